@@ -1,0 +1,417 @@
+"""Every setting of a run, in one place.
+
+A *recipe* is one TOML file with four tables: ``[model]``, ``[data]``, ``[train]`` and ``[optimizer]``. It is read into
+frozen pydantic models, so a setting has one name, one type, one default and one explanation (the text under the field).
+Unknown keys are refused, with the nearest valid key; settings that contradict each other are refused together, in one
+error that names them all. Nothing is changed behind the user's back.
+
+Model fields carry Hugging Face's names for ``deepseek_v3`` / ``deepseek_v2`` (DeepSeek-V3 report, section 4.2).
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clearseek.errors import UserError, nearest
+
+PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Settings(BaseModel):
+    """A frozen group of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class RopeScaling(Settings):
+    """YaRN context extension (DeepSeek-V3 report, section 4.3)."""
+
+    factor: Annotated[float, Field(ge=1.0)] = 40.0
+    """New context length over the original one."""
+    original_max_position_embeddings: PositiveInt = 4096
+    """Context length before extension, in tokens."""
+    beta_fast: float = 32.0
+    """Rotations above which a frequency is left alone."""
+    beta_slow: float = 1.0
+    """Rotations below which a frequency is fully interpolated."""
+    mscale: float = 1.0
+    """Numerator of the cos/sin multiplier."""
+    mscale_all_dim: float = 1.0
+    """Denominator of the cos/sin multiplier; its square scales the softmax."""
+
+
+class ModelConfig(Settings):
+    """Dimensions of a DeepSeek-V2/V3 model. Sizes are in elements; names are those of Hugging Face's config.json."""
+
+    vocab_size: PositiveInt
+    """Rows of the embedding and of the output head; the tokenizer is trained to exactly this size."""
+    hidden_size: PositiveInt
+    """Width of the residual stream."""
+    num_hidden_layers: PositiveInt
+    """Decoder layers, the multi-token-prediction module not counted."""
+    num_attention_heads: PositiveInt
+    """Attention heads (keys and values have as many, once expanded from the latent)."""
+    q_lora_rank: PositiveInt | None = None
+    """Rank of the compressed queries; leave it out for plain queries, as in V2-Lite."""
+    kv_lora_rank: PositiveInt
+    """Rank of the latent that keys and values are expanded from: what a cache stores."""
+    qk_nope_head_dim: PositiveInt
+    """Channels per head without position."""
+    qk_rope_head_dim: PositiveInt
+    """Channels per head with rotary position; the key's are shared by all heads."""
+    v_head_dim: PositiveInt
+    """Value channels per head."""
+    intermediate_size: PositiveInt
+    """Width of the SwiGLU in the leading dense layers."""
+    moe_intermediate_size: PositiveInt
+    """Width of one expert."""
+    n_routed_experts: PositiveInt
+    """Routed experts per layer."""
+    n_shared_experts: PositiveInt = 1
+    """Shared experts per layer, fused into one MLP of this many times the expert width."""
+    num_experts_per_tok: PositiveInt
+    """Routed experts that each token visits."""
+    n_group: PositiveInt = 1
+    """Groups the experts are split into for group-limited routing."""
+    topk_group: PositiveInt = 1
+    """Groups each token may choose experts from."""
+    first_k_dense_replace: NonNegativeInt = 1
+    """Leading layers with a dense MLP instead of experts."""
+    scoring_func: Literal["sigmoid", "softmax"] = "sigmoid"
+    """Router scores: sigmoid (V3) or softmax (V2)."""
+    topk_method: Literal["noaux_tc", "greedy", "group_limited_greedy"] = "noaux_tc"
+    """Expert choice: V3's biased top-k, or V2's greedy ones."""
+    norm_topk_prob: bool = True
+    """Whether the chosen experts' weights are divided by their sum."""
+    routed_scaling_factor: float = 2.5
+    """Factor on the routed experts' weights."""
+    rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    """Epsilon of the block norms (the latent norms always use 1e-6)."""
+    rope_theta: Annotated[float, Field(gt=0)] = 10000.0
+    """Base of the rotary frequencies."""
+    rope_scaling: RopeScaling | None = None
+    """YaRN settings; leave out for plain rotary embeddings."""
+    max_position_embeddings: PositiveInt
+    """Longest sequence the model may be given, in tokens."""
+    tie_word_embeddings: bool = False
+    """Whether the output head is the embedding matrix."""
+    initializer_range: Annotated[float, Field(gt=0)] = 0.006
+    """Standard deviation of the initial weights (0.006 in the report, section 4.2)."""
+    num_nextn_predict_layers: NonNegativeInt = 0
+    """Multi-token-prediction modules after the last layer (1 in V3)."""
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Query/key channels per head: without and with position."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @property
+    def model_type(self) -> Literal["deepseek_v2", "deepseek_v3"]:
+        """Hugging Face's model type: V3 is the one with the correction bias."""
+        return "deepseek_v3" if self.topk_method == "noaux_tc" else "deepseek_v2"
+
+    def is_moe_layer(self, layer: int) -> bool:
+        """Whether decoder layer `layer` (0-based; MTP modules follow the last layer) has experts."""
+        return layer >= self.first_k_dense_replace
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        wrong: list[str] = []
+        if self.qk_rope_head_dim % 2:
+            wrong.append(
+                f"qk_rope_head_dim = {self.qk_rope_head_dim} is odd, but rotary channels come in pairs: use an even number"
+            )
+        if self.num_experts_per_tok > self.n_routed_experts:
+            wrong.append(
+                f"num_experts_per_tok = {self.num_experts_per_tok} is more than n_routed_experts = {self.n_routed_experts}"
+            )
+        if self.n_routed_experts % self.n_group:
+            wrong.append(f"n_routed_experts = {self.n_routed_experts} is not divisible by n_group = {self.n_group}")
+        elif self.n_group == 1 and self.topk_group != 1:
+            wrong.append(f"topk_group = {self.topk_group} needs n_group > 1 (n_group = 1): leave topk_group out")
+        elif self.n_group > 1 and self.topk_group >= self.n_group:
+            wrong.append(
+                f"topk_group = {self.topk_group} must be below n_group = {self.n_group}, or nothing is limited: "
+                "lower topk_group, or set both to 1"
+            )
+        elif self.topk_group * (self.n_routed_experts // self.n_group) < self.num_experts_per_tok:
+            wrong.append(
+                f"topk_group = {self.topk_group} groups of {self.n_routed_experts // self.n_group} experts hold fewer "
+                f"than num_experts_per_tok = {self.num_experts_per_tok}"
+            )
+        if self.topk_method == "noaux_tc" and self.n_group > 1 and self.n_routed_experts // self.n_group < 2:
+            wrong.append(f"n_group = {self.n_group} leaves one expert a group, but groups are scored by their top two")
+        if self.topk_method == "greedy" and self.n_group != 1:
+            wrong.append(f'topk_method = "greedy" ignores groups: set n_group = 1 (it is {self.n_group})')
+        if (self.topk_method == "noaux_tc") != (self.scoring_func == "sigmoid"):
+            wrong.append(
+                f'topk_method = "{self.topk_method}" with scoring_func = "{self.scoring_func}" is no released model: '
+                'use "noaux_tc" with "sigmoid" (V3) or a greedy method with "softmax" (V2)'
+            )
+        if self.model_type == "deepseek_v2" and self.num_nextn_predict_layers:
+            wrong.append("num_nextn_predict_layers needs a V3 model: set it to 0")
+        if self.first_k_dense_replace > self.num_hidden_layers:
+            wrong.append(
+                f"first_k_dense_replace = {self.first_k_dense_replace} exceeds num_hidden_layers = {self.num_hidden_layers}"
+            )
+        if self.num_nextn_predict_layers > 1:
+            wrong.append(
+                f"num_nextn_predict_layers = {self.num_nextn_predict_layers}: only depths 0 and 1 are released or supported"
+            )
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+
+class DataConfig(Settings):
+    """Where the text comes from and how it becomes batches."""
+
+    source: Literal["python-stdlib", "files", "jsonl", "parquet", "hub"] = "python-stdlib"
+    """Kind of source. `parquet` and `hub` need the extra: pip install 'clearseek[data]'."""
+    paths: tuple[str, ...] = ()
+    """Files or globs (`files`, `jsonl`, `parquet`), or one dataset id `owner/name` (`hub`)."""
+    text_field: str = "text"
+    """Field or column that holds the text of a document (`jsonl`, `parquet`, `hub`)."""
+    licence: str = "unknown"
+    """SPDX licence id of the source, recorded in the manifest (`python-stdlib` is always PSF-2.0)."""
+    held_out_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of documents kept out of training, chosen by the hash of each document's bytes."""
+    include_tests: bool = False
+    """Whether `python-stdlib` takes the interpreter's own test suite in, where it is installed."""
+    tokenizer: str | None = None
+    """Path of a tokenizer.json to use; leave out to train one of `model.vocab_size` on the training documents."""
+    sequence_length: PositiveInt = 256
+    """Tokens per training sequence."""
+    fim_rate: Fraction = 0.0
+    """Share of documents rearranged as prefix, suffix, middle (0.1 in the report, section 4.1)."""
+    seed: NonNegativeInt = 0
+    """Seed of the order of sequences."""
+
+
+class Phase(Settings):
+    """One stretch of the learning-rate schedule, as a multiple of the peak rate."""
+
+    shape: Literal["linear", "cosine", "constant"]
+    """How the multiplier moves from where the last phase ended to `to`; `constant` jumps there at once."""
+    until: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Where the phase ends, as a share of all steps."""
+    to: Annotated[float, Field(ge=0.0)]
+    """Multiplier at the end of the phase."""
+
+
+class OptimizerConfig(Settings):
+    """AdamW, or Muon for matrices with AdamW for the rest. Both are PyTorch's own."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """Optimiser of the weight matrices inside the layers."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2.2e-4
+    """Peak rate of AdamW: of everything, or under Muon of embedding, head, router and norms."""
+    muon_learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    """Peak rate of Muon."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    """AdamW's decay rates (report, section 4.2)."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's epsilon."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Muon's momentum."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decoupled weight decay of matrices; vectors have none."""
+    grad_clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest global gradient norm."""
+    schedule: Annotated[tuple[Phase, ...], Field(min_length=1)] = (
+        Phase(shape="linear", until=0.02, to=1.0),
+        Phase(shape="constant", until=0.68, to=1.0),
+        Phase(shape="cosine", until=0.97, to=0.1),
+        Phase(shape="constant", until=1.0, to=0.033),
+    )
+    """Learning-rate phases in order; the last ends at 1. The default has the proportions of the report, section 4.2."""
+
+    @model_validator(mode="after")
+    def _phases_in_order(self) -> OptimizerConfig:
+        ends = [phase.until for phase in self.schedule]
+        if ends != sorted(set(ends)) or ends[-1] != 1.0:
+            raise ValueError(f"schedule: the phases' `until` must rise and end at 1.0, but they are {ends}")
+        return self
+
+
+class TrainConfig(Settings):
+    """How long, how much at once, how often to look."""
+
+    steps: PositiveInt
+    """Optimiser steps."""
+    batch_size: PositiveInt
+    """Sequences per step."""
+    micro_batch_size: PositiveInt | None = None
+    """Sequences per forward pass; leave out for the whole batch. Gradients are summed in a fixed binary tree."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Type of weights and activations in matrix products; `auto` is BF16 where this processor is faster in it."""
+    seed: NonNegativeInt = 0
+    """Seed of the initial weights."""
+    threads: PositiveInt | None = None
+    """CPU threads; leave out for PyTorch's choice. Another number gives other bits."""
+    bias_update_speed: Annotated[float, Field(ge=0)] = 0.001
+    """Step of the router's balance bias (gamma in the report, section 2.1.2); 0 switches balancing off."""
+    bias_update_until: Fraction = 0.966
+    """Share of the steps after which the bias stays put (14.3T of 14.8T tokens in the report)."""
+    balance_loss_weight: Annotated[float, Field(ge=0)] = 0.0001
+    """Weight of the sequence-wise balance loss (alpha in the report, equations 17-20)."""
+    mtp_loss_weight: Annotated[float, Field(ge=0)] = 0.3
+    """Weight of the multi-token-prediction loss (lambda) at first."""
+    mtp_loss_weight_final: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of that loss afterwards."""
+    mtp_switch: Fraction = 0.676
+    """Share of the steps after which the final weight holds (10T of 14.8T tokens in the report)."""
+    eval_every: NonNegativeInt = 0
+    """Steps between held-out evaluations while training; 0 for only the one at the end."""
+    eval_sequences: PositiveInt = 64
+    """Held-out sequences per evaluation while training (the one at the end takes every held-out byte)."""
+    checkpoint_every: PositiveInt = 100
+    """Steps between checkpoints; the last step always has one."""
+    keep_checkpoints: PositiveInt = 2
+    """Newest checkpoints kept."""
+    hash_every: PositiveInt = 50
+    """Steps between SHA-256 hashes of all weights and optimiser state in the transcript."""
+
+    @model_validator(mode="after")
+    def _micro_batch_divides(self) -> TrainConfig:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size = {self.micro_batch_size} does not divide batch_size = {self.batch_size}"
+            )
+        return self
+
+
+class Recipe(Settings):
+    """One run: the whole TOML file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    """Name of the run and of its default folder."""
+    description: str = ""
+    """One line for people."""
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig
+
+    @model_validator(mode="after")
+    def _sequence_fits(self) -> Recipe:
+        if self.data.sequence_length > self.model.max_position_embeddings:
+            raise ValueError(
+                f"data.sequence_length = {self.data.sequence_length} is above model.max_position_embeddings = "
+                f"{self.model.max_position_embeddings}: lower the first or raise the second"
+            )
+        if self.data.source not in ("python-stdlib",) and not self.data.paths:
+            raise ValueError(f'data.paths is empty, but data.source = "{self.data.source}" needs it')
+        return self
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: A TOML file, or the name of a shipped recipe such as ``quickstart``.
+        overrides: ``table.key=value`` strings (``--set``); values are TOML, bare words are strings.
+
+    Raises:
+        UserError: the file is missing or not TOML, a key is unknown, a value has the wrong type or range, or settings
+            contradict each other. The message names file and key.
+    """
+    file = find_recipe(path)
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot read the recipe: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: the recipe is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{file}: not valid TOML: {error}") from None
+    for override in overrides:
+        _apply_override(raw, override)
+    return parse_recipe(raw, str(file))
+
+
+def parse_recipe(raw: dict[str, Any], where: str) -> Recipe:
+    """Validate a recipe's tables. `where` (a file name) starts the message of the UserError."""
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{where}: {_explain(entry)}" for entry in error.errors(include_url=False)]
+        raise UserError("\n".join(lines)) from None
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes that come with ClearSeek."""
+    package = Path(__file__).parent
+    installed, checkout = package / "recipes", package.parent / "recipes"
+    folder = installed if installed.is_dir() else checkout
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def find_recipe(path: str | Path) -> Path:
+    """Resolve a recipe's file or shipped name to a file. Raises UserError when there is none."""
+    file = Path(path)
+    if file.suffix == ".toml" or file.is_file():
+        if not file.is_file():
+            raise UserError(f"{file}: no such recipe file")
+        return file
+    shipped = shipped_recipes()
+    if str(path) not in shipped:
+        raise UserError(
+            f'no recipe "{path}"{nearest(str(path), shipped)}; shipped: {", ".join(shipped)}; or give a .toml file'
+        )
+    return shipped[str(path)]
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = [part.strip() for part in key.strip().split(".")]
+    if not separator or not all(parts):
+        raise UserError(f'--set {override}: write it as table.key=value, for example "train.steps=100"')
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = raw
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UserError(f"--set {override}: {part} is a setting, not a table")
+    table[parts[-1]] = value
+
+
+def _explain(entry: Any) -> str:
+    """One sentence for one pydantic error: the key, what is wrong, the nearest valid key."""
+    location = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "extra_forbidden":
+        group: type[BaseModel] = Recipe
+        for part in entry["loc"][:-1]:
+            field = group.model_fields.get(str(part))
+            inner = [t for t in (field.annotation, *get_args(field.annotation)) if _is_settings(t)] if field else []
+            group = inner[0] if inner else group
+        valid = sorted(group.model_fields)
+        return f"unknown key {location}{nearest(str(entry['loc'][-1]), valid)}; valid keys here: {', '.join(valid)}"
+    if entry["type"] == "missing":
+        return f"{location} is missing"
+    message = entry["msg"].removeprefix("Value error, ")
+    if entry["type"] == "value_error":
+        return f"{location}: {message}" if location else message
+    return f"{location} = {json.dumps(entry['input'], default=str)[:80]}: {message[0].lower()}{message[1:]}"
+
+
+def _is_settings(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Settings)
+
+
+def recipe_json(recipe: Recipe) -> str:
+    """The resolved recipe as canonical JSON: sorted keys, no spaces. Equal recipes give equal bytes."""
+    return json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -1,0 +1,20 @@
+"""Errors a user can cause, each with its cure.
+
+A :class:`UserError` says what was wrong, where (file, key, line) and what to do. The command line prints it on one
+line and exits with code 2; every other exception is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Something outside the program is wrong: a file, a setting, a full disk. The message names it and the fix."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return ``' (did you mean "x"?)'`` for the closest of `valid` names, or an empty string when none is close."""
+    matches = get_close_matches(name, list(valid), n=1, cutoff=0.6)
+    return f' (did you mean "{matches[0]}"?)' if matches else ""
