@@ -1,0 +1,101 @@
+"""Multi-head latent attention (MLA).
+
+Keys and values of all heads are expanded from one small latent per token, and only that latent and one shared rotary key
+are cached: ``kv_lora_rank + qk_rope_head_dim`` numbers per token and layer instead of ``2 * heads * head_dim``
+(DeepSeek-V2 report, section 2.1; DeepSeek-V3 report, equations 1-11). Position goes through separate rotary channels,
+because a rotation between the latent and the heads would keep the expansion from being folded into the query.
+
+Shapes: B sequences, S positions, D hidden, H heads, N channels without position, P rotary channels, V value channels,
+R latent rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clearseek.config import ModelConfig
+from clearseek.model.attend import causal_attention
+from clearseek.model.norm import RMSNorm
+from clearseek.model.rope import rotate, softmax_scale
+
+
+@dataclass
+class LatentCache:
+    """What one layer remembers of the past: normalised latents [B, S, R] and rotated shared keys [B, S, P]."""
+
+    latent_BSR: Tensor | None = None
+    rope_BSP: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """Positions held."""
+        return 0 if self.latent_BSR is None else self.latent_BSR.shape[1]
+
+    def extend(self, latent_BSR: Tensor, rope_BSP: Tensor) -> tuple[Tensor, Tensor]:
+        """Append new positions and return all of them."""
+        if self.latent_BSR is not None and self.rope_BSP is not None:
+            latent_BSR = torch.cat([self.latent_BSR, latent_BSR], dim=1)
+            rope_BSP = torch.cat([self.rope_BSP, rope_BSP], dim=1)
+        self.latent_BSR, self.rope_BSP = latent_BSR, rope_BSP
+        return latent_BSR, rope_BSP
+
+
+class MultiHeadLatentAttention(nn.Module):
+    """One attention layer, with compressed queries where the config has `q_lora_rank`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        queries = c.num_attention_heads * c.qk_head_dim
+        if c.q_lora_rank is None:
+            self.q_proj = nn.Linear(c.hidden_size, queries, bias=False)
+        else:
+            self.q_a_proj = nn.Linear(c.hidden_size, c.q_lora_rank, bias=False)
+            self.q_a_layernorm = RMSNorm(c.q_lora_rank)
+            self.q_b_proj = nn.Linear(c.q_lora_rank, queries, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(c.hidden_size, c.kv_lora_rank + c.qk_rope_head_dim, bias=False)
+        self.kv_a_layernorm = RMSNorm(c.kv_lora_rank)
+        expanded = c.num_attention_heads * (c.qk_nope_head_dim + c.v_head_dim)
+        self.kv_b_proj = nn.Linear(c.kv_lora_rank, expanded, bias=False)
+        self.o_proj = nn.Linear(c.num_attention_heads * c.v_head_dim, c.hidden_size, bias=False)
+        self.softmax_scale = softmax_scale(config)
+
+    def forward(self, x_BSD: Tensor, turn_SP2: Tensor, cache: LatentCache | None = None) -> Tensor:
+        """Attend causally.
+
+        Args:
+            x_BSD: Normalised hidden states of S new positions.
+            turn_SP2: Their rotations, complex64 [S, P / 2] (see :func:`clearseek.model.rope.rotations`).
+            cache: The layer's past, which is extended; None while training.
+
+        Returns:
+            [B, S, D].
+        """
+        c = self.config
+        batch, length, _ = x_BSD.shape
+        heads, nope = c.num_attention_heads, c.qk_nope_head_dim
+        if c.q_lora_rank is None:
+            q_BSX = self.q_proj(x_BSD)
+        else:
+            q_BSX = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BSD)))
+        q_BSHC = q_BSX.view(batch, length, heads, c.qk_head_dim)
+        q_rope = rotate(q_BSHC[..., nope:], turn_SP2.unsqueeze(1)).to(x_BSD.dtype)
+        q_BHSC = torch.cat([q_BSHC[..., :nope], q_rope], dim=-1).transpose(1, 2) * self.softmax_scale
+
+        latent_BSR, rope_BSP = self.kv_a_proj_with_mqa(x_BSD).split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
+        latent_BSR = self.kv_a_layernorm(latent_BSR)
+        rope_BSP = rotate(rope_BSP, turn_SP2).to(x_BSD.dtype)
+        if cache is not None:
+            latent_BSR, rope_BSP = cache.extend(latent_BSR, rope_BSP)
+        seen = latent_BSR.shape[1]
+        kv_BSHX = self.kv_b_proj(latent_BSR).view(batch, seen, heads, nope + c.v_head_dim)
+        rope_BSHP = rope_BSP.unsqueeze(2).expand(-1, -1, heads, -1)
+        k_BHSC = torch.cat([kv_BSHX[..., :nope], rope_BSHP], dim=-1).transpose(1, 2)
+        v_BHSV = kv_BSHX[..., nope:].transpose(1, 2)
+        q, k, v = (t.reshape(batch * heads, -1, t.shape[-1]) for t in (q_BHSC, k_BHSC, v_BHSV))
+        out = causal_attention(q, k, v, heads).view(batch, heads, length, c.v_head_dim)
+        y: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        return y

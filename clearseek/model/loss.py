@@ -1,0 +1,85 @@
+"""Next-token cross-entropy that never holds a batch of logits.
+
+The logits of a batch are by far its largest tensor (tokens x vocabulary). Here hidden states pass through the output
+head a chunk at a time: logits, softmax, loss and *gradient* of the chunk are finished while they are in cache, so that
+nothing of size tokens x vocabulary is kept for the backward, which only scales what is ready. DeepSeek-V3 keeps the
+output head in high precision (report, section 3.3.1): logits are in the model's type, the softmax is FP32.
+
+Shapes: T tokens, C tokens of a chunk, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_ELEMENTS = 1 << 21
+"""Logits held at once (8 MiB in FP32): a few times this fits a laptop's last-level cache."""
+
+
+def _token_losses(probability_CV: Tensor, target_C1: Tensor) -> Tensor:
+    # -log p saturates at 87.3 nats, where p leaves FP32's normal range; the gradient stays exact.
+    tiny = torch.finfo(torch.float32).tiny
+    return -probability_CV.gather(1, target_C1).squeeze(1).clamp_(min=tiny).log_()
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor) -> Tensor:
+        tokens, vocabulary = hidden_TD.shape[0], head_VD.shape[0]
+        d_hidden_TD = torch.empty_like(hidden_TD)
+        d_head_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
+        total = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
+        chunk = chunk_tokens(vocabulary)
+        for start in range(0, tokens, chunk):
+            h_CD = hidden_TD[start : start + chunk]
+            target_C1 = target_T[start : start + chunk].unsqueeze(1)
+            logits_CV = h_CD @ head_VD.t()
+            p_CV = torch.softmax(logits_CV, dim=-1, dtype=torch.float32)
+            total += _token_losses(p_CV, target_C1).sum()
+            p_CV.scatter_add_(1, target_C1, p_CV.new_full(target_C1.shape, -1.0))  # one index a row: order is free
+            d_logits_CV = logits_CV.copy_(p_CV)
+            torch.mm(d_logits_CV, head_VD, out=d_hidden_TD[start : start + chunk])
+            d_head_VD += d_logits_CV.t() @ h_CD
+        ctx.save_for_backward(d_hidden_TD, d_head_VD)
+        ctx.head_dtype = head_VD.dtype
+        return total / tokens
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
+        d_hidden_TD, d_head_VD = ctx.saved_tensors
+        scale = g / d_hidden_TD.shape[0]
+        return d_hidden_TD * scale.to(d_hidden_TD.dtype), (d_head_VD * scale).to(ctx.head_dtype), None
+
+
+def chunk_tokens(vocabulary: int) -> int:
+    """Tokens per chunk of logits for a vocabulary of this size."""
+    return max(64, CHUNK_ELEMENTS // vocabulary)
+
+
+def cross_entropy(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor) -> Tensor:
+    """Mean next-token cross-entropy in nats, as an FP32 scalar.
+
+    Args:
+        hidden_TD: Final hidden states [T, D], after the last norm.
+        head_VD: Output head [V, D], same dtype.
+        target_T: Token ids [T], int64.
+    """
+    loss: Tensor = _CrossEntropy.apply(hidden_TD, head_VD, target_T)  # type: ignore[no-untyped-call]
+    return loss
+
+
+@torch.no_grad()
+def token_losses(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor) -> Tensor:
+    """Cross-entropy of each token in nats, FP32 [T], without gradients and as lean in memory."""
+    chunk = chunk_tokens(head_VD.shape[0])
+    parts = []
+    for start in range(0, hidden_TD.shape[0], chunk):
+        logits_CV = hidden_TD[start : start + chunk] @ head_VD.t()
+        p_CV = torch.softmax(logits_CV, dim=-1, dtype=torch.float32)
+        parts.append(_token_losses(p_CV, target_T[start : start + chunk].unsqueeze(1)))
+    return torch.cat(parts)

@@ -1,0 +1,80 @@
+"""Rotary position embedding in DeepSeek's layout, and YaRN.
+
+Channel pairs are *adjacent* (0,1), (2,3), ...: each pair is one complex number, turned by ``position * frequency``.
+Rotating halves instead, as most models do, is wrong on DeepSeek's weights. Only the decoupled rotary channels of
+queries and of the one shared key are turned (DeepSeek-V2 report, section 2.1.3).
+
+YaRN stretches the context by `factor`: fast frequencies stay, slow ones are divided by the factor, those in between are
+blended (DeepSeek-V3 report, section 4.3); the softmax scale grows by ``(0.1 * mscale_all_dim * ln(factor) + 1)^2``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from clearseek.config import ModelConfig, RopeScaling
+
+
+def _mscale(factor: float, mscale: float) -> float:
+    return 1.0 if factor <= 1.0 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def softmax_scale(config: ModelConfig) -> float:
+    """Factor on query-key products: ``qk_head_dim ** -0.5``, times YaRN's correction where the config has YaRN."""
+    scale = config.qk_head_dim**-0.5
+    yarn = config.rope_scaling
+    if yarn is not None and yarn.mscale_all_dim:
+        scale *= _mscale(yarn.factor, yarn.mscale_all_dim) ** 2
+    return scale
+
+
+def inverse_frequencies(config: ModelConfig) -> Tensor:
+    """Angle per position of each channel pair: FP32 [qk_rope_head_dim / 2], in radians."""
+    dim = config.qk_rope_head_dim
+    frequency = config.rope_theta ** -(torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    yarn = config.rope_scaling
+    if yarn is None:
+        return frequency
+    low, high = _correction_range(dim, config.rope_theta, yarn)
+    ramp = ((torch.arange(dim // 2, dtype=torch.float32) - low) / max(high - low, 0.001)).clamp(0, 1)
+    return frequency / yarn.factor * ramp + frequency * (1 - ramp)
+
+
+def _correction_range(dim: int, theta: float, yarn: RopeScaling) -> tuple[int, int]:
+    """Pair indices between which YaRN blends: (10, 23) for DeepSeek-V3."""
+
+    def pair(rotations: float) -> float:
+        wavelengths = yarn.original_max_position_embeddings / (rotations * 2 * math.pi)
+        return dim * math.log(wavelengths) / (2 * math.log(theta))
+
+    return max(math.floor(pair(yarn.beta_fast)), 0), min(math.ceil(pair(yarn.beta_slow)), dim - 1)
+
+
+def rotations(config: ModelConfig, start: int, length: int, device: torch.device) -> Tensor:
+    """Unit complex numbers (times YaRN's cos/sin multiplier) for positions start .. start + length - 1.
+
+    Returns:
+        complex64 [length, qk_rope_head_dim / 2].
+    """
+    position = torch.arange(start, start + length, dtype=torch.float32)
+    angle = torch.outer(position, inverse_frequencies(config))
+    yarn = config.rope_scaling
+    magnitude = 1.0 if yarn is None else _mscale(yarn.factor, yarn.mscale) / _mscale(yarn.factor, yarn.mscale_all_dim)
+    return torch.polar(torch.full_like(angle, magnitude), angle).to(device)
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn adjacent channel pairs.
+
+    Args:
+        x: [..., P], any float type; the arithmetic is FP32.
+        turn: complex64, broadcastable to [..., P / 2].
+
+    Returns:
+        FP32 [..., P].
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2)

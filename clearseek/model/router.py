@@ -1,0 +1,111 @@
+"""Which experts each token visits, and how much each counts.
+
+V3's router (DeepSeek-V3 report, equations 12-16): sigmoid scores; a per-expert bias is *added for the choice only*; the
+experts stand in groups, a group scores the sum of its two best biased scores, and all but the best groups are masked
+with minus infinity (biases of a fresh model have both signs, so zero would not mask); the weights are the unbiased scores
+of the chosen experts, normalised and scaled. V2's router (DeepSeek-V2 report, section 2.1.2): softmax scores, the best
+experts outright (greedy) or within the groups with the best single expert (group-limited greedy).
+
+Load is balanced without an auxiliary loss: after each step the bias of an overloaded expert goes down by a fixed step
+and that of an underloaded one goes up (section 2.1.2). A tiny sequence-wise loss only guards against extremes
+(equations 17-20).
+
+Shapes: B sequences, S positions, T = B * S tokens, D hidden, E experts, G groups, K experts per token.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clearseek.config import ModelConfig
+
+
+class Routing(NamedTuple):
+    """Where tokens go."""
+
+    index_TK: Tensor
+    """Chosen experts, int64."""
+    weight_TK: Tensor
+    """Their weights, FP32, with gradient."""
+    load_E: Tensor
+    """Tokens per expert, int64."""
+    balance_loss: Tensor | None
+    """Sequence-wise balance loss before its factor, FP32 scalar; None unless asked for."""
+
+
+def _best(scores: Tensor, k: int) -> Tensor:
+    """Indices of the `k` largest along the last dimension, ties to the lowest index on every device."""
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+
+
+def _limit_groups(choice_TE: Tensor, groups: int, kept: int, best_per_group: int) -> Tensor:
+    """Mask with -inf every expert outside the `kept` best groups."""
+    grouped_TGE = choice_TE.unflatten(-1, (groups, -1))
+    group_TG = grouped_TGE.topk(best_per_group, dim=-1).values.sum(-1)
+    keep_TG = torch.zeros_like(group_TG, dtype=torch.bool).scatter_(1, _best(group_TG, kept), True)
+    return grouped_TGE.masked_fill(~keep_TG.unsqueeze(-1), float("-inf")).flatten(-2)
+
+
+def sequence_balance_loss(scores_TE: Tensor, k: int, sequences: int) -> Tensor:
+    """Mean over sequences of sum_i f_i * P_i (DeepSeek-V3 report, equations 17-20), as an FP32 scalar.
+
+    f_i counts how often expert i is among the top K *unbiased* scores, times E / (K * S); P_i is its mean score after
+    normalising each token's scores to one.
+    """
+    scores_BSE = scores_TE.unflatten(0, (sequences, -1))
+    experts = scores_TE.shape[-1]
+    with torch.no_grad():
+        threshold = scores_BSE.topk(k, dim=-1).values[..., -1:]
+        f_BE = (scores_BSE >= threshold).float().mean(1) * (experts / k)
+    p_BE = (scores_BSE / scores_BSE.sum(-1, keepdim=True)).mean(1)
+    return (f_BE * p_BE).sum(-1).mean()
+
+
+class Router(nn.Module):
+    """The gate of one mixture-of-experts layer."""
+
+    e_score_correction_bias: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+        if config.topk_method == "noaux_tc":
+            bias = torch.zeros(config.n_routed_experts, dtype=torch.float32)
+            self.register_buffer("e_score_correction_bias", bias)
+
+    def forward(self, x_TD: Tensor, balance_sequences: int | None = None) -> Routing:
+        """Route tokens.
+
+        Args:
+            x_TD: Hidden states; logits are FP32 whatever their type.
+            balance_sequences: Number of equally long sequences in x_TD, to also get the balance loss.
+        """
+        c = self.config
+        logits_TE = F.linear(x_TD.float(), self.weight.float())
+        scores_TE = logits_TE.sigmoid() if c.scoring_func == "sigmoid" else logits_TE.softmax(-1)
+        with torch.no_grad():
+            choice_TE = scores_TE + self.e_score_correction_bias if c.topk_method == "noaux_tc" else scores_TE
+            if c.n_group > 1:
+                choice_TE = _limit_groups(choice_TE, c.n_group, c.topk_group, 2 if c.topk_method == "noaux_tc" else 1)
+            index_TK = _best(choice_TE, c.num_experts_per_tok)
+            load_E = torch.bincount(index_TK.flatten(), minlength=c.n_routed_experts)
+        weight_TK = scores_TE.gather(1, index_TK)
+        if c.norm_topk_prob:
+            weight_TK = weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
+        if c.topk_method == "noaux_tc" or not c.norm_topk_prob:  # V2 either normalises or scales
+            weight_TK = weight_TK * c.routed_scaling_factor
+        balance = None
+        if balance_sequences is not None:
+            balance = sequence_balance_loss(scores_TE, c.num_experts_per_tok, balance_sequences)
+        return Routing(index_TK, weight_TK, load_E, balance)
+
+    @torch.no_grad()
+    def update_bias(self, load_E: Tensor, speed: float) -> None:
+        """Move the bias one step of `speed` against the load of a whole batch (DeepSeek-V3 report, section 2.1.2)."""
+        load_E = load_E.to(torch.float32)
+        self.e_score_correction_bias += speed * torch.sign(load_E.mean() - load_E)

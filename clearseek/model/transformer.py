@@ -1,0 +1,225 @@
+"""The DeepSeek-V2/V3 decoder: only tensors and maths.
+
+Embedding, then layers of pre-norm attention and pre-norm SwiGLU (dense in the first layers, experts after that), a final
+norm and the output head. Parameter names are Hugging Face's, except that routed experts are stacked. Behind the last
+layer may stand a multi-token-prediction module (see :mod:`clearseek.model.mtp`).
+
+Shapes: B sequences, S positions, T = B * S tokens, D hidden, E experts, L mixture-of-experts layers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clearseek.config import ModelConfig
+from clearseek.model.attention import LatentCache, MultiHeadLatentAttention
+from clearseek.model.embedding import Embedding
+from clearseek.model.experts import Experts
+from clearseek.model.loss import cross_entropy
+from clearseek.model.norm import RMSNorm
+from clearseek.model.rope import rotations
+from clearseek.model.router import Router, Routing
+
+
+class MLP(nn.Module):
+    """SwiGLU: ``down(silu(gate(x)) * up(x))``."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, width, bias=False)
+        self.up_proj = nn.Linear(hidden, width, bias=False)
+        self.down_proj = nn.Linear(width, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., D] to [..., D]."""
+        y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return y
+
+
+class MoE(nn.Module):
+    """Shared experts on every token, plus each token's routed experts (DeepSeek-V3 report, equation 12)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = Router(config)
+        self.experts = Experts(config)
+        self.shared_experts = MLP(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
+
+    def forward(self, x_BSD: Tensor, balance: bool = False) -> tuple[Tensor, Routing]:
+        """Return the layer's output [B, S, D] and where the tokens went."""
+        x_TD = x_BSD.flatten(0, 1)
+        routing: Routing = self.gate(x_TD, x_BSD.shape[0] if balance else None)
+        y_TD = self.experts(x_TD, routing) + self.shared_experts(x_TD)
+        return y_TD.view(x_BSD.shape), routing
+
+
+class DecoderLayer(nn.Module):
+    """Attention and feed-forward, each behind a norm and added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = MultiHeadLatentAttention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        moe = config.is_moe_layer(index)
+        self.mlp: MoE | MLP = MoE(config) if moe else MLP(config.hidden_size, config.intermediate_size)
+
+    def forward(
+        self, x_BSD: Tensor, turn_SP2: Tensor, cache: LatentCache | None = None, balance: bool = False
+    ) -> tuple[Tensor, Routing | None]:
+        """Return the residual stream [B, S, D] and, for a layer with experts, its routing."""
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), turn_SP2, cache)
+        h_BSD = self.post_attention_layernorm(x_BSD)
+        if isinstance(self.mlp, MLP):
+            return x_BSD + self.mlp(h_BSD), None
+        y_BSD, routing = self.mlp(h_BSD, balance)
+        return x_BSD + y_BSD, routing
+
+
+class MTPLayer(DecoderLayer):
+    """Multi-token prediction: one more layer that predicts the token after next (DeepSeek-V3 report, section 2.2).
+
+    At position i it joins the embedding of token i+1 with the main model's final hidden state, in the order of the
+    *released weights*, ``eh_proj([enorm(embedding); hnorm(hidden)])`` (the report's equation 21 writes them the other
+    way round), runs a full decoder layer and its own norm, and shares embedding and output head with the main model.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, config.num_hidden_layers)
+        self.enorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.hnorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
+        self.shared_head = nn.ModuleDict({"norm": RMSNorm(config.hidden_size, config.rms_norm_eps)})
+
+    def join(self, embedding_BSD: Tensor, hidden_BSD: Tensor) -> Tensor:
+        """Input of the layer: embeddings of tokens i+1 and final hidden states of tokens i, [B, S, D]."""
+        x: Tensor = self.eh_proj(torch.cat([self.enorm(embedding_BSD), self.hnorm(hidden_BSD)], dim=-1))
+        return x
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and final norm: Hugging Face's ``model.``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        layers: list[nn.Module] = [DecoderLayer(config, i) for i in range(config.num_hidden_layers)]
+        layers += [MTPLayer(config) for _ in range(config.num_nextn_predict_layers)]
+        self.layers = nn.ModuleList(layers)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Losses(NamedTuple):
+    """What one training batch costs."""
+
+    total: Tensor
+    """The sum that is differentiated, FP32 scalar."""
+    main: Tensor
+    """Next-token cross-entropy in nats, FP32 scalar."""
+    mtp: Tensor | None
+    """Cross-entropy of the token after next in nats, FP32 scalar."""
+    load_LE: Tensor
+    """Tokens per expert in each layer with experts (an MTP layer last), int64."""
+
+
+class DeepSeekModel(nn.Module):
+    """A causal language model of DeepSeek-V2's or V3's architecture."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The output head [V, D]: the embedding where the two are tied."""
+        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+    @property
+    def moe_layers(self) -> list[MoE]:
+        """The feed-forwards with experts, in order, the MTP module's last."""
+        return [layer.mlp for layer in self.model.layers if isinstance(layer.mlp, MoE)]
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Draw matrices from N(0, initializer_range), set norms to one and biases to zero (report, section 4.2).
+
+        Each tensor's numbers come from one CPU generator in the order of the module tree, whatever the device.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(1.0)
+            else:
+                drawn = torch.empty(parameter.shape, dtype=torch.float32)
+                parameter.copy_(drawn.normal_(0.0, self.config.initializer_range, generator=generator))
+        for buffer in self.buffers():
+            buffer.zero_()
+
+    def _run(
+        self, tokens_BS: Tensor, caches: list[LatentCache] | None, balance: bool
+    ) -> tuple[Tensor, list[Routing], Tensor]:
+        start = caches[0].length if caches else 0
+        turn_SP2 = rotations(self.config, start, tokens_BS.shape[1], tokens_BS.device)
+        x_BSD = self.model.embed_tokens(tokens_BS)
+        routings: list[Routing] = []
+        for i in range(self.config.num_hidden_layers):
+            x_BSD, routing = self.model.layers[i](x_BSD, turn_SP2, caches[i] if caches else None, balance)
+            if routing is not None:
+                routings.append(routing)
+        return self.model.norm(x_BSD), routings, turn_SP2
+
+    def forward(self, tokens_BS: Tensor, caches: list[LatentCache] | None = None) -> Tensor:
+        """Final hidden states [B, S, D] of token ids [B, S], after the last norm.
+
+        Args:
+            tokens_BS: Token ids, int64.
+            caches: One cache a layer (see :meth:`new_caches`); the tokens follow what they hold.
+        """
+        return self._run(tokens_BS, caches, balance=False)[0]
+
+    def logits(self, tokens_BS: Tensor, caches: list[LatentCache] | None = None) -> Tensor:
+        """Next-token logits [B, S, V], in the model's type."""
+        return F.linear(self(tokens_BS, caches), self.head_weight)
+
+    def new_caches(self) -> list[LatentCache]:
+        """Empty caches for :meth:`forward`."""
+        return [LatentCache() for _ in range(self.config.num_hidden_layers)]
+
+    def loss(self, tokens_BX: Tensor, balance_weight: float = 0.0, mtp_weight: float = 0.0) -> Losses:
+        """Training loss of a batch.
+
+        Args:
+            tokens_BX: Token ids [B, S + 1], or [B, S + 2] with an MTP module: inputs and shifted targets.
+            balance_weight: Factor alpha of the sequence-wise balance loss; 0 leaves it out.
+            mtp_weight: Factor lambda of the MTP loss.
+        """
+        depth = self.config.num_nextn_predict_layers
+        length = tokens_BX.shape[1] - 1 - depth
+        hidden_BSD, routings, turn_SP2 = self._run(tokens_BX[:, :length], None, balance_weight > 0)
+        main = cross_entropy(hidden_BSD.flatten(0, 1), self.head_weight, tokens_BX[:, 1 : length + 1].flatten())
+        total, mtp = main, None
+        if depth:
+            layer: MTPLayer = self.model.layers[self.config.num_hidden_layers]  # type: ignore[assignment]
+            joined_BSD = layer.join(self.model.embed_tokens(tokens_BX[:, 1 : length + 1]), hidden_BSD)
+            mtp_BSD, routing = layer(joined_BSD, turn_SP2, None, balance_weight > 0)
+            mtp_TD = layer.shared_head["norm"](mtp_BSD).flatten(0, 1)
+            mtp = cross_entropy(mtp_TD, self.head_weight, tokens_BX[:, 2 : length + 2].flatten())
+            total = total + mtp_weight * mtp
+            routings += [routing] if routing is not None else []
+        for routing in routings:
+            if routing.balance_loss is not None:
+                total = total + balance_weight * routing.balance_loss
+        load_LE = torch.stack([r.load_E for r in routings]) if routings else torch.zeros(0, 0, dtype=torch.int64)
+        return Losses(total, main.detach(), None if mtp is None else mtp.detach(), load_LE)
+
+    def update_biases(self, load_LE: Tensor, speed: float) -> None:
+        """Move every layer's balance bias one step against the load of a whole batch, [L, E]."""
+        for layer, load_E in zip(self.moe_layers, load_LE, strict=True):
+            layer.gate.update_bias(load_E, speed)
