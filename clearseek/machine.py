@@ -1,0 +1,192 @@
+"""The machine a run is on: what it is, what it can do per second, and what about it changes bits.
+
+Nothing here trusts a table of product names. The peak of matrix multiplication, against which utilisation is quoted, is
+measured, and BF16 is used where it is measurably faster. Descriptions are made to be published: no host name, no user
+name, no path.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import statistics
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from clearseek.errors import UserError
+
+BF16_GAIN = 1.3
+"""How many times faster than FP32 the matrix product must be in BF16 for `auto` to choose it."""
+
+# Instruction sets that PyTorch's libraries (oneDNN, MKL, FBGEMM, ATen) choose their kernels by.
+_KERNEL_FLAGS = re.compile(r"avx\w*|fma|f16c|amx_\w+|asimd\w*|sve\w*|bf16|i8mm|sme(?!p)\w*")
+
+
+class Precision(NamedTuple):
+    """A type for matrix products, and how fast it was found to be."""
+
+    dtype: torch.dtype
+    rates: dict[str, float]
+    """Measured FLOP/s of a matrix product: of the chosen type, and under `auto` of both (``bf16``, ``fp32``)."""
+
+
+def describe() -> dict[str, Any]:
+    """The machine and its software, for reports: JSON values, sizes in bytes, nothing that names its owner."""
+    libraries = re.findall(r"^\s*- (.*(?:Math Kernel|MKL-DNN|OpenBLAS|Accelerate).*)$", torch.__config__.show(), re.M)
+    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    return {
+        "processor": _processor(),
+        "logical_cores": os.cpu_count(),
+        "physical_cores": _physical_cores(),
+        "usable_cores": _usable_cores(),
+        "memory": _memory(),
+        "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_build": torch.version.git_version,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "blas": blas[1] if blas else None,
+        "libraries": [re.sub(r"\s+for Intel.*$", "", each) for each in libraries],
+        "threads": torch.get_num_threads(),
+    }
+
+
+def bit_environment(precision: torch.dtype, world_size: int, device: str) -> dict[str, Any]:
+    """What about machine and set-up decides the bits of a run: for the header of its transcript.
+
+    The processor's name is left out on purpose: another one with the same instruction sets runs the same kernels.
+    """
+    environment: dict[str, Any] = {
+        "torch": torch.__version__,
+        "torch_build": torch.version.git_version,
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "instruction_sets": sorted(flag for flag in _cpu_flags() if _KERNEL_FLAGS.fullmatch(flag)),
+        "precision": str(precision).removeprefix("torch."),
+        "world_size": world_size,
+        "device": torch.device(device).type,
+    }
+    if environment["device"] == "cuda":
+        environment |= {
+            "gpu": torch.cuda.get_device_name(device),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        }
+    return environment
+
+
+def measure_matmul_rate(dtype: torch.dtype, device: str = "cpu", seconds: float = 0.3) -> float:
+    """FLOP/s of a square matrix product: the median over about `seconds`, at a size that takes at least 10 ms.
+
+    Raises RuntimeError where the device cannot multiply in `dtype`.
+    """
+    size, elapsed = 128, 0.0
+    while elapsed < 0.01 and size < 16384:
+        size *= 2
+        a_NN = torch.ones(size, size, dtype=dtype, device=device)
+        elapsed = min(_time_matmul(a_NN) for _ in range(2))  # the first one may build the kernel
+    repeats = max(3, min(100, int(seconds / elapsed)))
+    return 2 * size**3 / statistics.median(_time_matmul(a_NN) for _ in range(repeats))
+
+
+def pick_precision(choice: Literal["auto", "bf16", "fp32"], device: str = "cpu") -> Precision:
+    """Decide the type of weights and activations in matrix products by running it.
+
+    `auto` is BF16 where it is at least `BF16_GAIN` times as fast as FP32, and FP32 elsewhere. Timings vary, so a run
+    that is resumed must take the type it began with rather than pick again.
+
+    Raises UserError when `bf16` is asked for and the device cannot multiply in it.
+    """
+    rates: dict[str, float] = {}
+    if choice in ("auto", "bf16"):
+        try:
+            rates["bf16"] = measure_matmul_rate(torch.bfloat16, device)
+        except RuntimeError as error:
+            if choice == "bf16":
+                message = f"this device cannot multiply in BF16 ({str(error).splitlines()[0]})"
+                raise UserError(f'train.precision = "bf16": {message}: use "fp32" or "auto"') from error
+    if choice in ("auto", "fp32"):
+        rates["fp32"] = measure_matmul_rate(torch.float32, device)
+    faster = "fp32" not in rates or rates.get("bf16", 0.0) >= BF16_GAIN * rates["fp32"]
+    return Precision(torch.bfloat16 if faster else torch.float32, rates)
+
+
+def keep_heap() -> bool:
+    """Have glibc keep freed memory instead of returning it to the system, and say whether that applied.
+
+    By default every large tensor is mapped anew and its pages are zeroed by the kernel on first touch, which costs an
+    element-wise operation more than its arithmetic: here ``exp`` over 16 MB fell from 7.0 to 0.45 ns per element.
+    Memory then stays at its peak, as it does with PyTorch's CUDA allocator. See mallopt(3): 32 MiB is the largest
+    threshold it takes.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    with suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018  (only glibc has it)
+        return bool(libc.mallopt(m_mmap_threshold, 32 << 20)) and bool(libc.mallopt(m_trim_threshold, -1))
+    return False
+
+
+def _time_matmul(a_NN: torch.Tensor) -> float:
+    if a_NN.is_cuda:
+        torch.cuda.synchronize(a_NN.device)
+    start = time.perf_counter()
+    a_NN @ a_NN
+    if a_NN.is_cuda:
+        torch.cuda.synchronize(a_NN.device)
+    return time.perf_counter() - start
+
+
+def _cpuinfo() -> str:
+    """Linux's text about its processors; empty elsewhere."""
+    with suppress(OSError):
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def _cpu_flags() -> set[str]:
+    match = re.search(r"^(?:flags|Features)\s*:(.*)$", _cpuinfo(), re.M)
+    return set(match[1].split()) if match else set()
+
+
+def _processor() -> str:
+    if match := re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.M):
+        return match[1].strip()
+    if platform.system() == "Darwin":
+        with suppress(OSError, subprocess.SubprocessError):
+            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def _physical_cores() -> int | None:
+    """Cores without their second threads, or None where the system does not tell."""
+    packages = re.findall(r"^physical id\s*:\s*(\d+)$", _cpuinfo(), re.M)
+    cores = re.findall(r"^core id\s*:\s*(\d+)$", _cpuinfo(), re.M)
+    return len(set(zip(packages, cores, strict=False))) or None
+
+
+def _usable_cores() -> int | None:
+    """Logical cores this process may run on: fewer in a container or under taskset."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _memory() -> int:
+    """Main memory in bytes, or the container's limit where that is lower."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return total
+
+
+def _gpu(index: int) -> dict[str, Any]:
+    found = torch.cuda.get_device_properties(index)
+    return {"name": found.name, "memory": found.total_memory, "capability": f"{found.major}.{found.minor}"}

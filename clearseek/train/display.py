@@ -1,0 +1,205 @@
+"""What a person sees while a model trains.
+
+In a terminal, one panel that is redrawn in place: progress, losses, speed as a share of what this machine was measured
+to reach, and how evenly the experts of each layer are loaded. In a file or a pipe, plain lines at a human pace. Nothing
+here touches the training: drawing is limited to a few times a second and happens between steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+_REDRAW_SECONDS = 0.25
+_ETA_WINDOW = 50  # steps that the remaining time is judged by
+_BLOCKS, _ASCII_BLOCKS = "▁▂▃▄▅▆▇█", ".:-=+*#@"
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """The numbers of one step that are worth looking at."""
+
+    step: int
+    """Its number, from 1."""
+    loss: float
+    """Next-token loss, nats per token."""
+    mtp_loss: float | None
+    """Multi-token-prediction loss, nats per token."""
+    grad_norm: float
+    """Global gradient norm before clipping."""
+    lr: float
+    """Learning rate."""
+    tokens_per_second: float
+    """Training tokens per second."""
+    mfu: float
+    """Model FLOP/s over the machine's measured matrix-product rate: 0 to 1."""
+    balance: list[float]
+    """Load of the busiest expert over the mean load, for each layer with experts."""
+    held_out_bpb: float | None = None
+    """Bits per byte of held-out text, in the steps that evaluate."""
+
+
+class Display:
+    """Shows a run; a context manager, so that the terminal is whole again however the run ends.
+
+    Args:
+        total_steps: Steps of the whole run.
+        title: Name of the run.
+        every_steps: In a pipe, also write a line each so many steps.
+        every_seconds: In a pipe, seconds between lines.
+        console: Where to draw; standard output by default. rich honours NO_COLOR.
+        live: Whether to redraw in place; by default, whether the output is a terminal that can.
+        clock: Seconds; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        title: str = "",
+        *,
+        every_steps: int | None = None,
+        every_seconds: float = 10.0,
+        console: Console | None = None,
+        live: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._total, self._title, self._clock = total_steps, title, clock
+        self._every_steps, self._every_seconds = every_steps, every_seconds
+        self._console = console or Console(highlight=False)
+        if live is None:
+            live = self._console.file.isatty() and not self._console.is_dumb_terminal
+        self._live = Live(console=self._console, auto_refresh=False, transient=False) if live else None
+        self._times: deque[tuple[int, float]] = deque(maxlen=_ETA_WINDOW)
+        self._shown_at = float("-inf")
+        self._shown_step = 0
+        self._last: StepRecord | None = None
+        self._held_out: tuple[int, float] | None = None
+
+    def __enter__(self) -> Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._last is not None and self._shown_step != self._last.step:
+            self._show(self._last)  # the last numbers stay in view, also after a failure
+        if self._live is not None:
+            self._live.stop()
+
+    def update(self, record: StepRecord) -> None:
+        """Take in a finished step, and show it when it is time to."""
+        now = self._clock()
+        self._times.append((record.step, now))
+        self._last = record
+        if record.held_out_bpb is not None:
+            self._held_out = (record.step, record.held_out_bpb)
+        wait = _REDRAW_SECONDS if self._live is not None else self._every_seconds
+        due = now - self._shown_at >= wait or record.step == self._total
+        if self._live is None:
+            due = (
+                due
+                or record.held_out_bpb is not None
+                or (self._every_steps is not None and record.step % self._every_steps == 0)
+            )
+        if due:
+            self._show(record)
+
+    def message(self, text: str) -> None:
+        """Write a line that stays, above the panel where there is one."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _show(self, record: StepRecord) -> None:
+        self._shown_at, self._shown_step = self._clock(), record.step
+        if self._live is not None:
+            self._live.update(self._panel(record), refresh=True)
+        else:
+            self._console.print(self._one_line(record), markup=False, highlight=False, soft_wrap=True)
+            self._console.file.flush()
+
+    def _eta(self) -> str:
+        (first, start), (last, end) = self._times[0], self._times[-1]
+        if last >= self._total:
+            return "done"
+        if last == first:
+            return "..."
+        return duration((end - start) / (last - first) * (self._total - last))
+
+    def _one_line(self, record: StepRecord) -> str:
+        parts = [f"step {record.step}/{self._total}", f"loss {record.loss:.4f}"]
+        if record.mtp_loss is not None:
+            parts.append(f"mtp {record.mtp_loss:.4f}")
+        if record.held_out_bpb is not None:
+            parts.append(f"held-out {record.held_out_bpb:.4f} bits/byte")
+        parts += [f"grad {record.grad_norm:.3g}", f"lr {record.lr:.2e}", f"{record.tokens_per_second:,.0f} tokens/s"]
+        parts.append(f"MFU {record.mfu:.0%}")
+        if record.balance:
+            parts.append(f"busiest expert {max(record.balance):.2f}x")
+        return "  ".join([*parts, f"ETA {self._eta()}"])
+
+    def _panel(self, record: StepRecord) -> Panel:
+        share = record.step / self._total
+        top = Table.grid(expand=True, padding=(0, 1))
+        top.add_column(no_wrap=True)
+        top.add_column(ratio=1)
+        top.add_column(justify="right", no_wrap=True)
+        bar = ProgressBar(total=self._total, completed=record.step)
+        top.add_row(f"step {record.step}/{self._total}", bar, f"{share:4.0%}  ETA {self._eta()}")
+
+        held_out = (
+            "not yet" if self._held_out is None else f"{self._held_out[1]:.4f} bits/byte (step {self._held_out[0]})"
+        )
+        loss = f"{record.loss:.4f}" + ("" if record.mtp_loss is None else f"   mtp {record.mtp_loss:.4f}")
+        rows = [
+            ("loss", Text(loss, style="bold")),
+            ("held-out", Text(held_out)),
+            ("speed", Text(f"{record.tokens_per_second:,.0f} tokens/s   MFU {record.mfu:.1%} of the measured peak")),
+            ("gradient", Text(f"norm {record.grad_norm:.3g}   learning rate {record.lr:.2e}")),
+        ]
+        if record.balance:
+            rows.append(("experts", balance_bars(record.balance, ascii_only=self._ascii_only())))
+        grid = Table.grid(padding=(0, 2))
+        for name, value in rows:
+            grid.add_row(Text(name, style="dim"), value)
+        title = Text(self._title or "training")
+        return Panel(
+            Group(top, grid), title=title, title_align="left", border_style="dim", width=min(100, self._console.width)
+        )
+
+    def _ascii_only(self) -> bool:
+        return not self._console.encoding.lower().startswith("utf")
+
+
+def balance_bars(balance: Sequence[float], ascii_only: bool = False) -> Text:
+    """One bar per layer for the load of its busiest expert over the mean load, and the worst of them as a number.
+
+    Bars grow from 1 (even) to 3 and more. Height tells it without colour, which only adds emphasis above 1.5 and 2.5.
+    """
+    blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
+    text = Text()
+    for ratio in balance:
+        height = min(1.0, max(0.0, (ratio - 1.0) / 2.0))
+        style = "green" if ratio < 1.5 else "yellow" if ratio < 2.5 else "red"
+        text.append(blocks[round(height * (len(blocks) - 1))], style=style)
+    text.append(f"  busiest {max(balance):.2f}x the mean load")
+    return text
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``42s``, ``3m05s``, ``2h07m``, ``3d04h``."""
+    whole = round(seconds)
+    for big, size, small, unit in (("d", 86400, 3600, "h"), ("h", 3600, 60, "m"), ("m", 60, 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{big}{whole % size // small:02d}{unit}"
+    return f"{whole}s"

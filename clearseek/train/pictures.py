@@ -1,0 +1,170 @@
+"""Two pictures of a run: how the loss fell, and how the experts shared the work.
+
+The second is the visible side of DeepSeek-V3's load balancing without an auxiliary loss (report, section 2.1.2 and
+figure 9): a load of 1 is the fair share, and the bias of the router should pull every expert towards it. Colours are
+blind-safe (Okabe and Ito's palette; a blue-orange scale with its middle at the fair share). The same numbers give the
+same file.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clearseek.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#8A8A8A"
+_MOST_LAYERS = 8  # panels that fit one picture; of more layers, evenly spaced ones are shown
+_MOST_COLUMNS = 400  # of a heat map; more steps are averaged
+
+
+class LossRecord(Protocol):
+    """A step with its losses: `clearseek.train.transcript.Step` or `clearseek.train.display.StepRecord`."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def loss(self) -> float: ...
+    @property
+    def held_out_bpb(self) -> float | None: ...
+
+
+def loss_curve(records: Sequence[LossRecord], out_png: Path, bytes_per_token: float, title: str = "") -> None:
+    """Draw training and held-out loss over the steps, both in bits per byte.
+
+    Args:
+        records: Steps, in order; at least one.
+        out_png: File to write.
+        bytes_per_token: Mean UTF-8 bytes per training token: it turns nats per token into bits per byte.
+        title: Name of the run.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    steps = np.array([record.step for record in records])
+    bits = np.array([record.loss for record in records]) / math.log(2) / bytes_per_token
+    held_out = [(record.step, record.held_out_bpb) for record in records if record.held_out_bpb is not None]
+    with _figure(out_png, 8.0, 4.5) as figure:
+        axes = figure.add_subplot()
+        axes.plot(steps, bits, color=_BLUE, alpha=0.25, linewidth=1, label="training, each step")
+        axes.plot(steps, smooth(bits), color=_BLUE, linewidth=2, label="training, smoothed")
+        if held_out:
+            x, y = zip(*held_out, strict=True)
+            axes.plot(x, y, color=_ORANGE, marker="o", markersize=5, linewidth=1.2, label="held out")
+            offset = (0, 8)
+            axes.annotate(f"{y[-1]:.3f}", (x[-1], y[-1]), offset, textcoords="offset points", ha="right", color=_ORANGE)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss (bits per byte)")
+        axes.set_title(title or "Loss", loc="left")
+        axes.legend(frameon=False)
+        _clean(axes)
+
+
+def expert_load(loads: NDArray[np.floating], out_png: Path, layers: Sequence[int] | None = None) -> None:
+    """Draw each expert's share of its layer's tokens over the run, and at its end.
+
+    Args:
+        loads: Shape [steps, layers, experts]: tokens per expert, in any unit; a layer's loads in a step are divided by
+            their sum.
+        out_png: File to write.
+        layers: Index of each layer in the model, for the labels; 0, 1, ... by default.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    names = list(range(loads.shape[1])) if layers is None else list(layers)
+    shown = _spread(loads.shape[1], _MOST_LAYERS)
+    relative = _columns(relative_load(loads), _MOST_COLUMNS)[:, shown]
+    final = relative_load(loads[-max(1, len(loads) // 20) :].sum(0, keepdims=True))[0, shown]
+    experts = loads.shape[2]
+    with _figure(out_png, 9.0, 1.2 + 1.15 * len(shown)) as figure:
+        grid = figure.subplots(len(shown), 2, squeeze=False, sharex="col", width_ratios=(4, 1))
+        for row, (axes, bars) in enumerate(grid):
+            image = axes.imshow(
+                np.log2(np.maximum(relative[:, row].T, 2.0**-9)),
+                aspect="auto",
+                interpolation="nearest",
+                origin="lower",
+                cmap="PuOr_r",
+                vmin=-2,
+                vmax=2,
+                extent=(0.5, len(loads) + 0.5, -0.5, experts - 0.5),
+            )
+            axes.set_ylabel(f"layer {names[shown[row]]}")
+            bars.barh(range(experts), final[row], height=1.0 if experts > 32 else 0.8, color=_BLUE)
+            bars.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
+            bars.set_ylim(-0.5, experts - 0.5)
+            bars.set_yticks([])
+            bars.set_xlim(0, max(2.0, float(final.max()) * 1.05))
+            axes.set_yticks([0, experts - 1])
+            _clean(bars)
+        some = "" if len(shown) == loads.shape[1] else f", {len(shown)} of {loads.shape[1]} layers"
+        grid[0][0].set_title(f"Load of each of {experts} experts over training{some}", loc="left")
+        grid[0][1].set_title("last 5% of steps", loc="left")
+        grid[-1][0].set_xlabel("step")
+        grid[-1][1].set_xlabel("share / fair share")
+        ticks = figure.colorbar(image, ax=grid[:, 0].tolist(), ticks=range(-2, 3), pad=0.02, extend="both")
+        ticks.ax.set_yticklabels(["1/4", "1/2", "1", "2", "4"])
+        ticks.set_label("share of tokens / fair share")
+
+
+def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over a centred window of about a fortieth of the values; it shrinks towards the ends, so none is lost."""
+    count = len(values)
+    half = np.minimum.reduce([np.arange(count), np.arange(count)[::-1], np.full(count, count // 80)])
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(count)
+    result: NDArray[np.float64] = (sums[index + half + 1] - sums[index - half]) / (2 * half + 1)
+    return result
+
+
+def relative_load(loads: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Loads [..., experts] over the fair share of their layer: 1 is even. A layer that saw no token counts as even."""
+    total = loads.sum(-1, keepdims=True, dtype=np.float64)
+    ones = np.ones(loads.shape)
+    relative: NDArray[np.float64] = np.divide(loads * float(loads.shape[-1]), total, out=ones, where=total > 0)
+    return relative
+
+
+def _columns(values: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Average neighbouring steps (the first axis) until at most `most` are left."""
+    if len(values) <= most:
+        return values
+    return np.stack([part.mean(0) for part in np.array_split(values, most)])
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` of `count` indices, evenly spaced, with the first and the last."""
+    return sorted({round(index) for index in np.linspace(0, count - 1, min(count, most))})
+
+
+def _clean(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=_GREY, alpha=0.2)
+
+
+@contextmanager
+def _figure(out_png: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure to draw on, in inches; written when the block ends. No global state, no window, no user's style file."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(matplotlib.rcParamsDefault | {"font.size": 10, "axes.titleweight": "bold"}):
+        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_atomic(out_png, buffer.getvalue())

@@ -1,0 +1,315 @@
+"""The transcript: what a run did, step by step, so that anyone can do it again and compare bits.
+
+A JSON-lines file. The first line is the header: recipe, data fingerprint, and whatever else decides the bits (PyTorch
+build, threads, instruction set, precision, world size). Then comes one line per step with losses and norms as
+hexadecimal floats, which are exact, and now and then the SHA-256 of all weights and optimiser state. Every line carries
+the hash of the line before, as in a ledger (Haber and Stornetta, "How to time-stamp a digital document", 1991): a line
+changed, dropped or moved is found at that line. No clock is in it, so two identical runs write identical files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import torch
+
+from clearseek.errors import UserError
+from clearseek.files import sha256_bytes, writing
+
+FORMAT = "clearseek-transcript-1"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line: what a step did."""
+
+    step: int
+    """Its number, from 1."""
+    loss: float
+    """Next-token loss, nats per token."""
+    mtp_loss: float | None
+    """Multi-token-prediction loss, nats per token, where the model has such a module."""
+    grad_norm: float
+    """Global gradient norm before clipping."""
+    tokens: int
+    """Tokens trained on since the run began, this step's included."""
+    balance: tuple[float, ...] = ()
+    """Load of the busiest expert over the mean load, for each layer with experts."""
+    held_out_bpb: float | None = None
+    """Bits per byte of held-out text, in the steps that evaluate."""
+    weights_sha256: str | None = None
+    """Hash of all weights after the step (`hash_tensors`), in the steps that take it."""
+    optimizer_sha256: str | None = None
+    """Hash of the optimiser's state after the step."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a verified transcript holds."""
+
+    header: dict[str, Any]
+    steps: tuple[Step, ...]
+    head: str
+    """SHA-256 of the last line: it stands for the whole transcript."""
+    torn: bool
+    """Whether an unfinished last line, as a kill leaves, was ignored."""
+
+
+class Transcript:
+    """The transcript of a run in progress; `open` or `resume` makes one. A second process that tries to is refused."""
+
+    def __init__(self, path: Path, file: BinaryIO, step: int, head: str) -> None:
+        self.step = step
+        """Number of the last step written."""
+        self.head = head
+        """SHA-256 of the last line. A checkpoint that stores it proves later that it belongs to this transcript."""
+        self._path = path
+        self._file = file
+
+    @classmethod
+    def open(cls, path: Path, header: dict[str, Any]) -> Transcript:
+        """Start the transcript of a new run. `header` is any JSON object.
+
+        Raises UserError when the file exists (a run is never written over) or cannot be written.
+        """
+        try:
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = path.open("x+b")
+        except UserError:
+            if path.exists():
+                message = "a run is already recorded here: resume it, or choose another run folder"
+                raise UserError(f"{path}: {message}") from None
+            raise
+        return cls._start(path, file, header)
+
+    @classmethod
+    def resume(cls, path: Path, header: dict[str, Any], step: int, head: str | None = None) -> Transcript:
+        """Go on after `step`; later lines are cut off, for the run will write them again.
+
+        Args:
+            path: The transcript; an unfinished last line is tolerated.
+            header: As for `open`, computed afresh.
+            step: Step of the checkpoint that the run goes on from; 0 for the very beginning.
+            head: `Transcript.head` as that checkpoint recorded it.
+
+        Raises:
+            UserError: this run's header differs from the recorded one (the message names every key that does), a line
+                was altered, the transcript ends before `step`, or another process is writing it.
+        """
+        file = _open(path, "r+b")
+        try:
+            _lock(file, path)
+            lines = file.read().split(b"\n")[:-1]  # what follows the last newline is empty or torn
+            if step == 0 and not lines:
+                return cls._start(path, file, header)
+            summary = _check(path, lines[: step + 1])
+            _compare_headers(path, summary.header, header)
+            if len(lines) <= step:
+                raise UserError(
+                    f"{path}: it ends at step {len(lines) - 1}, but the checkpoint is of step {step}: go back to an "
+                    "older checkpoint with --from-step, or restore the file from a copy"
+                )
+            if head is not None and head != summary.head:
+                raise UserError(
+                    f"{path}, line {step + 1}: not the line that the checkpoint of step {step} was made with"
+                )
+            with writing(path):
+                # One system call: a kill leaves the file long or short, and either way a whole number of lines.
+                file.truncate(sum(len(line) + 1 for line in lines[: step + 1]))
+                file.seek(0, os.SEEK_END)
+                os.fsync(file.fileno())
+        except BaseException:
+            file.close()
+            raise
+        return cls(path, file, step, summary.head)
+
+    @classmethod
+    def _start(cls, path: Path, file: BinaryIO, header: dict[str, Any]) -> Transcript:
+        line = _line({"format": FORMAT, **header})
+        with writing(path):
+            _lock(file, path)
+            file.seek(0)
+            file.truncate()
+            file.write(line + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return cls(path, file, 0, sha256_bytes(line))
+
+    def append(self, record: Step) -> None:
+        """Write the next step's line. It survives a kill of the process at once, and a power cut after `sync`."""
+        assert record.step == self.step + 1, f"step {record.step} after step {self.step}"
+        line = _line({**_encode(record), "prev": self.head})
+        with writing(self._path):
+            self._file.write(line + b"\n")
+            self._file.flush()
+        self.step, self.head = record.step, sha256_bytes(line)
+
+    def sync(self) -> None:
+        """Force the lines to the disk. Call it before saving a checkpoint, so that none is ahead of its transcript."""
+        with writing(self._path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Force the lines to the disk and let the file go."""
+        self.sync()
+        self._file.close()
+
+
+def verify(path: Path) -> Summary:
+    """Read a transcript and check its chain of hashes.
+
+    The chain cannot show a change to the last line alone: compare `Summary.head` with one kept elsewhere for that.
+
+    Raises:
+        UserError: the file is missing or a line breaks the chain; the message names the first one.
+    """
+    with _open(path, "rb") as file:
+        *lines, rest = file.read().split(b"\n")
+    summary = _check(path, lines)
+    return Summary(summary.header, summary.steps, summary.head, torn=bool(rest))
+
+
+def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """SHA-256 over named tensors that depends on their names and contents alone, not on order, layout or device.
+
+    In the order of names, each gives a JSON line ``[name, dtype, shape]`` and then its elements' little-endian bytes.
+    Works for every dtype, BF16 and FP8 included; tensors are hashed where they lie, CPU ones without a copy.
+    """
+    assert sys.byteorder == "little"
+    digest = hashlib.sha256()
+    previous: str | None = None
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        assert name != previous, f"two tensors are called {name}"
+        previous = name
+        described = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        digest.update(json.dumps(described, separators=(",", ":")).encode() + b"\n")
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _encode(record: Step) -> dict[str, Any]:
+    """A step's line without its `prev`: floats in hexadecimal, absent values left out."""
+    return {name: _hex(value) for name, value in asdict(record).items() if value is not None}
+
+
+def _hex(value: Any) -> Any:
+    if isinstance(value, float):
+        return value.hex()
+    return [_hex(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _decode(entry: dict[str, Any]) -> Step:
+    """The reverse of `_encode`. Raises KeyError, TypeError or ValueError on anything else."""
+    for key in ("step", "tokens"):
+        if type(entry[key]) is not int:
+            raise TypeError(key)
+    optional = {key: float.fromhex(entry[key]) for key in ("mtp_loss", "held_out_bpb") if key in entry}
+    return Step(
+        step=entry["step"],
+        loss=float.fromhex(entry["loss"]),
+        mtp_loss=optional.get("mtp_loss"),
+        grad_norm=float.fromhex(entry["grad_norm"]),
+        tokens=entry["tokens"],
+        balance=tuple(float.fromhex(value) for value in entry["balance"]),
+        held_out_bpb=optional.get("held_out_bpb"),
+        weights_sha256=entry.get("weights_sha256"),
+        optimizer_sha256=entry.get("optimizer_sha256"),
+    )
+
+
+def _check(path: Path, lines: list[bytes]) -> Summary:
+    """Parse whole lines and follow the chain through them."""
+    if not lines:
+        raise UserError(f"{path}: empty: not a transcript")
+    header = _parse(path, 1, lines[0])
+    if header.pop("format", None) != FORMAT:
+        raise UserError(f'{path}, line 1: not the header of a transcript: "format" is not "{FORMAT}"')
+    steps: list[Step] = []
+    head = sha256_bytes(lines[0])
+    for number, line in enumerate(lines[1:], start=2):
+        entry = _parse(path, number, line)
+        if entry.get("prev") != head:
+            raise UserError(
+                f"{path}, line {number}: its hash of line {number - 1} is wrong: one of the two was altered, or lines "
+                "between them were removed"
+            )
+        try:
+            step = _decode(entry)
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path}, line {number}: altered: not the record of a step") from None
+        if step.step != number - 1:
+            raise UserError(f"{path}, line {number}: it is of step {step.step} where step {number - 1} belongs")
+        steps.append(step)
+        head = sha256_bytes(line)
+    return Summary(header, tuple(steps), head, torn=False)
+
+
+def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
+    if not isinstance(entry, dict):
+        raise UserError(f"{path}, line {number}: altered: not a JSON object")
+    return entry
+
+
+def _compare_headers(path: Path, recorded: dict[str, Any], now: dict[str, Any]) -> None:
+    changes = _differences(recorded, json.loads(_line(now)))
+    if changes:
+        raise UserError(
+            f"{path}: this run would not have the bits of the recorded one. What differs, recorded -> now:\n  "
+            + "\n  ".join(changes)
+            + "\nSet these back, or start a new run in another folder"
+        )
+
+
+def _differences(recorded: Any, now: Any, key: str = "") -> list[str]:
+    """Every key, dotted, whose value differs between two JSON values."""
+    if isinstance(recorded, dict) and isinstance(now, dict):
+        prefix = f"{key}." if key else ""
+        names = sorted(recorded.keys() | now.keys())
+        return [d for n in names for d in _differences(recorded.get(n, _ABSENT), now.get(n, _ABSENT), prefix + n)]
+    if type(recorded) is type(now) and recorded == now:
+        return []
+    return [f"{key}: {_show(recorded)} -> {_show(now)}"]
+
+
+_ABSENT = object()
+
+
+def _show(value: Any) -> str:
+    text = "(absent)" if value is _ABSENT else json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    """One canonical JSON line, without the newline."""
+    return json.dumps(entry, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _open(path: Path, mode: Literal["rb", "r+b"]) -> BinaryIO:
+    try:
+        return path.open(mode)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the transcript: {error.strerror}") from None
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Take the file for this process until it ends. File systems without locks go without."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{path}: another process is writing this run: wait for it, or stop it first") from None
+    except OSError:
+        pass
