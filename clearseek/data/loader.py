@@ -1,0 +1,186 @@
+"""The batch of step s, as a function.
+
+The training tokens are one long stream. Window i is the `sequence_length` tokens from i * sequence_length on, and the
+few after them that the last positions must predict. Each epoch visits every window once, in an order of its own, and
+the order is a *function*: a keyed permutation of 0..n-1 that maps any position without the others being computed. So
+the tokens of step s depend on (fingerprint, seed, s) alone, a resumed run needs no loader state, and memory does not
+grow with the data.
+
+The permutation is a Feistel network over the next power of four, walked until the value falls below n (Black and
+Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). It mixes well and is quick; it keeps no secrets.
+
+Shapes: B batch, S sequence length, A look-ahead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from clearseek.data.manifest import Split, canonical_sha256, check_files, read_documents, read_manifest
+from clearseek.errors import UserError
+
+Ints = npt.NDArray[np.int64]
+_Words = npt.NDArray[np.uint64]
+_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokens of one step."""
+
+    tokens: Ints
+    """Token ids, [B, S + A]: inputs are ``[:, :S]``, the targets of depth d are ``[:, d : d + S]``."""
+    windows: Ints
+    """Which windows of the stream the rows are, [B]."""
+
+
+class Permutation:
+    """A pseudo-random order of 0..n-1 in constant memory; `key` (any text) chooses which."""
+
+    def __init__(self, n: int, key: str) -> None:
+        assert n > 0
+        self._n = np.uint64(n)
+        self._half_bits = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
+        self._mask = (np.uint64(1) << self._half_bits) - np.uint64(1)
+        self._keys = np.frombuffer(hashlib.sha512(key.encode()).digest(), dtype="<u8")  # 64 bytes: 8 round keys
+
+    def __call__(self, positions: Ints) -> Ints:
+        """Values at `positions` (each in 0..n-1), the same shape."""
+        values = self._encrypt(positions.astype(np.uint64))
+        while (outside := values >= self._n).any():  # under 4 rounds on average; ends, as cycles lead back inside
+            values[outside] = self._encrypt(values[outside])
+        return values.astype(np.int64)
+
+    def _encrypt(self, values: _Words) -> _Words:
+        left, right = values >> self._half_bits, values & self._mask
+        for key in self._keys[:_ROUNDS]:
+            left, right = right, left ^ (_mix(right ^ key) & self._mask)
+        return (left << self._half_bits) | right
+
+
+def _mix(words: _Words) -> _Words:
+    """Every bit of the result depends on every bit of the word (the finaliser of SplitMix64, Steele et al., 2014)."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+class Stream:
+    """One half's tokens as one array, over memory-mapped shards."""
+
+    def __init__(self, folder: Path, split: Split) -> None:
+        """Open the shards. Raises UserError when the manifest or a shard is missing, or a file has the wrong size."""
+        self.manifest = read_manifest(folder)
+        check_files(folder, self.manifest, hashes=False)
+        entry = self.manifest.split(split)
+        dtype = np.dtype(f"<u{self.manifest.token_bytes}")
+        self._shards = [np.memmap(folder / name, dtype=dtype, mode="r") for name in entry.shards]
+        self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
+        self.offsets = np.fromfile(folder / f"{split}.offsets", dtype="<i8")
+        """Where each document starts, and the end of the last: [documents + 1]."""
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, start: int, out: Ints) -> None:
+        """Fill `out` ([any length]) with the tokens from position `start` on."""
+        shard = int(np.searchsorted(self._starts, start, side="right")) - 1
+        done = 0
+        while done < len(out):
+            part = self._shards[shard][start + done - self._starts[shard] :][: len(out) - done]
+            out[done : done + len(part)] = part
+            done, shard = done + len(part), shard + 1
+
+
+class Loader:
+    """Batches of a data folder, addressed by step."""
+
+    def __init__(
+        self, folder: Path, split: Split, sequence_length: int, batch_size: int, seed: int, lookahead: int = 1
+    ) -> None:
+        """Open a folder that `prepare` made.
+
+        Args:
+            folder: The data folder.
+            split: ``train`` or ``heldout``.
+            sequence_length: Tokens per window (S).
+            batch_size: Windows per step (B).
+            seed: Chooses the order of windows.
+            lookahead: Tokens after the window (A): 1 for the next token, one more for each MTP module.
+
+        Raises:
+            UserError: the folder is missing or damaged, or holds fewer tokens than one window.
+        """
+        self._folder, self._split = Path(folder), split
+        self._stream = Stream(self._folder, split)
+        self.sequence_length, self.batch_size, self.seed, self.lookahead = sequence_length, batch_size, seed, lookahead
+        self.fingerprint = self._stream.manifest.fingerprint
+        self.windows_per_epoch = (len(self._stream) - lookahead) // sequence_length
+        if self.windows_per_epoch < 1:
+            raise UserError(
+                f"{folder}: {len(self._stream)} {split} tokens are fewer than one sequence of "
+                f"{sequence_length} + {lookahead}: lower data.sequence_length, or add text"
+            )
+
+    def batch(self, step: int) -> Batch:
+        """The tokens of step `step` (from 0)."""
+        windows_B = self._windows(step)
+        tokens_BS = np.empty((self.batch_size, self.sequence_length + self.lookahead), dtype=np.int64)
+        for row, window in zip(tokens_BS, windows_B.tolist(), strict=True):
+            self._stream.read(window * self.sequence_length, row)
+        return Batch(tokens_BS, windows_B)
+
+    def documents(self, step: int) -> list[str]:
+        """Ids of the documents that the batch of `step` takes tokens from, row by row, each once."""
+        numbers: dict[int, None] = {}
+        for window in self._windows(step).tolist():
+            start = window * self.sequence_length
+            end = start + self.sequence_length + self.lookahead
+            first, last = np.searchsorted(self._stream.offsets, (start, end - 1), side="right") - 1
+            numbers |= dict.fromkeys(range(int(first), int(last) + 1))
+        names: dict[int, str] = {}
+        entries = (entry for entry in read_documents(self._folder) if entry.split == self._split)
+        for number, entry in enumerate(entries):
+            if number in numbers:
+                names[number] = entry.id
+        return [names[number] for number in numbers]
+
+    def verify(self) -> None:
+        """Compare the SHA-256 of every file with the manifest. Raises UserError naming a changed shard."""
+        check_files(self._folder, self._stream.manifest)
+
+    def _windows(self, step: int) -> Ints:
+        """Windows of the batch, [B]: samples step * B and on, counted through the epochs' permutations."""
+        samples_B = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
+        epochs_B, positions_B = np.divmod(samples_B, self.windows_per_epoch)
+        windows_B = np.empty_like(samples_B)
+        for epoch in np.unique(epochs_B).tolist():
+            key = canonical_sha256([self.fingerprint, self.seed, epoch])
+            chosen_B = epochs_B == epoch
+            windows_B[chosen_B] = Permutation(self.windows_per_epoch, key)(positions_B[chosen_B])
+        return windows_B
+
+
+def held_out_windows(folder: Path, sequence_length: int) -> Iterator[Ints]:
+    """All held-out tokens in order, as windows for evaluation: each token but the first is a target exactly once.
+
+    Yields:
+        [S + 1] token ids (inputs ``[:-1]``, targets ``[1:]``), beginning with the last target of the window before. The
+        last window is shorter where the tokens run out, and has at least one target.
+
+    Raises:
+        UserError: the folder is missing or damaged, or holds no held-out tokens.
+    """
+    stream = Stream(Path(folder), "heldout")
+    if len(stream) < 2:
+        raise UserError(f"{folder}: no held-out tokens: raise data.held_out_fraction and prepare the data again")
+    for start in range(0, len(stream) - 1, sequence_length):
+        window = np.empty(min(sequence_length + 1, len(stream) - start), dtype=np.int64)
+        stream.read(start, window)
+        yield window

@@ -1,0 +1,305 @@
+"""Documents to token shards: read, split, tokenise, write, describe.
+
+Everything is decided by content. A document is held out when the first eight bytes of its SHA-256, as a fraction of
+2^64, lie below `held_out_fraction`: adding or renaming documents moves no other one across. Exact duplicates are
+dropped first, so no held-out document is also trained on. The tokenizer learns from training documents only. In the
+shards every document is ``<bos> tokens <eos>``, one after another without padding (DeepSeek-V3 packs so too, without
+masking across documents: report, section 4.1). The sources are read twice, first to check and count, then to tokenise:
+nothing is written before all input is known to be good, and memory holds one batch of documents and a hash of each.
+
+Folder: ``train-00000.bin`` ... and ``heldout-00000.bin`` ... (token ids, little-endian uint16, or uint32 for more than
+65,536 tokens), ``train.offsets`` and ``heldout.offsets`` (int64: where each document starts, and the end of the last),
+``heldout.txt`` (the held-out documents' bytes, for comparison with other compressors), ``tokenizer.json``,
+``documents.jsonl`` and ``manifest.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+import clearseek
+from clearseek.config import DataConfig
+from clearseek.data import tokenizer as tokenizers
+from clearseek.data.fim import rearranged
+from clearseek.data.manifest import (
+    FORMAT,
+    SPLITS,
+    DocumentEntry,
+    FileEntry,
+    Manifest,
+    Split,
+    SplitEntry,
+    canonical_sha256,
+    check_files,
+    documents_sha256,
+    read_manifest,
+)
+from clearseek.data.sources import Document, Source, open_source
+from clearseek.data.tokenizer import Tokenizer
+from clearseek.errors import UserError
+from clearseek.files import atomic_folder, sha256_file
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total): "read" counts documents (total 0: unknown), "tokenizer" and "tokenise" bytes."""
+
+SHARD_BYTES = 512 * 2**20
+BATCH_BYTES = 4 * 2**20
+"""Text tokenised at once."""
+TOKENIZER_SAMPLE_BYTES = 64 * 2**20
+"""Training text that the tokenizer learns from; of a larger corpus, the documents with the smallest hashes."""
+
+
+def prepare(
+    config: DataConfig, vocab_size: int, out: Path, progress: Progress | None = None, base: Path | None = None
+) -> Manifest:
+    """Make the data folder `out`, or check and reuse it when it was made from the same inputs.
+
+    Args:
+        config: Source and settings.
+        vocab_size: Size of the tokenizer to train; an existing one (`config.tokenizer`) may be smaller.
+        out: The folder to make; it appears whole or not at all.
+        progress: Told how far the work is.
+        base: Where relative paths in `config` start; the working directory by default.
+
+    Raises:
+        UserError: the text or tokenizer is unusable, `out` holds something else or is damaged, or the disk is full.
+    """
+    base, report = base or Path.cwd(), progress or (lambda stage, done, total: None)
+    source = open_source(config, base)
+    given = Tokenizer.load(base / Path(config.tokenizer).expanduser()) if config.tokenizer else None
+    if given and given.vocab_size > vocab_size:
+        raise UserError(
+            f"{config.tokenizer}: {given.vocab_size} tokens, more than model.vocab_size = {vocab_size}: raise that"
+        )
+    scan = _scan(source, config.held_out_fraction, report)
+    fim = {"rate": config.fim_rate, "seed": config.seed} if config.fim_rate else None
+    content = {"format": FORMAT, "documents": scan.sha256, "fim": fim}
+    inputs = canonical_sha256({**content, "vocab_size": vocab_size, "tokenizer": given.sha256 if given else None})
+    if out.exists():
+        return _reuse(out, inputs)
+    tokenizer = given or _train(source, scan, vocab_size, report)
+    token_bytes = 2 if vocab_size <= 2**16 else 4
+    fingerprint = canonical_sha256({**content, "tokenizer": tokenizer.sha256, "token_bytes": token_bytes})
+    with atomic_folder(out) as folder:
+        tokenizer.save(folder / "tokenizer.json")
+        writer = _Writer(folder, token_bytes)
+        _tokenise(source, scan, config, tokenizer, writer, report)
+        splits = writer.close()
+        manifest = Manifest(
+            format=FORMAT,
+            fingerprint=fingerprint,
+            inputs=inputs,
+            source=source.name,
+            licences=scan.licences,
+            config=config,
+            vocab_size=vocab_size,
+            token_bytes=token_bytes,
+            duplicates=scan.duplicates,
+            skipped=tuple(scan.skipped),
+            train=splits["train"],
+            heldout=splits["heldout"],
+            tokenizer_sha256=tokenizer.sha256,
+            files=tuple(
+                FileEntry(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
+                for path in sorted(folder.iterdir())
+            ),
+            versions={
+                "clearseek": clearseek.__version__,
+                "python": platform.python_version(),
+                "tokenizers": version("tokenizers"),
+            },
+        )
+        (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return manifest
+
+
+def held_out_bytes(folder: Path) -> bytes:
+    """The held-out documents' bytes, one after another. Raises UserError when they are not those of the manifest."""
+    entry = next(entry for entry in read_manifest(folder).files if entry.name == "heldout.txt")
+    try:
+        content = (folder / entry.name).read_bytes()
+    except OSError as error:
+        raise UserError(f"{folder / entry.name}: cannot read: {error.strerror}; prepare the data again") from None
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise UserError(f"{folder / entry.name}: changed file: delete {folder} and prepare the data again")
+    return content
+
+
+def split_of(sha256: str, held_out_fraction: float) -> Split:
+    """The half that a document with this SHA-256 (hex) belongs to."""
+    return "heldout" if int(sha256[:16], 16) < held_out_fraction * 2**64 else "train"
+
+
+@dataclass
+class _Scan:
+    """What the first reading found: for each distinct document its hash, half and size, in order."""
+
+    entries: list[tuple[str, Split, int]] = field(default_factory=list)
+    licences: dict[str, int] = field(default_factory=Counter)
+    duplicates: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def sha256(self) -> str:
+        return documents_sha256((sha256, split) for sha256, split, _ in self.entries)
+
+
+def _scan(source: Source, held_out_fraction: float, report: Progress) -> _Scan:
+    scan, seen = _Scan(), set[str]()
+    for document in source.documents(scan.skipped):
+        if document.sha256 in seen:
+            scan.duplicates += 1
+            continue
+        seen.add(document.sha256)
+        scan.entries.append((document.sha256, split_of(document.sha256, held_out_fraction), document.bytes))
+        scan.licences[document.licence] += 1
+        report("read", len(scan.entries), 0)
+    counts = Counter(split for _, split, _ in scan.entries)
+    if not counts["train"] or (held_out_fraction and not counts["heldout"]):
+        raise UserError(
+            f"data.held_out_fraction = {held_out_fraction} leaves {counts['train']} documents for training and "
+            f"{counts['heldout']} held out, of {len(scan.entries)}: change it, or add documents"
+        )
+    return scan
+
+
+def _again(source: Source, scan: _Scan) -> Iterator[tuple[Document, Split]]:
+    """The distinct documents once more, which must be the ones that were scanned."""
+    seen = set[str]()
+    for document in source.documents():
+        if document.sha256 in seen:
+            continue
+        at = len(seen)
+        seen.add(document.sha256)
+        if at >= len(scan.entries) or scan.entries[at][0] != document.sha256:
+            raise UserError(f"{document.id}: changed while the data was prepared: start again once it is complete")
+        yield document, scan.entries[at][1]
+    if len(seen) != len(scan.entries):
+        raise UserError(f"{source.name}: documents vanished while the data was prepared: start again")
+
+
+def _reuse(out: Path, inputs: str) -> Manifest:
+    manifest = read_manifest(out)
+    if manifest.inputs != inputs:
+        raise UserError(
+            f"{out}: holds data prepared from other documents or settings: delete it, or choose another folder"
+        )
+    check_files(out, manifest)
+    return manifest
+
+
+def _train(source: Source, scan: _Scan, vocab_size: int, report: Progress) -> Tokenizer:
+    total, sample = 0, set[str]()
+    for sha256, split, size in sorted(scan.entries):
+        if split == "train" and total < TOKENIZER_SAMPLE_BYTES:
+            sample.add(sha256)
+            total += size
+    report("tokenizer", 0, total)
+    tokenizer = tokenizers.train(
+        (document.text for document, _ in _again(source, scan) if document.sha256 in sample), vocab_size
+    )
+    report("tokenizer", total, total)
+    return tokenizer
+
+
+def _tokenise(
+    source: Source, scan: _Scan, config: DataConfig, tokenizer: Tokenizer, writer: _Writer, report: Progress
+) -> None:
+    total = sum(size for _, _, size in scan.entries)
+    done = size = 0
+    batch: list[tuple[Document, Split]] = []
+    for document, split in _again(source, scan):
+        batch.append((document, split))
+        size += document.bytes
+        if size >= BATCH_BYTES:
+            _write_batch(batch, config, tokenizer, writer)
+            done, size, batch = done + size, 0, []
+            report("tokenise", done, total)
+    _write_batch(batch, config, tokenizer, writer)
+    report("tokenise", total, total)
+
+
+def _write_batch(
+    batch: list[tuple[Document, Split]], config: DataConfig, tokenizer: Tokenizer, writer: _Writer
+) -> None:
+    """Tokenise documents together and write each: ``bos text eos``, or rearranged (see `fim`)."""
+    pieces: list[tuple[str, ...]] = []
+    for document, split in batch:
+        rate = config.fim_rate if split == "train" else 0.0
+        cut = rearranged(document.text, document.sha256, rate, config.seed)
+        pieces.append((cut[0], cut[2], cut[1]) if cut else (document.text,))
+    encoded = iter(tokenizer.encode_batch([piece for group in pieces for piece in group]))
+    bos, eos = [tokenizer.bos_id], [tokenizer.eos_id]
+    for (document, split), group in zip(batch, pieces, strict=True):
+        fim = len(group) == 3
+        if fim:
+            marks = [tokenizer.id_of(mark) for mark in (tokenizers.FIM_BEGIN, tokenizers.FIM_HOLE, tokenizers.FIM_END)]
+            ids = bos + [i for mark in marks for i in (mark, *next(encoded))] + eos
+        else:
+            ids = bos + next(encoded) + eos
+        writer.write(document, split, fim, ids)
+
+
+class _Writer:
+    """Streams documents into a folder's shards, offsets, document list and held-out text."""
+
+    def __init__(self, folder: Path, token_bytes: int) -> None:
+        self._folder = folder
+        self._dtype = np.dtype(f"<u{token_bytes}")
+        self._documents = (folder / "documents.jsonl").open("wb")
+        self._text = (folder / "heldout.txt").open("wb")
+        self._offsets: dict[Split, list[int]] = {split: [0] for split in SPLITS}
+        self._bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+
+    def write(self, document: Document, split: Split, fim: bool, ids: list[int]) -> None:
+        entry = DocumentEntry(
+            id=document.id,
+            sha256=document.sha256,
+            bytes=document.bytes,
+            licence=document.licence,
+            source=document.source,
+            split=split,
+            tokens=len(ids),
+            fim=fim,
+        )
+        self._documents.write(entry.model_dump_json().encode() + b"\n")
+        if split == "heldout":
+            self._text.write(document.text.encode())
+        self._bytes[split] += document.bytes
+        start = self._offsets[split][-1]
+        self._offsets[split].append(start + len(ids))
+        self._append(split, start, np.array(ids, dtype=self._dtype))
+
+    def _append(self, split: Split, start: int, tokens: np.ndarray) -> None:
+        """Write tokens whose first has position `start` in the split; a shard is full at SHARD_BYTES."""
+        per_shard = SHARD_BYTES // self._dtype.itemsize
+        while len(tokens):
+            room = per_shard - start % per_shard
+            with (self._folder / f"{split}-{start // per_shard:05d}.bin").open("ab") as file:
+                file.write(tokens[:room].tobytes())
+            start, tokens = start + room, tokens[room:]
+
+    def close(self) -> dict[Split, SplitEntry]:
+        """Finish all files; returns each half's counts."""
+        for file in (self._documents, self._text):
+            file.close()
+        for split in SPLITS:
+            offsets = np.array(self._offsets[split], dtype="<i8")
+            (self._folder / f"{split}.offsets").write_bytes(offsets.tobytes())
+        return {
+            split: SplitEntry(
+                documents=len(self._offsets[split]) - 1,
+                bytes=self._bytes[split],
+                tokens=self._offsets[split][-1],
+                shards=tuple(sorted(path.name for path in self._folder.glob(f"{split}-*.bin"))),
+            )
+            for split in SPLITS
+        }
