@@ -1,0 +1,77 @@
+# ruff: noqa: RUF001
+"""The small files beside the weights: tokenizer settings, chat template, generation settings.
+
+The template has DeepSeek-V3's form: the beginning-of-text token, the system text bare, then for each turn
+``<｜User｜>question<｜Assistant｜>answer<｜end▁of▁sentence｜>``. The ``generation`` tags around what the assistant
+writes let a trainer mask everything else (without them ``assistant_only_loss`` trains on nothing); inference engines
+skip them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from clearseek.data.tokenizer import BOS, EOS, PAD, Tokenizer
+from clearseek.errors import UserError
+
+CHAT_TEMPLATE = (
+    "{{- bos_token -}}"
+    "{%- set ns = namespace(first_system=true) -%}"
+    "{%- for message in messages if message['role'] == 'system' -%}"
+    "{{- ('' if ns.first_system else '\n\n') + message['content'] -}}"
+    "{%- set ns.first_system = false -%}"
+    "{%- endfor -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'user' -%}"
+    "{{- '<｜User｜>' + message['content'] -}}"
+    "{%- elif message['role'] == 'assistant' -%}"
+    "{{- '<｜Assistant｜>' -}}"
+    "{%- generation -%}{{- message['content'] + eos_token -}}{%- endgeneration -%}"
+    "{%- elif message['role'] != 'system' -%}"
+    "{{- raise_exception('unknown role: ' + message['role']) -}}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<｜Assistant｜>' -}}{%- endif -%}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialIds:
+    """Ids of the tokens that engines must know."""
+
+    bos: int
+    eos: int
+    pad: int
+    """The end-of-text token's, when the tokenizer has none of its own."""
+
+
+def special_ids(tokenizer: Tokenizer, vocab_size: int) -> SpecialIds:
+    """Look the ids up. Raises UserError when the tokenizer has ids beyond the `vocab_size` rows of the embedding."""
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, and the embedding vocab_size = {vocab_size} rows: "
+            "export with the tokenizer that the model was trained with"
+        )
+    try:
+        pad = tokenizer.id_of(PAD)
+    except UserError:
+        pad = tokenizer.eos_id
+    return SpecialIds(bos=tokenizer.bos_id, eos=tokenizer.eos_id, pad=pad)
+
+
+def tokenizer_config(ids: SpecialIds, max_length: int) -> dict[str, Any]:
+    """The content of tokenizer_config.json; `max_length` is the model's, in tokens."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "pad_token": EOS if ids.pad == ids.eos else PAD,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": max_length,
+    }
+
+
+def generation_config(ids: SpecialIds) -> dict[str, Any]:
+    """The content of generation_config.json."""
+    return {"bos_token_id": ids.bos, "eos_token_id": [ids.eos], "pad_token_id": ids.pad}
