@@ -162,6 +162,12 @@ class DeepSeekModel(nn.Module):
         for buffer in self.buffers():
             buffer.zero_()
 
+    def set_dtype(self, dtype: torch.dtype) -> DeepSeekModel:
+        """Convert all weights to `dtype`; the routers' balance biases stay FP32. Returns the model."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+        return self
+
     def _run(
         self, tokens_BS: Tensor, caches: list[LatentCache] | None, balance: bool
     ) -> tuple[Tensor, list[Routing], Tensor]:

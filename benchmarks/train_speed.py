@@ -1,0 +1,177 @@
+"""Training speed of ClearSeek against transformers' own DeepSeek-V3, on the same work.
+
+Both train the same shapes, batch, precision and optimiser in one process, step about. The peer gets its fastest settings:
+every pair of attention and expert implementation is tried first and the best is kept. MTP is left out, since the peer
+cannot train it. ``python benchmarks/train_speed.py`` prints a table and writes ``benchmarks/results/train_speed.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from clearseek.config import ModelConfig, OptimizerConfig, load_recipe
+from clearseek.hub.layout import flops_per_token
+from clearseek.machine import describe, keep_heap, measure_matmul_rate
+from clearseek.model.transformer import DeepSeekModel
+from clearseek.train.optimizer import MasterOptimizer, gradient_norm
+
+RESULT = Path(__file__).parent / "results" / "train_speed.json"
+LARGE: dict[str, Any] = {  # about eight times the quickstart's matrix work per token
+    "hidden_size": 512,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "q_lora_rank": 256,
+    "kv_lora_rank": 256,
+    "intermediate_size": 1536,
+    "moe_intermediate_size": 256,
+    "n_routed_experts": 32,
+    "vocab_size": 8192,
+    "first_k_dense_replace": 1,
+}
+Step = Callable[[torch.Tensor], float]
+
+
+def stepper(model: torch.nn.Module, loss: Callable[[torch.Tensor], torch.Tensor], config: OptimizerConfig) -> Step:
+    """One full training step: forward, backward, clip, update of FP32 masters."""
+    optimizer = MasterOptimizer(model.named_parameters(), config)
+
+    def step(tokens: torch.Tensor) -> float:
+        value = loss(tokens)
+        value.backward()
+        gradients = [p.grad.float() if p.grad is not None else torch.zeros_like(p, dtype=torch.float32)
+                     for p in model.parameters()]
+        model.zero_grad()
+        optimizer.step(gradients, gradient_norm(gradients), 1.0)
+        return value.item()
+
+    return step
+
+
+def ours(config: ModelConfig, dtype: torch.dtype, optimizer: OptimizerConfig) -> Step:
+    """ClearSeek's training step, balance loss and bias update included."""
+    model = DeepSeekModel(config)
+    model.initialise(0)
+    model.set_dtype(dtype)
+
+    def loss(tokens: torch.Tensor) -> torch.Tensor:
+        losses = model.loss(tokens, balance_weight=1e-4)
+        model.update_biases(losses.load_LE, 1e-3)
+        return losses.total
+
+    return stepper(model, loss, optimizer)
+
+
+def peer(config: ModelConfig, dtype: torch.dtype, optimizer: OptimizerConfig, attention: str, experts: str) -> Step:
+    """transformers' training step: its model, its loss; no balancing, which it does not have."""
+    fields = config.model_dump(exclude={"scoring_func", "topk_method", "rope_scaling", "num_nextn_predict_layers"})
+    rope = {"rope_theta": config.rope_theta, "rope_type": "default"}
+    theirs = transformers.DeepseekV3Config(
+        **fields, num_key_value_heads=config.num_attention_heads, rope_parameters=rope, use_cache=False,
+        experts_implementation=experts, attn_implementation=attention,
+    )  # fmt: skip
+    model = transformers.DeepseekV3ForCausalLM(theirs).to(dtype).train()
+
+    def loss(tokens: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = model(input_ids=tokens, labels=tokens).loss
+        return value
+
+    return stepper(model, loss, optimizer)
+
+
+def timed(step: Step, tokens: torch.Tensor) -> float:
+    start = time.perf_counter()
+    step(tokens)
+    return time.perf_counter() - start
+
+
+def best_peer(config: ModelConfig, dtype: torch.dtype, optimizer: OptimizerConfig, tokens: torch.Tensor) -> tuple[str, Step]:
+    """The peer's fastest settings on these shapes (best of three steps each)."""
+    tried: dict[str, float] = {}
+    for attention in ("sdpa", "eager"):
+        for experts in ("eager", "grouped_mm", "batched_mm"):
+            if experts == "batched_mm" and tokens.numel() > 2048:
+                continue  # copies a weight matrix per token: gigabytes at these sizes
+            step = peer(config, dtype, optimizer, attention, experts)
+            timed(step, tokens)
+            tried[f"{attention}, {experts}"] = min(timed(step, tokens) for _ in range(2))
+    best = min(tried, key=lambda name: tried[name])
+    print("  peer settings tried:", {name: f"{seconds:.2f} s" for name, seconds in tried.items()})
+    attention, experts = best.split(", ")
+    return best, peer(config, dtype, optimizer, attention, experts)
+
+
+def compare(name: str, config: ModelConfig, batch: int, length: int, rounds: int, optimizer: OptimizerConfig,
+            dtype: torch.dtype, peak: float) -> dict[str, Any]:  # fmt: skip
+    """Interleave both and report medians."""
+    print(f"{name}: hidden {config.hidden_size}, {config.num_hidden_layers} layers, {config.n_routed_experts} experts, "
+          f"batch {batch} x {length}, {optimizer.name}")  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randint(0, config.vocab_size, (batch, length + 1), generator=generator) for _ in range(rounds)]
+    settings, their_step = best_peer(config, dtype, optimizer, batches[0][:, :length])
+    our_step = ours(config, dtype, optimizer)
+    timed(our_step, batches[0]), timed(their_step, batches[0][:, :length])
+    our_times, their_times = [], []
+    for tokens in batches:
+        our_times.append(timed(our_step, tokens))
+        their_times.append(timed(their_step, tokens[:, :length]))
+    tokens_per_step = batch * length
+    flops = flops_per_token(config, length, mtp=False)
+    our_rate = tokens_per_step / statistics.median(our_times)
+    their_rate = tokens_per_step / statistics.median(their_times)
+    result = {
+        "clearseek_tokens_per_second": our_rate,
+        "transformers_tokens_per_second": their_rate,
+        "ratio": our_rate / their_rate,
+        "ratios": [t / o for o, t in zip(our_times, their_times, strict=True)],
+        "transformers_settings": settings,
+        "clearseek_percent_of_matmul_peak": 100 * our_rate * flops / peak,
+        "transformers_percent_of_matmul_peak": 100 * their_rate * flops / peak,
+        "flops_per_token": flops,
+        "batch": batch,
+        "sequence_length": length,
+        "optimizer": optimizer.name,
+        "model": config.model_dump(mode="json"),
+    }
+    print(f"  ClearSeek {our_rate:,.0f} tokens/s ({result['clearseek_percent_of_matmul_peak']:.0f} % of matmul peak), "
+          f"transformers {their_rate:,.0f} ({result['transformers_percent_of_matmul_peak']:.0f} %, {settings}): "
+          f"{result['ratio']:.2f}x")  # fmt: skip
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", choices=("quickstart", "large"))
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    keep_heap()
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    recipe = load_recipe("quickstart", ["model.num_nextn_predict_layers=0"])
+    dtype = torch.bfloat16
+    peak = measure_matmul_rate(dtype, torch.device("cpu"))
+    report: dict[str, Any] = {"machine": describe(), "transformers": transformers.__version__,
+                              "dtype": str(dtype), "matmul_peak_flops": peak, "results": {}}  # fmt: skip
+    print(f"matmul peak {peak / 1e9:.0f} GFLOP/s in {dtype}")
+    if arguments.only != "large":
+        report["results"]["quickstart"] = compare(
+            "quickstart", recipe.model, recipe.train.batch_size, recipe.data.sequence_length, arguments.rounds,
+            recipe.optimizer, dtype, peak)  # fmt: skip
+    if arguments.only != "quickstart":
+        large = ModelConfig(**(recipe.model.model_dump() | LARGE))
+        report["results"]["large"] = compare(
+            "large", large, 16, recipe.data.sequence_length, arguments.rounds, recipe.optimizer, dtype, peak)  # fmt: skip
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

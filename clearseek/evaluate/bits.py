@@ -1,0 +1,84 @@
+"""Bits per byte: how well a model predicts text, whatever its tokenizer.
+
+The cross-entropy of every held-out token, summed, in bits, over the bytes of the held-out documents: the size an
+arithmetic coder driven by the model would compress them to. That makes it comparable with any compressor run on the same
+bytes (Gao et al., "The Pile", 2020, section 3.1), so ``gzip`` and ``xz`` are the yardsticks.
+
+Windows overlap by half, and only the second half of each counts (all of the first window), so that every token is predicted
+from at least half a window of context.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clearseek.model.loss import token_losses
+from clearseek.model.transformer import DeepSeekModel
+
+
+@torch.no_grad()
+def held_out_bits(
+    model: DeepSeekModel,
+    tokens: NDArray[np.integer],
+    window: int,
+    batch: int = 32,
+    windows: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[float, int]:
+    """Total cross-entropy of a token stream.
+
+    Args:
+        model: The model.
+        tokens: Token ids; all but the first are predicted.
+        window: Tokens the model sees at once.
+        batch: Windows per forward pass.
+        windows: Which windows to take, by index (see :func:`window_count`); all by default.
+        progress: Called with windows done and windows in all.
+
+    Returns:
+        (bits, tokens predicted).
+    """
+    stride = max(1, window // 2)
+    chosen = list(range(window_count(len(tokens), window))) if windows is None else list(windows)
+    device = model.head_weight.device
+    nats, predicted = 0.0, 0
+    for first in range(0, len(chosen), batch):
+        part = chosen[first : first + batch]
+        inputs = np.zeros((len(part), window), dtype=np.int64)
+        targets = np.full((len(part), window), -1, dtype=np.int64)
+        for row, index in enumerate(part):
+            start = index * stride
+            piece = np.asarray(tokens[start : start + window + 1], dtype=np.int64)
+            inputs[row, : len(piece) - 1] = piece[:-1]
+            fresh = 0 if index == 0 else window - stride
+            targets[row, fresh : len(piece) - 1] = piece[1 + fresh :]
+        hidden = model(torch.from_numpy(inputs).to(device)).flatten(0, 1)
+        target = torch.from_numpy(targets).to(device).flatten()
+        counted = (target >= 0).nonzero().squeeze(1)
+        losses = token_losses(hidden.index_select(0, counted), model.head_weight, target.index_select(0, counted))
+        nats += losses.double().sum().item()
+        predicted += counted.numel()
+        if progress is not None:
+            progress(first + len(part), len(chosen))
+    return nats / math.log(2), predicted
+
+
+def window_count(tokens: int, window: int) -> int:
+    """Half-overlapping windows that predict every token but the first of a stream of `tokens`."""
+    stride = max(1, window // 2)
+    return 1 if tokens <= window + 1 else 1 + -(-(tokens - 1 - window) // stride)
+
+
+def compressed_bits_per_byte(data: bytes) -> dict[str, float]:
+    """What ``gzip -9`` and ``xz -9 -e`` need for the same bytes, in bits per byte."""
+    return {
+        "gzip -9": 8 * len(gzip.compress(data, 9, mtime=0)) / len(data),
+        "xz -9 -e": 8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(data),
+    }

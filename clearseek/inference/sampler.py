@@ -1,0 +1,80 @@
+"""Text from a model, one token at a time, with a cache of latents.
+
+The prompt goes through the model once; after that each step feeds one token and reads what the layers remember: a
+latent and one rotary key per token (DeepSeek-V2 report, section 2.1).
+
+Shapes: S prompt tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clearseek.errors import UserError
+from clearseek.model.transformer import DeepSeekModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn."""
+
+    temperature: float = 0.8
+    """Divides the logits; 0 takes the likeliest token."""
+    top_p: float = 0.95
+    """Draw from the fewest likeliest tokens that hold this much probability."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature = {self.temperature}: use a number from 0 up")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top-p = {self.top_p}: use a number above 0 and up to 1")
+
+
+@torch.no_grad()
+def generate(
+    model: DeepSeekModel, prompt: Sequence[int], max_tokens: int, sampling: Sampling, stop: frozenset[int] = frozenset()
+) -> Iterator[int]:
+    """Yield up to `max_tokens` new tokens, ending before one in `stop` or at the model's longest sequence.
+
+    Args:
+        model: The model.
+        prompt: Token ids, at least one, shorter than the model's `max_position_embeddings`.
+        max_tokens: Most tokens to draw.
+        sampling: How to draw.
+        stop: Tokens that end the text; they are not yielded.
+
+    Raises:
+        UserError: the prompt is empty or fills the model's context.
+    """
+    longest = model.config.max_position_embeddings
+    if not prompt:
+        raise UserError("the prompt is empty")
+    if len(prompt) >= longest:
+        raise UserError(f"the prompt has {len(prompt)} tokens, but the model sees at most {longest}: shorten it")
+    device = model.head_weight.device
+    draw = torch.Generator().manual_seed(sampling.seed)
+    caches = model.new_caches()
+    tokens = torch.tensor([list(prompt)], dtype=torch.int64, device=device)
+    for _ in range(min(max_tokens, longest - len(prompt))):
+        hidden_D = model(tokens, caches)[0, -1]
+        token = pick((model.head_weight @ hidden_D).float().cpu(), sampling, draw)
+        if token in stop:
+            return
+        yield token
+        tokens = torch.tensor([[token]], dtype=torch.int64, device=device)
+
+
+def pick(logits_V: Tensor, sampling: Sampling, draw: torch.Generator) -> int:
+    """Draw one token from FP32 logits [V] by temperature and top-p."""
+    if sampling.temperature == 0:
+        return int(logits_V.argmax())
+    p_V, index_V = (logits_V / sampling.temperature).softmax(-1).sort(descending=True, stable=True)
+    before_V = p_V.cumsum(-1) - p_V
+    p_V = p_V.masked_fill(before_V >= sampling.top_p, 0.0)
+    return int(index_V[torch.multinomial(p_V, 1, generator=draw)])

@@ -1,0 +1,140 @@
+"""The run folder: what a training run leaves behind, and where.
+
+    recipe.json        every setting, resolved
+    data/              token shards, tokenizer, manifest (or elsewhere, as given)
+    transcript.jsonl   what happened, hash-chained: the same bytes in every identical run
+    metrics.jsonl      speed and expert loads per step: differs from run to run
+    checkpoints/       everything needed to go on
+    pictures/          loss curve, expert loads
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clearseek.config import Recipe, parse_recipe, recipe_json
+from clearseek.errors import UserError
+from clearseek.files import write_atomic, writing
+from clearseek.model.transformer import DeepSeekModel
+from clearseek.train import checkpoint
+from clearseek.train.display import StepRecord
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe, as canonical JSON."""
+        return self.root / "recipe.json"
+
+    @property
+    def data(self) -> Path:
+        """Token shards, unless the run was given others."""
+        return self.root / "data"
+
+    @property
+    def transcript(self) -> Path:
+        """The hash-chained record."""
+        return self.root / "transcript.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """Speed and expert loads, one JSON line a step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of pictures."""
+        return self.root / "pictures"
+
+    def read_recipe(self) -> Recipe:
+        """The recipe the run was made with. Raises UserError when this is no run folder."""
+        try:
+            raw = json.loads(self.recipe.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{self.root}: not a run folder: it has no {self.recipe.name}") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.recipe}: cannot read: {error}") from None
+        return parse_recipe(raw, str(self.recipe))
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Record the resolved recipe."""
+        write_atomic(self.recipe, recipe_json(recipe) + "\n")
+
+    def tokenizer(self) -> Path:
+        """The tokenizer of the newest checkpoint's data."""
+        return Path(self._latest_state()["data"]) / "tokenizer.json"
+
+    def load_model(self, step: int | None = None, dtype: torch.dtype = torch.float32) -> tuple[DeepSeekModel, int]:
+        """The model of a checkpoint (the newest unless `step` says which), and its step.
+
+        Raises UserError when there is none, or when it is damaged.
+        """
+        saved = checkpoint.load(self._checkpoint(step))
+        return model_of(self.read_recipe(), saved.tensors, dtype), saved.step
+
+    def _checkpoint(self, step: int | None) -> Path:
+        path = checkpoint.latest(self.checkpoints) if step is None else checkpoint.find(self.checkpoints, step)
+        if path is None:
+            raise UserError(f"{self.root}: no checkpoint yet: train first, or give another run folder")
+        return path
+
+    def _latest_state(self) -> dict[str, Any]:
+        return checkpoint.load(self._checkpoint(None)).state
+
+
+def model_of(recipe: Recipe, tensors: dict[str, dict[str, torch.Tensor]], dtype: torch.dtype) -> DeepSeekModel:
+    """A model with the weights of a checkpoint."""
+    with torch.device("meta"):
+        model = DeepSeekModel(recipe.model)
+    model.load_state_dict({**tensors["weights"], **tensors["buffers"]}, assign=True)
+    return model.set_dtype(dtype).requires_grad_(False)
+
+
+class Metrics:
+    """``metrics.jsonl``: one line a step, cut back to the checkpoint on resume."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Open for appending after `step`; later lines, and an unfinished last one, are dropped."""
+        self._path = path
+        kept = [line for line in read_metrics(path) if line["step"] <= step] if step else []
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+        with writing(path):
+            self._file = path.open("a", encoding="utf-8")
+
+    def append(self, record: StepRecord, load_LE: torch.Tensor) -> None:
+        """Add a step's record and its tokens per expert [L, E]."""
+        with writing(self._path):
+            self._file.write(json.dumps({**asdict(record), "load": load_LE.tolist()}) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Complete lines of a metrics file; none where there is no file."""
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines

@@ -1,0 +1,304 @@
+"""The training loop: a recipe and a run folder in, a trained model out, every step a function of what came before.
+
+A step is: the batch (a pure function of fingerprint, seed and step), forward and backward per micro-batch, gradients
+summed in a fixed binary tree, a check that all is finite, clip, optimiser, balance biases, one line of transcript. The
+only state is in the checkpoint: FP32 weights, balance biases, optimiser, and a few integers; a resumed run continues to
+the bit. Ctrl-C and SIGTERM finish the step, save, and end the run cleanly.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clearseek.config import Recipe
+from clearseek.data.loader import Loader, Stream
+from clearseek.errors import UserError
+from clearseek.evaluate.bits import held_out_bits, window_count
+from clearseek.hub.layout import flops_per_token
+from clearseek.machine import Precision, bit_environment, keep_heap, pick_precision
+from clearseek.model.transformer import DeepSeekModel, Losses
+from clearseek.train import checkpoint
+from clearseek.train.accumulate import TreeSum
+from clearseek.train.display import Display, StepRecord
+from clearseek.train.optimizer import MasterOptimizer, gradient_norm
+from clearseek.train.run import Metrics, RunFolder
+from clearseek.train.schedule import multiplier, value_at
+from clearseek.train.transcript import Step, Transcript, hash_tensors
+from clearseek.train.transcript import verify as verify_transcript
+
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training run ended."""
+
+    steps: int
+    """Steps taken in all."""
+    finished: bool
+    """Whether these are all the recipe asks for; False after Ctrl-C or SIGTERM."""
+    weights_sha256: str
+    """SHA-256 of the FP32 weights and balance biases."""
+    seconds: float
+    """Time spent in steps by this process."""
+
+
+class Trainer:
+    """One run in progress.
+
+    Args:
+        recipe: What to do.
+        run: Where to write.
+        data: Folder of token shards.
+        device: ``cpu`` or ``cuda``.
+        resume: Go on from a checkpoint instead of starting; the recipe must be the one the run was begun with.
+        from_step: With `resume`, the checkpoint to go on from; the newest by default.
+
+    Raises:
+        UserError: the run folder is in use or of another recipe, data were changed, a checkpoint is damaged, ...
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        data: Path,
+        device: str = "cpu",
+        resume: bool = False,
+        from_step: int | None = None,
+    ) -> None:
+        self.recipe, self.run, self.data, self.device = recipe, run, data.resolve(), torch.device(device)
+        settle_numerics(recipe.train.threads)
+        self.precision = _precision(recipe, run, device, resume)
+        lookahead = 1 + recipe.model.num_nextn_predict_layers
+        self.loader = Loader(
+            data, "train", recipe.data.sequence_length, recipe.train.batch_size, recipe.data.seed, lookahead
+        )
+        self.loader.verify()
+        self.held_out = _held_out(data)
+        self.model = DeepSeekModel(recipe.model)
+        self.model.initialise(recipe.train.seed)
+        self.model.to(self.device).set_dtype(self.precision.dtype)
+        self.optimizer = MasterOptimizer(self.model.named_parameters(), recipe.optimizer)
+        self.step = 0
+        header = {
+            "recipe": recipe.model_dump(mode="json"),
+            "data_fingerprint": self.loader.fingerprint,
+            "environment": bit_environment(self.precision.dtype, 1, device),
+        }
+        if resume:
+            self.transcript = self._resume(header, from_step)
+        else:
+            self.transcript = Transcript.open(run.transcript, header)
+            run.write_recipe(recipe)
+        self.metrics = Metrics(run.metrics, self.step)
+        self._stop = False
+        micro = recipe.train.micro_batch_size or recipe.train.batch_size
+        self._micro_batches = recipe.train.batch_size // micro
+        self._flops_per_step = (
+            flops_per_token(recipe.model, recipe.data.sequence_length)
+            * recipe.train.batch_size
+            * recipe.data.sequence_length
+        )
+
+    def _resume(self, header: dict[str, Any], from_step: int | None) -> Transcript:
+        folder = self.run.checkpoints
+        path = checkpoint.latest(folder) if from_step is None else checkpoint.find(folder, from_step)
+        if path is None:
+            return Transcript.resume(self.run.transcript, header, 0)
+        saved = checkpoint.load(path)
+        transcript = Transcript.resume(self.run.transcript, header, saved.step, saved.state["transcript_head"])
+        self.optimizer.load(saved.tensors["weights"], saved.tensors["optimizer"])
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(saved.tensors["buffers"][name])
+        checkpoint.discard_after(folder, saved.step)
+        self.step = saved.step
+        return transcript
+
+    def train(self, display: Display) -> Outcome:
+        """Take the remaining steps."""
+        steps, began = self.recipe.train.steps, time.perf_counter()
+        try:
+            with _finish_step_on_signal(self):
+                while self.step < steps and not self._stop:
+                    self._one_step(display)
+                    if self.step % self.recipe.train.checkpoint_every == 0 or self.step == steps or self._stop:
+                        self._save()
+        finally:
+            self.transcript.close()
+            self.metrics.close()
+        return Outcome(self.step, self.step == steps, self.weights_hash(), time.perf_counter() - began)
+
+    def stop(self) -> None:
+        """End the run after the current step, with a checkpoint."""
+        self._stop = True
+
+    def weights_hash(self) -> str:
+        """SHA-256 of the FP32 weights and balance biases."""
+        return hash_tensors([*self.optimizer.weights().items(), *self.model.named_buffers()])
+
+    def _one_step(self, display: Display) -> None:
+        train, started, step = self.recipe.train, time.perf_counter(), self.step + 1
+        gradients, loss, mtp_loss, load_LE = self._gradients(step)
+        norm = gradient_norm(gradients)
+        self._refuse_non_finite(step, loss, mtp_loss, norm.item())
+        factor = multiplier(self.recipe.optimizer.schedule, step, train.steps)
+        self.optimizer.step(gradients, norm, factor)
+        if self.recipe.model.topk_method == "noaux_tc":
+            speed = value_at(step, train.steps, train.bias_update_until, train.bias_update_speed, 0.0)
+            self.model.update_biases(load_LE, speed)
+        seconds = time.perf_counter() - started
+        self.step = step
+        record = StepRecord(
+            step=step,
+            loss=loss,
+            mtp_loss=mtp_loss,
+            grad_norm=norm.item(),
+            lr=self.recipe.optimizer.learning_rate * factor,
+            tokens_per_second=train.batch_size * self.recipe.data.sequence_length / seconds,
+            mfu=self._flops_per_step / seconds / max(self.precision.rates.values()),
+            balance=(load_LE.amax(1) / load_LE.double().mean(1)).tolist() if load_LE.numel() else [],
+            held_out_bpb=self._evaluate(step),
+        )
+        self._record(record, load_LE)
+        display.update(record)
+
+    def _gradients(self, step: int) -> tuple[list[Tensor], float, float | None, Tensor]:
+        """FP32 gradients of the batch, its losses in nats per token, and tokens per expert [L, E]."""
+        train = self.recipe.train
+        tokens = torch.from_numpy(self.loader.batch(step - 1).tokens).to(self.device)
+        mtp_weight = value_at(step, train.steps, train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight_final)
+        sums, load_LE = TreeSum(), torch.zeros((), dtype=torch.int64)
+        for micro in tokens.chunk(self._micro_batches):
+            losses: Losses = self.model.loss(micro, train.balance_loss_weight, mtp_weight)
+            (losses.total / self._micro_batches).backward()  # type: ignore[no-untyped-call]
+            gradients = [_gradient(parameter) for parameter in self.model.parameters()]
+            scalars = torch.stack([losses.main, losses.main if losses.mtp is None else losses.mtp])
+            sums.push([*gradients, scalars / self._micro_batches])
+            load_LE = load_LE + losses.load_LE.cpu()
+        *gradients, scalars = sums.result()
+        loss, mtp_loss = scalars.tolist()
+        return gradients, loss, mtp_loss if self.recipe.model.num_nextn_predict_layers else None, load_LE
+
+    def _refuse_non_finite(self, step: int, loss: float, mtp_loss: float | None, norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(mtp_loss or 0.0) and math.isfinite(norm):
+            return
+        documents = self.loader.documents(step - 1)
+        shown = ", ".join(documents[:20]) + (f" and {len(documents) - 20} more" if len(documents) > 20 else "")
+        last = checkpoint.latest(self.run.checkpoints)
+        raise UserError(
+            f"step {step}: loss {loss}, MTP loss {mtp_loss}, gradient norm {norm}: not finite, so training stopped before "
+            f"the weights were touched. The batch held {shown}. "
+            + (f"The last good checkpoint is {last}. " if last else "There is no checkpoint yet. ")
+            + "Lower optimizer.learning_rate (or muon_learning_rate), lengthen the warm-up, or look at these documents."
+        )
+
+    def _evaluate(self, step: int) -> float | None:
+        """Held-out bits per byte: from a fixed sample of windows now and then, from all of them at the end."""
+        train, length = self.recipe.train, self.recipe.data.sequence_length
+        last = step == train.steps
+        if self.held_out is None or not (last or (train.eval_every and step % train.eval_every == 0)):
+            return None
+        tokens, held_out_bytes = self.held_out
+        count = window_count(len(tokens), length)
+        sample = None if last else np.linspace(0, count - 1, min(count, train.eval_sequences)).astype(int).tolist()
+        bits, predicted = held_out_bits(self.model, tokens, length, windows=sample)
+        return bits / predicted * (len(tokens) - 1) / held_out_bytes
+
+    def _record(self, record: StepRecord, load_LE: Tensor) -> None:
+        train = self.recipe.train
+        hashed = record.step % train.hash_every == 0 or record.step == train.steps
+        self.transcript.append(
+            Step(
+                step=record.step,
+                loss=record.loss,
+                mtp_loss=record.mtp_loss,
+                grad_norm=record.grad_norm,
+                tokens=record.step * train.batch_size * self.recipe.data.sequence_length,
+                balance=tuple(record.balance),
+                held_out_bpb=record.held_out_bpb,
+                weights_sha256=self.weights_hash() if hashed else None,
+                optimizer_sha256=hash_tensors(self.optimizer.state().items()) if hashed else None,
+            )
+        )
+        self.metrics.append(record, load_LE)
+
+    def _save(self) -> None:
+        self.transcript.sync()
+        tensors = {
+            "weights": self.optimizer.weights(),
+            "buffers": dict(self.model.named_buffers()),
+            "optimizer": self.optimizer.state(),
+        }
+        state = {
+            "transcript_head": self.transcript.head,
+            "data": str(self.data),
+            "data_fingerprint": self.loader.fingerprint,
+        }
+        checkpoint.save(self.run.checkpoints, self.step, tensors, state, self.recipe.train.keep_checkpoints)
+
+
+def settle_numerics(threads: int | None) -> None:
+    """Everything global that changes bits or speed: threads, deterministic kernels, the heap."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    # On a CPU every kernel we use is deterministic; filling fresh memory with NaN would only cost time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    keep_heap()
+
+
+def _gradient(parameter: torch.nn.Parameter) -> Tensor:
+    gradient, parameter.grad = parameter.grad, None
+    assert gradient is not None
+    return gradient.float()
+
+
+def _precision(recipe: Recipe, run: RunFolder, device: str, resume: bool) -> Precision:
+    """Probe, or with `resume` take the type that the run began with."""
+    choice = recipe.train.precision
+    if resume and choice == "auto" and run.transcript.exists():
+        recorded = verify_transcript(run.transcript).header.get("environment", {}).get("precision")
+        choice = "bf16" if recorded == "bfloat16" else "fp32"
+    return pick_precision(choice, device)
+
+
+def _held_out(data: Path) -> tuple[np.ndarray[Any, Any], int] | None:
+    """All held-out tokens and the bytes they stand for; None where nothing was held out."""
+    stream = Stream(data, "heldout")
+    if len(stream) < 2:
+        return None
+    tokens = np.empty(len(stream), dtype=np.int64)
+    stream.read(0, tokens)
+    return tokens, stream.manifest.heldout.bytes
+
+
+@contextmanager
+def _finish_step_on_signal(trainer: Trainer) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the trainer to stop after its step; a second Ctrl-C interrupts at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        trainer.stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are the caller's affair
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
