@@ -157,6 +157,7 @@ class Loader:
 
     def _windows(self, step: int) -> Ints:
         """Windows of the batch, [B]: samples step * B and on, counted through the epochs' permutations."""
+        assert step >= 0
         samples_B = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
         epochs_B, positions_B = np.divmod(samples_B, self.windows_per_epoch)
         windows_B = np.empty_like(samples_B)

@@ -109,7 +109,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         raw = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{folder}: no prepared data there (manifest.json is missing)") from None
+        raise UserError(f"{folder}: no prepared data there (manifest.json is missing): choose another folder") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from None
     except (ValueError, RecursionError):

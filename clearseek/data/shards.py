@@ -51,10 +51,12 @@ Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total): "read" counts documents (total 0: unknown), "tokenizer" and "tokenise" bytes."""
 
 SHARD_BYTES = 512 * 2**20
+"""Size at which a shard is full."""
 BATCH_BYTES = 4 * 2**20
 """Text tokenised at once."""
 TOKENIZER_SAMPLE_BYTES = 64 * 2**20
 """Training text that the tokenizer learns from; of a larger corpus, the documents with the smallest hashes."""
+_FIM_MARKS = (tokenizers.FIM_BEGIN, tokenizers.FIM_HOLE, tokenizers.FIM_END)
 
 
 def prepare(
@@ -79,6 +81,9 @@ def prepare(
         raise UserError(
             f"{config.tokenizer}: {given.vocab_size} tokens, more than model.vocab_size = {vocab_size}: raise that"
         )
+    if given and config.fim_rate:
+        for mark in _FIM_MARKS:
+            given.id_of(mark)  # refused now rather than in the middle
     scan = _scan(source, config.held_out_fraction, report)
     fim = {"rate": config.fim_rate, "seed": config.seed} if config.fim_rate else None
     content = {"format": FORMAT, "documents": scan.sha256, "fim": fim}
@@ -92,7 +97,7 @@ def prepare(
         tokenizer.save(folder / "tokenizer.json")
         writer = _Writer(folder, token_bytes)
         _tokenise(source, scan, config, tokenizer, writer, report)
-        splits = writer.close()
+        splits = writer.finish()
         manifest = Manifest(
             format=FORMAT,
             fingerprint=fingerprint,
@@ -241,25 +246,26 @@ def _write_batch(
     for (document, split), group in zip(batch, pieces, strict=True):
         fim = len(group) == 3
         if fim:
-            marks = [tokenizer.id_of(mark) for mark in (tokenizers.FIM_BEGIN, tokenizers.FIM_HOLE, tokenizers.FIM_END)]
+            marks = [tokenizer.id_of(mark) for mark in _FIM_MARKS]
             ids = bos + [i for mark in marks for i in (mark, *next(encoded))] + eos
         else:
             ids = bos + next(encoded) + eos
-        writer.write(document, split, fim, ids)
+        writer.add(document, split, fim, ids)
+    writer.flush()
 
 
 class _Writer:
-    """Streams documents into a folder's shards, offsets, document list and held-out text."""
+    """Appends documents to a folder's shards, document list and held-out text, a batch at a time."""
 
     def __init__(self, folder: Path, token_bytes: int) -> None:
         self._folder = folder
         self._dtype = np.dtype(f"<u{token_bytes}")
-        self._documents = (folder / "documents.jsonl").open("wb")
-        self._text = (folder / "heldout.txt").open("wb")
         self._offsets: dict[Split, list[int]] = {split: [0] for split in SPLITS}
         self._bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self._pending: dict[str, bytearray] = {"documents.jsonl": bytearray(), "heldout.txt": bytearray()}
 
-    def write(self, document: Document, split: Split, fim: bool, ids: list[int]) -> None:
+    def add(self, document: Document, split: Split, fim: bool, ids: list[int]) -> None:
+        """Take one document; `flush` writes it."""
         entry = DocumentEntry(
             id=document.id,
             sha256=document.sha256,
@@ -270,27 +276,27 @@ class _Writer:
             tokens=len(ids),
             fim=fim,
         )
-        self._documents.write(entry.model_dump_json().encode() + b"\n")
+        self._pending["documents.jsonl"] += entry.model_dump_json().encode() + b"\n"
         if split == "heldout":
-            self._text.write(document.text.encode())
+            self._pending["heldout.txt"] += document.text.encode()
         self._bytes[split] += document.bytes
-        start = self._offsets[split][-1]
-        self._offsets[split].append(start + len(ids))
-        self._append(split, start, np.array(ids, dtype=self._dtype))
-
-    def _append(self, split: Split, start: int, tokens: np.ndarray) -> None:
-        """Write tokens whose first has position `start` in the split; a shard is full at SHARD_BYTES."""
-        per_shard = SHARD_BYTES // self._dtype.itemsize
+        position = self._offsets[split][-1]
+        self._offsets[split].append(position + len(ids))
+        tokens, per_shard = np.array(ids, dtype=self._dtype), SHARD_BYTES // self._dtype.itemsize
         while len(tokens):
-            room = per_shard - start % per_shard
-            with (self._folder / f"{split}-{start // per_shard:05d}.bin").open("ab") as file:
-                file.write(tokens[:room].tobytes())
-            start, tokens = start + room, tokens[room:]
+            name, room = f"{split}-{position // per_shard:05d}.bin", per_shard - position % per_shard
+            self._pending.setdefault(name, bytearray()).extend(tokens[:room].tobytes())
+            position, tokens = position + room, tokens[room:]
 
-    def close(self) -> dict[Split, SplitEntry]:
-        """Finish all files; returns each half's counts."""
-        for file in (self._documents, self._text):
-            file.close()
+    def flush(self) -> None:
+        """Append what was added to the files."""
+        for name, content in self._pending.items():
+            with (self._folder / name).open("ab") as file:
+                file.write(content)
+            content.clear()
+
+    def finish(self) -> dict[Split, SplitEntry]:
+        """Write the offsets; returns each half's counts."""
         for split in SPLITS:
             offsets = np.array(self._offsets[split], dtype="<i8")
             (self._folder / f"{split}.offsets").write_bytes(offsets.tobytes())

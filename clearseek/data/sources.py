@@ -8,21 +8,21 @@ memory holds one document at a time. Bad input of a user's stops with its file a
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from clearseek.config import DataConfig
 from clearseek.errors import UserError, nearest
 
-MAX_DOCUMENT_BYTES = 64 * 2**20
-"""Longest document, and longest line of a JSON Lines file, in bytes: what bounds the memory of reading."""
+MAX_DOCUMENT_BYTES = 16 * 2**20
+"""Longest document and longest line, in bytes. It bounds memory: tokenising takes about 150 bytes for each of these."""
 
 COLLECTION_BYTES = 256 * 2**10
 """A `files` file above this is no single document but a collection of them, such as all plays in one file."""
@@ -122,7 +122,7 @@ def _stdlib(include_tests: bool) -> Source:
 
 
 def _in_stdlib(name: str, include_tests: bool) -> bool:
-    if name in _FOREIGN_FOLDERS or any(fnmatchcase(name, pattern) for pattern in _GENERATED):
+    if name in _FOREIGN_FOLDERS or any(fnmatch.fnmatchcase(name, pattern) for pattern in _GENERATED):
         return False
     return include_tests or name not in _TEST_FOLDERS
 
@@ -133,19 +133,26 @@ def _find(patterns: tuple[str, ...], base: Path) -> tuple[tuple[str, Path], ...]
         raise UserError("data.paths is empty: name at least one file or glob, such as 'texts/**/*.txt'")
     found: dict[str, Path] = {}
     for pattern in patterns:
-        path = Path(pattern).expanduser()
-        start = Path(path.anchor) if path.is_absolute() else base
-        matches = list(_expand(start, path.parts[1:] if path.is_absolute() else path.parts))
-        if not matches:
-            raise UserError(f"{pattern}: data.paths names no file there (relative paths start at {base})")
-        for match in matches:
+        for match in _matches(base, pattern):
             found[Path(os.path.relpath(match, base)).as_posix()] = match
     return tuple(sorted(found.items()))
 
 
+def _matches(base: Path, pattern: str) -> list[Path]:
+    path = Path(pattern).expanduser()
+    start, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (base, path.parts)
+    try:
+        matches = list(_expand(start, parts or (".",)))
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot read: {error.strerror}; fix its permissions") from None
+    if not matches:
+        raise UserError(f"{pattern}: data.paths names no file there (relative paths start at {base})")
+    return matches
+
+
 def _expand(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
     """Files below `folder` that match the glob `parts`; ``**`` is any depth. Unlike `Path.glob`, which passes over a
-    folder that it may not read, this raises a UserError: a corpus must not depend on who prepares it.
+    folder that it may not read, this lets the OSError out: a corpus must not depend on who prepares it.
     """
     head, rest = parts[0], parts[1:]
     if head == "**":
@@ -162,18 +169,15 @@ def _expand(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
         elif path.is_file():
             yield path
         elif not magic and path.is_dir():
-            raise UserError(f"{path}: is a folder; write a glob, such as '{path.name}/**/*.txt'")
+            raise UserError(f"{path}: is a folder: name the files in it by a glob, such as {path / '**' / '*.txt'}")
         elif not magic and path.exists():
-            raise UserError(f"{path}: is not a regular file; copy its text into one")
+            raise UserError(f"{path}: is no regular file: copy its text into one")
 
 
 def _children(folder: Path, pattern: str) -> list[Path]:
-    try:
-        names = os.listdir(folder)  # noqa: PTH208 - names suffice, and fewer system calls
-    except OSError as error:
-        raise UserError(f"{folder}: cannot read the folder: {error.strerror}; fix its permissions") from None
-    hidden = pattern.startswith(".")
-    return [folder / name for name in sorted(names) if fnmatchcase(name, pattern) and name.startswith(".") <= hidden]
+    """Entries of a folder that match, sorted; hidden ones only for a pattern that starts with a dot, as in a shell."""
+    names = fnmatch.filter(sorted(os.listdir(folder)), pattern)  # noqa: PTH208 - only the names are needed
+    return [folder / name for name in names if not name.startswith(".") or pattern.startswith(".")]
 
 
 def _hub(config: DataConfig) -> Source:
@@ -187,13 +191,12 @@ def _hub(config: DataConfig) -> Source:
             f"data.paths = {list(config.paths)}: a hub source starts with a dataset id, owner/name[@revision]"
         )
     (dataset, _, revision), patterns = config.paths[0].partition("@"), config.paths[1:]
-    wanted = patterns or ("**/*.parquet", "**/*.jsonl")
+    wanted = patterns or ("*.parquet", "*.jsonl")
     try:
-        folder = huggingface_hub.snapshot_download(
-            dataset,
-            repo_type="dataset",
-            revision=revision or None,
-            allow_patterns=[*wanted, *(pattern.removeprefix("**/") for pattern in wanted)],
+        root = Path(
+            huggingface_hub.snapshot_download(
+                dataset, repo_type="dataset", revision=revision or None, allow_patterns=list(wanted)
+            )
         )
     except Exception as error:  # its many kinds: no network, no such dataset, gated, offline and not cached
         reason = " ".join(str(error).split())[:300]
@@ -201,25 +204,20 @@ def _hub(config: DataConfig) -> Source:
             f"{config.paths[0]}: cannot download the dataset: {reason}; check the id and the network "
             "(HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN are honoured)"
         ) from None
-    root = Path(folder)
-    files: dict[str, Path] = {}
-    for pattern in wanted:
-        files |= {path.relative_to(root).as_posix(): path for path in _expand(root, Path(pattern).parts)}
-    strange = [name for name in files if not name.endswith((".parquet", ".jsonl"))]
-    if strange or not files:
-        raise UserError(
-            f"{dataset}: {strange[0] if strange else 'no file'} is .parquet or .jsonl as ClearSeek reads them; "
-            f'choose files after the id: data.paths = ["{dataset}", "data/*.parquet"]'
-            if not strange
-            else f"{dataset}: {strange[0]} is neither .parquet nor .jsonl: narrow the patterns after the dataset id"
-        )
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    # The cache may hold more than was asked for; patterns are the downloader's, where `*` also matches `/`.
+    names = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)]
+    strange = [name for name in names if not name.endswith((".parquet", ".jsonl"))]
+    if strange or not names:
+        problem = f"{strange[0]} is neither .parquet nor .jsonl" if strange else f"no file matches {', '.join(wanted)}"
+        raise UserError(f'{dataset}: {problem}: choose files by patterns after the id, such as "data/train-*.parquet"')
 
     def read(name: str, path: Path) -> Iterator[tuple[str, bytes]]:
         kind = "parquet" if name.endswith(".parquet") else "jsonl"
         return _READERS[kind](config.text_field)(name, path)
 
     name = f"hub:{dataset}@{root.name}"  # a snapshot's folder is named by its commit
-    return Source(name, config.licence, tuple(sorted(files.items())), read)
+    return Source(name, config.licence, tuple((name, root / name) for name in names), read)
 
 
 # Reading files
@@ -235,19 +233,28 @@ def _read_whole(name: str, path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _read_parts(name: str, path: Path) -> Iterator[tuple[str, bytes]]:
-    """A file, or the parts of a collection: cut after a blank line (else a line) past every PART_BYTES."""
-    (_, content) = next(_read_whole(name, path))
-    if not COLLECTION_BYTES < len(content) <= MAX_DOCUMENT_BYTES:
-        yield name, content
-        return
-    _text(name, content)  # complain about the file's bytes, not a part's
-    line, start = 1, 0
-    while start < len(content):
-        ends = [content.find(mark, start + PART_BYTES) + len(mark) for mark in (b"\n\n", b"\n")]
-        end = next((e for e in ends if start + PART_BYTES <= e <= start + 2 * PART_BYTES), len(content))
-        yield f"{name}:{line}", content[start:end]
-        line += content.count(b"\n", start, end)
-        start = end
+    """A file; or the parts of a collection, cut after the first blank line past PART_BYTES, or a line past twice that.
+
+    A part's id ends in the number of its first line.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(COLLECTION_BYTES + 1)
+            if len(start) <= COLLECTION_BYTES:
+                yield name, start
+                return
+            file.seek(0)
+            part, first, number = bytearray(), 1, 0
+            while line := file.readline(MAX_DOCUMENT_BYTES + 1):
+                part += line
+                number += 1
+                if len(part) >= PART_BYTES and (not line.strip() or len(part) >= 2 * PART_BYTES):
+                    yield f"{name}:{first}", bytes(part)
+                    part, first = bytearray(), number + 1
+            if part:
+                yield f"{name}:{first}", bytes(part)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from None
 
 
 def _read_jsonl(field: str) -> Callable[[str, Path], Iterator[tuple[str, bytes]]]:
@@ -268,9 +275,9 @@ def _read_jsonl(field: str) -> Callable[[str, Path], Iterator[tuple[str, bytes]]
 
 def _field(where: str, line: bytes, field: str) -> bytes:
     if len(line) > MAX_DOCUMENT_BYTES:
-        raise UserError(f"{where}: the line is longer than {MAX_DOCUMENT_BYTES >> 20} MiB: split the document")
+        raise UserError(f"{where}: longer than {MAX_DOCUMENT_BYTES >> 20} MiB: split the document into several lines")
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode())
     except UnicodeDecodeError:
         raise UserError(f"{where}: not UTF-8 text: convert the file, for example with iconv") from None
     except (ValueError, RecursionError) as error:
@@ -313,8 +320,8 @@ def _read_parquet(field: str) -> Callable[[str, Path], Iterator[tuple[str, bytes
                         number += 1
                         where = f"{name}:{number}"
                         yield where, _utf8(where, value.as_py(), field)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{path}: not a readable parquet file: {error}") from None
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not a readable parquet file of UTF-8 text: {error}") from None
         if not number:
             raise UserError(f"{name}: the file has no rows: remove it from data.paths")
 
@@ -326,7 +333,7 @@ def _text(where: str, content: bytes) -> str:
     if not content:
         raise UserError(f"{where}: the document is empty: remove it, or narrow data.paths")
     if len(content) > MAX_DOCUMENT_BYTES:
-        raise UserError(f"{where}: the document is longer than {MAX_DOCUMENT_BYTES >> 20} MiB: split it into several")
+        raise UserError(f"{where}: longer than {MAX_DOCUMENT_BYTES >> 20} MiB: split the document into several")
     if b"\0" in content:
         raise UserError(f"{where}: a NUL byte at {content.index(0)}: this is no text; narrow data.paths")
     try:

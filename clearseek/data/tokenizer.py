@@ -88,6 +88,8 @@ class Tokenizer:
         """SHA-256 (hex) of the file's bytes."""
         self.vocab_size = 1 + max(self._decoder.get_vocab(with_added_tokens=True).values())
         """One more than the largest id."""
+        if spec["model"].get("dropout"):
+            raise UserError(f"{where}: BPE dropout gives other tokens each time: set model.dropout to null")
         missing = [name for name in CONTROL_TOKENS[:2] if self._decoder.token_to_id(name) is None]
         if missing:
             raise UserError(
