@@ -97,9 +97,11 @@ def verify(path: Path) -> list[str]:
         if sha256_bytes(_canonical(record)) != digest:
             return [f"{file}: altered since it was written: its SHA-256 does not match"]
         expected = {path / name: (entry["size"], entry["sha256"]) for name, entry in record["files"].items()}
+        if any(each.parent != path for each in expected) or not {"step", "state"} <= record.keys():
+            return [f"{file}: not the record of a checkpoint: it names files elsewhere, or lacks the step or the state"]
     except OSError as error:
         return [f"{file}: cannot read the checkpoint: {error.strerror}"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return [f"{file}: cut short or altered: not the record of a checkpoint"]
     problems = (_compare(each, *sizes) for each, sizes in expected.items())
     return [problem for problem in problems if problem]

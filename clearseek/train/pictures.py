@@ -57,7 +57,7 @@ def loss_curve(records: Sequence[LossRecord], out_png: Path, bytes_per_token: fl
     held_out = [(record.step, record.held_out_bpb) for record in records if record.held_out_bpb is not None]
     with _figure(out_png, 8.0, 4.5) as figure:
         axes = figure.add_subplot()
-        axes.plot(steps, bits, color=_BLUE, alpha=0.25, linewidth=1, label="training, each step")
+        axes.plot(steps, bits, color=_BLUE, alpha=0.35, linewidth=1, label="training, each step")
         axes.plot(steps, smooth(bits), color=_BLUE, linewidth=2, label="training, smoothed")
         if held_out:
             x, y = zip(*held_out, strict=True)
@@ -88,7 +88,7 @@ def expert_load(loads: NDArray[np.floating], out_png: Path, layers: Sequence[int
     relative = _columns(relative_load(loads), _MOST_COLUMNS)[:, shown]
     final = relative_load(loads[-max(1, len(loads) // 20) :].sum(0, keepdims=True))[0, shown]
     experts = loads.shape[2]
-    with _figure(out_png, 9.0, 1.2 + 1.15 * len(shown)) as figure:
+    with _figure(out_png, 9.0, 1.9 + 1.05 * len(shown)) as figure:
         grid = figure.subplots(len(shown), 2, squeeze=False, sharex="col", width_ratios=(4, 1))
         for row, (axes, bars) in enumerate(grid):
             image = axes.imshow(
@@ -101,7 +101,7 @@ def expert_load(loads: NDArray[np.floating], out_png: Path, layers: Sequence[int
                 vmax=2,
                 extent=(0.5, len(loads) + 0.5, -0.5, experts - 0.5),
             )
-            axes.set_ylabel(f"layer {names[shown[row]]}")
+            axes.set_ylabel(f"layer {names[shown[row]]}\nexpert")
             bars.barh(range(experts), final[row], height=1.0 if experts > 32 else 0.8, color=_BLUE)
             bars.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
             bars.set_ylim(-0.5, experts - 0.5)
@@ -111,12 +111,14 @@ def expert_load(loads: NDArray[np.floating], out_png: Path, layers: Sequence[int
             _clean(bars)
         some = "" if len(shown) == loads.shape[1] else f", {len(shown)} of {loads.shape[1]} layers"
         grid[0][0].set_title(f"Load of each of {experts} experts over training{some}", loc="left")
-        grid[0][1].set_title("last 5% of steps", loc="left")
+        grid[0][1].set_title("at the end", loc="left")
         grid[-1][0].set_xlabel("step")
-        grid[-1][1].set_xlabel("share / fair share")
-        ticks = figure.colorbar(image, ax=grid[:, 0].tolist(), ticks=range(-2, 3), pad=0.02, extend="both")
-        ticks.ax.set_yticklabels(["1/4", "1/2", "1", "2", "4"])
-        ticks.set_label("share of tokens / fair share")
+        grid[-1][1].set_xlabel("x fair share")
+        scale = figure.colorbar(
+            image, ax=grid[:, 0].tolist(), location="bottom", ticks=range(-2, 3), extend="both", shrink=0.6, aspect=40
+        )
+        scale.ax.set_xticklabels(["1/4", "1/2", "1", "2", "4"])
+        scale.set_label("share of the layer's tokens / fair share")
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -161,7 +163,9 @@ def _figure(out_png: Path, width: float, height: float) -> Iterator[Figure]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(matplotlib.rcParamsDefault | {"font.size": 10, "axes.titleweight": "bold"}):
+    with matplotlib.rc_context(
+        matplotlib.rcParamsDefault | {"font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold"}
+    ):
         figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure

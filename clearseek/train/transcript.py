@@ -209,9 +209,9 @@ def _hex(value: Any) -> Any:
 
 
 def _decode(entry: dict[str, Any]) -> Step:
-    """The reverse of `_encode`. Raises KeyError, TypeError or ValueError on anything else."""
-    for key in ("step", "tokens"):
-        if type(entry[key]) is not int:
+    """The reverse of `_encode`. Raises KeyError, TypeError, ValueError or OverflowError on anything else."""
+    for key, kind in (("step", int), ("tokens", int), ("balance", list)):
+        if type(entry[key]) is not kind:
             raise TypeError(key)
     optional = {key: float.fromhex(entry[key]) for key in ("mtp_loss", "held_out_bpb") if key in entry}
     return Step(
@@ -245,7 +245,7 @@ def _check(path: Path, lines: list[bytes]) -> Summary:
             )
         try:
             step = _decode(entry)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise UserError(f"{path}, line {number}: altered: not the record of a step") from None
         if step.step != number - 1:
             raise UserError(f"{path}, line {number}: it is of step {step.step} where step {number - 1} belongs")
@@ -257,7 +257,7 @@ def _check(path: Path, lines: list[bytes]) -> Summary:
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         entry = None
     if not isinstance(entry, dict):
         raise UserError(f"{path}, line {number}: altered: not a JSON object")

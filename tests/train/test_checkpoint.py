@@ -1,0 +1,245 @@
+"""Checkpoints: whole or not there, checked byte by byte, and helpful when they are broken."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from clearseek.errors import UserError
+from clearseek.train import checkpoint
+
+STATE = {"tokens": 123, "loss": 0.1 + 0.2, "rng": [1, 2, 3], "nested": {"a": None}}
+
+
+def some_tensors(step: int = 0) -> dict[str, dict[str, torch.Tensor]]:
+    return {
+        "model": {"w": torch.full((8, 4), float(step), dtype=torch.bfloat16), "empty": torch.empty(0, 3)},
+        "optimizer": {"step": torch.tensor(float(step)), "moment": torch.arange(12.0).view(3, 4)},
+    }
+
+
+def saved(folder: Path, *steps: int, keep: int = 10) -> Path:
+    for step in steps:
+        path = checkpoint.save(folder, step, some_tensors(step), {"step": step}, keep)
+    return path
+
+
+def test_round_trip_is_exact(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path / "checkpoints", 100, some_tensors(7), STATE, keep=1)
+    assert path == tmp_path / "checkpoints" / "step-00000100"
+    assert sorted(file.name for file in path.iterdir()) == [
+        "checkpoint.json",
+        "model.safetensors",
+        "optimizer.safetensors",
+    ]
+    loaded = checkpoint.load(path)
+    assert (loaded.step, loaded.state) == (100, STATE)
+    for stem, group in some_tensors(7).items():
+        assert loaded.tensors[stem].keys() == group.keys()
+        for name, tensor in group.items():
+            assert loaded.tensors[stem][name].dtype == tensor.dtype
+            assert torch.equal(loaded.tensors[stem][name], tensor)
+
+
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
+    first, second = (checkpoint.save(tmp_path / name, 1, some_tensors(), STATE, keep=1) for name in "ab")
+    for file in first.iterdir():
+        assert file.read_bytes() == (second / file.name).read_bytes()
+
+
+def test_shared_and_strided_tensors(tmp_path: Path) -> None:
+    base = torch.arange(12.0).view(3, 4)
+    parameter = torch.nn.Parameter(base)
+    group = {"base": base, "tied": parameter, "row": base[1], "transposed": base.T, "strided": base[:, ::2]}
+    loaded = checkpoint.load(checkpoint.save(tmp_path, 1, {"model": group}, {}, keep=1)).tensors["model"]
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in group.items())
+
+
+def test_loaded_tensors_outlive_their_files(tmp_path: Path) -> None:
+    path = saved(tmp_path, 3)
+    loaded = checkpoint.load(path)
+    saved(tmp_path, 4, keep=1)
+    assert not path.exists()
+    weights = loaded.tensors["model"]["w"]
+    weights.add_(1)
+    assert weights.eq(4).all()
+
+
+def test_files_can_be_read_as_far_as_their_folder(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        path = saved(tmp_path, 1)
+    finally:
+        os.umask(old)
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o644}
+
+
+def test_keeps_the_newest(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2, 3, 4, keep=2)
+    assert checkpoint.steps(tmp_path) == [3, 4]
+    assert checkpoint.latest(tmp_path) == tmp_path / "step-00000004"
+
+
+def test_going_back_drops_what_came_later(tmp_path: Path) -> None:
+    saved(tmp_path, 10, 20, 30)
+    assert checkpoint.discard_after(tmp_path, 20) == [30]
+    saved(tmp_path, 15)
+    assert checkpoint.steps(tmp_path) == [10, 15]
+
+
+def test_same_step_again_replaces(tmp_path: Path) -> None:
+    saved(tmp_path, 5)
+    path = checkpoint.save(tmp_path, 5, {"model": {"w": torch.ones(1)}}, {"new": True}, keep=1)
+    assert checkpoint.load(path).state == {"new": True}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000005"]
+
+
+def test_latest_ignores_what_is_no_checkpoint(tmp_path: Path) -> None:
+    assert checkpoint.latest(tmp_path / "absent") is None
+    assert checkpoint.latest(tmp_path) is None
+    saved(tmp_path, 1)
+    (tmp_path / ".step-00000009.0123456789abcdef.new").mkdir()
+    (tmp_path / "step-old").mkdir()
+    assert checkpoint.latest(tmp_path) == tmp_path / "step-00000001"
+
+
+def test_find_names_the_steps_there_are(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2)
+    assert checkpoint.find(tmp_path, 2) == tmp_path / "step-00000002"
+    with pytest.raises(UserError, match=r"no checkpoint of step 3: there are those of steps 1, 2"):
+        checkpoint.find(tmp_path, 3)
+    with pytest.raises(UserError, match="there is none at all"):
+        checkpoint.find(tmp_path / "absent", 3)
+
+
+def flip_a_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) * 3 // 4] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "checkpoint.json"])
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda file: os.truncate(file, file.stat().st_size - 5), "cut short"),
+        (lambda file: os.truncate(file, 0), "cut short"),
+        (flip_a_bit, "altered"),
+        (lambda file: file.unlink(), "cannot read"),
+        (lambda file: file.write_bytes(file.read_bytes() + b"x"), "altered"),
+    ],
+)
+def test_damage_is_named_with_the_way_out(tmp_path: Path, name: str, damage: object, says: str) -> None:
+    path = saved(tmp_path, 100, 200, 300)
+    damage(path / name)  # type: ignore[operator]
+    flip_a_bit(tmp_path / "step-00000200" / "model.safetensors")
+    with pytest.raises(UserError, match=says) as caught:
+        checkpoint.load(path)
+    message = str(caught.value)
+    assert str(path / name) in message
+    assert message.endswith("--from-step 100")
+
+
+def test_altered_state_is_found(tmp_path: Path) -> None:
+    path = saved(tmp_path, 1)
+    document = json.loads((path / "checkpoint.json").read_text())
+    document["checkpoint"]["state"]["step"] = 2
+    (path / "checkpoint.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="its SHA-256 does not match"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"checkpoint": [], "sha256": "x"}', "\x00" * 50, "\xff"])
+def test_a_record_of_any_other_kind(tmp_path: Path, text: str) -> None:
+    path = saved(tmp_path, 1)
+    (path / "checkpoint.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="No other checkpoint of this run is intact"):
+        checkpoint.load(path)
+
+
+def _save_until_killed(folder: str) -> None:
+    for step in range(1, 1_000_000):
+        tensors = {
+            "model": {"w": torch.full((100_000,), float(step))},
+            "optimizer": {"m": torch.full((50_000,), float(step))},
+        }
+        checkpoint.save(Path(folder), step, tensors, {"step": step}, keep=2)
+
+
+def _save_with_limit(folder: str, result: multiprocessing.SimpleQueue[str]) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        checkpoint.save(Path(folder), 2, {"model": {"w": torch.ones(100_000)}}, {}, keep=2)
+    except UserError as error:
+        result.put(str(error))
+    else:
+        result.put("no error")
+
+
+@pytest.fixture(scope="module")
+def processes() -> multiprocessing.context.ForkServerContext:
+    """Processes that start in milliseconds: forked from a server that has loaded everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(
+    tmp_path: Path, processes: multiprocessing.context.ForkServerContext
+) -> None:
+    chance = random.Random(0)
+    done = 0
+    for _ in range(10):
+        writer = processes.Process(target=_save_until_killed, args=(str(tmp_path),))
+        writer.start()
+        deadline = time.monotonic() + 30
+        while len(checkpoint.steps(tmp_path)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.05))
+        assert writer.pid is not None
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        steps = checkpoint.steps(tmp_path)
+        assert len(steps) in (1, 2, 3)  # the third: killed between the rename and the pruning
+        for step in steps:
+            loaded = checkpoint.load(checkpoint.find(tmp_path, step))
+            assert loaded.state == {"step": step}
+            assert loaded.tensors["model"]["w"].eq(step).all()
+        done += len(steps)
+    assert done >= 10
+    saved(tmp_path, 10_000_000, keep=1)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step-10000000"]  # leftovers are gone too
+
+
+def test_a_write_that_the_system_refuses(tmp_path: Path, processes: multiprocessing.context.ForkServerContext) -> None:
+    saved(tmp_path, 1)
+    result = processes.SimpleQueue()
+    writer = processes.Process(target=_save_with_limit, args=(str(tmp_path), result))
+    writer.start()
+    message = result.get()
+    writer.join()
+    assert "step-00000002" in message
+    assert "ulimit -f" in message
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]
+    checkpoint.load(tmp_path / "step-00000001")
+
+
+@pytest.mark.parametrize("change", [{"files": {"../outside.safetensors": {"size": 1, "sha256": "0"}}}, {"state": None}])
+def test_a_forged_record_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    path = saved(tmp_path, 1)
+    record = json.loads((path / "checkpoint.json").read_text())["checkpoint"] | change
+    record = {key: value for key, value in record.items() if value is not None}
+    document = {"checkpoint": record, "sha256": checkpoint.sha256_bytes(checkpoint._canonical(record))}
+    (path / "checkpoint.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="not the record of a checkpoint"):
+        checkpoint.load(path)

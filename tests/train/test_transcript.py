@@ -1,0 +1,293 @@
+"""The transcript: exact numbers, an unbroken chain, the same bytes from the same run."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clearseek.errors import UserError
+from clearseek.train import transcript
+from clearseek.train.transcript import Step, Transcript, hash_tensors, verify
+
+HEADER: dict[str, Any] = {
+    "recipe": {"name": "tiny", "train": {"steps": 300, "seed": 0}},
+    "data": {"fingerprint": "ab" * 32},
+    "environment": {"torch": "2.13.0", "threads": 2, "precision": "bfloat16"},
+}
+
+
+def step(number: int) -> Step:
+    return Step(
+        step=number,
+        loss=8.3 / number,
+        mtp_loss=8.5 / number,
+        grad_norm=math.pi * number,
+        tokens=8192 * number,
+        balance=(1.0 + 1 / 3, 1.5),
+        held_out_bpb=2.5 if number % 4 == 0 else None,
+        weights_sha256="0" * 64 if number % 2 == 0 else None,
+        optimizer_sha256="1" * 64 if number % 2 == 0 else None,
+    )
+
+
+def written(path: Path, steps: int) -> Path:
+    record = Transcript.open(path, HEADER)
+    for number in range(1, steps + 1):
+        record.append(step(number))
+    record.close()
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return written(tmp_path / "transcript.jsonl", 6)
+
+
+def test_round_trip_is_exact(file: Path) -> None:
+    summary = verify(file)
+    assert summary.header == HEADER
+    assert summary.steps == tuple(step(number) for number in range(1, 7))
+    assert not summary.torn
+
+
+def test_identical_runs_write_identical_bytes(file: Path, tmp_path: Path) -> None:
+    again = written(tmp_path / "again.jsonl", 6)
+    assert again.read_bytes() == file.read_bytes()
+
+
+def test_floats_are_hexadecimal_and_the_chain_is_sha256(file: Path) -> None:
+    lines = file.read_bytes().splitlines()
+    entry = json.loads(lines[1])
+    assert entry["loss"] == (8.3).hex()
+    assert entry["prev"] == transcript.sha256_bytes(lines[0])
+    assert "weights_sha256" not in entry
+    assert verify(file).head == transcript.sha256_bytes(lines[-1])
+
+
+@given(
+    st.floats(allow_nan=False),
+    st.floats(allow_nan=False),
+    st.none() | st.floats(allow_nan=False),
+    st.lists(st.floats(0, 1e3), max_size=4),
+)
+def test_every_float_survives(loss: float, norm: float, mtp: float | None, balance: list[float]) -> None:
+    record = Step(1, loss, mtp, norm, 5, tuple(balance))
+    assert transcript._decode(json.loads(transcript._line(transcript._encode(record)))) == record
+
+
+def test_a_loss_that_is_not_a_number_is_recorded(tmp_path: Path) -> None:
+    record = Transcript.open(tmp_path / "t", HEADER)
+    record.append(Step(1, math.nan, None, math.inf, 1))
+    record.close()
+    [line] = verify(tmp_path / "t").steps
+    assert math.isnan(line.loss)
+    assert line.grad_norm == math.inf
+
+
+def test_a_run_is_never_written_over(file: Path) -> None:
+    before = file.read_bytes()
+    with pytest.raises(UserError, match="already recorded here"):
+        Transcript.open(file, HEADER)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("at", range(7))
+def test_resuming_gives_the_bytes_of_an_unbroken_run(file: Path, at: int) -> None:
+    whole = file.read_bytes()
+    head = json.loads(whole.splitlines()[at + 1])["prev"] if at < 6 else None
+    record = Transcript.resume(file, HEADER, at, head)
+    assert record.step == at
+    for number in range(at + 1, 7):
+        record.append(step(number))
+    record.close()
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("tear", [1, 20, 150])
+def test_a_torn_last_line_is_tolerated(file: Path, tear: int) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-tear])
+    summary = verify(file)
+    assert summary.torn
+    assert [each.step for each in summary.steps] == [1, 2, 3, 4, 5]
+    record = Transcript.resume(file, HEADER, 5)
+    record.append(step(6))
+    record.close()
+    assert file.read_bytes() == whole
+
+
+def test_a_run_killed_in_its_first_line_can_begin_again(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(b'{"format":"clears')
+    record = Transcript.resume(tmp_path / "t", HEADER, 0)
+    record.append(step(1))
+    record.close()
+    assert (tmp_path / "t").read_bytes() == written(tmp_path / "u", 1).read_bytes()
+
+
+def test_lost_lines_are_an_error(file: Path) -> None:
+    before = file.read_bytes()
+    with pytest.raises(UserError, match=r"it ends at step 6, but the checkpoint is of step 9.*--from-step"):
+        Transcript.resume(file, HEADER, 9)
+    assert file.read_bytes() == before
+
+
+def test_every_differing_key_is_named(file: Path) -> None:
+    other = json.loads(json.dumps(HEADER))
+    other["recipe"]["train"]["steps"] = 400
+    other["environment"]["threads"] = 4
+    del other["environment"]["torch"]
+    other["environment"]["gpu"] = "some"
+    with pytest.raises(UserError) as caught:
+        Transcript.resume(file, other, 3)
+    lines = [line.strip() for line in str(caught.value).splitlines()]
+    assert lines[1:-1] == [
+        'environment.gpu: (absent) -> "some"',
+        "environment.threads: 2 -> 4",
+        'environment.torch: "2.13.0" -> (absent)',
+        "recipe.train.steps: 300 -> 400",
+    ]
+    assert len(verify(file).steps) == 6
+
+
+def test_a_number_is_not_its_float(file: Path) -> None:
+    other = json.loads(json.dumps(HEADER))
+    other["recipe"]["train"]["seed"] = False
+    with pytest.raises(UserError, match="seed: 0 -> false"):
+        Transcript.resume(file, other, 3)
+
+
+def test_a_checkpoint_of_another_run_is_refused(file: Path) -> None:
+    with pytest.raises(UserError, match="line 4: not the line that the checkpoint of step 3"):
+        Transcript.resume(file, HEADER, 3, head="f" * 64)
+
+
+def test_a_second_writer_is_refused(file: Path) -> None:
+    first = Transcript.resume(file, HEADER, 6)
+    with pytest.raises(UserError, match="another process is writing"):
+        Transcript.resume(file, HEADER, 2)
+    first.append(step(7))
+    first.close()
+    assert len(verify(file).steps) == 7
+
+
+def _edit(file: Path, line: int, old: bytes, new: bytes) -> None:
+    lines = file.read_bytes().split(b"\n")
+    assert old in lines[line - 1]
+    lines[line - 1] = lines[line - 1].replace(old, new)
+    file.write_bytes(b"\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("line", "old", "new", "found_at"),
+    [
+        (1, b'"seed":0', b'"seed":1', 2),
+        (3, b'"tokens":16384', b'"tokens":16385', 4),
+        (4, b'"step":3', b'"step":4', 4),
+        (5, b'"prev":"', b'"prev":"0', 5),
+        (4, b"{", b"", 4),
+        (4, b'"loss":"0x', b'"loss":"0y', 4),
+        (1, b"clearseek-transcript-1", b"clearseek-transcript-2", 1),
+    ],
+)
+def test_the_first_broken_line_is_named(file: Path, line: int, old: bytes, new: bytes, found_at: int) -> None:
+    _edit(file, line, old, new)
+    with pytest.raises(UserError, match=f"line {found_at}: "):
+        verify(file)
+
+
+@given(st.data())
+def test_any_flipped_bit_before_the_last_line_is_found(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    file = tmp_path_factory.mktemp("t") / "t"
+    raw = bytearray(written(file, 3).read_bytes())
+    where = data.draw(st.integers(0, raw[:-1].rindex(b"\n") - 1))
+    raw[where] ^= 1 << data.draw(st.integers(0, 7))
+    file.write_bytes(raw)
+    with pytest.raises(UserError, match=r"line \d"):
+        verify(file)
+
+
+def test_removed_and_swapped_lines_are_found(file: Path) -> None:
+    lines = file.read_bytes().split(b"\n")
+    file.write_bytes(b"\n".join(lines[:2] + lines[3:]))
+    with pytest.raises(UserError, match="line 3: "):
+        verify(file)
+    file.write_bytes(b"\n".join([*lines[:2], lines[3], lines[2], *lines[4:]]))
+    with pytest.raises(UserError, match="line 3: "):
+        verify(file)
+
+
+def test_damage_after_the_checkpoint_does_not_matter(file: Path) -> None:
+    _edit(file, 6, b"tokens", b"tokenz")
+    Transcript.resume(file, HEADER, 3).close()
+    assert len(verify(file).steps) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"{}\n", b"[]\n", b"no json\n", b"\xff\xfe\n"])
+def test_other_files_are_no_transcripts(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t").write_bytes(content)
+    with pytest.raises(UserError):
+        verify(tmp_path / "t")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        verify(tmp_path / "t")
+    with pytest.raises(UserError, match="No such file"):
+        Transcript.resume(tmp_path / "t", HEADER, 0)
+
+
+def test_steps_must_follow_each_other(tmp_path: Path) -> None:
+    record = Transcript.open(tmp_path / "t", HEADER)
+    with pytest.raises(AssertionError, match="step 2 after step 0"):
+        record.append(step(2))
+    record.close()
+
+
+# hash_tensors
+
+
+def test_hash_is_canonical() -> None:
+    a, b = torch.arange(6.0).view(2, 3), torch.ones(2, dtype=torch.bfloat16)
+    reference = hash_tensors([("a", a), ("b", b)])
+    assert hash_tensors([("b", b), ("a", a)]) == reference
+    assert hash_tensors([("a", a.T.contiguous().T), ("b", b)]) == reference  # layout
+    assert hash_tensors([("a", torch.nn.Parameter(a)), ("b", b)]) == reference
+
+
+def test_hash_of_known_bytes() -> None:
+    expected = transcript.sha256_bytes(b'["x","bfloat16",[2]]\n' + b"\x80\x3f\x00\xc0")  # 1.0 and -2.0
+    assert hash_tensors([("x", torch.tensor([1.0, -2.0], dtype=torch.bfloat16))]) == expected
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [("x", torch.zeros(4))],
+        [("w", torch.zeros(2, 2))],
+        [("x", torch.zeros(2, 2, dtype=torch.int32))],
+        [("x", torch.tensor([[0.0, 0.0], [0.0, -0.0]]))],
+        [("x", torch.zeros(2, 2)), ("y", torch.zeros(0))],
+    ],
+)
+def test_hash_sees_name_dtype_shape_and_every_bit(other: list[tuple[str, torch.Tensor]]) -> None:
+    assert hash_tensors(other) != hash_tensors([("x", torch.zeros(2, 2))])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.bool])
+def test_hash_takes_every_dtype_and_scalars(dtype: torch.dtype) -> None:
+    tensors = {"scalar": torch.ones((), dtype=dtype), "empty": torch.empty(0, 3, dtype=dtype)}
+    assert len(hash_tensors(tensors.items())) == 64
+
+
+def test_hash_refuses_two_tensors_of_one_name() -> None:
+    with pytest.raises(AssertionError, match="two tensors are called x"):
+        hash_tensors([("x", torch.zeros(1)), ("x", torch.zeros(1))])
