@@ -199,10 +199,7 @@ def test_not_a_number_is_shown() -> None:
 
 
 def test_bars_grow_with_imbalance() -> None:
-    assert (
-        balance_bars([1.0, 2.0, 3.0, 9.0]).plain.startswith("▁▅██")
-        or balance_bars([1.0, 2.0, 3.0, 9.0]).plain[0] == "▁"
-    )
+    assert balance_bars([0.0, 1.0, 2.0, 3.0, 9.0]).plain == "▁▁▅██  busiest 9.00x the mean load"
     assert balance_bars([1.0, 3.0], ascii_only=True).plain == ".@  busiest 3.00x the mean load"
 
 
