@@ -125,7 +125,8 @@ def keep_heap() -> bool:
     By default every large tensor is mapped anew, and the kernel zeroes its pages on first touch: that costs an
     element-wise operation several times its arithmetic. With mapping off and trimming off (mallopt(3): M_MMAP_MAX = 0,
     M_TRIM_THRESHOLD = -1), tensors are carved from a heap that stays at its peak, as with PyTorch's CUDA allocator.
-    Measured on a small transformer on one core: a third of the page faults, for an eighth more memory.
+    The heap grows for the first few steps and then page faults end. Measured over 40 steps of a small transformer: 226
+    thousand faults instead of 2.06 million, 0.9 s of system time instead of 4.0 s, for 15% more memory at the peak.
     """
     m_trim_threshold, m_mmap_max = -1, -4
     with suppress(AttributeError, OSError):
@@ -190,3 +191,13 @@ def _memory() -> int:
 def _gpu(index: int) -> dict[str, Any]:
     found = torch.cuda.get_device_properties(index)
     return {"name": found.name, "memory": found.total_memory, "capability": f"{found.major}.{found.minor}"}
+
+
+def peak_memory() -> int:
+    """Most memory this process has held so far, in bytes (0 where the system does not say)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if platform.system() == "Darwin" else most * 1024
