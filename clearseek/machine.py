@@ -78,7 +78,7 @@ def bit_environment(precision: torch.dtype, world_size: int, device: str) -> dic
         environment |= {
             "gpu": torch.cuda.get_device_name(device),
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "cudnn": torch.backends.cudnn.version(),
         }
     return environment
 
