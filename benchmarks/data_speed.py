@@ -1,7 +1,7 @@
 """Speed of the data path: tokenising in MB/s, and the loader in tokens/s.
 
-Takes the standard library of the running interpreter, the corpus of the quickstart, so there is nothing to download. Each
-number is the median of five repetitions. ``python benchmarks/data_speed.py`` prints a table and writes
+Takes the standard library of the running interpreter, the corpus of the quickstart, so there is nothing to download.
+Each rate is the median of five repetitions. ``python benchmarks/data_speed.py`` prints a table and writes
 ``benchmarks/results/data_speed.json``.
 """
 
