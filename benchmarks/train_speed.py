@@ -1,8 +1,9 @@
 """Training speed of ClearSeek against transformers' own DeepSeek-V3, on the same work.
 
-Both train the same shapes, batch, precision and optimiser in one process, step about. The peer gets its fastest settings:
-every pair of attention and expert implementation is tried first and the best is kept. MTP is left out, since the peer
-cannot train it. ``python benchmarks/train_speed.py`` prints a table and writes ``benchmarks/results/train_speed.json``.
+Both train the same shapes, batch, precision and optimiser in one process, step about. The peer gets its fastest
+settings: every pair of attention and expert implementation is tried first and the best is kept. MTP is left out,
+since the peer cannot train it. ``python benchmarks/train_speed.py`` prints a table and writes
+``benchmarks/results/train_speed.json``.
 """
 
 from __future__ import annotations
@@ -47,8 +48,10 @@ def stepper(model: torch.nn.Module, loss: Callable[[torch.Tensor], torch.Tensor]
     def step(tokens: torch.Tensor) -> float:
         value = loss(tokens)
         value.backward()
-        gradients = [p.grad.float() if p.grad is not None else torch.zeros_like(p, dtype=torch.float32)
-                     for p in model.parameters()]
+        gradients = [
+            p.grad.float() if p.grad is not None else torch.zeros_like(p, dtype=torch.float32)
+            for p in model.parameters()
+        ]
         model.zero_grad()
         optimizer.step(gradients, gradient_norm(gradients), 1.0)
         return value.item()
@@ -93,7 +96,9 @@ def timed(step: Step, tokens: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def best_peer(config: ModelConfig, dtype: torch.dtype, optimizer: OptimizerConfig, tokens: torch.Tensor) -> tuple[str, Step]:
+def best_peer(
+    config: ModelConfig, dtype: torch.dtype, optimizer: OptimizerConfig, tokens: torch.Tensor
+) -> tuple[str, Step]:
     """The peer's fastest settings on these shapes (best of three steps each)."""
     tried: dict[str, float] = {}
     for attention in ("sdpa", "eager"):
@@ -169,7 +174,8 @@ def main() -> None:
     if arguments.only != "quickstart":
         large = ModelConfig(**(recipe.model.model_dump() | LARGE))
         report["results"]["large"] = compare(
-            "large", large, 16, recipe.data.sequence_length, arguments.rounds, recipe.optimizer, dtype, peak)  # fmt: skip
+            "large", large, 16, recipe.data.sequence_length, arguments.rounds,
+            recipe.optimizer, dtype, peak)  # fmt: skip
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

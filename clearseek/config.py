@@ -129,11 +129,11 @@ class ModelConfig(Settings):
         wrong: list[str] = []
         if self.qk_rope_head_dim % 2:
             wrong.append(
-                f"qk_rope_head_dim = {self.qk_rope_head_dim} is odd, but rotary channels come in pairs: use an even number"
+                f"qk_rope_head_dim = {self.qk_rope_head_dim} is odd, but rotary channels come in pairs: make it even"
             )
         if self.num_experts_per_tok > self.n_routed_experts:
             wrong.append(
-                f"num_experts_per_tok = {self.num_experts_per_tok} is more than n_routed_experts = {self.n_routed_experts}"
+                f"num_experts_per_tok = {self.num_experts_per_tok} exceeds n_routed_experts = {self.n_routed_experts}"
             )
         if self.n_routed_experts % self.n_group:
             wrong.append(f"n_routed_experts = {self.n_routed_experts} is not divisible by n_group = {self.n_group}")
@@ -162,11 +162,12 @@ class ModelConfig(Settings):
             wrong.append("num_nextn_predict_layers needs a V3 model: set it to 0")
         if self.first_k_dense_replace > self.num_hidden_layers:
             wrong.append(
-                f"first_k_dense_replace = {self.first_k_dense_replace} exceeds num_hidden_layers = {self.num_hidden_layers}"
+                f"first_k_dense_replace = {self.first_k_dense_replace} exceeds num_hidden_layers = "
+                f"{self.num_hidden_layers}"
             )
         if self.num_nextn_predict_layers > 1:
             wrong.append(
-                f"num_nextn_predict_layers = {self.num_nextn_predict_layers}: only depths 0 and 1 are released or supported"
+                f"num_nextn_predict_layers = {self.num_nextn_predict_layers}: only depths 0 and 1 are supported"
             )
         if wrong:
             raise ValueError("; ".join(wrong))

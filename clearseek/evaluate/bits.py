@@ -1,11 +1,11 @@
 """Bits per byte: how well a model predicts text, whatever its tokenizer.
 
 The cross-entropy of every held-out token, summed, in bits, over the bytes of the held-out documents: the size an
-arithmetic coder driven by the model would compress them to. That makes it comparable with any compressor run on the same
-bytes (Gao et al., "The Pile", 2020, section 3.1), so ``gzip`` and ``xz`` are the yardsticks.
+arithmetic coder driven by the model would compress them to. That makes it comparable with any compressor run on the
+same bytes (Gao et al., "The Pile", 2020, section 3.1), so ``gzip`` and ``xz`` are the yardsticks.
 
-Windows overlap by half, and only the second half of each counts (all of the first window), so that every token is predicted
-from at least half a window of context.
+Windows overlap by half, and only the second half of each counts (all of the first window), so that every token is
+predicted from at least half a window of context.
 """
 
 from __future__ import annotations

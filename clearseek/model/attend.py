@@ -1,10 +1,10 @@
 """Causal attention over expanded heads: the core that multi-head latent attention calls.
 
-On a GPU this is PyTorch's flash attention. On a CPU PyTorch's flash kernel is several times slower than the matrix products
-it is made of, for heads as small as ours (measured in docs/notebook.md), so there the core is written out: queries are
-taken in blocks, block i sees only the keys up to its end (the upper triangle is never computed), and the probabilities
-are kept for the backward. Score accumulation, softmax and its backward are FP32 inside; what is stored is in the type of
-the inputs (DeepSeek-V3 report, section 3.3.1: the attention core stays in high precision).
+On a GPU this is PyTorch's flash attention. On a CPU PyTorch's flash kernel is several times slower than the matrix
+products it is made of, for heads as small as ours (measured in docs/notebook.md), so there the core is written out:
+queries are taken in blocks, block i sees only the keys up to its end (the upper triangle is never computed), and the
+probabilities are kept for the backward. Score accumulation, softmax and its backward are FP32 inside; what is stored
+is in the type of the inputs (DeepSeek-V3 report, section 3.3.1: the attention core stays in high precision).
 
 Shapes: N = batch * heads, Q queries, S keys (Q <= S; the last query sees the last key), C channels, V value channels.
 """

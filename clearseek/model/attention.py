@@ -1,7 +1,7 @@
 """Multi-head latent attention (MLA).
 
-Keys and values of all heads are expanded from one small latent per token, and only that latent and one shared rotary key
-are cached: ``kv_lora_rank + qk_rope_head_dim`` numbers per token and layer instead of ``2 * heads * head_dim``
+Keys and values of all heads are expanded from one small latent per token, and only that latent and one shared rotary
+key are cached: ``kv_lora_rank + qk_rope_head_dim`` numbers per token and layer instead of ``2 * heads * head_dim``
 (DeepSeek-V2 report, section 2.1; DeepSeek-V3 report, equations 1-11). Position goes through separate rotary channels,
 because a rotation between the latent and the heads would keep the expansion from being folded into the query.
 

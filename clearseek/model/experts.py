@@ -1,10 +1,11 @@
 """Routed experts: every token visits its K experts, none is dropped.
 
-Token-expert pairs are sorted by expert with a *stable* sort, so that each expert sees one contiguous block of rows and
-one grouped matrix product serves them all. The way back is a gather (every pair has its own place) and a sum over K in a
-fixed order: no atomics, the same bits every time. The router's weight is applied inside SwiGLU, before the
+Token-expert pairs are sorted by expert with a *stable* sort, so that each expert sees one contiguous block of rows
+and one grouped matrix product serves them all. The way back is a gather (every pair has its own place) and a sum over
+K in a fixed order: no atomics, the same bits every time. The router's weight is applied inside SwiGLU, before the
 down-projection, as DeepSeek's training kernels do; the mathematics is the same, and the backward gets the weight's
-gradient without keeping the experts' outputs. SwiGLU is recomputed in the backward (DeepSeek-V3 report, section 3.2.3).
+gradient without keeping the experts' outputs. SwiGLU is recomputed in the backward (DeepSeek-V3 report, section
+3.2.3).
 
 Shapes: T tokens, K experts per token, R = T * K pairs, E experts, D hidden, I expert width.
 """
@@ -48,7 +49,13 @@ def swiglu_backward(d_act_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Tensor) ->
 class _Experts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_TD: Tensor, weight_TK: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, index_TK: Tensor, load_E: Tensor
+        ctx: Any,
+        x_TD: Tensor,
+        weight_TK: Tensor,
+        gate_up_EID: Tensor,
+        down_EDI: Tensor,
+        index_TK: Tensor,
+        load_E: Tensor,
     ) -> Tensor:
         k = index_TK.shape[1]
         order_R = index_TK.flatten().sort(dim=0, stable=True).indices

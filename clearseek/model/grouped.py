@@ -1,8 +1,8 @@
 """Grouped matrix products: one product for all experts.
 
-Rows stand sorted by expert; `ends_E` (int32, cumulative) says where each expert's block ends. On a GPU this is PyTorch's
-grouped kernel. On a CPU PyTorch's own loop copies each block's result once more, so the loop is written out, each product
-going straight to its place.
+Rows stand sorted by expert; `ends_E` (int32, cumulative) says where each expert's block ends. On a GPU this is
+PyTorch's grouped kernel. On a CPU PyTorch's own loop copies each block's result once more, so the loop is written
+out, each product going straight to its place.
 
 Shapes: R rows, E experts, K inner, M outer size.
 """

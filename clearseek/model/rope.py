@@ -24,7 +24,7 @@ def _mscale(factor: float, mscale: float) -> float:
 
 def softmax_scale(config: ModelConfig) -> float:
     """Factor on query-key products: ``qk_head_dim ** -0.5``, times YaRN's correction where the config has YaRN."""
-    scale = config.qk_head_dim**-0.5
+    scale: float = config.qk_head_dim**-0.5
     yarn = config.rope_scaling
     if yarn is not None and yarn.mscale_all_dim:
         scale *= _mscale(yarn.factor, yarn.mscale_all_dim) ** 2

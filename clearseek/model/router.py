@@ -1,10 +1,10 @@
 """Which experts each token visits, and how much each counts.
 
-V3's router (DeepSeek-V3 report, equations 12-16): sigmoid scores; a per-expert bias is *added for the choice only*; the
-experts stand in groups, a group scores the sum of its two best biased scores, and all but the best groups are masked
-with minus infinity (biases of a fresh model have both signs, so zero would not mask); the weights are the unbiased scores
-of the chosen experts, normalised and scaled. V2's router (DeepSeek-V2 report, section 2.1.2): softmax scores, the best
-experts outright (greedy) or within the groups with the best single expert (group-limited greedy).
+V3's router (DeepSeek-V3 report, equations 12-16): sigmoid scores; a per-expert bias is *added for the choice only*;
+the experts stand in groups, a group scores the sum of its two best biased scores, and all but the best groups are
+masked with minus infinity (biases of a fresh model have both signs, so zero would not mask); the weights are the
+unbiased scores of the chosen experts, normalised and scaled. V2's router (DeepSeek-V2 report, section 2.1.2): softmax
+scores, the best experts outright (greedy) or within the groups with the best single expert (group-limited greedy).
 
 Load is balanced without an auxiliary loss: after each step the bias of an overloaded expert goes down by a fixed step
 and that of an underloaded one goes up (section 2.1.2). A tiny sequence-wise loss only guards against extremes
@@ -47,7 +47,8 @@ def _limit_groups(choice_TE: Tensor, groups: int, kept: int, best_per_group: int
     grouped_TGE = choice_TE.unflatten(-1, (groups, -1))
     group_TG = grouped_TGE.topk(best_per_group, dim=-1).values.sum(-1)
     keep_TG = torch.zeros_like(group_TG, dtype=torch.bool).scatter_(1, _best(group_TG, kept), True)
-    return grouped_TGE.masked_fill(~keep_TG.unsqueeze(-1), float("-inf")).flatten(-2)
+    masked_TE: Tensor = grouped_TGE.masked_fill(~keep_TG.unsqueeze(-1), float("-inf")).flatten(-2)
+    return masked_TE
 
 
 def sequence_balance_loss(scores_TE: Tensor, k: int, sequences: int) -> Tensor:
@@ -62,7 +63,8 @@ def sequence_balance_loss(scores_TE: Tensor, k: int, sequences: int) -> Tensor:
         threshold = scores_BSE.topk(k, dim=-1).values[..., -1:]
         f_BE = (scores_BSE >= threshold).float().mean(1) * (experts / k)
     p_BE = (scores_BSE / scores_BSE.sum(-1, keepdim=True)).mean(1)
-    return (f_BE * p_BE).sum(-1).mean()
+    loss: Tensor = (f_BE * p_BE).sum(-1).mean()
+    return loss
 
 
 class Router(nn.Module):

@@ -1,8 +1,8 @@
 """The DeepSeek-V2/V3 decoder: only tensors and maths.
 
-Embedding, then layers of pre-norm attention and pre-norm SwiGLU (dense in the first layers, experts after that), a final
-norm and the output head. Parameter names are Hugging Face's, except that routed experts are stacked. Behind the last
-layer may stand a multi-token-prediction module (see :mod:`clearseek.model.mtp`).
+Embedding, then layers of pre-norm attention and pre-norm SwiGLU (dense in the first layers, experts after that), a
+final norm and the output head. Parameter names are Hugging Face's, except that routed experts are stacked. Behind the
+last layer may stand a multi-token-prediction module (see :mod:`clearseek.model.mtp`).
 
 Shapes: B sequences, S positions, T = B * S tokens, D hidden, E experts, L mixture-of-experts layers.
 """

@@ -1,12 +1,13 @@
 """Muon: momentum whose update is orthogonalised, for stacks of matrices at once.
 
-Each update matrix is replaced by the nearest semi-orthogonal one, found by five Newton-Schulz steps in BF16, so that every
-direction of a weight matrix learns at the same pace (Jordan et al., "Muon", 2024; the factor 0.2 * sqrt(max(rows,
-columns)), which gives updates the size of AdamW's, is from Moonshot's "Muon is Scalable for LLM Training", section 2.2).
+Each update matrix is replaced by the nearest semi-orthogonal one, found by five Newton-Schulz steps in BF16, so that
+every direction of a weight matrix learns at the same pace (Jordan et al., "Muon", 2024; the factor 0.2 *
+sqrt(max(rows, columns)), which gives updates the size of AdamW's, is from Moonshot's "Muon is Scalable for LLM
+Training", section 2.2).
 
-This is ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`` with one difference: a parameter may be a stack [..., rows,
-columns], as our experts are, and its matrices go through batched products. PyTorch's takes single matrices only; fed one
-expert at a time it took 4x as long (docs/notebook.md). A test holds the two to the same result.
+This is ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`` with one difference: a parameter may be a stack [...,
+rows, columns], as our experts are, and its matrices go through batched products. PyTorch's takes single matrices
+only; fed one expert at a time it took 4x as long (docs/notebook.md). A test holds the two to the same result.
 """
 
 from __future__ import annotations

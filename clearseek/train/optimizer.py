@@ -1,9 +1,9 @@
 """From gradients to new weights: FP32 master weights under AdamW or Muon.
 
 The model computes in BF16 and the optimiser in FP32: it owns a master copy of every weight, takes FP32 gradients, and
-rounds the result back into the model (DeepSeek-V3 report, section 3.3.1). A model that is already FP32 is its own master.
-Matrices have weight decay, vectors have none. Under Muon, the matrices inside the layers (attention, dense and expert
-projections) are Muon's; embedding, head, router and norms stay with AdamW.
+rounds the result back into the model (DeepSeek-V3 report, section 3.3.1). A model that is already FP32 is its own
+master. Matrices have weight decay, vectors have none. Under Muon, the matrices inside the layers (attention, dense
+and expert projections) are Muon's; embedding, head, router and norms stay with AdamW.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ class MasterOptimizer:
             eps=config.eps,
             fused=True,
         )
-        self._muon = (
-            Muon(muon, config.muon_learning_rate, config.momentum, config.weight_decay) if muon else None
-        )
+        self._muon = Muon(muon, config.muon_learning_rate, config.momentum, config.weight_decay) if muon else None
 
     @torch.no_grad()
     def step(self, gradients: list[Tensor], norm: Tensor, multiplier: float) -> None:
@@ -111,7 +109,9 @@ class MasterOptimizer:
                 key for slot in slots if (key := f"{name}.{slot}") not in state
             ]
             if missing or weights[name].shape != master.shape:
-                raise UserError(f"the checkpoint does not fit the recipe: {(missing or [name])[0]} is missing or misshapen")
+                raise UserError(
+                    f"the checkpoint does not fit the recipe: {(missing or [name])[0]} is missing or misshapen"
+                )
             master.copy_(weights[name])
             values = {slot: state[f"{name}.{slot}"] for slot in slots}
             owner.state[view] = {slot: v.view(view.shape) if v.ndim else v for slot, v in values.items()}
@@ -124,4 +124,5 @@ class MasterOptimizer:
 
 def gradient_norm(gradients: list[Tensor]) -> Tensor:
     """Global L2 norm of FP32 gradients, summed in the order of the list."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm

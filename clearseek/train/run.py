@@ -1,11 +1,11 @@
 """The run folder: what a training run leaves behind, and where.
 
-    recipe.json        every setting, resolved
-    data/              token shards, tokenizer, manifest (or elsewhere, as given)
-    transcript.jsonl   what happened, hash-chained: the same bytes in every identical run
-    metrics.jsonl      speed and expert loads per step: differs from run to run
-    checkpoints/       everything needed to go on
-    pictures/          loss curve, expert loads
+recipe.json        every setting, resolved
+data/              token shards, tokenizer, manifest (or elsewhere, as given)
+transcript.jsonl   what happened, hash-chained: the same bytes in every identical run
+metrics.jsonl      speed and expert loads per step: differs from run to run
+checkpoints/       everything needed to go on
+pictures/          loss curve, expert loads
 """
 
 from __future__ import annotations
@@ -75,26 +75,25 @@ class RunFolder:
         """Record the resolved recipe."""
         write_atomic(self.recipe, recipe_json(recipe) + "\n")
 
+    @property
     def tokenizer(self) -> Path:
-        """The tokenizer of the newest checkpoint's data."""
-        return Path(self._latest_state()["data"]) / "tokenizer.json"
+        """The tokenizer of its data."""
+        return self.root / "tokenizer.json"
 
     def load_model(self, step: int | None = None, dtype: torch.dtype = torch.float32) -> tuple[DeepSeekModel, int]:
         """The model of a checkpoint (the newest unless `step` says which), and its step.
 
         Raises UserError when there is none, or when it is damaged.
         """
+        recipe = self.read_recipe()
         saved = checkpoint.load(self._checkpoint(step))
-        return model_of(self.read_recipe(), saved.tensors, dtype), saved.step
+        return model_of(recipe, saved.tensors, dtype), saved.step
 
     def _checkpoint(self, step: int | None) -> Path:
         path = checkpoint.latest(self.checkpoints) if step is None else checkpoint.find(self.checkpoints, step)
         if path is None:
             raise UserError(f"{self.root}: no checkpoint yet: train first, or give another run folder")
         return path
-
-    def _latest_state(self) -> dict[str, Any]:
-        return checkpoint.load(self._checkpoint(None)).state
 
 
 def model_of(recipe: Recipe, tensors: dict[str, dict[str, torch.Tensor]], dtype: torch.dtype) -> DeepSeekModel:

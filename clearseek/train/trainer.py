@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,6 @@ from clearseek.train.run import Metrics, RunFolder
 from clearseek.train.schedule import multiplier, value_at
 from clearseek.train.transcript import Step, Transcript, hash_tensors
 from clearseek.train.transcript import verify as verify_transcript
-
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Trainer:
         resume: bool = False,
         from_step: int | None = None,
     ) -> None:
-        self.recipe, self.run, self.data, self.device = recipe, run, data.resolve(), torch.device(device)
+        self.recipe, self.run, self.device = recipe, run, torch.device(device)
         settle_numerics(recipe.train.threads)
         self.precision = _precision(recipe, run, device, resume)
         lookahead = 1 + recipe.model.num_nextn_predict_layers
@@ -100,8 +99,8 @@ class Trainer:
         if resume:
             self.transcript = self._resume(header, from_step)
         else:
-            self.transcript = Transcript.open(run.transcript, header)
             run.write_recipe(recipe)
+            self.transcript = Transcript.open(run.transcript, header)
         self.metrics = Metrics(run.metrics, self.step)
         self._stop = False
         micro = recipe.train.micro_batch_size or recipe.train.batch_size
@@ -182,7 +181,7 @@ class Trainer:
         sums, load_LE = TreeSum(), torch.zeros((), dtype=torch.int64)
         for micro in tokens.chunk(self._micro_batches):
             losses: Losses = self.model.loss(micro, train.balance_loss_weight, mtp_weight)
-            (losses.total / self._micro_batches).backward()  # type: ignore[no-untyped-call]
+            (losses.total / self._micro_batches).backward()
             gradients = [_gradient(parameter) for parameter in self.model.parameters()]
             scalars = torch.stack([losses.main, losses.main if losses.mtp is None else losses.mtp])
             sums.push([*gradients, scalars / self._micro_batches])
@@ -198,8 +197,8 @@ class Trainer:
         shown = ", ".join(documents[:20]) + (f" and {len(documents) - 20} more" if len(documents) > 20 else "")
         last = checkpoint.latest(self.run.checkpoints)
         raise UserError(
-            f"step {step}: loss {loss}, MTP loss {mtp_loss}, gradient norm {norm}: not finite, so training stopped before "
-            f"the weights were touched. The batch held {shown}. "
+            f"step {step}: loss {loss}, MTP loss {mtp_loss}, gradient norm {norm}: not finite, so training stopped "
+            f"before the weights were touched. The batch held {shown}. "
             + (f"The last good checkpoint is {last}. " if last else "There is no checkpoint yet. ")
             + "Lower optimizer.learning_rate (or muon_learning_rate), lengthen the warm-up, or look at these documents."
         )
@@ -241,11 +240,7 @@ class Trainer:
             "buffers": dict(self.model.named_buffers()),
             "optimizer": self.optimizer.state(),
         }
-        state = {
-            "transcript_head": self.transcript.head,
-            "data": str(self.data),
-            "data_fingerprint": self.loader.fingerprint,
-        }
+        state = {"transcript_head": self.transcript.head, "data_fingerprint": self.loader.fingerprint}
         checkpoint.save(self.run.checkpoints, self.step, tensors, state, self.recipe.train.keep_checkpoints)
 
 

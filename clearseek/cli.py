@@ -1,0 +1,139 @@
+"""The command line: what each command is called and what it takes. The work is done elsewhere.
+
+Exit codes: 0 done; 2 something the user can mend, said in one message on standard error; 130 ended by Ctrl-C or SIGTERM
+after saving. Anything else is a defect and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import clearseek
+from clearseek.errors import UserError, nearest
+
+EXAMPLES = """examples:
+  clearseek quickstart                              train a small DeepSeek-V3 here and now
+  clearseek recipes                                 list the recipes that come along
+  clearseek train shakespeare --run runs/bard       train another recipe
+  clearseek train quickstart --dry-run              what it would do: parameters, memory, FLOPs
+  clearseek train quickstart --set train.steps=50   change a setting
+  clearseek train --resume runs/quickstart          go on, to the bit, where a run was stopped
+  clearseek generate runs/quickstart --prompt "def "
+  clearseek export runs/quickstart my-model         a folder that transformers loads
+  clearseek import my-model runs/imported           and back
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors and a suggestion for a misspelt command."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        if "invalid choice: '" in message:
+            given = message.split("invalid choice: '", 1)[1].split("'", 1)[0]
+            message = f"no command {given!r}{nearest(given, COMMANDS)}; commands: {', '.join(COMMANDS)}"
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+COMMANDS = ("quickstart", "recipes", "train", "data", "generate", "export", "import")
+
+
+def _add_recipe_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="change a setting of the recipe, such as train.steps=100; may be repeated",
+    )  # fmt: skip
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all commands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="clearseek", description=clearseek.__doc__, epilog=EXAMPLES, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"clearseek {clearseek.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=raw
+        )
+
+    quickstart = command("quickstart", "From nothing to a trained, exported model, in minutes.", "clearseek quickstart")
+    quickstart.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
+    quickstart.add_argument("--json", action="store_true", help="print the summary as JSON")
+    _add_recipe_options(quickstart)
+
+    recipes = command("recipes", "List the recipes that come with ClearSeek.", "clearseek recipes")
+    recipes.add_argument("--json", action="store_true", help="print them as JSON")
+
+    train = command("train", "Train a recipe, or go on with a run.", "clearseek train quickstart --set train.steps=50")
+    train.add_argument("recipe", nargs="?", help="a TOML file or the name of a shipped recipe")
+    train.add_argument("--run", type=Path, help="run folder to make (default: runs/NAME)")
+    train.add_argument("--data", type=Path, help="data folder made by 'clearseek data' (default: RUN/data)")
+    train.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run, exactly where it stopped")
+    train.add_argument("--from-step", type=int, metavar="N", help="with --resume: go on from the checkpoint of step N")
+    train.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    train.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its costs, and stop")
+    train.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_recipe_options(train)
+
+    data = command("data", "Prepare a recipe's data: tokenizer, token shards, manifest.",
+                   "clearseek data shakespeare --out data/bard")  # fmt: skip
+    data.add_argument("recipe", help="a TOML file or the name of a shipped recipe")
+    data.add_argument("--out", type=Path, required=True, help="folder to make")
+    data.add_argument("--json", action="store_true", help="print the summary as JSON")
+    _add_recipe_options(data)
+
+    generate = command("generate", "Write text with a trained model.", "clearseek generate runs/quickstart")
+    generate.add_argument("model", type=Path, help="a run folder or an exported folder")
+    generate.add_argument("--prompt", default="", help="text to continue (default: none)")
+    generate.add_argument("--max-tokens", type=int, default=200, help="most tokens to write (default: 200)")
+    generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")
+    generate.add_argument("--top-p", type=float, default=0.95, help="probability mass to draw from (default: 0.95)")
+    generate.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
+    generate.add_argument("--step", type=int, help="checkpoint of a run (default: the newest)")
+
+    export = command("export", "Write a model as a Hugging Face folder.", "clearseek export runs/quickstart my-model")
+    export.add_argument("run", type=Path, help="a run folder")
+    export.add_argument("out", type=Path, help="folder to make")
+    export.add_argument("--format", choices=("hf",), default="hf", help="hf: config.json and safetensors")
+    export.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="stored type (default: bf16)")
+    export.add_argument("--step", type=int, help="checkpoint to take (default: the newest)")
+
+    imported = command("import", "Make a run folder from a Hugging Face folder.", "clearseek import my-model runs/mine")
+    imported.add_argument("folder", type=Path, help="folder with config.json, safetensors and tokenizer.json")
+    imported.add_argument("run", type=Path, help="run folder to make")
+    imported.add_argument(
+        "--without-mtp",
+        action="store_true",
+        help="accept a folder whose MTP module is missing (transformers drops it when saving)",
+    )
+    return parser
+
+
+def dispatch(arguments: argparse.Namespace) -> int:
+    """Run the chosen command; imports are late so that --help is instant."""
+    from clearseek import commands
+
+    handler = getattr(commands, arguments.command.replace("import", "import_model"))
+    return int(handler(arguments))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``clearseek``."""
+    try:
+        return dispatch(build_parser().parse_args(argv))
+    except UserError as error:
+        print(f"clearseek: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("clearseek: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        sys.stderr.close()
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""What each command of the command line does: read arguments, call the library, print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from clearseek import report
+from clearseek.config import DataConfig, Recipe, TrainConfig, load_recipe, shipped_recipes
+from clearseek.data.shards import prepare
+from clearseek.data.tokenizer import BOS, EOS, Tokenizer
+from clearseek.errors import UserError
+from clearseek.files import write_atomic
+from clearseek.hub.hf import export_hf, import_hf
+from clearseek.hub.portability import check_portability
+from clearseek.inference.sampler import Sampling
+from clearseek.inference.sampler import generate as sample
+from clearseek.machine import pick_precision
+from clearseek.model.transformer import DeepSeekModel
+from clearseek.quickstart import run_quickstart
+from clearseek.train import checkpoint
+from clearseek.train.run import RunFolder
+from clearseek.train.session import run_training
+
+INTERRUPTED = 130
+
+
+def quickstart(arguments: argparse.Namespace) -> int:
+    """``clearseek quickstart``."""
+    summary = run_quickstart(arguments.runs, arguments.overrides, quiet=arguments.json)
+    if summary is None:
+        return INTERRUPTED
+    if arguments.json:
+        _print_json(summary)
+    return 0
+
+
+def recipes(arguments: argparse.Namespace) -> int:
+    """``clearseek recipes``."""
+    loaded = {name: load_recipe(file) for name, file in shipped_recipes().items()}
+    if arguments.json:
+        _print_json({name: recipe.model_dump(mode="json") for name, recipe in loaded.items()})
+    else:
+        report.print_recipes(Console(highlight=False), loaded)
+    return 0
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """``clearseek train``."""
+    resume = arguments.resume is not None
+    if resume == (arguments.recipe is not None):
+        raise UserError("give either a recipe to train or --resume RUN (see clearseek train --help)")
+    if arguments.from_step is not None and not resume:
+        raise UserError("--from-step goes with --resume RUN")
+    if resume and (arguments.overrides or arguments.run):
+        raise UserError("--resume goes on with the run's own recipe and folder: leave out --set and --run")
+    run = RunFolder(arguments.resume if resume else arguments.run or Path("runs") / Path(arguments.recipe).stem)
+    recipe = run.read_recipe() if resume else load_recipe(arguments.recipe, arguments.overrides)
+    if arguments.dry_run:
+        report.print_dry_run(Console(highlight=False), recipe, as_json=arguments.json)
+        return 0
+    ended = run_training(
+        recipe, run, arguments.data, arguments.device, resume, arguments.from_step, quiet=arguments.json
+    )
+    if arguments.json:
+        _print_json(ended)
+    elif ended["finished"]:
+        print(f"done: {run.root}  weights {ended['weights_sha256'][:16]}  next: clearseek generate {run.root}")
+    else:
+        print(f"stopped after step {ended['steps']}, saved; go on with: clearseek train --resume {run.root}")
+    return 0 if ended["finished"] else INTERRUPTED
+
+
+def data(arguments: argparse.Namespace) -> int:
+    """``clearseek data``."""
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    console = Console(stderr=True)
+    with report.data_progress(console, quiet=arguments.json) as progress:
+        manifest = prepare(recipe.data, recipe.model.vocab_size, arguments.out, progress)
+    if arguments.json:
+        _print_json(manifest.model_dump(mode="json", exclude={"config"}))
+    else:
+        report.print_manifest(Console(highlight=False), manifest, arguments.out)
+    return 0
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """``clearseek generate``."""
+    model, tokenizer = _load(arguments.model, arguments.step)
+    prompt = [tokenizer.id_of(BOS), *tokenizer.encode(arguments.prompt)]
+    sampling = Sampling(arguments.temperature, arguments.top_p, arguments.seed)
+    if arguments.max_tokens < 1:
+        raise UserError(f"--max-tokens {arguments.max_tokens}: use a number from 1 up")
+    sys.stdout.write(arguments.prompt)
+    written: list[int] = []
+    shown = ""
+    for token in sample(model, prompt, arguments.max_tokens, sampling, frozenset({tokenizer.id_of(EOS)})):
+        written.append(token)
+        text = tokenizer.decode(written).rstrip("\ufffd")  # a character may be split over tokens
+        sys.stdout.write(text[len(shown) :])
+        sys.stdout.flush()
+        shown = text
+    sys.stdout.write("\n")
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """``clearseek export``."""
+    run = RunFolder(arguments.run)
+    recipe = run.read_recipe()
+    model, step = run.load_model(arguments.step)
+    dtype = torch.bfloat16 if arguments.dtype == "bf16" else torch.float32
+    export_hf(model.state_dict(), recipe.model, run.tokenizer, arguments.out, dtype)
+    print(f"{arguments.out}: step {step} of {run.root} as {arguments.dtype}, for transformers, vLLM and SGLang")
+    report.print_findings(Console(highlight=False), check_portability(recipe.model))
+    return 0
+
+
+def import_model(arguments: argparse.Namespace) -> int:
+    """``clearseek import``."""
+    run = RunFolder(arguments.run)
+    if run.root.exists() and any(run.root.iterdir()):
+        raise UserError(f"{run.root}: not empty: choose a new folder for the run")
+    config, tensors = import_hf(arguments.folder, arguments.without_mtp)
+    tokenizer = Tokenizer.load(arguments.folder / "tokenizer.json")
+    recipe = Recipe(
+        name="imported",
+        description="Imported from a Hugging Face folder",
+        model=config,
+        data=DataConfig(sequence_length=min(4096, config.max_position_embeddings)),
+        train=TrainConfig(steps=1, batch_size=1),
+    )
+    run.write_recipe(recipe)
+    write_atomic(run.tokenizer, tokenizer.content)
+    buffers = {name: t for name, t in tensors.items() if name.endswith("e_score_correction_bias")}
+    weights = {name: t for name, t in tensors.items() if name not in buffers}
+    checkpoint.save(run.checkpoints, 0, {"weights": weights, "buffers": buffers}, {"imported": True}, keep=1)
+    print(f"{run.root}: {config.model_type} with {sum(t.numel() for t in weights.values()):,} parameters")
+    return 0
+
+
+def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:
+    """A model ready to generate, from a run folder or an export, and its tokenizer."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder: give a run folder or an exported one")
+    dtype = pick_precision("auto").dtype
+    if (folder / "config.json").is_file():
+        if step is not None:
+            raise UserError("--step is for run folders: an exported folder holds one model")
+        config, tensors = import_hf(folder, allow_missing_mtp=True)
+        with torch.device("meta"):
+            model = DeepSeekModel(config)
+        model.load_state_dict(tensors, assign=True)
+        return model.set_dtype(dtype).requires_grad_(False), Tokenizer.load(folder / "tokenizer.json")
+    run = RunFolder(folder)
+    model, _ = run.load_model(step, dtype)
+    return model, Tokenizer.load(run.tokenizer)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))

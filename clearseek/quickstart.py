@@ -1,0 +1,101 @@
+"""``clearseek quickstart``: from nothing to a trained, exported model in minutes, on text every machine has.
+
+The standard library of the running Python becomes a corpus; a tokenizer is trained on it; a small model of
+DeepSeek-V3's architecture is trained on that, measured in held-out bits per byte beside ``gzip`` and ``xz`` on the
+same bytes, asked to write something, drawn, and exported for transformers. Every stage is an ordinary library call
+that other commands make too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from clearseek import report
+from clearseek.config import load_recipe
+from clearseek.data.shards import held_out_bytes
+from clearseek.data.tokenizer import BOS, EOS, Tokenizer
+from clearseek.errors import UserError
+from clearseek.evaluate.bits import compressed_bits_per_byte
+from clearseek.files import write_atomic
+from clearseek.hub.hf import export_hf
+from clearseek.inference.sampler import Sampling, generate
+from clearseek.machine import peak_memory
+from clearseek.model.transformer import DeepSeekModel
+from clearseek.train.run import RunFolder
+from clearseek.train.session import free_run_folder, run_training
+from clearseek.train.transcript import verify
+
+PROMPTS = ("def ", "class ", "import os\n")
+
+
+def run_quickstart(runs: Path, overrides: Sequence[str], quiet: bool = False) -> dict[str, Any] | None:
+    """Do it all.
+
+    Args:
+        runs: Folder that holds run folders. An unfinished quickstart in it is gone on with; beside a finished one a new
+            run is made, and the two are compared.
+        overrides: Settings to change, as for ``--set``.
+        quiet: Print nothing on standard output.
+
+    Returns:
+        What was made and measured, as JSON values; None when the run was interrupted (and saved).
+    """
+    began = time.perf_counter()
+    console = Console(stderr=True) if quiet else Console(highlight=False)
+    recipe = load_recipe("quickstart", overrides)
+    run, resume = free_run_folder(runs, recipe.name)
+    if resume and run.read_recipe() != recipe:
+        raise UserError(
+            f"{run.root}: an unfinished quickstart with other settings: finish it with "
+            f"'clearseek train --resume {run.root}', or delete it"
+        )
+    report.print_quickstart_head(console, recipe, run.root, resume)
+    ended = run_training(recipe, run, resume=resume, quiet=quiet)
+    if not ended["finished"]:
+        console.print(f"stopped after step {ended['steps']}, saved; run the same command to go on", markup=False)
+        return None
+    yardsticks = compressed_bits_per_byte(held_out_bytes(run.data))
+    model, _ = run.load_model()
+    tokenizer = Tokenizer.load(run.tokenizer)
+    samples = _samples(model, tokenizer)
+    write_atomic(run.root / "samples.txt", "\n\n".join(samples) + "\n")
+    export = run.root / "export"
+    export_hf(model.state_dict(), recipe.model, run.tokenizer, export)
+    summary = ended | {
+        "run": str(run.root),
+        "export": str(export),
+        "compressors_bits_per_byte": yardsticks,
+        "samples": samples,
+        "total_seconds": time.perf_counter() - began,
+        "peak_memory_bytes": peak_memory(),
+        "same_weights_as": _twins(runs, run, ended["weights_sha256"]),
+    }
+    report.print_quickstart_end(console, recipe, summary)
+    return summary
+
+
+def _samples(model: DeepSeekModel, tokenizer: Tokenizer) -> list[str]:
+    """A few texts, each begun with a prompt that fits the corpus."""
+    stop = frozenset({tokenizer.id_of(EOS)})
+    texts = []
+    for seed, prompt in enumerate(PROMPTS):
+        start = [tokenizer.id_of(BOS), *tokenizer.encode(prompt)]
+        written = list(generate(model, start, 90, Sampling(temperature=0.7, top_p=0.9, seed=seed), stop))
+        texts.append(prompt + tokenizer.decode(written))
+    return texts
+
+
+def _twins(runs: Path, run: RunFolder, weights_sha256: str) -> list[str]:
+    """Other finished runs beside this one that ended in the same bits."""
+    others = [RunFolder(folder) for folder in sorted(runs.iterdir()) if folder != run.root]
+    same = []
+    for other in others:
+        steps = verify(other.transcript).steps if other.transcript.exists() else ()
+        if steps and steps[-1].weights_sha256 == weights_sha256:
+            same.append(str(other.root))
+    return same

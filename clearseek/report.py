@@ -1,0 +1,193 @@
+"""What the command line prints: tables in a terminal, plain lines elsewhere. No logic, only words and columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from clearseek.config import Recipe
+from clearseek.data.manifest import Manifest
+from clearseek.hub.layout import count_parameters, flops_per_token, training_memory
+from clearseek.hub.portability import Finding, check_portability
+
+_STAGES = {"read": "reading documents", "tokenizer": "training the tokenizer", "tokenise": "tokenising"}
+
+
+@contextmanager
+def data_progress(console: Console, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress callback for `prepare`: bars with ETA in a terminal, one line a stage elsewhere."""
+    if not console.is_terminal or quiet:
+        seen: set[str] = set()
+
+        def line(stage: str, done: int, total: int) -> None:
+            if stage not in seen and not quiet:
+                seen.add(stage)
+                console.print(_STAGES.get(stage, stage), markup=False)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def bar(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(_STAGES.get(stage, stage), total=total or None)
+            progress.update(tasks[stage], completed=done, total=total or None)
+
+        yield bar
+
+
+def _grid(rows: Sequence[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        grid.add_row(Text(name, style="dim"), Text(value))
+    return grid
+
+
+def si(value: float, unit: str = "") -> str:
+    """A number with a decimal prefix: 671,026,419,200 -> ``671.0 G``."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.4g} {prefix}{unit}"
+    return f"{value:.4g} {unit}".rstrip()
+
+
+def print_recipes(console: Console, recipes: Mapping[str, Recipe]) -> None:
+    """One line a recipe."""
+    table = Table("recipe", "parameters", "activated", "what it is", box=None, padding=(0, 2), pad_edge=False)
+    for name, recipe in recipes.items():
+        count = count_parameters(recipe.model)
+        table.add_row(name, si(count.total), si(count.activated_without_embedding), recipe.description)
+    console.print(table)
+
+
+def dry_run(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe costs, as JSON values."""
+    count = count_parameters(recipe.model)
+    precision: Literal["fp32", "bf16"] = "fp32" if recipe.train.precision == "fp32" else "bf16"
+    memory = training_memory(recipe.model, recipe.optimizer.name, precision)
+    length = recipe.data.sequence_length
+    tokens = recipe.train.steps * recipe.train.batch_size * length
+    flops = flops_per_token(recipe.model, length)
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "parameters": {
+            "total": count.total,
+            "mtp": count.mtp,
+            "embedding": count.embedding,
+            "activated": count.activated,
+            "activated_without_embedding": count.activated_without_embedding,
+            "activated_without_embedding_and_head": count.activated_without_embedding_and_head,
+        },
+        "memory_bytes": {
+            "weights": memory.weights,
+            "master_weights": memory.master_weights,
+            "gradients": memory.gradients,
+            "optimizer": memory.optimizer,
+            "total_without_activations": memory.total,
+        },
+        "flops_per_token": flops,
+        "tokens": tokens,
+        "total_flops": flops * tokens,
+        "portability": [f"{each.severity}: {each.tool}: {each.message}" for each in check_portability(recipe.model)],
+    }  # fmt: skip
+
+
+def print_dry_run(console: Console, recipe: Recipe, as_json: bool) -> None:
+    """The resolved recipe and its costs."""
+    costs = dry_run(recipe)
+    if as_json:
+        print(json.dumps(costs, indent=1))
+        return
+    for table, settings in costs["recipe"].items():
+        if not isinstance(settings, dict):
+            console.print(f"{table} = {json.dumps(settings)}", markup=False)
+            continue
+        console.print(f"\n[{table}]", markup=False, style="bold")
+        for key, value in settings.items():
+            console.print(f"{key} = {json.dumps(value)}", markup=False, soft_wrap=True)
+    parameters, memory = costs["parameters"], costs["memory_bytes"]
+    console.print()
+    console.print(
+        _grid(
+            [
+                ("parameters", f"{parameters['total']:,}" + f" + {parameters['mtp']:,} MTP" * bool(parameters["mtp"])),
+                ("activated", f"{parameters['activated']:,} with input embedding and output head"),
+                ("", f"{parameters['activated_without_embedding']:,} without the embedding lookup"),
+                ("", f"{parameters['activated_without_embedding_and_head']:,} without embedding and head"),
+                ("embedding", f"{parameters['embedding']:,}"),
+                ("memory", f"{memory['total_without_activations'] / 2**30:,.2f} GiB for weights, gradients and "
+                           "optimiser state; activations come on top"),
+                ("training", f"{si(costs['flops_per_token'], 'FLOP')} a token, {costs['tokens']:,} tokens, "
+                             f"{si(costs['total_flops'], 'FLOP')}"),
+            ]
+        )
+    )  # fmt: skip
+    print_findings(console, check_portability(recipe.model))
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """What other programs will say to the model."""
+    colours = {"error": "red", "warning": "yellow", "note": "dim"}
+    for finding in findings:
+        head = Text(f"{finding.severity}: ", style=colours.get(finding.severity, ""))
+        console.print(head + Text(f"{finding.tool}: {finding.message}"), soft_wrap=True)
+
+
+def print_manifest(console: Console, manifest: Manifest, out: Path) -> None:
+    """What was prepared."""
+    licences = ", ".join(f"{count} documents {licence}" for licence, count in manifest.licences.items())
+    halves = {"training": manifest.train, "held out": manifest.heldout}
+    rows = [("data", str(out)), ("source", f"{manifest.source}, {licences}")]
+    for name, half in halves.items():
+        rows.append((name, f"{half.documents:,} documents, {half.bytes:,} bytes, {half.tokens:,} tokens"))
+    rows.append(("left out", f"{manifest.duplicates} duplicates, {len(manifest.skipped)} unreadable"))
+    rows.append(("fingerprint", manifest.fingerprint))
+    console.print(_grid(rows))
+
+
+def print_quickstart_head(console: Console, recipe: Recipe, run: Path, resume: bool) -> None:
+    """What is about to happen."""
+    count = count_parameters(recipe.model)
+    tokens = recipe.train.steps * recipe.train.batch_size * recipe.data.sequence_length
+    console.print(
+        f"{'Going on with' if resume else 'Training'} a small DeepSeek-V3 in {run}: {si(count.total)} parameters, "
+        f"{si(count.activated_without_embedding)} activated, {si(tokens)} tokens of Python's standard library",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def print_quickstart_end(console: Console, recipe: Recipe, summary: Mapping[str, Any]) -> None:
+    """The one screen at the end: what was made, where, how good it is, what to try next."""
+    run = summary["run"]
+    bpb, others = summary["held_out_bpb"], summary["compressors_bits_per_byte"]
+    console.print()
+    for sample in summary["samples"]:
+        console.print(Text(sample, style="cyan"), soft_wrap=True)
+        console.print(Text("-" * 40, style="dim"))
+    measured = [f"{bpb:.3f} bits per byte"] + [f"{name} {value:.3f}" for name, value in others.items()]
+    rows = [
+        ("held-out text", "   ".join(measured)),
+        ("time, memory", f"{summary['total_seconds']:.0f} s ({summary['seconds']:.0f} s training), "
+                         f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB at most"),
+        ("weights", f"sha256 {summary['weights_sha256']}"),
+        ("", "the same bits as " + ", ".join(summary["same_weights_as"]) if summary["same_weights_as"] else
+             "run the command again: the same bits"),
+        ("for transformers", summary["export"]),
+        ("pictures", f"{run}/pictures/loss.png, {run}/pictures/experts.png"),
+        ("record", f"{run}/transcript.jsonl"),
+        ("try next", f'clearseek generate {run} --prompt "class Parser"'),
+        ("", "clearseek train shakespeare   (any text file: docs/recipes.md)"),
+        ("", f"clearseek train {recipe.name} --set train.steps={2 * recipe.train.steps} --run runs/longer"),
+    ]  # fmt: skip
+    console.print(_grid(rows))

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clearseek.config import ModelConfig
+from clearseek.model.router import Router, sequence_balance_loss
+from tests.model.test_parity import BASE, V2
+
+
+def reference_v3(x: Any, w: Any, bias: Any, config: ModelConfig) -> tuple[Any, Any]:
+    """The report's equations 12-16, one token at a time, in float64."""
+    scores = 1 / (1 + np.exp(-(x.astype(np.float64) @ w.astype(np.float64).T)))
+    chosen, weights = [], []
+    size = config.n_routed_experts // config.n_group
+    for s in scores:
+        biased = s + bias
+        groups = biased.reshape(config.n_group, size)
+        value = np.sort(groups, axis=1)[:, -2:].sum(1) if config.n_group > 1 else np.zeros(1)
+        kept = np.argsort(-value, kind="stable")[: config.topk_group]
+        allowed = [e for e in range(config.n_routed_experts) if e // size in kept]
+        best = sorted(allowed, key=lambda e: -biased[e])[: config.num_experts_per_tok]
+        chosen.append(best)
+        weights.append(s[best] / s[best].sum() * config.routed_scaling_factor)
+    return np.array(chosen), np.array(weights)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), groups=st.sampled_from([(1, 1), (4, 2), (2, 1), (8, 4)]), shift=st.floats(-3, 3))
+def test_v3_routing_follows_the_report_with_biases_of_any_sign(
+    seed: int, groups: tuple[int, int], shift: float
+) -> None:
+    changes = {"n_routed_experts": 32, "n_group": groups[0], "topk_group": groups[1], "num_experts_per_tok": 4}
+    config = ModelConfig(**(BASE | changes))
+    generator = torch.Generator().manual_seed(seed)
+    router = Router(config)
+    router.weight.data = torch.randn(router.weight.shape, generator=generator) * 0.2
+    router.e_score_correction_bias += torch.randn(32, generator=generator) * 0.3 + shift
+    x = torch.randn(20, config.hidden_size, generator=generator)
+    routing = router(x)
+    index, weight = reference_v3(
+        x.numpy(), router.weight.detach().numpy(), router.e_score_correction_bias.numpy(), config
+    )
+    assert routing.index_TK.tolist() == index.tolist()
+    np.testing.assert_allclose(routing.weight_TK.detach().numpy(), weight, rtol=2e-5)
+    assert routing.load_E.tolist() == np.bincount(index.ravel(), minlength=32).tolist()
+
+
+def test_ties_go_to_the_lowest_expert() -> None:
+    router = Router(ModelConfig(**BASE))
+    torch.nn.init.zeros_(router.weight)
+    assert router(torch.randn(3, 64)).index_TK.tolist() == [[0, 1, 2]] * 3
+
+
+@pytest.mark.parametrize(("normalised", "scale", "total"), [(False, 1.0, None), (True, 16.0, 1.0), (False, 16.0, None)])
+def test_v2_either_normalises_or_scales(normalised: bool, scale: float, total: float | None) -> None:
+    changes = {"norm_topk_prob": normalised, "routed_scaling_factor": scale}
+    router = Router(ModelConfig(**(BASE | V2 | changes)))
+    torch.nn.init.normal_(router.weight, std=0.1)
+    x = torch.randn(6, 64)
+    routing = router(x)
+    scores = torch.softmax(x @ router.weight.t(), -1)
+    expected = scores.gather(1, routing.index_TK) * (1.0 if normalised else scale)
+    if total is not None:
+        expected = expected / expected.sum(1, keepdim=True)
+    torch.testing.assert_close(routing.weight_TK, expected)
+
+
+def test_bias_moves_against_the_load_and_touches_no_weight() -> None:
+    router = Router(ModelConfig(**BASE))
+    router.update_bias(torch.tensor([10, 0, 5, 5, 9, 1, 5, 5]), 0.25)
+    assert router.e_score_correction_bias.tolist() == [-0.25, 0.25, 0, 0, -0.25, 0.25, 0, 0]
+    assert not router.e_score_correction_bias.requires_grad
+
+
+def test_balance_loss_is_one_when_even_and_grows_when_not() -> None:
+    k, experts = 2, 8
+    even = torch.zeros(16, experts)
+    for token in range(16):
+        even[token, [(2 * token) % experts, (2 * token + 1) % experts]] = 1.0
+    assert sequence_balance_loss(even + 1e-9, k, 2).item() == pytest.approx(1.0, rel=1e-5)
+    skewed = torch.full((16, experts), 1e-9)
+    skewed[:, :k] = 1.0
+    assert sequence_balance_loss(skewed, k, 2).item() == pytest.approx(experts / k, rel=1e-5)
