@@ -92,15 +92,18 @@ def prepare(
         return _reuse(out, inputs)
     tokenizer = given or _train(source, scan, vocab_size, report)
     token_bytes = 2 if vocab_size <= 2**16 else 4
-    fingerprint = canonical_sha256({**content, "tokenizer": tokenizer.sha256, "token_bytes": token_bytes})
     with atomic_folder(out) as folder:
         tokenizer.save(folder / "tokenizer.json")
         writer = _Writer(folder, token_bytes)
         _tokenise(source, scan, config, tokenizer, writer, report)
         splits = writer.finish()
+        files = [
+            FileEntry(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
+            for path in sorted(folder.iterdir())
+        ]
         manifest = Manifest(
             format=FORMAT,
-            fingerprint=fingerprint,
+            fingerprint=canonical_sha256({**content, "tokenizer": tokenizer.sha256, "token_bytes": token_bytes}),
             inputs=inputs,
             source=source.name,
             licences=scan.licences,
@@ -109,21 +112,18 @@ def prepare(
             token_bytes=token_bytes,
             duplicates=scan.duplicates,
             skipped=tuple(scan.skipped),
-            train=splits["train"],
-            heldout=splits["heldout"],
+            **splits,
             tokenizer_sha256=tokenizer.sha256,
-            files=tuple(
-                FileEntry(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
-                for path in sorted(folder.iterdir())
-            ),
-            versions={
-                "clearseek": clearseek.__version__,
-                "python": platform.python_version(),
-                "tokenizers": version("tokenizers"),
-            },
+            files=tuple(files),
+            versions=_versions(),
         )
         (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return manifest
+
+
+def _versions() -> dict[str, str]:
+    ours, python = clearseek.__version__, platform.python_version()
+    return {"clearseek": ours, "python": python, "tokenizers": version("tokenizers")}
 
 
 def held_out_bytes(folder: Path) -> bytes:
