@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from clearseek.config import OptimizerConfig
+from clearseek.errors import UserError
+from clearseek.train.muon import Muon, orthogonalise
+from clearseek.train.optimizer import MasterOptimizer, gradient_norm
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (16, 16)])
+def test_muon_equals_pytorchs_on_matrices_and_stacks(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    start = torch.randn(3, *shape)
+    stacked = nn.Parameter(start.clone())
+    single = [nn.Parameter(matrix.clone()) for matrix in start]
+    ours = Muon([stacked], lr=0.01, momentum=0.9, weight_decay=0.1)
+    theirs = torch.optim.Muon(single, lr=0.01, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        gradient = torch.randn(3, *shape)
+        stacked.grad = gradient.clone()
+        for parameter, part in zip(single, gradient, strict=True):
+            parameter.grad = part.clone()
+        ours.step()
+        theirs.step()
+    # both orthogonalise in BF16, one by bmm and one by mm: a few BF16 roundings of an update of size lr * 0.2
+    expected = torch.stack([parameter.detach() for parameter in single])
+    assert (stacked.detach() - expected).abs().max() < 0.01 * 0.2 * max(shape) ** 0.5 * 4 * 0.02
+
+
+def test_orthogonalised_updates_have_singular_values_near_one() -> None:
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(4, 64, 32)).float())
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+def parameters(dtype: torch.dtype) -> list[tuple[str, nn.Parameter]]:
+    torch.manual_seed(1)
+    shapes = {
+        "model.embed_tokens.weight": (10, 8),
+        "model.layers.0.mlp.experts.gate_up_proj": (3, 12, 8),
+        "model.layers.0.mlp.gate.weight": (3, 8),
+        "model.norm.weight": (8,),
+    }
+    return [(name, nn.Parameter(torch.randn(shape).to(dtype))) for name, shape in shapes.items()]
+
+
+def steps(optimizer: MasterOptimizer, first: int, last: int) -> None:
+    for step in range(first, last):
+        torch.manual_seed(step)
+        gradients = [torch.randn(p.shape) for p in optimizer.parameters]
+        optimizer.step(gradients, gradient_norm(gradients), 0.5)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_state_restores_to_the_bit(name: str, dtype: torch.dtype) -> None:
+    config = OptimizerConfig(name=name)  # type: ignore[arg-type]
+    whole = MasterOptimizer(parameters(dtype), config)
+    steps(whole, 0, 6)
+    first = MasterOptimizer(parameters(dtype), config)
+    steps(first, 0, 3)
+    weights = {k: v.clone() for k, v in first.weights().items()}
+    state = {k: v.clone() for k, v in first.state().items()}
+    second = MasterOptimizer(parameters(dtype), config)
+    second.load(weights, state)
+    steps(second, 3, 6)
+    for a, b in zip(whole.parameters, second.parameters, strict=True):
+        assert torch.equal(a, b) and a.dtype == dtype
+    for a, b in zip(whole.masters, second.masters, strict=True):
+        assert torch.equal(a, b) and a.dtype == torch.float32
+
+
+def test_state_of_another_optimiser_is_refused() -> None:
+    first = MasterOptimizer(parameters(torch.bfloat16), OptimizerConfig(name="adamw"))
+    steps(first, 0, 1)
+    second = MasterOptimizer(parameters(torch.bfloat16), OptimizerConfig(name="muon"))
+    with pytest.raises(UserError, match=r"gate_up_proj\.momentum_buffer"):
+        second.load(first.weights(), first.state())
+
+
+def test_masters_keep_what_bf16_rounds_away() -> None:
+    named = [("w", nn.Parameter(torch.ones(1, 4, dtype=torch.bfloat16)))]
+    optimizer = MasterOptimizer(named, OptimizerConfig(learning_rate=1e-4, weight_decay=0.0))
+    for _ in range(100):
+        gradient = [torch.ones(1, 4)]
+        optimizer.step(gradient, gradient_norm(gradient), 1.0)
+    assert optimizer.masters[0].max().item() == pytest.approx(0.99, abs=1e-4)
+    assert named[0][1].max().item() == pytest.approx(0.99, abs=4e-3)
+
+
+def test_gradients_are_clipped_to_the_norm() -> None:
+    named = [("w", nn.Parameter(torch.zeros(1, 4)))]
+    optimizer = MasterOptimizer(named, OptimizerConfig(grad_clip=1.0))
+    gradient = [torch.full((1, 4), 10.0)]
+    norm = gradient_norm(gradient)
+    optimizer.step(gradient, norm, 1.0)
+    assert norm.item() == pytest.approx(20.0)
+    assert gradient_norm(gradient).item() == pytest.approx(1.0, rel=1e-5)

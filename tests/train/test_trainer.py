@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clearseek.config import Recipe
+from clearseek.errors import UserError
+from clearseek.model.transformer import DeepSeekModel
+from clearseek.train import checkpoint
+from clearseek.train.display import Display
+from clearseek.train.run import RunFolder, read_metrics
+from clearseek.train.trainer import Outcome, Trainer
+from clearseek.train.transcript import verify
+from tests.train.conftest import tiny
+
+
+def run(recipe: Recipe, folder: Path, data: Path, **options: Any) -> tuple[Outcome, Trainer]:
+    trainer = Trainer(recipe, RunFolder(folder), data, **options)
+    with Display(recipe.train.steps, live=False) as display:
+        return trainer.train(display), trainer
+
+
+def interrupted(recipe: Recipe, folder: Path, data: Path, after: int) -> None:
+    """Train, but stop as on Ctrl-C during step `after`."""
+    trainer = Trainer(recipe, RunFolder(folder), data)
+    original = trainer._one_step
+
+    def step(display: Display) -> None:
+        if trainer.step + 1 == after:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(display)
+
+    trainer._one_step = step  # type: ignore[method-assign]
+    with Display(recipe.train.steps, live=False) as display:
+        outcome = trainer.train(display)
+    assert outcome.steps == after and not outcome.finished
+
+
+def test_two_runs_give_the_same_transcript_to_the_byte(tmp_path: Path, data: Path) -> None:
+    outcomes = [run(tiny(), tmp_path / name, data)[0] for name in "ab"]
+    assert outcomes[0].weights_sha256 == outcomes[1].weights_sha256
+    assert (tmp_path / "a/transcript.jsonl").read_bytes() == (tmp_path / "b/transcript.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    optimizer: str, precision: str, tmp_path: Path, data: Path
+) -> None:
+    recipe = tiny(optimizer={"name": optimizer}, train={"precision": precision, "checkpoint_every": 5})
+    whole, _ = run(recipe, tmp_path / "whole", data)
+    interrupted(recipe, tmp_path / "parts", data, after=3)
+    resumed, _ = run(recipe, tmp_path / "parts", data, resume=True)
+    assert resumed.finished and resumed.weights_sha256 == whole.weights_sha256
+    assert (tmp_path / "parts/transcript.jsonl").read_bytes() == (tmp_path / "whole/transcript.jsonl").read_bytes()
+    assert [line["step"] for line in read_metrics(tmp_path / "parts/metrics.jsonl")] == list(range(1, 9))
+
+
+def test_from_an_older_checkpoint_gives_the_same_end(tmp_path: Path, data: Path) -> None:
+    whole, _ = run(tiny(), tmp_path, data)
+    again, _ = run(tiny(), tmp_path, data, resume=True, from_step=6)
+    assert again.weights_sha256 == whole.weights_sha256
+    with pytest.raises(UserError, match="no checkpoint of step 5"):
+        run(tiny(), tmp_path, data, resume=True, from_step=5)
+
+
+def test_accumulated_micro_batches_give_the_same_gradients_but_for_rounding(tmp_path: Path, data: Path) -> None:
+    """Equal bits would need equal matrix products; the tree's order itself is tested with the tree."""
+    losses = []
+    for micro in (8, 2):
+        recipe = tiny(train={"micro_batch_size": micro, "precision": "fp32", "balance_loss_weight": 0.0})
+        run(recipe, tmp_path / str(micro), data)
+        losses.append([step.loss for step in verify(tmp_path / str(micro) / "transcript.jsonl").steps])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_loss_falls_and_balance_bias_moves(tmp_path: Path, data: Path) -> None:
+    recipe = tiny(train={"steps": 30, "bias_update_until": 1.0})
+    _, trainer = run(recipe, tmp_path, data)
+    steps = verify(tmp_path / "transcript.jsonl").steps
+    assert steps[-1].loss < steps[0].loss - 0.5
+    assert steps[-1].held_out_bpb is not None and 0 < steps[-1].held_out_bpb < 8
+    for layer in trainer.model.moe_layers:
+        bias = layer.gate.e_score_correction_bias
+        assert bias.abs().max() > 0 and torch.allclose(bias / 0.001, (bias / 0.001).round(), atol=1e-3)
+
+
+def test_without_bias_updates_the_bias_stays(tmp_path: Path, data: Path) -> None:
+    _, trainer = run(tiny(train={"bias_update_speed": 0.0}), tmp_path, data)
+    assert all(not layer.gate.e_score_correction_bias.any() for layer in trainer.model.moe_layers)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_non_finite_loss_stops_before_the_weights_are_touched(
+    bad: float, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(tiny(), RunFolder(tmp_path), data)
+    loss = DeepSeekModel.loss
+
+    def poisoned(self: DeepSeekModel, tokens: torch.Tensor, *weights: float) -> Any:
+        losses = loss(self, tokens, *weights)
+        return losses._replace(total=losses.total * bad, main=losses.main * bad) if trainer.step == 4 else losses
+
+    monkeypatch.setattr(DeepSeekModel, "loss", poisoned)
+    with pytest.raises(UserError) as error, Display(8, live=False) as display:
+        trainer.train(display)
+    message = str(error.value)
+    assert message.startswith("step 5: loss") and "step-00000003" in message and ".txt" in message
+    assert verify(tmp_path / "transcript.jsonl").steps[-1].step == 4
+    monkeypatch.undo()
+    whole, _ = run(tiny(), tmp_path / "whole", data)
+    again, _ = run(tiny(), tmp_path, data, resume=True)
+    assert again.weights_sha256 == whole.weights_sha256
+
+
+def test_a_recipe_edited_between_runs_is_refused_by_name(tmp_path: Path, data: Path) -> None:
+    interrupted(tiny(), tmp_path, data, after=2)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=r"recipe\.optimizer\.learning_rate"):
+        run(tiny(optimizer={"learning_rate": 1e-2}), tmp_path, data, resume=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_changed_shard_is_refused_by_name(tmp_path: Path, data: Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    interrupted(tiny(), tmp_path / "run", copy, after=2)
+    shard = copy / "train-00000.bin"
+    raw = bytearray(shard.read_bytes())
+    raw[100] ^= 1
+    shard.write_bytes(raw)
+    with pytest.raises(UserError, match=r"train-00000\.bin"):
+        run(tiny(), tmp_path / "run", copy, resume=True)
+
+
+def test_a_truncated_checkpoint_is_refused_and_an_older_one_named(tmp_path: Path, data: Path) -> None:
+    run(tiny(), tmp_path, data)
+    file = tmp_path / "checkpoints/step-00000008/weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(UserError, match=r"(?s)weights\.safetensors.*--from-step 6"):
+        run(tiny(), tmp_path, data, resume=True)
+
+
+def test_other_threads_or_precision_are_refused_by_name(tmp_path: Path, data: Path) -> None:
+    interrupted(tiny(train={"threads": None}), tmp_path, data, after=2)
+    now = torch.get_num_threads()
+    try:
+        torch.set_num_threads(now + 1)
+        with pytest.raises(UserError, match="threads"):
+            run(tiny(train={"threads": None}), tmp_path, data, resume=True)
+    finally:
+        torch.set_num_threads(now)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path, data: Path) -> None:
+    run(tiny(train={"steps": 1}), tmp_path, data)
+    with pytest.raises(UserError, match="already recorded"):
+        Trainer(tiny(train={"steps": 1}), RunFolder(tmp_path), data)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from clearseek.train.run import RunFolder
+from clearseek.train.trainer import Trainer
+from clearseek.train.display import Display
+from tests.train.conftest import tiny
+run = RunFolder(Path(sys.argv[1]))
+recipe = tiny(train={"steps": 40, "checkpoint_every": 1, "keep_checkpoints": 2})
+with Display(40, live=False) as display:
+    print(Trainer(recipe, run, Path(sys.argv[2]), resume=run.transcript.exists()).train(display).weights_sha256)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_resumed_equals_uninterrupted(tmp_path: Path, data: Path) -> None:
+    """SIGKILL from the start of the process on, in the middle of checkpoint writes too: it saves after every step."""
+    root = str(Path(__file__).parents[2])
+
+    def start(folder: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", KILLED, str(tmp_path / folder), str(data), root]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    whole = start("whole")
+    expected = (whole.communicate()[0] or "").split("\n")[-2]
+    assert whole.returncode == 0
+    chance, kills = random.Random(0), 0
+    while kills < 5:
+        process = start("killed")
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "killed/transcript.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 3 if kills else 0.5))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+    last = start("killed")
+    out = (last.communicate()[0] or "").split("\n")
+    assert last.returncode == 0 and out[-2] == expected and kills > 0
+    assert verify(tmp_path / "killed/transcript.jsonl").steps[-1].weights_sha256 == expected
+    assert checkpoint.latest(tmp_path / "killed/checkpoints") is not None
