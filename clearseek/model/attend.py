@@ -6,7 +6,8 @@ queries are taken in blocks, block i sees only the keys up to its end (the upper
 probabilities are kept for the backward. Score accumulation, softmax and its backward are FP32 inside; what is stored
 is in the type of the inputs (DeepSeek-V3 report, section 3.3.1: the attention core stays in high precision).
 
-Shapes: N = batch * heads, Q queries, S keys (Q <= S; the last query sees the last key), C channels, V value channels.
+Shapes: B sequences, H heads, N = B * H, Q queries, S keys (Q <= S; the last query sees the last key),
+C channels, V value channels.
 """
 
 from __future__ import annotations
@@ -40,22 +41,27 @@ def _probabilities(q_NQC: Tensor, k_NSC: Tensor) -> Tensor:
 
 class _BlockedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_NQC: Tensor, k_NSC: Tensor, v_NSV: Tensor) -> Tensor:
-        before = k_NSC.shape[1] - q_NQC.shape[1]
-        out_NQV = torch.empty(*q_NQC.shape[:2], v_NSV.shape[2], dtype=q_NQC.dtype)
+    def forward(ctx: Any, q_BHQC: Tensor, k_BHSC: Tensor, v_BHSV: Tensor) -> Tensor:
+        batch, heads, queries, _ = q_BHQC.shape
+        q_NQC, k_NSC, v_NSV = (x.flatten(0, 1) for x in (q_BHQC, k_BHSC, v_BHSV))
+        before = k_NSC.shape[1] - queries
+        out_BQHV = q_BHQC.new_empty(batch, queries, heads, v_NSV.shape[2])
         kept = []
-        for start, end in _query_blocks(q_NQC.shape[1]):
+        for start, end in _query_blocks(queries):
             seen = before + end
             p_NQS = _probabilities(q_NQC[:, start:end], k_NSC[:, :seen])
-            out_NQV[:, start:end] = torch.bmm(p_NQS, v_NSV[:, :seen])
+            out_NQV = torch.bmm(p_NQS, v_NSV[:, :seen])
+            out_BQHV[:, start:end] = out_NQV.unflatten(0, (batch, heads)).transpose(1, 2)
             kept.append(p_NQS)
         ctx.save_for_backward(q_NQC, k_NSC, v_NSV, *kept)
-        return out_NQV
+        ctx.shapes = q_BHQC.shape, k_BHSC.shape, v_BHSV.shape
+        return out_BQHV
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_NQV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, g_BQHV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q_NQC, k_NSC, v_NSV, *kept = ctx.saved_tensors
+        g_NQV = g_BQHV.transpose(1, 2).reshape(*q_NQC.shape[:2], -1)
         dq_NQC, dk_NSC, dv_NSV = torch.empty_like(q_NQC), torch.empty_like(k_NSC), torch.empty_like(v_NSV)
         blocks = list(zip(_query_blocks(q_NQC.shape[1]), kept, strict=True))
         for (start, end), p_NQS in reversed(blocks):  # the last block sees every key, so it writes and the others add
@@ -70,27 +76,27 @@ class _BlockedAttention(torch.autograd.Function):
             else:
                 dv_NSV[:, :seen] += dv
                 dk_NSC[:, :seen] += dk
-        return dq_NQC, dk_NSC, dv_NSV
+        q_shape, k_shape, v_shape = ctx.shapes
+        return dq_NQC.view(q_shape), dk_NSC.view(k_shape), dv_NSV.view(v_shape)
 
 
-def causal_attention(q_NQC: Tensor, k_NSC: Tensor, v_NSV: Tensor, heads: int) -> Tensor:
+def causal_attention(q_BHQC: Tensor, k_BHSC: Tensor, v_BHSV: Tensor) -> Tensor:
     """Attend causally.
 
     Args:
-        q_NQC: Queries [N, Q, C], already multiplied by the softmax scale.
-        k_NSC: Keys [N, S, C], S >= Q: the last query is at the position of the last key.
-        v_NSV: Values [N, S, V].
-        heads: Heads per sequence; N is a multiple of it.
+        q_BHQC: Queries, already multiplied by the softmax scale.
+        k_BHSC: Keys, S >= Q: the last query is at the position of the last key.
+        v_BHSV: Values.
 
     Returns:
-        [N, Q, V].
+        [B, Q, H, V].
     """
-    if q_NQC.device.type == "cpu":
-        out: Tensor = _BlockedAttention.apply(q_NQC, k_NSC, v_NSV)  # type: ignore[no-untyped-call]
+    if q_BHQC.device.type == "cpu":
+        out: Tensor = _BlockedAttention.apply(q_BHQC, k_BHSC, v_BHSV)  # type: ignore[no-untyped-call]
         return out
-    q, k, v = (x.unflatten(0, (-1, heads)) for x in (q_NQC, k_NSC, v_NSV))
-    queries, keys = q_NQC.shape[1], k_NSC.shape[1]
+    queries, keys = q_BHQC.shape[2], k_BHSC.shape[2]
     if queries == keys:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0).flatten(0, 1)
-    visible_QS = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril_(keys - queries)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible_QS, scale=1.0).flatten(0, 1)
+        return F.scaled_dot_product_attention(q_BHQC, k_BHSC, v_BHSV, is_causal=True, scale=1.0).transpose(1, 2)
+    visible_QS = torch.ones(queries, keys, dtype=torch.bool, device=q_BHQC.device).tril_(keys - queries)
+    masked = F.scaled_dot_product_attention(q_BHQC, k_BHSC, v_BHSV, attn_mask=visible_QS, scale=1.0)
+    return masked.transpose(1, 2)

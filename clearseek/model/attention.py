@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
 from clearseek.model.attend import causal_attention
+from clearseek.model.heads import heads_of_keys_and_values, heads_of_queries
 from clearseek.model.norm import RMSNorm
 from clearseek.model.rope import rotate, softmax_scale
 
@@ -76,26 +77,20 @@ class MultiHeadLatentAttention(nn.Module):
         """
         c = self.config
         batch, length, _ = x_BSD.shape
-        heads, nope = c.num_attention_heads, c.qk_nope_head_dim
+        seen, heads, nope = length, c.num_attention_heads, c.qk_nope_head_dim
         if c.q_lora_rank is None:
             q_BSX = self.q_proj(x_BSD)
         else:
             q_BSX = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BSD)))
-        q_BSHC = q_BSX.view(batch, length, heads, c.qk_head_dim)
-        q_rope = rotate(q_BSHC[..., nope:], turn_SP2.unsqueeze(1)).to(x_BSD.dtype)
-        q_BHSC = torch.cat([q_BSHC[..., :nope], q_rope], dim=-1).transpose(1, 2) * self.softmax_scale
+        q_BHSC = heads_of_queries(q_BSX.view(batch, length, heads, -1), turn_SP2, nope, self.softmax_scale)
 
         latent_BSR, rope_BSP = self.kv_a_proj_with_mqa(x_BSD).split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
         latent_BSR = self.kv_a_layernorm(latent_BSR)
         rope_BSP = rotate(rope_BSP, turn_SP2).to(x_BSD.dtype)
         if cache is not None:
             latent_BSR, rope_BSP = cache.extend(latent_BSR, rope_BSP)
-        seen = latent_BSR.shape[1]
+            seen = cache.length
         kv_BSHX = self.kv_b_proj(latent_BSR).view(batch, seen, heads, nope + c.v_head_dim)
-        rope_BSHP = rope_BSP.unsqueeze(2).expand(-1, -1, heads, -1)
-        k_BHSC = torch.cat([kv_BSHX[..., :nope], rope_BSHP], dim=-1).transpose(1, 2)
-        v_BHSV = kv_BSHX[..., nope:].transpose(1, 2)
-        q, k, v = (t.reshape(batch * heads, -1, t.shape[-1]) for t in (q_BHSC, k_BHSC, v_BHSV))
-        out = causal_attention(q, k, v, heads).view(batch, heads, length, c.v_head_dim)
-        y: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        k_BHSC, v_BHSV = heads_of_keys_and_values(kv_BSHX, rope_BSP, nope)
+        y: Tensor = self.o_proj(causal_attention(q_BHSC, k_BHSC, v_BHSV).flatten(-2))
         return y

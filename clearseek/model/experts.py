@@ -2,17 +2,18 @@
 
 Token-expert pairs are sorted by expert with a *stable* sort, so that each expert sees one contiguous block of rows
 and one grouped matrix product serves them all. The way back is a gather (every pair has its own place) and a sum over
-K in a fixed order: no atomics, the same bits every time. The router's weight is applied inside SwiGLU, before the
-down-projection, as DeepSeek's training kernels do; the mathematics is the same, and the backward gets the weight's
-gradient without keeping the experts' outputs. SwiGLU is recomputed in the backward (DeepSeek-V3 report, section
-3.2.3).
+K in a fixed order: no atomics, the same bits every time. Each block is padded to a multiple of `ALIGNMENT` rows whose
+weight is zero: matrix libraries build a kernel per shape, and with blocks of any length nearly every product would
+need a new one. The router's weight is applied inside SwiGLU, before the down-projection, as DeepSeek's training
+kernels do; the mathematics is the same, and the backward gets the weight's gradient without keeping the experts'
+outputs. SwiGLU is recomputed in the backward (DeepSeek-V3 report, section 3.2.3).
 
-Shapes: T tokens, K experts per token, R = T * K pairs, E experts, D hidden, I expert width.
+Shapes: T tokens, K experts per token, P = T * K pairs, R rows (pairs and padding), E experts, D hidden, I expert width.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,30 +21,52 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from clearseek.config import ModelConfig
-from clearseek.model.grouped import grouped_mm, grouped_mm_weight
+from clearseek.model.grouped import grouped_mm, grouped_mm_weight, parts
 from clearseek.model.router import Routing
+from clearseek.model.swiglu import swiglu_backward, swiglu_forward
+
+ALIGNMENT = 128
+"""Rows that an expert's block is a multiple of."""
 
 
-def swiglu(gate_up_RI2: Tensor, weight_R1: Tensor) -> Tensor:
-    """silu(gate) * up * weight, rowwise: [R, I]. The first half of the columns is the gate."""
-    gate_RI, up_RI = gate_up_RI2.chunk(2, dim=-1)
-    return F.silu(gate_RI).mul_(up_RI).mul_(weight_R1)
+class Layout(NamedTuple):
+    """Where each token-expert pair stands among the rows."""
+
+    place_P: Tensor
+    """Row of pair t * K + j, int64."""
+    token_R: Tensor
+    """Token of each row, int64; 0 for padding."""
+    ends_E: Tensor
+    """End of each expert's block, int32; the rows after the last block are spare."""
 
 
-def swiglu_backward(d_act_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Backward of :func:`swiglu`, which it also recomputes: (d gate|up, act, d weight [R] FP32)."""
+def lay_out(index_TK: Tensor, load_E: Tensor) -> Layout:
+    """Sort pairs by expert, stably, into blocks padded to multiples of :data:`ALIGNMENT`."""
+    k = index_TK.shape[1]
+    expert_P, order_P = index_TK.flatten().sort(dim=0, stable=True)
+    padded_E = (load_E + (ALIGNMENT - 1)).div(ALIGNMENT, rounding_mode="floor") * ALIGNMENT
+    ends_E = padded_E.cumsum(0)
+    shift_E = (ends_E - padded_E) - (load_E.cumsum(0) - load_E)  # rows of padding before each block
+    row_P = torch.arange(order_P.numel(), device=order_P.device) + shift_E.index_select(0, expert_P)
+    place_P = torch.empty_like(order_P)
+    place_P[order_P] = row_P
+    rows = order_P.numel() + load_E.numel() * (ALIGNMENT - 1)  # enough for any loads: sizes never change, nothing syncs
+    rows += -rows % ALIGNMENT
+    token_R = torch.zeros(rows, dtype=torch.int64, device=order_P.device)
+    token_R[row_P] = order_P.div(k, rounding_mode="floor")
+    return Layout(place_P, token_R, ends_E.to(torch.int32))
+
+
+def _weighted_swiglu_backward(
+    d_act_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of act = silu(gate) * up * weight: (act recomputed, d gate|up, d weight [R] FP32)."""
     gate_RI, up_RI = gate_up_RI2.chunk(2, dim=-1)
     d_gate_up_RI2 = torch.empty_like(gate_up_RI2)
     d_gate_RI, d_up_RI = d_gate_up_RI2.chunk(2, dim=-1)
-    sigmoid_RI = gate_RI.sigmoid()
-    silu_RI = gate_RI * sigmoid_RI
-    act_RI = silu_RI * up_RI
+    act_RI = swiglu_backward(d_act_RI * weight_R1, gate_RI, up_RI, d_gate_RI, d_up_RI)
     d_weight_R = (d_act_RI * act_RI).sum(-1, dtype=torch.float32)
-    scaled_RI = d_act_RI * weight_R1
-    torch.mul(scaled_RI, silu_RI, out=d_up_RI)
-    slope_RI = torch.addcmul(silu_RI, silu_RI, sigmoid_RI, value=-1).add_(sigmoid_RI)  # silu' = s + silu * (1 - s)
-    torch.mul(scaled_RI.mul_(up_RI), slope_RI, out=d_gate_RI)
-    return d_gate_up_RI2, act_RI.mul_(weight_R1), d_weight_R
+    return act_RI.mul_(weight_R1), d_gate_up_RI2, d_weight_R
 
 
 class _Experts(torch.autograd.Function):
@@ -57,37 +80,44 @@ class _Experts(torch.autograd.Function):
         index_TK: Tensor,
         load_E: Tensor,
     ) -> Tensor:
-        k = index_TK.shape[1]
-        order_R = index_TK.flatten().sort(dim=0, stable=True).indices
-        place_R = torch.empty_like(order_R)
-        place_R[order_R] = torch.arange(order_R.numel(), device=order_R.device)
-        ends_E = load_E.cumsum(0).to(torch.int32)
-        token_R = order_R // k
-        x_RD = x_TD.index_select(0, token_R)
-        weight_R1 = weight_TK.flatten().index_select(0, order_R).unsqueeze(1).to(x_TD.dtype)
-        gate_up_RI2 = grouped_mm(x_RD, gate_up_EID.transpose(1, 2), ends_E)
-        y_RD = grouped_mm(swiglu(gate_up_RI2, weight_R1), down_EDI.transpose(1, 2), ends_E)
-        ctx.save_for_backward(x_RD, weight_R1, gate_up_RI2, gate_up_EID, down_EDI, token_R, place_R, ends_E)
-        ctx.k = k
-        return combine(y_RD, place_R, k)
+        place_P, token_R, ends_E = lay_out(index_TK, load_E)
+        rows, width = token_R.numel(), down_EDI.shape[2]
+        weight_R1 = x_TD.new_zeros(rows, 1)
+        weight_R1[place_P, 0] = weight_TK.flatten().to(x_TD.dtype)
+        gate_up_RI2, y_RD = x_TD.new_empty(rows, 2 * width), x_TD.new_empty(rows, x_TD.shape[1])
+        for part in parts(ends_E, rows):
+            e, r = part.experts, part.rows
+            x_RD = x_TD.index_select(0, token_R[r])
+            grouped_mm(x_RD, gate_up_EID[e].mT, part.ends_E, out_RM=gate_up_RI2[r])
+            act_RI = swiglu_forward(*gate_up_RI2[r].chunk(2, dim=-1)).mul_(weight_R1[r])
+            grouped_mm(act_RI, down_EDI[e].mT, part.ends_E, out_RM=y_RD[r])
+        ctx.save_for_backward(x_TD, weight_R1, gate_up_RI2, gate_up_EID, down_EDI, token_R, place_P, ends_E)
+        ctx.k = index_TK.shape[1]
+        return combine(y_RD, place_P, ctx.k)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor | None, ...]:
-        x_RD, weight_R1, gate_up_RI2, gate_up_EID, down_EDI, token_R, place_R, ends_E = ctx.saved_tensors
-        g_RD = g_TD.index_select(0, token_R)
-        d_act_RI = grouped_mm(g_RD, down_EDI, ends_E)
-        d_gate_up_RI2, act_RI, d_weight_R = swiglu_backward(d_act_RI, gate_up_RI2, weight_R1)
-        d_down_EDI = grouped_mm_weight(g_RD, act_RI, ends_E)
-        d_gate_up_EID = grouped_mm_weight(d_gate_up_RI2, x_RD, ends_E)
-        d_x_RD = grouped_mm(d_gate_up_RI2, gate_up_EID, ends_E)
-        d_weight_TK = d_weight_R.index_select(0, place_R).view(-1, ctx.k)
-        return combine(d_x_RD, place_R, ctx.k), d_weight_TK, d_gate_up_EID, d_down_EDI, None, None
+        x_TD, weight_R1, gate_up_RI2, gate_up_EID, down_EDI, token_R, place_P, ends_E = ctx.saved_tensors
+        rows = token_R.numel()
+        d_x_RD = x_TD.new_empty(rows, x_TD.shape[1])
+        d_weight_R = x_TD.new_zeros(rows, dtype=torch.float32)
+        d_gate_up_EID, d_down_EDI = torch.zeros_like(gate_up_EID), torch.zeros_like(down_EDI)
+        for part in parts(ends_E, rows):
+            e, r = part.experts, part.rows
+            g_RD, x_RD = g_TD.index_select(0, token_R[r]), x_TD.index_select(0, token_R[r])
+            d_act_RI = grouped_mm(g_RD, down_EDI[e], part.ends_E, out_RM=g_RD.new_empty(len(g_RD), down_EDI.shape[2]))
+            act_RI, d_gate_up_RI2, d_weight_R[r] = _weighted_swiglu_backward(d_act_RI, gate_up_RI2[r], weight_R1[r])
+            grouped_mm_weight(g_RD, act_RI, part.ends_E, out_EMK=d_down_EDI[e])
+            grouped_mm_weight(d_gate_up_RI2, x_RD, part.ends_E, out_EMK=d_gate_up_EID[e])
+            grouped_mm(d_gate_up_RI2, gate_up_EID[e], part.ends_E, out_RM=d_x_RD[r])
+        d_weight_TK = d_weight_R.index_select(0, place_P).view(-1, ctx.k)
+        return combine(d_x_RD, place_P, ctx.k), d_weight_TK, d_gate_up_EID, d_down_EDI, None, None
 
 
-def combine(y_RD: Tensor, place_R: Tensor, k: int) -> Tensor:
-    """Sum each token's K rows: [T, D]. `place_R` says where the row of pair t * K + j stands in y."""
-    return F.embedding_bag(place_R.view(-1, k), y_RD, mode="sum")
+def combine(y_RD: Tensor, place_P: Tensor, k: int) -> Tensor:
+    """Sum each token's K rows: [T, D]. `place_P` says where the row of pair t * K + j stands in y."""
+    return F.embedding_bag(place_P.view(-1, k), y_RD, mode="sum")
 
 
 class Experts(nn.Module):

@@ -1,8 +1,9 @@
-"""Grouped matrix products: one product for all experts.
+"""Grouped matrix products: each expert's rows times its own matrix.
 
-Rows stand sorted by expert; `ends_E` (int32, cumulative) says where each expert's block ends. On a GPU this is
-PyTorch's grouped kernel. On a CPU PyTorch's own loop copies each block's result once more, so the loop is written
-out, each product going straight to its place.
+Rows stand sorted by expert; `ends_E` (int32, cumulative) says where each expert's block ends. On a GPU one grouped
+kernel takes all experts at once. On a CPU the work goes expert by expert, so that what passes from one product to the
+next (the block's rows, its activations, its gradients) is still in cache. :func:`parts` says which pieces to work in;
+the products write where they are told.
 
 Shapes: R rows, E experts, K inner, M outer size.
 """
@@ -10,35 +11,44 @@ Shapes: R rows, E experts, K inner, M outer size.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def _blocks(ends_E: Tensor) -> list[tuple[int, int, int]]:
-    """(expert, start, end) of every non-empty block."""
+class Part(NamedTuple):
+    """Experts that are worked on together, and their rows."""
+
+    experts: slice
+    rows: slice
+    ends_E: Tensor
+    """Ends of their blocks, int32, counted from the part's first row."""
+
+
+def parts(ends_E: Tensor, rows: int) -> list[Part]:
+    """The pieces to work in: on a CPU each expert that has rows, on a GPU all `rows` at once."""
+    if ends_E.device.type != "cpu":
+        return [Part(slice(None), slice(0, rows), ends_E)]
     bounds = [0, *ends_E.tolist()]
-    return [(e, start, end) for e, (start, end) in enumerate(pairwise(bounds)) if end > start]
+    return [
+        Part(slice(e, e + 1), slice(start, end), ends_E[e : e + 1] - start)
+        for e, (start, end) in enumerate(pairwise(bounds))
+        if end > start
+    ]
 
 
-def grouped_mm(x_RK: Tensor, w_EKM: Tensor, ends_E: Tensor) -> Tensor:
-    """Row block e of x times matrix e of w, for every e: [R, M]."""
-    if x_RK.device.type != "cpu":
-        return F.grouped_mm(x_RK, w_EKM, offs=ends_E)
-    out_RM = torch.empty(x_RK.shape[0], w_EKM.shape[2], dtype=x_RK.dtype)
-    for e, start, end in _blocks(ends_E):
-        torch.mm(x_RK[start:end], w_EKM[e], out=out_RM[start:end])
-    return out_RM
+def grouped_mm(x_RK: Tensor, w_EKM: Tensor, ends_E: Tensor, out_RM: Tensor) -> Tensor:
+    """Row block e of x times matrix e of w, for every e of a part. Rows after the last block mean nothing."""
+    if x_RK.device.type == "cpu":
+        return torch.mm(x_RK, w_EKM[0], out=out_RM)
+    return out_RM.copy_(F.grouped_mm(x_RK, w_EKM, offs=ends_E))
 
 
-def grouped_mm_weight(g_RM: Tensor, x_RK: Tensor, ends_E: Tensor) -> Tensor:
-    """Transposed row block e of g times row block e of x, for every e (zero for an expert without rows): [E, M, K]."""
-    if x_RK.device.type != "cpu":
-        return F.grouped_mm(g_RM.t(), x_RK, offs=ends_E)
-    blocks = _blocks(ends_E)
-    shape = (ends_E.numel(), g_RM.shape[1], x_RK.shape[1])
-    out_EMK = torch.empty(shape, dtype=x_RK.dtype) if len(blocks) == shape[0] else torch.zeros(shape, dtype=x_RK.dtype)
-    for e, start, end in blocks:
-        torch.mm(g_RM[start:end].t(), x_RK[start:end], out=out_EMK[e])
-    return out_EMK
+def grouped_mm_weight(g_RM: Tensor, x_RK: Tensor, ends_E: Tensor, out_EMK: Tensor) -> Tensor:
+    """The weights' gradient: row block e of g, transposed, times row block e of x, for every e of a part."""
+    if x_RK.device.type == "cpu":
+        torch.mm(g_RM.t(), x_RK, out=out_EMK[0])
+        return out_EMK
+    return out_EMK.copy_(F.grouped_mm(g_RM.t(), x_RK, offs=ends_E))

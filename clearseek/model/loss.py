@@ -33,12 +33,15 @@ class _CrossEntropy(torch.autograd.Function):
         d_hidden_TD = torch.empty_like(hidden_TD)
         d_head_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
         total = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
-        chunk = chunk_tokens(vocabulary)
+        chunk = min(tokens, chunk_tokens(vocabulary))
+        logits_space = hidden_TD.new_empty(chunk, vocabulary)  # one of each for all chunks, to stay in cache
+        p_space = torch.empty(chunk, vocabulary, dtype=torch.float32, device=hidden_TD.device)
         for start in range(0, tokens, chunk):
             h_CD = hidden_TD[start : start + chunk]
             target_C1 = target_T[start : start + chunk].unsqueeze(1)
-            logits_CV = h_CD @ head_VD.t()
-            p_CV = torch.softmax(logits_CV, dim=-1, dtype=torch.float32)
+            logits_CV, p_CV = logits_space[: len(h_CD)], p_space[: len(h_CD)]
+            torch.mm(h_CD, head_VD.t(), out=logits_CV)
+            torch.softmax(logits_CV, dim=-1, dtype=torch.float32, out=p_CV)
             total += _token_losses(p_CV, target_C1).sum()
             p_CV.scatter_add_(1, target_C1, p_CV.new_full(target_C1.shape, -1.0))  # one index a row: order is free
             d_logits_CV = logits_CV.copy_(p_CV)

@@ -31,15 +31,13 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor, Tensor, None]:
         x_TD, w_D, rstd_T1 = ctx.saved_tensors
-        xhat_TD = torch.empty_like(x_TD)
-        torch.mul(x_TD, rstd_T1, out=xhat_TD)
-        gx_TD = g_TD * xhat_TD
-        dw_D = gx_TD.sum(0, dtype=torch.float32)
-        # d xhat = g * w;  dx = rstd * (d xhat - xhat * mean(d xhat * xhat))
-        mean_T1 = torch.mv(gx_TD, w_D).float().div_(x_TD.shape[-1]).unsqueeze(-1)
-        dx_TD = torch.addcmul(g_TD * w_D, xhat_TD, mean_T1.to(x_TD.dtype), value=-1)
-        torch.mul(dx_TD, rstd_T1, out=dx_TD)
-        return dx_TD, dw_D.to(w_D.dtype), None
+        # y = x * rstd * w;  dx = rstd * g * w - x * rstd^3 * mean(g * w * x);  dw = sum over tokens of g * x * rstd.
+        # Factors per token are rounded to the type of x: one type throughout spares a CPU converted copies of it all.
+        gx_TD = g_TD * x_TD
+        dw_D = torch.mv(gx_TD.t(), rstd_T1.squeeze(-1).to(x_TD.dtype))
+        mean_T1 = torch.mv(gx_TD, w_D).float().unsqueeze(-1).div_(x_TD.shape[-1])
+        dx_TD = x_TD * (mean_T1 * rstd_T1.pow(3)).neg_().to(x_TD.dtype)
+        return dx_TD.addcmul_(g_TD * w_D, rstd_T1.to(x_TD.dtype)), dw_D, None
 
 
 class RMSNorm(nn.Module):

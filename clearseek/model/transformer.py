@@ -23,6 +23,7 @@ from clearseek.model.loss import cross_entropy
 from clearseek.model.norm import RMSNorm
 from clearseek.model.rope import rotations
 from clearseek.model.router import Router, Routing
+from clearseek.model.swiglu import swiglu
 
 
 class MLP(nn.Module):
@@ -36,7 +37,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., D] to [..., D]."""
-        y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        y: Tensor = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
         return y
 
 

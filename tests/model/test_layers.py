@@ -15,8 +15,8 @@ from clearseek.config import ModelConfig
 from clearseek.model import loss as loss_module
 from clearseek.model.attend import causal_attention
 from clearseek.model.embedding import Embedding
-from clearseek.model.experts import Experts
-from clearseek.model.grouped import grouped_mm, grouped_mm_weight
+from clearseek.model.experts import ALIGNMENT, Experts, lay_out
+from clearseek.model.grouped import grouped_mm, grouped_mm_weight, parts
 from clearseek.model.loss import cross_entropy, token_losses
 from clearseek.model.norm import RMSNorm
 from clearseek.model.router import Routing
@@ -57,7 +57,12 @@ def test_attention_core(queries: int, keys: int) -> None:
         return scores.softmax(-1) @ v
 
     inputs = torch.randn(4, queries, 8) * 0.5, torch.randn(4, keys, 8), torch.randn(4, keys, 6)
-    same_gradients(lambda q, k, v: causal_attention(q, k, v, 2), plain, *inputs)
+
+    def ours(*heads: Tensor) -> Tensor:
+        out = causal_attention(*(x.unflatten(0, (2, 2)) for x in heads))
+        return out.transpose(1, 2).flatten(0, 1)
+
+    same_gradients(ours, plain, *inputs)
 
 
 def routing_of(index_TK: Tensor, weight_TK: Tensor, experts: int) -> Routing:
@@ -98,11 +103,26 @@ def test_experts_equal_a_loop_over_tokens(pattern: str) -> None:
 def test_grouped_products_with_any_block_sizes(counts: list[int]) -> None:
     rows, ends = sum(counts), torch.tensor(counts).cumsum(0).to(torch.int32)
     x, w, g = torch.randn(rows, 5), torch.randn(len(counts), 5, 4), torch.randn(rows, 4)
-    parts = torch.split(x, counts), torch.split(g, counts)
-    expected = torch.cat([part @ w[e] for e, part in enumerate(parts[0])])
-    assert torch.equal(grouped_mm(x, w, ends), expected)
-    stacked = torch.stack([b.t() @ a for a, b in zip(*parts, strict=True)])
-    assert torch.equal(grouped_mm_weight(g, x, ends), stacked)
+    y, dw = torch.empty(rows, 4), torch.zeros(len(counts), 4, 5)
+    for part in parts(ends, rows):
+        grouped_mm(x[part.rows], w[part.experts], part.ends_E, y[part.rows])
+        grouped_mm_weight(g[part.rows], x[part.rows], part.ends_E, dw[part.experts])
+    blocks = list(zip(torch.split(x, counts), torch.split(g, counts), strict=True))
+    torch.testing.assert_close(y, torch.cat([a @ w[e] for e, (a, _) in enumerate(blocks)]))
+    torch.testing.assert_close(dw, torch.stack([b.t() @ a for a, b in blocks]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(tokens=st.integers(1, 40), experts=st.integers(2, 9), seed=st.integers(0, 99))
+def test_layout_gives_every_pair_its_own_row_in_its_experts_block(tokens: int, experts: int, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    index = torch.rand(tokens, experts, generator=draw).argsort(dim=1)[:, :2]
+    layout = lay_out(index, torch.bincount(index.flatten(), minlength=experts))
+    assert layout.place_P.unique().numel() == 2 * tokens
+    assert layout.token_R[layout.place_P].tolist() == [t for t in range(tokens) for _ in range(2)]
+    blocks = torch.searchsorted(layout.ends_E, layout.place_P, right=True)
+    assert blocks.tolist() == index.flatten().tolist()
+    assert (layout.ends_E % ALIGNMENT == 0).all() and layout.ends_E[-1] <= layout.token_R.numel()
 
 
 @pytest.mark.parametrize("chunk", [1, 640, 1 << 21])
