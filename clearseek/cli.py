@@ -1,12 +1,16 @@
 """The command line: what each command is called and what it takes. The work is done elsewhere.
 
 Exit codes: 0 done; 2 something the user can mend, said in one message on standard error; 130 ended by Ctrl-C or SIGTERM
-after saving. Anything else is a defect and shows its traceback.
+after saving; 141 the reader of a pipe went away. Anything else is a defect and shows its traceback.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
+import io
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse with one-line errors and a suggestion for a misspelt command."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        if "invalid choice: '" in message:
+        if message.startswith("argument COMMAND: invalid choice: '"):
             given = message.split("invalid choice: '", 1)[1].split("'", 1)[0]
             message = f"no command {given!r}{nearest(given, COMMANDS)}; commands: {', '.join(COMMANDS)}"
         raise UserError(f"{message} (see {self.prog} --help)")
@@ -122,17 +126,35 @@ def dispatch(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``clearseek``."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model may write what this terminal cannot show
     try:
-        return dispatch(build_parser().parse_args(argv))
+        code = dispatch(build_parser().parse_args(argv))
+        print(end="", flush=True)  # what is wrong with standard output shows here rather than after us
+        return code
     except UserError as error:
-        print(f"clearseek: {error}", file=sys.stderr)
-        return 2
+        problem = str(error)
     except KeyboardInterrupt:
         print("clearseek: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stderr.close()
-        return 0
+    except SystemExit as end:  # after --help and --version; and by rich, when the reader of our output went away
+        if not end.code:
+            return 0
+        return _reader_gone()
+    except BrokenPipeError:
+        return _reader_gone()
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        problem = f"{error.filename or 'standard output'}: {error.strerror}"
+    print(f"clearseek: {problem}", file=sys.stderr)
+    return 2
+
+
+def _reader_gone() -> int:
+    """The exit code of a program whose output nobody reads any more, as before ``| head``; nothing more is written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 128 + signal.SIGPIPE
 
 
 if __name__ == "__main__":

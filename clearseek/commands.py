@@ -12,11 +12,11 @@ import torch
 from rich.console import Console
 
 from clearseek import report
-from clearseek.config import DataConfig, Recipe, TrainConfig, load_recipe, shipped_recipes
+from clearseek.config import DataConfig, ModelConfig, Recipe, TrainConfig, load_recipe, shipped_recipes
 from clearseek.data.shards import prepare
 from clearseek.data.tokenizer import BOS, EOS, Tokenizer
 from clearseek.errors import UserError
-from clearseek.files import write_atomic
+from clearseek.files import atomic_folder, write_atomic
 from clearseek.hub.hf import export_hf, import_hf
 from clearseek.hub.portability import check_portability
 from clearseek.inference.sampler import Sampling
@@ -92,11 +92,13 @@ def data(arguments: argparse.Namespace) -> int:
 
 def generate(arguments: argparse.Namespace) -> int:
     """``clearseek generate``."""
-    model, tokenizer = _load(arguments.model, arguments.step)
-    prompt = [tokenizer.id_of(BOS), *tokenizer.encode(arguments.prompt)]
     sampling = Sampling(arguments.temperature, arguments.top_p, arguments.seed)
     if arguments.max_tokens < 1:
         raise UserError(f"--max-tokens {arguments.max_tokens}: use a number from 1 up")
+    if any("\ud800" <= character <= "\udfff" for character in arguments.prompt):
+        raise UserError("--prompt: not UTF-8 text: set the terminal's encoding to UTF-8")
+    model, tokenizer = _load(arguments.model, arguments.step)
+    prompt = [tokenizer.id_of(BOS), *tokenizer.encode(arguments.prompt)]
     sys.stdout.write(arguments.prompt)
     written: list[int] = []
     shown = ""
@@ -124,11 +126,12 @@ def export(arguments: argparse.Namespace) -> int:
 
 def import_model(arguments: argparse.Namespace) -> int:
     """``clearseek import``."""
-    run = RunFolder(arguments.run)
-    if run.root.exists() and any(run.root.iterdir()):
-        raise UserError(f"{run.root}: not empty: choose a new folder for the run")
+    out: Path = arguments.run
+    empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not empty:
+        raise UserError(f"{out}: exists and is no empty folder: choose a new folder for the run")
     config, tensors = import_hf(arguments.folder, arguments.without_mtp)
-    tokenizer = Tokenizer.load(arguments.folder / "tokenizer.json")
+    tokenizer = _tokenizer(arguments.folder / "tokenizer.json", config)
     recipe = Recipe(
         name="imported",
         description="Imported from a Hugging Face folder",
@@ -136,12 +139,14 @@ def import_model(arguments: argparse.Namespace) -> int:
         data=DataConfig(sequence_length=min(4096, config.max_position_embeddings)),
         train=TrainConfig(steps=1, batch_size=1),
     )
-    run.write_recipe(recipe)
-    write_atomic(run.tokenizer, tokenizer.content)
     buffers = {name: t for name, t in tensors.items() if name.endswith("e_score_correction_bias")}
     weights = {name: t for name, t in tensors.items() if name not in buffers}
-    checkpoint.save(run.checkpoints, 0, {"weights": weights, "buffers": buffers}, {"imported": True}, keep=1)
-    print(f"{run.root}: {config.model_type} with {sum(t.numel() for t in weights.values()):,} parameters")
+    with atomic_folder(out, replace=empty) as folder:
+        run = RunFolder(folder)
+        run.write_recipe(recipe)
+        write_atomic(run.tokenizer, tokenizer.content)
+        checkpoint.save(run.checkpoints, 0, {"weights": weights, "buffers": buffers}, {"imported": True}, keep=1)
+    print(f"{out}: {config.model_type} with {sum(t.numel() for t in weights.values()):,} parameters")
     return 0
 
 
@@ -157,10 +162,21 @@ def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:
         with torch.device("meta"):
             model = DeepSeekModel(config)
         model.load_state_dict(tensors, assign=True)
-        return model.set_dtype(dtype).requires_grad_(False), Tokenizer.load(folder / "tokenizer.json")
+        return model.set_dtype(dtype).requires_grad_(False), _tokenizer(folder / "tokenizer.json", config)
     run = RunFolder(folder)
     model, _ = run.load_model(step, dtype)
-    return model, Tokenizer.load(run.tokenizer)
+    return model, _tokenizer(run.tokenizer, model.config)
+
+
+def _tokenizer(file: Path, config: ModelConfig) -> Tokenizer:
+    """A model's tokenizer. Raises UserError when it has tokens that the model does not know."""
+    tokenizer = Tokenizer.load(file)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{file}: {tokenizer.vocab_size} tokens, but the model has vocab_size = {config.vocab_size}: "
+            "put the tokenizer.json there that the model was trained with"
+        )
+    return tokenizer
 
 
 def _print_json(value: Any) -> None:

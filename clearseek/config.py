@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,16 +21,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from clearseek.errors import UserError, nearest
 
-PositiveInt = Annotated[int, Field(gt=0, strict=True)]
-NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+List = Field(strict=False)  # for tuples, which TOML and JSON write as lists
 
 
 class Settings(BaseModel):
-    """A frozen group of settings that refuses keys it does not know."""
+    """A frozen group of settings that refuses keys it does not know and values of another type (``"5"`` for 5)."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
     )
 
 
@@ -40,13 +49,13 @@ class RopeScaling(Settings):
     """New context length over the original one."""
     original_max_position_embeddings: PositiveInt = 4096
     """Context length before extension, in tokens."""
-    beta_fast: float = 32.0
+    beta_fast: PositiveFloat = 32.0
     """Rotations above which a frequency is left alone."""
-    beta_slow: float = 1.0
+    beta_slow: PositiveFloat = 1.0
     """Rotations below which a frequency is fully interpolated."""
-    mscale: float = 1.0
+    mscale: Annotated[float, Field(ge=0)] = 1.0
     """Numerator of the cos/sin multiplier."""
-    mscale_all_dim: float = 1.0
+    mscale_all_dim: Annotated[float, Field(ge=0)] = 1.0
     """Denominator of the cos/sin multiplier; its square scales the softmax."""
 
 
@@ -93,11 +102,11 @@ class ModelConfig(Settings):
     """Expert choice: V3's biased top-k, or V2's greedy ones."""
     norm_topk_prob: bool = True
     """Whether the chosen experts' weights are divided by their sum."""
-    routed_scaling_factor: float = 2.5
+    routed_scaling_factor: PositiveFloat = 2.5
     """Factor on the routed experts' weights."""
-    rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    rms_norm_eps: PositiveFloat = 1e-6
     """Epsilon of the block norms (the latent norms always use 1e-6)."""
-    rope_theta: Annotated[float, Field(gt=0)] = 10000.0
+    rope_theta: Annotated[float, Field(gt=1)] = 10000.0
     """Base of the rotary frequencies."""
     rope_scaling: RopeScaling | None = None
     """YaRN settings; leave out for plain rotary embeddings."""
@@ -105,7 +114,7 @@ class ModelConfig(Settings):
     """Longest sequence the model may be given, in tokens."""
     tie_word_embeddings: bool = False
     """Whether the output head is the embedding matrix."""
-    initializer_range: Annotated[float, Field(gt=0)] = 0.006
+    initializer_range: PositiveFloat = 0.006
     """Standard deviation of the initial weights (0.006 in the report, section 4.2)."""
     num_nextn_predict_layers: NonNegativeInt = 0
     """Multi-token-prediction modules after the last layer (1 in V3)."""
@@ -137,7 +146,7 @@ class ModelConfig(Settings):
             )
         if self.n_routed_experts % self.n_group:
             wrong.append(f"n_routed_experts = {self.n_routed_experts} is not divisible by n_group = {self.n_group}")
-        elif self.n_group == 1 and self.topk_group != 1:
+        if self.n_group == 1 and self.topk_group != 1:
             wrong.append(f"topk_group = {self.topk_group} needs n_group > 1 (n_group = 1): leave topk_group out")
         elif self.n_group > 1 and self.topk_group >= self.n_group:
             wrong.append(
@@ -179,7 +188,7 @@ class DataConfig(Settings):
 
     source: Literal["python-stdlib", "files", "jsonl", "parquet", "hub"] = "python-stdlib"
     """Kind of source. `parquet` and `hub` need the extra: pip install 'clearseek[data]'."""
-    paths: tuple[str, ...] = ()
+    paths: Annotated[tuple[str, ...], List] = ()
     """Files or globs (`files`, `jsonl`, `parquet`), or one dataset id `owner/name` (`hub`)."""
     text_field: str = "text"
     """Field or column that holds the text of a document (`jsonl`, `parquet`, `hub`)."""
@@ -215,21 +224,21 @@ class OptimizerConfig(Settings):
 
     name: Literal["adamw", "muon"] = "adamw"
     """Optimiser of the weight matrices inside the layers."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2.2e-4
+    learning_rate: PositiveFloat = 2.2e-4
     """Peak rate of AdamW: of everything, or under Muon of embedding, head, router and norms."""
-    muon_learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    muon_learning_rate: PositiveFloat = 0.02
     """Peak rate of Muon."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    betas: Annotated[tuple[Decay, Decay], List] = (0.9, 0.95)
     """AdamW's decay rates (report, section 4.2)."""
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: PositiveFloat = 1e-8
     """AdamW's epsilon."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    momentum: Decay = 0.95
     """Muon's momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Decoupled weight decay of matrices; vectors have none."""
-    grad_clip: Annotated[float, Field(gt=0)] = 1.0
+    grad_clip: PositiveFloat = 1.0
     """Largest global gradient norm."""
-    schedule: Annotated[tuple[Phase, ...], Field(min_length=1)] = (
+    schedule: Annotated[tuple[Phase, ...], Field(min_length=1, strict=False)] = (
         Phase(shape="linear", until=0.02, to=1.0),
         Phase(shape="constant", until=0.68, to=1.0),
         Phase(shape="cosine", until=0.97, to=0.1),
@@ -305,14 +314,17 @@ class Recipe(Settings):
     train: TrainConfig
 
     @model_validator(mode="after")
-    def _sequence_fits(self) -> Recipe:
+    def _consistent(self) -> Recipe:
+        wrong: list[str] = []
         if self.data.sequence_length > self.model.max_position_embeddings:
-            raise ValueError(
+            wrong.append(
                 f"data.sequence_length = {self.data.sequence_length} is above model.max_position_embeddings = "
                 f"{self.model.max_position_embeddings}: lower the first or raise the second"
             )
-        if self.data.source not in ("python-stdlib",) and not self.data.paths:
-            raise ValueError(f'data.paths is empty, but data.source = "{self.data.source}" needs it')
+        if self.data.source != "python-stdlib" and not self.data.paths:
+            wrong.append(f'data.paths is empty, but data.source = "{self.data.source}" needs it')
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self
 
 
@@ -329,20 +341,20 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = find_recipe(path)
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{file}: cannot read the recipe: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{file}: the recipe is not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid TOML: {error}") from None
     for override in overrides:
         _apply_override(raw, override)
     return parse_recipe(raw, str(file))
 
 
-def parse_recipe(raw: dict[str, Any], where: str) -> Recipe:
-    """Validate a recipe's tables. `where` (a file name) starts the message of the UserError."""
+def parse_recipe(raw: Any, where: str) -> Recipe:
+    """Validate a recipe's tables, as TOML or JSON has them. `where` (a file name) starts the UserError's message."""
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -359,13 +371,16 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def find_recipe(path: str | Path) -> Path:
-    """Resolve a recipe's file or shipped name to a file. Raises UserError when there is none."""
-    file = Path(path)
-    if file.suffix == ".toml" or file.is_file():
-        if not file.is_file():
-            raise UserError(f"{file}: no such recipe file")
+    """The file of a recipe: `path` itself, or where it is a bare name and no file, the shipped recipe of that name.
+
+    Raises UserError for a name that is neither.
+    """
+    file, shipped = Path(path), shipped_recipes()
+    if file.suffix == ".toml" or len(file.parts) > 1:
         return file
-    shipped = shipped_recipes()
+    with suppress(OSError):  # a name too long for the file system
+        if file.is_file():
+            return file
     if str(path) not in shipped:
         raise UserError(
             f'no recipe "{path}"{nearest(str(path), shipped)}; shipped: {", ".join(shipped)}; or give a .toml file'
@@ -379,8 +394,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     if not separator or not all(parts):
         raise UserError(f'--set {override}: write it as table.key=value, for example "train.steps=100"')
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text.strip()}")
+        value = parsed["value"] if len(parsed) == 1 else text.strip()
+    except (ValueError, RecursionError):
         value = text.strip()
     table = raw
     for part in parts[:-1]:
@@ -406,7 +422,11 @@ def _explain(entry: Any) -> str:
     message = entry["msg"].removeprefix("Value error, ")
     if entry["type"] == "value_error":
         return f"{location}: {message}" if location else message
-    return f"{location} = {json.dumps(entry['input'], default=str)[:80]}: {message[0].lower()}{message[1:]}"
+    message = _PLAIN_WORDS.get(entry["type"], message[0].lower() + message[1:])
+    return f"{location or 'the recipe'} = {json.dumps(entry['input'], default=str)[:80]}: {message}"
+
+
+_PLAIN_WORDS = {"model_type": "must be a table of settings", "tuple_type": "must be a list"}
 
 
 def _is_settings(annotation: Any) -> bool:

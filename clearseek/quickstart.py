@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,7 @@ def run_quickstart(runs: Path, overrides: Sequence[str], quiet: bool = False) ->
     began = time.perf_counter()
     console = Console(stderr=True) if quiet else Console(highlight=False)
     recipe = load_recipe("quickstart", overrides)
-    run, resume = free_run_folder(runs, recipe.name)
-    if resume and run.read_recipe() != recipe:
-        raise UserError(
-            f"{run.root}: an unfinished quickstart with other settings: finish it with "
-            f"'clearseek train --resume {run.root}', or delete it"
-        )
+    run, resume = free_run_folder(runs, recipe)
     report.print_quickstart_head(console, recipe, run.root, resume)
     ended = run_training(recipe, run, resume=resume, quiet=quiet)
     if not ended["finished"]:
@@ -64,11 +60,10 @@ def run_quickstart(runs: Path, overrides: Sequence[str], quiet: bool = False) ->
     tokenizer = Tokenizer.load(run.tokenizer)
     samples = _samples(model, tokenizer)
     write_atomic(run.root / "samples.txt", "\n\n".join(samples) + "\n")
-    export = run.root / "export"
-    export_hf(model.state_dict(), recipe.model, run.tokenizer, export)
+    export_hf(model.state_dict(), recipe.model, run.tokenizer, run.export)
     summary = ended | {
         "run": str(run.root),
-        "export": str(export),
+        "export": str(run.export),
         "compressors_bits_per_byte": yardsticks,
         "samples": samples,
         "total_seconds": time.perf_counter() - began,
@@ -91,11 +86,11 @@ def _samples(model: DeepSeekModel, tokenizer: Tokenizer) -> list[str]:
 
 
 def _twins(runs: Path, run: RunFolder, weights_sha256: str) -> list[str]:
-    """Other finished runs beside this one that ended in the same bits."""
-    others = [RunFolder(folder) for folder in sorted(runs.iterdir()) if folder != run.root]
+    """Other runs beside this one that ended in the same bits."""
     same = []
-    for other in others:
-        steps = verify(other.transcript).steps if other.transcript.exists() else ()
-        if steps and steps[-1].weights_sha256 == weights_sha256:
-            same.append(str(other.root))
+    for folder in sorted(runs.iterdir()):
+        with suppress(UserError, OSError):  # whatever else lies there is none of this run's business
+            steps = verify(RunFolder(folder).transcript).steps if folder != run.root else ()
+            if steps and steps[-1].weights_sha256 == weights_sha256:
+                same.append(str(folder))
     return same

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from clearseek.config import Recipe
@@ -46,15 +45,15 @@ def data_progress(console: Console, quiet: bool = False) -> Iterator[Callable[[s
         yield bar
 
 
-def _grid(rows: Sequence[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
+def _print_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """Names and values in two columns. Lines are never broken, so that a pipe gets each fact whole."""
+    width = 2 + max(len(name) for name, _ in rows)
     for name, value in rows:
-        grid.add_row(Text(name, style="dim"), Text(value))
-    return grid
+        console.print(Text(name.ljust(width), style="dim") + Text(value), soft_wrap=True)
 
 
 def si(value: float, unit: str = "") -> str:
-    """A number with a decimal prefix: 671,026,419,200 -> ``671.0 G``."""
+    """A number with a decimal prefix: 12,402,176 -> ``12.4 M``."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
             return f"{value / factor:.4g} {prefix}{unit}"
@@ -63,11 +62,14 @@ def si(value: float, unit: str = "") -> str:
 
 def print_recipes(console: Console, recipes: Mapping[str, Recipe]) -> None:
     """One line a recipe."""
-    table = Table("recipe", "parameters", "activated", "what it is", box=None, padding=(0, 2), pad_edge=False)
+    rows = [("recipe", "parameters", "activated", "what it is")]
     for name, recipe in recipes.items():
         count = count_parameters(recipe.model)
-        table.add_row(name, si(count.total), si(count.activated_without_embedding), recipe.description)
-    console.print(table)
+        rows.append((name, si(count.total), si(count.activated_without_embedding), recipe.description))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)] + [0]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def dry_run(recipe: Recipe) -> dict[str, Any]:
@@ -110,28 +112,25 @@ def print_dry_run(console: Console, recipe: Recipe, as_json: bool) -> None:
         return
     for table, settings in costs["recipe"].items():
         if not isinstance(settings, dict):
-            console.print(f"{table} = {json.dumps(settings)}", markup=False)
+            console.print(f"{table} = {json.dumps(settings)}", markup=False, soft_wrap=True)
             continue
         console.print(f"\n[{table}]", markup=False, style="bold")
         for key, value in settings.items():
             console.print(f"{key} = {json.dumps(value)}", markup=False, soft_wrap=True)
     parameters, memory = costs["parameters"], costs["memory_bytes"]
     console.print()
-    console.print(
-        _grid(
-            [
-                ("parameters", f"{parameters['total']:,}" + f" + {parameters['mtp']:,} MTP" * bool(parameters["mtp"])),
-                ("activated", f"{parameters['activated']:,} with input embedding and output head"),
-                ("", f"{parameters['activated_without_embedding']:,} without the embedding lookup"),
-                ("", f"{parameters['activated_without_embedding_and_head']:,} without embedding and head"),
-                ("embedding", f"{parameters['embedding']:,}"),
-                ("memory", f"{memory['total_without_activations'] / 2**30:,.2f} GiB for weights, gradients and "
-                           "optimiser state; activations come on top"),
-                ("training", f"{si(costs['flops_per_token'], 'FLOP')} a token, {costs['tokens']:,} tokens, "
-                             f"{si(costs['total_flops'], 'FLOP')}"),
-            ]
-        )
-    )  # fmt: skip
+    rows = [
+        ("parameters", f"{parameters['total']:,}" + f" + {parameters['mtp']:,} MTP" * bool(parameters["mtp"])),
+        ("activated", f"{parameters['activated']:,} with input embedding and output head"),
+        ("", f"{parameters['activated_without_embedding']:,} without the embedding lookup"),
+        ("", f"{parameters['activated_without_embedding_and_head']:,} without embedding and head"),
+        ("embedding", f"{parameters['embedding']:,}"),
+        ("memory", f"{memory['total_without_activations'] / 2**30:,.2f} GiB for weights, gradients and "
+                   "optimiser state; activations come on top"),
+        ("training", f"{si(costs['flops_per_token'], 'FLOP')} a token, {costs['tokens']:,} tokens, "
+                     f"{si(costs['total_flops'], 'FLOP')}"),
+    ]  # fmt: skip
+    _print_rows(console, rows)
     print_findings(console, check_portability(recipe.model))
 
 
@@ -152,16 +151,17 @@ def print_manifest(console: Console, manifest: Manifest, out: Path) -> None:
         rows.append((name, f"{half.documents:,} documents, {half.bytes:,} bytes, {half.tokens:,} tokens"))
     rows.append(("left out", f"{manifest.duplicates} duplicates, {len(manifest.skipped)} unreadable"))
     rows.append(("fingerprint", manifest.fingerprint))
-    console.print(_grid(rows))
+    _print_rows(console, rows)
 
 
 def print_quickstart_head(console: Console, recipe: Recipe, run: Path, resume: bool) -> None:
     """What is about to happen."""
     count = count_parameters(recipe.model)
     tokens = recipe.train.steps * recipe.train.batch_size * recipe.data.sequence_length
+    source = "Python's standard library" if recipe.data.source == "python-stdlib" else ", ".join(recipe.data.paths)
     console.print(
         f"{'Going on with' if resume else 'Training'} a small DeepSeek-V3 in {run}: {si(count.total)} parameters, "
-        f"{si(count.activated_without_embedding)} activated, {si(tokens)} tokens of Python's standard library",
+        f"{si(count.activated_without_embedding)} activated, {si(tokens)} tokens of {source}",
         markup=False,
         soft_wrap=True,
     )
@@ -175,7 +175,8 @@ def print_quickstart_end(console: Console, recipe: Recipe, summary: Mapping[str,
     for sample in summary["samples"]:
         console.print(Text(sample, style="cyan"), soft_wrap=True)
         console.print(Text("-" * 40, style="dim"))
-    measured = [f"{bpb:.3f} bits per byte"] + [f"{name} {value:.3f}" for name, value in others.items()]
+    measured = ["none" if bpb is None else f"{bpb:.3f} bits per byte"]
+    measured += [f"{name} {value:.3f}" for name, value in others.items()]
     rows = [
         ("held-out text", "   ".join(measured)),
         ("time, memory", f"{summary['total_seconds']:.0f} s ({summary['seconds']:.0f} s training), "
@@ -190,4 +191,4 @@ def print_quickstart_end(console: Console, recipe: Recipe, summary: Mapping[str,
         ("", "clearseek train shakespeare   (any text file: docs/recipes.md)"),
         ("", f"clearseek train {recipe.name} --set train.steps={2 * recipe.train.steps} --run runs/longer"),
     ]  # fmt: skip
-    console.print(_grid(rows))
+    _print_rows(console, rows)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def prepare(
     if out.exists():
         return _reuse(out, inputs)
     tokenizer = given or _train(source, scan, vocab_size, report)
-    token_bytes = 2 if vocab_size <= 2**16 else 4
+    token_bytes: Literal[2, 4] = 2 if vocab_size <= 2**16 else 4
     with atomic_folder(out) as folder:
         tokenizer.save(folder / "tokenizer.json")
         writer = _Writer(folder, token_bytes)

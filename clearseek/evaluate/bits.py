@@ -73,11 +73,15 @@ def held_out_bits(
 def window_count(tokens: int, window: int) -> int:
     """Half-overlapping windows that predict every token but the first of a stream of `tokens`."""
     stride = max(1, window // 2)
+    if tokens < 2:
+        return 0
     return 1 if tokens <= window + 1 else 1 + -(-(tokens - 1 - window) // stride)
 
 
 def compressed_bits_per_byte(data: bytes) -> dict[str, float]:
-    """What ``gzip -9`` and ``xz -9 -e`` need for the same bytes, in bits per byte."""
+    """What ``gzip -9`` and ``xz -9 -e`` need for the same bytes, in bits per byte; empty where there are no bytes."""
+    if not data:
+        return {}
     return {
         "gzip -9": 8 * len(gzip.compress(data, 9, mtime=0)) / len(data),
         "xz -9 -e": 8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(data),

@@ -34,6 +34,8 @@ class Sampling:
             raise UserError(f"temperature = {self.temperature}: use a number from 0 up")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top-p = {self.top_p}: use a number above 0 and up to 1")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed = {self.seed}: use a whole number from 0 to 2^63 - 1")
 
 
 @torch.no_grad()
@@ -71,10 +73,18 @@ def generate(
 
 
 def pick(logits_V: Tensor, sampling: Sampling, draw: torch.Generator) -> int:
-    """Draw one token from FP32 logits [V] by temperature and top-p."""
+    """Draw one token from FP32 logits [V] by temperature and top-p.
+
+    Raises UserError when no logit is finite or one is NaN: such a model is broken.
+    """
+    most = logits_V.max()
+    if not most.isfinite():
+        raise UserError("the model's output is not finite: its weights are damaged or its training diverged")
     if sampling.temperature == 0:
         return int(logits_V.argmax())
-    p_V, index_V = (logits_V / sampling.temperature).softmax(-1).sort(descending=True, stable=True)
-    before_V = p_V.cumsum(-1) - p_V
-    p_V = p_V.masked_fill(before_V >= sampling.top_p, 0.0)
+    # In FP64 and from the largest down, so that no temperature overflows and the sum of thousands stays exact enough.
+    p_V = ((logits_V.double() - most) / sampling.temperature).softmax(-1)
+    p_V, index_V = p_V.sort(descending=True, stable=True)
+    if sampling.top_p < 1:
+        p_V[1:].masked_fill_(p_V.cumsum(-1)[:-1] >= sampling.top_p, 0.0)
     return int(index_V[torch.multinomial(p_V, 1, generator=draw)])

@@ -47,6 +47,15 @@ class RunFolder:
         return self.root / "transcript.jsonl"
 
     @property
+    def begun(self) -> bool:
+        """Whether there is a run to go on with: a transcript with its first line, which a kill may have cut off."""
+        try:
+            with self.transcript.open("rb") as file:
+                return file.readline().endswith(b"\n")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    @property
     def metrics(self) -> Path:
         """Speed and expert loads, one JSON line a step."""
         return self.root / "metrics.jsonl"
@@ -61,33 +70,46 @@ class RunFolder:
         """Folder of pictures."""
         return self.root / "pictures"
 
-    def read_recipe(self) -> Recipe:
-        """The recipe the run was made with. Raises UserError when this is no run folder."""
-        try:
-            raw = json.loads(self.recipe.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{self.root}: not a run folder: it has no {self.recipe.name}") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.recipe}: cannot read: {error}") from None
-        return parse_recipe(raw, str(self.recipe))
-
-    def write_recipe(self, recipe: Recipe) -> None:
-        """Record the resolved recipe."""
-        write_atomic(self.recipe, recipe_json(recipe) + "\n")
+    @property
+    def export(self) -> Path:
+        """What a quickstart exports."""
+        return self.root / "export"
 
     @property
     def tokenizer(self) -> Path:
         """The tokenizer of its data."""
         return self.root / "tokenizer.json"
 
+    def read_recipe(self) -> Recipe:
+        """The recipe the run was made with. Raises UserError when this is no run folder."""
+        try:
+            raw = json.loads(self.recipe.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{self.root}: not a run folder: it has no {self.recipe.name}") from None
+        except OSError as error:
+            raise UserError(f"{self.recipe}: cannot read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.recipe}: damaged: {error}: restore it from a copy") from None
+        return parse_recipe(raw, str(self.recipe))
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Record the resolved recipe."""
+        write_atomic(self.recipe, recipe_json(recipe) + "\n")
+
     def load_model(self, step: int | None = None, dtype: torch.dtype = torch.float32) -> tuple[DeepSeekModel, int]:
         """The model of a checkpoint (the newest unless `step` says which), and its step.
 
         Raises UserError when there is none, or when it is damaged.
         """
-        recipe = self.read_recipe()
-        saved = checkpoint.load(self._checkpoint(step))
-        return model_of(recipe, saved.tensors, dtype), saved.step
+        recipe, path = self.read_recipe(), self._checkpoint(step)
+        saved = checkpoint.load(path)
+        try:
+            return model_of(recipe, saved.tensors, dtype), saved.step
+        except (KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{path}: not of the model that {self.recipe} describes: restore that file. {reason}"
+            ) from None
 
     def _checkpoint(self, step: int | None) -> Path:
         path = checkpoint.latest(self.checkpoints) if step is None else checkpoint.find(self.checkpoints, step)
@@ -97,7 +119,7 @@ class RunFolder:
 
 
 def model_of(recipe: Recipe, tensors: dict[str, dict[str, torch.Tensor]], dtype: torch.dtype) -> DeepSeekModel:
-    """A model with the weights of a checkpoint."""
+    """A model with the weights of a checkpoint. Raises KeyError or RuntimeError where they are of another model."""
     with torch.device("meta"):
         model = DeepSeekModel(recipe.model)
     model.load_state_dict({**tensors["weights"], **tensors["buffers"]}, assign=True)
@@ -127,13 +149,23 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Complete lines of a metrics file; none where there is no file."""
-    if not path.exists():
+    """Complete lines of a metrics file up to the first that is damaged; none where there is no file.
+
+    Raises UserError where there is one that cannot be read.
+    """
+    try:
+        whole = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    except FileNotFoundError:
         return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from None
+    lines: list[dict[str, Any]] = []
+    for line in whole:
         try:
-            lines.append(json.loads(line))
-        except ValueError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int) or "load" not in entry:
+            break
+        lines.append(entry)
     return lines

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from clearseek.config import Recipe
 from clearseek.data.manifest import read_manifest
 from clearseek.data.shards import prepare
 from clearseek.errors import UserError
-from clearseek.files import write_atomic
+from clearseek.files import remove_leftovers, write_atomic
+from clearseek.hub.layout import training_memory
+from clearseek.machine import describe
 from clearseek.train.display import Display
 from clearseek.train.pictures import expert_load, loss_curve
 from clearseek.train.run import RunFolder, read_metrics
@@ -44,12 +46,16 @@ def run_training(
 
     Returns:
         The fields of :class:`Outcome` and the final `held_out_bpb`, as JSON values.
+
+    Raises:
+        UserError: the run folder holds something else, the data do not fit the model, the model does not fit the
+            machine, or what :class:`Trainer` refuses.
     """
     from clearseek.report import data_progress
 
     console = Console(stderr=True) if quiet else Console(highlight=False)
-    if not resume and run.transcript.exists():
-        raise UserError(f"{run.root}: holds a run already: --resume it, or choose another folder with --run")
+    _refuse_device(recipe, device)
+    resume = _clear(run, resume)
     folder = data or run.data
     if data is not None and not data.is_dir():
         raise UserError(f"{data}: no such data folder: make it with: clearseek data RECIPE --out {data}")
@@ -58,6 +64,7 @@ def run_training(
             prepare(recipe.data, recipe.model.vocab_size, folder, progress)
     elif data is None and not folder.is_dir():
         raise UserError(f"{folder}: the run's data are gone: say where they are with --data")
+    _refuse_vocabulary(recipe, folder)
     trainer = Trainer(recipe, run, folder, device, resume, from_step)
     write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
     name = str(trainer.precision.dtype).removeprefix("torch.")
@@ -88,16 +95,70 @@ def draw_pictures(run: RunFolder, data: Path, title: str) -> None:
         expert_load(loads, run.pictures / "experts.png")
 
 
-def free_run_folder(runs: Path, name: str) -> tuple[RunFolder, bool]:
-    """The folder for a new run of `name`, or that of an unfinished one: (folder, whether to resume it)."""
+def free_run_folder(runs: Path, recipe: Recipe) -> tuple[RunFolder, bool]:
+    """The folder of an unfinished run of `recipe`, or one for a new run: (folder, whether to resume it).
+
+    A run is finished once its model is exported. Raises UserError beside a half-trained run with other settings.
+    """
     number = 1
     while True:
-        run = RunFolder(runs / (name if number == 1 else f"{name}-{number}"))
-        if not run.transcript.exists():
-            if run.root.exists():
-                shutil.rmtree(run.data, ignore_errors=True)
+        run = RunFolder(runs / (recipe.name if number == 1 else f"{recipe.name}-{number}"))
+        if not run.begun:
             return run, False
-        done = verify(run.transcript).steps
-        if len(done) < run.read_recipe().train.steps:
+        there = run.read_recipe()
+        trained = len(verify(run.transcript).steps) >= there.train.steps
+        if there == recipe and not (trained and run.export.exists()):
             return run, True
+        if not trained:
+            raise UserError(
+                f"{run.root}: an unfinished run with other settings: finish it with "
+                f"'clearseek train --resume {run.root}', or delete it"
+            )
         number += 1
+
+
+def _clear(run: RunFolder, resume: bool) -> bool:
+    """Make sure that the run may be written where it is to be; returns whether there is anything to resume."""
+    if resume and (run.begun or not run.transcript.exists()):
+        remove_leftovers(run.root)
+        return True
+    if run.begun:
+        raise UserError(f"{run.root}: holds a run already: --resume it, or choose another folder with --run")
+    run.transcript.unlink(missing_ok=True)  # killed before its first line was written
+    expected = {run.data.name, run.recipe.name, run.metrics.name}  # what a kill before the first step leaves
+    names = sorted(path.name for path in run.root.iterdir()) if run.root.exists() else []
+    foreign = [name for name in names if name not in expected and not name.startswith(".")]
+    if foreign:
+        raise UserError(f"{run.root}: not empty (it holds {', '.join(foreign[:3])}): choose a new folder for the run")
+    remove_leftovers(run.root)
+    return False
+
+
+def _refuse_device(recipe: Recipe, device: str) -> None:
+    """Refuse a device that is not there, or that the model cannot fit in."""
+    try:
+        kind = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"--device {device}: use cpu or cuda") from None
+    if kind.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {device}: use cpu or cuda")
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {device}: PyTorch finds {torch.cuda.device_count()} CUDA devices here: use cpu")
+    machine = describe()
+    have = machine["memory"] if kind.type == "cpu" else machine["gpus"][kind.index or 0]["memory"]
+    precision = recipe.train.precision
+    need = training_memory(recipe.model, recipe.optimizer.name, "bf16" if precision == "bf16" else "fp32").total
+    if need > have:
+        raise UserError(
+            f"{recipe.name}: weights, gradients and optimiser state alone take {need / 2**30:,.1f} GiB, and this "
+            f"machine has {have / 2**30:,.1f}: train a smaller model (see clearseek recipes), or use a larger machine"
+        )
+
+
+def _refuse_vocabulary(recipe: Recipe, data: Path) -> None:
+    vocab_size = read_manifest(data).vocab_size
+    if vocab_size > recipe.model.vocab_size:
+        raise UserError(
+            f"{data}: made for model.vocab_size = {vocab_size}, and this model has {recipe.model.vocab_size}: prepare "
+            "the data again for it, or raise the setting"
+        )
