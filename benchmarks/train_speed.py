@@ -155,7 +155,7 @@ def compare(name: str, config: ModelConfig, batch: int, length: int, rounds: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", choices=("quickstart", "large"))
+    parser.add_argument("--only", choices=("quickstart", "quickstart, muon", "large"))
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     keep_heap()
@@ -167,15 +167,18 @@ def main() -> None:
     report: dict[str, Any] = {"machine": describe(), "transformers": transformers.__version__,
                               "dtype": str(dtype), "matmul_peak_flops": peak, "results": {}}  # fmt: skip
     print(f"matmul peak {peak / 1e9:.0f} GFLOP/s in {dtype}")
-    if arguments.only != "large":
-        report["results"]["quickstart"] = compare(
-            "quickstart", recipe.model, recipe.train.batch_size, recipe.data.sequence_length, arguments.rounds,
-            recipe.optimizer, dtype, peak)  # fmt: skip
-    if arguments.only != "quickstart":
-        large = ModelConfig(**(recipe.model.model_dump() | LARGE))
-        report["results"]["large"] = compare(
-            "large", large, 16, recipe.data.sequence_length, arguments.rounds,
-            recipe.optimizer, dtype, peak)  # fmt: skip
+    large = ModelConfig(**(recipe.model.model_dump() | LARGE))
+    adamw = recipe.optimizer.model_copy(update={"name": "adamw"})
+    runs = {
+        "quickstart": (recipe.model, adamw),
+        "quickstart, muon": (recipe.model, recipe.optimizer),
+        "large": (large, adamw),
+    }
+    for name, (config, optimizer) in runs.items():
+        if arguments.only is None or name == arguments.only:
+            report["results"][name] = compare(
+                name, config, 32, recipe.data.sequence_length, arguments.rounds, optimizer, dtype, peak
+            )
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

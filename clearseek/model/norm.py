@@ -16,16 +16,30 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+BLOCK_ELEMENTS = 1 << 19
+"""Elements worked on at once on a CPU: their FP32 copy (2 MiB) stays in cache."""
+
+
+def _row_blocks(x_TD: Tensor) -> list[slice]:
+    """Rows to work on together: all of them on a GPU."""
+    tokens, channels = x_TD.shape
+    size = tokens if x_TD.device.type != "cpu" else max(1, BLOCK_ELEMENTS // channels)
+    return [slice(start, start + size) for start in range(0, tokens, max(1, size))]
+
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, w_D: Tensor, eps: float) -> Tensor:
-        norm_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True, dtype=torch.float32)
-        rstd_T1 = torch.rsqrt(norm_T1.square_().div_(x_TD.shape[-1]).add_(eps))
-        ctx.save_for_backward(x_TD, w_D, rstd_T1)
         y_TD = torch.empty_like(x_TD)
-        torch.mul(x_TD, rstd_T1, out=y_TD)  # computed in FP32, rounded once on the way out
-        return y_TD.mul_(w_D)
+        rstd_T1 = torch.empty(len(x_TD), 1, dtype=torch.float32, device=x_TD.device)
+        for rows in _row_blocks(x_TD):
+            x32_TD = x_TD[rows].to(torch.float32, copy=True)
+            norm_T1 = torch.linalg.vector_norm(x32_TD, dim=-1, keepdim=True)
+            torch.rsqrt(norm_T1.square_().div_(x_TD.shape[-1]).add_(eps), out=rstd_T1[rows])
+            y_TD[rows] = x32_TD.mul_(rstd_T1[rows])
+            y_TD[rows] *= w_D
+        ctx.save_for_backward(x_TD, w_D, rstd_T1)
+        return y_TD
 
     @staticmethod
     @once_differentiable
@@ -33,11 +47,16 @@ class _RMSNorm(torch.autograd.Function):
         x_TD, w_D, rstd_T1 = ctx.saved_tensors
         # y = x * rstd * w;  dx = rstd * g * w - x * rstd^3 * mean(g * w * x);  dw = sum over tokens of g * x * rstd.
         # Factors per token are rounded to the type of x: one type throughout spares a CPU converted copies of it all.
-        gx_TD = g_TD * x_TD
-        dw_D = torch.mv(gx_TD.t(), rstd_T1.squeeze(-1).to(x_TD.dtype))
-        mean_T1 = torch.mv(gx_TD, w_D).float().unsqueeze(-1).div_(x_TD.shape[-1])
-        dx_TD = x_TD * (mean_T1 * rstd_T1.pow(3)).neg_().to(x_TD.dtype)
-        return dx_TD.addcmul_(g_TD * w_D, rstd_T1.to(x_TD.dtype)), dw_D, None
+        rounded_T1 = rstd_T1.to(x_TD.dtype)
+        dx_TD, dw_D = torch.empty_like(x_TD), torch.zeros_like(w_D, dtype=torch.float32)
+        for rows in _row_blocks(x_TD):
+            x, g, rstd = x_TD[rows], g_TD[rows], rounded_T1[rows]
+            gx_TD = g * x
+            dw_D += torch.mv(gx_TD.t(), rstd.squeeze(-1))
+            mean_T1 = torch.mv(gx_TD, w_D).float().unsqueeze(-1).div_(x_TD.shape[-1])
+            torch.mul(x, (mean_T1 * rstd_T1[rows].pow(3)).neg_().to(x.dtype), out=dx_TD[rows])
+            dx_TD[rows].addcmul_(g * w_D, rstd)
+        return dx_TD, dw_D.to(w_D.dtype), None
 
 
 class RMSNorm(nn.Module):

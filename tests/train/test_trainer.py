@@ -169,6 +169,12 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path, data: Path) 
         Trainer(tiny(train={"steps": 1}), RunFolder(tmp_path), data)
 
 
+def steps_done(folder: Path) -> int:
+    """Lines of the transcript but the header, whole or torn."""
+    file = folder / "transcript.jsonl"
+    return file.read_bytes().count(b"\n") - 1 if file.exists() else -1
+
+
 KILLED = """
 import sys
 from pathlib import Path
@@ -178,8 +184,8 @@ from clearseek.train.trainer import Trainer
 from clearseek.train.display import Display
 from tests.train.conftest import tiny
 run = RunFolder(Path(sys.argv[1]))
-recipe = tiny(train={"steps": 40, "checkpoint_every": 1, "keep_checkpoints": 2})
-with Display(40, live=False) as display:
+recipe = tiny(train={"steps": 120, "checkpoint_every": 1, "keep_checkpoints": 2})
+with Display(120, live=False) as display:
     print(Trainer(recipe, run, Path(sys.argv[2]), resume=run.transcript.exists()).train(display).weights_sha256)
 """
 
@@ -196,18 +202,20 @@ def test_killed_at_random_moments_and_resumed_equals_uninterrupted(tmp_path: Pat
     whole = start("whole")
     expected = (whole.communicate()[0] or "").split("\n")[-2]
     assert whole.returncode == 0
-    chance, kills = random.Random(0), 0
-    while kills < 5:
+    chance, kills, torn = random.Random(0), 0, 0
+    checkpoints = tmp_path / "killed/checkpoints"
+    while kills < 20:
         process = start("killed")
-        deadline = time.monotonic() + 30
-        while not (tmp_path / "killed/transcript.jsonl").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 3 if kills else 0.5))
-        if process.poll() is not None:
-            break
+        before = steps_done(tmp_path / "killed")
+        while process.poll() is None and steps_done(tmp_path / "killed") <= before:
+            time.sleep(0.002)  # until it has taken a step: kills while Python starts up would show little
+        time.sleep(chance.uniform(0, 0.06))  # a step and its checkpoint take about this long
+        assert process.poll() is None, "the run was over before it could be killed"
         process.kill()
         process.wait()
         kills += 1
+        torn += any(not path.name.startswith("step-") for path in checkpoints.iterdir())
+    assert torn > 0, "no kill fell into a checkpoint write: the test shows less than it claims"
     last = start("killed")
     out = (last.communicate()[0] or "").split("\n")
     assert last.returncode == 0 and out[-2] == expected and kills > 0
