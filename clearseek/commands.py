@@ -21,7 +21,6 @@ from clearseek.hub.hf import export_hf, import_hf
 from clearseek.hub.portability import check_portability
 from clearseek.inference.sampler import Sampling
 from clearseek.inference.sampler import generate as sample
-from clearseek.machine import pick_precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.quickstart import run_quickstart
 from clearseek.train import checkpoint
@@ -151,10 +150,12 @@ def import_model(arguments: argparse.Namespace) -> int:
 
 
 def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:
-    """A model ready to generate, from a run folder or an export, and its tokenizer."""
+    """A model ready to generate, from a run folder or an export, and its tokenizer.
+
+    It computes in FP32, whatever is stored: what a seed gives must not hang on how fast this machine is in BF16 today.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: give a run folder or an exported one")
-    dtype = pick_precision("auto").dtype
     if (folder / "config.json").is_file():
         if step is not None:
             raise UserError("--step is for run folders: an exported folder holds one model")
@@ -162,9 +163,9 @@ def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:
         with torch.device("meta"):
             model = DeepSeekModel(config)
         model.load_state_dict(tensors, assign=True)
-        return model.set_dtype(dtype).requires_grad_(False), _tokenizer(folder / "tokenizer.json", config)
+        return model.set_dtype(torch.float32).requires_grad_(False), _tokenizer(folder / "tokenizer.json", config)
     run = RunFolder(folder)
-    model, _ = run.load_model(step, dtype)
+    model, _ = run.load_model(step)
     return model, _tokenizer(run.tokenizer, model.config)
 
 

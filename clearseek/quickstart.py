@@ -49,6 +49,12 @@ def run_quickstart(runs: Path, overrides: Sequence[str], quiet: bool = False) ->
     began = time.perf_counter()
     console = Console(stderr=True) if quiet else Console(highlight=False)
     recipe = load_recipe("quickstart", overrides)
+    shortest = 2 + max(map(len, PROMPTS))  # a token a byte at worst, one in front, and one to write
+    if recipe.model.max_position_embeddings < shortest:
+        raise UserError(
+            f"model.max_position_embeddings = {recipe.model.max_position_embeddings}: the samples at the end need at "
+            f"least {shortest}"
+        )
     run, resume = free_run_folder(runs, recipe)
     report.print_quickstart_head(console, recipe, run.root, resume)
     ended = run_training(recipe, run, resume=resume, quiet=quiet)

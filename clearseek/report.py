@@ -54,9 +54,9 @@ def _print_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:
 
 def si(value: float, unit: str = "") -> str:
     """A number with a decimal prefix: 12,402,176 -> ``12.4 M``."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.4g} {prefix}{unit}"
+    for power, prefix in zip(range(24, 0, -3), "YZEPTGMk", strict=True):
+        if abs(value) >= 10**power:
+            return f"{value / 10**power:.4g} {prefix}{unit}"
     return f"{value:.4g} {unit}".rstrip()
 
 

@@ -119,7 +119,9 @@ def free_run_folder(runs: Path, recipe: Recipe) -> tuple[RunFolder, bool]:
 
 def _clear(run: RunFolder, resume: bool) -> bool:
     """Make sure that the run may be written where it is to be; returns whether there is anything to resume."""
-    if resume and (run.begun or not run.transcript.exists()):
+    if resume and not run.transcript.exists():
+        raise UserError(f"{run.root}: no training to go on with: it has no {run.transcript.name}")
+    if resume and run.begun:
         remove_leftovers(run.root)
         return True
     if run.begun:
