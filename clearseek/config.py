@@ -220,7 +220,7 @@ class Phase(Settings):
 
 
 class OptimizerConfig(Settings):
-    """AdamW, or Muon for matrices with AdamW for the rest. Both are PyTorch's own."""
+    """AdamW, or Muon for the matrices inside the layers with AdamW for the rest."""
 
     name: Literal["adamw", "muon"] = "adamw"
     """Optimiser of the weight matrices inside the layers."""

@@ -52,7 +52,7 @@ class _RMSNorm(torch.autograd.Function):
         for rows in _row_blocks(x_TD):
             x, g, rstd = x_TD[rows], g_TD[rows], rounded_T1[rows]
             gx_TD = g * x
-            dw_D += torch.mv(gx_TD.t(), rstd.squeeze(-1))
+            dw_D += torch.mm(rstd.t(), gx_TD).squeeze(0)
             mean_T1 = torch.mv(gx_TD, w_D).float().unsqueeze(-1).div_(x_TD.shape[-1])
             torch.mul(x, (mean_T1 * rstd_T1[rows].pow(3)).neg_().to(x.dtype), out=dx_TD[rows])
             dx_TD[rows].addcmul_(g * w_D, rstd)

@@ -2,7 +2,7 @@
 
 Embedding, then layers of pre-norm attention and pre-norm SwiGLU (dense in the first layers, experts after that), a
 final norm and the output head. Parameter names are Hugging Face's, except that routed experts are stacked. Behind the
-last layer may stand a multi-token-prediction module (see :mod:`clearseek.model.mtp`).
+last layer may stand a multi-token-prediction module (:class:`MTPLayer`).
 
 Shapes: B sequences, S positions, T = B * S tokens, D hidden, E experts, L mixture-of-experts layers.
 """

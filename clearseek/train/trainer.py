@@ -9,6 +9,7 @@ the bit. Ctrl-C and SIGTERM finish the step, save, and end the run cleanly.
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ class Trainer:
         from_step: int | None = None,
     ) -> None:
         self.recipe, self.run, self.device = recipe, run, torch.device(device)
-        settle_numerics(recipe.train.threads)
+        settle_numerics(recipe.train.threads, device)
         self.precision = _precision(recipe, run, device, resume)
         lookahead = 1 + recipe.model.num_nextn_predict_layers
         self.loader = Loader(
@@ -113,6 +114,8 @@ class Trainer:
 
     def _resume(self, header: dict[str, Any], from_step: int | None) -> Transcript:
         folder = self.run.checkpoints
+        if not self.run.transcript.exists():
+            raise UserError(f"{self.run.root}: no run was begun here, so there is none to resume")
         path = checkpoint.latest(folder) if from_step is None else checkpoint.find(folder, from_step)
         if path is None:
             return Transcript.resume(self.run.transcript, header, 0)
@@ -244,10 +247,12 @@ class Trainer:
         checkpoint.save(self.run.checkpoints, self.step, tensors, state, self.recipe.train.keep_checkpoints)
 
 
-def settle_numerics(threads: int | None) -> None:
+def settle_numerics(threads: int | None, device: str) -> None:
     """Everything global that changes bits or speed: threads, deterministic kernels, the heap."""
     if threads is not None:
         torch.set_num_threads(threads)
+    if device != "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
     torch.use_deterministic_algorithms(True)
     # On a CPU every kernel we use is deterministic; filling fresh memory with NaN would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
