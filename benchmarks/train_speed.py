@@ -9,10 +9,12 @@ since the peer cannot train it. ``python benchmarks/train_speed.py`` prints a ta
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import transformers
 
 from clearseek.config import ModelConfig, OptimizerConfig, load_recipe
 from clearseek.hub.layout import flops_per_token
-from clearseek.machine import describe, keep_heap, measure_matmul_rate
+from clearseek.machine import describe, measure_matmul_rate
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm
 
@@ -38,6 +40,11 @@ LARGE: dict[str, Any] = {  # about eight times the quickstart's matrix work per 
     "vocab_size": 8192,
     "first_k_dense_replace": 1,
 }
+HEAPS = {
+    "kept": {-4: 0, -1: -1},  # what clearseek.machine.keep_heap sets
+    "glibc": {-4: 65536, -3: 32 << 20, -1: 64 << 20},  # where glibc's self-adjusting defaults settle
+}
+"""mallopt settings: M_MMAP_MAX (-4), M_MMAP_THRESHOLD (-3), M_TRIM_THRESHOLD (-1)."""
 Step = Callable[[torch.Tensor], float]
 
 
@@ -90,6 +97,13 @@ def peer(config: ModelConfig, dtype: torch.dtype, optimizer: OptimizerConfig, at
     return stepper(model, loss, optimizer)
 
 
+def use_heap(policy: str) -> None:
+    """Switch the process's allocator; where there is no glibc, nothing changes and both sides share one policy."""
+    with suppress(AttributeError, OSError):
+        for key, value in HEAPS[policy].items():
+            ctypes.CDLL(None).mallopt(key, value)
+
+
 def timed(step: Step, tokens: torch.Tensor) -> float:
     start = time.perf_counter()
     step(tokens)
@@ -121,36 +135,40 @@ def compare(name: str, config: ModelConfig, batch: int, length: int, rounds: int
           f"batch {batch} x {length}, {optimizer.name}")  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randint(0, config.vocab_size, (batch, length + 1), generator=generator) for _ in range(rounds)]
+    use_heap("glibc")
     settings, their_step = best_peer(config, dtype, optimizer, batches[0][:, :length])
     our_step = ours(config, dtype, optimizer)
-    for tokens in batches[:4]:  # until the heap has its size and the kernels are built
-        timed(our_step, tokens), timed(their_step, tokens[:, :length])
-    our_times, their_times = [], []
-    for tokens in batches:
-        our_times.append(timed(our_step, tokens))
-        their_times.append(timed(their_step, tokens[:, :length]))
-    tokens_per_step = batch * length
+    sides = {
+        "clearseek": ("kept", our_step),
+        "transformers": ("glibc", their_step),
+        "transformers, heap kept": ("kept", their_step),
+    }
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for number, tokens in enumerate([*batches[:3], *batches]):  # three rounds until heap and kernels are settled
+        for side, (heap, step) in sides.items():
+            use_heap(heap)
+            seconds = timed(step, tokens if step is our_step else tokens[:, :length])
+            if number >= 3:
+                times[side].append(seconds)
     flops = flops_per_token(config, length, mtp=False)
-    our_rate = tokens_per_step / statistics.median(our_times)
-    their_rate = tokens_per_step / statistics.median(their_times)
-    result = {
-        "clearseek_tokens_per_second": our_rate,
-        "transformers_tokens_per_second": their_rate,
-        "ratio": our_rate / their_rate,
-        "ratios": [t / o for o, t in zip(our_times, their_times, strict=True)],
+    rates = {side: batch * length / statistics.median(seconds) for side, seconds in times.items()}
+    percent = {side: 100 * rate * flops / peak for side, rate in rates.items()}
+    ratios = {side: rates["clearseek"] / rate for side, rate in rates.items() if side != "clearseek"}
+    for side, rate in rates.items():
+        compared = f"   ClearSeek is {ratios[side]:.2f}x as fast" if side in ratios else ""
+        print(f"  {side:24} {rate:8,.0f} tokens/s  {percent[side]:3.0f} % of matmul peak{compared}")
+    return {
+        "tokens_per_second": rates,
+        "ratios": ratios,
+        "percent_of_matmul_peak": percent,
+        "seconds": times,
         "transformers_settings": settings,
-        "clearseek_percent_of_matmul_peak": 100 * our_rate * flops / peak,
-        "transformers_percent_of_matmul_peak": 100 * their_rate * flops / peak,
         "flops_per_token": flops,
         "batch": batch,
         "sequence_length": length,
         "optimizer": optimizer.name,
         "model": config.model_dump(mode="json"),
     }
-    print(f"  ClearSeek {our_rate:,.0f} tokens/s ({result['clearseek_percent_of_matmul_peak']:.0f} % of matmul peak), "
-          f"transformers {their_rate:,.0f} ({result['transformers_percent_of_matmul_peak']:.0f} %, {settings}): "
-          f"{result['ratio']:.2f}x")  # fmt: skip
-    return result
 
 
 def main() -> None:
@@ -159,7 +177,6 @@ def main() -> None:
     parser.add_argument("--only", choices=("quickstart", "quickstart, muon", "large"))
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    keep_heap()
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     recipe = load_recipe("quickstart", ["model.num_nextn_predict_layers=0"])
