@@ -90,9 +90,12 @@ def draw_pictures(run: RunFolder, data: Path, title: str) -> None:
         manifest.train.bytes / manifest.train.tokens,
         title,
     )
+    model = run.read_recipe().model
+    depth = model.num_hidden_layers + model.num_nextn_predict_layers
+    layers = [layer for layer in range(depth) if model.is_moe_layer(layer)]
     loads = np.array([line["load"] for line in read_metrics(run.metrics)], dtype=np.float64)
     if loads.size:
-        expert_load(loads, run.pictures / "experts.png")
+        expert_load(loads, run.pictures / "experts.png", layers)
 
 
 def free_run_folder(runs: Path, recipe: Recipe) -> tuple[RunFolder, bool]:
