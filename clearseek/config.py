@@ -239,10 +239,11 @@ class OptimizerConfig(Settings):
     grad_clip: PositiveFloat = 1.0
     """Largest global gradient norm."""
     schedule: Annotated[tuple[Phase, ...], Field(min_length=1, strict=False)] = (
-        Phase(shape="linear", until=0.02, to=1.0),
-        Phase(shape="constant", until=0.68, to=1.0),
-        Phase(shape="cosine", until=0.97, to=0.1),
-        Phase(shape="constant", until=1.0, to=0.033),
+        Phase(shape="linear", until=0.0085, to=1.0),
+        Phase(shape="constant", until=0.676, to=1.0),
+        Phase(shape="cosine", until=0.966, to=0.1),
+        Phase(shape="constant", until=0.989, to=0.1),
+        Phase(shape="constant", until=1.0, to=0.0332),
     )
     """Learning-rate phases in order; the last ends at 1. The default has the proportions of the report, section 4.2."""
 
@@ -291,6 +292,11 @@ class TrainConfig(Settings):
     """Newest checkpoints kept."""
     hash_every: PositiveInt = 50
     """Steps between SHA-256 hashes of all weights and optimiser state in the transcript."""
+
+    @property
+    def micro_batches(self) -> int:
+        """Forward passes per step."""
+        return self.batch_size // (self.micro_batch_size or self.batch_size)
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainConfig:

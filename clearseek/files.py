@@ -80,7 +80,12 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
             old = _temporary(path, "old")
             if os.path.lexists(path):
                 path.rename(old)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                if os.path.lexists(old):
+                    old.rename(path)
+                raise
             _fsync(path.parent)
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:

@@ -15,7 +15,6 @@ Shapes: B batch, S sequence length, A look-ahead.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,22 +165,3 @@ class Loader:
             chosen_B = epochs_B == epoch
             windows_B[chosen_B] = Permutation(self.windows_per_epoch, key)(positions_B[chosen_B])
         return windows_B
-
-
-def held_out_windows(folder: Path, sequence_length: int) -> Iterator[Ints]:
-    """All held-out tokens in order, as windows for evaluation: each token but the first is a target exactly once.
-
-    Yields:
-        [S + 1] token ids (inputs ``[:-1]``, targets ``[1:]``), beginning with the last target of the window before. The
-        last window is shorter where the tokens run out, and has at least one target.
-
-    Raises:
-        UserError: the folder is missing or damaged, or holds no held-out tokens.
-    """
-    stream = Stream(Path(folder), "heldout")
-    if len(stream) < 2:
-        raise UserError(f"{folder}: no held-out tokens: raise data.held_out_fraction and prepare the data again")
-    for start in range(0, len(stream) - 1, sequence_length):
-        window = np.empty(min(sequence_length + 1, len(stream) - start), dtype=np.int64)
-        stream.read(start, window)
-        yield window

@@ -239,7 +239,7 @@ class TrainingMemory:
     master_weights: int
     """FP32 weights that the optimiser updates, and the router's bias: 4 bytes each."""
     gradients: int
-    """FP32 gradients: 4 bytes for each parameter (the router's bias has none)."""
+    """FP32 gradients, a set for each partial sum over micro-batches: 4 bytes a parameter (router biases have none)."""
     optimizer: int
     """FP32 optimiser state: AdamW keeps two moments (8 bytes), Muon one (4 bytes) for the matrices it owns."""
 
@@ -254,12 +254,16 @@ MUON_KINDS: frozenset[Kind] = frozenset({"attention", "dense_mlp", "shared_exper
 
 
 def training_memory(
-    config: ModelConfig, optimizer_name: Literal["adamw", "muon"], precision: Literal["bf16", "fp32"]
+    config: ModelConfig,
+    optimizer_name: Literal["adamw", "muon"],
+    precision: Literal["bf16", "fp32"],
+    micro_batches: int = 1,
 ) -> TrainingMemory:
     """Count the bytes of weights, gradients and optimiser state; the MTP layer is in if the config has one.
 
     With N parameters, B router biases and M of the N under Muon: weights ``2N`` (BF16) or 0 (FP32), master weights
-    ``4(N + B)``, gradients ``4N``, optimiser state ``8N`` (AdamW) or ``8(N - M) + 4M`` (Muon).
+    ``4(N + B)``, gradients ``4N`` for each of the sums that the fixed binary tree over `micro_batches` holds at once
+    (the digits of that number in base two), optimiser state ``8N`` (AdamW) or ``8(N - M) + 4M`` (Muon).
     """
     stored = list(memory_tensors(config))
     bias = sum(spec.size for spec in stored if spec.kind == "router_bias")
@@ -268,6 +272,6 @@ def training_memory(
     return TrainingMemory(
         weights=2 * trained if precision == "bf16" else 0,
         master_weights=4 * (trained + bias),
-        gradients=4 * trained,
+        gradients=4 * trained * micro_batches.bit_length(),
         optimizer=8 * (trained - muon) + 4 * muon,
     )

@@ -94,9 +94,12 @@ def causal_attention(q_BHQC: Tensor, k_BHSC: Tensor, v_BHSV: Tensor) -> Tensor:
     if q_BHQC.device.type == "cpu":
         out: Tensor = _BlockedAttention.apply(q_BHQC, k_BHSC, v_BHSV)  # type: ignore[no-untyped-call]
         return out
-    queries, keys = q_BHQC.shape[2], k_BHSC.shape[2]
-    if queries == keys:
-        return F.scaled_dot_product_attention(q_BHQC, k_BHSC, v_BHSV, is_causal=True, scale=1.0).transpose(1, 2)
-    visible_QS = torch.ones(queries, keys, dtype=torch.bool, device=q_BHQC.device).tril_(keys - queries)
-    masked = F.scaled_dot_product_attention(q_BHQC, k_BHSC, v_BHSV, attn_mask=visible_QS, scale=1.0)
-    return masked.transpose(1, 2)
+    queries, keys, values = q_BHQC.shape[2], k_BHSC.shape[2], v_BHSV.shape[3]
+    v_BHSC = F.pad(v_BHSV, (0, q_BHQC.shape[3] - values))  # the flash kernel wants one width for all three
+    visible_QS = None
+    if queries != keys:
+        visible_QS = torch.ones(queries, keys, dtype=torch.bool, device=q_BHQC.device).tril_(keys - queries)
+    out_BHQC = F.scaled_dot_product_attention(
+        q_BHQC, k_BHSC, v_BHSC, attn_mask=visible_QS, is_causal=visible_QS is None, scale=1.0
+    )
+    return out_BHQC[..., :values].transpose(1, 2)

@@ -26,7 +26,7 @@ from clearseek.model.router import Routing
 from clearseek.model.swiglu import swiglu_backward, swiglu_forward
 
 ALIGNMENT = 128
-"""Rows that an expert's block is a multiple of."""
+"""Rows that an expert's block is a multiple of; a few pairs alone, as when writing token by token, go unpadded."""
 
 
 class Layout(NamedTuple):
@@ -44,14 +44,15 @@ def lay_out(index_TK: Tensor, load_E: Tensor) -> Layout:
     """Sort pairs by expert, stably, into blocks padded to multiples of :data:`ALIGNMENT`."""
     k = index_TK.shape[1]
     expert_P, order_P = index_TK.flatten().sort(dim=0, stable=True)
-    padded_E = (load_E + (ALIGNMENT - 1)).div(ALIGNMENT, rounding_mode="floor") * ALIGNMENT
+    alignment = ALIGNMENT if order_P.numel() >= ALIGNMENT else 1
+    padded_E = (load_E + (alignment - 1)).div(alignment, rounding_mode="floor") * alignment
     ends_E = padded_E.cumsum(0)
     shift_E = (ends_E - padded_E) - (load_E.cumsum(0) - load_E)  # rows of padding before each block
     row_P = torch.arange(order_P.numel(), device=order_P.device) + shift_E.index_select(0, expert_P)
     place_P = torch.empty_like(order_P)
     place_P[order_P] = row_P
-    rows = order_P.numel() + load_E.numel() * (ALIGNMENT - 1)  # enough for any loads: sizes never change, nothing syncs
-    rows += -rows % ALIGNMENT
+    rows = order_P.numel() + load_E.numel() * (alignment - 1)  # enough for any loads: sizes never change
+    rows += -rows % alignment
     token_R = torch.zeros(rows, dtype=torch.int64, device=order_P.device)
     token_R[row_P] = order_P.div(k, rounding_mode="floor")
     return Layout(place_P, token_R, ends_E.to(torch.int32))

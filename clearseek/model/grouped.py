@@ -51,4 +51,5 @@ def grouped_mm_weight(g_RM: Tensor, x_RK: Tensor, ends_E: Tensor, out_EMK: Tenso
     if x_RK.device.type == "cpu":
         torch.mm(g_RM.t(), x_RK, out=out_EMK[0])
         return out_EMK
-    return out_EMK.copy_(F.grouped_mm(g_RM.t(), x_RK, offs=ends_E))
+    empty_E = ends_E.diff(prepend=ends_E.new_zeros(1)) == 0  # no rows, no gradient, whatever the kernel leaves there
+    return out_EMK.copy_(F.grouped_mm(g_RM.t(), x_RK, offs=ends_E)).masked_fill_(empty_E[:, None, None], 0.0)

@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = 1 << 22
-"""Logits held at once (16 MiB in FP32): about what a last-level cache holds."""
+"""Logits held at once on a CPU (16 MiB in FP32): about what a last-level cache holds, but at least 64 tokens' worth."""
+GPU_CHUNK_ELEMENTS = 1 << 27
+"""Logits held at once on a GPU (512 MiB in FP32): enough to fill it."""
 
 
 def _token_losses(probability_CV: Tensor, target_C1: Tensor) -> Tensor:
@@ -33,7 +35,7 @@ class _CrossEntropy(torch.autograd.Function):
         d_hidden_TD = torch.empty_like(hidden_TD)
         d_head_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
         total = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
-        chunk = min(tokens, chunk_tokens(vocabulary))
+        chunk = min(tokens, chunk_tokens(vocabulary, hidden_TD.device))
         logits_space = hidden_TD.new_empty(chunk, vocabulary)  # one of each for all chunks, to stay in cache
         p_space = torch.empty(chunk, vocabulary, dtype=torch.float32, device=hidden_TD.device)
         for start in range(0, tokens, chunk):
@@ -56,12 +58,12 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
         d_hidden_TD, d_head_VD = ctx.saved_tensors
         scale = g / d_hidden_TD.shape[0]
-        return d_hidden_TD * scale.to(d_hidden_TD.dtype), (d_head_VD * scale).to(ctx.head_dtype), None
+        return d_hidden_TD * scale, (d_head_VD * scale).to(ctx.head_dtype), None
 
 
-def chunk_tokens(vocabulary: int) -> int:
+def chunk_tokens(vocabulary: int, device: torch.device) -> int:
     """Tokens per chunk of logits for a vocabulary of this size."""
-    return max(64, CHUNK_ELEMENTS // vocabulary)
+    return max(64, (CHUNK_ELEMENTS if device.type == "cpu" else GPU_CHUNK_ELEMENTS) // vocabulary)
 
 
 def cross_entropy(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def cross_entropy(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor) -> Tenso
 @torch.no_grad()
 def token_losses(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor) -> Tensor:
     """Cross-entropy of each token in nats, FP32 [T], without gradients and as lean in memory."""
-    chunk = chunk_tokens(head_VD.shape[0])
+    chunk = chunk_tokens(head_VD.shape[0], head_VD.device)
     parts = []
     for start in range(0, hidden_TD.shape[0], chunk):
         logits_CV = hidden_TD[start : start + chunk] @ head_VD.t()

@@ -76,5 +76,5 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
     Returns:
         FP32 [..., P].
     """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(x.float().contiguous().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turn).flatten(-2)

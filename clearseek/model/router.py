@@ -109,5 +109,5 @@ class Router(nn.Module):
     @torch.no_grad()
     def update_bias(self, load_E: Tensor, speed: float) -> None:
         """Move the bias one step of `speed` against the load of a whole batch (DeepSeek-V3 report, section 2.1.2)."""
-        load_E = load_E.to(torch.float32)
+        load_E = load_E.to(self.e_score_correction_bias)
         self.e_score_correction_bias += speed * torch.sign(load_E.mean() - load_E)

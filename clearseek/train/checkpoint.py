@@ -1,9 +1,9 @@
 """Everything a run needs to go on, as one folder that is whole or not there.
 
-``checkpoints/step-00000100/`` holds one safetensors file per group of tensors (``model``, ``optimizer``, ...) and
-``checkpoint.json``: the step, the small state as JSON, and the size and SHA-256 of every file. It is built under a
-temporary name and renamed when it is complete, so a kill at any moment leaves the old set or the new one. Loading
-checks every byte before anything is used; nothing is ever unpickled.
+``checkpoints/step-00000100/`` holds one safetensors file per group of tensors (``weights``, ``buffers``,
+``optimizer``) and ``checkpoint.json``: the step, the small state as JSON, and the size and SHA-256 of every file. It
+is built under a temporary name and renamed when it is complete, so a kill at any moment leaves the old set or the new
+one. Loading checks every byte before anything is used; nothing is ever unpickled.
 """
 
 from __future__ import annotations

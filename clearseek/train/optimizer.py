@@ -114,12 +114,17 @@ class MasterOptimizer:
                 )
             master.copy_(weights[name])
             values = {slot: state[f"{name}.{slot}"] for slot in slots}
-            owner.state[view] = {slot: v.view(view.shape) if v.ndim else v for slot, v in values.items()}
+            owner.state[view] = {slot: _placed(v, view) for slot, v in values.items()}
         torch._foreach_copy_(self.parameters, self.masters)
 
     def _owner(self, view: Tensor) -> torch.optim.Optimizer:
         muon = self._muon
         return muon if muon is not None and id(view) in self._muon_ids else self._adamw
+
+
+def _placed(value: Tensor, view: Tensor) -> Tensor:
+    """A state tensor where the parameter is, in its shape; AdamW's step count stays a scalar."""
+    return value.to(view.device).view(view.shape if value.ndim else ())
 
 
 def gradient_norm(gradients: list[Tensor]) -> Tensor:

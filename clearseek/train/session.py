@@ -65,6 +65,8 @@ def run_training(
     elif data is None and not folder.is_dir():
         raise UserError(f"{folder}: the run's data are gone: say where they are with --data")
     _refuse_vocabulary(recipe, folder)
+    if data is not None and not resume:
+        _refuse_other_data(recipe, folder)
     trainer = Trainer(recipe, run, folder, device, resume, from_step)
     write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
     name = str(trainer.precision.dtype).removeprefix("torch.")
@@ -78,6 +80,19 @@ def run_training(
         draw_pictures(run, folder, recipe.name)
     last = verify(run.transcript).steps[-1] if outcome.steps else None
     return asdict(outcome) | {"held_out_bpb": last.held_out_bpb if last else None}
+
+
+def _refuse_other_data(recipe: Recipe, folder: Path) -> None:
+    """The recipe goes into the record of the run, so it must say what the data are: refuse any that it does not."""
+    made = read_manifest(folder).config
+    fields = ("source", "paths", "held_out_fraction", "include_tests", "fim_rate")
+    wrong = [
+        f"data.{name} = {getattr(recipe.data, name)!r}, but the folder has {getattr(made, name)!r}"
+        for name in fields
+        if getattr(recipe.data, name) != getattr(made, name)
+    ]
+    if wrong:
+        raise UserError(f"{folder}: not the data of the recipe: {'; '.join(wrong)}: change the recipe, or prepare anew")
 
 
 def draw_pictures(run: RunFolder, data: Path, title: str) -> None:
@@ -152,7 +167,9 @@ def _refuse_device(recipe: Recipe, device: str) -> None:
     machine = describe()
     have = machine["memory"] if kind.type == "cpu" else machine["gpus"][kind.index or 0]["memory"]
     precision = recipe.train.precision
-    need = training_memory(recipe.model, recipe.optimizer.name, "bf16" if precision == "bf16" else "fp32").total
+    need = training_memory(
+        recipe.model, recipe.optimizer.name, "bf16" if precision == "bf16" else "fp32", recipe.train.micro_batches
+    ).total
     if need > have:
         raise UserError(
             f"{recipe.name}: weights, gradients and optimiser state alone take {need / 2**30:,.1f} GiB, and this "

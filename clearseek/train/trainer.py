@@ -51,7 +51,7 @@ class Outcome:
     weights_sha256: str
     """SHA-256 of the FP32 weights and balance biases."""
     seconds: float
-    """Time spent in steps by this process."""
+    """Time that this process trained, evaluations and checkpoints included."""
 
 
 class Trainer:
@@ -104,8 +104,7 @@ class Trainer:
             self.transcript = Transcript.open(run.transcript, header)
         self.metrics = Metrics(run.metrics, self.step)
         self._stop = False
-        micro = recipe.train.micro_batch_size or recipe.train.batch_size
-        self._micro_batches = recipe.train.batch_size // micro
+        self._micro_batches = recipe.train.micro_batches
         self._flops_per_step = (
             flops_per_token(recipe.model, recipe.data.sequence_length)
             * recipe.train.batch_size
@@ -203,7 +202,8 @@ class Trainer:
             f"step {step}: loss {loss}, MTP loss {mtp_loss}, gradient norm {norm}: not finite, so training stopped "
             f"before the weights were touched. The batch held {shown}. "
             + (f"The last good checkpoint is {last}. " if last else "There is no checkpoint yet. ")
-            + "Lower optimizer.learning_rate (or muon_learning_rate), lengthen the warm-up, or look at these documents."
+            + "Start a new run with a lower optimizer.learning_rate (or muon_learning_rate) or a longer warm-up, "
+            "or look at these documents."
         )
 
     def _evaluate(self, step: int) -> float | None:

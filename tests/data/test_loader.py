@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearseek.data import shards
-from clearseek.data.loader import Loader, Permutation, Stream, held_out_windows
+from clearseek.data.loader import Loader, Permutation, Stream
 from clearseek.data.manifest import read_documents, read_manifest
 from clearseek.data.shards import prepare
 from clearseek.errors import UserError
@@ -159,22 +158,3 @@ def test_changed_shard_is_named(prepared: Path, tmp_path: Path) -> None:
         Loader(out, "train", S, 4, 3)
     with pytest.raises(UserError, match=r"manifest\.json is missing"):
         Loader(tmp_path, "train", S, 4, 3)
-
-
-# Evaluation
-
-
-@given(length=st.integers(1, 5000))
-def test_held_out_targets_are_each_predicted_once(prepared: Path, length: int) -> None:
-    tokens = whole(prepared, "heldout")
-    windows = list(held_out_windows(prepared, length))
-    assert (np.concatenate([window[1:] for window in windows]) == tokens[1:]).all()
-    assert all(len(window) == length + 1 for window in windows[:-1]) and 2 <= len(windows[-1]) <= length + 1
-    for before, after in pairwise(windows):
-        assert before[-1] == after[0]
-
-
-def test_nothing_held_out_is_refused(corpus: Path, tmp_path: Path) -> None:
-    prepare(CONFIG.model_copy(update={"held_out_fraction": 0.0}), VOCABULARY, tmp_path / "data", base=corpus)
-    with pytest.raises(UserError, match="no held-out tokens"):
-        next(held_out_windows(tmp_path / "data", S))
