@@ -113,7 +113,7 @@ def test_grouped_products_with_any_block_sizes(counts: list[int]) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(tokens=st.integers(1, 40), experts=st.integers(2, 9), seed=st.integers(0, 99))
+@given(tokens=st.integers(1, 200), experts=st.integers(2, 9), seed=st.integers(0, 99))
 def test_layout_gives_every_pair_its_own_row_in_its_experts_block(tokens: int, experts: int, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     index = torch.rand(tokens, experts, generator=draw).argsort(dim=1)[:, :2]
@@ -122,7 +122,8 @@ def test_layout_gives_every_pair_its_own_row_in_its_experts_block(tokens: int, e
     assert layout.token_R[layout.place_P].tolist() == [t for t in range(tokens) for _ in range(2)]
     blocks = torch.searchsorted(layout.ends_E, layout.place_P, right=True)
     assert blocks.tolist() == index.flatten().tolist()
-    assert (layout.ends_E % ALIGNMENT == 0).all() and layout.ends_E[-1] <= layout.token_R.numel()
+    alignment = ALIGNMENT if 2 * tokens >= ALIGNMENT else 1  # a few pairs alone go unpadded
+    assert (layout.ends_E % alignment == 0).all() and layout.ends_E[-1] <= layout.token_R.numel()
 
 
 @pytest.mark.parametrize("chunk", [1, 640, 1 << 22])
