@@ -96,6 +96,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
             "gradients": memory.gradients,
             "optimizer": memory.optimizer,
             "total_without_activations": memory.total,
+            "partial_sums_in_one_process": memory.partial_sums,
         },
         "flops_per_token": flops,
         "tokens": tokens,
@@ -127,6 +128,8 @@ def print_dry_run(console: Console, recipe: Recipe, as_json: bool) -> None:
         ("embedding", f"{parameters['embedding']:,}"),
         ("memory", f"{memory['total_without_activations'] / 2**30:,.2f} GiB for weights, gradients and "
                    "optimiser state; activations come on top"),
+        ("", f"{memory['partial_sums_in_one_process'] / 2**30:,.2f} GiB more while one process sums all its "
+             "micro-batches"),
         ("training", f"{si(costs['flops_per_token'], 'FLOP')} a token, {costs['tokens']:,} tokens, "
                      f"{si(costs['total_flops'], 'FLOP')}"),
     ]  # fmt: skip

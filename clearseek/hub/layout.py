@@ -239,13 +239,15 @@ class TrainingMemory:
     master_weights: int
     """FP32 weights that the optimiser updates, and the router's bias: 4 bytes each."""
     gradients: int
-    """FP32 gradients, a set for each partial sum over micro-batches: 4 bytes a parameter (router biases have none)."""
+    """FP32 gradients: 4 bytes for each parameter (the router's bias has none)."""
     optimizer: int
     """FP32 optimiser state: AdamW keeps two moments (8 bytes), Muon one (4 bytes) for the matrices it owns."""
+    partial_sums: int = 0
+    """More sets of gradients: those that the fixed binary tree over one process's micro-batches holds at once."""
 
     @property
     def total(self) -> int:
-        """Bytes altogether."""
+        """Bytes altogether, but for the partial sums, which depend on how the work is split."""
         return self.weights + self.master_weights + self.gradients + self.optimizer
 
 
@@ -262,8 +264,9 @@ def training_memory(
     """Count the bytes of weights, gradients and optimiser state; the MTP layer is in if the config has one.
 
     With N parameters, B router biases and M of the N under Muon: weights ``2N`` (BF16) or 0 (FP32), master weights
-    ``4(N + B)``, gradients ``4N`` for each of the sums that the fixed binary tree over `micro_batches` holds at once
-    (the digits of that number in base two), optimiser state ``8N`` (AdamW) or ``8(N - M) + 4M`` (Muon).
+    ``4(N + B)``, gradients ``4N``, as much again for each further sum that the fixed binary tree over
+    `micro_batches` holds at once (the digits of that number in base two, less one), optimiser state ``8N`` (AdamW) or
+    ``8(N - M) + 4M`` (Muon).
     """
     stored = list(memory_tensors(config))
     bias = sum(spec.size for spec in stored if spec.kind == "router_bias")
@@ -272,6 +275,7 @@ def training_memory(
     return TrainingMemory(
         weights=2 * trained if precision == "bf16" else 0,
         master_weights=4 * (trained + bias),
-        gradients=4 * trained * micro_batches.bit_length(),
+        gradients=4 * trained,
+        partial_sums=4 * trained * (micro_batches.bit_length() - 1),
         optimizer=8 * (trained - muon) + 4 * muon,
     )

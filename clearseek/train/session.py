@@ -167,9 +167,10 @@ def _refuse_device(recipe: Recipe, device: str) -> None:
     machine = describe()
     have = machine["memory"] if kind.type == "cpu" else machine["gpus"][kind.index or 0]["memory"]
     precision = recipe.train.precision
-    need = training_memory(
+    memory = training_memory(
         recipe.model, recipe.optimizer.name, "bf16" if precision == "bf16" else "fp32", recipe.train.micro_batches
-    ).total
+    )
+    need = memory.total + memory.partial_sums
     if need > have:
         raise UserError(
             f"{recipe.name}: weights, gradients and optimiser state alone take {need / 2**30:,.1f} GiB, and this "

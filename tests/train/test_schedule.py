@@ -22,14 +22,15 @@ def phases(draw: st.DrawFn) -> list[Phase]:
 
 
 def test_report_proportions() -> None:
-    """Warm-up over 2%, peak to 68%, cosine to a tenth at 97%, the last rate for the rest."""
-    values = {step: multiplier(DEFAULT, step, 1000) for step in range(1, 1001)}
-    assert values[1] == pytest.approx(1 / 20)
-    assert values[10] == pytest.approx(0.5)
-    assert {values[step] for step in range(20, 681)} == {1.0}
-    assert values[825] == pytest.approx(0.55)  # half way along the cosine: the mean of its ends
-    assert values[970] == 0.1
-    assert {values[step] for step in range(971, 1001)} == {0.033}
+    """Of 14.8T tokens: the peak to 10T, a cosine to a tenth over 4.3T, a tenth for 333B, 7.3/220 for the last 167B."""
+    values = {step: multiplier(DEFAULT, step, 2000) for step in range(1, 2001)}
+    assert values[1] == pytest.approx(1 / 17)
+    assert {values[step] for step in range(17, 1353)} == {1.0}
+    assert values[1642] == pytest.approx(0.55)  # half way along the cosine: the mean of its ends
+    assert {values[step] for step in range(1932, 1979)} == {0.1}
+    assert {values[step] for step in range(1979, 2001)} == {0.0332}
+    shares = {0.676: 10, 0.966: 14.3, 0.989: 14.633, 1.0: 14.8}
+    assert all(phase.until == pytest.approx(shares[phase.until] / 14.8, abs=6e-4) for phase in DEFAULT[1:])
 
 
 def test_linear_counts_steps_exactly() -> None:

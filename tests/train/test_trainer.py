@@ -215,7 +215,7 @@ def test_killed_at_random_moments_and_resumed_equals_uninterrupted(tmp_path: Pat
         process.wait()
         kills += 1
         torn += any(
-            path.name.startswith(".") and not (path / "checkpoint.json").exists() for path in checkpoints.iterdir()
+            path.name.startswith(".") and not (path / "checkpoint.json").exists() for path in checkpoints.glob("*")
         )
     assert torn > 0, "no kill fell into a checkpoint write: the test shows less than it claims"
     last = start("killed")
