@@ -21,10 +21,12 @@ from typing import Any
 import torch
 import transformers
 
-from clearseek.config import ModelConfig, OptimizerConfig, load_recipe
+from clearseek.config import ModelConfig, OptimizerConfig
+from clearseek.fusion import use_compiler
 from clearseek.hub.layout import flops_per_token
 from clearseek.machine import describe, measure_matmul_rate
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.recipe import load_recipe
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm
 
 RESULT = Path(__file__).parent / "results" / "train_speed.json"
@@ -140,6 +142,7 @@ def compare(name: str, config: ModelConfig, batch: int, length: int, rounds: int
     our_step = ours(config, dtype, optimizer)
     sides = {
         "clearseek": ("kept", our_step),
+        "clearseek, compiled": ("kept", our_step),
         "transformers": ("glibc", their_step),
         "transformers, heap kept": ("kept", their_step),
     }
@@ -147,16 +150,22 @@ def compare(name: str, config: ModelConfig, batch: int, length: int, rounds: int
     for number, tokens in enumerate([*batches[:3], *batches]):  # three rounds until heap and kernels are settled
         for side, (heap, step) in sides.items():
             use_heap(heap)
+            use_compiler(side == "clearseek, compiled")
             seconds = timed(step, tokens if step is our_step else tokens[:, :length])
             if number >= 3:
                 times[side].append(seconds)
     flops = flops_per_token(config, length, mtp=False)
     rates = {side: batch * length / statistics.median(seconds) for side, seconds in times.items()}
     percent = {side: 100 * rate * flops / peak for side, rate in rates.items()}
-    ratios = {side: rates["clearseek"] / rate for side, rate in rates.items() if side != "clearseek"}
+    ratios = {
+        f"{side} / {other}": rates[side] / rates[other]
+        for side in ("clearseek", "clearseek, compiled")
+        for other in ("transformers", "transformers, heap kept")
+    }
     for side, rate in rates.items():
-        compared = f"   ClearSeek is {ratios[side]:.2f}x as fast" if side in ratios else ""
-        print(f"  {side:24} {rate:8,.0f} tokens/s  {percent[side]:3.0f} % of matmul peak{compared}")
+        print(f"  {side:24} {rate:8,.0f} tokens/s  {percent[side]:3.0f} % of matmul peak")
+    for pair, ratio in ratios.items():
+        print(f"  {pair:52} {ratio:.2f}x")
     return {
         "tokens_per_second": rates,
         "ratios": ratios,

@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 
 from clearseek import report
-from clearseek.config import DataConfig, ModelConfig, Recipe, TrainConfig, load_recipe, shipped_recipes
+from clearseek.config import DataConfig, ModelConfig, Recipe, TrainConfig
+from clearseek.data.progress import data_progress
 from clearseek.data.shards import prepare
 from clearseek.data.tokenizer import BOS, EOS, Tokenizer
 from clearseek.errors import UserError
@@ -23,6 +24,7 @@ from clearseek.inference.sampler import Sampling
 from clearseek.inference.sampler import generate as sample
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.quickstart import run_quickstart
+from clearseek.recipe import load_recipe, shipped_recipes
 from clearseek.train import checkpoint
 from clearseek.train.run import RunFolder
 from clearseek.train.session import run_training
@@ -80,7 +82,7 @@ def data(arguments: argparse.Namespace) -> int:
     """``clearseek data``."""
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     console = Console(stderr=True)
-    with report.data_progress(console, quiet=arguments.json) as progress:
+    with data_progress(console, quiet=arguments.json) as progress:
         manifest = prepare(recipe.data, recipe.model.vocab_size, arguments.out, progress)
     if arguments.json:
         _print_json(manifest.model_dump(mode="json", exclude={"config"}))

@@ -3,23 +3,16 @@
 A *recipe* is one TOML file with four tables: ``[model]``, ``[data]``, ``[train]`` and ``[optimizer]``. It is read into
 frozen pydantic models, so a setting has one name, one type, one default and one explanation (the text under the field).
 Unknown keys are refused, with the nearest valid key; settings that contradict each other are refused together, in one
-error that names them all. Nothing is changed behind the user's back.
+error that names them all. Nothing is changed behind the user's back. :mod:`clearseek.recipe` reads the files.
 
 Model fields carry Hugging Face's names for ``deepseek_v3`` / ``deepseek_v2`` (DeepSeek-V3 report, section 4.2).
 """
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from clearseek.errors import UserError, nearest
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
@@ -266,6 +259,8 @@ class TrainConfig(Settings):
     """Sequences per forward pass; leave out for the whole batch. Gradients are summed in a fixed binary tree."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Type of weights and activations in matrix products; `auto` is BF16 where this processor is faster in it."""
+    compile: bool = False
+    """Fuse norms, SwiGLU and the loss with torch.compile: faster, other bits; needs a C++ compiler or Triton."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights."""
     threads: PositiveInt | None = None
@@ -332,113 +327,3 @@ class Recipe(Settings):
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
-
-
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe.
-
-    Args:
-        path: A TOML file, or the name of a shipped recipe such as ``quickstart``.
-        overrides: ``table.key=value`` strings (``--set``); values are TOML, bare words are strings.
-
-    Raises:
-        UserError: the file is missing or not TOML, a key is unknown, a value has the wrong type or range, or settings
-            contradict each other. The message names file and key.
-    """
-    file = find_recipe(path)
-    try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot read the recipe: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: the recipe is not UTF-8 text") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not valid TOML: {error}") from None
-    for override in overrides:
-        _apply_override(raw, override)
-    return parse_recipe(raw, str(file))
-
-
-def parse_recipe(raw: Any, where: str) -> Recipe:
-    """Validate a recipe's tables, as TOML or JSON has them. `where` (a file name) starts the UserError's message."""
-    try:
-        return Recipe.model_validate(raw)
-    except ValidationError as error:
-        lines = [f"{where}: {_explain(entry)}" for entry in error.errors(include_url=False)]
-        raise UserError("\n".join(lines)) from None
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """Name -> file of the recipes that come with ClearSeek."""
-    package = Path(__file__).parent
-    installed, checkout = package / "recipes", package.parent / "recipes"
-    folder = installed if installed.is_dir() else checkout
-    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
-
-
-def find_recipe(path: str | Path) -> Path:
-    """The file of a recipe: `path` itself, or where it is a bare name and no file, the shipped recipe of that name.
-
-    Raises UserError for a name that is neither.
-    """
-    file, shipped = Path(path), shipped_recipes()
-    if file.suffix == ".toml" or len(file.parts) > 1:
-        return file
-    with suppress(OSError):  # a name too long for the file system
-        if file.is_file():
-            return file
-    if str(path) not in shipped:
-        raise UserError(
-            f'no recipe "{path}"{nearest(str(path), shipped)}; shipped: {", ".join(shipped)}; or give a .toml file'
-        )
-    return shipped[str(path)]
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    parts = [part.strip() for part in key.strip().split(".")]
-    if not separator or not all(parts):
-        raise UserError(f'--set {override}: write it as table.key=value, for example "train.steps=100"')
-    try:
-        parsed = tomllib.loads(f"value = {text.strip()}")
-        value = parsed["value"] if len(parsed) == 1 else text.strip()
-    except (ValueError, RecursionError):
-        value = text.strip()
-    table = raw
-    for part in parts[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise UserError(f"--set {override}: {part} is a setting, not a table")
-    table[parts[-1]] = value
-
-
-def _explain(entry: Any) -> str:
-    """One sentence for one pydantic error: the key, what is wrong, the nearest valid key."""
-    location = ".".join(str(part) for part in entry["loc"])
-    if entry["type"] == "extra_forbidden":
-        group: type[BaseModel] = Recipe
-        for part in entry["loc"][:-1]:
-            field = group.model_fields.get(str(part))
-            inner = [t for t in (field.annotation, *get_args(field.annotation)) if _is_settings(t)] if field else []
-            group = inner[0] if inner else group
-        valid = sorted(group.model_fields)
-        return f"unknown key {location}{nearest(str(entry['loc'][-1]), valid)}; valid keys here: {', '.join(valid)}"
-    if entry["type"] == "missing":
-        return f"{location} is missing"
-    message = entry["msg"].removeprefix("Value error, ")
-    if entry["type"] == "value_error":
-        return f"{location}: {message}" if location else message
-    message = _PLAIN_WORDS.get(entry["type"], message[0].lower() + message[1:])
-    return f"{location or 'the recipe'} = {json.dumps(entry['input'], default=str)[:80]}: {message}"
-
-
-_PLAIN_WORDS = {"model_type": "must be a table of settings", "tuple_type": "must be a list"}
-
-
-def _is_settings(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Settings)
-
-
-def recipe_json(recipe: Recipe) -> str:
-    """The resolved recipe as canonical JSON: sorted keys, no spaces. Equal recipes give equal bytes."""
-    return json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)

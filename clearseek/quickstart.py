@@ -17,7 +17,6 @@ from typing import Any
 from rich.console import Console
 
 from clearseek import report
-from clearseek.config import load_recipe
 from clearseek.data.shards import held_out_bytes
 from clearseek.data.tokenizer import BOS, EOS, Tokenizer
 from clearseek.errors import UserError
@@ -27,6 +26,7 @@ from clearseek.hub.hf import export_hf
 from clearseek.inference.sampler import Sampling, generate
 from clearseek.machine import peak_memory
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.recipe import load_recipe
 from clearseek.train.run import RunFolder
 from clearseek.train.session import free_run_folder, run_training
 from clearseek.train.transcript import verify

@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from clearseek.config import Recipe
 from clearseek.data.manifest import Manifest
 from clearseek.hub.layout import count_parameters, flops_per_token, training_memory
 from clearseek.hub.portability import Finding, check_portability
-
-_STAGES = {"read": "reading documents", "tokenizer": "training the tokenizer", "tokenise": "tokenising"}
-
-
-@contextmanager
-def data_progress(console: Console, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress callback for `prepare`: bars with ETA in a terminal, one line a stage elsewhere."""
-    if not console.is_terminal or quiet:
-        seen: set[str] = set()
-
-        def line(stage: str, done: int, total: int) -> None:
-            if stage not in seen and not quiet:
-                seen.add(stage)
-                console.print(_STAGES.get(stage, stage), markup=False)
-
-        yield line
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        tasks: dict[str, Any] = {}
-
-        def bar(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(_STAGES.get(stage, stage), total=total or None)
-            progress.update(tasks[stage], completed=done, total=total or None)
-
-        yield bar
 
 
 def _print_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:

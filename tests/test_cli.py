@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import clearseek
 from clearseek import commands
 from clearseek.cli import COMMANDS, build_parser, main
-from clearseek.config import shipped_recipes
+from clearseek.recipe import shipped_recipes
 from clearseek.train.run import RunFolder
 from clearseek.train.transcript import verify
 from tests.train.conftest import TINY

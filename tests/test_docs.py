@@ -24,10 +24,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from clearseek import cli, config
-from clearseek.config import load_recipe, parse_recipe, shipped_recipes
 from clearseek.errors import UserError
 from clearseek.hub.hf import export_hf
 from clearseek.hub.layout import count_parameters
+from clearseek.recipe import load_recipe, parse_recipe, shipped_recipes
 from clearseek.report import si
 from clearseek.train.run import RunFolder
 from clearseek.train.session import run_training

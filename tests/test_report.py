@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from clearseek import report
-from clearseek.config import load_recipe
+from clearseek.recipe import load_recipe
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from clearseek.config import ModelConfig
 from clearseek.model.grouped import grouped_mm, grouped_mm_weight, parts
 from clearseek.model.router import Routing
-from clearseek.model.swiglu import swiglu_backward, swiglu_forward
+from clearseek.model.swiglu import weighted_swiglu, weighted_swiglu_backward
 
 ALIGNMENT = 128
 """Rows that an expert's block is a multiple of; a few pairs alone, as when writing token by token, go unpadded."""
@@ -58,18 +58,6 @@ def lay_out(index_TK: Tensor, load_E: Tensor) -> Layout:
     return Layout(place_P, token_R, ends_E.to(torch.int32))
 
 
-def _weighted_swiglu_backward(
-    d_act_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of act = silu(gate) * up * weight: (act recomputed, d gate|up, d weight [R] FP32)."""
-    gate_RI, up_RI = gate_up_RI2.chunk(2, dim=-1)
-    d_gate_up_RI2 = torch.empty_like(gate_up_RI2)
-    d_gate_RI, d_up_RI = d_gate_up_RI2.chunk(2, dim=-1)
-    act_RI = swiglu_backward(d_act_RI * weight_R1, gate_RI, up_RI, d_gate_RI, d_up_RI)
-    d_weight_R = (d_act_RI * act_RI).sum(-1, dtype=torch.float32)
-    return act_RI.mul_(weight_R1), d_gate_up_RI2, d_weight_R
-
-
 class _Experts(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -90,7 +78,7 @@ class _Experts(torch.autograd.Function):
             e, r = part.experts, part.rows
             x_RD = x_TD.index_select(0, token_R[r])
             grouped_mm(x_RD, gate_up_EID[e].mT, part.ends_E, out_RM=gate_up_RI2[r])
-            act_RI = swiglu_forward(*gate_up_RI2[r].chunk(2, dim=-1)).mul_(weight_R1[r])
+            act_RI = weighted_swiglu(gate_up_RI2[r], weight_R1[r])
             grouped_mm(act_RI, down_EDI[e].mT, part.ends_E, out_RM=y_RD[r])
         ctx.save_for_backward(x_TD, weight_R1, gate_up_RI2, gate_up_EID, down_EDI, token_R, place_P, ends_E)
         ctx.k = index_TK.shape[1]
@@ -108,7 +96,7 @@ class _Experts(torch.autograd.Function):
             e, r = part.experts, part.rows
             g_RD, x_RD = g_TD.index_select(0, token_R[r]), x_TD.index_select(0, token_R[r])
             d_act_RI = grouped_mm(g_RD, down_EDI[e], part.ends_E, out_RM=g_RD.new_empty(len(g_RD), down_EDI.shape[2]))
-            act_RI, d_gate_up_RI2, d_weight_R[r] = _weighted_swiglu_backward(d_act_RI, gate_up_RI2[r], weight_R1[r])
+            act_RI, d_gate_up_RI2, d_weight_R[r] = weighted_swiglu_backward(d_act_RI, gate_up_RI2[r], weight_R1[r])
             grouped_mm_weight(g_RD, act_RI, part.ends_E, out_EMK=d_down_EDI[e])
             grouped_mm_weight(d_gate_up_RI2, x_RD, part.ends_E, out_EMK=d_gate_up_EID[e])
             grouped_mm(d_gate_up_RI2, gate_up_EID[e], part.ends_E, out_RM=d_x_RD[r])

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from clearseek.fusion import compiled_from
+
 CHUNK_ELEMENTS = 1 << 22
 """Logits held at once on a CPU (16 MiB in FP32): about what a last-level cache holds, but at least 64 tokens' worth."""
 GPU_CHUNK_ELEMENTS = 1 << 27
@@ -25,7 +27,22 @@ GPU_CHUNK_ELEMENTS = 1 << 27
 def _token_losses(probability_CV: Tensor, target_C1: Tensor) -> Tensor:
     # -log p saturates at 87.3 nats, where p leaves FP32's normal range; the gradient stays exact.
     tiny = torch.finfo(torch.float32).tiny
-    return -probability_CV.gather(1, target_C1).squeeze(1).clamp_(min=tiny).log_()
+    return -probability_CV.gather(1, target_C1).squeeze(1).clamp(min=tiny).log()
+
+
+def _formula(logits_CV: Tensor, target_C1: Tensor, space_CV: Tensor) -> tuple[Tensor, Tensor]:
+    p_CV = logits_CV.float().softmax(dim=-1)
+    hit_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == target_C1
+    return (p_CV - hit_CV.float()).to(logits_CV.dtype), _token_losses(p_CV, target_C1)
+
+
+@compiled_from(_formula)
+def _softmax_loss(logits_CV: Tensor, target_C1: Tensor, space_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """(gradient of the logits, which may take their place; loss per token [C] FP32). `space_CV` is FP32 scratch."""
+    p_CV = torch.softmax(logits_CV, dim=-1, dtype=torch.float32, out=space_CV)
+    losses_C = _token_losses(p_CV, target_C1)
+    p_CV.scatter_add_(1, target_C1, p_CV.new_full(target_C1.shape, -1.0))  # one index a row: order is free
+    return logits_CV.copy_(p_CV), losses_C
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -43,10 +60,8 @@ class _CrossEntropy(torch.autograd.Function):
             target_C1 = target_T[start : start + chunk].unsqueeze(1)
             logits_CV, p_CV = logits_space[: len(h_CD)], p_space[: len(h_CD)]
             torch.mm(h_CD, head_VD.t(), out=logits_CV)
-            torch.softmax(logits_CV, dim=-1, dtype=torch.float32, out=p_CV)
-            total += _token_losses(p_CV, target_C1).sum()
-            p_CV.scatter_add_(1, target_C1, p_CV.new_full(target_C1.shape, -1.0))  # one index a row: order is free
-            d_logits_CV = logits_CV.copy_(p_CV)
+            d_logits_CV, losses_C = _softmax_loss(logits_CV, target_C1, p_CV)
+            total += losses_C.sum()
             torch.mm(d_logits_CV, head_VD, out=d_hidden_TD[start : start + chunk])
             d_head_VD += d_logits_CV.t() @ h_CD
         ctx.save_for_backward(d_hidden_TD, d_head_VD)

@@ -55,7 +55,6 @@ class Display:
     Args:
         total_steps: Steps of the whole run.
         title: Name of the run.
-        every_steps: In a pipe, also write a line each so many steps.
         every_seconds: In a pipe, seconds between lines.
         console: Where to draw; standard output by default. rich honours NO_COLOR.
         live: Whether to redraw in place; by default, whether the output is a terminal that can.
@@ -67,14 +66,13 @@ class Display:
         total_steps: int,
         title: str = "",
         *,
-        every_steps: int | None = None,
         every_seconds: float = 10.0,
         console: Console | None = None,
         live: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._title, self._clock = total_steps, title, clock
-        self._every_steps, self._every_seconds = every_steps, every_seconds
+        self._every_seconds = every_seconds
         self._console = console or Console(highlight=False)
         if live is None:
             live = self._console.file.isatty() and not self._console.is_dumb_terminal
@@ -108,17 +106,9 @@ class Display:
         wait = _REDRAW_SECONDS if self._live is not None else self._every_seconds
         due = now - self._shown_at >= wait or record.step == self._total
         if self._live is None:
-            due = (
-                due
-                or record.held_out_bpb is not None
-                or (self._every_steps is not None and record.step % self._every_steps == 0)
-            )
+            due = due or record.held_out_bpb is not None
         if due:
             self._show(record)
-
-    def message(self, text: str) -> None:
-        """Write a line that stays, above the panel where there is one."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, record: StepRecord) -> None:
         self._shown_at, self._shown_step = self._clock(), record.step

@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from clearseek.config import Recipe, parse_recipe, recipe_json
+from clearseek.config import Recipe
 from clearseek.errors import UserError
 from clearseek.files import write_atomic, writing
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.recipe import parse_recipe, recipe_json
 from clearseek.train import checkpoint
 from clearseek.train.display import StepRecord
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from clearseek.config import Recipe
 from clearseek.data.manifest import read_manifest
+from clearseek.data.progress import data_progress
 from clearseek.data.shards import prepare
 from clearseek.errors import UserError
 from clearseek.files import remove_leftovers, write_atomic
@@ -51,8 +52,6 @@ def run_training(
         UserError: the run folder holds something else, the data do not fit the model, the model does not fit the
             machine, or what :class:`Trainer` refuses.
     """
-    from clearseek.report import data_progress
-
     console = Console(stderr=True) if quiet else Console(highlight=False)
     _refuse_device(recipe, device)
     resume = _clear(run, resume)

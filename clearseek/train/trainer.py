@@ -27,6 +27,7 @@ from clearseek.config import Recipe
 from clearseek.data.loader import Loader, Stream
 from clearseek.errors import UserError
 from clearseek.evaluate.bits import held_out_bits, window_count
+from clearseek.fusion import compiler_environment, use_compiler
 from clearseek.hub.layout import flops_per_token
 from clearseek.machine import Precision, bit_environment, keep_heap, pick_precision
 from clearseek.model.transformer import DeepSeekModel, Losses
@@ -80,6 +81,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.run, self.device = recipe, run, torch.device(device)
         settle_numerics(recipe.train.threads, device)
+        use_compiler(recipe.train.compile)
         self.precision = _precision(recipe, run, device, resume)
         lookahead = 1 + recipe.model.num_nextn_predict_layers
         self.loader = Loader(
@@ -95,7 +97,7 @@ class Trainer:
         header = {
             "recipe": recipe.model_dump(mode="json"),
             "data_fingerprint": self.loader.fingerprint,
-            "environment": bit_environment(self.precision.dtype, 1, device),
+            "environment": bit_environment(self.precision.dtype, 1, device) | compiler_environment(),
         }
         if resume:
             self.transcript = self._resume(header, from_step)

@@ -76,8 +76,8 @@ def test_transformers_loads_and_saves_the_same_bits(config: ModelConfig, tmp_pat
 
 def test_transformers_sees_v3s_softmax_scale(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    from clearseek.config import load_recipe
     from clearseek.hub.hf_config import hf_config
+    from clearseek.recipe import load_recipe
 
     for name, scale in (("v3-671b", 0.1352338), ("v2-lite-16b", 0.1147214)):
         recipe = load_recipe(name).model.model_copy(update={"num_hidden_layers": 1})

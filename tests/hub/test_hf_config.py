@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from clearseek.config import ModelConfig, load_recipe
+from clearseek.config import ModelConfig
 from clearseek.errors import UserError
 from clearseek.hub.hf_config import hf_config, parse_hf_config
+from clearseek.recipe import load_recipe
 
 from .examples import CONFIGS, YARN
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clearseek.config import ModelConfig, load_recipe
+from clearseek.config import ModelConfig
 from clearseek.hub.layout import (
     count_parameters,
     flops_per_token,
@@ -15,6 +15,7 @@ from clearseek.hub.layout import (
     tensors,
     training_memory,
 )
+from clearseek.recipe import load_recipe
 
 from .examples import CONFIGS, small
 

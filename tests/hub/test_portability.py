@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from clearseek.config import load_recipe
 from clearseek.hub.portability import check_portability
+from clearseek.recipe import load_recipe
 
 from .examples import V2, small
 

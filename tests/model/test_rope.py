@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clearseek.config import ModelConfig, RopeScaling, load_recipe
+from clearseek.config import ModelConfig, RopeScaling
 from clearseek.model.rope import inverse_frequencies, rotate, rotations, softmax_scale
+from clearseek.recipe import load_recipe
 from tests.model.test_parity import BASE
 
 

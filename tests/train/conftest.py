@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from clearseek.config import Recipe, parse_recipe
+from clearseek.config import Recipe
 from clearseek.data.shards import prepare
+from clearseek.recipe import parse_recipe
 
 TINY: dict[str, Any] = {
     "name": "tiny",

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from clearseek.config import Recipe, find_recipe, load_recipe, parse_recipe, recipe_json, shipped_recipes
+from clearseek.config import Recipe
 from clearseek.errors import UserError
+from clearseek.recipe import find_recipe, load_recipe, parse_recipe, recipe_json, shipped_recipes
 from tests.train.conftest import TINY, tiny
 
 QUICKSTART = shipped_recipes()["quickstart"].read_text(encoding="utf-8")

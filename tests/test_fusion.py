@@ -1,0 +1,73 @@
+"""Compiled formulas: the same mathematics as the hand-ordered passes, the same bits whatever shapes came before."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from clearseek.config import ModelConfig
+from clearseek.errors import UserError
+from clearseek.fusion import compiler_environment, use_compiler
+from clearseek.model.swiglu import weighted_swiglu
+from clearseek.model.transformer import DeepSeekModel
+from tests.model.test_parity import BASE
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler"
+)
+
+
+@pytest.fixture(autouse=True)
+def _switched_off_afterwards() -> Iterator[None]:
+    yield
+    use_compiler(False)
+
+
+def gradients(compiled: bool) -> dict[str, torch.Tensor]:
+    config = ModelConfig(**(BASE | {"num_nextn_predict_layers": 1}))
+    use_compiler(compiled)
+    model = DeepSeekModel(config)
+    model.initialise(3)
+    tokens = torch.randint(0, config.vocab_size, (4, 66), generator=torch.Generator().manual_seed(1))
+    losses = model.loss(tokens, 1e-3, 0.3)
+    losses.total.backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return found | {"loss": losses.total.detach().reshape(1)}
+
+
+@needs_compiler
+def test_a_compiled_model_has_the_same_loss_and_gradients() -> None:
+    plain, compiled, again = gradients(False), gradients(True), gradients(True)
+    assert plain.keys() == compiled.keys()
+    for name, exact in plain.items():
+        error = (compiled[name] - exact).norm() / exact.norm()
+        assert error <= 1e-5, f"{name}: {error:.2e}"  # FP32 sums in another order
+        assert torch.equal(compiled[name], again[name]), name
+
+
+@needs_compiler
+def test_bits_do_not_depend_on_the_shapes_seen_before() -> None:
+    use_compiler(True)
+    x, weight = torch.randn(384, 64), torch.rand(384, 1)
+    first = weighted_swiglu(x, weight)
+    for rows in (128, 256, 5, 1):
+        assert torch.equal(weighted_swiglu(x[:rows], weight[:rows]), first[:rows])
+    assert torch.equal(weighted_swiglu(x, weight), first)
+
+
+def test_the_compiler_is_part_of_the_environment_only_when_used() -> None:
+    assert compiler_environment() == {}
+    if shutil.which("g++"):
+        use_compiler(True)
+        assert compiler_environment()["compiler"].split()[0] in ("gcc", "clang")
+
+
+def test_no_compiler_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"train\.compile = true: no C\+\+ compiler"):
+        use_compiler(True)
