@@ -1,0 +1,81 @@
+"""Eight-bit floats and their scales.
+
+E4M3 has 3 fraction bits and reaches from 2^-9 to 448; a tensor fits only if each small piece of it gets a scale of its
+own. DeepSeek-V3 takes pieces of 1 x 128 elements (*tiles*) of activations and gradients and of 128 x 128 (*blocks*) of
+weights, and computes each scale from the piece itself at the moment of quantising: ``scale = amax / 448``, and
+``value = data * scale`` (report, section 3.3.2). The amax counts as at least :data:`AMAX_FLOOR`, so that a piece of
+zeros has a scale to divide by. A *power-of-two* scale is the next power of two up: then dividing and multiplying are
+exact and only the 8-bit rounding is lost (V3 for three kinds of tensor, all of them from V3.1 on, as ``ue8m0``).
+
+A scale cannot be rounded up afterwards: data that were divided by another one would decode to other values.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+TILE = 128
+"""Elements that share a scale, along each tiled dimension."""
+AMAX_FLOOR = 1e-4
+"""Smallest amax that a scale is computed from."""
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+E4M3_MAX, E5M2_MAX = 448.0, 57344.0
+E5M6_MAX = 65024.0
+
+
+class Quantised(NamedTuple):
+    """Eight-bit data and their FP32 scales: ``value = data * scale``, each scale spread over its piece."""
+
+    data: Tensor
+    scale: Tensor
+
+
+def scale_of(amax: Tensor, power_of_two: bool, largest: float = E4M3_MAX) -> Tensor:
+    """FP32 scale for pieces whose largest magnitude is `amax` (FP32), element by element.
+
+    ``max(amax, AMAX_FLOOR) / largest`` in FP32 arithmetic, and with `power_of_two` the smallest power of two that is
+    not below it.
+    """
+    scale = amax.clamp(min=AMAX_FLOOR) / largest
+    return next_power_of_two(scale) if power_of_two else scale
+
+
+def next_power_of_two(x: Tensor) -> Tensor:
+    """Smallest power of two >= x, for positive normal FP32: rounds the exponent up where any fraction bit is set."""
+    bits = x.view(torch.int32)
+    return ((bits + 0x007FFFFF) & 0x7F800000).view(torch.float32)
+
+
+def to_float8(x: Tensor, dtype: torch.dtype = E4M3) -> Tensor:
+    """FP32 to 8 bits, to nearest, ties to even; magnitudes above the format's largest value become it."""
+    largest = torch.finfo(dtype).max
+    return x.clamp(-largest, largest).to(dtype)
+
+
+def to_e5m6(x: Tensor) -> Tensor:
+    """Pack FP16 numbers to 12 bits (sign, 5 exponent, 6 fraction bits), to nearest, ties to even.
+
+    DeepSeek keeps the input of the projection after attention in this form for the backward (report, section 3.3.3).
+    E5M6 is FP16 with four fraction bits fewer, so the largest finite value is 65024.
+
+    Args:
+        x: FP16, the last dimension even, no magnitude above 65024.
+
+    Returns:
+        uint8 [..., last / 2 * 3]: two numbers in three bytes, low bits first.
+    """
+    bits = x.view(torch.int16).to(torch.int32) & 0xFFFF
+    rounded = (bits + 7 + (bits >> 4 & 1)) >> 4 & 0xFFF
+    low, high = rounded[..., 0::2], rounded[..., 1::2]
+    packed = torch.stack([low, low >> 8 | high << 4, high >> 4], dim=-1) & 0xFF
+    return packed.to(torch.uint8).flatten(-2)
+
+
+def from_e5m6(packed: Tensor) -> Tensor:
+    """Undo :func:`to_e5m6`: FP16, exactly."""
+    one, two, three = packed.unflatten(-1, (-1, 3)).to(torch.int32).unbind(-1)
+    numbers = torch.stack([one | (two & 0xF) << 8, two >> 4 | three << 4], dim=-1).flatten(-2)
+    return (numbers << 4).to(torch.int16).view(torch.float16)

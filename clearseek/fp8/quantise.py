@@ -1,0 +1,89 @@
+"""Tensors to eight bits and back.
+
+:func:`quantise_tiles` is for activations and their gradients (1 x 128), :func:`quantise_blocks` for weights (128 x 128),
+:func:`quantise_columns` for the two operands of a weight gradient, whose inner dimension is the token: 128 tokens x 1
+channel, written transposed, so that a matrix product reads them like tiles (DeepSeek-V3 report, section 3.3.2). A
+dimension that 128 does not divide ends in a partial piece, as if padded with zeros. All arithmetic is FP32: divide by
+the scale, round to nearest even, clamp.
+
+On a CPU the work goes through memory in pieces that stay in cache.
+
+Shapes: M rows, K columns, N output features, E experts; a ceiling of a size over 128 is written G.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clearseek.fp8.formats import E4M3, E4M3_MAX, TILE, Quantised, scale_of, to_float8
+
+
+def quantise_tiles(x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
+    """One scale for 128 neighbours in a row.
+
+    Args:
+        x_MK: BF16 or FP32.
+        power_of_two: Round scales up to powers of two.
+        dtype: E4M3, or E5M2 to compare.
+
+    Returns:
+        Data [M, K], scales [M, G].
+    """
+    rows, columns = x_MK.shape
+    x_MGT = _padded(x_MK.float(), 1).view(rows, -1, TILE)
+    scale_MG = scale_of(x_MGT.abs().amax(-1), power_of_two, torch.finfo(dtype).max)
+    data_MGT = to_float8(x_MGT / scale_MG.unsqueeze(-1), dtype)
+    return Quantised(data_MGT.flatten(1)[:, :columns].contiguous(), scale_MG)
+
+
+def quantise_columns(x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
+    """One scale for 128 neighbours in a column, transposed: data [K, M], scales [K, G]."""
+    return quantise_tiles(x_MK.t(), power_of_two, dtype)
+
+
+def quantise_blocks(w_ENK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
+    """One scale for a block of 128 x 128.
+
+    Args:
+        w_ENK: A matrix [N, K], or a stack of them [E, N, K]; BF16 or FP32.
+        power_of_two: Round scales up to powers of two.
+        dtype: E4M3, or E5M2 to compare.
+
+    Returns:
+        Data in the shape of `w_ENK`; scales [G, G] or [E, G, G]: `weight_scale_inv` of DeepSeek's checkpoints.
+    """
+    rows, columns = w_ENK.shape[-2:]
+    padded = _padded(_padded(w_ENK.float(), -1), -2)
+    blocks = padded.unflatten(-1, (-1, TILE)).unflatten(-3, (-1, TILE))  # [..., G, T, G, T]
+    scale = scale_of(blocks.abs().amax((-3, -1)), power_of_two, torch.finfo(dtype).max)
+    data = to_float8(blocks / scale[..., :, None, :, None], dtype)
+    data = data.flatten(-4, -3).flatten(-2, -1)[..., :rows, :columns].contiguous()
+    return Quantised(data, scale)
+
+
+def dequantise(q: Quantised, dtype: torch.dtype = torch.float32) -> Tensor:
+    """``data * scale`` in FP32, rounded to `dtype`; tiles, blocks and stacks of blocks alike."""
+    data = q.data.float()
+    rows, columns = data.shape[-2:]
+    scale = q.scale
+    if scale.shape[-2] != rows:
+        scale = scale.repeat_interleave(TILE, -2)[..., :rows, :]
+    scale = scale.repeat_interleave(TILE, -1)[..., :columns]
+    return (data * scale).to(dtype)
+
+
+def transposed(w: Quantised) -> Quantised:
+    """Quantised blocks of the transposed matrices: the same numbers, no rounding."""
+    return Quantised(w.data.mT, w.scale.mT)
+
+
+def _padded(x: Tensor, dim: int) -> Tensor:
+    missing = -x.shape[dim] % TILE
+    if not missing:
+        return x
+    return F.pad(x, (0, missing) if dim % x.ndim == x.ndim - 1 else (0, 0, 0, missing))
+
+
+__all__ = ["E4M3_MAX", "dequantise", "quantise_blocks", "quantise_columns", "quantise_tiles", "transposed"]
