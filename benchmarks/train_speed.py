@@ -82,7 +82,8 @@ def ours(config: ModelConfig, dtype: torch.dtype, optimizer: OptimizerConfig) ->
     return stepper(model, loss, optimizer)
 
 
-def peer(config: ModelConfig, dtype: torch.dtype, optimizer: OptimizerConfig, attention: str, experts: str) -> Step:
+def peer(config: ModelConfig, dtype: torch.dtype, optimizer: OptimizerConfig, attention: str, experts: str,
+         compiled: bool = False) -> Step:  # fmt: skip
     """transformers' training step: its model, its loss; no balancing, which it does not have."""
     fields = config.model_dump(exclude={"scoring_func", "topk_method", "rope_scaling", "num_nextn_predict_layers"})
     rope = {"rope_theta": config.rope_theta, "rope_type": "default"}
@@ -91,9 +92,10 @@ def peer(config: ModelConfig, dtype: torch.dtype, optimizer: OptimizerConfig, at
         experts_implementation=experts, attn_implementation=attention,
     )  # fmt: skip
     model = transformers.DeepseekV3ForCausalLM(theirs).to(dtype).train()
+    call = torch.compile(model) if compiled else model
 
     def loss(tokens: torch.Tensor) -> torch.Tensor:
-        value: torch.Tensor = model(input_ids=tokens, labels=tokens).loss
+        value: torch.Tensor = call(input_ids=tokens, labels=tokens).loss
         return value
 
     return stepper(model, loss, optimizer)
@@ -139,12 +141,14 @@ def compare(name: str, config: ModelConfig, batch: int, length: int, rounds: int
     batches = [torch.randint(0, config.vocab_size, (batch, length + 1), generator=generator) for _ in range(rounds)]
     use_heap("glibc")
     settings, their_step = best_peer(config, dtype, optimizer, batches[0][:, :length])
+    compiled_step = peer(config, dtype, optimizer, "sdpa", "grouped_mm", compiled=True)  # eager experts gain nothing
     our_step = ours(config, dtype, optimizer)
     sides = {
         "clearseek": ("kept", our_step),
         "clearseek, compiled": ("kept", our_step),
         "transformers": ("glibc", their_step),
         "transformers, heap kept": ("kept", their_step),
+        "transformers, compiled": ("glibc", compiled_step),
     }
     times: dict[str, list[float]] = {side: [] for side in sides}
     for number, tokens in enumerate([*batches[:3], *batches]):  # three rounds until heap and kernels are settled
@@ -160,7 +164,7 @@ def compare(name: str, config: ModelConfig, batch: int, length: int, rounds: int
     ratios = {
         f"{side} / {other}": rates[side] / rates[other]
         for side in ("clearseek", "clearseek, compiled")
-        for other in ("transformers", "transformers, heap kept")
+        for other in ("transformers", "transformers, heap kept", "transformers, compiled")
     }
     for side, rate in rates.items():
         print(f"  {side:24} {rate:8,.0f} tokens/s  {percent[side]:3.0f} % of matmul peak")

@@ -257,7 +257,7 @@ class TrainConfig(Settings):
     """Sequences per step."""
     micro_batch_size: PositiveInt | None = None
     """Sequences per forward pass; leave out for the whole batch. Gradients are summed in a fixed binary tree."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp32", "fp8"] = "auto"
     """Type of weights and activations in matrix products; `auto` is BF16 where this processor is faster in it."""
     compile: bool = False
     """Fuse norms, SwiGLU and the loss with torch.compile: faster, other bits; needs a C++ compiler or Triton."""
@@ -302,6 +302,21 @@ class TrainConfig(Settings):
         return self
 
 
+class Fp8Config(Settings):
+    """How matrix products are quantised under ``train.precision = "fp8"`` (DeepSeek-V3 report, section 3.3)."""
+
+    scales: Literal["power-of-two", "deepseek-v3", "float"] = "power-of-two"
+    """Scales: powers of two everywhere (V3.1), only where a tensor is quantised twice (V3), or nowhere."""
+    backend: Literal["auto", "reference", "dequantised", "triton", "cublas", "deepgemm"] = "auto"
+    """What multiplies; `clearseek doctor` shows which run here. Another one may give other bits."""
+    gradient_format: Literal["e4m3", "e5m2"] = "e4m3"
+    """Eight-bit type of activation gradients; `e5m2` is for comparison."""
+    gradient_tile: Literal["1x128", "128x128"] = "1x128"
+    """Elements that share a scale in the input gradient's operand; 128 x 128 is for comparison."""
+    accumulate: Literal["fp32", "tensor-core"] = "fp32"
+    """Where sums are kept: promoted to FP32, or as in a Hopper tensor core's accumulator, for comparison."""
+
+
 class Recipe(Settings):
     """One run: the whole TOML file."""
 
@@ -313,6 +328,8 @@ class Recipe(Settings):
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig
+    fp8: Fp8Config = Fp8Config()
+    """Only read under ``train.precision = "fp8"``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -11,8 +11,8 @@ import torch
 
 from clearseek.config import ModelConfig
 from clearseek.errors import UserError
+from clearseek.fp8.swiglu import weighted_swiglu
 from clearseek.fusion import compiler_environment, use_compiler
-from clearseek.model.swiglu import weighted_swiglu
 from clearseek.model.transformer import DeepSeekModel
 from tests.model.test_parity import BASE
 

@@ -78,7 +78,7 @@ def test_an_unknown_key_in_a_list_of_tables_names_its_place() -> None:
         ("train.steps", 5.0, "train.steps = 5.0: input should be a valid integer"),
         ("train.steps", True, "train.steps = true: input should be a valid integer"),
         ("train.steps", 10**30, "train.steps = 1000000"),
-        ("train.precision", "fp8", "'auto', 'bf16' or 'fp32'"),
+        ("train.precision", "fp4", "'auto', 'bf16', 'fp32' or 'fp8'"),
         ("optimizer.learning_rate", "0.1", 'optimizer.learning_rate = "0.1": input should be a valid number'),
         ("optimizer.learning_rate", True, "optimizer.learning_rate = true: input should be a valid number"),
         ("optimizer.learning_rate", float("nan"), "optimizer.learning_rate = NaN"),

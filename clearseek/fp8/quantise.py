@@ -1,12 +1,10 @@
 """Tensors to eight bits and back.
 
-:func:`quantise_tiles` is for activations and their gradients (1 x 128), :func:`quantise_blocks` for weights (128 x 128),
-:func:`quantise_columns` for the two operands of a weight gradient, whose inner dimension is the token: 128 tokens x 1
-channel, written transposed, so that a matrix product reads them like tiles (DeepSeek-V3 report, section 3.3.2). A
-dimension that 128 does not divide ends in a partial piece, as if padded with zeros. All arithmetic is FP32: divide by
-the scale, round to nearest even, clamp.
-
-On a CPU the work goes through memory in pieces that stay in cache.
+:func:`quantise_tiles` is for activations and their gradients (1 x 128), :func:`quantise_blocks` for weights
+(128 x 128), :func:`quantise_columns` for the two operands of a weight gradient, whose inner dimension is the token: 128
+tokens x 1 channel, written transposed, so that a matrix product reads them like tiles (DeepSeek-V3 report, section
+3.3.2). A dimension that 128 does not divide ends in a partial piece, as if padded with zeros. All arithmetic is FP32:
+divide by the scale, clamp, round to nearest even.
 
 Shapes: M rows, K columns, N output features, E experts; a ceiling of a size over 128 is written G.
 """
@@ -17,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clearseek.fp8.formats import E4M3, E4M3_MAX, TILE, Quantised, scale_of, to_float8
+from clearseek.fp8.formats import E4M3, E5M6_MAX, TILE, Quantised, from_e5m6, scale_of, to_e5m6, to_float8
 
 
 def quantise_tiles(x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
@@ -79,11 +77,23 @@ def transposed(w: Quantised) -> Quantised:
     return Quantised(w.data.mT, w.scale.mT)
 
 
+def quantise_e5m6(x_MK: Tensor) -> Quantised:
+    """1 x 128 tiles in packed E5M6 with power-of-two scales: data uint8 [M, 1.5 K], K rounded up to even."""
+    rows, columns = x_MK.shape
+    x_MGT = _padded(x_MK.float(), 1).view(rows, -1, TILE)
+    scale_MG = scale_of(x_MGT.abs().amax(-1), True, E5M6_MAX)
+    half_MK = (x_MGT / scale_MG.unsqueeze(-1)).half().flatten(1)[:, : columns + columns % 2]
+    return Quantised(to_e5m6(half_MK), scale_MG)
+
+
+def dequantise_e5m6(q: Quantised, columns: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """The values [M, K] of :func:`quantise_e5m6`, exactly: seven significant bits fit BF16."""
+    data_MK = from_e5m6(q.data).float()[:, :columns]
+    return (data_MK * q.scale.repeat_interleave(TILE, 1)[:, :columns]).to(dtype)
+
+
 def _padded(x: Tensor, dim: int) -> Tensor:
     missing = -x.shape[dim] % TILE
     if not missing:
         return x
     return F.pad(x, (0, missing) if dim % x.ndim == x.ndim - 1 else (0, 0, 0, missing))
-
-
-__all__ = ["E4M3_MAX", "dequantise", "quantise_blocks", "quantise_columns", "quantise_tiles", "transposed"]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
+from clearseek.fp8.linear import Linear, linears
 from clearseek.model.attend import causal_attention
 from clearseek.model.heads import heads_of_keys_and_values, heads_of_queries
 from clearseek.model.norm import RMSNorm
@@ -52,16 +53,16 @@ class MultiHeadLatentAttention(nn.Module):
         c = self.config = config
         queries = c.num_attention_heads * c.qk_head_dim
         if c.q_lora_rank is None:
-            self.q_proj = nn.Linear(c.hidden_size, queries, bias=False)
+            self.q_proj = Linear(c.hidden_size, queries)
         else:
-            self.q_a_proj = nn.Linear(c.hidden_size, c.q_lora_rank, bias=False)
+            self.q_a_proj = Linear(c.hidden_size, c.q_lora_rank)
             self.q_a_layernorm = RMSNorm(c.q_lora_rank)
-            self.q_b_proj = nn.Linear(c.q_lora_rank, queries, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(c.hidden_size, c.kv_lora_rank + c.qk_rope_head_dim, bias=False)
+            self.q_b_proj = Linear(c.q_lora_rank, queries)
+        self.kv_a_proj_with_mqa = Linear(c.hidden_size, c.kv_lora_rank + c.qk_rope_head_dim)
         self.kv_a_layernorm = RMSNorm(c.kv_lora_rank)
         expanded = c.num_attention_heads * (c.qk_nope_head_dim + c.v_head_dim)
-        self.kv_b_proj = nn.Linear(c.kv_lora_rank, expanded, bias=False)
-        self.o_proj = nn.Linear(c.num_attention_heads * c.v_head_dim, c.hidden_size, bias=False)
+        self.kv_b_proj = Linear(c.kv_lora_rank, expanded)
+        self.o_proj = Linear(c.num_attention_heads * c.v_head_dim, c.hidden_size)
         self.softmax_scale = softmax_scale(config)
 
     def forward(self, x_BSD: Tensor, turn_SP2: Tensor, cache: LatentCache | None = None) -> Tensor:
@@ -78,13 +79,13 @@ class MultiHeadLatentAttention(nn.Module):
         c = self.config
         batch, length, _ = x_BSD.shape
         seen, heads, nope = length, c.num_attention_heads, c.qk_nope_head_dim
-        if c.q_lora_rank is None:
-            q_BSX = self.q_proj(x_BSD)
-        else:
-            q_BSX = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BSD)))
+        first = self.q_proj if c.q_lora_rank is None else self.q_a_proj
+        q_BSX, latent_rope_BSX = linears(x_BSD, (first, self.kv_a_proj_with_mqa))
+        if c.q_lora_rank is not None:
+            q_BSX = self.q_b_proj(self.q_a_layernorm(q_BSX))
         q_BHSC = heads_of_queries(q_BSX.view(batch, length, heads, -1), turn_SP2, nope, self.softmax_scale)
 
-        latent_BSR, rope_BSP = self.kv_a_proj_with_mqa(x_BSD).split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
+        latent_BSR, rope_BSP = latent_rope_BSX.split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
         latent_BSR = self.kv_a_layernorm(latent_BSR)
         rope_BSP = rotate(rope_BSP, turn_SP2).to(x_BSD.dtype)
         if cache is not None:
@@ -92,5 +93,5 @@ class MultiHeadLatentAttention(nn.Module):
             seen = cache.length
         kv_BSHX = self.kv_b_proj(latent_BSR).view(batch, seen, heads, nope + c.v_head_dim)
         k_BHSC, v_BHSV = heads_of_keys_and_values(kv_BSHX, rope_BSP, nope)
-        y: Tensor = self.o_proj(causal_attention(q_BHSC, k_BHSC, v_BHSV).flatten(-2))
+        y: Tensor = self.o_proj(causal_attention(q_BHSC, k_BHSC, v_BHSV).flatten(-2), "attention_output")
         return y

@@ -1,61 +1,28 @@
 """Routed experts: every token visits its K experts, none is dropped.
 
-Token-expert pairs are sorted by expert with a *stable* sort, so that each expert sees one contiguous block of rows
-and one grouped matrix product serves them all. The way back is a gather (every pair has its own place) and a sum over
-K in a fixed order: no atomics, the same bits every time. Each block is padded to a multiple of `ALIGNMENT` rows whose
-weight is zero: matrix libraries build a kernel per shape, and with blocks of any length nearly every product would
-need a new one. The router's weight is applied inside SwiGLU, before the down-projection, as DeepSeek's training
-kernels do; the mathematics is the same, and the backward gets the weight's gradient without keeping the experts'
-outputs. SwiGLU is recomputed in the backward (DeepSeek-V3 report, section 3.2.3).
+Pairs stand sorted by expert (:mod:`clearseek.model.dispatch`), so that one grouped matrix product serves them all. The
+router's weight is applied inside SwiGLU, before the down-projection, as DeepSeek's training kernels do; the mathematics
+is the same, and the backward gets the weight's gradient without keeping the experts' outputs. SwiGLU is recomputed in
+the backward (DeepSeek-V3 report, section 3.2.3).
 
-Shapes: T tokens, K experts per token, P = T * K pairs, R rows (pairs and padding), E experts, D hidden, I expert width.
+Shapes: T tokens, K experts per token, R rows (pairs and padding), E experts, D hidden, I expert width.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from clearseek.config import ModelConfig
+from clearseek.fp8.linear import Fp8, QuantisedWeight
+from clearseek.fp8.swiglu import weighted_swiglu, weighted_swiglu_backward
+from clearseek.model.dispatch import ALIGNMENT, combine, lay_out
+from clearseek.model.feed_forward_fp8 import feed_forward_fp8
 from clearseek.model.grouped import grouped_mm, grouped_mm_weight, parts
 from clearseek.model.router import Routing
-from clearseek.model.swiglu import weighted_swiglu, weighted_swiglu_backward
-
-ALIGNMENT = 128
-"""Rows that an expert's block is a multiple of; a few pairs alone, as when writing token by token, go unpadded."""
-
-
-class Layout(NamedTuple):
-    """Where each token-expert pair stands among the rows."""
-
-    place_P: Tensor
-    """Row of pair t * K + j, int64."""
-    token_R: Tensor
-    """Token of each row, int64; 0 for padding."""
-    ends_E: Tensor
-    """End of each expert's block, int32; the rows after the last block are spare."""
-
-
-def lay_out(index_TK: Tensor, load_E: Tensor) -> Layout:
-    """Sort pairs by expert, stably, into blocks padded to multiples of :data:`ALIGNMENT`."""
-    k = index_TK.shape[1]
-    expert_P, order_P = index_TK.flatten().sort(dim=0, stable=True)
-    alignment = ALIGNMENT if order_P.numel() >= ALIGNMENT else 1
-    padded_E = (load_E + (alignment - 1)).div(alignment, rounding_mode="floor") * alignment
-    ends_E = padded_E.cumsum(0)
-    shift_E = (ends_E - padded_E) - (load_E.cumsum(0) - load_E)  # rows of padding before each block
-    row_P = torch.arange(order_P.numel(), device=order_P.device) + shift_E.index_select(0, expert_P)
-    place_P = torch.empty_like(order_P)
-    place_P[order_P] = row_P
-    rows = order_P.numel() + load_E.numel() * (alignment - 1)  # enough for any loads: sizes never change
-    rows += -rows % alignment
-    token_R = torch.zeros(rows, dtype=torch.int64, device=order_P.device)
-    token_R[row_P] = order_P.div(k, rounding_mode="floor")
-    return Layout(place_P, token_R, ends_E.to(torch.int32))
 
 
 class _Experts(torch.autograd.Function):
@@ -104,11 +71,6 @@ class _Experts(torch.autograd.Function):
         return combine(d_x_RD, place_P, ctx.k), d_weight_TK, d_gate_up_EID, d_down_EDI, None, None
 
 
-def combine(y_RD: Tensor, place_P: Tensor, k: int) -> Tensor:
-    """Sum each token's K rows: [T, D]. `place_P` says where the row of pair t * K + j stands in y."""
-    return F.embedding_bag(place_P.view(-1, k), y_RD, mode="sum")
-
-
 class Experts(nn.Module):
     """The routed experts of one layer, stacked: gate and up projections [E, 2I, D], down projections [E, D, I]."""
 
@@ -117,9 +79,16 @@ class Experts(nn.Module):
         experts, hidden, width = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width, hidden))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
+        self.fp8: Fp8 | None = None
+        self.quantised = QuantisedWeight(), QuantisedWeight()
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Weighted sum of each token's experts: [T, D]."""
+        if self.fp8 is not None:
+            gate_up, down = (self.gate_up_proj,), (self.down_proj,)
+            operands = [q.get(self.fp8, *p) for q, p in zip(self.quantised, (gate_up, down), strict=True)]
+            layout = lay_out(routing.index_TK, routing.load_E, ALIGNMENT)
+            return feed_forward_fp8(x_TD, routing.weight_TK, layout, self.fp8, operands, gate_up, down)
         y: Tensor = _Experts.apply(  # type: ignore[no-untyped-call]
             x_TD, routing.weight_TK, self.gate_up_proj, self.down_proj, routing.index_TK, routing.load_E
         )

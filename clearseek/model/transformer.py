@@ -16,14 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
+from clearseek.fp8.linear import Fp8, Linear, QuantisedWeight
+from clearseek.fp8.swiglu import swiglu
 from clearseek.model.attention import LatentCache, MultiHeadLatentAttention
 from clearseek.model.embedding import Embedding
 from clearseek.model.experts import Experts
+from clearseek.model.feed_forward_fp8 import feed_forward_fp8
 from clearseek.model.loss import cross_entropy
 from clearseek.model.norm import RMSNorm
 from clearseek.model.rope import rotations
 from clearseek.model.router import Router, Routing
-from clearseek.model.swiglu import swiglu
 
 
 class MLP(nn.Module):
@@ -31,14 +33,21 @@ class MLP(nn.Module):
 
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden, width, bias=False)
-        self.up_proj = nn.Linear(hidden, width, bias=False)
-        self.down_proj = nn.Linear(width, hidden, bias=False)
+        self.gate_proj = Linear(hidden, width)
+        self.up_proj = Linear(hidden, width)
+        self.down_proj = Linear(width, hidden)
+        self.fp8: Fp8 | None = None
+        self.quantised = QuantisedWeight(), QuantisedWeight()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., D] to [..., D]."""
-        y: Tensor = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
-        return y
+        if self.fp8 is None:
+            y: Tensor = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+            return y
+        gate_up, down = (self.gate_proj.weight, self.up_proj.weight), (self.down_proj.weight,)
+        operands = [q.get(self.fp8, *p, stacked=True) for q, p in zip(self.quantised, (gate_up, down), strict=True)]
+        y_TD = feed_forward_fp8(x.reshape(-1, x.shape[-1]), None, None, self.fp8, operands, gate_up, down)
+        return y_TD.view(x.shape)
 
 
 class MoE(nn.Module):
@@ -167,6 +176,19 @@ class DeepSeekModel(nn.Module):
         """Convert all weights to `dtype`; the routers' balance biases stay FP32. Returns the model."""
         for parameter in self.parameters():
             parameter.data = parameter.data.to(dtype)
+        return self
+
+    def use_fp8(self, fp8: Fp8 | None) -> DeepSeekModel:
+        """Compute the products of attention projections and feed-forwards in FP8, or again in the weights' type.
+
+        Embedding, output head, router, norms, attention core and `eh_proj` stay as they are (DeepSeek-V3 report,
+        section 3.3.1). Gradients of the FP8 products' weights are FP32. Returns the model.
+        """
+        for module in self.modules():
+            if isinstance(module, (Linear, Experts, MLP)):
+                module.fp8 = fp8
+                for parameter in module.parameters(recurse=False):
+                    parameter.grad_dtype = None if fp8 is None else torch.float32
         return self
 
     def _run(

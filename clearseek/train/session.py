@@ -69,6 +69,8 @@ def run_training(
     trainer = Trainer(recipe, run, folder, device, resume, from_step)
     write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
     name = str(trainer.precision.dtype).removeprefix("torch.")
+    if trainer.fp8 is not None:
+        name = f"fp8 ({trainer.fp8.backend.name}), otherwise {name}"
     peak = max(trainer.precision.rates.values()) / 1e9
     console.print(f"precision {name}; measured matmul peak {peak:,.0f} GFLOP/s", markup=False)
     if trainer.step:

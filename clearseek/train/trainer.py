@@ -27,6 +27,8 @@ from clearseek.config import Recipe
 from clearseek.data.loader import Loader, Stream
 from clearseek.errors import UserError
 from clearseek.evaluate.bits import held_out_bits, window_count
+from clearseek.fp8.choose import choose, refuse_dimensions
+from clearseek.fp8.linear import Fp8
 from clearseek.fusion import compiler_environment, use_compiler
 from clearseek.hub.layout import flops_per_token
 from clearseek.machine import Precision, bit_environment, keep_heap, pick_precision
@@ -83,6 +85,7 @@ class Trainer:
         settle_numerics(recipe.train.threads, device)
         use_compiler(recipe.train.compile)
         self.precision = _precision(recipe, run, device, resume)
+        self.fp8 = _fp8(recipe, self.device)
         lookahead = 1 + recipe.model.num_nextn_predict_layers
         self.loader = Loader(
             data, "train", recipe.data.sequence_length, recipe.train.batch_size, recipe.data.seed, lookahead
@@ -91,13 +94,15 @@ class Trainer:
         self.held_out = _held_out(data)
         self.model = DeepSeekModel(recipe.model)
         self.model.initialise(recipe.train.seed)
-        self.model.to(self.device).set_dtype(self.precision.dtype)
+        self.model.to(self.device).set_dtype(self.precision.dtype).use_fp8(self.fp8)
         self.optimizer = MasterOptimizer(self.model.named_parameters(), recipe.optimizer)
         self.step = 0
         header = {
             "recipe": recipe.model_dump(mode="json"),
             "data_fingerprint": self.loader.fingerprint,
-            "environment": bit_environment(self.precision.dtype, 1, device) | compiler_environment(),
+            "environment": bit_environment(self.precision.dtype, 1, device)
+            | compiler_environment()
+            | ({} if self.fp8 is None else {"fp8_backend": self.fp8.backend.name}),
         }
         if resume:
             self.transcript = self._resume(header, from_step)
@@ -273,7 +278,15 @@ def _precision(recipe: Recipe, run: RunFolder, device: str, resume: bool) -> Pre
     if resume and choice == "auto" and run.transcript.exists():
         recorded = verify_transcript(run.transcript).header.get("environment", {}).get("precision")
         choice = "bf16" if recorded == "bfloat16" else "fp32"
-    return pick_precision(choice, device)
+    return pick_precision("bf16" if choice == "fp8" else choice, device)
+
+
+def _fp8(recipe: Recipe, device: torch.device) -> Fp8 | None:
+    """How to compute in FP8, where the recipe asks for it."""
+    if recipe.train.precision != "fp8":
+        return None
+    refuse_dimensions(recipe.model)
+    return choose(recipe.fp8, device)
 
 
 def _held_out(data: Path) -> tuple[np.ndarray[Any, Any], int] | None:

@@ -1,0 +1,104 @@
+"""FP8 on a processor without FP8: decode to BF16 and multiply at full speed.
+
+With power-of-two scales an eight-bit number times its scale *is* a BF16 number, so operands lose nothing by being
+decoded, and a BF16 matrix product, which sums in FP32, gives what an FP8 one means: the same sum, in the library's
+order instead of slice by slice. Free scales do not fit BF16 and are refused.
+
+Whatever passes over memory twice costs as much as the arithmetic here, so quantising goes in pieces that stay in cache,
+and in BF16 throughout: dividing by a power of two is multiplying by its exact inverse.
+
+Shapes: M rows, K columns, E experts, R rows sorted by expert; a ceiling of a size over 128 is written G.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clearseek.fp8.backend import Reference, Weight
+from clearseek.fp8.formats import E4M3, TILE, Quantised, scale_of
+from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_tiles
+
+
+class Dequantised(Reference):
+    """Operands are kept as FP8 and decoded to BF16 for each product; weights are decoded once."""
+
+    name = "dequantised"
+
+    def tiles(self, x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
+        """1 x 128 tiles."""
+        rows, columns = x_MK.shape
+        if x_MK.dtype != torch.bfloat16 or columns % TILE or not power_of_two:
+            return quantise_tiles(x_MK, power_of_two, dtype)
+        x_MGT = x_MK.view(rows, -1, TILE)
+        scale_MG = scale_of(_largest(x_MGT, -1), True, torch.finfo(dtype).max)
+        data_MGT = (x_MGT * _inverse(scale_MG).unsqueeze(-1)).to(dtype)
+        return Quantised(data_MGT.view(rows, columns), scale_MG)
+
+    def decode(self, q: Quantised) -> Tensor:
+        """BF16 values of stored tiles."""
+        rows, columns = q.data.shape
+        if columns % TILE:
+            return dequantise(q, torch.bfloat16)
+        x_MGT = q.data.view(rows, -1, TILE).to(torch.bfloat16)
+        return x_MGT.mul_(q.scale.bfloat16().unsqueeze(-1)).view(rows, columns)
+
+    def columns(self, x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Tensor:
+        """128 x 1 tiles, decoded at once: BF16 [M, K], in the layout of `x_MK`."""
+        rows, columns = x_MK.shape
+        if rows % TILE:
+            padded = F.pad(x_MK, (0, 0, 0, -rows % TILE))
+            return self.columns(padded, power_of_two, dtype)[:rows]
+        x_GTK = x_MK.view(-1, TILE, columns)
+        scale_G1K = scale_of(_largest(x_GTK, 1), True, torch.finfo(dtype).max).unsqueeze(1)
+        data_GTK = (x_GTK * _inverse(scale_G1K)).to(dtype).to(torch.bfloat16)
+        return data_GTK.mul_(scale_G1K.bfloat16()).view(rows, columns)
+
+    def weight(self, w_ENK: Tensor, power_of_two: bool) -> Weight:
+        """Decoded blocks, BF16."""
+        decoded = dequantise(quantise_blocks(w_ENK, power_of_two), torch.bfloat16)
+        return Weight(decoded, decoded.mT)
+
+    def pick(self, b: Any, experts: slice) -> Any:
+        """Some experts."""
+        return b[experts]
+
+    def mm(self, a: Quantised, b: Any) -> Tensor:
+        """``a @ b.T``."""
+        y_MN: Tensor = self.decode(a) @ b.t()
+        return y_MN
+
+    def mm_weight(self, a: Any, b: Any) -> Tensor:
+        """``a.T @ b`` of two column operands, rounded once to BF16 on the way to FP32."""
+        y_NK: Tensor = (a.t() @ b).float()
+        return y_NK
+
+    def grouped_mm(self, a: Quantised, b: Any, ends_E: Tensor) -> Tensor:
+        """Rows of expert e times matrix e, BF16 [R, N]."""
+        x_RK = self.decode(a)
+        y_RN: Tensor = x_RK @ b[0].t() if len(b) == 1 else F.grouped_mm(x_RK, b.mT, offs=ends_E)
+        return y_RN
+
+    def grouped_mm_weight(self, a: Any, b: Any, ends_E: Tensor) -> Tensor:
+        """For every expert the product over its own rows, FP32 [E, N, K]."""
+        if len(ends_E) == 1:
+            return self.mm_weight(a, b).unsqueeze(0)
+        empty_E = (
+            ends_E.diff(prepend=ends_E.new_zeros(1)) == 0
+        )  # no rows, no gradient, whatever the kernel leaves there
+        product_ENK: Tensor = F.grouped_mm(a.t(), b, offs=ends_E).float()
+        product_ENK[empty_E] = 0.0
+        return product_ENK
+
+
+def _largest(x: Tensor, dim: int) -> Tensor:
+    """FP32 amax along a dimension."""
+    return torch.linalg.vector_norm(x, float("inf"), dim=dim).float()
+
+
+def _inverse(scale: Tensor) -> Tensor:
+    """1 / scale in BF16, exactly, for powers of two."""
+    return scale.reciprocal().bfloat16()

@@ -1,0 +1,120 @@
+"""A linear layer whose three products are FP8.
+
+Forward, input gradient and weight gradient each get the operands of :mod:`clearseek.fp8.matmul`; what autograd keeps of
+the input is its FP8 tiles, from which the columns for the weight gradient are made in the backward (DeepSeek-V3 report,
+sections 3.3.1 to 3.3.3). Several matrices that read the same input share its quantisation. The input of the projection
+after attention is kept in E5M6 instead, because that tensor is sensitive.
+
+Weight gradients leave in FP32, for parameters whose `grad_dtype` is FP32.
+
+Shapes: T tokens, K inputs, N outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from clearseek.config import Fp8Config
+from clearseek.fp8.backend import Reference, Weight
+from clearseek.fp8.formats import E4M3, E5M2, Quantised
+from clearseek.fp8.quantise import dequantise_e5m6, quantise_e5m6
+
+Kind = Literal["activation", "gradient", "weight", "attention_output", "dispatch", "combine_gradient"]
+POWER_OF_TWO_IN_V3 = frozenset({"attention_output", "dispatch", "combine_gradient"})
+"""The tensors that DeepSeek-V3 gave power-of-two scales (report, section 3.3.3): those that are quantised twice."""
+
+
+@dataclass(frozen=True)
+class Fp8:
+    """How a model computes in FP8: settings and a backend."""
+
+    config: Fp8Config
+    backend: Reference
+
+    def power_of_two(self, kind: Kind) -> bool:
+        """Whether scales of this kind of tensor are powers of two."""
+        scales = self.config.scales
+        return scales == "power-of-two" or (scales == "deepseek-v3" and kind in POWER_OF_TWO_IN_V3)
+
+    @property
+    def gradient_dtype(self) -> torch.dtype:
+        """Eight-bit type of activation gradients."""
+        return E4M3 if self.config.gradient_format == "e4m3" else E5M2
+
+
+class QuantisedWeight:
+    """Operands of a weight, made again when its parameters have changed: once per optimiser step."""
+
+    def __init__(self) -> None:
+        self._key: list[tuple[int, int]] = []
+        self._weight: Weight | None = None
+
+    def get(self, fp8: Fp8, *parameters: Tensor, stacked: bool = False) -> Weight:
+        """The operands for present values.
+
+        Args:
+            fp8: How to quantise.
+            parameters: One of [N, K] or [E, N, K]; or several [N, K], put together by rows, where 128 divides N.
+            stacked: Make a matrix a stack of one, as operand of grouped products.
+        """
+        key = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+        if self._weight is None or key != self._key:
+            whole = (parameters[0] if len(parameters) == 1 else torch.cat(parameters)).detach()
+            whole = whole.unsqueeze(0) if stacked else whole
+            self._weight, self._key = fp8.backend.weight(whole, fp8.power_of_two("weight")), key
+        return self._weight
+
+
+class Linear(nn.Linear):
+    """A linear layer without bias that computes in FP8 once :attr:`fp8` is set."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+        self.fp8: Fp8 | None = None
+        self.quantised = QuantisedWeight()
+
+    def forward(self, x: Tensor, kind: Kind = "activation") -> Tensor:
+        """``x @ weight.T`` for [..., K]; `kind` says which tensor `x` is."""
+        return super().forward(x) if self.fp8 is None else linears(x, (self,), kind)[0]
+
+
+def linears(x: Tensor, layers: tuple[Linear, ...], kind: Kind = "activation") -> tuple[Tensor, ...]:
+    """The outputs of several layers that read the same input [..., K]; in FP8 it is quantised once for all."""
+    fp8 = layers[0].fp8
+    if fp8 is None:
+        return tuple(layer(x) for layer in layers)
+    weights = [layer.quantised.get(fp8, layer.weight) for layer in layers]
+    outputs = _Linears.apply(x.reshape(-1, x.shape[-1]), fp8, kind, weights, *(layer.weight for layer in layers))  # type: ignore[no-untyped-call]
+    return tuple(y_TN.view(*x.shape[:-1], -1) for y_TN in outputs)
+
+
+class _Linears(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_TK: Tensor, fp8: Fp8, kind: Kind, weights: list[Weight], *parameters_NK: Tensor
+    ) -> tuple[Tensor, ...]:
+        x = fp8.backend.tiles(x_TK, fp8.power_of_two(kind))
+        ctx.save_for_backward(*(quantise_e5m6(x_TK) if kind == "attention_output" else x))
+        ctx.fp8, ctx.kind, ctx.weights, ctx.inputs = fp8, kind, weights, x_TK.shape[1]
+        return tuple(fp8.backend.mm(x, weight.forward) for weight in weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients_TN: Tensor) -> tuple[Tensor | None, ...]:
+        fp8: Fp8 = ctx.fp8
+        kept = Quantised(*ctx.saved_tensors)
+        x_TK = dequantise_e5m6(kept, ctx.inputs) if ctx.kind == "attention_output" else fp8.backend.decode(kept)
+        x = fp8.backend.columns(x_TK, fp8.power_of_two(ctx.kind))
+        dx_TK: Tensor | None = None
+        d_parameters = []
+        for g_TN, weight in zip(gradients_TN, ctx.weights, strict=True):
+            tiles, columns = fp8.backend.gradient(g_TN.contiguous(), fp8.power_of_two("gradient"), fp8.gradient_dtype)
+            part_TK = fp8.backend.mm(tiles, weight.backward)
+            dx_TK = part_TK if dx_TK is None else dx_TK.add_(part_TK)
+            d_parameters.append(fp8.backend.mm_weight(columns, x))
+        return dx_TK, None, None, None, *d_parameters

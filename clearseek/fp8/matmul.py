@@ -1,0 +1,112 @@
+"""The reference: what a scaled matrix product in FP8 *means*.
+
+Both operands stand with the inner dimension last, ``y = a @ b.T``, in pieces of 128 along it. For each slice of 128 the
+eight-bit numbers are multiplied and summed in FP32 (every single product is exact there), the sum is multiplied by the
+product of the two scales, and slices are added in FP32 in ascending order. That is what DeepSeek-V3's kernels do on
+tensor cores, whose own accumulator keeps about 14 bits: partial sums are promoted to FP32 every 128 elements (report,
+section 3.3.2). The three products of a linear layer all have this form:
+
+    forward           x [T, K] tiles          w [N, K] blocks           y [T, N]
+    input gradient    g [T, N] tiles          w.T [K, N] blocks         dx [T, K]
+    weight gradient   g.T [N, T] tiles        x.T [K, T] tiles          dw [N, K], FP32
+
+Error against exact arithmetic on the same eight-bit numbers, with u = 2^-24 and S = sum of |a_k b_k| (decoded): a slice
+adds at most 127 roundings, its scaling 2, the sum over G slices at most G, so |error| <= (129 + G) u S to first order,
+before rounding to the output type.
+
+Shapes: M rows, N output features, K inner, G slices of 128 of it, E experts, R rows sorted by expert.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from clearseek.fp8.formats import TILE, Quantised
+
+
+def scaled_mm(a: Quantised, b: Quantised, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """``a @ b.T``.
+
+    Args:
+        a: Data [M, K], scales [M, G].
+        b: Data [N, K], scales [N, G] (tiles) or [ceil(N / 128), G] (blocks).
+        dtype: Of the result; sums are FP32.
+
+    Returns:
+        [M, N].
+    """
+    scale_NG = rows_of_scales(b)
+    y_MN = torch.zeros(len(a.data), len(b.data), dtype=torch.float32, device=a.data.device)
+    for g in range(a.scale.shape[1]):
+        inner = slice(g * TILE, (g + 1) * TILE)
+        part_MN = a.data[:, inner].float() @ b.data[:, inner].float().t()
+        y_MN += part_MN * (a.scale[:, g, None] * scale_NG[:, g])
+    return y_MN.to(dtype)
+
+
+def grouped_scaled_mm(a: Quantised, b: Quantised, ends_E: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Row block e of `a` times matrix e of `b`, transposed. Rows after the last block are zero.
+
+    Args:
+        a: Data [R, K], scales [R, G].
+        b: Data [E, N, K], scales [E, ceil(N / 128), G].
+        ends_E: Where each expert's rows end, cumulative.
+        dtype: Of the result.
+
+    Returns:
+        [R, N].
+    """
+    y_RN = torch.zeros(len(a.data), b.data.shape[1], dtype=dtype, device=a.data.device)
+    for e, (start, end) in enumerate(pairwise([0, *ends_E.tolist()])):
+        if end > start:
+            rows = Quantised(a.data[start:end], a.scale[start:end])
+            y_RN[start:end] = scaled_mm(rows, Quantised(b.data[e], b.scale[e]), dtype)
+    return y_RN
+
+
+def grouped_scaled_mm_inner(a: Quantised, b: Quantised, ends_E: Tensor) -> Tensor:
+    """The weights' gradient: for every expert, the product over its own rows; zero where it has none.
+
+    Args:
+        a: Data [N, R], scales [N, R / 128]: the inner dimension, where experts begin at multiples of 128.
+        b: Data [K, R], scales [K, R / 128].
+        ends_E: Where each expert's rows end, cumulative.
+
+    Returns:
+        [E, N, K] FP32.
+    """
+    bounds = [0, *ends_E.tolist()]
+    if any(end % TILE for end in bounds[:-1]):  # the last one may end in a partial tile
+        raise ValueError(f"experts' rows must begin at multiples of {TILE}, but they begin at {bounds[:-1]}")
+    y_ENK = torch.zeros(len(ends_E), len(a.data), len(b.data), dtype=torch.float32, device=a.data.device)
+    for e, (start, end) in enumerate(pairwise(bounds)):
+        if end > start:
+            rows, tiles = slice(start, end), slice(start // TILE, -(-end // TILE))
+            y_ENK[e] = scaled_mm(
+                Quantised(a.data[:, rows], a.scale[:, tiles]),
+                Quantised(b.data[:, rows], b.scale[:, tiles]),
+                torch.float32,
+            )
+    return y_ENK
+
+
+def rows_of_scales(b: Quantised) -> Tensor:
+    """The scales of `b` for every row: [N, G]."""
+    rows = len(b.data)
+    return b.scale if len(b.scale) == rows else b.scale.repeat_interleave(TILE, 0)[:rows]
+
+
+def truncated_mm(a_MK: Tensor, b_NK: Tensor) -> Tensor:
+    """``a @ b.T`` in FP32 as if a Hopper tensor core's accumulator kept the whole sum: for comparison, not for use.
+
+    After each 32 elements of the inner dimension the running sum is truncated to 13 fraction bits ("Insights into
+    DeepSeek-V3", section 3.1.1), which is what promotion to FP32 every 128 elements avoids.
+    """
+    y_MN = torch.zeros(len(a_MK), len(b_NK), dtype=torch.float32, device=a_MK.device)
+    for a_MI, b_NI in zip(a_MK.float().split(32, dim=1), b_NK.float().split(32, dim=1), strict=True):
+        y_MN += a_MI @ b_NI.t()
+        y_MN.view(torch.int32).bitwise_and_(-(1 << 10))
+    return y_MN

@@ -1,0 +1,120 @@
+"""SwiGLU feed-forwards whose products are FP8: routed experts, and a dense MLP as one expert for every token.
+
+Tokens are quantised before they are gathered, gradients too: what would travel to an expert's device is eight bits with
+scales (DeepSeek-V3 report, section 3.3.3). Of SwiGLU only its input is kept, as FP8 tiles; its output is recomputed and
+quantised again in the backward. The router's weight is applied inside SwiGLU. Weight gradients leave in FP32.
+
+Shapes: T tokens, K experts per token, R rows sorted by expert in blocks of multiples of 128, E experts, D hidden,
+I expert width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from clearseek.fp8.backend import Weight
+from clearseek.fp8.formats import Quantised
+from clearseek.fp8.linear import Fp8
+from clearseek.model.dispatch import Layout, combine
+from clearseek.model.grouped import parts
+
+
+def feed_forward_fp8(
+    x_TD: Tensor, weight_TK: Tensor | None, layout: Layout | None, fp8: Fp8, operands: Sequence[Weight],
+    gate_up: Sequence[Tensor], down: Sequence[Tensor],
+) -> Tensor:  # fmt: skip
+    """``down(silu(gate(x)) * up(x) * weight)`` summed over each token's experts: [T, D].
+
+    Args:
+        x_TD: Tokens.
+        weight_TK: Router weights; None for a dense MLP.
+        layout: Where each token-expert pair stands, in blocks of multiples of 128; None for a dense MLP.
+        fp8: How to compute.
+        operands: Of gate and up together, [E, 2I, D], and of down, [E, D, I].
+        gate_up: The parameters that get the gradient: one [E, 2I, D], or [I, D] twice.
+        down: The same: one [E, D, I] or [D, I].
+    """
+    parameters = (*gate_up, *down)
+    y: Tensor = _FeedForward.apply(x_TD, weight_TK, layout, fp8, tuple(operands), *parameters)  # type: ignore[no-untyped-call]
+    return y
+
+
+def _gather(q: Quantised, layout: Layout | None, rows: slice) -> Quantised:
+    """The tokens of these rows."""
+    if layout is None:
+        return q
+    token_R = layout.token_R[rows]
+    data = q.data.view(torch.uint8).index_select(0, token_R).view(q.data.dtype)
+    return Quantised(data, q.scale.index_select(0, token_R))
+
+
+class _FeedForward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_TD: Tensor, weight_TK: Tensor | None, layout: Layout | None, fp8: Fp8,
+        operands: tuple[Weight, Weight], *parameters: Tensor,
+    ) -> Tensor:  # fmt: skip
+        backend, (gate_up, down) = fp8.backend, operands
+        rows = len(x_TD) if layout is None else layout.token_R.numel()
+        ends_E = torch.full((1,), rows, dtype=torch.int32, device=x_TD.device) if layout is None else layout.ends_E
+        if layout is None or weight_TK is None:
+            weight_R1 = x_TD.new_ones(rows, 1)
+        else:
+            weight_R1 = x_TD.new_zeros(rows, 1)
+            weight_R1[layout.place_P, 0] = weight_TK.flatten().to(x_TD.dtype)
+        x = backend.tiles(x_TD, fp8.power_of_two("dispatch"))
+        y_RD = x_TD.new_empty(rows, x_TD.shape[1])
+        kept: list[Tensor] = []
+        for part in parts(ends_E, rows):
+            e, r = part.experts, part.rows
+            gate_up_RI2 = backend.grouped_mm(_gather(x, layout, r), backend.pick(gate_up.forward, e), part.ends_E)
+            inner, act = backend.swiglu(gate_up_RI2, weight_R1[r], fp8.power_of_two("activation"))
+            y_RD[r] = backend.grouped_mm(act, backend.pick(down.forward, e), part.ends_E)
+            kept += inner
+        ctx.save_for_backward(*x, weight_R1, ends_E, *kept)
+        ctx.layout, ctx.fp8, ctx.operands = layout, fp8, operands
+        ctx.shapes = [parameter.shape for parameter in parameters]
+        ctx.k = 0 if weight_TK is None else weight_TK.shape[1]
+        return y_RD if layout is None else combine(y_RD, layout.place_P, ctx.k)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor | None, ...]:
+        data, scale, weight_R1, ends_E, *kept = ctx.saved_tensors
+        x, fp8, layout = Quantised(data, scale), ctx.fp8, ctx.layout
+        backend, (gate_up, down) = fp8.backend, ctx.operands
+        rows = len(weight_R1)
+        gradient, dispatch = fp8.power_of_two("gradient"), fp8.power_of_two("dispatch")
+        combined = fp8.power_of_two("combine_gradient")
+        g = backend.gradient_tiles(g_TD.contiguous(), combined, fp8.gradient_dtype)
+        d_x_RD = g_TD.new_empty(rows, g_TD.shape[1])
+        d_weight_R = torch.zeros(rows, dtype=torch.float32, device=g_TD.device)
+        experts, hidden = len(ends_E), g_TD.shape[1]
+        width = ctx.shapes[-1][-1]
+        d_gate_up_EID = torch.zeros(experts, 2 * width, hidden, dtype=torch.float32, device=g_TD.device)
+        d_down_EDI = torch.zeros(experts, hidden, width, dtype=torch.float32, device=g_TD.device)
+        for i, part in enumerate(parts(ends_E, rows)):
+            e, r = part.experts, part.rows
+            g_r, x_r = _gather(g, layout, r), _gather(x, layout, r)
+            d_act_RI = backend.grouped_mm(g_r, backend.pick(down.backward, e), part.ends_E)
+            inner = Quantised(*kept[2 * i : 2 * i + 2])
+            tiles, columns, act, d_weight_R[r] = backend.swiglu_backward(
+                d_act_RI, inner, weight_R1[r], gradient, fp8.gradient_dtype
+            )
+            d_x_RD[r] = backend.grouped_mm(tiles, backend.pick(gate_up.backward, e), part.ends_E)
+            g_columns = backend.columns(backend.decode(g_r), combined, fp8.gradient_dtype)
+            d_down_EDI[e] = backend.grouped_mm_weight(g_columns, act, part.ends_E)
+            x_columns = backend.columns(backend.decode(x_r), dispatch)
+            d_gate_up_EID[e] = backend.grouped_mm_weight(columns, x_columns, part.ends_E)
+        *gate_up_shapes, down_shape = ctx.shapes
+        d_gate_up = d_gate_up_EID.view(len(gate_up_shapes), *gate_up_shapes[0]).unbind()
+        d_parameters = (*d_gate_up, d_down_EDI.view(down_shape))
+        if layout is None:
+            return d_x_RD, None, None, None, None, *d_parameters
+        d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)
+        return combine(d_x_RD, layout.place_P, ctx.k), d_weight_TK, None, None, None, *d_parameters
