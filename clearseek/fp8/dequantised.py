@@ -41,9 +41,9 @@ class Dequantised(Reference):
     def decode(self, q: Quantised) -> Tensor:
         """BF16 values of stored tiles."""
         rows, columns = q.data.shape
-        if columns % TILE:
+        if columns % TILE or q.data.dtype != E4M3:
             return dequantise(q, torch.bfloat16)
-        x_MGT = q.data.view(rows, -1, TILE).to(torch.bfloat16)
+        x_MGT = _e4m3_to_bf16(q.data).view(rows, -1, TILE)
         return x_MGT.mul_(q.scale.bfloat16().unsqueeze(-1)).view(rows, columns)
 
     def columns(self, x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Tensor:
@@ -54,7 +54,8 @@ class Dequantised(Reference):
             return self.columns(padded, power_of_two, dtype)[:rows]
         x_GTK = x_MK.view(-1, TILE, columns)
         scale_G1K = scale_of(_largest(x_GTK, 1), True, torch.finfo(dtype).max).unsqueeze(1)
-        data_GTK = (x_GTK * _inverse(scale_G1K)).to(dtype).to(torch.bfloat16)
+        data_GTK = (x_GTK * _inverse(scale_G1K)).to(dtype)
+        data_GTK = _e4m3_to_bf16(data_GTK) if dtype == E4M3 else data_GTK.to(torch.bfloat16)
         return data_GTK.mul_(scale_G1K.bfloat16()).view(rows, columns)
 
     def weight(self, w_ENK: Tensor, power_of_two: bool) -> Weight:
@@ -86,17 +87,24 @@ class Dequantised(Reference):
         """For every expert the product over its own rows, FP32 [E, N, K]."""
         if len(ends_E) == 1:
             return self.mm_weight(a, b).unsqueeze(0)
-        empty_E = (
-            ends_E.diff(prepend=ends_E.new_zeros(1)) == 0
-        )  # no rows, no gradient, whatever the kernel leaves there
-        product_ENK: Tensor = F.grouped_mm(a.t(), b, offs=ends_E).float()
-        product_ENK[empty_E] = 0.0
-        return product_ENK
+        empty_E = ends_E.diff(prepend=ends_E.new_zeros(1)) == 0  # no rows: no gradient, whatever the kernel leaves
+        y_ENK: Tensor = F.grouped_mm(a.t(), b, offs=ends_E).float()
+        y_ENK[empty_E] = 0.0
+        return y_ENK
 
 
 def _largest(x: Tensor, dim: int) -> Tensor:
-    """FP32 amax along a dimension."""
-    return torch.linalg.vector_norm(x, float("inf"), dim=dim).float()
+    """FP32 amax along a dimension of BF16: without their sign, floats are ordered like integers, which are fast here."""
+    return (x.view(torch.int16) & 0x7FFF).amax(dim).view(torch.bfloat16).float()
+
+
+def _e4m3_to_bf16(x: Tensor) -> Tensor:
+    """Exact conversion, twenty times as fast as PyTorch's on a CPU: the bits in place, then the exponents' bias.
+
+    E4M3's exponent and fraction, moved to the lower end of BF16's, are the number times 2^-120, small ones included.
+    """
+    bits = x.view(torch.int8).to(torch.int16).bitwise_left_shift_(4).bitwise_and_(-0x7810)  # sign, 4 zeros, 7 bits
+    return bits.view(torch.bfloat16).mul_(2.0**120)
 
 
 def _inverse(scale: Tensor) -> Tensor:
