@@ -225,6 +225,8 @@ class OptimizerConfig(Settings):
     """AdamW's decay rates (report, section 4.2)."""
     eps: PositiveFloat = 1e-8
     """AdamW's epsilon."""
+    moments: Literal["fp32", "bf16"] = "fp32"
+    """Type that AdamW's two moments are kept in (`bf16` in the report, section 3.3.3)."""
     momentum: Decay = 0.95
     """Muon's momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1

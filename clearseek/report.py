@@ -47,7 +47,9 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     """What a recipe costs, as JSON values."""
     count = count_parameters(recipe.model)
     precision: Literal["fp32", "bf16"] = "fp32" if recipe.train.precision == "fp32" else "bf16"
-    memory = training_memory(recipe.model, recipe.optimizer.name, precision, recipe.train.micro_batches)
+    memory = training_memory(
+        recipe.model, recipe.optimizer.name, precision, recipe.train.micro_batches, recipe.optimizer.moments
+    )
     length = recipe.data.sequence_length
     tokens = recipe.train.steps * recipe.train.batch_size * length
     flops = flops_per_token(recipe.model, length)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from clearseek.config import OptimizerConfig
 from clearseek.errors import UserError
+from clearseek.train.adamw import Bf16MomentAdamW
 from clearseek.train.muon import Muon
 
 
@@ -54,7 +55,8 @@ class MasterOptimizer:
             self._views.append(view)
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self._muon_ids = {id(view) for view in muon}
-        self._adamw = torch.optim.AdamW(
+        adamw = torch.optim.AdamW if config.moments == "fp32" else Bf16MomentAdamW
+        self._adamw = adamw(
             [group for group in groups if group["params"]],
             lr=config.learning_rate,
             betas=config.betas,

@@ -169,7 +169,11 @@ def _refuse_device(recipe: Recipe, device: str) -> None:
     have = machine["memory"] if kind.type == "cpu" else machine["gpus"][kind.index or 0]["memory"]
     precision = recipe.train.precision
     memory = training_memory(
-        recipe.model, recipe.optimizer.name, "bf16" if precision == "bf16" else "fp32", recipe.train.micro_batches
+        recipe.model,
+        recipe.optimizer.name,
+        "bf16" if precision in ("bf16", "fp8") else "fp32",
+        recipe.train.micro_batches,
+        recipe.optimizer.moments,
     )
     need = memory.total + memory.partial_sums
     if need > have:
