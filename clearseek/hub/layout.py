@@ -260,13 +260,14 @@ def training_memory(
     optimizer_name: Literal["adamw", "muon"],
     precision: Literal["bf16", "fp32"],
     micro_batches: int = 1,
+    moments: Literal["fp32", "bf16"] = "fp32",
 ) -> TrainingMemory:
     """Count the bytes of weights, gradients and optimiser state; the MTP layer is in if the config has one.
 
     With N parameters, B router biases and M of the N under Muon: weights ``2N`` (BF16) or 0 (FP32), master weights
     ``4(N + B)``, gradients ``4N``, as much again for each further sum that the fixed binary tree over
     `micro_batches` holds at once (the digits of that number in base two, less one), optimiser state ``8N`` (AdamW) or
-    ``8(N - M) + 4M`` (Muon).
+    ``8(N - M) + 4M`` (Muon); moments of AdamW in BF16 take 4 bytes instead of 8.
     """
     stored = list(memory_tensors(config))
     bias = sum(spec.size for spec in stored if spec.kind == "router_bias")
@@ -277,5 +278,5 @@ def training_memory(
         master_weights=4 * (trained + bias),
         gradients=4 * trained,
         partial_sums=4 * trained * (micro_batches.bit_length() - 1),
-        optimizer=8 * (trained - muon) + 4 * muon,
+        optimizer=(8 if moments == "fp32" else 4) * (trained - muon) + 4 * muon,
     )
