@@ -44,9 +44,12 @@ def scale_of(amax: Tensor, power_of_two: bool, largest: float = E4M3_MAX) -> Ten
 
 
 def next_power_of_two(x: Tensor) -> Tensor:
-    """Smallest power of two >= x, for positive normal FP32: rounds the exponent up where any fraction bit is set."""
+    """Smallest power of two >= x, for positive normal FP32: rounds the exponent up where any fraction bit is set.
+
+    NaN and infinity become NaN, so that what is not finite is not hidden by a scale that is.
+    """
     bits = x.view(torch.int32)
-    return ((bits + 0x007FFFFF) & 0x7F800000).view(torch.float32)
+    return ((bits + 0x007FFFFF) & 0x7F800000).view(torch.float32) + 0 * x
 
 
 def to_float8(x: Tensor, dtype: torch.dtype = E4M3) -> Tensor:
@@ -56,20 +59,23 @@ def to_float8(x: Tensor, dtype: torch.dtype = E4M3) -> Tensor:
 
 
 def to_e5m6(x: Tensor) -> Tensor:
-    """Pack FP16 numbers to 12 bits (sign, 5 exponent, 6 fraction bits), to nearest, ties to even.
+    """Pack FP32 numbers to 12 bits (sign, 5 exponent, 6 fraction bits), to nearest, ties to even.
 
     DeepSeek keeps the input of the projection after attention in this form for the backward (report, section 3.3.3).
     E5M6 is FP16 with four fraction bits fewer, so the largest finite value is 65024.
 
     Args:
-        x: FP16, the last dimension even, no magnitude above 65024.
+        x: FP32, the last dimension even, no magnitude above 65024.
 
     Returns:
         uint8 [..., last / 2 * 3]: two numbers in three bytes, low bits first.
     """
-    bits = x.view(torch.int16).to(torch.int32) & 0xFFFF
-    rounded = (bits + 7 + (bits >> 4 & 1)) >> 4 & 0xFFF
-    low, high = rounded[..., 0::2], rounded[..., 1::2]
+    # Adding 1.5 * 2^17 times a number's power of two leaves FP32 six fraction bits of it, and subtracting restores it.
+    binade = (x.view(torch.int32) & 0x7F800000).clamp(min=(127 - 14) << 23).view(torch.float32)
+    shift = binade * (1.5 * 2.0**17)
+    rounded = torch.copysign((x + shift) - shift, x).half()  # exact; the sign of a zero is its number's
+    bits = rounded.view(torch.int16).to(torch.int32) >> 4 & 0xFFF
+    low, high = bits[..., 0::2], bits[..., 1::2]
     packed = torch.stack([low, low >> 8 | high << 4, high >> 4], dim=-1) & 0xFF
     return packed.to(torch.uint8).flatten(-2)
 

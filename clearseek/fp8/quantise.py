@@ -30,7 +30,7 @@ def quantise_tiles(x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) 
         Data [M, K], scales [M, G].
     """
     rows, columns = x_MK.shape
-    x_MGT = _padded(x_MK.float(), 1).view(rows, -1, TILE)
+    x_MGT = _tiled(x_MK.float())
     scale_MG = scale_of(x_MGT.abs().amax(-1), power_of_two, torch.finfo(dtype).max)
     data_MGT = to_float8(x_MGT / scale_MG.unsqueeze(-1), dtype)
     return Quantised(data_MGT.flatten(1)[:, :columns].contiguous(), scale_MG)
@@ -80,16 +80,22 @@ def transposed(w: Quantised) -> Quantised:
 def quantise_e5m6(x_MK: Tensor) -> Quantised:
     """1 x 128 tiles in packed E5M6 with power-of-two scales: data uint8 [M, 1.5 K], K rounded up to even."""
     rows, columns = x_MK.shape
-    x_MGT = _padded(x_MK.float(), 1).view(rows, -1, TILE)
+    x_MGT = _tiled(x_MK.float())
     scale_MG = scale_of(x_MGT.abs().amax(-1), True, E5M6_MAX)
-    half_MK = (x_MGT / scale_MG.unsqueeze(-1)).half().flatten(1)[:, : columns + columns % 2]
-    return Quantised(to_e5m6(half_MK), scale_MG)
+    scaled_MK = (x_MGT / scale_MG.unsqueeze(-1)).flatten(1)[:, : columns + columns % 2]
+    return Quantised(to_e5m6(scaled_MK), scale_MG)
 
 
 def dequantise_e5m6(q: Quantised, columns: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """The values [M, K] of :func:`quantise_e5m6`, exactly: seven significant bits fit BF16."""
     data_MK = from_e5m6(q.data).float()[:, :columns]
     return (data_MK * q.scale.repeat_interleave(TILE, 1)[:, :columns]).to(dtype)
+
+
+def _tiled(x_MK: Tensor) -> Tensor:
+    """[M, G, 128]."""
+    padded = _padded(x_MK, 1)
+    return padded.reshape(len(padded), padded.shape[1] // TILE, TILE)
 
 
 def _padded(x: Tensor, dim: int) -> Tensor:
