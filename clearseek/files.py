@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from clearseek.errors import UserError
 
@@ -35,13 +35,31 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     content is then untouched.
     """
     raw = data.encode("utf-8") if isinstance(data, str) else data
+    with atomic_file(path, len(raw)) as file:
+        file.write(raw)
+
+
+@contextmanager
+def atomic_file(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
+    """Write a file piece by piece; it takes the name `path`, replacing what was there, when the block ends well.
+
+    Args:
+        path: The file to make; missing parent folders are created.
+        size: Bytes to write, where known, for the message about a full disk.
+
+    Yields:
+        The temporary file, open for writing.
+
+    Raises:
+        UserError: the disk is full or the place not writable; the old content is then untouched.
+    """
     temporary = _temporary(path, "new")
-    with writing(path, len(raw)):
+    with writing(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
                 _lock(file.fileno())
-                file.write(raw)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
                 temporary.replace(path)

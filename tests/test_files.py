@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from clearseek.errors import UserError
-from clearseek.files import atomic_folder, remove_folder, remove_leftovers, sha256_bytes, sha256_file, write_atomic
+from clearseek.files import (
+    atomic_file,
+    atomic_folder,
+    remove_folder,
+    remove_leftovers,
+    sha256_bytes,
+    sha256_file,
+    write_atomic,
+)
 
 LEFTOVER = "." + "{}" + ".0123456789abcdef.{}"
 
@@ -26,6 +34,23 @@ def test_write_creates_parents_replaces_and_leaves_nothing_else(tmp_path: Path) 
     write_atomic(file, "grüße".encode())
     assert file.read_text(encoding="utf-8") == "grüße"
     assert [entry.name for entry in file.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_file_written_in_pieces_appears_at_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "a" / "file.bin"
+    write_atomic(file, "old")
+    with atomic_file(file, 6) as stream:
+        stream.write(b"one")
+        stream.flush()
+        assert file.read_bytes() == b"old"
+        assert remove_leftovers(tmp_path) == []
+        os.pwrite(stream.fileno(), b"two", 3)
+    assert file.read_bytes() == b"onetwo"
+    with pytest.raises(RuntimeError), atomic_file(file) as stream:
+        stream.write(b"half")
+        raise RuntimeError
+    assert [entry.name for entry in file.parent.iterdir()] == ["file.bin"]
+    assert file.read_bytes() == b"onetwo"
 
 
 def test_text_is_utf8_and_mode_follows_umask(tmp_path: Path) -> None:

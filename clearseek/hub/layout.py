@@ -16,10 +16,11 @@ Shape legend: V vocabulary, H hidden size, I expert width, E experts. A linear w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from clearseek.config import ModelConfig
 
@@ -38,6 +39,16 @@ Kind = Literal[
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+FP8_KINDS: frozenset[Kind] = frozenset({"attention", "dense_mlp", "shared_expert", "expert"})
+"""The matrices that a block-FP8 checkpoint holds in eight bits (DeepSeek-V3 report, section 3.3)."""
+FP8_BLOCK = 128
+"""Rows and columns that share a scale there."""
+SCALE_SUFFIX = "_scale_inv"
+"""Ends the name of the scales of a matrix, which multiply it, whatever the name says."""
+_FP8_NAME = re.compile(
+    r"model\.layers\.\d+\.(?:self_attn\.(?:q_proj|q_a_proj|q_b_proj|kv_a_proj_with_mqa|kv_b_proj|o_proj)"
+    r"|mlp\.(?:experts\.\d+\.|shared_experts\.)?(?:gate_proj|up_proj|down_proj))\.weight"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,37 @@ def memory_tensors(config: ModelConfig, mtp: bool = True) -> Iterator[TensorSpec
     ``mlp.experts.down_proj`` [E, H, I]. Every other name and shape is the checkpoint's.
     """
     return (spec for spec in _main_and_mtp(config, mtp) if spec.duplicate_of is None)
+
+
+class StoredTensor(NamedTuple):
+    """A tensor as a checkpoint stores it."""
+
+    name: str
+    dtype: Literal["F8_E4M3", "BF16", "F32"]
+    shape: tuple[int, ...]
+
+
+def is_fp8_name(name: str) -> bool:
+    """Whether a block-FP8 checkpoint holds the tensor of this name in eight bits: the kinds `FP8_KINDS`, by name."""
+    return _FP8_NAME.fullmatch(name) is not None
+
+
+def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a matrix's scales: [out, in] -> [ceil(out / 128), ceil(in / 128)]."""
+    return tuple(-(-size // FP8_BLOCK) for size in shape)
+
+
+def fp8_tensors(config: ModelConfig, mtp: bool = True) -> Iterator[StoredTensor]:
+    """Yield what the block-FP8 checkpoint stores, in model order, each matrix followed by its scales.
+
+    For DeepSeek-V3 these are the 91,991 tensors of the release.
+    """
+    for spec in tensors(config, mtp):
+        if spec.kind in FP8_KINDS:
+            yield StoredTensor(spec.name, "F8_E4M3", spec.shape)
+            yield StoredTensor(spec.name + SCALE_SUFFIX, "F32", scale_shape(spec.shape))
+        else:
+            yield StoredTensor(spec.name, spec.dtype, spec.shape)
 
 
 def _main_and_mtp(config: ModelConfig, mtp: bool) -> Iterator[TensorSpec]:

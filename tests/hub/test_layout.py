@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from math import prod
 
 import pytest
 from hypothesis import given
@@ -9,8 +10,11 @@ from hypothesis import strategies as st
 
 from clearseek.config import ModelConfig
 from clearseek.hub.layout import (
+    FP8_KINDS,
     count_parameters,
     flops_per_token,
+    fp8_tensors,
+    is_fp8_name,
     memory_tensors,
     tensors,
     training_memory,
@@ -78,10 +82,53 @@ def test_v3_has_the_released_tensor(name: str, shape: tuple[int, ...]) -> None:
     assert {spec.name: spec.shape for spec in tensors(V3)}[name] == shape
 
 
-def test_v3_has_as_many_tensors_as_the_released_checkpoint_without_scales() -> None:
-    # 91,991 released tensors; every FP8 matrix has a scale beside it.
-    fp8 = sum(spec.kind in ("attention", "dense_mlp", "shared_expert", "expert") for spec in tensors(V3))
-    assert sum(1 for _ in tensors(V3)) + fp8 == 91_991
+def test_v3_in_fp8_has_the_released_tensors() -> None:
+    stored = {tensor.name: tensor for tensor in fp8_tensors(V3)}
+    assert len(stored) == sum(1 for _ in fp8_tensors(V3)) == 91_991
+    elements = dict.fromkeys(("F8_E4M3", "BF16", "F32"), 0)
+    for tensor in stored.values():
+        elements[tensor.dtype] += prod(tensor.shape)
+    scales = sum(prod(tensor.shape) for tensor in stored.values() if tensor.name.endswith("_scale_inv"))
+    assert scales == 41_540_496
+    assert sum(elements.values()) == 684_489_845_504 + scales == 684_531_386_000
+    assert elements["F32"] == scales + 59 * 256  # the router's bias in 58 layers and the MTP layer
+    assert round(elements["F8_E4M3"] / 1e9, 2) == 680.57
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("model.layers.61.self_attn.q_a_proj", (12, 56)),
+        ("model.layers.0.self_attn.q_b_proj", (192, 12)),
+        ("model.layers.0.self_attn.kv_a_proj_with_mqa", (5, 56)),  # 576 rows: the last block is half full
+        ("model.layers.0.self_attn.kv_b_proj", (256, 4)),
+        ("model.layers.0.self_attn.o_proj", (56, 128)),
+        ("model.layers.0.mlp.gate_proj", (144, 56)),
+        ("model.layers.2.mlp.down_proj", (56, 144)),
+        ("model.layers.3.mlp.experts.255.gate_proj", (16, 56)),
+        ("model.layers.61.mlp.experts.0.up_proj", (16, 56)),
+        ("model.layers.60.mlp.experts.7.down_proj", (56, 16)),
+        ("model.layers.61.mlp.shared_experts.down_proj", (56, 16)),
+    ],
+)
+def test_v3_in_fp8_has_the_released_scales(name: str, shape: tuple[int, ...]) -> None:
+    stored = {tensor.name: tensor for tensor in fp8_tensors(V3)}
+    assert stored[f"{name}.weight"].dtype == "F8_E4M3"
+    assert stored[f"{name}.weight_scale_inv"][1:] == ("F32", shape)
+
+
+def test_v3_in_fp8_keeps_what_the_release_keeps() -> None:
+    stored = {tensor.name: tensor.dtype for tensor in fp8_tensors(V3)}
+    kept = ("embed_tokens", "eh_proj", "shared_head.head", "enorm", "input_layernorm", "mlp.gate")
+    assert {stored[f"model.layers.61.{name}.weight"] for name in kept} == {"BF16"}
+    assert stored["lm_head.weight"] == stored["model.embed_tokens.weight"] == "BF16"
+    assert stored["model.layers.61.mlp.gate.e_score_correction_bias"] == "F32"
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), V3, V2_LITE], ids=[*CONFIGS, "v3-671b", "v2-lite-16b"])
+def test_names_tell_what_is_in_fp8(config: ModelConfig) -> None:
+    for spec in tensors(config):
+        assert is_fp8_name(spec.name) == (spec.kind in FP8_KINDS), spec.name
 
 
 def test_v2_lite_has_plain_queries_and_no_bias() -> None:
