@@ -343,6 +343,13 @@ class Recipe(Settings):
             )
         if self.data.source != "python-stdlib" and not self.data.paths:
             wrong.append(f'data.paths is empty, but data.source = "{self.data.source}" needs it')
+        if self.train.precision == "fp8":
+            wrong += [
+                f'model.{name} = {size} is not a multiple of 128, as train.precision = "fp8" needs it: gate and up '
+                "stand one above the other in one product, and a block of 128 rows must not hold both"
+                for name in ("intermediate_size", "moe_intermediate_size")
+                if (size := getattr(self.model, name)) % 128
+            ]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

@@ -310,3 +310,13 @@ def test_any_bytes_are_a_recipe_or_a_user_error(tmp_path: Path, content: bytes) 
     file.write_bytes(content)
     with pytest.raises(UserError):
         load_recipe(file)
+
+
+def test_dimensions_that_fp8_cannot_serve_are_named_together() -> None:
+    raw = changed("train.precision", "fp8")
+    raw["model"] |= {"moe_intermediate_size": 96, "intermediate_size": 200}
+    message = refused(raw)
+    assert "model.moe_intermediate_size = 96 is not a multiple of 128" in message
+    assert "model.intermediate_size = 200 is not" in message
+    raw["model"] |= {"moe_intermediate_size": 128, "intermediate_size": 256}
+    assert parse_recipe(raw, "it.toml").train.precision == "fp8"

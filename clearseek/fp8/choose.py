@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import torch
 
-from clearseek.config import Fp8Config, ModelConfig
+from clearseek.config import Fp8Config
 from clearseek.errors import UserError
 from clearseek.fp8.backend import Reference
 from clearseek.fp8.comparison import COMPARISONS
 from clearseek.fp8.dequantised import Dequantised
-from clearseek.fp8.formats import TILE
 from clearseek.fp8.linear import Fp8
 
 BACKENDS: dict[str, type[Reference]] = {"reference": Reference, "dequantised": Dequantised}
@@ -48,18 +47,3 @@ def choose(config: Fp8Config, device: torch.device) -> Fp8:
         if reason is None:
             return Fp8(config, BACKENDS[name]())
     raise UserError("; ".join(f'fp8.backend = "{name}" cannot run here: {reason}' for name, reason in reasons.items()))
-
-
-def refuse_dimensions(model: ModelConfig) -> None:
-    """Raise UserError for a model that FP8 cannot serve, naming every dimension and why."""
-    wrong = [
-        f"model.{name} = {size} is not a multiple of {TILE}: gate and up stand one above the other in one product, "
-        f"and a block of {TILE} rows must not hold both"
-        for name, size in {
-            "intermediate_size": model.intermediate_size,
-            "moe_intermediate_size": model.moe_intermediate_size,
-        }.items()
-        if size % TILE
-    ]
-    if wrong:
-        raise UserError('train.precision = "fp8": ' + "; ".join(wrong))

@@ -94,7 +94,7 @@ class Dequantised(Reference):
 
 
 def _largest(x: Tensor, dim: int) -> Tensor:
-    """FP32 amax along a dimension of BF16: without their sign, floats are ordered like integers, which are fast here."""
+    """FP32 amax along a dimension of BF16: without a sign, floats are ordered like integers, which are fast here."""
     return (x.view(torch.int16) & 0x7FFF).amax(dim).view(torch.bfloat16).float()
 
 

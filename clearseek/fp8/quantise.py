@@ -29,7 +29,7 @@ def quantise_tiles(x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) 
     Returns:
         Data [M, K], scales [M, G].
     """
-    rows, columns = x_MK.shape
+    columns = x_MK.shape[1]
     x_MGT = _tiled(x_MK.float())
     scale_MG = scale_of(x_MGT.abs().amax(-1), power_of_two, torch.finfo(dtype).max)
     data_MGT = to_float8(x_MGT / scale_MG.unsqueeze(-1), dtype)
@@ -79,7 +79,7 @@ def transposed(w: Quantised) -> Quantised:
 
 def quantise_e5m6(x_MK: Tensor) -> Quantised:
     """1 x 128 tiles in packed E5M6 with power-of-two scales: data uint8 [M, 1.5 K], K rounded up to even."""
-    rows, columns = x_MK.shape
+    columns = x_MK.shape[1]
     x_MGT = _tiled(x_MK.float())
     scale_MG = scale_of(x_MGT.abs().amax(-1), True, E5M6_MAX)
     scaled_MK = (x_MGT / scale_MG.unsqueeze(-1)).flatten(1)[:, : columns + columns % 2]

@@ -27,7 +27,8 @@ class Bf16MomentAdamW(torch.optim.AdamW):
                     self._update(parameter, group)
 
     def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             state["exp_avg"] = torch.zeros_like(parameter, dtype=torch.bfloat16)
@@ -35,7 +36,7 @@ class Bf16MomentAdamW(torch.optim.AdamW):
         first, second = state["exp_avg"].float(), state["exp_avg_sq"].float()
         beta1, beta2 = group["betas"]
         adamw(
-            [parameter], [parameter.grad], [first], [second], [], [state["step"]], fused=True, amsgrad=False,
+            [parameter], [gradient], [first], [second], [], [state["step"]], fused=True, amsgrad=False,
             beta1=beta1, beta2=beta2, lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
             maximize=False,
         )  # fmt: skip

@@ -16,6 +16,7 @@ from clearseek.data.progress import data_progress
 from clearseek.data.shards import prepare
 from clearseek.errors import UserError
 from clearseek.files import remove_leftovers, write_atomic
+from clearseek.fp8.choose import choose
 from clearseek.hub.layout import training_memory
 from clearseek.machine import describe
 from clearseek.train.display import Display
@@ -54,6 +55,8 @@ def run_training(
     """
     console = Console(stderr=True) if quiet else Console(highlight=False)
     _refuse_device(recipe, device)
+    if recipe.train.precision == "fp8":
+        choose(recipe.fp8, torch.device(device))  # refuse what cannot run before any data are made
     resume = _clear(run, resume)
     folder = data or run.data
     if data is not None and not data.is_dir():

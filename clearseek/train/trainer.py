@@ -27,7 +27,7 @@ from clearseek.config import Recipe
 from clearseek.data.loader import Loader, Stream
 from clearseek.errors import UserError
 from clearseek.evaluate.bits import held_out_bits, window_count
-from clearseek.fp8.choose import choose, refuse_dimensions
+from clearseek.fp8.choose import choose
 from clearseek.fp8.linear import Fp8
 from clearseek.fusion import compiler_environment, use_compiler
 from clearseek.hub.layout import flops_per_token
@@ -283,10 +283,7 @@ def _precision(recipe: Recipe, run: RunFolder, device: str, resume: bool) -> Pre
 
 def _fp8(recipe: Recipe, device: torch.device) -> Fp8 | None:
     """How to compute in FP8, where the recipe asks for it."""
-    if recipe.train.precision != "fp8":
-        return None
-    refuse_dimensions(recipe.model)
-    return choose(recipe.fp8, device)
+    return choose(recipe.fp8, device) if recipe.train.precision == "fp8" else None
 
 
 def _held_out(data: Path) -> tuple[np.ndarray[Any, Any], int] | None:

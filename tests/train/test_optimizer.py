@@ -98,3 +98,24 @@ def test_gradients_are_clipped_to_the_norm() -> None:
     optimizer.step(gradient, norm, 1.0)
     assert norm.item() == pytest.approx(20.0)
     assert gradient_norm(gradient).item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_bf16_moments_are_pytorchs_step_on_rounded_moments() -> None:
+    """Steps of torch's AdamW, whose moments a test rounds to BF16 between them, give the same bits."""
+    ours = MasterOptimizer(parameters(torch.float32), OptimizerConfig(moments="bf16"))
+    theirs = MasterOptimizer(parameters(torch.float32), OptimizerConfig())
+    for step in range(5):
+        steps(ours, step, step + 1)
+        steps(theirs, step, step + 1)
+        for state in theirs._adamw.state.values():
+            for slot in ("exp_avg", "exp_avg_sq"):
+                state[slot].copy_(state[slot].bfloat16())
+    for name, weight in ours.weights().items():
+        assert torch.equal(weight, theirs.weights()[name])
+    kept = {name: tensor for name, tensor in ours.state().items() if not name.endswith("step")}
+    assert {tensor.dtype for tensor in kept.values()} == {torch.bfloat16}
+    again = MasterOptimizer(parameters(torch.float32), OptimizerConfig(moments="bf16"))
+    again.load(ours.weights(), {name: tensor.clone() for name, tensor in ours.state().items()})
+    steps(ours, 5, 7)
+    steps(again, 5, 7)
+    assert all(torch.equal(a, b) for a, b in zip(ours.weights().values(), again.weights().values(), strict=True))

@@ -24,6 +24,9 @@ from clearseek.train.trainer import Outcome, Trainer
 from clearseek.train.transcript import verify
 from tests.train.conftest import tiny
 
+EIGHT_BIT = {"intermediate_size": 128, "moe_intermediate_size": 128}
+"""What FP8 needs of the tiny model."""
+
 
 def run(recipe: Recipe, folder: Path, data: Path, **options: Any) -> tuple[Outcome, Trainer]:
     trainer = Trainer(recipe, RunFolder(folder), data, **options)
@@ -54,17 +57,27 @@ def test_two_runs_give_the_same_transcript_to_the_byte(tmp_path: Path, data: Pat
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32", "fp8"])
 def test_interrupted_and_resumed_equals_uninterrupted(
     optimizer: str, precision: str, tmp_path: Path, data: Path
 ) -> None:
-    recipe = tiny(optimizer={"name": optimizer}, train={"precision": precision, "checkpoint_every": 5})
+    recipe = tiny(
+        model=EIGHT_BIT if precision == "fp8" else {},
+        optimizer={"name": optimizer, "moments": "bf16" if precision == "fp8" else "fp32"},
+        train={"precision": precision, "checkpoint_every": 5},
+    )
     whole, _ = run(recipe, tmp_path / "whole", data)
     interrupted(recipe, tmp_path / "parts", data, after=3)
     resumed, _ = run(recipe, tmp_path / "parts", data, resume=True)
     assert resumed.finished and resumed.weights_sha256 == whole.weights_sha256
     assert (tmp_path / "parts/transcript.jsonl").read_bytes() == (tmp_path / "whole/transcript.jsonl").read_bytes()
     assert [line["step"] for line in read_metrics(tmp_path / "parts/metrics.jsonl")] == list(range(1, 9))
+
+
+def test_an_fp8_run_says_which_backend_it_took(tmp_path: Path, data: Path) -> None:
+    recipe = tiny(model=EIGHT_BIT, train={"precision": "fp8", "steps": 2})
+    run(recipe, tmp_path, data)
+    assert verify(tmp_path / "transcript.jsonl").header["environment"]["fp8_backend"] == "dequantised"
 
 
 def test_from_an_older_checkpoint_gives_the_same_end(tmp_path: Path, data: Path) -> None:
