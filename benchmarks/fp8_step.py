@@ -1,0 +1,76 @@
+"""What a training step in FP8 costs where there is no FP8: the quickstart's step on this processor, against BF16.
+
+Both models train in one process, step about, with everything a run does between two batches except evaluation and the
+transcript. ``python benchmarks/fp8_step.py`` prints medians and writes ``benchmarks/results/fp8_step.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clearseek.config import Fp8Config
+from clearseek.fp8.choose import choose
+from clearseek.machine import describe
+from clearseek.model.transformer import DeepSeekModel
+from clearseek.recipe import load_recipe
+from clearseek.train.optimizer import MasterOptimizer, gradient_norm
+from clearseek.train.trainer import settle_numerics
+
+RESULT = Path(__file__).parent / "results" / "fp8_step.json"
+VARIANTS = {
+    "bf16": None,
+    "fp8": Fp8Config(),
+    "fp8, reference": Fp8Config(backend="reference"),
+    "fp8, reference, float scales": Fp8Config(scales="float", backend="reference"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    settle_numerics(None, "cpu")
+    recipe = load_recipe("quickstart")
+    train, length = recipe.train, recipe.data.sequence_length
+    sides: dict[str, tuple[DeepSeekModel, MasterOptimizer]] = {}
+    for name, settings in VARIANTS.items():
+        model = DeepSeekModel(recipe.model)
+        model.initialise(0)
+        model.set_dtype(torch.bfloat16)
+        model.use_fp8(None if settings is None else choose(settings, torch.device("cpu")))
+        sides[name] = model, MasterOptimizer(model.named_parameters(), recipe.optimizer)
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    generator = torch.Generator().manual_seed(0)
+    for number in range(arguments.rounds + 2):  # two rounds until heap and kernels are settled
+        tokens = torch.randint(0, recipe.model.vocab_size, (train.batch_size, length + 2), generator=generator)
+        for name, (model, optimizer) in sides.items():
+            start = time.perf_counter()
+            losses = model.loss(tokens, train.balance_loss_weight, train.mtp_loss_weight)
+            losses.total.backward()
+            gradients = [p.grad.float() for p in model.parameters() if p.grad is not None]
+            model.zero_grad()
+            optimizer.step(gradients, gradient_norm(gradients), 0.1)
+            model.update_biases(losses.load_LE, train.bias_update_speed)
+            if number >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    for name, median in medians.items():
+        print(f"{name:30} {median:6.3f} s   {median / medians['bf16']:.2f} x BF16")
+    report: dict[str, Any] = {
+        "machine": describe(),
+        "seconds": seconds,
+        "ratios": {name: median / medians["bf16"] for name, median in medians.items()},
+    }
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
