@@ -2,8 +2,8 @@
 
 For each model size and seed, a BF16 run, an FP8 run, and a BF16 run whose micro-batches are half as large: the same
 mathematics in another order of sums, which says how far two runs drift apart by rounding alone. Then, at the small
-size, what DeepSeek-V3's report says matters: gradients quantised 1 x 128 or 128 x 128, sums promoted to FP32 or left in a
-tensor core's accumulator, E5M2 gradients, free scales, BF16 moments. The measure is the report's (appendix B.1): the
+size, what DeepSeek-V3's report says matters: gradients quantised 1 x 128 or 128 x 128, sums promoted to FP32 or left in
+a tensor core's accumulator, E5M2 gradients, free scales, BF16 moments. The measure is the report's (appendix B.1): the
 relative difference of training loss, smoothed by an exponential moving average with factor 0.9.
 
 ``python benchmarks/fp8_loss_gap.py`` runs what the result file lacks, so that it may be stopped and started again, and
