@@ -10,7 +10,7 @@ does not implement. Source of the fields: the config.json published with DeepSee
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
@@ -29,7 +29,15 @@ FIXED: Final[dict[str, Any]] = {
     "pretraining_tp": 1,
     "rope_interleave": True,
 }
+BLOCK_FP8: Final[dict[str, Any]] = {
+    "activation_scheme": "dynamic",
+    "fmt": "e4m3",
+    "quant_method": "fp8",
+    "weight_block_size": [128, 128],
+}
 SHARED_FIELDS: Final = tuple(name for name in ModelConfig.model_fields if name != "rope_scaling")
+Scales = Literal["float", "power-of-two"]
+"""Scales of eight-bit weights: any number, or powers of two (``ue8m0``)."""
 
 
 def hf_config(config: ModelConfig, dtype: str, bos: int, eos: int, pad: int) -> dict[str, Any]:
@@ -64,6 +72,33 @@ def hf_config(config: ModelConfig, dtype: str, bos: int, eos: int, pad: int) -> 
     return dict(sorted(raw.items()))
 
 
+def quantization_config(scales: Scales) -> dict[str, Any]:
+    """The ``quantization_config`` of a block-FP8 checkpoint: DeepSeek-V3's, or with power-of-two scales V3.1's."""
+    return {**BLOCK_FP8, "scale_fmt": "ue8m0"} if scales == "power-of-two" else dict(BLOCK_FP8)
+
+
+def fp8_scales(raw: dict[str, Any], file: Path) -> Scales | None:
+    """Which scales a config.json says its weights have; None for weights that are not quantised.
+
+    Raises UserError for every quantisation other than block FP8.
+    """
+    found = raw.get("quantization_config")
+    if found is None or found == {}:
+        return None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: quantization_config must be an object")
+    wrong = [
+        f"{name} = {found.get(name)!r} (only {value!r} is supported)"
+        for name, value in BLOCK_FP8.items()
+        if found.get(name) != value and (found.get(name) is not None or name not in ("activation_scheme", "fmt"))
+    ]
+    if found.get("scale_fmt") not in (None, "float", "ue8m0"):
+        wrong.append(f"scale_fmt = {found['scale_fmt']!r} (only 'float' and 'ue8m0' are supported)")
+    if wrong:
+        raise UserError(f"{file}: quantization_config: {'; '.join(wrong)}")
+    return "power-of-two" if found.get("scale_fmt") == "ue8m0" else "float"
+
+
 def parse_hf_config(raw: dict[str, Any], file: Path) -> ModelConfig:
     """Dimensions from the content of a config.json; `file` starts the message of the UserError."""
     model_type = raw.get("model_type")
@@ -79,8 +114,10 @@ def parse_hf_config(raw: dict[str, Any], file: Path) -> ModelConfig:
         wrong.append(f"num_key_value_heads = {raw['num_key_value_heads']!r} (only num_attention_heads, {heads!r})")
     if raw.get("mlp_bias"):
         wrong.append("mlp_bias = true (only false is supported)")
-    if raw.get("quantization_config"):
-        wrong.append("quantization_config is set: convert the weights to BF16 first")
+    try:
+        fp8_scales(raw, file)
+    except UserError as error:
+        wrong.append(str(error).removeprefix(f"{file}: "))
     if wrong:
         raise UserError(f"{file}: unsupported settings: {'; '.join(wrong)}")
     v3 = model_type == "deepseek_v3"

@@ -8,7 +8,7 @@ import pytest
 
 from clearseek.config import ModelConfig
 from clearseek.errors import UserError
-from clearseek.hub.hf_config import hf_config, parse_hf_config
+from clearseek.hub.hf_config import fp8_scales, hf_config, parse_hf_config, quantization_config
 from clearseek.recipe import load_recipe
 
 from .examples import CONFIGS, YARN
@@ -50,15 +50,44 @@ def test_has_every_value_published_with_v3() -> None:
     assert different == {"initializer_range"}
 
 
-def test_published_v3_is_refused_until_its_weights_are_bf16() -> None:
+def test_published_v3_is_read() -> None:
     if not PUBLISHED.is_file():
         pytest.skip("the published config.json is not on this machine")
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-    with pytest.raises(UserError, match="quantization_config"):
-        parse_hf_config(published, PUBLISHED)
-    del published["quantization_config"]
     recipe = load_recipe("v3-671b").model
     assert parse_hf_config(published, PUBLISHED) == recipe.model_copy(update={"initializer_range": 0.02})
+    assert fp8_scales(published, PUBLISHED) == "float"
+    assert quantization_config("float") == published["quantization_config"]
+
+
+def test_scales_of_fp8_checkpoints() -> None:
+    assert fp8_scales({}, FILE) is fp8_scales({"quantization_config": None}, FILE) is None
+    for scales in ("float", "power-of-two"):
+        assert fp8_scales({"quantization_config": quantization_config(scales)}, FILE) == scales
+    short = {"quant_method": "fp8", "weight_block_size": [128, 128], "modules_to_not_convert": ["lm_head"]}
+    assert fp8_scales({"quantization_config": short}, FILE) == "float"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"quant_method": "awq"}, "quant_method = 'awq'"),
+        ({"quant_method": None}, "quant_method"),
+        ({"weight_block_size": [64, 128]}, r"weight_block_size = \[64, 128\]"),
+        ({"weight_block_size": None}, "weight_block_size"),
+        ({"fmt": "e5m2"}, "fmt = 'e5m2'"),
+        ({"activation_scheme": "static"}, "activation_scheme"),
+        ({"scale_fmt": "e5m2"}, "scale_fmt"),
+    ],
+)
+def test_other_quantisation_is_refused(changes: dict[str, Any], named: str) -> None:
+    content = raw(quantization_config=quantization_config("float") | changes)
+    with pytest.raises(UserError, match=named):
+        fp8_scales(content, FILE)
+    with pytest.raises(UserError, match=f"unsupported settings: quantization_config: .*{named}"):
+        parse_hf_config(content, FILE)
+    with pytest.raises(UserError, match="must be an object"):
+        fp8_scales({"quantization_config": [1]}, FILE)
 
 
 def test_absent_router_settings_are_those_of_the_model_type() -> None:

@@ -1,0 +1,143 @@
+"""Matrices in eight bits with one scale per 128 x 128 block: decoded, encoded, and encoded back to the same bytes.
+
+Decoding is ``code * scale`` in FP32, rounded to BF16. A code has 4 significant bits and BF16 has 8, so the code can be
+found again by anyone who knows the scale: dividing gives a number that lies nearest to it. The scale itself is lost,
+since the largest number of a block says where the scale was only if that number was 448. Whoever wants the same bytes
+back must keep the scales. :func:`encode` takes such an old scale for a block if, and only if, the codes it gives decode
+to exactly the block's numbers; a block that was trained since gets a scale of its own. So an old scale can be stale, or
+another model's, and does no harm.
+
+Shapes: N rows, K columns, G blocks along rows or columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clearseek.errors import UserError
+from clearseek.fp8.formats import TILE, to_float8
+from clearseek.fp8.quantise import quantise_blocks
+
+SAFE_SCALES: Final = (2.0**-117, 2.0**118)
+"""Between these, every code times the scale is a normal BF16 number."""
+_LARGEST_FINITE: Final = {"BF16": (torch.int16, 0x7F7F), "F16": (torch.int16, 0x7BFF), "F32": (torch.int32, 0x7F7FFFFF)}
+
+
+class Encoded(NamedTuple):
+    """A matrix, or rows of one, in eight bits."""
+
+    codes: Tensor
+    """uint8 [N, K]."""
+    scale: Tensor
+    """FP32 [G, G]."""
+    kept: int
+    """Blocks that took their old scale."""
+
+
+def check_scale(scale: Tensor, where: str) -> None:
+    """Raise UserError, which `where` starts, unless every scale is a positive number."""
+    wrong = ~(scale.isfinite() & (scale > 0))
+    if wrong.any():
+        row, column = wrong.nonzero()[0].tolist()
+        raise UserError(
+            f"{where}: the scale of block [{row}, {column}] is {scale[row, column].item()}: it must be a positive "
+            "number; the file is damaged"
+        )
+
+
+def check_finite(raw: Tensor, dtype: str, where: str) -> None:
+    """Raise UserError, which `where` starts, if bytes of type BF16, F16 or F32 hold NaN or infinity."""
+    integer, largest = _LARGEST_FINITE[dtype]
+    # Without their sign, floats are ordered like integers, with infinity and NaN on top.
+    if raw.numel() and (raw.view(integer) & torch.iinfo(integer).max).amax() > largest:
+        raise UserError(f"{where} holds NaN or infinity: the file is damaged")
+
+
+def decode(codes_NK: Tensor, scale_GG: Tensor, where: str) -> Tensor:
+    """BF16 [N, K] of uint8 codes (E4M3) and positive FP32 scales.
+
+    Raises:
+        UserError: a code is NaN, or BF16 cannot hold the numbers: infinite, or so small that the codes are lost.
+            `where` starts the message.
+    """
+    if (codes_NK & 0x7F).amax() == 0x7F:
+        raise UserError(f"{where} holds NaN: the file is damaged")
+    values_NK = _values(codes_NK, scale_GG)
+    smallest, largest = scale_GG.aminmax()
+    if largest > SAFE_SCALES[1] and not values_NK.isfinite().all():
+        raise UserError(f"{where} has numbers too large for BF16 (a scale of {largest.item()}): the file is damaged")
+    if smallest < SAFE_SCALES[0] and not torch.equal(_codes(values_NK, scale_GG), codes_NK):
+        raise UserError(f"{where} has numbers too small for BF16 (a scale of {smallest.item()}): the file is damaged")
+    return values_NK
+
+
+def encode(w_NK: Tensor, power_of_two: bool, where: str, old_scale_GG: Tensor | None = None) -> Encoded:
+    """Quantise a BF16 matrix, or whole blocks of its rows, as `quantise_blocks` does.
+
+    Args:
+        w_NK: BF16.
+        power_of_two: Round new scales up to powers of two.
+        where: Starts the message of the UserError about NaN and infinity.
+        old_scale_GG: FP32 scales to take where they give exactly these numbers; any values.
+    """
+    check_finite(w_NK, "BF16", where)
+    blocks, same_GG = 0, None
+    if old_scale_GG is not None:
+        codes_NK = _codes(w_NK, old_scale_GG)
+        same_GG = _same_blocks(codes_NK, w_NK, old_scale_GG)
+        blocks = int(same_GG.sum())
+        if blocks == same_GG.numel():
+            return Encoded(codes_NK, old_scale_GG, blocks)
+    fresh = quantise_blocks(w_NK, power_of_two)
+    if not blocks or same_GG is None or old_scale_GG is None:
+        return Encoded(fresh.data.view(torch.uint8), fresh.scale, 0)
+    same_NK = same_GG.repeat_interleave(TILE, 0)[: len(w_NK)].repeat_interleave(TILE, 1)[:, : w_NK.shape[1]]
+    codes_NK = torch.where(same_NK, codes_NK, fresh.data.view(torch.uint8))
+    return Encoded(codes_NK, torch.where(same_GG, old_scale_GG, fresh.scale), blocks)
+
+
+def _values(codes_NK: Tensor, scale_GG: Tensor) -> Tensor:
+    """BF16 of uint8 codes; NaN becomes a number.
+
+    Done with integers, since PyTorch converts eight-bit floats one by one: E4M3's exponent and fraction, moved to where
+    FP16 has its own, are the number times 2^-8, small ones included.
+    """
+    bits_NK = codes_NK.view(torch.int8).to(torch.int16).bitwise_left_shift_(7)
+    x_NK = bits_NK.bitwise_and_(-0x4080).view(torch.float16).float().mul_(256.0)  # sign, a zero, 7 bits
+    for part, scale in _with_scales(x_NK, scale_GG):
+        part.mul_(scale)
+    return x_NK.bfloat16()
+
+
+def _codes(w_NK: Tensor, scale_GG: Tensor) -> Tensor:
+    """uint8 codes of BF16 numbers under these scales."""
+    x_NK = w_NK.float()
+    for part, scale in _with_scales(x_NK, scale_GG):
+        part.div_(scale)
+    return to_float8(x_NK).view(torch.uint8)
+
+
+def _same_blocks(codes_NK: Tensor, w_NK: Tensor, scale_GG: Tensor) -> Tensor:
+    """Bool [G, G]: whether a block's codes decode to exactly its numbers, signs of zeros included."""
+    same_NK = _values(codes_NK, scale_GG).view(torch.int16) == w_NK.view(torch.int16)
+    usable_GG = scale_GG.isfinite() & (scale_GG > 0)
+    if same_NK.all():
+        return usable_GG
+    missing = [-size % TILE for size in reversed(same_NK.shape)]
+    padded = F.pad(same_NK, (0, missing[0], 0, missing[1]), value=True)
+    same_GG: Tensor = padded.unflatten(1, (-1, TILE)).unflatten(0, (-1, TILE)).all(-1).all(1)
+    return same_GG & usable_GG
+
+
+def _with_scales(x_NK: Tensor, scale_GG: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of a matrix, each with its scales spread so that they broadcast: the full blocks of rows, then the rest."""
+    across_GK = scale_GG.repeat_interleave(TILE, 1)[:, : x_NK.shape[1]]
+    full = len(x_NK) // TILE
+    yield x_NK[: full * TILE].unflatten(0, (full, TILE)), across_GK[:full, None]
+    if len(x_NK) % TILE:
+        yield x_NK[full * TILE :], across_GK[full]

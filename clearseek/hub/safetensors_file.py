@@ -1,0 +1,202 @@
+"""The safetensors format, read strictly: a header that says where each tensor lies, and then only numbers.
+
+A file starts with the header's length (8 bytes, little-endian), the header (JSON: name -> dtype, shape, first and last
+byte) and the tensors' bytes, one after the other. So a tensor can be read, or a piece of one, without reading anything
+else, and a file can be written front to back once its header is known. A damaged or forged header is where a reader is
+led astray, so nothing in it is taken on trust: keys may not repeat, sizes must agree with shapes, the tensors must fill
+the file without gap or overlap. Format: https://github.com/huggingface/safetensors, "Format".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clearseek.errors import UserError
+
+LONGEST_HEADER = 100_000_000
+"""Bytes of JSON that the format allows."""
+DTYPE_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
+}  # fmt: skip
+
+
+class Shaped(NamedTuple):
+    """A tensor without its place."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor of a file."""
+
+    name: str
+    dtype: str
+    """The format's name, such as ``BF16`` or ``F8_E4M3``."""
+    shape: tuple[int, ...]
+    begin: int
+    """First byte, counted from the file's start."""
+    size: int
+    """Bytes."""
+
+    @property
+    def shaped(self) -> Shaped:
+        """The tensor without its place."""
+        return Shaped(self.name, self.dtype, self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What stands before the numbers."""
+
+    raw: bytes
+    """The file's first bytes as they are: length, JSON, padding."""
+    entries: tuple[Entry, ...]
+    """The tensors in the order of their bytes."""
+    metadata: dict[str, str] | None
+    """The format's free text fields."""
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the whole file."""
+        return len(self.raw) + sum(entry.size for entry in self.entries)
+
+
+def read_header(file: Path) -> Header:
+    """Read and check a file's header. Raises UserError naming the file, and the tensor where one is wrong."""
+    try:
+        with file.open("rb") as stream:
+            size = stream.seek(0, 2)
+            stream.seek(0)
+            first = stream.read(8)
+            length = int.from_bytes(first, "little")
+            if len(first) == 8 and 2 <= length <= min(LONGEST_HEADER, size - 8):
+                first += stream.read(length)
+    except OSError as error:
+        raise UserError(f"{file}: cannot read: {error.strerror}") from None
+    return parse_header(first, size, str(file))
+
+
+def parse_header(raw: bytes, size: int | None, where: str) -> Header:
+    """Check a header.
+
+    Args:
+        raw: The file's first bytes, as far as the header goes.
+        size: Of the whole file in bytes; None where there is only a header.
+        where: Starts the message of the UserError: the file.
+    """
+    length = int.from_bytes(raw[:8], "little")
+    if len(raw) < 8 or length < 2 or length > LONGEST_HEADER or len(raw) != 8 + length:
+        raise UserError(
+            f"{where}: not a safetensors file: its first 8 bytes should be the length of a header that follows, "
+            f"at most {LONGEST_HEADER:,} bytes; the file is cut off or of another format"
+        )
+    if not raw.startswith(b"{", 8) or not raw.rstrip(b" ").endswith(b"}"):
+        raise UserError(f"{where}: not a safetensors file: its header is not a JSON object padded with spaces")
+    content = strict_json(raw[8:], where)
+    metadata = content.pop("__metadata__", None)
+    if metadata is not None and not _is_text(metadata):
+        raise UserError(f"{where}: the header's __metadata__ must map names to text")
+    entries = sorted((_entry(name, value, len(raw), where) for name, value in content.items()), key=_place)
+    end = len(raw)
+    for entry in entries:
+        if entry.begin != end:
+            what = "overlaps the tensor before it" if entry.begin < end else "leaves a gap before it"
+            raise UserError(f"{where}: {entry.name} {what}: its bytes should begin at {end - len(raw)}")
+        end += entry.size
+    if size is not None and size != end:
+        what = "is cut off" if size < end else "has bytes after its last tensor"
+        raise UserError(f"{where}: the file {what}: its header describes {end:,} bytes, and there are {size:,}")
+    return Header(raw, tuple(entries), metadata)
+
+
+def _entry(name: str, value: Any, data_start: int, where: str) -> Entry:
+    """Check one tensor by itself."""
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise UserError(f"{where}: {name}: the header must give dtype, shape and data_offsets, and nothing else")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise UserError(f"{where}: {name} has the unsupported dtype {str(dtype)[:40]!r}")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise UserError(f"{where}: {name}: shape and data_offsets must be lists of whole numbers from 0 up")
+    size = prod(shape) * DTYPE_BYTES[dtype]
+    if offsets[1] - offsets[0] != size:
+        raise UserError(
+            f"{where}: {name} of {dtype} {shape} needs {size:,} bytes, but its data_offsets span "
+            f"{offsets[1] - offsets[0]:,}"
+        )
+    return Entry(name, dtype, tuple(shape), data_start + offsets[0], size)
+
+
+def _place(entry: Entry) -> tuple[int, int]:
+    return entry.begin, entry.size
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(each) is int and 0 <= each < 2**63 for each in value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+
+
+def build_header(tensors: Iterable[Shaped], metadata: dict[str, str] | None) -> Header:
+    """A header for tensors in this order, byte for byte as safetensors' own writer makes it.
+
+    Readers map files into memory, so a tensor's bytes should begin at a multiple of its element size. Where this order
+    would break that, wider elements go first.
+    """
+    ordered = list(tensors)
+    if not _aligned(ordered):
+        ordered.sort(key=lambda tensor: -DTYPE_BYTES[tensor.dtype])
+    content: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
+    for name, dtype, shape in ordered:
+        begin, end = end, end + prod(shape) * DTYPE_BYTES[dtype]
+        content[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return parse_header(len(text).to_bytes(8, "little") + text, None, "a new header")
+
+
+def _aligned(tensors: list[Shaped]) -> bool:
+    end = 0
+    for _, dtype, shape in tensors:
+        if end % DTYPE_BYTES[dtype]:
+            return False
+        end += prod(shape) * DTYPE_BYTES[dtype]
+    return True
+
+
+def strict_json(raw: bytes, where: str) -> dict[str, Any]:
+    """A JSON object in which no key repeats. Raises UserError, which `where` starts."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in content:
+                raise UserError(f"{where}: the JSON key {name!r} stands there twice")
+            content[name] = value
+        return content
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
+        json.dumps(content, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is text to JSON alone
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: must be a JSON object")
+    return content

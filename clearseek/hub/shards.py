@@ -1,0 +1,167 @@
+"""A checkpoint folder, opened without reading a weight: which tensor lies in which file, and which files come along.
+
+A checkpoint is ``config.json`` and either ``model.safetensors`` or many files with an index that says which tensor is
+in which. The headers alone tell names, types, shapes and places, so 640 GiB are checked in a second; index and headers
+must agree in both directions.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from clearseek.errors import UserError
+from clearseek.hub.safetensors_file import Entry, Header, read_header, strict_json
+
+CONFIG: Final = "config.json"
+INDEX: Final = "model.safetensors.index.json"
+SINGLE: Final = "model.safetensors"
+ORIGIN: Final = "fp8_origin"
+"""Folder with what a conversion to BF16 keeps of the FP8 checkpoint (hub/fp8_origin.py)."""
+SMALL_FILE_BYTES: Final = 64_000_000
+"""Files beside the weights are copied up to this size."""
+_READ_LIMIT = 200_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor and the file that holds it."""
+
+    file: str
+    """Relative to the folder."""
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class JsonFile:
+    """A JSON object as it stands and as it reads."""
+
+    raw: bytes
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose headers, index and configuration have been read and agree."""
+
+    folder: Path
+    config: JsonFile
+    index: JsonFile | None
+    """None for a single file."""
+    headers: dict[str, Header]
+    """Weight file -> its header, in order of name."""
+    tensors: dict[str, Stored]
+    """By name: in the index's order, or the file's."""
+    small_files: tuple[str, ...]
+    """Other files to copy along, relative to the folder."""
+    left_out: tuple[str, ...]
+    """Other files that are too large to be copied along."""
+
+    def where(self, name: str) -> str:
+        """File and tensor, to begin a message with."""
+        return f"{self.folder / self.tensors[name].file}: {name}"
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read config.json, the index and all headers.
+
+    Raises:
+        UserError: a file is missing, cut off or not what it should be, a header is wrong, or index and headers
+            disagree; the message names file and tensor.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder: give a folder with {CONFIG} and safetensors")
+    config = _read_json(folder / CONFIG)
+    index = _read_json(folder / INDEX) if (folder / INDEX).exists() else None
+    weight_map = _weight_map(folder / INDEX, index.content) if index else None
+    files = sorted(set(weight_map.values())) if weight_map else [SINGLE]
+    _refuse_unlisted(folder, files, weight_map is not None)
+    headers: dict[str, Header] = {}
+    where: dict[str, Stored] = {}
+    for file in files:
+        if not (folder / file).is_file():
+            says = f"{INDEX} names it" if weight_map else f"and there is no {INDEX} either"
+            raise UserError(f"{folder / file}: no such file, {says}")
+        headers[file] = read_header(folder / file)
+        for entry in headers[file].entries:
+            if entry.name in where:
+                raise UserError(f"{folder / file}: {entry.name} is also in {where[entry.name].file}")
+            where[entry.name] = Stored(file, entry)
+    if weight_map is not None:
+        where = _in_index_order(folder, weight_map, where)
+    small, left_out = _other_files(folder, {CONFIG, INDEX, *files})
+    return Checkpoint(folder, config, index, headers, where, small, left_out)
+
+
+def _read_json(file: Path) -> JsonFile:
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(_READ_LIMIT + 1)
+    except OSError as error:
+        raise UserError(f"{file}: cannot read: {error.strerror}") from None
+    if len(raw) > _READ_LIMIT:
+        raise UserError(f"{file}: larger than {_READ_LIMIT:,} bytes, which no such file is")
+    return JsonFile(raw, strict_json(raw, str(file)))
+
+
+def _weight_map(file: Path, index: dict[str, Any]) -> dict[str, str]:
+    found = index.get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise UserError(f"{file}: weight_map is missing or empty")
+    for tensor, name in found.items():
+        if not is_weight_file(name):
+            raise UserError(f"{file}: {tensor} is said to be in {name!r}, which is no name of a weight file here")
+    if not isinstance(index.get("metadata", {}), dict):
+        raise UserError(f"{file}: metadata must be a JSON object")
+    return found
+
+
+def is_weight_file(name: Any) -> bool:
+    """Whether this is a plain name that a weight file may have."""
+    return (
+        isinstance(name, str)
+        and name.endswith(".safetensors")
+        and not name.startswith(".")
+        and not set(name) & {"/", "\\", "\0"}
+        and len(name.encode("utf-8")) <= 200
+    )
+
+
+def _refuse_unlisted(folder: Path, files: list[str], indexed: bool) -> None:
+    """Weight files that nothing names would be lost without a word."""
+    unlisted = sorted({path.name for path in folder.glob("model*.safetensors")} - set(files))
+    if unlisted and indexed:
+        raise UserError(f"{folder / unlisted[0]}: {INDEX} does not name this file: remove it, or mend the index")
+    if unlisted:
+        raise UserError(f"{folder / unlisted[0]}: a shard without {INDEX}: fetch the index too")
+
+
+def _in_index_order(folder: Path, weight_map: dict[str, str], where: dict[str, Stored]) -> dict[str, Stored]:
+    index = folder / INDEX
+    for name, file in weight_map.items():
+        if name not in where:
+            raise UserError(f"{index}: {name} is said to be in {file}, but is not there")
+        if where[name].file != file:
+            raise UserError(f"{index}: {name} is said to be in {file}, but is in {where[name].file}")
+    for name, stored in where.items():
+        if name not in weight_map:
+            raise UserError(f"{index}: lacks {name}, which is in {stored.file}")
+    return {name: where[name] for name in weight_map}
+
+
+def _other_files(folder: Path, known: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Files beside the weights and below: to be copied, and too large for that. Hidden ones do not belong to it."""
+    small: list[str] = []
+    large: list[str] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(parent, name)
+            relative = path.relative_to(folder).as_posix()
+            if name.startswith(".") or relative in known or relative.startswith(f"{ORIGIN}/"):
+                continue
+            if path.is_file():  # a link to a file is one, as in a download cache; a dead link or a socket is not
+                (small if path.stat().st_size <= SMALL_FILE_BYTES else large).append(relative)
+    return tuple(small), tuple(large)
