@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   clearseek generate runs/quickstart --prompt "def "
   clearseek export runs/quickstart my-model         a folder that transformers loads
   clearseek import my-model runs/imported           and back
+  clearseek convert DeepSeek-V3 v3-bf16 --dtype bf16   FP8 weights to BF16, or back, in little memory
 """
 
 
@@ -41,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-COMMANDS = ("quickstart", "recipes", "train", "data", "generate", "export", "import")
+COMMANDS = ("quickstart", "recipes", "train", "data", "generate", "export", "import", "convert")
 
 
 def _add_recipe_options(command: argparse.ArgumentParser) -> None:
@@ -102,7 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("run", type=Path, help="a run folder")
     export.add_argument("out", type=Path, help="folder to make")
     export.add_argument("--format", choices=("hf",), default="hf", help="hf: config.json and safetensors")
-    export.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="stored type (default: bf16)")
+    export.add_argument("--dtype", choices=("bf16", "fp32", "fp8"), default="bf16",
+                        help="stored type (default: bf16); fp8 is DeepSeek-V3's, in blocks of 128 x 128")  # fmt: skip
     export.add_argument("--step", type=int, help="checkpoint to take (default: the newest)")
 
     imported = command("import", "Make a run folder from a Hugging Face folder.", "clearseek import my-model runs/mine")
@@ -113,6 +115,18 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="accept a folder whose MTP module is missing (transformers drops it when saving)",
     )
+
+    convert = command("convert", "Convert a DeepSeek checkpoint between FP8 and BF16, in little memory; resumes.",
+                      "clearseek convert DeepSeek-V3 v3-bf16 --dtype bf16")  # fmt: skip
+    convert.add_argument("folder", type=Path, help="folder with config.json and safetensors")
+    convert.add_argument("out", type=Path, help="folder to make")
+    convert.add_argument("--dtype", choices=("fp8", "bf16"), required=True, help="what to make")
+    convert.add_argument(
+        "--scales", choices=("float", "power-of-two"),
+        help="scales of FP8 blocks: float as in V3, power-of-two as in V3.1 (default: as before the weights were "
+        "converted to BF16, where that is known, else float)",
+    )  # fmt: skip
+    convert.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
 

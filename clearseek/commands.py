@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,14 @@ from clearseek.data.shards import prepare
 from clearseek.data.tokenizer import BOS, EOS, Tokenizer
 from clearseek.errors import UserError
 from clearseek.files import atomic_folder, write_atomic
+from clearseek.hub.convert import convert as convert_checkpoint
+from clearseek.hub.convert_display import convert_progress, stop_on_signal, summary
 from clearseek.hub.hf import export_hf, import_hf
+from clearseek.hub.hf_config import Scales
 from clearseek.hub.portability import check_portability
 from clearseek.inference.sampler import Sampling
 from clearseek.inference.sampler import generate as sample
+from clearseek.machine import keep_heap
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.quickstart import run_quickstart
 from clearseek.recipe import load_recipe, shipped_recipes
@@ -118,8 +124,10 @@ def export(arguments: argparse.Namespace) -> int:
     run = RunFolder(arguments.run)
     recipe = run.read_recipe()
     model, step = run.load_model(arguments.step)
-    dtype = torch.bfloat16 if arguments.dtype == "bf16" else torch.float32
-    export_hf(model.state_dict(), recipe.model, run.tokenizer, arguments.out, dtype)
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}[arguments.dtype]
+    in_fp8 = recipe.train.precision == "fp8"  # such weights were multiplied under scales of this kind
+    scales: Scales = "power-of-two" if in_fp8 and recipe.fp8.scales == "power-of-two" else "float"
+    export_hf(model.state_dict(), recipe.model, run.tokenizer, arguments.out, dtype, scales=scales)
     print(f"{arguments.out}: step {step} of {run.root} as {arguments.dtype}, for transformers, vLLM and SGLang")
     report.print_findings(Console(highlight=False), check_portability(recipe.model))
     return 0
@@ -149,6 +157,24 @@ def import_model(arguments: argparse.Namespace) -> int:
         checkpoint.save(run.checkpoints, 0, {"weights": weights, "buffers": buffers}, {"imported": True}, keep=1)
     print(f"{out}: {config.model_type} with {sum(t.numel() for t in weights.values()):,} parameters")
     return 0
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """``clearseek convert``."""
+    keep_heap()
+    with stop_on_signal() as stop, convert_progress(Console(stderr=True), quiet=arguments.json) as progress:
+        ended = convert_checkpoint(
+            arguments.folder, arguments.out, arguments.dtype, arguments.scales, progress=progress, stop=stop
+        )
+    if arguments.json:
+        _print_json({"out": str(arguments.out), **asdict(ended)})
+    elif ended.finished:
+        print(f"{arguments.out}: {summary(ended)}")
+    else:
+        again = ["clearseek", "convert", str(arguments.folder), str(arguments.out), "--dtype", arguments.dtype]
+        again += ["--scales", arguments.scales] if arguments.scales else []
+        print(f"stopped with {ended.files_done} of {ended.files} files done; go on with: {shlex.join(again)}")
+    return 0 if ended.finished else INTERRUPTED
 
 
 def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:

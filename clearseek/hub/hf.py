@@ -3,7 +3,8 @@
 In memory the experts of a layer are two stacked tensors, because grouped matrix products want them so; in a checkpoint
 each projection of each expert is a tensor of its own, because that is what every engine reads. Export takes the stacks
 apart and import puts them together, one tensor at a time, with ``hub/layout.py`` saying what must be there. Both are
-exact: in the same dtype, export then import gives the same bits. Nothing is unpickled.
+exact: in BF16 and FP32, export then import gives the same bits, and an FP8 checkpoint is read as the BF16 numbers it
+stands for. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,17 @@ from clearseek.config import ModelConfig
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.files import atomic_folder
-from clearseek.hub.hf_config import hf_config, parse_hf_config
-from clearseek.hub.layout import TensorSpec, count_parameters, memory_tensors, tensors
+from clearseek.hub.block_fp8 import check_scale, decode, encode
+from clearseek.hub.hf_config import Scales, fp8_scales, hf_config, parse_hf_config, quantization_config
+from clearseek.hub.layout import (
+    FP8_KINDS,
+    SCALE_SUFFIX,
+    TensorSpec,
+    count_parameters,
+    memory_tensors,
+    scale_shape,
+    tensors,
+)
 from clearseek.hub.tokenizer_files import CHAT_TEMPLATE, generation_config, special_ids, tokenizer_config
 
 EXPORT_MARK = "<!-- Written by ClearSeek: the next export to this folder replaces it. -->"
@@ -44,7 +55,13 @@ SMALL_FILES = frozenset(
 )
 _WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _EXPERT = re.compile(r"(?P<stack>.+\.experts)\.(?P<expert>\d+)\.(?P<projection>gate|up|down)_proj\.weight")
-_DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
+E4M3 = torch.float8_e4m3fn
+_STORED_AS = {
+    torch.bfloat16: "bfloat16",
+    torch.float32: "float32",
+    E4M3: "FP8 (E4M3, blocks of 128 x 128) and bfloat16",
+}
+_DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32", E4M3: "bfloat16"}
 
 
 def export_hf(
@@ -55,6 +72,7 @@ def export_hf(
     dtype: torch.dtype = torch.bfloat16,
     shard_bytes: int = 5_000_000_000,
     extra_card: str | None = None,
+    scales: Scales = "float",
 ) -> None:
     """Write a folder that transformers, vLLM and SGLang load without remote code.
 
@@ -66,29 +84,35 @@ def export_hf(
         config: The dimensions of `state`.
         tokenizer_file: The tokenizer.json the model was trained with; copied byte for byte.
         out: The folder to write. It may be absent, empty, or an earlier export, which is replaced.
-        dtype: Stored type, ``torch.bfloat16`` or ``torch.float32``. The router's bias is always F32.
+        dtype: Stored type, ``torch.bfloat16``, ``torch.float32`` or ``torch.float8_e4m3fn``. The last is DeepSeek-V3's
+            format: the matrices of attention and feed-forwards in blocks of 128 x 128, rounded to BF16 first; the rest
+            in BF16. The router's bias is always F32.
         shard_bytes: Largest weight file, in bytes; a model above it is sharded.
         extra_card: Markdown added to README.md.
+        scales: Of FP8 blocks; any other type has none.
 
     Raises:
         UserError: tensors are missing, unknown or misshapen; the tokenizer does not fit; `out` holds something else;
             the disk is full.
     """
     if dtype not in _DTYPE_NAMES:
-        raise UserError(f"cannot export as {dtype}: use torch.bfloat16 or torch.float32")
+        raise UserError(f"cannot export as {dtype}: use torch.bfloat16, torch.float32 or torch.float8_e4m3fn")
     replace = _may_replace(out)
     tokenizer = Tokenizer.load(tokenizer_file)
     ids = special_ids(tokenizer, config.vocab_size)
     _check_names("the model", set(state), {spec.name for spec in memory_tensors(config)})
     name = _DTYPE_NAMES[dtype]
     with atomic_folder(out, replace) as folder:
-        _write_weights(folder, state, config, dtype, shard_bytes)
-        _write_json(folder / "config.json", hf_config(config, name, ids.bos, ids.eos, ids.pad))
+        _write_weights(folder, state, config, dtype, shard_bytes, scales)
+        raw = hf_config(config, name, ids.bos, ids.eos, ids.pad)
+        if dtype == E4M3:
+            raw = dict(sorted({**raw, "quantization_config": quantization_config(scales)}.items()))
+        _write_json(folder / "config.json", raw)
         _write_json(folder / "generation_config.json", generation_config(ids))
         _write_json(folder / "tokenizer_config.json", tokenizer_config(ids, config.max_position_embeddings))
         (folder / "tokenizer.json").write_bytes(tokenizer.content)
         (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
-        (folder / "README.md").write_text(_card(out.name, config, name, extra_card), encoding="utf-8")
+        (folder / "README.md").write_text(_card(out.name, config, _STORED_AS[dtype], extra_card), encoding="utf-8")
 
 
 def _may_replace(out: Path) -> bool:
@@ -119,7 +143,7 @@ def _check_names(where: str, found: set[str], expected: set[str]) -> None:
 
 
 def _write_weights(
-    folder: Path, state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype, shard_bytes: int
+    folder: Path, state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype, shard_bytes: int, scales: Scales
 ) -> None:
     shards: list[list[TensorSpec]] = [[]]
     room = shard_bytes
@@ -135,10 +159,9 @@ def _write_weights(
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         # A copy, because views of one stack and duplicates share memory, which the format cannot express.
-        content = {
-            spec.name: part.to("cpu", torch.float32 if spec.dtype == "F32" else dtype, copy=True).contiguous()
-            for spec, part in islice(stream, len(shard))
-        }
+        content: dict[str, Tensor] = {}
+        for spec, part in islice(stream, len(shard)):
+            content |= _stored(spec, part, dtype, scales)
         try:
             # One key only: safetensors writes several in random order, and the bytes would differ between exports.
             save_file(content, folder / name, metadata={"format": "pt"})
@@ -150,7 +173,19 @@ def _write_weights(
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
+def _stored(spec: TensorSpec, part: Tensor, dtype: torch.dtype, scales: Scales) -> dict[str, Tensor]:
+    """A tensor as it is stored, on the CPU: itself, or its codes and scales."""
+    wide = torch.bfloat16 if dtype == E4M3 else dtype
+    whole = part.to("cpu", torch.float32 if spec.dtype == "F32" else wide, copy=True).contiguous()
+    if dtype != E4M3 or spec.kind not in FP8_KINDS:
+        return {spec.name: whole}
+    made = encode(whole, scales == "power-of-two", spec.name)
+    return {spec.name: made.codes.view(E4M3), spec.name + SCALE_SUFFIX: made.scale}
+
+
 def _stored_bytes(spec: TensorSpec, dtype: torch.dtype) -> int:
+    if dtype == E4M3 and spec.kind in FP8_KINDS:
+        return spec.size + 4 * prod(scale_shape(spec.shape))
     return spec.size * (4 if spec.dtype == "F32" or dtype == torch.float32 else 2)
 
 
@@ -217,14 +252,16 @@ def import_hf(folder: Path, allow_missing_mtp: bool = False) -> tuple[ModelConfi
             a folder is refused, unless this is true: then the returned config has ``num_nextn_predict_layers = 0``.
 
     Returns:
-        The dimensions, and the tensors on the CPU under their memory names, in the dtypes stored.
+        The dimensions, and the tensors on the CPU under their memory names, in the dtypes stored; FP8 as BF16.
 
     Raises:
         UserError: a file is missing or damaged, a setting is not supported, or a tensor is missing, unknown, misshapen,
-            or not of type F32, BF16 or F16; the message names tensor and file.
+            or not of type F32, BF16, F16, or FP8 with scales in a checkpoint that says so; the message names tensor
+            and file.
     """
     config_file = folder / "config.json"
-    config = parse_hf_config(_read_json(config_file), config_file)
+    raw = _read_json(config_file)
+    config, eight = parse_hf_config(raw, config_file), fp8_scales(raw, config_file) is not None
     with ExitStack() as stack:
         handles = {file: stack.enter_context(_open(file)) for file in _weight_files(folder)}
         where: dict[str, Path] = {}
@@ -234,9 +271,12 @@ def import_hf(folder: Path, allow_missing_mtp: bool = False) -> tuple[ModelConfi
                     raise UserError(f"{file}: {name} is also in {where[name].name}")
                 where[name] = file
         config = _without_lost_mtp(folder, config, set(where), allow_missing_mtp)
-        _check_names(str(folder), set(where), {spec.name for spec in tensors(config)})
+        expected = {spec.name for spec in tensors(config)}
+        if eight:
+            expected |= {spec.name + SCALE_SUFFIX for spec in tensors(config) if spec.kind in FP8_KINDS}
+        _check_names(str(folder), set(where), expected)
         for spec in tensors(config):
-            _check_tensor(spec, where[spec.name], handles[where[spec.name]])
+            _check_tensor(spec, where, handles, eight)
         return config, _read_tensors(config, where, handles)
 
 
@@ -289,20 +329,38 @@ def _without_lost_mtp(folder: Path, config: ModelConfig, found: set[str], allow:
     return config.model_copy(update={"num_nextn_predict_layers": 0})
 
 
-def _check_tensor(spec: TensorSpec, file: Path, handle: Any) -> None:
-    stored = handle.get_slice(spec.name)
-    shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
-    if shape != spec.shape:
-        raise UserError(f"{file}: {spec.name} has shape {list(shape)}, but config.json says {list(spec.shape)}")
-    if dtype not in ("F32", "BF16", "F16"):
-        raise UserError(f"{file}: {spec.name} is of type {dtype}: only F32, BF16 and F16 are read")
+def _check_tensor(spec: TensorSpec, where: dict[str, Path], handles: dict[Path, Any], eight: bool) -> None:
+    eight = eight and spec.kind in FP8_KINDS
+    wanted: list[tuple[str, tuple[int, ...], tuple[str, ...]]] = [
+        (spec.name, spec.shape, ("F8_E4M3",) if eight else ("F32", "BF16", "F16"))
+    ]
+    if eight:
+        wanted.append((spec.name + SCALE_SUFFIX, scale_shape(spec.shape), ("F32",)))
+    for name, expected, dtypes in wanted:
+        file = where[name]
+        stored = handles[file].get_slice(name)
+        shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
+        if shape != expected:
+            raise UserError(f"{file}: {name} has shape {list(shape)}, but config.json says {list(expected)}")
+        if dtype not in dtypes:
+            raise UserError(f"{file}: {name} is of type {dtype}: only {' or '.join(dtypes)} is read here")
+
+
+def _read_tensor(name: str, where: dict[str, Path], handles: dict[Path, Any]) -> Tensor:
+    """A tensor of the checkpoint, decoded where it is in FP8."""
+    part: Tensor = handles[where[name]].get_tensor(name)
+    if part.dtype != E4M3:
+        return part
+    scale: Tensor = handles[where[name + SCALE_SUFFIX]].get_tensor(name + SCALE_SUFFIX)
+    check_scale(scale, f"{where[name + SCALE_SUFFIX]}: {name}{SCALE_SUFFIX}")
+    return decode(part.view(torch.uint8), scale, f"{where[name]}: {name}")
 
 
 def _read_tensors(config: ModelConfig, where: dict[str, Path], handles: dict[Path, Any]) -> dict[str, Tensor]:
     shapes = {spec.name: spec.shape for spec in memory_tensors(config)}
     state: dict[str, Tensor] = {}
     for spec in tensors(config):
-        part: Tensor = handles[where[spec.name]].get_tensor(spec.name)
+        part = _read_tensor(spec.name, where, handles)
         name, index = _place(spec, config)
         if spec.duplicate_of is not None:
             if not torch.equal(part, state[name]):

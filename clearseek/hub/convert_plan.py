@@ -1,0 +1,294 @@
+"""What a conversion will write, worked out before the first byte: every output file's header, and where each tensor
+comes from.
+
+Headers are small and say everything but the numbers, so a conversion is planned, checked and measured (bytes to read,
+bytes of disk) in a second, and then streamed. To BF16, each weight file keeps its name and its order and loses its
+scales. To FP8, files and order are those of the FP8 checkpoint it was made from, where that is known and fits
+(:mod:`clearseek.hub.fp8_origin`); otherwise each file keeps its name and order, with the scales right after their
+matrix. Formats: DeepSeek-V3's README_WEIGHTS.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from clearseek.errors import UserError
+from clearseek.hub.fp8_origin import (
+    FILE,
+    Origin,
+    origin_metadata,
+    origin_tensors,
+    read_origin,
+    same_but_for,
+    usable_scale,
+)
+from clearseek.hub.hf_config import Scales, fp8_scales, quantization_config
+from clearseek.hub.layout import SCALE_SUFFIX, is_fp8_name, scale_shape
+from clearseek.hub.safetensors_file import Entry, Header, Shaped, build_header
+from clearseek.hub.shards import CONFIG, INDEX, SINGLE, Checkpoint, Stored
+
+Dtype = Literal["fp8", "bf16"]
+KEPT_DTYPES = ("BF16", "F16", "F32")
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Bytes as they are."""
+
+    target: Entry
+    source: Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """Bytes that the plan holds."""
+
+    target: Entry
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """A matrix from eight bits to BF16."""
+
+    target: Entry
+    source: Stored
+    scale: Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """A matrix from BF16 to eight bits: its codes, its scales, or both when one file takes both."""
+
+    target: Entry | None
+    scale_target: Entry | None
+    source: Stored
+    old: Stored | None
+    """Scales to try first."""
+
+
+Task = Copy | Inline | Decode | Encode
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file to write."""
+
+    name: str
+    header: Header
+    tasks: tuple[Task, ...]
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of tensors to read for it."""
+        return sum(task.source.entry.size for task in self.tasks if not isinstance(task, Inline))
+
+    @property
+    def sources(self) -> list[str]:
+        """Files to read for it, relative to the source folder."""
+        found = {task.source.file for task in self.tasks if not isinstance(task, Inline)}
+        found |= {task.scale.file for task in self.tasks if isinstance(task, Decode)}
+        found |= {task.old.file for task in self.tasks if isinstance(task, Encode) and task.old}
+        return sorted(found)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion."""
+
+    source: Checkpoint
+    dtype: Dtype
+    scales: Scales
+    """Of the FP8 side."""
+    outputs: tuple[Output, ...]
+    texts: dict[str, bytes]
+    """Index and config.json, written last and in this order."""
+    restores: bool
+    """To FP8: whether files and order are those of the checkpoint that the source was made from."""
+
+
+def plan_conversion(source: Checkpoint, dtype: Dtype, scales: Scales | None) -> Plan:
+    """Check that a checkpoint can be converted, and how.
+
+    Raises:
+        UserError: it has that format already, or is of neither; a scale is missing, misshapen or without a matrix; a
+            tensor is of a type that does not belong there. The message names tensor and file.
+    """
+    file = source.folder / CONFIG
+    stored = fp8_scales(source.config.content, file)
+    eight = [name for name, found in source.tensors.items() if found.entry.dtype == "F8_E4M3"]
+    if stored is None and eight:
+        raise UserError(f"{source.where(eight[0])} is in FP8, but {CONFIG} has no quantization_config")
+    if stored is not None and not eight:
+        raise UserError(
+            f"{file}: quantization_config says FP8, but no tensor is: remove it, or fetch the right weights"
+        )
+    if (dtype == "fp8") == (stored is not None):
+        raise UserError(f"{source.folder}: is in {dtype.upper()} already: there is nothing to convert")
+    if dtype == "bf16" and scales is not None:
+        raise UserError("--scales goes with --dtype fp8: BF16 has none")
+    for name, found in source.tensors.items():
+        if found.entry.dtype not in (*KEPT_DTYPES, "F8_E4M3"):
+            raise UserError(
+                f"{source.where(name)} is of the unsupported dtype {found.entry.dtype}: a DeepSeek checkpoint holds "
+                f"F8_E4M3, {', '.join(KEPT_DTYPES)}"
+            )
+    return _to_bf16(source, stored) if stored is not None else _to_fp8(source, scales)
+
+
+def _to_bf16(source: Checkpoint, scales: Scales) -> Plan:
+    _check_scales(source)
+    outputs = []
+    for file, header in source.headers.items():
+        kept = [entry for entry in header.entries if not entry.name.endswith(SCALE_SUFFIX)]
+        if not kept:
+            continue
+        shaped = [Shaped(e.name, "BF16" if e.dtype == "F8_E4M3" else e.dtype, e.shape) for e in kept]
+        made = build_header(shaped, header.metadata)
+        outputs.append(Output(file, made, tuple(_from_fp8(source, target) for target in made.entries)))
+    weight_map = {e.name: output.name for output in outputs for e in output.header.entries}
+    texts = {CONFIG: _json({k: v for k, v in source.config.content.items() if k != "quantization_config"})}
+    if source.index:
+        names = [name for name in source.tensors if name in weight_map]
+        texts = {INDEX: _index(source, outputs, {name: weight_map[name] for name in names}), **texts}
+    parts = origin_tensors(source)
+    made = build_header((shaped for shaped, _ in parts), origin_metadata(scales))
+    contents = {shaped.name: content for shaped, content in parts}
+    tasks = (_copy_or_inline(target, contents[target.name]) for target in made.entries)
+    return Plan(source, "bf16", scales, (*outputs, Output(FILE, made, tuple(tasks))), texts, False)
+
+
+def _check_scales(source: Checkpoint) -> None:
+    """Every FP8 matrix has its scales, of the right shape, and every scale its matrix."""
+    for name, found in source.tensors.items():
+        if name.endswith(SCALE_SUFFIX):
+            matrix = source.tensors.get(name.removesuffix(SCALE_SUFFIX))
+            if matrix is None or matrix.entry.dtype != "F8_E4M3":
+                raise UserError(f"{source.where(name)} is a scale without an FP8 tensor that it belongs to")
+        elif found.entry.dtype == "F8_E4M3":
+            scale = source.tensors.get(name + SCALE_SUFFIX)
+            if len(found.entry.shape) != 2 or 0 in found.entry.shape:
+                raise UserError(f"{source.where(name)} is in FP8, but no matrix: its shape is {[*found.entry.shape]}")
+            if scale is None:
+                raise UserError(f"{source.where(name)} is in FP8, but {name}{SCALE_SUFFIX} is missing")
+            expected = scale_shape(found.entry.shape)
+            if scale.entry.dtype != "F32" or scale.entry.shape != expected:
+                raise UserError(
+                    f"{source.where(name + SCALE_SUFFIX)} is {scale.entry.dtype} {[*scale.entry.shape]}, but blocks of "
+                    f"128 x 128 in {[*found.entry.shape]} need F32 {[*expected]}"
+                )
+
+
+def _from_fp8(source: Checkpoint, target: Entry) -> Task:
+    found = source.tensors[target.name]
+    if found.entry.dtype == "F8_E4M3":
+        return Decode(target, found, source.tensors[target.name + SCALE_SUFFIX])
+    return Copy(target, found)
+
+
+def _copy_or_inline(target: Entry, content: Stored | bytes) -> Task:
+    return Inline(target, content) if isinstance(content, bytes) else Copy(target, content)
+
+
+def _to_fp8(source: Checkpoint, scales: Scales | None) -> Plan:
+    origin = read_origin(source.folder)
+    names = {name for name in source.tensors if is_fp8_name(name)}
+    restored = origin is not None and _fits(source, origin, origin.fp8_names())
+    if restored and origin is not None:
+        names = origin.fp8_names()
+    if not names:
+        raise UserError(f"{source.folder}: no tensor has the name of a DeepSeek matrix: nothing would be in FP8")
+    _check_matrices(source, names)
+    kind = scales or (origin.scales if origin else "float")
+    old = origin if origin and origin.scales == kind else None
+    if restored and origin is not None:
+        headers = origin.headers
+    else:
+        headers = {
+            file: build_header(_with_scales(header.entries, names), header.metadata)
+            for file, header in source.headers.items()
+        }
+    outputs = [Output(file, made, tuple(_into_fp8(source, made, old))) for file, made in headers.items()]
+    weight_map = _fp8_weight_map(source, outputs)
+    texts = {}
+    was = origin.index if restored and origin else source.index
+    if was or [output.name for output in outputs] != [SINGLE]:
+        same = restored and was is not None and was.content.get("weight_map") == weight_map
+        texts[INDEX] = was.raw if same and was else _index(source, outputs, weight_map)
+    texts[CONFIG] = _fp8_config(source, kind, origin)
+    return Plan(source, "fp8", kind, tuple(outputs), texts, restored)
+
+
+def _check_matrices(source: Checkpoint, names: Iterable[str]) -> None:
+    for name in names:
+        entry = source.tensors[name].entry
+        if entry.dtype != "BF16" or len(entry.shape) != 2 or 0 in entry.shape:
+            raise UserError(
+                f"{source.where(name)} is {entry.dtype} {[*entry.shape]}: only BF16 matrices are converted to FP8"
+            )
+    for name in source.tensors:
+        if name.endswith(SCALE_SUFFIX):
+            raise UserError(f"{source.where(name)} is a scale without an FP8 tensor that it belongs to")
+
+
+def _fits(source: Checkpoint, origin: Origin, names: set[str]) -> bool:
+    """Whether the FP8 checkpoint on record has the source's tensors, with these in eight bits."""
+    if not names <= set(source.tensors):
+        return False
+    entries = (found.entry for found in source.tensors.values())
+    return origin.describes({shaped.name: shaped for shaped in _with_scales(entries, names)})
+
+
+def _with_scales(entries: Iterable[Entry], names: set[str]) -> Iterable[Shaped]:
+    """Tensors as FP8 has them: those of `names` in eight bits, followed by their scales."""
+    for entry in entries:
+        if entry.name not in names:
+            yield entry.shaped
+        else:
+            yield Shaped(entry.name, "F8_E4M3", entry.shape)
+            yield Shaped(entry.name + SCALE_SUFFIX, "F32", scale_shape(entry.shape))
+
+
+def _into_fp8(source: Checkpoint, made: Header, origin: Origin | None) -> Iterable[Task]:
+    here = {entry.name: entry for entry in made.entries}
+    for target in made.entries:
+        matrix = target.name.removesuffix(SCALE_SUFFIX)
+        found = source.tensors[matrix]
+        old = usable_scale(origin, matrix, scale_shape(found.entry.shape))
+        if target.dtype == "F8_E4M3":
+            yield Encode(target, here.get(target.name + SCALE_SUFFIX), found, old)
+        elif matrix == target.name:
+            yield Copy(target, found)
+        elif matrix not in here:  # in another file, from where it is read once more for its scales alone
+            yield Encode(None, target, found, old)
+
+
+def _fp8_weight_map(source: Checkpoint, outputs: list[Output]) -> dict[str, str]:
+    where = {entry.name: output.name for output in outputs for entry in output.header.entries}
+    names = [each for name in source.tensors for each in (name, name + SCALE_SUFFIX) if each in where]
+    return {name: where[name] for name in names}
+
+
+def _fp8_config(source: Checkpoint, kind: Scales, origin: Origin | None) -> bytes:
+    """config.json with its quantisation: the very file it once was, where nothing else was changed since."""
+    key = "quantization_config"
+    was, now = origin.config if origin else None, source.config.content
+    if was and same_but_for(key, was.content, now) and fp8_scales(was.content, source.folder / FILE) == kind:
+        return was.raw
+    names = [name for name in now if name != key]
+    changed = {name: now[name] for name in names} | {key: quantization_config(kind)}
+    return _json(dict(sorted(changed.items())) if names == sorted(names) else changed)
+
+
+def _index(source: Checkpoint, outputs: list[Output], weight_map: dict[str, str]) -> bytes:
+    total = sum(entry.size for output in outputs for entry in output.header.entries)
+    content: dict[str, Any] = dict(source.index.content) if source.index else {}
+    content["metadata"] = content.get("metadata", {}) | {"total_size": total}
+    return _json(content | {"weight_map": weight_map})
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
