@@ -60,6 +60,10 @@ class Reference:
         """BF16 values of stored tiles."""
         return dequantise(q, torch.bfloat16)
 
+    def retile(self, q: Quantised, power_of_two: bool) -> Any:
+        """Columns of stored tiles, in their own eight-bit type, as operand of :meth:`mm_weight`."""
+        return self.columns(self.decode(q), power_of_two, q.data.dtype)
+
     def weight(self, w_ENK: Tensor, power_of_two: bool) -> Weight:
         """128 x 128 blocks of a matrix or a stack of them, for both directions."""
         blocks = quantise_blocks(w_ENK, power_of_two)

@@ -1,0 +1,95 @@
+"""Rounding inside kernels, to the bit what PyTorch does.
+
+A GPU rounds to nearest even in one instruction. Triton's interpreter (3.6 and 3.7), in which these kernels run on
+machines without a GPU, does not: it cuts FP32 to BF16 off, and rounds FP32 to eight bits half up, losing the carry.
+So under it, and only under it, rounding is done here, in integers. Its conversions *from* eight bits are exact, but for
+NaN, which they take for 480.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from clearseek.fp8.formats import AMAX_FLOOR
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+"""Whether kernels defined in this process run in the interpreter: TRITON_INTERPRET=1 at import."""
+FLOOR = tl.constexpr(AMAX_FLOOR)
+
+
+@triton.jit
+def amax_of(values, AXIS: tl.constexpr):
+    """Largest magnitude of FP32 values along an axis; NaN where there is one, which a maximum of floats would drop."""
+    bits = values.to(tl.int32, bitcast=True) & 0x7FFFFFFF  # ordered as the magnitudes are, NaN above all
+    return tl.max(bits, axis=AXIS).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def scale_of(amax, POWER_OF_TWO: tl.constexpr, LARGEST: tl.constexpr):
+    """As :func:`clearseek.fp8.formats.scale_of`: IEEE division, not the approximate one that ``/`` compiles to."""
+    scale = tl.div_rn(tl.maximum(amax, FLOOR, propagate_nan=tl.PropagateNan.ALL), LARGEST)
+    if POWER_OF_TWO:
+        bits = scale.to(tl.int32, bitcast=True)
+        scale = ((bits + 0x007FFFFF) & 0x7F800000).to(tl.float32, bitcast=True) + 0.0 * scale  # NaN where not finite
+    return scale
+
+
+@triton.jit
+def quantised(x, scale, dtype: tl.constexpr, POWER_OF_TWO: tl.constexpr):
+    """FP32 `x` over its scale, in eight bits.
+
+    The inverse of a power of two is exact, so one division a tile serves. The conversion saturates, as the reference's
+    clamp does, and keeps NaN.
+    """
+    if POWER_OF_TWO:
+        y = x * tl.div_rn(1.0, scale)
+    else:
+        y = tl.div_rn(x, tl.broadcast_to(scale, x.shape))
+    return to_eight_bits(y, dtype)
+
+
+@triton.jit
+def to_eight_bits(y, dtype: tl.constexpr):
+    """FP32 to E4M3 or E5M2, to nearest even, saturating."""
+    if INTERPRETED:
+        rounded = _to_eight_bits_in_integers(y, dtype)
+    else:
+        rounded = y.to(dtype)
+    return rounded
+
+
+@triton.jit
+def to_bfloat16(y):
+    """FP32 to BF16, to nearest even."""
+    if INTERPRETED:
+        bits = y.to(tl.int32, bitcast=True)
+        is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
+        magnitude = tl.minimum(bits & 0x7FFFFFFF, 0x7F800000)
+        code = (magnitude + 0x7FFF + ((magnitude >> 16) & 1)) >> 16
+        code = tl.where(is_nan, 0x7FC0, code) | ((bits >> 16) & 0x8000)
+        rounded = code.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        rounded = y.to(tl.bfloat16)
+    return rounded
+
+
+@triton.jit
+def _to_eight_bits_in_integers(y, dtype: tl.constexpr):
+    fraction: tl.constexpr = 3 if dtype == tl.float8e4nv else 2
+    bias: tl.constexpr = 7 if dtype == tl.float8e4nv else 15
+    largest: tl.constexpr = 0x7E if dtype == tl.float8e4nv else 0x7B
+    dropped: tl.constexpr = 23 - fraction
+    bits = y.to(tl.int32, bitcast=True)
+    is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    magnitude = tl.minimum(bits & 0x7FFFFFFF, 0x7F800000)
+    # Normal numbers: round the fraction, where a carry moves into the exponent, then change the exponent's bias.
+    even = (magnitude >> dropped) & 1
+    normal = ((magnitude + ((1 << (dropped - 1)) - 1) + even) >> dropped) - ((127 - bias) << fraction)
+    # Small ones: adding a number whose last place is the format's smallest step rounds to that step.
+    magic: tl.constexpr = float(1 << (24 - bias - fraction))
+    shifted = tl.abs(y) + magic
+    small = shifted.to(tl.int32, bitcast=True) - ((127 + 24 - bias - fraction) << 23)
+    code = tl.where(magnitude < ((128 - bias) << 23), small, tl.minimum(normal, largest))
+    code = tl.where(is_nan, 0x7F, code) | ((bits >> 24) & 0x80)
+    return code.to(tl.uint8).to(dtype, bitcast=True)
