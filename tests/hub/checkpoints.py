@@ -29,7 +29,6 @@ ODD = small(
     kv_lora_rank=131,
     n_routed_experts=2,
     num_nextn_predict_layers=1,
-    vocab_size=64,
 )
 """Matrices of every kind, most of them with partial blocks."""
 QUANTISED: dict[str, Any] = {

@@ -113,6 +113,7 @@ print(kills)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bf16", "fp8"])
 def test_a_kill_at_any_write_costs_nothing(dtype: str, tmp_path: Path) -> None:
     fp8 = write(tmp_path / "fp8", random_fp8(TINY), by_turns(2), TINY)
@@ -305,6 +306,7 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_command_cleanly(number: int, tmp_path: Path) -> None:
     big = small(hidden_size=768, intermediate_size=3072, num_hidden_layers=8, first_k_dense_replace=8)
