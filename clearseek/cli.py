@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   clearseek export runs/quickstart my-model         a folder that transformers loads
   clearseek import my-model runs/imported           and back
   clearseek convert DeepSeek-V3 v3-bf16 --dtype bf16   FP8 weights to BF16, or back, in little memory
+  clearseek doctor                                  what this machine can train with
 """
 
 
@@ -42,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-COMMANDS = ("quickstart", "recipes", "train", "data", "generate", "export", "import", "convert")
+COMMANDS = ("quickstart", "recipes", "train", "data", "generate", "export", "import", "convert", "doctor")
 
 
 def _add_recipe_options(command: argparse.ArgumentParser) -> None:
@@ -127,6 +128,11 @@ def build_parser() -> argparse.ArgumentParser:
         "converted to BF16, where that is known, else float)",
     )  # fmt: skip
     convert.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    doctor = command("doctor", "Try what this machine can train with: precisions, FP8 backends, compilers.",
+                     "clearseek doctor")  # fmt: skip
+    doctor.add_argument("--device", help="cpu or cuda (default: the GPU, if there is one)")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 
 

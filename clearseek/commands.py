@@ -18,6 +18,7 @@ from clearseek.config import DataConfig, ModelConfig, Recipe, TrainConfig
 from clearseek.data.progress import data_progress
 from clearseek.data.shards import prepare
 from clearseek.data.tokenizer import BOS, EOS, Tokenizer
+from clearseek.doctor import examine, print_findings
 from clearseek.errors import UserError
 from clearseek.files import atomic_folder, write_atomic
 from clearseek.hub.convert import convert as convert_checkpoint
@@ -175,6 +176,16 @@ def convert(arguments: argparse.Namespace) -> int:
         again += ["--scales", arguments.scales] if arguments.scales else []
         print(f"stopped with {ended.files_done} of {ended.files} files done; go on with: {shlex.join(again)}")
     return 0 if ended.finished else INTERRUPTED
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """``clearseek doctor``."""
+    found = examine(arguments.device)
+    if arguments.json:
+        _print_json(found)
+    else:
+        print_findings(Console(highlight=False), found)
+    return 0
 
 
 def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:

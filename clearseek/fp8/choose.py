@@ -44,8 +44,6 @@ def make(name: str) -> Reference:
 
 def why_not(name: str, config: Fp8Config, device: torch.device) -> str | None:
     """Why backend `name` cannot run these settings on `device`; None if it can."""
-    if name not in BACKENDS:
-        return "this version does not have it yet"
     if name == "dequantised" and config.scales != "power-of-two":
         return f'it needs fp8.scales = "power-of-two" (it is "{config.scales}"): other scales do not fit BF16'
     if name == "deepgemm" and config.gradient_format != "e4m3":

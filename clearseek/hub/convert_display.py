@@ -80,9 +80,10 @@ def summary(ended: Converted) -> str:
     scales = f", {ended.scales} scales" if ended.dtype == "fp8" else ""
     text = f"{ended.tensors:,} tensors as {ended.dtype.upper()}{scales}"
     if ended.dtype == "fp8":
-        text += f"; {ended.kept:,} of {ended.blocks:,} blocks have the scale they once had"
+        if ended.kept:
+            text += f"; {ended.kept:,} of {ended.blocks:,} blocks have the scale they once had"
         if ended.restores:
-            text += ", files and order as they were"
+            text += "; files and order are as they were"
     if ended.left_out:
         text += f"; not copied, too large: {', '.join(ended.left_out)}"
     return text

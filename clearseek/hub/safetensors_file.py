@@ -192,7 +192,8 @@ def strict_json(raw: bytes, where: str) -> dict[str, Any]:
 
     try:
         content = json.loads(raw.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
-        json.dumps(content, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is text to JSON alone
+        if b"\\ud" in raw.lower():  # half of a surrogate pair is text to JSON alone
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
     except UserError:
         raise
     except (ValueError, RecursionError) as error:

@@ -1,14 +1,9 @@
-"""Where Triton's kernels run in these tests: on a GPU if there is one, in Triton's interpreter if not."""
+"""Where Triton's kernels run in these tests: on a GPU if there is one, in Triton's interpreter if not (../conftest.py)."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before any is imported
 
 
 @pytest.fixture(
