@@ -17,10 +17,12 @@ lint: .venv/installed-dev
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ClearSeek needs Python 3.11 or newer: set PYTHON=")'
 	$(PYTHON) -m venv .venv
+	@echo "Installing ClearSeek into .venv; most of it is PyTorch: a minute or two"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
 .venv/installed-dev: .venv/installed
+	@echo "Installing what the tests need into .venv"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 

@@ -24,7 +24,7 @@ import transformers
 from clearseek.config import ModelConfig, OptimizerConfig
 from clearseek.fusion import use_compiler
 from clearseek.hub.layout import flops_per_token
-from clearseek.machine import describe, measure_matmul_rate
+from clearseek.machine import describe, measure_matmul_rates
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.recipe import load_recipe
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm
@@ -195,7 +195,7 @@ def main() -> None:
     recipe = load_recipe("quickstart", ["model.num_nextn_predict_layers=0"])
     dtype = torch.bfloat16
     use_heap("kept")
-    peak = measure_matmul_rate(dtype)
+    [peak] = measure_matmul_rates([dtype])
     report: dict[str, Any] = {"machine": describe(), "transformers": transformers.__version__,
                               "dtype": str(dtype), "matmul_peak_flops": peak, "results": {}}  # fmt: skip
     print(f"matmul peak {peak / 1e9:.0f} GFLOP/s in {dtype}")

@@ -149,7 +149,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a model may write what this terminal cannot show
     try:
-        code = dispatch(build_parser().parse_args(argv))
+        arguments, unknown = build_parser().parse_known_args(argv)
+        if unknown:
+            raise UserError(f"unrecognized arguments: {' '.join(unknown)} (see clearseek {arguments.command} --help)")
+        code = dispatch(arguments)
         print(end="", flush=True)  # what is wrong with standard output shows here rather than after us
         return code
     except UserError as error:
@@ -167,7 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         problem = f"{error.filename or 'standard output'}: {error.strerror}"
-    print(f"clearseek: {problem}", file=sys.stderr)
+    for line in problem.splitlines() or [""]:
+        print(f"clearseek: {line}", file=sys.stderr)
     return 2
 
 

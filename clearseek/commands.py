@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from clearseek.hub.convert import convert as convert_checkpoint
 from clearseek.hub.convert_display import convert_progress, stop_on_signal, summary
 from clearseek.hub.hf import export_hf, import_hf
 from clearseek.hub.hf_config import Scales
+from clearseek.hub.layout import count_parameters
 from clearseek.hub.portability import check_portability
 from clearseek.inference.sampler import Sampling
 from clearseek.inference.sampler import generate as sample
@@ -79,9 +81,11 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(ended)
     elif ended["finished"]:
-        print(f"done: {run.root}  weights {ended['weights_sha256'][:16]}  next: clearseek generate {run.root}")
+        print(f"done: {run.root}  weights {ended['weights_sha256'][:16]}  next: {report.program()} generate {run.root}")
     else:
-        print(f"stopped after step {ended['steps']}, saved; go on with: clearseek train --resume {run.root}")
+        elsewhere = f" --data {arguments.data}" if arguments.data else ""
+        command = f"{report.program()} train --resume {run.root}{elsewhere}"
+        print(f"stopped after step {ended['steps']}, saved; go on with: {command}")
     return 0 if ended["finished"] else INTERRUPTED
 
 
@@ -107,16 +111,21 @@ def generate(arguments: argparse.Namespace) -> int:
         raise UserError("--prompt: not UTF-8 text: set the terminal's encoding to UTF-8")
     model, tokenizer = _load(arguments.model, arguments.step)
     prompt = [tokenizer.id_of(BOS), *tokenizer.encode(arguments.prompt)]
+    stream = sample(model, prompt, arguments.max_tokens, sampling, frozenset({tokenizer.id_of(EOS)}))
+    first = list(islice(stream, 1))  # what is wrong with the prompt shows here, before it is repeated
     sys.stdout.write(arguments.prompt)
     written: list[int] = []
     shown = ""
-    for token in sample(model, prompt, arguments.max_tokens, sampling, frozenset({tokenizer.id_of(EOS)})):
+    for token in chain(first, stream):
         written.append(token)
         text = tokenizer.decode(written).rstrip("\ufffd")  # a character may be split over tokens
         sys.stdout.write(text[len(shown) :])
         sys.stdout.flush()
         shown = text
     sys.stdout.write("\n")
+    longest = model.config.max_position_embeddings
+    if len(written) < arguments.max_tokens and len(prompt) + len(written) == longest:
+        print(f"(ended at the model's longest sequence, {longest} tokens with the prompt's)", file=sys.stderr)
     return 0
 
 
@@ -129,7 +138,7 @@ def export(arguments: argparse.Namespace) -> int:
     in_fp8 = recipe.train.precision == "fp8"  # such weights were multiplied under scales of this kind
     scales: Scales = "power-of-two" if in_fp8 and recipe.fp8.scales == "power-of-two" else "float"
     export_hf(model.state_dict(), recipe.model, run.tokenizer, arguments.out, dtype, scales=scales)
-    print(f"{arguments.out}: step {step} of {run.root} as {arguments.dtype}, for transformers, vLLM and SGLang")
+    print(f"{arguments.out}: step {step} of {run.root} as {arguments.dtype}, a Hugging Face folder")
     report.print_findings(Console(highlight=False), check_portability(recipe.model))
     return 0
 
@@ -156,7 +165,9 @@ def import_model(arguments: argparse.Namespace) -> int:
         run.write_recipe(recipe)
         write_atomic(run.tokenizer, tokenizer.content)
         checkpoint.save(run.checkpoints, 0, {"weights": weights, "buffers": buffers}, {"imported": True}, keep=1)
-    print(f"{out}: {config.model_type} with {sum(t.numel() for t in weights.values()):,} parameters")
+    count = count_parameters(config)
+    mtp = f" and {count.mtp:,} more for multi-token prediction" if count.mtp else ""
+    print(f"{out}: {config.model_type} with {count.total:,} parameters{mtp}")
     return 0
 
 
@@ -194,7 +205,9 @@ def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:
     It computes in FP32, whatever is stored: what a seed gives must not hang on how fast this machine is in BF16 today.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder: give a run folder or an exported one")
+        raise UserError(
+            f"{folder}: {'a file' if folder.exists() else 'no such folder'}: give a run folder or an exported one"
+        )
     if (folder / "config.json").is_file():
         if step is not None:
             raise UserError("--step is for run folders: an exported folder holds one model")

@@ -180,7 +180,7 @@ class DataConfig(Settings):
     """Where the text comes from and how it becomes batches."""
 
     source: Literal["python-stdlib", "files", "jsonl", "parquet", "hub"] = "python-stdlib"
-    """Kind of source. `parquet` and `hub` need the extra: pip install 'clearseek[data]'."""
+    """Kind of source. `parquet` and `hub` need the extra: pip install -e '.[data]'."""
     paths: Annotated[tuple[str, ...], List] = ()
     """Files or globs (`files`, `jsonl`, `parquet`), or one dataset id `owner/name` (`hub`)."""
     text_field: str = "text"

@@ -91,7 +91,7 @@ def print_findings(console: Console, found: dict[str, Any]) -> None:
         ("GPU", "; ".join(gpus) or "none that PyTorch can use"),
         ("software", f"{here['system']}, Python {here['python']}, PyTorch {here['torch']}"),
         ("train.compile", compilers["cxx"] or "off: no C++ compiler found ($CXX, g++ or clang++)"),
-        ("Triton", compilers["triton"] or "not installed: pip install 'clearseek[triton]'"),
+        ("Triton", compilers["triton"] or "not installed: pip install -e '.[triton]'"),
         ("device", found["device"]),
         *((f"product in {name}", si(rate, "FLOP/s")) for name, rate in rates.items()),
         ("precision", f'train.precision = "auto" takes {found["precision"]["auto"]}'),

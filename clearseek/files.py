@@ -176,7 +176,9 @@ def writing(path: Path, size: int | None = None) -> Iterator[None]:
         cure = _cure(error, path, size)
         if cure is None:
             raise
-        raise UserError(f"{error.filename or path}: cannot write: {cure}") from error
+        # A temporary is our affair: the name that was asked for says where.
+        ours = error.filename is None or _TEMPORARY.fullmatch(Path(error.filename).name)
+        raise UserError(f"{path if ours else error.filename}: cannot write: {cure}") from error
 
 
 def _cure(error: OSError, path: Path, size: int | None) -> str | None:

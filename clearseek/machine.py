@@ -11,9 +11,9 @@ import ctypes
 import os
 import platform
 import re
-import statistics
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -83,18 +83,22 @@ def bit_environment(precision: torch.dtype, world_size: int, device: str) -> dic
     return environment
 
 
-def measure_matmul_rate(dtype: torch.dtype, device: str = "cpu", seconds: float = 0.3) -> float:
-    """FLOP/s of a square matrix product: the median over about `seconds`, at a size that takes at least 10 ms.
+def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", seconds: float = 0.3) -> list[float]:
+    """FLOP/s of square matrix products in each of `dtypes`: the fastest over about `seconds` each.
 
-    Raises RuntimeError where the device cannot multiply in `dtype`.
+    The fastest, because whatever else runs here can only slow a product down; by turns and of one size, so that it
+    slows all alike. The size is the smallest power of two at which the fastest takes 20 ms, at most 16,384.
+
+    Raises RuntimeError where the device cannot multiply in one of them.
     """
-    size, elapsed = 128, 0.0
-    while elapsed < 0.01 and size < 16384:
+    size, fastest = 128, [0.0]
+    while min(fastest) < 0.02 and size < 16384:
         size *= 2
-        a_NN = torch.ones(size, size, dtype=dtype, device=device)
-        elapsed = min(_time_matmul(a_NN) for _ in range(2))  # the first one may build the kernel
-    repeats = max(3, min(100, int(seconds / elapsed)))
-    return 2 * size**3 / statistics.median(_time_matmul(a_NN) for _ in range(repeats))
+        operands = [torch.ones(size, size, dtype=dtype, device=device) for dtype in dtypes]
+        fastest = [min(_time_matmul(a_NN) for _ in range(3)) for a_NN in operands]  # the first may build the kernel
+    for _ in range(max(3, min(100, int(seconds / max(fastest))))):
+        fastest = [min(time, _time_matmul(a_NN)) for time, a_NN in zip(fastest, operands, strict=True)]
+    return [2 * size**3 / time for time in fastest]
 
 
 def pick_precision(choice: Literal["auto", "bf16", "fp32"], device: str = "cpu") -> Precision:
@@ -105,18 +109,19 @@ def pick_precision(choice: Literal["auto", "bf16", "fp32"], device: str = "cpu")
 
     Raises UserError when `bf16` is asked for and the device cannot multiply in it.
     """
-    rates: dict[str, float] = {}
-    if choice in ("auto", "bf16"):
-        try:
-            rates["bf16"] = measure_matmul_rate(torch.bfloat16, device)
-        except RuntimeError as error:
-            if choice == "bf16":
-                message = f"this device cannot multiply in BF16 ({str(error).splitlines()[0]})"
-                raise UserError(f'train.precision = "bf16": {message}: use "fp32" or "auto"') from error
-    if choice in ("auto", "fp32"):
-        rates["fp32"] = measure_matmul_rate(torch.float32, device)
-    faster = "fp32" not in rates or rates.get("bf16", 0.0) >= BF16_GAIN * rates["fp32"]
-    return Precision(torch.bfloat16 if faster else torch.float32, rates)
+    dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    names = ["bf16", "fp32"] if choice == "auto" else [choice]
+    try:
+        rates = measure_matmul_rates([dtypes[name] for name in names], device)
+    except RuntimeError as error:
+        if choice == "bf16":
+            message = f"this device cannot multiply in BF16 ({str(error).splitlines()[0]})"
+            raise UserError(f'train.precision = "bf16": {message}: use "fp32" or "auto"') from error
+        names = ["fp32"]
+        rates = measure_matmul_rates([torch.float32], device)
+    found = dict(zip(names, rates, strict=True))
+    faster = "fp32" not in found or found.get("bf16", 0.0) >= BF16_GAIN * found["fp32"]
+    return Precision(torch.bfloat16 if faster else torch.float32, found)
 
 
 def keep_heap() -> bool:

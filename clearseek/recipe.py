@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
@@ -29,6 +29,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     file = find_recipe(path)
     try:
         raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except IsADirectoryError:
+        hint = f"to go on with a run, use --resume {file}" if (file / "recipe.json").exists() else "give a .toml file"
+        raise UserError(f"{file}: a folder, and no recipe: {hint}") from None
     except OSError as error:
         raise UserError(f"{file}: cannot read the recipe: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -37,15 +40,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{file}: not valid TOML: {error}") from None
     for override in overrides:
         _apply_override(raw, override)
-    return parse_recipe(raw, str(file))
+    return parse_recipe(raw, str(file), overrides)
 
 
-def parse_recipe(raw: Any, where: str) -> Recipe:
-    """Validate a recipe's tables, as TOML or JSON has them. `where` (a file name) starts the UserError's message."""
+def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Validate a recipe's tables, as TOML or JSON has them.
+
+    A UserError's lines begin with `where` (a file name), or with the one of `overrides` that set the key.
+    """
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{where}: {_explain(entry)}" for entry in error.errors(include_url=False)]
+        entries = error.errors(include_url=False)
+        lines = [f"{_origin(entry, overrides) or where}: {_explain(entry)}" for entry in entries]
         raise UserError("\n".join(lines)) from None
 
 
@@ -93,6 +100,15 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     table[parts[-1]] = value
 
 
+def _origin(entry: Any, overrides: Sequence[str]) -> str | None:
+    """The ``--set`` that a pydantic error is about; None where it is about the file."""
+    for override in reversed(overrides):
+        parts = [part.strip() for part in override.partition("=")[0].split(".")]
+        if [str(part) for part in entry["loc"]][: len(parts)] == parts:
+            return f"--set {override}"
+    return None
+
+
 def _explain(entry: Any) -> str:
     """One sentence for one pydantic error: the key, what is wrong, the nearest valid key."""
     location = ".".join(str(part) for part in entry["loc"])
@@ -103,6 +119,9 @@ def _explain(entry: Any) -> str:
             inner = [t for t in (field.annotation, *get_args(field.annotation)) if _is_settings(t)] if field else []
             group = inner[0] if inner else group
         valid = sorted(group.model_fields)
+        inside = [f"{table}.{location}" for table in valid if group is Recipe and location in _fields_of(table)]
+        if inside:
+            return f"unknown key {location} (did you mean {' or '.join(inside)}?)"
         return f"unknown key {location}{nearest(str(entry['loc'][-1]), valid)}; valid keys here: {', '.join(valid)}"
     if entry["type"] == "missing":
         return f"{location} is missing"
@@ -111,6 +130,12 @@ def _explain(entry: Any) -> str:
         return f"{location}: {message}" if location else message
     message = _PLAIN_WORDS.get(entry["type"], message[0].lower() + message[1:])
     return f"{location or 'the recipe'} = {json.dumps(entry['input'], default=str)[:80]}: {message}"
+
+
+def _fields_of(table: str) -> Iterable[str]:
+    """Keys of a table of the recipe; none where it is a plain setting."""
+    kind = Recipe.model_fields[table].annotation
+    return kind.model_fields if isinstance(kind, type) and issubclass(kind, Settings) else ()
 
 
 _PLAIN_WORDS = {"model_type": "must be a table of settings", "tuple_type": "must be a list"}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -14,6 +17,14 @@ from clearseek.config import Recipe
 from clearseek.data.manifest import Manifest
 from clearseek.hub.layout import count_parameters, flops_per_token, training_memory
 from clearseek.hub.portability import Finding, check_portability
+
+
+def program() -> str:
+    """How to call this program again: by its name where the shell would find it, else by its path."""
+    called, found = Path(sys.argv[0]), shutil.which("clearseek")
+    if called.name != "clearseek" or (found and Path(found).resolve() == called.resolve()):
+        return "clearseek"
+    return os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called)
 
 
 def _print_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:
@@ -46,7 +57,7 @@ def print_recipes(console: Console, recipes: Mapping[str, Recipe]) -> None:
 def dry_run(recipe: Recipe) -> dict[str, Any]:
     """What a recipe costs, as JSON values."""
     count = count_parameters(recipe.model)
-    precision: Literal["fp32", "bf16"] = "fp32" if recipe.train.precision == "fp32" else "bf16"
+    precision = "bf16" if recipe.train.precision == "auto" else recipe.train.precision
     memory = training_memory(
         recipe.model, recipe.optimizer.name, precision, recipe.train.micro_batches, recipe.optimizer.moments
     )
@@ -90,7 +101,8 @@ def print_dry_run(console: Console, recipe: Recipe, as_json: bool) -> None:
             continue
         console.print(f"\n[{table}]", markup=False, style="bold")
         for key, value in settings.items():
-            console.print(f"{key} = {json.dumps(value)}", markup=False, soft_wrap=True)
+            text = f"{key} = {json.dumps(value)}" if value is not None else f"# {key} is not set"
+            console.print(text, markup=False, soft_wrap=True)
     parameters, memory = costs["parameters"], costs["memory_bytes"]
     console.print()
     rows = [
@@ -118,13 +130,16 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
         console.print(head + Text(f"{finding.tool}: {finding.message}"), soft_wrap=True)
 
 
+def _documents(count: int) -> str:
+    return f"{count:,} document{'s' * (count != 1)}"
+
+
 def print_manifest(console: Console, manifest: Manifest, out: Path) -> None:
     """What was prepared."""
-    licences = ", ".join(f"{count} documents {licence}" for licence, count in manifest.licences.items())
-    halves = {"training": manifest.train, "held out": manifest.heldout}
+    licences = ", ".join(f"{_documents(count)} {licence}" for licence, count in manifest.licences.items())
     rows = [("data", str(out)), ("source", f"{manifest.source}, {licences}")]
-    for name, half in halves.items():
-        rows.append((name, f"{half.documents:,} documents, {half.bytes:,} bytes, {half.tokens:,} tokens"))
+    for name, half in {"training": manifest.train, "held out": manifest.heldout}.items():
+        rows.append((name, f"{_documents(half.documents)}, {half.bytes:,} bytes, {half.tokens:,} tokens"))
     rows.append(("left out", f"{manifest.duplicates} duplicates, {len(manifest.skipped)} unreadable"))
     rows.append(("fingerprint", manifest.fingerprint))
     _print_rows(console, rows)
@@ -163,8 +178,8 @@ def print_quickstart_end(console: Console, recipe: Recipe, summary: Mapping[str,
         ("for transformers", summary["export"]),
         ("pictures", f"{run}/pictures/loss.png, {run}/pictures/experts.png"),
         ("record", f"{run}/transcript.jsonl"),
-        ("try next", f'clearseek generate {run} --prompt "class Parser"'),
-        ("", "clearseek train shakespeare   (any text file: docs/recipes.md)"),
-        ("", f"clearseek train {recipe.name} --set train.steps={2 * recipe.train.steps} --run runs/longer"),
+        ("try next", f'{program()} generate {run} --prompt "class Parser"'),
+        ("", f"{program()} train shakespeare --set 'data.paths=[\"my.txt\"]'   (a text file of yours)"),
+        ("", f"{program()} train {recipe.name} --set train.steps={2 * recipe.train.steps} --run runs/longer"),
     ]  # fmt: skip
     _print_rows(console, rows)

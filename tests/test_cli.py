@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -167,7 +168,7 @@ def test_every_example_parses() -> None:
         (["train", "--resume", "x", "--from-step", "one"], "argument --from-step: invalid int value: 'one'"),
         (["train", "quikstart"], 'no recipe "quikstart" (did you mean "quickstart"?)'),
         (["train", "gone.toml"], "gone.toml: cannot read the recipe: No such file or directory"),
-        (["train", "folder.toml"], "folder.toml: cannot read the recipe: Is a directory"),
+        (["train", "folder.toml"], "folder.toml: a folder, and no recipe: give a .toml file"),
         (["train", "binary.toml"], "binary.toml: the recipe is not UTF-8 text"),
         (["train", "quickstart", "--set", "train.stepz=1"], 'unknown key train.stepz (did you mean "steps"?)'),
         (["train", "quickstart", "--set", "steps"], "--set steps: write it as table.key=value"),
@@ -180,7 +181,7 @@ def test_every_example_parses() -> None:
         (["data", "quickstart"], "the following arguments are required: --out"),
         (["data", "shakespeare", "--out", "d"], "tinyshakespeare.txt: data.paths names no file there"),
         (["generate", "gone"], "gone: no such folder"),
-        (["generate", "file"], "file: no such folder"),
+        (["generate", "file"], "file: a file: give a run folder or an exported one"),
         (["generate", "folder.toml"], "folder.toml: not a run folder: it has no recipe.json"),
         (["generate", "gone", "--temperature", "-1"], "temperature = -1.0: use a number from 0 up"),
         (["generate", "gone", "--top-p", "0"], "top-p = 0.0: use a number above 0"),
@@ -343,7 +344,15 @@ def test_from_an_older_checkpoint_to_the_same_end(cli: Cli, work: Work, tmp_path
 
 
 def test_data_that_are_gone_are_asked_for(cli: Cli, work: Work) -> None:
-    assert "the run's data are gone: say where they are with --data" in refused(cli("train", "--resume", work.run))
+    said = refused(cli("train", "--resume", work.run))
+    assert "the run's data are not in its folder: say where they are, as when it began, with --data FOLDER" in said
+
+
+def test_mistakes_name_the_likeliest_cure(cli: Cli, work: Work, tmp_path: Path) -> None:
+    assert f"no recipe: to go on with a run, use --resume {work.run}" in refused(cli("train", work.run))
+    assert "(see clearseek train --help)" in refused(cli("train", work.recipe, "--step", "3"))
+    (tmp_path / "text").touch()
+    assert "text: a file: give a run folder or an exported one" in refused(cli("generate", tmp_path / "text"))
 
 
 @pytest.mark.parametrize("content", ["", '{"format": "clear'])
@@ -397,6 +406,15 @@ def test_a_signal_finishes_the_step_and_saves(
     said = cli("train", "--resume", run, "--data", work.data)
     assert said.code == 0 and f"going on after step {done} of 100" in said.out
     assert weights(run) == long_run
+
+
+def test_a_checkpoint_that_cannot_fit_is_refused_before_the_first_step(
+    cli: Cli, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(total=10**9, used=10**9 - 10, free=10))
+    said = refused(cli("train", work.recipe, "--data", work.data, "--run", tmp_path / "r"))
+    assert "a checkpoint of this model takes" in said and "0.0 GiB are free" in said
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_full_disk_during_training_costs_nothing_that_was_saved(cli: Cli, work: Work, tmp_path: Path) -> None:
@@ -489,7 +507,12 @@ def test_generate_from_a_chosen_checkpoint(cli: Cli, work: Work) -> None:
 
 def test_a_prompt_longer_than_the_context_is_refused(cli: Cli, work: Work) -> None:
     said = cli("generate", work.run, "--prompt", "line " * 200)
-    assert said.code == 2 and "but the model sees at most 64: shorten it" in said.err
+    assert said.code == 2 and "but the model sees at most 64: shorten it" in said.err and not said.out
+
+
+def test_generate_says_when_the_models_length_ends_it(cli: Cli, work: Work) -> None:
+    assert "(ended at the model's longest sequence, 64 tokens" in cli("generate", work.run, "--max-tokens", "500").err
+    assert not cli("generate", work.run, "--max-tokens", "5").err
 
 
 def test_characters_split_over_tokens_arrive_whole(cli: Cli, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:

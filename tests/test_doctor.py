@@ -18,7 +18,9 @@ def found() -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(doctor, "SECONDS", 0.0)
         patch.setattr(doctor, "SIZE_ELSEWHERE", doctor.Product(128, 256, 384))
-        patch.setattr("clearseek.machine.measure_matmul_rate", lambda dtype, device: 1e9 * dtype.itemsize)
+        patch.setattr(
+            "clearseek.machine.measure_matmul_rates", lambda dtypes, device: [1e9 * each.itemsize for each in dtypes]
+        )
         patch.delenv("TRITON_INTERPRET", raising=False)
         return doctor.examine("cpu")
 

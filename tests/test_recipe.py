@@ -219,6 +219,13 @@ def test_what_editors_on_windows_write_is_read(tmp_path: Path) -> None:
     assert load_recipe(file) == load_recipe("quickstart")
 
 
+def test_what_set_got_wrong_is_blamed_on_it() -> None:
+    with pytest.raises(UserError, match=r"^--set train.steps=many: train.steps = \"many\": "):
+        load_recipe("quickstart", ["train.steps=many"])
+    with pytest.raises(UserError, match=r"^--set steps=50: unknown key steps \(did you mean train.steps\?\)$"):
+        load_recipe("quickstart", ["steps=50"])
+
+
 def test_no_such_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r'no recipe "quikstart" \(did you mean "quickstart"\?\); shipped: .*v3-671b'):
@@ -227,7 +234,7 @@ def test_no_such_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(UserError, match=f"^{name}: cannot read the recipe: No such file or directory"):
             load_recipe(name)
     (tmp_path / "folder.toml").mkdir()
-    with pytest.raises(UserError, match=r"^folder\.toml: cannot read the recipe: Is a directory"):
+    with pytest.raises(UserError, match=r"^folder\.toml: a folder, and no recipe: give a .toml file"):
         load_recipe("folder.toml")
     for name in ("x" * 5000, "x" * 5000 + ".toml", "", "."):
         with pytest.raises(UserError):

@@ -16,6 +16,7 @@ Folder: ``train-00000.bin`` ... and ``heldout-00000.bin`` ... (token ids, little
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -170,9 +171,13 @@ def _scan(source: Source, held_out_fraction: float, report: Progress) -> _Scan:
         report("read", len(scan.entries), 0)
     counts = Counter(split for _, split, _ in scan.entries)
     if not counts["train"] or (held_out_fraction and not counts["heldout"]):
+        places = sorted(int(sha256[:16], 16) / 2**64 for sha256, _, _ in scan.entries)
+        smallest = math.ceil(places[0] * 1000 + 1e-9) / 1000 if places else 1.0
+        works = f"{smallest} is the smallest that works; " if places and smallest <= places[-1] else ""
         raise UserError(
             f"data.held_out_fraction = {held_out_fraction} leaves {counts['train']} documents for training and "
-            f"{counts['heldout']} held out, of {len(scan.entries)}: change it, or add documents"
+            f"{counts['heldout']} held out, of {len(scan.entries)} ({scan.duplicates} duplicates left out): "
+            f"{works}0 holds none out; or add documents"
         )
     return scan
 

@@ -146,7 +146,10 @@ def _matches(base: Path, pattern: str) -> list[Path]:
     except OSError as error:
         raise UserError(f"{error.filename}: cannot read: {error.strerror}; fix its permissions") from None
     if not matches:
-        raise UserError(f"{pattern}: data.paths names no file there (relative paths start at {base})")
+        raise UserError(
+            f"{pattern}: data.paths names no file there (relative paths start at "
+            f"{base}): set others, for example with --set 'data.paths=[\"my.txt\"]'"
+        )
     return matches
 
 
@@ -185,7 +188,7 @@ def _hub(config: DataConfig) -> Source:
     try:
         import huggingface_hub
     except ImportError:
-        raise UserError('data.source = "hub" needs huggingface_hub: pip install "clearseek[data]"') from None
+        raise UserError(f'data.source = "hub" needs huggingface_hub: {_EXTRA}') from None
     if not config.paths or config.paths[0].partition("@")[0].count("/") != 1:
         raise UserError(
             f"data.paths = {list(config.paths)}: a hub source starts with a dataset id, owner/name[@revision]"
@@ -303,7 +306,7 @@ def _read_parquet(field: str) -> Callable[[str, Path], Iterator[tuple[str, bytes
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UserError('parquet files need pyarrow: pip install "clearseek[data]"') from None
+        raise UserError(f"parquet files need pyarrow: {_EXTRA}") from None
 
     def read(name: str, path: Path) -> Iterator[tuple[str, bytes]]:
         try:
@@ -343,6 +346,8 @@ def _text(where: str, content: bytes) -> str:
             f"{where}: not UTF-8 (byte {error.start}): convert it, for example with iconv, or narrow data.paths"
         ) from None
 
+
+_EXTRA = "pip install -e '.[data]' in your clone of ClearSeek"
 
 _READERS: dict[str, Callable[[str], Callable[[str, Path], Iterator[tuple[str, bytes]]]]] = {
     "files": lambda field: _read_parts,

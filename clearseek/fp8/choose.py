@@ -30,7 +30,7 @@ ORDER = {"cuda": tuple(BACKENDS)}
 """What `auto` tries, by type of device. Triton comes first because it needs no waiting for the GPU between experts."""
 ORDER_ELSEWHERE = ("dequantised", "reference")
 PACKAGES = {
-    "triton": "Triton is not installed: pip install 'clearseek[triton]'",
+    "triton": "Triton is not installed: pip install -e '.[triton]'",
     "deep_gemm": "DeepGEMM is not installed: see github.com/deepseek-ai/DeepGEMM",
 }
 

@@ -1,8 +1,8 @@
 """What a conversion to BF16 keeps of the FP8 checkpoint, so that a conversion back gives the same bytes.
 
 One file, ``fp8_origin/scales.safetensors``: every scale under its own name (``..._scale_inv``, F32), and as bytes the
-headers of the weight files (order, metadata, padding), config.json and the index. That is four bytes for 16,384 weights. It
-lies in a folder of its own, because inference engines load every safetensors file that stands beside config.json.
+headers of the weight files (order, metadata, padding), config.json and the index. That is four bytes for 16,384
+weights. It lies in a folder of its own, because inference engines load every safetensors file beside config.json.
 Nothing in it is trusted: scales are tried block by block (:mod:`clearseek.hub.block_fp8`), and headers and texts are
 used only if they describe exactly the tensors that are there. Without the file a conversion works as well, with new
 scales and a plain order.

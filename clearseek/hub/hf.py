@@ -164,7 +164,10 @@ def _write_weights(
             content |= _stored(spec, part, dtype, scales)
         try:
             # One key only: safetensors writes several in random order, and the bytes would differ between exports.
+            (folder / name).touch()  # with the mode that any new file gets; the library's own is for its owner only
+            mode = (folder / name).stat().st_mode
             save_file(content, folder / name, metadata={"format": "pt"})
+            (folder / name).chmod(mode)
         except SafetensorError as error:
             raise UserError(f"{folder / name}: cannot write the weights: {error}") from None
         weight_map |= dict.fromkeys(content, name)
@@ -323,8 +326,8 @@ def _without_lost_mtp(folder: Path, config: ModelConfig, found: set[str], allow:
     if not allow:
         raise UserError(
             f"{folder}: config.json has num_nextn_predict_layers = {config.num_nextn_predict_layers}, but no tensor of "
-            f"{prefix[:-1]} is there (transformers drops them when it saves): allow a missing MTP layer to import the "
-            "main model alone"
+            f"{prefix[:-1]} is there (transformers drops them when it saves): import the main model alone with "
+            "--without-mtp (allow_missing_mtp)"
         )
     return config.model_copy(update={"num_nextn_predict_layers": 0})
 

@@ -277,7 +277,8 @@ class TrainingMemory:
     """Bytes that training holds for the whole run, over all devices; activations come on top."""
 
     weights: int
-    """The copy the matrix products read: 2 bytes each in BF16; 0 in FP32, where they read the master weights."""
+    """What the matrix products read: 2 bytes each in BF16, and 2 more for those in FP8; 0 in FP32, where they read
+    the master weights."""
     master_weights: int
     """FP32 weights that the optimiser updates, and the router's bias: 4 bytes each."""
     gradients: int
@@ -300,13 +301,14 @@ MUON_KINDS: frozenset[Kind] = frozenset({"attention", "dense_mlp", "shared_exper
 def training_memory(
     config: ModelConfig,
     optimizer_name: Literal["adamw", "muon"],
-    precision: Literal["bf16", "fp32"],
+    precision: Literal["bf16", "fp32", "fp8"],
     micro_batches: int = 1,
     moments: Literal["fp32", "bf16"] = "fp32",
 ) -> TrainingMemory:
     """Count the bytes of weights, gradients and optimiser state; the MTP layer is in if the config has one.
 
-    With N parameters, B router biases and M of the N under Muon: weights ``2N`` (BF16) or 0 (FP32), master weights
+    With N parameters, Q of them multiplied in FP8 when training in it, B router biases and M of the N under Muon:
+    weights ``2N`` (BF16), ``2N + 2Q`` (FP8: as they are and transposed) or 0 (FP32), master weights
     ``4(N + B)``, gradients ``4N``, as much again for each further sum that the fixed binary tree over
     `micro_batches` holds at once (the digits of that number in base two, less one), optimiser state ``8N`` (AdamW) or
     ``8(N - M) + 4M`` (Muon); moments of AdamW in BF16 take 4 bytes instead of 8.
@@ -314,9 +316,10 @@ def training_memory(
     stored = list(memory_tensors(config))
     bias = sum(spec.size for spec in stored if spec.kind == "router_bias")
     trained = sum(spec.size for spec in stored) - bias
+    eight = sum(spec.size for spec in stored if spec.kind in FP8_KINDS) if precision == "fp8" else 0
     muon = sum(spec.size for spec in stored if spec.kind in MUON_KINDS) if optimizer_name == "muon" else 0
     return TrainingMemory(
-        weights=2 * trained if precision == "bf16" else 0,
+        weights=0 if precision == "fp32" else 2 * (trained + eight),
         master_weights=4 * (trained + bias),
         gradients=4 * trained,
         partial_sums=4 * trained * (micro_batches.bit_length() - 1),

@@ -71,19 +71,19 @@ def loss_curve(records: Sequence[LossRecord], out_png: Path, bytes_per_token: fl
         _clean(axes)
 
 
-def expert_load(loads: NDArray[np.floating], out_png: Path, layers: Sequence[int] | None = None) -> None:
+def expert_load(loads: NDArray[np.floating], out_png: Path, layers: Sequence[str] | None = None) -> None:
     """Draw each expert's share of its layer's tokens over the run, and at its end.
 
     Args:
         loads: Shape [steps, layers, experts]: tokens per expert, in any unit; a layer's loads in a step are divided by
             their sum.
         out_png: File to write.
-        layers: Index of each layer in the model, for the labels; 0, 1, ... by default.
+        layers: Name of each layer; ``layer 0``, ``layer 1``, ... by default.
 
     Raises:
         UserError: the file cannot be written.
     """
-    names = list(range(loads.shape[1])) if layers is None else list(layers)
+    names = [f"layer {index}" for index in range(loads.shape[1])] if layers is None else list(layers)
     shown = _spread(loads.shape[1], _MOST_LAYERS)
     relative = _columns(relative_load(loads), _MOST_COLUMNS)[:, shown]
     final = relative_load(loads[-max(1, len(loads) // 20) :].sum(0, keepdims=True))[0, shown]
@@ -101,7 +101,7 @@ def expert_load(loads: NDArray[np.floating], out_png: Path, layers: Sequence[int
                 vmax=2,
                 extent=(0.5, len(loads) + 0.5, -0.5, experts - 0.5),
             )
-            axes.set_ylabel(f"layer {names[shown[row]]}\nexpert")
+            axes.set_ylabel(f"{names[shown[row]]}\nexpert")
             bars.barh(range(experts), final[row], height=1.0 if experts > 32 else 0.8, color=_BLUE)
             bars.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
             bars.set_ylim(-0.5, experts - 0.5)

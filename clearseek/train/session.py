@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def run_training(
     """
     console = Console(stderr=True) if quiet else Console(highlight=False)
     _refuse_device(recipe, device)
+    _refuse_full_disk(recipe, run)
     if recipe.train.precision == "fp8":
         choose(recipe.fp8, torch.device(device))  # refuse what cannot run before any data are made
     resume = _clear(run, resume)
@@ -65,7 +67,9 @@ def run_training(
         with data_progress(Console(stderr=True), quiet) as progress:
             prepare(recipe.data, recipe.model.vocab_size, folder, progress)
     elif data is None and not folder.is_dir():
-        raise UserError(f"{folder}: the run's data are gone: say where they are with --data")
+        raise UserError(
+            f"{folder}: the run's data are not in its folder: say where they are, as when it began, with --data FOLDER"
+        )
     _refuse_vocabulary(recipe, folder)
     if data is not None and not resume:
         _refuse_other_data(recipe, folder)
@@ -75,7 +79,7 @@ def run_training(
     if trainer.fp8 is not None:
         name = f"fp8 ({trainer.fp8.backend.name}), otherwise {name}"
     peak = max(trainer.precision.rates.values()) / 1e9
-    console.print(f"precision {name}; measured matmul peak {peak:,.0f} GFLOP/s", markup=False)
+    console.print(f"precision {name}; measured matmul peak {peak:,.0f} GFLOP/s", markup=False, soft_wrap=True)
     if trainer.step:
         console.print(f"going on after step {trainer.step} of {recipe.train.steps}", markup=False)
     with Display(recipe.train.steps, recipe.name, console=console) as display:
@@ -111,7 +115,11 @@ def draw_pictures(run: RunFolder, data: Path, title: str) -> None:
     )
     model = run.read_recipe().model
     depth = model.num_hidden_layers + model.num_nextn_predict_layers
-    layers = [layer for layer in range(depth) if model.is_moe_layer(layer)]
+    layers = [
+        f"layer {layer}" if layer < model.num_hidden_layers else "MTP layer"
+        for layer in range(depth)
+        if model.is_moe_layer(layer)
+    ]
     loads = np.array([line["load"] for line in read_metrics(run.metrics)], dtype=np.float64)
     if loads.size:
         expert_load(loads, run.pictures / "experts.png", layers)
@@ -137,6 +145,19 @@ def free_run_folder(runs: Path, recipe: Recipe) -> tuple[RunFolder, bool]:
                 f"'clearseek train --resume {run.root}', or delete it"
             )
         number += 1
+
+
+def _refuse_full_disk(recipe: Recipe, run: RunFolder) -> None:
+    """A checkpoint that does not fit would be found out after hours: refuse before the first step."""
+    memory = training_memory(recipe.model, recipe.optimizer.name, "fp32", moments=recipe.optimizer.moments)
+    needed = memory.master_weights + memory.optimizer
+    place = next(folder for folder in run.root.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise UserError(
+            f"{run.root}: a checkpoint of this model takes {needed / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are "
+            "free: make room, or choose a folder on another disk with --run"
+        )
 
 
 def _clear(run: RunFolder, resume: bool) -> bool:
@@ -174,7 +195,7 @@ def _refuse_device(recipe: Recipe, device: str) -> None:
     memory = training_memory(
         recipe.model,
         recipe.optimizer.name,
-        "bf16" if precision in ("bf16", "fp8") else "fp32",
+        "fp32" if precision == "auto" else precision,
         recipe.train.micro_batches,
         recipe.optimizer.moments,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -315,8 +316,15 @@ def test_text_that_changes_meanwhile_is_refused(tmp_path: Path, when: str) -> No
 
 @pytest.mark.parametrize("fraction", [0.001, 0.999])
 def test_empty_half_is_refused(corpus: Path, tmp_path: Path, fraction: float) -> None:
-    with pytest.raises(UserError, match="held_out_fraction"):
+    with pytest.raises(UserError, match="held_out_fraction") as refusal:
         prepare(change(held_out_fraction=fraction), VOCABULARY, tmp_path / "data", base=corpus)
+    named = re.search(r"([\d.]+) is the smallest that works; 0 holds none out", str(refusal.value))
+    assert named
+    smallest = float(named[1])
+    manifest = prepare(change(held_out_fraction=smallest), VOCABULARY, tmp_path / "data", base=corpus)
+    assert manifest.heldout.documents > 0
+    with pytest.raises(UserError, match="is the smallest that works"):
+        prepare(change(held_out_fraction=smallest - 0.001), VOCABULARY, tmp_path / "less", base=corpus)
 
 
 def test_nothing_held_out_when_asked(corpus: Path, tmp_path: Path) -> None:

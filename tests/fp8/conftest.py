@@ -1,4 +1,4 @@
-"""Where Triton's kernels run in these tests: on a GPU if there is one, in Triton's interpreter if not (../conftest.py)."""
+"""Where Triton's kernels run: on a GPU if there is one, in Triton's interpreter if not (../conftest.py)."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ print(choose(Fp8Config(), torch.device("cpu")).backend.name)
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     triton, deepgemm, cublas, chosen = ran.stdout.splitlines()
-    assert triton == deepgemm == "Triton is not installed: pip install 'clearseek[triton]'"
+    assert triton == deepgemm == "Triton is not installed: pip install -e '.[triton]'"
     assert cublas == "it needs an NVIDIA GPU" and chosen == "dequantised"
 
 

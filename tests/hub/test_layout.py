@@ -214,6 +214,8 @@ def test_training_memory_follows_its_formula() -> None:
     adamw = training_memory(config, "adamw", "bf16")
     assert adamw.total == (2 + 4 + 4 + 8) * trained + 4 * bias
     assert training_memory(config, "adamw", "fp32").total == adamw.total - 2 * trained
+    eight = sum(spec.size for spec in stored if spec.kind in FP8_KINDS)
+    assert 0 < eight < trained and training_memory(config, "adamw", "fp8").total == adamw.total + 2 * eight
     split = training_memory(config, "adamw", "bf16", micro_batches=8)
     assert split.total == adamw.total and split.partial_sums == 3 * adamw.gradients  # 8 is 1000 in base two
     vectors = ("embedding", "head", "norm", "router")
