@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from gpu_common import Bench, Run, rate, summary
-from gpu_kernels import SPREAD
+from gpu_kernels import SPREAD, sizes
 
 TOLERANCE = 0.1
 """Allowed norm of a difference from the reference's layer, relative: sums that differ in BF16's last bit decide
@@ -156,8 +156,18 @@ def _time(bench: Bench) -> None:
     _report(bench, times, 3 * 2 * tokens * k * 3 * width * hidden)
 
 
+def _bare_products(bench: Bench) -> float | None:
+    """Microseconds of forward and both gradients of both shapes, as timed one by one: what no BF16 layer goes below."""
+    products = bench.report.get("kernels", {}).get("products", [])
+    mine = [entry["microseconds"] for entry in products if (entry["backend"], entry["split"]) == ("bf16", "learned")]
+    return sum(mine) if len(mine) == 3 * len(sizes(bench)[2]) else None
+
+
 def _report(bench: Bench, times: dict[str, list[float]], flops: int) -> None:
     baseline = min((statistics.median(times[name]) for name in times if name.startswith("bf16")), default=None)
+    if (bare := _bare_products(bench)) is not None:
+        bench.report["layer"]["bf16_products_alone_microseconds"] = bare
+        print(f"  {'the six BF16 products alone':28} {bare / 1e3:9.3f} ms (no gather, SwiGLU or combine)")
     for name, seconds in times.items():
         ratio = baseline / statistics.median(seconds) if baseline else None
         entry = {"layer": name, "flops_per_second": rate(seconds, flops), "times_bf16": ratio, **summary(seconds)}
