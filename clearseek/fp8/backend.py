@@ -2,8 +2,8 @@
 
 A backend turns tensors into operands and multiplies operands. Everything around it (which tensors are quantised how,
 what is kept for the backward, the order of the three products) is the same on every device and lives in
-:mod:`clearseek.fp8.linear` and :mod:`clearseek.fp8.mlp`. Operands that are stored between forward and backward are
-:class:`Quantised`; *columns* and *weights* are a backend's own affair, because only it reads them.
+:mod:`clearseek.fp8.linear` and :mod:`clearseek.model.feed_forward_fp8`. Operands that are stored between forward and
+backward are :class:`Quantised`; *columns* and *weights* are a backend's own affair, because only it reads them.
 
 :class:`Reference` does everything with :mod:`clearseek.fp8.quantise` and :mod:`clearseek.fp8.matmul`, on any device.
 It is what the others are tested against, and too slow for more than that and small experiments.

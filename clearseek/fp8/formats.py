@@ -39,7 +39,8 @@ def scale_of(amax: Tensor, power_of_two: bool, largest: float = E4M3_MAX) -> Ten
     ``max(amax, AMAX_FLOOR) / largest`` in FP32 arithmetic, and with `power_of_two` the smallest power of two that is
     not below it.
     """
-    scale = amax.clamp(min=AMAX_FLOOR) / largest
+    # A tensor on the same device, because CUDA divides by a number by multiplying with its rounded inverse.
+    scale = amax.clamp(min=AMAX_FLOOR) / amax.new_full((), largest)
     return next_power_of_two(scale) if power_of_two else scale
 
 

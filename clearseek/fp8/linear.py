@@ -108,8 +108,11 @@ class _Linears(torch.autograd.Function):
     def backward(ctx: Any, *gradients_TN: Tensor) -> tuple[Tensor | None, ...]:
         fp8: Fp8 = ctx.fp8
         kept = Quantised(*ctx.saved_tensors)
-        x_TK = dequantise_e5m6(kept, ctx.inputs) if ctx.kind == "attention_output" else fp8.backend.decode(kept)
-        x = fp8.backend.columns(x_TK, fp8.power_of_two(ctx.kind))
+        power_of_two = fp8.power_of_two(ctx.kind)
+        if ctx.kind == "attention_output":
+            x = fp8.backend.columns(dequantise_e5m6(kept, ctx.inputs), power_of_two)
+        else:
+            x = fp8.backend.retile(kept, power_of_two)
         dx_TK: Tensor | None = None
         d_parameters = []
         for g_TN, weight in zip(gradients_TN, ctx.weights, strict=True):

@@ -53,6 +53,15 @@ def _gather(q: Quantised, layout: Layout | None, rows: slice) -> Quantised:
     return Quantised(data, q.scale.index_select(0, token_R))
 
 
+def _store(out: Tensor | None, shape: tuple[int, ...], place: slice, values: Tensor) -> Tensor:
+    """`values` at a `place` of a tensor of zeros; where they are all of it they themselves, without a copy."""
+    if values.shape == shape:
+        return values
+    out = values.new_zeros(shape) if out is None else out
+    out[place] = values
+    return out
+
+
 class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -68,18 +77,20 @@ class _FeedForward(torch.autograd.Function):
             weight_R1 = x_TD.new_zeros(rows, 1)
             weight_R1[layout.place_P, 0] = weight_TK.flatten().to(x_TD.dtype)
         x = backend.tiles(x_TD, fp8.power_of_two("dispatch"))
-        y_RD = x_TD.new_empty(rows, x_TD.shape[1])
+        y_RD: Tensor | None = None
         kept: list[Tensor] = []
         for part in parts(ends_E, rows):
             e, r = part.experts, part.rows
             gate_up_RI2 = backend.grouped_mm(_gather(x, layout, r), backend.pick(gate_up.forward, e), part.ends_E)
             inner, act = backend.swiglu(gate_up_RI2, weight_R1[r], fp8.power_of_two("activation"))
-            y_RD[r] = backend.grouped_mm(act, backend.pick(down.forward, e), part.ends_E)
+            y_r = backend.grouped_mm(act, backend.pick(down.forward, e), part.ends_E)
+            y_RD = _store(y_RD, (rows, x_TD.shape[1]), r, y_r)
             kept += inner
         ctx.save_for_backward(*x, weight_R1, ends_E, *kept)
         ctx.layout, ctx.fp8, ctx.operands = layout, fp8, operands
         ctx.shapes = [parameter.shape for parameter in parameters]
         ctx.k = 0 if weight_TK is None else weight_TK.shape[1]
+        assert y_RD is not None  # there is a token, so an expert has rows
         return y_RD if layout is None else combine(y_RD, layout.place_P, ctx.k)
 
     @staticmethod
@@ -92,12 +103,12 @@ class _FeedForward(torch.autograd.Function):
         gradient, dispatch = fp8.power_of_two("gradient"), fp8.power_of_two("dispatch")
         combined = fp8.power_of_two("combine_gradient")
         g = backend.gradient_tiles(g_TD.contiguous(), combined, fp8.gradient_dtype)
-        d_x_RD = g_TD.new_empty(rows, g_TD.shape[1])
         d_weight_R = torch.zeros(rows, dtype=torch.float32, device=g_TD.device)
         experts, hidden = len(ends_E), g_TD.shape[1]
         width = ctx.shapes[-1][-1]
-        d_gate_up_EID = torch.zeros(experts, 2 * width, hidden, dtype=torch.float32, device=g_TD.device)
-        d_down_EDI = torch.zeros(experts, hidden, width, dtype=torch.float32, device=g_TD.device)
+        d_x_RD: Tensor | None = None
+        d_gate_up_EID: Tensor | None = None
+        d_down_EDI: Tensor | None = None
         for i, part in enumerate(parts(ends_E, rows)):
             e, r = part.experts, part.rows
             g_r, x_r = _gather(g, layout, r), _gather(x, layout, r)
@@ -106,11 +117,13 @@ class _FeedForward(torch.autograd.Function):
             tiles, columns, act, d_weight_R[r] = backend.swiglu_backward(
                 d_act_RI, inner, weight_R1[r], gradient, fp8.gradient_dtype
             )
-            d_x_RD[r] = backend.grouped_mm(tiles, backend.pick(gate_up.backward, e), part.ends_E)
-            g_columns = backend.columns(backend.decode(g_r), combined, fp8.gradient_dtype)
-            d_down_EDI[e] = backend.grouped_mm_weight(g_columns, act, part.ends_E)
-            x_columns = backend.columns(backend.decode(x_r), dispatch)
-            d_gate_up_EID[e] = backend.grouped_mm_weight(columns, x_columns, part.ends_E)
+            d_x_r = backend.grouped_mm(tiles, backend.pick(gate_up.backward, e), part.ends_E)
+            d_x_RD = _store(d_x_RD, (rows, hidden), r, d_x_r)
+            d_down_e = backend.grouped_mm_weight(backend.retile(g_r, combined), act, part.ends_E)
+            d_down_EDI = _store(d_down_EDI, (experts, hidden, width), e, d_down_e)
+            d_gate_up_e = backend.grouped_mm_weight(columns, backend.retile(x_r, dispatch), part.ends_E)
+            d_gate_up_EID = _store(d_gate_up_EID, (experts, 2 * width, hidden), e, d_gate_up_e)
+        assert d_x_RD is not None and d_gate_up_EID is not None and d_down_EDI is not None
         *gate_up_shapes, down_shape = ctx.shapes
         d_gate_up = d_gate_up_EID.view(len(gate_up_shapes), *gate_up_shapes[0]).unbind()
         d_parameters = (*d_gate_up, d_down_EDI.view(down_shape))
