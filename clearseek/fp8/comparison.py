@@ -21,7 +21,13 @@ from clearseek.fp8.quantise import quantise_blocks
 
 
 class BlockGradients(Dequantised):
-    """Input gradients from 128 x 128 blocks of the output's gradient; the weight gradient is as ever."""
+    """Activation gradients in 128 x 128 blocks.
+
+    Linear layers make the weight gradient's columns from the unquantised gradient as ever; feed-forwards, which keep
+    the gradient in eight bits only, from these blocks.
+    """
+
+    name = "dequantised, gradients 128 x 128"
 
     def gradient_tiles(self, g_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
         """Blocks, each scale repeated for the rows it covers."""
@@ -31,6 +37,8 @@ class BlockGradients(Dequantised):
 
 class TensorCoreSums(Dequantised):
     """Sums truncated to 13 fraction bits after every 32 products, as if never promoted."""
+
+    name = "dequantised, sums of 14 bits"
 
     def mm(self, a: Quantised, b: Any) -> Tensor:
         """``a @ b.T``."""
@@ -45,7 +53,7 @@ class TensorCoreSums(Dequantised):
         x_RK = self.decode(a)
         bounds = pairwise([0, *ends_E.tolist()])
         blocks = [truncated_mm(x_RK[start:end], b[e]) for e, (start, end) in enumerate(bounds)]
-        spare = torch.zeros(len(x_RK) - int(ends_E[-1]), b.shape[1])
+        spare = torch.zeros(len(x_RK) - int(ends_E[-1]), b.shape[1], device=x_RK.device)
         return torch.cat([*blocks, spare]).bfloat16()
 
     def grouped_mm_weight(self, a: Any, b: Any, ends_E: Tensor) -> Tensor:

@@ -26,14 +26,14 @@ class Layout(NamedTuple):
     place_P: Tensor
     """Row of pair t * K + j, int64."""
     token_R: Tensor
-    """Token of each row, int64; 0 for padding."""
+    """Token of each row, int64; for padding the one that was asked for."""
     ends_E: Tensor
     """End of each expert's block, int32; the rows after the last block are spare."""
 
 
-def lay_out(index_TK: Tensor, load_E: Tensor, alignment: int | None = None) -> Layout:
+def lay_out(index_TK: Tensor, load_E: Tensor, alignment: int | None = None, padding: int = 0) -> Layout:
     """Sort pairs by expert, stably, into blocks padded to multiples of `alignment`: by default :data:`ALIGNMENT`,
-    and 1 where there are fewer pairs than that."""
+    and 1 where there are fewer pairs than that. Rows of padding stand for token `padding`."""
     k = index_TK.shape[1]
     expert_P, order_P = index_TK.flatten().sort(dim=0, stable=True)
     if alignment is None:
@@ -46,7 +46,7 @@ def lay_out(index_TK: Tensor, load_E: Tensor, alignment: int | None = None) -> L
     place_P[order_P] = row_P
     rows = order_P.numel() + load_E.numel() * (alignment - 1)  # enough for any loads: sizes never change
     rows += -rows % alignment
-    token_R = torch.zeros(rows, dtype=torch.int64, device=order_P.device)
+    token_R = torch.full((rows,), padding, dtype=torch.int64, device=order_P.device)
     token_R[row_P] = order_P.div(k, rounding_mode="floor")
     return Layout(place_P, token_R, ends_E.to(torch.int32))
 

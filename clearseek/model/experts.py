@@ -87,7 +87,7 @@ class Experts(nn.Module):
         if self.fp8 is not None:
             gate_up, down = (self.gate_up_proj,), (self.down_proj,)
             operands = [q.get(self.fp8, *p) for q, p in zip(self.quantised, (gate_up, down), strict=True)]
-            layout = lay_out(routing.index_TK, routing.load_E, ALIGNMENT)
+            layout = lay_out(routing.index_TK, routing.load_E, ALIGNMENT, padding=len(x_TD))
             return feed_forward_fp8(x_TD, routing.weight_TK, layout, self.fp8, operands, gate_up, down)
         y: Tensor = _Experts.apply(  # type: ignore[no-untyped-call]
             x_TD, routing.weight_TK, self.gate_up_proj, self.down_proj, routing.index_TK, routing.load_E

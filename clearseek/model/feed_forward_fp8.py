@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from clearseek.fp8.backend import Weight
 from clearseek.fp8.formats import Quantised
-from clearseek.fp8.linear import Fp8
+from clearseek.fp8.linear import Fp8, Kind
 from clearseek.model.dispatch import Layout, combine
 from clearseek.model.grouped import parts
 
@@ -33,7 +34,8 @@ def feed_forward_fp8(
     Args:
         x_TD: Tokens.
         weight_TK: Router weights; None for a dense MLP.
-        layout: Where each token-expert pair stands, in blocks of multiples of 128; None for a dense MLP.
+        layout: Where each token-expert pair stands, in blocks of multiples of 128, padded with token number T; None
+            for a dense MLP.
         fp8: How to compute.
         operands: Of gate and up together, [E, 2I, D], and of down, [E, D, I].
         gate_up: The parameters that get the gradient: one [E, 2I, D], or [I, D] twice.
@@ -42,6 +44,23 @@ def feed_forward_fp8(
     parameters = (*gate_up, *down)
     y: Tensor = _FeedForward.apply(x_TD, weight_TK, layout, fp8, tuple(operands), *parameters)  # type: ignore[no-untyped-call]
     return y
+
+
+def _kinds(layout: Layout | None) -> tuple[Kind, Kind]:
+    """Of input and of output gradient: V3 rounds scales up for what travels to experts, not for other feed-forwards."""
+    return ("activation", "gradient") if layout is None else ("dispatch", "combine_gradient")
+
+
+def _padded(q: Quantised, layout: Layout | None) -> Quantised:
+    """Tokens, and for experts a row of zeros after them that padding stands for.
+
+    Zeros, because columns share a scale over 128 rows: a real token there would coarsen the gradient of experts that
+    never saw it.
+    """
+    if layout is None:
+        return q
+    data = F.pad(q.data.view(torch.uint8), (0, 0, 0, 1)).view(q.data.dtype)
+    return Quantised(data, F.pad(q.scale, (0, 0, 0, 1), value=1.0))
 
 
 def _gather(q: Quantised, layout: Layout | None, rows: slice) -> Quantised:
@@ -76,7 +95,7 @@ class _FeedForward(torch.autograd.Function):
         else:
             weight_R1 = x_TD.new_zeros(rows, 1)
             weight_R1[layout.place_P, 0] = weight_TK.flatten().to(x_TD.dtype)
-        x = backend.tiles(x_TD, fp8.power_of_two("dispatch"))
+        x = _padded(backend.tiles(x_TD, fp8.power_of_two(_kinds(layout)[0])), layout)
         y_RD: Tensor | None = None
         kept: list[Tensor] = []
         for part in parts(ends_E, rows):
@@ -100,9 +119,8 @@ class _FeedForward(torch.autograd.Function):
         x, fp8, layout = Quantised(data, scale), ctx.fp8, ctx.layout
         backend, (gate_up, down) = fp8.backend, ctx.operands
         rows = len(weight_R1)
-        gradient, dispatch = fp8.power_of_two("gradient"), fp8.power_of_two("dispatch")
-        combined = fp8.power_of_two("combine_gradient")
-        g = backend.gradient_tiles(g_TD.contiguous(), combined, fp8.gradient_dtype)
+        x_scales, g_scales = (fp8.power_of_two(kind) for kind in _kinds(layout))
+        g = _padded(backend.gradient_tiles(g_TD.contiguous(), g_scales, fp8.gradient_dtype), layout)
         d_weight_R = torch.zeros(rows, dtype=torch.float32, device=g_TD.device)
         experts, hidden = len(ends_E), g_TD.shape[1]
         width = ctx.shapes[-1][-1]
@@ -115,13 +133,13 @@ class _FeedForward(torch.autograd.Function):
             d_act_RI = backend.grouped_mm(g_r, backend.pick(down.backward, e), part.ends_E)
             inner = Quantised(*kept[2 * i : 2 * i + 2])
             tiles, columns, act, d_weight_R[r] = backend.swiglu_backward(
-                d_act_RI, inner, weight_R1[r], gradient, fp8.gradient_dtype
+                d_act_RI, inner, weight_R1[r], fp8.power_of_two("gradient"), fp8.gradient_dtype
             )
             d_x_r = backend.grouped_mm(tiles, backend.pick(gate_up.backward, e), part.ends_E)
             d_x_RD = _store(d_x_RD, (rows, hidden), r, d_x_r)
-            d_down_e = backend.grouped_mm_weight(backend.retile(g_r, combined), act, part.ends_E)
+            d_down_e = backend.grouped_mm_weight(backend.retile(g_r, g_scales), act, part.ends_E)
             d_down_EDI = _store(d_down_EDI, (experts, hidden, width), e, d_down_e)
-            d_gate_up_e = backend.grouped_mm_weight(columns, backend.retile(x_r, dispatch), part.ends_E)
+            d_gate_up_e = backend.grouped_mm_weight(columns, backend.retile(x_r, x_scales), part.ends_E)
             d_gate_up_EID = _store(d_gate_up_EID, (experts, 2 * width, hidden), e, d_gate_up_e)
         assert d_x_RD is not None and d_gate_up_EID is not None and d_down_EDI is not None
         *gate_up_shapes, down_shape = ctx.shapes

@@ -80,7 +80,7 @@ def test_experts(backend: str) -> None:
     for parameter in (gate_up, down):
         parameter.grad_dtype = torch.float32
     operands = QuantisedWeight().get(fp8, gate_up), QuantisedWeight().get(fp8, down)
-    layout = lay_out(index, torch.bincount(index.flatten(), minlength=3), 128)
+    layout = lay_out(index, torch.bincount(index.flatten(), minlength=3), 128, padding=tokens)
     y = feed_forward_fp8(x, weight, layout, fp8, operands, (gate_up,), (down,))
     y.backward(g)
     total, d_x = torch.zeros(tokens, D, dtype=torch.float64), torch.zeros(tokens, D, dtype=torch.float64)
@@ -88,9 +88,15 @@ def test_experts(backend: str) -> None:
     for e in (0, 2):
         token, slot = (index == e).nonzero(as_tuple=True)
         missing = -len(token) % 128
-        rows = torch.cat([token, torch.zeros(missing, dtype=torch.int64)])  # padding repeats token 0 with weight 0
+        rows = torch.cat([token, torch.full((missing,), tokens)])  # padding is a row of zeros
         w = torch.cat([weight.detach()[token, slot], torch.zeros(missing)]).double().unsqueeze(1)
-        y64, dx, d_gate_up, d_down = expert(x.detach()[rows], w, g[rows], gate_up.detach()[e], down.detach()[e])
+        y64, dx, d_gate_up, d_down = expert(
+            F.pad(x.detach(), (0, 0, 0, 1))[rows],
+            w,
+            F.pad(g, (0, 0, 0, 1))[rows],
+            gate_up.detach()[e],
+            down.detach()[e],
+        )
         total.index_add_(0, token, y64[: len(token)])
         d_x.index_add_(0, token, dx[: len(token)])
         close(gate_up.grad[e], d_gate_up)
