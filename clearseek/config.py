@@ -226,7 +226,7 @@ class OptimizerConfig(Settings):
     eps: PositiveFloat = 1e-8
     """AdamW's epsilon."""
     moments: Literal["fp32", "bf16"] = "fp32"
-    """Type that AdamW's two moments are kept in (`bf16` in the report, section 3.3.3)."""
+    """Type that AdamW's two moments are kept in (`bf16` in the report, section 3.3.3); needs betas up to 0.996."""
     momentum: Decay = 0.95
     """Muon's momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -241,6 +241,15 @@ class OptimizerConfig(Settings):
         Phase(shape="constant", until=1.0, to=0.0332),
     )
     """Learning-rate phases in order; the last ends at 1. The default has the proportions of the report, section 4.2."""
+
+    @model_validator(mode="after")
+    def _moments_can_move(self) -> OptimizerConfig:
+        if self.moments == "bf16" and max(self.betas) > 1 - 2**-8:
+            raise ValueError(
+                f'moments = "bf16" with betas = {list(self.betas)}: a step of 1 - beta below 2^-8 is lost in BF16\'s '
+                'rounding, and a moment then no longer falls: use betas up to 0.996, or moments = "fp32"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _phases_in_order(self) -> OptimizerConfig:

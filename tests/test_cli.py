@@ -189,7 +189,7 @@ def test_every_example_parses() -> None:
         (["generate", "gone", "--max-tokens", "0"], "--max-tokens 0: use a number from 1 up"),
         (["generate", "gone", "--prompt", "\udcff"], "--prompt: not UTF-8 text"),
         (["export", "gone", "out"], "gone: not a run folder"),
-        (["import", "gone", "out"], "gone/config.json: cannot read: No such file or directory"),
+        (["import", "gone", "out"], "gone: no such folder: give a folder with config.json and safetensors"),
         (["import", "folder.toml", "file"], "file: exists and is no empty folder"),
         (["import", "folder.toml", "full"], "full: exists and is no empty folder"),
         (["train", "quickstart", "--run", "full"], "full: not empty (it holds precious): choose a new folder"),
@@ -608,7 +608,7 @@ def test_damaged_models_are_refused_by_file(cli: Cli, work: Work, tmp_path: Path
     assert "recipe.json: damaged" in refused(cli("export", copy(work.run, recipe=b"{"), tmp_path / "out"))
     assert "tokenizer.json: not a tokenizer.json" in refused(cli("generate", copy(work.run, tokenizer=b"{}")))
     assert "config.json: not valid JSON" in refused(cli("generate", copy(work.export, config=b"{")))
-    assert "model.safetensors: not a readable" in refused(cli("generate", copy(work.export, model=b"12345678x")))
+    assert "model.safetensors: not a safetensors file" in refused(cli("generate", copy(work.export, model=b"1234567x")))
 
 
 # As a program

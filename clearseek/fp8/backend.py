@@ -35,6 +35,12 @@ class Reference:
     """Torch operations only, per-128 slices in FP32: the meaning of every other backend."""
 
     name = "reference"
+    free_scales = True
+    """Whether scales that are no powers of two are served."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries whose kernels decide bits, for the record."""
+        return {}
 
     def why_not(self, device: torch.device) -> str | None:
         """Why this backend cannot run on `device`; None if it can."""

@@ -46,7 +46,7 @@ def why_not(name: str, config: Fp8Config, device: torch.device) -> str | None:
     """Why backend `name` cannot run these settings on `device`; None if it can."""
     if name == "dequantised" and config.scales != "power-of-two":
         return f'it needs fp8.scales = "power-of-two" (it is "{config.scales}"): other scales do not fit BF16'
-    if name == "deepgemm" and config.gradient_format != "e4m3":
+    if name in ("cublas", "deepgemm") and config.gradient_format != "e4m3":
         return f'it needs fp8.gradient_format = "e4m3" (it is "{config.gradient_format}"): it takes no other'
     try:
         return make(name).why_not(device)

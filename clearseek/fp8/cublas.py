@@ -44,6 +44,11 @@ class Cublas(Reference):
 
     def __init__(self) -> None:
         self.quantiser = _quantiser()
+        self.name = f"cublas, the rest by {self.quantiser.name}"
+
+    def versions(self) -> dict[str, str]:
+        """Those of what quantises; cuBLAS is part of PyTorch's build."""
+        return self.quantiser.versions()
 
     def why_not(self, device: torch.device) -> str | None:
         """Why cuBLAS cannot serve on `device`: found by running it."""

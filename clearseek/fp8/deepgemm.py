@@ -28,6 +28,10 @@ class DeepGemm(Triton):
 
         self.library: Any = deep_gemm
 
+    def versions(self) -> dict[str, str]:
+        """Triton's and the library's."""
+        return super().versions() | {"deep_gemm": str(getattr(self.library, "__version__", "unknown"))}
+
     def why_not(self, device: torch.device) -> str | None:
         """Why it cannot run on `device`: found by running it."""
         return super().why_not(device) or mismatch(DeepGemm, device)

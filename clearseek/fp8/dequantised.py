@@ -2,7 +2,9 @@
 
 With power-of-two scales an eight-bit number times its scale *is* a BF16 number, so operands lose nothing by being
 decoded, and a BF16 matrix product, which sums in FP32, gives what an FP8 one means: the same sum, in the library's
-order instead of slice by slice. Free scales do not fit BF16 and are refused.
+order instead of slice by slice. Free scales do not fit BF16 and are refused. One thing is less than the definition: the
+library has no product of BF16 operands with an FP32 result, so a weight gradient is rounded to BF16, as under BF16
+training, before it is summed in FP32.
 
 Whatever passes over memory twice costs as much as the arithmetic here, so quantising goes in pieces that stay in cache,
 and in BF16 throughout: dividing by a power of two is multiplying by its exact inverse.
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from clearseek.fp8.backend import Reference, Weight
 from clearseek.fp8.formats import E4M3, TILE, Quantised, scale_of
+from clearseek.fp8.probe import mismatch
 from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_tiles
 
 
@@ -27,6 +30,11 @@ class Dequantised(Reference):
     """Operands are kept as FP8 and decoded to BF16 for each product; weights are decoded once."""
 
     name = "dequantised"
+    free_scales = False
+
+    def why_not(self, device: torch.device) -> str | None:
+        """Why it cannot run on `device`: a CPU runs everything in BF16, others are tried."""
+        return None if device.type == "cpu" else mismatch(Dequantised, device)
 
     def tiles(self, x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
         """1 x 128 tiles."""

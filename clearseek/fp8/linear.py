@@ -48,11 +48,17 @@ class Fp8:
 
 
 class QuantisedWeight:
-    """Operands of a weight, made again when its parameters have changed: once per optimiser step."""
+    """Operands of a weight, made again when its parameters have changed: once per optimiser step.
+
+    Whether they have is told by version counters, which a change in place raises. A parameter whose storage was
+    replaced is told by the storage: the old one is held here, so that no new one can have its address.
+    """
 
     def __init__(self) -> None:
-        self._key: list[tuple[int, int]] = []
         self._weight: Weight | None = None
+        self._fp8: Fp8 | None = None
+        self._made_of: list[Tensor] = []
+        self._versions: list[int] = []
 
     def get(self, fp8: Fp8, *parameters: Tensor, stacked: bool = False) -> Weight:
         """The operands for present values.
@@ -62,11 +68,14 @@ class QuantisedWeight:
             parameters: One of [N, K] or [E, N, K]; or several [N, K], put together by rows, where 128 divides N.
             stacked: Make a matrix a stack of one, as operand of grouped products.
         """
-        key = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
-        if self._weight is None or key != self._key:
+        same = len(parameters) == len(self._made_of) and all(map(Tensor.is_set_to, parameters, self._made_of))
+        versions = [0 if parameter.is_inference() else parameter._version for parameter in parameters]
+        if self._weight is None or fp8 is not self._fp8 or not same or versions != self._versions:
             whole = (parameters[0] if len(parameters) == 1 else torch.cat(parameters)).detach()
             whole = whole.unsqueeze(0) if stacked else whole
-            self._weight, self._key = fp8.backend.weight(whole, fp8.power_of_two("weight")), key
+            self._weight = fp8.backend.weight(whole, fp8.power_of_two("weight"))
+            self._fp8, self._versions = fp8, versions
+            self._made_of = [parameter.detach() for parameter in parameters]
         return self._weight
 
 
@@ -99,7 +108,8 @@ class _Linears(torch.autograd.Function):
         ctx: Any, x_TK: Tensor, fp8: Fp8, kind: Kind, weights: list[Weight], *parameters_NK: Tensor
     ) -> tuple[Tensor, ...]:
         x = fp8.backend.tiles(x_TK, fp8.power_of_two(kind))
-        ctx.save_for_backward(*(quantise_e5m6(x_TK) if kind == "attention_output" else x))
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(*(quantise_e5m6(x_TK) if kind == "attention_output" else x))
         ctx.fp8, ctx.kind, ctx.weights, ctx.inputs = fp8, kind, weights, x_TK.shape[1]
         return tuple(fp8.backend.mm(x, weight.forward) for weight in weights)
 

@@ -37,8 +37,11 @@ class Result(NamedTuple):
 def mismatch(kind: type[Reference], device: torch.device) -> str | None:
     """What is wrong with a backend on `device`, in one sentence; None if it gives what the reference gives."""
     try:
-        found, expected = _results(kind(), device), _results(Reference(), device)
-        wrong = [name for name in expected if _distance(found[name], expected[name]) > expected[name].allowed]
+        wrong: list[str] = []
+        for power_of_two in (True, False) if kind.free_scales else (True,):
+            found, expected = (_results(each, device, power_of_two) for each in (kind(), Reference()))
+            names = [name for name in expected if _distance(found[name], expected[name]) > expected[name].allowed]
+            wrong += [name for name in names if name not in wrong]
     except Exception as error:  # whatever a driver, a library or a compiler raises is the answer
         lines = str(error).strip().splitlines()
         return f"trying it failed with {type(error).__name__}: {lines[0] if lines else 'no message'}"
@@ -51,23 +54,29 @@ def _distance(found: Result, expected: Result) -> float:
     return float(distance.nan_to_num(nan=torch.inf))
 
 
-def _results(backend: Reference, device: torch.device) -> dict[str, Result]:
-    """Every operation, by name: of stored tiles their values; of columns and weights what is multiplied with them."""
+def _results(backend: Reference, device: torch.device, power_of_two: bool = True) -> dict[str, Result]:
+    """Every operation, by name: of stored tiles their values; of columns and weights what is multiplied with them.
+
+    Sizes are multiples of 128 under power-of-two scales, and not under free ones.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(device, torch.bfloat16)
 
-    rows, experts, outputs, inputs, width = 512, 3, 256, 384, 128
+    rows, experts, width = 512, 3, 128
+    outputs, inputs = (256, 384) if power_of_two else (208, 400)
     ends_E = torch.tensor([128, 128, 384], dtype=torch.int32, device=device)  # one has no rows; the last 128 are spare
     w_ENK = normal(experts, outputs, inputs)
-    x = backend.tiles(normal(rows, inputs), True)
-    x_columns = backend.retile(x, True)
-    g, g_columns = backend.gradient(normal(rows, outputs), True)
-    one, stack = backend.weight(w_ENK[0], True), backend.weight(w_ENK, True)
+    x = backend.tiles(normal(rows, inputs), power_of_two)
+    x_columns = backend.retile(x, power_of_two)
+    g, g_columns = backend.gradient(normal(rows, outputs), power_of_two)
+    one, stack = backend.weight(w_ENK[0], power_of_two), backend.weight(w_ENK, power_of_two)
     weight_R1 = normal(rows, 1)
-    kept, act = backend.swiglu(normal(rows, 2 * width), weight_R1, True)
-    tiles, columns, act_columns, d_weight_R = backend.swiglu_backward(normal(rows, width), kept, weight_R1, True)
+    kept, act = backend.swiglu(normal(rows, 2 * width), weight_R1, power_of_two)
+    tiles, columns, act_columns, d_weight_R = backend.swiglu_backward(
+        normal(rows, width), kept, weight_R1, power_of_two
+    )
     products = {
         "decoding": backend.decode(x),
         "the product": backend.mm(x, one.forward),

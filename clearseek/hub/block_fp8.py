@@ -39,8 +39,9 @@ class Encoded(NamedTuple):
     """Blocks that took their old scale."""
 
 
-def check_scale(scale: Tensor, where: str) -> None:
-    """Raise UserError, which `where` starts, unless every scale is a positive number."""
+def check_scale(scale: Tensor, where: str, power_of_two: bool) -> None:
+    """Raise UserError, which `where` starts, unless every scale is a positive number, and with `power_of_two` a power
+    of two: engines that pack such scales into eight bits would round any other, and change what the codes mean."""
     wrong = ~(scale.isfinite() & (scale > 0))
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
@@ -48,6 +49,16 @@ def check_scale(scale: Tensor, where: str) -> None:
             f"{where}: the scale of block [{row}, {column}] is {scale[row, column].item()}: it must be a positive "
             "number; the file is damaged"
         )
+    if power_of_two and (wrong := ~_is_power_of_two(scale)).any():
+        row, column = wrong.nonzero()[0].tolist()
+        raise UserError(
+            f"{where}: the scale of block [{row}, {column}] is {scale[row, column].item()}, no power of two, but "
+            'config.json says scale_fmt = "ue8m0": correct whichever is wrong'
+        )
+
+
+def _is_power_of_two(scale: Tensor) -> Tensor:
+    return (scale.view(torch.int32) & 0x007FFFFF) == 0
 
 
 def check_finite(raw: Tensor, dtype: str, where: str) -> None:
@@ -90,6 +101,8 @@ def encode(w_NK: Tensor, power_of_two: bool, where: str, old_scale_GG: Tensor | 
     if old_scale_GG is not None:
         codes_NK = _codes(w_NK, old_scale_GG)
         same_GG = _same_blocks(codes_NK, w_NK, old_scale_GG)
+        if power_of_two:
+            same_GG &= _is_power_of_two(old_scale_GG)
         blocks = int(same_GG.sum())
         if blocks == same_GG.numel():
             return Encoded(codes_NK, old_scale_GG, blocks)

@@ -233,11 +233,12 @@ def _write_files(plan: Plan, todo: list[Output], journal: Journal, meter: _Meter
         for output in todo:
             meter.file = output.name
             meter.tick(0)
+            sources = journal.sources_of(output)
             with atomic_file(journal.out / output.name, output.header.file_bytes) as file:
                 file.write(output.header.raw)
                 file.flush()
                 done = stream(output, plan.scales == "power-of-two", files, file.fileno(), pool, meter.tick)
-            journal.add(output, done)
+            journal.add(output, done, sources)
             meter.files_done += 1
             meter.tick(0)
 

@@ -66,9 +66,20 @@ class Journal:
         entry = self.done.get(output.name)
         return entry is not None and self._state(output) == {key: entry.get(key) for key in ("file", "sources")}
 
-    def add(self, output: Output, done: Done) -> None:
-        """Record a file that has just taken its name."""
-        self.done[output.name] = {**self._state(output), "blocks": done.blocks, "kept": done.kept}
+    def sources_of(self, output: Output) -> dict[str, list[int] | None]:
+        """What the files that `output` is made from are now."""
+        return {name: _identity(self.source / name) for name in output.sources}
+
+    def add(self, output: Output, done: Done, sources: dict[str, list[int] | None]) -> None:
+        """Record a file that has just taken its name; `sources` is from before it was begun.
+
+        Raises UserError where a source has changed since.
+        """
+        state = self._state(output)
+        for name, before in sources.items():
+            if state["sources"][name] != before:
+                raise UserError(f"{self.source / name}: changed while it was converted: convert again")
+        self.done[output.name] = {**state, "blocks": done.blocks, "kept": done.kept}
         self.save()
 
     def blocks(self) -> tuple[int, int]:
@@ -76,8 +87,7 @@ class Journal:
         return sum(each["blocks"] for each in self.done.values()), sum(each["kept"] for each in self.done.values())
 
     def _state(self, output: Output) -> dict[str, Any]:
-        sources = {name: _identity(self.source / name) for name in output.sources}
-        return {"file": _identity(self.out / output.name), "sources": sources}
+        return {"file": _identity(self.out / output.name), "sources": self.sources_of(output)}
 
 
 def identify(plan: Plan) -> str:

@@ -28,7 +28,7 @@ from clearseek.hub.fp8_origin import (
 from clearseek.hub.hf_config import Scales, fp8_scales, quantization_config
 from clearseek.hub.layout import SCALE_SUFFIX, is_fp8_name, scale_shape
 from clearseek.hub.safetensors_file import Entry, Header, Shaped, build_header
-from clearseek.hub.shards import CONFIG, INDEX, SINGLE, Checkpoint, Stored
+from clearseek.hub.shards import CONFIG, INDEX, SINGLE, Checkpoint, Stored, check_scales_fit
 
 Dtype = Literal["fp8", "bf16"]
 KEPT_DTYPES = ("BF16", "F16", "F32")
@@ -140,7 +140,7 @@ def plan_conversion(source: Checkpoint, dtype: Dtype, scales: Scales | None) -> 
 
 
 def _to_bf16(source: Checkpoint, scales: Scales) -> Plan:
-    _check_scales(source)
+    check_scales_fit(source)
     outputs = []
     for file, header in source.headers.items():
         kept = [entry for entry in header.entries if not entry.name.endswith(SCALE_SUFFIX)]
@@ -159,27 +159,6 @@ def _to_bf16(source: Checkpoint, scales: Scales) -> Plan:
     contents = {shaped.name: content for shaped, content in parts}
     tasks = (_copy_or_inline(target, contents[target.name]) for target in made.entries)
     return Plan(source, "bf16", scales, (*outputs, Output(FILE, made, tuple(tasks))), texts, False)
-
-
-def _check_scales(source: Checkpoint) -> None:
-    """Every FP8 matrix has its scales, of the right shape, and every scale its matrix."""
-    for name, found in source.tensors.items():
-        if name.endswith(SCALE_SUFFIX):
-            matrix = source.tensors.get(name.removesuffix(SCALE_SUFFIX))
-            if matrix is None or matrix.entry.dtype != "F8_E4M3":
-                raise UserError(f"{source.where(name)} is a scale without an FP8 tensor that it belongs to")
-        elif found.entry.dtype == "F8_E4M3":
-            scale = source.tensors.get(name + SCALE_SUFFIX)
-            if len(found.entry.shape) != 2 or 0 in found.entry.shape:
-                raise UserError(f"{source.where(name)} is in FP8, but no matrix: its shape is {[*found.entry.shape]}")
-            if scale is None:
-                raise UserError(f"{source.where(name)} is in FP8, but {name}{SCALE_SUFFIX} is missing")
-            expected = scale_shape(found.entry.shape)
-            if scale.entry.dtype != "F32" or scale.entry.shape != expected:
-                raise UserError(
-                    f"{source.where(name + SCALE_SUFFIX)} is {scale.entry.dtype} {[*scale.entry.shape]}, but blocks of "
-                    f"128 x 128 in {[*found.entry.shape]} need F32 {[*expected]}"
-                )
 
 
 def _from_fp8(source: Checkpoint, target: Entry) -> Task:

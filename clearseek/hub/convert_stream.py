@@ -128,7 +128,7 @@ def check_scales(plan: Plan) -> None:
     with Files(plan.source.folder) as files:
         for stored in sorted(scales, key=lambda stored: (stored.file, stored.entry.begin)):
             files.open([stored.file])
-            check_scale(files.scales(stored), files.where(stored))
+            check_scale(files.scales(stored), files.where(stored), plan.scales == "power-of-two")
 
 
 def stream(
@@ -186,7 +186,7 @@ def _pieces(task: Task, power_of_two: bool, files: Files, handle: int) -> Iterat
                 yield partial(_copy, target, source, first, size, files, handle)
         case Decode(target, source, stored):
             scale_GG = files.scales(stored)
-            check_scale(scale_GG, files.where(stored))
+            check_scale(scale_GG, files.where(stored), power_of_two)
             for part in _parts(source.entry.shape):
                 yield partial(_decode, target, source, scale_GG, part, files, handle)
         case Encode():

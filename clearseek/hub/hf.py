@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -27,7 +28,7 @@ from clearseek.config import ModelConfig
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.files import atomic_folder
-from clearseek.hub.block_fp8 import check_scale, decode, encode
+from clearseek.hub.block_fp8 import check_finite, check_scale, decode, encode
 from clearseek.hub.hf_config import Scales, fp8_scales, hf_config, parse_hf_config, quantization_config
 from clearseek.hub.layout import (
     FP8_KINDS,
@@ -38,10 +39,10 @@ from clearseek.hub.layout import (
     scale_shape,
     tensors,
 )
+from clearseek.hub.shards import CONFIG, INDEX, Checkpoint, check_scales_fit, open_checkpoint
 from clearseek.hub.tokenizer_files import CHAT_TEMPLATE, generation_config, special_ids, tokenizer_config
 
 EXPORT_MARK = "<!-- Written by ClearSeek: the next export to this folder replaces it. -->"
-INDEX = "model.safetensors.index.json"
 SMALL_FILES = frozenset(
     {
         "config.json",
@@ -262,57 +263,23 @@ def import_hf(folder: Path, allow_missing_mtp: bool = False) -> tuple[ModelConfi
             or not of type F32, BF16, F16, or FP8 with scales in a checkpoint that says so; the message names tensor
             and file.
     """
-    config_file = folder / "config.json"
-    raw = _read_json(config_file)
-    config, eight = parse_hf_config(raw, config_file), fp8_scales(raw, config_file) is not None
+    source = open_checkpoint(folder)
+    config_file = folder / CONFIG
+    config, scales = parse_hf_config(source.config.content, config_file), fp8_scales(source.config.content, config_file)
+    check_scales_fit(source)
+    config = _without_lost_mtp(folder, config, set(source.tensors), allow_missing_mtp)
+    expected = {spec.name for spec in tensors(config)}
+    if scales is not None:
+        expected |= {spec.name + SCALE_SUFFIX for spec in tensors(config) if spec.kind in FP8_KINDS}
+    _check_names(str(folder), set(source.tensors), expected)
+    for spec in tensors(config):
+        _check_tensor(spec, source, scales is not None)
     with ExitStack() as stack:
-        handles = {file: stack.enter_context(_open(file)) for file in _weight_files(folder)}
-        where: dict[str, Path] = {}
-        for file, handle in handles.items():
-            for name in handle.keys():  # noqa: SIM118 - a handle is no mapping
-                if name in where:
-                    raise UserError(f"{file}: {name} is also in {where[name].name}")
-                where[name] = file
-        config = _without_lost_mtp(folder, config, set(where), allow_missing_mtp)
-        expected = {spec.name for spec in tensors(config)}
-        if eight:
-            expected |= {spec.name + SCALE_SUFFIX for spec in tensors(config) if spec.kind in FP8_KINDS}
-        _check_names(str(folder), set(where), expected)
-        for spec in tensors(config):
-            _check_tensor(spec, where, handles, eight)
-        return config, _read_tensors(config, where, handles)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: must be a JSON object")
-    return content
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The weight files in order of name. What is in which file is read from the files, not from the index."""
-    index = folder / INDEX
-    if not index.is_file():
-        return [folder / "model.safetensors"]
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f"{index}: weight_map is missing or empty")
-    names = set(map(str, weight_map.values()))
-    outside = sorted(name for name in names if Path(name).name != name)
-    if outside:
-        raise UserError(f"{index}: {outside[0]} is not a file name in this folder")
-    return [folder / name for name in sorted(names)]
+        handles = {file: stack.enter_context(_open(folder / file)) for file in source.headers}
+        return config, _read_tensors(config, _Reader(source, scales, handles))
 
 
 def _open(file: Path) -> Any:
-    if not file.is_file():
-        raise UserError(f"{file}: no such weight file (only safetensors are read)")
     try:
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError) as error:
@@ -332,43 +299,46 @@ def _without_lost_mtp(folder: Path, config: ModelConfig, found: set[str], allow:
     return config.model_copy(update={"num_nextn_predict_layers": 0})
 
 
-def _check_tensor(spec: TensorSpec, where: dict[str, Path], handles: dict[Path, Any], eight: bool) -> None:
-    eight = eight and spec.kind in FP8_KINDS
-    wanted: list[tuple[str, tuple[int, ...], tuple[str, ...]]] = [
-        (spec.name, spec.shape, ("F8_E4M3",) if eight else ("F32", "BF16", "F16"))
-    ]
-    if eight:
-        wanted.append((spec.name + SCALE_SUFFIX, scale_shape(spec.shape), ("F32",)))
-    for name, expected, dtypes in wanted:
-        file = where[name]
-        stored = handles[file].get_slice(name)
-        shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
-        if shape != expected:
-            raise UserError(f"{file}: {name} has shape {list(shape)}, but config.json says {list(expected)}")
-        if dtype not in dtypes:
-            raise UserError(f"{file}: {name} is of type {dtype}: only {' or '.join(dtypes)} is read here")
+def _check_tensor(spec: TensorSpec, source: Checkpoint, eight: bool) -> None:
+    dtypes = ("F8_E4M3",) if eight and spec.kind in FP8_KINDS else ("F32", "BF16", "F16")
+    entry, where = source.tensors[spec.name].entry, source.where(spec.name)
+    if entry.shape != spec.shape:
+        raise UserError(f"{where} has shape {[*entry.shape]}, but config.json says {[*spec.shape]}")
+    if entry.dtype not in dtypes:
+        raise UserError(f"{where} is of type {entry.dtype}: only {' or '.join(dtypes)} is read here")
 
 
-def _read_tensor(name: str, where: dict[str, Path], handles: dict[Path, Any]) -> Tensor:
-    """A tensor of the checkpoint, decoded where it is in FP8."""
-    part: Tensor = handles[where[name]].get_tensor(name)
-    if part.dtype != E4M3:
-        return part
-    scale: Tensor = handles[where[name + SCALE_SUFFIX]].get_tensor(name + SCALE_SUFFIX)
-    check_scale(scale, f"{where[name + SCALE_SUFFIX]}: {name}{SCALE_SUFFIX}")
-    return decode(part.view(torch.uint8), scale, f"{where[name]}: {name}")
+@dataclass(frozen=True)
+class _Reader:
+    source: Checkpoint
+    scales: Scales | None
+    handles: dict[str, Any]
+
+    def __call__(self, name: str) -> Tensor:
+        """A tensor of the checkpoint, decoded where it is in FP8."""
+        part, where = self._stored(name), self.source.where(name)
+        if part.dtype != E4M3:
+            check_finite(part, self.source.tensors[name].entry.dtype, where)
+            return part
+        scale = self._stored(name + SCALE_SUFFIX)
+        check_scale(scale, self.source.where(name + SCALE_SUFFIX), self.scales == "power-of-two")
+        return decode(part.view(torch.uint8), scale, where)
+
+    def _stored(self, name: str) -> Tensor:
+        tensor: Tensor = self.handles[self.source.tensors[name].file].get_tensor(name)
+        return tensor
 
 
-def _read_tensors(config: ModelConfig, where: dict[str, Path], handles: dict[Path, Any]) -> dict[str, Tensor]:
+def _read_tensors(config: ModelConfig, read: _Reader) -> dict[str, Tensor]:
     shapes = {spec.name: spec.shape for spec in memory_tensors(config)}
     state: dict[str, Tensor] = {}
     for spec in tensors(config):
-        part = _read_tensor(spec.name, where, handles)
+        part = read(spec.name)
         name, index = _place(spec, config)
         if spec.duplicate_of is not None:
             if not torch.equal(part, state[name]):
                 raise UserError(
-                    f"{where[spec.name]}: {spec.name} differs from {name}, but ClearSeek's MTP layer shares it"
+                    f"{read.source.where(spec.name)} differs from {name}, but ClearSeek's MTP layer shares it"
                 )
         elif spec.kind != "expert":
             state[name] = part
@@ -378,7 +348,7 @@ def _read_tensors(config: ModelConfig, where: dict[str, Path], handles: dict[Pat
             stacked = state[name]
             if part.dtype != stacked.dtype:
                 raise UserError(
-                    f"{where[spec.name]}: {spec.name} is {part.dtype}, but its layer's other experts are "
+                    f"{read.source.where(spec.name)} is {part.dtype}, but its layer's other experts are "
                     f"{stacked.dtype}: they are kept in one tensor"
                 )
             stacked[index] = part

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clearseek.errors import UserError
+from clearseek.hub.layout import SCALE_SUFFIX, scale_shape
 from clearseek.hub.safetensors_file import Entry, Header, read_header, strict_json
 
 CONFIG: Final = "config.json"
@@ -93,6 +94,27 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         where = _in_index_order(folder, weight_map, where)
     small, left_out = _other_files(folder, {CONFIG, INDEX, *files})
     return Checkpoint(folder, config, index, headers, where, small, left_out)
+
+
+def check_scales_fit(source: Checkpoint) -> None:
+    """Raise UserError unless every FP8 matrix has its scales, of the right shape, and every scale its matrix."""
+    for name, found in source.tensors.items():
+        if name.endswith(SCALE_SUFFIX):
+            matrix = source.tensors.get(name.removesuffix(SCALE_SUFFIX))
+            if matrix is None or matrix.entry.dtype != "F8_E4M3":
+                raise UserError(f"{source.where(name)} is a scale without an FP8 tensor that it belongs to")
+        elif found.entry.dtype == "F8_E4M3":
+            scale = source.tensors.get(name + SCALE_SUFFIX)
+            if len(found.entry.shape) != 2 or 0 in found.entry.shape:
+                raise UserError(f"{source.where(name)} is in FP8, but no matrix: its shape is {[*found.entry.shape]}")
+            if scale is None:
+                raise UserError(f"{source.where(name)} is in FP8, but {name}{SCALE_SUFFIX} is missing")
+            expected = scale_shape(found.entry.shape)
+            if scale.entry.dtype != "F32" or scale.entry.shape != expected:
+                raise UserError(
+                    f"{source.where(name + SCALE_SUFFIX)} is {scale.entry.dtype} {[*scale.entry.shape]}, but blocks of "
+                    f"128 x 128 in {[*found.entry.shape]} need F32 {[*expected]}"
+                )
 
 
 def _read_json(file: Path) -> JsonFile:

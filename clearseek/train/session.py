@@ -23,7 +23,7 @@ from clearseek.machine import describe
 from clearseek.train.display import Display
 from clearseek.train.pictures import expert_load, loss_curve
 from clearseek.train.run import RunFolder, read_metrics
-from clearseek.train.trainer import Outcome, Trainer
+from clearseek.train.trainer import Outcome, Trainer, settle_numerics
 from clearseek.train.transcript import verify
 
 
@@ -57,6 +57,7 @@ def run_training(
     console = Console(stderr=True) if quiet else Console(highlight=False)
     _refuse_device(recipe, device)
     _refuse_full_disk(recipe, run)
+    settle_numerics(recipe.train.threads, device)  # before anything is computed: cuBLAS reads its settings once
     if recipe.train.precision == "fp8":
         choose(recipe.fp8, torch.device(device))  # refuse what cannot run before any data are made
     resume = _clear(run, resume)

@@ -102,7 +102,7 @@ class Trainer:
             "data_fingerprint": self.loader.fingerprint,
             "environment": bit_environment(self.precision.dtype, 1, device)
             | compiler_environment()
-            | ({} if self.fp8 is None else {"fp8_backend": self.fp8.backend.name}),
+            | ({} if self.fp8 is None else {"fp8_backend": self.fp8.backend.name} | self.fp8.backend.versions()),
         }
         if resume:
             self.transcript = self._resume(header, from_step)

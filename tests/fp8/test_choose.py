@@ -12,7 +12,7 @@ from clearseek.errors import UserError
 from clearseek.fp8 import probe
 from clearseek.fp8.backend import Reference
 from clearseek.fp8.choose import BACKENDS, ORDER, choose, make
-from clearseek.fp8.formats import Quantised
+from clearseek.fp8.formats import Quantised, next_power_of_two
 from clearseek.fp8.probe import mismatch
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def test_every_backend_of_the_settings_is_known_and_tried() -> None:
     assert set(BACKENDS) == named == set(ORDER["cuda"])
     assert ORDER["cuda"][0] == "triton"
     for name in ("dequantised", "reference", "cublas"):
-        assert make(name).name == name
+        assert make(name).name.split(",")[0] == name
 
 
 def test_auto_takes_the_first_that_serves_the_settings() -> None:
@@ -117,4 +117,24 @@ def test_a_probe_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     real = probe._results
     monkeypatch.setattr(probe, "_results", lambda *args: runs.append(1) or real(*args))  # type: ignore[func-returns-value]
     assert mismatch(Counted, CPU) is None and mismatch(Counted, CPU) is None
-    assert len(runs) == 2  # its own and the reference's
+    assert len(runs) == 4  # its own and the reference's, for both kinds of scales
+
+
+def test_a_probe_tries_free_scales_and_odd_sizes() -> None:
+    class OnlyPowersOfTwo(Reference):
+        """Rounds all scales up, whatever it is asked for."""
+
+        def tiles(self, x_MK: torch.Tensor, power_of_two: bool, *rest: Any) -> Quantised:
+            found = super().tiles(x_MK, power_of_two, *rest)
+            return found if power_of_two else Quantised(found.data, next_power_of_two(found.scale))
+
+    class OnlyWholeTiles(Reference):
+        """Leaves out the columns after the last whole tile."""
+
+        def decode(self, q: Quantised) -> torch.Tensor:
+            x = super().decode(q)
+            x[:, x.shape[1] // 128 * 128 :] = 0
+            return x
+
+    assert "decoding" in (mismatch(OnlyPowersOfTwo, CPU) or "")
+    assert "decoding" in (mismatch(OnlyWholeTiles, CPU) or "")

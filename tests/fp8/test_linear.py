@@ -85,6 +85,39 @@ def test_a_changed_weight_is_quantised_anew_and_an_unchanged_one_is_not() -> Non
     assert one.quantised.get(fp8, one.weight) is not operands
 
 
+def test_a_replaced_weight_is_quantised_anew_wherever_it_lies() -> None:
+    """Freed and allocated again, a storage often has the address that the old one had."""
+    fp8, x = choose(Fp8Config(), CPU), torch.randn(4, 128).bfloat16()
+    one = layer(128, 64, fp8)
+    for _ in range(20):
+        before, fresh = one(x), torch.randn(64, 128).bfloat16()
+        one.weight.data = torch.empty(0)
+        one.weight.data = fresh.clone()
+        other = layer(128, 64, fp8)
+        with torch.no_grad():
+            other.weight.copy_(fresh)
+        assert torch.equal(one(x), other(x)) and not torch.equal(one(x), before)
+
+
+def test_other_settings_quantise_anew() -> None:
+    x, one = torch.randn(4, 128).bfloat16(), layer(128, 64, choose(Fp8Config(), CPU))
+    for settings in (Fp8Config(scales="float"), Fp8Config(backend="reference"), Fp8Config()):
+        one(x)
+        one.fp8 = choose(settings, CPU)
+        other = layer(128, 64, one.fp8)
+        with torch.no_grad():
+            other.weight.copy_(one.weight)
+        assert torch.equal(one(x), other(x))
+
+
+def test_weights_of_inference_mode_work() -> None:
+    with torch.inference_mode():
+        one = Linear(128, 64).bfloat16()
+        one.fp8 = choose(Fp8Config(), CPU)
+        x = torch.randn(4, 128).bfloat16()
+        assert torch.equal(one(x), one(x))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_kept_for_the_backward_is_small(kind: Kind) -> None:
     """One byte a number and a scale for 128 of them; 12 bits for attention's output."""

@@ -88,15 +88,28 @@ UP = "model.layers.0.mlp.up_proj.weight"
 @pytest.mark.parametrize(
     ("name", "tensor", "says"),
     [
-        (UP + "_scale_inv", None, "lacks model.layers.0.mlp.up_proj.weight_scale_inv"),
-        ("lm_head.weight_scale_inv", torch.ones(1, 2), "unknown lm_head.weight_scale_inv"),
-        (UP + "_scale_inv", torch.ones(3, 3), "weight_scale_inv has shape [3, 3], but config.json says [3, 2]"),
-        (UP + "_scale_inv", torch.ones(3, 2).bfloat16(), "weight_scale_inv is of type BF16"),
+        (
+            UP + "_scale_inv",
+            None,
+            UP + "_scale_inv is missing",
+        ),
+        ("lm_head.weight_scale_inv", torch.ones(1, 2), "lm_head.weight_scale_inv is a scale without an FP8 tensor"),
+        (
+            UP + "_scale_inv",
+            torch.ones(3, 3),
+            "is F32 [3, 3], but blocks of 128 x 128 in [300, 160] need F32 [3, 2]",
+        ),
+        (UP + "_scale_inv", torch.ones(3, 2).bfloat16(), "weight_scale_inv is BF16 [3, 2], but blocks"),
         (UP + "_scale_inv", -torch.ones(3, 2), "the scale of block [0, 0] is -1.0"),
         (UP + "_scale_inv", torch.full((3, 2), float("nan")), "the scale of block [0, 0] is nan"),
-        (UP, torch.ones(300, 160).bfloat16(), "up_proj.weight is of type BF16: only F8_E4M3"),
+        (UP, torch.ones(300, 160).bfloat16(), "up_proj.weight_scale_inv is a scale without an FP8 tensor"),
         (UP, torch.full((300, 160), float("nan")).to(torch.float8_e4m3fn), "up_proj.weight holds NaN"),
-        ("lm_head.weight", torch.ones(320, 160).to(torch.float8_e4m3fn), "lm_head.weight is of type F8_E4M3"),
+        (
+            "lm_head.weight",
+            torch.ones(320, 160).to(torch.float8_e4m3fn),
+            "lm_head.weight_scale_inv is missing",
+        ),
+        ("model.norm.weight", torch.full((160,), float("nan")).bfloat16(), "model.norm.weight holds NaN or infinity"),
     ],
 )
 def test_bad_fp8_is_not_imported(name: str, tensor: Any, says: str, tmp_path: Path) -> None:
@@ -104,7 +117,31 @@ def test_bad_fp8_is_not_imported(name: str, tensor: Any, says: str, tmp_path: Pa
     out = checkpoints.write(tmp_path / "fp8", {n: t for n, t in made.items() if t is not None})
     with pytest.raises(UserError) as caught:
         import_hf(out)
-    assert says in str(caught.value)
+    assert f"{out}/model.safetensors: " in str(caught.value) and says in str(caught.value)
+
+
+def test_an_index_that_lies_is_not_imported(tmp_path: Path) -> None:
+    out = checkpoints.write(tmp_path / "fp8", checkpoints.random_fp8(), checkpoints.by_turns(2))
+    index, one, two = out / INDEX, "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    good = json.loads(index.read_text())["weight_map"]
+    import_hf(out)
+    swapped = {name: two if file == one else one for name, file in good.items()}
+    for lie, says in ((swapped, "is said to be in"), (good | {"ghost": one}, "ghost is said to be in")):
+        index.write_text(json.dumps({"weight_map": lie}))
+        with pytest.raises(UserError, match=f"{INDEX}: .*{says}"):
+            import_hf(out)
+    index.write_text(json.dumps({"weight_map": good}))
+    (out / "model-00003-of-00003.safetensors").write_bytes((out / one).read_bytes())
+    with pytest.raises(UserError, match=r"model-00003-of-00003\.safetensors: .* does not name this file"):
+        import_hf(out)
+
+
+def test_scales_are_what_scale_fmt_says(tmp_path: Path) -> None:
+    free = checkpoints.write(tmp_path / "free", checkpoints.random_fp8(), scale_fmt="ue8m0")
+    for reader in (import_hf, lambda folder: convert(folder, tmp_path / "bf16", "bf16")):
+        with pytest.raises(UserError, match=r'_scale_inv: the scale of block .* no power of two, .*"ue8m0"'):
+            reader(free)
+    assert not (tmp_path / "bf16").exists()
 
 
 def test_fp8_must_say_so(tmp_path: Path) -> None:

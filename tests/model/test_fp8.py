@@ -10,6 +10,7 @@ import torch
 from clearseek.config import Fp8Config, ModelConfig
 from clearseek.fp8.choose import choose
 from clearseek.fp8.linear import Linear
+from clearseek.fp8.quantise import quantise_e5m6
 from clearseek.model.experts import Experts
 from clearseek.model.transformer import MLP, DeepSeekModel
 from tests.model.test_parity import BASE
@@ -61,6 +62,20 @@ def test_both_backends_of_a_cpu_agree() -> None:
     assert (
         max(far.values()) < 0.05
     )  # one BF16 rounding of weight gradients, and eight-bit numbers that flip to a neighbour
+
+
+def test_only_the_input_of_the_projection_after_attention_is_kept_in_e5m6(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def spy(x: torch.Tensor) -> Any:
+        shapes.append(tuple(x.shape))
+        return quantise_e5m6(x)
+
+    monkeypatch.setattr("clearseek.fp8.linear.quantise_e5m6", spy)
+    gradients(Fp8Config())
+    layers = SIZES["num_hidden_layers"] + 1
+    assert len(shapes) == layers
+    assert {width for _, width in shapes} == {SIZES["num_attention_heads"] * SIZES["v_head_dim"]}
 
 
 @pytest.mark.parametrize("scales", ["float", "deepseek-v3"])

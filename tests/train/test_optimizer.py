@@ -100,6 +100,13 @@ def test_gradients_are_clipped_to_the_norm() -> None:
     assert gradient_norm(gradient).item() == pytest.approx(1.0, rel=1e-5)
 
 
+def test_bf16_moments_that_could_not_fall_are_refused() -> None:
+    """The second moment's step with beta 0.999 is below half a unit in the last place of BF16."""
+    with pytest.raises(ValueError, match=r"betas up to 0\.996"):
+        OptimizerConfig(moments="bf16", betas=(0.9, 0.999))
+    OptimizerConfig(moments="bf16", betas=(0.9, 0.996))
+
+
 def test_bf16_moments_are_pytorchs_step_on_rounded_moments() -> None:
     """Steps of torch's AdamW, whose moments a test rounds to BF16 between them, give the same bits."""
     ours = MasterOptimizer(parameters(torch.float32), OptimizerConfig(moments="bf16"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from clearseek.fp8.backend import Reference, Weight
@@ -25,6 +26,10 @@ class Triton(Reference):
     """Kernels of ClearSeek's own; on a CPU under Triton's interpreter, to test them."""
 
     name = "triton"
+
+    def versions(self) -> dict[str, str]:
+        """Triton compiles the kernels."""
+        return {"triton": triton.__version__}
 
     def why_not(self, device: torch.device) -> str | None:
         """Why the kernels cannot run on `device`: found by running them once on small operands."""
