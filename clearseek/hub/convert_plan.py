@@ -25,8 +25,8 @@ from clearseek.hub.fp8_origin import (
     same_but_for,
     usable_scale,
 )
-from clearseek.hub.hf_config import Scales, fp8_scales, quantization_config
-from clearseek.hub.layout import SCALE_SUFFIX, is_fp8_name, scale_shape
+from clearseek.hub.hf_config import Scales, fp8_scales, parse_hf_config, quantization_config
+from clearseek.hub.layout import SCALE_SUFFIX, is_fp8_name, scale_shape, tensors
 from clearseek.hub.safetensors_file import Entry, Header, Shaped, build_header
 from clearseek.hub.shards import CONFIG, INDEX, SINGLE, Checkpoint, Stored, check_scales_fit
 
@@ -136,7 +136,28 @@ def plan_conversion(source: Checkpoint, dtype: Dtype, scales: Scales | None) -> 
                 f"{source.where(name)} is of the unsupported dtype {found.entry.dtype}: a DeepSeek checkpoint holds "
                 f"F8_E4M3, {', '.join(KEPT_DTYPES)}"
             )
-    return _to_bf16(source, stored) if stored is not None else _to_fp8(source, scales)
+    plan = _to_bf16(source, stored) if stored is not None else _to_fp8(source, scales)
+    _check_complete(source)
+    return plan
+
+
+def _check_complete(source: Checkpoint) -> None:
+    """Where config.json is of a model that ClearSeek knows, every tensor of it is there, in its shape; the MTP layer
+    may be missing as a whole, as some tools leave it."""
+    file = source.folder / CONFIG
+    try:
+        config = parse_hf_config(source.config.content, file)
+    except UserError:  # another architecture that stores FP8 alike: converted by names alone
+        return
+    prefix = f"model.layers.{config.num_hidden_layers}."
+    with_mtp = any(name.startswith(prefix) for name in source.tensors)
+    for spec in tensors(config, with_mtp):
+        found = source.tensors.get(spec.name)
+        if found is None:
+            raise UserError(f"{source.folder}: {spec.name} is missing, which {CONFIG} asks for: fetch all files")
+        if found.entry.shape != spec.shape:
+            shape = [*found.entry.shape]
+            raise UserError(f"{source.where(spec.name)} has shape {shape}, but {CONFIG} says {[*spec.shape]}")
 
 
 def _to_bf16(source: Checkpoint, scales: Scales) -> Plan:

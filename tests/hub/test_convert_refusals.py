@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -139,6 +139,19 @@ def test_bad_fp8_is_refused(name: str, fp8: Path) -> None:
         merge(fp8)  # known only once the numbers are read, file by file
     message = refused(fp8, "bf16")
     assert tensor in message and says in message and ".safetensors: " in message
+
+
+@pytest.mark.parametrize("dtype", ["fp8", "bf16"])
+def test_a_checkpoint_that_lacks_something_is_refused(dtype: Literal["fp8", "bf16"], fp8: Path, bf16: Path) -> None:
+    folder = fp8 if dtype == "bf16" else bf16
+    edited(folder, lambda content: [content.pop(name) for name in (UP, UP + SCALE) if name in content])
+    assert f"{UP} is missing, which config.json asks for" in refused(folder, dtype)
+
+
+def test_a_config_of_another_model_is_refused(bf16: Path) -> None:
+    content = json.loads((bf16 / "config.json").read_text())
+    (bf16 / "config.json").write_text(json.dumps(content | {"vocab_size": 9999}))
+    assert "model.embed_tokens.weight has shape" in refused(bf16, "fp8")
 
 
 BAD_BF16: dict[str, tuple[Edit, str, str]] = {
