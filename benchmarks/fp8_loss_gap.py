@@ -130,7 +130,7 @@ def draw(runs: dict[str, Any]) -> None:
         axis.axhspan(-0.25, 0.25, color="tab:green", alpha=0.12)
         axis.axhline(0, color="black", lw=0.6)
         axis.set_xlabel("step")
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper left")
     axes[0].set_ylabel("training loss against BF16, % (EMA 0.9)")
     figure.tight_layout()
     figure.savefig(PICTURES / "fp8-loss-gap.png", dpi=110)
