@@ -3,7 +3,8 @@
 An openness table usually holds a person's judgement. Here every row starts from an assertion ("the complete training
 data are published"), answers it, and says how far the answer has been shown: not at all, by somebody's word, by a link,
 by bytes that are here, by bytes that agree with other bytes, or by doing it again. What could not be looked at is
-``unknown``, which is not a no. Frameworks (:mod:`clearseek.openness.views`) are read off the rows and judge nothing anew.
+``unknown``, which is not a no. Frameworks (:mod:`clearseek.openness.views`) are read off the rows: they judge nothing
+anew.
 """
 
 from __future__ import annotations
