@@ -38,13 +38,16 @@ COMMON = (
     'optimizer.schedule=[{shape="linear",until=0.15,to=1.0},{shape="constant",until=0.5,to=1.0},'
     '{shape="cosine",until=1.0,to=0.1}]',
 )  # fmt: skip
+SMALL = (
+    "model.hidden_size=128", "model.num_hidden_layers=4", "model.n_routed_experts=8", "model.num_experts_per_tok=2",
+    "model.intermediate_size=384",
+)  # fmt: skip
 SIZES = {
-    "small, 3.7 M": (
-        "model.hidden_size=128", "model.num_hidden_layers=4", "model.n_routed_experts=8", "model.num_experts_per_tok=2",
-        "model.intermediate_size=384",
-    ),
+    "small, 3.7 M": SMALL,
     "quickstart, 12.4 M": (),
-}  # fmt: skip
+    "small, rate 3e-4": (*SMALL, "optimizer.learning_rate=3e-4"),
+}
+"""The last one is the first with a lower rate, at which rounding alone makes less of a difference."""
 FP8 = ("train.precision=fp8",)
 OTHER_ORDER = "bf16, other order"
 TWINS = {"bf16": (), "fp8": FP8, OTHER_ORDER: ("train.micro_batch_size=8",)}
@@ -108,16 +111,16 @@ def summary(runs: dict[str, Any]) -> dict[str, Any]:
 
 def draw(runs: dict[str, Any]) -> None:
     """The gaps over the steps, per size; and the ablations."""
-    figure, axes = plt.subplots(1, len(SIZES) + 1, figsize=(15, 4.2), sharey=True)
+    figure, axes = plt.subplots(1, len(SIZES) + 1, figsize=(18, 4.2), sharey=True)
     for axis, size in zip(axes, SIZES, strict=False):
         for name, run in runs.items():
-            if name.startswith(size) and (kind := name.split(" / ")[2]) in ("fp8", OTHER_ORDER):
+            if name.startswith(f"{size} / ") and (kind := name.split(" / ")[2]) in ("fp8", OTHER_ORDER):
                 twin = runs[f"{name.rsplit(' / ', 1)[0]} / bf16"]
                 label = kind if "seed 0" in name else None
                 values = gap(run, twin)
                 steps = range(len(run["loss"]) - len(values) + 1, len(run["loss"]) + 1)
                 axis.plot(steps, values, color="tab:blue" if kind == "fp8" else "tab:gray", lw=1.2, label=label)
-        axis.set_title(f"{size} parameters, each line one seed", fontsize=10)
+        axis.set_title(f"{size}; each line one seed", fontsize=10)
     axis = axes[-1]
     for kind in ("fp8", *ABLATIONS):
         name = f"{next(iter(SIZES))} / seed 0 / {kind}"
@@ -130,7 +133,8 @@ def draw(runs: dict[str, Any]) -> None:
         axis.axhspan(-0.25, 0.25, color="tab:green", alpha=0.12)
         axis.axhline(0, color="black", lw=0.6)
         axis.set_xlabel("step")
-        axis.legend(fontsize=8, loc="upper left")
+        beside = {"bbox_to_anchor": (1.02, 1.0)} if axis is axes[-1] else {}
+        axis.legend(fontsize=8, loc="upper left", **beside)
     axes[0].set_ylabel("training loss against BF16, % (EMA 0.9)")
     figure.tight_layout()
     figure.savefig(PICTURES / "fp8-loss-gap.png", dpi=110)
@@ -140,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--size", choices=SIZES, help="only this size")
+    parser.add_argument("--size", choices=SIZES, help="only this one")
     parser.add_argument("--threads", type=int, default=1, help="one, so that two processes can share two cores")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
@@ -158,7 +162,7 @@ def main() -> None:
     for kind, changes in ABLATIONS.items():
         jobs[f"{small} / seed 0 / {kind}"] = (*SIZES[small], *changes, "train.seed=0", "data.seed=0")
     if arguments.size:
-        jobs = {name: job for name, job in jobs.items() if name.startswith(arguments.size)}
+        jobs = {name: job for name, job in jobs.items() if name.startswith(f"{arguments.size} / ")}
     report = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": {}}
     report |= {"machine": describe(), "steps": arguments.steps, "threads": arguments.threads}
     with tempfile.TemporaryDirectory() as folder:
