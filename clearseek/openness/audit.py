@@ -1,0 +1,60 @@
+"""Audit: run every check over a release and keep the rows. No torch, no model, no code of the release.
+
+``audit(Folder(path))`` is the whole interface; the command line adds only words. The order of the checks is the order
+of the table: what the weights are and allow, what is open, what it means in practice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from clearseek.openness.checks import code, context, data, documents, evaluations, files, parameters, weights
+from clearseek.openness.evidence import Audit, Row, unique
+from clearseek.openness.source import Source
+from clearseek.openness.subject import Subject
+
+CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
+    files.rows,
+    weights.rows,
+    parameters.rows,
+    context.rows,
+    documents.rows,
+    data.rows,
+    code.rows,
+    evaluations.rows,
+)
+
+
+def audit(source: Source, name: str = "") -> Audit:
+    """Answer every row about a release.
+
+    Args:
+        source: The release.
+        name: The model's name where the folder's is another, as cards name it: ``DeepSeek-V3``.
+    """
+    subject = Subject(source, name)
+    order = {"technical": 0, "definition": 1, "impact": 2}
+    found = unique(row for check in CHECKS for row in check(subject))
+    rows = tuple(sorted(found, key=lambda row: order[row.dimension]))
+    return Audit(source.name, rows, _facts(subject))
+
+
+def _facts(subject: Subject) -> dict[str, Any]:
+    """Numbers that reports show beside the rows."""
+    facts: dict[str, Any] = {"name": subject.name, "files": len(subject.source.sizes)}
+    facts["bytes"] = sum(subject.source.sizes.values())
+    if subject.source.revision:
+        facts["revision"] = subject.source.revision
+    if subject.counts is not None:
+        facts["parameters"] = {
+            "total": subject.counts.total,
+            "mtp": subject.counts.mtp,
+            "checkpoint": subject.counts.checkpoint,
+            "activated": subject.counts.activated,
+            "activated_without_embedding": subject.counts.activated_without_embedding,
+            "activated_without_embedding_and_head": subject.counts.activated_without_embedding_and_head,
+        }
+    if census := weights.dtype_census(subject.weights):
+        facts["elements"] = census
+    return facts

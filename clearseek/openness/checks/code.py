@@ -1,0 +1,220 @@
+"""Code: what it takes to train the model again, piece by piece: model, data, training, inference, evaluation, settings.
+
+Code is recognised by what it does, not by what a card says about it: training code computes gradients and steps an
+optimiser. It is only read. A repository elsewhere counts as linked if a line names what it holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from clearseek.errors import UserError
+from clearseek.openness.checks.archive import members
+from clearseek.openness.evidence import Answer, Evidence, Grade, Row
+from clearseek.openness.source import Source
+from clearseek.openness.subject import Subject
+
+LONGEST_SOURCE: Final = 1_000_000
+"""Bytes of a source file that are read."""
+MOST_SOURCES: Final = 4_000
+_ENDINGS = (".py", ".cu", ".cpp", ".rs", ".jl", ".sh", ".ipynb")
+_REPOSITORY = re.compile(r"https?://(?:www\.)?(?:github|gitlab|gitee)\.com/[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One part of the full code."""
+
+    name: str
+    title: str
+    does: tuple[str, ...]
+    """Patterns all of which the text of one file shows."""
+    path: str
+    """Pattern of the paths that may hold it; empty for any."""
+    words: str
+    """How a card names it on a line with a link."""
+
+
+PIECES: Final = (
+    Piece(
+        "code.architecture",
+        "The model's code is published",
+        (r"class \w+\((?:\w+\.)*Module\)|class \w+\((?:nn|hk|eqx)\.\w*Module\)", r"attention|attn"),
+        "",
+        r"model(?:l?ing)? code|architecture|source code|(?<!\w)code(?! license)",
+    ),
+    Piece(
+        "code.training",
+        "The training code is published",
+        (r"\.backward\(|value_and_grad|jax\.grad|autograd\.grad", r"\.step\(|optax\.|apply_updates"),
+        "",
+        r"train(?:ing)? (?:code|scripts?|framework|recipes?|repo\w*|pipeline)"
+        r"|(?:code|scripts?|recipes?) (?:\w+ ){0,3}(?:for|to) (?:\w+ ){0,2}(?:pre-?)?train",
+    ),
+    Piece(
+        "code.inference",
+        "Code that runs the model is published",
+        (r"def (?:generate|sample|decode)\w*\(", r"argmax|multinomial|categorical|temperature|top_p"),
+        "",
+        r"inference|serving|generat",
+    ),
+    Piece(
+        "code.evaluation",
+        "The evaluation code is published",
+        (r"def \w*(?:eval|score|accuracy|perplexity|bits)\w*\(|lm_eval|lighteval",),
+        r"eval|bench|score",
+        r"eval\w* (?:code|scripts?|harness|framework|suite)",
+    ),
+    Piece(
+        "code.data",
+        "The code that made the training data is published",
+        (r"tokeni[sz]e|encode", r"shard|memmap|parquet|jsonl|dedup|documents?\b"),
+        r"data|token|prepar|preprocess",
+        r"data (?:code|scripts?|processing|pipeline|curation|toolkit)"
+        r"|(?:code|scripts?|toolkit) (?:\w+ ){0,3}(?:for|to) (?:\w+ ){0,3}data",
+    ),
+)
+_SETTINGS = re.compile(r"\b(?:learning_rate|lr|max_lr|peak_lr)\b\s*\"?\s*[:=]", re.I)
+_BATCH = re.compile(r"batch_size|tokens_per_batch|train_batch", re.I)
+
+
+def rows(subject: Subject) -> Iterator[Row]:
+    """A row for each piece, for settings and environment, and for the whole."""
+    sources = tuple(_sources(subject.source))
+    found = [_piece(subject, piece, sources) for piece in PIECES]
+    found += [_configuration(subject, sources), _environment(subject, sources)]
+    yield from found
+    yield _complete(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A source file of the release, or of an archive in it."""
+
+    path: str
+    """Inside the release; for a member of an archive, ``archive.tar.gz!member``."""
+    text: str
+    evidence: Evidence
+
+
+def _sources(source: Source) -> Iterator[_Source]:
+    count = 0
+    for path in source.sizes:
+        if path.lower().endswith((*_ENDINGS, ".toml", ".yaml", ".yml", ".json", ".txt", ".lock")) and "/" in path + "/":
+            if path.endswith((".json", ".txt", ".yaml", ".yml")) and not _may_be_settings(path):
+                continue
+            text = source.read(path, LONGEST_SOURCE).decode("utf-8", errors="replace")
+            yield _Source(path, text, source.whole(path))
+            count += 1
+        elif path.endswith((".tar.gz", ".tgz", ".tar")) and "/" in path:
+            try:
+                for member, raw in members(source, path, LONGEST_SOURCE):
+                    if member.lower().endswith((*_ENDINGS, ".toml", ".txt", ".lock")):
+                        where = Evidence(path, f"member {member}", "", source.sha256(path))
+                        yield _Source(f"{path}!{member}", raw.decode("utf-8", errors="replace"), where)
+                        count += 1
+            except UserError:
+                continue
+        if count >= MOST_SOURCES:
+            return
+
+
+def _may_be_settings(path: str) -> bool:
+    base = path.rpartition("/")[2].lower()
+    if base in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        return False
+    return bool(re.search(r"recipe|train|requirements|constraints|hparams|config|environment|lock", base))
+
+
+@lru_cache(maxsize=64)
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(text, re.I)
+
+
+def _piece(subject: Subject, piece: Piece, sources: tuple[_Source, ...]) -> Row:
+    holding = [
+        each
+        for each in sources
+        if each.path.lower().endswith(_ENDINGS)
+        and (not piece.path or _pattern(piece.path).search(each.path))
+        and all(_pattern(pattern).search(each.text) for pattern in piece.does)
+    ]
+    if holding:
+        places = tuple(dict.fromkeys(each.evidence for each in holding))[:4]
+        shown = ", ".join(each.path for each in holding[:4])
+        return Row(piece.name, "definition", piece.title, "yes", Grade.PRESENT, f"in {shown}", places)
+    links = _linked(subject, piece)
+    if links:
+        reason = f"not here; named beside a link to {', '.join(dict.fromkeys(each.quote for each in links))}"
+        return Row(piece.name, "definition", piece.title, "yes", Grade.LINKED, reason, tuple(links[:4]))
+    looked = f"none of the {len(sources)} source files" if sources else "there is no source file"
+    reason = f"{looked}{' does it' if sources else ''}, and no line of the documents links to it"
+    return Row(piece.name, "definition", piece.title, "no", Grade.ABSENT, reason)
+
+
+def _linked(subject: Subject, piece: Piece) -> list[Evidence]:
+    """Lines that name this piece and link to a repository."""
+    return [
+        Evidence(document.file, f"line {link.line}", link.target)
+        for document in subject.documents
+        for link in document.links
+        if _REPOSITORY.match(link.target)
+        and "/issues/" not in link.target
+        and not re.search(r"\.(?:svg|png|jpe?g|gif)\b|LICEN[CS]E", link.target)
+        and _pattern(piece.words).search(document.lines[link.line - 1])
+    ]
+
+
+def _configuration(subject: Subject, sources: tuple[_Source, ...]) -> Row:
+    title, name = "The settings of the training run are published", "code.configuration"
+    holding = [
+        each
+        for each in sources
+        if not each.path.endswith(_ENDINGS) and _SETTINGS.search(each.text) and _BATCH.search(each.text)
+    ]
+    if holding:
+        places = tuple(each.evidence for each in holding[:4])
+        shown = ", ".join(each.path for each in holding[:4])
+        return Row(name, "definition", title, "yes", Grade.PRESENT, f"learning rate and batch size in {shown}", places)
+    reason = "no file here gives learning rate and batch size"
+    return Row(name, "definition", title, "no", Grade.ABSENT, reason)
+
+
+_PIN = re.compile(r"^[\w.\[\]-]+==[\w.+!-]+", re.M)
+
+
+def _environment(subject: Subject, sources: tuple[_Source, ...]) -> Row:
+    title, name = "The software the run used is named exactly", "code.environment"
+    pinned = [
+        (each, len(_PIN.findall(each.text)))
+        for each in sources
+        if each.path.lower().endswith((".txt", ".lock")) and _PIN.search(each.text)
+    ]
+    if pinned:
+        places = tuple(each.evidence for each, _ in pinned[:4])
+        shown = ", ".join(f"{count} packages pinned in {each.path}" for each, count in pinned[:4])
+        return Row(name, "definition", title, "yes", Grade.PRESENT, shown, places)
+    for document in subject.documents:
+        for number, line in enumerate(document.lines, 1):
+            if _PIN.match(line.strip()):
+                reason = "a document names versions, for running the model; no file pins them"
+                return Row(name, "definition", title, "partly", Grade.CLAIMED, reason, (document.at(number),))
+    return Row(name, "definition", title, "no", Grade.ABSENT, "no lock file and no pinned requirements")
+
+
+def _complete(parts: list[Row]) -> Row:
+    """Everything together: the row that tables of openness call “code”."""
+    title, name = "The full code is published: model, data, training, inference, evaluation", "code.complete"
+    missing = [row.id.removeprefix("code.") for row in parts if row.answer not in ("yes", "partly")]
+    answer: Answer = "yes" if not missing else "no" if "training" in missing else "partly"
+    grade = min(row.grade for row in parts) if answer == "yes" else Grade.ABSENT
+    have = [row.id.removeprefix("code.") for row in parts if row.answer in ("yes", "partly")]
+    reason = (f"missing: {', '.join(missing)}" if missing else "all parts") + (
+        f"; there is {', '.join(have)}" if have and missing else ""
+    )
+    places = tuple(place for row in parts if row.answer == "yes" for place in row.evidence[:1])[:6]
+    return Row(name, "definition", title, answer, grade, reason, places)

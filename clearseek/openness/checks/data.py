@@ -1,0 +1,131 @@
+"""Training data: how far an outsider could come to having the same.
+
+A ladder, each step of which someone calls "open data": 0 nothing is said, 1 described, 2 sources named, 3 data sets
+linked, 4 with proportions, 5 the scripts that made them, 6 the bytes, hashed. Complete means 6, or 3 and up where
+what is linked is said to be all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from clearseek.openness.card import Document, plain
+from clearseek.openness.checks.weights import weight_links
+from clearseek.openness.evidence import Answer, Evidence, Grade, Row
+from clearseek.openness.subject import Subject
+
+LEVELS = (
+    "nothing is said", "described in words", "sources named", "data sets linked", "with proportions",
+    "scripts published", "bytes published",
+)  # fmt: skip
+_DATASET = re.compile(
+    r"https?://(?:huggingface\.co|hf\.co)/datasets/[\w.-]+/[\w.-]+|https?://(?:the-eye\.eu|pile\.eleuther\.ai|commoncrawl\.org|data\.together\.xyz)\S*"
+)
+_URL = re.compile(r"https?://[^\s)]+")
+_TRAINED = re.compile(r"(?:pre-?|fine-?)?train(?:ed|ing)?\b", re.I)
+_DESCRIBED = re.compile(r"tokens|corpus|corpora|data ?sets?\b|training data|samples", re.I)
+_SOURCES = re.compile(
+    r"common ?crawl|wikipedia|github|arxiv|stack ?exchange|the pile|dolma|c4\b|refinedweb|fineweb|redpajama|books", re.I
+)
+_DATA_FILES = re.compile(r"\.(?:parquet|jsonl(?:\.gz|\.zst)?|arrow|bin|npy|tfrecord|tar\.zst)$")
+
+
+def rows(subject: Subject) -> Iterator[Row]:
+    """The training data, their order, the tokenizer."""
+    yield _training(subject)
+    yield _order(subject)
+    yield _tokenizer(subject)
+
+
+def _training(subject: Subject) -> Row:
+    title, name = "The complete training data are published", "data.training"
+    files = data_files(subject)
+    if files:
+        manifest = any(path.endswith("manifest.json") for path in subject.source.sizes)
+        size = sum(subject.source.sizes[path] for path in files)
+        places = tuple(subject.source.whole(path) for path in files[:6])
+        reason = f"level 6, {LEVELS[6]}: {len(files)} files, {size:,} bytes" + ("" if manifest else "; no manifest")
+        return Row(name, "definition", title, "yes" if manifest else "partly", Grade.PRESENT, reason, places)
+    linked = _linked(subject)
+    if linked:
+        reason = f"level 3, {LEVELS[3]}: {', '.join(dict.fromkeys(each.quote for each in linked))}; none was read"
+        return Row(name, "definition", title, "yes", Grade.LINKED, reason, tuple(linked[:6]))
+    for level, pattern in ((2, _SOURCES), (1, _DESCRIBED)):
+        places = tuple(_lines(subject, pattern))
+        if places:
+            reason = f"level {level}, {LEVELS[level]}, and no more: no data here, no list of data sets, no link to one"
+            return Row(name, "definition", title, "no", Grade.ABSENT, reason, places[:4])
+    reason = f"level 0: {LEVELS[0]}"
+    return Row(name, "definition", title, "no", Grade.ABSENT, reason)
+
+
+def data_files(subject: Subject) -> tuple[str, ...]:
+    """Files of training data: in a folder of data."""
+    return tuple(
+        path
+        for path in subject.source.sizes
+        if re.match(r"(?:.*/)?(?:data(?:sets?)?|corpus|training_data)/", path.lower())
+        and _DATA_FILES.search(path.lower())
+    )
+
+
+def _linked(subject: Subject) -> list[Evidence]:
+    """Data sets that the metadata or a line about training links to."""
+    out = []
+    metadata = subject.metadata.value or {}
+    named = metadata.get("datasets")
+    card = subject.card
+    if card is not None and isinstance(named, list):
+        for each in named[:50]:
+            if isinstance(each, str):
+                line = next((n for n, text in enumerate(card.lines, 1) if each in text), 1)
+                out.append(Evidence(card.file, f"line {line}, key datasets", each, card.sha256))
+    for document in subject.documents:
+        for link in document.links:
+            if _DATASET.match(link.target) and _about_training(document, link.line):
+                out.append(Evidence(document.file, f"line {link.line}", link.target, document.sha256))
+    return out
+
+
+def _about_training(document: Document, line: int) -> bool:
+    text = document.lines[line - 1] + " " + " ".join(document.headings[line - 1])
+    return bool(_TRAINED.search(text)) and not re.search(r"evaluat|benchmark", text, re.I)
+
+
+def _lines(subject: Subject, pattern: re.Pattern[str]) -> Iterator[Evidence]:
+    """Lines about training on something."""
+    for document in subject.documents:
+        for number, line in enumerate(document.lines, 1):
+            if re.search(
+                r"train(?:ed)?\b.{0,60}\bon\b|fine-?tuned\b.{0,40}\bwith\b|training data", line, re.I
+            ) and pattern.search(plain(_URL.sub("", line))):
+                yield document.at(number)
+
+
+def _order(subject: Subject) -> Row:
+    title, name = "The order in which the data were used is published", "data.order"
+    files = subject.source.find("*order*.npy", "*indices*.npy", "data_order*", "*index_map*")
+    if files:
+        places = tuple(subject.source.whole(path) for path in files[:4])
+        return Row(name, "definition", title, "yes", Grade.PRESENT, ", ".join(files[:4]), places)
+    transcripts = subject.source.find("transcript.jsonl")
+    if transcripts and data_files(subject):
+        place = subject.source.whole(transcripts[0])
+        reason = f"a function of data fingerprint, seed and step, which {transcripts[0]} records"
+        return Row(name, "definition", title, "yes", Grade.PRESENT, reason, (place,))
+    return Row(name, "definition", title, "no", Grade.ABSENT, "no file of indices, and nothing to compute it from")
+
+
+def _tokenizer(subject: Subject) -> Row:
+    title, name = "The tokenizer is published", "data.tokenizer"
+    files = subject.source.find("tokenizer.json", "tokenizer.model", "*.tiktoken", "vocab.json", "spiece.model")
+    if files:
+        places = tuple(subject.source.whole(path) for path in files[:4])
+        answer: Answer = "yes"
+        return Row(name, "definition", title, answer, Grade.PRESENT, ", ".join(files[:4]), places)
+    links = weight_links(subject)
+    if links:
+        places = tuple(Evidence(file, f"line {link.line}", link.target) for file, link in links[:2])
+        return Row(name, "definition", title, "yes", Grade.LINKED, "not here; it comes with the linked weights", places)
+    return Row(name, "definition", title, "no", Grade.ABSENT, "no file of one")

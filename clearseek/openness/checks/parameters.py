@@ -1,0 +1,185 @@
+"""Parameters: what the card says, against what config.json and the weights' headers come to.
+
+A mixture-of-experts model has one total and three ways to count what a token activates: with the input embedding and
+the output head, without the embedding (a look-up, not a product), without both. A figure is right if it is the rounded
+result of a way that it does not exclude; then the row says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clearseek.hub.layout import SCALE_SUFFIX, ParameterCount, fp8_tensors, memory_tensors
+from clearseek.openness.claims import Claim
+from clearseek.openness.evidence import Answer, Evidence, Grade, Row
+from clearseek.openness.subject import Subject
+
+
+def rows(subject: Subject) -> Iterator[Row]:
+    """One row for each quantity: total, activated, multi-token prediction, elements stored."""
+    counts, config = subject.counts, subject.config.value
+    if counts is None or config is None:
+        yield from _unknown(subject)
+        return
+    yield _total(subject, counts)
+    yield _activated(subject, counts)
+    if counts.mtp:
+        yield _mtp(subject, counts)
+    yield _stored(subject)
+
+
+def billions(count: float) -> str:
+    """``671,026,419,200`` -> ``671.03B``; small counts in millions."""
+    return f"{count / 1e9:,.2f}B" if count >= 1e9 else f"{count / 1e6:,.2f}M"
+
+
+def _unknown(subject: Subject) -> Iterator[Row]:
+    why = subject.config.error or "there is no config.json"
+    for name, kind in (("total", "total"), ("activated", "activated")):
+        claims = subject.stated(kind)
+        stated = f"the card says {claims[0].text}" if claims else "the card says nothing"
+        elements = _elements(subject)
+        if kind == "total" and elements and claims:
+            yield _judge(subject, "parameters.total", _TOTAL, claims, {"elements of the weight files": elements}, ())
+            continue
+        grade = Grade.CLAIMED if claims else Grade.ABSENT
+        reason = f"cannot be computed ({why}); {stated}"
+        title = _TOTAL if kind == "total" else _ACTIVATED
+        yield Row(f"parameters.{name}", "technical", title, "unknown", grade, reason, _places(claims))
+
+
+_TOTAL = "The stated total of parameters is what the tensors come to"
+_ACTIVATED = "The stated activated parameters follow from the configuration"
+
+
+def _total(subject: Subject, counts: ParameterCount) -> Row:
+    ways = {"the main model by config.json": float(counts.total)}
+    if counts.mtp:
+        ways["with the multi-token-prediction module"] = float(counts.total + counts.mtp)
+    return _judge(
+        subject, "parameters.total", _TOTAL, subject.stated("total"), ways, (subject.source.whole("config.json"),)
+    )
+
+
+def _activated(subject: Subject, counts: ParameterCount) -> Row:
+    ways = {
+        "with input embedding and output head": float(counts.activated),
+        "without the input embedding": float(counts.activated_without_embedding),
+        "without embedding and head": float(counts.activated_without_embedding_and_head),
+    }
+    evidence = tuple(subject.config_key(key) for key in ("num_experts_per_tok", "n_routed_experts"))
+    return _judge(subject, "parameters.activated", _ACTIVATED, subject.stated("activated"), ways, evidence)
+
+
+def _mtp(subject: Subject, counts: ParameterCount) -> Row:
+    config = subject.config.value
+    assert config is not None
+    module = [spec for spec in memory_tensors(config) if spec.mtp]
+    projection = sum(spec.size for spec in module if spec.kind == "mtp_proj")
+    visited = sum(
+        spec.size * config.num_experts_per_tok // config.n_routed_experts if spec.kind == "expert" else spec.size
+        for spec in module
+    )
+    ends = counts.embedding + counts.head
+    claims = subject.stated("mtp", "mtp_activated", "mtp_stored")
+    answers = []
+    for claim in claims:
+        ways = {
+            "mtp": {"its own": counts.mtp, "its own without eh_proj": counts.mtp - projection},
+            "mtp_activated": {
+                "with embedding and head": visited + ends,
+                "with embedding and head, without eh_proj": visited + ends - projection,
+            },
+            "mtp_stored": {
+                "everything stored beyond the main model": _expected_elements(subject) - counts.total,
+                "with its copies of embedding and head": counts.mtp + ends,
+            },
+        }[claim.kind]
+        answers.append((claim, {way: float(value) for way, value in ways.items()}))
+    title = "What is stated about the multi-token-prediction module follows from the configuration"
+    return _judge_each(subject, "parameters.mtp", title, answers, (subject.config_key("num_nextn_predict_layers"),))
+
+
+def _expected_elements(subject: Subject) -> int:
+    """Elements that a checkpoint of this config stores, scales included where it is quantised."""
+    config, counts = subject.config.value, subject.counts
+    assert config is not None and counts is not None
+    if (subject.config_raw.value or {}).get("quantization_config"):
+        return sum(_size(tensor.shape) for tensor in fp8_tensors(config))
+    return counts.checkpoint
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    out = 1
+    for each in shape:
+        out *= each
+    return out
+
+
+def _elements(subject: Subject) -> float:
+    """Elements in the weight files, scales left out; 0 where there are none to be read."""
+    entries = (entry for _, entry in subject.weights.tensors.values())
+    return float(sum(_size(entry.shape) for entry in entries if not entry.name.endswith(SCALE_SUFFIX)))
+
+
+def _stored(subject: Subject) -> Row:
+    title = "The stated size of the checkpoint is what it stores"
+    ways = {"all elements by config.json, scales included": float(_expected_elements(subject))}
+    if subject.weights.complete:
+        found = sum(_size(entry.shape) for _, entry in subject.weights.tensors.values())
+        ways["elements in the weight files"] = float(found)
+    return _judge(subject, "parameters.stored", title, subject.stated("stored"), ways, ())
+
+
+def _judge(
+    subject: Subject, id: str, title: str, claims: tuple[Claim, ...], ways: dict[str, float], base: tuple[Evidence, ...]
+) -> Row:
+    return _judge_each(subject, id, title, [(claim, ways) for claim in claims], base, ways)
+
+
+def _judge_each(
+    subject: Subject,
+    id: str,
+    title: str,
+    claims: list[tuple[Claim, dict[str, float]]],
+    base: tuple[Evidence, ...],
+    computed: dict[str, float] | None = None,
+) -> Row:
+    """Compare every claim with the ways to count; each distinct figure is reported once, with all its places."""
+    shown = ", ".join(f"{billions(value)} {way}" for way, value in (computed or {}).items())
+    if not claims:
+        reason = f"nothing is stated; computed: {shown}" if shown else "nothing is stated"
+        return Row(id, "technical", title, "not applicable", Grade.ABSENT, reason, base)
+    verdicts: dict[str, tuple[bool, str]] = {}
+    for claim, ways in claims:
+        verdicts.setdefault(f"{claim.kind} {claim.text} {claim.includes}", _verdict(claim, ways))
+    bad = [text for good, text in verdicts.values() if not good]
+    good = [text for fine, text in verdicts.values() if fine]
+    answer: Answer = "yes" if not bad else "partly" if good else "no"
+    grade = Grade.CLAIMED if not good else Grade.CHECKED
+    places = _places(tuple(claim for claim, _ in sorted(claims, key=lambda each: _verdict(*each)[0])))
+    return Row(id, "technical", title, answer, grade, "; ".join(bad + good), places + base)
+
+
+def _verdict(claim: Claim, ways: dict[str, float]) -> tuple[bool, str]:
+    """Whether a figure is right, and the sentence that says why."""
+    allowed = ways
+    if claim.includes == "both":
+        allowed = {way: value for way, value in ways.items() if way.startswith("with ")} or ways
+    fits = [way for way, value in allowed.items() if claim.agrees(value)]
+    extra = {"both": " including embedding and head", "neither": " excluding embedding and head", "": ""}[
+        claim.includes
+    ]
+    words = {
+        "mtp": "in the MTP module", "mtp_activated": "activated in the MTP module", "mtp_stored": "stored for MTP",
+    }.get(claim.kind, claim.kind)  # fmt: skip
+    said = f"“{claim.text}” {words}{extra}"
+    if fits:
+        return True, f"{said} is right: {billions(allowed[fits[0]])} {fits[0]}"
+    listed = ", ".join(f"{billions(value)} {way}" for way, value in ways.items())
+    return False, f"{said} is not what the configuration gives: {listed}"
+
+
+def _places(claims: tuple[Claim, ...]) -> tuple[Evidence, ...]:
+    """Where the claims stand, each place once, at most eight."""
+    return tuple(dict.fromkeys(claim.evidence for claim in claims))[:8]

@@ -1,0 +1,164 @@
+"""Where a release is read from: a folder, or a repository of the Hugging Face hub at one revision.
+
+Checks see only this: names with sizes, and bytes on request. Nothing outside the release is reachable through it,
+nothing is read whole that may be large, and a file's hash is taken once.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from clearseek.errors import UserError
+from clearseek.hub.safetensors_file import LONGEST_HEADER, Header, parse_header, strict_json
+from clearseek.openness.card import Document
+from clearseek.openness.evidence import Evidence
+from clearseek.openness.tree import Problem, Tree, read_bytes, walk
+
+LONGEST_TEXT = 8_000_000
+"""Bytes of a text file that are read; the rest of a longer one is not looked at."""
+LONGEST_JSON = 200_000_000
+TEXTS = (".md", ".txt", ".rst", ".yaml", ".yml", ".cff", ".toml", ".cfg", ".ini", ".bib", ".tex", ".html", "")
+"""Endings of files that may hold prose."""
+
+
+class Source(ABC):
+    """A release to read."""
+
+    name: str
+    """How the user called it."""
+    revision: str = ""
+    """The commit, where there is one."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Path -> bytes, for every file of the release, sorted."""
+
+    @property
+    @abstractmethod
+    def problems(self) -> tuple[Problem, ...]:
+        """Names and links that a release should not have."""
+
+    @abstractmethod
+    def read(self, path: str, limit: int, begin: int = 0) -> bytes:
+        """At most `limit` bytes of a file from `begin`. Raises UserError when it cannot be read."""
+
+    @abstractmethod
+    def sha256(self, path: str) -> str:
+        """SHA-256 of a file in hex; empty where it is not known and was not asked for."""
+
+    @cached_property
+    def model_name(self) -> str:
+        """The model's name: the last part of the release's."""
+        return self.name.rstrip("/").rpartition("/")[2].partition("@")[0]
+
+    def find(self, *patterns: str) -> tuple[str, ...]:
+        """Paths whose last part matches one of the patterns (case as given, or in lower case)."""
+        return tuple(
+            path
+            for path in self.sizes
+            if any(fnmatchcase(base, p) or fnmatchcase(base.lower(), p) for p in patterns if (base := _base(path)))
+        )
+
+    def document(self, path: str) -> Document:
+        """A text file with its places. Raises UserError when it cannot be read."""
+        if path not in self._documents:
+            raw = self.read(path, LONGEST_TEXT)
+            whole = len(raw) == self.sizes[path]
+            text = raw.decode("utf-8", errors="replace")
+            self._documents[path] = Document(path, text, self.sha256(path) if whole else "")
+        return self._documents[path]
+
+    @cached_property
+    def _documents(self) -> dict[str, Document]:
+        return {}
+
+    @cached_property
+    def _headers(self) -> dict[str, Header]:
+        return {}
+
+    def json(self, path: str) -> dict[str, Any]:
+        """A JSON object without a key twice. Raises UserError naming the file."""
+        if self.sizes[path] > LONGEST_JSON:
+            raise UserError(f"{path}: larger than {LONGEST_JSON:,} bytes, which no such file is")
+        return strict_json(self.read(path, LONGEST_JSON), path)
+
+    def header(self, path: str) -> Header:
+        """The header of a safetensors file, read strictly. Raises UserError naming the file."""
+        if path not in self._headers:
+            raw = self.read(path, 8)
+            length = int.from_bytes(raw, "little")
+            if len(raw) == 8 and 2 <= length <= min(LONGEST_HEADER, self.sizes[path] - 8):
+                raw += self.read(path, length, 8)
+            self._headers[path] = parse_header(raw, self.sizes[path], path)
+        return self._headers[path]
+
+    def whole(self, path: str) -> Evidence:
+        """A whole file as evidence."""
+        return Evidence(path, sha256=self.sha256(path))
+
+    def key(self, path: str, key: str, value: Any) -> Evidence:
+        """A key of a JSON file as evidence."""
+        return Evidence(path, f"key {key}", json.dumps(value)[:200], self.sha256(path))
+
+
+class Folder(Source):
+    """A release on disk."""
+
+    def __init__(self, root: Path, hashes: dict[str, str] | None = None) -> None:
+        """Walk the folder; `hashes` are those already taken. Raises UserError when it is none."""
+        if not root.is_dir():
+            what = "is no folder" if root.exists() else "no such folder, nor the name of a repository (owner/name)"
+            raise UserError(f"{root}: {what}: give the folder of a release")
+        self.name = str(root)
+        self.root = root
+        self.tree: Tree = walk(root)
+        self.hashes = hashes or {}
+
+    @cached_property
+    def model_name(self) -> str:
+        """The folder's own name, whatever path led there."""
+        return self.root.resolve().name
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Path -> bytes."""
+        return {file.path: file.size for file in self.tree.files}
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What the walk refused to follow or to trust."""
+        return self.tree.problems
+
+    def read(self, path: str, limit: int, begin: int = 0) -> bytes:
+        """Bytes of a file, never of one outside the folder."""
+        return read_bytes(self.root, path, limit, begin)
+
+    def sha256(self, path: str) -> str:
+        """From the hashes taken beforehand."""
+        return self.hashes.get(path, "")
+
+
+def _base(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def texts(source: Source, paths: Iterable[str] | None = None) -> tuple[Document, ...]:
+    """The prose of a release: its cards first, then other text files, licences left out."""
+    chosen = [path for path in (source.sizes if paths is None else paths) if _is_prose(path)]
+    chosen.sort(key=lambda path: (path.count("/"), "readme" not in path.lower(), path))
+    return tuple(source.document(path) for path in chosen[:200])
+
+
+def _is_prose(path: str) -> bool:
+    base = _base(path).lower()
+    stem, dot, ending = base.rpartition(".")
+    if base.startswith((".", "license", "licence", "copying", "notice", "merges", "vocab", "requirements")):
+        return False
+    return (dot + ending if stem else "") in (".md", ".txt", ".rst") or base in ("readme", "model_card", "card")

@@ -1,0 +1,150 @@
+"""What the checks look at: a release taken apart once, each part with its error where it could not be read.
+
+A file that is damaged must not stop an audit; the row that needs it says so. So everything here is either there, or
+missing, or an error in words, and checks ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from clearseek.config import ModelConfig
+from clearseek.errors import UserError
+from clearseek.hub.hf_config import parse_hf_config
+from clearseek.hub.layout import ParameterCount, count_parameters
+from clearseek.hub.safetensors_file import Entry, Header
+from clearseek.openness.card import Document
+from clearseek.openness.claims import Claim, find_claims
+from clearseek.openness.evidence import Evidence
+from clearseek.openness.source import Source, texts
+
+T = TypeVar("T")
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """A part of a release: its value, or None with the error that stands in its way, or None for a part not there."""
+
+    value: T | None
+    error: str = ""
+
+
+def attempt(make: Callable[[], T]) -> Part[T]:
+    """Run `make`; a UserError becomes the part's error."""
+    try:
+        return Part(make())
+    except UserError as error:
+        return Part(None, str(error))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The safetensors files of a release by their headers."""
+
+    headers: dict[str, Header]
+    """File -> header, for those that could be read."""
+    errors: dict[str, str]
+    """File -> what is wrong with its header."""
+    twice: tuple[str, ...]
+    """Tensors that stand in two files."""
+
+    @cached_property
+    def tensors(self) -> dict[str, tuple[str, Entry]]:
+        """Tensor -> its file and its entry."""
+        return {entry.name: (file, entry) for file, header in self.headers.items() for entry in header.entries}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every file could be read, and no tensor stands twice."""
+        return bool(self.headers) and not self.errors and not self.twice
+
+
+class Subject:
+    """A release, taken apart as checks ask for it."""
+
+    def __init__(self, source: Source, name: str = "") -> None:
+        """`name` is the model's where the release's own name does not say it."""
+        self.source = source
+        self.name = name or source.model_name
+
+    @cached_property
+    def config_raw(self) -> Part[dict[str, Any]]:
+        """config.json as it stands."""
+        if CONFIG not in self.source.sizes:
+            return Part(None)
+        return attempt(lambda: self.source.json(CONFIG))
+
+    @cached_property
+    def config(self) -> Part[ModelConfig]:
+        """config.json as a model that ClearSeek knows all tensors of."""
+        raw = self.config_raw
+        if raw.value is None:
+            return Part(None, raw.error)
+        content = raw.value
+        return attempt(lambda: parse_hf_config(content, Path(CONFIG)))
+
+    @cached_property
+    def counts(self) -> ParameterCount | None:
+        """Parameters that the config stands for."""
+        return None if self.config.value is None else count_parameters(self.config.value)
+
+    @cached_property
+    def documents(self) -> tuple[Document, ...]:
+        """Prose, the card first."""
+        return texts(self.source)
+
+    @cached_property
+    def card(self) -> Document | None:
+        """The README at the top of the release."""
+        return next(
+            (each for each in self.documents if each.file.lower() in ("readme.md", "readme", "readme.txt")), None
+        )
+
+    @cached_property
+    def metadata(self) -> Part[dict[str, Any]]:
+        """The card's YAML block."""
+        card = self.card
+        return Part(None) if card is None else attempt(lambda: card.metadata)
+
+    @cached_property
+    def claims(self) -> tuple[Claim, ...]:
+        """Figures that the prose states about this model."""
+        return tuple(claim for document in self.documents for claim in find_claims(document, self.name))
+
+    def stated(self, *kinds: str) -> tuple[Claim, ...]:
+        """The claims of these kinds."""
+        return tuple(claim for claim in self.claims if claim.kind in kinds)
+
+    @cached_property
+    def weight_files(self) -> tuple[str, ...]:
+        """The final weights: safetensors files at the top of the release."""
+        return tuple(path for path in self.source.find("*.safetensors") if "/" not in path)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """Headers of the final weights."""
+        headers: dict[str, Header] = {}
+        errors: dict[str, str] = {}
+        seen: dict[str, str] = {}
+        twice: list[str] = []
+        for file in self.weight_files:
+            part = attempt(lambda file=file: self.source.header(file))  # type: ignore[misc]
+            if part.value is None:
+                errors[file] = part.error
+                continue
+            headers[file] = part.value
+            for entry in part.value.entries:
+                if seen.setdefault(entry.name, file) != file:
+                    twice.append(f"{entry.name} in {seen[entry.name]} and {file}")
+        return Weights(headers, errors, tuple(twice))
+
+    def config_key(self, key: str) -> Evidence:
+        """A top-level key of config.json as evidence."""
+        raw = self.config_raw.value or {}
+        return self.source.key(CONFIG, key, raw.get(key))
