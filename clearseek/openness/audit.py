@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from clearseek.openness.checks import code, context, data, documents, evaluations, files, parameters, weights
+from clearseek.openness.checks import (
+    code,
+    context,
+    data,
+    documents,
+    evaluations,
+    files,
+    licence,
+    lineage,
+    parameters,
+    weights,
+)
 from clearseek.openness.evidence import Audit, Row, unique
 from clearseek.openness.source import Source
 from clearseek.openness.subject import Subject
@@ -19,10 +30,12 @@ CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
     weights.rows,
     parameters.rows,
     context.rows,
+    licence.rows,
     documents.rows,
     data.rows,
     code.rows,
     evaluations.rows,
+    lineage.rows,
 )
 
 
