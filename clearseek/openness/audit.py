@@ -12,6 +12,7 @@ from typing import Any
 from clearseek.openness.checks import (
     code,
     context,
+    cost,
     data,
     documents,
     evaluations,
@@ -34,6 +35,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
     documents.rows,
     data.rows,
     code.rows,
+    cost.rows,
     evaluations.rows,
     lineage.rows,
 )

@@ -111,12 +111,12 @@ def token_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     ids: dict[str, int] = {}
     if isinstance(vocabulary, dict):
-        ids = {token: number for token, number in vocabulary.items() if _whole(number)}
+        ids = {token: number for token, number in vocabulary.items() if type(number) is int}
     elif isinstance(vocabulary, list):  # Unigram: a list of [token, score]
         ids = {str(each[0]): number for number, each in enumerate(vocabulary) if isinstance(each, list) and each}
     added = tokenizer.get("added_tokens")
     for each in added if isinstance(added, list) else ():
-        if isinstance(each, dict) and _whole(each.get("id")) and isinstance(each.get("content"), str):
+        if isinstance(each, dict) and type(each.get("id")) is int and isinstance(each.get("content"), str):
             ids[each["content"]] = each["id"]
     return ids
 

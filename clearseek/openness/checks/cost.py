@@ -1,0 +1,215 @@
+"""Cost: operations, hours, price, energy, and what it takes to run the model; each stated figure against the others.
+
+A cost such as "$5.576M" is arithmetic on hours and a price, and says nothing about what else was spent. So three things
+are answered apart: do the hours fit the operations, does the price follow from the hours, and what is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from clearseek.errors import UserError
+from clearseek.hub.layout import FP8_KINDS, flops_per_token, tensors
+from clearseek.openness.claims import Claim
+from clearseek.openness.cost import PLAUSIBLE, energy_kwh, six_n_d, utilisation
+from clearseek.openness.evidence import Answer, Evidence, Grade, Row
+from clearseek.openness.hardware import Device, device
+from clearseek.openness.published import Published, run_of
+from clearseek.openness.subject import Subject
+
+_STAGES = (
+    ("all", r"full training|total|entire|in all|altogether"),
+    ("rest", r"subsequent|post-training stages|after pre-?training|fine-?tun"),
+    ("pre-training", r"pre-?train"),
+)
+SEQUENCE = 4096
+"""Context during pre-training where nothing else is known, for the share of attention."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What is known of the operations of a run."""
+
+    tokens: Claim
+    six_n_d: float
+    exact: float
+    """With attention, from the shapes."""
+
+
+def rows(subject: Subject) -> Iterator[Row]:
+    """Compute, price, energy, memory to run, and figures stated twice."""
+    compute = _compute(subject)
+    hours = _hours(subject)
+    yield _consistent(subject, hours)
+    yield _hours_fit(subject, compute, hours)
+    yield _price(subject, hours)
+    yield _energy(subject, hours)
+    yield _memory(subject)
+
+
+def _compute(subject: Subject) -> Compute | None:
+    counts, config, tokens = subject.counts, subject.config.value, subject.stated("tokens")
+    if counts is None or config is None or not tokens:
+        return None
+    most = max(tokens, key=lambda claim: claim.value)
+    rule = six_n_d(counts.activated_without_embedding, most.value)
+    return Compute(most, rule, flops_per_token(config, SEQUENCE, mtp=False) * most.value)
+
+
+def _hours(subject: Subject) -> dict[str, Claim]:
+    """Stage -> hours, from the words beside them."""
+    found: dict[str, Claim] = {}
+    for claim in subject.stated("gpu_hours"):
+        sentences = re.split(r"(?<=[a-z)])\. ", claim.evidence.quote)
+        sentence = next((each for each in sentences if claim.text.split()[0] in each), claim.evidence.quote)
+        stage = next((stage for stage, words in _STAGES if re.search(words, sentence, re.I)), "all")
+        found.setdefault(stage, claim)
+    return found
+
+
+def _device(claim: Claim) -> Device | None:
+    try:
+        return device(claim.device) if claim.device else None
+    except UserError:
+        return None
+
+
+def _consistent(subject: Subject, hours: dict[str, Claim]) -> Row:
+    """Figures that stand twice."""
+    title, name = "Figures that are stated more than once agree", "claims.consistent"
+    wrong: list[str] = []
+    compared: list[Claim] = []
+    for kind in ("total", "activated", "tokens", "context", "stored"):
+        claims = [claim for claim in subject.stated(kind) if kind != "tokens" or claim.value > 1e9]
+        if len(claims) < 2:
+            continue
+        compared += claims
+        low = max(claim.value - claim.tolerance for claim in claims)
+        high = min(claim.value + claim.tolerance for claim in claims)
+        if low > high and kind != "tokens":  # several token counts are several stages
+            wrong.append(f"{kind}: {', '.join(sorted({claim.text for claim in claims}))}")
+    if {"all", "pre-training", "rest"} <= hours.keys():
+        whole, parts = hours["all"], (hours["pre-training"], hours["rest"])
+        difference = abs(whole.value - sum(part.value for part in parts))
+        compared += [whole, *parts]
+        if difference > whole.tolerance + sum(part.tolerance for part in parts):
+            wrong.append(f"GPU-hours: {whole.text} in all, and {' + '.join(part.text for part in parts)} in parts")
+    places = tuple(dict.fromkeys(claim.evidence for claim in compared))[:8]
+    if wrong:
+        return Row(name, "impact", title, "no", Grade.CLAIMED, "; ".join(wrong), places)
+    if not compared:
+        return Row(name, "impact", title, "not applicable", Grade.ABSENT, "nothing is stated twice")
+    kinds = ", ".join(dict.fromkeys(claim.kind.replace("_", " ") for claim in compared))
+    return Row(name, "impact", title, "yes", Grade.CHECKED, f"{len(compared)} figures of {kinds} agree", places)
+
+
+def _hours_fit(subject: Subject, compute: Compute | None, hours: dict[str, Claim]) -> Row:
+    title, name = "The stated hours fit the operations that training takes", "cost.compute"
+    claim = hours.get("pre-training") or hours.get("all")
+    if compute is None or claim is None:
+        missing = [what for what, part in (("tokens with a config", compute), ("device-hours", claim)) if part is None]
+        there = [each.evidence for each in (claim, compute.tokens if compute else None) if each is not None]
+        grade = Grade.CLAIMED if there else Grade.ABSENT
+        return Row(name, "impact", title, "unknown", grade, f"not stated here: {' and '.join(missing)}", tuple(there))
+    places = (compute.tokens.evidence, claim.evidence)
+    size = f"{compute.exact:.2e} operations ({compute.six_n_d:.2e} by 6ND)"
+    chip = _device(claim)
+    if chip is None:
+        reason = f"{size}; the device of the hours is not named, or not known here"
+        return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+    rule, exact = (utilisation(flops, claim.value, chip.bf16) for flops in (compute.six_n_d, compute.exact))
+    fits = PLAUSIBLE[0] <= rule <= PLAUSIBLE[1]
+    answer: Answer = "yes" if fits else "no"
+    reason = (
+        f"{size} in {claim.text} {chip.name} hours is {100 * exact:.1f} % of BF16's peak ({100 * rule:.1f} % by 6ND); "
+        f"published runs reach {100 * PLAUSIBLE[0]:.0f} to {100 * PLAUSIBLE[1]:.0f} %"
+    )
+    return Row(name, "impact", title, answer, Grade.CHECKED if fits else Grade.CLAIMED, reason, places)
+
+
+def _price(subject: Subject, hours: dict[str, Claim]) -> Row:
+    title, name = "The cost that is stated is hours times a price", "cost.price"
+    dollars, prices = subject.stated("dollars"), subject.stated("dollars_per_hour")
+    claim = hours.get("all") or hours.get("pre-training")
+    run = run_of(subject.counts.total) if subject.counts else None
+    if dollars and claim and prices:
+        computed = claim.value * prices[0].value
+        spread = claim.tolerance * prices[0].value + claim.value * prices[0].tolerance
+        fits = any(abs(computed - each.value) <= each.tolerance + spread for each in dollars)
+        places = (dollars[0].evidence, claim.evidence, prices[0].evidence)
+        reason = f"{claim.text} hours at {prices[0].text} are ${computed:,.0f}; stated: {dollars[0].text}" + _scope(run)
+        grade = Grade.CHECKED if fits else Grade.CLAIMED
+        return Row(name, "impact", title, "yes" if fits else "no", grade, reason, places)
+    if run is not None and run.dollars_per_hour:
+        return _published_price(title, name, run, claim)
+    places = tuple(each.evidence for each in (*dollars, *prices))[:4]
+    if not dollars:
+        return Row(name, "impact", title, "not applicable", Grade.ABSENT, "no cost is stated here")
+    reason = f"{dollars[0].text} is stated without hours and a price to compute it from"
+    return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+
+
+def _scope(run: Published | None) -> str:
+    return f". Scope: final run only; it leaves out {run.scope}" if run and run.scope else ". Scope: not said"
+
+
+def _published_price(title: str, name: str, run: Published, claim: Claim | None) -> Row:
+    """The cost that the publisher states elsewhere, from hours stated here."""
+    total = sum(phase.gpu_hours for phase in run.phases)
+    dollars = total * run.dollars_per_hour
+    parts = " + ".join(f"{phase.gpu_hours / 1e3:,.0f}K" for phase in run.phases)
+    reason = (
+        f"{parts} = {total / 1e3:,.0f}K {run.device} hours at ${run.dollars_per_hour:g} are ${dollars / 1e6:.3f}M, as "
+        f"{run.source} says" + _scope(run)
+    )
+    if claim is None:
+        return Row(name, "impact", title, "yes", Grade.LINKED, f"{reason}; no hours are stated here", ())
+    agrees = claim.agrees(total)
+    what = "agrees with" if agrees else "disagrees with"
+    reason += f". The card's {claim.text} hours {what} it"
+    answer: Answer = "yes" if agrees else "no"
+    return Row(name, "impact", title, answer, Grade.LINKED if agrees else Grade.CLAIMED, reason, (claim.evidence,))
+
+
+_ENERGY = re.compile(r"\b\d[\d,.]*\s?(?:[kMG]Wh|t?CO2\w*|tons? of CO2|tCO2eq)\b", re.I)
+
+
+def _energy(subject: Subject, hours: dict[str, Claim]) -> Row:
+    title, name = "The energy or emissions of training are stated", "cost.energy"
+    for document in subject.documents:
+        for number, line in enumerate(document.lines, 1):
+            if match := _ENERGY.search(line):
+                return Row(name, "impact", title, "yes", Grade.CLAIMED, match[0], (document.at(number),))
+    claim = hours.get("all") or hours.get("pre-training")
+    chip = _device(claim) if claim else None
+    guess = ""
+    if claim is not None and chip is not None:
+        kwh = energy_kwh(claim.value, chip.watts)
+        guess = f"; {claim.text} hours of {chip.name} are about {kwh / 1e6:.1f} GWh with a data centre's overhead"
+    return Row(name, "impact", title, "no", Grade.ABSENT, f"no document states them{guess}")
+
+
+def _memory(subject: Subject) -> Row:
+    """Whether one accelerator holds the weights."""
+    title, name = "One accelerator of 80 GB holds the weights", "barriers.hardware"
+    config = subject.config.value
+    places: tuple[Evidence, ...]
+    if subject.weights.complete:
+        size = sum(entry.size for _, entry in subject.weights.tensors.values())
+        places = tuple(Evidence(file) for file in list(subject.weights.headers)[:4])
+        grade = Grade.CHECKED
+    elif config is not None:
+        quantised = bool((subject.config_raw.value or {}).get("quantization_config"))
+        size = sum(
+            spec.size * (1 if quantised and spec.kind in FP8_KINDS else 2 if spec.dtype == "BF16" else 4)
+            for spec in tensors(config)
+        )
+        places, grade = (subject.source.whole("config.json"),), Grade.CHECKED
+    else:
+        reason = "neither weights nor a config that is understood"
+        return Row(name, "impact", title, "unknown", Grade.ABSENT, reason)
+    need = -(-size // (72 * 10**9))  # a tenth stays for the cache and the runtime
+    reason = f"{size / 1e9:,.1f} GB of weights" + (f": {need} such accelerators, caches aside" if need > 1 else "")
+    return Row(name, "impact", title, "yes" if need <= 1 else "no", grade, reason, places)
