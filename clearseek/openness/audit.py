@@ -20,6 +20,7 @@ from clearseek.openness.checks import (
     licence,
     lineage,
     parameters,
+    trajectory,
     weights,
 )
 from clearseek.openness.evidence import Audit, Row, unique
@@ -29,6 +30,7 @@ from clearseek.openness.subject import Subject
 CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
     files.rows,
     weights.rows,
+    trajectory.rows,
     parameters.rows,
     context.rows,
     licence.rows,

@@ -138,10 +138,10 @@ def _price(subject: Subject, hours: dict[str, Claim]) -> Row:
         computed = claim.value * prices[0].value
         spread = claim.tolerance * prices[0].value + claim.value * prices[0].tolerance
         fits = any(abs(computed - each.value) <= each.tolerance + spread for each in dollars)
-        places = (dollars[0].evidence, claim.evidence, prices[0].evidence)
+        stated = (dollars[0].evidence, claim.evidence, prices[0].evidence)
         reason = f"{claim.text} hours at {prices[0].text} are ${computed:,.0f}; stated: {dollars[0].text}" + _scope(run)
         grade = Grade.CHECKED if fits else Grade.CLAIMED
-        return Row(name, "impact", title, "yes" if fits else "no", grade, reason, places)
+        return Row(name, "impact", title, "yes" if fits else "no", grade, reason, stated)
     if run is not None and run.dollars_per_hour:
         return _published_price(title, name, run, claim)
     places = tuple(each.evidence for each in (*dollars, *prices))[:4]

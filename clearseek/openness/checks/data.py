@@ -28,6 +28,7 @@ _DESCRIBED = re.compile(r"tokens|corpus|corpora|data ?sets?\b|training data|samp
 _SOURCES = re.compile(
     r"common ?crawl|wikipedia|github|arxiv|stack ?exchange|the pile|dolma|c4\b|refinedweb|fineweb|redpajama|books", re.I
 )
+_BENCHMARK = re.compile(r"mmlu|gsm8k|math|humaneval|arc-|hellaswag|bbh|aime|gpqa|winogrande|piqa", re.I)
 _DATA_FILES = re.compile(r"\.(?:parquet|jsonl(?:\.gz|\.zst)?|arrow|bin|npy|tfrecord|tar\.zst)$")
 
 
@@ -36,6 +37,28 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield _training(subject)
     yield _order(subject)
     yield _tokenizer(subject)
+    yield _evaluation(subject)
+
+
+def _evaluation(subject: Subject) -> Row:
+    title, name = "The data it was evaluated on are published", "data.evaluation"
+    files = tuple(
+        path
+        for path in subject.source.sizes
+        if re.search(r"held-?out|eval\w*/.*\.(?:jsonl|parquet|bin)$|validation", path.lower())
+    )
+    if files:
+        places = tuple(subject.source.whole(path) for path in files[:4])
+        return Row(name, "definition", title, "yes", Grade.PRESENT, ", ".join(files[:4]), places)
+    for document in subject.documents:
+        found = sorted(
+            {cell.row[1] for cell in document.cells() if len(cell.row) > 2 and _BENCHMARK.search(cell.row[1])}
+        )
+        if found:
+            line = next(cell.line for cell in document.cells() if len(cell.row) > 2 and cell.row[1] == found[0])
+            reason = f"public benchmarks by name: {', '.join(found[:6])}" + (", …" if len(found) > 6 else "")
+            return Row(name, "definition", title, "yes", Grade.CLAIMED, reason, (document.at(line),))
+    return Row(name, "definition", title, "no", Grade.ABSENT, "neither files nor names of public benchmarks")
 
 
 def _training(subject: Subject) -> Row:

@@ -18,6 +18,8 @@ _PAPER = re.compile(
     r"arxiv\.org/(?:abs|pdf)/|doi\.org/|openreview\.net/|aclanthology\.org/|\.pdf(?:$|[?#])|dl\.acm\.org|nature\.com/articles"
 )
 _REVIEWED = re.compile(r"openreview\.net/|aclanthology\.org/|proceedings\.|nature\.com/articles|dl\.acm\.org")
+_SUMMARY = re.compile(r"ai-act|training-(?:data|content)-summary|summary-of-training")
+_POLICY = re.compile(r"copyright-policy|opt-?out")
 SECTIONS = {
     "what the model is": r"introduction|summary|description|details|overview|architecture|about",
     "how to use it": r"usage|how to|use|inference|run|quick ?start|getting started",
@@ -35,6 +37,24 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield _report(subject)
     yield _paper(subject)
     yield _evaluation(subject)
+    yield _named(subject, "documents.data_summary", "A summary of the training content is published", _SUMMARY)
+    yield _named(
+        subject, "documents.copyright_policy", "A copyright policy for the training data is published", _POLICY
+    )
+
+
+def _named(subject: Subject, name: str, title: str, pattern: re.Pattern[str]) -> Row:
+    """A document that the AI Act asks for, by its file's name or by a heading."""
+    for path in subject.source.sizes:
+        if pattern.search(path.rpartition("/")[2].lower().replace("_", "-")):
+            return Row(name, "impact", title, "yes", Grade.PRESENT, path, (subject.source.whole(path),))
+    for document in subject.documents:
+        for number, line in enumerate(document.lines, 1):
+            if line.startswith("#") and pattern.search(line.lower().replace(" ", "-")):
+                return Row(
+                    name, "impact", title, "yes", Grade.CLAIMED, f"a section of {document.file}", (document.at(number),)
+                )
+    return Row(name, "impact", title, "no", Grade.ABSENT, "no file and no section of that name")
 
 
 def _model_card(subject: Subject) -> Row:

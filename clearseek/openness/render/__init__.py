@@ -1,0 +1,1 @@
+"""An audit for its readers: a terminal, Markdown, a page, and the formats that programs read."""

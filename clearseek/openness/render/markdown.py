@@ -1,0 +1,49 @@
+"""An audit as Markdown: tables that a repository or an article can carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from clearseek.openness.evidence import Audit, Row
+from clearseek.openness.render.text import MARKS, QUESTIONS, headline
+from clearseek.openness.views import views
+
+
+def as_markdown(audit: Audit) -> str:
+    """The whole audit as a document."""
+    return "\n".join(_lines(audit)) + "\n"
+
+
+def _lines(audit: Audit) -> Iterator[str]:
+    found = views(audit)
+    yield f"# Audit of {_cell(str(audit.facts['name']))}"
+    yield ""
+    yield headline(audit, found[0])
+    for dimension, question in QUESTIONS.items():
+        yield from ("", f"## {question}", "", "| | grade | row | finding | evidence |", "|---|---|---|---|---|")
+        for row in audit.of(dimension):
+            yield _row(row)
+    yield from ("", "## Frameworks", "", "| framework | as claimed | as proven |", "|---|---|---|")
+    for view in found:
+        yield f"| {view.name} | {_cell(view.claimed)} | {_cell(view.proven)} |"
+
+
+def _row(row: Row) -> str:
+    places = "; ".join(_cell(str(each)) for each in row.evidence[:3])
+    return f"| {MARKS[row.answer][0]} | E{int(row.grade)} | {row.id} | {_cell(row.reason)} | {places} |"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a table, whoever wrote it."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ").replace("`", "'")
+
+
+def comparison(audits: Sequence[Audit], rows: Sequence[str] | None = None) -> str:
+    """Releases side by side: a row an assertion, a column a release."""
+    ids = list(dict.fromkeys(row.id for audit in audits for row in audit)) if rows is None else list(rows)
+    out = ["| row | " + " | ".join(_cell(str(audit.facts["name"])) for audit in audits) + " |"]
+    out.append("|---" * (len(audits) + 1) + "|")
+    for id in ids:
+        cells = [f"{MARKS[row.answer][0]} E{int(row.grade)}" if (row := audit.get(id)) else "" for audit in audits]
+        out.append(f"| {id} | " + " | ".join(cells) + " |")
+    return "\n".join(out) + "\n"

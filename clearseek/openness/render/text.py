@@ -1,0 +1,61 @@
+"""An audit in a terminal: three questions, a line a row, then what the frameworks make of it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+from clearseek.openness.evidence import Answer, Audit, Dimension, Row
+from clearseek.openness.views import View, views
+
+MARKS: Final[dict[Answer, tuple[str, str]]] = {
+    "yes": ("✓", "green"),
+    "partly": ("◐", "yellow"),
+    "no": ("✗", "red"),
+    "unknown": ("?", "yellow"),
+    "not applicable": ("–", "dim"),
+}
+"""Sign and colour of an answer."""
+QUESTIONS: Final[dict[Dimension, str]] = {
+    "technical": "What the weights are and allow",
+    "definition": "What is open",
+    "impact": "What it means in practice",
+}
+
+
+def print_audit(console: Console, audit: Audit, evidence: bool = False) -> None:
+    """Print all rows; with `evidence`, where to see each."""
+    name, size = audit.facts["name"], audit.facts["bytes"]
+    head = Text(f"{name}", style="bold") + Text(f"  {audit.facts['files']:,} files, {size:,} bytes, {audit.subject}")
+    console.print(head, soft_wrap=True)
+    width = max(len(row.id) for row in audit)
+    for dimension, question in QUESTIONS.items():
+        console.print(Text(f"\n{question}", style="bold"), soft_wrap=True)
+        for row in audit.of(dimension):
+            _print_row(console, row, width, evidence)
+    console.print(Text("\nWhat frameworks make of it", style="bold"), soft_wrap=True)
+    found = views(audit)
+    widest = max(len(view.name) for view in found)
+    for view in found:
+        line = f"  {view.name.ljust(widest)}  claimed: {view.claimed};  proven: {view.proven}"
+        console.print(Text(line), soft_wrap=True)
+    console.print()
+    console.print(Text(headline(audit, found[0]), style="bold"), soft_wrap=True)
+
+
+def _print_row(console: Console, row: Row, width: int, evidence: bool) -> None:
+    sign, colour = MARKS[row.answer]
+    line = Text(f"  {sign} ", style=colour) + Text(f"E{int(row.grade)}  ", style="dim") + Text(row.id.ljust(width + 2))
+    console.print(line + Text(row.reason), soft_wrap=True)
+    for each in row.evidence if evidence else ():
+        console.print(Text(f"{' ' * (width + 10)}{each}", style="dim"), soft_wrap=True)
+
+
+def headline(audit: Audit, plain: View) -> str:
+    """The gap between what is claimed and what is proven, in a sentence."""
+    rows = [row for row in audit.of("definition") if row.answer != "not applicable"]
+    claimed, proven = sum(row.claimed for row in rows), sum(row.proven for row in rows)
+    parts = ", ".join(f"{entry.name} {MARKS[entry.claimed][0]}" for entry in plain.entries)
+    return f"{parts}. Of {len(rows)} things that make a model open, {claimed} are claimed and {proven} are proven here."

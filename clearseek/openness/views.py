@@ -1,0 +1,195 @@
+"""What the frameworks of openness make of the rows: the Model Openness Framework, OSI's definition, the European index,
+article 53 of the AI Act, and the plain question: weights, documents, data, code?
+
+A view judges nothing anew. Each of its entries names the rows it rests on and is answered twice: *as claimed*, if the
+publisher's word counts, and *as proven*, if only bytes do. The difference is what openness on paper is worth.
+Sources: MOF 1.0 (arXiv 2403.13784); OSAID 1.0; osai-index.eu; Regulation (EU) 2024/1689, article 53.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from clearseek.openness.evidence import Answer, Audit, Grade, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One requirement of a framework."""
+
+    name: str
+    claimed: Answer
+    proven: Answer
+    rows: tuple[str, ...]
+    """Ids of the rows it rests on."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A framework's reading."""
+
+    id: str
+    name: str
+    entries: tuple[Entry, ...]
+    claimed: str
+    """The framework's result if the publisher's word counts."""
+    proven: str
+    """Its result if only bytes do."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The view as JSON values."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "claimed": self.claimed,
+            "proven": self.proven,
+            "entries": [
+                {"name": each.name, "claimed": each.claimed, "proven": each.proven, "rows": list(each.rows)}
+                for each in self.entries
+            ],
+        }
+
+
+_ORDER: Final[tuple[Answer, ...]] = ("no", "unknown", "partly", "yes")
+
+
+def _answer(row: Row | None, proven: bool) -> Answer:
+    """A row's answer at a strictness; “not applicable” asks for nothing."""
+    if row is None:
+        return "unknown"
+    if row.answer == "not applicable":
+        return "yes"
+    if row.answer in ("yes", "partly") and proven and row.grade < Grade.PRESENT:
+        return "unknown"
+    return row.answer
+
+
+def entry(audit: Audit, name: str, *ids: str, one: bool = False) -> Entry:
+    """All of the rows must hold, or with `one` any of them."""
+    pick = max if one else min
+
+    def over(proven: bool) -> Answer:
+        return pick((_answer(audit.get(id), proven) for id in ids), key=_ORDER.index)
+
+    return Entry(name, over(False), over(True), ids)
+
+
+def views(audit: Audit) -> tuple[View, ...]:
+    """All views of an audit."""
+    return plain(audit), framework(audit), definition(audit), european(audit), ai_act(audit)
+
+
+def plain(audit: Audit) -> View:
+    """The question as people ask it: what is open?"""
+    entries = (
+        entry(audit, "weights", "weights.final"),
+        entry(audit, "technical documents", "documents.report", "documents.model_card", one=True),
+        entry(audit, "complete training data", "data.training"),
+        entry(audit, "full code", "code.complete"),
+    )
+    claimed, proven = (sum(getattr(each, way) == "yes" for each in entries) for way in ("claimed", "proven"))
+    return View("plain", "What is published", entries, f"{claimed} of 4", f"{proven} of 4")
+
+
+MOF: Final[tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...]] = (
+    (
+        "III Open Model",
+        (
+            ("Model architecture", ("code.architecture", "licence.code")),
+            ("Model parameters (Final)", ("weights.final", "licence.weights")),
+            ("Model card", ("documents.model_card", "licence.documents")),
+            ("Data card", ("documents.data_card", "licence.documents")),
+            ("Technical report", ("documents.report", "licence.documents")),
+            ("Evaluation results", ("documents.evaluation", "licence.documents")),
+        ),
+    ),
+    (
+        "II Open Tooling",
+        (
+            ("Training code", ("code.training", "licence.code")),
+            ("Inference code", ("code.inference", "licence.code")),
+            ("Evaluation code", ("code.evaluation", "licence.code")),
+            ("Evaluation data", ("data.evaluation",)),
+        ),
+    ),
+    (
+        "I Open Science",
+        (
+            ("Research paper", ("documents.report",)),
+            ("Datasets", ("data.training",)),
+            ("Data preprocessing code", ("code.data", "licence.code")),
+            ("Model parameters (Intermediate)", ("weights.intermediate", "licence.weights")),
+        ),
+    ),
+)
+"""Classes of the Model Openness Framework, each with its components and the rows they rest on."""
+
+
+def framework(audit: Audit) -> View:
+    """The Model Openness Framework: the highest class all of whose components, and those below, are there and open."""
+    entries: list[Entry] = []
+    reached = {"claimed": "none", "proven": "none"}
+    whole = {"claimed": True, "proven": True}
+    for label, components in MOF:
+        found = [entry(audit, f"{label}: {name}", *ids) for name, ids in components]
+        entries += found
+        for way in reached:
+            whole[way] = whole[way] and all(getattr(each, way) == "yes" for each in found)
+            reached[way] = f"class {label}" if whole[way] else reached[way]
+    return View("mof", "Model Openness Framework 1.0", tuple(entries), reached["claimed"], reached["proven"])
+
+
+def definition(audit: Audit) -> View:
+    """The Open Source AI Definition 1.0, which a system meets or does not."""
+    entries = (
+        entry(audit, "data information", "data.training", "documents.data_card"),
+        entry(audit, "code", "code.complete", "licence.code"),
+        entry(audit, "parameters", "weights.final", "licence.weights"),
+    )
+    claimed, proven = (
+        "met" if all(getattr(each, way) == "yes" for each in entries) else "not met" for way in ("claimed", "proven")
+    )
+    return View("osaid", "Open Source AI Definition 1.0", entries, claimed, proven)
+
+
+OSAI: Final = (
+    ("datasources_basemodel", ("data.training",)),
+    ("datasources_endmodel", ("data.training",)),
+    ("weights_basemodel", ("weights.final",)),
+    ("weights_endmodel", ("weights.final",)),
+    ("trainingcode", ("code.training",)),
+    ("code", ("code.complete",)),
+    ("hardware_architecture", ("cost.compute",)),
+    ("preprint", ("documents.report",)),
+    ("paper", ("documents.paper",)),
+    ("modelcard", ("documents.model_card",)),
+    ("datasheet", ("documents.data_card",)),
+    ("licenses", ("licence.weights",)),
+)
+"""Dimensions of the European Open Source AI Index and the rows they rest on."""
+POINTS: Final[dict[Answer, float]] = {"yes": 1.0, "partly": 0.5, "no": 0.0, "unknown": 0.0, "not applicable": 0.0}
+
+
+def european(audit: Audit) -> View:
+    """The European Open Source AI Index: twelve dimensions, open 1, partial 0.5, closed 0."""
+    entries = tuple(entry(audit, name, *ids) for name, ids in OSAI)
+    claimed, proven = (sum(POINTS[getattr(each, way)] for each in entries) for way in ("claimed", "proven"))
+    return View("osai", "European Open Source AI Index", entries, f"{claimed:g} of 12", f"{proven:g} of 12")
+
+
+def ai_act(audit: Audit) -> View:
+    """Article 53 of the AI Act: what a free and open licence exempts from, and what it does not."""
+    entries = (
+        entry(audit, "53(2) weights, architecture and usage are public", "weights.final", "documents.model_card"),
+        entry(audit, "53(2) free and open licence", "licence.weights", "licence.freedom"),
+        entry(audit, "53(1)(d) summary of training content", "documents.data_summary"),
+        entry(audit, "53(1)(c) copyright policy", "documents.copyright_policy"),
+    )
+    results = []
+    for way in ("claimed", "proven"):
+        exempt = all(getattr(each, way) == "yes" for each in entries[:2])
+        left = [each.name.split()[0] for each in entries[2:] if getattr(each, way) != "yes"]
+        text = "exempt from 53(1)(a) and (b)" if exempt else "not exempt from 53(1)(a) and (b)"
+        results.append(text + (f"; lacks {' and '.join(left)}" if left else ""))
+    return View("ai-act", "EU AI Act, article 53", entries, results[0], results[1])
