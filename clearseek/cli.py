@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   clearseek import my-model runs/imported           and back
   clearseek convert DeepSeek-V3 v3-bf16 --dtype bf16   FP8 weights to BF16, or back, in little memory
   clearseek doctor                                  what this machine can train with
+  clearseek audit my-model                          how open a release is, from its bytes
 """
 
 
@@ -43,7 +44,9 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-COMMANDS = ("quickstart", "recipes", "train", "data", "generate", "export", "import", "convert", "doctor")
+OPENNESS = ("audit",)
+"""Commands that live in clearseek.openness and need no PyTorch."""
+COMMANDS = ("quickstart", "recipes", "train", "data", "generate", "export", "import", "convert", "doctor", "audit")
 
 
 def _add_recipe_options(command: argparse.ArgumentParser) -> None:
@@ -133,11 +136,30 @@ def build_parser() -> argparse.ArgumentParser:
                      "clearseek doctor")  # fmt: skip
     doctor.add_argument("--device", help="cpu or cuda (default: the GPU, if there is one)")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+    audit = command("audit", "Say how open a release is, from its bytes: what the weights are and allow, what is "
+                    "open, what it means in practice. Nothing of the release is executed.",
+                    "clearseek audit my-model --format html --out audit.html")  # fmt: skip
+    audit.add_argument("releases", nargs="+", metavar="RELEASE", help="folder of a release")
+    audit.add_argument("--name", help="the model's name in its documents (default: the folder's)")
+    audit.add_argument("--compare", action="store_true", help="put several releases side by side")
+    audit.add_argument("--evidence", action="store_true", help="show where each finding can be seen")
+    audit.add_argument("--format", choices=("text", "json", "markdown", "html", "sarif"), default="text",
+                       help="how to say it (default: text)")  # fmt: skip
+    audit.add_argument("--out", type=Path, help="file to write instead of standard output")
+    audit.add_argument("--no-hash", action="store_true", help="do not hash the files: faster, and proves less")
+    audit.add_argument("--require", action="append", default=[], metavar="ROW[=GRADE]",
+                       help="exit with 1 unless this row is a yes, of at least this grade; may be repeated")  # fmt: skip
+    audit.add_argument("--json", action="store_true", help="same as --format json")
     return parser
 
 
 def dispatch(arguments: argparse.Namespace) -> int:
     """Run the chosen command; imports are late so that --help is instant."""
+    if arguments.command in OPENNESS:
+        from clearseek.openness import commands as openness
+
+        return int(getattr(openness, arguments.command)(arguments))
     from clearseek import commands
 
     handler = getattr(commands, arguments.command.replace("import", "import_model"))

@@ -1,87 +1,106 @@
-"""What training costs: operations, hours, dollars and energy, and whether stated figures fit each other.
+"""From operations to hours, dollars and kilowatt-hours: five formulas, each the inverse of a check.
 
-Two ways to count operations are in use. *6ND* multiplies six by parameters and tokens: simple, and without attention.
-The exact count follows the shapes (:func:`clearseek.hub.layout.flops_per_token`). Hours then follow from the share of a
-device's peak that a run reaches, the *model-FLOPs utilisation* (PaLM, arXiv 2204.02311, appendix B): published runs
-reach 0.1 to 0.6 of it, so hours that imply more or less are a slip, or count something else.
+A run costs what its operations cost. Their number follows from the dimensions, the peak rate from the data sheet; the
+one thing that has to be known from experience is the *utilisation*, the share of the peak that a run reaches:
+
+    GPU-hours = FLOP / (3600 x peak x utilisation)
+
+Read backwards it checks a claim: from published hours follows a utilisation, and one outside `PLAUSIBLE` says that a
+number is wrong. DeepSeek-V3: 6 x 37e9 x 14.8e12 = 3.29e24 FLOP in 2.664 million H800 hours are 34.6 % of the BF16 peak.
+
+Utilisation is always of the dense **BF16** peak and of ``6ND`` here, whatever the precision: that is what can be said
+of every published run, so runs can be compared. People who count attention too, as DeepSeek and Meta do, print more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import geometric_mean
-from typing import Final
+from typing import Literal
 
-from clearseek.openness.hardware import device
-from clearseek.openness.published import RUNS, Published
-
-PLAUSIBLE: Final = (0.1, 0.6)
-"""Utilisation of published runs; outside of it something was counted otherwise."""
-POWER_SHARE: Final = 0.8
-"""Average draw of a busy accelerator over its limit."""
-OVERHEAD: Final = 1.5
-"""Energy of a whole data centre over that of its accelerators: hosts and network (1.3) and cooling (1.15)."""
+SECONDS_PER_HOUR = 3600
+PLAUSIBLE = (0.1, 0.6)
+"""Utilisations that large runs have been seen at; outside it, look for the error."""
+DOLLARS_PER_HOUR = 2.0
+"""The rent of one H800 for an hour that DeepSeek assumes (DeepSeek-V3 report, table 1)."""
+PUE = 1.1
+"""Energy a data centre draws for each unit its devices draw, as Meta assumes for LLaMA (arXiv 2302.13971)."""
 
 
-def six_n_d(parameters: float, tokens: float) -> float:
-    """Operations of a training run by the rule of thumb: six for each parameter and token."""
-    return 6.0 * parameters * tokens
+def six_nd(activated: float, tokens: float) -> float:
+    """Training operations by the rule of thumb: 2 forward and 4 backward for each parameter a token visits."""
+    return 6 * activated * tokens
 
 
-def utilisation(flops: float, device_hours: float, peak: float) -> float:
-    """Share of the peak (FLOP/s of one device) that `flops` in so many device-hours are."""
-    return flops / (device_hours * 3600.0 * peak)
+def gpu_hours(flops: float, peak: float, used: float) -> float:
+    """Device hours that `flops` take at a share `used` of the rate `peak` (FLOP/s)."""
+    return flops / (SECONDS_PER_HOUR * peak * used)
 
 
-def device_hours(flops: float, share: float, peak: float) -> float:
-    """Hours of one device for `flops` at this share of its peak."""
-    return flops / (share * peak * 3600.0)
+def utilisation(flops: float, hours: float, peak: float) -> float:
+    """The share of the rate `peak` (FLOP/s) at which `flops` take this many device hours."""
+    return flops / (SECONDS_PER_HOUR * peak * hours)
 
 
-def energy_kwh(hours: float, watts: float) -> float:
-    """Energy of a data centre for so many device-hours, in kWh; an estimate from `POWER_SHARE` and `OVERHEAD`."""
-    return hours * watts * POWER_SHARE * OVERHEAD / 1000.0
+def is_plausible(used: float) -> bool:
+    """Whether runs have been seen at this utilisation."""
+    return PLAUSIBLE[0] <= used <= PLAUSIBLE[1]
 
 
-def published_utilisation(run: Published) -> float:
-    """Share of the BF16 peak that a published run's figures imply, by 6ND."""
-    return utilisation(six_n_d(run.activated, run.tokens), run.gpu_hours, device(run.device).bf16)
+def price(hours: float, dollars_per_hour: float = DOLLARS_PER_HOUR) -> float:
+    """Dollars of rent."""
+    return hours * dollars_per_hour
 
 
-def expected_utilisation(runs: Iterable[Published] = RUNS, leave_out: str = "") -> float:
-    """Share of the BF16 peak to expect of a run by 6ND: the geometric mean over published runs.
+def energy_kwh(hours: float, watts: float, pue: float = PUE) -> float:
+    """Kilowatt-hours at the board's design power, which is an upper estimate of what it draws on average."""
+    return hours * watts * pue / 1000
 
-    One number for all devices and sizes, because a dozen runs do not support more; `leave_out` names a run not to use.
-    """
-    return geometric_mean([published_utilisation(run) for run in runs if run.name != leave_out])
+
+def emissions_tonnes(kwh: float, kg_per_kwh: float) -> float:
+    """Tonnes of CO2 equivalent at a grid's intensity in kg/kWh."""
+    return kwh * kg_per_kwh / 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """A published run against the estimate made without it."""
+class Cost:
+    """What a run takes."""
 
-    run: Published
-    utilisation: float
-    """What its own figures imply."""
-    estimated_hours: float
-    """With the utilisation of all other runs."""
+    hours: float
+    """Device hours."""
+    days: float | None
+    """Days on the clock; None where the number of devices is not known."""
+    dollars: float
+    """Rent of the devices."""
+    kwh: float
+    """Energy, the data centre's overhead included."""
+    tonnes_co2e: float | None
+    """Emissions; None without a grid intensity."""
 
-    @property
-    def error(self) -> float:
-        """Estimated over published hours, less one."""
-        return self.estimated_hours / self.run.gpu_hours - 1.0
 
-
-def validate(runs: tuple[Published, ...] = RUNS) -> tuple[Check, ...]:
-    """Estimate every published run from the others."""
-    return tuple(
-        Check(
-            run,
-            published_utilisation(run),
-            device_hours(
-                six_n_d(run.activated, run.tokens), expected_utilisation(runs, run.name), device(run.device).bf16
-            ),
-        )
-        for run in runs
+def cost(
+    hours: float,
+    watts: float,
+    devices: int | None = None,
+    dollars_per_hour: float = DOLLARS_PER_HOUR,
+    kg_per_kwh: float | None = None,
+    pue: float = PUE,
+) -> Cost:
+    """Everything that follows from device hours."""
+    kwh = energy_kwh(hours, watts, pue)
+    return Cost(
+        hours=hours,
+        days=hours / devices / 24 if devices else None,
+        dollars=price(hours, dollars_per_hour),
+        kwh=kwh,
+        tonnes_co2e=None if kg_per_kwh is None else emissions_tonnes(kwh, kg_per_kwh),
     )
+
+
+ComputeClass = Literal["below 1e23", "1e23 or more", "1e25 or more"]
+
+
+def compute_class(flops: float) -> ComputeClass:
+    """Where a run stands to the thresholds of the EU's AI Act: 1e23 general-purpose, 1e25 presumed systemic risk."""
+    if flops >= 1e25:
+        return "1e25 or more"
+    return "1e23 or more" if flops >= 1e23 else "below 1e23"

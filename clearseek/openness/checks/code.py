@@ -149,7 +149,7 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[_Source, ...]) -> Row:
         return Row(piece.name, "definition", piece.title, "yes", Grade.PRESENT, f"in {shown}", places)
     links = _linked(subject, piece)
     if links:
-        reason = f"not here; named beside a link to {', '.join(dict.fromkeys(each.quote for each in links))}"
+        reason = f"not here; named beside a link to {', '.join(list(dict.fromkeys(each.quote for each in links))[:4])}"
         return Row(piece.name, "definition", piece.title, "yes", Grade.LINKED, reason, tuple(links[:4]))
     looked = f"none of the {len(sources)} source files" if sources else "there is no source file"
     reason = f"{looked}{' does it' if sources else ''}, and no line of the documents links to it"

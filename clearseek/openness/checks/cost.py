@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from clearseek.errors import UserError
 from clearseek.hub.layout import FP8_KINDS, flops_per_token, tensors
 from clearseek.openness.claims import Claim
-from clearseek.openness.cost import PLAUSIBLE, energy_kwh, six_n_d, utilisation
+from clearseek.openness.cost import DOLLARS_PER_HOUR, PLAUSIBLE, energy_kwh, is_plausible, six_nd, utilisation
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
-from clearseek.openness.hardware import Device, device
-from clearseek.openness.published import Published, run_of
+from clearseek.openness.hardware import Hardware, find_hardware
+from clearseek.openness.published import PublishedRun, match
 from clearseek.openness.subject import Subject
 
 _STAGES = (
@@ -54,7 +54,7 @@ def _compute(subject: Subject) -> Compute | None:
     if counts is None or config is None or not tokens:
         return None
     most = max(tokens, key=lambda claim: claim.value)
-    rule = six_n_d(counts.activated_without_embedding, most.value)
+    rule = six_nd(counts.activated_without_embedding, most.value)
     return Compute(most, rule, flops_per_token(config, SEQUENCE, mtp=False) * most.value)
 
 
@@ -69,9 +69,9 @@ def _hours(subject: Subject) -> dict[str, Claim]:
     return found
 
 
-def _device(claim: Claim) -> Device | None:
+def _device(claim: Claim) -> Hardware | None:
     try:
-        return device(claim.device) if claim.device else None
+        return find_hardware(claim.device) if claim.device else None
     except UserError:
         return None
 
@@ -120,11 +120,11 @@ def _hours_fit(subject: Subject, compute: Compute | None, hours: dict[str, Claim
         reason = f"{size}; the device of the hours is not named, or not known here"
         return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
     rule, exact = (utilisation(flops, claim.value, chip.bf16) for flops in (compute.six_n_d, compute.exact))
-    fits = PLAUSIBLE[0] <= rule <= PLAUSIBLE[1]
+    fits = is_plausible(rule)
     answer: Answer = "yes" if fits else "no"
     reason = (
-        f"{size} in {claim.text} {chip.name} hours is {100 * exact:.1f} % of BF16's peak ({100 * rule:.1f} % by 6ND); "
-        f"published runs reach {100 * PLAUSIBLE[0]:.0f} to {100 * PLAUSIBLE[1]:.0f} %"
+        f"{size} in {claim.text} {chip.name.upper()} hours: {100 * exact:.1f} % of BF16's peak "
+        f"({100 * rule:.1f} % by 6ND); published runs reach {100 * PLAUSIBLE[0]:.0f} to {100 * PLAUSIBLE[1]:.0f} %"
     )
     return Row(name, "impact", title, answer, Grade.CHECKED if fits else Grade.CLAIMED, reason, places)
 
@@ -133,7 +133,7 @@ def _price(subject: Subject, hours: dict[str, Claim]) -> Row:
     title, name = "The cost that is stated is hours times a price", "cost.price"
     dollars, prices = subject.stated("dollars"), subject.stated("dollars_per_hour")
     claim = hours.get("all") or hours.get("pre-training")
-    run = run_of(subject.counts.total) if subject.counts else None
+    run = match(subject.counts) if subject.counts else None
     if dollars and claim and prices:
         computed = claim.value * prices[0].value
         spread = claim.tolerance * prices[0].value + claim.value * prices[0].tolerance
@@ -142,7 +142,7 @@ def _price(subject: Subject, hours: dict[str, Claim]) -> Row:
         reason = f"{claim.text} hours at {prices[0].text} are ${computed:,.0f}; stated: {dollars[0].text}" + _scope(run)
         grade = Grade.CHECKED if fits else Grade.CLAIMED
         return Row(name, "impact", title, "yes" if fits else "no", grade, reason, stated)
-    if run is not None and run.dollars_per_hour:
+    if run is not None:
         return _published_price(title, name, run, claim)
     places = tuple(each.evidence for each in (*dollars, *prices))[:4]
     if not dollars:
@@ -151,18 +151,17 @@ def _price(subject: Subject, hours: dict[str, Claim]) -> Row:
     return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
 
 
-def _scope(run: Published | None) -> str:
-    return f". Scope: final run only; it leaves out {run.scope}" if run and run.scope else ". Scope: not said"
+def _scope(run: PublishedRun | None) -> str:
+    return f". Scope: final run only; it leaves out {run.leaves_out}" if run and run.leaves_out else ". Scope: not said"
 
 
-def _published_price(title: str, name: str, run: Published, claim: Claim | None) -> Row:
+def _published_price(title: str, name: str, run: PublishedRun, claim: Claim | None) -> Row:
     """The cost that the publisher states elsewhere, from hours stated here."""
-    total = sum(phase.gpu_hours for phase in run.phases)
-    dollars = total * run.dollars_per_hour
-    parts = " + ".join(f"{phase.gpu_hours / 1e3:,.0f}K" for phase in run.phases)
+    total = run.total_hours
+    parts = " + ".join(f"{stage.hours / 1e3:,.0f}K" for stage in run.stages)
     reason = (
-        f"{parts} = {total / 1e3:,.0f}K {run.device} hours at ${run.dollars_per_hour:g} are ${dollars / 1e6:.3f}M, as "
-        f"{run.source} says" + _scope(run)
+        f"{parts} = {total / 1e3:,.0f}K {run.device.upper()} hours at ${DOLLARS_PER_HOUR:g} are "
+        f"${run.dollars() / 1e6:.3f}M, by {run.source}" + _scope(run)
     )
     if claim is None:
         return Row(name, "impact", title, "yes", Grade.LINKED, f"{reason}; no hours are stated here", ())
@@ -187,7 +186,7 @@ def _energy(subject: Subject, hours: dict[str, Claim]) -> Row:
     guess = ""
     if claim is not None and chip is not None:
         kwh = energy_kwh(claim.value, chip.watts)
-        guess = f"; {claim.text} hours of {chip.name} are about {kwh / 1e6:.1f} GWh with a data centre's overhead"
+        guess = f"; {claim.text} {chip.name.upper()} hours are at most about {kwh / 1e6:.1f} GWh"
     return Row(name, "impact", title, "no", Grade.ABSENT, f"no document states them{guess}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
@@ -15,7 +16,7 @@ MARKS: Final[dict[Answer, tuple[str, str]]] = {
     "partly": ("◐", "yellow"),
     "no": ("✗", "red"),
     "unknown": ("?", "yellow"),
-    "not applicable": ("–", "dim"),
+    "not applicable": ("-", "dim"),
 }
 """Sign and colour of an answer."""
 QUESTIONS: Final[dict[Dimension, str]] = {
@@ -59,3 +60,20 @@ def headline(audit: Audit, plain: View) -> str:
     claimed, proven = sum(row.claimed for row in rows), sum(row.proven for row in rows)
     parts = ", ".join(f"{entry.name} {MARKS[entry.claimed][0]}" for entry in plain.entries)
     return f"{parts}. Of {len(rows)} things that make a model open, {claimed} are claimed and {proven} are proven here."
+
+
+def print_comparison(console: Console, audits: Sequence[Audit]) -> None:
+    """Releases side by side: a line an assertion, a column a release."""
+    ids = list(dict.fromkeys(row.id for audit in audits for row in audit))
+    names = [str(audit.facts["name"])[:24] for audit in audits]
+    widths = [max(len(name), 4) + 2 for name in names]
+    label = max(map(len, ids)) + 2
+    head = "".join(name.ljust(width) for name, width in zip(names, widths, strict=True))
+    console.print(Text(" " * label + head, style="bold"), soft_wrap=True)
+    for id in ids:
+        line = Text(id.ljust(label))
+        for audit, width in zip(audits, widths, strict=True):
+            row = audit.get(id)
+            sign, colour = MARKS[row.answer] if row else ("", "")
+            line += Text((f"{sign} E{int(row.grade)}" if row else "").ljust(width), style=colour)
+        console.print(line, soft_wrap=True)

@@ -1,0 +1,106 @@
+"""What the commands of openness do: read arguments, call the library, print. Nothing here needs PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from clearseek.errors import UserError
+from clearseek.files import write_atomic
+from clearseek.openness.audit import audit as run_audit
+from clearseek.openness.evidence import Audit
+from clearseek.openness.hashing import hash_files
+from clearseek.openness.render.html import as_html
+from clearseek.openness.render.markdown import as_markdown, comparison
+from clearseek.openness.render.sarif import as_sarif
+from clearseek.openness.render.text import print_audit, print_comparison
+from clearseek.openness.source import Folder
+from clearseek.openness.views import views
+
+FAILED = 1
+"""Exit code of an audit whose --require did not hold."""
+
+
+def audit(arguments: argparse.Namespace) -> int:
+    """``clearseek audit``."""
+    paths: list[str] = arguments.releases
+    if len(paths) > 1 and not arguments.compare:
+        raise UserError("several releases: add --compare to put them side by side")
+    if arguments.name and len(paths) > 1:
+        raise UserError("--name goes with one release")
+    audits = [_audit(path, arguments.name or "", arguments.no_hash, arguments.json) for path in paths]
+    kind = "json" if arguments.json else arguments.format
+    text = _render(audits, kind, arguments.compare)
+    if arguments.out is not None:
+        if kind == "text":
+            raise UserError("--out writes a file: choose its --format: json, markdown, html or sarif")
+        write_atomic(arguments.out, text)
+        print(f"{arguments.out}: written", file=sys.stderr)
+    elif kind == "text":
+        console = Console(highlight=False)
+        if arguments.compare:
+            print_comparison(console, audits)
+        else:
+            print_audit(console, audits[0], evidence=arguments.evidence)
+    else:
+        sys.stdout.write(text)
+    return _required(audits, arguments.require)
+
+
+def _audit(path: str, name: str, no_hash: bool, quiet: bool) -> Audit:
+    source = Folder(Path(path))
+    if not no_hash:
+        with _hashing(sum(source.sizes.values()), quiet) as advance:
+            source.hashes.update(hash_files(source.root, source.tree.files, advance))
+    return run_audit(source, name)
+
+
+@contextmanager
+def _hashing(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar for what takes longer than a moment; yields what takes counts of bytes."""
+    if quiet or total < 500_000_000 or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    columns = (TextColumn("hashing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("hashing", total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _render(audits: list[Audit], kind: str, compare: bool) -> str:
+    """The audits in a format; empty for the terminal's."""
+    if kind == "json":
+        content = [{**each.as_json(), "views": [view.as_json() for view in views(each)]} for each in audits]
+        return json.dumps(content if compare else content[0], indent=1, ensure_ascii=False) + "\n"
+    if kind == "markdown":
+        return comparison(audits) if compare else as_markdown(audits[0])
+    if kind in ("html", "sarif") and compare:
+        raise UserError(f"--format {kind} shows one release: leave out --compare")
+    if kind == "html":
+        return as_html(audits[0])
+    return json.dumps(as_sarif(audits[0]), indent=1) + "\n" if kind == "sarif" else ""
+
+
+def _required(audits: list[Audit], required: list[str]) -> int:
+    """`FAILED` unless each required row has the grade asked for: ``data.training``, or ``data.training=E4``."""
+    missing = []
+    for each in required:
+        id, _, grade = each.partition("=")
+        if grade and grade not in ("E1", "E2", "E3", "E4", "E5"):
+            raise UserError(f"--require {each}: the grade must be E1 to E5")
+        for found in audits:
+            row = found.get(id)
+            if row is None:
+                raise UserError(f"--require {each}: no row {id}; --json lists all")
+            if row.answer != "yes" or int(row.grade) < int(grade[1:] or 1):
+                missing.append(f"{found.facts['name']}: {id} is “{row.answer}”, E{int(row.grade)}; required: {each}")
+    for line in missing:
+        print(f"clearseek: {line}", file=sys.stderr)
+    return FAILED if missing else 0
