@@ -32,6 +32,9 @@ from clearseek.inference.sampler import Sampling
 from clearseek.inference.sampler import generate as sample
 from clearseek.machine import keep_heap
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.openness.calibration import validate
+from clearseek.openness.plan import Options, make_plan
+from clearseek.openness.plan_display import print_plan, print_validation
 from clearseek.quickstart import run_quickstart
 from clearseek.recipe import load_recipe, shipped_recipes
 from clearseek.train import checkpoint
@@ -187,6 +190,30 @@ def convert(arguments: argparse.Namespace) -> int:
         again += ["--scales", arguments.scales] if arguments.scales else []
         print(f"stopped with {ended.files_done} of {ended.files} files done; go on with: {shlex.join(again)}")
     return 0 if ended.finished else INTERRUPTED
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """``clearseek plan``."""
+    if arguments.published == (arguments.recipe is not None):
+        raise UserError("give either a recipe to plan or --published (see clearseek plan --help)")
+    console = Console(highlight=False)
+    if arguments.published:
+        predictions = validate()
+        if arguments.json:
+            _print_json([each.as_json() for each in predictions])
+        else:
+            print_validation(console, predictions)
+        return 0
+    options = Options(
+        arguments.hardware, arguments.gpus, arguments.utilisation, arguments.price, arguments.tokens,
+        arguments.layout, arguments.recompute, arguments.grid,
+    )  # fmt: skip
+    made = make_plan(load_recipe(arguments.recipe, arguments.overrides), options)
+    if arguments.json:
+        _print_json(made.as_json())
+    else:
+        print_plan(console, made)
+    return 0
 
 
 def doctor(arguments: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ PLAUSIBLE = (0.1, 0.6)
 DOLLARS_PER_HOUR = 2.0
 """The rent of one H800 for an hour that DeepSeek assumes (DeepSeek-V3 report, table 1)."""
 PUE = 1.1
-"""Energy a data centre draws for each unit its devices draw, as Meta assumes for LLaMA (paper, section 6)."""
+"""Energy a data centre draws for each unit its devices draw, as Meta assumes for LLaMA (arXiv 2302.13971)."""
 
 
 def six_nd(activated: float, tokens: float) -> float:

@@ -87,7 +87,7 @@ _LLAMA_1 = "LLaMA paper (arXiv 2302.13971), tables 2 and 15"
 _LLAMA_2 = "Llama 2 model card (github.com/meta-llama/llama-models, models/llama2)"
 _LLAMA_31 = "Llama 3.1 model card (github.com/meta-llama/llama-models, models/llama3_1)"
 _LLAMA_4 = "Llama 4 model card (github.com/meta-llama/llama-models, models/llama4)"
-_V2 = "DeepSeek-V2 report (arXiv 2405.04434), section 3.2.3"
+_V2 = "DeepSeek-V2 report (arXiv 2405.04434), page 16"
 
 RUNS: tuple[PublishedRun, ...] = (
     PublishedRun("LLaMA-7B", 6.7e9, 1.0e12, "a100-80gb", 82_432, "unstated", _LLAMA_1),
@@ -98,9 +98,9 @@ RUNS: tuple[PublishedRun, ...] = (
     PublishedRun("Llama-2-13B", 13e9, 2.0e12, "a100-80gb", 368_640, "unstated", _LLAMA_2),
     PublishedRun("Llama-2-70B", 70e9, 2.0e12, "a100-80gb", 1_720_320, "unstated", _LLAMA_2),
     PublishedRun("BLOOM-176B", 176.247e9, 366e9, "a100-80gb", 1_082_990, "bf16",
-                 "BLOOM paper (arXiv 2211.05100), sections 3.2 and 3.4", devices=384),
+                 "BLOOM paper (arXiv 2211.05100)", devices=384),
     PublishedRun("StarCoderBase", 15.5e9, 1.0e12, "a100-80gb", 320_256, "bf16",
-                 "StarCoder paper (arXiv 2305.06161), section 5", devices=512),
+                 "StarCoder paper (arXiv 2305.06161)", devices=512),
     PublishedRun("Llama-3.1-8B", 8e9, 15e12, "h100", 1.46e6, "bf16", _LLAMA_31),
     PublishedRun("Llama-3.1-70B", 70e9, 15e12, "h100", 7.0e6, "bf16", _LLAMA_31),
     PublishedRun("Llama-3.1-405B", 405e9, 15.6e12, "h100", 30.84e6, "bf16",
