@@ -271,8 +271,8 @@ def _memory(recipe: Recipe, options: Options, hardware: Hardware, run: Published
         layout = placement.best(devices, usable)
         if layout is None:
             raise UserError(
-                f"--gpus {devices}: no layout: after pipeline stages (up to {recipe.model.num_hidden_layers}), what is "
-                f"left of it must divide train.batch_size = {recipe.train.batch_size}"
+                f"--gpus {devices}: no number of pipeline stages up to {recipe.model.num_hidden_layers} splits them "
+                f"into copies whose number divides train.batch_size = {recipe.train.batch_size}"
             )
     else:
         layout = placement.least(usable)
