@@ -192,7 +192,8 @@ def test_the_validation_table_has_every_run() -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [(hours(2_664_000), "2,664 K h"), (hours(5_000), "5.0 K h"), (hours(184.3), "184 h"),
-     (hours(4.91e-5), "0.0000491 h"), (dollars(5_576_000), "$5.576 M"), (dollars(238_000), "$238,000"), (dollars(2), "$2.00")],
+     (hours(4.91e-5), "0.0000491 h"), (dollars(5_576_000), "$5.576 M"), (dollars(238_000), "$238,000"),
+     (dollars(2), "$2.00")],
 )  # fmt: skip
 def test_figures(shown: str, expected: str) -> None:
     assert shown == expected
