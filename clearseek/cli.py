@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   clearseek export runs/quickstart my-model         a folder that transformers loads
   clearseek import my-model runs/imported           and back
   clearseek convert DeepSeek-V3 v3-bf16 --dtype bf16   FP8 weights to BF16, or back, in little memory
+  clearseek plan v3-671b                            hours, dollars, memory, energy; beside what DeepSeek published
   clearseek doctor                                  what this machine can train with
   clearseek audit my-model                          how open a release is, from its bytes
 """
@@ -44,9 +45,11 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-OPENNESS = ("audit",)
+OPENNESS = ("plan", "audit")
 """Commands that live in clearseek.openness and need no PyTorch."""
-COMMANDS = ("quickstart", "recipes", "train", "data", "generate", "export", "import", "convert", "doctor", "audit")
+COMMANDS = (
+    "quickstart", "recipes", "train", "data", "generate", "export", "import", "convert", "doctor", *OPENNESS,
+)  # fmt: skip
 
 
 def _add_recipe_options(command: argparse.ArgumentParser) -> None:
@@ -54,6 +57,24 @@ def _add_recipe_options(command: argparse.ArgumentParser) -> None:
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="change a setting of the recipe, such as train.steps=100; may be repeated",
     )  # fmt: skip
+
+
+def _add_plan(plan: argparse.ArgumentParser) -> None:
+    plan.add_argument("recipe", nargs="?", help="a TOML file or the name of a shipped recipe")
+    plan.add_argument("--published", action="store_true", help="instead: published runs beside what is predicted")
+    plan.add_argument("--hardware", help="device, such as h100 (default: that of the model's published run, or h100)")
+    plan.add_argument("--gpus", type=int, metavar="N", help="devices (default: as published, or the least that fit)")
+    plan.add_argument("--layout", metavar="DEGREES", help="data, expert and pipeline parallel: dp=128,ep=64,pp=16")
+    plan.add_argument(
+        "--recompute", choices=("none", "selective", "full"),
+        help="what backward computes anew (default: none on one device, else selective, as V3)",
+    )  # fmt: skip
+    plan.add_argument("--utilisation", type=float, help="share of the BF16 peak (default: fitted on published runs)")
+    plan.add_argument("--tokens", type=float, help="tokens, such as 14.8e12 (default: the recipe's steps)")
+    plan.add_argument("--price", type=float, default=2.0, help="dollars a device hour (default: 2)")
+    plan.add_argument("--grid", type=float, metavar="KG", help="kg of CO2e a kWh, to estimate emissions")
+    plan.add_argument("--json", action="store_true", help="print it as JSON")
+    _add_recipe_options(plan)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -132,6 +153,9 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     convert.add_argument("--json", action="store_true", help="print the result as JSON")
 
+    _add_plan(command("plan", "What a recipe would cost: operations, memory, hours, dollars, energy.",
+                      "clearseek plan v3-671b --gpus 2048"))  # fmt: skip
+
     doctor = command("doctor", "Try what this machine can train with: precisions, FP8 backends, compilers.",
                      "clearseek doctor")  # fmt: skip
     doctor.add_argument("--device", help="cpu or cuda (default: the GPU, if there is one)")
@@ -149,7 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--out", type=Path, help="file to write instead of standard output")
     audit.add_argument("--no-hash", action="store_true", help="do not hash the files: faster, and proves less")
     audit.add_argument("--require", action="append", default=[], metavar="ROW[=GRADE]",
-                       help="exit with 1 unless this row is a yes, of at least this grade; may be repeated")  # fmt: skip
+                       help="exit with 1 unless this row is a yes, of this grade at least; repeatable")  # fmt: skip
     audit.add_argument("--json", action="store_true", help="same as --format json")
     return parser
 

@@ -27,7 +27,7 @@ def program() -> str:
     return os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called)
 
 
-def _print_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+def print_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:
     """Names and values in two columns. Lines are never broken, so that a pipe gets each fact whole."""
     width = 2 + max(len(name) for name, _ in rows)
     for name, value in rows:
@@ -118,7 +118,7 @@ def print_dry_run(console: Console, recipe: Recipe, as_json: bool) -> None:
         ("training", f"{si(costs['flops_per_token'], 'FLOP')} a token, {costs['tokens']:,} tokens, "
                      f"{si(costs['total_flops'], 'FLOP')}"),
     ]  # fmt: skip
-    _print_rows(console, rows)
+    print_rows(console, rows)
     print_findings(console, check_portability(recipe.model))
 
 
@@ -142,7 +142,7 @@ def print_manifest(console: Console, manifest: Manifest, out: Path) -> None:
         rows.append((name, f"{_documents(half.documents)}, {half.bytes:,} bytes, {half.tokens:,} tokens"))
     rows.append(("left out", f"{manifest.duplicates} duplicates, {len(manifest.skipped)} unreadable"))
     rows.append(("fingerprint", manifest.fingerprint))
-    _print_rows(console, rows)
+    print_rows(console, rows)
 
 
 def print_quickstart_head(console: Console, recipe: Recipe, run: Path, resume: bool) -> None:
@@ -182,4 +182,4 @@ def print_quickstart_end(console: Console, recipe: Recipe, summary: Mapping[str,
         ("", f"{program()} train shakespeare --set 'data.paths=[\"my.txt\"]'   (a text file of yours)"),
         ("", f"{program()} train {recipe.name} --set train.steps={2 * recipe.train.steps} --run runs/longer"),
     ]  # fmt: skip
-    _print_rows(console, rows)
+    print_rows(console, rows)

@@ -17,7 +17,7 @@ Shape legend: V vocabulary, H hidden size, I expert width, E experts. A linear w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, NamedTuple
@@ -313,7 +313,18 @@ def training_memory(
     `micro_batches` holds at once (the digits of that number in base two, less one), optimiser state ``8N`` (AdamW) or
     ``8(N - M) + 4M`` (Muon); moments of AdamW in BF16 take 4 bytes instead of 8.
     """
-    stored = list(memory_tensors(config))
+    return memory_of(memory_tensors(config), optimizer_name, precision, micro_batches, moments)
+
+
+def memory_of(
+    specs: Iterable[TensorSpec],
+    optimizer_name: Literal["adamw", "muon"],
+    precision: Literal["bf16", "fp32", "fp8"],
+    micro_batches: int = 1,
+    moments: Literal["fp32", "bf16"] = "fp32",
+) -> TrainingMemory:
+    """The same for these tensors of :func:`memory_tensors` alone, such as those of one pipeline stage."""
+    stored = list(specs)
     bias = sum(spec.size for spec in stored if spec.kind == "router_bias")
     trained = sum(spec.size for spec in stored) - bias
     eight = sum(spec.size for spec in stored if spec.kind in FP8_KINDS) if precision == "fp8" else 0

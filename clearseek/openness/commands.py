@@ -15,17 +15,45 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from clearseek.errors import UserError
 from clearseek.files import write_atomic
 from clearseek.openness.audit import audit as run_audit
+from clearseek.openness.calibration import validate
 from clearseek.openness.evidence import Audit
 from clearseek.openness.hashing import hash_files
+from clearseek.openness.plan import Options, make_plan
+from clearseek.openness.plan_display import print_plan, print_validation
 from clearseek.openness.render.html import as_html
 from clearseek.openness.render.markdown import as_markdown, comparison
 from clearseek.openness.render.sarif import as_sarif
 from clearseek.openness.render.text import print_audit, print_comparison
 from clearseek.openness.source import Folder
 from clearseek.openness.views import views
+from clearseek.recipe import load_recipe
 
 FAILED = 1
 """Exit code of an audit whose --require did not hold."""
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """``clearseek plan``."""
+    if arguments.published == (arguments.recipe is not None):
+        raise UserError("give either a recipe to plan or --published (see clearseek plan --help)")
+    console = Console(highlight=False)
+    if arguments.published:
+        predictions = validate()
+        if arguments.json:
+            print(json.dumps([each.as_json() for each in predictions], indent=1))
+        else:
+            print_validation(console, predictions)
+        return 0
+    options = Options(
+        arguments.hardware, arguments.gpus, arguments.utilisation, arguments.price, arguments.tokens,
+        arguments.layout, arguments.recompute, arguments.grid,
+    )  # fmt: skip
+    made = make_plan(load_recipe(arguments.recipe, arguments.overrides), options)
+    if arguments.json:
+        print(json.dumps(made.as_json(), indent=1))
+    else:
+        print_plan(console, made)
+    return 0
 
 
 def audit(arguments: argparse.Namespace) -> int:
