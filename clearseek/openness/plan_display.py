@@ -40,7 +40,7 @@ def _operations(plan: Plan) -> Rows:
         ("tokens", f"{plan.tokens:,.0f}"),
         ("operations", f"{plan.six_nd:.4g} FLOP by 6ND, N without the embedding lookup"),
         ("", f"{plan.exact:.4g} FLOP with attention{' and MTP' if plan.count.mtp else ''}: "
-             f"{plan.exact / plan.six_nd:.3f} times that; {compute_class(plan.exact)}"),
+             f"{plan.exact / plan.six_nd:.3f} times that; EU AI Act: {compute_class(plan.exact)}"),
     ]  # fmt: skip
 
 
