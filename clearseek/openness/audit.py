@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from clearseek.openness.checks import (
+    access,
     code,
     context,
     cost,
@@ -37,6 +38,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
     documents.rows,
     data.rows,
     code.rows,
+    access.rows,
     cost.rows,
     evaluations.rows,
     lineage.rows,

@@ -80,10 +80,20 @@ def views(audit: Audit) -> tuple[View, ...]:
     return plain(audit), framework(audit), definition(audit), european(audit), ai_act(audit)
 
 
+def _weights(audit: Audit) -> Entry:
+    """Published weights; behind a gate they are open in part."""
+    found = entry(audit, "weights", "weights.final")
+    gate = audit.get("barriers.access")
+    if gate is None or gate.answer != "no" or found.claimed != "yes":
+        return found
+    proven: Answer = "partly" if found.proven == "yes" else found.proven
+    return Entry(found.name, "partly", proven, (*found.rows, gate.id))
+
+
 def plain(audit: Audit) -> View:
     """The question as people ask it: what is open?"""
     entries = (
-        entry(audit, "weights", "weights.final"),
+        _weights(audit),
         entry(audit, "technical documents", "documents.report", "documents.model_card", one=True),
         entry(audit, "complete training data", "data.training"),
         entry(audit, "full code", "code.complete"),

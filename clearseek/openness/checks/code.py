@@ -53,6 +53,7 @@ PIECES: Final = (
         (r"\.backward\(|value_and_grad|jax\.grad|autograd\.grad", r"\.step\(|optax\.|apply_updates"),
         "",
         r"train(?:ing)? (?:code|scripts?|framework|recipes?|repo\w*|pipeline)"
+        r"|(?:used to|were|was) (?:pre-?)?train(?:ed)?\b.{0,40}\b(?:with|using)"
         r"|(?:code|scripts?|recipes?) (?:\w+ ){0,3}(?:for|to) (?:\w+ ){0,2}(?:pre-?)?train",
     ),
     Piece(
@@ -103,8 +104,10 @@ class _Source:
 
 def _sources(source: Source) -> Iterator[_Source]:
     count = 0
-    for path in source.sizes:
-        if path.lower().endswith((*_ENDINGS, ".toml", ".yaml", ".yml", ".json", ".txt", ".lock")) and "/" in path + "/":
+    for path in sorted(source.sizes, key=lambda path: (path.count("/"), path)):
+        if _FOREIGN.search(path):
+            continue
+        if path.lower().endswith((*_ENDINGS, ".toml", ".yaml", ".yml", ".json", ".txt", ".lock")):
             if path.endswith((".json", ".txt", ".yaml", ".yml")) and not _may_be_settings(path):
                 continue
             text = source.read(path, LONGEST_SOURCE).decode("utf-8", errors="replace")
@@ -123,11 +126,16 @@ def _sources(source: Source) -> Iterator[_Source]:
             return
 
 
+_FOREIGN = re.compile(r"(?:^|/)(?:dependencies|third[-_]party|vendor|node_modules|site-packages|external)/")
+
+
 def _may_be_settings(path: str) -> bool:
     base = path.rpartition("/")[2].lower()
     if base in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         return False
-    return bool(re.search(r"recipe|train|requirements|constraints|hparams|config|environment|lock", base))
+    return bool(
+        re.search(r"recipe|train|requirements|constraints|hparams|configs?[/.]|config|environment|lock", path.lower())
+    )
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clearseek.openness.card import Document
+from clearseek.openness.claims import normalise
 from clearseek.openness.evidence import Evidence, Grade, Row
 from clearseek.openness.subject import Subject
 
@@ -129,7 +130,9 @@ def _own_papers(subject: Subject) -> list[_Found]:
 def _report(subject: Subject) -> Row:
     title, name = "There is a technical report", "documents.report"
     files = tuple(
-        path for path in subject.source.find("*.pdf", "*report*.md", "*paper*.md", "*.tex") if "figure" not in path
+        path
+        for path in subject.source.find("*.pdf", "*report*.md", "*paper*.md", "*.tex")
+        if not path.startswith(".") and _is_report(path, normalise(subject.name))
     )
     if files:
         places = tuple(subject.source.whole(path) for path in files[:6])
@@ -139,6 +142,13 @@ def _report(subject: Subject) -> Row:
         reason = f"linked: {', '.join(dict.fromkeys(link.target for link in links))}"
         return Row(name, "definition", title, "yes", Grade.LINKED, reason, _places(links))
     return Row(name, "definition", title, "no", Grade.ABSENT, "no report here, and none linked")
+
+
+def _is_report(path: str, model: str) -> bool:
+    """A document about the model: named so, or a PDF beside the card; plots and bug reports are none."""
+    base = path.rpartition("/")[2].lower()
+    named = bool(re.search(r"report|paper", base)) and not re.search(r"bug|issue|license", base)
+    return named or (base.endswith(".pdf") and ("/" not in path or model in normalise(base)))
 
 
 def _paper(subject: Subject) -> Row:

@@ -76,14 +76,14 @@ def _duties(subject: Subject) -> Row:
     here = {text.match.licence.id for text in licence_texts(subject).values() if text.match.licence}
     problems: list[str] = []
     for each, licence in known:
-        said = f"{each.model} is made from {each.base} ({licence.name})"
+        undone = []
         if licence.naming and not each.model.rpartition("/")[2].lower().startswith(licence.naming.lower()):
-            problems.append(f"{said}: its name must begin with “{licence.naming}”")
-        for notice in licence.notices:
-            if notice.lower() not in prose:
-                problems.append(f"{said}: “{notice}” must be shown, and is not")
+            undone.append(f"its name must begin with “{licence.naming}”")
+        undone += [f"“{notice}” must be shown, and is not" for notice in licence.notices if notice.lower() not in prose]
         if licence.share_alike and licence.id not in here:
-            problems.append(f"{said}: its agreement must come along, and is not here")
+            undone.append("the agreement must come along, and is not here")
+        if undone:
+            problems.append(f"{each.model} is made from {each.base} ({licence.name}): {', '.join(undone)}")
     places = tuple(each.evidence for each, _ in known)[:8]
     if problems:
         return Row(name, "impact", title, "no", Grade.CLAIMED, "; ".join(problems), places)

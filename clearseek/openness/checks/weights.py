@@ -14,12 +14,14 @@ from clearseek.errors import UserError
 from clearseek.hub.layout import fp8_tensors, tensors
 from clearseek.openness.card import Link
 from clearseek.openness.checks.sample import Sample, take_sample
-from clearseek.openness.claims import is_this_model, normalise
+from clearseek.openness.claims import normalise
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
 from clearseek.openness.subject import INDEX, Subject, Weights
 
 _HUB = re.compile(
-    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co|modelscope\.cn/models)/([\w.-]+)/([\w.-]+)/?(?:[?#].*)?$"
+    r"https?://(?:www\.)?"
+    r"(?:(?:huggingface\.co|hf\.co|modelscope\.cn/models)/(?!datasets/|spaces/|papers/)[\w.-]+/([\w.-]+)"
+    r"|[^\s?#]+/([\w.-]+)\.(?:tar|safetensors|gguf|pth|bin|zip)(?:$|[?#]))"
 )
 _OTHER_WEIGHTS = ("*.gguf", "*.pt", "*.pth", "*.bin", "*.ckpt", "*.npz", "*.msgpack", "*.h5")
 
@@ -193,7 +195,8 @@ def _linked(subject: Subject, title: str) -> Row:
     """Weights that a card links to."""
     links = weight_links(subject)
     if links:
-        names = ", ".join(dict.fromkeys(link.target for _, link in links))
+        targets = list(dict.fromkeys(link.target for _, link in links))
+        names = ", ".join(targets[:4]) + (f" and {len(targets) - 4} more" if len(targets) > 4 else "")
         reason = f"no weight files here; the card links to {names}"
         places = tuple(Evidence(file, f"line {link.line}", link.target) for file, link in links[:4])
         return Row("weights.final", "definition", title, "yes", Grade.LINKED, reason, places)
@@ -202,13 +205,13 @@ def _linked(subject: Subject, title: str) -> Row:
 
 
 def weight_links(subject: Subject) -> list[tuple[str, Link]]:
-    """Links to hub repositories of this model, with the file each stands in."""
+    """Links to repositories on a hub, or to archives, named as this model or as one of its family."""
     wanted = normalise(subject.name)
     return [
         (document.file, link)
         for document in subject.documents
         for link in document.links
-        if (match := _HUB.match(link.target)) and is_this_model(match[2], wanted)
+        if (match := _HUB.match(link.target)) and wanted and normalise(match[1] or match[2]).startswith(wanted)
     ]
 
 

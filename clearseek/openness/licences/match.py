@@ -26,7 +26,7 @@ ALIKE: Final = 0.8
 CLOSE: Final = 0.04
 """Difference in likeness up to which two standard texts are both compared word by word."""
 _WORD = re.compile(r"[^\W_]+(?:['.][^\W_]+)*")
-_COPYRIGHT = re.compile(r"^\W*(?:copyright|©|\(c\)|portions copyright)\b.*(?:\d{4}|\[|<|©|\(c\))", re.I)
+_COPYRIGHT = re.compile(r"^\W*(?:copyright|©|\(c\)|portions copyright)\b.*(?:\d{4}|\[|\{|<|©|\(c\))", re.I)
 _TITLES: Final = (
     (r"deepseek license agreement", "deepseek"),
     (r"llama (2|3\.1|3\.2|3\.3|3|4) community license", "llama"),
@@ -106,7 +106,7 @@ def _words(text: str) -> _Text:
     for number, line in enumerate(text.splitlines(), 1):
         if not _COPYRIGHT.match(line):
             for match in _WORD.finditer(line.lower().replace("\u2019", "'")):
-                words.append(match[0])
+                words.append("http" if match[0] == "https" else match[0])
                 lines.append(number)
     return _Text(tuple(words), tuple(lines), Counter(words))
 

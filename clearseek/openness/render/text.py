@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
@@ -26,10 +27,17 @@ QUESTIONS: Final[dict[Dimension, str]] = {
 }
 
 
+def visible(text: str) -> str:
+    """The text with control characters written out: a release must not speak to the reader's terminal."""
+    return "".join(c if unicodedata.category(c) not in ("Cc", "Cf") else f"\\u{ord(c):04x}" for c in text)
+
+
 def print_audit(console: Console, audit: Audit, evidence: bool = False) -> None:
     """Print all rows; with `evidence`, where to see each."""
-    name, size = audit.facts["name"], audit.facts["bytes"]
-    head = Text(f"{name}", style="bold") + Text(f"  {audit.facts['files']:,} files, {size:,} bytes, {audit.subject}")
+    name, size = visible(str(audit.facts["name"])), audit.facts["bytes"]
+    head = Text(f"{name}", style="bold") + Text(
+        f"  {audit.facts['files']:,} files, {size:,} bytes, {visible(audit.subject)}"
+    )
     console.print(head, soft_wrap=True)
     width = max(len(row.id) for row in audit)
     for dimension, question in QUESTIONS.items():
@@ -49,9 +57,9 @@ def print_audit(console: Console, audit: Audit, evidence: bool = False) -> None:
 def _print_row(console: Console, row: Row, width: int, evidence: bool) -> None:
     sign, colour = MARKS[row.answer]
     line = Text(f"  {sign} ", style=colour) + Text(f"E{int(row.grade)}  ", style="dim") + Text(row.id.ljust(width + 2))
-    console.print(line + Text(row.reason), soft_wrap=True)
+    console.print(line + Text(visible(row.reason)), soft_wrap=True)
     for each in row.evidence if evidence else ():
-        console.print(Text(f"{' ' * (width + 10)}{each}", style="dim"), soft_wrap=True)
+        console.print(Text(f"{' ' * (width + 10)}{visible(str(each))}", style="dim"), soft_wrap=True)
 
 
 def headline(audit: Audit, plain: View) -> str:
@@ -65,7 +73,7 @@ def headline(audit: Audit, plain: View) -> str:
 def print_comparison(console: Console, audits: Sequence[Audit]) -> None:
     """Releases side by side: a line an assertion, a column a release."""
     ids = list(dict.fromkeys(row.id for audit in audits for row in audit))
-    names = [str(audit.facts["name"])[:24] for audit in audits]
+    names = [visible(str(audit.facts["name"]))[:24] for audit in audits]
     widths = [max(len(name), 4) + 2 for name in names]
     label = max(map(len, ids)) + 2
     head = "".join(name.ljust(width) for name, width in zip(names, widths, strict=True))

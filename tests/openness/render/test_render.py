@@ -1,0 +1,87 @@
+"""What a reader gets: every row in every format, and foreign text that stays text."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from clearseek.openness.evidence import Audit, Evidence, Grade, Row
+from clearseek.openness.render.html import as_html
+from clearseek.openness.render.markdown import as_markdown, comparison
+from clearseek.openness.render.sarif import as_sarif
+from clearseek.openness.render.text import print_audit, print_comparison
+
+from ..releases import audited
+
+EVIL = "<script>alert(1)</script> | `x` [red]y[/red] \x1b[31m\n| a"
+
+
+@pytest.fixture
+def hostile() -> Audit:
+    row = Row("a.b", "technical", f"title {EVIL}", "no", Grade.CLAIMED, EVIL, (Evidence(EVIL, EVIL, EVIL),))
+    return Audit(EVIL, (row,), {"name": EVIL, "files": 1, "bytes": 2})
+
+
+class Collector(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_holds_every_row_and_nothing_that_runs(release: Path, hostile: Audit) -> None:
+    found = audited(release)
+    page = Collector()
+    page.feed(as_html(found))
+    for row in found:
+        assert row.title in page.text
+        assert row.id in page.text
+    page = Collector()
+    page.feed(as_html(hostile))
+    assert "script" not in page.tags
+    assert "<script>alert(1)</script>" in page.text
+    assert not [name for name, value in page.attributes if name.startswith("on") or name in ("src", "href")]
+
+
+def test_markdown_rows_stay_rows(release: Path, hostile: Audit) -> None:
+    found = audited(release)
+    text = as_markdown(found)
+    assert all(f"| {row.id} |" in text for row in found)
+    lines = [line for line in as_markdown(hostile).splitlines() if "a.b" in line]
+    assert len(lines) == 1
+    assert lines[0].replace("\\|", "").count("|") == 6
+    assert "<script>" not in lines[0]
+    assert comparison([found, hostile]).count("\n") == len(found.rows) + 3
+
+
+def test_sarif_names_rules_results_and_places(release: Path) -> None:
+    found = audited(release)
+    log = as_sarif(found)
+    run = log["runs"][0]
+    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert rules == [row.id for row in found]
+    assert {result["ruleId"] for result in run["results"]} == {
+        row.id for row in found if row.answer in ("no", "partly", "unknown")
+    }
+    assert all(rules[result["ruleIndex"]] == result["ruleId"] for result in run["results"])
+    json.dumps(log)
+
+
+def test_the_terminal_gets_foreign_text_as_text(hostile: Audit, capsys: pytest.CaptureFixture[str]) -> None:
+    print_audit(Console(highlight=False), hostile, evidence=True)
+    print_comparison(Console(highlight=False), [hostile, hostile])
+    out = capsys.readouterr().out
+    assert "[red]y[/red]" in out
+    assert "\x1b" not in out
