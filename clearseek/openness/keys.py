@@ -89,9 +89,9 @@ def generate_key(path: Path, password: bytes | None = None) -> PublicKey:
 
 def load_private_key(path: Path, password: bytes | None = None) -> PrivateKey:
     """Read a private key (PEM; PKCS #8 or the older EC form). Raises UserError."""
+    serialization, ec = _library()
     from cryptography.exceptions import UnsupportedAlgorithm
 
-    serialization, ec = _library()
     raw = read_file(path, LONGEST_KEY)
     try:
         key = serialization.load_pem_private_key(raw, password)
@@ -107,9 +107,9 @@ def load_private_key(path: Path, password: bytes | None = None) -> PrivateKey:
 
 def load_public_key(source: Path | bytes) -> PublicKey:
     """Read a public key (PEM): a file, or its bytes. Raises UserError."""
+    serialization, ec = _library()
     from cryptography.exceptions import UnsupportedAlgorithm
 
-    serialization, ec = _library()
     where = "the public key" if isinstance(source, bytes) else str(source)
     raw = source if isinstance(source, bytes) else read_file(source, LONGEST_KEY)
     if b"PRIVATE KEY" in raw:

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,6 @@ def _check_paths(paths: list[str], where: str) -> None:
     for path in paths:
         if what := name_problem(path):
             raise UserError(f"{where}: {visible(path)}: {what}")
-    for before, path in zip(paths, paths[1:], strict=False):
+    for before, path in pairwise(paths):
         if path_bytes(before) >= path_bytes(path):
             raise UserError(f"{where}: {visible(path)} must come before {visible(before)}, and no path may repeat")

@@ -5,9 +5,9 @@ digests in the order listed (sorted by the parts of the path). So `model_signing
 :func:`sign_folder` makes, and :func:`verify_folder` checks what `model_signing sign key` makes. Format:
 https://github.com/ossf/model-signing-spec.
 
-What a signature leaves out matters as much as what it covers: an unsigned file beside signed ones is a problem here, and
-what the statement tells readers to ignore is listed in the result. Stricter than OMS: a path that stands there twice,
-lies outside, or is both signed and ignored makes the statement invalid.
+What a signature leaves out matters as much as what it covers: an unsigned file beside signed ones is a problem here,
+and what the statement tells readers to ignore is listed in the result. Stricter than OMS: a path that stands there
+twice, lies outside, or is both signed and ignored makes the statement invalid.
 """
 
 from __future__ import annotations

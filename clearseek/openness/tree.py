@@ -70,7 +70,7 @@ class Tree:
     """What the caller asked to leave out and is there; a folder ends in a slash and was not looked into."""
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """Not a file to read; the message completes “PATH: ”."""
 
 
@@ -107,11 +107,11 @@ def walk(root: Path, skip: Iterable[str] = ()) -> Tree:
                         seen.append(path)
                         if is_folder:
                             if len(parts) >= DEEPEST:
-                                raise _Refused(f"more than {DEEPEST} folders inside each other")
+                                raise _RefusedError(f"more than {DEEPEST} folders inside each other")
                             folders.append((*parts, name))
                         else:
                             files.append(_file(base, path, status, handle))
-                    except _Refused as refused:
+                    except _RefusedError as refused:
                         problems.append(Problem(visible(path), str(refused)))
         except OSError as error:
             if not parts:
@@ -138,7 +138,7 @@ def open_file(root: Path, path: str) -> BinaryIO:
             place, target = _target(base, path, os.readlink(name, dir_fd=handle))
         with _opened_folder(place, target[:-1]) as handle:
             return _opened_file(target[-1], handle)
-    except _Refused as refused:
+    except _RefusedError as refused:
         raise UserError(f"{root}: {visible(path)}: {refused}") from None
     except OSError as error:
         raise UserError(f"{root}: {visible(path)}: cannot read: {error.strerror}") from None
@@ -167,7 +167,7 @@ def name_problem(path: str) -> str | None:
     """What makes a path unfit for a release, or None."""
     try:
         _check_name(path)
-    except _Refused as refused:
+    except _RefusedError as refused:
         return str(refused)
     return None
 
@@ -210,13 +210,13 @@ def _is_hidden(character: str) -> bool:
 def _check_name(path: str) -> None:
     for character in path:
         if _is_hidden(character):
-            raise _Refused(f"the name holds the invisible character U+{ord(character):04X}")
+            raise _RefusedError(f"the name holds the invisible character U+{ord(character):04X}")
         if character == "\\":
-            raise _Refused("the name holds a backslash, which separates folders on Windows")
+            raise _RefusedError("the name holds a backslash, which separates folders on Windows")
     if path.startswith("/"):
-        raise _Refused("the path is absolute")
+        raise _RefusedError("the path is absolute")
     if not all(path.split("/")) or {".", ".."} & set(path.split("/")):
-        raise _Refused("the path holds an empty part, . or ..")
+        raise _RefusedError("the path holds an empty part, . or ..")
 
 
 def _resolved(root: Path) -> Path:
@@ -249,27 +249,27 @@ def _file(base: Path, path: str, status: os.stat_result, handle: int) -> File:
     if stat.S_ISREG(status.st_mode):
         return File(path, status.st_size)
     if not stat.S_ISLNK(status.st_mode):
-        raise _Refused(f"a {_KINDS.get(stat.S_IFMT(status.st_mode), 'special file')}, not a regular file")
+        raise _RefusedError(f"a {_KINDS.get(stat.S_IFMT(status.st_mode), 'special file')}, not a regular file")
     try:
         link = os.readlink(path.rpartition("/")[2], dir_fd=handle)
         place, target = _target(base, path, link)
         with _opened_folder(place, target[:-1]) as folder:
             status = os.stat(target[-1], dir_fd=folder, follow_symlinks=False)
     except OSError as error:
-        raise _Refused(f"a link that leads to no file here: {error.strerror}") from None
+        raise _RefusedError(f"a link that leads to no file here: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise _Refused("a link that does not lead straight to a regular file")
+        raise _RefusedError("a link that does not lead straight to a regular file")
     return File(path, status.st_size, link)
 
 
 def _target(base: Path, path: str, link: str) -> tuple[Path, tuple[str, ...]]:
     """Where a link leads: a folder that is trusted, and the way from there."""
     if link.startswith("/"):
-        raise _Refused("a link to an absolute path")
+        raise _RefusedError("a link to an absolute path")
     match = _LINK.fullmatch(link)
     # Only leading "..": after a name, "x/.." is somewhere else if x turns out to be a link.
     if match is None or {".", ".."} & set(match[2].split("/")):
-        raise _Refused("a link whose target is not spelled as ../../FOLDER/FILE")
+        raise _RefusedError("a link whose target is not spelled as ../../FOLDER/FILE")
     up, down = match[1].count("../"), tuple(match[2].split("/"))
     folders = tuple(path.split("/")[:-1])
     if up <= len(folders):
@@ -277,14 +277,14 @@ def _target(base: Path, path: str, link: str) -> tuple[Path, tuple[str, ...]]:
     cache = base.parent.parent
     if base.parent.name == "snapshots" and up == len(folders) + 2 and down[0] == "blobs" and len(down) == 2:
         return cache, down
-    raise _Refused("a link that leads out of the folder")
+    raise _RefusedError("a link that leads out of the folder")
 
 
 def _opened_file(name: str, folder: int) -> BinaryIO:
     handle = os.open(name, _FILE, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise _Refused("not a regular file")
+        raise _RefusedError("not a regular file")
     return os.fdopen(handle, "rb", buffering=0)
 
 
