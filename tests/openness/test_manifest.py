@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,21 +168,21 @@ def test_a_wrong_manifest_is_refused(key: str, value: Any, message: str) -> None
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("path", "../a"), ("path", "/a"), ("path", 1), ("path", "a\u202e"), ("path", "a\ud800"), ("size", -1), ("size", 1.0),
-        ("size", True), ("size", 2**63), ("sha256", "11" * 31), ("sha256", "AA" * 32), ("sha256", None), ("more", 1),
+        ("path", "../a"), ("path", "/a"), ("path", 1), ("path", "a\u202e"), ("path", "a\ud800"), ("size", -1),
+        ("size", 1.0), ("size", True), ("size", 2**63), ("sha256", "11" * 31), ("sha256", "AA" * 32), ("sha256", None), ("more", 1),
     ],
 )  # fmt: skip
 def test_a_wrong_entry_is_refused(key: str, value: Any) -> None:
     wrong = content(Manifest((Entry("a", 1, "11" * 32),)))
     wrong["files"][0][key] = value
-    with pytest.raises(UserError, match="^where: "):
+    with pytest.raises(UserError, match=r"^where: "):
         parse(json.dumps(wrong).encode(), "where")
 
 
 @pytest.mark.parametrize("paths", [["b", "a"], ["a", "a"], ["A", "a"], ["caf\u00e9", "cafe\u0301"]])
 def test_order_and_names_must_be_unambiguous(paths: list[str]) -> None:
     manifest = Manifest(tuple(Entry(path, 1, "11" * 32) for path in paths))
-    with pytest.raises(UserError, match="before|same name"):
+    with pytest.raises(UserError, match=r"before|same name"):
         parse(manifest.to_bytes())
 
 
@@ -202,7 +203,5 @@ def test_a_damaged_manifest_is_refused_or_the_same(manifest: Manifest, data: st.
     raw = manifest.to_bytes()
     where = data.draw(st.integers(0, len(raw) - 1))
     damaged = raw[:where] + data.draw(st.binary(max_size=2)) + raw[where + 1 :]
-    try:
+    with suppress(UserError):
         assert parse(damaged).files == manifest.files
-    except UserError:
-        pass

@@ -109,8 +109,8 @@ def test_special_files_are_reported_and_do_not_block(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["../secret", "/etc/passwd", "../../../../etc/passwd", "folder", "link", "nothing", "folder/../file", ".", "..", "loop",
-     "folder/", "../blobs/x", "."],
+    ["../secret", "/etc/passwd", "../../../../etc/passwd", "folder", "link", "nothing", "folder/../file", ".", "..",
+     "loop", "folder/", "../blobs/x"],
 )  # fmt: skip
 def test_links_that_lead_away_or_around_are_reported(tmp_path: Path, target: str) -> None:
     root = tmp_path / "root"
