@@ -25,8 +25,8 @@ from clearseek.openness.keys import PrivateKey, PublicKey
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-LONGEST_BUNDLE = 512 * 2**20
-"""Bytes of a bundle that are read: a statement about a million files is half as long."""
+LONGEST_BUNDLE = 64 * 2**20
+"""Bytes of a bundle that are read: a statement about some 200,000 files."""
 
 
 class SignatureError(UserError):
@@ -46,7 +46,12 @@ def sign_statement(statement: Mapping[str, Any], key: PrivateKey) -> bytes:
             "signatures": [{"sig": base64.b64encode(key.sign(encoding(payload))).decode("ascii"), "keyid": ""}],
         },
     }
-    return json.dumps(bundle, separators=(",", ":")).encode("ascii")
+    raw = json.dumps(bundle, separators=(",", ":")).encode("ascii")
+    if len(raw) > LONGEST_BUNDLE:
+        raise UserError(
+            f"the statement is too long: {len(raw):,} bytes of a bundle's {LONGEST_BUNDLE:,}: sign fewer files"
+        )
+    return raw
 
 
 def verify_statement(bundle: bytes, key: PublicKey, where: str = "the bundle") -> dict[str, Any]:

@@ -203,12 +203,12 @@ def _signed(statement: dict[str, Any], where: str) -> _Signed:
     ignore = serialization.get("ignore_paths", [])
     if not isinstance(ignore, list) or not all(isinstance(path, str) and not name_problem(path) for path in ignore):
         raise UserError(f"{where}: ignore_paths must be a list of paths inside the folder")
-    digests: dict[str, str] = {}
+    outside, digests = frozenset(ignore), dict[str, str]()
     for number, resource in enumerate(resources):
         name, digest = _resource(resource, f"{where}: resources[{number}]")
         if name in digests:
             raise UserError(f"{where}: {visible(name)} is listed twice")
-        if is_below(name, ignore):
+        if is_below(name, outside):
             raise UserError(f"{where}: {visible(name)} is both signed and ignored")
         digests[name] = digest
     if not digests:

@@ -28,6 +28,8 @@ from clearseek.errors import UserError
 
 DEEPEST = 64
 """Folders inside each other; a release needs two or three."""
+LONGEST_PATH = 4096
+"""Bytes; also what Linux takes."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a fifo would block, a link would lead away
 _UNSEEN = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0" + "".join(map(chr, range(0xFE00, 0xFE10)))
@@ -193,9 +195,13 @@ def visible(text: str) -> str:
     return "".join(_escaped(each) if each == "\\" or _is_hidden(each) else each for each in text)
 
 
-def is_below(path: str, places: Iterable[str]) -> bool:
+def is_below(path: str, places: frozenset[str]) -> bool:
     """Whether a path is one of these places or inside one."""
-    return any(path == place or path.startswith(place + "/") for place in places)
+    while path:
+        if path in places:
+            return True
+        path = path.rpartition("/")[0]
+    return False
 
 
 def _escaped(character: str) -> str:
@@ -208,6 +214,8 @@ def _is_hidden(character: str) -> bool:
 
 
 def _check_name(path: str) -> None:
+    if len(path) > LONGEST_PATH or len(path.encode("utf-8", "surrogatepass")) > LONGEST_PATH:
+        raise _RefusedError(f"the path is longer than {LONGEST_PATH:,} bytes")
     for character in path:
         if _is_hidden(character):
             raise _RefusedError(f"the name holds the invisible character U+{ord(character):04X}")

@@ -21,6 +21,7 @@ from clearseek.openness.manifest import (
     Differences,
     Entry,
     Manifest,
+    Proof,
     build,
     check,
     check_proof,
@@ -146,6 +147,8 @@ def test_malformed_proofs_do_not_hold() -> None:
     ):  # fmt: skip
         assert not check_proof(entry, wrong, manifest.root)
     assert not check_proof(entry, proof, "no hex")
+    assert not check_proof(entry, Proof("0", None, (1,)), manifest.root)  # type: ignore[arg-type]
+    assert not check_proof(replace(entry, sha256="11 " * 32), proof, manifest.root)
     assert not check_proof(replace(entry, size=-1), proof, manifest.root)
     assert not check_proof(replace(entry, sha256="xy"), proof, manifest.root)
 
@@ -169,7 +172,8 @@ def test_a_wrong_manifest_is_refused(key: str, value: Any, message: str) -> None
     ("key", "value"),
     [
         ("path", "../a"), ("path", "/a"), ("path", 1), ("path", "a\u202e"), ("path", "a\ud800"), ("size", -1),
-        ("size", 1.0), ("size", True), ("size", 2**63), ("sha256", "11" * 31), ("sha256", "AA" * 32), ("sha256", None), ("more", 1),
+        ("size", 1.0), ("size", True), ("size", 2**63), ("sha256", "11" * 31), ("sha256", "AA" * 32),
+        ("sha256", None), ("more", 1), ("path", "a" * 5000),
     ],
 )  # fmt: skip
 def test_a_wrong_entry_is_refused(key: str, value: Any) -> None:
