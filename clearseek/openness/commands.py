@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
 
 from clearseek.errors import UserError
 from clearseek.files import write_atomic
 from clearseek.openness.audit import audit as run_audit
 from clearseek.openness.calibration import validate
 from clearseek.openness.evidence import Audit
-from clearseek.openness.hashing import hash_files
+from clearseek.openness.hashing import Progress, hash_files
 from clearseek.openness.plan import Options, make_plan
 from clearseek.openness.plan_display import print_plan, print_validation
 from clearseek.openness.render.html import as_html
@@ -85,21 +86,21 @@ def audit(arguments: argparse.Namespace) -> int:
 def _audit(path: str, name: str, no_hash: bool, quiet: bool) -> Audit:
     source = Folder(Path(path))
     if not no_hash:
-        with _hashing(sum(source.sizes.values()), quiet) as advance:
-            source.hashes.update(hash_files(source.root, source.tree.files, advance))
+        with _hashing(sum(source.sizes.values()), quiet) as progress:
+            source.hashes.update(hash_files(source.root, source.tree.files, progress))
     return run_audit(source, name)
 
 
 @contextmanager
-def _hashing(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar for what takes longer than a moment; yields what takes counts of bytes."""
+def _hashing(total: int, quiet: bool) -> Iterator[Progress | None]:
+    """A progress bar for what takes longer than a moment."""
     if quiet or total < 500_000_000 or not sys.stderr.isatty():
-        yield lambda _: None
+        yield None
         return
     columns = (TextColumn("hashing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("hashing", total=total)
-        yield lambda count: progress.advance(task, count)
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("hashing", total=total)
+        yield lambda done, _: bar.update(task, completed=done)
 
 
 def _render(audits: list[Audit], kind: str, compare: bool) -> str:

@@ -18,13 +18,13 @@ from clearseek.errors import UserError
 from clearseek.hub.safetensors_file import LONGEST_HEADER, Header, parse_header, strict_json
 from clearseek.openness.card import Document
 from clearseek.openness.evidence import Evidence
-from clearseek.openness.tree import Problem, Tree, read_bytes, walk
+from clearseek.openness.tree import Problem, Tree, open_file, walk
 
 LONGEST_TEXT = 8_000_000
 """Bytes of a text file that are read; the rest of a longer one is not looked at."""
 LONGEST_JSON = 200_000_000
-TEXTS = (".md", ".txt", ".rst", ".yaml", ".yml", ".cff", ".toml", ".cfg", ".ini", ".bib", ".tex", ".html", "")
-"""Endings of files that may hold prose."""
+NOT_READ = (".git", ".cache")
+"""Folders of version control and download tools, which are no part of a release."""
 
 
 class Source(ABC):
@@ -118,7 +118,7 @@ class Folder(Source):
             raise UserError(f"{root}: {what}: give the folder of a release")
         self.name = str(root)
         self.root = root
-        self.tree: Tree = walk(root)
+        self.tree: Tree = walk(root, skip=NOT_READ)
         self.hashes = hashes or {}
 
     @cached_property
@@ -138,7 +138,16 @@ class Folder(Source):
 
     def read(self, path: str, limit: int, begin: int = 0) -> bytes:
         """Bytes of a file, never of one outside the folder."""
-        return read_bytes(self.root, path, limit, begin)
+        pieces: list[bytes] = []
+        try:
+            with open_file(self.root, path) as file:
+                file.seek(begin)
+                while limit > 0 and (piece := file.read(min(limit, 1 << 26))):
+                    pieces.append(piece)
+                    limit -= len(piece)
+        except OSError as error:
+            raise UserError(f"{path}: cannot read: {error.strerror}") from None
+        return b"".join(pieces)
 
     def sha256(self, path: str) -> str:
         """From the hashes taken beforehand."""

@@ -25,7 +25,7 @@ def rows(subject: Subject) -> Iterator[Row]:
         reason = f"the card's metadata set up a gate: {', '.join(gated)}"
         yield Row(name, "impact", title, "no", Grade.CLAIMED, reason, (card.at(1, gated[0]),))
         return
-    if subject.weights.headers:
+    if subject.weight_files:
         yield Row(name, "impact", title, "yes", Grade.PRESENT, "they are here")
         return
     for document in subject.documents[:3]:

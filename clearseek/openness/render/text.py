@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from clearseek.openness.evidence import Answer, Audit, Dimension, Row
+from clearseek.openness.tree import visible
 from clearseek.openness.views import View, views
 
 MARKS: Final[dict[Answer, tuple[str, str]]] = {
@@ -25,11 +25,6 @@ QUESTIONS: Final[dict[Dimension, str]] = {
     "definition": "What is open",
     "impact": "What it means in practice",
 }
-
-
-def visible(text: str) -> str:
-    """The text with control characters written out: a release must not speak to the reader's terminal."""
-    return "".join(c if unicodedata.category(c) not in ("Cc", "Cf") else f"\\u{ord(c):04x}" for c in text)
 
 
 def print_audit(console: Console, audit: Audit, evidence: bool = False) -> None:
