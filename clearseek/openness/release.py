@@ -1,0 +1,198 @@
+"""Release: a Hugging Face repository that carries all that made the model, so that anyone can make it again.
+
+Weights, tokenizer and card, as everywhere; and the training code, the recipe, the software versions, the tokens and
+how they were made, the transcript, the checkpoints with optimiser state, the evaluation with raw results; a manifest
+with one number over all of it, and a signature. What is written is computed from the run, never typed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clearseek.config import Recipe
+from clearseek.data.loader import Stream
+from clearseek.data.manifest import Manifest, check_files, read_manifest
+from clearseek.errors import UserError
+from clearseek.evaluate.bits import compressed_bits_per_byte, held_out_bits, window_count
+from clearseek.files import atomic_folder
+from clearseek.hub.hf import export_hf
+from clearseek.openness import manifest as listing
+from clearseek.openness import release_documents as documents
+from clearseek.openness.keys import load_private_key
+from clearseek.openness.signing import sign_folder
+from clearseek.openness.source_archive import environment_lock, source_archive
+from clearseek.train import checkpoint
+from clearseek.train.run import RunFolder
+from clearseek.train.transcript import Summary, hash_tensors, verify
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a release was made from; the documents are written from it."""
+
+    name: str
+    recipe: Recipe
+    transcript: Summary
+    data: Manifest
+    dtype: str
+    evaluation: dict[str, Any]
+    steps: tuple[int, ...]
+    """Of the checkpoints."""
+    seconds: float
+    """That training took, by the metrics; 0 where they are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What came of it."""
+
+    out: Path
+    files: int
+    bytes: int
+    root: str
+    """Merkle root over all files."""
+    fingerprint: str
+    """Of the key that signed; empty without one."""
+
+
+def make_release(
+    run: RunFolder, out: Path, data: Path | None = None, key: Path | None = None, dtype: str = "bf16", name: str = ""
+) -> Released:
+    """Write the release of a finished run.
+
+    Args:
+        run: The run.
+        out: Folder to make; it must not exist.
+        data: The run's data, where they are not in its folder.
+        key: Private key to sign with.
+        dtype: Of the exported weights: ``bf16``, ``fp32`` or ``fp8``. Checkpoints are always FP32.
+        name: Of the model; by default the folder's.
+
+    Raises:
+        UserError: the run is not finished or not sound, data were changed, `out` exists.
+    """
+    if out.exists():
+        raise UserError(f"{out}: exists: choose a new folder for the release")
+    folder = data or run.data
+    made = _gather(run, folder, dtype, name or out.name)
+    private = None if key is None else load_private_key(key)
+    with atomic_folder(out) as place:
+        _weights(run, place, made)
+        _training(run, place, made)
+        shutil.copytree(folder, place / "data")
+        archive, content = source_archive()
+        _write(place / "code" / archive, content)
+        for path, text in documents.all_documents(made, place).items():
+            _write(place / path, text.encode("utf-8"))
+        _licences(place, made)
+        manifest = listing.build(place)
+        _write(place / listing.MANIFEST, manifest.to_bytes())
+        if private is not None:
+            sign_folder(place, private)
+    fingerprint = "" if private is None else private.public.fingerprint
+    size = sum(entry.size for entry in manifest.files)
+    return Released(out, len(manifest.files), size, manifest.root, fingerprint)
+
+
+def _gather(run: RunFolder, data: Path, dtype: str, name: str) -> Made:
+    """Read everything, and refuse what would make a release that fails its own audit."""
+    recipe, transcript = run.read_recipe(), verify(run.transcript)
+    if len(transcript.steps) < recipe.train.steps:
+        raise UserError(
+            f"{run.root}: stopped after step {len(transcript.steps)} of {recipe.train.steps}: finish it first, with "
+            f"clearseek train --resume {run.root}"
+        )
+    manifest = read_manifest(data)
+    check_files(data, manifest)
+    if manifest.fingerprint != transcript.header["data_fingerprint"]:
+        raise UserError(f"{data}: not the data that the run's transcript names: give the right ones with --data")
+    steps = tuple(checkpoint.steps(run.checkpoints))
+    if not steps or steps[-1] != recipe.train.steps:
+        raise UserError(f"{run.root}: the last step's checkpoint is missing: train again, or go on from an older one")
+    return Made(
+        name, recipe, transcript, manifest, dtype, _evaluate(run, recipe, data, manifest, transcript), steps,
+        documents.training_seconds(run.metrics, recipe),
+    )  # fmt: skip
+
+
+def _evaluate(run: RunFolder, recipe: Recipe, data: Path, manifest: Manifest, transcript: Summary) -> dict[str, Any]:
+    """Held-out bits of every window, in FP32 from the last checkpoint, whose hash must be the transcript's."""
+    saved = checkpoint.load(checkpoint.find(run.checkpoints, recipe.train.steps))
+    found = hash_tensors([*saved.tensors["weights"].items(), *saved.tensors["buffers"].items()])
+    if found != transcript.steps[-1].weights_sha256:
+        raise UserError(f"{run.checkpoints}: the last checkpoint's weights are not those of the transcript")
+    del saved
+    model, _ = run.load_model()
+    stream = Stream(data, "heldout")
+    if len(stream) < 2:
+        return {}
+    tokens = np.empty(len(stream), dtype=np.int64)
+    stream.read(0, tokens)
+    length = recipe.data.sequence_length
+    count = window_count(len(tokens), length)
+    windows = []
+    for index in range(count):
+        bits, predicted = held_out_bits(model, tokens, length, windows=[index])
+        windows.append({"window": index, "bits": bits.hex(), "tokens": predicted})
+    total = sum(float.fromhex(str(each["bits"])) for each in windows)
+    predicted = sum(int(each["tokens"]) for each in windows)
+    text = (data / "heldout.txt").read_bytes() if (data / "heldout.txt").is_file() else b""
+    return {
+        "bits_per_byte": total / predicted * (len(tokens) - 1) / manifest.heldout.bytes,
+        "in_training": transcript.steps[-1].held_out_bpb,
+        "documents": manifest.heldout.documents,
+        "bytes": manifest.heldout.bytes,
+        "tokens": predicted,
+        "compressors": compressed_bits_per_byte(text),
+        "windows": windows,
+    }
+
+
+def _weights(run: RunFolder, place: Path, made: Made) -> None:
+    model, _ = run.load_model()
+    powers = made.recipe.train.precision == "fp8" and made.recipe.fp8.scales == "power-of-two"
+    scales = "power-of-two" if powers else "float"
+    export_hf(model.state_dict(), made.recipe.model, run.tokenizer, place, DTYPES[made.dtype], scales=scales)  # type: ignore[arg-type]
+
+
+def _training(run: RunFolder, place: Path, made: Made) -> None:
+    """Recipe, transcript, software and checkpoints."""
+    for path in (run.recipe, run.transcript, run.metrics):
+        if path.is_file():
+            _write(place / "training" / path.name, path.read_bytes())
+    _write(place / "training" / "requirements.lock", environment_lock().encode())
+    environment = json.dumps(made.transcript.header["environment"], indent=1, sort_keys=True) + "\n"
+    _write(place / "training" / "environment.json", environment.encode())
+    for step in made.steps:
+        source = checkpoint.find(run.checkpoints, step)
+        problems = checkpoint.verify(source)
+        if problems:
+            raise UserError("\n".join(problems))
+        shutil.copytree(source, place / "checkpoints" / source.name)
+    for picture in sorted(run.pictures.glob("*.png")) if run.pictures.is_dir() else ():
+        _write(place / "pictures" / picture.name, picture.read_bytes())
+
+
+def _licences(place: Path, made: Made) -> None:
+    """Texts: Apache-2.0 over all that ClearSeek's user made, and the sources' own over the data."""
+    texts = files("clearseek.openness.licences") / "texts"
+    _write(place / "LICENSE", (texts / "Apache-2.0.txt").read_bytes())
+    for licence in made.data.licences:
+        text = texts / f"{licence}.txt"
+        if text.is_file():
+            _write(place / "data" / f"LICENSE.{licence}", text.read_bytes())
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
