@@ -45,31 +45,36 @@ _PATTERNS: dict[Flag, re.Pattern[str]] = {
         r".{0,40}\b(?:other|foundational?|competing)\b.{0,60}\bmodels?\b",
     ),
     "output_restriction": _any(
-        r"no use of the output\b", r"outputs?\)? for research purposes", r"use of the outputs?\b.{0,60}license agreement",
+        r"no use of the output\b", r"outputs?\)? for research purposes",
+        r"use of the outputs?\b.{0,60}license agreement",
         r"not to contravene .{0,80}\boutput", rf"{_DENIED} use\b.{{0,120}}\b(?:any )?outputs?\b",
-        r"any outputs shall be subject to", r"interest in and to the output", rf"{_DENIED}.{{0,80}}\boutput or results\b",
+        r"any outputs shall be subject to", r"interest in and to the output",
+        rf"{_DENIED}.{{0,80}}\boutput or results\b",
     ),
     "naming_rule": _any(
-        r"[\"'](?:built|improved|powered) (?:with|using|by|on)\b", r"beginning of (?:any such|its|the|your)\b.{0,20}\bname",
+        r"[\"'](?:built|improved|powered) (?:with|using|by|on)\b",
+        r"beginning of (?:any such|its|the|your)\b.{0,20}\bname",
         r"is built using .{0,40}technology",
     ),
     "share_alike": _any(
         r"must be (?:only )?(?:made available )?under the terms of this license", r"must be only under the terms",
         r"same license elements", r"as a whole\b.{0,80}\bunder (?:the terms of )?this license",
-        r"publish (?:that|such|the) .{0,60}under (?:the terms of )?this agreement", r"will remain subject to this agreement",
+        r"must be published under this agreement", r"will remain subject to this agreement",
     ),
     "pass_on": _any(
         r"as (?:an )?enforceable provisions?", r"always have to include\b.{0,60}restrictions",
         r"(?:require|ensure|procure)\b.{0,20}\ball (?:of )?(?:your users|persons)", r"bind each recipient",
+        r"not contradict the restrictions in",
         r"shall be subject to the restrictions set out",
     ),
     "patent_termination": _any(
-        r"(?:institute|initiate|file|commence|bring|assert)s?\b.{0,200}(?:litigation|lawsuit|proceedings?|legal action|claim)"
-        r".{0,700}\bterminat",
+        r"(?:institute|initiate|file|commence|bring|assert)s?\b.{0,200}(?:litigation|lawsuit|proceedings?|legal action"
+        r"|claim).{0,700}\bterminat",
     ),
     "remote_restriction": _any(r"\bremotely or otherwise\b", r"restrict remotely"),
     "geo_exclusion": _any(
-        r"not (?:being )?(?:granted|licensed|available|apply)\b.{0,220}(?:european union|\beea\b|\beu\b|united kingdom)",
+        r"not (?:being )?(?:granted|licensed|available|apply)\b.{0,220}"
+        r"(?:european union|\beea\b|\beu\b|united kingdom)",
         r"excluding\b.{0,80}(?:european union|united kingdom)",
     ),
     "non_commercial": _any(
@@ -79,10 +84,14 @@ _PATTERNS: dict[Flag, re.Pattern[str]] = {
         r"non-commercial uses? only",
     ),
     "field_of_use": _any(
-        rf"{_DENIED},? (?:or allow others to )?(?:be )?(?:use|used|employed)\b(?! to (?:endorse|promote|advertise))",
-        r"\b(?:not|never) be used (?:for|in|to|by)\b", r"\bnot use, or allow others to use", r"\bnot for (?:any )?military",
-        r"shall be used for good", r"^use-based restrictions?\b", r"^use restrictions?$", r"^prohibited uses?$",
-        r"(?:acceptable|prohibited) use policy", r"\bmilitary (?:use|purposes?|applications?)", r"solely for computational",
+        r"\b(?:you|licensees?|users?|they|who|anyone)\b.{0,60}\b(?:(?:shall|must|will|may|can) ?not|cannot|"
+        r"agrees? not to),? (?:or allow others to )?use\b",
+        r"\bagrees? not to use\b", r"\b(?:shall|must|may|will) not be (?:used|employed)\b",
+        r"\bnot be used (?:for|in)\b",
+        r"\bnot use, or allow others to use", r"\bnot for (?:any )?military", r"shall be used for good",
+        r"^use-based restrictions? (?:as|incorporating)\b", r"^use restrictions$", r"^prohibited uses$",
+        r"(?:acceptable|prohibited) use policy", r"\bmilitary (?:use|purposes?|applications?)",
+        r"solely for computational",
         r"consistent with .{0,30}trustworthy ai", r"use(?:s)? (?:is|are) (?:prohibited|forbidden)",
     ),
 }  # fmt: skip
@@ -93,25 +102,39 @@ _TRIGGER = _any(
     r"solely", r"consistent", r"forbidden",
 )  # fmt: skip
 _HARMLESS = _any(
-    r"except in compliance", r"trade ?mark|trade names|service marks", r"to (?:endorse|promote|advertise)",
-    r"does not (?:grant|limit|restrict|affect|apply)", r"(?:shall|must|may|will) not be used in advertising",
+    r"except in compliance",
+    r"trade ?mark|trade names|service marks",
+    r"to (?:endorse|promote|advertise)",
+    r"does not (?:grant|limit|restrict|affect|apply)",
+    r"(?:shall|must|may|will) not be used in advertising",
     r"not limited to the (?:warranties|implied)",
+    r"technical measures",
+    r"used to construe",
 )
 """Sentences about names, warranties or the grant itself that use the same words."""
 _LIST_OF_USES = _any(
-    rf"{_DENIED} (?:allow others to )?use\b.*:$", r"restricted uses?:$", r"not be used.*:$", r"prohibited uses?:$",
-    r"you (?:shall|must|will|may) not:$", r"not use, or allow others to use,.*:$",
+    rf"{_DENIED} (?:allow others to )?use\b.*:$",
+    r"restricted uses?:$",
+    r"not be used.*:$",
+    r"prohibited uses?:$",
+    r"you (?:shall|must|will|may) not:$",
+    r"not use, or allow others to use,.*:$",
 )
-_BREAK = re.compile(r"\n[^\S\n]*\n|\n(?=[^\S\n]*(?:[-*•–·]|\(?(?:\d{1,2}|[a-z]|[ivx]{1,4})[.)])\s)|(?<=[.;:])\s+(?=[A-Z\"“(•-])")
-_ITEM = re.compile(r"^\s*(?:[-*•–·]|\(?(?:\d{1,2}|[a-z]|[ivx]{1,4})[.)])\s+")
-_QUOTES = str.maketrans({"“": '"', "”": '"', "’": "'", "‘": "'", "*": "", "_": ""})
+_BULLET = "[-*\u2022\u2013\u00b7]"
+_BREAK = re.compile(
+    rf"\n[^\S\n]*\n|\n(?=[^\S\n]*(?:{_BULLET}|\(?(?:\d{{1,2}}|[a-z]|[ivx]{{1,4}})[.)])\s)"
+    r"|(?<=[.;:])\s+(?=[A-Z\"“(•-])|\n(?=[^\S\n]*\d\d?\.\d)"
+)
+_MARKER = re.compile(r"\W*(?:\d{1,2}(?:\.\d{1,2})*|[a-zA-Z]|[ivx]{1,4})?[.)]*\W*")
+_ITEM = re.compile(rf"^\s*(?:{_BULLET}|\(?(?:\d{{1,2}}|[a-z]|[ivx]{{1,4}})[.)])\s+")
+_QUOTES = str.maketrans({"“": '"', "”": '"', "\u2018": "'", "\u2019": "'", "*": "", "_": ""})
 
 
 def restrictions(text: str) -> tuple[Clause, ...]:
     """What restricts in this text, in its order."""
     found: list[Clause] = []
     listing = False
-    for sentence, line, is_item in _sentences(text[:LONGEST_TEXT]):
+    for sentence, line, is_item, fresh in _sentences(text[:LONGEST_TEXT]):
         plain = _ITEM.sub("", sentence[:_LONGEST_SENTENCE]).translate(_QUOTES)
         plain = " ".join(plain.split()).lower()
         if not plain:
@@ -119,7 +142,7 @@ def restrictions(text: str) -> tuple[Clause, ...]:
         flags = _flags(plain)
         if listing and is_item and "field_of_use" not in flags:
             flags = ["field_of_use", *flags]
-        listing = bool(_LIST_OF_USES.search(plain)) or (listing and is_item)
+        listing = bool(_LIST_OF_USES.search(plain)) or (listing and (is_item or not fresh))
         found.extend(Clause(flag, shorten(_ITEM.sub("", sentence)), line) for flag in flags)
         if len(found) >= _MOST:
             break
@@ -137,13 +160,15 @@ def _flags(plain: str) -> list[Flag]:
     return flags
 
 
-def _sentences(text: str) -> Iterator[tuple[str, int, bool]]:
-    """Sentences and list items with their first line."""
-    begin, line, counted = 0, 1, 0
+def _sentences(text: str) -> Iterator[tuple[str, int, bool, bool]]:
+    """Sentences with their first line, whether they are list items, and whether they begin on a new line."""
+    begin, line, counted, fresh = 0, 1, 0, True
     for match in [*_BREAK.finditer(text), None]:
         end = match.start() if match else len(text)
         part = text[begin:end]
+        if match and len(part) < 12 and _MARKER.fullmatch(part):  # "1." alone belongs to what follows
+            continue
         first = begin + len(part) - len(part.lstrip())
         line, counted = line + text.count("\n", counted, first), first
-        yield part.strip(), line, bool(_ITEM.match(part + " "))
-        begin = match.end() if match else end
+        yield part.strip(), line, bool(_ITEM.match(part + " ")), fresh
+        begin, fresh = (match.end(), "\n" in match[0]) if match else (end, True)

@@ -20,22 +20,30 @@ from clearseek.openness.licences.clauses import Clause, restrictions
 from clearseek.openness.licences.signatures import by_title
 from clearseek.openness.licences.table import LICENCES, Licence
 from clearseek.openness.licences.words import (
-    OPERATIVE,
     Op,
     Text,
     bag,
     dice,
     differences,
+    is_operative,
     read,
 )
 
 SAME_LICENCE = 0.9
-"""Share of words from which a text counts as a form of a standard text. DeepSeek's model licence has .89 of a RAIL's."""
+"""Share of words from which a text counts as a form of a standard text; DeepSeek's model licence has .898 of a RAIL's."""
 _CLOSE = 0.04
 """Candidates this near to the best one are compared word by word too."""
 _MOST_CHANGES = 200
 _LONGEST_NAME = 12
 """Words that a holder's name may have."""
+_LONGEST_TITLE = 20
+_LOWER = """
+the of by and for a an this is its or license licensed released under text see file full copy copyright project author
+authors contributor contributors holder holders owner owners http www org com net io github opensource licenses html txt
+md gmail
+"""
+_SMALL = frozenset(_LOWER.split())
+"""Words in lower case that a title or a name may have."""
 
 OPTIONAL_FROM = {
     "Apache-2.0": "end of terms and conditions",
@@ -52,9 +60,20 @@ OPTIONAL_FROM = {
 STARTS_AT = {
     "Unlicense": "this is free and unencumbered software",
     "CC0-1.0": "statement of purpose",
-    **{f"CC-BY{kind}-4.0": "by exercising the licensed rights" for kind in ("", "-SA", "-NC", "-NC-SA", "-ND", "-NC-ND")},
+    **{
+        f"CC-BY{kind}-4.0": "by exercising the licensed rights"
+        for kind in ("", "-SA", "-NC", "-NC-SA", "-ND", "-NC-ND")
+    },
 }
 """Up to here a standard text says what it is, which copies may leave out; else its first lines up to a full one."""
+HARMLESS = (
+    "the text of the creative commons public licenses is dedicated to the public domain under the cc0 public domain "
+    "dedication",
+    "gnu general public license",
+    "wiki creativecommons org considerations for licensors",
+    "wiki creativecommons org considerations for licensees",
+)
+"""Stands in some copies of a text and rules nothing."""
 NAME_SLOTS = {
     "BSD-2-Clause": ("copyright holders and contributors", "copyright holder or contributors"),
     "BSD-3-Clause": ("copyright holders and contributors", "copyright holder or contributors", "copyright holder nor"),
@@ -62,7 +81,7 @@ NAME_SLOTS = {
     "0BSD": ("author", "author"),
 }
 """Where the licensor's name stands in the middle of a rule; the words that a name may replace come first."""
-_HOLDER = frozenset("the copyright holder holders isc author authors".split())
+_HOLDER = frozenset(("of", "the", "copyright", "holder", "holders", "isc", "author", "authors"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +112,7 @@ class Match:
     nearest: Licence | None
     """The standard text with the most words in common."""
     basis: Literal["text", "title", "none"]
-    """``text``: compared word by word with `licence`. ``title``: `licence`'s own text is not at hand to compare with."""
+    """``text``: compared word by word with `licence`. ``title``: `licence`'s text is not shipped."""
     changes: tuple[Change, ...]
     """Against `licence`'s standard text; empty where the basis is another."""
     copyright: tuple[tuple[int, str], ...]
@@ -148,7 +167,7 @@ def _standard(licence: Licence, content: str) -> _Standard:
         parts = phrase.split()
         for i in range(len(words) - len(parts) + 1):
             if list(words[i : i + len(parts)]) == parts:
-                slots.update(n for n in range(max(0, i - 1), i + len(parts)) if words[n] in _HOLDER)
+                slots.update(n for n in range(max(0, i - 2), i + len(parts)) if words[n] in _HOLDER)
     return _Standard(licence, text, words, bag(text.words), start, stop, frozenset(slots))
 
 
@@ -179,7 +198,7 @@ def identify(text: str) -> Match:
     clauses = restrictions(text)
     similarity, nearest = (ranked[0][0], ranked[0][1].licence) if ranked else (0.0, None)
     candidates = [each for score, each in ranked[:4] if score >= max(SAME_LICENCE, similarity - _CLOSE)]
-    compared = [(_changes(each, found, words), each.licence) for each in candidates]
+    compared = [(_changes(each, found, words), each.licence) for each in candidates if _in_order(each, words)]
     if compared:
         changes, licence = min(compared, key=lambda pair: sum(_weight(change) for change in pair[0]))
         if not changes and not found.cut:
@@ -194,6 +213,11 @@ def identify(text: str) -> Match:
 
 def _weight(change: Change) -> int:
     return max(len(change.expected), len(change.found), 1)
+
+
+def _in_order(standard: _Standard, words: tuple[str, ...]) -> bool:
+    """Whether most of a standard text stands there in its own order: the same words shuffled are no licence."""
+    return sum(op.j - op.i for op in differences(standard.words, words)) < len(standard.words) / 2
 
 
 def _ranked(found: Text) -> list[tuple[float, _Standard]]:
@@ -222,9 +246,7 @@ def _changes(standard: _Standard, found: Text, words: tuple[str, ...]) -> tuple[
 
 
 def _change(standard: _Standard, found: Text, op: Op) -> Change:
-    kind: Literal["insert", "delete", "replace"] = (
-        "insert" if op.i == op.j else "delete" if op.k == op.l else "replace"
-    )
+    kind: Literal["insert", "delete", "replace"] = "insert" if op.i == op.j else "delete" if op.k == op.l else "replace"
     at = min(op.k, len(found.words) - 1)
     return Change(
         kind, standard.text.quote(op.i, op.j), found.quote(op.k, op.l), found.words[at].line, found.sentence(op.k, op.l)
@@ -237,21 +259,23 @@ def _matters(standard: _Standard, found: Text, op: Op) -> list[Op]:
     items = [word.item for word in (*ours, *theirs)]
     if all(item == 1 for item in items) or (all(items) and (not ours or not theirs)):
         return []
-    name = len(theirs) <= _LONGEST_NAME and OPERATIVE.isdisjoint(word.text for word in theirs)
-    if op.i >= standard.stop:  # beyond the rules; what is added there may be one
-        return [] if not theirs or name else [Op(op.i, op.i, op.k, op.l)]
+    if not ours and " ".join(word.text for word in theirs) in HARMLESS:
+        return []
+    name = _is_name(found, op, _LONGEST_NAME)
+    if op.i >= standard.stop:  # beyond the rules, a name may stand for a blank; whatever is added may be a rule
+        return [] if not theirs or (name and len(theirs) <= len(ours)) else [Op(op.i, op.i, op.k, op.l)]
     if op.j > standard.stop:
         return _matters(standard, found, Op(op.i, standard.stop, op.k, op.l))
     if op.j <= standard.start:
-        long_title = len(theirs) <= 4 * _LONGEST_NAME and OPERATIVE.isdisjoint(word.text for word in theirs)
-        return [] if long_title or _introduces(standard, op) else [op]
-    if name and ours and all(place in standard.slots for place in range(op.i, op.j)):
-        return []
-    if name and not ours and op.i in standard.slots and op.i - 1 in standard.slots:
-        return []
-    return [op]
+        return [] if _is_name(found, op, _LONGEST_TITLE) else [op]
+    in_slot = all(place in standard.slots for place in (range(op.i, op.j) if ours else (op.i - 1, op.i)))
+    return [] if in_slot and _is_name(found, op, _LONGEST_NAME, any_case=True) else [op]
 
 
-def _introduces(standard: _Standard, op: Op) -> bool:
-    """Whether this lies in a standard text's own preface, of which there are several versions."""
-    return standard.licence.id in STARTS_AT and standard.start > 40 and op.j > 0
+def _is_name(found: Text, op: Op, longest: int, any_case: bool = False) -> bool:
+    """Whether these words of a text can be a title or a name: capitals, numbers, and nothing that makes a rule."""
+    words = found.words[op.k : op.l]
+    if len(words) > longest or any(is_operative(found.raw[word.begin : word.end]) for word in words):
+        return False
+    firsts = [found.raw[word.begin] for word in words if word.text not in _SMALL]
+    return any_case or all(first.isupper() or first.isdigit() for first in firsts)

@@ -139,6 +139,7 @@ def _rail(id: str, name: str, *aliases: str) -> Licence:
 
 LICENCES: tuple[Licence, ...] = (
     _software("MIT", "MIT License", "Expat", "mit license"),
+    _software("MIT-0", "MIT No Attribution", fsf=False, notice=False),
     _software("Apache-2.0", "Apache License 2.0", "apache2", "apache", "apache-2", "ASL 2.0", patent=True),
     _software("BSD-2-Clause", 'BSD 2-Clause "Simplified" License', "Simplified BSD", "FreeBSD", "bsd2", "BSD 2-Clause"),
     _software("BSD-3-Clause", 'BSD 3-Clause "New" or "Revised" License', "New BSD", "Modified BSD", "bsd3",

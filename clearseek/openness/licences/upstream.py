@@ -15,8 +15,8 @@ from clearseek.openness.licences.table import Licence
 
 Check = Literal["copy", "notice", "shown", "name-prefix", "changes-marked", "restrictions-passed-on", "licence-kept"]
 """``copy``: the licence's text is in the release. ``notice``: a NOTICE file has these words. ``shown``: the card or the
-documentation has these words. ``name-prefix``: the model's name begins so. ``restrictions-passed-on``: the release's own
-licence has the base's restrictions. ``licence-kept``: the release is under the base's licence."""
+documentation has these words. ``name-prefix``: the model's name begins so. ``restrictions-passed-on``: the release's
+own licence has the base's restrictions. ``licence-kept``: the release is under the base's licence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,9 @@ class Duty:
 
 def _meta_notice(version: str) -> str:
     meta = "Meta Llama 3" if version == "3" else f"Llama {version}"
-    return f"{meta} is licensed under the {meta} Community License, Copyright © Meta Platforms, Inc. All Rights Reserved."
+    return (
+        f"{meta} is licensed under the {meta} Community License, Copyright © Meta Platforms, Inc. All Rights Reserved."
+    )
 
 
 NAME_PREFIX = {

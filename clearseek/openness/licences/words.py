@@ -2,8 +2,9 @@
 
 Copies of one licence differ in ways that mean nothing: line breaks, quotation marks, bullets, numbering, the year. So a
 text becomes words, each with its place; copyright lines are set aside; numbers of list items are marked as such. What
-then differs is found the way `patience` diff does it: sequences of words that occur once in both texts are anchors, and
-only what lies between anchors is compared word for word. That keeps the work near linear whatever the text.
+then differs is found as in a patience diff: sequences of words that occur once in the first text, where the second has
+them first, are anchors, and only what lies between anchors is compared word for word. That keeps the work near linear
+whatever the text.
 """
 
 from __future__ import annotations
@@ -18,25 +19,32 @@ from typing import NamedTuple
 
 LONGEST_TEXT = 200_000
 """Characters that are looked at; the longest licence in use has a fifth of that."""
+_MOST_WORDS = 30_000
 _SHINGLE = 5
 """Words in an anchor."""
 _WIDEST_GAP = 40_000
 """Pairs of words that are compared between two anchors; a wider gap counts as replaced."""
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _NUMBER = re.compile(r"\d{1,2}|[a-z]|[ivx]{1,4}")
-_LIST_START = re.compile(r"^[^\w(]*(?:\(?(?:\d{1,2}(?:\.\d{1,2})*|[A-Za-z]|[ivx]{1,4})[.)]+(?=\s)|\d\d?(?:\.\d\d?)+(?=\s))")
+_LIST_START = re.compile(
+    r"^[^\w(]*(?:\(?(?:\d{1,2}(?:\.\d{1,2})*|[A-Za-z]|[ivx]{1,4})[.)]+(?=\s)|\d\d?(?:\.\d\d?)+(?=\s))"
+)
 _NOTICE = re.compile(
     r"^[^\w(©]*(?:portions\s+)?(?:(?:©|\(c\))\s*(?:copyright|\d{4})|copyright\s*(?:\(c\)|©|\d{4}|[<\[{]|by\b))", re.I
 )
-_BARE_NOTICE = re.compile(r"^\W*Copyright:? (?!holders?\b|owners?\b|and\b|or\b|notices?\b|licen[sc]e|law|acts?\b|rights?\b)")
-_RESERVED = re.compile(r"^\W*all rights reserved\W*$", re.I)
-OPERATIVE = frozenset(
-    """not no nor never only except unless must shall may cannot will can agree provided forbidden prohibited prohibit
-    military commercial noncommercial non research without restrict restricted restriction restrictions require
-    required condition conditions subject permission permitted permit grant granted terminate evil good use used using
-    purposes""".split()
+_BARE_NOTICE = re.compile(
+    r"^\W*Copyright:? (?!holders?\b|owners?\b|and\b|or\b|notices?\b|licen[sc]e|law|acts?\b|rights?\b)"
 )
+_RESERVED = re.compile(r"^\W*all rights reserved\W*$", re.I)
+_RULES = """
+not no nor never only except unless must shall may cannot will can agree provided forbidden prohibited prohibit military
+commercial noncommercial non research without restrict restricted restriction restrictions require required condition
+conditions subject permission permitted permit grant granted terminate evil good use used using purposes academic
+educational personal evaluation internal private students hobbyists fee royalty pay revenue profit donate weapon weapons
+harm government
+"""
+OPERATIVE = frozenset(_RULES.split())
 """Words that make a rule. Where one of them stands, a line is more than a name."""
 _SAME = {"licence": "license", "licences": "licenses", "licenced": "licensed", "https": "http"}
 
@@ -110,7 +118,10 @@ def read(text: str) -> Text:
             limit = start.end() if start else 0
             words.extend(_word(match, line, place, number, limit) for match in _WORD.finditer(line))
         place += len(line) + 1
-    return Text(raw, tuple(words), tuple(notices), len(text) > LONGEST_TEXT)
+        if len(words) > _MOST_WORDS:
+            break
+    cut = len(text) > LONGEST_TEXT or len(words) > _MOST_WORDS
+    return Text(raw, tuple(words[:_MOST_WORDS]), tuple(notices[:100]), cut)
 
 
 def _is_notice(line: str) -> bool:
@@ -118,13 +129,17 @@ def _is_notice(line: str) -> bool:
         return False
     if not _NOTICE.match(line) and not (_BARE_NOTICE.match(line) and len(line.split()) <= 8):
         return False
-    found = [match[0].lower() for match in _WORD.finditer(line[:1000])]
     # a rule may hide behind a name: "Copyright (c) 2024 X. Not for military use."
-    return len(found) <= 40 and OPERATIVE.isdisjoint(found)
+    return len(line) <= 400 and not any(is_operative(match[0]) for match in _WORD.finditer(line))
+
+
+def is_operative(word: str) -> bool:
+    """Whether a word makes a rule. Will and May are also names."""
+    return word.lower() in OPERATIVE and word not in ("Will", "May")
 
 
 def _word(match: re.Match[str], line: str, place: int, number: int, limit: int) -> Word:
-    text = match[0].lower().replace("’", "").replace("'", "")
+    text = match[0].lower().replace("\u2019", "").replace("'", "")
     item = 0
     if len(text) <= 4 and _NUMBER.fullmatch(text):
         bracket = line[match.start() - 1 : match.start()] == "(" and line[match.end() : match.end() + 1] == ")"
@@ -184,9 +199,9 @@ def _gap(a: Sequence[str], b: Sequence[str], gap: Op) -> list[Op]:
 
 
 def _anchors(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
-    """Places of the word sequences that occur once in each text, as many as are in the same order in both."""
-    ours, theirs = _once(a), _once(b)
-    pairs = [(i, theirs[shingle]) for shingle, i in ours.items() if shingle in theirs]
+    """Places of word sequences that both texts have, as many as are in the same order in both."""
+    ours, theirs = _places(a), _places(b)
+    pairs = [(i[0], theirs[shingle][0]) for shingle, i in ours.items() if len(i) == 1 and shingle in theirs]
     # the longest increasing run of places in b
     tails: list[int] = []
     ends: list[int] = []
@@ -207,9 +222,8 @@ def _anchors(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
     return chain[::-1]
 
 
-def _once(words: Sequence[str]) -> dict[tuple[str, ...], int]:
-    places: dict[tuple[str, ...], int] = {}
+def _places(words: Sequence[str]) -> dict[tuple[str, ...], list[int]]:
+    places: dict[tuple[str, ...], list[int]] = {}
     for i in range(len(words) - _SHINGLE + 1):
-        shingle = tuple(words[i : i + _SHINGLE])
-        places[shingle] = -1 if shingle in places else i
-    return {shingle: i for shingle, i in places.items() if i >= 0}
+        places.setdefault(tuple(words[i : i + _SHINGLE]), []).append(i)
+    return places
