@@ -123,7 +123,7 @@ _LIST_OF_USES = _any(
 _BULLET = "[-*\u2022\u2013\u00b7]"
 _BREAK = re.compile(
     rf"\n[^\S\n]*\n|\n(?=[^\S\n]*(?:{_BULLET}|\(?(?:\d{{1,2}}|[a-z]|[ivx]{{1,4}})[.)])\s)"
-    r"|(?<=[.;:])\s+(?=[A-Z\"“(•-])|\n(?=[^\S\n]*\d\d?\.\d)"
+    r"|(?<=[.;:])\s+(?=[A-Z\"“(•-]|\d\d?\.\d)"
 )
 _MARKER = re.compile(r"\W*(?:\d{1,2}(?:\.\d{1,2})*|[a-zA-Z]|[ivx]{1,4})?[.)]*\W*")
 _ITEM = re.compile(rf"^\s*(?:{_BULLET}|\(?(?:\d{{1,2}}|[a-z]|[ivx]{{1,4}})[.)])\s+")

@@ -30,7 +30,7 @@ from clearseek.openness.licences.words import (
 )
 
 SAME_LICENCE = 0.9
-"""Share of words from which a text counts as a form of a standard text; DeepSeek's model licence has .898 of a RAIL's."""
+"""Share of words from which a text counts as a form of a standard text. DeepSeek's model licence has .898 of a RAIL."""
 _CLOSE = 0.04
 """Candidates this near to the best one are compared word by word too."""
 _MOST_CHANGES = 200
@@ -212,7 +212,8 @@ def identify(text: str) -> Match:
 
 
 def _weight(change: Change) -> int:
-    return max(len(change.expected), len(change.found), 1)
+    # a licence from which much is missing is less likely the one that was changed than one to which something was added
+    return 3 * len(change.expected.split()) + len(change.found.split())
 
 
 def _in_order(standard: _Standard, words: tuple[str, ...]) -> bool:
