@@ -3,8 +3,9 @@
 "Open" is not a property of a licence alone. MIT is made for code and does weights no harm; CC-BY is made for texts and
 data; a licence that lists forbidden uses is open for nothing, however generous the rest is. So a row says what a
 licence demands (a cap on users, no commerce, no training of other models, a name), and `is_open_for` applies one rule
-per kind of thing. A row holds only what was read in the licence's own text or in the lists of SPDX (``osi``,
-``fsf_libre``) and of the Open Definition (``open_data``); a licence whose text could not be read has no row.
+per kind of thing. A row says what was read in the licence's own text and in the lists of SPDX (``osi``,
+``fsf_libre``) and the Open Definition (``open_data``). Of three texts only parts could be read (`READ_IN_PART`): what
+their rows do not mention may be there all the same. A licence of which nothing could be read has no row.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ WEIGHTS_TOO = frozenset(
     ("CC0-1.0", "CC-BY-4.0", "CDLA-Permissive-1.0", "CDLA-Permissive-2.0", "OpenMDW-1.0", "OpenMDW-1.1")
 )
 """Not approved by the OSI, which looks at software only, and open for weights."""
+READ_IN_PART = frozenset(("LicenseRef-Qwen-Research", "LicenseRef-Mistral-MNPL-0.1", "LicenseRef-Grok-2"))
+"""Rows that hold what is quoted from these texts elsewhere; a flag that is not set there is not known to be absent."""
 DOCUMENTS_TOO = frozenset(("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0"))
 
 
@@ -148,9 +151,9 @@ LICENCES: tuple[Licence, ...] = (
     _software("0BSD", "BSD Zero Clause License", "Zero-Clause BSD", fsf=False, notice=False),
     _software("Unlicense", "The Unlicense", family="public-domain", notice=False),
     _software("MPL-2.0", "Mozilla Public License 2.0", "MPL 2", "mpl", family="copyleft", patent=True),
-    _software("GPL-2.0-only", "GNU General Public License v2.0", "gpl-2.0", "gpl2", "GPL-2.0-or-later",
+    _software("GPL-2.0-only", "GNU General Public License v2.0", "gpl-2.0", "gpl2", "GPL-2.0-or-later", "GPL-2.0+",
               "GNU GPL v2", family="copyleft"),
-    _software("GPL-3.0-only", "GNU General Public License v3.0", "gpl-3.0", "gpl3", "GPL-3.0-or-later",
+    _software("GPL-3.0-only", "GNU General Public License v3.0", "gpl-3.0", "gpl3", "GPL-3.0-or-later", "GPL-3.0+",
               "GNU GPL v3", family="copyleft", patent=True),
     _software("LGPL-2.1-only", "GNU Lesser General Public License v2.1", "lgpl-2.1", "LGPL-2.1-or-later",
               family="copyleft"),

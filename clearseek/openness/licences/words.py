@@ -37,6 +37,11 @@ _BARE_NOTICE = re.compile(
     r"^\W*Copyright:? (?!holders?\b|owners?\b|and\b|or\b|notices?\b|licen[sc]e|law|acts?\b|rights?\b)"
 )
 _RESERVED = re.compile(r"^\W*all rights reserved\W*$", re.I)
+_ADDRESS = re.compile(r"\S+@\S+|https?://\S+|www\.\S+|<[^<>]*>")
+_BETWEEN_NAMES = frozenset(
+    ("copyright", "c", "by", "and", "the", "of", "all", "rights", "reserved", "or", "its", "team", "authors", "others",
+     "contributors", "project", "developers", "see", "file", "txt", "present", "as", "in", "listed", "respective")
+)  # fmt: skip
 _RULES = """
 not no nor never only except unless must shall may cannot will can agree provided forbidden prohibited prohibit military
 commercial noncommercial non research without restrict restricted restriction restrictions require required condition
@@ -130,7 +135,10 @@ def _is_notice(line: str) -> bool:
     if not _NOTICE.match(line) and not (_BARE_NOTICE.match(line) and len(line.split()) <= 8):
         return False
     # a rule may hide behind a name: "Copyright (c) 2024 X. Not for military use."
-    return len(line) <= 400 and not any(is_operative(match[0]) for match in _WORD.finditer(line))
+    if len(line) > 400 or any(is_operative(match[0]) for match in _WORD.finditer(line)):
+        return False
+    plain = [match[0] for match in _WORD.finditer(_ADDRESS.sub("", line)) if match[0].islower()]
+    return sum(word not in _BETWEEN_NAMES for word in plain) <= 6
 
 
 def is_operative(word: str) -> bool:

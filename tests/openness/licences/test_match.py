@@ -119,6 +119,7 @@ def test_one_word_decides() -> None:
     "text",
     [
         MIT.replace("Ada Example", "Ada Example. Not for commercial use"),
+        MIT.replace("Ada Example", "Ada Example, to whom every copy made costs the reader a hundred euros"),
         "For research only.\n\n" + MIT,
         "Pay 10 percent of revenue to Ada.\n\n" + MIT,
         MIT + "\nThis software must not be used by governments.\n",
