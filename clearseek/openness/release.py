@@ -140,12 +140,8 @@ def _evaluate(run: RunFolder, recipe: Recipe, data: Path, manifest: Manifest, tr
     stream.read(0, tokens)
     length = recipe.data.sequence_length
     count = window_count(len(tokens), length)
-    windows = []
-    for index in range(count):
-        bits, predicted = held_out_bits(model, tokens, length, windows=[index])
-        windows.append({"window": index, "bits": bits.hex(), "tokens": predicted})
-    total = sum(float.fromhex(str(each["bits"])) for each in windows)
-    predicted = sum(int(each["tokens"]) for each in windows)
+    windows = [held_out_bits(model, tokens, length, windows=[index]) for index in range(count)]
+    total, predicted = sum(bits for bits, _ in windows), sum(number for _, number in windows)
     text = (data / "heldout.txt").read_bytes() if (data / "heldout.txt").is_file() else b""
     return {
         "bits_per_byte": total / predicted * (len(tokens) - 1) / manifest.heldout.bytes,
@@ -154,7 +150,7 @@ def _evaluate(run: RunFolder, recipe: Recipe, data: Path, manifest: Manifest, tr
         "bytes": manifest.heldout.bytes,
         "tokens": predicted,
         "compressors": compressed_bits_per_byte(text),
-        "windows": windows,
+        "windows": [{"bits": bits.hex(), "tokens": number} for bits, number in windows],
     }
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (the documents' lines are filled in, and as long as their facts)
 """The words of a release: card, report, data card, summaries, each figure from the run."""
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from clearseek.errors import UserError
 from clearseek.openness.card import shorten
 from clearseek.openness.checks.data import data_files
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
-from clearseek.openness.licences.clauses import RESTRICTING, Clause
+from clearseek.openness.licences.clauses import Clause
 from clearseek.openness.licences.match import Match, identify
 from clearseek.openness.licences.table import Kind, Licence, is_open_for, lookup
 from clearseek.openness.subject import Subject
@@ -23,6 +23,11 @@ from clearseek.openness.subject import Subject
 _FILE = re.compile(
     r"^(?:licen[cs]e|copying|unlicense|(?:model|code|data|docs?)[-_]licen[cs]e)\b|licen[cs]e(?:\.\w{1,4})?$", re.I
 )
+RESTRICTING: Final = frozenset(
+    ("field_of_use", "non_commercial", "user_cap", "no_compete", "output_restriction", "remote_restriction",
+     "geo_exclusion")
+)  # fmt: skip
+"""Clauses that limit who may use a thing, or what for."""
 _KINDS: Final[tuple[tuple[Kind, str], ...]] = (
     ("weights", r"model|weights"),
     ("code", r"code|software"),
@@ -143,12 +148,13 @@ def _judge(
     match, licence = text.match, text.match.licence
     limits = tuple(clause for clause in match.clauses if clause.flag in RESTRICTING)
     places = (text.evidence, *(quote(text.file, clause) for clause in _strongest(limits)))
+    nearest_id = match.nearest.id if match.nearest else "none"
     if licence is None:
-        nearest = f"; the nearest is {match.nearest} ({100 * match.likeness:.0f} % alike)" if match.nearest else ""
+        nearest = f"; the nearest is {nearest_id} ({100 * match.similarity:.0f} % alike)" if match.nearest else ""
         return Row(
             name, "definition", title, "unknown", Grade.PRESENT, f"{text.file}: unknown licence{nearest}", places
         )
-    what = f"{text.file} is {match.name}"
+    what = f"{text.file} is {match.label}"
     if match.changes:
         change = match.changes[0]
         what += f", line {change.line}: " + _differs(change.expected, change.found)
@@ -157,7 +163,7 @@ def _judge(
         family = {"rail": "use-restricted (RAIL family)", "community": "a community licence with conditions"}
         what += f", {family.get(licence.family, 'not open for ' + kind)}"
         if licence.family == "rail":
-            what += f", {100 * match.likeness:.0f} % alike to {match.nearest}"
+            what += f", {100 * match.similarity:.0f} % alike to {nearest_id}"
         what += f": “{shorten(_strongest(limits)[0].quote, 160)}”" if limits else ""
         return Row(name, "definition", title, "no", Grade.PRESENT, what, places)
     agreeing = [place for found, place in ([stated] if stated else []) if found is not None and found.id == licence.id]
@@ -199,12 +205,12 @@ def _agreement(subject: Subject, texts: dict[Kind, Text]) -> Row:
         text = texts.get(kind)
         if text is None or text.match.licence is None:
             continue
-        (fine if text.match.name == id_ else wrong).append((kind, id_, text, place))
+        (fine if text.match.licence.id == id_ and not text.match.changes else wrong).append((kind, id_, text, place))
     compared = wrong + fine
     places = tuple(place for _, _, _, place in compared) + tuple(text.evidence for _, _, text, _ in compared[:4])
     if wrong:
         reason = "; ".join(
-            f"{kind}: {id_} by the card, and {text.file} is {text.match.name}" for kind, id_, text, _ in wrong
+            f"{kind}: {id_} by the card, and {text.file} is {text.match.label}" for kind, id_, text, _ in wrong
         )
         return Row(name, "technical", title, "no", Grade.PRESENT, reason, places[:8])
     if not fine:
@@ -226,7 +232,9 @@ def _freedom(subject: Subject, texts: dict[Kind, Text]) -> Row:
         answer: Answer = "yes" if is_open_for(licence, "weights") else "no"
         return Row(name, "technical", title, answer, Grade.CLAIMED, f"{licence.name}, by word", places)
     limits = tuple(
-        clause for clause in text.match.clauses if clause.flag in RESTRICTING or clause.flag in ("pass_on", "naming")
+        clause
+        for clause in text.match.clauses
+        if clause.flag in RESTRICTING or clause.flag in ("pass_on", "naming_rule")
     )
     places = (text.evidence, *(quote(text.file, clause) for clause in _strongest(limits)))
     if text.match.licence is None and not limits:
@@ -234,10 +242,10 @@ def _freedom(subject: Subject, texts: dict[Kind, Text]) -> Row:
     if limits:
         kinds = ", ".join(dict.fromkeys(clause.flag.replace("_", " ") for clause in limits))
         first = _strongest(limits)[0]
-        reason = f"{text.match.name} restricts: {kinds}; line {first.line}: “{shorten(first.quote, 160)}”"
+        reason = f"{text.match.label} restricts: {kinds}; line {first.line}: “{shorten(first.quote, 160)}”"
         return Row(name, "technical", title, "no", Grade.PRESENT, reason, places)
     if text.match.changes:
         return Row(
-            name, "technical", title, "unknown", Grade.PRESENT, f"{text.match.name}: see licence.weights", places
+            name, "technical", title, "unknown", Grade.PRESENT, f"{text.match.label}: see licence.weights", places
         )
-    return Row(name, "technical", title, "yes", Grade.CHECKED, f"{text.match.name}, word for word", places)
+    return Row(name, "technical", title, "yes", Grade.CHECKED, f"{text.match.label}, word for word", places)

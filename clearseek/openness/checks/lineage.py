@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from clearseek.openness.checks.licence import licence_texts
 from clearseek.openness.evidence import Evidence, Grade, Row
 from clearseek.openness.licences.table import Licence, lookup
+from clearseek.openness.licences.upstream import NAME_PREFIX, duties, naming_problem
 from clearseek.openness.subject import Subject
 
 _FAMILIES = (
@@ -77,11 +78,13 @@ def _duties(subject: Subject) -> Row:
     problems: list[str] = []
     for each, licence in known:
         undone = []
-        if licence.naming and not each.model.rpartition("/")[2].lower().startswith(licence.naming.lower()):
-            undone.append(f"its name must begin with “{licence.naming}”")
-        undone += [f"“{notice}” must be shown, and is not" for notice in licence.notices if notice.lower() not in prose]
-        if licence.share_alike and licence.id not in here:
-            undone.append("the agreement must come along, and is not here")
+        if naming_problem(each.model.rpartition("/")[2], licence):
+            undone.append(f"its name must begin with “{NAME_PREFIX[licence.id]}”")
+        for duty in duties(licence):
+            if duty.check == "shown" and duty.value.lower() not in prose:
+                undone.append(f"“{duty.value}” must be shown, and is not")
+            elif duty.check == "copy" and licence.id not in here:
+                undone.append("the agreement must come along, and is not here")
         if undone:
             problems.append(f"{each.model} is made from {each.base} ({licence.name}): {', '.join(undone)}")
     places = tuple(each.evidence for each, _ in known)[:8]

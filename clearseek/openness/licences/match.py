@@ -1,204 +1,282 @@
-"""Which licence a text is: the nearest standard text picks the candidate, and the words that differ decide.
+"""Which licence a text is: similar words find the candidate, the difference word by word decides.
 
-Likeness alone is treacherous. MIT and the JSON licence ("Good, not Evil") are 97 % alike, CC BY and its non-commercial
-sister 98 %; one sentence is the whole difference. So a text is a standard licence only if nothing but names, dates and
-addresses differ. Otherwise it is that licence *modified*, and the changes are quoted.
+Similarity alone is not enough. CC-BY-NC-4.0 shares 98 % of its words with CC-BY-4.0, and MIT with "shall be used for
+Good, not Evil" added is still 97 % MIT. What was added is the licence. So a text is `exact` only if nothing differs
+from a standard text but copyright lines, names, years, the title and the numbers of list items; else it is that licence
+*modified*, and each change is quoted with its sentence. Terms of single companies, whose texts are not shipped, are
+recognised by their title and by a phrase that only they have; then the nearest standard text says what they grew from.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
-from typing import Final
+from typing import Literal
 
 from clearseek.openness.licences.clauses import Clause, restrictions
-from clearseek.openness.licences.table import Licence, lookup
-
-LONGEST: Final = 200_000
-"""Characters that are compared; no licence is longer."""
-ALIKE: Final = 0.8
-"""Word-bag likeness (Dice) below which a text is not taken for a form of the standard text."""
-CLOSE: Final = 0.04
-"""Difference in likeness up to which two standard texts are both compared word by word."""
-_WORD = re.compile(r"[^\W_]+(?:['.][^\W_]+)*")
-_COPYRIGHT = re.compile(r"^\W*(?:copyright|©|\(c\)|portions copyright)\b.*(?:\d{4}|\[|\{|<|©|\(c\))", re.I)
-_TITLES: Final = (
-    (r"deepseek license agreement", "deepseek"),
-    (r"llama (2|3\.1|3\.2|3\.3|3|4) community license", "llama"),
-    (r"gemma terms of use", "gemma"),
-    (r"(?:tongyi qianwen|qwen) license agreement", "qwen"),
-    (r"qwen research license", "qwen-research"),
-    (r"mistral ai research license", "mrl"),
-    (r"mistral ai non-production license", "mnpl"),
-    (r"bigscience (?:rail license|bloom rail)", "bigscience-bloom-rail-1.0"),
-    (r"bigscience open ?rail-m", "bigscience-openrail-m"),
-    (r"bigcode open ?rail-m", "bigcode-openrail-m"),
-    (r"attribution-noncommercial-sharealike 4\.0 international", "CC-BY-NC-SA-4.0"),
-    (r"attribution-noncommercial-noderivatives 4\.0 international", "CC-BY-NC-ND-4.0"),
-    (r"attribution-noncommercial 4\.0 international", "CC-BY-NC-4.0"),
-    (r"attribution-noderivatives 4\.0 international", "CC-BY-ND-4.0"),
+from clearseek.openness.licences.signatures import by_title
+from clearseek.openness.licences.table import LICENCES, Licence
+from clearseek.openness.licences.words import (
+    Op,
+    Text,
+    bag,
+    dice,
+    differences,
+    is_operative,
+    read,
 )
-"""Licences without a standard text here: how the first lines call them."""
+
+SAME_LICENCE = 0.9
+"""Share of words from which a text counts as a form of a standard text. DeepSeek's model licence has .898 of a RAIL."""
+_CLOSE = 0.04
+"""Candidates this near to the best one are compared word by word too."""
+_MOST_CHANGES = 200
+_LONGEST_NAME = 12
+"""Words that a holder's name may have."""
+_LONGEST_TITLE = 20
+_LOWER = """
+the of by and for a an this is its or license licensed released under text see file full copy copyright project author
+authors contributor contributors holder holders owner owners http www org com net io github opensource licenses html txt
+md gmail
+"""
+_SMALL = frozenset(_LOWER.split())
+"""Words in lower case that a title or a name may have."""
+
+OPTIONAL_FROM = {
+    "Apache-2.0": "end of terms and conditions",
+    "GPL-2.0-only": "end of terms and conditions",
+    "GPL-3.0-only": "end of terms and conditions",
+    "CC-BY-4.0": "creative commons is not a party to",
+    "CC-BY-SA-4.0": "creative commons is not a party to",
+    "CC-BY-NC-4.0": "creative commons is not a party to",
+    "CC-BY-NC-SA-4.0": "creative commons is not a party to",
+    "CC-BY-ND-4.0": "creative commons is not a party to",
+    "CC-BY-NC-ND-4.0": "creative commons is not a party to",
+}
+"""From here on a standard text says how to apply it, which copies may leave out."""
+STARTS_AT = {
+    "Unlicense": "this is free and unencumbered software",
+    "CC0-1.0": "statement of purpose",
+    **{
+        f"CC-BY{kind}-4.0": "by exercising the licensed rights"
+        for kind in ("", "-SA", "-NC", "-NC-SA", "-ND", "-NC-ND")
+    },
+}
+"""Up to here a standard text says what it is, which copies may leave out; else its first lines up to a full one."""
+HARMLESS = (
+    "the text of the creative commons public licenses is dedicated to the public domain under the cc0 public domain "
+    "dedication",
+    "gnu general public license",
+    "wiki creativecommons org considerations for licensors",
+    "wiki creativecommons org considerations for licensees",
+)
+"""Stands in some copies of a text and rules nothing."""
+NAME_SLOTS = {
+    "BSD-2-Clause": ("copyright holders and contributors", "copyright holder or contributors"),
+    "BSD-3-Clause": ("copyright holders and contributors", "copyright holder or contributors", "copyright holder nor"),
+    "ISC": ("isc", "isc"),
+    "0BSD": ("author", "author"),
+}
+"""Where the licensor's name stands in the middle of a rule; the words that a name may replace come first."""
+_HOLDER = frozenset(("of", "the", "copyright", "holder", "holders", "isc", "author", "authors"))
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Words that differ from the standard text."""
+    """Where a text departs from a standard one."""
 
+    kind: Literal["insert", "delete", "replace"]
     expected: str
-    """In the standard text; empty where words were added."""
+    """What the standard text says here."""
     found: str
-    """In this text; empty where words are missing."""
+    """What this text says here."""
     line: int
-    """Of this text."""
+    """In this text, from 1."""
+    context: str
+    """The sentence around it, in this text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a licence text is."""
+    """What a text is."""
 
     licence: Licence | None
-    """None where it is like none known."""
+    """None where no standard text is near and no title is known."""
+    similarity: float
+    """Share of words in common with `nearest`."""
     exact: bool
-    """Whether it is the standard text, but for names and dates. A licence known by its title alone is never exact."""
-    nearest: str
-    """Id of the standard text that is most alike."""
-    likeness: float
-    """With that text: 0 to 1."""
+    """Nothing that rules differs from `licence`'s standard text."""
+    nearest: Licence | None
+    """The standard text with the most words in common."""
+    basis: Literal["text", "title", "none"]
+    """``text``: compared word by word with `licence`. ``title``: `licence`'s text is not shipped."""
     changes: tuple[Change, ...]
-    """From the standard text of `licence`, where there is one."""
+    """Against `licence`'s standard text; empty where the basis is another."""
     copyright: tuple[tuple[int, str], ...]
     """Copyright lines with their numbers."""
     clauses: tuple[Clause, ...]
-    """What it restricts, quoted."""
+    """What restricts, quoted."""
 
     @property
-    def name(self) -> str:
-        """In words: an id, ``modified MIT``, or ``unknown licence``."""
+    def label(self) -> str:
+        """``MIT``, ``modified MIT``, ``LicenseRef-DeepSeek-1.0 (by its title)`` or ``unknown``."""
         if self.licence is None:
-            return "unknown licence"
-        return self.licence.id if self.exact or not self.changes else f"modified {self.licence.id}"
+            return "unknown"
+        if self.basis == "title":
+            return f"{self.licence.id} (by its title)"
+        return self.licence.id if self.exact else f"modified {self.licence.id}"
 
 
-@dataclass(frozen=True)
-class _Text:
+@dataclass(frozen=True, slots=True)
+class _Standard:
+    """A shipped text."""
+
+    licence: Licence
+    text: Text
     words: tuple[str, ...]
-    lines: tuple[int, ...]
     bag: Counter[str]
+    start: int
+    """Words of the title."""
+    stop: int
+    """Words up to what may be left out."""
+    slots: frozenset[int]
+    """Words that a name may replace."""
 
 
-@lru_cache(maxsize=1)
-def _standards() -> dict[str, _Text]:
-    folder = files("clearseek.openness.licences") / "texts"
-    found = sorted(folder.iterdir(), key=lambda path: path.name)
-    return {path.name.removesuffix(".txt"): _words(path.read_text(encoding="utf-8")) for path in found}
-
-
-def _words(text: str) -> _Text:
-    """Words in lower case with their lines; copyright lines and lines without words are left out."""
-    words: list[str] = []
-    lines: list[int] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not _COPYRIGHT.match(line):
-            for match in _WORD.finditer(line.lower().replace("\u2019", "'")):
-                words.append("http" if match[0] == "https" else match[0])
-                lines.append(number)
-    return _Text(tuple(words), tuple(lines), Counter(words))
-
-
-def identify(text: str) -> Match:
-    """Say which licence a text is, and how it differs from it."""
-    text = text[:LONGEST]
-    found = _words(text)
-    candidates = _nearest(found)
-    nearest, likeness = candidates[0] if candidates else ("", 0.0)
-    titled = _by_title(text)
-    clauses = restrictions(text)
-    holders = tuple((n, line.strip()[:200]) for n, line in enumerate(text.splitlines(), 1) if _COPYRIGHT.match(line))
-    if titled is not None:
-        return Match(titled, False, nearest, likeness, (), holders[:20], clauses)
-    if likeness < ALIKE:
-        return Match(None, False, nearest, likeness, (), holders[:20], clauses)
-    compared = {name: tuple(_changes(_standards()[name], found)) for name, _ in candidates}
-    nearest = min(compared, key=lambda name: _distance(name, compared[name]))
-    likeness, changes, licence = dict(candidates)[nearest], compared[nearest], lookup(nearest)
-    return Match(licence, not changes, nearest, likeness, changes, holders[:20], clauses)
-
-
-def _distance(name: str, changes: tuple[Change, ...]) -> tuple[bool, int]:
-    """Fewest changed words first; a licence that is open to nobody's eyes is only ever an exact match."""
-    licence = lookup(name)
-    odd = bool(changes) and (licence is None or licence.family == "other")
-    return odd, sum(len(change.expected.split()) + len(change.found.split()) for change in changes)
-
-
-def _by_title(text: str) -> Licence | None:
-    head = " ".join(text[:600].lower().split())
-    for pattern, name in _TITLES:
-        if match := re.search(pattern, head):
-            return lookup(f"llama{match[1]}" if name == "llama" else name)
-    return None
-
-
-def _nearest(found: _Text) -> list[tuple[str, float]]:
-    """Ids of the most similar standard texts, the best first, with the likeness (Dice of word bags).
-
-    Of two that are about as alike, the fewer changed words decide, so both are kept.
-    """
-    scored: list[tuple[str, float]] = []
-    for name, standard in _standards().items():
-        total = len(found.words) + len(standard.words)
-        best = max((likeness for _, likeness in scored), default=0.0)
-        if total == 0 or 2 * min(len(found.words), len(standard.words)) / total < best - CLOSE:
-            continue
-        scored.append((name, 2 * sum((found.bag & standard.bag).values()) / total))
-    scored.sort(key=lambda pair: -pair[1])
-    return [pair for pair in scored[:3] if pair[1] >= scored[0][1] - CLOSE]
-
-
-_HARMLESS: Final = re.compile(
-    r"(?:\d{1,4}|year|yyyy|fullname|name|owner|of|the|copyright|c|and|contributors|https?|www|org|com|license|licence|"
-    r"version|mit|bsd|isc|apache|clause|all|rights|reserved|terms|international|public|attribution|creative|commons|"
-    r"4\.0|holder|holders|project|software|json|zero|simplified|new|end|conditions)"
-)
-_PLACE: Final = re.compile(r"(?:copyright|holders?|owner|contributors|its|their|the|fullname|names?|author|authors)")
-_ALARM: Final = frozenset(
-    {"not", "no", "only", "except", "without", "if", "unless", "must", "shall", "may", "use", "used"}
-)
-
-
-def _changes(standard: _Text, found: _Text) -> Iterator[Change]:
-    """Differences that matter: words of names, years and titles may differ where a licence leaves a place for them."""
-    matcher = SequenceMatcher(None, standard.words, found.words, autojunk=False)
-    for op, a1, a2, b1, b2 in matcher.get_opcodes():
-        if op == "equal":
-            continue
-        expected, got = standard.words[a1:a2], found.words[b1:b2]
-        if _is_heading(expected, got, a1, b1) or _is_appendix(standard, a1, got) or _is_name(expected, got):
-            continue
-        line = found.lines[min(b1, len(found.lines) - 1)] if found.lines else 1
-        yield Change(" ".join(expected)[:300], " ".join(got)[:300], line)
-
-
-def _is_heading(expected: tuple[str, ...], got: tuple[str, ...], a1: int, b1: int) -> bool:
-    """A title or a preamble of few words at the very top, of words that a title has."""
-    return a1 < 12 and b1 < 12 and all(_HARMLESS.fullmatch(word) for word in (*expected, *got))
-
-
-def _is_name(expected: tuple[str, ...], got: tuple[str, ...]) -> bool:
-    """The holder's name where the standard text says "the copyright holder"."""
-    return (
-        bool(expected) and all(_PLACE.fullmatch(word) for word in expected) and not _ALARM & set(got) and len(got) <= 8
+@cache
+def _standards() -> tuple[_Standard, ...]:
+    folder = files(__package__) / "texts"
+    shipped = {path.name for path in folder.iterdir()}
+    return tuple(
+        _standard(licence, (folder / f"{licence.id}.txt").read_text(encoding="utf-8"))
+        for licence in LICENCES
+        if f"{licence.id}.txt" in shipped
     )
 
 
-def _is_appendix(standard: _Text, a1: int, got: tuple[str, ...]) -> bool:
-    """The instructions after the terms ("how to apply"), left out."""
-    heads = (("appendix", "how", "to"), ("how", "to", "apply"))
-    begin = next((n for n in range(len(standard.words)) if standard.words[n : n + 3] in heads), None)
-    return begin is not None and a1 >= begin - 4 and not got
+def _standard(licence: Licence, content: str) -> _Standard:
+    text = read(content)
+    words = tuple(word.text for word in text.words)
+    start = _find(words, STARTS_AT[licence.id]) if licence.id in STARTS_AT else _title_words(content)
+    stop = _find(words, OPTIONAL_FROM[licence.id]) if licence.id in OPTIONAL_FROM else len(words)
+    slots: set[int] = set()
+    for phrase in NAME_SLOTS.get(licence.id, ()):
+        parts = phrase.split()
+        for i in range(len(words) - len(parts) + 1):
+            if list(words[i : i + len(parts)]) == parts:
+                slots.update(n for n in range(max(0, i - 2), i + len(parts)) if words[n] in _HOLDER)
+    return _Standard(licence, text, words, bag(text.words), start, stop, frozenset(slots))
+
+
+def _find(words: Sequence[str], phrase: str) -> int:
+    parts = phrase.split()
+    places = (i for i in range(len(words)) if list(words[i : i + len(parts)]) == parts)
+    found = next(places, -1)
+    assert found >= 0, phrase
+    return found
+
+
+def _title_words(content: str) -> int:
+    """Words of the short paragraphs at the beginning, two at most."""
+    count = 0
+    for paragraph in content.split("\n\n")[:2]:
+        size = len(read(paragraph).words)
+        if size > 14 or paragraph.rstrip().endswith((".", ":", ";", ",")):
+            break
+        count += size
+    return count
+
+
+def identify(text: str) -> Match:
+    """Say which licence a text is, how far it departs from it, and what it restricts. Never raises."""
+    found = read(text)
+    words = tuple(word.text for word in found.words)
+    ranked = _ranked(found)
+    clauses = restrictions(text)
+    similarity, nearest = (ranked[0][0], ranked[0][1].licence) if ranked else (0.0, None)
+    candidates = [each for score, each in ranked[:4] if score >= max(SAME_LICENCE, similarity - _CLOSE)]
+    compared = [(_changes(each, found, words), each.licence) for each in candidates if _in_order(each, words)]
+    if compared:
+        changes, licence = min(compared, key=lambda pair: sum(_weight(change) for change in pair[0]))
+        if not changes and not found.cut:
+            return Match(licence, similarity, True, licence, "text", (), found.copyright, clauses)
+    titled = by_title(words)
+    if titled is not None and not (compared and titled is licence):
+        return Match(titled, similarity, False, nearest, "title", (), found.copyright, clauses)
+    if not compared:
+        return Match(None, similarity, False, nearest, "none", (), found.copyright, clauses)
+    return Match(licence, similarity, False, nearest, "text", changes, found.copyright, clauses)
+
+
+def _weight(change: Change) -> int:
+    # a licence from which much is missing is less likely the one that was changed than one to which something was added
+    return 3 * len(change.expected.split()) + len(change.found.split())
+
+
+def _in_order(standard: _Standard, words: tuple[str, ...]) -> bool:
+    """Whether most of a standard text stands there in its own order: the same words shuffled are no licence."""
+    return sum(op.j - op.i for op in differences(standard.words, words)) < len(standard.words) / 2
+
+
+def _ranked(found: Text) -> list[tuple[float, _Standard]]:
+    """The standard texts, nearest first. A licence with other matter below it counts by its beginning."""
+    whole = bag(found.words)
+    ranked: list[tuple[float, _Standard]] = []
+    for standard in _standards():
+        score = dice(standard.bag, whole)
+        size = len(standard.words)
+        if len(found.words) > 1.1 * size + 20:
+            score = max(score, dice(standard.bag, bag(found.words[: size + 20])))
+        ranked.append((score, standard))
+    ranked.sort(key=lambda pair: -pair[0])
+    return ranked if found.words else []
+
+
+def _changes(standard: _Standard, found: Text, words: tuple[str, ...]) -> tuple[Change, ...]:
+    """Where the text departs from a standard one in a way that matters."""
+    changes: list[Change] = []
+    for op in differences(standard.words, words):
+        for part in _matters(standard, found, op):
+            changes.append(_change(standard, found, part))
+            if len(changes) == _MOST_CHANGES:
+                return tuple(changes)
+    return tuple(changes)
+
+
+def _change(standard: _Standard, found: Text, op: Op) -> Change:
+    kind: Literal["insert", "delete", "replace"] = "insert" if op.i == op.j else "delete" if op.k == op.l else "replace"
+    at = min(op.k, len(found.words) - 1)
+    return Change(
+        kind, standard.text.quote(op.i, op.j), found.quote(op.k, op.l), found.words[at].line, found.sentence(op.k, op.l)
+    )
+
+
+def _matters(standard: _Standard, found: Text, op: Op) -> list[Op]:
+    """The part of a difference that is more than a name, a title, a number or a text for users; empty if none is."""
+    ours, theirs = standard.text.words[op.i : op.j], found.words[op.k : op.l]
+    items = [word.item for word in (*ours, *theirs)]
+    if all(item == 1 for item in items) or (all(items) and (not ours or not theirs)):
+        return []
+    if not ours and " ".join(word.text for word in theirs) in HARMLESS:
+        return []
+    name = _is_name(found, op, _LONGEST_NAME)
+    if op.i >= standard.stop:  # beyond the rules, a name may stand for a blank; whatever is added may be a rule
+        return [] if not theirs or (name and len(theirs) <= len(ours)) else [Op(op.i, op.i, op.k, op.l)]
+    if op.j > standard.stop:
+        return _matters(standard, found, Op(op.i, standard.stop, op.k, op.l))
+    if op.j <= standard.start:
+        return [] if _is_name(found, op, _LONGEST_TITLE) else [op]
+    in_slot = all(place in standard.slots for place in (range(op.i, op.j) if ours else (op.i - 1, op.i)))
+    return [] if in_slot and _is_name(found, op, _LONGEST_NAME, any_case=True) else [op]
+
+
+def _is_name(found: Text, op: Op, longest: int, any_case: bool = False) -> bool:
+    """Whether these words of a text can be a title or a name: capitals, numbers, and nothing that makes a rule."""
+    words = found.words[op.k : op.l]
+    if len(words) > longest or any(is_operative(found.raw[word.begin : word.end]) for word in words):
+        return False
+    firsts = [found.raw[word.begin] for word in words if word.text not in _SMALL]
+    return any_case or all(first.isupper() or first.isdigit() for first in firsts)

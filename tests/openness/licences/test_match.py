@@ -1,151 +1,209 @@
+"""Which licence a text is; above all, that a changed one never passes for the original."""
+
 from __future__ import annotations
 
-import random
-import re
+import os
+import textwrap
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clearseek.openness.checks.licence import KINDS
-from clearseek.openness.licences.clauses import RESTRICTING
-from clearseek.openness.licences.match import identify
-from clearseek.openness.licences.table import LICENCES as TABLE
-from clearseek.openness.licences.table import is_open_for, lookup
+from clearseek.openness.licences import LICENCES, identify
+from clearseek.openness.licences.match import _standards
+from tests.openness.licences.examples import APACHE, LLAMA_3_1, MIT, published, standard
 
-from ..releases import LICENCES, fixture
-
-
-def standard(name: str) -> str:
-    return (LICENCES / f"{name}.txt").read_text(encoding="utf-8")
+SHIPPED = [each.licence.id for each in _standards()]
+POISON = ["not", "military", "xyzzy", "only", "noncommercial", "Example"]
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in LICENCES.iterdir()))
-def test_each_standard_text_is_itself(name: str) -> None:
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_text_is_itself(name: str) -> None:
     match = identify(standard(name))
-    assert match.exact
-    assert match.licence is lookup(name)
-    assert match.name == match.licence.id
+    assert match.licence is not None and match.licence.id == name
+    assert match.exact and match.similarity == 1 and match.basis == "text" and not match.changes
+    assert match.label == name
 
 
-def test_deepseek_texts() -> None:
-    folder = fixture("deepseek-v3")
-    model = identify((folder / "LICENSE-MODEL").read_text(encoding="utf-8"))
-    assert model.licence is not None
-    assert (model.licence.id, model.licence.family, model.exact) == ("LicenseRef-DeepSeek-1.0", "rail", False)
-    assert model.nearest == "CreativeML-OpenRAIL-M"
-    assert 0.88 < model.likeness < 0.9
-    assert {"field_of_use", "pass_on", "remote_restriction"} <= {clause.flag for clause in model.clauses}
-    code = identify((folder / "LICENSE-CODE").read_text(encoding="utf-8"))
-    assert (code.name, code.exact, code.clauses) == ("MIT", True, ())
-    assert code.copyright == ((3, "Copyright (c) 2023 DeepSeek"),)
+def test_every_shipped_text_has_a_row() -> None:
+    assert set(SHIPPED) <= {licence.id for licence in LICENCES} and len(SHIPPED) > 25
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_line_breaks_quotes_case_and_bullets_mean_nothing(name: str) -> None:
+    text = standard(name)
+    wrapped = "\n\n".join(
+        part if "opyright (" in part or "opyright \N{COPYRIGHT SIGN}" in part else textwrap.fill(part, 60)
+        for part in text.split("\n\n")
+    )
+    forms = [
+        wrapped, text.upper(), text.replace("\n", "\r\n"), "\n".join(f" * {line}" for line in text.split("\n")),
+        text.replace('"', "“").replace("'", "\u2019"), "\ufeff" + text,
+    ]  # fmt: skip
+    for form in forms:
+        match = identify(form)
+        assert match.label == name, match.changes[:3]
+
+
+def test_names_years_and_titles_mean_nothing() -> None:
+    for text in (
+        MIT.removeprefix("MIT License\n"),
+        MIT.replace("MIT License", "The MIT License (MIT)"),
+        MIT.replace("Ada Example", "Will May, Good Old Names Inc.").replace("Good Old ", ""),
+        MIT.replace(
+            "Copyright (c) 2024 Ada Example", "Copyright © 2019-2024 A\nCopyright 2020 B. All rights reserved."
+        ),
+        APACHE[: APACHE.index("END OF TERMS")],
+        APACHE.replace("[yyyy] [name of copyright owner]", "2024 Ada Example"),
+    ):
+        assert identify(text).exact, identify(text).changes
+    bsd = standard("BSD-3-Clause").replace(
+        "Neither the name of the copyright holder", "Neither the name of Example Labs"
+    )
+    assert identify(bsd.replace("COPYRIGHT HOLDERS AND", "REGENTS AND")).label == "BSD-3-Clause"
+
+
+def test_copyright_lines_are_reported() -> None:
+    assert identify(MIT).copyright == ((3, "Copyright (c) 2024 Ada Example"),)
+
+
+def test_deepseek_models_licence_is_of_the_rail_family() -> None:
+    match = identify(published("deepseek-v3/LICENSE-MODEL"))
+    assert match.licence is not None and match.licence.id == "LicenseRef-DeepSeek-1.0"
+    assert match.licence.family == "rail" and match.basis == "title" and not match.exact
+    assert match.nearest is not None and match.nearest.family == "rail" and 0.88 < match.similarity < 0.91
+    flags = {clause.flag for clause in match.clauses}
+    assert {"field_of_use", "pass_on", "patent_termination", "output_restriction", "remote_restriction"} <= flags
+    assert any(clause.quote == "For military use in any way;" and clause.line == 82 for clause in match.clauses)
+
+
+@pytest.mark.parametrize("file", ["deepseek-v3/LICENSE-CODE", "deepseek-r1/LICENSE"])
+def test_deepseek_code_is_mit(file: str) -> None:
+    match = identify(published(file))
+    assert match.label == "MIT" and match.copyright == ((3, "Copyright (c) 2023 DeepSeek"),)
+
+
+def test_neighbours_are_told_apart() -> None:
+    for name, other in (("CC-BY-4.0", "CC-BY-NC-4.0"), ("MIT", "JSON"), ("BSD-2-Clause", "BSD-3-Clause")):
+        assert identify(standard(name)).label == name
+        assert identify(standard(other)).label == other
+    # even under the wrong title
+    disguised = identify(standard("CC-BY-NC-4.0").replace("Attribution-NonCommercial", "Attribution"))
+    assert disguised.licence is not None and disguised.licence.id == "CC-BY-NC-4.0"
+    assert identify(standard("JSON").replace("JSON License", "MIT License")).label == "JSON"
+
+
+def test_an_added_clause_is_quoted() -> None:
+    clause = "The Software shall not be used for military purposes."
+    text = MIT.replace("THE SOFTWARE IS PROVIDED", f"{clause}\n\nTHE SOFTWARE IS PROVIDED")
+    match = identify(text)
+    assert match.label == "modified MIT" and not match.exact
+    (change,) = match.changes
+    assert (change.kind, change.expected) == ("insert", "")
+    assert "shall not be used for military purposes" in change.context
+    assert clause in text.split("\n")[change.line - 1]
+    assert [found.flag for found in match.clauses] == ["field_of_use"]
+
+
+def test_one_word_decides() -> None:
+    match = identify(MIT.replace("without restriction", "with restriction"))
+    (change,) = match.changes
+    assert (change.kind, change.expected, change.found) == ("replace", "without", "with")
+    assert match.label == "modified MIT" and "Software with restriction" in change.context
+    gone = identify(APACHE.replace("a perpetual, worldwide", "a worldwide", 1))
+    assert [(each.kind, each.expected) for each in gone.changes] == [("delete", "perpetual")]
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "expected"),
+    "text",
     [
-        (
-            "MIT",
-            "THE SOFTWARE IS",
-            "The Software must not be used for military purposes. THE SOFTWARE IS",
-            "modified MIT",
+        MIT.replace("Ada Example", "Ada Example. Not for commercial use"),
+        MIT.replace("Ada Example", "Ada Example, to whom every copy made costs the reader a hundred euros"),
+        "For research only.\n\n" + MIT,
+        "Pay 10 percent of revenue to Ada.\n\n" + MIT,
+        MIT + "\nThis software must not be used by governments.\n",
+        MIT + "\nLicensees send Ada a postcard.\n",
+        APACHE + "\n\nCommons Clause: the right to Sell the Software is not granted.\n",
+        APACHE[: APACHE.index("APPENDIX")] + "\nYou may not use the Work to train models.\n",
+        "Non-commercial use only.\n\n" + standard("CC-BY-4.0"),
+        standard("Unlicense").replace(
+            "for any purpose, commercial or non-commercial", "for any non-commercial purpose"
         ),
-        ("MIT", "without restriction", "with restriction", "modified MIT"),
-        ("MIT", "free of charge, ", "", "modified MIT"),
-        ("MIT", "[year] [fullname]", "2026 Ada Lovelace and others", "MIT"),
-        ("MIT", "MIT License\n", "The MIT License (MIT)\n", "MIT"),
-        ("BSD-3-Clause", "the copyright holder nor", "Example University nor", "BSD-3-Clause"),
-        ("Apache-2.0", "perpetual,\n      worldwide", "worldwide", "modified Apache-2.0"),
-        ("CC-BY-4.0", "for commercial", "for non-commercial", None),
+        standard("BSD-3-Clause").replace("the copyright holder nor", "the copyright holder, except in war, nor"),
     ],
 )
-def test_what_is_changed_decides(name: str, old: str, new: str, expected: str | None) -> None:
-    text = standard(name)
-    if expected is None:
-        text = re.sub("Attribution 4.0 International", "Attribution-NonCommercial 4.0 International", text)
-        assert identify(text).name == "CC-BY-NC-4.0"
-        return
-    assert old in text
-    match = identify(text.replace(old, new, 1))
-    assert match.name == expected
-    assert match.exact == (not expected.startswith("modified"))
-    assert bool(match.changes) == expected.startswith("modified")
-
-
-def test_apache_without_its_appendix_is_apache() -> None:
-    text = standard("Apache-2.0")
-    assert identify(text[: text.index("APPENDIX: How to apply")]).exact
-    assert not identify(text + "\nYou may not use the software for anything but research.\n").exact
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.sampled_from(["MIT", "ISC", "BSD-2-Clause", "OpenMDW-1.0", "CDLA-Permissive-2.0"]),
-    st.randoms(use_true_random=False),
-)
-def test_a_word_that_turns_the_sense_is_never_exact(name: str, rng: random.Random) -> None:
-    lines = standard(name).splitlines()
-    start = next(n for n, line in enumerate(lines) if len(line.split()) > 8)
-    number = rng.choice([n for n in range(start, len(lines)) if len(lines[n].split()) > 3])
-    words = lines[number].split()
-    words.insert(rng.randrange(1, len(words)), rng.choice(["not", "only", "except", "noncommercial", "military"]))
-    lines[number] = " ".join(words)
-    assert not identify("\n".join(lines)).exact
-
-
-@pytest.mark.parametrize(
-    "name", ["MIT", "Apache-2.0", "BSD-3-Clause", "ISC", "CC0-1.0", "CC-BY-4.0", "PSF-2.0", "MPL-2.0"]
-)
-def test_open_licences_restrict_no_use(name: str) -> None:
-    assert not [clause for clause in identify(standard(name)).clauses if clause.flag in RESTRICTING]
-
-
-def test_clauses_name_their_line() -> None:
-    text = "Title\n\nTerms.\nYou agree not to use the Model\nfor military purposes in any way.\n"
-    (clause, *_) = identify(text).clauses
-    assert (clause.flag, clause.line) == ("field_of_use", 4)
-    assert "for military purposes" in clause.quote
-
-
-@settings(max_examples=200, deadline=2000)
-@given(st.text(max_size=3000))
-def test_any_text_is_read(text: str) -> None:
+def test_hidden_rules_are_seen(text: str) -> None:
     match = identify(text)
-    assert 0 <= match.likeness <= 1
-    assert all(1 <= clause.line <= max(1, len(text.splitlines())) for clause in match.clauses)
+    assert not match.exact and match.changes and match.label.startswith("modified "), match
 
 
-@pytest.mark.parametrize("text", ["not use " * 30_000, "a" * 5_000_000, "the software " * 100_000, "\n" * 200_000])
-def test_long_junk_is_read_quickly(text: str) -> None:
-    start = time.perf_counter()
-    identify(text)
-    assert time.perf_counter() - start < 20
+def test_a_licence_with_other_texts_below_is_recognised() -> None:
+    match = identify(MIT + "\n" + "Parts are of the Example project, which has its own notice.\n" * 500)
+    assert match.label == "modified MIT" and len(match.changes) == 1 and match.changes[0].kind == "insert"
+
+
+def test_known_terms_without_shipped_text() -> None:
+    match = identify(LLAMA_3_1)
+    assert match.label == "LicenseRef-Llama-3.1 (by its title)" and not match.exact
+    openmdw = standard("OpenMDW-1.0").replace("1.0", "1.1").replace("any patent,", "any patent or copyright,")
+    assert identify(openmdw).label == "OpenMDW-1.1 (by its title)"
+    assert identify("Gemma Terms of Use: see the web page.").licence is None
+
+
+def test_the_same_words_in_another_order_are_no_licence() -> None:
+    assert identify(" ".join(sorted(APACHE.split()))).licence is None
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\0" * 1000, "Copyright 2024", "licence", "# A README\n\nHello, world.\n"])
+def test_other_texts_are_unknown(text: str) -> None:
+    match = identify(text)
+    assert (match.licence, match.exact, match.label) == (None, False, "unknown")
 
 
 @pytest.mark.parametrize(
-    ("name", "id"),
-    [("mit", "MIT"), ("The MIT License", "MIT"), ("apache-2.0", "Apache-2.0"), ("cc-by-4.0", "CC-BY-4.0"),
-     ("Apache License, Version 2.0", "Apache-2.0"), ("llama3.1", "LicenseRef-Llama-3.1"),
-     ("Llama 3.1 Community License", "LicenseRef-Llama-3.1"), ("deepseek", "LicenseRef-DeepSeek-1.0"),
-     ("gemma", "LicenseRef-Gemma")],
+    "text",
+    [
+        os.urandom(5_000_000).decode("latin-1"), "a " * 2_500_000, "\n" * 5_000_000, ". " * 2_500_000,
+        "A. B; (c) not use " * 300_000, MIT + "the software " * 400_000, "x" * 5_000_000, "(" * 200_000,
+        "you shall not " * 300_000, "initiate claim " * 300_000, APACHE * 400,
+    ],
 )  # fmt: skip
-def test_tags_and_names(name: str, id: str) -> None:
-    found = lookup(name)
-    assert found is not None
-    assert found.id == id
+def test_huge_and_broken_files_are_quick(text: str) -> None:
+    begun = time.process_time()
+    assert not identify(text).exact
+    assert time.process_time() - begun < 1
 
 
-def test_what_is_open_for_what() -> None:
-    def open_for(name: str) -> set[str]:
-        licence = lookup(name)
-        assert licence is not None
-        return {kind for kind in KINDS if is_open_for(licence, kind)}
+def test_common_licences_take_no_time() -> None:
+    begun = time.process_time()
+    for name in ("MIT", "Apache-2.0", "CC-BY-NC-4.0", "GPL-3.0-only"):
+        identify(standard(name))
+    assert time.process_time() - begun < 4 * 0.15
 
-    assert open_for("mit") == {"code", "weights", "data", "documents"}
-    assert open_for("cc-by-4.0") == {"weights", "data", "documents"}
-    assert open_for("openmdw-1.0") == {"weights", "data", "documents"}
-    for closed in ("llama3.1", "deepseek", "gemma", "cc-by-nc-4.0", "openrail", "json", "arxiv"):
-        assert open_for(closed) == set()
-    assert lookup("nothing known") is None
-    assert len({licence.id for licence in TABLE}) == len(TABLE)
+
+@settings(deadline=None)
+@given(st.text(max_size=3000))
+def test_any_text_gets_an_answer(text: str) -> None:
+    match = identify(text)
+    assert match.licence is None and not match.exact
+    assert all(1 <= clause.line <= text.count("\n") + 1 and len(clause.quote) <= 300 for clause in match.clauses)
+
+
+WORDS = {
+    name: [(match.begin, match.end) for match in each.text.words[each.start : each.stop] if not match.item]
+    for each in _standards()
+    if (name := each.licence.id) in ("MIT", "Apache-2.0", "CC-BY-4.0", "MPL-2.0", "CC0-1.0")
+}
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(sorted(WORDS)), st.integers(0, 10**6), st.sampled_from(["", *POISON]), st.booleans())
+def test_no_edit_of_one_word_passes(name: str, place: int, word: str, keep: bool) -> None:
+    text = standard(name)
+    begin, end = WORDS[name][place % len(WORDS[name])]
+    # remove the word, replace it, or put another before it
+    edited = text[:begin] + word + (" " + text[begin:end] if keep and word else "") + text[end:]
+    match = identify(edited)
+    assert not match.exact, (text[begin:end], word)
+    assert match.licence is not None and match.licence.id == name and match.changes
