@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import clearseek
@@ -32,6 +33,8 @@ EXAMPLES = """examples:
   clearseek plan v3-671b                            hours, dollars, memory, energy; beside what DeepSeek published
   clearseek doctor                                  what this machine can train with
   clearseek audit my-model                          how open a release is, from its bytes
+  clearseek release runs/quickstart my-release      everything that made a model, for anyone to check
+  clearseek verify my-release                       train parts of a release again, and compare bits
 """
 
 
@@ -45,8 +48,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-OPENNESS = ("plan", "audit")
-"""Commands that live in clearseek.openness and need no PyTorch."""
+OPENNESS = {
+    "plan": "clearseek.openness.commands",
+    "audit": "clearseek.openness.commands",
+    "release": "clearseek.openness.release_commands",
+    "verify": "clearseek.openness.release_commands",
+}
+"""Commands of openness and where they live; the first two need no PyTorch."""
 COMMANDS = (
     "quickstart", "recipes", "train", "data", "generate", "export", "import", "convert", "doctor", *OPENNESS,
 )  # fmt: skip
@@ -175,15 +183,38 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--require", action="append", default=[], metavar="ROW[=GRADE]",
                        help="exit with 1 unless this row is a yes, of this grade at least; repeatable")  # fmt: skip
     audit.add_argument("--json", action="store_true", help="same as --format json")
+
+    release = command("release", "Make a repository that carries all that made a model: weights, code, data, recipe, "
+                      "transcript, checkpoints, evaluation, manifest, signature.",
+                      "clearseek release runs/quickstart my-release --key release.key --make-key")  # fmt: skip
+    release.add_argument("run", type=Path, help="a finished run")
+    release.add_argument("out", type=Path, help="folder to make")
+    release.add_argument("--data", type=Path, help="the run's data (default: RUN/data)")
+    release.add_argument("--name", help="the model's name (default: the folder's)")
+    release.add_argument("--dtype", choices=("bf16", "fp32", "fp8"), default="bf16",
+                         help="type of the final weights (default: bf16); checkpoints are FP32")  # fmt: skip
+    release.add_argument("--key", type=Path, help="private key to sign with")
+    release.add_argument("--make-key", action="store_true", help="make that key first")
+    release.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    verify = command("verify", "Do parts of a release again and compare bits: hashes, evaluation, data, training.",
+                     "clearseek verify my-release --segments 2 --key release.key.pub")  # fmt: skip
+    verify.add_argument("release", type=Path, help="folder of a release")
+    verify.add_argument("--levels", default="0,1,3,4,5",
+                        help="0 hashes, 1 audit, 3 evaluation, 4 data, 5 segments of the training, 6 all of it "
+                        "(default: 0,1,3,4,5)")  # fmt: skip
+    verify.add_argument("--segments", type=int, default=1, help="segments to train again at level 5 (default: 1)")
+    verify.add_argument("--nonce", help="text that chooses the segments (default: random)")
+    verify.add_argument("--key", type=Path, help="the publisher's public key")
+    verify.add_argument("--sign", type=Path, metavar="KEY", help="add a statement of the result, signed with this key")
+    verify.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
 
 def dispatch(arguments: argparse.Namespace) -> int:
     """Run the chosen command; imports are late so that --help is instant."""
     if arguments.command in OPENNESS:
-        from clearseek.openness import commands as openness
-
-        return int(getattr(openness, arguments.command)(arguments))
+        return int(getattr(import_module(OPENNESS[arguments.command]), arguments.command)(arguments))
     from clearseek import commands
 
     handler = getattr(commands, arguments.command.replace("import", "import_model"))

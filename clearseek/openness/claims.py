@@ -100,7 +100,8 @@ def is_this_model(found: str, wanted: str) -> bool:
 def _in_prose(document: Document, number: int, line: str) -> Iterator[Claim]:
     mtp = any("mtp" in title.lower() for title in document.headings[number - 1])
     for match in QUANTITY.finditer(line):
-        kind = _role(line, match, mtp)
+        near = line[max(0, match.start() - 60) : match.start()].lower()
+        kind = _role(line, match, mtp or bool(re.search(r"mtp|multi-token[- ]prediction", near)))
         if kind is None:
             continue
         after = line[match.end() : match.end() + 90]

@@ -134,14 +134,16 @@ class Trainer:
         self.step = saved.step
         return transcript
 
-    def train(self, display: Display) -> Outcome:
-        """Take the remaining steps."""
+    def train(self, display: Display, until: int | None = None) -> Outcome:
+        """Take the remaining steps; with `until`, only those up to this one, and write no checkpoint."""
         steps, began = self.recipe.train.steps, time.perf_counter()
+        last = steps if until is None else until
         try:
             with _finish_step_on_signal(self):
-                while self.step < steps and not self._stop:
+                while self.step < last and not self._stop:
                     self._one_step(display)
-                    if self.step % self.recipe.train.checkpoint_every == 0 or self.step == steps or self._stop:
+                    due = self.step % self.recipe.train.checkpoint_every == 0 or self.step == steps or self._stop
+                    if due and until is None:
                         self._save()
         finally:
             self.transcript.close()
@@ -155,6 +157,14 @@ class Trainer:
     def weights_hash(self) -> str:
         """SHA-256 of the FP32 weights and balance biases."""
         return hash_tensors([*self.optimizer.weights().items(), *self.model.named_buffers()])
+
+    def state_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint holds: group -> name -> tensor."""
+        return {
+            "weights": self.optimizer.weights(),
+            "buffers": dict(self.model.named_buffers()),
+            "optimizer": self.optimizer.state(),
+        }
 
     def _one_step(self, display: Display) -> None:
         train, started, step = self.recipe.train, time.perf_counter(), self.step + 1
@@ -245,13 +255,10 @@ class Trainer:
 
     def _save(self) -> None:
         self.transcript.sync()
-        tensors = {
-            "weights": self.optimizer.weights(),
-            "buffers": dict(self.model.named_buffers()),
-            "optimizer": self.optimizer.state(),
-        }
         state = {"transcript_head": self.transcript.head, "data_fingerprint": self.loader.fingerprint}
-        checkpoint.save(self.run.checkpoints, self.step, tensors, state, self.recipe.train.keep_checkpoints)
+        checkpoint.save(
+            self.run.checkpoints, self.step, self.state_tensors(), state, self.recipe.train.keep_checkpoints
+        )
 
 
 def settle_numerics(threads: int | None, device: str) -> None:

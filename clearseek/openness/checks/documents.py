@@ -22,7 +22,7 @@ _REVIEWED = re.compile(r"openreview\.net/|aclanthology\.org/|proceedings\.|natur
 _SUMMARY = re.compile(r"ai-act|training-(?:data|content)-summary|summary-of-training")
 _POLICY = re.compile(r"copyright-policy|opt-?out")
 SECTIONS = {
-    "what the model is": r"introduction|summary|description|details|overview|architecture|about",
+    "what the model is": r"introduction|summary|description|details|overview|architecture|about|^model$",
     "how to use it": r"usage|how to|use|inference|run|quick ?start|getting started",
     "evaluation": r"evaluation|results|benchmark|performance",
     "training": r"training|pre-?train|data",

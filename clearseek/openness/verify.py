@@ -1,0 +1,349 @@
+"""Verify: do parts of a release again, and compare bits.
+
+An audit reads; this re-executes. Hashes and signature (V0); the audit's own checks (V1); the evaluation from the
+published weights and data (V3); the tokens, tokenizer and documents from their sources where these are here (V4); and
+segments of the training (V5): from a published checkpoint, with the published data and recipe, as many steps as lie
+before the next one, whose transcript lines and final state must be the published ones, byte for byte. Which segments
+is not the publisher's choice: they follow from the manifest's root and a nonce that the verifier draws afterwards. V6
+is all of them. What remains unproven: that nothing else was tried before, and that the data are lawful.
+
+Cheating in a share f of the segments is missed by s of them with probability (1 - f)^s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from clearseek.data.loader import Stream
+from clearseek.data.manifest import check_files, read_documents, read_manifest
+from clearseek.data.shards import prepare
+from clearseek.errors import UserError
+from clearseek.evaluate.bits import held_out_bits, window_count
+from clearseek.hub.safetensors_file import strict_json
+from clearseek.openness import manifest as listing
+from clearseek.openness.audit import audit
+from clearseek.openness.evidence import Answer, Audit, Evidence, Grade, Row
+from clearseek.openness.keys import load_public_key
+from clearseek.openness.signing import verify_folder
+from clearseek.openness.source import Folder
+from clearseek.train import checkpoint
+from clearseek.train.display import Display
+from clearseek.train.run import RunFolder, model_of
+from clearseek.train.trainer import Trainer, settle_numerics
+from clearseek.train.transcript import Summary, hash_tensors
+from clearseek.train.transcript import verify as verify_transcript
+
+LEVELS = (0, 1, 3, 4, 5, 6)
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release's parts, as paths and as what was read of them."""
+
+    root: Path
+    run: RunFolder
+    """Recipe and transcript as a run folder would have them."""
+    transcript: Summary
+    lines: tuple[bytes, ...]
+    """Of the transcript: the header, then one a step."""
+    steps: tuple[int, ...]
+    """That have a checkpoint, 0 first, which follows from the seed."""
+
+    @property
+    def data(self) -> Path:
+        """Tokens."""
+        return self.root / "data"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.root / "checkpoints"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Steps `begin` + 1 to `end` of a run."""
+
+    begin: int
+    end: int
+
+
+def open_release(root: Path) -> Release:
+    """Read what re-execution needs. Raises UserError where the release does not carry it."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder: give the folder of a release")
+    run = RunFolder(root / "training")
+    if not run.recipe.is_file() or not run.transcript.is_file():
+        raise UserError(f"{root}: carries no recipe and transcript (training/): there is nothing to train again")
+    transcript = verify_transcript(run.transcript)
+    lines = tuple(run.transcript.read_bytes().split(b"\n")[:-1])
+    return Release(root, run, transcript, lines, (0, *checkpoint.steps(root / "checkpoints")))
+
+
+def choose_segments(release: Release, root: str, nonce: str, count: int) -> tuple[Segment, ...]:
+    """Segments that nobody could know before the nonce: the first `count` by SHA-256(root, nonce, index)."""
+    every = [Segment(begin, end) for begin, end in zip(release.steps, release.steps[1:], strict=False)]
+
+    def rank(index: int) -> bytes:
+        return hashlib.sha256(f"{root} {nonce} {index}".encode()).digest()
+
+    chosen = sorted(range(len(every)), key=rank)[:count]
+    return tuple(every[index] for index in sorted(chosen))
+
+
+def verify(
+    root: Path,
+    levels: tuple[int, ...] = LEVELS,
+    nonce: str = "",
+    segments: int = 1,
+    public_key: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Row, ...]:
+    """Verify a release.
+
+    Args:
+        root: Its folder.
+        levels: Which to do: 0 hashes, 1 audit, 3 evaluation, 4 data, 5 segments, 6 the whole run.
+        nonce: Any text the publisher could not know.
+        segments: How many to train again at level 5.
+        public_key: Of the publisher, from a place you trust.
+        say: Told what is being done.
+
+    Returns:
+        A row for each thing that was done again.
+    """
+    release = open_release(root)
+    manifest = listing.read(root)
+    rows: list[Row] = []
+    say("hashing every file")
+    differences, tree = listing.check(root, manifest)
+    rows.append(_hashes(manifest, differences, tree.problems))
+    if public_key is not None:
+        rows.append(_signature(root, public_key))
+    if 1 in levels:
+        source = Folder(root)
+        source.hashes.update({entry.path: entry.sha256 for entry in manifest.files if not differences})
+        rows.append(_static(audit(source)))
+    if 3 in levels:
+        say("evaluating again")
+        rows.append(_evaluation(release))
+    if 4 in levels:
+        say("making the data again")
+        rows += _data(release)
+    whole = 6 in levels
+    if 5 in levels or whole:
+        count = len(release.steps) - 1 if whole else segments
+        for segment in choose_segments(release, manifest.root, nonce, count):
+            say(f"training steps {segment.begin + 1} to {segment.end} again")
+            rows.append(_segment(release, segment))
+    return tuple(rows)
+
+
+def _row(name: str, title: str, answer: Answer, reason: str, *evidence: Evidence) -> Row:
+    grade = Grade.REEXECUTED if answer == "yes" else Grade.CLAIMED
+    return Row(name, "impact", title, answer, grade, reason, evidence)
+
+
+def _hashes(manifest: listing.Manifest, differences: listing.Differences, problems: tuple[Any, ...]) -> Row:
+    title = "Every file is the one that the manifest lists"
+    wrong = [*differences.lines(), *(f"{each.path}: {each.what}" for each in problems)]
+    if wrong:
+        return _row("verify.files", title, "no", "; ".join(wrong[:8]), Evidence(listing.MANIFEST))
+    reason = f"{len(manifest.files):,} files, Merkle root {manifest.root}"
+    return _row("verify.files", title, "yes", reason, Evidence(listing.MANIFEST))
+
+
+def _signature(root: Path, public_key: Path) -> Row:
+    title = "The release is signed by the key that was given"
+    if not (root / listing.SIGNATURE).is_file():
+        return _row("verify.signature", title, "no", f"there is no {listing.SIGNATURE}")
+    result = verify_folder(root, load_public_key(public_key))
+    if not result.ok:
+        return _row("verify.signature", title, "no", "; ".join(result.problems[:8]), Evidence(listing.SIGNATURE))
+    reason = f"{result.signed:,} files, key {result.fingerprint}"
+    return _row("verify.signature", title, "yes", reason, Evidence(listing.SIGNATURE))
+
+
+def _static(found: Audit) -> Row:
+    """The audit's rows that say something false about the release."""
+    title = "No row of the audit finds a false statement or a damaged file"
+    wrong = [
+        row.id
+        for row in found
+        if row.answer in ("no", "partly")
+        and row.id.split(".")[0] in ("files", "weights", "parameters", "context", "tokenizer", "claims", "licence")
+        and row.dimension == "technical"
+    ]
+    if wrong:
+        return _row("verify.static", title, "no", f"see {', '.join(wrong)}")
+    return _row("verify.static", title, "yes", f"{len(found.of('technical'))} technical rows")
+
+
+def _evaluation(release: Release) -> Row:
+    """Held-out bits of every window, from the published FP32 weights and tokens."""
+    title, name = "The evaluation gives the published numbers", "verify.evaluation"
+    file = release.root / "evaluation" / "held_out.json"
+    if not file.is_file():
+        return Row(name, "impact", title, "not applicable", Grade.ABSENT, "there is no evaluation/held_out.json")
+    stated = strict_json(file.read_bytes(), str(file))
+    recipe = release.run.read_recipe()
+    settle_numerics(recipe.train.threads, "cpu")
+    saved = checkpoint.load(checkpoint.find(release.checkpoints, release.steps[-1]))
+    model = model_of(recipe, saved.tensors, torch.float32)
+    stream = Stream(release.data, "heldout")
+    tokens = np.empty(len(stream), dtype=np.int64)
+    stream.read(0, tokens)
+    length = recipe.data.sequence_length
+    place = Evidence("evaluation/held_out.json")
+    for index in range(window_count(len(tokens), length)):
+        bits, number = held_out_bits(model, tokens, length, windows=[index])
+        said = stated["windows"][index] if index < len(stated.get("windows", ())) else None
+        if said != {"bits": bits.hex(), "tokens": number}:
+            reason = f"window {index}: {bits.hex()} bits for {number} tokens, and the file says {said}"
+            return _row(name, title, "no", reason, place)
+    reason = f"{window_count(len(tokens), length)} windows, to the bit: {stated['bits_per_byte']:.4f} bits per byte"
+    return _row(name, title, "yes", reason, place)
+
+
+def _data(release: Release) -> Iterator[Row]:
+    """The tokens are those of the manifest; and where the source is at hand, they are made again from it."""
+    title, name = "The data are those that the transcript names", "verify.data"
+    try:
+        manifest = read_manifest(release.data)
+        check_files(release.data, manifest)
+        documents = sum(1 for _ in read_documents(release.data))
+    except UserError as error:
+        yield _row(name, title, "no", str(error), Evidence("data/manifest.json"))
+        return
+    stated = release.transcript.header.get("data_fingerprint")
+    if stated != manifest.fingerprint:
+        reason = f"the transcript names {stated}, and the data are {manifest.fingerprint}"
+        yield _row(name, title, "no", reason, Evidence("data/manifest.json"))
+        return
+    reason = f"{documents:,} documents, fingerprint {manifest.fingerprint}"
+    yield _row(name, title, "yes", reason, Evidence("data/manifest.json"))
+    yield _rebuilt(release, manifest.fingerprint)
+
+
+def _rebuilt(release: Release, fingerprint: str) -> Row:
+    title, name = "The data come out the same when they are made from their source", "verify.data_rebuilt"
+    recipe = release.run.read_recipe()
+    with tempfile.TemporaryDirectory() as folder:
+        again = Path(folder) / "data"
+        try:
+            made = prepare(recipe.data, recipe.model.vocab_size, again)
+        except UserError as error:
+            return Row(name, "impact", title, "unknown", Grade.PRESENT, f"the source is not at hand: {error}")
+        if made.fingerprint == fingerprint:
+            reason = f"documents, tokenizer and shards are the same: {made.source}"
+            return _row(name, title, "yes", reason, Evidence("data/manifest.json"))
+        theirs = read_manifest(release.data).versions
+        changed = [
+            f"{key} {value} -> {made.versions.get(key)}"
+            for key, value in theirs.items()
+            if made.versions.get(key) != value
+        ]
+    why = f"this machine differs: {', '.join(changed)}" if changed else "with the same versions"
+    answer: Answer = "unknown" if changed else "no"
+    return Row(name, "impact", title, answer, Grade.PRESENT, f"another fingerprint came out; {why}", ())
+
+
+def _segment(release: Release, segment: Segment) -> Row:
+    """Train the steps of a segment again, and compare lines and state."""
+    title = f"Steps {segment.begin + 1} to {segment.end}, trained again, give the same bits"
+    name = f"verify.steps.{segment.begin + 1}-{segment.end}"
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder) / "run")
+        try:
+            lines, tensors = _replay(release, segment, run)
+        except UserError as error:
+            return Row(name, "impact", title, "unknown", Grade.PRESENT, f"cannot be trained here: {error}")
+    for step, line in enumerate(lines, segment.begin + 1):
+        if line != release.lines[step]:
+            return _row(name, title, "no", _differing(step, line, release.lines[step]), _line(step))
+    saved = checkpoint.load(checkpoint.find(release.checkpoints, segment.end))
+    for group, found in tensors.items():
+        for tensor, value in sorted(found.items()):
+            stated = saved.tensors.get(group, {}).get(tensor)
+            if stated is None or not _same_bits(stated, value.cpu()):
+                reason = f"step {segment.end}: {group} {tensor} is another than the checkpoint's"
+                return _row(
+                    name, title, "no", reason, Evidence(f"checkpoints/step-{segment.end:08d}/{group}.safetensors")
+                )
+    digest = hash_tensors([*tensors["weights"].items(), *tensors["buffers"].items()])
+    reason = f"{len(lines)} lines of the transcript and every tensor of the checkpoint; weights {digest}"
+    return _row(name, title, "yes", reason, _line(segment.end))
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Type, shape and every bit."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.contiguous().reshape(-1).view(torch.uint8))
+
+
+def _line(step: int) -> Evidence:
+    return Evidence("training/transcript.jsonl", f"line {step + 1}")
+
+
+def _replay(
+    release: Release, segment: Segment, run: RunFolder
+) -> tuple[list[bytes], dict[str, dict[str, torch.Tensor]]]:
+    """Lines of the steps and the tensors after the last, from the checkpoint before the first."""
+    recipe = release.run.read_recipe()
+    run.root.mkdir(parents=True)
+    shutil.copyfile(release.run.recipe, run.recipe)
+    run.transcript.write_bytes(b"".join(line + b"\n" for line in release.lines[: segment.begin + 1]))
+    if segment.begin:
+        path = checkpoint.find(release.checkpoints, segment.begin)
+        run.checkpoints.mkdir()
+        (run.checkpoints / path.name).symlink_to(path.resolve())
+    trainer = Trainer(recipe, run, release.data, "cpu", resume=True)
+    with Display(segment.end, recipe.name, console=Console(quiet=True)) as display:
+        trainer.train(display, until=segment.end)
+    lines = run.transcript.read_bytes().split(b"\n")[segment.begin + 1 : -1]
+    return lines, trainer.state_tensors()
+
+
+def _differing(step: int, found: bytes, stated: bytes) -> str:
+    """The first field in which two lines differ."""
+    ours, theirs = json.loads(found), json.loads(stated)
+    keys = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key) and key != "prev"]
+    if not keys:
+        return f"step {step}: the line before it is another"
+    key = keys[0]
+    return f"step {step}: {key} is {ours.get(key)!r:.80}, and the transcript says {theirs.get(key)!r:.80}"
+
+
+def as_statement(root: str, rows: tuple[Row, ...], environment: dict[str, Any], nonce: str) -> dict[str, Any]:
+    """An in-toto statement of the result, to be signed and added to the release: predicate ``test-result``."""
+    passed = [row.id for row in rows if row.answer == "yes"]
+    failed = [row.id for row in rows if row.answer in ("no", "partly")]
+    skipped = [row.id for row in rows if row.answer in ("unknown", "not applicable")]
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": listing.MANIFEST, "digest": {"sha256": root}}],
+        "predicateType": "https://in-toto.io/attestation/test-result/v0.1",
+        "predicate": {
+            "result": "FAILED" if failed else "PASSED",
+            "configuration": [
+                {"name": "clearseek verify", "digest": {"sha256": hashlib.sha256(nonce.encode()).hexdigest()}}
+            ],
+            "passedTests": passed,
+            "failedTests": failed,
+            "warnedTests": skipped,
+            "environment": environment,
+            "nonce": nonce,
+        },
+    }
