@@ -14,6 +14,7 @@ from clearseek.openness.checks import (
     code,
     context,
     cost,
+    crosscheck,
     data,
     documents,
     evaluations,
@@ -54,7 +55,7 @@ def audit(source: Source, name: str = "") -> Audit:
     """
     subject = Subject(source, name)
     order = {"technical": 0, "definition": 1, "impact": 2}
-    found = unique(row for check in CHECKS for row in check(subject))
+    found = crosscheck.lift(subject, unique(row for check in CHECKS for row in check(subject)))
     rows = tuple(sorted(found, key=lambda row: order[row.dimension]))
     return Audit(source.name, rows, _facts(subject))
 

@@ -151,6 +151,8 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[_Source, ...]) -> Row:
         and (not piece.path or _pattern(piece.path).search(each.path))
         and all(_pattern(pattern).search(each.text) for pattern in piece.does)
     ]
+    hint = piece.name.removeprefix("code.")[:5]
+    holding.sort(key=lambda each: (hint not in each.path.rpartition("/")[2], hint not in each.path))
     if holding:
         places = tuple(dict.fromkeys(each.evidence for each in holding))[:4]
         shown = ", ".join(each.path for each in holding[:4])

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clearseek.openness.evidence import Evidence, Grade, Row
+from clearseek.openness.manifest import LONGEST, MANIFEST, NOT_CONTENT, SIGNATURE, parse
 from clearseek.openness.subject import CONFIG, Subject, attempt
+from clearseek.openness.tree import is_below
 
 _PICKLES = ("*.pt", "*.pth", "*.bin", "*.ckpt", "*.pkl", "*.pickle", "*.joblib", "*.npz", "*.dill", "*.h5", "*.keras")
 _ZIP = b"PK\x03\x04"
@@ -24,6 +26,45 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield _inventory(subject)
     yield _names(subject)
     yield _execution(subject)
+    yield _manifest(subject)
+    yield _signature(subject)
+
+
+def _manifest(subject: Subject) -> Row:
+    title, name, source = "The files are those that the manifest lists", "files.manifest", subject.source
+    if MANIFEST not in source.sizes:
+        return Row(name, "technical", title, "not applicable", Grade.ABSENT, f"there is no {MANIFEST}")
+    part = attempt(lambda: parse(source.read(MANIFEST, LONGEST), MANIFEST))
+    if part.value is None:
+        return Row(name, "technical", title, "no", Grade.CLAIMED, part.error, (Evidence(MANIFEST),))
+    listed = {entry.path: entry for entry in part.value.files}
+    left_out = frozenset((MANIFEST, SIGNATURE, *NOT_CONTENT))
+    problems = [f"{path} is listed, and is not here" for path in listed if path not in source.sizes]
+    problems += [
+        f"{path} is here, and is not listed"
+        for path in source.sizes
+        if path not in listed and not is_below(path, left_out)
+    ]
+    for path, entry in listed.items():
+        digest = source.sha256(path)
+        if path in source.sizes and (source.sizes[path] != entry.size or (digest and digest != entry.sha256)):
+            problems.append(f"{path} is another file than the one that is listed")
+    if problems:
+        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        return Row(name, "technical", title, "no", Grade.CLAIMED, "; ".join(problems[:6]) + more, (Evidence(MANIFEST),))
+    hashed = all(source.sha256(path) for path in listed)
+    reason = f"{len(listed):,} files, Merkle root {part.value.root}" + ("" if hashed else "; sizes alone were compared")
+    grade = Grade.CHECKED if hashed else Grade.PRESENT
+    return Row(name, "technical", title, "yes" if hashed else "unknown", grade, reason, (Evidence(MANIFEST),))
+
+
+def _signature(subject: Subject) -> Row:
+    title, name = "The release is signed", "files.signature"
+    found = [path for path in (SIGNATURE, "model.sigstore.json") if path in subject.source.sizes]
+    if not found:
+        return Row(name, "technical", title, "unknown", Grade.ABSENT, "there is no signature in it")
+    reason = f"{found[0]} is here; whose it is, only the publisher's public key tells (clearseek verify --key)"
+    return Row(name, "technical", title, "yes", Grade.PRESENT, reason, (subject.source.whole(found[0]),))
 
 
 def _inventory(subject: Subject) -> Row:

@@ -1,0 +1,303 @@
+"""Agreement inside a release: what several of its files say about the same thing, compared.
+
+That a file is here is grade E3. It becomes E4 when something else in the release bears it out: a checkpoint whose hash
+the transcript recorded, shards whose hashes the data's manifest holds and whose fingerprint the transcript names, a
+report that names the weights' hash, a locked environment that is the one training recorded. A disagreement turns the
+row's answer to no. Only releases that carry such records, as ClearSeek's do, can be lifted so.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+from clearseek.errors import UserError
+from clearseek.files import sha256_bytes
+from clearseek.hub.safetensors_file import strict_json
+from clearseek.openness.checks.archive import members
+from clearseek.openness.checks.stored_hash import hash_stored
+from clearseek.openness.checks.trajectory import checkpoints
+from clearseek.openness.evidence import Evidence, Grade, Row
+from clearseek.openness.subject import Subject
+
+TRANSCRIPT: Final = "training/transcript.jsonl"
+_MOST_TRANSCRIPT = 500_000_000
+Result = tuple[bool, str, str] | None
+"""Whether they agree, what was compared, and the file that bears it out; None where there is nothing to compare."""
+
+
+def lift(subject: Subject, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The rows, each at E3 compared with what else is here."""
+    checks = _checks(_Records(subject))
+    lifted = [_lifted(row, checks[row.id]) if row.id in checks else row for row in rows]
+    parts = [row.grade for row in lifted if row.id.startswith("code.") and row.id != "code.complete"]
+    return tuple(_whole(row, min(parts)) if row.id == "code.complete" else row for row in lifted)
+
+
+def _whole(row: Row, lowest: Grade) -> Row:
+    """All of the code is as well shown as its least shown part."""
+    return replace(row, grade=lowest) if row.answer == "yes" else row
+
+
+def _lifted(row: Row, check: Callable[[], Result]) -> Row:
+    if row.answer != "yes" or row.grade != Grade.PRESENT:
+        return row
+    try:
+        result = check()
+    except UserError as error:
+        result = False, str(error), ""
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        result = False, f"a record is not of the form it should have: {type(error).__name__}", ""
+    if result is None:
+        return row
+    agrees, what, file = result
+    place = (Evidence(file),) if file else ()
+    if agrees:
+        return replace(row, grade=Grade.CHECKED, reason=f"{row.reason}; {what}", evidence=row.evidence + place)
+    return replace(row, answer="no", grade=Grade.CLAIMED, reason=f"{what}; {row.reason}", evidence=place + row.evidence)
+
+
+class _Records:
+    """The records of a ClearSeek release, read once."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject, self.source = subject, subject.source
+
+    def has(self, *paths: str) -> bool:
+        """Whether all of these are here."""
+        return all(path in self.source.sizes for path in paths)
+
+    def json(self, path: str) -> dict[str, Any]:
+        """A JSON object."""
+        return self.source.json(path)
+
+    @property
+    def transcript(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Header and steps, the chain of hashes followed. Raises UserError at the first line that breaks it."""
+        lines = self.source.read(TRANSCRIPT, _MOST_TRANSCRIPT).split(b"\n")[:-1]
+        parsed: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, 1):
+            entry = strict_json(line, f"{TRANSCRIPT}, line {number}")
+            if number > 1 and entry.get("prev") != sha256_bytes(lines[number - 2]):
+                raise UserError(f"{TRANSCRIPT}, line {number}: its hash of the line before is wrong")
+            parsed.append(entry)
+        return parsed[0], parsed[1:]
+
+
+def _checks(records: _Records) -> dict[str, Callable[[], Result]]:
+    """Row -> what bears it out."""
+    return {
+        "weights.intermediate": lambda: _checkpoints(records, "weights"),
+        "weights.optimizer": lambda: _checkpoints(records, "optimizer"),
+        "licence.data": lambda: _data_licences(records),
+        "documents.data_card": lambda: _croissant(records),
+        "documents.report": lambda: _report(records),
+        "documents.evaluation": lambda: _evaluation(records),
+        "data.training": lambda: _data(records),
+        "data.order": lambda: _data(records),
+        "data.tokenizer": lambda: _tokenizer(records),
+        "data.evaluation": lambda: _data(records),
+        "code.architecture": lambda: _archive(records),
+        "code.training": lambda: _archive(records),
+        "code.inference": lambda: _archive(records),
+        "code.evaluation": lambda: _archive(records),
+        "code.data": lambda: _archive(records),
+        "code.configuration": lambda: _recipe(records),
+        "code.environment": lambda: _environment(records),
+    }
+
+
+def _checkpoints(records: _Records, group: str) -> Result:
+    """Each checkpoint's record fits its files; the weights' hash is the transcript's where that has one."""
+    found = checkpoints(records.subject)
+    folders = {step: files[0].rpartition("/")[0] for step, files in found.items()}
+    if not records.has(TRANSCRIPT, *(f"{folder}/checkpoint.json" for folder in folders.values())):
+        return None
+    steps = {entry["step"]: entry for entry in records.transcript[1]}
+    compared = 0
+    for step, folder in folders.items():
+        record = records.json(f"{folder}/checkpoint.json")["checkpoint"]
+        if record["step"] != step:
+            return False, f"{folder} says that it is of step {record['step']}", f"{folder}/checkpoint.json"
+        for name, stated in record["files"].items():
+            path = f"{folder}/{name}"
+            digest = records.source.sha256(path)
+            if digest and digest != stated["sha256"]:
+                return False, f"{path} is not the file that its checkpoint.json names", path
+        recorded = steps.get(step, {}).get(f"{group}_sha256")
+        if recorded is None:
+            continue  # the transcript hashes every so many steps, and the last one
+        groups = ("weights", "buffers") if group == "weights" else ("optimizer",)
+        actual = hash_stored(records.subject, [f"{folder}/{each}.safetensors" for each in groups])
+        if actual != recorded:
+            return False, f"step {step}: its {group} are not those whose hash the transcript has", TRANSCRIPT
+        compared += 1
+    if not compared:
+        return None
+    return True, f"{compared} of {len(folders)} have the hash that the transcript recorded", TRANSCRIPT
+
+
+def _data(records: _Records) -> Result:
+    """The data's files are those of their manifest, and the transcript names their fingerprint."""
+    manifest = "data/manifest.json"
+    if not records.has(manifest, TRANSCRIPT):
+        return None
+    stated = records.json(manifest)
+    for entry in stated["files"]:
+        path = f"data/{entry['name']}"
+        digest = records.source.sha256(path)
+        if path not in records.source.sizes or (digest and digest != entry["sha256"]):
+            return False, f"{path} is not the file that data/manifest.json lists", path
+    header = records.transcript[0]
+    if header["data_fingerprint"] != stated["fingerprint"]:
+        return False, "the transcript was made with other data: another fingerprint", TRANSCRIPT
+    lines = records.source.read("data/documents.jsonl", _MOST_TRANSCRIPT).count(b"\n")
+    total = stated["train"]["documents"] + stated["heldout"]["documents"]
+    if lines != total:
+        return False, f"data/documents.jsonl names {lines:,} documents, and the manifest {total:,}", manifest
+    return (
+        True,
+        f"its {len(stated['files'])} files have the manifest's hashes, and the transcript its fingerprint",
+        manifest,
+    )
+
+
+def _data_licences(records: _Records) -> Result:
+    """A text for each licence that the data's manifest names."""
+    if not records.has("data/manifest.json"):
+        return None
+    named = records.json("data/manifest.json")["licences"]
+    missing = [name for name in named if f"data/LICENSE.{name}" not in records.source.sizes]
+    if missing:
+        return (
+            False,
+            f"the text of {', '.join(missing)}, which data/manifest.json names, is not here",
+            "data/manifest.json",
+        )
+    return True, f"the licences of all documents: {', '.join(named)}", "data/manifest.json"
+
+
+def _tokenizer(records: _Records) -> Result:
+    if not records.has("tokenizer.json", "data/tokenizer.json", "data/manifest.json"):
+        return None
+    hashes = {records.source.sha256(path) for path in ("tokenizer.json", "data/tokenizer.json")}
+    hashes.add(records.json("data/manifest.json")["tokenizer_sha256"])
+    if "" in hashes:
+        return None
+    agree = len(hashes) == 1
+    return (
+        agree,
+        "the model's, the data's and the manifest's are one" if agree else "three tokenizers differ",
+        "tokenizer.json",
+    )
+
+
+def _croissant(records: _Records) -> Result:
+    """The hashes in the Croissant metadata are the files'."""
+    path = "data/croissant.json"
+    if not records.has(path):
+        return None
+    listed = records.json(path)["distribution"]
+    for each in listed:
+        file = f"data/{each['contentUrl']}"
+        digest = records.source.sha256(file)
+        if file not in records.source.sizes or (digest and digest != each["sha256"]):
+            return False, f"{file} is not the file whose hash {path} has", path
+    return True, f"{path} has the true hashes of {len(listed)} files", path
+
+
+def _report(records: _Records) -> Result:
+    """The report names the hash of the final weights, and the losses that the transcript has."""
+    if not records.has("REPORT.md", TRANSCRIPT):
+        return None
+    document = records.source.document("REPORT.md")
+    steps = {entry["step"]: entry for entry in records.transcript[1]}
+    final = steps[max(steps)]
+    if str(final.get("weights_sha256")) not in document.text:
+        return False, "REPORT.md does not name the hash of the transcript's final weights", "REPORT.md"
+    rows = [cell.row for cell in document.cells() if cell.column == 0 and len(cell.row) == 3 and cell.row[0].isdigit()]
+    for step, loss, _ in rows:
+        if f"{float.fromhex(steps[int(step)]['loss']):.4f}" != loss:
+            return False, f"REPORT.md: the loss of step {step} is not the transcript's", TRANSCRIPT
+    return True, f"its {len(rows)} losses and the weights' hash are the transcript's", TRANSCRIPT
+
+
+def _evaluation(records: _Records) -> Result:
+    """The raw results add up to the stated figure, and the card states that one."""
+    path = "evaluation/held_out.json"
+    if not records.has(path, "data/manifest.json"):
+        return None
+    stated = records.json(path)
+    held_out = records.json("data/manifest.json")["heldout"]
+    bits = sum(float.fromhex(window["bits"]) for window in stated["windows"])
+    tokens = sum(window["tokens"] for window in stated["windows"])
+    computed = bits / tokens * (held_out["tokens"] - 1) / held_out["bytes"]
+    if abs(computed - stated["bits_per_byte"]) > 1e-9:
+        return (
+            False,
+            f"{path}: its windows come to {computed:.4f} bits per byte, not {stated['bits_per_byte']:.4f}",
+            path,
+        )
+    card = subject_card(records)
+    if card is not None and f"{computed:.3f}" not in card:
+        return False, f"the card does not state the {computed:.3f} bits per byte that {path} comes to", path
+    return True, f"{len(stated['windows'])} windows come to the {computed:.3f} bits per byte of the card", path
+
+
+def subject_card(records: _Records) -> str | None:
+    """The card's text."""
+    card = records.subject.card
+    return None if card is None else card.text
+
+
+def _recipe(records: _Records) -> Result:
+    """The recipe is the one that the transcript begins with."""
+    path = "training/recipe.json"
+    if not records.has(path, TRANSCRIPT):
+        return None
+    agree = records.json(path) == records.transcript[0]["recipe"]
+    return agree, f"{path} is {'' if agree else 'not '}the recipe that the transcript begins with", path
+
+
+def _lock(records: _Records) -> dict[str, str]:
+    text = records.source.document("training/requirements.lock").text
+    return dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.M))
+
+
+def _environment(records: _Records) -> Result:
+    """The locked PyTorch is the one that training recorded."""
+    if not records.has("training/requirements.lock", TRANSCRIPT):
+        return None
+    recorded = str(records.transcript[0]["environment"]["torch"])
+    locked = _lock(records).get("torch", "none")
+    agree = recorded.partition("+")[0] == locked.partition("+")[0]
+    what = f"torch {locked} is locked, and training recorded {recorded}"
+    return agree, what, "training/requirements.lock"
+
+
+def _archive(records: _Records) -> Result:
+    """The archive can be installed: its project file is in it, and what it depends on is locked."""
+    archives = [path for path in records.source.sizes if path.startswith("code/") and path.endswith(".tar.gz")]
+    if len(archives) != 1 or not records.has("training/requirements.lock"):
+        return None
+    for name, content in members(records.source, archives[0], 1_000_000):
+        if name.count("/") == 1 and name.endswith("/pyproject.toml"):
+            needed = set(_dependencies(content.decode("utf-8", errors="replace")))
+            missing = sorted(needed - set(_lock(records)))
+            if missing:
+                return False, f"{', '.join(missing)}: needed by the code, and not locked", "training/requirements.lock"
+            return True, f"installs from its pyproject.toml, with all {len(needed)} dependencies locked", archives[0]
+    return False, f"{archives[0]} holds no pyproject.toml", archives[0]
+
+
+def _dependencies(project: str) -> Iterator[str]:
+    try:
+        named = tomllib.loads(project)["project"]["dependencies"]
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"pyproject.toml of the code is damaged: {error}") from None
+    for each in named:
+        if match := re.match(r"[A-Za-z0-9._-]+", each):
+            yield match[0].lower().replace("_", "-")
