@@ -7,7 +7,7 @@ import textwrap
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from clearseek.openness.licences import LICENCES, identify
@@ -201,7 +201,9 @@ WORDS = {
 @given(st.sampled_from(sorted(WORDS)), st.integers(0, 10**6), st.sampled_from(["", *POISON]), st.booleans())
 def test_no_edit_of_one_word_passes(name: str, place: int, word: str, keep: bool) -> None:
     text = standard(name)
-    begin, end = WORDS[name][place % len(WORDS[name])]
+    place %= len(WORDS[name])
+    assume(place > 0 or not word.istitle())  # a capital word before the first rule is the end of a title
+    begin, end = WORDS[name][place]
     # remove the word, replace it, or put another before it
     edited = text[:begin] + word + (" " + text[begin:end] if keep and word else "") + text[end:]
     match = identify(edited)
