@@ -43,7 +43,7 @@ def _whole(row: Row, lowest: Grade) -> Row:
 
 
 def _lifted(row: Row, check: Callable[[], Result]) -> Row:
-    if row.answer != "yes" or row.grade != Grade.PRESENT:
+    if row.answer != "yes" or row.grade not in (Grade.PRESENT, Grade.CHECKED):
         return row
     try:
         result = check()

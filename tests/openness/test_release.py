@@ -1,0 +1,332 @@
+"""A run becomes a release that passes its own audit and verification; each way to tamper with it is found and named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from clearseek.cli import main
+from clearseek.openness.evidence import Answer, Audit, Grade, Row
+from clearseek.openness.manifest import MANIFEST, build
+from clearseek.openness.release import make_release
+from clearseek.openness.source_archive import source_archive
+from clearseek.openness.verify import Segment, choose_segments, open_release, verify
+from clearseek.train.run import RunFolder
+from clearseek.train.session import run_training
+from tests.train.conftest import corpus, tiny  # noqa: F401
+
+from .releases import audited, edit_json
+
+pytest.importorskip("cryptography", reason="signing needs the extra `release`")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:  # noqa: F811
+    """A release of a tiny run, its key beside it."""
+    folder = tmp_path_factory.mktemp("release")
+    recipe = tiny(
+        data={"paths": [str(corpus / "*.txt")]}, train={"keep_checkpoints": 9, "hash_every": 1, "checkpoint_every": 3}
+    )
+    run = RunFolder(folder / "run")
+    run_training(recipe, run, quiet=True)
+    assert main(["release", str(run.root), str(folder / "Tiny"), "--key", str(folder / "key"), "--make-key"]) == 0
+    return folder / "Tiny"
+
+
+@pytest.fixture
+def release(made: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(made, tmp_path / "Tiny"))
+
+
+def rows(release: Path, **options: Any) -> dict[str, Row]:
+    return {row.id: row for row in verify(release, **options)}
+
+
+def test_every_row_of_the_definition_is_cross_checked(made: Path) -> None:
+    found = audited(made)
+    assert {row.id: (row.answer, int(row.grade)) for row in found.of("definition")} == {
+        row.id: ("yes", 4) for row in found.of("definition")
+    }
+    assert [row.id for row in found.of("technical") if row.answer in ("no", "partly")] == []
+    assert found["files.manifest"].answer == "yes"
+
+
+def test_everything_is_made_again_to_the_bit(made: Path) -> None:
+    found = rows(made, levels=(0, 1, 3, 4, 6), public_key=made.parent / "key.pub")
+    assert {row.id: row.answer for row in found.values()} == {
+        "verify.files": "yes",
+        "verify.signature": "yes",
+        "verify.static": "yes",
+        "verify.evaluation": "yes",
+        "verify.data": "yes",
+        "verify.data_rebuilt": "yes",
+        "verify.steps.1-3": "yes",
+        "verify.steps.4-6": "yes",
+        "verify.steps.7-8": "yes",
+    }
+    assert all(row.grade == Grade.REEXECUTED for row in found.values())
+
+
+def test_segments_follow_from_root_and_nonce(made: Path) -> None:
+    release = open_release(made)
+    every = choose_segments(release, "root", "nonce", 9)
+    assert every == (Segment(0, 3), Segment(3, 6), Segment(6, 8))
+    chosen = {choose_segments(release, "root", str(nonce), 1) for nonce in range(40)}
+    assert chosen == {(segment,) for segment in every}
+    assert choose_segments(release, "root", "7", 1) == choose_segments(release, "root", "7", 1)
+
+
+def test_the_source_archive_is_the_same_every_time() -> None:
+    name, content = source_archive()
+    assert (name, content) == source_archive()
+    assert content.startswith(b"\x1f\x8b")
+
+
+def test_a_statement_is_signed_and_breaks_nothing(
+    release: Path, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = made.parent / "key"
+    arguments = ["verify", str(release), "--levels", "0,1", "--key", f"{key}.pub", "--sign", str(key), "--nonce", "n"]
+    assert main([*arguments, "--json"]) == 0
+    statement = json.loads(capsys.readouterr().out)["statement"]
+    assert statement["predicate"]["result"] == "PASSED"
+    assert len(list((release / "attestations").iterdir())) == 1
+    assert main(arguments) == 0
+
+
+Spoil = Callable[[Path], object]
+
+
+def flip(path: str, place: int = -1) -> Spoil:
+    """Flip the lowest bit of a byte."""
+
+    def spoil(release: Path) -> None:
+        raw = bytearray((release / path).read_bytes())
+        raw[place] ^= 1
+        (release / path).write_bytes(raw)
+
+    return spoil
+
+
+def swap_checkpoints(release: Path) -> None:
+    one, other, aside = (release / "checkpoints" / name for name in ("step-00000003", "step-00000006", "aside"))
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def forged_line(release: Path) -> None:
+    file = release / "training/transcript.jsonl"
+    lines = file.read_bytes().split(b"\n")
+    entry = json.loads(lines[4])
+    entry["loss"] = (1.0).hex()
+    lines[4] = json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()
+    file.write_bytes(b"\n".join(lines))
+
+
+def dropped_document(release: Path) -> None:
+    file = release / "data/documents.jsonl"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[1:]))
+
+
+def better_score(release: Path) -> None:
+    edit_json(release / "evaluation/held_out.json", lambda content: content.update(bits_per_byte=0.5))
+
+
+def better_card(release: Path) -> None:
+    file = release / "README.md"
+    held_out = json.loads((release / "evaluation/held_out.json").read_text())["bits_per_byte"]
+    file.write_text(file.read_text(encoding="utf-8").replace(f"{held_out:.3f}", "0.500"), encoding="utf-8")
+
+
+def more_parameters(release: Path) -> None:
+    file = release / "README.md"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("M total parameters", "9M total parameters"), encoding="utf-8")
+
+
+def other_licence(release: Path) -> None:
+    file = release / "LICENSE"
+    file.write_text(file.read_text(encoding="utf-8").replace("royalty-free", "royalty-bearing", 1), encoding="utf-8")
+
+
+def learning_rate(release: Path) -> None:
+    edit_json(release / "training/recipe.json", lambda content: content["optimizer"].update(learning_rate=0.1))
+
+
+def other_torch(release: Path) -> None:
+    file = release / "training/requirements.lock"
+    file.write_text("".join("torch==1.0\n" if line.startswith("torch==") else line for line in file.open()))
+
+
+def other_code(release: Path) -> None:
+    (release / "code/clearseek-0.1.0.tar.gz").write_bytes(b"\x1f\x8b\x08\x00 not code")
+
+
+def lying_report(release: Path) -> None:
+    file = release / "REPORT.md"
+    text = file.read_text(encoding="utf-8").splitlines()
+    number = next(n for n, line in enumerate(text) if line.startswith("| 1 |"))
+    text[number] = "| 1 | 1.0000 | 1.000 |"
+    file.write_text("\n".join(text), encoding="utf-8")
+
+
+def same_checkpoint(release: Path) -> None:
+    shutil.rmtree(release / "checkpoints/step-00000003")
+    shutil.copytree(release / "checkpoints/step-00000006", release / "checkpoints/step-00000003")
+
+
+def add_pickle(release: Path) -> None:
+    (release / "data/extra.pkl").write_bytes(b"\x80\x04K\x01.")
+
+
+def other_croissant(release: Path) -> None:
+    edit_json(release / "data/croissant.json", lambda content: content["distribution"][0].update(sha256="0" * 64))
+
+
+def other_tokenizer(release: Path) -> None:
+    edit_json(release / "tokenizer.json", lambda content: content.update(version="1.1"))
+
+
+def duplicate_key(release: Path) -> None:
+    file = release / "config.json"
+    file.write_text(file.read_text().replace("{", '{"vocab_size": 300,', 1))
+
+
+TAMPERED: dict[str, tuple[Spoil, str]] = {
+    "a bit of a weight": (flip("checkpoints/step-00000006/weights.safetensors"), "weights.intermediate"),
+    "a bit of the optimiser": (flip("checkpoints/step-00000006/optimizer.safetensors"), "weights.optimizer"),
+    "a byte of a shard": (flip("data/train-00000.bin", 100), "data.training"),
+    "a byte of the held-out shard": (flip("data/heldout-00000.bin", 10), "data.evaluation"),
+    "two checkpoints swapped": (swap_checkpoints, "weights.intermediate"),
+    "one checkpoint twice": (same_checkpoint, "weights.trajectory"),
+    "a learning rate": (learning_rate, "code.configuration"),
+    "a dropped document": (dropped_document, "data.training"),
+    "a forged line": (forged_line, "data.training"),
+    "a better score": (better_score, "documents.evaluation"),
+    "a better card": (better_card, "documents.evaluation"),
+    "more parameters": (more_parameters, "parameters.total"),
+    "a licence's word": (other_licence, "licence.weights"),
+    "another PyTorch": (other_torch, "code.environment"),
+    "other code": (other_code, "code.training"),
+    "a report that lies": (lying_report, "documents.report"),
+    "a pickle": (add_pickle, "files.execution"),
+    "another Croissant hash": (other_croissant, "documents.data_card"),
+    "another tokenizer": (other_tokenizer, "data.tokenizer"),
+    "a key twice": (duplicate_key, "weights.final"),
+    "a missing licence text": (lambda r: (r / "data/LICENSE.CC0-1.0").unlink(), "licence.data"),
+    "a bit of the final weights": (flip("model.safetensors"), "files.manifest"),
+}
+
+
+def refuted(found: Audit, row: str) -> Answer:
+    return found[row].answer
+
+
+@pytest.mark.parametrize("kind", TAMPERED)
+def test_tampering_shows_in_its_row_and_in_the_manifest(release: Path, made: Path, kind: str) -> None:
+    spoil, row = TAMPERED[kind]
+    assert refuted(audited(made), row) == "yes"
+    spoil(release)
+    found = audited(release)
+    assert refuted(found, row) in ("no", "partly"), found[row].reason
+    assert found["files.manifest"].answer == "no"
+    checked = rows(release, levels=(0,), public_key=made.parent / "key.pub")
+    assert checked["verify.files"].answer == "no"
+    assert checked["verify.signature"].answer == "no"
+
+
+def test_a_forged_line_is_named(release: Path) -> None:
+    forged_line(release)
+    assert "line 6" in rows(release, levels=(5,))["verify.transcript"].reason
+
+
+def test_a_manifest_signed_anew_by_another_is_found_by_the_key(release: Path, made: Path, tmp_path: Path) -> None:
+    flip("model.safetensors")(release)
+    (release / "model.sig").unlink()
+    (release / MANIFEST).write_bytes(build(release).to_bytes())
+    from clearseek.openness.keys import generate_key, load_private_key
+    from clearseek.openness.signing import sign_folder
+
+    generate_key(tmp_path / "other")
+    sign_folder(release, load_private_key(tmp_path / "other"))
+    checked = rows(release, levels=(0,), public_key=made.parent / "key.pub")
+    assert checked["verify.files"].answer == "yes"
+    assert checked["verify.signature"].answer == "no"
+
+
+def rewrite_history(release: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """A forger with time: change the weights of step 6 and mend every hash that stands in a file."""
+    from clearseek.files import sha256_bytes, sha256_file
+    from clearseek.train.transcript import hash_tensors
+
+    folder = release / "checkpoints/step-00000006"
+    weights = load_file(folder / "weights.safetensors")
+    change(weights)
+    save_file(weights, folder / "weights.safetensors")
+    buffers = load_file(folder / "buffers.safetensors")
+    lines = (release / "training/transcript.jsonl").read_bytes().split(b"\n")[:-1]
+    entry = json.loads(lines[6])
+    entry["weights_sha256"] = hash_tensors([*weights.items(), *buffers.items()])
+    lines[6] = json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()
+    for number in range(7, len(lines)):
+        entry = json.loads(lines[number]) | {"prev": sha256_bytes(lines[number - 1])}
+        lines[number] = json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()
+    (release / "training/transcript.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    record = json.loads((folder / "checkpoint.json").read_text())["checkpoint"]
+    file = folder / "weights.safetensors"
+    record["files"][file.name] = {"size": file.stat().st_size, "sha256": sha256_file(file)}
+    record["state"]["transcript_head"] = sha256_bytes(lines[6])
+    digest = sha256_bytes(json.dumps(record, sort_keys=True, separators=(",", ":")).encode())
+    (folder / "checkpoint.json").write_text(json.dumps({"checkpoint": record, "sha256": digest}))
+    (release / MANIFEST).write_bytes(build(release).to_bytes())
+
+
+def test_a_consistent_forgery_is_found_by_training_again(release: Path) -> None:
+    def nudge(weights: dict[str, torch.Tensor]) -> None:
+        weights["model.norm.weight"][0] += 2.0**-20
+
+    rewrite_history(release, nudge)
+    assert audited(release)["weights.intermediate"].answer == "yes"  # nothing that can be read contradicts it
+    found = rows(release, levels=(6,))
+    assert found["verify.steps.1-3"].answer == "yes"
+    assert found["verify.steps.4-6"].answer == "no"
+    assert "weights_sha256" in found["verify.steps.4-6"].reason
+    assert "step 6" in found["verify.steps.4-6"].reason
+    assert found["verify.steps.7-8"].answer == "no"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["release", "nowhere", "out"], "not a run folder"),
+        (["release", "nowhere", "out", "--make-key"], "--make-key goes with"),
+        (["verify", "nowhere"], "no such folder"),
+        (["verify", "{}", "--levels", "2"], "use numbers out of"),
+        (["verify", "{}", "--levels", "x"], "use numbers out of"),
+    ],
+)
+def test_wrong_use(made: Path, arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([each.format(made) for each in arguments]) == 2
+    assert what in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path, corpus: Path) -> None:  # noqa: F811
+    from clearseek.errors import UserError
+
+    recipe = tiny(data={"paths": [str(corpus / "*.txt")]}, train={"steps": 4})
+    run = RunFolder(tmp_path / "run")
+    run_training(recipe, run, quiet=True)
+    lines = run.transcript.read_bytes().split(b"\n")
+    run.transcript.write_bytes(b"\n".join(lines[:3]) + b"\n")
+    with pytest.raises(UserError, match="stopped after step 2 of 4"):
+        make_release(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
