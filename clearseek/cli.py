@@ -172,7 +172,12 @@ def build_parser() -> argparse.ArgumentParser:
     audit = command("audit", "Say how open a release is, from its bytes: what the weights are and allow, what is "
                     "open, what it means in practice. Nothing of the release is executed.",
                     "clearseek audit my-model --format html --out audit.html")  # fmt: skip
-    audit.add_argument("releases", nargs="+", metavar="RELEASE", help="folder of a release")
+    audit.add_argument(
+        "releases",
+        nargs="+",
+        metavar="RELEASE",
+        help="folder of a release, or a repository on the hub: owner/name or owner/name@revision",
+    )
     audit.add_argument("--name", help="the model's name in its documents (default: the folder's)")
     audit.add_argument("--compare", action="store_true", help="put several releases side by side")
     audit.add_argument("--evidence", action="store_true", help="show where each finding can be seen")

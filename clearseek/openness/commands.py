@@ -19,6 +19,7 @@ from clearseek.openness.audit import audit as run_audit
 from clearseek.openness.calibration import validate
 from clearseek.openness.evidence import Audit
 from clearseek.openness.hashing import Progress, hash_files
+from clearseek.openness.hub_source import NAME, Hub
 from clearseek.openness.plan import Options, make_plan
 from clearseek.openness.plan_display import print_plan, print_validation
 from clearseek.openness.render.html import as_html
@@ -84,6 +85,8 @@ def audit(arguments: argparse.Namespace) -> int:
 
 
 def _audit(path: str, name: str, no_hash: bool, quiet: bool) -> Audit:
+    if not Path(path).exists() and NAME.fullmatch(path):
+        return run_audit(Hub(path), name)
     source = Folder(Path(path))
     if not no_hash:
         with _hashing(sum(source.sizes.values()), quiet) as progress:

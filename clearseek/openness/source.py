@@ -34,6 +34,10 @@ class Source(ABC):
     """How the user called it."""
     revision: str = ""
     """The commit, where there is one."""
+    most_samples: int = 400
+    """Tensors of which numbers are read, where not all are."""
+    whole_bytes: int = 256_000_000
+    """Weights up to this size are read whole."""
 
     @property
     @abstractmethod

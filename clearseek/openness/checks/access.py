@@ -25,6 +25,9 @@ def rows(subject: Subject) -> Iterator[Row]:
         reason = f"the card's metadata set up a gate: {', '.join(gated)}"
         yield Row(name, "impact", title, "no", Grade.CLAIMED, reason, (card.at(1, gated[0]),))
         return
+    if getattr(subject.source, "gated", False):
+        yield Row(name, "impact", title, "no", Grade.PRESENT, "the hub has a gate before the repository")
+        return
     if subject.weight_files:
         yield Row(name, "impact", title, "yes", Grade.PRESENT, "they are here")
         return

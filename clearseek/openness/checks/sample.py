@@ -16,11 +16,8 @@ from clearseek.hub.safetensors_file import DTYPE_BYTES, Entry
 from clearseek.openness.evidence import Evidence
 from clearseek.openness.subject import Subject
 
-MOST_TENSORS = 400
 PIECE_BYTES = 65_536
 """Read of a tensor: this much at its beginning, its middle and its end, or all if it is smaller than the three."""
-WHOLE_BYTES = 256_000_000
-"""Releases up to this size are read whole."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +36,10 @@ class Sample:
 
 
 def take_sample(subject: Subject) -> Sample:
-    """Read pieces of up to `MOST_TENSORS` tensors, spread evenly, or everything of a small release."""
+    """Read pieces of as many tensors as the source affords, spread evenly, or everything of a small release."""
     stored = list(subject.weights.tensors.values())
-    whole = sum(entry.size for _, entry in stored) <= WHOLE_BYTES
-    step = 1 if whole else -(-len(stored) // MOST_TENSORS)
+    whole = sum(entry.size for _, entry in stored) <= subject.source.whole_bytes
+    step = 1 if whole else -(-len(stored) // subject.source.most_samples)
     problems: list[tuple[str, Evidence]] = []
     seen: dict[tuple[str, tuple[int, ...], bytes], str] = {}
     places: list[tuple[str, int, int]] = []

@@ -1,0 +1,141 @@
+"""A release on the Hugging Face hub, read where it is: a list of files, and the bytes that checks ask for.
+
+The revision is pinned to a commit first, so that all reads are of one state. Large files are never fetched: headers and
+samples are range requests, and hashes are those that the hub keeps of its large files (which it computed when they
+were uploaded); small files are hashed here. ``HF_ENDPOINT`` and the user's token are honoured by `huggingface_hub`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Final
+
+from clearseek.errors import UserError
+from clearseek.openness.source import LONGEST_TEXT, Source
+from clearseek.openness.tree import Problem, collisions, name_problem, visible
+
+NAME: Final = re.compile(r"(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(?:@(?P<revision>[\w./-]{1,200}))?")
+_HEAD: Final = 65_536
+"""Bytes fetched at a file's beginning at once: a header of a few hundred tensors."""
+MOST_FILES: Final = 100_000
+
+
+class Hub(Source):
+    """A model repository at one commit."""
+
+    most_samples = 24
+    whole_bytes = 0
+
+    def __init__(self, name: str) -> None:
+        """Look the repository up. Raises UserError when it cannot be had."""
+        match = NAME.fullmatch(name)
+        if match is None:
+            raise UserError(
+                f"{name}: neither a folder nor the name of a repository (owner/name, or owner/name@revision)"
+            )
+        self.repo = match["repo"]
+        self._hub = _library()
+        info = self._ask(
+            lambda: self._hub.HfApi().model_info(self.repo, revision=match["revision"], files_metadata=True)
+        )
+        siblings = info.siblings or []
+        if len(siblings) > MOST_FILES:
+            raise UserError(f"{name}: more than {MOST_FILES:,} files: no release")
+        self.name = f"{self.repo}@{info.sha}"
+        self.revision = str(info.sha)
+        self.gated = bool(getattr(info, "gated", False))
+        names = [each.rfilename for each in siblings]
+        self._problems = [Problem(visible(path), what) for path in names if (what := name_problem(path))]
+        self._problems += [Problem(visible(path), what) for path, what in collisions(names)]
+        self._files = {each.rfilename: each for each in siblings if not name_problem(each.rfilename)}
+        self._heads: dict[str, bytes] = {}
+        self._hashes: dict[str, str] = {}
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Path -> bytes."""
+        return {path: int(self._files[path].size or 0) for path in sorted(self._files)}
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Names that a release should not have."""
+        return tuple(self._problems)
+
+    def sha256(self, path: str) -> str:
+        """What the hub recorded of a large file; of a small one, taken here when it has been read whole."""
+        large = self._files[path].lfs
+        if large is not None:
+            return str(large.sha256)
+        if path not in self._hashes and self.sizes[path] <= LONGEST_TEXT:
+            self._hashes[path] = sha256(self.read(path, LONGEST_TEXT)).hexdigest()
+        return self._hashes.get(path, "")
+
+    def read(self, path: str, limit: int, begin: int = 0) -> bytes:
+        """At most `limit` bytes from `begin`, by a range request; the beginning of a file is kept."""
+        end = min(begin + limit, self.sizes[path])
+        if end <= begin:
+            return b""
+        if path not in self._heads:
+            self._heads[path] = self._fetch(path, 0, min(max(_HEAD, end if begin == 0 else 0), self.sizes[path]))
+        head = self._heads[path]
+        return head[begin:end] if end <= len(head) else self._fetch(path, begin, end)
+
+    def _fetch(self, path: str, begin: int, end: int) -> bytes:
+        """Bytes `begin` to `end` - 1 of a file at the pinned commit."""
+        url = self._hub.hf_hub_url(self.repo, path, revision=self.revision)
+        headers = {
+            **self._hub.utils.build_hf_headers(),
+            "Range": f"bytes={begin}-{end - 1}",
+            "Accept-Encoding": "identity",
+        }
+
+        def get() -> bytes:
+            pieces: list[bytes] = []
+            length = 0
+            session = self._hub.utils.get_session()
+            with session.stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as answer:
+                self._hub.utils.hf_raise_for_status(answer)
+                whole = answer.status_code == 200
+                for piece in answer.iter_bytes():
+                    pieces.append(piece)
+                    length += len(piece)
+                    if length >= (end if whole else end - begin):  # a server may ignore the range, or send without end
+                        break
+            raw = b"".join(pieces)
+            return raw[begin:end] if whole else raw[: end - begin]
+
+        raw = self._ask(get)
+        if len(raw) != end - begin:
+            raise UserError(f"{self.name}: {visible(path)}: the hub sent {len(raw):,} bytes of {end - begin:,}")
+        return bytes(raw)
+
+    def _ask(self, call: Any) -> Any:
+        """Call the hub; what goes wrong there is the user's to know."""
+        errors = self._hub.errors
+        try:
+            return call()
+        except errors.GatedRepoError:
+            raise UserError(f"{self.repo}: behind a gate: ask for access on the hub, then set HF_TOKEN") from None
+        except errors.RepositoryNotFoundError:
+            raise UserError(f"{self.repo}: no such repository on the hub, or private: set HF_TOKEN for yours") from None
+        except errors.RevisionNotFoundError:
+            raise UserError(f"{self.repo}: no such revision") from None
+        except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
+            raise UserError(f"{self.repo}: the hub cannot be asked: {' '.join(str(error).split())[:200]}") from None
+        except Exception as error:
+            if type(error).__module__.startswith(("httpx", "httpcore")):
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                raise UserError(f"{self.repo}: the hub cannot be reached: {reason}") from None
+            raise
+
+
+def _library() -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+        import huggingface_hub.utils
+    except ImportError:
+        raise UserError("reading the hub needs huggingface_hub: pip install -e '.[data]'") from None
+    return huggingface_hub
