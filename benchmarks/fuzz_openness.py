@@ -1,0 +1,194 @@
+"""Strangers' files against every parser of the audit: each case is read or refused in words, and quickly.
+
+``python benchmarks/fuzz_openness.py --cases 25000`` gives each parser so many cases by hypothesis: sound files with
+bytes flipped, cut, repeated and spliced, and free text. A case fails on any exception but UserError, on more than two
+seconds, and the whole on memory. Writes ``benchmarks/results/fuzz_openness.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import resource
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from clearseek.errors import UserError
+from clearseek.hub.safetensors_file import Shaped, build_header, parse_header, strict_json
+from clearseek.machine import describe
+from clearseek.openness.card import Document, read_yaml
+from clearseek.openness.checks.archive import members
+from clearseek.openness.checks.evaluations import scores
+from clearseek.openness.claims import find_claims
+from clearseek.openness.dsse import verify_statement
+from clearseek.openness.keys import load_public_key
+from clearseek.openness.licences.match import identify
+from clearseek.openness.manifest import Entry, Manifest, parse
+from clearseek.openness.source import Folder
+from clearseek.train.transcript import verify as verify_transcript
+
+RESULT = Path(__file__).parent / "results" / "fuzz_openness.json"
+LONGEST_SECONDS = 2.0
+CARD = """---
+license: mit
+datasets: [a/b]
+---
+# Tiny
+We present Tiny with 671B total parameters with 37B activated, trained on 14.8T tokens in 2.788M H800 GPU hours at $2.
+| Model | #Total Params | Context Length |
+|---|---|---|
+| Tiny | 671B | 128K |
+The weights are licensed under the [MIT License](LICENSE). See https://arxiv.org/abs/1.
+"""
+HEADER = build_header([Shaped("a", "BF16", (2, 3)), Shaped("b", "F32", (4,))], {"format": "pt"}).raw
+INDEX = b'{"metadata": {"total_size": 28}, "weight_map": {"a": "model.safetensors", "b": "model.safetensors"}}'
+STEP = b'{"balance":[],"grad_norm":"0x1p+0","loss":"0x1p+1","prev":"%s","step":1,"tokens":8}'
+
+
+def corpus() -> dict[str, list[bytes]]:
+    """A sound file or more for each parser."""
+    texts = Path(__file__).parents[1] / "clearseek/openness/licences/texts"
+    licences = [(texts / f"{name}.txt").read_bytes() for name in ("MIT", "ISC", "BSD-3-Clause", "Apache-2.0")]
+    manifest = Manifest((Entry("a/b", 3, "0" * 64), Entry("c", 5, "1" * 64))).to_bytes()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        info = tarfile.TarInfo("a/pyproject.toml")
+        info.size = 4
+        archive.addfile(info, io.BytesIO(b"[a]\n"))
+    head = b'{"data_fingerprint":"x","format":"clearseek-transcript-1"}'
+    from clearseek.files import sha256_bytes
+
+    transcript = head + b"\n" + STEP % sha256_bytes(head).encode() + b"\n"
+    bundle = b'{"mediaType":"x","dsseEnvelope":{"payload":"e30=","payloadType":"a","signatures":[{"sig":"AA=="}]}}'
+    return {
+        "safetensors header": [HEADER],
+        "index": [INDEX],
+        "card": [CARD.encode()],
+        "YAML": [b"license: mit\ndatasets:\n- a/b\nx: {y: [1, 2]}\n"],
+        "licence": licences,
+        "manifest": [manifest],
+        "transcript": [transcript],
+        "archive": [buffer.getvalue()],
+        "signature": [bundle],
+    }
+
+
+def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
+    """What reads each kind."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    key = load_public_key(public.public_bytes(serialization.Encoding.PEM, form))
+
+    def text(raw: bytes) -> str:
+        return raw.decode("utf-8", errors="replace")
+
+    def card(raw: bytes) -> None:
+        document = Document("README.md", text(raw))
+        list(find_claims(document, "Tiny"))
+        list(scores(document, "Tiny"))
+        _ = document.links, document.headings, document.metadata
+
+    def transcript(raw: bytes) -> None:
+        (folder / "transcript.jsonl").write_bytes(raw)
+        verify_transcript(folder / "transcript.jsonl")
+
+    def archive(raw: bytes) -> None:
+        (folder / "code").mkdir(exist_ok=True)
+        (folder / "code/x.tar.gz").write_bytes(raw)
+        list(members(Folder(folder), "code/x.tar.gz", 1000))
+
+    return {
+        "safetensors header": lambda raw: parse_header(raw, None, "x"),
+        "index": lambda raw: strict_json(raw, "x"),
+        "card": card,
+        "YAML": lambda raw: read_yaml(text(raw), "x"),
+        "licence": lambda raw: identify(text(raw)),
+        "manifest": parse,
+        "transcript": transcript,
+        "archive": archive,
+        "signature": lambda raw: verify_statement(raw, key),
+    }
+
+
+def mutated(sound: list[bytes]) -> st.SearchStrategy[bytes]:
+    """Sound files, spoiled; and anything."""
+    edit = st.tuples(st.integers(0, 4), st.integers(0, 2**16), st.integers(0, 2**16), st.binary(max_size=24))
+
+    def apply(base: bytes, edits: list[tuple[int, int, int, bytes]]) -> bytes:
+        raw = bytearray(base)
+        for kind, first, second, new in edits:
+            place = first % (len(raw) + 1)
+            length = second % 64
+            if kind == 0 and raw:
+                raw[place % len(raw)] ^= 1 << (second % 8)
+            elif kind == 1:
+                del raw[place : place + length]
+            elif kind == 2:
+                raw[place:place] = new
+            elif kind == 3:
+                raw[place:place] = raw[place : place + length] * (1 + second % 50)
+            else:
+                del raw[place:]
+        return bytes(raw)
+
+    spoiled = st.builds(apply, st.sampled_from(sound), st.lists(edit, max_size=6))
+    return st.one_of(spoiled, spoiled, spoiled, st.binary(max_size=400), st.text(max_size=400).map(str.encode))
+
+
+def fuzz(name: str, read: Callable[[bytes], Any], sound: list[bytes], cases: int) -> dict[str, Any]:
+    """Run one parser; returns counts."""
+    counts: dict[str, Any] = {"cases": 0, "read": 0, "refused": 0, "slowest_seconds": 0.0}
+
+    @settings(
+        max_examples=cases, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=[*HealthCheck]
+    )
+    @given(mutated(sound))
+    def run(raw: bytes) -> None:
+        begun = time.perf_counter()
+        try:
+            read(raw)
+            counts["read"] += 1
+        except UserError:
+            counts["refused"] += 1
+        taken = time.perf_counter() - begun
+        counts["cases"] += 1
+        counts["slowest_seconds"] = max(counts["slowest_seconds"], taken)
+        assert taken < LONGEST_SECONDS, f"{name}: {taken:.1f} s"
+
+    run()
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=25_000, help="for each parser")
+    parser.add_argument("--only", help="one parser")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    report: dict[str, Any] = {"machine": describe(), "parsers": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        sound = corpus()
+        for name, read in parsers(Path(folder)).items():
+            if arguments.only in (None, name):
+                report["parsers"][name] = counts = fuzz(name, read, sound[name], arguments.cases)
+                print(f"{name:20} {counts}", flush=True)
+    report["cases"] = sum(counts["cases"] for counts in report["parsers"].values())
+    report["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"{report['cases']:,} cases, {report['peak_bytes'] / 1e6:.0f} MB at most")
+    if arguments.only is None:
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
