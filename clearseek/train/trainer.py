@@ -97,7 +97,7 @@ class Trainer:
         self.model.to(self.device).set_dtype(self.precision.dtype).use_fp8(self.fp8)
         self.optimizer = MasterOptimizer(self.model.named_parameters(), recipe.optimizer)
         self.step = 0
-        header = {
+        self._header = {
             "recipe": recipe.model_dump(mode="json"),
             "data_fingerprint": self.loader.fingerprint,
             "environment": bit_environment(self.precision.dtype, 1, device)
@@ -105,10 +105,10 @@ class Trainer:
             | ({} if self.fp8 is None else {"fp8_backend": self.fp8.backend.name} | self.fp8.backend.versions()),
         }
         if resume:
-            self.transcript = self._resume(header, from_step)
+            self.transcript = self._resume(self._header, from_step)
         else:
             run.write_recipe(recipe)
-            self.transcript = Transcript.open(run.transcript, header)
+            self.transcript = Transcript.open(run.transcript, self._header)
         self.metrics = Metrics(run.metrics, self.step)
         self._stop = False
         self._micro_batches = recipe.train.micro_batches
@@ -117,6 +117,21 @@ class Trainer:
             * recipe.train.batch_size
             * recipe.data.sequence_length
         )
+
+    def go_to(self, run: RunFolder, step: int) -> None:
+        """Go on in another folder of the same run, from its checkpoint of `step`; 0 is the beginning.
+
+        What a trainer needs to begin (data checked, machine probed, model built) is kept, which makes short pieces of
+        a run cheap to train again.
+        """
+        self.run, self.step = run, 0
+        if step == 0:
+            self.model = DeepSeekModel(self.recipe.model)
+            self.model.initialise(self.recipe.train.seed)
+            self.model.to(self.device).set_dtype(self.precision.dtype).use_fp8(self.fp8)
+            self.optimizer = MasterOptimizer(self.model.named_parameters(), self.recipe.optimizer)
+        self.transcript = self._resume(self._header, step or None)
+        self.metrics = Metrics(run.metrics, self.step)
 
     def _resume(self, header: dict[str, Any], from_step: int | None) -> Transcript:
         folder = self.run.checkpoints
