@@ -1,8 +1,8 @@
 """Strangers' files against every parser of the audit: each case is read or refused in words, and quickly.
 
 ``python benchmarks/fuzz_openness.py --cases 25000`` gives each parser so many cases by hypothesis: sound files with
-bytes flipped, cut, repeated and spliced, and free text. A case fails on any exception but UserError, on more than two
-seconds, and the whole on memory. Writes ``benchmarks/results/fuzz_openness.json``.
+bytes flipped, cut, repeated and spliced, and free text. A case fails on any exception but UserError, and on more than
+two seconds of processor time. Writes ``benchmarks/results/fuzz_openness.json``.
 """
 
 from __future__ import annotations
@@ -155,15 +155,17 @@ def fuzz(name: str, read: Callable[[bytes], Any], sound: list[bytes], cases: int
     )
     @given(mutated(sound))
     def run(raw: bytes) -> None:
-        begun = time.perf_counter()
+        begun = time.process_time()
         try:
             read(raw)
             counts["read"] += 1
         except UserError:
             counts["refused"] += 1
-        taken = time.perf_counter() - begun
+        taken = time.process_time() - begun
         counts["cases"] += 1
         counts["slowest_seconds"] = max(counts["slowest_seconds"], taken)
+        if taken > LONGEST_SECONDS:
+            Path(tempfile.gettempdir(), "slow-case").write_bytes(raw)
         assert taken < LONGEST_SECONDS, f"{name}: {taken:.1f} s"
 
     run()

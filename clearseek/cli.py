@@ -181,8 +181,10 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--name", help="the model's name in its documents (default: the folder's)")
     audit.add_argument("--compare", action="store_true", help="put several releases side by side")
     audit.add_argument("--evidence", action="store_true", help="show where each finding can be seen")
-    audit.add_argument("--format", choices=("text", "json", "markdown", "html", "sarif"), default="text",
-                       help="how to say it (default: text)")  # fmt: skip
+    audit.add_argument(
+        "--format", default="text", help="how to say it (default: text)",
+        choices=("text", "json", "markdown", "html", "sarif", "cyclonedx", "mot", "european-index"),
+    )  # fmt: skip
     audit.add_argument("--out", type=Path, help="file to write instead of standard output")
     audit.add_argument("--no-hash", action="store_true", help="do not hash the files: faster, and proves less")
     audit.add_argument("--require", action="append", default=[], metavar="ROW[=GRADE]",

@@ -22,6 +22,7 @@ from clearseek.openness.hashing import Progress, hash_files
 from clearseek.openness.hub_source import NAME, Hub
 from clearseek.openness.plan import Options, make_plan
 from clearseek.openness.plan_display import print_plan, print_validation
+from clearseek.openness.render.exports import TEXTS, as_cyclonedx
 from clearseek.openness.render.html import as_html
 from clearseek.openness.render.markdown import as_markdown, comparison
 from clearseek.openness.render.sarif import as_sarif
@@ -70,7 +71,7 @@ def audit(arguments: argparse.Namespace) -> int:
     text = _render(audits, kind, arguments.compare)
     if arguments.out is not None:
         if kind == "text":
-            raise UserError("--out writes a file: choose its --format: json, markdown, html or sarif")
+            raise UserError("--out writes a file: choose its --format, such as html or json")
         write_atomic(arguments.out, text)
         print(f"{arguments.out}: written", file=sys.stderr)
     elif kind == "text":
@@ -113,10 +114,14 @@ def _render(audits: list[Audit], kind: str, compare: bool) -> str:
         return json.dumps(content if compare else content[0], indent=1, ensure_ascii=False) + "\n"
     if kind == "markdown":
         return comparison(audits) if compare else as_markdown(audits[0])
-    if kind in ("html", "sarif") and compare:
+    if kind != "text" and compare:
         raise UserError(f"--format {kind} shows one release: leave out --compare")
     if kind == "html":
         return as_html(audits[0])
+    if kind in TEXTS:
+        return TEXTS[kind](audits[0])
+    if kind == "cyclonedx":
+        return json.dumps(as_cyclonedx(audits[0]), indent=1) + "\n"
     return json.dumps(as_sarif(audits[0]), indent=1) + "\n" if kind == "sarif" else ""
 
 

@@ -1,0 +1,150 @@
+"""The evidence in other people's forms: the Model Openness Tool's YAML, the European index's, a CycloneDX ML-BOM.
+
+Each form has less room than the audit: it can say that a component is there and where, and not how far that was
+checked. So only what the bytes prove is exported as there, and what the form has notes for says the grade. The forms:
+MOT's ``schema/mof_schema.json``; the index's contribution template; CycloneDX 1.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import NAMESPACE_URL, uuid5
+
+import yaml
+
+import clearseek
+from clearseek.openness.evidence import Answer, Audit, Grade, Row
+from clearseek.openness.views import OSAI, european
+
+COMPONENTS: Final = (
+    ("Model architecture", "code.architecture", "code"),
+    ("Data preprocessing code", "code.data", "code"),
+    ("Training code", "code.training", "code"),
+    ("Inference code", "code.inference", "code"),
+    ("Evaluation code", "code.evaluation", "code"),
+    ("Model parameters (Final)", "weights.final", "data"),
+    ("Model parameters (Intermediate)", "weights.intermediate", "data"),
+    ("Datasets", "data.training", "data"),
+    ("Evaluation data", "data.evaluation", "data"),
+    ("Model metadata", "code.configuration", "data"),
+    ("Model card", "documents.model_card", "document"),
+    ("Data card", "documents.data_card", "document"),
+    ("Technical report", "documents.report", "document"),
+    ("Evaluation results", "documents.evaluation", "document"),
+)
+"""Components of the framework as its tool spells them, the row each rests on, and its type."""
+LICENCE_ROWS: Final = {"code": "licence.code", "data": "licence.weights", "document": "licence.documents"}
+
+
+def _licence(audit: Audit, row_id: str) -> tuple[str, str]:
+    """SPDX id and file of a licence that was found open; empty where it was not."""
+    row = audit.get(row_id)
+    if row is None or row.answer != "yes" or not row.evidence:
+        return "", ""
+    name = row.reason.partition(" is ")[2].partition(",")[0].partition(";")[0].strip()
+    return name, row.evidence[0].file if row.grade >= Grade.PRESENT else ""
+
+
+def _there(row: Row | None) -> bool:
+    return row is not None and row.answer in ("yes", "partly") and row.grade >= Grade.LINKED
+
+
+def as_mot(audit: Audit) -> str:
+    """The Model Openness Tool's YAML: the components that are here or linked, with licences and paths."""
+    licences = {kind: _licence(audit, row) for kind, row in LICENCE_ROWS.items()}
+    components: list[dict[str, str]] = []
+    for name, row_id, kind in COMPONENTS:
+        row = audit.get(row_id)
+        if row is None or not _there(row):
+            continue
+        entry = {"name": name, "description": f"{row.grade.label}: {row.reason}"[:500]}
+        if licences[kind][0]:
+            entry["license"], entry["license_path"] = licences[kind]
+        if row.evidence:
+            entry["component_path"] = row.evidence[0].quote if row.grade == Grade.LINKED else row.evidence[0].file
+        components.append(entry)
+    release = {
+        "name": str(audit.facts["name"]),
+        "version": str(audit.facts.get("revision", ""))[:12] or "1",
+        "license": {kind: {"name": name or None, "path": path or None} for kind, (name, path) in licences.items()},
+        "producer": str(audit.subject).rpartition("/")[0].rpartition("/")[2],
+        "components": components,
+    }
+    framework = {"name": "Model Openness Framework", "version": "1.0", "date": "2024-12-15"}
+    return yaml.safe_dump({"framework": framework, "release": release}, sort_keys=False, allow_unicode=True)
+
+
+_CLASSES: Final[dict[Answer, str]] = {
+    "yes": "open", "partly": "partial", "no": "closed", "unknown": "closed", "not applicable": "closed",
+}  # fmt: skip
+
+
+def as_european_index(audit: Audit) -> str:
+    """The European index's YAML: twelve dimensions as claimed, with the grade in each note."""
+    entries = {entry.name: entry for entry in european(audit).entries}
+    content: dict[str, Any] = {
+        "system": {"name": str(audit.facts["name"]), "link": audit.subject, "type": "text", "notes": ""},
+        "org": {"name": "", "link": "", "notes": ""},
+    }
+    for name, ids in OSAI:
+        row = audit.get(ids[0])
+        place = row.evidence[0] if row and row.evidence else None
+        content[name] = {
+            "class": _CLASSES[entries[name].claimed],
+            "link": (place.quote or place.file) if place else None,
+            "notes": f"{row.grade.label}: {row.reason}" if row else "not looked at",
+        }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _parameters(audit: Audit) -> dict[str, Any]:
+    """What is known of the architecture; nothing where the configuration was not understood."""
+    if "parameters" not in audit.facts:
+        return {}
+    total = audit.facts["parameters"]["total"]
+    return {"architectureFamily": "transformer", "modelArchitecture": f"mixture of experts, {total:,} parameters"}
+
+
+def as_cyclonedx(audit: Audit) -> dict[str, Any]:
+    """A CycloneDX 1.6 bill of materials: the model, its files, and every row as a property with its grade."""
+    name = str(audit.facts["name"])
+    licence, _ = _licence(audit, "licence.weights")
+    model: dict[str, Any] = {
+        "type": "machine-learning-model",
+        "bom-ref": "model",
+        "name": name,
+        "version": str(audit.facts.get("revision", "")) or "unversioned",
+        "modelCard": {"modelParameters": _parameters(audit)},
+        "properties": [
+            {"name": f"clearseek:{row.id}", "value": f"{row.answer} ({row.grade.label}): {row.reason}"} for row in audit
+        ],
+    }
+    if licence and not licence.startswith(("LicenseRef-", "modified")):
+        model["licenses"] = [{"license": {"id": licence}}]
+    elif licence:
+        model["licenses"] = [{"license": {"name": licence}}]
+    files = {place.file: place.sha256 for row in audit for place in row.evidence if place.sha256}
+    components = [
+        {
+            "type": "data" if path.startswith("data/") else "file",
+            "bom-ref": f"file:{path}",
+            "name": path,
+            "hashes": [{"alg": "SHA-256", "content": digest}],
+        }
+        for path, digest in sorted(files.items())
+    ]
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid5(NAMESPACE_URL, audit.subject + ''.join(sorted(files.values())))}",
+        "version": 1,
+        "metadata": {
+            "tools": {"components": [{"type": "application", "name": "clearseek", "version": clearseek.__version__}]},
+            "component": model,
+        },
+        "components": components,
+    }
+
+
+TEXTS: Final[dict[str, Callable[[Audit], str]]] = {"mot": as_mot, "european-index": as_european_index}
