@@ -207,9 +207,9 @@ def build_parser() -> argparse.ArgumentParser:
     verify = command("verify", "Do parts of a release again and compare bits: hashes, evaluation, data, training.",
                      "clearseek verify my-release --segments 2 --key release.key.pub")  # fmt: skip
     verify.add_argument("release", type=Path, help="folder of a release")
-    verify.add_argument("--levels", default="0,1,3,4,5",
-                        help="0 hashes, 1 audit, 3 evaluation, 4 data, 5 segments of the training, 6 all of it "
-                        "(default: 0,1,3,4,5)")  # fmt: skip
+    verify.add_argument("--levels", default="0,1,2,3,4,5",
+                        help="0 hashes, 1 audit, 2 logits, 3 evaluation, 4 data, 5 segments of the training, 6 all "
+                        "of it (default: 0,1,2,3,4,5)")  # fmt: skip
     verify.add_argument("--segments", type=int, default=1, help="segments to train again at level 5 (default: 1)")
     verify.add_argument("--nonce", help="text that chooses the segments (default: random)")
     verify.add_argument("--key", type=Path, help="the publisher's public key")

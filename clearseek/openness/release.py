@@ -27,10 +27,12 @@ from clearseek.hub.hf import export_hf
 from clearseek.openness import manifest as listing
 from clearseek.openness import release_documents as documents
 from clearseek.openness.keys import load_private_key
+from clearseek.openness.logits import as_json, prompt_logits
 from clearseek.openness.signing import sign_folder
 from clearseek.openness.source_archive import environment_lock, source_archive
 from clearseek.train import checkpoint
 from clearseek.train.run import RunFolder
+from clearseek.train.trainer import settle_numerics
 from clearseek.train.transcript import Summary, hash_tensors, verify
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
@@ -88,6 +90,9 @@ def make_release(
     private = None if key is None else load_private_key(key)
     with atomic_folder(out) as place:
         _weights(run, place, made)
+        settle_numerics(made.recipe.train.threads, "cpu")
+        logits = json.dumps(as_json(prompt_logits(place)), indent=1) + "\n"
+        _write(place / "evaluation" / "logits.json", logits.encode("utf-8"))
         _training(run, place, made)
         shutil.copytree(folder, place / "data")
         archive, content = source_archive()

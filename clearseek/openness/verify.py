@@ -1,6 +1,7 @@
 """Verify: do parts of a release again, and compare bits.
 
-An audit reads; this re-executes. Hashes and signature (V0); the audit's own checks (V1); the evaluation from the
+An audit reads; this re-executes. Hashes and signature (V0); the audit's own checks (V1); logits of fixed prompts
+(V2); the evaluation from the
 published weights and data (V3); the tokens, tokenizer and documents from their sources where these are here (V4); and
 segments of the training (V5): from a published checkpoint, with the published data and recipe, as many steps as lie
 before the next one, whose transcript lines and final state must be the published ones, byte for byte. Which segments
@@ -14,16 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from clearseek.data.loader import Stream
 from clearseek.data.manifest import check_files, read_documents, read_manifest
@@ -35,71 +33,16 @@ from clearseek.openness import manifest as listing
 from clearseek.openness.audit import audit
 from clearseek.openness.evidence import Answer, Audit, Evidence, Grade, Row
 from clearseek.openness.keys import load_public_key
+from clearseek.openness.logits import CLOSE, PROMPTS, largest_difference, prompt_logits
+from clearseek.openness.replay import Release, Replay, Segment, choose_segments, open_release
 from clearseek.openness.signing import verify_folder
 from clearseek.openness.source import Folder
 from clearseek.train import checkpoint
-from clearseek.train.display import Display
-from clearseek.train.run import RunFolder, model_of
-from clearseek.train.trainer import Trainer, settle_numerics
-from clearseek.train.transcript import Summary
-from clearseek.train.transcript import verify as verify_transcript
+from clearseek.train.run import model_of
+from clearseek.train.trainer import settle_numerics
 
-LEVELS = (0, 1, 3, 4, 5, 6)
-
-
-@dataclass(frozen=True)
-class Release:
-    """A release's parts, as paths and as what was read of them."""
-
-    root: Path
-    run: RunFolder
-    """Recipe and transcript as a run folder would have them."""
-    transcript: Summary
-    lines: tuple[bytes, ...]
-    """Of the transcript: the header, then one a step."""
-    steps: tuple[int, ...]
-    """That have a checkpoint, 0 first, which follows from the seed."""
-
-    @property
-    def data(self) -> Path:
-        """Tokens."""
-        return self.root / "data"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of checkpoints."""
-        return self.root / "checkpoints"
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Steps `begin` + 1 to `end` of a run."""
-
-    begin: int
-    end: int
-
-
-def open_release(root: Path) -> Release:
-    """Read what re-execution needs. Raises UserError where the release does not carry it."""
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder: give the folder of a release")
-    run = RunFolder(root / "training")
-    if not run.recipe.is_file() or not run.transcript.is_file():
-        raise UserError(f"{root}: carries no recipe and transcript (training/): there is nothing to train again")
-    transcript = verify_transcript(run.transcript)
-    lines = tuple(run.transcript.read_bytes().split(b"\n")[:-1])
-    return Release(root, run, transcript, lines, (0, *checkpoint.steps(root / "checkpoints")))
-
-
-def choose_segments(release: Release, root: str, nonce: str, count: int) -> tuple[Segment, ...]:
-    """Segments that nobody could know before the nonce: the first `count` by SHA-256(root, nonce, index)."""
-    every = [Segment(begin, end) for begin, end in zip(release.steps, release.steps[1:], strict=False)]
-
-    def rank(index: int) -> bytes:
-        return hashlib.sha256(f"{root} {nonce} {index}".encode()).digest()
-
-    chosen = sorted(range(len(every)), key=rank)[:count]
-    return tuple(every[index] for index in sorted(chosen))
+LEVELS = (0, 1, 2, 3, 4, 5, 6)
+_LOGITS = "evaluation/logits.json"
 
 
 def verify(
@@ -114,7 +57,7 @@ def verify(
 
     Args:
         root: Its folder.
-        levels: Which to do: 0 hashes, 1 audit, 3 evaluation, 4 data, 5 segments, 6 the whole run.
+        levels: Which to do: 0 hashes, 1 audit, 2 logits, 3 evaluation, 4 data, 5 segments, 6 the whole run.
         nonce: Any text the publisher could not know.
         segments: How many to train again at level 5.
         public_key: Of the publisher, from a place you trust.
@@ -136,7 +79,7 @@ def verify(
         source = Folder(root)
         source.hashes.update({entry.path: entry.sha256 for entry in manifest.files if not differences})
         rows.append(_static(audit(source)))
-    if {3, 4, 5, 6} & set(levels):
+    if {2, 3, 4, 5, 6} & set(levels):
         rows += _again(root, levels, manifest.root, nonce, segments, say)
     return tuple(rows)
 
@@ -152,6 +95,8 @@ def _again(
             "verify.transcript", "Recipe and transcript can be read, and no line of it was altered", "no", str(error)
         )
         return
+    if 2 in levels:
+        yield _logits(release)
     if 3 in levels:
         say("evaluating again")
         yield _evaluation(release)
@@ -205,6 +150,26 @@ def _static(found: Audit) -> Row:
     if wrong:
         return _row("verify.static", title, "no", f"see {', '.join(wrong)}")
     return _row("verify.static", title, "yes", f"{len(found.of('technical'))} technical rows")
+
+
+def _logits(release: Release) -> Row:
+    """Logits of fixed prompts, from the final weights."""
+    title, name, path = "The final weights answer fixed prompts with the published logits", "verify.logits", _LOGITS
+    file = release.root / path
+    if not file.is_file():
+        return Row(name, "impact", title, "not applicable", Grade.ABSENT, f"there is no {path}")
+    settle_numerics(release.run.read_recipe().train.threads, "cpu")
+    try:
+        difference = largest_difference(strict_json(file.read_bytes(), path), prompt_logits(release.root))
+    except (UserError, KeyError, TypeError, ValueError) as error:
+        return _row(name, title, "no", f"{path} or the weights cannot be read: {error}", Evidence(path))
+    if difference == 0.0:
+        return _row(name, title, "yes", f"{len(PROMPTS)} prompts, every logit to the bit", Evidence(path))
+    reason = f"the largest difference of a logit is {difference:.3g}"
+    if difference <= CLOSE:
+        reason += ": what another machine's rounding makes"
+        return Row(name, "impact", title, "unknown", Grade.PRESENT, reason, (Evidence(path),))
+    return _row(name, title, "no", reason, Evidence(path))
 
 
 def _evaluation(release: Release) -> Row:
@@ -308,43 +273,6 @@ def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _line(step: int) -> Evidence:
     return Evidence("training/transcript.jsonl", f"line {step + 1}")
-
-
-class Replay:
-    """Trains segments of a release again. One trainer serves all: to begin takes longer than a short segment."""
-
-    def __init__(self, release: Release) -> None:
-        self.release = release
-        self._trainer: Trainer | None = None
-
-    def train(self, segment: Segment) -> tuple[list[bytes], dict[str, dict[str, torch.Tensor]]]:
-        """Lines of the steps, and the tensors after the last, from the checkpoint before the first.
-
-        Raises UserError where this machine cannot give the release's bits, naming what differs.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            run = self._folder(Path(folder) / "run", segment)
-            if self._trainer is None:
-                recipe = self.release.run.read_recipe()
-                self._trainer = Trainer(recipe, run, self.release.data, "cpu", resume=True)
-            else:
-                self._trainer.go_to(run, segment.begin)
-            with Display(segment.end, self._trainer.recipe.name, console=Console(quiet=True)) as display:
-                self._trainer.train(display, until=segment.end)
-            lines = run.transcript.read_bytes().split(b"\n")[segment.begin + 1 : -1]
-        return lines, self._trainer.state_tensors()
-
-    def _folder(self, root: Path, segment: Segment) -> RunFolder:
-        """A run folder as it was when the segment began."""
-        run = RunFolder(root)
-        root.mkdir(parents=True)
-        shutil.copyfile(self.release.run.recipe, run.recipe)
-        run.transcript.write_bytes(b"".join(line + b"\n" for line in self.release.lines[: segment.begin + 1]))
-        if segment.begin:
-            path = checkpoint.find(self.release.checkpoints, segment.begin)
-            run.checkpoints.mkdir()
-            (run.checkpoints / path.name).symlink_to(path.resolve())
-        return run
 
 
 def _differing(step: int, found: bytes, stated: bytes) -> str:

@@ -16,8 +16,9 @@ from clearseek.cli import main
 from clearseek.openness.evidence import Answer, Audit, Grade, Row
 from clearseek.openness.manifest import MANIFEST, build
 from clearseek.openness.release import make_release
+from clearseek.openness.replay import Segment, choose_segments, open_release
 from clearseek.openness.source_archive import source_archive
-from clearseek.openness.verify import Segment, choose_segments, open_release, verify
+from clearseek.openness.verify import verify
 from clearseek.train.run import RunFolder
 from clearseek.train.session import run_training
 from tests.train.conftest import corpus, tiny  # noqa: F401
@@ -60,11 +61,12 @@ def test_every_row_of_the_definition_is_cross_checked(made: Path) -> None:
 
 
 def test_everything_is_made_again_to_the_bit(made: Path) -> None:
-    found = rows(made, levels=(0, 1, 3, 4, 6), public_key=made.parent / "key.pub")
+    found = rows(made, levels=(0, 1, 2, 3, 4, 6), public_key=made.parent / "key.pub")
     assert {row.id: row.answer for row in found.values()} == {
         "verify.files": "yes",
         "verify.signature": "yes",
         "verify.static": "yes",
+        "verify.logits": "yes",
         "verify.evaluation": "yes",
         "verify.data": "yes",
         "verify.data_rebuilt": "yes",
@@ -242,6 +244,16 @@ def test_tampering_shows_in_its_row_and_in_the_manifest(release: Path, made: Pat
     checked = rows(release, levels=(0,), public_key=made.parent / "key.pub")
     assert checked["verify.files"].answer == "no"
     assert checked["verify.signature"].answer == "no"
+
+
+def test_other_final_weights_give_other_logits(release: Path) -> None:
+    file = release / "model.safetensors"
+    weights = load_file(file)
+    weights["lm_head.weight"][7] *= 1.5
+    save_file(weights, file, {"format": "pt"})
+    found = rows(release, levels=(2,))["verify.logits"]
+    assert found.answer == "no"
+    assert "largest difference" in found.reason
 
 
 def test_a_forged_line_is_named(release: Path) -> None:

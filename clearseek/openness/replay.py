@@ -1,0 +1,117 @@
+"""Training a piece of a release again: from a published checkpoint, with the published data and recipe.
+
+The pieces are the segments between two checkpoints; the first begins at step 0, whose weights follow from the seed.
+Which are trained again is decided by hashing the release's root with a nonce that came after it, so a publisher cannot
+prepare the ones that will be looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from clearseek.errors import UserError
+from clearseek.train import checkpoint
+from clearseek.train.display import Display
+from clearseek.train.run import RunFolder
+from clearseek.train.trainer import Trainer
+from clearseek.train.transcript import Summary
+from clearseek.train.transcript import verify as verify_transcript
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release's parts, as paths and as what was read of them."""
+
+    root: Path
+    run: RunFolder
+    """Recipe and transcript as a run folder would have them."""
+    transcript: Summary
+    lines: tuple[bytes, ...]
+    """Of the transcript: the header, then one a step."""
+    steps: tuple[int, ...]
+    """That have a checkpoint, 0 first, which follows from the seed."""
+
+    @property
+    def data(self) -> Path:
+        """Tokens."""
+        return self.root / "data"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.root / "checkpoints"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Steps `begin` + 1 to `end` of a run."""
+
+    begin: int
+    end: int
+
+
+def open_release(root: Path) -> Release:
+    """Read what re-execution needs. Raises UserError where the release does not carry it."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder: give the folder of a release")
+    run = RunFolder(root / "training")
+    if not run.recipe.is_file() or not run.transcript.is_file():
+        raise UserError(f"{root}: carries no recipe and transcript (training/): there is nothing to train again")
+    transcript = verify_transcript(run.transcript)
+    lines = tuple(run.transcript.read_bytes().split(b"\n")[:-1])
+    return Release(root, run, transcript, lines, (0, *checkpoint.steps(root / "checkpoints")))
+
+
+def choose_segments(release: Release, root: str, nonce: str, count: int) -> tuple[Segment, ...]:
+    """Segments that nobody could know before the nonce: the first `count` by SHA-256(root, nonce, index)."""
+    every = [Segment(begin, end) for begin, end in zip(release.steps, release.steps[1:], strict=False)]
+
+    def rank(index: int) -> bytes:
+        return hashlib.sha256(f"{root} {nonce} {index}".encode()).digest()
+
+    chosen = sorted(range(len(every)), key=rank)[:count]
+    return tuple(every[index] for index in sorted(chosen))
+
+
+class Replay:
+    """Trains segments of a release again. One trainer serves all: to begin takes longer than a short segment."""
+
+    def __init__(self, release: Release) -> None:
+        self.release = release
+        self._trainer: Trainer | None = None
+
+    def train(self, segment: Segment) -> tuple[list[bytes], dict[str, dict[str, torch.Tensor]]]:
+        """Lines of the steps, and the tensors after the last, from the checkpoint before the first.
+
+        Raises UserError where this machine cannot give the release's bits, naming what differs.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            run = self._folder(Path(folder) / "run", segment)
+            if self._trainer is None:
+                recipe = self.release.run.read_recipe()
+                self._trainer = Trainer(recipe, run, self.release.data, "cpu", resume=True)
+            else:
+                self._trainer.go_to(run, segment.begin)
+            with Display(segment.end, self._trainer.recipe.name, console=Console(quiet=True)) as display:
+                self._trainer.train(display, until=segment.end)
+            lines = run.transcript.read_bytes().split(b"\n")[segment.begin + 1 : -1]
+        return lines, self._trainer.state_tensors()
+
+    def _folder(self, root: Path, segment: Segment) -> RunFolder:
+        """A run folder as it was when the segment began."""
+        run = RunFolder(root)
+        root.mkdir(parents=True)
+        shutil.copyfile(self.release.run.recipe, run.recipe)
+        run.transcript.write_bytes(b"".join(line + b"\n" for line in self.release.lines[: segment.begin + 1]))
+        if segment.begin:
+            path = checkpoint.find(self.release.checkpoints, segment.begin)
+            run.checkpoints.mkdir()
+            (run.checkpoints / path.name).symlink_to(path.resolve())
+        return run
