@@ -249,7 +249,7 @@ def test_tampering_shows_in_its_row_and_in_the_manifest(release: Path, made: Pat
 def test_other_final_weights_give_other_logits(release: Path) -> None:
     file = release / "model.safetensors"
     weights = load_file(file)
-    weights["lm_head.weight"][7] *= 1.5
+    weights["model.norm.weight"] *= 1.5
     save_file(weights, file, {"format": "pt"})
     found = rows(release, levels=(2,))["verify.logits"]
     assert found.answer == "no"
@@ -322,7 +322,7 @@ def test_a_consistent_forgery_is_found_by_training_again(release: Path) -> None:
         (["release", "nowhere", "out"], "not a run folder"),
         (["release", "nowhere", "out", "--make-key"], "--make-key goes with"),
         (["verify", "nowhere"], "no such folder"),
-        (["verify", "{}", "--levels", "2"], "use numbers out of"),
+        (["verify", "{}", "--levels", "7"], "use numbers out of"),
         (["verify", "{}", "--levels", "x"], "use numbers out of"),
     ],
 )
