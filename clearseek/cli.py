@@ -213,6 +213,8 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("--segments", type=int, default=1, help="segments to train again at level 5 (default: 1)")
     verify.add_argument("--nonce", help="text that chooses the segments (default: random)")
     verify.add_argument("--key", type=Path, help="the publisher's public key")
+    verify.add_argument("--read-sources", action="store_true",
+                        help="make the data again from the files on this machine that the recipe names")  # fmt: skip
     verify.add_argument("--sign", type=Path, metavar="KEY", help="add a statement of the result, signed with this key")
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser

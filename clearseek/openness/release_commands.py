@@ -64,7 +64,9 @@ def verify(arguments: argparse.Namespace) -> int:
     def say(text: str) -> None:
         progress.print(text, style="dim", markup=False)
 
-    rows = verify_release(arguments.release, levels, nonce, arguments.segments, arguments.key, say)
+    rows = verify_release(
+        arguments.release, levels, nonce, arguments.segments, arguments.key, arguments.read_sources, say
+    )
     root = listing.read(arguments.release).root
     for row in rows:
         sign, colour = MARKS[row.answer]

@@ -20,6 +20,7 @@ from clearseek.errors import UserError
 from clearseek.train import checkpoint
 from clearseek.train.display import Display
 from clearseek.train.run import RunFolder
+from clearseek.train.session import refuse_device
 from clearseek.train.trainer import Trainer
 from clearseek.train.transcript import Summary
 from clearseek.train.transcript import verify as verify_transcript
@@ -96,6 +97,7 @@ class Replay:
             run = self._folder(Path(folder) / "run", segment)
             if self._trainer is None:
                 recipe = self.release.run.read_recipe()
+                refuse_device(recipe, "cpu")  # a stranger's recipe may ask for more memory than there is
                 self._trainer = Trainer(recipe, run, self.release.data, "cpu", resume=True)
             else:
                 self._trainer.go_to(run, segment.begin)

@@ -28,6 +28,9 @@ from clearseek.data.manifest import check_files, read_documents, read_manifest
 from clearseek.data.shards import prepare
 from clearseek.errors import UserError
 from clearseek.evaluate.bits import held_out_bits, window_count
+from clearseek.files import sha256_file
+from clearseek.hub.hf import export_hf
+from clearseek.hub.hf_config import fp8_scales
 from clearseek.hub.safetensors_file import strict_json
 from clearseek.openness import manifest as listing
 from clearseek.openness.audit import audit
@@ -51,6 +54,7 @@ def verify(
     nonce: str = "",
     segments: int = 1,
     public_key: Path | None = None,
+    read_sources: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Row, ...]:
     """Verify a release.
@@ -61,6 +65,7 @@ def verify(
         nonce: Any text the publisher could not know.
         segments: How many to train again at level 5.
         public_key: Of the publisher, from a place you trust.
+        read_sources: Whether the data may be made again from files that the recipe names on this machine.
         say: Told what is being done.
 
     Returns:
@@ -80,12 +85,18 @@ def verify(
         source.hashes.update({entry.path: entry.sha256 for entry in manifest.files if not differences})
         rows.append(_static(audit(source)))
     if {2, 3, 4, 5, 6} & set(levels):
-        rows += _again(root, levels, manifest.root, nonce, segments, say)
+        rows += _again(root, levels, manifest.root, nonce, segments, read_sources, say)
     return tuple(rows)
 
 
 def _again(
-    root: Path, levels: tuple[int, ...], merkle_root: str, nonce: str, segments: int, say: Callable[[str], None]
+    root: Path,
+    levels: tuple[int, ...],
+    merkle_root: str,
+    nonce: str,
+    segments: int,
+    read_sources: bool,
+    say: Callable[[str], None],
 ) -> Iterator[Row]:
     """What is computed anew."""
     try:
@@ -95,14 +106,17 @@ def _again(
             "verify.transcript", "Recipe and transcript can be read, and no line of it was altered", "no", str(error)
         )
         return
+    yield _complete(release)
     if 2 in levels:
+        say("comparing the final weights with the last checkpoint")
+        yield _final(release)
         yield _logits(release)
     if 3 in levels:
         say("evaluating again")
         yield _evaluation(release)
     if 4 in levels:
         say("making the data again")
-        yield from _data(release)
+        yield from _data(release, read_sources)
     whole = 6 in levels
     if 5 in levels or whole:
         count = len(release.steps) - 1 if whole else segments
@@ -152,6 +166,45 @@ def _static(found: Audit) -> Row:
     return _row("verify.static", title, "yes", f"{len(found.of('technical'))} technical rows")
 
 
+def _complete(release: Release) -> Row:
+    """Recipe, transcript and checkpoints end at the same step."""
+    title = "Transcript and checkpoints reach the recipe's last step"
+    asked, written, last = release.run.read_recipe().train.steps, len(release.transcript.steps), release.steps[-1]
+    stated = release.transcript.header.get("recipe")
+    if stated != json.loads(release.run.recipe.read_bytes()):
+        return _row("verify.complete", title, "no", "the transcript began with another recipe", _line(0))
+    if not asked == written == last:
+        reason = f"the recipe asks for {asked} steps, the transcript has {written}, the last checkpoint is of {last}"
+        return _row("verify.complete", title, "no", reason, _line(written))
+    return _row("verify.complete", title, "yes", f"all are of {asked} steps", _line(written))
+
+
+def _final(release: Release) -> Row:
+    """The final weights, exported again from the last checkpoint."""
+    title, name = "The final weights are the last checkpoint's", "verify.final"
+    recipe = release.run.read_recipe()
+    raw = strict_json((release.root / "config.json").read_bytes(), "config.json")
+    try:
+        scales = fp8_scales(raw, release.root / "config.json")
+        saved = checkpoint.load(checkpoint.find(release.checkpoints, release.steps[-1]))
+        model = model_of(recipe, saved.tensors, torch.float32)
+        dtype = torch.float8_e4m3fn if scales else torch.float32 if raw.get("dtype") == "float32" else torch.bfloat16
+        with tempfile.TemporaryDirectory() as folder:
+            again = Path(folder) / "again"
+            tokenizer = release.root / "tokenizer.json"
+            export_hf(model.state_dict(), recipe.model, tokenizer, again, dtype, scales=scales or "float")
+            for file in sorted([*again.glob("*.safetensors"), again / "config.json"]):
+                if sha256_file(file) != sha256_file(release.root / file.name):
+                    reason = f"{file.name} is not what the checkpoint of step {saved.step} gives"
+                    return _row(name, title, "no", reason, Evidence(file.name))
+            extra = {path.name for path in release.root.glob("*.safetensors")} - {path.name for path in again.iterdir()}
+    except (UserError, OSError, KeyError, RuntimeError) as error:
+        return _row(name, title, "no", f"cannot be exported again: {' '.join(str(error).split())[:200]}")
+    if extra:
+        return _row(name, title, "no", f"{', '.join(sorted(extra))}: more weights than the checkpoint has")
+    return _row(name, title, "yes", f"exported again from step {saved.step}: the same bytes", Evidence("config.json"))
+
+
 def _logits(release: Release) -> Row:
     """Logits of fixed prompts, from the final weights."""
     title, name, path = "The final weights answer fixed prompts with the published logits", "verify.logits", _LOGITS
@@ -188,17 +241,20 @@ def _evaluation(release: Release) -> Row:
     stream.read(0, tokens)
     length = recipe.data.sequence_length
     place = Evidence("evaluation/held_out.json")
-    for index in range(window_count(len(tokens), length)):
+    count = window_count(len(tokens), length)
+    if count == 0 or count != len(stated.get("windows", ())):
+        return _row(name, title, "no", f"the data have {count} windows, and the file another number", place)
+    for index in range(count):
         bits, number = held_out_bits(model, tokens, length, windows=[index])
-        said = stated["windows"][index] if index < len(stated.get("windows", ())) else None
+        said = stated["windows"][index]
         if said != {"bits": bits.hex(), "tokens": number}:
             reason = f"window {index}: {bits.hex()} bits for {number} tokens, and the file says {said}"
             return _row(name, title, "no", reason, place)
-    reason = f"{window_count(len(tokens), length)} windows, to the bit: {stated['bits_per_byte']:.4f} bits per byte"
+    reason = f"{count} windows, to the bit: {stated['bits_per_byte']:.4f} bits per byte"
     return _row(name, title, "yes", reason, place)
 
 
-def _data(release: Release) -> Iterator[Row]:
+def _data(release: Release, read_sources: bool) -> Iterator[Row]:
     """The tokens are those of the manifest; and where the source is at hand, they are made again from it."""
     title, name = "The data are those that the transcript names", "verify.data"
     try:
@@ -215,12 +271,17 @@ def _data(release: Release) -> Iterator[Row]:
         return
     reason = f"{documents:,} documents, fingerprint {manifest.fingerprint}"
     yield _row(name, title, "yes", reason, Evidence("data/manifest.json"))
-    yield _rebuilt(release, manifest.fingerprint)
+    yield _rebuilt(release, manifest.fingerprint, read_sources)
 
 
-def _rebuilt(release: Release, fingerprint: str) -> Row:
+def _rebuilt(release: Release, fingerprint: str, read_sources: bool) -> Row:
     title, name = "The data come out the same when they are made from their source", "verify.data_rebuilt"
     recipe = release.run.read_recipe()
+    if recipe.data.source != "python-stdlib" and not read_sources:
+        reason = (
+            f"its source ({recipe.data.source}) is elsewhere; --read-sources lets the recipe name files to read here"
+        )
+        return Row(name, "impact", title, "unknown", Grade.PRESENT, reason)
     with tempfile.TemporaryDirectory() as folder:
         again = Path(folder) / "data"
         try:

@@ -55,7 +55,7 @@ def run_training(
             machine, or what :class:`Trainer` refuses.
     """
     console = Console(stderr=True) if quiet else Console(highlight=False)
-    _refuse_device(recipe, device)
+    refuse_device(recipe, device)
     _refuse_full_disk(recipe, run)
     settle_numerics(recipe.train.threads, device)  # before anything is computed: cuBLAS reads its settings once
     if recipe.train.precision == "fp8":
@@ -180,7 +180,7 @@ def _clear(run: RunFolder, resume: bool) -> bool:
     return False
 
 
-def _refuse_device(recipe: Recipe, device: str) -> None:
+def refuse_device(recipe: Recipe, device: str) -> None:
     """Refuse a device that is not there, or that the model cannot fit in."""
     try:
         kind = torch.device(device)

@@ -61,11 +61,13 @@ def test_every_row_of_the_definition_is_cross_checked(made: Path) -> None:
 
 
 def test_everything_is_made_again_to_the_bit(made: Path) -> None:
-    found = rows(made, levels=(0, 1, 2, 3, 4, 6), public_key=made.parent / "key.pub")
+    found = rows(made, levels=(0, 1, 2, 3, 4, 6), public_key=made.parent / "key.pub", read_sources=True)
     assert {row.id: row.answer for row in found.values()} == {
         "verify.files": "yes",
         "verify.signature": "yes",
         "verify.static": "yes",
+        "verify.complete": "yes",
+        "verify.final": "yes",
         "verify.logits": "yes",
         "verify.evaluation": "yes",
         "verify.data": "yes",
@@ -251,9 +253,19 @@ def test_other_final_weights_give_other_logits(release: Path) -> None:
     weights = load_file(file)
     weights["model.norm.weight"] *= 1.5
     save_file(weights, file, {"format": "pt"})
-    found = rows(release, levels=(2,))["verify.logits"]
-    assert found.answer == "no"
-    assert "largest difference" in found.reason
+    found = rows(release, levels=(2,))
+    assert found["verify.final"].answer == "no"
+    assert found["verify.logits"].answer == "no"
+    assert "largest difference" in found["verify.logits"].reason
+
+
+def test_a_recipe_reads_nothing_here_unless_it_may(made: Path) -> None:
+    assert rows(made, levels=(4,))["verify.data_rebuilt"].answer == "unknown"
+
+
+def test_a_run_that_was_cut_short_is_not_complete(release: Path) -> None:
+    shutil.rmtree(release / "checkpoints/step-00000008")
+    assert rows(release, levels=(2,))["verify.complete"].answer == "no"
 
 
 def test_a_forged_line_is_named(release: Path) -> None:

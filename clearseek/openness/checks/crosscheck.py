@@ -18,6 +18,7 @@ from clearseek.errors import UserError
 from clearseek.files import sha256_bytes
 from clearseek.hub.safetensors_file import strict_json
 from clearseek.openness.checks.archive import members
+from clearseek.openness.checks.data import data_files
 from clearseek.openness.checks.stored_hash import hash_stored
 from clearseek.openness.checks.trajectory import checkpoints
 from clearseek.openness.evidence import Evidence, Grade, Row
@@ -49,7 +50,7 @@ def _lifted(row: Row, check: Callable[[], Result]) -> Row:
         result = check()
     except UserError as error:
         result = False, str(error), ""
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         result = False, f"a record is not of the form it should have: {type(error).__name__}", ""
     if result is None:
         return row
@@ -124,7 +125,7 @@ def _checkpoints(records: _Records, group: str) -> Result:
             return False, f"{folder} says that it is of step {record['step']}", f"{folder}/checkpoint.json"
         for name, stated in record["files"].items():
             path = f"{folder}/{name}"
-            digest = records.source.sha256(path)
+            digest = records.source.sha256(path) if path in records.source.sizes else "none"
             if digest and digest != stated["sha256"]:
                 return False, f"{path} is not the file that its checkpoint.json names", path
         recorded = steps.get(step, {}).get(f"{group}_sha256")
@@ -148,9 +149,13 @@ def _data(records: _Records) -> Result:
     stated = records.json(manifest)
     for entry in stated["files"]:
         path = f"data/{entry['name']}"
-        digest = records.source.sha256(path)
-        if path not in records.source.sizes or (digest and digest != entry["sha256"]):
+        digest = records.source.sha256(path) if path in records.source.sizes else "none"
+        if digest and digest != entry["sha256"]:
             return False, f"{path} is not the file that data/manifest.json lists", path
+    listed = {entry["name"] for entry in stated["files"]}
+    needed = {"documents.jsonl", "tokenizer.json", *stated["train"]["shards"], *stated["heldout"]["shards"]}
+    if not stated["train"]["shards"] or needed - listed:
+        return False, f"{manifest} does not list {', '.join(sorted(needed - listed)) or 'any shard'}", manifest
     header = records.transcript[0]
     if header["data_fingerprint"] != stated["fingerprint"]:
         return False, "the transcript was made with other data: another fingerprint", TRANSCRIPT
@@ -201,10 +206,19 @@ def _croissant(records: _Records) -> Result:
     if not records.has(path):
         return None
     listed = records.json(path)["distribution"]
+    missing = [
+        name
+        for name in data_files(records.subject)
+        if name.removeprefix("data/") not in {e["contentUrl"] for e in listed}
+    ]
+    if missing:
+        return False, f"{path} does not list {missing[0]}", path
     for each in listed:
         file = f"data/{each['contentUrl']}"
+        if file not in records.source.sizes:
+            return False, f"{file}, which {path} lists, is not here", path
         digest = records.source.sha256(file)
-        if file not in records.source.sizes or (digest and digest != each["sha256"]):
+        if digest and digest != each["sha256"]:
             return False, f"{file} is not the file whose hash {path} has", path
     return True, f"{path} has the true hashes of {len(listed)} files", path
 
@@ -219,6 +233,8 @@ def _report(records: _Records) -> Result:
     if str(final.get("weights_sha256")) not in document.text:
         return False, "REPORT.md does not name the hash of the transcript's final weights", "REPORT.md"
     rows = [cell.row for cell in document.cells() if cell.column == 0 and len(cell.row) == 3 and cell.row[0].isdigit()]
+    if len(rows) < 2:
+        return False, "REPORT.md has no table of losses to compare", "REPORT.md"
     for step, loss, _ in rows:
         if f"{float.fromhex(steps[int(step)]['loss']):.4f}" != loss:
             return False, f"REPORT.md: the loss of step {step} is not the transcript's", TRANSCRIPT
