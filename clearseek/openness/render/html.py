@@ -82,7 +82,8 @@ def _picture(audit: Audit) -> str:
     for line, (dimension, question) in enumerate(QUESTIONS.items()):
         out.append(f'<text x="0" y="{line * 30 + 19}" font-size="13">{escape(question)}</text>')
         out += _bar(audit.of(dimension), line * 30 + 6)
-    return "".join(out) + "</svg>"
+    legend = ", ".join(f"{MARKS[answer][0]} {answer}" for answer in MARKS)
+    return "".join(out) + f"</svg><br><small>{escape(legend)}</small>"
 
 
 def _bar(rows: tuple[Row, ...], y: int) -> Iterator[str]:
