@@ -25,6 +25,9 @@ from clearseek.openness.source import Source, texts
 T = TypeVar("T")
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
+MOST_TENSORS = 2_000_000
+"""Twenty times DeepSeek-V3's."""
+MOST_ROWS = 10**9
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,20 @@ def attempt(make: Callable[[], T]) -> Part[T]:
         return Part(make())
     except UserError as error:
         return Part(None, str(error))
+
+
+def _bounded(config: ModelConfig) -> ModelConfig:
+    """The configuration, if a model can have it: tables of its tensors are made, and a lie must not fill the memory."""
+    layers = config.num_hidden_layers + config.num_nextn_predict_layers
+    if layers * (20 + 3 * config.n_routed_experts) > MOST_TENSORS:
+        raise UserError(
+            f"{CONFIG}: {layers:,} layers with {config.n_routed_experts:,} experts are more than {MOST_TENSORS:,} "
+            "tensors: no such model is looked at"
+        )
+    largest = max(config.vocab_size, config.hidden_size, config.intermediate_size, config.moe_intermediate_size)
+    if largest > MOST_ROWS:
+        raise UserError(f"{CONFIG}: a size of {largest:.3g} is more than any model has")
+    return config
 
 
 @dataclass(frozen=True)
@@ -87,7 +104,7 @@ class Subject:
         if raw.value is None:
             return Part(None, raw.error)
         content = raw.value
-        return attempt(lambda: parse_hf_config(content, Path(CONFIG)))
+        return attempt(lambda: _bounded(parse_hf_config(content, Path(CONFIG))))
 
     @cached_property
     def counts(self) -> ParameterCount | None:

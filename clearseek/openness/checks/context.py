@@ -43,7 +43,7 @@ def _length(subject: Subject) -> Row:
     scaling = raw.get("rope_scaling") or raw.get("rope_parameters")
     if isinstance(scaling, dict):
         factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
-        if isinstance(factor, int | float) and not isinstance(factor, bool) and _whole(original):
+        if isinstance(factor, int | float) and 0 < factor < _UNLIMITED and _whole(original) and original < _UNLIMITED:
             found.append(
                 (
                     f"{factor:g} x {original} (rotary scaling)",
@@ -155,7 +155,7 @@ def _special(subject: Subject, tokenizer: Part[dict[str, Any]]) -> Row:
 
 
 def _as_set(value: Any) -> set[Any]:
-    return {each for each in value if isinstance(each, int)} if isinstance(value, list) else {value}
+    return {each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int)}
 
 
 def _whole(value: Any) -> TypeGuard[int]:

@@ -35,6 +35,7 @@ _KINDS: Final[tuple[tuple[Kind, str], ...]] = (
     ("documents", r"doc"),
 )
 KINDS: Final[tuple[Kind, ...]] = ("weights", "code", "data", "documents")
+_MAY_STATE = re.compile(r"\b(?:are|is) .{0,20}(?:under|subject to)\b", re.I)
 _STATED = re.compile(
     r"(?P<what>.{0,160}?)\b(?:are|is) (?:both )?(?:(?:licensed|released|available|distributed) under|under|subject to)"
     r"(?: the terms of)? (?P<licence>.{3,120})",
@@ -103,6 +104,8 @@ def _stated(subject: Subject, kind: Kind) -> tuple[Licence | None, Evidence] | N
     if card is None:
         return None
     for number, line in enumerate(card.lines, 1):
+        if not _MAY_STATE.search(line):
+            continue
         for sentence in re.split(r"(?<=[a-z)])\.\s", line):
             match = _STATED.search(sentence)
             if match and re.search(words, match["what"], re.I):
