@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -280,3 +281,32 @@ def test_the_standard_texts_are_found(tmp_path: Path) -> None:
         (release / "README.md").write_text("# x\n")
         reason = audited(release)["licence.code"].reason
         assert text.stem in reason, reason
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rope_scaling", {"type": "yarn", "factor": 1e308, "original_max_position_embeddings": 10**300}),
+        ("eos_token_id", {"a": []}),
+        ("bos_token_id", [[], {}, "x"]),
+        ("max_position_embeddings", 10**400),
+        ("vocab_size", 10**30),
+        ("quantization_config", []),
+        ("torch_dtype", [[]]),
+    ],
+)
+def test_settings_of_any_type_never_stop_an_audit(release: Path, key: str, value: object) -> None:
+    edit_json(release / "config.json", lambda content: content.update({key: value}))
+    audited(release)
+
+
+def test_a_config_that_no_model_can_have_is_refused_at_once(release: Path) -> None:
+    edit_json(release / "config.json", lambda c: c.update(num_hidden_layers=100_000, n_routed_experts=100_000))
+    assert "no such model is looked at" in audited(release)["weights.tensors"].reason
+
+
+def test_long_lines_take_no_time(release: Path) -> None:
+    (release / "README.md").write_text("# a\n" + ("a is " * 2000 + "\n") * 300)
+    start = time.perf_counter()
+    audited(release)
+    assert time.perf_counter() - start < 20
