@@ -183,7 +183,8 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--evidence", action="store_true", help="show where each finding can be seen")
     audit.add_argument(
         "--format", default="text", help="how to say it (default: text)",
-        choices=("text", "json", "markdown", "html", "sarif", "cyclonedx", "mot", "european-index"),
+        choices=("text", "json", "markdown", "html", "sarif", "cyclonedx", "spdx", "croissant", "mot",
+                 "european-index"),
     )  # fmt: skip
     audit.add_argument("--out", type=Path, help="file to write instead of standard output")
     audit.add_argument("--no-hash", action="store_true", help="do not hash the files: faster, and proves less")

@@ -57,7 +57,7 @@ def audit(source: Source, name: str = "") -> Audit:
     order = {"technical": 0, "definition": 1, "impact": 2}
     found = crosscheck.lift(subject, unique(row for check in CHECKS for row in check(subject)))
     rows = tuple(sorted(found, key=lambda row: order[row.dimension]))
-    return Audit(source.name, rows, _facts(subject))
+    return Audit(source.name, rows, _facts(subject), dict(sorted(source.hashes.items())))
 
 
 def _facts(subject: Subject) -> dict[str, Any]:
@@ -66,6 +66,8 @@ def _facts(subject: Subject) -> dict[str, Any]:
     facts["bytes"] = sum(subject.source.sizes.values())
     if subject.source.revision:
         facts["revision"] = subject.source.revision
+    if subject.source.released:
+        facts["released"] = subject.source.released
     if subject.counts is not None:
         facts["parameters"] = {
             "total": subject.counts.total,

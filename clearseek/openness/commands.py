@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -22,15 +23,21 @@ from clearseek.openness.hashing import Progress, hash_files
 from clearseek.openness.hub_source import NAME, Hub
 from clearseek.openness.plan import Options, make_plan
 from clearseek.openness.plan_display import print_plan, print_validation
+from clearseek.openness.render.croissant import as_croissant
 from clearseek.openness.render.exports import TEXTS, as_cyclonedx
 from clearseek.openness.render.html import as_html
 from clearseek.openness.render.markdown import as_markdown, comparison
 from clearseek.openness.render.sarif import as_sarif
+from clearseek.openness.render.spdx import as_spdx
 from clearseek.openness.render.text import print_audit, print_comparison
 from clearseek.openness.source import Folder
 from clearseek.openness.views import views
 from clearseek.recipe import load_recipe
 
+_DOCUMENTS: Final[dict[str, Callable[[Audit], dict[str, Any]]]] = {
+    "sarif": as_sarif, "cyclonedx": as_cyclonedx, "spdx": as_spdx, "croissant": as_croissant,
+}  # fmt: skip
+"""Formats that are JSON."""
 FAILED = 1
 """Exit code of an audit whose --require did not hold."""
 
@@ -120,9 +127,7 @@ def _render(audits: list[Audit], kind: str, compare: bool) -> str:
         return as_html(audits[0])
     if kind in TEXTS:
         return TEXTS[kind](audits[0])
-    if kind == "cyclonedx":
-        return json.dumps(as_cyclonedx(audits[0]), indent=1) + "\n"
-    return json.dumps(as_sarif(audits[0]), indent=1) + "\n" if kind == "sarif" else ""
+    return json.dumps(_DOCUMENTS[kind](audits[0]), indent=1) + "\n" if kind in _DOCUMENTS else ""
 
 
 def _required(audits: list[Audit], required: list[str]) -> int:

@@ -115,6 +115,8 @@ class Audit:
     """In the order of the checks."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Measured numbers that reports show: parameters, bytes, dtypes, costs."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Path -> SHA-256 in hex, of every file that was hashed."""
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)

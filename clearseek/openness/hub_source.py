@@ -8,6 +8,7 @@ were uploaded); small files are hashed here. ``HF_ENDPOINT`` and the user's toke
 from __future__ import annotations
 
 import re
+from datetime import UTC
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Final
@@ -51,7 +52,9 @@ class Hub(Source):
         self._problems += [Problem(visible(path), what) for path, what in collisions(names)]
         self._files = {each.rfilename: each for each in siblings if not name_problem(each.rfilename)}
         self._heads: dict[str, bytes] = {}
-        self._hashes: dict[str, str] = {}
+        self.hashes = {path: str(each.lfs.sha256) for path, each in self._files.items() if each.lfs is not None}
+        if info.last_modified is not None:
+            self.released = info.last_modified.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -65,12 +68,9 @@ class Hub(Source):
 
     def sha256(self, path: str) -> str:
         """What the hub recorded of a large file; of a small one, taken here when it has been read whole."""
-        large = self._files[path].lfs
-        if large is not None:
-            return str(large.sha256)
-        if path not in self._hashes and self.sizes[path] <= LONGEST_TEXT:
-            self._hashes[path] = sha256(self.read(path, LONGEST_TEXT)).hexdigest()
-        return self._hashes.get(path, "")
+        if path not in self.hashes and self.sizes[path] <= LONGEST_TEXT:
+            self.hashes[path] = sha256(self.read(path, LONGEST_TEXT)).hexdigest()
+        return self.hashes.get(path, "")
 
     def read(self, path: str, limit: int, begin: int = 0) -> bytes:
         """At most `limit` bytes from `begin`, by a range request; the beginning of a file is kept."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clearseek.config import Recipe
 from clearseek.hub.layout import count_parameters, flops_per_token
 from clearseek.openness.hashing import hash_files
+from clearseek.openness.render.croissant import dataset
 from clearseek.openness.tree import walk
 from clearseek.train.run import read_metrics
 
@@ -200,37 +202,17 @@ Only the sources named here were read, under the licences in the table. Nothing 
 
 
 def croissant(made: Made, folder: Path) -> dict[str, Any]:
-    """Croissant 1.0 metadata of the data, with true hashes."""
-    hashes = hash_files(folder, walk(folder).files)
-    objects = [
-        {
-            "@type": "cr:FileObject",
-            "@id": path,
-            "name": path,
-            "contentUrl": path,
-            "encodingFormat": "application/json" if path.endswith((".json", ".jsonl")) else "application/octet-stream",
-            "sha256": digest,
-        }
-        for path, digest in sorted(hashes.items())
-    ]
-    return {
-        "@context": {
-            "@language": "en",
-            "@vocab": "https://schema.org/",
-            "sc": "https://schema.org/",
-            "cr": "http://mlcommons.org/croissant/",
-            "dct": "http://purl.org/dc/terms/",
-            "conformsTo": "dct:conformsTo",
-        },
-        "@type": "sc:Dataset",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": f"{made.name} training data",
-        "description": f"Tokens, tokenizer and list of documents that {made.name} was trained on.",
-        "license": sorted(made.data.licences),
-        "url": ".",
-        "version": made.data.fingerprint[:16],
-        "distribution": objects,
-    }
+    """Croissant metadata of the data, with true hashes."""
+    name = f"{made.name} training data"
+    return dataset(
+        name,
+        f"Tokens, tokenizer and list of documents that {made.name} was trained on.",
+        hash_files(folder, walk(folder).files),
+        licences=made.data.licences,
+        citation=f"{name}, fingerprint {made.data.fingerprint}",
+        creator=f"{made.name} authors",
+        published=datetime.now(UTC).date().isoformat(),
+    )
 
 
 def content_summary(made: Made) -> str:

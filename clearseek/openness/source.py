@@ -34,6 +34,10 @@ class Source(ABC):
     """How the user called it."""
     revision: str = ""
     """The commit, where there is one."""
+    released: str = ""
+    """When it was published, as ``2025-01-20T06:07:08Z``, where that is known."""
+    hashes: dict[str, str]
+    """Path -> SHA-256 in hex, of the files whose hash is known by now."""
     most_samples: int = 400
     """Tensors of which numbers are read, where not all are."""
     whole_bytes: int = 256_000_000

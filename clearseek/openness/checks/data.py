@@ -84,13 +84,14 @@ def _training(subject: Subject) -> Row:
 
 
 def data_files(subject: Subject) -> tuple[str, ...]:
-    """Files of training data: in a folder of data."""
-    return tuple(
-        path
-        for path in subject.source.sizes
-        if re.match(r"(?:.*/)?(?:data(?:sets?)?|corpus|training_data)/", path.lower())
-        and _DATA_FILES.search(path.lower())
-    )
+    """Files of training data."""
+    return tuple(path for path in subject.source.sizes if is_data(path))
+
+
+def is_data(path: str) -> bool:
+    """Whether a file is training data, by its name: in a folder of data, and of a kind that holds them."""
+    folder = re.match(r"(?:.*/)?(?:data(?:sets?)?|corpus|training_data)/", path.lower())
+    return folder is not None and _DATA_FILES.search(path.lower()) is not None
 
 
 def _linked(subject: Subject) -> list[Evidence]:

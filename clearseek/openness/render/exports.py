@@ -37,7 +37,7 @@ COMPONENTS: Final = (
 LICENCE_ROWS: Final = {"code": "licence.code", "data": "licence.weights", "document": "licence.documents"}
 
 
-def _licence(audit: Audit, row_id: str) -> tuple[str, str]:
+def licence_found(audit: Audit, row_id: str) -> tuple[str, str]:
     """SPDX id and file of a licence that was found open; empty where it was not."""
     row = audit.get(row_id)
     if row is None or row.answer != "yes" or not row.evidence:
@@ -52,7 +52,7 @@ def _there(row: Row | None) -> bool:
 
 def as_mot(audit: Audit) -> str:
     """The Model Openness Tool's YAML: the components that are here or linked, with licences and paths."""
-    licences = {kind: _licence(audit, row) for kind, row in LICENCE_ROWS.items()}
+    licences = {kind: licence_found(audit, row) for kind, row in LICENCE_ROWS.items()}
     components: list[dict[str, str]] = []
     for name, row_id, kind in COMPONENTS:
         row = audit.get(row_id)
@@ -64,13 +64,18 @@ def as_mot(audit: Audit) -> str:
         if row.evidence:
             entry["component_path"] = row.evidence[0].quote if row.grade == Grade.LINKED else row.evidence[0].file
         components.append(entry)
-    release = {
+    release: dict[str, Any] = {
         "name": str(audit.facts["name"]),
         "version": str(audit.facts.get("revision", ""))[:12] or "1",
         "license": {kind: {"name": name or None, "path": path or None} for kind, (name, path) in licences.items()},
+        "type": "language",
         "producer": str(audit.subject).rpartition("/")[0].rpartition("/")[2],
         "components": components,
     }
+    if "parameters" in audit.facts:
+        release["architecture"] = "transformer decoder"
+    if "released" in audit.facts:
+        release["date"] = str(audit.facts["released"])[:10]
     framework = {"name": "Model Openness Framework", "version": "1.0", "date": "2024-12-15"}
     return yaml.safe_dump({"framework": framework, "release": release}, sort_keys=False, allow_unicode=True)
 
@@ -109,7 +114,7 @@ def _parameters(audit: Audit) -> dict[str, Any]:
 def as_cyclonedx(audit: Audit) -> dict[str, Any]:
     """A CycloneDX 1.6 bill of materials: the model, its files, and every row as a property with its grade."""
     name = str(audit.facts["name"])
-    licence, _ = _licence(audit, "licence.weights")
+    licence, _ = licence_found(audit, "licence.weights")
     model: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": "model",
@@ -124,7 +129,7 @@ def as_cyclonedx(audit: Audit) -> dict[str, Any]:
         model["licenses"] = [{"license": {"id": licence}}]
     elif licence:
         model["licenses"] = [{"license": {"name": licence}}]
-    files = {place.file: place.sha256 for row in audit for place in row.evidence if place.sha256}
+    files = audit.files
     components = [
         {
             "type": "data" if path.startswith("data/") else "file",
@@ -132,12 +137,12 @@ def as_cyclonedx(audit: Audit) -> dict[str, Any]:
             "name": path,
             "hashes": [{"alg": "SHA-256", "content": digest}],
         }
-        for path, digest in sorted(files.items())
+        for path, digest in files.items()
     ]
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid5(NAMESPACE_URL, audit.subject + ''.join(sorted(files.values())))}",
+        "serialNumber": f"urn:uuid:{uuid5(NAMESPACE_URL, audit.subject + ''.join(files.values()))}",
         "version": 1,
         "metadata": {
             "tools": {"components": [{"type": "application", "name": "clearseek", "version": clearseek.__version__}]},

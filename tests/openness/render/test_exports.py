@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import yaml
 
+from clearseek.errors import UserError
+from clearseek.openness.render.croissant import as_croissant
 from clearseek.openness.render.exports import COMPONENTS, as_cyclonedx, as_european_index, as_mot
+from clearseek.openness.render.spdx import as_spdx
 from clearseek.openness.views import OSAI
 
 from ..releases import audited, fixture
@@ -48,3 +54,69 @@ def test_cyclonedx_own_validator_accepts_it(release: Path) -> None:
     schema = pytest.importorskip("cyclonedx.schema")
     validator = validation.JsonStrictValidator(schema.SchemaVersion.V1_6)
     assert validator.validate_str(json.dumps(as_cyclonedx(audited(release)))) is None
+
+
+def test_spdx_own_model_reads_it_whole(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spdx = pytest.importorskip("spdx_python_model", reason="spdx-python-model is not installed").v3_0_1
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    (release / "data").mkdir()
+    (release / "data" / "train.bin").write_bytes(b"tokens")
+    found = audited(release)
+    document = as_spdx(found)
+    assert document == as_spdx(found)
+    objects = spdx.SHACLObjectSet()
+    spdx.JSONLDDeserializer().read(io.BytesIO(json.dumps(document).encode()), objects)  # raises at what is not SPDX
+    objects.link()
+    (model,) = objects.foreach_type("ai_AIPackage")
+    (data,) = objects.foreach_type("dataset_DatasetPackage")
+    assert model.name == "Tiny" and model.creationInfo.specVersion == "3.0.1"
+    counts = {entry.key: entry.value for entry in model.ai_hyperparameter}
+    assert counts["parameters.total"] == str(found.facts["parameters"]["total"])
+    files = {file.name: file.verifiedUsing[0].hashValue for file in objects.foreach_type("software_File")}
+    assert files == found.files and "data/train.bin" in files
+    relations = {(each.relationshipType.rpartition("/")[2], each.from_, len(each.to)) for each in
+                 objects.foreach_type("Relationship")}  # fmt: skip
+    assert ("trainedOn", model, 1) in relations and ("contains", data, 1) in relations
+    licences = [each.simplelicensing_licenseExpression for each in
+                objects.foreach_type("simplelicensing_LicenseExpression")]  # fmt: skip
+    assert licences == ["MIT", "MIT"], "of the model and of the data"
+    rows = [each.statement.partition(":")[0] for each in objects.foreach_type("Annotation")]
+    assert sorted(rows) == sorted(row.id for row in found)
+    (whole,) = objects.foreach_type("SpdxDocument")
+    assert "ai" not in {each.rpartition("/")[2] for each in whole.profileConformance}, "no time of release is known"
+    output = io.BytesIO()
+    spdx.JSONLDSerializer().write(objects, output)  # raises where a mandatory property is missing
+    assert output.getvalue()
+
+
+def test_a_release_seen_on_the_hub_claims_the_ai_profile_and_has_what_it_demands(release: Path) -> None:
+    found = audited(release)
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    facts = {**found.facts, "revision": revision, "released": "2025-01-20T06:07:08Z"}
+    document = as_spdx(replace(found, subject=f"acme/Tiny@{revision}", facts=facts))
+    by_type = {each["type"]: each for each in document["@graph"]}
+    assert "ai" in by_type["SpdxDocument"]["profileConformance"]
+    demanded = {"suppliedBy", "releaseTime", "software_downloadLocation", "software_packageVersion",
+                "software_primaryPurpose"}  # fmt: skip
+    assert demanded <= set(by_type["ai_AIPackage"])
+    assert yaml.safe_load(as_mot(replace(found, facts=facts)))["release"]["date"] == "2025-01-20"
+
+
+def test_croissant_own_library_accepts_the_data_of_a_release(release: Path) -> None:
+    croissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
+    (release / "data").mkdir()
+    (release / "data" / "train.bin").write_bytes(b"tokens")
+    described = as_croissant(audited(release))
+    metadata = croissant.Dataset(jsonld=described).metadata
+    assert not metadata.ctx.issues.errors
+    assert [(each.name, each.sha256) for each in metadata.distribution] == [
+        ("data/train.bin", sha256(b"tokens").hexdigest())
+    ]
+
+
+def test_croissant_of_a_release_without_data_says_so(release: Path) -> None:
+    with pytest.raises(UserError, match="no files of training data"):
+        as_croissant(audited(release))
+    unhashed = replace(audited(release), files={})
+    with pytest.raises(UserError, match="--no-hash"):
+        as_croissant(unhashed)
