@@ -190,6 +190,8 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--no-hash", action="store_true", help="do not hash the files: faster, and proves less")
     audit.add_argument("--require", action="append", default=[], metavar="ROW[=GRADE]",
                        help="exit with 1 unless this row is a yes, of this grade at least; repeatable")  # fmt: skip
+    audit.add_argument("--trust", action="append", default=[], type=Path, metavar="KEY.pub",
+                       help="count what this key signed in attestations/ as re-execution; repeatable")  # fmt: skip
     audit.add_argument("--json", action="store_true", help="same as --format json")
 
     release = command("release", "Make a repository that carries all that made a model: weights, code, data, recipe, "

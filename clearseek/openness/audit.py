@@ -11,6 +11,7 @@ from typing import Any
 
 from clearseek.openness.checks import (
     access,
+    attestations,
     code,
     context,
     cost,
@@ -26,6 +27,7 @@ from clearseek.openness.checks import (
     weights,
 )
 from clearseek.openness.evidence import Audit, Row, unique
+from clearseek.openness.keys import PublicKey
 from clearseek.openness.source import Source
 from clearseek.openness.subject import Subject
 
@@ -43,19 +45,22 @@ CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
     cost.rows,
     evaluations.rows,
     lineage.rows,
+    attestations.rows,
 )
 
 
-def audit(source: Source, name: str = "") -> Audit:
+def audit(source: Source, name: str = "", trusted: tuple[PublicKey, ...] = ()) -> Audit:
     """Answer every row about a release.
 
     Args:
         source: The release.
         name: The model's name where the folder's is another, as cards name it: ``DeepSeek-V3``.
+        trusted: Keys of those whose signed verifications in it count as re-execution.
     """
-    subject = Subject(source, name)
+    subject = Subject(source, name, trusted)
     order = {"technical": 0, "definition": 1, "impact": 2}
     found = crosscheck.lift(subject, unique(row for check in CHECKS for row in check(subject)))
+    found = attestations.lift(subject, found)
     rows = tuple(sorted(found, key=lambda row: order[row.dimension]))
     return Audit(source.name, rows, _facts(subject), dict(sorted(source.hashes.items())))
 

@@ -21,6 +21,7 @@ from clearseek.openness.calibration import validate
 from clearseek.openness.evidence import Audit
 from clearseek.openness.hashing import Progress, hash_files
 from clearseek.openness.hub_source import NAME, Hub
+from clearseek.openness.keys import PublicKey, load_public_key
 from clearseek.openness.plan import Options, make_plan
 from clearseek.openness.plan_display import print_plan, print_validation
 from clearseek.openness.render.croissant import as_croissant
@@ -73,7 +74,8 @@ def audit(arguments: argparse.Namespace) -> int:
         raise UserError("several releases: add --compare to put them side by side")
     if arguments.name and len(paths) > 1:
         raise UserError("--name goes with one release")
-    audits = [_audit(path, arguments.name or "", arguments.no_hash, arguments.json) for path in paths]
+    trusted = tuple(load_public_key(path) for path in arguments.trust)
+    audits = [_audit(path, arguments.name or "", arguments.no_hash, arguments.json, trusted) for path in paths]
     kind = "json" if arguments.json else arguments.format
     text = _render(audits, kind, arguments.compare)
     if arguments.out is not None:
@@ -92,14 +94,14 @@ def audit(arguments: argparse.Namespace) -> int:
     return _required(audits, arguments.require)
 
 
-def _audit(path: str, name: str, no_hash: bool, quiet: bool) -> Audit:
+def _audit(path: str, name: str, no_hash: bool, quiet: bool, trusted: tuple[PublicKey, ...]) -> Audit:
     if not Path(path).exists() and NAME.fullmatch(path):
-        return run_audit(Hub(path), name)
+        return run_audit(Hub(path), name, trusted)
     source = Folder(Path(path))
     if not no_hash:
         with _hashing(sum(source.sizes.values()), quiet) as progress:
             source.hashes.update(hash_files(source.root, source.tree.files, progress))
-    return run_audit(source, name)
+    return run_audit(source, name, trusted)
 
 
 @contextmanager

@@ -79,6 +79,7 @@ def verify(arguments: argparse.Namespace) -> int:
         path = arguments.release / listing.ATTESTATIONS / name
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, sign_statement(statement, private))
+        write_atomic(path.parent / f"{private.public.fingerprint[:12]}.pub", private.public.pem)
         console.print(Text(f"  signed statement: {path}"), soft_wrap=True)
     if arguments.json:
         print(json.dumps({"statement": statement, "rows": [row.as_json() for row in rows]}, indent=1))

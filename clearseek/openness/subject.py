@@ -20,6 +20,7 @@ from clearseek.hub.safetensors_file import Entry, Header
 from clearseek.openness.card import Document
 from clearseek.openness.claims import Claim, find_claims
 from clearseek.openness.evidence import Evidence
+from clearseek.openness.keys import PublicKey
 from clearseek.openness.source import Source, texts
 
 T = TypeVar("T")
@@ -85,9 +86,10 @@ class Weights:
 class Subject:
     """A release, taken apart as checks ask for it."""
 
-    def __init__(self, source: Source, name: str = "") -> None:
-        """`name` is the model's where the release's own name does not say it."""
+    def __init__(self, source: Source, name: str = "", trusted: tuple[PublicKey, ...] = ()) -> None:
+        """`name` is the model's where the release's own name does not say it; `trusted` are verifiers' keys."""
         self.source = source
+        self.trusted = trusted
         self.name = name or source.model_name
 
     @cached_property

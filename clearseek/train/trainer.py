@@ -67,6 +67,7 @@ class Trainer:
         device: ``cpu`` or ``cuda``.
         resume: Go on from a checkpoint instead of starting; the recipe must be the one the run was begun with.
         from_step: With `resume`, the checkpoint to go on from; the newest by default.
+        elsewhere: With `resume`, the run may have begun on another machine: its bits are then not to be expected.
 
     Raises:
         UserError: the run folder is in use or of another recipe, data were changed, a checkpoint is damaged, ...
@@ -80,6 +81,7 @@ class Trainer:
         device: str = "cpu",
         resume: bool = False,
         from_step: int | None = None,
+        elsewhere: bool = False,
     ) -> None:
         self.recipe, self.run, self.device = recipe, run, torch.device(device)
         settle_numerics(recipe.train.threads, device)
@@ -104,6 +106,8 @@ class Trainer:
             | compiler_environment()
             | ({} if self.fp8 is None else {"fp8_backend": self.fp8.backend.name} | self.fp8.backend.versions()),
         }
+        if elsewhere:
+            self._header["environment"] = verify_transcript(run.transcript).header["environment"]
         if resume:
             self.transcript = self._resume(self._header, from_step)
         else:
