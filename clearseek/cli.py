@@ -205,6 +205,8 @@ def build_parser() -> argparse.ArgumentParser:
                          help="type of the final weights (default: bf16); checkpoints are FP32")  # fmt: skip
     release.add_argument("--key", type=Path, help="private key to sign with")
     release.add_argument("--make-key", action="store_true", help="make that key first")
+    release.add_argument("--push", metavar="OWNER/NAME", help="upload it to this repository of the Hugging Face hub")
+    release.add_argument("--private", action="store_true", help="with --push: make a new repository private")
     release.add_argument("--json", action="store_true", help="print the result as JSON")
 
     verify = command("verify", "Do parts of a release again and compare bits: hashes, evaluation, data, training.",

@@ -8,16 +8,18 @@ were uploaded); small files are hashed here. ``HF_ENDPOINT`` and the user's toke
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from clearseek.errors import UserError
 from clearseek.openness.source import LONGEST_TEXT, Source
 from clearseek.openness.tree import Problem, collisions, name_problem, visible
 
 NAME: Final = re.compile(r"(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(?:@(?P<revision>[\w./-]{1,200}))?")
+T = TypeVar("T")
 _HEAD: Final = 65_536
 """Bytes fetched at a file's beginning at once: a header of a few hundred tensors."""
 MOST_FILES: Final = 100_000
@@ -37,9 +39,9 @@ class Hub(Source):
                 f"{name}: neither a folder nor the name of a repository (owner/name, or owner/name@revision)"
             )
         self.repo = match["repo"]
-        self._hub = _library()
-        info = self._ask(
-            lambda: self._hub.HfApi().model_info(self.repo, revision=match["revision"], files_metadata=True)
+        self._hub = library()
+        info = ask(
+            self.repo, lambda: self._hub.HfApi().model_info(self.repo, revision=match["revision"], files_metadata=True)
         )
         siblings = info.siblings or []
         if len(siblings) > MOST_FILES:
@@ -106,36 +108,38 @@ class Hub(Source):
             raw = b"".join(pieces)
             return raw[begin:end] if whole else raw[: end - begin]
 
-        raw = self._ask(get)
+        raw = ask(self.repo, get)
         if len(raw) != end - begin:
             raise UserError(f"{self.name}: {visible(path)}: the hub sent {len(raw):,} bytes of {end - begin:,}")
         return bytes(raw)
 
-    def _ask(self, call: Any) -> Any:
-        """Call the hub; what goes wrong there is the user's to know."""
-        errors = self._hub.errors
-        try:
-            return call()
-        except errors.GatedRepoError:
-            raise UserError(f"{self.repo}: behind a gate: ask for access on the hub, then set HF_TOKEN") from None
-        except errors.RepositoryNotFoundError:
-            raise UserError(f"{self.repo}: no such repository on the hub, or private: set HF_TOKEN for yours") from None
-        except errors.RevisionNotFoundError:
-            raise UserError(f"{self.repo}: no such revision") from None
-        except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
-            raise UserError(f"{self.repo}: the hub cannot be asked: {' '.join(str(error).split())[:200]}") from None
-        except Exception as error:
-            if type(error).__module__.startswith(("httpx", "httpcore")):
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
-                raise UserError(f"{self.repo}: the hub cannot be reached: {reason}") from None
-            raise
+
+def ask(repo: str, call: Callable[[], T]) -> T:
+    """Call the hub about a repository; what goes wrong there is the user's to know. Raises UserError."""
+    errors = library().errors
+    try:
+        return call()
+    except errors.GatedRepoError:
+        raise UserError(f"{repo}: behind a gate: ask for access on the hub, then set HF_TOKEN") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(f"{repo}: no such repository on the hub, or private: set HF_TOKEN for yours") from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"{repo}: no such revision") from None
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
+        raise UserError(f"{repo}: the hub cannot be asked: {' '.join(str(error).split())[:200]}") from None
+    except Exception as error:
+        if type(error).__module__.startswith(("httpx", "httpcore")):
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(f"{repo}: the hub cannot be reached: {reason}") from None
+        raise
 
 
-def _library() -> Any:
+def library() -> Any:
+    """huggingface_hub. Raises UserError where it is not installed."""
     try:
         import huggingface_hub
         import huggingface_hub.errors
         import huggingface_hub.utils
     except ImportError:
-        raise UserError("reading the hub needs huggingface_hub: pip install -e '.[data]'") from None
+        raise UserError("the hub needs huggingface_hub: pip install -e '.[data]'") from None
     return huggingface_hub

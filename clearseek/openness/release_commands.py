@@ -17,6 +17,7 @@ from clearseek.files import write_atomic
 from clearseek.machine import describe
 from clearseek.openness import manifest as listing
 from clearseek.openness.dsse import sign_statement
+from clearseek.openness.hub_push import check_push, push
 from clearseek.openness.keys import generate_key, load_private_key
 from clearseek.openness.release import make_release
 from clearseek.openness.render.text import MARKS
@@ -32,22 +33,28 @@ FAILED = 1
 
 def release(arguments: argparse.Namespace) -> int:
     """``clearseek release``."""
+    if arguments.private and arguments.push is None:
+        raise UserError("--private goes with --push owner/name")
+    if arguments.make_key and arguments.key is None:
+        raise UserError("--make-key goes with --key FILE: where the new key is to be")
+    if arguments.push is not None:
+        check_push(arguments.push)
     if arguments.make_key:
-        if arguments.key is None:
-            raise UserError("--make-key goes with --key FILE: where the new key is to be")
         generate_key(arguments.key)
     made = make_release(
         RunFolder(arguments.run), arguments.out, arguments.data, arguments.key, arguments.dtype, arguments.name or ""
     )
+    pushed = "" if arguments.push is None else f"{arguments.push}@{push(made.out, arguments.push, arguments.private)}"
     if arguments.json:
-        print(json.dumps({**asdict(made), "out": str(made.out)}, indent=1))
+        print(json.dumps({**asdict(made), "out": str(made.out), "pushed": pushed or None}, indent=1))
         return 0
     rows = [
         ("release", str(made.out)),
         ("files", f"{made.files:,}, {made.bytes:,} bytes"),
         ("Merkle root", made.root),
         ("signed by", made.fingerprint or "nobody: --key FILE --make-key makes a key and signs with it"),
-        ("try next", f"{program()} audit {made.out}"),
+        *([("pushed to", pushed)] if pushed else []),
+        ("try next", f"{program()} audit {pushed or made.out}"),
         ("", f"{program()} verify {made.out}"),
     ]
     print_rows(Console(highlight=False), rows)
