@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from clearseek.errors import UserError
+from clearseek.openness.drift import nudge
 from clearseek.train import checkpoint
 from clearseek.train.display import Display
 from clearseek.train.run import RunFolder
@@ -88,19 +89,33 @@ class Replay:
         self.release = release
         self._trainer: Trainer | None = None
 
-    def train(self, segment: Segment) -> tuple[list[bytes], dict[str, dict[str, torch.Tensor]]]:
+    @property
+    def differs(self) -> tuple[str, ...]:
+        """What about this machine is other than the release's, in words; known once something was trained."""
+        changes = {} if self._trainer is None else self._trainer.differs
+        return tuple(f"{key} {_short(was)} -> {_short(now)}" for key, (was, now) in changes.items())
+
+    def train(self, segment: Segment, nudged: float = 0.0) -> tuple[list[bytes], dict[str, dict[str, torch.Tensor]]]:
         """Lines of the steps, and the tensors after the last, from the checkpoint before the first.
 
-        Raises UserError where this machine cannot give the release's bits, naming what differs.
+        Args:
+            segment: Which steps.
+            nudged: Begin from weights changed by this much of themselves, to measure what rounding does.
+
+        Raises:
+            UserError: the recipe cannot be trained on this machine.
         """
         with tempfile.TemporaryDirectory() as folder:
             run = self._folder(Path(folder) / "run", segment)
             if self._trainer is None:
                 recipe = self.release.run.read_recipe()
                 refuse_device(recipe, "cpu")  # a stranger's recipe may ask for more memory than there is
-                self._trainer = Trainer(recipe, run, self.release.data, "cpu", resume=True)
+                self._trainer = Trainer(recipe, run, self.release.data, "cpu", resume=True, elsewhere=True)
             else:
                 self._trainer.go_to(run, segment.begin)
+            if nudged:
+                nudge(self._trainer.optimizer.masters, nudged)
+                self._trainer.optimizer.round_into_model()
             with Display(segment.end, self._trainer.recipe.name, console=Console(quiet=True)) as display:
                 self._trainer.train(display, until=segment.end)
             lines = run.transcript.read_bytes().split(b"\n")[segment.begin + 1 : -1]
@@ -117,3 +132,9 @@ class Replay:
             run.checkpoints.mkdir()
             (run.checkpoints / path.name).symlink_to(path.resolve())
         return run
+
+
+def _short(value: object) -> str:
+    """A setting of an environment in few words."""
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

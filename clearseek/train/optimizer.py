@@ -84,6 +84,11 @@ class MasterOptimizer:
                 optimizer.step()
         for view in self._views:
             view.grad = None
+        self.round_into_model()
+
+    @torch.no_grad()
+    def round_into_model(self) -> None:
+        """Give the model the masters, in its own precision."""
         torch._foreach_copy_(self.parameters, self.masters)
 
     def weights(self) -> dict[str, Tensor]:
@@ -117,7 +122,7 @@ class MasterOptimizer:
             master.copy_(weights[name])
             values = {slot: state[f"{name}.{slot}"] for slot in slots}
             owner.state[view] = {slot: _placed(v, view) for slot, v in values.items()}
-        torch._foreach_copy_(self.parameters, self.masters)
+        self.round_into_model()
 
     def _owner(self, view: Tensor) -> torch.optim.Optimizer:
         muon = self._muon

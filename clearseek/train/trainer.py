@@ -99,15 +99,23 @@ class Trainer:
         self.model.to(self.device).set_dtype(self.precision.dtype).use_fp8(self.fp8)
         self.optimizer = MasterOptimizer(self.model.named_parameters(), recipe.optimizer)
         self.step = 0
-        self._header = {
+        self._header: dict[str, Any] = {
             "recipe": recipe.model_dump(mode="json"),
             "data_fingerprint": self.loader.fingerprint,
             "environment": bit_environment(self.precision.dtype, 1, device)
             | compiler_environment()
             | ({} if self.fp8 is None else {"fp8_backend": self.fp8.backend.name} | self.fp8.backend.versions()),
         }
+        self.differs: dict[str, tuple[Any, Any]] = {}
+        """What about this machine is other than where the run began, and what it was: only with `elsewhere`."""
         if elsewhere:
-            self._header["environment"] = verify_transcript(run.transcript).header["environment"]
+            here, began = self._header["environment"], verify_transcript(run.transcript).header["environment"]
+            self.differs = {
+                key: (began.get(key), here.get(key))
+                for key in sorted(began.keys() | here.keys())
+                if began.get(key) != here.get(key)
+            }
+            self._header["environment"] = began
         if resume:
             self.transcript = self._resume(self._header, from_step)
         else:

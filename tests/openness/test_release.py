@@ -287,31 +287,90 @@ def test_a_manifest_signed_anew_by_another_is_found_by_the_key(release: Path, ma
     assert checked["verify.signature"].answer == "no"
 
 
-def rewrite_history(release: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    """A forger with time: change the weights of step 6 and mend every hash that stands in a file."""
+def encoded(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def rewrite_lines(release: Path, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> list[bytes]:
+    """A forger with time: change lines of the transcript and mend every hash that stands in a file."""
     from clearseek.files import sha256_bytes, sha256_file
+
+    path = release / "training/transcript.jsonl"
+    lines: list[bytes] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1]):
+        entry = change(number, json.loads(line))
+        lines.append(encoded(entry | ({"prev": sha256_bytes(lines[-1])} if lines else {})))
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    for folder in (release / "checkpoints").iterdir():
+        record = json.loads((folder / "checkpoint.json").read_text())["checkpoint"]
+        for file in folder.glob("*.safetensors"):
+            record["files"][file.name] = {"size": file.stat().st_size, "sha256": sha256_file(file)}
+        record["state"]["transcript_head"] = sha256_bytes(lines[int(folder.name.removeprefix("step-"))])
+        digest = sha256_bytes(encoded(record))
+        (folder / "checkpoint.json").write_text(json.dumps({"checkpoint": record, "sha256": digest}))
+    (release / MANIFEST).write_bytes(build(release).to_bytes())
+    return lines
+
+
+def rewrite_history(release: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Other weights after step 6, and every hash says so."""
     from clearseek.train.transcript import hash_tensors
 
     folder = release / "checkpoints/step-00000006"
     weights = load_file(folder / "weights.safetensors")
     change(weights)
     save_file(weights, folder / "weights.safetensors")
-    buffers = load_file(folder / "buffers.safetensors")
-    lines = (release / "training/transcript.jsonl").read_bytes().split(b"\n")[:-1]
-    entry = json.loads(lines[6])
-    entry["weights_sha256"] = hash_tensors([*weights.items(), *buffers.items()])
-    lines[6] = json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()
-    for number in range(7, len(lines)):
-        entry = json.loads(lines[number]) | {"prev": sha256_bytes(lines[number - 1])}
-        lines[number] = json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()
-    (release / "training/transcript.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
-    record = json.loads((folder / "checkpoint.json").read_text())["checkpoint"]
-    file = folder / "weights.safetensors"
-    record["files"][file.name] = {"size": file.stat().st_size, "sha256": sha256_file(file)}
-    record["state"]["transcript_head"] = sha256_bytes(lines[6])
-    digest = sha256_bytes(json.dumps(record, sort_keys=True, separators=(",", ":")).encode())
-    (folder / "checkpoint.json").write_text(json.dumps({"checkpoint": record, "sha256": digest}))
-    (release / MANIFEST).write_bytes(build(release).to_bytes())
+    digest = hash_tensors([*weights.items(), *load_file(folder / "buffers.safetensors").items()])
+    rewrite_lines(release, lambda number, entry: entry | ({"weights_sha256": digest} if number == 6 else {}))
+
+
+def other_machine(number: int, entry: dict[str, Any]) -> dict[str, Any]:
+    """The run began where PyTorch was another."""
+    if number == 0:
+        entry["environment"]["torch"] = "1.0"
+    return entry
+
+
+def test_the_same_bits_count_on_another_machine_too(release: Path) -> None:
+    rewrite_lines(release, other_machine)
+    found = rows(release, levels=(6,))
+    for steps in ("1-3", "4-6", "7-8"):
+        row = found[f"verify.steps.{steps}"]
+        assert (row.answer, row.grade) == ("yes", Grade.REEXECUTED)
+        assert "though this machine differs: torch 1.0 -> " in row.reason
+
+
+@pytest.mark.parametrize(("size", "answer"), [(2.0**-20, "yes"), (0.01, "no")])
+def test_on_another_machine_a_segment_is_set_against_what_rounding_does(
+    release: Path, size: float, answer: Answer
+) -> None:
+    def move(weights: dict[str, torch.Tensor]) -> None:
+        for weight in weights.values():
+            weight *= 1 + size
+
+    rewrite_history(release, move)
+    rewrite_lines(release, other_machine)
+    found = rows(release, levels=(6,))
+    assert found["verify.steps.1-3"].answer == "yes"
+    row = found["verify.drift.4-6"]
+    assert (row.answer, row.grade) == (answer, Grade.CHECKED if answer == "yes" else Grade.CLAIMED)
+    assert "weights_sha256" in row.reason
+    assert "this machine differs: torch 1.0 -> " in row.reason
+
+
+def test_another_learning_rate_is_outside_the_band(release: Path) -> None:
+    """A recipe that says a hundredth less than was trained with, from a machine that is not this one."""
+    edit_json(release / "training/recipe.json", lambda r: r["optimizer"].update(learning_rate=2.97e-3))
+
+    def change(number: int, entry: dict[str, Any]) -> dict[str, Any]:
+        if number == 0:
+            entry["recipe"]["optimizer"]["learning_rate"] = 2.97e-3
+        return other_machine(number, entry)
+
+    rewrite_lines(release, change)
+    found = rows(release, levels=(6,))
+    assert found["verify.drift.1-3"].answer == "no"
+    assert found["verify.drift.4-6"].answer == "no"  # in 7-8 the schedule has decayed, and rounding does as much
 
 
 def test_a_consistent_forgery_is_found_by_training_again(release: Path) -> None:
