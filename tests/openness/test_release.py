@@ -259,6 +259,30 @@ def test_other_final_weights_give_other_logits(release: Path) -> None:
     assert "largest difference" in found["verify.logits"].reason
 
 
+@pytest.mark.parametrize(
+    ("change", "answer", "what"),
+    [
+        (lambda e: e.update(bits_per_byte=1.0), "no", "bits_per_byte is 2.3"),
+        (lambda e: e["compressors"].update({"gzip -9": 9.0}), "no", "gzip -9 is "),
+        (lambda e: e["windows"].pop(), "no", "windows, and the file"),
+        (lambda e: e["windows"][1].update(bits=scaled(e, 1 + 1e-7)), "unknown", "another machine's rounding"),
+        (lambda e: e["windows"][1].update(bits=scaled(e, 1 + 1e-4)), "no", "window 1: "),
+        (lambda e: e["windows"][1].update(bits="nan"), "no", "window 1: "),
+        (lambda e: e["windows"][1].update(bits=7), "no", "cannot be read"),
+        (lambda e: e.update(windows=None), "no", "cannot be read"),
+    ],
+)
+def test_other_figures_of_the_evaluation_are_refuted(release: Path, change: Any, answer: Answer, what: str) -> None:
+    edit_json(release / "evaluation/held_out.json", change)
+    row = rows(release, levels=(3,))["verify.evaluation"]
+    assert row.answer == answer
+    assert what in row.reason
+
+
+def scaled(evaluation: dict[str, Any], factor: float) -> str:
+    return (float.fromhex(evaluation["windows"][1]["bits"]) * factor).hex()
+
+
 def test_a_recipe_reads_nothing_here_unless_it_may(made: Path) -> None:
     assert rows(made, levels=(4,))["verify.data_rebuilt"].answer == "unknown"
 
