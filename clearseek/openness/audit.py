@@ -62,10 +62,10 @@ def audit(source: Source, name: str = "", trusted: tuple[PublicKey, ...] = ()) -
     found = crosscheck.lift(subject, unique(row for check in CHECKS for row in check(subject)))
     found = attestations.lift(subject, found)
     rows = tuple(sorted(found, key=lambda row: order[row.dimension]))
-    return Audit(source.name, rows, _facts(subject), dict(sorted(source.hashes.items())))
+    return Audit(source.name, rows, _facts(subject, rows), dict(sorted(source.hashes.items())))
 
 
-def _facts(subject: Subject) -> dict[str, Any]:
+def _facts(subject: Subject, rows: tuple[Row, ...]) -> dict[str, Any]:
     """Numbers that reports show beside the rows."""
     facts: dict[str, Any] = {"name": subject.name, "files": len(subject.source.sizes)}
     facts["bytes"] = sum(subject.source.sizes.values())
@@ -84,4 +84,7 @@ def _facts(subject: Subject) -> dict[str, Any]:
         }
     if census := weights.dtype_census(subject.weights):
         facts["elements"] = census
+    environment = next((row for row in rows if row.id == "code.environment"), None)
+    if packages := code.pinned_packages(subject, environment):
+        facts["packages"] = packages
     return facts

@@ -134,7 +134,10 @@ class Differences:
 
 
 def build(
-    root: Path, exclude: Iterable[str] = (MANIFEST, SIGNATURE, *NOT_CONTENT), progress: Progress | None = None
+    root: Path,
+    exclude: Iterable[str] = (MANIFEST, SIGNATURE, *NOT_CONTENT),
+    progress: Progress | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> Manifest:
     """The manifest of a folder as it is.
 
@@ -142,6 +145,7 @@ def build(
         root: The folder.
         exclude: Paths that do not count, files or whole folders.
         progress: Told about the hashing.
+        known: SHA-256 of files, by path, that were hashed a moment ago.
 
     Raises:
         UserError: the folder holds something that no release may hold, or cannot be read.
@@ -152,7 +156,8 @@ def build(
             raise UserError(f"cannot leave out {visible(path)}: {what}")
     tree = walk(root, left_out)
     refuse_problems(root, tree)
-    hashes = hash_files(root, tree.files, progress)
+    hashes = dict(known or {})
+    hashes |= hash_files(root, tuple(file for file in tree.files if file.path not in hashes), progress)
     return Manifest(tuple(Entry(file.path, file.size, hashes[file.path]) for file in tree.files), left_out)
 
 

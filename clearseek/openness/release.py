@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,13 @@ from clearseek.files import atomic_folder
 from clearseek.hub.hf import export_hf
 from clearseek.openness import manifest as listing
 from clearseek.openness import release_documents as documents
+from clearseek.openness.audit import audit
 from clearseek.openness.keys import load_private_key
 from clearseek.openness.logits import as_json, prompt_logits
+from clearseek.openness.render.exports import as_cyclonedx
+from clearseek.openness.render.spdx import as_spdx
 from clearseek.openness.signing import sign_folder
+from clearseek.openness.source import Folder
 from clearseek.openness.source_archive import environment_lock, source_archive
 from clearseek.train import checkpoint
 from clearseek.train.run import RunFolder
@@ -100,7 +104,7 @@ def make_release(
         for path, text in documents.all_documents(made, place).items():
             _write(place / path, text.encode("utf-8"))
         _licences(place, made)
-        manifest = listing.build(place)
+        manifest = listing.build(place, known=_bills(place, made))
         _write(place / listing.MANIFEST, manifest.to_bytes())
         if private is not None:
             sign_folder(place, private)
@@ -192,6 +196,19 @@ def _licences(place: Path, made: Made) -> None:
         text = texts / f"{licence}.txt"
         if text.is_file():
             _write(place / "data" / f"LICENSE.{licence}", text.read_bytes())
+
+
+def _bills(place: Path, made: Made) -> dict[str, str]:
+    """Bills of materials: files with hashes, packages, licences; findings are for the reader's own audit to say.
+
+    Returns the hashes of all files but the bills.
+    """
+    source = Folder(place)
+    source.hashes.update({entry.path: entry.sha256 for entry in listing.build(place).files})
+    found = replace(audit(source, made.name), subject=made.name)
+    for name, render in (("bom.cdx.json", as_cyclonedx), ("bom.spdx.json", as_spdx)):
+        _write(place / name, (json.dumps(render(found, findings=False), indent=1) + "\n").encode())
+    return source.hashes
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from clearseek.cli import main
 from clearseek.openness.evidence import Answer, Audit, Grade, Row
-from clearseek.openness.manifest import MANIFEST, build
+from clearseek.openness.manifest import MANIFEST, build, read
 from clearseek.openness.release import make_release
 from clearseek.openness.replay import Segment, choose_segments, open_release
 from clearseek.openness.source_archive import source_archive
@@ -77,6 +77,45 @@ def test_everything_is_made_again_to_the_bit(made: Path) -> None:
         "verify.steps.7-8": "yes",
     }
     assert all(row.grade == Grade.REEXECUTED for row in found.values())
+
+
+def test_its_bills_list_every_file_and_package(made: Path) -> None:
+    bill = json.loads((made / "bom.cdx.json").read_text())
+    listed = {entry.path: entry.sha256 for entry in read(made).files}
+    hashes = {each["name"]: each["hashes"][0]["content"] for each in bill["components"] if "hashes" in each}
+    assert hashes == {name: digest for name, digest in listed.items() if not name.startswith("bom.")}
+    pinned = [line.split("==") for line in (made / "training/requirements.lock").read_text().splitlines()]
+    libraries = [[each["name"], each["version"]] for each in bill["components"] if each["type"] == "library"]
+    assert libraries == pinned
+    assert "properties" not in bill["metadata"]["component"]
+    graph = json.loads((made / "bom.spdx.json").read_text())["@graph"]
+    assert {each["name"] for each in graph if each["type"] == "software_File"} == set(hashes)
+    assert [
+        [each["name"], each["software_packageVersion"]] for each in graph if each["type"] == "software_Package"
+    ] == pinned
+    assert not [each for each in graph if each["type"] == "Annotation"]
+    assert str(made.parent) not in json.dumps([bill, graph])
+
+
+def test_the_bills_are_valid(made: Path) -> None:
+    validation = pytest.importorskip("cyclonedx.validation.json", reason="cyclonedx-python-lib is not installed")
+    schema = pytest.importorskip("cyclonedx.schema")
+    spdx = pytest.importorskip("spdx_python_model", reason="spdx-python-model is not installed").v3_0_1
+    validator = validation.JsonStrictValidator(schema.SchemaVersion.V1_6)
+    assert validator.validate_str((made / "bom.cdx.json").read_text()) is None
+    with (made / "bom.spdx.json").open("rb") as file:
+        objects = spdx.SHACLObjectSet()
+        spdx.JSONLDDeserializer().read(file, objects)
+    (model,) = objects.foreach_type("ai_AIPackage")
+    assert model.name == "Tiny"
+
+
+def test_mlcroissant_reads_the_documents(made: Path) -> None:
+    croissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
+    dataset = croissant.Dataset(jsonld=made / "data/croissant.json")
+    assert not dataset.metadata.ctx.issues.errors
+    records = list(dataset.records("documents"))
+    assert len(records) == len((made / "data/documents.jsonl").read_text().splitlines())
 
 
 def test_segments_follow_from_root_and_nonce(made: Path) -> None:

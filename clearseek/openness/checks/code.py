@@ -194,7 +194,16 @@ def _configuration(subject: Subject, sources: tuple[_Source, ...]) -> Row:
     return Row(name, "definition", title, "no", Grade.ABSENT, reason)
 
 
-_PIN = re.compile(r"^[\w.\[\]-]+==[\w.+!-]+", re.M)
+_PIN = re.compile(r"^([\w.-]+)(?:\[[\w,. -]*\])?==([\w.+!-]+)", re.M)
+_MOST_PACKAGES = 5_000
+
+
+def pinned_packages(subject: Subject, row: Row | None) -> dict[str, str]:
+    """Versions by package, from the first file that the row of the environment names; empty where none is here."""
+    if row is None or row.grade < Grade.PRESENT or not row.evidence:
+        return {}
+    found = _PIN.findall(subject.source.document(row.evidence[0].file).text)
+    return dict(sorted(found[:_MOST_PACKAGES]))
 
 
 def _environment(subject: Subject, sources: tuple[_Source, ...]) -> Row:

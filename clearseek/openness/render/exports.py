@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
 
 import yaml
@@ -48,6 +49,11 @@ def licence_found(audit: Audit, row_id: str) -> tuple[str, str]:
 
 def _there(row: Row | None) -> bool:
     return row is not None and row.answer in ("yes", "partly") and row.grade >= Grade.LINKED
+
+
+def package_url(name: str, version: str) -> str:
+    """Of a package on PyPI, by the purl specification."""
+    return f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(version, safe='')}"
 
 
 def as_mot(audit: Audit) -> str:
@@ -111,8 +117,11 @@ def _parameters(audit: Audit) -> dict[str, Any]:
     return {"architectureFamily": "transformer", "modelArchitecture": f"mixture of experts, {total:,} parameters"}
 
 
-def as_cyclonedx(audit: Audit) -> dict[str, Any]:
-    """A CycloneDX 1.6 bill of materials: the model, its files, and every row as a property with its grade."""
+def as_cyclonedx(audit: Audit, findings: bool = True) -> dict[str, Any]:
+    """A CycloneDX 1.6 bill of materials: the model, its files, the packages that it was made with.
+
+    With `findings` every row is a property of the model, with its grade.
+    """
     name = str(audit.facts["name"])
     licence, _ = licence_found(audit, "licence.weights")
     model: dict[str, Any] = {
@@ -121,10 +130,11 @@ def as_cyclonedx(audit: Audit) -> dict[str, Any]:
         "name": name,
         "version": str(audit.facts.get("revision", "")) or "unversioned",
         "modelCard": {"modelParameters": _parameters(audit)},
-        "properties": [
-            {"name": f"clearseek:{row.id}", "value": f"{row.answer} ({row.grade.label}): {row.reason}"} for row in audit
-        ],
     }
+    if findings:
+        model["properties"] = [
+            {"name": f"clearseek:{row.id}", "value": f"{row.answer} ({row.grade.label}): {row.reason}"} for row in audit
+        ]
     if licence and not licence.startswith(("LicenseRef-", "modified")):
         model["licenses"] = [{"license": {"id": licence}}]
     elif licence:
@@ -139,6 +149,11 @@ def as_cyclonedx(audit: Audit) -> dict[str, Any]:
         }
         for path, digest in files.items()
     ]
+    for package, version in audit.facts.get("packages", {}).items():
+        purl = package_url(package, version)
+        components.append(
+            {"type": "library", "bom-ref": purl, "name": package, "version": version, "purl": purl, "scope": "excluded"}
+        )
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",

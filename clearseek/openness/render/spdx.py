@@ -15,14 +15,17 @@ from uuid import NAMESPACE_URL, uuid5
 import clearseek
 from clearseek.openness.checks.data import is_data
 from clearseek.openness.evidence import Audit
-from clearseek.openness.render.exports import licence_found
+from clearseek.openness.render.exports import licence_found, package_url
 
 CONTEXT: Final = "https://spdx.org/rdf/3.0.1/spdx-context.jsonld"
 _CREATION: Final = "_:creation"
 
 
-def as_spdx(audit: Audit) -> dict[str, Any]:
-    """The document. Its one time stamp is ``SOURCE_DATE_EPOCH`` where that is set, and now otherwise."""
+def as_spdx(audit: Audit, findings: bool = True) -> dict[str, Any]:
+    """The document, with the rows if `findings`.
+
+    Its one time stamp is ``SOURCE_DATE_EPOCH`` where that is set, and now otherwise.
+    """
     base = f"urn:uuid:{uuid5(NAMESPACE_URL, audit.subject + ''.join(audit.files.values()))}"
     elements = _Elements(base)
     elements.add("Organization", "author", name="users of ClearSeek")
@@ -45,7 +48,13 @@ def as_spdx(audit: Audit) -> dict[str, Any]:
             licence = elements.add("simplelicensing_LicenseExpression", f"licence-{row_id.partition('.')[2]}",
                                    simplelicensing_licenseExpression=expression)  # fmt: skip
             elements.relate("hasConcludedLicense", what, [licence])
-    for row in audit:
+    packages = [
+        elements.add("software_Package", f"package-{package}", name=package, software_packageVersion=version,
+                     software_packageUrl=package_url(package, version))
+        for package, version in audit.facts.get("packages", {}).items()
+    ]  # fmt: skip
+    elements.relate("usesTool", model, packages)
+    for row in audit if findings else ():
         text = f"{row.id}: {row.answer} ({row.grade.label}). {row.title}. {row.reason}"
         elements.add("Annotation", f"row-{row.id}", annotationType="review", subject=model, statement=text)
     profiles = ["core", "software", "simpleLicensing"] + (["ai"] if audit.facts.get("released") else [])
