@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ import yaml
 from clearseek.errors import UserError
 from clearseek.openness.render.croissant import as_croissant
 from clearseek.openness.render.exports import COMPONENTS, as_cyclonedx, as_european_index, as_mot
+from clearseek.openness.render.sarif import as_sarif
 from clearseek.openness.render.spdx import as_spdx
 from clearseek.openness.views import OSAI
 
@@ -120,3 +122,23 @@ def test_croissant_of_a_release_without_data_says_so(release: Path) -> None:
     unhashed = replace(audited(release), files={})
     with pytest.raises(UserError, match="--no-hash"):
         as_croissant(unhashed)
+
+
+SCHEMAS = {
+    "sarif": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
+    "mot": "https://raw.githubusercontent.com/lfai/model_openness_tool/main/schema/mof_schema.json",
+}
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("form", SCHEMAS)
+def test_the_publishers_schema_accepts_it(form: str, release: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    try:
+        with urlopen(SCHEMAS[form], timeout=5) as answer:
+            schema = json.load(answer)
+    except OSError as error:
+        pytest.skip(f"{SCHEMAS[form]} cannot be reached: {error}")
+    found = audited(release)
+    content = as_sarif(found) if form == "sarif" else yaml.safe_load(as_mot(found))
+    jsonschema.validators.validator_for(schema)(schema).validate(content)
