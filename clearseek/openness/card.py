@@ -28,6 +28,8 @@ _LINK = re.compile(
 )
 _BARE = re.compile(r"https?://[^\s<>()\[\]\"'`{}|\\^]{1,2000}")
 _EMPHASIS = re.compile(r"\*\*|__|`|<[^<>]{0,200}>")
+_INLINE_LINK = re.compile(r"\[([^\[\]]{0,300})\]\([^()\s]{1,2000}\)")
+_MARKED = re.compile(r"[\[*_`<]")
 _RULE = re.compile(r":?-+:?")
 
 
@@ -142,8 +144,9 @@ def _row(line: str) -> tuple[str, ...]:
 
 def plain(text: str) -> str:
     """A line without Markdown's emphasis, code marks and HTML tags; a link leaves its words."""
-    text = re.sub(r"\[([^\[\]]{0,300})\]\([^()\s]{1,2000}\)", r"\1", text)
-    return re.sub(r"\s+", " ", _EMPHASIS.sub("", text)).strip(" *")
+    if _MARKED.search(text):
+        text = _EMPHASIS.sub("", _INLINE_LINK.sub(r"\1", text))
+    return " ".join(text.split()).strip(" *")
 
 
 def shorten(text: str, longest: int = 240) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from clearseek.openness.card import Cell, Document, plain
@@ -86,6 +87,7 @@ def find_claims(document: Document, name: str) -> Iterator[Claim]:
     yield from sorted(found, key=lambda claim: int(claim.evidence.where.split()[1]))
 
 
+@lru_cache(maxsize=1024)
 def normalise(name: str) -> str:
     """A model's name as it is compared: letters, digits and dots alone."""
     return re.sub(r"[^a-z0-9.]", "", name.lower())
@@ -141,12 +143,14 @@ def _role(line: str, match: re.Match[str], mtp: bool) -> Kind | None:
 
 def _in_cell(document: Document, cell: Cell, wanted: str) -> Iterator[Claim]:
     """A claim in a table: models in rows and figures in columns, or the other way round."""
+    match = QUANTITY.fullmatch(cell.text)
+    if not match:
+        return
     column = cell.header[cell.column] if cell.column < len(cell.header) else ""
     about_row = next((text for text in cell.row[:2] if is_this_model(text, wanted)), "")
     label = column if about_row else " ".join(cell.row[:2]) if is_this_model(column, wanted) else ""
     label = label.lower()
-    match = QUANTITY.fullmatch(cell.text)
-    if not label or not match:
+    if not label:
         return
     kind: Kind | None = None
     if re.search(r"activat|active", label) and "param" in label:

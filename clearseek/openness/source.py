@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,9 @@ from clearseek.openness.card import Document
 from clearseek.openness.evidence import Evidence
 from clearseek.openness.tree import Problem, Tree, open_file, walk
 
+MOST_TEXTS = 200
+MOST_TEXT = 8_000_000
+"""Files of prose that are read, and bytes of them in all."""
 LONGEST_TEXT = 8_000_000
 """Bytes of a text file that are read; the rest of a longer one is not looked at."""
 LONGEST_JSON = 200_000_000
@@ -147,6 +149,7 @@ class Folder(Source):
     def read(self, path: str, limit: int, begin: int = 0) -> bytes:
         """Bytes of a file, never of one outside the folder."""
         pieces: list[bytes] = []
+        limit = min(limit, self.sizes.get(path, limit) - begin)  # a read makes room for all that it may get
         try:
             with open_file(self.root, path) as file:
                 file.seek(begin)
@@ -166,11 +169,21 @@ def _base(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def texts(source: Source, paths: Iterable[str] | None = None) -> tuple[Document, ...]:
+def texts(source: Source) -> tuple[Document, ...]:
     """The prose of a release: its cards first, then other text files, licences left out."""
-    chosen = [path for path in (source.sizes if paths is None else paths) if _is_prose(path)]
+    return tuple(source.document(path) for path in prose(source)[0])
+
+
+def prose(source: Source) -> tuple[list[str], list[str]]:
+    """Names of the text files that are read, and of those that are not, for there are too many or they are too long."""
+    chosen = [path for path in source.sizes if _is_prose(path)]
     chosen.sort(key=lambda path: (path.count("/"), "readme" not in path.lower(), path))
-    return tuple(source.document(path) for path in chosen[:200])
+    length = 0
+    for number, path in enumerate(chosen):
+        length += min(source.sizes[path], LONGEST_TEXT)
+        if number == MOST_TEXTS or (number and length > MOST_TEXT):
+            return chosen[:number], chosen[number:]
+    return chosen, []
 
 
 def _is_prose(path: str) -> bool:

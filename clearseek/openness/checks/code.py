@@ -21,6 +21,8 @@ from clearseek.openness.subject import Subject
 LONGEST_SOURCE: Final = 1_000_000
 """Bytes of a source file that are read."""
 MOST_SOURCES: Final = 4_000
+MOST_SOURCE: Final = 100_000_000
+"""Source files, and characters of them in all."""
 _ENDINGS = (".py", ".cu", ".cpp", ".rs", ".jl", ".sh", ".ipynb")
 _REPOSITORY = re.compile(r"https?://(?:www\.)?(?:github|gitlab|gitee)\.com/[\w.-]+/[\w.-]+")
 
@@ -103,7 +105,7 @@ class _Source:
 
 
 def _sources(source: Source) -> Iterator[_Source]:
-    count = 0
+    count = length = 0
     for path in sorted(source.sizes, key=lambda path: (path.count("/"), path)):
         if _FOREIGN.search(path):
             continue
@@ -112,17 +114,17 @@ def _sources(source: Source) -> Iterator[_Source]:
                 continue
             text = source.read(path, LONGEST_SOURCE).decode("utf-8", errors="replace")
             yield _Source(path, text, source.whole(path))
-            count += 1
+            count, length = count + 1, length + len(text)
         elif path.endswith((".tar.gz", ".tgz", ".tar")) and "/" in path:
             try:
                 for member, raw in members(source, path, LONGEST_SOURCE):
                     if member.lower().endswith((*_ENDINGS, ".toml", ".txt", ".lock")):
                         where = Evidence(path, f"member {member}", "", source.sha256(path))
                         yield _Source(f"{path}!{member}", raw.decode("utf-8", errors="replace"), where)
-                        count += 1
+                        count, length = count + 1, length + len(raw)
             except UserError:
                 continue
-        if count >= MOST_SOURCES:
+        if count >= MOST_SOURCES or length > MOST_SOURCE:
             return
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from clearseek.openness.evidence import Evidence, Grade, Row
 from clearseek.openness.manifest import LONGEST, MANIFEST, NOT_CONTENT, SIGNATURE, parse
+from clearseek.openness.source import prose
 from clearseek.openness.subject import CONFIG, Subject, attempt
 from clearseek.openness.tree import is_below
 
@@ -73,6 +74,8 @@ def _inventory(subject: Subject) -> Row:
     hashed = [path for path in source.sizes if source.sha256(path)]
     size = sum(source.sizes.values())
     text = f"{len(source.sizes):,} files, {size:,} bytes"
+    if left := prose(source)[1]:
+        text += f"; {len(left):,} text files, from {left[0]} on, are more than is read"
     if not source.sizes:
         return Row("files.inventory", "technical", title, "no", Grade.ABSENT, "there are no files")
     if len(hashed) == len(source.sizes):
