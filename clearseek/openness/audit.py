@@ -23,6 +23,7 @@ from clearseek.openness.checks import (
     licence,
     lineage,
     parameters,
+    template,
     trajectory,
     weights,
 )
@@ -37,6 +38,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
     trajectory.rows,
     parameters.rows,
     context.rows,
+    template.rows,
     licence.rows,
     documents.rows,
     data.rows,
