@@ -192,6 +192,9 @@ def build_parser() -> argparse.ArgumentParser:
                        help="exit with 1 unless this row is a yes, of this grade at least; repeatable")  # fmt: skip
     audit.add_argument("--trust", action="append", default=[], type=Path, metavar="KEY.pub",
                        help="count what this key signed in attestations/ as re-execution; repeatable")  # fmt: skip
+    audit.add_argument(
+        "--base", metavar="RELEASE", help="a release that it may have been made from: their weights are compared"
+    )
     audit.add_argument("--json", action="store_true", help="same as --format json")
 
     release = command("release", "Make a repository that carries all that made a model: weights, code, data, recipe, "

@@ -51,15 +51,16 @@ CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
 )
 
 
-def audit(source: Source, name: str = "", trusted: tuple[PublicKey, ...] = ()) -> Audit:
+def audit(source: Source, name: str = "", trusted: tuple[PublicKey, ...] = (), base: Source | None = None) -> Audit:
     """Answer every row about a release.
 
     Args:
         source: The release.
         name: The model's name where the folder's is another, as cards name it: ``DeepSeek-V3``.
         trusted: Keys of those whose signed verifications in it count as re-execution.
+        base: A release that it may have been made from: their weights are compared.
     """
-    subject = Subject(source, name, trusted)
+    subject = Subject(source, name, trusted, base)
     order = {"technical": 0, "definition": 1, "impact": 2}
     found = crosscheck.lift(subject, unique(row for check in CHECKS for row in check(subject)))
     found = attestations.lift(subject, found)

@@ -21,7 +21,7 @@ from clearseek.openness.calibration import validate
 from clearseek.openness.evidence import Audit
 from clearseek.openness.hashing import Progress, hash_files
 from clearseek.openness.hub_source import NAME, Hub
-from clearseek.openness.keys import PublicKey, load_public_key
+from clearseek.openness.keys import load_public_key
 from clearseek.openness.plan import Options, make_plan
 from clearseek.openness.plan_display import print_plan, print_validation
 from clearseek.openness.render.croissant import as_croissant
@@ -31,7 +31,7 @@ from clearseek.openness.render.markdown import as_markdown, comparison
 from clearseek.openness.render.sarif import as_sarif
 from clearseek.openness.render.spdx import as_spdx
 from clearseek.openness.render.text import print_audit, print_comparison
-from clearseek.openness.source import Folder
+from clearseek.openness.source import Folder, Source
 from clearseek.openness.views import views
 from clearseek.recipe import load_recipe
 
@@ -75,7 +75,11 @@ def audit(arguments: argparse.Namespace) -> int:
     if arguments.name and len(paths) > 1:
         raise UserError("--name goes with one release")
     trusted = tuple(load_public_key(path) for path in arguments.trust)
-    audits = [_audit(path, arguments.name or "", arguments.no_hash, arguments.json, trusted) for path in paths]
+    base = None if arguments.base is None else _source(arguments.base)
+    audits = [
+        run_audit(_source(path, not arguments.no_hash, arguments.json), arguments.name or "", trusted, base)
+        for path in paths
+    ]
     kind = "json" if arguments.json else arguments.format
     text = _render(audits, kind, arguments.compare)
     if arguments.out is not None:
@@ -94,14 +98,15 @@ def audit(arguments: argparse.Namespace) -> int:
     return _required(audits, arguments.require)
 
 
-def _audit(path: str, name: str, no_hash: bool, quiet: bool, trusted: tuple[PublicKey, ...]) -> Audit:
+def _source(path: str, hashed: bool = False, quiet: bool = False) -> Source:
+    """A folder, its files hashed if asked for, or a repository on the hub."""
     if not Path(path).exists() and NAME.fullmatch(path):
-        return run_audit(Hub(path), name, trusted)
+        return Hub(path)
     source = Folder(Path(path))
-    if not no_hash:
+    if hashed:
         with _hashing(sum(source.sizes.values()), quiet) as progress:
             source.hashes.update(hash_files(source.root, source.tree.files, progress))
-    return run_audit(source, name, trusted)
+    return source
 
 
 @contextmanager

@@ -86,10 +86,20 @@ class Weights:
 class Subject:
     """A release, taken apart as checks ask for it."""
 
-    def __init__(self, source: Source, name: str = "", trusted: tuple[PublicKey, ...] = ()) -> None:
-        """`name` is the model's where the release's own name does not say it; `trusted` are verifiers' keys."""
+    def __init__(
+        self, source: Source, name: str = "", trusted: tuple[PublicKey, ...] = (), base: Source | None = None
+    ) -> None:
+        """Take a release apart.
+
+        Args:
+            source: The release.
+            name: The model's, where the release's own name does not say it.
+            trusted: Verifiers' keys.
+            base: The release that it may have been made from.
+        """
         self.source = source
         self.trusted = trusted
+        self.base = None if base is None else Subject(base)
         self.name = name or source.model_name
 
     @cached_property

@@ -10,9 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
+from clearseek.errors import UserError
+from clearseek.openness.checks.numbers import Tensors, matrices, numbers
 from clearseek.openness.evidence import Grade, Row
 from clearseek.openness.subject import Subject
 
+_MOST_CHECKPOINTS = 64
+_MOST_MATRICES = 24
 _STEP = re.compile(r"(?:^|/)(?:step|checkpoint|ckpt|iter)[-_]?(\d+)(?:/|$)|(?:^|/)(\d{3,})/")
 
 
@@ -22,6 +29,7 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield _intermediate(subject, steps)
     yield _optimizer(subject, steps)
     yield _distinct(subject, steps)
+    yield _ordered(subject, steps)
 
 
 def checkpoints(subject: Subject) -> dict[int, tuple[str, ...]]:
@@ -79,3 +87,54 @@ def _distinct(subject: Subject, steps: dict[int, tuple[str, ...]]) -> Row:
         return Row(name, "technical", title, "no", Grade.PRESENT, "; ".join(same[:6]), places)
     reason = f"{len(held)} checkpoints, no two alike"
     return Row(name, "technical", title, "yes", Grade.CHECKED, reason, places)
+
+
+def _ordered(subject: Subject, steps: dict[int, tuple[str, ...]]) -> Row:
+    """Training moves away from where it was: the weights most like a checkpoint's are those of a step next to it."""
+    title, name = "The weights of checkpoints lie in the order of their steps", "weights.order"
+    held = {step: _weights(files) for step, files in steps.items() if _weights(files)}
+    if len(held) < 3:
+        reason = "there are not three checkpoints to put in order"
+        return Row(name, "technical", title, "not applicable", Grade.ABSENT, reason)
+    chosen = list(held)[:: -(-len(held) // _MOST_CHECKPOINTS)]
+    places = tuple(subject.source.whole(held[step][0]) for step in chosen)[:8]
+    try:
+        tensors = [_tensors(subject, held[step]) for step in chosen]
+        most = min(_MOST_MATRICES, subject.source.most_samples // len(chosen))
+        names = matrices(*tensors, most=most) if most else []
+        if not names:
+            reason = "they share no matrices of plain floats" if most else "too many to sample from here"
+            return Row(name, "technical", title, "unknown", Grade.PRESENT, reason, places)
+        vectors = [np.concatenate([numbers(subject.source, each, one) for one in names]) for each in tensors]
+    except UserError as error:
+        return Row(name, "technical", title, "unknown", Grade.PRESENT, str(error), places)
+    if len({len(vector) for vector in vectors}) > 1:
+        return Row(name, "technical", title, "unknown", Grade.PRESENT, "some are cut off", places)
+    astray = _astray(vectors)
+    sampled = f"{len(chosen)} checkpoints by {len(names)} matrices of each, {sum(map(len, vectors)):,} numbers"
+    if astray:
+        found = "; ".join(f"step {chosen[one]} lies nearest to step {chosen[other]}" for one, other in astray[:4])
+        return Row(
+            name, "technical", title, "no", Grade.CLAIMED, f"{found} and to neither neighbour: {sampled}", places
+        )
+    return Row(name, "technical", title, "yes", Grade.CHECKED, f"each lies nearest to a neighbour: {sampled}", places)
+
+
+def _tensors(subject: Subject, files: tuple[str, ...]) -> Tensors:
+    return {entry.name: (file, entry) for file in files for entry in subject.source.header(file).entries}
+
+
+def _astray(vectors: list[NDArray[np.float32]]) -> list[tuple[int, int]]:
+    """Places of vectors whose nearest other is not next to them, each with that other."""
+    count = len(vectors)
+    distances = np.full((count, count), np.inf)
+    for one in range(count):
+        for other in range(one):
+            distances[one, other] = distances[other, one] = float(np.linalg.norm(vectors[one] - vectors[other]))
+    nearest = distances.argmin(axis=1)
+    neighbours = [[each for each in (one - 1, one + 1) if 0 <= each < count] for one in range(count)]
+    return [
+        (one, int(nearest[one]))
+        for one in range(count)
+        if distances[one, neighbours[one]].min() > distances[one, nearest[one]]
+    ]
