@@ -22,6 +22,7 @@ from clearseek.openness.checks import (
     files,
     licence,
     lineage,
+    overlap,
     parameters,
     template,
     trajectory,
@@ -46,6 +47,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
     access.rows,
     cost.rows,
     evaluations.rows,
+    overlap.rows,
     lineage.rows,
     attestations.rows,
 )
