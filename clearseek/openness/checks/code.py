@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 from clearseek.errors import UserError
 from clearseek.openness.checks.archive import members
+from clearseek.openness.checks.program import code_of
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
 from clearseek.openness.source import Source
 from clearseek.openness.subject import Subject
@@ -23,6 +25,8 @@ LONGEST_SOURCE: Final = 1_000_000
 MOST_SOURCES: Final = 4_000
 MOST_SOURCE: Final = 100_000_000
 """Source files, and characters of them in all."""
+MOST_PARSED: Final = 3_000_000
+"""Characters of Python that are taken apart for each piece: a second's work."""
 _ENDINGS = (".py", ".cu", ".cpp", ".rs", ".jl", ".sh", ".ipynb")
 _REPOSITORY = re.compile(r"https?://(?:www\.)?(?:github|gitlab|gitee)\.com/[\w.-]+/[\w.-]+")
 
@@ -39,6 +43,8 @@ class Piece:
     """Pattern of the paths that may hold it; empty for any."""
     words: str
     """How a card names it on a line with a link."""
+    strings: bool = False
+    """Whether what it does may show in strings, such as names of files."""
 
 
 PIECES: Final = (
@@ -79,6 +85,7 @@ PIECES: Final = (
         r"data|token|prepar|preprocess",
         r"data (?:code|scripts?|processing|pipeline|curation|toolkit)"
         r"|(?:code|scripts?|toolkit) (?:\w+ ){0,3}(?:for|to) (?:\w+ ){0,3}data",
+        strings=True,
     ),
 )
 _SETTINGS = re.compile(r"\b(?:learning_rate|lr|max_lr|peak_lr)\b\s*\"?\s*[:=]", re.I)
@@ -146,18 +153,10 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _piece(subject: Subject, piece: Piece, sources: tuple[_Source, ...]) -> Row:
-    holding = [
-        each
-        for each in sources
-        if each.path.lower().endswith(_ENDINGS)
-        and (not piece.path or _pattern(piece.path).search(each.path))
-        and all(_pattern(pattern).search(each.text) for pattern in piece.does)
-    ]
-    hint = piece.name.removeprefix("code.")[:5]
-    holding.sort(key=lambda each: (hint not in each.path.rpartition("/")[2], hint not in each.path))
+    holding = list(islice(_holding(piece, sources), 4))
     if holding:
-        places = tuple(dict.fromkeys(each.evidence for each in holding))[:4]
-        shown = ", ".join(each.path for each in holding[:4])
+        places = tuple(dict.fromkeys(each.evidence for each in holding))
+        shown = ", ".join(each.path for each in holding)
         return Row(piece.name, "definition", piece.title, "yes", Grade.PRESENT, f"in {shown}", places)
     links = _linked(subject, piece)
     if links:
@@ -166,6 +165,29 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[_Source, ...]) -> Row:
     looked = f"none of the {len(sources)} source files" if sources else "there is no source file"
     reason = f"{looked}{' does it' if sources else ''}, and no line of the documents links to it"
     return Row(piece.name, "definition", piece.title, "no", Grade.ABSENT, reason)
+
+
+def _holding(piece: Piece, sources: tuple[_Source, ...]) -> Iterator[_Source]:
+    """The files that do it, those first whose names say so."""
+    hint = piece.name.removeprefix("code.")[:5]
+    maybe = [
+        each
+        for each in sources
+        if each.path.lower().endswith(_ENDINGS)
+        and (not piece.path or _pattern(piece.path).search(each.path))
+        and _does(each.text, piece)
+    ]
+    length = 0
+    for each in sorted(maybe, key=lambda each: (hint not in each.path.rpartition("/")[2], hint not in each.path)):
+        if _does(code_of(each.path, each.text, piece.strings), piece):
+            yield each
+        length += len(each.text)
+        if length > MOST_PARSED:
+            return
+
+
+def _does(text: str, piece: Piece) -> bool:
+    return all(_pattern(pattern).search(text) for pattern in piece.does)
 
 
 def _linked(subject: Subject, piece: Piece) -> list[Evidence]:
