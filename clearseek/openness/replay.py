@@ -109,8 +109,9 @@ class Replay:
             run = self._folder(Path(folder) / "run", segment)
             if self._trainer is None:
                 recipe = self.release.run.read_recipe()
-                refuse_device(recipe, "cpu")  # a stranger's recipe may ask for more memory than there is
-                self._trainer = Trainer(recipe, run, self.release.data, "cpu", resume=True, elsewhere=True)
+                device = self._device()
+                refuse_device(recipe, device)  # a stranger's recipe may ask for more memory than there is
+                self._trainer = Trainer(recipe, run, self.release.data, device, resume=True, elsewhere=True)
             else:
                 self._trainer.go_to(run, segment.begin)
             if nudged:
@@ -120,6 +121,12 @@ class Replay:
                 self._trainer.train(display, until=segment.end)
             lines = run.transcript.read_bytes().split(b"\n")[segment.begin + 1 : -1]
         return lines, self._trainer.state_tensors()
+
+    def _device(self) -> str:
+        """The kind that the run was trained on, where this machine has one."""
+        environment = self.release.transcript.header.get("environment")
+        trained = environment.get("device") if isinstance(environment, dict) else None
+        return "cuda" if trained == "cuda" and torch.cuda.is_available() else "cpu"
 
     def _folder(self, root: Path, segment: Segment) -> RunFolder:
         """A run folder as it was when the segment began."""

@@ -178,7 +178,8 @@ def _holding(piece: Piece, sources: tuple[_Source, ...]) -> Iterator[_Source]:
         and _does(each.text, piece)
     ]
     length = 0
-    for each in sorted(maybe, key=lambda each: (hint not in each.path.rpartition("/")[2], hint not in each.path)):
+    maybe.sort(key=lambda each: ("test" in each.path, hint not in each.path.rpartition("/")[2], hint not in each.path))
+    for each in maybe:
         if _does(code_of(each.path, each.text, piece.strings), piece):
             yield each
         length += len(each.text)
