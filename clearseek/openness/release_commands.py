@@ -17,12 +17,13 @@ from clearseek.files import write_atomic
 from clearseek.machine import describe
 from clearseek.openness import manifest as listing
 from clearseek.openness.dsse import sign_statement
+from clearseek.openness.evidence import Row
 from clearseek.openness.hub_push import check_push, push
 from clearseek.openness.keys import generate_key, load_private_key
 from clearseek.openness.release import make_release
 from clearseek.openness.render.text import MARKS
 from clearseek.openness.tree import visible
-from clearseek.openness.verify import LEVELS, as_statement
+from clearseek.openness.verify import LEVELS, as_statement, verdict
 from clearseek.openness.verify import verify as verify_release
 from clearseek.report import print_rows, program
 from clearseek.train.run import RunFolder
@@ -78,7 +79,6 @@ def verify(arguments: argparse.Namespace) -> int:
     for row in rows:
         sign, colour = MARKS[row.answer]
         console.print(Text(f"  {sign} ", style=colour) + Text(f"{row.title}: {visible(row.reason)}"), soft_wrap=True)
-    failed = [row for row in rows if row.answer in ("no", "partly")]
     statement = as_statement(root, rows, {**describe(), "platform": platform.platform()}, nonce)
     if arguments.sign is not None:
         private = load_private_key(arguments.sign)
@@ -91,10 +91,22 @@ def verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"statement": statement, "rows": [row.as_json() for row in rows]}, indent=1))
     else:
-        verdict = "FAILED" if failed else "PASSED"
-        console.print(Text(f"{verdict}: {len(rows) - len(failed)} of {len(rows)}, nonce {nonce}", style="bold"))
+        console.print(Text(f"{_summary(rows)}, nonce {nonce}", style="bold"))
     sys.stdout.flush()
-    return FAILED if failed else 0
+    idle = any(row.answer == "unknown" and row.id.startswith("verify.steps") for row in rows)
+    return FAILED if idle or verdict(rows) == "FAILED" else 0
+
+
+def _summary(rows: tuple[Row, ...]) -> str:
+    """The verdict and how it came about."""
+    passed = sum(row.answer == "yes" for row in rows)
+    failed = sum(row.answer in ("no", "partly") for row in rows)
+    text = f"{verdict(rows)}: {passed} of {len(rows)}"
+    if failed:
+        text += f"; {failed} failed"
+    if open_ := len(rows) - passed - failed:
+        text += f"; {open_} undecided"
+    return text
 
 
 def hash_name(nonce: str) -> str:

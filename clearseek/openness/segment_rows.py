@@ -14,8 +14,14 @@ from clearseek.train import checkpoint
 
 
 def redone(name: str, title: str, answer: Answer, reason: str, *evidence: Evidence) -> Row:
-    """A row of what was done again: "yes" is E5."""
+    """A row of what was computed again: "yes" is E5."""
     grade = Grade.REEXECUTED if answer == "yes" else Grade.CLAIMED
+    return Row(name, "impact", title, answer, grade, reason, evidence)
+
+
+def compared(name: str, title: str, answer: Answer, reason: str, *evidence: Evidence) -> Row:
+    """A row of bytes that were set beside other bytes: "yes" is E4."""
+    grade = Grade.CHECKED if answer == "yes" else Grade.CLAIMED
     return Row(name, "impact", title, answer, grade, reason, evidence)
 
 

@@ -18,7 +18,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from clearseek.openness.evidence import Answer, Audit, Evidence, Grade, Row
 from clearseek.openness.keys import load_public_key
 from clearseek.openness.logits import CLOSE, PROMPTS, largest_difference, prompt_logits
 from clearseek.openness.replay import Release, Replay, choose_segments, open_release
-from clearseek.openness.segment_rows import redone, segment_row, transcript_line
+from clearseek.openness.segment_rows import compared, redone, segment_row, transcript_line
 from clearseek.openness.signing import verify_folder
 from clearseek.openness.source import Folder
 from clearseek.train import checkpoint
@@ -107,7 +107,7 @@ def _again(
     try:
         release = open_release(root)
     except UserError as error:
-        yield redone(
+        yield compared(
             "verify.transcript", "Recipe and transcript can be read, and no line of it was altered", "no", str(error)
         )
         return
@@ -135,20 +135,20 @@ def _hashes(manifest: listing.Manifest, differences: listing.Differences, proble
     title = "Every file is the one that the manifest lists"
     wrong = [*differences.lines(), *(f"{each.path}: {each.what}" for each in problems)]
     if wrong:
-        return redone("verify.files", title, "no", "; ".join(wrong[:8]), Evidence(listing.MANIFEST))
+        return compared("verify.files", title, "no", "; ".join(wrong[:8]), Evidence(listing.MANIFEST))
     reason = f"{len(manifest.files):,} files, Merkle root {manifest.root}"
-    return redone("verify.files", title, "yes", reason, Evidence(listing.MANIFEST))
+    return compared("verify.files", title, "yes", reason, Evidence(listing.MANIFEST))
 
 
 def _signature(root: Path, public_key: Path) -> Row:
     title = "The release is signed by the key that was given"
     if not (root / listing.SIGNATURE).is_file():
-        return redone("verify.signature", title, "no", f"there is no {listing.SIGNATURE}")
+        return compared("verify.signature", title, "no", f"there is no {listing.SIGNATURE}")
     result = verify_folder(root, load_public_key(public_key))
     if not result.ok:
-        return redone("verify.signature", title, "no", "; ".join(result.problems[:8]), Evidence(listing.SIGNATURE))
+        return compared("verify.signature", title, "no", "; ".join(result.problems[:8]), Evidence(listing.SIGNATURE))
     reason = f"{result.signed:,} files, key {result.fingerprint}"
-    return redone("verify.signature", title, "yes", reason, Evidence(listing.SIGNATURE))
+    return compared("verify.signature", title, "yes", reason, Evidence(listing.SIGNATURE))
 
 
 def _static(found: Audit) -> Row:
@@ -162,8 +162,8 @@ def _static(found: Audit) -> Row:
         and row.dimension == "technical"
     ]
     if wrong:
-        return redone("verify.static", title, "no", f"see {', '.join(wrong)}")
-    return redone("verify.static", title, "yes", f"{len(found.of('technical'))} technical rows")
+        return compared("verify.static", title, "no", f"see {', '.join(wrong)}")
+    return compared("verify.static", title, "yes", f"{len(found.of('technical'))} technical rows")
 
 
 def _complete(release: Release) -> Row:
@@ -172,11 +172,11 @@ def _complete(release: Release) -> Row:
     asked, written, last = release.run.read_recipe().train.steps, len(release.transcript.steps), release.steps[-1]
     stated = release.transcript.header.get("recipe")
     if stated != json.loads(release.run.recipe.read_bytes()):
-        return redone("verify.complete", title, "no", "the transcript began with another recipe", transcript_line(0))
+        return compared("verify.complete", title, "no", "the transcript began with another recipe", transcript_line(0))
     if not asked == written == last:
         reason = f"the recipe asks for {asked} steps, the transcript has {written}, the last checkpoint is of {last}"
-        return redone("verify.complete", title, "no", reason, transcript_line(written))
-    return redone("verify.complete", title, "yes", f"all are of {asked} steps", transcript_line(written))
+        return compared("verify.complete", title, "no", reason, transcript_line(written))
+    return compared("verify.complete", title, "yes", f"all are of {asked} steps", transcript_line(written))
 
 
 def _final(release: Release) -> Row:
@@ -287,15 +287,15 @@ def _data(release: Release, read_sources: bool) -> Iterator[Row]:
         check_files(release.data, manifest)
         documents = sum(1 for _ in read_documents(release.data))
     except UserError as error:
-        yield redone(name, title, "no", str(error), Evidence("data/manifest.json"))
+        yield compared(name, title, "no", str(error), Evidence("data/manifest.json"))
         return
     stated = release.transcript.header.get("data_fingerprint")
     if stated != manifest.fingerprint:
         reason = f"the transcript names {stated}, and the data are {manifest.fingerprint}"
-        yield redone(name, title, "no", reason, Evidence("data/manifest.json"))
+        yield compared(name, title, "no", reason, Evidence("data/manifest.json"))
         return
     reason = f"{documents:,} documents, fingerprint {manifest.fingerprint}"
-    yield redone(name, title, "yes", reason, Evidence("data/manifest.json"))
+    yield compared(name, title, "yes", reason, Evidence("data/manifest.json"))
     yield _rebuilt(release, manifest.fingerprint, read_sources)
 
 
@@ -327,6 +327,15 @@ def _rebuilt(release: Release, fingerprint: str, read_sources: bool) -> Row:
     return Row(name, "impact", title, answer, Grade.PRESENT, f"another fingerprint came out; {why}", ())
 
 
+Verdict = Literal["PASSED", "WARNED", "FAILED"]
+
+
+def verdict(rows: tuple[Row, ...]) -> Verdict:
+    """One word, of in-toto's three: WARNED where something that was to be decided could not be."""
+    answers = {row.answer for row in rows}
+    return "FAILED" if answers & {"no", "partly"} else "WARNED" if answers & {"unknown", "not applicable"} else "PASSED"
+
+
 def as_statement(root: str, rows: tuple[Row, ...], environment: dict[str, Any], nonce: str) -> dict[str, Any]:
     """An in-toto statement of the result, to be signed and added to the release: predicate ``test-result``."""
     passed = [row.id for row in rows if row.answer == "yes"]
@@ -337,7 +346,7 @@ def as_statement(root: str, rows: tuple[Row, ...], environment: dict[str, Any], 
         "subject": [{"name": listing.MANIFEST, "digest": {"sha256": root}}],
         "predicateType": "https://in-toto.io/attestation/test-result/v0.1",
         "predicate": {
-            "result": "FAILED" if failed else "PASSED",
+            "result": verdict(rows),
             "configuration": [
                 {"name": "clearseek verify", "digest": {"sha256": hashlib.sha256(nonce.encode()).hexdigest()}}
             ],

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clearseek.cli import main
+from clearseek.errors import UserError
 from clearseek.openness.evidence import Answer, Audit, Grade, Row
 from clearseek.openness.manifest import MANIFEST, build, read
 from clearseek.openness.release import make_release
@@ -76,7 +77,9 @@ def test_everything_is_made_again_to_the_bit(made: Path) -> None:
         "verify.steps.4-6": "yes",
         "verify.steps.7-8": "yes",
     }
-    assert all(row.grade == Grade.REEXECUTED for row in found.values())
+    compared = {"verify.files", "verify.signature", "verify.static", "verify.complete", "verify.data"}
+    assert {row.id for row in found.values() if row.grade == Grade.CHECKED} == compared
+    assert {row.id for row in found.values() if row.grade == Grade.REEXECUTED} == found.keys() - compared
 
 
 def test_its_bills_list_every_file_and_package(made: Path) -> None:
@@ -331,6 +334,22 @@ def test_a_run_that_was_cut_short_is_not_complete(release: Path) -> None:
     assert rows(release, levels=(2,))["verify.complete"].answer == "no"
 
 
+def test_what_could_not_be_decided_is_no_pass(
+    release: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["verify", str(release), "--levels", "4"]) == 0  # its source is elsewhere
+    assert "WARNED: 3 of 4; 1 undecided" in capsys.readouterr().out
+
+    def refuse(*arguments: object) -> None:
+        raise UserError("this machine has no memory at all")
+
+    monkeypatch.setattr("clearseek.openness.replay.refuse_device", refuse)
+    assert main(["verify", str(release), "--levels", "6", "--json"]) == 1  # asked for training, and trained nothing
+    statement = json.loads(capsys.readouterr().out)["statement"]
+    assert statement["predicate"]["result"] == "WARNED"
+    assert statement["predicate"]["warnedTests"] == ["verify.steps.1-3", "verify.steps.4-6", "verify.steps.7-8"]
+
+
 def test_a_forged_line_is_named(release: Path) -> None:
     forged_line(release)
     assert "line 6" in rows(release, levels=(5,))["verify.transcript"].reason
@@ -466,8 +485,6 @@ def test_wrong_use(made: Path, arguments: list[str], what: str, capsys: pytest.C
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path, corpus: Path) -> None:  # noqa: F811
-    from clearseek.errors import UserError
-
     recipe = tiny(data={"paths": [str(corpus / "*.txt")]}, train={"steps": 4})
     run = RunFolder(tmp_path / "run")
     run_training(recipe, run, quiet=True)

@@ -72,7 +72,9 @@ def _summary(subject: Subject, statements: list[Statement], problems: list[str])
         return Row(name, "impact", TITLE, "no", Grade.CHECKED, reason + tail, places)
     if trusted:
         reason = f"verified by {_count(trusted)}: {', '.join(_tests(trusted)[:8])}"
-        return Row(name, "impact", TITLE, "yes", Grade.REEXECUTED, reason + tail, places)
+        executed = any(_same(test, one) for test in _tests(trusted) for one in LIFTED)
+        grade = Grade.REEXECUTED if executed else Grade.CHECKED
+        return Row(name, "impact", TITLE, "yes", grade, reason + tail, places)
     if others:
         reason = f"{_count(others)} state it; whose keys these are, only you can know: --trust FILE.pub counts them"
         return Row(name, "impact", TITLE, "unknown", Grade.CLAIMED, reason + tail, places)
