@@ -41,6 +41,7 @@ from clearseek.openness.replay import Release, Replay, choose_segments, open_rel
 from clearseek.openness.segment_rows import compared, redone, segment_row, transcript_line
 from clearseek.openness.signing import verify_folder
 from clearseek.openness.source import Folder
+from clearseek.openness.tree import Tree, is_below, visible
 from clearseek.train import checkpoint
 from clearseek.train.run import model_of
 from clearseek.train.trainer import settle_numerics
@@ -82,7 +83,7 @@ def verify(
     rows: list[Row] = []
     say("hashing every file")
     differences, tree = listing.check(root, manifest)
-    rows.append(_hashes(manifest, differences, tree.problems))
+    rows.append(_hashes(manifest, differences, tree))
     if public_key is not None:
         rows.append(_signature(root, public_key))
     if 1 in levels:
@@ -131,13 +132,19 @@ def _again(
             yield segment_row(replay, segment)
 
 
-def _hashes(manifest: listing.Manifest, differences: listing.Differences, problems: tuple[Any, ...]) -> Row:
+def _hashes(manifest: listing.Manifest, differences: listing.Differences, tree: Tree) -> Row:
     title = "Every file is the one that the manifest lists"
-    wrong = [*differences.lines(), *(f"{each.path}: {each.what}" for each in problems)]
+    wrong = [*differences.lines(), *(f"{each.path}: {each.what}" for each in tree.problems), *_hidden(tree.skipped)]
     if wrong:
         return compared("verify.files", title, "no", "; ".join(wrong[:8]), Evidence(listing.MANIFEST))
     reason = f"{len(manifest.files):,} files, Merkle root {manifest.root}"
     return compared("verify.files", title, "yes", reason, Evidence(listing.MANIFEST))
+
+
+def _hidden(skipped: tuple[str, ...]) -> list[str]:
+    """Files that a list says nothing about, beyond those which no list counts as content."""
+    usual = frozenset((listing.MANIFEST, listing.SIGNATURE, *listing.NOT_CONTENT))
+    return [f"{visible(path)}: is here and left out on purpose" for path in skipped if not is_below(path, usual)]
 
 
 def _signature(root: Path, public_key: Path) -> Row:
@@ -145,8 +152,9 @@ def _signature(root: Path, public_key: Path) -> Row:
     if not (root / listing.SIGNATURE).is_file():
         return compared("verify.signature", title, "no", f"there is no {listing.SIGNATURE}")
     result = verify_folder(root, load_public_key(public_key))
-    if not result.ok:
-        return compared("verify.signature", title, "no", "; ".join(result.problems[:8]), Evidence(listing.SIGNATURE))
+    wrong = [*result.problems, *_hidden(result.ignored)]
+    if wrong:
+        return compared("verify.signature", title, "no", "; ".join(wrong[:8]), Evidence(listing.SIGNATURE))
     reason = f"{result.signed:,} files, key {result.fingerprint}"
     return compared("verify.signature", title, "yes", reason, Evidence(listing.SIGNATURE))
 

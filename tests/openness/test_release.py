@@ -369,6 +369,24 @@ def test_a_manifest_signed_anew_by_another_is_found_by_the_key(release: Path, ma
     assert checked["verify.signature"].answer == "no"
 
 
+def test_what_is_left_out_on_purpose_is_found(release: Path, made: Path) -> None:
+    """A manifest and a signature that say nothing of the checkpoints, so that these can be exchanged."""
+    from clearseek.openness.keys import load_private_key
+    from clearseek.openness.manifest import NOT_CONTENT
+    from clearseek.openness.signing import sign_folder
+
+    left_out = ("checkpoints", *NOT_CONTENT)
+    (release / "model.sig").unlink()
+    (release / MANIFEST).write_bytes(build(release, (MANIFEST, "model.sig", *left_out)).to_bytes())
+    sign_folder(release, load_private_key(made.parent / "key"), ignore=left_out)
+    found = rows(release, levels=(0,), public_key=made.parent / "key.pub")
+    for row in ("verify.files", "verify.signature"):
+        assert found[row].answer == "no"
+        assert "checkpoints" in found[row].reason
+        assert "left out on purpose" in found[row].reason
+    assert audited(release)["files.manifest"].answer == "no"
+
+
 def encoded(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
