@@ -71,7 +71,7 @@ def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkp
     """On another kind of machine: set the distance to the published run against what rounding does here."""
     steps = f"{segment.begin + 1} to {segment.end}"
     title = f"Steps {steps}, trained again on another kind of machine, end within honest drift"
-    published = outcome(replay.release.lines[segment.begin + 1 : segment.end + 1], saved.tensors["weights"])
+    published = outcome(replay.release.lines[segment.begin + 1 : segment.end + 1], saved.tensors.get("weights", {}))
     others = []
     for size in NUDGES:
         lines, tensors = replay.train(segment, nudged=size)

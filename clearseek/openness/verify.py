@@ -90,7 +90,7 @@ def verify(
         source = Folder(root)
         source.hashes.update({entry.path: entry.sha256 for entry in manifest.files if not differences})
         rows.append(_static(audit(source)))
-    if {2, 3, 4, 5, 6} & set(levels):
+    if {2, 3, 4, 5, 6} & set(levels) and not tree.problems:  # links out of it and fifos are never opened
         rows += _again(root, levels, manifest.root, nonce, segments, read_sources, say)
     return tuple(rows)
 
@@ -242,8 +242,8 @@ def _evaluation(release: Release) -> Row:
     place = Evidence(path)
     try:
         problem, worst, score = _evaluate(release, strict_json((release.root / path).read_bytes(), path))
-    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-        return redone(name, title, "no", f"{path} or the data cannot be read: {error!r:.200}", place)
+    except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        return redone(name, title, "no", f"{path}, the weights or the data cannot be read: {error!r:.200}", place)
     if problem is not None:
         return redone(name, title, "no", problem, place)
     if worst:

@@ -84,7 +84,10 @@ def load(path: Path) -> Checkpoint:
     if problems:
         raise UserError("\n".join([*problems, _alternative(path)]))
     record = json.loads((path / _RECORD).read_bytes())["checkpoint"]
-    tensors = {Path(name).stem: load_file(path / name) for name in record["files"]}
+    try:
+        tensors = {Path(name).stem: load_file(path / name) for name in record["files"]}
+    except SafetensorError as error:
+        raise UserError(f"{path}: no sound safetensors file: {error}\n{_alternative(path)}") from None
     return Checkpoint(record["step"], tensors, record["state"])
 
 
@@ -97,8 +100,12 @@ def verify(path: Path) -> list[str]:
         if sha256_bytes(_canonical(record)) != digest:
             return [f"{file}: altered since it was written: its SHA-256 does not match"]
         expected = {path / name: (entry["size"], entry["sha256"]) for name, entry in record["files"].items()}
-        if any(each.parent != path for each in expected) or not {"step", "state"} <= record.keys():
-            return [f"{file}: not the record of a checkpoint: it names files elsewhere, or lacks the step or the state"]
+        if any(type(size) is not int or type(digest) is not str for size, digest in expected.values()):
+            raise TypeError("files")
+        if any(each.parent != path for each in expected) or not isinstance(record["state"], dict):
+            return [f"{file}: not the record of a checkpoint: it names files elsewhere, or has no state"]
+        if path.name != f"step-{record['step']:08d}":
+            return [f"{file}: the record of step {record['step']}, and not of {path.name}"]
     except OSError as error:
         return [f"{file}: cannot read the checkpoint: {error.strerror}"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

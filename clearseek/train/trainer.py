@@ -153,10 +153,16 @@ class Trainer:
         if path is None:
             return Transcript.resume(self.run.transcript, header, 0)
         saved = checkpoint.load(path)
-        transcript = Transcript.resume(self.run.transcript, header, saved.step, saved.state["transcript_head"])
-        self.optimizer.load(saved.tensors["weights"], saved.tensors["optimizer"])
-        for name, buffer in self.model.named_buffers():
-            buffer.copy_(saved.tensors["buffers"][name])
+        head = saved.state.get("transcript_head")
+        if not isinstance(head, str):
+            raise UserError(f"{path}: does not say after which line of the transcript it was made")
+        transcript = Transcript.resume(self.run.transcript, header, saved.step, head)
+        try:
+            self.optimizer.load(saved.tensors["weights"], saved.tensors["optimizer"])
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(saved.tensors["buffers"][name])
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"{path}: does not fit the recipe: {error!r:.200}") from None
         checkpoint.discard_after(folder, saved.step)
         self.step = saved.step
         return transcript

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -367,6 +368,17 @@ def test_a_manifest_signed_anew_by_another_is_found_by_the_key(release: Path, ma
     checked = rows(release, levels=(0,), public_key=made.parent / "key.pub")
     assert checked["verify.files"].answer == "yes"
     assert checked["verify.signature"].answer == "no"
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_nothing_is_done_with_files_that_lead_elsewhere(release: Path, tmp_path: Path, kind: str) -> None:
+    place = release / "checkpoints/step-00000003/weights.safetensors"
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere") if kind == "link" else os.mkfifo(place)
+    found = rows(release, levels=(0, 1, 2, 3, 4, 5))
+    assert found.keys() == {"verify.files", "verify.static"}
+    assert found["verify.files"].answer == "no"
+    assert "checkpoints/step-00000003/weights.safetensors" in found["verify.files"].reason
 
 
 def test_what_is_left_out_on_purpose_is_found(release: Path, made: Path) -> None:

@@ -234,12 +234,37 @@ def test_a_write_that_the_system_refuses(tmp_path: Path, processes: multiprocess
     checkpoint.load(tmp_path / "step-00000001")
 
 
-@pytest.mark.parametrize("change", [{"files": {"../outside.safetensors": {"size": 1, "sha256": "0"}}}, {"state": None}])
-def test_a_forged_record_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
-    path = saved(tmp_path, 1)
+def forge(path: Path, change: dict[str, object]) -> None:
+    """Other content of a record, under a hash that fits."""
     record = json.loads((path / "checkpoint.json").read_text())["checkpoint"] | change
     record = {key: value for key, value in record.items() if value is not None}
     document = {"checkpoint": record, "sha256": checkpoint.sha256_bytes(checkpoint._canonical(record))}
     (path / "checkpoint.json").write_text(json.dumps(document))
-    with pytest.raises(UserError, match="not the record of a checkpoint"):
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"files": {"../outside.safetensors": {"size": 1, "sha256": "0"}}}, "not the record of a checkpoint"),
+        ({"files": {"model.safetensors": {"size": {}, "sha256": "0"}}}, "not the record of a checkpoint"),
+        ({"files": {"model.safetensors": {"size": 1, "sha256": 7}}}, "not the record of a checkpoint"),
+        ({"state": None}, "not the record of a checkpoint"),
+        ({"state": 0.5}, "not the record of a checkpoint"),
+        ({"step": "1"}, "not the record of a checkpoint"),
+        ({"step": 2}, "the record of step 2, and not of step-00000001"),
+    ],
+)
+def test_a_forged_record_is_refused(tmp_path: Path, change: dict[str, object], what: str) -> None:
+    path = saved(tmp_path, 1)
+    forge(path, change)
+    with pytest.raises(UserError, match=what):
+        checkpoint.load(path)
+
+
+def test_a_file_that_is_no_safetensors_is_one_error(tmp_path: Path) -> None:
+    path = saved(tmp_path, 1)
+    (path / "model.safetensors").write_bytes(b"no tensors")
+    entry = {"size": 10, "sha256": checkpoint.sha256_bytes(b"no tensors")}
+    forge(path, {"files": {"model.safetensors": entry}})
+    with pytest.raises(UserError, match="no sound safetensors file"):
         checkpoint.load(path)
