@@ -7,6 +7,7 @@ difference says as much.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,8 +54,9 @@ def largest_difference(stated: dict[str, Any], found: list[torch.Tensor]) -> flo
         len(row["logits"]) != len(value) for row, value in zip(rows, found, strict=True)
     ):
         return float("inf")
-    return max(
+    differences = [
         abs(float.fromhex(str(one)) - other)
         for row, value in zip(rows, found, strict=True)
         for one, other in zip(row["logits"], map(float, value.tolist()), strict=True)
-    )
+    ]
+    return max(differences) if all(map(math.isfinite, differences)) else float("inf")  # max() overlooks NaN

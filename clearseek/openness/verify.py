@@ -222,7 +222,7 @@ def _logits(release: Release) -> Row:
     settle_numerics(release.run.read_recipe().train.threads, "cpu")
     try:
         difference = largest_difference(strict_json(file.read_bytes(), path), prompt_logits(release.root))
-    except (UserError, KeyError, TypeError, ValueError) as error:
+    except (UserError, KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         return redone(name, title, "no", f"{path} or the weights cannot be read: {error}", Evidence(path))
     if difference == 0.0:
         return redone(name, title, "yes", f"{len(PROMPTS)} prompts, every logit to the bit", Evidence(path))
@@ -242,7 +242,7 @@ def _evaluation(release: Release) -> Row:
     place = Evidence(path)
     try:
         problem, worst, score = _evaluate(release, strict_json((release.root / path).read_bytes(), path))
-    except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (UserError, KeyError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError) as error:
         return redone(name, title, "no", f"{path}, the weights or the data cannot be read: {error!r:.200}", place)
     if problem is not None:
         return redone(name, title, "no", problem, place)

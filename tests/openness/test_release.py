@@ -312,6 +312,7 @@ def test_other_final_weights_give_other_logits(release: Path) -> None:
         (lambda e: e["windows"][1].update(bits=scaled(e, 1 + 1e-4)), "no", "window 1: "),
         (lambda e: e["windows"][1].update(bits="nan"), "no", "window 1: "),
         (lambda e: e["windows"][1].update(bits=7), "no", "cannot be read"),
+        (lambda e: e["windows"][1].update(bits="0x1p9999"), "no", "cannot be read"),
         (lambda e: e.update(windows=None), "no", "cannot be read"),
     ],
 )
@@ -320,6 +321,20 @@ def test_other_figures_of_the_evaluation_are_refuted(release: Path, change: Any,
     row = rows(release, levels=(3,))["verify.evaluation"]
     assert row.answer == answer
     assert what in row.reason
+
+
+@pytest.mark.parametrize("change", [{"prompts": None}, {"prompts": [{}]}, {"prompts": [{"logits": ["0x1p9999"]}]}])
+def test_logits_that_are_none_are_refuted(release: Path, change: dict[str, Any]) -> None:
+    edit_json(release / "evaluation/logits.json", lambda content: content.update(change))
+    assert rows(release, levels=(2,))["verify.logits"].answer == "no"
+
+
+def test_a_logit_that_is_no_number_is_refuted(release: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["prompts"][1]["logits"][3] = "nan"
+
+    edit_json(release / "evaluation/logits.json", change)
+    assert rows(release, levels=(2,))["verify.logits"].answer == "no"
 
 
 def scaled(evaluation: dict[str, Any], factor: float) -> str:
