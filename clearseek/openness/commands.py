@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
-from clearseek.errors import UserError
+from clearseek.errors import UserError, nearest
 from clearseek.files import write_atomic
 from clearseek.openness.audit import audit as run_audit
 from clearseek.openness.calibration import validate
@@ -80,6 +80,7 @@ def audit(arguments: argparse.Namespace) -> int:
         run_audit(_source(path, not arguments.no_hash, arguments.json), arguments.name or "", trusted, base)
         for path in paths
     ]
+    missing = _required(audits, arguments.require)
     kind = "json" if arguments.json else arguments.format
     text = _render(audits, kind, arguments.compare)
     if arguments.out is not None:
@@ -95,7 +96,9 @@ def audit(arguments: argparse.Namespace) -> int:
             print_audit(console, audits[0], evidence=arguments.evidence)
     else:
         sys.stdout.write(text)
-    return _required(audits, arguments.require)
+    for line in missing:
+        print(f"clearseek: {line}", file=sys.stderr)
+    return FAILED if missing else 0
 
 
 def _source(path: str, hashed: bool = False, quiet: bool = False) -> Source:
@@ -137,8 +140,8 @@ def _render(audits: list[Audit], kind: str, compare: bool) -> str:
     return json.dumps(_DOCUMENTS[kind](audits[0]), indent=1) + "\n" if kind in _DOCUMENTS else ""
 
 
-def _required(audits: list[Audit], required: list[str]) -> int:
-    """`FAILED` unless each required row has the grade asked for: ``data.training``, or ``data.training=E4``."""
+def _required(audits: list[Audit], required: list[str]) -> list[str]:
+    """What is not as ``data.training`` or ``data.training=E4`` asks, in words. Raises UserError for no such row."""
     missing = []
     for each in required:
         id, _, grade = each.partition("=")
@@ -147,9 +150,9 @@ def _required(audits: list[Audit], required: list[str]) -> int:
         for found in audits:
             row = found.get(id)
             if row is None:
-                raise UserError(f"--require {each}: no row {id}; --json lists all")
+                raise UserError(
+                    f"--require {each}: no row {id}{nearest(id, [row.id for row in found])}; --json has all"
+                )
             if row.answer != "yes" or int(row.grade) < int(grade[1:] or 1):
                 missing.append(f"{found.facts['name']}: {id} is “{row.answer}”, E{int(row.grade)}; required: {each}")
-    for line in missing:
-        print(f"clearseek: {line}", file=sys.stderr)
-    return FAILED if missing else 0
+    return missing

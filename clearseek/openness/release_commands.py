@@ -65,6 +65,9 @@ def release(arguments: argparse.Namespace) -> int:
 def verify(arguments: argparse.Namespace) -> int:
     """``clearseek verify``."""
     levels = _levels(arguments.levels)
+    if arguments.segments < 1:
+        raise UserError(f"--segments {arguments.segments}: use a number from 1 up")
+    private = None if arguments.sign is None else load_private_key(arguments.sign)
     nonce = arguments.nonce or secrets.token_hex(16)
     console = Console(highlight=False, stderr=arguments.json)
     progress = Console(stderr=True, highlight=False)
@@ -80,8 +83,7 @@ def verify(arguments: argparse.Namespace) -> int:
         sign, colour = MARKS[row.answer]
         console.print(Text(f"  {sign} ", style=colour) + Text(f"{row.title}: {visible(row.reason)}"), soft_wrap=True)
     statement = as_statement(root, rows, {**describe(), "platform": platform.platform()}, nonce)
-    if arguments.sign is not None:
-        private = load_private_key(arguments.sign)
+    if private is not None:
         name = f"verify-{private.public.fingerprint[:12]}-{hash_name(nonce)}.json"
         path = arguments.release / listing.ATTESTATIONS / name
         path.parent.mkdir(exist_ok=True)

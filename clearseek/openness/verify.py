@@ -35,7 +35,7 @@ from clearseek.hub.safetensors_file import strict_json
 from clearseek.openness import manifest as listing
 from clearseek.openness.audit import audit
 from clearseek.openness.evidence import Answer, Audit, Evidence, Grade, Row
-from clearseek.openness.keys import load_public_key
+from clearseek.openness.keys import PublicKey, load_public_key
 from clearseek.openness.logits import CLOSE, PROMPTS, largest_difference, prompt_logits
 from clearseek.openness.replay import Release, Replay, choose_segments, open_release
 from clearseek.openness.segment_rows import compared, redone, segment_row, transcript_line
@@ -79,13 +79,18 @@ def verify(
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder: give the folder of a release")
+    if not (root / listing.MANIFEST).is_file():
+        raise UserError(
+            f"{root}: holds no {listing.MANIFEST}: there is nothing to verify it by; clearseek audit reads any release"
+        )
     manifest = listing.read(root)
+    key = None if public_key is None else load_public_key(public_key)
     rows: list[Row] = []
     say("hashing every file")
     differences, tree = listing.check(root, manifest)
     rows.append(_hashes(manifest, differences, tree))
-    if public_key is not None:
-        rows.append(_signature(root, public_key))
+    if key is not None:
+        rows.append(_signature(root, key))
     if 1 in levels:
         source = Folder(root)
         source.hashes.update({entry.path: entry.sha256 for entry in manifest.files if not differences})
@@ -147,11 +152,11 @@ def _hidden(skipped: tuple[str, ...]) -> list[str]:
     return [f"{visible(path)}: is here and left out on purpose" for path in skipped if not is_below(path, usual)]
 
 
-def _signature(root: Path, public_key: Path) -> Row:
+def _signature(root: Path, key: PublicKey) -> Row:
     title = "The release is signed by the key that was given"
     if not (root / listing.SIGNATURE).is_file():
         return compared("verify.signature", title, "no", f"there is no {listing.SIGNATURE}")
-    result = verify_folder(root, load_public_key(public_key))
+    result = verify_folder(root, key)
     wrong = [*result.problems, *_hidden(result.ignored)]
     if wrong:
         return compared("verify.signature", title, "no", "; ".join(wrong[:8]), Evidence(listing.SIGNATURE))

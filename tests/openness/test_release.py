@@ -522,6 +522,11 @@ def test_a_consistent_forgery_is_found_by_training_again(release: Path) -> None:
         (["verify", "nowhere"], "no such folder"),
         (["verify", "{}", "--levels", "7"], "use numbers out of"),
         (["verify", "{}", "--levels", "x"], "use numbers out of"),
+        (["verify", "{}", "--segments", "0"], "use a number from 1 up"),
+        (["verify", "{}", "--key", "nowhere"], "nowhere: cannot read"),
+        (["verify", "{}", "--sign", "nowhere"], "nowhere: cannot read"),
+        (["verify", "{}/code"], "nothing to verify it by"),
+        (["audit", "{}", "--require", "weights.tensor"], "did you mean"),
     ],
 )
 def test_wrong_use(made: Path, arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
