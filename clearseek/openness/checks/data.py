@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Final
 
 from clearseek.openness.card import Document, plain
 from clearseek.openness.checks.weights import weight_links
@@ -28,6 +29,8 @@ _DESCRIBED = re.compile(r"tokens|corpus|corpora|data ?sets?\b|training data|samp
 _SOURCES = re.compile(
     r"common ?crawl|wikipedia|github|arxiv|stack ?exchange|the pile|dolma|c4\b|refinedweb|fineweb|redpajama|books", re.I
 )
+BYTES_PER_TOKEN: Final = 0.02
+"""Fewest that published data can have for each token that a model was trained on: compressed, and read many times."""
 _BENCHMARK = re.compile(r"mmlu|gsm8k|math|humaneval|arc-|hellaswag|bbh|aime|gpqa|winogrande|piqa", re.I)
 _DATA_FILES = re.compile(r"\.(?:parquet|jsonl(?:\.gz|\.zst)?|arrow|bin|npy|tfrecord|tar\.zst)$")
 
@@ -65,11 +68,16 @@ def _training(subject: Subject) -> Row:
     title, name = "The complete training data are published", "data.training"
     files = data_files(subject)
     if files:
-        manifest = any(path.endswith("manifest.json") for path in subject.source.sizes)
         size = sum(subject.source.sizes[path] for path in files)
         places = tuple(subject.source.whole(path) for path in files[:6])
-        reason = f"level 6, {LEVELS[6]}: {len(files)} files, {size:,} bytes" + ("" if manifest else "; no manifest")
-        return Row(name, "definition", title, "yes" if manifest else "partly", Grade.PRESENT, reason, places)
+        reason = f"level 6, {LEVELS[6]}: {len(files)} files, {size:,} bytes"
+        stated = max(subject.stated("tokens"), key=lambda claim: claim.value, default=None)
+        if stated is not None and size < BYTES_PER_TOKEN * stated.value:
+            reason += f", which cannot hold the {stated.text} tokens that are stated"
+            return Row(name, "definition", title, "partly", Grade.CLAIMED, reason, (*places, stated.evidence))
+        if not any(_lists_data(path) for path in subject.source.sizes):
+            return Row(name, "definition", title, "partly", Grade.PRESENT, f"{reason}; no manifest", places)
+        return Row(name, "definition", title, "yes", Grade.PRESENT, reason, places)
     linked = _linked(subject)
     if linked:
         reason = f"level 3, {LEVELS[3]}: {', '.join(dict.fromkeys(each.quote for each in linked))}; none was read"
@@ -81,6 +89,12 @@ def _training(subject: Subject) -> Row:
             return Row(name, "definition", title, "no", Grade.ABSENT, reason, places[:4])
     reason = f"level 0: {LEVELS[0]}"
     return Row(name, "definition", title, "no", Grade.ABSENT, reason)
+
+
+def _lists_data(path: str) -> bool:
+    """Whether a file says what the data consist of, by its name."""
+    folder, _, base = path.lower().rpartition("/")
+    return base in ("manifest.json", "croissant.json", "dataset_info.json", "dataset_infos.json") and "data" in folder
 
 
 def data_files(subject: Subject) -> tuple[str, ...]:
