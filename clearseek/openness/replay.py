@@ -11,13 +11,17 @@ import hashlib
 import shutil
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 import torch
 from rich.console import Console
 
+import clearseek
 from clearseek.errors import UserError
+from clearseek.openness.checks.archive import members
 from clearseek.openness.drift import nudge
+from clearseek.openness.source import Folder
 from clearseek.train import checkpoint
 from clearseek.train.display import Display
 from clearseek.train.run import RunFolder
@@ -25,6 +29,8 @@ from clearseek.train.session import refuse_device
 from clearseek.train.trainer import Trainer
 from clearseek.train.transcript import Summary
 from clearseek.train.transcript import verify as verify_transcript
+
+_LONGEST_SOURCE = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -91,9 +97,39 @@ class Replay:
 
     @property
     def differs(self) -> tuple[str, ...]:
-        """What about this machine is other than the release's, in words; known once something was trained."""
+        """What is other than the release's about this machine, in words; known once something was trained."""
         changes = {} if self._trainer is None else self._trainer.differs
         return tuple(f"{key} {_short(was)} -> {_short(now)}" for key, (was, now) in changes.items())
+
+    @cached_property
+    def other_code(self) -> str:
+        """What is other about this ClearSeek than about the one in the release; empty where the code is the same.
+
+        Only what trains is compared, and not what audits.
+        """
+        source = Folder(self.release.root)
+        package = Path(clearseek.__file__).parent
+        archives = [path for path in source.sizes if path.startswith("code/") and path.endswith(".tar.gz")]
+        try:
+            published = {
+                PurePosixPath(*parts[2:]): content
+                for path in archives
+                for name, content in members(source, path, _LONGEST_SOURCE)
+                if (parts := PurePosixPath(name).parts)[1:2] == ("clearseek",)
+                and name.endswith(".py")
+                and ".." not in parts
+            }
+        except UserError as error:
+            return str(error)
+        changed = [
+            str(name)
+            for name, content in published.items()
+            if name.parts[0] != "openness"
+            and not ((package / name).is_file() and (package / name).read_bytes() == content)
+        ]
+        if not published:
+            return "there is no source archive in code/"
+        return f"{len(changed)} files, such as {changed[0]}" if changed else ""
 
     def train(self, segment: Segment, nudged: float = 0.0) -> tuple[list[bytes], dict[str, dict[str, torch.Tensor]]]:
         """Lines of the steps, and the tensors after the last, from the checkpoint before the first.

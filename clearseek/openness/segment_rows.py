@@ -38,7 +38,7 @@ def segment_row(replay: Replay, segment: Segment) -> Row:
         lines, tensors = replay.train(segment)
         saved = checkpoint.load(checkpoint.find(release.checkpoints, segment.end))
         found = _first_difference(replay, segment, lines, tensors, saved)
-        if found is not None and replay.differs:
+        if found is not None and (replay.differs or replay.other_code):
             return _within_drift(replay, segment, outcome(lines, tensors["weights"]), saved, found[0])
     except UserError as error:
         return Row(name, "impact", title, "unknown", Grade.PRESENT, f"cannot be trained here: {error}")
@@ -79,8 +79,11 @@ def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkp
     drift = farthest(others)
     away = distance(ours, published)
     name = f"verify.drift.{segment.begin + 1}-{segment.end}"
+    differs = f"this machine differs: {', '.join(replay.differs)}" if replay.differs else ""
+    if replay.other_code:
+        differs += f"{' and ' * bool(differs)}this ClearSeek is not the release's: {replay.other_code}"
     reason = (
-        f"bits are not to be expected, for this machine differs: {', '.join(replay.differs)}; "
+        f"bits are not to be expected, for {differs}; "
         f"first difference: {first}; the published run is {away.loss:.2g} nats a step and {away.weights:.3g} in its "
         f"weights away from ours, and runs changed in their last places {drift.loss:.2g} and {drift.weights:.3g}"
     )

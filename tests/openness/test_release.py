@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -483,6 +485,35 @@ def test_on_another_machine_a_segment_is_set_against_what_rounding_does(
     assert (row.answer, row.grade) == (answer, Grade.CHECKED if answer == "yes" else Grade.CLAIMED)
     assert "weights_sha256" in row.reason
     assert "this machine differs: torch 1.0 -> " in row.reason
+
+
+def other_archive(release: Path) -> None:
+    """The release of another ClearSeek: a line more in its trainer."""
+    (file,) = (release / "code").iterdir()
+    buffer = io.BytesIO()
+    with tarfile.open(file) as old, tarfile.open(fileobj=buffer, mode="w:gz") as new:
+        for member in old:
+            held = old.extractfile(member)
+            assert held is not None
+            content = held.read() + b"# more\n" * member.name.endswith("train/trainer.py")
+            member.size = len(content)
+            new.addfile(member, io.BytesIO(content))
+    file.write_bytes(buffer.getvalue())
+
+
+@pytest.mark.parametrize(("size", "answer"), [(2.0**-20, "yes"), (0.01, "no")])
+def test_bits_are_not_expected_of_another_clearseek(release: Path, size: float, answer: Answer) -> None:
+    def move(weights: dict[str, torch.Tensor]) -> None:
+        for weight in weights.values():
+            weight *= 1 + size
+
+    other_archive(release)
+    rewrite_history(release, move)
+    found = rows(release, levels=(6,))
+    assert found["verify.steps.1-3"].grade == Grade.REEXECUTED
+    row = found["verify.drift.4-6"]
+    assert row.answer == answer
+    assert "this ClearSeek is not the release's: 1 files, such as train/trainer.py" in row.reason
 
 
 def test_another_learning_rate_is_outside_the_band(release: Path) -> None:
