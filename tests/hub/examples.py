@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,15 @@ def tokenizer_file(folder: Path) -> Path:
     file = folder / "trained-tokenizer.json"
     _tokenizer().save(file)
     return file
+
+
+def routers_as(state: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state with the routers' weights in the type of `like`, if that changes no number.
+
+    transformers widens them to FP32 from 5.24 on, in which they are computed; the published ones are BF16.
+    """
+    out = dict(state)
+    for name, tensor in state.items():
+        if name.endswith("mlp.gate.weight") and torch.equal(tensor.to(like[name].dtype).to(tensor.dtype), tensor):
+            out[name] = tensor.to(like[name].dtype)
+    return out
