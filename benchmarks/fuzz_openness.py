@@ -27,6 +27,8 @@ from clearseek.machine import describe
 from clearseek.openness.card import Document, read_yaml
 from clearseek.openness.checks.archive import members
 from clearseek.openness.checks.evaluations import scores
+from clearseek.openness.checks.program import code_of
+from clearseek.openness.checks.template import problem
 from clearseek.openness.claims import find_claims
 from clearseek.openness.dsse import verify_statement
 from clearseek.openness.keys import load_public_key
@@ -50,6 +52,7 @@ The weights are licensed under the [MIT License](LICENSE). See https://arxiv.org
 """
 HEADER = build_header([Shaped("a", "BF16", (2, 3)), Shaped("b", "F32", (4,))], {"format": "pt"}).raw
 INDEX = b'{"metadata": {"total_size": 28}, "weight_map": {"a": "model.safetensors", "b": "model.safetensors"}}'
+TEMPLATE = b"{% for m in messages %}{% generation %}{{ m['content'] | trim }}{% endgeneration %}{% endfor %}{# x #}"
 STEP = b'{"balance":[],"grad_norm":"0x1p+0","loss":"0x1p+1","prev":"%s","step":1,"tokens":8}'
 
 
@@ -78,6 +81,11 @@ def corpus() -> dict[str, list[bytes]]:
         "transcript": [transcript],
         "archive": [buffer.getvalue()],
         "signature": [bundle],
+        "chat template": [TEMPLATE],
+        "program": [
+            Path(__file__).read_bytes()[:1500],
+            b'{"cells": [{"cell_type": "code", "source": ["a = 1  # b"]}]}',
+        ],
     }
 
 
@@ -118,6 +126,8 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
         "transcript": transcript,
         "archive": archive,
         "signature": lambda raw: verify_statement(raw, key),
+        "chat template": lambda raw: problem(text(raw)),
+        "program": lambda raw: [code_of(name, text(raw), False) for name in ("a.py", "a.ipynb")],
     }
 
 

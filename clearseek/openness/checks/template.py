@@ -42,7 +42,7 @@ def rows(subject: Subject) -> Iterator[Row]:
         yield Row(name, "technical", title, "not applicable", Grade.ABSENT, "there is no chat template")
         return
     places = tuple(dict.fromkeys(place for _, _, place in found))[:4]
-    problems = [f"{place.file}: {what}" for _, text, place in found for what in [_problem(text)] if what]
+    problems = [f"{place.file}: {what}" for _, text, place in found for what in [problem(text)] if what]
     if problems:
         yield Row(name, "technical", title, "no", Grade.CLAIMED, "; ".join(problems[:4]), places)
         return
@@ -68,7 +68,7 @@ def _templates(subject: Subject) -> Iterator[tuple[str, str, Evidence]]:
                 yield str(each.get("name")), each["template"], source.whole(path)
 
 
-def _problem(text: str) -> str:
+def problem(text: str) -> str:
     """What is wrong with a template; empty where nothing is."""
     if len(text) > LONGEST:
         return f"longer than {LONGEST:,} characters"
