@@ -54,16 +54,25 @@ def _first_difference(
     replay: Replay, segment: Segment, lines: list[bytes], tensors: dict[str, dict[str, torch.Tensor]],
     saved: checkpoint.Checkpoint,
 ) -> tuple[str, Evidence] | None:  # fmt: skip
-    """The first step, or else the first tensor, that is not the published one; None where all bits are."""
+    """The first step and the first tensor that are not the published ones; None where all bits are."""
+    tensor = _first_tensor(tensors, saved)
+    after = "" if tensor is None else f"after step {segment.end} {' '.join(tensor)} is another than the checkpoint's"
     for step, line in enumerate(lines, segment.begin + 1):
         if line != replay.release.lines[step]:
-            return _differing(step, line, replay.release.lines[step]), transcript_line(step)
+            reason = _differing(step, line, replay.release.lines[step])
+            return f"{reason}; {after or 'every tensor of the checkpoint is the same'}", transcript_line(step)
+    if tensor is None:
+        return None
+    return after, Evidence(f"checkpoints/step-{segment.end:08d}/{tensor[0]}.safetensors")
+
+
+def _first_tensor(tensors: dict[str, dict[str, torch.Tensor]], saved: checkpoint.Checkpoint) -> tuple[str, str] | None:
+    """Group and name of the first tensor whose bits differ, by name."""
     for group, found in tensors.items():
-        for tensor, value in sorted(found.items()):
-            stated = saved.tensors.get(group, {}).get(tensor)
+        for name, value in sorted(found.items()):
+            stated = saved.tensors.get(group, {}).get(name)
             if stated is None or not _same_bits(stated, value.cpu()):
-                reason = f"step {segment.end}: {group} {tensor} is another than the checkpoint's"
-                return reason, Evidence(f"checkpoints/step-{segment.end:08d}/{group}.safetensors")
+                return group, name
     return None
 
 
