@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
 from functools import cached_property
 from hashlib import sha256
@@ -23,6 +24,10 @@ T = TypeVar("T")
 _HEAD: Final = 65_536
 """Bytes fetched at a file's beginning at once: a header of a few hundred tensors."""
 MOST_FILES: Final = 100_000
+MOST_REVISIONS: Final = 256
+"""Branches and tags that are looked at."""
+_AT_ONCE: Final = 8
+"""Requests under way."""
 
 
 class Hub(Source):
@@ -67,6 +72,33 @@ class Hub(Source):
     def problems(self) -> tuple[Problem, ...]:
         """Names that a release should not have."""
         return tuple(self._problems)
+
+    @cached_property
+    def revisions(self) -> dict[str, dict[str, str]]:
+        """Branches and tags other than this one: path -> SHA-256 of their large files."""
+        refs = ask(self.repo, lambda: self._hub.HfApi().list_repo_refs(self.repo))
+        named = {each.name: str(each.target_commit) for each in (*refs.branches, *refs.tags)}
+        chosen = [name for name, commit in sorted(named.items()) if commit != self.revision][:MOST_REVISIONS]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return dict(zip(chosen, pool.map(lambda name: self._large(named[name]), chosen), strict=True))
+
+    def _large(self, commit: str) -> dict[str, str]:
+        """Path -> SHA-256 of the large files of a commit."""
+        info = ask(self.repo, lambda: self._hub.HfApi().model_info(self.repo, revision=commit, files_metadata=True))
+        return {each.rfilename: str(each.lfs.sha256) for each in info.siblings or [] if each.lfs is not None}
+
+    def data_set(self, name: str) -> str | None:
+        """Commit, gate and licence of a data set on the same hub; empty where there is none to be seen."""
+        try:
+            info = self._hub.HfApi().dataset_info(name)
+        except (self._hub.errors.RepositoryNotFoundError, self._hub.errors.HFValidationError):
+            return ""
+        except (self._hub.errors.HfHubHTTPError, OSError, ValueError):
+            return None
+        card = info.card_data or {}
+        licence = card.get("license") if hasattr(card, "get") else None
+        gate = ", behind a gate" if getattr(info, "gated", False) else ""
+        return f"commit {str(info.sha)[:12]}{gate}, licence {visible(str(licence or 'not said'))[:40]}"
 
     def sha256(self, path: str) -> str:
         """What the hub recorded of a large file; of a small one, taken here when it has been read whole."""

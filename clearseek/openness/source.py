@@ -64,6 +64,18 @@ class Source(ABC):
         """SHA-256 of a file in hex; empty where it is not known and was not asked for."""
 
     @cached_property
+    def revisions(self) -> dict[str, dict[str, str]]:
+        """Other states of the release, by name: path -> SHA-256 of their large files. A folder has none."""
+        return {}
+
+    def data_set(self, name: str) -> str | None:
+        """What is found of a data set where the release is, in words; empty where it is not there.
+
+        None where it cannot be asked: a folder knows no other place.
+        """
+        return None
+
+    @cached_property
     def model_name(self) -> str:
         """The model's name: the last part of the release's."""
         return self.name.rstrip("/").rpartition("/")[2].partition("@")[0]

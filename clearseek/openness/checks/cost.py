@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from clearseek.errors import UserError
 from clearseek.hub.layout import FP8_KINDS, flops_per_token, tensors
+from clearseek.openness.checks import operations
 from clearseek.openness.claims import Claim
 from clearseek.openness.cost import DOLLARS_PER_HOUR, PLAUSIBLE, energy_kwh, is_plausible, six_nd, utilisation
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
@@ -34,8 +35,8 @@ class Compute:
 
     tokens: Claim
     six_n_d: float
-    exact: float
-    """With attention, from the shapes."""
+    exact: float | None
+    """With attention, from the shapes, where these are known."""
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -44,18 +45,24 @@ def rows(subject: Subject) -> Iterator[Row]:
     hours = _hours(subject)
     yield _consistent(subject, hours)
     yield _hours_fit(subject, compute, hours)
+    counted = () if compute is None else tuple(each for each in (compute.six_n_d, compute.exact) if each is not None)
+    yield from operations.rows(subject, counted, None if compute is None else compute.tokens.evidence)
     yield _price(subject, hours)
     yield _energy(subject, hours)
     yield _memory(subject)
 
 
 def _compute(subject: Subject) -> Compute | None:
+    """From the configuration, or by 6ND from the one figure of parameters that is stated."""
     counts, config, tokens = subject.counts, subject.config.value, subject.stated("tokens")
-    if counts is None or config is None or not tokens:
+    if not tokens:
         return None
     most = max(tokens, key=lambda claim: claim.value)
-    rule = six_nd(counts.activated_without_embedding, most.value)
-    return Compute(most, rule, flops_per_token(config, SEQUENCE, mtp=False) * most.value)
+    if counts is not None and config is not None:
+        rule = six_nd(counts.activated_without_embedding, most.value)
+        return Compute(most, rule, flops_per_token(config, SEQUENCE, mtp=False) * most.value)
+    figures = {claim.value for claim in subject.stated("activated") or subject.stated("total")}
+    return Compute(most, six_nd(figures.pop(), most.value), None) if len(figures) == 1 else None
 
 
 def _hours(subject: Subject) -> dict[str, Claim]:
@@ -109,22 +116,28 @@ def _hours_fit(subject: Subject, compute: Compute | None, hours: dict[str, Claim
     title, name = "The stated hours fit the operations that training takes", "cost.compute"
     claim = hours.get("pre-training") or hours.get("all")
     if compute is None or claim is None:
-        missing = [what for what, part in (("tokens with a config", compute), ("device-hours", claim)) if part is None]
+        missing = [what for what, part in (("tokens and parameters", compute), ("device-hours", claim)) if part is None]
         there = [each.evidence for each in (claim, compute.tokens if compute else None) if each is not None]
         grade = Grade.CLAIMED if there else Grade.ABSENT
-        return Row(name, "impact", title, "unknown", grade, f"not stated here: {' and '.join(missing)}", tuple(there))
+        return Row(name, "impact", title, "unknown", grade, f"not stated here: {'; '.join(missing)}", tuple(there))
     places = (compute.tokens.evidence, claim.evidence)
-    size = f"{compute.exact:.2e} operations ({compute.six_n_d:.2e} by 6ND)"
+    size = f"{compute.six_n_d:.2e} operations by 6ND"
+    if compute.exact is not None:
+        size = f"{compute.exact:.2e} operations ({compute.six_n_d:.2e} by 6ND)"
     chip = _device(claim)
     if chip is None:
         reason = f"{size}; the device of the hours is not named, or not known here"
         return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
-    rule, exact = (utilisation(flops, claim.value, chip.bf16) for flops in (compute.six_n_d, compute.exact))
+    rule = utilisation(compute.six_n_d, claim.value, chip.bf16)
+    share = f"{100 * rule:.1f} % of BF16's peak"
+    if compute.exact is not None:
+        exact = utilisation(compute.exact, claim.value, chip.bf16)
+        share = f"{100 * exact:.1f} % of BF16's peak ({100 * rule:.1f} % by 6ND)"
     fits = is_plausible(rule)
     answer: Answer = "yes" if fits else "no"
     reason = (
-        f"{size} in {claim.text} {chip.name.upper()} hours: {100 * exact:.1f} % of BF16's peak "
-        f"({100 * rule:.1f} % by 6ND); published runs reach {100 * PLAUSIBLE[0]:.0f} to {100 * PLAUSIBLE[1]:.0f} %"
+        f"{size} in {claim.text} {chip.name.upper()} hours: {share}; "
+        f"published runs reach {100 * PLAUSIBLE[0]:.0f} to {100 * PLAUSIBLE[1]:.0f} %"
     )
     return Row(name, "impact", title, answer, Grade.CHECKED if fits else Grade.CLAIMED, reason, places)
 

@@ -23,6 +23,9 @@ LEVELS = (
 _DATASET = re.compile(
     r"https?://(?:huggingface\.co|hf\.co)/datasets/[\w.-]+/[\w.-]+|https?://(?:the-eye\.eu|pile\.eleuther\.ai|commoncrawl\.org|data\.together\.xyz)\S*"
 )
+_ON_HUB = re.compile(r"(?:huggingface\.co|hf\.co)/datasets/([\w.-]+/[\w.-]+)")
+_HUB_NAME = re.compile(r"([\w.-]{1,96}(?:/[\w.-]{1,96})?)")
+_MOST_LOOKED_UP: Final = 20
 _URL = re.compile(r"https?://[^\s)]+")
 _TRAINED = re.compile(r"(?:pre-?|fine-?)?train(?:ed|ing)?\b", re.I)
 _DESCRIBED = re.compile(r"tokens|corpus|corpora|data ?sets?\b|training data|samples", re.I)
@@ -38,6 +41,7 @@ _DATA_FILES = re.compile(r"\.(?:parquet|jsonl(?:\.gz|\.zst)?|arrow|bin|npy|tfrec
 def rows(subject: Subject) -> Iterator[Row]:
     """The training data, their order, the tokenizer."""
     yield _training(subject)
+    yield _sources(subject)
     yield _order(subject)
     yield _tokenizer(subject)
     yield _evaluation(subject)
@@ -124,6 +128,29 @@ def _linked(subject: Subject) -> list[Evidence]:
             if _DATASET.match(link.target) and _about_training(document, link.line):
                 out.append(Evidence(document.file, f"line {link.line}", link.target, document.sha256))
     return out
+
+
+def _sources(subject: Subject) -> Row:
+    """The data sets that are named, looked up on the hub where the release is."""
+    title, name = "The data sets that are named can be had", "data.sources"
+    linked = _linked(subject)
+    if not linked:
+        return Row(name, "impact", title, "not applicable", Grade.ABSENT, "no data set is named")
+    named: dict[str, Evidence] = {}
+    for each in linked:
+        match = _ON_HUB.search(each.quote) or _HUB_NAME.fullmatch(each.quote)
+        if match:
+            named.setdefault(match[1], each)
+    found = {each: subject.source.data_set(each) for each in list(named)[:_MOST_LOOKED_UP]}
+    known = {each: what for each, what in found.items() if what is not None}
+    if not known:
+        reason = f"{len(linked)} named or linked; nothing beyond this folder was asked for them"
+        return Row(name, "impact", title, "unknown", Grade.LINKED, reason, tuple(linked[:6]))
+    missing = [each for each, what in known.items() if not what]
+    shown = "; ".join(f"{each}: {what or 'not there, or private'}" for each, what in known.items())
+    places = tuple(named[each] for each in (missing or list(known)))[:6]
+    answer: Answer = "no" if len(missing) == len(known) else "partly" if missing else "yes"
+    return Row(name, "impact", title, answer, Grade.LINKED, shown[:1500], places)
 
 
 def _about_training(document: Document, line: int) -> bool:
