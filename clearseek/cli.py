@@ -204,6 +204,9 @@ def build_parser() -> argparse.ArgumentParser:
     release.add_argument("out", type=Path, help="folder to make")
     release.add_argument("--data", type=Path, help="the run's data (default: RUN/data)")
     release.add_argument("--name", help="the model's name (default: the folder's)")
+    release.add_argument("--provider", default="", metavar="TEXT",
+                         help="who publishes it, with a contact: for the card and the AI Act's summary")  # fmt: skip
+    release.add_argument("--languages", default="", metavar="TEXT", help="languages of the data, for that summary")
     release.add_argument("--dtype", choices=("bf16", "fp32", "fp8"), default="bf16",
                          help="type of the final weights (default: bf16); checkpoints are FP32")  # fmt: skip
     release.add_argument("--key", type=Path, help="private key to sign with")

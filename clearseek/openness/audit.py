@@ -13,6 +13,7 @@ from clearseek.openness.checks import (
     access,
     attestations,
     code,
+    content_summary,
     context,
     cost,
     crosscheck,
@@ -89,6 +90,8 @@ def _facts(subject: Subject, rows: tuple[Row, ...]) -> dict[str, Any]:
         }
     if census := weights.dtype_census(subject.weights):
         facts["elements"] = census
+    if filled := content_summary.fields(subject):
+        facts["content_summary"] = {field: text[:500] for field, (text, _) in filled.items()}
     environment = next((row for row in rows if row.id == "code.environment"), None)
     if packages := code.pinned_packages(subject, environment):
         facts["packages"] = packages

@@ -56,6 +56,9 @@ class Made:
     """Of the checkpoints."""
     seconds: float
     """That training took, by the metrics; 0 where they are missing."""
+    provider: str = ""
+    """Who publishes it, and how to reach them; the languages of the data: known to the publisher alone."""
+    languages: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,14 @@ class Released:
 
 
 def make_release(
-    run: RunFolder, out: Path, data: Path | None = None, key: Path | None = None, dtype: str = "bf16", name: str = ""
+    run: RunFolder,
+    out: Path,
+    data: Path | None = None,
+    key: Path | None = None,
+    dtype: str = "bf16",
+    name: str = "",
+    provider: str = "",
+    languages: str = "",
 ) -> Released:
     """Write the release of a finished run.
 
@@ -83,6 +93,8 @@ def make_release(
         key: Private key to sign with.
         dtype: Of the exported weights: ``bf16``, ``fp32`` or ``fp8``. Checkpoints are always FP32.
         name: Of the model; by default the folder's.
+        provider: Who publishes it, with a contact, for the card and the AI Act's summary.
+        languages: Of the data, for that summary.
 
     Raises:
         UserError: the run is not finished or not sound, data were changed, `out` exists.
@@ -90,7 +102,7 @@ def make_release(
     if out.exists():
         raise UserError(f"{out}: exists: choose a new folder for the release")
     folder = data or run.data
-    made = _gather(run, folder, dtype, name or out.name)
+    made = replace(_gather(run, folder, dtype, name or out.name), provider=provider, languages=languages)
     private = None if key is None else load_private_key(key)
     with atomic_folder(out) as place:
         _weights(run, place, made)

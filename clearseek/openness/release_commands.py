@@ -43,8 +43,9 @@ def release(arguments: argparse.Namespace) -> int:
     if arguments.make_key:
         generate_key(arguments.key)
     made = make_release(
-        RunFolder(arguments.run), arguments.out, arguments.data, arguments.key, arguments.dtype, arguments.name or ""
-    )
+        RunFolder(arguments.run), arguments.out, arguments.data, arguments.key, arguments.dtype, arguments.name or "",
+        arguments.provider, arguments.languages,
+    )  # fmt: skip
     pushed = "" if arguments.push is None else f"{arguments.push}@{push(made.out, arguments.push, arguments.private)}"
     if arguments.json:
         print(json.dumps({**asdict(made), "out": str(made.out), "pushed": pushed or None}, indent=1))

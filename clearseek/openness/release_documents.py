@@ -71,7 +71,7 @@ Everything that made it is in this repository: [code](code), [data](data), [reci
 [checkpoints with optimiser state](checkpoints), [raw evaluation](evaluation). `clearseek verify` trains parts of it again
 and compares bits.
 
-## Usage
+{_provider(made)}## Usage
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -100,6 +100,10 @@ to follow instructions, and what it writes may be wrong, biased, or a copy of it
 The model weights are licensed under the [Apache License 2.0](LICENSE). The code is licensed under the Apache License 2.0.
 The documents are licensed under the Apache License 2.0. The data keep the licences of their sources: {licences}.
 """
+
+
+def _provider(made: Made) -> str:
+    return f"Published by {made.provider}.\n\n" if made.provider else ""
 
 
 def _scores(made: Made) -> str:
@@ -216,9 +220,31 @@ def croissant(made: Made, folder: Path) -> dict[str, Any]:
 
 
 def content_summary(made: Made) -> str:
-    """The summary of training content that the AI Act asks for (article 53(1)(d)), from the data's manifest."""
+    """The summary of training content that the AI Act asks for (article 53(1)(d)), from the data's manifest.
+
+    What no run records, the provider and the languages, stands there only if the publisher said it.
+    """
     data = made.data
-    size = "less than 1 billion tokens" if data.train.tokens < 1e9 else "1 billion tokens or more"
+    interpreter = data.config.source == "python-stdlib"
+    kind = "source code of programs and its comments" if interpreter else "the texts that the recipe's source names"
+    rows = {
+        "1.1 provider": made.provider or "not stated",
+        "1.2 model": f"{made.name}, recipe {made.recipe.name}; trained from random weights, from no other model",
+        "1.3 modality and size": f"text, {_band(data.train.tokens)} ({data.train.tokens:,})",
+        "1.3 types of content": f"{kind}; documents.jsonl lists every document",
+        "1.3 latest acquisition": f"{datetime.now(UTC):%m/%Y} at the latest",
+        "1.3 languages": made.languages or "not stated",
+        "2.1 public data sets": f"{data.source}: {data.train.documents:,} documents, {data.train.bytes:,} bytes; the tokens are here",
+        "2.2 private data sets": "none",
+        "2.3 crawled data": "none: nothing was crawled",
+        "2.4 user data": "none",
+        "2.5 synthetic data": "none was generated for this run; what the sources hold was not looked into",
+        "2.6 other data": "none",
+        "3.1 reservations of rights": "sources are read under the licences listed in README.md; nothing was crawled",
+        "3.2 illegal content": "no filter: the sources are published software, or files that the provider chose",
+        "3.3 other information": f"{data.duplicates:,} duplicates and {len(data.skipped):,} unreadable files left out",
+    }
+    table = "\n".join(f"| {field} | {' '.join(text.split()).replace('|', '/')} |" for field, text in rows.items())
     return f"""# Summary of training content
 
 After the template of the European Commission for article 53(1)(d) of Regulation (EU) 2024/1689; figures are derived from
@@ -226,14 +252,12 @@ After the template of the European Commission for article 53(1)(d) of Regulation
 
 | field | value |
 |---|---|
-| model | {made.name} |
-| modality | text |
-| size | {size} ({data.train.tokens:,}) |
-| public data sets | {data.source}: {data.train.documents:,} documents, {data.train.bytes:,} bytes |
-| private data sets, licensed | none |
-| crawled data | none |
-| user data | none |
-| synthetic data | none |
-| measures for reservations of rights | sources are read under the licences listed in README.md; nothing is crawled |
-| illegal content | sources are published software documentation and code, or files the provider chose |
+{table}
 """
+
+
+def _band(tokens: int) -> str:
+    """The template's band of size for text."""
+    if tokens < 1e9:
+        return "less than 1 billion tokens"
+    return "1 billion to 10 trillion tokens" if tokens <= 1e13 else "more than 10 trillion tokens"

@@ -3,7 +3,7 @@ article 53 of the AI Act, and the plain question: weights, documents, data, code
 
 A view judges nothing anew. Each of its entries names the rows it rests on and is answered twice: *as claimed*, if the
 publisher's word counts, and *as proven*, if only bytes do. The difference is what openness on paper is worth.
-Sources: MOF 1.0 (arXiv 2403.13784); OSAID 1.0; osai-index.eu; Regulation (EU) 2024/1689, article 53.
+Sources: MOF 1.0 (arXiv 2403.13784); OSAID 1.0; osai-index.eu; Regulation (EU) 2024/1689, articles 51 and 53, annex XI.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from clearseek.openness.checks.content_summary import FIELDS, Field
 from clearseek.openness.evidence import Answer, Audit, Grade, Row
 
 
@@ -188,18 +189,44 @@ def european(audit: Audit) -> View:
     return View("osai", "European Open Source AI Index", entries, f"{claimed:g} of 12", f"{proven:g} of 12")
 
 
+ANNEX_XI: Final = (
+    ("53(1)(a) architecture and number of parameters", ("parameters.total", "code.architecture")),
+    ("53(1)(a) how to use and integrate it", ("documents.model_card",)),
+    ("53(1)(a) training process and design choices", ("documents.report", "code.configuration")),
+    ("53(1)(a) data: provenance, curation, scope", ("data.training", "documents.data_card")),
+    ("53(1)(a) computational resources", ("cost.compute",)),
+    ("53(1)(a) energy", ("cost.energy",)),
+)
+"""What annex XI asks the documentation to hold, as far as a row speaks of it. Open models are exempt from it."""
+
+
 def ai_act(audit: Audit) -> View:
-    """Article 53 of the AI Act: what a free and open licence exempts from, and what it does not."""
-    entries = (
+    """Article 53 of the AI Act: what a free and open licence exempts from, and the duties that it does not lift."""
+    exempting = (
         entry(audit, "53(2) weights, architecture and usage are public", "weights.final", "documents.model_card"),
         entry(audit, "53(2) free and open licence", "licence.weights", "licence.freedom"),
-        entry(audit, "53(1)(d) summary of training content", "documents.data_summary"),
-        entry(audit, "53(1)(c) copyright policy", "documents.copyright_policy"),
     )
+    policy = entry(audit, "53(1)(c) copyright policy", "documents.copyright_policy")
+    summary = entry(audit, "53(1)(d) summary of training content", "documents.data_summary")
+    annex = tuple(entry(audit, name, *ids) for name, ids in ANNEX_XI)
+    fields = tuple(_template_field(audit, field) for field in FIELDS)
     results = []
     for way in ("claimed", "proven"):
-        exempt = all(getattr(each, way) == "yes" for each in entries[:2])
-        left = [each.name.split()[0] for each in entries[2:] if getattr(each, way) != "yes"]
+        exempt = all(getattr(each, way) == "yes" for each in exempting)
+        left = [each.name.split()[0] for each in (policy, summary) if getattr(each, way) != "yes"]
+        filled = sum(getattr(each, way) == "yes" for each in fields)
         text = "exempt from 53(1)(a) and (b)" if exempt else "not exempt from 53(1)(a) and (b)"
-        results.append(text + (f"; lacks {' and '.join(left)}" if left else ""))
+        text += f"; lacks {' and '.join(left)}" if left else ""
+        results.append(f"{text}; {filled} of {len(fields)} fields of the summary")
+    entries = (*exempting, *annex, policy, summary, *fields)
     return View("ai-act", "EU AI Act, article 53", entries, results[0], results[1])
+
+
+def _template_field(audit: Audit, field: Field) -> Entry:
+    """A field of the summary's template: claimed where the summary fills it or a document tells the same."""
+    row = audit.get("documents.data_summary")
+    filled = field.name in audit.facts.get("content_summary", {}) and row is not None and row.answer != "no"
+    elsewhere = entry(audit, "", *field.elsewhere, one=True).claimed if field.elsewhere else "no"
+    claimed: Answer = "yes" if filled else elsewhere
+    proven: Answer = "yes" if filled and row is not None and row.grade >= Grade.PRESENT else "no"
+    return Entry(f"53(1)(d) {field.name}", claimed, proven, ("documents.data_summary", *field.elsewhere))

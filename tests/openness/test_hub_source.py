@@ -21,12 +21,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubServer(ThreadingHTTPServer):
-    """The two calls that an audit makes: files of a model at a revision, and ranges of a file."""
+    """The calls that an audit makes: files of a model at a revision, its branches, ranges of a file, a data set."""
 
     root: Path
     gated = False
     cut = False
     requests: list[str]
+    branches: dict[str, dict[str, str]]
+    """Branch -> SHA-256 of its weight files."""
 
     def info(self) -> dict[str, Any]:
         siblings = []
@@ -40,6 +42,19 @@ class HubServer(ThreadingHTTPServer):
                 siblings.append(entry)
         return {"id": "me/Tiny", "modelId": "me/Tiny", "sha": COMMIT, "siblings": siblings, "gated": self.gated}
 
+    def refs(self) -> dict[str, Any]:
+        commits = {"main": COMMIT} | {name: hashlib.sha1(name.encode()).hexdigest() for name in self.branches}
+        listed = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": at} for name, at in commits.items()]
+        return {"branches": listed, "tags": [], "converts": []}
+
+    def branch(self, commit: str) -> dict[str, Any] | None:
+        for name, files in self.branches.items():
+            if hashlib.sha1(name.encode()).hexdigest() == commit:
+                lfs = {path: {"sha256": digest, "size": 9, "pointerSize": 130} for path, digest in files.items()}
+                siblings = [{"rfilename": path, "size": 9, "blobId": "0", "lfs": entry} for path, entry in lfs.items()]
+                return {"id": "me/Tiny", "modelId": "me/Tiny", "sha": commit, "siblings": siblings}
+        return None
+
 
 class Handler(BaseHTTPRequestHandler):
     server: HubServer
@@ -49,6 +64,19 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if re.fullmatch(r"/api/models/me/Tiny(/revision/(main|v1))?", path):
             self.answer(200, json.dumps(self.server.info()).encode())
+        elif path == "/api/models/me/Tiny/refs":
+            self.answer(200, json.dumps(self.server.refs()).encode())
+        elif (match := re.fullmatch(r"/api/models/me/Tiny/revision/(\w{40})", path)) and self.server.branch(match[1]):
+            self.answer(200, json.dumps(self.server.branch(match[1])).encode())
+        elif path == "/api/datasets/them/Text":
+            info = {
+                "id": "them/Text",
+                "sha": COMMIT,
+                "siblings": [],
+                "gated": False,
+                "cardData": {"license": "cc-by-4.0"},
+            }
+            self.answer(200, json.dumps(info).encode())
         elif match := re.fullmatch(rf"/me/Tiny/resolve/{COMMIT}/(.+)", path):
             raw = (self.server.root / match[1]).read_bytes()
             begin, end = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
@@ -73,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(release: Path) -> Iterator[HubServer]:
     server = HubServer(("127.0.0.1", 0), Handler)
-    server.root, server.requests = release, []
+    server.root, server.requests, server.branches = release, [], {}
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -105,6 +133,49 @@ def test_a_gate_shows(hub: HubServer) -> None:
     hub.gated = True
     rows = {row["id"]: row for row in json.loads(audit(hub, "me/Tiny@v1", "--json").stdout)["rows"]}
     assert rows["barriers.access"]["answer"] == "no"
+
+
+def rows_of(hub: HubServer) -> dict[str, Any]:
+    ended = audit(hub, "me/Tiny", "--json")
+    assert ended.returncode == 0, ended.stderr
+    return {row["id"]: row for row in json.loads(ended.stdout)["rows"]}
+
+
+def test_steps_published_as_branches_must_differ(hub: HubServer) -> None:
+    steps = [f"step{number}000" for number in range(1, 5)]
+    hub.branches = {name: {"model.safetensors": f"{number:064x}"} for number, name in enumerate(steps)}
+    hub.branches["docs"] = {"model.safetensors": "f" * 64}  # named after no step
+    rows = rows_of(hub)
+    assert rows["weights.intermediate"]["answer"] == "yes"
+    assert "4 revisions" in rows["weights.intermediate"]["reason"]
+    assert (rows["weights.trajectory"]["answer"], rows["weights.trajectory"]["grade"]) == ("yes", 4)
+    hub.branches["step1000"] = hub.branches["step3000"]
+    row = rows_of(hub)["weights.trajectory"]
+    assert row["answer"] == "no"
+    assert "step3000 holds files of step1000" in row["reason"]
+
+
+def test_a_step_that_holds_the_final_weights_is_none(hub: HubServer) -> None:
+    final = hashlib.sha256((hub.root / "model.safetensors").read_bytes()).hexdigest()
+    hub.branches = {f"step{number}": {"model.safetensors": f"{number:064x}"} for number in (0, 500, 1000)}
+    hub.branches["step1000"] = {"model.safetensors": final}
+    assert rows_of(hub)["weights.trajectory"]["answer"] == "yes"  # the last step's are the final ones
+    hub.branches["step0"] = {"model.safetensors": final}
+    row = rows_of(hub)["weights.trajectory"]
+    assert row["answer"] == "no"
+    assert "step0 holds files of the final weights" in row["reason"]
+
+
+def test_named_data_sets_are_looked_up(hub: HubServer) -> None:
+    readme = hub.root / "README.md"
+    readme.write_text(readme.read_text().replace("language: en", "language: en\ndatasets:\n- them/Text"))
+    row = rows_of(hub)["data.sources"]
+    assert row["answer"] == "yes"
+    assert "commit 0123456789ab, licence cc-by-4.0" in row["reason"]
+    readme.write_text(readme.read_text().replace("- them/Text", "- them/Text\n- them/Gone"))
+    row = rows_of(hub)["data.sources"]
+    assert row["answer"] == "partly"
+    assert "them/Gone: not there" in row["reason"]
 
 
 @pytest.mark.parametrize(

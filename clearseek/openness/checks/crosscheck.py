@@ -17,6 +17,7 @@ from typing import Any, Final
 from clearseek.errors import UserError
 from clearseek.files import sha256_bytes
 from clearseek.hub.safetensors_file import strict_json
+from clearseek.openness.checks import content_summary
 from clearseek.openness.checks.archive import members
 from clearseek.openness.checks.data import data_files
 from clearseek.openness.checks.stored_hash import hash_stored
@@ -44,7 +45,7 @@ def _whole(row: Row, lowest: Grade) -> Row:
 
 
 def _lifted(row: Row, check: Callable[[], Result]) -> Row:
-    if row.answer != "yes" or row.grade not in (Grade.PRESENT, Grade.CHECKED):
+    if row.answer not in ("yes", "partly") or row.grade not in (Grade.PRESENT, Grade.CHECKED):
         return row
     try:
         result = check()
@@ -95,6 +96,7 @@ def _checks(records: _Records) -> dict[str, Callable[[], Result]]:
         "weights.optimizer": lambda: _checkpoints(records, "optimizer"),
         "licence.data": lambda: _data_licences(records),
         "documents.data_card": lambda: _croissant(records),
+        "documents.data_summary": lambda: _content_summary(records),
         "documents.report": lambda: _report(records),
         "documents.evaluation": lambda: _evaluation(records),
         "data.training": lambda: _data(records),
@@ -221,6 +223,26 @@ def _croissant(records: _Records) -> Result:
         if digest and digest != each["sha256"]:
             return False, f"{file} is not the file whose hash {path} has", path
     return True, f"{path} has the true hashes of {len(listed)} files", path
+
+
+def _content_summary(records: _Records) -> Result:
+    """The summary's figures of the training data are the manifest's."""
+    if not records.has("data/manifest.json"):
+        return None
+    train, stated = records.json("data/manifest.json")["train"], content_summary.fields(records.subject)
+    wanted = {
+        "1.3 modality and size": (train["tokens"],),
+        "2.1 public data sets": (train["documents"], train["bytes"]),
+    }
+    compared = 0
+    for field, counts in wanted.items():
+        text, place = stated.get(field, ("", Evidence("")))
+        figures = {int(each.replace(",", "")) for each in re.findall(r"\d{1,3}(?:,\d{3})+|\d{4,15}", text)}
+        for count in counts if figures else ():
+            if count not in figures:
+                return False, f"{place.file}, {field}: {count:,} is not among its figures", "data/manifest.json"
+            compared += 1
+    return (True, f"{compared} figures are those of data/manifest.json", "data/manifest.json") if compared else None
 
 
 def _report(records: _Records) -> Result:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clearseek.openness.card import Document
+from clearseek.openness.checks import content_summary
 from clearseek.openness.claims import normalise
 from clearseek.openness.evidence import Evidence, Grade, Row
 from clearseek.openness.subject import Subject
@@ -19,7 +20,6 @@ _PAPER = re.compile(
     r"arxiv\.org/(?:abs|pdf)/|doi\.org/|openreview\.net/|aclanthology\.org/|\.pdf(?:$|[?#])|dl\.acm\.org|nature\.com/articles"
 )
 _REVIEWED = re.compile(r"openreview\.net/|aclanthology\.org/|proceedings\.|nature\.com/articles|dl\.acm\.org")
-_SUMMARY = re.compile(r"ai-act|training-(?:data|content)-summary|summary-of-training")
 _POLICY = re.compile(r"copyright-policy|opt-?out")
 SECTIONS = {
     "what the model is": r"introduction|summary|description|details|overview|architecture|about|^model$",
@@ -38,20 +38,19 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield _report(subject)
     yield _paper(subject)
     yield _evaluation(subject)
-    yield _named(subject, "documents.data_summary", "A summary of the training content is published", _SUMMARY)
-    yield _named(
-        subject, "documents.copyright_policy", "A copyright policy for the training data is published", _POLICY
-    )
+    yield content_summary.row(subject)
+    yield _policy(subject)
 
 
-def _named(subject: Subject, name: str, title: str, pattern: re.Pattern[str]) -> Row:
+def _policy(subject: Subject) -> Row:
     """A document that the AI Act asks for, by its file's name or by a heading."""
+    name, title = "documents.copyright_policy", "A copyright policy for the training data is published"
     for path in subject.source.sizes:
-        if pattern.search(path.rpartition("/")[2].lower().replace("_", "-")):
+        if _POLICY.search(path.rpartition("/")[2].lower().replace("_", "-")):
             return Row(name, "impact", title, "yes", Grade.PRESENT, path, (subject.source.whole(path),))
     for document in subject.documents:
         for number, line in enumerate(document.lines, 1):
-            if line.startswith("#") and pattern.search(line.lower().replace(" ", "-")):
+            if line.startswith("#") and _POLICY.search(line.lower().replace(" ", "-")):
                 return Row(
                     name, "impact", title, "yes", Grade.CLAIMED, f"a section of {document.file}", (document.at(number),)
                 )

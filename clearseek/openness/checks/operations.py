@@ -23,7 +23,7 @@ CONVENTIONS: Final = (0.7, 1.5)
 """What a stated number may be of the computed: with or without attention, embedding, head and MTP, rounded."""
 SYSTEMIC: Final = 1e25
 _NUMBER = r"(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
-_UNIT = r"\s*(?:FLOPs?\b(?!/|\s*per|\s*utili)|floating[- ]point operations|operations\b)"
+_UNIT = r"\$?\s*(?:FLOPs?\b(?!/|\s*per|\s*utili)|floating[- ]point operations|operations\b)"
 _POWER = re.compile(
     rf"(?<![\w.]){_NUMBER}\s?(?:(?:[x\u00d7*]|\\times)\s?10\s?\^?\s?\{{?(?P<power>\d{{2}}|[⁰¹²³⁴-⁹]{{2}})\}}?"
     rf"|e\+?(?P<exponent>\d{{2}})){_UNIT}",
