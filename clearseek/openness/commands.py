@@ -26,7 +26,7 @@ from clearseek.openness.plan import Options, make_plan
 from clearseek.openness.plan_display import print_plan, print_validation
 from clearseek.openness.render.croissant import as_croissant
 from clearseek.openness.render.exports import TEXTS, as_cyclonedx
-from clearseek.openness.render.html import as_html
+from clearseek.openness.render.html import as_html, comparison_html
 from clearseek.openness.render.markdown import as_markdown, comparison
 from clearseek.openness.render.sarif import as_sarif
 from clearseek.openness.render.spdx import as_spdx
@@ -131,10 +131,12 @@ def _render(audits: list[Audit], kind: str, compare: bool) -> str:
         return json.dumps(content if compare else content[0], indent=1, ensure_ascii=False) + "\n"
     if kind == "markdown":
         return comparison(audits) if compare else as_markdown(audits[0])
-    if kind != "text" and compare:
-        raise UserError(f"--format {kind} shows one release: leave out --compare")
     if kind == "html":
-        return as_html(audits[0])
+        return comparison_html(audits) if compare else as_html(audits[0])
+    if kind != "text" and compare:
+        raise UserError(
+            f"--format {kind} shows one release: leave out --compare (text, json, markdown and html compare)"
+        )
     if kind in TEXTS:
         return TEXTS[kind](audits[0])
     return json.dumps(_DOCUMENTS[kind](audits[0]), indent=1) + "\n" if kind in _DOCUMENTS else ""

@@ -45,7 +45,7 @@ def test_required_rows_decide_the_exit_code(release: Path, capsys: pytest.Captur
         (["{}", "--format", "text", "--out", "x"], "choose its --format"),
         (["{}", "--require", "no.such"], "no row no.such"),
         (["{}", "--require", "data.training=E9"], "must be E1 to E5"),
-        (["{}", "{}", "--compare", "--format", "html"], "shows one release"),
+        (["{}", "{}", "--compare", "--format", "sarif"], "shows one release"),
     ],
 )
 def test_wrong_use(release: Path, arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from clearseek.openness.evidence import Audit, Evidence, Grade, Row
-from clearseek.openness.render.html import as_html
+from clearseek.openness.render.html import as_html, comparison_html
 from clearseek.openness.render.markdown import as_markdown, comparison
 from clearseek.openness.render.sarif import as_sarif
 from clearseek.openness.render.text import print_audit, print_comparison
@@ -52,6 +52,16 @@ def test_the_page_holds_every_row_and_nothing_that_runs(release: Path, hostile: 
     page.feed(as_html(hostile))
     assert "script" not in page.tags
     assert "<script>alert(1)</script>" in page.text
+    assert not [name for name, value in page.attributes if name.startswith("on") or name in ("src", "href")]
+
+
+def test_a_page_puts_releases_side_by_side(release: Path, hostile: Audit) -> None:
+    found = audited(release)
+    page = Collector()
+    page.feed(comparison_html([found, hostile, found]))
+    assert all(row.id in page.text for row in (*found, *hostile))
+    assert page.text.count(str(found.facts["name"])) >= 8
+    assert "script" not in page.tags
     assert not [name for name, value in page.attributes if name.startswith("on") or name in ("src", "href")]
 
 
