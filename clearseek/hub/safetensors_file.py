@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
+from sys import intern
 from typing import Any, NamedTuple
 
 from clearseek.errors import UserError
@@ -133,7 +135,13 @@ def _entry(name: str, value: Any, data_start: int, where: str) -> Entry:
             f"{where}: {name} of {dtype} {shape} needs {size:,} bytes, but its data_offsets span "
             f"{offsets[1] - offsets[0]:,}"
         )
-    return Entry(name, dtype, tuple(shape), data_start + offsets[0], size)
+    # A checkpoint may have 92 thousand tensors of a handful of shapes, whose names stand in its index too.
+    return Entry(intern(name), intern(dtype), _shared(tuple(shape)), data_start + offsets[0], size)
+
+
+@lru_cache(maxsize=4096)
+def _shared(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape
 
 
 def _place(entry: Entry) -> tuple[int, int]:

@@ -88,8 +88,20 @@ PIECES: Final = (
         strings=True,
     ),
 )
-_SETTINGS = re.compile(r"\b(?:learning_rate|lr|max_lr|peak_lr)\b\s*\"?\s*[:=]", re.I)
-_BATCH = re.compile(r"batch_size|tokens_per_batch|train_batch", re.I)
+_NAMES: Final = {
+    "learning rate": r"learning_rate|\w*_?lr",
+    "batch size": r"\w*batch_size\w*|tokens_per_batch|gradient_accumulation_steps",
+    "sequence length": r"\w*seq(?:uence)?_?len(?:gth)?|block_size|context_len(?:gth)?|n_ctx|max_length",
+    "steps or tokens": r"\w*steps|(?:num_)?(?:train_)?epochs|(?:max|total|train)_(?:tokens|iters|duration)",
+    "optimiser": r"optim(?:izer)?\w*",
+    "weight decay": r"weight_decay|wd",
+    "schedule": r"\w*warm_?up\w*|\w*schedule\w*",
+    "seed": r"\w*seed",
+}
+"""Settings that a run cannot be repeated without, by the keys that configuration files give them."""
+_SETTINGS: Final = {
+    setting: re.compile(rf"(?<![\w.])(?:{keys})\b(?:[\"']?\]?\s*[:=]|\])", re.I) for setting, keys in _NAMES.items()
+}
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -205,18 +217,22 @@ def _linked(subject: Subject, piece: Piece) -> list[Evidence]:
 
 
 def _configuration(subject: Subject, sources: tuple[_Source, ...]) -> Row:
+    """Files of settings that give at least learning rate and batch size, and what else they give."""
     title, name = "The settings of the training run are published", "code.configuration"
+    plain = [each for each in sources if not each.path.endswith(_ENDINGS)]
     holding = [
-        each
-        for each in sources
-        if not each.path.endswith(_ENDINGS) and _SETTINGS.search(each.text) and _BATCH.search(each.text)
+        each for each in plain if all(_SETTINGS[part].search(each.text) for part in ("learning rate", "batch size"))
     ]
-    if holding:
-        places = tuple(each.evidence for each in holding[:4])
-        shown = ", ".join(each.path for each in holding[:4])
-        return Row(name, "definition", title, "yes", Grade.PRESENT, f"learning rate and batch size in {shown}", places)
-    reason = "no file here gives learning rate and batch size"
-    return Row(name, "definition", title, "no", Grade.ABSENT, reason)
+    if not holding:
+        reason = "no file here gives learning rate and batch size"
+        return Row(name, "definition", title, "no", Grade.ABSENT, reason)
+    missing = [part for part, key in _SETTINGS.items() if not any(key.search(each.text) for each in holding)]
+    places = tuple(each.evidence for each in holding[:4])
+    given = ", ".join(part for part in _SETTINGS if part not in missing)
+    reason = f"{given} in {', '.join(each.path for each in holding[:4])}"
+    if missing:
+        reason += f"; not {', '.join(missing)}"
+    return Row(name, "definition", title, "partly" if missing else "yes", Grade.PRESENT, reason, places)
 
 
 _PIN = re.compile(r"^([\w.-]+)(?:\[[\w,. -]*\])?==([\w.+!-]+)", re.M)
