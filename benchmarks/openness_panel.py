@@ -1,7 +1,7 @@
 """How far the audit agrees with people: weights, data and code of model families that an index rated by hand.
 
 ``python benchmarks/openness_panel.py --panel panel.json OLMo.yaml=path/to/OLMo ...`` audits each folder (a checkout of
-what the publisher put up) and compares three answers with the index's: weights (``weights_basemodel``), training data
+what the publisher put up; ``smollm.yaml=path@SmolLM3`` where the model has another name) and compares three answers with the index's: weights (``weights_basemodel``), training data
 (``datasources_basemodel``) and training code (``trainingcode``). The panel's file has the European Open Source AI
 Index's classes under ``osai`` by file name. Writes ``benchmarks/results/openness_panel.json``, disagreements with their
 evidence.
@@ -45,8 +45,9 @@ def main() -> None:
     panel: dict[str, Any] = json.loads(arguments.panel.read_text(encoding="utf-8"))["osai"]
     rows: list[dict[str, str]] = []
     for each in arguments.releases:
-        file, _, folder = each.partition("=")
-        found = audit(Folder(Path(folder)))
+        file, _, place = each.partition("=")
+        folder, _, name = place.partition("@")
+        found = audit(Folder(Path(folder)), name)
         for dimension, (answer, reason) in ours(found).items():
             theirs = panel[file]["classes"][dimension]
             rows.append({"release": file, "dimension": dimension, "audit": answer, "index": theirs, "reason": reason})
