@@ -7,6 +7,7 @@ nothing is read whole that may be large, and a file's hash is taken once.
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -25,6 +26,7 @@ MOST_TEXT = 8_000_000
 LONGEST_TEXT = 8_000_000
 """Bytes of a text file that are read; the rest of a longer one is not looked at."""
 LONGEST_JSON = 200_000_000
+_TESTS = re.compile(r"(?:^|/)(?:tests?|testing|test[-_]\w+|fixtures?|examples?)/")
 NOT_READ = (".git", ".cache")
 """Folders of version control and download tools, which are no part of a release."""
 
@@ -175,6 +177,11 @@ class Folder(Source):
     def sha256(self, path: str) -> str:
         """From the hashes taken beforehand."""
         return self.hashes.get(path, "")
+
+
+def is_test(path: str) -> bool:
+    """Whether a file is there to test code, by its folders: what it holds is an example, not the release's own."""
+    return bool(_TESTS.search(path.lower()))
 
 
 def _base(path: str) -> str:

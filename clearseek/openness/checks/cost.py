@@ -185,14 +185,16 @@ def _published_price(title: str, name: str, run: PublishedRun, claim: Claim | No
     return Row(name, "impact", title, answer, Grade.LINKED if agrees else Grade.CLAIMED, reason, (claim.evidence,))
 
 
-_ENERGY = re.compile(r"\b\d[\d,.]*\s?(?:[kMG]Wh|t?CO2\w*|tons? of CO2|tCO2eq)\b", re.I)
+_OF_TRAINING = re.compile(r"train|carbon|emission|footprint|environmental impact", re.I)
+_ENERGY = re.compile(r"(?<![\w.,-])\d[\d,.]*\s?(?:[kMG]Wh|t?CO2\w*|tons? of CO2|tCO2eq)\b", re.I)
 
 
 def _energy(subject: Subject, hours: dict[str, Claim]) -> Row:
     title, name = "The energy or emissions of training are stated", "cost.energy"
     for document in subject.documents:
         for number, line in enumerate(document.lines, 1):
-            if match := _ENERGY.search(line):
+            around = " ".join((*document.headings[number - 1], line))
+            if (match := _ENERGY.search(line)) and _OF_TRAINING.search(around):
                 return Row(name, "impact", title, "yes", Grade.CLAIMED, match[0], (document.at(number),))
     claim = hours.get("all") or hours.get("pre-training")
     chip = _device(claim) if claim else None

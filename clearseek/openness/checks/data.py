@@ -14,6 +14,7 @@ from typing import Final
 from clearseek.openness.card import Document, plain
 from clearseek.openness.checks.weights import weight_links
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
+from clearseek.openness.source import is_test
 from clearseek.openness.subject import Subject
 
 LEVELS = (
@@ -35,6 +36,7 @@ _SOURCES = re.compile(
 BYTES_PER_TOKEN: Final = 0.02
 """Fewest that published data can have for each token that a model was trained on: compressed, and read many times."""
 _BENCHMARK = re.compile(r"mmlu|gsm8k|math|humaneval|arc-|hellaswag|bbh|aime|gpqa|winogrande|piqa", re.I)
+_NOT_DATA = (".py", ".sh", ".md", ".yaml", ".yml", ".toml", ".ipynb", ".cfg", ".png", ".safetensors")
 _DATA_FILES = re.compile(r"\.(?:parquet|jsonl(?:\.gz|\.zst)?|arrow|bin|npy|tfrecord|tar\.zst)$")
 
 
@@ -52,7 +54,9 @@ def _evaluation(subject: Subject) -> Row:
     files = tuple(
         path
         for path in subject.source.sizes
-        if re.search(r"held-?out|eval\w*/.*\.(?:jsonl|parquet|bin)$|validation", path.lower())
+        if re.search(r"held-?out|eval\w*/.*\.(?:jsonl|parquet|bin|arrow)$|validation/.*\.\w+$", path.lower())
+        and not path.lower().endswith(_NOT_DATA)
+        and not is_test(path)
     )
     if files:
         places = tuple(subject.source.whole(path) for path in files[:4])
@@ -184,7 +188,8 @@ def _order(subject: Subject) -> Row:
 
 def _tokenizer(subject: Subject) -> Row:
     title, name = "The tokenizer is published", "data.tokenizer"
-    files = subject.source.find("tokenizer.json", "tokenizer.model", "*.tiktoken", "vocab.json", "spiece.model")
+    found = subject.source.find("tokenizer.json", "tokenizer.model", "*.tiktoken", "vocab.json", "spiece.model")
+    files = tuple(path for path in found if not is_test(path))
     if files:
         places = tuple(subject.source.whole(path) for path in files[:4])
         answer: Answer = "yes"

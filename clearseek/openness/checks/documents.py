@@ -14,12 +14,17 @@ from clearseek.openness.card import Document
 from clearseek.openness.checks import content_summary
 from clearseek.openness.claims import normalise
 from clearseek.openness.evidence import Evidence, Grade, Row
+from clearseek.openness.source import is_test
 from clearseek.openness.subject import Subject
 
 _PAPER = re.compile(
     r"arxiv\.org/(?:abs|pdf)/|doi\.org/|openreview\.net/|aclanthology\.org/|\.pdf(?:$|[?#])|dl\.acm\.org|nature\.com/articles"
 )
 _REVIEWED = re.compile(r"openreview\.net/|aclanthology\.org/|proceedings\.|nature\.com/articles|dl\.acm\.org")
+_RESULTS = re.compile(
+    r"(?:^|/)(?:eval\w*|results?|\.eval_results)/(?:.*/)?[^/]*(?:\.(?:jsonl?|csv|tsv|parquet)(?:\.gz|\.zst)?"
+    r"|(?:result|metric|score)[^/]*\.(?:txt|md|ya?ml))$|^\.eval_results/.*\.ya?ml$"
+)
 _POLICY = re.compile(r"copyright-policy|opt-?out")
 SECTIONS = {
     "what the model is": r"introduction|summary|description|details|overview|architecture|about|^model$",
@@ -178,9 +183,7 @@ def score_tables(document: Document) -> list[int]:
 
 def _evaluation(subject: Subject) -> Row:
     title, name = "Evaluation results are published", "documents.evaluation"
-    raw = tuple(
-        path for path in subject.source.sizes if re.search(r"(?:^|/)(?:eval\w*|results?|\.eval_results)/", path.lower())
-    )
+    raw = tuple(path for path in subject.source.sizes if _RESULTS.search(path.lower()) and not is_test(path))
     if raw:
         places = tuple(subject.source.whole(path) for path in raw[:6])
         return Row(name, "definition", title, "yes", Grade.PRESENT, f"{len(raw)} files of results, raw", places)
