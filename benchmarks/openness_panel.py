@@ -4,9 +4,9 @@
 what the publisher put up; ``smollm.yaml=path@SmolLM3`` where the model has another name). The panel's file has the
 European Open Source AI Index's classes under ``osai`` by file name; three are compared: weights
 (``weights_basemodel``), training data (``datasources_basemodel``) and training code (``trainingcode``). Where it has
-the Model Openness Tool's entries under ``mot``, what those decide is compared too: the final parameters' licence, and for
-class I the data sets and the training code (a lower class says nothing of them: the tool counts no higher class before
-the lower is whole). Writes ``benchmarks/results/openness_panel.json``, disagreements with their evidence.
+the Model Openness Tool's entries under ``mot``, what those decide is compared too: the final parameters' licence, and
+for class I the data sets and the training code (a lower class says nothing of them: the tool counts no higher class
+before the lower is whole). Writes ``benchmarks/results/openness_panel.json``, disagreements with their evidence.
 """
 
 from __future__ import annotations

@@ -81,9 +81,9 @@ def views(audit: Audit) -> tuple[View, ...]:
     return plain(audit), framework(audit), definition(audit), european(audit), ai_act(audit)
 
 
-def _weights(audit: Audit) -> Entry:
+def _weights(audit: Audit, name: str = "weights") -> Entry:
     """Published weights; behind a gate they are open in part."""
-    found = entry(audit, "weights", "weights.final")
+    found = entry(audit, name, "weights.final")
     gate = audit.get("barriers.access")
     if gate is None or gate.answer != "no" or found.claimed != "yes":
         return found
@@ -184,7 +184,9 @@ POINTS: Final[dict[Answer, float]] = {"yes": 1.0, "partly": 0.5, "no": 0.0, "unk
 
 def european(audit: Audit) -> View:
     """The European Open Source AI Index: twelve dimensions, open 1, partial 0.5, closed 0."""
-    entries = tuple(entry(audit, name, *ids) for name, ids in OSAI)
+    entries = tuple(
+        _weights(audit, name) if name.startswith("weights_") else entry(audit, name, *ids) for name, ids in OSAI
+    )
     claimed, proven = (sum(POINTS[getattr(each, way)] for each in entries) for way in ("claimed", "proven"))
     return View("osai", "European Open Source AI Index", entries, f"{claimed:g} of 12", f"{proven:g} of 12")
 
