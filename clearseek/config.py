@@ -274,7 +274,7 @@ class TrainConfig(Settings):
     """Fuse norms, SwiGLU and the loss with torch.compile: faster, other bits; needs a C++ compiler or Triton."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights."""
-    threads: PositiveInt | None = None
+    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """CPU threads; leave out for PyTorch's choice. Another number gives other bits."""
     bias_update_speed: Annotated[float, Field(ge=0)] = 0.001
     """Step of the router's balance bias (gamma in the report, section 2.1.2); 0 switches balancing off."""

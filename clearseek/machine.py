@@ -87,18 +87,27 @@ def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", sec
     """FLOP/s of square matrix products in each of `dtypes`: the fastest over about `seconds` each.
 
     The fastest, because whatever else runs here can only slow a product down; by turns and of one size, so that it
-    slows all alike. The size is the smallest power of two at which the fastest takes 20 ms, at most 16,384.
+    slows all alike. The size is the smallest power of two at which the fastest takes 20 ms, at most 16,384. A type that
+    a processor has no instructions for may take a thousand times as long, and minutes at that size: one that is ten
+    times as slow at a smaller size is not measured further.
 
     Raises RuntimeError where the device cannot multiply in one of them.
     """
-    size, fastest = 128, [0.0]
-    while min(fastest) < 0.02 and size < 16384:
+    size, fastest = 128, dict.fromkeys(dtypes, 0.0)
+    rates: dict[torch.dtype, float] = {}
+    while min(fastest.values()) < 0.02 and size < 16384:
         size *= 2
-        operands = [torch.ones(size, size, dtype=dtype, device=device) for dtype in dtypes]
-        fastest = [min(_time_matmul(a_NN) for _ in range(3)) for a_NN in operands]  # the first may build the kernel
-    for _ in range(max(3, min(100, int(seconds / max(fastest))))):
-        fastest = [min(time, _time_matmul(a_NN)) for time, a_NN in zip(fastest, operands, strict=True)]
-    return [2 * size**3 / time for time in fastest]
+        operands = {dtype: torch.ones(size, size, dtype=dtype, device=device) for dtype in fastest}
+        fastest = {dtype: min(_time_matmul(a_NN) for _ in range(3)) for dtype, a_NN in operands.items()}  # builds first
+        best = min(fastest.values())
+        for dtype, slow in list(fastest.items()):
+            if slow > max(0.02, 10 * best):
+                rates[dtype] = 2 * size**3 / slow
+                del fastest[dtype]
+    for _ in range(max(3, min(100, int(seconds / max(fastest.values()))))):
+        fastest = {dtype: min(best, _time_matmul(operands[dtype])) for dtype, best in fastest.items()}
+    rates |= {dtype: 2 * size**3 / best for dtype, best in fastest.items()}
+    return [rates[dtype] for dtype in dtypes]
 
 
 def pick_precision(choice: Literal["auto", "bf16", "fp32"], device: str = "cpu") -> Precision:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from clearseek.config import DataConfig, Settings
 from clearseek.errors import UserError
@@ -24,6 +26,8 @@ Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 FORMAT = 1
 """Version of the folder's layout and of what a document's tokens are; another version, another fingerprint."""
+
+_PLAIN = re.compile(r"[\w-][\w.-]{0,200}", re.ASCII)
 
 
 class FileEntry(Settings):
@@ -84,6 +88,17 @@ class Manifest(Settings):
     files: tuple[FileEntry, ...]
     versions: dict[str, str]
 
+    @model_validator(mode="after")
+    def _names_its_own_files(self) -> Self:
+        """A name with a path in it would have a stranger's manifest read files of the machine that checks it."""
+        listed = [entry.name for entry in self.files]
+        for name in (*listed, *self.train.shards, *self.heldout.shards):
+            if not _PLAIN.fullmatch(name) or name not in listed:
+                raise ValueError(f"{name!r} is no file of this folder that `files` lists")
+        if len(set(listed)) != len(listed) or set(self.train.shards) & set(self.heldout.shards):
+            raise ValueError("a file is listed twice")
+        return self
+
     def split(self, name: Split) -> SplitEntry:
         """The half called `name`."""
         return self.train if name == "train" else self.heldout
@@ -103,6 +118,56 @@ def documents_sha256(documents: Iterator[tuple[str, Split]]) -> str:
     return digest.hexdigest()
 
 
+def content_of(config: DataConfig, documents: str) -> dict[str, Any]:
+    """What decides the tokens besides the tokenizer: the documents (`documents_sha256`) and their rearrangement."""
+    fim = {"rate": config.fim_rate, "seed": config.seed} if config.fim_rate else None
+    return {"format": FORMAT, "documents": documents, "fim": fim}
+
+
+def fingerprint_of(config: DataConfig, documents: str, tokenizer_sha256: str, token_bytes: int) -> str:
+    """The fingerprint of a folder, from its parts."""
+    content = content_of(config, documents)
+    return canonical_sha256({**content, "tokenizer": tokenizer_sha256, "token_bytes": token_bytes})
+
+
+def check_lists(manifest: Manifest, documents: Iterable[DocumentEntry], tokenizer_sha256: str) -> None:
+    """Count the list of documents again: halves, bytes, tokens, licences, and the fingerprint that they make.
+
+    Args:
+        manifest: Of the folder.
+        documents: The lines of its documents.jsonl.
+        tokenizer_sha256: Of its tokenizer.json.
+
+    Raises:
+        UserError: a count or the fingerprint is another than the manifest's.
+    """
+    counts: dict[str, list[int]] = {split: [0, 0, 0] for split in SPLITS}
+    licences: Counter[str] = Counter()
+    hashes: list[tuple[str, Split]] = []
+    for entry in documents:
+        held_out = int(entry.sha256[:16], 16) < manifest.config.held_out_fraction * 2**64
+        if held_out != (entry.split == "heldout"):
+            raise UserError(f"documents.jsonl: {entry.id!r:.100} is in the other half than its hash puts it in")
+        for place, number in enumerate((1, entry.bytes, entry.tokens)):
+            counts[entry.split][place] += number
+        licences[entry.licence] += 1
+        hashes.append((entry.sha256, entry.split))
+    for split in SPLITS:
+        half = manifest.split(split)
+        for what, ours, stated in zip(
+            ("documents", "bytes", "tokens"), counts[split], (half.documents, half.bytes, half.tokens), strict=True
+        ):
+            if ours != stated:
+                raise UserError(f"documents.jsonl lists {ours:,} {what} under {split}, and manifest.json {stated:,}")
+    if dict(licences) != manifest.licences:
+        raise UserError("documents.jsonl names other licences, or other numbers of them, than manifest.json")
+    if tokenizer_sha256 != manifest.tokenizer_sha256:
+        raise UserError("tokenizer.json is not the one whose hash manifest.json has")
+    found = fingerprint_of(manifest.config, documents_sha256(iter(hashes)), tokenizer_sha256, manifest.token_bytes)
+    if found != manifest.fingerprint:
+        raise UserError(f"documents and tokenizer make the fingerprint {found}, and manifest.json has another")
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read ``manifest.json``. Raises UserError when the folder holds none, or a damaged or newer one."""
     path = folder / "manifest.json"
@@ -119,7 +184,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or first["msg"].removeprefix("Value error, ")
         raise UserError(f"{path}: damaged at {where}: delete {folder} and prepare the data again") from None
 
 

@@ -41,7 +41,9 @@ from clearseek.data.manifest import (
     SplitEntry,
     canonical_sha256,
     check_files,
+    content_of,
     documents_sha256,
+    fingerprint_of,
     read_manifest,
 )
 from clearseek.data.sources import Document, Source, open_source
@@ -87,9 +89,9 @@ def prepare(
         for mark in _FIM_MARKS:
             given.id_of(mark)  # refused now rather than in the middle
     scan = _scan(source, config.held_out_fraction, report)
-    fim = {"rate": config.fim_rate, "seed": config.seed} if config.fim_rate else None
-    content = {"format": FORMAT, "documents": scan.sha256, "fim": fim}
-    inputs = canonical_sha256({**content, "vocab_size": vocab_size, "tokenizer": given.sha256 if given else None})
+    inputs = canonical_sha256(
+        {**content_of(config, scan.sha256), "vocab_size": vocab_size, "tokenizer": given.sha256 if given else None}
+    )
     if out.exists():
         return _reuse(out, inputs)
     tokenizer = given or _train(source, scan, vocab_size, report)
@@ -105,7 +107,7 @@ def prepare(
         ]
         manifest = Manifest(
             format=FORMAT,
-            fingerprint=canonical_sha256({**content, "tokenizer": tokenizer.sha256, "token_bytes": token_bytes}),
+            fingerprint=fingerprint_of(config, scan.sha256, tokenizer.sha256, token_bytes),
             inputs=inputs,
             source=source.name,
             licences=scan.licences,

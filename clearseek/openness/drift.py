@@ -2,9 +2,10 @@
 
 Another kind of machine adds in another order, so its bits are not the release's, and equality proves nothing. But how
 much rounding alone can do is measurable where one is: train the segment several times more, from weights changed in
-their last places. How far the published run lies from ours is then set against the farthest of these. How fine the
-band is depends on how long the segment is and how far training has got; docs/notebook.md, "Honest drift", says what it
-finds and what it lets pass. So it is no re-execution to the bit, and never said to be one.
+their last places. How far the published run lies from ours, in every number of its lines and every tensor of its
+checkpoint, is then set against the farthest of these. How fine the band is depends on how long the segment is and how
+far training has got; docs/notebook.md, "Honest drift", says what it finds and what it lets pass. So it is no
+re-execution to the bit, and never said to be one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from math import inf, isfinite
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -22,17 +24,19 @@ NUDGES: Final = (2.0**-23, 2.0**-20, 2.0**-17)
 BAND: Final = 4.0
 """How many times the drift measured here the published run may be away: honest runs were at most 1.9 times."""
 _QUANTUM: Final = 2.0**-20
-"""Nats: the last place of an FP32 loss of 8 to 16, below which there is nothing to compare."""
+"""Nats, or a share: the last place of an FP32 loss of 8 to 16, below which there is nothing to compare."""
+_LOSSES: Final = ("loss", "mtp_loss", "held_out_bpb")
+"""Fields of a line that are in nats or bits, and drift alike."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a segment's training went."""
 
-    losses: tuple[float, ...]
-    """Of each step, in nats."""
-    weights: Mapping[str, Tensor]
-    """After the last."""
+    lines: tuple[Mapping[str, Any], ...]
+    """Of the transcript, one a step."""
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    """Of the checkpoint after the last, by group: weights, buffers, each kind of the optimiser's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,36 +44,74 @@ class Distance:
     """Between two outcomes of the same steps."""
 
     loss: float
-    """Mean over the steps of the difference, in nats."""
-    weights: float
-    """Euclidean, over all weights."""
+    """Mean over the steps of the largest difference among a line's losses, in nats."""
+    norm: float
+    """Mean over the steps of the relative difference of the gradient's norm."""
+    groups: Mapping[str, float]
+    """Group of tensors -> Euclidean distance over all of them."""
 
-    def within(self, drift: Distance) -> bool:
-        """Whether no more than rounding explains it."""
-        return self.loss <= BAND * drift.loss + _QUANTUM and self.weights <= BAND * drift.weights
+    def within(self, drift: Distance, slack: Mapping[str, float]) -> bool:
+        """Whether no more than rounding explains it; `slack` is what a group's unit of change amounts to."""
+        return (
+            self.loss <= BAND * drift.loss + _QUANTUM
+            and self.norm <= BAND * drift.norm + _QUANTUM
+            and all(
+                value <= BAND * drift.groups.get(group, 0.0) + slack.get(group, 0.0)
+                for group, value in self.groups.items()
+            )
+        )
 
 
-def outcome(lines: Sequence[bytes], weights: Mapping[str, Tensor]) -> Outcome:
+def outcome(lines: Sequence[bytes], tensors: Mapping[str, Mapping[str, Tensor]]) -> Outcome:
     """From lines of a transcript and the tensors after them, which are copied."""
-    losses = tuple(float.fromhex(json.loads(line)["loss"]) for line in lines)
-    return Outcome(losses, {name: value.detach().cpu().clone() for name, value in weights.items()})
+    copied: dict[str, dict[str, Tensor]] = {}
+    for group, held in tensors.items():
+        for name, value in held.items():
+            # Moments differ by powers of ten in size, so each kind is measured by itself.
+            kind = f"{group}, {name.rpartition('.')[2]}" if group == "optimizer" else group
+            copied.setdefault(kind, {})[name] = value.detach().cpu().clone()
+    return Outcome(tuple(json.loads(line) for line in lines), copied)
 
 
 def distance(one: Outcome, other: Outcome) -> Distance:
-    """How far apart they are; infinitely, where their steps or shapes are not the same."""
-    shapes = [{name: value.shape for name, value in each.weights.items()} for each in (one, other)]
-    if len(one.losses) != len(other.losses) or shapes[0] != shapes[1]:
-        return Distance(float("inf"), float("inf"))
-    loss = sum(abs(a - b) for a, b in zip(one.losses, other.losses, strict=True)) / max(len(one.losses), 1)
-    square = sum(
-        float((value.double() - other.weights[name].double()).square().sum()) for name, value in one.weights.items()
-    )
-    return Distance(loss, square**0.5)
+    """How far apart they are; infinitely, where their steps, fields, names or shapes are not the same."""
+    shapes = [
+        {(group, name): value.shape for group, held in each.tensors.items() for name, value in held.items()}
+        for each in (one, other)
+    ]
+    nowhere = Distance(inf, inf, dict.fromkeys(one.tensors, inf))
+    if len(one.lines) != len(other.lines) or shapes[0] != shapes[1]:
+        return nowhere
+    losses, norms = [], []
+    for ours, theirs in zip(one.lines, other.lines, strict=True):
+        if ours.keys() != theirs.keys() or any(ours[key] != theirs[key] for key in ("step", "tokens")):
+            return nowhere
+        losses.append(max(_apart(ours[key], theirs[key]) for key in _LOSSES if key in ours))
+        scale = max(abs(float.fromhex(ours["grad_norm"])), 1e-30)
+        norms.append(_apart(ours["grad_norm"], theirs["grad_norm"]) / scale)
+    groups = {
+        group: sum(_square(value, other.tensors[group][name]) for name, value in held.items()) ** 0.5
+        for group, held in one.tensors.items()
+    }
+    count = max(len(losses), 1)
+    return Distance(sum(losses) / count, sum(norms) / count, groups)
+
+
+def _apart(one: str, other: str) -> float:
+    """Between two exact numbers; infinitely, where one is none."""
+    away = abs(float.fromhex(one) - float.fromhex(other))
+    return away if isfinite(away) else inf
+
+
+def _square(one: Tensor, other: Tensor) -> float:
+    found = float((one.double() - other.double()).square().sum())
+    return found if isfinite(found) else inf
 
 
 def farthest(distances: Sequence[Distance]) -> Distance:
     """The largest of each kind."""
-    return Distance(max(each.loss for each in distances), max(each.weights for each in distances))
+    groups = {group: max(each.groups[group] for each in distances) for group in distances[0].groups}
+    return Distance(max(each.loss for each in distances), max(each.norm for each in distances), groups)
 
 
 @torch.no_grad()

@@ -17,13 +17,13 @@ from clearseek.files import write_atomic
 from clearseek.machine import describe
 from clearseek.openness import manifest as listing
 from clearseek.openness.dsse import sign_statement
-from clearseek.openness.evidence import Row
 from clearseek.openness.hub_push import check_push, push
 from clearseek.openness.keys import generate_key, load_private_key
 from clearseek.openness.release import make_release
 from clearseek.openness.render.text import MARKS
+from clearseek.openness.statement import as_statement, coverage, summary, verdict
 from clearseek.openness.tree import visible
-from clearseek.openness.verify import LEVELS, as_statement, verdict
+from clearseek.openness.verify import LEVELS
 from clearseek.openness.verify import verify as verify_release
 from clearseek.report import print_rows, program
 from clearseek.train.run import RunFolder
@@ -76,14 +76,14 @@ def verify(arguments: argparse.Namespace) -> int:
     def say(text: str) -> None:
         progress.print(text, style="dim", markup=False)
 
-    rows = verify_release(
+    found = verify_release(
         arguments.release, levels, nonce, arguments.segments, arguments.key, arguments.read_sources, say
     )
-    root = listing.read(arguments.release).root
+    rows = found.rows
     for row in rows:
         sign, colour = MARKS[row.answer]
         console.print(Text(f"  {sign} ", style=colour) + Text(f"{row.title}: {visible(row.reason)}"), soft_wrap=True)
-    statement = as_statement(root, rows, {**describe(), "platform": platform.platform()}, nonce)
+    statement = as_statement(found, {**describe(), "platform": platform.platform()})
     if private is not None:
         name = f"verify-{private.public.fingerprint[:12]}-{hash_name(nonce)}.json"
         path = arguments.release / listing.ATTESTATIONS / name
@@ -94,22 +94,10 @@ def verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"statement": statement, "rows": [row.as_json() for row in rows]}, indent=1))
     else:
-        console.print(Text(f"{_summary(rows)}, nonce {nonce}", style="bold"))
+        console.print(Text(f"{summary(found)}; {coverage(found)}; nonce {nonce}", style="bold"), soft_wrap=True)
     sys.stdout.flush()
-    idle = any(row.answer == "unknown" and row.id.startswith("verify.steps") for row in rows)
+    idle = any(row.answer == "unknown" and row.id.startswith("verify.steps") for row in rows)  # asked for, and not done
     return FAILED if idle or verdict(rows) == "FAILED" else 0
-
-
-def _summary(rows: tuple[Row, ...]) -> str:
-    """The verdict and how it came about."""
-    passed = sum(row.answer == "yes" for row in rows)
-    failed = sum(row.answer in ("no", "partly") for row in rows)
-    text = f"{verdict(rows)}: {passed} of {len(rows)}"
-    if failed:
-        text += f"; {failed} failed"
-    if open_ := len(rows) - passed - failed:
-        text += f"; {open_} undecided"
-    return text
 
 
 def hash_name(nonce: str) -> str:

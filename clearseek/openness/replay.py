@@ -8,19 +8,25 @@ prepare the ones that will be looked at.
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import torch
 from rich.console import Console
 
 import clearseek
+from clearseek.config import Recipe
 from clearseek.errors import UserError
+from clearseek.fp8.choose import choose
+from clearseek.machine import pick_precision
 from clearseek.openness.checks.archive import members
 from clearseek.openness.drift import nudge
+from clearseek.openness.redo import MachineError
 from clearseek.openness.source import Folder
 from clearseek.train import checkpoint
 from clearseek.train.display import Display
@@ -41,6 +47,7 @@ class Release:
     run: RunFolder
     """Recipe and transcript as a run folder would have them."""
     transcript: Summary
+    recipe: Recipe
     lines: tuple[bytes, ...]
     """Of the transcript: the header, then one a step."""
     steps: tuple[int, ...]
@@ -66,7 +73,7 @@ class Segment:
 
 
 def open_release(root: Path) -> Release:
-    """Read what re-execution needs. Raises UserError where the release does not carry it."""
+    """Read what re-execution needs. Raises UserError where the release does not carry it, or it is not sound."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder: give the folder of a release")
     run = RunFolder(root / "training")
@@ -74,17 +81,30 @@ def open_release(root: Path) -> Release:
         raise UserError(f"{root}: carries no recipe and transcript (training/): there is nothing to train again")
     transcript = verify_transcript(run.transcript)
     lines = tuple(run.transcript.read_bytes().split(b"\n")[:-1])
-    return Release(root, run, transcript, lines, (0, *checkpoint.steps(root / "checkpoints")))
+    if not isinstance(transcript.header.get("environment"), dict):
+        raise UserError(f"{run.transcript}: its header does not say on what machine the run was")
+    return Release(root, run, transcript, run.read_recipe(), lines, (0, *checkpoint.steps(root / "checkpoints")))
+
+
+def every_segment(release: Release) -> tuple[Segment, ...]:
+    """From each checkpoint to the next, the first from step 0."""
+    return tuple(Segment(begin, end) for begin, end in pairwise(release.steps))
 
 
 def choose_segments(release: Release, root: str, nonce: str, count: int) -> tuple[Segment, ...]:
-    """Segments that nobody could know before the nonce: the first `count` by SHA-256(root, nonce, index)."""
-    every = [Segment(begin, end) for begin, end in zip(release.steps, release.steps[1:], strict=False)]
+    """Segments that nobody could know before the nonce.
 
-    def rank(index: int) -> bytes:
-        return hashlib.sha256(f"{root} {nonce} {index}".encode()).digest()
+    Drawn without putting back, a segment of twice the steps twice as likely: the publisher sets where segments end,
+    and must not hide steps in a long one among many short. The draw of segment i is -log(u)/steps with u from
+    SHA-256(root, nonce, i), and the smallest are taken (Efraimidis and Spirakis, 2006).
+    """
+    every = every_segment(release)
 
-    chosen = sorted(range(len(every)), key=rank)[:count]
+    def draw(index: int) -> float:
+        digest = hashlib.sha256(f"{root} {nonce} {index}".encode()).digest()
+        return -math.log((int.from_bytes(digest[:6]) + 1) / 2**48) / (every[index].end - every[index].begin)
+
+    chosen = sorted(range(len(every)), key=lambda index: (draw(index), index))[:count]
     return tuple(every[index] for index in sorted(chosen))
 
 
@@ -144,9 +164,8 @@ class Replay:
         with tempfile.TemporaryDirectory() as folder:
             run = self._folder(Path(folder) / "run", segment)
             if self._trainer is None:
-                recipe = self.release.run.read_recipe()
-                device = self._device()
-                refuse_device(recipe, device)  # a stranger's recipe may ask for more memory than there is
+                recipe, device = self.release.recipe, self._device()
+                self._refuse(recipe, device)
                 self._trainer = Trainer(recipe, run, self.release.data, device, resume=True, elsewhere=True)
             else:
                 self._trainer.go_to(run, segment.begin)
@@ -154,14 +173,27 @@ class Replay:
                 nudge(self._trainer.optimizer.masters, nudged)
                 self._trainer.optimizer.round_into_model()
             with Display(segment.end, self._trainer.recipe.name, console=Console(quiet=True)) as display:
-                self._trainer.train(display, until=segment.end)
+                ended = self._trainer.train(display, until=segment.end)
+            if ended.steps != segment.end:  # asked to stop by Ctrl-C or SIGTERM: nothing was found either way
+                raise KeyboardInterrupt
             lines = run.transcript.read_bytes().split(b"\n")[segment.begin + 1 : -1]
         return lines, self._trainer.state_tensors()
 
+    def _refuse(self, recipe: Recipe, device: str) -> None:
+        """What this machine cannot do, before it is tried: a stranger's recipe may ask for more than there is."""
+        try:
+            refuse_device(recipe, device)
+            recorded = self.release.transcript.header["environment"].get("precision")
+            short = {"fp32": False, "auto": recorded == "bfloat16"}.get(recipe.train.precision, True)
+            pick_precision("bf16" if short else "fp32", device)
+            if recipe.train.precision == "fp8":
+                choose(recipe.fp8, torch.device(device))
+        except UserError as error:
+            raise MachineError(str(error)) from None
+
     def _device(self) -> str:
         """The kind that the run was trained on, where this machine has one."""
-        environment = self.release.transcript.header.get("environment")
-        trained = environment.get("device") if isinstance(environment, dict) else None
+        trained = self.release.transcript.header["environment"].get("device")
         return "cuda" if trained == "cuda" and torch.cuda.is_available() else "cpu"
 
     def _folder(self, root: Path, segment: Segment) -> RunFolder:

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from clearseek.errors import UserError
 from clearseek.files import atomic_folder, remove_folder, remove_leftovers, sha256_bytes, sha256_file, write_atomic
 
-_FOLDER = re.compile(r"step-(\d{8,})")
+_FOLDER = re.compile(r"step-([0-9]{8,18})")
+_FILE = re.compile(r"[a-z]+\.safetensors")
 _RECORD = "checkpoint.json"
 
 
@@ -56,7 +57,7 @@ def save(
         UserError: the disk is full or the folder not writable; the older checkpoints are then untouched.
     """
     assert keep >= 1
-    path = folder / f"step-{step:08d}"
+    path = folder / _name(step)
     remove_leftovers(folder)
     with atomic_folder(path, replace=True) as temporary:
         files = {}
@@ -102,9 +103,9 @@ def verify(path: Path) -> list[str]:
         expected = {path / name: (entry["size"], entry["sha256"]) for name, entry in record["files"].items()}
         if any(type(size) is not int or type(digest) is not str for size, digest in expected.values()):
             raise TypeError("files")
-        if any(each.parent != path for each in expected) or not isinstance(record["state"], dict):
-            return [f"{file}: not the record of a checkpoint: it names files elsewhere, or has no state"]
-        if path.name != f"step-{record['step']:08d}":
+        if not all(map(_FILE.fullmatch, record["files"])) or not isinstance(record["state"], dict):
+            return [f"{file}: not the record of a checkpoint: it names other files than its own, or has no state"]
+        if type(record["step"]) is not int or path.name != _name(record["step"]):
             return [f"{file}: the record of step {record['step']}, and not of {path.name}"]
     except OSError as error:
         return [f"{file}: cannot read the checkpoint: {error.strerror}"]
@@ -118,7 +119,26 @@ def steps(folder: Path) -> list[int]:
     """Steps that have a checkpoint in the run's checkpoint folder, rising."""
     if not folder.is_dir():
         return []
-    return sorted(int(match[1]) for entry in folder.iterdir() if (match := _FOLDER.fullmatch(entry.name)))
+    found = (int(match[1]) for entry in folder.iterdir() if (match := _FOLDER.fullmatch(entry.name)))
+    return sorted(step for step in set(found) if step and (folder / _name(step)).is_dir())
+
+
+def strangers(folder: Path) -> list[str]:
+    """Names in a run's checkpoint folder, and in each checkpoint, that no checkpoint has."""
+    whole = {_name(step) for step in steps(folder)}
+    out = sorted(entry.name for entry in folder.iterdir() if entry.name not in whole) if folder.is_dir() else []
+    for name in sorted(whole):
+        try:
+            known = {_RECORD, *json.loads((folder / name / _RECORD).read_bytes())["checkpoint"]["files"]}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # `verify` says what is wrong with it
+        out += sorted(f"{name}/{entry.name}" for entry in (folder / name).iterdir() if entry.name not in known)
+    return out
+
+
+def _name(step: int) -> str:
+    """Of a step's folder: the one way to write it."""
+    return f"step-{step:08d}"
 
 
 def latest(folder: Path) -> Path | None:
@@ -133,7 +153,7 @@ def find(folder: Path, step: int) -> Path:
     if step not in found:
         have = f"there are those of steps {', '.join(map(str, found))}" if found else "there is none at all"
         raise UserError(f"{folder}: no checkpoint of step {step}: {have}")
-    return folder / f"step-{step:08d}"
+    return folder / _name(step)
 
 
 def discard_after(folder: Path, step: int) -> list[int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from clearseek.errors import UserError
+from clearseek.files import sha256_bytes
 from clearseek.hub.safetensors_file import strict_json
 from clearseek.openness.dsse import verify_statement
 from clearseek.openness.evidence import Evidence, Grade, Row
@@ -33,6 +34,8 @@ LIFTED: Final = {
     "verify.logits": ("code.inference",),
 }  # fmt: skip
 """Test that passed -> rows that it re-executes. Steps are bits of segments, so no band of drift stands here."""
+_OF_CODE: Final = "verify.code"
+"""Must have passed too for a row of code: what ran was the release's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Statement:
     passed: tuple[str, ...]
     failed: tuple[str, ...]
     machine: str
+    coverage: str
+    """How much of the training was done again, in words."""
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -93,13 +98,19 @@ def lift(subject: Subject, found: tuple[Row, ...]) -> tuple[Row, ...]:
     out = []
     for row in found:
         tests = [test for test, ids in LIFTED.items() if row.id in ids]
-        done = {each: [name for name in each.passed if any(_same(name, test) for test in tests)] for each in statements}
+        done = {
+            each: [name for name in each.passed if any(_same(name, test) for test in tests)]
+            for each in statements
+            if _OF_CODE in each.passed or not row.id.startswith("code.")
+        }
         witnesses = [each for each, names in done.items() if names]
         if witnesses and row.answer == "yes" and row.grade >= Grade.CHECKED:
             places = tuple(Evidence(each.file) for each in witnesses[:4])
             names = sorted({name for each in witnesses for name in done[each]})
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            reason = f"{row.reason}; re-executed by {_count(witnesses)} ({', '.join(names[:4])}{more})"
+            most = max((each.coverage for each in witnesses if "verify.steps" in tests), default="")
+            share = f"; {most}" if most else ""
+            reason = f"{row.reason}; re-executed by {_count(witnesses)} ({', '.join(names[:4])}{more}{share})"
             row = replace(row, grade=Grade.REEXECUTED, reason=reason, evidence=row.evidence + places)
         out.append(row)
     return tuple(out)
@@ -110,19 +121,20 @@ def read(subject: Subject) -> tuple[list[Statement], list[str]]:
     statements: list[Statement] = []
     problems: list[str] = []
     try:
-        root = parse(subject.source.read(MANIFEST, LONGEST), MANIFEST).root if MANIFEST in subject.source.sizes else ""
+        raw = subject.source.read(MANIFEST, LONGEST) if MANIFEST in subject.source.sizes else b""
+        digest = sha256_bytes(raw) if raw and parse(raw, MANIFEST) else ""
         keys = _keys(subject)
     except UserError as error:
         return [], [str(error)]
     for file in _files(subject)[:_MOST]:
         try:
-            statements.append(_read(subject, file, keys, root))
+            statements.append(_read(subject, file, keys, digest))
         except UserError as error:
             problems.append(str(error))
     return statements, problems
 
 
-def _read(subject: Subject, file: str, keys: dict[str, tuple[PublicKey, bool]], root: str) -> Statement:
+def _read(subject: Subject, file: str, keys: dict[str, tuple[PublicKey, bool]], digest: str) -> Statement:
     raw = subject.source.read(file, _LONGEST)
     hint = _hint(raw, file)
     if hint not in keys:
@@ -132,10 +144,20 @@ def _read(subject: Subject, file: str, keys: dict[str, tuple[PublicKey, bool]], 
     predicate = statement["predicate"]
     if statement["predicateType"] != RESULT:
         raise UserError(f"{file}: says something else than the result of a verification")
-    if not root or root not in {each["digest"].get("sha256") for each in statement["subject"]}:
-        raise UserError(f"{file}: speaks of another release: its root is not this manifest's")
+    if not digest or digest not in {each["digest"].get("sha256") for each in statement["subject"]}:
+        raise UserError(f"{file}: speaks of another release: not of this manifest")
     passed, failed = (_names(predicate.get(each)) for each in ("passedTests", "failedTests"))
-    return Statement(file, key.fingerprint, trusted, passed, failed, _machine(predicate.get("environment")))
+    machine, share = _machine(predicate.get("environment")), _coverage(predicate.get("configuration"))
+    return Statement(file, key.fingerprint, trusted, passed, failed, machine, share)
+
+
+def _coverage(value: Any) -> str:
+    """``10 of 600 steps``, as the statement has it."""
+    try:
+        steps = value[0]["annotations"]["steps"]
+        return f"{int(steps['trained']):,} of {int(steps['of']):,} steps"
+    except (LookupError, TypeError, ValueError):
+        return ""
 
 
 def _keys(subject: Subject) -> dict[str, tuple[PublicKey, bool]]:

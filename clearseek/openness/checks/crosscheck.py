@@ -12,8 +12,12 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from clearseek.data.manifest import DocumentEntry, Manifest, check_lists
 from clearseek.errors import UserError
 from clearseek.files import sha256_bytes
 from clearseek.hub.safetensors_file import strict_json
@@ -26,14 +30,17 @@ from clearseek.openness.evidence import Evidence, Grade, Row
 from clearseek.openness.subject import Subject
 
 TRANSCRIPT: Final = "training/transcript.jsonl"
+_MANIFEST: Final = "data/manifest.json"
+_METRICS: Final = "training/metrics.jsonl"
 _MOST_TRANSCRIPT = 500_000_000
 Result = tuple[bool, str, str] | None
 """Whether they agree, what was compared, and the file that bears it out; None where there is nothing to compare."""
 
 
 def lift(subject: Subject, rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    """The rows, each at E3 compared with what else is here."""
-    checks = _checks(_Records(subject))
+    """The rows, each at E3 compared with what else is here; other people's records are not of our form."""
+    records = _Records(subject)
+    checks = _checks(records) if records.ours else {"documents.data_card": lambda: _croissant(records)}
     lifted = [_lifted(row, checks[row.id]) if row.id in checks else row for row in rows]
     parts = [row.grade for row in lifted if row.id.startswith("code.") and row.id != "code.complete"]
     return tuple(_whole(row, min(parts)) if row.id == "code.complete" else row for row in lifted)
@@ -51,7 +58,7 @@ def _lifted(row: Row, check: Callable[[], Result]) -> Row:
         result = check()
     except UserError as error:
         result = False, str(error), ""
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         result = False, f"a record is not of the form it should have: {type(error).__name__}", ""
     if result is None:
         return row
@@ -76,7 +83,17 @@ class _Records:
         """A JSON object."""
         return self.source.json(path)
 
-    @property
+    @cached_property
+    def ours(self) -> bool:
+        """Whether the release carries a ClearSeek transcript, and so records that this module can read."""
+        if TRANSCRIPT not in self.source.sizes:
+            return False
+        try:
+            return b'"format":"clearseek' in self.source.read(TRANSCRIPT, 100_000).split(b"\n")[0]
+        except UserError:
+            return False
+
+    @cached_property
     def transcript(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Header and steps, the chain of hashes followed. Raises UserError at the first line that breaks it."""
         lines = self.source.read(TRANSCRIPT, _MOST_TRANSCRIPT).split(b"\n")[:-1]
@@ -85,8 +102,42 @@ class _Records:
             entry = strict_json(line, f"{TRANSCRIPT}, line {number}")
             if number > 1 and entry.get("prev") != sha256_bytes(lines[number - 2]):
                 raise UserError(f"{TRANSCRIPT}, line {number}: its hash of the line before is wrong")
+            if number > 1 and entry.get("step") != number - 1:
+                raise UserError(f"{TRANSCRIPT}, line {number}: not of step {number - 1}")
             parsed.append(entry)
         return parsed[0], parsed[1:]
+
+    @cached_property
+    def data(self) -> Result:
+        """The data's files are those of their manifest, it counts what they hold, and the transcript names them."""
+        if not self.has(_MANIFEST):
+            return None
+        try:
+            manifest = Manifest.model_validate_json(self.source.read(_MANIFEST, _MOST_TRANSCRIPT))
+        except ValidationError as error:
+            return False, f"{_MANIFEST} is damaged: {error.errors()[0]['msg'][:200]}", _MANIFEST
+        for entry in manifest.files:
+            path = f"data/{entry.name}"
+            digest = self.source.sha256(path) if path in self.source.sizes else "none"
+            if digest and (digest != entry.sha256 or self.source.sizes[path] != entry.bytes):
+                return False, f"{path} is not the file that {_MANIFEST} lists", path
+        needed = {"documents.jsonl", "tokenizer.json"} - {entry.name for entry in manifest.files}
+        if needed or not manifest.train.shards:
+            return False, f"{_MANIFEST} does not list {', '.join(sorted(needed)) or 'any shard'}", _MANIFEST
+        if self.transcript[0]["data_fingerprint"] != manifest.fingerprint:
+            return False, "the transcript was made with other data: another fingerprint", TRANSCRIPT
+        if self.source.sizes.get("data/heldout.txt", manifest.heldout.bytes) != manifest.heldout.bytes:
+            return False, f"data/heldout.txt is not of the {manifest.heldout.bytes:,} bytes that are counted", _MANIFEST
+        lines = self.source.read("data/documents.jsonl", _MOST_TRANSCRIPT).splitlines()
+        tokenizer = sha256_bytes(self.source.read("data/tokenizer.json", _MOST_TRANSCRIPT))
+        try:
+            check_lists(manifest, (DocumentEntry.model_validate_json(line) for line in lines), tokenizer)
+        except UserError as error:
+            return False, f"data/{error}", _MANIFEST
+        what = (
+            f"its {len(manifest.files)} files have the manifest's hashes, {len(lines):,} documents make its fingerprint"
+        )
+        return True, f"{what}, and the transcript names it", _MANIFEST
 
 
 def _checks(records: _Records) -> dict[str, Callable[[], Result]]:
@@ -99,10 +150,10 @@ def _checks(records: _Records) -> dict[str, Callable[[], Result]]:
         "documents.data_summary": lambda: _content_summary(records),
         "documents.report": lambda: _report(records),
         "documents.evaluation": lambda: _evaluation(records),
-        "data.training": lambda: _data(records),
-        "data.order": lambda: _data(records),
+        "data.training": lambda: records.data,
+        "data.order": lambda: records.data,
         "data.tokenizer": lambda: _tokenizer(records),
-        "data.evaluation": lambda: _data(records),
+        "data.evaluation": lambda: records.data,
         "code.architecture": lambda: _archive(records),
         "code.training": lambda: _archive(records),
         "code.inference": lambda: _archive(records),
@@ -143,55 +194,26 @@ def _checkpoints(records: _Records, group: str) -> Result:
     return True, f"{compared} of {len(folders)} have the hash that the transcript recorded", TRANSCRIPT
 
 
-def _data(records: _Records) -> Result:
-    """The data's files are those of their manifest, and the transcript names their fingerprint."""
-    manifest = "data/manifest.json"
-    if not records.has(manifest, TRANSCRIPT):
-        return None
-    stated = records.json(manifest)
-    for entry in stated["files"]:
-        path = f"data/{entry['name']}"
-        digest = records.source.sha256(path) if path in records.source.sizes else "none"
-        if digest and digest != entry["sha256"]:
-            return False, f"{path} is not the file that data/manifest.json lists", path
-    listed = {entry["name"] for entry in stated["files"]}
-    needed = {"documents.jsonl", "tokenizer.json", *stated["train"]["shards"], *stated["heldout"]["shards"]}
-    if not stated["train"]["shards"] or needed - listed:
-        return False, f"{manifest} does not list {', '.join(sorted(needed - listed)) or 'any shard'}", manifest
-    header = records.transcript[0]
-    if header["data_fingerprint"] != stated["fingerprint"]:
-        return False, "the transcript was made with other data: another fingerprint", TRANSCRIPT
-    lines = records.source.read("data/documents.jsonl", _MOST_TRANSCRIPT).count(b"\n")
-    total = stated["train"]["documents"] + stated["heldout"]["documents"]
-    if lines != total:
-        return False, f"data/documents.jsonl names {lines:,} documents, and the manifest {total:,}", manifest
-    return (
-        True,
-        f"its {len(stated['files'])} files have the manifest's hashes, and the transcript its fingerprint",
-        manifest,
-    )
-
-
 def _data_licences(records: _Records) -> Result:
     """A text for each licence that the data's manifest names."""
-    if not records.has("data/manifest.json"):
+    if not records.has(_MANIFEST):
         return None
-    named = records.json("data/manifest.json")["licences"]
+    named = records.json(_MANIFEST)["licences"]
     missing = [name for name in named if f"data/LICENSE.{name}" not in records.source.sizes]
     if missing:
         return (
             False,
             f"the text of {', '.join(missing)}, which data/manifest.json names, is not here",
-            "data/manifest.json",
+            _MANIFEST,
         )
-    return True, f"the licences of all documents: {', '.join(named)}", "data/manifest.json"
+    return True, f"the licences of all documents: {', '.join(named)}", _MANIFEST
 
 
 def _tokenizer(records: _Records) -> Result:
-    if not records.has("tokenizer.json", "data/tokenizer.json", "data/manifest.json"):
+    if not records.has("tokenizer.json", "data/tokenizer.json", _MANIFEST):
         return None
     hashes = {records.source.sha256(path) for path in ("tokenizer.json", "data/tokenizer.json")}
-    hashes.add(records.json("data/manifest.json")["tokenizer_sha256"])
+    hashes.add(records.json(_MANIFEST)["tokenizer_sha256"])
     if "" in hashes:
         return None
     agree = len(hashes) == 1
@@ -203,33 +225,37 @@ def _tokenizer(records: _Records) -> Result:
 
 
 def _croissant(records: _Records) -> Result:
-    """The hashes in the Croissant metadata are the files'."""
+    """The hashes in the Croissant metadata are the files'. Files elsewhere, and sets of files, are not compared."""
     path = "data/croissant.json"
     if not records.has(path):
         return None
-    listed = records.json(path)["distribution"]
-    missing = [
-        name
-        for name in data_files(records.subject)
-        if name.removeprefix("data/") not in {e["contentUrl"] for e in listed}
-    ]
-    if missing:
-        return False, f"{path} does not list {missing[0]}", path
-    for each in listed:
-        file = f"data/{each['contentUrl']}"
+    listed = {
+        str(each.get("contentUrl")): each.get("sha256")
+        for each in records.json(path)["distribution"]
+        if isinstance(each, dict) and each.get("sha256")
+    }
+    for name, stated in listed.items():
+        file = f"data/{name}"
+        if "://" in name:
+            continue
         if file not in records.source.sizes:
             return False, f"{file}, which {path} lists, is not here", path
         digest = records.source.sha256(file)
-        if digest and digest != each["sha256"]:
+        if digest and digest != stated:
             return False, f"{file} is not the file whose hash {path} has", path
+    missing = [name for name in data_files(records.subject) if name.removeprefix("data/") not in listed]
+    if not listed or (missing and not records.ours):
+        return None
+    if missing:
+        return False, f"{path} does not list {missing[0]}", path
     return True, f"{path} has the true hashes of {len(listed)} files", path
 
 
 def _content_summary(records: _Records) -> Result:
     """The summary's figures of the training data are the manifest's."""
-    if not records.has("data/manifest.json"):
+    if not records.has(_MANIFEST):
         return None
-    train, stated = records.json("data/manifest.json")["train"], content_summary.fields(records.subject)
+    train, stated = records.json(_MANIFEST)["train"], content_summary.fields(records.subject)
     wanted = {
         "1.3 modality and size": (train["tokens"],),
         "2.1 public data sets": (train["documents"], train["bytes"]),
@@ -237,12 +263,12 @@ def _content_summary(records: _Records) -> Result:
     compared = 0
     for field, counts in wanted.items():
         text, place = stated.get(field, ("", Evidence("")))
-        figures = {int(each.replace(",", "")) for each in re.findall(r"\d{1,3}(?:,\d{3})+|\d{4,15}", text)}
+        figures = {int(each.replace(",", "")) for each in re.findall(r"\d{1,3}(?:,\d{3})+|\d{1,15}", text)}
         for count in counts if figures else ():
             if count not in figures:
-                return False, f"{place.file}, {field}: {count:,} is not among its figures", "data/manifest.json"
+                return False, f"{place.file}, {field}: {count:,} is not among its figures", _MANIFEST
             compared += 1
-    return (True, f"{compared} figures are those of data/manifest.json", "data/manifest.json") if compared else None
+    return (True, f"{compared} figures are those of data/manifest.json", _MANIFEST) if compared else None
 
 
 def _report(records: _Records) -> Result:
@@ -260,16 +286,21 @@ def _report(records: _Records) -> Result:
     for step, loss, _ in rows:
         if f"{float.fromhex(steps[int(step)]['loss']):.4f}" != loss:
             return False, f"REPORT.md: the loss of step {step} is not the transcript's", TRANSCRIPT
+    if records.has(_METRICS):
+        for line in records.source.read(_METRICS, _MOST_TRANSCRIPT).splitlines():
+            entry = strict_json(line, _METRICS)
+            if entry["loss"] != float.fromhex(steps[entry["step"]]["loss"]):
+                return False, f"{_METRICS}: the loss of step {entry['step']} is not the transcript's", _METRICS
     return True, f"its {len(rows)} losses and the weights' hash are the transcript's", TRANSCRIPT
 
 
 def _evaluation(records: _Records) -> Result:
     """The raw results add up to the stated figure, and the card states that one."""
     path = "evaluation/held_out.json"
-    if not records.has(path, "data/manifest.json"):
+    if not records.has(path, _MANIFEST):
         return None
     stated = records.json(path)
-    held_out = records.json("data/manifest.json")["heldout"]
+    held_out = records.json(_MANIFEST)["heldout"]
     bits = sum(float.fromhex(window["bits"]) for window in stated["windows"])
     tokens = sum(window["tokens"] for window in stated["windows"])
     computed = bits / tokens * (held_out["tokens"] - 1) / held_out["bytes"]
@@ -309,6 +340,9 @@ def _environment(records: _Records) -> Result:
     """The locked PyTorch is the one that training recorded."""
     if not records.has("training/requirements.lock", TRANSCRIPT):
         return None
+    environment = "training/environment.json"
+    if records.has(environment) and records.json(environment) != records.transcript[0]["environment"]:
+        return False, f"{environment} is not what the transcript begins with", environment
     recorded = str(records.transcript[0]["environment"]["torch"])
     locked = _lock(records).get("torch", "none")
     agree = recorded.partition("+")[0] == locked.partition("+")[0]
@@ -325,6 +359,8 @@ def _archive(records: _Records) -> Result:
         if name.count("/") == 1 and name.endswith("/pyproject.toml"):
             needed = set(_dependencies(content.decode("utf-8", errors="replace")))
             missing = sorted(needed - set(_lock(records)))
+            if "torch" not in needed:
+                return False, f"{name} does not ask for PyTorch, without which nothing of it runs", archives[0]
             if missing:
                 return False, f"{', '.join(missing)}: needed by the code, and not locked", "training/requirements.lock"
             return True, f"installs from its pyproject.toml, with all {len(needed)} dependencies locked", archives[0]
@@ -334,7 +370,7 @@ def _archive(records: _Records) -> Result:
 def _dependencies(project: str) -> Iterator[str]:
     try:
         named = tomllib.loads(project)["project"]["dependencies"]
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"pyproject.toml of the code is damaged: {error}") from None
     for each in named:
         if match := re.match(r"[A-Za-z0-9._-]+", each):
