@@ -88,7 +88,7 @@ def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", sec
 
     The fastest, because whatever else runs here can only slow a product down; by turns and of one size, so that it
     slows all alike. The size is the smallest power of two at which the fastest takes 20 ms, at most 16,384. A type that
-    a processor has no instructions for may take a thousand times as long, and minutes at that size: one that is ten
+    a processor has no instructions for may take a thousand times as long, and minutes at that size: one that is fifty
     times as slow at a smaller size is not measured further.
 
     Raises RuntimeError where the device cannot multiply in one of them.
@@ -101,7 +101,7 @@ def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", sec
         fastest = {dtype: min(_time_matmul(a_NN) for _ in range(3)) for dtype, a_NN in operands.items()}  # builds first
         best = min(fastest.values())
         for dtype, slow in list(fastest.items()):
-            if slow > max(0.02, 10 * best):
+            if slow > max(0.02, 50 * best):
                 rates[dtype] = 2 * size**3 / slow
                 del fastest[dtype]
     for _ in range(max(3, min(100, int(seconds / max(fastest.values()))))):

@@ -93,6 +93,20 @@ def test_whatever_else_runs_here_does_not_count(monkeypatch: pytest.MonkeyPatch)
     assert machine.measure_matmul_rates(list(speed)) == pytest.approx(list(speed.values()))
 
 
+def test_a_type_without_instructions_is_not_measured_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BF16 on an AVX2 processor, at 1 GFLOP/s: its one product at the size that FP32 needs would take a minute."""
+    speed = {torch.bfloat16: 1e9, torch.float32: 1e12}
+    spent = dict.fromkeys(speed, 0.0)
+
+    def taken(a: torch.Tensor) -> float:
+        spent[a.dtype] += (seconds := 2 * len(a) ** 3 / speed[a.dtype])
+        return seconds
+
+    monkeypatch.setattr(machine, "_time_matmul", taken)
+    assert machine.measure_matmul_rates(list(speed)) == pytest.approx(list(speed.values()))
+    assert spent[torch.bfloat16] < 1
+
+
 def test_rate_is_measured() -> None:
     [rate] = machine.measure_matmul_rates([torch.float32], seconds=0.02)
     assert 1e8 < rate < 1e16
