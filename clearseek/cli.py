@@ -227,6 +227,7 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("--read-sources", action="store_true",
                         help="make the data again from the files on this machine that the recipe names")  # fmt: skip
     verify.add_argument("--sign", type=Path, metavar="KEY", help="add a statement of the result, signed with this key")
+    verify.add_argument("--make-key", action="store_true", help="make the key of --sign first")
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 

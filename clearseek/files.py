@@ -121,6 +121,15 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(gone)
 
 
+def remove_unfinished(path: Path) -> None:
+    """Clear what killed processes left of attempts to write `path`, and of nothing else beside it."""
+    for entry in path.parent.iterdir() if path.parent.is_dir() else ():
+        match = _TEMPORARY.fullmatch(entry.name)
+        if match and match["name"] == path.name and match["kind"] == "new" and not _in_use(entry):
+            with writing(entry):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+
+
 def remove_leftovers(folder: Path) -> list[Path]:
     """Clear what killed processes left in `folder` and below; call it when a program starts.
 

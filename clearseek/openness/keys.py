@@ -87,12 +87,20 @@ def generate_key(path: Path, password: bytes | None = None) -> PublicKey:
     return public
 
 
+def is_encrypted(path: Path) -> bool:
+    """Whether a private key asks for a password. Raises UserError where the file cannot be read."""
+    raw = read_file(path, LONGEST_KEY)
+    return b"BEGIN ENCRYPTED PRIVATE KEY" in raw or b"Proc-Type: 4,ENCRYPTED" in raw
+
+
 def load_private_key(path: Path, password: bytes | None = None) -> PrivateKey:
     """Read a private key (PEM; PKCS #8 or the older EC form). Raises UserError."""
     serialization, ec = _library()
     from cryptography.exceptions import UnsupportedAlgorithm
 
     raw = read_file(path, LONGEST_KEY)
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        raise UserError(f"{path}: others on this machine can read the private key: chmod 600 {path}")
     try:
         key = serialization.load_pem_private_key(raw, password)
     except TypeError:

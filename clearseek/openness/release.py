@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -22,12 +23,12 @@ from clearseek.data.loader import Stream
 from clearseek.data.manifest import Manifest, check_files, read_manifest
 from clearseek.errors import UserError
 from clearseek.evaluate.bits import compressed_bits_per_byte, held_out_bits, window_count
-from clearseek.files import atomic_folder
+from clearseek.files import atomic_folder, remove_unfinished
 from clearseek.hub.hf import export_hf
 from clearseek.openness import manifest as listing
 from clearseek.openness import release_documents as documents
 from clearseek.openness.audit import audit
-from clearseek.openness.keys import load_private_key
+from clearseek.openness.keys import PrivateKey
 from clearseek.openness.logits import as_json, prompt_logits
 from clearseek.openness.render.exports import as_cyclonedx
 from clearseek.openness.render.spdx import as_spdx
@@ -40,6 +41,13 @@ from clearseek.train.trainer import settle_numerics
 from clearseek.train.transcript import Summary, hash_tensors, verify
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
+
+_GIT = b"""* -text
+*.safetensors filter=lfs diff=lfs merge=lfs -text
+*.bin filter=lfs diff=lfs merge=lfs -text
+*.gz filter=lfs diff=lfs merge=lfs -text
+"""
+"""git must not change line ends, which are part of every hash; the hub keeps large files apart."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,12 @@ def make_release(
     run: RunFolder,
     out: Path,
     data: Path | None = None,
-    key: Path | None = None,
+    key: PrivateKey | None = None,
     dtype: str = "bf16",
     name: str = "",
     provider: str = "",
     languages: str = "",
+    say: Callable[[str], None] = lambda _: None,
 ) -> Released:
     """Write the release of a finished run.
 
@@ -95,39 +104,56 @@ def make_release(
         name: Of the model; by default the folder's.
         provider: Who publishes it, with a contact, for the card and the AI Act's summary.
         languages: Of the data, for that summary.
+        say: Told what is being done.
 
     Raises:
-        UserError: the run is not finished or not sound, data were changed, `out` exists.
+        UserError: the run is not finished or not sound, data were changed, `out` exists or lies in the run.
     """
-    if out.exists():
-        raise UserError(f"{out}: exists: choose a new folder for the release")
     folder = data or run.data
+    _refuse_place(out, run, folder)
+    remove_unfinished(out)
+    say("checking the run and evaluating its last checkpoint")
     made = replace(_gather(run, folder, dtype, name or out.name), provider=provider, languages=languages)
-    private = None if key is None else load_private_key(key)
     with atomic_folder(out) as place:
+        say("writing weights and logits")
         _weights(run, place, made)
-        settle_numerics(made.recipe.train.threads, "cpu")
         logits = json.dumps(as_json(prompt_logits(place)), indent=1) + "\n"
         _write(place / "evaluation" / "logits.json", logits.encode("utf-8"))
+        say(f"copying {len(made.steps)} checkpoints and the data")
         _training(run, place, made)
-        shutil.copytree(folder, place / "data")
+        _copy(folder, place / "data")
         archive, content = source_archive()
         _write(place / "code" / archive, content)
         for path, text in documents.all_documents(made, place).items():
             _write(place / path, text.encode("utf-8"))
         _licences(place, made)
+        _write(place / ".gitattributes", _GIT)
+        say("hashing every file, and signing")
         manifest = listing.build(place, known=_bills(place, made))
         _write(place / listing.MANIFEST, manifest.to_bytes())
-        if private is not None:
-            sign_folder(place, private)
-    fingerprint = "" if private is None else private.public.fingerprint
+        if key is not None:
+            sign_folder(place, key)
+    fingerprint = "" if key is None else key.public.fingerprint
     size = sum(entry.size for entry in manifest.files)
     return Released(out, len(manifest.files), size, manifest.root, fingerprint)
+
+
+def _refuse_place(out: Path, run: RunFolder, data: Path) -> None:
+    """A release stands by itself: not in the run that it is copied from, and not in another release."""
+    if out.exists():
+        raise UserError(f"{out}: exists: choose a new folder for the release")
+    above = list(out.resolve().parents)
+    if run.root.resolve() in above or data.resolve() in above:
+        raise UserError(f"{out}: lies in the run that it would be copied from: choose a folder elsewhere")
+    inside = next((parent for parent in above if (parent / listing.MANIFEST).is_file()), None)
+    if inside is not None:
+        raise UserError(f"{out}: lies in the release {inside}, which it would break: choose a folder elsewhere")
 
 
 def _gather(run: RunFolder, data: Path, dtype: str, name: str) -> Made:
     """Read everything, and refuse what would make a release that fails its own audit."""
     recipe, transcript = run.read_recipe(), verify(run.transcript)
+    settle_numerics(recipe.train.threads, "cpu")  # what follows computes figures that others must get to the bit
     if len(transcript.steps) < recipe.train.steps:
         raise UserError(
             f"{run.root}: stopped after step {len(transcript.steps)} of {recipe.train.steps}: finish it first, with "
@@ -195,7 +221,7 @@ def _training(run: RunFolder, place: Path, made: Made) -> None:
         problems = checkpoint.verify(source)
         if problems:
             raise UserError("\n".join(problems))
-        shutil.copytree(source, place / "checkpoints" / source.name)
+        _copy(source, place / "checkpoints" / source.name)
     for picture in sorted(run.pictures.glob("*.png")) if run.pictures.is_dir() else ():
         _write(place / "pictures" / picture.name, picture.read_bytes())
 
@@ -221,6 +247,14 @@ def _bills(place: Path, made: Made) -> dict[str, str]:
     for name, render in (("bom.cdx.json", as_cyclonedx), ("bom.spdx.json", as_spdx)):
         _write(place / name, (json.dumps(render(found, findings=False), indent=1) + "\n").encode())
     return source.hashes
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A folder of plain files; the first that cannot be copied ends it."""
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file():
+            shutil.copyfile(path, target / path.name)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
+import os
 import platform
 import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -18,7 +23,7 @@ from clearseek.machine import describe
 from clearseek.openness import manifest as listing
 from clearseek.openness.dsse import sign_statement
 from clearseek.openness.hub_push import check_push, push
-from clearseek.openness.keys import generate_key, load_private_key
+from clearseek.openness.keys import PrivateKey, generate_key, is_encrypted, load_private_key
 from clearseek.openness.release import make_release
 from clearseek.openness.render.text import MARKS
 from clearseek.openness.statement import as_statement, coverage, summary, verdict
@@ -40,12 +45,11 @@ def release(arguments: argparse.Namespace) -> int:
         raise UserError("--make-key goes with --key FILE: where the new key is to be")
     if arguments.push is not None:
         check_push(arguments.push)
-    if arguments.make_key:
-        generate_key(arguments.key)
-    made = make_release(
-        RunFolder(arguments.run), arguments.out, arguments.data, arguments.key, arguments.dtype, arguments.name or "",
-        arguments.provider, arguments.languages,
-    )  # fmt: skip
+    with _key(arguments.key, arguments.make_key) as private:
+        made = make_release(
+            RunFolder(arguments.run), arguments.out, arguments.data, private, arguments.dtype, arguments.name or "",
+            arguments.provider, arguments.languages, _say,
+        )  # fmt: skip
     pushed = "" if arguments.push is None else f"{arguments.push}@{push(made.out, arguments.push, arguments.private)}"
     if arguments.json:
         print(json.dumps({**asdict(made), "out": str(made.out), "pushed": pushed or None}, indent=1))
@@ -57,7 +61,7 @@ def release(arguments: argparse.Namespace) -> int:
         ("signed by", made.fingerprint or "nobody: --key FILE --make-key makes a key and signs with it"),
         *([("pushed to", pushed)] if pushed else []),
         ("try next", f"{program()} audit {pushed or made.out}"),
-        ("", f"{program()} verify {made.out}"),
+        ("", f"{program()} verify {made.out}" + (f" --key {arguments.key}.pub" if arguments.key else "")),
     ]
     print_rows(Console(highlight=False), rows)
     return 0
@@ -68,17 +72,14 @@ def verify(arguments: argparse.Namespace) -> int:
     levels = _levels(arguments.levels)
     if arguments.segments < 1:
         raise UserError(f"--segments {arguments.segments}: use a number from 1 up")
-    private = None if arguments.sign is None else load_private_key(arguments.sign)
+    if arguments.make_key and arguments.sign is None:
+        raise UserError("--make-key goes with --sign FILE: where the new key is to be")
     nonce = arguments.nonce or secrets.token_hex(16)
     console = Console(highlight=False, stderr=arguments.json)
-    progress = Console(stderr=True, highlight=False)
-
-    def say(text: str) -> None:
-        progress.print(text, style="dim", markup=False)
-
-    found = verify_release(
-        arguments.release, levels, nonce, arguments.segments, arguments.key, arguments.read_sources, say
-    )
+    with _key(arguments.sign, arguments.make_key) as private:
+        found = verify_release(
+            arguments.release, levels, nonce, arguments.segments, arguments.key, arguments.read_sources, _say
+        )
     rows = found.rows
     for row in rows:
         sign, colour = MARKS[row.answer]
@@ -98,6 +99,40 @@ def verify(arguments: argparse.Namespace) -> int:
     sys.stdout.flush()
     idle = any(row.answer == "unknown" and row.id.startswith("verify.steps") for row in rows)  # asked for, and not done
     return FAILED if idle or verdict(rows) == "FAILED" else 0
+
+
+def _say(text: str) -> None:
+    """What is being done, on standard error."""
+    Console(stderr=True, highlight=False).print(text, style="dim", markup=False)
+
+
+@contextmanager
+def _key(path: Path | None, make: bool) -> Iterator[PrivateKey | None]:
+    """The key to sign with, made first if asked for, and taken back if nothing comes of it."""
+    if path is None:
+        yield None
+        return
+    if make:
+        generate_key(path)
+    try:
+        yield _load(path)
+    except BaseException:
+        if make:
+            path.unlink(missing_ok=True)
+            path.with_name(path.name + ".pub").unlink(missing_ok=True)
+        raise
+
+
+def _load(path: Path) -> PrivateKey:
+    """A private key; if it is encrypted, with the password from CLEARSEEK_KEY_PASSWORD or from the terminal."""
+    if not is_encrypted(path):
+        return load_private_key(path)
+    password = os.environ.get("CLEARSEEK_KEY_PASSWORD")
+    if password is None and sys.stdin.isatty():
+        password = getpass.getpass(f"password of {path}: ")
+    if password is None:
+        raise UserError(f"{path}: is encrypted: set CLEARSEEK_KEY_PASSWORD, or run it in a terminal")
+    return load_private_key(path, password.encode())
 
 
 def hash_name(nonce: str) -> str:

@@ -233,6 +233,11 @@ def _complete(title: str, release: Release) -> Row:
     if not asked == written == last:
         reason = f"the recipe asks for {asked} steps, the transcript has {written}, the last checkpoint is of {last}"
         return compared(name, title, "no", reason, transcript_line(written))
+    train = release.recipe.train
+    regular = min(train.keep_checkpoints, -(-train.steps // train.checkpoint_every))
+    if len(release.steps) - 1 < regular:
+        reason = f"the run keeps {regular} checkpoints, and {len(release.steps) - 1} are here"
+        return compared(name, title, "no", reason)
     if strange := checkpoint.strangers(release.checkpoints):
         shown = ", ".join(visible(each) for each in strange[:4])
         return compared(name, title, "no", f"checkpoints/ holds what no checkpoint has: {shown}")

@@ -12,34 +12,28 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
-from pydantic import ValidationError
-
-from clearseek.data.manifest import DocumentEntry, Manifest, check_lists
+from clearseek.config import ModelConfig
 from clearseek.errors import UserError
-from clearseek.files import sha256_bytes
+from clearseek.hub.layout import flops_per_token
 from clearseek.hub.safetensors_file import strict_json
 from clearseek.openness.checks import content_summary
 from clearseek.openness.checks.archive import members
 from clearseek.openness.checks.data import data_files
+from clearseek.openness.checks.records import DATA_MANIFEST, LONGEST_RECORD, TRANSCRIPT, Records, Result
 from clearseek.openness.checks.stored_hash import hash_stored
 from clearseek.openness.checks.trajectory import checkpoints
 from clearseek.openness.evidence import Evidence, Grade, Row
 from clearseek.openness.subject import Subject
 
-TRANSCRIPT: Final = "training/transcript.jsonl"
-_MANIFEST: Final = "data/manifest.json"
+_BILL: Final = "bom.cdx.json"
 _METRICS: Final = "training/metrics.jsonl"
-_MOST_TRANSCRIPT = 500_000_000
-Result = tuple[bool, str, str] | None
-"""Whether they agree, what was compared, and the file that bears it out; None where there is nothing to compare."""
 
 
 def lift(subject: Subject, rows: tuple[Row, ...]) -> tuple[Row, ...]:
     """The rows, each at E3 compared with what else is here; other people's records are not of our form."""
-    records = _Records(subject)
+    records = Records(subject)
     checks = _checks(records) if records.ours else {"documents.data_card": lambda: _croissant(records)}
     lifted = [_lifted(row, checks[row.id]) if row.id in checks else row for row in rows]
     parts = [row.grade for row in lifted if row.id.startswith("code.") and row.id != "code.complete"]
@@ -69,80 +63,10 @@ def _lifted(row: Row, check: Callable[[], Result]) -> Row:
     return replace(row, answer="no", grade=Grade.CLAIMED, reason=f"{what}; {row.reason}", evidence=place + row.evidence)
 
 
-class _Records:
-    """The records of a ClearSeek release, read once."""
-
-    def __init__(self, subject: Subject) -> None:
-        self.subject, self.source = subject, subject.source
-
-    def has(self, *paths: str) -> bool:
-        """Whether all of these are here."""
-        return all(path in self.source.sizes for path in paths)
-
-    def json(self, path: str) -> dict[str, Any]:
-        """A JSON object."""
-        return self.source.json(path)
-
-    @cached_property
-    def ours(self) -> bool:
-        """Whether the release carries a ClearSeek transcript, and so records that this module can read."""
-        if TRANSCRIPT not in self.source.sizes:
-            return False
-        try:
-            return b'"format":"clearseek' in self.source.read(TRANSCRIPT, 100_000).split(b"\n")[0]
-        except UserError:
-            return False
-
-    @cached_property
-    def transcript(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Header and steps, the chain of hashes followed. Raises UserError at the first line that breaks it."""
-        lines = self.source.read(TRANSCRIPT, _MOST_TRANSCRIPT).split(b"\n")[:-1]
-        parsed: list[dict[str, Any]] = []
-        for number, line in enumerate(lines, 1):
-            entry = strict_json(line, f"{TRANSCRIPT}, line {number}")
-            if number > 1 and entry.get("prev") != sha256_bytes(lines[number - 2]):
-                raise UserError(f"{TRANSCRIPT}, line {number}: its hash of the line before is wrong")
-            if number > 1 and entry.get("step") != number - 1:
-                raise UserError(f"{TRANSCRIPT}, line {number}: not of step {number - 1}")
-            parsed.append(entry)
-        return parsed[0], parsed[1:]
-
-    @cached_property
-    def data(self) -> Result:
-        """The data's files are those of their manifest, it counts what they hold, and the transcript names them."""
-        if not self.has(_MANIFEST):
-            return None
-        try:
-            manifest = Manifest.model_validate_json(self.source.read(_MANIFEST, _MOST_TRANSCRIPT))
-        except ValidationError as error:
-            return False, f"{_MANIFEST} is damaged: {error.errors()[0]['msg'][:200]}", _MANIFEST
-        for entry in manifest.files:
-            path = f"data/{entry.name}"
-            digest = self.source.sha256(path) if path in self.source.sizes else "none"
-            if digest and (digest != entry.sha256 or self.source.sizes[path] != entry.bytes):
-                return False, f"{path} is not the file that {_MANIFEST} lists", path
-        needed = {"documents.jsonl", "tokenizer.json"} - {entry.name for entry in manifest.files}
-        if needed or not manifest.train.shards:
-            return False, f"{_MANIFEST} does not list {', '.join(sorted(needed)) or 'any shard'}", _MANIFEST
-        if self.transcript[0]["data_fingerprint"] != manifest.fingerprint:
-            return False, "the transcript was made with other data: another fingerprint", TRANSCRIPT
-        if self.source.sizes.get("data/heldout.txt", manifest.heldout.bytes) != manifest.heldout.bytes:
-            return False, f"data/heldout.txt is not of the {manifest.heldout.bytes:,} bytes that are counted", _MANIFEST
-        lines = self.source.read("data/documents.jsonl", _MOST_TRANSCRIPT).splitlines()
-        tokenizer = sha256_bytes(self.source.read("data/tokenizer.json", _MOST_TRANSCRIPT))
-        try:
-            check_lists(manifest, (DocumentEntry.model_validate_json(line) for line in lines), tokenizer)
-        except UserError as error:
-            return False, f"data/{error}", _MANIFEST
-        what = (
-            f"its {len(manifest.files)} files have the manifest's hashes, {len(lines):,} documents make its fingerprint"
-        )
-        return True, f"{what}, and the transcript names it", _MANIFEST
-
-
-def _checks(records: _Records) -> dict[str, Callable[[], Result]]:
+def _checks(records: Records) -> dict[str, Callable[[], Result]]:
     """Row -> what bears it out."""
     return {
+        "weights.final": lambda: _config(records),
         "weights.intermediate": lambda: _checkpoints(records, "weights"),
         "weights.optimizer": lambda: _checkpoints(records, "optimizer"),
         "licence.data": lambda: _data_licences(records),
@@ -164,13 +88,29 @@ def _checks(records: _Records) -> dict[str, Callable[[], Result]]:
     }
 
 
-def _checkpoints(records: _Records, group: str) -> Result:
+def _config(records: Records) -> Result:
+    """The configuration is that of the model which the recipe trained."""
+    config = records.subject.config.value
+    if config is None:
+        return None
+    trained = ModelConfig.model_validate(records.transcript[0]["recipe"]["model"])
+    other = [key for key, value in trained.model_dump().items() if config.model_dump()[key] != value]
+    if other:
+        return False, f"config.json has another {', '.join(other[:4])} than the recipe that was trained", "config.json"
+    return True, "config.json is the recipe's model", TRANSCRIPT
+
+
+def _checkpoints(records: Records, group: str) -> Result:
     """Each checkpoint's record fits its files; the weights' hash is the transcript's where that has one."""
     found = checkpoints(records.subject)
     folders = {step: files[0].rpartition("/")[0] for step, files in found.items()}
     if not records.has(TRANSCRIPT, *(f"{folder}/checkpoint.json" for folder in folders.values())):
         return None
     steps = {entry["step"]: entry for entry in records.transcript[1]}
+    train = records.transcript[0]["recipe"]["train"]
+    regular = min(train["keep_checkpoints"], -(-train["steps"] // train["checkpoint_every"]))
+    if len(found) < regular:
+        return False, f"the run keeps {regular} checkpoints, and {len(found)} are here", TRANSCRIPT
     compared = 0
     for step, folder in folders.items():
         record = records.json(f"{folder}/checkpoint.json")["checkpoint"]
@@ -194,26 +134,26 @@ def _checkpoints(records: _Records, group: str) -> Result:
     return True, f"{compared} of {len(folders)} have the hash that the transcript recorded", TRANSCRIPT
 
 
-def _data_licences(records: _Records) -> Result:
+def _data_licences(records: Records) -> Result:
     """A text for each licence that the data's manifest names."""
-    if not records.has(_MANIFEST):
+    if not records.has(DATA_MANIFEST):
         return None
-    named = records.json(_MANIFEST)["licences"]
+    named = records.json(DATA_MANIFEST)["licences"]
     missing = [name for name in named if f"data/LICENSE.{name}" not in records.source.sizes]
     if missing:
         return (
             False,
             f"the text of {', '.join(missing)}, which data/manifest.json names, is not here",
-            _MANIFEST,
+            DATA_MANIFEST,
         )
-    return True, f"the licences of all documents: {', '.join(named)}", _MANIFEST
+    return True, f"the licences of all documents: {', '.join(named)}", DATA_MANIFEST
 
 
-def _tokenizer(records: _Records) -> Result:
-    if not records.has("tokenizer.json", "data/tokenizer.json", _MANIFEST):
+def _tokenizer(records: Records) -> Result:
+    if not records.has("tokenizer.json", "data/tokenizer.json", DATA_MANIFEST):
         return None
     hashes = {records.source.sha256(path) for path in ("tokenizer.json", "data/tokenizer.json")}
-    hashes.add(records.json(_MANIFEST)["tokenizer_sha256"])
+    hashes.add(records.json(DATA_MANIFEST)["tokenizer_sha256"])
     if "" in hashes:
         return None
     agree = len(hashes) == 1
@@ -224,7 +164,7 @@ def _tokenizer(records: _Records) -> Result:
     )
 
 
-def _croissant(records: _Records) -> Result:
+def _croissant(records: Records) -> Result:
     """The hashes in the Croissant metadata are the files'. Files elsewhere, and sets of files, are not compared."""
     path = "data/croissant.json"
     if not records.has(path):
@@ -251,11 +191,11 @@ def _croissant(records: _Records) -> Result:
     return True, f"{path} has the true hashes of {len(listed)} files", path
 
 
-def _content_summary(records: _Records) -> Result:
+def _content_summary(records: Records) -> Result:
     """The summary's figures of the training data are the manifest's."""
-    if not records.has(_MANIFEST):
+    if not records.has(DATA_MANIFEST):
         return None
-    train, stated = records.json(_MANIFEST)["train"], content_summary.fields(records.subject)
+    train, stated = records.json(DATA_MANIFEST)["train"], content_summary.fields(records.subject)
     wanted = {
         "1.3 modality and size": (train["tokens"],),
         "2.1 public data sets": (train["documents"], train["bytes"]),
@@ -266,12 +206,12 @@ def _content_summary(records: _Records) -> Result:
         figures = {int(each.replace(",", "")) for each in re.findall(r"\d{1,3}(?:,\d{3})+|\d{1,15}", text)}
         for count in counts if figures else ():
             if count not in figures:
-                return False, f"{place.file}, {field}: {count:,} is not among its figures", _MANIFEST
+                return False, f"{place.file}, {field}: {count:,} is not among its figures", DATA_MANIFEST
             compared += 1
-    return (True, f"{compared} figures are those of data/manifest.json", _MANIFEST) if compared else None
+    return (True, f"{compared} figures are those of data/manifest.json", DATA_MANIFEST) if compared else None
 
 
-def _report(records: _Records) -> Result:
+def _report(records: Records) -> Result:
     """The report names the hash of the final weights, and the losses that the transcript has."""
     if not records.has("REPORT.md", TRANSCRIPT):
         return None
@@ -286,21 +226,27 @@ def _report(records: _Records) -> Result:
     for step, loss, _ in rows:
         if f"{float.fromhex(steps[int(step)]['loss']):.4f}" != loss:
             return False, f"REPORT.md: the loss of step {step} is not the transcript's", TRANSCRIPT
+    recipe, config = records.transcript[0]["recipe"], records.subject.config.value
+    if config is not None:
+        flops = flops_per_token(config, recipe["data"]["sequence_length"]) * final["tokens"]
+        for stated in re.findall(r"(\d\.\d{3}e\+\d\d) operations", document.text):
+            if stated != f"{flops:.3e}":
+                return False, f"REPORT.md states {stated} operations; they are {flops:.3e}", "REPORT.md"
     if records.has(_METRICS):
-        for line in records.source.read(_METRICS, _MOST_TRANSCRIPT).splitlines():
+        for line in records.source.read(_METRICS, LONGEST_RECORD).splitlines():
             entry = strict_json(line, _METRICS)
             if entry["loss"] != float.fromhex(steps[entry["step"]]["loss"]):
                 return False, f"{_METRICS}: the loss of step {entry['step']} is not the transcript's", _METRICS
     return True, f"its {len(rows)} losses and the weights' hash are the transcript's", TRANSCRIPT
 
 
-def _evaluation(records: _Records) -> Result:
+def _evaluation(records: Records) -> Result:
     """The raw results add up to the stated figure, and the card states that one."""
     path = "evaluation/held_out.json"
-    if not records.has(path, _MANIFEST):
+    if not records.has(path, DATA_MANIFEST):
         return None
     stated = records.json(path)
-    held_out = records.json(_MANIFEST)["heldout"]
+    held_out = records.json(DATA_MANIFEST)["heldout"]
     bits = sum(float.fromhex(window["bits"]) for window in stated["windows"])
     tokens = sum(window["tokens"] for window in stated["windows"])
     computed = bits / tokens * (held_out["tokens"] - 1) / held_out["bytes"]
@@ -316,13 +262,13 @@ def _evaluation(records: _Records) -> Result:
     return True, f"{len(stated['windows'])} windows come to the {computed:.3f} bits per byte of the card", path
 
 
-def subject_card(records: _Records) -> str | None:
+def subject_card(records: Records) -> str | None:
     """The card's text."""
     card = records.subject.card
     return None if card is None else card.text
 
 
-def _recipe(records: _Records) -> Result:
+def _recipe(records: Records) -> Result:
     """The recipe is the one that the transcript begins with."""
     path = "training/recipe.json"
     if not records.has(path, TRANSCRIPT):
@@ -331,12 +277,12 @@ def _recipe(records: _Records) -> Result:
     return agree, f"{path} is {'' if agree else 'not '}the recipe that the transcript begins with", path
 
 
-def _lock(records: _Records) -> dict[str, str]:
+def _lock(records: Records) -> dict[str, str]:
     text = records.source.document("training/requirements.lock").text
     return dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.M))
 
 
-def _environment(records: _Records) -> Result:
+def _environment(records: Records) -> Result:
     """The locked PyTorch is the one that training recorded."""
     if not records.has("training/requirements.lock", TRANSCRIPT):
         return None
@@ -345,12 +291,30 @@ def _environment(records: _Records) -> Result:
         return False, f"{environment} is not what the transcript begins with", environment
     recorded = str(records.transcript[0]["environment"]["torch"])
     locked = _lock(records).get("torch", "none")
+    if problem := _bill(records):
+        return False, problem, _BILL
     agree = recorded.partition("+")[0] == locked.partition("+")[0]
     what = f"torch {locked} is locked, and training recorded {recorded}"
     return agree, what, "training/requirements.lock"
 
 
-def _archive(records: _Records) -> Result:
+def _bill(records: Records) -> str:
+    """What is wrong with the bill of materials: hashes of files, versions of packages."""
+    if not records.has(_BILL):
+        return ""
+    lock = _lock(records)
+    for each in records.json(_BILL)["components"]:
+        path = each["name"]
+        if each["type"] == "library" and lock.get(path.lower().replace("_", "-"), lock.get(path)) != each["version"]:
+            return f"{_BILL} has {path} {each['version']}, which is not the locked one"
+        for stated in each.get("hashes", ()):
+            digest = records.source.sha256(path) if path in records.source.sizes else "none"
+            if digest and digest != stated["content"]:
+                return f"{path} is not the file whose hash {_BILL} has"
+    return ""
+
+
+def _archive(records: Records) -> Result:
     """The archive can be installed: its project file is in it, and what it depends on is locked."""
     archives = [path for path in records.source.sizes if path.startswith("code/") and path.endswith(".tar.gz")]
     if len(archives) != 1 or not records.has("training/requirements.lock"):
