@@ -105,7 +105,9 @@ def verify(path: Path) -> list[str]:
             raise TypeError("files")
         if not all(map(_FILE.fullmatch, record["files"])) or not isinstance(record["state"], dict):
             return [f"{file}: not the record of a checkpoint: it names other files than its own, or has no state"]
-        if type(record["step"]) is not int or path.name != _name(record["step"]):
+        if type(record["step"]) is not int:
+            raise TypeError("step")
+        if path.name != _name(record["step"]):
             return [f"{file}: the record of step {record['step']}, and not of {path.name}"]
     except OSError as error:
         return [f"{file}: cannot read the checkpoint: {error.strerror}"]

@@ -25,24 +25,11 @@ from clearseek.openness.source_archive import source_archive
 from clearseek.openness.verify import verify
 from clearseek.train.run import RunFolder
 from clearseek.train.session import run_training
-from tests.train.conftest import corpus, tiny  # noqa: F401
+from tests.train.conftest import tiny
 
 from .releases import audited, edit_json
 
 pytest.importorskip("cryptography", reason="signing needs the extra `release`")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:  # noqa: F811
-    """A release of a tiny run, its key beside it."""
-    folder = tmp_path_factory.mktemp("release")
-    recipe = tiny(
-        data={"paths": [str(corpus / "*.txt")]}, train={"keep_checkpoints": 9, "hash_every": 1, "checkpoint_every": 3}
-    )
-    run = RunFolder(folder / "run")
-    run_training(recipe, run, quiet=True)
-    assert main(["release", str(run.root), str(folder / "Tiny"), "--key", str(folder / "key"), "--make-key"]) == 0
-    return folder / "Tiny"
 
 
 @pytest.fixture
@@ -568,7 +555,7 @@ def test_wrong_use(made: Path, arguments: list[str], what: str, capsys: pytest.C
     assert what in capsys.readouterr().err
 
 
-def test_an_unfinished_run_is_refused(tmp_path: Path, corpus: Path) -> None:  # noqa: F811
+def test_an_unfinished_run_is_refused(tmp_path: Path, corpus: Path) -> None:
     recipe = tiny(data={"paths": [str(corpus / "*.txt")]}, train={"steps": 4})
     run = RunFolder(tmp_path / "run")
     run_training(recipe, run, quiet=True)
