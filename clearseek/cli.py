@@ -10,6 +10,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -67,6 +68,16 @@ def _add_recipe_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _number(text: str) -> float:
+    """A number as people write it: ``14.8e12``, ``14.8T``, ``40%``, ``2,048``."""
+    match = re.fullmatch(r"((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([kKMBT%]?)", text.strip())
+    try:
+        value = float(match[1].replace(",", "")) if match else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number such as 14.8e12, 14.8T or 40%") from None
+    return value * {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12, "%": 0.01}[match[2].lower() if match else ""]
+
+
 def _add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("recipe", nargs="?", help="a TOML file or the name of a shipped recipe")
     plan.add_argument("--published", action="store_true", help="instead: published runs beside what is predicted")
@@ -77,10 +88,10 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
         "--recompute", choices=("none", "selective", "full"),
         help="what backward computes anew (default: none on one device, else selective, as V3)",
     )  # fmt: skip
-    plan.add_argument("--utilisation", type=float, help="share of the BF16 peak (default: fitted on published runs)")
-    plan.add_argument("--tokens", type=float, help="tokens, such as 14.8e12 (default: the recipe's steps)")
-    plan.add_argument("--price", type=float, default=2.0, help="dollars a device hour (default: 2)")
-    plan.add_argument("--grid", type=float, metavar="KG", help="kg of CO2e a kWh, to estimate emissions")
+    plan.add_argument("--utilisation", type=_number, help="share of the BF16 peak (default: fitted on published runs)")
+    plan.add_argument("--tokens", type=_number, help="tokens, such as 14.8e12 (default: the recipe's steps)")
+    plan.add_argument("--price", type=_number, default=2.0, help="dollars a device hour (default: 2)")
+    plan.add_argument("--grid", type=_number, metavar="KG", help="kg of CO2e a kWh, to estimate emissions")
     plan.add_argument("--json", action="store_true", help="print it as JSON")
     _add_recipe_options(plan)
 

@@ -39,6 +39,8 @@ _DOCUMENTS: Final[dict[str, Callable[[Audit], dict[str, Any]]]] = {
     "sarif": as_sarif, "cyclonedx": as_cyclonedx, "spdx": as_spdx, "croissant": as_croissant,
 }  # fmt: skip
 """Formats that are JSON."""
+_PLANNED: Final = ("hardware", "gpus", "layout", "recompute", "utilisation", "tokens", "grid")
+"""Options of a plan that mean nothing without a recipe."""
 FAILED = 1
 """Exit code of an audit whose --require did not hold."""
 
@@ -49,6 +51,9 @@ def plan(arguments: argparse.Namespace) -> int:
         raise UserError("give either a recipe to plan or --published (see clearseek plan --help)")
     console = Console(highlight=False)
     if arguments.published:
+        given = [f"--{name}" for name in _PLANNED if getattr(arguments, name) is not None]
+        if given:
+            raise UserError(f"{', '.join(given)}: --published shows all runs as they were; plan a recipe for that")
         predictions = validate()
         if arguments.json:
             print(json.dumps([each.as_json() for each in predictions], indent=1))

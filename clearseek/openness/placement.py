@@ -60,6 +60,8 @@ def parse_layout(text: str, devices: int | None) -> Layout:
             raise UserError(f"--layout {text}: write it as dp=128,ep=64,pp=16")
         if not (number.isascii() and number.isdecimal() and int(number) > 0):
             raise UserError(f"--layout {text}: {name} is a number from 1 up")
+        if name in degrees:
+            raise UserError(f"--layout {text}: {name} stands there twice")
         degrees[name] = int(number)
     pp = degrees.get("pp", 1)
     if devices is not None and "dp" not in degrees:

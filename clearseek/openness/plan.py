@@ -10,7 +10,6 @@ run itself takes no part in its own prediction.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import Any, Literal
 
 from clearseek.config import Recipe
@@ -68,13 +67,13 @@ class Options:
         wrong = []
         if self.devices is not None and self.devices < 1:
             wrong.append(f"--gpus {self.devices}: use a number from 1 up")
-        if self.utilisation is not None and not 0 < self.utilisation <= 1:
-            wrong.append(f"--utilisation {self.utilisation:g}: a share above 0 and up to 1, such as 0.4")
-        if self.tokens is not None and not (self.tokens >= 1 and isfinite(self.tokens)):
-            wrong.append(f"--tokens {self.tokens:g}: use a number from 1 up, such as 14.8e12")
-        for option, value in (("--price", self.dollars_per_hour), ("--grid", self.kg_per_kwh)):
-            if value is not None and not (value >= 0 and isfinite(value)):
-                wrong.append(f"{option} {value:g}: use a number from 0 up")
+        if self.utilisation is not None and not 0.001 <= self.utilisation <= 1:
+            wrong.append(f"--utilisation {self.utilisation:g}: a share from 0.001 to 1, such as 0.4")
+        if self.tokens is not None and not 1 <= self.tokens <= 1e18:
+            wrong.append(f"--tokens {self.tokens:g}: use a number from 1 to 1e18, such as 14.8e12")
+        for option, value, most in (("--price", self.dollars_per_hour, 1e6), ("--grid", self.kg_per_kwh, 100.0)):
+            if value is not None and not 0 <= value <= most:
+                wrong.append(f"{option} {value:g}: use a number from 0 to {most:g}")
         if wrong:
             raise UserError("; ".join(wrong))
 
@@ -169,6 +168,12 @@ class Plan:
             )
         if self.constant and self.precision == "fp8":
             said.append("one FP8 run is published, too few to fit: the constant is that of runs in any precision")
+        if not self.memory.fits:
+            said.append("it does not fit on these devices: hours, rent and energy are those of a run that would")
+        if self.dollars_per_hour == DOLLARS_PER_HOUR and self.hardware.name not in ("h800", "h100"):
+            said.append(
+                f"$2 is DeepSeek's assumption for an H800: give the rent of a {self.hardware.name} with --price"
+            )
         return tuple(said)
 
     def as_json(self) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _print_published(console: Console, published: Comparison) -> None:
         rows.append(("time", f"{days:.1f} days a trillion tokens on {run.devices:,} devices"))
     if run.leaves_out:
         rows.append(("leaves out", f"{run.leaves_out} (as its makers say), staff, buying the devices"))
-    rows.append(("predicted here", f"{hours(published.hours)} of pre-training at {published.used:.1%} "
+    rows.append(("predicted here", f"{hours(published.hours)} of its pre-training at {published.used:.1%} "
                                    f"(published: {run.utilisation:.1%}), {published.error:+.0%}"))  # fmt: skip
     print_rows(console, rows)
 

@@ -2,8 +2,9 @@
 
 Each entry is what the publisher says, with the place where it says it. A run is in here only if its activated
 parameters, tokens, device and device hours are all published; where hours follow from a published rate or from days on
-a number of devices, `derived` says how. Nothing here enters a formula: predictions come from
-:mod:`clearseek.openness.cost`, and a recipe meets its run by its exact parameter counts.
+a number of devices, `derived` says how. The one constant of a plan is fitted on them
+(:mod:`clearseek.openness.calibration`), each run being predicted by a constant that has not seen it; a recipe meets its
+run by its exact parameter counts.
 """
 
 from __future__ import annotations

@@ -144,7 +144,10 @@ def test_cautions() -> None:
         (Options(devices=10**15 + 1), "no number of pipeline stages"),
         (Options(utilisation=40), "--utilisation 40: a share"),
         (Options(tokens=float("nan")), "--tokens nan"),
-        (Options(dollars_per_hour=-1, kg_per_kwh=float("inf")), "--price -1: use a number from 0 up; --grid inf"),
+        (Options(dollars_per_hour=-1, kg_per_kwh=float("inf")), "--price -1: use a number from 0 to 1e+06; --grid inf"),
+        (Options(dollars_per_hour=1e308), "--price 1e+308"),
+        (Options(utilisation=1e-300), "--utilisation 1e-300: a share from 0.001 to 1"),
+        (Options(layout="dp=128,dp=64"), "dp stands there twice"),
         (Options(layout="tp=8"), "--layout tp=8: write it as dp=128,ep=64,pp=16"),
         (Options(layout="dp"), "--layout dp: write it as"),
         (Options(layout="dp=0"), "dp is a number from 1 up"),
@@ -179,6 +182,28 @@ def test_the_command_prints_and_refuses(capfd: pytest.CaptureFixture[str]) -> No
     for arguments in (["plan"], ["plan", "v3-671b", "--published"]):
         assert main(arguments) == 2
         assert capfd.readouterr().err.startswith("clearseek: give either a recipe to plan or --published")
+
+
+def test_numbers_as_people_write_them(capfd: pytest.CaptureFixture[str]) -> None:
+    planned = []
+    for tokens, share in (("14.8e12", "0.4"), ("14.8T", "40%"), ("14,800,000,000,000", ".4")):
+        assert main(["plan", "v3-671b", "--tokens", tokens, "--utilisation", share, "--json"]) == 0
+        planned.append(json.loads(capfd.readouterr().out))
+    assert planned[0] == planned[1] == planned[2]
+    assert main(["plan", "v3-671b", "--tokens", "14,8e12"]) == 2
+    assert "no number such as 14.8e12" in capfd.readouterr().err
+
+
+def test_options_that_published_runs_do_not_have_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--published", "--gpus", "3"]) == 2
+    assert "--gpus: --published shows all runs as they were" in capfd.readouterr().err
+
+
+def test_what_a_plan_assumes_is_said() -> None:
+    assert not any("does not fit" in each or "--price" in each for each in make_plan(V3).cautions)
+    cautions = make_plan(V3, Options(hardware="rtx-4090", devices=1)).cautions
+    assert any("does not fit on these devices" in each for each in cautions)
+    assert any("rent of a rtx-4090" in each for each in cautions)
 
 
 def test_the_validation_table_has_every_run() -> None:
