@@ -6,6 +6,7 @@ missing, or an error in words, and checks ask.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,20 @@ INDEX = "model.safetensors.index.json"
 MOST_TENSORS = 2_000_000
 """Twenty times DeepSeek-V3's."""
 MOST_ROWS = 10**9
+_NO_WEIGHTS = re.compile(r"optim|buffers|rng|scheduler|training_args|tokeni[sz]er|trainer_state|random_states")
+_NAMED_WEIGHTS = re.compile(
+    r"(?:^|[-_.])(?:model|models|consolidated|weights?|ckpt|checkpoint|ggml|params)(?=[-_.\d])[\w.-]*"
+    r"\.(?:bin|pt|pth|ckpt|npz|msgpack|h5|onnx)$"
+)
+_DATA = re.compile(r"(?:^|/)(?:data(?:sets?)?|corpus|training_data)/")
+
+
+def is_weights(path: str) -> bool:
+    """Whether a file holds weights, by its name: not settings, an optimiser's state or tokens, which end alike."""
+    base = path.rpartition("/")[2].lower()
+    if _NO_WEIGHTS.search(base) or _DATA.search(path.lower()):
+        return False
+    return base.endswith((".safetensors", ".gguf")) or _NAMED_WEIGHTS.search(base) is not None
 
 
 @dataclass(frozen=True)
