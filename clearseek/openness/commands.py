@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from clearseek.openness.audit import audit as run_audit
 from clearseek.openness.calibration import validate
 from clearseek.openness.evidence import Audit
 from clearseek.openness.hashing import Progress, hash_files
-from clearseek.openness.hub_source import NAME, Hub
+from clearseek.openness.hub_source import NAME, Hub, as_far_as_read
 from clearseek.openness.keys import load_public_key
 from clearseek.openness.plan import Options, make_plan
 from clearseek.openness.plan_display import print_plan, print_validation
@@ -76,10 +77,10 @@ def audit(arguments: argparse.Namespace) -> int:
         raise UserError("--name goes with one release")
     trusted = tuple(load_public_key(path) for path in arguments.trust)
     base = None if arguments.base is None else _source(arguments.base)
-    audits = [
-        run_audit(_source(path, not arguments.no_hash, arguments.json), arguments.name or "", trusted, base)
-        for path in paths
-    ]
+    audits = []
+    for path in paths:
+        source = _source(path, not arguments.no_hash, arguments.json)
+        audits.append(as_far_as_read(run_audit(source, arguments.name or "", trusted, base), source))
     missing = _required(audits, arguments.require)
     kind = "json" if arguments.json else arguments.format
     text = _render(audits, kind, arguments.compare)
@@ -104,6 +105,13 @@ def audit(arguments: argparse.Namespace) -> int:
 def _source(path: str, hashed: bool = False, quiet: bool = False) -> Source:
     """A folder, its files hashed if asked for, or a repository on the hub."""
     if not Path(path).exists() and NAME.fullmatch(path):
+        if Path(path).parent.is_dir():
+            raise UserError(
+                f"{path}: no such folder, while {Path(path).parent} is one: not looked for on the hub "
+                "(for a repository of that name, run it from elsewhere)"
+            )
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise UserError(f"{path}: no such folder, and HF_HUB_OFFLINE forbids to ask the hub")
         return Hub(path)
     source = Folder(Path(path))
     if hashed:
