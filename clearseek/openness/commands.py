@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from clearseek.openness.render.sarif import as_sarif
 from clearseek.openness.render.spdx import as_spdx
 from clearseek.openness.render.text import print_audit, print_comparison
 from clearseek.openness.source import Folder, Source
+from clearseek.openness.tree import visible
 from clearseek.openness.views import views
 from clearseek.recipe import load_recipe
 
@@ -40,6 +42,7 @@ _DOCUMENTS: Final[dict[str, Callable[[Audit], dict[str, Any]]]] = {
     "sarif": as_sarif, "cyclonedx": as_cyclonedx, "spdx": as_spdx, "croissant": as_croissant,
 }  # fmt: skip
 """Formats that are JSON."""
+_HALVES: Final = re.compile("[\ud800-\udfff]")
 FAILED = 1
 """Exit code of an audit whose --require did not hold."""
 
@@ -98,7 +101,7 @@ def audit(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(text)
     for line in missing:
-        print(f"clearseek: {line}", file=sys.stderr)
+        print(f"clearseek: {visible(line)}", file=sys.stderr)
     return FAILED if missing else 0
 
 
@@ -136,7 +139,7 @@ def _render(audits: list[Audit], kind: str, compare: bool) -> str:
     """The audits in a format; empty for the terminal's."""
     if kind == "json":
         content = [{**each.as_json(), "views": [view.as_json() for view in views(each)]} for each in audits]
-        return json.dumps(content if compare else content[0], indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(_writable(content if compare else content[0]), indent=1, ensure_ascii=False) + "\n"
     if kind == "markdown":
         return comparison(audits) if compare else as_markdown(audits[0])
     if kind == "html":
@@ -146,8 +149,17 @@ def _render(audits: list[Audit], kind: str, compare: bool) -> str:
             f"--format {kind} shows one release: leave out --compare (text, json, markdown and html compare)"
         )
     if kind in TEXTS:
-        return TEXTS[kind](audits[0])
-    return json.dumps(_DOCUMENTS[kind](audits[0]), indent=1) + "\n" if kind in _DOCUMENTS else ""
+        return str(_writable(TEXTS[kind](audits[0])))
+    return json.dumps(_writable(_DOCUMENTS[kind](audits[0])), indent=1) + "\n" if kind in _DOCUMENTS else ""
+
+
+def _writable(value: Any) -> Any:
+    """JSON values without halves of characters, which no file can hold: they are shown by their numbers."""
+    if isinstance(value, str):
+        return _HALVES.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
+    if isinstance(value, dict):
+        return {_writable(key): _writable(each) for key, each in value.items()}
+    return [_writable(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _required(audits: list[Audit], required: list[str]) -> list[str]:
