@@ -83,6 +83,9 @@ def _signature(subject: Subject) -> Row:
     if part.value is None:
         return Row(name, "technical", title, "no", Grade.CLAIMED, part.error, places)
     bundle, sizes = part.value, subject.source.sizes
+    if not bundle.digests:
+        reason = f"{found[0]} is signed with {bundle.by}, over something else than a list of files"
+        return Row(name, "technical", title, "unknown", Grade.PRESENT, reason, places)
     outside = frozenset((*found, *NOT_CONTENT, *bundle.ignored))
     other = [path for path, digest in bundle.digests.items() if _is_other(subject, path, digest)]
     unsigned = [path for path in sizes if path not in bundle.digests and not is_below(path, outside)]
@@ -116,7 +119,7 @@ class _Bundle:
     check: str
     """What tells whose it is."""
     digests: dict[str, str]
-    """File -> SHA-256 in hex; empty where another hash was taken."""
+    """File -> SHA-256 in hex; empty where another hash was taken. No entry where it signs something else than files."""
     ignored: tuple[str, ...]
 
 
@@ -126,8 +129,15 @@ def _bundle(raw: bytes, where: str) -> _Bundle:
     envelope, material = content.get("dsseEnvelope"), content.get("verificationMaterial")
     if not str(content.get("mediaType")).startswith(_SIGSTORE) or not isinstance(material, dict):
         raise UserError(f"{where}: no sigstore bundle, so no signature that is known here")
+    key = "publicKey" in material
+    by = "a key" if key else "a certificate of sigstore"
+    check = "the publisher's public key (clearseek verify --key)"
+    if not key:
+        check = "its certificate (model_signing verify sigstore, with the identity that should have signed)"
+    if "messageSignature" in content and envelope is None:
+        return _Bundle(by, check, {}, ())
     if not isinstance(envelope, dict):
-        raise UserError(f"{where}: a sigstore bundle without a statement about files")
+        raise UserError(f"{where}: a sigstore bundle without a statement or a signature")
     signatures, payload = envelope.get("signatures"), envelope.get("payload")
     try:
         signed = [base64.b64decode(each["sig"], validate=True) for each in signatures]  # type: ignore[union-attr]
@@ -135,17 +145,15 @@ def _bundle(raw: bytes, where: str) -> _Bundle:
     except (TypeError, KeyError, ValueError):
         raise UserError(f"{where}: a sigstore bundle whose signature or statement cannot be read") from None
     predicate = statement.get("predicate")
-    predicate = predicate if isinstance(predicate, dict) else {}
-    listed, settings = predicate.get("resources", statement.get("subject")), predicate.get("serialization")
+    if not isinstance(predicate, dict) or "resources" not in predicate:
+        return _Bundle(by, check, {}, ())
+    listed, settings = predicate["resources"], predicate.get("serialization")
     digests = dict(map(_signed_file, listed)) if isinstance(listed, list) and all(map(_is_named, listed)) else {}
     if not signed or not all(signed) or not digests:
         raise UserError(f"{where}: a sigstore bundle that signs no file")
     ignored = settings.get("ignore_paths") if isinstance(settings, dict) else None
     paths = tuple(each for each in ignored if isinstance(each, str)) if isinstance(ignored, list) else ()
-    if "publicKey" in material:
-        return _Bundle("a key", "the publisher's public key (clearseek verify --key)", digests, paths)
-    check = "its certificate (model_signing verify sigstore, with the identity that should have signed)"
-    return _Bundle("a certificate of sigstore", check, digests, paths)
+    return _Bundle(by, check, digests, paths)
 
 
 def _is_named(value: object) -> bool:

@@ -111,3 +111,7 @@ def test_a_bundle_that_signs_nothing_is_none(release: Path) -> None:
     assert "signs no file" in audited(release)["files.signature"].reason
     bundle(release, dsseEnvelope={"payload": payload, "signatures": [{}]})
     assert "cannot be read" in audited(release)["files.signature"].reason
+    bundle(release, dsseEnvelope=None, messageSignature={"signature": "AA=="})
+    row = audited(release)["files.signature"]
+    assert row.answer == "unknown"
+    assert "something else than a list of files" in row.reason
