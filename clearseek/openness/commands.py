@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from clearseek.openness.audit import audit as run_audit
 from clearseek.openness.calibration import validate
 from clearseek.openness.evidence import Audit
 from clearseek.openness.hashing import Progress, hash_files
-from clearseek.openness.hub_source import NAME, Hub
+from clearseek.openness.hub_source import NAME, Hub, as_far_as_read
 from clearseek.openness.keys import load_public_key
 from clearseek.openness.plan import Options, make_plan
 from clearseek.openness.plan_display import print_plan, print_validation
@@ -32,6 +34,7 @@ from clearseek.openness.render.sarif import as_sarif
 from clearseek.openness.render.spdx import as_spdx
 from clearseek.openness.render.text import print_audit, print_comparison
 from clearseek.openness.source import Folder, Source
+from clearseek.openness.tree import visible
 from clearseek.openness.views import views
 from clearseek.recipe import load_recipe
 
@@ -41,6 +44,7 @@ _DOCUMENTS: Final[dict[str, Callable[[Audit], dict[str, Any]]]] = {
 """Formats that are JSON."""
 _PLANNED: Final = ("hardware", "gpus", "layout", "recompute", "utilisation", "tokens", "grid")
 """Options of a plan that mean nothing without a recipe."""
+_HALVES: Final = re.compile("[\ud800-\udfff]")
 FAILED = 1
 """Exit code of an audit whose --require did not hold."""
 
@@ -81,10 +85,10 @@ def audit(arguments: argparse.Namespace) -> int:
         raise UserError("--name goes with one release")
     trusted = tuple(load_public_key(path) for path in arguments.trust)
     base = None if arguments.base is None else _source(arguments.base)
-    audits = [
-        run_audit(_source(path, not arguments.no_hash, arguments.json), arguments.name or "", trusted, base)
-        for path in paths
-    ]
+    audits = []
+    for path in paths:
+        source = _source(path, not arguments.no_hash, arguments.json)
+        audits.append(as_far_as_read(run_audit(source, arguments.name or "", trusted, base), source))
     missing = _required(audits, arguments.require)
     kind = "json" if arguments.json else arguments.format
     text = _render(audits, kind, arguments.compare)
@@ -102,13 +106,20 @@ def audit(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(text)
     for line in missing:
-        print(f"clearseek: {line}", file=sys.stderr)
+        print(f"clearseek: {visible(line)}", file=sys.stderr)
     return FAILED if missing else 0
 
 
 def _source(path: str, hashed: bool = False, quiet: bool = False) -> Source:
     """A folder, its files hashed if asked for, or a repository on the hub."""
     if not Path(path).exists() and NAME.fullmatch(path):
+        if Path(path).parent.is_dir():
+            raise UserError(
+                f"{path}: no such folder, while {Path(path).parent} is one: not looked for on the hub "
+                "(for a repository of that name, run it from elsewhere)"
+            )
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise UserError(f"{path}: no such folder, and HF_HUB_OFFLINE forbids to ask the hub")
         return Hub(path)
     source = Folder(Path(path))
     if hashed:
@@ -133,7 +144,7 @@ def _render(audits: list[Audit], kind: str, compare: bool) -> str:
     """The audits in a format; empty for the terminal's."""
     if kind == "json":
         content = [{**each.as_json(), "views": [view.as_json() for view in views(each)]} for each in audits]
-        return json.dumps(content if compare else content[0], indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(_writable(content if compare else content[0]), indent=1, ensure_ascii=False) + "\n"
     if kind == "markdown":
         return comparison(audits) if compare else as_markdown(audits[0])
     if kind == "html":
@@ -143,8 +154,17 @@ def _render(audits: list[Audit], kind: str, compare: bool) -> str:
             f"--format {kind} shows one release: leave out --compare (text, json, markdown and html compare)"
         )
     if kind in TEXTS:
-        return TEXTS[kind](audits[0])
-    return json.dumps(_DOCUMENTS[kind](audits[0]), indent=1) + "\n" if kind in _DOCUMENTS else ""
+        return str(_writable(TEXTS[kind](audits[0])))
+    return json.dumps(_writable(_DOCUMENTS[kind](audits[0])), indent=1) + "\n" if kind in _DOCUMENTS else ""
+
+
+def _writable(value: Any) -> Any:
+    """JSON values without halves of characters, which no file can hold: they are shown by their numbers."""
+    if isinstance(value, str):
+        return _HALVES.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
+    if isinstance(value, dict):
+        return {_writable(key): _writable(each) for key, each in value.items()}
+    return [_writable(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _required(audits: list[Audit], required: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ missing, or an error in words, and checks ask.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,27 @@ INDEX = "model.safetensors.index.json"
 MOST_TENSORS = 2_000_000
 """Twenty times DeepSeek-V3's."""
 MOST_ROWS = 10**9
+_NO_WEIGHTS = re.compile(r"optim|buffers|rng|scheduler|training_args|tokeni[sz]er|trainer_state|random_states")
+_NAMED_WEIGHTS = re.compile(
+    r"(?:^|[-_.])(?:model|models|consolidated|weights?|ckpt|checkpoint|ggml|params)(?=[-_.\d])[\w.-]*"
+    r"\.(?:bin|pt|pth|ckpt|npz|msgpack|h5|onnx)$"
+)
+_MAIN_FOLDERS = ("transformer", "unet", "model", "weights", "final")
+"""Where releases that have no weights at their top hold the main ones."""
+_DATA = re.compile(r"(?:^|/)(?:data(?:sets?)?|corpus|training_data)/")
+
+
+def not_settings(path: str) -> bool:
+    """Whether a file's name does not say that it holds settings, an optimiser's state, a tokenizer or data."""
+    return not _NO_WEIGHTS.search(path.rpartition("/")[2].lower()) and not _DATA.search(path.lower())
+
+
+def is_weights(path: str) -> bool:
+    """Whether a file holds weights, by its name: not settings, an optimiser's state or tokens, which end alike."""
+    base = path.rpartition("/")[2].lower()
+    if not not_settings(path):
+        return False
+    return base.endswith((".safetensors", ".gguf")) or _NAMED_WEIGHTS.search(base) is not None
 
 
 @dataclass(frozen=True)
@@ -61,6 +83,21 @@ def _bounded(config: ModelConfig) -> ModelConfig:
     return config
 
 
+_BUFFER = re.compile(
+    r"(?:(?:attention|attn)\.masked_bias|rotary_emb\.inv_freq|rotary_emb\.(?:cos|sin)_cached|"
+    r"position_ids|num_batches_tracked|_scale_inv|\.g_idx|\.qzeros|\.scales|_scales|weight_scale|input_scale|"
+    r"weight_zero_point|weight_shape|weight_scale_2|\.absmax|quant_map|quant_state\.\S+)$"
+)
+_PACKED = re.compile(r"(?:qweight|qzeros|_packed|_blocks|\.blocks)$")
+
+
+def is_buffer(entry: Entry) -> bool:
+    """Whether a tensor is no parameter: a mask or table that a program computes, or scales of quantised numbers."""
+    if entry.name.endswith(("attention.bias", "attn.bias")):
+        return len(entry.shape) == 4  # a causal mask; the bias of a layer is a vector
+    return _BUFFER.search(entry.name) is not None
+
+
 @dataclass(frozen=True)
 class Weights:
     """The safetensors files of a release by their headers."""
@@ -76,6 +113,23 @@ class Weights:
     def tensors(self) -> dict[str, tuple[str, Entry]]:
         """Tensor -> its file and its entry."""
         return {entry.name: (file, entry) for file, header in self.headers.items() for entry in header.entries}
+
+    @cached_property
+    def parameters(self) -> dict[str, tuple[str, Entry]]:
+        """The tensors that are parameters: masks and tables that a program computes, and scales, are none.
+
+        Of packed numbers (see `packed`) an element is several parameters.
+        """
+        return {name: held for name, held in self.tensors.items() if not is_buffer(held[1])}
+
+    @cached_property
+    def packed(self) -> frozenset[str]:
+        """Tensors whose elements hold several quantised numbers each."""
+        return frozenset(
+            name
+            for name, (_, entry) in self.tensors.items()
+            if entry.dtype in ("I32", "U32", "U8", "I8") and _PACKED.search(name)
+        )
 
     @property
     def complete(self) -> bool:
@@ -152,8 +206,25 @@ class Subject:
 
     @cached_property
     def weight_files(self) -> tuple[str, ...]:
-        """The final weights: safetensors files at the top of the release."""
-        return tuple(path for path in self.source.find("*.safetensors") if "/" not in path)
+        """The final weights: safetensors files at the top of the release, or where there is none, in its folders.
+
+        A release may hold them twice, in its publisher's own layout beside the hub's: then the hub's are meant.
+        """
+        found = [path for path in self.source.find("*.safetensors") if is_weights(path)]
+        top = [path for path in found if "/" not in path]
+        if any(path.startswith("model") for path in top):
+            top = [path for path in top if path not in self.second_copy]
+        for folder in () if top else _MAIN_FOLDERS:
+            if held := [path for path in found if path.rpartition("/")[0] == folder]:
+                return tuple(held)
+        return tuple(top)
+
+    @cached_property
+    def second_copy(self) -> tuple[str, ...]:
+        """Files of weights that stand beside the same in the hub's layout."""
+        top = [path for path in self.source.find("*.safetensors") if "/" not in path]
+        beside = any(path.startswith("model") for path in top)
+        return tuple(path for path in top if beside and path.startswith("consolidated"))
 
     @cached_property
     def weights(self) -> Weights:

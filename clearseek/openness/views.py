@@ -8,6 +8,7 @@ Sources: MOF 1.0 (arXiv 2403.13784); OSAID 1.0; osai-index.eu; Regulation (EU) 2
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,11 +57,11 @@ _ORDER: Final[tuple[Answer, ...]] = ("no", "unknown", "partly", "yes")
 
 
 def _answer(row: Row | None, proven: bool) -> Answer:
-    """A row's answer at a strictness; “not applicable” asks for nothing."""
+    """A row's answer at a strictness; only of a licence is nothing asked where the thing is not there."""
     if row is None:
         return "unknown"
     if row.answer == "not applicable":
-        return "yes"
+        return "yes" if row.id.startswith("licence.") else "unknown"
     if row.answer in ("yes", "partly") and proven and row.grade < Grade.PRESENT:
         return "unknown"
     return row.answer
@@ -74,6 +75,14 @@ def entry(audit: Audit, name: str, *ids: str, one: bool = False) -> Entry:
         return pick((_answer(audit.get(id), proven) for id in ids), key=_ORDER.index)
 
     return Entry(name, over(False), over(True), ids)
+
+
+def _all(answers: Iterable[Answer], met: str, not_met: str, undecided: str) -> str:
+    """A verdict over requirements: only what is answered can break it."""
+    given = set(answers)
+    if given & {"no", "partly"}:
+        return not_met
+    return undecided if "unknown" in given else met
 
 
 def views(audit: Audit) -> tuple[View, ...]:
@@ -127,7 +136,7 @@ MOF: Final[tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...]] = (
     (
         "I Open Science",
         (
-            ("Research paper", ("documents.report",)),
+            ("Research paper", ("documents.report", "licence.documents")),
             ("Datasets", ("data.training",)),
             ("Data preprocessing code", ("code.data", "licence.code")),
             ("Model parameters (Intermediate)", ("weights.intermediate", "licence.weights")),
@@ -137,29 +146,41 @@ MOF: Final[tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...]] = (
 """Classes of the Model Openness Framework, each with its components and the rows they rest on."""
 
 
+def _component(audit: Audit, name: str, ids: tuple[str, ...]) -> Entry:
+    """A component of the framework. A report elsewhere does not take this repository's licence: its own is unknown."""
+    report = audit.get("documents.report")
+    if "documents.report" not in ids or report is None or report.grade >= Grade.PRESENT:
+        return entry(audit, name, *ids)
+    found = entry(audit, name, "documents.report")
+    claimed, proven = (min(each, "unknown", key=_ORDER.index) for each in (found.claimed, found.proven))
+    return Entry(name, claimed, proven, found.rows)
+
+
 def framework(audit: Audit) -> View:
     """The Model Openness Framework: the highest class all of whose components, and those below, are there and open."""
     entries: list[Entry] = []
-    reached = {"claimed": "none", "proven": "none"}
+    reached = {"claimed": "", "proven": ""}
     whole = {"claimed": True, "proven": True}
     for label, components in MOF:
-        found = [entry(audit, f"{label}: {name}", *ids) for name, ids in components]
+        found = [_component(audit, f"{label}: {name}", ids) for name, ids in components]
         entries += found
         for way in reached:
-            whole[way] = whole[way] and all(getattr(each, way) == "yes" for each in found)
-            reached[way] = f"class {label}" if whole[way] else reached[way]
+            state = _all([getattr(each, way) for each in found], f"class {label}", "none", "undecided")
+            if whole[way] and (state.startswith("class") or not reached[way]):
+                reached[way] = state
+            whole[way] = whole[way] and state.startswith("class")
     return View("mof", "Model Openness Framework 1.0", tuple(entries), reached["claimed"], reached["proven"])
 
 
 def definition(audit: Audit) -> View:
-    """The Open Source AI Definition 1.0, which a system meets or does not."""
+    """The Open Source AI Definition 1.0, which a system meets or does not, as far as that can be told."""
     entries = (
         entry(audit, "data information", "data.training", "documents.data_card"),
         entry(audit, "code", "code.complete", "licence.code"),
         entry(audit, "parameters", "weights.final", "licence.weights"),
     )
     claimed, proven = (
-        "met" if all(getattr(each, way) == "yes" for each in entries) else "not met" for way in ("claimed", "proven")
+        _all([getattr(each, way) for each in entries], "met", "not met", "undecided") for way in ("claimed", "proven")
     )
     return View("osaid", "Open Source AI Definition 1.0", entries, claimed, proven)
 
@@ -183,12 +204,31 @@ POINTS: Final[dict[Answer, float]] = {"yes": 1.0, "partly": 0.5, "no": 0.0, "unk
 
 
 def european(audit: Audit) -> View:
-    """The European Open Source AI Index: twelve dimensions, open 1, partial 0.5, closed 0."""
-    entries = tuple(
-        _weights(audit, name) if name.startswith("weights_") else entry(audit, name, *ids) for name, ids in OSAI
-    )
-    claimed, proven = (sum(POINTS[getattr(each, way)] for each in entries) for way in ("claimed", "proven"))
-    return View("osai", "European Open Source AI Index", entries, f"{claimed:g} of 12", f"{proven:g} of 12")
+    """The European Open Source AI Index: twelve dimensions, open 1, partial 0.5, closed 0; what is unknown is told."""
+    entries = tuple(_dimension(audit, name, ids) for name, ids in OSAI)
+    claimed, proven = (_score([getattr(each, way) for each in entries]) for way in ("claimed", "proven"))
+    return View("osai", "European Open Source AI Index", entries, claimed, proven)
+
+
+def _dimension(audit: Audit, name: str, ids: tuple[str, ...]) -> Entry:
+    if name.startswith("weights_"):
+        return _weights(audit, name)
+    return _hardware(audit, name) if ids == ("cost.compute",) else entry(audit, name, *ids)
+
+
+def _hardware(audit: Audit, name: str) -> Entry:
+    """What a model was trained with: told in part where hours or devices are stated, whether or not they fit."""
+    found = entry(audit, name, "cost.compute")
+    compute, devices = audit.get("cost.compute"), audit.get("cost.devices")
+    hours = compute is not None and compute.grade >= Grade.CLAIMED and "device-hours" not in compute.reason
+    if found.claimed == "yes" or not (hours or (devices is not None and devices.grade >= Grade.CLAIMED)):
+        return found
+    return Entry(name, "partly", "unknown", ("cost.compute", "cost.devices"))
+
+
+def _score(answers: list[Answer]) -> str:
+    undecided = answers.count("unknown")
+    return f"{sum(POINTS[each] for each in answers):g} of {len(OSAI)}" + (f", {undecided} undecided" * bool(undecided))
 
 
 ANNEX_XI: Final = (
@@ -208,20 +248,34 @@ def ai_act(audit: Audit) -> View:
         entry(audit, "53(2) weights, architecture and usage are public", "weights.final", "documents.model_card"),
         entry(audit, "53(2) free and open licence", "licence.weights", "licence.freedom"),
     )
+    risk = entry(audit, "53(2) training took less than 10^25 operations", "cost.threshold")
     policy = entry(audit, "53(1)(c) copyright policy", "documents.copyright_policy")
     summary = entry(audit, "53(1)(d) summary of training content", "documents.data_summary")
-    annex = tuple(entry(audit, name, *ids) for name, ids in ANNEX_XI)
+    annex = tuple(
+        _hardware(audit, name) if ids == ("cost.compute",) else entry(audit, name, *ids) for name, ids in ANNEX_XI
+    )
     fields = tuple(_template_field(audit, field) for field in FIELDS)
     results = []
     for way in ("claimed", "proven"):
-        exempt = all(getattr(each, way) == "yes" for each in exempting)
-        left = [each.name.split()[0] for each in (policy, summary) if getattr(each, way) != "yes"]
+        text = _exempt([getattr(each, way) for each in exempting], getattr(risk, way))
+        for what, answers in (("lacks", ("no", "partly")), ("undecided:", ("unknown",))):
+            left = [each.name.split()[0] for each in (policy, summary) if getattr(each, way) in answers]
+            text += f"; {what} {' and '.join(left)}" if left else ""
         filled = sum(getattr(each, way) == "yes" for each in fields)
-        text = "exempt from 53(1)(a) and (b)" if exempt else "not exempt from 53(1)(a) and (b)"
-        text += f"; lacks {' and '.join(left)}" if left else ""
         results.append(f"{text}; {filled} of {len(fields)} fields of the summary")
-    entries = (*exempting, *annex, policy, summary, *fields)
+    entries = (*exempting, risk, *annex, policy, summary, *fields)
     return View("ai-act", "EU AI Act, article 53", entries, results[0], results[1])
+
+
+def _exempt(answers: list[Answer], risk: Answer) -> str:
+    """Article 53(2): open models are exempt, those with a systemic risk, as 10^25 operations let presume, never."""
+    duties = "53(1)(a) and (b)"
+    if risk == "no":
+        return f"not exempt from {duties}: 10^25 operations or more"
+    unless = ", unless training took 10^25 operations" if risk == "unknown" else ""
+    return _all(
+        answers, f"exempt from {duties}{unless}", f"not exempt from {duties}", f"undecided whether exempt from {duties}"
+    )
 
 
 def _template_field(audit: Audit, field: Field) -> Entry:

@@ -51,3 +51,19 @@ def test_required_rows_decide_the_exit_code(release: Path, capsys: pytest.Captur
 def test_wrong_use(release: Path, arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", *(each.format(release) for each in arguments)]) == 2
     assert what in capsys.readouterr().err
+
+
+def test_a_mistyped_folder_is_not_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked(name: str) -> None:
+        raise AssertionError(name)
+
+    monkeypatch.setattr("clearseek.openness.commands.Hub", asked)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    assert main(["audit", "models/tpyo"]) == 2
+    assert "models/tpyo: no such folder, while models is one" in capsys.readouterr().err
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["audit", "somebody/model"]) == 2
+    assert "HF_HUB_OFFLINE" in capsys.readouterr().err

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from clearseek.openness.hub_source import _chosen
+
 pytest.importorskip("huggingface_hub")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -26,6 +28,10 @@ class HubServer(ThreadingHTTPServer):
     root: Path
     gated = False
     cut = False
+    shut = False
+    """Whether the gate holds this user back."""
+    broken: tuple[str, ...] = ()
+    """Branches, or ``refs``, of which the server tells nothing."""
     requests: list[str]
     branches: dict[str, dict[str, str]]
     """Branch -> SHA-256 of its weight files."""
@@ -64,6 +70,8 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if re.fullmatch(r"/api/models/me/Tiny(/revision/(main|v1))?", path):
             self.answer(200, json.dumps(self.server.info()).encode())
+        elif self.is_broken(path):
+            self.answer(500, b"{}")
         elif path == "/api/models/me/Tiny/refs":
             self.answer(200, json.dumps(self.server.refs()).encode())
         elif (match := re.fullmatch(r"/api/models/me/Tiny/revision/(\w{40})", path)) and self.server.branch(match[1]):
@@ -78,6 +86,9 @@ class Handler(BaseHTTPRequestHandler):
             }
             self.answer(200, json.dumps(info).encode())
         elif match := re.fullmatch(rf"/me/Tiny/resolve/{COMMIT}/(.+)", path):
+            if self.server.shut:
+                self.answer(403, b"{}", {"X-Error-Code": "GatedRepo"})
+                return
             raw = (self.server.root / match[1]).read_bytes()
             begin, end = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
             piece = raw[begin : end + 1]
@@ -85,6 +96,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             code = "RevisionNotFound" if "/revision/" in path else "RepoNotFound"
             self.answer(404, b"{}", {"X-Error-Code": code})
+
+    def is_broken(self, path: str) -> bool:
+        commits = [hashlib.sha1(name.encode()).hexdigest() for name in self.server.broken]
+        return path.rpartition("/")[2] in (*commits, *(each for each in self.server.broken if each == "refs"))
 
     def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -148,11 +163,11 @@ def test_steps_published_as_branches_must_differ(hub: HubServer) -> None:
     rows = rows_of(hub)
     assert rows["weights.intermediate"]["answer"] == "yes"
     assert "4 revisions" in rows["weights.intermediate"]["reason"]
-    assert (rows["weights.trajectory"]["answer"], rows["weights.trajectory"]["grade"]) == ("yes", 4)
+    assert (rows["weights.trajectory"]["answer"], rows["weights.trajectory"]["grade"]) == ("yes", 3)
     hub.branches["step1000"] = hub.branches["step3000"]
     row = rows_of(hub)["weights.trajectory"]
     assert row["answer"] == "no"
-    assert "step3000 holds files of step1000" in row["reason"]
+    assert "step3000 holds the files of step1000" in row["reason"]
 
 
 def test_a_step_that_holds_the_final_weights_is_none(hub: HubServer) -> None:
@@ -163,7 +178,7 @@ def test_a_step_that_holds_the_final_weights_is_none(hub: HubServer) -> None:
     hub.branches["step0"] = {"model.safetensors": final}
     row = rows_of(hub)["weights.trajectory"]
     assert row["answer"] == "no"
-    assert "step0 holds files of the final weights" in row["reason"]
+    assert "step0 holds the files of the final weights" in row["reason"]
 
 
 def test_named_data_sets_are_looked_up(hub: HubServer) -> None:
@@ -196,3 +211,57 @@ def test_a_hub_that_cannot_be_reached_or_cuts_off(hub: HubServer) -> None:
     hub.cut = True
     ended = audit(hub, "me/Tiny", "--json")
     assert "Traceback" not in ended.stderr
+
+
+def test_settings_of_the_trainer_are_no_weights(hub: HubServer) -> None:
+    shared = {"training_args.bin": "a" * 64, "scheduler.pt": "b" * 64, "tokenizer.model": "c" * 64}
+    hub.branches = {f"step{step}": {"model.safetensors": f"{step:064x}", **shared} for step in (100, 200, 300)}
+    row = rows_of(hub)["weights.trajectory"]
+    assert (row["answer"], row["grade"]) == ("yes", 3), row
+    assert "numbers were not compared" in row["reason"]
+
+
+def test_the_last_step_of_any_stage_may_be_the_final_weights(hub: HubServer) -> None:
+    final = hashlib.sha256((hub.root / "model.safetensors").read_bytes()).hexdigest()
+    hub.branches = {
+        "stage1-step1000-tokens4B": {"model.safetensors": "a" * 64},
+        "stage1-step900000-tokens4T": {"model.safetensors": "b" * 64},
+        "stage2-ingredient3-step0": {"model.safetensors": "b" * 64},
+        "stage2-ingredient3-step11931-tokens50B": {"model.safetensors": final},
+    }
+    assert rows_of(hub)["weights.trajectory"]["answer"] == "yes"
+    hub.branches["stage1-step1000-tokens4B"] = {"model.safetensors": final}
+    assert rows_of(hub)["weights.trajectory"]["answer"] == "no"
+
+
+def test_branches_that_cannot_be_had_leave_the_other_rows(hub: HubServer) -> None:
+    hub.branches = {"step1": {"model.safetensors": "a" * 64}, "step2": {"model.safetensors": "b" * 64}, "step3": {}}
+    hub.broken = ("step3",)
+    rows = rows_of(hub)
+    assert rows["weights.trajectory"]["answer"] == "unknown"
+    assert "step3" in rows["weights.trajectory"]["reason"]
+    assert rows["weights.intermediate"]["answer"] == "yes"
+    hub.broken = ("refs",)
+    rows = rows_of(hub)
+    assert rows["weights.trajectory"]["answer"] == rows["weights.intermediate"]["answer"] == "unknown"
+    assert "its branches are not known" in rows["weights.intermediate"]["reason"]
+    assert rows["weights.final"]["answer"] == "yes"
+
+
+def test_of_many_branches_some_of_all_steps_are_looked_at() -> None:
+    names = [f"step{number}000" for number in range(1000)] + ["docs"]
+    chosen, note = _chosen(names)
+    assert note == "256 of 1,000 looked at"
+    assert (chosen[0], chosen[-1], len(chosen)) == ("step0000", "step999000", 256)
+    assert max(int(each[4:]) for each in chosen[:128]) < 510_000
+    assert _chosen(["step10", "step9", "docs"]) == (["step9", "step10", "docs"], "")
+
+
+def test_behind_a_shut_gate_what_is_known_is_told(hub: HubServer) -> None:
+    hub.gated = hub.shut = True
+    rows = rows_of(hub)
+    assert rows["barriers.access"]["answer"] == "no"
+    assert (rows["weights.final"]["answer"], rows["weights.final"]["grade"]) == ("yes", 2)
+    for id in ("files.execution", "documents.model_card", "licence.weights", "weights.format", "data.training"):
+        assert (rows[id]["answer"], rows[id]["grade"]) == ("unknown", 0)
+        assert "behind a gate" in rows[id]["reason"]

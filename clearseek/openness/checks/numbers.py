@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clearseek.errors import UserError
 from clearseek.hub.safetensors_file import DTYPE_BYTES, Entry
 from clearseek.openness.source import Source
 
@@ -15,6 +17,9 @@ Tensors = Mapping[str, tuple[str, Entry]]
 """Tensor -> its file and its entry."""
 ELEMENTS: Final = 2_048
 """Read of a matrix at its beginning, its middle and its end."""
+_PIECE: Final = 4_096
+_AT_ONCE: Final = 1 << 26
+"""Bytes of a tensor that are read where it is sampled, and at once where it is read whole."""
 _FLOATS = ("BF16", "F16", "F32", "F64")
 
 
@@ -43,6 +48,41 @@ def numbers(source: Source, tensors: Tensors, name: str) -> NDArray[np.float32]:
     length = count if len(starts) == 1 else ELEMENTS
     raw = b"".join(source.read(file, length * width, entry.begin + start * width) for start in starts)
     return _decoded(raw[: len(raw) // width * width], entry.dtype)
+
+
+def fingerprint(source: Source, tensors: Tensors, most: int | None = None) -> bytes:
+    """A hash of what tensors hold, whatever they and their files are called. Raises UserError.
+
+    With `most`, of pieces of that many of them, spread evenly from the largest to the smallest.
+    """
+    ordered = sorted(tensors.values(), key=lambda each: (-each[1].size, each[1].dtype, each[1].shape, each[1].name))
+    chosen = ordered if most is None else ordered[:: max(1, -(-len(ordered) // most))]
+    held = sorted(
+        f"{entry.dtype} {entry.shape} {_hash(source, file, entry, most is not None)}" for file, entry in chosen
+    )
+    return hashlib.sha256("\n".join(held).encode()).digest()
+
+
+def _hash(source: Source, file: str, entry: Entry, sampled: bool) -> str:
+    """SHA-256 of a tensor's bytes, or of its beginning, middle and end."""
+    digest = hashlib.sha256()
+    for begin, end in _spans(entry, sampled):
+        raw = source.read(file, end - begin, begin)
+        if len(raw) != end - begin:
+            raise UserError(f"{file}: {entry.name} is cut off")
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def _spans(entry: Entry, sampled: bool) -> Iterator[tuple[int, int]]:
+    """First byte and the byte after the last, in the file."""
+    begin, end = entry.begin, entry.begin + entry.size
+    if not sampled or entry.size <= 3 * _PIECE:
+        for start in range(begin, end, _AT_ONCE):
+            yield start, min(start + _AT_ONCE, end)
+        return
+    for start in (begin, begin + entry.size // 2, end - _PIECE):
+        yield start, start + _PIECE
 
 
 def _decoded(raw: bytes, dtype: str) -> NDArray[np.float32]:

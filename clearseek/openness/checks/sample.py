@@ -7,6 +7,7 @@ matrix that is one number, two matrices with the same content. Small releases ar
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from clearseek.hub.safetensors_file import DTYPE_BYTES, Entry
 from clearseek.openness.evidence import Evidence
-from clearseek.openness.subject import Subject
+from clearseek.openness.subject import Subject, is_buffer
 
 PIECE_BYTES = 65_536
 """Read of a tensor: this much at its beginning, its middle and its end, or all if it is smaller than the three."""
@@ -56,7 +57,7 @@ def take_sample(subject: Subject) -> Sample:
         what = _wrong(entry, raw)
         if what:
             problems.append((f"{entry.name}: {what}", place))
-        elif len(entry.shape) > 1 and entry.size >= 512:
+        elif len(entry.shape) > 1 and entry.size >= 512 and not _may_be_plain(entry):
             key = entry.dtype, entry.shape, hashlib.sha256(raw).digest()
             twin = seen.setdefault(key, entry.name)
             if twin != entry.name and not _may_repeat(twin, entry.name):
@@ -65,10 +66,20 @@ def take_sample(subject: Subject) -> Sample:
     return Sample(count, read, whole, messages, tuple(place for _, place in problems), tuple(places))
 
 
+_ENDS = re.compile(
+    r".*(?:^|\.)(?:embed_tokens|shared_head\.head)\.weight"
+    r"|(?:[a-z_]+\.)*(?:lm_head|wte|embed_in|embed_out|word_embeddings|tok_embeddings|output|shared|decoder)\.weight"
+)
+
+
 def _may_repeat(one: str, other: str) -> bool:
-    """The MTP layer repeats the embedding and the head by design; scales may all be alike."""
-    ends = ("embed_tokens.weight", "lm_head.weight", "shared_head.head.weight")
-    return (one.endswith(ends) and other.endswith(ends)) or other.endswith("_scale_inv")
+    """Embedding and head may be tied, and the MTP layer repeats both by design."""
+    return bool(_ENDS.fullmatch(one) and _ENDS.fullmatch(other))
+
+
+def _may_be_plain(entry: Entry) -> bool:
+    """Whether it is no wonder that a tensor is one number: masks, scales, zero points, an adapter that begins at 0."""
+    return is_buffer(entry) or entry.dtype == "BOOL" or re.search(r"lora_(?:embedding_)?B\b", entry.name) is not None
 
 
 def _pieces(entry: Entry, whole: bool) -> Iterator[tuple[int, int]]:
@@ -89,7 +100,7 @@ def _wrong(entry: Entry, raw: bytes) -> str:
     if bad:
         return f"{bad:,} of {len(raw) // DTYPE_BYTES[entry.dtype]:,} numbers read are NaN or infinite"
     width = DTYPE_BYTES[entry.dtype]
-    matrix = len(entry.shape) == 2 and min(entry.shape) > 1 and not entry.name.endswith("_scale_inv")
+    matrix = len(entry.shape) == 2 and min(entry.shape) > 1 and not _may_be_plain(entry)
     if matrix and len(raw) > width and raw == raw[:width] * (len(raw) // width):
         return "every number read is the same"
     return ""

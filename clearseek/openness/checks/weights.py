@@ -16,14 +16,16 @@ from clearseek.openness.card import Link
 from clearseek.openness.checks.sample import Sample, take_sample
 from clearseek.openness.claims import normalise
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
-from clearseek.openness.subject import INDEX, Subject, Weights
+from clearseek.openness.subject import INDEX, Subject, Weights, is_weights, not_settings
 
 _HUB = re.compile(
     r"https?://(?:www\.)?"
     r"(?:(?:huggingface\.co|hf\.co|modelscope\.cn/models)/(?!datasets/|spaces/|papers/)[\w.-]+/([\w.-]+)"
     r"|[^\s?#]+/([\w.-]+)\.(?:tar|safetensors|gguf|pth|bin|zip)(?:$|[?#]))"
 )
-_OTHER_WEIGHTS = ("*.gguf", "*.pt", "*.pth", "*.bin", "*.ckpt", "*.npz", "*.msgpack", "*.h5")
+_LARGE = (".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".nemo", ".tflite", ".onnx")
+LEAST_ELEMENTS = 100_000
+"""Of a model, where no configuration says what it should have; a byte or more each."""
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -48,6 +50,8 @@ def _format(subject: Subject) -> Row:
     count = len(weights.tensors)
     reason = f"{len(weights.headers)} files, {count:,} tensors, no gap, no overlap, no key twice"
     reason += "; the index names each" if INDEX in subject.source.sizes else ""
+    if subject.second_copy:
+        reason += f"; a second copy in another layout was left out: {_some(list(subject.second_copy))}"
     return Row(name, "technical", title, "yes", Grade.CHECKED, reason, places)
 
 
@@ -55,7 +59,7 @@ def _index_problems(subject: Subject) -> Iterator[str]:
     """How index and headers disagree."""
     weights = subject.weights
     if INDEX not in subject.source.sizes:
-        if len(subject.weight_files) > 1:
+        if len(subject.weight_files) > 1 and all("/" not in file for file in subject.weight_files):
             yield f"{len(subject.weight_files)} weight files and no {INDEX}"
         return
     try:
@@ -148,11 +152,24 @@ def _dtype(subject: Subject) -> Row:
     total = sum(census.values())
     shares = ", ".join(f"{kind} {100 * count / total:.2f} %" for kind, count in census.items())
     main = next(iter(census))
-    expected = "F8_E4M3" if method == "fp8" else _NAMES.get(str(stated), str(stated))
-    answer: Answer = "yes" if main == expected else "no"
     note = f"; config.json says {stated}" + (f" and quantised as {method}" if method else "")
+    expected = _quantised(quantisation) if quantisation else _NAMES.get(str(stated), str(stated))
+    if not expected:
+        reason = f"{shares}{note}, of which it is not known here what it stores"
+        return Row("weights.dtype", "technical", title, "unknown", Grade.PRESENT, reason, keys)
+    answer: Answer = "yes" if main == expected else "no"
     grade = Grade.CHECKED if answer == "yes" else Grade.CLAIMED
     return Row("weights.dtype", "technical", title, answer, grade, shares + note, keys)
+
+
+def _quantised(settings: object) -> str:
+    """The type that most elements have by a method of quantisation; empty where that is not known."""
+    if not isinstance(settings, dict):
+        return ""
+    method = settings.get("quant_method")
+    if method == "compressed-tensors":
+        return "F8_E4M3" if settings.get("format") == "float-quantized" else ""
+    return {"fp8": "F8_E4M3", "mxfp4": "U8"}.get(str(method), "")
 
 
 def _health(subject: Subject) -> Row:
@@ -181,15 +198,34 @@ def _final(subject: Subject, matching: Row) -> Row:
         if weights.complete and matching.answer == "yes":
             reason += ", exactly those that config.json asks for"
             return Row("weights.final", "definition", title, "yes", Grade.CHECKED, reason, places)
-        answer: Answer = "yes" if weights.complete and matching.answer == "unknown" else "partly"
-        reason += "" if answer == "yes" else "; damaged or incomplete: see weights.format and weights.tensors"
-        return Row("weights.final", "definition", title, answer, Grade.PRESENT, reason, places)
-    other = subject.source.find(*_OTHER_WEIGHTS)
+        elements = sum(dtype_census(weights).values())
+        if not weights.complete or matching.answer != "unknown":
+            what = "damaged or incomplete: see weights.format and weights.tensors"
+        elif elements < LEAST_ELEMENTS:
+            what = f"{elements:,} elements, and no configuration says that a model is so small"
+        else:
+            return Row("weights.final", "definition", title, "yes", Grade.PRESENT, reason, places)
+        return Row("weights.final", "definition", title, "partly", Grade.PRESENT, f"{reason}; {what}", places)
+    other = _others(subject)
     if other:
         places = tuple(subject.source.whole(file) for file in other[:8])
         reason = f"{len(other)} files of weights in formats that are not read here ({other[0]})"
+        if sum(subject.source.sizes[path] for path in other) < LEAST_ELEMENTS:
+            reason += ", too small for those of a model"
+            return Row("weights.final", "definition", title, "partly", Grade.PRESENT, reason, places)
         return Row("weights.final", "definition", title, "yes", Grade.PRESENT, reason, places)
     return _linked(subject, title)
+
+
+def _others(subject: Subject) -> tuple[str, ...]:
+    """Files of weights that are no safetensors: named as such, or large and of a kind that holds little else."""
+    return tuple(
+        path
+        for path, size in subject.source.sizes.items()
+        if not path.endswith(".safetensors")
+        and size
+        and (is_weights(path) or (path.lower().endswith(_LARGE) and size >= LEAST_ELEMENTS and not_settings(path)))
+    )
 
 
 def _linked(subject: Subject, title: str) -> Row:

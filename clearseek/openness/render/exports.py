@@ -86,9 +86,8 @@ def as_mot(audit: Audit) -> str:
     return yaml.safe_dump({"framework": framework, "release": release}, sort_keys=False, allow_unicode=True)
 
 
-_CLASSES: Final[dict[Answer, str]] = {
-    "yes": "open", "partly": "partial", "no": "closed", "unknown": "closed", "not applicable": "closed",
-}  # fmt: skip
+_CLASSES: Final[dict[Answer, str]] = {"yes": "open", "partly": "partial", "no": "closed"}
+"""What is unknown has no class: it is not closed."""
 
 
 def as_european_index(audit: Audit) -> str:
@@ -102,11 +101,16 @@ def as_european_index(audit: Audit) -> str:
         row = audit.get(ids[0])
         place = row.evidence[0] if row and row.evidence else None
         content[name] = {
-            "class": _CLASSES[entries[name].claimed],
+            "class": _CLASSES.get(entries[name].claimed),
             "link": (place.quote or place.file) if place else None,
-            "notes": f"{row.grade.label}: {row.reason}" if row else "not looked at",
+            "notes": _note(row, entries[name].claimed),
         }
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _note(row: Row | None, answer: Answer) -> str:
+    told = f"{row.grade.label}: {row.reason}" if row else "not looked at"
+    return told if answer in _CLASSES else f"unknown: {told}"
 
 
 def _parameters(audit: Audit) -> dict[str, Any]:

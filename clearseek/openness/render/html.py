@@ -13,6 +13,7 @@ from typing import Final
 from clearseek.openness.card import shorten
 from clearseek.openness.evidence import Answer, Audit, Grade, Row
 from clearseek.openness.render.text import MARKS, QUESTIONS, headline
+from clearseek.openness.tree import visible
 from clearseek.openness.views import View, views
 
 _CLASS: Final[dict[Answer, str]] = {
@@ -47,17 +48,22 @@ svg { width: 100%; max-width: 640px; min-width: 16rem; height: auto }
 """
 
 
+def _text(foreign: str) -> str:
+    """Text that is no markup, and in which nothing is unseen or turns the direction of reading."""
+    return escape(visible(foreign))
+
+
 def as_html(audit: Audit) -> str:
     """The whole page."""
     found = views(audit)
     parts = [
-        f"<small>{escape(audit.subject)}: {audit.facts['files']:,} files, {audit.facts['bytes']:,} bytes</small>",
-        f'<p class="head">{escape(headline(audit, found[0]))}</p>',
+        f"<small>{_text(audit.subject)}: {audit.facts['files']:,} files, {audit.facts['bytes']:,} bytes</small>",
+        f'<p class="head">{_text(headline(audit, found[0]))}</p>',
         _picture(audit),
         _LEGEND,
     ]
     for dimension, question in QUESTIONS.items():
-        parts += [f"<h2>{escape(question)}</h2>", '<table class="rows">']
+        parts += [f"<h2>{_text(question)}</h2>", '<table class="rows">']
         parts += [_row(row) for row in audit.of(dimension)]
         parts.append("</table>")
     parts += ["<h2>What frameworks make of it</h2>", _gap(found), *(_view(view) for view in found)]
@@ -66,7 +72,7 @@ def as_html(audit: Audit) -> str:
 
 def comparison_html(audits: Sequence[Audit]) -> str:
     """Releases side by side: a column a release, a line an assertion; pointing at a cell shows its reason."""
-    names = [escape(str(audit.facts["name"])) for audit in audits]
+    names = [_text(str(audit.facts["name"])) for audit in audits]
     head = "<tr><th></th>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
     pictures = "".join(f"<td>{_picture(audit)}</td>" for audit in audits)
     parts = [f'<div class="wide"><table>{head}<tr><td></td>{pictures}</tr></table></div>', _LEGEND]
@@ -74,17 +80,17 @@ def comparison_html(audits: Sequence[Audit]) -> str:
     parts += ["<h2>What frameworks make of it</h2>", f'<div class="wide"><table>{head}']
     for place, view in enumerate(plain[0]):
         cells = "".join(
-            f"<td>claimed: {escape(found[place].claimed)}<br>proven: {escape(found[place].proven)}</td>"
+            f"<td>claimed: {_text(found[place].claimed)}<br>proven: {_text(found[place].proven)}</td>"
             for found in plain
         )
-        parts.append(f"<tr><td><b>{escape(view.name)}</b></td>{cells}</tr>")
+        parts.append(f"<tr><td><b>{_text(view.name)}</b></td>{cells}</tr>")
     parts.append("</table></div>")
     for dimension, question in QUESTIONS.items():
         titles = {row.id: row.title for audit in audits for row in audit.of(dimension)}
-        parts += [f"<h2>{escape(question)}</h2>", f'<div class="wide"><table>{head}']
+        parts += [f"<h2>{_text(question)}</h2>", f'<div class="wide"><table>{head}']
         for id, title in titles.items():
             cells = "".join(_cell(audit.get(id)) for audit in audits)
-            parts.append(f"<tr><td><b>{escape(title)}</b><br><small>{escape(id)}</small></td>{cells}</tr>")
+            parts.append(f"<tr><td><b>{_text(title)}</b><br><small>{_text(id)}</small></td>{cells}</tr>")
         parts.append("</table></div>")
     return _page(" beside ".join(str(audit.facts["name"]) for audit in audits), parts)
 
@@ -93,10 +99,10 @@ def _page(title: str, parts: list[str]) -> str:
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     head = [
         "<!doctype html>",
-        f'<html lang="en"><head><meta charset="utf-8"><title>Audit of {escape(title)}</title>',
+        f'<html lang="en"><head><meta charset="utf-8"><title>Audit of {_text(title)}</title>',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{_STYLE}</style></head><body>',
-        f"<h1>{escape(title)}</h1>",
+        f"<h1>{_text(title)}</h1>",
     ]
     return "\n".join([*head, *parts, "</body></html>"]) + "\n"
 
@@ -106,8 +112,8 @@ def _cell(row: Row | None) -> str:
     if row is None:
         return "<td></td>"
     sign = f'<span class="{_CLASS[row.answer]}">{MARKS[row.answer][0]}</span>'
-    reason = escape(shorten(row.reason, 140))
-    return f'<td title="{escape(shorten(row.reason, 1000))}">{sign} E{int(row.grade)}<br><small>{reason}</small></td>'
+    reason = _text(shorten(row.reason, 140))
+    return f'<td title="{_text(shorten(row.reason, 1000))}">{sign} E{int(row.grade)}<br><small>{reason}</small></td>'
 
 
 def _row(row: Row) -> str:
@@ -115,30 +121,30 @@ def _row(row: Row) -> str:
     bars = "".join(
         f'<i class="{_CLASS[row.answer]}"></i>' if grade <= row.grade else "<i></i>" for grade in list(Grade)[1:]
     )
-    grade = f'<td class="grade">{escape(row.grade.label)}<span class="bar">{bars}</span></td>'
-    evidence = "".join(f"<li><code>{escape(str(each))}</code></li>" for each in row.evidence[:6])
+    grade = f'<td class="grade">{_text(row.grade.label)}<span class="bar">{bars}</span></td>'
+    evidence = "".join(f"<li><code>{_text(str(each))}</code></li>" for each in row.evidence[:6])
     shown = f"<ul>{evidence}</ul>" if evidence else ""
-    title = f'<td class="row"><b>{escape(row.title)}</b><br><small>{escape(row.id)}</small></td>'
-    return f"<tr>{sign}{grade}{title}<td>{escape(row.reason)}{shown}</td></tr>"
+    title = f'<td class="row"><b>{_text(row.title)}</b><br><small>{_text(row.id)}</small></td>'
+    return f"<tr>{sign}{grade}{title}<td>{_text(row.reason)}{shown}</td></tr>"
 
 
 def _view(view: View) -> str:
     lines = "".join(
-        f"<tr><td>{escape(each.name)}</td>"
+        f"<tr><td>{_text(each.name)}</td>"
         + "".join(f'<td class="{_CLASS[way]}">{MARKS[way][0]} {way}</td>' for way in (each.claimed, each.proven))
-        + f"<td><small>{escape(', '.join(each.rows))}</small></td></tr>"
+        + f"<td><small>{_text(', '.join(each.rows))}</small></td></tr>"
         for each in view.entries
     )
     head = "<tr><th></th><th>as claimed</th><th>as proven</th><th>rests on</th></tr>"
-    result = f"<p>As claimed: <b>{escape(view.claimed)}</b>. As proven: <b>{escape(view.proven)}</b>.</p>"
-    return f'<h3>{escape(view.name)}</h3>{result}<div class="wide"><table>{head}{lines}</table></div>'
+    result = f"<p>As claimed: <b>{_text(view.claimed)}</b>. As proven: <b>{_text(view.proven)}</b>.</p>"
+    return f'<h3>{_text(view.name)}</h3>{result}<div class="wide"><table>{head}{lines}</table></div>'
 
 
 def _picture(audit: Audit) -> str:
     """How many rows of each dimension have which answer, as bars."""
     out = ['<svg viewBox="0 0 640 96" role="img" aria-label="Rows by answer and dimension">']
     for line, (dimension, question) in enumerate(QUESTIONS.items()):
-        out.append(f'<text x="0" y="{line * 30 + 19}">{escape(question)}</text>')
+        out.append(f'<text x="0" y="{line * 30 + 19}">{_text(question)}</text>')
         out += _bar(audit.of(dimension), line * 30 + 6)
     return "".join(out) + "</svg>"
 
@@ -148,7 +154,7 @@ def _gap(found: Sequence[View]) -> str:
     out = [f'<svg viewBox="0 0 640 {len(found) * 26}" role="img" aria-label="Claimed and proven by framework">']
     for line, view in enumerate(found):
         y, count = line * 26, len(view.entries)
-        out.append(f'<text x="0" y="{y + 15}">{escape(view.name)}</text>')
+        out.append(f'<text x="0" y="{y + 15}">{_text(view.name)}</text>')
         out.append(f'<rect x="230" y="{y + 4}" width="400" height="14" class="line"/>')
         for way, look in (("claimed", "yes faint"), ("proven", "yes")):
             share = sum(getattr(each, way) == "yes" for each in view.entries)
@@ -158,7 +164,7 @@ def _gap(found: Sequence[View]) -> str:
     return "".join(out) + "</svg><p><small>pale: claimed; full: proven</small></p>"
 
 
-_LEGEND: Final = f"<p><small>{escape(', '.join(f'{MARKS[answer][0]} {answer}' for answer in MARKS))}</small></p>"
+_LEGEND: Final = f"<p><small>{_text(', '.join(f'{MARKS[answer][0]} {answer}' for answer in MARKS))}</small></p>"
 
 
 def _bar(rows: tuple[Row, ...], y: int) -> Iterator[str]:

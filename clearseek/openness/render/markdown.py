@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from clearseek.openness.evidence import Audit, Row
 from clearseek.openness.render.text import MARKS, QUESTIONS, headline
+from clearseek.openness.tree import visible
 from clearseek.openness.views import views
 
 
@@ -33,9 +36,12 @@ def _row(row: Row) -> str:
     return f"| {MARKS[row.answer][0]} | E{int(row.grade)} | {row.id} | {_cell(row.reason)} | {places} |"
 
 
+_MARKUP: Final = re.compile(r"[\\|\[\]!()<>`*_~&#]|:(?=//)|(?<=www)\.", re.I)
+
+
 def _cell(text: str) -> str:
-    """Text that cannot break out of a table, whoever wrote it."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ").replace("`", "'")
+    """Foreign text that stays text: no table, link, picture or tag comes of it, and nothing in it is unseen."""
+    return _MARKUP.sub(lambda match: "&lt;" if match[0] == "<" else "\\" + match[0], visible(text))
 
 
 def comparison(audits: Sequence[Audit], rows: Sequence[str] | None = None) -> str:

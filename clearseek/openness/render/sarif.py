@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import quote
 
 import clearseek
 from clearseek.openness.evidence import Answer, Audit, Evidence, Row
+from clearseek.openness.tree import visible
 
 _LEVELS: dict[Answer, str] = {"no": "error", "partly": "warning", "unknown": "note"}
 
@@ -35,15 +37,20 @@ def _result(row: Row, number: int) -> dict[str, Any]:
         "ruleId": row.id,
         "ruleIndex": number,
         "level": _LEVELS[row.answer],
-        "message": {"text": f"{row.title}: {row.answer} ({row.grade.label}). {row.reason}"},
+        "message": {"text": _text(f"{row.title}: {row.answer} ({row.grade.label}). {row.reason}")},
     }
     if row.evidence:
         result["locations"] = [_location(each) for each in row.evidence[:10]]
     return result
 
 
+def _text(text: str) -> str:
+    """A message without links: brackets would make one (section 3.11.6), and nothing in it is unseen."""
+    return re.sub(r"[\\\[\]]", r"\\\g<0>", visible(text))
+
+
 def _location(place: Evidence) -> dict[str, Any]:
-    physical: dict[str, Any] = {"artifactLocation": {"uri": place.file}}
+    physical: dict[str, Any] = {"artifactLocation": {"uri": quote(place.file, errors="replace")}}
     if match := re.match(r"line (\d+)", place.where):
         physical["region"] = {"startLine": int(match[1])}
     elif match := re.match(r"bytes (\d+)-(\d+)", place.where):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from clearseek.openness.audit import audit
 from clearseek.openness.evidence import Grade, Row
@@ -117,3 +117,35 @@ def test_a_base_that_is_none(release: Path, base: Path) -> None:
 def test_another_model_altogether_cannot_be_compared(release: Path, base: Path) -> None:
     save_file({"other": np.ones((3, 4), np.float32)}, base / "model.safetensors")
     assert lineage(release, base).answer == "unknown"
+
+
+def label(file: Path, text: str) -> None:
+    """The same tensors under another hash: a word in the file's metadata."""
+    save_file(load_file(file), file, {"step": text})
+
+
+def test_steps_that_differ_in_metadata_alone_are_one(release: Path) -> None:
+    walk(release, [1, 2, 3])
+    for step in (1, 2, 3):
+        file = release / f"checkpoints/step-{step}/model.safetensors"
+        file.write_bytes((release / "checkpoints/step-3/model.safetensors").read_bytes())
+        label(file, str(step))
+    found = audited(release)
+    assert found["weights.trajectory"].answer == "no"
+    assert "hold the same numbers" in found["weights.trajectory"].reason
+    assert found["weights.order"].answer == "no"
+    assert "nothing lies between step 1 and step 2" in found["weights.order"].reason
+
+
+def test_only_the_last_step_may_be_the_final_weights(release: Path) -> None:
+    walk(release, [1, 2, 3])
+    last, first = (release / f"checkpoints/step-{step}/model.safetensors" for step in (3, 1))
+    shutil.copy(last, release / "model.safetensors")
+    label(release / "model.safetensors", "final")
+    row = audited(release)["weights.trajectory"]
+    assert (row.answer, row.grade) == ("yes", Grade.CHECKED)
+    shutil.copy(first, release / "model.safetensors")
+    label(release / "model.safetensors", "final")
+    row = audited(release)["weights.trajectory"]
+    assert row.answer == "no"
+    assert "step 1 and the final weights" in row.reason

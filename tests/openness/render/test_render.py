@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from clearseek.cli import main
 from clearseek.openness.evidence import Audit, Evidence, Grade, Row
 from clearseek.openness.render.html import as_html, comparison_html
 from clearseek.openness.render.markdown import as_markdown, comparison
 from clearseek.openness.render.sarif import as_sarif
 from clearseek.openness.render.text import print_audit, print_comparison
 
-from ..releases import audited
+from ..releases import audited, edit_json
 
 EVIL = "<script>alert(1)</script> | `x` [red]y[/red] \x1b[31m\n| a"
 
@@ -95,3 +97,37 @@ def test_the_terminal_gets_foreign_text_as_text(hostile: Audit, capsys: pytest.C
     out = capsys.readouterr().out
     assert "[red]y[/red]" in out
     assert "\x1b" not in out
+
+
+CARD = """---
+license: "![p](https://evil.example/p.png)<script>alert(1)</script>"
+base_model: "[click](https://evil.example) \u202egnp.exe \\e[31mred \\uD800x"
+---
+# x
+We use [a b|c](https://github.com/a/b) training code `x` | pipe
+"""
+
+
+@pytest.mark.parametrize("kind", ["markdown", "html", "sarif", "json", "cyclonedx", "spdx", "mot", "european-index"])
+def test_no_format_lets_foreign_text_act(release: Path, tmp_path: Path, kind: str) -> None:
+    (release / "README.md").write_text(CARD, encoding="utf-8")
+    (release / "a b#%.md").write_text("# t\n", encoding="utf-8")
+    edit_json(release / "config.json", lambda content: content.update(torch_dtype="\ud800"))
+    out = tmp_path / kind
+    assert main(["audit", str(release), "--format", kind, "--out", str(out)]) == 0
+    text = out.read_text(encoding="utf-8")
+    assert "\x1b" not in text
+    assert kind in ("mot", "european-index") or "\\ud800" in text
+    if kind in ("markdown", "html"):
+        assert "\u202e" not in text
+        assert "<script" not in text
+    if kind == "markdown":
+        assert "evil.example" in text
+        assert not re.search(r"(?<!\\)[\[\]`]|(?<!\\):(?=//)|!\(", text.partition("##")[2])
+
+
+def test_sarif_has_no_links_in_its_messages_and_places_that_are_uris() -> None:
+    row = Row("a.b", "technical", "t", "no", Grade.CLAIMED, "[x](https://evil) \u202e", (Evidence("a b#%.md"),))
+    (result,) = as_sarif(Audit("x", (row,), {"name": "x", "files": 1, "bytes": 2}))["runs"][0]["results"]
+    assert result["message"]["text"].endswith("\\[x\\](https://evil) \\\\u202e")
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "a%20b%23%25.md"
