@@ -33,10 +33,10 @@ commercial noncommercial non research without restrict restricted restriction re
 conditions subject permission permitted permit grant granted terminate evil good use used using purposes academic
 educational personal evaluation internal private students hobbyists fee royalty pay revenue profit donate weapon weapons
 harm government governments
-if until when where while whenever after before during outside against but than above below beyond per percent each every
-everybody everyone everything anybody anyone any nobody none whoever who whom whose which these those void invalid null
-ban banned bans bar barred fees royalties pays paying paid payment payments payable owe owes owed price prices cost costs
-euro euros dollar dollars usd eur user users licensee licensees person persons people citizens residents nationals
+if until when where while whenever after before during outside against but than above below beyond per percent each
+every everybody everyone everything anybody anyone any nobody none whoever who whom whose which these those void invalid
+null ban banned bans bar barred fees royalties pays paying paid payment payments payable owe owes owed price prices cost
+costs euro euros dollar dollars usd eur user users licensee licensees person persons people citizens residents nationals
 companies universities corporations businesses enterprises employees competitor competitors rival rivals countries
 nations sell sells sold trial valid obey comply consent promise promises should ought
 """
@@ -66,7 +66,8 @@ _ABBREVIATED = re.compile(
     r"(?:^|[\s.,&(])(?:\w|inc|ltd|co|corp|llc|gmbh|jr|sr|dr|st|al|etc|univ|dept|prof|intl?|bros|mr|mrs|ph\.d)$", re.I
 )
 _NEXT_SENTENCE = re.compile(
-    r"\W*(?:all(?: rights)?(?: reserved| *$)|portions copyright|copyright|\(c\)|©|see |https?://|www\.|<|and others|contributors|\(the )",
+    r"\W*(?:all(?: rights)?(?: reserved| *$)|portions copyright|copyright|\(c\)|©|see |https?://"
+    r"|www\.|<|and others|contributors|\(the )",
     re.I,
 )
 _STOP = re.compile(r"(?:[.;!?]|(?<!opyright)(?<!\d):)\s+(?=\S)", re.I)
