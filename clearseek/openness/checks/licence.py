@@ -25,7 +25,7 @@ from clearseek.openness.licences.table import Kind, Licence, is_open_for, lookup
 from clearseek.openness.subject import Subject
 
 T = TypeVar("T")
-_MOST_FILES = 20
+_MOST_FILES = 40
 """Licences, and policies, that are read."""
 
 RESTRICTING: Final = frozenset(
@@ -342,6 +342,11 @@ def _licence(subject: Subject, texts: dict[Kind, Text]) -> tuple[Licence | None,
     stated, tag = _stated(subject, "weights"), _tag(subject)
     licence = (stated[0] if stated else None) or (lookup(tag[0]) if tag else None)
     return licence, tuple(each[1] for each in (stated, tag) if each)
+
+
+def weights_licence(subject: Subject) -> Licence | None:
+    """The licence that the weights are under, by their text or by word."""
+    return _licence(subject, licence_texts(subject))[0]
 
 
 def _freedom(subject: Subject, texts: dict[Kind, Text]) -> Row:
