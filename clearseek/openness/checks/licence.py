@@ -136,7 +136,9 @@ def said_elsewhere(subject: Subject) -> tuple[Said, ...]:
     chosen = licence_texts(subject).get("weights")
     for text in licence_files(subject):
         kinds = covers(text.file)
-        if text is not chosen and kinds is not None and (not kinds or "weights" in kinds):
+        if chosen is None or text is chosen or kinds is None or "weights" not in (kinds or KINDS):
+            continue
+        if bool(kinds) == bool(covers(chosen.file)):  # one that is named after the weights goes before the general one
             limits = (clause for clause in text.match.clauses if clause.flag in RESTRICTING)
             found += [Said(text.file, clause, sure=False) for clause in limits]
     return tuple(found)
@@ -242,7 +244,7 @@ def _judge(
         change = match.changes[0]
         what += f", line {change.line}: " + _differs(change.expected, change.found)
         return Row(name, "definition", title, "no", Grade.PRESENT, what, places)
-    if match.basis == "text" and not match.exact:
+    if match.is_cut:
         return Row(name, "definition", title, "unknown", Grade.PRESENT, f"{what}: it is too long", places)
     if not is_open_for(licence, kind):
         family = {"rail": "use-restricted (RAIL family)", "community": "a community licence with conditions"}
@@ -302,7 +304,7 @@ def _agreement(subject: Subject, texts: dict[Kind, Text]) -> Row:
         text = texts.get(kind)
         if text is None or text.match.licence is None:
             continue
-        if text.match.licence.id == id_ and text.match.label.endswith("compared"):  # neither whole nor changed
+        if text.match.licence.id == id_ and text.match.is_cut:  # neither whole nor changed
             continue
         (fine if text.match.licence.id == id_ and _is_whole(text) else wrong).append((kind, id_, text, place))
     compared = wrong + fine

@@ -135,9 +135,14 @@ class Match:
             return "unknown"
         if self.basis == "title":
             return f"{self.licence.id} (by its title)"
-        if not self.exact and not self.changes:
+        if self.is_cut:
             return f"{self.licence.id} as far as it was compared"
         return self.licence.id if self.exact else f"modified {self.licence.id}"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether nothing differs from a standard text as far as it was compared, and there is more."""
+        return self.basis == "text" and not self.exact and not self.changes
 
 
 @dataclass(frozen=True, slots=True)

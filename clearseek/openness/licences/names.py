@@ -18,6 +18,7 @@ _BARE_NOTICE = re.compile(
 )
 _RESERVED = re.compile(r"\ball rights reserved\b", re.I)
 _ADDRESS = re.compile(r"<?(?:\S+@\S+|https?://\S+|www\.\S+)>?")
+_OF_HOLDERS = re.compile(r"(?<!for )(?<!For )(?<!FOR )\b(?:Research|RESEARCH)\b|\bPrivate(?= Limited| Ltd)|\bLimited$")
 _LONGEST_NOTICE = 400
 _MOST_SMALL = 3
 """Words in lower case, unknown here, that a copyright line may have: some people and teams write themselves so."""
@@ -46,6 +47,7 @@ _STEMS = re.compile(
     r"(?:expir|exclu|except|limit|prohib|forb[ia]d|restrict|revo[ck]|terminat|den(?:y|ied|ies)|disallow|refus|withdr|"
     r"withh|charg|requir|violat|infring|oblig|compensat|reimburs|subscri|embargo|sanction)"
 )
+_CHINESE = re.compile(r"禁|不得|不可|不准|仅|除外|必须|商用|非商业|军事|到期|のみ|限る")
 _NAMES_TOO = (
     "Will",
     "May",
@@ -98,8 +100,8 @@ def is_notice(line: str) -> bool:
     # a rule may hide behind a name: "Copyright (c) 2024 X. Not for military use."
     if len(line) > _LONGEST_NOTICE or not one_sentence(line):
         return False
-    line = _RESERVED.sub("", _ADDRESS.sub("", line))
+    line = _OF_HOLDERS.sub("", _RESERVED.sub("", _ADDRESS.sub("", line)))
     words = [match[0] for match in WORD.finditer(line)]
-    if any(is_operative(word) for word in words) or "limited to" in line.lower():
+    if any(is_operative(word) for word in words) or _CHINESE.search(line) or "limited to" in line.lower():
         return False
     return sum(word.islower() and word not in _BETWEEN_NAMES for word in words) <= _MOST_SMALL

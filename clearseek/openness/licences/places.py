@@ -19,12 +19,13 @@ _LICENCE = re.compile(
 )
 _POLICY = re.compile(
     r"^(?:acceptable|prohibited|restricted)[-_ ]uses?(?![a-z])|^us(?:e|age)[-_ ](?:polic|restriction)"
-    r"|^terms(?:[-_ ](?:of|and)[-_ ]\w+)?\.|[-_ ]policy\.(?:md|txt|rst)$|^policy\.(?:md|txt|rst)$",
+    r"|^terms(?:[-_ ](?:of|and)[-_ ]\w+)?\.|[-_ ]policy\.(?:md|txt|rst)$",
     re.I,
 )
 _OTHER_POLICY = re.compile(
     r"privacy|security|contribut|cookie|governance|retention|disclosure|support|review|branch|merge|code|version"
-    r"|deprecat|responsible[-_ ]ai|safety|publication|conduct",
+    r"|deprecat|responsible[-_ ]ai|safety|publication|conduct"
+    r"|data|logo|brand|trade ?mark|release|update|access|cache|memory|network|\brl",
     re.I,
 )
 _ELSEWHERE = re.compile(r"third[-_ ]?part|3rd[-_ ]?part|vendor|dependenc|bundled|submodule|external", re.I)
@@ -49,7 +50,7 @@ _TOP: Final = frozenset(("license", "licence", "licenses", "licences", "legal"))
 """Folders whose licences are the release's own."""
 _WORDS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
     ("weights", re.compile(r"(?<![a-z])(?:models?|weights?|checkpoints?|params|parameters)(?![a-z])", re.I)),
-    ("code", re.compile(r"(?<![a-z])(?:code|source|src|software)(?![a-z])", re.I)),
+    ("code", re.compile(r"(?<![a-z])(?:code|(?<!open[-_ ])source|src|software)(?![a-z])", re.I)),
     ("data", re.compile(r"(?<![a-z])(?:data|data[-_]?sets?|corpus)(?![a-z])", re.I)),
     ("documents", re.compile(r"(?<![a-z])(?:docs?|documents?|documentation)(?![a-z])", re.I)),
 )

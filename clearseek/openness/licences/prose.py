@@ -26,6 +26,7 @@ _COMMERCE = re.compile(
     rf"|\bfor (?:(?:academic|scientific|research)(?:,| and| or)? ?){{1,3}}{_USE} only\b"
     rf"|\bcommercial {_USE} (?:\w+ ){{0,6}}(?:is|are) (?:\w+ ){{0,2}}{_FORBIDDEN}"
     rf"|\bno commercial {_USE}\b|\b(?:may|must|can|shall) ?not be used (?:for (?:any )?commercial|commercially)"
+    r"|仅(?:供|限|用于|可用于|能用于).{0,12}(?:学术|研究|科研|非商)|(?:禁止|不得|不可|严禁).{0,10}(?:商用|商业)"
     rf"|\bprohibits? (?:\w+ ){{0,3}}commercial {_USE}|\bnot for commercial {_USE}|\bcommercial {_USE} requires? "
 )
 _USES = re.compile(
@@ -41,8 +42,9 @@ _PLACE = re.compile(
 )
 _MODEL = re.compile(
     r"\b(?:models?|weights?|checkpoints?|licen[cs]ed?|release[ds]?|project|repository|commercial use|rights)\b"
+    r"|模型|权重|许可|协议|本项目"
 )
-_LICENCE = re.compile(r"licen[cs]|terms|agreement|legal|usage restriction|use polic|copyright", re.I)
+_LICENCE = re.compile(r"licen[cs]|terms|agreement|legal|usage restriction|use polic|copyright|许可|协议", re.I)
 _ADVICE = re.compile(
     r"out[- ]of[- ]scope|risk|bias|limitation|misuse|ethic|recommend|disclaimer|safety|data|citation|related|acknowledg"
     r"|evaluation|benchmark|faq|how to|usage$|quick ?start|demo",
@@ -50,10 +52,12 @@ _ADVICE = re.compile(
 )
 _ELSEWHERE = re.compile(
     r"\b(?:unlike|whereas|while other|other models|previous(?:ly)?|earlier|original(?:ly)?|formerly|no longer|prior"
-    r"|not (?:restricted|limited)|recommend|should|out[- ]of[- ]scope|data ?sets?|corpus|corpora|training data|demo|api"
+    r"|not (?:restricted|limited|only)|commercial(?: use)?,? (?:and|or|as well as|&) non|recommend"
+    r"|should|out[- ]of[- ]scope|data ?sets?|corpus|corpora|training data|demo|api"
     r"|dual[- ]licen[cs]|alternativ|trade ?marks?|logos?|for example|e\.g\.|base model|derived from)\b"
+    r"|non[- ]?commercial(?: use)?,? (?:and|or|as well as|but also|&) commercial|数据"
 )
-_MAY_RESTRICT = re.compile(r"commercial|research|academic|\bnot\b|prohib|military", re.I)
+_MAY_RESTRICT = re.compile(r"commercial|research|academic|\bnot\b|prohib|military|仅|禁止|不得|不可", re.I)
 _BEGINS = re.compile(r"\s*(?:#|\||[-*+] |\d+\. |>|```|---|\w+:)")
 _SENTENCE = re.compile(r"(?<=[.;!?])\s+(?=[A-Z\"“(•-])")
 

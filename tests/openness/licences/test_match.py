@@ -138,6 +138,8 @@ def test_one_word_decides() -> None:
         MIT.replace("MIT License", "MIT License\n\nExpires On December 31 2025. Universities Excluded."),
         MIT.replace("MIT License", "MIT License\n\nGermany And France And Italy Stay Out"),
         MIT.replace("Ada Example", "Foo. Expires 2025. Excludes Google, Germany and competitors of Foo."),
+        MIT.replace("Ada Example", "清华大学 禁止商用"),
+        MIT.replace("Ada Example", "Foo For Research"),
         MIT.replace("Ada Example", "Foo. Germany Stays Out."),
         MIT.replace("Ada Example", "Foo <everybody in germany and any rival of foo is excluded from all of this>"),
         MIT.replace("Ada Example", "Foo <germany and france stay out of all this>"),
@@ -159,6 +161,8 @@ def test_hidden_rules_are_seen(text: str) -> None:
         "Copyright (c) 2021-2023, Arm Limited.",
         "Copyright (C) 1999 J. R. Smith <smith@example.no> and contributors",
         "Copyright (c) 2015 holger krekel",
+        "Copyright (c) 2023 Example Research Private Limited",
+        "Copyright (c) 2023 清华大学",
     ],
 )
 def test_honest_copyright_lines_mean_nothing(line: str) -> None:

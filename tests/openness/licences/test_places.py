@@ -10,7 +10,8 @@ from clearseek.openness.licences.places import covers, is_licence, is_notice_fil
 @pytest.mark.parametrize(
     ("path", "kinds"),
     [
-        ("LICENSE", ()), ("LICENSE.txt", ()), ("LICENCE.md", ()), ("COPYING", ()), ("LICENSES/MIT.license", ()),
+        ("LICENSE", ()), ("LICENSE.txt", ()), ("LICENCE.md", ()), ("COPYING", ()), ("OPEN_SOURCE_LICENSE", ()),
+        ("LICENSES/MIT.license", ()),
         ("LICENSE_MODEL.txt", ("weights",)), ("LICENSE-MODEL.md", ("weights",)), ("MODEL_LICENSE", ("weights",)),
         ("LICENSE-MODEL", ("weights",)), ("weights/LICENSE", ("weights",)), ("LICENSE_CODE", ("code",)),
         ("CODE_LICENSE.txt", ("code",)), ("data/LICENSE", ("data",)), ("docs/LICENSE", ("documents",)),
@@ -34,7 +35,7 @@ def test_policies_and_notices() -> None:
         "ACCEPTABLE_USE.txt",
         "acceptable-use-policy.md",
         "llama_policy.md",
-        "docs/policy.md",
+        "docs/use-policy.md",
     ):
         assert is_policy(path), path
     for path in ("SECURITY_POLICY.md", "privacy_policy.md", "NOTICE", "vendor/USE_POLICY.md", "policy.py"):
