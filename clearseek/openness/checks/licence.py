@@ -320,7 +320,8 @@ def _agreement(subject: Subject, texts: dict[Kind, Text]) -> Row:
     if not fine:
         return Row(name, "technical", title, "unknown", Grade.ABSENT, "there are no two sources to compare")
     reason = "; ".join(f"{kind}: {id_} by the card and by {text.file}" for kind, id_, text, _ in fine)
-    return Row(name, "technical", title, "yes", Grade.CHECKED, reason, places[:8])
+    grade = Grade.CHECKED if all(text.match.exact for _, _, text, _ in fine) else Grade.PRESENT
+    return Row(name, "technical", title, "yes", grade, reason, places[:8])
 
 
 def _is_whole(text: Text) -> bool:

@@ -92,6 +92,9 @@ def _duties(subject: Subject) -> Row:
         reason = f"bases: {', '.join(others[:20])}; none of them is known to ask for more than notices"
         places = tuple(each.evidence for each in derived)[:8]
         return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+    if not owed and not others:
+        reason = "the release and its bases are of one owner, who owes himself nothing"
+        return Row(name, "impact", title, "not applicable", Grade.CLAIMED, reason, (known[0][0].evidence,))
     problems: list[str] = []
     unchecked: list[str] = []
     for each, licence in owed:
@@ -102,8 +105,8 @@ def _duties(subject: Subject) -> Row:
     places = tuple(each.evidence for each, _ in known)[:8]
     if problems:
         return Row(name, "impact", title, "no", Grade.CLAIMED, "; ".join(problems), places)
-    names = ", ".join(dict.fromkeys(licence.name for _, licence in known))
-    done = f"what shows in files and names of what {names} asks for is here, texts by their title"
+    names = ", ".join(dict.fromkeys(licence.name for _, licence in owed))
+    done = f"what shows in files and names of what {names or 'nobody'} asks for is here, texts by their title"
     unchecked += [f"what {', '.join(others[:20])} asks for"] if others else []
     unchecked += [f"models beyond the first {MOST_MODELS}"] if len(derived) == MOST_MODELS else []
     if unchecked:

@@ -49,6 +49,7 @@ def test_a_title_proves_no_open_licence(tmp_path: Path) -> None:
     found = audit_of(tmp_path, "openmdw-1.1", LICENSE=OPENMDW)
     assert found["licence.weights"].answer == "yes" and found["licence.weights"].grade == Grade.CLAIMED
     assert found["licence.freedom"].grade == Grade.CLAIMED and "by its title" in found["licence.freedom"].reason
+    assert found["licence.agreement"].grade == Grade.PRESENT
     limited = OPENMDW + "\nYou may not use the Model for any commercial purpose.\n"
     found = audit_of(tmp_path, "openmdw-1.1", LICENSE=limited)
     assert answers(found) == ("no", "no", "no")

@@ -64,6 +64,14 @@ def test_what_cannot_be_told_is_named(tmp_path: Path) -> None:
     assert row.answer == "unknown" and "not checked: whether credit is given" in row.reason
 
 
+def test_an_owner_owes_himself_nothing(tmp_path: Path) -> None:
+    row = upstream(tmp_path, "meta-llama/Llama-3.1-8B", "llama3.1")
+    assert row.answer == "no"
+    source = Folder(tmp_path)
+    source.name = "meta-llama/Llama-3.1-8B-Instruct"
+    assert audit(source)["licence.upstream"].answer == "not applicable"
+
+
 def test_an_open_reproduction_is_no_llama(tmp_path: Path) -> None:
     row = upstream(tmp_path, "openlm-research/open_llama_3b_v2", "apache-2.0", "Tiny")
     assert row.answer == "unknown" and "none of them is known" in row.reason
