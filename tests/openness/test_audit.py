@@ -148,7 +148,13 @@ def test_each_way_to_spoil_it_shows_in_its_row(release: Path, kind: str) -> None
     hanging = {
         "weights.format": {"weights.final", "weights.tensors", "weights.health", "weights.dtype", "barriers.hardware"},
         "weights.tensors": {"weights.final", "parameters.total", "parameters.activated"},
-        "licence.freedom": {"licence.weights", "licence.code", "licence.documents", "licence.agreement"},
+        "licence.freedom": {
+            "licence.weights",
+            "licence.code",
+            "licence.documents",
+            "licence.agreement",
+            "barriers.geography",
+        },
         "licence.agreement": {"licence.weights"},
         "files.execution": set(),
         "parameters.activated": {"claims.consistent"},

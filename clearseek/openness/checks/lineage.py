@@ -11,30 +11,34 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
 from typing import Final
 
 import numpy as np
 
 from clearseek.errors import UserError
-from clearseek.openness.checks.licence import licence_texts
+from clearseek.openness.card import shorten
+from clearseek.openness.checks.licence import is_free, licence_files, licence_texts, per_subject, weights_licence
 from clearseek.openness.checks.numbers import matrices, numbers
 from clearseek.openness.claims import normalise
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
-from clearseek.openness.licences.table import Licence, lookup
-from clearseek.openness.licences.upstream import NAME_PREFIX, duties, naming_problem
-from clearseek.openness.subject import Subject
-
-_FAMILIES = (
-    (re.compile(r"llama[-_ ]?(3\.[123]|[234])(?!\d)", re.I), "llama{}"),
-    (re.compile(r"\bgemma", re.I), "gemma"),
-    (re.compile(r"\bdeepseek-v[23](?:-base)?$|deepseek-(?:llm|coder|moe)", re.I), "deepseek"),
-)
-
+from clearseek.openness.licences.bases import licence_of
+from clearseek.openness.licences.places import is_notice_file
+from clearseek.openness.licences.table import READ_IN_PART, Licence
+from clearseek.openness.licences.upstream import NAME_PREFIX, SHOWN_TOO, duties, naming_problem
+from clearseek.openness.subject import Subject, attempt
 
 DERIVED: Final = 0.5
 UNRELATED: Final = 0.1
 """Cosine between matrices of two models, the median: above, one comes from the other; below, neither does."""
 _MOST_MATRICES = 48
+TOKENIZER: Final = "tokenizer.json"
+MOST_MODELS: Final = 100
+"""Models with their bases that are looked at; the longest tables of cards have some dozens."""
+_SHORTEST_AGREEMENT = 400
+"""Words; the shortest of the companies' agreements has three times that."""
+_MOST_TOKENIZER = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,23 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield _weights(subject)
 
 
-def derived_models(subject: Subject) -> Iterator[Derived]:
+@per_subject
+def derived_models(subject: Subject) -> tuple[Derived, ...]:
     """Models with their bases: from the card's metadata, and from tables with a column for them."""
+    return tuple(islice(_derived(subject), MOST_MODELS))
+
+
+def _derived(subject: Subject) -> Iterator[Derived]:
     named = (subject.metadata.value or {}).get("base_model")
     card = subject.card
-    for base in named if isinstance(named, list) else [named]:
-        if isinstance(base, str) and card is not None:
-            line = next((n for n, text in enumerate(card.lines, 1) if base in text), 1)
-            yield Derived(subject.name, base, Evidence(card.file, f"line {line}, key base_model", base, card.sha256))
+    bases = [base for base in (named if isinstance(named, list) else [named])[:MOST_MODELS] if isinstance(base, str)]
+    if card is not None and bases:
+        lines: dict[str, int] = {}
+        for number, line in enumerate(card.lines, 1):
+            lines.setdefault(line.rpartition(": ")[2].strip(" -'\""), number)
+        for base in bases:
+            where = f"line {lines.get(base, 1)}, key base_model"
+            yield Derived(subject.name, base, Evidence(card.file, where, shorten(base), card.sha256))
     for document in subject.documents:
         for cell in document.cells():
             header = cell.header[cell.column].lower() if cell.column < len(cell.header) else ""
@@ -67,48 +80,118 @@ def derived_models(subject: Subject) -> Iterator[Derived]:
                 yield Derived(cell.row[0], cell.text, document.at(cell.line, f"{cell.row[0]}: {cell.text}"))
 
 
-def licence_of(base: str) -> Licence | None:
-    """The licence that a known base is under, where it asks something of derived models."""
-    for pattern, name in _FAMILIES:
-        if match := pattern.search(base.rpartition("/")[2]):
-            return lookup(name.format(*match.groups()))
-    return None
-
-
 def _duties(subject: Subject) -> Row:
     title, name = "What the licences of the bases ask of derived models is done", "licence.upstream"
-    derived = list(derived_models(subject))
+    derived = derived_models(subject)
     if not derived:
-        reason = "no base model is named"
-        return Row(name, "impact", title, "not applicable", Grade.ABSENT, reason)
+        return Row(name, "impact", title, "not applicable", Grade.ABSENT, "no base model is named")
     known = [(each, licence) for each in derived if (licence := licence_of(each.base)) is not None]
+    owed = [(each, licence) for each, licence in known if not _is_owner(subject, each.base)]
+    others = list(dict.fromkeys(each.base for each in derived if licence_of(each.base) is None))
     if not known:
-        bases = ", ".join(dict.fromkeys(each.base for each in derived))
-        reason = f"bases: {bases}; none of them is known to ask for more than notices"
-        return Row(
-            name, "impact", title, "unknown", Grade.CLAIMED, reason, tuple(each.evidence for each in derived)[:8]
-        )
-    prose = " ".join(document.text for document in subject.documents).lower()
-    here = {text.match.licence.id for text in licence_texts(subject).values() if text.match.licence}
+        reason = f"bases: {', '.join(others[:20])}; none of them is known to ask for more than notices"
+        places = tuple(each.evidence for each in derived)[:8]
+        return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+    if not owed and not others:
+        reason = "the release and its bases are of one owner, who owes himself nothing"
+        return Row(name, "impact", title, "not applicable", Grade.CLAIMED, reason, (known[0][0].evidence,))
     problems: list[str] = []
-    for each, licence in known:
-        undone = []
-        if naming_problem(each.model.rpartition("/")[2], licence):
-            undone.append(f"its name must begin with “{NAME_PREFIX[licence.id]}”")
-        for duty in duties(licence):
-            if duty.check == "shown" and duty.value.lower() not in prose:
-                undone.append(f"“{duty.value}” must be shown, and is not")
-            elif duty.check == "copy" and licence.id not in here:
-                undone.append("the agreement must come along, and is not here")
+    unchecked: list[str] = []
+    for each, licence in owed:
+        undone, left = _check(subject, each, licence)
+        unchecked += [what for what in left if what not in unchecked]
         if undone:
             problems.append(f"{each.model} is made from {each.base} ({licence.name}): {', '.join(undone)}")
     places = tuple(each.evidence for each, _ in known)[:8]
     if problems:
         return Row(name, "impact", title, "no", Grade.CLAIMED, "; ".join(problems), places)
-    reason = (
-        f"names, notices and agreements of {', '.join(dict.fromkeys(licence.name for _, licence in known))} are here"
-    )
-    return Row(name, "impact", title, "yes", Grade.CHECKED, reason, places)
+    names = ", ".join(dict.fromkeys(licence.name for _, licence in owed))
+    done = f"what shows in files and names of what {names or 'nobody'} asks for is here, texts by their title"
+    unchecked += [f"what {', '.join(others[:20])} asks for"] if others else []
+    unchecked += [f"models beyond the first {MOST_MODELS}"] if len(derived) == MOST_MODELS else []
+    if unchecked:
+        reason = f"{done}; not checked: {'; '.join(unchecked)}"
+        return Row(name, "impact", title, "unknown", Grade.PRESENT, reason, places)
+    return Row(name, "impact", title, "yes", Grade.PRESENT, done, places)
+
+
+def _is_owner(subject: Subject, base: str) -> bool:
+    """Whether a release and its base are of one account of the hub, which owes itself nothing."""
+    owner, slash, name = subject.source.name.partition("@")[0].partition("/")
+    return bool(slash and owner and name) and "/" not in name and owner.lower() == base.partition("/")[0].lower()
+
+
+def _check(subject: Subject, each: Derived, base: Licence) -> tuple[list[str], list[str]]:
+    """What a model owes to its base's licence and is not done, and what cannot be told from files."""
+    undone: list[str] = []
+    left: list[str] = []
+    if naming_problem(each.model.rpartition("/")[2], base):
+        undone.append(f"its name must begin with “{NAME_PREFIX[base.id]}”")
+    own = licence_texts(subject).get("weights")
+    licence = weights_licence(subject)
+    for duty in duties(base):
+        if duty.check == "shown" and not _is_shown(subject, duty.value):
+            undone.append(f"“{duty.value}” must be shown, and is not")
+        elif duty.check == "copy" and (missing := _copy_missing(subject, base)):
+            undone.append(missing)
+        elif duty.check == "notice" and not _is_noticed(subject, duty.value):
+            undone.append(f"a NOTICE must say “{duty.value}”, and none does")
+        elif duty.check == "changes-marked":
+            left.append("whether changed files say so")
+        elif duty.check in ("restrictions-passed-on", "licence-kept") and (licence is None or licence.id != base.id):
+            kept = duty.check == "licence-kept"
+            limits = own is not None and any(clause.flag == "field_of_use" for clause in own.match.clauses)
+            if licence is None or (not kept and (limits or not is_free(licence))):
+                left.append("whether its own licence has the base's " + ("terms" if kept else "restrictions"))
+            else:
+                what = "it must be under the base's licence" if kept else "the base's restrictions must be passed on"
+                undone.append(f"{what}, and it is under {licence.name}")
+    if base.non_commercial and licence is not None and not licence.non_commercial:
+        undone.append(f"the base may not be used for commerce, and this is under {licence.name}")
+    if base.id in READ_IN_PART:
+        left.append(f"what else {base.name} asks for")
+    if base.family == "content":
+        left.append("whether credit is given, and changes are named")
+    return undone, left
+
+
+def _is_shown(subject: Subject, words: str) -> bool:
+    prose = _prose(subject)
+    return any(each.lower() in prose for each in (words, *SHOWN_TOO.get(words, ())))
+
+
+@per_subject
+def _prose(subject: Subject) -> str:
+    return " ".join(document.text for document in subject.documents).lower()
+
+
+def _copy_missing(subject: Subject, base: Licence) -> str:
+    """Why there is no copy of a licence here; empty where there is one."""
+    here = [text for text in licence_files(subject) if text.match.licence and text.match.licence.id == base.id]
+    if not here:
+        return "the agreement must come along, and is not here"
+    if any(text.match.basis == "text" or len(text.text.split()) >= _SHORTEST_AGREEMENT for text in here):
+        return ""
+    return f"the agreement must come along, and {here[0].file} has no more than its title and a few words"
+
+
+def _is_noticed(subject: Subject, words: str) -> bool:
+    """Whether a NOTICE file has these words."""
+    return any(_bare(words) in notice for notice in _notices(subject))
+
+
+@per_subject
+def _notices(subject: Subject) -> tuple[str, ...]:
+    texts: list[str] = []
+    for path in [path for path in subject.source.sizes if is_notice_file(path)][:20]:
+        part = attempt(lambda path=path: subject.source.document(path))  # type: ignore[misc]
+        texts += [_bare(part.value.text)] if part.value is not None else []
+    return tuple(texts)
+
+
+def _bare(text: str) -> str:
+    """Words alone, without copyright signs."""
+    return " ".join(word for word in re.findall(r"[^\W_]+", text.lower()) if word != "c")
 
 
 def _weights(subject: Subject) -> Row:
@@ -129,6 +212,7 @@ def _weights(subject: Subject) -> Row:
     shared = matrices(ours, theirs, most=most)
     if not shared:
         reason = f"no matrix of plain floats has the same name and shape in {base.source.model_name}"
+        reason += _tokenizers(subject, base)
         return Row(name, "technical", title, "unknown", Grade.PRESENT, reason)
     try:
         pairs = [(numbers(subject.source, ours, one), numbers(base.source, theirs, one)) for one in shared]
@@ -139,6 +223,7 @@ def _weights(subject: Subject) -> Row:
     same = sum(bool(np.array_equal(one, other)) for one, other in pairs)
     reason = (
         f"{len(shared)} matrices beside {base.source.model_name}'s: cosine {middle:.4f} in the median, {same} the same"
+        f"{_tokenizers(subject, base)}"
     )
     is_named = any(_alike(each, base.source.model_name) for each in named)
     places = tuple(Evidence(*ours[one][:1]) for one in shared[:1])
@@ -155,6 +240,26 @@ def _weights(subject: Subject) -> Row:
         else "named, and it does not come from there"
     )
     return Row(name, "technical", title, "no", Grade.CLAIMED, f"{reason}: {what}", places)
+
+
+def _tokenizers(subject: Subject, base: Subject) -> str:
+    """Whether tokenizer.json is that of the base, as words to add; empty where one of them cannot be read."""
+    ours, theirs = _tokenizer_hash(subject), _tokenizer_hash(base)
+    if not ours or not theirs:
+        return ""
+    return f", {TOKENIZER} {'the same' if ours == theirs else 'differs'}"
+
+
+def _tokenizer_hash(subject: Subject) -> str:
+    source = subject.source
+    if TOKENIZER not in source.sizes:
+        return ""
+    if known := source.sha256(TOKENIZER):
+        return known
+    if source.sizes[TOKENIZER] > _MOST_TOKENIZER:
+        return ""
+    raw = attempt(lambda: source.read(TOKENIZER, _MOST_TOKENIZER)).value
+    return "" if raw is None else sha256(raw).hexdigest()
 
 
 def _cosine(one: np.ndarray, other: np.ndarray) -> float:

@@ -109,6 +109,7 @@ _HARMLESS = _any(
     r"(?:shall|must|may|will) not be used in advertising",
     r"not limited to the (?:warranties|implied)",
     r"technical measures",
+    r"cannot use both",
     r"used to construe",
 )
 """Sentences about names, warranties or the grant itself that use the same words."""

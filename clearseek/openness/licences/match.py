@@ -9,6 +9,7 @@ recognised by their title and by a phrase that only they have; then the nearest 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from importlib.resources import files
 from typing import Literal
 
 from clearseek.openness.licences.clauses import Clause, restrictions
+from clearseek.openness.licences.names import WORD, is_operative, one_sentence
 from clearseek.openness.licences.signatures import by_title
 from clearseek.openness.licences.table import LICENCES, Licence
 from clearseek.openness.licences.words import (
@@ -25,7 +27,6 @@ from clearseek.openness.licences.words import (
     bag,
     dice,
     differences,
-    is_operative,
     read,
 )
 
@@ -44,6 +45,13 @@ md gmail
 """
 _SMALL = frozenset(_LOWER.split())
 """Words in lower case that a title or a name may have."""
+_OF_TITLES = frozenset(
+    word for licence in LICENCES for word in re.findall(r"[a-z]+", f"{licence.id} {licence.name}".lower())
+)
+_MOST_UNKNOWN = 4
+"""Words that a title may have besides those of licences' titles: enough for a project's name, too few for a rule."""
+_MOST_LOWER = 3
+"""Words in lower case, unknown here, that a holder's name in the middle of a rule may have."""
 
 OPTIONAL_FROM = {
     "Apache-2.0": "end of terms and conditions",
@@ -108,7 +116,7 @@ class Match:
     similarity: float
     """Share of words in common with `nearest`."""
     exact: bool
-    """Nothing that rules differs from `licence`'s standard text."""
+    """All of it was compared, and nothing that rules differs from `licence`'s standard text."""
     nearest: Licence | None
     """The standard text with the most words in common."""
     basis: Literal["text", "title", "none"]
@@ -127,7 +135,14 @@ class Match:
             return "unknown"
         if self.basis == "title":
             return f"{self.licence.id} (by its title)"
+        if self.is_cut:
+            return f"{self.licence.id} as far as it was compared"
         return self.licence.id if self.exact else f"modified {self.licence.id}"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether nothing differs from a standard text as far as it was compared, and there is more."""
+        return self.basis == "text" and not self.exact and not self.changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,21 +277,31 @@ def _matters(standard: _Standard, found: Text, op: Op) -> list[Op]:
         return []
     if not ours and " ".join(word.text for word in theirs) in HARMLESS:
         return []
-    name = _is_name(found, op, _LONGEST_NAME)
     if op.i >= standard.stop:  # beyond the rules, a name may stand for a blank; whatever is added may be a rule
-        return [] if not theirs or (name and len(theirs) <= len(ours)) else [Op(op.i, op.i, op.k, op.l)]
+        blank = len(theirs) <= len(ours) and _is_name(found, op)
+        return [] if not theirs or blank else [Op(op.i, op.i, op.k, op.l)]
     if op.j > standard.stop:
         return _matters(standard, found, Op(op.i, standard.stop, op.k, op.l))
     if op.j <= standard.start:
-        return [] if _is_name(found, op, _LONGEST_TITLE) else [op]
+        return [] if _is_title(found, op) else [op]
     in_slot = all(place in standard.slots for place in (range(op.i, op.j) if ours else (op.i - 1, op.i)))
-    return [] if in_slot and _is_name(found, op, _LONGEST_NAME, any_case=True) else [op]
+    return [] if in_slot and _is_name(found, op, any_case=True) else [op]
 
 
-def _is_name(found: Text, op: Op, longest: int, any_case: bool = False) -> bool:
-    """Whether these words of a text can be a title or a name: capitals, numbers, and nothing that makes a rule."""
+def _is_name(found: Text, op: Op, any_case: bool = False, longest: int = _LONGEST_NAME) -> bool:
+    """Whether these words of a text can be a name: capitals, numbers, and nothing that makes a rule."""
     words = found.words[op.k : op.l]
-    if len(words) > longest or any(is_operative(found.raw[word.begin : word.end]) for word in words):
+    if not words:
+        return True
+    raw = found.raw[words[0].begin : words[-1].end]
+    if len(words) > longest or not one_sentence(raw) or any(is_operative(word) for word in WORD.findall(raw)):
         return False
     firsts = [found.raw[word.begin] for word in words if word.text not in _SMALL]
-    return any_case or all(first.isupper() or first.isdigit() for first in firsts)
+    lower = sum(not (first.isupper() or first.isdigit()) for first in firsts)
+    return lower <= (_MOST_LOWER if any_case else 0)
+
+
+def _is_title(found: Text, op: Op) -> bool:
+    """Whether these words can be a title: those of licences' titles, and a project's name."""
+    words = {word.text for word in found.words[op.k : op.l] if not word.text.isdigit()}
+    return len(words - _SMALL - _OF_TITLES) <= _MOST_UNKNOWN and _is_name(found, op, longest=_LONGEST_TITLE)

@@ -58,6 +58,8 @@ SHOWN = {
     "LicenseRef-Stability-Community": "Powered by Stability AI",
     "LicenseRef-Falcon-2-11B-1.0": "built using Falcon LLM technology from the Technology Innovation Institute",
 }
+SHOWN_TOO = {"Built with Qwen": ("Improved using Qwen",)}
+"""Words that do as well."""
 NOTICES = {
     "LicenseRef-Llama-2": "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. "
     "All Rights Reserved.",

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
+from clearseek.openness.licences.names import WORD, is_notice
+
 LONGEST_TEXT = 200_000
 """Characters that are looked at; the longest licence in use has a fifth of that."""
 _MOST_WORDS = 30_000
@@ -25,32 +27,11 @@ _SHINGLE = 5
 _WIDEST_GAP = 40_000
 """Pairs of words that are compared between two anchors; a wider gap counts as replaced."""
 
-_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _NUMBER = re.compile(r"\d{1,2}|[a-z]|[ivx]{1,4}")
 _LIST_START = re.compile(
     r"^[^\w(]*(?:\(?(?:\d{1,2}(?:\.\d{1,2})*|[A-Za-z]|[ivx]{1,4})[.)]+(?=\s)|\d\d?(?:\.\d\d?)+(?=\s))"
 )
-_NOTICE = re.compile(
-    r"^[^\w(©]*(?:portions\s+)?(?:(?:©|\(c\))\s*(?:copyright|\d{4})|copyright\s*(?:\(c\)|©|\d{4}|[<\[{]|by\b))", re.I
-)
-_BARE_NOTICE = re.compile(
-    r"^\W*Copyright:? (?!holders?\b|owners?\b|and\b|or\b|notices?\b|licen[sc]e|law|acts?\b|rights?\b)"
-)
 _RESERVED = re.compile(r"^\W*all rights reserved\W*$", re.I)
-_ADDRESS = re.compile(r"\S+@\S+|https?://\S+|www\.\S+|<[^<>]*>")
-_BETWEEN_NAMES = frozenset(
-    ("copyright", "c", "by", "and", "the", "of", "all", "rights", "reserved", "or", "its", "team", "authors", "others",
-     "contributors", "project", "developers", "see", "file", "txt", "present", "as", "in", "listed", "respective")
-)  # fmt: skip
-_RULES = """
-not no nor never only except unless must shall may cannot will can agree provided forbidden prohibited prohibit military
-commercial noncommercial non research without restrict restricted restriction restrictions require required condition
-conditions subject permission permitted permit grant granted terminate evil good use used using purposes academic
-educational personal evaluation internal private students hobbyists fee royalty pay revenue profit donate weapon weapons
-harm government
-"""
-OPERATIVE = frozenset(_RULES.split())
-"""Words that make a rule. Where one of them stands, a line is more than a name."""
 _SAME = {"licence": "license", "licences": "licenses", "licenced": "licensed", "https": "http"}
 
 
@@ -116,34 +97,17 @@ def read(text: str) -> Text:
     notices: list[tuple[int, str]] = []
     place = 0
     for number, line in enumerate(raw.split("\n"), 1):
-        if _is_notice(line):
+        if is_notice(line):
             notices.append((number, shorten(line)))
         elif not _RESERVED.match(line):
             start = _LIST_START.match(line)
             limit = start.end() if start else 0
-            words.extend(_word(match, line, place, number, limit) for match in _WORD.finditer(line))
+            words.extend(_word(match, line, place, number, limit) for match in WORD.finditer(line))
         place += len(line) + 1
         if len(words) > _MOST_WORDS:
             break
     cut = len(text) > LONGEST_TEXT or len(words) > _MOST_WORDS
     return Text(raw, tuple(words[:_MOST_WORDS]), tuple(notices[:100]), cut)
-
-
-def _is_notice(line: str) -> bool:
-    if "opyright" not in line and "OPYRIGHT" not in line and "©" not in line and "(c)" not in line.lower():
-        return False
-    if not _NOTICE.match(line) and not (_BARE_NOTICE.match(line) and len(line.split()) <= 8):
-        return False
-    # a rule may hide behind a name: "Copyright (c) 2024 X. Not for military use."
-    if len(line) > 400 or any(is_operative(match[0]) for match in _WORD.finditer(line)):
-        return False
-    plain = [match[0] for match in _WORD.finditer(_ADDRESS.sub("", line)) if match[0].islower()]
-    return sum(word not in _BETWEEN_NAMES for word in plain) <= 6
-
-
-def is_operative(word: str) -> bool:
-    """Whether a word makes a rule. Will and May are also names."""
-    return word.lower() in OPERATIVE and word not in ("Will", "May")
 
 
 def _word(match: re.Match[str], line: str, place: int, number: int, limit: int) -> Word:

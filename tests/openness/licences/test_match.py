@@ -131,11 +131,55 @@ def test_one_word_decides() -> None:
             "for any purpose, commercial or non-commercial", "for any non-commercial purpose"
         ),
         standard("BSD-3-Clause").replace("the copyright holder nor", "the copyright holder, except in war, nor"),
+        standard("BSD-3-Clause").replace(
+            "the copyright holder nor", "the copyright holder that shuns germans here nor"
+        ),
+        MIT.replace("MIT License", "MIT License\n\nExcluding Companies Above Ten Employees And Everybody In Germany"),
+        MIT.replace("MIT License", "MIT License\n\nExpires On December 31 2025. Universities Excluded."),
+        MIT.replace("MIT License", "MIT License\n\nGermany And France And Italy Stay Out"),
+        MIT.replace("Ada Example", "Foo. Expires 2025. Excludes Google, Germany and competitors of Foo."),
+        MIT.replace("Ada Example", "清华大学 禁止商用"),
+        MIT.replace("Ada Example", "Foo For Research"),
+        MIT.replace("Ada Example", "Foo. Germany Stays Out."),
+        MIT.replace("Ada Example", "Foo <everybody in germany and any rival of foo is excluded from all of this>"),
+        MIT.replace("Ada Example", "Foo <germany and france stay out of all this>"),
     ],
 )
 def test_hidden_rules_are_seen(text: str) -> None:
     match = identify(text)
     assert not match.exact and match.changes and match.label.startswith("modified "), match
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Copyright (c) 2023-2025 DeepSeek",
+        "Copyright 2024 The Allen Institute for AI. All rights reserved.",
+        "Copyright (c) Meta Platforms, Inc. and affiliates.",
+        "Copyright 2018- The Hugging Face team. All rights reserved.",
+        "Copyright: 2000, 2010, Oracle and/or its affiliates.",
+        "Copyright (c) 2021-2023, Arm Limited.",
+        "Copyright (C) 1999 J. R. Smith <smith@example.no> and contributors",
+        "Copyright (c) 2015 holger krekel",
+        "Copyright (c) 2023 Example Research Private Limited",
+        "Copyright (c) 2023 清华大学",
+    ],
+)
+def test_honest_copyright_lines_mean_nothing(line: str) -> None:
+    match = identify(MIT.replace("Copyright (c) 2024 Ada Example", line))
+    assert match.exact and match.copyright == ((3, line),), match.changes
+
+
+@pytest.mark.parametrize(
+    "title", ["The MIT License (MIT)", "# License", "Foo Bar Project\n\nMIT License", "License: MIT"]
+)
+def test_honest_titles_mean_nothing(title: str) -> None:
+    assert identify(MIT.replace("MIT License", title, 1)).exact
+
+
+def test_what_is_too_long_to_be_compared_is_not_exact() -> None:
+    match = identify(MIT + "\n" + " " * 201_000 + "\nYou may not use the weights for military purposes.\n")
+    assert not match.exact and match.label == "MIT as far as it was compared"
 
 
 def test_a_licence_with_other_texts_below_is_recognised() -> None:
