@@ -106,7 +106,9 @@ class Claim:
         return abs(actual - self.value) <= self.tolerance * (1 + 1e-9)
 
     def overlaps(self, other: Claim) -> bool:
-        """Whether one number, rounded as each of the two is, can give both."""
+        """Whether one number, rounded as each of the two is, can give both; so may those that count other things."""
+        if (self.includes == "neither") != (other.includes == "neither"):
+            return True
         return abs(self.value - other.value) <= (self.tolerance + other.tolerance) * (1 + 1e-9)
 
 
@@ -116,17 +118,29 @@ def settled(claims: tuple[Claim, ...]) -> tuple[tuple[Claim, ...], tuple[Claim, 
     Where a sentence names the model, its figure is the model's, and so is one that agrees with it. Where none does, the
     figures are its own if they all agree: a second figure may stand there for a sibling, a teacher or a part.
     """
-    named = tuple(claim for claim in claims if claim.about == "named")
+    named = {(claim.value, claim.text): claim for claim in claims if claim.about == "named"}.values()
     if named:
         own = tuple(
             claim
             for claim in claims
             if claim.about == "named" or (claim.about == "some" and any(map(claim.overlaps, named)))
         )
-        return own, tuple(claim for claim in claims if claim.about == "some" and claim not in own)
-    if any(claim.about == "several" for claim in claims) or not all(map(claims[0].overlaps, claims[1:])):
+        kept = set(own)
+        return own, tuple(claim for claim in claims if claim.about == "some" and claim not in kept)
+    if any(claim.about == "several" for claim in claims) or not agree(claims):
         return (), claims
     return claims, ()
+
+
+def agree(claims: tuple[Claim, ...]) -> bool:
+    """Whether one number can give all figures of a kind; those that leave the embedding out are another number's."""
+    for bare in (True, False):
+        group = [claim for claim in claims if (claim.includes == "neither") == bare]
+        low = max((claim.value - claim.tolerance for claim in group), default=0.0)
+        high = min((claim.value + claim.tolerance for claim in group), default=0.0)
+        if low > high * (1 + 1e-9):
+            return False
+    return True
 
 
 def read_quantity(number: str, scale: str | None) -> tuple[float, float]:
