@@ -40,7 +40,9 @@ def _unknown(subject: Subject) -> Iterator[Row]:
         stated = f"the card says {claims[0].text}" if claims else "the card says nothing"
         elements = _elements(subject)
         if kind == "total" and elements and claims:
-            counted = [(claim, {} if claim.includes == "neither" else elements) for claim in claims]  # what embeds is unknown
+            counted = [
+                (claim, {} if claim.includes == "neither" else elements) for claim in claims
+            ]  # what embeds is unknown
             yield _judge("parameters.total", _TOTAL, counted, (), elements)
             continue
         grade = Grade.CLAIMED if claims else Grade.ABSENT
