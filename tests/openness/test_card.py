@@ -84,7 +84,9 @@ def test_no_line_takes_long(piece: str) -> None:
 def test_a_line_of_spaces_and_marks_is_no_trap() -> None:
     start = time.perf_counter()
     text = "# x" + " " * 3990 + "y\n" + ("# " + "#" * 3990 + "x\n") * 300
-    document = Document("f", text + "|1" * 1990 + "\n" + ("|1" * 1990 + "\n") * 500 + ("http://a.b " * 360 + "\n") * 300)
+    document = Document(
+        "f", text + "|1" * 1990 + "\n" + ("|1" * 1990 + "\n") * 500 + ("http://a.b " * 360 + "\n") * 300
+    )
     assert len(document.headings) == len(document.lines)
     assert len(document.links) == 5000
     assert len(list(document.cells())) == len(list(document.cells())) == 500 * 100
