@@ -68,6 +68,7 @@ _OTHER_MODEL = re.compile(
     r"predecessor|previous|cumulative|nominal|equivalent"
 )
 _PLURAL = re.compile(r"[\s-]*(?:total )?param\w{0,10}(?: [a-z]{1,12})? models\b")
+_WORD = re.compile(r"[a-z][\w.+-]{0,80}|\d[\w.]{0,20}")
 _SIZED = re.compile(r"[a-z][\w.]*-(?:[\w.]+-)*\d+(?:\.\d+)?[bm](?:-\w+)*")
 _EXTENDED = re.compile(r"yarn|extrapol|exten[ds]|rope|ntk|scal|interpol")
 _OTHER_CONTEXT = re.compile(
@@ -216,7 +217,7 @@ def _about(line: str, match: re.Match[str], kind: Kind, begin: int, wanted: str)
     """Whose figure it is, by the words of its sentence: when in doubt, not this model's."""
     begin = max(begin, match.start() - 200)
     before, after = line[begin : match.start()].lower(), line[match.end() : match.end() + 60].lower()
-    after = after.partition(". ")[0]
+    after = re.split(r"[.;!?] ", after)[0]
     words = before + match[0] + after
     if kind in ("context", "context_extended"):
         return "several" if _OTHER_CONTEXT.search(words) else "some"
@@ -224,14 +225,20 @@ def _about(line: str, match: re.Match[str], kind: Kind, begin: int, wanted: str)
         return "several"
     if kind in ("total", "activated", "tokens") and (_LISTED_BEFORE.search(before) or _LISTED_AFTER.match(after)):
         return "several"
-    names = [word.strip(".-+") for word in re.findall(r"[a-z][\w.+-]{0,80}|\d[\w.]{0,20}", before + " " + after)][:80]
+    names = [word.strip(".-+") for word in _WORD.findall(before + " " + after)][:80]
+    if any(_is_sibling(each, wanted) for each in names):
+        return "several"
+    spoken = ("".join(names[place : place + size]) for place in range(len(names)) for size in (1, 2, 3))
+    return "named" if wanted in normalise(words) and any(is_this_model(each, wanted) for each in spoken) else "some"
 
-    def spoken() -> Iterator[str]:
-        return ("".join(names[place : place + size]) for place in range(len(names)) for size in (1, 2, 3))
 
-    named = wanted in normalise(words) and any(is_this_model(each, wanted) for each in spoken())
-    other = any(_SIZED.fullmatch(each) and not is_this_model(each, wanted) for each in names)
-    return "several" if other else "named" if named else "some"
+def _is_sibling(name: str, wanted: str) -> bool:
+    """Whether a word is another model's name: one with a size in it, or this one's with more behind it."""
+    if "-" not in name or is_this_model(name, wanted):
+        return False
+    parts = name.split("-")
+    longer = any(normalise("".join(parts[:count])) == wanted for count in range(1, len(parts)))
+    return bool(wanted) and longer or bool(_SIZED.fullmatch(name))
 
 
 _LARGE = ("b", "m", "t", "billion", "million", "trillion")
