@@ -191,6 +191,7 @@ def _in_prose(document: Document, number: int, line: str, wanted: str) -> Iterat
         kind = _role(line, match, mtp or bool(re.search(r"mtp|multi-token[- ]prediction", near)))
         if kind is not None:
             found.append((kind, match))
+    place = document.at(number)
     figures: dict[tuple[Kind, int], set[str]] = {}
     for kind, match in found:
         if not _is_bare(match, line[match.end() :][:40]):
@@ -199,13 +200,13 @@ def _in_prose(document: Document, number: int, line: str, wanted: str) -> Iterat
         begin = _sentence(line, match.start())
         alone = len(figures.get((kind, begin), ())) < 2
         about = _about(line, match, kind, begin, wanted) if alone else "several"
-        yield _claim(document, number, match, kind, line, line[match.end() : match.end() + 90], about)
+        yield _claim(place, match, kind, line[match.end() : match.end() + 90], about)
     for match in islice(_MONEY.finditer(line), MOST_FIGURES):
         before, after = line[max(0, match.start() - 80) : match.start()].lower(), line[match.end() :][:80].lower()
         if re.match(r"\s*(?:/|per|an?)\s*(?:\w+[ -])?(?:gpu[ -])?hour", after):
-            yield _claim(document, number, match, "dollars_per_hour", line, after)
+            yield _claim(place, match, "dollars_per_hour", after)
         elif re.search(r"cost|train|total", before + after):
-            yield _claim(document, number, match, "dollars", line, after)
+            yield _claim(place, match, "dollars", after)
 
 
 def _sentence(line: str, place: int) -> int:
@@ -238,7 +239,7 @@ def _is_sibling(name: str, wanted: str) -> bool:
         return False
     parts = name.split("-")
     longer = any(normalise("".join(parts[:count])) == wanted for count in range(1, len(parts)))
-    return bool(wanted) and longer or bool(_SIZED.fullmatch(name))
+    return (bool(wanted) and longer) or bool(_SIZED.fullmatch(name))
 
 
 _LARGE = ("b", "m", "t", "billion", "million", "trillion")
@@ -327,7 +328,8 @@ def _in_cell(document: Document, cell: Cell, wanted: str) -> Iterator[Claim]:
     elif re.search(r"tokens", label) and match["scale"]:
         kind = "tokens"
     if kind is not None:
-        yield _claim(document, cell.line, match, kind, cell.text, label, "named")
+        place = document.at(cell.line)
+        yield _claim(place, match, kind, label, "named")
 
 
 def _is_bare(match: re.Match[str], after: str) -> bool:
@@ -336,9 +338,7 @@ def _is_bare(match: re.Match[str], after: str) -> bool:
     return bool(_NO_EMBEDDING.search(re.split(r"\d", before)[-1] + " " + re.split(r"\d", after[:40])[0]))
 
 
-def _claim(
-    document: Document, number: int, match: re.Match[str], kind: Kind, line: str, after: str, about: About = "some"
-) -> Claim:
+def _claim(place: Evidence, match: re.Match[str], kind: Kind, after: str, about: About = "some") -> Claim:
     value, tolerance = read_quantity(match["number"], match["scale"])
     text = match[0].strip()
     includes: Literal["both", "neither", ""] = ""
@@ -348,10 +348,11 @@ def _claim(
     if kind in ("activated", "total", "tokens") and not match["scale"]:
         digits = match["number"].replace(",", "")  # 7,000,000,000 is as precise as 7B
         tolerance = max(tolerance, 0.5 * 10.0 ** (len(digits) - len(digits.rstrip("0")))) if "." not in digits else 0.5
-    device = _DEVICES.search(after[:40] + line) if kind == "gpu_hours" else None
+    near = after[:40] + " " + match.string[max(0, match.start() - 300) : match.start() + 300]
+    device = _DEVICES.search(near) if kind == "gpu_hours" else None
     if kind in ("context", "context_extended") and match["scale"]:
         unit = 1024.0 if match["scale"] in ("K", "k") else 1024.0 * 1024.0
         # 128K is 131,072 or 128,000; 1M is 1,000,000 to 1,048,576
         value = float(match["number"].replace(",", "")) * unit
         tolerance = value * (24 / 1024 if unit == 1024 else 0.05)
-    return Claim(kind, value, text, tolerance, document.at(number), includes, device[0] if device else "", about)
+    return Claim(kind, value, text, tolerance, place, includes, device[0] if device else "", about)

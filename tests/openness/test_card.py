@@ -90,7 +90,7 @@ def test_a_line_of_spaces_and_marks_is_no_trap() -> None:
     assert len(document.headings) == len(document.lines)
     assert len(document.links) == 5000
     assert len(list(document.cells())) == len(list(document.cells())) == 500 * 100
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 6
 
 
 def test_headings_may_close_with_marks() -> None:
