@@ -170,12 +170,15 @@ def _judge(
     ways = dict(claims)
     own, others = settled(tuple(ways))
     strange = [claim for claim in others if not _verdict(claim, ways[claim])[0]]
-    row = _judge_each(id, title, [each for each in claims if each[0] not in strange], base, computed)
+    strange += [claim for claim in own if not ways[claim]]
+    judged = (set(own) | set(others)) - set(strange)
+    row = _judge_each(id, title, [each for each in claims if each[0] in judged], base, computed)
     if not strange or row.answer in ("no", "partly"):
         return row
     figures = ", ".join(dict.fromkeys(f"“{claim.text}”" for claim in strange))
     shown = ", ".join(f"{billions(value)} {way}" for way, value in computed.items())
-    reason = f"{figures}: whether that is said of this model is not clear; computed: {shown}"
+    why = "whether that is said of this model is not clear" if any(map(ways.get, strange)) else "not to be counted here"
+    reason = f"{figures}: {why}; computed: {shown}"
     return Row(id, "technical", title, "unknown", Grade.CLAIMED, reason, _places((*strange, *own)) + base)
 
 
