@@ -67,6 +67,11 @@ _OTHER_MODEL = re.compile(
     r"variants|counterpart|(?:larger|smaller|bigger|better) than|compared (?:to|with)|distil|"
     r"predecessor|previous|cumulative|nominal|equivalent"
 )
+_COMPARED = re.compile(
+    r"outperform|surpass|\bbeats?\b|rival|match(?:es|ing)|on par|comparable|competitive|against|versus|\bvs\b|unlike|"
+    r"\bmodels (?:with|of|up to|at|in|having|around|such)"
+)
+"""Before a figure: words of a comparison, so that the figure may be the other's."""
 _PLURAL = re.compile(r"[\s-]*(?:total )?param\w{0,10}(?: [a-z]{1,12})? models\b")
 _WORD = re.compile(r"[a-z][\w.+-]{0,80}|\d[\w.]{0,20}")
 _SIZED = re.compile(r"[a-z][\w.]*-(?:[\w.]+-)*\d+(?:\.\d+)?[bm](?:-\w+)*")
@@ -222,7 +227,7 @@ def _about(line: str, match: re.Match[str], kind: Kind, begin: int, wanted: str)
     words = before + match[0] + after
     if kind in ("context", "context_extended"):
         return "several" if _OTHER_CONTEXT.search(words) else "some"
-    if _OTHER_MODEL.search(words) or _PLURAL.match(after):
+    if _OTHER_MODEL.search(words) or _COMPARED.search(before) or _PLURAL.match(after):
         return "several"
     if kind in ("total", "activated", "tokens") and (_LISTED_BEFORE.search(before) or _LISTED_AFTER.match(after)):
         return "several"
