@@ -41,6 +41,8 @@ MOST_FIGURES = 100
 MOST_CLAIMS = 5_000
 """Figures of a line that are looked at, and claims of a document."""
 _NUMBER = r"(?<![\w.,$-])(?P<number>\d{1,3}(?:,\d{3}){1,6}(?:\.\d{1,9})?|\d{1,18}(?:\.\d{1,9})?)"
+_TOPICS = ("param", "activ", "token", "hours", "context", "sequence", "total size", "mtp", "multi-token")
+"""Words of which a claim has one."""
 _DIGIT = re.compile(r"\d")
 QUANTITY = re.compile(
     _NUMBER + r"[ -]?(?P<scale>[KkMBT]|[Tt]housand|[MmBb]illion|[Tt]rillion)?(?![\w]|\.\d|,\d{3}(?!\d))"
@@ -163,7 +165,7 @@ def find_claims(document: Document, name: str) -> Iterator[Claim]:
     found: list[Claim] = []
     for cell in document.cells():
         if len(cell.row) == 2 and all(title.lower().strip(" :#") in _NAMELESS for title in cell.header):
-            if cell.column:
+            if cell.column and len(cell.text) < 300:
                 found += _in_prose(document, cell.line, f"{cell.row[0].rstrip(': ')}: {cell.text}", wanted)
         else:
             found += _in_cell(document, cell, wanted)
@@ -191,11 +193,13 @@ def is_this_model(found: str, wanted: str) -> bool:
 def _in_prose(document: Document, number: int, line: str, wanted: str) -> Iterator[Claim]:
     mtp = any("mtp" in title.lower() for title in document.headings[number - 1])
     found: list[tuple[Kind, re.Match[str]]] = []
-    for match in islice(QUANTITY.finditer(line), MOST_FIGURES):
+    for match in islice(QUANTITY.finditer(line), MOST_FIGURES) if any(word in line.lower() for word in _TOPICS) else ():
         near = line[max(0, match.start() - 60) : match.start()].lower()
         kind = _role(line, match, mtp or bool(re.search(r"mtp|multi-token[- ]prediction", near)))
         if kind is not None:
             found.append((kind, match))
+    if not found and "$" not in line:
+        return
     place = document.at(number)
     figures: dict[tuple[Kind, int], set[str]] = {}
     for kind, match in found:

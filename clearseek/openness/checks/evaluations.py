@@ -34,6 +34,7 @@ _SAMPLES = re.compile(
     re.I,
 )
 """How many answers were taken to each question; the many other numbers called k are no such number."""
+_PERCENT = re.compile(r"(\d{1,3})(?:\.(\d{1,9}))?\s?%?")
 _EVALUATION = re.compile(
     r"(?<!i)eval|benchmark|(?<!as a )(?<!a )\bresults?\b|\bscores?\b|metric|accuracy|leaderboard", re.I
 )
@@ -61,8 +62,9 @@ class Score:
 
 def rows(subject: Subject) -> Iterator[Row]:
     """Whether the protocol is complete, and whether scores are possible."""
-    yield _protocol(subject)
-    yield _possible(subject)
+    found = [score for document in subject.documents for score in scores(document, subject.name)]
+    yield _protocol(subject, found)
+    yield _possible(subject, found)
 
 
 def possible(value: float, decimals: int, trials: int) -> bool:
@@ -81,7 +83,7 @@ def scores(document: Document, name: str) -> Iterator[Score]:
     """Scores of this model in a document's tables."""
     wanted = normalise(name)
     for cell in document.cells():
-        match = re.fullmatch(r"(\d{1,3})(?:\.(\d+))?\s?%?", cell.text)
+        match = _PERCENT.fullmatch(cell.text)
         column = cell.header[cell.column] if cell.column < len(cell.header) else ""
         if not match or float(match[0].rstrip(" %")) > 100:
             continue
@@ -115,9 +117,8 @@ def _stated_samples(subject: Subject) -> dict[int, Evidence]:
     return found
 
 
-def _possible(subject: Subject) -> Row:
+def _possible(subject: Subject, found: list[Score]) -> Row:
     title, name = "The stated scores are possible for the number of questions", "claims.possible"
-    found = [score for document in subject.documents for score in scores(document, subject.name)]
     if not found:
         reason = "no score of this model on a benchmark of known size"
         return Row(name, "impact", title, "not applicable", Grade.ABSENT, reason)
@@ -143,13 +144,9 @@ def _possible(subject: Subject) -> Row:
     return Row(name, "impact", title, "yes", Grade.CHECKED, reason, places[:8])
 
 
-def _protocol(subject: Subject) -> Row:
+def _protocol(subject: Subject, given: list[Score]) -> Row:
     title, name = "An outsider could repeat the evaluation", "claims.protocol"
-    tables = {
-        (document.file, score.evidence.where)
-        for document in subject.documents
-        for score in scores(document, subject.name)
-    }
+    tables = {(score.evidence.file, score.evidence.where) for score in given}
     if not tables:
         reason = "no scores of this model in the documents"
         return Row(name, "impact", title, "not applicable", Grade.ABSENT, reason)
