@@ -65,13 +65,13 @@ _LISTED_AFTER = re.compile(
 )
 _OTHER_MODEL = re.compile(
     r"teacher|student|draft|reward model|judge|experts? (?:of|with|has|have)|(?:vision|image|audio|speech|text) "
-    r"(?:encoder|tower|model)|projector|adapter|\blora\b|famil(?:y|ies)|suite|collection|rang(?:e|ing)|\bsizes\b|series|"
+    r"(?:encoder|tower|model)|projector|adapter|\blora\b|famil(?:y|ies)|\bsuites?\b|collection|\brang(?:e|ing)\b|\bsizes\b|series|"
     r"variants|counterpart|(?:larger|smaller|bigger|better) than|compared (?:to|with)|distil|"
     r"predecessor|previous|cumulative|nominal|equivalent"
 )
 _COMPARED = re.compile(
-    r"outperform|surpass|\bbeats?\b|rival|match(?:es|ing)|on par|comparable|competitive|against|versus|\bvs\b|unlike|"
-    r"\bmodels (?:with|of|up to|at|in|having|around|such)"
+    r"\b(?:outperform\w{0,3}|surpass\w{0,3}|beats?|rivals?|match(?:es|ing)|on par|comparable|competitive|against|"
+    r"versus|vs|unlike|models (?:with|of|up to|at|in|having|around|such))\b"
 )
 """Before a figure: words of a comparison, so that the figure may be the other's."""
 _PLURAL = re.compile(r"[\s-]*(?:total )?param\w{0,10}(?: [a-z]{1,12})? models\b")
@@ -79,7 +79,7 @@ _WORD = re.compile(r"[a-z][\w.+-]{0,80}|\d[\w.]{0,20}")
 _SIZED = re.compile(r"[a-z][\w.]*-(?:[\w.]+-)*\d+(?:\.\d+)?[bm](?:-\w+)*")
 _EXTENDED = re.compile(r"yarn|extrapol|exten[ds]|rope|ntk|scal|interpol")
 _OTHER_CONTEXT = re.compile(
-    r"train|evaluat|\btest|recommend|suggest|\bset\b|deploy|serv|reduc|limit|needle|bench|short|long-context|output|"
+    r"\b(?:pre-?|post-?)?train|evaluat|\btest|recommend|suggest|\bset\b|deploy|\bserv|reduc|limit|needle|bench|short|long-context|output|"
     r"generat|stage|phase|memory|gpu"
 )
 _TOKENS_OF_CONTEXT = re.compile(r"\s*-?(?:tokens?\b|context|$|[\s.,;)(])")

@@ -143,6 +143,7 @@ def test_other_wordings_are_read(line: str, expected: list[tuple[str, str]]) -> 
         ("Big-70B has 70B parameters.", "several"),
         ("The teacher has 405B parameters.", "several"),
         ("Tiny-V1 outperforms models with 70B parameters.", "several"),
+        ("Tiny-V1 has activation parameters: 8B", "named"),
         ("Tiny-V1, unlike Big, saw 15T tokens.", "several"),
         ("Tiny-V1 is a language model with 8B parameters that outperforms Big.", "named"),
         ("It has 8 experts of 7B parameters each.", "several"),

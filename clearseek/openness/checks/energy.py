@@ -59,6 +59,9 @@ def row(subject: Subject, device: Device) -> Row:
         return Row(name, "impact", title, "no", Grade.ABSENT, f"no document states them{guess}")
     places = tuple(dict.fromkeys(each.evidence for each in (*used, *emitted)))[:4]
     fits, wrong = _against_hours(used, drawn)
+    if fits and wrong:
+        reason = f"{fits}; but {wrong}"
+        return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
     if not wrong:
         wrong = _against_energy(used, emitted)
     if wrong:
@@ -102,23 +105,24 @@ def _drawn(subject: Subject, device: Device) -> list[tuple[Claim, float]]:
 
 
 def _against_hours(used: list[Amount], drawn: list[tuple[Claim, float]]) -> tuple[str, str]:
-    """The sentence that energy fits hours, or the one that it does not; both empty where they cannot be compared.
+    """A sentence that energy fits hours, and one that other energy does not; empty where there is none of the kind.
 
     Hours of several runs together are compared with energy on their own line alone.
     """
-    wrong = ""
+    fits = wrong = ""
     for each in used:
         here = [pair for pair in drawn if pair[0].evidence.file == each.evidence.file and pair[1] > 0]
         near = [pair for pair in here if pair[0].evidence.where == each.evidence.where]
         if each.value is None or _OTHER_USE.search(each.evidence.quote):
             continue
+        verdicts: dict[bool, str] = {}
         for claim, kwh in near or [pair for pair in here if pair[0].about != "several"]:
             ratio = each.value / kwh
             text = f"{claim.text} {claim.device} hours are {_shown(kwh)} at the board's power; stated: {each.text}"
-            if SHARE[0] <= ratio <= SHARE[1]:
-                return text, ""
-            wrong = wrong or text
-    return "", wrong
+            verdicts.setdefault(SHARE[0] <= ratio <= SHARE[1], text)
+        fits = fits or verdicts.get(True, "")
+        wrong = wrong or ("" if True in verdicts else verdicts.get(False, ""))
+    return fits, wrong
 
 
 def _against_energy(used: list[Amount], emitted: list[Amount]) -> str:

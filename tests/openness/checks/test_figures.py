@@ -158,6 +158,7 @@ HOURS = "Training took 7.7M GPU hours on H100-80GB (TDP of 700W)."
         (f"{HOURS} Its energy was 5,390 MWh.", "yes", Grade.CHECKED),
         (f"{HOURS} Its energy was 5.39 GWh.", "yes", Grade.CHECKED),
         (f"{HOURS} Its energy was 53.9 GWh.", "no", Grade.CLAIMED),
+        (f"{HOURS} Its energy was 5,390 MWh, or 12 MWh.", "unknown", Grade.CLAIMED),
         (f"{HOURS} Emissions were 2290 tCO2eq.", "yes", Grade.CLAIMED),
         (f"{HOURS}\n\nInference takes 12 kWh per day, and its carbon footprint is small.", "yes", Grade.CLAIMED),
         ("Training took 433 MWh and emitted 25 tonnes of CO2.", "yes", Grade.CLAIMED),
