@@ -7,10 +7,12 @@ Source of the metadata block: Hugging Face's model card specification.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import yaml
@@ -22,7 +24,19 @@ LONGEST_BLOCK = 1_000_000
 """Characters of YAML that are read."""
 LONGEST_LINE = 4_000
 """Characters of a line that are looked at: facts stand in prose and tables, and longer lines are data."""
-_HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*\s*$")
+MOST_CELLS = 100
+"""Cells of a table's row, and links of a line, that are looked at."""
+MOST_LINKS = 5_000
+"""Links of a document that are looked at."""
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Marks of byte order and what they stand for; UTF-32's begins as UTF-16's does."""
+_HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 _LINK = re.compile(
     r"\[(?P<text>[^\[\]]{0,300})\]\((?P<target>[^()\s]{1,2000})\)|(?:href|src)=\"(?P<href>[^\"]{1,2000})\""
 )
@@ -100,7 +114,7 @@ class Document:
             if match:
                 level = len(match[1])
                 path = [(depth, title) for depth, title in path if depth < level]
-                path.append((level, plain(match[2])))
+                path.append((level, plain(match[2].rstrip().rstrip("#"))))
             out.append(tuple(title for _, title in path))
         return tuple(out)
 
@@ -110,18 +124,25 @@ class Document:
         found: list[Link] = []
         for number, line in enumerate(self.lines, 1):
             seen: set[str] = set()
-            for match in _LINK.finditer(line):
+            if len(found) >= MOST_LINKS:
+                break
+            for match in islice(_LINK.finditer(line), MOST_CELLS):
                 target = match["target"] or match["href"]
                 seen.add(target)
                 found.append(Link(target, plain(match["text"] or ""), number))
-            for match in _BARE.finditer(line):
+            for match in islice(_BARE.finditer(line), MOST_CELLS):
                 target = match[0].rstrip(".,;:!?")
                 if target not in seen:
                     found.append(Link(target, "", number))
-        return tuple(found)
+        return tuple(found[:MOST_LINKS])
 
     def cells(self) -> Iterator[Cell]:
         """The cells of all pipe tables, row by row, without header rows."""
+        yield from self._cells
+
+    @cached_property
+    def _cells(self) -> tuple[Cell, ...]:
+        found: list[Cell] = []
         header: tuple[str, ...] = ()
         for number, line in enumerate(self.lines, 1):
             if not line.lstrip().startswith("|"):
@@ -133,13 +154,19 @@ class Document:
             if not header:
                 header = row
                 continue
-            for column, text in enumerate(row):
-                yield Cell(row, header, column, text, number)
+            found += (Cell(row, header, column, text, number) for column, text in enumerate(row))
+        return tuple(found)
 
 
 def _row(line: str) -> tuple[str, ...]:
     inner = line.strip().removeprefix("|").removesuffix("|")
-    return tuple(plain(cell) for cell in re.split(r"(?<!\\)\|", inner))
+    return tuple(plain(cell) for cell in re.split(r"(?<!\\)\|", inner, maxsplit=MOST_CELLS)[:MOST_CELLS])
+
+
+def decode(raw: bytes) -> str:
+    """The text of a file: UTF-8, or what a mark of byte order at its beginning says; what cannot be read is U+FFFD."""
+    encoding = next((name for mark, name in _MARKS if raw.startswith(mark)), "utf-8")
+    return raw.decode(encoding, errors="replace")
 
 
 def plain(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from clearseek.errors import UserError
 from clearseek.hub.safetensors_file import LONGEST_HEADER, Header, parse_header, strict_json
-from clearseek.openness.card import Document
+from clearseek.openness.card import Document, decode
 from clearseek.openness.evidence import Evidence
 from clearseek.openness.tree import Problem, Tree, open_file, walk
 
@@ -95,8 +95,7 @@ class Source(ABC):
         if path not in self._documents:
             raw = self.read(path, LONGEST_TEXT)
             whole = len(raw) == self.sizes[path]
-            text = raw.decode("utf-8", errors="replace")
-            self._documents[path] = Document(path, text, self.sha256(path) if whole else "")
+            self._documents[path] = Document(path, decode(raw), self.sha256(path) if whole else "")
         return self._documents[path]
 
     @cached_property

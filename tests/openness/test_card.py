@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearseek.errors import UserError
-from clearseek.openness.card import Document, plain, read_yaml, shorten
+from clearseek.openness.card import Document, decode, plain, read_yaml, shorten
 
 
 def test_metadata_is_the_block_on_top() -> None:
@@ -79,3 +79,28 @@ def test_no_line_takes_long(piece: str) -> None:
     document = Document("f", piece * (1_000_000 // len(piece)) + "\n" + (piece + "\n") * 2000)
     _ = document.links, document.headings, list(document.cells()), plain(document.lines[0])
     assert time.perf_counter() - start < 10
+
+
+def test_a_line_of_spaces_and_marks_is_no_trap() -> None:
+    start = time.perf_counter()
+    text = "# x" + " " * 3990 + "y\n" + ("# " + "#" * 3990 + "x\n") * 300
+    document = Document(
+        "f", text + "|1" * 1990 + "\n" + ("|1" * 1990 + "\n") * 500 + ("http://a.b " * 360 + "\n") * 300
+    )
+    assert len(document.headings) == len(document.lines)
+    assert len(document.links) == 5000
+    assert len(list(document.cells())) == len(list(document.cells())) == 500 * 100
+    assert time.perf_counter() - start < 6
+
+
+def test_headings_may_close_with_marks() -> None:
+    assert Document("f", "# A ##\n## B #\t\n").headings == (("A",), ("A", "B"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_mark_of_byte_order_says_how_a_text_is_written(encoding: str) -> None:
+    text = "---\nlicense: mit\n---\n# Größe\n"
+    document = Document("README.md", decode(text.encode(encoding)))
+    assert document.metadata == {"license": "mit"}
+    assert document.headings[-1] == ("Größe",)
+    assert "\ufffd" in decode(b"\xff" * 64)

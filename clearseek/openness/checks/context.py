@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeGuard
 
-from clearseek.errors import UserError
+from clearseek.openness.claims import settled
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
 from clearseek.openness.subject import CONFIG, Part, Subject, attempt
 
@@ -33,52 +33,57 @@ def read_tokenizer(subject: Subject) -> Part[dict[str, Any]]:
     return attempt(lambda: subject.source.json("tokenizer.json"))
 
 
-def _length(subject: Subject) -> Row:
-    title = "The sources of the context length agree"
+Length = tuple[str, int, Evidence]
+
+
+def _configured(subject: Subject) -> Iterator[Length]:
+    """Lengths in config.json and in the tokenizer's settings, with where they stand.
+
+    Factor times trained length is the length for linear scaling and YaRN alone: Llama 3.1 scales by 8 from 8,192 and
+    reaches 131,072.
+    """
     raw = subject.config_raw.value or {}
-    found: list[tuple[str, int, Evidence]] = []
     positions = raw.get("max_position_embeddings")
     if _whole(positions):
-        found.append(("config.json", positions, subject.config_key("max_position_embeddings")))
+        yield "config.json", positions, subject.config_key("max_position_embeddings")
     scaling = raw.get("rope_scaling") or raw.get("rope_parameters")
-    if isinstance(scaling, dict):
+    if isinstance(scaling, dict) and (scaling.get("rope_type") or scaling.get("type")) in ("linear", "yarn"):
         factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
         if isinstance(factor, int | float) and 0 < factor < _UNLIMITED and _whole(original) and original < _UNLIMITED:
-            found.append(
-                (
-                    f"{factor:g} x {original} (rotary scaling)",
-                    int(factor * original),
-                    subject.config_key("rope_scaling"),
-                )
-            )
+            name = f"{factor:g} x {original} (rotary scaling)"
+            yield name, int(factor * original), subject.config_key("rope_scaling")
     if "tokenizer_config.json" in subject.source.sizes:
-        try:
-            length = subject.source.json("tokenizer_config.json").get("model_max_length")
-        except UserError:
-            length = None
+        length = (attempt(lambda: subject.source.json("tokenizer_config.json")).value or {}).get("model_max_length")
         if _whole(length) and length < _UNLIMITED:
-            found.append(
-                (
-                    "tokenizer_config.json",
-                    length,
-                    subject.source.key("tokenizer_config.json", "model_max_length", length),
-                )
-            )
-    claims = subject.stated("context")
-    said = [(claim, claim.value) for claim in dict.fromkeys(claims)]
-    places = tuple(place for _, _, place in found) + tuple(claim.evidence for claim, _ in said)[:4]
-    listed = [f"{length:,} in {name}" for name, length, _ in found]
-    listed += sorted({f"{claim.text} in the card" for claim, _ in said})
-    if len(found) + bool(said) < 2:
-        grade = Grade.CLAIMED if listed else Grade.ABSENT
-        reason = f"only one source: {listed[0]}" if listed else "nothing says it"
-        return Row("context.length", "technical", title, "unknown", grade, reason, places)
+            place = subject.source.key("tokenizer_config.json", "model_max_length", length)
+            yield "tokenizer_config.json", length, place
+
+
+def _length(subject: Subject) -> Row:
+    title, name = "The sources of the context length agree", "context.length"
+    found = list(_configured(subject))
     lengths = {length for _, length, _ in found}
-    agree = len(lengths) <= 1 and all(claim.agrees(next(iter(lengths), value)) for claim, value in said)
-    answer: Answer = "yes" if agree else "partly"
-    note = "" if agree else "; the length that is computed is not the one that was stated or tested"
-    grade = Grade.CHECKED if agree else Grade.CLAIMED
-    return Row("context.length", "technical", title, answer, grade, ", ".join(listed) + note, places)
+    claims = tuple(dict.fromkeys(subject.stated("context")))
+    extended = tuple(dict.fromkeys(subject.stated("context_extended")))
+    own, others = settled(claims)
+    others = tuple(claim for claim in (*others, *extended) if not any(map(claim.agrees, lengths)))
+    places = tuple(place for _, _, place in found) + tuple(claim.evidence for claim in (*claims, *extended))[:4]
+    listed = [f"{length:,} in {file}" for file, length, _ in found]
+    listed += sorted({f"{claim.text} in the card" for claim in claims if claim not in others})
+    unsure = ", ".join(dict.fromkeys(claim.text for claim in others))
+    note = f"; the card also has {unsure}, which may be by extension or of another model: not checked" if unsure else ""
+    if len(found) + bool(claims) < 2 and not (found and others):
+        grade = Grade.CLAIMED if listed or others else Grade.ABSENT
+        reason = f"only one source: {listed[0]}{note}" if listed else note.removeprefix("; ") or "nothing says it"
+        return Row(name, "technical", title, "unknown", grade, reason, places)
+    if len(lengths) > 1 or not all(claim.agrees(length) for claim in own for length in lengths):
+        reason = ", ".join(listed) + "; the length that is computed is not the one that was stated or tested" + note
+        return Row(name, "technical", title, "partly", Grade.CLAIMED, reason, places)
+    if others and not (own and found and all(claim in extended for claim in others)):
+        return Row(name, "technical", title, "unknown", Grade.CLAIMED, ", ".join(listed) + note, places)
+    if not found:
+        return Row(name, "technical", title, "unknown", Grade.CLAIMED, f"only the card says it: {listed[0]}", places)
+    return Row(name, "technical", title, "yes", Grade.CHECKED, ", ".join(listed) + note, places)
 
 
 def _vocabulary(subject: Subject, tokenizer: Part[dict[str, Any]]) -> Row:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from clearseek.errors import UserError
 from clearseek.hub.layout import FP8_KINDS, flops_per_token, tensors
-from clearseek.openness.checks import operations
-from clearseek.openness.claims import Claim
-from clearseek.openness.cost import DOLLARS_PER_HOUR, PLAUSIBLE, energy_kwh, is_plausible, six_nd, utilisation
+from clearseek.openness.checks import energy, operations
+from clearseek.openness.claims import Claim, agree, settled
+from clearseek.openness.cost import DOLLARS_PER_HOUR, PLAUSIBLE, is_plausible, six_nd, utilisation
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
 from clearseek.openness.hardware import Hardware, find_hardware
 from clearseek.openness.published import PublishedRun, match
@@ -25,6 +25,8 @@ _STAGES = (
     ("rest", r"subsequent|post-training stages|after pre-?training|fine-?tun"),
     ("pre-training", r"pre-?train"),
 )
+LATER_STAGES = 0.2
+"""Tokens of later stages, as a share of the first's, that leave a run's operations what they are."""
 SEQUENCE = 4096
 """Context during pre-training where nothing else is known, for the share of attention."""
 
@@ -37,6 +39,8 @@ class Compute:
     six_n_d: float
     exact: float | None
     """With attention, from the shapes, where these are known."""
+    doubt: str = ""
+    """Why the tokens may not be this run's, where several figures of them stand there."""
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -46,9 +50,11 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield _consistent(subject, hours)
     yield _hours_fit(subject, compute, hours)
     counted = () if compute is None else tuple(each for each in (compute.six_n_d, compute.exact) if each is not None)
-    yield from operations.rows(subject, counted, None if compute is None else compute.tokens.evidence)
+    where = None if compute is None else compute.tokens.evidence
+    shapes, doubt = compute is not None and compute.exact is not None, compute.doubt if compute else ""
+    yield from operations.rows(subject, counted, where, shapes, doubt)
     yield _price(subject, hours)
-    yield _energy(subject, hours)
+    yield energy.row(subject, _device)
     yield _memory(subject)
 
 
@@ -58,17 +64,22 @@ def _compute(subject: Subject) -> Compute | None:
     if not tokens:
         return None
     most = max(tokens, key=lambda claim: claim.value)
+    figures = {claim.value: claim.text for claim in tokens if not claim.overlaps(most)}
+    doubt = ""
+    if most.about == "several" or sum(figures) > LATER_STAGES * most.value:
+        doubt = f"the tokens of this run are not clear: {', '.join((most.text, *list(figures.values())[:4]))}"
     if counts is not None and config is not None:
         rule = six_nd(counts.activated_without_embedding, most.value)
-        return Compute(most, rule, flops_per_token(config, SEQUENCE, mtp=False) * most.value)
-    figures = {claim.value for claim in subject.stated("activated") or subject.stated("total")}
-    return Compute(most, six_nd(figures.pop(), most.value), None) if len(figures) == 1 else None
+        return Compute(most, rule, flops_per_token(config, SEQUENCE, mtp=False) * most.value, doubt)
+    own, others = settled(subject.stated("activated") or subject.stated("total"))
+    sizes = {claim.value for claim in own}
+    return Compute(most, six_nd(sizes.pop(), most.value), None, doubt) if len(sizes) == 1 and not others else None
 
 
 def _hours(subject: Subject) -> dict[str, Claim]:
     """Stage -> hours, from the words beside them."""
     found: dict[str, Claim] = {}
-    for claim in subject.stated("gpu_hours"):
+    for claim in subject.stated("gpu_hours")[: operations.MOST]:
         sentences = re.split(r"(?<=[a-z)])\. ", claim.evidence.quote)
         sentence = next((each for each in sentences if claim.text.split()[0] in each), claim.evidence.quote)
         stage = next((stage for stage, words in _STAGES if re.search(words, sentence, re.I)), "all")
@@ -87,16 +98,19 @@ def _consistent(subject: Subject, hours: dict[str, Claim]) -> Row:
     """Figures that stand twice."""
     title, name = "Figures that are stated more than once agree", "claims.consistent"
     wrong: list[str] = []
+    unsure: list[str] = []
     compared: list[Claim] = []
-    for kind in ("total", "activated", "tokens", "context", "stored"):
-        claims = [claim for claim in subject.stated(kind) if kind != "tokens" or claim.value > 1e9]
-        if len(claims) < 2:
-            continue
-        compared += claims
-        low = max(claim.value - claim.tolerance for claim in claims)
-        high = min(claim.value + claim.tolerance for claim in claims)
-        if low > high and kind != "tokens":  # several token counts are several stages
-            wrong.append(f"{kind}: {', '.join(sorted({claim.text for claim in claims}))}")
+    for kind in ("total", "activated", "context", "stored"):  # several counts of tokens are several stages
+        own, others = settled(subject.stated(kind))
+        bare = [claim for claim in own if claim.includes == "neither"]
+        groups = [group for group in (bare, [claim for claim in own if claim not in bare]) if len(group) > 1]
+        compared += [claim for group in groups for claim in group]
+        figures = ", ".join(sorted({claim.text for claim in own or others}))
+        if not agree(own):
+            wrong.append(f"{kind}: {figures}")
+        elif len({claim.text for claim in others}) > 1 or (own and others):
+            unsure.append(f"{kind}: {', '.join(sorted({claim.text for claim in (*own, *others)}))}")
+            compared += [claim for claim in others if claim not in compared]
     if {"all", "pre-training", "rest"} <= hours.keys():
         whole, parts = hours["all"], (hours["pre-training"], hours["rest"])
         difference = abs(whole.value - sum(part.value for part in parts))
@@ -106,6 +120,9 @@ def _consistent(subject: Subject, hours: dict[str, Claim]) -> Row:
     places = tuple(dict.fromkeys(claim.evidence for claim in compared))[:8]
     if wrong:
         return Row(name, "impact", title, "no", Grade.CLAIMED, "; ".join(wrong), places)
+    if unsure:
+        reason = f"{'; '.join(unsure)}: whether these are of one model is not clear"
+        return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
     if not compared:
         return Row(name, "impact", title, "not applicable", Grade.ABSENT, "nothing is stated twice")
     kinds = ", ".join(dict.fromkeys(claim.kind.replace("_", " ") for claim in compared))
@@ -125,6 +142,9 @@ def _hours_fit(subject: Subject, compute: Compute | None, hours: dict[str, Claim
     if compute.exact is not None:
         size = f"{compute.exact:.2e} operations ({compute.six_n_d:.2e} by 6ND)"
     chip = _device(claim)
+    if compute.doubt or claim.about == "several":
+        doubt = compute.doubt or f"{claim.text} hours are those of several runs"
+        return Row(name, "impact", title, "unknown", Grade.CLAIMED, f"{size}; {doubt}", places)
     if chip is None:
         reason = f"{size}; the device of the hours is not named, or not known here"
         return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
@@ -183,26 +203,6 @@ def _published_price(title: str, name: str, run: PublishedRun, claim: Claim | No
     reason += f". The card's {claim.text} hours {what} it"
     answer: Answer = "yes" if agrees else "no"
     return Row(name, "impact", title, answer, Grade.LINKED if agrees else Grade.CLAIMED, reason, (claim.evidence,))
-
-
-_OF_TRAINING = re.compile(r"train|carbon|emission|footprint|environmental impact", re.I)
-_ENERGY = re.compile(r"(?<![\w.,-])\d[\d,.]*\s?(?:[kMG]Wh|t?CO2\w*|tons? of CO2|tCO2eq)\b", re.I)
-
-
-def _energy(subject: Subject, hours: dict[str, Claim]) -> Row:
-    title, name = "The energy or emissions of training are stated", "cost.energy"
-    for document in subject.documents:
-        for number, line in enumerate(document.lines, 1):
-            around = " ".join((*document.headings[number - 1], line))
-            if (match := _ENERGY.search(line)) and _OF_TRAINING.search(around):
-                return Row(name, "impact", title, "yes", Grade.CLAIMED, match[0], (document.at(number),))
-    claim = hours.get("all") or hours.get("pre-training")
-    chip = _device(claim) if claim else None
-    guess = ""
-    if claim is not None and chip is not None:
-        kwh = energy_kwh(claim.value, chip.watts)
-        guess = f"; {claim.text} {chip.name.upper()} hours are at most about {kwh / 1e6:.1f} GWh"
-    return Row(name, "impact", title, "no", Grade.ABSENT, f"no document states them{guess}")
 
 
 def _memory(subject: Subject) -> Row:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil, floor
 
-from clearseek.openness.card import Document
+from clearseek.openness.card import Document, plain
 from clearseek.openness.claims import is_this_model, normalise
 from clearseek.openness.evidence import Evidence, Grade, Row
 from clearseek.openness.subject import Subject
@@ -23,17 +24,27 @@ QUESTIONS = {
     "gsm8k": 1319, "hellaswag": 10042, "piqa": 1838, "arc-challenge": 1172, "winogrande": 1267,
 }  # fmt: skip
 """Questions of fixed test sets, by the name that cards use in lower case."""
+_ANSWERS = r"(?:responses|samples|completions|answers|generations|attempts|solutions|rollouts)"
 _SAMPLES = re.compile(
-    r"generat\w+ (\d{1,4}) (?:responses|samples|completions|answers)|(\d{1,4}) samples (?:per|for each)|k ?= ?(\d+)",
+    rf"generat\w{{1,4}} (\d{{1,4}}) {_ANSWERS}"
+    rf"|(?<![\w.,])(\d{{1,4}}) {_ANSWERS} (?:per|for each|for every|to each) "
+    r"(?:question|problem|query|prompt|task|example|item|instance)"
+    rf"|averag\w{{1,4}} (?:over|across|of) (\d{{1,4}}) (?:independent |random |different )?(?:{_ANSWERS}|runs)"
+    r"|\b(?:avg|mean)@(\d{1,4})\b|\bpass@1[:@] ?(\d{1,4})\b|\bpass@(?:k|1)\b[^.|\n]{0,80}?(?<![\w-])k ?= ?(\d{1,4})\b",
     re.I,
+)
+"""How many answers were taken to each question; the many other numbers called k are no such number."""
+_PERCENT = re.compile(r"(\d{1,3})(?:\.(\d{1,9}))?\s?%?")
+_EVALUATION = re.compile(
+    r"(?<!i)eval|benchmark|(?<!as a )(?<!a )\bresults?\b|\bscores?\b|metric|accuracy|leaderboard", re.I
 )
 PROTOCOL = {
     "shots": r"\b\d+-shot|zero-shot|few-shot|# ?shots",
     "answers a question": _SAMPLES.pattern,
     "temperature": r"temperature",
-    "length of answers": r"(?:generation|output|max\w*) (?:length|tokens)",
+    "length of answers": r"(?:generation|output|\bmax\w{0,10}) (?:length|tokens)",
     "seed": r"random seeds?|\bseeds? ?[:=]|\bseeds? \d|fixed seed",
-    "harness and version": r"lm[-_ ]eval\w*|lighteval|simple-evals|opencompass|evaluation harness|evalplus|inspect.ai",
+    "harness and version": r"lm[-_ ]eval|lighteval|simple-evals|opencompass|evaluation harness|evalplus|inspect.ai",
     "raw outputs": r"raw outputs|raw results|sample outputs|predictions? files?",
 }
 
@@ -51,8 +62,9 @@ class Score:
 
 def rows(subject: Subject) -> Iterator[Row]:
     """Whether the protocol is complete, and whether scores are possible."""
-    yield _protocol(subject)
-    yield _possible(subject)
+    found = [score for document in subject.documents for score in scores(document, subject.name)]
+    yield _protocol(subject, found)
+    yield _possible(subject, found)
 
 
 def possible(value: float, decimals: int, trials: int) -> bool:
@@ -71,7 +83,7 @@ def scores(document: Document, name: str) -> Iterator[Score]:
     """Scores of this model in a document's tables."""
     wanted = normalise(name)
     for cell in document.cells():
-        match = re.fullmatch(r"(\d{1,3})(?:\.(\d+))?\s?%?", cell.text)
+        match = _PERCENT.fullmatch(cell.text)
         column = cell.header[cell.column] if cell.column < len(cell.header) else ""
         if not match or float(match[0].rstrip(" %")) > 100:
             continue
@@ -90,55 +102,65 @@ def scores(document: Document, name: str) -> Iterator[Score]:
                 break
 
 
-def _stated_samples(subject: Subject) -> tuple[int, Evidence] | None:
+def _stated_samples(subject: Subject) -> dict[int, Evidence]:
+    """Numbers of answers that were taken to a question, by the documents' words, code left out."""
+    found: dict[int, Evidence] = {}
     for document in subject.documents:
+        fenced = False
         for number, line in enumerate(document.lines, 1):
-            if (match := _SAMPLES.search(line)) and (found := next((each for each in match.groups() if each), None)):
-                return int(found), document.at(number)
-    return None
+            if line.lstrip().startswith(("```", "~~~")):
+                fenced = not fenced
+            for match in () if fenced else islice(_SAMPLES.finditer(plain(line)), 20):
+                count = int(next(each for each in match.groups() if each))
+                if count > 0 and len(found) < 8:
+                    found.setdefault(count, document.at(number))
+    return found
 
 
-def _possible(subject: Subject) -> Row:
+def _possible(subject: Subject, found: list[Score]) -> Row:
     title, name = "The stated scores are possible for the number of questions", "claims.possible"
-    found = [score for document in subject.documents for score in scores(document, subject.name)]
     if not found:
         reason = "no score of this model on a benchmark of known size"
         return Row(name, "impact", title, "not applicable", Grade.ABSENT, reason)
     stated = _stated_samples(subject)
-    answers = stated[0] if stated else 1
     wrong: list[tuple[str, Evidence]] = []
     hints: list[tuple[str, Evidence]] = []
     for score in found:
-        if possible(score.value, score.decimals, score.questions * answers) or possible(
-            score.value, score.decimals, score.questions
-        ):
+        if any(possible(score.value, score.decimals, score.questions * count) for count in (1, *stated)):
             continue
         fewest = samples_needed(score.value, score.decimals, score.questions)
         text = f"{score.value:g} % of {score.questions} ({score.benchmark}) needs at least {fewest} answers a question"
         (wrong if stated or fewest is None else hints).append((text, score.evidence))
     places = tuple(place for _, place in wrong + hints) or tuple(score.evidence for score in found[:4])
     if stated:
-        places = (stated[1], *places)
+        places = (*stated.values(), *places)
     if wrong:
         return Row(name, "impact", title, "no", Grade.CLAIMED, "; ".join(text for text, _ in wrong), places[:8])
     if hints:
         reason = "; ".join(text for text, _ in hints) + ", and how many were taken is not said"
         return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places[:8])
-    with_k = f" with {answers} answers a question" if stated else ""
+    with_k = f" with {' or '.join(map(str, stated))} answers a question" if stated else ""
     reason = f"{len(found)} scores on benchmarks of known size, all possible{with_k}"
     return Row(name, "impact", title, "yes", Grade.CHECKED, reason, places[:8])
 
 
-def _protocol(subject: Subject) -> Row:
+def _protocol(subject: Subject, given: list[Score]) -> Row:
     title, name = "An outsider could repeat the evaluation", "claims.protocol"
-    if not any(True for document in subject.documents for _ in scores(document, subject.name)):
+    tables = {(score.evidence.file, score.evidence.where) for score in given}
+    if not tables:
         reason = "no scores of this model in the documents"
         return Row(name, "impact", title, "not applicable", Grade.ABSENT, reason)
     found: dict[str, Evidence] = {}
     for document in subject.documents:
+        headers = {cell.line: " ".join(cell.header) for cell in document.cells() if not cell.column}
         for number, line in enumerate(document.lines, 1):
+            if len(found) == len(PROTOCOL):
+                break
+            about = (*document.headings[number - 1], line, headers.get(number, ""))
+            if (document.file, f"line {number}") not in tables and not any(map(_EVALUATION.search, about)):
+                continue
             for part, words in PROTOCOL.items():
-                if part not in found and re.search(words, line, re.I):
+                if part not in found and re.search(words, f"{line} {headers.get(number, '')}", re.I):
                     found[part] = document.at(number)
     missing = [part for part in PROTOCOL if part not in found]
     places = tuple(dict.fromkeys(found.values()))[:8]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from clearseek.openness.card import plain, shorten
@@ -21,21 +22,29 @@ from clearseek.openness.subject import Subject
 
 CONVENTIONS: Final = (0.7, 1.5)
 """What a stated number may be of the computed: with or without attention, embedding, head and MTP, rounded."""
+MOST: Final = 200
+"""Statements that are looked at."""
 SYSTEMIC: Final = 1e25
-_NUMBER = r"(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
+_NUMBER = r"(?P<number>\d{1,3}(?:,\d{3}){1,6}(?:\.\d{1,9})?|\d{1,18}(?:\.\d{1,9})?)"
 _UNIT = r"\$?\s*(?:FLOPs?\b(?!/|\s*per|\s*utili)|floating[- ]point operations|operations\b)"
 _POWER = re.compile(
-    rf"(?<![\w.]){_NUMBER}\s?(?:(?:[x\u00d7*]|\\times)\s?10\s?\^?\s?\{{?(?P<power>\d{{2}}|[⁰¹²³⁴-⁹]{{2}})\}}?"
+    rf"(?<![\w.,]){_NUMBER}\s?(?:(?:[x\u00d7*]|\\times)\s?10\s?\^?\s?\{{?(?P<power>\d{{2}}|[⁰¹²³⁴-⁹]{{2}})\}}?"
     rf"|e\+?(?P<exponent>\d{{2}})){_UNIT}",
     re.I,
 )
-_CHIP = r"(?:(?:NVIDIA|AMD|Google) )?(?:[A-Z]+\d+[A-Za-z]*(?:[- ]\d+ ?GB)? )?(?:GPUs?|TPUs?|chips|accelerators)"
-_CLUSTER = re.compile(
-    rf"(?<![\w.,*x\u00d7])(?P<left>\d[\d,]*)(?:\s?[*x\u00d7]\s?(?P<right>\d[\d,]*))? {_CHIP}\b(?![- ]hours?)", re.I
+_CHIP = (
+    r"(?:(?:NVIDIA|AMD|Google) )?(?:[A-Z]{1,10}\d{1,6}[A-Za-z]{0,10}(?:[- ]\d{1,4} ?GB)? )?"
+    r"(?:GPUs?|TPUs?|chips|accelerators)"
 )
-_DURATION = re.compile(rf"(?<![\w.]){_NUMBER} (?P<unit>hours?|days?|weeks?)\b", re.I)
+_CLUSTER = re.compile(
+    rf"(?<![\w.,*x\u00d7])(?P<left>\d[\d,]{{0,20}})(?:\s?[*x\u00d7]\s?(?P<right>\d[\d,]{{0,20}}))? {_CHIP}\b"
+    r"(?![- ]hours?)",
+    re.I,
+)
+_DURATION = re.compile(rf"(?<![\w.,]){_NUMBER} (?P<unit>hours?|days?|weeks?)\b", re.I)
 _TOTAL = re.compile(
-    rf"(?<![\w.$]){_NUMBER}\s?(?P<scale>[KkMB]|thousand|million)? (?:\w+ )?(?:GPU|TPU|chip|device)[ -]?hours\b", re.I
+    rf"(?<![\w.,$]){_NUMBER}\s?(?P<scale>[KkMB]|thousand|million)? (?:\w{{1,30}} )?(?:GPU|TPU|chip|device)[ -]?hours\b",
+    re.I,
 )
 _HOURS: Final = {"hour": 1, "day": 24, "week": 168}
 _RAISED: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
@@ -50,17 +59,21 @@ class Stated:
     evidence: Evidence
 
 
-def rows(subject: Subject, computed: tuple[float, ...], tokens: Evidence | None) -> Iterator[Row]:
+def rows(
+    subject: Subject, computed: tuple[float, ...], tokens: Evidence | None, shapes: bool = False, doubt: str = ""
+) -> Iterator[Row]:
     """Stated operations; the thresholds; devices times duration.
 
     Args:
         subject: The release.
         computed: Its operations by 6ND and with attention, as far as they can be had.
         tokens: Where the tokens stand that they were computed from.
+        shapes: Whether the parameters are those of the configuration, and not the card's word.
+        doubt: Why the tokens may be another run's; then nothing is shown.
     """
-    stated = list(stated_operations(subject))
-    yield _agree(stated, computed, tokens)
-    yield _threshold(stated, computed, tokens)
+    stated = list(islice(stated_operations(subject), MOST))
+    yield _agree(stated, computed, tokens, doubt)
+    yield _threshold(stated, computed, tokens, Grade.CHECKED if shapes and not doubt else Grade.CLAIMED, doubt)
     yield _devices(subject)
 
 
@@ -75,7 +88,7 @@ def stated_operations(subject: Subject) -> Iterator[Stated]:
                     yield Stated(value, match[0], document.at(number))
 
 
-def _agree(stated: list[Stated], computed: tuple[float, ...], tokens: Evidence | None) -> Row:
+def _agree(stated: list[Stated], computed: tuple[float, ...], tokens: Evidence | None, doubt: str) -> Row:
     title, name = "The stated operations are those of the stated parameters and tokens", "cost.operations"
     shown = " to ".join(f"{value:.2e}" for value in sorted({min(computed), max(computed)})) if computed else ""
     places = (*(each.evidence for each in stated[:4]), *([tokens] if tokens else []))
@@ -85,6 +98,8 @@ def _agree(stated: list[Stated], computed: tuple[float, ...], tokens: Evidence |
     if not computed:
         reason = f"“{stated[0].text}” is stated; tokens or parameters to compute it from are not"
         return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+    if doubt:
+        return Row(name, "impact", title, "unknown", Grade.CLAIMED, f"“{stated[0].text}” is stated; {doubt}", places)
     low, high = CONVENTIONS[0] * min(computed), CONVENTIONS[1] * max(computed)
     wrong = [each for each in stated if not low <= each.value <= high]
     if len(wrong) == len(stated):
@@ -94,8 +109,13 @@ def _agree(stated: list[Stated], computed: tuple[float, ...], tokens: Evidence |
     return Row(name, "impact", title, "yes", Grade.CHECKED, f"“{fine.text}” agrees with {shown}", places)
 
 
-def _threshold(stated: list[Stated], computed: tuple[float, ...], tokens: Evidence | None) -> Row:
-    """Two thresholds of the AI Act; both counts must lie on one side of the higher."""
+def _threshold(
+    stated: list[Stated], computed: tuple[float, ...], tokens: Evidence | None, grade: Grade, doubt: str
+) -> Row:
+    """Two thresholds of the AI Act; both counts must lie on one side of the higher.
+
+    The most tokens that are stated are taken, so a doubt about them speaks against “no” alone.
+    """
     title, name = "Training took fewer operations than let a systemic risk be presumed (10^25)", "cost.threshold"
     values = computed or tuple(each.value for each in stated)
     if not values:
@@ -107,9 +127,8 @@ def _threshold(stated: list[Stated], computed: tuple[float, ...], tokens: Eviden
         "1e23 or more": "from 10^23 on a model is taken for a general-purpose one",
         "1e25 or more": "from 10^25 on a systemic risk is presumed (AI Act, article 51)",
     }[kind]
-    grade = Grade.CHECKED if computed else Grade.CLAIMED
-    answer = "no" if min(values) >= SYSTEMIC else "yes" if most < SYSTEMIC else "unknown"
-    return Row(name, "impact", title, answer, grade, f"{most:.2e}: {where}", places)  # type: ignore[arg-type]
+    answer = "no" if not doubt and min(values) >= SYSTEMIC else "yes" if most < SYSTEMIC else "unknown"
+    return Row(name, "impact", title, answer, grade, f"{most:.2e}: {where}{doubt and f'; {doubt}'}", places)  # type: ignore[arg-type]
 
 
 def _devices(subject: Subject) -> Row:
@@ -121,7 +140,9 @@ def _devices(subject: Subject) -> Row:
         for number, line in enumerate(document.lines, 1):
             if not re.search(r"hours|days|weeks", line, re.I):
                 continue
-            for sentence in re.split(r"(?<=[a-z)\d])\.\s", plain(line)):
+            if len(wrong) + len(fine) >= MOST:
+                break
+            for sentence in re.split(r"(?<=[a-z)\d])\.\s", plain(line), maxsplit=40):
                 verdict = product(sentence)
                 if verdict is not None:
                     (fine if verdict[0] else wrong).append((verdict[1], document.at(number, shorten(sentence))))

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clearseek.hub.layout import SCALE_SUFFIX, ParameterCount, fp8_tensors, memory_tensors
-from clearseek.openness.claims import Claim
+from clearseek.openness.claims import Claim, settled
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
-from clearseek.openness.subject import Subject
+from clearseek.openness.subject import INDEX, Subject, attempt
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -40,7 +40,10 @@ def _unknown(subject: Subject) -> Iterator[Row]:
         stated = f"the card says {claims[0].text}" if claims else "the card says nothing"
         elements = _elements(subject)
         if kind == "total" and elements and claims:
-            yield _judge(subject, "parameters.total", _TOTAL, claims, {"elements of the weight files": elements}, ())
+            counted = [
+                (claim, {} if claim.includes == "neither" else elements) for claim in claims
+            ]  # what embeds is unknown
+            yield _judge("parameters.total", _TOTAL, counted, (), elements)
             continue
         grade = Grade.CLAIMED if claims else Grade.ABSENT
         reason = f"cannot be computed ({why}); {stated}"
@@ -56,9 +59,12 @@ def _total(subject: Subject, counts: ParameterCount) -> Row:
     ways = {"the main model by config.json": float(counts.total)}
     if counts.mtp:
         ways["with the multi-token-prediction module"] = float(counts.total + counts.mtp)
-    return _judge(
-        subject, "parameters.total", _TOTAL, subject.stated("total"), ways, (subject.source.whole("config.json"),)
-    )
+    bare = {
+        "without the input embedding": float(counts.total - counts.embedding),
+        "without embedding and head": float(counts.total - counts.embedding - counts.head),
+    }
+    claims = [(claim, bare if claim.includes == "neither" else ways) for claim in subject.stated("total")]
+    return _judge("parameters.total", _TOTAL, claims, (subject.source.whole("config.json"),), ways)
 
 
 def _activated(subject: Subject, counts: ParameterCount) -> Row:
@@ -68,7 +74,8 @@ def _activated(subject: Subject, counts: ParameterCount) -> Row:
         "without embedding and head": float(counts.activated_without_embedding_and_head),
     }
     evidence = tuple(subject.config_key(key) for key in ("num_experts_per_tok", "n_routed_experts"))
-    return _judge(subject, "parameters.activated", _ACTIVATED, subject.stated("activated"), ways, evidence)
+    claims = [(claim, ways) for claim in subject.stated("activated")]
+    return _judge("parameters.activated", _ACTIVATED, claims, evidence, ways)
 
 
 def _mtp(subject: Subject, counts: ParameterCount) -> Row:
@@ -97,7 +104,7 @@ def _mtp(subject: Subject, counts: ParameterCount) -> Row:
         }[claim.kind]
         answers.append((claim, {way: float(value) for way, value in ways.items()}))
     title = "What is stated about the multi-token-prediction module follows from the configuration"
-    return _judge_each(subject, "parameters.mtp", title, answers, (subject.config_key("num_nextn_predict_layers"),))
+    return _judge_each("parameters.mtp", title, answers, (subject.config_key("num_nextn_predict_layers"),))
 
 
 def _expected_elements(subject: Subject) -> int:
@@ -116,10 +123,31 @@ def _size(shape: tuple[int, ...]) -> int:
     return out
 
 
-def _elements(subject: Subject) -> float:
-    """Elements in the weight files, scales left out; 0 where there are none to be read."""
-    entries = (entry for _, entry in subject.weights.tensors.values())
-    return float(sum(_size(entry.shape) for entry in entries if not entry.name.endswith(SCALE_SUFFIX)))
+def _elements(subject: Subject) -> dict[str, float]:
+    """Elements in the weight files, scales and masks left out; empty where they are not the model's parameters.
+
+    That is so where a file is missing or unreadable, where numbers are packed several to an element, and for adapters.
+    """
+    files = [file for file in subject.weights.headers if not file.startswith("consolidated")] or subject.weights.headers
+    index = attempt(lambda: subject.source.json(INDEX)).value if INDEX in subject.source.sizes else None
+    named = (index or {}).get("weight_map")
+    missing = set(map(str, named.values())) - set(subject.source.sizes) if isinstance(named, dict) else set()
+    if subject.weights.errors or missing or any("adapter" in file.lower() for file in files):
+        return {}
+    sizes: dict[str, float] = {}
+    for file in files:
+        for entry in subject.weights.headers[file].entries:
+            if entry.name.endswith(SCALE_SUFFIX) or entry.dtype == "BOOL" or len(entry.shape) == 0:
+                continue
+            if not entry.dtype.startswith(("F", "BF")):
+                return {}
+            sizes[entry.name] = float(_size(entry.shape))
+    if not sizes:
+        return {}
+    ways = {"elements of the weight files": sum(sizes.values())}
+    if (subject.config_raw.value or {}).get("tie_word_embeddings") and (head := sizes.get("lm_head.weight")):
+        ways["without the second copy of the embedding"] = ways["elements of the weight files"] - head
+    return ways
 
 
 def _stored(subject: Subject) -> Row:
@@ -128,17 +156,33 @@ def _stored(subject: Subject) -> Row:
     if subject.weights.complete:
         found = sum(_size(entry.shape) for _, entry in subject.weights.tensors.values())
         ways["elements in the weight files"] = float(found)
-    return _judge(subject, "parameters.stored", title, subject.stated("stored"), ways, ())
+    return _judge_each("parameters.stored", title, [(claim, ways) for claim in subject.stated("stored")], (), ways)
 
 
 def _judge(
-    subject: Subject, id: str, title: str, claims: tuple[Claim, ...], ways: dict[str, float], base: tuple[Evidence, ...]
+    id: str,
+    title: str,
+    claims: list[tuple[Claim, dict[str, float]]],
+    base: tuple[Evidence, ...],
+    computed: dict[str, float],
 ) -> Row:
-    return _judge_each(subject, id, title, [(claim, ways) for claim in claims], base, ways)
+    """Compare the figures of this model; one that may be another's is no accusation, and leaves the rest unknown."""
+    ways = dict(claims)
+    own, others = settled(tuple(ways))
+    strange = [claim for claim in others if not _verdict(claim, ways[claim])[0]]
+    strange += [claim for claim in own if not ways[claim]]
+    judged = (set(own) | set(others)) - set(strange)
+    row = _judge_each(id, title, [each for each in claims if each[0] in judged], base, computed)
+    if not strange or row.answer in ("no", "partly"):
+        return row
+    figures = ", ".join(dict.fromkeys(f"“{claim.text}”" for claim in strange))
+    shown = ", ".join(f"{billions(value)} {way}" for way, value in computed.items())
+    why = "whether that is said of this model is not clear" if any(map(ways.get, strange)) else "not to be counted here"
+    reason = f"{figures}: {why}; computed: {shown}"
+    return Row(id, "technical", title, "unknown", Grade.CLAIMED, reason, _places((*strange, *own)) + base)
 
 
 def _judge_each(
-    subject: Subject,
     id: str,
     title: str,
     claims: list[tuple[Claim, dict[str, float]]],
@@ -166,6 +210,8 @@ def _verdict(claim: Claim, ways: dict[str, float]) -> tuple[bool, str]:
     allowed = ways
     if claim.includes == "both":
         allowed = {way: value for way, value in ways.items() if way.startswith("with ")} or ways
+    elif claim.includes == "neither":
+        allowed = {way: value for way, value in ways.items() if way.startswith("without ")} or ways
     fits = [way for way, value in allowed.items() if claim.agrees(value)]
     extra = {"both": " including embedding and head", "neither": " excluding embedding and head", "": ""}[
         claim.includes
@@ -177,7 +223,8 @@ def _verdict(claim: Claim, ways: dict[str, float]) -> tuple[bool, str]:
     if fits:
         return True, f"{said} is right: {billions(allowed[fits[0]])} {fits[0]}"
     listed = ", ".join(f"{billions(value)} {way}" for way, value in ways.items())
-    return False, f"{said} is not what the configuration gives: {listed}"
+    source = "weights hold" if any("weight files" in way for way in ways) else "configuration gives"
+    return False, f"{said} is not what the {source}: {listed}"
 
 
 def _places(claims: tuple[Claim, ...]) -> tuple[Evidence, ...]:
