@@ -170,7 +170,8 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _piece(subject: Subject, piece: Piece, sources: tuple[_Source, ...]) -> Row:
-    holding = list(islice(_holding(piece, sources), 4))
+    short: list[_Source] = []
+    holding = list(islice(_holding(piece, sources, short), 4))
     if holding:
         places = tuple(dict.fromkeys(each.evidence for each in holding))
         shown = ", ".join(each.path for each in holding)
@@ -179,13 +180,16 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[_Source, ...]) -> Row:
     if links:
         reason = f"not here; named beside a link to {', '.join(list(dict.fromkeys(each.quote for each in links))[:4])}"
         return Row(piece.name, "definition", piece.title, "yes", Grade.LINKED, reason, tuple(links[:4]))
+    if short:
+        reason = f"{short[0].path} does it in fewer than {piece.least} lines of code, which is no more than its words"
+        return Row(piece.name, "definition", piece.title, "no", Grade.CLAIMED, reason, (short[0].evidence,))
     looked = f"none of the {len(sources)} source files" if sources else "there is no source file"
     reason = f"{looked}{' does it' if sources else ''}, and no line of the documents links to it"
     return Row(piece.name, "definition", piece.title, "no", Grade.ABSENT, reason)
 
 
-def _holding(piece: Piece, sources: tuple[_Source, ...]) -> Iterator[_Source]:
-    """The files that do it, those first whose names say so."""
+def _holding(piece: Piece, sources: tuple[_Source, ...], short: list[_Source]) -> Iterator[_Source]:
+    """The files that do it, those first whose names say so; those too short for it go to `short`."""
     hint = piece.name.removeprefix("code.")[:5]
     maybe = [
         each
@@ -198,8 +202,11 @@ def _holding(piece: Piece, sources: tuple[_Source, ...]) -> Iterator[_Source]:
     maybe.sort(key=lambda each: ("test" in each.path, hint not in each.path.rpartition("/")[2], hint not in each.path))
     for each in maybe:
         code = code_of(each.path, each.text, piece.strings)
-        if _does(code, piece) and sum(1 for line in code.split("\n") if line.strip()) >= piece.least:
-            yield each
+        if _does(code, piece):
+            if sum(1 for line in code.split("\n") if line.strip()) >= piece.least:
+                yield each
+            else:
+                short.append(each)
         length += len(each.text)
         if length > MOST_PARSED:
             return

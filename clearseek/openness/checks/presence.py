@@ -22,14 +22,17 @@ Kind = Literal["report", "data card", "policy", "summary", "results", "data", "o
 _HEAD: Final = 65_536
 _TEXT: Final = 400_000
 """Bytes of a text that are read."""
-_JSON: Final = 64_000_000
+_JSON: Final = 4_000_000
+"""Bytes of a JSON file that is read whole to see whether it is one."""
+_VOCABULARY: Final = 64_000_000
+"""Bytes of a tokenizer's."""
 _MOST_LOOKED_AT: Final = 40
 """Files of one kind that are opened, where the first are not what they seem."""
 _TEXTS: Final = (".md", ".txt", ".rst", ".tex", ".html", ".htm")
 _PAGES: Final = {".pdf": b"%PDF", ".docx": b"PK", ".odt": b"PK"}
 _SHORTEST_PAGES: Final = 10_000
 _MAGIC: Final = {
-    ".parquet": (b"PAR1",), ".arrow": (b"ARROW1", b"\xff\xff\xff\xff"), ".npy": (b"\x93NUMPY",),
+    ".parquet": (b"PAR1",), ".arrow": (b"ARROW1", b"\xff\xff\xff\xff"), 
     ".gz": (b"\x1f\x8b",), ".zst": (b"\x28\xb5\x2f\xfd",), ".npz": (b"PK",),
 }  # fmt: skip
 _LEAST: Final[dict[Kind, int]] = {"results": 20, "data": 100, "order": 200}
@@ -38,7 +41,8 @@ _WORD = re.compile(r"[^\W\d_]{2,40}|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 _CJK = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+")
 _SUBJECTS: Final = (
     r"train|训练|訓練|entra[iî]n|entren", r"mod[eèé]l|模型", r"data|donn[ée]e|daten|datos|数据|數據|corpus|corpora",
-    r"token|词元", r"param[eèé]t|参数|參數", r"evaluat|[ée]valuation|evaluaci|评估|评测|benchmark", r"architect|架构",
+    r"token|词元", r"par[aá]m[eèé]t|参数|參數", r"evaluat|[ée]valuation|evaluaci|评估|评测|benchmark",
+    r"architect|架构",
 )  # fmt: skip
 _RIGHTS: Final = (r"copyright|urheber|droit|derecho|版权|opt-?s?[ -]?out|licen[cs]|rights|reserv",)
 _WANTED: Final[dict[Kind, tuple[int, int, tuple[str, ...]]]] = {
@@ -182,11 +186,11 @@ def _no_tokenizer(source: Source, path: str, ending: str) -> str:
             raise UserError("it points to bytes that are not here")
         size = source.sizes[path]
         return f"has {size} bytes, too few for a vocabulary" if size <= 1000 else ""
-    raw = source.read(path, min(source.sizes[path], _JSON))
+    raw = source.read(path, min(source.sizes[path], _VOCABULARY))
     if raw.startswith(_POINTER):
         raise UserError("it points to bytes that are not here")
-    if source.sizes[path] > _JSON:
-        raise UserError(f"larger than {_JSON:,} bytes")
+    if source.sizes[path] > _VOCABULARY:
+        raise UserError(f"larger than {_VOCABULARY:,} bytes")
     value = parsed(raw)
     if not isinstance(value, dict):
         return "is no JSON object"
