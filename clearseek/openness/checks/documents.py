@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
 from typing import Final
 
 from clearseek.openness.card import Document
 from clearseek.openness.checks import content_summary
-from clearseek.openness.checks.presence import different_words, sift
+from clearseek.openness.checks.presence import different_words, numbers, parsed, sift
 from clearseek.openness.checks.tables import table_cells
 from clearseek.openness.claims import normalise
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
@@ -29,6 +30,8 @@ _RESULT_FOLDER = re.compile(r"(?:^|/)(?:eval\w{0,40}|results?|\.eval_results)(?:
 _RESULT = re.compile(r"\.(?:jsonl?|csv|tsv|parquet)(?:\.gz|\.zst)?$|(?:result|metric|score)[^/]*\.(?:txt|md|ya?ml)$")
 _POLICY = re.compile(r"copyright-policy|opt-?out")
 _PLOTS = re.compile(r"(?:^|/)(?:plot|fig|image|img|logo|picture)\w{0,40}/")
+_LARGEST_RESULT: Final = 1_000_000
+_MOST_NUMBERS: Final = 1_000
 FEWEST_WORDS: Final = 30
 """Different words that a card has at least to be one."""
 SECTIONS = {
@@ -138,6 +141,29 @@ def _borne_out(subject: Subject, card: Document) -> tuple[Evidence, str] | None:
             for actual, what in ways.get(claim.kind, ()):
                 if claim.agrees(actual):
                     return Evidence(card.file, claim.evidence.where, claim.text, card.sha256), what
+    return _score_borne_out(subject, card)
+
+
+def _score_borne_out(subject: Subject, card: Document) -> tuple[Evidence, str] | None:
+    """A score in the card's tables that a file of raw results has under the same benchmark, and that file."""
+    small = [
+        path for path in subject.source.sizes if _is_result(path) and subject.source.sizes[path] <= _LARGEST_RESULT
+    ]
+    raw = sift(subject.source, (path for path in small if path.lower().endswith(".json")), "results")
+    held = [
+        (normalise(key), value, path)
+        for path in raw.real[:6]
+        for key, value in islice(numbers(parsed(subject.source.read(path, _LARGEST_RESULT))), _MOST_NUMBERS)
+    ]
+    for cell in islice(table_cells(card), _MOST_NUMBERS) if held else ():
+        match = re.fullmatch(r"\d{1,3}\.(\d{1,4})\s?%?", cell.text)
+        if match is None:
+            continue
+        names = [normalise(text[:60].partition("(")[0]) for text in cell.row[:2]]
+        for key, value, path in held:
+            close = any(f"{each:.{len(match[1])}f}" == cell.text.rstrip(" %") for each in (value, 100 * value))
+            if close and any(len(name) > 2 and name in key for name in names):
+                return Evidence(card.file, f"line {cell.line}", cell.text, card.sha256), path
     return None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -37,7 +37,7 @@ _MAGIC: Final = {
 }  # fmt: skip
 _LEAST: Final[dict[Kind, int]] = {"results": 20, "data": 100, "order": 200}
 """Bytes that a file of numbers or records has at least."""
-_WORD = re.compile(r"[^\W\d_]{2,40}|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
+_WORD = re.compile(r"[^\W\d_]{2,40}")
 _CJK = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+")
 _SUBJECTS: Final = (
     r"train|训练|訓練|entra[iî]n|entren", r"mod[eèé]l|模型", r"data|donn[ée]e|daten|datos|数据|數據|corpus|corpora",
@@ -52,6 +52,7 @@ _WANTED: Final[dict[Kind, tuple[int, int, tuple[str, ...]]]] = {
 """Different words that a text has at least, and how many of these subjects it names."""
 SMALLEST_VOCABULARY: Final = 16
 _TOKENIZERS: Final = (".model", ".tiktoken")
+_MARK = b"\xef\xbb\xbf"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -151,7 +152,7 @@ def _no_document(source: Source, path: str, ending: str, kind: Kind) -> str:
 def different_words(text: str) -> int:
     """Words of a text, each counted once; a character of Chinese, Japanese or Korean is one."""
     characters = {each for run in _CJK.findall(text) for each in run}
-    return len({each.lower() for each in _WORD.findall(text)} | characters)
+    return len({each.lower() for each in _WORD.findall(_CJK.sub(" ", text))} | characters)
 
 
 def parsed(raw: bytes) -> Any:
@@ -162,17 +163,30 @@ def parsed(raw: bytes) -> Any:
         return None
 
 
+def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """The fractions in a JSON value, each with the keys it stands under."""
+    waiting = [(key, value)]
+    while waiting:
+        name, each = waiting.pop()
+        if isinstance(each, float):
+            yield name, each
+        elif isinstance(each, dict):
+            waiting += [(f"{name[-400:]} {part}", below) for part, below in each.items()]
+        elif isinstance(each, list):
+            waiting += [(name, below) for below in each]
+
+
 def _no_json(source: Source, path: str, ending: str) -> str:
     """JSON that parses and holds something; of JSON lines the first."""
     if ending == ".jsonl":
         head = source.read(path, _HEAD)
-        line, end, _ = head.lstrip().partition(b"\n")
+        line, end, _ = head.removeprefix(_MARK).lstrip().partition(b"\n")
         if not end and len(head) < source.sizes[path]:
             return "" if line[:1] in (b"{", b"[") else "is not JSON, line by line"
         value = parsed(line)
         return "is not JSON, line by line" if value is None else ""
     if source.sizes[path] > _JSON:
-        return "" if source.read(path, _HEAD).lstrip()[:1] in (b"{", b"[") else "is not JSON"
+        return "" if source.read(path, _HEAD).removeprefix(_MARK).lstrip()[:1] in (b"{", b"[") else "is not JSON"
     value = parsed(source.read(path, _JSON))
     if value is None:
         return "is not JSON"
