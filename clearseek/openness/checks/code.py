@@ -228,7 +228,7 @@ def _linked(subject: Subject, piece: Piece) -> list[Evidence]:
                 continue
             if link.line not in names:
                 line = document.lines[link.line - 1]
-                names[link.line] = any(_pattern(piece.words).search(text) for text in (line, plain(line)))
+                names[link.line] = any(_pattern(piece.words).search(text) for text in {line, plain(line)})
             if names[link.line]:
                 out.append(Evidence(document.file, f"line {link.line}", link.target))
     return out

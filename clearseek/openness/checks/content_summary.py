@@ -19,6 +19,8 @@ from clearseek.openness.subject import Subject, attempt
 _NAMED = re.compile(r"ai-act|training-(?:data|content)-summary|summary-of-training|public-summary")
 _READ = (".md", ".txt", ".rst")
 _PAGES = (".pdf", ".docx", ".odt", ".html", ".htm")
+_MOST_LABELS = 2_000
+"""Rows, and sections, of a summary that are looked at: a hundred times those of the template."""
 _EMPTY = re.compile(
     r"[-\u2013\u2014.\u2026?\s]*|(?:n/?a|tbd|todo)\b.{0,40}"
     r"|(?:is )?(?:not|un)[- ]?(?:stated|known|measured|recorded|disclosed).*",
@@ -107,7 +109,7 @@ def fields(subject: Subject) -> dict[str, tuple[str, Evidence]]:
         return {}
     document = subject.source.document(path)
     found: dict[str, tuple[str, Evidence]] = {}
-    for label, text, line in (*_table(document), *_sections(document)):
+    for label, text, line in (*_table(document)[:_MOST_LABELS], *_sections(document)[:_MOST_LABELS]):
         if _EMPTY.fullmatch(text):
             continue
         for each in FIELDS:

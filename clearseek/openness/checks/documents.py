@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
-from typing import Final
+from typing import Any, Final
 
 from clearseek.openness.card import Document
 from clearseek.openness.checks import content_summary
@@ -20,7 +20,7 @@ from clearseek.openness.checks.tables import table_cells
 from clearseek.openness.claims import normalise
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
 from clearseek.openness.source import is_test
-from clearseek.openness.subject import Subject
+from clearseek.openness.subject import Subject, attempt
 
 _PAPER = re.compile(
     r"arxiv\.org/(?:abs|pdf)/|doi\.org/|openreview\.net/|aclanthology\.org/|\.pdf(?:$|[?#])|dl\.acm\.org|nature\.com/articles"
@@ -153,7 +153,7 @@ def _score_borne_out(subject: Subject, card: Document) -> tuple[Evidence, str] |
     held = [
         (normalise(key), value, path)
         for path in raw.real[:6]
-        for key, value in islice(numbers(parsed(subject.source.read(path, _LARGEST_RESULT))), _MOST_NUMBERS)
+        for key, value in islice(numbers(_value(subject, path)), _MOST_NUMBERS)
     ]
     for cell in islice(table_cells(card), _MOST_NUMBERS) if held else ():
         match = re.fullmatch(r"\d{1,3}\.(\d{1,4})\s?%?", cell.text)
@@ -165,6 +165,12 @@ def _score_borne_out(subject: Subject, card: Document) -> tuple[Evidence, str] |
             if close and any(len(name) > 2 and name in key for name in names):
                 return Evidence(card.file, f"line {cell.line}", cell.text, card.sha256), path
     return None
+
+
+def _value(subject: Subject, path: str) -> Any:
+    """The JSON value of a file; None where it cannot be read."""
+    raw = attempt(lambda: subject.source.read(path, _LARGEST_RESULT)).value
+    return None if raw is None else parsed(raw)
 
 
 def _data_card(subject: Subject) -> Row:

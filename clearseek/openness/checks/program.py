@@ -18,7 +18,7 @@ _PIECES = {
     for name in ("STRING", "FSTRING_MIDDLE", "TSTRING_MIDDLE")
     if (number := getattr(token, name, None)) is not None
 }
-LONGEST_LINE: Final = 20_000
+LONGEST_LINE: Final = 10_000
 """Characters of a line of Python that is taken apart; a longer one is data."""
 _C_LIKE = re.compile(
     r"(?P<remark>//[^\n]*|/\*.*?(?:\*/|\Z))"

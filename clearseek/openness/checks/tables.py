@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 
 from clearseek.openness.card import Cell, Document, plain
 
 _TAG = re.compile(r"(</?t(?:r|d|h|able)\b[^<>]{0,300}>)", re.I)
 _MOST_CELLS = 200
 """Cells of a row that are read."""
+_MOST_IN_ALL = 50_000
 
 
 def table_cells(document: Document) -> Iterator[Cell]:
-    """The cells of all tables, without their first rows."""
-    return chain(document.cells(), _html_cells(document))
+    """The cells of all tables, without their first rows; not more than any card has."""
+    return islice(chain(document.cells(), _html_cells(document)), _MOST_IN_ALL)
 
 
 def _html_cells(document: Document) -> Iterator[Cell]:

@@ -34,7 +34,11 @@ def folder(root: Path, name: str, content: bytes) -> Folder:
 def test_any_bytes_get_an_answer(tmp_path_factory: pytest.TempPathFactory, kind: Kind, ending: str, raw: bytes) -> None:
     name = f"x.{ending}"
     source = folder(tmp_path_factory.mktemp("release"), name, raw)
-    why = fault(source, name, kind)
+    try:
+        why = fault(source, name, kind)
+    except UserError:
+        assert raw.startswith(b"version https://git-lfs")
+        return
     assert why or raw
     found = sift(source, [name], kind)
     assert (found.real, bool(found.hollow)) == ([] if why else [name], bool(why))
