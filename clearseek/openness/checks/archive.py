@@ -39,6 +39,8 @@ def members(source: Source, path: str, limit: int) -> Iterator[tuple[str, bytes]
                     file = archive.extractfile(member)
                     assert file is not None
                     yield member.name, file.read(limit)
+    except RecursionError:  # headers that each describe the next, thousands of them
+        raise UserError(f"{path}: not a sound tar archive: its headers are nested too deep") from None
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: not a sound tar archive: {error}") from None
 

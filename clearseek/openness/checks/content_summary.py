@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from clearseek.openness.card import Document
+from clearseek.openness.checks.presence import fault
 from clearseek.openness.evidence import Evidence, Grade, Row
-from clearseek.openness.subject import Subject
+from clearseek.openness.subject import Subject, attempt
 
 _NAMED = re.compile(r"ai-act|training-(?:data|content)-summary|summary-of-training|public-summary")
 _READ = (".md", ".txt", ".rst")
+_PAGES = (".pdf", ".docx", ".odt", ".html", ".htm")
+_MOST_LABELS = 2_000
+"""Rows, and sections, of a summary that are looked at: a hundred times those of the template."""
 _EMPTY = re.compile(
     r"[-\u2013\u2014.\u2026?\s]*|(?:n/?a|tbd|todo)\b.{0,40}"
     r"|(?:is )?(?:not|un)[- ]?(?:stated|known|measured|recorded|disclosed).*",
@@ -67,9 +71,15 @@ def row(subject: Subject) -> Row:
                     reason = f"a section of {document.file}; its fields were not read"
                     return Row(name, "impact", title, "partly", Grade.CLAIMED, reason, (document.at(number),))
         return Row(name, "impact", title, "no", Grade.ABSENT, "no file and no section of that name")
+    part = attempt(lambda: fault(subject.source, found, "summary"))
+    if part.value is None:
+        return Row(name, "impact", title, "unknown", Grade.CLAIMED, f"{found}: {part.error}", (Evidence(found),))
+    if part.value:
+        reason = f"named like one and holds nothing: {found} {part.value}"
+        return Row(name, "impact", title, "no", Grade.CLAIMED, reason, (subject.source.whole(found),))
     if not found.lower().endswith(_READ):
-        reason = f"{found}, of a form that is not read field by field"
-        return Row(name, "impact", title, "yes", Grade.PRESENT, reason, (subject.source.whole(found),))
+        reason = f"{found}, of a form that is not read field by field: which fields it fills is not known"
+        return Row(name, "impact", title, "partly", Grade.PRESENT, reason, (subject.source.whole(found),))
     filled = fields(subject)
     places = (subject.source.whole(found), *(place for _, place in filled.values()))[:8]
     missing = [each.name for each in FIELDS if each.name not in filled]
@@ -82,8 +92,14 @@ def row(subject: Subject) -> Row:
 
 def summary_file(subject: Subject) -> str | None:
     """The file that calls itself such a summary, one that can be read first."""
-    named = [path for path in subject.source.sizes if _NAMED.search(path.rpartition("/")[2].lower().replace("_", "-"))]
-    return min(named, key=lambda path: (not path.lower().endswith(_READ), path), default=None)
+    named = [
+        path
+        for path in subject.source.sizes
+        if _NAMED.search(path.rpartition("/")[2].lower().replace("_", "-")) and path.lower().endswith((*_READ, *_PAGES))
+    ]
+    return min(
+        named, key=lambda path: (not path.lower().endswith(_READ), not subject.source.sizes[path], path), default=None
+    )
 
 
 def fields(subject: Subject) -> dict[str, tuple[str, Evidence]]:
@@ -93,7 +109,7 @@ def fields(subject: Subject) -> dict[str, tuple[str, Evidence]]:
         return {}
     document = subject.source.document(path)
     found: dict[str, tuple[str, Evidence]] = {}
-    for label, text, line in (*_table(document), *_sections(document)):
+    for label, text, line in (*_table(document)[:_MOST_LABELS], *_sections(document)[:_MOST_LABELS]):
         if _EMPTY.fullmatch(text):
             continue
         for each in FIELDS:

@@ -40,9 +40,13 @@ def rows(subject: Subject) -> Iterator[Row]:
     if part.value is None:
         yield Row(name, "impact", title, "unknown", Grade.PRESENT, part.error, place)
         return
-    total, known, shares = part.value
+    total, known, shares, trained_on = part.value
     leaked = [number for number, share in enumerate(shares, 1) if share > MOSTLY]
     reason = f"{known:,} of {total:,} runs of {RUN} tokens stand in the training data too ({known / max(total, 1):.1%})"
+    if not total or not trained_on:
+        half = "held out" if trained_on else "in the training data"
+        yield Row(name, "impact", title, "unknown", Grade.PRESENT, f"{reason}: none is {half}", place)
+        return
     if leaked:
         listed = ", ".join(map(str, leaked[:6])) + (", …" if len(leaked) > 6 else "")
         reason += f"; {len(leaked)} of {len(shares)} held-out documents are mostly known: number {listed}"
@@ -53,19 +57,22 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield Row(name, "impact", title, "yes", Grade.CHECKED, reason, place)
 
 
-def _shares(subject: Subject, manifest: dict[str, Any]) -> tuple[int, int, list[float]]:
-    """Runs of the held-out half, how many are known, and the share of each document's. Raises UserError."""
+def _shares(subject: Subject, manifest: dict[str, Any]) -> tuple[int, int, list[float], int]:
+    """Runs held out, how many are known, the share of each document's, runs trained on. Raises UserError."""
     source = subject.source
     halves = {half: [f"data/{name}" for name in _names(manifest, half)] for half in ("train", "heldout")}
     size = sum(source.sizes.get(path, 0) for paths in halves.values() for path in paths)
     if size > source.whole_bytes:
         raise UserError(f"{size:,} bytes of tokens are more than is read")
     kind = np.dtype("<u4" if manifest.get("token_bytes") == 4 else "<u2")
-    held_out = _runs(np.concatenate([_tokens(subject, path, kind) for path in halves["heldout"]]))
+    stream = np.concatenate([_tokens(subject, path, kind) for path in halves["heldout"]])
+    length, held_out = len(stream), _runs(stream)
     wanted = np.unique(held_out)
     seen = np.zeros(len(wanted), dtype=bool)
+    looked_at = 0
     for path in halves["train"]:
         found = _runs(_tokens(subject, path, kind))
+        looked_at += len(found)
         place = np.searchsorted(wanted, found)
         hit = (
             (place < len(wanted)) & (wanted[np.minimum(place, len(wanted) - 1)] == found) if len(wanted) else place > 0
@@ -73,10 +80,11 @@ def _shares(subject: Subject, manifest: dict[str, Any]) -> tuple[int, int, list[
         seen[place[hit]] = True
     known = seen[np.searchsorted(wanted, held_out)]
     offsets = np.frombuffer(source.read(_OFFSETS, 8_000_000)[: source.sizes[_OFFSETS] // 8 * 8], "<i8")
-    if len(offsets) < 2 or offsets[0] < 0 or (np.diff(offsets) < 0).any():
+    ends = len(offsets) > 1 and offsets[0] == 0 and offsets[-1] == length
+    if not ends or (np.diff(offsets) < 0).any():
         raise UserError(f"{_OFFSETS}: not the places of documents")
     pieces = [known[a : max(a, b - RUN + 1)] for a, b in pairwise(offsets)]
-    return len(known), int(known.sum()), [float(piece.mean()) if len(piece) else 0.0 for piece in pieces]
+    return len(known), int(known.sum()), [float(piece.mean()) if len(piece) else 0.0 for piece in pieces], looked_at
 
 
 def _names(manifest: dict[str, Any], half: str) -> list[str]:

@@ -78,6 +78,15 @@ def test_numbers_and_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
         looked_into(tmp_path, raw)
 
 
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE])
+def test_headers_that_describe_headers_are_an_error(tmp_path: Path, kind: bytes) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 0 if kind == tarfile.XHDTYPE else 1
+    block = header.tobuf(tarfile.GNU_FORMAT) + bytes(512 if header.size else 0)
+    with pytest.raises(UserError, match=r"nested too deep|not a sound tar"):
+        looked_into(tmp_path, block * 3000)
+
+
 @given(st.data())
 def test_a_damaged_archive_is_an_error_or_less(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     raw = bytearray(tar((tarfile.TarInfo("a.py"), b"x = 1\n" * 50), (tarfile.TarInfo("b.py"), b"y")))

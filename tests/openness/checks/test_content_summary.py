@@ -66,7 +66,20 @@ def test_an_empty_file_of_that_name_is_no_summary(release: Path) -> None:
 
 
 def test_a_file_that_is_not_read_is_only_present(release: Path) -> None:
-    (release / "training-data-summary.pdf").write_bytes(b"%PDF-1.7")
+    (release / "training-data-summary.pdf").write_bytes(b"%PDF-1.7" + bytes(20_000))
     row = audited(release)["documents.data_summary"]
-    assert (row.answer, row.grade) == ("yes", Grade.PRESENT)
+    assert (row.answer, row.grade) == ("partly", Grade.PRESENT)
     assert "not read field by field" in row.reason
+
+
+@pytest.mark.parametrize(("name", "content"), [("ai-act.pdf", b""), ("ai-act.pdf", b"%PDF-1.7"), ("ai-act.md", b"")])
+def test_a_file_that_holds_nothing_is_no_summary(release: Path, name: str, content: bytes) -> None:
+    (release / name).write_bytes(content)
+    row = audited(release)["documents.data_summary"]
+    assert (row.answer, row.grade) == ("no", Grade.CLAIMED)
+    assert f"named like one and holds nothing: {name}" in row.reason
+
+
+def test_code_is_no_summary(release: Path) -> None:
+    (release / "ai-act.py").write_text("x = 1\n")
+    assert audited(release)["documents.data_summary"].grade == Grade.ABSENT

@@ -82,3 +82,17 @@ def test_offsets_that_are_none_are_no_answer(release: Path) -> None:
     row(release, [fresh(0, 50)], [fresh(1, 50)])
     (release / "data/heldout.offsets").write_bytes(np.array([5, 3], "<i8").tobytes())
     assert audit(Folder(release), "Tiny")["data.overlap"].answer == "unknown"
+
+
+def test_nothing_held_out_and_nothing_trained_on_show_nothing(release: Path) -> None:
+    for train, held_out in ((fresh(0, 500), []), ([1], fresh(0, 500)), (fresh(0, 500), [1])):
+        found = row(release, [train], [held_out])
+        assert found.answer == "unknown"
+        assert "none is" in found.reason
+
+
+def test_offsets_must_cover_what_was_held_out(release: Path) -> None:
+    leaked = fresh(2, 100)
+    assert row(release, [leaked], [leaked]).answer == "no"
+    (release / "data/heldout.offsets").write_bytes(np.array([0, 0], "<i8").tobytes())
+    assert audit(Folder(release), "Tiny")["data.overlap"].answer == "unknown"

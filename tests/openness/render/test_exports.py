@@ -62,7 +62,7 @@ def test_spdx_own_model_reads_it_whole(release: Path, monkeypatch: pytest.Monkey
     spdx = pytest.importorskip("spdx_python_model", reason="spdx-python-model is not installed").v3_0_1
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     (release / "data").mkdir()
-    (release / "data" / "train.bin").write_bytes(b"tokens")
+    (release / "data" / "train.bin").write_bytes(b"tokens" * 20_000)
     found = audited(release)
     document = as_spdx(found)
     assert document == as_spdx(found)
@@ -107,12 +107,12 @@ def test_a_release_seen_on_the_hub_claims_the_ai_profile_and_has_what_it_demands
 def test_croissant_own_library_accepts_the_data_of_a_release(release: Path) -> None:
     croissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
     (release / "data").mkdir()
-    (release / "data" / "train.bin").write_bytes(b"tokens")
+    (release / "data" / "train.bin").write_bytes(b"tokens" * 20_000)
     described = as_croissant(audited(release))
     metadata = croissant.Dataset(jsonld=described).metadata
     assert not metadata.ctx.issues.errors
     assert [(each.name, each.sha256) for each in metadata.distribution] == [
-        ("data/train.bin", sha256(b"tokens").hexdigest())
+        ("data/train.bin", sha256(b"tokens" * 20_000).hexdigest())
     ]
 
 
