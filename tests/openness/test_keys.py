@@ -67,10 +67,15 @@ def test_a_key_with_a_password(tmp_path: Path) -> None:
         load_private_key(tmp_path / "free", b"open")
 
 
+def write_private(path: Path, content: bytes) -> None:
+    path.touch(0o600)
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
 def test_curves(tmp_path: Path, curve: ec.EllipticCurve) -> None:
     private, public = pem(ec.generate_private_key(curve))
-    (tmp_path / "key").write_bytes(private)
+    write_private(tmp_path / "key", private)
     key = load_private_key(tmp_path / "key")
     assert load_public_key(public).fits(key.sign(b"m"), b"m")
     other = load_public_key(pem(ec.generate_private_key(curve))[1])
@@ -89,7 +94,7 @@ def test_other_kinds_of_keys_are_refused(
     tmp_path: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 ) -> None:
     private, public = pem(key)
-    (tmp_path / "key").write_bytes(private)
+    write_private(tmp_path / "key", private)
     for load in (lambda: load_private_key(tmp_path / "key"), lambda: load_public_key(public)):
         with pytest.raises(UserError, match="curve"):
             load()

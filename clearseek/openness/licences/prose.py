@@ -57,6 +57,11 @@ _ELSEWHERE = re.compile(
     r"|dual[- ]licen[cs]|alternativ|trade ?marks?|logos?|for example|e\.g\.|base model|derived from)\b"
     r"|non[- ]?commercial(?: use)?,? (?:and|or|as well as|but also|&) commercial|数据"
 )
+_LAWFUL = re.compile(
+    r"\bexcept in compliance with the licen[cs]e\b|\bunless (?:required by applicable law|in compliance)\b"
+    r"|\b(?:infring|misappropriat|violat)\w*\b.{0,80}\b(?:rights?|laws?)\b|\b(?:applicable|any) laws?\b"
+)
+"""Notices of open licences, and what the law forbids anyway: neither takes anything back."""
 _MAY_RESTRICT = re.compile(r"commercial|research|academic|\bnot\b|prohib|military|仅|禁止|不得|不可", re.I)
 _BEGINS = re.compile(r"\s*(?:#|\||[-*+] |\d+\. |>|```|---|\w+:)")
 _SENTENCE = re.compile(r"(?<=[.;!?])\s+(?=[A-Z\"“(•-])")
@@ -77,7 +82,7 @@ def said_of_use(card: Document) -> tuple[Clause, ...]:
             low = sentence[:_LONGEST_SENTENCE].lower()
             flag = _flag(low, licence or bool(_LICENCE.search(low)))
             about = licence or bool(_MODEL.search(low)) or bool(re.match(r"(?:it|this|these|they)\b", low))
-            if flag and about and not _ELSEWHERE.search(low):
+            if flag and about and not _ELSEWHERE.search(low) and not _LAWFUL.search(low):
                 found.append(Clause(flag, shorten(sentence), first + _line(lines, text.find(sentence, place))))
             place += len(sentence)
         if len(found) >= _MOST:

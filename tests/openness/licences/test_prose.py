@@ -54,6 +54,9 @@ def test_restrictions_are_found(text: str, flag: str) -> None:
         "You cannot use flash attention with this model on old GPUs.",
         "Use of the model is not limited to research purposes.",
         "This model was created for research on interpretability, and not only for that.",
+        "# License\n\nYou may not use this file except in compliance with the License.\n",
+        "# License\n\nYou must not use our models in a manner that infringes or violates any third party's rights.\n",
+        "# License\n\nYou may not use the model for anything that violates applicable laws.\n",
     ],
 )
 def test_advice_and_other_things_are_left_alone(text: str) -> None:
