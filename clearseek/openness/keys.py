@@ -99,8 +99,6 @@ def load_private_key(path: Path, password: bytes | None = None) -> PrivateKey:
     from cryptography.exceptions import UnsupportedAlgorithm
 
     raw = read_file(path, LONGEST_KEY)
-    if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise UserError(f"{path}: others on this machine can read the private key: chmod 600 {path}")
     try:
         key = serialization.load_pem_private_key(raw, password)
     except TypeError:
@@ -110,6 +108,8 @@ def load_private_key(path: Path, password: bytes | None = None) -> PrivateKey:
         raise UserError(f"{path}: not a private key in PEM form, or the password is wrong") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise UserError(f"{path}: not an elliptic curve key: make one with curve P-256")
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        raise UserError(f"{path}: others on this machine can read the private key: chmod 600 {path}")
     return PrivateKey(_public(key.public_key(), str(path)), key)
 
 
