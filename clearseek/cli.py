@@ -182,7 +182,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     audit = command("audit", "Say how open a release is, from its bytes: what the weights are and allow, what is "
                     "open, what it means in practice. Nothing of the release is executed.",
-                    "clearseek audit my-model --format html --out audit.html")  # fmt: skip
+                    "clearseek audit my-model --format html --out audit.html\n"
+                    "  clearseek audit one other --compare\n"
+                    "  clearseek audit my-model --require weights.tensors=E4   (exit code 1 unless it holds)\n"
+                    "  clearseek audit my-model --trust alice.pub        (E5 where Alice did it again)")  # fmt: skip
     audit.add_argument(
         "releases",
         nargs="+",
@@ -227,7 +230,9 @@ def build_parser() -> argparse.ArgumentParser:
     release.add_argument("--json", action="store_true", help="print the result as JSON")
 
     verify = command("verify", "Do parts of a release again and compare bits: hashes, evaluation, data, training.",
-                     "clearseek verify my-release --segments 2 --key release.key.pub")  # fmt: skip
+                     "clearseek verify my-release --segments 2 --key release.key.pub\n"
+                     "  clearseek verify my-release --levels 6                    (the whole run)\n"
+                     "  clearseek verify my-release --sign my.key --make-key      (and say so to others)")  # fmt: skip
     verify.add_argument("release", type=Path, help="folder of a release")
     verify.add_argument("--levels", default="0,1,2,3,4,5",
                         help="0 hashes, 1 audit, 2 logits, 3 evaluation, 4 data, 5 segments of the training, 6 all "

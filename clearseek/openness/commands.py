@@ -122,6 +122,8 @@ def _source(path: str, hashed: bool = False, quiet: bool = False) -> Source:
             raise UserError(f"{path}: no such folder, and HF_HUB_OFFLINE forbids to ask the hub")
         return Hub(path)
     source = Folder(Path(path))
+    if not source.sizes and not source.problems:
+        raise UserError(f"{path}: holds no files: there is nothing to audit")
     if hashed:
         with _hashing(sum(source.sizes.values()), quiet) as progress:
             source.hashes.update(hash_files(source.root, source.tree.files, progress))

@@ -313,9 +313,9 @@ def test_a_config_that_no_model_can_have_is_refused_at_once(release: Path) -> No
 
 def test_long_lines_take_no_time(release: Path) -> None:
     (release / "README.md").write_text("# a\n" + ("a is " * 2000 + "\n") * 300)
-    start = time.perf_counter()
+    start = time.process_time()
     audited(release)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_prose_that_is_too_much_is_counted_and_left(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,8 @@ def _summary(subject: Subject, statements: list[Statement], problems: list[str])
         grade = Grade.REEXECUTED if executed else Grade.CHECKED
         return Row(name, "impact", TITLE, "yes", grade, reason + tail, places)
     if others:
-        reason = f"{_count(others)} state it; whose keys these are, only you can know: --trust FILE.pub counts them"
+        hint = "none of the keys that you trust is among them" if subject.trusted else "--trust FILE.pub counts them"
+        reason = f"{_count(others)} state it; whose keys these are, only you can know: {hint}"
         return Row(name, "impact", TITLE, "unknown", Grade.CLAIMED, reason + tail, places)
     return Row(name, "impact", TITLE, "no", Grade.ABSENT, f"no statement of another party{tail}", places)
 

@@ -73,7 +73,7 @@ PIECES: Final = (
         "Code that runs the model is published",
         (r"def (?:generate|sample|decode)\w{0,60}\(", r"argmax|multinomial|categorical|temperature|top_p"),
         "",
-        r"inference|serving|generat",
+        r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally)",
     ),
     Piece(
         "code.evaluation",

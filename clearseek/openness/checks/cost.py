@@ -169,7 +169,7 @@ def _price(subject: Subject, hours: dict[str, Claim]) -> Row:
     run = match(subject.counts) if subject.counts else None
     if dollars and claim and prices:
         computed = claim.value * prices[0].value
-        spread = claim.tolerance * prices[0].value + claim.value * prices[0].tolerance
+        spread = claim.tolerance * prices[0].value  # a price is taken as it is written: "$2" is not $2.49
         fits = any(abs(computed - each.value) <= each.tolerance + spread for each in dollars)
         stated = (dollars[0].evidence, claim.evidence, prices[0].evidence)
         reason = f"{claim.text} hours at {prices[0].text} are ${computed:,.0f}; stated: {dollars[0].text}" + _scope(run)

@@ -17,7 +17,7 @@ from clearseek.errors import UserError
 from clearseek.openness.card import shorten
 from clearseek.openness.checks.data import data_files
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
-from clearseek.openness.licences.clauses import Clause
+from clearseek.openness.licences.clauses import Clause, forbidden, strongest
 from clearseek.openness.licences.match import Match, identify
 from clearseek.openness.licences.places import covers, is_licence, is_policy
 from clearseek.openness.licences.prose import said_in_policy, said_of_use
@@ -232,7 +232,7 @@ def _judge(
 ) -> Row:
     match, licence = text.match, text.match.licence
     limits = tuple(clause for clause in match.clauses if clause.flag in RESTRICTING)
-    places = (text.evidence, *(quote(text.file, clause) for clause in _strongest(limits)))
+    places = (text.evidence, *(quote(text.file, clause) for clause in strongest(limits)))
     nearest_id = match.nearest.id if match.nearest else "none"
     if licence is None:
         nearest = f"; the nearest is {nearest_id} ({100 * match.similarity:.0f} % alike)" if match.nearest else ""
@@ -251,7 +251,7 @@ def _judge(
         what += f", {family.get(licence.family, 'not open for ' + kind)}"
         if licence.family == "rail":
             what += f", {100 * match.similarity:.0f} % alike to {nearest_id}"
-        what += f": “{shorten(_strongest(limits)[0].quote, 160)}”" if limits else ""
+        what += f": {forbidden(limits)}" if limits else ""
         return Row(name, "definition", title, "no", Grade.PRESENT, what, places)
     if not match.exact:
         return _by_title(name, title, what, places, limits)
@@ -266,7 +266,7 @@ def _judge(
 def _by_title(name: str, title: str, what: str, places: tuple[Evidence, ...], limits: tuple[Clause, ...]) -> Row:
     """An open licence that only its title tells: no more than a claim, and none where the text takes back."""
     if limits:
-        first = _strongest(limits)[0]
+        first = strongest(limits)[0]
         what += f", which restricts nothing; but line {first.line}: “{shorten(first.quote, 160)}”"
         return Row(name, "definition", title, "no", Grade.PRESENT, what, places)
     what += ", whose standard text is not here to be compared with"
@@ -277,12 +277,6 @@ def _differs(expected: str, found: str) -> str:
     if expected and found:
         return f"“{shorten(found, 120)}” instead of “{shorten(expected, 120)}”"
     return f"“{shorten(found, 120)}” is added" if found else f"“{shorten(expected, 120)}” is missing"
-
-
-def _strongest(clauses: tuple[Clause, ...]) -> list[Clause]:
-    """Prohibitions before remarks: those that name the reader and what is forbidden."""
-    direct = re.compile(r"you (?:agree|cannot|may not|shall not|must not|will not)|military|must not", re.I)
-    return sorted(clauses, key=lambda clause: (not direct.search(clause.quote), clause.line))[:4]
 
 
 def quote(file: str, clause: Clause) -> Evidence:
@@ -357,9 +351,9 @@ def _freedom(subject: Subject, texts: dict[Kind, Text]) -> Row:
     text = texts.get("weights")
     licence, places = _licence(subject, texts)
     if text is not None and (limits := _limits(text)):
-        places = (*places, *(quote(text.file, clause) for clause in _strongest(limits)))
+        places = (*places, *(quote(text.file, clause) for clause in strongest(limits)))
         kinds = ", ".join(dict.fromkeys(clause.flag.replace("_", " ") for clause in limits))
-        first = _strongest(limits)[0]
+        first = strongest(limits)[0]
         reason = f"{text.match.label} restricts: {kinds}; line {first.line}: “{shorten(first.quote, 160)}”"
         return Row(name, "technical", title, "no", Grade.PRESENT, reason, places)
     if said := contradicting(subject, licence):

@@ -205,7 +205,8 @@ def _weights(subject: Subject) -> Row:
     if base is None:
         if not named:
             return Row(name, "technical", title, "not applicable", Grade.ABSENT, "no base model is named")
-        reason = f"{', '.join(named[:4])} named; --base compares their weights"
+        more = f" and {len(named) - 4} more" if len(named) > 4 else ""
+        reason = f"{', '.join(named[:4])}{more} named; --base compares their weights"
         return Row(name, "technical", title, "unknown", Grade.CLAIMED, reason)
     ours, theirs = subject.weights.tensors, base.weights.tensors
     most = min(_MOST_MATRICES, subject.source.most_samples, base.source.most_samples)

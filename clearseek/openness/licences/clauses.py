@@ -173,3 +173,24 @@ def _sentences(text: str) -> Iterator[tuple[str, int, bool, bool]]:
         line, counted = line + text.count("\n", counted, first), first
         yield part.strip(), line, bool(_ITEM.match(part + " ")), fresh
         begin, fresh = (match.end(), "\n" in match[0]) if match else (end, True)
+
+
+_DIRECT = re.compile(r"you (?:agree|cannot|may not|shall not|must not|will not)|military|must not", re.I)
+_A_USE = re.compile(r"(?:for|to|in any way)\b", re.I)
+
+
+def strongest(clauses: tuple[Clause, ...]) -> list[Clause]:
+    """What is forbidden, one use after the other; then prohibitions, before remarks."""
+
+    def rank(clause: Clause) -> tuple[bool, bool, bool, int]:
+        use = clause.flag == "field_of_use" and _A_USE.match(clause.quote) is not None
+        return "military" not in clause.quote.lower(), not use, not _DIRECT.search(clause.quote), clause.line
+
+    return sorted(clauses, key=rank)[:14]
+
+
+def forbidden(clauses: tuple[Clause, ...]) -> str:
+    """How many uses a list of them rules out, and the first; else the strongest clause."""
+    ruled_out = [clause for clause in clauses if clause.flag == "field_of_use" and _A_USE.match(clause.quote)]
+    first = f"“{shorten(strongest(clauses)[0].quote, 160)}”"
+    return f"rules out {len(ruled_out)} uses, such as {first}" if len(ruled_out) > 1 else first

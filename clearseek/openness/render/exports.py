@@ -7,6 +7,7 @@ MOT's ``schema/mof_schema.json``; the index's contribution template; CycloneDX 1
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
@@ -15,7 +16,7 @@ from uuid import NAMESPACE_URL, uuid5
 import yaml
 
 import clearseek
-from clearseek.openness.evidence import Answer, Audit, Grade, Row
+from clearseek.openness.evidence import Answer, Audit, Evidence, Grade, Row
 from clearseek.openness.views import OSAI, european
 
 COMPONENTS: Final = (
@@ -26,24 +27,27 @@ COMPONENTS: Final = (
     ("Evaluation code", "code.evaluation", "code"),
     ("Model parameters (Final)", "weights.final", "data"),
     ("Model parameters (Intermediate)", "weights.intermediate", "data"),
-    ("Datasets", "data.training", "data"),
-    ("Evaluation data", "data.evaluation", "data"),
-    ("Model metadata", "code.configuration", "data"),
+    ("Datasets", "data.training", "datasets"),
+    ("Evaluation data", "data.evaluation", "datasets"),
+    ("Model metadata", "code.configuration", "code"),
     ("Model card", "documents.model_card", "document"),
     ("Data card", "documents.data_card", "document"),
     ("Technical report", "documents.report", "document"),
     ("Evaluation results", "documents.evaluation", "document"),
 )
-"""Components of the framework as its tool spells them, the row each rests on, and its type."""
-LICENCE_ROWS: Final = {"code": "licence.code", "data": "licence.weights", "document": "licence.documents"}
+"""Components of the framework as its tool spells them, the row each rests on, and what its licence is one of."""
+LICENCE_ROWS: Final = {
+    "code": "licence.code", "data": "licence.weights", "document": "licence.documents", "datasets": "licence.data",
+}  # fmt: skip
+"""The tool's types, its “data” being parameters; and data sets, which have licences of their own."""
 
 
 def licence_found(audit: Audit, row_id: str) -> tuple[str, str]:
-    """SPDX id and file of a licence that was found open; empty where it was not."""
+    """SPDX id, or a name of our table, and file of the licence that was found, open or not; empty where none was."""
     row = audit.get(row_id)
-    if row is None or row.answer != "yes" or not row.evidence:
+    if row is None or row.answer not in ("yes", "no") or not row.evidence or " is " not in row.reason:
         return "", ""
-    name = row.reason.partition(" is ")[2].partition(",")[0].partition(";")[0].strip()
+    name = re.split(r"[,;:]| \(| by word", row.reason.partition(" is ")[2])[0].strip()
     return name, row.evidence[0].file if row.grade >= Grade.PRESENT else ""
 
 
@@ -65,17 +69,21 @@ def as_mot(audit: Audit) -> str:
         if row is None or not _there(row):
             continue
         entry = {"name": name, "description": f"{row.grade.label}: {row.reason}"[:500]}
-        if licences[kind][0]:
+        ours = row.grade >= Grade.PRESENT or kind == "data"  # a licence here does not cover what others publish
+        if licences[kind][0] and ours:
             entry["license"], entry["license_path"] = licences[kind]
         if row.evidence:
             entry["component_path"] = row.evidence[0].quote if row.grade == Grade.LINKED else row.evidence[0].file
         components.append(entry)
     release: dict[str, Any] = {
         "name": str(audit.facts["name"]),
-        "version": str(audit.facts.get("revision", ""))[:12] or "1",
-        "license": {kind: {"name": name or None, "path": path or None} for kind, (name, path) in licences.items()},
+        "version": str(audit.facts.get("revision", ""))[:12] or "unversioned",
+        "license": {
+            kind: {"name": licences[kind][0] or None, "path": licences[kind][1] or None}
+            for kind in ("code", "data", "document")
+        },
         "type": "language",
-        "producer": str(audit.subject).rpartition("/")[0].rpartition("/")[2],
+        "producer": _owner(audit) or "unknown",
         "components": components,
     }
     if "parameters" in audit.facts:
@@ -86,6 +94,11 @@ def as_mot(audit: Audit) -> str:
     return yaml.safe_dump({"framework": framework, "release": release}, sort_keys=False, allow_unicode=True)
 
 
+def _owner(audit: Audit) -> str:
+    """Who publishes it, where it was read on a hub; a folder's place on this machine tells nothing."""
+    return audit.subject.partition("/")[0] if "revision" in audit.facts else ""
+
+
 _CLASSES: Final[dict[Answer, str]] = {"yes": "open", "partly": "partial", "no": "closed"}
 """What is unknown has no class: it is not closed."""
 
@@ -94,7 +107,12 @@ def as_european_index(audit: Audit) -> str:
     """The European index's YAML: twelve dimensions as claimed, with the grade in each note."""
     entries = {entry.name: entry for entry in european(audit).entries}
     content: dict[str, Any] = {
-        "system": {"name": str(audit.facts["name"]), "link": audit.subject, "type": "text", "notes": ""},
+        "system": {
+            "name": str(audit.facts["name"]),
+            "link": audit.subject if _owner(audit) else None,
+            "type": "text",
+            "notes": "",
+        },
         "org": {"name": "", "link": "", "notes": ""},
     }
     for name, ids in OSAI:
@@ -102,10 +120,15 @@ def as_european_index(audit: Audit) -> str:
         place = row.evidence[0] if row and row.evidence else None
         content[name] = {
             "class": _CLASSES.get(entries[name].claimed),
-            "link": (place.quote or place.file) if place else None,
+            "link": _link(place) if place else None,
             "notes": _note(row, entries[name].claimed),
         }
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _link(place: Evidence) -> str:
+    """An address, or the file's name in the release."""
+    return place.quote if place.quote.startswith(("https://", "http://")) else place.file
 
 
 def _note(row: Row | None, answer: Answer) -> str:

@@ -52,4 +52,8 @@ def comparison(audits: Sequence[Audit], rows: Sequence[str] | None = None) -> st
     for id in ids:
         cells = [f"{MARKS[row.answer][0]} E{int(row.grade)}" if (row := audit.get(id)) else "" for audit in audits]
         out.append(f"| {id} | " + " | ".join(cells) + " |")
+    found = [views(audit) for audit in audits]
+    for place, view in enumerate(found[0]):
+        cells = [f"claimed: {each[place].claimed}; proven: {each[place].proven}" for each in found]
+        out.append(f"| **{view.name}** | " + " | ".join(map(_cell, cells)) + " |")
     return "\n".join(out) + "\n"

@@ -10,10 +10,11 @@ from typing import Any
 from urllib.parse import quote
 
 import clearseek
-from clearseek.openness.evidence import Answer, Audit, Evidence, Row
+from clearseek.openness.evidence import Answer, Audit, Evidence, Grade, Row
 from clearseek.openness.tree import visible
 
 _LEVELS: dict[Answer, str] = {"no": "error", "partly": "warning", "unknown": "note"}
+"""Of an answer; what is merely absent is a warning, since nothing in the release is wrong about it."""
 
 
 def as_sarif(audit: Audit) -> dict[str, Any]:
@@ -36,11 +37,11 @@ def _result(row: Row, number: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ruleId": row.id,
         "ruleIndex": number,
-        "level": _LEVELS[row.answer],
+        "level": "warning" if row.answer == "no" and row.grade == Grade.ABSENT else _LEVELS[row.answer],
         "message": {"text": _text(f"{row.title}: {row.answer} ({row.grade.label}). {row.reason}")},
     }
-    if row.evidence:
-        result["locations"] = [_location(each) for each in row.evidence[:10]]
+    # Code hosts show a result at a place: what is nowhere is put to the card, where one would look for it.
+    result["locations"] = [_location(each) for each in row.evidence[:10] or (Evidence("README.md"),)]
     return result
 
 

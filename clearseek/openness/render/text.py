@@ -20,6 +20,10 @@ MARKS: Final[dict[Answer, tuple[str, str]]] = {
     "not applicable": ("-", "dim"),
 }
 """Sign and colour of an answer."""
+LEGEND: Final = (
+    "✓ yes, ◐ in part, ✗ no, ? unknown, - not applicable; E0 absent, E1 claimed, E2 linked, E3 present, "
+    "E4 cross-checked, E5 re-executed"
+)
 QUESTIONS: Final[dict[Dimension, str]] = {
     "technical": "What the weights are and allow",
     "definition": "What is open",
@@ -46,6 +50,7 @@ def print_audit(console: Console, audit: Audit, evidence: bool = False) -> None:
         line = f"  {view.name.ljust(widest)}  claimed: {view.claimed};  proven: {view.proven}"
         console.print(Text(line), soft_wrap=True)
     console.print()
+    console.print(Text(LEGEND, style="dim"), soft_wrap=True)
     console.print(Text(headline(audit, found[0]), style="bold"), soft_wrap=True)
 
 
@@ -80,3 +85,11 @@ def print_comparison(console: Console, audits: Sequence[Audit]) -> None:
             sign, colour = MARKS[row.answer] if row else ("", "")
             line += Text((f"{sign} E{int(row.grade)}" if row else "").ljust(width), style=colour)
         console.print(line, soft_wrap=True)
+    console.print()
+    found = [views(audit) for audit in audits]
+    for place, view in enumerate(found[0]):
+        console.print(Text(view.name, style="bold"), soft_wrap=True)
+        for name, each in zip(names, found, strict=True):
+            result = f"  {name.ljust(26)}claimed: {each[place].claimed};  proven: {each[place].proven}"
+            console.print(Text(result), soft_wrap=True)
+    console.print(Text(LEGEND, style="dim"), soft_wrap=True)

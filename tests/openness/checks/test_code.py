@@ -154,6 +154,6 @@ def test_a_repository_of_something_else_is_not(release: Path, line: str) -> None
 def test_no_source_takes_long(release: Path, file: str, text: str) -> None:
     (release / file).parent.mkdir(exist_ok=True)
     (release / file).write_text(text[:900_000])
-    start = time.perf_counter()
+    start = time.process_time()
     list(rows(Subject(Folder(release), "Tiny")))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 20

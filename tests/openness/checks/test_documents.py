@@ -152,7 +152,7 @@ def test_no_card_takes_long(release: Path, text: str) -> None:
     (release / "README.md").write_text("# x\n" + text)
     subject = Subject(Folder(release), "Tiny")
     assert subject.documents[0].headings and subject.claims is not None
-    start = time.perf_counter()
+    start = time.process_time()
     for check in (code, data, documents):
         list(check.rows(subject))
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 20

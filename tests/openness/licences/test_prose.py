@@ -74,4 +74,4 @@ def test_published_cards_restrict_nothing(card: str) -> None:
 def test_long_cards_are_quick(text: str) -> None:
     begun = time.process_time()
     said(text)
-    assert time.process_time() - begun < 5
+    assert time.process_time() - begun < 20
