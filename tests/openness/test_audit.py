@@ -248,6 +248,13 @@ def test_deepseek_v3_cost(v3: Audit) -> None:
     assert "34.3 % by 6ND" in v3["cost.compute"].reason
 
 
+@pytest.mark.parametrize(("cost", "answer"), [("$5.576M", "yes"), ("$5.6M", "yes"), ("$5.0M", "no"), ("$4M", "no")])
+def test_a_cost_is_hours_times_the_price_as_it_is_written(tmp_path: Path, cost: str, answer: str) -> None:
+    text = f"The full training took 2.788M H800 GPU hours; the total cost is {cost} at $2 per GPU hour.\n"
+    (tmp_path / "README.md").write_text(f"# Large\n\n{text}")
+    assert audited(tmp_path, "Large")["cost.price"].answer == answer
+
+
 def test_deepseek_r1_licences(r1: Audit) -> None:
     assert r1["licence.weights"].answer == "yes"
     upstream = r1["licence.upstream"]
