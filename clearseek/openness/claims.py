@@ -88,6 +88,8 @@ _NAMELESS = frozenset({
     "specification", "spec", "hyperparameter", "info", "information",
 })  # fmt: skip
 """Headers of a table that holds names and values."""
+_BOUND = re.compile(r"\b(?:less than|fewer than|under|below|at most)\s*$|\d\s?(?:[kmbt]|\w*illion|thousand)? to\s*$")
+"""Before a figure that says only how far it may go."""
 _TRIMMED = re.compile(r"^[~\u2248] ?| (?:total )?(?:tokens|param\w{0,10})$")
 
 
@@ -263,6 +265,8 @@ def _role(line: str, match: re.Match[str], mtp: bool) -> Kind | None:
     written_out = not scale and float(match["number"].replace(",", "")) >= 1e6
     if context := _context(before, after, match):
         return context
+    if _BOUND.search(before):
+        return None
     if re.match(r"\s*(?:[a-z-]+\s+){0,5}?tokens\b(?! per|/)", after):
         large = scale not in ("", "k", "m", "thousand", "million")
         if large or (written_out and float(match["number"].replace(",", "")) >= 1e9):

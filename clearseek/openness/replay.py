@@ -83,7 +83,8 @@ def open_release(root: Path) -> Release:
     lines = tuple(run.transcript.read_bytes().split(b"\n")[:-1])
     if not isinstance(transcript.header.get("environment"), dict):
         raise UserError(f"{run.transcript}: its header does not say on what machine the run was")
-    return Release(root, run, transcript, run.read_recipe(), lines, (0, *checkpoint.steps(root / "checkpoints")))
+    later = (step for step in checkpoint.steps(root / "checkpoints") if step)
+    return Release(root, run, transcript, run.read_recipe(), lines, (0, *later))
 
 
 def every_segment(release: Release) -> tuple[Segment, ...]:

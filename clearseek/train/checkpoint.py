@@ -122,7 +122,7 @@ def steps(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     found = (int(match[1]) for entry in folder.iterdir() if (match := _FOLDER.fullmatch(entry.name)))
-    return sorted(step for step in set(found) if step and (folder / _name(step)).is_dir())
+    return sorted(step for step in set(found) if (folder / _name(step)).is_dir())
 
 
 def strangers(folder: Path) -> list[str]:
