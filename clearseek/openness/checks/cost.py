@@ -225,5 +225,6 @@ def _memory(subject: Subject) -> Row:
         reason = "neither weights nor a config that is understood"
         return Row(name, "impact", title, "unknown", Grade.ABSENT, reason)
     need = -(-size // (72 * 10**9))  # a tenth stays for the cache and the runtime
-    reason = f"{size / 1e9:,.1f} GB of weights" + (f": {need} such accelerators, caches aside" if need > 1 else "")
+    shown = f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+    reason = f"{shown} of weights" + (f": {need} accelerators of 80 GB, caches aside" if need > 1 else "")
     return Row(name, "impact", title, "yes" if need <= 1 else "no", grade, reason, places)

@@ -136,7 +136,7 @@ def _bytes(subject: Subject, found: Sifted) -> Row:
         return Row("data.training", "definition", _TITLE, "partly", Grade.CLAIMED, reason, (*places, stated.evidence))
     known = listing(subject.source)
     problem = _incomplete(found, known)
-    if size < SMALLEST_SET and (known is None or not known.counted or problem):
+    if size < SMALLEST_SET and (known is None or not known.counted):
         reason += ": too few for a training set, and no manifest lists them with their sizes and counts of tokens"
         return Row("data.training", "definition", _TITLE, "partly", Grade.CLAIMED, reason, places)
     if problem:

@@ -36,7 +36,7 @@ def listing(source: Source) -> Listing | None:
                 continue
             if known is not None:
                 found.append(known)
-    return max(found, key=lambda each: (not each.problem, each.counted), default=None)
+    return max(found, key=lambda each: (each.counted, not each.problem), default=None)
 
 
 def _read(source: Source, path: str, content: dict[str, Any]) -> Listing | None:
