@@ -21,6 +21,7 @@ from clearseek.hub.safetensors_file import strict_json
 from clearseek.openness.checks import content_summary
 from clearseek.openness.checks.archive import members
 from clearseek.openness.checks.data import data_files
+from clearseek.openness.checks.operations import SYSTEMIC
 from clearseek.openness.checks.records import DATA_MANIFEST, LONGEST_RECORD, TRANSCRIPT, Records, Result
 from clearseek.openness.checks.stored_hash import hash_stored
 from clearseek.openness.checks.trajectory import checkpoints
@@ -29,6 +30,10 @@ from clearseek.openness.subject import Subject
 
 _BILL: Final = "bom.cdx.json"
 _METRICS: Final = "training/metrics.jsonl"
+
+
+_FROM_WORDS: Final = ("cost.threshold",)
+"""Rows whose other side is in the records alone, so that a claim is enough to compare."""
 
 
 def lift(subject: Subject, rows: tuple[Row, ...]) -> tuple[Row, ...]:
@@ -46,7 +51,8 @@ def _whole(row: Row, lowest: Grade) -> Row:
 
 
 def _lifted(row: Row, check: Callable[[], Result]) -> Row:
-    if row.answer not in ("yes", "partly") or row.grade not in (Grade.PRESENT, Grade.CHECKED):
+    least = Grade.CLAIMED if row.id in _FROM_WORDS else Grade.PRESENT
+    if row.answer not in ("yes", "partly") or not least <= row.grade <= Grade.CHECKED:
         return row
     try:
         result = check()
@@ -71,6 +77,7 @@ def _checks(records: Records) -> dict[str, Callable[[], Result]]:
         "weights.optimizer": lambda: _checkpoints(records, "optimizer"),
         "licence.data": lambda: _data_licences(records),
         "documents.data_card": lambda: _croissant(records),
+        "cost.threshold": lambda: _operations(records),
         "documents.data_summary": lambda: _content_summary(records),
         "documents.report": lambda: _report(records),
         "documents.evaluation": lambda: _evaluation(records),
@@ -209,6 +216,16 @@ def _content_summary(records: Records) -> Result:
                 return False, f"{place.file}, {field}: {count:,} is not among its figures", DATA_MANIFEST
             compared += 1
     return (True, f"{compared} figures are those of data/manifest.json", DATA_MANIFEST) if compared else None
+
+
+def _operations(records: Records) -> Result:
+    """The operations of the run, from its configuration and the tokens that its transcript counts."""
+    config, steps = records.subject.config.value, records.transcript[1]
+    if config is None or not steps:
+        return None
+    length = records.transcript[0]["recipe"]["data"]["sequence_length"]
+    flops = flops_per_token(config, length) * steps[-1]["tokens"]
+    return flops < SYSTEMIC, f"{flops:.3e} by the configuration and the transcript's tokens", TRANSCRIPT
 
 
 def _report(records: Records) -> Result:

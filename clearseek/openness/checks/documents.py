@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from math import prod
 from typing import Any, Final
 
@@ -71,13 +71,16 @@ def _policy(subject: Subject) -> Row:
     for document in subject.documents:
         for number, line in enumerate(document.lines, 1):
             if line.startswith("#") and _POLICY.search(line.lower().replace(" ", "-")):
-                return Row(
-                    name, "impact", title, "yes", Grade.CLAIMED, f"a section of {document.file}", (document.at(number),)
-                )
+                below = takewhile(lambda text: not text.startswith("#"), document.lines[number : number + 200])
+                grade = Grade.PRESENT if different_words(" ".join(below)) >= _SHORTEST_POLICY else Grade.CLAIMED
+                reason = f"a section of {document.file}"
+                return Row(name, "impact", title, "yes", grade, reason, (document.at(number),))
     hollow = found.row(subject.source, name, "impact", title)
     return hollow or Row(name, "impact", title, "no", Grade.ABSENT, "no file and no section of that name")
 
 
+_SHORTEST_POLICY: Final = 15
+"""Different words of a section that says something."""
 _CODE = re.compile(r"\.(?:py|sh|ipynb|js|ts|c|cc|cpp|cu|h|rs|go|java|jl|ya?ml|toml|lock)$")
 
 
