@@ -96,6 +96,65 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
     _add_recipe_options(plan)
 
 
+def _add_audit(audit: argparse.ArgumentParser) -> None:
+    audit.add_argument(
+        "releases",
+        nargs="+",
+        metavar="RELEASE",
+        help="folder of a release, or a repository on the hub: owner/name or owner/name@revision",
+    )
+    audit.add_argument("--name", help="the model's name in its documents (default: the folder's)")
+    audit.add_argument("--compare", action="store_true", help="put several releases side by side")
+    audit.add_argument("--evidence", action="store_true", help="show where each finding can be seen")
+    audit.add_argument(
+        "--format", default="text", help="how to say it (default: text)",
+        choices=("text", "json", "markdown", "html", "sarif", "cyclonedx", "spdx", "croissant", "mot",
+                 "european-index"),
+    )  # fmt: skip
+    audit.add_argument("--out", type=Path, help="file to write instead of standard output")
+    audit.add_argument("--no-hash", action="store_true", help="do not hash the files: faster, and proves less")
+    audit.add_argument("--require", action="append", default=[], metavar="ROW[=GRADE]",
+                       help="exit with 1 unless this row is a yes, of this grade at least; repeatable")  # fmt: skip
+    audit.add_argument("--trust", action="append", default=[], type=Path, metavar="KEY.pub",
+                       help="count what this key signed in attestations/ as re-execution; repeatable")  # fmt: skip
+    audit.add_argument(
+        "--base", metavar="RELEASE", help="a release that it may have been made from: their weights are compared"
+    )
+    audit.add_argument("--json", action="store_true", help="same as --format json")
+
+
+def _add_release(release: argparse.ArgumentParser) -> None:
+    release.add_argument("run", type=Path, help="a finished run")
+    release.add_argument("out", type=Path, help="folder to make")
+    release.add_argument("--data", type=Path, help="the run's data (default: RUN/data)")
+    release.add_argument("--name", help="the model's name (default: the folder's)")
+    release.add_argument("--provider", default="", metavar="TEXT",
+                         help="who publishes it, with a contact: for the card and the AI Act's summary")  # fmt: skip
+    release.add_argument("--languages", default="", metavar="TEXT", help="languages of the data, for that summary")
+    release.add_argument("--dtype", choices=("bf16", "fp32", "fp8"), default="bf16",
+                         help="type of the final weights (default: bf16); checkpoints are FP32")  # fmt: skip
+    release.add_argument("--key", type=Path, help="private key to sign with")
+    release.add_argument("--make-key", action="store_true", help="make that key first")
+    release.add_argument("--push", metavar="OWNER/NAME", help="upload it to this repository of the Hugging Face hub")
+    release.add_argument("--private", action="store_true", help="with --push: make a new repository private")
+    release.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_verify(verify: argparse.ArgumentParser) -> None:
+    verify.add_argument("release", type=Path, help="folder of a release")
+    verify.add_argument("--levels", default="0,1,2,3,4,5",
+                        help="0 hashes, 1 audit, 2 logits, 3 evaluation, 4 data, 5 segments of the training, 6 all "
+                        "of it (default: 0,1,2,3,4,5)")  # fmt: skip
+    verify.add_argument("--segments", type=int, default=1, help="segments to train again at level 5 (default: 1)")
+    verify.add_argument("--nonce", help="text that chooses the segments (default: random)")
+    verify.add_argument("--key", type=Path, help="the publisher's public key")
+    verify.add_argument("--read-sources", action="store_true",
+                        help="make the data again from the files on this machine that the recipe names")  # fmt: skip
+    verify.add_argument("--sign", type=Path, metavar="KEY", help="add a statement of the result, signed with this key")
+    verify.add_argument("--make-key", action="store_true", help="make the key of --sign first")
+    verify.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -180,71 +239,19 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--device", help="cpu or cuda (default: the GPU, if there is one)")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
 
-    audit = command("audit", "Say how open a release is, from its bytes: what the weights are and allow, what is "
+    _add_audit(command("audit", "Say how open a release is, from its bytes: what the weights are and allow, what is "
                     "open, what it means in practice. Nothing of the release is executed.",
                     "clearseek audit my-model --format html --out audit.html\n"
                     "  clearseek audit one other --compare\n"
                     "  clearseek audit my-model --require weights.tensors=E4   (exit code 1 unless it holds)\n"
-                    "  clearseek audit my-model --trust alice.pub        (E5 where Alice did it again)")  # fmt: skip
-    audit.add_argument(
-        "releases",
-        nargs="+",
-        metavar="RELEASE",
-        help="folder of a release, or a repository on the hub: owner/name or owner/name@revision",
-    )
-    audit.add_argument("--name", help="the model's name in its documents (default: the folder's)")
-    audit.add_argument("--compare", action="store_true", help="put several releases side by side")
-    audit.add_argument("--evidence", action="store_true", help="show where each finding can be seen")
-    audit.add_argument(
-        "--format", default="text", help="how to say it (default: text)",
-        choices=("text", "json", "markdown", "html", "sarif", "cyclonedx", "spdx", "croissant", "mot",
-                 "european-index"),
-    )  # fmt: skip
-    audit.add_argument("--out", type=Path, help="file to write instead of standard output")
-    audit.add_argument("--no-hash", action="store_true", help="do not hash the files: faster, and proves less")
-    audit.add_argument("--require", action="append", default=[], metavar="ROW[=GRADE]",
-                       help="exit with 1 unless this row is a yes, of this grade at least; repeatable")  # fmt: skip
-    audit.add_argument("--trust", action="append", default=[], type=Path, metavar="KEY.pub",
-                       help="count what this key signed in attestations/ as re-execution; repeatable")  # fmt: skip
-    audit.add_argument(
-        "--base", metavar="RELEASE", help="a release that it may have been made from: their weights are compared"
-    )
-    audit.add_argument("--json", action="store_true", help="same as --format json")
-
-    release = command("release", "Make a repository that carries all that made a model: weights, code, data, recipe, "
-                      "transcript, checkpoints, evaluation, manifest, signature.",
-                      "clearseek release runs/quickstart my-release --key release.key --make-key")  # fmt: skip
-    release.add_argument("run", type=Path, help="a finished run")
-    release.add_argument("out", type=Path, help="folder to make")
-    release.add_argument("--data", type=Path, help="the run's data (default: RUN/data)")
-    release.add_argument("--name", help="the model's name (default: the folder's)")
-    release.add_argument("--provider", default="", metavar="TEXT",
-                         help="who publishes it, with a contact: for the card and the AI Act's summary")  # fmt: skip
-    release.add_argument("--languages", default="", metavar="TEXT", help="languages of the data, for that summary")
-    release.add_argument("--dtype", choices=("bf16", "fp32", "fp8"), default="bf16",
-                         help="type of the final weights (default: bf16); checkpoints are FP32")  # fmt: skip
-    release.add_argument("--key", type=Path, help="private key to sign with")
-    release.add_argument("--make-key", action="store_true", help="make that key first")
-    release.add_argument("--push", metavar="OWNER/NAME", help="upload it to this repository of the Hugging Face hub")
-    release.add_argument("--private", action="store_true", help="with --push: make a new repository private")
-    release.add_argument("--json", action="store_true", help="print the result as JSON")
-
-    verify = command("verify", "Do parts of a release again and compare bits: hashes, evaluation, data, training.",
+                    "  clearseek audit my-model --trust alice.pub        (E5 where Alice did it again)"))  # fmt: skip
+    _add_release(command("release", "Make a repository that carries all that made a model: weights, code, data, "
+                      "recipe, transcript, checkpoints, evaluation, manifest, signature.",
+                      "clearseek release runs/quickstart my-release --key release.key --make-key"))  # fmt: skip
+    _add_verify(command("verify", "Do parts of a release again and compare bits: hashes, evaluation, data, training.",
                      "clearseek verify my-release --segments 2 --key release.key.pub\n"
                      "  clearseek verify my-release --levels 6                    (the whole run)\n"
-                     "  clearseek verify my-release --sign my.key --make-key      (and say so to others)")  # fmt: skip
-    verify.add_argument("release", type=Path, help="folder of a release")
-    verify.add_argument("--levels", default="0,1,2,3,4,5",
-                        help="0 hashes, 1 audit, 2 logits, 3 evaluation, 4 data, 5 segments of the training, 6 all "
-                        "of it (default: 0,1,2,3,4,5)")  # fmt: skip
-    verify.add_argument("--segments", type=int, default=1, help="segments to train again at level 5 (default: 1)")
-    verify.add_argument("--nonce", help="text that chooses the segments (default: random)")
-    verify.add_argument("--key", type=Path, help="the publisher's public key")
-    verify.add_argument("--read-sources", action="store_true",
-                        help="make the data again from the files on this machine that the recipe names")  # fmt: skip
-    verify.add_argument("--sign", type=Path, metavar="KEY", help="add a statement of the result, signed with this key")
-    verify.add_argument("--make-key", action="store_true", help="make the key of --sign first")
-    verify.add_argument("--json", action="store_true", help="print the result as JSON")
+                     "  clearseek verify my-release --sign my.key --make-key      (and say so to others)"))  # fmt: skip
     return parser
 
 
