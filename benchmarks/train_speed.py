@@ -1,20 +1,23 @@
 """Training speed of ClearSeek against transformers' own DeepSeek-V3, on the same work.
 
-Both train the same shapes, batch, precision and optimiser in one process, step about. The peer gets its fastest
-settings: every pair of attention and expert implementation is tried first and the best is kept. MTP is left out,
-since the peer cannot train it. ``python benchmarks/train_speed.py`` prints a table and writes
-``benchmarks/results/train_speed.json``.
+Both train the same shapes, batch, precision and optimiser. Each side is a process of its own, so neither lives with
+the other's memory, and they take steps by turns: while one works, the others wait. The peer gets its fastest settings:
+every pair of attention and expert implementation is tried first and the best is kept, and stands once more under
+``torch.compile``. MTP is left out, since the peer cannot train it. The type is the one that this processor is fast in
+(`--precision` chooses another). ``python benchmarks/train_speed.py`` prints a table and writes
+``benchmarks/results/train_speed-TYPE.json``.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,12 @@ import transformers
 from clearseek.config import ModelConfig, OptimizerConfig
 from clearseek.fusion import use_compiler
 from clearseek.hub.layout import flops_per_token
-from clearseek.machine import describe, measure_matmul_rates
+from clearseek.machine import describe, keep_heap, pick_precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.recipe import load_recipe
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm
 
-RESULT = Path(__file__).parent / "results" / "train_speed.json"
+RESULTS = Path(__file__).parent / "results"
 LARGE: dict[str, Any] = {  # nine times the quickstart's parameters, five times its work per token
     "hidden_size": 512,
     "num_hidden_layers": 8,
@@ -42,11 +45,6 @@ LARGE: dict[str, Any] = {  # nine times the quickstart's parameters, five times 
     "vocab_size": 8192,
     "first_k_dense_replace": 1,
 }
-HEAPS = {
-    "kept": {-4: 0, -1: -1},  # what clearseek.machine.keep_heap sets
-    "glibc": {-4: 65536, -3: 32 << 20, -1: 64 << 20},  # where glibc's self-adjusting defaults settle
-}
-"""mallopt settings: M_MMAP_MAX (-4), M_MMAP_THRESHOLD (-3), M_TRIM_THRESHOLD (-1)."""
 Step = Callable[[torch.Tensor], float]
 
 
@@ -101,65 +99,106 @@ def peer(config: ModelConfig, dtype: torch.dtype, optimizer: OptimizerConfig, at
     return stepper(model, loss, optimizer)
 
 
-def use_heap(policy: str) -> None:
-    """Switch the process's allocator; where there is no glibc, nothing changes and both sides share one policy."""
-    with suppress(AttributeError, OSError):
-        for key, value in HEAPS[policy].items():
-            ctypes.CDLL(None).mallopt(key, value)
+@dataclass(frozen=True)
+class Work:
+    """What both sides do."""
+
+    config: ModelConfig
+    batch: int
+    length: int
+    optimizer: OptimizerConfig
+    dtype: torch.dtype
+
+    def tokens(self, number: int) -> torch.Tensor:
+        """The batch of a round, with one token more than the peer takes."""
+        generator = torch.Generator().manual_seed(number)
+        return torch.randint(0, self.config.vocab_size, (self.batch, self.length + 1), generator=generator)
 
 
-def timed(step: Step, tokens: torch.Tensor) -> float:
-    start = time.perf_counter()
-    step(tokens)
-    return time.perf_counter() - start
+@dataclass(frozen=True)
+class Side:
+    """One way to do it."""
+
+    name: str
+    heap: bool = False
+    """Whether the C library keeps freed memory, as ClearSeek has it."""
+    compiled: bool = False
+    attention: str = ""
+    experts: str = ""
+
+    def step(self, work: Work) -> Step:
+        """Its training step."""
+        if self.heap:
+            keep_heap()
+        if self.attention:
+            theirs = peer(work.config, work.dtype, work.optimizer, self.attention, self.experts, self.compiled)
+            return lambda tokens: theirs(tokens[:, : work.length])
+        use_compiler(self.compiled)
+        return ours(work.config, work.dtype, work.optimizer)
 
 
-def best_peer(
-    config: ModelConfig, dtype: torch.dtype, optimizer: OptimizerConfig, tokens: torch.Tensor
-) -> tuple[str, Step]:
-    """The peer's fastest settings on these shapes (the better of two steps each, after a first)."""
-    tried: dict[str, float] = {}
+def serve(side: Side, work: Work, connection: Connection) -> None:
+    """Take the steps that are asked for, by their number, and answer with their seconds; None ends it."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    step = side.step(work)
+    while (number := connection.recv()) is not None:
+        tokens = work.tokens(number)
+        start = time.perf_counter()
+        step(tokens)
+        connection.send(time.perf_counter() - start)
+
+
+def by_turns(sides: Sequence[Side], work: Work, settle: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each side's steps, the first `settle` of each left out."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    for side in sides:
+        pipes[side.name], theirs = context.Pipe()
+        processes.append(context.Process(target=serve, args=(side, work, theirs), daemon=True))
+        processes[-1].start()
+    times: dict[str, list[float]] = {side.name: [] for side in sides}
+    for number in range(settle + rounds):
+        for name, pipe in pipes.items():
+            pipe.send(number)
+            seconds = pipe.recv()
+            if number >= settle:
+                times[name].append(seconds)
+    for pipe in pipes.values():
+        pipe.send(None)
+    for process in processes:
+        process.join()
+    return times
+
+
+def best_peer(work: Work) -> tuple[str, str]:
+    """The peer's fastest attention and experts on these shapes (the better of two steps each, after a first)."""
+    tried: dict[tuple[str, str], float] = {}
     for attention in ("sdpa", "eager"):
-        for experts in ("eager", "grouped_mm", "batched_mm"):
-            if experts == "batched_mm" and tokens.numel() > 2048:
-                continue  # copies three weight matrices per token and expert: tens of gigabytes here
-            step = peer(config, dtype, optimizer, attention, experts)
-            timed(step, tokens)
-            tried[f"{attention}, {experts}"] = min(timed(step, tokens) for _ in range(2))
-    best = min(tried, key=lambda name: tried[name])
-    print("  peer settings tried:", {name: f"{seconds:.2f} s" for name, seconds in tried.items()})
-    attention, experts = best.split(", ")
-    return best, peer(config, dtype, optimizer, attention, experts)
+        for experts in ("eager", "grouped_mm"):  # batched_mm copies three matrices a token: tens of gigabytes here
+            side = Side("peer", attention=attention, experts=experts)
+            tried[attention, experts] = min(by_turns([side], work, 1, 2)["peer"])
+    print("  peer settings tried:", {", ".join(pair): f"{seconds:.2f} s" for pair, seconds in tried.items()})
+    return min(tried, key=lambda pair: tried[pair])
 
 
-def compare(name: str, config: ModelConfig, batch: int, length: int, rounds: int, optimizer: OptimizerConfig,
-            dtype: torch.dtype, peak: float) -> dict[str, Any]:  # fmt: skip
-    """Interleave both and report medians."""
+def compare(name: str, work: Work, rounds: int, peak: float) -> dict[str, Any]:
+    """Interleave all sides and report medians."""
+    config = work.config
     print(f"{name}: hidden {config.hidden_size}, {config.num_hidden_layers} layers, {config.n_routed_experts} experts, "
-          f"batch {batch} x {length}, {optimizer.name}")  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    batches = [torch.randint(0, config.vocab_size, (batch, length + 1), generator=generator) for _ in range(rounds)]
-    use_heap("glibc")
-    settings, their_step = best_peer(config, dtype, optimizer, batches[0][:, :length])
-    compiled_step = peer(config, dtype, optimizer, "sdpa", "grouped_mm", compiled=True)  # eager experts gain nothing
-    our_step = ours(config, dtype, optimizer)
-    sides = {
-        "clearseek": ("kept", our_step),
-        "clearseek, compiled": ("kept", our_step),
-        "transformers": ("glibc", their_step),
-        "transformers, heap kept": ("kept", their_step),
-        "transformers, compiled": ("glibc", compiled_step),
-    }
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for number, tokens in enumerate([*batches[:3], *batches]):  # three rounds until heap and kernels are settled
-        for side, (heap, step) in sides.items():
-            use_heap(heap)
-            use_compiler(side == "clearseek, compiled")
-            seconds = timed(step, tokens if step is our_step else tokens[:, :length])
-            if number >= 3:
-                times[side].append(seconds)
-    flops = flops_per_token(config, length, mtp=False)
-    rates = {side: batch * length / statistics.median(seconds) for side, seconds in times.items()}
+          f"batch {work.batch} x {work.length}, {work.optimizer.name}")  # fmt: skip
+    attention, experts = best_peer(work)
+    sides = (
+        Side("clearseek", heap=True),
+        Side("clearseek, compiled", heap=True, compiled=True),
+        Side("transformers", attention=attention, experts=experts),
+        Side("transformers, heap kept", heap=True, attention=attention, experts=experts),
+        # Eager experts gain nothing from the compiler.
+        Side("transformers, compiled", compiled=True, attention="sdpa", experts="grouped_mm"),
+    )
+    times = by_turns(sides, work, 3, rounds)
+    flops = flops_per_token(config, work.length, mtp=False)
+    rates = {side: work.batch * work.length / statistics.median(seconds) for side, seconds in times.items()}
     percent = {side: 100 * rate * flops / peak for side, rate in rates.items()}
     ratios = {
         f"{side} / {other}": rates[side] / rates[other]
@@ -175,11 +214,11 @@ def compare(name: str, config: ModelConfig, batch: int, length: int, rounds: int
         "ratios": ratios,
         "percent_of_matmul_peak": percent,
         "seconds": times,
-        "transformers_settings": settings,
+        "transformers_settings": f"{attention}, {experts}",
         "flops_per_token": flops,
-        "batch": batch,
-        "sequence_length": length,
-        "optimizer": optimizer.name,
+        "batch": work.batch,
+        "sequence_length": work.length,
+        "optimizer": work.optimizer.name,
         "model": config.model_dump(mode="json"),
     }
 
@@ -188,14 +227,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", choices=("quickstart", "quickstart, muon", "large"))
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
+    parser.add_argument("--out", type=Path, help="JSON to write (default: results/train_speed-TYPE.json)")
     arguments = parser.parse_args()
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
     recipe = load_recipe("quickstart", ["model.num_nextn_predict_layers=0"])
-    dtype = torch.bfloat16
-    use_heap("kept")
-    [peak] = measure_matmul_rates([dtype])
+    dtype, rates = pick_precision(arguments.precision)
+    name_of_type = "bf16" if dtype == torch.bfloat16 else "fp32"
+    peak = rates[name_of_type]
     report: dict[str, Any] = {"machine": describe(), "transformers": transformers.__version__,
                               "dtype": str(dtype), "matmul_peak_flops": peak, "results": {}}  # fmt: skip
     print(f"matmul peak {peak / 1e9:.0f} GFLOP/s in {dtype}")
@@ -208,10 +246,10 @@ def main() -> None:
     }
     for name, (config, optimizer) in runs.items():
         if arguments.only is None or name == arguments.only:
-            report["results"][name] = compare(
-                name, config, 32, recipe.data.sequence_length, arguments.rounds, optimizer, dtype, peak
-            )
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            work = Work(config, 32, recipe.data.sequence_length, optimizer, dtype)
+            report["results"][name] = compare(name, work, arguments.rounds, peak)
+    out = arguments.out or RESULTS / f"train_speed-{name_of_type}.json"
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
