@@ -1,13 +1,15 @@
 """Muon: momentum whose update is orthogonalised, for stacks of matrices at once.
 
-Each update matrix is replaced by the nearest semi-orthogonal one, found by five Newton-Schulz steps in BF16, so that
-every direction of a weight matrix learns at the same pace (Jordan et al., "Muon", 2024; the factor 0.2 *
-sqrt(max(rows, columns)), which gives updates the size of AdamW's, is from Moonshot's "Muon is Scalable for LLM
-Training", section 2.2).
+Each update matrix is replaced by the nearest semi-orthogonal one, found by five Newton-Schulz steps, so that every
+direction of a weight matrix learns at the same pace (Jordan et al., "Muon", 2024; the factor 0.2 * sqrt(max(rows,
+columns)), which gives updates the size of AdamW's, is from Moonshot's "Muon is Scalable for LLM Training", section
+2.2). The steps are taken in the type that the model computes in: five of them forgive BF16's rounding, but a processor
+without BF16 instructions takes thirty times as long for it as for FP32.
 
-This is ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`` with one difference: a parameter may be a stack [...,
-rows, columns], as our experts are, and its matrices go through batched products. PyTorch's takes single matrices
-only; fed one expert at a time it took 4x as long (docs/notebook.md). A test holds the two to the same result.
+This is ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`` with two differences: PyTorch's always takes the steps in
+BF16; and a parameter may be a stack [..., rows, columns], as our experts are, and its matrices go through batched
+products. PyTorch's takes single matrices only; fed one expert at a time it took 4x as long (docs/notebook.md). A test
+holds the two to the same result.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 
 
-def orthogonalise(update: Tensor) -> Tensor:
-    """Semi-orthogonal matrices (singular values about 0.7 to 1.2) near `update` [..., rows, columns], in BF16."""
+def orthogonalise(update: Tensor, dtype: torch.dtype) -> Tensor:
+    """Semi-orthogonal matrices (singular values about 0.7 to 1.2) near `update` [..., rows, columns], in `dtype`."""
     a, b, c = COEFFICIENTS
     wide = update.shape[-2] <= update.shape[-1]
-    x = (update if wide else update.mT).bfloat16().reshape(-1, min(update.shape[-2:]), max(update.shape[-2:]))
+    x = (update if wide else update.mT).to(dtype).reshape(-1, min(update.shape[-2:]), max(update.shape[-2:]))
     x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
         gram = torch.bmm(x, x.mT)
@@ -41,12 +43,21 @@ class Muon(torch.optim.Optimizer):
     Args:
         params: Matrices, or stacks of them with the matrix in the last two dimensions.
         lr: Learning rate on AdamW's scale.
+        dtype: Of the Newton-Schulz products.
         momentum: Decay of the momentum.
         weight_decay: Decoupled weight decay.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        dtype: torch.dtype,
+        momentum: float = 0.95,
+        weight_decay: float = 0.1,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -59,7 +70,7 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(p)
                 buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalise(p.grad.lerp(buffer, group["momentum"]))
+                update = orthogonalise(p.grad.lerp(buffer, group["momentum"]), self.dtype)
                 rows, columns = p.shape[-2:]
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * 0.2 * max(rows, columns) ** 0.5)

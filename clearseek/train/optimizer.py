@@ -63,7 +63,9 @@ class MasterOptimizer:
             eps=config.eps,
             fused=True,
         )
-        self._muon = Muon(muon, config.muon_learning_rate, config.momentum, config.weight_decay) if muon else None
+        computes_in = self.parameters[0].dtype
+        rates = config.muon_learning_rate, computes_in, config.momentum, config.weight_decay
+        self._muon = Muon(muon, *rates) if muon else None
 
     @torch.no_grad()
     def step(self, gradients: list[Tensor], norm: Tensor, multiplier: float) -> None:
