@@ -24,8 +24,9 @@ from clearseek.errors import UserError
 from clearseek.files import atomic_folder, write_atomic
 from clearseek.hub.convert import convert as convert_checkpoint
 from clearseek.hub.convert_display import convert_progress, stop_on_signal, summary
-from clearseek.hub.hf import export_hf, import_hf
+from clearseek.hub.hf import export_hf
 from clearseek.hub.hf_config import Scales
+from clearseek.hub.hf_read import import_hf
 from clearseek.hub.layout import count_parameters
 from clearseek.hub.portability import check_portability
 from clearseek.inference.sampler import Sampling
