@@ -29,6 +29,7 @@ from clearseek.hub.hf_config import Scales
 from clearseek.hub.hf_read import import_hf
 from clearseek.hub.layout import count_parameters
 from clearseek.hub.portability import check_portability
+from clearseek.hub.tokenizer_files import refuse_without_tokenizer
 from clearseek.inference.sampler import Sampling
 from clearseek.inference.sampler import generate as sample
 from clearseek.machine import keep_heap
@@ -150,6 +151,7 @@ def import_model(arguments: argparse.Namespace) -> int:
     empty = out.is_dir() and not any(out.iterdir())
     if out.exists() and not empty:
         raise UserError(f"{out}: exists and is no empty folder: choose a new folder for the run")
+    refuse_without_tokenizer(arguments.folder)
     config, tensors = import_hf(arguments.folder, arguments.without_mtp)
     tokenizer = _tokenizer(arguments.folder / "tokenizer.json", config)
     recipe = Recipe(
@@ -212,6 +214,7 @@ def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:
     if (folder / "config.json").is_file():
         if step is not None:
             raise UserError("--step is for run folders: an exported folder holds one model")
+        refuse_without_tokenizer(folder)
         config, tensors = import_hf(folder, allow_missing_mtp=True)
         with torch.device("meta"):
             model = DeepSeekModel(config)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from clearseek.errors import UserError
-from clearseek.hub.aliases import what_they_are
+from clearseek.hub.aliases import our_names, what_they_are
 from clearseek.hub.fp8_origin import (
     FILE,
     Origin,
@@ -152,16 +152,16 @@ def _check_complete(source: Checkpoint) -> None:
         config = parse_hf_config(source.config.content, file)
     except UserError:  # another architecture that stores FP8 alike: converted by names alone
         return
-    prefix = f"model.layers.{config.num_hidden_layers}."
-    with_mtp = any(name.startswith(prefix) for name in source.tensors)
+    stored = our_names(source.tensors)
+    with_mtp = any(name.startswith(f"model.layers.{config.num_hidden_layers}.") for name in stored)
     for spec in tensors(config, with_mtp):
-        found = source.tensors.get(spec.name)
+        found = source.tensors.get(stored.get(spec.name, ""))
         if found is None and spec.duplicate_of is None:
             remark = what_they_are(source.tensors, source.tensors, config) or ": fetch all files"
             raise UserError(f"{source.folder}: {spec.name} is missing, which {CONFIG} asks for{remark}")
         if found is not None and found.entry.shape != spec.shape:
             shape = [*found.entry.shape]
-            raise UserError(f"{source.where(spec.name)} has shape {shape}, but {CONFIG} says {[*spec.shape]}")
+            raise UserError(f"{source.where(found.entry.name)} has shape {shape}, but {CONFIG} says {[*spec.shape]}")
 
 
 def _to_bf16(source: Checkpoint, scales: Scales) -> Plan:

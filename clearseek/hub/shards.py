@@ -141,13 +141,22 @@ def check_scales_fit(source: Checkpoint) -> None:
             if len(found.entry.shape) != 2 or 0 in found.entry.shape:
                 raise UserError(f"{source.where(name)} is in FP8, but no matrix: its shape is {[*found.entry.shape]}")
             if scale is None:
-                raise UserError(f"{source.where(name)} is in FP8, but {name}{SCALE_SUFFIX} is missing")
+                says = f"is in FP8, but {name}{SCALE_SUFFIX} is missing{_scales_of(source, name)}"
+                raise UserError(f"{source.where(name)} {says}")
             expected = scale_shape(found.entry.shape)
             if scale.entry.dtype not in SCALE_DTYPES or scale.entry.shape != expected:
                 raise UserError(
                     f"{source.where(name + SCALE_SUFFIX)} is {scale.entry.dtype} {[*scale.entry.shape]}, but blocks of "
                     f"128 x 128 in {[*found.entry.shape]} need F32 {[*expected]}"
                 )
+
+
+def _scales_of(source: Checkpoint, name: str) -> str:
+    """A remark on scales that are there under another name."""
+    for other in (name.removesuffix("weight") + "scale", name + "_scale"):
+        if other in source.tensors:
+            return f": {other} is there, the name of another format: fetch the Hugging Face form of DeepSeek's FP8"
+    return ""
 
 
 def _read_json(file: Path) -> JsonFile:
