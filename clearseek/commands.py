@@ -18,7 +18,7 @@ from clearseek import report
 from clearseek.config import DataConfig, ModelConfig, Recipe, TrainConfig
 from clearseek.data.progress import data_progress
 from clearseek.data.shards import prepare
-from clearseek.data.tokenizer import BOS, EOS, Tokenizer
+from clearseek.data.tokenizer import BOS, EOS, Tokenizer, trained_here
 from clearseek.doctor import examine, print_findings
 from clearseek.errors import UserError
 from clearseek.files import atomic_folder, write_atomic
@@ -141,7 +141,8 @@ def export(arguments: argparse.Namespace) -> int:
     scales: Scales = "power-of-two" if in_fp8 and recipe.fp8.scales == "power-of-two" else "float"
     export_hf(model.state_dict(), recipe.model, run.tokenizer, arguments.out, dtype, scales=scales)
     print(f"{arguments.out}: step {step} of {run.root} as {arguments.dtype}, a Hugging Face folder")
-    report.print_findings(Console(highlight=False), check_portability(recipe.model))
+    findings = check_portability(recipe.model, trained_here(Tokenizer.load(run.tokenizer)))
+    report.print_findings(Console(highlight=False), findings)
     return 0
 
 
