@@ -38,8 +38,8 @@ class Finding:
 _UNKNOWN_TOKENIZER = Finding(
     "warning",
     "llama.cpp",
-    "its convert_hf_to_gguf.py knows a tokenizer by a hash of token ids and stops at one trained here (BPE pre-tokenizer "
-    'was not recognized): tell it that the pre-tokenizer is "deepseek-v3", as docs/export.md shows',
+    "its convert_hf_to_gguf.py knows a tokenizer by a hash of token ids and stops at one trained here (BPE "
+    'pre-tokenizer was not recognized): tell it that the pre-tokenizer is "deepseek-v3", as docs/export.md shows',
 )
 
 

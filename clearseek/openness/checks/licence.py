@@ -162,8 +162,8 @@ def _tag(subject: Subject) -> tuple[str, Evidence] | None:
     """The metadata's licence tag."""
     metadata, card = subject.metadata.value or {}, subject.card
     tag = metadata.get("license")
-    if isinstance(tag, list) and tag and all(isinstance(each, str) for each in tag):
-        tag = " AND ".join(tag)  # a list does not say that one may choose
+    if isinstance(tag, list):
+        tag = " AND ".join(map(str, tag))  # a list does not say that one may choose
     if isinstance(tag, str) and tag.lower() == "other":
         tag = metadata.get("license_name") or tag
     if not isinstance(tag, str) or card is None:

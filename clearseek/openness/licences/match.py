@@ -56,6 +56,8 @@ following terms version distributed available made
 """
 _OF_PREAMBLES = frozenset(_PREAMBLES.split())
 """Words in lower case that say which licence follows, and nothing else."""
+_OF_IDS = re.compile(r"(?<=\d)-(?:only|or-later)\b")
+"""Ends SPDX ids, and rules nothing there."""
 _LONGEST_PREAMBLE = 120
 _OF_OTHERS = re.compile(
     r"third[- ]part|\b(?:bundl\w+|includ\w+|contain\w*|incorporat\w+|portions?|parts?|components?|subcomponents?"
@@ -357,4 +359,5 @@ def _is_preamble(found: Text, op: Op) -> bool:
         word for word in words if word.text not in _SMALL | _OF_TITLES | _OF_PREAMBLES and not word.text.isdigit()
     }
     names = all(found.raw[word.begin].isupper() for word in unknown)
-    return names and len(unknown) <= _MOST_UNKNOWN and not any(is_operative(word) for word in WORD.findall(raw))
+    rules = any(is_operative(word) for word in WORD.findall(_OF_IDS.sub("", raw)))
+    return names and len(unknown) <= _MOST_UNKNOWN and not rules
