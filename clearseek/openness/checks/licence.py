@@ -190,7 +190,7 @@ def _stated(subject: Subject, kind: Kind) -> tuple[Licence | None, Evidence] | N
 
 
 def _kind(subject: Subject, kind: Kind, texts: dict[Kind, Text]) -> Row:
-    title, name = f"The {kind} {_are(kind)} under an open licence", f"licence.{kind}"
+    title, name = f"The {kind} {'is' if kind == 'code' else 'are'} under an open licence", f"licence.{kind}"
     text, stated, tag = texts.get(kind), _stated(subject, kind), _tag(subject)
     if kind == "data" and not data_files(subject):
         reason = "there are no training data here to be licensed"
@@ -203,8 +203,8 @@ def _kind(subject: Subject, kind: Kind, texts: dict[Kind, Text]) -> Row:
         reason = "no licence text, no tag and no sentence covers them"
         return Row(name, "definition", title, "no", Grade.ABSENT, reason)
     licence, place = claim
-    if licence is None and tag is not None and place is tag[1] and (choice := choices(tag[0])):
-        return _unless_said(subject, _by_expression(name, title, kind, choice, place), choice[0])
+    if licence is None and tag is not None and place is tag[1] and (named := choices(tag[0])):
+        return _unless_said(subject, _by_expression(name, title, kind, named, place), named[0])
     if licence is None:
         reason = "a licence is named that is not known here, and its text is not here"
         return Row(name, "definition", title, "unknown", Grade.CLAIMED, reason, (place,))
@@ -219,8 +219,8 @@ def _by_expression(name: str, title: str, kind: Kind, licences: tuple[Licence, .
     answer: Answer = "yes" if is_open_for(licences[0], kind) else "no"
     if answer == "no" and any(is_open_for(licence, kind) for licence in licences):
         answer = "unknown"  # which of them covers the weights?
-    reason = f"{', '.join(licence.id for licence in licences)} by word; their texts are not here"
-    return Row(name, "definition", title, answer, Grade.CLAIMED, reason, (place,))
+    names = ", ".join(licence.id for licence in licences)
+    return Row(name, "definition", title, answer, Grade.CLAIMED, f"{names} by word; their texts are not here", (place,))
 
 
 def _unless_said(subject: Subject, row: Row, licence: Licence | None) -> Row:
@@ -231,10 +231,6 @@ def _unless_said(subject: Subject, row: Row, licence: Licence | None) -> Row:
     reason = f"{row.reason}; but {said[0].words}"
     places = (*row.evidence, *(quote(each.file, each.clause) for each in said[:4]))
     return Row(row.id, row.dimension, row.title, "unknown", min(row.grade, Grade.PRESENT), reason, places)
-
-
-def _are(kind: Kind) -> str:
-    return "is" if kind == "code" else "are"
 
 
 def _judge(

@@ -66,6 +66,7 @@ _OF_OTHERS = re.compile(
 )
 """Begins the notice of somebody else's part."""
 _LONGEST_NOTICE = 60
+_MOST_NOTICES = 8
 _MOST_LOWER = 3
 """Words in lower case, unknown here, that a holder's name in the middle of a rule may have."""
 
@@ -223,27 +224,32 @@ def _title_words(content: str) -> int:
 
 def identify(text: str) -> Match:
     """Say which licence a text is, how far it departs from it, and what it restricts. Never raises."""
+    return _beside_notices(text, _MOST_NOTICES)
+
+
+def _beside_notices(text: str, most: int) -> Match:
+    """What a text is, where up to so many notices of others may stand below it."""
     whole = _identify(text)
     last = whole.changes[-1] if len(whole.changes) == 1 else None
-    if last is None or last.kind != "insert":
+    if last is None or last.kind != "insert" or not most:
         return whole
     lines = text.split("\n")
     for start in range(last.line - 1, max(0, last.line - 4), -1):  # a ruler may stand above the first word
         above, below = "\n".join(lines[:start]), "\n".join(lines[start:])
         own = _identify(above)
         if own.exact and own.licence is whole.licence:
-            return own if _is_notice_of_others(below) else whole
+            return own if _is_notice_of_others(below, most - 1) else whole
     return whole
 
 
-def _is_notice_of_others(text: str) -> bool:
+def _is_notice_of_others(text: str, most: int) -> bool:
     """Whether a text is a few words on parts of others that are included, and then their licence, unchanged."""
     paragraphs = [(match.start(), match.end()) for match in re.finditer(r"\n[^\S\n]*\n", text)][:6]
     for begin, end in paragraphs:
         intro = WORD.findall(text[:begin])
         if len(intro) > _LONGEST_NOTICE or any(is_operative(word) for word in intro):
             return False
-        if _OF_OTHERS.search(text[:begin]) and identify(text[end:]).exact:
+        if _OF_OTHERS.search(text[:begin]) and _beside_notices(text[end:], most).exact:
             return True
     return False
 
