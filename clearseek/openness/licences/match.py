@@ -366,4 +366,4 @@ def _is_preamble(found: Text, op: Op) -> bool:
     }
     names = all(found.raw[word.begin].isupper() for word in unknown)
     rules = any(is_operative(word) for word in WORD.findall(_OF_IDS.sub("", raw)))
-    return names and len(unknown) <= _MOST_UNKNOWN and not rules
+    return names and len({word.text for word in unknown}) <= 1 and not rules  # a project's name

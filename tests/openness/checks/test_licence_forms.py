@@ -33,7 +33,10 @@ def card(licence: str, body: str = "A model.") -> str:
 
 NOTICE = f"\n\n=====\nThis project bundles parts of foo:\n\n{text('MIT')}"
 PAGE = "<!DOCTYPE html><html><head><title>x</title></head><body><p>{}</p></body></html>"
-PREAMBLE = "Copyright 2025 Erika Mustermann\nSPDX-License-Identifier: {0}\n\nThis work is under the {0} licence.\n\n"
+PREAMBLE = (
+    "SPDX-FileCopyrightText: 2025 Erika Mustermann\n"
+    "SPDX-License-Identifier: {0}\n\nThis work is under the {0} licence.\n\n"
+)
 
 
 @pytest.mark.parametrize("licence", ["MIT", "Apache-2.0", "BSD-3-Clause", "GPL-3.0-only"])
