@@ -18,16 +18,18 @@ from clearseek import report
 from clearseek.config import DataConfig, ModelConfig, Recipe, TrainConfig
 from clearseek.data.progress import data_progress
 from clearseek.data.shards import prepare
-from clearseek.data.tokenizer import BOS, EOS, Tokenizer
+from clearseek.data.tokenizer import BOS, EOS, Tokenizer, trained_here
 from clearseek.doctor import examine, print_findings
 from clearseek.errors import UserError
 from clearseek.files import atomic_folder, write_atomic
 from clearseek.hub.convert import convert as convert_checkpoint
 from clearseek.hub.convert_display import convert_progress, stop_on_signal, summary
-from clearseek.hub.hf import export_hf, import_hf
+from clearseek.hub.hf import export_hf
 from clearseek.hub.hf_config import Scales
+from clearseek.hub.hf_read import import_hf
 from clearseek.hub.layout import count_parameters
 from clearseek.hub.portability import check_portability
+from clearseek.hub.tokenizer_files import refuse_without_tokenizer
 from clearseek.inference.sampler import Sampling
 from clearseek.inference.sampler import generate as sample
 from clearseek.machine import keep_heap
@@ -139,7 +141,8 @@ def export(arguments: argparse.Namespace) -> int:
     scales: Scales = "power-of-two" if in_fp8 and recipe.fp8.scales == "power-of-two" else "float"
     export_hf(model.state_dict(), recipe.model, run.tokenizer, arguments.out, dtype, scales=scales)
     print(f"{arguments.out}: step {step} of {run.root} as {arguments.dtype}, a Hugging Face folder")
-    report.print_findings(Console(highlight=False), check_portability(recipe.model))
+    findings = check_portability(recipe.model, trained_here(Tokenizer.load(run.tokenizer)))
+    report.print_findings(Console(highlight=False), findings)
     return 0
 
 
@@ -149,6 +152,7 @@ def import_model(arguments: argparse.Namespace) -> int:
     empty = out.is_dir() and not any(out.iterdir())
     if out.exists() and not empty:
         raise UserError(f"{out}: exists and is no empty folder: choose a new folder for the run")
+    refuse_without_tokenizer(arguments.folder)
     config, tensors = import_hf(arguments.folder, arguments.without_mtp)
     tokenizer = _tokenizer(arguments.folder / "tokenizer.json", config)
     recipe = Recipe(
@@ -211,6 +215,7 @@ def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:
     if (folder / "config.json").is_file():
         if step is not None:
             raise UserError("--step is for run folders: an exported folder holds one model")
+        refuse_without_tokenizer(folder)
         config, tensors = import_hf(folder, allow_missing_mtp=True)
         with torch.device("meta"):
             model = DeepSeekModel(config)

@@ -10,6 +10,7 @@ Model fields carry Hugging Face's names for ``deepseek_v3`` / ``deepseek_v2`` (D
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -50,6 +51,15 @@ class RopeScaling(Settings):
     """Numerator of the cos/sin multiplier."""
     mscale_all_dim: Annotated[float, Field(ge=0)] = 1.0
     """Denominator of the cos/sin multiplier; its square scales the softmax."""
+
+    def growth(self, mscale: float) -> float:
+        """``0.1 * mscale * ln(factor) + 1``: how much YaRN magnifies for a context that is `factor` times as long."""
+        return 1.0 if self.factor <= 1.0 else 0.1 * mscale * math.log(self.factor) + 1.0
+
+    @property
+    def magnitude(self) -> float:
+        """Multiplier of cosines and sines."""
+        return self.growth(self.mscale) / self.growth(self.mscale_all_dim)
 
 
 class ModelConfig(Settings):

@@ -64,6 +64,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     length = recipe.data.sequence_length
     tokens = recipe.train.steps * recipe.train.batch_size * length
     flops = flops_per_token(recipe.model, length)
+    findings = check_portability(recipe.model, recipe.data.tokenizer is None)
     return {
         "recipe": recipe.model_dump(mode="json"),
         "parameters": {
@@ -85,7 +86,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         "flops_per_token": flops,
         "tokens": tokens,
         "total_flops": flops * tokens,
-        "portability": [f"{each.severity}: {each.tool}: {each.message}" for each in check_portability(recipe.model)],
+        "portability": [f"{each.severity}: {each.tool}: {each.message}" for each in findings],
     }  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def print_dry_run(console: Console, recipe: Recipe, as_json: bool) -> None:
                      f"{si(costs['total_flops'], 'FLOP')}"),
     ]  # fmt: skip
     print_rows(console, rows)
-    print_findings(console, check_portability(recipe.model))
+    print_findings(console, check_portability(recipe.model, recipe.data.tokenizer is None))
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:

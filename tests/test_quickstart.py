@@ -15,7 +15,7 @@ import torch
 from clearseek import quickstart
 from clearseek.cli import main
 from clearseek.errors import UserError
-from clearseek.hub.hf import import_hf
+from clearseek.hub.hf_read import import_hf
 from clearseek.quickstart import PROMPTS, run_quickstart
 from clearseek.train.run import RunFolder
 from clearseek.train.trainer import Trainer

@@ -169,6 +169,12 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(_release_flags(json.loads(tokenizer.to_str())))
 
 
+def trained_here(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer looks like one of :func:`train`: its special tokens have the first ids, in order."""
+    found = json.loads(tokenizer.content)
+    return [token["content"] for token in found.get("added_tokens", ())][: len(SPECIAL_TOKENS)] == list(SPECIAL_TOKENS)
+
+
 def _release_flags(spec: dict[str, Any]) -> bytes:
     """The tokenizer.json with only the control tokens flagged special, as in DeepSeek's: servers leave flagged tokens
     out of their answers, and ``</think>`` must stay in.

@@ -25,7 +25,13 @@ from clearseek.fp8.quantise import quantise_blocks
 
 SAFE_SCALES: Final = (2.0**-117, 2.0**118)
 """Between these, every code times the scale is a normal BF16 number."""
+DTYPE_NAMES: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+"""Wide types, and their names in safetensors."""
 _LARGEST_FINITE: Final = {"BF16": (torch.int16, 0x7F7F), "F16": (torch.int16, 0x7BFF), "F32": (torch.int32, 0x7F7FFFFF)}
+
+
+_E8M0_ZERO: Final = 0x00400000
+"""FP32 bits of 2^-127, E8M0's smallest number."""
 
 
 class Encoded(NamedTuple):
@@ -37,6 +43,21 @@ class Encoded(NamedTuple):
     """FP32 [G, G]."""
     kept: int
     """Blocks that took their old scale."""
+
+
+def wide_scale(scale: Tensor) -> Tensor:
+    """Scales as FP32: as they are, or from E8M0, which is an FP32 number's exponent and nothing else."""
+    if scale.dtype == torch.float32:
+        return scale
+    codes = scale.view(torch.uint8).int()
+    # 0 is 2^-127, half of the smallest normal number, and 255 is NaN, as FP32's infinity has no use here
+    bits = torch.where(codes == 0, _E8M0_ZERO, torch.where(codes == 255, 0x7FC00000, codes << 23))
+    return bits.int().view(torch.float32)
+
+
+def narrow_scale(scale: Tensor) -> Tensor:
+    """uint8 codes (E8M0) of FP32 powers of two."""
+    return (scale.view(torch.int32) >> 23).to(torch.uint8)
 
 
 def check_scale(scale: Tensor, where: str, power_of_two: bool) -> None:
@@ -58,7 +79,8 @@ def check_scale(scale: Tensor, where: str, power_of_two: bool) -> None:
 
 
 def _is_power_of_two(scale: Tensor) -> Tensor:
-    return (scale.view(torch.int32) & 0x007FFFFF) == 0
+    bits = scale.view(torch.int32)
+    return ((bits & 0x007FFFFF) == 0) | (bits == _E8M0_ZERO)
 
 
 def check_finite(raw: Tensor, dtype: str, where: str) -> None:
@@ -88,15 +110,15 @@ def decode(codes_NK: Tensor, scale_GG: Tensor, where: str) -> Tensor:
 
 
 def encode(w_NK: Tensor, power_of_two: bool, where: str, old_scale_GG: Tensor | None = None) -> Encoded:
-    """Quantise a BF16 matrix, or whole blocks of its rows, as `quantise_blocks` does.
+    """Quantise a matrix, or whole blocks of its rows, as `quantise_blocks` does.
 
     Args:
-        w_NK: BF16.
+        w_NK: BF16, F16 or FP32; rounded once.
         power_of_two: Round new scales up to powers of two.
         where: Starts the message of the UserError about NaN and infinity.
         old_scale_GG: FP32 scales to take where they give exactly these numbers; any values.
     """
-    check_finite(w_NK, "BF16", where)
+    check_finite(w_NK, DTYPE_NAMES[w_NK.dtype], where)
     blocks, same_GG = 0, None
     if old_scale_GG is not None:
         codes_NK = _codes(w_NK, old_scale_GG)
@@ -128,7 +150,7 @@ def _values(codes_NK: Tensor, scale_GG: Tensor) -> Tensor:
 
 
 def _codes(w_NK: Tensor, scale_GG: Tensor) -> Tensor:
-    """uint8 codes of BF16 numbers under these scales."""
+    """uint8 codes of numbers under these scales."""
     x_NK = w_NK.float()
     for part, scale in _with_scales(x_NK, scale_GG):
         part.div_(scale)
@@ -137,7 +159,11 @@ def _codes(w_NK: Tensor, scale_GG: Tensor) -> Tensor:
 
 def _same_blocks(codes_NK: Tensor, w_NK: Tensor, scale_GG: Tensor) -> Tensor:
     """Bool [G, G]: whether a block's codes decode to exactly its numbers, signs of zeros included."""
-    same_NK = _values(codes_NK, scale_GG).view(torch.int16) == w_NK.view(torch.int16)
+    back_NK = _values(codes_NK, scale_GG)
+    if w_NK.dtype == torch.bfloat16:
+        same_NK = back_NK.view(torch.int16) == w_NK.view(torch.int16)
+    else:
+        same_NK = back_NK.float().view(torch.int32) == w_NK.float().view(torch.int32)
     usable_GG = scale_GG.isfinite() & (scale_GG > 0)
     if same_NK.all():
         return usable_GG

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from clearseek.errors import UserError
+from clearseek.hub.aliases import our_names, what_they_are
 from clearseek.hub.fp8_origin import (
     FILE,
     Origin,
@@ -28,7 +29,7 @@ from clearseek.hub.fp8_origin import (
 from clearseek.hub.hf_config import Scales, fp8_scales, parse_hf_config, quantization_config
 from clearseek.hub.layout import SCALE_SUFFIX, is_fp8_name, scale_shape, tensors
 from clearseek.hub.safetensors_file import Entry, Header, Shaped, build_header
-from clearseek.hub.shards import CONFIG, INDEX, SINGLE, Checkpoint, Stored, check_scales_fit
+from clearseek.hub.shards import CONFIG, INDEX, SCALE_DTYPES, SINGLE, Checkpoint, Stored, check_scales_fit, fp8_form
 
 Dtype = Literal["fp8", "bf16"]
 KEPT_DTYPES = ("BF16", "F16", "F32")
@@ -61,7 +62,7 @@ class Decode:
 
 @dataclass(frozen=True, slots=True)
 class Encode:
-    """A matrix from BF16 to eight bits: its codes, its scales, or both when one file takes both."""
+    """A matrix from a wide type to eight bits: its codes, its scales, or both when one file takes both."""
 
     target: Entry | None
     scale_target: Entry | None
@@ -117,21 +118,14 @@ def plan_conversion(source: Checkpoint, dtype: Dtype, scales: Scales | None) -> 
         UserError: it has that format already, or is of neither; a scale is missing, misshapen or without a matrix; a
             tensor is of a type that does not belong there. The message names tensor and file.
     """
-    file = source.folder / CONFIG
-    stored = fp8_scales(source.config.content, file)
-    eight = [name for name, found in source.tensors.items() if found.entry.dtype == "F8_E4M3"]
-    if stored is None and eight:
-        raise UserError(f"{source.where(eight[0])} is in FP8, but {CONFIG} has no quantization_config")
-    if stored is not None and not eight:
-        raise UserError(
-            f"{file}: quantization_config says FP8, but no tensor is: remove it, or fetch the right weights"
-        )
+    stored = fp8_form(source)
     if (dtype == "fp8") == (stored is not None):
-        raise UserError(f"{source.folder}: is in {dtype.upper()} already: there is nothing to convert")
+        raise UserError(f"{source.folder}: {_nothing_to_do(source, stored is not None)}")
     if dtype == "bf16" and scales is not None:
         raise UserError("--scales goes with --dtype fp8: BF16 has none")
     for name, found in source.tensors.items():
-        if found.entry.dtype not in (*KEPT_DTYPES, "F8_E4M3"):
+        allowed = SCALE_DTYPES if name.endswith(SCALE_SUFFIX) else ("F8_E4M3",)
+        if found.entry.dtype not in (*KEPT_DTYPES, *allowed):
             raise UserError(
                 f"{source.where(name)} is of the unsupported dtype {found.entry.dtype}: a DeepSeek checkpoint holds "
                 f"F8_E4M3, {', '.join(KEPT_DTYPES)}"
@@ -139,6 +133,15 @@ def plan_conversion(source: Checkpoint, dtype: Dtype, scales: Scales | None) -> 
     plan = _to_bf16(source, stored) if stored is not None else _to_fp8(source, scales)
     _check_complete(source)
     return plan
+
+
+def _nothing_to_do(source: Checkpoint, eight: bool) -> str:
+    """Why there is nothing to convert, and what is wrong if config.json says otherwise."""
+    wide = {found.entry.dtype for name, found in source.tensors.items() if is_fp8_name(name)}
+    says = f"is in {'FP8' if eight else ' and '.join(sorted(wide)) or 'BF16'} already: there is nothing to convert"
+    if not eight and fp8_scales(source.config.content, source.folder / CONFIG) is not None:
+        says += f"; {CONFIG} says FP8, but no tensor is: remove quantization_config there, or fetch the right weights"
+    return says
 
 
 def _check_complete(source: Checkpoint) -> None:
@@ -149,15 +152,16 @@ def _check_complete(source: Checkpoint) -> None:
         config = parse_hf_config(source.config.content, file)
     except UserError:  # another architecture that stores FP8 alike: converted by names alone
         return
-    prefix = f"model.layers.{config.num_hidden_layers}."
-    with_mtp = any(name.startswith(prefix) for name in source.tensors)
+    stored = our_names(source.tensors)
+    with_mtp = any(name.startswith(f"model.layers.{config.num_hidden_layers}.") for name in stored)
     for spec in tensors(config, with_mtp):
-        found = source.tensors.get(spec.name)
-        if found is None:
-            raise UserError(f"{source.folder}: {spec.name} is missing, which {CONFIG} asks for: fetch all files")
-        if found.entry.shape != spec.shape:
+        found = source.tensors.get(stored.get(spec.name, ""))
+        if found is None and spec.duplicate_of is None:
+            remark = what_they_are(source.tensors, source.tensors, config) or ": fetch all files"
+            raise UserError(f"{source.folder}: {spec.name} is missing, which {CONFIG} asks for{remark}")
+        if found is not None and found.entry.shape != spec.shape:
             shape = [*found.entry.shape]
-            raise UserError(f"{source.where(spec.name)} has shape {shape}, but {CONFIG} says {[*spec.shape]}")
+            raise UserError(f"{source.where(found.entry.name)} has shape {shape}, but {CONFIG} says {[*spec.shape]}")
 
 
 def _to_bf16(source: Checkpoint, scales: Scales) -> Plan:
@@ -196,13 +200,18 @@ def _copy_or_inline(target: Entry, content: Stored | bytes) -> Task:
 def _to_fp8(source: Checkpoint, scales: Scales | None) -> Plan:
     origin = read_origin(source.folder)
     names = {name for name in source.tensors if is_fp8_name(name)}
-    restored = origin is not None and _fits(source, origin, origin.fp8_names())
+    kind = scales or (origin.scales if origin else "float")
+    restored = origin is not None and _fits(source, origin, kind)
     if restored and origin is not None:
         names = origin.fp8_names()
     if not names:
-        raise UserError(f"{source.folder}: no tensor has the name of a DeepSeek matrix: nothing would be in FP8")
+        first = next(iter(source.tensors), "nothing")
+        raise UserError(
+            f"{source.folder}: no tensor has the name of a DeepSeek matrix, such as model.layers.0.self_attn.o_proj."
+            f"weight, so nothing would be in FP8 (the first is {first}): clearseek import may read it, and export then "
+            "writes these names"
+        )
     _check_matrices(source, names)
-    kind = scales or (origin.scales if origin else "float")
     old = origin if origin and origin.scales == kind else None
     if restored and origin is not None:
         headers = origin.headers
@@ -225,31 +234,33 @@ def _to_fp8(source: Checkpoint, scales: Scales | None) -> Plan:
 def _check_matrices(source: Checkpoint, names: Iterable[str]) -> None:
     for name in names:
         entry = source.tensors[name].entry
-        if entry.dtype != "BF16" or len(entry.shape) != 2 or 0 in entry.shape:
+        if entry.dtype not in KEPT_DTYPES or len(entry.shape) != 2 or 0 in entry.shape:
             raise UserError(
-                f"{source.where(name)} is {entry.dtype} {[*entry.shape]}: only BF16 matrices are converted to FP8"
+                f"{source.where(name)} is {entry.dtype} {[*entry.shape]}: only matrices of {', '.join(KEPT_DTYPES)} "
+                "are converted to FP8"
             )
     for name in source.tensors:
         if name.endswith(SCALE_SUFFIX):
             raise UserError(f"{source.where(name)} is a scale without an FP8 tensor that it belongs to")
 
 
-def _fits(source: Checkpoint, origin: Origin, names: set[str]) -> bool:
-    """Whether the FP8 checkpoint on record has the source's tensors, with these in eight bits."""
-    if not names <= set(source.tensors):
+def _fits(source: Checkpoint, origin: Origin, kind: Scales) -> bool:
+    """Whether the FP8 checkpoint on record has the source's tensors, and a form that scales of this kind can have."""
+    names = origin.fp8_names()
+    if not names <= set(source.tensors) or (origin.scale_dtype == "F8_E8M0" and kind != "power-of-two"):
         return False
     entries = (found.entry for found in source.tensors.values())
-    return origin.describes({shaped.name: shaped for shaped in _with_scales(entries, names)})
+    return origin.describes({shaped.name: shaped for shaped in _with_scales(entries, names, origin.scale_dtype)})
 
 
-def _with_scales(entries: Iterable[Entry], names: set[str]) -> Iterable[Shaped]:
+def _with_scales(entries: Iterable[Entry], names: set[str], scale_dtype: str = "F32") -> Iterable[Shaped]:
     """Tensors as FP8 has them: those of `names` in eight bits, followed by their scales."""
     for entry in entries:
         if entry.name not in names:
             yield entry.shaped
         else:
             yield Shaped(entry.name, "F8_E4M3", entry.shape)
-            yield Shaped(entry.name + SCALE_SUFFIX, "F32", scale_shape(entry.shape))
+            yield Shaped(entry.name + SCALE_SUFFIX, scale_dtype, scale_shape(entry.shape))
 
 
 def _into_fp8(source: Checkpoint, made: Header, origin: Origin | None) -> Iterable[Task]:
@@ -286,7 +297,7 @@ def _fp8_config(source: Checkpoint, kind: Scales, origin: Origin | None) -> byte
 def _index(source: Checkpoint, outputs: list[Output], weight_map: dict[str, str]) -> bytes:
     total = sum(entry.size for output in outputs for entry in output.header.entries)
     content: dict[str, Any] = dict(source.index.content) if source.index else {}
-    content["metadata"] = content.get("metadata", {}) | {"total_size": total}
+    content["metadata"] = (content.get("metadata") or {}) | {"total_size": total}
     return _json(content | {"weight_map": weight_map})
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from clearseek.errors import UserError
 from clearseek.fp8.formats import TILE
-from clearseek.hub.block_fp8 import check_finite, check_scale, decode, encode
+from clearseek.hub.block_fp8 import DTYPE_NAMES, check_finite, check_scale, decode, encode, narrow_scale, wide_scale
 from clearseek.hub.convert_plan import KEPT_DTYPES, Copy, Decode, Encode, Inline, Output, Plan, Task
 from clearseek.hub.safetensors_file import DTYPE_BYTES, Entry
 from clearseek.hub.shards import Stored
@@ -38,6 +38,7 @@ COPY_BYTES: Final = 1 << 22
 FLUSH_BYTES: Final = 1 << 26
 AHEAD: Final = 32
 """Pieces that are handed to the threads at once."""
+_TYPES: Final = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 class Stopped(Exception):  # noqa: N818 - an answer to a request, no error
@@ -108,7 +109,8 @@ class Files(AbstractContextManager["Files"]):
 
     def scales(self, stored: Stored) -> Tensor:
         """FP32 [G, G], whole."""
-        return self.bytes(stored, 0, stored.entry.size).view(torch.float32).view(stored.entry.shape)
+        raw = self.bytes(stored, 0, stored.entry.size)
+        return wide_scale(raw.view(torch.float32) if stored.entry.dtype == "F32" else raw).view(stored.entry.shape)
 
     def _read(self, stored: Stored, first: int, view: memoryview) -> None:
         at = stored.entry.begin + first
@@ -218,11 +220,12 @@ def _decode(target: Entry, source: Stored, scale_GG: Tensor, part: Part, files: 
 def _encode(task: Encode, old_GG: Tensor | None, part: Part, power_of_two: bool, files: Files, handle: int) -> Done:
     raw = files.part(task.source, part)
     old = None if old_GG is None else old_GG[_blocks(part)]
-    made = encode(raw.view(torch.bfloat16), power_of_two, files.where(task.source), old)
+    made = encode(raw.view(_TYPES[task.source.entry.dtype]), power_of_two, files.where(task.source), old)
     if task.target is not None:
         _write_part(handle, task.target, part, made.codes)
     if task.scale_target is not None:
-        _write_part(handle, task.scale_target, Part(*_blocks(part)), made.scale)
+        scale = made.scale if task.scale_target.dtype == "F32" else narrow_scale(made.scale)
+        _write_part(handle, task.scale_target, Part(*_blocks(part)), scale)
     codes = task.target is not None
     return Done(raw.numel(), made.scale.numel() * codes, made.kept * codes)
 

@@ -1,11 +1,11 @@
 """What a conversion to BF16 keeps of the FP8 checkpoint, so that a conversion back gives the same bytes.
 
-One file, ``fp8_origin/scales.safetensors``: every scale under its own name (``..._scale_inv``, F32), and as bytes the
-headers of the weight files (order, metadata, padding), config.json and the index. That is four bytes for 16,384
-weights. It lies in a folder of its own, because inference engines load every safetensors file beside config.json.
-Nothing in it is trusted: scales are tried block by block (:mod:`clearseek.hub.block_fp8`), and headers and texts are
-used only if they describe exactly the tensors that are there. Without the file a conversion works as well, with new
-scales and a plain order.
+One file, ``fp8_origin/scales.safetensors``: every scale under its own name (``..._scale_inv``, F32 or E8M0), and as
+bytes the headers of the weight files (order, metadata, padding), config.json and the index. That is at most four bytes
+for 16,384 weights. It lies in a folder of its own, because inference engines load every safetensors file beside
+config.json. Nothing in it is trusted: scales are tried block by block (:mod:`clearseek.hub.block_fp8`), and headers and
+texts are used only if they describe exactly the tensors that are there. Without the file a conversion works as well,
+with new scales and a plain order.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Final, cast, get_args
 from clearseek.errors import UserError
 from clearseek.hub.hf_config import Scales
 from clearseek.hub.layout import SCALE_SUFFIX
-from clearseek.hub.safetensors_file import Entry, Header, Shaped, parse_header, read_header, strict_json
-from clearseek.hub.shards import CONFIG, INDEX, ORIGIN, Checkpoint, JsonFile, Stored, is_weight_file
+from clearseek.hub.safetensors_file import Header, Shaped, parse_header, read_header, strict_json
+from clearseek.hub.shards import CONFIG, INDEX, ORIGIN, SCALE_DTYPES, Checkpoint, JsonFile, Stored, is_weight_file
 
 FILE: Final = f"{ORIGIN}/scales.safetensors"
 _MARK: Final = "clearseek-fp8-origin-1"
@@ -41,6 +41,11 @@ class Origin:
     def fp8_names(self) -> set[str]:
         """The matrices that were in eight bits."""
         return {e.name for header in self.headers.values() for e in header.entries if e.dtype == "F8_E4M3"}
+
+    @property
+    def scale_dtype(self) -> str:
+        """Type of the scales, ``F32`` or ``F8_E8M0``."""
+        return next((found.entry.dtype for found in self.old.values()), "F32")
 
     def describes(self, tensors: dict[str, Shaped]) -> bool:
         """Whether the recorded headers hold exactly these tensors."""
@@ -109,8 +114,5 @@ def same_but_for(key: str, left: dict[str, Any], right: dict[str, Any]) -> bool:
 def usable_scale(origin: Origin | None, name: str, shape: tuple[int, ...]) -> Stored | None:
     """The recorded scales of the matrix `name`, if they have this shape."""
     found = origin.old.get(name + SCALE_SUFFIX) if origin else None
-    return found if found and _is(found.entry, "F32", shape) else None
-
-
-def _is(entry: Entry, dtype: str, shape: tuple[int, ...]) -> bool:
-    return entry.dtype == dtype and entry.shape == shape
+    fits = found is not None and found.entry.dtype in SCALE_DTYPES and found.entry.shape == shape
+    return found if fits else None

@@ -1,10 +1,9 @@
-"""Hugging Face checkpoints, written and read: config.json, safetensors, tokenizer.
+"""Hugging Face checkpoints, written: config.json, safetensors, tokenizer.
 
 In memory the experts of a layer are two stacked tensors, because grouped matrix products want them so; in a checkpoint
 each projection of each expert is a tensor of its own, because that is what every engine reads. Export takes the stacks
-apart and import puts them together, one tensor at a time, with ``hub/layout.py`` saying what must be there. Both are
-exact: in BF16 and FP32, export then import gives the same bits, and an FP8 checkpoint is read as the BF16 numbers it
-stands for. Nothing is unpickled.
+apart, one tensor at a time, with ``hub/layout.py`` saying what must be there; :mod:`clearseek.hub.hf_read` puts them
+together again. Both are exact: in BF16 and FP32, export then import gives the same bits.
 """
 
 from __future__ import annotations
@@ -12,15 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -28,8 +25,8 @@ from clearseek.config import ModelConfig
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.files import atomic_folder
-from clearseek.hub.block_fp8 import check_finite, check_scale, decode, encode
-from clearseek.hub.hf_config import Scales, fp8_scales, hf_config, parse_hf_config, quantization_config
+from clearseek.hub.block_fp8 import encode
+from clearseek.hub.hf_config import Scales, hf_config, quantization_config
 from clearseek.hub.layout import (
     FP8_KINDS,
     SCALE_SUFFIX,
@@ -39,7 +36,7 @@ from clearseek.hub.layout import (
     scale_shape,
     tensors,
 )
-from clearseek.hub.shards import CONFIG, INDEX, Checkpoint, check_scales_fit, open_checkpoint
+from clearseek.hub.shards import INDEX
 from clearseek.hub.tokenizer_files import CHAT_TEMPLATE, generation_config, special_ids, tokenizer_config
 
 EXPORT_MARK = "<!-- Written by ClearSeek: the next export to this folder replaces it. -->"
@@ -101,7 +98,7 @@ def export_hf(
     replace = _may_replace(out)
     tokenizer = Tokenizer.load(tokenizer_file)
     ids = special_ids(tokenizer, config.vocab_size)
-    _check_names("the model", set(state), {spec.name for spec in memory_tensors(config)})
+    check_names("the model", set(state), {spec.name for spec in memory_tensors(config)})
     name = _DTYPE_NAMES[dtype]
     with atomic_folder(out, replace) as folder:
         _write_weights(folder, state, config, dtype, shard_bytes, scales)
@@ -132,15 +129,15 @@ def _may_replace(out: Path) -> bool:
     return True
 
 
-def _check_names(where: str, found: set[str], expected: set[str]) -> None:
-    """Refuse missing and unknown tensors, both in one error."""
+def check_names(where: str, found: set[str], expected: set[str], remark: str = "") -> None:
+    """Refuse missing and unknown tensors, both in one error; `remark` ends it."""
     problems = []
     for problem, names in (("lacks", expected - found), ("has unknown", found - expected)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             problems.append(f"{problem} {', '.join(sorted(names)[:3])}{more}")
     if problems:
-        raise UserError(f"{where} does not match its configuration: it {'; it '.join(problems)}")
+        raise UserError(f"{where} does not match its configuration: it {'; it '.join(problems)}{remark}")
 
 
 def _write_weights(
@@ -198,7 +195,7 @@ def _checkpoint_tensors(state: Mapping[str, Tensor], config: ModelConfig) -> Ite
     shapes = {spec.name: spec.shape for spec in memory_tensors(config)}
     name, stored = "", torch.empty(0)
     for spec in tensors(config):
-        source, index = _place(spec, config)
+        source, index = place_of(spec, config)
         if source != name:
             name, stored = source, state[source].detach()
             if tuple(stored.shape) != shapes[name]:
@@ -206,7 +203,7 @@ def _checkpoint_tensors(state: Mapping[str, Tensor], config: ModelConfig) -> Ite
         yield spec, stored[index]
 
 
-def _place(spec: TensorSpec, config: ModelConfig) -> tuple[str, tuple[Any, ...]]:
+def place_of(spec: TensorSpec, config: ModelConfig) -> tuple[str, tuple[Any, ...]]:
     """Where a checkpoint tensor is in memory: the memory tensor's name, and the index into it."""
     match = _EXPERT.fullmatch(spec.name)
     if match is None:
@@ -245,111 +242,3 @@ def _card(name: str, config: ModelConfig, dtype: str, extra: str | None) -> str:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def import_hf(folder: Path, allow_missing_mtp: bool = False) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Read a DeepSeek-V2 or V3 checkpoint.
-
-    Args:
-        folder: Has config.json and either model.safetensors or an index with its shards.
-        allow_missing_mtp: transformers drops the MTP layer when it saves a model but leaves it in config.json. Such
-            a folder is refused, unless this is true: then the returned config has ``num_nextn_predict_layers = 0``.
-
-    Returns:
-        The dimensions, and the tensors on the CPU under their memory names, in the dtypes stored; FP8 as BF16.
-
-    Raises:
-        UserError: a file is missing or damaged, a setting is not supported, or a tensor is missing, unknown, misshapen,
-            or not of type F32, BF16, F16, or FP8 with scales in a checkpoint that says so; the message names tensor
-            and file.
-    """
-    source = open_checkpoint(folder)
-    config_file = folder / CONFIG
-    config, scales = parse_hf_config(source.config.content, config_file), fp8_scales(source.config.content, config_file)
-    check_scales_fit(source)
-    config = _without_lost_mtp(folder, config, set(source.tensors), allow_missing_mtp)
-    expected = {spec.name for spec in tensors(config)}
-    if scales is not None:
-        expected |= {spec.name + SCALE_SUFFIX for spec in tensors(config) if spec.kind in FP8_KINDS}
-    _check_names(str(folder), set(source.tensors), expected)
-    for spec in tensors(config):
-        _check_tensor(spec, source, scales is not None)
-    with ExitStack() as stack:
-        handles = {file: stack.enter_context(_open(folder / file)) for file in source.headers}
-        return config, _read_tensors(config, _Reader(source, scales, handles))
-
-
-def _open(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: not a readable safetensors file: {error}") from None
-
-
-def _without_lost_mtp(folder: Path, config: ModelConfig, found: set[str], allow: bool) -> ModelConfig:
-    prefix = f"model.layers.{config.num_hidden_layers}."
-    if not config.num_nextn_predict_layers or any(name.startswith(prefix) for name in found):
-        return config
-    if not allow:
-        raise UserError(
-            f"{folder}: config.json has num_nextn_predict_layers = {config.num_nextn_predict_layers}, but no tensor of "
-            f"{prefix[:-1]} is there (transformers drops them when it saves): import the main model alone with "
-            "--without-mtp (allow_missing_mtp)"
-        )
-    return config.model_copy(update={"num_nextn_predict_layers": 0})
-
-
-def _check_tensor(spec: TensorSpec, source: Checkpoint, eight: bool) -> None:
-    dtypes = ("F8_E4M3",) if eight and spec.kind in FP8_KINDS else ("F32", "BF16", "F16")
-    entry, where = source.tensors[spec.name].entry, source.where(spec.name)
-    if entry.shape != spec.shape:
-        raise UserError(f"{where} has shape {[*entry.shape]}, but config.json says {[*spec.shape]}")
-    if entry.dtype not in dtypes:
-        raise UserError(f"{where} is of type {entry.dtype}: only {' or '.join(dtypes)} is read here")
-
-
-@dataclass(frozen=True)
-class _Reader:
-    source: Checkpoint
-    scales: Scales | None
-    handles: dict[str, Any]
-
-    def __call__(self, name: str) -> Tensor:
-        """A tensor of the checkpoint, decoded where it is in FP8."""
-        part, where = self._stored(name), self.source.where(name)
-        if part.dtype != E4M3:
-            check_finite(part, self.source.tensors[name].entry.dtype, where)
-            return part
-        scale = self._stored(name + SCALE_SUFFIX)
-        check_scale(scale, self.source.where(name + SCALE_SUFFIX), self.scales == "power-of-two")
-        return decode(part.view(torch.uint8), scale, where)
-
-    def _stored(self, name: str) -> Tensor:
-        tensor: Tensor = self.handles[self.source.tensors[name].file].get_tensor(name)
-        return tensor
-
-
-def _read_tensors(config: ModelConfig, read: _Reader) -> dict[str, Tensor]:
-    shapes = {spec.name: spec.shape for spec in memory_tensors(config)}
-    state: dict[str, Tensor] = {}
-    for spec in tensors(config):
-        part = read(spec.name)
-        name, index = _place(spec, config)
-        if spec.duplicate_of is not None:
-            if not torch.equal(part, state[name]):
-                raise UserError(
-                    f"{read.source.where(spec.name)} differs from {name}, but ClearSeek's MTP layer shares it"
-                )
-        elif spec.kind != "expert":
-            state[name] = part
-        else:
-            if name not in state:
-                state[name] = torch.empty(shapes[name], dtype=part.dtype)
-            stacked = state[name]
-            if part.dtype != stacked.dtype:
-                raise UserError(
-                    f"{read.source.where(spec.name)} is {part.dtype}, but its layer's other experts are "
-                    f"{stacked.dtype}: they are kept in one tensor"
-                )
-            stacked[index] = part
-    return state

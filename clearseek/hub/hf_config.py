@@ -3,8 +3,8 @@
 Hugging Face's own writer leaves out fields that others depend on (``scoring_func`` and ``topk_method``, without which
 vLLM and llama.cpp route with a softmax, and no error tells), so this one is written by hand and is complete. Rotary
 settings appear three times, because readers differ: a flat ``rope_theta`` and ``rope_scaling`` for transformers 4, vLLM
-and llama.cpp, and ``rope_parameters`` for transformers 5. Reading accepts either form and refuses what the model code
-does not implement. Source of the fields: the config.json published with DeepSeek-V3.
+and llama.cpp, and ``rope_parameters`` for transformers 5. Reading accepts either form, in :mod:`clearseek.hub.hf_rope`,
+and refuses what the model code does not implement. Source of the fields: the config.json published with DeepSeek-V3.
 """
 
 from __future__ import annotations
@@ -14,10 +14,39 @@ from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
-from clearseek.config import ModelConfig, RopeScaling
+from clearseek.config import ModelConfig
 from clearseek.errors import UserError
+from clearseek.hub.hf_rope import rope_settings
 
 ARCHITECTURES: Final = {"deepseek_v2": "DeepseekV2ForCausalLM", "deepseek_v3": "DeepseekV3ForCausalLM"}
+SAME_MODEL: Final = {"kimi_k2": "deepseek_v3"}
+"""Model types of others whose architecture is one of these, under the same names of settings and tensors."""
+# What a class of transformers takes for a setting that config.json leaves out, where tensors do not show it.
+ABSENT: Final[dict[str, dict[str, Any]]] = {
+    "deepseek_v2": {
+        "scoring_func": "softmax",
+        "topk_method": "greedy",
+        "norm_topk_prob": False,
+        "routed_scaling_factor": 1.0,
+        "n_shared_experts": 2,
+        "first_k_dense_replace": 0,
+    },
+    "deepseek_v3": {
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "n_group": 8,
+        "topk_group": 4,
+        "first_k_dense_replace": 3,
+    },
+}
+_OTHERS: Final = {
+    "deepseek": "the first DeepSeek-MoE, whose attention has no latent",
+    "deepseek_v32": "its attention is sparse, chosen by an indexer",
+    "deepseek_v4": "its attention is another one",
+    "deepseek_vl_v2": "a model of text and images",
+    "kimi_vl": "a model of text and images",
+    "kimi_k25": "a model of text and images",
+}
 
 # Settings that ClearSeek implements with one value only: this is written, and anything else is refused.
 FIXED: Final[dict[str, Any]] = {
@@ -101,13 +130,11 @@ def fp8_scales(raw: dict[str, Any], file: Path) -> Scales | None:
 
 def parse_hf_config(raw: dict[str, Any], file: Path) -> ModelConfig:
     """Dimensions from the content of a config.json; `file` starts the message of the UserError."""
-    model_type = raw.get("model_type")
-    if model_type not in tuple(ARCHITECTURES):
-        raise UserError(f"{file}: model_type = {model_type!r}: only {' and '.join(ARCHITECTURES)} are supported")
+    model_type = _model_type(raw, file)
     wrong = [
         f"{name} = {raw[name]!r} (only {value!r} is supported)"
         for name, value in FIXED.items()
-        if raw.get(name) not in (None, value)
+        if raw.get(name) not in (None, value) and not (name == "moe_layer_freq" and isinstance(raw[name], list))
     ]
     heads = raw.get("num_attention_heads")
     if raw.get("num_key_value_heads") not in (None, heads):
@@ -120,53 +147,73 @@ def parse_hf_config(raw: dict[str, Any], file: Path) -> ModelConfig:
         wrong.append(str(error).removeprefix(f"{file}: "))
     if wrong:
         raise UserError(f"{file}: unsupported settings: {'; '.join(wrong)}")
-    v3 = model_type == "deepseek_v3"
-    fields = {
-        # transformers drops these two when it saves a V3, and writes null for a V2 without groups.
-        "scoring_func": "sigmoid" if v3 else "softmax",
-        "topk_method": "noaux_tc" if v3 else "greedy",
-        "rms_norm_eps": 1e-6,
-        **{name: raw[name] for name in SHARED_FIELDS if raw.get(name) is not None},
-    }
-    if not v3:
-        fields["num_nextn_predict_layers"] = 0
-    fields["rope_theta"], fields["rope_scaling"] = _rope(raw, file)
+    fields = _fields(raw, model_type)
+    fields["first_k_dense_replace"] = _dense_layers(raw, fields.get("first_k_dense_replace"), file)
+    fields["rope_theta"], fields["rope_scaling"] = rope_settings(raw, file)
     try:
-        config = ModelConfig.model_validate(fields)
+        config = ModelConfig.model_validate({name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
         causes = [f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}".lstrip(": ") for entry in error.errors()]
+        if absent := [
+            f"{name} = {fields[name]}"
+            for name in ("n_group", "topk_group")
+            if fields.get(name, 1) != 1 and name not in raw
+        ]:
+            causes.append(f"(left out, which means {' and '.join(absent)} in transformers: write what the model has)")
         raise UserError(f"{file}: {'; '.join(causes)}") from None
     if config.model_type != model_type:
         raise UserError(f'{file}: topk_method = "{config.topk_method}" does not belong to model_type = "{model_type}"')
     return config
 
 
-def _rope(raw: dict[str, Any], file: Path) -> tuple[Any, RopeScaling | None]:
-    """Base (not validated yet) and YaRN settings, from the flat form or `rope_parameters`."""
-    new, old = raw.get("rope_parameters") or {}, raw.get("rope_scaling") or {}
-    if not isinstance(new, dict) or not isinstance(old, dict):
-        raise UserError(f"{file}: rope_parameters and rope_scaling must be objects")
-    thetas = [source["rope_theta"] for source in (new, old, raw) if source.get("rope_theta") is not None]
-    scalings = [_yarn(source, file) for source in (new, old) if source]
-    if any(theta != thetas[0] for theta in thetas) or (len(scalings) == 2 and scalings[0] != scalings[1]):
-        raise UserError(f"{file}: rope_parameters and rope_theta / rope_scaling contradict each other: keep one form")
-    return thetas[0] if thetas else 10000.0, scalings[0] if scalings else None
+def _model_type(raw: dict[str, Any], file: Path) -> str:
+    """``deepseek_v2`` or ``deepseek_v3``."""
+    found = raw.get("model_type")
+    if found is None:  # some writers name the class alone
+        named = raw.get("architectures")
+        classes = {name: kind for kind, name in ARCHITECTURES.items()}
+        found = (
+            next((classes[name] for name in named or () if name in classes), None) if isinstance(named, list) else None
+        )
+    found = SAME_MODEL.get(found, found) if isinstance(found, str) else found
+    if isinstance(found, str) and found in ARCHITECTURES:
+        return found
+    if found is None and {"dim", "n_layers"} <= set(raw):
+        raise UserError(
+            f"{file}: has the settings of DeepSeek's inference code (dim, n_layers, ...): put the config.json of the "
+            "Hugging Face repository there"
+        )
+    known = f"only {', '.join(ARCHITECTURES)} and {', '.join(SAME_MODEL)} are supported"
+    why = _OTHERS.get(found) if isinstance(found, str) else None
+    if why is None and isinstance(raw.get("text_config"), dict):
+        why = "its text_config is one part of a model of several kinds of input"
+    raise UserError(f"{file}: model_type = {found!r}{f' ({why})' if why else ''}: {known}")
 
 
-def _yarn(source: dict[str, Any], file: Path) -> RopeScaling | None:
-    kind = source.get("rope_type", source.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "yarn":
-        raise UserError(f'{file}: rope type "{kind}": only "default" and "yarn" are supported')
-    # DeepSeek's own code takes these two for missing ones; ClearSeek's defaults are those of the V3 release.
-    settings = {"mscale": 1.0, "mscale_all_dim": 0.0}
-    settings |= {name: value for name, value in source.items() if name not in ("type", "rope_type", "rope_theta")}
-    missing = [name for name in ("factor", "original_max_position_embeddings") if name not in settings]
-    if missing:
-        raise UserError(f"{file}: the YaRN settings lack {' and '.join(missing)}")
-    try:
-        return RopeScaling.model_validate(settings)
-    except ValidationError as error:
-        causes = [f"{entry['loc'][-1]}: {entry['msg']}" for entry in error.errors()]
-        raise UserError(f"{file}: YaRN settings: {'; '.join(causes)}") from None
+def _fields(raw: dict[str, Any], model_type: str) -> dict[str, Any]:
+    """The settings by ``ModelConfig``'s names: those that are there, and what the class takes for the others."""
+    fields = {"rms_norm_eps": 1e-6, **ABSENT[model_type]}
+    fields |= {name: 1 for name in ("n_group", "topk_group") if name in raw}  # null means no groups
+    fields |= {name: raw[name] for name in SHARED_FIELDS if raw.get(name) is not None}
+    if fields.get("q_lora_rank") == 0:  # DeepSeek's inference code writes plain queries so
+        del fields["q_lora_rank"]
+    if "num_nextn_predict_layers" not in fields:
+        fields["num_nextn_predict_layers"] = raw.get("num_mtp_layers") or 0  # transformers' name
+    if model_type == "deepseek_v2":
+        fields["num_nextn_predict_layers"] = 0
+    return fields
+
+
+def _dense_layers(raw: dict[str, Any], given: Any, file: Path) -> Any:
+    """How many layers come before the first with experts: a number, or a list of one entry a layer, as some write."""
+    for name, dense in (("moe_layer_freq", (0, False)), ("mlp_layer_types", ("dense",))):
+        layers = raw.get(name)
+        if not isinstance(layers, list):
+            continue
+        count = next((n for n, kind in enumerate(layers) if kind not in dense), len(layers))
+        if any(kind in dense for kind in layers[count:]):
+            raise UserError(f"{file}: {name} has dense layers after one with experts, which is not supported")
+        if raw.get("first_k_dense_replace") not in (None, count):
+            raise UserError(f"{file}: {name} has {count} dense layers, but first_k_dense_replace = {given}")
+        return count
+    return given

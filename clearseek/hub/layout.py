@@ -17,7 +17,7 @@ Shape legend: V vocabulary, H hidden size, I expert width, E experts. A linear w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, NamedTuple
@@ -79,10 +79,16 @@ class TensorSpec:
         return "F32" if self.kind == "router_bias" else "BF16"
 
 
-def tensors(config: ModelConfig, mtp: bool = True) -> Iterator[TensorSpec]:
-    """Yield the tensors of the Hugging Face checkpoint, in model order; `mtp` adds the MTP layer if there is one."""
+def tensors(config: ModelConfig, mtp: bool = True, stacked: Collection[str] = ()) -> Iterator[TensorSpec]:
+    """Yield the tensors of the Hugging Face checkpoint, in model order.
+
+    Args:
+        config: Dimensions.
+        mtp: Whether to add the MTP layer, if there is one.
+        stacked: Names of stacked experts (of :func:`memory_tensors`) that this checkpoint holds as they are.
+    """
     for spec in _main_and_mtp(config, mtp):
-        if spec.kind == "expert":
+        if spec.kind == "expert" and spec.name not in stacked:
             yield from _per_expert(spec)
         else:
             yield spec

@@ -34,9 +34,24 @@ class Finding:
     """What happens, and which setting avoids it."""
 
 
-def check_portability(config: ModelConfig) -> list[Finding]:
-    """Findings for llama.cpp, GGUF, vLLM, transformers and FP8, in that order; an empty list means none known."""
-    return [*_llama_cpp(config), *_gguf(config), *_vllm(config), *_transformers(config), *_fp8(config)]
+# Its function get_vocab_base_pre compares the SHA-256 of the ids of one text, so every vocabulary has another.
+_UNKNOWN_TOKENIZER = Finding(
+    "warning",
+    "llama.cpp",
+    "its convert_hf_to_gguf.py knows a tokenizer by a hash of token ids and stops at one trained here (BPE "
+    'pre-tokenizer was not recognized): tell it that the pre-tokenizer is "deepseek-v3", as docs/export.md shows',
+)
+
+
+def check_portability(config: ModelConfig, own_tokenizer: bool = True) -> list[Finding]:
+    """Findings for llama.cpp, GGUF, vLLM, transformers and FP8, in that order; an empty list means none known.
+
+    Args:
+        config: Dimensions.
+        own_tokenizer: Whether the tokenizer is trained here, not a published one.
+    """
+    tokenizer = [_UNKNOWN_TOKENIZER] if own_tokenizer else []
+    return [*_llama_cpp(config), *tokenizer, *_gguf(config), *_vllm(config), *_transformers(config), *_fp8(config)]
 
 
 def _llama_cpp(config: ModelConfig) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from clearseek.errors import UserError
+from clearseek.filetypes import HEAD_BYTES, recognise
 
 LONGEST_HEADER = 100_000_000
 """Bytes of JSON that the format allows."""
@@ -78,12 +79,20 @@ def read_header(file: Path) -> Header:
         with file.open("rb") as stream:
             size = stream.seek(0, 2)
             stream.seek(0)
-            first = stream.read(8)
+            head = stream.read(HEAD_BYTES)
+            first = head[:8]
             length = int.from_bytes(first, "little")
             if len(first) == 8 and 2 <= length <= min(LONGEST_HEADER, size - 8):
+                stream.seek(8)
                 first += stream.read(length)
     except OSError as error:
         raise UserError(f"{file}: cannot read: {error.strerror}") from None
+    if not size:
+        says = "it has 0 bytes, as a copy to a full disk leaves it: fetch it again"
+        raise UserError(f"{file}: not a safetensors file: {says}")
+    kind = recognise(head, file.name) if head[8:9] != b"{" else None  # a length may look like anything
+    if kind is not None:
+        raise UserError(f"{file}: not a safetensors file but {kind.phrase}: {kind.cure}")
     return parse_header(first, size, str(file))
 
 
@@ -116,7 +125,8 @@ def parse_header(raw: bytes, size: int | None, where: str) -> Header:
         end += entry.size
     if size is not None and size != end:
         what = "is cut off" if size < end else "has bytes after its last tensor"
-        raise UserError(f"{where}: the file {what}: its header describes {end:,} bytes, and there are {size:,}")
+        says = f"its header describes {end:,} bytes, and there are {size:,}"
+        raise UserError(f"{where}: the file {what}: {says}: fetch it again")
     return Header(raw, tuple(entries), metadata)
 
 

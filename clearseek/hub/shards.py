@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from clearseek.errors import UserError
+from clearseek.filetypes import HEAD_BYTES, UTF8_BOM, recognise
+from clearseek.hub.absent import what_is_there
+from clearseek.hub.hf_config import Scales, fp8_scales
 from clearseek.hub.layout import SCALE_SUFFIX, scale_shape
 from clearseek.hub.safetensors_file import Entry, Header, read_header, strict_json
 
@@ -21,6 +24,8 @@ INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
 ORIGIN: Final = "fp8_origin"
 """Folder with what a conversion to BF16 keeps of the FP8 checkpoint (hub/fp8_origin.py)."""
+SINGLE_OF_DEEPSEEK: Final = "model0-mp1.safetensors"
+SCALE_DTYPES: Final = ("F32", "F8_E8M0")
 SMALL_FILE_BYTES: Final = 64_000_000
 """Files beside the weights are copied up to this size."""
 _READ_LIMIT = 200_000_000
@@ -74,26 +79,54 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: give a folder with {CONFIG} and safetensors")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder / CONFIG}: cannot read: no such file: fetch it; {what_is_there(folder)}")
     config = _read_json(folder / CONFIG)
     index = _read_json(folder / INDEX) if (folder / INDEX).exists() else None
     weight_map = _weight_map(folder / INDEX, index.content) if index else None
-    files = sorted(set(weight_map.values())) if weight_map else [SINGLE]
+    files = sorted(set(weight_map.values())) if weight_map else [_single(folder)]
     _refuse_unlisted(folder, files, weight_map is not None)
     headers: dict[str, Header] = {}
     where: dict[str, Stored] = {}
     for file in files:
-        if not (folder / file).is_file():
-            says = f"{INDEX} names it" if weight_map else f"and there is no {INDEX} either"
-            raise UserError(f"{folder / file}: no such file, {says}")
         headers[file] = read_header(folder / file)
         for entry in headers[file].entries:
             if entry.name in where:
-                raise UserError(f"{folder / file}: {entry.name} is also in {where[entry.name].file}")
+                first = where[entry.name].file
+                raise UserError(f"{folder / file}: {entry.name} is also in {first}: keep the file that is right")
             where[entry.name] = Stored(file, entry)
     if weight_map is not None:
         where = _in_index_order(folder, weight_map, where)
     small, left_out = _other_files(folder, {CONFIG, INDEX, *files})
     return Checkpoint(folder, config, index, headers, where, small, left_out)
+
+
+def _single(folder: Path) -> str:
+    """The one weight file: model.safetensors, or what DeepSeek's convert.py calls it."""
+    name = next((name for name in (SINGLE, SINGLE_OF_DEEPSEEK) if (folder / name).is_file()), None)
+    if name is None:
+        says = f"no such file, and there is no {INDEX} either: {what_is_there(folder)}"
+        raise UserError(f"{folder / SINGLE}: {says}")
+    return name
+
+
+def fp8_form(source: Checkpoint) -> Scales | None:
+    """Which scales a checkpoint's FP8 tensors have; None if no tensor is in FP8.
+
+    A cast to BF16 (DeepSeek's ``fp8_cast_bf16.py``) leaves ``quantization_config`` behind, so the tensors decide, not
+    config.json. Raises UserError when they are in FP8 and it does not say so.
+    """
+    said = fp8_scales(source.config.content, source.folder / CONFIG)
+    eight = next((name for name, found in source.tensors.items() if found.entry.dtype == "F8_E4M3"), None)
+    if eight is None:
+        return None
+    if said is None:
+        raise UserError(
+            f"{source.where(eight)} is in FP8, but {CONFIG} has no quantization_config: take over that of the "
+            "original config.json"
+        )
+    packed = any(found.entry.dtype == "F8_E8M0" for found in source.tensors.values())
+    return "power-of-two" if packed else said
 
 
 def check_scales_fit(source: Checkpoint) -> None:
@@ -108,13 +141,22 @@ def check_scales_fit(source: Checkpoint) -> None:
             if len(found.entry.shape) != 2 or 0 in found.entry.shape:
                 raise UserError(f"{source.where(name)} is in FP8, but no matrix: its shape is {[*found.entry.shape]}")
             if scale is None:
-                raise UserError(f"{source.where(name)} is in FP8, but {name}{SCALE_SUFFIX} is missing")
+                says = f"is in FP8, but {name}{SCALE_SUFFIX} is missing{_scales_of(source, name)}"
+                raise UserError(f"{source.where(name)} {says}")
             expected = scale_shape(found.entry.shape)
-            if scale.entry.dtype != "F32" or scale.entry.shape != expected:
+            if scale.entry.dtype not in SCALE_DTYPES or scale.entry.shape != expected:
                 raise UserError(
                     f"{source.where(name + SCALE_SUFFIX)} is {scale.entry.dtype} {[*scale.entry.shape]}, but blocks of "
                     f"128 x 128 in {[*found.entry.shape]} need F32 {[*expected]}"
                 )
+
+
+def _scales_of(source: Checkpoint, name: str) -> str:
+    """A remark on scales that are there under another name."""
+    for other in (name.removesuffix("weight") + "scale", name + "_scale"):
+        if other in source.tensors:
+            return f": {other} is there, the name of another format: fetch the Hugging Face form of DeepSeek's FP8"
+    return ""
 
 
 def _read_json(file: Path) -> JsonFile:
@@ -125,7 +167,10 @@ def _read_json(file: Path) -> JsonFile:
         raise UserError(f"{file}: cannot read: {error.strerror}") from None
     if len(raw) > _READ_LIMIT:
         raise UserError(f"{file}: larger than {_READ_LIMIT:,} bytes, which no such file is")
-    return JsonFile(raw, strict_json(raw, str(file)))
+    plain = raw.removeprefix(UTF8_BOM)
+    if kind := recognise(plain[:HEAD_BYTES], file.name):
+        raise UserError(f"{file}: this is {kind.phrase}, not JSON: {kind.cure}")
+    return JsonFile(raw, strict_json(plain, str(file)))
 
 
 def _weight_map(file: Path, index: dict[str, Any]) -> dict[str, str]:
@@ -135,7 +180,7 @@ def _weight_map(file: Path, index: dict[str, Any]) -> dict[str, str]:
     for tensor, name in found.items():
         if not is_weight_file(name):
             raise UserError(f"{file}: {tensor} is said to be in {name!r}, which is no name of a weight file here")
-    if not isinstance(index.get("metadata", {}), dict):
+    if not isinstance(index.get("metadata") or {}, dict):
         raise UserError(f"{file}: metadata must be a JSON object")
     return found
 
@@ -158,13 +203,19 @@ def _refuse_unlisted(folder: Path, files: list[str], indexed: bool) -> None:
         raise UserError(f"{folder / unlisted[0]}: {INDEX} does not name this file: remove it, or mend the index")
     if unlisted:
         raise UserError(f"{folder / unlisted[0]}: a shard without {INDEX}: fetch the index too")
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        many = f"{len(missing)} of its {len(files)} files are missing" if len(files) > 1 else what_is_there(folder)
+        link = ", and here is only a link to nowhere" if (folder / missing[0]).is_symlink() else ""
+        raise UserError(f"{folder / missing[0]}: no such file, {INDEX} names it{link}: {many}: fetch them")
 
 
 def _in_index_order(folder: Path, weight_map: dict[str, str], where: dict[str, Stored]) -> dict[str, Stored]:
     index = folder / INDEX
     for name, file in weight_map.items():
         if name not in where:
-            raise UserError(f"{index}: {name} is said to be in {file}, but is not there")
+            whose = ": the index is of the FP8 weights: fetch the one of these" if name.endswith(SCALE_SUFFIX) else ""
+            raise UserError(f"{index}: {name} is said to be in {file}, but is not there{whose}")
         if where[name].file != file:
             raise UserError(f"{index}: {name} is said to be in {file}, but is in {where[name].file}")
     for name, stored in where.items():

@@ -10,10 +10,12 @@ skip them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from clearseek.data.tokenizer import BOS, EOS, PAD, Tokenizer
 from clearseek.errors import UserError
+from clearseek.filetypes import expect
 
 CHAT_TEMPLATE = (
     "{{- bos_token -}}"
@@ -58,6 +60,21 @@ def special_ids(tokenizer: Tokenizer, vocab_size: int) -> SpecialIds:
     except UserError:
         pad = tokenizer.eos_id
     return SpecialIds(bos=tokenizer.bos_id, eos=tokenizer.eos_id, pad=pad)
+
+
+def refuse_without_tokenizer(folder: Path) -> None:
+    """Raise UserError, before any weight is read, unless a checkpoint folder has a tokenizer.json that is one."""
+    file = folder / "tokenizer.json"
+    if not folder.is_dir() or not (folder / "config.json").is_file():
+        return  # the weights' reader says what is wrong there
+    if not file.is_file():
+        others = [name for name in ("tokenizer.model", "tiktoken.model", "vocab.json") if (folder / name).is_file()]
+        says = f" ({others[0]} is another form)" if others else ""
+        raise UserError(
+            f"{file}: no such file{says}: fetch it, or write it with transformers: "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
+    expect(file, "a tokenizer.json", "UTF-8 BOM")
 
 
 def tokenizer_config(ids: SpecialIds, max_length: int) -> dict[str, Any]:

@@ -18,16 +18,12 @@ from torch import Tensor
 from clearseek.config import ModelConfig, RopeScaling
 
 
-def _mscale(factor: float, mscale: float) -> float:
-    return 1.0 if factor <= 1.0 else 0.1 * mscale * math.log(factor) + 1.0
-
-
 def softmax_scale(config: ModelConfig) -> float:
     """Factor on query-key products: ``qk_head_dim ** -0.5``, times YaRN's correction where the config has YaRN."""
     scale: float = config.qk_head_dim**-0.5
     yarn = config.rope_scaling
     if yarn is not None and yarn.mscale_all_dim:
-        scale *= _mscale(yarn.factor, yarn.mscale_all_dim) ** 2
+        scale *= yarn.growth(yarn.mscale_all_dim) ** 2
     return scale
 
 
@@ -62,7 +58,7 @@ def rotations(config: ModelConfig, start: int, length: int, device: torch.device
     position = torch.arange(start, start + length, dtype=torch.float32)
     angle = torch.outer(position, inverse_frequencies(config))
     yarn = config.rope_scaling
-    magnitude = 1.0 if yarn is None else _mscale(yarn.factor, yarn.mscale) / _mscale(yarn.factor, yarn.mscale_all_dim)
+    magnitude = 1.0 if yarn is None else yarn.magnitude
     return torch.polar(torch.full_like(angle, magnitude), angle).to(device)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from clearseek.data.tokenizer import BOS, Tokenizer
-from clearseek.hub.hf import import_hf
+from clearseek.hub.hf_read import import_hf
 from clearseek.model.transformer import DeepSeekModel
 
 PROMPTS: Final = ("", "def ", "class Parser", "import os\n", "The quick brown fox")

@@ -17,7 +17,7 @@ from clearseek.fp8.quantise import quantise_blocks
 from clearseek.hub import convert_stream
 from clearseek.hub.convert import Converted, Progress, convert
 from clearseek.hub.fp8_origin import FILE as ORIGIN_FILE
-from clearseek.hub.hf import import_hf
+from clearseek.hub.hf_read import import_hf
 from clearseek.hub.layout import FP8_KINDS, tensors
 from clearseek.hub.safetensors_file import read_header
 

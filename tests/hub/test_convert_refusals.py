@@ -158,8 +158,7 @@ BAD_BF16: dict[str, tuple[Edit, str, str]] = {
     "NaN": (put(UP, (3, 4), NAN), UP, "holds NaN or infinity"),
     "infinity": (put(UP, (39, 139), float("inf")), UP, "holds NaN or infinity"),
     "NaN in what is kept": (put(NORM, 0, NAN), NORM, "holds NaN or infinity"),
-    "FP32 matrix": (swap(UP, torch.ones(40, 140)), UP, "F32 [40, 140]: only BF16 matrices"),
-    "stacked": (swap(UP, torch.ones(1, 40, 140).bfloat16()), UP, "only BF16 matrices"),
+    "stacked": (swap(UP, torch.ones(1, 40, 140).bfloat16()), UP, "only matrices of BF16, F16, F32"),
     "lone scale": (swap(UP + SCALE, torch.ones(1, 2)), UP + SCALE, "a scale without an FP8 tensor"),
     "FP8 matrix": (swap(UP, torch.ones(40, 140).to(torch.float8_e4m3fn)), UP, "no quantization_config"),
 }

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from clearseek.config import ModelConfig
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
-from clearseek.hub.hf import INDEX, export_hf, import_hf
+from clearseek.hub.hf import INDEX, export_hf
+from clearseek.hub.hf_read import import_hf
 from clearseek.hub.layout import tensors
 
 from .examples import CONFIGS, random_state, routers_as, small, tokenizer_file

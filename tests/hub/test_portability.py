@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clearseek.data.tokenizer import Tokenizer, trained_here
 from clearseek.hub.portability import check_portability
 from clearseek.recipe import load_recipe
 
-from .examples import V2, small
+from .examples import V2, small, tokenizer_file
 
 
 def found(**changes: Any) -> set[tuple[str, str]]:
@@ -73,3 +76,19 @@ def test_v2_lite_is_narrow_where_published() -> None:
 
 def test_gpu_recipe_fills_every_fp8_tile() -> None:
     assert "FP8" not in {finding.tool for finding in check_portability(load_recipe("gpu-2b").model)}
+
+
+def test_llama_cpp_stops_at_tokenizers_trained_here() -> None:
+    config = small()
+    said = [finding for finding in check_portability(config) if "hash" in finding.message]
+    assert [(finding.severity, finding.tool) for finding in said] == [("warning", "llama.cpp")]
+    assert "deepseek-v3" in said[0].message
+    assert set(check_portability(config)) - set(check_portability(config, own_tokenizer=False)) == set(said)
+
+
+def test_a_tokenizer_trained_here_is_told_from_a_published_one(tmp_path: Path) -> None:
+    file = tokenizer_file(tmp_path)
+    assert trained_here(Tokenizer.load(file))
+    other = json.loads(file.read_text(encoding="utf-8"))
+    other["added_tokens"][3], other["added_tokens"][4] = other["added_tokens"][4], other["added_tokens"][3]
+    assert not trained_here(Tokenizer(json.dumps(other).encode()))

@@ -18,10 +18,11 @@ from clearseek.openness.card import shorten
 from clearseek.openness.checks.data import data_files
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
 from clearseek.openness.licences.clauses import Clause, forbidden, strongest
+from clearseek.openness.licences.markup import without_markup
 from clearseek.openness.licences.match import Match, identify
 from clearseek.openness.licences.places import covers, is_licence, is_policy
 from clearseek.openness.licences.prose import said_in_policy, said_of_use
-from clearseek.openness.licences.table import Kind, Licence, is_open_for, lookup
+from clearseek.openness.licences.table import Kind, Licence, choices, is_open_for, lookup
 from clearseek.openness.subject import Subject
 
 T = TypeVar("T")
@@ -103,7 +104,8 @@ def licence_files(subject: Subject) -> tuple[Text, ...]:
             document = subject.source.document(path)
         except UserError:
             continue
-        found.append(Text(path, identify(document.text), subject.source.whole(path), document.text))
+        text = without_markup(document.text)
+        found.append(Text(path, identify(text), subject.source.whole(path), text))
     return tuple(found)
 
 
@@ -160,6 +162,8 @@ def _tag(subject: Subject) -> tuple[str, Evidence] | None:
     """The metadata's licence tag."""
     metadata, card = subject.metadata.value or {}, subject.card
     tag = metadata.get("license")
+    if isinstance(tag, list):
+        tag = " AND ".join(map(str, tag))  # a list does not say that one may choose
     if isinstance(tag, str) and tag.lower() == "other":
         tag = metadata.get("license_name") or tag
     if not isinstance(tag, str) or card is None:
@@ -186,7 +190,7 @@ def _stated(subject: Subject, kind: Kind) -> tuple[Licence | None, Evidence] | N
 
 
 def _kind(subject: Subject, kind: Kind, texts: dict[Kind, Text]) -> Row:
-    title, name = f"The {kind} {_are(kind)} under an open licence", f"licence.{kind}"
+    title, name = f"The {kind} {'is' if kind == 'code' else 'are'} under an open licence", f"licence.{kind}"
     text, stated, tag = texts.get(kind), _stated(subject, kind), _tag(subject)
     if kind == "data" and not data_files(subject):
         reason = "there are no training data here to be licensed"
@@ -199,6 +203,8 @@ def _kind(subject: Subject, kind: Kind, texts: dict[Kind, Text]) -> Row:
         reason = "no licence text, no tag and no sentence covers them"
         return Row(name, "definition", title, "no", Grade.ABSENT, reason)
     licence, place = claim
+    if licence is None and tag is not None and place is tag[1] and (named := choices(tag[0])):
+        return _unless_said(subject, _by_expression(name, title, kind, named, place), named[0])
     if licence is None:
         reason = "a licence is named that is not known here, and its text is not here"
         return Row(name, "definition", title, "unknown", Grade.CLAIMED, reason, (place,))
@@ -206,6 +212,15 @@ def _kind(subject: Subject, kind: Kind, texts: dict[Kind, Text]) -> Row:
     reason = f"{licence.id} by word; its text is not here"
     row = Row(name, "definition", title, answer, Grade.CLAIMED, reason, (place,))
     return _unless_said(subject, row, licence) if kind == "weights" else row
+
+
+def _by_expression(name: str, title: str, kind: Kind, licences: tuple[Licence, ...], place: Evidence) -> Row:
+    """Several licences by word, the one that decides first."""
+    answer: Answer = "yes" if is_open_for(licences[0], kind) else "no"
+    if answer == "no" and any(is_open_for(licence, kind) for licence in licences):
+        answer = "unknown"  # which of them covers the weights?
+    names = ", ".join(licence.id for licence in licences)
+    return Row(name, "definition", title, answer, Grade.CLAIMED, f"{names} by word; their texts are not here", (place,))
 
 
 def _unless_said(subject: Subject, row: Row, licence: Licence | None) -> Row:
@@ -216,10 +231,6 @@ def _unless_said(subject: Subject, row: Row, licence: Licence | None) -> Row:
     reason = f"{row.reason}; but {said[0].words}"
     places = (*row.evidence, *(quote(each.file, each.clause) for each in said[:4]))
     return Row(row.id, row.dimension, row.title, "unknown", min(row.grade, Grade.PRESENT), reason, places)
-
-
-def _are(kind: Kind) -> str:
-    return "is" if kind == "code" else "are"
 
 
 def _judge(
@@ -256,7 +267,7 @@ def _judge(
     if not match.exact:
         return _by_title(name, title, what, places, limits)
     agreeing = [place for found, place in ([stated] if stated else []) if found is not None and found.id == licence.id]
-    if tag is not None and (tagged := lookup(tag[0])) is not None and tagged.id == licence.id:
+    if tag is not None and licence in (lookup(tag[0]), *choices(tag[0])):
         agreeing.append(tag[1])
     if agreeing:
         return Row(name, "definition", title, "yes", Grade.CHECKED, f"{what}, as the card says", (*places, *agreeing))
@@ -337,7 +348,8 @@ def _licence(subject: Subject, texts: dict[Kind, Text]) -> tuple[Licence | None,
     if (text := texts.get("weights")) is not None:
         return text.match.licence, (text.evidence,)
     stated, tag = _stated(subject, "weights"), _tag(subject)
-    licence = (stated[0] if stated else None) or (lookup(tag[0]) if tag else None)
+    tagged = (lookup(tag[0]) or next(iter(choices(tag[0])), None)) if tag else None
+    licence = (stated[0] if stated else None) or tagged
     return licence, tuple(each[1] for each in (stated, tag) if each)
 
 

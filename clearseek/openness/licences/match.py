@@ -50,6 +50,23 @@ _OF_TITLES = frozenset(
 )
 _MOST_UNKNOWN = 4
 """Words that a title may have besides those of licences' titles: enough for a project's name, too few for a rule."""
+_PREAMBLES = """
+spdx identifier filecopyrighttext work project software model weights code repository is are under below follows
+following terms version distributed available made
+"""
+_OF_PREAMBLES = frozenset(_PREAMBLES.split())
+"""Words in lower case that say which licence follows, and nothing else."""
+_OF_IDS = re.compile(r"(?<=\d)-(?:only|or-later)\b")
+"""Ends SPDX ids, and rules nothing there."""
+_LONGEST_PREAMBLE = 120
+_OF_OTHERS = re.compile(
+    r"third[- ]part|\b(?:bundl\w+|includ\w+|contain\w*|incorporat\w+|portions?|parts?|components?|subcomponents?"
+    r"|derived|based on|notices?)\b",
+    re.I,
+)
+"""Begins the notice of somebody else's part."""
+_LONGEST_NOTICE = 60
+_MOST_NOTICES = 8
 _MOST_LOWER = 3
 """Words in lower case, unknown here, that a holder's name in the middle of a rule may have."""
 
@@ -207,6 +224,37 @@ def _title_words(content: str) -> int:
 
 def identify(text: str) -> Match:
     """Say which licence a text is, how far it departs from it, and what it restricts. Never raises."""
+    return _beside_notices(text, _MOST_NOTICES)
+
+
+def _beside_notices(text: str, most: int) -> Match:
+    """What a text is, where up to so many notices of others may stand below it."""
+    whole = _identify(text)
+    last = whole.changes[-1] if len(whole.changes) == 1 else None
+    if last is None or last.kind != "insert" or not most:
+        return whole
+    lines = text.split("\n")
+    for start in range(last.line - 1, max(0, last.line - 4), -1):  # a ruler may stand above the first word
+        above, below = "\n".join(lines[:start]), "\n".join(lines[start:])
+        own = _identify(above)
+        if own.exact and own.licence is whole.licence:
+            return own if _is_notice_of_others(below, most - 1) else whole
+    return whole
+
+
+def _is_notice_of_others(text: str, most: int) -> bool:
+    """Whether a text is a few words on parts of others that are included, and then their licence, unchanged."""
+    paragraphs = [(match.start(), match.end()) for match in re.finditer(r"\n[^\S\n]*\n", text)][:6]
+    for begin, end in paragraphs:
+        intro = WORD.findall(text[:begin])
+        if len(intro) > _LONGEST_NOTICE or any(is_operative(word) for word in intro):
+            return False
+        if _OF_OTHERS.search(text[:begin]) and _beside_notices(text[end:], most).exact:
+            return True
+    return False
+
+
+def _identify(text: str) -> Match:
     found = read(text)
     words = tuple(word.text for word in found.words)
     ranked = _ranked(found)
@@ -283,7 +331,7 @@ def _matters(standard: _Standard, found: Text, op: Op) -> list[Op]:
     if op.j > standard.stop:
         return _matters(standard, found, Op(op.i, standard.stop, op.k, op.l))
     if op.j <= standard.start:
-        return [] if _is_title(found, op) else [op]
+        return [] if _is_title(found, op) or _is_preamble(found, op) else [op]
     in_slot = all(place in standard.slots for place in (range(op.i, op.j) if ours else (op.i - 1, op.i)))
     return [] if in_slot and _is_name(found, op, any_case=True) else [op]
 
@@ -305,3 +353,17 @@ def _is_title(found: Text, op: Op) -> bool:
     """Whether these words can be a title: those of licences' titles, and a project's name."""
     words = {word.text for word in found.words[op.k : op.l] if not word.text.isdigit()}
     return len(words - _SMALL - _OF_TITLES) <= _MOST_UNKNOWN and _is_name(found, op, longest=_LONGEST_TITLE)
+
+
+def _is_preamble(found: Text, op: Op) -> bool:
+    """Whether these words only say, in sentences, whose work is under which licence, and that its text follows."""
+    words = found.words[op.k : op.l]
+    if not words or len(words) > _LONGEST_PREAMBLE:
+        return False
+    raw = found.raw[words[0].begin : words[-1].end]
+    unknown = {
+        word for word in words if word.text not in _SMALL | _OF_TITLES | _OF_PREAMBLES and not word.text.isdigit()
+    }
+    names = all(found.raw[word.begin].isupper() for word in unknown)
+    rules = any(is_operative(word) for word in WORD.findall(_OF_IDS.sub("", raw)))
+    return names and len({word.text for word in unknown}) <= 1 and not rules  # a project's name

@@ -58,8 +58,9 @@ _WORDS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
 
 def is_licence(path: str) -> bool:
     """Whether a file is named as a licence, wherever it lies."""
-    base = path.rpartition("/")[2]
-    return bool(_LICENCE.search(base)) and not base.lower().endswith(_CODE)
+    folder, _, base = path.rpartition("/")
+    by_reuse = folder == "LICENSES" and base.endswith((".txt", ".md"))  # LICENSES/MIT.txt, by the REUSE specification
+    return (by_reuse or bool(_LICENCE.search(base))) and not base.lower().endswith(_CODE)
 
 
 def covers(path: str) -> tuple[Kind, ...] | None:

@@ -29,6 +29,28 @@ _COMMERCE = re.compile(
     r"|仅(?:供|限|用于|可用于|能用于).{0,12}(?:学术|研究|科研|非商)|(?:禁止|不得|不可|严禁).{0,10}(?:商用|商业)"
     rf"|\bprohibits? (?:\w+ ){{0,3}}commercial {_USE}|\bnot for commercial {_USE}|\bcommercial {_USE} requires? "
 )
+# The same in other languages: what is not found may still be there, but a plain ban is seen.
+_COMMERCE_ABROAD = re.compile(
+    r"\bnicht(?:[- ](?:für )?)kommerziell|\bnichtkommerziell"
+    r"|\bkommerzielle\w* (?:nutzung|verwendung|zwecke\w*|einsatz)\b.{0,60}"
+    r"\b(?:untersagt|verboten|nicht|ausgeschlossen)\b"
+    r"|\bnur (?:für|zu) .{0,40}(?:forschung|privat)"
+    r"|\b(?:usage|utilisation)s? commerciale?s?\b.{0,30}\b(?:interdit|prohib|non autoris|pas autoris|exclu)"
+    r"|\b(?:interdit|interdite|interdits)\b.{0,40}\bcommercial|\bne (?:peut|peuvent|doit|doivent)\b.{0,50}\bcommercial"
+    r"|\b(?:uniquement|exclusivement|seulement|esclusivamente|unicamente|solamente|únicamente|exclusivamente|somente"
+    r"|apenas|sólo|solo|soltanto)\b.{0,40}\b(?:non|no|não)[- ]com?mercia"
+    r"|\buso comm?erciale?\b.{0,30}\b(?:prohibid|proibid|vietat|no (?:está |se )?permit|não (?:é )?permit|non (?:è )?"
+    r"consentit)|\b(?:prohíbe|prohibido|proibido|vietato)\b.{0,40}\bcomm?ercial"
+    r"|\b(?:no puede|no podrá|no se permite|não pode|não é permitido|non può|non è consentito)\b.{0,50}\bcomm?ercial"
+    r"|\bcommercieel gebruik\b.{0,30}\b(?:verboden|niet toegestaan)|\bniet[- ]commercieel"
+    r"|商用利用.{0,6}(?:禁止|不可|できません|認め)|商業利用.{0,6}(?:禁止|不可)|研究目的.{0,4}(?:のみ|限)"
+    r"|상업적.{0,16}(?:금지|불가|허용되지)|비상업적.{0,12}(?:만|한정)"
+    r"|коммерческ\w+ .{0,30}(?:запрещ|не допуска|не разреш)|запрещ\w+.{0,40}коммерческ|только .{0,30}некоммерческ"
+)
+_BOTH_ABROAD = re.compile(
+    r"sowohl|als auch|auch kommerziell|nicht nur|non seulement|aussi bien|no solo|não só|non solo|datens[aä]tz|données"
+    r"|datos|dados|dati\b|データ|데이터|данны"
+)
 _USES = re.compile(
     r"\b(?:you|users?|licensees?|anyone) (?:may|must|shall|can|agree) ?not (?:to )?use\b"
     r"|\b(?:may|must|shall) not be used (?:for|in|by|to|as)\b|\bprohibited from using\b"
@@ -62,7 +84,11 @@ _LAWFUL = re.compile(
     r"|\b(?:infring|misappropriat|violat)\w*\b.{0,80}\b(?:rights?|laws?)\b|\b(?:applicable|any) laws?\b"
 )
 """Notices of open licences, and what the law forbids anyway: neither takes anything back."""
-_MAY_RESTRICT = re.compile(r"commercial|research|academic|\bnot\b|prohib|military|仅|禁止|不得|不可", re.I)
+_MAY_RESTRICT = re.compile(
+    r"commerc|comercial|kommerz|research|forschung|academic|\bnot\b|prohib|military|仅|禁止|不得|不可|商用|商業|研究|상업"
+    r"|коммерческ",
+    re.I,
+)
 _BEGINS = re.compile(r"\s*(?:#|\||[-*+] |\d+\. |>|```|---|\w+:)")
 _SENTENCE = re.compile(r"(?<=[.;!?])\s+(?=[A-Z\"“(•-])")
 
@@ -82,6 +108,8 @@ def said_of_use(card: Document) -> tuple[Clause, ...]:
             low = sentence[:_LONGEST_SENTENCE].lower()
             flag = _flag(low, licence or bool(_LICENCE.search(low)))
             about = licence or bool(_MODEL.search(low)) or bool(re.match(r"(?:it|this|these|they)\b", low))
+            if _COMMERCE_ABROAD.search(low) and not _BOTH_ABROAD.search(low):
+                flag, about = "non_commercial", True
             if flag and about and not _ELSEWHERE.search(low) and not _LAWFUL.search(low):
                 found.append(Clause(flag, shorten(sentence), first + _line(lines, text.find(sentence, place))))
             place += len(sentence)

@@ -102,6 +102,20 @@ def lookup(name: str) -> Licence | None:
     return _BY_KEY.get(_key(name[:200]))
 
 
+def choices(expression: str) -> tuple[Licence, ...]:
+    """The licences of an SPDX expression, the one that decides first; empty where one is not known, or for one alone.
+
+    Under ``A OR B`` everybody may choose the freest, under ``A AND B`` the strictest binds.
+    """
+    words = expression[:400].strip("() ")
+    either = re.search(r"\sor\s", words, re.I) is not None
+    names = re.split(r"\s+or\s+" if either else r"\s+and\s+", words, flags=re.I)
+    found = [licence for name in names if (licence := lookup(name)) is not None]
+    if len(names) < 2 or len(found) < len(names):
+        return ()
+    return tuple(sorted(found, key=lambda licence: licence.restricted, reverse=not either))
+
+
 def _key(name: str) -> str:
     words = re.findall(r"[a-z]+|\d+|\+", name.lower().replace("licence", "license"))
     return "".join(word for word in words if word not in ("the", "license", "agreement", "version", "v"))

@@ -31,6 +31,7 @@ _NUMBER = re.compile(r"\d{1,2}|[a-z]|[ivx]{1,4}")
 _LIST_START = re.compile(
     r"^[^\w(]*(?:\(?(?:\d{1,2}(?:\.\d{1,2})*|[A-Za-z]|[ivx]{1,4})[.)]+(?=\s)|\d\d?(?:\.\d\d?)+(?=\s))"
 )
+_SPDX_NOTICE = re.compile(r"^\W*SPDX-FileCopyrightText:\s*(?:copyright\s*)?", re.I)
 _RESERVED = re.compile(r"^\W*all rights reserved\W*$", re.I)
 _SAME = {"licence": "license", "licences": "licenses", "licenced": "licensed", "https": "http"}
 
@@ -97,7 +98,7 @@ def read(text: str) -> Text:
     notices: list[tuple[int, str]] = []
     place = 0
     for number, line in enumerate(raw.split("\n"), 1):
-        if is_notice(line):
+        if is_notice(_SPDX_NOTICE.sub("Copyright ", line)):
             notices.append((number, shorten(line)))
         elif not _RESERVED.match(line):
             start = _LIST_START.match(line)

@@ -1,0 +1,107 @@
+"""Other names for the same tensors, and what strange names look like.
+
+A checkpoint that went through other people's tools often has Hugging Face's names with a prefix more or less,
+DeepSeek's inference code has names of its own for the same matrices (its ``convert.py`` only renames, when it is told
+to write one file), and old checkpoints carry tables that follow from the settings. All of these are read under the
+names of :mod:`clearseek.hub.layout`. Names that stand for something else (a quantisation, an adapter, another
+attention) are said to be that, so that nobody is sent to look for the wrong cause.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from clearseek.config import ModelConfig
+from clearseek.hub.layout import HEAD, SCALE_SUFFIX
+
+_LAYER = re.compile(r"(?P<before>.*?)layers\.(?P<layer>\d+)\.")
+_TABLE = re.compile(r"(?:^|\.)rotary_emb\.(?:inv_freq|cos_cached|sin_cached)$")
+INFERENCE: Final = {
+    "attn": "self_attn",
+    "ffn": "mlp",
+    "embed": "embed_tokens",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "wq": "q_proj",
+    "wq_a": "q_a_proj",
+    "q_norm": "q_a_layernorm",
+    "wq_b": "q_b_proj",
+    "wkv_a": "kv_a_proj_with_mqa",
+    "kv_norm": "kv_a_layernorm",
+    "wkv_b": "kv_b_proj",
+    "wo": "o_proj",
+    "w1": "gate_proj",
+    "w2": "down_proj",
+    "w3": "up_proj",
+}
+"""Parts of names in DeepSeek's inference code, and Hugging Face's."""
+_SIGNS: Final = (
+    (r"\blora_[AB]\b", "they are of a LoRA adapter: merge it into its base model first (peft: merge_and_unload)"),
+    (r"\.(?:qweight|qzeros|g_idx)$", "they are quantised by GPTQ or AWQ, which is not read: fetch FP8 or BF16 weights"),
+    (r"\.weight_(?:packed|shape)$", "they are packed integers, which are not read: fetch FP8 or BF16 weights"),
+    (r"\.(?:absmax|quant_map|SCB)$|\.quant_state\.", "they are quantised by bitsandbytes, which is not read: fetch FP8 "
+     "or BF16 weights"),
+    (r"\.weight_scale(?:_2)?$|\.input_scale$", "they have scales of another kind than DeepSeek's blocks of 128 x 128: "
+     "fetch DeepSeek's FP8 form, or BF16"),
+    (r"\.switch_mlp\.", "they are MLX's: fetch the weights that it was converted from"),
+    (r"^blk\.\d+\.", "they are GGUF's: fetch the weights that it was converted from"),
+    (r"\.indexer\.", "they are of sparse attention with an indexer (V3.2), which ClearSeek does not have"),
+    (r"(?:^|\.)(?:vision_|visual|mm_projector|multi_modal)", "they are of a model of several kinds of input: only its "
+     "language model, in a folder of its own, is read"),
+)  # fmt: skip
+
+
+def our_names(names: Iterable[str]) -> dict[str, str]:
+    """The names of :mod:`clearseek.hub.layout` -> the names of a checkpoint; tables that follow are left out.
+
+    A name that is not understood stands for itself, and so do all if two would come out as one.
+    """
+    stored = [name for name in names if not _TABLE.search(name)]
+    befores = {match["before"] for name in stored if (match := _LAYER.match(name))}
+    if len(befores) != 1 or befores == {"model."}:
+        return {name: name for name in stored}
+    before = befores.pop()
+    found = {_ours(name, before): name for name in stored}
+    return found if len(found) == len(stored) else {name: name for name in stored}
+
+
+def _ours(name: str, before: str) -> str:
+    """One name, where layers' names begin with `before`: ``language_model.model.``, for example, or nothing."""
+    outer = before.removesuffix("model.")
+    if before and name.startswith(before):
+        return "model." + name.removeprefix(before)
+    if before:
+        return name.removeprefix(outer)
+    if name in (HEAD, "head.weight"):
+        return HEAD
+    parts = [INFERENCE.get(part, part) for part in name.split(".")]
+    if parts[-2:] == ["gate", "bias"]:
+        parts[-1] = "e_score_correction_bias"
+    if parts[-1] == "scale":
+        parts[-1] = "weight" + SCALE_SUFFIX
+    return ".".join(["model", *parts])
+
+
+def what_they_are(names: Collection[str], unknown: Collection[str], config: ModelConfig) -> str:
+    """A remark on a checkpoint whose names do not fit, which starts with ": "; empty where there is nothing to say.
+
+    Args:
+        names: All, as they are stored.
+        unknown: Those that the configuration does not ask for.
+        config: The dimensions.
+    """
+    for pattern, says in _SIGNS:
+        if any(re.search(pattern, name) for name in unknown):
+            return f": {says}"
+    layers = {int(match["layer"]) for name in names if (match := _LAYER.match(name))}
+    if not layers:
+        example = "model.layers.0.self_attn.o_proj.weight"
+        return f": its names are neither Hugging Face's (such as {example}) nor DeepSeek's inference code's"
+    if max(layers) > config.num_hidden_layers:
+        return (
+            f": layers 0 to {max(layers)} are there, but config.json has num_hidden_layers = "
+            f"{config.num_hidden_layers}: fetch the config.json of these weights"
+        )
+    return ""
