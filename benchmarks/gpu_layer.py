@@ -58,7 +58,7 @@ def _routing(bench: Bench, tokens: int, experts: int, k: int) -> Any:
     uniform_TE = torch.rand(tokens, experts, generator=bench.generator("choices")).clamp(1e-9, 1 - 1e-7)
     index_TK = (logits_E - (-uniform_TE.log()).log()).topk(k, dim=1).indices.to(bench.device)
     weight_TK = torch.rand(tokens, k, generator=bench.generator("weights")).to(bench.device).requires_grad_()
-    return Routing(index_TK, weight_TK, torch.bincount(index_TK.flatten(), minlength=experts), None)
+    return Routing.of(index_TK, weight_TK, experts)
 
 
 def _use(experts: Any, fp8: Any) -> None:

@@ -1,9 +1,10 @@
 """Tokens to experts and back: where each token-expert pair stands among rows sorted by expert.
 
-Pairs are sorted with a *stable* sort, so that each expert sees one contiguous block of rows. The way back is a gather
-(every pair has its own place) and a sum over K in a fixed order: no atomics, the same bits every time. Each block is
-padded to a multiple of `ALIGNMENT` rows whose weight is zero: matrix libraries build a kernel per shape, and with
-blocks of any length nearly every product would need a new one; FP8 tiles of 128 rows must not cross experts either.
+Pairs are sorted with a *stable* sort, so that each expert sees one contiguous block of rows. Both ways are gathers:
+every row knows its pair and every pair its row, and a token's K rows are summed in a fixed order. No atomics, the same
+bits every time. Each block is padded to a multiple of some rows (:func:`alignment_of`) whose weight is zero: matrix
+libraries build a kernel per shape, and with blocks of any length nearly every product would need a new one; FP8 tiles
+of 128 rows must not cross experts either.
 
 Shapes: T tokens, K experts per token, P = T * K pairs, R rows (pairs and padding), E experts, D hidden.
 """
@@ -16,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clearseek.model.router import Routing
+
 ALIGNMENT = 128
-"""Rows that an expert's block is a multiple of; a few pairs alone, as when writing token by token, go unpadded."""
+"""Rows that an expert's block is a multiple of, on a GPU, in FP8, and where the experts have that many rows."""
 
 
 class Layout(NamedTuple):
@@ -25,30 +28,43 @@ class Layout(NamedTuple):
 
     place_P: Tensor
     """Row of pair t * K + j, int64."""
+    pair_R: Tensor
+    """Pair of each row, int64; P for padding."""
     token_R: Tensor
     """Token of each row, int64; for padding the one that was asked for."""
     ends_E: Tensor
     """End of each expert's block, int32; the rows after the last block are spare."""
 
+    def weights(self, weight_TK: Tensor, dtype: torch.dtype) -> Tensor:
+        """The router's weight of each row, [R, 1]; 0 for padding."""
+        return F.pad(weight_TK.flatten().to(dtype), (0, 1)).index_select(0, self.pair_R).unsqueeze(1)
 
-def lay_out(index_TK: Tensor, load_E: Tensor, alignment: int | None = None, padding: int = 0) -> Layout:
-    """Sort pairs by expert, stably, into blocks padded to multiples of `alignment`: by default :data:`ALIGNMENT`,
-    and 1 where there are fewer pairs than that. Rows of padding stand for token `padding`."""
-    k = index_TK.shape[1]
-    expert_P, order_P = index_TK.flatten().sort(dim=0, stable=True)
-    if alignment is None:
-        alignment = ALIGNMENT if order_P.numel() >= ALIGNMENT else 1
+
+def alignment_of(pairs: int, experts: int, device: torch.device) -> int:
+    """Rows that blocks are multiples of: 128, but on a CPU with few rows an expert 8 or 1, or most would be padding."""
+    if device.type != "cpu" or pairs >= ALIGNMENT * experts:
+        return ALIGNMENT
+    return 8 if pairs >= 8 * experts else 1
+
+
+def lay_out(routing: Routing, alignment: int, padding: int = 0) -> Layout:
+    """Give each pair a row, in blocks of multiples of `alignment`. Rows of padding stand for token `padding`."""
+    index_TK, order_P, load_E = routing.index_TK, routing.order_P, routing.load_E
+    pairs, experts, device = order_P.numel(), load_E.numel(), order_P.device
     padded_E = (load_E + (alignment - 1)).div(alignment, rounding_mode="floor") * alignment
     ends_E = padded_E.cumsum(0)
     shift_E = (ends_E - padded_E) - (load_E.cumsum(0) - load_E)  # rows of padding before each block
-    row_P = torch.arange(order_P.numel(), device=order_P.device) + shift_E.index_select(0, expert_P)
-    place_P = torch.empty_like(order_P)
-    place_P[order_P] = row_P
-    rows = order_P.numel() + load_E.numel() * (alignment - 1)  # enough for any loads: sizes never change
+    expert_P = index_TK.flatten().index_select(0, order_P)
+    row_P = torch.arange(pairs, device=device) + shift_E.index_select(0, expert_P)
+    rows = pairs + experts * (alignment - 1)  # enough for any loads: sizes never change
     rows += -rows % alignment
-    token_R = torch.full((rows,), padding, dtype=torch.int64, device=order_P.device)
-    token_R[row_P] = order_P.div(k, rounding_mode="floor")
-    return Layout(place_P, token_R, ends_E.to(torch.int32))
+    row_R = torch.arange(rows, device=device)
+    expert_R = torch.searchsorted(ends_E, row_R, right=True).clamp_(max=experts - 1)
+    filled_R = row_R < (ends_E - padded_E + load_E).index_select(0, expert_R)
+    sorted_R = (row_R - shift_E.index_select(0, expert_R)).clamp_(max=pairs - 1)
+    pair_R = order_P.index_select(0, sorted_R).masked_fill_(~filled_R, pairs)
+    token_R = pair_R.div(index_TK.shape[1], rounding_mode="floor").masked_fill_(~filled_R, padding)
+    return Layout(row_P.index_select(0, order_P.argsort()), pair_R, token_R, ends_E.to(torch.int32))
 
 
 def combine(y_RD: Tensor, place_P: Tensor, k: int) -> Tensor:

@@ -19,56 +19,51 @@ from torch.autograd.function import once_differentiable
 from clearseek.config import ModelConfig
 from clearseek.fp8.linear import Fp8, QuantisedWeight
 from clearseek.fp8.swiglu import weighted_swiglu, weighted_swiglu_backward
-from clearseek.model.dispatch import ALIGNMENT, combine, lay_out
+from clearseek.model.dispatch import ALIGNMENT, Layout, alignment_of, combine, lay_out
 from clearseek.model.feed_forward_fp8 import feed_forward_fp8
-from clearseek.model.grouped import grouped_mm, grouped_mm_weight, parts
+from clearseek.model.grouped import gradient_space, grouped_mm, grouped_mm_weight, parts, space_for
 from clearseek.model.router import Routing
 
 
 class _Experts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x_TD: Tensor,
-        weight_TK: Tensor,
-        gate_up_EID: Tensor,
-        down_EDI: Tensor,
-        index_TK: Tensor,
-        load_E: Tensor,
+        ctx: Any, x_TD: Tensor, weight_TK: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, layout: Layout
     ) -> Tensor:
-        place_P, token_R, ends_E = lay_out(index_TK, load_E)
-        rows, width = token_R.numel(), down_EDI.shape[2]
-        weight_R1 = x_TD.new_zeros(rows, 1)
-        weight_R1[place_P, 0] = weight_TK.flatten().to(x_TD.dtype)
-        gate_up_RI2, y_RD = x_TD.new_empty(rows, 2 * width), x_TD.new_empty(rows, x_TD.shape[1])
-        for part in parts(ends_E, rows):
+        rows, width, hidden = layout.token_R.numel(), down_EDI.shape[2], x_TD.shape[1]
+        weight_R1 = layout.weights(weight_TK, x_TD.dtype)
+        inner_space, out_space = space_for(x_TD, rows, 2 * width), space_for(x_TD, rows, hidden)
+        for part in parts(layout.ends_E, rows):
             e, r = part.experts, part.rows
-            x_RD = x_TD.index_select(0, token_R[r])
-            grouped_mm(x_RD, gate_up_EID[e].mT, part.ends_E, out_RM=gate_up_RI2[r])
-            act_RI = weighted_swiglu(gate_up_RI2[r], weight_R1[r])
-            grouped_mm(act_RI, down_EDI[e].mT, part.ends_E, out_RM=y_RD[r])
-        ctx.save_for_backward(x_TD, weight_R1, gate_up_RI2, gate_up_EID, down_EDI, token_R, place_P, ends_E)
-        ctx.k = index_TK.shape[1]
-        return combine(y_RD, place_P, ctx.k)
+            x_RD = x_TD.index_select(0, layout.token_R[r])
+            gate_up_RI2 = grouped_mm(x_RD, gate_up_EID[e].mT, part.ends_E, inner_space, r)
+            act_RI = weighted_swiglu(gate_up_RI2, weight_R1[r])
+            y_RD = grouped_mm(act_RI, down_EDI[e].mT, part.ends_E, out_space, r)
+        kept_RI2 = gate_up_RI2 if inner_space is None else inner_space
+        ctx.save_for_backward(x_TD, weight_R1, kept_RI2, gate_up_EID, down_EDI, *layout)
+        ctx.k = weight_TK.shape[1]
+        return combine(y_RD if out_space is None else out_space, layout.place_P, ctx.k)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, weight_R1, gate_up_RI2, gate_up_EID, down_EDI, token_R, place_P, ends_E = ctx.saved_tensors
-        rows = token_R.numel()
-        d_x_RD = x_TD.new_empty(rows, x_TD.shape[1])
+        x_TD, weight_R1, gate_up_RI2, gate_up_EID, down_EDI, *tensors = ctx.saved_tensors
+        layout = Layout(*tensors)
+        rows, width = layout.token_R.numel(), down_EDI.shape[2]
+        d_x_space = space_for(x_TD, rows, x_TD.shape[1])
+        d_gate_up_space, d_down_space = (gradient_space(w) for w in (gate_up_EID, down_EDI))
         d_weight_R = x_TD.new_zeros(rows, dtype=torch.float32)
-        d_gate_up_EID, d_down_EDI = torch.zeros_like(gate_up_EID), torch.zeros_like(down_EDI)
-        for part in parts(ends_E, rows):
-            e, r = part.experts, part.rows
-            g_RD, x_RD = g_TD.index_select(0, token_R[r]), x_TD.index_select(0, token_R[r])
-            d_act_RI = grouped_mm(g_RD, down_EDI[e], part.ends_E, out_RM=g_RD.new_empty(len(g_RD), down_EDI.shape[2]))
+        for part in parts(layout.ends_E, rows):
+            e, r, ends = part.experts, part.rows, part.ends_E
+            g_RD, x_RD = g_TD.index_select(0, layout.token_R[r]), x_TD.index_select(0, layout.token_R[r])
+            d_act_RI = grouped_mm(g_RD, down_EDI[e], ends, space_for(x_TD, len(g_RD), width), slice(None))
             act_RI, d_gate_up_RI2, d_weight_R[r] = weighted_swiglu_backward(d_act_RI, gate_up_RI2[r], weight_R1[r])
-            grouped_mm_weight(g_RD, act_RI, part.ends_E, out_EMK=d_down_EDI[e])
-            grouped_mm_weight(d_gate_up_RI2, x_RD, part.ends_E, out_EMK=d_gate_up_EID[e])
-            grouped_mm(d_gate_up_RI2, gate_up_EID[e], part.ends_E, out_RM=d_x_RD[r])
-        d_weight_TK = d_weight_R.index_select(0, place_P).view(-1, ctx.k)
-        return combine(d_x_RD, place_P, ctx.k), d_weight_TK, d_gate_up_EID, d_down_EDI, None, None
+            d_down_EDI = grouped_mm_weight(g_RD, act_RI, ends, d_down_space, e)
+            d_gate_up_EID = grouped_mm_weight(d_gate_up_RI2, x_RD, ends, d_gate_up_space, e)
+            d_x_RD = grouped_mm(d_gate_up_RI2, gate_up_EID[e], ends, d_x_space, r)
+        d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)
+        d_x_TD = combine(d_x_RD if d_x_space is None else d_x_space, layout.place_P, ctx.k)
+        return d_x_TD, d_weight_TK, d_gate_up_EID, d_down_EDI, None
 
 
 class Experts(nn.Module):
@@ -84,12 +79,14 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Weighted sum of each token's experts: [T, D]."""
+        experts, device = len(self.gate_up_proj), x_TD.device
         if self.fp8 is not None:
             gate_up, down = (self.gate_up_proj,), (self.down_proj,)
             operands = [q.get(self.fp8, *p) for q, p in zip(self.quantised, (gate_up, down), strict=True)]
-            layout = lay_out(routing.index_TK, routing.load_E, ALIGNMENT, padding=len(x_TD))
+            layout = lay_out(routing, ALIGNMENT, padding=len(x_TD))
             return feed_forward_fp8(x_TD, routing.weight_TK, layout, self.fp8, operands, gate_up, down)
+        layout = lay_out(routing, alignment_of(routing.order_P.numel(), experts, device))
         y: Tensor = _Experts.apply(  # type: ignore[no-untyped-call]
-            x_TD, routing.weight_TK, self.gate_up_proj, self.down_proj, routing.index_TK, routing.load_E
+            x_TD, routing.weight_TK, self.gate_up_proj, self.down_proj, layout
         )
         return y

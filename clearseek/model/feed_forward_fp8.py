@@ -93,8 +93,7 @@ class _FeedForward(torch.autograd.Function):
         if layout is None or weight_TK is None:
             weight_R1 = x_TD.new_ones(rows, 1)
         else:
-            weight_R1 = x_TD.new_zeros(rows, 1)
-            weight_R1[layout.place_P, 0] = weight_TK.flatten().to(x_TD.dtype)
+            weight_R1 = layout.weights(weight_TK, x_TD.dtype)
         x = _padded(backend.tiles(x_TD, fp8.power_of_two(_kinds(layout)[0])), layout)
         y_RD: Tensor | None = None
         kept: list[Tensor] = []

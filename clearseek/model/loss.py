@@ -3,7 +3,8 @@
 The logits of a batch are by far its largest tensor (tokens x vocabulary). Here hidden states pass through the output
 head a chunk at a time: logits, softmax, loss and *gradient* of the chunk are finished while they are in cache, so that
 nothing of size tokens x vocabulary is kept for the backward, which only scales what is ready. DeepSeek-V3 keeps the
-output head in high precision (report, section 3.3.1): logits are in the model's type, the softmax is FP32.
+output head in high precision (report, section 3.3.1): the softmax is FP32, and so are logits on a GPU, whose BF16
+product can give its FP32 sums; a CPU's rounds them to the model's type.
 
 Shapes: T tokens, C tokens of a chunk, D hidden, V vocabulary.
 """
@@ -45,6 +46,18 @@ def _softmax_loss(logits_CV: Tensor, target_C1: Tensor, space_CV: Tensor) -> tup
     return logits_CV.copy_(p_CV), losses_C
 
 
+def _has_wide_logits(hidden_TD: Tensor) -> bool:
+    """Whether logits are of a wider type than hidden states."""
+    return hidden_TD.is_cuda and hidden_TD.dtype != torch.float32
+
+
+def _logits(hidden_CD: Tensor, head_VD: Tensor, space_CV: Tensor | None = None) -> Tensor:
+    """Logits [C, V]."""
+    if _has_wide_logits(hidden_CD):
+        return torch.mm(hidden_CD, head_VD.t(), out_dtype=torch.float32)
+    return torch.mm(hidden_CD, head_VD.t(), out=space_CV)
+
+
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor) -> Tensor:
@@ -53,14 +66,15 @@ class _CrossEntropy(torch.autograd.Function):
         d_head_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
         total = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
         chunk = min(tokens, chunk_tokens(vocabulary, hidden_TD.device))
-        logits_space = hidden_TD.new_empty(chunk, vocabulary)  # one of each for all chunks, to stay in cache
+        # One space of each for all chunks, to stay in cache.
+        logits_space = None if _has_wide_logits(hidden_TD) else hidden_TD.new_empty(chunk, vocabulary)
         p_space = torch.empty(chunk, vocabulary, dtype=torch.float32, device=hidden_TD.device)
         for start in range(0, tokens, chunk):
             h_CD = hidden_TD[start : start + chunk]
             target_C1 = target_T[start : start + chunk].unsqueeze(1)
-            logits_CV, p_CV = logits_space[: len(h_CD)], p_space[: len(h_CD)]
-            torch.mm(h_CD, head_VD.t(), out=logits_CV)
-            d_logits_CV, losses_C = _softmax_loss(logits_CV, target_C1, p_CV)
+            logits_CV = _logits(h_CD, head_VD, None if logits_space is None else logits_space[: len(h_CD)])
+            d_logits_CV, losses_C = _softmax_loss(logits_CV, target_C1, p_space[: len(h_CD)])
+            d_logits_CV = d_logits_CV.to(head_VD.dtype)
             total += losses_C.sum()
             torch.mm(d_logits_CV, head_VD, out=d_hidden_TD[start : start + chunk])
             d_head_VD += d_logits_CV.t() @ h_CD
@@ -99,7 +113,7 @@ def token_losses(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor) -> Tensor
     chunk = chunk_tokens(head_VD.shape[0], head_VD.device)
     parts = []
     for start in range(0, hidden_TD.shape[0], chunk):
-        logits_CV = hidden_TD[start : start + chunk] @ head_VD.t()
+        logits_CV = _logits(hidden_TD[start : start + chunk], head_VD)
         p_CV = torch.softmax(logits_CV, dim=-1, dtype=torch.float32)
         parts.append(_token_losses(p_CV, target_T[start : start + chunk].unsqueeze(1)))
     return torch.cat(parts)

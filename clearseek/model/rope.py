@@ -10,6 +10,7 @@ blended (DeepSeek-V3 report, section 4.3); the softmax scale grows by ``(0.1 * m
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -49,8 +50,12 @@ def _correction_range(dim: int, theta: float, yarn: RopeScaling) -> tuple[int, i
     return max(math.floor(pair(yarn.beta_fast)), 0), min(math.ceil(pair(yarn.beta_slow)), dim - 1)
 
 
+@functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)  # kept for later calls, which may need gradients
 def rotations(config: ModelConfig, start: int, length: int, device: torch.device) -> Tensor:
     """Unit complex numbers (times YaRN's cos/sin multiplier) for positions start .. start + length - 1.
+
+    The last few results are kept: nobody may write into them.
 
     Returns:
         complex64 [length, qk_rope_head_dim / 2].

@@ -10,7 +10,8 @@ Load is balanced without an auxiliary loss: after each step the bias of an overl
 and that of an underloaded one goes up (section 2.1.2). A tiny sequence-wise loss only guards against extremes
 (equations 17-20).
 
-Shapes: B sequences, S positions, T = B * S tokens, D hidden, E experts, G groups, K experts per token.
+Shapes: B sequences, S positions, T = B * S tokens, D hidden, E experts, G groups, K experts per
+token, P = T * K pairs.
 """
 
 from __future__ import annotations
@@ -31,10 +32,22 @@ class Routing(NamedTuple):
     """Chosen experts, int64."""
     weight_TK: Tensor
     """Their weights, FP32, with gradient."""
+    order_P: Tensor
+    """Token-expert pairs (t * K + j) by expert, those of one expert in their own order, int64."""
     load_E: Tensor
     """Tokens per expert, int64."""
-    balance_loss: Tensor | None
+    balance_loss: Tensor | None = None
     """Sequence-wise balance loss before its factor, FP32 scalar; None unless asked for."""
+
+    @classmethod
+    def of(cls, index_TK: Tensor, weight_TK: Tensor, experts: int, balance_loss: Tensor | None = None) -> Routing:
+        """Sort and count the choices.
+
+        The counts are places in the sorted list: unlike `bincount`, that does not make the host wait for a GPU.
+        """
+        expert_P, order_P = index_TK.flatten().sort(dim=0, stable=True)
+        bounds_E = torch.searchsorted(expert_P, torch.arange(experts + 1, device=expert_P.device))
+        return cls(index_TK, weight_TK, order_P, bounds_E.diff(), balance_loss)
 
 
 def _best(scores: Tensor, k: int) -> Tensor:
@@ -95,7 +108,6 @@ class Router(nn.Module):
             if c.n_group > 1:
                 choice_TE = _limit_groups(choice_TE, c.n_group, c.topk_group, 2 if c.topk_method == "noaux_tc" else 1)
             index_TK = _best(choice_TE, c.num_experts_per_tok)
-            load_E = torch.bincount(index_TK.flatten(), minlength=c.n_routed_experts)
         weight_TK = scores_TE.gather(1, index_TK)
         if c.norm_topk_prob:
             weight_TK = weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
@@ -104,7 +116,7 @@ class Router(nn.Module):
         balance = None
         if balance_sequences is not None:
             balance = sequence_balance_loss(scores_TE, c.num_experts_per_tok, balance_sequences)
-        return Routing(index_TK, weight_TK, load_E, balance)
+        return Routing.of(index_TK, weight_TK, c.n_routed_experts, balance)
 
     @torch.no_grad()
     def update_bias(self, load_E: Tensor, speed: float) -> None:

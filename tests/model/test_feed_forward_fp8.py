@@ -16,6 +16,7 @@ from clearseek.fp8.linear import QuantisedWeight
 from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_columns, quantise_tiles
 from clearseek.model.dispatch import lay_out
 from clearseek.model.feed_forward_fp8 import feed_forward_fp8
+from clearseek.model.router import Routing
 
 D, I = 136, 128  # noqa: E741
 
@@ -115,7 +116,7 @@ def test_experts(settings: Fp8Config) -> None:
     for parameter in (gate_up, down):
         parameter.grad_dtype = torch.float32
     operands = QuantisedWeight().get(fp8, gate_up), QuantisedWeight().get(fp8, down)
-    layout = lay_out(index, torch.bincount(index.flatten(), minlength=3), 128, padding=tokens)
+    layout = lay_out(Routing.of(index, torch.ones(index.shape), 3), 128, padding=tokens)
     y = feed_forward_fp8(x, weight, layout, fp8, operands, (gate_up,), (down,))
     y.backward(g)
     total, d_x = torch.zeros(tokens, D, dtype=torch.float64), torch.zeros(tokens, D, dtype=torch.float64)
@@ -155,7 +156,7 @@ def test_an_expert_knows_nothing_of_tokens_that_it_does_not_see() -> None:
         for parameter in (gate_up, down):
             parameter.grad_dtype = torch.float32
         operands = QuantisedWeight().get(fp8, gate_up), QuantisedWeight().get(fp8, down)
-        layout = lay_out(index, torch.bincount(index.flatten(), minlength=3), 128, padding=90)
+        layout = lay_out(Routing.of(index, torch.ones(index.shape), 3), 128, padding=90)
         leaf = x.clone().requires_grad_()
         y = feed_forward_fp8(leaf, torch.ones(90, 1), layout, fp8, operands, (gate_up,), (down,))
         y.backward(g)

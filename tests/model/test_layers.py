@@ -14,8 +14,9 @@ from torch import Tensor
 from clearseek.config import ModelConfig
 from clearseek.model import loss as loss_module
 from clearseek.model.attend import causal_attention
+from clearseek.model.dispatch import alignment_of, lay_out
 from clearseek.model.embedding import Embedding
-from clearseek.model.experts import ALIGNMENT, Experts, lay_out
+from clearseek.model.experts import Experts
 from clearseek.model.grouped import grouped_mm, grouped_mm_weight, parts
 from clearseek.model.loss import cross_entropy, token_losses
 from clearseek.model.norm import RMSNorm
@@ -66,7 +67,7 @@ def test_attention_core(queries: int, keys: int) -> None:
 
 
 def routing_of(index_TK: Tensor, weight_TK: Tensor, experts: int) -> Routing:
-    return Routing(index_TK, weight_TK, torch.bincount(index_TK.flatten(), minlength=experts), None)
+    return Routing.of(index_TK, weight_TK, experts)
 
 
 @pytest.mark.parametrize("pattern", ["random", "one expert takes all", "one token"])
@@ -105,25 +106,50 @@ def test_grouped_products_with_any_block_sizes(counts: list[int]) -> None:
     x, w, g = torch.randn(rows, 5), torch.randn(len(counts), 5, 4), torch.randn(rows, 4)
     y, dw = torch.empty(rows, 4), torch.zeros(len(counts), 4, 5)
     for part in parts(ends, rows):
-        grouped_mm(x[part.rows], w[part.experts], part.ends_E, y[part.rows])
-        grouped_mm_weight(g[part.rows], x[part.rows], part.ends_E, dw[part.experts])
+        grouped_mm(x[part.rows], w[part.experts], part.ends_E, y, part.rows)
+        grouped_mm_weight(g[part.rows], x[part.rows], part.ends_E, dw, part.experts)
     blocks = list(zip(torch.split(x, counts), torch.split(g, counts), strict=True))
     torch.testing.assert_close(y, torch.cat([a @ w[e] for e, (a, _) in enumerate(blocks)]))
     torch.testing.assert_close(dw, torch.stack([b.t() @ a for a, b in blocks]))
 
 
-@settings(max_examples=40, deadline=None)
-@given(tokens=st.integers(1, 200), experts=st.integers(2, 9), seed=st.integers(0, 99))
-def test_layout_gives_every_pair_its_own_row_in_its_experts_block(tokens: int, experts: int, seed: int) -> None:
+@settings(max_examples=60, deadline=None)
+@given(
+    tokens=st.integers(1, 200),
+    experts=st.integers(2, 9),
+    alignment=st.sampled_from([1, 8, 128]),
+    padding=st.sampled_from([0, 7]),
+    seed=st.integers(0, 99),
+)
+def test_layout_gives_every_pair_its_own_row_in_its_experts_block(
+    tokens: int, experts: int, alignment: int, padding: int, seed: int
+) -> None:
     draw = torch.Generator().manual_seed(seed)
     index = torch.rand(tokens, experts, generator=draw).argsort(dim=1)[:, :2]
-    layout = lay_out(index, torch.bincount(index.flatten(), minlength=experts))
+    weight = torch.rand(tokens, 2, generator=draw)
+    routing = Routing.of(index, weight, experts)
+    layout = lay_out(routing, alignment, padding)
+    assert routing.load_E.tolist() == torch.bincount(index.flatten(), minlength=experts).tolist()
     assert layout.place_P.unique().numel() == 2 * tokens
+    assert layout.pair_R[layout.place_P].tolist() == list(range(2 * tokens))
     assert layout.token_R[layout.place_P].tolist() == [t for t in range(tokens) for _ in range(2)]
+    assert torch.equal(layout.weights(weight, torch.float32)[layout.place_P, 0], weight.flatten())
     blocks = torch.searchsorted(layout.ends_E, layout.place_P, right=True)
     assert blocks.tolist() == index.flatten().tolist()
-    alignment = ALIGNMENT if 2 * tokens >= ALIGNMENT else 1  # a few pairs alone go unpadded
     assert (layout.ends_E % alignment == 0).all() and layout.ends_E[-1] <= layout.token_R.numel()
+    spare = torch.ones(layout.token_R.numel(), dtype=torch.bool).index_fill_(0, layout.place_P, False)
+    assert (layout.token_R[spare] == padding).all() and not layout.weights(weight, torch.float32)[spare].any()
+    rows = layout.place_P.view(tokens, 2)  # pairs of one expert stand in the order of their tokens
+    assert all(rows[index == e].diff().gt(0).all() for e in range(experts))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "device", "alignment"),
+    [(1, "cpu", 1), (127, "cpu", 1), (128, "cpu", 8), (2047, "cpu", 8), (2048, "cpu", 128), (1, "cuda", 128)],
+)
+def test_blocks_are_padded_only_where_that_helps(pairs: int, device: str, alignment: int) -> None:
+    """16 experts: on a CPU at most about as many rows of padding as pairs."""
+    assert alignment_of(pairs, 16, torch.device(device)) == alignment
 
 
 @pytest.mark.parametrize("chunk", [1, 640, 1 << 22])
