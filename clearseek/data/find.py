@@ -57,6 +57,8 @@ class Finder:
         start, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (self._base, path.parts)
         try:
             matches = list(self._expand(start, parts or (".",)))
+        except UserError:
+            raise
         except OSError as error:
             where = shown(os.fsdecode(error.filename or pattern))
             raise UserError(f"{where}: cannot read: {error.strerror}; fix its permissions") from None

@@ -54,6 +54,10 @@ class DocumentEntry(Settings):
     """Whether it was rearranged as prefix, suffix, middle."""
 
 
+_ROWS = frozenset({"CSV", "TSV", "JSON", "JSON lines"})
+_ROWS_CURE = 'data.source = "csv" or "jsonl" takes their rows'
+
+
 class Remarks(Settings):
     """What is worth saying about how the data were made. It decides nothing: the documents do."""
 
@@ -76,7 +80,7 @@ class Remarks(Settings):
         for what, counts in (
             ("left out as unusable: {}", self.unusable),
             ("passed over: {}; name them in data.paths to take them in", self.passed_over),
-            ('read as plain text: {}; data.source = "csv" or "jsonl" reads rows', self.as_text),
+            ("read as plain text: {}" + (f"; {_ROWS_CURE}" if set(self.as_text) & _ROWS else ""), self.as_text),
         ):
             if counts:
                 said.append(what.format(", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))))

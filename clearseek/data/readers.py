@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import io
 import json
 import lzma
 import zlib
@@ -51,10 +52,10 @@ def _decompressor(kind: str, path: Path) -> Any:
         library: Any = {"gzip": gzip, "bzip2": bz2, "xz": lzma}[kind]
         return library.open(path, "rb")
     try:
-        import zstandard
+        import pyarrow
     except ImportError:
-        raise UserError(f"{path}: reading zstd data needs zstandard: {EXTRA}; or decompress it with unzstd") from None
-    return zstandard.open(path, "rb")
+        raise UserError(f"{path}: reading zstd data needs pyarrow: {EXTRA}; or decompress it with unzstd") from None
+    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
 
 
 @contextmanager
@@ -192,7 +193,14 @@ def _line_text(where: str, line: bytes, field: str) -> bytes | UnusableError:
     except UnicodeDecodeError:
         return _not_utf8(where)
     except (ValueError, RecursionError) as error:
-        return UnusableError("not JSON", f"{where}: not one JSON object on one line: {error}")
+        return UnusableError("not JSON", f"{where}: not one JSON object on one line: {_cure('', error)}")
+
+
+def _cure(name: str, error: Exception) -> str:
+    """What is wrong with JSON, in words for people."""
+    reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    hint = ' (data.source = "csv" reads CSV)' if Path(name).suffix.lower() in (".csv", ".tsv") else ""
+    return f"{reason[:1].lower()}{reason[1:]}{hint}"
 
 
 def _read_json(name: str, path: Path, field: str) -> Rows:
@@ -209,7 +217,8 @@ def _read_json(name: str, path: Path, field: str) -> Rows:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise _not_utf8(f"{name}:{line}") from None
-    values, at = [], 0
+    values: list[Any] = []
+    at = 0
     decoder = json.JSONDecoder(parse_int=float)
     while at < len(text):
         if text[at].isspace():
@@ -219,9 +228,10 @@ def _read_json(name: str, path: Path, field: str) -> Rows:
             value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             place = error.pos if isinstance(error, json.JSONDecodeError) else at
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
             line = text.count("\n", 0, place) + 1
-            raise UnusableError("not JSON", f"{name}:{line}: not JSON: {reason[:1].lower()}{reason[1:]}") from None
+            comma = values and text[at] == ","
+            cure = "a comma between objects: remove it, or put [ ] around them all" if comma else _cure(name, error)
+            raise UserError(f"{name}:{line}: not JSON: {cure}") from None
         values.append(value)
     rows = _rows_of(name, values[0], field) if len(values) == 1 else values
     for number, row in enumerate(rows, 1):

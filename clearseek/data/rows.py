@@ -97,6 +97,8 @@ def _conversation(messages: list[dict[str, Any]]) -> str | None:
         role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
         if isinstance(content, list):  # in pieces, of which some are pictures
             content = "\n".join(str(piece.get("text", "")) for piece in content if isinstance(piece, dict))
+        if calls := message.get("tool_calls"):
+            content = (content or "") + json.dumps(calls, ensure_ascii=False)
         if not isinstance(role, str) or not isinstance(content, str):
             return None
         turns.append(f"{_ROLES.get(role, role.capitalize())}: {content}")
