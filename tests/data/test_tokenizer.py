@@ -179,7 +179,8 @@ def test_cutting_for_training_changes_no_vocabulary_of_the_standard_library(monk
 
 def test_ctrl_c_is_heard_while_a_vocabulary_is_trained() -> None:
     program = (
-        "import random; from clearseek.data import tokenizer\n"
+        "import random, signal; from clearseek.data import tokenizer\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "tokenizer.LONGEST_LEARNT = 90_000\n"
         "text = 'x' + ''.join(random.Random(0).choices('ACGT', k=2_000_000))\n"
         "print('ready', flush=True)\n"
