@@ -141,8 +141,7 @@ def print_manifest(console: Console, manifest: Manifest, out: Path) -> None:
     rows = [("data", str(out)), ("source", f"{manifest.source}, {licences}")]
     for name, half in {"training": manifest.train, "held out": manifest.heldout}.items():
         rows.append((name, f"{_documents(half.documents)}, {half.bytes:,} bytes, {half.tokens:,} tokens"))
-    unusable = max(len(manifest.skipped), sum(manifest.remarks.unusable.values()))
-    rows.append(("left out", f"{manifest.duplicates} duplicates, {unusable} unusable"))
+    rows.append(("left out", f"{manifest.duplicates} duplicates, {manifest.left_out} unusable"))
     rows += [("note", line) for line in manifest.remarks.lines()]
     rows.append(("fingerprint", manifest.fingerprint))
     print_rows(console, rows)

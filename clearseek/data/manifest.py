@@ -142,6 +142,11 @@ class Manifest(Settings):
             raise ValueError("a file is listed twice")
         return self
 
+    @property
+    def left_out(self) -> int:
+        """Documents left out because they are unusable; older folders name every one of them."""
+        return max(len(self.skipped), sum(self.remarks.unusable.values()))
+
     def split(self, name: Split) -> SplitEntry:
         """The half called `name`."""
         return self.train if name == "train" else self.heldout

@@ -96,7 +96,7 @@ def run_training(
 def _refuse_other_data(recipe: Recipe, folder: Path) -> None:
     """The recipe goes into the record of the run, so it must say what the data are: refuse any that it does not."""
     made = read_manifest(folder).config
-    fields = ("source", "paths", "held_out_fraction", "include_tests", "fim_rate")
+    fields = ("source", "paths", "exclude", "unusable", "held_out_fraction", "include_tests", "fim_rate")
     wrong = [
         f"data.{name} = {getattr(recipe.data, name)!r}, but the folder has {getattr(made, name)!r}"
         for name in fields
