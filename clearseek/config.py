@@ -189,12 +189,16 @@ class ModelConfig(Settings):
 class DataConfig(Settings):
     """Where the text comes from and how it becomes batches."""
 
-    source: Literal["python-stdlib", "files", "jsonl", "parquet", "hub"] = "python-stdlib"
+    source: Literal["python-stdlib", "files", "jsonl", "csv", "parquet", "hub"] = "python-stdlib"
     """Kind of source. `parquet` and `hub` need the extra: pip install -e '.[data]'."""
     paths: Annotated[tuple[str, ...], List] = ()
-    """Files or globs (`files`, `jsonl`, `parquet`), or one dataset id `owner/name` (`hub`)."""
+    """Files or globs (`files`, `jsonl`, `csv`, `parquet`), or one dataset id `owner/name` (`hub`)."""
+    exclude: Annotated[tuple[str, ...], List] = ()
+    """Globs of files to leave out, among those that `paths` names."""
     text_field: str = "text"
-    """Field or column that holds the text of a document (`jsonl`, `parquet`, `hub`)."""
+    """Field or column that holds a document's text or messages (not `files`); inside another: `doc.body`."""
+    unusable: Literal["refuse", "skip"] = "refuse"
+    """What a document that is null, empty, too long or not UTF-8 does: stop all, or be left out and counted."""
     licence: str = "unknown"
     """SPDX licence id of the source, recorded in the manifest (`python-stdlib` is always PSF-2.0)."""
     held_out_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
@@ -362,6 +366,8 @@ class Recipe(Settings):
             )
         if self.data.source != "python-stdlib" and not self.data.paths:
             wrong.append(f'data.paths is empty, but data.source = "{self.data.source}" needs it')
+        if self.data.source == "python-stdlib" and self.data.exclude:
+            wrong.append('data.exclude is of no use to data.source = "python-stdlib": leave it out')
         if self.train.precision == "fp8":
             wrong += [
                 f'model.{name} = {size} is not a multiple of 128, as train.precision = "fp8" needs it: gate and up '

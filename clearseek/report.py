@@ -141,7 +141,8 @@ def print_manifest(console: Console, manifest: Manifest, out: Path) -> None:
     rows = [("data", str(out)), ("source", f"{manifest.source}, {licences}")]
     for name, half in {"training": manifest.train, "held out": manifest.heldout}.items():
         rows.append((name, f"{_documents(half.documents)}, {half.bytes:,} bytes, {half.tokens:,} tokens"))
-    rows.append(("left out", f"{manifest.duplicates} duplicates, {len(manifest.skipped)} unreadable"))
+    rows.append(("left out", f"{manifest.duplicates} duplicates, {manifest.left_out} unusable"))
+    rows += [("note", line) for line in manifest.remarks.lines()]
     rows.append(("fingerprint", manifest.fingerprint))
     print_rows(console, rows)
 

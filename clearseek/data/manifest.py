@@ -16,12 +16,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from clearseek.config import DataConfig, Settings
 from clearseek.errors import UserError
 from clearseek.files import sha256_file
 
+Counts = dict[str, int]
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 FORMAT = 1
@@ -53,6 +54,47 @@ class DocumentEntry(Settings):
     """Whether it was rearranged as prefix, suffix, middle."""
 
 
+_ROWS = frozenset({"CSV", "TSV", "JSON", "JSON lines"})
+_ROWS_CURE = 'data.source = "csv" or "jsonl" takes their rows'
+
+
+class Remarks(Settings):
+    """What is worth saying about how the data were made. It decides nothing: the documents do."""
+
+    unusable: Counts = Field(default_factory=dict)
+    """Documents left out, by cause."""
+    passed_over: Counts = Field(default_factory=dict)
+    """Entries that the patterns in `paths` passed over, by why."""
+    as_text: Counts = Field(default_factory=dict)
+    """Files read as plain text though they are of another kind, by kind."""
+    rowless: int = 0
+    """Files without a document."""
+    part_bytes: int = 0
+    """Size about which files were cut so that some of the text is held out; 0 if they were left whole."""
+    vocabulary: int = 0
+    """Tokens of a tokenizer that has fewer than `vocab_size`, for lack of repeated text; 0 if it has all."""
+
+    def lines(self) -> list[str]:
+        """The remarks for people."""
+        said = []
+        for what, counts in (
+            ("left out as unusable: {}", self.unusable),
+            ("passed over: {}; name them in data.paths to take them in", self.passed_over),
+            ("read as plain text: {}" + (f"; {_ROWS_CURE}" if set(self.as_text) & _ROWS else ""), self.as_text),
+        ):
+            if counts:
+                said.append(what.format(", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))))
+        if self.rowless:
+            said.append(f"files without a document: {self.rowless:,}")
+        if self.part_bytes:
+            said.append(f"cut into parts of about {self.part_bytes:,} bytes, so that some are held out")
+        if self.vocabulary:
+            said.append(
+                f"vocabulary: the text has repeated pairs for {self.vocabulary:,} tokens; the others stay unused"
+            )
+        return said
+
+
 class SplitEntry(Settings):
     """One half of the data."""
 
@@ -81,12 +123,13 @@ class Manifest(Settings):
     duplicates: int
     """Documents dropped because an earlier one has the same bytes."""
     skipped: tuple[str, ...]
-    """Files of the interpreter left out because they are empty or not UTF-8 text."""
+    """Ids of documents left out because they are unusable: of the interpreter's files all, of others the first 100."""
     train: SplitEntry
     heldout: SplitEntry
     tokenizer_sha256: str
     files: tuple[FileEntry, ...]
     versions: dict[str, str]
+    remarks: Remarks = Remarks()
 
     @model_validator(mode="after")
     def _names_its_own_files(self) -> Self:
@@ -98,6 +141,11 @@ class Manifest(Settings):
         if len(set(listed)) != len(listed) or set(self.train.shards) & set(self.heldout.shards):
             raise ValueError("a file is listed twice")
         return self
+
+    @property
+    def left_out(self) -> int:
+        """Documents left out because they are unusable; older folders name every one of them."""
+        return max(len(self.skipped), sum(self.remarks.unusable.values()))
 
     def split(self, name: Split) -> SplitEntry:
         """The half called `name`."""

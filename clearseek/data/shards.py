@@ -5,7 +5,7 @@ Everything is decided by content. A document is held out when the first eight by
 dropped first, so no held-out document is also trained on. The tokenizer learns from training documents only. In the
 shards every document is ``<bos> tokens <eos>``, one after another without padding (DeepSeek-V3 packs so too, without
 masking across documents: report, section 4.1). The sources are read twice, first to check and count, then to tokenise:
-nothing is written before all input is known to be good, and memory holds one batch of documents and a hash of each.
+nothing is written before all input is known to be good, and memory holds one batch of documents and 16 bytes of each.
 
 Folder: ``train-00000.bin`` ... and ``heldout-00000.bin`` ... (token ids, little-endian uint16, or uint32 for more than
 65,536 tokens), ``train.offsets`` and ``heldout.offsets`` (int64: where each document starts, and the end of the last),
@@ -16,11 +16,8 @@ Folder: ``train-00000.bin`` ... and ``heldout-00000.bin`` ... (token ids, little
 from __future__ import annotations
 
 import hashlib
-import math
 import platform
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -37,15 +34,17 @@ from clearseek.data.manifest import (
     DocumentEntry,
     FileEntry,
     Manifest,
+    Remarks,
     Split,
     SplitEntry,
     canonical_sha256,
     check_files,
     content_of,
-    documents_sha256,
     fingerprint_of,
     read_manifest,
 )
+from clearseek.data.scan import Scan
+from clearseek.data.scan import scan as read_once
 from clearseek.data.sources import Document, Source, open_source
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
@@ -58,6 +57,8 @@ SHARD_BYTES = 512 * 2**20
 """Size at which a shard is full."""
 BATCH_BYTES = 4 * 2**20
 """Text tokenised at once."""
+_DOCUMENT_OVERHEAD = 1024
+"""Memory that a document takes besides its text while it is tokenised, about."""
 TOKENIZER_SAMPLE_BYTES = 64 * 2**20
 """Training text that the tokenizer learns from; of a larger corpus, the documents with the smallest hashes."""
 _FIM_MARKS = (tokenizers.FIM_BEGIN, tokenizers.FIM_HOLE, tokenizers.FIM_END)
@@ -88,7 +89,7 @@ def prepare(
     if given and config.fim_rate:
         for mark in _FIM_MARKS:
             given.id_of(mark)  # refused now rather than in the middle
-    scan = _scan(source, config.held_out_fraction, report)
+    source, scan = read_once(source, config.held_out_fraction, lambda count: report("read", count, 0))
     inputs = canonical_sha256(
         {**content_of(config, scan.sha256), "vocab_size": vocab_size, "tokenizer": given.sha256 if given else None}
     )
@@ -110,16 +111,17 @@ def prepare(
             fingerprint=fingerprint_of(config, scan.sha256, tokenizer.sha256, token_bytes),
             inputs=inputs,
             source=source.name,
-            licences=scan.licences,
+            licences={source.licence: sum(split.documents for split in splits.values())},
             config=config,
             vocab_size=vocab_size,
             token_bytes=token_bytes,
             duplicates=scan.duplicates,
-            skipped=tuple(scan.skipped),
+            skipped=tuple(scan.tally.skipped),
             **splits,
             tokenizer_sha256=tokenizer.sha256,
             files=tuple(files),
             versions=_versions(),
+            remarks=_remarks(source, scan, 0 if given else tokenizer.vocab_size, vocab_size),
         )
         (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return manifest
@@ -128,6 +130,17 @@ def prepare(
 def _versions() -> dict[str, str]:
     ours, python = clearseek.__version__, platform.python_version()
     return {"clearseek": ours, "python": python, "tokenizers": version("tokenizers")}
+
+
+def _remarks(source: Source, scan: Scan, trained: int, vocab_size: int) -> Remarks:
+    return Remarks(
+        unusable=dict(scan.tally.unusable),
+        passed_over=dict(source.passed_over),
+        as_text=dict(scan.tally.as_text),
+        rowless=scan.tally.rowless,
+        part_bytes=source.part_bytes,
+        vocabulary=trained if trained < vocab_size else 0,
+    )
 
 
 def held_out_bytes(folder: Path) -> bytes:
@@ -142,63 +155,6 @@ def held_out_bytes(folder: Path) -> bytes:
     return content
 
 
-def split_of(sha256: str, held_out_fraction: float) -> Split:
-    """The half that a document with this SHA-256 (hex) belongs to."""
-    return "heldout" if int(sha256[:16], 16) < held_out_fraction * 2**64 else "train"
-
-
-@dataclass
-class _Scan:
-    """What the first reading found: for each distinct document its hash, half and size, in order."""
-
-    entries: list[tuple[str, Split, int]] = field(default_factory=list)
-    licences: dict[str, int] = field(default_factory=Counter)
-    duplicates: int = 0
-    skipped: list[str] = field(default_factory=list)
-
-    @property
-    def sha256(self) -> str:
-        return documents_sha256((sha256, split) for sha256, split, _ in self.entries)
-
-
-def _scan(source: Source, held_out_fraction: float, report: Progress) -> _Scan:
-    scan, seen = _Scan(), set[str]()
-    for document in source.documents(scan.skipped):
-        if document.sha256 in seen:
-            scan.duplicates += 1
-            continue
-        seen.add(document.sha256)
-        scan.entries.append((document.sha256, split_of(document.sha256, held_out_fraction), document.bytes))
-        scan.licences[document.licence] += 1
-        report("read", len(scan.entries), 0)
-    counts = Counter(split for _, split, _ in scan.entries)
-    if not counts["train"] or (held_out_fraction and not counts["heldout"]):
-        places = sorted(int(sha256[:16], 16) / 2**64 for sha256, _, _ in scan.entries)
-        smallest = math.ceil(places[0] * 1000 + 1e-9) / 1000 if places else 1.0
-        works = f"{smallest} is the smallest that works; " if places and smallest <= places[-1] else ""
-        raise UserError(
-            f"data.held_out_fraction = {held_out_fraction} leaves {counts['train']} documents for training and "
-            f"{counts['heldout']} held out, of {len(scan.entries)} ({scan.duplicates} duplicates left out): "
-            f"{works}0 holds none out; or add documents"
-        )
-    return scan
-
-
-def _again(source: Source, scan: _Scan) -> Iterator[tuple[Document, Split]]:
-    """The distinct documents once more, which must be the ones that were scanned."""
-    seen = set[str]()
-    for document in source.documents():
-        if document.sha256 in seen:
-            continue
-        at = len(seen)
-        seen.add(document.sha256)
-        if at >= len(scan.entries) or scan.entries[at][0] != document.sha256:
-            raise UserError(f"{document.id}: changed while the data was prepared: start again once it is complete")
-        yield document, scan.entries[at][1]
-    if len(seen) != len(scan.entries):
-        raise UserError(f"{source.name}: documents vanished while the data was prepared: start again")
-
-
 def _reuse(out: Path, inputs: str) -> Manifest:
     manifest = read_manifest(out)
     if manifest.inputs != inputs:
@@ -209,30 +165,25 @@ def _reuse(out: Path, inputs: str) -> Manifest:
     return manifest
 
 
-def _train(source: Source, scan: _Scan, vocab_size: int, report: Progress) -> Tokenizer:
-    total, sample = 0, set[str]()
-    for sha256, split, size in sorted(scan.entries):
-        if split == "train" and total < TOKENIZER_SAMPLE_BYTES:
-            sample.add(sha256)
-            total += size
+def _train(source: Source, scan: Scan, vocab_size: int, report: Progress) -> Tokenizer:
+    wanted, total = scan.sample(TOKENIZER_SAMPLE_BYTES)
     report("tokenizer", 0, total)
-    tokenizer = tokenizers.train(
-        (document.text for document, _ in _again(source, scan) if document.sha256 in sample), vocab_size
-    )
+    sample = (document.text for document, split in scan.again(source) if split == "train" and wanted(document.sha256))
+    tokenizer = tokenizers.train(sample, vocab_size)
     report("tokenizer", total, total)
     return tokenizer
 
 
 def _tokenise(
-    source: Source, scan: _Scan, config: DataConfig, tokenizer: Tokenizer, writer: _Writer, report: Progress
+    source: Source, scan: Scan, config: DataConfig, tokenizer: Tokenizer, writer: _Writer, report: Progress
 ) -> None:
-    total = sum(size for _, _, size in scan.entries)
+    total = scan.bytes
     done = size = 0
     batch: list[tuple[Document, Split]] = []
-    for document, split in _again(source, scan):
+    for document, split in scan.again(source):
         batch.append((document, split))
         size += document.bytes
-        if size >= BATCH_BYTES:
+        if size + len(batch) * _DOCUMENT_OVERHEAD >= BATCH_BYTES:
             _write_batch(batch, config, tokenizer, writer)
             done, size, batch = done + size, 0, []
             report("tokenise", done, total)
@@ -268,9 +219,12 @@ class _Writer:
     def __init__(self, folder: Path, token_bytes: int) -> None:
         self._folder = folder
         self._dtype = np.dtype(f"<u{token_bytes}")
-        self._offsets: dict[Split, list[int]] = {split: [0] for split in SPLITS}
+        self._documents: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self._tokens: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self._bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self._pending: dict[str, bytearray] = {"documents.jsonl": bytearray(), "heldout.txt": bytearray()}
+        for split in SPLITS:
+            self._pending[f"{split}.offsets"] = bytearray(8)
 
     def add(self, document: Document, split: Split, fim: bool, ids: list[int]) -> None:
         """Take one document; `flush` writes it."""
@@ -288,8 +242,10 @@ class _Writer:
         if split == "heldout":
             self._pending["heldout.txt"] += document.text.encode()
         self._bytes[split] += document.bytes
-        position = self._offsets[split][-1]
-        self._offsets[split].append(position + len(ids))
+        position = self._tokens[split]
+        self._documents[split] += 1
+        self._tokens[split] += len(ids)
+        self._pending[f"{split}.offsets"] += self._tokens[split].to_bytes(8, "little")
         tokens, per_shard = np.array(ids, dtype=self._dtype), SHARD_BYTES // self._dtype.itemsize
         while len(tokens):
             name, room = f"{split}-{position // per_shard:05d}.bin", per_shard - position % per_shard
@@ -304,15 +260,12 @@ class _Writer:
             content.clear()
 
     def finish(self) -> dict[Split, SplitEntry]:
-        """Write the offsets; returns each half's counts."""
-        for split in SPLITS:
-            offsets = np.array(self._offsets[split], dtype="<i8")
-            (self._folder / f"{split}.offsets").write_bytes(offsets.tobytes())
+        """What each half holds, once all is flushed."""
         return {
             split: SplitEntry(
-                documents=len(self._offsets[split]) - 1,
+                documents=self._documents[split],
                 bytes=self._bytes[split],
-                tokens=self._offsets[split][-1],
+                tokens=self._tokens[split],
                 shards=tuple(sorted(path.name for path in self._folder.glob(f"{split}-*.bin"))),
             )
             for split in SPLITS

@@ -7,6 +7,10 @@ Chinese characters or kana, then words with a leading space or punctuation mark,
 it, and white space. Pattern and special tokens are those of the released DeepSeek-V3 tokenizer (report
 arXiv:2412.19437, section 4.1), which is what lets other engines recognise a ClearSeek vocabulary.
 
+Training is another matter: a merge walks through every piece that holds the pair, so its time grows with the square of
+the pieces' length, and a piece has no limit (Chinese without punctuation, DNA, base64). For training alone, pieces are
+cut after `LONGEST_LEARNT` characters; encoding is what it was.
+
 *Text never becomes a special token.* A document that contains ``<｜end▁of▁sentence｜>`` is talking about it; only code
 that asks for `id_of` puts the real one into a sequence.
 """
@@ -15,8 +19,9 @@ that asks for `id_of` puts the real one into a sequence.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import tokenizers
@@ -24,6 +29,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 
 from clearseek.errors import UserError
 from clearseek.files import sha256_bytes, write_atomic
+from clearseek.filetypes import HEAD_BYTES, UTF8_BOM, recognise
 
 BOS = "<｜begin▁of▁sentence｜>"
 EOS = "<｜end▁of▁sentence｜>"
@@ -62,6 +68,8 @@ SPLIT_PATTERNS = (
     r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
 )
 """Regular expressions of the released tokenizer.json; each cuts the pieces that the one before it left."""
+LONGEST_LEARNT = 256
+"""Characters after which a piece is cut while a vocabulary is trained."""
 
 
 class Tokenizer:
@@ -69,6 +77,10 @@ class Tokenizer:
 
     def __init__(self, content: bytes, where: str = "tokenizer.json") -> None:
         """Read the bytes of a tokenizer.json; `where` starts the message of the UserError when they are none."""
+        kind = recognise(content[:HEAD_BYTES])
+        if kind and kind.name != "UTF-8 BOM":
+            raise UserError(f"{where}: this is {kind.phrase}, not a tokenizer.json: {kind.cure}")
+        content = content.removeprefix(UTF8_BOM)
         try:
             spec = json.loads(content)
             self._decoder = tokenizers.Tokenizer.from_str(content.decode())
@@ -134,10 +146,10 @@ class Tokenizer:
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE of exactly `vocab_size` tokens. The same texts in the same order give the same bytes.
+    """Train a byte-level BPE of `vocab_size` tokens, or of as many as the texts have repeated pairs for.
 
-    Raises:
-        UserError: `vocab_size` is below the special tokens and bytes, or the texts have too few repeated pairs.
+    The same texts in the same order give the same bytes. Raises UserError when `vocab_size` is below the special tokens
+    and bytes.
     """
     if vocab_size < SMALLEST_VOCABULARY:
         raise UserError(
@@ -145,12 +157,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             "and 256 bytes"
         )
     tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            *(pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in SPLIT_PATTERNS),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = _split_into(*SPLIT_PATTERNS, rf"[\s\S]{{{LONGEST_LEARNT}}}")
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -159,13 +166,8 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         special_tokens=[AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    size = tokenizer.get_vocab_size()
-    if size < vocab_size:
-        raise UserError(
-            f"the training text supports a vocabulary of {size} tokens, not {vocab_size}: "
-            f"lower model.vocab_size to at most {size}, or add text"
-        )
+    _interruptible(lambda: tokenizer.train_from_iterator(texts, trainer))
+    tokenizer.pre_tokenizer = _split_into(*SPLIT_PATTERNS)
     return Tokenizer(_release_flags(json.loads(tokenizer.to_str())))
 
 
@@ -173,6 +175,30 @@ def trained_here(tokenizer: Tokenizer) -> bool:
     """Whether a tokenizer looks like one of :func:`train`: its special tokens have the first ids, in order."""
     found = json.loads(tokenizer.content)
     return [token["content"] for token in found.get("added_tokens", ())][: len(SPECIAL_TOKENS)] == list(SPECIAL_TOKENS)
+
+
+def _split_into(*patterns: str) -> Any:
+    """Cuts text at each pattern in turn, and maps the bytes of the pieces to the letters that stand for them."""
+    splits = (pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in patterns)
+    return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def _interruptible(work: Callable[[], None]) -> None:
+    """Do work that does not hear Ctrl-C in a thread, which ends with the program when the wait for it is broken off."""
+    failed: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = Thread(target=attempt, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)  # without a time limit, a signal would wait as long as the work
+    if failed:
+        raise failed[0]
 
 
 def _release_flags(spec: dict[str, Any]) -> bytes:

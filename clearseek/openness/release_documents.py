@@ -184,7 +184,7 @@ and split. Fingerprint: `{data.fingerprint}`.
 ## How it was made
 
 `training/recipe.json` says what was read; `clearseek data` reads it again. {data.duplicates:,} duplicates by bytes were
-dropped, {len(data.skipped):,} unreadable files left out. Documents are held out by the hash of their bytes. Versions:
+dropped, {data.left_out:,} unusable documents left out. Documents are held out by the hash of their bytes. Versions:
 {", ".join(f"{name} {version}" for name, version in sorted(data.versions.items()))}.
 
 ## Licences
@@ -242,7 +242,7 @@ def content_summary(made: Made) -> str:
         "2.6 other data": "none",
         "3.1 reservations of rights": "sources are read under the licences listed in README.md; nothing was crawled",
         "3.2 illegal content": "no filter: the sources are published software, or files that the provider chose",
-        "3.3 other information": f"{data.duplicates:,} duplicates and {len(data.skipped):,} unreadable files left out",
+        "3.3 other information": f"{data.duplicates:,} duplicates and {data.left_out:,} unusable documents left out",
     }
     table = "\n".join(f"| {field} | {' '.join(text.split()).replace('|', '/')} |" for field, text in rows.items())
     return f"""# Summary of training content

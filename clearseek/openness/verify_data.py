@@ -24,7 +24,7 @@ from clearseek.openness.replay import Release
 _PLACE: Final = Evidence("data/manifest.json")
 _ALL_TOKENS: Final = 200_000_000
 """Tokens up to which every document is read again; of more, a share that the nonce chooses."""
-_NOT_COMPARED: Final = frozenset(("versions", "config"))
+_NOT_COMPARED: Final = frozenset(("versions", "config", "remarks"))
 """Of the manifest: what may differ where the data do not."""
 
 

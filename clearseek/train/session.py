@@ -66,7 +66,9 @@ def run_training(
         raise UserError(f"{data}: no such data folder: make it with: clearseek data RECIPE --out {data}")
     if data is None and not resume:
         with data_progress(Console(stderr=True), quiet) as progress:
-            prepare(recipe.data, recipe.model.vocab_size, folder, progress)
+            made = prepare(recipe.data, recipe.model.vocab_size, folder, progress)
+        for line in made.remarks.lines():
+            console.print(f"data: {line}", markup=False, soft_wrap=True)
     elif data is None and not folder.is_dir():
         raise UserError(
             f"{folder}: the run's data are not in its folder: say where they are, as when it began, with --data FOLDER"
@@ -94,7 +96,7 @@ def run_training(
 def _refuse_other_data(recipe: Recipe, folder: Path) -> None:
     """The recipe goes into the record of the run, so it must say what the data are: refuse any that it does not."""
     made = read_manifest(folder).config
-    fields = ("source", "paths", "held_out_fraction", "include_tests", "fim_rate")
+    fields = ("source", "paths", "exclude", "unusable", "held_out_fraction", "include_tests", "fim_rate")
     wrong = [
         f"data.{name} = {getattr(recipe.data, name)!r}, but the folder has {getattr(made, name)!r}"
         for name in fields

@@ -20,7 +20,8 @@ from clearseek.config import DataConfig
 from clearseek.data import shards
 from clearseek.data import tokenizer as names
 from clearseek.data.manifest import Manifest, Split, check_files, documents_sha256, read_documents, read_manifest
-from clearseek.data.shards import held_out_bytes, prepare, split_of
+from clearseek.data.scan import split_of
+from clearseek.data.shards import held_out_bytes, prepare
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from tests.data.conftest import CONFIG, VOCABULARY, write_corpus
@@ -286,7 +287,7 @@ def test_bad_input_writes_nothing(tmp_path: Path) -> None:
         prepare(CONFIG, VOCABULARY, tmp_path / "data", base=tmp_path / "texts")
     (tmp_path / "texts" / "999.txt").unlink()
     with pytest.raises(UserError, match="vocab_size"):
-        prepare(CONFIG, 9999, tmp_path / "data", base=tmp_path / "texts")
+        prepare(CONFIG, 9, tmp_path / "data", base=tmp_path / "texts")
     assert [path.name for path in tmp_path.iterdir()] == ["texts"]
 
 
@@ -316,15 +317,26 @@ def test_text_that_changes_meanwhile_is_refused(tmp_path: Path, when: str) -> No
 
 @pytest.mark.parametrize("fraction", [0.001, 0.999])
 def test_empty_half_is_refused(corpus: Path, tmp_path: Path, fraction: float) -> None:
+    rows = [json.dumps({"text": path.read_text(encoding="utf-8")}) for path in sorted(corpus.iterdir())]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    config = change(source="jsonl", paths=("a.jsonl",))
     with pytest.raises(UserError, match="held_out_fraction") as refusal:
-        prepare(change(held_out_fraction=fraction), VOCABULARY, tmp_path / "data", base=corpus)
+        prepare(config.model_copy(update={"held_out_fraction": fraction}), VOCABULARY, tmp_path / "d", base=tmp_path)
     named = re.search(r"([\d.]+) is the smallest that works; 0 holds none out", str(refusal.value))
     assert named
-    smallest = float(named[1])
-    manifest = prepare(change(held_out_fraction=smallest), VOCABULARY, tmp_path / "data", base=corpus)
+    smallest = config.model_copy(update={"held_out_fraction": float(named[1])})
+    manifest = prepare(smallest, VOCABULARY, tmp_path / "data", base=tmp_path)
     assert manifest.heldout.documents > 0
+    less = config.model_copy(update={"held_out_fraction": float(named[1]) - 0.001})
     with pytest.raises(UserError, match="is the smallest that works"):
-        prepare(change(held_out_fraction=smallest - 0.001), VOCABULARY, tmp_path / "less", base=corpus)
+        prepare(less, VOCABULARY, tmp_path / "less", base=tmp_path)
+
+
+def test_text_too_poor_for_the_vocabulary_is_said(corpus: Path, tmp_path: Path) -> None:
+    manifest = prepare(CONFIG, 9999, tmp_path / "data", base=corpus)
+    tokenizer = Tokenizer.load(tmp_path / "data" / "tokenizer.json")
+    assert 320 < tokenizer.vocab_size == manifest.remarks.vocabulary < 9999
+    assert f"{tokenizer.vocab_size:,} tokens" in manifest.remarks.lines()[-1]
 
 
 def test_nothing_held_out_when_asked(corpus: Path, tmp_path: Path) -> None:

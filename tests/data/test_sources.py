@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from clearseek.config import DataConfig
-from clearseek.data import sources
-from clearseek.data.sources import documents, open_source
+from clearseek.data import readers, sources
+from clearseek.data.scan import scan
+from clearseek.data.sources import Tally, documents, open_source
 from clearseek.errors import UserError
 
 
@@ -48,9 +49,10 @@ def test_stdlib_skips_and_reports_what_is_no_text(tmp_path: Path, monkeypatch: p
     for name, content in {"good.py": b"x = 1\n", "empty.py": b"", "latin.py": b"# \xe9\n", "test/t.py": b"y\n"}.items():
         (tmp_path / name).write_bytes(content)
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
-    skipped: list[str] = []
-    assert [document.id for document in open_source(DataConfig(), tmp_path).documents(skipped)] == ["good.py"]
-    assert skipped == ["empty.py", "latin.py"]
+    tally = Tally()
+    assert [document.id for document in open_source(DataConfig(), tmp_path).documents(tally)] == ["good.py"]
+    assert tally.skipped == ["empty.py", "latin.py"]
+    assert tally.unusable == {"empty": 1, "not UTF-8": 1}
     with_tests = documents(DataConfig(include_tests=True), tmp_path)
     assert [document.id for document in with_tests] == ["good.py", "test/t.py"]
 
@@ -87,11 +89,11 @@ def test_collection_is_cut_into_parts_that_reassemble(tmp_path: Path) -> None:
     (tmp_path / "plays.txt").write_bytes(raw)
     found = read(tmp_path, "plays.txt")
     assert b"".join(document.text.encode() for document in found) == raw
-    assert len(found) > 20 and max(document.bytes for document in found) <= 2 * sources.PART_BYTES + 100
+    assert len(found) > 20 and max(document.bytes for document in found) <= 2 * readers.PART_BYTES + 100
     for document in found[:5]:
         first = int(document.id.removeprefix("plays.txt:"))
         assert document.text.splitlines()[0] == raw.decode().splitlines()[first - 1]
-    (tmp_path / "single.txt").write_bytes(raw[: sources.COLLECTION_BYTES])
+    (tmp_path / "single.txt").write_bytes(raw[: readers.COLLECTION_BYTES])
     assert [document.id for document in read(tmp_path, "single.txt")] == ["single.txt"]
 
 
@@ -116,14 +118,11 @@ def test_no_paths_at_all(tmp_path: Path) -> None:
     assert "data.paths is empty" in refused(tmp_path)
 
 
-def test_folder_pipe_and_overlong_line_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_and_pipe_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert "is a folder" in refused(tmp_path, "folder")
     os.mkfifo(tmp_path / "pipe")
     assert "no regular file" in refused(tmp_path, "pipe")
-    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 2**20)
-    (tmp_path / "long.txt").write_bytes(b"short\n" * 10_000 + b"a" * (2**20 + 1))
-    assert refused(tmp_path, "long.txt").startswith("long.txt:")
 
 
 def test_link_cycle_ends(tmp_path: Path) -> None:
@@ -175,22 +174,23 @@ def test_jsonl_rows_are_documents(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         (b"{", "not one JSON object"),
-        (b"", "not one JSON object"),
         (b"[1]", "not a JSON object"),
         (b'{"txt": "a"}', 'did you mean "txt"'),
-        (b'{"text": 3}', "is int, not text"),
-        (b'{"text": null}', "not text"),
+        (b'{"text": 3}', "is a number, not text"),
+        (b'{"text": null}', "is null"),
         (b'{"text": ""}', "empty"),
         (b'{"text": "\xff"}', "not UTF-8"),
         (b'{"text": "a\\u0000"}', "NUL byte"),
         (b'{"text": "\\ud800"}', "lone surrogate"),
         (b"[" * 100_000, "not one JSON object"),
-        (b'{"n": ' + b"1" * 5000 + b"}", "not one JSON object"),
+        (b'{"n": ' + b"1" * 5000 + b"}", 'no field "text"; fields: n:'),
+        (b'{"text": "cut o', "not one JSON object"),
+        (b'{"text": "a"},', "not one JSON object"),
         (b'{"text": "' + b"a" * 2**20 + b'"}', "longer than 1 MiB"),
     ],
 )
 def test_bad_jsonl_line_is_named(tmp_path: Path, line: bytes, complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 2**20)
+    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 2**20)
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "good"}\n' + line + b'\n{"text": "good"}\n')
     message = refused(tmp_path, "a.jsonl", source="jsonl")
     assert message.startswith("a.jsonl:2: ") and complaint in message
@@ -203,9 +203,12 @@ def test_endless_jsonl_line_is_not_read_whole(tmp_path: Path) -> None:
     assert "a.jsonl:1: longer than" in refused(tmp_path, "a.jsonl", source="jsonl")
 
 
-def test_empty_jsonl(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").touch()
-    assert "a.jsonl: the file is empty" in refused(tmp_path, "a.jsonl", source="jsonl")
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b"[]"])
+def test_empty_jsonl(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    config = DataConfig(source="jsonl", paths=("a.jsonl",))
+    with pytest.raises(UserError, match=r"no documents in a\.jsonl, 1 of them without a row"):
+        scan(open_source(config, tmp_path), 0.05, lambda count: None)
 
 
 # Parquet and datasets of a hub
@@ -231,8 +234,8 @@ def test_parquet(tmp_path: Path) -> None:
     assert "a.parquet:1: " in refused(tmp_path, "a.parquet", source="parquet", text_field="n")
     (tmp_path / "b.parquet").write_bytes(b"PAR1 nonsense")
     assert "b.parquet" in refused(tmp_path, "b.parquet", source="parquet")
-    parquet.write_table(pyarrow.table({"text": pyarrow.array([], "string")}), tmp_path / "c.parquet")
-    assert "no rows" in refused(tmp_path, "c.parquet", source="parquet")
+    parquet.write_table(pyarrow.table({"text": pyarrow.array([], "string"), "body": []}), tmp_path / "c.parquet")
+    assert len(read(tmp_path, "[ac].parquet", source="parquet", text_field="body")) == 150
 
 
 class FakeHub:

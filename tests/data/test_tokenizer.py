@@ -3,22 +3,33 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clearseek.config import DataConfig
+from clearseek.data import tokenizer as module
+from clearseek.data.sources import documents
 from clearseek.data.tokenizer import SMALLEST_VOCABULARY, SPECIAL_TOKENS, Tokenizer, train
 from clearseek.errors import UserError
 
 TEXTS = [f"def function_{n}(x):\n    return x + {n * 37}  # the {n}th function\n\n" for n in range(300)]
 TOKENIZER = train(TEXTS, 400)
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 7\n".encode()
+BEFORE = "e10d17aafdc0508926da2e3bedfbd8dd3424b8f5305e8e77d014f3949ce316f7"
+"""Vocabulary of a text of words, trained when pieces were never cut."""
 PIECES = st.one_of(st.text(), st.sampled_from(SPECIAL_TOKENS), st.sampled_from(["<", "｜", "▁", ">", "think", "\r\n"]))
 
 
@@ -92,10 +103,9 @@ def test_save_and_load_keep_the_bytes(tmp_path: Path) -> None:
 
 
 def test_vocabulary_that_the_text_cannot_fill() -> None:
-    with pytest.raises(UserError, match=r"supports a vocabulary of (\d+) tokens") as error:
-        train(["tiny text, tiny text"], 4096)
-    size = int(str(error.value).split("vocabulary of ")[1].split()[0])
-    assert train(["tiny text, tiny text"], size).vocab_size == size
+    most = train(["tiny text, tiny text"], 4096)
+    assert SMALLEST_VOCABULARY < most.vocab_size < 4096
+    assert train(["tiny text, tiny text"], most.vocab_size).sha256 == most.sha256
     with pytest.raises(UserError, match=str(SMALLEST_VOCABULARY)):
         train(TEXTS, SMALLEST_VOCABULARY - 1)
 
@@ -117,3 +127,78 @@ def test_bad_tokenizer_files_are_refused(tmp_path: Path) -> None:
             Tokenizer.load(path)
     with pytest.raises(UserError, match="cannot read the tokenizer"):
         Tokenizer.load(tmp_path / "missing.json")
+    for content, kind in [(b"\xef\xbb\xbf" + TOKENIZER.content, None), (b"\x1f\x8b\x08\0", "gzip"), (POINTER, "LFS")]:
+        path.write_bytes(content)
+        if kind is None:
+            assert Tokenizer.load(path).sha256 == TOKENIZER.sha256
+        else:
+            with pytest.raises(UserError, match=f"tokenizer.json: this is .*{kind}"):
+                Tokenizer.load(path)
+
+
+# Pieces without end
+
+
+def cut_in_training(text: str) -> float:
+    """CPU seconds that a vocabulary of this text takes."""
+    started = time.process_time()
+    train([text], 512)
+    return time.process_time() - started
+
+
+@pytest.mark.parametrize("kind", ["chinese", "dna", "base64", "spaces"])
+def test_pieces_without_end_are_learnt_from_quickly(kind: str) -> None:
+    """200,000 characters without a place to cut: hours, if pieces were left whole."""
+    draw = random.Random(0)
+    texts = {
+        "chinese": lambda: "".join(chr(0x4E00 + int(draw.paretovariate(0.7)) % 5000) for _ in range(200_000)),
+        "dna": lambda: "".join(draw.choices("ACGT", k=200_000)),
+        "base64": lambda: base64.b64encode(draw.randbytes(150_000)).decode(),
+        "spaces": lambda: " " * 200_000 + "x",
+    }
+    text = texts[kind]()
+    assert cut_in_training(text) < 20
+    tokenizer = train([text], 300)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert b"256" not in tokenizer.content.split(b'"pre_tokenizer"')[1].split(b'"post_processor"')[0]
+
+
+def test_cutting_for_training_changes_no_vocabulary_of_words() -> None:
+    """The hash of a vocabulary trained before pieces were cut."""
+    words = random.Random(5).choices([f"word{number}" for number in range(500)], k=20_000)
+    assert train([" ".join(words)], 700).sha256 == BEFORE
+
+
+@pytest.mark.slow
+def test_cutting_for_training_changes_no_vocabulary_of_the_standard_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [document.text for document in documents(DataConfig(), Path("/"))]
+    cut = train(texts, 2048).sha256
+    monkeypatch.setattr(module, "LONGEST_LEARNT", 90_000)
+    assert train(texts, 2048).sha256 == cut
+
+
+def test_ctrl_c_is_heard_while_a_vocabulary_is_trained() -> None:
+    program = (
+        "import random, signal; from clearseek.data import tokenizer\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
+        "tokenizer.LONGEST_LEARNT = 90_000\n"
+        "text = 'x' + ''.join(random.Random(0).choices('ACGT', k=2_000_000))\n"
+        "print('ready', flush=True)\n"
+        "tokenizer.train([text], 4096)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert errors.rstrip().endswith(b"KeyboardInterrupt"), errors
+
+
+def test_what_fails_in_the_texts_is_raised() -> None:
+    def texts() -> Iterator[str]:
+        yield "one text"
+        raise UserError("the next one changed")
+
+    with pytest.raises(UserError, match="the next one changed"):
+        train(texts(), 300)

@@ -1,0 +1,372 @@
+"""From a file to documents: text, JSON, CSV, Parquet; compressed or not.
+
+Every reader looks at the first bytes before it reads (:mod:`clearseek.filetypes`): gzip, zstd, bzip2 and xz are
+decompressed whatever the file is called, a byte order mark is dropped, and what is none of the reader's is named with
+its cure. A reader yields (id, content) for each document, in order; content is its bytes, or why it is unusable.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from clearseek.data.cut import parts
+from clearseek.data.find import shown
+from clearseek.data.rows import UnusableError, has_field, parse, row_text
+from clearseek.errors import UserError, nearest
+from clearseek.filetypes import HEAD_BYTES, UTF8_BOM, FileKind, expect, recognise
+
+Rows = Iterator[tuple[str, bytes | UnusableError]]
+Reader = Callable[[str, Path], Rows]
+"""Takes a file's name and place."""
+
+MAX_DOCUMENT_BYTES = 16 * 2**20
+"""Longest document and longest line, in bytes. It bounds memory: tokenising takes about 150 bytes for each of these."""
+MAX_JSON_BYTES = 256 * 2**20
+"""Longest JSON file that is one value and not one a line: it is read whole."""
+COLLECTION_BYTES = 256 * 2**10
+"""A text file above this is no single document but a collection of them, such as all plays in one file."""
+PART_BYTES = 16 * 2**10
+"""Size about which a collection is cut into documents, so that some of them can be held out."""
+EXTRA = "pip install -e '.[data]' in your clone of ClearSeek"
+
+TEXTUAL = frozenset({"UTF-8 BOM", "HTML"})
+"""Kinds that are text to a reader of text."""
+_COMPRESSIONS = ("gzip", "bzip2", "xz", "zstd")
+_DELIMITERS = (",", ";", "\t", "|")
+
+
+def _decompressor(kind: str, path: Path) -> Any:
+    """Opens compressed data; a file object."""
+    if kind != "zstd":
+        library: Any = {"gzip": gzip, "bzip2": bz2, "xz": lzma}[kind]
+        return library.open(path, "rb")
+    try:
+        import pyarrow
+    except ImportError:
+        raise UserError(f"{path}: reading zstd data needs pyarrow: {EXTRA}; or decompress it with unzstd") from None
+    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+
+
+@contextmanager
+def opened(path: Path, wanted: str, kinds: frozenset[str]) -> Iterator[IO[bytes]]:
+    """The content of a file, decompressed, without a byte order mark.
+
+    Args:
+        path: The file.
+        wanted: What it should hold, for the message.
+        kinds: Names of the kinds of file (:class:`FileKind`) that will do.
+
+    Raises:
+        UnusableError: it is of another kind.
+        UserError: it cannot be read, or its compressed data are damaged.
+    """
+    place = shown(str(path))
+    try:
+        opener: Callable[[], IO[bytes]] = lambda: path.open("rb")  # noqa: E731 - a file by its path, as the others
+        kind = _look(opener, path)
+        if kind and kind.name in _COMPRESSIONS:
+            opener = partial(_decompressor, kind.name, path)
+            kind = _look(opener, path)
+        if kind and kind.name not in kinds:
+            raise UnusableError(kind.name, f"{place}: this is {kind.phrase}, not {wanted}: {kind.cure}")
+        with opener() as file:
+            start = file.read(len(UTF8_BOM))
+            if start != UTF8_BOM:
+                file.close()
+                file = opener()
+            with file:
+                yield file
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise UserError(f"{place}: damaged compressed data ({error}): fetch it again") from None
+    except OSError as error:
+        raise UserError(f"{place}: cannot read: {error.strerror or error}") from None
+
+
+def _look(opener: Callable[[], IO[bytes]], path: Path) -> FileKind | None:
+    with opener() as file:
+        return recognise(file.read(HEAD_BYTES), path.name)
+
+
+# Text
+
+
+def text_reader(part_bytes: int) -> Reader:
+    """Reads text files; `part_bytes` above 0 cuts those that are longer, else only collections are cut."""
+
+    def read(name: str, path: Path) -> Rows:
+        try:
+            with opened(path, "UTF-8 text", TEXTUAL) as file:
+                most = part_bytes or COLLECTION_BYTES
+                start = file.read(most + 1)
+            if len(start) <= most:
+                yield name, start
+                return
+            with opened(path, "UTF-8 text", TEXTUAL) as file:
+                for place, part in parts(file, part_bytes or PART_BYTES):
+                    yield f"{name}:{place}", part
+        except UnusableError as error:
+            yield name, error
+
+    return read
+
+
+def read_whole(name: str, path: Path) -> Rows:
+    """One file as it is; one that cannot be read is unusable."""
+    try:
+        with path.open("rb") as file:
+            yield name, file.read(MAX_DOCUMENT_BYTES + 1)
+    except OSError as error:
+        yield name, UnusableError("not readable", f"{path}: cannot read: {error.strerror}")
+
+
+# JSON
+
+
+def json_reader(field: str) -> Reader:
+    """Reads JSON: an object a line, or one array of objects, or one object that holds such an array."""
+
+    def read(name: str, path: Path) -> Rows:
+        lines = _is_lines(path)
+        if lines is None:
+            return
+        if not lines:
+            yield from _read_json(name, path, field)
+            return
+        with _rows(path, "JSON") as file:
+            number = 0
+            while line := file.readline(MAX_DOCUMENT_BYTES + 1):
+                number += 1
+                if line.strip():
+                    yield f"{name}:{number}", _line_text(f"{name}:{number}", line, field)
+                while len(line) > MAX_DOCUMENT_BYTES and not line.endswith(b"\n"):
+                    line = file.readline(MAX_DOCUMENT_BYTES + 1)  # the rest of a line that is too long
+
+    return read
+
+
+@contextmanager
+def _rows(path: Path, wanted: str) -> Iterator[IO[bytes]]:
+    """A file of rows. One of another kind is refused whatever the settings: skipping it would lose all its rows."""
+    try:
+        with opened(path, wanted, frozenset({"UTF-8 BOM"})) as file:
+            yield file
+    except UnusableError as error:
+        raise UserError(str(error)) from None
+
+
+def _is_lines(path: Path) -> bool | None:
+    """Whether a file has one JSON object a line, by its first two lines; None where it has no lines but blank ones."""
+    with _rows(path, "JSON") as file:
+        seen: list[bytes] = []
+        while len(seen) < 2 and (line := file.readline(MAX_DOCUMENT_BYTES + 1)):
+            seen += [line] if line.strip() else []
+    if not seen:
+        return None
+    if len(seen) < 2 or seen[0].lstrip().startswith(b"["):
+        return False
+    return any(isinstance(_try(line), dict) for line in seen)
+
+
+def _try(line: bytes) -> Any:
+    try:
+        return parse(line.decode())
+    except (ValueError, RecursionError):
+        return None
+
+
+def _line_text(where: str, line: bytes, field: str) -> bytes | UnusableError:
+    if len(line) > MAX_DOCUMENT_BYTES:
+        return _too_long(where)
+    try:
+        return row_text(where, parse(line.decode()), field)
+    except UnicodeDecodeError:
+        return _not_utf8(where)
+    except (ValueError, RecursionError) as error:
+        return UnusableError("not JSON", f"{where}: not one JSON object on one line: {_cure('', error)}")
+
+
+def _cure(name: str, error: Exception) -> str:
+    """What is wrong with JSON, in words for people."""
+    reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    hint = ' (data.source = "csv" reads CSV)' if Path(name).suffix.lower() in (".csv", ".tsv") else ""
+    return f"{reason[:1].lower()}{reason[1:]}{hint}"
+
+
+def _read_json(name: str, path: Path, field: str) -> Rows:
+    """A file that is one JSON value (or several that each take many lines)."""
+    with _rows(path, "JSON") as file:
+        content = file.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise UserError(
+            f"{name}:1: longer than {MAX_JSON_BYTES >> 20} MiB as one JSON value: write one object a line, "
+            "for example with jq -c '.[]'"
+        )
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _not_utf8(f"{name}:{line}") from None
+    values: list[Any] = []
+    at = 0
+    decoder = json.JSONDecoder(parse_int=float)
+    while at < len(text):
+        if text[at].isspace():
+            at += 1
+            continue
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            place = error.pos if isinstance(error, json.JSONDecodeError) else at
+            line = text.count("\n", 0, place) + 1
+            comma = values and text[at] == ","
+            cure = "a comma between objects: remove it, or put [ ] around them all" if comma else _cure(name, error)
+            raise UserError(f"{name}:{line}: not JSON: {cure}") from None
+        values.append(value)
+    rows = _rows_of(name, values[0], field) if len(values) == 1 else values
+    for number, row in enumerate(rows, 1):
+        yield f"{name}:{number}", row_text(f"{name}:{number}", row, field)
+
+
+def _rows_of(name: str, value: Any, field: str) -> list[Any]:
+    """The rows in a JSON value: of an array its elements, of an object with one array of objects that one's."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict) or has_field(value, field):
+        return [value]
+    lists = {key: each for key, each in value.items() if isinstance(each, list) and each and isinstance(each[0], dict)}
+    if len(lists) > 1:
+        raise UserError(f"{name}: rows under {', '.join(lists)}: which are meant cannot be told: make a file of each")
+    return next(iter(lists.values()), [value])
+
+
+# CSV
+
+
+def csv_reader(field: str) -> Reader:
+    """Reads CSV with a header; the delimiter is a comma, semicolon, tab or bar, whichever the header has."""
+
+    def read(name: str, path: Path) -> Rows:
+        csv.field_size_limit(MAX_DOCUMENT_BYTES + 1)
+        with _rows(path, "CSV") as file:
+            lines = _decoded(name, file)
+            header = next((line for line in lines if line.strip()), None)
+            if header is None:
+                return
+            column, delimiter = _column(name, header, field)
+            table = csv.reader(lines, delimiter=delimiter)
+            line = 2
+            try:
+                for row in table:
+                    where = f"{name}:{line}"
+                    line = table.line_num + 2
+                    if row:
+                        yield where, row_text(where, {field: row[column] if column < len(row) else None}, field)
+            except csv.Error as error:
+                raise UserError(f"{name}:{line}: not CSV: {error} (is a quote not closed?)") from None
+
+    return read
+
+
+def _decoded(name: str, file: IO[bytes]) -> Iterator[str]:
+    number = 0
+    while line := file.readline(MAX_DOCUMENT_BYTES + 1):
+        number += 1
+        try:
+            yield line.decode()
+        except UnicodeDecodeError:
+            raise _not_utf8(f"{name}:{number}") from None
+
+
+def _column(name: str, header: str, field: str) -> tuple[int, str]:
+    """Place of the field in the header, and the delimiter."""
+    columns = {delimiter: next(csv.reader([header], delimiter=delimiter)) for delimiter in _DELIMITERS}
+    for delimiter, names in columns.items():
+        if field in names:
+            return names.index(field), delimiter
+    most = max(columns.values(), key=len)
+    raise UserError(
+        f'{name}: no column "{field}"{nearest(field, most)} in the header of this CSV; columns: {", ".join(most)}: '
+        "set data.text_field"
+    )
+
+
+# Parquet
+
+
+def parquet_reader(field: str) -> Reader:
+    """Reads rows of Parquet files; a field inside a struct is named with dots."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(f"parquet files need pyarrow: {EXTRA}") from None
+
+    def read(name: str, path: Path) -> Rows:
+        try:
+            expect(path, "Parquet", "Parquet")
+            with pyarrow.parquet.ParquetFile(path) as file:
+                columns = file.schema_arrow.names
+                column = field if field in columns else field.partition(".")[0]
+                if column not in columns:
+                    raise UserError(
+                        f'{name}: no column "{field}"{nearest(field, columns)}; columns: {", ".join(columns)}: '
+                        "set data.text_field"
+                    )
+                number = 0
+                for batch in file.iter_batches(batch_size=64, columns=[column]):
+                    for value in batch.column(0):
+                        number += 1
+                        where = f"{name}:{number}"
+                        yield where, row_text(where, {column: value.as_py()}, field)
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{shown(str(path))}: not a readable parquet file of UTF-8 text: {error}") from None
+
+    return read
+
+
+def _too_long(where: str) -> UnusableError:
+    return UnusableError(
+        "too long", f"{where}: longer than {MAX_DOCUMENT_BYTES >> 20} MiB: split the document into several"
+    )
+
+
+def _not_utf8(where: str) -> UnusableError:
+    cure = "convert the file, for example with iconv -f LATIN1 -t UTF-8"
+    return UnusableError("not UTF-8", f"{where}: not UTF-8 text: {cure}")
+
+
+def usable_text(where: str, content: bytes | UnusableError) -> str:
+    """The text of a document's bytes. Raises UnusableError when there is none."""
+    if isinstance(content, UnusableError):
+        raise content
+    if not content:
+        raise UnusableError("empty", f"{where}: the document is empty: remove it, or narrow data.paths")
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise _too_long(where)
+    if b"\0" in content:
+        raise UnusableError(
+            "NUL bytes", f"{where}: a NUL byte at {content.index(0)}: this is no text; narrow data.paths"
+        )
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UnusableError(
+            "not UTF-8",
+            f"{where}: not UTF-8 (byte {error.start}): convert it, for example with iconv -f LATIN1 -t UTF-8, "
+            "or narrow data.paths",
+        ) from None
+
+
+READERS: dict[str, Callable[[str], Reader]] = {"jsonl": json_reader, "csv": csv_reader, "parquet": parquet_reader}
+"""Readers of rows, by the kind of source, for a text field."""

@@ -1,0 +1,105 @@
+"""From one row of data to the text of one document.
+
+A row is what JSON or Parquet hold: the text stands in a field, perhaps inside another (``doc.body``). A field that
+holds a conversation (a list of messages with their roles) becomes prose with the speakers' names before their turns. It
+does not become DeepSeek's chat template: that is made of special tokens, and text never becomes a special token. The
+template's own tokens are for post-training, where only the answers are learnt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from clearseek.errors import UserError, nearest
+
+_ROLES = {"human": "User", "gpt": "Assistant", "bot": "Assistant", "model": "Assistant", "prompter": "User"}
+"""Names that data sets give to the speakers; every other name is only capitalised."""
+_TYPES = {bool: "true or false", int: "a number", float: "a number", dict: "an object", list: "a list"}
+_MISSING = object()
+
+
+class UnusableError(UserError):
+    """A document that cannot be used. `cause` is short: such documents are counted by it."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+def parse(text: str) -> Any:
+    """A JSON value; numbers are floats, since a number of any length is valid JSON and no number is text."""
+    return json.loads(text, parse_int=float)
+
+
+def row_text(where: str, row: Any, field: str) -> bytes | UnusableError:
+    """UTF-8 bytes of the text in a row's field, or why there are none. `where` starts the message."""
+    if not isinstance(row, dict):
+        return UnusableError("not objects", f'{where}: not a JSON object, such as {{"{field}": "..."}}')
+    value = resolve(row, field)
+    if value is _MISSING:
+        names = list(_names(row))
+        known = f"; fields: {', '.join(names[:12])}" if names else ""
+        problem = f'{where}: no field "{field}"{nearest(field, names)}{known}: set data.text_field'
+        return UnusableError(f'without "{field}"', problem)
+    return value_text(where, value, field)
+
+
+def value_text(where: str, value: Any, field: str) -> bytes | UnusableError:
+    """UTF-8 bytes of a field's value, or why there are none."""
+    if isinstance(value, list) and value and all(isinstance(message, dict) for message in value):
+        value = _conversation(value)
+        if value is None:
+            problem = f'{where}: "{field}" is a list of objects, but not of messages with role and content'
+            return UnusableError("not messages", problem)
+    if isinstance(value, bytes):
+        return value  # whoever reads it checks that it is UTF-8
+    if value is None:
+        return UnusableError("null", f'{where}: "{field}" is null: remove the row')
+    if not isinstance(value, str):
+        what = _TYPES.get(type(value), type(value).__name__)
+        return UnusableError("not text", f'{where}: "{field}" is {what}, not text: set data.text_field')
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        return UnusableError(
+            "lone surrogates", f"{where}: a lone surrogate escape (\\ud800 to \\udfff) is no text: remove it"
+        )
+
+
+def resolve(row: dict[str, Any], field: str) -> Any:
+    """The value of a field: of the name as it stands, else of the names between the dots, one inside the other."""
+    value: Any = row.get(field, _MISSING)
+    if value is _MISSING and "." in field:
+        value = row
+        for name in field.split("."):
+            value = value.get(name, _MISSING) if isinstance(value, dict) else _MISSING
+    return value
+
+
+def has_field(row: Any, field: str) -> bool:
+    """Whether a JSON value is an object with this field."""
+    return isinstance(row, dict) and resolve(row, field) is not _MISSING
+
+
+def _names(row: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in row.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _names(value, f"{prefix}{name}.") if prefix.count(".") < 3 else ()
+
+
+def _conversation(messages: list[dict[str, Any]]) -> str | None:
+    """Messages as prose, or None where they are no messages."""
+    turns = []
+    for message in messages:
+        role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+        if isinstance(content, list):  # in pieces, of which some are pictures
+            content = "\n".join(str(piece.get("text", "")) for piece in content if isinstance(piece, dict))
+        if calls := message.get("tool_calls"):
+            content = (content or "") + json.dumps(calls, ensure_ascii=False)
+        if not isinstance(role, str) or not isinstance(content, str):
+            return None
+        turns.append(f"{_ROLES.get(role, role.capitalize())}: {content}")
+    return "\n\n".join(turns) + "\n"

@@ -1,0 +1,187 @@
+"""The first reading of the sources: what is kept, in which half, and nothing of the text.
+
+Of each document sixteen bytes stay in memory: twelve of its SHA-256, which tell whether it was there before (96 bits:
+of a billion documents, two are mistaken for one another once in 10^11 corpora), and its size. The second reading
+compares every document with its sixteen bytes, so text that changed meanwhile is found where it changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clearseek.data.manifest import Split, documents_sha256
+from clearseek.data.sources import Document, Source, Tally
+from clearseek.errors import UserError
+
+_RECORD = np.dtype([("high", "<u8"), ("low", "<u4"), ("bytes", "<u4")])
+"""Bytes 0 to 7 of the SHA-256 as a number, bytes 8 to 11, and the document's size: 0 for a duplicate."""
+_PIECE = 2**20
+"""Records that are looked at together, which bounds what comes on top of them."""
+
+_PARTS = tuple(2**power for power in range(14, 3, -1))
+"""Sizes of parts that are tried, from 16 KiB to 16 bytes."""
+_FINEST, _SHORT = 256, 16 * 2**10
+"""Parts below the first number of bytes are for texts below the second."""
+_MOST_HELD_OUT = 3.0
+"""Largest share of the text held out by cutting, as a multiple of the one asked for."""
+
+
+class Scan:
+    """What a reading found: sixteen bytes for each document, in order."""
+
+    def __init__(self, source: Source, held_out_fraction: float, report: Callable[[int], None]) -> None:
+        """Read `source` whole; `report` is told how many documents were read. Raises UserError."""
+        self.tally = Tally()
+        self._limit = math.ceil(held_out_fraction * 2**64)
+        content, count = bytearray(), 0
+
+        def lines() -> Iterator[tuple[str, Split]]:
+            nonlocal content, count
+            for count, document in enumerate(source.documents(self.tally), 1):
+                content += bytes.fromhex(document.sha256[:16])[::-1] + bytes.fromhex(document.sha256[16:24])[::-1]
+                content += document.bytes.to_bytes(4, "little")
+                report(count)
+                yield document.sha256, split_of(document.sha256, held_out_fraction)
+
+        self.sha256 = documents_sha256(lines())
+        """Of the distinct documents in order, as in the fingerprint."""
+        self._records = np.frombuffer(content, dtype=_RECORD)
+        self.duplicates = self._drop_duplicates()
+        if self.duplicates:  # the hash above is of all documents: make it again of the distinct ones
+            self.sha256 = documents_sha256((document.sha256, split) for document, split in self.again(source))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the distinct documents."""
+        return int(self._records["bytes"].sum(dtype=np.int64))
+
+    def halves(self) -> dict[Split, tuple[int, int]]:
+        """Documents and bytes of each half."""
+        counts = np.zeros((2, 2), dtype=np.int64)
+        for piece in self._pieces():
+            held = piece["high"] < np.uint64(self._limit)
+            for half, mine in enumerate((piece["bytes"][~held], piece["bytes"][held])):
+                counts[half] += np.count_nonzero(mine), mine.sum(dtype=np.int64)
+        (documents, size), (held_out, held_size) = counts.tolist()
+        return {"train": (documents, size), "heldout": (held_out, held_size)}
+
+    def smallest_fraction(self) -> float | None:
+        """The smallest share, in thousandths, that holds something out and leaves something to train on."""
+        places = self._records["high"][self._records["bytes"] > 0]
+        if len(places) < 2:
+            return None
+        fraction = math.ceil(int(places.min()) / 2**64 * 1000 + 1e-9) / 1000
+        return fraction if fraction <= int(places.max()) / 2**64 else None
+
+    def again(self, source: Source) -> Iterator[tuple[Document, Split]]:
+        """The distinct documents once more. Raises UserError where they are not those that were scanned."""
+        at = 0
+        for at, document in enumerate(source.documents(), 1):
+            high, low = int(document.sha256[:16], 16), int(document.sha256[16:24], 16)
+            if at > len(self._records) or (self._records["high"][at - 1], self._records["low"][at - 1]) != (high, low):
+                raise UserError(f"{document.id}: changed while the data was prepared: start again once it is complete")
+            if self._records["bytes"][at - 1]:
+                yield document, "heldout" if high < self._limit else "train"
+        if at != len(self._records):
+            raise UserError(f"{source.name}: documents vanished while the data was prepared: start again")
+
+    def sample(self, most: int) -> tuple[Callable[[str], bool], int]:
+        """Training documents with the smallest hashes, `most` bytes or just above: (whether a hash is one, bytes)."""
+        low, high = 0, 2**64 - 1
+        if self._training_bytes(high) > most:
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if self._training_bytes(middle) >= most else (middle + 1, high)
+        return lambda sha256: int(sha256[:16], 16) <= high, self._training_bytes(high)
+
+    def _training_bytes(self, up_to: int) -> int:
+        """Bytes of the training documents whose hashes are not above."""
+        total = 0
+        for piece in self._pieces():
+            chosen = (piece["high"] >= np.uint64(self._limit)) & (piece["high"] <= np.uint64(up_to))
+            total += int(piece["bytes"][chosen].sum(dtype=np.int64))
+        return total
+
+    def _pieces(self) -> Iterator[npt.NDArray[Any]]:
+        return (self._records[start : start + _PIECE] for start in range(0, len(self._records), _PIECE))
+
+    def _drop_duplicates(self) -> int:
+        """Give documents that were there before the size 0; returns how many. Goes by ranges of the hash."""
+        ranges = len(self._records) // _PIECE + 1
+        dropped = 0
+        for number in range(ranges):
+            first, last = (np.uint64(max(0, end * 2**64 // ranges - end // ranges)) for end in (number, number + 1))
+            inside = [(piece["high"] >= first) & ((piece["high"] < last) | (number + 1 == ranges))
+                      for piece in self._pieces()]  # fmt: skip
+            places = np.flatnonzero(np.concatenate(inside)) if inside else np.empty(0, dtype=np.int64)
+            high, low = self._records["high"][places], self._records["low"][places]
+            order = np.lexsort((low, high))  # stable: of equal ones, the first read comes first
+            high, low = high[order], low[order]
+            same = np.flatnonzero((high[1:] == high[:-1]) & (low[1:] == low[:-1])) + 1
+            self._records["bytes"][places[order[same]]] = 0
+            dropped += len(same)
+        return dropped
+
+
+def split_of(sha256: str, held_out_fraction: float) -> Split:
+    """The half that a document with this SHA-256 (hex) belongs to."""
+    return "heldout" if int(sha256[:16], 16) < held_out_fraction * 2**64 else "train"
+
+
+def scan(source: Source, held_out_fraction: float, report: Callable[[int], None]) -> tuple[Source, Scan]:
+    """Read a source, cut more finely where that is what it takes to hold something out.
+
+    A single text file, or a few, are documents that may all fall into one half. They are then cut into parts of about
+    16 KiB, 8 KiB and so on to 256 bytes, until some are held out and no more than three times the share asked for; a
+    text below 16 KiB even to 16 bytes.
+
+    Returns:
+        The source, as it is to be read, and what was found.
+
+    Raises:
+        UserError: a document is unusable, or one half stays empty.
+    """
+    whole = Scan(source, held_out_fraction, report)
+    if _has_both(whole, held_out_fraction):
+        return source, whole
+    least: tuple[Source, Scan] | None = None
+    for part in _PARTS if source.divisible else ():
+        if part < _FINEST and whole.bytes >= _SHORT:
+            break
+        finer = replace(source, part_bytes=part)
+        found = Scan(finer, held_out_fraction, report)
+        if _has_both(found, held_out_fraction):
+            least = least or (finer, found)
+            if found.halves()["heldout"][1] <= _MOST_HELD_OUT * held_out_fraction * found.bytes:
+                return finer, found
+    if least is None:
+        raise _one_half_is_empty(source, whole, held_out_fraction)
+    return least
+
+
+def _has_both(found: Scan, held_out_fraction: float) -> bool:
+    halves = found.halves()
+    return bool(halves["train"][0] and (not held_out_fraction or halves["heldout"][0]))
+
+
+def _one_half_is_empty(source: Source, found: Scan, held_out_fraction: float) -> UserError:
+    (train, _), (heldout, _) = found.halves().values()
+    files = f"{len(source.files)} files" if len(source.files) != 1 else source.files[0][0]
+    left_out = Counter({"duplicates": found.duplicates}) + found.tally.unusable + source.passed_over
+    why = ", ".join(f"{count} {cause}" for cause, count in left_out.items()) or "none"
+    if not train + heldout:
+        rowless = f", {found.tally.rowless} of them without a row" if found.tally.rowless else ""
+        return UserError(f"no documents in {files}{rowless} (left out: {why}): check data.paths and data.text_field")
+    smallest = found.smallest_fraction()
+    works = f"{smallest} is the smallest that works; " if smallest else ""
+    return UserError(
+        f"data.held_out_fraction = {held_out_fraction} leaves {train} documents for training and {heldout} held out, "
+        f"of {train + heldout} (left out: {why}): {works}0 holds none out; or add documents"
+    )
