@@ -5,6 +5,9 @@ own. With `train.compile` on, PyTorch's compiler makes one loop of each; it need
 a GPU, and its first step takes a while longer. Off, hand-ordered passes do the same work. The two round differently, so
 the setting is part of what the bits depend on.
 
+PyTorch's compiler is loaded at the first call of a formula with the setting on: to load it takes twice as long as
+PyTorch itself, which a run without it should not wait for.
+
 Sizes are symbols (`dynamic=True`): the experts' row counts change every step, and the kernel that a shape gets must not
 depend on which shapes came before.
 """
@@ -63,12 +66,14 @@ def compiled_from(formula: Callable[P, R]) -> Callable[[Callable[P, R]], Callabl
     """
 
     def decorate(passes: Callable[P, R]) -> Callable[P, R]:
-        # fullgraph: what the compiler cannot take is an error, never a silent return to the slow way.
-        compiled: Callable[P, R] = torch.compile(formula, dynamic=True, fullgraph=True)
+        @functools.cache
+        def compiled() -> Callable[P, R]:
+            # fullgraph: what the compiler cannot take is an error, never a silent return to the slow way.
+            return torch.compile(formula, dynamic=True, fullgraph=True)
 
         @functools.wraps(passes)
         def choose(*args: P.args, **kwargs: P.kwargs) -> R:
-            return (compiled if _state["on"] else passes)(*args, **kwargs)
+            return (compiled() if _state["on"] else passes)(*args, **kwargs)
 
         return choose
 
