@@ -68,6 +68,8 @@ def compiled_from(formula: Callable[P, R]) -> Callable[[Callable[P, R]], Callabl
     def decorate(passes: Callable[P, R]) -> Callable[P, R]:
         @functools.cache
         def compiled() -> Callable[P, R]:
+            # The compiler has a switch of its own for determinism, which this call sets.
+            torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
             # fullgraph: what the compiler cannot take is an error, never a silent return to the slow way.
             return torch.compile(formula, dynamic=True, fullgraph=True)
 

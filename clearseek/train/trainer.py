@@ -300,7 +300,7 @@ def settle_numerics(threads: int | None, device: str) -> None:
         torch.set_num_threads(threads)
     if device != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # what use_deterministic_algorithms does, without loading the compiler
     # On a CPU every kernel we use is deterministic; filling fresh memory with NaN would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     keep_heap()
