@@ -15,6 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clearseek.cores import sharing_cores
 from clearseek.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def data(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@sharing_cores()
 def generate(arguments: argparse.Namespace) -> int:
     """``clearseek generate``."""
     from clearseek.data.tokenizer import BOS, EOS

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from clearseek.cores import usable_cores
 from clearseek.errors import UserError
 
 BF16_GAIN = 1.3
@@ -45,7 +46,7 @@ def describe() -> dict[str, Any]:
         "processor": _processor(),
         "logical_cores": os.cpu_count(),
         "physical_cores": _physical_cores(),
-        "usable_cores": _usable_cores(),
+        "usable_cores": usable_cores(),
         "memory": _memory(),
         "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
         "system": f"{platform.system()} {platform.machine()}",
@@ -187,11 +188,6 @@ def _physical_cores() -> int | None:
     packages = re.findall(r"^physical id\s*:\s*(\d+)$", _cpuinfo(), re.M)
     cores = re.findall(r"^core id\s*:\s*(\d+)$", _cpuinfo(), re.M)
     return len(set(zip(packages, cores, strict=False))) or None
-
-
-def _usable_cores() -> int | None:
-    """Logical cores this process may run on: fewer in a container or under taskset."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _memory() -> int:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from clearseek.config import Recipe
+from clearseek.cores import default_threads, sharing_cores
 from clearseek.data.loader import Loader, Stream
 from clearseek.errors import UserError
 from clearseek.evaluate.bits import held_out_bits, window_count
@@ -167,6 +168,7 @@ class Trainer:
         self.step = saved.step
         return transcript
 
+    @sharing_cores()
     def train(self, display: Display, until: int | None = None) -> Outcome:
         """Take the remaining steps; with `until`, only those up to this one, and write no checkpoint."""
         steps, began = self.recipe.train.steps, time.perf_counter()
@@ -296,7 +298,8 @@ class Trainer:
 
 def settle_numerics(threads: int | None, device: str) -> None:
     """Everything global that changes bits or speed: threads, deterministic kernels, the heap."""
-    if threads is not None:
+    threads = threads or default_threads()
+    if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     if device != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
