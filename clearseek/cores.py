@@ -37,7 +37,7 @@ def usable_cores() -> int:
     Up, because a quota is processor time: two threads use one and a half cores' worth of it, and one does not.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, math.ceil(cpu_quota())))
+    return max(1, math.ceil(min(cores, cpu_quota())))
 
 
 def default_threads() -> int:

@@ -25,6 +25,9 @@ from clearseek.errors import UserError
 
 BF16_GAIN = 1.3
 """How many times faster than FP32 the matrix product must be in BF16 for `auto` to choose it."""
+EMULATED = 4.0
+"""How many times slower than in FP32 it is in a type that the processor has no instructions for, at least: 15 to 60
+were measured with AVX2."""
 
 # Instruction sets that PyTorch's libraries (oneDNN, MKL, FBGEMM, ATen) choose their kernels by.
 _KERNEL_FLAGS = re.compile(r"avx\w*|fma|f16c|amx_\w+|asimd\w*|sve\w*|bf16|i8mm|sme(?!p)\w*")
@@ -35,7 +38,13 @@ class Precision(NamedTuple):
 
     dtype: torch.dtype
     rates: dict[str, float]
-    """Measured FLOP/s of a matrix product: of the chosen type, and under `auto` of both (``bf16``, ``fp32``)."""
+    """Measured FLOP/s of a matrix product: of FP32, and unless `fp32` was asked for of BF16 (``bf16``, ``fp32``)."""
+
+    @property
+    def emulated(self) -> float:
+        """How many times as fast FP32 is as BF16, where this device emulates BF16; 0.0 where it does not."""
+        slower = self.rates.get("fp32", 0.0) / self.rates.get("bf16", float("inf"))
+        return slower if slower > EMULATED else 0.0
 
 
 def describe() -> dict[str, Any]:
@@ -89,8 +98,8 @@ def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", sec
 
     The fastest, because whatever else runs here can only slow a product down; by turns and of one size, so that it
     slows all alike. The size is the smallest power of two at which the fastest takes 20 ms, at most 16,384. A type that
-    a processor has no instructions for may take a thousand times as long, and minutes at that size: one that is fifty
-    times as slow at a smaller size is not measured further.
+    a processor has no instructions for may take a thousand times as long, and minutes at that size: one that takes
+    20 ms and :data:`EMULATED` times as long as the fastest at a smaller size is not measured further.
 
     Raises RuntimeError where the device cannot multiply in one of them.
     """
@@ -99,10 +108,10 @@ def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", sec
     while min(fastest.values()) < 0.02 and size < 16384:
         size *= 2
         operands = {dtype: torch.ones(size, size, dtype=dtype, device=device) for dtype in fastest}
-        fastest = {dtype: min(_time_matmul(a_NN) for _ in range(3)) for dtype, a_NN in operands.items()}  # builds first
+        fastest = {dtype: _least(a_NN) for dtype, a_NN in operands.items()}
         best = min(fastest.values())
         for dtype, slow in list(fastest.items()):
-            if slow > max(0.02, 50 * best):
+            if slow > max(0.02, EMULATED * best):
                 rates[dtype] = 2 * size**3 / slow
                 del fastest[dtype]
     for _ in range(max(3, min(100, int(seconds / max(fastest.values()))))):
@@ -111,16 +120,19 @@ def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", sec
     return [rates[dtype] for dtype in dtypes]
 
 
-def pick_precision(choice: Literal["auto", "bf16", "fp32"], device: str = "cpu") -> Precision:
+def pick_precision(choice: Literal["auto", "bf16", "fp32", "fp8"], device: str = "cpu") -> Precision:
     """Decide the type of weights and activations in matrix products by running it.
 
-    `auto` is BF16 where it is at least `BF16_GAIN` times as fast as FP32, and FP32 elsewhere. Timings vary, so a run
-    that is resumed must take the type it began with rather than pick again.
+    `auto` is BF16 where it is at least `BF16_GAIN` times as fast as FP32, and FP32 elsewhere. `fp8` says nothing about
+    what is not FP8: that is BF16 on a GPU, whose FP8 kernels take and give it, and on a processor as under `auto`.
+    Timings vary, so a run that is resumed must take the type it began with rather than pick again.
 
     Raises UserError when `bf16` is asked for and the device cannot multiply in it.
     """
+    if choice == "fp8":
+        choice = "auto" if torch.device(device).type == "cpu" else "bf16"
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    names = ["bf16", "fp32"] if choice == "auto" else [choice]
+    names = ["fp32"] if choice == "fp32" else ["bf16", "fp32"]
     try:
         rates = measure_matmul_rates([dtypes[name] for name in names], device)
     except RuntimeError as error:
@@ -130,8 +142,9 @@ def pick_precision(choice: Literal["auto", "bf16", "fp32"], device: str = "cpu")
         names = ["fp32"]
         rates = measure_matmul_rates([torch.float32], device)
     found = dict(zip(names, rates, strict=True))
-    faster = "fp32" not in found or found.get("bf16", 0.0) >= BF16_GAIN * found["fp32"]
-    return Precision(torch.bfloat16 if faster else torch.float32, found)
+    faster = found.get("bf16", 0.0) >= BF16_GAIN * found["fp32"]
+    taken = choice if choice in dtypes else "bf16" if faster else "fp32"
+    return Precision(dtypes[taken], found)
 
 
 def keep_heap() -> bool:
@@ -149,6 +162,14 @@ def keep_heap() -> bool:
         libc.gnu_get_libc_version  # noqa: B018  (only glibc has it)
         return bool(libc.mallopt(m_mmap_max, 0)) and bool(libc.mallopt(m_trim_threshold, -1))
     return False
+
+
+def _least(a_NN: torch.Tensor) -> float:
+    """The least of three times, the first of which builds the kernel; of fewer where these take long."""
+    times = [_time_matmul(a_NN)]
+    while len(times) < 3 and sum(times) < 0.1:
+        times.append(_time_matmul(a_NN))
+    return min(times)
 
 
 def _time_matmul(a_NN: torch.Tensor) -> float:

@@ -88,7 +88,7 @@ class Trainer:
         settle_numerics(recipe.train.threads, device)
         use_compiler(recipe.train.compile)
         self.precision = _precision(recipe, run, device, resume)
-        self.fp8 = _fp8(recipe, self.device)
+        self.fp8 = _fp8(recipe, run, self.device, self.precision.dtype, resume)
         lookahead = 1 + recipe.model.num_nextn_predict_layers
         self.loader = Loader(
             data, "train", recipe.data.sequence_length, recipe.train.batch_size, recipe.data.seed, lookahead
@@ -318,15 +318,23 @@ def _gradient(parameter: torch.nn.Parameter) -> Tensor:
 def _precision(recipe: Recipe, run: RunFolder, device: str, resume: bool) -> Precision:
     """Probe, or with `resume` take the type that the run began with."""
     choice = recipe.train.precision
-    if resume and choice == "auto" and run.transcript.exists():
-        recorded = verify_transcript(run.transcript).header.get("environment", {}).get("precision")
-        choice = "bf16" if recorded == "bfloat16" else "fp32"
-    return pick_precision("bf16" if choice == "fp8" else choice, device)
+    if resume and choice in ("auto", "fp8") and run.transcript.exists():
+        choice = "bf16" if _environment(run).get("precision") == "bfloat16" else "fp32"
+    return pick_precision(choice, device)
 
 
-def _fp8(recipe: Recipe, device: torch.device) -> Fp8 | None:
-    """How to compute in FP8, where the recipe asks for it."""
-    return choose(recipe.fp8, device) if recipe.train.precision == "fp8" else None
+def _fp8(recipe: Recipe, run: RunFolder, device: torch.device, dtype: torch.dtype, resume: bool) -> Fp8 | None:
+    """How to compute in FP8, where the recipe asks for it; with `resume` by the backend that the run began with."""
+    if recipe.train.precision != "fp8":
+        return None
+    began_with = _environment(run).get("fp8_backend") if resume and run.transcript.exists() else None
+    return choose(recipe.fp8, device, dtype, began_with)
+
+
+def _environment(run: RunFolder) -> dict[str, Any]:
+    """What the run's record says about where it began."""
+    found: dict[str, Any] = verify_transcript(run.transcript).header.get("environment", {})
+    return found
 
 
 def _held_out(data: Path) -> tuple[np.ndarray[Any, Any], int] | None:
