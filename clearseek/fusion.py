@@ -20,6 +20,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -44,14 +47,17 @@ def use_compiler(on: bool) -> None:
     _state["on"] = on
 
 
-def compiler_environment() -> dict[str, str]:
-    """What about the compiler decides bits; empty while it is off."""
+def compiler_environment(device: str = "cpu") -> dict[str, str]:
+    """What about the compiler decides bits on `device`; empty while it is off."""
     path = _compiler()
     if not _state["on"] or path is None:
         return {}
     text = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=20).stdout
     version = re.search(r"\d+(?:\.\d+)+", text)
-    return {"compiler": f"{'clang' if 'clang' in text else 'gcc'} {version[0] if version else 'unknown'}"}
+    found = {"compiler": f"{'clang' if 'clang' in text else 'gcc'} {version[0] if version else 'unknown'}"}
+    with suppress(PackageNotFoundError):
+        found |= {} if device == "cpu" else {"triton": package_version("triton")}
+    return found
 
 
 def _compiler() -> str | None:

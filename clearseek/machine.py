@@ -33,6 +33,15 @@ were measured with AVX2."""
 _KERNEL_FLAGS = re.compile(r"avx\w*|fma|f16c|amx_\w+|asimd\w*|sve\w*|bf16|i8mm|sme(?!p)\w*")
 
 
+SWITCHES = (
+    "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "OMP_DYNAMIC", "OMP_THREAD_LIMIT", "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "OPENBLAS_CORETYPE",
+)  # fmt: skip
+"""Variables by which a library on the processor takes other kernels or other sums."""
+CUDA_SWITCHES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG")
+"""The same on a GPU."""
+
+
 class Precision(NamedTuple):
     """A type for matrix products, and how fast it was found to be."""
 
@@ -72,25 +81,40 @@ def describe() -> dict[str, Any]:
 def bit_environment(precision: torch.dtype, world_size: int, device: str) -> dict[str, Any]:
     """What about machine and set-up decides the bits of a run: for the header of its transcript.
 
-    The processor's name is left out on purpose: another one with the same instruction sets runs the same kernels.
+    The processor's name is left out on purpose: another one of the same vendor with the same instruction sets runs the
+    same kernels.
     """
+    cuda = torch.device(device).type == "cuda"
+    names = (*SWITCHES, *CUDA_SWITCHES) if cuda else SWITCHES
     environment: dict[str, Any] = {
         "torch": torch.__version__,
         "torch_build": torch.version.git_version,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_vendor": _vendor(),
         "instruction_sets": sorted(flag for flag in _cpu_flags() if _KERNEL_FLAGS.fullmatch(flag)),
+        "mkl": _library(r"Math Kernel Library Version (\S+)"),
+        "onednn": _library(r"(?:MKL-DNN|oneDNN) v(\S+)"),
+        "switches": {name: os.environ[name] for name in names if os.environ.get(name)},
+        "fp32_products": torch.get_float32_matmul_precision(),
         "precision": str(precision).removeprefix("torch."),
         "world_size": world_size,
         "device": torch.device(device).type,
     }
-    if environment["device"] == "cuda":
+    if cuda:
         environment |= {
             "gpu": torch.cuda.get_device_name(device),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
+            "tf32": {"products": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
         }
     return environment
+
+
+def _library(version: str) -> str | None:
+    """Version of a library that PyTorch computes with, or None where it is another build."""
+    match = re.search(version, torch.__config__.show())
+    return match[1] if match else None
 
 
 def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", seconds: float = 0.3) -> list[float]:
@@ -192,6 +216,12 @@ def _cpuinfo() -> str:
 def _cpu_flags() -> set[str]:
     match = re.search(r"^(?:flags|Features)\s*:(.*)$", _cpuinfo(), re.M)
     return set(match[1].split()) if match else set()
+
+
+def _vendor() -> str:
+    """Who made the processor, as it says itself: libraries take kernels by it too."""
+    match = re.search(r"^(?:vendor_id|CPU implementer)\s*:\s*(\S+)$", _cpuinfo(), re.M)
+    return match[1] if match else platform.machine()
 
 
 def _processor() -> str:

@@ -35,7 +35,7 @@ ORDER_ELSEWHERE = ("dequantised", "reference")
 GAIN = 1.3
 """How many times as fast as the one it prefers another backend must be for `auto` to take it."""
 MEASURED = {"cuda": 4096}
-MEASURED_ELSEWHERE = 512
+MEASURED_ELSEWHERE = 256
 """Rows, inner and outputs of the product that is timed, by type of device."""
 PACKAGES = {
     "triton": "Triton is not installed: pip install -e '.[triton]'",

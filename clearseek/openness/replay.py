@@ -211,6 +211,10 @@ class Replay:
 
 
 def _short(value: object) -> str:
-    """A setting of an environment in few words."""
+    """A setting of an environment in few words; one that a record does not have is unknown there."""
+    if value is None:
+        return "unknown"
+    if isinstance(value, dict):
+        value = [f"{name}={each}" for name, each in value.items()] or "none"
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

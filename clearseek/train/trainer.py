@@ -104,7 +104,7 @@ class Trainer:
             "recipe": recipe.model_dump(mode="json"),
             "data_fingerprint": self.loader.fingerprint,
             "environment": bit_environment(self.precision.dtype, 1, device)
-            | compiler_environment()
+            | compiler_environment(device)
             | ({} if self.fp8 is None else {"fp8_backend": self.fp8.backend.name} | self.fp8.backend.versions()),
         }
         self.differs: dict[str, tuple[Any, Any]] = {}
