@@ -39,7 +39,15 @@ def test_every_backend_either_runs_or_says_why_not(found: dict[str, Any]) -> Non
 
 
 def test_precision_is_what_training_takes(found: dict[str, Any]) -> None:
-    assert found["precision"] == {"auto": "float32", "flops_per_second": {"bf16": 2e9, "fp32": 4e9}}
+    rates = {"bf16": 2e9, "fp32": 4e9}
+    assert found["precision"] == {"auto": "float32", "flops_per_second": rates, "emulated": {}}
+
+
+def test_a_type_without_instructions_is_said(found: dict[str, Any]) -> None:
+    shown = io.StringIO()
+    precision = found["precision"] | {"emulated": {"bf16": 60.0}}
+    doctor.print_findings(Console(file=shown, highlight=False), found | {"precision": precision})
+    assert "product in bf16  2 GFLOP/s: no instructions for it, 60 times as slow as fp32" in shown.getvalue()
 
 
 def test_a_pipe_gets_a_line_a_fact_and_a_terminal_a_table(found: dict[str, Any]) -> None:
