@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ def found() -> dict[str, Any]:
         patch.setattr(
             "clearseek.machine.measure_matmul_rates", lambda dtypes, device: [1e9 * each.itemsize for each in dtypes]
         )
+        with suppress(ImportError):
+            import triton.experimental.gluon  # noqa: F401  (loads later otherwise, and not without what comes next)
         patch.delenv("TRITON_INTERPRET", raising=False)
         return doctor.examine("cpu")
 
