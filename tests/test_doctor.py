@@ -74,7 +74,7 @@ def test_a_gpu_is_described(found: dict[str, Any]) -> None:
 
 def test_command(found: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked = []
-    monkeypatch.setattr("clearseek.commands.examine", lambda device: asked.append(device) or found)  # type: ignore[func-returns-value]
+    monkeypatch.setattr("clearseek.doctor.examine", lambda device: asked.append(device) or found)  # type: ignore[func-returns-value]
     assert cli.main(["doctor", "--json", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out) == found
     assert cli.main(["doctor"]) == 0
