@@ -1,7 +1,9 @@
-"""What a training step in FP8 costs where there is no FP8: the quickstart's step on this processor, against BF16.
+"""What a training step in FP8 costs where there is no FP8: the quickstart's step here, against FP32 and BF16.
 
-Both models train in one process, step about, with everything a run does between two batches except evaluation and the
-transcript. ``python benchmarks/fp8_step.py`` prints medians and writes ``benchmarks/results/fp8_step.json``.
+All models train in one process, step about, with everything a run does between two batches except evaluation and the
+transcript. What is not FP8 computes in the type that a run would take here; BF16 is left out where this processor has
+no instructions for it. ``python benchmarks/fp8_step.py`` prints medians and writes
+``benchmarks/results/fp8_step.json``.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 
 from clearseek.config import Fp8Config
 from clearseek.fp8.choose import choose
-from clearseek.machine import describe
+from clearseek.machine import describe, pick_precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.recipe import load_recipe
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm
@@ -25,6 +27,7 @@ from clearseek.train.trainer import settle_numerics
 
 RESULT = Path(__file__).parent / "results" / "fp8_step.json"
 VARIANTS = {
+    "fp32": None,
     "bf16": None,
     "fp8": Fp8Config(),
     "fp8, reference": Fp8Config(backend="reference"),
@@ -35,17 +38,24 @@ VARIANTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants (default: all)")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     settle_numerics(None, "cpu")
     recipe = load_recipe("quickstart")
     train, length = recipe.train, recipe.data.sequence_length
     sides: dict[str, tuple[DeepSeekModel, MasterOptimizer]] = {}
-    for name, settings in VARIANTS.items():
+    precision = pick_precision("fp8")
+    print(f"otherwise {precision.dtype}; rates {precision.rates}")
+    for name in arguments.only:
+        settings = VARIANTS[name]
+        if name == "bf16" and precision.emulated:
+            continue
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(name, precision.dtype)
         model = DeepSeekModel(recipe.model)
         model.initialise(0)
-        model.set_dtype(torch.bfloat16)
-        model.use_fp8(None if settings is None else choose(settings, torch.device("cpu")))
+        model.set_dtype(dtype)
+        model.use_fp8(None if settings is None else choose(settings, torch.device("cpu"), dtype))
         sides[name] = model, MasterOptimizer(model.named_parameters(), recipe.optimizer)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     generator = torch.Generator().manual_seed(0)
@@ -62,12 +72,16 @@ def main() -> None:
             if number >= 2:
                 seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(each) for name, each in seconds.items()}
+    ratios = {name: {base: median / medians[base] for base in ("fp32", "bf16") if base in medians}
+              for name, median in medians.items()}  # fmt: skip
     for name, median in medians.items():
-        print(f"{name:30} {median:6.3f} s   {median / medians['bf16']:.2f} x BF16")
+        print(f"{name:30} {median:6.3f} s   {', '.join(f'{v:.2f} x {base}' for base, v in ratios[name].items())}")
     report: dict[str, Any] = {
         "machine": describe(),
         "seconds": seconds,
-        "ratios": {name: median / medians["bf16"] for name, median in medians.items()},
+        "otherwise": str(precision.dtype).removeprefix("torch."),
+        "flops_per_second": precision.rates,
+        "ratios": ratios,
     }
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -50,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 OPENNESS = {
-    "plan": "clearseek.openness.commands",
+    "plan": "clearseek.openness.plan_command",
     "audit": "clearseek.openness.commands",
     "release": "clearseek.openness.release_commands",
     "verify": "clearseek.openness.release_commands",

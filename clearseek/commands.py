@@ -1,4 +1,8 @@
-"""What each command of the command line does: read arguments, call the library, print."""
+"""What each command of the command line does: read arguments, call the library, print.
+
+Each command imports what it uses when it runs: to load PyTorch takes seconds on a laptop, and half of the commands need
+none of it.
+"""
 
 from __future__ import annotations
 
@@ -9,42 +13,23 @@ import sys
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
-
-from clearseek import report
-from clearseek.config import DataConfig, ModelConfig, Recipe, TrainConfig
-from clearseek.data.progress import data_progress
-from clearseek.data.shards import prepare
-from clearseek.data.tokenizer import BOS, EOS, Tokenizer, trained_here
-from clearseek.doctor import examine, print_findings
+from clearseek.cores import sharing_cores
 from clearseek.errors import UserError
-from clearseek.files import atomic_folder, write_atomic
-from clearseek.hub.convert import convert as convert_checkpoint
-from clearseek.hub.convert_display import convert_progress, stop_on_signal, summary
-from clearseek.hub.hf import export_hf
-from clearseek.hub.hf_config import Scales
-from clearseek.hub.hf_read import import_hf
-from clearseek.hub.layout import count_parameters
-from clearseek.hub.portability import check_portability
-from clearseek.hub.tokenizer_files import refuse_without_tokenizer
-from clearseek.inference.sampler import Sampling
-from clearseek.inference.sampler import generate as sample
-from clearseek.machine import keep_heap
-from clearseek.model.transformer import DeepSeekModel
-from clearseek.quickstart import run_quickstart
-from clearseek.recipe import load_recipe, shipped_recipes
-from clearseek.train import checkpoint
-from clearseek.train.run import RunFolder
-from clearseek.train.session import run_training
+
+if TYPE_CHECKING:
+    from clearseek.config import ModelConfig
+    from clearseek.data.tokenizer import Tokenizer
+    from clearseek.model.transformer import DeepSeekModel
 
 INTERRUPTED = 130
 
 
 def quickstart(arguments: argparse.Namespace) -> int:
     """``clearseek quickstart``."""
+    from clearseek.quickstart import run_quickstart
+
     summary = run_quickstart(arguments.runs, arguments.overrides, quiet=arguments.json)
     if summary is None:
         return INTERRUPTED
@@ -55,6 +40,11 @@ def quickstart(arguments: argparse.Namespace) -> int:
 
 def recipes(arguments: argparse.Namespace) -> int:
     """``clearseek recipes``."""
+    from rich.console import Console
+
+    from clearseek import report
+    from clearseek.recipe import load_recipe, shipped_recipes
+
     loaded = {name: load_recipe(file) for name, file in shipped_recipes().items()}
     if arguments.json:
         _print_json({name: recipe.model_dump(mode="json") for name, recipe in loaded.items()})
@@ -65,6 +55,12 @@ def recipes(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """``clearseek train``."""
+    from rich.console import Console
+
+    from clearseek import report
+    from clearseek.recipe import load_recipe
+    from clearseek.train.run import RunFolder
+
     resume = arguments.resume is not None
     if resume == (arguments.recipe is not None):
         raise UserError("give either a recipe to train or --resume RUN (see clearseek train --help)")
@@ -77,6 +73,8 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         report.print_dry_run(Console(highlight=False), recipe, as_json=arguments.json)
         return 0
+    from clearseek.train.session import run_training
+
     ended = run_training(
         recipe, run, arguments.data, arguments.device, resume, arguments.from_step, quiet=arguments.json
     )
@@ -93,6 +91,13 @@ def train(arguments: argparse.Namespace) -> int:
 
 def data(arguments: argparse.Namespace) -> int:
     """``clearseek data``."""
+    from rich.console import Console
+
+    from clearseek import report
+    from clearseek.data.progress import data_progress
+    from clearseek.data.shards import prepare
+    from clearseek.recipe import load_recipe
+
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     console = Console(stderr=True)
     with data_progress(console, quiet=arguments.json) as progress:
@@ -104,8 +109,13 @@ def data(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@sharing_cores()
 def generate(arguments: argparse.Namespace) -> int:
     """``clearseek generate``."""
+    from clearseek.data.tokenizer import BOS, EOS
+    from clearseek.inference.sampler import Sampling
+    from clearseek.inference.sampler import generate as sample
+
     sampling = Sampling(arguments.temperature, arguments.top_p, arguments.seed)
     if arguments.max_tokens < 1:
         raise UserError(f"--max-tokens {arguments.max_tokens}: use a number from 1 up")
@@ -133,6 +143,16 @@ def generate(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """``clearseek export``."""
+    import torch
+    from rich.console import Console
+
+    from clearseek import report
+    from clearseek.data.tokenizer import Tokenizer, trained_here
+    from clearseek.hub.hf import export_hf
+    from clearseek.hub.hf_config import Scales
+    from clearseek.hub.portability import check_portability
+    from clearseek.train.run import RunFolder
+
     run = RunFolder(arguments.run)
     recipe = run.read_recipe()
     model, step = run.load_model(arguments.step)
@@ -148,6 +168,14 @@ def export(arguments: argparse.Namespace) -> int:
 
 def import_model(arguments: argparse.Namespace) -> int:
     """``clearseek import``."""
+    from clearseek.config import DataConfig, Recipe, TrainConfig
+    from clearseek.files import atomic_folder, write_atomic
+    from clearseek.hub.hf_read import import_hf
+    from clearseek.hub.layout import count_parameters
+    from clearseek.hub.tokenizer_files import refuse_without_tokenizer
+    from clearseek.train import checkpoint
+    from clearseek.train.run import RunFolder
+
     out: Path = arguments.run
     empty = out.is_dir() and not any(out.iterdir())
     if out.exists() and not empty:
@@ -177,6 +205,12 @@ def import_model(arguments: argparse.Namespace) -> int:
 
 def convert(arguments: argparse.Namespace) -> int:
     """``clearseek convert``."""
+    from rich.console import Console
+
+    from clearseek.hub.convert import convert as convert_checkpoint
+    from clearseek.hub.convert_display import convert_progress, stop_on_signal, summary
+    from clearseek.machine import keep_heap
+
     keep_heap()
     with stop_on_signal() as stop, convert_progress(Console(stderr=True), quiet=arguments.json) as progress:
         ended = convert_checkpoint(
@@ -195,6 +229,10 @@ def convert(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """``clearseek doctor``."""
+    from rich.console import Console
+
+    from clearseek.doctor import examine, print_findings
+
     found = examine(arguments.device)
     if arguments.json:
         _print_json(found)
@@ -208,6 +246,13 @@ def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:
 
     It computes in FP32, whatever is stored: what a seed gives must not hang on how fast this machine is in BF16 today.
     """
+    import torch
+
+    from clearseek.hub.hf_read import import_hf
+    from clearseek.hub.tokenizer_files import refuse_without_tokenizer
+    from clearseek.model.transformer import DeepSeekModel
+    from clearseek.train.run import RunFolder
+
     if not folder.is_dir():
         raise UserError(
             f"{folder}: {'a file' if folder.exists() else 'no such folder'}: give a run folder or an exported one"
@@ -228,6 +273,8 @@ def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:
 
 def _tokenizer(file: Path, config: ModelConfig) -> Tokenizer:
     """A model's tokenizer. Raises UserError when it has tokens that the model does not know."""
+    from clearseek.data.tokenizer import Tokenizer
+
     tokenizer = Tokenizer.load(file)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(

@@ -61,11 +61,12 @@ def examine(device_name: str | None = None) -> dict[str, Any]:
     device = _device(device_name)
     config = Fp8Config()
     precision = machine.pick_precision("auto", str(device))
+    dtype = torch.bfloat16 if device.type == "cuda" else precision.dtype
     size = SIZES.get(device.type, SIZE_ELSEWHERE)
     backends = []
     for name in BACKENDS:
         reason = why_not(name, config, device)
-        rates = None if reason else _rates(make(name), device, size)
+        rates = None if reason else _rates(make(name, dtype), device, size)
         backends.append({"backend": name, "why_not": reason, "flops_per_second": rates})
     return {
         "machine": machine.describe(),
@@ -73,15 +74,16 @@ def examine(device_name: str | None = None) -> dict[str, Any]:
         "precision": {
             "auto": str(precision.dtype).removeprefix("torch."),
             "flops_per_second": precision.rates,
+            "emulated": {"bf16": precision.emulated} if precision.emulated else {},
         },
         "compilers": {"cxx": _cxx(), "triton": _version("triton")},
-        "fp8": {"auto": choose(config, device).backend.name, "product": size._asdict(), "backends": backends},
+        "fp8": {"auto": choose(config, device, dtype).backend.name, "product": size._asdict(), "backends": backends},
     }
 
 
 def print_findings(console: Console, found: dict[str, Any]) -> None:
     """A table of backends in a terminal, a line each elsewhere."""
-    here, rates = found["machine"], found["precision"]["flops_per_second"]
+    here, rates, slower = found["machine"], found["precision"]["flops_per_second"], found["precision"]["emulated"]
     gpus = [f"{gpu['name']}, {gpu['memory'] / 2**30:.0f} GiB, capability {gpu['capability']}" for gpu in here["gpus"]]
     compilers = found["compilers"]
     rows = [
@@ -93,7 +95,7 @@ def print_findings(console: Console, found: dict[str, Any]) -> None:
         ("train.compile", compilers["cxx"] or "off: no C++ compiler found ($CXX, g++ or clang++)"),
         ("Triton", compilers["triton"] or "not installed: pip install -e '.[triton]'"),
         ("device", found["device"]),
-        *((f"product in {name}", si(rate, "FLOP/s")) for name, rate in rates.items()),
+        *((f"product in {name}", si(rate, "FLOP/s") + _emulated(slower.get(name))) for name, rate in rates.items()),
         ("precision", f'train.precision = "auto" takes {found["precision"]["auto"]}'),
         ("FP8", f'fp8.backend = "auto" takes {found["fp8"]["auto"]}'),
     ]
@@ -122,6 +124,10 @@ def _print_backends(console: Console, fp8: dict[str, Any]) -> None:
         console.print(table)
 
 
+def _emulated(slower: float | None) -> str:
+    return "" if slower is None else f": no instructions for it, {slower:,.0f} times as slow as fp32"
+
+
 def _device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -139,7 +145,7 @@ def _device(name: str | None) -> torch.device:
 def _rates(backend: Reference, device: torch.device, size: Product) -> dict[str, float]:
     """FLOP/s of a product, and of quantising its left operand and the product."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(size.rows, size.inner, generator=generator).to(device, torch.bfloat16)
+    x = torch.randn(size.rows, size.inner, generator=generator).to(device, backend.dtype)
     w = backend.weight(torch.randn(size.outputs, size.inner, generator=generator).to(device), True).forward
     tiles = backend.tiles(x, True)
     return {

@@ -5,6 +5,9 @@ own. With `train.compile` on, PyTorch's compiler makes one loop of each; it need
 a GPU, and its first step takes a while longer. Off, hand-ordered passes do the same work. The two round differently, so
 the setting is part of what the bits depend on.
 
+PyTorch's compiler is loaded at the first call of a formula with the setting on: to load it takes twice as long as
+PyTorch itself, which a run without it should not wait for.
+
 Sizes are symbols (`dynamic=True`): the experts' row counts change every step, and the kernel that a shape gets must not
 depend on which shapes came before.
 """
@@ -17,6 +20,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -41,14 +47,17 @@ def use_compiler(on: bool) -> None:
     _state["on"] = on
 
 
-def compiler_environment() -> dict[str, str]:
-    """What about the compiler decides bits; empty while it is off."""
+def compiler_environment(device: str = "cpu") -> dict[str, str]:
+    """What about the compiler decides bits on `device`; empty while it is off."""
     path = _compiler()
     if not _state["on"] or path is None:
         return {}
     text = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=20).stdout
     version = re.search(r"\d+(?:\.\d+)+", text)
-    return {"compiler": f"{'clang' if 'clang' in text else 'gcc'} {version[0] if version else 'unknown'}"}
+    found = {"compiler": f"{'clang' if 'clang' in text else 'gcc'} {version[0] if version else 'unknown'}"}
+    with suppress(PackageNotFoundError):
+        found |= {} if device == "cpu" else {"triton": package_version("triton")}
+    return found
 
 
 def _compiler() -> str | None:
@@ -63,12 +72,16 @@ def compiled_from(formula: Callable[P, R]) -> Callable[[Callable[P, R]], Callabl
     """
 
     def decorate(passes: Callable[P, R]) -> Callable[P, R]:
-        # fullgraph: what the compiler cannot take is an error, never a silent return to the slow way.
-        compiled: Callable[P, R] = torch.compile(formula, dynamic=True, fullgraph=True)
+        @functools.cache
+        def compiled() -> Callable[P, R]:
+            # The compiler has a switch of its own for determinism, which this call sets.
+            torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
+            # fullgraph: what the compiler cannot take is an error, never a silent return to the slow way.
+            return torch.compile(formula, dynamic=True, fullgraph=True)
 
         @functools.wraps(passes)
         def choose(*args: P.args, **kwargs: P.kwargs) -> R:
-            return (compiled if _state["on"] else passes)(*args, **kwargs)
+            return (compiled() if _state["on"] else passes)(*args, **kwargs)
 
         return choose
 

@@ -20,13 +20,27 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from clearseek.cores import usable_cores
 from clearseek.errors import UserError
 
 BF16_GAIN = 1.3
 """How many times faster than FP32 the matrix product must be in BF16 for `auto` to choose it."""
+EMULATED = 4.0
+"""How many times slower than in FP32 it is in a type that the processor has no instructions for, at least: 60 and
+90 were measured with AVX2."""
 
 # Instruction sets that PyTorch's libraries (oneDNN, MKL, FBGEMM, ATen) choose their kernels by.
 _KERNEL_FLAGS = re.compile(r"avx\w*|fma|f16c|amx_\w+|asimd\w*|sve\w*|bf16|i8mm|sme(?!p)\w*")
+
+
+SWITCHES = (
+    "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "OMP_DYNAMIC", "OMP_THREAD_LIMIT",
+    "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
+    "OPENBLAS_CORETYPE",
+)  # fmt: skip
+"""Variables by which a library on the processor takes other kernels or other sums."""
+CUDA_SWITCHES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG")
+"""The same on a GPU."""
 
 
 class Precision(NamedTuple):
@@ -34,7 +48,13 @@ class Precision(NamedTuple):
 
     dtype: torch.dtype
     rates: dict[str, float]
-    """Measured FLOP/s of a matrix product: of the chosen type, and under `auto` of both (``bf16``, ``fp32``)."""
+    """Measured FLOP/s of a matrix product: of FP32, and unless `fp32` was asked for of BF16 (``bf16``, ``fp32``)."""
+
+    @property
+    def emulated(self) -> float:
+        """How many times as fast FP32 is as BF16, where this device emulates BF16; 0.0 where it does not."""
+        slower = self.rates.get("fp32", 0.0) / self.rates.get("bf16", float("inf"))
+        return slower if slower > EMULATED else 0.0
 
 
 def describe() -> dict[str, Any]:
@@ -45,7 +65,7 @@ def describe() -> dict[str, Any]:
         "processor": _processor(),
         "logical_cores": os.cpu_count(),
         "physical_cores": _physical_cores(),
-        "usable_cores": _usable_cores(),
+        "usable_cores": usable_cores(),
         "memory": _memory(),
         "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
         "system": f"{platform.system()} {platform.machine()}",
@@ -62,25 +82,40 @@ def describe() -> dict[str, Any]:
 def bit_environment(precision: torch.dtype, world_size: int, device: str) -> dict[str, Any]:
     """What about machine and set-up decides the bits of a run: for the header of its transcript.
 
-    The processor's name is left out on purpose: another one with the same instruction sets runs the same kernels.
+    The processor's name is left out on purpose: another one of the same vendor with the same instruction sets runs the
+    same kernels.
     """
+    cuda = torch.device(device).type == "cuda"
+    names = (*SWITCHES, *CUDA_SWITCHES) if cuda else SWITCHES
     environment: dict[str, Any] = {
         "torch": torch.__version__,
         "torch_build": torch.version.git_version,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_vendor": _vendor(),
         "instruction_sets": sorted(flag for flag in _cpu_flags() if _KERNEL_FLAGS.fullmatch(flag)),
+        "mkl": _library(r"Math Kernel Library Version (\S+)"),
+        "onednn": _library(r"(?:MKL-DNN|oneDNN) v(\S+)"),
+        "switches": {name: os.environ[name] for name in names if os.environ.get(name)},
+        "fp32_products": torch.get_float32_matmul_precision(),
         "precision": str(precision).removeprefix("torch."),
         "world_size": world_size,
         "device": torch.device(device).type,
     }
-    if environment["device"] == "cuda":
+    if cuda:
         environment |= {
             "gpu": torch.cuda.get_device_name(device),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
+            "tf32": {"products": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
         }
     return environment
+
+
+def _library(version: str) -> str | None:
+    """Version of a library that PyTorch computes with, or None where it is another build."""
+    match = re.search(version, torch.__config__.show())
+    return match[1] if match else None
 
 
 def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", seconds: float = 0.3) -> list[float]:
@@ -88,8 +123,8 @@ def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", sec
 
     The fastest, because whatever else runs here can only slow a product down; by turns and of one size, so that it
     slows all alike. The size is the smallest power of two at which the fastest takes 20 ms, at most 16,384. A type that
-    a processor has no instructions for may take a thousand times as long, and minutes at that size: one that is fifty
-    times as slow at a smaller size is not measured further.
+    a processor has no instructions for may take a thousand times as long, and minutes at that size: one that takes
+    20 ms and 50 times, or 100 ms and 8 times as long as the fastest at a smaller size is not measured further.
 
     Raises RuntimeError where the device cannot multiply in one of them.
     """
@@ -98,10 +133,10 @@ def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", sec
     while min(fastest.values()) < 0.02 and size < 16384:
         size *= 2
         operands = {dtype: torch.ones(size, size, dtype=dtype, device=device) for dtype in fastest}
-        fastest = {dtype: min(_time_matmul(a_NN) for _ in range(3)) for dtype, a_NN in operands.items()}  # builds first
+        fastest = {dtype: _least(a_NN) for dtype, a_NN in operands.items()}
         best = min(fastest.values())
         for dtype, slow in list(fastest.items()):
-            if slow > max(0.02, 50 * best):
+            if slow > max(0.02, 50 * best) or slow > max(0.1, 8 * best):
                 rates[dtype] = 2 * size**3 / slow
                 del fastest[dtype]
     for _ in range(max(3, min(100, int(seconds / max(fastest.values()))))):
@@ -110,16 +145,19 @@ def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", sec
     return [rates[dtype] for dtype in dtypes]
 
 
-def pick_precision(choice: Literal["auto", "bf16", "fp32"], device: str = "cpu") -> Precision:
+def pick_precision(choice: Literal["auto", "bf16", "fp32", "fp8"], device: str = "cpu") -> Precision:
     """Decide the type of weights and activations in matrix products by running it.
 
-    `auto` is BF16 where it is at least `BF16_GAIN` times as fast as FP32, and FP32 elsewhere. Timings vary, so a run
-    that is resumed must take the type it began with rather than pick again.
+    `auto` is BF16 where it is at least `BF16_GAIN` times as fast as FP32, and FP32 elsewhere. `fp8` says nothing about
+    what is not FP8: that is BF16 on a GPU, whose FP8 kernels take and give it, and on a processor as under `auto`.
+    Timings vary, so a run that is resumed must take the type it began with rather than pick again.
 
     Raises UserError when `bf16` is asked for and the device cannot multiply in it.
     """
+    if choice == "fp8":
+        choice = "auto" if torch.device(device).type == "cpu" else "bf16"
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    names = ["bf16", "fp32"] if choice == "auto" else [choice]
+    names = ["fp32"] if choice == "fp32" else ["bf16", "fp32"]
     try:
         rates = measure_matmul_rates([dtypes[name] for name in names], device)
     except RuntimeError as error:
@@ -129,8 +167,9 @@ def pick_precision(choice: Literal["auto", "bf16", "fp32"], device: str = "cpu")
         names = ["fp32"]
         rates = measure_matmul_rates([torch.float32], device)
     found = dict(zip(names, rates, strict=True))
-    faster = "fp32" not in found or found.get("bf16", 0.0) >= BF16_GAIN * found["fp32"]
-    return Precision(torch.bfloat16 if faster else torch.float32, found)
+    faster = found.get("bf16", 0.0) >= BF16_GAIN * found["fp32"]
+    taken = choice if choice in dtypes else "bf16" if faster else "fp32"
+    return Precision(dtypes[taken], found)
 
 
 def keep_heap() -> bool:
@@ -148,6 +187,14 @@ def keep_heap() -> bool:
         libc.gnu_get_libc_version  # noqa: B018  (only glibc has it)
         return bool(libc.mallopt(m_mmap_max, 0)) and bool(libc.mallopt(m_trim_threshold, -1))
     return False
+
+
+def _least(a_NN: torch.Tensor) -> float:
+    """The least of three times, the first of which builds the kernel; of fewer where these take long."""
+    times = [_time_matmul(a_NN)]
+    while len(times) < 3 and sum(times) < 0.2:
+        times.append(_time_matmul(a_NN))
+    return min(times)
 
 
 def _time_matmul(a_NN: torch.Tensor) -> float:
@@ -172,6 +219,12 @@ def _cpu_flags() -> set[str]:
     return set(match[1].split()) if match else set()
 
 
+def _vendor() -> str:
+    """Who made the processor, as it says itself: libraries take kernels by it too."""
+    match = re.search(r"^(?:vendor_id|CPU implementer)\s*:\s*(\S+)$", _cpuinfo(), re.M)
+    return match[1] if match else platform.machine()
+
+
 def _processor() -> str:
     if match := re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.M):
         return match[1].strip()
@@ -187,11 +240,6 @@ def _physical_cores() -> int | None:
     packages = re.findall(r"^physical id\s*:\s*(\d+)$", _cpuinfo(), re.M)
     cores = re.findall(r"^core id\s*:\s*(\d+)$", _cpuinfo(), re.M)
     return len(set(zip(packages, cores, strict=False))) or None
-
-
-def _usable_cores() -> int | None:
-    """Logical cores this process may run on: fewer in a container or under taskset."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _memory() -> int:

@@ -511,7 +511,7 @@ def test_a_prompt_longer_than_the_context_is_refused(cli: Cli, work: Work) -> No
 
 def test_generate_says_when_the_models_length_ends_it(cli: Cli, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     # Not drawn: a model this small may end its text at any token, and which one differs between processors.
-    monkeypatch.setattr(commands, "sample", lambda *arguments: iter([50] * min(63, arguments[2])))
+    monkeypatch.setattr("clearseek.inference.sampler.generate", lambda *arguments: iter([50] * min(63, arguments[2])))
     assert "(ended at the model's longest sequence, 64 tokens" in cli("generate", work.run, "--max-tokens", "500").err
     assert not cli("generate", work.run, "--max-tokens", "5").err
 
@@ -520,7 +520,7 @@ def test_characters_split_over_tokens_arrive_whole(cli: Cli, work: Work, monkeyp
     from clearseek.data.tokenizer import Tokenizer
 
     tokens = Tokenizer.load(work.run / "tokenizer.json").encode("naïve 🦊 中\ufffd文")
-    monkeypatch.setattr(commands, "sample", lambda *arguments: iter(tokens))
+    monkeypatch.setattr("clearseek.inference.sampler.generate", lambda *arguments: iter(tokens))
     assert cli("generate", work.run).out == "naïve 🦊 中\ufffd文\n"
 
 
@@ -529,7 +529,7 @@ def test_ctrl_c_ends_generate_without_a_traceback(cli: Cli, work: Work, monkeypa
         yield 50
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "sample", interrupted)
+    monkeypatch.setattr("clearseek.inference.sampler.generate", interrupted)
     said = cli("generate", work.run, "--prompt", "x")
     assert said.code == 130 and said.out.startswith("x") and said.err == "clearseek: interrupted\n"
 

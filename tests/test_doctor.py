@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ def found() -> dict[str, Any]:
         patch.setattr(
             "clearseek.machine.measure_matmul_rates", lambda dtypes, device: [1e9 * each.itemsize for each in dtypes]
         )
+        with suppress(ImportError):
+            import triton.experimental.gluon  # noqa: F401  (loads later otherwise, and not without what comes next)
         patch.delenv("TRITON_INTERPRET", raising=False)
         return doctor.examine("cpu")
 
@@ -39,7 +42,15 @@ def test_every_backend_either_runs_or_says_why_not(found: dict[str, Any]) -> Non
 
 
 def test_precision_is_what_training_takes(found: dict[str, Any]) -> None:
-    assert found["precision"] == {"auto": "float32", "flops_per_second": {"bf16": 2e9, "fp32": 4e9}}
+    rates = {"bf16": 2e9, "fp32": 4e9}
+    assert found["precision"] == {"auto": "float32", "flops_per_second": rates, "emulated": {}}
+
+
+def test_a_type_without_instructions_is_said(found: dict[str, Any]) -> None:
+    shown = io.StringIO()
+    precision = found["precision"] | {"emulated": {"bf16": 60.0}}
+    doctor.print_findings(Console(file=shown, highlight=False), found | {"precision": precision})
+    assert "product in bf16  2 GFLOP/s: no instructions for it, 60 times as slow as fp32" in shown.getvalue()
 
 
 def test_a_pipe_gets_a_line_a_fact_and_a_terminal_a_table(found: dict[str, Any]) -> None:
@@ -63,7 +74,7 @@ def test_a_gpu_is_described(found: dict[str, Any]) -> None:
 
 def test_command(found: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked = []
-    monkeypatch.setattr("clearseek.commands.examine", lambda device: asked.append(device) or found)  # type: ignore[func-returns-value]
+    monkeypatch.setattr("clearseek.doctor.examine", lambda device: asked.append(device) or found)  # type: ignore[func-returns-value]
     assert cli.main(["doctor", "--json", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out) == found
     assert cli.main(["doctor"]) == 0

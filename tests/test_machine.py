@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import getpass
 import json
+import os
 import platform
 import random
 import subprocess
@@ -133,11 +134,55 @@ def test_auto_takes_bf16_where_it_is_clearly_faster(
 
 def test_a_choice_is_never_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
     with_rates(monkeypatch, 1.0, 100.0)
-    assert machine.pick_precision("bf16") == (torch.bfloat16, {"bf16": 1.0})
+    assert machine.pick_precision("bf16") == (torch.bfloat16, {"bf16": 1.0, "fp32": 100.0})
+    assert machine.pick_precision("bf16").emulated == 100
     assert machine.pick_precision("fp32") == (torch.float32, {"fp32": 100.0})
     with_rates(monkeypatch, None, 1.0)
     with pytest.raises(UserError, match=r'train.precision = "bf16".*use "fp32" or "auto"'):
         machine.pick_precision("bf16")
+
+
+@pytest.mark.parametrize(("bf16", "dtype"), [(0.03, torch.float32), (1.0, torch.float32), (2.0, torch.bfloat16)])
+def test_what_is_not_fp8_is_bf16_only_where_a_processor_multiplies_in_it(
+    monkeypatch: pytest.MonkeyPatch, bf16: float, dtype: torch.dtype
+) -> None:
+    with_rates(monkeypatch, bf16, 1.0)
+    assert machine.pick_precision("fp8").dtype == dtype
+    assert machine.pick_precision("fp8", "cuda").dtype == torch.bfloat16
+    assert bool(machine.pick_precision("fp8").emulated) == (bf16 < 0.25)
+
+
+@pytest.mark.parametrize("name", ["MKL_CBWR", "OMP_DYNAMIC", "ONEDNN_MAX_CPU_ISA"])
+def test_a_variable_that_changes_sums_is_in_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delenv(name, raising=False)
+    before = machine.bit_environment(torch.float32, 1, "cpu")
+    monkeypatch.setenv(name, "AVX2")
+    after = machine.bit_environment(torch.float32, 1, "cpu")
+    assert after["switches"] == before["switches"] | {name: "AVX2"}
+    assert {key for key in after if after[key] != before[key]} == {"switches"}
+
+
+PRODUCTS = """
+import hashlib, torch
+from clearseek.machine import bit_environment
+torch.manual_seed(0)
+a, b = (torch.randn(n, n + 7).requires_grad_() for n in (256, 263))
+(a @ b).softmax(-1).square().sum().backward()
+print(hashlib.sha256(a.grad.numpy().tobytes() + b.grad.numpy().tobytes()).hexdigest())
+print(bit_environment(torch.float32, 1, "cpu"))
+"""
+
+
+def test_other_gradients_are_never_under_the_same_environment() -> None:
+    def run(**switches: str) -> list[str]:
+        environment = {key: value for key, value in os.environ.items() if key not in machine.SWITCHES} | switches
+        return subprocess.run(
+            [sys.executable, "-c", PRODUCTS], capture_output=True, text=True, check=True, env=environment
+        ).stdout.splitlines()
+
+    plain, again, other = run(), run(), run(MKL_CBWR="COMPATIBLE")
+    assert plain == again
+    assert plain[0] == other[0] or plain[1] != other[1]
 
 
 FAULTS = """

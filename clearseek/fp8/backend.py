@@ -38,6 +38,10 @@ class Reference:
     free_scales = True
     """Whether scales that are no powers of two are served."""
 
+    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.dtype = dtype
+        """Type of decoded values and of products, weight gradients aside: that of what is not FP8 in the model."""
+
     def versions(self) -> dict[str, str]:
         """Versions of the libraries whose kernels decide bits, for the record."""
         return {}
@@ -63,8 +67,8 @@ class Reference:
         return self.gradient_tiles(g_MK, power_of_two, dtype), self.columns(g_MK, power_of_two, dtype)
 
     def decode(self, q: Quantised) -> Tensor:
-        """BF16 values of stored tiles."""
-        return dequantise(q, torch.bfloat16)
+        """Values of stored tiles, in the type of products."""
+        return dequantise(q, self.dtype)
 
     def retile(self, q: Quantised, power_of_two: bool) -> Any:
         """Columns of stored tiles, in their own eight-bit type, as operand of :meth:`mm_weight`."""
@@ -80,16 +84,16 @@ class Reference:
         return Quantised(b.data[experts], b.scale[experts])
 
     def mm(self, a: Quantised, b: Any) -> Tensor:
-        """``a @ b.T`` in BF16; `b` is one side of a :class:`Weight`."""
-        return scaled_mm(a, b)
+        """``a @ b.T``, rounded once to the type of products; `b` is one side of a :class:`Weight`."""
+        return scaled_mm(a, b, self.dtype)
 
     def mm_weight(self, a: Any, b: Any) -> Tensor:
         """``a @ b.T`` in FP32 of two operands from :meth:`columns`."""
         return scaled_mm(a, b, torch.float32)
 
     def grouped_mm(self, a: Quantised, b: Any, ends_E: Tensor) -> Tensor:
-        """Rows of expert e times matrix e, BF16 [R, N]."""
-        return grouped_scaled_mm(a, b, ends_E)
+        """Rows of expert e times matrix e, [R, N] in the type of products."""
+        return grouped_scaled_mm(a, b, ends_E, self.dtype)
 
     def grouped_mm_weight(self, a: Any, b: Any, ends_E: Tensor) -> Tensor:
         """For every expert the product over its own rows, FP32 [E, N, K]; blocks end at multiples of 128."""

@@ -42,7 +42,7 @@ class TensorCoreSums(Dequantised):
 
     def mm(self, a: Quantised, b: Any) -> Tensor:
         """``a @ b.T``."""
-        return truncated_mm(self.decode(a), b).bfloat16()
+        return truncated_mm(self.decode(a), b).to(self.dtype)
 
     def mm_weight(self, a: Any, b: Any) -> Tensor:
         """``a.T @ b``."""
@@ -54,7 +54,7 @@ class TensorCoreSums(Dequantised):
         bounds = pairwise([0, *ends_E.tolist()])
         blocks = [truncated_mm(x_RK[start:end], b[e]) for e, (start, end) in enumerate(bounds)]
         spare = torch.zeros(len(x_RK) - int(ends_E[-1]), b.shape[1], device=x_RK.device)
-        return torch.cat([*blocks, spare]).bfloat16()
+        return torch.cat([*blocks, spare]).to(self.dtype)
 
     def grouped_mm_weight(self, a: Any, b: Any, ends_E: Tensor) -> Tensor:
         """For every expert the product over its own rows."""

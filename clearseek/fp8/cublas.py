@@ -42,7 +42,8 @@ class Cublas(Reference):
 
     name = "cublas"
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
+        super().__init__(dtype)
         self.quantiser = _quantiser()
         self.name = f"cublas, the rest by {self.quantiser.name}"
 

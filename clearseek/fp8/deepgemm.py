@@ -23,7 +23,8 @@ class DeepGemm(Triton):
 
     name = "deepgemm"
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
+        super().__init__(dtype)
         import deep_gemm
 
         self.library: Any = deep_gemm

@@ -12,7 +12,7 @@ Shapes: T tokens, K inputs, N outputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -35,6 +35,8 @@ class Fp8:
 
     config: Fp8Config
     backend: Reference
+    rates: dict[str, float] = field(default_factory=dict, compare=False)
+    """FLOP/s of the backends that were measured to choose this one."""
 
     def power_of_two(self, kind: Kind) -> bool:
         """Whether scales of this kind of tensor are powers of two."""
@@ -120,7 +122,7 @@ class _Linears(torch.autograd.Function):
         kept = Quantised(*ctx.saved_tensors)
         power_of_two = fp8.power_of_two(ctx.kind)
         if ctx.kind == "attention_output":
-            x = fp8.backend.columns(dequantise_e5m6(kept, ctx.inputs), power_of_two)
+            x = fp8.backend.columns(dequantise_e5m6(kept, ctx.inputs, fp8.backend.dtype), power_of_two)
         else:
             x = fp8.backend.retile(kept, power_of_two)
         dx_TK: Tensor | None = None

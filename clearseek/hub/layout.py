@@ -244,7 +244,7 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     return ParameterCount(
         total=total,
         mtp=sum(spec.size for spec in stored if spec.mtp),
-        checkpoint=sum(spec.size for spec in tensors(config)),
+        checkpoint=sum(spec.size for spec in _main_and_mtp(config, mtp=True)),
         embedding=embedding,
         head=head,
         activated=activated,

@@ -1,4 +1,4 @@
-"""What the commands of openness do: read arguments, call the library, print. Nothing here needs PyTorch."""
+"""What ``audit`` does on the command line. Nothing here needs PyTorch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,10 @@ from rich.progress import Progress as Bar
 from clearseek.errors import UserError, nearest
 from clearseek.files import write_atomic
 from clearseek.openness.audit import audit as run_audit
-from clearseek.openness.calibration import validate
 from clearseek.openness.evidence import Audit
 from clearseek.openness.hashing import Progress, hash_files
 from clearseek.openness.hub_source import NAME, Hub, as_far_as_read
 from clearseek.openness.keys import load_public_key
-from clearseek.openness.plan import Options, make_plan
-from clearseek.openness.plan_display import print_plan, print_validation
 from clearseek.openness.render.croissant import as_croissant
 from clearseek.openness.render.exports import TEXTS, as_cyclonedx
 from clearseek.openness.render.html import as_html, comparison_html
@@ -36,44 +33,14 @@ from clearseek.openness.render.text import print_audit, print_comparison
 from clearseek.openness.source import Folder, Source
 from clearseek.openness.tree import visible
 from clearseek.openness.views import views
-from clearseek.recipe import load_recipe
 
 _DOCUMENTS: Final[dict[str, Callable[[Audit], dict[str, Any]]]] = {
     "sarif": as_sarif, "cyclonedx": as_cyclonedx, "spdx": as_spdx, "croissant": as_croissant,
 }  # fmt: skip
 """Formats that are JSON."""
-_PLANNED: Final = ("hardware", "gpus", "layout", "recompute", "utilisation", "tokens", "grid")
-"""Options of a plan that mean nothing without a recipe."""
 _HALVES: Final = re.compile("[\ud800-\udfff]")
 FAILED = 1
 """Exit code of an audit whose --require did not hold."""
-
-
-def plan(arguments: argparse.Namespace) -> int:
-    """``clearseek plan``."""
-    if arguments.published == (arguments.recipe is not None):
-        raise UserError("give either a recipe to plan or --published (see clearseek plan --help)")
-    console = Console(highlight=False)
-    if arguments.published:
-        given = [f"--{name}" for name in _PLANNED if getattr(arguments, name) is not None]
-        if given:
-            raise UserError(f"{', '.join(given)}: --published shows all runs as they were; plan a recipe for that")
-        predictions = validate()
-        if arguments.json:
-            print(json.dumps([each.as_json() for each in predictions], indent=1))
-        else:
-            print_validation(console, predictions)
-        return 0
-    options = Options(
-        arguments.hardware, arguments.gpus, arguments.utilisation, arguments.price, arguments.tokens,
-        arguments.layout, arguments.recompute, arguments.grid,
-    )  # fmt: skip
-    made = make_plan(load_recipe(arguments.recipe, arguments.overrides), options)
-    if arguments.json:
-        print(json.dumps(made.as_json(), indent=1))
-    else:
-        print_plan(console, made)
-    return 0
 
 
 def audit(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from clearseek.cores import sharing_cores
 from clearseek.errors import UserError
 from clearseek.files import write_atomic
 from clearseek.machine import describe
@@ -37,6 +38,7 @@ FAILED = 1
 """Exit code of a verification that found a difference."""
 
 
+@sharing_cores()
 def release(arguments: argparse.Namespace) -> int:
     """``clearseek release``."""
     if arguments.private and arguments.push is None:
@@ -67,6 +69,7 @@ def release(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@sharing_cores()
 def verify(arguments: argparse.Namespace) -> int:
     """``clearseek verify``."""
     levels = _levels(arguments.levels)

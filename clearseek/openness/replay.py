@@ -23,9 +23,10 @@ import clearseek
 from clearseek.config import Recipe
 from clearseek.errors import UserError
 from clearseek.fp8.choose import choose
+from clearseek.hub.layout import flops_per_token
 from clearseek.machine import pick_precision
 from clearseek.openness.checks.archive import members
-from clearseek.openness.drift import nudge
+from clearseek.openness.drift import NUDGES, nudge
 from clearseek.openness.redo import MachineError
 from clearseek.openness.source import Folder
 from clearseek.train import checkpoint
@@ -180,12 +181,34 @@ class Replay:
             lines = run.transcript.read_bytes().split(b"\n")[segment.begin + 1 : -1]
         return lines, self._trainer.state_tensors()
 
+    def price(self, segments: tuple[Segment, ...]) -> str:
+        """What it takes at least to train these segments here, where this machine emulates the run's type; else empty.
+
+        From the operations that the model's shapes need, at the measured rate of products.
+        """
+        recipe, device = self.release.recipe, self._device()
+        if device != "cpu" or self.release.transcript.header["environment"].get("precision") != "bfloat16":
+            return ""
+        found = pick_precision("bf16")
+        if not found.emulated:
+            return ""
+        steps = sum(segment.end - segment.begin for segment in segments)
+        length = recipe.data.sequence_length
+        operations = steps * recipe.train.batch_size * length * flops_per_token(recipe.model, length)
+        hours = operations / found.rates["bf16"] / 3600
+        return (
+            f"the run computed in BF16, for which this machine has no instructions: {found.rates['bf16'] / 1e9:,.1f} "
+            f"GFLOP/s, in FP32 {found.rates['fp32'] / 1e9:,.0f}: these {steps} steps take at least {_time(hours)}, and "
+            f"up to {1 + len(NUDGES)} times that where bits differ"
+        )
+
     def _refuse(self, recipe: Recipe, device: str) -> None:
         """What this machine cannot do, before it is tried: a stranger's recipe may ask for more than there is."""
         try:
             refuse_device(recipe, device)
             recorded = self.release.transcript.header["environment"].get("precision")
-            short = {"fp32": False, "auto": recorded == "bfloat16"}.get(recipe.train.precision, True)
+            asked = recipe.train.precision in ("auto", "fp8")
+            short = recorded == "bfloat16" if asked else recipe.train.precision == "bf16"
             pick_precision("bf16" if short else "fp32", device)
             if recipe.train.precision == "fp8":
                 choose(recipe.fp8, torch.device(device))
@@ -210,7 +233,17 @@ class Replay:
         return run
 
 
+def _time(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{3600 * hours:,.0f} s"
+    return f"{60 * hours:,.0f} minutes" if hours < 2 else f"{hours:,.0f} hours"
+
+
 def _short(value: object) -> str:
-    """A setting of an environment in few words."""
+    """A setting of an environment in few words; one that a record does not have is unknown there."""
+    if value is None:
+        return "unknown"
+    if isinstance(value, dict):
+        value = [f"{name}={each}" for name, each in value.items()] or "none"
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -166,6 +166,8 @@ def _again(
     if 5 in levels or 6 in levels:
         replay = Replay(release)
         yield _code(replay)
+        if price := replay.price(segments):
+            say(price)
         for segment in segments:
             say(f"training steps {segment.begin + 1} to {segment.end} again")
             yield segment_row(replay, segment)

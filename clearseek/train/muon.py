@@ -14,11 +14,12 @@ holds the two to the same result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from clearseek.train.groups import Groups
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic a x + b x^3 + c x^5 that one Newton-Schulz step applies to every singular value."""
@@ -37,7 +38,7 @@ def orthogonalise(update: Tensor, dtype: torch.dtype) -> Tensor:
     return (x if wide else x.mT).reshape(update.shape)
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Groups):
     """Muon with Nesterov momentum and decoupled weight decay.
 
     Args:
@@ -56,11 +57,11 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.1,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__([{"params": list(params)}], lr=lr, momentum=momentum, weight_decay=weight_decay)
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for p in group["params"]:

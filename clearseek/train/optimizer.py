@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clearseek.config import OptimizerConfig
 from clearseek.errors import UserError
-from clearseek.train.adamw import Bf16MomentAdamW
+from clearseek.train.adamw import AdamW
 from clearseek.train.muon import Muon
 
 
@@ -55,13 +55,12 @@ class MasterOptimizer:
             self._views.append(view)
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self._muon_ids = {id(view) for view in muon}
-        adamw = torch.optim.AdamW if config.moments == "fp32" else Bf16MomentAdamW
-        self._adamw = adamw(
+        self._adamw = AdamW(
             [group for group in groups if group["params"]],
+            torch.float32 if config.moments == "fp32" else torch.bfloat16,
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.eps,
-            fused=True,
         )
         computes_in = self.parameters[0].dtype
         rates = config.muon_learning_rate, computes_in, config.momentum, config.weight_decay
@@ -126,7 +125,7 @@ class MasterOptimizer:
             owner.state[view] = {slot: _placed(v, view) for slot, v in values.items()}
         self.round_into_model()
 
-    def _owner(self, view: Tensor) -> torch.optim.Optimizer:
+    def _owner(self, view: Tensor) -> AdamW | Muon:
         muon = self._muon
         return muon if muon is not None and id(view) in self._muon_ids else self._adamw
 

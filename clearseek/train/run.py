@@ -13,17 +13,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from clearseek.config import Recipe
 from clearseek.errors import UserError
 from clearseek.files import write_atomic, writing
-from clearseek.model.transformer import DeepSeekModel
 from clearseek.recipe import parse_recipe, recipe_json
-from clearseek.train import checkpoint
-from clearseek.train.display import StepRecord
+
+if TYPE_CHECKING:  # a path and a recipe need none of it
+    import torch
+
+    from clearseek.model.transformer import DeepSeekModel
+    from clearseek.train.display import StepRecord
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,19 @@ class RunFolder:
         """Record the resolved recipe."""
         write_atomic(self.recipe, recipe_json(recipe) + "\n")
 
-    def load_model(self, step: int | None = None, dtype: torch.dtype = torch.float32) -> tuple[DeepSeekModel, int]:
-        """The model of a checkpoint (the newest unless `step` says which), and its step.
+    def load_model(self, step: int | None = None, dtype: torch.dtype | None = None) -> tuple[DeepSeekModel, int]:
+        """The model of a checkpoint (the newest unless `step` says which), in FP32 unless `dtype` says what; its step.
 
         Raises UserError when there is none, or when it is damaged.
         """
+        import torch
+
+        from clearseek.train import checkpoint
+
         recipe, path = self.read_recipe(), self._checkpoint(step)
         saved = checkpoint.load(path)
         try:
-            return model_of(recipe, saved.tensors, dtype), saved.step
+            return model_of(recipe, saved.tensors, dtype or torch.float32), saved.step
         except (KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
@@ -113,6 +118,8 @@ class RunFolder:
             ) from None
 
     def _checkpoint(self, step: int | None) -> Path:
+        from clearseek.train import checkpoint
+
         path = checkpoint.latest(self.checkpoints) if step is None else checkpoint.find(self.checkpoints, step)
         if path is None:
             raise UserError(f"{self.root}: no checkpoint yet: train first, or give another run folder")
@@ -121,6 +128,10 @@ class RunFolder:
 
 def model_of(recipe: Recipe, tensors: dict[str, dict[str, torch.Tensor]], dtype: torch.dtype) -> DeepSeekModel:
     """A model with the weights of a checkpoint. Raises KeyError or RuntimeError where they are of another model."""
+    import torch
+
+    from clearseek.model.transformer import DeepSeekModel
+
     with torch.device("meta"):
         model = DeepSeekModel(recipe.model)
     model.load_state_dict({**tensors["weights"], **tensors["buffers"]}, assign=True)

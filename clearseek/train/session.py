@@ -80,9 +80,16 @@ def run_training(
     write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
     name = str(trainer.precision.dtype).removeprefix("torch.")
     if trainer.fp8 is not None:
-        name = f"fp8 ({trainer.fp8.backend.name}), otherwise {name}"
+        rates = ", ".join(f"{each} {rate / 1e9:,.0f} GFLOP/s" for each, rate in trainer.fp8.rates.items())
+        name = f"fp8 ({trainer.fp8.backend.name}{f': measured {rates}' * bool(rates)}), otherwise {name}"
     peak = max(trainer.precision.rates.values()) / 1e9
     console.print(f"precision {name}; measured matmul peak {peak:,.0f} GFLOP/s", markup=False, soft_wrap=True)
+    if trainer.precision.dtype == torch.bfloat16 and trainer.precision.emulated:
+        console.print(
+            f"this machine has no instructions for BF16: its products take {trainer.precision.emulated:,.0f} times as "
+            'long as in FP32, which train.precision = "auto" or "fp32" would take',
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
     if trainer.step:
         console.print(f"going on after step {trainer.step} of {recipe.train.steps}", markup=False)
     with Display(recipe.train.steps, recipe.name, console=console) as display:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from clearseek.config import Recipe
+from clearseek.cores import default_threads, sharing_cores
 from clearseek.data.loader import Loader, Stream
 from clearseek.errors import UserError
 from clearseek.evaluate.bits import held_out_bits, window_count
@@ -87,7 +88,7 @@ class Trainer:
         settle_numerics(recipe.train.threads, device)
         use_compiler(recipe.train.compile)
         self.precision = _precision(recipe, run, device, resume)
-        self.fp8 = _fp8(recipe, self.device)
+        self.fp8 = _fp8(recipe, run, self.device, self.precision.dtype, resume)
         lookahead = 1 + recipe.model.num_nextn_predict_layers
         self.loader = Loader(
             data, "train", recipe.data.sequence_length, recipe.train.batch_size, recipe.data.seed, lookahead
@@ -103,7 +104,7 @@ class Trainer:
             "recipe": recipe.model_dump(mode="json"),
             "data_fingerprint": self.loader.fingerprint,
             "environment": bit_environment(self.precision.dtype, 1, device)
-            | compiler_environment()
+            | compiler_environment(device)
             | ({} if self.fp8 is None else {"fp8_backend": self.fp8.backend.name} | self.fp8.backend.versions()),
         }
         self.differs: dict[str, tuple[Any, Any]] = {}
@@ -167,6 +168,7 @@ class Trainer:
         self.step = saved.step
         return transcript
 
+    @sharing_cores()
     def train(self, display: Display, until: int | None = None) -> Outcome:
         """Take the remaining steps; with `until`, only those up to this one, and write no checkpoint."""
         steps, began = self.recipe.train.steps, time.perf_counter()
@@ -296,11 +298,12 @@ class Trainer:
 
 def settle_numerics(threads: int | None, device: str) -> None:
     """Everything global that changes bits or speed: threads, deterministic kernels, the heap."""
-    if threads is not None:
+    threads = threads or default_threads()
+    if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     if device != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # what use_deterministic_algorithms does, without loading the compiler
     # On a CPU every kernel we use is deterministic; filling fresh memory with NaN would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     keep_heap()
@@ -315,15 +318,23 @@ def _gradient(parameter: torch.nn.Parameter) -> Tensor:
 def _precision(recipe: Recipe, run: RunFolder, device: str, resume: bool) -> Precision:
     """Probe, or with `resume` take the type that the run began with."""
     choice = recipe.train.precision
-    if resume and choice == "auto" and run.transcript.exists():
-        recorded = verify_transcript(run.transcript).header.get("environment", {}).get("precision")
-        choice = "bf16" if recorded == "bfloat16" else "fp32"
-    return pick_precision("bf16" if choice == "fp8" else choice, device)
+    if resume and choice in ("auto", "fp8") and run.transcript.exists():
+        choice = "bf16" if _environment(run).get("precision") == "bfloat16" else "fp32"
+    return pick_precision(choice, device)
 
 
-def _fp8(recipe: Recipe, device: torch.device) -> Fp8 | None:
-    """How to compute in FP8, where the recipe asks for it."""
-    return choose(recipe.fp8, device) if recipe.train.precision == "fp8" else None
+def _fp8(recipe: Recipe, run: RunFolder, device: torch.device, dtype: torch.dtype, resume: bool) -> Fp8 | None:
+    """How to compute in FP8, where the recipe asks for it; with `resume` by the backend that the run began with."""
+    if recipe.train.precision != "fp8":
+        return None
+    began_with = _environment(run).get("fp8_backend") if resume and run.transcript.exists() else None
+    return choose(recipe.fp8, device, dtype, began_with)
+
+
+def _environment(run: RunFolder) -> dict[str, Any]:
+    """What the run's record says about where it began."""
+    found: dict[str, Any] = verify_transcript(run.transcript).header.get("environment", {})
+    return found
 
 
 def _held_out(data: Path) -> tuple[np.ndarray[Any, Any], int] | None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 import torch
 from torch import nn
 
 from clearseek.config import OptimizerConfig
 from clearseek.errors import UserError
+from clearseek.train.adamw import AdamW
 from clearseek.train.muon import Muon, orthogonalise
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm
 
@@ -146,3 +149,22 @@ def test_muon_multiplies_in_the_type_of_the_model(dtype: torch.dtype, monkeypatc
     gradients = [torch.randn(master.shape) for master in optimizer.masters]
     optimizer.step(gradients, gradient_norm(gradients), 1.0)
     assert seen == {dtype}
+
+
+def test_adamw_is_pytorchs_to_the_bit() -> None:
+    groups = [[torch.randn(5, 7), torch.randn(3)], [torch.randn(4, 4)]]
+    ours, theirs = ([[tensor.clone() for tensor in group] for group in groups] for _ in range(2))
+    settings = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-8}
+    mine = AdamW([{"params": g, "weight_decay": d} for g, d in zip(ours, (0.1, 0.0), strict=True)],
+                 torch.float32, **settings)  # fmt: skip
+    peer = torch.optim.AdamW([{"params": g, "weight_decay": d} for g, d in zip(theirs, (0.1, 0.0), strict=True)],
+                             fused=True, **settings)  # type: ignore[arg-type]  # fmt: skip
+    for _ in range(4):
+        for one, other in zip(chain(*ours), chain(*theirs), strict=True):
+            one.grad = torch.randn(one.shape)
+            other.grad = one.grad.clone()
+        mine.step()
+        peer.step()
+    for one, other in zip(chain(*ours), chain(*theirs), strict=True):
+        assert torch.equal(one, other)
+        assert all(torch.equal(mine.state[one][slot], value) for slot, value in peer.state[other].items())

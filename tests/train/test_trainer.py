@@ -165,7 +165,10 @@ def test_a_truncated_checkpoint_is_refused_and_an_older_one_named(tmp_path: Path
         run(tiny(), tmp_path, data, resume=True)
 
 
-def test_other_threads_or_precision_are_refused_by_name(tmp_path: Path, data: Path) -> None:
+def test_other_threads_or_precision_are_refused_by_name(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clearseek.cores.usable_cores", lambda: 64)
     interrupted(tiny(train={"threads": None}), tmp_path, data, after=2)
     now = torch.get_num_threads()
     try:

@@ -291,3 +291,20 @@ def test_hash_takes_every_dtype_and_scalars(dtype: torch.dtype) -> None:
 def test_hash_refuses_two_tensors_of_one_name() -> None:
     with pytest.raises(AssertionError, match="two tensors are called x"):
         hash_tensors([("x", torch.zeros(1)), ("x", torch.zeros(1))])
+
+
+def test_what_an_older_record_does_not_say_is_unknown_there(tmp_path: Path) -> None:
+    path = tmp_path / "transcript.jsonl"
+    Transcript.open(path, HEADER).close()
+    more = HEADER | {"environment": HEADER["environment"] | {"cpu_vendor": "Somebody", "switches": {}}}
+    Transcript.resume(path, more, 0).close()
+    with pytest.raises(UserError, match="threads: 2 -> 3"):
+        Transcript.resume(path, more | {"environment": more["environment"] | {"threads": 3}}, 0)
+
+
+def test_a_variable_that_was_set_since_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "transcript.jsonl"
+    environment: dict[str, Any] = {"threads": 2, "switches": {}}
+    Transcript.open(path, {"environment": environment}).close()
+    with pytest.raises(UserError, match=r"switches\.MKL_CBWR: \(absent\) -> \"AVX2\""):
+        Transcript.resume(path, {"environment": environment | {"switches": {"MKL_CBWR": "AVX2"}}}, 0)

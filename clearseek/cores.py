@@ -1,0 +1,163 @@
+"""The processor's cores: how many are ours, and how our threads wait for each other on them.
+
+A parallel operation ends with its slowest thread, and OpenMP's other threads spin until then: waking up costs tens of
+microseconds, and a training step has thousands of operations. Where another program takes a core, spinning keeps the
+one thread that all wait for from the core that is left, and a step takes five to ten times as long. Linux counts how
+long a thread stands in the queue for a core. While that is long, our threads sleep instead, and otherwise they spin.
+
+libgomp, PyTorch's OpenMP on Linux, reads how long to spin once, when it is loaded. But while it manages more threads
+than there are processors, they hardly spin at all (its manual, `GOMP_SPINCOUNT`). So threads that do nothing are added
+for the time. The operations stay the same, divided among the same number of threads: no bit changes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+CROWDED = 0.25
+"""Seconds a second that our threads queue for a core, all together, from which on we share it. On two cores it was 0.03
+alone, and 0.6 to 0.9 beside a busy loop, whether spinning or sleeping."""
+PERIOD = 0.2
+"""Seconds between two looks."""
+CALM = 2.0
+"""Seconds without a queue until threads spin again."""
+CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""Variables by which a user chooses how threads wait; nothing is done where one is set."""
+
+
+def usable_cores() -> int:
+    """Logical cores this process may use: fewer under taskset and under a container's CPU quota, rounded up.
+
+    Up, because a quota is processor time: two threads use one and a half cores' worth of it, and one does not.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, cpu_quota())))
+
+
+def default_threads() -> int:
+    """PyTorch's own number of threads, or fewer where the process may not use as many cores.
+
+    A number that the user chose by OMP_NUM_THREADS or MKL_NUM_THREADS stays.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    chosen = any(map(os.environ.get, ("OMP_NUM_THREADS", "MKL_NUM_THREADS")))
+    return threads if chosen else min(threads, usable_cores())
+
+
+def cpu_quota(root: Path = Path("/")) -> float:
+    """Cores' worth of processor time that Linux's control groups allow, infinite without a limit.
+
+    The strictest of our group and those around it, of version 2 (``cpu.max``) or 1 (``cpu.cfs_quota_us``). Inside a
+    container the names of groups may be the host's, which are not there: then the mounted root is our group.
+    """
+    mounts = root / "sys/fs/cgroup"
+    limits = [math.inf]
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        names = (controllers, "cpu") if controllers else ("", "unified")
+        for group in [Path(path.lstrip("/")), *Path(path.lstrip("/")).parents]:
+            limits += [_limit(mounts / name / group) for name in names]
+    return min(limits)
+
+
+def _limit(group: Path) -> float:
+    """The quota of one group; infinite where it has none."""
+    words = _text(group / "cpu.max").split() or [
+        *_text(group / "cpu.cfs_quota_us").split(), *_text(group / "cpu.cfs_period_us").split()
+    ]  # fmt: skip
+    with suppress(ValueError, ZeroDivisionError):
+        quota, period = map(float, words)  # "max" is no number, and means that there is none
+        return quota / period if quota > 0 else math.inf
+    return math.inf
+
+
+def _text(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+@contextmanager
+def sharing_cores() -> Iterator[None]:
+    """While the block runs, have PyTorch's threads sleep, not spin, whenever other programs use our cores.
+
+    Does nothing where it cannot: other systems than Linux, another OpenMP than libgomp, one thread.
+    """
+    import torch
+
+    if torch.get_num_threads() < 2 or any(map(os.environ.get, CHOSEN)) or not _can_watch():
+        yield
+        return
+    stop = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(stop,), name="sharing cores", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _can_watch() -> bool:
+    return bool(_text(Path("/proc/self/schedstat"))) and "libgomp" in _text(Path("/proc/self/maps"))
+
+
+def _watch(stop: threading.Event) -> None:
+    """Look every :data:`PERIOD`, and keep the spare threads for as long as cores are shared."""
+    looked, queued, crowded = time.monotonic(), queued_seconds(), -math.inf
+    with ExitStack() as spare:
+        sleeping = False
+        while not stop.wait(PERIOD):
+            now, total = time.monotonic(), queued_seconds()
+            if total - queued > CROWDED * (now - looked):
+                crowded = now
+            looked, queued = now, total
+            if not sleeping and crowded == now:
+                spare.enter_context(spare_threads())
+                sleeping = True
+            elif sleeping and now - crowded > CALM:
+                spare.close()
+                sleeping = False
+
+
+def queued_seconds() -> float:
+    """Seconds that this process's threads have waited for a core so far."""
+    waits = (_text(path / "schedstat").split() for path in Path("/proc/self/task").iterdir())
+    return sum(int(words[1]) for words in waits if len(words) == 3) / 1e9
+
+
+@contextmanager
+def spare_threads() -> Iterator[int]:
+    """While the block runs, OpenMP has more threads than processors, which sleep. Yields how many were added."""
+    import torch
+
+    each = torch.get_num_threads() - 1  # a thread that computes has a team of its own
+    missing = len(os.sched_getaffinity(0)) - each
+    done, ready = threading.Event(), threading.Semaphore(0)
+
+    def hold() -> None:
+        torch.ones(1_000_000).neg_()  # large enough for a team
+        ready.release()
+        done.wait()
+
+    holders = [threading.Thread(target=hold, daemon=True) for _ in range(max(1, -(-missing // each)))]
+    for holder in holders:
+        holder.start()
+    for _ in holders:
+        ready.acquire()
+    try:
+        yield len(holders) * each
+    finally:
+        done.set()
+        for holder in holders:
+            holder.join()

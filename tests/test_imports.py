@@ -1,0 +1,67 @@
+"""A command loads what it uses: PyTorch takes seconds to load, its compiler as long again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.train.conftest import TINY
+
+UNUSED = ("torch._dynamo", "torch._inductor", "sympy", "transformers", "jinja2", "yaml", "cryptography")
+"""What training has no use for unless it compiles."""
+
+
+def loaded(arguments: list[str], names: tuple[str, ...]) -> list[str]:
+    """Which of the modules `names` a command has loaded when it is done."""
+    program = (
+        f"import sys; from clearseek.cli import main; code = main({arguments!r})\n"
+        f"print('loaded', *(name for name in {names!r} if name in sys.modules)); sys.exit(code)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()[-1].split()[1:]
+
+
+def recipe_file(folder: Path) -> Path:
+    """The tests' tiny recipe, over text of its own, as TOML."""
+    for number in range(20):
+        (folder / f"{number}.txt").write_text(f"text number {number}: {'a few words ' * number}\n" * 20)
+    tables = {name: dict(table) for name, table in TINY.items() if isinstance(table, dict)}
+    tables["data"]["paths"] = [str(folder / "*.txt")]
+    tables["train"] |= {"precision": "fp32", "steps": 2}
+    lines = [f'name = "{TINY["name"]}"']
+    for name, table in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+    path = folder / "tiny.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["recipes"], ["plan", "v3-671b"], ["plan", "--published"], ["train", "quickstart", "--dry-run"]],
+    ids=" ".join,
+)
+def test_commands_that_only_count_load_no_pytorch(arguments: list[str]) -> None:
+    assert loaded(arguments, ("torch", "matplotlib", "jinja2", "yaml", "tokenizers")) == []
+
+
+def test_data_and_a_dry_run_of_a_run_load_no_pytorch(tmp_path: Path) -> None:
+    recipe, out = str(recipe_file(tmp_path)), str(tmp_path / "data")
+    assert loaded(["data", recipe, "--out", out], ("torch", "matplotlib", "jinja2", "yaml")) == []
+    run = tmp_path / "run"
+    assert loaded(["train", recipe, "--data", out, "--run", str(run)], UNUSED) == []
+    assert loaded(["train", "--resume", str(run), "--dry-run"], ("torch", "matplotlib")) == []
+
+
+def test_help_loads_nothing_but_the_command_line() -> None:
+    program = "import sys, clearseek.cli as cli; cli.build_parser(); print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"pydantic", "rich", "numpy", "torch", "tomllib"} & set(ended.stdout.split())
