@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
@@ -22,9 +21,9 @@ from clearseek.hub.layout import training_memory
 from clearseek.machine import describe
 from clearseek.train.display import Display
 from clearseek.train.pictures import expert_load, loss_curve
-from clearseek.train.run import RunFolder, read_metrics
+from clearseek.train.run import Loads, RunFolder
 from clearseek.train.trainer import Outcome, Trainer, settle_numerics
-from clearseek.train.transcript import verify
+from clearseek.train.transcript import last_line, read_lines
 
 
 def run_training(
@@ -87,7 +86,7 @@ def run_training(
         outcome: Outcome = trainer.train(display)
     if outcome.finished:
         draw_pictures(run, folder, recipe.name)
-    last = verify(run.transcript).steps[-1] if outcome.steps else None
+    last = last_line(run.transcript).record
     return asdict(outcome) | {"held_out_bpb": last.held_out_bpb if last else None}
 
 
@@ -109,7 +108,7 @@ def draw_pictures(run: RunFolder, data: Path, title: str) -> None:
     manifest = read_manifest(data)
     run.pictures.mkdir(parents=True, exist_ok=True)
     loss_curve(
-        verify(run.transcript).steps,
+        (line.record for line in read_lines(run.transcript) if line.record is not None),
         run.pictures / "loss.png",
         manifest.train.bytes / manifest.train.tokens,
         title,
@@ -121,8 +120,8 @@ def draw_pictures(run: RunFolder, data: Path, title: str) -> None:
         for layer in range(depth)
         if model.is_moe_layer(layer)
     ]
-    loads = np.array([line["load"] for line in read_metrics(run.metrics)], dtype=np.float64)
-    if loads.size:
+    loads = Loads(run.metrics)
+    if layers and len(loads):
         expert_load(loads, run.pictures / "experts.png", layers)
 
 
@@ -137,7 +136,7 @@ def free_run_folder(runs: Path, recipe: Recipe) -> tuple[RunFolder, bool]:
         if not run.begun:
             return run, False
         there = run.read_recipe()
-        trained = len(verify(run.transcript).steps) >= there.train.steps
+        trained = last_line(run.transcript).step >= there.train.steps
         if there == recipe and not (trained and run.export.exists()):
             return run, True
         if not trained:

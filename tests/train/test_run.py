@@ -32,10 +32,11 @@ def steps(path: Path) -> list[int]:
 
 def test_metrics_hold_every_step_and_its_loads(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert read_metrics(path) == []
+    assert not list(read_metrics(path))
     write(path, 1, 3)
     assert steps(path) == [1, 2, 3]
-    assert read_metrics(path)[1]["load"] == [[2, 2, 3]] and read_metrics(path)[1]["tokens_per_second"] == 100.0
+    second = list(read_metrics(path))[1]
+    assert second["load"] == [[2, 2, 3]] and second["tokens_per_second"] == 100.0
 
 
 def test_metrics_are_there_while_the_run_goes_on(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_what_follows_a_damaged_line_is_left_out(damaged: str, tmp_path: Path) -
 def test_metrics_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match=r"metrics\.jsonl: cannot read: Is a directory"):
-        read_metrics(tmp_path / "metrics.jsonl")
+        list(read_metrics(tmp_path / "metrics.jsonl"))
 
 
 def test_the_recipe_is_kept(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_floats_are_hexadecimal_and_the_chain_is_sha256(file: Path) -> None:
 )
 def test_every_float_survives(loss: float, norm: float, mtp: float | None, balance: list[float]) -> None:
     record = Step(1, loss, mtp, norm, 5, tuple(balance))
-    assert transcript._decode(json.loads(transcript._line(transcript._encode(record)))) == record
+    assert transcript.decode(json.loads(transcript._line(transcript.encode(record)))) == record
 
 
 def test_a_loss_that_is_not_a_number_is_recorded(tmp_path: Path) -> None:
