@@ -47,7 +47,7 @@ def _segment(name: str, title: str, replay: Replay, segment: Segment) -> Row:
 def _other_hashes(release: Release, segment: Segment, saved: checkpoint.Checkpoint) -> str:
     """Where the checkpoint at the segment's end is not the one whose hashes the transcript has, on any machine."""
     groups = {"weights": ("weights", "buffers"), "optimizer": ("optimizer",)}
-    line = json.loads(release.lines[segment.end])
+    line = json.loads(release.line(segment.end))
     for group, parts in groups.items():
         stated = line.get(f"{group}_sha256")
         found = hash_tensors([pair for part in parts for pair in saved.tensors.get(part, {}).items()])
@@ -64,8 +64,8 @@ def _first_difference(
     tensor = _first_tensor(tensors, saved)
     after = "" if tensor is None else f"after step {segment.end} {' '.join(tensor)} is another than the checkpoint's"
     for step, line in enumerate(lines, segment.begin + 1):
-        if line != replay.release.lines[step]:
-            reason = _differing(step, line, replay.release.lines[step])
+        if line != replay.release.line(step):
+            reason = _differing(step, line, replay.release.line(step))
             return f"{reason}; {after or 'every tensor of the checkpoint is the same'}", transcript_line(step)
     if tensor is None:
         return None
@@ -87,7 +87,9 @@ def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkp
     steps = f"{segment.begin + 1} to {segment.end}"
     title = f"Steps {steps}, trained again on another kind of machine, end within honest drift"
     name, place = f"verify.drift.{segment.begin + 1}-{segment.end}", transcript_line(segment.end)
-    published = outcome(replay.release.lines[segment.begin + 1 : segment.end + 1], saved.tensors)
+    published = outcome(
+        [replay.release.line(step) for step in range(segment.begin + 1, segment.end + 1)], saved.tensors
+    )
     away = distance(ours, published)
     if away.groups.get("weights") == 0 and any(away.groups.values()):
         return redone(name, title, "no", f"the weights are ours, and the rest of the state is not: {first}", place)

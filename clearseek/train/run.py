@@ -5,6 +5,7 @@ data/              token shards, tokenizer, manifest (or elsewhere, as given)
 transcript.jsonl   what happened, hash-chained: the same bytes in every identical run
 metrics.jsonl      speed and expert loads per step: differs from run to run
 checkpoints/       everything needed to go on
+parent/            what a run that goes on from another one began with
 pictures/          loss curve, expert loads
 """
 
@@ -29,6 +30,8 @@ from clearseek.recipe import parse_recipe, recipe_json
 from clearseek.train import checkpoint
 from clearseek.train.display import StepRecord
 
+PARENT = "parent.json"
+"""In the parent's folder: step, hashes of weights and optimiser, and of the transcript's last line."""
 _LONGEST_LINE = 64 * 2**20
 """Bytes of a line of metrics: without a limit, a file without line ends would be read whole."""
 
@@ -74,6 +77,11 @@ class RunFolder:
         return self.root / "checkpoints"
 
     @property
+    def parent(self) -> Path:
+        """Where a run that goes on from another one keeps the state that it began with."""
+        return self.root / "parent"
+
+    @property
     def pictures(self) -> Path:
         """Folder of pictures."""
         return self.root / "pictures"
@@ -100,6 +108,21 @@ class RunFolder:
             raise UserError(f"{self.recipe}: damaged: {error}: restore it from a copy") from None
         return parse_recipe(raw, str(self.recipe))
 
+    def read_parent(self) -> dict[str, Any] | None:
+        """What the run began from, where that was the end of another one. Raises UserError when it is damaged."""
+        file = self.parent / PARENT
+        try:
+            record = json.loads(file.read_bytes())
+            if type(record["step"]) is int and all(isinstance(record[key], str) for key in record if key != "step"):
+                return dict(record)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise UserError(f"{file}: cannot read: {error.strerror}") from None
+        except (ValueError, RecursionError, KeyError, TypeError):
+            pass
+        raise UserError(f"{file}: damaged: restore it from a copy")
+
     def write_recipe(self, recipe: Recipe) -> None:
         """Record the resolved recipe."""
         write_atomic(self.recipe, recipe_json(recipe) + "\n")
@@ -124,6 +147,11 @@ class RunFolder:
         if path is None:
             raise UserError(f"{self.root}: no checkpoint yet: train first, or give another run folder")
         return path
+
+
+def is_imported(run: RunFolder) -> bool:
+    """Whether a run folder was made from somebody else's weights, without training."""
+    return not run.transcript.exists() and checkpoint.steps(run.checkpoints) == [0]
 
 
 def model_of(recipe: Recipe, tensors: dict[str, dict[str, torch.Tensor]], dtype: torch.dtype) -> DeepSeekModel:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -31,6 +29,7 @@ from clearseek.fp8.choose import choose
 from clearseek.fp8.linear import Fp8
 from clearseek.fusion import compiler_environment, use_compiler
 from clearseek.hub.layout import flops_per_token
+from clearseek.interrupts import stop_on_signal
 from clearseek.machine import Precision, bit_environment, keep_heap, pick_precision
 from clearseek.model.transformer import DeepSeekModel, Losses
 from clearseek.train import checkpoint
@@ -94,18 +93,16 @@ class Trainer:
         self.loader.verify()
         held_out = Stream(data, "heldout")
         self.held_out = held_out if len(held_out) > 1 else None
-        self.model = DeepSeekModel(recipe.model)
-        self.model.initialise(recipe.train.seed)
-        self.model.to(self.device).set_dtype(self.precision.dtype).use_fp8(self.fp8)
-        self.optimizer = MasterOptimizer(self.model.named_parameters(), recipe.optimizer)
-        self.step = 0
         self._pending: Step | None = None
+        self.parent = run.read_parent()
+        self._begin()
         self._header: dict[str, Any] = {
             "recipe": recipe.model_dump(mode="json"),
             "data_fingerprint": self.loader.fingerprint,
             "environment": bit_environment(self.precision.dtype, 1, device)
             | compiler_environment()
             | ({} if self.fp8 is None else {"fp8_backend": self.fp8.backend.name} | self.fp8.backend.versions()),
+            **({} if self.parent is None else {"parent": self.parent}),
         }
         self.differs: dict[str, tuple[Any, Any]] = {}
         """What about this machine is other than where the run began, and what it was: only with `elsewhere`."""
@@ -124,6 +121,7 @@ class Trainer:
             self.transcript = Transcript.open(run.transcript, self._header)
         self.metrics = Metrics(run.metrics, self.step)
         self._stop = False
+        self._unseen: BaseException | None = None
         self._micro_batches = recipe.train.micro_batches
         self._flops_per_step = (
             flops_per_token(recipe.model, recipe.data.sequence_length)
@@ -132,19 +130,32 @@ class Trainer:
         )
 
     def go_to(self, run: RunFolder, step: int) -> None:
-        """Go on in another folder of the same run, from its checkpoint of `step`; 0 is the beginning.
+        """Go on in another folder of the same run, from its checkpoint of `step`, or from the beginning.
 
         What a trainer needs to begin (data checked, machine probed, model built) is kept, which makes short pieces of
         a run cheap to train again.
         """
-        self.run, self.step = run, 0
-        if step == 0:
-            self.model = DeepSeekModel(self.recipe.model)
-            self.model.initialise(self.recipe.train.seed)
-            self.model.to(self.device).set_dtype(self.precision.dtype).use_fp8(self.fp8)
-            self.optimizer = MasterOptimizer(self.model.named_parameters(), self.recipe.optimizer)
-        self.transcript = self._resume(self._header, step or None)
+        self.run = run
+        first = step == (0 if self.parent is None else self.parent["step"])
+        if first:
+            self._begin()
+        self.transcript = self._resume(self._header, None if first else step)
         self.metrics = Metrics(run.metrics, self.step)
+
+    def _begin(self) -> None:
+        """The state before the first step: what follows from the seed, or the end of the parent."""
+        self.model = DeepSeekModel(self.recipe.model)
+        self.model.initialise(self.recipe.train.seed)
+        self.model.to(self.device).set_dtype(self.precision.dtype).use_fp8(self.fp8)
+        self.optimizer = MasterOptimizer(self.model.named_parameters(), self.recipe.optimizer)
+        self.step = 0
+        if self.parent is not None:
+            if self.parent["data_fingerprint"] != self.loader.fingerprint:
+                raise UserError("not the data of the run that this one goes on from: give its data folder with --data")
+            path = checkpoint.find(self.run.parent, self.parent["step"])
+            self._restore(path, checkpoint.load(path))
+            if self.weights_hash() != self.parent["weights_sha256"]:
+                raise UserError(f"{path}: not the weights that the run began with: restore it from a copy")
 
     def _resume(self, header: dict[str, Any], from_step: int | None) -> Transcript:
         folder, self._pending = self.run.checkpoints, None
@@ -152,7 +163,7 @@ class Trainer:
             raise UserError(f"{self.run.root}: no run was begun here, so there is none to resume")
         path = checkpoint.latest(folder) if from_step is None else checkpoint.find(folder, from_step)
         if path is None:
-            return Transcript.resume(self.run.transcript, header, 0)
+            return Transcript.resume(self.run.transcript, header, self.step)
         saved = checkpoint.load(path)
         head, pending = saved.state.get("transcript_head"), _pending(path, saved.state)
         if not isinstance(head, str):
@@ -181,12 +192,14 @@ class Trainer:
         """
         steps, began = self.recipe.train.steps, time.perf_counter()
         last = steps if until is None else until
-        with closing(self.metrics), closing(self.transcript), _finish_step_on_signal(self):
+        with closing(self.metrics), closing(self.transcript), stop_on_signal(self.stop):
             while self.step < last and not self._stop:
                 self._one_step(display)
                 due = self.step % self.recipe.train.checkpoint_every == 0 or self.step == steps or self._stop
                 if due and until is None:
                     self._save()
+            if self._unseen is not None:
+                raise self._unseen
             if self._pending is not None and not self._stop:
                 self._evaluate_at_end(self._pending, display)
         finished = self.step == steps and self._pending is None
@@ -232,7 +245,11 @@ class Trainer:
             held_out_bpb=self._evaluate(step),
         )
         self._record(record, load_LE)
-        display.update(record)
+        try:
+            display.update(record)
+        except (OSError, SystemExit) as gone:  # the terminal, or who read a pipe: stop, but save first
+            self._unseen = gone
+            self.stop()
 
     def _gradients(self, step: int) -> tuple[list[Tensor], float, float | None, Tensor]:
         """FP32 gradients of the batch, its losses in nats per token, and tokens per expert [L, E]."""
@@ -373,26 +390,3 @@ def _pending(path: Path, state: dict[str, Any]) -> Step | None:
         return decode(state["pending"]) if "pending" in state else None
     except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{path}: altered: what it says of its last step is not the record of a step") from None
-
-
-@contextmanager
-def _finish_step_on_signal(trainer: Trainer) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a terminal that closes ask the trainer to stop; a second Ctrl-C interrupts at once."""
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        trainer.stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    wanted = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
-        wanted.append(signal.SIGHUP)
-    try:
-        previous = {number: signal.signal(number, ask) for number in wanted}
-    except ValueError:  # not the main thread: signals are the caller's affair
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -63,6 +63,8 @@ class Summary:
     """SHA-256 of the last line: it stands for the whole transcript."""
     torn: bool
     """Whether an unfinished last line, as a kill leaves, was ignored."""
+    begin: int = 0
+    """The step that the run began after: 0, or the last of the run that it goes on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,9 @@ def verify(path: Path) -> Summary:
             steps.append(line.record)
     if line is None:
         raise UserError(f"{path}: empty: not a transcript")
-    return Summary(line.header, tuple(steps), line.head, torn=path.stat().st_size > line.end)
+    return Summary(
+        line.header, tuple(steps), line.head, torn=path.stat().st_size > line.end, begin=_begin(path, line.header)
+    )
 
 
 def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:

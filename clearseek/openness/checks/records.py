@@ -58,9 +58,10 @@ class Records:
             entry = strict_json(line, f"{TRANSCRIPT}, line {number}")
             if number > 1 and entry.get("prev") != sha256_bytes(lines[number - 2]):
                 raise UserError(f"{TRANSCRIPT}, line {number}: its hash of the line before is wrong")
-            if number > 1 and entry.get("step") != number - 1:
-                raise UserError(f"{TRANSCRIPT}, line {number}: not of step {number - 1}")
             parsed.append(entry)
+            step = number - 1 + (parsed[0].get("parent", {}).get("step", 0) if number > 1 else 0)
+            if number > 1 and entry.get("step") != step:
+                raise UserError(f"{TRANSCRIPT}, line {number}: not of step {step}")
         return parsed[0], parsed[1:]
 
     @cached_property
