@@ -209,9 +209,8 @@ class Replay:
         run = RunFolder(root)
         root.mkdir(parents=True)
         shutil.copyfile(self.release.run.recipe, run.recipe)
-        run.transcript.write_bytes(
-            b"".join(line + b"\n" for line in self.release.lines[: segment.begin - self.release.begin + 1])
-        )
+        before = self.release.lines[: segment.begin - self.release.begin + 1]
+        run.transcript.write_bytes(b"".join(line + b"\n" for line in before))
         if self.release.begin:
             run.parent.symlink_to(self.release.run.parent.resolve())
         if segment.begin > self.release.begin:
