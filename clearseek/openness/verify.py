@@ -30,7 +30,7 @@ from clearseek.openness.replay import Release, Replay, Segment, choose_segments,
 from clearseek.openness.segment_rows import segment_row, transcript_line
 from clearseek.openness.signing import verify_folder
 from clearseek.openness.source import Folder
-from clearseek.openness.tree import File, Tree, is_below, visible
+from clearseek.openness.tree import Tree, is_below, is_stray, visible
 from clearseek.openness.verify_data import data_rows
 from clearseek.openness.verify_model import evaluation_row, final_row, logits_row
 from clearseek.sysfiles import system_file
@@ -112,7 +112,7 @@ def verify(
     rows: list[Row] = []
     say("hashing every file")
     differences, tree = listing.check(root, manifest)
-    strays = tuple(file.path for file in tree.files if file.path in differences.extra and _stray(file))
+    strays = tuple(file.path for file in tree.files if file.path in differences.extra and is_stray(file))
     differences = replace(differences, extra=tuple(path for path in differences.extra if path not in strays))
     rows.append(_hashes(root, manifest, differences, tree))
     if strays:
@@ -192,17 +192,13 @@ def _hashes(root: Path, manifest: listing.Manifest, differences: listing.Differe
     return compared("verify.files", title, "yes", reason, Evidence(listing.MANIFEST))
 
 
-def _stray(file: File) -> bool:
-    """Whether a file beside those of the manifest is what an operating system leaves in folders that are looked at."""
-    return bool(system_file(file.path)) and not file.link
-
-
 def _strays(root: Path, paths: tuple[str, ...]) -> Row:
     """Nobody tampered, and these files are still not the publisher's."""
     title = "Nothing but the release is in its folder"
     shown = ", ".join(f"{visible(path)} (put there by {system_file(path)})" for path in paths[:4])
     more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
-    names = sorted({path.rpartition("/")[2] for path in paths})
+    bases = {path.rpartition("/")[2] for path in paths}
+    names = sorted({"._*" if base.startswith("._") else base for base in bases})
     remove = " ; ".join(f"find {shlex.quote(str(root))} -name {shlex.quote(name)} -delete" for name in names[:4])
     reason = f"{shown}{more}: no part of the release, and nothing reads them; remove them with: {remove}"
     return undecided("verify.strays", title, reason, Evidence(visible(paths[0])))
