@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,20 @@ def run_training(
 
 @contextmanager
 def exclusively(run: RunFolder) -> Iterator[None]:
-    """Keep every other process from writing the run. Raises UserError where one does, or may."""
+    """Keep every other process from writing the run. Raises UserError where one does, or may.
+
+    Folders that had to be made for the lock are gone again if nothing else came into them.
+    """
+    new = [folder for folder in (run.root, *run.root.parents) if not os.path.lexists(folder)]
     with writing(run.root):
         run.root.mkdir(parents=True, exist_ok=True)
-        with exclusive(run.root / ".lock", str(run.root)):
-            yield
+        try:
+            with exclusive(run.root / ".lock", str(run.root)):
+                yield
+        finally:
+            with suppress(OSError):
+                for folder in new:
+                    folder.rmdir()
 
 
 def _train(
