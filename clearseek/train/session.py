@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -83,15 +83,16 @@ def exclusively(run: RunFolder) -> Iterator[None]:
     Folders that had to be made for the lock are gone again if nothing else came into them.
     """
     new = [folder for folder in (run.root, *run.root.parents) if not os.path.lexists(folder)]
-    with writing(run.root):
-        run.root.mkdir(parents=True, exist_ok=True)
-        try:
-            with exclusive(run.root / ".lock", str(run.root)):
-                yield
-        finally:
-            with suppress(OSError):
-                for folder in new:
-                    folder.rmdir()
+    try:
+        with ExitStack() as stack:
+            with writing(run.root):
+                run.root.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive(run.root / ".lock", str(run.root)))
+            yield
+    finally:
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
 
 
 def _train(
