@@ -435,7 +435,7 @@ def long_run(work: Work, tmp_path_factory: pytest.TempPathFactory) -> str:
     return weights(run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_finishes_the_step_and_saves(
     number: signal.Signals, cli: Cli, work: Work, long_run: str, tmp_path: Path
 ) -> None:

@@ -82,6 +82,11 @@ class RunFolder:
         return self.root / "parent"
 
     @property
+    def extends(self) -> bool:
+        """Whether the run goes on from another one."""
+        return (self.parent / PARENT).is_file()
+
+    @property
     def pictures(self) -> Path:
         """Folder of pictures."""
         return self.root / "pictures"

@@ -68,6 +68,8 @@ def run_training(
     settle_numerics(recipe.train.threads, device)  # before anything is computed: cuBLAS reads its settings once
     if recipe.train.precision == "fp8":
         choose(recipe.fp8, torch.device(device))  # refuse what cannot run before any data are made
+    if data is not None and not data.is_dir():
+        raise UserError(f"{data}: no such data folder: make it with: {command('data', 'RECIPE', '--out', data)}")
     _refuse_foreign(run, resume)
     with exclusively(run):
         resume = _clear(run, resume, console)
@@ -101,9 +103,6 @@ def _train(
 ) -> dict[str, Any]:  # fmt: skip
     """`run_training` in a folder that is ours."""
     folder = data or run.data
-    if data is not None and not data.is_dir():
-        make = command("data", "RECIPE", "--out", data)
-        raise UserError(f"{data}: no such data folder: make it with: {make}")
     if data is None and not resume and run.read_parent() is None:
         with data_progress(Console(stderr=True), quiet) as progress:
             prepare(recipe.data, recipe.model.vocab_size, folder, progress)
@@ -211,7 +210,8 @@ def _refuse_foreign(run: RunFolder, resume: bool) -> None:
     if run.begun:
         raise UserError(f"{run.root}: holds a run already: --resume it, or choose another folder with --run")
     # what a kill before the first step leaves
-    expected = {run.data.name, run.recipe.name, run.metrics.name, run.transcript.name, run.parent.name}
+    expected = {run.data.name, run.recipe.name, run.metrics.name, run.transcript.name}
+    expected |= {run.parent.name} if run.extends else set()
     names = sorted(path.name for path in run.root.iterdir()) if run.root.exists() else []
     foreign = [name for name in names if name not in expected and not name.startswith(".") and not system_file(name)]
     if foreign:
@@ -233,7 +233,7 @@ def _clear(run: RunFolder, resume: bool, console: Console) -> bool:
     remove_leftovers(run.root, left)
     if not run.begun:  # killed before its first line was written
         run.transcript.unlink(missing_ok=True)
-        if run.parent.is_dir() and not resume:
+        if run.extends and not resume:
             remove_folder(run.parent)
     return run.begun
 

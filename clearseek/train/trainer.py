@@ -151,7 +151,7 @@ class Trainer:
         self.step = 0
         if self.parent is not None:
             if self.parent["data_fingerprint"] != self.loader.fingerprint:
-                raise UserError("not the data of the run that this one goes on from: give its data folder with --data")
+                raise UserError(f"{self.run.root}: it goes on from a run of other data: give their folder with --data")
             path = checkpoint.find(self.run.parent, self.parent["step"])
             self._restore(path, checkpoint.load(path))
             if self.weights_hash() != self.parent["weights_sha256"]:
