@@ -63,6 +63,11 @@ class Records:
                 raise UserError(f"{TRANSCRIPT}, line {number}: not of step {step}")
         return parsed[0], parsed[1:]
 
+    @property
+    def begin(self) -> int:
+        """The step after which the run began: 0, or the last of the run that it goes on from."""
+        return _begin(self.transcript[0])
+
     @cached_property
     def data(self) -> Result:
         """The data's files are those of their manifest, it counts what they hold, and the transcript names them."""
