@@ -70,7 +70,7 @@ def train(overrides: list[str], data: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "run")
         ended = run_training(recipe, run, data, quiet=True)
-        steps = read_metrics(run.metrics)
+        steps = list(read_metrics(run.metrics))
     return {"loss": [step["loss"] for step in steps], "held_out_bpb": ended["held_out_bpb"]}
 
 

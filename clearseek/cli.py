@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import clearseek
 from clearseek.errors import UserError, nearest
+from clearseek.terminal import open_output
 
 EXAMPLES = """examples:
   clearseek quickstart                              train a small DeepSeek-V3 here and now
@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   clearseek train quickstart --dry-run              what it would do: parameters, memory, FLOPs
   clearseek train quickstart --set train.steps=50   change a setting
   clearseek train --resume runs/quickstart          go on, to the bit, where a run was stopped
+  clearseek train --resume runs/quickstart --more-steps 200   a new run that goes on from a finished one
   clearseek generate runs/quickstart --prompt "def "
   clearseek export runs/quickstart my-model         a folder that transformers loads
   clearseek import my-model runs/imported           and back
@@ -181,6 +182,10 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, help="data folder made by 'clearseek data' (default: RUN/data)")
     train.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run, exactly where it stopped")
     train.add_argument("--from-step", type=int, metavar="N", help="with --resume: go on from the checkpoint of step N")
+    train.add_argument(
+        "--more-steps", type=int, metavar="N",
+        help="with --resume: train a finished run N steps longer, as a new run (--run; default: RUN-STEPS)",
+    )  # fmt: skip
     train.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     train.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its costs, and stop")
     train.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -257,6 +262,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def dispatch(arguments: argparse.Namespace) -> int:
     """Run the chosen command; imports are late so that --help is instant."""
+    try:
+        import_module("fcntl")
+    except ImportError:
+        raise UserError("ClearSeek runs on Linux and macOS: on Windows use WSL (Windows Subsystem for Linux)") from None
     if arguments.command in OPENNESS:
         return int(getattr(import_module(OPENNESS[arguments.command]), arguments.command)(arguments))
     from clearseek import commands
@@ -267,8 +276,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``clearseek``."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a model may write what this terminal cannot show
+    open_output()
     try:
         arguments, unknown = build_parser().parse_known_args(argv)
         if unknown:
@@ -288,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _reader_gone()
     except OSError as error:
-        if error.filename is None and error.errno != errno.ENOSPC:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         problem = f"{error.filename or 'standard output'}: {error.strerror}"
     for line in problem.splitlines() or [""]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from dataclasses import asdict
 from itertools import chain, islice
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from clearseek.cores import sharing_cores
 from clearseek.errors import UserError
+from clearseek.program import command
 
 if TYPE_CHECKING:
     from clearseek.config import ModelConfig
@@ -61,31 +61,45 @@ def train(arguments: argparse.Namespace) -> int:
     from clearseek.recipe import load_recipe
     from clearseek.train.run import RunFolder
 
-    resume = arguments.resume is not None
+    resume, more = arguments.resume is not None, arguments.more_steps is not None
     if resume == (arguments.recipe is not None):
         raise UserError("give either a recipe to train or --resume RUN (see clearseek train --help)")
-    if arguments.from_step is not None and not resume:
-        raise UserError("--from-step goes with --resume RUN")
-    if resume and (arguments.overrides or arguments.run):
-        raise UserError("--resume goes on with the run's own recipe and folder: leave out --set and --run")
-    run = RunFolder(arguments.resume if resume else arguments.run or Path("runs") / Path(arguments.recipe).stem)
-    recipe = run.read_recipe() if resume else load_recipe(arguments.recipe, arguments.overrides)
+    if not resume and (more or arguments.from_step is not None):
+        raise UserError(f"{'--more-steps' if more else '--from-step'} goes with --resume RUN")
+    if more and (arguments.from_step is not None or arguments.overrides):
+        raise UserError("--more-steps goes on from the run's end with its recipe: leave out --from-step and --set")
+    if resume and not more and (arguments.overrides or arguments.run):
+        longer = command("train", "--resume", arguments.resume, "--more-steps", "N")
+        raise UserError(
+            "--resume goes on with the run's own recipe and folder: leave out --set and --run; to train a finished run "
+            f"longer: {longer}"
+        )
+    parent = RunFolder(arguments.resume) if more else None
+    if parent is not None:
+        from clearseek.train.extend import longer_recipe
+
+        recipe = longer_recipe(parent, arguments.more_steps)
+        run = RunFolder(arguments.run or Path(f"{parent.root}-{recipe.train.steps}"))
+    else:
+        run = RunFolder(arguments.resume if resume else arguments.run or Path("runs") / Path(arguments.recipe).stem)
+        recipe = run.read_recipe() if resume else load_recipe(arguments.recipe, arguments.overrides)
     if arguments.dry_run:
         report.print_dry_run(Console(highlight=False), recipe, as_json=arguments.json)
         return 0
     from clearseek.train.session import run_training
 
     ended = run_training(
-        recipe, run, arguments.data, arguments.device, resume, arguments.from_step, quiet=arguments.json
+        recipe, run, arguments.data, arguments.device, resume and not more, arguments.from_step, arguments.json, parent
     )
     if arguments.json:
         _print_json(ended)
     elif ended["finished"]:
-        print(f"done: {run.root}  weights {ended['weights_sha256'][:16]}  next: {report.program()} generate {run.root}")
+        print(f"done: {run.root}  weights {ended['weights_sha256'][:16]}  next: {command('generate', run.root)}")
     else:
-        elsewhere = f" --data {arguments.data}" if arguments.data else ""
-        command = f"{report.program()} train --resume {run.root}{elsewhere}"
-        print(f"stopped after step {ended['steps']}, saved; go on with: {command}")
+        elsewhere = ("--data", arguments.data) if arguments.data else ()
+        where = " in the final evaluation" if ended["steps"] == recipe.train.steps else ""
+        again = command("train", "--resume", run.root, *elsewhere)
+        print(f"stopped after step {ended['steps']}{where}, saved; go on with: {again}")
     return 0 if ended["finished"] else INTERRUPTED
 
 
@@ -221,9 +235,9 @@ def convert(arguments: argparse.Namespace) -> int:
     elif ended.finished:
         print(f"{arguments.out}: {summary(ended)}")
     else:
-        again = ["clearseek", "convert", str(arguments.folder), str(arguments.out), "--dtype", arguments.dtype]
-        again += ["--scales", arguments.scales] if arguments.scales else []
-        print(f"stopped with {ended.files_done} of {ended.files} files done; go on with: {shlex.join(again)}")
+        scales = ("--scales", arguments.scales) if arguments.scales else ()
+        again = command("convert", arguments.folder, arguments.out, "--dtype", arguments.dtype, *scales)
+        print(f"stopped with {ended.files_done} of {ended.files} files done; go on with: {again}")
     return 0 if ended.finished else INTERRUPTED
 
 

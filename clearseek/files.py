@@ -5,27 +5,32 @@ is written in place: bytes go to a temporary sibling, are forced to the disk (fs
 with one rename, which POSIX makes atomic. A reader sees the old content or the new one.
 
 A killed process leaves its temporary behind. Its name says what it is (``.NAME.<16 hex digits>.new``, or ``.old`` for
-what a replacement moved aside), and a lock that the kernel drops with the process says whether its writer still lives,
-so :func:`remove_leftovers` can tell rubbish from work in progress.
+what a replacement moved aside, or ``.lock`` for the lock file of either folder) and who made it, and a lock that the
+kernel drops with the process says whether its writer still lives (:mod:`clearseek.locks`), so :func:`remove_leftovers`
+can tell rubbish from work in progress.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
-import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from clearseek import locks
 from clearseek.errors import UserError
 
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<kind>new|old)")
+_TEMPORARY = re.compile(rf"\.(?P<name>.+)\.(?P<token>{locks.TOKEN})\.(?P<kind>new|old|lock)")
+_Kind = Literal["new", "old", "lock"]
+_NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS)
+"""What file systems answer that cannot force a folder to the disk: SMB, FUSE, shared folders of virtual machines."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -53,12 +58,12 @@ def atomic_file(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
     Raises:
         UserError: the disk is full or the place not writable; the old content is then untouched.
     """
-    temporary = _temporary(path, "new")
+    temporary = _temporary(path, locks.token(), "new")
     with writing(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
-                _lock(file.fileno())
+                locks.lock(file.fileno())
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -66,17 +71,18 @@ def atomic_file(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _fsync(path.parent)
+        _fsync_folder(path.parent)
 
 
 @contextmanager
-def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, replace: bool = False, size: int | None = None) -> Iterator[Path]:
     """Build a folder under a temporary name; it takes the name `path` when the block ends without an exception.
 
     Args:
         path: The folder to make; missing parents are created.
         replace: Whether an existing `path` may be replaced. It is moved aside first and deleted last: a kill in
             between is put right by :func:`remove_leftovers`.
+        size: Bytes to write, where known, for the message about a full disk.
 
     Yields:
         The temporary folder to fill.
@@ -85,79 +91,136 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         UserError: `path` exists and `replace` is false, the disk is full, or the place is not writable.
     """
     _refuse_existing(path, replace)
-    temporary = _temporary(path, "new")
-    with writing(path):
+    with writing(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        handle = os.open(temporary, os.O_RDONLY)
-        try:
-            _lock(handle)
-            yield temporary
-            _fsync_tree(temporary)
-            _refuse_existing(path, replace)
-            old = _temporary(path, "old")
-            if os.path.lexists(path):
-                path.rename(old)
+        with _reserved(path) as (temporary, old):
             try:
-                temporary.rename(path)
+                temporary.mkdir()
+                yield temporary
+                _fsync_tree(temporary)
+                _refuse_existing(path, replace)
+                if os.path.lexists(path):
+                    path.rename(old)
+                try:
+                    temporary.rename(path)
+                except BaseException:
+                    if os.path.lexists(old):
+                        old.rename(path)
+                    raise
+                _fsync_folder(path.parent)
+                shutil.rmtree(old, ignore_errors=True)
             except BaseException:
-                if os.path.lexists(old):
-                    old.rename(path)
+                shutil.rmtree(temporary, ignore_errors=True)
                 raise
-            _fsync(path.parent)
-            shutil.rmtree(old, ignore_errors=True)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        finally:
-            os.close(handle)
 
 
 def remove_folder(path: Path) -> None:
     """Delete a folder; after a kill in the middle it is gone under its own name, never half there."""
-    with writing(path):
-        gone = _temporary(path, "new")
+    with writing(path), _reserved(path) as (gone, _):
         path.rename(gone)
         shutil.rmtree(gone)
 
 
 def remove_unfinished(path: Path) -> None:
     """Clear what killed processes left of attempts to write `path`, and of nothing else beside it."""
-    for entry in path.parent.iterdir() if path.parent.is_dir() else ():
-        match = _TEMPORARY.fullmatch(entry.name)
-        if match and match["name"] == path.name and match["kind"] == "new" and not _in_use(entry):
-            with writing(entry):
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+    for group in _groups(path.parent):
+        if group.name == path.name and not group.path("old").exists():
+            group.clear()
 
 
-def remove_leftovers(folder: Path) -> list[Path]:
+def remove_leftovers(folder: Path, left: Callable[[Path], None] = lambda _: None) -> list[Path]:
     """Clear what killed processes left in `folder` and below; call it when a program starts.
 
     A folder that was moved aside while being replaced gets its name back if the replacement never arrived.
+
+    Args:
+        folder: Where to look.
+        left: Told of each temporary whose writer may be alive, for all that this file system can say.
 
     Returns:
         The temporaries removed or put back. Those of living processes are left alone.
     """
     found: list[Path] = []
-    for parent, folders, files in os.walk(folder):
-        for name in sorted([*folders, *files]):
-            match = _TEMPORARY.fullmatch(name)
-            if match is None:
-                continue
-            temporary, final = Path(parent, name), Path(parent, match["name"])
-            if name in folders:
-                folders.remove(name)
-            if _in_use(temporary):
-                continue
-            with writing(temporary):
-                if match["kind"] == "old" and not os.path.lexists(final):
-                    temporary.rename(final)
-                elif temporary.is_dir():
-                    shutil.rmtree(temporary)
-                else:
-                    temporary.unlink(missing_ok=True)
-            found.append(temporary)
+    for parent, folders, _ in os.walk(folder):
+        folders[:] = [name for name in folders if not _TEMPORARY.fullmatch(name)]
+        for group in _groups(Path(parent)):
+            cleared, unknown = group.clear()
+            found += cleared
+            for path in unknown:
+                left(path)
     return found
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The temporaries of one attempt to write a name."""
+
+    folder: Path
+    name: str
+    token: str
+
+    def path(self, kind: _Kind) -> Path:
+        """Where the one of a kind would be."""
+        return _temporary(self.folder / self.name, self.token, kind)
+
+    def clear(self) -> tuple[list[Path], list[Path]]:
+        """Remove or put back, unless the writer lives: what was done, and what was left because nobody can tell."""
+        final = self.folder / self.name
+        with writing(final), self._held() as ours:
+            there = [path for path in (self.path("new"), self.path("old")) if os.path.lexists(path)]
+            if not ours:
+                return [], there if ours is None else []
+            for path in there:
+                if path == self.path("old") and not os.path.lexists(final):
+                    path.rename(final)
+                elif path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            return there, []
+
+    @contextmanager
+    def _held(self) -> Iterator[bool | None]:
+        """Hold what the writer of these would hold; whether it was free, None where that cannot be known."""
+        with ExitStack() as stack:
+            ours: bool | None = True  # a folder's writer makes its lock first and removes it last
+            try:
+                if self.path("lock").exists():
+                    ours = stack.enter_context(locks.claim(self.path("lock")))
+                elif self.path("new").is_file():
+                    file = stack.enter_context(self.path("new").open("r+b"))  # NFS locks only what is open for writing
+                    ours = locks.lock(file.fileno())
+                    if ours is None and locks.lives(self.token) is False:
+                        ours = True
+            except FileNotFoundError:
+                ours = False
+            except OSError:
+                ours = None
+            yield ours
+
+
+def _groups(folder: Path) -> list[_Group]:
+    """Temporaries in a folder, by the attempt that made them."""
+    try:
+        names = [match for entry in folder.iterdir() if (match := _TEMPORARY.fullmatch(entry.name))]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [_Group(folder, name, token) for name, token in sorted({(each["name"], each["token"]) for each in names})]
+
+
+def append(file: RawIOBase, data: bytes) -> None:
+    """Write all of `data` to an unbuffered file: after an error nothing is left in memory to be written later."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) or 0 :]
+
+
+def amount(count: float) -> str:
+    """Bytes in the unit that fits: ``17 bytes``, ``1.5 MiB``."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count / 1024**power:,.1f} {unit}"
+    return f"{count:,.0f} bytes"
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -215,8 +278,16 @@ def _cure(error: OSError, path: Path, size: int | None) -> str | None:
     return None
 
 
-def _temporary(path: Path, kind: Literal["new", "old"]) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{kind}")
+def _temporary(path: Path, token: str, kind: _Kind) -> Path:
+    return path.with_name(f".{path.name}.{token}.{kind}")
+
+
+@contextmanager
+def _reserved(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Names beside `path` for a new folder and for one moved aside, with a lock on both."""
+    token = locks.token()
+    with locks.claim(_temporary(path, token, "lock")):
+        yield _temporary(path, token, "new"), _temporary(path, token, "old")
 
 
 def _refuse_existing(path: Path, replace: bool) -> None:
@@ -224,32 +295,13 @@ def _refuse_existing(path: Path, replace: bool) -> None:
         raise UserError(f"{path}: already exists: remove it or choose another name")
 
 
-def _lock(handle: int) -> None:
-    """Mark an open file or folder as in use until this process ends. File systems without locks go without."""
-    with suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _in_use(path: Path) -> bool:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return False
-
-
-def _fsync(path: Path) -> None:
+def _fsync_folder(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise
     finally:
         os.close(handle)
 
@@ -257,5 +309,6 @@ def _fsync(path: Path) -> None:
 def _fsync_tree(folder: Path) -> None:
     for parent, _, files in os.walk(folder):
         for name in files:
-            _fsync(Path(parent, name))
-        _fsync(Path(parent))
+            with Path(parent, name).open("rb") as file:
+                os.fsync(file.fileno())
+        _fsync_folder(Path(parent))

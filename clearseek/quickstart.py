@@ -29,7 +29,7 @@ from clearseek.model.transformer import DeepSeekModel
 from clearseek.recipe import load_recipe
 from clearseek.train.run import RunFolder
 from clearseek.train.session import free_run_folder, run_training
-from clearseek.train.transcript import verify
+from clearseek.train.transcript import last_line
 
 PROMPTS = ("def ", "class ", "import os\n")
 
@@ -96,7 +96,7 @@ def _twins(runs: Path, run: RunFolder, weights_sha256: str) -> list[str]:
     same = []
     for folder in sorted(runs.iterdir()):
         with suppress(UserError, OSError):  # whatever else lies there is none of this run's business
-            steps = verify(RunFolder(folder).transcript).steps if folder != run.root else ()
-            if steps and steps[-1].weights_sha256 == weights_sha256:
+            last = last_line(RunFolder(folder).transcript).record if folder != run.root else None
+            if last is not None and last.weights_sha256 == weights_sha256:
                 same.append(str(folder))
     return same

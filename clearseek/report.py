@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +12,10 @@ from rich.text import Text
 
 from clearseek.config import Recipe
 from clearseek.data.manifest import Manifest
+from clearseek.files import amount
 from clearseek.hub.layout import count_parameters, flops_per_token, training_memory
 from clearseek.hub.portability import Finding, check_portability
-
-
-def program() -> str:
-    """How to call this program again: by its name where the shell would find it, else by its path."""
-    called, found = Path(sys.argv[0]), shutil.which("clearseek")
-    if called.name != "clearseek" or (found and Path(found).resolve() == called.resolve()):
-        return "clearseek"
-    return os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called)
+from clearseek.program import command
 
 
 def print_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:
@@ -91,11 +82,28 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
 
 
 def print_dry_run(console: Console, recipe: Recipe, as_json: bool) -> None:
-    """The resolved recipe and its costs."""
+    """What a recipe costs, then the recipe with every setting."""
     costs = dry_run(recipe)
     if as_json:
         print(json.dumps(costs, indent=1))
         return
+    parameters, memory = costs["parameters"], costs["memory_bytes"]
+    rows = [
+        ("parameters", f"{parameters['total']:,}" + f" + {parameters['mtp']:,} MTP" * bool(parameters["mtp"])),
+        ("activated", f"{parameters['activated']:,} with input embedding and output head"),
+        ("", f"{parameters['activated_without_embedding']:,} without the embedding lookup"),
+        ("", f"{parameters['activated_without_embedding_and_head']:,} without embedding and head"),
+        ("embedding", f"{parameters['embedding']:,}"),
+        ("memory", f"{amount(memory['total_without_activations'])} for weights, gradients and "
+                   "optimiser state; activations come on top"),
+        ("", f"{amount(memory['partial_sums_in_one_process'])} more while one process sums all its "
+             "micro-batches"),
+        ("training", f"{si(costs['flops_per_token'], 'FLOP')} a token, {costs['tokens']:,} tokens, "
+                     f"{si(costs['total_flops'], 'FLOP')}"),
+    ]  # fmt: skip
+    print_rows(console, rows)
+    print_findings(console, check_portability(recipe.model, recipe.data.tokenizer is None))
+    console.print("\nThe recipe, resolved:", style="bold")
     for table, settings in costs["recipe"].items():
         if not isinstance(settings, dict):
             console.print(f"{table} = {json.dumps(settings)}", markup=False, soft_wrap=True)
@@ -104,23 +112,6 @@ def print_dry_run(console: Console, recipe: Recipe, as_json: bool) -> None:
         for key, value in settings.items():
             text = f"{key} = {json.dumps(value)}" if value is not None else f"# {key} is not set"
             console.print(text, markup=False, soft_wrap=True)
-    parameters, memory = costs["parameters"], costs["memory_bytes"]
-    console.print()
-    rows = [
-        ("parameters", f"{parameters['total']:,}" + f" + {parameters['mtp']:,} MTP" * bool(parameters["mtp"])),
-        ("activated", f"{parameters['activated']:,} with input embedding and output head"),
-        ("", f"{parameters['activated_without_embedding']:,} without the embedding lookup"),
-        ("", f"{parameters['activated_without_embedding_and_head']:,} without embedding and head"),
-        ("embedding", f"{parameters['embedding']:,}"),
-        ("memory", f"{memory['total_without_activations'] / 2**30:,.2f} GiB for weights, gradients and "
-                   "optimiser state; activations come on top"),
-        ("", f"{memory['partial_sums_in_one_process'] / 2**30:,.2f} GiB more while one process sums all its "
-             "micro-batches"),
-        ("training", f"{si(costs['flops_per_token'], 'FLOP')} a token, {costs['tokens']:,} tokens, "
-                     f"{si(costs['total_flops'], 'FLOP')}"),
-    ]  # fmt: skip
-    print_rows(console, rows)
-    print_findings(console, check_portability(recipe.model, recipe.data.tokenizer is None))
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:
@@ -180,8 +171,8 @@ def print_quickstart_end(console: Console, recipe: Recipe, summary: Mapping[str,
         ("for transformers", summary["export"]),
         ("pictures", f"{run}/pictures/loss.png, {run}/pictures/experts.png"),
         ("record", f"{run}/transcript.jsonl"),
-        ("try next", f'{program()} generate {run} --prompt "class Parser"'),
-        ("", f"{program()} train shakespeare --set 'data.paths=[\"my.txt\"]'   (a text file of yours)"),
-        ("", f"{program()} train {recipe.name} --set train.steps={2 * recipe.train.steps} --run runs/longer"),
+        ("try next", command("generate", run, "--prompt", "class Parser")),
+        ("", command("train", "shakespeare", "--set", 'data.paths=["my.txt"]') + "   (a text file of yours)"),
+        ("", command("train", "--resume", run, "--more-steps", str(recipe.train.steps)) + "   (as long again)"),
     ]  # fmt: skip
     print_rows(console, rows)

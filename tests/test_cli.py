@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from clearseek import commands
 from clearseek.cli import COMMANDS, build_parser, main
 from clearseek.recipe import shipped_recipes
 from clearseek.train.run import RunFolder
+from clearseek.train.session import exclusively
 from clearseek.train.transcript import verify
 from tests.train.conftest import TINY
 
@@ -177,7 +180,7 @@ def test_every_example_parses() -> None:
         (["train", "quickstart", "--device", "cuda:99"], "--device cuda:99: PyTorch finds "),
         (["train", "--resume", "gone"], "gone: not a run folder: it has no recipe.json"),
         (["train", "--resume", "file"], "cannot read: Not a directory"),
-        (["train", "v3-671b"], "v3-671b: weights, gradients and optimiser state alone take 43,"),
+        (["train", "v3-671b"], "v3-671b: weights, gradients and optimiser state alone take 42."),
         (["data", "quickstart"], "the following arguments are required: --out"),
         (["data", "shakespeare", "--out", "d"], "tinyshakespeare.txt: data.paths names no file there"),
         (["generate", "gone"], "gone: no such folder"),
@@ -250,6 +253,11 @@ def test_dry_run_counts_the_671b_exactly(cli: Cli, tmp_path: Path, monkeypatch: 
         == (costs["memory_bytes"]["total_without_activations"])
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_begins_with_what_it_costs(cli: Cli) -> None:
+    lines = cli("train", "quickstart", "--dry-run").out.splitlines()
+    assert lines[0].startswith("parameters ") and lines.index("[model]") > 8
 
 
 def test_dry_run_shows_what_set_changed(cli: Cli) -> None:
@@ -342,6 +350,48 @@ def test_from_an_older_checkpoint_to_the_same_end(cli: Cli, work: Work, tmp_path
     assert json.loads(said.out)["weights_sha256"] == work.weights
 
 
+def test_a_finished_run_is_trained_for_longer(cli: Cli, work: Work, tmp_path: Path) -> None:
+    said = refused(cli("train", "--resume", work.run, "--set", "train.steps=40"))
+    again = shlex.split(said.rpartition("longer: ")[2])
+    assert again == ["clearseek", "train", "--resume", str(work.run), "--more-steps", "N"]
+    said = cli("train", "--resume", work.run, "--more-steps", "2", "--run", tmp_path / "r", "--data", work.data)
+    assert said.code == 0 and "going on after step 8 of 10" in said.out and f"done: {tmp_path / 'r'}" in said.out
+    assert "goes with --resume" in refused(cli("train", work.recipe, "--more-steps", "2"))
+    assert "leave out --from-step" in refused(
+        cli("train", "--resume", work.run, "--more-steps", "2", "--from-step", "3")
+    )
+    dry = json.loads(cli("train", "--resume", work.run, "--more-steps", "2", "--dry-run", "--json").out)
+    assert dry["recipe"]["train"]["steps"] == 10
+
+
+def test_a_run_that_another_process_writes_is_left_alone(cli: Cli, work: Work, tmp_path: Path) -> None:
+    """Nothing is cleared before the run is known to be ours: not even what looks like a dead process's rubbish."""
+    run, left = RunFolder(tmp_path / "r"), tmp_path / "r/.data.0123456789abcdef.new"
+    with exclusively(run):
+        left.mkdir()
+        for arguments in (("train", work.recipe, "--run", run.root), ("train", "--resume", work.run)):
+            with exclusively(RunFolder(work.run)):
+                assert "another process is writing here" in refused(cli(*arguments, "--data", work.data))
+        assert left.exists()
+
+
+def test_a_folder_that_a_finder_looked_at_is_still_empty(cli: Cli, work: Work, tmp_path: Path) -> None:
+    for name in (".DS_Store", "desktop.ini", "Thumbs.db", "._x"):
+        (tmp_path / name).write_bytes(b"\0")
+    assert cli("train", work.recipe, "--data", work.data, "--run", tmp_path, "--set", "train.steps=1").code == 0
+
+
+@pytest.mark.parametrize("name", ["a blank", "quote's", "-dash", "new\nline", "$HOME", "\udce9"])
+def test_commands_that_are_printed_can_be_pasted(
+    name: str, cli: Cli, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = cli("train", work.recipe, "--data", work.data, f"--run={name}", "--set", "train.steps=1")
+    pasted = shlex.split(os.fsencode(said.out.rpartition("next: ")[2]).decode("utf-8", "surrogateescape"))
+    assert pasted[:2] == ["clearseek", "generate"] and Path(pasted[2]) == Path(name)
+    assert cli(*pasted[1:], "--max-tokens", "1").code == 0
+
+
 def test_data_that_are_gone_are_asked_for(cli: Cli, work: Work) -> None:
     said = refused(cli("train", "--resume", work.run))
     assert "the run's data are not in its folder: say where they are, as when it began, with --data FOLDER" in said
@@ -384,7 +434,7 @@ def long_run(work: Work, tmp_path_factory: pytest.TempPathFactory) -> str:
     return weights(run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_finishes_the_step_and_saves(
     number: signal.Signals, cli: Cli, work: Work, long_run: str, tmp_path: Path
 ) -> None:
@@ -412,7 +462,9 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_the_first_step(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(total=10**9, used=10**9 - 10, free=10))
     said = refused(cli("train", work.recipe, "--data", work.data, "--run", tmp_path / "r"))
-    assert "a checkpoint of this model takes" in said and "0.0 GiB are free" in said
+    assert re.search(
+        r"a checkpoint of this model takes [\d,]+ bytes \([\d.]+ [KM]iB\), and 10 \(10 bytes\) are free", said
+    )
     assert not (tmp_path / "r").exists()
 
 
@@ -565,7 +617,8 @@ def test_an_import_is_a_run_to_read_and_not_to_train(cli: Cli, work: Work, tmp_p
     said = cli("import", work.export, tmp_path / "back")
     assert said.code == 0 and "deepseek_v3 with " in said.out
     before = tree(tmp_path)
-    assert "back: no training to go on with" in refused(cli("train", "--resume", tmp_path / "back"))
+    said = refused(cli("train", "--resume", tmp_path / "back"))
+    assert "back: no training to go on with: an imported model has none" in said
     trained = cli("train", work.recipe, "--data", work.data, "--run", tmp_path / "back")
     assert "back: not empty (it holds checkpoints" in refused(trained)
     assert "back: exists and is no empty folder" in refused(cli("import", work.export, tmp_path / "back"))
@@ -627,6 +680,53 @@ def test_a_reader_that_goes_away_is_no_error(command: str, head: int) -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() in (0, 141)
+
+
+POSIX = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+def test_no_command_stumbles_over_a_posix_locale(work: Work, tmp_path: Path) -> None:
+    """One process for all commands; what could not be shown is spelt, never a question mark, which says unknown."""
+    folder = tmp_path / "größe"
+    lines = [
+        ["train", str(work.recipe), "--data", str(work.data), "--run", str(folder / "r"), "--set", "train.steps=2"],
+        ["export", str(folder / "r"), str(folder / "m")],
+        ["import", str(folder / "m"), str(folder / "i")],
+        ["generate", str(folder / "m"), "--prompt", "naïve", "--max-tokens", "1"],
+        ["audit", str(folder / "m")],
+        ["audit", str(folder / "m"), "--format", "markdown"],
+        ["audit", str(folder / "m"), str(folder / "i"), "--compare"],
+        ["plan", "v3-671b"],
+        ["doctor"],
+        ["recipes"],
+    ]
+    code = "import os, sys; from clearseek.cli import main\nfor line in sys.stdin.buffer.read().split(b'\\n'):\n"
+    code += "    print(main([os.fsdecode(word) for word in line.split(b'\\0')]), flush=True)"
+    sent = "\n".join("\0".join(line) for line in lines).encode()
+    ended = subprocess.run(
+        [sys.executable, "-c", code], input=sent, capture_output=True, env=os.environ | POSIX, check=False
+    )
+    assert b"Traceback" not in ended.stderr and ended.returncode == 0, ended.stderr[-2000:]
+    assert [line for line in ended.stdout.splitlines() if line in (b"0", b"2")] == [b"0"] * len(lines)
+    assert "größe".encode() in ended.stdout  # a name's bytes are the name's
+    audit = ended.stdout.decode().partition("What the weights are and allow")[2].partition("What frameworks")[0]
+    answers = {line.split()[0] for line in audit.splitlines() if line.startswith("  ")}
+    assert {"yes", "no"} <= answers <= {"yes", "partly", "no", "unknown", "-"}
+
+
+@pytest.mark.parametrize("command", [["recipes"], ["audit", "x"], ["train", "quickstart", "--dry-run"], ["doctor"]])
+def test_on_windows_there_is_one_line(command: list[str]) -> None:
+    code = f"import sys; sys.modules['fcntl'] = None\nfrom clearseek.cli import main\nsys.exit(main({command!r}))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.startswith("clearseek: ClearSeek runs on Linux and macOS") and ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("redirect", [">&-", ">&- 2>&-", "</dev/null >/dev/null"])
+def test_outputs_may_be_closed(redirect: str, work: Work) -> None:
+    call = shlex.join([sys.executable, "-m", "clearseek", "generate", str(work.run), "--max-tokens", "1"])
+    ended = subprocess.run(f"{call} {redirect}", shell=True, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0 and ended.stderr == ""
 
 
 def test_what_a_terminal_cannot_show_is_replaced(work: Work) -> None:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 
 from clearseek.errors import UserError
 from clearseek.files import (
+    amount,
     atomic_file,
     atomic_folder,
     remove_folder,
@@ -237,6 +239,38 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
         assert len(set(data)) == 1
         remove_leftovers(tmp_path)
         assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EIO])
+def test_a_folder_that_cannot_be_forced_to_the_disk_is_no_error(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SMB, FUSE and shared folders of virtual machines have no fsync of a folder; a disk that fails is an error."""
+    fsync = os.fsync
+
+    def refuse_folders(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    if code == errno.EIO:
+        with pytest.raises(UserError, match="input/output error"), atomic_folder(tmp_path / "folder") as folder:
+            pass
+        return
+    write_atomic(tmp_path / "file", "x")
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "x").write_text("1")
+    remove_folder(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 bytes"), (1023, "1,023 bytes"), (1024, "1.0 KiB"), (3 * 2**20, "3.0 MiB"), (2**40 * 1500, "1,500.0 TiB")],
+)
+def test_amounts_are_in_units_that_fit(count: int, shown: str) -> None:
+    assert amount(count) == shown
 
 
 def test_hashes(tmp_path: Path) -> None:

@@ -87,6 +87,13 @@ class Stream:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def __getitem__(self, part: slice) -> Ints:
+        """Tokens of a slice without a step, cut off at the end of the stream."""
+        start, stop, _ = part.indices(len(self))
+        out = np.empty(max(0, stop - start), dtype=np.int64)
+        self.read(start, out)
+        return out
+
     def read(self, start: int, out: Ints) -> None:
         """Fill `out` ([any length]) with the tokens from position `start` on."""
         shard = int(np.searchsorted(self._starts, start, side="right")) - 1

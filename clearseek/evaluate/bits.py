@@ -14,6 +14,7 @@ import gzip
 import lzma
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,10 +24,17 @@ from clearseek.model.loss import token_losses
 from clearseek.model.transformer import DeepSeekModel
 
 
+class Tokens(Protocol):
+    """A stream of token ids: an array, or shards on the disk (`clearseek.data.loader.Stream`)."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> NDArray[Any]: ...
+
+
 @torch.no_grad()
 def held_out_bits(
     model: DeepSeekModel,
-    tokens: NDArray[np.integer],
+    tokens: Tokens,
     window: int,
     batch: int = 32,
     windows: Sequence[int] | None = None,
@@ -36,7 +44,7 @@ def held_out_bits(
 
     Args:
         model: The model.
-        tokens: Token ids; all but the first are predicted.
+        tokens: Token ids; all but the first are predicted. They are read window by window.
         window: Tokens the model sees at once.
         batch: Windows per forward pass.
         windows: Which windows to take, by index (see :func:`window_count`); all by default.
@@ -46,7 +54,7 @@ def held_out_bits(
         (bits, tokens predicted).
     """
     stride = max(1, window // 2)
-    chosen = list(range(window_count(len(tokens), window))) if windows is None else list(windows)
+    chosen = range(window_count(len(tokens), window)) if windows is None else windows
     device = model.head_weight.device
     nats, predicted = 0.0, 0
     for first in range(0, len(chosen), batch):

@@ -11,6 +11,7 @@ Only this module needs the library ``cryptography``, and loads it when the first
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,7 @@ def load_private_key(path: Path, password: bytes | None = None) -> PrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise UserError(f"{path}: not an elliptic curve key: make one with curve P-256")
     if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise UserError(f"{path}: others on this machine can read the private key: chmod 600 {path}")
+        raise UserError(f"{path}: others on this machine can read the private key: chmod 600 {shlex.quote(str(path))}")
     return PrivateKey(_public(key.public_key(), str(path)), key)
 
 

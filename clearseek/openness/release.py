@@ -15,7 +15,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from clearseek.config import Recipe
@@ -35,8 +34,10 @@ from clearseek.openness.render.spdx import as_spdx
 from clearseek.openness.signing import sign_folder
 from clearseek.openness.source import Folder
 from clearseek.openness.source_archive import environment_lock, source_archive
+from clearseek.program import command
+from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
-from clearseek.train.run import RunFolder
+from clearseek.train.run import RunFolder, is_imported
 from clearseek.train.trainer import settle_numerics
 from clearseek.train.transcript import Summary, hash_tensors, verify
 
@@ -152,12 +153,19 @@ def _refuse_place(out: Path, run: RunFolder, data: Path) -> None:
 
 def _gather(run: RunFolder, data: Path, dtype: str, name: str) -> Made:
     """Read everything, and refuse what would make a release that fails its own audit."""
-    recipe, transcript = run.read_recipe(), verify(run.transcript)
-    settle_numerics(recipe.train.threads, "cpu")  # what follows computes figures that others must get to the bit
-    if len(transcript.steps) < recipe.train.steps:
+    recipe = run.read_recipe()
+    if is_imported(run):
         raise UserError(
-            f"{run.root}: stopped after step {len(transcript.steps)} of {recipe.train.steps}: finish it first, with "
-            f"clearseek train --resume {run.root}"
+            f"{run.root}: an imported model has no training to release: publish its weights as they are, with "
+            f"{command('export', run.root, 'OUT')}, or release a run that was trained here"
+        )
+    transcript = verify(run.transcript)
+    settle_numerics(recipe.train.threads, "cpu")  # what follows computes figures that others must get to the bit
+    reached = transcript.begin + len(transcript.steps)
+    if reached < recipe.train.steps:
+        raise UserError(
+            f"{run.root}: stopped after step {reached} of {recipe.train.steps}: finish it first, with: "
+            f"{command('train', '--resume', run.root)}"
         )
     manifest = read_manifest(data)
     check_files(data, manifest)
@@ -174,17 +182,15 @@ def _gather(run: RunFolder, data: Path, dtype: str, name: str) -> Made:
 
 def _evaluate(run: RunFolder, recipe: Recipe, data: Path, manifest: Manifest, transcript: Summary) -> dict[str, Any]:
     """Held-out bits of every window, in FP32 from the last checkpoint, whose hash must be the transcript's."""
-    saved = checkpoint.load(checkpoint.find(run.checkpoints, recipe.train.steps))
+    saved = checkpoint.load(checkpoint.find(run.checkpoints, recipe.train.steps), checkpoint.MODEL)
     found = hash_tensors([*saved.tensors["weights"].items(), *saved.tensors["buffers"].items()])
     if found != transcript.steps[-1].weights_sha256:
         raise UserError(f"{run.checkpoints}: the last checkpoint's weights are not those of the transcript")
     del saved
     model, _ = run.load_model()
-    stream = Stream(data, "heldout")
-    if len(stream) < 2:
+    tokens = Stream(data, "heldout")
+    if len(tokens) < 2:
         return {}
-    tokens = np.empty(len(stream), dtype=np.int64)
-    stream.read(0, tokens)
     length = recipe.data.sequence_length
     count = window_count(len(tokens), length)
     windows = [held_out_bits(model, tokens, length, windows=[index]) for index in range(count)]
@@ -222,6 +228,9 @@ def _training(run: RunFolder, place: Path, made: Made) -> None:
         if problems:
             raise UserError("\n".join(problems))
         _copy(source, place / "checkpoints" / source.name)
+    for folder in (run.parent, *(run.parent.iterdir() if run.parent.is_dir() else ())):
+        if folder.is_dir():
+            _copy(folder, place / "training" / folder.relative_to(run.root))
     for picture in sorted(run.pictures.glob("*.png")) if run.pictures.is_dir() else ():
         _write(place / "pictures" / picture.name, picture.read_bytes())
 
@@ -250,10 +259,10 @@ def _bills(place: Path, made: Made) -> dict[str, str]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A folder of plain files; the first that cannot be copied ends it."""
+    """A folder of plain files; the first that cannot be copied ends it. What an operating system left stays behind."""
     target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
-        if path.is_file():
+        if path.is_file() and not system_file(path.name):
             shutil.copyfile(path, target / path.name)
 
 

@@ -26,12 +26,13 @@ from clearseek.openness.dsse import sign_statement
 from clearseek.openness.hub_push import check_push, push
 from clearseek.openness.keys import PrivateKey, generate_key, is_encrypted, load_private_key
 from clearseek.openness.release import make_release
-from clearseek.openness.render.text import MARKS
+from clearseek.openness.render.text import MARKS, mark
 from clearseek.openness.statement import as_statement, coverage, summary, verdict
 from clearseek.openness.tree import visible
 from clearseek.openness.verify import LEVELS
 from clearseek.openness.verify import verify as verify_release
-from clearseek.report import print_rows, program
+from clearseek.program import command
+from clearseek.report import print_rows
 from clearseek.train.run import RunFolder
 
 FAILED = 1
@@ -62,8 +63,8 @@ def release(arguments: argparse.Namespace) -> int:
         ("Merkle root", made.root),
         ("signed by", made.fingerprint or "nobody: --key FILE --make-key makes a key and signs with it"),
         *([("pushed to", pushed)] if pushed else []),
-        ("try next", f"{program()} audit {pushed or made.out}"),
-        ("", f"{program()} verify {made.out}" + (f" --key {arguments.key}.pub" if arguments.key else "")),
+        ("try next", command("audit", pushed or made.out)),
+        ("", command("verify", made.out, *(("--key", Path(f"{arguments.key}.pub")) if arguments.key else ()))),
     ]
     print_rows(Console(highlight=False), rows)
     return 0
@@ -85,8 +86,8 @@ def verify(arguments: argparse.Namespace) -> int:
         )
     rows = found.rows
     for row in rows:
-        sign, colour = MARKS[row.answer]
-        console.print(Text(f"  {sign} ", style=colour) + Text(f"{row.title}: {visible(row.reason)}"), soft_wrap=True)
+        sign = Text(f"  {mark(console, row.answer)} ", style=MARKS[row.answer][1])
+        console.print(sign + Text(f"{row.title}: {visible(row.reason)}"), soft_wrap=True)
     statement = as_statement(found, {**describe(), "platform": platform.platform()})
     if private is not None:
         name = f"verify-{private.public.fingerprint[:12]}-{hash_name(nonce)}.json"
@@ -117,6 +118,8 @@ def _key(path: Path | None, make: bool) -> Iterator[PrivateKey | None]:
         return
     if make:
         generate_key(path)
+    elif not os.path.lexists(path):
+        raise UserError(f"{path}: no such key: --make-key makes it, or give the file of one that you have")
     try:
         yield _load(path)
     except BaseException:

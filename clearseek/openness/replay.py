@@ -51,8 +51,14 @@ class Release:
     recipe: Recipe
     lines: tuple[bytes, ...]
     """Of the transcript: the header, then one a step."""
+    begin: int
+    """The step after which the run began: 0, or the last of the run that it goes on from."""
     steps: tuple[int, ...]
-    """That have a checkpoint, 0 first, which follows from the seed."""
+    """That have a checkpoint, the beginning first, which follows from the seed or is the parent's end."""
+
+    def line(self, step: int) -> bytes:
+        """A step's line."""
+        return self.lines[step - self.begin]
 
     @property
     def data(self) -> Path:
@@ -84,12 +90,13 @@ def open_release(root: Path) -> Release:
     lines = tuple(run.transcript.read_bytes().split(b"\n")[:-1])
     if not isinstance(transcript.header.get("environment"), dict):
         raise UserError(f"{run.transcript}: its header does not say on what machine the run was")
-    later = (step for step in checkpoint.steps(root / "checkpoints") if step)
-    return Release(root, run, transcript, run.read_recipe(), lines, (0, *later))
+    begin = transcript.begin
+    later = (step for step in checkpoint.steps(root / "checkpoints") if step > begin)
+    return Release(root, run, transcript, run.read_recipe(), lines, begin, (begin, *later))
 
 
 def every_segment(release: Release) -> tuple[Segment, ...]:
-    """From each checkpoint to the next, the first from step 0."""
+    """From each checkpoint to the next, the first from the beginning."""
     return tuple(Segment(begin, end) for begin, end in pairwise(release.steps))
 
 
@@ -175,10 +182,10 @@ class Replay:
                 nudge(self._trainer.optimizer.masters, nudged)
                 self._trainer.optimizer.round_into_model()
             with Display(segment.end, self._trainer.recipe.name, console=Console(quiet=True)) as display:
-                ended = self._trainer.train(display, until=segment.end)
-            if ended.steps != segment.end:  # asked to stop by Ctrl-C or SIGTERM: nothing was found either way
+                self._trainer.train(display, until=segment.end)
+            lines = run.transcript.read_bytes().split(b"\n")[segment.begin - self.release.begin + 1 : -1]
+            if len(lines) != segment.end - segment.begin:  # stopped by Ctrl-C or SIGTERM: nothing was found either way
                 raise KeyboardInterrupt
-            lines = run.transcript.read_bytes().split(b"\n")[segment.begin + 1 : -1]
         return lines, self._trainer.state_tensors()
 
     def price(self, segments: tuple[Segment, ...]) -> str:
@@ -225,8 +232,11 @@ class Replay:
         run = RunFolder(root)
         root.mkdir(parents=True)
         shutil.copyfile(self.release.run.recipe, run.recipe)
-        run.transcript.write_bytes(b"".join(line + b"\n" for line in self.release.lines[: segment.begin + 1]))
-        if segment.begin:
+        before = self.release.lines[: segment.begin - self.release.begin + 1]
+        run.transcript.write_bytes(b"".join(line + b"\n" for line in before))
+        if self.release.begin:
+            run.parent.symlink_to(self.release.run.parent.resolve())
+        if segment.begin > self.release.begin:
             path = checkpoint.find(self.release.checkpoints, segment.begin)
             run.checkpoints.mkdir()
             (run.checkpoints / path.name).symlink_to(path.resolve())

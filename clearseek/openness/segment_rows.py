@@ -23,7 +23,9 @@ def segment_row(replay: Replay, segment: Segment) -> Row:
     """Train the steps of a segment again, and compare lines and state."""
     title = f"Steps {segment.begin + 1} to {segment.end}, trained again, give the same bits"
     name = f"verify.steps.{segment.begin + 1}-{segment.end}"
-    return attempted(name, title, lambda: _segment(name, title, replay, segment), transcript_line(segment.end))
+    return attempted(
+        name, title, lambda: _segment(name, title, replay, segment), transcript_line(segment.end - replay.release.begin)
+    )
 
 
 def _segment(name: str, title: str, replay: Replay, segment: Segment) -> Row:
@@ -31,7 +33,7 @@ def _segment(name: str, title: str, replay: Replay, segment: Segment) -> Row:
     saved = checkpoint.load(checkpoint.find(release.checkpoints, segment.end))
     forged = _other_hashes(release, segment, saved)
     if forged:
-        return redone(name, title, "no", forged, transcript_line(segment.end))
+        return redone(name, title, "no", forged, transcript_line(segment.end - replay.release.begin))
     lines, tensors = replay.train(segment)
     found = _first_difference(replay, segment, lines, tensors, saved)
     if found is not None and (replay.differs or replay.other_code):
@@ -41,13 +43,13 @@ def _segment(name: str, title: str, replay: Replay, segment: Segment) -> Row:
     reason = f"{len(lines)} lines of the transcript and every tensor of the checkpoint"
     if replay.differs:
         reason += f", though this machine differs: {', '.join(replay.differs)}"
-    return redone(name, title, "yes", reason, transcript_line(segment.end))
+    return redone(name, title, "yes", reason, transcript_line(segment.end - replay.release.begin))
 
 
 def _other_hashes(release: Release, segment: Segment, saved: checkpoint.Checkpoint) -> str:
     """Where the checkpoint at the segment's end is not the one whose hashes the transcript has, on any machine."""
     groups = {"weights": ("weights", "buffers"), "optimizer": ("optimizer",)}
-    line = json.loads(release.lines[segment.end])
+    line = json.loads(release.line(segment.end))
     for group, parts in groups.items():
         stated = line.get(f"{group}_sha256")
         found = hash_tensors([pair for part in parts for pair in saved.tensors.get(part, {}).items()])
@@ -64,9 +66,11 @@ def _first_difference(
     tensor = _first_tensor(tensors, saved)
     after = "" if tensor is None else f"after step {segment.end} {' '.join(tensor)} is another than the checkpoint's"
     for step, line in enumerate(lines, segment.begin + 1):
-        if line != replay.release.lines[step]:
-            reason = _differing(step, line, replay.release.lines[step])
-            return f"{reason}; {after or 'every tensor of the checkpoint is the same'}", transcript_line(step)
+        if line != replay.release.line(step):
+            reason = _differing(step, line, replay.release.line(step))
+            return f"{reason}; {after or 'every tensor of the checkpoint is the same'}", transcript_line(
+                step - replay.release.begin
+            )
     if tensor is None:
         return None
     return after, Evidence(f"checkpoints/step-{segment.end:08d}/{tensor[0]}.safetensors")
@@ -86,8 +90,9 @@ def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkp
     """On another kind of machine: set the distance to the published run against what rounding does here."""
     steps = f"{segment.begin + 1} to {segment.end}"
     title = f"Steps {steps}, trained again on another kind of machine, end within honest drift"
-    name, place = f"verify.drift.{segment.begin + 1}-{segment.end}", transcript_line(segment.end)
-    published = outcome(replay.release.lines[segment.begin + 1 : segment.end + 1], saved.tensors)
+    name, place = f"verify.drift.{segment.begin + 1}-{segment.end}", transcript_line(segment.end - replay.release.begin)
+    lines = [replay.release.line(step) for step in range(segment.begin + 1, segment.end + 1)]
+    published = outcome(lines, saved.tensors)
     away = distance(ours, published)
     if away.groups.get("weights") == 0 and any(away.groups.values()):
         return redone(name, title, "no", f"the weights are ours, and the rest of the state is not: {first}", place)

@@ -19,6 +19,7 @@ from clearseek.hub.safetensors_file import LONGEST_HEADER, Header, parse_header,
 from clearseek.openness.card import Document, decode
 from clearseek.openness.evidence import Evidence
 from clearseek.openness.tree import Problem, Tree, open_file, walk
+from clearseek.sysfiles import system_file
 
 MOST_TEXTS = 200
 MOST_TEXT = 8_000_000
@@ -87,7 +88,8 @@ class Source(ABC):
         return tuple(
             path
             for path in self.sizes
-            if any(fnmatchcase(base, p) or fnmatchcase(base.lower(), p) for p in patterns if (base := _base(path)))
+            if not system_file(path)  # ._model.safetensors is what macOS leaves beside a model, and no model
+            and any(fnmatchcase(base, p) or fnmatchcase(base.lower(), p) for p in patterns if (base := _base(path)))
         )
 
     def document(self, path: str) -> Document:

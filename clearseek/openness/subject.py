@@ -23,6 +23,7 @@ from clearseek.openness.claims import Claim, find_claims
 from clearseek.openness.evidence import Evidence
 from clearseek.openness.keys import PublicKey
 from clearseek.openness.source import Source, texts
+from clearseek.sysfiles import system_file
 
 T = TypeVar("T")
 CONFIG = "config.json"
@@ -48,7 +49,7 @@ def not_settings(path: str) -> bool:
 def is_weights(path: str) -> bool:
     """Whether a file holds weights, by its name: not settings, an optimiser's state or tokens, which end alike."""
     base = path.rpartition("/")[2].lower()
-    if not not_settings(path):
+    if system_file(base) or not not_settings(path):
         return False
     return base.endswith((".safetensors", ".gguf")) or _NAMED_WEIGHTS.search(base) is not None
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clearseek.errors import UserError
+from clearseek.sysfiles import system_file
 
 DEEPEST = 64
 """Folders inside each other; a release needs two or three."""
@@ -74,6 +75,11 @@ class Tree:
 
 class _RefusedError(Exception):
     """Not a file to read; the message completes “PATH: ”."""
+
+
+def is_stray(file: File) -> bool:
+    """Whether a file is what an operating system leaves in folders that are looked at, and so no part of a release."""
+    return bool(system_file(file.path)) and not file.link
 
 
 def walk(root: Path, skip: Iterable[str] = ()) -> Tree:

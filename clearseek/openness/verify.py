@@ -14,8 +14,9 @@ Cheating in a share f of the steps is missed by s segments of equal length with 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clearseek.errors import UserError
@@ -24,15 +25,17 @@ from clearseek.openness import manifest as listing
 from clearseek.openness.audit import audit
 from clearseek.openness.evidence import Audit, Evidence, Grade, Row
 from clearseek.openness.keys import PublicKey, load_public_key
-from clearseek.openness.redo import attempted, compared, undecided
+from clearseek.openness.redo import attempted, compared, redone, undecided
 from clearseek.openness.replay import Release, Replay, Segment, choose_segments, every_segment, open_release
 from clearseek.openness.segment_rows import segment_row, transcript_line
 from clearseek.openness.signing import verify_folder
 from clearseek.openness.source import Folder
-from clearseek.openness.tree import Tree, is_below, visible
+from clearseek.openness.tree import Tree, is_below, is_stray, visible
 from clearseek.openness.verify_data import data_rows
 from clearseek.openness.verify_model import evaluation_row, final_row, logits_row
+from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
+from clearseek.train.transcript import hash_tensors
 
 LEVELS = (0, 1, 2, 3, 4, 5, 6)
 _FIGURES = ("claims.consistent", "claims.possible", "cost.compute", "cost.operations", "cost.devices", "cost.price")
@@ -109,9 +112,13 @@ def verify(
     rows: list[Row] = []
     say("hashing every file")
     differences, tree = listing.check(root, manifest)
+    strays = tuple(file.path for file in tree.files if file.path in differences.extra and is_stray(file))
+    differences = replace(differences, extra=tuple(path for path in differences.extra if path not in strays))
     rows.append(_hashes(root, manifest, differences, tree))
+    if strays:
+        rows.append(_strays(root, strays))
     if key is not None:
-        rows.append(_signature(root, key))
+        rows.append(_signature(root, key, strays))
     if 1 in levels:
         source = Folder(root)
         source.hashes.update({entry.path: entry.sha256 for entry in manifest.files if not differences})
@@ -130,7 +137,7 @@ def verify(
             rows += _again(release, request, done, say)
     trained = [row for row in rows if row.id.startswith(("verify.steps", "verify.drift")) and row.answer != "unknown"]
     steps = sum(segment.end - segment.begin for segment in done) if len(trained) == len(done) else 0
-    total = every[-1].end if every else 0
+    total = every[-1].end - every[0].begin if every else 0
     fingerprint = "" if key is None else key.fingerprint
     return Verified(
         tuple(rows), digest, manifest.root, levels, nonce, fingerprint, (len(trained), len(every)), (steps, total)
@@ -153,6 +160,9 @@ def _again(
     levels = request.levels
     title = "Transcript and checkpoints reach the recipe's last step, and nothing else is among them"
     yield attempted("verify.complete", title, lambda: _complete(title, release), transcript_line(0))
+    if release.begin:
+        title = "The training began from a seed"
+        yield attempted("verify.parent", title, lambda: _parent(title, release), transcript_line(0))
     if 2 in levels:
         say("comparing the final weights with the last checkpoint")
         yield final_row(release)
@@ -184,18 +194,31 @@ def _hashes(root: Path, manifest: listing.Manifest, differences: listing.Differe
     return compared("verify.files", title, "yes", reason, Evidence(listing.MANIFEST))
 
 
+def _strays(root: Path, paths: tuple[str, ...]) -> Row:
+    """Nobody tampered, and these files are still not the publisher's."""
+    title = "Nothing but the release is in its folder"
+    shown = ", ".join(f"{visible(path)} (put there by {system_file(path)})" for path in paths[:4])
+    more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
+    bases = {path.rpartition("/")[2] for path in paths}
+    names = sorted({"._*" if base.startswith("._") else base for base in bases})
+    remove = " ; ".join(f"find {shlex.quote(str(root))} -name {shlex.quote(name)} -delete" for name in names[:4])
+    reason = f"{shown}{more}: no part of the release, and nothing reads them; remove them with: {remove}"
+    return undecided("verify.strays", title, reason, Evidence(visible(paths[0])))
+
+
 def _hidden(skipped: tuple[str, ...]) -> list[str]:
     """Files that a list says nothing about, beyond those which no list counts as content."""
     usual = frozenset((listing.MANIFEST, listing.SIGNATURE, *listing.NOT_CONTENT))
     return [f"{visible(path)}: is here and left out on purpose" for path in skipped if not is_below(path, usual)]
 
 
-def _signature(root: Path, key: PublicKey) -> Row:
+def _signature(root: Path, key: PublicKey, strays: tuple[str, ...]) -> Row:
     title = "The release is signed by the key that was given"
     if not (root / listing.SIGNATURE).is_file():
         return compared("verify.signature", title, "no", f"there is no {listing.SIGNATURE}")
     result = verify_folder(root, key)
-    wrong = [*result.problems, *_hidden(result.ignored)]
+    signed = replace(result, extra=tuple(path for path in result.extra if path not in strays))
+    wrong = [*signed.problems, *_hidden(result.ignored)]
     if wrong:
         return compared("verify.signature", title, "no", "; ".join(wrong[:8]), Evidence(listing.SIGNATURE))
     reason = f"{result.signed:,} files, key {result.fingerprint}"
@@ -229,21 +252,39 @@ def _is_false(row: Row) -> bool:
 def _complete(title: str, release: Release) -> Row:
     """Recipe, transcript and checkpoints end at the same step, and there is nothing beside them."""
     name = "verify.complete"
-    asked, written, last = release.recipe.train.steps, len(release.transcript.steps), release.steps[-1]
+    asked, last = release.recipe.train.steps, release.steps[-1]
+    written = release.begin + len(release.transcript.steps)
     if release.transcript.header.get("recipe") != json.loads(release.run.recipe.read_bytes()):
         return compared(name, title, "no", "the transcript began with another recipe", transcript_line(0))
     if not asked == written == last:
         reason = f"the recipe asks for {asked} steps, the transcript has {written}, the last checkpoint is of {last}"
-        return compared(name, title, "no", reason, transcript_line(written))
+        return compared(name, title, "no", reason, transcript_line(len(release.transcript.steps)))
     train = release.recipe.train
-    regular = min(train.keep_checkpoints, -(-train.steps // train.checkpoint_every))
+    regular = min(
+        train.keep_checkpoints, -(-train.steps // train.checkpoint_every) - release.begin // train.checkpoint_every
+    )
     if len(release.steps) - 1 < regular:
         reason = f"the run keeps {regular} checkpoints, and {len(release.steps) - 1} are here"
         return compared(name, title, "no", reason)
-    if strange := checkpoint.strangers(release.checkpoints):
+    if strange := [each for each in checkpoint.strangers(release.checkpoints) if not system_file(each)]:
         shown = ", ".join(visible(each) for each in strange[:4])
         return compared(name, title, "no", f"checkpoints/ holds what no checkpoint has: {shown}")
-    return compared(name, title, "yes", f"all are of {asked} steps", transcript_line(written))
+    return compared(name, title, "yes", f"all are of {asked} steps", transcript_line(len(release.transcript.steps)))
+
+
+def _parent(title: str, release: Release) -> Row:
+    """What a run that goes on from another one leaves unproven: all of the other one."""
+    stated = release.transcript.header["parent"]
+    saved = checkpoint.load(checkpoint.find(release.run.parent, release.begin), checkpoint.MODEL)
+    found = hash_tensors(pair for group in checkpoint.MODEL for pair in saved.tensors[group].items())
+    if found != stated.get("weights_sha256") or release.run.read_parent() != stated:
+        reason = "the weights that it began from are not those that the transcript names"
+        return redone("verify.parent", title, "no", reason, transcript_line(0))
+    reason = (
+        f"it goes on from another run's step {release.begin}: those steps are not covered here, only a release of that "
+        f"run could prove them; its weights are {found}, the last line of its transcript {stated['transcript_head']}"
+    )
+    return undecided("verify.parent", title, reason, transcript_line(0))
 
 
 def _code(replay: Replay) -> Row:

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 
 from clearseek.data.loader import Stream
@@ -20,6 +19,7 @@ from clearseek.openness.evidence import Evidence, Grade, Row
 from clearseek.openness.logits import CLOSE, PROMPTS, largest_difference, prompt_logits
 from clearseek.openness.redo import attempted, redone, undecided
 from clearseek.openness.replay import Release
+from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.run import model_of
 from clearseek.train.trainer import settle_numerics
@@ -41,7 +41,7 @@ def final_row(release: Release) -> Row:
 def _final(name: str, title: str, release: Release) -> Row:
     raw = strict_json((release.root / "config.json").read_bytes(), "config.json")
     scales = fp8_scales(raw, release.root / "config.json")
-    saved = checkpoint.load(checkpoint.find(release.checkpoints, release.steps[-1]))
+    saved = checkpoint.load(checkpoint.find(release.checkpoints, release.steps[-1]), checkpoint.MODEL)
     model = model_of(release.recipe, saved.tensors, torch.float32)
     dtype = torch.float8_e4m3fn if scales else torch.float32 if raw.get("dtype") == "float32" else torch.bfloat16
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +52,8 @@ def _final(name: str, title: str, release: Release) -> Row:
             if sha256_file(file) != sha256_file(release.root / file.name):
                 reason = f"{file.name} is not what the checkpoint of step {saved.step} gives"
                 return redone(name, title, "no", reason, Evidence(file.name))
-        extra = {path.name for path in release.root.glob("*.safetensors")} - {path.name for path in again.iterdir()}
+        there = {path.name for path in release.root.glob("*.safetensors") if not system_file(path.name)}
+        extra = there - {path.name for path in again.iterdir()}
     if extra:
         return redone(name, title, "no", f"{', '.join(sorted(extra))}: more weights than the checkpoint has")
     return redone(name, title, "yes", f"exported again from step {saved.step}: the same bytes", Evidence("config.json"))
@@ -104,11 +105,9 @@ def _evaluate(release: Release, stated: dict[str, Any]) -> tuple[str | None, flo
     recipe, manifest = release.recipe, read_manifest(release.data)
     check_files(release.data, manifest)
     settle_numerics(recipe.train.threads, "cpu")
-    saved = checkpoint.load(checkpoint.find(release.checkpoints, release.steps[-1]))
+    saved = checkpoint.load(checkpoint.find(release.checkpoints, release.steps[-1]), checkpoint.MODEL)
     model = model_of(recipe, saved.tensors, torch.float32)
-    stream = Stream(release.data, "heldout")
-    tokens = np.empty(len(stream), dtype=np.int64)
-    stream.read(0, tokens)
+    tokens = Stream(release.data, "heldout")
     length = recipe.data.sequence_length
     count = window_count(len(tokens), length)
     if count == 0 or count != len(stated["windows"]):

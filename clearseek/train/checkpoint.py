@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from clearseek.files import atomic_folder, remove_folder, remove_leftovers, sha2
 _FOLDER = re.compile(r"step-([0-9]{8,18})")
 _FILE = re.compile(r"[a-z]+\.safetensors")
 _RECORD = "checkpoint.json"
+MODEL = ("weights", "buffers")
+"""What using a model takes; the rest is for training on."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def save(
     assert keep >= 1
     path = folder / _name(step)
     remove_leftovers(folder)
-    with atomic_folder(path, replace=True) as temporary:
+    size = sum(tensor.numel() * tensor.element_size() for group in tensors.values() for tensor in group.values())
+    with atomic_folder(path, replace=True, size=size) as temporary:
         files = {}
         for stem, group in tensors.items():
             file = temporary / f"{stem}.safetensors"
@@ -74,26 +78,32 @@ def save(
     return path
 
 
-def load(path: Path) -> Checkpoint:
-    """Read a checkpoint, after checking the size and the SHA-256 of each of its files.
+def load(path: Path, groups: Collection[str] | None = None) -> Checkpoint:
+    """Read a checkpoint, after checking the size and the SHA-256 of each file that is read.
+
+    Tensors are mapped from the files, not copied: they take memory as they are touched.
+
+    Args:
+        path: The checkpoint's folder.
+        groups: File stems to read, such as :data:`MODEL`; all by default.
 
     Raises:
         UserError: a file is missing, cut short or altered. The message names it, and the newest other checkpoint of
             the run that is intact.
     """
-    problems = verify(path)
+    problems = verify(path, groups)
     if problems:
         raise UserError("\n".join([*problems, _alternative(path)]))
     record = json.loads((path / _RECORD).read_bytes())["checkpoint"]
     try:
-        tensors = {Path(name).stem: load_file(path / name) for name in record["files"]}
+        tensors = {Path(name).stem: load_file(path / name) for name in _chosen(record["files"], groups)}
     except SafetensorError as error:
         raise UserError(f"{path}: no sound safetensors file: {error}\n{_alternative(path)}") from None
     return Checkpoint(record["step"], tensors, record["state"])
 
 
-def verify(path: Path) -> list[str]:
-    """What is wrong with a checkpoint folder, one sentence per file; empty when it is intact."""
+def verify(path: Path, groups: Collection[str] | None = None) -> list[str]:
+    """What is wrong with a checkpoint folder, or with these of its groups, one sentence per file; empty when intact."""
     file = path / _RECORD
     try:
         document = json.loads(file.read_bytes())
@@ -113,8 +123,12 @@ def verify(path: Path) -> list[str]:
         return [f"{file}: cannot read the checkpoint: {error.strerror}"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return [f"{file}: cut short or altered: not the record of a checkpoint"]
-    problems = (_compare(each, *sizes) for each, sizes in expected.items())
+    problems = (_compare(path / name, *expected[path / name]) for name in _chosen(record["files"], groups))
     return [problem for problem in problems if problem]
+
+
+def _chosen(names: Iterable[str], groups: Collection[str] | None) -> list[str]:
+    return [name for name in names if groups is None or Path(name).stem in groups]
 
 
 def steps(folder: Path) -> list[int]:

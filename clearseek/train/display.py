@@ -110,13 +110,36 @@ class Display:
         if due:
             self._show(record)
 
+    def evaluating(self, done: int, total: int) -> None:
+        """Show how far the final evaluation is, when it is time to."""
+        now = self._clock()
+        if now - self._shown_at < (_REDRAW_SECONDS if self._live is not None else self._every_seconds):
+            return
+        self._shown_at = now
+        text = f"evaluating held-out text: {done:,} of {total:,} windows"
+        if self._live is not None:
+            self._live.update(Text(text) if self._last is None else Group(self._panel(self._last), text), refresh=True)
+        else:
+            self._print(text)
+
+    def held_out(self, step: int, bits_per_byte: float) -> None:
+        """Show what the final evaluation gave."""
+        self._held_out = (step, bits_per_byte)
+        if self._live is not None and self._last is not None:
+            self._live.update(self._panel(self._last), refresh=True)
+        else:
+            self._print(f"step {step}/{self._total}  held-out {bits_per_byte:.4f} bits/byte")
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.file.flush()
+
     def _show(self, record: StepRecord) -> None:
         self._shown_at, self._shown_step = self._clock(), record.step
         if self._live is not None:
             self._live.update(self._panel(record), refresh=True)
         else:
-            self._console.print(self._one_line(record), markup=False, highlight=False, soft_wrap=True)
-            self._console.file.flush()
+            self._print(self._one_line(record))
 
     def _eta(self) -> str:
         (first, start), (last, end) = self._times[0], self._times[-1]

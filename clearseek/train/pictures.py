@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -40,7 +41,14 @@ class LossRecord(Protocol):
     def held_out_bpb(self) -> float | None: ...
 
 
-def loss_curve(records: Sequence[LossRecord], out_png: Path, bytes_per_token: float, title: str = "") -> None:
+class LoadHistory(Protocol):
+    """Loads of the experts, [layers, experts] a step: an array [steps, layers, experts], or what reads a file."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[NDArray[np.floating]]: ...
+
+
+def loss_curve(records: Iterable[LossRecord], out_png: Path, bytes_per_token: float, title: str = "") -> None:
     """Draw training and held-out loss over the steps, both in bits per byte.
 
     Args:
@@ -52,9 +60,13 @@ def loss_curve(records: Sequence[LossRecord], out_png: Path, bytes_per_token: fl
     Raises:
         UserError: the file cannot be written.
     """
-    steps = np.array([record.step for record in records])
-    bits = np.array([record.loss for record in records]) / math.log(2) / bytes_per_token
-    held_out = [(record.step, record.held_out_bpb) for record in records if record.held_out_bpb is not None]
+    steps, losses, held_out = array("q"), array("d"), []
+    for record in records:
+        steps.append(record.step)
+        losses.append(record.loss)
+        if record.held_out_bpb is not None:
+            held_out.append((record.step, record.held_out_bpb))
+    bits = np.array(losses) / math.log(2) / bytes_per_token
     with _figure(out_png, 8.0, 4.5) as figure:
         axes = figure.add_subplot()
         axes.plot(steps, bits, color=_BLUE, alpha=0.35, linewidth=1, label="training, each step")
@@ -71,23 +83,24 @@ def loss_curve(records: Sequence[LossRecord], out_png: Path, bytes_per_token: fl
         _clean(axes)
 
 
-def expert_load(loads: NDArray[np.floating], out_png: Path, layers: Sequence[str] | None = None) -> None:
+def expert_load(loads: LoadHistory, out_png: Path, layers: Sequence[str] | None = None) -> None:
     """Draw each expert's share of its layer's tokens over the run, and at its end.
 
     Args:
-        loads: Shape [steps, layers, experts]: tokens per expert, in any unit; a layer's loads in a step are divided by
-            their sum.
+        loads: For each step an array [layers, experts] of tokens per expert, in any unit; a layer's loads in a step are
+            divided by their sum. They are read once and one by one, averaged as they come.
         out_png: File to write.
         layers: Name of each layer; ``layer 0``, ``layer 1``, ... by default.
 
     Raises:
         UserError: the file cannot be written.
     """
-    names = [f"layer {index}" for index in range(loads.shape[1])] if layers is None else list(layers)
-    shown = _spread(loads.shape[1], _MOST_LAYERS)
-    relative = _columns(relative_load(loads), _MOST_COLUMNS)[:, shown]
-    final = relative_load(loads[-max(1, len(loads) // 20) :].sum(0, keepdims=True))[0, shown]
-    experts = loads.shape[2]
+    steps = len(loads)
+    columns, final = _summary(loads, steps)
+    _, depth, experts = columns.shape
+    names = [f"layer {index}" for index in range(depth)] if layers is None else list(layers)
+    shown = _spread(depth, _MOST_LAYERS)
+    relative, final = columns[:, shown], final[shown]
     with _figure(out_png, 9.0, 1.9 + 1.05 * len(shown)) as figure:
         grid = figure.subplots(len(shown), 2, squeeze=False, sharex="col", width_ratios=(4, 1))
         for row, (axes, bars) in enumerate(grid):
@@ -99,7 +112,7 @@ def expert_load(loads: NDArray[np.floating], out_png: Path, layers: Sequence[str
                 cmap="PuOr_r",
                 vmin=-2,
                 vmax=2,
-                extent=(0.5, len(loads) + 0.5, -0.5, experts - 0.5),
+                extent=(0.5, steps + 0.5, -0.5, experts - 0.5),
             )
             axes.set_ylabel(f"{names[shown[row]]}\nexpert")
             bars.barh(range(experts), final[row], height=1.0 if experts > 32 else 0.8, color=_BLUE)
@@ -109,7 +122,7 @@ def expert_load(loads: NDArray[np.floating], out_png: Path, layers: Sequence[str
             bars.set_xlim(0, max(2.0, float(final.max()) * 1.05))
             axes.set_yticks([0, experts - 1])
             _clean(bars)
-        some = "" if len(shown) == loads.shape[1] else f", {len(shown)} of {loads.shape[1]} layers"
+        some = "" if len(shown) == depth else f", {len(shown)} of {depth} layers"
         grid[0][0].set_title(f"Load of each of {experts} experts over training{some}", loc="left")
         grid[0][1].set_title("at the end", loc="left")
         grid[-1][0].set_xlabel("step")
@@ -139,11 +152,15 @@ def relative_load(loads: NDArray[np.floating]) -> NDArray[np.float64]:
     return relative
 
 
-def _columns(values: NDArray[np.float64], most: int) -> NDArray[np.float64]:
-    """Average neighbouring steps (the first axis) until at most `most` are left."""
-    if len(values) <= most:
-        return values
-    return np.stack([part.mean(0) for part in np.array_split(values, most)])
+def _summary(loads: LoadHistory, steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Relative loads of neighbouring steps, averaged into at most so many columns, and those of the last twentieth."""
+    last, reader, columns = max(1, steps // 20), iter(loads), []
+    final: NDArray[np.float64] = np.zeros(())
+    for part in np.array_split(np.arange(steps), min(steps, _MOST_COLUMNS)):
+        read = np.stack([next(reader) for _ in part])
+        columns.append(relative_load(read).mean(0))
+        final = final + read[part >= steps - last].sum(0)
+    return np.stack(columns), relative_load(final)
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -5,19 +5,25 @@ data/              token shards, tokenizer, manifest (or elsewhere, as given)
 transcript.jsonl   what happened, hash-chained: the same bytes in every identical run
 metrics.jsonl      speed and expert loads per step: differs from run to run
 checkpoints/       everything needed to go on
+parent/            what a run that goes on from another one began with
 pictures/          loss curve, expert loads
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from clearseek.config import Recipe
 from clearseek.errors import UserError
-from clearseek.files import write_atomic, writing
+from clearseek.files import append, write_atomic, writing
 from clearseek.recipe import parse_recipe, recipe_json
 
 if TYPE_CHECKING:  # a path and a recipe need none of it
@@ -25,6 +31,11 @@ if TYPE_CHECKING:  # a path and a recipe need none of it
 
     from clearseek.model.transformer import DeepSeekModel
     from clearseek.train.display import StepRecord
+
+PARENT = "parent.json"
+"""In the parent's folder: step, hashes of weights and optimiser, and of the transcript's last line."""
+_LONGEST_LINE = 64 * 2**20
+"""Bytes of a line of metrics: without a limit, a file without line ends would be read whole."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,16 @@ class RunFolder:
         return self.root / "checkpoints"
 
     @property
+    def parent(self) -> Path:
+        """Where a run that goes on from another one keeps the state that it began with."""
+        return self.root / "parent"
+
+    @property
+    def extends(self) -> bool:
+        """Whether the run goes on from another one."""
+        return (self.parent / PARENT).is_file()
+
+    @property
     def pictures(self) -> Path:
         """Folder of pictures."""
         return self.root / "pictures"
@@ -94,6 +115,21 @@ class RunFolder:
             raise UserError(f"{self.recipe}: damaged: {error}: restore it from a copy") from None
         return parse_recipe(raw, str(self.recipe))
 
+    def read_parent(self) -> dict[str, Any] | None:
+        """What the run began from, where that was the end of another one. Raises UserError when it is damaged."""
+        file = self.parent / PARENT
+        try:
+            record = json.loads(file.read_bytes())
+            if type(record["step"]) is int and all(isinstance(record[key], str) for key in record if key != "step"):
+                return dict(record)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise UserError(f"{file}: cannot read: {error.strerror}") from None
+        except (ValueError, RecursionError, KeyError, TypeError):
+            pass
+        raise UserError(f"{file}: damaged: restore it from a copy")
+
     def write_recipe(self, recipe: Recipe) -> None:
         """Record the resolved recipe."""
         write_atomic(self.recipe, recipe_json(recipe) + "\n")
@@ -108,7 +144,7 @@ class RunFolder:
         from clearseek.train import checkpoint
 
         recipe, path = self.read_recipe(), self._checkpoint(step)
-        saved = checkpoint.load(path)
+        saved = checkpoint.load(path, checkpoint.MODEL)
         try:
             return model_of(recipe, saved.tensors, dtype or torch.float32), saved.step
         except (KeyError, RuntimeError) as error:
@@ -124,6 +160,13 @@ class RunFolder:
         if path is None:
             raise UserError(f"{self.root}: no checkpoint yet: train first, or give another run folder")
         return path
+
+
+def is_imported(run: RunFolder) -> bool:
+    """Whether a run folder was made from somebody else's weights, without training."""
+    from clearseek.train import checkpoint
+
+    return not run.transcript.exists() and checkpoint.steps(run.checkpoints) == [0]
 
 
 def model_of(recipe: Recipe, tensors: dict[str, dict[str, torch.Tensor]], dtype: torch.dtype) -> DeepSeekModel:
@@ -144,40 +187,62 @@ class Metrics:
     def __init__(self, path: Path, step: int) -> None:
         """Open for appending after `step`; later lines, and an unfinished last one, are dropped."""
         self._path = path
-        kept = [line for line in read_metrics(path) if line["step"] <= step] if step else []
-        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+        size = 0
+        for entry, end in _entries(path) if step else ():
+            if entry["step"] > step:
+                break
+            size = end
         with writing(path):
-            self._file = path.open("a", encoding="utf-8")
+            self._file = FileIO(path, "a")
+            self._file.truncate(size)
 
     def append(self, record: StepRecord, load_LE: torch.Tensor) -> None:
         """Add a step's record and its tokens per expert [L, E]."""
-        with writing(self._path):
-            self._file.write(json.dumps({**asdict(record), "load": load_LE.tolist()}) + "\n")
-            self._file.flush()
+        line = json.dumps({**asdict(record), "load": load_LE.tolist()}).encode() + b"\n"
+        with writing(self._path, len(line)):
+            append(self._file, line)
 
     def close(self) -> None:
         """Let the file go."""
         self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Complete lines of a metrics file up to the first that is damaged; none where there is no file.
 
     Raises UserError where there is one that cannot be read.
     """
+    return (entry for entry, _ in _entries(path))
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Tokens per expert in each step, arrays of shape [L, E], read from a metrics file as they are asked for."""
+
+    path: Path
+
+    def __len__(self) -> int:
+        return sum(1 for _ in read_metrics(self.path))
+
+    def __iter__(self) -> Iterator[NDArray[np.float64]]:
+        return (np.array(entry["load"], dtype=np.float64) for entry in read_metrics(self.path))
+
+
+def _entries(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Complete lines up to the first that is damaged, each with the bytes to its end, one in memory at a time."""
     try:
-        whole = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        with path.open("rb") as file:
+            end = 0
+            while (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
+                try:
+                    entry = json.loads(line)
+                except (ValueError, RecursionError):
+                    return
+                if not isinstance(entry, dict) or not isinstance(entry.get("step"), int) or "load" not in entry:
+                    return
+                end += len(line)
+                yield entry, end
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from None
-    lines: list[dict[str, Any]] = []
-    for line in whole:
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int) or "load" not in entry:
-            break
-        lines.append(entry)
-    return lines

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
@@ -16,15 +18,19 @@ from clearseek.data.manifest import read_manifest
 from clearseek.data.progress import data_progress
 from clearseek.data.shards import prepare
 from clearseek.errors import UserError
-from clearseek.files import remove_leftovers, write_atomic
+from clearseek.files import amount, remove_folder, remove_leftovers, write_atomic, writing
 from clearseek.fp8.choose import choose
 from clearseek.hub.layout import training_memory
+from clearseek.locks import exclusive
 from clearseek.machine import describe
+from clearseek.program import command
+from clearseek.sysfiles import system_file
 from clearseek.train.display import Display
+from clearseek.train.extend import adopt
 from clearseek.train.pictures import expert_load, loss_curve
-from clearseek.train.run import RunFolder, read_metrics
+from clearseek.train.run import Loads, RunFolder, is_imported
 from clearseek.train.trainer import Outcome, Trainer, settle_numerics
-from clearseek.train.transcript import verify
+from clearseek.train.transcript import last_line, read_lines
 
 
 def run_training(
@@ -35,6 +41,7 @@ def run_training(
     resume: bool = False,
     from_step: int | None = None,
     quiet: bool = False,
+    parent: RunFolder | None = None,
 ) -> dict[str, Any]:
     """Train, and draw the pictures when the run is complete.
 
@@ -46,6 +53,7 @@ def run_training(
         resume: Go on with the run.
         from_step: With `resume`, from this checkpoint.
         quiet: Print nothing on standard output; progress goes to standard error.
+        parent: A finished run to begin from, with the recipe of `longer_recipe`.
 
     Returns:
         The fields of :class:`Outcome` and the final `held_out_bpb`, as JSON values.
@@ -60,11 +68,42 @@ def run_training(
     settle_numerics(recipe.train.threads, device)  # before anything is computed: cuBLAS reads its settings once
     if recipe.train.precision == "fp8":
         choose(recipe.fp8, torch.device(device))  # refuse what cannot run before any data are made
-    resume = _clear(run, resume)
-    folder = data or run.data
     if data is not None and not data.is_dir():
-        raise UserError(f"{data}: no such data folder: make it with: clearseek data RECIPE --out {data}")
-    if data is None and not resume:
+        raise UserError(f"{data}: no such data folder: make it with: {command('data', 'RECIPE', '--out', data)}")
+    _refuse_foreign(run, resume)
+    with exclusively(run):
+        resume = _clear(run, resume, console)
+        if parent is not None:
+            adopt(parent, run, with_data=data is None)
+        return _train(recipe, run, data, device, resume, from_step, console, quiet)
+
+
+@contextmanager
+def exclusively(run: RunFolder) -> Iterator[None]:
+    """Keep every other process from writing the run. Raises UserError where one does, or may.
+
+    Folders that had to be made for the lock are gone again if nothing else came into them.
+    """
+    new = [folder for folder in (run.root, *run.root.parents) if not os.path.lexists(folder)]
+    try:
+        with ExitStack() as stack:
+            with writing(run.root):
+                run.root.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive(run.root / ".lock", str(run.root)))
+            yield
+    finally:
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
+
+
+def _train(
+    recipe: Recipe, run: RunFolder, data: Path | None, device: str, resume: bool, from_step: int | None,
+    console: Console, quiet: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """`run_training` in a folder that is ours."""
+    folder = data or run.data
+    if data is None and not resume and run.read_parent() is None:
         with data_progress(Console(stderr=True), quiet) as progress:
             made = prepare(recipe.data, recipe.model.vocab_size, folder, progress)
         for line in made.remarks.lines():
@@ -96,7 +135,7 @@ def run_training(
         outcome: Outcome = trainer.train(display)
     if outcome.finished:
         draw_pictures(run, folder, recipe.name)
-    last = verify(run.transcript).steps[-1] if outcome.steps else None
+    last = last_line(run.transcript).record
     return asdict(outcome) | {"held_out_bpb": last.held_out_bpb if last else None}
 
 
@@ -118,7 +157,7 @@ def draw_pictures(run: RunFolder, data: Path, title: str) -> None:
     manifest = read_manifest(data)
     run.pictures.mkdir(parents=True, exist_ok=True)
     loss_curve(
-        verify(run.transcript).steps,
+        (line.record for line in read_lines(run.transcript) if line.record is not None),
         run.pictures / "loss.png",
         manifest.train.bytes / manifest.train.tokens,
         title,
@@ -130,8 +169,8 @@ def draw_pictures(run: RunFolder, data: Path, title: str) -> None:
         for layer in range(depth)
         if model.is_moe_layer(layer)
     ]
-    loads = np.array([line["load"] for line in read_metrics(run.metrics)], dtype=np.float64)
-    if loads.size:
+    loads = Loads(run.metrics)
+    if layers and len(loads):
         expert_load(loads, run.pictures / "experts.png", layers)
 
 
@@ -146,13 +185,13 @@ def free_run_folder(runs: Path, recipe: Recipe) -> tuple[RunFolder, bool]:
         if not run.begun:
             return run, False
         there = run.read_recipe()
-        trained = len(verify(run.transcript).steps) >= there.train.steps
+        trained = last_line(run.transcript).step >= there.train.steps
         if there == recipe and not (trained and run.export.exists()):
             return run, True
         if not trained:
             raise UserError(
-                f"{run.root}: an unfinished run with other settings: finish it with "
-                f"'clearseek train --resume {run.root}', or delete it"
+                f"{run.root}: an unfinished run with other settings: finish it with: "
+                f"{command('train', '--resume', run.root)}, or delete it"
             )
         number += 1
 
@@ -161,32 +200,51 @@ def _refuse_full_disk(recipe: Recipe, run: RunFolder) -> None:
     """A checkpoint that does not fit would be found out after hours: refuse before the first step."""
     memory = training_memory(recipe.model, recipe.optimizer.name, "fp32", moments=recipe.optimizer.moments)
     needed = memory.master_weights + memory.optimizer
-    place = next(folder for folder in run.root.absolute().parents if folder.is_dir())
+    place = next(folder for folder in [run.root.absolute(), *run.root.absolute().parents] if folder.is_dir())
     free = shutil.disk_usage(place).free
     if free < needed:
         raise UserError(
-            f"{run.root}: a checkpoint of this model takes {needed / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are "
-            "free: make room, or choose a folder on another disk with --run"
+            f"{run.root}: a checkpoint of this model takes {needed:,.0f} bytes ({amount(needed)}), and {free:,} "
+            f"({amount(free)}) are free: make room, or choose a folder on another disk with --run"
         )
 
 
-def _clear(run: RunFolder, resume: bool) -> bool:
-    """Make sure that the run may be written where it is to be; returns whether there is anything to resume."""
-    if resume and not run.transcript.exists():
-        raise UserError(f"{run.root}: no training to go on with: it has no {run.transcript.name}")
-    if resume and run.begun:
-        remove_leftovers(run.root)
-        return True
+def _refuse_foreign(run: RunFolder, resume: bool) -> None:
+    """Refuse a folder that may not be written, touching nothing in it."""
+    if resume:
+        if not run.transcript.exists():
+            why = "an imported model has none" if is_imported(run) else f"it has no {run.transcript.name}"
+            raise UserError(f"{run.root}: no training to go on with: {why}")
+        return
     if run.begun:
         raise UserError(f"{run.root}: holds a run already: --resume it, or choose another folder with --run")
-    run.transcript.unlink(missing_ok=True)  # killed before its first line was written
-    expected = {run.data.name, run.recipe.name, run.metrics.name}  # what a kill before the first step leaves
+    # what a kill before the first step leaves
+    expected = {run.data.name, run.recipe.name, run.metrics.name, run.transcript.name}
+    expected |= {run.parent.name} if run.extends else set()
     names = sorted(path.name for path in run.root.iterdir()) if run.root.exists() else []
-    foreign = [name for name in names if name not in expected and not name.startswith(".")]
+    foreign = [name for name in names if name not in expected and not name.startswith(".") and not system_file(name)]
     if foreign:
         raise UserError(f"{run.root}: not empty (it holds {', '.join(foreign[:3])}): choose a new folder for the run")
-    remove_leftovers(run.root)
-    return False
+
+
+def _clear(run: RunFolder, resume: bool, console: Console) -> bool:
+    """Clear what killed processes left, in a folder that is ours; whether there is anything to resume."""
+    if run.begun and not resume:  # since we looked
+        raise UserError(f"{run.root}: holds a run already: --resume it, or choose another folder with --run")
+
+    def left(path: Path) -> None:
+        console.print(
+            f"{path}: left by another process, and nothing here says whether it still runs: delete it if it does not",
+            markup=False,
+            soft_wrap=True,
+        )
+
+    remove_leftovers(run.root, left)
+    if not run.begun:  # killed before its first line was written
+        run.transcript.unlink(missing_ok=True)
+        if run.extends and not resume:
+            remove_folder(run.parent)
+    return run.begun
 
 
 def refuse_device(recipe: Recipe, device: str) -> None:
@@ -212,8 +270,8 @@ def refuse_device(recipe: Recipe, device: str) -> None:
     need = memory.total + memory.partial_sums
     if need > have:
         raise UserError(
-            f"{recipe.name}: weights, gradients and optimiser state alone take {need / 2**30:,.1f} GiB, and this "
-            f"machine has {have / 2**30:,.1f}: train a smaller model (see clearseek recipes), or use a larger machine"
+            f"{recipe.name}: weights, gradients and optimiser state alone take {amount(need)}, and this machine has "
+            f"{amount(have)}: train a smaller model (see clearseek recipes), or use a larger machine"
         )
 
 

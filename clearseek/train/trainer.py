@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -32,6 +30,7 @@ from clearseek.fp8.choose import choose
 from clearseek.fp8.linear import Fp8
 from clearseek.fusion import compiler_environment, use_compiler
 from clearseek.hub.layout import flops_per_token
+from clearseek.interrupts import stop_on_signal
 from clearseek.machine import Precision, bit_environment, keep_heap, pick_precision
 from clearseek.model.transformer import DeepSeekModel, Losses
 from clearseek.train import checkpoint
@@ -40,8 +39,7 @@ from clearseek.train.display import Display, StepRecord
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm
 from clearseek.train.run import Metrics, RunFolder
 from clearseek.train.schedule import multiplier, value_at
-from clearseek.train.transcript import Step, Transcript, hash_tensors
-from clearseek.train.transcript import verify as verify_transcript
+from clearseek.train.transcript import Step, Transcript, decode, encode, hash_tensors, read_header
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Outcome:
     steps: int
     """Steps taken in all."""
     finished: bool
-    """Whether these are all the recipe asks for; False after Ctrl-C or SIGTERM."""
+    """Whether these are all the recipe asks for, and evaluated; False after Ctrl-C or SIGTERM."""
     weights_sha256: str
     """SHA-256 of the FP32 weights and balance biases."""
     seconds: float
@@ -94,23 +92,23 @@ class Trainer:
             data, "train", recipe.data.sequence_length, recipe.train.batch_size, recipe.data.seed, lookahead
         )
         self.loader.verify()
-        self.held_out = _held_out(data)
-        self.model = DeepSeekModel(recipe.model)
-        self.model.initialise(recipe.train.seed)
-        self.model.to(self.device).set_dtype(self.precision.dtype).use_fp8(self.fp8)
-        self.optimizer = MasterOptimizer(self.model.named_parameters(), recipe.optimizer)
-        self.step = 0
+        held_out = Stream(data, "heldout")
+        self.held_out = held_out if len(held_out) > 1 else None
+        self._pending: Step | None = None
+        self.parent = run.read_parent()
+        self._begin()
         self._header: dict[str, Any] = {
             "recipe": recipe.model_dump(mode="json"),
             "data_fingerprint": self.loader.fingerprint,
             "environment": bit_environment(self.precision.dtype, 1, device)
             | compiler_environment(device)
             | ({} if self.fp8 is None else {"fp8_backend": self.fp8.backend.name} | self.fp8.backend.versions()),
+            **({} if self.parent is None else {"parent": self.parent}),
         }
         self.differs: dict[str, tuple[Any, Any]] = {}
         """What about this machine is other than where the run began, and what it was: only with `elsewhere`."""
         if elsewhere:
-            here, began = self._header["environment"], verify_transcript(run.transcript).header["environment"]
+            here, began = self._header["environment"], read_header(run.transcript)["environment"]
             self.differs = {
                 key: (began.get(key), here.get(key))
                 for key in sorted(began.keys() | here.keys())
@@ -124,6 +122,7 @@ class Trainer:
             self.transcript = Transcript.open(run.transcript, self._header)
         self.metrics = Metrics(run.metrics, self.step)
         self._stop = False
+        self._unseen: BaseException | None = None
         self._micro_batches = recipe.train.micro_batches
         self._flops_per_step = (
             flops_per_token(recipe.model, recipe.data.sequence_length)
@@ -132,61 +131,84 @@ class Trainer:
         )
 
     def go_to(self, run: RunFolder, step: int) -> None:
-        """Go on in another folder of the same run, from its checkpoint of `step`; 0 is the beginning.
+        """Go on in another folder of the same run, from its checkpoint of `step`, or from the beginning.
 
         What a trainer needs to begin (data checked, machine probed, model built) is kept, which makes short pieces of
         a run cheap to train again.
         """
-        self.run, self.step = run, 0
-        if step == 0:
-            self.model = DeepSeekModel(self.recipe.model)
-            self.model.initialise(self.recipe.train.seed)
-            self.model.to(self.device).set_dtype(self.precision.dtype).use_fp8(self.fp8)
-            self.optimizer = MasterOptimizer(self.model.named_parameters(), self.recipe.optimizer)
-        self.transcript = self._resume(self._header, step or None)
+        self.run = run
+        first = step == (0 if self.parent is None else self.parent["step"])
+        if first:
+            self._begin()
+        self.transcript = self._resume(self._header, None if first else step)
         self.metrics = Metrics(run.metrics, self.step)
 
+    def _begin(self) -> None:
+        """The state before the first step: what follows from the seed, or the end of the parent."""
+        self.model = DeepSeekModel(self.recipe.model)
+        self.model.initialise(self.recipe.train.seed)
+        self.model.to(self.device).set_dtype(self.precision.dtype).use_fp8(self.fp8)
+        self.optimizer = MasterOptimizer(self.model.named_parameters(), self.recipe.optimizer)
+        self.step = 0
+        if self.parent is not None:
+            if self.parent["data_fingerprint"] != self.loader.fingerprint:
+                raise UserError(f"{self.run.root}: it goes on from a run of other data: give their folder with --data")
+            path = checkpoint.find(self.run.parent, self.parent["step"])
+            self._restore(path, checkpoint.load(path))
+            if self.weights_hash() != self.parent["weights_sha256"]:
+                raise UserError(f"{path}: not the weights that the run began with: restore it from a copy")
+
     def _resume(self, header: dict[str, Any], from_step: int | None) -> Transcript:
-        folder = self.run.checkpoints
+        folder, self._pending = self.run.checkpoints, None
         if not self.run.transcript.exists():
             raise UserError(f"{self.run.root}: no run was begun here, so there is none to resume")
         path = checkpoint.latest(folder) if from_step is None else checkpoint.find(folder, from_step)
         if path is None:
-            return Transcript.resume(self.run.transcript, header, 0)
+            return Transcript.resume(self.run.transcript, header, self.step)
         saved = checkpoint.load(path)
-        head = saved.state.get("transcript_head")
+        head, pending = saved.state.get("transcript_head"), _pending(path, saved.state)
         if not isinstance(head, str):
             raise UserError(f"{path}: does not say after which line of the transcript it was made")
-        transcript = Transcript.resume(self.run.transcript, header, saved.step, head)
+        before = saved.step if pending is None else saved.step - 1
+        transcript = Transcript.resume(self.run.transcript, header, before, head, pending)
+        self._restore(path, saved)
+        checkpoint.discard_after(folder, saved.step)
+        self._pending = pending if transcript.step == before else None
+        return transcript
+
+    def _restore(self, path: Path, saved: checkpoint.Checkpoint) -> None:
+        """Take over weights, balance biases, optimiser and step."""
         try:
             self.optimizer.load(saved.tensors["weights"], saved.tensors["optimizer"])
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(saved.tensors["buffers"][name])
         except (KeyError, RuntimeError) as error:
             raise UserError(f"{path}: does not fit the recipe: {error!r:.200}") from None
-        checkpoint.discard_after(folder, saved.step)
         self.step = saved.step
-        return transcript
 
     @sharing_cores()
     def train(self, display: Display, until: int | None = None) -> Outcome:
-        """Take the remaining steps; with `until`, only those up to this one, and write no checkpoint."""
+        """Take the remaining steps; with `until`, only those up to this one, and write no checkpoint.
+
+        The last checkpoint is saved before the final evaluation, which may take long: whatever ends that costs no step.
+        """
         steps, began = self.recipe.train.steps, time.perf_counter()
         last = steps if until is None else until
-        try:
-            with _finish_step_on_signal(self):
-                while self.step < last and not self._stop:
-                    self._one_step(display)
-                    due = self.step % self.recipe.train.checkpoint_every == 0 or self.step == steps or self._stop
-                    if due and until is None:
-                        self._save()
-        finally:
-            self.transcript.close()
-            self.metrics.close()
-        return Outcome(self.step, self.step == steps, self.weights_hash(), time.perf_counter() - began)
+        with closing(self.metrics), closing(self.transcript), stop_on_signal(self.stop):
+            while self.step < last and not self._stop:
+                self._one_step(display)
+                due = self.step % self.recipe.train.checkpoint_every == 0 or self.step == steps or self._stop
+                if due and until is None:
+                    self._save()
+            if self._unseen is not None:
+                raise self._unseen
+            if self._pending is not None and not self._stop:
+                self._evaluate_at_end(self._pending, display)
+        finished = self.step == steps and self._pending is None
+        return Outcome(self.step, finished, self.weights_hash(), time.perf_counter() - began)
 
     def stop(self) -> None:
-        """End the run after the current step, with a checkpoint."""
+        """End the run after the current step, with a checkpoint, or in the final evaluation, which is begun again."""
         self._stop = True
 
     def weights_hash(self) -> str:
@@ -225,7 +247,11 @@ class Trainer:
             held_out_bpb=self._evaluate(step),
         )
         self._record(record, load_LE)
-        display.update(record)
+        try:
+            display.update(record)
+        except (OSError, SystemExit) as gone:  # the terminal, or who read a pipe: stop, but save first
+            self._unseen = gone
+            self.stop()
 
     def _gradients(self, step: int) -> tuple[list[Tensor], float, float | None, Tensor]:
         """FP32 gradients of the batch, its losses in nats per token, and tokens per expert [L, E]."""
@@ -259,41 +285,73 @@ class Trainer:
         )
 
     def _evaluate(self, step: int) -> float | None:
-        """Held-out bits per byte: from a fixed sample of windows now and then, from all of them at the end."""
-        train, length = self.recipe.train, self.recipe.data.sequence_length
-        last = step == train.steps
-        if self.held_out is None or not (last or (train.eval_every and step % train.eval_every == 0)):
+        """Held-out bits per byte of a fixed sample of windows, now and then; the last step is evaluated afterwards."""
+        train = self.recipe.train
+        if self.held_out is None or step == train.steps or not train.eval_every or step % train.eval_every:
             return None
-        tokens, held_out_bytes = self.held_out
-        count = window_count(len(tokens), length)
-        sample = None if last else np.linspace(0, count - 1, min(count, train.eval_sequences)).astype(int).tolist()
-        bits, predicted = held_out_bits(self.model, tokens, length, windows=sample)
-        return bits / predicted * (len(tokens) - 1) / held_out_bytes
+        count = window_count(len(self.held_out), self.recipe.data.sequence_length)
+        sample = np.linspace(0, count - 1, min(count, train.eval_sequences)).astype(int).tolist()
+        return self._bits_per_byte(self.held_out, sample)
+
+    def _evaluate_at_end(self, pending: Step, display: Display) -> None:
+        """Evaluate all held-out tokens, and write the last step's line, which waited for it."""
+
+        def progress(done: int, total: int) -> None:
+            if self._stop:
+                raise _StoppedError
+            display.evaluating(done, total)
+
+        assert self.held_out is not None
+        try:
+            bits = self._bits_per_byte(self.held_out, None, progress)
+        except _StoppedError:
+            return
+        self.transcript.append(replace(pending, held_out_bpb=bits))
+        self._pending = None
+        display.held_out(pending.step, bits)
+
+    def _bits_per_byte(
+        self, tokens: Stream, windows: list[int] | None, progress: Callable[[int, int], None] | None = None
+    ) -> float:
+        length = self.recipe.data.sequence_length
+        bits, predicted = held_out_bits(self.model, tokens, length, windows=windows, progress=progress)
+        return bits / predicted * (len(tokens) - 1) / tokens.manifest.heldout.bytes
 
     def _record(self, record: StepRecord, load_LE: Tensor) -> None:
         train = self.recipe.train
         hashed = record.step % train.hash_every == 0 or record.step == train.steps
-        self.transcript.append(
-            Step(
-                step=record.step,
-                loss=record.loss,
-                mtp_loss=record.mtp_loss,
-                grad_norm=record.grad_norm,
-                tokens=record.step * train.batch_size * self.recipe.data.sequence_length,
-                balance=tuple(record.balance),
-                held_out_bpb=record.held_out_bpb,
-                weights_sha256=self.weights_hash() if hashed else None,
-                optimizer_sha256=hash_tensors(self.optimizer.state().items()) if hashed else None,
-            )
+        step = Step(
+            step=record.step,
+            loss=record.loss,
+            mtp_loss=record.mtp_loss,
+            grad_norm=record.grad_norm,
+            tokens=record.step * train.batch_size * self.recipe.data.sequence_length,
+            balance=tuple(record.balance),
+            held_out_bpb=record.held_out_bpb,
+            weights_sha256=self.weights_hash() if hashed else None,
+            optimizer_sha256=hash_tensors(self.optimizer.state().items()) if hashed else None,
         )
+        if record.step == train.steps and self.held_out is not None:
+            self._pending = step
+        else:
+            self.transcript.append(step)
         self.metrics.append(record, load_LE)
 
     def _save(self) -> None:
         self.transcript.sync()
-        state = {"transcript_head": self.transcript.head, "data_fingerprint": self.loader.fingerprint}
+        state: dict[str, Any] = {
+            "transcript_head": self.transcript.head,
+            "data_fingerprint": self.loader.fingerprint,
+        }
+        if self._pending is not None:
+            state["pending"] = encode(self._pending)
         checkpoint.save(
             self.run.checkpoints, self.step, self.state_tensors(), state, self.recipe.train.keep_checkpoints
         )
+
+
+class _StoppedError(Exception):
+    """The final evaluation was asked to stop."""
 
 
 def settle_numerics(threads: int | None, device: str) -> None:
@@ -333,35 +391,13 @@ def _fp8(recipe: Recipe, run: RunFolder, device: torch.device, dtype: torch.dtyp
 
 def _environment(run: RunFolder) -> dict[str, Any]:
     """What the run's record says about where it began."""
-    found: dict[str, Any] = verify_transcript(run.transcript).header.get("environment", {})
+    found: dict[str, Any] = read_header(run.transcript).get("environment", {})
     return found
 
 
-def _held_out(data: Path) -> tuple[np.ndarray[Any, Any], int] | None:
-    """All held-out tokens and the bytes they stand for; None where nothing was held out."""
-    stream = Stream(data, "heldout")
-    if len(stream) < 2:
-        return None
-    tokens = np.empty(len(stream), dtype=np.int64)
-    stream.read(0, tokens)
-    return tokens, stream.manifest.heldout.bytes
-
-
-@contextmanager
-def _finish_step_on_signal(trainer: Trainer) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the trainer to stop after its step; a second Ctrl-C interrupts at once."""
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        trainer.stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
+def _pending(path: Path, state: dict[str, Any]) -> Step | None:
+    """The last step's line, where the checkpoint was saved before its evaluation."""
     try:
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are the caller's affair
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        return decode(state["pending"]) if "pending" in state else None
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise UserError(f"{path}: altered: what it says of its last step is not the record of a step") from None

@@ -9,25 +9,27 @@ changed, dropped or moved is found at that line. No clock is in it, so two ident
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any
 
 import torch
 
 from clearseek.errors import UserError
-from clearseek.files import sha256_bytes, writing
+from clearseek.files import append, sha256_bytes, writing
+from clearseek.locks import lock
 
 FORMAT = "clearseek-transcript-1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """One line: what a step did."""
 
@@ -61,12 +63,29 @@ class Summary:
     """SHA-256 of the last line: it stands for the whole transcript."""
     torn: bool
     """Whether an unfinished last line, as a kill leaves, was ignored."""
+    begin: int = 0
+    """The step that the run began after: 0, or the last of the run that it goes on from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that was read, the chain followed to it."""
+
+    step: int
+    """Of the record; in the header, the step that the run began after: 0, or its parent's last."""
+    record: Step | None
+    """None in the header."""
+    header: dict[str, Any]
+    head: str
+    """SHA-256 of the line."""
+    end: int
+    """Bytes from the beginning of the file to the end of the line."""
 
 
 class Transcript:
     """The transcript of a run in progress; `open` or `resume` makes one. A second process that tries to is refused."""
 
-    def __init__(self, path: Path, file: BinaryIO, step: int, head: str) -> None:
+    def __init__(self, path: Path, file: FileIO, step: int, head: str) -> None:
         self.step = step
         """Number of the last step written."""
         self.head = head
@@ -83,7 +102,7 @@ class Transcript:
         try:
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                file = path.open("x+b")
+                file = FileIO(path, "x+")
         except UserError:
             if path.exists():
                 message = "a run is already recorded here: resume it, or choose another run folder"
@@ -92,65 +111,74 @@ class Transcript:
         return cls._start(path, file, header)
 
     @classmethod
-    def resume(cls, path: Path, header: dict[str, Any], step: int, head: str | None = None) -> Transcript:
+    def resume(
+        cls, path: Path, header: dict[str, Any], step: int, head: str | None = None, pending: Step | None = None
+    ) -> Transcript:
         """Go on after `step`; later lines are cut off, for the run will write them again.
 
         Args:
             path: The transcript; an unfinished last line is tolerated.
             header: As for `open`, computed afresh.
-            step: Step of the checkpoint that the run goes on from; 0 for the very beginning.
+            step: Step of the checkpoint that the run goes on from; for the very beginning 0, or the parent's last.
             head: `Transcript.head` as that checkpoint recorded it.
+            pending: The step after `step`, whose line only waited for the final evaluation. If the line is there, it
+                is kept.
 
         Raises:
             UserError: this run's header differs from the recorded one (the message names every key that does), a line
                 was altered, the transcript ends before `step`, or another process is writing it.
         """
-        file = _open(path, "r+b")
+        try:
+            file = FileIO(path, "r+")
+        except OSError as error:
+            raise _unreadable(path, error) from None
         try:
             _lock(file, path)
-            lines = file.read().split(b"\n")[:-1]  # what follows the last newline is empty or torn
-            if step == 0 and not lines:
+            at, lines = None, read_lines(path)
+            for at in lines:
+                if at.record is None:
+                    _compare_headers(path, at.header, header)
+                if at.step >= step:
+                    break
+            if at is None and step == _begin(path, header):
                 return cls._start(path, file, header)
-            summary = _check(path, lines[: step + 1])
-            _compare_headers(path, summary.header, header)
-            if len(lines) <= step:
+            if at is None or at.step != step:
                 raise UserError(
-                    f"{path}: it ends at step {len(lines) - 1}, but the checkpoint is of step {step}: go back to an "
-                    "older checkpoint with --from-step, or restore the file from a copy"
+                    f"{path}: it ends at step {at.step if at else 0}, but the checkpoint is of step {step}: go back to "
+                    "an older checkpoint with --from-step, or restore the file from a copy"
                 )
-            if head is not None and head != summary.head:
-                raise UserError(
-                    f"{path}, line {step + 1}: not the line that the checkpoint of step {step} was made with"
-                )
+            if head is not None and head != at.head:
+                number = step - _begin(path, header) + 1
+                raise UserError(f"{path}, line {number}: not the line that the checkpoint of step {step} was made with")
+            if pending is not None:
+                at = _completed(lines, pending) or at
             with writing(path):
                 # One system call: a kill leaves the file long or short, and either way a whole number of lines.
-                file.truncate(sum(len(line) + 1 for line in lines[: step + 1]))
+                file.truncate(at.end)
                 file.seek(0, os.SEEK_END)
                 os.fsync(file.fileno())
         except BaseException:
             file.close()
             raise
-        return cls(path, file, step, summary.head)
+        return cls(path, file, at.step, at.head)
 
     @classmethod
-    def _start(cls, path: Path, file: BinaryIO, header: dict[str, Any]) -> Transcript:
+    def _start(cls, path: Path, file: FileIO, header: dict[str, Any]) -> Transcript:
         line = _line({"format": FORMAT, **header})
         with writing(path):
             _lock(file, path)
             file.seek(0)
             file.truncate()
-            file.write(line + b"\n")
-            file.flush()
+            append(file, line + b"\n")
             os.fsync(file.fileno())
-        return cls(path, file, 0, sha256_bytes(line))
+        return cls(path, file, _begin(path, header), sha256_bytes(line))
 
     def append(self, record: Step) -> None:
         """Write the next step's line. It survives a kill of the process at once, and a power cut after `sync`."""
         assert record.step == self.step + 1, f"step {record.step} after step {self.step}"
-        line = _line({**_encode(record), "prev": self.head})
-        with writing(self._path):
-            self._file.write(line + b"\n")
-            self._file.flush()
+        line = _line({**encode(record), "prev": self.head})
+        with writing(self._path, len(line) + 1):
+            append(self._file, line + b"\n")
         self.step, self.head = record.step, sha256_bytes(line)
 
     def sync(self) -> None:
@@ -160,8 +188,42 @@ class Transcript:
 
     def close(self) -> None:
         """Force the lines to the disk and let the file go."""
-        self.sync()
-        self._file.close()
+        try:
+            self.sync()
+        finally:
+            self._file.close()
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Read a transcript line by line and follow its chain of hashes; an unfinished last line is left out.
+
+    Raises:
+        UserError: the file is missing, or a line breaks the chain; the message names it.
+    """
+    try:
+        with path.open("rb") as file:
+            line: Line | None = None
+            for number, raw in enumerate(file, start=1):
+                if not raw.endswith(b"\n"):
+                    return
+                line = _next(path, number, raw[:-1], line)
+                yield line
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What the first line says, without the other lines; empty where a kill left none. Raises UserError as `verify`."""
+    first = next(read_lines(path), None)
+    return {} if first is None else first.header
+
+
+def last_line(path: Path) -> Line:
+    """The last whole line, the chain followed to it. Raises UserError as `verify` does."""
+    last = deque(read_lines(path), maxlen=1)
+    if not last:
+        raise UserError(f"{path}: empty: not a transcript")
+    return last[0]
 
 
 def verify(path: Path) -> Summary:
@@ -172,10 +234,16 @@ def verify(path: Path) -> Summary:
     Raises:
         UserError: the file is missing or a line breaks the chain; the message names the first one.
     """
-    with _open(path, "rb") as file:
-        *lines, rest = file.read().split(b"\n")
-    summary = _check(path, lines)
-    return Summary(summary.header, summary.steps, summary.head, torn=bool(rest))
+    steps: list[Step] = []
+    line = None
+    for line in read_lines(path):
+        if line.record is not None:
+            steps.append(line.record)
+    if line is None:
+        raise UserError(f"{path}: empty: not a transcript")
+    return Summary(
+        line.header, tuple(steps), line.head, torn=path.stat().st_size > line.end, begin=_begin(path, line.header)
+    )
 
 
 def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -197,7 +265,7 @@ def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def _encode(record: Step) -> dict[str, Any]:
+def encode(record: Step) -> dict[str, Any]:
     """A step's line without its `prev`: floats in hexadecimal, absent values left out."""
     return {name: _hex(value) for name, value in asdict(record).items() if value is not None}
 
@@ -208,8 +276,8 @@ def _hex(value: Any) -> Any:
     return [_hex(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _decode(entry: dict[str, Any]) -> Step:
-    """The reverse of `_encode`. Raises KeyError, TypeError, ValueError or OverflowError on anything else."""
+def decode(entry: dict[str, Any]) -> Step:
+    """The reverse of `encode`. Raises KeyError, TypeError, ValueError or OverflowError on anything else."""
     for key, kind in (("step", int), ("tokens", int), ("balance", list)):
         if type(entry[key]) is not kind:
             raise TypeError(key)
@@ -227,31 +295,46 @@ def _decode(entry: dict[str, Any]) -> Step:
     )
 
 
-def _check(path: Path, lines: list[bytes]) -> Summary:
-    """Parse whole lines and follow the chain through them."""
-    if not lines:
-        raise UserError(f"{path}: empty: not a transcript")
-    header = _parse(path, 1, lines[0])
-    if header.pop("format", None) != FORMAT:
-        raise UserError(f'{path}, line 1: not the header of a transcript: "format" is not "{FORMAT}"')
-    steps: list[Step] = []
-    head = sha256_bytes(lines[0])
-    for number, line in enumerate(lines[1:], start=2):
-        entry = _parse(path, number, line)
-        if entry.get("prev") != head:
-            raise UserError(
-                f"{path}, line {number}: its hash of line {number - 1} is wrong: one of the two was altered, or lines "
-                "between them were removed"
-            )
-        try:
-            step = _decode(entry)
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise UserError(f"{path}, line {number}: altered: not the record of a step") from None
-        if step.step != number - 1:
-            raise UserError(f"{path}, line {number}: it is of step {step.step} where step {number - 1} belongs")
-        steps.append(step)
-        head = sha256_bytes(line)
-    return Summary(header, tuple(steps), head, torn=False)
+def _next(path: Path, number: int, raw: bytes, before: Line | None) -> Line:
+    """Parse the line that comes after `before`, which is None ahead of the header."""
+    entry = _parse(path, number, raw)
+    head, size = sha256_bytes(raw), len(raw) + 1
+    if before is None:
+        if entry.pop("format", None) != FORMAT:
+            raise UserError(f'{path}, line 1: not the header of a transcript: "format" is not "{FORMAT}"')
+        return Line(_begin(path, entry), None, entry, head, size)
+    if entry.get("prev") != before.head:
+        raise UserError(
+            f"{path}, line {number}: its hash of line {number - 1} is wrong: one of the two was altered, or lines "
+            "between them were removed"
+        )
+    try:
+        step = decode(entry)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise UserError(f"{path}, line {number}: altered: not the record of a step") from None
+    if step.step != before.step + 1:
+        raise UserError(f"{path}, line {number}: it is of step {step.step} where step {before.step + 1} belongs")
+    return Line(step.step, step, before.header, head, before.end + size)
+
+
+def _begin(path: Path, header: dict[str, Any]) -> int:
+    """The step after which a run began: 0, or the last of the run that it goes on from."""
+    parent = header.get("parent", {"step": 0})
+    step = parent.get("step") if isinstance(parent, dict) else None
+    if type(step) is not int or step < 0:
+        raise UserError(f"{path}, line 1: altered: it does not say after which step the run began")
+    return step
+
+
+def _completed(lines: Iterator[Line], pending: Step) -> Line | None:
+    """The next line, if it is the pending one with its evaluation."""
+    try:
+        line = next(lines, None)
+    except UserError:
+        return None
+    if line is None or line.record is None or line.record.held_out_bpb is None:
+        return None
+    return line if replace(line.record, held_out_bpb=None) == pending else None
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -305,18 +388,11 @@ def _line(entry: dict[str, Any]) -> bytes:
     return json.dumps(entry, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _open(path: Path, mode: Literal["rb", "r+b"]) -> BinaryIO:
-    try:
-        return path.open(mode)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the transcript: {error.strerror}") from None
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot read the transcript: {error.strerror}")
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
-    """Take the file for this process until it ends. File systems without locks go without."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{path}: another process is writing this run: wait for it, or stop it first") from None
-    except OSError:
-        pass
+def _lock(file: FileIO, path: Path) -> None:
+    """Take the file for this process until it ends. Where there are no locks, the run folder's lock has to do."""
+    if lock(file.fileno()) is False:
+        raise UserError(f"{path}: another process is writing this run: wait for it, or stop it first")

@@ -23,6 +23,7 @@ from clearseek.openness.release import make_release
 from clearseek.openness.replay import Segment, choose_segments, open_release
 from clearseek.openness.source_archive import source_archive
 from clearseek.openness.verify import verify
+from clearseek.train.extend import longer_recipe
 from clearseek.train.run import RunFolder
 from clearseek.train.session import run_training
 from tests.train.conftest import tiny
@@ -545,7 +546,8 @@ def test_a_consistent_forgery_is_found_by_training_again(release: Path) -> None:
         (["verify", "{}", "--levels", "x"], "use numbers out of"),
         (["verify", "{}", "--segments", "0"], "use a number from 1 up"),
         (["verify", "{}", "--key", "nowhere"], "nowhere: cannot read"),
-        (["verify", "{}", "--sign", "nowhere"], "nowhere: cannot read"),
+        (["verify", "{}", "--sign", "nowhere"], "nowhere: no such key: --make-key makes it"),
+        (["release", "nowhere", "out", "--key", "new.key"], "new.key: no such key: --make-key makes it"),
         (["verify", "{}/code"], "nothing to verify it by"),
         (["audit", "{}", "--require", "weights.tensor"], "did you mean"),
     ],
@@ -553,6 +555,52 @@ def test_a_consistent_forgery_is_found_by_training_again(release: Path) -> None:
 def test_wrong_use(made: Path, arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([each.format(made) for each in arguments]) == 2
     assert what in capsys.readouterr().err
+
+
+def test_what_an_operating_system_left_is_no_tampering(release: Path, made: Path) -> None:
+    for folder in (release, release / "data", release / "checkpoints", release / "checkpoints/step-00000008"):
+        for name in (".DS_Store", "desktop.ini", "Thumbs.db", "._model.safetensors"):
+            (folder / name).write_bytes(b"\0\0\0\1Bud1")
+    found = rows(release, levels=(0, 1, 2), public_key=made.parent / "key.pub")
+    assert {name: row.answer for name, row in found.items() if row.answer != "yes"} == {"verify.strays": "unknown"}
+    reason = found["verify.strays"].reason
+    assert "macOS's Finder" in reason and f"find {release} -name .DS_Store -delete" in reason and "'._*'" in reason
+    (release / ".DS_Store").unlink()
+    (release / ".DS_Store").symlink_to("README.md")
+    assert rows(release, levels=(0,))["verify.files"].answer == "no"
+
+
+def test_a_release_leaves_behind_what_an_operating_system_left(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made.parent / "run", tmp_path / "run"))
+    for folder in (run, run / "data", run / "checkpoints/step-00000008"):
+        (folder / ".DS_Store").write_bytes(b"\0")
+    make_release(RunFolder(run), tmp_path / "out")
+    assert not list((tmp_path / "out").rglob(".DS_Store"))
+
+
+def test_a_release_of_an_extended_run_says_what_it_does_not_cover(made: Path, tmp_path: Path) -> None:
+    parent, run = RunFolder(made.parent / "run"), RunFolder(tmp_path / "more")
+    run_training(longer_recipe(parent, 4), run, quiet=True, parent=parent)
+    make_release(run, tmp_path / "out")
+    found = verify(tmp_path / "out", levels=(0, 1, 2, 3, 4, 6), read_sources=True)
+    assert {row.id: row.answer for row in found if row.answer != "yes"} == {"verify.parent": "unknown"}
+    assert (
+        "another run's step 8: those steps are not covered here"
+        in {row.id: row.reason for row in found}["verify.parent"]
+    )
+    assert found.steps == (4, 4)
+    assert [row.id for row in audited(tmp_path / "out").of("technical") if row.answer in ("no", "partly")] == []
+    weights = tmp_path / "out/training/parent/step-00000008/weights.safetensors"
+    tensors = load_file(weights)
+    next(iter(tensors.values())).mul_(2)
+    save_file(tensors, weights)
+    assert {row.id: row.answer for row in verify(tmp_path / "out", levels=(2,))}["verify.parent"] == "no"
+
+
+def test_an_import_has_no_training_to_release(made: Path, tmp_path: Path) -> None:
+    assert main(["import", str(made), str(tmp_path / "run")]) == 0
+    with pytest.raises(UserError, match=r"an imported model has no training to release: .*clearseek export"):
+        make_release(RunFolder(tmp_path / "run"), tmp_path / "out")
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path, corpus: Path) -> None:

@@ -50,6 +50,15 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
             assert torch.equal(loaded.tensors[stem][name], tensor)
 
 
+def test_one_group_is_read_and_checked_alone(tmp_path: Path) -> None:
+    path = saved(tmp_path, 1)
+    (path / "optimizer.safetensors").write_bytes(b"spoilt")
+    assert checkpoint.load(path, ["model"]).tensors.keys() == {"model"}
+    assert checkpoint.verify(path, ["model"]) == []
+    with pytest.raises(UserError, match=r"optimizer\.safetensors"):
+        checkpoint.load(path)
+
+
 def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
     first, second = (checkpoint.save(tmp_path / name, 1, some_tensors(), STATE, keep=1) for name in "ab")
     for file in first.iterdir():

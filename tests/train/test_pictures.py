@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearseek.errors import UserError
-from clearseek.train.pictures import _columns, _spread, expert_load, loss_curve, relative_load, smooth
+from clearseek.train.pictures import _spread, _summary, expert_load, loss_curve, relative_load, smooth
 
 
 @dataclass
@@ -104,9 +104,13 @@ def test_relative_load() -> None:
     np.testing.assert_allclose(relative_load(np.array([[2, 2, 0, 4], [0, 0, 0, 0]])), [[1, 1, 0, 2], [1, 1, 1, 1]])
 
 
-def test_columns_average_neighbours() -> None:
-    np.testing.assert_allclose(_columns(np.arange(6.0).reshape(6, 1, 1), 3).ravel(), [0.5, 2.5, 4.5])
-    assert _columns(np.ones((3, 1, 1)), 5).shape == (3, 1, 1)
+@pytest.mark.parametrize("steps", [1, 3, 399, 400, 401, 1234])
+def test_loads_read_one_by_one_are_summed_up_as_all_together(steps: int) -> None:
+    loads = np.random.default_rng(0).integers(0, 100, (steps, 2, 4))
+    columns, final = _summary(loads, steps)
+    together = [part.mean(0) for part in np.array_split(relative_load(loads), min(steps, 400))]
+    np.testing.assert_array_equal(columns, together)
+    np.testing.assert_array_equal(final, relative_load(loads[-max(1, steps // 20) :].sum(0)))
 
 
 def test_spread_has_both_ends() -> None:

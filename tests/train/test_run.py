@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from clearseek.errors import UserError
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.train import checkpoint
 from clearseek.train.display import StepRecord
-from clearseek.train.run import Metrics, RunFolder, read_metrics
+from clearseek.train.run import Loads, Metrics, RunFolder, is_imported, read_metrics
 from tests.train.conftest import tiny
 
 
@@ -32,10 +33,11 @@ def steps(path: Path) -> list[int]:
 
 def test_metrics_hold_every_step_and_its_loads(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert read_metrics(path) == []
+    assert not list(read_metrics(path))
     write(path, 1, 3)
     assert steps(path) == [1, 2, 3]
-    assert read_metrics(path)[1]["load"] == [[2, 2, 3]] and read_metrics(path)[1]["tokens_per_second"] == 100.0
+    second = list(read_metrics(path))[1]
+    assert second["load"] == [[2, 2, 3]] and second["tokens_per_second"] == 100.0
 
 
 def test_metrics_are_there_while_the_run_goes_on(tmp_path: Path) -> None:
@@ -76,10 +78,31 @@ def test_what_follows_a_damaged_line_is_left_out(damaged: str, tmp_path: Path) -
     assert steps(path) == [1]
 
 
+def test_metrics_are_read_line_by_line(tmp_path: Path) -> None:
+    path, line = tmp_path / "metrics.jsonl", json.dumps({"step": 0, "load": [[1] * 64] * 16})
+    path.write_text("".join(line.replace("0", str(step), 1) + "\n" for step in range(1, 2001)), encoding="utf-8")
+    tracemalloc.start()
+    Metrics(path, 1500).close()
+    assert len(Loads(path)) == 1500
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000 < path.stat().st_size / 5
+
+
+def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clearseek.train.run._LONGEST_LINE", 1000)
+    path = tmp_path / "metrics.jsonl"
+    write(path, 1, 2)
+    with path.open("ab") as file:
+        file.write(b"x" * 100_000)
+    write(path, 3, 3)
+    assert steps(path) == [1, 2, 3]
+
+
 def test_metrics_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match=r"metrics\.jsonl: cannot read: Is a directory"):
-        read_metrics(tmp_path / "metrics.jsonl")
+        list(read_metrics(tmp_path / "metrics.jsonl"))
 
 
 def test_the_recipe_is_kept(tmp_path: Path) -> None:
@@ -145,6 +168,25 @@ def test_the_newest_checkpoint_is_loaded_or_the_one_asked_for(tmp_path: Path) ->
     assert {parameter.dtype for parameter in halved.parameters()} == {torch.bfloat16}
     with pytest.raises(UserError, match="no checkpoint of step 4: there are those of steps 3, 12"):
         RunFolder(tmp_path).load_model(4)
+
+
+def test_a_model_is_loaded_without_its_optimiser(tmp_path: Path) -> None:
+    model = saved(tmp_path, 1)
+    run = RunFolder(tmp_path)
+    groups = {"weights": dict(model.named_parameters()), "buffers": dict(model.named_buffers())}
+    checkpoint.save(run.checkpoints, 2, groups | {"optimizer": {"x": torch.ones(3)}}, {}, keep=1)
+    (run.checkpoints / "step-00000002/optimizer.safetensors").unlink()
+    assert run.load_model()[1] == 2
+    (run.checkpoints / "step-00000002/weights.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"weights\.safetensors: cut short"):
+        run.load_model()
+
+
+def test_an_import_is_told_from_a_run(tmp_path: Path) -> None:
+    saved(tmp_path, 0)
+    assert is_imported(RunFolder(tmp_path))
+    RunFolder(tmp_path).transcript.touch()
+    assert not is_imported(RunFolder(tmp_path))
 
 
 def test_a_run_without_checkpoints_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ import torch
 
 from clearseek.config import Recipe
 from clearseek.errors import UserError
+from clearseek.evaluate.bits import held_out_bits
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.train import checkpoint
-from clearseek.train.display import Display
+from clearseek.train.display import Display, StepRecord
 from clearseek.train.run import RunFolder, read_metrics
 from clearseek.train.trainer import Outcome, Trainer
 from clearseek.train.transcript import verify
@@ -72,6 +75,62 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert resumed.finished and resumed.weights_sha256 == whole.weights_sha256
     assert (tmp_path / "parts/transcript.jsonl").read_bytes() == (tmp_path / "whole/transcript.jsonl").read_bytes()
     assert [line["step"] for line in read_metrics(tmp_path / "parts/metrics.jsonl")] == list(range(1, 9))
+
+
+class Ends(Display):
+    """Does something during the final evaluation."""
+
+    def __init__(self, total_steps: int, then: Callable[[], None]) -> None:
+        super().__init__(total_steps, live=False)
+        self.then = then
+
+    def evaluating(self, done: int, total: int) -> None:
+        self.then()
+
+
+def killed() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("then", ["signal", "killed"])
+def test_the_final_evaluation_may_be_cut_off(
+    then: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last checkpoint is there before it begins, and it is done again, to the bit."""
+    monkeypatch.setattr("clearseek.train.trainer.held_out_bits", functools.partial(held_out_bits, batch=2))
+    whole, _ = run(tiny(), tmp_path / "whole", data)
+    trainer = Trainer(tiny(), RunFolder(tmp_path / "parts"), data)
+    if then == "signal":
+        with Ends(8, lambda: os.kill(os.getpid(), signal.SIGTERM)) as display:
+            outcome = trainer.train(display)
+        assert (outcome.steps, outcome.finished, outcome.weights_sha256) == (8, False, whole.weights_sha256)
+    else:
+        with pytest.raises(MemoryError), Ends(8, killed) as display:
+            trainer.train(display)
+    assert verify(tmp_path / "parts/transcript.jsonl").steps[-1].step == 7
+    assert checkpoint.steps(tmp_path / "parts/checkpoints")[-1] == 8
+    resumed, _ = run(tiny(), tmp_path / "parts", data, resume=True)
+    assert resumed.finished and resumed.weights_sha256 == whole.weights_sha256
+    expected = (tmp_path / "whole/transcript.jsonl").read_bytes()
+    assert (tmp_path / "parts/transcript.jsonl").read_bytes() == expected
+    with Ends(8, killed) as display:  # a finished run is not evaluated again
+        assert Trainer(tiny(), RunFolder(tmp_path / "parts"), data, resume=True).train(display).finished
+    assert (tmp_path / "parts/transcript.jsonl").read_bytes() == expected
+    assert [line["step"] for line in read_metrics(tmp_path / "parts/metrics.jsonl")] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("gone", [BrokenPipeError(), OSError(5, "Input/output error"), SystemExit(1)])
+def test_a_display_that_nobody_reads_any_more_costs_no_step(gone: BaseException, tmp_path: Path, data: Path) -> None:
+    class Gone(Display):
+        def update(self, record: StepRecord) -> None:
+            if record.step == 4:
+                raise gone
+
+    with pytest.raises(type(gone)), Gone(8, live=False) as display:
+        Trainer(tiny(), RunFolder(tmp_path), data).train(display)
+    assert checkpoint.steps(tmp_path / "checkpoints") == [3, 4]
+    whole, _ = run(tiny(), tmp_path / "whole", data)
+    assert run(tiny(), tmp_path, data, resume=True)[0].weights_sha256 == whole.weights_sha256
 
 
 def test_an_fp8_run_says_which_backend_it_took(tmp_path: Path, data: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,65 @@ def test_round_trip_is_exact(file: Path) -> None:
     assert not summary.torn
 
 
+def test_it_is_read_line_by_line(tmp_path: Path) -> None:
+    """A long run's transcript has hundreds of megabytes: to go on must not take them."""
+    path = written(tmp_path / "long.jsonl", 6000)
+    tracemalloc.start()
+    Transcript.resume(path, HEADER, 5000).close()
+    assert transcript.last_line(path).step == 5000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300_000 < path.stat().st_size / 5
+
+
+def test_a_run_may_begin_after_its_parents_last_step(tmp_path: Path) -> None:
+    path, header = tmp_path / "t.jsonl", HEADER | {"parent": {"step": 4}}
+    record = Transcript.open(path, header)
+    assert record.step == 4
+    record.append(step(5))
+    record.close()
+    assert [each.step for each in verify(path).steps] == [5] and verify(path).begin == 4
+    Transcript.resume(path, header, 4).close()
+    assert verify(path).steps == ()
+
+
+@pytest.mark.parametrize("parent", [4, None, [], {}, {"step": -1}, {"step": "4"}, {"step": True}])
+def test_a_parent_without_a_step_is_no_header(parent: Any, tmp_path: Path) -> None:
+    line = transcript._line({"format": transcript.FORMAT, **HEADER, "parent": parent})
+    (tmp_path / "t.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(UserError, match="line 1: altered: it does not say after which step"):
+        verify(tmp_path / "t.jsonl")
+
+
+def test_a_line_that_waited_for_its_evaluation_is_kept_if_it_is_there(file: Path) -> None:
+    before, pending = verify(file), replace(step(4), held_out_bpb=None)
+    head = [line.head for line in transcript.read_lines(file)][3]
+    again = Transcript.resume(file, HEADER, 3, head, pending)
+    assert again.step == 4
+    again.close()
+    assert verify(file).steps == before.steps[:4]
+    for other in (replace(pending, loss=1.0), replace(step(5), held_out_bpb=None)):
+        again = Transcript.resume(file, HEADER, 3, head, other)
+        assert again.step == 3
+        again.append(step(4))
+        again.close()
+
+
+def test_nothing_is_written_after_a_full_disk(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes left in a buffer would be tried again on closing, outside of every message."""
+
+    def full(target: Any, data: bytes) -> None:
+        target.write(data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    record = Transcript.resume(file, HEADER, 6)
+    monkeypatch.setattr(transcript, "append", full)
+    with pytest.raises(UserError, match=r"the disk is full \([\d,]+ bytes are needed and [\d,]+ are free\)"):
+        record.append(step(7))
+    record.close()
+    assert verify(file).torn and len(verify(file).steps) == 6
+
+
 def test_identical_runs_write_identical_bytes(file: Path, tmp_path: Path) -> None:
     again = written(tmp_path / "again.jsonl", 6)
     assert again.read_bytes() == file.read_bytes()
@@ -79,7 +141,7 @@ def test_floats_are_hexadecimal_and_the_chain_is_sha256(file: Path) -> None:
 )
 def test_every_float_survives(loss: float, norm: float, mtp: float | None, balance: list[float]) -> None:
     record = Step(1, loss, mtp, norm, 5, tuple(balance))
-    assert transcript._decode(json.loads(transcript._line(transcript._encode(record)))) == record
+    assert transcript.decode(json.loads(transcript._line(transcript.encode(record)))) == record
 
 
 def test_a_loss_that_is_not_a_number_is_recorded(tmp_path: Path) -> None:

@@ -115,7 +115,8 @@ def _checkpoints(records: Records, group: str) -> Result:
         return None
     steps = {entry["step"]: entry for entry in records.transcript[1]}
     train = records.transcript[0]["recipe"]["train"]
-    regular = min(train["keep_checkpoints"], -(-train["steps"] // train["checkpoint_every"]))
+    every = train["checkpoint_every"]
+    regular = min(train["keep_checkpoints"], -(-train["steps"] // every) - records.begin // every)
     if len(found) < regular:
         return False, f"the run keeps {regular} checkpoints, and {len(found)} are here", TRANSCRIPT
     compared = 0

@@ -18,6 +18,7 @@ from clearseek.openness.manifest import LONGEST, MANIFEST, NOT_CONTENT, SIGNATUR
 from clearseek.openness.source import prose
 from clearseek.openness.subject import CONFIG, Subject, attempt
 from clearseek.openness.tree import is_below
+from clearseek.sysfiles import system_file
 
 _ZIP = b"PK\x03\x04"
 _LOOK = 65_536
@@ -58,7 +59,7 @@ def _manifest(subject: Subject) -> Row:
     problems += [
         f"{path} is here, and is not listed"
         for path in source.sizes
-        if path not in listed and not is_below(path, left_out)
+        if path not in listed and not is_below(path, left_out) and not system_file(path)
     ]
     for path, entry in listed.items():
         digest = source.sha256(path)
@@ -88,7 +89,8 @@ def _signature(subject: Subject) -> Row:
         return Row(name, "technical", title, "unknown", Grade.PRESENT, reason, places)
     outside = frozenset((*found, *NOT_CONTENT, *bundle.ignored))
     other = [path for path, digest in bundle.digests.items() if _is_other(subject, path, digest)]
-    unsigned = [path for path in sizes if path not in bundle.digests and not is_below(path, outside)]
+    beside = [path for path in sizes if path not in bundle.digests and not is_below(path, outside)]
+    unsigned = [path for path in beside if not system_file(path)]
     told = [f"{found[0]} names {len(bundle.digests):,} files, signed with {bundle.by}"]
     told += [f"it leaves out {_few(unsigned)}"] if unsigned else []
     if other:

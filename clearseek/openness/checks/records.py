@@ -58,10 +58,15 @@ class Records:
             entry = strict_json(line, f"{TRANSCRIPT}, line {number}")
             if number > 1 and entry.get("prev") != sha256_bytes(lines[number - 2]):
                 raise UserError(f"{TRANSCRIPT}, line {number}: its hash of the line before is wrong")
-            if number > 1 and entry.get("step") != number - 1:
-                raise UserError(f"{TRANSCRIPT}, line {number}: not of step {number - 1}")
             parsed.append(entry)
+            if number > 1 and entry.get("step") != (step := _begin(parsed[0]) + number - 1):
+                raise UserError(f"{TRANSCRIPT}, line {number}: not of step {step}")
         return parsed[0], parsed[1:]
+
+    @property
+    def begin(self) -> int:
+        """The step after which the run began: 0, or the last of the run that it goes on from."""
+        return _begin(self.transcript[0])
 
     @cached_property
     def data(self) -> Result:
@@ -98,3 +103,10 @@ class Records:
             f"its {len(manifest.files)} files have the manifest's hashes, {len(lines):,} documents make its fingerprint"
         )
         return True, f"{what}, and the transcript names it", DATA_MANIFEST
+
+
+def _begin(header: dict[str, Any]) -> int:
+    """The step after which a run began: 0, or the last of the run that it goes on from."""
+    parent = header.get("parent")
+    step = parent.get("step") if isinstance(parent, dict) else None
+    return step if isinstance(step, int) else 0

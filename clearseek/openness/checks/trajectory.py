@@ -21,6 +21,7 @@ from clearseek.openness.checks.numbers import Tensors, fingerprint, matrices, nu
 from clearseek.openness.evidence import Evidence, Grade, Row
 from clearseek.openness.hub_source import STEP_REVISION
 from clearseek.openness.subject import Subject, is_weights
+from clearseek.sysfiles import system_file
 
 _MOST_CHECKPOINTS = 64
 _MOST_MATRICES = 24
@@ -58,7 +59,7 @@ def checkpoints(subject: Subject) -> dict[int, tuple[str, ...]]:
     for path in subject.source.sizes:
         folder, _, base = path.rpartition("/")
         match = _STEP.search(f"{folder}/")
-        if match and base.endswith(".safetensors"):
+        if match and base.endswith(".safetensors") and not system_file(base):
             found.setdefault(int(match[1] or match[2]), []).append(path)
     return {step: tuple(found[step]) for step in sorted(found)}
 

@@ -20,15 +20,24 @@ MARKS: Final[dict[Answer, tuple[str, str]]] = {
     "not applicable": ("-", "dim"),
 }
 """Sign and colour of an answer."""
-LEGEND: Final = (
-    "✓ yes, ◐ in part, ✗ no, ? unknown, - not applicable; E0 absent, E1 claimed, E2 linked, E3 present, "
-    "E4 cross-checked, E5 re-executed"
-)
+LEGEND: Final = "E0 absent, E1 claimed, E2 linked, E3 present, E4 cross-checked, E5 re-executed"
 QUESTIONS: Final[dict[Dimension, str]] = {
     "technical": "What the weights are and allow",
     "definition": "What is open",
     "impact": "What it means in practice",
 }
+
+
+def mark(console: Console, answer: Answer) -> str:
+    """An answer's sign; a terminal that cannot show the signs gets words, all of one width."""
+    if console.encoding.lower().startswith("utf"):
+        return MARKS[answer][0]
+    return ("-" if answer == "not applicable" else answer).ljust(len("unknown"))
+
+
+def _legend(console: Console) -> str:
+    named = ", ".join(f"{mark(console, answer)} {answer}" for answer in MARKS)
+    return f"{named}; {LEGEND}" if console.encoding.lower().startswith("utf") else f"- not applicable; {LEGEND}"
 
 
 def print_audit(console: Console, audit: Audit, evidence: bool = False) -> None:
@@ -50,13 +59,16 @@ def print_audit(console: Console, audit: Audit, evidence: bool = False) -> None:
         line = f"  {view.name.ljust(widest)}  claimed: {view.claimed};  proven: {view.proven}"
         console.print(Text(line), soft_wrap=True)
     console.print()
-    console.print(Text(LEGEND, style="dim"), soft_wrap=True)
+    console.print(Text(_legend(console), style="dim"), soft_wrap=True)
     console.print(Text(headline(audit, found[0]), style="bold"), soft_wrap=True)
 
 
 def _print_row(console: Console, row: Row, width: int, evidence: bool) -> None:
-    sign, colour = MARKS[row.answer]
-    line = Text(f"  {sign} ", style=colour) + Text(f"E{int(row.grade)}  ", style="dim") + Text(row.id.ljust(width + 2))
+    line = (
+        Text(f"  {mark(console, row.answer)} ", style=MARKS[row.answer][1])
+        + Text(f"E{int(row.grade)}  ", style="dim")
+        + Text(row.id.ljust(width + 2))
+    )
     console.print(line + Text(visible(row.reason)), soft_wrap=True)
     for each in row.evidence if evidence else ():
         console.print(Text(f"{' ' * (width + 10)}{visible(str(each))}", style="dim"), soft_wrap=True)
@@ -74,7 +86,7 @@ def print_comparison(console: Console, audits: Sequence[Audit]) -> None:
     """Releases side by side: a line an assertion, a column a release."""
     ids = list(dict.fromkeys(row.id for audit in audits for row in audit))
     names = [visible(str(audit.facts["name"]))[:24] for audit in audits]
-    widths = [max(len(name), 4) + 2 for name in names]
+    widths = [max(len(name), len(mark(console, "yes")) + 3) + 2 for name in names]
     label = max(map(len, ids)) + 2
     head = "".join(name.ljust(width) for name, width in zip(names, widths, strict=True))
     console.print(Text(" " * label + head, style="bold"), soft_wrap=True)
@@ -82,8 +94,8 @@ def print_comparison(console: Console, audits: Sequence[Audit]) -> None:
         line = Text(id.ljust(label))
         for audit, width in zip(audits, widths, strict=True):
             row = audit.get(id)
-            sign, colour = MARKS[row.answer] if row else ("", "")
-            line += Text((f"{sign} E{int(row.grade)}" if row else "").ljust(width), style=colour)
+            cell = f"{mark(console, row.answer)} E{int(row.grade)}" if row else ""
+            line += Text(cell.ljust(width), style=MARKS[row.answer][1] if row else "")
         console.print(line, soft_wrap=True)
     console.print()
     found = [views(audit) for audit in audits]
@@ -92,4 +104,4 @@ def print_comparison(console: Console, audits: Sequence[Audit]) -> None:
         for name, each in zip(names, found, strict=True):
             result = f"  {name.ljust(26)}claimed: {each[place].claimed};  proven: {each[place].proven}"
             console.print(Text(result), soft_wrap=True)
-    console.print(Text(LEGEND, style="dim"), soft_wrap=True)
+    console.print(Text(_legend(console), style="dim"), soft_wrap=True)

@@ -1,0 +1,26 @@
+"""How to call this program again: commands that are printed can be pasted into a shell."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+
+def program() -> str:
+    """This program's name where the shell would find it, else its path; not quoted."""
+    called, found = Path(sys.argv[0]), shutil.which("clearseek")
+    if called.name != "clearseek" or (found and Path(found).resolve() == called.resolve()):
+        return "clearseek"
+    return os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called)
+
+
+def command(*arguments: str | Path) -> str:
+    """A call of this program as a shell reads it, whatever the paths are called.
+
+    A path that begins with a dash would be taken for an option: it gets a ``./`` in front.
+    """
+    words = [f"./{each}" if isinstance(each, Path) and str(each).startswith("-") else str(each) for each in arguments]
+    return shlex.join([program(), *words])

@@ -1,0 +1,42 @@
+"""Standard output that takes whatever is written: any character, any name of a file, also where a shell closed it.
+
+A terminal that is not UTF-8 lacks most of the signs that are printed here. A plain ``?`` would say "unknown" where an
+audit said "yes", so signs are spelt. A name that is not UTF-8 goes out as the bytes that it is, so that a command which
+is printed with it can be pasted.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import sys
+from pathlib import Path
+
+_SPELT = {
+    "\N{CHECK MARK}": "yes", "\N{CIRCLE WITH LEFT HALF BLACK}": "partly", "\N{BALLOT X}": "no",
+    "\N{LEFT DOUBLE QUOTATION MARK}": '"', "\N{RIGHT DOUBLE QUOTATION MARK}": '"',
+    "\N{LEFT SINGLE QUOTATION MARK}": "'", "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+    "\N{HORIZONTAL ELLIPSIS}": "...", "\N{EN DASH}": "-", "\N{MINUS SIGN}": "-", "\N{RIGHTWARDS ARROW}": "->",
+    "\N{MULTIPLICATION SIGN}": "x", "\N{MIDDLE DOT}": "-",
+}  # fmt: skip
+
+
+def open_output() -> None:
+    """Prepare standard output and standard error."""
+    codecs.register_error("clearseek-spell", _spell)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell
+            setattr(sys, name, io.TextIOWrapper(io.FileIO(Path(os.devnull), "w"), encoding="utf-8"))
+        elif name == "stdout" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="clearseek-spell")
+
+
+def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What to write for a character that the output's encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    character = error.object[error.start]
+    if "\udc80" <= character <= "\udcff":
+        return bytes([ord(character) - 0xDC00]), error.start + 1
+    return _SPELT.get(character, "?"), error.start + 1
