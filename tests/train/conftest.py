@@ -40,7 +40,7 @@ TINY: dict[str, Any] = {
         "held_out_fraction": 0.2,
     },
     "optimizer": {"name": "muon", "learning_rate": 3e-3, "muon_learning_rate": 3e-3},
-    "train": {"steps": 8, "batch_size": 8, "precision": "bf16", "checkpoint_every": 3, "hash_every": 2, "threads": 1},
+    "train": {"steps": 8, "batch_size": 8, "precision": "fp32", "checkpoint_every": 3, "hash_every": 2, "threads": 1},
 }
 
 
