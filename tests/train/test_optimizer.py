@@ -146,3 +146,47 @@ def test_muon_multiplies_in_the_type_of_the_model(dtype: torch.dtype, monkeypatc
     gradients = [torch.randn(master.shape) for master in optimizer.masters]
     optimizer.step(gradients, gradient_norm(gradients), 1.0)
     assert seen == {dtype}
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("moments", ["fp32", "bf16"])
+def test_matrices_decay_and_vectors_do_not(name: str, moments: str) -> None:
+    """Without a gradient only decay is left: ``w * (1 - rate * decay)`` each step."""
+    config = OptimizerConfig(
+        name=name, moments=moments, learning_rate=0.01, muon_learning_rate=0.02, weight_decay=0.5,
+    )  # type: ignore[arg-type]  # fmt: skip
+    optimizer = MasterOptimizer(parameters(torch.float32), config)
+    before = {key: value.clone() for key, value in optimizer.weights().items()}
+    for _ in range(2):
+        gradients = [torch.zeros(p.shape) for p in optimizer.parameters]
+        optimizer.step(gradients, gradient_norm(gradients), 0.5)
+    for key, weight in optimizer.weights().items():
+        rate = 0.02 if name == "muon" and "experts" in key else 0.01
+        kept = 1.0 if weight.ndim == 1 else (1 - 0.5 * rate * 0.5) ** 2
+        torch.testing.assert_close(weight, before[key] * kept, rtol=1e-6, atol=0, msg=key)
+
+
+def test_muon_owns_the_matrices_inside_the_layers_alone() -> None:
+    names = {
+        "model.embed_tokens.weight": False, "model.layers.0.self_attn.o_proj.weight": True,
+        "model.layers.0.mlp.gate_proj.weight": True, "model.layers.1.mlp.gate.weight": False,
+        "model.layers.1.mlp.experts.gate_up_proj": True, "model.layers.1.mlp.experts.down_proj": True,
+        "model.layers.1.mlp.shared_experts.up_proj.weight": True, "model.layers.2.eh_proj.weight": True,
+        "model.layers.1.input_layernorm.weight": False, "model.norm.weight": False, "lm_head.weight": False,
+    }  # fmt: skip
+    shapes = {key: (8,) if "norm" in key else (2, 4, 8) if ".experts." in key else (4, 8) for key in names}
+    named = [(key, nn.Parameter(torch.randn(shapes[key]))) for key in names]
+    optimizer = MasterOptimizer(named, OptimizerConfig(name="muon"))
+    steps(optimizer, 0, 1)
+    assert {key: f"{key}.momentum_buffer" in optimizer.state() for key in names} == names
+
+
+@pytest.mark.parametrize(("size", "kept"), [(0.01, 0.01), (0.4, 0.4), (50.0, 0.5)])
+def test_only_gradients_above_the_limit_are_scaled(size: float, kept: float) -> None:
+    named = [("w", nn.Parameter(torch.zeros(1, 4))), ("v", nn.Parameter(torch.zeros(4)))]
+    optimizer = MasterOptimizer(named, OptimizerConfig(grad_clip=0.5))
+    gradients = [torch.full((1, 4), size * 8**-0.5), torch.full((4,), -size * 8**-0.5)]
+    norm = gradient_norm(gradients)
+    assert norm.item() == pytest.approx(size, rel=1e-6)
+    optimizer.step(gradients, norm, 1.0)
+    assert gradient_norm(gradients).item() == pytest.approx(kept, rel=1e-5)

@@ -115,6 +115,17 @@ def test_without_bias_updates_the_bias_stays(tmp_path: Path, data: Path) -> None
     assert all(not layer.gate.e_score_correction_bias.any() for layer in trainer.model.moe_layers)
 
 
+def test_the_hash_of_the_weights_covers_every_tensor(tmp_path: Path, data: Path) -> None:
+    trainer = Trainer(tiny(), RunFolder(tmp_path), data)
+    known = {trainer.weights_hash()}
+    tensors = [*trainer.optimizer.weights().values(), *trainer.model.buffers()]
+    assert len(tensors) == len(trainer.model.state_dict())
+    for tensor in tensors:
+        tensor.view(-1)[-1] += 1.0
+        known.add(trainer.weights_hash())
+    assert len(known) == 1 + len(tensors)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_non_finite_loss_stops_before_the_weights_are_touched(
     bad: float, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
