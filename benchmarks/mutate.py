@@ -1,9 +1,10 @@
 """Do the tests find faults? Plants the ones of `mutations.py`, one at a time, and runs the tests that should notice.
 
-``python benchmarks/mutate.py`` copies the tree to a temporary folder for each fault, replaces one text by another there
-and runs the tests of its room up to the first failure. ``--only train`` takes the faults whose place contains a word,
-``--jobs 2`` runs two at once, and a table that was broken off is gone on with: faults found before stay found, those
-that survived are tried again. Writes ``benchmarks/results/mutate.json``; the exit status says whether 95 % were found.
+``python benchmarks/mutate.py`` copies the tree to a temporary folder for each fault, replaces one text by another
+there and runs the tests that should notice, up to the first failure. ``--only train`` takes the faults whose place
+contains a word, ``--jobs 2`` runs two at once, and a table that was broken off is gone on with: faults found before
+stay found, those that survived are tried again. Writes ``benchmarks/results/mutate.json``; the exit status says
+whether 95 % were found.
 
 Libraries are imported once; each fault has a child process of its own, made by fork, in which the planted package is
 imported. A child is ended after so much processor time that only an endless loop can take it; that counts as found.
@@ -20,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,8 @@ class FirstFailure:
             self.file.write_text(f"{report.nodeid} (import)")
 
 
-def start(tree: Path, tests: tuple[str, ...]) -> int:
-    """Run tests of a tree in a child process; returns its id."""
+def start(tree: Path, tests: Sequence[str]) -> int:
+    """Run test files of a tree in a child process; returns its id."""
     child = os.fork()
     if child:
         return child
@@ -122,7 +123,7 @@ def start(tree: Path, tests: tuple[str, ...]) -> int:
     import pytest
 
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not net", "--tb=short"]
-    code = pytest.main([*options, *tests], plugins=[FirstFailure(tree / "failed.txt")])
+    code = pytest.main([*options, *(f"tests/{test}" for test in tests)], plugins=[FirstFailure(tree / "failed.txt")])
     import clearseek
 
     if not Path(clearseek.__file__).is_relative_to(tree):
@@ -144,7 +145,7 @@ def copy_of(root: Path) -> Path:
 
 
 def run(todo: list[Fault | str], jobs: int) -> Iterator[tuple[Fault | str, int, str, float]]:
-    """Outcomes as they come: (fault, or a room of tests on the tree as it is; exit status, failed test, seconds)."""
+    """Outcomes as they come: (fault, or a test file on the tree as it is; exit status, failed test, seconds)."""
     begun = copy_of(ROOT)  # what is edited meanwhile counts next time
     try:
         yield from _run(todo, jobs, begun)
@@ -161,8 +162,7 @@ def _run(todo: list[Fault | str], jobs: int, begun: Path) -> Iterator[tuple[Faul
             if isinstance(each, Fault):
                 path, text = planted(each, tree)
                 (tree / path).write_text(text, encoding="utf-8")
-            room = each if isinstance(each, str) else room_of(each)
-            running[start(tree, TESTS[room])] = each, tree
+            running[start(tree, [each] if isinstance(each, str) else tests_of(each))] = each, tree
         child, status, usage = os.wait4(-1, 0)
         each, tree = running.pop(child)
         failed = tree / "failed.txt"
@@ -174,9 +174,9 @@ def _run(todo: list[Fault | str], jobs: int, begun: Path) -> Iterator[tuple[Faul
         yield each, code, name, usage.ru_utime + usage.ru_stime
 
 
-def room_of(fault: Fault) -> str:
-    """The tests for a fault: those of the longest name that its place starts with."""
-    return max((room for room in TESTS if fault.place.startswith(room)), key=len)
+def tests_of(fault: Fault) -> tuple[str, ...]:
+    """The test files that should notice."""
+    return TESTS[max((start for start in TESTS if fault.place.startswith(start)), key=len)]
 
 
 def save(outcomes: dict[Fault, Outcome], sound: list[str]) -> None:
@@ -227,15 +227,15 @@ def main() -> int:
     outcomes, sound = load()
     chosen = [fault for fault in table if options.only in fault.place]
     todo: list[Fault | str] = [f for f in chosen if options.again or not (f in outcomes and outcomes[f].found)]
-    rooms = sorted({room_of(fault) for fault in chosen})
-    sound = [room for room in sound if not (options.again and room in rooms)]
+    files = sorted({file for fault in chosen for file in tests_of(fault)})
+    sound = [file for file in sound if not (options.again and file in files)]
     import_libraries()
-    for each, code, name, seconds in run([*(room for room in rooms if room not in sound), *todo], options.jobs):
+    for each, code, name, seconds in run([*(file for file in files if file not in sound), *todo], options.jobs):
         if isinstance(each, str):
             if code:
                 raise SystemExit(f"{each}: {name} fails without a fault")
             sound.append(each)
-            print(f"{each}: tests pass without a fault ({seconds:.0f} s)", flush=True)
+            print(f"{each} passes without a fault ({seconds:.0f} s)", flush=True)
         else:
             by = name if code >= 0 else f"{CPU_SECONDS} s of processor time"
             outcomes[each] = Outcome(each.place, each.what, each.old, each.new, code != 0, by, round(seconds, 1))
