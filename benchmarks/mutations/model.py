@@ -14,7 +14,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("float(\"-inf\")).flatten(-2)", "0.0).flatten(-2)", "masked with zero, below which biases may be"),
         ("torch.sign(load_E.mean() - load_E)", "torch.sign(load_E - load_E.mean())", "biases go the wrong way"),
         ("torch.sign(load_E.mean() - load_E)", "(load_E.mean() - load_E) / load_E.mean()", "biases move by how much, not by which way"),
-        ("descending=True, stable=True", "descending=True", "ties go anywhere"),
+        ("descending=True, stable=True).indices[..., :k]", "stable=True).indices[..., -k:]", "ties go to the highest expert"),
         ("(experts / k)", "experts", "balance loss without 1 / K"),
         ("float().mean(1) * (experts / k)", "float().mean((0, 1), keepdim=True)[0] * (experts / k)", "loads over the batch instead of the sequence"),
         ("(scores_BSE / scores_BSE.sum(-1, keepdim=True)).mean(1)", "scores_BSE.mean(1)", "balance loss of scores that are not normalised"),
@@ -94,7 +94,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("return combine(d_x_RD, place_P, ctx.k), d_weight_TK", "return combine(d_x_RD, place_P, ctx.k), d_weight_TK * 0", "the router learns nothing from the experts"),
     ],
     "model/dispatch.py": [
-        (".sort(dim=0, stable=True)", ".sort(dim=0)", "pairs in any order"),
+        (".sort(dim=0, stable=True)", ".flip(0).sort(dim=0, stable=True)", "pairs from the last to the first"),
         ("order_P.div(k, rounding_mode=\"floor\")", "order_P % (order_P.numel() // k)", "rows of other tokens"),
         ("mode=\"sum\"", "mode=\"mean\"", "the mean of a token's experts"),
         ("(load_E.cumsum(0) - load_E)", "load_E.cumsum(0)", "each block begins where it should end"),

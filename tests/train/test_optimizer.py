@@ -190,3 +190,18 @@ def test_only_gradients_above_the_limit_are_scaled(size: float, kept: float) -> 
     assert norm.item() == pytest.approx(size, rel=1e-6)
     optimizer.step(gradients, norm, 1.0)
     assert gradient_norm(gradients).item() == pytest.approx(kept, rel=1e-5)
+
+
+def test_muon_takes_the_recipes_momentum_and_rate() -> None:
+    """The rate by the length of a step: an orthogonal update has singular values near one, times 0.2 sqrt(12)."""
+    config = OptimizerConfig(name="muon", muon_learning_rate=0.03, momentum=0.75, weight_decay=0.0, grad_clip=1e9)
+    optimizer = MasterOptimizer(parameters(torch.float32), config)
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    before = optimizer.weights()[name].clone()
+    torch.manual_seed(0)
+    gradients = [torch.randn(p.shape) for p in optimizer.parameters]
+    given = gradients[1].clone()
+    optimizer.step(gradients, gradient_norm(gradients), 0.5)
+    torch.testing.assert_close(optimizer.state()[f"{name}.momentum_buffer"], 0.25 * given)
+    values = torch.linalg.svdvals((optimizer.weights()[name] - before).view(6, 6, 8))
+    assert 0.5 < values.mean() / (0.03 * 0.5 * 0.2 * 8**0.5) < 1.2

@@ -49,6 +49,7 @@ def interrupted(recipe: Recipe, folder: Path, data: Path, after: int, device: st
     with Display(recipe.train.steps, live=False) as display:
         outcome = trainer.train(display)
     assert outcome.steps == after and not outcome.finished
+    assert checkpoint.steps(folder / "checkpoints")[-1] == after
 
 
 def test_two_runs_give_the_same_transcript_to_the_byte(tmp_path: Path, data: Path) -> None:
@@ -113,6 +114,15 @@ def test_loss_falls_and_balance_bias_moves(tmp_path: Path, data: Path) -> None:
 def test_without_bias_updates_the_bias_stays(tmp_path: Path, data: Path) -> None:
     _, trainer = run(tiny(train={"bias_update_speed": 0.0}), tmp_path, data)
     assert all(not layer.gate.e_score_correction_bias.any() for layer in trainer.model.moe_layers)
+
+
+def test_weights_are_hashed_now_and_then_and_at_the_end(tmp_path: Path, data: Path) -> None:
+    outcome, trainer = run(tiny(train={"steps": 7, "hash_every": 3, "checkpoint_every": 100}), tmp_path, data)
+    steps = verify(tmp_path / "transcript.jsonl").steps
+    assert [step.step for step in steps if step.weights_sha256] == [3, 6, 7]
+    assert [step.step for step in steps if step.optimizer_sha256] == [3, 6, 7]
+    assert steps[-1].weights_sha256 == outcome.weights_sha256 == trainer.weights_hash()
+    assert checkpoint.steps(tmp_path / "checkpoints") == [7]
 
 
 def test_the_hash_of_the_weights_covers_every_tensor(tmp_path: Path, data: Path) -> None:
