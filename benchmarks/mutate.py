@@ -23,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def save(outcomes: dict[Fault, Outcome], sound: list[str]) -> None:
     """Write what is known so far."""
     known = [outcomes[fault] for fault in faults() if fault in outcomes]
     content = {
-        "machine": json.loads(subprocess.check_output([sys.executable, "-c", DESCRIBE])),
+        "machine": machine(),
         "planted": len(known),
         "found": sum(outcome.found for outcome in known),
         "survived": [f"{outcome.place}: {outcome.what}" for outcome in known if not outcome.found],
@@ -193,6 +194,12 @@ def save(outcomes: dict[Fault, Outcome], sound: list[str]) -> None:
     beside = RESULT.with_suffix(".new")
     beside.write_text(json.dumps(content, indent=1) + "\n")
     beside.replace(RESULT)
+
+
+@cache
+def machine() -> Any:
+    """What ran the tests."""
+    return json.loads(subprocess.check_output([sys.executable, "-c", DESCRIBE]))
 
 
 def load() -> tuple[dict[Fault, Outcome], list[str]]:

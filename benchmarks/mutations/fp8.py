@@ -59,4 +59,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("experts, 2 * width, hidden), e, d_gate_up_e", "experts, 2 * width, hidden), e, d_gate_up_e * 0.5", "half of a gradient"),
         ("F.pad(q.scale, (0, 0, 0, 1), value=1.0)", "F.pad(q.scale, (0, 0, 0, 1), value=0.0)", "padding's scale is zero"),
     ],
+    "fp8/linear.py:Fp8.power_of_two": [
+        ("kind in POWER_OF_TWO_IN_V3", "kind not in POWER_OF_TWO_IN_V3", "V3's powers of two where it had none"),
+    ],
 }

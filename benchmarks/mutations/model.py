@@ -112,4 +112,13 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "model/grouped.py": [
         ("bounds = [0, *ends_E.tolist()]", "bounds = [0, *ends_E.tolist()[:-1], rows]", "spare rows are worked on"),
     ],
+    "model/transformer.py:DeepSeekModel.set_dtype": [
+        ("for parameter in self.parameters():", "for parameter in [*self.parameters(), *self.buffers()]:", "biases in BF16"),
+    ],
+    "model/transformer.py:DeepSeekModel.initialise": [
+        ("self.config.initializer_range", "0.02", "a spread that is not the recipe's"),
+    ],
+    "model/transformer.py:DecoderLayer.forward": [
+        ("return x_BSD + y_BSD, routing", "return h_BSD + y_BSD, routing", "the residual after the norm"),
+    ],
 }

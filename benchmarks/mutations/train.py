@@ -129,4 +129,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("list(tensor.shape)]", "tensor.numel()]", "a hash that does not see shapes"),
         ("for line in lines[: step + 1]))", "for line in lines[:step]))", "a line too many is cut"),
     ],
+    "train/run.py": [
+        ("if line[\"step\"] <= step", "if line[\"step\"] < step", "a resumed run loses a line of metrics"),
+        ("{**tensors[\"weights\"], **tensors[\"buffers\"]}, assign=True", "{**tensors[\"weights\"]}, strict=False, assign=True", "a model without its biases"),
+    ],
 }
