@@ -121,6 +121,7 @@ def start(tree: Path, tests: Sequence[str]) -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     os.chdir(tree)
     sys.path[0] = os.environ["PYTHONPATH"] = str(tree)
+    vars(sys.modules["__main__"]).pop("__file__")  # or processes that tests start would import this program
     import pytest
 
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not net", "--tb=short"]
@@ -181,7 +182,9 @@ def tests_of(fault: Fault) -> tuple[str, ...]:
 
 
 def save(outcomes: dict[Fault, Outcome], sound: list[str]) -> None:
-    """Write what is known so far."""
+    """Write what is known so far, with what another process may have found out meanwhile."""
+    others, others_sound = load()
+    outcomes, sound = others | outcomes, sorted({*others_sound, *sound})
     known = [outcomes[fault] for fault in faults() if fault in outcomes]
     content = {
         "machine": machine(),
@@ -191,7 +194,7 @@ def save(outcomes: dict[Fault, Outcome], sound: list[str]) -> None:
         "tests_pass_without_faults": sound,
         "faults": [asdict(outcome) for outcome in known],
     }
-    beside = RESULT.with_suffix(".new")
+    beside = RESULT.with_suffix(f".{os.getpid()}.new")
     beside.write_text(json.dumps(content, indent=1) + "\n")
     beside.replace(RESULT)
 
@@ -234,6 +237,7 @@ def main() -> int:
     outcomes, sound = load()
     chosen = [fault for fault in table if options.only in fault.place]
     todo: list[Fault | str] = [f for f in chosen if options.again or not (f in outcomes and outcomes[f].found)]
+    outcomes = {fault: outcomes[fault] for fault in chosen if fault in outcomes and fault not in todo}
     files = sorted({file for fault in chosen for file in tests_of(fault)})
     sound = [file for file in sound if not (options.again and file in files)]
     import_libraries()
@@ -248,7 +252,8 @@ def main() -> int:
             outcomes[each] = Outcome(each.place, each.what, each.old, each.new, code != 0, by, round(seconds, 1))
             word = f"found by {by}" if code else "SURVIVED"
             print(f"{each.place}: {each.what}: {word} ({seconds:.0f} s)", flush=True)
-        save(outcomes, sorted(sound))
+        save(outcomes, sound)
+    outcomes = load()[0]
     found = sum(outcome.found for outcome in outcomes.values())
     print(f"{found} of {len(outcomes)} found; the table has {len(table)}")
     return 0 if found >= WANTED * len(table) else 1
