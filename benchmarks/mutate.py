@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import json
 import os
 import resource
@@ -181,17 +182,17 @@ def tests_of(fault: Fault) -> tuple[str, ...]:
     return TESTS[max((start for start in TESTS if fault.place.startswith(start)), key=len)]
 
 
-def save(outcomes: dict[Fault, Outcome], sound: list[str]) -> None:
+def save(outcomes: dict[Fault, Outcome], sound: dict[str, str]) -> None:
     """Write what is known so far, with what another process may have found out meanwhile."""
     others, others_sound = load()
-    outcomes, sound = others | outcomes, sorted({*others_sound, *sound})
+    outcomes, sound = others | outcomes, others_sound | sound
     known = [outcomes[fault] for fault in faults() if fault in outcomes]
     content = {
         "machine": machine(),
         "planted": len(known),
         "found": sum(outcome.found for outcome in known),
         "survived": [f"{outcome.place}: {outcome.what}" for outcome in known if not outcome.found],
-        "tests_pass_without_faults": sound,
+        "tests_pass_without_faults": dict(sorted(sound.items())),
         "faults": [asdict(outcome) for outcome in known],
     }
     beside = RESULT.with_suffix(f".{os.getpid()}.new")
@@ -205,14 +206,18 @@ def machine() -> Any:
     return json.loads(subprocess.check_output([sys.executable, "-c", DESCRIBE]))
 
 
-def load() -> tuple[dict[Fault, Outcome], list[str]]:
-    """Outcomes of an earlier run for the faults that are still in the table."""
+def load() -> tuple[dict[Fault, Outcome], dict[str, str]]:
+    """Outcomes of an earlier run for the faults that are still in the table; test files that pass, with their hash."""
     if not RESULT.exists():
-        return {}, []
+        return {}, {}
     content = json.loads(RESULT.read_text())
     earlier = [Outcome(**row) for row in content["faults"]]
     known = {Fault(each.place, each.old, each.new, each.what): each for each in earlier}
     return {fault: known[fault] for fault in faults() if fault in known}, content["tests_pass_without_faults"]
+
+
+def _sha256(test: str) -> str:
+    return hashlib.sha256((ROOT / "tests" / test).read_bytes()).hexdigest()
 
 
 def main() -> int:
@@ -239,13 +244,13 @@ def main() -> int:
     todo: list[Fault | str] = [f for f in chosen if options.again or not (f in outcomes and outcomes[f].found)]
     outcomes = {fault: outcomes[fault] for fault in chosen if fault in outcomes and fault not in todo}
     files = sorted({file for fault in chosen for file in tests_of(fault)})
-    sound = [file for file in sound if not (options.again and file in files)]
+    unsure = [file for file in files if options.again or sound.get(file) != _sha256(file)]
     import_libraries()
-    for each, code, name, seconds in run([*(file for file in files if file not in sound), *todo], options.jobs):
+    for each, code, name, seconds in run([*unsure, *todo], options.jobs):
         if isinstance(each, str):
             if code:
                 raise SystemExit(f"{each}: {name} fails without a fault")
-            sound.append(each)
+            sound[each] = _sha256(each)
             print(f"{each} passes without a fault ({seconds:.0f} s)", flush=True)
         else:
             by = name if code >= 0 else f"{CPU_SECONDS} s of processor time"

@@ -42,7 +42,7 @@ V2 = {"scoring_func": "softmax", "topk_method": "greedy", "norm_topk_prob": Fals
 GROUPS = {"n_group": 4, "topk_group": 2}
 YARN = {"factor": 4.0, "original_max_position_embeddings": 16}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "adamw, v3, large epsilon in norms": ("adamw", {"rms_norm_eps": 1e-2}),
+    "adamw, v3, large epsilon in norms": ("adamw", {"rms_norm_eps": 1e-4}),
     "adamw, plain queries, no MTP": ("adamw", {"q_lora_rank": None, "num_nextn_predict_layers": 0}),
     "adamw, groups, two shared, YaRN": ("adamw", GROUPS | {"n_shared_experts": 2, "rope_scaling": YARN}),
     "adamw, tied, no dense layer": ("adamw", {"tie_word_embeddings": True, "first_k_dense_replace": 0}),
