@@ -52,13 +52,12 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("self.q_b_proj(self.q_a_layernorm(q_BSX))", "self.q_b_proj(q_BSX)", "compressed queries are not normalised"),
     ],
     "model/rope.py": [
-        ("_mscale(yarn.factor, yarn.mscale_all_dim) ** 2", "_mscale(yarn.factor, yarn.mscale_all_dim)", "YaRN's softmax correction once, not squared"),
+        ("yarn.growth(yarn.mscale_all_dim) ** 2", "yarn.growth(yarn.mscale_all_dim)", "YaRN's softmax correction once, not squared"),
         ("frequency / yarn.factor * ramp + frequency * (1 - ramp)", "frequency / yarn.factor * (1 - ramp) + frequency * ramp", "fast frequencies are stretched, slow ones stay"),
         ("torch.arange(start, start + length,", "torch.arange(0, length,", "positions from zero with a cache"),
         ("unflatten(-1, (-1, 2))", "unflatten(-1, (2, -1)).transpose(-1, -2).contiguous()", "halves are turned, not neighbours"),
         ("min(math.ceil(pair(yarn.beta_slow)), dim - 1)", "min(math.ceil(pair(yarn.beta_slow)), dim // 2 - 1)", "YaRN's range cut short"),
         ("max(math.floor(pair(yarn.beta_fast)), 0), min(math.ceil(pair(yarn.beta_slow)), dim - 1)", "max(round(pair(yarn.beta_fast)), 0), min(round(pair(yarn.beta_slow)), dim - 1)", "YaRN's range rounded to nearest"),
-        ("/ _mscale(yarn.factor, yarn.mscale_all_dim)\n", "\n", "YaRN's multiplier not divided"),
         ("config.qk_head_dim**-0.5", "config.qk_nope_head_dim**-0.5", "scaled by half of the head"),
     ],
     "model/norm.py:RMSNorm": [
@@ -117,5 +116,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "model/transformer.py:DecoderLayer.forward": [
         ("return x_BSD + y_BSD, routing", "return h_BSD + y_BSD, routing", "the residual after the norm"),
+    ],
+    "config.py:RopeScaling": [
+        ("/ self.growth(self.mscale_all_dim)", "", "YaRN's multiplier not divided"),
     ],
 }

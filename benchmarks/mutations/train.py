@@ -34,7 +34,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("betas=config.betas", "betas=config.betas[::-1]", "AdamW's decays swapped"),
         ("eps=config.eps", "eps=1e-8", "epsilon not the recipe's"),
         ("config.momentum, config.weight_decay", "config.weight_decay, config.momentum", "Muon's arguments swapped"),
-        ("muon, config.muon_learning_rate, ", "muon, config.muon_learning_rate, 0.95, 0.1) if muon else None\n        _ = (", "Muon's defaults instead of the recipe's"),
+        ("computes_in, config.momentum, config.weight_decay", "computes_in", "Muon's defaults instead of the recipe's"),
+        ("computes_in = self.parameters[0].dtype", "computes_in = torch.bfloat16", "Muon in BF16, whatever the model"),
     ],
     "train/optimizer.py:MasterOptimizer.step": [
         (".clamp(max=1.0)", "", "clipping scales small gradients up"),
