@@ -193,6 +193,7 @@ def save(outcomes: dict[Fault, Outcome], sound: dict[str, str]) -> None:
     known = [outcomes[fault] for fault in faults() if fault in outcomes]
     content = {
         "machine": machine(),
+        "table": len(faults()),
         "planted": len(known),
         "found": sum(outcome.found for outcome in known),
         "survived": [f"{outcome.place}: {outcome.what}" for outcome in known if not outcome.found],
