@@ -423,12 +423,14 @@ def test_what_a_killed_preparation_left_is_cleared(cli: Cli, work: Work, tmp_pat
     assert not left.exists() and weights(tmp_path / "r") == work.weights
 
 
-LONG = ("--set", "train.steps=100", "--set", "train.checkpoint_every=1000", "--set", "train.hash_every=100")
+LONG_STEPS = 250
+"""So many that a run is not over before a signal reaches it, though the machine be busy."""
+LONG = ("--set", f"train.steps={LONG_STEPS}", "--set", "train.checkpoint_every=1000", "--set", "train.hash_every=1000")
 
 
 @pytest.fixture(scope="module")
 def long_run(work: Work, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The hash at the end of a hundred steps without interruption."""
+    """The hash at the end of these steps without interruption."""
     run = tmp_path_factory.mktemp("long") / "r"
     assert main(["train", str(work.recipe), "--data", str(work.data), "--run", str(run), *LONG]) == 0
     return weights(run)
@@ -440,20 +442,19 @@ def test_a_signal_finishes_the_step_and_saves(
 ) -> None:
     run = tmp_path / "r"
     process = start("train", work.recipe, "--data", work.data, "--run", run, *LONG)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
+    while process.poll() is None:
         if RunFolder(run).begun and (run / "transcript.jsonl").read_bytes().count(b"\n") > 3:
             break
         time.sleep(0.005)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=1200)
     assert process.returncode == 130 and err == "" and "\x1b" not in out, (out, err)
     done = len(verify(run / "transcript.jsonl").steps)
-    assert 3 <= done < 100
+    assert 3 <= done < LONG_STEPS
     assert f"stopped after step {done}, saved; go on with: clearseek train --resume {run}" in out
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{done:08d}"]
     said = cli("train", "--resume", run, "--data", work.data)
-    assert said.code == 0 and f"going on after step {done} of 100" in said.out
+    assert said.code == 0 and f"going on after step {done} of {LONG_STEPS}" in said.out
     assert weights(run) == long_run
 
 

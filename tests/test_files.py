@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import shutil
 import signal
@@ -11,6 +10,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -222,13 +222,13 @@ def _write_forever(file: str) -> None:
         write_atomic(Path(file), f"{number % 10}" * 200_000)
 
 
-def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path, processes: ForkServerContext) -> None:
     file = tmp_path / "file"
     for delay in (0.02, 0.05, 0.09):
         file.unlink(missing_ok=True)
-        writer = multiprocessing.get_context("forkserver").Process(target=_write_forever, args=(str(file),))
+        writer = processes.Process(target=_write_forever, args=(str(file),))
         writer.start()
-        while not file.exists():
+        while not file.exists() and writer.is_alive():
             time.sleep(0.001)
         time.sleep(delay)
         assert writer.pid is not None

@@ -31,3 +31,12 @@ def test_rate_places_and_seed() -> None:
     for piece in range(3):  # two uniform places: each piece is a third on average
         assert 31 < sum(len(cut[piece]) for cut in everywhere) / len(hashes) < 35
     assert {len(cut[0]) for cut in everywhere} >= {0, 1, 50}
+
+
+def test_every_place_of_a_document_can_be_cut() -> None:
+    hashes = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(300)]
+    cuts = {rearranged("ab", sha256, 1.0, 0) for sha256 in hashes}
+    places = ("", "a", "ab")
+    assert cuts == {
+        (start, end.removeprefix(start), "ab"[len(end) :]) for start in places for end in places if end >= start
+    }

@@ -317,13 +317,13 @@ def test_an_interrupt_ends_the_command_cleanly(number: int, tmp_path: Path) -> N
         assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(number)
-    said, progress = process.communicate(timeout=60)
+    said, progress = process.communicate(timeout=1200)
     assert process.returncode == 130 and "Traceback" not in progress
     assert f"go on with: clearseek convert {fp8} '{out}' --dtype bf16" in said
     assert not (out / "config.json").exists() and not list(out.glob(".*.new"))
     assert "model-00001-of-" in progress
     process = start(fp8, out, "--dtype", "bf16", "--json")
-    said, progress = process.communicate(timeout=60)
+    said, progress = process.communicate(timeout=1200)
     assert process.returncode == 0 and progress == ""
     summary = json.loads(said)
     assert summary["finished"] and summary["out"] == str(out) and summary["dtype"] == "bf16"

@@ -87,3 +87,39 @@ def test_balance_loss_is_one_when_even_and_grows_when_not() -> None:
     skewed = torch.full((16, experts), 1e-9)
     skewed[:, :k] = 1.0
     assert sequence_balance_loss(skewed, k, 2).item() == pytest.approx(experts / k, rel=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, V2], ids=["v3", "v2"])
+def test_logits_are_fp32_whatever_the_type_of_the_model(changes: dict[str, Any]) -> None:
+    """Choices and weights are those of exact arithmetic on BF16 numbers: logits in BF16 would be off by 2^-9."""
+    config = ModelConfig(**(BASE | changes))
+    router = Router(config)
+    router.weight.data = (torch.randn(router.weight.shape) * 0.2).bfloat16()
+    x = torch.randn(400, config.hidden_size).bfloat16()
+    routing = router(x)
+    assert routing.weight_TK.dtype == torch.float32
+    logits = x.double() @ router.weight.detach().double().t()
+    scores = logits.sigmoid() if config.scoring_func == "sigmoid" else logits.softmax(-1)
+    best = scores.topk(config.num_experts_per_tok)
+    assert torch.equal(routing.index_TK, best.indices)
+    expected = best.values * (config.routed_scaling_factor / best.values.sum(-1, keepdim=True) if not changes else 1.0)
+    torch.testing.assert_close(routing.weight_TK.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_balance_loss_looks_at_each_sequence_by_itself() -> None:
+    """Two sequences that each go to two experts of their own: even over the batch, and as skewed as can be in each."""
+    scores = torch.full((32, 4), 1e-9)
+    scores[:16, :2] = 1.0
+    scores[16:, 2:] = 1.0
+    assert sequence_balance_loss(scores, 2, 2).item() == pytest.approx(2.0, rel=1e-5)
+    assert sequence_balance_loss(scores, 2, 1).item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_balance_loss_is_equations_17_to_20() -> None:
+    scores = torch.rand(3 * 20, 8) + 0.1
+    total = 0.0
+    for sequence in scores.double().view(3, 20, 8).numpy():
+        best = np.argsort(-sequence, axis=1)[:, :3]
+        f = 8 / (3 * 20) * np.bincount(best.ravel(), minlength=8)
+        total += (f * (sequence / sequence.sum(1, keepdims=True)).mean(0)).sum() / 3
+    assert sequence_balance_loss(scores, 3, 3).item() == pytest.approx(total, rel=1e-5)

@@ -52,10 +52,10 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
 def test_an_error_stops_the_other_threads(tmp_path: Path) -> None:
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(2**40)  # a hole: takes no space, and minutes to hash
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UserError, match="gone"):
         hash_files(tmp_path, [*walk(tmp_path).files, File("gone", 1)], threads=2)
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_interruption_stops_all_threads(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def push(
         "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HOME": str(folder.parent / "home"),
     }  # fmt: skip
     command = [sys.executable, "-c", PUSH, str(folder), repo]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
 
 
 def test_every_file_arrives_as_it_is(hub: HubServer, release: Path) -> None:

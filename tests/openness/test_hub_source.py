@@ -129,7 +129,7 @@ def audit(hub: HubServer | None, *arguments: str) -> subprocess.CompletedProcess
     address = f"http://127.0.0.1:{hub.server_port}" if hub else "http://127.0.0.1:9"
     environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": ""}
     command = [sys.executable, "-m", "clearseek", "audit", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
 
 
 def test_a_repository_is_audited_where_it_is(hub: HubServer) -> None:

@@ -6,10 +6,10 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def interrupted(recipe: Recipe, folder: Path, data: Path, after: int, device: st
     with Display(recipe.train.steps, live=False) as display:
         outcome = trainer.train(display)
     assert outcome.steps == after and not outcome.finished
+    assert checkpoint.steps(folder / "checkpoints")[-1] == after
 
 
 def test_two_runs_give_the_same_transcript_to_the_byte(tmp_path: Path, data: Path) -> None:
@@ -173,6 +174,26 @@ def test_without_bias_updates_the_bias_stays(tmp_path: Path, data: Path) -> None
     assert all(not layer.gate.e_score_correction_bias.any() for layer in trainer.model.moe_layers)
 
 
+def test_weights_are_hashed_now_and_then_and_at_the_end(tmp_path: Path, data: Path) -> None:
+    outcome, trainer = run(tiny(train={"steps": 7, "hash_every": 3, "checkpoint_every": 100}), tmp_path, data)
+    steps = verify(tmp_path / "transcript.jsonl").steps
+    assert [step.step for step in steps if step.weights_sha256] == [3, 6, 7]
+    assert [step.step for step in steps if step.optimizer_sha256] == [3, 6, 7]
+    assert steps[-1].weights_sha256 == outcome.weights_sha256 == trainer.weights_hash()
+    assert checkpoint.steps(tmp_path / "checkpoints") == [7]
+
+
+def test_the_hash_of_the_weights_covers_every_tensor(tmp_path: Path, data: Path) -> None:
+    trainer = Trainer(tiny(), RunFolder(tmp_path), data)
+    known = {trainer.weights_hash()}
+    tensors = [*trainer.optimizer.weights().values(), *trainer.model.buffers()]
+    assert len(tensors) == len(trainer.model.state_dict())
+    for tensor in tensors:
+        tensor.view(-1)[-1] += 1.0
+        known.add(trainer.weights_hash())
+    assert len(known) == 1 + len(tensors)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_non_finite_loss_stops_before_the_weights_are_touched(
     bad: float, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
@@ -250,51 +271,84 @@ def steps_done(folder: Path) -> int:
     return file.read_bytes().count(b"\n") - 1 if file.exists() else -1
 
 
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from clearseek.train.run import RunFolder
-from clearseek.train.trainer import Trainer
-from clearseek.train.display import Display
-from tests.train.conftest import tiny
-run = RunFolder(Path(sys.argv[1]))
-recipe = tiny(train={"steps": 120, "checkpoint_every": 1, "keep_checkpoints": 2})
-with Display(120, live=False) as display:
-    print(Trainer(recipe, run, Path(sys.argv[2]), resume=run.transcript.exists()).train(display).weights_sha256)
-"""
+SAVED_OFTEN = tiny(train={"steps": 100, "checkpoint_every": 1, "keep_checkpoints": 2})
+
+
+class PausingDisplay(Display):
+    """A display that waits for ever once a step is done, as if the machine were slow: the run cannot end before a
+    kill, however late it comes."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__(SAVED_OFTEN.train.steps, live=False)
+        self.last = last
+
+    def update(self, record: StepRecord) -> None:
+        super().update(record)
+        if record.step == self.last:
+            signal.pause()
+
+
+def train_until(folder: str, data: str, last: int) -> None:
+    """In a process of its own: begin or resume a run that pauses in step `last`."""
+    run_folder = RunFolder(Path(folder))
+    trainer = Trainer(SAVED_OFTEN, run_folder, Path(data), resume=run_folder.transcript.exists())
+    with PausingDisplay(last) as display:
+        trainer.train(display)
+
+
+def torn_checkpoint(checkpoints: Path) -> bool:
+    """Whether a checkpoint is being written."""
+    return any(path.name.startswith(".") and not (path / "checkpoint.json").exists() for path in checkpoints.glob("*"))
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_and_resumed_equals_uninterrupted(tmp_path: Path, data: Path) -> None:
-    """SIGKILL from the start of the process on, in the middle of checkpoint writes too: it saves after every step."""
-    root = str(Path(__file__).parents[2])
-
-    def start(folder: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", KILLED, str(tmp_path / folder), str(data), root]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-    whole = start("whole")
-    expected = (whole.communicate()[0] or "").split("\n")[-2]
-    assert whole.returncode == 0
-    chance, kills, torn = random.Random(0), 0, 0
-    checkpoints = tmp_path / "killed/checkpoints"
-    while kills < 20:
-        process = start("killed")
-        before = steps_done(tmp_path / "killed")
-        while process.poll() is None and steps_done(tmp_path / "killed") <= before:
-            time.sleep(0.002)  # until it has taken a step: kills while Python starts up would show little
-        time.sleep(chance.uniform(0, 0.06))  # a step and its checkpoint take about this long
-        assert process.poll() is None, "the run was over before it could be killed"
+def test_killed_at_random_moments_and_resumed_equals_uninterrupted(
+    tmp_path: Path, data: Path, processes: ForkServerContext
+) -> None:
+    """Twenty kills: half of them in the middle of a checkpoint, which each step writes, and half anywhere."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = processes.Process(target=train_until, args=(str(whole), str(data), -1))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    chance, torn = random.Random(0), 0
+    for number in range(20):
+        before = steps_done(killed)
+        process = processes.Process(target=train_until, args=(str(killed), str(data), max(before, 0) + 4))
+        process.start()
+        assert process.pid is not None
+        wait_for(process, lambda before=before: steps_done(killed) > before)  # kills while it starts would show little
+        if number % 2:
+            time.sleep(chance.uniform(0, 0.06))
+        else:
+            torn += stopped_in_a_checkpoint(process, killed)
         process.kill()
-        process.wait()
-        kills += 1
-        torn += any(
-            path.name.startswith(".") and not (path / "checkpoint.json").exists() for path in checkpoints.glob("*")
-        )
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     assert torn > 0, "no kill fell into a checkpoint write: the test shows less than it claims"
-    last = start("killed")
-    out = (last.communicate()[0] or "").split("\n")
-    assert last.returncode == 0 and out[-2] == expected and kills > 0
-    assert verify(tmp_path / "killed/transcript.jsonl").steps[-1].weights_sha256 == expected
-    assert checkpoint.latest(tmp_path / "killed/checkpoints") is not None
+    process = processes.Process(target=train_until, args=(str(killed), str(data), -1))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert (killed / "transcript.jsonl").read_bytes() == (whole / "transcript.jsonl").read_bytes()
+    assert verify(killed / "transcript.jsonl").steps[-1].weights_sha256 is not None
+    assert checkpoint.latest(killed / "checkpoints") is not None
+
+
+def wait_for(process: BaseProcess, event: Callable[[], bool]) -> None:
+    while not event():
+        assert process.is_alive(), "the run was over before it could be killed"
+        time.sleep(0.001)
+
+
+def stopped_in_a_checkpoint(process: BaseProcess, folder: Path) -> bool:
+    """Stop the process (it goes on only to be stopped again) until a checkpoint is half written, or it pauses."""
+    assert process.pid is not None
+    limit = steps_done(folder) + 3
+    while steps_done(folder) < limit:
+        os.kill(process.pid, signal.SIGSTOP)
+        if torn_checkpoint(folder / "checkpoints"):
+            return True
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.0005)
+    return False

@@ -1,0 +1,58 @@
+"""Faults that people make, for `mutate.py`: where, which text, what instead, and what it is.
+
+A place is a file below `clearseek/`, and after a colon the function in it whose text is meant; the text stands there
+once. Each fault is one that passes for right at a glance: a sign, an axis, an order, a scale, a type, a forgotten part.
+"""
+
+from __future__ import annotations
+
+from mutations import data, fp8, hub, model, train
+
+FAULTS = train.FAULTS | model.FAULTS | fp8.FAULTS | data.FAULTS | hub.FAULTS
+
+STEPS = ("train/test_reference.py",)
+FORWARD = (
+    "model/test_layers.py",
+    "model/test_rope.py",
+    *STEPS,
+    "model/test_transformer.py",
+    "model/test_bf16.py",
+    "model/test_parity.py",
+)
+IN_EIGHT_BITS = (
+    "fp8/test_formats.py",
+    "fp8/test_quantise.py",
+    "fp8/test_matmul.py",
+    "fp8/test_linear.py",
+    "model/test_feed_forward_fp8.py",
+    "model/test_fp8.py",
+)
+CONVERT = ("hub/test_convert.py", "hub/test_convert_refusals.py", "hub/test_convert_resume.py")
+TESTS: dict[str, tuple[str, ...]] = {
+    "train/schedule.py": ("train/test_schedule.py", *STEPS),
+    "train/accumulate.py": ("train/test_accumulate.py", *STEPS),
+    "train/checkpoint.py": ("train/test_checkpoint.py", "train/test_trainer.py"),
+    "train/transcript.py": ("train/test_transcript.py", "train/test_trainer.py"),
+    "train": (*STEPS, "train/test_optimizer.py", "train/test_trainer.py", "train/test_run.py"),
+    "config.py": ("model/test_rope.py", *FORWARD),
+    "model/router.py": ("model/test_router.py", *FORWARD),
+    "model/feed_forward_fp8.py": IN_EIGHT_BITS[::-1],
+    "model": (*FORWARD, "model/test_fp8.py"),
+    "fp8/swiglu.py": ("model/test_layers.py", *STEPS, *IN_EIGHT_BITS),
+    "fp8": IN_EIGHT_BITS,
+    "data/loader.py": ("data/test_loader.py",),
+    "data/tokenizer.py": ("data/test_tokenizer.py", "data/test_shards.py"),
+    "data/fim.py": ("data/test_fim.py", "data/test_shards.py"),
+    "data/decode.py": ("data/test_decode.py",),
+    "data": ("data/test_shards.py", "data/test_loader.py", "data/test_decode.py", "data/test_fim.py"),
+    "hub/block_fp8.py": ("hub/test_block_fp8.py", "hub/test_hf_fp8.py", *CONVERT),
+    "hub/hf_config.py": ("hub/test_hf_config.py", "hub/test_hf.py", "hub/test_portability.py"),
+    "hub/hf_rope.py": ("hub/test_hf_config.py", "hub/test_hf.py"),
+    "hub/hf": ("hub/test_hf.py", "hub/test_hf_fp8.py", "hub/test_hf_foreign.py"),
+    "hub/layout.py": ("hub/test_layout.py", "hub/test_hf.py"),
+    "hub/safetensors_file.py": ("hub/test_safetensors_file.py", *CONVERT),
+    "hub": CONVERT,
+    "evaluate": ("evaluate/test_bits.py", *STEPS),
+    "inference": ("inference/test_sampler.py",),
+}
+"""What a place starts with -> the test files that should notice, below `tests/`; the longest such name counts."""

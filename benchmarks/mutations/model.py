@@ -1,0 +1,123 @@
+"""Faults in the architecture, forward and backward."""
+# ruff: noqa: E501 - lines of code as they stand in the package
+# fmt: off
+
+from __future__ import annotations
+
+FAULTS: dict[str, list[tuple[str, str, str]]] = {
+    "model/router.py": [
+        ("F.linear(x_TD.float(), self.weight.float())", "F.linear(x_TD, self.weight).float()", "router logits in BF16"),
+        ("weight_TK = scores_TE.gather(1, index_TK)", "weight_TK = (choice_TE if c.n_group == 1 else scores_TE).gather(1, index_TK)", "weights with the bias in them"),
+        ("+ 1e-20)", "+ 1e-2)", "an epsilon that is felt"),
+        ("weight_TK = weight_TK * c.routed_scaling_factor", "pass", "routed scale left out"),
+        ("c.topk_group, 2 if c.topk_method == \"noaux_tc\" else 1)", "c.topk_group, 1)", "V3's groups by their best expert"),
+        ("float(\"-inf\")).flatten(-2)", "0.0).flatten(-2)", "masked with zero, below which biases may be"),
+        ("torch.sign(load_E.mean() - load_E)", "torch.sign(load_E - load_E.mean())", "biases go the wrong way"),
+        ("torch.sign(load_E.mean() - load_E)", "(load_E.mean() - load_E) / load_E.mean()", "biases move by how much, not by which way"),
+        ("descending=True, stable=True).indices[..., :k]", "stable=True).indices[..., -k:]", "ties go to the highest expert"),
+        ("(experts / k)", "experts", "balance loss without 1 / K"),
+        ("float().mean(1) * (experts / k)", "float().mean((0, 1), keepdim=True)[0] * (experts / k)", "loads over the batch instead of the sequence"),
+        ("(scores_BSE / scores_BSE.sum(-1, keepdim=True)).mean(1)", "scores_BSE.mean(1)", "balance loss of scores that are not normalised"),
+        ("sum(-1).mean()", "sum(-1).sum()", "balance loss summed over sequences"),
+    ],
+    "model/transformer.py:DeepSeekModel.loss": [
+        ("tokens_BX[:, 2 : length + 2]", "tokens_BX[:, 1 : length + 1]", "MTP predicts the next token"),
+        ("total = total + mtp_weight * mtp", "total = total + mtp", "MTP's weight left out"),
+        ("total = total + balance_weight * routing.balance_loss", "total = total + routing.balance_loss", "balance weight left out"),
+        ("routings += [routing] if routing is not None else []", "", "MTP's loads left out"),
+        ("layer.shared_head[\"norm\"](mtp_BSD)", "self.model.norm(mtp_BSD)", "the main norm for MTP"),
+        ("mtp_BSD, routing = layer(joined_BSD, turn_SP2, None, balance_weight > 0)", "mtp_BSD, routing = layer(joined_BSD, turn_SP2, None, False)", "MTP has no balance loss"),
+        ("hidden_BSD)\n            mtp_BSD", "hidden_BSD.detach())\n            mtp_BSD", "MTP does not teach the main model"),
+    ],
+    "model/transformer.py": [
+        ("torch.cat([self.enorm(embedding_BSD), self.hnorm(hidden_BSD)]", "torch.cat([self.hnorm(hidden_BSD), self.enorm(embedding_BSD)]", "MTP's halves swapped"),
+        ("start = caches[0].length if caches else 0", "start = 0", "every token is at the beginning"),
+        ("self.experts(x_TD, routing) + self.shared_experts(x_TD)", "self.experts(x_TD, routing)", "no shared experts"),
+        ("config.moe_intermediate_size * config.n_shared_experts", "config.moe_intermediate_size", "one shared expert, however many"),
+        ("parameter.fill_(1.0)", "parameter.zero_()", "norms begin at zero"),
+        ("generator=generator)", "generator=torch.Generator().manual_seed(seed))", "all matrices begin alike"),
+        ("self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)", "self.input_layernorm = RMSNorm(config.hidden_size)", "a norm's epsilon not the config's"),
+        ("zip(self.moe_layers, load_LE, strict=True)", "zip(self.moe_layers, load_LE.roll(1, 0), strict=True)", "loads of another layer"),
+        ("parameter.grad_dtype = None if fp8 is None else torch.float32", "pass", "weight gradients of FP8 in BF16"),
+    ],
+    "model/embedding.py": [
+        ("dtype=torch.float32, device=g.device)", "dtype=g.dtype, device=g.device)", "embedding gradients summed in BF16"),
+        ("total_VD.index_add_(0, tokens.flatten(), g.flatten(0, -2).float())", "total_VD[tokens.flatten()] = g.flatten(0, -2).float()", "a token's last occurrence alone"),
+    ],
+    "model/attention.py": [
+        ("self.kv_a_layernorm(latent_BSR)", "latent_BSR", "the latent is not normalised"),
+        ("rope_BSP = rotate(rope_BSP, turn_SP2).to(x_BSD.dtype)", "rope_BSP = rope_BSP.to(x_BSD.dtype)", "the shared key is not turned"),
+        ("torch.cat([self.rope_BSP, rope_BSP], dim=1)", "torch.cat([rope_BSP, self.rope_BSP], dim=1)", "cached keys in the wrong order"),
+        ("seen = cache.length", "seen = cache.length - length", "a cache without the new positions"),
+        ("self.q_b_proj(self.q_a_layernorm(q_BSX))", "self.q_b_proj(q_BSX)", "compressed queries are not normalised"),
+    ],
+    "model/rope.py": [
+        ("yarn.growth(yarn.mscale_all_dim) ** 2", "yarn.growth(yarn.mscale_all_dim)", "YaRN's softmax correction once, not squared"),
+        ("frequency / yarn.factor * ramp + frequency * (1 - ramp)", "frequency / yarn.factor * (1 - ramp) + frequency * ramp", "fast frequencies are stretched, slow ones stay"),
+        ("torch.arange(start, start + length,", "torch.arange(0, length,", "positions from zero with a cache"),
+        ("unflatten(-1, (-1, 2))", "unflatten(-1, (2, -1)).transpose(-1, -2).contiguous()", "halves are turned, not neighbours"),
+        ("min(math.ceil(pair(yarn.beta_slow)), dim - 1)", "min(math.ceil(pair(yarn.beta_slow)), dim // 2 - 1)", "YaRN's range cut short"),
+        ("max(math.floor(pair(yarn.beta_fast)), 0), min(math.ceil(pair(yarn.beta_slow)), dim - 1)", "max(round(pair(yarn.beta_fast)), 0), min(round(pair(yarn.beta_slow)), dim - 1)", "YaRN's range rounded to nearest"),
+        ("config.qk_head_dim**-0.5", "config.qk_nope_head_dim**-0.5", "scaled by half of the head"),
+    ],
+    "model/norm.py:RMSNorm": [
+        ("def __init__(self, size: int, eps: float = 1e-6)", "def __init__(self, size: int, eps: float = 1e-5)", "another default epsilon"),
+    ],
+    "model/norm.py:_normalise": [
+        (".add_(eps)", "", "epsilon left out"),
+        ("y_TD[rows] *= w_D", "pass", "the weight left out"),
+    ],
+    "model/norm.py:_normalise_backward": [
+        ("rstd_T1[rows].pow(3)", "rstd_T1[rows].pow(2)", "a power of the inverse root"),
+        (".neg_()", "", "a sign in the gradient"),
+        ("dw_D += torch.mm", "dw_D = torch.mm", "the weight's gradient of the last block alone"),
+    ],
+    "model/attend.py:_probabilities": [
+        (".triu_(1)", ".triu_(2)", "a token sees the one after it"),
+        ("scores_NQS[:, :, -queries:] += hidden_QQ", "scores_NQS[:, :, :queries] += hidden_QQ", "the mask at the wrong end of the keys"),
+        ("scores_NQS[:, :, -queries:] += hidden_QQ", "pass", "no mask"),
+    ],
+    "model/attend.py:_BlockedAttention.backward": [
+        ("torch.bmm(ds_NQS.transpose(1, 2), q_NBC)", "torch.bmm(ds_NQS.transpose(1, 2), q_NBC) * 1.01", "a hundredth too much in the keys"),
+        ("dv_NSV[:, :seen] += dv", "dv_NSV[:, :seen] = dv", "values' gradient of one block alone"),
+        ("dk_NSC[:, :seen] += dk", "pass", "keys' gradient of the last block alone"),
+    ],
+    "model/heads.py": [
+        ("dk_BHSC[..., nope:].sum(1)", "dk_BHSC[..., nope:].mean(1)", "the shared key's gradient is a mean over heads"),
+        ("turn_S1P2.conj()", "turn_S1P2", "gradients are turned forward"),
+        ("ctx.scale, out=", "1.0, out=", "the softmax scale left out of a gradient"),
+    ],
+    "model/experts.py": [
+        ("weight_R1[place_P, 0] = weight_TK.flatten().to(x_TD.dtype)", "weight_R1[place_P, 0] = weight_TK.t().flatten().to(x_TD.dtype)", "router weights of other pairs"),
+        ("d_weight_R.index_select(0, place_P).view(-1, ctx.k)", "d_weight_R.index_select(0, place_P).view(ctx.k, -1).t()", "router gradients of other pairs"),
+        ("return combine(d_x_RD, place_P, ctx.k), d_weight_TK", "return combine(d_x_RD, place_P, ctx.k), d_weight_TK * 0", "the router learns nothing from the experts"),
+    ],
+    "model/dispatch.py": [
+        (".sort(dim=0, stable=True)", ".flip(0).sort(dim=0, stable=True)", "pairs from the last to the first"),
+        ("order_P.div(k, rounding_mode=\"floor\")", "order_P % (order_P.numel() // k)", "rows of other tokens"),
+        ("mode=\"sum\"", "mode=\"mean\"", "the mean of a token's experts"),
+        ("(load_E.cumsum(0) - load_E)", "load_E.cumsum(0)", "each block begins where it should end"),
+    ],
+    "model/loss.py": [
+        ("return total / tokens", "return total", "a sum of losses"),
+        ("scale = g / d_hidden_TD.shape[0]", "scale = g", "gradients of a sum"),
+        ("d_head_VD += d_logits_CV.t() @ h_CD", "d_head_VD = d_logits_CV.t().float() @ h_CD.float()", "the head's gradient of the last chunk alone"),
+        ("p_CV.new_full(target_C1.shape, -1.0)", "p_CV.new_full(target_C1.shape, -0.5)", "half of the target in the gradient"),
+        ("d_head_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device", "d_head_VD = torch.zeros(head_VD.shape, dtype=head_VD.dtype, device", "the head's gradient summed in BF16"),
+    ],
+    "model/loss.py:_token_losses": [
+        ("finfo(torch.float32).tiny", "finfo(torch.float32).eps", "losses stop at 16 nats"),
+    ],
+    "model/transformer.py:DeepSeekModel.set_dtype": [
+        ("for parameter in self.parameters():", "for parameter in [*self.parameters(), *self.buffers()]:", "biases in BF16"),
+    ],
+    "model/transformer.py:DeepSeekModel.initialise": [
+        ("self.config.initializer_range", "0.02", "a spread that is not the recipe's"),
+    ],
+    "model/transformer.py:DecoderLayer.forward": [
+        ("return x_BSD + y_BSD, routing", "return h_BSD + y_BSD, routing", "the residual after the norm"),
+    ],
+    "config.py:RopeScaling": [
+        ("/ self.growth(self.mscale_all_dim)", "", "YaRN's multiplier not divided"),
+    ],
+}

@@ -1,0 +1,137 @@
+"""Faults in the training step, its optimisers, schedule and records."""
+# ruff: noqa: E501 - lines of code as they stand in the package
+# fmt: off
+
+from __future__ import annotations
+
+FAULTS: dict[str, list[tuple[str, str, str]]] = {
+    "train/schedule.py:multiplier": [
+        ("if share <= phase.until", "if share < phase.until", "a phase ends a step early"),
+        ("(share - start) / (phase.until - start)", "share / phase.until", "progress counted from the run's start"),
+        ("start, value = phase.until, phase.to", "start, value = phase.until, 0.0", "each phase starts from zero"),
+        ("share = _share(step, steps)", "share = _share(max(step - 1, 1), steps)", "the schedule is a step late"),
+    ],
+    "train/schedule.py:value_at": [
+        ("<= until", "< until", "a switch is a step early"),
+        ("before if _share(step, steps) <= until else after", "before", "nothing ever switches"),
+    ],
+    "train/schedule.py:_within": [
+        ("math.pi * progress", "0.5 * math.pi * progress", "half of the cosine"),
+        ("start + (phase.to - start) * progress", "phase.to * progress", "linear from zero"),
+        ("phase.to + (start - phase.to)", "(start - phase.to)", "the cosine falls to zero"),
+    ],
+    "train/optimizer.py:_is_muon_matrix": [
+        (", \"mlp.gate.weight\"", "", "Muon on the router"),
+        ("\"lm_head.weight\", ", "", "Muon on the output head"),
+        ("\"embed_tokens.weight\", ", "", "Muon on the embedding"),
+    ],
+    "train/optimizer.py:_as_matrices": [
+        ("stacked.view(2 * experts, rows // 2, columns)", "stacked", "gate and up orthogonalised as one matrix"),
+    ],
+    "train/optimizer.py:MasterOptimizer.__init__": [
+        ("decayed if master.ndim > 1 else plain", "decayed", "weight decay on norms"),
+        ("{\"params\": plain, \"weight_decay\": 0.0}", "{\"params\": plain}", "PyTorch's default decay on norms"),
+        ("betas=config.betas", "betas=config.betas[::-1]", "AdamW's decays swapped"),
+        ("eps=config.eps", "eps=1e-8", "epsilon not the recipe's"),
+        ("config.momentum, config.weight_decay", "config.weight_decay, config.momentum", "Muon's arguments swapped"),
+        ("computes_in, config.momentum, config.weight_decay", "computes_in", "Muon's defaults instead of the recipe's"),
+        ("computes_in = self.parameters[0].dtype", "computes_in = torch.bfloat16", "Muon in BF16, whatever the model"),
+    ],
+    "train/optimizer.py:MasterOptimizer.step": [
+        (".clamp(max=1.0)", "", "clipping scales small gradients up"),
+        ("self.config.grad_clip / (norm + 1e-6)", "1.0 / (norm + 1e-6)", "the recipe's limit is ignored"),
+        ("group[\"lr\"] = rate * multiplier", "group[\"lr\"] = rate", "the schedule is ignored"),
+        ("(self._muon, self.config.muon_learning_rate)", "(self._muon, self.config.learning_rate)", "Muon takes AdamW's rate"),
+        ("        self.round_into_model()\n", "", "the model never sees new weights"),
+    ],
+    "train/optimizer.py:gradient_norm": [
+        ("torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))", "torch.stack(torch._foreach_norm(gradients)).sum()", "a sum of norms instead of the norm"),
+    ],
+    "train/optimizer.py:MasterOptimizer.load": [
+        ("        self.round_into_model()\n", "", "a restored model keeps its fresh weights"),
+        ("master.copy_(weights[name])", "", "masters are not restored"),
+    ],
+    "train/muon.py": [
+        ("3.4445", "3.4", "another polynomial"),
+        ("STEPS = 5", "STEPS = 4", "one Newton-Schulz step fewer"),
+    ],
+    "train/muon.py:orthogonalise": [
+        ("dim=(1, 2)", "dim=(0, 1, 2)", "a stack is normalised as one matrix"),
+        ("beta=b, alpha=c", "beta=c, alpha=b", "coefficients swapped"),
+        ("(x if wide else x.mT)", "x", "tall updates are not turned back"),
+    ],
+    "train/muon.py:Muon.step": [
+        ("p.grad.lerp(buffer, group[\"momentum\"])", "buffer", "Nesterov's look ahead left out"),
+        ("1 - group[\"momentum\"]", "group[\"momentum\"]", "momentum and its complement swapped"),
+        ("max(rows, columns) ** 0.5", "min(rows, columns) ** 0.5", "scaled by the shorter side"),
+        ("1 - group[\"lr\"] * group[\"weight_decay\"]", "1 - group[\"weight_decay\"]", "decay not coupled to the rate"),
+    ],
+    "train/adamw.py": [
+        ("state[\"exp_avg_sq\"].copy_(second)", "state[\"exp_avg_sq\"].copy_(first)", "second moment lost"),
+        ("weight_decay=group[\"weight_decay\"]", "weight_decay=0.0", "no weight decay under BF16 moments"),
+        ("beta1=beta1, beta2=beta2", "beta1=beta2, beta2=beta1", "decays swapped under BF16 moments"),
+    ],
+    "train/accumulate.py": [
+        ("merges = (self.count ^ (self.count + 1)).bit_length() - 1", "merges = len(self._stack)", "a running sum instead of a tree"),
+        ("top = _add(self._stack.pop(), top)\n        self.count", "top = self._stack.pop()\n        self.count", "partial subtrees are dropped"),
+        ("rest or size == 0 or (world_size > 1 and size & (size - 1))", "rest or size == 0", "blocks that are no subtrees pass"),
+    ],
+    "train/trainer.py:Trainer._gradients": [
+        ("(losses.total / self._micro_batches).backward()", "losses.total.backward()", "1 / micro-batches is missing"),
+        ("self.loader.batch(step - 1)", "self.loader.batch(step)", "the first batch is left out"),
+        ("train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight", "MTP's weight never switches"),
+        ("train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_loss_weight_final, train.mtp_loss_weight", "MTP's weights swapped"),
+        ("load_LE = load_LE + losses.load_LE.cpu()", "load_LE = losses.load_LE.cpu()", "loads of the last micro-batch alone"),
+        ("micro, train.balance_loss_weight, mtp_weight", "micro, 0.0, mtp_weight", "the balance loss is ignored"),
+        ("micro, train.balance_loss_weight, mtp_weight", "micro, mtp_weight, train.balance_loss_weight", "loss weights swapped"),
+        ("scalars / self._micro_batches", "scalars", "the loss shown is a sum"),
+    ],
+    "train/trainer.py:Trainer._one_step": [
+        ("train.bias_update_speed, 0.0)", "train.bias_update_speed, train.bias_update_speed)", "bias updates never stop"),
+        ("train.bias_update_until,", "train.mtp_switch,", "bias updates stop at another switch"),
+        ("schedule, step, train.steps)", "schedule, max(self.step, 1), train.steps)", "the rate of the step before"),
+        ("self._refuse_non_finite(step, loss, mtp_loss, norm.item())", "", "a NaN goes into the weights"),
+        ("self.model.update_biases(load_LE, speed)", "self.model.update_biases(load_LE.flip(0), speed)", "biases of other layers"),
+        ("learning_rate * factor", "learning_rate", "the rate shown is the peak's"),
+    ],
+    "train/trainer.py:Trainer._evaluate": [
+        ("bits / predicted * (len(tokens) - 1) / held_out_bytes", "bits / held_out_bytes", "bits per byte of a sample over all bytes"),
+        ("np.linspace(0, count - 1,", "np.linspace(0, count // 2,", "only the first half is sampled"),
+        ("sample = None if last else ", "sample = ", "the last evaluation is a sample"),
+    ],
+    "train/trainer.py:Trainer.weights_hash": [
+        (", *self.model.named_buffers()", "", "the weights' hash without biases"),
+    ],
+    "train/trainer.py:Trainer.state_tensors": [
+        ("\"buffers\": dict(self.model.named_buffers())", "\"buffers\": {n: torch.zeros_like(b) for n, b in self.model.named_buffers()}", "biases are not saved"),
+    ],
+    "train/trainer.py:Trainer._resume": [
+        ("                buffer.copy_(saved.tensors[\"buffers\"][name])", "                pass", "biases are not restored"),
+        ("self.step = saved.step", "self.step = saved.step - 1", "a step is done twice"),
+    ],
+    "train/trainer.py:Trainer.train": [
+        ("or self._stop\n", "\n", "a stopped run is not saved"),
+    ],
+    "train/trainer.py:Trainer._record": [
+        ("record.step % train.hash_every == 0 or record.step == train.steps", "record.step % train.hash_every == 0", "the end is not hashed"),
+        ("record.step * train.batch_size", "(record.step - 1) * train.batch_size", "tokens of the steps before"),
+    ],
+    "train/trainer.py:_gradient": [
+        ("gradient, parameter.grad = parameter.grad, None", "gradient = parameter.grad", "gradients of the step before stay"),
+    ],
+    "train/checkpoint.py": [
+        ("for old in steps(folder)[:-keep]:", "for old in steps(folder)[:keep]:", "the oldest are kept"),
+        ("if actual > size or sha256_file(file) != digest", "if actual > size", "the hash of a checkpoint is not checked"),
+        ("tensor = tensor.clone()", "continue", "a tensor that shares memory is left out"),
+    ],
+    "train/transcript.py": [
+        ("line = _line({**_encode(record), \"prev\": self.head})", "line = _line({**_encode(record), \"prev\": \"\"})", "no chain"),
+        ("sorted(tensors, key=lambda pair: pair[0])", "tensors", "a hash that depends on the order"),
+        ("list(tensor.shape)]", "tensor.numel()]", "a hash that does not see shapes"),
+        ("for line in lines[: step + 1]))", "for line in lines[:step]))", "a line too many is cut"),
+    ],
+    "train/run.py": [
+        ("if line[\"step\"] <= step", "if line[\"step\"] < step", "a resumed run loses a line of metrics"),
+        ("{**tensors[\"weights\"], **tensors[\"buffers\"]}, assign=True", "{**tensors[\"weights\"]}, strict=False, assign=True", "a model without its biases"),
+    ],
+}
