@@ -170,6 +170,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     quickstart = command("quickstart", "From nothing to a trained, exported model, in minutes.", "clearseek quickstart")
     quickstart.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
+    quickstart.add_argument("--recipe", choices=("quickstart", "quickstart-small"),
+                            help="how large a model (default: by this machine's measured speed)")  # fmt: skip
     quickstart.add_argument("--json", action="store_true", help="print the summary as JSON")
     _add_recipe_options(quickstart)
 

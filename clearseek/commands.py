@@ -30,7 +30,7 @@ def quickstart(arguments: argparse.Namespace) -> int:
     """``clearseek quickstart``."""
     from clearseek.quickstart import run_quickstart
 
-    summary = run_quickstart(arguments.runs, arguments.overrides, quiet=arguments.json)
+    summary = run_quickstart(arguments.runs, arguments.overrides, arguments.json, arguments.recipe)
     if summary is None:
         return INTERRUPTED
     if arguments.json:

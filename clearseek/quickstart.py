@@ -4,6 +4,9 @@ The standard library of the running Python becomes a corpus; a tokenizer is trai
 DeepSeek-V3's architecture is trained on that, measured in held-out bits per byte beside ``gzip`` and ``xz`` on the
 same bytes, asked to write something, drawn, and exported for transformers. Every stage is an ordinary library call
 that other commands make too.
+
+There are two recipes, one for processors that multiply in BF16 and one with a quarter of the work: a run takes the
+first that this machine is fast enough for, by a measured rate.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from clearseek import report
@@ -23,18 +27,46 @@ from clearseek.errors import UserError
 from clearseek.evaluate.bits import compressed_bits_per_byte
 from clearseek.files import write_atomic
 from clearseek.hub.hf import export_hf
+from clearseek.hub.layout import flops_per_token
 from clearseek.inference.sampler import Sampling, generate
-from clearseek.machine import peak_memory
+from clearseek.machine import peak_memory, pick_precision
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.program import command
 from clearseek.recipe import load_recipe
 from clearseek.train.run import RunFolder
 from clearseek.train.session import free_run_folder, run_training
+from clearseek.train.trainer import settle_numerics
 from clearseek.train.transcript import last_line
 
 PROMPTS = ("def ", "class ", "import os\n")
+RECIPES = ("quickstart", "quickstart-small")
+"""Large and small."""
+LONGEST = 330.0
+"""Seconds of training that the large recipe may take, by estimate, to be chosen."""
+SHARE = {torch.bfloat16: 0.25, torch.float32: 0.5}
+"""Share of the measured matmul rate that training these models reaches (docs/speed.md)."""
 
 
-def run_quickstart(runs: Path, overrides: Sequence[str], quiet: bool = False) -> dict[str, Any] | None:
+def choose_recipe(runs: Path, overrides: Sequence[str]) -> tuple[str, str]:
+    """The recipe that suits this machine, and why: an unfinished or finished run's, else by the measured rate."""
+    for name in RECIPES:
+        if RunFolder(runs / name).begun:
+            return name, f"as in {runs / name}"
+    settle_numerics(None, "cpu")
+    recipe = load_recipe(RECIPES[0], overrides)
+    precision = pick_precision(recipe.train.precision)
+    rate = max(precision.rates.values())
+    tokens = recipe.train.steps * recipe.train.batch_size * recipe.data.sequence_length
+    work = tokens * flops_per_token(recipe.model, recipe.data.sequence_length)
+    seconds = work / (SHARE[precision.dtype] * rate)
+    kind = "BF16" if precision.dtype == torch.bfloat16 else "FP32"
+    why = f"{rate / 1e9:,.0f} GFLOP/s in {kind} here: {RECIPES[0]} would train for about {seconds / 60:.0f} minutes"
+    return RECIPES[0 if seconds <= LONGEST else 1], why
+
+
+def run_quickstart(
+    runs: Path, overrides: Sequence[str], quiet: bool = False, recipe_name: str | None = None
+) -> dict[str, Any] | None:
     """Do it all.
 
     Args:
@@ -42,13 +74,15 @@ def run_quickstart(runs: Path, overrides: Sequence[str], quiet: bool = False) ->
             run is made, and the two are compared.
         overrides: Settings to change, as for ``--set``.
         quiet: Print nothing on standard output.
+        recipe_name: One of :data:`RECIPES`; None for the one that suits this machine.
 
     Returns:
         What was made and measured, as JSON values; None when the run was interrupted (and saved).
     """
     began = time.perf_counter()
     console = Console(stderr=True) if quiet else Console(highlight=False)
-    recipe = load_recipe("quickstart", overrides)
+    name, why = choose_recipe(runs, overrides) if recipe_name is None else (recipe_name, "as asked for")
+    recipe = load_recipe(name, overrides)
     shortest = 2 + max(map(len, PROMPTS))  # a token a byte at worst, one in front, and one to write
     if recipe.model.max_position_embeddings < shortest:
         raise UserError(
@@ -56,6 +90,8 @@ def run_quickstart(runs: Path, overrides: Sequence[str], quiet: bool = False) ->
             f"least {shortest}"
         )
     run, resume = free_run_folder(runs, recipe)
+    other = command("quickstart", "--recipe", *(each for each in RECIPES if each != name))
+    console.print(f"recipe {name} ({why}; the other one: {other})", markup=False, soft_wrap=True)
     report.print_quickstart_head(console, recipe, run.root, resume)
     ended = run_training(recipe, run, resume=resume, quiet=quiet)
     if not ended["finished"]:

@@ -16,7 +16,8 @@ from clearseek import quickstart
 from clearseek.cli import main
 from clearseek.errors import UserError
 from clearseek.hub.hf_read import import_hf
-from clearseek.quickstart import PROMPTS, run_quickstart
+from clearseek.machine import Precision
+from clearseek.quickstart import PROMPTS, choose_recipe, run_quickstart
 from clearseek.train.run import RunFolder
 from clearseek.train.trainer import Trainer
 from clearseek.train.transcript import verify
@@ -242,3 +243,27 @@ def test_a_context_too_short_for_the_samples_is_refused_before_training(tmp_path
     with pytest.raises(UserError, match="max_position_embeddings = 2: the samples at the end need at least 12"):
         run_quickstart(tmp_path, [*TINY, "model.max_position_embeddings=2", "data.sequence_length=2"], quiet=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rate", "name"),
+    [
+        (torch.bfloat16, 800e9, "quickstart"),  # two cores of an EPYC with AVX-512 BF16
+        (torch.float32, 116e9, "quickstart-small"),  # two AVX2 cores
+        (torch.float32, 2000e9, "quickstart"),
+    ],
+)
+def test_the_recipe_suits_the_machine(
+    dtype: torch.dtype, rate: float, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = "bf16" if dtype == torch.bfloat16 else "fp32"
+    monkeypatch.setattr(quickstart, "pick_precision", lambda *_: Precision(dtype, {kind: rate}))
+    chosen, why = choose_recipe(tmp_path, [])
+    assert chosen == name and f"{rate / 1e9:,.0f} GFLOP/s in {kind.upper()}" in why
+
+
+def test_a_begun_run_keeps_its_recipe_whatever_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "quickstart-small").mkdir()
+    (tmp_path / "quickstart-small" / "transcript.jsonl").write_text("{}\n")
+    monkeypatch.setattr(quickstart, "pick_precision", lambda *_: pytest.fail("measured"))
+    assert choose_recipe(tmp_path, []) == ("quickstart-small", f"as in {tmp_path / 'quickstart-small'}")

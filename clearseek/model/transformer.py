@@ -245,7 +245,8 @@ class DeepSeekModel(nn.Module):
         for routing in routings:
             if routing.balance_loss is not None:
                 total = total + balance_weight * routing.balance_loss
-        load_LE = torch.stack([r.load_E for r in routings]) if routings else torch.zeros(0, 0, dtype=torch.int64)
+        none = torch.zeros(0, 0, dtype=torch.int64, device=tokens_BX.device)
+        load_LE = torch.stack([r.load_E for r in routings]) if routings else none
         return Losses(total, main.detach(), None if mtp is None else mtp.detach(), load_LE)
 
     def update_biases(self, load_LE: Tensor, speed: float) -> None:

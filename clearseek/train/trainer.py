@@ -258,17 +258,17 @@ class Trainer:
         train = self.recipe.train
         tokens = torch.from_numpy(self.loader.batch(step - 1).tokens).to(self.device)
         mtp_weight = value_at(step, train.steps, train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight_final)
-        sums, load_LE = TreeSum(), torch.zeros((), dtype=torch.int64)
+        sums, load_LE = TreeSum(), torch.zeros((), dtype=torch.int64, device=self.device)
         for micro in tokens.chunk(self._micro_batches):
             losses: Losses = self.model.loss(micro, train.balance_loss_weight, mtp_weight)
             (losses.total / self._micro_batches).backward()
             gradients = [_gradient(parameter) for parameter in self.model.parameters()]
             scalars = torch.stack([losses.main, losses.main if losses.mtp is None else losses.mtp])
             sums.push([*gradients, scalars / self._micro_batches])
-            load_LE = load_LE + losses.load_LE.cpu()
+            load_LE = load_LE + losses.load_LE
         *gradients, scalars = sums.result()
         loss, mtp_loss = scalars.tolist()
-        return gradients, loss, mtp_loss if self.recipe.model.num_nextn_predict_layers else None, load_LE
+        return gradients, loss, mtp_loss if self.recipe.model.num_nextn_predict_layers else None, load_LE.cpu()
 
     def _refuse_non_finite(self, step: int, loss: float, mtp_loss: float | None, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(mtp_loss or 0.0) and math.isfinite(norm):
