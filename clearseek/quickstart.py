@@ -48,10 +48,10 @@ SHARE = {torch.bfloat16: 0.25, torch.float32: 0.5}
 
 
 def choose_recipe(runs: Path, overrides: Sequence[str]) -> tuple[str, str]:
-    """The recipe that suits this machine, and why: an unfinished or finished run's, else by the measured rate."""
-    for name in RECIPES:
-        if RunFolder(runs / name).begun:
-            return name, f"as in {runs / name}"
+    """The recipe that suits this machine, and why: that of a run that is there, else by the measured rate."""
+    there = RunFolder(runs / RECIPES[0])
+    if there.begun and (name := there.read_recipe().name) in RECIPES:
+        return name, f"as in {there.root}"
     settle_numerics(None, "cpu")
     recipe = load_recipe(RECIPES[0], overrides)
     precision = pick_precision(recipe.train.precision)
@@ -89,7 +89,7 @@ def run_quickstart(
             f"model.max_position_embeddings = {recipe.model.max_position_embeddings}: the samples at the end need at "
             f"least {shortest}"
         )
-    run, resume = free_run_folder(runs, recipe)
+    run, resume = free_run_folder(runs, RECIPES[0], recipe)
     other = command("quickstart", "--recipe", *(each for each in RECIPES if each != name))
     console.print(f"recipe {name} ({why}; the other one: {other})", markup=False, soft_wrap=True)
     report.print_quickstart_head(console, recipe, run.root, resume)

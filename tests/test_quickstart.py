@@ -18,6 +18,7 @@ from clearseek.errors import UserError
 from clearseek.hub.hf_read import import_hf
 from clearseek.machine import Precision
 from clearseek.quickstart import PROMPTS, choose_recipe, run_quickstart
+from clearseek.recipe import load_recipe
 from clearseek.train.run import RunFolder
 from clearseek.train.trainer import Trainer
 from clearseek.train.transcript import verify
@@ -263,7 +264,9 @@ def test_the_recipe_suits_the_machine(
 
 
 def test_a_begun_run_keeps_its_recipe_whatever_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "quickstart-small").mkdir()
-    (tmp_path / "quickstart-small" / "transcript.jsonl").write_text("{}\n")
+    run = RunFolder(tmp_path / "quickstart")
+    run.root.mkdir()
+    run.write_recipe(load_recipe("quickstart-small"))
+    run.transcript.write_text("{}\n")
     monkeypatch.setattr(quickstart, "pick_precision", lambda *_: pytest.fail("measured"))
-    assert choose_recipe(tmp_path, []) == ("quickstart-small", f"as in {tmp_path / 'quickstart-small'}")
+    assert choose_recipe(tmp_path, []) == ("quickstart-small", f"as in {run.root}")

@@ -174,14 +174,16 @@ def draw_pictures(run: RunFolder, data: Path, title: str) -> None:
         expert_load(loads, run.pictures / "experts.png", layers)
 
 
-def free_run_folder(runs: Path, recipe: Recipe) -> tuple[RunFolder, bool]:
+def free_run_folder(runs: Path, name: str, recipe: Recipe) -> tuple[RunFolder, bool]:
     """The folder of an unfinished run of `recipe`, or one for a new run: (folder, whether to resume it).
+
+    Folders are called `name`, or have a number behind it.
 
     A run is finished once its model is exported. Raises UserError beside a half-trained run with other settings.
     """
     number = 1
     while True:
-        run = RunFolder(runs / (recipe.name if number == 1 else f"{recipe.name}-{number}"))
+        run = RunFolder(runs / (name if number == 1 else f"{name}-{number}"))
         if not run.begun:
             return run, False
         there = run.read_recipe()
