@@ -1,15 +1,18 @@
-"""One pass over memory instead of many: `torch.compile` for the pieces that are not matrix products.
+"""One pass over memory instead of many, for the pieces that are not matrix products: three ways to work.
 
-Norms, SwiGLU and the loss read and write the same large tensors several times when each operation is a kernel of its
-own. With `train.compile` on, PyTorch's compiler makes one loop of each; it needs a C++ compiler on a CPU and Triton on
-a GPU, and its first step takes a while longer. Off, hand-ordered passes do the same work. The two round differently, so
-the setting is part of what the bits depend on.
+Norms, SwiGLU, softmax, layouts and the loss read and write the same large tensors several times when each operation is a
+kernel of its own. `train.kernels` says how they are worked (:func:`choose_kernels`):
 
-PyTorch's compiler is loaded at the first call of a formula with the setting on: to load it takes twice as long as
-PyTorch itself, which a run without it should not wait for.
+- ``torch``: hand-ordered passes of PyTorch's own operations; everywhere.
+- ``numba``: one loop each, compiled by numba when first used (:mod:`clearseek.kernels`), for FP32 tensors on a CPU.
+  Tensors of other types go the way of ``torch``.
+- ``compile``: norms, SwiGLU and the loss's softmax by `torch.compile`, which needs a C++ compiler on a CPU and Triton on a
+  GPU, and a while at the first step.
 
-Sizes are symbols (`dynamic=True`): the experts' row counts change every step, and the kernel that a shape gets must not
-depend on which shapes came before.
+They round differently, so the choice is part of what the bits depend on.
+
+For the compiler sizes are symbols (`dynamic=True`): the experts' row counts change every step, and the kernel that a
+shape gets must not depend on which shapes came before.
 """
 
 from __future__ import annotations
@@ -23,34 +26,66 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar, get_args
 
 import torch
 
 from clearseek.errors import UserError
+from clearseek.kernels import launch
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_state = {"on": False}
+Kernels = Literal["torch", "numba", "compile"]
+_state: dict[str, Kernels] = {"kernels": "torch"}
 
 
-def use_compiler(on: bool) -> None:
-    """Choose, for the whole process, between compiled formulas and hand-ordered passes.
+def choose_kernels(choice: Literal["auto"] | Kernels, precision: torch.dtype, device: str) -> Kernels:
+    """The kernels that `train.kernels` means here: `auto` is numba where its loops serve the run, else PyTorch's passes.
 
-    Raises UserError where `on` is asked for and there is no C++ compiler (PyTorch's takes one on every device).
+    Args:
+        choice: The setting.
+        precision: Type that the run computes in.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: what was asked for by name cannot work here.
     """
-    if on and _compiler() is None:
+    served = precision == torch.float32 and torch.device(device).type == "cpu"
+    if choice == "auto":
+        return "numba" if served and launch.unavailable() is None else "torch"
+    if choice == "numba":
+        why = launch.unavailable() if served else "its loops are for FP32 on a CPU, and this run is not"
+        if why is not None:
+            raise UserError(f'train.kernels = "numba": {why}: use "torch" or "auto"')
+    if choice == "compile" and _compiler() is None:
         raise UserError(
-            "train.compile = true: no C++ compiler was found ($CXX, g++ or clang++): install one, or set it to false"
+            'train.kernels = "compile": no C++ compiler was found ($CXX, g++ or clang++): install one, or use "torch"'
         )
-    _state["on"] = on
+    return choice
 
 
-def compiler_environment(device: str = "cpu") -> dict[str, str]:
-    """What about the compiler decides bits on `device`; empty while it is off."""
+def use_kernels(kernels: Kernels) -> None:
+    """Work in this way from now on, in the whole process."""
+    assert kernels in get_args(Kernels), kernels
+    _state["kernels"] = kernels
+
+
+def kernels_environment(device: str = "cpu") -> dict[str, str]:
+    """What about the kernels decides bits on `device`; empty for PyTorch's own passes."""
+    if _state["kernels"] == "numba":
+        return {"kernels": f"numba {package_version('numba')}"}
+    return _compiler_environment(device) if _state["kernels"] == "compile" else {}
+
+
+def loops_take(x: torch.Tensor) -> bool:
+    """Whether numba's loops are in use and made for this tensor: FP32, on a CPU."""
+    return _state["kernels"] == "numba" and x.dtype == torch.float32 and x.device.type == "cpu"
+
+
+def _compiler_environment(device: str) -> dict[str, str]:
     path = _compiler()
-    if not _state["on"] or path is None:
+    if path is None:
         return {}
     text = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=20).stdout
     version = re.search(r"\d+(?:\.\d+)+", text)
@@ -65,10 +100,10 @@ def _compiler() -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
-def compiled_from(formula: Callable[P, R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate hand-ordered passes with the `formula` that stands in for them when compiling.
+def compiled_from(formula: Callable[P, R], loop: Callable[P, R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate hand-ordered passes with what stands in for them: the `formula` when compiling, and numba's `loop`.
 
-    Both take and return the same; the formula is plain tensor maths without in-place writes.
+    All take and return the same; the formula is plain tensor maths without in-place writes.
     """
 
     def decorate(passes: Callable[P, R]) -> Callable[P, R]:
@@ -81,7 +116,10 @@ def compiled_from(formula: Callable[P, R]) -> Callable[[Callable[P, R]], Callabl
 
         @functools.wraps(passes)
         def choose(*args: P.args, **kwargs: P.kwargs) -> R:
-            return (compiled() if _state["on"] else passes)(*args, **kwargs)
+            first = args[0]
+            if isinstance(first, torch.Tensor) and loops_take(first):
+                return loop(*args, **kwargs)
+            return (compiled() if _state["kernels"] == "compile" else passes)(*args, **kwargs)
 
         return choose
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from clearseek.fusion import compiled_from
+from clearseek.kernels import operations
 
 
 def _formula(gate_RI: Tensor, up_RI: Tensor) -> Tensor:
@@ -24,7 +25,7 @@ def _formula(gate_RI: Tensor, up_RI: Tensor) -> Tensor:
     return (gate32_RI * gate32_RI.sigmoid() * up_RI.float()).to(gate_RI.dtype)
 
 
-@compiled_from(_formula)
+@compiled_from(_formula, operations.swiglu)
 def _swiglu(gate_RI: Tensor, up_RI: Tensor) -> Tensor:
     return F.silu(gate_RI).mul_(up_RI)
 
@@ -34,7 +35,7 @@ def _weighted_formula(gate_up_RI2: Tensor, weight_R1: Tensor) -> Tensor:
     return (gate_RI * gate_RI.sigmoid() * up_RI * weight_R1.float()).to(gate_up_RI2.dtype)
 
 
-@compiled_from(_weighted_formula)
+@compiled_from(_weighted_formula, operations.weighted_swiglu)
 def weighted_swiglu(gate_up_RI2: Tensor, weight_R1: Tensor) -> Tensor:
     """silu(gate) * up * weight, without a graph; gate and up stand side by side, [R, 2I]."""
     return _swiglu(*gate_up_RI2.chunk(2, dim=-1)).mul_(weight_R1)
@@ -48,7 +49,7 @@ def _backward_formula(d_RI: Tensor, gate_RI: Tensor, up_RI: Tensor) -> tuple[Ten
     return d_gate_RI.to(gate_RI.dtype), d_up_RI.to(gate_RI.dtype)
 
 
-@compiled_from(_backward_formula)
+@compiled_from(_backward_formula, operations.swiglu_backward)
 def _swiglu_backward(d_RI: Tensor, gate_RI: Tensor, up_RI: Tensor) -> tuple[Tensor, Tensor]:
     d_gate_RI, d_up_RI = torch.empty_like(gate_RI), torch.empty_like(up_RI)
     _backward_passes(d_RI, gate_RI, up_RI, d_gate_RI, d_up_RI)
@@ -75,7 +76,7 @@ def _weighted_backward_formula(d_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Ten
     return (act_RI * weight32_R1).to(dtype), d_gate_up_RI2.to(dtype), (d32_RI * act_RI).sum(-1)
 
 
-@compiled_from(_weighted_backward_formula)
+@compiled_from(_weighted_backward_formula, operations.weighted_swiglu_backward)
 def weighted_swiglu_backward(d_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of act = silu(gate) * up * weight: (act recomputed, d gate|up, d weight [R] FP32)."""
     gate_RI, up_RI = gate_up_RI2.chunk(2, dim=-1)

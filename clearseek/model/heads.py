@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from clearseek.fusion import loops_take
+from clearseek.kernels import operations
 from clearseek.model.rope import rotate
 
 
@@ -22,20 +24,25 @@ class _Queries(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_BSHC: Tensor, turn_SP2: Tensor, nope: int, scale: float) -> Tensor:
         batch, length, heads, channels = q_BSHC.shape
+        ctx.nope, ctx.scale = nope, scale
+        if loops_take(q_BSHC):
+            ctx.save_for_backward(turn_SP2)
+            return operations.queries(q_BSHC, turn_SP2, nope, scale)
         turn_S1P2 = (turn_SP2 * scale).unsqueeze(1)
         out_BHSC = q_BSHC.new_empty(batch, heads, length, channels)
         view_BSHC = out_BHSC.transpose(1, 2)
         torch.mul(q_BSHC[..., :nope], scale, out=view_BSHC[..., :nope])
         view_BSHC[..., nope:] = rotate(q_BSHC[..., nope:], turn_S1P2)
         ctx.save_for_backward(turn_S1P2)
-        ctx.nope, ctx.scale = nope, scale
         return out_BHSC
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_BHSC: Tensor) -> tuple[Tensor, None, None, None]:
-        (turn_S1P2,) = ctx.saved_tensors
         nope: int = ctx.nope
+        if loops_take(g_BHSC):
+            return operations.queries_backward(g_BHSC, *ctx.saved_tensors, nope, ctx.scale), None, None, None
+        (turn_S1P2,) = ctx.saved_tensors
         g_BSHC = g_BHSC.transpose(1, 2)
         dq_BSHC = torch.empty(g_BSHC.shape, dtype=g_BSHC.dtype, device=g_BSHC.device)
         torch.mul(g_BSHC[..., :nope], ctx.scale, out=dq_BSHC[..., :nope])
@@ -48,17 +55,21 @@ class _KeysAndValues(torch.autograd.Function):
     def forward(ctx: Any, kv_BSHX: Tensor, rope_BSP: Tensor, nope: int) -> tuple[Tensor, Tensor]:
         batch, length, heads, _ = kv_BSHX.shape
         rotary = rope_BSP.shape[-1]
+        ctx.nope = nope
+        if loops_take(kv_BSHX):
+            return operations.keys_and_values(kv_BSHX, rope_BSP, nope)
         k_BHSC = kv_BSHX.new_empty(batch, heads, length, nope + rotary)
         k_BSHC = k_BHSC.transpose(1, 2)
         k_BSHC[..., :nope] = kv_BSHX[..., :nope]
         k_BSHC[..., nope:] = rope_BSP.unsqueeze(2)
-        ctx.nope = nope
         return k_BHSC, kv_BSHX[..., nope:].transpose(1, 2).contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dk_BHSC: Tensor, dv_BHSV: Tensor) -> tuple[Tensor, Tensor, None]:
         nope: int = ctx.nope
+        if loops_take(dk_BHSC):
+            return *operations.keys_and_values_backward(dk_BHSC, dv_BHSV, nope), None
         batch, heads, length, _ = dk_BHSC.shape
         dkv_BSHX = dk_BHSC.new_empty(batch, length, heads, nope + dv_BHSV.shape[-1])
         dkv_BSHX[..., :nope] = dk_BHSC[..., :nope].transpose(1, 2)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from clearseek.fusion import compiled_from
+from clearseek.kernels import operations
 
 CHUNK_ELEMENTS = 1 << 22
 """Logits held at once on a CPU (16 MiB in FP32): about what a last-level cache holds, but at least 64 tokens' worth."""
@@ -25,10 +26,13 @@ GPU_CHUNK_ELEMENTS = 1 << 27
 """Logits held at once on a GPU (512 MiB in FP32): enough to fill it."""
 
 
-def _token_losses(probability_CV: Tensor, target_C1: Tensor) -> Tensor:
+def _negative_log(probability_C1: Tensor) -> Tensor:
     # -log p saturates at 87.3 nats, where p leaves FP32's normal range; the gradient stays exact.
-    tiny = torch.finfo(torch.float32).tiny
-    return -probability_CV.gather(1, target_C1).squeeze(1).clamp(min=tiny).log()
+    return -probability_C1.squeeze(1).clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+def _token_losses(probability_CV: Tensor, target_C1: Tensor) -> Tensor:
+    return _negative_log(probability_CV.gather(1, target_C1))
 
 
 def _formula(logits_CV: Tensor, target_C1: Tensor, space_CV: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +41,12 @@ def _formula(logits_CV: Tensor, target_C1: Tensor, space_CV: Tensor) -> tuple[Te
     return (p_CV - hit_CV.float()).to(logits_CV.dtype), _token_losses(p_CV, target_C1)
 
 
-@compiled_from(_formula)
+def _loop(logits_CV: Tensor, target_C1: Tensor, space_CV: Tensor) -> tuple[Tensor, Tensor]:
+    gradient_CV, hit_C1 = operations.softmax_loss(logits_CV, target_C1)
+    return gradient_CV, _negative_log(hit_C1)
+
+
+@compiled_from(_formula, _loop)
 def _softmax_loss(logits_CV: Tensor, target_C1: Tensor, space_CV: Tensor) -> tuple[Tensor, Tensor]:
     """(gradient of the logits, which may take their place; loss per token [C] FP32). `space_CV` is FP32 scratch."""
     p_CV = torch.softmax(logits_CV, dim=-1, dtype=torch.float32, out=space_CV)

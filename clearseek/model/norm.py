@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from clearseek.fusion import compiled_from
+from clearseek.kernels import operations
 
 BLOCK_ELEMENTS = 1 << 19
 """Elements worked on at once on a CPU: their FP32 copy (2 MiB) stays in cache."""
@@ -35,7 +36,7 @@ def _formula(x_TD: Tensor, w_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return (x32_TD * rstd_T1).to(x_TD.dtype) * w_D, rstd_T1
 
 
-@compiled_from(_formula)
+@compiled_from(_formula, operations.normalise)
 def _normalise(x_TD: Tensor, w_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(y, 1 / rms [T, 1] in FP32)."""
     y_TD = torch.empty_like(x_TD)
@@ -56,7 +57,7 @@ def _backward_formula(g_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor) 
     return dx_TD.to(x_TD.dtype), (g32_TD * unit_TD).sum(0).to(w_D.dtype)
 
 
-@compiled_from(_backward_formula)
+@compiled_from(_backward_formula, operations.normalise_backward)
 def _normalise_backward(g_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor) -> tuple[Tensor, Tensor]:
     """(dx, dw): dx = rstd * g * w - x * rstd^3 * mean(g * w * x), dw = sum over tokens of g * x * rstd."""
     # Factors per token are rounded to the type of x: one type throughout spares a CPU converted copies of it all.

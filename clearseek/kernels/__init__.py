@@ -1,0 +1,1 @@
+"""Loops compiled by numba, for FP32 training on a CPU."""
