@@ -87,31 +87,45 @@ def _float64_of_bits(context: Any, bits: Any) -> Any:
     return types.float64(types.int64), _bitcast
 
 
+def _reduce(builder: Any, pointers: Any, n: Any, first: Any, join: Any) -> Any:
+    """Reduce n numbers, a multiple of 16, in 16 interleaved lanes which are then joined by halves."""
+    number = ir.FloatType()
+    vector = ir.VectorType(number, _LANES)
+    lanes = cgutils.alloca_once_value(builder, ir.Constant(vector, [first] * _LANES))
+    start, step = ir.Constant(n.type, 0), ir.Constant(n.type, _LANES)
+    with cgutils.for_range_slice(builder, start, n, step, intp=n.type) as (i, _):
+        places = (builder.bitcast(builder.gep(p, [i]), vector.as_pointer()) for p in pointers)
+        factors = [builder.load(place, align=4, typ=vector) for place in places]
+        value = factors[0] if len(factors) == 1 else builder.fmul(*factors, flags=("contract",))
+        builder.store(join(value, builder.load(lanes, typ=vector)), lanes)
+    whole = builder.load(lanes, typ=vector)
+    parts = [builder.extract_element(whole, ir.Constant(ir.IntType(32), i)) for i in range(_LANES)]
+    while len(parts) > 1:
+        half = len(parts) // 2
+        parts = [join(a, b) for a, b in zip(parts[:half], parts[half:], strict=True)]
+    return parts[0]
+
+
 @intrinsic
 def _dot_of_lanes(context: Any, x: Any, y: Any, n: Any) -> Any:
-    """Sum of x[i] * y[i] over i < n, a multiple of 16, as 16 interleaved sums that are added up by halves."""
-
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        x, y, n = arguments
-        number, fma = ir.FloatType(), ("contract",)
-        vector = ir.VectorType(number, _LANES)
-        total = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * _LANES))
-        start, step = ir.Constant(n.type, 0), ir.Constant(n.type, _LANES)
-        with cgutils.for_range_slice(builder, start, n, step, intp=n.type) as (i, _):
-            a, b = (
-                builder.load(builder.bitcast(builder.gep(p, [i]), vector.as_pointer()), align=4, typ=vector)
-                for p in (x, y)
-            )
-            product = builder.fmul(a, b, flags=fma)
-            builder.store(builder.fadd(builder.load(total, typ=vector), product, flags=fma), total)
-        lanes = builder.load(total, typ=vector)
-        parts = [builder.extract_element(lanes, ir.Constant(ir.IntType(32), i)) for i in range(_LANES)]
-        while len(parts) > 1:
-            half = len(parts) // 2
-            parts = [builder.fadd(a, b) for a, b in zip(parts[:half], parts[half:], strict=True)]
-        return parts[0]
+        def add(a: Any, b: Any) -> Any:
+            return builder.fadd(a, b, flags=("contract",))
+
+        return _reduce(builder, arguments[:2], arguments[2], 0.0, add)
 
     return types.float32(_FLOATS, _FLOATS, types.int64), generate
+
+
+@intrinsic
+def _largest_of_lanes(context: Any, x: Any, n: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def larger(a: Any, b: Any) -> Any:
+            return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+        return _reduce(builder, arguments[:1], arguments[1], float("-inf"), larger)
+
+    return types.float32(_FLOATS, types.int64), generate
 
 
 @njit(inline="always", **OPTIONS)
@@ -139,14 +153,19 @@ def dot(x, y, n):
 
 @njit(inline="always", **OPTIONS)
 def exp(x):
-    """e^x to 1.5e-7 of itself for -87 <= x <= 88, and beyond that what it is at these ends; NaN for NaN."""
-    x = _SMALLEST if x < _SMALLEST else x
-    x = _LARGEST if x > _LARGEST else x
+    """e^x to 1e-7 of itself for -87 <= x <= 88, below that what it is at -87; NaN for NaN. No x may be above 88."""
+    x = _SMALLEST if _SMALLEST > x else x
     n = x * _LOG2_E + _ROUND - _ROUND
     r = x - n * _LN2_HIGH - n * _LN2_LOW
     p = ((((_P0 * r + _P1) * r + _P2) * r + _P3) * r + _P4) * r + _P5
     p = p * r * r + r + _ONE
     return p * _float32_of_bits((np.int32(n) + np.int32(127)) << np.int32(23))
+
+
+@njit(inline="always", **OPTIONS)
+def _sigmoid(x):
+    x = -_LARGEST if -_LARGEST > x else x
+    return _ONE / (_ONE + exp(-x))
 
 
 @njit(**OPTIONS)
@@ -230,7 +249,7 @@ def norm_backward(arguments):
 @njit(**OPTIONS)
 def _swiglu_row(gate, up, weight, out, n):
     for i in range(n):
-        out[i] = gate[i] / (_ONE + exp(-gate[i])) * up[i] * weight
+        out[i] = gate[i] * _sigmoid(gate[i]) * up[i] * weight
 
 
 def swiglu(arguments):
@@ -247,7 +266,7 @@ def swiglu(arguments):
 @njit(**OPTIONS)
 def _swiglu_backward_row(d, gate, up, d_gate, d_up, n):
     for i in range(n):
-        sigmoid = _ONE / (_ONE + exp(-gate[i]))
+        sigmoid = _sigmoid(gate[i])
         silu = gate[i] * sigmoid
         slope = sigmoid + silu * (_ONE - sigmoid)
         d_gate[i] = d[i] * up[i] * slope
@@ -257,7 +276,7 @@ def _swiglu_backward_row(d, gate, up, d_gate, d_up, n):
 @njit(**OPTIONS)
 def _weighted_swiglu_backward_row(d, gate, up, weight, d_gate, d_up, act, n):
     for i in range(n):
-        sigmoid = _ONE / (_ONE + exp(-gate[i]))
+        sigmoid = _sigmoid(gate[i])
         silu = gate[i] * sigmoid
         slope = sigmoid + silu * (_ONE - sigmoid)
         weighted = d[i] * weight
@@ -294,11 +313,12 @@ def swiglu_backward(arguments):
 # --- Attention --------------------------------------------------------------------------------------------------------
 
 
-@njit(fastmath={"nnan", "nsz"})
+@njit(**OPTIONS)
 def _largest(x, n):
-    most = x[0]
-    for i in range(n):
-        most = max(most, x[i])
+    whole = n - n % _LANES
+    most = _largest_of_lanes(x, whole)
+    for i in range(whole, n):
+        most = x[i] if x[i] > most else most
     return most
 
 
