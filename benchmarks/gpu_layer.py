@@ -106,22 +106,21 @@ def _fresh_weights(experts: Any) -> None:
 
 
 def no_compiler(bench: Bench) -> str | None:
-    """Why ``train.compile`` cannot be tried; None if it can."""
+    """Why ``train.kernels = "compile"`` cannot be tried; None if it can."""
     from clearseek.errors import UserError
-    from clearseek.fusion import use_compiler
+    from clearseek.fusion import choose_kernels
 
     if bench.smoke:
         return "compiling takes a minute on a small machine"
     try:
-        use_compiler(True)
+        choose_kernels("compile", torch.bfloat16, str(bench.device))
     except UserError as error:
         return str(error)
-    use_compiler(False)
     return None
 
 
 def _time(bench: Bench) -> None:
-    from clearseek.fusion import use_compiler
+    from clearseek.fusion import use_kernels
 
     tokens, hidden, width, count, k = bench.pick((16384, 7168, 2048, 8, 2), (48, 128, 128, 2, 1))
     experts, routing = _experts(bench, hidden, width, count, k), _routing(bench, tokens, count, k)
@@ -130,7 +129,7 @@ def _time(bench: Bench) -> None:
     bench.report["layer"] |= {"tokens": tokens, "experts_per_token": k, "load": load}
 
     def prepare(fp8: Any, compiled: bool, fresh: bool) -> None:
-        use_compiler(compiled)
+        use_kernels("compile" if compiled else "torch")
         _use(experts, fp8)
         if fresh:
             _fresh_weights(experts)
@@ -152,7 +151,7 @@ def _time(bench: Bench) -> None:
     try:
         times = bench.time(runs)
     finally:
-        use_compiler(False)
+        use_kernels("torch")
     _report(bench, times, 3 * 2 * tokens * k * 3 * width * hidden)
 
 

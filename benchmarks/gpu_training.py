@@ -61,7 +61,7 @@ def _recipe(bench: Bench, changes: dict[str, Any]) -> Any:
 
 def _pair(bench: Bench, name: str, changes: dict[str, Any], compiled: bool) -> None:
     """BF16, then FP8, with the same micro-batch."""
-    from clearseek.fusion import use_compiler
+    from clearseek.fusion import use_kernels
 
     label = f"{name}{', compiled' if compiled else ''}"
     found: dict[str, dict[str, Any]] = {}
@@ -72,10 +72,10 @@ def _pair(bench: Bench, name: str, changes: dict[str, Any], compiled: bool) -> N
             break
         began = bench.elapsed
         with bench.attempt(f"training {label} in {precision}"):
-            use_compiler(compiled)
+            use_kernels("compile" if compiled else "torch")
             found[precision] = _first_that_fits(bench, _recipe(bench, changes), precision, micro)
             _report(bench, {"model": name, "compiled": compiled, "precision": precision, **found[precision]})
-        use_compiler(False)
+        use_kernels("torch")
         bench.free()
         seconds = min(bench.elapsed - began, 45.0)  # the first one may have compiled
     if len(found) == 2:

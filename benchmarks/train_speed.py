@@ -25,7 +25,7 @@ import torch
 import transformers
 
 from clearseek.config import ModelConfig, OptimizerConfig
-from clearseek.fusion import use_compiler
+from clearseek.fusion import choose_kernels, use_kernels
 from clearseek.hub.layout import flops_per_token
 from clearseek.machine import describe, keep_heap, pick_precision
 from clearseek.model.transformer import DeepSeekModel
@@ -133,7 +133,7 @@ class Side:
         if self.attention:
             theirs = peer(work.config, work.dtype, work.optimizer, self.attention, self.experts, self.compiled)
             return lambda tokens: theirs(tokens[:, : work.length])
-        use_compiler(self.compiled)
+        use_kernels(choose_kernels("compile" if self.compiled else "auto", work.dtype, "cpu"))
         return ours(work.config, work.dtype, work.optimizer)
 
 
@@ -235,8 +235,9 @@ def main() -> None:
     name_of_type = "bf16" if dtype == torch.bfloat16 else "fp32"
     peak = rates[name_of_type]
     report: dict[str, Any] = {"machine": describe(), "transformers": transformers.__version__,
-                              "dtype": str(dtype), "matmul_peak_flops": peak, "results": {}}  # fmt: skip
-    print(f"matmul peak {peak / 1e9:.0f} GFLOP/s in {dtype}")
+                              "dtype": str(dtype), "matmul_peak_flops": peak,
+                              "kernels": choose_kernels("auto", dtype, "cpu"), "results": {}}  # fmt: skip
+    print(f"matmul peak {peak / 1e9:.0f} GFLOP/s in {dtype}; kernels {report['kernels']}")
     large = ModelConfig(**(recipe.model.model_dump() | LARGE))
     adamw = recipe.optimizer.model_copy(update={"name": "adamw"})
     runs = {

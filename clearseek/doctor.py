@@ -76,7 +76,7 @@ def examine(device_name: str | None = None) -> dict[str, Any]:
             "flops_per_second": precision.rates,
             "emulated": {"bf16": precision.emulated} if precision.emulated else {},
         },
-        "compilers": {"cxx": _cxx(), "triton": _version("triton")},
+        "compilers": {"cxx": _cxx(), "triton": _version("triton"), "numba": _version("numba")},
         "fp8": {"auto": choose(config, device, dtype).backend.name, "product": size._asdict(), "backends": backends},
     }
 
@@ -92,7 +92,8 @@ def print_findings(console: Console, found: dict[str, Any]) -> None:
         ("memory", f"{here['memory'] / 2**30:.1f} GiB"),
         ("GPU", "; ".join(gpus) or "none that PyTorch can use"),
         ("software", f"{here['system']}, Python {here['python']}, PyTorch {here['torch']}"),
-        ("train.compile", compilers["cxx"] or "off: no C++ compiler found ($CXX, g++ or clang++)"),
+        ("C++ compiler", compilers["cxx"] or "not found ($CXX, g++ or clang++)"),
+        ("numba", compilers["numba"] or "not installed: pip install -e '.[cpu]'"),
         ("Triton", compilers["triton"] or "not installed: pip install -e '.[triton]'"),
         ("device", found["device"]),
         *((f"product in {name}", si(rate, "FLOP/s") + _emulated(slower.get(name))) for name, rate in rates.items()),

@@ -1,13 +1,13 @@
 """One pass over memory instead of many, for the pieces that are not matrix products: three ways to work.
 
-Norms, SwiGLU, softmax, layouts and the loss read and write the same large tensors several times when each operation is a
-kernel of its own. `train.kernels` says how they are worked (:func:`choose_kernels`):
+Norms, SwiGLU, softmax, layouts and the loss read and write the same large tensors several times when each operation is
+a kernel of its own. `train.kernels` says how they are worked (:func:`choose_kernels`):
 
 - ``torch``: hand-ordered passes of PyTorch's own operations; everywhere.
 - ``numba``: one loop each, compiled by numba when first used (:mod:`clearseek.kernels`), for FP32 tensors on a CPU.
   Tensors of other types go the way of ``torch``.
-- ``compile``: norms, SwiGLU and the loss's softmax by `torch.compile`, which needs a C++ compiler on a CPU and Triton on a
-  GPU, and a while at the first step.
+- ``compile``: norms, SwiGLU and the loss's softmax by `torch.compile`, which needs a C++ compiler on a CPU and Triton on
+  a GPU, and a while at the first step.
 
 They round differently, so the choice is part of what the bits depend on.
 
@@ -41,7 +41,7 @@ _state: dict[str, Kernels] = {"kernels": "torch"}
 
 
 def choose_kernels(choice: Literal["auto"] | Kernels, precision: torch.dtype, device: str) -> Kernels:
-    """The kernels that `train.kernels` means here: `auto` is numba where its loops serve the run, else PyTorch's passes.
+    """What `train.kernels` means here: `auto` is numba where its loops serve the run, else PyTorch's passes.
 
     Args:
         choice: The setting.

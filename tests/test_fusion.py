@@ -12,7 +12,7 @@ import torch
 from clearseek.config import ModelConfig
 from clearseek.errors import UserError
 from clearseek.fp8.swiglu import weighted_swiglu
-from clearseek.fusion import compiler_environment, use_compiler
+from clearseek.fusion import choose_kernels, kernels_environment, use_kernels
 from clearseek.model.transformer import DeepSeekModel
 from tests.model.test_parity import BASE
 
@@ -24,12 +24,12 @@ needs_compiler = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def _switched_off_afterwards() -> Iterator[None]:
     yield
-    use_compiler(False)
+    use_kernels("torch")
 
 
 def gradients(compiled: bool) -> dict[str, torch.Tensor]:
     config = ModelConfig(**(BASE | {"num_nextn_predict_layers": 1}))
-    use_compiler(compiled)
+    use_kernels("compile" if compiled else "torch")
     model = DeepSeekModel(config)
     model.initialise(3)
     tokens = torch.randint(0, config.vocab_size, (4, 66), generator=torch.Generator().manual_seed(1))
@@ -51,7 +51,7 @@ def test_a_compiled_model_has_the_same_loss_and_gradients() -> None:
 
 @needs_compiler
 def test_bits_do_not_depend_on_the_shapes_seen_before() -> None:
-    use_compiler(True)
+    use_kernels("compile")
     x, weight = torch.randn(384, 64), torch.rand(384, 1)
     first = weighted_swiglu(x, weight)
     for rows in (128, 256, 5, 1):
@@ -60,14 +60,14 @@ def test_bits_do_not_depend_on_the_shapes_seen_before() -> None:
 
 
 def test_the_compiler_is_part_of_the_environment_only_when_used() -> None:
-    assert compiler_environment() == {}
+    assert kernels_environment() == {}
     if shutil.which("g++"):
-        use_compiler(True)
-        assert compiler_environment()["compiler"].split()[0] in ("gcc", "clang")
+        use_kernels("compile")
+        assert kernels_environment()["compiler"].split()[0] in ("gcc", "clang")
 
 
 def test_no_compiler_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(UserError, match=r"train\.compile = true: no C\+\+ compiler"):
-        use_compiler(True)
+    with pytest.raises(UserError, match=r'train\.kernels = "compile": no C\+\+ compiler'):
+        choose_kernels("compile", torch.float32, "cpu")

@@ -2,14 +2,19 @@
 
 PyTorch's CPU operations share one pool of OpenMP threads, which wait for the next operation by spinning. A second pool
 beside it would fight with that for the cores, so a kernel is handed to the same pool, by the entry that compilers call
-for a parallel region (``GOMP_parallel``). A call costs a few microseconds, less than one PyTorch operation.
+for a parallel region (``GOMP_parallel`` of GNU's OpenMP library). A call costs less than one of PyTorch's operations.
+
+A kernel is compiled for this processor when it is first called, and kept on disk beside the package, or in the user's
+cache folder where the package cannot be written to (numba's rule; ``NUMBA_CACHE_DIR`` says otherwise).
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +23,54 @@ from torch import Tensor
 
 
 class _Pool:
-    """PyTorch's OpenMP library."""
+    """The OpenMP library that PyTorch's threads are of. Raises OSError where that is not GNU's."""
 
-    def __init__(self, path: Path) -> None:
-        library = ctypes.CDLL(str(path))
+    def __init__(self) -> None:
+        library = _loaded_openmp()
         self.parallel = library.GOMP_parallel
         self.parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         self.parallel.restype = None
-        self.thread_number = ctypes.cast(library.omp_get_thread_num, ctypes.c_void_p).value
+        self.thread_number = ctypes.cast(library.omp_get_thread_num, ctypes.c_void_p).value or 0
+
+
+def _loaded_openmp() -> ctypes.CDLL:
+    """GNU's OpenMP library as this process has loaded it: PyTorch's own, or the system's where it has none."""
+    own = Path(torch.__file__).parent / "lib"
+    for name in [*map(str, sorted(own.glob("libgomp*"))), "libgomp.so.1"]:
+        with suppress(OSError, AttributeError):  # RTLD_NOLOAD: nothing is loaded now; Windows has no such thing
+            return ctypes.CDLL(name, mode=os.RTLD_NOLOAD)
+    raise OSError("PyTorch's threads are not those of GNU's OpenMP library (libgomp) here")
+
+
+_pool = functools.cache(_Pool)
 
 
 @functools.cache
-def _pool() -> _Pool:
-    [path] = Path(torch.__path__[0], "lib").glob("libgomp*.so*")
-    return _Pool(path)
+def unavailable() -> str | None:
+    """Why numba's loops cannot be used in this process; None if they can."""
+    try:
+        import numba  # noqa: F401
+
+        _pool()
+    except ModuleNotFoundError:
+        return "numba is not installed (pip install 'clearseek[cpu]')"
+    except (ImportError, OSError) as error:
+        return str(error)
+    return None
 
 
 @functools.cache
 def _kernel(name: str) -> Any:
+    """The compiled kernel."""
     from numba import cfunc
 
     from clearseek.kernels import loops
 
-    return cfunc(loops.SIGNATURE, cache=True, **loops.OPTIONS)(getattr(loops, name))
+    function = getattr(loops, name)
+    try:
+        return cfunc(loops.SIGNATURE, cache=True, **loops.OPTIONS)(function)
+    except RuntimeError:  # no folder to keep it in
+        return cfunc(loops.SIGNATURE, **loops.OPTIONS)(function)
 
 
 @functools.cache
@@ -53,15 +83,14 @@ def _word(argument: Tensor | int | float | None) -> int:
     if isinstance(argument, Tensor):
         return argument.data_ptr()
     if isinstance(argument, float):
-        [bits] = struct.unpack("q", struct.pack("d", argument))
-        return int(bits)
+        return int(struct.unpack("q", struct.pack("d", argument))[0])
     return argument or 0
 
 
 def launch(name: str, units: int, *arguments: Tensor | int | float | None) -> None:
-    """Run the kernel `name` of :mod:`clearseek.kernels.loops` over `units` rows on all of PyTorch's threads.
+    """Run the kernel `name` of :mod:`clearseek.kernels.loops` over `units` pieces of work on all of PyTorch's threads.
 
-    Tensors go as addresses: float32 or int64, dense where the kernel takes no stride. None is the address 0.
+    Tensors go as addresses: float32, complex64 or int64, dense where the kernel takes no stride. None is the address 0.
     """
     pool, threads = _pool(), torch.get_num_threads()
     words = (ctypes.c_int64 * (len(arguments) + 3))(pool.thread_number, threads, units, *map(_word, arguments))

@@ -1,13 +1,14 @@
-"""The loops: everything here is compiled by numba, one pass over memory each.
+"""Loops compiled by numba, each one pass over memory.
 
-A kernel is called by every thread of PyTorch's pool with the same array of 64-bit numbers: addresses of tensors, sizes
-and strides in elements, bit patterns of floats (:func:`clearseek.kernels.launch.launch` fills it). Each thread takes its
-share of the rows. What a row gives depends on nothing but the row: element-wise maths is written out, and sums are taken
-over 16 interleaved lanes that are added up in one order (:func:`dot`), so neither the number of threads nor the width of
-the processor's vectors changes bits. Only whether a product and a sum are one instruction (FMA) does.
+A kernel is called by every thread of PyTorch's pool with the same array `a` of 64-bit numbers
+(:func:`clearseek.kernels.launch.launch`): the address of OpenMP's thread number, the number of threads, pieces of work,
+then addresses of tensors, sizes and strides in elements, bit patterns of floats. Each thread takes its share of the
+pieces. What a row gives depends on nothing but the row: sums are taken in 16 interleaved lanes that are joined in one
+order (:func:`_reduce`), so neither the number of threads nor the width of the processor's vectors changes bits. Only
+whether a product and a sum are one instruction (FMA) does.
 
-All of it stands in one file because numba's disk cache looks at the file of a kernel only: a helper from elsewhere that
-was changed would leave the old machine code in use.
+All stands in one file because numba's disk cache looks at a kernel's own file only: a helper from elsewhere that was
+changed would leave old machine code in use.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 SIGNATURE = types.void(types.CPointer(types.int64))
-OPTIONS = {"fastmath": {"contract"}, "error_model": "numpy"}
+OPTIONS: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
 ROWS_PER_SUM = 64
 """Rows whose gradients of a norm's weight are added up together, whatever the number of threads."""
 
@@ -134,10 +135,10 @@ def _float(bits):
 
 
 @njit(inline="always", **OPTIONS)
-def _share(arguments, units):
+def _share(a, units):
     """First and last unit (exclusive) of this thread's share of equal units."""
-    thread = _call(arguments[0])
-    threads = arguments[1]
+    thread = _call(a[0])
+    threads = a[1]
     return units * thread // threads, units * (thread + 1) // threads
 
 
@@ -154,7 +155,7 @@ def dot(x, y, n):
 @njit(inline="always", **OPTIONS)
 def exp(x):
     """e^x to 1e-7 of itself for -87 <= x <= 88, below that what it is at -87; NaN for NaN. No x may be above 88."""
-    x = _SMALLEST if _SMALLEST > x else x
+    x = _SMALLEST if _SMALLEST > x else x  # noqa: SIM300  (in this order NaN stays, in one instruction)
     n = x * _LOG2_E + _ROUND - _ROUND
     r = x - n * _LN2_HIGH - n * _LN2_LOW
     p = ((((_P0 * r + _P1) * r + _P2) * r + _P3) * r + _P4) * r + _P5
@@ -164,7 +165,7 @@ def exp(x):
 
 @njit(inline="always", **OPTIONS)
 def _sigmoid(x):
-    x = -_LARGEST if -_LARGEST > x else x
+    x = -_LARGEST if -_LARGEST > x else x  # noqa: SIM300
     return _ONE / (_ONE + exp(-x))
 
 
@@ -174,10 +175,10 @@ def exp_row(x, y, n):
         y[i] = exp(x[i])
 
 
-def exponential(arguments):
+def exponential(a):
     """y = exp(x): for tests."""
-    start, end = _share(arguments, arguments[2])
-    exp_row(_floats(arguments[3] + 4 * start), _floats(arguments[4] + 4 * start), end - start)
+    start, end = _share(a, a[2])
+    exp_row(_floats(a[3] + 4 * start), _floats(a[4] + 4 * start), end - start)
 
 
 # --- Norm -------------------------------------------------------------------------------------------------------------
@@ -195,19 +196,12 @@ def _add_row(x, y, out, n):
         out[i] = x[i] + y[i]
 
 
-def norm(arguments):
-    """y = w * x * rstd and rstd = 1 / sqrt(mean(x^2) + eps); with `added`, of the sum x + added, which is kept."""
-    rows, n, x, stride, w, eps, y, rstd, added, sums = (
-        arguments[2], arguments[3], arguments[4], arguments[5], _floats(arguments[6]), _float(arguments[7]),
-        arguments[8], _floats(arguments[9]), arguments[10], arguments[11],
-    )  # fmt: skip
-    start, end = _share(arguments, rows)
+def norm(a):
+    """y = w * x * rstd and rstd = 1 / sqrt(mean(x^2) + eps)."""
+    rows, n, x, stride, w, eps, y, rstd = a[2], a[3], a[4], a[5], _floats(a[6]), _float(a[7]), a[8], _floats(a[9])
+    start, end = _share(a, rows)
     for r in range(start, end):
         row = _floats(x + 4 * r * stride)
-        if added != 0:
-            total = _floats(sums + 4 * r * n)
-            _add_row(row, _floats(added + 4 * r * n), total, n)
-            row = total
         scale = _ONE / np.float32(np.sqrt(dot(row, row, n) / np.float32(n) + eps))
         rstd[r] = scale
         _scale_row(row, scale, w, _floats(y + 4 * r * n), n)
@@ -223,24 +217,17 @@ def _norm_backward_row(g, x, w, scale, dx, dw, n):
         dx[i] = (dx[i] - x[i] * excess) * scale
 
 
-def norm_backward(arguments):
-    """dx, and for every 64 rows the sum of their g * x * rstd; with `added`, dx + added."""
-    rows, n, g, g_stride, x, stride, w, rstd, dx, dw, added = (
-        arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], arguments[7], _floats(arguments[8]),
-        _floats(arguments[9]), arguments[10], arguments[11], arguments[12],
-    )  # fmt: skip
-    first, last = _share(arguments, (rows + ROWS_PER_SUM - 1) // ROWS_PER_SUM)
+def norm_backward(a):
+    """dx, and for every 64 rows the sum of their g * x * rstd."""
+    rows, n, g, g_stride, x, stride, w, rstd = a[2], a[3], a[4], a[5], a[6], a[7], _floats(a[8]), _floats(a[9])
+    dx, dw = a[10], a[11]
+    first, last = _share(a, (rows + ROWS_PER_SUM - 1) // ROWS_PER_SUM)
     for block in range(first, last):
         sums = _floats(dw + 4 * block * n)
-        for i in range(n):
-            sums[i] = np.float32(0)
+        _fill(sums, 0, n, np.float32(0))
         for r in range(block * ROWS_PER_SUM, min(rows, (block + 1) * ROWS_PER_SUM)):
-            out = _floats(dx + 4 * r * n)
-            _norm_backward_row(
-                _floats(g + 4 * r * g_stride), _floats(x + 4 * r * stride), w, rstd[r], out, sums, n
-            )
-            if added != 0:
-                _add_row(out, _floats(added + 4 * r * n), out, n)
+            g_row, x_row = _floats(g + 4 * r * g_stride), _floats(x + 4 * r * stride)
+            _norm_backward_row(g_row, x_row, w, rstd[r], _floats(dx + 4 * r * n), sums, n)
 
 
 # --- SwiGLU -----------------------------------------------------------------------------------------------------------
@@ -252,12 +239,10 @@ def _swiglu_row(gate, up, weight, out, n):
         out[i] = gate[i] * _sigmoid(gate[i]) * up[i] * weight
 
 
-def swiglu(arguments):
+def swiglu(a):
     """out = silu(gate) * up, times the row's weight where there are weights."""
-    rows, n, gate, up, stride, weights, out = (
-        arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], arguments[7], arguments[8],
-    )  # fmt: skip
-    start, end = _share(arguments, rows)
+    rows, n, gate, up, stride, weights, out = a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    start, end = _share(a, rows)
     for r in range(start, end):
         weight = _floats(weights)[r] if weights != 0 else _ONE
         _swiglu_row(_floats(gate + 4 * r * stride), _floats(up + 4 * r * stride), weight, _floats(out + 4 * r * n), n)
@@ -291,16 +276,15 @@ def _multiply_row(x, factor, n):
         x[i] *= factor
 
 
-def swiglu_backward(arguments):
+def swiglu_backward(a):
     """Gradients of :func:`swiglu`'s gate and up; where there are weights, theirs too, and its output again."""
-    rows, n, d, gate, up, stride, d_gate, d_up, weights, act, d_weight = (
-        arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], arguments[7], arguments[8], arguments[9],
-        arguments[10], arguments[11], arguments[12],
-    )  # fmt: skip
-    start, end = _share(arguments, rows)
+    rows, n, d, gate, up, stride, d_gate, d_up, weights = a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10]
+    act, d_weight = a[11], a[12]
+    start, end = _share(a, rows)
     for r in range(start, end):
         at, d_row = 4 * r * stride, _floats(d + 4 * r * n)
-        gate_row, up_row, d_gate_row, d_up_row = _floats(gate + at), _floats(up + at), _floats(d_gate + at), _floats(d_up + at)
+        gate_row, up_row = _floats(gate + at), _floats(up + at)
+        d_gate_row, d_up_row = _floats(d_gate + at), _floats(d_up + at)
         if weights == 0:
             _swiglu_backward_row(d_row, gate_row, up_row, d_gate_row, d_up_row, n)
         else:
@@ -344,12 +328,10 @@ def _softmax_row(x, ones, n, width):
     return total
 
 
-def causal_softmax(arguments):
+def causal_softmax(a):
     """Softmax in place where row q of each block of rows sees `before + q + 1` of its `keys` numbers."""
-    blocks, queries, keys, before, scores, ones = (
-        arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], _floats(arguments[7]),
-    )  # fmt: skip
-    start, end = _share(arguments, blocks)
+    blocks, queries, keys, before, scores, ones = a[2], a[3], a[4], a[5], a[6], _floats(a[7])
+    start, end = _share(a, blocks)
     for b in range(start, end):
         for q in range(queries):
             _softmax_row(_floats(scores + 4 * (b * queries + q) * keys), ones, before + q + 1, keys)
@@ -363,12 +345,10 @@ def _softmax_backward_row(p, dp, n, width):
     _fill(dp, n, width, np.float32(0))
 
 
-def causal_softmax_backward(arguments):
+def causal_softmax_backward(a):
     """Gradient of the scores in place of the probabilities' gradient."""
-    blocks, queries, keys, before, p, dp = (
-        arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], arguments[7],
-    )  # fmt: skip
-    start, end = _share(arguments, blocks)
+    blocks, queries, keys, before, p, dp = a[2], a[3], a[4], a[5], a[6], a[7]
+    start, end = _share(a, blocks)
     for b in range(start, end):
         for q in range(queries):
             at = 4 * (b * queries + q) * keys
@@ -397,17 +377,15 @@ def _turn_row(x, turn, scale, sign, y, n):
         y[2 * i + 1] = real * s + imaginary * c
 
 
-def queries(arguments):
+def queries(a):
     """Between [B, S, H, C] and [B, H, S, C]: scale, and turn the channels after the first `nope`.
 
     `sign` 1 goes from the first to the second; -1 turns back, from the second to the first.
     """
-    batch, length, heads, nope, rotary, scale, sign, flat, turn, laid = (
-        arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], _float(arguments[7]), arguments[8],
-        arguments[9], arguments[10], arguments[11],
-    )  # fmt: skip
+    batch, length, heads, nope, rotary, scale, sign, flat = a[2], a[3], a[4], a[5], a[6], _float(a[7]), a[8], a[9]
+    turn, laid = a[10], a[11]
     channels = nope + rotary
-    start, end = _share(arguments, batch * length)
+    start, end = _share(a, batch * length)
     for row in range(start, end):
         b, s = row // length, row % length
         turn_row = _floats(turn + 4 * s * rotary)
@@ -421,13 +399,11 @@ def queries(arguments):
             )
 
 
-def keys_and_values(arguments):
+def keys_and_values(a):
     """Expanded latents [B, S, H, N + V] and the shared rotary key to keys [B, H, S, C] and values [B, H, S, V]."""
-    batch, length, heads, nope, rotary, values, kv, rope, k, v = (
-        arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], arguments[7], arguments[8], arguments[9],
-        arguments[10], arguments[11],
-    )  # fmt: skip
-    start, end = _share(arguments, batch * length)
+    batch, length, heads, nope, rotary, values, kv, rope, k = a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10]
+    v = a[11]
+    start, end = _share(a, batch * length)
     for row in range(start, end):
         b, s = row // length, row % length
         shared = _floats(rope + 4 * row * rotary)
@@ -439,13 +415,11 @@ def keys_and_values(arguments):
             _copy_row(_floats(source + 4 * nope), _floats(v + 4 * other * values), values)
 
 
-def keys_and_values_backward(arguments):
+def keys_and_values_backward(a):
     """The way back; the shared rotary key's gradient is the sum over heads, in their order."""
-    batch, length, heads, nope, rotary, values, d_kv, d_rope, dk, dv = (
-        arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], arguments[7], arguments[8], arguments[9],
-        arguments[10], arguments[11],
-    )  # fmt: skip
-    start, end = _share(arguments, batch * length)
+    batch, length, heads, nope, rotary, values, d_kv, d_rope = a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
+    dk, dv = a[10], a[11]
+    start, end = _share(a, batch * length)
     for row in range(start, end):
         b, s = row // length, row % length
         shared = _floats(d_rope + 4 * row * rotary)
@@ -461,12 +435,10 @@ def keys_and_values_backward(arguments):
 # --- Loss -------------------------------------------------------------------------------------------------------------
 
 
-def softmax_loss(arguments):
+def softmax_loss(a):
     """Each row of logits becomes the gradient of its cross-entropy; the probability of its target is kept."""
-    rows, vocabulary, logits, targets, ones, hit = (
-        arguments[2], arguments[3], arguments[4], _integers(arguments[5]), _floats(arguments[6]), _floats(arguments[7]),
-    )  # fmt: skip
-    start, end = _share(arguments, rows)
+    rows, vocabulary, logits, targets, ones, hit = a[2], a[3], a[4], _integers(a[5]), _floats(a[6]), _floats(a[7])
+    start, end = _share(a, rows)
     for r in range(start, end):
         row = _floats(logits + 4 * r * vocabulary)
         _softmax_row(row, ones, vocabulary, vocabulary)

@@ -34,30 +34,17 @@ def normalise(x_TD: Tensor, w_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(w * x / rms, 1 / rms [T, 1])."""
     x_TD = _rows(x_TD)
     y_TD, rstd_T1 = x_TD.new_empty(x_TD.shape), x_TD.new_empty(len(x_TD), 1)
-    launch("norm", *x_TD.shape, x_TD, x_TD.stride(0), w_D, eps, y_TD, rstd_T1, None, None)
+    launch("norm", *x_TD.shape, x_TD, x_TD.stride(0), w_D, eps, y_TD, rstd_T1)
     return y_TD, rstd_T1
 
 
-def add_normalise(x_TD: Tensor, added_TD: Tensor, w_D: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(x + added, its norm, its 1 / rms)."""
-    x_TD, added_TD = _rows(x_TD), added_TD.contiguous()
-    sum_TD, y_TD, rstd_T1 = x_TD.new_empty(x_TD.shape), x_TD.new_empty(x_TD.shape), x_TD.new_empty(len(x_TD), 1)
-    launch("norm", *x_TD.shape, x_TD, x_TD.stride(0), w_D, eps, y_TD, rstd_T1, added_TD, sum_TD)
-    return sum_TD, y_TD, rstd_T1
-
-
-def normalise_backward(
-    g_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor, added_TD: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """(dx, dw); with `added_TD`, dx + added."""
+def normalise_backward(g_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor) -> tuple[Tensor, Tensor]:
+    """(dx, dw)."""
     g_TD, x_TD = _rows(g_TD), _rows(x_TD)
-    added_TD = None if added_TD is None else added_TD.contiguous()
     dx_TD = x_TD.new_empty(x_TD.shape)
     dw_SD = x_TD.new_empty(-(-len(x_TD) // ROWS_PER_SUM), x_TD.shape[1])
     strides = g_TD.stride(0), x_TD.stride(0)
-    launch(
-        "norm_backward", *x_TD.shape, g_TD, strides[0], x_TD, strides[1], w_D, rstd_T1, dx_TD, dw_SD, added_TD
-    )  # fmt: skip
+    launch("norm_backward", *x_TD.shape, g_TD, strides[0], x_TD, strides[1], w_D, rstd_T1, dx_TD, dw_SD)
     return dx_TD, dw_SD.sum(0)
 
 
@@ -74,9 +61,7 @@ def swiglu_backward(d_RI: Tensor, gate_RI: Tensor, up_RI: Tensor) -> tuple[Tenso
     d_RI, gate_RI, up_RI = d_RI.contiguous(), gate_RI.contiguous(), up_RI.contiguous()
     width, d_gate_RI, d_up_RI = gate_RI.shape[-1], torch.empty_like(gate_RI), torch.empty_like(up_RI)
     rows = gate_RI.numel() // width
-    launch(
-        "swiglu_backward", rows, width, d_RI, gate_RI, up_RI, width, d_gate_RI, d_up_RI, None, None, None
-    )  # fmt: skip
+    launch("swiglu_backward", rows, width, d_RI, gate_RI, up_RI, width, d_gate_RI, d_up_RI, None, None, None)
     return d_gate_RI, d_up_RI
 
 
@@ -95,9 +80,17 @@ def weighted_swiglu_backward(d_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Tenso
     gate_up_RI2, d_RI = gate_up_RI2.contiguous(), d_RI.contiguous()
     d_gate_up_RI2, act_RI, d_weight_R = torch.empty_like(gate_up_RI2), torch.empty_like(d_RI), d_RI.new_empty(rows)
     launch(
-        "swiglu_backward", rows, both // 2, d_RI, *gate_up_RI2.chunk(2, dim=-1), both,
-        *d_gate_up_RI2.chunk(2, dim=-1), weight_R1.contiguous(), act_RI, d_weight_R,
-    )  # fmt: skip
+        "swiglu_backward",
+        rows,
+        both // 2,
+        d_RI,
+        *gate_up_RI2.chunk(2, dim=-1),
+        both,
+        *d_gate_up_RI2.chunk(2, dim=-1),
+        weight_R1.contiguous(),
+        act_RI,
+        d_weight_R,
+    )
     return act_RI, d_gate_up_RI2, d_weight_R
 
 
@@ -120,9 +113,7 @@ def queries(q_BSHC: Tensor, turn_SP2: Tensor, nope: int, scale: float) -> Tensor
     batch, length, heads, channels = q_BSHC.shape
     laid_BHSC = q_BSHC.new_empty(batch, heads, length, channels)
     turn = turn_SP2.contiguous()
-    launch(
-        "queries", batch, length, heads, nope, channels - nope, scale, 1, q_BSHC.contiguous(), turn, laid_BHSC
-    )  # fmt: skip
+    launch("queries", batch, length, heads, nope, channels - nope, scale, 1, q_BSHC.contiguous(), turn, laid_BHSC)
     return laid_BHSC
 
 
@@ -153,7 +144,7 @@ def keys_and_values_backward(dk_BHSC: Tensor, dv_BHSV: Tensor, nope: int) -> tup
     dk, dv = dk_BHSC.contiguous(), dv_BHSV.contiguous()
     launch(
         "keys_and_values_backward", batch, length, heads, nope, channels - nope, values, d_kv_BSHX, d_rope_BSP, dk, dv
-    )  # fmt: skip
+    )
     return d_kv_BSHX, d_rope_BSP
 
 

@@ -44,6 +44,13 @@ def _probabilities(q_NQC: Tensor, k_NSC: Tensor) -> Tensor:
     return scores_NQS.softmax(-1)
 
 
+def _probabilities_backward(dp_NQS: Tensor, p_NQS: Tensor) -> Tensor:
+    """Gradient of the scores; that of the probabilities may give its memory."""
+    if loops_take(dp_NQS):
+        return operations.causal_softmax_backward(dp_NQS, p_NQS)
+    return torch._softmax_backward_data(dp_NQS, p_NQS, -1, p_NQS.dtype)
+
+
 class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_BHQC: Tensor, k_BHSC: Tensor, v_BHSV: Tensor) -> Tensor:
@@ -73,10 +80,7 @@ class _BlockedAttention(torch.autograd.Function):
             seen = p_NQS.shape[2]
             g_NBV, q_NBC = g_NQV[:, start:end], q_NQC[:, start:end]
             dp_NQS = torch.bmm(g_NBV, v_NSV[:, :seen].transpose(1, 2))
-            if loops_take(dp_NQS):
-                ds_NQS = operations.causal_softmax_backward(dp_NQS, p_NQS)
-            else:
-                ds_NQS = torch._softmax_backward_data(dp_NQS, p_NQS, -1, p_NQS.dtype)
+            ds_NQS = _probabilities_backward(dp_NQS, p_NQS)
             dq_NQC[:, start:end] = torch.bmm(ds_NQS, k_NSC[:, :seen])
             dv, dk = torch.bmm(p_NQS.transpose(1, 2), g_NBV), torch.bmm(ds_NQS.transpose(1, 2), q_NBC)
             if seen == k_NSC.shape[1]:

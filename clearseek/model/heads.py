@@ -41,7 +41,8 @@ class _Queries(torch.autograd.Function):
     def backward(ctx: Any, g_BHSC: Tensor) -> tuple[Tensor, None, None, None]:
         nope: int = ctx.nope
         if loops_take(g_BHSC):
-            return operations.queries_backward(g_BHSC, *ctx.saved_tensors, nope, ctx.scale), None, None, None
+            (turn_SP2,) = ctx.saved_tensors
+            return operations.queries_backward(g_BHSC, turn_SP2, nope, ctx.scale), None, None, None
         (turn_S1P2,) = ctx.saved_tensors
         g_BSHC = g_BHSC.transpose(1, 2)
         dq_BSHC = torch.empty(g_BSHC.shape, dtype=g_BSHC.dtype, device=g_BSHC.device)

@@ -3,7 +3,7 @@
 ``y = w * x / sqrt(mean(x^2) + eps)``. DeepSeek normalises block inputs and both attention latents this way and keeps
 the statistics in FP32 (DeepSeek-V3 report, sections 2.1 and 3.3.1). PyTorch composes the operation on a CPU from a
 dozen passes over memory; here the statistics are one fused reduction and the backward recomputes ``x / rms`` instead
-of storing it, as the report does (section 3.2.3). Compiled (`train.compile`), each direction is one loop.
+of storing it, as the report does (section 3.2.3). Compiled (`train.kernels`), each direction is one loop.
 
 Shapes: T tokens, D channels.
 """

@@ -122,7 +122,8 @@ def _train(
         rates = ", ".join(f"{each} {rate / 1e9:,.0f} GFLOP/s" for each, rate in trainer.fp8.rates.items())
         name = f"fp8 ({trainer.fp8.backend.name}{f': measured {rates}' * bool(rates)}), otherwise {name}"
     peak = max(trainer.precision.rates.values()) / 1e9
-    console.print(f"precision {name}; measured matmul peak {peak:,.0f} GFLOP/s", markup=False, soft_wrap=True)
+    how = f"precision {name}; kernels {trainer.kernels}; measured matmul peak {peak:,.0f} GFLOP/s"
+    console.print(how, markup=False, soft_wrap=True)
     if trainer.precision.dtype == torch.bfloat16 and trainer.precision.emulated:
         console.print(
             f"this machine has no instructions for BF16: its products take {trainer.precision.emulated:,.0f} times as "

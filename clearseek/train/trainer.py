@@ -28,7 +28,7 @@ from clearseek.errors import UserError
 from clearseek.evaluate.bits import held_out_bits, window_count
 from clearseek.fp8.choose import choose
 from clearseek.fp8.linear import Fp8
-from clearseek.fusion import compiler_environment, use_compiler
+from clearseek.fusion import Kernels, choose_kernels, kernels_environment, use_kernels
 from clearseek.hub.layout import flops_per_token
 from clearseek.interrupts import stop_on_signal
 from clearseek.machine import Precision, bit_environment, keep_heap, pick_precision
@@ -84,8 +84,9 @@ class Trainer:
     ) -> None:
         self.recipe, self.run, self.device = recipe, run, torch.device(device)
         settle_numerics(recipe.train.threads, device)
-        use_compiler(recipe.train.compile)
         self.precision = _precision(recipe, run, device, resume)
+        self.kernels = _kernels(recipe, run, device, self.precision.dtype, resume)
+        use_kernels(self.kernels)
         self.fp8 = _fp8(recipe, run, self.device, self.precision.dtype, resume)
         lookahead = 1 + recipe.model.num_nextn_predict_layers
         self.loader = Loader(
@@ -101,7 +102,7 @@ class Trainer:
             "recipe": recipe.model_dump(mode="json"),
             "data_fingerprint": self.loader.fingerprint,
             "environment": bit_environment(self.precision.dtype, 1, device)
-            | compiler_environment(device)
+            | kernels_environment(device)
             | ({} if self.fp8 is None else {"fp8_backend": self.fp8.backend.name} | self.fp8.backend.versions()),
             **({} if self.parent is None else {"parent": self.parent}),
         }
@@ -379,6 +380,14 @@ def _precision(recipe: Recipe, run: RunFolder, device: str, resume: bool) -> Pre
     if resume and choice in ("auto", "fp8") and run.transcript.exists():
         choice = "bf16" if _environment(run).get("precision") == "bfloat16" else "fp32"
     return pick_precision(choice, device)
+
+
+def _kernels(recipe: Recipe, run: RunFolder, device: str, dtype: torch.dtype, resume: bool) -> Kernels:
+    """What the recipe's choice means here; for `auto` with `resume` what the run began with, where it is installed."""
+    choice = recipe.train.kernels
+    if resume and choice == "auto" and run.transcript.exists() and "kernels" not in _environment(run):
+        choice = "torch"
+    return choose_kernels(choice, dtype, device)
 
 
 def _fp8(recipe: Recipe, run: RunFolder, device: torch.device, dtype: torch.dtype, resume: bool) -> Fp8 | None:

@@ -1,0 +1,181 @@
+"""numba's loops against the same formula in float64, and their bits over calls, threads and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clearseek.config import ModelConfig
+from clearseek.errors import UserError
+from clearseek.fusion import choose_kernels, kernels_environment, use_kernels
+from clearseek.kernels import launch, operations
+from clearseek.model.transformer import DeepSeekModel
+from tests.model.test_parity import BASE
+
+pytestmark = pytest.mark.skipif(launch.unavailable() is not None, reason=str(launch.unavailable()))
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    use_kernels("torch")
+    torch.set_num_threads(threads)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_close(found: Tensor, exact: Tensor, tolerance: float = 1e-6) -> None:
+    """Relative to the largest number: FP32 has 6e-8 a rounding, and sums of these lengths some ten of them."""
+    assert found.shape == exact.shape
+    assert (found.double() - exact).abs().max() <= tolerance * exact.abs().max()
+
+
+def by_autograd(formula: Callable[..., Tensor], g: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Output and gradients in float64."""
+    wide = [x.double().requires_grad_() for x in inputs]
+    y = formula(*wide)
+    return y.detach(), *torch.autograd.grad(y, wide, g.double())
+
+
+def test_exp_is_right_to_a_rounding_and_keeps_nan() -> None:
+    x = torch.linspace(-87, 88, 1_000_003)
+    y = torch.empty_like(x)
+    launch.launch("exponential", x.numel(), x, y)
+    exact = x.double().exp()
+    assert ((y.double() - exact) / exact).abs().max() <= 1e-7
+    ends = torch.tensor([-1e30, -torch.inf, torch.nan])
+    launch.launch("exponential", 3, ends, y)
+    assert (y[:2] < 2e-38).all() and y[2].isnan()
+
+
+@pytest.mark.parametrize(("tokens", "channels"), [(1, 1), (3, 17), (130, 64), (64, 256)])
+def test_norm(tokens: int, channels: int) -> None:
+    x, g, w = drawn(tokens, channels + 3)[:, :channels], drawn(tokens, channels, seed=1), drawn(channels, seed=2)
+    y, rstd = operations.normalise(x, w, 1e-6)
+    dx, dw = operations.normalise_backward(g, x, w, rstd)
+    exact = by_autograd(lambda x, w: x * w / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt(), g, x, w)
+    for found, true in zip((y, dx, dw), exact, strict=True):
+        assert_close(found, true, 2e-6)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (5, 19), (130, 128)])
+def test_swiglu(rows: int, width: int) -> None:
+    both, weight, g = 9 * drawn(rows, 2 * width), drawn(rows, 1, seed=1), drawn(rows, width, seed=2)
+    gate, up = both.chunk(2, dim=-1)
+    y, d_gate, d_up = by_autograd(lambda gate, up: F.silu(gate) * up, g, gate, up)
+    assert_close(operations.swiglu(gate, up), y)
+    for found, exact in zip(operations.swiglu_backward(g, gate, up), (d_gate, d_up), strict=True):
+        assert_close(found, exact)
+
+    def weighted(both: Tensor, weight: Tensor) -> Tensor:
+        gate, up = both.chunk(2, dim=-1)
+        return F.silu(gate) * up * weight
+
+    y, d_both, d_weight = by_autograd(weighted, g, both, weight)
+    assert_close(operations.weighted_swiglu(both, weight), y)
+    act, found_both, found_weight = operations.weighted_swiglu_backward(g, both, weight)
+    assert_close(act, y)
+    assert_close(found_both, d_both)
+    assert_close(found_weight, d_weight.squeeze(1), 2e-6)
+
+
+def test_swiglu_far_from_zero_and_without_rows() -> None:
+    gate = torch.tensor([[-1e30, -100.0, 100.0, 1e30, torch.nan]])
+    y = operations.swiglu(gate, torch.ones_like(gate))
+    assert y[0, :4].tolist() == [pytest.approx(0, abs=1e-6), pytest.approx(0, abs=1e-35), 100.0, pytest.approx(1e30)]
+    assert y[0, 4].isnan()
+    assert operations.weighted_swiglu(torch.empty(0, 6), torch.empty(0, 1)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(("blocks", "queries", "keys"), [(1, 1, 1), (3, 5, 5), (2, 3, 20), (2, 40, 100), (4, 128, 256)])
+def test_causal_softmax(blocks: int, queries: int, keys: int) -> None:
+    scores, g = 20 * drawn(blocks, queries, keys), drawn(blocks, queries, keys, seed=1)
+    hidden = torch.ones(queries, keys, dtype=torch.bool).triu(keys - queries + 1)
+    p, ds = by_autograd(lambda s: s.masked_fill(hidden, -torch.inf).softmax(-1), g, scores)
+    found = operations.causal_softmax(scores.clone())
+    assert_close(found, p)
+    assert_close(operations.causal_softmax_backward(g.clone(), found), ds, 2e-6)
+    assert not found[:, hidden].any()
+
+
+def test_layouts_are_those_of_the_passes() -> None:
+    from clearseek.model.heads import heads_of_keys_and_values, heads_of_queries
+
+    q, kv, rope = drawn(2, 5, 3, 12), drawn(2, 5, 3, 17, seed=1), drawn(2, 5, 4, seed=2)
+    turn = torch.polar(torch.ones(5, 2), drawn(5, 2, seed=3))
+    found = {}
+    for kernels in ("torch", "numba"):
+        use_kernels(kernels)  # type: ignore[arg-type]
+        inputs = [x.clone().requires_grad_() for x in (q, kv, rope)]
+        outputs = (heads_of_queries(inputs[0], turn, 8, 0.3), *heads_of_keys_and_values(*inputs[1:], 8))
+        gradients = torch.autograd.grad(outputs, inputs, [drawn(*x.shape, seed=4) for x in outputs])
+        found[kernels] = (*outputs, *gradients)
+    for passes, loops in zip(found["torch"], found["numba"], strict=True):
+        assert_close(loops, passes.double())
+
+
+def test_loss() -> None:
+    logits, target = 9 * drawn(7, 100), torch.arange(7).unsqueeze(1) * 3
+    p = logits.double().softmax(-1)
+    gradient, hit = operations.softmax_loss(logits.clone(), target)
+    assert_close(hit, p.gather(1, target))
+    assert_close(gradient, p - F.one_hot(target[:, 0], 100))
+
+
+def gradients(config: ModelConfig, threads: int = 2) -> dict[str, Tensor]:
+    torch.set_num_threads(threads)
+    model = DeepSeekModel(config)
+    model.initialise(3)
+    tokens = torch.randint(0, config.vocab_size, (4, 66), generator=torch.Generator().manual_seed(1))
+    losses = model.loss(tokens, 1e-3, 0.3)
+    losses.total.backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return found | {"loss": losses.total.detach().reshape(1)}
+
+
+def test_a_model_has_the_gradients_of_the_passes_and_the_same_bits_again() -> None:
+    config = ModelConfig(**(BASE | {"num_nextn_predict_layers": 1}))
+    passes = gradients(config)
+    use_kernels("numba")
+    loops, again = gradients(config), gradients(config)
+    assert passes.keys() == loops.keys()
+    for name, exact in passes.items():
+        assert (loops[name] - exact).norm() <= 1e-5 * exact.norm(), name
+        assert torch.equal(loops[name], again[name]), name
+
+
+def test_bits_depend_neither_on_threads_nor_on_other_rows() -> None:
+    x, g, w = drawn(200, 70), drawn(200, 70, seed=1), drawn(70, seed=2)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        y, rstd = operations.normalise(x, w, 1e-6)
+        found.append((y, *operations.normalise_backward(g, x, w, rstd), operations.causal_softmax(x[None].mT.clone())))
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+    assert torch.equal(operations.normalise(x[150:], w, 1e-6)[0], found[0][0][150:])
+
+
+def test_auto_is_numba_for_fp32_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_kernels("auto", torch.float32, "cpu") == "numba"
+    assert choose_kernels("auto", torch.bfloat16, "cpu") == "torch"
+    assert choose_kernels("auto", torch.float32, "cuda") == "torch"
+    with pytest.raises(UserError, match="FP32 on a CPU"):
+        choose_kernels("numba", torch.bfloat16, "cpu")
+    monkeypatch.setattr(launch, "unavailable", lambda: "numba is not installed")
+    assert choose_kernels("auto", torch.float32, "cpu") == "torch"
+    with pytest.raises(UserError, match=r'train\.kernels = "numba": numba is not installed: use "torch"'):
+        choose_kernels("numba", torch.float32, "cpu")
+
+
+def test_the_environment_names_numba_only_when_used() -> None:
+    assert kernels_environment() == {}
+    use_kernels("numba")
+    assert kernels_environment()["kernels"].startswith("numba ")
