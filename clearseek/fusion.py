@@ -6,8 +6,8 @@ a kernel of its own. `train.kernels` says how they are worked (:func:`choose_ker
 - ``torch``: hand-ordered passes of PyTorch's own operations; everywhere.
 - ``numba``: one loop each, compiled by numba when first used (:mod:`clearseek.kernels`), for FP32 tensors on a CPU.
   Tensors of other types go the way of ``torch``.
-- ``compile``: norms, SwiGLU and the loss's softmax by `torch.compile`, which needs a C++ compiler on a CPU and Triton on
-  a GPU, and a while at the first step.
+- ``compile``: norms, SwiGLU and the loss's softmax by `torch.compile`, which needs a C++ compiler on a CPU and Triton
+  on a GPU, and a while at the first step.
 
 They round differently, so the choice is part of what the bits depend on.
 
