@@ -43,7 +43,7 @@ def training(bench: Bench) -> None:
     bench.report["training"] = {}
     why = no_compiler(bench)
     if why:
-        bench.leave_out("training with train.compile", why)
+        bench.leave_out("training with compiled kernels", why)
     plan = [("gpu-2b", {}, not why), ("wide", WIDE, not why)]
     plan += [] if why else [("gpu-2b", {}, False)]
     if bench.smoke:

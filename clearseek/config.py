@@ -285,9 +285,7 @@ class TrainConfig(Settings):
     precision: Literal["auto", "bf16", "fp32", "fp8"] = "auto"
     """Type of weights and activations in matrix products; `auto` is BF16 where this processor is faster in it."""
     kernels: Literal["auto", "torch", "numba", "compile"] = "auto"
-    """How norms, SwiGLU, softmax and layouts are worked, which decides bits: by PyTorch's operations; by loops
-    that numba compiles (FP32 on CPUs; extra `cpu`); or norms, SwiGLU and loss by torch.compile (needs a C++ compiler
-    or Triton). `auto` is numba where it is installed and serves the run, else torch."""
+    """Norms, SwiGLU, softmax by PyTorch, numba (FP32 on CPUs, extra `cpu`; `auto` takes it) or compiler: other bits."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights."""
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None

@@ -105,7 +105,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("p_CV.new_full(target_C1.shape, -1.0)", "p_CV.new_full(target_C1.shape, -0.5)", "half of the target in the gradient"),
         ("d_head_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device", "d_head_VD = torch.zeros(head_VD.shape, dtype=head_VD.dtype, device", "the head's gradient summed in BF16"),
     ],
-    "model/loss.py:_token_losses": [
+    "model/loss.py:_negative_log": [
         ("finfo(torch.float32).tiny", "finfo(torch.float32).eps", "losses stop at 16 nats"),
     ],
     "model/transformer.py:DeepSeekModel.set_dtype": [
