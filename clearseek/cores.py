@@ -142,11 +142,14 @@ def spare_threads() -> Iterator[int]:
     import torch
 
     each = torch.get_num_threads() - 1  # a thread that computes has a team of its own
+    if not each:  # set to one since: nobody spins
+        yield 0
+        return
     missing = len(os.sched_getaffinity(0)) - each
     done, ready = threading.Event(), threading.Semaphore(0)
 
     def hold() -> None:
-        torch.ones(1_000_000).neg_()  # large enough for a team
+        torch.ones(100_000).neg_()  # large enough for a team
         ready.release()
         done.wait()
 

@@ -285,9 +285,12 @@ def _temporary(path: Path, token: str, kind: _Kind) -> Path:
 @contextmanager
 def _reserved(path: Path) -> Iterator[tuple[Path, Path]]:
     """Names beside `path` for a new folder and for one moved aside, with a lock on both."""
-    token = locks.token()
-    with locks.claim(_temporary(path, token, "lock")):
-        yield _temporary(path, token, "new"), _temporary(path, token, "old")
+    while True:
+        token = locks.token()
+        with locks.claim(_temporary(path, token, "lock")) as ours:
+            if ours:  # else somebody who clears leftovers took the file before we had locked it: another name
+                yield _temporary(path, token, "new"), _temporary(path, token, "old")
+                return
 
 
 def _refuse_existing(path: Path, replace: bool) -> None:

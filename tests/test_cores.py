@@ -147,6 +147,16 @@ def test_sleeping_threads_give_the_same_bits() -> None:
     assert threading.active_count() == before
 
 
+def test_one_thread_has_nobody_to_wait_for() -> None:
+    before, threads = threading.active_count(), torch.get_num_threads()
+    torch.set_num_threads(1)  # as a recipe does while the command that trains is being watched
+    try:
+        with spare_threads() as added:
+            assert added == 0 and threading.active_count() == before
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_this_process_is_counted_in_the_queue() -> None:
     if cores._text(Path("/proc/self/schedstat")):
         assert 0 <= cores.queued_seconds() < math.inf

@@ -147,3 +147,23 @@ def test_what_another_machine_may_be_writing_is_left_and_named(
     assert remove_leftovers(tmp_path, left.append) == []
     assert sorted(tmp_path.iterdir()) == before
     assert {path.name for path in left} == {f".file.{token}.new", f".folder.{token}.new"}
+
+
+def test_a_writer_whose_lock_was_taken_while_it_was_made_takes_another_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rivals: list[IO[bytes]] = []
+
+    def flock(file: int | IO[bytes], operation: int) -> None:
+        if not rivals:  # somebody who looks for leftovers comes between the file and its lock
+            (made,) = tmp_path.iterdir()
+            rivals.append(made.open("r+b"))
+            _flock(rivals[0], operation)
+        _flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with atomic_folder(tmp_path / "folder") as folder:
+        rivals[0].close()
+        assert remove_leftovers(tmp_path) == []
+        assert folder.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

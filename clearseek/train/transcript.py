@@ -25,6 +25,7 @@ import torch
 from clearseek.errors import UserError
 from clearseek.files import append, sha256_bytes, writing
 from clearseek.locks import lock
+from clearseek.train.header import differences
 
 FORMAT = "clearseek-transcript-1"
 
@@ -137,7 +138,7 @@ class Transcript:
             at, lines = None, read_lines(path)
             for at in lines:
                 if at.record is None:
-                    _compare_headers(path, at.header, header)
+                    _refuse_other(path, at.header, header)
                 if at.step >= step:
                     break
             if at is None and step == _begin(path, header):
@@ -347,40 +348,14 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     return entry
 
 
-_LATER = frozenset(("cpu_vendor", "mkl", "onednn", "switches", "fp32_products", "tf32"))
-"""Of an environment: what the first transcripts did not record."""
-
-
-def _compare_headers(path: Path, recorded: dict[str, Any], now: dict[str, Any]) -> None:
-    now = json.loads(_line(now))
-    if isinstance(there := recorded.get("environment"), dict) and isinstance(here := now.get("environment"), dict):
-        now["environment"] = {key: here[key] for key in here if key in there or key not in _LATER}  # unknown there
-    changes = _differences(recorded, now)
+def _refuse_other(path: Path, recorded: dict[str, Any], now: dict[str, Any]) -> None:
+    changes = differences(recorded, json.loads(_line(now)))
     if changes:
         raise UserError(
             f"{path}: this run would not have the bits of the recorded one. What differs, recorded -> now:\n  "
             + "\n  ".join(changes)
             + "\nSet these back, or start a new run in another folder"
         )
-
-
-def _differences(recorded: Any, now: Any, key: str = "") -> list[str]:
-    """Every key, dotted, whose value differs between two JSON values."""
-    if isinstance(recorded, dict) and isinstance(now, dict):
-        prefix = f"{key}." if key else ""
-        names = sorted(recorded.keys() | now.keys())
-        return [d for n in names for d in _differences(recorded.get(n, _ABSENT), now.get(n, _ABSENT), prefix + n)]
-    if type(recorded) is type(now) and recorded == now:
-        return []
-    return [f"{key}: {_show(recorded)} -> {_show(now)}"]
-
-
-_ABSENT = object()
-
-
-def _show(value: Any) -> str:
-    text = "(absent)" if value is _ABSENT else json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _line(entry: dict[str, Any]) -> bytes:

@@ -1,0 +1,26 @@
+"""What differs between a recorded header and one of now, and what is only newer than the record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clearseek.train.header import differences
+from tests.train.conftest import tiny
+
+
+def header(**data: Any) -> dict[str, Any]:
+    return {"recipe": tiny(data=data).model_dump(mode="json"), "environment": {"threads": 1}}
+
+
+def test_a_setting_that_came_after_the_record_had_its_default() -> None:
+    recorded = header()
+    del recorded["recipe"]["data"]["exclude"], recorded["recipe"]["data"]["unusable"]
+    assert differences(recorded, header()) == []
+    assert differences(recorded, header(unusable="skip")) == ['recipe.data.unusable: "refuse" -> "skip"']
+
+
+def test_every_difference_is_named_and_what_is_no_recipe_is_compared_as_it_is() -> None:
+    assert differences({"recipe": {"steps": 1}}, {"recipe": {"steps": 2}, "data": 3}) == [
+        "data: (absent) -> 3", "recipe.steps: 1 -> 2"
+    ]  # fmt: skip
+    assert differences({"recipe": None, "environment": 1}, {"recipe": None, "environment": 1}) == []
