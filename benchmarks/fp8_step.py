@@ -22,8 +22,8 @@ from clearseek.fp8.choose import choose
 from clearseek.machine import describe, pick_precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.recipe import load_recipe
+from clearseek.train.numerics import settle_numerics
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm
-from clearseek.train.trainer import settle_numerics
 
 RESULT = Path(__file__).parent / "results" / "fp8_step.json"
 VARIANTS = {

@@ -33,9 +33,9 @@ from clearseek.machine import peak_memory, pick_precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.program import command
 from clearseek.recipe import load_recipe
+from clearseek.train.numerics import settle_numerics
 from clearseek.train.run import RunFolder
 from clearseek.train.session import free_run_folder, run_training
-from clearseek.train.trainer import settle_numerics
 from clearseek.train.transcript import last_line
 
 PROMPTS = ("def ", "class ", "import os\n")

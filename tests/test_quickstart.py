@@ -173,7 +173,7 @@ def test_interrupted_it_goes_on_when_run_again(
         options = [part for setting in TINY for part in ("--set", setting)]
         assert main(["quickstart", "--runs", str(tmp_path), *options]) == 130
     assert "stopped after step 2, saved; run the same command to go on" in capfd.readouterr().out
-    with pytest.raises(UserError, match=r"quickstart: an unfinished run with other settings: finish it with "):
+    with pytest.raises(UserError, match=r"quickstart: an unfinished run with other settings: finish it with: "):
         run_quickstart(tmp_path, [*TINY, "train.steps=5"], quiet=True)
     summary = run_quickstart(tmp_path, TINY, quiet=True)
     assert summary is not None and summary["weights_sha256"] == finished[1]["weights_sha256"]

@@ -37,8 +37,8 @@ from clearseek.openness.source_archive import environment_lock, source_archive
 from clearseek.program import command
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
+from clearseek.train.numerics import settle_numerics
 from clearseek.train.run import RunFolder, is_imported
-from clearseek.train.trainer import settle_numerics
 from clearseek.train.transcript import Summary, hash_tensors, verify
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}

@@ -21,8 +21,8 @@ from clearseek.openness.redo import attempted, redone, undecided
 from clearseek.openness.replay import Release
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
+from clearseek.train.numerics import settle_numerics
 from clearseek.train.run import model_of
-from clearseek.train.trainer import settle_numerics
 
 _LOGITS: Final = "evaluation/logits.json"
 _HELD_OUT: Final = "evaluation/held_out.json"

@@ -27,9 +27,10 @@ from clearseek.program import command
 from clearseek.sysfiles import system_file
 from clearseek.train.display import Display
 from clearseek.train.extend import adopt
+from clearseek.train.numerics import settle_numerics
 from clearseek.train.pictures import expert_load, loss_curve
 from clearseek.train.run import Loads, RunFolder, is_imported
-from clearseek.train.trainer import Outcome, Trainer, settle_numerics
+from clearseek.train.trainer import Outcome, Trainer
 from clearseek.train.transcript import last_line, read_lines
 
 

@@ -9,7 +9,6 @@ the bit. Ctrl-C and SIGTERM finish the step, save, and end the run cleanly.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -22,18 +21,16 @@ import torch
 from torch import Tensor
 
 from clearseek.config import Recipe
-from clearseek.cores import default_threads, sharing_cores
+from clearseek.cores import sharing_cores
 from clearseek.data.loader import Loader, Stream
 from clearseek.errors import UserError
 from clearseek.evaluate.bits import held_out_bits, window_count
-from clearseek.fp8.choose import choose
-from clearseek.fp8.linear import Fp8
-from clearseek.fusion import Kernels, choose_kernels, kernels_environment, use_kernels
+from clearseek.fusion import kernels_environment, use_kernels
 from clearseek.hub.layout import flops_per_token
 from clearseek.interrupts import stop_on_signal
-from clearseek.machine import Precision, bit_environment, keep_heap, pick_precision
+from clearseek.machine import bit_environment
 from clearseek.model.transformer import DeepSeekModel, Losses
-from clearseek.train import checkpoint
+from clearseek.train import checkpoint, numerics
 from clearseek.train.accumulate import TreeSum
 from clearseek.train.display import Display, StepRecord
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm
@@ -83,11 +80,11 @@ class Trainer:
         elsewhere: bool = False,
     ) -> None:
         self.recipe, self.run, self.device = recipe, run, torch.device(device)
-        settle_numerics(recipe.train.threads, device)
-        self.precision = _precision(recipe, run, device, resume)
-        self.kernels = _kernels(recipe, run, device, self.precision.dtype, resume)
+        numerics.settle_numerics(recipe.train.threads, device)
+        self.precision = numerics.precision_of(recipe, run, device, resume)
+        self.kernels = numerics.kernels_of(recipe, run, device, self.precision.dtype, resume)
         use_kernels(self.kernels)
-        self.fp8 = _fp8(recipe, run, self.device, self.precision.dtype, resume)
+        self.fp8 = numerics.fp8_of(recipe, run, self.device, self.precision.dtype, resume)
         lookahead = 1 + recipe.model.num_nextn_predict_layers
         self.loader = Loader(
             data, "train", recipe.data.sequence_length, recipe.train.batch_size, recipe.data.seed, lookahead
@@ -167,7 +164,7 @@ class Trainer:
         if path is None:
             return Transcript.resume(self.run.transcript, header, self.step)
         saved = checkpoint.load(path)
-        head, pending = saved.state.get("transcript_head"), _pending(path, saved.state)
+        head, pending = saved.state.get("transcript_head"), _pending(path, saved.state, saved.step)
         if not isinstance(head, str):
             raise UserError(f"{path}: does not say after which line of the transcript it was made")
         before = saved.step if pending is None else saved.step - 1
@@ -355,58 +352,20 @@ class _StoppedError(Exception):
     """The final evaluation was asked to stop."""
 
 
-def settle_numerics(threads: int | None, device: str) -> None:
-    """Everything global that changes bits or speed: threads, deterministic kernels, the heap."""
-    threads = threads or default_threads()
-    if threads != torch.get_num_threads():
-        torch.set_num_threads(threads)
-    if device != "cpu":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
-    torch.set_deterministic_debug_mode("error")  # what use_deterministic_algorithms does, without loading the compiler
-    # On a CPU every kernel we use is deterministic; filling fresh memory with NaN would only cost time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    keep_heap()
-
-
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:
     gradient, parameter.grad = parameter.grad, None
     assert gradient is not None
     return gradient.float()
 
 
-def _precision(recipe: Recipe, run: RunFolder, device: str, resume: bool) -> Precision:
-    """Probe, or with `resume` take the type that the run began with."""
-    choice = recipe.train.precision
-    if resume and choice in ("auto", "fp8") and run.transcript.exists():
-        choice = "bf16" if _environment(run).get("precision") == "bfloat16" else "fp32"
-    return pick_precision(choice, device)
-
-
-def _kernels(recipe: Recipe, run: RunFolder, device: str, dtype: torch.dtype, resume: bool) -> Kernels:
-    """What the recipe's choice means here; for `auto` with `resume` what the run began with, where it is installed."""
-    choice = recipe.train.kernels
-    if resume and choice == "auto" and run.transcript.exists() and "kernels" not in _environment(run):
-        choice = "torch"
-    return choose_kernels(choice, dtype, device)
-
-
-def _fp8(recipe: Recipe, run: RunFolder, device: torch.device, dtype: torch.dtype, resume: bool) -> Fp8 | None:
-    """How to compute in FP8, where the recipe asks for it; with `resume` by the backend that the run began with."""
-    if recipe.train.precision != "fp8":
-        return None
-    began_with = _environment(run).get("fp8_backend") if resume and run.transcript.exists() else None
-    return choose(recipe.fp8, device, dtype, began_with)
-
-
-def _environment(run: RunFolder) -> dict[str, Any]:
-    """What the run's record says about where it began."""
-    found: dict[str, Any] = read_header(run.transcript).get("environment", {})
-    return found
-
-
-def _pending(path: Path, state: dict[str, Any]) -> Step | None:
+def _pending(path: Path, state: dict[str, Any], step: int) -> Step | None:
     """The last step's line, where the checkpoint was saved before its evaluation."""
+    if "pending" not in state:
+        return None
     try:
-        return decode(state["pending"]) if "pending" in state else None
+        pending = decode(state["pending"])
+        if pending.step == step:
+            return pending
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise UserError(f"{path}: altered: what it says of its last step is not the record of a step") from None
+        pass
+    raise UserError(f"{path}: altered: what it says of its last step is not the record of that step")
