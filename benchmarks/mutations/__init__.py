@@ -42,6 +42,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "fp8": IN_EIGHT_BITS,
     "data/loader.py": ("data/test_loader.py",),
     "data/tokenizer.py": ("data/test_tokenizer.py", "data/test_shards.py"),
+    "data/scan.py": ("data/test_scan.py", "data/test_shards.py"),
     "data/fim.py": ("data/test_fim.py", "data/test_shards.py"),
     "data/decode.py": ("data/test_decode.py",),
     "data": ("data/test_shards.py", "data/test_loader.py", "data/test_decode.py", "data/test_fim.py"),

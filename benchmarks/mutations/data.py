@@ -19,16 +19,19 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("left ^ (_mix(right ^ key) & self._mask)", "left ^ (right ^ key) & self._mask", "an order that is hardly mixed"),
     ],
     "data/shards.py": [
-        ("< held_out_fraction * 2**64 else", "<= (1 - held_out_fraction) * 2**64 else", "most documents are held out"),
         ("ids = bos + next(encoded) + eos", "ids = next(encoded) + eos", "no beginning of a document"),
         ("rate = config.fim_rate if split == \"train\" else 0.0", "rate = config.fim_rate", "held-out documents rearranged"),
         ("(cut[0], cut[2], cut[1]) if cut", "(cut[0], cut[1], cut[2]) if cut", "prefix, middle, suffix"),
-        ("        if document.sha256 in seen:\n            scan.duplicates += 1\n            continue\n", "", "duplicates are kept"),
-        ("if split == \"train\" and total", "if total", "the tokenizer reads held-out text"),
+        ("if split == \"train\" and wanted(document.sha256)", "if wanted(document.sha256)", "the tokenizer reads held-out text"),
         ("    _write_batch(batch, config, tokenizer, writer)\n    report(", "    report(", "the last partial batch is dropped"),
         ("token_bytes: Literal[2, 4] = 2 if vocab_size <= 2**16 else 4", "token_bytes: Literal[2, 4] = 2", "token ids above 65,535"),
         ("name, room = f\"{split}-{position // per_shard:05d}.bin\", per_shard - position % per_shard", "name, room = f\"{split}-{position // per_shard:05d}.bin\", per_shard", "shards too long"),
         ("\"vocab_size\": vocab_size, ", "", "data for another vocabulary are reused"),
+    ],
+    "data/scan.py": [
+        ("self._limit = math.ceil(held_out_fraction * 2**64)", "self._limit = math.ceil((1 - held_out_fraction) * 2**64)", "most documents are held out"),
+        ("< held_out_fraction * 2**64 else", "< (1 - held_out_fraction) * 2**64 else", "the fingerprint is of other halves"),
+        ("self.duplicates = self._drop_duplicates()", "self.duplicates = 0", "duplicates are kept"),
     ],
     "data/fim.py": [
         ("chance >= rate * 2**64", "chance < rate * 2**64", "all but the share"),

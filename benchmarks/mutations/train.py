@@ -67,7 +67,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("1 - group[\"lr\"] * group[\"weight_decay\"]", "1 - group[\"weight_decay\"]", "decay not coupled to the rate"),
     ],
     "train/adamw.py": [
-        ("state[\"exp_avg_sq\"].copy_(second)", "state[\"exp_avg_sq\"].copy_(first)", "second moment lost"),
+        ("state[\"exp_avg_sq\"].copy_(wide_sq)", "state[\"exp_avg_sq\"].copy_(wide)", "second moment lost"),
         ("weight_decay=group[\"weight_decay\"]", "weight_decay=0.0", "no weight decay under BF16 moments"),
         ("beta1=beta1, beta2=beta2", "beta1=beta2, beta2=beta1", "decays swapped under BF16 moments"),
     ],
@@ -95,9 +95,13 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("learning_rate * factor", "learning_rate", "the rate shown is the peak's"),
     ],
     "train/trainer.py:Trainer._evaluate": [
-        ("bits / predicted * (len(tokens) - 1) / held_out_bytes", "bits / held_out_bytes", "bits per byte of a sample over all bytes"),
         ("np.linspace(0, count - 1,", "np.linspace(0, count // 2,", "only the first half is sampled"),
-        ("sample = None if last else ", "sample = ", "the last evaluation is a sample"),
+    ],
+    "train/trainer.py:Trainer._bits_per_byte": [
+        ("bits / predicted * (len(tokens) - 1) / tokens", "bits / tokens", "bits per byte of a sample over all bytes"),
+    ],
+    "train/trainer.py:Trainer._evaluate_at_end": [
+        ("self._bits_per_byte(self.held_out, None, progress)", "self._bits_per_byte(self.held_out, [0], progress)", "the last evaluation is a sample"),
     ],
     "train/trainer.py:Trainer.weights_hash": [
         (", *self.model.named_buffers()", "", "the weights' hash without biases"),
@@ -105,7 +109,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "train/trainer.py:Trainer.state_tensors": [
         ("\"buffers\": dict(self.model.named_buffers())", "\"buffers\": {n: torch.zeros_like(b) for n, b in self.model.named_buffers()}", "biases are not saved"),
     ],
-    "train/trainer.py:Trainer._resume": [
+    "train/trainer.py:Trainer._restore": [
         ("                buffer.copy_(saved.tensors[\"buffers\"][name])", "                pass", "biases are not restored"),
         ("self.step = saved.step", "self.step = saved.step - 1", "a step is done twice"),
     ],
@@ -125,13 +129,14 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("tensor = tensor.clone()", "continue", "a tensor that shares memory is left out"),
     ],
     "train/transcript.py": [
-        ("line = _line({**_encode(record), \"prev\": self.head})", "line = _line({**_encode(record), \"prev\": \"\"})", "no chain"),
+        ("line = _line({**encode(record), \"prev\": self.head})", "line = _line({**encode(record), \"prev\": \"\"})", "no chain"),
         ("sorted(tensors, key=lambda pair: pair[0])", "tensors", "a hash that depends on the order"),
         ("list(tensor.shape)]", "tensor.numel()]", "a hash that does not see shapes"),
-        ("for line in lines[: step + 1]))", "for line in lines[:step]))", "a line too many is cut"),
+        ("file.truncate(at.end)", "file.truncate(at.end - 1)", "a byte too many is cut"),
+        ("file.truncate(at.end)", "pass", "lines that will be written again stay"),
     ],
     "train/run.py": [
-        ("if line[\"step\"] <= step", "if line[\"step\"] < step", "a resumed run loses a line of metrics"),
+        ("if entry[\"step\"] > step:", "if entry[\"step\"] >= step:", "a resumed run loses a line of metrics"),
         ("{**tensors[\"weights\"], **tensors[\"buffers\"]}, assign=True", "{**tensors[\"weights\"]}, strict=False, assign=True", "a model without its biases"),
     ],
 }
