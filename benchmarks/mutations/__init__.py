@@ -33,6 +33,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "train/accumulate.py": ("train/test_accumulate.py", *STEPS),
     "train/checkpoint.py": ("train/test_checkpoint.py", "train/test_trainer.py"),
     "train/transcript.py": ("train/test_transcript.py", "train/test_trainer.py"),
+    "train/extend.py": ("train/test_extend.py",),
     "train": (*STEPS, "train/test_optimizer.py", "train/test_trainer.py", "train/test_run.py"),
     "config.py": ("model/test_rope.py", *FORWARD),
     "model/router.py": ("model/test_router.py", *FORWARD),

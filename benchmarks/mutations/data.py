@@ -17,6 +17,9 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("(start, end - 1)", "(start, end)", "a document too many"),
         ("values[outside] = self._encrypt(values[outside])", "values[outside] %= self._n", "an order that visits some windows twice"),
         ("left ^ (_mix(right ^ key) & self._mask)", "left ^ (right ^ key) & self._mask", "an order that is hardly mixed"),
+        ("_ROUNDS = 8", "_ROUNDS = 1", "an order of a single round"),
+        ("[self.fingerprint, self.seed, epoch]", "[self.fingerprint, self.seed, int(epochs_B[0])]", "a batch over two epochs in one order"),
+        ("f\"<u{self.manifest.token_bytes}\"", "\"<u2\"", "tokens of four bytes are read as two"),
     ],
     "data/shards.py": [
         ("ids = bos + next(encoded) + eos", "ids = next(encoded) + eos", "no beginning of a document"),

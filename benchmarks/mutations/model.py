@@ -20,6 +20,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("float().mean(1) * (experts / k)", "float().mean((0, 1), keepdim=True)[0] * (experts / k)", "loads over the batch instead of the sequence"),
         ("(scores_BSE / scores_BSE.sum(-1, keepdim=True)).mean(1)", "scores_BSE.mean(1)", "balance loss of scores that are not normalised"),
         ("sum(-1).mean()", "sum(-1).sum()", "balance loss summed over sequences"),
+        ("(scores_BSE >= threshold)", "(scores_BSE > threshold)", "f counts K - 1 experts"),
+        ("if c.topk_method == \"noaux_tc\" or not c.norm_topk_prob:", "if True:", "V2 normalises and scales"),
+        ("scores_TE + self.e_score_correction_bias if c.topk_method == \"noaux_tc\" else scores_TE", "scores_TE", "the bias is ignored"),
+        ("torch.sign(load_E.mean() - load_E)", "torch.sign(load_E.median() - load_E)", "the median load for the mean"),
+        ("bounds_E.diff()", "bounds_E.diff().roll(1)", "loads of other experts"),
     ],
     "model/transformer.py:DeepSeekModel.loss": [
         ("tokens_BX[:, 2 : length + 2]", "tokens_BX[:, 1 : length + 1]", "MTP predicts the next token"),
@@ -119,5 +124,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "config.py:RopeScaling": [
         ("/ self.growth(self.mscale_all_dim)", "", "YaRN's multiplier not divided"),
+    ],
+    "model/loss.py:token_losses": [
+        ("target_T[start : start + chunk].unsqueeze(1)", "target_T[: len(p_CV)].unsqueeze(1)", "every chunk has the first one's targets"),
+    ],
+    "model/loss.py:_CrossEntropy.forward": [
+        ("target_T[start : start + chunk].unsqueeze(1)", "target_T[: len(h_CD)].unsqueeze(1)", "every chunk of training has the first one's targets"),
     ],
 }
