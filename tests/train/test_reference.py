@@ -104,7 +104,8 @@ class Comparison(Display):
             assert torch.equal(model[name], ours[name]), name
 
     def compare_loads(self, record: StepRecord, loads: torch.Tensor) -> None:
-        assert read_metrics(self.trainer.run.metrics)[-1]["load"] == loads.tolist()
+        *_, last = read_metrics(self.trainer.run.metrics)
+        assert last["load"] == loads.tolist()
         assert record.balance == pytest.approx([max(row) / np.mean(row) for row in loads.tolist()])
         buffers = dict(self.trainer.model.named_buffers())
         v3 = self.trainer.recipe.model.topk_method == "noaux_tc"
