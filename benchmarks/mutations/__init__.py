@@ -34,7 +34,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "train/checkpoint.py": ("train/test_checkpoint.py", "train/test_trainer.py"),
     "train/transcript.py": ("train/test_transcript.py", "train/test_trainer.py"),
     "train/extend.py": ("train/test_extend.py",),
-    "train": (*STEPS, "train/test_optimizer.py", "train/test_trainer.py", "train/test_run.py"),
+    "train": (*STEPS, "train/test_optimizer.py", "train/test_trainer.py", "train/test_run.py", "train/test_extend.py"),
     "config.py": ("model/test_rope.py", *FORWARD),
     "model/router.py": ("model/test_router.py", *FORWARD),
     "model/feed_forward_fp8.py": IN_EIGHT_BITS[::-1],

@@ -89,7 +89,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("self.loader.batch(step - 1)", "self.loader.batch(step)", "the first batch is left out"),
         ("train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight", "MTP's weight never switches"),
         ("train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_loss_weight_final, train.mtp_loss_weight", "MTP's weights swapped"),
-        ("load_LE = load_LE + losses.load_LE.cpu()", "load_LE = losses.load_LE.cpu()", "loads of the last micro-batch alone"),
+        ("load_LE = load_LE + losses.load_LE", "load_LE = losses.load_LE", "loads of the last micro-batch alone"),
         ("micro, train.balance_loss_weight, mtp_weight", "micro, 0.0, mtp_weight", "the balance loss is ignored"),
         ("micro, train.balance_loss_weight, mtp_weight", "micro, mtp_weight, train.balance_loss_weight", "loss weights swapped"),
         ("scalars / self._micro_batches", "scalars", "the loss shown is a sum"),
