@@ -250,10 +250,11 @@ def main() -> int:
     outcomes, sound = load()
     part, of = map(int, options.part.split("/"))
     shuffled = random.Random(0).sample(table, len(table))
-    chosen = [fault for fault in shuffled if options.only in fault.place][part - 1 :: of]
+    wanted = [fault for fault in shuffled if options.only in fault.place]
+    chosen = wanted[part - 1 :: of]
     todo: list[Fault | str] = [f for f in chosen if options.again or not (f in outcomes and outcomes[f].found)]
     outcomes = {fault: outcomes[fault] for fault in chosen if fault in outcomes and fault not in todo}
-    files = sorted({file for fault in chosen for file in tests_of(fault)})
+    files = sorted({file for fault in wanted for file in tests_of(fault)})[part - 1 :: of]
     unsure = [file for file in files if options.again or sound.get(file) != _sha256(file)]
     import_libraries()
     for each, code, name, seconds in run([*unsure, *todo], options.jobs):
