@@ -101,10 +101,18 @@ def _span(text: str, function: str) -> tuple[int, int]:
 
 
 class FirstFailure:
-    """A pytest plugin that writes down the first test to fail."""
+    """A pytest plugin that writes down the first test to fail, and runs one case of each test before the others."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        again, seen = dict[Any, bool](), set[Any]()
+        for item in items:
+            test = item.parent, getattr(item, "originalname", item.name)
+            again[item] = test in seen
+            seen.add(test)
+        items.sort(key=again.__getitem__)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed and not self.file.exists():
