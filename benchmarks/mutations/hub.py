@@ -8,6 +8,9 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "hub/hf.py": [
         ("slice(0, width) if match", "slice(width, 2 * width) if not match", "one half for gate and up"),
         ("if match[\"projection\"] == \"gate\" else", "if match[\"projection\"] == \"up\" else", "gate and up swapped"),
+        ("torch.float32 if spec.dtype == \"F32\" else wide", "wide", "routers' biases in BF16"),
+        ("expert, width = int(match[\"expert\"]),", "expert, width = config.n_routed_experts - 1 - int(match[\"expert\"]),", "experts from the last to the first, both ways"),
+        ("(4 if spec.dtype == \"F32\" or dtype == torch.float32 else 2)", "2", "FP32 is counted at two bytes"),
     ],
     "hub/block_fp8.py": [
         ("mul_(256.0)", "mul_(128.0)", "a power of two"),
@@ -22,6 +25,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("\"num_key_value_heads\": config.num_attention_heads", "\"num_key_value_heads\": 1", "another number of heads"),
         ("\"scoring_func\": \"sigmoid\",", "\"scoring_func\": \"softmax\",", "V3 read as softmax"),
         ("\"head_dim\": config.qk_rope_head_dim", "\"head_dim\": config.qk_head_dim", "another meaning of head_dim"),
+        ("{\"rope_type\": \"yarn\", \"rope_theta\": config.rope_theta,", "{\"rope_type\": \"yarn\", \"rope_theta\": 10000.0,", "a base of 10,000 beside YaRN"),
     ],
     "hub/layout.py": [
         ("-(-size // FP8_BLOCK)", "size // FP8_BLOCK", "scales of the last partial block"),
@@ -52,6 +56,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("check_finite(part, self.source.tensors[name].entry.dtype, where)", "pass", "NaN is imported"),
         ("if not torch.equal(part.float(), state[name].float())", "if False", "an MTP head of its own is dropped"),
         ("self.scales == \"power-of-two\")", "False)", "odd scales under ue8m0"),
+        ("part.float() if spec.kind == \"router_bias\" else part", "part", "a router's bias as it is stored"),
+        ("if entry.shape != spec.shape:", "if len(entry.shape) != len(spec.shape):", "shapes are not compared"),
     ],
     "hub/hf_rope.py": [
         ("\"mscale\": 1.0, \"mscale_all_dim\": 0.0", "\"mscale\": 1.0, \"mscale_all_dim\": 1.0", "YaRN's defaults are ClearSeek's"),

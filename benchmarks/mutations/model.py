@@ -6,6 +6,7 @@ from __future__ import annotations
 
 FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "model/router.py": [
+        ("index_TK.flatten().sort(dim=0, stable=True)", "index_TK.flatten().flip(0).sort(dim=0, stable=True)", "pairs from the last to the first"),
         ("F.linear(x_TD.float(), self.weight.float())", "F.linear(x_TD, self.weight).float()", "router logits in BF16"),
         ("weight_TK = scores_TE.gather(1, index_TK)", "weight_TK = (choice_TE if c.n_group == 1 else scores_TE).gather(1, index_TK)", "weights with the bias in them"),
         ("+ 1e-20)", "+ 1e-2)", "an epsilon that is felt"),
@@ -19,6 +20,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("float().mean(1) * (experts / k)", "float().mean((0, 1), keepdim=True)[0] * (experts / k)", "loads over the batch instead of the sequence"),
         ("(scores_BSE / scores_BSE.sum(-1, keepdim=True)).mean(1)", "scores_BSE.mean(1)", "balance loss of scores that are not normalised"),
         ("sum(-1).mean()", "sum(-1).sum()", "balance loss summed over sequences"),
+        ("(scores_BSE >= threshold)", "(scores_BSE > threshold)", "f counts K - 1 experts"),
+        ("if c.topk_method == \"noaux_tc\" or not c.norm_topk_prob:", "if True:", "V2 normalises and scales"),
+        ("scores_TE + self.e_score_correction_bias if c.topk_method == \"noaux_tc\" else scores_TE", "scores_TE", "the bias is ignored"),
+        ("torch.sign(load_E.mean() - load_E)", "torch.sign(load_E.median() - load_E)", "the median load for the mean"),
+        ("bounds_E.diff()", "bounds_E.diff().roll(1)", "loads of other experts"),
     ],
     "model/transformer.py:DeepSeekModel.loss": [
         ("tokens_BX[:, 2 : length + 2]", "tokens_BX[:, 1 : length + 1]", "MTP predicts the next token"),
@@ -88,13 +94,12 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("ctx.scale, out=", "1.0, out=", "the softmax scale left out of a gradient"),
     ],
     "model/experts.py": [
-        ("weight_R1[place_P, 0] = weight_TK.flatten().to(x_TD.dtype)", "weight_R1[place_P, 0] = weight_TK.t().flatten().to(x_TD.dtype)", "router weights of other pairs"),
-        ("d_weight_R.index_select(0, place_P).view(-1, ctx.k)", "d_weight_R.index_select(0, place_P).view(ctx.k, -1).t()", "router gradients of other pairs"),
-        ("return combine(d_x_RD, place_P, ctx.k), d_weight_TK", "return combine(d_x_RD, place_P, ctx.k), d_weight_TK * 0", "the router learns nothing from the experts"),
+        ("d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)", "d_weight_R.index_select(0, layout.place_P).view(ctx.k, -1).t()", "router gradients of other pairs"),
+        ("return d_x_TD, d_weight_TK,", "return d_x_TD, d_weight_TK * 0,", "the router learns nothing from the experts"),
     ],
     "model/dispatch.py": [
-        (".sort(dim=0, stable=True)", ".flip(0).sort(dim=0, stable=True)", "pairs from the last to the first"),
-        ("order_P.div(k, rounding_mode=\"floor\")", "order_P % (order_P.numel() // k)", "rows of other tokens"),
+        ("weight_TK.flatten().to(dtype)", "weight_TK.t().flatten().to(dtype)", "router weights of other pairs"),
+        ("pair_R.div(index_TK.shape[1], rounding_mode=\"floor\")", "(pair_R % index_TK.shape[0])", "rows of other tokens"),
         ("mode=\"sum\"", "mode=\"mean\"", "the mean of a token's experts"),
         ("(load_E.cumsum(0) - load_E)", "load_E.cumsum(0)", "each block begins where it should end"),
     ],
@@ -119,5 +124,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "config.py:RopeScaling": [
         ("/ self.growth(self.mscale_all_dim)", "", "YaRN's multiplier not divided"),
+    ],
+    "model/loss.py:token_losses": [
+        ("target_T[start : start + chunk].unsqueeze(1)", "target_T[: len(p_CV)].unsqueeze(1)", "every chunk has the first one's targets"),
+    ],
+    "model/loss.py:_CrossEntropy.forward": [
+        ("target_T[start : start + chunk].unsqueeze(1)", "target_T[: len(h_CD)].unsqueeze(1)", "every chunk of training has the first one's targets"),
     ],
 }

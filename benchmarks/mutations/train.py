@@ -24,6 +24,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         (", \"mlp.gate.weight\"", "", "Muon on the router"),
         ("\"lm_head.weight\", ", "", "Muon on the output head"),
         ("\"embed_tokens.weight\", ", "", "Muon on the embedding"),
+        ("parameter.ndim >= 2", "parameter.ndim == 2", "AdamW on the experts"),
     ],
     "train/optimizer.py:_as_matrices": [
         ("stacked.view(2 * experts, rows // 2, columns)", "stacked", "gate and up orthogonalised as one matrix"),
@@ -43,13 +44,16 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("group[\"lr\"] = rate * multiplier", "group[\"lr\"] = rate", "the schedule is ignored"),
         ("(self._muon, self.config.muon_learning_rate)", "(self._muon, self.config.learning_rate)", "Muon takes AdamW's rate"),
         ("        self.round_into_model()\n", "", "the model never sees new weights"),
+        ("torch._foreach_mul_(gradients, (", "torch._foreach_mul_(gradients[1:], (", "one tensor's gradient is not clipped"),
     ],
     "train/optimizer.py:gradient_norm": [
         ("torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))", "torch.stack(torch._foreach_norm(gradients)).sum()", "a sum of norms instead of the norm"),
+        ("torch._foreach_norm(gradients)", "torch._foreach_norm([g for g in gradients if g.ndim > 1])", "vectors are not in the norm"),
     ],
     "train/optimizer.py:MasterOptimizer.load": [
         ("        self.round_into_model()\n", "", "a restored model keeps its fresh weights"),
         ("master.copy_(weights[name])", "", "masters are not restored"),
+        ("_placed(v, view)", "_placed(v if v.ndim else v * 0, view)", "AdamW counts its steps from zero after a resume"),
     ],
     "train/muon.py": [
         ("3.4445", "3.4", "another polynomial"),
@@ -65,26 +69,31 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("1 - group[\"momentum\"]", "group[\"momentum\"]", "momentum and its complement swapped"),
         ("max(rows, columns) ** 0.5", "min(rows, columns) ** 0.5", "scaled by the shorter side"),
         ("1 - group[\"lr\"] * group[\"weight_decay\"]", "1 - group[\"weight_decay\"]", "decay not coupled to the rate"),
+        ("                p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])\n                p.add_(update, alpha=-group[\"lr\"] * 0.2 * max(rows, columns) ** 0.5)", "                p.add_(update, alpha=-group[\"lr\"] * 0.2 * max(rows, columns) ** 0.5)\n                p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])", "decay after the update"),
+        ("state[\"momentum_buffer\"].lerp_(p.grad,", "state[\"momentum_buffer\"].clone().lerp_(p.grad,", "momentum is forgotten"),
     ],
     "train/adamw.py": [
-        ("state[\"exp_avg_sq\"].copy_(second)", "state[\"exp_avg_sq\"].copy_(first)", "second moment lost"),
+        ("state[\"exp_avg_sq\"].copy_(wide_sq)", "state[\"exp_avg_sq\"].copy_(wide)", "second moment lost"),
         ("weight_decay=group[\"weight_decay\"]", "weight_decay=0.0", "no weight decay under BF16 moments"),
         ("beta1=beta1, beta2=beta2", "beta1=beta2, beta2=beta1", "decays swapped under BF16 moments"),
+        ("torch.zeros((), dtype", "torch.full((), 1000.0, dtype", "no bias correction"),
     ],
     "train/accumulate.py": [
         ("merges = (self.count ^ (self.count + 1)).bit_length() - 1", "merges = len(self._stack)", "a running sum instead of a tree"),
         ("top = _add(self._stack.pop(), top)\n        self.count", "top = self._stack.pop()\n        self.count", "partial subtrees are dropped"),
         ("rest or size == 0 or (world_size > 1 and size & (size - 1))", "rest or size == 0", "blocks that are no subtrees pass"),
+        ("[tensor.float() for tensor in tensors]", "list(tensors)", "sums in BF16"),
     ],
     "train/trainer.py:Trainer._gradients": [
         ("(losses.total / self._micro_batches).backward()", "losses.total.backward()", "1 / micro-batches is missing"),
         ("self.loader.batch(step - 1)", "self.loader.batch(step)", "the first batch is left out"),
         ("train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight", "MTP's weight never switches"),
         ("train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_loss_weight_final, train.mtp_loss_weight", "MTP's weights swapped"),
-        ("load_LE = load_LE + losses.load_LE.cpu()", "load_LE = losses.load_LE.cpu()", "loads of the last micro-batch alone"),
+        ("load_LE = load_LE + losses.load_LE", "load_LE = losses.load_LE", "loads of the last micro-batch alone"),
         ("micro, train.balance_loss_weight, mtp_weight", "micro, 0.0, mtp_weight", "the balance loss is ignored"),
         ("micro, train.balance_loss_weight, mtp_weight", "micro, mtp_weight, train.balance_loss_weight", "loss weights swapped"),
         ("scalars / self._micro_batches", "scalars", "the loss shown is a sum"),
+        ("in tokens.chunk(self._micro_batches)", "in [tokens.chunk(self._micro_batches)[0]] * self._micro_batches", "the first micro-batch, again and again"),
     ],
     "train/trainer.py:Trainer._one_step": [
         ("train.bias_update_speed, 0.0)", "train.bias_update_speed, train.bias_update_speed)", "bias updates never stop"),
@@ -93,11 +102,16 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("self._refuse_non_finite(step, loss, mtp_loss, norm.item())", "", "a NaN goes into the weights"),
         ("self.model.update_biases(load_LE, speed)", "self.model.update_biases(load_LE.flip(0), speed)", "biases of other layers"),
         ("learning_rate * factor", "learning_rate", "the rate shown is the peak's"),
+        ("load_LE.amax(1) /", "load_LE.amax() /", "every layer shows the busiest expert of all"),
     ],
     "train/trainer.py:Trainer._evaluate": [
-        ("bits / predicted * (len(tokens) - 1) / held_out_bytes", "bits / held_out_bytes", "bits per byte of a sample over all bytes"),
         ("np.linspace(0, count - 1,", "np.linspace(0, count // 2,", "only the first half is sampled"),
-        ("sample = None if last else ", "sample = ", "the last evaluation is a sample"),
+    ],
+    "train/trainer.py:Trainer._bits_per_byte": [
+        ("bits / predicted * (len(tokens) - 1) / tokens", "bits / tokens", "bits per byte of a sample over all bytes"),
+    ],
+    "train/trainer.py:Trainer._evaluate_at_end": [
+        ("self._bits_per_byte(self.held_out, None, progress)", "self._bits_per_byte(self.held_out, [0], progress)", "the last evaluation is a sample"),
     ],
     "train/trainer.py:Trainer.weights_hash": [
         (", *self.model.named_buffers()", "", "the weights' hash without biases"),
@@ -105,7 +119,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "train/trainer.py:Trainer.state_tensors": [
         ("\"buffers\": dict(self.model.named_buffers())", "\"buffers\": {n: torch.zeros_like(b) for n, b in self.model.named_buffers()}", "biases are not saved"),
     ],
-    "train/trainer.py:Trainer._resume": [
+    "train/trainer.py:Trainer._restore": [
         ("                buffer.copy_(saved.tensors[\"buffers\"][name])", "                pass", "biases are not restored"),
         ("self.step = saved.step", "self.step = saved.step - 1", "a step is done twice"),
     ],
@@ -115,6 +129,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "train/trainer.py:Trainer._record": [
         ("record.step % train.hash_every == 0 or record.step == train.steps", "record.step % train.hash_every == 0", "the end is not hashed"),
         ("record.step * train.batch_size", "(record.step - 1) * train.batch_size", "tokens of the steps before"),
+        ("hash_tensors(self.optimizer.state().items())", "hash_tensors(self.optimizer.weights().items())", "the optimiser's hash is of the weights"),
     ],
     "train/trainer.py:_gradient": [
         ("gradient, parameter.grad = parameter.grad, None", "gradient = parameter.grad", "gradients of the step before stay"),
@@ -123,15 +138,49 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("for old in steps(folder)[:-keep]:", "for old in steps(folder)[:keep]:", "the oldest are kept"),
         ("if actual > size or sha256_file(file) != digest", "if actual > size", "the hash of a checkpoint is not checked"),
         ("tensor = tensor.clone()", "continue", "a tensor that shares memory is left out"),
+        ("tensor = tensor.detach().cpu().contiguous()", "tensor = tensor.detach().cpu().bfloat16().to(tensor.dtype).contiguous()", "saved with BF16's digits"),
+        ("    discard_after(folder, step)\n    for old", "    for old", "later checkpoints outlive a save"),
+        ("if sha256_bytes(_canonical(record)) != digest", "if False", "the record of a checkpoint is not checked"),
     ],
     "train/transcript.py": [
-        ("line = _line({**_encode(record), \"prev\": self.head})", "line = _line({**_encode(record), \"prev\": \"\"})", "no chain"),
+        ("line = _line({**encode(record), \"prev\": self.head})", "line = _line({**encode(record), \"prev\": \"\"})", "no chain"),
         ("sorted(tensors, key=lambda pair: pair[0])", "tensors", "a hash that depends on the order"),
         ("list(tensor.shape)]", "tensor.numel()]", "a hash that does not see shapes"),
-        ("for line in lines[: step + 1]))", "for line in lines[:step]))", "a line too many is cut"),
+        ("file.truncate(at.end)", "file.truncate(at.end - 1)", "a byte too many is cut"),
+        ("file.truncate(at.end)", "pass", "lines that will be written again stay"),
+        ("if entry.get(\"prev\") != before.head:", "if \"prev\" not in entry:", "the chain is not followed"),
+        ("flat.view(torch.uint8)", "flat[: 1 << 16].view(torch.uint8)", "a hash of the first 65,536 numbers alone"),
+        ("        return value.hex()", "        return float(f\"{value:.7g}\").hex()", "floats with seven digits"),
+        ("if head is not None and head != at.head:", "if False:", "a checkpoint of another run is resumed"),
     ],
     "train/run.py": [
-        ("if line[\"step\"] <= step", "if line[\"step\"] < step", "a resumed run loses a line of metrics"),
+        ("if entry[\"step\"] > step:", "if entry[\"step\"] >= step:", "a resumed run loses a line of metrics"),
         ("{**tensors[\"weights\"], **tensors[\"buffers\"]}, assign=True", "{**tensors[\"weights\"]}, strict=False, assign=True", "a model without its biases"),
+    ],
+    "train/optimizer.py:MasterOptimizer.round_into_model": [
+        ("(self.parameters, self.masters)", "(self.parameters[:-1], self.masters[:-1])", "in BF16 the last parameter never learns"),
+    ],
+    "train/schedule.py:_share": [
+        ("return step / steps", "return (step - 1) / max(steps - 1, 1)", "steps count from zero"),
+    ],
+    "train/trainer.py:Trainer.__init__": [
+        ("recipe.data.seed, lookahead", "recipe.train.seed, lookahead", "the batches' order follows the weights' seed"),
+    ],
+    "train/trainer.py:Trainer._begin": [
+        ("initialise(self.recipe.train.seed)", "initialise(0)", "the weights' seed is ignored"),
+        ("if self.weights_hash() != self.parent[\"weights_sha256\"]", "if False", "another parent's weights"),
+    ],
+    "train/trainer.py:Trainer._refuse_non_finite": [
+        ("documents(step - 1)", "documents(step)", "documents of the next batch are blamed"),
+    ],
+    "train/trainer.py:Trainer._save": [
+        ("self.recipe.train.keep_checkpoints", "1", "one checkpoint is kept, whatever the recipe says"),
+    ],
+    "train/trainer.py:Trainer._resume": [
+        ("        checkpoint.discard_after(folder, saved.step)\n", "", "checkpoints of a future that was given up stay"),
+    ],
+    "train/extend.py": [
+        ("if weights != end.record.weights_sha256", "if False", "a parent's weights are not compared"),
+        ("raw[\"train\"][\"steps\"] += more", "raw[\"train\"][\"steps\"] = more", "more steps are all the steps"),
     ],
 }

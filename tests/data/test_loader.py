@@ -124,6 +124,13 @@ def test_shard_boundaries_do_not_show(corpus: Path, prepared: Path, tmp_path: Pa
         assert (one.batch(step).tokens == many.batch(step).tokens).all()
 
 
+def test_tokens_of_four_bytes_are_read_as_they_are_written(corpus: Path, tmp_path: Path) -> None:
+    manifest = prepare(CONFIG, 2**16 + 1, tmp_path / "data", base=corpus)
+    written = np.fromfile(tmp_path / "data" / "train-00000.bin", dtype="<u4")
+    assert manifest.token_bytes == 4 and len(written) == manifest.train.tokens
+    assert (whole(tmp_path / "data") == written).all()
+
+
 def test_documents_name_where_the_tokens_come_from(prepared: Path) -> None:
     loader = Loader(prepared, "train", S, 4, 3)
     bounds = np.fromfile(prepared / "train.offsets", dtype="<i8")

@@ -115,6 +115,16 @@ def test_useless_old_scales_do_no_harm(useless: float) -> None:
         assert made.scale.isfinite().all() and (made.scale > 0).all()
 
 
+@pytest.mark.parametrize(("useless", "number"), [(-1.0, -1.0), (0.0, 0.0), (0.0, -0.0)])
+def test_a_useless_scale_is_not_taken_beside_a_block_that_changed(useless: float, number: float) -> None:
+    """Codes that would give the block's numbers under it are no reason to keep it."""
+    w = torch.full((130, 128), number).bfloat16()
+    w[129, 5] = 0.3
+    made, fresh = encode(w, False, "x", torch.tensor([[useless], [1.0]])), quantise_blocks(w, False)
+    assert made.kept == 0 and torch.equal(made.scale, fresh.scale)
+    assert torch.equal(made.codes, fresh.data.view(torch.uint8))
+
+
 def test_a_negative_scale_is_never_taken() -> None:
     codes, scale = random_codes(128, 128, 0), torch.tensor([[-0.5]])
     mirrored = decode(codes ^ 0x80, -scale, "x")  # what these codes would give under it

@@ -38,6 +38,12 @@ def test_reads_either_form_of_the_rotary_settings(name: str, form: str) -> None:
     assert parse_hf_config(content, FILE) == CONFIGS[name]
 
 
+@pytest.mark.parametrize("name", ["v3", "v3-groups-yarn-mtp"])
+def test_the_rotary_base_is_the_same_in_every_form(name: str) -> None:
+    content = hf_config(CONFIGS[name].model_copy(update={"rope_theta": 54321.0}), "bfloat16", 0, 1, 2)
+    assert content["rope_theta"] == content["rope_parameters"]["rope_theta"] == 54321.0
+
+
 def test_has_every_value_published_with_v3() -> None:
     if not PUBLISHED.is_file():
         pytest.skip("the published config.json is not on this machine")

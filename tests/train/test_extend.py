@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,17 @@ def test_a_damaged_record_of_the_parent_is_named(content: str, tmp_path: Path) -
     (run.parent / "parent.json").write_text(content)
     with pytest.raises(UserError, match=r"parent\.json: damaged"):
         run.read_parent()
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(parent: RunFolder, tmp_path: Path, data: Path) -> None:
+    mixed, other = RunFolder(tmp_path / "mixed"), RunFolder(tmp_path / "other")
+    run_training(tiny(train={"precision": "fp32", "seed": 1}), other, data, quiet=True)
+    shutil.copytree(parent.root, mixed.root)
+    shutil.rmtree(mixed.checkpoints)
+    shutil.copytree(other.checkpoints, mixed.checkpoints)
+    with pytest.raises(UserError, match=r"step-00000008: not the weights that .*transcript\.jsonl ends with"):
+        adopt(mixed, RunFolder(tmp_path / "more"), with_data=False)
+    assert not (tmp_path / "more").exists()
 
 
 def test_other_weights_than_the_parents_are_refused(parent: RunFolder, tmp_path: Path, data: Path) -> None:

@@ -77,6 +77,7 @@ class Comparison(Display):
         self.trainer, self.data = trainer, data
         self.reference = Training(trainer.recipe, trainer.optimizer.weights())
         self.clipped: set[bool] = set()
+        self.evaluated: list[int] = []
 
     def update(self, record: StepRecord) -> None:
         trainer, step = self.trainer, record.step
@@ -89,12 +90,17 @@ class Comparison(Display):
         assert record.lr == pytest.approx(4e-3 * FACTORS[step - 1])
         self.compare_weights()
         self.compare_loads(record, expected.loads)
-        model = self.reference.model
-        sample = {3: 5, 6: 5, 8: None}
-        assert (record.held_out_bpb is not None) == (step in sample)
+        assert (record.held_out_bpb is not None) == (step in (3, 6))
         if record.held_out_bpb is not None:
-            expected_bits = bits_per_byte(model, self.data, 32, sample[step])
-            assert record.held_out_bpb == pytest.approx(expected_bits, rel=2e-6)
+            self.compare_bits(step, record.held_out_bpb, sample=5)
+
+    def held_out(self, step: int, bits: float) -> None:
+        assert step == STEPS
+        self.compare_bits(step, bits, sample=None)
+
+    def compare_bits(self, step: int, bits: float, sample: int | None) -> None:
+        self.evaluated.append(step)
+        assert bits == pytest.approx(bits_per_byte(self.reference.model, self.data, 32, sample), rel=2e-6)
 
     def compare_weights(self) -> None:
         ours = per_matrix(self.trainer.optimizer.weights())
@@ -104,7 +110,8 @@ class Comparison(Display):
             assert torch.equal(model[name], ours[name]), name
 
     def compare_loads(self, record: StepRecord, loads: torch.Tensor) -> None:
-        assert read_metrics(self.trainer.run.metrics)[-1]["load"] == loads.tolist()
+        *_, last = read_metrics(self.trainer.run.metrics)
+        assert last["load"] == loads.tolist()
         assert record.balance == pytest.approx([max(row) / np.mean(row) for row in loads.tolist()])
         buffers = dict(self.trainer.model.named_buffers())
         v3 = self.trainer.recipe.model.topk_method == "noaux_tc"
@@ -122,5 +129,6 @@ def test_steps_are_those_of_an_independent_implementation(case: str, tmp_path: P
     with Comparison(trainer, data) as comparison:
         assert trainer.train(comparison).finished
     assert comparison.clipped == {True, False}  # the gradient norm is on both sides of the limit
+    assert comparison.evaluated == [3, 6, 8]
     tokens = [step.tokens for step in verify(tmp_path / "transcript.jsonl").steps]
     assert tokens == [6 * 32 * step for step in range(1, STEPS + 1)]

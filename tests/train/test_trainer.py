@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from clearseek.config import Recipe
+from clearseek.data.loader import Loader
 from clearseek.errors import UserError
 from clearseek.evaluate.bits import held_out_bits
 from clearseek.model.transformer import DeepSeekModel
@@ -24,7 +25,7 @@ from clearseek.train import checkpoint
 from clearseek.train.display import Display, StepRecord
 from clearseek.train.run import RunFolder, read_metrics
 from clearseek.train.trainer import Outcome, Trainer
-from clearseek.train.transcript import verify
+from clearseek.train.transcript import hash_tensors, verify
 from tests.train.conftest import tiny
 
 EIGHT_BIT = {"intermediate_size": 128, "moe_intermediate_size": 128}
@@ -148,6 +149,23 @@ def test_from_an_older_checkpoint_gives_the_same_end(tmp_path: Path, data: Path)
         run(tiny(), tmp_path, data, resume=True, from_step=5)
 
 
+def test_going_back_gives_up_the_checkpoints_after_it(tmp_path: Path, data: Path) -> None:
+    """Killed before it saves, such a run goes on from where it went back to, not from a future it never had."""
+    whole, _ = run(tiny(), tmp_path, data)
+    gone_back = Trainer(tiny(), RunFolder(tmp_path), data, resume=True, from_step=6)
+    assert checkpoint.steps(tmp_path / "checkpoints")[-1] == gone_back.step == 6
+    gone_back.transcript.close()
+    assert run(tiny(), tmp_path, data, resume=True)[0].weights_sha256 == whole.weights_sha256
+
+
+def test_weights_and_batches_each_follow_their_own_seed(tmp_path: Path, data: Path) -> None:
+    trainer = Trainer(tiny(data={"seed": 5}, train={"seed": 7}), RunFolder(tmp_path), data)
+    drawn = torch.empty(300, 32).normal_(0.0, 0.05, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(trainer.optimizer.weights()["model.embed_tokens.weight"], drawn)
+    windows = [Loader(data, "train", 32, 8, seed, 2).batch(0).windows.tolist() for seed in (5, 7, 0)]
+    assert windows.index(trainer.loader.batch(0).windows.tolist()) == 0 and windows[0] not in windows[1:]
+
+
 def test_accumulated_micro_batches_give_the_same_gradients_but_for_rounding(tmp_path: Path, data: Path) -> None:
     """Equal bits would need equal matrix products; the tree's order itself is tested with the tree."""
     losses = []
@@ -181,6 +199,9 @@ def test_weights_are_hashed_now_and_then_and_at_the_end(tmp_path: Path, data: Pa
     assert [step.step for step in steps if step.optimizer_sha256] == [3, 6, 7]
     assert steps[-1].weights_sha256 == outcome.weights_sha256 == trainer.weights_hash()
     assert checkpoint.steps(tmp_path / "checkpoints") == [7]
+    saved = checkpoint.load(tmp_path / "checkpoints/step-00000007").tensors
+    assert steps[-1].optimizer_sha256 == hash_tensors(saved["optimizer"].items())
+    assert steps[-1].weights_sha256 == hash_tensors((saved["weights"] | saved["buffers"]).items())
 
 
 def test_the_hash_of_the_weights_covers_every_tensor(tmp_path: Path, data: Path) -> None:
@@ -209,7 +230,9 @@ def test_a_non_finite_loss_stops_before_the_weights_are_touched(
     with pytest.raises(UserError) as error, Display(8, live=False) as display:
         trainer.train(display)
     message = str(error.value)
-    assert message.startswith("step 5: loss") and "step-00000003" in message and ".txt" in message
+    assert message.startswith("step 5: loss") and "step-00000003" in message
+    named, others = trainer.loader.documents(4), trainer.loader.documents(5)
+    assert f"The batch held {', '.join(named)}. " in message and named != others
     assert verify(tmp_path / "transcript.jsonl").steps[-1].step == 4
     monkeypatch.undo()
     whole, _ = run(tiny(), tmp_path / "whole", data)

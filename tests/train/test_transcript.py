@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -323,6 +324,12 @@ def test_hash_is_canonical() -> None:
     assert hash_tensors([("b", b), ("a", a)]) == reference
     assert hash_tensors([("a", a.T.contiguous().T), ("b", b)]) == reference  # layout
     assert hash_tensors([("a", torch.nn.Parameter(a)), ("b", b)]) == reference
+
+
+def test_hash_covers_large_tensors_to_their_end() -> None:
+    numbers = np.arange(300_001, dtype="<f4")
+    expected = transcript.sha256_bytes(b'["w","float32",[300001]]\n' + numbers.tobytes())
+    assert hash_tensors([("w", torch.from_numpy(numbers))]) == expected
 
 
 def test_hash_of_known_bytes() -> None:
