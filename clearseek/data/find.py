@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from clearseek.errors import UserError
+from clearseek.errors import UserError, one_line
 
 HIDDEN = "hidden files or folders"
 LINKED = "linked folders"
@@ -53,7 +53,7 @@ class Finder:
         return Path(os.path.relpath(path, self._base)).as_posix()
 
     def _matches(self, pattern: str, setting: str) -> list[Path]:
-        path = Path(pattern).expanduser()
+        path = Path(os.path.expanduser(pattern))  # noqa: PTH111 - Path refuses ~NAME where that is no user
         start, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (self._base, path.parts)
         try:
             matches = list(self._expand(start, parts or (".",)))
@@ -125,5 +125,7 @@ class Finder:
 
 
 def shown(name: str) -> str:
-    """A path as UTF-8 text: a byte of its name that is none (from an old zip archive, say) becomes ``\\xf6``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A path as UTF-8 text on one line: a byte of its name that is none (from an old zip archive, say) becomes
+    ``\\xf6``, a control character ``\\x1b``.
+    """
+    return one_line(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
