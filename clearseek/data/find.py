@@ -53,7 +53,7 @@ class Finder:
         return Path(os.path.relpath(path, self._base)).as_posix()
 
     def _matches(self, pattern: str, setting: str) -> list[Path]:
-        path = Path(os.path.expanduser(pattern))  # noqa: PTH111 - Path refuses ~NAME where that is no user
+        path = home(pattern)
         start, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (self._base, path.parts)
         try:
             matches = list(self._expand(start, parts or (".",)))
@@ -122,6 +122,11 @@ class Finder:
     def _pass_over(self, why: str, path: Path) -> None:
         self.passed_over[why] += 1
         self._example.setdefault(why, path)
+
+
+def home(name: str) -> Path:
+    """A path, with ``~`` as the home folder; a name that begins so and names no user stays as it is."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111 - Path refuses the name of no user
 
 
 def shown(name: str) -> str:

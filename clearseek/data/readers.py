@@ -13,6 +13,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ TEXTUAL = frozenset({"UTF-8 BOM", "HTML"})
 _COMPRESSIONS = ("gzip", "bzip2", "xz", "zstd")
 _DELIMITERS = (",", ";", "\t", "|")
 _COMMENTS = (b"#", b"//")
+_EXCEL = re.compile(r"sep=.\s*$", re.IGNORECASE)  # its word on the delimiter, before the header
 
 
 def _decompressor(kind: str, path: Path) -> Any:
@@ -91,9 +93,9 @@ def opened(path: Path, wanted: str, kinds: frozenset[str]) -> Iterator[IO[bytes]
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise UserError(f"{place}: damaged compressed data ({error}): fetch it again") from None
     except OSError as error:
-        if error.errno is None:  # a library's word on the bytes, not the system's on the file
-            raise UserError(f"{place}: damaged compressed data ({error}): fetch it again") from None
-        raise UserError(f"{place}: cannot read: {error.strerror}") from None
+        if error.errno is not None:
+            raise UserError(f"{place}: cannot read: {error.strerror}") from None
+        raise UserError(f"{place}: damaged compressed data ({error}): fetch it again") from None  # by pyarrow's word
 
 
 def _look(opener: Callable[[], IO[bytes]], path: Path) -> FileKind | None:
@@ -169,9 +171,8 @@ def _rows(path: Path, wanted: str) -> Iterator[IO[bytes]]:
 
 
 def _is_lines(path: Path) -> bool | None:
-    """Whether a file has one JSON object a line, by its first two lines; None where it has no lines but blank ones.
-
-    Comments in front are no lines of JSON: each will be unusable.
+    """Whether a file has one JSON object a line, by its first two lines or by comments in front, each of which will be
+    unusable; None where it has no lines but blank ones.
     """
     with _rows(path, "JSON") as file:
         seen: list[bytes] = []
@@ -305,17 +306,15 @@ def _decoded(name: str, file: IO[bytes]) -> Iterator[str]:
 
 def _header(name: str, lines: Iterator[str], field: str) -> tuple[int, str, int] | None:
     """Place of the field in the header, the delimiter, and the number of the header's last line; None without one."""
-    taken: list[str] = []
-    for before, line in enumerate(lines):
-        if line.strip() and not line.lower().startswith("sep="):  # Excel's word on the delimiter
-            taken.append(line)
-            break
-    else:
+    rows = ((number, line) for number, line in enumerate(lines) if line.strip() and not _EXCEL.match(line))
+    number, first = next(rows, (0, ""))
+    if not first:
         return None
+    taken = [first]
     columns = {delimiter: next(csv.reader(_more(taken, lines), delimiter=delimiter)) for delimiter in _DELIMITERS}
     for delimiter, names in columns.items():
         if field in names:
-            return names.index(field), delimiter, before + len(taken)
+            return names.index(field), delimiter, number + len(taken)
     most = max(columns.values(), key=len)
     hint = ' (data.source = "jsonl" reads JSON lines)' if taken[0].startswith(("{", "[")) else ""
     raise UserError(

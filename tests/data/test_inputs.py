@@ -30,6 +30,7 @@ WORDS = ["".join(DRAW.choices("abcdefghiklmnoprstuvw", k=DRAW.randint(2, 8))) fo
 TEXTS = [" ".join(DRAW.choices(WORDS, k=30)) + "." for _ in range(60)]
 ROWS = [{"text": text} for text in TEXTS]
 NOTES = {f"n{number}.txt": text for number, text in enumerate(TEXTS)}
+LATIN1_CSV = ("Gr\xf6\xdfe,text\n" + "".join(f"\xf6,{text}\n" for text in TEXTS) + "1,\xf6\n").encode("latin-1")
 TALKS = [[{"role": "user", "content": text}, {"role": "assistant", "content": TEXTS[0]}] for text in TEXTS]
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1234567\n"
 TINY = """name = "tiny"
@@ -123,8 +124,8 @@ CASES: dict[str, Case] = {
     "commas between lines": ({"a.jsonl": lines(ROWS, ",\n")}, [JSONL], 2, "a.jsonl:1: not JSON: a comma"),
     "blank lines": ({"a.jsonl": lines(ROWS, "\n\n \n")}, [JSONL], 0, ""),
     "Windows lines": ({"a.jsonl": "\ufeff" + lines(ROWS, "\r\n")}, [JSONL], 0, ""),
-    "marks within": ({"a.jsonl": "\ufeff" + lines(ROWS[:30]) + "\ufeff" + lines(ROWS[30:])}, [JSONL], 0, "60 documents"),
-    "marks between objects": ({"a.json": "\n".join("\ufeff" + json.dumps(row, indent=1) for row in ROWS)}, [JSONL], 0, "60"),
+    "marks within": ({"a.jsonl": "\ufeff" + lines(ROWS[:30]) + "\ufeff" + lines(ROWS[30:])}, [JSONL], 0, "60"),
+    "marks between objects": ({"a.json": "\n".join("\ufeff" + json.dumps(row, indent=1) for row in ROWS)}, [JSONL], 0, ""),
     "comments in front": ({"a.jsonl": "# a dump\n// of 2026\n" + lines(ROWS)}, [JSONL, SKIP], 0, "2 not JSON"),
     "line cut off": ({"a.jsonl": lines(ROWS)[:-9]}, [JSONL], 2, "unterminated string starting at character 10"),
     "old Macintosh lines": ({"a.jsonl": lines(ROWS, "\r")}, [JSONL], 0, ""),
@@ -142,7 +143,7 @@ CASES: dict[str, Case] = {
     "misspelt": ({"a.jsonl": lines([{"doc": row} for row in ROWS])}, [JSONL, 'text_field="doc.txt"'], 2, '"doc.text"'),
     "messages": ({"a.jsonl": lines([{"messages": talk} for talk in TALKS])}, [JSONL, 'text_field="messages"'], 0, ""),
     "messages of strings": (
-        {"a.jsonl": lines([{"m": [{"role": "user", "content": [t, {"text": "x"}, {"type": "image"}]}]} for t in TEXTS])},
+        {"a.jsonl": lines([{"m": [{"role": "user", "content": [t, {"type": "image"}]}]} for t in TEXTS])},
         [JSONL, 'text_field="m"'], 0, "60 documents"),
     "messages of something else": ({"a.jsonl": lines([{"m": [{"role": "user", "content": [5]}]}] * 9)},
                                    [JSONL, 'text_field="m"'], 2, "role and content"),
@@ -159,14 +160,12 @@ CASES: dict[str, Case] = {
             [CSV, 'paths=["*.tsv"]'], 0, "60"),
     "CSV of old Macintoshes": ({"a.csv": "id,text\r" + "".join(f'{n},"{t}\rb"\r' for n, t in enumerate(TEXTS))},
                                [CSV, 'paths=["*.csv"]'], 0, "60 documents"),
-    "CSV in Latin-1": ({"a.csv": ("gr\xf6\xdfe,text\n" + "".join(f"\xf6,{t}\n" for t in TEXTS) + "1,\xf6\n").encode("latin-1")},
-                       [CSV, 'paths=["*.csv"]'], 2, "a.csv:62: not UTF-8"),
-    "CSV in Latin-1 skipped": ({"a.csv": ("id,text\n" + "".join(f"\xf6,{t}\n" for t in TEXTS) + "1,\xf6\n").encode("latin-1")},
-                               [CSV, 'paths=["*.csv"]', SKIP], 0, "1 not UTF-8"),
+    "CSV in Latin-1": ({"a.csv": LATIN1_CSV}, [CSV, 'paths=["*.csv"]'], 2, "a.csv:62: not UTF-8"),
+    "CSV in Latin-1 skipped": ({"a.csv": LATIN1_CSV}, [CSV, 'paths=["*.csv"]', SKIP], 0, "1 not UTF-8"),
     "CSV with a quote left open": ({"a.csv": "id,text\n1,one\n2,\"two\n" + "".join(f"3,{t}\n" for t in TEXTS)},
                                    [CSV, 'paths=["*.csv"]'], 2, "a.csv:3: not CSV: unexpected end of data"),
-    "CSV of Excel": ({"a.csv": "sep=|\r\n\"the\r\nid\"|text\r\n" + "".join(f"{n}|{t}\r\n" for n, t in enumerate(TEXTS)) + "5\r\n"},
-                     [CSV, 'paths=["*.csv"]'], 2, "a.csv:64: \"text\" is null"),
+    "CSV of Excel": ({"a.csv": 'sep=|\r\n"the\r\nid"|text\r\n' + "".join(f"1|{t}\r\n" for t in TEXTS) + "5\r\n"},
+                     [CSV, 'paths=["*.csv"]'], 2, 'a.csv:64: "text" is null'),
     "JSON as CSV": ({"a.csv": lines(ROWS)}, [CSV, 'paths=["*.csv"]'], 2, 'data.source = "jsonl"'),
     "CSV without the column": ({"a.csv": "id,body\n1,one\n"}, [CSV, 'paths=["*.csv"]'], 2, "columns: id, body"),
     "CSV as JSON": ({"a.csv": "id,text\n1,one\n"}, [JSONL, 'paths=["*.csv"]'], 2, 'data.source = "csv"'),
