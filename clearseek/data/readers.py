@@ -308,9 +308,9 @@ def _header(name: str, lines: Iterator[str], field: str) -> tuple[int, str, int]
     """Place of the field in the header, the delimiter, and the number of the header's last line; None without one."""
     rows = ((number, line) for number, line in enumerate(lines) if line.strip() and not _EXCEL.match(line))
     number, first = next(rows, (0, ""))
+    taken = [first]
     if not first:
         return None
-    taken = [first]
     columns = {delimiter: next(csv.reader(_more(taken, lines), delimiter=delimiter)) for delimiter in _DELIMITERS}
     for delimiter, names in columns.items():
         if field in names:

@@ -125,7 +125,7 @@ CASES: dict[str, Case] = {
     "blank lines": ({"a.jsonl": lines(ROWS, "\n\n \n")}, [JSONL], 0, ""),
     "Windows lines": ({"a.jsonl": "\ufeff" + lines(ROWS, "\r\n")}, [JSONL], 0, ""),
     "marks within": ({"a.jsonl": "\ufeff" + lines(ROWS[:30]) + "\ufeff" + lines(ROWS[30:])}, [JSONL], 0, "60"),
-    "marks between objects": ({"a.json": "\n".join("\ufeff" + json.dumps(row, indent=1) for row in ROWS)}, [JSONL], 0, ""),
+    "marks between objects": ({"a.json": "\n".join("\ufeff" + json.dumps(r, indent=1) for r in ROWS)}, [JSONL], 0, ""),
     "comments in front": ({"a.jsonl": "# a dump\n// of 2026\n" + lines(ROWS)}, [JSONL, SKIP], 0, "2 not JSON"),
     "line cut off": ({"a.jsonl": lines(ROWS)[:-9]}, [JSONL], 2, "unterminated string starting at character 10"),
     "old Macintosh lines": ({"a.jsonl": lines(ROWS, "\r")}, [JSONL], 0, ""),
