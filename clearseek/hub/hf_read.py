@@ -95,7 +95,7 @@ def _stored(config: ModelConfig, found: Collection[str], mtp: bool = True) -> It
 
 
 def _check_counts(source: Checkpoint, config: ModelConfig) -> None:
-    """Refuse a config.json of more layers or experts than there are tensors, before the names of all are written out."""
+    """Refuse a config.json of more layers or experts than there are tensors, before their names are all written."""
     most = len(source.tensors)
     stacked = any(name.endswith(".experts.down_proj") for name in source.tensors)
     single = not stacked and config.first_k_dense_replace < config.num_hidden_layers
