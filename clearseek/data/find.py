@@ -53,9 +53,9 @@ class Finder:
         return Path(os.path.relpath(path, self._base)).as_posix()
 
     def _matches(self, pattern: str, setting: str) -> list[Path]:
-        path = home(pattern)
-        start, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (self._base, path.parts)
         try:
+            path = home(pattern)
+            start, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (self._base, path.parts)
             matches = list(self._expand(start, parts or (".",)))
         except UserError:
             raise
@@ -125,7 +125,11 @@ class Finder:
 
 
 def home(name: str) -> Path:
-    """A path, with ``~`` as the home folder; a name that begins so and names no user stays as it is."""
+    """A path, with ``~`` as the home folder; a name that begins so and names no user stays as it is.
+
+    Names are UTF-8, whatever encoding the system takes them for (ASCII in a POSIX locale).
+    """
+    name = os.fsdecode(name.encode("utf-8", "surrogateescape"))
     return Path(os.path.expanduser(name))  # noqa: PTH111 - Path refuses the name of no user
 
 
