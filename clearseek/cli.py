@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 import clearseek
-from clearseek.errors import UserError, nearest
+from clearseek.errors import UserError, nearest, one_line
 from clearseek.terminal import open_output
 
 EXAMPLES = """examples:
@@ -301,8 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         problem = f"{error.filename or 'standard output'}: {error.strerror}"
-    for line in problem.splitlines() or [""]:
-        print(f"clearseek: {line}", file=sys.stderr)
+    for line in problem.split("\n"):
+        print(f"clearseek: {one_line(line)}", file=sys.stderr)
     return 2
 
 

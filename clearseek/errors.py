@@ -6,6 +6,7 @@ line and exits with code 2; every other exception is a defect of ours and keeps 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -18,3 +19,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """Return ``' (did you mean "x"?)'`` for the closest of `valid` names, or an empty string when none is close."""
     matches = get_close_matches(name, list(valid), n=1, cutoff=0.6)
     return f' (did you mean "{matches[0]}"?)' if matches else ""
+
+
+def one_line(text: str) -> str:
+    """`text` with every control character as ``\\x1b``: a name from elsewhere must neither break lines nor steer a
+    terminal.
+    """
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: f"\\x{ord(found[0]):02x}", text)

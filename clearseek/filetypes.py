@@ -112,7 +112,7 @@ def recognise(head: bytes, name: str = "") -> FileKind | None:
     for pattern, kind in _TEXTUAL:
         if pattern.match(bare):
             return kind
-    found = _zip(head, name) or _weights(head) or _pointer(head) or _wide(head)
+    found = _zip(head, name) or _weights(head) or _pointer(bare) or _wide(head)
     if found is None and len(bare) < len(head):
         return FileKind("UTF-8 BOM", "text with a UTF-8 byte order mark", "remove its first three bytes")
     return found

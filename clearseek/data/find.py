@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from clearseek.errors import UserError
+from clearseek.errors import UserError, one_line
 
 HIDDEN = "hidden files or folders"
 LINKED = "linked folders"
@@ -53,9 +53,9 @@ class Finder:
         return Path(os.path.relpath(path, self._base)).as_posix()
 
     def _matches(self, pattern: str, setting: str) -> list[Path]:
-        path = Path(pattern).expanduser()
-        start, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (self._base, path.parts)
         try:
+            path = home(pattern)
+            start, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (self._base, path.parts)
             matches = list(self._expand(start, parts or (".",)))
         except UserError:
             raise
@@ -124,6 +124,17 @@ class Finder:
         self._example.setdefault(why, path)
 
 
+def home(name: str) -> Path:
+    """A path, with ``~`` as the home folder; a name that begins so and names no user stays as it is.
+
+    Names are UTF-8, whatever encoding the system takes them for (ASCII in a POSIX locale).
+    """
+    name = os.fsdecode(name.encode("utf-8", "surrogateescape"))
+    return Path(os.path.expanduser(name))  # noqa: PTH111 - Path refuses the name of no user
+
+
 def shown(name: str) -> str:
-    """A path as UTF-8 text: a byte of its name that is none (from an old zip archive, say) becomes ``\\xf6``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A path as UTF-8 text on one line: a byte of its name that is none (from an old zip archive, say) becomes
+    ``\\xf6``, a control character ``\\x1b``.
+    """
+    return one_line(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))

@@ -13,6 +13,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from typing import IO, Any
 
 from clearseek.data.cut import parts
 from clearseek.data.find import shown
-from clearseek.data.rows import UnusableError, has_field, parse, row_text
+from clearseek.data.rows import UnusableError, has_field, parse, row_text, value_text
 from clearseek.errors import UserError, nearest
 from clearseek.filetypes import HEAD_BYTES, UTF8_BOM, FileKind, expect, recognise
 
@@ -44,6 +45,8 @@ TEXTUAL = frozenset({"UTF-8 BOM", "HTML"})
 """Kinds that are text to a reader of text."""
 _COMPRESSIONS = ("gzip", "bzip2", "xz", "zstd")
 _DELIMITERS = (",", ";", "\t", "|")
+_COMMENTS = (b"#", b"//")
+_EXCEL = re.compile(r"sep=.\s*$", re.IGNORECASE)  # its word on the delimiter, before the header
 
 
 def _decompressor(kind: str, path: Path) -> Any:
@@ -90,7 +93,9 @@ def opened(path: Path, wanted: str, kinds: frozenset[str]) -> Iterator[IO[bytes]
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise UserError(f"{place}: damaged compressed data ({error}): fetch it again") from None
     except OSError as error:
-        raise UserError(f"{place}: cannot read: {error.strerror or error}") from None
+        if error.errno is not None:
+            raise UserError(f"{place}: cannot read: {error.strerror}") from None
+        raise UserError(f"{place}: damaged compressed data ({error}): fetch it again") from None  # by pyarrow's word
 
 
 def _look(opener: Callable[[], IO[bytes]], path: Path) -> FileKind | None:
@@ -166,11 +171,18 @@ def _rows(path: Path, wanted: str) -> Iterator[IO[bytes]]:
 
 
 def _is_lines(path: Path) -> bool | None:
-    """Whether a file has one JSON object a line, by its first two lines; None where it has no lines but blank ones."""
+    """Whether a file has one JSON object a line, by its first two lines or by comments in front, each of which will be
+    unusable; None where it has no lines but blank ones.
+    """
     with _rows(path, "JSON") as file:
         seen: list[bytes] = []
+        commented = False
         while len(seen) < 2 and (line := file.readline(MAX_DOCUMENT_BYTES + 1)):
-            seen += [line] if line.strip() else []
+            comment = line.lstrip().startswith(_COMMENTS)
+            commented |= comment
+            seen += [line] if line.strip() and not comment else []
+    if commented:
+        return True
     if not seen:
         return None
     if len(seen) < 2 or seen[0].lstrip().startswith(b"["):
@@ -199,6 +211,8 @@ def _line_text(where: str, line: bytes, field: str) -> bytes | UnusableError:
 def _cure(name: str, error: Exception) -> str:
     """What is wrong with JSON, in words for people."""
     reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    if isinstance(error, json.JSONDecodeError) and reason.endswith(" at"):
+        reason += f" character {error.colno}"
     hint = ' (data.source = "csv" reads CSV)' if Path(name).suffix.lower() in (".csv", ".tsv") else ""
     return f"{reason[:1].lower()}{reason[1:]}{hint}"
 
@@ -221,7 +235,7 @@ def _read_json(name: str, path: Path, field: str) -> Rows:
     at = 0
     decoder = json.JSONDecoder(parse_int=float)
     while at < len(text):
-        if text[at].isspace():
+        if text[at].isspace() or text[at] == "\ufeff":
             at += 1
             continue
         try:
@@ -260,45 +274,61 @@ def csv_reader(field: str) -> Reader:
         csv.field_size_limit(MAX_DOCUMENT_BYTES + 1)
         with _rows(path, "CSV") as file:
             lines = _decoded(name, file)
-            header = next((line for line in lines if line.strip()), None)
-            if header is None:
-                return
-            column, delimiter = _column(name, header, field)
-            table = csv.reader(lines, delimiter=delimiter)
-            line = 2
+            line = 1
             try:
+                header = _header(name, lines, field)
+                if header is None:
+                    return
+                column, delimiter, before = header
+                table = csv.reader(lines, delimiter=delimiter, strict=True)  # else an open quote takes all to the end
+                line = before + 1
                 for row in table:
                     where = f"{name}:{line}"
-                    line = table.line_num + 2
+                    line = before + table.line_num + 1
                     if row:
-                        yield where, row_text(where, {field: row[column] if column < len(row) else None}, field)
+                        content = row[column].encode(errors="surrogateescape") if column < len(row) else None
+                        yield where, value_text(where, content, field)
             except csv.Error as error:
-                raise UserError(f"{name}:{line}: not CSV: {error} (is a quote not closed?)") from None
+                raise UserError(f"{name}:{line}: not CSV: {error} (is a quote not closed, or not doubled?)") from None
 
     return read
 
 
 def _decoded(name: str, file: IO[bytes]) -> Iterator[str]:
+    """Lines, which end as on Unix, Windows or old Macintoshes; a byte that is not UTF-8 is escaped (PEP 383)."""
     number = 0
     while line := file.readline(MAX_DOCUMENT_BYTES + 1):
         number += 1
-        try:
-            yield line.decode()
-        except UnicodeDecodeError:
-            raise _not_utf8(f"{name}:{number}") from None
+        if len(line) > MAX_DOCUMENT_BYTES:
+            raise UserError(str(_too_long(f"{name}:{number}")))
+        yield from io.StringIO(line.decode(errors="surrogateescape"), newline="")
 
 
-def _column(name: str, header: str, field: str) -> tuple[int, str]:
-    """Place of the field in the header, and the delimiter."""
-    columns = {delimiter: next(csv.reader([header], delimiter=delimiter)) for delimiter in _DELIMITERS}
+def _header(name: str, lines: Iterator[str], field: str) -> tuple[int, str, int] | None:
+    """Place of the field in the header, the delimiter, and the number of the header's last line; None without one."""
+    rows = ((number, line) for number, line in enumerate(lines) if line.strip() and not _EXCEL.match(line))
+    number, first = next(rows, (0, ""))
+    taken = [first]
+    if not first:
+        return None
+    columns = {delimiter: next(csv.reader(_more(taken, lines), delimiter=delimiter)) for delimiter in _DELIMITERS}
     for delimiter, names in columns.items():
         if field in names:
-            return names.index(field), delimiter
+            return names.index(field), delimiter, number + len(taken)
     most = max(columns.values(), key=len)
+    hint = ' (data.source = "jsonl" reads JSON lines)' if taken[0].startswith(("{", "[")) else ""
     raise UserError(
-        f'{name}: no column "{field}"{nearest(field, most)} in the header of this CSV; columns: {", ".join(most)}: '
-        "set data.text_field"
+        f'{name}: no column "{field}"{nearest(field, most)} in the header of this CSV; '
+        f"columns: {shown(', '.join(most)):.300}: set data.text_field{hint}"
     )
+
+
+def _more(taken: list[str], lines: Iterator[str]) -> Iterator[str]:
+    """The lines of a header again, and further ones where a quote goes on, which are noted as taken."""
+    yield from taken[:]
+    for line in lines:
+        taken.append(line)
+        yield line
 
 
 # Parquet

@@ -29,8 +29,11 @@ class UnusableError(UserError):
 
 
 def parse(text: str) -> Any:
-    """A JSON value; numbers are floats, since a number of any length is valid JSON and no number is text."""
-    return json.loads(text, parse_int=float)
+    """A JSON value; numbers are floats, since a number of any length is valid JSON and no number is text.
+
+    A byte order mark is dropped: files that were put together have one wherever a part began.
+    """
+    return json.loads(text.removeprefix("\ufeff"), parse_int=float)
 
 
 def row_text(where: str, row: Any, field: str) -> bytes | UnusableError:
@@ -94,12 +97,20 @@ def _conversation(messages: list[dict[str, Any]]) -> str | None:
     """Messages as prose, or None where they are no messages."""
     turns = []
     for message in messages:
-        role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+        role, content = (_either(message, *names) for names in (("role", "from"), ("content", "value")))
         if isinstance(content, list):  # in pieces, of which some are pictures
-            content = "\n".join(str(piece.get("text", "")) for piece in content if isinstance(piece, dict))
+            texts = [piece.get("text") if isinstance(piece, dict) else piece for piece in content]
+            good = all(text is None or isinstance(text, str) for text in texts)
+            content = "\n".join(text or "" for text in texts) if good else None
         if calls := message.get("tool_calls"):
-            content = (content or "") + json.dumps(calls, ensure_ascii=False)
+            content = (content or "") + json.dumps(calls, ensure_ascii=False, default=str)
         if not isinstance(role, str) or not isinstance(content, str):
             return None
         turns.append(f"{_ROLES.get(role, role.capitalize())}: {content}")
     return "\n\n".join(turns) + "\n"
+
+
+def _either(message: dict[str, Any], name: str, other: str) -> Any:
+    """A message's field under either of its names; Parquet gives every row the fields of all, as nulls."""
+    value = message.get(name)
+    return message.get(other) if value is None else value

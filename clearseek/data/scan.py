@@ -25,10 +25,12 @@ _RECORD = np.dtype([("high", "<u8"), ("low", "<u4"), ("bytes", "<u4")])
 _PIECE = 2**20
 """Records that are looked at together, which bounds what comes on top of them."""
 
-_PARTS = tuple(2**power for power in range(14, 3, -1))
-"""Sizes of parts that are tried, from 16 KiB to 16 bytes."""
-_FINEST, _SHORT = 256, 16 * 2**10
-"""Parts below the first number of bytes are for texts below the second."""
+_PARTS = tuple(2**power for power in range(14, 7, -1))
+"""Sizes of parts that are tried, from 16 KiB to 256 bytes."""
+_SHORT = 16 * 2**10
+"""Below this size a text has so few parts that none of them may be held out: many more sizes are tried."""
+_SHORT_PARTS = (*_PARTS, 128, 64, 32, 16, *range(255, 7, -1))
+"""Sizes of parts that are tried for a short text."""
 _MOST_HELD_OUT = 3.0
 """Largest share of the text held out by cutting, as a multiple of the one asked for."""
 
@@ -140,7 +142,7 @@ def scan(source: Source, held_out_fraction: float, report: Callable[[int], None]
 
     A single text file, or a few, are documents that may all fall into one half. They are then cut into parts of about
     16 KiB, 8 KiB and so on to 256 bytes, until some are held out and no more than three times the share asked for; a
-    text below 16 KiB even to 16 bytes.
+    text below 16 KiB even to 16 bytes, and then by every size down to 8: each draws other parts.
 
     Returns:
         The source, as it is to be read, and what was found.
@@ -152,9 +154,8 @@ def scan(source: Source, held_out_fraction: float, report: Callable[[int], None]
     if _has_both(whole, held_out_fraction):
         return source, whole
     least: tuple[Source, Scan] | None = None
-    for part in _PARTS if source.divisible else ():
-        if part < _FINEST and whole.bytes >= _SHORT:
-            break
+    sizes = _SHORT_PARTS if whole.bytes < _SHORT else _PARTS
+    for part in sizes if source.divisible else ():
         finer = replace(source, part_bytes=part)
         found = Scan(finer, held_out_fraction, report)
         if _has_both(found, held_out_fraction):

@@ -28,6 +28,7 @@ import clearseek
 from clearseek.config import DataConfig
 from clearseek.data import tokenizer as tokenizers
 from clearseek.data.fim import rearranged
+from clearseek.data.find import home
 from clearseek.data.manifest import (
     FORMAT,
     SPLITS,
@@ -81,7 +82,7 @@ def prepare(
     """
     base, report = base or Path.cwd(), progress or (lambda stage, done, total: None)
     source = open_source(config, base)
-    given = Tokenizer.load(base / Path(config.tokenizer).expanduser()) if config.tokenizer else None
+    given = Tokenizer.load(base / home(config.tokenizer)) if config.tokenizer else None
     if given and given.vocab_size > vocab_size:
         raise UserError(
             f"{config.tokenizer}: {given.vocab_size} tokens, more than model.vocab_size = {vocab_size}: raise that"

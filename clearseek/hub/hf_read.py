@@ -53,10 +53,11 @@ def import_hf(folder: Path, allow_missing_mtp: bool = False) -> tuple[ModelConfi
     scales = fp8_form(source)
     check_scales_fit(source)
     config = _with_mtp_as_found(config, source.tensors)
+    _check_counts(source, config)
     _check_all_there(source, config, allow_missing_mtp)
     if allow_missing_mtp and not _has_mtp(config, source.tensors):
         config = config.model_copy(update={"num_nextn_predict_layers": 0})
-    specs = list(_stored(config, source.tensors))
+    specs = sorted(_stored(config, source.tensors), key=lambda spec: spec.mtp)  # a wrong head shows before its copies
     for spec in specs:
         _check_tensor(spec, source)
     with ExitStack() as stack:
@@ -91,6 +92,19 @@ def _stored(config: ModelConfig, found: Collection[str], mtp: bool = True) -> It
             yield spec
     if config.tie_word_embeddings and HEAD in found:
         yield TensorSpec(HEAD, (config.vocab_size, config.hidden_size), "head", duplicate_of=EMBEDDING)
+
+
+def _check_counts(source: Checkpoint, config: ModelConfig) -> None:
+    """Refuse a config.json of more layers or experts than there are tensors, before their names are all written."""
+    most = len(source.tensors)
+    stacked = any(name.endswith(".experts.down_proj") for name in source.tensors)
+    single = not stacked and config.first_k_dense_replace < config.num_hidden_layers
+    for name in ("num_hidden_layers", *(("n_routed_experts",) if single else ())):
+        if (count := getattr(config, name)) > most:
+            raise UserError(
+                f"{source.folder}: {CONFIG} has {name} = {count}, but the weights are {most} tensors: fetch the "
+                f"{CONFIG} of these weights"
+            )
 
 
 def _check_all_there(source: Checkpoint, config: ModelConfig, allow_missing_mtp: bool) -> None:

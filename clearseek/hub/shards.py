@@ -80,7 +80,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: give a folder with {CONFIG} and safetensors")
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder / CONFIG}: cannot read: no such file: fetch it; {what_is_there(folder)}")
+        weights = "the weights are there" if (folder / SINGLE).is_file() or (folder / INDEX).is_file() else ""
+        raise UserError(f"{folder / CONFIG}: cannot read: no such file: fetch it; {weights or what_is_there(folder)}")
     config = _read_json(folder / CONFIG)
     index = _read_json(folder / INDEX) if (folder / INDEX).exists() else None
     weight_map = _weight_map(folder / INDEX, index.content) if index else None

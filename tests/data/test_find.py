@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ def names(folder: Path, *patterns: str, exclude: tuple[str, ...] = ()) -> list[s
 )
 def test_a_name_is_itself_before_it_is_a_pattern(tmp_path: Path, name: str) -> None:
     make(tmp_path, name, "Notes 2 (alt).txt", "x/deep.txt")
-    assert names(tmp_path, name) == [name]
+    assert names(tmp_path, name) == [shown(name)]
 
 
 def test_brackets_are_a_pattern_where_no_such_name_is(tmp_path: Path) -> None:
@@ -81,3 +83,16 @@ def test_a_name_that_is_not_utf8_is_escaped(tmp_path: Path) -> None:
     assert name == "Gr\\xf6\\xdfe.txt"
     assert place.read_bytes() == b"content"
     assert shown("Größe") == "Größe"
+
+
+def test_names_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    make(tmp_path, "größe.txt")
+    code = (
+        "from clearseek.data.find import *\n"
+        "print([ascii(name) for name, _ in Finder(Path('.')).find(('gr\\xf6*.txt', 'gr\\xf6\\xdfe.txt'))])"
+    )
+    posix = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | posix, capture_output=True, check=True
+    )
+    assert ended.stdout.decode() == str([ascii("größe.txt")]) + "\n"

@@ -30,6 +30,7 @@ WORDS = ["".join(DRAW.choices("abcdefghiklmnoprstuvw", k=DRAW.randint(2, 8))) fo
 TEXTS = [" ".join(DRAW.choices(WORDS, k=30)) + "." for _ in range(60)]
 ROWS = [{"text": text} for text in TEXTS]
 NOTES = {f"n{number}.txt": text for number, text in enumerate(TEXTS)}
+LATIN1_CSV = ("Gr\xf6\xdfe,text\n" + "".join(f"\xf6,{text}\n" for text in TEXTS) + "1,\xf6\n").encode("latin-1")
 TALKS = [[{"role": "user", "content": text}, {"role": "assistant", "content": TEXTS[0]}] for text in TEXTS]
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1234567\n"
 TINY = """name = "tiny"
@@ -75,6 +76,7 @@ CASES: dict[str, Case] = {
     # one file of text, of any size
     "one small": ({"a.txt": " ".join(TEXTS[:20])}, [FILES], 0, "cut into parts"),
     "one tiny": ({"a.txt": TEXTS[0] * 2 + TEXTS[1] * 2}, [FILES], 0, "cut into parts"),
+    "one line of 100 bytes": ({"a.txt": TEXTS[0][:100]}, [FILES], 0, "cut into parts"),
     "no line end": ({"a.txt": " ".join(TEXTS * 30)}, [FILES], 0, "cut into parts"),
     "Windows line ends": ({"a.txt": "\r\n".join(TEXTS)}, [FILES], 0, "cut into parts"),
     "Chinese": ({"a.txt": "".join(chr(0x4E00 + DRAW.randrange(800)) for _ in range(20_000))}, [FILES], 0, "cut"),
@@ -86,6 +88,7 @@ CASES: dict[str, Case] = {
     "UTF-16 without a mark": ({**NOTES, "x.txt": TEXTS[0].encode("utf-16-le")}, [FILES], 2, "UTF-16LE"),
     "Latin-1": ({**NOTES, "x.txt": "Größe".encode("latin-1")}, [FILES], 2, "x.txt: not UTF-8 (byte 2)"),
     "Latin-1 skipped": ({**NOTES, "x.txt": "Größe".encode("latin-1")}, [FILES, SKIP], 0, "1 not UTF-8"),
+    "a pointer with a mark": ({"a.txt": "\ufeff" + POINTER}, [FILES], 2, "LFS"),
     "zip": ({**NOTES, "x.txt": zipped("a.txt")}, [FILES], 2, "a zip archive"),
     "pictures skipped": ({**NOTES, "x.txt": b"\x89PNG\r\n\x1a\n\0\0"}, [FILES, SKIP], 0, "1 PNG"),
     "spreadsheet": ({"a.xlsx": zipped("[Content_Types].xml")}, [CSV, 'paths=["*.xlsx"]'], 2, "save it as CSV"),
@@ -102,6 +105,10 @@ CASES: dict[str, Case] = {
     "Latin-1 name": ({**NOTES, b"Gr\xf6.txt": "one more"}, [FILES], 0, ""),
     "Latin-1 name of no text": ({**NOTES, b"Gr\xf6.txt": b"\xff"}, [FILES], 2, "Gr\\xf6.txt"),
     "line end in a name": ({**NOTES, 'a\nb "c".txt': "one more"}, [FILES], 0, ""),
+    "escapes in a name": ({**NOTES, "\x1b[31mred\n.txt": b"\xff"}, [FILES], 2, "\\x1b[31mred\\x0a.txt: not UTF-8"),
+    "NUL in a pattern": (NOTES, [FILES, 'paths=["a\\u0000b"]'], 2, "a\\x00b: data.paths names no file"),
+    "a tilde that is no user's home": ({"~$a.txt": " ".join(TEXTS)}, [FILES, 'paths=["~$a.txt"]'], 0, ""),
+    "a user that is not there": (NOTES, [FILES, 'paths=["~nosuchuser/a.txt"]'], 2, "~nosuchuser/a.txt: data.paths"),
     "capitals": ({"A.TXT": TEXTS[0], **NOTES}, [FILES], 0, "1 names in other case"),
     "hidden": ({".vault/a.txt": TEXTS[0]}, [FILES, 'paths=["**/*.txt"]'], 2, "hidden files or folders"),
     "folder": ({"notes/a.txt": TEXTS[0]}, [FILES, 'paths=["notes"]'], 2, "is a folder"),
@@ -117,6 +124,10 @@ CASES: dict[str, Case] = {
     "commas between lines": ({"a.jsonl": lines(ROWS, ",\n")}, [JSONL], 2, "a.jsonl:1: not JSON: a comma"),
     "blank lines": ({"a.jsonl": lines(ROWS, "\n\n \n")}, [JSONL], 0, ""),
     "Windows lines": ({"a.jsonl": "\ufeff" + lines(ROWS, "\r\n")}, [JSONL], 0, ""),
+    "marks within": ({"a.jsonl": "\ufeff" + lines(ROWS[:30]) + "\ufeff" + lines(ROWS[30:])}, [JSONL], 0, "60"),
+    "marks between objects": ({"a.json": "\n".join("\ufeff" + json.dumps(r, indent=1) for r in ROWS)}, [JSONL], 0, ""),
+    "comments in front": ({"a.jsonl": "# a dump\n// of 2026\n" + lines(ROWS)}, [JSONL, SKIP], 0, "2 not JSON"),
+    "line cut off": ({"a.jsonl": lines(ROWS)[:-9]}, [JSONL], 2, "unterminated string starting at character 10"),
     "old Macintosh lines": ({"a.jsonl": lines(ROWS, "\r")}, [JSONL], 0, ""),
     "long numbers": ({"a.jsonl": lines(ROWS) + '{"n": %s, "text": "x"}' % ("1" * 5000)}, [JSONL], 0, ""),
     "long number in front": ({"a.jsonl": '{"n": %s, "text": "x"}\n' % ("1" * 5000) + lines(ROWS)}, [JSONL], 0, ""),
@@ -131,6 +142,11 @@ CASES: dict[str, Case] = {
     "dot in a name": ({"a.jsonl": lines([{"doc.text": t} for t in TEXTS])}, [JSONL, 'text_field="doc.text"'], 0, ""),
     "misspelt": ({"a.jsonl": lines([{"doc": row} for row in ROWS])}, [JSONL, 'text_field="doc.txt"'], 2, '"doc.text"'),
     "messages": ({"a.jsonl": lines([{"messages": talk} for talk in TALKS])}, [JSONL, 'text_field="messages"'], 0, ""),
+    "messages of strings": (
+        {"a.jsonl": lines([{"m": [{"role": "user", "content": [t, {"type": "image"}]}]} for t in TEXTS])},
+        [JSONL, 'text_field="m"'], 0, "60 documents"),
+    "messages of something else": ({"a.jsonl": lines([{"m": [{"role": "user", "content": [5]}]}] * 9)},
+                                   [JSONL, 'text_field="m"'], 2, "role and content"),
     "no messages": ({"a.jsonl": lines([{"m": [{"a": 1}]}] * 9)}, [JSONL, 'text_field="m"'], 2, "role and content"),
     # compressed
     "gzip": ({"a.jsonl.gz": gzip.compress(lines(ROWS).encode())}, [JSONL, 'paths=["*.gz"]'], 0, ""),
@@ -142,6 +158,15 @@ CASES: dict[str, Case] = {
             [CSV, 'paths=["*.csv"]'], 0, "60"),
     "TSV": ({"a.tsv": "id\ttext\n" + "".join(f"{n}\t{t}\n" for n, t in enumerate(TEXTS))},
             [CSV, 'paths=["*.tsv"]'], 0, "60"),
+    "CSV of old Macintoshes": ({"a.csv": "id,text\r" + "".join(f'{n},"{t}\rb"\r' for n, t in enumerate(TEXTS))},
+                               [CSV, 'paths=["*.csv"]'], 0, "60 documents"),
+    "CSV in Latin-1": ({"a.csv": LATIN1_CSV}, [CSV, 'paths=["*.csv"]'], 2, "a.csv:62: not UTF-8"),
+    "CSV in Latin-1 skipped": ({"a.csv": LATIN1_CSV}, [CSV, 'paths=["*.csv"]', SKIP], 0, "1 not UTF-8"),
+    "CSV with a quote left open": ({"a.csv": "id,text\n1,one\n2,\"two\n" + "".join(f"3,{t}\n" for t in TEXTS)},
+                                   [CSV, 'paths=["*.csv"]'], 2, "a.csv:3: not CSV: unexpected end of data"),
+    "CSV of Excel": ({"a.csv": 'sep=|\r\n"the\r\nid"|text\r\n' + "".join(f"1|{t}\r\n" for t in TEXTS) + "5\r\n"},
+                     [CSV, 'paths=["*.csv"]'], 2, 'a.csv:64: "text" is null'),
+    "JSON as CSV": ({"a.csv": lines(ROWS)}, [CSV, 'paths=["*.csv"]'], 2, 'data.source = "jsonl"'),
     "CSV without the column": ({"a.csv": "id,body\n1,one\n"}, [CSV, 'paths=["*.csv"]'], 2, "columns: id, body"),
     "CSV as JSON": ({"a.csv": "id,text\n1,one\n"}, [JSONL, 'paths=["*.csv"]'], 2, 'data.source = "csv"'),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from typing import Any
 
 import pytest
@@ -66,3 +67,14 @@ def test_reason_of_a_row(row: Any, field: str, cause: str) -> None:
 def test_numbers_may_have_any_length() -> None:
     assert parse('{"n": %s, "text": "x"}' % ("9" * 100_000))["text"] == "x"
     assert json.dumps(parse("[1, 2.5]")) == "[1.0, 2.5]"
+
+
+def test_messages_with_the_nulls_of_parquet() -> None:
+    pieces = [{"type": "image", "text": None, "url": "x"}, {"type": "text", "text": "yes", "url": None}]
+    calls = [{"at": date(2026, 1, 1)}]
+    talk = [
+        {"role": None, "from": "human", "content": None, "value": "is it?", "tool_calls": None},
+        {"role": "assistant", "from": None, "content": pieces, "value": None, "tool_calls": calls},
+    ]
+    text = b'User: is it?\n\nAssistant: \nyes[{"at": "2026-01-01"}]\n'
+    assert row_text("a", {"m": talk}, "m") == text

@@ -76,6 +76,15 @@ def test_one_text_is_cut_until_some_is_held_out(tmp_path: Path) -> None:
         assert scan(whole, 0.05, lambda count: None)[1].sha256 == found.sha256
 
 
+@pytest.mark.parametrize("size", [60, 100, 200, 400])
+def test_texts_of_a_line_are_cut_too(size: int, tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / "a.txt").write_text("".join(f"{number * 7919 * word % 999:x} " for word in range(size))[:size])
+        whole = open_source(DataConfig(source="files", paths=("a.txt",)), tmp_path)
+        _, found = scan(whole, 0.05, lambda count: None)
+        assert found.halves()["heldout"][0] and found.halves()["train"][0]
+
+
 def test_files_that_hold_something_out_are_left_whole(tmp_path: Path) -> None:
     for number in range(200):
         (tmp_path / f"{number}.txt").write_text(f"text {number}")

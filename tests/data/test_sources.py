@@ -220,6 +220,14 @@ def test_parquet_without_the_library_names_the_command(tmp_path: Path, monkeypat
     assert "pip install" in refused(tmp_path, "a.parquet", source="parquet")
 
 
+def test_zstd_that_is_cut_off_is_damage(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    packed = pyarrow.compress(b'{"text": "one"}\n' * 9, codec="zstd", asbytes=True)
+    (tmp_path / "a.jsonl.zst").write_bytes(packed[:-9])
+    with pytest.raises(UserError, match=r"a.jsonl.zst: damaged compressed data \(.*\): fetch it again"):
+        list(documents(DataConfig(source="jsonl", paths=("a.jsonl.zst",)), tmp_path))
+
+
 def test_parquet(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -216,6 +216,7 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Tensors | None] | None, dict[str, A
     "MLX": (renamed(lambda n: n.replace("experts", "switch_mlp")), {}, ("MLX",)),
     "sparse attention": (put(A + "indexer.wq_b.weight", 8, 8), {}, ("indexer",)),
     "doubles": (lambda c: c | {"model.norm.weight": c["model.norm.weight"].double()}, {}, ("of type F64",)),
+    "tied by config.json alone": (None, {"tie_word_embeddings": True}, ("lm_head.weight differs", "set it to false")),
     "more layers": (put("model.layers.7.input_layernorm.weight", 32), {}, ("0 to 7", "num_hidden_layers = 3")),
     "no head": (drop("lm_head"), {}, ("lacks lm_head.weight", "tie_word_embeddings = true")),
     "part of the MTP layer": (drop("layers.3.enorm"), {}, ("lacks model.layers.3.enorm.weight",)),
@@ -232,6 +233,8 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Tensors | None] | None, dict[str, A
     "inference config": (None, V3_INFERENCE, ("inference code",)),
     "dense after experts": (None, {"moe_layer_freq": [0, 1, 0]}, ("moe_layer_freq",)),
     "other count": (None, {"moe_layer_freq": [0, 0, 1]}, ("first_k_dense_replace = 1",)),
+    "a million layers": (None, {"num_hidden_layers": 10**6}, ("num_hidden_layers = 1000000", "tensors")),
+    "a billion experts": (None, {"n_routed_experts": 10**9, "n_group": 1}, ("n_routed_experts = 1000000000",)),
     "groups left out": (None, {"n_group": ...}, ("left out", "n_group = 8")),
 }  # fmt: skip
 
@@ -324,7 +327,13 @@ def test_small_files_that_are_something_else_are_named(folder: Path, capsys: pyt
     (folder / "config.json").write_bytes(POINTER)
     refused(folder, "config.json", "Git-LFS pointer")
     (folder / "config.json").unlink()
-    refused(folder, "config.json: cannot read")
+    refused(folder, "config.json: cannot read", "fetch it; the weights are there")
+    (folder / "config.json").write_bytes(good.replace(b"{", b'{"long": ' + b"9" * 5000 + b",", 1))
+    assert_read(folder)
+    (folder / "config.json").write_bytes(good.replace(b"{", b'{"\xf6": 1,', 1))
+    refused(folder, "config.json: not valid JSON: not UTF-8")
+    (folder / "config.json").write_bytes(b"[" * 100_000)
+    refused(folder, "config.json: not valid JSON: nested too deeply")
     (folder / "config.json").write_bytes(good)
     (folder / "tokenizer.json").write_bytes(POINTER)
     out = folder.parent / "run"

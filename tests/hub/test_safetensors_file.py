@@ -94,7 +94,7 @@ FORGED: dict[str, tuple[bytes, str]] = {
     "a list": (file_of([]), "not a JSON object"),
     "trailing rubbish": (file_of(b'{} {"a":1}'), "not valid JSON"),
     "deep nesting": (file_of(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "not valid JSON"),
-    "long number": (file_of(b'{"a":' + b"1" * 10_000 + b"}"), "not valid JSON"),
+    "long number": (file_of(b'{"a":' + b"1" * 10_000 + b"}"), "the header must give"),
     "NaN": (file_of(b'{"a":NaN}'), "NaN is not JSON"),
     "the same tensor twice": (
         file_of(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],'
