@@ -75,6 +75,8 @@ def test_bias_moves_against_the_load_and_touches_no_weight() -> None:
     router = Router(ModelConfig(**BASE))
     router.update_bias(torch.tensor([10, 0, 5, 5, 9, 1, 5, 5]), 0.25)
     assert router.e_score_correction_bias.tolist() == [-0.25, 0.25, 0, 0, -0.25, 0.25, 0, 0]
+    router.update_bias(torch.tensor([33, 1, 1, 1, 1, 1, 1, 1]), 0.25)  # mean 5, median 1
+    assert router.e_score_correction_bias.tolist() == [-0.5, 0.5, 0.25, 0.25, 0, 0.5, 0.25, 0.25]
     assert not router.e_score_correction_bias.requires_grad
 
 
