@@ -34,7 +34,9 @@ def open_output() -> None:
 
 
 def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What to write for a character that the output's encoding lacks."""
+    """What to write for a character that the output lacks; and the way back, for an output that is read again."""
+    if isinstance(error, UnicodeDecodeError):
+        return chr(0xDC00 + error.object[error.start]), error.start + 1
     assert isinstance(error, UnicodeEncodeError)
     character = error.object[error.start]
     if "\udc80" <= character <= "\udcff":
