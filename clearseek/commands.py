@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import asdict
 from itertools import chain, islice
@@ -133,10 +134,12 @@ def generate(arguments: argparse.Namespace) -> int:
     sampling = Sampling(arguments.temperature, arguments.top_p, arguments.seed)
     if arguments.max_tokens < 1:
         raise UserError(f"--max-tokens {arguments.max_tokens}: use a number from 1 up")
-    if any("\ud800" <= character <= "\udfff" for character in arguments.prompt):
-        raise UserError("--prompt: not UTF-8 text: set the terminal's encoding to UTF-8")
+    try:  # in a locale that is not UTF-8 the shell's bytes arrive as escapes
+        text = os.fsencode(arguments.prompt).decode()
+    except UnicodeError:
+        raise UserError("--prompt: not UTF-8 text: set the terminal's encoding to UTF-8") from None
     model, tokenizer = _load(arguments.model, arguments.step)
-    prompt = [tokenizer.id_of(BOS), *tokenizer.encode(arguments.prompt)]
+    prompt = [tokenizer.id_of(BOS), *tokenizer.encode(text)]
     stream = sample(model, prompt, arguments.max_tokens, sampling, frozenset({tokenizer.id_of(EOS)}))
     first = list(islice(stream, 1))  # what is wrong with the prompt shows here, before it is repeated
     sys.stdout.write(arguments.prompt)
@@ -144,10 +147,10 @@ def generate(arguments: argparse.Namespace) -> int:
     shown = ""
     for token in chain(first, stream):
         written.append(token)
-        text = tokenizer.decode(written).rstrip("\ufffd")  # a character may be split over tokens
-        sys.stdout.write(text[len(shown) :])
+        so_far = tokenizer.decode(written).rstrip("\ufffd")  # a character may be split over tokens
+        sys.stdout.write(so_far[len(shown) :])
         sys.stdout.flush()
-        shown = text
+        shown = so_far
     sys.stdout.write("\n")
     longest = model.config.max_position_embeddings
     if len(written) < arguments.max_tokens and len(prompt) + len(written) == longest:

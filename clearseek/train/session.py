@@ -216,8 +216,8 @@ def _refuse_full_disk(recipe: Recipe, run: RunFolder) -> None:
 def _refuse_foreign(run: RunFolder, resume: bool) -> None:
     """Refuse a folder that may not be written, touching nothing in it."""
     try:
-        str(run.root).encode()
-    except UnicodeEncodeError:  # safetensors opens no such path
+        os.fsencode(run.root).decode()
+    except UnicodeDecodeError:  # safetensors opens no such path
         raise UserError(f"{run.root}: the name is not UTF-8: choose another folder with --run") from None
     if resume:
         if not run.transcript.exists():
