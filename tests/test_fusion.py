@@ -29,7 +29,7 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.mark.skipif(not has_compiler or ALONE in os.environ, reason="torch.compile needs a C++ compiler")
 def test_compiled_formulas_in_a_process_of_their_own() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "compiled_model or shapes_seen"]
+    command = [sys.executable, "-m", "pytest", __file__, "-k", "compiled_model or shapes_seen"]
     ended = subprocess.run(command, env=os.environ | {ALONE: "1"}, capture_output=True, text=True, check=False)
     assert ended.returncode == 0 and "2 passed" in ended.stdout, ended.stdout + ended.stderr
 
