@@ -69,4 +69,4 @@ def test_the_end_of_a_quickstart_in_a_pipe_has_every_fact_on_its_line(tmp_path: 
     report.print_quickstart_end(console, load_recipe("quickstart"), summary | found)
     assert "1.500 bits per byte   gzip -9 1.800\n" in out.getvalue()
     assert "the same bits as runs/a\n" in out.getvalue()
-    assert f"--set train.steps={2 * load_recipe('quickstart').train.steps} " in out.getvalue()
+    assert f"--more-steps {load_recipe('quickstart').train.steps} " in out.getvalue()
