@@ -5,7 +5,7 @@ DeepSeek-V3's architecture is trained on that, measured in held-out bits per byt
 same bytes, asked to write something, drawn, and exported for transformers. Every stage is an ordinary library call
 that other commands make too.
 
-There are two recipes, one for processors that multiply in BF16 and one with a quarter of the work: a run takes the
+There are two recipes, one for processors that multiply in BF16 and one with a sixth of the work: a run takes the
 first that this machine is fast enough for, by a measured rate.
 """
 
