@@ -41,7 +41,7 @@ _state: dict[str, Kernels] = {"kernels": "torch"}
 
 
 def choose_kernels(choice: Literal["auto"] | Kernels, precision: torch.dtype, device: str) -> Kernels:
-    """What `train.kernels` means here: `auto` is PyTorch's passes until numba's loops have proven themselves.
+    """What `train.kernels` means here: `auto` is numba where its loops serve the run, else PyTorch's passes.
 
     Args:
         choice: The setting.
@@ -53,7 +53,7 @@ def choose_kernels(choice: Literal["auto"] | Kernels, precision: torch.dtype, de
     """
     served = precision == torch.float32 and torch.device(device).type == "cpu"
     if choice == "auto":
-        return "torch"  # a test run with the loops on was aborted by the C library: docs/notebook.md
+        return "numba" if served and launch.unavailable() is None else "torch"
     if choice == "numba":
         why = launch.unavailable() if served else "its loops are for FP32 on a CPU, and this run is not"
         if why is not None:
@@ -100,6 +100,17 @@ def _compiler() -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
+def _compiler_options() -> dict[str, int]:
+    """The vectors' width in bits, said to the compiler so that its cache on disk tells one width from another.
+
+    A loop cached for the vectors of AVX2 is otherwise found again, and built for those of AVX-512, when ATen's choice
+    has changed (``ATEN_CPU_CAPABILITY``, or a cache shared by machines): each store is then twice as wide as its step,
+    and the last ones of a tensor go beyond it (seen with PyTorch 2.13).
+    """
+    width = {"AVX512": 512, "AVX2": 256}.get(torch.backends.cpu.get_cpu_capability())
+    return {"cpp.simdlen": width} if width else {}
+
+
 def compiled_from(formula: Callable[P, R], loop: Callable[P, R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate hand-ordered passes with what stands in for them: the `formula` when compiling, and numba's `loop`.
 
@@ -112,7 +123,7 @@ def compiled_from(formula: Callable[P, R], loop: Callable[P, R]) -> Callable[[Ca
             # The compiler has a switch of its own for determinism, which this call sets.
             torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
             # fullgraph: what the compiler cannot take is an error, never a silent return to the slow way.
-            return torch.compile(formula, dynamic=True, fullgraph=True)
+            return torch.compile(formula, dynamic=True, fullgraph=True, options=_compiler_options())
 
         @functools.wraps(passes)
         def choose(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -163,14 +163,14 @@ def test_bits_depend_neither_on_threads_nor_on_other_rows() -> None:
     assert torch.equal(operations.normalise(x[150:], w, 1e-6)[0], found[0][0][150:])
 
 
-def test_numba_is_for_fp32_on_a_cpu_only_and_has_to_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_kernels("numba", torch.float32, "cpu") == "numba"
-    assert choose_kernels("auto", torch.float32, "cpu") == "torch"
+def test_auto_is_numba_for_fp32_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_kernels("auto", torch.float32, "cpu") == "numba"
     assert choose_kernels("auto", torch.bfloat16, "cpu") == "torch"
     assert choose_kernels("auto", torch.float32, "cuda") == "torch"
     with pytest.raises(UserError, match="FP32 on a CPU"):
         choose_kernels("numba", torch.bfloat16, "cpu")
     monkeypatch.setattr(launch, "unavailable", lambda: "numba is not installed")
+    assert choose_kernels("auto", torch.float32, "cpu") == "torch"
     with pytest.raises(UserError, match=r'train\.kernels = "numba": numba is not installed: use "torch"'):
         choose_kernels("numba", torch.float32, "cpu")
 
