@@ -13,6 +13,7 @@ import sys
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from clearseek.cores import sharing_cores
@@ -225,13 +226,15 @@ def convert(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from clearseek.hub.convert import convert as convert_checkpoint
-    from clearseek.hub.convert_display import convert_progress, stop_on_signal, summary
+    from clearseek.hub.convert_display import convert_progress, summary
+    from clearseek.interrupts import stop_on_signal
     from clearseek.machine import keep_heap
 
     keep_heap()
-    with stop_on_signal() as stop, convert_progress(Console(stderr=True), quiet=arguments.json) as progress:
+    asked = Event()
+    with stop_on_signal(asked.set), convert_progress(Console(stderr=True), quiet=arguments.json) as progress:
         ended = convert_checkpoint(
-            arguments.folder, arguments.out, arguments.dtype, arguments.scales, progress=progress, stop=stop
+            arguments.folder, arguments.out, arguments.dtype, arguments.scales, progress=progress, stop=asked.is_set
         )
     if arguments.json:
         _print_json({"out": str(arguments.out), **asdict(ended)})

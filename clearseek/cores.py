@@ -142,10 +142,11 @@ def spare_threads() -> Iterator[int]:
     import torch
 
     each = torch.get_num_threads() - 1  # a thread that computes has a team of its own
-    if not each:  # set to one since: nobody spins
+    missing = len(os.sched_getaffinity(0)) - each
+    teams = max(1, -(-missing // each)) if each else 0  # set to one thread since: nobody spins
+    if not teams or not _may_start(teams * (each + 1)):
         yield 0
         return
-    missing = len(os.sched_getaffinity(0)) - each
     done, ready = threading.Event(), threading.Semaphore(0)
 
     def hold() -> None:
@@ -153,14 +154,31 @@ def spare_threads() -> Iterator[int]:
         ready.release()
         done.wait()
 
-    holders = [threading.Thread(target=hold, daemon=True) for _ in range(max(1, -(-missing // each)))]
+    holders = [threading.Thread(target=hold, daemon=True) for _ in range(teams)]
     for holder in holders:
         holder.start()
     for _ in holders:
         ready.acquire()
     try:
-        yield len(holders) * each
+        yield teams * each
     finally:
         done.set()
         for holder in holders:
             holder.join()
+
+
+def _may_start(count: int) -> bool:
+    """Whether the system lets us have so many more threads. OpenMP does not ask: it ends the process where not."""
+    done, waiting = threading.Event(), list[threading.Thread]()
+    try:
+        for _ in range(count):
+            waiting.append(threading.Thread(target=done.wait, daemon=True))
+            waiting[-1].start()
+    except RuntimeError:
+        waiting.pop()
+        return False
+    finally:
+        done.set()
+        for thread in waiting:
+            thread.join()
+    return True

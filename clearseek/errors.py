@@ -15,6 +15,10 @@ class UserError(ValueError):
     """Something outside the program is wrong: a file, a setting, a full disk. The message names it and the fix."""
 
 
+class OtherVersionError(UserError):
+    """A file is of a format that another version of ClearSeek reads."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return ``' (did you mean "x"?)'`` for the closest of `valid` names, or an empty string when none is close."""
     matches = get_close_matches(name, list(valid), n=1, cutoff=0.6)

@@ -86,7 +86,7 @@ _ZIP = re.compile(rb"PK(\x03\x04|\x05\x06|\x07\x08)")
 _PICKLE = FileKind("pickle", "a pickle", "pickles can run code and are never opened: convert it to safetensors")
 _LFS = re.compile(
     rb"version https://(?:git-lfs|hawser)\.github\.com/spec/v1\r?\n(?:ext-[^\n]*\n)*"
-    rb"oid sha256:(?P<oid>[0-9a-f]{64})\r?\nsize (?P<size>\d{1,20})\s*"
+    rb"oid sha256:(?P<oid>[0-9a-f]{1,64})\r?\nsize (?P<size>\d{1,20})\s*"
 )
 _ANNEX = re.compile(rb"/annex/objects/\S+\s*")
 _LFS_LONGEST = 1024  # by the specification of git-lfs

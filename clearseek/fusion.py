@@ -26,7 +26,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
-from typing import Literal, ParamSpec, TypeVar, get_args
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 import torch
 
@@ -100,7 +100,7 @@ def _compiler() -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
-def _compiler_options() -> dict[str, int]:
+def _compiler_options() -> dict[str, Any]:
     """The vectors' width in bits, said to the compiler so that its cache on disk tells one width from another.
 
     A loop cached for the vectors of AVX2 is otherwise found again, and built for those of AVX-512, when ATen's choice

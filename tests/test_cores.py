@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -160,3 +161,22 @@ def test_one_thread_has_nobody_to_wait_for() -> None:
 def test_this_process_is_counted_in_the_queue() -> None:
     if cores._text(Path("/proc/self/schedstat")):
         assert 0 <= cores.queued_seconds() < math.inf
+
+
+def test_no_threads_are_added_where_the_system_lets_us_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, threads, start, started = threading.active_count(), torch.get_num_threads(), threading.Thread.start, [0]
+
+    def limited(thread: threading.Thread) -> None:
+        started[0] += 1
+        if started[0] > 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    torch.set_num_threads(2)
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    try:
+        with spare_threads() as added:
+            assert added == 0 and threading.active_count() == before
+    finally:
+        torch.set_num_threads(threads)

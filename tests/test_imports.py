@@ -60,6 +60,7 @@ def test_data_and_a_dry_run_of_a_run_load_no_pytorch(tmp_path: Path) -> None:
     plain = ["--set", "train.kernels=torch"]  # numba reads its settings with yaml
     assert loaded(["train", recipe, "--data", out, "--run", str(run), *plain], UNUSED) == []
     assert loaded(["train", "--resume", str(run), "--dry-run"], ("torch", "matplotlib")) == []
+    assert loaded(["train", "--resume", str(run), "--more-steps", "2", "--dry-run"], ("torch", "matplotlib")) == []
 
 
 def test_help_loads_nothing_but_the_command_line() -> None:

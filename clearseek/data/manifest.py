@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from clearseek.config import DataConfig, Settings
-from clearseek.errors import UserError
+from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import sha256_file
 
 Counts = dict[str, int]
@@ -228,7 +228,9 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, RecursionError):
         raise UserError(f"{path}: damaged (not JSON): delete {folder} and prepare the data again") from None
     if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
-        raise UserError(f"{path}: format {raw['format']!r}, but this ClearSeek reads {FORMAT}: prepare the data again")
+        raise OtherVersionError(
+            f"{path}: format {raw['format']!r}, but this ClearSeek reads {FORMAT}: prepare the data again"
+        )
     try:
         return Manifest.model_validate_json(json.dumps(raw))
     except ValidationError as error:

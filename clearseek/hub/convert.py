@@ -9,8 +9,6 @@ BF16 and back gives the same bytes (:mod:`clearseek.hub.fp8_origin`). Formats: D
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -29,8 +27,11 @@ from clearseek.hub.convert_plan import Dtype, Output, Plan, plan_conversion
 from clearseek.hub.convert_stream import Files, Stopped, check_scales, stream
 from clearseek.hub.hf_config import Scales
 from clearseek.hub.shards import open_checkpoint
+from clearseek.locks import exclusive
 
 MOST_THREADS = 8
+_LOCK = ".lock"
+"""In the output folder, while a process writes there."""
 
 
 class Progress(NamedTuple):
@@ -116,6 +117,9 @@ def convert(
             written = _finish(plan, journal)
             finished = True
         written += sum(output.header.file_bytes for output in todo if output.name in journal.done)
+    if finished:  # after the lock, which a kill would otherwise leave in a checkpoint that nothing more is done to
+        with writing(journal.file):
+            journal.file.unlink(missing_ok=True)
     blocks, kept = journal.blocks()
     return Converted(
         finished=finished,
@@ -145,7 +149,8 @@ def _refuse_places(source: Path, out: Path) -> None:
     if out.is_dir() and not (out / JOURNAL).exists():
         with writing(out):
             names = sorted(path.name for path in out.iterdir())
-        if any(not name.startswith(f".{JOURNAL}.") for name in names):  # the first journal, when a kill came before it
+        # The first journal and the lock, when a kill came before it was whole.
+        if any(not name.startswith(f".{JOURNAL}.") and name != _LOCK for name in names):
             raise UserError(
                 f"{out}: not empty and not an unfinished conversion (it holds {', '.join(names[:3])}): choose another "
                 "folder or empty this one"
@@ -154,7 +159,7 @@ def _refuse_places(source: Path, out: Path) -> None:
 
 def _refuse_clashes(plan: Plan) -> None:
     names = [output.name for output in plan.outputs]
-    clashes = sorted(set(names) & {*plan.source.small_files, *plan.texts, JOURNAL})
+    clashes = sorted(set(names) & {*plan.source.small_files, *plan.texts, JOURNAL, _LOCK})
     if clashes:
         raise UserError(f"{plan.source.folder / clashes[0]}: a weight file of the output has this name: rename it")
 
@@ -166,32 +171,27 @@ def _claimed(journal: Journal, plan: Plan) -> Iterator[None]:
     new = not out.exists()
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        handle = os.open(out, os.O_RDONLY)
     try:
-        with suppress(OSError):  # file systems without locks go without
+        with exclusive(out / _LOCK, str(out)):
+            remove_leftovers(out)
+            if journal.file.exists():
+                journal.load()
+                _refuse_foreign(out, plan)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{out}: another conversion is writing here: wait for it, or stop it") from None
-        remove_leftovers(out)
-        if journal.file.exists():
-            journal.load()
-            _refuse_foreign(out, plan)
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                if [path.name for path in out.iterdir()] == [JOURNAL]:
-                    journal.file.unlink()
-                if new:
-                    out.rmdir()  # fails where something came of it
+                yield
+            finally:
+                with suppress(OSError):
+                    if {path.name for path in out.iterdir()} <= {JOURNAL, _LOCK}:
+                        journal.file.unlink()
     finally:
-        os.close(handle)
+        if new:
+            with suppress(OSError):  # fails where something came of it
+                out.rmdir()
 
 
 def _refuse_foreign(out: Path, plan: Plan) -> None:
     """Files that came into an unfinished conversion from elsewhere could be overwritten, or taken for part of it."""
-    ours = {*(output.name for output in plan.outputs), *plan.texts, *plan.source.small_files, JOURNAL}
+    ours = {*(output.name for output in plan.outputs), *plan.texts, *plan.source.small_files, JOURNAL, _LOCK}
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
     if found - ours:
         raise UserError(f"{out / min(found - ours)}: is no part of the unfinished conversion there: move it away")
@@ -256,7 +256,7 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def _finish(plan: Plan, journal: Journal) -> int:
-    """The files beside the weights; config.json comes last, and then the journal goes. Bytes written."""
+    """The files beside the weights; config.json comes last. Bytes written."""
     written = 0
     for name in plan.source.small_files:
         file = plan.source.folder / name
@@ -269,6 +269,4 @@ def _finish(plan: Plan, journal: Journal) -> int:
     for name, raw in plan.texts.items():
         write_atomic(journal.out / name, raw)
         written += len(raw)
-    with writing(journal.file):
-        journal.file.unlink()
     return written

@@ -1,12 +1,10 @@
-"""A conversion as people see it: how far it is, how fast, how long it will take; and how they stop it."""
+"""A conversion as people see it: how far it is, how fast, how long it will take."""
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -51,28 +49,6 @@ def convert_progress(console: Console, quiet: bool = False) -> Iterator[Callable
                 console.print(file.rstrip(), markup=False, soft_wrap=True, highlight=False)
 
         yield line
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM make the answer true; a second Ctrl-C interrupts at once."""
-    asked = False
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are the caller's affair
-        yield lambda: False
-        return
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def summary(ended: Converted) -> str:

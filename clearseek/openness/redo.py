@@ -2,7 +2,8 @@
 
 A release that is damaged fails; a machine that cannot do what is asked leaves the matter open. The two must not be
 mixed: a full disk here says nothing about a stranger's weights, and a checkpoint that cannot be read is no reason to
-look elsewhere. So every check runs inside `attempted`.
+look elsewhere; nor can files of a format that another version reads be judged here. So every check runs inside
+`attempted`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 
 from safetensors import SafetensorError
 
-from clearseek.errors import UserError
+from clearseek.errors import OtherVersionError, UserError
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
 
 _MACHINE: Final = frozenset(
@@ -47,7 +48,7 @@ def attempted(name: str, title: str, make: Callable[[], Row], *evidence: Evidenc
     """The row that `make` gives; where it fails, whether the release or this machine is to blame."""
     try:
         return make()
-    except MachineError as error:
+    except (MachineError, OtherVersionError) as error:
         return undecided(name, title, f"cannot be done here: {error}", *evidence)
     except MemoryError:
         return undecided(name, title, "cannot be done here: not enough memory", *evidence)

@@ -23,6 +23,7 @@ import clearseek
 from clearseek.config import Recipe
 from clearseek.errors import UserError
 from clearseek.fp8.choose import choose
+from clearseek.fusion import choose_kernels
 from clearseek.hub.layout import flops_per_token
 from clearseek.machine import pick_precision
 from clearseek.openness.checks.archive import members
@@ -216,7 +217,8 @@ class Replay:
             recorded = self.release.transcript.header["environment"].get("precision")
             asked = recipe.train.precision in ("auto", "fp8")
             short = recorded == "bfloat16" if asked else recipe.train.precision == "bf16"
-            pick_precision("bf16" if short else "fp32", device)
+            precision = pick_precision("bf16" if short else "fp32", device)
+            choose_kernels(recipe.train.kernels, precision.dtype, device)
             if recipe.train.precision == "fp8":
                 choose(recipe.fp8, torch.device(device))
         except UserError as error:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -163,18 +164,18 @@ def _again(
     if release.begin:
         title = "The training began from a seed"
         yield attempted("verify.parent", title, lambda: _parent(title, release), transcript_line(0))
+    replay = Replay(release)
     if 2 in levels:
         say("comparing the final weights with the last checkpoint")
-        yield final_row(release)
-        yield logits_row(release)
+        yield _with_code(final_row(release), replay)
+        yield _with_code(logits_row(release), replay)
     if 3 in levels:
         say("evaluating again")
-        yield evaluation_row(release)
+        yield _with_code(evaluation_row(release), replay)
     if 4 in levels:
         say("reading and making the data again")
         yield from data_rows(release, request.nonce, request.read_sources)
     if 5 in levels or 6 in levels:
-        replay = Replay(release)
         yield _code(replay)
         if price := replay.price(segments):
             say(price)
@@ -285,6 +286,16 @@ def _parent(title: str, release: Release) -> Row:
         f"run could prove them; its weights are {found}, the last line of its transcript {stated['transcript_head']}"
     )
     return undecided("verify.parent", title, reason, transcript_line(0))
+
+
+def _with_code(row: Row, replay: Replay) -> Row:
+    """The row, and where it found other figures with other code than the release's, that this may be why."""
+    if row.answer in ("yes", "not applicable"):
+        return row
+    with suppress(UserError):  # a row of its own says so
+        if other := replay.other_code:
+            return replace(row, reason=f"{row.reason}; but this ClearSeek is not the release's: {other}")
+    return row
 
 
 def _code(replay: Replay) -> Row:

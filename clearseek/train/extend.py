@@ -19,7 +19,6 @@ from clearseek.errors import UserError
 from clearseek.files import atomic_folder, write_atomic
 from clearseek.program import command
 from clearseek.recipe import parse_recipe
-from clearseek.train import checkpoint
 from clearseek.train.run import PARENT, RunFolder, is_imported
 from clearseek.train.transcript import Line, hash_tensors, last_line
 
@@ -40,6 +39,8 @@ def adopt(parent: RunFolder, run: RunFolder, with_data: bool) -> None:
 
     Files are hard links where the file system has them: nothing changes a checkpoint or a shard in place.
     """
+    from clearseek.train import checkpoint
+
     if with_data and not parent.data.is_dir():
         raise UserError(f"{parent.data}: the run's data are not in its folder: say where they are with --data FOLDER")
     end = _end_of(parent, parent.read_recipe())

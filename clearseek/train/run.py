@@ -164,9 +164,11 @@ class RunFolder:
 
 def is_imported(run: RunFolder) -> bool:
     """Whether a run folder was made from somebody else's weights, without training."""
+    if run.transcript.exists():
+        return False
     from clearseek.train import checkpoint
 
-    return not run.transcript.exists() and checkpoint.steps(run.checkpoints) == [0]
+    return checkpoint.steps(run.checkpoints) == [0]
 
 
 def model_of(recipe: Recipe, tensors: dict[str, dict[str, torch.Tensor]], dtype: torch.dtype) -> DeepSeekModel:

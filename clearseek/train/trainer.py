@@ -168,8 +168,8 @@ class Trainer:
         if not isinstance(head, str):
             raise UserError(f"{path}: does not say after which line of the transcript it was made")
         before = saved.step if pending is None else saved.step - 1
+        self._restore(path, saved)  # before lines are cut off: what does not fit costs none
         transcript = Transcript.resume(self.run.transcript, header, before, head, pending)
-        self._restore(path, saved)
         checkpoint.discard_after(folder, saved.step)
         self._pending = pending if transcript.step == before else None
         return transcript

@@ -18,14 +18,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from io import FileIO
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from clearseek.errors import UserError
 from clearseek.files import append, sha256_bytes, writing
 from clearseek.locks import lock
 from clearseek.train.header import differences
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = "clearseek-transcript-1"
 
@@ -253,6 +254,8 @@ def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     In the order of names, each gives a JSON line ``[name, dtype, shape]`` and then its elements' little-endian bytes.
     Works for every dtype, BF16 and FP8 included; tensors are hashed where they lie, CPU ones without a copy.
     """
+    import torch
+
     assert sys.byteorder == "little"
     digest = hashlib.sha256()
     previous: str | None = None

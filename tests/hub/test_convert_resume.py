@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from clearseek.errors import UserError
 from clearseek.hub import convert as convert_module
 from clearseek.hub.convert import convert
 from clearseek.hub.convert_journal import JOURNAL
+from clearseek.locks import exclusive
 
 from .checkpoints import ODD, by_turns, random_fp8, tree, write
 from .examples import small
@@ -238,14 +238,17 @@ def test_a_record_of_malformed_entries_is_refused(unfinished: tuple[Path, Path])
 
 def test_one_conversion_at_a_time(unfinished: tuple[Path, Path]) -> None:
     mine, out = unfinished
-    handle = os.open(out, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        with pytest.raises(UserError, match="another conversion is writing here"):
-            convert(mine, out, "bf16")
-    finally:
-        os.close(handle)
+    with exclusive(out / ".lock", "the other"), pytest.raises(UserError, match="another process is writing here"):
+        convert(mine, out, "bf16")
+    (out / ".lock").touch()  # as a kill leaves it
     assert convert(mine, out, "bf16").finished
+    assert not (out / ".lock").exists()
+
+
+def test_a_lock_that_a_kill_left_is_no_content(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.lock").touch()
+    assert convert(source, tmp_path / "out", "bf16").finished
 
 
 # Full disks

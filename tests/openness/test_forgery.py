@@ -291,6 +291,28 @@ def test_code_that_was_not_run_is_said_to_be(release: Path, made: Path) -> None:
     assert next(row for row in found if row.id == "verify.steps.1-3").grade == Grade.REEXECUTED
 
 
+def test_other_figures_with_other_code_are_said_to_be(release: Path) -> None:
+    def other(held_out: dict[str, Any]) -> None:
+        held_out["windows"][0]["bits"] = (2 * float.fromhex(held_out["windows"][0]["bits"])).hex()
+
+    edit_json(release / "evaluation/held_out.json", other)
+    reseal(release)
+    row = rows(release, levels=(3,))["verify.evaluation"]
+    assert (row.answer, "this ClearSeek" in row.reason) == ("no", False)
+    other_archive(release)
+    reseal(release)
+    assert "but this ClearSeek is not the release's" in rows(release, levels=(3,))["verify.evaluation"].reason
+
+
+def test_a_format_of_another_version_is_not_the_publishers_fault(release: Path) -> None:
+    edit_json(release / "data/manifest.json", lambda manifest: manifest.update(format=2))
+    reseal(release)
+    found = rows(release, levels=(3, 4))
+    for name in ("verify.evaluation", "verify.data"):
+        assert found[name].answer == "unknown", found[name]
+        assert "format 2, but this ClearSeek reads 1" in found[name].reason
+
+
 def test_a_full_disk_here_says_nothing_of_the_release(
     made: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from clearseek.hub.layout import flops_per_token
+from clearseek.kernels import launch
 from clearseek.machine import Precision
 from clearseek.openness import replay
+from clearseek.openness.redo import MachineError
 from clearseek.openness.replay import Replay, Segment
 from tests.train.conftest import tiny
 
@@ -36,6 +38,15 @@ def test_the_price_of_an_emulated_type_is_the_operations_at_its_rate(monkeypatch
 def test_nothing_is_said_where_nothing_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert priced(monkeypatch, 3e11) == ""
     assert priced(monkeypatch, 1e9, recorded="float32") == ""
+
+
+def test_loops_that_are_not_installed_here_are_this_machines_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    header: dict[str, Any] = {"environment": {"precision": "float32", "device": "cpu"}}
+    release: Any = SimpleNamespace(recipe=tiny(), transcript=SimpleNamespace(header=header))
+    monkeypatch.setattr(launch, "unavailable", lambda: "numba is not installed")
+    Replay(release)._refuse(tiny(), "cpu")
+    with pytest.raises(MachineError, match="numba is not installed"):
+        Replay(release)._refuse(tiny(train={"kernels": "numba"}), "cpu")
 
 
 def test_settings_are_shown_in_few_words() -> None:

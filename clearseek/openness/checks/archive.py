@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from clearseek.errors import UserError
+from clearseek.filetypes import HEAD_BYTES, recognise
 from clearseek.openness.source import Source
 
 MOST_COMPRESSED: Final = 64_000_000
@@ -28,7 +29,8 @@ def members(source: Source, path: str, limit: int) -> Iterator[tuple[str, bytes]
     if source.sizes[path] > MOST_COMPRESSED:
         raise UserError(f"{path}: larger than {MOST_COMPRESSED:,} bytes: not looked into")
     raw = source.read(path, MOST_COMPRESSED)
-    if raw[:2] == b"\x1f\x8b":
+    kind = recognise(raw[:HEAD_BYTES])
+    if kind and kind.name == "gzip":
         raw = _unpack(raw, path)
     try:
         with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as archive:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from clearseek.errors import UserError
+from clearseek.filetypes import HEAD_BYTES, UTF8_BOM, recognise
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
 from clearseek.openness.source import Source
 
@@ -29,12 +30,12 @@ _VOCABULARY: Final = 64_000_000
 _MOST_LOOKED_AT: Final = 40
 """Files of one kind that are opened, where the first are not what they seem."""
 _TEXTS: Final = (".md", ".txt", ".rst", ".tex", ".html", ".htm")
-_PAGES: Final = {".pdf": b"%PDF", ".docx": b"PK", ".odt": b"PK"}
+_PAGES: Final = {".pdf": {"PDF"}, ".docx": {"Office", "zip"}, ".odt": {"Office", "zip"}}
 _SHORTEST_PAGES: Final = 10_000
-_MAGIC: Final = {
-    ".parquet": (b"PAR1",), ".arrow": (b"ARROW1", b"\xff\xff\xff\xff"), 
-    ".gz": (b"\x1f\x8b",), ".zst": (b"\x28\xb5\x2f\xfd",), ".npz": (b"PK",),
+_RECORDS: Final = {
+    ".parquet": {"Parquet"}, ".arrow": {"Arrow"}, ".gz": {"gzip"}, ".zst": {"zstd"}, ".npz": {"NumPy", "zip"},
 }  # fmt: skip
+"""Kinds of file (:mod:`clearseek.filetypes`) that a name's ending says."""
 _LEAST: Final[dict[Kind, int]] = {"results": 20, "data": 100, "order": 200}
 """Bytes that a file of numbers or records has at least."""
 _WORD = re.compile(r"[^\W\d_]{2,40}")
@@ -52,8 +53,6 @@ _WANTED: Final[dict[Kind, tuple[int, int, tuple[str, ...]]]] = {
 """Different words that a text has at least, and how many of these subjects it names."""
 SMALLEST_VOCABULARY: Final = 16
 _TOKENIZERS: Final = (".model", ".tiktoken")
-_MARK = b"\xef\xbb\xbf"
-_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass
@@ -109,19 +108,26 @@ def fault(source: Source, path: str, kind: Kind) -> str:
     if kind == "tokenizer":
         return _no_tokenizer(source, path, ending)
     head = source.read(path, _HEAD)
-    if head.startswith(_POINTER):
-        raise UserError("it points to bytes that are not here")
+    begins = _kind(head, path)
     if kind in _WANTED:
         return _no_document(source, path, ending, kind)
     if source.sizes[path] < _LEAST[kind] and kind != "results":
         return f"has {source.sizes[path]} bytes"
-    if magic := _MAGIC.get(ending):
-        return "" if head.startswith(magic) else f"does not begin as {ending} files do"
+    if kinds := _RECORDS.get(ending):
+        return "" if begins in kinds else f"does not begin as {ending} files do"
     if ending in (".json", ".jsonl"):
         return _no_json(source, path, ending)
     if kind == "results":
         return "" if re.search(rb"\d", head) else "has no number in it"
     return "is one byte over and over" if len(set(head)) < 2 else ""
+
+
+def _kind(head: bytes, path: str) -> str:
+    """What a file begins as; empty for text and what is not known. Raises UserError for a pointer to other bytes."""
+    found = recognise(head[:HEAD_BYTES], path)
+    if found and found.name.endswith("pointer"):
+        raise UserError("it points to bytes that are not here")
+    return found.name if found else ""
 
 
 def _ending(path: str) -> str:
@@ -131,8 +137,8 @@ def _ending(path: str) -> str:
 
 def _no_document(source: Source, path: str, ending: str, kind: Kind) -> str:
     """A document has words about its subject; pages that are not taken apart have a beginning and a size."""
-    if magic := _PAGES.get(ending):
-        if not source.read(path, 1024).startswith(magic):
+    if kinds := _PAGES.get(ending):
+        if _kind(source.read(path, HEAD_BYTES), path) not in kinds:
             return f"does not begin as {ending} files do"
         size = source.sizes[path]
         return f"has {size:,} bytes, too few for pages of text" if size <= _SHORTEST_PAGES else ""
@@ -180,13 +186,13 @@ def _no_json(source: Source, path: str, ending: str) -> str:
     """JSON that parses and holds something; of JSON lines the first."""
     if ending == ".jsonl":
         head = source.read(path, _HEAD)
-        line, end, _ = head.removeprefix(_MARK).lstrip().partition(b"\n")
+        line, end, _ = head.removeprefix(UTF8_BOM).lstrip().partition(b"\n")
         if not end and len(head) < source.sizes[path]:
             return "" if line[:1] in (b"{", b"[") else "is not JSON, line by line"
         value = parsed(line)
         return "is not JSON, line by line" if value is None else ""
     if source.sizes[path] > _JSON:
-        return "" if source.read(path, _HEAD).removeprefix(_MARK).lstrip()[:1] in (b"{", b"[") else "is not JSON"
+        return "" if source.read(path, _HEAD).removeprefix(UTF8_BOM).lstrip()[:1] in (b"{", b"[") else "is not JSON"
     value = parsed(source.read(path, _JSON))
     if value is None:
         return "is not JSON"
@@ -196,13 +202,11 @@ def _no_json(source: Source, path: str, ending: str) -> str:
 def _no_tokenizer(source: Source, path: str, ending: str) -> str:
     """A tokenizer has a vocabulary."""
     if ending in _TOKENIZERS or ending != ".json":
-        if source.read(path, 200).startswith(_POINTER):
-            raise UserError("it points to bytes that are not here")
+        _kind(source.read(path, HEAD_BYTES), path)
         size = source.sizes[path]
         return f"has {size} bytes, too few for a vocabulary" if size <= 1000 else ""
     raw = source.read(path, min(source.sizes[path], _VOCABULARY))
-    if raw.startswith(_POINTER):
-        raise UserError("it points to bytes that are not here")
+    _kind(raw, path)
     if source.sizes[path] > _VOCABULARY:
         raise UserError(f"larger than {_VOCABULARY:,} bytes")
     value = parsed(raw)
