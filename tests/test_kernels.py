@@ -47,11 +47,11 @@ def by_autograd(formula: Callable[..., Tensor], g: Tensor, *inputs: Tensor) -> t
 def test_exp_is_right_to_a_rounding_and_keeps_nan() -> None:
     x = torch.linspace(-87, 88, 1_000_003)
     y = torch.empty_like(x)
-    launch.launch("exponential", x.numel(), x, y)
+    launch.launch("rows.exponential", x.numel(), x, y)
     exact = x.double().exp()
     assert ((y.double() - exact) / exact).abs().max() <= 1e-7
     ends = torch.tensor([-1e30, -torch.inf, torch.nan])
-    launch.launch("exponential", 3, ends, y)
+    launch.launch("rows.exponential", 3, ends, y)
     assert (y[:2] < 2e-38).all() and y[2].isnan()
 
 
@@ -94,31 +94,55 @@ def test_swiglu_far_from_zero_and_without_rows() -> None:
     assert operations.weighted_swiglu(torch.empty(0, 6), torch.empty(0, 1)).shape == (0, 3)
 
 
-@pytest.mark.parametrize(("blocks", "queries", "keys"), [(1, 1, 1), (3, 5, 5), (2, 3, 20), (2, 40, 100), (4, 128, 256)])
-def test_causal_softmax(blocks: int, queries: int, keys: int) -> None:
-    scores, g = 20 * drawn(blocks, queries, keys), drawn(blocks, queries, keys, seed=1)
-    hidden = torch.ones(queries, keys, dtype=torch.bool).triu(keys - queries + 1)
-    p, ds = by_autograd(lambda s: s.masked_fill(hidden, -torch.inf).softmax(-1), g, scores)
-    found = operations.causal_softmax(scores.clone())
-    assert_close(found, p)
-    assert_close(operations.causal_softmax_backward(g.clone(), found), ds, 2e-6)
-    assert not found[:, hidden].any()
+SHAPES = [
+    (2, 256, 2, 32, 32, 64),
+    (1, 1, 1, 4, 2, 3),
+    (2, 70, 3, 20, 6, 17),
+    (1, 67, 2, 16, 16, 16),
+    (1, 130, 2, 8, 4, 40),
+]
 
 
-def test_layouts_are_those_of_the_passes() -> None:
-    from clearseek.model.heads import heads_of_keys_and_values, heads_of_queries
+def attention_inputs(batch: int, length: int, heads: int, nope: int, rotary: int, values: int) -> tuple[Tensor, ...]:
+    """Queries, expanded latents, shared rotary keys, rotations, and the output's gradient."""
+    return (
+        drawn(batch, length, heads, nope + rotary),
+        drawn(batch, length, heads, nope + values, seed=1),
+        drawn(batch, length, rotary, seed=2),
+        torch.polar(torch.ones(length, rotary // 2), drawn(length, rotary // 2, seed=3)),
+        drawn(batch, length, heads, values, seed=4),
+    )
 
-    q, kv, rope = drawn(2, 5, 3, 12), drawn(2, 5, 3, 17, seed=1), drawn(2, 5, 4, seed=2)
-    turn = torch.polar(torch.ones(5, 2), drawn(5, 2, seed=3))
-    found = {}
-    for kernels in ("torch", "numba"):
-        use_kernels(kernels)  # type: ignore[arg-type]
-        inputs = [x.clone().requires_grad_() for x in (q, kv, rope)]
-        outputs = (heads_of_queries(inputs[0], turn, 8, 0.3), *heads_of_keys_and_values(*inputs[1:], 8))
-        gradients = torch.autograd.grad(outputs, inputs, [drawn(*x.shape, seed=4) for x in outputs])
-        found[kernels] = (*outputs, *gradients)
-    for passes, loops in zip(found["torch"], found["numba"], strict=True):
-        assert_close(loops, passes.double())
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_attention(shape: tuple[int, ...]) -> None:
+    q, kv, rope, turn, g = attention_inputs(*shape)
+    _, length, heads, nope, rotary, _ = shape
+    turns = turn.to(torch.complex128).unsqueeze(1)
+
+    def formula(q: Tensor, kv: Tensor, rope: Tensor) -> Tensor:
+        turned = torch.view_as_complex(q[..., nope:].unflatten(-1, (rotary // 2, 2))) * turns
+        queries = torch.cat([q[..., :nope], torch.view_as_real(turned).flatten(-2)], dim=-1) * 0.3
+        keys = torch.cat([kv[..., :nope], rope.unsqueeze(2).expand(-1, -1, heads, -1)], dim=-1)
+        scores = torch.einsum("bqhc,bshc->bhqs", queries, keys)
+        hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+        return torch.einsum("bhqs,bshv->bqhv", scores.masked_fill(hidden, -torch.inf).softmax(-1), kv[..., nope:])
+
+    exact = by_autograd(formula, g, q, kv, rope)
+    out, stats = operations.attention(q, kv, rope, turn, nope, 0.3)
+    found = out, *operations.attention_backward(g, q, kv, rope, turn, stats, nope, 0.3)
+    for mine, true in zip(found, exact, strict=True):
+        assert_close(mine, true, 2e-6)
+
+
+def test_scores_far_apart_and_nan() -> None:
+    q, kv, rope, turn, g = attention_inputs(1, 20, 1, 16, 4, 16)
+    out, stats = operations.attention(1e4 * q, kv, rope, turn, 16, 1.0)
+    assert out.isfinite().all()
+    assert all(x.isfinite().all() for x in operations.attention_backward(g, 1e4 * q, kv, rope, turn, stats, 16, 1.0))
+    kv[0, 7, 0, 3] = torch.nan
+    out, _ = operations.attention(q, kv, rope, turn, 16, 1.0)
+    assert out[0, :7].isfinite().all() and out[0, 7:].isnan().all(-1).all()
 
 
 def test_loss() -> None:
@@ -153,14 +177,20 @@ def test_a_model_has_the_gradients_of_the_passes_and_the_same_bits_again() -> No
 
 def test_bits_depend_neither_on_threads_nor_on_other_rows() -> None:
     x, g, w = drawn(200, 70), drawn(200, 70, seed=1), drawn(70, seed=2)
+    inputs = attention_inputs(3, 100, 3, 16, 8, 24)
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         y, rstd = operations.normalise(x, w, 1e-6)
-        found.append((y, *operations.normalise_backward(g, x, w, rstd), operations.causal_softmax(x[None].mT.clone())))
+        out, stats = operations.attention(*inputs[:4], 16, 0.3)
+        gradients = operations.attention_backward(inputs[4], *inputs[:4], stats, 16, 0.3)
+        found.append((y, *operations.normalise_backward(g, x, w, rstd), out, *gradients))
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
     assert torch.equal(operations.normalise(x[150:], w, 1e-6)[0], found[0][0][150:])
+    q, kv, rope, turn, _ = inputs
+    last = operations.attention(q[2:, :77], kv[2:, :77], rope[2:, :77], turn[:77], 16, 0.3)[0]
+    assert torch.equal(last, found[0][3][2:, :77])
 
 
 def test_auto_is_numba_for_fp32_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,18 @@ beside it would fight with that for the cores, so a kernel is handed to the same
 for a parallel region (``GOMP_parallel`` of GNU's OpenMP library). A call costs less than one of PyTorch's operations.
 
 A kernel is compiled for this processor when it is first called, and kept on disk beside the package, or in the user's
-cache folder where the package cannot be written to (numba's rule; ``NUMBA_CACHE_DIR`` says otherwise).
+cache folder where the package cannot be written to (``NUMBA_CACHE_DIR`` says otherwise).
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import os
 import struct
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +62,31 @@ def unavailable() -> str | None:
 
 
 @functools.cache
+def _cache() -> str:
+    """A folder for compiled kernels, named after their sources: numba looks at one file, and they use each other's."""
+    here = Path(__file__).parent
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))).hexdigest()[:16]
+    own = here / "__pycache__"
+    with suppress(OSError):
+        own.mkdir(exist_ok=True)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return str((own if os.access(own, os.W_OK) else home / "clearseek") / f"numba-{sources}")
+
+
+@functools.cache
 def _kernel(name: str) -> Any:
     """The compiled kernel."""
-    from numba import cfunc
+    from numba import cfunc, config
 
-    from clearseek.kernels import loops
-
-    function = getattr(loops, name)
+    module, _, function = name.partition(".")
+    code = getattr(import_module(f"clearseek.kernels.{module}"), function)
+    lanes = import_module("clearseek.kernels.lanes")
+    if not config.CACHE_DIR:  # type: ignore[attr-defined]
+        config.CACHE_DIR = _cache()  # type: ignore[attr-defined]
     try:
-        return cfunc(loops.SIGNATURE, cache=True, **loops.OPTIONS)(function)
-    except RuntimeError:  # no folder to keep it in
-        return cfunc(loops.SIGNATURE, **loops.OPTIONS)(function)
+        return cfunc(lanes.SIGNATURE, cache=True, **lanes.OPTIONS)(code)
+    except (RuntimeError, OSError):  # no folder to keep it in
+        return cfunc(lanes.SIGNATURE, **lanes.OPTIONS)(code)
 
 
 @functools.cache
@@ -88,7 +104,7 @@ def _word(argument: Tensor | int | float | None) -> int:
 
 
 def launch(name: str, units: int, *arguments: Tensor | int | float | None) -> None:
-    """Run the kernel `name` of :mod:`clearseek.kernels.loops` over `units` pieces of work on all of PyTorch's threads.
+    """Run a kernel, such as ``rows.norm``, over `units` pieces of work on all of PyTorch's threads.
 
     Tensors go as addresses: float32, complex64 or int64, dense where the kernel takes no stride. None is the address 0.
     """

@@ -9,7 +9,8 @@ C tokens of a chunk of logits, V vocabulary.
 
 from __future__ import annotations
 
-import functools
+import itertools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from torch import Tensor
 from clearseek.kernels.launch import launch
 
 ROWS_PER_SUM = 64
-"""Rows whose gradients of a norm's weight are added up together, whatever the number of threads."""
+"""Rows whose gradients of a norm's weight are added up together: as in :mod:`clearseek.kernels.rows`."""
+TILE = 64
+"""As in :mod:`clearseek.kernels.attention`."""
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -25,16 +28,11 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-@functools.lru_cache(maxsize=8)
-def _ones(size: int) -> Tensor:
-    return torch.ones(-(-size // 16) * 16)
-
-
 def normalise(x_TD: Tensor, w_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(w * x / rms, 1 / rms [T, 1])."""
     x_TD = _rows(x_TD)
     y_TD, rstd_T1 = x_TD.new_empty(x_TD.shape), x_TD.new_empty(len(x_TD), 1)
-    launch("norm", *x_TD.shape, x_TD, x_TD.stride(0), w_D, eps, y_TD, rstd_T1)
+    launch("rows.norm", *x_TD.shape, x_TD, x_TD.stride(0), w_D, eps, y_TD, rstd_T1)
     return y_TD, rstd_T1
 
 
@@ -44,7 +42,7 @@ def normalise_backward(g_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor)
     dx_TD = x_TD.new_empty(x_TD.shape)
     dw_SD = x_TD.new_empty(-(-len(x_TD) // ROWS_PER_SUM), x_TD.shape[1])
     strides = g_TD.stride(0), x_TD.stride(0)
-    launch("norm_backward", *x_TD.shape, g_TD, strides[0], x_TD, strides[1], w_D, rstd_T1, dx_TD, dw_SD)
+    launch("rows.norm_backward", *x_TD.shape, g_TD, strides[0], x_TD, strides[1], w_D, rstd_T1, dx_TD, dw_SD)
     return dx_TD, dw_SD.sum(0)
 
 
@@ -52,7 +50,7 @@ def swiglu(gate_RI: Tensor, up_RI: Tensor) -> Tensor:
     """silu(gate) * up."""
     gate_RI, up_RI = gate_RI.contiguous(), up_RI.contiguous()
     width, out_RI = gate_RI.shape[-1], torch.empty_like(gate_RI)
-    launch("swiglu", gate_RI.numel() // width, width, gate_RI, up_RI, width, None, out_RI)
+    launch("rows.swiglu", gate_RI.numel() // width, width, gate_RI, up_RI, width, None, out_RI)
     return out_RI
 
 
@@ -61,7 +59,7 @@ def swiglu_backward(d_RI: Tensor, gate_RI: Tensor, up_RI: Tensor) -> tuple[Tenso
     d_RI, gate_RI, up_RI = d_RI.contiguous(), gate_RI.contiguous(), up_RI.contiguous()
     width, d_gate_RI, d_up_RI = gate_RI.shape[-1], torch.empty_like(gate_RI), torch.empty_like(up_RI)
     rows = gate_RI.numel() // width
-    launch("swiglu_backward", rows, width, d_RI, gate_RI, up_RI, width, d_gate_RI, d_up_RI, None, None, None)
+    launch("rows.swiglu_backward", rows, width, d_RI, gate_RI, up_RI, width, d_gate_RI, d_up_RI, None, None, None)
     return d_gate_RI, d_up_RI
 
 
@@ -70,7 +68,7 @@ def weighted_swiglu(gate_up_RI2: Tensor, weight_R1: Tensor) -> Tensor:
     rows, both = gate_up_RI2.shape
     gate_RI, up_RI = gate_up_RI2.contiguous().chunk(2, dim=-1)
     out_RI = gate_up_RI2.new_empty(rows, both // 2)
-    launch("swiglu", rows, both // 2, gate_RI, up_RI, both, weight_R1.contiguous(), out_RI)
+    launch("rows.swiglu", rows, both // 2, gate_RI, up_RI, both, weight_R1.contiguous(), out_RI)
     return out_RI
 
 
@@ -80,7 +78,7 @@ def weighted_swiglu_backward(d_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Tenso
     gate_up_RI2, d_RI = gate_up_RI2.contiguous(), d_RI.contiguous()
     d_gate_up_RI2, act_RI, d_weight_R = torch.empty_like(gate_up_RI2), torch.empty_like(d_RI), d_RI.new_empty(rows)
     launch(
-        "swiglu_backward",
+        "rows.swiglu_backward",
         rows,
         both // 2,
         d_RI,
@@ -94,62 +92,62 @@ def weighted_swiglu_backward(d_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Tenso
     return act_RI, d_gate_up_RI2, d_weight_R
 
 
-def causal_softmax(scores_NQS: Tensor) -> Tensor:
-    """Softmax in place: the last query sees every key, each one before it one key fewer; what is not seen is 0."""
-    blocks, queries, keys = scores_NQS.shape
-    launch("causal_softmax", blocks, queries, keys, keys - queries, scores_NQS, _ones(keys))
-    return scores_NQS
+def _attention_work(kv_BSHX: Tensor, rope_BSP: Tensor, nope: int, factor: float) -> tuple[Any, ...]:
+    """Pieces of work, and sizes."""
+    batch, length, heads, both = kv_BSHX.shape
+    return batch * heads, heads, length, nope, rope_BSP.shape[-1], both - nope, factor
 
 
-def causal_softmax_backward(dp_NQS: Tensor, p_NQS: Tensor) -> Tensor:
-    """Gradient of the scores, in place of the probabilities' gradient."""
-    blocks, queries, keys = p_NQS.shape
-    launch("causal_softmax_backward", blocks, queries, keys, keys - queries, p_NQS, dp_NQS)
-    return dp_NQS
+def _attention_scratch(like: Tensor, work: tuple[Any, ...], backward: bool) -> tuple[Tensor | int, ...]:
+    """Sizes rounded up, the threads' scratch memory, its size for each, and where the pieces begin in it.
+
+    Zeros: products read rows and columns up to the next multiple of 4 and 16, which nothing is written to.
+    """
+    _, _, length, nope, rotary, values, _ = work
+    width, width_v = -(-(nope + rotary) // 16) * 16, -(-values // 16) * 16
+    line = (-(-length // 16) | 1) * 16  # odd: rows that are read together lie in different sets of a cache
+    rows = -(-length // 4) * 4
+    if backward:
+        sizes = [width * line, width_v * line, TILE * width, TILE * line, TILE * line, rows * width, rows * width]
+        sizes += [rows * width_v, TILE * width_v, TILE * width]
+    else:
+        sizes = [width * line, rows * width_v, TILE * width, TILE * line, TILE * width_v]
+    *starts, size = itertools.accumulate(sizes)
+    return width, width_v, line, like.new_zeros(torch.get_num_threads(), size), size, *starts
 
 
-def queries(q_BSHC: Tensor, turn_SP2: Tensor, nope: int, scale: float) -> Tensor:
-    """Turned, scaled, heads first."""
-    batch, length, heads, channels = q_BSHC.shape
-    laid_BHSC = q_BSHC.new_empty(batch, heads, length, channels)
-    turn = turn_SP2.contiguous()
-    launch("queries", batch, length, heads, nope, channels - nope, scale, 1, q_BSHC.contiguous(), turn, laid_BHSC)
-    return laid_BHSC
-
-
-def queries_backward(g_BHSC: Tensor, turn_SP2: Tensor, nope: int, scale: float) -> Tensor:
-    """The way back of :func:`queries`."""
-    batch, heads, length, channels = g_BHSC.shape
-    flat_BSHC = g_BHSC.new_empty(batch, length, heads, channels)
-    turn, laid = turn_SP2.contiguous(), g_BHSC.contiguous()
-    launch("queries", batch, length, heads, nope, channels - nope, scale, -1, flat_BSHC, turn, laid)
-    return flat_BSHC
-
-
-def keys_and_values(kv_BSHX: Tensor, rope_BSP: Tensor, nope: int) -> tuple[Tensor, Tensor]:
-    """Keys [B, H, S, C] and values [B, H, S, V]."""
-    (batch, length, heads, both), rotary = kv_BSHX.shape, rope_BSP.shape[-1]
-    k_BHSC = kv_BSHX.new_empty(batch, heads, length, nope + rotary)
-    v_BHSV = kv_BSHX.new_empty(batch, heads, length, both - nope)
-    kv, rope = kv_BSHX.contiguous(), rope_BSP.contiguous()
-    launch("keys_and_values", batch, length, heads, nope, rotary, both - nope, kv, rope, k_BHSC, v_BHSV)
-    return k_BHSC, v_BHSV
-
-
-def keys_and_values_backward(dk_BHSC: Tensor, dv_BHSV: Tensor, nope: int) -> tuple[Tensor, Tensor]:
-    """The way back of :func:`keys_and_values`."""
-    (batch, heads, length, channels), values = dk_BHSC.shape, dv_BHSV.shape[-1]
-    d_kv_BSHX = dk_BHSC.new_empty(batch, length, heads, nope + values)
-    d_rope_BSP = dk_BHSC.new_empty(batch, length, channels - nope)
-    dk, dv = dk_BHSC.contiguous(), dv_BHSV.contiguous()
-    launch(
-        "keys_and_values_backward", batch, length, heads, nope, channels - nope, values, d_kv_BSHX, d_rope_BSP, dk, dv
+def attention(
+    q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn_SP2: Tensor, nope: int, factor: float
+) -> tuple[Tensor, Tensor]:
+    """(softmax(q k^T) v [B, S, H, V]; each row's largest score and inverse sum [B, H, S, 2])."""
+    work = _attention_work(kv_BSHX, rope_BSP, nope, factor)
+    batch, length, heads, both = kv_BSHX.shape
+    out_BSHV, stats_BHS2 = (
+        q_BSHC.new_empty(batch, length, heads, both - nope),
+        q_BSHC.new_empty(batch, heads, length, 2),
     )
-    return d_kv_BSHX, d_rope_BSP
+    q, kv, rope, turn = (x.contiguous() for x in (q_BSHC, kv_BSHX, rope_BSP, turn_SP2))
+    scratch = _attention_scratch(q, work, backward=False)
+    launch("attention.forward", *work, q, kv, rope, turn, out_BSHV, stats_BHS2, *scratch)
+    return out_BSHV, stats_BHS2
+
+
+def attention_backward(
+    g_BSHV: Tensor, q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn_SP2: Tensor, stats_BHS2: Tensor, nope: int,
+    factor: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, kv and rope."""
+    work = _attention_work(kv_BSHX, rope_BSP, nope, factor)
+    q, kv, rope, turn, g = (x.contiguous() for x in (q_BSHC, kv_BSHX, rope_BSP, turn_SP2, g_BSHV))
+    d_q, d_kv = torch.empty_like(q), torch.empty_like(kv)
+    d_rope_BHSP = rope.new_empty(*stats_BHS2.shape[:3], rope.shape[-1])
+    scratch = _attention_scratch(q, work, backward=True)
+    launch("attention.backward", *work, q, kv, rope, turn, g, stats_BHS2, *scratch, d_q, d_kv, d_rope_BHSP)
+    return d_q, d_kv, d_rope_BHSP.sum(1)
 
 
 def softmax_loss(logits_CV: Tensor, target_C1: Tensor) -> tuple[Tensor, Tensor]:
     """(gradient of the logits, in their place; probability of each target [C, 1])."""
     hit_C1 = logits_CV.new_empty(len(logits_CV), 1)
-    launch("softmax_loss", *logits_CV.shape, logits_CV, target_C1.contiguous(), _ones(logits_CV.shape[1]), hit_C1)
+    launch("rows.softmax_loss", *logits_CV.shape, logits_CV, target_C1.contiguous(), hit_C1)
     return logits_CV, hit_C1

@@ -19,9 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from clearseek.fusion import loops_take
-from clearseek.kernels import operations
-
 BLOCK = 128
 """Smallest query block: below it the products are too small to be fast."""
 MAX_BLOCKS = 4
@@ -36,19 +33,10 @@ def _query_blocks(queries: int) -> list[tuple[int, int]]:
 def _probabilities(q_NQC: Tensor, k_NSC: Tensor) -> Tensor:
     """Softmax of q k^T where the last query sees the last key and each one before it sees one key fewer."""
     scores_NQS = torch.bmm(q_NQC, k_NSC.transpose(1, 2))
-    if loops_take(scores_NQS):
-        return operations.causal_softmax(scores_NQS)
     queries = q_NQC.shape[1]
     hidden_QQ = torch.full((queries, queries), float("-inf"), dtype=q_NQC.dtype, device=q_NQC.device).triu_(1)
     scores_NQS[:, :, -queries:] += hidden_QQ
     return scores_NQS.softmax(-1)
-
-
-def _probabilities_backward(dp_NQS: Tensor, p_NQS: Tensor) -> Tensor:
-    """Gradient of the scores; that of the probabilities may give its memory."""
-    if loops_take(dp_NQS):
-        return operations.causal_softmax_backward(dp_NQS, p_NQS)
-    return torch._softmax_backward_data(dp_NQS, p_NQS, -1, p_NQS.dtype)
 
 
 class _BlockedAttention(torch.autograd.Function):
@@ -80,7 +68,7 @@ class _BlockedAttention(torch.autograd.Function):
             seen = p_NQS.shape[2]
             g_NBV, q_NBC = g_NQV[:, start:end], q_NQC[:, start:end]
             dp_NQS = torch.bmm(g_NBV, v_NSV[:, :seen].transpose(1, 2))
-            ds_NQS = _probabilities_backward(dp_NQS, p_NQS)
+            ds_NQS = torch._softmax_backward_data(dp_NQS, p_NQS, -1, p_NQS.dtype)
             dq_NQC[:, start:end] = torch.bmm(ds_NQS, k_NSC[:, :seen])
             dv, dk = torch.bmm(p_NQS.transpose(1, 2), g_NBV), torch.bmm(ds_NQS.transpose(1, 2), q_NBC)
             if seen == k_NSC.shape[1]:

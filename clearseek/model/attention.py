@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
 from clearseek.fp8.linear import Linear, linears
+from clearseek.fusion import loops_take
 from clearseek.model.attend import causal_attention
-from clearseek.model.heads import heads_of_keys_and_values, heads_of_queries
+from clearseek.model.heads import heads_of_keys_and_values, heads_of_queries, latent_attention
 from clearseek.model.norm import RMSNorm
 from clearseek.model.rope import rotate, softmax_scale
 
@@ -83,7 +84,7 @@ class MultiHeadLatentAttention(nn.Module):
         q_BSX, latent_rope_BSX = linears(x_BSD, (first, self.kv_a_proj_with_mqa))
         if c.q_lora_rank is not None:
             q_BSX = self.q_b_proj(self.q_a_layernorm(q_BSX))
-        q_BHSC = heads_of_queries(q_BSX.view(batch, length, heads, -1), turn_SP2, nope, self.softmax_scale)
+        q_BSHC = q_BSX.view(batch, length, heads, -1)
 
         latent_BSR, rope_BSP = latent_rope_BSX.split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
         latent_BSR = self.kv_a_layernorm(latent_BSR)
@@ -92,6 +93,10 @@ class MultiHeadLatentAttention(nn.Module):
             latent_BSR, rope_BSP = cache.extend(latent_BSR, rope_BSP)
             seen = cache.length
         kv_BSHX = self.kv_b_proj(latent_BSR).view(batch, seen, heads, nope + c.v_head_dim)
-        k_BHSC, v_BHSV = heads_of_keys_and_values(kv_BSHX, rope_BSP, nope)
-        y: Tensor = self.o_proj(causal_attention(q_BHSC, k_BHSC, v_BHSV).flatten(-2), "attention_output")
+        if cache is None and loops_take(q_BSHC):
+            out_BSHV = latent_attention(q_BSHC, kv_BSHX, rope_BSP, turn_SP2, nope, self.softmax_scale)
+        else:
+            q_BHSC = heads_of_queries(q_BSHC, turn_SP2, nope, self.softmax_scale)
+            out_BSHV = causal_attention(q_BHSC, *heads_of_keys_and_values(kv_BSHX, rope_BSP, nope))
+        y: Tensor = self.o_proj(out_BSHV.flatten(-2), "attention_output")
         return y

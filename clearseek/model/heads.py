@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from clearseek.fusion import loops_take
 from clearseek.kernels import operations
 from clearseek.model.rope import rotate
 
@@ -25,9 +24,6 @@ class _Queries(torch.autograd.Function):
     def forward(ctx: Any, q_BSHC: Tensor, turn_SP2: Tensor, nope: int, scale: float) -> Tensor:
         batch, length, heads, channels = q_BSHC.shape
         ctx.nope, ctx.scale = nope, scale
-        if loops_take(q_BSHC):
-            ctx.save_for_backward(turn_SP2)
-            return operations.queries(q_BSHC, turn_SP2, nope, scale)
         turn_S1P2 = (turn_SP2 * scale).unsqueeze(1)
         out_BHSC = q_BSHC.new_empty(batch, heads, length, channels)
         view_BSHC = out_BHSC.transpose(1, 2)
@@ -40,9 +36,6 @@ class _Queries(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g_BHSC: Tensor) -> tuple[Tensor, None, None, None]:
         nope: int = ctx.nope
-        if loops_take(g_BHSC):
-            (turn_SP2,) = ctx.saved_tensors
-            return operations.queries_backward(g_BHSC, turn_SP2, nope, ctx.scale), None, None, None
         (turn_S1P2,) = ctx.saved_tensors
         g_BSHC = g_BHSC.transpose(1, 2)
         dq_BSHC = torch.empty(g_BSHC.shape, dtype=g_BSHC.dtype, device=g_BSHC.device)
@@ -57,8 +50,6 @@ class _KeysAndValues(torch.autograd.Function):
         batch, length, heads, _ = kv_BSHX.shape
         rotary = rope_BSP.shape[-1]
         ctx.nope = nope
-        if loops_take(kv_BSHX):
-            return operations.keys_and_values(kv_BSHX, rope_BSP, nope)
         k_BHSC = kv_BSHX.new_empty(batch, heads, length, nope + rotary)
         k_BSHC = k_BHSC.transpose(1, 2)
         k_BSHC[..., :nope] = kv_BSHX[..., :nope]
@@ -69,8 +60,6 @@ class _KeysAndValues(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dk_BHSC: Tensor, dv_BHSV: Tensor) -> tuple[Tensor, Tensor, None]:
         nope: int = ctx.nope
-        if loops_take(dk_BHSC):
-            return *operations.keys_and_values_backward(dk_BHSC, dv_BHSV, nope), None
         batch, heads, length, _ = dk_BHSC.shape
         dkv_BSHX = dk_BHSC.new_empty(batch, length, heads, nope + dv_BHSV.shape[-1])
         dkv_BSHX[..., :nope] = dk_BHSC[..., :nope].transpose(1, 2)
@@ -101,3 +90,34 @@ def heads_of_keys_and_values(kv_BSHX: Tensor, rope_BSP: Tensor, nope: int) -> tu
     """
     k, v = _KeysAndValues.apply(kv_BSHX, rope_BSP, nope)  # type: ignore[no-untyped-call]
     return k, v
+
+
+class _LatentAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn_SP2: Tensor, nope: int, scale: float
+    ) -> Tensor:
+        out_BSHV, stats_BHS2 = operations.attention(q_BSHC, kv_BSHX, rope_BSP, turn_SP2, nope, scale)
+        ctx.save_for_backward(q_BSHC, kv_BSHX, rope_BSP, turn_SP2, stats_BHS2)
+        ctx.nope, ctx.scale = nope, scale
+        return out_BSHV
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_BSHV: Tensor) -> tuple[Tensor | None, ...]:
+        q_BSHC, kv_BSHX, rope_BSP, turn_SP2, stats_BHS2 = ctx.saved_tensors
+        gradients = operations.attention_backward(
+            g_BSHV, q_BSHC, kv_BSHX, rope_BSP, turn_SP2, stats_BHS2, ctx.nope, ctx.scale
+        )
+        return *gradients, None, None, None
+
+
+def latent_attention(
+    q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn_SP2: Tensor, nope: int, scale: float
+) -> Tensor:
+    """Layouts and causal attention in one of numba's loops: [B, S, H, V], all positions from the first.
+
+    Arguments as for :func:`heads_of_queries` and :func:`heads_of_keys_and_values`.
+    """
+    out: Tensor = _LatentAttention.apply(q_BSHC, kv_BSHX, rope_BSP, turn_SP2, nope, scale)  # type: ignore[no-untyped-call]
+    return out
