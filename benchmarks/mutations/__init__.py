@@ -6,9 +6,9 @@ once. Each fault is one that passes for right at a glance: a sign, an axis, an o
 
 from __future__ import annotations
 
-from mutations import data, fp8, hub, model, train
+from mutations import data, fp8, hub, kernels, model, train
 
-FAULTS = train.FAULTS | model.FAULTS | fp8.FAULTS | data.FAULTS | hub.FAULTS
+FAULTS = train.FAULTS | model.FAULTS | kernels.FAULTS | fp8.FAULTS | data.FAULTS | hub.FAULTS
 
 STEPS = ("train/test_reference.py",)
 FORWARD = (
@@ -39,6 +39,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "model/router.py": ("model/test_router.py", *FORWARD),
     "model/feed_forward_fp8.py": IN_EIGHT_BITS[::-1],
     "model": (*FORWARD, "model/test_fp8.py"),
+    "kernels": ("test_kernels.py",),
     "fp8/swiglu.py": ("model/test_layers.py", *STEPS, *IN_EIGHT_BITS),
     "fp8": IN_EIGHT_BITS,
     "data/loader.py": ("data/test_loader.py",),

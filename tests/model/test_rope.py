@@ -50,6 +50,17 @@ def test_v3_softmax_scales_and_frequencies_are_the_published_ones() -> None:
     assert (ratio[11:23].diff() < 0).all()
 
 
+def test_yarn_blends_up_to_pairs_that_the_head_does_not_have() -> None:
+    # By hand, from DeepSeek-V3's model.py: pairs 2 and 5 for 32 and 1 turns in 163,840 positions, of 8 channels' four.
+    yarn = RopeScaling(factor=4.0, original_max_position_embeddings=163_840, beta_fast=32.0, beta_slow=1.0)
+    config = ModelConfig(**(BASE | {"rope_scaling": yarn, "qk_rope_head_dim": 8, "rope_theta": 10_000.0}))
+    low = math.floor(8 * math.log(163_840 / (32 * 2 * math.pi)) / (2 * math.log(10_000)))
+    assert (low, math.ceil(8 * math.log(163_840 / (2 * math.pi)) / (2 * math.log(10_000)))) == (2, 5)
+    ramps = [0.0, 0.0, 0.0, 1 / 3]
+    expected = [10_000 ** (-i / 4) * (ramp / 4 + 1 - ramp) for i, ramp in enumerate(ramps)]
+    assert inverse_frequencies(config).tolist() == pytest.approx(expected, rel=1e-6)
+
+
 def test_mscale_multiplies_cos_and_sin_by_the_ratio() -> None:
     yarn = RopeScaling(factor=40.0, original_max_position_embeddings=64, mscale=0.707, mscale_all_dim=1.0)
     config = ModelConfig(**(BASE | {"rope_scaling": yarn}))
