@@ -14,6 +14,7 @@ from clearseek.errors import UserError
 from clearseek.fusion import choose_kernels, kernels_environment, use_kernels
 from clearseek.kernels import launch, operations
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.train.muon import COEFFICIENTS, STEPS, orthogonalise
 from tests.model.test_parity import BASE
 
 pytestmark = pytest.mark.skipif(launch.unavailable() is not None, reason=str(launch.unavailable()))
@@ -151,6 +152,15 @@ def test_loss() -> None:
     gradient, hit = operations.softmax_loss(logits.clone(), target)
     assert_close(hit, p.gather(1, target))
     assert_close(gradient, p - F.one_hot(target[:, 0], 100))
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 45), (40, 17), (2, 64, 64), (300, 24), (1, 1), (5, 130)])
+def test_orthogonalise(shape: tuple[int, ...]) -> None:
+    updates = [drawn(*shape), 1e-3 * drawn(4, 33, 16, seed=1)]
+    found = operations.orthogonalise(updates, COEFFICIENTS, STEPS)
+    for update, result in zip(updates, found, strict=True):
+        exact = orthogonalise(update.double(), torch.float64)
+        assert_close(result, exact, 1e-4)  # five steps that each multiply what rounding left
 
 
 def gradients(config: ModelConfig, threads: int = 2) -> dict[str, Tensor]:

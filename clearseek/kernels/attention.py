@@ -28,6 +28,7 @@ from clearseek.kernels.lanes import (
     multiply_four,
     scale,
     share,
+    transpose,
 )
 
 TILE = 64
@@ -48,17 +49,6 @@ def _turn(x, turn, factor, sign, y, n):
 def _scale_and_turn(source, turn, nope, rotary, factor, sign, target):
     multiply(floats(source), factor, floats(target), nope)
     _turn(floats(source + 4 * nope), floats(turn), factor, sign, floats(target + 4 * nope), rotary // 2)
-
-
-@njit(**OPTIONS)
-def _transpose(x, row, y, line, rows, columns):
-    """y[c][r] = x[r][c], 16 rows at a time, so that what is read again is still near."""
-    for first in range(0, rows, 16):
-        n = min(16, rows - first)
-        for c in range(columns):
-            source, target = floats(x + 4 * (first * row + c)), floats(y + 4 * (c * line + first))
-            for r in range(n):
-                target[r] = source[r * row]
 
 
 @njit(**OPTIONS)
@@ -115,8 +105,8 @@ def forward(a):
     for unit in range(start, end):
         b, h = unit // heads, unit % heads
         at_kv = kv + 4 * (b * length * heads + h) * both
-        _transpose(at_kv, heads * both, keys, line, length, nope)
-        _transpose(rope + 4 * b * length * rotary, rotary, keys + 4 * nope * line, line, length, rotary)
+        transpose(at_kv, heads * both, keys, line, length, nope)
+        transpose(rope + 4 * b * length * rotary, rotary, keys + 4 * nope * line, line, length, rotary)
         for s in range(length):
             copy(floats(at_kv + 4 * (s * heads * both + nope)), floats(v + 4 * s * width_v), values)
         for first in range(0, length, TILE):
@@ -176,8 +166,8 @@ def backward(a):
         for s in range(length):
             copy(floats(at_kv + 4 * s * heads * both), floats(rows_k + 4 * s * width), nope)
             copy(floats(at_rope + 4 * s * rotary), floats(rows_k + 4 * (s * width + nope)), rotary)
-        _transpose(rows_k, width, keys, line, length, channels)
-        _transpose(at_kv + 4 * nope, heads * both, v, line, length, values)
+        transpose(rows_k, width, keys, line, length, channels)
+        transpose(at_kv + 4 * nope, heads * both, v, line, length, values)
         fill(floats(dk), 0, length * width, np.float32(0))
         fill(floats(dv), 0, length * width_v, np.float32(0))
         for first in range(0, length, TILE):

@@ -10,6 +10,7 @@ C tokens of a chunk of logits, V vocabulary.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -151,3 +152,22 @@ def softmax_loss(logits_CV: Tensor, target_C1: Tensor) -> tuple[Tensor, Tensor]:
     hit_C1 = logits_CV.new_empty(len(logits_CV), 1)
     launch("rows.softmax_loss", *logits_CV.shape, logits_CV, target_C1.contiguous(), hit_C1)
     return logits_CV, hit_C1
+
+
+def orthogonalise(updates: Sequence[Tensor], coefficients: tuple[float, float, float], steps: int) -> list[Tensor]:
+    """Newton-Schulz steps for matrices, or stacks of them with the matrix in the last two dimensions."""
+    updates = [update.contiguous() for update in updates]
+    results = [torch.empty_like(update) for update in updates]
+    entries, floats = list[tuple[int, int, int, int]](), 0
+    for update, result in zip(updates, results, strict=True):
+        rows, columns = update.shape[-2:]
+        small, large = sorted((rows, columns))
+        line = (-(-small // 16) | 1) * 16
+        floats = max(floats, 2 * line * (-(-large // 4) * 4 + -(-small // 16) * 16))
+        for start in range(0, 4 * update.numel(), 4 * rows * columns):
+            entries.append((update.data_ptr() + start, result.data_ptr() + start, rows, columns))
+    entries.sort(key=lambda entry: -entry[2] * entry[3] * min(entry[2:]))
+    scratch = torch.zeros(torch.get_num_threads(), floats)
+    table = torch.tensor(entries, dtype=torch.int64)
+    launch("newton_schulz.orthogonalise", len(entries), *coefficients, steps, table, scratch, floats)
+    return results

@@ -8,8 +8,8 @@ without BF16 instructions takes thirty times as long for it as for FP32.
 
 This is ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`` with two differences: PyTorch's always takes the steps in
 BF16; and a parameter may be a stack [..., rows, columns], as our experts are, and its matrices go through batched
-products. PyTorch's takes single matrices only; fed one expert at a time it took 4x as long (docs/notebook.md). A test
-holds the two to the same result.
+products, or where numba's loops are in use all parameters' matrices through one of those. PyTorch's takes single
+matrices only; fed one expert at a time it took 4x as long (docs/notebook.md). A test holds the two to the same result.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from clearseek.fusion import loops_take
+from clearseek.kernels import operations
 from clearseek.train.groups import Groups
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -64,14 +66,23 @@ class Muon(Groups):
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalise(p.grad.lerp(buffer, group["momentum"]), self.dtype)
-                rows, columns = p.shape[-2:]
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * 0.2 * max(rows, columns) ** 0.5)
+            params = [p for p in group["params"] if p.grad is not None]
+            looped = self.dtype == torch.float32 and all(map(loops_take, params))
+            for some in [params] if looped else [[p] for p in params]:
+                updates = [self._update(p, group["momentum"]) for p in some]
+                if looped:
+                    updates = operations.orthogonalise(updates, COEFFICIENTS, STEPS)
+                else:
+                    updates = [orthogonalise(update, self.dtype) for update in updates]
+                for p, update in zip(some, updates, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
+
+    def _update(self, p: Tensor, momentum: float) -> Tensor:
+        """Nesterov's momentum."""
+        assert p.grad is not None
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        buffer: Tensor = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(buffer, momentum)
