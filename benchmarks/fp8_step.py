@@ -3,7 +3,7 @@
 All models train in one process, step about, with everything a run does between two batches except evaluation and the
 transcript. What is not FP8 computes in the type that a run would take here; BF16 is left out where this processor has
 no instructions for it. ``python benchmarks/fp8_step.py`` prints medians and writes
-``benchmarks/results/fp8_step.json``.
+``benchmarks/results/fp8_step-TYPE.json``, named after the type that is not FP8.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import torch
 
 from clearseek.config import Fp8Config
 from clearseek.fp8.choose import choose
+from clearseek.fusion import choose_kernels, kernels_environment, use_kernels
 from clearseek.machine import describe, pick_precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.recipe import load_recipe
 from clearseek.train.numerics import settle_numerics
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm
 
-RESULT = Path(__file__).parent / "results" / "fp8_step.json"
+RESULTS = Path(__file__).parent / "results"
 VARIANTS = {
     "fp32": None,
     "bf16": None,
@@ -39,14 +40,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants (default: all)")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     settle_numerics(None, "cpu")
     recipe = load_recipe("quickstart")
     train, length = recipe.train, recipe.data.sequence_length
     sides: dict[str, tuple[DeepSeekModel, MasterOptimizer]] = {}
     precision = pick_precision("fp8")
-    print(f"otherwise {precision.dtype}; rates {precision.rates}")
+    use_kernels(choose_kernels("auto", precision.dtype, "cpu"))
+    print(f"otherwise {precision.dtype}; rates {precision.rates}; {kernels_environment() or 'PyTorch kernels'}")
     for name in arguments.only:
         settings = VARIANTS[name]
         if name == "bf16" and precision.emulated:
@@ -79,11 +81,13 @@ def main() -> None:
     report: dict[str, Any] = {
         "machine": describe(),
         "seconds": seconds,
+        "kernels": kernels_environment(),
         "otherwise": str(precision.dtype).removeprefix("torch."),
         "flops_per_second": precision.rates,
         "ratios": ratios,
     }
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    out = arguments.out or RESULTS / f"fp8_step-{'bf16' if precision.dtype == torch.bfloat16 else 'fp32'}.json"
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
