@@ -20,7 +20,7 @@ from clearseek.data.shards import prepare
 from clearseek.errors import UserError
 from clearseek.files import amount, remove_folder, remove_leftovers, write_atomic, writing
 from clearseek.fp8.choose import choose
-from clearseek.hub.layout import training_memory
+from clearseek.hub.layout import count_parameters, training_memory
 from clearseek.locks import exclusive
 from clearseek.machine import describe
 from clearseek.program import command
@@ -103,6 +103,9 @@ def _train(
     console: Console, quiet: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """`run_training` in a folder that is ours."""
+    steps, batch, length = recipe.train.steps, recipe.train.batch_size, recipe.data.sequence_length
+    size = f"{count_parameters(recipe.model).total:,} parameters, {steps:,} steps of {batch:,} x {length:,} tokens"
+    console.print(f"{recipe.name}: {size}", markup=False, soft_wrap=True)  # at once: to measure and load takes a while
     folder = data or run.data
     if data is None and not resume and run.read_parent() is None:
         with data_progress(Console(stderr=True), quiet) as progress:
