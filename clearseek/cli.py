@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -168,6 +168,14 @@ def build_parser() -> argparse.ArgumentParser:
             name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=raw
         )
 
+    _add_training(command)
+    _add_models(command)
+    _add_openness(command)
+    return parser
+
+
+def _add_training(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """What makes a model: quickstart, recipes, train, data."""
     quickstart = command("quickstart", "From nothing to a trained, exported model, in minutes.", "clearseek quickstart")
     quickstart.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
     quickstart.add_argument("--recipe", choices=("quickstart", "quickstart-small"),
@@ -200,6 +208,9 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--json", action="store_true", help="print the summary as JSON")
     _add_recipe_options(data)
 
+
+def _add_models(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """What is done with one: generate, export, import, convert."""
     generate = command("generate", "Write text with a trained model.", "clearseek generate runs/quickstart")
     generate.add_argument("model", type=Path, help="a run folder or an exported folder")
     generate.add_argument("--prompt", default="", help="text to continue (default: none)")
@@ -238,6 +249,9 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     convert.add_argument("--json", action="store_true", help="print the result as JSON")
 
+
+def _add_openness(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """What is said of a machine, a plan and a release."""
     _add_plan(command("plan", "What a recipe would cost: operations, memory, hours, dollars, energy.",
                       "clearseek plan v3-671b --gpus 2048"))  # fmt: skip
 
@@ -259,7 +273,6 @@ def build_parser() -> argparse.ArgumentParser:
                      "clearseek verify my-release --segments 2 --key release.key.pub\n"
                      "  clearseek verify my-release --levels 6                    (the whole run)\n"
                      "  clearseek verify my-release --sign my.key --make-key      (and say so to others)"))  # fmt: skip
-    return parser
 
 
 def dispatch(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
-"""One pass over memory instead of many, for the pieces that are not matrix products: three ways to work.
+"""One pass over memory instead of many, for what is not a large matrix product: three ways to work.
 
-Norms, SwiGLU, softmax, layouts and the loss read and write the same large tensors several times when each operation is
-a kernel of its own. `train.kernels` says how they are worked (:func:`choose_kernels`):
+Norms, SwiGLU, attention, the loss and Muon read and write the same large tensors several times when each operation is a
+kernel of its own. `train.kernels` says how they are worked (:func:`choose_kernels`):
 
 - ``torch``: hand-ordered passes of PyTorch's own operations; everywhere.
 - ``numba``: one loop each, compiled by numba when first used (:mod:`clearseek.kernels`), for FP32 tensors on a CPU.

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from clearseek import machine
+from clearseek.fusion import use_kernels
 
 if not torch.cuda.is_available():
     # Triton decides at its import whether kernels are interpreted, and other packages import it too.
@@ -24,6 +25,13 @@ def _processors_are_measured_briefly() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(machine, "measure_matmul_rates", partial(machine.measure_matmul_rates, seconds=0.0))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _kernels_are_pytorchs() -> Iterator[None]:
+    """A trainer chooses kernels for the whole process; the next test begins without."""
+    yield
+    use_kernels("torch")
 
 
 @pytest.fixture(scope="session")

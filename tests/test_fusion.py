@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,12 +33,6 @@ for _ in range(20):  # a store beyond a tensor's end meets what the C library ke
 del kept
 print(total)
 """
-
-
-@pytest.fixture(autouse=True)
-def _switched_off_afterwards() -> Iterator[None]:
-    yield
-    use_kernels("torch")
 
 
 def gradients(compiled: bool) -> dict[str, torch.Tensor]:

@@ -24,7 +24,6 @@ pytestmark = pytest.mark.skipif(launch.unavailable() is not None, reason=str(lau
 def _as_before() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
-    use_kernels("torch")
     torch.set_num_threads(threads)
 
 

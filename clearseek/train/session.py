@@ -25,6 +25,7 @@ from clearseek.locks import exclusive
 from clearseek.machine import describe
 from clearseek.program import command
 from clearseek.sysfiles import system_file
+from clearseek.train import checkpoint
 from clearseek.train.display import Display
 from clearseek.train.extend import adopt
 from clearseek.train.numerics import settle_numerics
@@ -103,9 +104,6 @@ def _train(
     console: Console, quiet: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """`run_training` in a folder that is ours."""
-    steps, batch, length = recipe.train.steps, recipe.train.batch_size, recipe.data.sequence_length
-    size = f"{count_parameters(recipe.model).total:,} parameters, {steps:,} steps of {batch:,} x {length:,} tokens"
-    console.print(f"{recipe.name}: {size}", markup=False, soft_wrap=True)  # at once: to measure and load takes a while
     folder = data or run.data
     if data is None and not resume and run.read_parent() is None:
         with data_progress(Console(stderr=True), quiet) as progress:
@@ -119,6 +117,11 @@ def _train(
     _refuse_vocabulary(recipe, folder)
     if data is not None and not resume:
         _refuse_other_data(recipe, folder)
+    if from_step is not None:
+        checkpoint.find(run.checkpoints, from_step)
+    steps, batch, length = recipe.train.steps, recipe.train.batch_size, recipe.data.sequence_length
+    size = f"{count_parameters(recipe.model).total:,} parameters, {steps:,} steps of {batch:,} x {length:,} tokens"
+    console.print(f"{recipe.name}: {size}", markup=False, soft_wrap=True)  # at once: to measure and load takes a while
     trainer = Trainer(recipe, run, folder, device, resume, from_step)
     write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
     name = str(trainer.precision.dtype).removeprefix("torch.")
