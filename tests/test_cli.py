@@ -705,7 +705,6 @@ def test_no_command_stumbles_over_a_posix_locale(work: Work, tmp_path: Path) -> 
         ["audit", str(folder / "m"), "--format", "markdown"],
         ["audit", str(folder / "m"), str(folder / "i"), "--compare"],
         ["plan", "v3-671b"],
-        ["doctor"],
         ["recipes"],
     ]
     code = "import os, sys; from clearseek.cli import main\nfor line in sys.stdin.buffer.read().split(b'\\n'):\n"
