@@ -43,8 +43,11 @@ RECIPES = ("quickstart", "quickstart-small")
 """Large and small."""
 LONGEST = 330.0
 """Seconds of training that the large recipe may take, by estimate, to be chosen."""
-SHARE = {torch.bfloat16: 0.25, torch.float32: 0.5}
-"""Share of the measured matmul rate that training these models reaches (docs/speed.md)."""
+SHARE = 0.9
+"""Share of the measured matmul rate that products reach."""
+REST = 2.5e-4
+"""Core-seconds that a token of the large recipe takes beside products: 1.7e-4 and 3.1e-4 on two processors with 0.8 and
+1.9 TFLOP/s in BF16 (docs/notebook.md)."""
 
 
 def choose_recipe(runs: Path, overrides: Sequence[str]) -> tuple[str, str]:
@@ -58,7 +61,7 @@ def choose_recipe(runs: Path, overrides: Sequence[str]) -> tuple[str, str]:
     rate = max(precision.rates.values())
     tokens = recipe.train.steps * recipe.train.batch_size * recipe.data.sequence_length
     work = tokens * flops_per_token(recipe.model, recipe.data.sequence_length)
-    seconds = work / (SHARE[precision.dtype] * rate)
+    seconds = work / (SHARE * rate) + tokens * REST / torch.get_num_threads()
     kind = "BF16" if precision.dtype == torch.bfloat16 else "FP32"
     why = f"{rate / 1e9:,.0f} GFLOP/s in {kind} here: {RECIPES[0]} would train for about {seconds / 60:.0f} minutes"
     return RECIPES[0 if seconds <= LONGEST else 1], why
