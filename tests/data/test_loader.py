@@ -132,15 +132,20 @@ def test_tokens_of_four_bytes_are_read_as_they_are_written(corpus: Path, tmp_pat
 
 
 def test_documents_name_where_the_tokens_come_from(prepared: Path) -> None:
-    loader = Loader(prepared, "train", S, 4, 3)
     bounds = np.fromfile(prepared / "train.offsets", dtype="<i8")
     names = [entry.id for entry in read_documents(prepared) if entry.split == "train"]
     owners = np.repeat(np.arange(len(names)), np.diff(bounds))
-    for step in range(20):
-        expected: dict[str, None] = {}
-        for window in loader.batch(step).windows.tolist():
-            expected |= dict.fromkeys(names[i] for i in owners[window * S : window * S + S + 1])
-        assert loader.documents(step) == list(expected)
+    last_of_one = False
+    for length in range(5, 40):
+        loader = Loader(prepared, "train", length, 4, 3)
+        for step in range(10):
+            expected: dict[str, None] = {}
+            for window in loader.batch(step).windows.tolist():
+                end = window * length + length + 1
+                last_of_one |= end in bounds[:-1]
+                expected |= dict.fromkeys(names[i] for i in owners[window * length : end])
+            assert loader.documents(step) == list(expected)
+    assert last_of_one  # a window that ends where a document does has nothing of the next
 
 
 def test_too_little_data_is_refused(prepared: Path) -> None:

@@ -145,3 +145,9 @@ def test_what_is_not_finite_stays_so(bad: float) -> None:
     for backend in (Reference(), Dequantised()):
         assert not torch.isfinite(backend.decode(backend.tiles(x, True))[3, :128]).any()
         assert torch.isfinite(backend.decode(backend.tiles(x, True))[4]).all()
+
+
+def test_e5m6_uses_its_whole_range() -> None:
+    largest = torch.zeros(3, 128)
+    largest[:, 5] = torch.tensor([65024.0, 65025.0, 0.5 * 65024.0])  # 65,024 is the format's largest number
+    assert quantise_e5m6(largest).scale.flatten().tolist() == [1.0, 2.0, 0.5]

@@ -27,6 +27,12 @@ def test_reads_what_it_writes(config: ModelConfig) -> None:
     assert parse_hf_config(hf_config(config, "float32", 0, 1, 2), FILE) == config
 
 
+def test_head_dim_is_what_transformers_turns() -> None:
+    config = CONFIGS["v3"].model_copy(update={"qk_nope_head_dim": 24, "qk_rope_head_dim": 8})
+    content = hf_config(config, "bfloat16", 0, 1, 2)
+    assert (content["head_dim"], content["qk_rope_head_dim"], content["qk_head_dim"]) == (8, 8, 32)
+
+
 @pytest.mark.parametrize("name", ["v3-groups-yarn-mtp", "v2-lite", "v2-groups"])
 @pytest.mark.parametrize("form", ["rope_parameters", "rope_scaling"])
 def test_reads_either_form_of_the_rotary_settings(name: str, form: str) -> None:
