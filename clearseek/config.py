@@ -285,7 +285,7 @@ class TrainConfig(Settings):
     precision: Literal["auto", "bf16", "fp32", "fp8"] = "auto"
     """Type of weights and activations in matrix products; `auto` is BF16 where this processor is faster in it."""
     kernels: Literal["auto", "torch", "numba", "compile"] = "auto"
-    """Norms, SwiGLU, softmax by PyTorch, numba (FP32 on CPUs, extra `cpu`; `auto` takes it) or compiler: other bits."""
+    """Norms, attention, Muon by PyTorch, numba (FP32 on CPUs, extra `cpu`; `auto` takes it) or compiler: other bits."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights."""
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None

@@ -88,6 +88,8 @@ _LFS = re.compile(
     rb"version https://(?:git-lfs|hawser)\.github\.com/spec/v1\r?\n(?:ext-[^\n]*\n)*"
     rb"oid sha256:(?P<oid>[0-9a-f]{1,64})\r?\nsize (?P<size>\d{1,20})\s*"
 )
+LFS_START = b"version https://git-lfs.github.com/spec/"
+"""How every Git-LFS pointer begins, also one of another version or with lines of its own."""
 _ANNEX = re.compile(rb"/annex/objects/\S+\s*")
 _LFS_LONGEST = 1024  # by the specification of git-lfs
 
@@ -169,7 +171,7 @@ def _weights(head: bytes) -> FileKind | None:
         return _PICKLE
     if head[4:8] == b"\0\0\0\0" and head[8:9] == b"{":
         return FileKind("safetensors", "a safetensors file", "this holds weights, no text")
-    if head[:4] == b"\xff\xff\xff\xff" and head[6:8] == b"\0\0":
+    if head[:4] == b"\xff\xff\xff\xff" and head[7:8] == b"\0":
         return FileKind("Arrow", "an Arrow file", "write it as Parquet")
     if head[257:262] == b"ustar":
         return FileKind("tar", "a tar archive", "unpack it with tar -xf")

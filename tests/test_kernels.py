@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -143,6 +148,9 @@ def test_scores_far_apart_and_nan() -> None:
     kv[0, 7, 0, 3] = torch.nan
     out, _ = operations.attention(q, kv, rope, turn, 16, 1.0)
     assert out[0, :7].isfinite().all() and out[0, 7:].isnan().all(-1).all()
+    kv[0, 7, 0] = torch.inf  # a value: its group of four at most sees it early
+    out, _ = operations.attention(q, kv.nan_to_num(posinf=torch.inf), rope, turn, 16, 1.0)
+    assert out[0, :4].isfinite().all() and not out[0, 7:].isfinite().any()
 
 
 def test_loss() -> None:
@@ -156,10 +164,53 @@ def test_loss() -> None:
 @pytest.mark.parametrize("shape", [(3, 20, 45), (40, 17), (2, 64, 64), (300, 24), (1, 1), (5, 130)])
 def test_orthogonalise(shape: tuple[int, ...]) -> None:
     updates = [drawn(*shape), 1e-3 * drawn(4, 33, 16, seed=1)]
-    found = operations.orthogonalise(updates, COEFFICIENTS, STEPS)
+    found = [update.clone() for update in updates]
+    operations.orthogonalise(found, COEFFICIENTS, STEPS)
     for update, result in zip(updates, found, strict=True):
         exact = orthogonalise(update.double(), torch.float64)
         assert_close(result, exact, 1e-4)  # five steps that each multiply what rounding left
+
+
+@pytest.mark.parametrize("target", [100, -100, 2_000_000_000])
+def test_tokens_outside_the_vocabulary_are_refused(target: int) -> None:
+    with pytest.raises(IndexError, match="vocabulary's 100"):
+        operations.softmax_loss(drawn(2, 100), torch.tensor([[3], [target]]))
+
+
+def test_what_a_loop_must_not_touch_is_refused() -> None:
+    for tensor in (torch.ones(3, dtype=torch.float64), torch.ones(3, device="meta")):
+        with pytest.raises(TypeError, match="a loop takes no"):
+            launch.launch("rows.exponential", 3, tensor, torch.empty(3))
+
+
+SMALLER_TEAM = """
+import torch
+from clearseek.kernels import operations
+from clearseek.train.muon import COEFFICIENTS, STEPS
+torch.set_num_threads(3)
+x = torch.arange(200 * 70.0).reshape(200, 70)
+y, _ = operations.normalise(x, torch.ones(70), 1e-6)
+assert (y.square().mean(-1) - 1).abs().max() < 1e-5, y
+update = torch.eye(20).repeat(7, 1, 1)
+operations.orthogonalise([update], COEFFICIENTS, STEPS)
+assert (update.diagonal(dim1=1, dim2=2) > 0.5).all()
+"""
+
+
+@pytest.mark.parametrize("limit", [{"OMP_THREAD_LIMIT": "1"}, {"OMP_DYNAMIC": "true"}, {"OMP_MAX_ACTIVE_LEVELS": "0"}])
+def test_fewer_threads_than_asked_for_do_all_the_work(limit: dict[str, str]) -> None:
+    subprocess.run([sys.executable, "-c", SMALLER_TEAM], env=os.environ | limit, check=True)
+
+
+def test_compiled_kernels_are_kept_by_what_they_are_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Path(launch.__file__).parent
+    shutil.copytree(here, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(launch, "__file__", str(tmp_path / "kernels/launch.py"))
+    first = launch._cache("/somewhere")
+    assert Path(first).parent == Path("/somewhere")
+    assert Path(launch._cache("")).parent == tmp_path / "kernels/__pycache__"
+    (tmp_path / "kernels/lanes.py").write_text("changed")
+    assert launch._cache("/somewhere") != first
 
 
 def gradients(config: ModelConfig, threads: int = 2) -> dict[str, Tensor]:

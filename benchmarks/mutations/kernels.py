@@ -34,7 +34,15 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("fill(floats(dk), 0, length * width, np.float32(0))", "pass", "the last head's gradients stay"),
         ("kept = floats(stats + 8 * (unit * length + first))\n            for i in range(rows):\n                _softmax_again", "kept = floats(stats + 8 * unit * length)\n            for i in range(rows):\n                _softmax_again", "the first tile's sums for all"),
     ],
+    "kernels/newton_schulz.py": [
+        ("range(0, j + 16, 4):\n                factors", "range(0, j, 4):\n                factors", "no blocks on the diagonal"),
+        ("square[i * line + i] += a", "pass", "the linear part left out"),
+        ("            _mirror(floats(square), line, width)", "            pass", "half of the polynomial is that of the step before"),
+        ("floats(y), 0, height * line", "floats(y), 0, 0", "the last matrix around a smaller one"),
+        ("np.sqrt(total)", "total", "the norm's square"),
+    ],
     "kernels/operations.py": [
+        ("least < 0 or most >= logits_CV.shape[1]", "most > logits_CV.shape[1]", "tokens outside the vocabulary"),
         ("d_rope_BHSP.sum(1)", "d_rope_BHSP[:, 0]", "one head's gradient of the shared key"),
         ("like.new_zeros(torch.get_num_threads(), size)", "like.new_full((torch.get_num_threads(), size), torch.nan)", "scratch memory of NaN"),
         ("dw_SD.sum(0)", "dw_SD[0]", "the first rows' gradient of a norm's weight"),

@@ -64,13 +64,15 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("beta=b, alpha=c", "beta=c, alpha=b", "coefficients swapped"),
         ("(x if wide else x.mT)", "x", "tall updates are not turned back"),
     ],
-    "train/muon.py:Muon.step": [
-        ("p.grad.lerp(buffer, group[\"momentum\"])", "buffer", "Nesterov's look ahead left out"),
-        ("1 - group[\"momentum\"]", "group[\"momentum\"]", "momentum and its complement swapped"),
-        ("max(rows, columns) ** 0.5", "min(rows, columns) ** 0.5", "scaled by the shorter side"),
-        ("1 - group[\"lr\"] * group[\"weight_decay\"]", "1 - group[\"weight_decay\"]", "decay not coupled to the rate"),
-        ("                p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])\n                p.add_(update, alpha=-group[\"lr\"] * 0.2 * max(rows, columns) ** 0.5)", "                p.add_(update, alpha=-group[\"lr\"] * 0.2 * max(rows, columns) ** 0.5)\n                p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])", "decay after the update"),
+    "train/muon.py:Muon._update": [
+        ("p.grad.lerp(buffer, momentum)", "buffer", "Nesterov's look ahead left out"),
+        ("1 - momentum", "momentum", "momentum and its complement swapped"),
         ("state[\"momentum_buffer\"].lerp_(p.grad,", "state[\"momentum_buffer\"].clone().lerp_(p.grad,", "momentum is forgotten"),
+    ],
+    "train/muon.py:Muon.step": [
+        ("max(p.shape[-2:]) ** 0.5", "min(p.shape[-2:]) ** 0.5", "scaled by the shorter side"),
+        ("1 - group[\"lr\"] * group[\"weight_decay\"]", "1 - group[\"weight_decay\"]", "decay not coupled to the rate"),
+        ("                    p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])\n                    p.add_(update, alpha=-group[\"lr\"] * 0.2 * max(p.shape[-2:]) ** 0.5)", "                    p.add_(update, alpha=-group[\"lr\"] * 0.2 * max(p.shape[-2:]) ** 0.5)\n                    p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])", "decay after the update"),
     ],
     "train/adamw.py": [
         ("state[\"exp_avg_sq\"].copy_(wide_sq)", "state[\"exp_avg_sq\"].copy_(wide)", "second moment lost"),

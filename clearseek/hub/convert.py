@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -172,7 +172,10 @@ def _claimed(journal: Journal, plan: Plan) -> Iterator[None]:
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     try:
-        with exclusive(out / _LOCK, str(out)):
+        with ExitStack() as stack:
+            with writing(out):
+                stack.enter_context(exclusive(out / _LOCK, str(out)))
+            _refuse_places(plan.source.folder, out)  # again: another conversion may have ended here meanwhile
             remove_leftovers(out)
             if journal.file.exists():
                 journal.load()

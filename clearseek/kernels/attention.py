@@ -5,6 +5,8 @@ softmax, weighted values. Scores above the diagonal are computed for at most 15 
 largest score and the inverse of its sum is kept for the backward, which computes the probabilities again (Dao et al.,
 "FlashAttention", 2022).
 
+Keys and queries go in groups of four: what is not finite reaches the others of its group, also earlier ones.
+
 Shapes: S positions, C channels of a key, V of a value, N of a key without position, P rotary ones.
 """
 

@@ -1,12 +1,12 @@
 """What compiled loops are made of: addresses, lanes, exp, rows, and a small matrix product.
 
 A kernel is called by every thread of PyTorch's pool with the same array `a` of 64-bit numbers
-(:func:`clearseek.kernels.launch.launch`): the address of OpenMP's thread number, the number of threads, pieces of work,
-then addresses of tensors, sizes and strides in elements, bit patterns of floats. Each thread takes its share of the
-pieces. What a row gives depends on nothing but the row: sums are taken in 16 interleaved lanes that are joined in one
-order (:func:`_reduce`), or along the inner dimension of a product one by one (:func:`multiply_four`), so neither the
-number of threads nor the width of the processor's vectors changes bits. Only whether a product and a sum are one
-instruction (FMA) does.
+(:func:`clearseek.kernels.launch.launch`): the addresses of OpenMP's functions for a thread's number and their count,
+which may be smaller than what was asked for (`OMP_THREAD_LIMIT`), pieces of work, then addresses of tensors, sizes and
+strides in elements, bit patterns of floats. Each thread takes its share of the pieces. What a row gives depends on
+nothing but the row: sums are taken in 16 interleaved lanes that are joined in one order (:func:`_reduce`), or along the
+inner dimension of a product one by one (:func:`multiply_four`), so neither the number of threads nor the width of the
+processor's vectors changes bits. Only whether a product and a sum are one instruction (FMA) does.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def float_of(bits):
 def share(a, units):
     """First and last unit (exclusive) of this thread's share of equal units."""
     thread = call(a[0])
-    threads = a[1]
+    threads = call(a[1])
     return units * thread // threads, units * (thread + 1) // threads
 
 
@@ -221,7 +221,10 @@ def sum_of(x, n):
 
 @njit(inline="always", **OPTIONS)
 def exp(x):
-    """e^x to 1e-7 of itself for -87 <= x <= 88, below that what it is at -87; NaN for NaN. No x may be above 88."""
+    """e^x to 1e-7 of itself for -87 <= x <= 88, below that what it is at -87. No x may be above 88.
+
+    NaN for NaN as LLVM makes it of this on x86-64 (tested): its language leaves open what whole number a NaN is.
+    """
     x = _SMALLEST if _SMALLEST > x else x  # noqa: SIM300  (in this order NaN stays, in one instruction)
     n = x * _LOG2_E + _ROUND - _ROUND
     r = x - n * _LN2_HIGH - n * _LN2_LOW

@@ -32,7 +32,10 @@ class _Pool:
         self.parallel = library.GOMP_parallel
         self.parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         self.parallel.restype = None
-        self.thread_number = ctypes.cast(library.omp_get_thread_num, ctypes.c_void_p).value or 0
+        self.thread_number, self.thread_count = (
+            ctypes.cast(function, ctypes.c_void_p).value or 0
+            for function in (library.omp_get_thread_num, library.omp_get_num_threads)
+        )
 
 
 def _loaded_openmp() -> ctypes.CDLL:
@@ -49,28 +52,34 @@ _pool = functools.cache(_Pool)
 
 @functools.cache
 def unavailable() -> str | None:
-    """Why numba's loops cannot be used in this process; None if they can."""
+    """Why numba's loops cannot be used in this process, found by running one; None if they can."""
     try:
         import numba  # noqa: F401
-
-        _pool()
     except ModuleNotFoundError:
         return "numba is not installed (pip install 'clearseek[cpu]')"
-    except (ImportError, OSError) as error:
-        return str(error)
-    return None
+    x = torch.linspace(-2.0, 2.0, 1000, device="cpu", dtype=torch.float32)
+    y = torch.full_like(x, torch.nan)
+    try:
+        launch("rows.exponential", len(x), x, y)
+    except Exception as error:  # whatever a compiler may come to
+        return f"a first loop failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return None if torch.allclose(x.exp(), y) else "a first loop gave other numbers than PyTorch"
 
 
-@functools.cache
-def _cache() -> str:
+def _cache(chosen: str) -> str:
     """A folder for compiled kernels, named after their sources: numba looks at one file, and they use each other's."""
     here = Path(__file__).parent
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))).hexdigest()[:16]
     own = here / "__pycache__"
     with suppress(OSError):
         own.mkdir(exist_ok=True)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return str((own if os.access(own, os.W_OK) else home / "clearseek") / f"numba-{sources}")
+    if chosen:
+        base = Path(chosen)
+    elif os.access(own, os.W_OK):
+        base = own
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clearseek"
+    return str(base / f"numba-{sources}")
 
 
 @functools.cache
@@ -81,12 +90,14 @@ def _kernel(name: str) -> Any:
     module, _, function = name.partition(".")
     code = getattr(import_module(f"clearseek.kernels.{module}"), function)
     lanes = import_module("clearseek.kernels.lanes")
-    if not config.CACHE_DIR:  # type: ignore[attr-defined]
-        config.CACHE_DIR = _cache()  # type: ignore[attr-defined]
+    chosen = config.CACHE_DIR  # type: ignore[attr-defined]
     try:
+        config.CACHE_DIR = _cache(chosen)  # type: ignore[attr-defined]
         return cfunc(lanes.SIGNATURE, cache=True, **lanes.OPTIONS)(code)
     except (RuntimeError, OSError):  # no folder to keep it in
         return cfunc(lanes.SIGNATURE, **lanes.OPTIONS)(code)
+    finally:
+        config.CACHE_DIR = chosen  # type: ignore[attr-defined]
 
 
 @functools.cache
@@ -95,9 +106,16 @@ def _address(name: str) -> int:
     return address
 
 
+def address_of(tensor: Tensor) -> int:
+    """Where a tensor's numbers are. Raises TypeError where a loop must not touch them."""
+    if tensor.dtype not in (torch.float32, torch.complex64, torch.int64) or not tensor.is_cpu or tensor.is_conj():
+        raise TypeError(f"a loop takes no {tensor.dtype} on {tensor.device}")
+    return tensor.data_ptr()
+
+
 def _word(argument: Tensor | int | float | None) -> int:
     if isinstance(argument, Tensor):
-        return argument.data_ptr()
+        return address_of(argument)
     if isinstance(argument, float):
         return int(struct.unpack("q", struct.pack("d", argument))[0])
     return argument or 0
@@ -108,6 +126,7 @@ def launch(name: str, units: int, *arguments: Tensor | int | float | None) -> No
 
     Tensors go as addresses: float32, complex64 or int64, dense where the kernel takes no stride. None is the address 0.
     """
-    pool, threads = _pool(), torch.get_num_threads()
-    words = (ctypes.c_int64 * (len(arguments) + 3))(pool.thread_number, threads, units, *map(_word, arguments))
-    pool.parallel(_address(name), ctypes.addressof(words), threads, 0)
+    pool = _pool()
+    words = [pool.thread_number, pool.thread_count, units, *map(_word, arguments)]
+    array = (ctypes.c_int64 * len(words))(*words)
+    pool.parallel(_address(name), ctypes.addressof(array), torch.get_num_threads(), 0)

@@ -79,15 +79,15 @@ def _normalise(y, line, height):
 
 
 def orthogonalise(a):
-    """Newton-Schulz steps for every matrix of a table: where it is, where its result goes, rows, columns.
+    """Newton-Schulz steps for every matrix of a table, in place: where it is, rows, columns.
 
     Matrices are dealt out by turns, the largest first.
     """
     units, steps, table, scratch = a[2], a[6], a[7], a[8] + 4 * call(a[0]) * a[9]
     first, third, fifth = float_of(a[3]), float_of(a[4]), float_of(a[5])
-    for unit in range(call(a[0]), units, a[1]):
-        entry = integers(table + 32 * unit)
-        source, target, rows, columns = entry[0], entry[1], entry[2], entry[3]
+    for unit in range(call(a[0]), units, call(a[1])):
+        entry = integers(table + 24 * unit)
+        matrix, rows, columns = entry[0], entry[1], entry[2]
         small, large = min(rows, columns), max(rows, columns)
         width, height = (small + 15) // 16 * 16, (large + 3) // 4 * 4
         line = ((small + 15) // 16 | 1) * 16
@@ -96,10 +96,10 @@ def orthogonalise(a):
         square = gram + 4 * width * line
         fill(floats(y), 0, height * line, np.float32(0))
         if rows <= columns:
-            transpose(source, columns, y, line, rows, columns)
+            transpose(matrix, columns, y, line, rows, columns)
         else:
             for r in range(rows):
-                copy(floats(source + 4 * r * columns), floats(y + 4 * r * line), columns)
+                copy(floats(matrix + 4 * r * columns), floats(y + 4 * r * line), columns)
         _normalise(y, line, height)
         for _ in range(steps):
             _gram(y, line, height, width, gram)
@@ -115,7 +115,7 @@ def orthogonalise(a):
                     )  # fmt: skip
             y, other = other, y
         if rows <= columns:
-            transpose(y, line, target, columns, large, small)
+            transpose(y, line, matrix, columns, large, small)
         else:
             for r in range(rows):
-                copy(floats(y + 4 * r * line), floats(target + 4 * r * columns), columns)
+                copy(floats(y + 4 * r * line), floats(matrix + 4 * r * columns), columns)

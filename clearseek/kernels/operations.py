@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clearseek.kernels.launch import launch
+from clearseek.kernels.launch import address_of, launch
 
 ROWS_PER_SUM = 64
 """Rows whose gradients of a norm's weight are added up together: as in :mod:`clearseek.kernels.rows`."""
@@ -149,25 +149,31 @@ def attention_backward(
 
 def softmax_loss(logits_CV: Tensor, target_C1: Tensor) -> tuple[Tensor, Tensor]:
     """(gradient of the logits, in their place; probability of each target [C, 1])."""
+    assert logits_CV.is_contiguous()
+    least, most = torch.aminmax(target_C1)
+    if least < 0 or most >= logits_CV.shape[1]:  # tokens may be a stranger's
+        raise IndexError(
+            f"token {int(most if least >= 0 else least)} is not below the vocabulary's {logits_CV.shape[1]}"
+        )
     hit_C1 = logits_CV.new_empty(len(logits_CV), 1)
     launch("rows.softmax_loss", *logits_CV.shape, logits_CV, target_C1.contiguous(), hit_C1)
     return logits_CV, hit_C1
 
 
-def orthogonalise(updates: Sequence[Tensor], coefficients: tuple[float, float, float], steps: int) -> list[Tensor]:
-    """Newton-Schulz steps for matrices, or stacks of them with the matrix in the last two dimensions."""
-    updates = [update.contiguous() for update in updates]
-    results = [torch.empty_like(update) for update in updates]
-    entries, floats = list[tuple[int, int, int, int]](), 0
-    for update, result in zip(updates, results, strict=True):
+def orthogonalise(updates: Sequence[Tensor], coefficients: tuple[float, float, float], steps: int) -> None:
+    """Newton-Schulz steps in place, for dense matrices or stacks of them with the matrix in the last two dimensions."""
+    entries, floats = list[tuple[int, int, int]](), 0
+    for update in updates:
+        assert update.is_contiguous()
         rows, columns = update.shape[-2:]
         small, large = sorted((rows, columns))
         line = (-(-small // 16) | 1) * 16
         floats = max(floats, 2 * line * (-(-large // 4) * 4 + -(-small // 16) * 16))
-        for start in range(0, 4 * update.numel(), 4 * rows * columns):
-            entries.append((update.data_ptr() + start, result.data_ptr() + start, rows, columns))
-    entries.sort(key=lambda entry: -entry[2] * entry[3] * min(entry[2:]))
-    scratch = torch.zeros(torch.get_num_threads(), floats)
-    table = torch.tensor(entries, dtype=torch.int64)
+        starts = range(0, update.element_size() * update.numel(), update.element_size() * rows * columns)
+        entries += [(address_of(update) + start, rows, columns) for start in starts]
+    if not entries:
+        return
+    entries.sort(key=lambda entry: -entry[1] * entry[2] * min(entry[1:]))
+    scratch = updates[0].new_zeros(torch.get_num_threads(), floats)
+    table = torch.tensor(entries, dtype=torch.int64, device="cpu")
     launch("newton_schulz.orthogonalise", len(entries), *coefficients, steps, table, scratch, floats)
-    return results

@@ -289,10 +289,10 @@ def _parent(title: str, release: Release) -> Row:
 
 
 def _with_code(row: Row, replay: Replay) -> Row:
-    """The row, and where it found other figures with other code than the release's, that this may be why."""
-    if row.answer in ("yes", "not applicable"):
+    """The row, and where it contradicts the release with other code than the release's, that this may be why."""
+    if row.answer != "no":
         return row
-    with suppress(UserError):  # a row of its own says so
+    with suppress(UserError, OSError):  # a row of its own says so
         if other := replay.other_code:
             return replace(row, reason=f"{row.reason}; but this ClearSeek is not the release's: {other}")
     return row

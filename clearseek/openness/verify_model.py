@@ -76,7 +76,7 @@ def _logits(name: str, title: str, release: Release) -> Row:
         return redone(name, title, "yes", f"{len(PROMPTS)} prompts, every logit to the bit", place)
     reason = f"the largest difference of a logit is {difference:.3g}"
     if difference <= CLOSE:
-        return undecided(name, title, f"{reason}: what another machine's rounding makes", place)
+        return undecided(name, title, f"{reason}: what another machine's rounding, or other code, makes", place)
     return redone(name, title, "no", reason, place)
 
 
@@ -95,8 +95,8 @@ def _evaluation(name: str, title: str, release: Release) -> Row:
     if problem is not None:
         return redone(name, title, "no", problem, place)
     if worst:
-        reason = f"a window's bits differ by up to {worst:.2g} of themselves: what another machine's rounding makes"
-        return undecided(name, title, reason, place)
+        reason = f"a window's bits differ by up to {worst:.2g} of themselves"
+        return undecided(name, title, f"{reason}: what another machine's rounding, or other code, makes", place)
     return redone(name, title, "yes", f"every window to the bit: {score:.4f} bits per byte", place)
 
 

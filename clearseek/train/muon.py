@@ -14,7 +14,7 @@ matrices only; fed one expert at a time it took 4x as long (docs/notebook.md). A
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from clearseek.train.groups import Groups
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic a x + b x^3 + c x^5 that one Newton-Schulz step applies to every singular value."""
 STEPS = 5
+TOGETHER = 1 << 24
+"""Numbers whose updates are held at once, 64 MiB of FP32: enough matrices for all threads."""
 
 
 def orthogonalise(update: Tensor, dtype: torch.dtype) -> Tensor:
@@ -38,6 +40,19 @@ def orthogonalise(update: Tensor, dtype: torch.dtype) -> Tensor:
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x if wide else x.mT).reshape(update.shape)
+
+
+def _bounded(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Parameters in groups of at most :data:`TOGETHER` numbers, or one."""
+    some, numbers = list[Tensor](), 0
+    for p in params:
+        if some and numbers + p.numel() > TOGETHER:
+            yield some
+            some, numbers = [], 0
+        some.append(p)
+        numbers += p.numel()
+    if some:
+        yield some
 
 
 class Muon(Groups):
@@ -68,10 +83,10 @@ class Muon(Groups):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             looped = self.dtype == torch.float32 and all(map(loops_take, params))
-            for some in [params] if looped else [[p] for p in params]:
+            for some in _bounded(params) if looped else [[p] for p in params]:
                 updates = [self._update(p, group["momentum"]) for p in some]
                 if looped:
-                    updates = operations.orthogonalise(updates, COEFFICIENTS, STEPS)
+                    operations.orthogonalise(updates, COEFFICIENTS, STEPS)
                 else:
                     updates = [orthogonalise(update, self.dtype) for update in updates]
                 for p, update in zip(some, updates, strict=True):
@@ -85,4 +100,4 @@ class Muon(Groups):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(p)
         buffer: Tensor = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-        return p.grad.lerp(buffer, momentum)
+        return p.grad.lerp(buffer, momentum).contiguous()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from clearseek.errors import UserError
-from clearseek.filetypes import HEAD_BYTES, UTF8_BOM, recognise
+from clearseek.filetypes import HEAD_BYTES, LFS_START, UTF8_BOM, recognise
 from clearseek.openness.evidence import Answer, Evidence, Grade, Row
 from clearseek.openness.source import Source
 
@@ -125,7 +125,7 @@ def fault(source: Source, path: str, kind: Kind) -> str:
 def _kind(head: bytes, path: str) -> str:
     """What a file begins as; empty for text and what is not known. Raises UserError for a pointer to other bytes."""
     found = recognise(head[:HEAD_BYTES], path)
-    if found and found.name.endswith("pointer"):
+    if head.startswith(LFS_START) or (found and found.name.endswith("pointer")):
         raise UserError("it points to bytes that are not here")
     return found.name if found else ""
 
