@@ -20,7 +20,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: A TOML file, or the name of a shipped recipe such as ``quickstart``.
-        overrides: ``table.key=value`` strings (``--set``); values are TOML, bare words are strings.
+        overrides: ``table.key=value`` strings (``--set``); values are TOML, bare words are strings. Other texts than
+            the recipe's own (`data.paths`, `data.source`) have no known licence unless `data.licence` is set too.
 
     Raises:
         UserError: the file is missing or not TOML, a key is unknown, a value has the wrong type or range, or settings
@@ -40,6 +41,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{file}: not valid TOML: {error}") from None
     for override in overrides:
         _apply_override(raw, override)
+    changed = {override.partition("=")[0].strip() for override in overrides}
+    if changed & {"data.paths", "data.source"} and "data.licence" not in changed and isinstance(raw.get("data"), dict):
+        raw["data"].pop("licence", None)  # the recipe's licence is that of its own texts
     return parse_recipe(raw, str(file), overrides)
 
 

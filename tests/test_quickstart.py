@@ -257,6 +257,7 @@ def test_a_context_too_short_for_the_samples_is_refused_before_training(tmp_path
 def test_the_recipe_suits_the_machine(
     dtype: torch.dtype, rate: float, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     kind = "bf16" if dtype == torch.bfloat16 else "fp32"
     monkeypatch.setattr(quickstart, "pick_precision", lambda *_: Precision(dtype, {kind: rate}))
     chosen, why = choose_recipe(tmp_path, [])

@@ -327,3 +327,10 @@ def test_dimensions_that_fp8_cannot_serve_are_named_together() -> None:
     assert "model.intermediate_size = 200 is not" in message
     raw["model"] |= {"moe_intermediate_size": 128, "intermediate_size": 256}
     assert parse_recipe(raw, "it.toml").train.precision == "fp8"
+
+
+def test_other_texts_do_not_have_the_recipes_licence() -> None:
+    assert load_recipe("shakespeare").data.licence == "LicenseRef-public-domain"
+    assert load_recipe("shakespeare", ['data.paths=["mine.txt"]']).data.licence == "unknown"
+    mine = load_recipe("shakespeare", ['data.paths=["mine.txt"]', "data.licence=CC-BY-4.0"])
+    assert mine.data.licence == "CC-BY-4.0"

@@ -183,6 +183,6 @@ def _one_half_is_empty(source: Source, found: Scan, held_out_fraction: float) ->
     smallest = found.smallest_fraction()
     works = f"{smallest} is the smallest that works; " if smallest else ""
     return UserError(
-        f"data.held_out_fraction = {held_out_fraction} leaves {train} documents for training and {heldout} held out, "
-        f"of {train + heldout} (left out: {why}): {works}0 holds none out; or add documents"
+        f"{files}: data.held_out_fraction = {held_out_fraction} leaves {train} for training and {heldout} held out of "
+        f"{train + heldout} documents (left out: {why}): add text; {works}0 holds out none"
     )

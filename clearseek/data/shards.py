@@ -94,6 +94,8 @@ def prepare(
     inputs = canonical_sha256(
         {**content_of(config, scan.sha256), "vocab_size": vocab_size, "tokenizer": given.sha256 if given else None}
     )
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file: choose a folder")
     if out.exists():
         return _reuse(out, inputs)
     tokenizer = given or _train(source, scan, vocab_size, report)

@@ -132,7 +132,7 @@ def _not_prose(name: str, path: Path) -> str | None:
         kind = recognise_file(path)
     except OSError:
         return None  # whoever reads it will say so
-    return kind.name if kind and kind.name == "HTML" and ending not in (".html", ".htm") else None
+    return kind.name if kind and kind.name == "HTML" else None
 
 
 def _decompressed(name: str) -> str:

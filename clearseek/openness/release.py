@@ -111,6 +111,8 @@ def make_release(
         UserError: the run is not finished or not sound, data were changed, `out` exists or lies in the run.
     """
     folder = data or run.data
+    if data is None and run.begun and not folder.is_dir():
+        raise UserError(f"{folder}: the run's data are not in its folder: say where they are with --data FOLDER")
     _refuse_place(out, run, folder)
     remove_unfinished(out)
     say("checking the run and evaluating its last checkpoint")

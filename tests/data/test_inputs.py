@@ -93,6 +93,7 @@ CASES: dict[str, Case] = {
     "pictures skipped": ({**NOTES, "x.txt": b"\x89PNG\r\n\x1a\n\0\0"}, [FILES, SKIP], 0, "1 PNG"),
     "spreadsheet": ({"a.xlsx": zipped("[Content_Types].xml")}, [CSV, 'paths=["*.xlsx"]'], 2, "save it as CSV"),
     "HTML": ({**NOTES, "x.txt": "<!DOCTYPE html><html>404</html>"}, [FILES], 0, "1 HTML"),
+    "HTML page": ({**NOTES, "page.html": "<!DOCTYPE html><html><p>hello</html>"}, [FILES, 'paths=["*"]'], 0, "1 HTML"),
     "HTML as JSON": ({"a.jsonl": "<html><body>404</body></html>"}, [JSONL], 2, "HTML"),
     "CSV as text": ({**NOTES, "t.csv": "id,text\n1,one"}, [FILES, 'paths=["*.csv", "*.txt"]'], 0, "1 CSV"),
     "a mark": ({name: "\ufeff" + text for name, text in NOTES.items()}, [FILES], 0, "60"),

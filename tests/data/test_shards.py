@@ -322,7 +322,7 @@ def test_empty_half_is_refused(corpus: Path, tmp_path: Path, fraction: float) ->
     config = change(source="jsonl", paths=("a.jsonl",))
     with pytest.raises(UserError, match="held_out_fraction") as refusal:
         prepare(config.model_copy(update={"held_out_fraction": fraction}), VOCABULARY, tmp_path / "d", base=tmp_path)
-    named = re.search(r"([\d.]+) is the smallest that works; 0 holds none out", str(refusal.value))
+    named = re.search(r"([\d.]+) is the smallest that works; 0 holds out none", str(refusal.value))
     assert named
     smallest = config.model_copy(update={"held_out_fraction": float(named[1])})
     manifest = prepare(smallest, VOCABULARY, tmp_path / "data", base=tmp_path)
