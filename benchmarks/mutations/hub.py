@@ -19,7 +19,6 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("repeat_interleave(TILE, 1)[:, : x_NK.shape[1]]\n    full", "repeat(1, TILE)[:, : x_NK.shape[1]]\n    full", "scales interleaved the other way"),
         ("yield x_NK[full * TILE :], across_GK[full]", "yield x_NK[full * TILE :], across_GK[0]", "the last partial block"),
         ("return same_GG & usable_GG", "return same_GG", "scales that are not numbers"),
-        ("back_NK.view(torch.int16) == w_NK.view(torch.int16)", "back_NK == w_NK", "the sign of a zero"),
     ],
     "hub/hf_config.py": [
         ("\"num_key_value_heads\": config.num_attention_heads", "\"num_key_value_heads\": 1", "another number of heads"),

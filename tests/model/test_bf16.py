@@ -69,6 +69,13 @@ def test_the_heads_gradient_of_many_chunks_is_summed_in_fp32(monkeypatch: pytest
     assert error <= 2**-8, error  # the result's own rounding; with sums in BF16 it is 0.026
 
 
+def test_balance_biases_and_nothing_else_stay_fp32() -> None:
+    model = DeepSeekModel(ModelConfig(**BASE)).set_dtype(torch.bfloat16)
+    biases = {name: buffer.dtype for name, buffer in model.named_buffers()}
+    assert biases and set(biases.values()) == {torch.float32}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
 def test_odd_channel_counts_work() -> None:
     config = ModelConfig(**(BASE | {"qk_nope_head_dim": 15, "kv_lora_rank": 33, "v_head_dim": 7}))
     model = DeepSeekModel(config)
