@@ -14,7 +14,7 @@ import torch
 from clearseek.config import ModelConfig
 from clearseek.errors import UserError
 from clearseek.fp8.swiglu import weighted_swiglu
-from clearseek.fusion import choose_kernels, kernels_environment, use_kernels
+from clearseek.fusion import Kernels, choose_kernels, kernels_environment, use_kernels
 from clearseek.model.transformer import DeepSeekModel
 from tests.model.test_parity import BASE
 
@@ -35,9 +35,10 @@ print(total)
 """
 
 
-def gradients(compiled: bool) -> dict[str, torch.Tensor]:
+def gradients(kernels: Kernels) -> dict[str, torch.Tensor]:
+    """Loss and gradients of a small model whose passes are worked in this way."""
     config = ModelConfig(**(BASE | {"num_nextn_predict_layers": 1}))
-    use_kernels("compile" if compiled else "torch")
+    use_kernels(kernels)
     model = DeepSeekModel(config)
     model.initialise(3)
     tokens = torch.randint(0, config.vocab_size, (4, 66), generator=torch.Generator().manual_seed(1))
@@ -49,7 +50,7 @@ def gradients(compiled: bool) -> dict[str, torch.Tensor]:
 
 @needs_compiler
 def test_a_compiled_model_has_the_same_loss_and_gradients() -> None:
-    plain, compiled, again = gradients(False), gradients(True), gradients(True)
+    plain, compiled, again = gradients("torch"), gradients("compile"), gradients("compile")
     assert plain.keys() == compiled.keys()
     for name, exact in plain.items():
         error = (compiled[name] - exact).norm() / exact.norm()

@@ -14,13 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clearseek.config import ModelConfig
 from clearseek.errors import UserError
 from clearseek.fusion import choose_kernels, kernels_environment, use_kernels
 from clearseek.kernels import launch, operations
-from clearseek.model.transformer import DeepSeekModel
 from clearseek.train.muon import COEFFICIENTS, STEPS, orthogonalise
-from tests.model.test_parity import BASE
+from tests.test_fusion import gradients
 
 pytestmark = pytest.mark.skipif(launch.unavailable() is not None, reason=str(launch.unavailable()))
 
@@ -213,22 +211,9 @@ def test_compiled_kernels_are_kept_by_what_they_are_made_of(tmp_path: Path, monk
     assert launch._cache("/somewhere") != first
 
 
-def gradients(config: ModelConfig, threads: int = 2) -> dict[str, Tensor]:
-    torch.set_num_threads(threads)
-    model = DeepSeekModel(config)
-    model.initialise(3)
-    tokens = torch.randint(0, config.vocab_size, (4, 66), generator=torch.Generator().manual_seed(1))
-    losses = model.loss(tokens, 1e-3, 0.3)
-    losses.total.backward()
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return found | {"loss": losses.total.detach().reshape(1)}
-
-
 def test_a_model_has_the_gradients_of_the_passes_and_the_same_bits_again() -> None:
-    config = ModelConfig(**(BASE | {"num_nextn_predict_layers": 1}))
-    passes = gradients(config)
-    use_kernels("numba")
-    loops, again = gradients(config), gradients(config)
+    torch.set_num_threads(2)
+    passes, loops, again = gradients("torch"), gradients("numba"), gradients("numba")
     assert passes.keys() == loops.keys()
     for name, exact in passes.items():
         assert (loops[name] - exact).norm() <= 1e-5 * exact.norm(), name

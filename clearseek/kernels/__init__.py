@@ -1,1 +1,6 @@
-"""Loops compiled by numba, for FP32 training on a CPU."""
+"""Loops compiled by numba, for FP32 training on a CPU; and the sizes that loops and their callers share."""
+
+ROWS_PER_SUM = 64
+"""Rows whose gradients of a norm's weight are added up together, whatever the number of threads."""
+TILE = 64
+"""Rows of queries that go through attention together, and keys whose values are added up together."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from clearseek.kernels import TILE
 from clearseek.kernels.lanes import (
     ONE,
     OPTIONS,
@@ -32,9 +33,6 @@ from clearseek.kernels.lanes import (
     share,
     transpose,
 )
-
-TILE = 64
-"""Rows of queries that go through together, and keys whose values are added up together."""
 
 
 @njit(**OPTIONS)

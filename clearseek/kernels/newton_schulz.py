@@ -1,4 +1,4 @@
-"""Muon's orthogonalisation, matrix by matrix, each in a core's cache (numba compiles it).
+"""Muon's orthogonalisation (:mod:`clearseek.train.muon`), matrix by matrix in a core's cache (numba compiles it).
 
 A matrix with more columns than rows is worked on transposed, so that the sums of every product run along rows in
 memory. Of the two symmetric products of a step only the blocks on and above the diagonal are computed.

@@ -16,12 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clearseek.kernels import ROWS_PER_SUM, TILE
 from clearseek.kernels.launch import address_of, launch
-
-ROWS_PER_SUM = 64
-"""Rows whose gradients of a norm's weight are added up together: as in :mod:`clearseek.kernels.rows`."""
-TILE = 64
-"""As in :mod:`clearseek.kernels.attention`."""
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from clearseek.kernels import ROWS_PER_SUM
 from clearseek.kernels.lanes import (
     ONE,
     OPTIONS,
@@ -22,13 +23,11 @@ from clearseek.kernels.lanes import (
     sum_of,
 )
 
-ROWS_PER_SUM = 64
-"""Rows whose gradients of a norm's weight are added up together, whatever the number of threads."""
 _LARGEST = np.float32(88.0)
 
 
 def exponential(a):
-    """y = exp(x): for tests."""
+    """y = exp(x): the loop that is tried first, and tested."""
     start, end = share(a, a[2])
     copy(floats(a[3] + 4 * start), floats(a[4] + 4 * start), end - start)
     exp_below(floats(a[4] + 4 * start), np.float32(0), end - start)

@@ -2,7 +2,8 @@
 
 The projections give channels of all heads side by side, [B, S, H, ...]; the attention core wants each head's positions
 side by side, [B, H, S, ...], queries scaled and turned, and every key made of its own channels and the one rotary key
-that all heads share. As single functions with hand-written backwards, each tensor is read once and written once.
+that all heads share. As single functions with hand-written backwards, each tensor is read once and written once. Where
+numba's loops are in use, layouts and core are one loop (:func:`latent_attention`), and nothing is laid out in memory.
 
 Shapes: B sequences, S positions, H heads, N channels without position, P rotary channels, C = N + P, V value channels.
 """
@@ -23,20 +24,20 @@ class _Queries(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_BSHC: Tensor, turn_SP2: Tensor, nope: int, scale: float) -> Tensor:
         batch, length, heads, channels = q_BSHC.shape
-        ctx.nope, ctx.scale = nope, scale
         turn_S1P2 = (turn_SP2 * scale).unsqueeze(1)
         out_BHSC = q_BSHC.new_empty(batch, heads, length, channels)
         view_BSHC = out_BHSC.transpose(1, 2)
         torch.mul(q_BSHC[..., :nope], scale, out=view_BSHC[..., :nope])
         view_BSHC[..., nope:] = rotate(q_BSHC[..., nope:], turn_S1P2)
         ctx.save_for_backward(turn_S1P2)
+        ctx.nope, ctx.scale = nope, scale
         return out_BHSC
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_BHSC: Tensor) -> tuple[Tensor, None, None, None]:
-        nope: int = ctx.nope
         (turn_S1P2,) = ctx.saved_tensors
+        nope: int = ctx.nope
         g_BSHC = g_BHSC.transpose(1, 2)
         dq_BSHC = torch.empty(g_BSHC.shape, dtype=g_BSHC.dtype, device=g_BSHC.device)
         torch.mul(g_BSHC[..., :nope], ctx.scale, out=dq_BSHC[..., :nope])
@@ -49,11 +50,11 @@ class _KeysAndValues(torch.autograd.Function):
     def forward(ctx: Any, kv_BSHX: Tensor, rope_BSP: Tensor, nope: int) -> tuple[Tensor, Tensor]:
         batch, length, heads, _ = kv_BSHX.shape
         rotary = rope_BSP.shape[-1]
-        ctx.nope = nope
         k_BHSC = kv_BSHX.new_empty(batch, heads, length, nope + rotary)
         k_BSHC = k_BHSC.transpose(1, 2)
         k_BSHC[..., :nope] = kv_BSHX[..., :nope]
         k_BSHC[..., nope:] = rope_BSP.unsqueeze(2)
+        ctx.nope = nope
         return k_BHSC, kv_BSHX[..., nope:].transpose(1, 2).contiguous()
 
     @staticmethod
