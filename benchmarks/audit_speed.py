@@ -15,11 +15,11 @@ import tempfile
 from math import prod
 from pathlib import Path
 
-from clearseek.hub.hf_config import hf_config, quantization_config
-from clearseek.hub.layout import StoredTensor, fp8_tensors
-from clearseek.hub.safetensors_file import DTYPE_BYTES, Shaped, build_header
+from clearseek.hub.config_json import hf_config, quantization_config
+from clearseek.hub.safetensors import DTYPE_BYTES, Shaped, build_header
 from clearseek.machine import describe
 from clearseek.recipe import load_recipe
+from clearseek.tensors import StoredTensor, fp8_tensors
 
 RESULT = Path(__file__).parent / "results" / "audit_speed.json"
 FILES = 163
@@ -27,8 +27,8 @@ SCRIPT = """
 import json, resource, sys, time
 begun = time.perf_counter()
 from pathlib import Path
-from clearseek.openness.audit import audit
-from clearseek.openness.source import Folder
+from clearseek.audit.audit import audit
+from clearseek.audit.read.source import Folder
 found = audit(Folder(Path(sys.argv[1])), "DeepSeek-V3")
 print(json.dumps({
     "seconds": time.perf_counter() - begun,

@@ -26,11 +26,11 @@ import numpy as np
 
 from clearseek.config import ModelConfig
 from clearseek.files import sha256_file
-from clearseek.hub.hf_config import hf_config, quantization_config
-from clearseek.hub.layout import SCALE_SUFFIX, StoredTensor, fp8_tensors
-from clearseek.hub.safetensors_file import DTYPE_BYTES, Shaped, build_header
+from clearseek.hub.config_json import hf_config, quantization_config
+from clearseek.hub.safetensors import DTYPE_BYTES, Shaped, build_header
 from clearseek.machine import describe
 from clearseek.recipe import load_recipe
+from clearseek.tensors import SCALE_SUFFIX, StoredTensor, fp8_tensors
 
 RESULT = Path(__file__).parent / "results" / "convert_speed.json"
 SHARD_BYTES = 1_000_000_000

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from clearseek.config import Fp8Config
-from clearseek.fp8.choose import choose
-from clearseek.fusion import choose_kernels, kernels_environment, use_kernels
+from clearseek.fp8.backends.choose import choose
 from clearseek.machine import describe, pick_precision
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.ops.compiled import choose_kernels, kernels_environment, use_kernels
 from clearseek.recipe import load_recipe
 from clearseek.train.numerics import settle_numerics
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm

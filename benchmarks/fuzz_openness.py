@@ -21,20 +21,20 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from clearseek.audit.checks.evaluations import scores
+from clearseek.audit.checks.template import problem
+from clearseek.audit.read.archive import members
+from clearseek.audit.read.card import Document, read_yaml
+from clearseek.audit.read.claims import find_claims
+from clearseek.audit.read.program import code_of
+from clearseek.audit.read.source import Folder
 from clearseek.errors import UserError
-from clearseek.hub.safetensors_file import Shaped, build_header, parse_header, strict_json
+from clearseek.hub.safetensors import Shaped, build_header, parse_header, strict_json
+from clearseek.licences.match import identify
 from clearseek.machine import describe
-from clearseek.openness.card import Document, read_yaml
-from clearseek.openness.checks.archive import members
-from clearseek.openness.checks.evaluations import scores
-from clearseek.openness.checks.program import code_of
-from clearseek.openness.checks.template import problem
-from clearseek.openness.claims import find_claims
-from clearseek.openness.dsse import verify_statement
-from clearseek.openness.keys import load_public_key
-from clearseek.openness.licences.match import identify
-from clearseek.openness.manifest import Entry, Manifest, parse
-from clearseek.openness.source import Folder
+from clearseek.signing.dsse import verify_statement
+from clearseek.signing.keys import load_public_key
+from clearseek.signing.manifest import Entry, Manifest, parse
 from clearseek.train.transcript import verify as verify_transcript
 
 RESULT = Path(__file__).parent / "results" / "fuzz_openness.json"
@@ -58,7 +58,7 @@ STEP = b'{"balance":[],"grad_norm":"0x1p+0","loss":"0x1p+1","prev":"%s","step":1
 
 def corpus() -> dict[str, list[bytes]]:
     """A sound file or more for each parser."""
-    texts = Path(__file__).parents[1] / "clearseek/openness/licences/texts"
+    texts = Path(__file__).parents[1] / "clearseek/licences/texts"
     licences = [(texts / f"{name}.txt").read_bytes() for name in ("MIT", "ISC", "BSD-3-Clause", "Apache-2.0")]
     manifest = Manifest((Entry("a/b", 3, "0" * 64), Entry("c", 5, "1" * 64))).to_bytes()
     buffer = io.BytesIO()

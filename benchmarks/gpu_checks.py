@@ -24,7 +24,7 @@ from gpu_exact import (
 )
 from torch import Tensor
 
-from clearseek.fp8.backend import Reference
+from clearseek.fp8.backends.reference import Reference
 from clearseek.fp8.formats import E4M3, E5M2, TILE, Quantised
 from clearseek.fp8.quantise import dequantise, quantise_columns, quantise_tiles
 
@@ -323,8 +323,8 @@ def _launches(bench: Bench, own: Checks) -> None:
     """Neither the width of tiles nor how operands are fetched changes bits."""
 
     def check(operation: str, case: str) -> None:
-        from clearseek.fp8.triton import products, quantise, weight_gradient
-        from clearseek.fp8.triton.loading import Launch
+        from clearseek.fp8.backends.triton import products, quantise, weight_gradient
+        from clearseek.fp8.backends.triton.loading import Launch
 
         options = [Launch(2, 8, 4, True), Launch(1, 8, 4, True), Launch(1, 8, 3, False)]
         ends_E = torch.tensor([128, 384], dtype=torch.int32, device=bench.device)

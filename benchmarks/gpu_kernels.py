@@ -20,7 +20,7 @@ from gpu_common import Bench, Run, multiples_of, rate, summary
 from gpu_exact import same_bytes
 from torch import Tensor
 
-from clearseek.fp8.backend import Reference
+from clearseek.fp8.backends.reference import Reference
 from clearseek.fp8.formats import TILE
 
 ROWS, EXPERTS = 32768, 8
@@ -170,7 +170,7 @@ def tune(bench: Bench) -> None:
     if "triton" not in bench.backends:
         bench.leave_out("tuning", "triton does not run here")
         return
-    from clearseek.fp8.triton import products, quantise, weight_gradient
+    from clearseek.fp8.backends.triton import products, quantise, weight_gradient
 
     rows, experts, shapes = sizes(bench)
     ends_E = splits(bench)["learned"]
@@ -188,7 +188,7 @@ def tune(bench: Bench) -> None:
 
 def _candidates(bench: Bench) -> list[Any]:
     """Launches that fit Hopper's 227 KB of shared memory; the present choice first."""
-    from clearseek.fp8.triton.loading import Launch
+    from clearseek.fp8.backends.triton.loading import Launch
 
     found = [Launch(2, 8, 4, True), Launch(2, 8, 3, True), Launch(2, 8, 4, True, 16), Launch(2, 8, 4, True, 4)]
     found += [Launch(2, 16, 4, True), Launch(1, 8, 4, True), Launch(1, 4, 4, True), Launch(1, 8, 5, True)]

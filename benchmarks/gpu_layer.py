@@ -18,7 +18,7 @@ from gpu_kernels import SPREAD, sizes
 
 TOLERANCE = 0.1
 """Allowed norm of a difference from the reference's layer, relative: sums that differ in BF16's last bit decide
-roundings to eight bits, as in tests/fp8/test_triton_model.py."""
+roundings to eight bits, as in tests/fp8/backends/triton/test_model.py."""
 
 
 def layer(bench: Bench) -> None:
@@ -77,7 +77,7 @@ def _fp8(name: str, backend: Any, scales: str = "power-of-two") -> Any:
 
 def _check(bench: Bench, name: str) -> None:
     """Output and gradients of a backend's layer against the reference's, the norm of the difference over the norm."""
-    from clearseek.fp8.backend import Reference
+    from clearseek.fp8.backends.reference import Reference
 
     tokens, hidden, width, count, k = bench.pick((512, 1024, 512, 8, 2), (48, 128, 128, 2, 1))
     experts = _experts(bench, hidden, width, count, k)
@@ -108,7 +108,7 @@ def _fresh_weights(experts: Any) -> None:
 def no_compiler(bench: Bench) -> str | None:
     """Why ``train.kernels = "compile"`` cannot be tried; None if it can."""
     from clearseek.errors import UserError
-    from clearseek.fusion import choose_kernels
+    from clearseek.ops.compiled import choose_kernels
 
     if bench.smoke:
         return "compiling takes a minute on a small machine"
@@ -120,7 +120,7 @@ def no_compiler(bench: Bench) -> str | None:
 
 
 def _time(bench: Bench) -> None:
-    from clearseek.fusion import use_kernels
+    from clearseek.ops.compiled import use_kernels
 
     tokens, hidden, width, count, k = bench.pick((16384, 7168, 2048, 8, 2), (48, 128, 128, 2, 1))
     experts, routing = _experts(bench, hidden, width, count, k), _routing(bench, tokens, count, k)

@@ -18,11 +18,11 @@ from clearseek.machine import describe
 
 NAMES = ("triton", "cublas", "deepgemm")
 CLASSES = {
-    "triton": "clearseek.fp8.triton.backend:Triton",
-    "cublas": "clearseek.fp8.cublas:Cublas",
-    "deepgemm": "clearseek.fp8.deepgemm:DeepGemm",
+    "triton": "clearseek.fp8.backends.triton.backend:Triton",
+    "cublas": "clearseek.fp8.backends.cublas:Cublas",
+    "deepgemm": "clearseek.fp8.backends.deepgemm:DeepGemm",
 }
-"""For where pydantic is missing, without which :mod:`clearseek.fp8.choose` cannot be imported."""
+"""For where pydantic is missing, without which :mod:`clearseek.fp8.backends.choose` cannot be imported."""
 PACKAGES = ("pydantic", "triton", "deep_gemm", "rich", "safetensors", "tokenizers", "matplotlib")
 
 
@@ -105,7 +105,7 @@ def _why_not(bench: Bench, name: str) -> str | None:
     """Why a backend does not run; where it does, it is kept in ``bench.backends``."""
     try:
         from clearseek.config import Fp8Config
-        from clearseek.fp8.choose import make, why_not
+        from clearseek.fp8.backends.choose import make, why_not
     except ImportError as error:
         if str(error.name).startswith("clearseek"):
             raise

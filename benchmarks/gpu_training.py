@@ -61,7 +61,7 @@ def _recipe(bench: Bench, changes: dict[str, Any]) -> Any:
 
 def _pair(bench: Bench, name: str, changes: dict[str, Any], compiled: bool) -> None:
     """BF16, then FP8, with the same micro-batch."""
-    from clearseek.fusion import use_kernels
+    from clearseek.ops.compiled import use_kernels
 
     label = f"{name}{', compiled' if compiled else ''}"
     found: dict[str, dict[str, Any]] = {}
@@ -101,7 +101,7 @@ def _first_that_fits(bench: Bench, recipe: Any, precision: str, sizes: list[int]
 def _model(bench: Bench, recipe: Any, precision: str) -> tuple[Any, str | None]:
     """A model with weights drawn on the device (a CPU takes half a minute for them), and FP8's backend."""
     from clearseek.config import Fp8Config
-    from clearseek.fp8.choose import choose
+    from clearseek.fp8.backends.choose import choose
     from clearseek.model.transformer import DeepSeekModel
 
     with torch.device(bench.device):
@@ -139,7 +139,7 @@ def _tokens(bench: Bench, recipe: Any, sequences: int, step: int) -> Tensor:
 
 def _train(bench: Bench, recipe: Any, precision: str, micro: int) -> dict[str, Any]:
     """Some steps; the first ones, in which kernels are built, do not count."""
-    from clearseek.hub.layout import flops_per_token
+    from clearseek.tensors import flops_per_token
     from clearseek.train.optimizer import MasterOptimizer
 
     held = 0

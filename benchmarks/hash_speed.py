@@ -2,7 +2,7 @@
 
 Writes files of random bytes (2 GB unless told otherwise) to a temporary folder, reads them once so that they lie in
 memory, and then takes turns: ``sha256sum`` in one process, ``sha256sum`` in as many processes as there are cores, and
-:func:`clearseek.openness.hashing.hash_files`. What is aimed at is 70 % of one ``sha256sum`` times the cores. The rate
+:func:`clearseek.signing.hashing.hash_files`. What is aimed at is 70 % of one ``sha256sum`` times the cores. The rate
 of hashlib alone, on bytes in memory and on all cores, says how much of the rest is the library and not the reading.
 ``python benchmarks/hash_speed.py`` prints a table and writes ``benchmarks/results/hash_speed.json``.
 """
@@ -24,8 +24,8 @@ from statistics import median
 
 from clearseek.files import write_atomic
 from clearseek.machine import describe
-from clearseek.openness.hashing import BUFFER, hash_files
-from clearseek.openness.tree import Tree, walk
+from clearseek.signing.hashing import BUFFER, hash_files
+from clearseek.signing.tree import Tree, walk
 
 RESULT = Path(__file__).parent / "results" / "hash_speed.json"
 AIM = 0.70

@@ -16,10 +16,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clearseek.openness.audit import audit
-from clearseek.openness.evidence import Answer, Audit
-from clearseek.openness.source import Folder
-from clearseek.openness.views import framework, plain
+from clearseek.audit.audit import audit
+from clearseek.audit.evidence import Answer, Audit
+from clearseek.audit.read.source import Folder
+from clearseek.audit.views import framework, plain
 
 RESULT = Path(__file__).parent / "results" / "openness_panel.json"
 CLASSES: dict[Answer, str] = {

@@ -15,11 +15,11 @@ from math import comb
 from pathlib import Path
 
 from clearseek.machine import describe
-from clearseek.openness.release import make_release
-from clearseek.openness.verify import verify
 from clearseek.recipe import load_recipe
+from clearseek.release.make import make_release
 from clearseek.train.run import RunFolder
 from clearseek.train.session import run_training
+from clearseek.verify.run import verify
 
 RESULT = Path(__file__).parent / "results" / "verify_cost.json"
 SMALL = (

@@ -7,12 +7,19 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 
 import pytest
 import torch
 
 from clearseek import machine
-from clearseek.fusion import use_kernels
+from clearseek.cli import main
+from clearseek.data.shards import prepare
+from clearseek.ops.compiled import use_kernels
+from clearseek.train.run import RunFolder
+from clearseek.train.session import run_training
+from tests.releases import make_release
+from tests.tiny import tiny
 
 if not torch.cuda.is_available():
     # Triton decides at its import whether kernels are interpreted, and other packages import it too.
@@ -34,9 +41,51 @@ def _kernels_are_pytorchs() -> Iterator[None]:
     use_kernels("torch")
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def processes() -> ForkServerContext:
     """Processes to kill, which start in milliseconds: forked from a server that has imported the trainer."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.train.test_trainer"])
     return context
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small text files."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(30):
+        lines = [f"line {i} of file {number}: {'the quick brown fox ' * (i % 5)}{i * number}" for i in range(40)]
+        (folder / f"{number:02}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus as token shards."""
+    out = tmp_path_factory.mktemp("data") / "data"
+    prepare(tiny().data, 300, out, base=corpus)
+    return out
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """A small, truthful release of somebody else's model."""
+    return make_release(tmp_path / "Tiny")
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A release of a tiny run, its key beside it."""
+    folder = tmp_path_factory.mktemp("release")
+    recipe = tiny(
+        data={"paths": [str(corpus / "*.txt")]}, train={"keep_checkpoints": 9, "hash_every": 1, "checkpoint_every": 3}
+    )
+    run = RunFolder(folder / "run")
+    run_training(recipe, run, quiet=True)
+    assert main(["release", str(run.root), str(folder / "Tiny"), "--key", str(folder / "key"), "--make-key"]) == 0
+    return folder / "Tiny"

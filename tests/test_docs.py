@@ -24,14 +24,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from clearseek import cli, config
+from clearseek.cli.report import si
 from clearseek.errors import UserError
-from clearseek.hub.hf import export_hf
-from clearseek.hub.layout import count_parameters
+from clearseek.hub.write import export_hf
 from clearseek.recipe import load_recipe, parse_recipe, shipped_recipes
-from clearseek.report import si
+from clearseek.tensors import count_parameters
 from clearseek.train.run import RunFolder
 from clearseek.train.session import run_training
-from tests.train.conftest import tiny
+from tests.tiny import tiny
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.relative_to(ROOT).as_posix(): page for page in [*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/*.md"))]}
@@ -95,7 +95,7 @@ def whole_recipes() -> list[str]:
 @pytest.mark.parametrize("page", pages_with("python"))
 def test_python_runs(page: str, desk: Path) -> None:
     code = "\n".join(blocks(page, "python"))
-    for mark, library in {"transformers": "transformers", "openness.keys": "cryptography"}.items():
+    for mark, library in {"transformers": "transformers", "signing.keys": "cryptography"}.items():
         if mark in code:
             pytest.importorskip(library)
     exec(compile(code, page, "exec"), {"__name__": page})

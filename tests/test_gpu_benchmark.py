@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from clearseek.fp8.backend import Reference
+from clearseek.fp8.backends.reference import Reference
 from clearseek.fp8.formats import Quantised
 from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_tiles
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.conftest import TINY
+from tests.tiny import TINY
 
 UNUSED = ("torch._dynamo", "torch._inductor", "sympy", "transformers", "jinja2", "yaml", "cryptography")
 """What training has no use for unless it compiles."""

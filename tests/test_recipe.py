@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from clearseek.config import Recipe
 from clearseek.errors import UserError
 from clearseek.recipe import find_recipe, load_recipe, parse_recipe, recipe_json, shipped_recipes
-from tests.train.conftest import TINY, tiny
+from tests.tiny import TINY, tiny
 
 QUICKSTART = shipped_recipes()["quickstart"].read_text(encoding="utf-8")
 

@@ -32,15 +32,15 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("Quantised(b.data[e], b.scale[e])", "Quantised(b.data[e], b.scale[0])", "the first expert's scales"),
         ("bitwise_and_(-(1 << 10))", "bitwise_and_(-(1 << 8))", "the comparison's accumulator too fine"),
     ],
-    "fp8/swiglu.py:_backward_passes": [
+    "ops/swiglu.py:_backward_passes": [
         ("value=-1", "value=1", "a sign in silu's slope"),
         ("torch.mul(d_RI, silu_RI, out=d_up_RI)", "torch.mul(d_RI, sigmoid_RI, out=d_up_RI)", "sigmoid for silu"),
     ],
-    "fp8/swiglu.py:weighted_swiglu_backward": [
+    "ops/swiglu.py:weighted_swiglu_backward": [
         ("_backward_passes(d_RI * weight_R1,", "_backward_passes(d_RI,", "the router's weight left out of the gradient"),
         ("act_RI.mul_(weight_R1), d_gate_up_RI2", "act_RI, d_gate_up_RI2", "the down projection's input without its weight"),
     ],
-    "fp8/dequantised.py": [
+    "fp8/backends/dequantised.py": [
         ("y_ENK[empty_E] = 0.0", "pass", "an expert without rows has a gradient"),
         (" & magnitude).amax(dim)", ").amax(dim)", "the largest without its sign"),
         ("[:rows]\n", "\n", "padding stays"),
@@ -53,7 +53,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("fp8.power_of_two(\"gradient\"), fp8.gradient_dtype", "fp8.power_of_two(\"gradient\")", "the gradient's format ignored"),
         ("quantise_e5m6(x_TK) if kind == \"attention_output\" else x", "quantise_e5m6(x_TK * 1.0625) if kind == \"attention_output\" else x", "another input is kept than was used"),
     ],
-    "model/feed_forward_fp8.py": [
+    "fp8/feed_forward.py": [
         ("(\"activation\", \"gradient\") if layout is None else (\"dispatch\", \"combine_gradient\")", "(\"activation\", \"gradient\")", "V3's rounded scales for experts left out"),
         ("kept[2 * i : 2 * i + 2]", "kept[2 * i : 2 * i + 2]) if i else Quantised(*kept[-2:]", "another expert's activations"),
         ("experts, 2 * width, hidden), e, d_gate_up_e", "experts, 2 * width, hidden), e, d_gate_up_e * 0.5", "half of a gradient"),

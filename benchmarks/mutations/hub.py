@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 FAULTS: dict[str, list[tuple[str, str, str]]] = {
-    "hub/hf.py": [
+    "hub/write.py": [
         ("slice(0, width) if match", "slice(width, 2 * width) if not match", "one half for gate and up"),
         ("if match[\"projection\"] == \"gate\" else", "if match[\"projection\"] == \"up\" else", "gate and up swapped"),
         ("torch.float32 if spec.dtype == \"F32\" else wide", "wide", "routers' biases in BF16"),
@@ -20,13 +20,13 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("yield x_NK[full * TILE :], across_GK[full]", "yield x_NK[full * TILE :], across_GK[0]", "the last partial block"),
         ("return same_GG & usable_GG", "return same_GG", "scales that are not numbers"),
     ],
-    "hub/hf_config.py": [
+    "hub/config_json.py": [
         ("\"num_key_value_heads\": config.num_attention_heads", "\"num_key_value_heads\": 1", "another number of heads"),
         ("\"scoring_func\": \"sigmoid\",", "\"scoring_func\": \"softmax\",", "V3 read as softmax"),
         ("\"head_dim\": config.qk_rope_head_dim", "\"head_dim\": config.qk_head_dim", "another meaning of head_dim"),
         ("{\"rope_type\": \"yarn\", \"rope_theta\": config.rope_theta,", "{\"rope_type\": \"yarn\", \"rope_theta\": 10000.0,", "a base of 10,000 beside YaRN"),
     ],
-    "hub/layout.py": [
+    "tensors.py": [
         ("-(-size // FP8_BLOCK)", "size // FP8_BLOCK", "scales of the last partial block"),
         ("(H, 2 * H)", "(2 * H, H)", "eh_proj transposed"),
         ("spec.size * config.num_experts_per_tok // config.n_routed_experts", "spec.size // config.n_routed_experts", "one expert a token"),
@@ -34,31 +34,31 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("micro_batches.bit_length() - 1", "micro_batches - 1", "sums of a running total"),
         ("4 * (trained + bias)", "4 * trained", "biases not counted"),
     ],
-    "hub/convert_plan.py": [
+    "hub/convert/plan.py": [
         ("if k != \"quantization_config\"", "", "a BF16 folder that says FP8"),
         ("elif matrix not in here:", "elif False:", "scales in another file are dropped"),
         ("shaped = [Shaped(e.name, \"BF16\" if e.dtype == \"F8_E4M3\" else e.dtype, e.shape) for e in kept]", "shaped = [Shaped(e.name, \"BF16\", e.shape) for e in kept]", "FP32 biases become BF16"),
     ],
-    "hub/convert_stream.py": [
+    "hub/convert/stream.py": [
         ("_write(handle, target.begin + first, raw.numpy().data)", "_write(handle, target.begin, raw.numpy().data)", "pieces over one another"),
         ("slice(each.start // TILE, -(-each.stop // TILE))", "slice(0, -(-each.stop // TILE) - each.start // TILE)", "every piece has the first scales"),
         ("min(column + wide, columns)", "column + wide", "a piece past the edge"),
         ("Done(*map(sum, zip(total, done, strict=True)))", "done", "only the last piece is counted"),
     ],
-    "hub/safetensors_file.py": [
+    "hub/safetensors.py": [
         ("if entry.begin != end:", "if entry.begin < end:", "gaps between tensors"),
         ("b\" \" * (-len(text) % 8)", "b\"\"", "numbers not aligned"),
         ("if size is not None and size != end", "if size is not None and size < end", "bytes after the last tensor"),
         ("if name in content:", "if False:", "a key twice"),
     ],
-    "hub/hf_read.py": [
+    "hub/read.py": [
         ("check_finite(part, self.source.tensors[name].entry.dtype, where)", "pass", "NaN is imported"),
         ("if not torch.equal(part.float(), state[name].float())", "if False", "an MTP head of its own is dropped"),
         ("self.scales == \"power-of-two\")", "False)", "odd scales under ue8m0"),
         ("part.float() if spec.kind == \"router_bias\" else part", "part", "a router's bias as it is stored"),
         ("if entry.shape != spec.shape:", "if len(entry.shape) != len(spec.shape):", "shapes are not compared"),
     ],
-    "hub/hf_rope.py": [
+    "hub/rope.py": [
         ("\"mscale\": 1.0, \"mscale_all_dim\": 0.0", "\"mscale\": 1.0, \"mscale_all_dim\": 1.0", "YaRN's defaults are ClearSeek's"),
         ("any(theta != thetas[0] for theta in thetas)", "False", "two bases that contradict"),
     ],

@@ -46,7 +46,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("zip(self.moe_layers, load_LE, strict=True)", "zip(self.moe_layers, load_LE.roll(1, 0), strict=True)", "loads of another layer"),
         ("parameter.grad_dtype = None if fp8 is None else torch.float32", "pass", "weight gradients of FP8 in BF16"),
     ],
-    "model/embedding.py": [
+    "ops/embedding.py": [
         ("dtype=torch.float32, device=g.device)", "dtype=g.dtype, device=g.device)", "embedding gradients summed in BF16"),
         ("total_VD.index_add_(0, tokens.flatten(), g.flatten(0, -2).float())", "total_VD[tokens.flatten()] = g.flatten(0, -2).float()", "a token's last occurrence alone"),
     ],
@@ -57,7 +57,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("seen = cache.length", "seen = cache.length - length", "a cache without the new positions"),
         ("self.q_b_proj(self.q_a_layernorm(q_BSX))", "self.q_b_proj(q_BSX)", "compressed queries are not normalised"),
     ],
-    "model/rope.py": [
+    "ops/rope.py": [
         ("yarn.growth(yarn.mscale_all_dim) ** 2", "yarn.growth(yarn.mscale_all_dim)", "YaRN's softmax correction once, not squared"),
         ("frequency / yarn.factor * ramp + frequency * (1 - ramp)", "frequency / yarn.factor * (1 - ramp) + frequency * ramp", "fast frequencies are stretched, slow ones stay"),
         ("torch.arange(start, start + length,", "torch.arange(0, length,", "positions from zero with a cache"),
@@ -66,29 +66,29 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("max(math.floor(pair(yarn.beta_fast)), 0), min(math.ceil(pair(yarn.beta_slow)), dim - 1)", "max(round(pair(yarn.beta_fast)), 0), min(round(pair(yarn.beta_slow)), dim - 1)", "YaRN's range rounded to nearest"),
         ("config.qk_head_dim**-0.5", "config.qk_nope_head_dim**-0.5", "scaled by half of the head"),
     ],
-    "model/norm.py:RMSNorm": [
+    "ops/norm.py:RMSNorm": [
         ("def __init__(self, size: int, eps: float = 1e-6)", "def __init__(self, size: int, eps: float = 1e-5)", "another default epsilon"),
     ],
-    "model/norm.py:_normalise": [
+    "ops/norm.py:_normalise": [
         (".add_(eps)", "", "epsilon left out"),
         ("y_TD[rows] *= w_D", "pass", "the weight left out"),
     ],
-    "model/norm.py:_normalise_backward": [
+    "ops/norm.py:_normalise_backward": [
         ("rstd_T1[rows].pow(3)", "rstd_T1[rows].pow(2)", "a power of the inverse root"),
         (".neg_()", "", "a sign in the gradient"),
         ("dw_D += torch.mm", "dw_D = torch.mm", "the weight's gradient of the last block alone"),
     ],
-    "model/attend.py:_probabilities": [
+    "ops/attention.py:_probabilities": [
         (".triu_(1)", ".triu_(2)", "a token sees the one after it"),
         ("scores_NQS[:, :, -queries:] += hidden_QQ", "scores_NQS[:, :, :queries] += hidden_QQ", "the mask at the wrong end of the keys"),
         ("scores_NQS[:, :, -queries:] += hidden_QQ", "pass", "no mask"),
     ],
-    "model/attend.py:_BlockedAttention.backward": [
+    "ops/attention.py:_BlockedAttention.backward": [
         ("torch.bmm(ds_NQS.transpose(1, 2), q_NBC)", "torch.bmm(ds_NQS.transpose(1, 2), q_NBC) * 1.01", "a hundredth too much in the keys"),
         ("dv_NSV[:, :seen] += dv", "dv_NSV[:, :seen] = dv", "values' gradient of one block alone"),
         ("dk_NSC[:, :seen] += dk", "pass", "keys' gradient of the last block alone"),
     ],
-    "model/heads.py": [
+    "ops/heads.py": [
         ("dk_BHSC[..., nope:].sum(1)", "dk_BHSC[..., nope:].mean(1)", "the shared key's gradient is a mean over heads"),
         ("turn_S1P2.conj()", "turn_S1P2", "gradients are turned forward"),
         ("ctx.scale, out=", "1.0, out=", "the softmax scale left out of a gradient"),
@@ -97,20 +97,20 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)", "d_weight_R.index_select(0, layout.place_P).view(ctx.k, -1).t()", "router gradients of other pairs"),
         ("return d_x_TD, d_weight_TK,", "return d_x_TD, d_weight_TK * 0,", "the router learns nothing from the experts"),
     ],
-    "model/dispatch.py": [
+    "ops/dispatch.py": [
         ("weight_TK.flatten().to(dtype)", "weight_TK.t().flatten().to(dtype)", "router weights of other pairs"),
         ("pair_R.div(index_TK.shape[1], rounding_mode=\"floor\")", "(pair_R % index_TK.shape[0])", "rows of other tokens"),
         ("mode=\"sum\"", "mode=\"mean\"", "the mean of a token's experts"),
         ("(load_E.cumsum(0) - load_E)", "load_E.cumsum(0)", "each block begins where it should end"),
     ],
-    "model/loss.py": [
+    "ops/loss.py": [
         ("return total / tokens", "return total", "a sum of losses"),
         ("scale = g / d_hidden_TD.shape[0]", "scale = g", "gradients of a sum"),
         ("d_head_VD += d_logits_CV.t() @ h_CD", "d_head_VD = d_logits_CV.t().float() @ h_CD.float()", "the head's gradient of the last chunk alone"),
         ("p_CV.new_full(target_C1.shape, -1.0)", "p_CV.new_full(target_C1.shape, -0.5)", "half of the target in the gradient"),
         ("d_head_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device", "d_head_VD = torch.zeros(head_VD.shape, dtype=head_VD.dtype, device", "the head's gradient summed in BF16"),
     ],
-    "model/loss.py:_negative_log": [
+    "ops/loss.py:_negative_log": [
         ("finfo(torch.float32).tiny", "finfo(torch.float32).eps", "losses stop at 16 nats"),
     ],
     "model/transformer.py:DeepSeekModel.set_dtype": [
@@ -125,10 +125,10 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "config.py:RopeScaling": [
         ("/ self.growth(self.mscale_all_dim)", "", "YaRN's multiplier not divided"),
     ],
-    "model/loss.py:token_losses": [
+    "ops/loss.py:token_losses": [
         ("target_T[start : start + chunk].unsqueeze(1)", "target_T[: len(p_CV)].unsqueeze(1)", "every chunk has the first one's targets"),
     ],
-    "model/loss.py:_CrossEntropy.forward": [
+    "ops/loss.py:_CrossEntropy.forward": [
         ("target_T[start : start + chunk].unsqueeze(1)", "target_T[: len(h_CD)].unsqueeze(1)", "every chunk of training has the first one's targets"),
     ],
 }

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clearseek.model.loss import token_losses
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.ops.loss import token_losses
 
 
 class Tokens(Protocol):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from clearseek.config import Fp8Config
-from clearseek.fp8.backend import Reference, Weight
+from clearseek.fp8.backends.reference import Reference, Weight
 from clearseek.fp8.formats import E4M3, E5M2, Quantised
 from clearseek.fp8.quantise import dequantise_e5m6, quantise_e5m6
 

@@ -3,7 +3,7 @@
 A checkpoint that went through other people's tools often has Hugging Face's names with a prefix more or less,
 DeepSeek's inference code has names of its own for the same matrices (its ``convert.py`` only renames, when it is told
 to write one file), and old checkpoints carry tables that follow from the settings. All of these are read under the
-names of :mod:`clearseek.hub.layout`. Names that stand for something else (a quantisation, an adapter, another
+names of :mod:`clearseek.tensors`. Names that stand for something else (a quantisation, an adapter, another
 attention) are said to be that, so that nobody is sent to look for the wrong cause.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from clearseek.config import ModelConfig
-from clearseek.hub.layout import HEAD, SCALE_SUFFIX
+from clearseek.tensors import HEAD, SCALE_SUFFIX
 
 _LAYER = re.compile(r"(?P<before>.*?)layers\.(?P<layer>\d+)\.")
 _TABLE = re.compile(r"(?:^|\.)rotary_emb\.(?:inv_freq|cos_cached|sin_cached)$")
@@ -54,7 +54,7 @@ _SIGNS: Final = (
 
 
 def our_names(names: Iterable[str]) -> dict[str, str]:
-    """The names of :mod:`clearseek.hub.layout` -> the names of a checkpoint; tables that follow are left out.
+    """The names of :mod:`clearseek.tensors` -> the names of a checkpoint; tables that follow are left out.
 
     A name that is not understood stands for itself, and so do all if two would come out as one.
     """

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clearseek.config import ModelConfig
-from clearseek.hub.layout import tensors
+from clearseek.tensors import tensors
 
 LLAMA_CPP_LITE_LAYERS = (26, 27)
 VLLM_MLA_WIDTHS = (320, 576)

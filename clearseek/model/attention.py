@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
 from clearseek.fp8.linear import Linear, linears
-from clearseek.fusion import loops_take
-from clearseek.model.attend import causal_attention
-from clearseek.model.heads import heads_of_keys_and_values, heads_of_queries, latent_attention
-from clearseek.model.norm import RMSNorm
-from clearseek.model.rope import rotate, softmax_scale
+from clearseek.ops.attention import causal_attention
+from clearseek.ops.compiled import loops_take
+from clearseek.ops.heads import heads_of_keys_and_values, heads_of_queries, latent_attention
+from clearseek.ops.norm import RMSNorm
+from clearseek.ops.rope import rotate, softmax_scale
 
 
 @dataclass
@@ -71,7 +71,7 @@ class MultiHeadLatentAttention(nn.Module):
 
         Args:
             x_BSD: Normalised hidden states of S new positions.
-            turn_SP2: Their rotations, complex64 [S, P / 2] (see :func:`clearseek.model.rope.rotations`).
+            turn_SP2: Their rotations, complex64 [S, P / 2] (see :func:`clearseek.ops.rope.rotations`).
             cache: The layer's past, which is extended; None while training.
 
         Returns:

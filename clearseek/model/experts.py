@@ -1,6 +1,6 @@
 """Routed experts: every token visits its K experts, none is dropped.
 
-Pairs stand sorted by expert (:mod:`clearseek.model.dispatch`), so that one grouped matrix product serves them all. The
+Pairs stand sorted by expert (:mod:`clearseek.ops.dispatch`), so that one grouped matrix product serves them all. The
 router's weight is applied inside SwiGLU, before the down-projection, as DeepSeek's training kernels do; the mathematics
 is the same, and the backward gets the weight's gradient without keeping the experts' outputs. SwiGLU is recomputed in
 the backward (DeepSeek-V3 report, section 3.2.3).
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from clearseek.config import ModelConfig
+from clearseek.fp8.feed_forward import feed_forward_fp8
 from clearseek.fp8.linear import Fp8, QuantisedWeight
-from clearseek.fp8.swiglu import weighted_swiglu, weighted_swiglu_backward
-from clearseek.model.dispatch import ALIGNMENT, Layout, alignment_of, combine, lay_out
-from clearseek.model.feed_forward_fp8 import feed_forward_fp8
-from clearseek.model.grouped import gradient_space, grouped_mm, grouped_mm_weight, parts, space_for
 from clearseek.model.router import Routing
+from clearseek.ops.dispatch import ALIGNMENT, Layout, alignment_of, combine, lay_out
+from clearseek.ops.grouped import gradient_space, grouped_mm, grouped_mm_weight, parts, space_for
+from clearseek.ops.swiglu import weighted_swiglu, weighted_swiglu_backward
 
 
 class _Experts(torch.autograd.Function):

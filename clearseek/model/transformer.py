@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
+from clearseek.fp8.feed_forward import feed_forward_fp8
 from clearseek.fp8.linear import Fp8, Linear, QuantisedWeight
-from clearseek.fp8.swiglu import swiglu
 from clearseek.model.attention import LatentCache, MultiHeadLatentAttention
-from clearseek.model.embedding import Embedding
 from clearseek.model.experts import Experts
-from clearseek.model.feed_forward_fp8 import feed_forward_fp8
-from clearseek.model.loss import cross_entropy
-from clearseek.model.norm import RMSNorm
-from clearseek.model.rope import rotations
 from clearseek.model.router import Router, Routing
+from clearseek.ops.embedding import Embedding
+from clearseek.ops.loss import cross_entropy
+from clearseek.ops.norm import RMSNorm
+from clearseek.ops.rope import rotations
+from clearseek.ops.swiglu import swiglu
 
 
 class MLP(nn.Module):

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from clearseek.fusion import loops_take
 from clearseek.kernels import operations
+from clearseek.ops.compiled import loops_take
 from clearseek.train.groups import Groups
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

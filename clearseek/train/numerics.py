@@ -12,10 +12,10 @@ import torch
 
 from clearseek.config import Recipe
 from clearseek.cores import default_threads
-from clearseek.fp8.choose import choose
+from clearseek.fp8.backends.choose import choose
 from clearseek.fp8.linear import Fp8
-from clearseek.fusion import Kernels, choose_kernels, use_kernels
 from clearseek.machine import Precision, keep_heap, pick_precision
+from clearseek.ops.compiled import Kernels, choose_kernels, use_kernels
 from clearseek.train.run import RunFolder
 from clearseek.train.transcript import read_header
 

@@ -31,7 +31,7 @@ _MOST_COLUMNS = 400  # of a heat map; more steps are averaged
 
 
 class LossRecord(Protocol):
-    """A step with its losses: `clearseek.train.transcript.Step` or `clearseek.train.display.StepRecord`."""
+    """A step with its losses: `clearseek.train.transcript.Step` or `clearseek.cli.progress.StepRecord`."""
 
     @property
     def step(self) -> int: ...

@@ -29,8 +29,8 @@ from clearseek.recipe import parse_recipe, recipe_json
 if TYPE_CHECKING:  # a path and a recipe need none of it
     import torch
 
+    from clearseek.cli.progress import StepRecord
     from clearseek.model.transformer import DeepSeekModel
-    from clearseek.train.display import StepRecord
 
 PARENT = "parent.json"
 """In the parent's folder: step, hashes of weights and optimiser, and of the transcript's last line."""

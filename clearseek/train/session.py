@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from clearseek.cli.progress import Display
 from clearseek.config import Recipe
 from clearseek.data.manifest import read_manifest
 from clearseek.data.progress import data_progress
 from clearseek.data.shards import prepare
 from clearseek.errors import UserError
 from clearseek.files import amount, remove_folder, remove_leftovers, write_atomic, writing
-from clearseek.fp8.choose import choose
-from clearseek.hub.layout import count_parameters, training_memory
+from clearseek.fp8.backends.choose import choose
 from clearseek.locks import exclusive
 from clearseek.machine import describe
 from clearseek.program import command
 from clearseek.sysfiles import system_file
+from clearseek.tensors import count_parameters, training_memory
 from clearseek.train import checkpoint
-from clearseek.train.display import Display
 from clearseek.train.extend import adopt
 from clearseek.train.numerics import settle_numerics
 from clearseek.train.pictures import expert_load, loss_curve

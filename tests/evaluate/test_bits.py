@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clearseek.evaluate.bits import compressed_bits_per_byte, held_out_bits, window_count
 from clearseek.model.transformer import DeepSeekModel
-from tests.train.conftest import tiny
+from tests.tiny import tiny
 
 VOCAB = 1 << 5
 

@@ -20,9 +20,9 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from clearseek.fp8.backends.triton import products, quantise, swiglu, weight_gradient
+from clearseek.fp8.backends.triton.loading import Launch
 from clearseek.fp8.formats import E4M3, E5M2
-from clearseek.fp8.triton import products, quantise, swiglu, weight_gradient
-from clearseek.fp8.triton.loading import Launch
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", E4M3: "fp8e4nv", E5M2: "fp8e5"}

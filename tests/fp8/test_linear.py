@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clearseek.config import Fp8Config
-from clearseek.fp8.choose import choose
+from clearseek.fp8.backends.choose import choose
 from clearseek.fp8.linear import Fp8, Kind, Linear, linears
 from clearseek.fp8.quantise import (
     dequantise,

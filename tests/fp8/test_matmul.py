@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clearseek.fp8.backend import Reference
-from clearseek.fp8.comparison import TensorCoreSums
-from clearseek.fp8.dequantised import Dequantised
+from clearseek.fp8.backends.comparison import TensorCoreSums
+from clearseek.fp8.backends.dequantised import Dequantised
+from clearseek.fp8.backends.reference import Reference
 from clearseek.fp8.formats import Quantised
 from clearseek.fp8.matmul import grouped_scaled_mm, grouped_scaled_mm_inner, scaled_mm, truncated_mm
 from clearseek.fp8.quantise import quantise_blocks, quantise_columns, quantise_tiles

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clearseek.fp8.backend import Reference
-from clearseek.fp8.dequantised import Dequantised
+from clearseek.fp8.backends.dequantised import Dequantised
+from clearseek.fp8.backends.reference import Reference
 from clearseek.fp8.formats import E4M3, E5M2, Quantised, next_power_of_two
 from clearseek.fp8.quantise import (
     dequantise,

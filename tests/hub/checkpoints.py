@@ -14,10 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from clearseek.config import ModelConfig
-from clearseek.hub.hf_config import hf_config
-from clearseek.hub.layout import fp8_tensors, tensors
-
-from .examples import small
+from clearseek.hub.config_json import hf_config
+from clearseek.tensors import fp8_tensors, tensors
+from tests.hub.examples import small
 
 INDEX = "model.safetensors.index.json"
 SCALE = "_scale_inv"

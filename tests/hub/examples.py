@@ -11,7 +11,7 @@ import torch
 
 from clearseek.config import ModelConfig, RopeScaling
 from clearseek.data import tokenizer
-from clearseek.hub.layout import memory_tensors
+from clearseek.tensors import memory_tensors
 
 VOCAB = 320
 SMALL: dict[str, Any] = {

@@ -13,8 +13,7 @@ from clearseek.errors import UserError
 from clearseek.fp8.formats import next_power_of_two
 from clearseek.fp8.quantise import dequantise, quantise_blocks
 from clearseek.hub.block_fp8 import SAFE_SCALES, check_finite, check_scale, decode, encode
-
-from .checkpoints import decoded, e4m3_values, encoded
+from tests.hub.checkpoints import decoded, e4m3_values, encoded
 
 ALL_CODES = torch.tensor([code for code in range(256) if code & 0x7F != 0x7F], dtype=torch.uint8)
 SIZE = st.one_of(st.integers(1, 300), st.sampled_from([127, 128, 129, 255, 256, 257]))

@@ -9,8 +9,7 @@ import pytest
 from clearseek.data.tokenizer import Tokenizer, trained_here
 from clearseek.hub.portability import check_portability
 from clearseek.recipe import load_recipe
-
-from .examples import V2, small, tokenizer_file
+from tests.hub.examples import V2, small, tokenizer_file
 
 
 def found(**changes: Any) -> set[tuple[str, str]]:

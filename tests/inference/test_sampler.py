@@ -12,7 +12,7 @@ from torch import Tensor
 from clearseek.errors import UserError
 from clearseek.inference.sampler import Sampling, generate, pick
 from clearseek.model.transformer import DeepSeekModel
-from tests.train.conftest import tiny
+from tests.tiny import tiny
 
 PROMPT = [5, 17, 200]
 GREEDY = Sampling(temperature=0)

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from clearseek.config import ModelConfig
-from clearseek.model import loss as loss_module
-from clearseek.model import norm as norm_module
-from clearseek.model.norm import RMSNorm
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.ops import loss as loss_module
+from clearseek.ops import norm as norm_module
+from clearseek.ops.norm import RMSNorm
 from tests.model.test_parity import BASE, V2
 
 

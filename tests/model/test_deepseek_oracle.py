@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clearseek.config import ModelConfig, RopeScaling
-from clearseek.hub.hf import export_hf
+from clearseek.hub.write import export_hf
 from clearseek.model.transformer import DeepSeekModel
 from tests.hub.examples import tokenizer_file
 from tests.model.test_parity import BASE, GROUPS, V2

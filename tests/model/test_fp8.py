@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clearseek.config import Fp8Config, ModelConfig
-from clearseek.fp8.choose import choose
+from clearseek.fp8.backends.choose import choose
 from clearseek.fp8.linear import Linear
 from clearseek.fp8.quantise import quantise_e5m6
 from clearseek.model.experts import Experts

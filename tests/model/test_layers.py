@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from clearseek.config import ModelConfig
-from clearseek.model import loss as loss_module
-from clearseek.model.attend import causal_attention
-from clearseek.model.dispatch import alignment_of, lay_out
-from clearseek.model.embedding import Embedding
 from clearseek.model.experts import Experts
-from clearseek.model.grouped import grouped_mm, grouped_mm_weight, parts
-from clearseek.model.loss import cross_entropy, token_losses
-from clearseek.model.norm import RMSNorm
 from clearseek.model.router import Routing
+from clearseek.ops import loss as loss_module
+from clearseek.ops.attention import causal_attention
+from clearseek.ops.dispatch import alignment_of, lay_out
+from clearseek.ops.embedding import Embedding
+from clearseek.ops.grouped import grouped_mm, grouped_mm_weight, parts
+from clearseek.ops.loss import cross_entropy, token_losses
+from clearseek.ops.norm import RMSNorm
 from tests.model.test_parity import BASE
 
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from clearseek.config import ModelConfig
-from clearseek.hub.layout import memory_tensors
 from clearseek.model.transformer import DeepSeekModel, MTPLayer
 from clearseek.recipe import load_recipe
+from clearseek.tensors import memory_tensors
 from tests.model.test_parity import BASE, V2
 
 MTP: dict[str, Any] = {"num_nextn_predict_layers": 1}

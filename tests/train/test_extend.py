@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from clearseek.cli.progress import Display
 from clearseek.config import Recipe
 from clearseek.errors import UserError
 from clearseek.train import checkpoint
-from clearseek.train.display import Display
 from clearseek.train.extend import adopt, longer_recipe
 from clearseek.train.run import RunFolder, read_metrics
 from clearseek.train.session import run_training
 from clearseek.train.trainer import Trainer
 from clearseek.train.transcript import verify
-from tests.train.conftest import tiny
+from tests.tiny import tiny
 
 
 @pytest.fixture(scope="module")

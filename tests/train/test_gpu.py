@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clearseek.model.transformer import DeepSeekModel
-from tests.train.conftest import tiny
+from tests.tiny import tiny
 from tests.train.test_trainer import interrupted, run
 
 pytestmark = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clearseek.train.header import differences
-from tests.train.conftest import tiny
+from tests.tiny import tiny
 
 
 def header(**data: Any) -> dict[str, Any]:

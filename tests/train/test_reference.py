@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from clearseek.train.display import Display, StepRecord
+from clearseek.cli.progress import Display, StepRecord
 from clearseek.train.run import RunFolder, read_metrics
 from clearseek.train.trainer import Trainer
 from clearseek.train.transcript import verify
-from tests.train.conftest import tiny
+from tests.tiny import tiny
 from tests.train.reference import Model, Tally, Training, per_matrix
 
 STEPS = 8

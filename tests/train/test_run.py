@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from clearseek.cli.progress import StepRecord
 from clearseek.errors import UserError
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.train import checkpoint
-from clearseek.train.display import StepRecord
 from clearseek.train.run import Loads, Metrics, RunFolder, is_imported, read_metrics
-from tests.train.conftest import tiny
+from tests.tiny import tiny
 
 
 def record(step: int) -> StepRecord:

@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 import torch
 
+from clearseek.cli.progress import Display, StepRecord
 from clearseek.config import Recipe
 from clearseek.data.loader import Loader
 from clearseek.errors import UserError
 from clearseek.evaluate.bits import held_out_bits
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.train import checkpoint
-from clearseek.train.display import Display, StepRecord
 from clearseek.train.run import RunFolder, read_metrics
 from clearseek.train.trainer import Outcome, Trainer
 from clearseek.train.transcript import hash_tensors, verify
-from tests.train.conftest import tiny
+from tests.tiny import tiny
 
 EIGHT_BIT = {"intermediate_size": 128, "moe_intermediate_size": 128}
 """What FP8 needs of the tiny model."""

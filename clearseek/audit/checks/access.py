@@ -1,0 +1,75 @@
+"""Access: whether the weights can simply be had, or one must ask, sign in or agree first; and whether everywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from clearseek.audit.checks.licence import licence_texts, quote, said_elsewhere
+from clearseek.audit.checks.weights import weight_links
+from clearseek.audit.evidence import Grade, Row
+from clearseek.audit.read.card import shorten
+from clearseek.audit.read.subject import Subject
+
+_GATE = re.compile(
+    r"(?:accept|agree to) (?:our|the) (?:licen[cs]e|terms|agreement|acceptable use)|request access|access request|"
+    r"request (?:is|has been|will be) (?:approved|processed)|gated (?:model|repo)|fill (?:out|in) .{0,30}form",
+    re.I,
+)
+
+
+def rows(subject: Subject) -> Iterator[Row]:
+    """Whether there is a gate before the weights, and whether somebody is shut out for where he lives."""
+    yield _gate(subject)
+    yield _geography(subject)
+
+
+def _gate(subject: Subject) -> Row:
+    title, name = "The weights can be had without asking", "barriers.access"
+    gated = [key for key in subject.metadata.value or {} if key.startswith("extra_gated")]
+    card = subject.card
+    if gated and card is not None:
+        reason = f"the card's metadata set up a gate: {', '.join(gated)}"
+        return Row(name, "impact", title, "no", Grade.CLAIMED, reason, (card.at(1, gated[0]),))
+    if getattr(subject.source, "gated", False):
+        return Row(name, "impact", title, "no", Grade.PRESENT, "the hub has a gate before the repository")
+    if subject.weight_files:
+        return Row(name, "impact", title, "yes", Grade.PRESENT, "they are here")
+    for document in subject.documents[:3]:
+        for number, line in enumerate(document.lines, 1):
+            if _GATE.search(line):
+                reason = "a document asks to agree or to request first"
+                return Row(name, "impact", title, "no", Grade.CLAIMED, reason, (document.at(number),))
+    links = weight_links(subject)
+    answer, grade = ("unknown", Grade.LINKED) if links else ("not applicable", Grade.ABSENT)
+    reason = "linked; whether the place asks for anything was not looked at" if links else "there are no weights"
+    return Row(name, "impact", title, answer, grade, reason)  # type: ignore[arg-type]
+
+
+def _geography(subject: Subject) -> Row:
+    """Clauses of the licence, the card and policies that leave a place out."""
+    title, name = "No country is shut out", "barriers.geography"
+    text = licence_texts(subject).get("weights")
+    clauses = [(text.file, clause) for clause in text.match.clauses] if text is not None else []
+    clauses += [(said.file, said.clause) for said in said_elsewhere(subject)]
+    found = [(file, clause) for file, clause in clauses if clause.flag == "geo_exclusion"]
+    if found:
+        file, clause = found[0]
+        reason = f"{file}, line {clause.line}: “{shorten(clause.quote, 160)}”"
+        places = tuple(quote(file, clause) for file, clause in found[:4])
+        return Row(name, "impact", title, "no", Grade.PRESENT, reason, places)
+    if (subject.metadata.value or {}).get("extra_gated_eu_disallowed") is True and subject.card is not None:
+        reason = "the card's metadata shut out the European Union"
+        places = (subject.card.at(1, "extra_gated_eu_disallowed"),)
+        return Row(name, "impact", title, "no", Grade.CLAIMED, reason, places)
+    if text is None:
+        return Row(name, "impact", title, "unknown", Grade.ABSENT, "there is no licence text to read")
+    match, places = text.match, (text.evidence,)
+    if match.exact and match.licence is not None and match.licence.geo_exclusion is None:
+        reason = f"{text.file} is {match.label}, word for word, which leaves no place out"
+        return Row(name, "impact", title, "yes", Grade.PRESENT, reason, places)
+    if match.basis == "title" and match.licence is not None and match.licence.geo_exclusion is None:
+        reason = f"{text.file} is {match.label}; no clause on places was found in it"
+        return Row(name, "impact", title, "yes", Grade.CLAIMED, reason, places)
+    reason = f"{text.file} is {match.label}; no clause on places was found, which is no promise"
+    return Row(name, "impact", title, "unknown", Grade.PRESENT, reason, places)

@@ -1,0 +1,148 @@
+"""The AI Act's summary of training content: which fields of the Commission's template are filled, and by what.
+
+Every provider of a general-purpose model must publish one, open or not (Regulation (EU) 2024/1689, article 53(1)(d);
+template of 24 July 2025). The template has no machine-readable form, so a summary is read as people write it: a table
+or sections, whose names or numbers are the template's. "None" is an answer; "not stated" is not.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit.read.card import Document
+from clearseek.audit.read.presence import fault
+from clearseek.audit.read.subject import Subject, attempt
+
+_NAMED = re.compile(r"ai-act|training-(?:data|content)-summary|summary-of-training|public-summary")
+_READ = (".md", ".txt", ".rst")
+_PAGES = (".pdf", ".docx", ".odt", ".html", ".htm")
+_MOST_LABELS = 2_000
+"""Rows, and sections, of a summary that are looked at: a hundred times those of the template."""
+_EMPTY = re.compile(
+    r"[-\u2013\u2014.\u2026?\s]*|(?:n/?a|tbd|todo)\b.{0,40}"
+    r"|(?:is )?(?:not|un)[- ]?(?:stated|known|measured|recorded|disclosed).*",
+    re.I,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of the template."""
+
+    name: str
+    """Section and subject."""
+    words: str
+    """Pattern of the names it goes by, without a section's number."""
+    elsewhere: tuple[str, ...] = ()
+    """Rows that tell the same outside of a summary."""
+
+
+FIELDS: Final = (
+    Field("1.1 provider", r"provider\b"),
+    Field("1.2 model", r"(?:versioned )?models?\b(?![- ]generated)", ("documents.model_card",)),
+    Field("1.3 modality and size", r"(?:training data )?size\b|modalit(?:y|ies).{0,20}size"),
+    Field("1.3 types of content", r"types? of content|content types?"),
+    Field("1.3 latest acquisition", r"latest (?:date of )?(?:data )?(?:acquisition|collection)"),
+    Field("1.3 languages", r"languages?\b|linguistic"),
+    Field("2.1 public data sets", r"public(?:ly available)? data ?sets?", ("data.training",)),
+    Field("2.2 private data sets", r"private|licensed|commercially licensed"),
+    Field("2.3 crawled data", r"crawl|scrap"),
+    Field("2.4 user data", r"user data|data (?:collected )?from users"),
+    Field("2.5 synthetic data", r"synthetic|model[- ]generated"),
+    Field("2.6 other data", r"other (?:sources|data)"),
+    Field("3.1 reservations of rights", r"reservations?|opt-?outs?|copyright|text and data mining|\btdm\b",
+          ("documents.copyright_policy",)),
+    Field("3.2 illegal content", r"illegal|unlawful"),
+    Field("3.3 other information", r"other (?:information|remarks|measures)|additional|optional"),
+)  # fmt: skip
+
+
+def row(subject: Subject) -> Row:
+    """Whether a summary is there, and which fields it fills."""
+    title, name = "A summary of the training content is published", "documents.data_summary"
+    found = summary_file(subject)
+    if found is None:
+        for document in subject.documents:
+            for number, line in enumerate(document.lines, 1):
+                if line.startswith("#") and _NAMED.search(line.lower().replace(" ", "-")):
+                    reason = f"a section of {document.file}; its fields were not read"
+                    return Row(name, "impact", title, "partly", Grade.CLAIMED, reason, (document.at(number),))
+        return Row(name, "impact", title, "no", Grade.ABSENT, "no file and no section of that name")
+    part = attempt(lambda: fault(subject.source, found, "summary"))
+    if part.value is None:
+        return Row(name, "impact", title, "unknown", Grade.CLAIMED, f"{found}: {part.error}", (Evidence(found),))
+    if part.value:
+        reason = f"named like one and holds nothing: {found} {part.value}"
+        return Row(name, "impact", title, "no", Grade.CLAIMED, reason, (subject.source.whole(found),))
+    if not found.lower().endswith(_READ):
+        reason = f"{found}, of a form that is not read field by field: which fields it fills is not known"
+        return Row(name, "impact", title, "partly", Grade.PRESENT, reason, (subject.source.whole(found),))
+    filled = fields(subject)
+    places = (subject.source.whole(found), *(place for _, place in filled.values()))[:8]
+    missing = [each.name for each in FIELDS if each.name not in filled]
+    reason = f"{found} fills {len(filled)} of {len(FIELDS)} fields of the Commission's template"
+    if not missing:
+        return Row(name, "impact", title, "yes", Grade.PRESENT, reason, places)
+    answer = "partly" if filled else "no"
+    return Row(name, "impact", title, answer, Grade.PRESENT, f"{reason}; not {', '.join(missing)}", places)  # type: ignore[arg-type]
+
+
+def summary_file(subject: Subject) -> str | None:
+    """The file that calls itself such a summary, one that can be read first."""
+    named = [
+        path
+        for path in subject.source.sizes
+        if _NAMED.search(path.rpartition("/")[2].lower().replace("_", "-")) and path.lower().endswith((*_READ, *_PAGES))
+    ]
+    return min(
+        named, key=lambda path: (not path.lower().endswith(_READ), not subject.source.sizes[path], path), default=None
+    )
+
+
+def fields(subject: Subject) -> dict[str, tuple[str, Evidence]]:
+    """Field -> what the summary says in it and where; fields that say nothing are left out."""
+    path = summary_file(subject)
+    if path is None or not path.lower().endswith(_READ):
+        return {}
+    document = subject.source.document(path)
+    found: dict[str, tuple[str, Evidence]] = {}
+    for label, text, line in (*_table(document)[:_MOST_LABELS], *_sections(document)[:_MOST_LABELS]):
+        if _EMPTY.fullmatch(text):
+            continue
+        for each in FIELDS:
+            if each.name not in found and _is(label, each):
+                found[each.name] = text, document.at(line)
+                break
+    return found
+
+
+def _is(label: str, field: Field) -> bool:
+    """Whether a label is this field's: by its section's number and its words, or by the words at its beginning."""
+    label = label.strip().lower()
+    number, _, rest = label.partition(" ")
+    section = field.name.partition(" ")[0]
+    if number.rstrip(".") == section:
+        return re.search(field.words, rest, re.I) is not None
+    return number[:1].isalpha() and re.match(rf"(?:the )?(?:{field.words})", label, re.I) is not None
+
+
+def _table(document: Document) -> list[tuple[str, str, int]]:
+    """Rows of tables with two columns: name, value, line."""
+    return [
+        (cell.row[0], cell.row[1], cell.line) for cell in document.cells() if cell.column == 1 and len(cell.row) == 2
+    ]
+
+
+def _sections(document: Document) -> list[tuple[str, str, int]]:
+    """Headings with the first line of text under them."""
+    out = []
+    for number, line in enumerate(document.lines, 1):
+        if line.startswith("#"):
+            below = (text.strip() for text in document.lines[number : number + 20])
+            text = next((each for each in below if each), "")
+            if text and not text.startswith(("#", "|")):
+                out.append((line.strip("# "), text, number))
+    return out

@@ -1,0 +1,167 @@
+"""Context length and vocabulary: the same fact in several files, which should agree.
+
+A context length stands in config.json (positions), in its rotary scaling (factor times the trained length), in the
+tokenizer's settings and in the card. What a model computes and what it was tested at may differ honestly; a reader
+should then be told both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeGuard
+
+from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.read.claims import settled
+from clearseek.audit.read.subject import CONFIG, Part, Subject, attempt
+
+_UNLIMITED = 10**12
+"""Tokenizers without a limit say something above this."""
+
+
+def rows(subject: Subject) -> Iterator[Row]:
+    """Context length from four sources; tokenizer against embedding; special tokens."""
+    yield _length(subject)
+    tokenizer = read_tokenizer(subject)
+    yield _vocabulary(subject, tokenizer)
+    yield _special(subject, tokenizer)
+
+
+def read_tokenizer(subject: Subject) -> Part[dict[str, Any]]:
+    """tokenizer.json at the top of the release."""
+    if "tokenizer.json" not in subject.source.sizes:
+        return Part(None)
+    return attempt(lambda: subject.source.json("tokenizer.json"))
+
+
+Length = tuple[str, int, Evidence]
+
+
+def _configured(subject: Subject) -> Iterator[Length]:
+    """Lengths in config.json and in the tokenizer's settings, with where they stand.
+
+    Factor times trained length is the length for linear scaling and YaRN alone: Llama 3.1 scales by 8 from 8,192 and
+    reaches 131,072.
+    """
+    raw = subject.config_raw.value or {}
+    positions = raw.get("max_position_embeddings")
+    if _whole(positions):
+        yield "config.json", positions, subject.config_key("max_position_embeddings")
+    scaling = raw.get("rope_scaling") or raw.get("rope_parameters")
+    if isinstance(scaling, dict) and (scaling.get("rope_type") or scaling.get("type")) in ("linear", "yarn"):
+        factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
+        if isinstance(factor, int | float) and 0 < factor < _UNLIMITED and _whole(original) and original < _UNLIMITED:
+            name = f"{factor:g} x {original} (rotary scaling)"
+            yield name, int(factor * original), subject.config_key("rope_scaling")
+    if "tokenizer_config.json" in subject.source.sizes:
+        length = (attempt(lambda: subject.source.json("tokenizer_config.json")).value or {}).get("model_max_length")
+        if _whole(length) and length < _UNLIMITED:
+            place = subject.source.key("tokenizer_config.json", "model_max_length", length)
+            yield "tokenizer_config.json", length, place
+
+
+def _length(subject: Subject) -> Row:
+    title, name = "The sources of the context length agree", "context.length"
+    found = list(_configured(subject))
+    lengths = {length for _, length, _ in found}
+    claims = tuple(dict.fromkeys(subject.stated("context")))
+    extended = tuple(dict.fromkeys(subject.stated("context_extended")))
+    own, others = settled(claims)
+    others = tuple(claim for claim in (*others, *extended) if not any(map(claim.agrees, lengths)))
+    places = tuple(place for _, _, place in found) + tuple(claim.evidence for claim in (*claims, *extended))[:4]
+    listed = [f"{length:,} in {file}" for file, length, _ in found]
+    listed += sorted({f"{claim.text} in the card" for claim in claims if claim not in others})
+    unsure = ", ".join(dict.fromkeys(claim.text for claim in others))
+    note = f"; the card also has {unsure}, which may be by extension or of another model: not checked" if unsure else ""
+    if len(found) + bool(claims) < 2 and not (found and others):
+        grade = Grade.CLAIMED if listed or others else Grade.ABSENT
+        reason = f"only one source: {listed[0]}{note}" if listed else note.removeprefix("; ") or "nothing says it"
+        return Row(name, "technical", title, "unknown", grade, reason, places)
+    if len(lengths) > 1 or not all(claim.agrees(length) for claim in own for length in lengths):
+        reason = ", ".join(listed) + "; the length that is computed is not the one that was stated or tested" + note
+        return Row(name, "technical", title, "partly", Grade.CLAIMED, reason, places)
+    if others and not (own and found and all(claim in extended for claim in others)):
+        return Row(name, "technical", title, "unknown", Grade.CLAIMED, ", ".join(listed) + note, places)
+    if not found:
+        return Row(name, "technical", title, "unknown", Grade.CLAIMED, f"only the card says it: {listed[0]}", places)
+    return Row(name, "technical", title, "yes", Grade.CHECKED, ", ".join(listed) + note, places)
+
+
+def _vocabulary(subject: Subject, tokenizer: Part[dict[str, Any]]) -> Row:
+    title = "The tokenizer fits the embedding"
+    rows_ = (subject.config_raw.value or {}).get("vocab_size")
+    if tokenizer.value is None:
+        answer: Answer = "no" if tokenizer.error else "unknown"
+        reason = tokenizer.error or "there is no tokenizer.json"
+        return Row("tokenizer.vocabulary", "technical", title, answer, Grade.ABSENT, reason)
+    ids = token_ids(tokenizer.value)
+    place = subject.source.whole("tokenizer.json")
+    if not ids:
+        reason = "tokenizer.json holds no vocabulary"
+        return Row("tokenizer.vocabulary", "technical", title, "no", Grade.PRESENT, reason, (place,))
+    if not _whole(rows_):
+        reason = f"{len(ids):,} tokens; config.json does not say vocab_size"
+        return Row("tokenizer.vocabulary", "technical", title, "unknown", Grade.PRESENT, reason, (place,))
+    highest = max(ids.values())
+    fits = highest < rows_
+    verdict = "fits" if fits else "does not fit"
+    reason = f"{len(ids):,} tokens, highest id {highest:,}: {verdict} the {rows_:,} rows of the embedding"
+    places = (place, subject.config_key("vocab_size"))
+    grade = Grade.CHECKED if fits else Grade.CLAIMED
+    return Row("tokenizer.vocabulary", "technical", title, "yes" if fits else "no", grade, reason, places)
+
+
+def token_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
+    """Token -> id of a tokenizer.json, added tokens included; what is not of that form is left out."""
+    model = tokenizer.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids: dict[str, int] = {}
+    if isinstance(vocabulary, dict):
+        ids = {token: number for token, number in vocabulary.items() if type(number) is int}
+    elif isinstance(vocabulary, list):  # Unigram: a list of [token, score]
+        ids = {str(each[0]): number for number, each in enumerate(vocabulary) if isinstance(each, list) and each}
+    added = tokenizer.get("added_tokens")
+    for each in added if isinstance(added, list) else ():
+        if isinstance(each, dict) and type(each.get("id")) is int and isinstance(each.get("content"), str):
+            ids[each["content"]] = each["id"]
+    return ids
+
+
+def _special(subject: Subject, tokenizer: Part[dict[str, Any]]) -> Row:
+    title = "Special tokens have the same ids everywhere"
+    found: dict[str, list[tuple[str, Any, Evidence]]] = {}
+    for file in (CONFIG, "generation_config.json"):
+        content = attempt(lambda file=file: subject.source.json(file)).value if file in subject.source.sizes else None  # type: ignore[misc]
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = (content or {}).get(key)
+            if value is not None:
+                found.setdefault(key, []).append((file, value, subject.source.key(file, key, value)))
+    if tokenizer.value is not None and "tokenizer_config.json" in subject.source.sizes:
+        settings = attempt(lambda: subject.source.json("tokenizer_config.json")).value or {}
+        ids = token_ids(tokenizer.value)
+        for name in ("bos_token", "eos_token", "pad_token"):
+            token = settings.get(name)
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str):
+                place = subject.source.key("tokenizer_config.json", name, token)
+                found.setdefault(f"{name}_id", []).append(("tokenizer", ids.get(token), place))
+    compared = {key: values for key, values in found.items() if len(values) > 1}
+    places = tuple(place for values in compared.values() for _, _, place in values)[:8]
+    if not compared:
+        return Row("tokenizer.special", "technical", title, "unknown", Grade.ABSENT, "no id stands in two places")
+    bad = [
+        f"{key}: " + ", ".join(f"{value} in {file}" for file, value, _ in values)
+        for key, values in compared.items()
+        if not set.intersection(*(_as_set(value) for _, value, _ in values))
+    ]
+    if bad:
+        return Row("tokenizer.special", "technical", title, "no", Grade.CLAIMED, "; ".join(bad), places)
+    reason = f"{', '.join(sorted(compared))} agree in {max(map(len, compared.values()))} places"
+    return Row("tokenizer.special", "technical", title, "yes", Grade.CHECKED, reason, places)
+
+
+def _as_set(value: Any) -> set[Any]:
+    return {each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int)}
+
+
+def _whole(value: Any) -> TypeGuard[int]:
+    return type(value) is int and value > 0

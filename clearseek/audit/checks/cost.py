@@ -1,0 +1,230 @@
+"""Cost: operations, hours, price, energy, and what it takes to run the model; each stated figure against the others.
+
+A cost such as "$5.576M" is arithmetic on hours and a price, and says nothing about what else was spent. So three things
+are answered apart: do the hours fit the operations, does the price follow from the hours, and what is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from clearseek.audit.checks import energy, operations
+from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.read.claims import Claim, agree, settled
+from clearseek.audit.read.subject import Subject
+from clearseek.errors import UserError
+from clearseek.plan.formulas import DOLLARS_PER_HOUR, PLAUSIBLE, is_plausible, six_nd, utilisation
+from clearseek.plan.hardware import Hardware, find_hardware
+from clearseek.plan.published import PublishedRun, match
+from clearseek.tensors import FP8_KINDS, flops_per_token, tensors
+
+_STAGES = (
+    ("all", r"full training|total|entire|in all|altogether"),
+    ("rest", r"subsequent|post-training stages|after pre-?training|fine-?tun"),
+    ("pre-training", r"pre-?train"),
+)
+LATER_STAGES = 0.2
+"""Tokens of later stages, as a share of the first's, that leave a run's operations what they are."""
+SEQUENCE = 4096
+"""Context during pre-training where nothing else is known, for the share of attention."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What is known of the operations of a run."""
+
+    tokens: Claim
+    six_n_d: float
+    exact: float | None
+    """With attention, from the shapes, where these are known."""
+    doubt: str = ""
+    """Why the tokens may not be this run's, where several figures of them stand there."""
+
+
+def rows(subject: Subject) -> Iterator[Row]:
+    """Compute, price, energy, memory to run, and figures stated twice."""
+    compute = _compute(subject)
+    hours = _hours(subject)
+    yield _consistent(subject, hours)
+    yield _hours_fit(subject, compute, hours)
+    counted = () if compute is None else tuple(each for each in (compute.six_n_d, compute.exact) if each is not None)
+    where = None if compute is None else compute.tokens.evidence
+    shapes, doubt = compute is not None and compute.exact is not None, compute.doubt if compute else ""
+    yield from operations.rows(subject, counted, where, shapes, doubt)
+    yield _price(subject, hours)
+    yield energy.row(subject, _device)
+    yield _memory(subject)
+
+
+def _compute(subject: Subject) -> Compute | None:
+    """From the configuration, or by 6ND from the one figure of parameters that is stated."""
+    counts, config, tokens = subject.counts, subject.config.value, subject.stated("tokens")
+    if not tokens:
+        return None
+    most = max(tokens, key=lambda claim: claim.value)
+    figures = {claim.value: claim.text for claim in tokens if not claim.overlaps(most)}
+    doubt = ""
+    if most.about == "several" or sum(figures) > LATER_STAGES * most.value:
+        doubt = f"the tokens of this run are not clear: {', '.join((most.text, *list(figures.values())[:4]))}"
+    if counts is not None and config is not None:
+        rule = six_nd(counts.activated_without_embedding, most.value)
+        return Compute(most, rule, flops_per_token(config, SEQUENCE, mtp=False) * most.value, doubt)
+    own, others = settled(subject.stated("activated") or subject.stated("total"))
+    sizes = {claim.value for claim in own}
+    return Compute(most, six_nd(sizes.pop(), most.value), None, doubt) if len(sizes) == 1 and not others else None
+
+
+def _hours(subject: Subject) -> dict[str, Claim]:
+    """Stage -> hours, from the words beside them."""
+    found: dict[str, Claim] = {}
+    for claim in subject.stated("gpu_hours")[: operations.MOST]:
+        sentences = re.split(r"(?<=[a-z)])\. ", claim.evidence.quote)
+        sentence = next((each for each in sentences if claim.text.split()[0] in each), claim.evidence.quote)
+        stage = next((stage for stage, words in _STAGES if re.search(words, sentence, re.I)), "all")
+        found.setdefault(stage, claim)
+    return found
+
+
+def _device(claim: Claim) -> Hardware | None:
+    try:
+        return find_hardware(claim.device) if claim.device else None
+    except UserError:
+        return None
+
+
+def _consistent(subject: Subject, hours: dict[str, Claim]) -> Row:
+    """Figures that stand twice."""
+    title, name = "Figures that are stated more than once agree", "claims.consistent"
+    wrong: list[str] = []
+    unsure: list[str] = []
+    compared: list[Claim] = []
+    for kind in ("total", "activated", "context", "stored"):  # several counts of tokens are several stages
+        own, others = settled(subject.stated(kind))
+        bare = [claim for claim in own if claim.includes == "neither"]
+        groups = [group for group in (bare, [claim for claim in own if claim not in bare]) if len(group) > 1]
+        compared += [claim for group in groups for claim in group]
+        figures = ", ".join(sorted({claim.text for claim in own or others}))
+        if not agree(own):
+            wrong.append(f"{kind}: {figures}")
+        elif len({claim.text for claim in others}) > 1 or (own and others):
+            unsure.append(f"{kind}: {', '.join(sorted({claim.text for claim in (*own, *others)}))}")
+            compared += [claim for claim in others if claim not in compared]
+    if {"all", "pre-training", "rest"} <= hours.keys():
+        whole, parts = hours["all"], (hours["pre-training"], hours["rest"])
+        difference = abs(whole.value - sum(part.value for part in parts))
+        compared += [whole, *parts]
+        if difference > whole.tolerance + sum(part.tolerance for part in parts):
+            wrong.append(f"GPU-hours: {whole.text} in all, and {' + '.join(part.text for part in parts)} in parts")
+    places = tuple(dict.fromkeys(claim.evidence for claim in compared))[:8]
+    if wrong:
+        return Row(name, "impact", title, "no", Grade.CLAIMED, "; ".join(wrong), places)
+    if unsure:
+        reason = f"{'; '.join(unsure)}: whether these are of one model is not clear"
+        return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+    if not compared:
+        return Row(name, "impact", title, "not applicable", Grade.ABSENT, "nothing is stated twice")
+    kinds = ", ".join(dict.fromkeys(claim.kind.replace("_", " ") for claim in compared))
+    return Row(name, "impact", title, "yes", Grade.CHECKED, f"{len(compared)} figures of {kinds} agree", places)
+
+
+def _hours_fit(subject: Subject, compute: Compute | None, hours: dict[str, Claim]) -> Row:
+    title, name = "The stated hours fit the operations that training takes", "cost.compute"
+    claim = hours.get("pre-training") or hours.get("all")
+    if compute is None or claim is None:
+        missing = [what for what, part in (("tokens and parameters", compute), ("device-hours", claim)) if part is None]
+        there = [each.evidence for each in (claim, compute.tokens if compute else None) if each is not None]
+        grade = Grade.CLAIMED if there else Grade.ABSENT
+        return Row(name, "impact", title, "unknown", grade, f"not stated here: {'; '.join(missing)}", tuple(there))
+    places = (compute.tokens.evidence, claim.evidence)
+    size = f"{compute.six_n_d:.2e} operations by 6ND"
+    if compute.exact is not None:
+        size = f"{compute.exact:.2e} operations ({compute.six_n_d:.2e} by 6ND)"
+    chip = _device(claim)
+    if compute.doubt or claim.about == "several":
+        doubt = compute.doubt or f"{claim.text} hours are those of several runs"
+        return Row(name, "impact", title, "unknown", Grade.CLAIMED, f"{size}; {doubt}", places)
+    if chip is None:
+        reason = f"{size}; the device of the hours is not named, or not known here"
+        return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+    rule = utilisation(compute.six_n_d, claim.value, chip.bf16)
+    share = f"{100 * rule:.1f} % of BF16's peak"
+    if compute.exact is not None:
+        exact = utilisation(compute.exact, claim.value, chip.bf16)
+        share = f"{100 * exact:.1f} % of BF16's peak ({100 * rule:.1f} % by 6ND)"
+    fits = is_plausible(rule)
+    answer: Answer = "yes" if fits else "no"
+    reason = (
+        f"{size} in {claim.text} {chip.name.upper()} hours: {share}; "
+        f"published runs reach {100 * PLAUSIBLE[0]:.0f} to {100 * PLAUSIBLE[1]:.0f} %"
+    )
+    return Row(name, "impact", title, answer, Grade.CHECKED if fits else Grade.CLAIMED, reason, places)
+
+
+def _price(subject: Subject, hours: dict[str, Claim]) -> Row:
+    title, name = "The cost that is stated is hours times a price", "cost.price"
+    dollars, prices = subject.stated("dollars"), subject.stated("dollars_per_hour")
+    claim = hours.get("all") or hours.get("pre-training")
+    run = match(subject.counts) if subject.counts else None
+    if dollars and claim and prices:
+        computed = claim.value * prices[0].value
+        spread = claim.tolerance * prices[0].value  # a price is taken as it is written: "$2" is not $2.49
+        fits = any(abs(computed - each.value) <= each.tolerance + spread for each in dollars)
+        stated = (dollars[0].evidence, claim.evidence, prices[0].evidence)
+        reason = f"{claim.text} hours at {prices[0].text} are ${computed:,.0f}; stated: {dollars[0].text}" + _scope(run)
+        grade = Grade.CHECKED if fits else Grade.CLAIMED
+        return Row(name, "impact", title, "yes" if fits else "no", grade, reason, stated)
+    if run is not None:
+        return _published_price(title, name, run, claim)
+    places = tuple(each.evidence for each in (*dollars, *prices))[:4]
+    if not dollars:
+        return Row(name, "impact", title, "not applicable", Grade.ABSENT, "no cost is stated here")
+    reason = f"{dollars[0].text} is stated without hours and a price to compute it from"
+    return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+
+
+def _scope(run: PublishedRun | None) -> str:
+    return f". Scope: final run only; it leaves out {run.leaves_out}" if run and run.leaves_out else ". Scope: not said"
+
+
+def _published_price(title: str, name: str, run: PublishedRun, claim: Claim | None) -> Row:
+    """The cost that the publisher states elsewhere, from hours stated here."""
+    total = run.total_hours
+    parts = " + ".join(f"{stage.hours / 1e3:,.0f}K" for stage in run.stages)
+    reason = (
+        f"{parts} = {total / 1e3:,.0f}K {run.device.upper()} hours at ${DOLLARS_PER_HOUR:g} are "
+        f"${run.dollars() / 1e6:.3f}M, by {run.source}" + _scope(run)
+    )
+    if claim is None:
+        return Row(name, "impact", title, "yes", Grade.LINKED, f"{reason}; no hours are stated here", ())
+    agrees = claim.agrees(total)
+    what = "agrees with" if agrees else "disagrees with"
+    reason += f". The card's {claim.text} hours {what} it"
+    answer: Answer = "yes" if agrees else "no"
+    return Row(name, "impact", title, answer, Grade.LINKED if agrees else Grade.CLAIMED, reason, (claim.evidence,))
+
+
+def _memory(subject: Subject) -> Row:
+    """Whether one accelerator holds the weights."""
+    title, name = "One accelerator of 80 GB holds the weights", "barriers.hardware"
+    config = subject.config.value
+    places: tuple[Evidence, ...]
+    if subject.weights.complete:
+        size = sum(entry.size for _, entry in subject.weights.tensors.values())
+        places = tuple(Evidence(file) for file in list(subject.weights.headers)[:4])
+        grade = Grade.CHECKED
+    elif config is not None:
+        quantised = bool((subject.config_raw.value or {}).get("quantization_config"))
+        size = sum(
+            spec.size * (1 if quantised and spec.kind in FP8_KINDS else 2 if spec.dtype == "BF16" else 4)
+            for spec in tensors(config)
+        )
+        places, grade = (subject.source.whole("config.json"),), Grade.CHECKED
+    else:
+        reason = "neither weights nor a config that is understood"
+        return Row(name, "impact", title, "unknown", Grade.ABSENT, reason)
+    need = -(-size // (72 * 10**9))  # a tenth stays for the cache and the runtime
+    shown = f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+    reason = f"{shown} of weights" + (f": {need} accelerators of 80 GB, caches aside" if need > 1 else "")
+    return Row(name, "impact", title, "yes" if need <= 1 else "no", grade, reason, places)

@@ -1,0 +1,276 @@
+"""Files: every one named and hashed, no name that lies, nothing that runs when a model is loaded."""
+
+from __future__ import annotations
+
+import base64
+import pickletools
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.read.source import prose
+from clearseek.audit.read.subject import CONFIG, Subject, attempt
+from clearseek.errors import UserError
+from clearseek.hub.safetensors import LONGEST_HEADER, strict_json
+from clearseek.signing.dsse import LONGEST_BUNDLE
+from clearseek.signing.manifest import LONGEST, MANIFEST, NOT_CONTENT, SIGNATURE, parse
+from clearseek.signing.tree import is_below
+from clearseek.sysfiles import system_file
+
+_ZIP = b"PK\x03\x04"
+_LOOK = 65_536
+"""Bytes of a file that are looked at for a pickle."""
+_TORCH_BIN = re.compile(r"(?:pytorch_model|adapter_model|training_args|optimizer|scheduler|random_states)[\w.-]*\.bin")
+"""Names under which PyTorch's own programs write pickles."""
+_LOOSE_PICKLE = re.compile(rb"[\w/-]\.pkl")
+_IMPORT = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
+_SIGSTORE = "application/vnd.dev.sigstore.bundle"
+_SETTINGS = (
+    CONFIG,
+    "tokenizer_config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+
+
+def rows(subject: Subject) -> Iterator[Row]:
+    """Inventory, names, and code execution."""
+    yield _inventory(subject)
+    yield _names(subject)
+    yield _execution(subject)
+    yield _manifest(subject)
+    yield _signature(subject)
+
+
+def _manifest(subject: Subject) -> Row:
+    title, name, source = "The files are those that the manifest lists", "files.manifest", subject.source
+    if MANIFEST not in source.sizes:
+        return Row(name, "technical", title, "not applicable", Grade.ABSENT, f"there is no {MANIFEST}")
+    part = attempt(lambda: parse(source.read(MANIFEST, LONGEST), MANIFEST))
+    if part.value is None:
+        return Row(name, "technical", title, "no", Grade.CLAIMED, part.error, (Evidence(MANIFEST),))
+    listed = {entry.path: entry for entry in part.value.files}
+    left_out = frozenset((MANIFEST, SIGNATURE, *NOT_CONTENT))
+    problems = [f"{path} is listed, and is not here" for path in listed if path not in source.sizes]
+    problems += [
+        f"{path} is here, and is not listed"
+        for path in source.sizes
+        if path not in listed and not is_below(path, left_out) and not system_file(path)
+    ]
+    for path, entry in listed.items():
+        digest = source.sha256(path)
+        if path in source.sizes and (source.sizes[path] != entry.size or (digest and digest != entry.sha256)):
+            problems.append(f"{path} is another file than the one that is listed")
+    if problems:
+        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        return Row(name, "technical", title, "no", Grade.CLAIMED, "; ".join(problems[:6]) + more, (Evidence(MANIFEST),))
+    hashed = all(source.sha256(path) for path in listed)
+    reason = f"{len(listed):,} files, Merkle root {part.value.root}" + ("" if hashed else "; sizes alone were compared")
+    grade = Grade.CHECKED if hashed else Grade.PRESENT
+    return Row(name, "technical", title, "yes" if hashed else "unknown", grade, reason, (Evidence(MANIFEST),))
+
+
+def _signature(subject: Subject) -> Row:
+    title, name = "The release is signed", "files.signature"
+    found = [path for path in (SIGNATURE, "model.sigstore.json") if path in subject.source.sizes]
+    if not found:
+        return Row(name, "technical", title, "unknown", Grade.ABSENT, "there is no signature in it")
+    part = attempt(lambda: _bundle(subject.source.read(found[0], LONGEST_BUNDLE), found[0]))
+    places = (subject.source.whole(found[0]),)
+    if part.value is None:
+        return Row(name, "technical", title, "no", Grade.CLAIMED, part.error, places)
+    bundle, sizes = part.value, subject.source.sizes
+    if not bundle.digests:
+        reason = f"{found[0]} is signed with {bundle.by}, over something else than a list of files"
+        return Row(name, "technical", title, "unknown", Grade.PRESENT, reason, places)
+    outside = frozenset((*found, *NOT_CONTENT, *bundle.ignored))
+    other = [path for path, digest in bundle.digests.items() if _is_other(subject, path, digest)]
+    beside = [path for path in sizes if path not in bundle.digests and not is_below(path, outside)]
+    unsigned = [path for path in beside if not system_file(path)]
+    told = [f"{found[0]} names {len(bundle.digests):,} files, signed with {bundle.by}"]
+    told += [f"it leaves out {_few(unsigned)}"] if unsigned else []
+    if other:
+        reason = f"{told[0]}; not here, or other than what was signed: {_few(other)}"
+        return Row(name, "technical", title, "no", Grade.CLAIMED, reason, places)
+    told.append(f"whose it is, only {bundle.check} tells")
+    answer: Answer = "partly" if unsigned else "yes"
+    return Row(name, "technical", title, answer, Grade.PRESENT, "; ".join(told), places)
+
+
+def _is_other(subject: Subject, path: str, digest: str) -> bool:
+    """Whether a signed file is not here, or here with another content."""
+    if path not in subject.source.sizes:
+        return True
+    here = subject.source.sha256(path)
+    return bool(here and digest) and here != digest.lower()
+
+
+def _few(paths: list[str], most: int = 4) -> str:
+    return ", ".join(paths[:most]) + (f" and {len(paths) - most:,} more" if len(paths) > most else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """What a signature says, before anybody's key was tried on it."""
+
+    by: str
+    check: str
+    """What tells whose it is."""
+    digests: dict[str, str]
+    """File -> SHA-256 in hex; empty where another hash was taken. No entry where it signs something else than files."""
+    ignored: tuple[str, ...]
+
+
+def _bundle(raw: bytes, where: str) -> _Bundle:
+    """Read a sigstore bundle over files. Raises UserError where it is none."""
+    content = strict_json(raw, where)
+    envelope, material = content.get("dsseEnvelope"), content.get("verificationMaterial")
+    if not str(content.get("mediaType")).startswith(_SIGSTORE) or not isinstance(material, dict):
+        raise UserError(f"{where}: no sigstore bundle, so no signature that is known here")
+    key = "publicKey" in material
+    by = "a key" if key else "a certificate of sigstore"
+    check = "the publisher's public key (clearseek verify --key)"
+    if not key:
+        check = "its certificate (model_signing verify sigstore, with the identity that should have signed)"
+    if "messageSignature" in content and envelope is None:
+        return _Bundle(by, check, {}, ())
+    if not isinstance(envelope, dict):
+        raise UserError(f"{where}: a sigstore bundle without a statement or a signature")
+    signatures, payload = envelope.get("signatures"), envelope.get("payload")
+    try:
+        signed = [base64.b64decode(each["sig"], validate=True) for each in signatures]  # type: ignore[union-attr]
+        statement = strict_json(base64.b64decode(payload, validate=True), where)  # type: ignore[arg-type]
+    except (TypeError, KeyError, ValueError):
+        raise UserError(f"{where}: a sigstore bundle whose signature or statement cannot be read") from None
+    predicate = statement.get("predicate")
+    if not isinstance(predicate, dict) or "resources" not in predicate:
+        return _Bundle(by, check, {}, ())
+    listed, settings = predicate["resources"], predicate.get("serialization")
+    digests = dict(map(_signed_file, listed)) if isinstance(listed, list) and all(map(_is_named, listed)) else {}
+    if not signed or not all(signed) or not digests:
+        raise UserError(f"{where}: a sigstore bundle that signs no file")
+    ignored = settings.get("ignore_paths") if isinstance(settings, dict) else None
+    paths = tuple(each for each in ignored if isinstance(each, str)) if isinstance(ignored, list) else ()
+    return _Bundle(by, check, digests, paths)
+
+
+def _is_named(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("name"), str)
+
+
+def _signed_file(value: dict[str, Any]) -> tuple[str, str]:
+    digest = value.get("digest")
+    if isinstance(digest, dict):
+        digest = digest.get("sha256")
+    other = value.get("algorithm", "sha256") != "sha256" or not isinstance(digest, str)
+    return value["name"], "" if other else str(digest)
+
+
+def _inventory(subject: Subject) -> Row:
+    title = "Every file is named and hashed"
+    source = subject.source
+    hashed = [path for path in source.sizes if source.sha256(path)]
+    size = sum(source.sizes.values())
+    text = f"{len(source.sizes):,} files, {size:,} bytes"
+    if left := prose(source)[1]:
+        text += f"; {len(left):,} text files, from {left[0]} on, are more than is read"
+    if not source.sizes:
+        return Row("files.inventory", "technical", title, "no", Grade.ABSENT, "there are no files")
+    if len(hashed) == len(source.sizes):
+        return Row("files.inventory", "technical", title, "yes", Grade.PRESENT, f"{text}, each with its SHA-256")
+    reason = f"{text}; {len(hashed):,} of them hashed (run without --no-hash to hash all)"
+    return Row("files.inventory", "technical", title, "unknown", Grade.PRESENT, reason)
+
+
+def _names(subject: Subject) -> Row:
+    title = "No name or link leads out of the release or deceives the eye"
+    problems = subject.source.problems
+    if problems:
+        reason = "; ".join(f"{problem.path!r:.120}: {problem.what}" for problem in problems[:6])
+        reason += f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        places = tuple(Evidence(problem.path) for problem in problems[:8])
+        return Row("files.names", "technical", title, "no", Grade.PRESENT, reason, places)
+    reason = f"{len(subject.source.sizes):,} names looked at"
+    return Row("files.names", "technical", title, "yes", Grade.CHECKED, reason)
+
+
+def _execution(subject: Subject) -> Row:
+    """Whether loading the model could run code: pickles, and classes that config files ask to import."""
+    title, name = "Loading the model runs none of its code", "files.execution"
+    problems: list[tuple[str, Evidence]] = []
+    source = subject.source
+    for path in _pickles(subject):
+        problems.append((f"{path} is a pickle, which is a program", source.whole(path)))
+    for path in _SETTINGS:
+        if path not in source.sizes:
+            continue
+        content = attempt(lambda path=path: source.json(path)).value or {}  # type: ignore[misc]
+        if content.get("auto_map"):
+            what = f"{path} asks to import code of the release (auto_map)"
+            problems.append((what, source.key(path, "auto_map", content["auto_map"])))
+    if problems:
+        reason = "; ".join(what for what, _ in problems[:6])
+        return Row(name, "technical", title, "no", Grade.PRESENT, reason, tuple(place for _, place in problems[:8]))
+    reason = "no pickle among the files, by name or by content, and no auto_map"
+    return Row(name, "technical", title, "yes", Grade.CHECKED, reason)
+
+
+def _pickles(subject: Subject) -> Iterator[str]:
+    """Files that hold a pickle, or a zip with one as PyTorch writes it, or are named like one and do not say no."""
+    for path, size in subject.source.sizes.items():
+        base = path.rpartition("/")[2].lower()
+        if not size or base.rpartition(".")[2] in ("md", "txt", "json", "py", "safetensors", "gguf", "npy"):
+            continue
+        begin = subject.source.read(path, _LOOK)
+        if base.endswith(".npz"):
+            pickled = _LOOSE_PICKLE.search(_ends(subject, path, begin)) is not None
+        elif base.endswith((".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill")):
+            pickled = True
+        elif _TORCH_BIN.fullmatch(base):
+            pickled = not begin.startswith((b"GGUF", b"ggml", b"lmgg", b"ggjt", b"tjgg")) and not _is_tensors(begin)
+        elif begin.startswith(_ZIP):
+            named = base.endswith((".bin", ".h5", ".keras"))
+            pickled = named or _LOOSE_PICKLE.search(_ends(subject, path, begin)) is not None
+        else:
+            pickled = is_pickle(begin, len(begin) < size)
+        if pickled:
+            yield path
+
+
+def _ends(subject: Subject, path: str, begin: bytes) -> bytes:
+    """The beginning of a file and its end, where a zip has the names of what it holds."""
+    size = subject.source.sizes[path]
+    return begin + subject.source.read(path, _LOOK, max(len(begin), size - _LOOK))
+
+
+def _is_tensors(begin: bytes) -> bool:
+    """Whether a file begins as safetensors do."""
+    return begin[8:9] == b"{" and int.from_bytes(begin[:8], "little") <= LONGEST_HEADER
+
+
+def is_pickle(begin: bytes, cut: bool) -> bool:
+    """Whether bytes are a pickle of any protocol, by their opcodes, none of which is run.
+
+    Args:
+        begin: The file's first bytes.
+        cut: Whether the file goes on after them.
+    """
+    if len(begin) > 1 and begin[0] == 0x80 and 1 <= begin[1] <= 5:
+        return True
+    names = 0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in what is no pickle
+            for opcode, argument, _ in pickletools.genops(begin):
+                if opcode.name in ("GLOBAL", "INST") and _IMPORT.fullmatch(str(argument)):
+                    names += 1
+                names += opcode.name == "STACK_GLOBAL"
+    except ValueError as error:
+        return bool(names) and cut and ("exhausted" in str(error) or "not enough" in str(error))
+    except (UnicodeError, IndexError, OverflowError):
+        return False
+    return bool(names)

@@ -1,0 +1,232 @@
+"""Parameters: what the card says, against what config.json and the weights' headers come to.
+
+A mixture-of-experts model has one total and three ways to count what a token activates: with the input embedding and
+the output head, without the embedding (a look-up, not a product), without both. A figure is right if it is the rounded
+result of a way that it does not exclude; then the row says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.read.claims import Claim, settled
+from clearseek.audit.read.subject import INDEX, Subject, attempt
+from clearseek.tensors import SCALE_SUFFIX, ParameterCount, fp8_tensors, memory_tensors
+
+
+def rows(subject: Subject) -> Iterator[Row]:
+    """One row for each quantity: total, activated, multi-token prediction, elements stored."""
+    counts, config = subject.counts, subject.config.value
+    if counts is None or config is None:
+        yield from _unknown(subject)
+        return
+    yield _total(subject, counts)
+    yield _activated(subject, counts)
+    if counts.mtp:
+        yield _mtp(subject, counts)
+    yield _stored(subject)
+
+
+def billions(count: float) -> str:
+    """``671,026,419,200`` -> ``671.03B``; small counts in millions."""
+    return f"{count / 1e9:,.2f}B" if count >= 1e9 else f"{count / 1e6:,.2f}M"
+
+
+def _unknown(subject: Subject) -> Iterator[Row]:
+    why = subject.config.error or "there is no config.json"
+    for name, kind in (("total", "total"), ("activated", "activated")):
+        claims = subject.stated(kind)
+        stated = f"the card says {claims[0].text}" if claims else "the card says nothing"
+        elements = _elements(subject)
+        if kind == "total" and elements and claims:
+            counted = [
+                (claim, {} if claim.includes == "neither" else elements) for claim in claims
+            ]  # what embeds is unknown
+            yield _judge("parameters.total", _TOTAL, counted, (), elements)
+            continue
+        grade = Grade.CLAIMED if claims else Grade.ABSENT
+        reason = f"cannot be computed ({why}); {stated}"
+        title = _TOTAL if kind == "total" else _ACTIVATED
+        yield Row(f"parameters.{name}", "technical", title, "unknown", grade, reason, _places(claims))
+
+
+_TOTAL = "The stated total of parameters is what the tensors come to"
+_ACTIVATED = "The stated activated parameters follow from the configuration"
+
+
+def _total(subject: Subject, counts: ParameterCount) -> Row:
+    ways = {"the main model by config.json": float(counts.total)}
+    if counts.mtp:
+        ways["with the multi-token-prediction module"] = float(counts.total + counts.mtp)
+    bare = {
+        "without the input embedding": float(counts.total - counts.embedding),
+        "without embedding and head": float(counts.total - counts.embedding - counts.head),
+    }
+    claims = [(claim, bare if claim.includes == "neither" else ways) for claim in subject.stated("total")]
+    return _judge("parameters.total", _TOTAL, claims, (subject.source.whole("config.json"),), ways)
+
+
+def _activated(subject: Subject, counts: ParameterCount) -> Row:
+    ways = {
+        "with input embedding and output head": float(counts.activated),
+        "without the input embedding": float(counts.activated_without_embedding),
+        "without embedding and head": float(counts.activated_without_embedding_and_head),
+    }
+    evidence = tuple(subject.config_key(key) for key in ("num_experts_per_tok", "n_routed_experts"))
+    claims = [(claim, ways) for claim in subject.stated("activated")]
+    return _judge("parameters.activated", _ACTIVATED, claims, evidence, ways)
+
+
+def _mtp(subject: Subject, counts: ParameterCount) -> Row:
+    config = subject.config.value
+    assert config is not None
+    module = [spec for spec in memory_tensors(config) if spec.mtp]
+    projection = sum(spec.size for spec in module if spec.kind == "mtp_proj")
+    visited = sum(
+        spec.size * config.num_experts_per_tok // config.n_routed_experts if spec.kind == "expert" else spec.size
+        for spec in module
+    )
+    ends = counts.embedding + counts.head
+    claims = subject.stated("mtp", "mtp_activated", "mtp_stored")
+    answers = []
+    for claim in claims:
+        ways = {
+            "mtp": {"its own": counts.mtp, "its own without eh_proj": counts.mtp - projection},
+            "mtp_activated": {
+                "with embedding and head": visited + ends,
+                "with embedding and head, without eh_proj": visited + ends - projection,
+            },
+            "mtp_stored": {
+                "everything stored beyond the main model": _expected_elements(subject) - counts.total,
+                "with its copies of embedding and head": counts.mtp + ends,
+            },
+        }[claim.kind]
+        answers.append((claim, {way: float(value) for way, value in ways.items()}))
+    title = "What is stated about the multi-token-prediction module follows from the configuration"
+    return _judge_each("parameters.mtp", title, answers, (subject.config_key("num_nextn_predict_layers"),))
+
+
+def _expected_elements(subject: Subject) -> int:
+    """Elements that a checkpoint of this config stores, scales included where it is quantised."""
+    config, counts = subject.config.value, subject.counts
+    assert config is not None and counts is not None
+    if (subject.config_raw.value or {}).get("quantization_config"):
+        return sum(_size(tensor.shape) for tensor in fp8_tensors(config))
+    return counts.checkpoint
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    out = 1
+    for each in shape:
+        out *= each
+    return out
+
+
+def _elements(subject: Subject) -> dict[str, float]:
+    """Elements in the weight files, scales and masks left out; empty where they are not the model's parameters.
+
+    That is so where a file is missing or unreadable, where numbers are packed several to an element, and for adapters.
+    """
+    files = [file for file in subject.weights.headers if not file.startswith("consolidated")] or subject.weights.headers
+    index = attempt(lambda: subject.source.json(INDEX)).value if INDEX in subject.source.sizes else None
+    named = (index or {}).get("weight_map")
+    missing = set(map(str, named.values())) - set(subject.source.sizes) if isinstance(named, dict) else set()
+    if subject.weights.errors or missing or any("adapter" in file.lower() for file in files):
+        return {}
+    sizes: dict[str, float] = {}
+    for file in files:
+        for entry in subject.weights.headers[file].entries:
+            if entry.name.endswith(SCALE_SUFFIX) or entry.dtype == "BOOL" or len(entry.shape) == 0:
+                continue
+            if not entry.dtype.startswith(("F", "BF")):
+                return {}
+            sizes[entry.name] = float(_size(entry.shape))
+    if not sizes:
+        return {}
+    ways = {"elements of the weight files": sum(sizes.values())}
+    if (subject.config_raw.value or {}).get("tie_word_embeddings") and (head := sizes.get("lm_head.weight")):
+        ways["without the second copy of the embedding"] = ways["elements of the weight files"] - head
+    return ways
+
+
+def _stored(subject: Subject) -> Row:
+    title = "The stated size of the checkpoint is what it stores"
+    ways = {"all elements by config.json, scales included": float(_expected_elements(subject))}
+    if subject.weights.complete:
+        found = sum(_size(entry.shape) for _, entry in subject.weights.tensors.values())
+        ways["elements in the weight files"] = float(found)
+    return _judge_each("parameters.stored", title, [(claim, ways) for claim in subject.stated("stored")], (), ways)
+
+
+def _judge(
+    id: str,
+    title: str,
+    claims: list[tuple[Claim, dict[str, float]]],
+    base: tuple[Evidence, ...],
+    computed: dict[str, float],
+) -> Row:
+    """Compare the figures of this model; one that may be another's is no accusation, and leaves the rest unknown."""
+    ways = dict(claims)
+    own, others = settled(tuple(ways))
+    strange = [claim for claim in others if not _verdict(claim, ways[claim])[0]]
+    strange += [claim for claim in own if not ways[claim]]
+    judged = (set(own) | set(others)) - set(strange)
+    row = _judge_each(id, title, [each for each in claims if each[0] in judged], base, computed)
+    if not strange or row.answer in ("no", "partly"):
+        return row
+    figures = ", ".join(dict.fromkeys(f"“{claim.text}”" for claim in strange))
+    shown = ", ".join(f"{billions(value)} {way}" for way, value in computed.items())
+    why = "whether that is said of this model is not clear" if any(map(ways.get, strange)) else "not to be counted here"
+    reason = f"{figures}: {why}; computed: {shown}"
+    return Row(id, "technical", title, "unknown", Grade.CLAIMED, reason, _places((*strange, *own)) + base)
+
+
+def _judge_each(
+    id: str,
+    title: str,
+    claims: list[tuple[Claim, dict[str, float]]],
+    base: tuple[Evidence, ...],
+    computed: dict[str, float] | None = None,
+) -> Row:
+    """Compare every claim with the ways to count; each distinct figure is reported once, with all its places."""
+    shown = ", ".join(f"{billions(value)} {way}" for way, value in (computed or {}).items())
+    if not claims:
+        reason = f"nothing is stated; computed: {shown}" if shown else "nothing is stated"
+        return Row(id, "technical", title, "not applicable", Grade.ABSENT, reason, base)
+    verdicts: dict[str, tuple[bool, str]] = {}
+    for claim, ways in claims:
+        verdicts.setdefault(f"{claim.kind} {claim.text} {claim.includes}", _verdict(claim, ways))
+    bad = [text for good, text in verdicts.values() if not good]
+    good = [text for fine, text in verdicts.values() if fine]
+    answer: Answer = "yes" if not bad else "partly" if good else "no"
+    grade = Grade.CLAIMED if not good else Grade.CHECKED
+    places = _places(tuple(claim for claim, _ in sorted(claims, key=lambda each: _verdict(*each)[0])))
+    return Row(id, "technical", title, answer, grade, "; ".join(bad + good), places + base)
+
+
+def _verdict(claim: Claim, ways: dict[str, float]) -> tuple[bool, str]:
+    """Whether a figure is right, and the sentence that says why."""
+    allowed = ways
+    if claim.includes == "both":
+        allowed = {way: value for way, value in ways.items() if way.startswith("with ")} or ways
+    elif claim.includes == "neither":
+        allowed = {way: value for way, value in ways.items() if way.startswith("without ")} or ways
+    fits = [way for way, value in allowed.items() if claim.agrees(value)]
+    extra = {"both": " including embedding and head", "neither": " excluding embedding and head", "": ""}[
+        claim.includes
+    ]
+    words = {
+        "mtp": "in the MTP module", "mtp_activated": "activated in the MTP module", "mtp_stored": "stored for MTP",
+    }.get(claim.kind, claim.kind)  # fmt: skip
+    said = f"“{claim.text}” {words}{extra}"
+    if fits:
+        return True, f"{said} is right: {billions(allowed[fits[0]])} {fits[0]}"
+    listed = ", ".join(f"{billions(value)} {way}" for way, value in ways.items())
+    source = "weights hold" if any("weight files" in way for way in ways) else "configuration gives"
+    return False, f"{said} is not what the {source}: {listed}"
+
+
+def _places(claims: tuple[Claim, ...]) -> tuple[Evidence, ...]:
+    """Where the claims stand, each place once, at most eight."""
+    return tuple(dict.fromkeys(claim.evidence for claim in claims))[:8]

@@ -1,0 +1,218 @@
+"""Whether a file is what its name says: a card with words in it, data with a beginning that such data have.
+
+A name is a claim. A file of no bytes called report.pdf is no report, one byte called train.bin trains nothing, and a
+plot called datasheet.png is no datasheet. So a file counts as present when its beginning is of the form that its name
+says and there is enough of it; what is said in it is for other checks. A file that cannot be read, or that only points
+to bytes kept elsewhere, is neither there nor missing: that is not known.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.read.source import Source
+from clearseek.errors import UserError
+from clearseek.filetypes import HEAD_BYTES, LFS_START, UTF8_BOM, recognise
+
+Kind = Literal["report", "data card", "policy", "summary", "results", "data", "order", "tokenizer"]
+_HEAD: Final = 65_536
+_TEXT: Final = 400_000
+"""Bytes of a text that are read."""
+_JSON: Final = 4_000_000
+"""Bytes of a JSON file that is read whole to see whether it is one."""
+_VOCABULARY: Final = 64_000_000
+"""Bytes of a tokenizer's."""
+_MOST_LOOKED_AT: Final = 40
+"""Files of one kind that are opened, where the first are not what they seem."""
+_TEXTS: Final = (".md", ".txt", ".rst", ".tex", ".html", ".htm")
+_PAGES: Final = {".pdf": {"PDF"}, ".docx": {"Office", "zip"}, ".odt": {"Office", "zip"}}
+_SHORTEST_PAGES: Final = 10_000
+_RECORDS: Final = {
+    ".parquet": {"Parquet"}, ".arrow": {"Arrow"}, ".gz": {"gzip"}, ".zst": {"zstd"}, ".npz": {"NumPy", "zip"},
+}  # fmt: skip
+"""Kinds of file (:mod:`clearseek.filetypes`) that a name's ending says."""
+_LEAST: Final[dict[Kind, int]] = {"results": 20, "data": 100, "order": 200}
+"""Bytes that a file of numbers or records has at least."""
+_WORD = re.compile(r"[^\W\d_]{2,40}")
+_CJK = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+")
+_SUBJECTS: Final = (
+    r"train|训练|訓練|entra[iî]n|entren", r"mod[eèé]l|模型", r"data|donn[ée]e|daten|datos|数据|數據|corpus|corpora",
+    r"token|词元", r"par[aá]m[eèé]t|参数|參數", r"evaluat|[ée]valuation|evaluaci|评估|评测|benchmark",
+    r"architect|架构",
+)  # fmt: skip
+_RIGHTS: Final = (r"copyright|urheber|droit|derecho|版权|opt-?s?[ -]?out|licen[cs]|rights|reserv",)
+_WANTED: Final[dict[Kind, tuple[int, int, tuple[str, ...]]]] = {
+    "report": (60, 2, _SUBJECTS), "data card": (30, 1, (_SUBJECTS[2],)), "policy": (20, 1, _RIGHTS),
+    "summary": (1, 0, ()),
+}  # fmt: skip
+"""Different words that a text has at least, and how many of these subjects it names."""
+SMALLEST_VOCABULARY: Final = 16
+_TOKENIZERS: Final = (".model", ".tiktoken")
+
+
+@dataclass
+class Sifted:
+    """Files of one name, told apart."""
+
+    real: list[str] = field(default_factory=list)
+    """What they are called, as far as it was looked at."""
+    hollow: dict[str, str] = field(default_factory=dict)
+    """File -> why it is not what it is called."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """File -> why that is not known."""
+
+    def row(self, source: Source, name: str, dimension: Literal["definition", "impact"], title: str) -> Row | None:
+        """The answer where none is real: unknown if one could not be read, no if all are hollow; None without any."""
+        found = self.unread or self.hollow
+        if not found:
+            return None
+        answer: Answer = "unknown" if self.unread else "no"
+        reason = "; ".join(f"{path} {why}" for path, why in list(found.items())[:4])
+        reason = reason if self.unread else f"named like one and holds nothing: {reason}"
+        places = tuple(Evidence(path, sha256=source.hashes.get(path, "")) for path in list(found)[:4])
+        return Row(name, dimension, title, answer, Grade.CLAIMED, reason, places)
+
+
+def sift(source: Source, paths: Iterable[str], kind: Kind, enough: int = 6) -> Sifted:
+    """Tell the files apart; once `enough` are real, the others count as they do unless they are empty."""
+    out = Sifted()
+    looked = 0
+    for path in paths:
+        if source.sizes[path] and (len(out.real) >= enough or looked >= _MOST_LOOKED_AT):
+            if out.real:
+                out.real.append(path)
+            continue
+        looked += bool(source.sizes[path])
+        try:
+            why = fault(source, path, kind)
+        except UserError as error:
+            out.unread[path] = f"cannot be judged: {error}"
+            continue
+        if why:
+            out.hollow[path] = why
+        else:
+            out.real.append(path)
+    return out
+
+
+def fault(source: Source, path: str, kind: Kind) -> str:
+    """Why a file is not what its name says; empty where it is. Raises UserError where that cannot be seen."""
+    if not source.sizes[path]:
+        return "is empty"
+    ending = _ending(path)
+    if kind == "tokenizer":
+        return _no_tokenizer(source, path, ending)
+    head = source.read(path, _HEAD)
+    begins = _kind(head, path)
+    if kind in _WANTED:
+        return _no_document(source, path, ending, kind)
+    if source.sizes[path] < _LEAST[kind] and kind != "results":
+        return f"has {source.sizes[path]} bytes"
+    if kinds := _RECORDS.get(ending):
+        return "" if begins in kinds else f"does not begin as {ending} files do"
+    if ending in (".json", ".jsonl"):
+        return _no_json(source, path, ending)
+    if kind == "results":
+        return "" if re.search(rb"\d", head) else "has no number in it"
+    return "is one byte over and over" if len(set(head)) < 2 else ""
+
+
+def _kind(head: bytes, path: str) -> str:
+    """What a file begins as; empty for text and what is not known. Raises UserError for a pointer to other bytes."""
+    found = recognise(head[:HEAD_BYTES], path)
+    if head.startswith(LFS_START) or (found and found.name.endswith("pointer")):
+        raise UserError("it points to bytes that are not here")
+    return found.name if found else ""
+
+
+def _ending(path: str) -> str:
+    base = path.rpartition("/")[2].lower()
+    return "." + base.rpartition(".")[2] if "." in base else ""
+
+
+def _no_document(source: Source, path: str, ending: str, kind: Kind) -> str:
+    """A document has words about its subject; pages that are not taken apart have a beginning and a size."""
+    if kinds := _PAGES.get(ending):
+        if _kind(source.read(path, HEAD_BYTES), path) not in kinds:
+            return f"does not begin as {ending} files do"
+        size = source.sizes[path]
+        return f"has {size:,} bytes, too few for pages of text" if size <= _SHORTEST_PAGES else ""
+    if ending == ".json" and kind == "data card":
+        return _no_json(source, path, ending)
+    if ending not in _TEXTS and ending:
+        return f"is not of a kind that documents are ({ending})"
+    text = source.read(path, _TEXT).decode("utf-8", errors="replace")
+    least, subjects, patterns = _WANTED[kind]
+    words = different_words(text)
+    if words < least:
+        return f"holds {words} different words"
+    named = sum(bool(re.search(pattern, text, re.I)) for pattern in patterns)
+    return "" if named >= subjects else "says nothing of what it is called after"
+
+
+def different_words(text: str) -> int:
+    """Words of a text, each counted once; a character of Chinese, Japanese or Korean is one."""
+    characters = {each for run in _CJK.findall(text) for each in run}
+    return len({each.lower() for each in _WORD.findall(_CJK.sub(" ", text))} | characters)
+
+
+def parsed(raw: bytes) -> Any:
+    """A JSON value; None where the bytes are none."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """The fractions in a JSON value, each with the keys it stands under."""
+    waiting = [(key, value)]
+    while waiting:
+        name, each = waiting.pop()
+        if isinstance(each, float):
+            yield name, each
+        elif isinstance(each, dict):
+            waiting += [(f"{name[-400:]} {part}", below) for part, below in each.items()]
+        elif isinstance(each, list):
+            waiting += [(name, below) for below in each]
+
+
+def _no_json(source: Source, path: str, ending: str) -> str:
+    """JSON that parses and holds something; of JSON lines the first."""
+    if ending == ".jsonl":
+        head = source.read(path, _HEAD)
+        line, end, _ = head.removeprefix(UTF8_BOM).lstrip().partition(b"\n")
+        if not end and len(head) < source.sizes[path]:
+            return "" if line[:1] in (b"{", b"[") else "is not JSON, line by line"
+        value = parsed(line)
+        return "is not JSON, line by line" if value is None else ""
+    if source.sizes[path] > _JSON:
+        return "" if source.read(path, _HEAD).removeprefix(UTF8_BOM).lstrip()[:1] in (b"{", b"[") else "is not JSON"
+    value = parsed(source.read(path, _JSON))
+    if value is None:
+        return "is not JSON"
+    return "" if value else "is JSON that holds nothing"
+
+
+def _no_tokenizer(source: Source, path: str, ending: str) -> str:
+    """A tokenizer has a vocabulary."""
+    if ending in _TOKENIZERS or ending != ".json":
+        _kind(source.read(path, HEAD_BYTES), path)
+        size = source.sizes[path]
+        return f"has {size} bytes, too few for a vocabulary" if size <= 1000 else ""
+    raw = source.read(path, min(source.sizes[path], _VOCABULARY))
+    _kind(raw, path)
+    if source.sizes[path] > _VOCABULARY:
+        raise UserError(f"larger than {_VOCABULARY:,} bytes")
+    value = parsed(raw)
+    if not isinstance(value, dict):
+        return "is no JSON object"
+    model = value.get("model")
+    words = model.get("vocab") if isinstance(model, dict) else value if path.endswith("vocab.json") else None
+    count = len(words) if isinstance(words, dict | list) else 0
+    return f"has a vocabulary of {count}" if count < SMALLEST_VOCABULARY else ""

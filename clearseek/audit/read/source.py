@@ -1,0 +1,214 @@
+"""Where a release is read from: a folder, or a repository of the Hugging Face hub at one revision.
+
+Checks see only this: names with sizes, and bytes on request. Nothing outside the release is reachable through it,
+nothing is read whole that may be large, and a file's hash is taken once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from clearseek.audit.evidence import Evidence
+from clearseek.audit.read.card import Document, decode
+from clearseek.errors import UserError
+from clearseek.hub.safetensors import LONGEST_HEADER, Header, parse_header, strict_json
+from clearseek.signing.tree import Problem, Tree, open_file, walk
+from clearseek.sysfiles import system_file
+
+MOST_TEXTS = 200
+MOST_TEXT = 8_000_000
+"""Files of prose that are read, and bytes of them in all."""
+LONGEST_TEXT = 8_000_000
+"""Bytes of a text file that are read; the rest of a longer one is not looked at."""
+LONGEST_JSON = 200_000_000
+_TESTS = re.compile(r"(?:^|/)(?:tests?|testing|test[-_]\w+|fixtures?|examples?)/")
+NOT_READ = (".git", ".cache")
+"""Folders of version control and download tools, which are no part of a release."""
+
+
+class Source(ABC):
+    """A release to read."""
+
+    name: str
+    """How the user called it."""
+    revision: str = ""
+    """The commit, where there is one."""
+    released: str = ""
+    """When it was published, as ``2025-01-20T06:07:08Z``, where that is known."""
+    hashes: dict[str, str]
+    """Path -> SHA-256 in hex, of the files whose hash is known by now."""
+    most_samples: int = 400
+    """Tensors of which numbers are read, where not all are."""
+    whole_bytes: int = 256_000_000
+    """Weights up to this size are read whole."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Path -> bytes, for every file of the release, sorted."""
+
+    @property
+    @abstractmethod
+    def problems(self) -> tuple[Problem, ...]:
+        """Names and links that a release should not have."""
+
+    @abstractmethod
+    def read(self, path: str, limit: int, begin: int = 0) -> bytes:
+        """At most `limit` bytes of a file from `begin`. Raises UserError when it cannot be read."""
+
+    @abstractmethod
+    def sha256(self, path: str) -> str:
+        """SHA-256 of a file in hex; empty where it is not known and was not asked for."""
+
+    @cached_property
+    def revisions(self) -> dict[str, dict[str, str]]:
+        """Other states of the release, by name: path -> SHA-256 of their large files. A folder has none."""
+        return {}
+
+    def data_set(self, name: str) -> str | None:
+        """What is found of a data set where the release is, in words; empty where it is not there.
+
+        None where it cannot be asked: a folder knows no other place.
+        """
+        return None
+
+    @cached_property
+    def model_name(self) -> str:
+        """The model's name: the last part of the release's."""
+        return self.name.rstrip("/").rpartition("/")[2].partition("@")[0]
+
+    def find(self, *patterns: str) -> tuple[str, ...]:
+        """Paths whose last part matches one of the patterns (case as given, or in lower case)."""
+        return tuple(
+            path
+            for path in self.sizes
+            if not system_file(path)  # ._model.safetensors is what macOS leaves beside a model, and no model
+            and any(fnmatchcase(base, p) or fnmatchcase(base.lower(), p) for p in patterns if (base := _base(path)))
+        )
+
+    def document(self, path: str) -> Document:
+        """A text file with its places. Raises UserError when it cannot be read."""
+        if path not in self._documents:
+            raw = self.read(path, LONGEST_TEXT)
+            whole = len(raw) == self.sizes[path]
+            self._documents[path] = Document(path, decode(raw), self.sha256(path) if whole else "")
+        return self._documents[path]
+
+    @cached_property
+    def _documents(self) -> dict[str, Document]:
+        return {}
+
+    @cached_property
+    def _headers(self) -> dict[str, Header]:
+        return {}
+
+    def json(self, path: str) -> dict[str, Any]:
+        """A JSON object without a key twice. Raises UserError naming the file."""
+        if self.sizes[path] > LONGEST_JSON:
+            raise UserError(f"{path}: larger than {LONGEST_JSON:,} bytes, which no such file is")
+        return strict_json(self.read(path, LONGEST_JSON), path)
+
+    def header(self, path: str) -> Header:
+        """The header of a safetensors file, read strictly. Raises UserError naming the file."""
+        if path not in self._headers:
+            raw = self.read(path, 8)
+            length = int.from_bytes(raw, "little")
+            if len(raw) == 8 and 2 <= length <= min(LONGEST_HEADER, self.sizes[path] - 8):
+                raw += self.read(path, length, 8)
+            self._headers[path] = parse_header(raw, self.sizes[path], path)
+        return self._headers[path]
+
+    def whole(self, path: str) -> Evidence:
+        """A whole file as evidence."""
+        return Evidence(path, sha256=self.sha256(path))
+
+    def key(self, path: str, key: str, value: Any) -> Evidence:
+        """A key of a JSON file as evidence."""
+        return Evidence(path, f"key {key}", json.dumps(value)[:200], self.sha256(path))
+
+
+class Folder(Source):
+    """A release on disk."""
+
+    def __init__(self, root: Path, hashes: dict[str, str] | None = None) -> None:
+        """Walk the folder; `hashes` are those already taken. Raises UserError when it is none."""
+        if not root.is_dir():
+            what = "is no folder" if root.exists() else "no such folder, nor the name of a repository (owner/name)"
+            raise UserError(f"{root}: {what}: give the folder of a release")
+        self.name = str(root)
+        self.root = root
+        self.tree: Tree = walk(root, skip=NOT_READ)
+        self.hashes = hashes or {}
+
+    @cached_property
+    def model_name(self) -> str:
+        """The folder's own name, whatever path led there."""
+        return self.root.resolve().name
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Path -> bytes."""
+        return {file.path: file.size for file in self.tree.files}
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What the walk refused to follow or to trust."""
+        return self.tree.problems
+
+    def read(self, path: str, limit: int, begin: int = 0) -> bytes:
+        """Bytes of a file, never of one outside the folder."""
+        pieces: list[bytes] = []
+        limit = min(limit, self.sizes.get(path, limit) - begin)  # a read makes room for all that it may get
+        try:
+            with open_file(self.root, path) as file:
+                file.seek(begin)
+                while limit > 0 and (piece := file.read(min(limit, 1 << 26))):
+                    pieces.append(piece)
+                    limit -= len(piece)
+        except OSError as error:
+            raise UserError(f"{path}: cannot read: {error.strerror}") from None
+        return b"".join(pieces)
+
+    def sha256(self, path: str) -> str:
+        """From the hashes taken beforehand."""
+        return self.hashes.get(path, "")
+
+
+def is_test(path: str) -> bool:
+    """Whether a file is there to test code, by its folders: what it holds is an example, not the release's own."""
+    return bool(_TESTS.search(path.lower()))
+
+
+def _base(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def texts(source: Source) -> tuple[Document, ...]:
+    """The prose of a release: its cards first, then other text files, licences left out."""
+    return tuple(source.document(path) for path in prose(source)[0])
+
+
+def prose(source: Source) -> tuple[list[str], list[str]]:
+    """Names of the text files that are read, and of those that are not, for there are too many or they are too long."""
+    chosen = [path for path in source.sizes if _is_prose(path)]
+    chosen.sort(key=lambda path: (path.count("/"), "readme" not in path.lower(), path))
+    length = 0
+    for number, path in enumerate(chosen):
+        length += min(source.sizes[path], LONGEST_TEXT)
+        if number == MOST_TEXTS or (number and length > MOST_TEXT):
+            return chosen[:number], chosen[number:]
+    return chosen, []
+
+
+def _is_prose(path: str) -> bool:
+    base = _base(path).lower()
+    stem, dot, ending = base.rpartition(".")
+    if base.startswith((".", "license", "licence", "copying", "notice", "merges", "vocab", "requirements")):
+        return False
+    return (dot + ending if stem else "") in (".md", ".txt", ".rst") or base in ("readme", "model_card", "card")

@@ -1,0 +1,251 @@
+"""What the checks look at: a release taken apart once, each part with its error where it could not be read.
+
+A file that is damaged must not stop an audit; the row that needs it says so. So everything here is either there, or
+missing, or an error in words, and checks ask.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from clearseek.audit.evidence import Evidence
+from clearseek.audit.read.card import Document
+from clearseek.audit.read.claims import Claim, find_claims
+from clearseek.audit.read.source import Source, texts
+from clearseek.config import ModelConfig
+from clearseek.errors import UserError
+from clearseek.hub.config_json import parse_hf_config
+from clearseek.hub.safetensors import Entry, Header
+from clearseek.signing.keys import PublicKey
+from clearseek.sysfiles import system_file
+from clearseek.tensors import ParameterCount, count_parameters
+
+T = TypeVar("T")
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+MOST_TENSORS = 2_000_000
+"""Twenty times DeepSeek-V3's."""
+MOST_ROWS = 10**9
+_NO_WEIGHTS = re.compile(r"optim|buffers|rng|scheduler|training_args|tokeni[sz]er|trainer_state|random_states")
+_NAMED_WEIGHTS = re.compile(
+    r"(?:^|[-_.])(?:model|models|consolidated|weights?|ckpt|checkpoint|ggml|params)(?=[-_.\d])[\w.-]*"
+    r"\.(?:bin|pt|pth|ckpt|npz|msgpack|h5|onnx)$"
+)
+_MAIN_FOLDERS = ("transformer", "unet", "model", "weights", "final")
+"""Where releases that have no weights at their top hold the main ones."""
+_DATA = re.compile(r"(?:^|/)(?:data(?:sets?)?|corpus|training_data)/")
+
+
+def not_settings(path: str) -> bool:
+    """Whether a file's name does not say that it holds settings, an optimiser's state, a tokenizer or data."""
+    return not _NO_WEIGHTS.search(path.rpartition("/")[2].lower()) and not _DATA.search(path.lower())
+
+
+def is_weights(path: str) -> bool:
+    """Whether a file holds weights, by its name: not settings, an optimiser's state or tokens, which end alike."""
+    base = path.rpartition("/")[2].lower()
+    if system_file(base) or not not_settings(path):
+        return False
+    return base.endswith((".safetensors", ".gguf")) or _NAMED_WEIGHTS.search(base) is not None
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """A part of a release: its value, or None with the error that stands in its way, or None for a part not there."""
+
+    value: T | None
+    error: str = ""
+
+
+def attempt(make: Callable[[], T]) -> Part[T]:
+    """Run `make`; a UserError becomes the part's error."""
+    try:
+        return Part(make())
+    except UserError as error:
+        return Part(None, str(error))
+
+
+def _bounded(config: ModelConfig) -> ModelConfig:
+    """The configuration, if a model can have it: tables of its tensors are made, and a lie must not fill the memory."""
+    layers = config.num_hidden_layers + config.num_nextn_predict_layers
+    if layers * (20 + 3 * config.n_routed_experts) > MOST_TENSORS:
+        raise UserError(
+            f"{CONFIG}: {layers:,} layers with {config.n_routed_experts:,} experts are more than {MOST_TENSORS:,} "
+            "tensors: no such model is looked at"
+        )
+    largest = max(config.vocab_size, config.hidden_size, config.intermediate_size, config.moe_intermediate_size)
+    if largest > MOST_ROWS:
+        raise UserError(f"{CONFIG}: a size of {largest:.3g} is more than any model has")
+    return config
+
+
+_BUFFER = re.compile(
+    r"(?:(?:attention|attn)\.masked_bias|rotary_emb\.inv_freq|rotary_emb\.(?:cos|sin)_cached|"
+    r"position_ids|num_batches_tracked|_scale_inv|\.g_idx|\.qzeros|\.scales|_scales|weight_scale|input_scale|"
+    r"weight_zero_point|weight_shape|weight_scale_2|\.absmax|quant_map|quant_state\.\S+)$"
+)
+_PACKED = re.compile(r"(?:qweight|qzeros|_packed|_blocks|\.blocks)$")
+
+
+def is_buffer(entry: Entry) -> bool:
+    """Whether a tensor is no parameter: a mask or table that a program computes, or scales of quantised numbers."""
+    if entry.name.endswith(("attention.bias", "attn.bias")):
+        return len(entry.shape) == 4  # a causal mask; the bias of a layer is a vector
+    return _BUFFER.search(entry.name) is not None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The safetensors files of a release by their headers."""
+
+    headers: dict[str, Header]
+    """File -> header, for those that could be read."""
+    errors: dict[str, str]
+    """File -> what is wrong with its header."""
+    twice: tuple[str, ...]
+    """Tensors that stand in two files."""
+
+    @cached_property
+    def tensors(self) -> dict[str, tuple[str, Entry]]:
+        """Tensor -> its file and its entry."""
+        return {entry.name: (file, entry) for file, header in self.headers.items() for entry in header.entries}
+
+    @cached_property
+    def parameters(self) -> dict[str, tuple[str, Entry]]:
+        """The tensors that are parameters: masks and tables that a program computes, and scales, are none.
+
+        Of packed numbers (see `packed`) an element is several parameters.
+        """
+        return {name: held for name, held in self.tensors.items() if not is_buffer(held[1])}
+
+    @cached_property
+    def packed(self) -> frozenset[str]:
+        """Tensors whose elements hold several quantised numbers each."""
+        return frozenset(
+            name
+            for name, (_, entry) in self.tensors.items()
+            if entry.dtype in ("I32", "U32", "U8", "I8") and _PACKED.search(name)
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every file could be read, and no tensor stands twice."""
+        return bool(self.headers) and not self.errors and not self.twice
+
+
+class Subject:
+    """A release, taken apart as checks ask for it."""
+
+    def __init__(
+        self, source: Source, name: str = "", trusted: tuple[PublicKey, ...] = (), base: Source | None = None
+    ) -> None:
+        """Take a release apart.
+
+        Args:
+            source: The release.
+            name: The model's, where the release's own name does not say it.
+            trusted: Verifiers' keys.
+            base: The release that it may have been made from.
+        """
+        self.source = source
+        self.trusted = trusted
+        self.base = None if base is None else Subject(base)
+        self.name = name or source.model_name
+
+    @cached_property
+    def config_raw(self) -> Part[dict[str, Any]]:
+        """config.json as it stands."""
+        if CONFIG not in self.source.sizes:
+            return Part(None)
+        return attempt(lambda: self.source.json(CONFIG))
+
+    @cached_property
+    def config(self) -> Part[ModelConfig]:
+        """config.json as a model that ClearSeek knows all tensors of."""
+        raw = self.config_raw
+        if raw.value is None:
+            return Part(None, raw.error)
+        content = raw.value
+        return attempt(lambda: _bounded(parse_hf_config(content, Path(CONFIG))))
+
+    @cached_property
+    def counts(self) -> ParameterCount | None:
+        """Parameters that the config stands for."""
+        return None if self.config.value is None else count_parameters(self.config.value)
+
+    @cached_property
+    def documents(self) -> tuple[Document, ...]:
+        """Prose, the card first."""
+        return texts(self.source)
+
+    @cached_property
+    def card(self) -> Document | None:
+        """The README at the top of the release."""
+        return next(
+            (each for each in self.documents if each.file.lower() in ("readme.md", "readme", "readme.txt")), None
+        )
+
+    @cached_property
+    def metadata(self) -> Part[dict[str, Any]]:
+        """The card's YAML block."""
+        card = self.card
+        return Part(None) if card is None else attempt(lambda: card.metadata)
+
+    @cached_property
+    def claims(self) -> tuple[Claim, ...]:
+        """Figures that the prose states about this model."""
+        return tuple(claim for document in self.documents for claim in find_claims(document, self.name))
+
+    def stated(self, *kinds: str) -> tuple[Claim, ...]:
+        """The claims of these kinds."""
+        return tuple(claim for claim in self.claims if claim.kind in kinds)
+
+    @cached_property
+    def weight_files(self) -> tuple[str, ...]:
+        """The final weights: safetensors files at the top of the release, or where there is none, in its folders.
+
+        A release may hold them twice, in its publisher's own layout beside the hub's: then the hub's are meant.
+        """
+        found = [path for path in self.source.find("*.safetensors") if is_weights(path)]
+        top = [path for path in found if "/" not in path]
+        if any(path.startswith("model") for path in top):
+            top = [path for path in top if path not in self.second_copy]
+        for folder in () if top else _MAIN_FOLDERS:
+            if held := [path for path in found if path.rpartition("/")[0] == folder]:
+                return tuple(held)
+        return tuple(top)
+
+    @cached_property
+    def second_copy(self) -> tuple[str, ...]:
+        """Files of weights that stand beside the same in the hub's layout."""
+        top = [path for path in self.source.find("*.safetensors") if "/" not in path]
+        beside = any(path.startswith("model") for path in top)
+        return tuple(path for path in top if beside and path.startswith("consolidated"))
+
+    @cached_property
+    def weights(self) -> Weights:
+        """Headers of the final weights."""
+        headers: dict[str, Header] = {}
+        errors: dict[str, str] = {}
+        seen: dict[str, str] = {}
+        twice: list[str] = []
+        for file in self.weight_files:
+            part = attempt(lambda file=file: self.source.header(file))  # type: ignore[misc]
+            if part.value is None:
+                errors[file] = part.error
+                continue
+            headers[file] = part.value
+            for entry in part.value.entries:
+                if seen.setdefault(entry.name, file) != file:
+                    twice.append(f"{entry.name} in {seen[entry.name]} and {file}")
+        return Weights(headers, errors, tuple(twice))
+
+    def config_key(self, key: str) -> Evidence:
+        """A top-level key of config.json as evidence."""
+        raw = self.config_raw.value or {}
+        return self.source.key(CONFIG, key, raw.get(key))

@@ -1,0 +1,154 @@
+"""What ``audit`` does on the command line. Nothing here needs PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+
+from clearseek.audit.audit import audit as run_audit
+from clearseek.audit.evidence import Audit
+from clearseek.audit.read.hub import NAME, Hub, as_far_as_read
+from clearseek.audit.read.source import Folder, Source
+from clearseek.audit.render.croissant import as_croissant
+from clearseek.audit.render.exports import TEXTS, as_cyclonedx
+from clearseek.audit.render.html import as_html, comparison_html
+from clearseek.audit.render.markdown import as_markdown, comparison
+from clearseek.audit.render.sarif import as_sarif
+from clearseek.audit.render.spdx import as_spdx
+from clearseek.audit.render.text import print_audit, print_comparison
+from clearseek.audit.views import views
+from clearseek.errors import UserError, nearest
+from clearseek.files import write_atomic
+from clearseek.signing.hashing import Progress, hash_files
+from clearseek.signing.keys import load_public_key
+from clearseek.signing.tree import visible
+
+_DOCUMENTS: Final[dict[str, Callable[[Audit], dict[str, Any]]]] = {
+    "sarif": as_sarif, "cyclonedx": as_cyclonedx, "spdx": as_spdx, "croissant": as_croissant,
+}  # fmt: skip
+"""Formats that are JSON."""
+_HALVES: Final = re.compile("[\ud800-\udfff]")
+FAILED = 1
+"""Exit code of an audit whose --require did not hold."""
+
+
+def audit(arguments: argparse.Namespace) -> int:
+    """``clearseek audit``."""
+    paths: list[str] = arguments.releases
+    if len(paths) > 1 and not arguments.compare:
+        raise UserError("several releases: add --compare to put them side by side")
+    if arguments.name and len(paths) > 1:
+        raise UserError("--name goes with one release")
+    trusted = tuple(load_public_key(path) for path in arguments.trust)
+    base = None if arguments.base is None else _source(arguments.base)
+    audits = []
+    for path in paths:
+        source = _source(path, not arguments.no_hash, arguments.json)
+        audits.append(as_far_as_read(run_audit(source, arguments.name or "", trusted, base), source))
+    missing = _required(audits, arguments.require)
+    kind = "json" if arguments.json else arguments.format
+    text = _render(audits, kind, arguments.compare)
+    if arguments.out is not None:
+        if kind == "text":
+            raise UserError("--out writes a file: choose its --format, such as html or json")
+        write_atomic(arguments.out, text)
+        print(f"{arguments.out}: written", file=sys.stderr)
+    elif kind == "text":
+        console = Console(highlight=False)
+        if arguments.compare:
+            print_comparison(console, audits)
+        else:
+            print_audit(console, audits[0], evidence=arguments.evidence)
+    else:
+        sys.stdout.write(text)
+    for line in missing:
+        print(f"clearseek: {visible(line)}", file=sys.stderr)
+    return FAILED if missing else 0
+
+
+def _source(path: str, hashed: bool = False, quiet: bool = False) -> Source:
+    """A folder, its files hashed if asked for, or a repository on the hub."""
+    if not Path(path).exists() and NAME.fullmatch(path):
+        if Path(path).parent.is_dir():
+            raise UserError(
+                f"{path}: no such folder, while {Path(path).parent} is one: not looked for on the hub "
+                "(for a repository of that name, run it from elsewhere)"
+            )
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise UserError(f"{path}: no such folder, and HF_HUB_OFFLINE forbids to ask the hub")
+        return Hub(path)
+    source = Folder(Path(path))
+    if not source.sizes and not source.problems:
+        raise UserError(f"{path}: holds no files: there is nothing to audit")
+    if hashed:
+        with _hashing(sum(source.sizes.values()), quiet) as progress:
+            source.hashes.update(hash_files(source.root, source.tree.files, progress))
+    return source
+
+
+@contextmanager
+def _hashing(total: int, quiet: bool) -> Iterator[Progress | None]:
+    """A progress bar for what takes longer than a moment."""
+    if quiet or total < 500_000_000 or not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn("hashing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("hashing", total=total)
+        yield lambda done, _: bar.update(task, completed=done)
+
+
+def _render(audits: list[Audit], kind: str, compare: bool) -> str:
+    """The audits in a format; empty for the terminal's."""
+    if kind == "json":
+        content = [{**each.as_json(), "views": [view.as_json() for view in views(each)]} for each in audits]
+        return json.dumps(_writable(content if compare else content[0]), indent=1, ensure_ascii=False) + "\n"
+    if kind == "markdown":
+        return comparison(audits) if compare else as_markdown(audits[0])
+    if kind == "html":
+        return comparison_html(audits) if compare else as_html(audits[0])
+    if kind != "text" and compare:
+        raise UserError(
+            f"--format {kind} shows one release: leave out --compare (text, json, markdown and html compare)"
+        )
+    if kind in TEXTS:
+        return str(_writable(TEXTS[kind](audits[0])))
+    return json.dumps(_writable(_DOCUMENTS[kind](audits[0])), indent=1) + "\n" if kind in _DOCUMENTS else ""
+
+
+def _writable(value: Any) -> Any:
+    """JSON values without halves of characters, which no file can hold: they are shown by their numbers."""
+    if isinstance(value, str):
+        return _HALVES.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
+    if isinstance(value, dict):
+        return {_writable(key): _writable(each) for key, each in value.items()}
+    return [_writable(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _required(audits: list[Audit], required: list[str]) -> list[str]:
+    """What is not as ``data.training`` or ``data.training=E4`` asks, in words. Raises UserError for no such row."""
+    missing = []
+    for each in required:
+        id, _, grade = each.partition("=")
+        if grade and grade not in ("E1", "E2", "E3", "E4", "E5"):
+            raise UserError(f"--require {each}: the grade must be E1 to E5")
+        for found in audits:
+            row = found.get(id)
+            if row is None:
+                raise UserError(
+                    f"--require {each}: no row {id}{nearest(id, [row.id for row in found])}; --json has all"
+                )
+            if row.answer != "yes" or int(row.grade) < int(grade[1:] or 1):
+                missing.append(f"{found.facts['name']}: {id} is “{row.answer}”, E{int(row.grade)}; required: {each}")
+    return missing

@@ -1,0 +1,124 @@
+"""Which backends run here, and which one a run takes.
+
+A backend is probed by running it on small operands and comparing with the reference. It is named in the recipe or, with
+`auto`, found by measuring those that run: the first in the order of :data:`ORDER`, unless another is :data:`GAIN` times
+as fast. Backends round differently, and a difference that large does not turn over from one day to the next. The choice
+and the rates are printed, the choice stands in the run's record, and a run that goes on takes what it began with.
+Nothing is swapped silently.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from importlib import import_module
+
+import torch
+
+from clearseek.config import Fp8Config
+from clearseek.errors import UserError
+from clearseek.fp8.backends.comparison import COMPARISONS
+from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.linear import Fp8
+
+BACKENDS = {
+    "triton": "clearseek.fp8.backends.triton.backend:Triton",
+    "cublas": "clearseek.fp8.backends.cublas:Cublas",
+    "deepgemm": "clearseek.fp8.backends.deepgemm:DeepGemm",
+    "dequantised": "clearseek.fp8.backends.dequantised:Dequantised",
+    "reference": "clearseek.fp8.backends.reference:Reference",
+}
+"""Where each backend is defined; imported only when asked for, because some need packages that not everybody has."""
+ORDER = {"cuda": tuple(BACKENDS)}
+"""What `auto` prefers, by type of device; Triton, because it needs no waiting for the GPU between experts."""
+ORDER_ELSEWHERE = ("dequantised", "reference")
+GAIN = 2.0
+"""How many times as fast as the one it prefers another backend must be for `auto` to take it."""
+TURNS = 5
+"""How often each is timed."""
+MEASURED = {"cuda": 4096}
+MEASURED_ELSEWHERE = 512
+"""Rows, inner and outputs of the product that is timed, by type of device."""
+PACKAGES = {
+    "triton": "Triton is not installed: pip install -e '.[triton]'",
+    "deep_gemm": "DeepGEMM is not installed: see github.com/deepseek-ai/DeepGEMM",
+}
+
+
+def make(name: str, dtype: torch.dtype = torch.bfloat16) -> Reference:
+    """The backend of that name, its products in `dtype`. Raises ImportError where a package is missing."""
+    module, kind = BACKENDS[name].split(":")
+    backend: Reference = getattr(import_module(module), kind)(dtype)
+    return backend
+
+
+def why_not(name: str, config: Fp8Config, device: torch.device) -> str | None:
+    """Why backend `name` cannot run these settings on `device`; None if it can."""
+    if name == "dequantised" and config.scales != "power-of-two":
+        return f'it needs fp8.scales = "power-of-two" (it is "{config.scales}"): other scales do not fit BF16'
+    if name in ("cublas", "deepgemm") and config.gradient_format != "e4m3":
+        return f'it needs fp8.gradient_format = "e4m3" (it is "{config.gradient_format}"): it takes no other'
+    try:
+        return make(name).why_not(device)
+    except ImportError as error:
+        return PACKAGES.get(str(error.name), f"a package could not be imported ({error})")
+
+
+def choose(
+    config: Fp8Config, device: torch.device, dtype: torch.dtype = torch.bfloat16, began_with: str | None = None
+) -> Fp8:
+    """The settings with the backend that runs them.
+
+    Args:
+        config: The settings.
+        device: Where to run.
+        dtype: Of what is not FP8 in the model.
+        began_with: The backend that `auto` found when the run began.
+
+    Raises:
+        UserError: the backend asked for cannot run, or settings contradict each other.
+    """
+    compared = (config.gradient_tile, config.accumulate)
+    if compared != ("1x128", "fp32"):
+        if compared not in COMPARISONS or config.scales != "power-of-two" or config.backend != "auto":
+            raise UserError(
+                f'fp8.gradient_tile = "{compared[0]}" with fp8.accumulate = "{compared[1]}" is for comparisons, one '
+                'at a time: with fp8.scales = "power-of-two" and fp8.backend = "auto"'
+            )
+        return Fp8(config, COMPARISONS[compared](dtype))
+    names = ORDER.get(device.type, ORDER_ELSEWHERE) if config.backend == "auto" else (config.backend,)
+    if config.backend == "auto" and began_with in BACKENDS:
+        names = (began_with,)
+    reasons = {name: why_not(name, config, device) for name in names}
+    able = [name for name in names if reasons[name] is None]
+    if not able:
+        words = (f'fp8.backend = "{name}" cannot run here: {reason}' for name, reason in reasons.items())
+        raise UserError("; ".join(words))
+    if len(able) == 1:
+        return Fp8(config, make(able[0], dtype))
+    rates = _rates(tuple(able), device, dtype)
+    fastest = max(rates.values())
+    taken = next(name for name in able if GAIN * rates[name] > fastest)
+    return Fp8(config, make(taken, dtype), rates)
+
+
+@functools.cache
+def _rates(names: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """FLOP/s of one product and the quantising of its left operand: of the fastest of several, by turns.
+
+    The fastest, because whatever else runs here can only slow a product down; by turns, so that it slows all alike.
+    """
+    size = MEASURED.get(device.type, MEASURED_ELSEWHERE)
+    x = torch.ones(size, size, dtype=dtype, device=device)
+    backends = {name: make(name, dtype) for name in names}
+    weights = {name: backend.weight(x, True).forward for name, backend in backends.items()}
+    seconds = dict.fromkeys(names, float("inf"))
+    for number in range(1 + TURNS):
+        for name, backend in backends.items():
+            start = time.perf_counter()
+            backend.mm(backend.tiles(x, True), weights[name])
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if number:  # the first builds kernels
+                seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return {name: 2 * size**3 / best for name, best in seconds.items()}

@@ -1,0 +1,56 @@
+"""FP8 products by DeepSeek's DeepGEMM, for those who have it installed (`deep_gemm`, built from its repository).
+
+It multiplies tiles by blocks, dense and grouped, in its own CUDA kernels; its weight gradients want the experts' row
+counts on the host, so those stay with ClearSeek's Triton kernels, and so do quantising and SwiGLU.
+
+Shapes: M rows, K inner, N output features, E experts, R rows sorted by expert.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clearseek.fp8.backends.probe import mismatch
+from clearseek.fp8.backends.triton.backend import Triton
+from clearseek.fp8.formats import Quantised
+
+
+class DeepGemm(Triton):
+    """Forward and input gradient by DeepGEMM."""
+
+    name = "deepgemm"
+
+    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
+        super().__init__(dtype)
+        import deep_gemm
+
+        self.library: Any = deep_gemm
+
+    def versions(self) -> dict[str, str]:
+        """Triton's and the library's."""
+        return super().versions() | {"deep_gemm": str(getattr(self.library, "__version__", "unknown"))}
+
+    def why_not(self, device: torch.device) -> str | None:
+        """Why it cannot run on `device`: found by running it."""
+        return super().why_not(device) or mismatch(DeepGemm, device)
+
+    def mm(self, a: Quantised, b: Any) -> Tensor:
+        """``a @ b.T`` in BF16."""
+        y_MN = torch.empty(len(a.data), len(b.data), dtype=torch.bfloat16, device=a.data.device)
+        # Scales stay FP32: on newer GPUs it would round them up to powers of two, which data quantised by others break.
+        self.library.fp8_gemm_nt(a, (b.data, b.scale.contiguous()), y_MN, disable_ue8m0_cast=True)
+        return y_MN
+
+    def grouped_mm(self, a: Quantised, b: Any, ends_E: Tensor) -> Tensor:
+        """Rows of expert e times matrix e, BF16 [R, N]."""
+        rows = torch.arange(len(a.data), dtype=ends_E.dtype, device=ends_E.device)
+        expert_R = torch.searchsorted(ends_E, rows, right=True, out_int32=True)
+        spare_R = expert_R == len(ends_E)
+        y_RN = torch.empty(len(a.data), b.data.shape[1], dtype=torch.bfloat16, device=a.data.device)
+        self.library.m_grouped_fp8_gemm_nt_contiguous(
+            a, (b.data, b.scale.contiguous()), y_RN, expert_R.masked_fill(spare_R, -1), disable_ue8m0_cast=True
+        )
+        return y_RN.masked_fill_(spare_R[:, None], 0.0)

@@ -1,0 +1,130 @@
+"""FP8 on a processor without FP8: decode to a wider type and multiply at full speed.
+
+With power-of-two scales an eight-bit number times its scale *is* a BF16 number, and an FP32 one, so operands lose
+nothing by being decoded, and the library's matrix product, which sums in FP32, gives what an FP8 one means: the same
+sum, in the library's order instead of slice by slice. Free scales do not fit BF16 and are refused.
+
+Which type is the model's: BF16 where the processor has instructions for it, FP32 where it would emulate them at a
+thirtieth of the speed. In FP32 products are not rounded. In BF16 one thing is less than the definition: the library has
+no product of BF16 operands with an FP32 result, so a weight gradient is rounded to BF16, as under BF16 training, before
+it is summed in FP32.
+
+Whatever passes over memory twice costs as much as the arithmetic here, so quantising stays in the operand's type
+throughout: dividing by a power of two is multiplying by its exact inverse.
+
+Shapes: M rows, K columns, E experts, R rows sorted by expert; a ceiling of a size over 128 is written G.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clearseek.fp8.backends.probe import mismatch
+from clearseek.fp8.backends.reference import Reference, Weight
+from clearseek.fp8.formats import E4M3, TILE, Quantised, scale_of
+from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_tiles
+
+
+class Dequantised(Reference):
+    """Operands are kept as FP8 and decoded for each product; weights are decoded once."""
+
+    name = "dequantised"
+    free_scales = False
+
+    def why_not(self, device: torch.device) -> str | None:
+        """Why it cannot run on `device`: a CPU runs everything, others are tried."""
+        return None if device.type == "cpu" else mismatch(Dequantised, device)
+
+    def tiles(self, x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
+        """1 x 128 tiles."""
+        rows, columns = x_MK.shape
+        if x_MK.dtype not in _INTEGERS or columns % TILE or not power_of_two:
+            return quantise_tiles(x_MK, power_of_two, dtype)
+        x_MGT = x_MK.view(rows, -1, TILE)
+        scale_MG = scale_of(_largest(x_MGT, -1), True, torch.finfo(dtype).max)
+        data_MGT = (x_MGT * _inverse(scale_MG, x_MK.dtype).unsqueeze(-1)).to(dtype)
+        return Quantised(data_MGT.view(rows, columns), scale_MG)
+
+    def decode(self, q: Quantised) -> Tensor:
+        """Values of stored tiles."""
+        rows, columns = q.data.shape
+        if columns % TILE or q.data.dtype != E4M3:
+            return dequantise(q, self.dtype)
+        x_MGT = _from_e4m3(q.data, self.dtype).view(rows, -1, TILE)
+        return x_MGT.mul_(q.scale.to(self.dtype).unsqueeze(-1)).view(rows, columns)
+
+    def columns(self, x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Tensor:
+        """128 x 1 tiles, decoded at once: [M, K], in the layout of `x_MK`."""
+        rows, columns = x_MK.shape
+        if rows % TILE:
+            padded = F.pad(x_MK, (0, 0, 0, -rows % TILE))
+            return self.columns(padded, power_of_two, dtype)[:rows]
+        x_GTK = x_MK.view(-1, TILE, columns)
+        scale_G1K = scale_of(_largest(x_GTK, 1), True, torch.finfo(dtype).max).unsqueeze(1)
+        data_GTK = (x_GTK * _inverse(scale_G1K, x_MK.dtype)).to(dtype)
+        data_GTK = _from_e4m3(data_GTK, self.dtype) if dtype == E4M3 else data_GTK.to(self.dtype)
+        return data_GTK.mul_(scale_G1K.to(self.dtype)).view(rows, columns)
+
+    def weight(self, w_ENK: Tensor, power_of_two: bool) -> Weight:
+        """Decoded blocks."""
+        decoded = dequantise(quantise_blocks(w_ENK, power_of_two), self.dtype)
+        return Weight(decoded, decoded.mT)
+
+    def pick(self, b: Any, experts: slice) -> Any:
+        """Some experts."""
+        return b[experts]
+
+    def mm(self, a: Quantised, b: Any) -> Tensor:
+        """``a @ b.T``."""
+        y_MN: Tensor = self.decode(a) @ b.t()
+        return y_MN
+
+    def mm_weight(self, a: Any, b: Any) -> Tensor:
+        """``a.T @ b`` of two column operands, FP32; in BF16 rounded to it on the way."""
+        y_NK: Tensor = (a.t() @ b).float()
+        return y_NK
+
+    def grouped_mm(self, a: Quantised, b: Any, ends_E: Tensor) -> Tensor:
+        """Rows of expert e times matrix e, [R, N]."""
+        x_RK = self.decode(a)
+        y_RN: Tensor = x_RK @ b[0].t() if len(b) == 1 else F.grouped_mm(x_RK, b.mT, offs=ends_E)
+        return y_RN
+
+    def grouped_mm_weight(self, a: Any, b: Any, ends_E: Tensor) -> Tensor:
+        """For every expert the product over its own rows, FP32 [E, N, K]."""
+        if len(ends_E) == 1:
+            return self.mm_weight(a, b).unsqueeze(0)
+        empty_E = ends_E.diff(prepend=ends_E.new_zeros(1)) == 0  # no rows: no gradient, whatever the kernel leaves
+        y_ENK: Tensor = F.grouped_mm(a.t(), b, offs=ends_E).float()
+        y_ENK[empty_E] = 0.0
+        return y_ENK
+
+
+_INTEGERS = {torch.bfloat16: (torch.int16, 4, 2**15 - 1), torch.float32: (torch.int32, 20, 2**31 - 1)}
+"""Of a float type: integers of its size, how far E4M3's seven lower bits move up to be its, all bits but the sign."""
+
+
+def _largest(x: Tensor, dim: int) -> Tensor:
+    """FP32 amax along a dimension: without a sign, floats are ordered like integers, which are fast here."""
+    integers, _, magnitude = _INTEGERS[x.dtype]
+    return (x.view(integers) & magnitude).amax(dim).view(x.dtype).float()
+
+
+def _from_e4m3(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Exact conversion, many times as fast as PyTorch's on a CPU: the bits in place, then the exponents' bias.
+
+    E4M3's exponent and fraction, moved to the lower end of the wider exponent's field and the upper end of the wider
+    fraction's, are the number times 2^-120, small ones included.
+    """
+    integers, shift, _ = _INTEGERS[dtype]
+    bits = x.view(torch.int8).to(integers).bitwise_left_shift_(shift)
+    return bits.bitwise_and_(-(0x781 << shift)).view(dtype).mul_(2.0**120)  # sign, 4 zeros, 7 bits
+
+
+def _inverse(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 / scale, exactly, for powers of two."""
+    return scale.reciprocal().to(dtype)

@@ -1,0 +1,97 @@
+"""Finding out whether a backend works on a device, by running it.
+
+A version number or the name of a GPU says little: a library may be built without a kernel, a driver too old, a compiler
+broken. So every operation is run once on small operands and compared with the reference.
+
+Shapes: R rows, E experts, N outputs, K inputs, I width.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.quantise import dequantise
+
+PRODUCTS = 0.01
+"""Allowed norm of the difference over the norm of the reference, for products. Rounding to BF16 is 0.002 of it, and
+what Hopper's tensor cores lose, which keep 13 fraction bits of a sum within a slice of 128 ("Insights into
+DeepSeek-V3", section 3.1.1), should be less than that; a single tile below with twice its scale makes 0.02."""
+SWIGLU = 0.05
+"""The same for SwiGLU, whose formula may round to BF16 once or several times before eight bits: where that decides
+between two neighbours in E4M3 they differ by up to an eighth. A tensor wrong by one binade makes 1 or 0.5."""
+
+
+class Result(NamedTuple):
+    """What an operation gave, as numbers, and how far from the reference's it may be."""
+
+    values: Tensor
+    allowed: float
+
+
+@functools.cache
+def mismatch(kind: type[Reference], device: torch.device) -> str | None:
+    """What is wrong with a backend on `device`, in one sentence; None if it gives what the reference gives."""
+    try:
+        wrong: list[str] = []
+        for power_of_two in (True, False) if kind.free_scales else (True,):
+            found, expected = (_results(each, device, power_of_two) for each in (kind(), Reference()))
+            names = [name for name in expected if _distance(found[name], expected[name]) > expected[name].allowed]
+            wrong += [name for name in names if name not in wrong]
+    except Exception as error:  # whatever a driver, a library or a compiler raises is the answer
+        lines = str(error).strip().splitlines()
+        return f"trying it failed with {type(error).__name__}: {lines[0] if lines else 'no message'}"
+    return f"it gave wrong results when tried: {', '.join(wrong)}" if wrong else None
+
+
+def _distance(found: Result, expected: Result) -> float:
+    """Relative to the reference; infinite where a number is not."""
+    distance = (found.values.float() - expected.values.float()).norm() / expected.values.float().norm()
+    return float(distance.nan_to_num(nan=torch.inf))
+
+
+def _results(backend: Reference, device: torch.device, power_of_two: bool = True) -> dict[str, Result]:
+    """Every operation, by name: of stored tiles their values; of columns and weights what is multiplied with them.
+
+    Sizes are multiples of 128 under power-of-two scales, and not under free ones.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device, torch.bfloat16)
+
+    rows, experts, width = 512, 3, 128
+    outputs, inputs = (256, 384) if power_of_two else (208, 400)
+    ends_E = torch.tensor([128, 128, 384], dtype=torch.int32, device=device)  # one has no rows; the last 128 are spare
+    w_ENK = normal(experts, outputs, inputs)
+    x = backend.tiles(normal(rows, inputs), power_of_two)
+    x_columns = backend.retile(x, power_of_two)
+    g, g_columns = backend.gradient(normal(rows, outputs), power_of_two)
+    one, stack = backend.weight(w_ENK[0], power_of_two), backend.weight(w_ENK, power_of_two)
+    weight_R1 = normal(rows, 1)
+    kept, act = backend.swiglu(normal(rows, 2 * width), weight_R1, power_of_two)
+    tiles, columns, act_columns, d_weight_R = backend.swiglu_backward(
+        normal(rows, width), kept, weight_R1, power_of_two
+    )
+    products = {
+        "decoding": backend.decode(x),
+        "the product": backend.mm(x, one.forward),
+        "the input gradient": backend.mm(g, one.backward),
+        "the weight gradient": backend.mm_weight(g_columns, x_columns),
+        "the grouped product": backend.grouped_mm(x, stack.forward, ends_E),
+        "the grouped input gradient": backend.grouped_mm(g, stack.backward, ends_E),
+        "the grouped weight gradient": backend.grouped_mm_weight(g_columns, x_columns, ends_E),
+        "tiles of gate and up": dequantise(kept),
+    }
+    swiglu = {
+        "SwiGLU": dequantise(act),
+        "SwiGLU's gradient": dequantise(tiles),
+        "SwiGLU's columns": backend.mm_weight(columns, act_columns),
+        "the router weight's gradient": d_weight_R,
+    }
+    results = {name: Result(values, PRODUCTS) for name, values in products.items()}
+    return results | {name: Result(values, SWIGLU) for name, values in swiglu.items()}

@@ -1,0 +1,150 @@
+"""SwiGLU feed-forwards whose products are FP8: routed experts, and a dense MLP as one expert for every token.
+
+Tokens are quantised before they are gathered, gradients too: what would travel to an expert's device is eight bits with
+scales (DeepSeek-V3 report, section 3.3.3). Of SwiGLU only its input is kept, as FP8 tiles; its output is recomputed and
+quantised again in the backward. The router's weight is applied inside SwiGLU. Weight gradients leave in FP32.
+
+Shapes: T tokens, K experts per token, R rows sorted by expert in blocks of multiples of 128, E experts, D hidden,
+I expert width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from clearseek.fp8.backends.reference import Weight
+from clearseek.fp8.formats import Quantised
+from clearseek.fp8.linear import Fp8, Kind
+from clearseek.ops.dispatch import Layout, combine
+from clearseek.ops.grouped import parts
+
+
+def feed_forward_fp8(
+    x_TD: Tensor, weight_TK: Tensor | None, layout: Layout | None, fp8: Fp8, operands: Sequence[Weight],
+    gate_up: Sequence[Tensor], down: Sequence[Tensor],
+) -> Tensor:  # fmt: skip
+    """``down(silu(gate(x)) * up(x) * weight)`` summed over each token's experts: [T, D].
+
+    Args:
+        x_TD: Tokens.
+        weight_TK: Router weights; None for a dense MLP.
+        layout: Where each token-expert pair stands, in blocks of multiples of 128, padded with token number T; None
+            for a dense MLP.
+        fp8: How to compute.
+        operands: Of gate and up together, [E, 2I, D], and of down, [E, D, I].
+        gate_up: The parameters that get the gradient: one [E, 2I, D], or [I, D] twice.
+        down: The same: one [E, D, I] or [D, I].
+    """
+    parameters = (*gate_up, *down)
+    y: Tensor = _FeedForward.apply(x_TD, weight_TK, layout, fp8, tuple(operands), *parameters)  # type: ignore[no-untyped-call]
+    return y
+
+
+def _kinds(layout: Layout | None) -> tuple[Kind, Kind]:
+    """Of input and of output gradient: V3 rounds scales up for what travels to experts, not for other feed-forwards."""
+    return ("activation", "gradient") if layout is None else ("dispatch", "combine_gradient")
+
+
+def _padded(q: Quantised, layout: Layout | None) -> Quantised:
+    """Tokens, and for experts a row of zeros after them that padding stands for.
+
+    Zeros, because columns share a scale over 128 rows: a real token there would coarsen the gradient of experts that
+    never saw it.
+    """
+    if layout is None:
+        return q
+    data = F.pad(q.data.view(torch.uint8), (0, 0, 0, 1)).view(q.data.dtype)
+    return Quantised(data, F.pad(q.scale, (0, 0, 0, 1), value=1.0))
+
+
+def _gather(q: Quantised, layout: Layout | None, rows: slice) -> Quantised:
+    """The tokens of these rows."""
+    if layout is None:
+        return q
+    token_R = layout.token_R[rows]
+    data = q.data.view(torch.uint8).index_select(0, token_R).view(q.data.dtype)
+    return Quantised(data, q.scale.index_select(0, token_R))
+
+
+def _store(out: Tensor | None, shape: tuple[int, ...], place: slice, values: Tensor) -> Tensor:
+    """`values` at a `place` of a tensor of zeros; where they are all of it they themselves, without a copy."""
+    if values.shape == shape:
+        return values
+    out = values.new_zeros(shape) if out is None else out
+    out[place] = values
+    return out
+
+
+class _FeedForward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_TD: Tensor, weight_TK: Tensor | None, layout: Layout | None, fp8: Fp8,
+        operands: tuple[Weight, Weight], *parameters: Tensor,
+    ) -> Tensor:  # fmt: skip
+        backend, (gate_up, down) = fp8.backend, operands
+        rows = len(x_TD) if layout is None else layout.token_R.numel()
+        ends_E = torch.full((1,), rows, dtype=torch.int32, device=x_TD.device) if layout is None else layout.ends_E
+        if layout is None or weight_TK is None:
+            weight_R1 = x_TD.new_ones(rows, 1)
+        else:
+            weight_R1 = layout.weights(weight_TK, x_TD.dtype)
+        x = _padded(backend.tiles(x_TD, fp8.power_of_two(_kinds(layout)[0])), layout)
+        y_RD: Tensor | None = None
+        kept: list[Tensor] = []
+        for part in parts(ends_E, rows):
+            e, r = part.experts, part.rows
+            gate_up_RI2 = backend.grouped_mm(_gather(x, layout, r), backend.pick(gate_up.forward, e), part.ends_E)
+            inner, act = backend.swiglu(gate_up_RI2, weight_R1[r], fp8.power_of_two("activation"))
+            y_r = backend.grouped_mm(act, backend.pick(down.forward, e), part.ends_E)
+            y_RD = _store(y_RD, (rows, x_TD.shape[1]), r, y_r)
+            kept += inner
+        ctx.save_for_backward(*x, weight_R1, ends_E, *kept)
+        ctx.layout, ctx.fp8, ctx.operands = layout, fp8, operands
+        ctx.shapes = [parameter.shape for parameter in parameters]
+        ctx.k = 0 if weight_TK is None else weight_TK.shape[1]
+        assert y_RD is not None  # there is a token, so an expert has rows
+        return y_RD if layout is None else combine(y_RD, layout.place_P, ctx.k)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor | None, ...]:
+        data, scale, weight_R1, ends_E, *kept = ctx.saved_tensors
+        x, fp8, layout = Quantised(data, scale), ctx.fp8, ctx.layout
+        backend, (gate_up, down) = fp8.backend, ctx.operands
+        rows = len(weight_R1)
+        x_scales, g_scales = (fp8.power_of_two(kind) for kind in _kinds(layout))
+        g = _padded(backend.gradient_tiles(g_TD.contiguous(), g_scales, fp8.gradient_dtype), layout)
+        d_weight_R = torch.zeros(rows, dtype=torch.float32, device=g_TD.device)
+        experts, hidden = len(ends_E), g_TD.shape[1]
+        width = ctx.shapes[-1][-1]
+        d_x_RD: Tensor | None = None
+        d_gate_up_EID: Tensor | None = None
+        d_down_EDI: Tensor | None = None
+        for i, part in enumerate(parts(ends_E, rows)):
+            e, r = part.experts, part.rows
+            g_r, x_r = _gather(g, layout, r), _gather(x, layout, r)
+            d_act_RI = backend.grouped_mm(g_r, backend.pick(down.backward, e), part.ends_E)
+            inner = Quantised(*kept[2 * i : 2 * i + 2])
+            tiles, columns, act, d_weight_R[r] = backend.swiglu_backward(
+                d_act_RI, inner, weight_R1[r], fp8.power_of_two("gradient"), fp8.gradient_dtype
+            )
+            d_x_r = backend.grouped_mm(tiles, backend.pick(gate_up.backward, e), part.ends_E)
+            d_x_RD = _store(d_x_RD, (rows, hidden), r, d_x_r)
+            d_down_e = backend.grouped_mm_weight(backend.retile(g_r, g_scales), act, part.ends_E)
+            d_down_EDI = _store(d_down_EDI, (experts, hidden, width), e, d_down_e)
+            d_gate_up_e = backend.grouped_mm_weight(columns, backend.retile(x_r, x_scales), part.ends_E)
+            d_gate_up_EID = _store(d_gate_up_EID, (experts, 2 * width, hidden), e, d_gate_up_e)
+        assert d_x_RD is not None and d_gate_up_EID is not None and d_down_EDI is not None
+        *gate_up_shapes, down_shape = ctx.shapes
+        d_gate_up = d_gate_up_EID.view(len(gate_up_shapes), *gate_up_shapes[0]).unbind()
+        d_parameters = (*d_gate_up, d_down_EDI.view(down_shape))
+        if layout is None:
+            return d_x_RD, None, None, None, None, *d_parameters
+        d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)
+        return combine(d_x_RD, layout.place_P, ctx.k), d_weight_TK, None, None, None, *d_parameters

@@ -1,0 +1,191 @@
+"""Hugging Face checkpoints, read.
+
+``tensors.py`` says which tensors there are, and where each goes in memory; ``hub/aliases.py`` knows the other names
+that some writers give them. A checkpoint may leave out what follows from the rest, the MTP layer's repeated embedding
+and head; what it holds twice must be equal. Everything else that is missing, unknown, misshapen or of another type is
+one error. Tensors come as they are stored, and FP8 as the BF16 numbers that it stands for. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from clearseek.config import ModelConfig
+from clearseek.errors import UserError
+from clearseek.hub.aliases import our_names, what_they_are
+from clearseek.hub.block_fp8 import check_finite, check_scale, decode, wide_scale
+from clearseek.hub.config_json import Scales, parse_hf_config
+from clearseek.hub.folder import CONFIG, Checkpoint, check_scales_fit, fp8_form, open_checkpoint
+from clearseek.hub.write import E4M3, check_names, place_of
+from clearseek.tensors import EMBEDDING, HEAD, SCALE_SUFFIX, TensorSpec, memory_tensors, tensors
+
+_DTYPES = ("F32", "BF16", "F16", "F8_E4M3")
+
+
+def import_hf(folder: Path, allow_missing_mtp: bool = False) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Read a DeepSeek-V2 or V3 checkpoint.
+
+    Args:
+        folder: Has config.json and either model.safetensors or an index with its shards.
+        allow_missing_mtp: transformers drops the MTP layer when it saves a model but leaves it in config.json. Such
+            a folder is refused, unless this is true: then the returned config has ``num_nextn_predict_layers = 0``.
+
+    Returns:
+        The dimensions, and the tensors on the CPU under their memory names, in the dtypes stored; FP8 as BF16, and the
+        router's bias as FP32. The config has an MTP layer if its tensors are there, whatever config.json says.
+
+    Raises:
+        UserError: a file is missing or damaged, a setting is not supported, or a tensor is missing, unknown, misshapen,
+            or not of type F32, BF16, F16, or FP8 with scales; the message names tensor and file.
+    """
+    source = open_checkpoint(folder)
+    config = parse_hf_config(source.config.content, folder / CONFIG)
+    ours = our_names(source.tensors)
+    source = replace(source, tensors={name: source.tensors[stored] for name, stored in ours.items()})
+    scales = fp8_form(source)
+    check_scales_fit(source)
+    config = _with_mtp_as_found(config, source.tensors)
+    _check_counts(source, config)
+    _check_all_there(source, config, allow_missing_mtp)
+    if allow_missing_mtp and not _has_mtp(config, source.tensors):
+        config = config.model_copy(update={"num_nextn_predict_layers": 0})
+    specs = sorted(_stored(config, source.tensors), key=lambda spec: spec.mtp)  # a wrong head shows before its copies
+    for spec in specs:
+        _check_tensor(spec, source)
+    with ExitStack() as stack:
+        handles = {file: stack.enter_context(_open(folder / file)) for file in source.headers}
+        return config, _read_tensors(config, specs, _Reader(source, scales, handles))
+
+
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: not a readable safetensors file: {error}") from None
+
+
+def _has_mtp(config: ModelConfig, found: Collection[str]) -> bool:
+    return any(name.startswith(f"model.layers.{config.num_hidden_layers}.") for name in found)
+
+
+def _with_mtp_as_found(config: ModelConfig, found: Collection[str]) -> ModelConfig:
+    """The config with the MTP layer that is there, where config.json leaves it out, as some tools write it."""
+    own = f"model.layers.{config.num_hidden_layers}.eh_proj.weight"  # no other layer has this matrix
+    if config.num_nextn_predict_layers or config.model_type != "deepseek_v3" or own not in found:
+        return config
+    return config.model_copy(update={"num_nextn_predict_layers": 1})
+
+
+def _stored(config: ModelConfig, found: Collection[str], mtp: bool = True) -> Iterator[TensorSpec]:
+    """The tensors that this checkpoint must hold: experts stacked where they are, repeated ones where they are."""
+    stacked = {spec.name for spec in memory_tensors(config) if spec.kind == "expert" and spec.name in found}
+    for spec in tensors(config, mtp, stacked):
+        if spec.duplicate_of is None or spec.name in found:
+            yield spec
+    if config.tie_word_embeddings and HEAD in found:
+        yield TensorSpec(HEAD, (config.vocab_size, config.hidden_size), "head", duplicate_of=EMBEDDING)
+
+
+def _check_counts(source: Checkpoint, config: ModelConfig) -> None:
+    """Refuse a config.json of more layers or experts than there are tensors, before their names are all written."""
+    most = len(source.tensors)
+    stacked = any(name.endswith(".experts.down_proj") for name in source.tensors)
+    single = not stacked and config.first_k_dense_replace < config.num_hidden_layers
+    for name in ("num_hidden_layers", *(("n_routed_experts",) if single else ())):
+        if (count := getattr(config, name)) > most:
+            raise UserError(
+                f"{source.folder}: {CONFIG} has {name} = {count}, but the weights are {most} tensors: fetch the "
+                f"{CONFIG} of these weights"
+            )
+
+
+def _check_all_there(source: Checkpoint, config: ModelConfig, allow_missing_mtp: bool) -> None:
+    """Refuse missing and unknown tensors: first whether the main model is there, and then whether the MTP layer is."""
+    folder, found = source.folder, set(source.tensors)
+    main = {spec.name for spec in _stored(config, found, mtp=False)}
+    asked_for = {spec.name for spec in _stored(config, found)}
+    expected = asked_for if _has_mtp(config, found) else main
+    expected |= {name + SCALE_SUFFIX for name in expected & found if source.tensors[name].entry.dtype == "F8_E4M3"}
+    unknown = found - expected
+    stored = {name: source.tensors[name].entry.name for name in found}
+    remark = what_they_are(stored.values(), [stored[name] for name in unknown], config)
+    if main - found == {HEAD}:
+        remark = (
+            f": if head and embedding are one matrix, set tie_word_embeddings = true in {CONFIG}; if the weights were "
+            "saved without their head, fetch the whole model"
+        )
+    check_names(str(folder), {stored[name] if name in unknown else name for name in found}, expected, remark)
+    if asked_for - expected and not allow_missing_mtp:
+        raise UserError(
+            f"{folder}: config.json has num_nextn_predict_layers = {config.num_nextn_predict_layers}, but no tensor of "
+            f"model.layers.{config.num_hidden_layers} is there (transformers and DeepSeek's convert.py drop them): "
+            "import the main model alone with --without-mtp (allow_missing_mtp)"
+        )
+
+
+def _check_tensor(spec: TensorSpec, source: Checkpoint) -> None:
+    entry, where = source.tensors[spec.name].entry, source.where(spec.name)
+    if entry.shape != spec.shape:
+        raise UserError(f"{where} has shape {[*entry.shape]}, but config.json says {[*spec.shape]}")
+    if entry.dtype not in _DTYPES:
+        raise UserError(f"{where} is of type {entry.dtype}: only {', '.join(_DTYPES)} are read")
+
+
+@dataclass(frozen=True)
+class _Reader:
+    source: Checkpoint
+    scales: Scales | None
+    handles: dict[str, Any]
+
+    def __call__(self, name: str) -> Tensor:
+        """A tensor of the checkpoint, decoded where it is in FP8."""
+        part, where = self._stored(name), self.source.where(name)
+        if part.dtype != E4M3:
+            check_finite(part, self.source.tensors[name].entry.dtype, where)
+            return part
+        scale = wide_scale(self._stored(name + SCALE_SUFFIX))
+        check_scale(scale, self.source.where(name + SCALE_SUFFIX), self.scales == "power-of-two")
+        return decode(part.view(torch.uint8), scale, where)
+
+    def _stored(self, name: str) -> Tensor:
+        stored = self.source.tensors[name]
+        tensor: Tensor = self.handles[stored.file].get_tensor(stored.entry.name)
+        return tensor
+
+
+def _read_tensors(config: ModelConfig, specs: list[TensorSpec], read: _Reader) -> dict[str, Tensor]:
+    shapes = {spec.name: spec.shape for spec in memory_tensors(config)}
+    state: dict[str, Tensor] = {}
+    for spec in specs:
+        part = read(spec.name)
+        name, index = place_of(spec, config)
+        if spec.duplicate_of is not None:
+            if not torch.equal(part.float(), state[name].float()):
+                raise UserError(f"{read.source.where(spec.name)} differs from {name}, but {_why_equal(spec)}")
+        elif spec.kind != "expert" or spec.name == name:
+            state[name] = part.float() if spec.kind == "router_bias" else part
+        else:
+            if name not in state:
+                state[name] = torch.empty(shapes[name], dtype=part.dtype)
+            stacked = state[name]
+            if part.dtype != stacked.dtype:
+                raise UserError(
+                    f"{read.source.where(spec.name)} is {part.dtype}, but its layer's other experts are "
+                    f"{stacked.dtype}: they are kept in one tensor"
+                )
+            stacked[index] = part
+    return state
+
+
+def _why_equal(spec: TensorSpec) -> str:
+    if spec.mtp:
+        return "ClearSeek's MTP layer shares it"
+    return "config.json has tie_word_embeddings = true: set it to false, if these weights have a head of their own"

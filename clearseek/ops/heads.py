@@ -1,0 +1,124 @@
+"""Queries, keys and values laid out per head, in one pass each.
+
+The projections give channels of all heads side by side, [B, S, H, ...]; the attention core wants each head's positions
+side by side, [B, H, S, ...], queries scaled and turned, and every key made of its own channels and the one rotary key
+that all heads share. As single functions with hand-written backwards, each tensor is read once and written once. Where
+numba's loops are in use, layouts and core are one loop (:func:`latent_attention`), and nothing is laid out in memory.
+
+Shapes: B sequences, S positions, H heads, N channels without position, P rotary channels, C = N + P, V value channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from clearseek.kernels import operations
+from clearseek.ops.rope import rotate
+
+
+class _Queries(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q_BSHC: Tensor, turn_SP2: Tensor, nope: int, scale: float) -> Tensor:
+        batch, length, heads, channels = q_BSHC.shape
+        turn_S1P2 = (turn_SP2 * scale).unsqueeze(1)
+        out_BHSC = q_BSHC.new_empty(batch, heads, length, channels)
+        view_BSHC = out_BHSC.transpose(1, 2)
+        torch.mul(q_BSHC[..., :nope], scale, out=view_BSHC[..., :nope])
+        view_BSHC[..., nope:] = rotate(q_BSHC[..., nope:], turn_S1P2)
+        ctx.save_for_backward(turn_S1P2)
+        ctx.nope, ctx.scale = nope, scale
+        return out_BHSC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_BHSC: Tensor) -> tuple[Tensor, None, None, None]:
+        (turn_S1P2,) = ctx.saved_tensors
+        nope: int = ctx.nope
+        g_BSHC = g_BHSC.transpose(1, 2)
+        dq_BSHC = torch.empty(g_BSHC.shape, dtype=g_BSHC.dtype, device=g_BSHC.device)
+        torch.mul(g_BSHC[..., :nope], ctx.scale, out=dq_BSHC[..., :nope])
+        dq_BSHC[..., nope:] = rotate(g_BSHC[..., nope:], turn_S1P2.conj())
+        return dq_BSHC, None, None, None
+
+
+class _KeysAndValues(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kv_BSHX: Tensor, rope_BSP: Tensor, nope: int) -> tuple[Tensor, Tensor]:
+        batch, length, heads, _ = kv_BSHX.shape
+        rotary = rope_BSP.shape[-1]
+        k_BHSC = kv_BSHX.new_empty(batch, heads, length, nope + rotary)
+        k_BSHC = k_BHSC.transpose(1, 2)
+        k_BSHC[..., :nope] = kv_BSHX[..., :nope]
+        k_BSHC[..., nope:] = rope_BSP.unsqueeze(2)
+        ctx.nope = nope
+        return k_BHSC, kv_BSHX[..., nope:].transpose(1, 2).contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dk_BHSC: Tensor, dv_BHSV: Tensor) -> tuple[Tensor, Tensor, None]:
+        nope: int = ctx.nope
+        batch, heads, length, _ = dk_BHSC.shape
+        dkv_BSHX = dk_BHSC.new_empty(batch, length, heads, nope + dv_BHSV.shape[-1])
+        dkv_BSHX[..., :nope] = dk_BHSC[..., :nope].transpose(1, 2)
+        dkv_BSHX[..., nope:] = dv_BHSV.transpose(1, 2)
+        return dkv_BSHX, dk_BHSC[..., nope:].sum(1), None
+
+
+def heads_of_queries(q_BSHC: Tensor, turn_SP2: Tensor, nope: int, scale: float) -> Tensor:
+    """Turn the rotary channels, scale, and put heads first: [B, H, S, C].
+
+    Args:
+        q_BSHC: Projected queries.
+        turn_SP2: Rotations, complex64 [S, P / 2].
+        nope: Channels without position (N), which come first.
+        scale: The softmax scale.
+    """
+    q: Tensor = _Queries.apply(q_BSHC, turn_SP2, nope, scale)  # type: ignore[no-untyped-call]
+    return q
+
+
+def heads_of_keys_and_values(kv_BSHX: Tensor, rope_BSP: Tensor, nope: int) -> tuple[Tensor, Tensor]:
+    """Keys [B, H, S, C], each ending in the shared rotary key, and values [B, H, S, V].
+
+    Args:
+        kv_BSHX: Expanded latents [B, S, H, N + V]: the key's channels, then the value's.
+        rope_BSP: The shared rotary key, already turned.
+        nope: Channels of the key in `kv_BSHX` (N).
+    """
+    k, v = _KeysAndValues.apply(kv_BSHX, rope_BSP, nope)  # type: ignore[no-untyped-call]
+    return k, v
+
+
+class _LatentAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn_SP2: Tensor, nope: int, scale: float
+    ) -> Tensor:
+        out_BSHV, stats_BHS2 = operations.attention(q_BSHC, kv_BSHX, rope_BSP, turn_SP2, nope, scale)
+        ctx.save_for_backward(q_BSHC, kv_BSHX, rope_BSP, turn_SP2, stats_BHS2)
+        ctx.nope, ctx.scale = nope, scale
+        return out_BSHV
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_BSHV: Tensor) -> tuple[Tensor | None, ...]:
+        q_BSHC, kv_BSHX, rope_BSP, turn_SP2, stats_BHS2 = ctx.saved_tensors
+        gradients = operations.attention_backward(
+            g_BSHV, q_BSHC, kv_BSHX, rope_BSP, turn_SP2, stats_BHS2, ctx.nope, ctx.scale
+        )
+        return *gradients, None, None, None
+
+
+def latent_attention(
+    q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn_SP2: Tensor, nope: int, scale: float
+) -> Tensor:
+    """Layouts and causal attention in one of numba's loops: [B, S, H, V], all positions from the first.
+
+    Arguments as for :func:`heads_of_queries` and :func:`heads_of_keys_and_values`.
+    """
+    out: Tensor = _LatentAttention.apply(q_BSHC, kv_BSHX, rope_BSP, turn_SP2, nope, scale)  # type: ignore[no-untyped-call]
+    return out

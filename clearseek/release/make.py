@@ -1,0 +1,273 @@
+"""Release: a Hugging Face repository that carries all that made the model, so that anyone can make it again.
+
+Weights, tokenizer and card, as everywhere; and the training code, the recipe, the software versions, the tokens and
+how they were made, the transcript, the checkpoints with optimiser state, the evaluation with raw results; a manifest
+with one number over all of it, and a signature. What is written is computed from the run, never typed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clearseek.audit.audit import audit
+from clearseek.audit.read.source import Folder
+from clearseek.audit.render.exports import as_cyclonedx
+from clearseek.audit.render.spdx import as_spdx
+from clearseek.config import Recipe
+from clearseek.data.loader import Stream
+from clearseek.data.manifest import Manifest, check_files, read_manifest
+from clearseek.errors import UserError
+from clearseek.evaluate.bits import compressed_bits_per_byte, held_out_bits, window_count
+from clearseek.evaluate.logits import as_json, prompt_logits
+from clearseek.files import atomic_folder, remove_unfinished
+from clearseek.hub.write import export_hf
+from clearseek.program import command
+from clearseek.release import documents as documents
+from clearseek.release.source_archive import environment_lock, source_archive
+from clearseek.signing import manifest as listing
+from clearseek.signing.folder import sign_folder
+from clearseek.signing.keys import PrivateKey
+from clearseek.sysfiles import system_file
+from clearseek.train import checkpoint
+from clearseek.train.numerics import settle_numerics
+from clearseek.train.run import RunFolder, is_imported
+from clearseek.train.transcript import Summary, hash_tensors, verify
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
+
+_GIT = b"""* -text
+*.safetensors filter=lfs diff=lfs merge=lfs -text
+*.bin filter=lfs diff=lfs merge=lfs -text
+*.gz filter=lfs diff=lfs merge=lfs -text
+"""
+"""git must not change line ends, which are part of every hash; the hub keeps large files apart."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a release was made from; the documents are written from it."""
+
+    name: str
+    recipe: Recipe
+    transcript: Summary
+    data: Manifest
+    dtype: str
+    evaluation: dict[str, Any]
+    steps: tuple[int, ...]
+    """Of the checkpoints."""
+    seconds: float
+    """That training took, by the metrics; 0 where they are missing."""
+    provider: str = ""
+    """Who publishes it, and how to reach them; the languages of the data: known to the publisher alone."""
+    languages: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What came of it."""
+
+    out: Path
+    files: int
+    bytes: int
+    root: str
+    """Merkle root over all files."""
+    fingerprint: str
+    """Of the key that signed; empty without one."""
+
+
+def make_release(
+    run: RunFolder,
+    out: Path,
+    data: Path | None = None,
+    key: PrivateKey | None = None,
+    dtype: str = "bf16",
+    name: str = "",
+    provider: str = "",
+    languages: str = "",
+    say: Callable[[str], None] = lambda _: None,
+) -> Released:
+    """Write the release of a finished run.
+
+    Args:
+        run: The run.
+        out: Folder to make; it must not exist.
+        data: The run's data, where they are not in its folder.
+        key: Private key to sign with.
+        dtype: Of the exported weights: ``bf16``, ``fp32`` or ``fp8``. Checkpoints are always FP32.
+        name: Of the model; by default the folder's.
+        provider: Who publishes it, with a contact, for the card and the AI Act's summary.
+        languages: Of the data, for that summary.
+        say: Told what is being done.
+
+    Raises:
+        UserError: the run is not finished or not sound, data were changed, `out` exists or lies in the run.
+    """
+    folder = data or run.data
+    if data is None and run.begun and not folder.is_dir():
+        raise UserError(f"{folder}: the run's data are not in its folder: say where they are with --data FOLDER")
+    _refuse_place(out, run, folder)
+    remove_unfinished(out)
+    say("checking the run and evaluating its last checkpoint")
+    made = replace(_gather(run, folder, dtype, name or out.name), provider=provider, languages=languages)
+    with atomic_folder(out) as place:
+        say("writing weights and logits")
+        _weights(run, place, made)
+        logits = json.dumps(as_json(prompt_logits(place)), indent=1) + "\n"
+        _write(place / "evaluation" / "logits.json", logits.encode("utf-8"))
+        say(f"copying {len(made.steps)} checkpoints and the data")
+        _training(run, place, made)
+        _copy(folder, place / "data")
+        archive, content = source_archive()
+        _write(place / "code" / archive, content)
+        for path, text in documents.all_documents(made, place).items():
+            _write(place / path, text.encode("utf-8"))
+        _licences(place, made)
+        _write(place / ".gitattributes", _GIT)
+        say("hashing every file, and signing")
+        manifest = listing.build(place, known=_bills(place, made))
+        _write(place / listing.MANIFEST, manifest.to_bytes())
+        if key is not None:
+            sign_folder(place, key)
+    fingerprint = "" if key is None else key.public.fingerprint
+    size = sum(entry.size for entry in manifest.files)
+    return Released(out, len(manifest.files), size, manifest.root, fingerprint)
+
+
+def _refuse_place(out: Path, run: RunFolder, data: Path) -> None:
+    """A release stands by itself: not in the run that it is copied from, and not in another release."""
+    if out.exists():
+        raise UserError(f"{out}: exists: choose a new folder for the release")
+    above = list(out.resolve().parents)
+    if run.root.resolve() in above or data.resolve() in above:
+        raise UserError(f"{out}: lies in the run that it would be copied from: choose a folder elsewhere")
+    inside = next((parent for parent in above if (parent / listing.MANIFEST).is_file()), None)
+    if inside is not None:
+        raise UserError(f"{out}: lies in the release {inside}, which it would break: choose a folder elsewhere")
+
+
+def _gather(run: RunFolder, data: Path, dtype: str, name: str) -> Made:
+    """Read everything, and refuse what would make a release that fails its own audit."""
+    recipe = run.read_recipe()
+    if is_imported(run):
+        raise UserError(
+            f"{run.root}: an imported model has no training to release: publish its weights as they are, with "
+            f"{command('export', run.root, 'OUT')}, or release a run that was trained here"
+        )
+    transcript = verify(run.transcript)
+    settle_numerics(recipe.train.threads, "cpu")  # what follows computes figures that others must get to the bit
+    reached = transcript.begin + len(transcript.steps)
+    if reached < recipe.train.steps:
+        raise UserError(
+            f"{run.root}: stopped after step {reached} of {recipe.train.steps}: finish it first, with: "
+            f"{command('train', '--resume', run.root)}"
+        )
+    manifest = read_manifest(data)
+    check_files(data, manifest)
+    if manifest.fingerprint != transcript.header["data_fingerprint"]:
+        raise UserError(f"{data}: not the data that the run's transcript names: give the right ones with --data")
+    steps = tuple(checkpoint.steps(run.checkpoints))
+    if not steps or steps[-1] != recipe.train.steps:
+        raise UserError(f"{run.root}: the last step's checkpoint is missing: train again, or go on from an older one")
+    return Made(
+        name, recipe, transcript, manifest, dtype, _evaluate(run, recipe, data, manifest, transcript), steps,
+        documents.training_seconds(run.metrics, recipe),
+    )  # fmt: skip
+
+
+def _evaluate(run: RunFolder, recipe: Recipe, data: Path, manifest: Manifest, transcript: Summary) -> dict[str, Any]:
+    """Held-out bits of every window, in FP32 from the last checkpoint, whose hash must be the transcript's."""
+    saved = checkpoint.load(checkpoint.find(run.checkpoints, recipe.train.steps), checkpoint.MODEL)
+    found = hash_tensors([*saved.tensors["weights"].items(), *saved.tensors["buffers"].items()])
+    if found != transcript.steps[-1].weights_sha256:
+        raise UserError(f"{run.checkpoints}: the last checkpoint's weights are not those of the transcript")
+    del saved
+    model, _ = run.load_model()
+    tokens = Stream(data, "heldout")
+    if len(tokens) < 2:
+        return {}
+    length = recipe.data.sequence_length
+    count = window_count(len(tokens), length)
+    windows = [held_out_bits(model, tokens, length, windows=[index]) for index in range(count)]
+    total, predicted = sum(bits for bits, _ in windows), sum(number for _, number in windows)
+    text = (data / "heldout.txt").read_bytes() if (data / "heldout.txt").is_file() else b""
+    return {
+        "bits_per_byte": total / predicted * (len(tokens) - 1) / manifest.heldout.bytes,
+        "in_training": transcript.steps[-1].held_out_bpb,
+        "documents": manifest.heldout.documents,
+        "bytes": manifest.heldout.bytes,
+        "tokens": predicted,
+        "compressors": compressed_bits_per_byte(text),
+        "windows": [{"bits": bits.hex(), "tokens": number} for bits, number in windows],
+    }
+
+
+def _weights(run: RunFolder, place: Path, made: Made) -> None:
+    model, _ = run.load_model()
+    powers = made.recipe.train.precision == "fp8" and made.recipe.fp8.scales == "power-of-two"
+    scales = "power-of-two" if powers else "float"
+    export_hf(model.state_dict(), made.recipe.model, run.tokenizer, place, DTYPES[made.dtype], scales=scales)  # type: ignore[arg-type]
+
+
+def _training(run: RunFolder, place: Path, made: Made) -> None:
+    """Recipe, transcript, software and checkpoints."""
+    for path in (run.recipe, run.transcript, run.metrics):
+        if path.is_file():
+            _write(place / "training" / path.name, path.read_bytes())
+    _write(place / "training" / "requirements.lock", environment_lock().encode())
+    environment = json.dumps(made.transcript.header["environment"], indent=1, sort_keys=True) + "\n"
+    _write(place / "training" / "environment.json", environment.encode())
+    for step in made.steps:
+        source = checkpoint.find(run.checkpoints, step)
+        problems = checkpoint.verify(source)
+        if problems:
+            raise UserError("\n".join(problems))
+        _copy(source, place / "checkpoints" / source.name)
+    for folder in (run.parent, *(run.parent.iterdir() if run.parent.is_dir() else ())):
+        if folder.is_dir():
+            _copy(folder, place / "training" / folder.relative_to(run.root))
+    for picture in sorted(run.pictures.glob("*.png")) if run.pictures.is_dir() else ():
+        _write(place / "pictures" / picture.name, picture.read_bytes())
+
+
+def _licences(place: Path, made: Made) -> None:
+    """Texts: Apache-2.0 over all that ClearSeek's user made, and the sources' own over the data."""
+    texts = files("clearseek.licences") / "texts"
+    _write(place / "LICENSE", (texts / "Apache-2.0.txt").read_bytes())
+    for licence in made.data.licences:
+        text = texts / f"{licence}.txt"
+        if text.is_file():
+            _write(place / "data" / f"LICENSE.{licence}", text.read_bytes())
+
+
+def _bills(place: Path, made: Made) -> dict[str, str]:
+    """Bills of materials: files with hashes, packages, licences; findings are for the reader's own audit to say.
+
+    Returns the hashes of all files but the bills.
+    """
+    source = Folder(place)
+    source.hashes.update({entry.path: entry.sha256 for entry in listing.build(place).files})
+    found = replace(audit(source, made.name), subject=made.name)
+    for name, render in (("bom.cdx.json", as_cyclonedx), ("bom.spdx.json", as_spdx)):
+        _write(place / name, (json.dumps(render(found, findings=False), indent=1) + "\n").encode())
+    return source.hashes
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A folder of plain files; the first that cannot be copied ends it. What an operating system left stays behind."""
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not system_file(path.name):
+            shutil.copyfile(path, target / path.name)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)

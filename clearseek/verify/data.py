@@ -1,0 +1,106 @@
+"""Verify the data: the tokens are those that the transcript names, of the documents that are listed; made anew, too.
+
+Three steps, each stronger. Every file has the manifest's hash, the list of documents makes the manifest's counts and
+fingerprint, and the transcript names it. The documents are read out of the shards again, so the list's hashes are of
+these tokens. And where the source is at hand, documents, tokenizer and shards are made again from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.data.decode import check_documents
+from clearseek.data.manifest import Manifest, check_files, read_manifest
+from clearseek.data.shards import prepare
+from clearseek.errors import UserError
+from clearseek.verify.replay import Release
+from clearseek.verify.rows import MachineError, attempted, compared, redone, undecided
+
+_PLACE: Final = Evidence("data/manifest.json")
+_ALL_TOKENS: Final = 200_000_000
+"""Tokens up to which every document is read again; of more, a share that the nonce chooses."""
+_NOT_COMPARED: Final = frozenset(("versions", "config", "remarks"))
+"""Of the manifest: what may differ where the data do not."""
+
+
+def data_rows(release: Release, nonce: str, read_sources: bool) -> Iterator[Row]:
+    """What was found of the data."""
+    title, name = "The data are those that the transcript names", "verify.data"
+    row = attempted(name, title, lambda: _named(name, title, release), _PLACE)
+    yield row
+    if row.answer != "yes":
+        return
+    title, name = "The tokens are those of the documents that are listed", "verify.documents"
+    yield attempted(name, title, lambda: _documents(name, title, release, nonce), _PLACE)
+    title, name = "The data come out the same when they are made from their source", "verify.data_rebuilt"
+    yield attempted(name, title, lambda: _rebuilt(name, title, release, read_sources), _PLACE)
+
+
+def _named(name: str, title: str, release: Release) -> Row:
+    manifest = read_manifest(release.data)
+    check_files(release.data, manifest)
+    stated = release.transcript.header.get("data_fingerprint")
+    if stated != manifest.fingerprint:
+        reason = f"the transcript names {stated!r:.80}, and the data are {manifest.fingerprint}"
+        return compared(name, title, "no", reason, _PLACE)
+    reason = f"{len(manifest.files)} files, fingerprint {manifest.fingerprint}"
+    return compared(name, title, "yes", reason, _PLACE)
+
+
+def _documents(name: str, title: str, release: Release, nonce: str) -> Row:
+    manifest = read_manifest(release.data)
+    total = manifest.train.documents + manifest.heldout.documents
+    tokens = manifest.train.tokens + manifest.heldout.tokens
+    count = check_documents(release.data, _chosen(nonce, tokens))
+    which = "all" if count == total else f"{count:,}, chosen by the nonce,"
+    reason = (
+        f"{which} of {total:,} documents read from the shards have the hashes of the list, which makes the fingerprint"
+    )
+    return redone(name, title, "yes", reason, Evidence("data/documents.jsonl"))
+
+
+def _chosen(nonce: str, tokens: int) -> Callable[[int], bool]:
+    """Which documents to read again."""
+    limit = min(1.0, _ALL_TOKENS / max(tokens, 1)) * 2**64
+
+    def wanted(number: int) -> bool:
+        return int.from_bytes(hashlib.sha256(f"{nonce} document {number}".encode()).digest()[:8]) < limit
+
+    return wanted
+
+
+def _rebuilt(name: str, title: str, release: Release, read_sources: bool) -> Row:
+    recipe = release.recipe
+    if recipe.data.source != "python-stdlib" and not read_sources:
+        what = f"its source ({recipe.data.source}) is elsewhere"
+        return undecided(name, title, f"{what}; --read-sources lets the recipe name files to read here")
+    theirs = read_manifest(release.data)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            made = prepare(recipe.data, recipe.model.vocab_size, Path(folder) / "data")
+        except UserError as error:
+            raise MachineError(f"the source is not at hand: {error}") from None
+    differing = _differing(made, theirs)
+    if not differing:
+        reason = f"documents, tokenizer and shards are the same: {made.source}"
+        return redone(name, title, "yes", reason, _PLACE)
+    changed = [
+        f"{key} {value} -> {made.versions.get(key)}"
+        for key, value in theirs.versions.items()
+        if made.versions.get(key) != value
+    ]
+    why = f"this machine differs: {', '.join(changed)}" if changed else "with the same versions"
+    answer: Answer = "unknown" if changed else "no"
+    reason = f"what came out differs in {', '.join(differing)}; {why}"
+    return Row(name, "impact", title, answer, Grade.PRESENT if changed else Grade.CLAIMED, reason, (_PLACE,))
+
+
+def _differing(made: Manifest, theirs: Manifest) -> list[str]:
+    """Keys of the manifest whose values are not the same."""
+    ours: dict[str, Any] = made.model_dump()
+    return [key for key, value in theirs.model_dump().items() if key not in _NOT_COMPARED and ours[key] != value]

@@ -1,0 +1,136 @@
+"""Verify the model: final weights exported again, logits of fixed prompts, the evaluation from published weights."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.data.loader import Stream
+from clearseek.data.manifest import check_files, read_manifest
+from clearseek.evaluate.bits import compressed_bits_per_byte, held_out_bits, window_count
+from clearseek.evaluate.logits import CLOSE, PROMPTS, largest_difference, prompt_logits
+from clearseek.files import sha256_file
+from clearseek.hub.config_json import fp8_scales
+from clearseek.hub.safetensors import strict_json
+from clearseek.hub.write import export_hf
+from clearseek.sysfiles import system_file
+from clearseek.train import checkpoint
+from clearseek.train.numerics import settle_numerics
+from clearseek.train.run import model_of
+from clearseek.verify.replay import Release
+from clearseek.verify.rows import attempted, redone, undecided
+
+_LOGITS: Final = "evaluation/logits.json"
+_HELD_OUT: Final = "evaluation/held_out.json"
+_ROUNDING: Final = 1e-5
+"""Relative difference of bits that FP32 sums in another order make: at most 2.2e-8 with AVX2 or SSE for AVX-512."""
+_COMPRESSOR: Final = 0.01
+"""Relative difference of a compressor's result: other builds of zlib search otherwise."""
+
+
+def final_row(release: Release) -> Row:
+    """The final weights, exported again from the last checkpoint."""
+    title, name = "The final weights are the last checkpoint's", "verify.final"
+    return attempted(name, title, lambda: _final(name, title, release), Evidence("config.json"))
+
+
+def _final(name: str, title: str, release: Release) -> Row:
+    raw = strict_json((release.root / "config.json").read_bytes(), "config.json")
+    scales = fp8_scales(raw, release.root / "config.json")
+    saved = checkpoint.load(checkpoint.find(release.checkpoints, release.steps[-1]), checkpoint.MODEL)
+    model = model_of(release.recipe, saved.tensors, torch.float32)
+    dtype = torch.float8_e4m3fn if scales else torch.float32 if raw.get("dtype") == "float32" else torch.bfloat16
+    with tempfile.TemporaryDirectory() as folder:
+        again = Path(folder) / "again"
+        tokenizer = release.root / "tokenizer.json"
+        export_hf(model.state_dict(), release.recipe.model, tokenizer, again, dtype, scales=scales or "float")
+        for file in sorted([*again.glob("*.safetensors"), again / "config.json"]):
+            if sha256_file(file) != sha256_file(release.root / file.name):
+                reason = f"{file.name} is not what the checkpoint of step {saved.step} gives"
+                return redone(name, title, "no", reason, Evidence(file.name))
+        there = {path.name for path in release.root.glob("*.safetensors") if not system_file(path.name)}
+        extra = there - {path.name for path in again.iterdir()}
+    if extra:
+        return redone(name, title, "no", f"{', '.join(sorted(extra))}: more weights than the checkpoint has")
+    return redone(name, title, "yes", f"exported again from step {saved.step}: the same bytes", Evidence("config.json"))
+
+
+def logits_row(release: Release) -> Row:
+    """Logits of fixed prompts, from the final weights."""
+    title, name = "The final weights answer fixed prompts with the published logits", "verify.logits"
+    if not (release.root / _LOGITS).is_file():
+        return Row(name, "impact", title, "not applicable", Grade.ABSENT, f"there is no {_LOGITS}")
+    return attempted(name, title, lambda: _logits(name, title, release), Evidence(_LOGITS))
+
+
+def _logits(name: str, title: str, release: Release) -> Row:
+    settle_numerics(release.recipe.train.threads, "cpu")
+    stated = strict_json((release.root / _LOGITS).read_bytes(), _LOGITS)
+    difference = largest_difference(stated, prompt_logits(release.root))
+    place = Evidence(_LOGITS)
+    if difference == 0.0:
+        return redone(name, title, "yes", f"{len(PROMPTS)} prompts, every logit to the bit", place)
+    reason = f"the largest difference of a logit is {difference:.3g}"
+    if difference <= CLOSE:
+        return undecided(name, title, f"{reason}: what another machine's rounding, or other code, makes", place)
+    return redone(name, title, "no", reason, place)
+
+
+def evaluation_row(release: Release) -> Row:
+    """Held-out bits of every window, from the published FP32 weights and tokens."""
+    title, name = "The evaluation gives the published numbers", "verify.evaluation"
+    if not (release.root / _HELD_OUT).is_file():
+        return Row(name, "impact", title, "not applicable", Grade.ABSENT, f"there is no {_HELD_OUT}")
+    return attempted(name, title, lambda: _evaluation(name, title, release), Evidence(_HELD_OUT))
+
+
+def _evaluation(name: str, title: str, release: Release) -> Row:
+    place = Evidence(_HELD_OUT)
+    stated = strict_json((release.root / _HELD_OUT).read_bytes(), _HELD_OUT)
+    problem, worst, score = _evaluate(release, stated)
+    if problem is not None:
+        return redone(name, title, "no", problem, place)
+    if worst:
+        reason = f"a window's bits differ by up to {worst:.2g} of themselves"
+        return undecided(name, title, f"{reason}: what another machine's rounding, or other code, makes", place)
+    return redone(name, title, "yes", f"every window to the bit: {score:.4f} bits per byte", place)
+
+
+def _evaluate(release: Release, stated: dict[str, Any]) -> tuple[str | None, float, float]:
+    """The first contradiction, the largest relative difference that rounding explains, and bits per byte as found."""
+    recipe, manifest = release.recipe, read_manifest(release.data)
+    check_files(release.data, manifest)
+    settle_numerics(recipe.train.threads, "cpu")
+    saved = checkpoint.load(checkpoint.find(release.checkpoints, release.steps[-1]), checkpoint.MODEL)
+    model = model_of(recipe, saved.tensors, torch.float32)
+    tokens = Stream(release.data, "heldout")
+    length = recipe.data.sequence_length
+    count = window_count(len(tokens), length)
+    if count == 0 or count != len(stated["windows"]):
+        return f"the data have {count} windows, and the file {len(stated['windows'])}", 0.0, 0.0
+    total, predicted, worst = 0.0, 0, 0.0
+    for index in range(count):
+        bits, number = held_out_bits(model, tokens, length, windows=[index])
+        total, predicted = total + bits, predicted + number
+        said = stated["windows"][index]
+        if said == {"bits": bits.hex(), "tokens": number}:
+            continue
+        away = abs(float.fromhex(said["bits"]) - bits)
+        if said["tokens"] != number or not away <= _ROUNDING * bits:
+            return f"window {index}: {bits.hex()} bits for {number} tokens, and the file says {said}", 0.0, 0.0
+        worst = max(worst, away / bits)
+    text = (release.data / "heldout.txt").read_bytes() if (release.data / "heldout.txt").is_file() else b""
+    if text and len(text) != manifest.heldout.bytes:
+        return f"heldout.txt has {len(text):,} bytes, and the manifest counts {manifest.heldout.bytes:,}", 0.0, 0.0
+    score = total / predicted * (len(tokens) - 1) / manifest.heldout.bytes
+    figures = {"bits_per_byte": (stated["bits_per_byte"], score, _ROUNDING)}
+    for name, ours in compressed_bits_per_byte(text).items():
+        figures[name] = (stated["compressors"][name], ours, _COMPRESSOR)
+    for name, (theirs, ours, tolerance) in figures.items():
+        if not abs(theirs - ours) <= tolerance * ours:
+            return f"{name} is {ours:.4f}, and the file says {theirs}", 0.0, 0.0
+    return None, worst, score

@@ -1,0 +1,138 @@
+"""Rows of a segment that was trained again: the same bits, or on another kind of machine the same within drift."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.train import checkpoint
+from clearseek.train.transcript import hash_tensors
+from clearseek.verify.drift import NUDGES, Distance, Outcome, distance, farthest, outcome
+from clearseek.verify.replay import Release, Replay, Segment
+from clearseek.verify.rows import attempted, redone
+
+
+def transcript_line(step: int) -> Evidence:
+    """Where a step is written; 0 is the header."""
+    return Evidence("training/transcript.jsonl", f"line {step + 1}")
+
+
+def segment_row(replay: Replay, segment: Segment) -> Row:
+    """Train the steps of a segment again, and compare lines and state."""
+    title = f"Steps {segment.begin + 1} to {segment.end}, trained again, give the same bits"
+    name = f"verify.steps.{segment.begin + 1}-{segment.end}"
+    return attempted(
+        name, title, lambda: _segment(name, title, replay, segment), transcript_line(segment.end - replay.release.begin)
+    )
+
+
+def _segment(name: str, title: str, replay: Replay, segment: Segment) -> Row:
+    release = replay.release
+    saved = checkpoint.load(checkpoint.find(release.checkpoints, segment.end))
+    forged = _other_hashes(release, segment, saved)
+    if forged:
+        return redone(name, title, "no", forged, transcript_line(segment.end - replay.release.begin))
+    lines, tensors = replay.train(segment)
+    found = _first_difference(replay, segment, lines, tensors, saved)
+    if found is not None and (replay.differs or replay.other_code):
+        return _within_drift(replay, segment, outcome(lines, tensors), saved, found[0])
+    if found is not None:
+        return redone(name, title, "no", *found)
+    reason = f"{len(lines)} lines of the transcript and every tensor of the checkpoint"
+    if replay.differs:
+        reason += f", though this machine differs: {', '.join(replay.differs)}"
+    return redone(name, title, "yes", reason, transcript_line(segment.end - replay.release.begin))
+
+
+def _other_hashes(release: Release, segment: Segment, saved: checkpoint.Checkpoint) -> str:
+    """Where the checkpoint at the segment's end is not the one whose hashes the transcript has, on any machine."""
+    groups = {"weights": ("weights", "buffers"), "optimizer": ("optimizer",)}
+    line = json.loads(release.line(segment.end))
+    for group, parts in groups.items():
+        stated = line.get(f"{group}_sha256")
+        found = hash_tensors([pair for part in parts for pair in saved.tensors.get(part, {}).items()])
+        if stated is not None and stated != found:
+            return f"the {group} after step {segment.end} are not those whose hash the transcript has"
+    return ""
+
+
+def _first_difference(
+    replay: Replay, segment: Segment, lines: list[bytes], tensors: dict[str, dict[str, torch.Tensor]],
+    saved: checkpoint.Checkpoint,
+) -> tuple[str, Evidence] | None:  # fmt: skip
+    """The first step and the first tensor that are not the published ones; None where all bits are."""
+    tensor = _first_tensor(tensors, saved)
+    after = "" if tensor is None else f"after step {segment.end} {' '.join(tensor)} is another than the checkpoint's"
+    for step, line in enumerate(lines, segment.begin + 1):
+        if line != replay.release.line(step):
+            reason = _differing(step, line, replay.release.line(step))
+            return f"{reason}; {after or 'every tensor of the checkpoint is the same'}", transcript_line(
+                step - replay.release.begin
+            )
+    if tensor is None:
+        return None
+    return after, Evidence(f"checkpoints/step-{segment.end:08d}/{tensor[0]}.safetensors")
+
+
+def _first_tensor(tensors: dict[str, dict[str, torch.Tensor]], saved: checkpoint.Checkpoint) -> tuple[str, str] | None:
+    """Group and name of the first tensor whose bits differ, or that only one side has, by name."""
+    for group in sorted(tensors.keys() | saved.tensors.keys()):
+        ours, theirs = tensors.get(group, {}), saved.tensors.get(group, {})
+        for name in sorted(ours.keys() | theirs.keys()):
+            if name not in ours or name not in theirs or not _same_bits(theirs[name], ours[name].cpu()):
+                return group, name
+    return None
+
+
+def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkpoint.Checkpoint, first: str) -> Row:
+    """On another kind of machine: set the distance to the published run against what rounding does here."""
+    steps = f"{segment.begin + 1} to {segment.end}"
+    title = f"Steps {steps}, trained again on another kind of machine, end within honest drift"
+    name, place = f"verify.drift.{segment.begin + 1}-{segment.end}", transcript_line(segment.end - replay.release.begin)
+    lines = [replay.release.line(step) for step in range(segment.begin + 1, segment.end + 1)]
+    published = outcome(lines, saved.tensors)
+    away = distance(ours, published)
+    if away.groups.get("weights") == 0 and any(away.groups.values()):
+        return redone(name, title, "no", f"the weights are ours, and the rest of the state is not: {first}", place)
+    drift = farthest([distance(ours, outcome(*replay.train(segment, nudged=size))) for size in NUDGES])
+    differs = f"this machine differs: {', '.join(replay.differs)}" if replay.differs else ""
+    if replay.other_code:
+        differs += f"{' and ' * bool(differs)}this ClearSeek is not the release's: {replay.other_code}"
+    reason = (
+        f"bits are not to be expected, for {differs}; first difference: {first}; the published run is "
+        f"{_shown(away)} away from ours, and runs changed in their last places {_shown(drift)}"
+    )
+    if away.within(drift, _slack(replay, ours)):
+        return Row(name, "impact", title, "yes", Grade.CHECKED, reason, (place,))
+    return redone(name, title, "no", f"more than rounding does: {reason}", place)
+
+
+def _slack(replay: Replay, ours: Outcome) -> dict[str, float]:
+    """Balance biases move by a fixed amount up or down, so one expert's load that rounds otherwise is a whole step."""
+    speed = replay.release.recipe.train.bias_update_speed
+    count = sum(value.numel() for value in ours.tensors.get("buffers", {}).values())
+    return {"buffers": 2 * speed * count**0.5}
+
+
+def _shown(away: Distance) -> str:
+    groups = ", ".join(f"{value:.3g} in its {group}" for group, value in sorted(away.groups.items(), reverse=True))
+    return f"{away.loss:.2g} nats a step, {away.norm:.2g} in the gradient's norm and {groups}"
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Type, shape and every bit."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.contiguous().reshape(-1).view(torch.uint8))
+
+
+def _differing(step: int, found: bytes, stated: bytes) -> str:
+    """The first field in which two lines differ."""
+    ours, theirs = json.loads(found), json.loads(stated)
+    keys = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key) and key != "prev"]
+    if not keys:
+        return f"step {step}: the line before it is another"
+    key = keys[0]
+    return f"step {step}: {key} is {ours.get(key)!r:.80}, and the transcript says {theirs.get(key)!r:.80}"

@@ -1,0 +1,78 @@
+"""Whether a file is what its name says: any bytes get an answer, and honest forms are not turned away."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clearseek.audit.read.listing import listing
+from clearseek.audit.read.presence import Kind, different_words, fault, numbers, sift
+from clearseek.audit.read.source import Folder
+from clearseek.errors import UserError
+
+ENDINGS = ("md", "pdf", "json", "jsonl", "npy", "bin", "parquet", "csv", "json.gz", "model", "")
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+)
+KEYS = st.sampled_from(["files", "shards", "distribution", "train", "splits", "name", "bytes", "token_bytes", "tokens"])
+
+
+def folder(root: Path, name: str, content: bytes) -> Folder:
+    (root / name).parent.mkdir(exist_ok=True, parents=True)
+    (root / name).write_bytes(content)
+    return Folder(root)
+
+
+@given(st.sampled_from(get_args(Kind)), st.sampled_from(ENDINGS), st.binary(max_size=400))
+def test_any_bytes_get_an_answer(tmp_path_factory: pytest.TempPathFactory, kind: Kind, ending: str, raw: bytes) -> None:
+    name = f"x.{ending}"
+    source = folder(tmp_path_factory.mktemp("release"), name, raw)
+    try:
+        why = fault(source, name, kind)
+    except UserError:
+        assert raw.startswith(b"version https://git-lfs")
+        return
+    assert why or raw
+    found = sift(source, [name], kind)
+    assert (found.real, bool(found.hollow)) == ([] if why else [name], bool(why))
+
+
+@given(st.dictionaries(KEYS, VALUES | st.dictionaries(KEYS, VALUES, max_size=4), max_size=5))
+def test_any_manifest_gets_an_answer(tmp_path_factory: pytest.TempPathFactory, content: dict[str, object]) -> None:
+    found = listing(folder(tmp_path_factory.mktemp("release"), "data/manifest.json", json.dumps(content).encode()))
+    assert found is None or not found.counted or found.problem
+    assert all(isinstance(value, float) for _, value in numbers(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("tokens.npy", np.arange(500, dtype="<u2").tobytes(), "data"),
+        ("a.jsonl", b'\xef\xbb\xbf{"text": "' + b"a" * 200_000 + b'"}\n', "data"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd" + bytes(200), "data"),
+        ("vocab.json", json.dumps({str(number): number for number in range(300)}).encode(), "tokenizer"),
+        ("spiece.model", bytes(2000), "tokenizer"),
+        ("r.txt", b"accuracy of everything: 0.5\n", "results"),
+    ],
+)
+def test_honest_forms_are_what_they_are_called(tmp_path: Path, name: str, content: bytes, kind: Kind) -> None:
+    assert fault(folder(tmp_path, name, content), name, kind) == ""
+
+
+def test_words_of_other_scripts_count() -> None:
+    assert different_words("模型训练数据 model Model") == 7
+    assert different_words("# 1 2 _ |") == 0
+
+
+def test_a_pointer_is_not_judged(tmp_path: Path) -> None:
+    source = folder(tmp_path, "a.bin", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match="not here"):
+        fault(source, "a.bin", "data")
+    assert sift(source, ["a.bin"], "data").unread

@@ -1,0 +1,196 @@
+"""The display: one panel in a terminal, plain lines in a pipe, a whole terminal afterwards."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from clearseek.cli.progress import Display, StepRecord, balance_bars, duration
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def record(step: int, held_out: float | None = None, balance: list[float] | None = None) -> StepRecord:
+    return StepRecord(step, 3.25, 3.5, 0.75, 1e-3, 45678.9, 0.432, [1.1, 2.0] if balance is None else balance, held_out)
+
+
+def piped(clock: Clock, steps: int = 100) -> tuple[Display, io.StringIO]:
+    out = io.StringIO()
+    return Display(steps, "tiny", console=Console(file=out, width=60), clock=clock), out
+
+
+def run(display: Display, clock: Clock, steps: int, seconds: float, evaluated: int | None = None) -> None:
+    with display:
+        for step in range(1, steps + 1):
+            clock.now += seconds
+            display.update(record(step, 2.5 if step == evaluated else None))
+
+
+def test_a_pipe_gets_a_line_every_ten_seconds_the_evaluations_and_the_last_step() -> None:
+    clock = Clock()
+    display, out = piped(clock)
+    run(display, clock, 100, 1.0, evaluated=15)
+    steps = [int(step) for step in re.findall(r"^step (\d+)/100 ", out.getvalue(), re.M)]
+    assert steps == [1, 11, 15, 25, 35, 45, 55, 65, 75, 85, 95, 100]
+
+
+def test_a_line_has_every_number_and_is_plain() -> None:
+    clock = Clock()
+    display, out = piped(clock)
+    run(display, clock, 1, 1.0, evaluated=1)
+    assert out.getvalue() == (
+        "step 1/100  loss 3.2500  mtp 3.5000  held-out 2.5000 bits/byte  grad 0.75  lr 1.00e-03  45,679 tokens/s  "
+        "MFU 43%  busiest expert 2.00x  ETA ...\n"
+    )
+
+
+def test_remaining_time_follows_the_recent_pace() -> None:
+    clock = Clock()
+    display, out = piped(clock)
+    run(display, clock, 40, 2.0)
+    assert out.getvalue().splitlines()[-1].endswith("ETA 2m00s")  # 60 steps of 2 s
+    display, out = piped(clock)
+    run(display, clock, 100, 2.0)
+    assert out.getvalue().splitlines()[-1].endswith("ETA done")
+
+
+def test_the_last_step_before_a_failure_is_shown() -> None:
+    clock = Clock()
+    display, out = piped(clock)
+    with pytest.raises(RuntimeError), display:
+        display.update(record(1))
+        display.update(record(2))
+        raise RuntimeError
+    assert re.findall(r"step (\d+)/", out.getvalue()) == ["1", "2"]
+
+
+def terminal(clock: Clock, width: int = 90) -> tuple[Display, Terminal]:
+    out = Terminal()
+    console = Console(file=out, width=width, height=30, force_terminal=True, color_system="truecolor")
+    return Display(100, "tiny [run]", console=console, clock=clock), out
+
+
+def test_a_terminal_gets_a_panel() -> None:
+    clock = Clock()
+    display, out = terminal(clock)
+    run(display, clock, 50, 1.0, evaluated=20)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    for part in [
+        "tiny [run]",
+        "step 50/100",
+        "50%",
+        "ETA 50s",
+        "3.2500",
+        "2.5000 bits/byte (step 20)",
+        "45,679 tokens/s",
+    ]:
+        assert part in text
+    assert "MFU 43.2%" in text
+    assert "▁▅  busiest 2.00x" in text
+    assert max(len(line) for line in text.splitlines()) <= 90
+
+
+@pytest.mark.parametrize("failure", [None, RuntimeError, KeyboardInterrupt])
+def test_the_cursor_comes_back(failure: type[BaseException] | None) -> None:
+    display, out = terminal(Clock())
+    try:
+        with display:
+            display.update(record(1))
+            assert "\x1b[?25l" in out.getvalue()  # hidden
+            if failure is not None:
+                raise failure
+    except (RuntimeError, KeyboardInterrupt):
+        pass
+    assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")
+
+
+def test_redraws_a_few_times_a_second_at_most() -> None:
+    clock = Clock()
+    display, out = terminal(clock)
+    run(display, clock, 90, 0.01)
+    assert 3 <= out.getvalue().count("step ") <= 6
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    with Display(10, console=Console(file=out, force_terminal=True, width=80), clock=Clock()) as display:
+        display.update(record(1))
+    assert not re.search(r"\x1b\[(?:\d+;)*(?:3[0-7]|38|9[0-7])(?:;\d+)*m", out.getvalue())
+
+
+def test_color_is_there_otherwise() -> None:
+    clock = Clock()
+    display, out = terminal(clock)
+    run(display, clock, 1, 1.0)
+    assert re.search(r"\x1b\[(?:\d+;)*3[0-7]m", out.getvalue())
+
+
+@pytest.mark.parametrize("width", [20, 40, 200])
+def test_any_width(width: int) -> None:
+    clock = Clock()
+    display, out = terminal(clock, width)
+    run(display, clock, 3, 1.0)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert max(len(line) for line in text.splitlines()) <= width
+
+
+def test_a_dumb_terminal_and_a_forced_color_pipe_get_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    out = Terminal()
+    with Display(10, console=Console(file=out), clock=Clock()) as display:
+        display.update(record(1))
+    assert "\x1b" not in out.getvalue()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    pipe = io.StringIO()
+    with Display(10, console=Console(file=pipe), clock=Clock()) as display:
+        display.update(record(1))
+    assert pipe.getvalue().startswith("step 1/10")
+
+
+def test_a_dense_model_without_mtp() -> None:
+    for display, out in (terminal(Clock()), piped(Clock())):
+        with display:
+            display.update(StepRecord(1, 3.0, None, 1.0, 1e-3, 10.0, 0.1, []))
+        assert "mtp" not in out.getvalue()
+        assert "expert" not in out.getvalue()
+
+
+def test_not_a_number_is_shown() -> None:
+    clock = Clock()
+    for display, out in (terminal(clock), piped(clock)):
+        with display:
+            display.update(StepRecord(1, float("nan"), None, float("inf"), 1e-3, 10.0, 0.1, [1.0]))
+        assert "nan" in out.getvalue()
+
+
+def test_bars_grow_with_imbalance() -> None:
+    assert balance_bars([0.0, 1.0, 2.0, 3.0, 9.0]).plain == "▁▁▅██  busiest 9.00x the mean load"
+    assert balance_bars([1.0, 3.0], ascii_only=True).plain == ".@  busiest 3.00x the mean load"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (42.4, "42s"), (59.6, "1m00s"), (185, "3m05s"), (7620, "2h07m"), (273600, "3d04h")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
