@@ -29,7 +29,8 @@ from clearseek.audit.read.claims import find_claims
 from clearseek.audit.read.program import code_of
 from clearseek.audit.read.source import Folder
 from clearseek.errors import UserError
-from clearseek.hub.safetensors import Shaped, build_header, parse_header, strict_json
+from clearseek.hub.safetensors import Shaped, build_header, parse_header
+from clearseek.jsontext import strict_json
 from clearseek.licences.match import identify
 from clearseek.machine import describe
 from clearseek.signing.dsse import verify_statement

@@ -52,7 +52,7 @@ def _experts(bench: Bench, hidden: int, width: int, experts: int, k: int) -> Any
 
 def _routing(bench: Bench, tokens: int, experts: int, k: int) -> Any:
     """Each token's `k` experts, drawn without repetition by uneven shares; their weights want gradients."""
-    from clearseek.model.router import Routing
+    from clearseek.ops.dispatch import Routing
 
     logits_E = SPREAD * torch.randn(experts, generator=bench.generator("shares"))
     uniform_TE = torch.rand(tokens, experts, generator=bench.generator("choices")).clamp(1e-9, 1 - 1e-7)

@@ -139,7 +139,7 @@ def _tokens(bench: Bench, recipe: Any, sequences: int, step: int) -> Tensor:
 
 def _train(bench: Bench, recipe: Any, precision: str, micro: int) -> dict[str, Any]:
     """Some steps; the first ones, in which kernels are built, do not count."""
-    from clearseek.tensors import flops_per_token
+    from clearseek.counts import flops_per_token
     from clearseek.train.optimizer import MasterOptimizer
 
     held = 0

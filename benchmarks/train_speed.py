@@ -25,11 +25,11 @@ import torch
 import transformers
 
 from clearseek.config import ModelConfig, OptimizerConfig
+from clearseek.counts import flops_per_token
 from clearseek.machine import describe, keep_heap, pick_precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import choose_kernels, use_kernels
 from clearseek.recipe import load_recipe
-from clearseek.tensors import flops_per_token
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm
 
 RESULTS = Path(__file__).parent / "results"

@@ -14,10 +14,11 @@ from clearseek.audit.audit import audit
 from clearseek.audit.evidence import Audit
 from clearseek.audit.read.source import Folder
 from clearseek.config import ModelConfig
+from clearseek.counts import count_parameters
 from clearseek.hub.config_json import hf_config
 from clearseek.hub.safetensors import Shaped, build_header
 from clearseek.signing.hashing import hash_files
-from clearseek.tensors import count_parameters, tensors
+from clearseek.tensors import tensors
 
 FIXTURES = Path(__file__).parents[1] / "../shared/fixtures"
 LICENCES = Path(__file__).parents[1] / "clearseek/licences/texts"

@@ -25,10 +25,10 @@ from pydantic.fields import FieldInfo
 
 from clearseek import cli, config
 from clearseek.cli.report import si
+from clearseek.counts import count_parameters
 from clearseek.errors import UserError
 from clearseek.hub.write import export_hf
 from clearseek.recipe import load_recipe, parse_recipe, shipped_recipes
-from clearseek.tensors import count_parameters
 from clearseek.train.run import RunFolder
 from clearseek.train.session import run_training
 from tests.tiny import tiny

@@ -9,17 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearseek.config import ModelConfig
+from clearseek.counts import count_parameters, flops_per_token, training_memory
 from clearseek.recipe import load_recipe
-from clearseek.tensors import (
-    FP8_KINDS,
-    count_parameters,
-    flops_per_token,
-    fp8_tensors,
-    is_fp8_name,
-    memory_tensors,
-    tensors,
-    training_memory,
-)
+from clearseek.tensors import FP8_KINDS, fp8_tensors, is_fp8_name, memory_tensors, tensors
 from tests.hub.examples import CONFIGS, small
 
 V3 = load_recipe("v3-671b").model

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.text import Text
 
 from clearseek.config import Recipe
+from clearseek.counts import count_parameters, flops_per_token, training_memory
 from clearseek.data.manifest import Manifest
 from clearseek.files import amount
 from clearseek.hub.portability import Finding, check_portability
 from clearseek.program import command
-from clearseek.tensors import count_parameters, flops_per_token, training_memory
 
 
 def print_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:

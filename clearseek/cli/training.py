@@ -187,10 +187,10 @@ def export(arguments: argparse.Namespace) -> int:
 def import_model(arguments: argparse.Namespace) -> int:
     """``clearseek import``."""
     from clearseek.config import DataConfig, Recipe, TrainConfig
+    from clearseek.counts import count_parameters
     from clearseek.files import atomic_folder, write_atomic
     from clearseek.hub.read import import_hf
     from clearseek.hub.tokenizer_files import refuse_without_tokenizer
-    from clearseek.tensors import count_parameters
     from clearseek.train import checkpoint
     from clearseek.train.run import RunFolder
 

@@ -16,7 +16,8 @@ from clearseek.errors import UserError
 from clearseek.filetypes import HEAD_BYTES, UTF8_BOM, recognise
 from clearseek.hub.absent import what_is_there
 from clearseek.hub.config_json import Scales, fp8_scales
-from clearseek.hub.safetensors import Entry, Header, read_header, strict_json
+from clearseek.hub.safetensors import Entry, Header, read_header
+from clearseek.jsontext import strict_json
 from clearseek.tensors import SCALE_SUFFIX, scale_shape
 
 CONFIG: Final = "config.json"

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from clearseek.config import ModelConfig
+from clearseek.counts import count_parameters
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.files import atomic_folder
@@ -29,15 +30,7 @@ from clearseek.hub.block_fp8 import encode
 from clearseek.hub.config_json import Scales, hf_config, quantization_config
 from clearseek.hub.folder import INDEX
 from clearseek.hub.tokenizer_files import CHAT_TEMPLATE, generation_config, special_ids, tokenizer_config
-from clearseek.tensors import (
-    FP8_KINDS,
-    SCALE_SUFFIX,
-    TensorSpec,
-    count_parameters,
-    memory_tensors,
-    scale_shape,
-    tensors,
-)
+from clearseek.tensors import FP8_KINDS, SCALE_SUFFIX, TensorSpec, memory_tensors, scale_shape, tensors
 
 EXPORT_MARK = "<!-- Written by ClearSeek: the next export to this folder replaces it. -->"
 SMALL_FILES = frozenset(

@@ -19,8 +19,7 @@ from torch.autograd.function import once_differentiable
 from clearseek.config import ModelConfig
 from clearseek.fp8.feed_forward import feed_forward_fp8
 from clearseek.fp8.linear import Fp8, QuantisedWeight
-from clearseek.model.router import Routing
-from clearseek.ops.dispatch import ALIGNMENT, Layout, alignment_of, combine, lay_out
+from clearseek.ops.dispatch import ALIGNMENT, Layout, Routing, alignment_of, combine, lay_out
 from clearseek.ops.grouped import gradient_space, grouped_mm, grouped_mm_weight, parts, space_for
 from clearseek.ops.swiglu import weighted_swiglu, weighted_swiglu_backward
 

@@ -16,38 +16,12 @@ token, P = T * K pairs.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
-
-
-class Routing(NamedTuple):
-    """Where tokens go."""
-
-    index_TK: Tensor
-    """Chosen experts, int64."""
-    weight_TK: Tensor
-    """Their weights, FP32, with gradient."""
-    order_P: Tensor
-    """Token-expert pairs (t * K + j) by expert, those of one expert in their own order, int64."""
-    load_E: Tensor
-    """Tokens per expert, int64."""
-    balance_loss: Tensor | None = None
-    """Sequence-wise balance loss before its factor, FP32 scalar; None unless asked for."""
-
-    @classmethod
-    def of(cls, index_TK: Tensor, weight_TK: Tensor, experts: int, balance_loss: Tensor | None = None) -> Routing:
-        """Sort and count the choices.
-
-        The counts are places in the sorted list: unlike `bincount`, that does not make the host wait for a GPU.
-        """
-        expert_P, order_P = index_TK.flatten().sort(dim=0, stable=True)
-        bounds_E = torch.searchsorted(expert_P, torch.arange(experts + 1, device=expert_P.device))
-        return cls(index_TK, weight_TK, order_P, bounds_E.diff(), balance_loss)
+from clearseek.ops.dispatch import Routing
 
 
 def _best(scores: Tensor, k: int) -> Tensor:

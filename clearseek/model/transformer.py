@@ -20,7 +20,8 @@ from clearseek.fp8.feed_forward import feed_forward_fp8
 from clearseek.fp8.linear import Fp8, Linear, QuantisedWeight
 from clearseek.model.attention import LatentCache, MultiHeadLatentAttention
 from clearseek.model.experts import Experts
-from clearseek.model.router import Router, Routing
+from clearseek.model.router import Router
+from clearseek.ops.dispatch import Routing
 from clearseek.ops.embedding import Embedding
 from clearseek.ops.loss import cross_entropy
 from clearseek.ops.norm import RMSNorm

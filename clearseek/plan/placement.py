@@ -21,8 +21,9 @@ from math import isqrt
 from typing import Literal
 
 from clearseek.config import ModelConfig, Recipe
+from clearseek.counts import TrainingMemory, memory_of
 from clearseek.errors import UserError
-from clearseek.tensors import TensorSpec, TrainingMemory, memory_of, memory_tensors
+from clearseek.tensors import TensorSpec, memory_tensors
 
 Recompute = Literal["none", "selective", "full"]
 """What backward computes anew: nothing; norms, MLA's up-projections and SwiGLU, as V3 does; or all but the input of

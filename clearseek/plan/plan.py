@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from clearseek.config import Recipe
+from clearseek.counts import ParameterCount, count_parameters, flops_per_token
 from clearseek.errors import UserError
 from clearseek.plan.calibration import Constant, calibrate
 from clearseek.plan.formulas import DOLLARS_PER_HOUR, Cost, compute_class, cost, gpu_hours, price, six_nd
@@ -28,7 +29,6 @@ from clearseek.plan.placement import (
     precision_of,
 )
 from clearseek.plan.published import PublishedRun, match
-from clearseek.tensors import ParameterCount, count_parameters, flops_per_token
 
 SMALL = 1e9
 """Activated parameters below which no run that utilisation is fitted on lies; small models keep devices less busy."""

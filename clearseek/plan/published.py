@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from clearseek.counts import ParameterCount
 from clearseek.plan.formulas import DOLLARS_PER_HOUR, price, six_nd, utilisation
 from clearseek.plan.hardware import DEVICES, Hardware
-from clearseek.tensors import ParameterCount
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,25 +6,15 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from clearseek.audit.render.croissant import dataset
-from clearseek.config import Recipe
+from clearseek.counts import count_parameters, flops_per_token
 from clearseek.signing.hashing import hash_files
 from clearseek.signing.tree import walk
-from clearseek.tensors import count_parameters, flops_per_token
-from clearseek.train.run import read_metrics
 
 if TYPE_CHECKING:
-    from clearseek.release.make import Made
-
-
-def training_seconds(metrics: Path, recipe: Recipe) -> float:
-    """Seconds that the steps took, evaluations and checkpoints left out; 0 without metrics."""
-    tokens = recipe.train.batch_size * recipe.data.sequence_length
-    rates = [line["tokens_per_second"] for line in read_metrics(metrics) if line.get("tokens_per_second")]
-    return len(rates) * tokens / median(rates) if rates else 0.0
+    from clearseek.release.gather import Made
 
 
 def all_documents(made: Made, place: Path) -> dict[str, str]:

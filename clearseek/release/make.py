@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,25 +20,19 @@ from clearseek.audit.audit import audit
 from clearseek.audit.read.source import Folder
 from clearseek.audit.render.exports import as_cyclonedx
 from clearseek.audit.render.spdx import as_spdx
-from clearseek.config import Recipe
-from clearseek.data.loader import Stream
-from clearseek.data.manifest import Manifest, check_files, read_manifest
 from clearseek.errors import UserError
-from clearseek.evaluate.bits import compressed_bits_per_byte, held_out_bits, window_count
 from clearseek.evaluate.logits import as_json, prompt_logits
 from clearseek.files import atomic_folder, remove_unfinished
 from clearseek.hub.write import export_hf
-from clearseek.program import command
-from clearseek.release import documents as documents
+from clearseek.release import documents
+from clearseek.release.gather import Made, gather
 from clearseek.release.source_archive import environment_lock, source_archive
 from clearseek.signing import manifest as listing
 from clearseek.signing.folder import sign_folder
 from clearseek.signing.keys import PrivateKey
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
-from clearseek.train.numerics import settle_numerics
-from clearseek.train.run import RunFolder, is_imported
-from clearseek.train.transcript import Summary, hash_tensors, verify
+from clearseek.train.run import RunFolder
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
 
@@ -49,25 +42,6 @@ _GIT = b"""* -text
 *.gz filter=lfs diff=lfs merge=lfs -text
 """
 """git must not change line ends, which are part of every hash; the hub keeps large files apart."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a release was made from; the documents are written from it."""
-
-    name: str
-    recipe: Recipe
-    transcript: Summary
-    data: Manifest
-    dtype: str
-    evaluation: dict[str, Any]
-    steps: tuple[int, ...]
-    """Of the checkpoints."""
-    seconds: float
-    """That training took, by the metrics; 0 where they are missing."""
-    provider: str = ""
-    """Who publishes it, and how to reach them; the languages of the data: known to the publisher alone."""
-    languages: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +90,7 @@ def make_release(
     _refuse_place(out, run, folder)
     remove_unfinished(out)
     say("checking the run and evaluating its last checkpoint")
-    made = replace(_gather(run, folder, dtype, name or out.name), provider=provider, languages=languages)
+    made = replace(gather(run, folder, dtype, name or out.name), provider=provider, languages=languages)
     with atomic_folder(out) as place:
         say("writing weights and logits")
         _weights(run, place, made)
@@ -151,62 +125,6 @@ def _refuse_place(out: Path, run: RunFolder, data: Path) -> None:
     inside = next((parent for parent in above if (parent / listing.MANIFEST).is_file()), None)
     if inside is not None:
         raise UserError(f"{out}: lies in the release {inside}, which it would break: choose a folder elsewhere")
-
-
-def _gather(run: RunFolder, data: Path, dtype: str, name: str) -> Made:
-    """Read everything, and refuse what would make a release that fails its own audit."""
-    recipe = run.read_recipe()
-    if is_imported(run):
-        raise UserError(
-            f"{run.root}: an imported model has no training to release: publish its weights as they are, with "
-            f"{command('export', run.root, 'OUT')}, or release a run that was trained here"
-        )
-    transcript = verify(run.transcript)
-    settle_numerics(recipe.train.threads, "cpu")  # what follows computes figures that others must get to the bit
-    reached = transcript.begin + len(transcript.steps)
-    if reached < recipe.train.steps:
-        raise UserError(
-            f"{run.root}: stopped after step {reached} of {recipe.train.steps}: finish it first, with: "
-            f"{command('train', '--resume', run.root)}"
-        )
-    manifest = read_manifest(data)
-    check_files(data, manifest)
-    if manifest.fingerprint != transcript.header["data_fingerprint"]:
-        raise UserError(f"{data}: not the data that the run's transcript names: give the right ones with --data")
-    steps = tuple(checkpoint.steps(run.checkpoints))
-    if not steps or steps[-1] != recipe.train.steps:
-        raise UserError(f"{run.root}: the last step's checkpoint is missing: train again, or go on from an older one")
-    return Made(
-        name, recipe, transcript, manifest, dtype, _evaluate(run, recipe, data, manifest, transcript), steps,
-        documents.training_seconds(run.metrics, recipe),
-    )  # fmt: skip
-
-
-def _evaluate(run: RunFolder, recipe: Recipe, data: Path, manifest: Manifest, transcript: Summary) -> dict[str, Any]:
-    """Held-out bits of every window, in FP32 from the last checkpoint, whose hash must be the transcript's."""
-    saved = checkpoint.load(checkpoint.find(run.checkpoints, recipe.train.steps), checkpoint.MODEL)
-    found = hash_tensors([*saved.tensors["weights"].items(), *saved.tensors["buffers"].items()])
-    if found != transcript.steps[-1].weights_sha256:
-        raise UserError(f"{run.checkpoints}: the last checkpoint's weights are not those of the transcript")
-    del saved
-    model, _ = run.load_model()
-    tokens = Stream(data, "heldout")
-    if len(tokens) < 2:
-        return {}
-    length = recipe.data.sequence_length
-    count = window_count(len(tokens), length)
-    windows = [held_out_bits(model, tokens, length, windows=[index]) for index in range(count)]
-    total, predicted = sum(bits for bits, _ in windows), sum(number for _, number in windows)
-    text = (data / "heldout.txt").read_bytes() if (data / "heldout.txt").is_file() else b""
-    return {
-        "bits_per_byte": total / predicted * (len(tokens) - 1) / manifest.heldout.bytes,
-        "in_training": transcript.steps[-1].held_out_bpb,
-        "documents": manifest.heldout.documents,
-        "bytes": manifest.heldout.bytes,
-        "tokens": predicted,
-        "compressors": compressed_bits_per_byte(text),
-        "windows": [{"bits": bits.hex(), "tokens": number} for bits, number in windows],
-    }
 
 
 def _weights(run: RunFolder, place: Path, made: Made) -> None:

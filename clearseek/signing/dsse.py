@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clearseek.errors import UserError
-from clearseek.hub.safetensors import strict_json
+from clearseek.jsontext import strict_json
 from clearseek.signing.keys import PrivateKey, PublicKey
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from clearseek.errors import UserError
-from clearseek.hub.safetensors import strict_json
+from clearseek.jsontext import strict_json
 from clearseek.signing import merkle
 from clearseek.signing.hashing import Progress, hash_files
 from clearseek.signing.tree import File, Tree, collisions, is_below, name_problem, path_bytes, read_bytes, visible, walk

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from clearseek.cli.progress import Display
 from clearseek.config import Recipe
+from clearseek.counts import count_parameters, training_memory
 from clearseek.data.manifest import read_manifest
 from clearseek.data.progress import data_progress
 from clearseek.data.shards import prepare
@@ -25,7 +26,6 @@ from clearseek.locks import exclusive
 from clearseek.machine import describe
 from clearseek.program import command
 from clearseek.sysfiles import system_file
-from clearseek.tensors import count_parameters, training_memory
 from clearseek.train import checkpoint
 from clearseek.train.extend import adopt
 from clearseek.train.numerics import settle_numerics

@@ -23,6 +23,7 @@ from torch import Tensor
 from clearseek.cli.progress import Display, StepRecord
 from clearseek.config import Recipe
 from clearseek.cores import sharing_cores
+from clearseek.counts import flops_per_token
 from clearseek.data.loader import Loader, Stream
 from clearseek.errors import UserError
 from clearseek.evaluate.bits import held_out_bits, window_count
@@ -30,7 +31,6 @@ from clearseek.interrupts import stop_on_signal
 from clearseek.machine import bit_environment
 from clearseek.model.transformer import DeepSeekModel, Losses
 from clearseek.ops.compiled import kernels_environment, use_kernels
-from clearseek.tensors import flops_per_token
 from clearseek.train import checkpoint, numerics
 from clearseek.train.accumulate import TreeSum
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm

@@ -15,8 +15,8 @@ from clearseek.evaluate.bits import compressed_bits_per_byte, held_out_bits, win
 from clearseek.evaluate.logits import CLOSE, PROMPTS, largest_difference, prompt_logits
 from clearseek.files import sha256_file
 from clearseek.hub.config_json import fp8_scales
-from clearseek.hub.safetensors import strict_json
 from clearseek.hub.write import export_hf
+from clearseek.jsontext import strict_json
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.numerics import settle_numerics

@@ -24,11 +24,11 @@ from clearseek.audit.read.archive import members
 from clearseek.audit.read.source import Folder
 from clearseek.cli.progress import Display
 from clearseek.config import Recipe
+from clearseek.counts import flops_per_token
 from clearseek.errors import UserError
 from clearseek.fp8.backends.choose import choose
 from clearseek.machine import pick_precision
 from clearseek.ops.compiled import choose_kernels
-from clearseek.tensors import flops_per_token
 from clearseek.train import checkpoint
 from clearseek.train.run import RunFolder
 from clearseek.train.session import refuse_device

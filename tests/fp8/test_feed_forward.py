@@ -15,8 +15,7 @@ from clearseek.fp8.feed_forward import feed_forward_fp8
 from clearseek.fp8.formats import E4M3, E5M2
 from clearseek.fp8.linear import QuantisedWeight
 from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_columns, quantise_tiles
-from clearseek.model.router import Routing
-from clearseek.ops.dispatch import lay_out
+from clearseek.ops.dispatch import Routing, lay_out
 
 D, I = 136, 128  # noqa: E741
 

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 
 from clearseek.errors import UserError
-from clearseek.hub.safetensors import DTYPE_BYTES, Shaped, build_header, parse_header, read_header, strict_json
+from clearseek.hub.safetensors import DTYPE_BYTES, Shaped, build_header, parse_header, read_header
+from clearseek.jsontext import strict_json
 
 TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F8_E4M3": torch.float8_e4m3fn,
          "U8": torch.uint8, "I64": torch.int64}  # fmt: skip

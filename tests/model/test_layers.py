@@ -13,10 +13,9 @@ from torch import Tensor
 
 from clearseek.config import ModelConfig
 from clearseek.model.experts import Experts
-from clearseek.model.router import Routing
 from clearseek.ops import loss as loss_module
 from clearseek.ops.attention import causal_attention
-from clearseek.ops.dispatch import alignment_of, lay_out
+from clearseek.ops.dispatch import Routing, alignment_of, lay_out
 from clearseek.ops.embedding import Embedding
 from clearseek.ops.grouped import grouped_mm, grouped_mm_weight, parts
 from clearseek.ops.loss import cross_entropy, token_losses

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from clearseek.cli import main
-from clearseek.cli.plan_tables import dollars, hours, print_plan, print_validation
+from clearseek.cli.plan import dollars, hours, print_plan, print_validation
+from clearseek.counts import training_memory
 from clearseek.errors import UserError
 from clearseek.plan.calibration import validate
 from clearseek.plan.placement import Layout, Placement, activation_bytes
 from clearseek.plan.plan import Options, Plan, make_plan
 from clearseek.recipe import load_recipe
-from clearseek.tensors import training_memory
 
 V3 = load_recipe("v3-671b")
 LITE = load_recipe("v2-lite-16b")

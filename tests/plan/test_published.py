@@ -5,12 +5,12 @@ from statistics import fmean
 
 import pytest
 
+from clearseek.counts import count_parameters
 from clearseek.plan.calibration import ENOUGH, calibrate, predict, typical_error, validate
 from clearseek.plan.formulas import is_plausible
 from clearseek.plan.hardware import DEVICES
 from clearseek.plan.published import RUNS, PublishedRun, match
 from clearseek.recipe import load_recipe
-from clearseek.tensors import count_parameters
 
 BY_NAME = {run.name: run for run in RUNS}
 V3 = BY_NAME["DeepSeek-V3"]

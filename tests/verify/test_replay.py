@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from clearseek.counts import flops_per_token
 from clearseek.kernels import launch
 from clearseek.machine import Precision
-from clearseek.tensors import flops_per_token
 from clearseek.verify import replay
 from clearseek.verify.replay import Replay, Segment
 from clearseek.verify.rows import MachineError

@@ -15,7 +15,7 @@ from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.subject import Subject
 from clearseek.errors import UserError
 from clearseek.files import sha256_bytes
-from clearseek.hub.safetensors import strict_json
+from clearseek.jsontext import strict_json
 from clearseek.signing.dsse import verify_statement
 from clearseek.signing.keys import LONGEST_KEY, PublicKey, load_public_key
 from clearseek.signing.manifest import ATTESTATIONS, LONGEST, MANIFEST, SIGNATURE, parse

@@ -14,11 +14,12 @@ from clearseek.audit.checks import energy, operations
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.claims import Claim, agree, settled
 from clearseek.audit.read.subject import Subject
+from clearseek.counts import flops_per_token
 from clearseek.errors import UserError
 from clearseek.plan.formulas import DOLLARS_PER_HOUR, PLAUSIBLE, is_plausible, six_nd, utilisation
 from clearseek.plan.hardware import Hardware, find_hardware
 from clearseek.plan.published import PublishedRun, match
-from clearseek.tensors import FP8_KINDS, flops_per_token, tensors
+from clearseek.tensors import FP8_KINDS, tensors
 
 _STAGES = (
     ("all", r"full training|total|entire|in all|altogether"),

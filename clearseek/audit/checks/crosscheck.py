@@ -24,9 +24,9 @@ from clearseek.audit.read.records import DATA_MANIFEST, LONGEST_RECORD, TRANSCRI
 from clearseek.audit.read.stored_hash import hash_stored
 from clearseek.audit.read.subject import Subject
 from clearseek.config import ModelConfig
+from clearseek.counts import flops_per_token
 from clearseek.errors import UserError
-from clearseek.hub.safetensors import strict_json
-from clearseek.tensors import flops_per_token
+from clearseek.jsontext import strict_json
 
 _BILL: Final = "bom.cdx.json"
 _METRICS: Final = "training/metrics.jsonl"

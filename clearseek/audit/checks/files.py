@@ -14,7 +14,8 @@ from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.source import prose
 from clearseek.audit.read.subject import CONFIG, Subject, attempt
 from clearseek.errors import UserError
-from clearseek.hub.safetensors import LONGEST_HEADER, strict_json
+from clearseek.hub.safetensors import LONGEST_HEADER
+from clearseek.jsontext import strict_json
 from clearseek.signing.dsse import LONGEST_BUNDLE
 from clearseek.signing.manifest import LONGEST, MANIFEST, NOT_CONTENT, SIGNATURE, parse
 from clearseek.signing.tree import is_below

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.claims import Claim, settled
 from clearseek.audit.read.subject import INDEX, Subject, attempt
-from clearseek.tensors import SCALE_SUFFIX, ParameterCount, fp8_tensors, memory_tensors
+from clearseek.counts import ParameterCount
+from clearseek.tensors import SCALE_SUFFIX, fp8_tensors, memory_tensors
 
 
 def rows(subject: Subject) -> Iterator[Row]:

@@ -15,7 +15,7 @@ from clearseek.audit.read.subject import Subject
 from clearseek.data.manifest import DocumentEntry, Manifest, check_lists
 from clearseek.errors import UserError
 from clearseek.files import sha256_bytes
-from clearseek.hub.safetensors import strict_json
+from clearseek.jsontext import strict_json
 
 TRANSCRIPT: Final = "training/transcript.jsonl"
 DATA_MANIFEST: Final = "data/manifest.json"

@@ -17,7 +17,8 @@ from typing import Any
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, decode
 from clearseek.errors import UserError
-from clearseek.hub.safetensors import LONGEST_HEADER, Header, parse_header, strict_json
+from clearseek.hub.safetensors import LONGEST_HEADER, Header, parse_header
+from clearseek.jsontext import strict_json
 from clearseek.signing.tree import Problem, Tree, open_file, walk
 from clearseek.sysfiles import system_file
 

@@ -18,12 +18,12 @@ from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import Claim, find_claims
 from clearseek.audit.read.source import Source, texts
 from clearseek.config import ModelConfig
+from clearseek.counts import ParameterCount, count_parameters
 from clearseek.errors import UserError
 from clearseek.hub.config_json import parse_hf_config
 from clearseek.hub.safetensors import Entry, Header
 from clearseek.signing.keys import PublicKey
 from clearseek.sysfiles import system_file
-from clearseek.tensors import ParameterCount, count_parameters
 
 T = TypeVar("T")
 CONFIG = "config.json"

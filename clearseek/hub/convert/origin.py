@@ -17,7 +17,8 @@ from typing import Any, Final, cast, get_args
 from clearseek.errors import UserError
 from clearseek.hub.config_json import Scales
 from clearseek.hub.folder import CONFIG, INDEX, ORIGIN, SCALE_DTYPES, Checkpoint, JsonFile, Stored, is_weight_file
-from clearseek.hub.safetensors import Header, Shaped, parse_header, read_header, strict_json
+from clearseek.hub.safetensors import Header, Shaped, parse_header, read_header
+from clearseek.jsontext import strict_json
 from clearseek.tensors import SCALE_SUFFIX
 
 FILE: Final = f"{ORIGIN}/scales.safetensors"

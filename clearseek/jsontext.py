@@ -1,0 +1,45 @@
+"""JSON as strangers write it: one object, no key twice, nothing that only Python would read."""
+
+from __future__ import annotations
+
+import json
+from sys import int_info
+from typing import Any
+
+from clearseek.errors import UserError
+
+
+def strict_json(raw: bytes, where: str) -> dict[str, Any]:
+    """A JSON object in which no key repeats. Raises UserError, which `where` starts."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in content:
+                raise UserError(f"{where}: the JSON key {name!r} stands there twice")
+            content[name] = value
+        return content
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse, parse_int=_number)
+        if b"\\ud" in raw.lower():  # half of a surrogate pair is text to JSON alone
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UserError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not valid JSON: not UTF-8 (byte {error.start}): fetch it again") from None
+    except RecursionError:
+        raise UserError(f"{where}: not valid JSON: nested too deeply: fetch it again") from None
+    except ValueError as error:
+        raise UserError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: must be a JSON object")
+    return content
+
+
+def _number(digits: str) -> float:
+    """A whole number; one that is longer than Python reads is valid JSON, but no size or count: infinite."""
+    return int(digits) if len(digits) < int_info.default_max_str_digits else float(digits)

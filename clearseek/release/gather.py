@@ -1,0 +1,101 @@
+"""What a release is made from: the run, its data and its evaluation, read and refused before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from clearseek.config import Recipe
+from clearseek.data.loader import Stream
+from clearseek.data.manifest import Manifest, check_files, read_manifest
+from clearseek.errors import UserError
+from clearseek.evaluate.bits import compressed_bits_per_byte, held_out_bits, window_count
+from clearseek.program import command
+from clearseek.train import checkpoint
+from clearseek.train.numerics import settle_numerics
+from clearseek.train.run import RunFolder, is_imported, read_metrics
+from clearseek.train.transcript import Summary, hash_tensors, verify
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a release was made from; the documents are written from it."""
+
+    name: str
+    recipe: Recipe
+    transcript: Summary
+    data: Manifest
+    dtype: str
+    evaluation: dict[str, Any]
+    steps: tuple[int, ...]
+    """Of the checkpoints."""
+    seconds: float
+    """That training took, by the metrics; 0 where they are missing."""
+    provider: str = ""
+    """Who publishes it, and how to reach them; the languages of the data: known to the publisher alone."""
+    languages: str = ""
+
+
+def gather(run: RunFolder, data: Path, dtype: str, name: str) -> Made:
+    """Read everything, and refuse what would make a release that fails its own audit."""
+    recipe = run.read_recipe()
+    if is_imported(run):
+        raise UserError(
+            f"{run.root}: an imported model has no training to release: publish its weights as they are, with "
+            f"{command('export', run.root, 'OUT')}, or release a run that was trained here"
+        )
+    transcript = verify(run.transcript)
+    settle_numerics(recipe.train.threads, "cpu")  # what follows computes figures that others must get to the bit
+    reached = transcript.begin + len(transcript.steps)
+    if reached < recipe.train.steps:
+        raise UserError(
+            f"{run.root}: stopped after step {reached} of {recipe.train.steps}: finish it first, with: "
+            f"{command('train', '--resume', run.root)}"
+        )
+    manifest = read_manifest(data)
+    check_files(data, manifest)
+    if manifest.fingerprint != transcript.header["data_fingerprint"]:
+        raise UserError(f"{data}: not the data that the run's transcript names: give the right ones with --data")
+    steps = tuple(checkpoint.steps(run.checkpoints))
+    if not steps or steps[-1] != recipe.train.steps:
+        raise UserError(f"{run.root}: the last step's checkpoint is missing: train again, or go on from an older one")
+    return Made(
+        name, recipe, transcript, manifest, dtype, _evaluate(run, recipe, data, manifest, transcript), steps,
+        _training_seconds(run.metrics, recipe),
+    )  # fmt: skip
+
+
+def _evaluate(run: RunFolder, recipe: Recipe, data: Path, manifest: Manifest, transcript: Summary) -> dict[str, Any]:
+    """Held-out bits of every window, in FP32 from the last checkpoint, whose hash must be the transcript's."""
+    saved = checkpoint.load(checkpoint.find(run.checkpoints, recipe.train.steps), checkpoint.MODEL)
+    found = hash_tensors([*saved.tensors["weights"].items(), *saved.tensors["buffers"].items()])
+    if found != transcript.steps[-1].weights_sha256:
+        raise UserError(f"{run.checkpoints}: the last checkpoint's weights are not those of the transcript")
+    del saved
+    model, _ = run.load_model()
+    tokens = Stream(data, "heldout")
+    if len(tokens) < 2:
+        return {}
+    length = recipe.data.sequence_length
+    count = window_count(len(tokens), length)
+    windows = [held_out_bits(model, tokens, length, windows=[index]) for index in range(count)]
+    total, predicted = sum(bits for bits, _ in windows), sum(number for _, number in windows)
+    text = (data / "heldout.txt").read_bytes() if (data / "heldout.txt").is_file() else b""
+    return {
+        "bits_per_byte": total / predicted * (len(tokens) - 1) / manifest.heldout.bytes,
+        "in_training": transcript.steps[-1].held_out_bpb,
+        "documents": manifest.heldout.documents,
+        "bytes": manifest.heldout.bytes,
+        "tokens": predicted,
+        "compressors": compressed_bits_per_byte(text),
+        "windows": [{"bits": bits.hex(), "tokens": number} for bits, number in windows],
+    }
+
+
+def _training_seconds(metrics: Path, recipe: Recipe) -> float:
+    """Seconds that the steps took, evaluations and checkpoints left out; 0 without metrics."""
+    tokens = recipe.train.batch_size * recipe.data.sequence_length
+    rates = [line["tokens_per_second"] for line in read_metrics(metrics) if line.get("tokens_per_second")]
+    return len(rates) * tokens / median(rates) if rates else 0.0
