@@ -17,6 +17,7 @@ from numba import njit
 
 from clearseek.kernels import TILE
 from clearseek.kernels.lanes import (
+    LANES,
     ONE,
     OPTIONS,
     call,
@@ -27,6 +28,7 @@ from clearseek.kernels.lanes import (
     fill,
     float_of,
     floats,
+    integers,
     multiply,
     multiply_four,
     scale,
@@ -43,6 +45,12 @@ def _turn(x, turn, factor, sign, y, n):
         c, s = turn[2 * i] * factor, turn[2 * i + 1] * factor * sign
         y[2 * i] = real * c - imaginary * s
         y[2 * i + 1] = real * s + imaginary * c
+
+
+@njit(inline="always", **OPTIONS)
+def _first_seen(starts, index):
+    """First key that a query sees: where its document starts, in rows that hold several."""
+    return integers(starts)[index] if starts != 0 else 0
 
 
 @njit(**OPTIONS)
@@ -100,11 +108,12 @@ def forward(a):
         scratch + 4 * a[22],
         scratch + 4 * a[23],
     )
+    starts, turn_step = a[24], a[25]
     channels, both = nope + rotary, nope + values
     start, end = share(a, units)
     for unit in range(start, end):
         b, h = unit // heads, unit % heads
-        at_kv = kv + 4 * (b * length * heads + h) * both
+        at_kv, at_turn = kv + 4 * (b * length * heads + h) * both, turn + 4 * b * turn_step
         transpose(at_kv, heads * both, keys, line, length, nope)
         transpose(rope + 4 * b * length * rotary, rotary, keys + 4 * nope * line, line, length, rotary)
         for s in range(length):
@@ -114,12 +123,17 @@ def forward(a):
             for i in range(rows):
                 row = ((b * length + first + i) * heads + h) * channels
                 _scale_and_turn(
-                    q + 4 * row, turn + 4 * (first + i) * rotary, nope, rotary, factor, ONE, tile_q + 4 * i * channels
-                )
+                    q + 4 * row, at_turn + 4 * (first + i) * rotary, nope, rotary, factor, ONE,
+                    tile_q + 4 * i * channels,
+                )  # fmt: skip
             _scores(tile_q, channels, keys, line, channels, first, rows, p)
             kept = floats(stats + 8 * (unit * length + first))
             for i in range(rows):
-                most, total = exp_below_largest(floats(p + 4 * i * line), first + i + 1)
+                low = _first_seen(starts, b * length + first + i)
+                whole = low // LANES * LANES  # from there, so that all lanes are of this row
+                fill(floats(p + 4 * i * line), whole, low, np.float32(-np.inf))
+                most, total = exp_below_largest(floats(p + 4 * (i * line + whole)), first + i + 1 - whole)
+                fill(floats(p + 4 * i * line), 0, low, np.float32(0))
                 kept[2 * i], kept[2 * i + 1] = most, ONE / total
             _sums_over_keys(p, line, first, rows, v, width_v, tile_out)
             for i in range(rows):
@@ -157,12 +171,13 @@ def backward(a):
         scratch + 4 * a[27],
         scratch + 4 * a[28],
     )
-    d_q, d_kv, d_rope = a[29], a[30], a[31]
+    d_q, d_kv, d_rope, starts, turn_step = a[29], a[30], a[31], a[32], a[33]
     channels, both = nope + rotary, nope + values
     start, end = share(a, units)
     for unit in range(start, end):
         b, h = unit // heads, unit % heads
         at_kv, at_rope = kv + 4 * (b * length * heads + h) * both, rope + 4 * b * length * rotary
+        at_turn = turn + 4 * b * turn_step
         for s in range(length):
             copy(floats(at_kv + 4 * s * heads * both), floats(rows_k + 4 * s * width), nope)
             copy(floats(at_rope + 4 * s * rotary), floats(rows_k + 4 * (s * width + nope)), rotary)
@@ -175,7 +190,7 @@ def backward(a):
             for i in range(rows):
                 row = (b * length + first + i) * heads + h
                 _scale_and_turn(
-                    q + 4 * row * channels, turn + 4 * (first + i) * rotary, nope, rotary, factor, ONE,
+                    q + 4 * row * channels, at_turn + 4 * (first + i) * rotary, nope, rotary, factor, ONE,
                     tile_q + 4 * i * width,
                 )  # fmt: skip
                 copy(floats(g + 4 * row * values), floats(tile_g + 4 * i * width_v), values)
@@ -184,6 +199,7 @@ def backward(a):
             kept = floats(stats + 8 * (unit * length + first))
             for i in range(rows):
                 _softmax_again(floats(p + 4 * i * line), kept[2 * i], kept[2 * i + 1], first + i + 1)
+                fill(floats(p + 4 * i * line), 0, _first_seen(starts, b * length + first + i), np.float32(0))
                 _softmax_backward(floats(p + 4 * i * line), floats(dp + 4 * i * line), first + i + 1)
             _add_sums_over_queries(p, line, first, rows, tile_g, width_v, dv)
             _add_sums_over_queries(dp, line, first, rows, tile_q, width, dk)
@@ -191,8 +207,9 @@ def backward(a):
             for i in range(rows):
                 row = ((b * length + first + i) * heads + h) * channels
                 _scale_and_turn(
-                    tile_dq + 4 * i * width, turn + 4 * (first + i) * rotary, nope, rotary, factor, -ONE, d_q + 4 * row
-                )
+                    tile_dq + 4 * i * width, at_turn + 4 * (first + i) * rotary, nope, rotary, factor, -ONE,
+                    d_q + 4 * row,
+                )  # fmt: skip
         for s in range(length):
             target = d_kv + 4 * ((b * length + s) * heads + h) * both
             copy(floats(dk + 4 * s * width), floats(target), nope)

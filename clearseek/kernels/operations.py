@@ -113,8 +113,18 @@ def _attention_scratch(like: Tensor, work: tuple[Any, ...], backward: bool) -> t
     return width, width_v, line, like.new_zeros(torch.get_num_threads(), size), size, *starts
 
 
+def _documents(turn: Tensor, start_BS: Tensor | None) -> tuple[Tensor | None, int]:
+    """Where documents start, and how far apart the rotations of two sequences are."""
+    if start_BS is not None:
+        place_S = torch.arange(start_BS.shape[1])
+        if bool((start_BS < 0).any()) or bool((start_BS > place_S).any()):
+            raise IndexError("a document starts after one of its tokens")
+        start_BS = start_BS.contiguous()
+    return start_BS, 2 * turn[0].numel() if turn.ndim == 3 else 0
+
+
 def attention(
-    q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn_SP2: Tensor, nope: int, factor: float
+    q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn: Tensor, start_BS: Tensor | None, nope: int, factor: float
 ) -> tuple[Tensor, Tensor]:
     """(softmax(q k^T) v [B, S, H, V]; each row's largest score and inverse sum [B, H, S, 2])."""
     work = _attention_work(kv_BSHX, rope_BSP, nope, factor)
@@ -123,23 +133,25 @@ def attention(
         q_BSHC.new_empty(batch, length, heads, both - nope),
         q_BSHC.new_empty(batch, heads, length, 2),
     )
-    q, kv, rope, turn = (x.contiguous() for x in (q_BSHC, kv_BSHX, rope_BSP, turn_SP2))
+    q, kv, rope, turn = (x.contiguous() for x in (q_BSHC, kv_BSHX, rope_BSP, turn))
     scratch = _attention_scratch(q, work, backward=False)
-    launch("attention.forward", *work, q, kv, rope, turn, out_BSHV, stats_BHS2, *scratch)
+    documents = _documents(turn, start_BS)
+    launch("attention.forward", *work, q, kv, rope, turn, out_BSHV, stats_BHS2, *scratch, *documents)
     return out_BSHV, stats_BHS2
 
 
 def attention_backward(
-    g_BSHV: Tensor, q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn_SP2: Tensor, stats_BHS2: Tensor, nope: int,
-    factor: float,
+    g_BSHV: Tensor, q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn: Tensor, start_BS: Tensor | None,
+    stats_BHS2: Tensor, nope: int, factor: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, kv and rope."""
     work = _attention_work(kv_BSHX, rope_BSP, nope, factor)
-    q, kv, rope, turn, g = (x.contiguous() for x in (q_BSHC, kv_BSHX, rope_BSP, turn_SP2, g_BSHV))
+    q, kv, rope, turn, g = (x.contiguous() for x in (q_BSHC, kv_BSHX, rope_BSP, turn, g_BSHV))
     d_q, d_kv = torch.empty_like(q), torch.empty_like(kv)
     d_rope_BHSP = rope.new_empty(*stats_BHS2.shape[:3], rope.shape[-1])
     scratch = _attention_scratch(q, work, backward=True)
-    launch("attention.backward", *work, q, kv, rope, turn, g, stats_BHS2, *scratch, d_q, d_kv, d_rope_BHSP)
+    results = d_q, d_kv, d_rope_BHSP, *_documents(turn, start_BS)
+    launch("attention.backward", *work, q, kv, rope, turn, g, stats_BHS2, *scratch, *results)
     return d_q, d_kv, d_rope_BHSP.sum(1)
 
 

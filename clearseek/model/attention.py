@@ -22,7 +22,7 @@ from clearseek.ops.attention import causal_attention
 from clearseek.ops.compiled import loops_take
 from clearseek.ops.heads import heads_of_keys_and_values, heads_of_queries, latent_attention
 from clearseek.ops.norm import RMSNorm
-from clearseek.ops.rope import rotate, softmax_scale
+from clearseek.ops.rope import Places, rotate, softmax_scale
 
 
 @dataclass
@@ -66,12 +66,12 @@ class MultiHeadLatentAttention(nn.Module):
         self.o_proj = Linear(c.num_attention_heads * c.v_head_dim, c.hidden_size)
         self.softmax_scale = softmax_scale(config)
 
-    def forward(self, x_BSD: Tensor, turn_SP2: Tensor, cache: LatentCache | None = None) -> Tensor:
+    def forward(self, x_BSD: Tensor, places: Places, cache: LatentCache | None = None) -> Tensor:
         """Attend causally.
 
         Args:
             x_BSD: Normalised hidden states of S new positions.
-            turn_SP2: Their rotations, complex64 [S, P / 2] (see :func:`clearseek.ops.rope.rotations`).
+            places: Where they stand.
             cache: The layer's past, which is extended; None while training.
 
         Returns:
@@ -88,15 +88,16 @@ class MultiHeadLatentAttention(nn.Module):
 
         latent_BSR, rope_BSP = latent_rope_BSX.split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
         latent_BSR = self.kv_a_layernorm(latent_BSR)
-        rope_BSP = rotate(rope_BSP, turn_SP2).to(x_BSD.dtype)
+        rope_BSP = rotate(rope_BSP, places.turn).to(x_BSD.dtype)
         if cache is not None:
             latent_BSR, rope_BSP = cache.extend(latent_BSR, rope_BSP)
             seen = cache.length
         kv_BSHX = self.kv_b_proj(latent_BSR).view(batch, seen, heads, nope + c.v_head_dim)
         if cache is None and loops_take(q_BSHC):
-            out_BSHV = latent_attention(q_BSHC, kv_BSHX, rope_BSP, turn_SP2, nope, self.softmax_scale)
+            out_BSHV = latent_attention(q_BSHC, kv_BSHX, rope_BSP, places, nope, self.softmax_scale)
         else:
-            q_BHSC = heads_of_queries(q_BSHC, turn_SP2, nope, self.softmax_scale)
-            out_BSHV = causal_attention(q_BHSC, *heads_of_keys_and_values(kv_BSHX, rope_BSP, nope))
+            q_BHSC = heads_of_queries(q_BSHC, places.turn, nope, self.softmax_scale)
+            k_BHSC, v_BHSV = heads_of_keys_and_values(kv_BSHX, rope_BSP, nope)
+            out_BSHV = causal_attention(q_BHSC, k_BHSC, v_BHSV, places.start_BS)
         y: Tensor = self.o_proj(out_BSHV.flatten(-2), "attention_output")
         return y

@@ -38,19 +38,19 @@ def _limit_groups(choice_TE: Tensor, groups: int, kept: int, best_per_group: int
     return masked_TE
 
 
-def sequence_balance_loss(scores_TE: Tensor, k: int, sequences: int) -> Tensor:
-    """Mean over sequences of sum_i f_i * P_i (DeepSeek-V3 report, equations 17-20), as an FP32 scalar.
+def sequence_balance_loss(scores_TE: Tensor, k: int, weight_B: Tensor) -> Tensor:
+    """Weighted sum over sequences of sum_i f_i * P_i (DeepSeek-V3 report, equations 17-20), as an FP32 scalar.
 
     f_i counts how often expert i is among the top K *unbiased* scores, times E / (K * S); P_i is its mean score after
     normalising each token's scores to one.
     """
-    scores_BSE = scores_TE.unflatten(0, (sequences, -1))
+    scores_BSE = scores_TE.unflatten(0, (len(weight_B), -1))
     experts = scores_TE.shape[-1]
     with torch.no_grad():
         threshold = scores_BSE.topk(k, dim=-1).values[..., -1:]
         f_BE = (scores_BSE >= threshold).float().mean(1) * (experts / k)
     p_BE = (scores_BSE / scores_BSE.sum(-1, keepdim=True)).mean(1)
-    loss: Tensor = (f_BE * p_BE).sum(-1).mean()
+    loss: Tensor = ((f_BE * p_BE).sum(-1) * weight_B).sum()
     return loss
 
 
@@ -67,30 +67,35 @@ class Router(nn.Module):
             bias = torch.zeros(config.n_routed_experts, dtype=torch.float32)
             self.register_buffer("e_score_correction_bias", bias)
 
-    def forward(self, x_TD: Tensor, balance_sequences: int | None = None) -> Routing:
+    def forward(self, x_TD: Tensor, weight_B: Tensor | None = None, index_TK: Tensor | None = None) -> Routing:
         """Route tokens.
 
         Args:
             x_TD: Hidden states; logits are FP32 whatever their type.
-            balance_sequences: Number of equally long sequences in x_TD, to also get the balance loss.
+            weight_B: What each of the equally long sequences in x_TD counts, to also get the balance loss.
+            index_TK: Experts that were chosen before, to take them again: a policy's gradient wants the routing of
+                its rollouts ("rollout routing replay", arXiv 2510.11370). Their weights are today's.
         """
         c = self.config
         logits_TE = F.linear(x_TD.float(), self.weight.float())
         scores_TE = logits_TE.sigmoid() if c.scoring_func == "sigmoid" else logits_TE.softmax(-1)
-        with torch.no_grad():
-            choice_TE = scores_TE + self.e_score_correction_bias if c.topk_method == "noaux_tc" else scores_TE
-            if c.n_group > 1:
-                choice_TE = _limit_groups(choice_TE, c.n_group, c.topk_group, 2 if c.topk_method == "noaux_tc" else 1)
-            index_TK = _best(choice_TE, c.num_experts_per_tok)
+        if index_TK is None:
+            index_TK = self._choose(scores_TE.detach())
         weight_TK = scores_TE.gather(1, index_TK)
         if c.norm_topk_prob:
             weight_TK = weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
         if c.topk_method == "noaux_tc" or not c.norm_topk_prob:  # V2 either normalises or scales
             weight_TK = weight_TK * c.routed_scaling_factor
-        balance = None
-        if balance_sequences is not None:
-            balance = sequence_balance_loss(scores_TE, c.num_experts_per_tok, balance_sequences)
+        balance = None if weight_B is None else sequence_balance_loss(scores_TE, c.num_experts_per_tok, weight_B)
         return Routing.of(index_TK, weight_TK, c.n_routed_experts, balance)
+
+    def _choose(self, scores_TE: Tensor) -> Tensor:
+        """Experts of each token, [T, K]."""
+        c = self.config
+        choice_TE = scores_TE + self.e_score_correction_bias if c.topk_method == "noaux_tc" else scores_TE
+        if c.n_group > 1:
+            choice_TE = _limit_groups(choice_TE, c.n_group, c.topk_group, 2 if c.topk_method == "noaux_tc" else 1)
+        return _best(choice_TE, c.num_experts_per_tok)
 
     @torch.no_grad()
     def update_bias(self, load_E: Tensor, speed: float) -> None:

@@ -9,6 +9,8 @@ Shapes: B sequences, S positions, T = B * S tokens, D hidden, E experts, L mixtu
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,7 +27,7 @@ from clearseek.ops.dispatch import Routing
 from clearseek.ops.embedding import Embedding
 from clearseek.ops.loss import cross_entropy
 from clearseek.ops.norm import RMSNorm
-from clearseek.ops.rope import rotations
+from clearseek.ops.rope import Places, places
 from clearseek.ops.swiglu import swiglu
 
 
@@ -60,10 +62,12 @@ class MoE(nn.Module):
         self.experts = Experts(config)
         self.shared_experts = MLP(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
 
-    def forward(self, x_BSD: Tensor, balance: bool = False) -> tuple[Tensor, Routing]:
-        """Return the layer's output [B, S, D] and where the tokens went."""
+    def forward(
+        self, x_BSD: Tensor, weight_B: Tensor | None = None, index_TK: Tensor | None = None
+    ) -> tuple[Tensor, Routing]:
+        """Return the layer's output [B, S, D] and where the tokens went; arguments as for :class:`Router`."""
         x_TD = x_BSD.flatten(0, 1)
-        routing: Routing = self.gate(x_TD, x_BSD.shape[0] if balance else None)
+        routing: Routing = self.gate(x_TD, weight_B, index_TK)
         y_TD = self.experts(x_TD, routing) + self.shared_experts(x_TD)
         return y_TD.view(x_BSD.shape), routing
 
@@ -80,14 +84,15 @@ class DecoderLayer(nn.Module):
         self.mlp: MoE | MLP = MoE(config) if moe else MLP(config.hidden_size, config.intermediate_size)
 
     def forward(
-        self, x_BSD: Tensor, turn_SP2: Tensor, cache: LatentCache | None = None, balance: bool = False
-    ) -> tuple[Tensor, Routing | None]:
+        self, x_BSD: Tensor, places: Places, cache: LatentCache | None = None, weight_B: Tensor | None = None,
+        index_TK: Tensor | None = None,
+    ) -> tuple[Tensor, Routing | None]:  # fmt: skip
         """Return the residual stream [B, S, D] and, for a layer with experts, its routing."""
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), turn_SP2, cache)
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), places, cache)
         h_BSD = self.post_attention_layernorm(x_BSD)
         if isinstance(self.mlp, MLP):
             return x_BSD + self.mlp(h_BSD), None
-        y_BSD, routing = self.mlp(h_BSD, balance)
+        y_BSD, routing = self.mlp(h_BSD, weight_B, index_TK)
         return x_BSD + y_BSD, routing
 
 
@@ -125,10 +130,10 @@ class Decoder(nn.Module):
 
 
 class Losses(NamedTuple):
-    """What one training batch costs."""
+    """What one training batch costs: sums over its tokens by their weights."""
 
     total: Tensor
-    """The sum that is differentiated, FP32 scalar."""
+    """What is differentiated, FP32 scalar."""
     main: Tensor
     """Next-token cross-entropy in nats, FP32 scalar."""
     mtp: Tensor | None
@@ -161,15 +166,18 @@ class DeepSeekModel(nn.Module):
     def initialise(self, seed: int) -> None:
         """Draw matrices from N(0, initializer_range), set norms to one and biases to zero (report, section 4.2).
 
-        Each tensor's numbers come from one CPU generator in the order of the module tree, whatever the device.
+        Each matrix has a CPU generator of its own, seeded by `seed` and its name, and each of stacked experts by its
+        number too: whoever holds a part of the model draws that part alone.
         """
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in self.parameters():
+        for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 parameter.fill_(1.0)
-            else:
-                drawn = torch.empty(parameter.shape, dtype=torch.float32)
-                parameter.copy_(drawn.normal_(0.0, self.config.initializer_range, generator=generator))
+                continue
+            for number, matrix in enumerate(parameter if parameter.ndim == 3 else parameter.unsqueeze(0)):
+                digest = hashlib.sha256(f"{seed} {name} {number}".encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+                drawn = torch.empty(matrix.shape, dtype=torch.float32)
+                matrix.copy_(drawn.normal_(0.0, self.config.initializer_range, generator=generator))
         for buffer in self.buffers():
             buffer.zero_()
 
@@ -193,17 +201,17 @@ class DeepSeekModel(nn.Module):
         return self
 
     def _run(
-        self, tokens_BS: Tensor, caches: list[LatentCache] | None, balance: bool
-    ) -> tuple[Tensor, list[Routing], Tensor]:
-        start = caches[0].length if caches else 0
-        turn_SP2 = rotations(self.config, start, tokens_BS.shape[1], tokens_BS.device)
+        self, tokens_BS: Tensor, places: Places, caches: list[LatentCache] | None = None,
+        weight_B: Tensor | None = None, replayed: Sequence[Tensor | None] = (),
+    ) -> tuple[Tensor, list[Routing]]:  # fmt: skip
         x_BSD = self.model.embed_tokens(tokens_BS)
         routings: list[Routing] = []
         for i in range(self.config.num_hidden_layers):
-            x_BSD, routing = self.model.layers[i](x_BSD, turn_SP2, caches[i] if caches else None, balance)
+            index_TK = replayed[len(routings)] if replayed and self.config.is_moe_layer(i) else None
+            x_BSD, routing = self.model.layers[i](x_BSD, places, caches[i] if caches else None, weight_B, index_TK)
             if routing is not None:
                 routings.append(routing)
-        return self.model.norm(x_BSD), routings, turn_SP2
+        return self.model.norm(x_BSD), routings
 
     def forward(self, tokens_BS: Tensor, caches: list[LatentCache] | None = None) -> Tensor:
         """Final hidden states [B, S, D] of token ids [B, S], after the last norm.
@@ -212,7 +220,8 @@ class DeepSeekModel(nn.Module):
             tokens_BS: Token ids, int64.
             caches: One cache a layer (see :meth:`new_caches`); the tokens follow what they hold.
         """
-        return self._run(tokens_BS, caches, balance=False)[0]
+        start = caches[0].length if caches else 0
+        return self._run(tokens_BS, places(self.config, start, tokens_BS.shape[1], tokens_BS.device), caches)[0]
 
     def logits(self, tokens_BS: Tensor, caches: list[LatentCache] | None = None) -> Tensor:
         """Next-token logits [B, S, V], in the model's type."""
@@ -222,25 +231,44 @@ class DeepSeekModel(nn.Module):
         """Empty caches for :meth:`forward`."""
         return [LatentCache() for _ in range(self.config.num_hidden_layers)]
 
-    def loss(self, tokens_BX: Tensor, balance_weight: float = 0.0, mtp_weight: float = 0.0) -> Losses:
+    def loss(
+        self, tokens_BX: Tensor, balance_weight: float = 0.0, mtp_weight: float = 0.0, weight_BX: Tensor | None = None,
+        start_BX: Tensor | None = None, replayed: Sequence[Tensor] = (),
+    ) -> Losses:  # fmt: skip
         """Training loss of a batch.
 
         Args:
             tokens_BX: Token ids [B, S + 1], or [B, S + 2] with an MTP module: inputs and shifted targets.
             balance_weight: Factor alpha of the sequence-wise balance loss; 0 leaves it out.
             mtp_weight: Factor lambda of the MTP loss.
+            weight_BX: What predicting each token counts, FP32; by default all alike, and together 1. A sequence's
+                balance loss counts as much as its tokens.
+            start_BX: First position of each token's document (see :func:`clearseek.ops.rope.places`).
+            replayed: Experts [B * S, K] of each layer with experts, to take them again (see :class:`Router`).
         """
         depth = self.config.num_nextn_predict_layers
         length = tokens_BX.shape[1] - 1 - depth
-        hidden_BSD, routings, turn_SP2 = self._run(tokens_BX[:, :length], None, balance_weight > 0)
-        main = cross_entropy(hidden_BSD.flatten(0, 1), self.head_weight, tokens_BX[:, 1 : length + 1].flatten())
-        total, mtp = main, None
+        if weight_BX is None:
+            share = 1.0 / (len(tokens_BX) * length)
+            weight_BX = torch.full(tokens_BX.shape, share, dtype=torch.float32, device=tokens_BX.device)
+        weight_B = weight_BX[:, 1 : length + 1].sum(1) if balance_weight > 0 else None
+        starts = None if start_BX is None else start_BX[:, :length]
+        at = places(self.config, 0, length, tokens_BX.device, starts)
+
+        def nats(hidden_BSD: Tensor, ahead: int) -> Tensor:
+            aim = slice(ahead, length + ahead)
+            targets = tokens_BX[:, aim].flatten(), weight_BX[:, aim].flatten()
+            return cross_entropy(hidden_BSD.flatten(0, 1), self.head_weight, *targets)
+
+        hidden_BSD, routings = self._run(tokens_BX[:, :length], at, None, weight_B, replayed)
+        main, mtp = nats(hidden_BSD, 1), None
+        total = main
         if depth:
             layer: MTPLayer = self.model.layers[self.config.num_hidden_layers]  # type: ignore[assignment]
             joined_BSD = layer.join(self.model.embed_tokens(tokens_BX[:, 1 : length + 1]), hidden_BSD)
-            mtp_BSD, routing = layer(joined_BSD, turn_SP2, None, balance_weight > 0)
-            mtp_TD = layer.shared_head["norm"](mtp_BSD).flatten(0, 1)
-            mtp = cross_entropy(mtp_TD, self.head_weight, tokens_BX[:, 2 : length + 2].flatten())
+            index_TK = replayed[-1] if replayed else None
+            mtp_BSD, routing = layer(joined_BSD, at, None, weight_B, index_TK)
+            mtp = nats(layer.shared_head["norm"](mtp_BSD), 2)
             total = total + mtp_weight * mtp
             routings += [routing] if routing is not None else []
         for routing in routings:

@@ -30,9 +30,12 @@ def _query_blocks(queries: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, queries)) for start in range(0, queries, size)]
 
 
-def _probabilities(q_NQC: Tensor, k_NSC: Tensor) -> Tensor:
+def _probabilities(q_NQC: Tensor, k_NSC: Tensor, start_BQ: Tensor | None) -> Tensor:
     """Softmax of q k^T where the last query sees the last key and each one before it sees one key fewer."""
     scores_NQS = torch.bmm(q_NQC, k_NSC.transpose(1, 2))
+    if start_BQ is not None:
+        others_BQS = torch.arange(k_NSC.shape[1], device=k_NSC.device) < start_BQ.unsqueeze(-1)
+        scores_NQS.unflatten(0, (len(start_BQ), -1)).masked_fill_(others_BQS.unsqueeze(1), float("-inf"))
     queries = q_NQC.shape[1]
     hidden_QQ = torch.full((queries, queries), float("-inf"), dtype=q_NQC.dtype, device=q_NQC.device).triu_(1)
     scores_NQS[:, :, -queries:] += hidden_QQ
@@ -41,7 +44,7 @@ def _probabilities(q_NQC: Tensor, k_NSC: Tensor) -> Tensor:
 
 class _BlockedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_BHQC: Tensor, k_BHSC: Tensor, v_BHSV: Tensor) -> Tensor:
+    def forward(ctx: Any, q_BHQC: Tensor, k_BHSC: Tensor, v_BHSV: Tensor, start_BQ: Tensor | None) -> Tensor:
         batch, heads, queries, _ = q_BHQC.shape
         q_NQC, k_NSC, v_NSV = (x.flatten(0, 1) for x in (q_BHQC, k_BHSC, v_BHSV))
         before = k_NSC.shape[1] - queries
@@ -49,7 +52,8 @@ class _BlockedAttention(torch.autograd.Function):
         kept = []
         for start, end in _query_blocks(queries):
             seen = before + end
-            p_NQS = _probabilities(q_NQC[:, start:end], k_NSC[:, :seen])
+            starts = None if start_BQ is None else start_BQ[:, start:end]
+            p_NQS = _probabilities(q_NQC[:, start:end], k_NSC[:, :seen], starts)
             out_NQV = torch.bmm(p_NQS, v_NSV[:, :seen])
             out_BQHV[:, start:end] = out_NQV.unflatten(0, (batch, heads)).transpose(1, 2)
             kept.append(p_NQS)
@@ -59,7 +63,7 @@ class _BlockedAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_BQHV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, g_BQHV: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q_NQC, k_NSC, v_NSV, *kept = ctx.saved_tensors
         g_NQV = g_BQHV.transpose(1, 2).reshape(*q_NQC.shape[:2], -1)
         dq_NQC, dk_NSC, dv_NSV = torch.empty_like(q_NQC), torch.empty_like(k_NSC), torch.empty_like(v_NSV)
@@ -77,29 +81,32 @@ class _BlockedAttention(torch.autograd.Function):
                 dv_NSV[:, :seen] += dv
                 dk_NSC[:, :seen] += dk
         q_shape, k_shape, v_shape = ctx.shapes
-        return dq_NQC.view(q_shape), dk_NSC.view(k_shape), dv_NSV.view(v_shape)
+        return dq_NQC.view(q_shape), dk_NSC.view(k_shape), dv_NSV.view(v_shape), None
 
 
-def causal_attention(q_BHQC: Tensor, k_BHSC: Tensor, v_BHSV: Tensor) -> Tensor:
+def causal_attention(q_BHQC: Tensor, k_BHSC: Tensor, v_BHSV: Tensor, start_BQ: Tensor | None = None) -> Tensor:
     """Attend causally.
 
     Args:
         q_BHQC: Queries, already multiplied by the softmax scale.
         k_BHSC: Keys, S >= Q: the last query is at the position of the last key.
         v_BHSV: Values.
+        start_BQ: First key that each query sees (:class:`clearseek.ops.rope.Places`); by default the first.
 
     Returns:
         [B, Q, H, V].
     """
     if q_BHQC.device.type == "cpu":
-        out: Tensor = _BlockedAttention.apply(q_BHQC, k_BHSC, v_BHSV)  # type: ignore[no-untyped-call]
+        out: Tensor = _BlockedAttention.apply(q_BHQC, k_BHSC, v_BHSV, start_BQ)  # type: ignore[no-untyped-call]
         return out
     queries, keys, values = q_BHQC.shape[2], k_BHSC.shape[2], v_BHSV.shape[3]
     v_BHSC = F.pad(v_BHSV, (0, q_BHQC.shape[3] - values))  # the flash kernel wants one width for all three
-    visible_QS = None
-    if queries != keys:
-        visible_QS = torch.ones(queries, keys, dtype=torch.bool, device=q_BHQC.device).tril_(keys - queries)
+    visible = None
+    if queries != keys or start_BQ is not None:
+        visible = torch.ones(queries, keys, dtype=torch.bool, device=q_BHQC.device).tril_(keys - queries)
+        if start_BQ is not None:
+            visible = visible & (torch.arange(keys, device=q_BHQC.device) >= start_BQ[:, None, :, None])
     out_BHQC = F.scaled_dot_product_attention(
-        q_BHQC, k_BHSC, v_BHSC, attn_mask=visible_QS, is_causal=visible_QS is None, scale=1.0
+        q_BHQC, k_BHSC, v_BHSC, attn_mask=visible, is_causal=visible is None, scale=1.0
     )
     return out_BHQC[..., :values].transpose(1, 2)

@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from clearseek.kernels import operations
-from clearseek.ops.rope import rotate
+from clearseek.ops.rope import Places, rotate
 
 
 class _Queries(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_BSHC: Tensor, turn_SP2: Tensor, nope: int, scale: float) -> Tensor:
+    def forward(ctx: Any, q_BSHC: Tensor, turn: Tensor, nope: int, scale: float) -> Tensor:
         batch, length, heads, channels = q_BSHC.shape
-        turn_S1P2 = (turn_SP2 * scale).unsqueeze(1)
+        turn_S1P2 = (turn * scale).unsqueeze(-2)
         out_BHSC = q_BSHC.new_empty(batch, heads, length, channels)
         view_BSHC = out_BHSC.transpose(1, 2)
         torch.mul(q_BSHC[..., :nope], scale, out=view_BSHC[..., :nope])
@@ -68,16 +68,16 @@ class _KeysAndValues(torch.autograd.Function):
         return dkv_BSHX, dk_BHSC[..., nope:].sum(1), None
 
 
-def heads_of_queries(q_BSHC: Tensor, turn_SP2: Tensor, nope: int, scale: float) -> Tensor:
+def heads_of_queries(q_BSHC: Tensor, turn: Tensor, nope: int, scale: float) -> Tensor:
     """Turn the rotary channels, scale, and put heads first: [B, H, S, C].
 
     Args:
         q_BSHC: Projected queries.
-        turn_SP2: Rotations, complex64 [S, P / 2].
+        turn: Rotations, complex64 [S, P / 2], or [B, S, P / 2].
         nope: Channels without position (N), which come first.
         scale: The softmax scale.
     """
-    q: Tensor = _Queries.apply(q_BSHC, turn_SP2, nope, scale)  # type: ignore[no-untyped-call]
+    q: Tensor = _Queries.apply(q_BSHC, turn, nope, scale)  # type: ignore[no-untyped-call]
     return q
 
 
@@ -96,29 +96,30 @@ def heads_of_keys_and_values(kv_BSHX: Tensor, rope_BSP: Tensor, nope: int) -> tu
 class _LatentAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn_SP2: Tensor, nope: int, scale: float
+        ctx: Any, q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, places: Places, nope: int, scale: float
     ) -> Tensor:
-        out_BSHV, stats_BHS2 = operations.attention(q_BSHC, kv_BSHX, rope_BSP, turn_SP2, nope, scale)
-        ctx.save_for_backward(q_BSHC, kv_BSHX, rope_BSP, turn_SP2, stats_BHS2)
-        ctx.nope, ctx.scale = nope, scale
+        out_BSHV, stats_BHS2 = operations.attention(q_BSHC, kv_BSHX, rope_BSP, *places, nope, scale)
+        ctx.save_for_backward(q_BSHC, kv_BSHX, rope_BSP, stats_BHS2)
+        ctx.places, ctx.nope, ctx.scale = places, nope, scale
         return out_BSHV
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_BSHV: Tensor) -> tuple[Tensor | None, ...]:
-        q_BSHC, kv_BSHX, rope_BSP, turn_SP2, stats_BHS2 = ctx.saved_tensors
+        q_BSHC, kv_BSHX, rope_BSP, stats_BHS2 = ctx.saved_tensors
+        turn, start_BS = ctx.places
         gradients = operations.attention_backward(
-            g_BSHV, q_BSHC, kv_BSHX, rope_BSP, turn_SP2, stats_BHS2, ctx.nope, ctx.scale
+            g_BSHV, q_BSHC, kv_BSHX, rope_BSP, turn, start_BS, stats_BHS2, ctx.nope, ctx.scale
         )
         return *gradients, None, None, None
 
 
 def latent_attention(
-    q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn_SP2: Tensor, nope: int, scale: float
+    q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, places: Places, nope: int, scale: float
 ) -> Tensor:
     """Layouts and causal attention in one of numba's loops: [B, S, H, V], all positions from the first.
 
-    Arguments as for :func:`heads_of_queries` and :func:`heads_of_keys_and_values`.
+    Arguments as for :func:`heads_of_queries` and :func:`heads_of_keys_and_values`; `places` says what each query sees.
     """
-    out: Tensor = _LatentAttention.apply(q_BSHC, kv_BSHX, rope_BSP, turn_SP2, nope, scale)  # type: ignore[no-untyped-call]
+    out: Tensor = _LatentAttention.apply(q_BSHC, kv_BSHX, rope_BSP, places, nope, scale)  # type: ignore[no-untyped-call]
     return out

@@ -69,11 +69,13 @@ def _logits(hidden_CD: Tensor, head_VD: Tensor, space_CV: Tensor | None = None) 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor, weight_T: Tensor) -> Tensor:
         tokens, vocabulary = hidden_TD.shape[0], head_VD.shape[0]
         d_hidden_TD = torch.empty_like(hidden_TD)
         d_head_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
         total = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
+        largest = weight_T.max().clamp(min=torch.finfo(torch.float32).tiny)
+        share_T1 = (weight_T / largest).unsqueeze(1)  # 1 where all count alike: nothing is rounded then
         chunk = min(tokens, chunk_tokens(vocabulary, hidden_TD.device))
         # One space of each for all chunks, to stay in cache.
         logits_space = None if _has_wide_logits(hidden_TD) else hidden_TD.new_empty(chunk, vocabulary)
@@ -84,19 +86,21 @@ class _CrossEntropy(torch.autograd.Function):
             logits_CV = _logits(h_CD, head_VD, None if logits_space is None else logits_space[: len(h_CD)])
             d_logits_CV, losses_C = _softmax_loss(logits_CV, target_C1, p_space[: len(h_CD)])
             d_logits_CV = d_logits_CV.to(head_VD.dtype)
-            total += losses_C.sum()
+            share_C1 = share_T1[start : start + chunk]
+            total += (losses_C * share_C1.squeeze(1)).sum()
             torch.mm(d_logits_CV, head_VD, out=d_hidden_TD[start : start + chunk])
-            d_head_VD += d_logits_CV.t() @ h_CD
-        ctx.save_for_backward(d_hidden_TD, d_head_VD)
+            d_head_VD += d_logits_CV.t() @ (h_CD * share_C1.to(h_CD.dtype))
+        ctx.save_for_backward(d_hidden_TD, d_head_VD, share_T1, largest)
         ctx.head_dtype = head_VD.dtype
-        return total / tokens
+        return total * largest
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
-        d_hidden_TD, d_head_VD = ctx.saved_tensors
-        scale = g / d_hidden_TD.shape[0]
-        return d_hidden_TD * scale, (d_head_VD * scale).to(ctx.head_dtype), None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        d_hidden_TD, d_head_VD, share_T1, largest = ctx.saved_tensors
+        scale = g * largest
+        d_hidden_TD = d_hidden_TD * (share_T1 * scale).to(d_hidden_TD.dtype)
+        return d_hidden_TD, (d_head_VD * scale).to(ctx.head_dtype), None, None
 
 
 def chunk_tokens(vocabulary: int, device: torch.device) -> int:
@@ -104,15 +108,16 @@ def chunk_tokens(vocabulary: int, device: torch.device) -> int:
     return max(64, (CHUNK_ELEMENTS if device.type == "cpu" else GPU_CHUNK_ELEMENTS) // vocabulary)
 
 
-def cross_entropy(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor) -> Tensor:
-    """Mean next-token cross-entropy in nats, as an FP32 scalar.
+def cross_entropy(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor, weight_T: Tensor) -> Tensor:
+    """Weighted sum of the tokens' cross-entropies in nats, as an FP32 scalar.
 
     Args:
         hidden_TD: Final hidden states [T, D], after the last norm.
         head_VD: Output head [V, D], same dtype.
         target_T: Token ids [T], int64.
+        weight_T: What each counts, FP32, none below 0; the mean has 1 / T for each.
     """
-    loss: Tensor = _CrossEntropy.apply(hidden_TD, head_VD, target_T)  # type: ignore[no-untyped-call]
+    loss: Tensor = _CrossEntropy.apply(hidden_TD, head_VD, target_T, weight_T)  # type: ignore[no-untyped-call]
     return loss
 
 

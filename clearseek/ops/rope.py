@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,6 +66,30 @@ def rotations(config: ModelConfig, start: int, length: int, device: torch.device
     yarn = config.rope_scaling
     magnitude = 1.0 if yarn is None else yarn.magnitude
     return torch.polar(torch.full_like(angle, magnitude), angle).to(device)
+
+
+class Places(NamedTuple):
+    """Where the tokens of a batch stand."""
+
+    turn: Tensor
+    """Their rotations, complex64 [S, P / 2], or [B, S, P / 2] where documents begin within sequences."""
+    start_BS: Tensor | None = None
+    """First position of each token's document, int64: attention reaches no further back. None: one a sequence."""
+
+
+def places(
+    config: ModelConfig, start: int, length: int, device: torch.device, start_BS: Tensor | None = None
+) -> Places:
+    """Positions start .. start + length - 1; with `start_BS` they begin again at 0 with each document.
+
+    DeepSeek-V3 packs documents into sequences without such isolation in pre-training (report, section 4.1), and with
+    it in fine-tuning (section 5.1).
+    """
+    turn_SP2 = rotations(config, start, length, device)
+    if start_BS is None:
+        return Places(turn_SP2)
+    assert start == 0, "documents are told apart only from the first position on"
+    return Places(turn_SP2[torch.arange(length, device=device) - start_BS], start_BS)
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:

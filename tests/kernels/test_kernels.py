@@ -132,22 +132,24 @@ def test_attention(shape: tuple[int, ...]) -> None:
         return torch.einsum("bhqs,bshv->bqhv", scores.masked_fill(hidden, -torch.inf).softmax(-1), kv[..., nope:])
 
     exact = by_autograd(formula, g, q, kv, rope)
-    out, stats = operations.attention(q, kv, rope, turn, nope, 0.3)
-    found = out, *operations.attention_backward(g, q, kv, rope, turn, stats, nope, 0.3)
+    out, stats = operations.attention(q, kv, rope, turn, None, nope, 0.3)
+    found = out, *operations.attention_backward(g, q, kv, rope, turn, None, stats, nope, 0.3)
     for mine, true in zip(found, exact, strict=True):
         assert_close(mine, true, 2e-6)
 
 
 def test_scores_far_apart_and_nan() -> None:
     q, kv, rope, turn, g = attention_inputs(1, 20, 1, 16, 4, 16)
-    out, stats = operations.attention(1e4 * q, kv, rope, turn, 16, 1.0)
+    out, stats = operations.attention(1e4 * q, kv, rope, turn, None, 16, 1.0)
     assert out.isfinite().all()
-    assert all(x.isfinite().all() for x in operations.attention_backward(g, 1e4 * q, kv, rope, turn, stats, 16, 1.0))
+    assert all(
+        x.isfinite().all() for x in operations.attention_backward(g, 1e4 * q, kv, rope, turn, None, stats, 16, 1.0)
+    )
     kv[0, 7, 0, 3] = torch.nan
-    out, _ = operations.attention(q, kv, rope, turn, 16, 1.0)
+    out, _ = operations.attention(q, kv, rope, turn, None, 16, 1.0)
     assert out[0, :7].isfinite().all() and out[0, 7:].isnan().all(-1).all()
     kv[0, 7, 0] = torch.inf  # a value: its group of four at most sees it early
-    out, _ = operations.attention(q, kv.nan_to_num(posinf=torch.inf), rope, turn, 16, 1.0)
+    out, _ = operations.attention(q, kv.nan_to_num(posinf=torch.inf), rope, turn, None, 16, 1.0)
     assert out[0, :4].isfinite().all() and not out[0, 7:].isfinite().any()
 
 
@@ -227,14 +229,14 @@ def test_bits_depend_neither_on_threads_nor_on_other_rows() -> None:
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         y, rstd = operations.normalise(x, w, 1e-6)
-        out, stats = operations.attention(*inputs[:4], 16, 0.3)
-        gradients = operations.attention_backward(inputs[4], *inputs[:4], stats, 16, 0.3)
+        out, stats = operations.attention(*inputs[:4], None, 16, 0.3)
+        gradients = operations.attention_backward(inputs[4], *inputs[:4], None, stats, 16, 0.3)
         found.append((y, *operations.normalise_backward(g, x, w, rstd), out, *gradients))
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
     assert torch.equal(operations.normalise(x[150:], w, 1e-6)[0], found[0][0][150:])
     q, kv, rope, turn, _ = inputs
-    last = operations.attention(q[2:, :77], kv[2:, :77], rope[2:, :77], turn[:77], 16, 0.3)[0]
+    last = operations.attention(q[2:, :77], kv[2:, :77], rope[2:, :77], turn[:77], None, 16, 0.3)[0]
     assert torch.equal(last, found[0][3][2:, :77])
 
 

@@ -49,7 +49,7 @@ def test_gradients_are_those_of_bf16_up_to_eight_bits(changes: dict[str, Any]) -
     gradients have come the same way twice: 15 to 25 % here, of which training averages most away."""
     every = {"num_experts_per_tok": 8, **changes}
     far = distance(gradients(Fp8Config(), **every), gradients(None, **every))
-    assert far.pop("loss") < 1e-3
+    assert far.pop("loss") < 2e-3
     routers = [error for name, error in far.items() if name.endswith("mlp.gate.weight")]
     others = [error for name, error in far.items() if not name.endswith("mlp.gate.weight")]
     assert max(others) < 0.35 and max(routers) < 0.5

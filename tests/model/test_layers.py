@@ -151,6 +151,26 @@ def test_blocks_are_padded_only_where_that_helps(pairs: int, device: str, alignm
     assert alignment_of(pairs, 16, torch.device(device)) == alignment
 
 
+def mean(tokens: int) -> Tensor:
+    return torch.full((tokens,), 1 / tokens)
+
+
+@pytest.mark.parametrize("chunk", [640, 1 << 22])
+@pytest.mark.parametrize("weights", ["masked", "any", "none"])
+def test_tokens_count_in_the_cross_entropy_what_their_weights_say(
+    weights: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", chunk)
+    target, weight = torch.randint(0, 11, (201,)), torch.rand(201)
+    weight = {"masked": (weight > 0.5) / 90.0, "any": weight / weight.sum(), "none": 0 * weight}[weights]
+    hidden, head = torch.randn(201, 6), torch.randn(11, 6)
+
+    def plain(h: Tensor, w: Tensor) -> Tensor:
+        return (weight * F.cross_entropy(h @ w.t(), target, reduction="none")).sum()
+
+    same_gradients(lambda h, w: cross_entropy(h, w, target, weight), plain, hidden, head)
+
+
 @pytest.mark.parametrize("chunk", [1, 640, 1 << 22])
 def test_cross_entropy_in_any_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", chunk)
@@ -160,7 +180,7 @@ def test_cross_entropy_in_any_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch
     def plain(h: Tensor, w: Tensor) -> Tensor:
         return 3.0 * F.cross_entropy(h @ w.t(), target)
 
-    same_gradients(lambda h, w: 3.0 * cross_entropy(h, w, target), plain, hidden, head)
+    same_gradients(lambda h, w: 3.0 * cross_entropy(h, w, target, mean(201)), plain, hidden, head)
     expected = F.cross_entropy(hidden @ head.t(), target, reduction="none")
     torch.testing.assert_close(token_losses(hidden, head, target), expected)
 
@@ -178,14 +198,16 @@ def test_cross_entropy_never_holds_the_batch_of_logits() -> None:
             return out
 
     with Watch():
-        cross_entropy(torch.randn(rows, 4), torch.randn(vocabulary, 4), torch.zeros(rows, dtype=torch.int64))
+        cross_entropy(
+            torch.randn(rows, 4), torch.randn(vocabulary, 4), torch.zeros(rows, dtype=torch.int64), mean(rows)
+        )
     assert largest <= loss_module.CHUNK_ELEMENTS < rows * vocabulary
 
 
 def test_a_hopeless_prediction_saturates_and_nan_shows() -> None:
     hidden, head = torch.tensor([[1.0]]), torch.tensor([[500.0], [-500.0]])
-    assert cross_entropy(hidden, head, torch.tensor([1])).item() == pytest.approx(87.336, abs=1e-2)
-    assert cross_entropy(hidden * float("nan"), head, torch.tensor([1])).isnan()
+    assert cross_entropy(hidden, head, torch.tensor([1]), mean(1)).item() == pytest.approx(87.336, abs=1e-2)
+    assert cross_entropy(hidden * float("nan"), head, torch.tensor([1]), mean(1)).isnan()
 
 
 def test_embedding_sums_many_occurrences_exactly() -> None:

@@ -80,15 +80,19 @@ def test_bias_moves_against_the_load_and_touches_no_weight() -> None:
     assert not router.e_score_correction_bias.requires_grad
 
 
+def even_weights(sequences: int) -> torch.Tensor:
+    return torch.full((sequences,), 1 / sequences)
+
+
 def test_balance_loss_is_one_when_even_and_grows_when_not() -> None:
     k, experts = 2, 8
     even = torch.zeros(16, experts)
     for token in range(16):
         even[token, [(2 * token) % experts, (2 * token + 1) % experts]] = 1.0
-    assert sequence_balance_loss(even + 1e-9, k, 2).item() == pytest.approx(1.0, rel=1e-5)
+    assert sequence_balance_loss(even + 1e-9, k, even_weights(2)).item() == pytest.approx(1.0, rel=1e-5)
     skewed = torch.full((16, experts), 1e-9)
     skewed[:, :k] = 1.0
-    assert sequence_balance_loss(skewed, k, 2).item() == pytest.approx(experts / k, rel=1e-5)
+    assert sequence_balance_loss(skewed, k, even_weights(2)).item() == pytest.approx(experts / k, rel=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{}, V2], ids=["v3", "v2"])
@@ -113,8 +117,8 @@ def test_balance_loss_looks_at_each_sequence_by_itself() -> None:
     scores = torch.full((32, 4), 1e-9)
     scores[:16, :2] = 1.0
     scores[16:, 2:] = 1.0
-    assert sequence_balance_loss(scores, 2, 2).item() == pytest.approx(2.0, rel=1e-5)
-    assert sequence_balance_loss(scores, 2, 1).item() == pytest.approx(1.0, rel=1e-5)
+    assert sequence_balance_loss(scores, 2, even_weights(2)).item() == pytest.approx(2.0, rel=1e-5)
+    assert sequence_balance_loss(scores, 2, even_weights(1)).item() == pytest.approx(1.0, rel=1e-5)
 
 
 def test_balance_loss_is_equations_17_to_20() -> None:
@@ -124,4 +128,28 @@ def test_balance_loss_is_equations_17_to_20() -> None:
         best = np.argsort(-sequence, axis=1)[:, :3]
         f = 8 / (3 * 20) * np.bincount(best.ravel(), minlength=8)
         total += (f * (sequence / sequence.sum(1, keepdims=True)).mean(0)).sum() / 3
-    assert sequence_balance_loss(scores, 3, 3).item() == pytest.approx(total, rel=1e-5)
+    assert sequence_balance_loss(scores, 3, even_weights(3)).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_a_sequence_counts_in_the_balance_loss_what_its_weight_says() -> None:
+    scores = torch.rand(2 * 20, 8) + 0.1
+    first, second = (sequence_balance_loss(part, 3, torch.ones(1)) for part in scores.split(20))
+    both = sequence_balance_loss(scores, 3, torch.tensor([0.75, 0.25]))
+    assert both.item() == pytest.approx(0.75 * first.item() + 0.25 * second.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{}, V2], ids=["v3", "v2"])
+def test_replayed_experts_are_taken_and_weighed_anew(changes: dict[str, Any]) -> None:
+    config = ModelConfig(**(BASE | changes))
+    router = Router(config)
+    torch.nn.init.normal_(router.weight, std=0.3)
+    x = torch.randn(50, config.hidden_size)
+    chosen = router(x)
+    again = router(x, index_TK=chosen.index_TK)
+    assert all(torch.equal(a, b) for a, b in zip(again[:4], chosen[:4], strict=True))
+    other = (chosen.index_TK + 1) % config.n_routed_experts
+    forced = router(x, index_TK=other)
+    assert torch.equal(forced.index_TK, other)
+    assert torch.equal(forced.load_E, torch.bincount(other.flatten(), minlength=config.n_routed_experts))
+    forced.weight_TK.square().sum().backward()  # today's scores, so that the router learns
+    assert router.weight.grad is not None and router.weight.grad.abs().sum() > 0
