@@ -25,7 +25,7 @@ from clearseek.data.shards import prepare
 from clearseek.machine import describe
 from clearseek.recipe import load_recipe
 from clearseek.train.run import RunFolder, read_metrics
-from clearseek.train.session import run_training
+from clearseek.train.session import train_recipe
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -69,7 +69,7 @@ def train(overrides: list[str], data: Path) -> dict[str, Any]:
     recipe = load_recipe("quickstart", overrides)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "run")
-        ended = run_training(recipe, run, data, quiet=True)
+        ended = train_recipe(recipe, run, data)
         steps = list(read_metrics(run.metrics))
     return {"loss": [step["loss"] for step in steps], "held_out_bpb": ended["held_out_bpb"]}
 

@@ -18,7 +18,7 @@ from clearseek.machine import describe
 from clearseek.recipe import load_recipe
 from clearseek.release.make import make_release
 from clearseek.train.run import RunFolder
-from clearseek.train.session import run_training
+from clearseek.train.session import train_recipe
 from clearseek.verify.run import verify
 
 RESULT = Path(__file__).parent / "results" / "verify_cost.json"
@@ -55,7 +55,7 @@ def main() -> None:
             ],
         )
         begun = time.perf_counter()
-        run_training(recipe, run, quiet=True)
+        train_recipe(recipe, run)
         trained = time.perf_counter() - begun
         make_release(run, release)
         size = sum(file.stat().st_size for file in (release / "checkpoints").rglob("*") if file.is_file())

@@ -1,3 +1,3 @@
 """ClearSeek: DeepSeek-style language models with nothing held back."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -281,7 +281,10 @@ class TrainConfig(Settings):
     batch_size: PositiveInt
     """Sequences per step."""
     micro_batch_size: PositiveInt | None = None
-    """Sequences per forward pass; leave out for the whole batch. Gradients are summed in a fixed binary tree."""
+    """Sequences per forward pass; leave out for the whole batch."""
+    lanes: PositiveInt | None = None
+    """Equal runs of micro-batches whose gradients are summed one after the other; a fixed binary tree adds the runs, so
+    that up to as many processes give the same bits. Leave out for the largest of 8, 4, 2, 1 that divides them."""
     precision: Literal["auto", "bf16", "fp32", "fp8"] = "auto"
     """Type of weights and activations in matrix products; `auto` is BF16 where this processor is faster in it."""
     kernels: Literal["auto", "torch", "numba", "compile"] = "auto"
@@ -318,11 +321,27 @@ class TrainConfig(Settings):
         """Forward passes per step."""
         return self.batch_size // (self.micro_batch_size or self.batch_size)
 
+    @property
+    def summed_lanes(self) -> int:
+        """`lanes`, or what stands for it where it is left out."""
+        return self.lanes or next(lanes for lanes in (8, 4, 2, 1) if self.micro_batches % lanes == 0)
+
+    @property
+    def held_sums(self) -> int:
+        """Sets of gradients that one process holds beside those of a micro-batch: one of each size in the tree, and a
+        lane's own."""
+        return self.summed_lanes.bit_length() - 1 + (self.micro_batches > self.summed_lanes)
+
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainConfig:
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"micro_batch_size = {self.micro_batch_size} does not divide batch_size = {self.batch_size}"
+            )
+        if self.lanes is not None and self.micro_batches % self.lanes:
+            raise ValueError(
+                f"lanes = {self.lanes} does not divide the {self.micro_batches} micro-batches of a step (batch_size / "
+                "micro_batch_size)"
             )
         return self
 

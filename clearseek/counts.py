@@ -97,7 +97,7 @@ class TrainingMemory:
     optimizer: int
     """FP32 optimiser state: AdamW keeps two moments (8 bytes), Muon one (4 bytes) for the matrices it owns."""
     partial_sums: int = 0
-    """More sets of gradients: those that the fixed binary tree over one process's micro-batches holds at once."""
+    """More sets of gradients: the sums over micro-batches that one process holds at once."""
 
     @property
     def total(self) -> int:
@@ -113,25 +113,24 @@ def training_memory(
     config: ModelConfig,
     optimizer_name: Literal["adamw", "muon"],
     precision: Literal["bf16", "fp32", "fp8"],
-    micro_batches: int = 1,
+    held_sums: int = 0,
     moments: Literal["fp32", "bf16"] = "fp32",
 ) -> TrainingMemory:
     """Count the bytes of weights, gradients and optimiser state; the MTP layer is in if the config has one.
 
     With N parameters, Q of them multiplied in FP8 when training in it, B router biases and M of the N under Muon:
     weights ``2N`` (BF16), ``2N + 2Q`` (FP8: as they are and transposed) or 0 (FP32), master weights
-    ``4(N + B)``, gradients ``4N``, as much again for each further sum that the fixed binary tree over
-    `micro_batches` holds at once (the digits of that number in base two, less one), optimiser state ``8N`` (AdamW) or
-    ``8(N - M) + 4M`` (Muon); moments of AdamW in BF16 take 4 bytes instead of 8.
+    ``4(N + B)``, gradients ``4N``, as much again for each of the `held_sums` (``TrainConfig.held_sums``), optimiser
+    state ``8N`` (AdamW) or ``8(N - M) + 4M`` (Muon); moments of AdamW in BF16 take 4 bytes instead of 8.
     """
-    return memory_of(memory_tensors(config), optimizer_name, precision, micro_batches, moments)
+    return memory_of(memory_tensors(config), optimizer_name, precision, held_sums, moments)
 
 
 def memory_of(
     specs: Iterable[TensorSpec],
     optimizer_name: Literal["adamw", "muon"],
     precision: Literal["bf16", "fp32", "fp8"],
-    micro_batches: int = 1,
+    held_sums: int = 0,
     moments: Literal["fp32", "bf16"] = "fp32",
 ) -> TrainingMemory:
     """The same for these tensors of :func:`memory_tensors` alone, such as those of one pipeline stage."""
@@ -144,6 +143,6 @@ def memory_of(
         weights=0 if precision == "fp32" else 2 * (trained + eight),
         master_weights=4 * (trained + bias),
         gradients=4 * trained,
-        partial_sums=4 * trained * (micro_batches.bit_length() - 1),
+        partial_sums=4 * trained * held_sums,
         optimizer=(8 if moments == "fp32" else 4) * (trained - muon) + 4 * muon,
     )

@@ -79,7 +79,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def bit_environment(precision: torch.dtype, world_size: int, device: str) -> dict[str, Any]:
+def bit_environment(precision: torch.dtype, device: str) -> dict[str, Any]:
     """What about machine and set-up decides the bits of a run: for the header of its transcript.
 
     The processor's name is left out on purpose: another one of the same vendor with the same instruction sets runs the
@@ -99,7 +99,6 @@ def bit_environment(precision: torch.dtype, world_size: int, device: str) -> dic
         "switches": {name: os.environ[name] for name in names if os.environ.get(name)},
         "fp32_products": torch.get_float32_matmul_precision(),
         "precision": str(precision).removeprefix("torch."),
-        "world_size": world_size,
         "device": torch.device(device).type,
     }
     if cuda:

@@ -17,7 +17,7 @@ from clearseek.cli import main
 from clearseek.data.shards import prepare
 from clearseek.ops.compiled import use_kernels
 from clearseek.train.run import RunFolder
-from clearseek.train.session import run_training
+from clearseek.train.session import train_recipe
 from tests.releases import make_release
 from tests.tiny import tiny
 
@@ -86,6 +86,6 @@ def made(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
         data={"paths": [str(corpus / "*.txt")]}, train={"keep_checkpoints": 9, "hash_every": 1, "checkpoint_every": 3}
     )
     run = RunFolder(folder / "run")
-    run_training(recipe, run, quiet=True)
+    train_recipe(recipe, run)
     assert main(["release", str(run.root), str(folder / "Tiny"), "--key", str(folder / "key"), "--make-key"]) == 0
     return folder / "Tiny"

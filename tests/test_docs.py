@@ -30,7 +30,7 @@ from clearseek.errors import UserError
 from clearseek.hub.write import export_hf
 from clearseek.recipe import load_recipe, parse_recipe, shipped_recipes
 from clearseek.train.run import RunFolder
-from clearseek.train.session import run_training
+from clearseek.train.session import train_recipe
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +81,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("COLUMNS", "100")
         run = RunFolder(folder / "runs" / "quickstart")
         recipe = tiny(data={"paths": ["texts/*/1?.txt"]}, train={"steps": 3})
-        run_training(recipe, run, quiet=True)
+        train_recipe(recipe, run)
         model, _ = run.load_model()
         export_hf(model.state_dict(), recipe.model, run.tokenizer, run.root / "export")
         yield folder

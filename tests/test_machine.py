@@ -37,14 +37,13 @@ def test_description_is_complete() -> None:
 
 def test_bit_environment_sees_what_changes_bits() -> None:
     threads = torch.get_num_threads()
-    one = machine.bit_environment(torch.float32, 1, "cpu")
-    assert one == machine.bit_environment(torch.float32, 1, "cpu")
+    one = machine.bit_environment(torch.float32, "cpu")
+    assert one == machine.bit_environment(torch.float32, "cpu")
     json.dumps(one)
-    assert machine.bit_environment(torch.bfloat16, 1, "cpu")["precision"] == "bfloat16"
-    assert machine.bit_environment(torch.float32, 2, "cpu")["world_size"] == 2
+    assert machine.bit_environment(torch.bfloat16, "cpu")["precision"] == "bfloat16"
     torch.set_num_threads(threads + 1)
     try:
-        assert machine.bit_environment(torch.float32, 1, "cpu") != one
+        assert machine.bit_environment(torch.float32, "cpu") != one
     finally:
         torch.set_num_threads(threads)
 
@@ -69,7 +68,7 @@ def test_linux_text_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_cpuinfo", lambda: CPUINFO)
     assert machine._processor() == "Some Processor 9000"
     assert machine._physical_cores() == 2
-    sets = machine.bit_environment(torch.float32, 1, "cpu")["instruction_sets"]
+    sets = machine.bit_environment(torch.float32, "cpu")["instruction_sets"]
     assert sets == ["avx", "avx2", "avx512_bf16", "fma"]
 
 
@@ -77,7 +76,7 @@ def test_other_systems_are_described_too(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(machine, "_cpuinfo", lambda: "")
     assert machine._processor()
     assert machine._physical_cores() is None
-    assert machine.bit_environment(torch.float32, 1, "cpu")["instruction_sets"] == []
+    assert machine.bit_environment(torch.float32, "cpu")["instruction_sets"] == []
 
 
 def test_rate_is_flops_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,9 +154,9 @@ def test_what_is_not_fp8_is_bf16_only_where_a_processor_multiplies_in_it(
 @pytest.mark.parametrize("name", ["MKL_CBWR", "OMP_DYNAMIC", "ONEDNN_MAX_CPU_ISA"])
 def test_a_variable_that_changes_sums_is_in_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.delenv(name, raising=False)
-    before = machine.bit_environment(torch.float32, 1, "cpu")
+    before = machine.bit_environment(torch.float32, "cpu")
     monkeypatch.setenv(name, "AVX2")
-    after = machine.bit_environment(torch.float32, 1, "cpu")
+    after = machine.bit_environment(torch.float32, "cpu")
     assert after["switches"] == before["switches"] | {name: "AVX2"}
     assert {key for key in after if after[key] != before[key]} == {"switches"}
 
@@ -169,7 +168,7 @@ torch.manual_seed(0)
 a, b = (torch.randn(n, n + 7).requires_grad_() for n in (256, 263))
 (a @ b).softmax(-1).square().sum().backward()
 print(hashlib.sha256(a.grad.numpy().tobytes() + b.grad.numpy().tobytes()).hexdigest())
-print(bit_environment(torch.float32, 1, "cpu"))
+print(bit_environment(torch.float32, "cpu"))
 """
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from clearseek.config import Recipe
 from clearseek.recipe import parse_recipe
+from clearseek.train.preflight import preflight
+from clearseek.train.pretrain import PreTraining
+from clearseek.train.run import RunFolder
+from clearseek.train.task import Task
+from clearseek.train.trainer import Trainer
+from clearseek.train.transcript import read_header
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -44,3 +51,14 @@ def tiny(**tables: dict[str, Any]) -> Recipe:
     """The tiny recipe with some settings changed."""
     changed = {k: (v | tables.get(k, {})) if isinstance(v, dict) else v for k, v in TINY.items()}
     return parse_recipe(changed, "tiny.toml")
+
+
+def trainer_of(
+    recipe: Recipe, folder: Path, data: Path, device: str = "cpu", resume: bool = False, from_step: int | None = None,
+    task: Task | None = None,
+) -> Trainer:  # fmt: skip
+    """A trainer that writes into a folder, on this machine as it is."""
+    run = RunFolder(folder)
+    recorded = read_header(run.transcript).get("environment", {}) if resume and run.begun else None
+    setup = preflight(recipe, device, recorded)
+    return Trainer(recipe, run, task or PreTraining(recipe, data), setup, resume, from_step)

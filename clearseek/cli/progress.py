@@ -7,46 +7,25 @@ here touches the training: drawing is limited to a few times a second and happen
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from clearseek.train.record import HELD_OUT, MTP_LOSS, StepRecord
+
 _REDRAW_SECONDS = 0.25
+_SHORT = {MTP_LOSS: "mtp"}
 _ETA_WINDOW = 50  # steps that the remaining time is judged by
 _BLOCKS, _ASCII_BLOCKS = "▁▂▃▄▅▆▇█", ".:-=+*#@"
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """The numbers of one step that are worth looking at."""
-
-    step: int
-    """Its number, from 1."""
-    loss: float
-    """Next-token loss, nats per token."""
-    mtp_loss: float | None
-    """Multi-token-prediction loss, nats per token."""
-    grad_norm: float
-    """Global gradient norm before clipping."""
-    lr: float
-    """Learning rate."""
-    tokens_per_second: float
-    """Training tokens per second."""
-    mfu: float
-    """Model FLOP/s over the machine's measured matrix-product rate: 0 to 1."""
-    balance: list[float]
-    """Load of the busiest expert over the mean load, for each layer with experts."""
-    held_out_bpb: float | None = None
-    """Bits per byte of held-out text, in the steps that evaluate."""
 
 
 class Display:
@@ -84,9 +63,7 @@ class Display:
         self._held_out: tuple[int, float] | None = None
 
     def __enter__(self) -> Display:
-        if self._live is not None:
-            self._live.start()
-        return self
+        return self  # drawing begins with the first step, below whatever is said before
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -97,16 +74,20 @@ class Display:
             self._live.stop()
 
     def update(self, record: StepRecord) -> None:
-        """Take in a finished step, and show it when it is time to."""
+        """Take in a finished step, and show it when it is time to; the last one again with its evaluation."""
+        again = self._last is not None and self._last.step == record.step
+        self._last = record
+        if HELD_OUT in record.scalars:
+            self._held_out = (record.step, record.scalars[HELD_OUT])
+        if again:
+            self._show_held_out(record)
+            return
         now = self._clock()
         self._times.append((record.step, now))
-        self._last = record
-        if record.held_out_bpb is not None:
-            self._held_out = (record.step, record.held_out_bpb)
         wait = _REDRAW_SECONDS if self._live is not None else self._every_seconds
         due = now - self._shown_at >= wait or record.step == self._total
         if self._live is None:
-            due = due or record.held_out_bpb is not None
+            due = due or HELD_OUT in record.scalars
         if due:
             self._show(record)
 
@@ -118,17 +99,21 @@ class Display:
         self._shown_at = now
         text = f"evaluating held-out text: {done:,} of {total:,} windows"
         if self._live is not None:
-            self._live.update(Text(text) if self._last is None else Group(self._panel(self._last), text), refresh=True)
+            self._draw(Text(text) if self._last is None else Group(self._panel(self._last), text))
         else:
             self._print(text)
 
-    def held_out(self, step: int, bits_per_byte: float) -> None:
-        """Show what the final evaluation gave."""
-        self._held_out = (step, bits_per_byte)
-        if self._live is not None and self._last is not None:
-            self._live.update(self._panel(self._last), refresh=True)
+    def _show_held_out(self, record: StepRecord) -> None:
+        if self._live is not None:
+            self._draw(self._panel(record))
         else:
-            self._print(f"step {step}/{self._total}  held-out {bits_per_byte:.4f} bits/byte")
+            bits = record.scalars.get(HELD_OUT, math.nan)
+            self._print(f"step {record.step}/{self._total}  held-out {bits:.4f} bits/byte")
+
+    def _draw(self, shown: RenderableType) -> None:
+        assert self._live is not None
+        self._live.start()  # nothing where it has begun
+        self._live.update(shown, refresh=True)
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -137,7 +122,7 @@ class Display:
     def _show(self, record: StepRecord) -> None:
         self._shown_at, self._shown_step = self._clock(), record.step
         if self._live is not None:
-            self._live.update(self._panel(record), refresh=True)
+            self._draw(self._panel(record))
         else:
             self._print(self._one_line(record))
 
@@ -150,12 +135,11 @@ class Display:
         return duration((end - start) / (last - first) * (self._total - last))
 
     def _one_line(self, record: StepRecord) -> str:
-        parts = [f"step {record.step}/{self._total}", f"loss {record.loss:.4f}"]
-        if record.mtp_loss is not None:
-            parts.append(f"mtp {record.mtp_loss:.4f}")
-        if record.held_out_bpb is not None:
-            parts.append(f"held-out {record.held_out_bpb:.4f} bits/byte")
-        parts += [f"grad {record.grad_norm:.3g}", f"lr {record.lr:.2e}", f"{record.tokens_per_second:,.0f} tokens/s"]
+        parts = [f"step {record.step}/{self._total}", *_losses(record)]
+        if HELD_OUT in record.scalars:
+            parts.append(f"held-out {record.scalars[HELD_OUT]:.4f} bits/byte")
+        parts += [f"grad {record.grad_norm:.3g}", f"lr {record.learning_rate:.2e}"]
+        parts.append(f"{record.tokens_per_second:,.0f} tokens/s")
         parts.append(f"MFU {record.mfu:.0%}")
         if record.balance:
             parts.append(f"busiest expert {max(record.balance):.2f}x")
@@ -173,12 +157,11 @@ class Display:
         held_out = (
             "not yet" if self._held_out is None else f"{self._held_out[1]:.4f} bits/byte (step {self._held_out[0]})"
         )
-        loss = f"{record.loss:.4f}" + ("" if record.mtp_loss is None else f"   mtp {record.mtp_loss:.4f}")
         rows = [
-            ("loss", Text(loss, style="bold")),
+            ("loss", Text("   ".join(_losses(record)).removeprefix("loss "), style="bold")),
             ("held-out", Text(held_out)),
             ("speed", Text(f"{record.tokens_per_second:,.0f} tokens/s   MFU {record.mfu:.1%} of the measured peak")),
-            ("gradient", Text(f"norm {record.grad_norm:.3g}   learning rate {record.lr:.2e}")),
+            ("gradient", Text(f"norm {record.grad_norm:.3g}   learning rate {record.learning_rate:.2e}")),
         ]
         if record.balance:
             rows.append(("experts", balance_bars(record.balance, ascii_only=self._ascii_only())))
@@ -192,6 +175,11 @@ class Display:
 
     def _ascii_only(self) -> bool:
         return not self._console.encoding.lower().startswith("utf")
+
+
+def _losses(record: StepRecord) -> list[str]:
+    """What the task measured in the step, by short names."""
+    return [f"{_SHORT.get(name, name)} {value:.4f}" for name, value in record.scalars.items() if name != HELD_OUT]
 
 
 def balance_bars(balance: Sequence[float], ascii_only: bool = False) -> Text:

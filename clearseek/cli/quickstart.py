@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 
 from clearseek.cli import report
+from clearseek.cli.watch import run_training
 from clearseek.counts import flops_per_token
 from clearseek.data.shards import held_out_bytes
 from clearseek.data.tokenizer import BOS, EOS, Tokenizer
@@ -33,9 +34,9 @@ from clearseek.machine import peak_memory, pick_precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.program import command
 from clearseek.recipe import load_recipe
-from clearseek.train.numerics import settle_numerics
+from clearseek.train.preflight import settle_numerics
 from clearseek.train.run import RunFolder
-from clearseek.train.session import free_run_folder, run_training
+from clearseek.train.session import free_run_folder
 from clearseek.train.transcript import last_line
 
 PROMPTS = ("def ", "class ", "import os\n")

@@ -50,7 +50,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     count = count_parameters(recipe.model)
     precision = "bf16" if recipe.train.precision == "auto" else recipe.train.precision
     memory = training_memory(
-        recipe.model, recipe.optimizer.name, precision, recipe.train.micro_batches, recipe.optimizer.moments
+        recipe.model, recipe.optimizer.name, precision, recipe.train.held_sums, recipe.optimizer.moments
     )
     length = recipe.data.sequence_length
     tokens = recipe.train.steps * recipe.train.batch_size * length

@@ -88,7 +88,7 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         report.print_dry_run(Console(highlight=False), recipe, as_json=arguments.json)
         return 0
-    from clearseek.train.session import run_training
+    from clearseek.cli.watch import run_training
 
     ended = run_training(
         recipe, run, arguments.data, arguments.device, resume and not more, arguments.from_step, arguments.json, parent

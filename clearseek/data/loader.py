@@ -15,7 +15,6 @@ Shapes: B batch, S sequence length, A look-ahead.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +26,6 @@ from clearseek.errors import UserError
 Ints = npt.NDArray[np.int64]
 _Words = npt.NDArray[np.uint64]
 _ROUNDS = 8
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Tokens of one step."""
-
-    tokens: Ints
-    """Token ids, [B, S + A]: inputs are ``[:, :S]``, the targets of depth d are ``[:, d : d + S]``."""
-    windows: Ints
-    """Which windows of the stream the rows are, [B]."""
 
 
 class Permutation:
@@ -134,18 +123,27 @@ class Loader:
                 f"{sequence_length} + {lookahead}: lower data.sequence_length, or add text"
             )
 
-    def batch(self, step: int) -> Batch:
-        """The tokens of step `step` (from 0)."""
-        windows_B = self._windows(step)
-        tokens_BS = np.empty((self.batch_size, self.sequence_length + self.lookahead), dtype=np.int64)
-        for row, window in zip(tokens_BS, windows_B.tolist(), strict=True):
+    def batch(self, step: int, rows: range | None = None) -> Ints:
+        """Token ids of step `step` (from 0), [B, S + A]: all of its rows, or those asked for, and nothing else is read.
+
+        Inputs are ``[:, :S]``, the targets of depth d are ``[:, d : d + S]``. Raises UserError where an id is none of
+        the vocabulary's: tokens may be a stranger's.
+        """
+        windows_B = self.windows(step, rows)
+        tokens_BX = np.empty((len(windows_B), self.sequence_length + self.lookahead), dtype=np.int64)
+        for row, window in zip(tokens_BX, windows_B.tolist(), strict=True):
             self._stream.read(window * self.sequence_length, row)
-        return Batch(tokens_BS, windows_B)
+        if tokens_BX.size and tokens_BX.max() >= self._stream.manifest.vocab_size:
+            raise UserError(
+                f"{self._folder}: the {self._split} tokens of step {step + 1} hold the id {tokens_BX.max()}, and the "
+                f"manifest's vocabulary ends at {self._stream.manifest.vocab_size - 1}: prepare the data anew"
+            )
+        return tokens_BX
 
     def documents(self, step: int) -> list[str]:
         """Ids of the documents that the batch of `step` takes tokens from, row by row, each once."""
         numbers: dict[int, None] = {}
-        for window in self._windows(step).tolist():
+        for window in self.windows(step).tolist():
             start = window * self.sequence_length
             end = start + self.sequence_length + self.lookahead
             first, last = np.searchsorted(self._stream.offsets, (start, end - 1), side="right") - 1
@@ -161,10 +159,10 @@ class Loader:
         """Compare the SHA-256 of every file with the manifest. Raises UserError naming a changed shard."""
         check_files(self._folder, self._stream.manifest)
 
-    def _windows(self, step: int) -> Ints:
-        """Windows of the batch, [B]: samples step * B and on, counted through the epochs' permutations."""
+    def windows(self, step: int, rows: range | None = None) -> Ints:
+        """Windows of the stream that the batch is made of, [B]: samples step * B and on, through the epochs' orders."""
         assert step >= 0
-        samples_B = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
+        samples_B = step * self.batch_size + np.array(range(self.batch_size) if rows is None else rows, dtype=np.int64)
         epochs_B, positions_B = np.divmod(samples_B, self.windows_per_epoch)
         windows_B = np.empty_like(samples_B)
         for epoch in np.unique(epochs_B).tolist():

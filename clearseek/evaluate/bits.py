@@ -78,6 +78,25 @@ def held_out_bits(
     return nats / math.log(2), predicted
 
 
+def bits_per_byte(
+    model: DeepSeekModel, tokens: Tokens, size: int, window: int, windows: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> float:  # fmt: skip
+    """Bits per byte of a token stream of `size` bytes, from some of its windows or all; see :func:`held_out_bits`."""
+    return per_byte([held_out_bits(model, tokens, window, windows=windows, progress=progress)], tokens, size)
+
+
+def every_window(model: DeepSeekModel, tokens: Tokens, window: int) -> list[tuple[float, int]]:
+    """Bits and tokens predicted of each window by itself, so that anyone can check one."""
+    return [held_out_bits(model, tokens, window, windows=[index]) for index in range(window_count(len(tokens), window))]
+
+
+def per_byte(windows: Sequence[tuple[float, int]], tokens: Tokens, size: int) -> float:
+    """Bits per byte of a token stream of `size` bytes, from what some of its windows cost: (bits, tokens) of each."""
+    bits, predicted = sum(bits for bits, _ in windows), sum(number for _, number in windows)
+    return bits / predicted * (len(tokens) - 1) / size
+
+
 def window_count(tokens: int, window: int) -> int:
     """Half-overlapping windows that predict every token but the first of a stream of `tokens`."""
     stride = max(1, window // 2)

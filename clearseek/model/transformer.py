@@ -233,7 +233,7 @@ class DeepSeekModel(nn.Module):
 
     def loss(
         self, tokens_BX: Tensor, balance_weight: float = 0.0, mtp_weight: float = 0.0, weight_BX: Tensor | None = None,
-        start_BX: Tensor | None = None, replayed: Sequence[Tensor] = (),
+        start_BX: Tensor | None = None, routing_LBSK: Tensor | None = None,
     ) -> Losses:  # fmt: skip
         """Training loss of a batch.
 
@@ -244,7 +244,7 @@ class DeepSeekModel(nn.Module):
             weight_BX: What predicting each token counts, FP32; by default all alike, and together 1. A sequence's
                 balance loss counts as much as its tokens.
             start_BX: First position of each token's document (see :func:`clearseek.ops.rope.places`).
-            replayed: Experts [B * S, K] of each layer with experts, to take them again (see :class:`Router`).
+            routing_LBSK: Experts of each layer that has them (the MTP layer last), to be taken again (:class:`Router`).
         """
         depth = self.config.num_nextn_predict_layers
         length = tokens_BX.shape[1] - 1 - depth
@@ -260,6 +260,7 @@ class DeepSeekModel(nn.Module):
             targets = tokens_BX[:, aim].flatten(), weight_BX[:, aim].flatten()
             return cross_entropy(hidden_BSD.flatten(0, 1), self.head_weight, *targets)
 
+        replayed = [] if routing_LBSK is None else [index_BSK.flatten(0, 1) for index_BSK in routing_LBSK]
         hidden_BSD, routings = self._run(tokens_BX[:, :length], at, None, weight_B, replayed)
         main, mtp = nats(hidden_BSD, 1), None
         total = main

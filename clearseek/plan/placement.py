@@ -140,8 +140,8 @@ class Placement:
         together = min(train.micro_batch_size or sequences, sequences)
         tokens = together * self.recipe.data.sequence_length
         precision, recompute = precision_of(self.recipe), self.recompute(layout)
-        # Only one process with everything sums micro-batches in ClearSeek's tree, which holds more sets of gradients.
-        sums = sequences // together if layout.devices == 1 else 1
+        # Only one process with everything holds several lanes' sums of gradients.
+        sums = train.held_sums if layout.devices == 1 else 0
         for stage, (experts, rest, layers) in enumerate(self._stages(layout.pp, sums)):
             # One forward, one backward: the first stage waits longest for its first gradient.
             under_way = min(layout.pp - stage, -(-sequences // together))

@@ -12,6 +12,7 @@ from clearseek.audit.render.croissant import dataset
 from clearseek.counts import count_parameters, flops_per_token
 from clearseek.signing.hashing import hash_files
 from clearseek.signing.tree import walk
+from clearseek.train.record import LOSS
 
 if TYPE_CHECKING:
     from clearseek.release.gather import Made
@@ -117,7 +118,7 @@ def report(made: Made) -> str:
     environment = made.transcript.header["environment"]
     machine = ", ".join(f"{key} {value}" for key, value in environment.items() if isinstance(value, str | int))
     shown = [steps[n] for n in sorted({0, *(len(steps) * q // 8 for q in range(1, 8)), len(steps) - 1})]
-    curve = "\n".join(f"| {step.step} | {step.loss:.4f} | {step.grad_norm:.3f} |" for step in shown)
+    curve = "\n".join(f"| {step.step} | {step.scalars[LOSS]:.4f} | {step.grad_norm:.3f} |" for step in shown)
     hours = f"{made.seconds / 3600:.3f} hours on one machine" if made.seconds else "not recorded"
     settings = json.dumps(recipe.model_dump(mode="json"), indent=1)
     return f"""# {made.name}: technical report

@@ -11,12 +11,13 @@ from clearseek.config import Recipe
 from clearseek.data.loader import Stream
 from clearseek.data.manifest import Manifest, check_files, read_manifest
 from clearseek.errors import UserError
-from clearseek.evaluate.bits import compressed_bits_per_byte, held_out_bits, window_count
+from clearseek.evaluate.bits import compressed_bits_per_byte, every_window, per_byte
 from clearseek.program import command
 from clearseek.train import checkpoint
-from clearseek.train.numerics import settle_numerics
+from clearseek.train.preflight import settle_numerics
+from clearseek.train.record import HELD_OUT
 from clearseek.train.run import RunFolder, is_imported, read_metrics
-from clearseek.train.transcript import Summary, hash_tensors, verify
+from clearseek.train.transcript import RunRecord, check_transcript, hasher
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Made:
 
     name: str
     recipe: Recipe
-    transcript: Summary
+    transcript: RunRecord
     data: Manifest
     dtype: str
     evaluation: dict[str, Any]
@@ -46,7 +47,7 @@ def gather(run: RunFolder, data: Path, dtype: str, name: str) -> Made:
             f"{run.root}: an imported model has no training to release: publish its weights as they are, with "
             f"{command('export', run.root, 'OUT')}, or release a run that was trained here"
         )
-    transcript = verify(run.transcript)
+    transcript = check_transcript(run.transcript)
     settle_numerics(recipe.train.threads, "cpu")  # what follows computes figures that others must get to the bit
     reached = transcript.begin + len(transcript.steps)
     if reached < recipe.train.steps:
@@ -67,10 +68,10 @@ def gather(run: RunFolder, data: Path, dtype: str, name: str) -> Made:
     )  # fmt: skip
 
 
-def _evaluate(run: RunFolder, recipe: Recipe, data: Path, manifest: Manifest, transcript: Summary) -> dict[str, Any]:
+def _evaluate(run: RunFolder, recipe: Recipe, data: Path, manifest: Manifest, transcript: RunRecord) -> dict[str, Any]:
     """Held-out bits of every window, in FP32 from the last checkpoint, whose hash must be the transcript's."""
     saved = checkpoint.load(checkpoint.find(run.checkpoints, recipe.train.steps), checkpoint.MODEL)
-    found = hash_tensors([*saved.tensors["weights"].items(), *saved.tensors["buffers"].items()])
+    found = hasher(transcript.version)([*saved.tensors["weights"].items(), *saved.tensors["buffers"].items()])
     if found != transcript.steps[-1].weights_sha256:
         raise UserError(f"{run.checkpoints}: the last checkpoint's weights are not those of the transcript")
     del saved
@@ -79,16 +80,14 @@ def _evaluate(run: RunFolder, recipe: Recipe, data: Path, manifest: Manifest, tr
     if len(tokens) < 2:
         return {}
     length = recipe.data.sequence_length
-    count = window_count(len(tokens), length)
-    windows = [held_out_bits(model, tokens, length, windows=[index]) for index in range(count)]
-    total, predicted = sum(bits for bits, _ in windows), sum(number for _, number in windows)
+    windows = every_window(model, tokens, length)
     text = (data / "heldout.txt").read_bytes() if (data / "heldout.txt").is_file() else b""
     return {
-        "bits_per_byte": total / predicted * (len(tokens) - 1) / manifest.heldout.bytes,
-        "in_training": transcript.steps[-1].held_out_bpb,
+        "bits_per_byte": per_byte(windows, tokens, manifest.heldout.bytes),
+        "in_training": transcript.steps[-1].scalars.get(HELD_OUT),
         "documents": manifest.heldout.documents,
         "bytes": manifest.heldout.bytes,
-        "tokens": predicted,
+        "tokens": sum(number for _, number in windows),
         "compressors": compressed_bits_per_byte(text),
         "windows": [{"bits": bits.hex(), "tokens": number} for bits, number in windows],
     }

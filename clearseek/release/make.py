@@ -32,6 +32,7 @@ from clearseek.signing.folder import sign_folder
 from clearseek.signing.keys import PrivateKey
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
+from clearseek.train.closure import CODE, code_list, package_sources, trainers_code
 from clearseek.train.run import RunFolder
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
@@ -101,6 +102,8 @@ def make_release(
         _copy(folder, place / "data")
         archive, content = source_archive()
         _write(place / "code" / archive, content)
+        code = json.dumps(code_list(trainers_code(package_sources())), indent=1) + "\n"
+        _write(place / CODE, code.encode("utf-8"))
         for path, text in documents.all_documents(made, place).items():
             _write(place / path, text.encode("utf-8"))
         _licences(place, made)

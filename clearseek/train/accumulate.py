@@ -1,7 +1,8 @@
 """Gradients of micro-batches, summed in an order that does not depend on the number of processes.
 
-Floating-point addition is not associative, so "the sum over micro-batches" is only defined together with an order. The
-order here is a fixed binary tree over the micro-batch index::
+Floating-point addition is not associative, so "the sum over micro-batches" is only defined together with an order. Here
+the micro-batches of a step fall into equal runs, the *lanes* (``train.lanes``). Within a lane one sum runs in the order
+of the index; the lanes' sums are the leaves of a fixed binary tree::
 
     0   1   2   3   4   5   6   7
      \\ /     \\ /     \\ /     \\ /
@@ -11,10 +12,10 @@ order here is a fixed binary tree over the micro-batch index::
              \\          /
               01234567
 
-A process that holds an aligned block of a power of two of indices computes one subtree, exactly as a single process
-would on its way to the whole; adding the subtrees in the tree's order then gives the same bits on 1, 2, 4 or 8
-processes. A count that is no power of two splits at the largest power of two below it. Pairwise summation also rounds
-less than a running sum (Higham, Accuracy and Stability of Numerical Algorithms, section 4.2).
+A process that holds an aligned block of a power of two of lanes computes one subtree, exactly as a single process would
+on its way to the whole; adding the subtrees in the tree's order then gives the same bits on 1, 2, 4 or 8 processes. A
+count that is no power of two splits at the largest power of two below it. Pairwise summation also rounds less than a
+running sum (Higham, Accuracy and Stability of Numerical Algorithms, section 4.2).
 """
 
 from __future__ import annotations
@@ -64,18 +65,44 @@ class TreeSum:
         return top
 
 
-def block(count: int, rank: int, world_size: int) -> range:
-    """Indices of `count` micro-batches that process `rank` of `world_size` computes.
+class LaneSum:
+    """Sum of `count` lists of tensors, in `lanes` equal runs: running sums, which a :class:`TreeSum` adds."""
 
-    Summing each block with a `TreeSum`, and the blocks' results in rank order with another, gives the bits of a single
-    process. Raises UserError where the blocks would not be subtrees.
+    def __init__(self, count: int, lanes: int) -> None:
+        assert count % lanes == 0, (count, lanes)
+        self._length, self._done = count // lanes, 0
+        self._lane: list[torch.Tensor] = []
+        self._lanes = TreeSum()
+
+    @torch.no_grad()
+    def push(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Add the tensors of the next index; they become this object's own, as with :meth:`TreeSum.push`."""
+        if self._done % self._length:
+            _add(self._lane, list(tensors))
+        else:
+            self._lane = [tensor.float() for tensor in tensors]
+        self._done += 1
+        if self._done % self._length == 0:
+            self._lanes.push(self._lane)
+            self._lane = []
+
+    def result(self) -> list[torch.Tensor]:
+        """The sum, in FP32. Ends the accumulation: the object is empty afterwards."""
+        assert not self._lane, "a lane is not complete"
+        return self._lanes.result()
+
+
+def block(lanes: int, rank: int, world_size: int) -> range:
+    """Lanes that process `rank` of `world_size` computes.
+
+    Summing each block of lanes with a :class:`LaneSum`, and the blocks' results in rank order with a :class:`TreeSum`,
+    gives the bits of a single process. Raises UserError where the blocks would not be subtrees.
     """
-    size, rest = divmod(count, world_size)
+    size, rest = divmod(lanes, world_size)
     if rest or size == 0 or (world_size > 1 and size & (size - 1)):
         raise UserError(
-            f"{count} micro-batches on {world_size} processes: each needs the same power of two of them, or the "
-            f"sum's order would depend on the number of processes: use {world_size} x 1, 2, 4, ... micro-batches "
-            "(train.batch_size / train.micro_batch_size)"
+            f"train.lanes = {lanes} on {world_size} processes: each needs the same power of two of them, or the sum's "
+            f"order would depend on the number of processes: use {world_size} x 1, 2, 4, ... lanes"
         )
     return range(rank * size, (rank + 1) * size)
 

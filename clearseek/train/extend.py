@@ -20,7 +20,7 @@ from clearseek.files import atomic_folder, write_atomic
 from clearseek.program import command
 from clearseek.recipe import parse_recipe
 from clearseek.train.run import PARENT, RunFolder, is_imported
-from clearseek.train.transcript import Line, hash_tensors, last_line
+from clearseek.train.transcript import Line, hasher, last_line
 
 
 def longer_recipe(parent: RunFolder, more: int) -> Recipe:
@@ -40,6 +40,7 @@ def adopt(parent: RunFolder, run: RunFolder, with_data: bool) -> None:
     Files are hard links where the file system has them: nothing changes a checkpoint or a shard in place.
     """
     from clearseek.train import checkpoint
+    from clearseek.train.chunks import hash_tensors
 
     if with_data and not parent.data.is_dir():
         raise UserError(f"{parent.data}: the run's data are not in its folder: say where they are with --data FOLDER")
@@ -47,13 +48,14 @@ def adopt(parent: RunFolder, run: RunFolder, with_data: bool) -> None:
     assert end.record is not None
     path = checkpoint.find(parent.checkpoints, end.step)
     saved = checkpoint.load(path)
-    weights = hash_tensors(pair for group in checkpoint.MODEL for pair in saved.tensors[group].items())
-    if weights != end.record.weights_sha256:
+    weights = [pair for group in checkpoint.MODEL for pair in saved.tensors[group].items()]
+    if hasher(end.version)(weights) != end.record.weights_sha256:
         raise UserError(f"{path}: not the weights that {parent.transcript} ends with: restore it from a copy")
     record = {
         "step": end.step,
-        "weights_sha256": weights,
-        "optimizer_sha256": end.record.optimizer_sha256,
+        "tokens": end.record.tokens,
+        "weights_sha256": hash_tensors(weights),
+        "optimizer_sha256": hash_tensors(saved.tensors["optimizer"].items()),
         "transcript_head": end.head,
         "data_fingerprint": end.header["data_fingerprint"],
     }

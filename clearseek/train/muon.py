@@ -14,14 +14,15 @@ matrices only; fed one expert at a time it took 4x as long (docs/notebook.md). A
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from clearseek.kernels import operations
 from clearseek.ops.compiled import loops_take
-from clearseek.train.groups import Groups
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic a x + b x^3 + c x^5 that one Newton-Schulz step applies to every singular value."""
@@ -53,6 +54,22 @@ def _bounded(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         numbers += p.numel()
     if some:
         yield some
+
+
+class Groups:
+    """Groups of parameters that share their settings, and a state for every parameter: what an optimiser is made of.
+
+    PyTorch's own class loads PyTorch's compiler when it is first made, which takes as long again as PyTorch itself and
+    serves nothing here. Its update rules are plain functions, and these are used.
+
+    Args:
+        groups: Each with ``params``, and settings that override the common ones.
+        common: Settings of all groups.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], **common: Any) -> None:
+        self.param_groups: list[dict[str, Any]] = [common | group for group in groups]
+        self.state: dict[Tensor, dict[str, Tensor]] = defaultdict(dict)
 
 
 class Muon(Groups):

@@ -4,19 +4,68 @@ The model computes in BF16 and the optimiser in FP32: it owns a master copy of e
 rounds the result back into the model (DeepSeek-V3 report, section 3.3.1). A model that is already FP32 is its own
 master. Matrices have weight decay, vectors have none. Under Muon, the matrices inside the layers (attention, dense
 and expert projections) are Muon's; embedding, head, router and norms stay with AdamW.
+
+AdamW's moments may be kept in BF16, as DeepSeek-V3's are (report, section 3.3.3, which saw no loss from it): they are
+widened, updated by PyTorch's fused step, and rounded to nearest. With beta2 = 0.95 a second moment moves by up to 5 % a
+step, well above BF16's half unit of 0.2 %.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from clearseek.config import OptimizerConfig
 from clearseek.errors import UserError
-from clearseek.train.adamw import AdamW
-from clearseek.train.muon import Muon
+from clearseek.train.muon import Groups, Muon
+
+
+class AdamW(Groups):
+    """AdamW (Loshchilov and Hutter, 2019) on FP32 parameters.
+
+    Args:
+        groups: Each with ``params``, and settings that override the common ones.
+        moments: Type of `exp_avg` and `exp_avg_sq` between steps, FP32 or BF16.
+        common: ``lr``, ``betas``, ``eps`` and ``weight_decay``.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], moments: torch.dtype, **common: Any) -> None:
+        super().__init__(groups, **common)
+        self.moments = moments
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if self.moments == torch.float32:
+                self._update(parameters, group)
+            else:  # one by one: moments of one parameter at a time are wide
+                for parameter in parameters:
+                    self._update([parameter], group)
+
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        states = [self.state[parameter] for parameter in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                state["exp_avg"] = torch.zeros_like(parameter, dtype=self.moments)
+                state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=self.moments)
+        first, second = ([state[slot].float() for state in states] for slot in ("exp_avg", "exp_avg_sq"))
+        beta1, beta2 = group["betas"]
+        adamw(
+            parameters, gradients, first, second, [], [state["step"] for state in states], fused=True, amsgrad=False,
+            beta1=beta1, beta2=beta2, lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
+            maximize=False,
+        )  # fmt: skip
+        for state, wide, wide_sq in zip(states, first, second, strict=True):
+            state["exp_avg"].copy_(wide)  # nothing where they are FP32 and the same tensor
+            state["exp_avg_sq"].copy_(wide_sq)
 
 
 def _is_muon_matrix(name: str, parameter: Tensor) -> bool:
@@ -36,7 +85,7 @@ class MasterOptimizer:
     """Optimiser over FP32 masters of a model's parameters.
 
     Args:
-        parameters: Names and parameters of the model, in a fixed order.
+        parameters: Names and parameters to train, in a fixed order: all of a model, or some.
         config: Which optimiser, and its settings.
     """
 
@@ -67,15 +116,17 @@ class MasterOptimizer:
         self._muon = Muon(muon, *rates) if muon else None
 
     @torch.no_grad()
-    def step(self, gradients: list[Tensor], norm: Tensor, multiplier: float) -> None:
+    def step(self, gradients: list[Tensor], norm: float, multiplier: float) -> None:
         """Clip, update the masters, round them into the model.
 
         Args:
             gradients: FP32, in the order of the parameters; they are scaled in place.
-            norm: Their :func:`gradient_norm`.
+            norm: Their :func:`~clearseek.train.chunks.gradient_norm`.
             multiplier: The schedule's factor on the learning rates.
         """
-        torch._foreach_mul_(gradients, (self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0))
+        factor = self.config.grad_clip / (norm + 1e-6)
+        if factor < 1.0:
+            torch._foreach_mul_(gradients, factor)
         for view, gradient in zip(self._views, gradients, strict=True):
             view.grad = gradient.view(view.shape)
         for optimizer, rate in ((self._adamw, self.config.learning_rate), (self._muon, self.config.muon_learning_rate)):
@@ -105,7 +156,7 @@ class MasterOptimizer:
         return tensors
 
     @torch.no_grad()
-    def load(self, weights: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+    def load(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`weights` and :meth:`state` returned, and round the masters into the model.
 
         Raises UserError if they are of another model or optimiser.
@@ -133,9 +184,3 @@ class MasterOptimizer:
 def _placed(value: Tensor, view: Tensor) -> Tensor:
     """A state tensor where the parameter is, in its shape; AdamW's step count stays a scalar."""
     return value.to(view.device).view(view.shape if value.ndim else ())
-
-
-def gradient_norm(gradients: list[Tensor]) -> Tensor:
-    """Global L2 norm of FP32 gradients, summed in the order of the list."""
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    return norm

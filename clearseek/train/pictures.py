@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clearseek.files import write_atomic
+from clearseek.train.record import HELD_OUT, LOSS, StepRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,17 +31,6 @@ _MOST_LAYERS = 8  # panels that fit one picture; of more layers, evenly spaced o
 _MOST_COLUMNS = 400  # of a heat map; more steps are averaged
 
 
-class LossRecord(Protocol):
-    """A step with its losses: `clearseek.train.transcript.Step` or `clearseek.cli.progress.StepRecord`."""
-
-    @property
-    def step(self) -> int: ...
-    @property
-    def loss(self) -> float: ...
-    @property
-    def held_out_bpb(self) -> float | None: ...
-
-
 class LoadHistory(Protocol):
     """Loads of the experts, [layers, experts] a step: an array [steps, layers, experts], or what reads a file."""
 
@@ -48,7 +38,7 @@ class LoadHistory(Protocol):
     def __iter__(self) -> Iterator[NDArray[np.floating]]: ...
 
 
-def loss_curve(records: Iterable[LossRecord], out_png: Path, bytes_per_token: float, title: str = "") -> None:
+def loss_curve(records: Iterable[StepRecord], out_png: Path, bytes_per_token: float, title: str = "") -> None:
     """Draw training and held-out loss over the steps, both in bits per byte.
 
     Args:
@@ -63,9 +53,9 @@ def loss_curve(records: Iterable[LossRecord], out_png: Path, bytes_per_token: fl
     steps, losses, held_out = array("q"), array("d"), []
     for record in records:
         steps.append(record.step)
-        losses.append(record.loss)
-        if record.held_out_bpb is not None:
-            held_out.append((record.step, record.held_out_bpb))
+        losses.append(record.scalars[LOSS])
+        if HELD_OUT in record.scalars:
+            held_out.append((record.step, record.scalars[HELD_OUT]))
     bits = np.array(losses) / math.log(2) / bytes_per_token
     with _figure(out_png, 8.0, 4.5) as figure:
         axes = figure.add_subplot()

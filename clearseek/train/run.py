@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,8 @@ from clearseek.recipe import parse_recipe, recipe_json
 if TYPE_CHECKING:  # a path and a recipe need none of it
     import torch
 
-    from clearseek.cli.progress import StepRecord
     from clearseek.model.transformer import DeepSeekModel
+    from clearseek.train.record import StepRecord
 
 PARENT = "parent.json"
 """In the parent's folder: step, hashes of weights and optimiser, and of the transcript's last line."""
@@ -120,7 +120,9 @@ class RunFolder:
         file = self.parent / PARENT
         try:
             record = json.loads(file.read_bytes())
-            if type(record["step"]) is int and all(isinstance(record[key], str) for key in record if key != "step"):
+            numbers = {"step": record["step"], "tokens": record.get("tokens", 0)}  # tokens since transcript format 2
+            texts = (value for name, value in record.items() if name not in numbers)
+            if all(type(each) is int for each in numbers.values()) and all(isinstance(each, str) for each in texts):
                 return dict(record)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -200,7 +202,17 @@ class Metrics:
 
     def append(self, record: StepRecord, load_LE: torch.Tensor) -> None:
         """Add a step's record and its tokens per expert [L, E]."""
-        line = json.dumps({**asdict(record), "load": load_LE.tolist()}).encode() + b"\n"
+        shown = {
+            "step": record.step,
+            **record.scalars,
+            "grad_norm": record.grad_norm,
+            "lr": record.learning_rate,
+            "tokens_per_second": record.tokens_per_second,
+            "mfu": record.mfu,
+            "balance": record.balance,
+            "load": load_LE.tolist(),
+        }
+        line = json.dumps(shown).encode() + b"\n"
         with writing(self._path, len(line)):
             append(self._file, line)
 

@@ -1,51 +1,51 @@
-"""A training run from outside: prepare the data if need be, train under a display, draw the pictures."""
+"""A training run from outside: prepare the data if need be, train, draw the pictures."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich.console import Console
 
-from clearseek.cli.progress import Display
 from clearseek.config import Recipe
 from clearseek.counts import count_parameters, training_memory
 from clearseek.data.manifest import read_manifest
-from clearseek.data.progress import data_progress
 from clearseek.data.shards import prepare
 from clearseek.errors import UserError
 from clearseek.files import amount, remove_folder, remove_leftovers, write_atomic, writing
-from clearseek.fp8.backends.choose import choose
 from clearseek.locks import exclusive
-from clearseek.machine import describe
 from clearseek.program import command
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.extend import adopt
-from clearseek.train.numerics import settle_numerics
 from clearseek.train.pictures import expert_load, loss_curve
+from clearseek.train.preflight import Setup, preflight, refuse_device
+from clearseek.train.pretrain import PreTraining
 from clearseek.train.run import Loads, RunFolder, is_imported
-from clearseek.train.trainer import Outcome, Trainer
-from clearseek.train.transcript import last_line, read_lines
+from clearseek.train.task import Progress
+from clearseek.train.trainer import OnStep, Outcome, Trainer
+from clearseek.train.transcript import last_line, read_header, read_lines
 
 
-def run_training(
+def train_recipe(
     recipe: Recipe,
     run: RunFolder,
     data: Path | None = None,
     device: str = "cpu",
     resume: bool = False,
     from_step: int | None = None,
-    quiet: bool = False,
     parent: RunFolder | None = None,
-) -> dict[str, Any]:
-    """Train, and draw the pictures when the run is complete.
+    *,
+    on_step: OnStep | None = None,
+    on_evaluation: Progress | None = None,
+    on_data: Callable[[str, int, int], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Train: prepare the data if need be, take the steps, and draw the pictures when the run is complete.
 
     Args:
         recipe: What to do.
@@ -54,30 +54,40 @@ def run_training(
         device: ``cpu`` or ``cuda``.
         resume: Go on with the run.
         from_step: With `resume`, from this checkpoint.
-        quiet: Print nothing on standard output; progress goes to standard error.
         parent: A finished run to begin from, with the recipe of `longer_recipe`.
-
-    Returns:
-        The fields of :class:`Outcome` and the final `held_out_bpb`, as JSON values.
+        on_step: Told of every step (:meth:`Trainer.train`).
+        on_evaluation: Told how far the final evaluation is: windows done, and in all.
+        on_data: Told how far the preparation of data is: stage, done, in all.
+        say: Told, a line at a time, what people want to know before the first step.
 
     Raises:
         UserError: the run folder holds something else, the data do not fit the model, the model does not fit the
             machine, or what :class:`Trainer` refuses.
     """
-    console = Console(stderr=True) if quiet else Console(highlight=False)
     refuse_device(recipe, device)
     _refuse_full_disk(recipe, run)
-    settle_numerics(recipe.train.threads, device)  # before anything is computed: cuBLAS reads its settings once
-    if recipe.train.precision == "fp8":
-        choose(recipe.fp8, torch.device(device))  # refuse what cannot run before any data are made
+    _refuse_foreign(run, resume)
     if data is not None and not data.is_dir():
         raise UserError(f"{data}: no such data folder: make it with: {command('data', 'RECIPE', '--out', data)}")
-    _refuse_foreign(run, resume)
+    recorded = read_header(run.transcript).get("environment", {}) if resume and run.begun else None
+    setup = preflight(recipe, device, recorded)  # refuse what cannot run before any data are made
     with exclusively(run):
-        resume = _clear(run, resume, console)
+        resume = _clear(run, resume, say)
         if parent is not None:
             adopt(parent, run, with_data=data is None)
-        return _train(recipe, run, data, device, resume, from_step, console, quiet)
+        folder = _data_folder(recipe, run, data, resume, on_data, say)
+        if from_step is not None:
+            checkpoint.find(run.checkpoints, from_step)
+        _say_how(recipe, setup, say)
+        trainer = Trainer(recipe, run, PreTraining(recipe, folder), setup, resume, from_step)
+        write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
+        if trainer.training.step:
+            say(f"going on after step {trainer.training.step} of {recipe.train.steps}")
+        outcome = trainer.train(on_step, on_evaluation)
+        if outcome.finished:
+            draw_pictures(run, folder, recipe.name)
+    last = last_line(run.transcript).record
+    return outcome if last is None else replace(outcome, scalars=last.scalars)
 
 
 @contextmanager
@@ -99,17 +109,16 @@ def exclusively(run: RunFolder) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _train(
-    recipe: Recipe, run: RunFolder, data: Path | None, device: str, resume: bool, from_step: int | None,
-    console: Console, quiet: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """`run_training` in a folder that is ours."""
+def _data_folder(
+    recipe: Recipe, run: RunFolder, data: Path | None, resume: bool,
+    on_data: Callable[[str, int, int], None] | None, say: Callable[[str], None],
+) -> Path:  # fmt: skip
+    """The folder of data to train on, made where it is missing."""
     folder = data or run.data
     if data is None and not resume and run.read_parent() is None:
-        with data_progress(Console(stderr=True), quiet) as progress:
-            made = prepare(recipe.data, recipe.model.vocab_size, folder, progress)
+        made = prepare(recipe.data, recipe.model.vocab_size, folder, on_data)
         for line in made.remarks.lines():
-            console.print(f"data: {line}", markup=False, soft_wrap=True)
+            say(f"data: {line}")
     elif data is None and not folder.is_dir():
         raise UserError(
             f"{folder}: the run's data are not in its folder: say where they are, as when it began, with --data FOLDER"
@@ -117,34 +126,26 @@ def _train(
     _refuse_vocabulary(recipe, folder)
     if data is not None and not resume:
         _refuse_other_data(recipe, folder)
-    if from_step is not None:
-        checkpoint.find(run.checkpoints, from_step)
+    return folder
+
+
+def _say_how(recipe: Recipe, setup: Setup, say: Callable[[str], None]) -> None:
+    """Sizes, and how this machine computes."""
     steps, batch, length = recipe.train.steps, recipe.train.batch_size, recipe.data.sequence_length
-    size = f"{count_parameters(recipe.model).total:,} parameters, {steps:,} steps of {batch:,} x {length:,} tokens"
-    console.print(f"{recipe.name}: {size}", markup=False, soft_wrap=True)  # at once: to measure and load takes a while
-    trainer = Trainer(recipe, run, folder, device, resume, from_step)
-    write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
-    name = str(trainer.precision.dtype).removeprefix("torch.")
-    if trainer.fp8 is not None:
-        rates = ", ".join(f"{each} {rate / 1e9:,.0f} GFLOP/s" for each, rate in trainer.fp8.rates.items())
-        name = f"fp8 ({trainer.fp8.backend.name}{f': measured {rates}' * bool(rates)}), otherwise {name}"
-    peak = max(trainer.precision.rates.values()) / 1e9
-    how = f"precision {name}; kernels {trainer.kernels}; measured matmul peak {peak:,.0f} GFLOP/s"
-    console.print(how, markup=False, soft_wrap=True)
-    if trainer.precision.dtype == torch.bfloat16 and trainer.precision.emulated:
-        console.print(
-            f"this machine has no instructions for BF16: its products take {trainer.precision.emulated:,.0f} times as "
-            'long as in FP32, which train.precision = "auto" or "fp32" would take',
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
-    if trainer.step:
-        console.print(f"going on after step {trainer.step} of {recipe.train.steps}", markup=False)
-    with Display(recipe.train.steps, recipe.name, console=console) as display:
-        outcome: Outcome = trainer.train(display)
-    if outcome.finished:
-        draw_pictures(run, folder, recipe.name)
-    last = last_line(run.transcript).record
-    return asdict(outcome) | {"held_out_bpb": last.held_out_bpb if last else None}
+    parameters = count_parameters(recipe.model).total
+    say(f"{recipe.name}: {parameters:,} parameters, {steps:,} steps of {batch:,} x {length:,} tokens")
+    precision = setup.precision
+    name = str(precision.dtype).removeprefix("torch.")
+    if setup.fp8 is not None:
+        rates = ", ".join(f"{each} {rate / 1e9:,.0f} GFLOP/s" for each, rate in setup.fp8.rates.items())
+        name = f"fp8 ({setup.fp8.backend.name}{f': measured {rates}' * bool(rates)}), otherwise {name}"
+    peak = max(precision.rates.values()) / 1e9
+    say(f"precision {name}; kernels {setup.kernels}; measured matmul peak {peak:,.0f} GFLOP/s")
+    if precision.dtype == torch.bfloat16 and precision.emulated:
+        say(
+            f"this machine has no instructions for BF16: its products take {precision.emulated:,.0f} times as long as "
+            'in FP32, which train.precision = "auto" or "fp32" would take'
+        )
 
 
 def _refuse_other_data(recipe: Recipe, folder: Path) -> None:
@@ -241,17 +242,13 @@ def _refuse_foreign(run: RunFolder, resume: bool) -> None:
         raise UserError(f"{run.root}: not empty (it holds {', '.join(foreign[:3])}): choose a new folder for the run")
 
 
-def _clear(run: RunFolder, resume: bool, console: Console) -> bool:
+def _clear(run: RunFolder, resume: bool, say: Callable[[str], None]) -> bool:
     """Clear what killed processes left, in a folder that is ours; whether there is anything to resume."""
     if run.begun and not resume:  # since we looked
         raise UserError(f"{run.root}: holds a run already: --resume it, or choose another folder with --run")
 
     def left(path: Path) -> None:
-        console.print(
-            f"{path}: left by another process, and nothing here says whether it still runs: delete it if it does not",
-            markup=False,
-            soft_wrap=True,
-        )
+        say(f"{path}: left by another process, and nothing here says whether it still runs: delete it if it does not")
 
     remove_leftovers(run.root, left)
     if not run.begun:  # killed before its first line was written
@@ -259,34 +256,6 @@ def _clear(run: RunFolder, resume: bool, console: Console) -> bool:
         if run.extends and not resume:
             remove_folder(run.parent)
     return run.begun
-
-
-def refuse_device(recipe: Recipe, device: str) -> None:
-    """Refuse a device that is not there, or that the model cannot fit in."""
-    try:
-        kind = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"--device {device}: use cpu or cuda") from None
-    if kind.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {device}: use cpu or cuda")
-    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {device}: PyTorch finds {torch.cuda.device_count()} CUDA devices here: use cpu")
-    machine = describe()
-    have = machine["memory"] if kind.type == "cpu" else machine["gpus"][kind.index or 0]["memory"]
-    precision = recipe.train.precision
-    memory = training_memory(
-        recipe.model,
-        recipe.optimizer.name,
-        "fp32" if precision == "auto" else precision,
-        recipe.train.micro_batches,
-        recipe.optimizer.moments,
-    )
-    need = memory.total + memory.partial_sums
-    if need > have:
-        raise UserError(
-            f"{recipe.name}: weights, gradients and optimiser state alone take {amount(need)}, and this machine has "
-            f"{amount(have)}: train a smaller model (see clearseek recipes), or use a larger machine"
-        )
 
 
 def _refuse_vocabulary(recipe: Recipe, data: Path) -> None:

@@ -1,72 +1,53 @@
 """The transcript: what a run did, step by step, so that anyone can do it again and compare bits.
 
-A JSON-lines file. The first line is the header: recipe, data fingerprint, and whatever else decides the bits (PyTorch
-build, threads, instruction set, precision, world size). Then comes one line per step with losses and norms as
-hexadecimal floats, which are exact, and now and then the SHA-256 of all weights and optimiser state. Every line carries
-the hash of the line before, as in a ledger (Haber and Stornetta, "How to time-stamp a digital document", 1991): a line
-changed, dropped or moved is found at that line. No clock is in it, so two identical runs write identical files.
+A JSON-lines file. The first line is the header: recipe, task, data fingerprint, and whatever else decides the bits
+(PyTorch build, threads, instruction set, precision). Then comes one line per step (:mod:`clearseek.train.record`) with
+what the task measured and now and then the SHA-256 of all weights and optimiser state. Every line carries the hash of
+the line before, as in a ledger (Haber and Stornetta, "How to time-stamp a digital document", 1991): a line changed,
+dropped or moved is found at that line. No clock is in it, so two identical runs write identical files.
+
+Format 1, of ClearSeek 0.1, is read and checked as well; its runs cannot go on here, for this version gives other bits.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import sys
+import re
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearseek.errors import UserError
+import clearseek
+from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import append, sha256_bytes, writing
 from clearseek.locks import lock
 from clearseek.train.header import differences
+from clearseek.train.record import StepRecord, decode, encode
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT = "clearseek-transcript-1"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One line: what a step did."""
-
-    step: int
-    """Its number, from 1."""
-    loss: float
-    """Next-token loss, nats per token."""
-    mtp_loss: float | None
-    """Multi-token-prediction loss, nats per token, where the model has such a module."""
-    grad_norm: float
-    """Global gradient norm before clipping."""
-    tokens: int
-    """Tokens trained on since the run began, this step's included."""
-    balance: tuple[float, ...] = ()
-    """Load of the busiest expert over the mean load, for each layer with experts."""
-    held_out_bpb: float | None = None
-    """Bits per byte of held-out text, in the steps that evaluate."""
-    weights_sha256: str | None = None
-    """Hash of all weights after the step (`hash_tensors`), in the steps that take it."""
-    optimizer_sha256: str | None = None
-    """Hash of the optimiser's state after the step."""
+FORMAT = "clearseek-transcript-2"
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a verified transcript holds."""
+class RunRecord:
+    """What a checked transcript holds."""
 
     header: dict[str, Any]
-    steps: tuple[Step, ...]
+    steps: tuple[StepRecord, ...]
     head: str
     """SHA-256 of the last line: it stands for the whole transcript."""
     torn: bool
     """Whether an unfinished last line, as a kill leaves, was ignored."""
     begin: int = 0
     """The step that the run began after: 0, or the last of the run that it goes on from."""
+    version: int = 2
+    """Format of the transcript: 1 or 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +56,15 @@ class Line:
 
     step: int
     """Of the record; in the header, the step that the run began after: 0, or its parent's last."""
-    record: Step | None
+    record: StepRecord | None
     """None in the header."""
     header: dict[str, Any]
     head: str
     """SHA-256 of the line."""
     end: int
     """Bytes from the beginning of the file to the end of the line."""
+    version: int = 2
+    """Format of the transcript."""
 
 
 class Transcript:
@@ -114,7 +97,7 @@ class Transcript:
 
     @classmethod
     def resume(
-        cls, path: Path, header: dict[str, Any], step: int, head: str | None = None, pending: Step | None = None
+        cls, path: Path, header: dict[str, Any], step: int, head: str | None = None, pending: StepRecord | None = None
     ) -> Transcript:
         """Go on after `step`; later lines are cut off, for the run will write them again.
 
@@ -139,7 +122,7 @@ class Transcript:
             at, lines = None, read_lines(path)
             for at in lines:
                 if at.record is None:
-                    _refuse_other(path, at.header, header)
+                    _refuse_other(path, at, header)
                 if at.step >= step:
                     break
             if at is None and step == _begin(path, header):
@@ -175,7 +158,7 @@ class Transcript:
             os.fsync(file.fileno())
         return cls(path, file, _begin(path, header), sha256_bytes(line))
 
-    def append(self, record: Step) -> None:
+    def append(self, record: StepRecord) -> None:
         """Write the next step's line. It survives a kill of the process at once, and a power cut after `sync`."""
         assert record.step == self.step + 1, f"step {record.step} after step {self.step}"
         line = _line({**encode(record), "prev": self.head})
@@ -228,75 +211,30 @@ def last_line(path: Path) -> Line:
     return last[0]
 
 
-def verify(path: Path) -> Summary:
+def check_transcript(path: Path) -> RunRecord:
     """Read a transcript and check its chain of hashes.
 
-    The chain cannot show a change to the last line alone: compare `Summary.head` with one kept elsewhere for that.
+    The chain cannot show a change to the last line alone: compare `RunRecord.head` with one kept elsewhere for that.
 
     Raises:
         UserError: the file is missing or a line breaks the chain; the message names the first one.
     """
-    steps: list[Step] = []
+    steps: list[StepRecord] = []
     line = None
     for line in read_lines(path):
         if line.record is not None:
             steps.append(line.record)
     if line is None:
         raise UserError(f"{path}: empty: not a transcript")
-    return Summary(
-        line.header, tuple(steps), line.head, torn=path.stat().st_size > line.end, begin=_begin(path, line.header)
-    )
+    torn = path.stat().st_size > line.end
+    return RunRecord(line.header, tuple(steps), line.head, torn, _begin(path, line.header), line.version)
 
 
-def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """SHA-256 over named tensors that depends on their names and contents alone, not on order, layout or device.
+def hasher(version: int) -> Callable[[Iterable[tuple[str, torch.Tensor]]], str]:
+    """How transcripts of a format take hashes of tensors."""
+    from clearseek.train.chunks import flat_hash, hash_tensors
 
-    In the order of names, each gives a JSON line ``[name, dtype, shape]`` and then its elements' little-endian bytes.
-    Works for every dtype, BF16 and FP8 included; tensors are hashed where they lie, CPU ones without a copy.
-    """
-    import torch
-
-    assert sys.byteorder == "little"
-    digest = hashlib.sha256()
-    previous: str | None = None
-    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
-        assert name != previous, f"two tensors are called {name}"
-        previous = name
-        described = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
-        digest.update(json.dumps(described, separators=(",", ":")).encode() + b"\n")
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def encode(record: Step) -> dict[str, Any]:
-    """A step's line without its `prev`: floats in hexadecimal, absent values left out."""
-    return {name: _hex(value) for name, value in asdict(record).items() if value is not None}
-
-
-def _hex(value: Any) -> Any:
-    if isinstance(value, float):
-        return value.hex()
-    return [_hex(item) for item in value] if isinstance(value, tuple) else value
-
-
-def decode(entry: dict[str, Any]) -> Step:
-    """The reverse of `encode`. Raises KeyError, TypeError, ValueError or OverflowError on anything else."""
-    for key, kind in (("step", int), ("tokens", int), ("balance", list)):
-        if type(entry[key]) is not kind:
-            raise TypeError(key)
-    optional = {key: float.fromhex(entry[key]) for key in ("mtp_loss", "held_out_bpb") if key in entry}
-    return Step(
-        step=entry["step"],
-        loss=float.fromhex(entry["loss"]),
-        mtp_loss=optional.get("mtp_loss"),
-        grad_norm=float.fromhex(entry["grad_norm"]),
-        tokens=entry["tokens"],
-        balance=tuple(float.fromhex(value) for value in entry["balance"]),
-        held_out_bpb=optional.get("held_out_bpb"),
-        weights_sha256=entry.get("weights_sha256"),
-        optimizer_sha256=entry.get("optimizer_sha256"),
-    )
+    return flat_hash if version == 1 else hash_tensors
 
 
 def _next(path: Path, number: int, raw: bytes, before: Line | None) -> Line:
@@ -304,21 +242,34 @@ def _next(path: Path, number: int, raw: bytes, before: Line | None) -> Line:
     entry = _parse(path, number, raw)
     head, size = sha256_bytes(raw), len(raw) + 1
     if before is None:
-        if entry.pop("format", None) != FORMAT:
-            raise UserError(f'{path}, line 1: not the header of a transcript: "format" is not "{FORMAT}"')
-        return Line(_begin(path, entry), None, entry, head, size)
+        version = _version(path, entry.pop("format", None))
+        return Line(_begin(path, entry), None, entry, head, size, version)
     if entry.get("prev") != before.head:
         raise UserError(
             f"{path}, line {number}: its hash of line {number - 1} is wrong: one of the two was altered, or lines "
             "between them were removed"
         )
     try:
-        step = decode(entry)
+        step = decode(entry, before.version)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{path}, line {number}: altered: not the record of a step") from None
+    if before.version == 2 and _line({**encode(step), "prev": before.head}) != raw:
+        raise UserError(f"{path}, line {number}: altered: not written as such lines are")
     if step.step != before.step + 1:
         raise UserError(f"{path}, line {number}: it is of step {step.step} where step {before.step + 1} belongs")
-    return Line(step.step, step, before.header, head, before.end + size)
+    return Line(step.step, step, before.header, head, before.end + size, before.version)
+
+
+def _version(path: Path, stated: Any) -> int:
+    """Number of a format. Raises UserError where it is none, OtherVersionError where a later ClearSeek's."""
+    found = re.fullmatch(r"clearseek-transcript-(\d{1,4})", stated) if isinstance(stated, str) else None
+    if found is None:
+        raise UserError(f'{path}, line 1: not the header of a transcript: "format" is not "{FORMAT}"')
+    if int(found[1]) not in (1, 2):
+        raise OtherVersionError(
+            f"{path}: {stated}: a format of another version of ClearSeek; {clearseek.__version__} reads formats 1 and 2"
+        )
+    return int(found[1])
 
 
 def _begin(path: Path, header: dict[str, Any]) -> int:
@@ -330,15 +281,16 @@ def _begin(path: Path, header: dict[str, Any]) -> int:
     return step
 
 
-def _completed(lines: Iterator[Line], pending: Step) -> Line | None:
+def _completed(lines: Iterator[Line], pending: StepRecord) -> Line | None:
     """The next line, if it is the pending one with its evaluation."""
     try:
         line = next(lines, None)
     except UserError:
         return None
-    if line is None or line.record is None or line.record.held_out_bpb is None:
+    if line is None or line.record is None:
         return None
-    return line if replace(line.record, held_out_bpb=None) == pending else None
+    measured = {name: value for name, value in line.record.scalars.items() if name in pending.scalars}
+    return line if replace(line.record, scalars=measured) == pending else None
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -351,8 +303,13 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     return entry
 
 
-def _refuse_other(path: Path, recorded: dict[str, Any], now: dict[str, Any]) -> None:
-    changes = differences(recorded, json.loads(_line(now)))
+def _refuse_other(path: Path, recorded: Line, now: dict[str, Any]) -> None:
+    if recorded.version != 2:
+        raise OtherVersionError(
+            f"{path}: format {recorded.version}: ClearSeek 0.1 began this run, and {clearseek.__version__} gives other "
+            "bits: finish it with that version, or start a new run"
+        )
+    changes = differences(recorded.header, json.loads(_line(now)))
     if changes:
         raise UserError(
             f"{path}: this run would not have the bits of the recorded one. What differs, recorded -> now:\n  "

@@ -10,14 +10,15 @@ re-execution to the bit, and never said to be one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
+
+from clearseek.train.record import StepRecord
 
 NUDGES: Final = (2.0**-23, 2.0**-20, 2.0**-17)
 """Relative changes of the weights with which the further runs begin; the first is FP32's unit in the last place."""
@@ -25,16 +26,14 @@ BAND: Final = 4.0
 """How many times the drift measured here the published run may be away: honest runs were at most 1.9 times."""
 _QUANTUM: Final = 2.0**-20
 """Nats, or a share: the last place of an FP32 loss of 8 to 16, below which there is nothing to compare."""
-_LOSSES: Final = ("loss", "mtp_loss", "held_out_bpb")
-"""Fields of a line that are in nats or bits, and drift alike."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a segment's training went."""
 
-    lines: tuple[Mapping[str, Any], ...]
-    """Of the transcript, one a step."""
+    records: tuple[StepRecord, ...]
+    """One a step."""
     tensors: Mapping[str, Mapping[str, Tensor]]
     """Of the checkpoint after the last, by group: weights, buffers, each kind of the optimiser's."""
 
@@ -62,15 +61,15 @@ class Distance:
         )
 
 
-def outcome(lines: Sequence[bytes], tensors: Mapping[str, Mapping[str, Tensor]]) -> Outcome:
-    """From lines of a transcript and the tensors after them, which are copied."""
+def outcome(records: Sequence[StepRecord], tensors: Mapping[str, Mapping[str, Tensor]]) -> Outcome:
+    """From the records of steps and the tensors after them, which are copied."""
     copied: dict[str, dict[str, Tensor]] = {}
     for group, held in tensors.items():
         for name, value in held.items():
             # Moments differ by powers of ten in size, so each kind is measured by itself.
             kind = f"{group}, {name.rpartition('.')[2]}" if group == "optimizer" else group
             copied.setdefault(kind, {})[name] = value.detach().cpu().clone()
-    return Outcome(tuple(json.loads(line) for line in lines), copied)
+    return Outcome(tuple(records), copied)
 
 
 def distance(one: Outcome, other: Outcome) -> Distance:
@@ -80,15 +79,15 @@ def distance(one: Outcome, other: Outcome) -> Distance:
         for each in (one, other)
     ]
     nowhere = Distance(inf, inf, dict.fromkeys(one.tensors, inf))
-    if len(one.lines) != len(other.lines) or shapes[0] != shapes[1]:
+    if len(one.records) != len(other.records) or shapes[0] != shapes[1]:
         return nowhere
     losses, norms = [], []
-    for ours, theirs in zip(one.lines, other.lines, strict=True):
-        if ours.keys() != theirs.keys() or any(ours[key] != theirs[key] for key in ("step", "tokens")):
+    for ours, theirs in zip(one.records, other.records, strict=True):
+        same = (ours.step, ours.tokens, ours.scalars.keys()) == (theirs.step, theirs.tokens, theirs.scalars.keys())
+        if not same or len(ours.balance) != len(theirs.balance):
             return nowhere
-        losses.append(max(_apart(ours[key], theirs[key]) for key in _LOSSES if key in ours))
-        scale = max(abs(float.fromhex(ours["grad_norm"])), 1e-30)
-        norms.append(_apart(ours["grad_norm"], theirs["grad_norm"]) / scale)
+        losses.append(max(_apart(value, theirs.scalars[name]) for name, value in ours.scalars.items()))
+        norms.append(_apart(ours.grad_norm, theirs.grad_norm) / max(abs(ours.grad_norm), 1e-30))
     groups = {
         group: sum(_square(value, other.tensors[group][name]) for name, value in held.items()) ** 0.5
         for group, held in one.tensors.items()
@@ -97,9 +96,9 @@ def distance(one: Outcome, other: Outcome) -> Distance:
     return Distance(sum(losses) / count, sum(norms) / count, groups)
 
 
-def _apart(one: str, other: str) -> float:
-    """Between two exact numbers; infinitely, where one is none."""
-    away = abs(float.fromhex(one) - float.fromhex(other))
+def _apart(one: float, other: float) -> float:
+    """Between two numbers; infinitely, where one is none."""
+    away = abs(one - other)
     return away if isfinite(away) else inf
 
 

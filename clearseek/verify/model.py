@@ -11,7 +11,7 @@ import torch
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.data.loader import Stream
 from clearseek.data.manifest import check_files, read_manifest
-from clearseek.evaluate.bits import compressed_bits_per_byte, held_out_bits, window_count
+from clearseek.evaluate.bits import compressed_bits_per_byte, every_window, per_byte, window_count
 from clearseek.evaluate.logits import CLOSE, PROMPTS, largest_difference, prompt_logits
 from clearseek.files import sha256_file
 from clearseek.hub.config_json import fp8_scales
@@ -19,7 +19,7 @@ from clearseek.hub.write import export_hf
 from clearseek.jsontext import strict_json
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
-from clearseek.train.numerics import settle_numerics
+from clearseek.train.preflight import settle_numerics
 from clearseek.train.run import model_of
 from clearseek.verify.replay import Release
 from clearseek.verify.rows import attempted, redone, undecided
@@ -109,14 +109,11 @@ def _evaluate(release: Release, stated: dict[str, Any]) -> tuple[str | None, flo
     model = model_of(recipe, saved.tensors, torch.float32)
     tokens = Stream(release.data, "heldout")
     length = recipe.data.sequence_length
-    count = window_count(len(tokens), length)
+    count, worst = window_count(len(tokens), length), 0.0
     if count == 0 or count != len(stated["windows"]):
         return f"the data have {count} windows, and the file {len(stated['windows'])}", 0.0, 0.0
-    total, predicted, worst = 0.0, 0, 0.0
-    for index in range(count):
-        bits, number = held_out_bits(model, tokens, length, windows=[index])
-        total, predicted = total + bits, predicted + number
-        said = stated["windows"][index]
+    windows = every_window(model, tokens, length)
+    for index, (said, (bits, number)) in enumerate(zip(stated["windows"], windows, strict=True)):
         if said == {"bits": bits.hex(), "tokens": number}:
             continue
         away = abs(float.fromhex(said["bits"]) - bits)
@@ -126,7 +123,7 @@ def _evaluate(release: Release, stated: dict[str, Any]) -> tuple[str | None, flo
     text = (release.data / "heldout.txt").read_bytes() if (release.data / "heldout.txt").is_file() else b""
     if text and len(text) != manifest.heldout.bytes:
         return f"heldout.txt has {len(text):,} bytes, and the manifest counts {manifest.heldout.bytes:,}", 0.0, 0.0
-    score = total / predicted * (len(tokens) - 1) / manifest.heldout.bytes
+    score = per_byte(windows, tokens, manifest.heldout.bytes)
     figures = {"bits_per_byte": (stated["bits_per_byte"], score, _ROUNDING)}
     for name, ours in compressed_bits_per_byte(text).items():
         figures[name] = (stated["compressors"][name], ours, _COMPRESSOR)

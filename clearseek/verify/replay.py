@@ -9,36 +9,34 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
-import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from threading import Event
+from typing import Any
 
 import torch
-from rich.console import Console
+from torch import Tensor
 
-import clearseek
-from clearseek.audit.read.archive import members
-from clearseek.audit.read.source import Folder
-from clearseek.cli.progress import Display
 from clearseek.config import Recipe
+from clearseek.cores import sharing_cores
 from clearseek.counts import flops_per_token
-from clearseek.errors import UserError
-from clearseek.fp8.backends.choose import choose
+from clearseek.errors import OtherVersionError, UserError
+from clearseek.interrupts import stop_on_signal
 from clearseek.machine import pick_precision
-from clearseek.ops.compiled import choose_kernels
 from clearseek.train import checkpoint
+from clearseek.train.header import differences
+from clearseek.train.origin import origin_of, restore
+from clearseek.train.preflight import preflight
+from clearseek.train.pretrain import PreTraining
+from clearseek.train.record import StepRecord
 from clearseek.train.run import RunFolder
-from clearseek.train.session import refuse_device
-from clearseek.train.trainer import Trainer
-from clearseek.train.transcript import Summary
-from clearseek.train.transcript import verify as verify_transcript
+from clearseek.train.step import Training
+from clearseek.train.transcript import RunRecord, check_transcript
+from clearseek.verify.code import other_code
 from clearseek.verify.drift import NUDGES, nudge
 from clearseek.verify.rows import MachineError
-
-_LONGEST_SOURCE = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -48,18 +46,22 @@ class Release:
     root: Path
     run: RunFolder
     """Recipe and transcript as a run folder would have them."""
-    transcript: Summary
+    transcript: RunRecord
     recipe: Recipe
-    lines: tuple[bytes, ...]
-    """Of the transcript: the header, then one a step."""
     begin: int
     """The step after which the run began: 0, or the last of the run that it goes on from."""
     steps: tuple[int, ...]
     """That have a checkpoint, the beginning first, which follows from the seed or is the parent's end."""
 
-    def line(self, step: int) -> bytes:
-        """A step's line."""
-        return self.lines[step - self.begin]
+    def record(self, step: int) -> StepRecord:
+        """What the transcript says of a step."""
+        return self.transcript.steps[step - self.begin - 1]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The machine that the run was on, as far as it decides bits."""
+        found: dict[str, Any] = self.transcript.header["environment"]
+        return found
 
     @property
     def data(self) -> Path:
@@ -87,13 +89,12 @@ def open_release(root: Path) -> Release:
     run = RunFolder(root / "training")
     if not run.recipe.is_file() or not run.transcript.is_file():
         raise UserError(f"{root}: carries no recipe and transcript (training/): there is nothing to train again")
-    transcript = verify_transcript(run.transcript)
-    lines = tuple(run.transcript.read_bytes().split(b"\n")[:-1])
+    transcript = check_transcript(run.transcript)
     if not isinstance(transcript.header.get("environment"), dict):
         raise UserError(f"{run.transcript}: its header does not say on what machine the run was")
     begin = transcript.begin
     later = (step for step in checkpoint.steps(root / "checkpoints") if step > begin)
-    return Release(root, run, transcript, run.read_recipe(), lines, begin, (begin, *later))
+    return Release(root, run, transcript, run.read_recipe(), begin, (begin, *later))
 
 
 def every_segment(release: Release) -> tuple[Segment, ...]:
@@ -119,50 +120,36 @@ def choose_segments(release: Release, root: str, nonce: str, count: int) -> tupl
 
 
 class Replay:
-    """Trains segments of a release again. One trainer serves all: to begin takes longer than a short segment."""
+    """Trains segments of a release again. One training serves all: to begin takes longer than a short segment."""
 
     def __init__(self, release: Release) -> None:
         self.release = release
-        self._trainer: Trainer | None = None
+        self._training: Training | None = None
 
     @property
     def differs(self) -> tuple[str, ...]:
         """What is other than the release's about this machine, in words; known once something was trained."""
-        changes = {} if self._trainer is None else self._trainer.differs
-        return tuple(f"{key} {_short(was)} -> {_short(now)}" for key, (was, now) in changes.items())
+        if self._training is None:
+            return ()
+        here, began = self._training.setup.environment(), self.release.environment
+        keys = sorted((here.keys() | began.keys()) - {"world_size"})  # format 1 had the last one
+        return tuple(
+            f"{key} {_short(began.get(key))} -> {_short(here.get(key))}"
+            for key in keys
+            if began.get(key) != here.get(key)
+        )
 
     @cached_property
     def other_code(self) -> str:
-        """What is other about this ClearSeek than about the one in the release; empty where the code is the same.
+        """What is other about what trains here than about what trained the release; empty where it is the same.
 
-        Only what trains is compared, and not what audits.
+        Raises UserError where the release's list of its code is not of the code that it carries.
         """
-        source = Folder(self.release.root)
-        package = Path(clearseek.__file__).parent
-        archives = [path for path in source.sizes if path.startswith("code/") and path.endswith(".tar.gz")]
-        try:
-            published = {
-                PurePosixPath(*parts[2:]): content
-                for path in archives
-                for name, content in members(source, path, _LONGEST_SOURCE)
-                if (parts := PurePosixPath(name).parts)[1:2] == ("clearseek",)
-                and name.endswith(".py")
-                and ".." not in parts
-            }
-        except UserError as error:
-            return str(error)
-        changed = [
-            str(name)
-            for name, content in published.items()
-            if name.parts[0] not in ("audit", "release", "verify", "signing", "licences", "plan")
-            and not ((package / name).is_file() and (package / name).read_bytes() == content)
-        ]
-        if not published:
-            return "there is no source archive in code/"
-        return f"{len(changed)} files, such as {changed[0]}" if changed else ""
+        return other_code(self.release.root)
 
-    def train(self, segment: Segment, nudged: float = 0.0) -> tuple[list[bytes], dict[str, dict[str, torch.Tensor]]]:
-        """Lines of the steps, and the tensors after the last, from the checkpoint before the first.
+    @sharing_cores()
+    def train(self, segment: Segment, nudged: float = 0.0) -> tuple[list[StepRecord], dict[str, dict[str, Tensor]]]:
+        """Records of the steps, and the tensors after the last, from the checkpoint before the first.
 
         Args:
             segment: Which steps.
@@ -171,23 +158,48 @@ class Replay:
         Raises:
             UserError: the recipe cannot be trained on this machine.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            run = self._folder(Path(folder) / "run", segment)
-            if self._trainer is None:
-                recipe, device = self.release.recipe, self._device()
-                self._refuse(recipe, device)
-                self._trainer = Trainer(recipe, run, self.release.data, device, resume=True, elsewhere=True)
-            else:
-                self._trainer.go_to(run, segment.begin)
-            if nudged:
-                nudge(self._trainer.optimizer.masters, nudged)
-                self._trainer.optimizer.round_into_model()
-            with Display(segment.end, self._trainer.recipe.name, console=Console(quiet=True)) as display:
-                self._trainer.train(display, until=segment.end)
-            lines = run.transcript.read_bytes().split(b"\n")[segment.begin - self.release.begin + 1 : -1]
-            if len(lines) != segment.end - segment.begin:  # stopped by Ctrl-C or SIGTERM: nothing was found either way
-                raise KeyboardInterrupt
-        return lines, self._trainer.state_tensors()
+        training = self._training = self._training or self._begin()
+        self._go_to(training, segment.begin)
+        if nudged:
+            nudge(training.optimizer.masters, nudged)
+            training.optimizer.round_into_model()
+        records, stopped = list[StepRecord](), Event()
+        with stop_on_signal(stopped.set):
+            while training.step < segment.end:
+                records.append(training.advance()[0])
+                if stopped.is_set():  # nothing was found either way
+                    raise KeyboardInterrupt
+        if segment.end == self.release.recipe.train.steps:
+            measured = training.task.evaluate(training.model, segment.end)
+            records[-1] = replace(records[-1], scalars={**records[-1].scalars, **measured})
+        return records, training.state()
+
+    def _begin(self) -> Training:
+        release = self.release
+        try:
+            setup = preflight(release.recipe, self._device(), release.environment)
+        except UserError as error:
+            raise MachineError(str(error)) from None
+        task = PreTraining(release.recipe, release.data)
+        now = {"recipe": release.recipe.model_dump(mode="json"), "data_fingerprint": task.fingerprint}
+        changes = differences({key: release.transcript.header.get(key) for key in now}, now)
+        if changes:
+            raise UserError(f"{release.run.transcript}: of another run than recipe and data: {'; '.join(changes)}")
+        return Training(release.recipe, task, setup)
+
+    def _go_to(self, training: Training, step: int) -> None:
+        """The state that the run had after a step."""
+        release = self.release
+        if step > release.begin:
+            path = checkpoint.find(release.checkpoints, step)
+            restore(training, path, checkpoint.load(path), release.record(step).tokens)
+        elif release.begin == 0 and release.transcript.version == 1:
+            raise OtherVersionError(
+                f"{release.run.transcript}: format 1: its first weights are drawn as ClearSeek 0.1 does, which can "
+                "train these steps again; the later ones begin from checkpoints"
+            )
+        else:
+            origin_of(release.run).begin(training)
 
     def price(self, segments: tuple[Segment, ...]) -> str:
         """What it takes at least to train these segments here, where this machine emulates the run's type; else empty.
@@ -195,7 +207,7 @@ class Replay:
         From the operations that the model's shapes need, at the measured rate of products.
         """
         recipe, device = self.release.recipe, self._device()
-        if device != "cpu" or self.release.transcript.header["environment"].get("precision") != "bfloat16":
+        if device != "cpu" or self.release.environment.get("precision") != "bfloat16":
             return ""
         found = pick_precision("bf16")
         if not found.emulated:
@@ -210,39 +222,10 @@ class Replay:
             f"up to {1 + len(NUDGES)} times that where bits differ"
         )
 
-    def _refuse(self, recipe: Recipe, device: str) -> None:
-        """What this machine cannot do, before it is tried: a stranger's recipe may ask for more than there is."""
-        try:
-            refuse_device(recipe, device)
-            recorded = self.release.transcript.header["environment"].get("precision")
-            asked = recipe.train.precision in ("auto", "fp8")
-            short = recorded == "bfloat16" if asked else recipe.train.precision == "bf16"
-            precision = pick_precision("bf16" if short else "fp32", device)
-            choose_kernels(recipe.train.kernels, precision.dtype, device)
-            if recipe.train.precision == "fp8":
-                choose(recipe.fp8, torch.device(device))
-        except UserError as error:
-            raise MachineError(str(error)) from None
-
     def _device(self) -> str:
         """The kind that the run was trained on, where this machine has one."""
-        trained = self.release.transcript.header["environment"].get("device")
+        trained = self.release.environment.get("device")
         return "cuda" if trained == "cuda" and torch.cuda.is_available() else "cpu"
-
-    def _folder(self, root: Path, segment: Segment) -> RunFolder:
-        """A run folder as it was when the segment began."""
-        run = RunFolder(root)
-        root.mkdir(parents=True)
-        shutil.copyfile(self.release.run.recipe, run.recipe)
-        before = self.release.lines[: segment.begin - self.release.begin + 1]
-        run.transcript.write_bytes(b"".join(line + b"\n" for line in before))
-        if self.release.begin:
-            run.parent.symlink_to(self.release.run.parent.resolve())
-        if segment.begin > self.release.begin:
-            path = checkpoint.find(self.release.checkpoints, segment.begin)
-            run.checkpoints.mkdir()
-            (run.checkpoints / path.name).symlink_to(path.resolve())
-        return run
 
 
 def _time(hours: float) -> str:

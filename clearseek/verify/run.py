@@ -31,7 +31,7 @@ from clearseek.signing.keys import PublicKey, load_public_key
 from clearseek.signing.tree import Tree, is_below, is_stray, visible
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
-from clearseek.train.transcript import hash_tensors
+from clearseek.train.transcript import hasher
 from clearseek.verify.data import data_rows
 from clearseek.verify.model import evaluation_row, final_row, logits_row
 from clearseek.verify.replay import Release, Replay, Segment, choose_segments, every_segment, open_release
@@ -277,7 +277,9 @@ def _parent(title: str, release: Release) -> Row:
     """What a run that goes on from another one leaves unproven: all of the other one."""
     stated = release.transcript.header["parent"]
     saved = checkpoint.load(checkpoint.find(release.run.parent, release.begin), checkpoint.MODEL)
-    found = hash_tensors(pair for group in checkpoint.MODEL for pair in saved.tensors[group].items())
+    found = hasher(release.transcript.version)(
+        pair for group in checkpoint.MODEL for pair in saved.tensors[group].items()
+    )
     if found != stated.get("weights_sha256") or release.run.read_parent() != stated:
         reason = "the weights that it began from are not those that the transcript names"
         return redone("verify.parent", title, "no", reason, transcript_line(0))
@@ -306,6 +308,6 @@ def _code(replay: Replay) -> Row:
     except UserError as error:
         return compared(name, title, "no", str(error))
     if not other:
-        return compared(name, title, "yes", "every file of the archive but those that audit", Evidence("code/"))
+        return compared(name, title, "yes", "every file that the trainer imports", Evidence("code/"))
     reason = f"{other}; the release's own was not run: install it only if you trust its publisher as you trust yourself"
     return undecided(name, title, reason, Evidence("code/"))

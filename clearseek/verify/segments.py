@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 
 import torch
 
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.train import checkpoint
-from clearseek.train.transcript import hash_tensors
+from clearseek.train.record import StepRecord, encode
+from clearseek.train.transcript import hasher
 from clearseek.verify.drift import NUDGES, Distance, Outcome, distance, farthest, outcome
 from clearseek.verify.replay import Release, Replay, Segment
 from clearseek.verify.rows import attempted, redone
@@ -34,13 +35,13 @@ def _segment(name: str, title: str, replay: Replay, segment: Segment) -> Row:
     forged = _other_hashes(release, segment, saved)
     if forged:
         return redone(name, title, "no", forged, transcript_line(segment.end - replay.release.begin))
-    lines, tensors = replay.train(segment)
-    found = _first_difference(replay, segment, lines, tensors, saved)
+    records, tensors = replay.train(segment)
+    found = _first_difference(replay, segment, records, tensors, saved)
     if found is not None and (replay.differs or replay.other_code):
-        return _within_drift(replay, segment, outcome(lines, tensors), saved, found[0])
+        return _within_drift(replay, segment, outcome(records, tensors), saved, found[0])
     if found is not None:
         return redone(name, title, "no", *found)
-    reason = f"{len(lines)} lines of the transcript and every tensor of the checkpoint"
+    reason = f"{len(records)} lines of the transcript and every tensor of the checkpoint"
     if replay.differs:
         reason += f", though this machine differs: {', '.join(replay.differs)}"
     return redone(name, title, "yes", reason, transcript_line(segment.end - replay.release.begin))
@@ -49,28 +50,32 @@ def _segment(name: str, title: str, replay: Replay, segment: Segment) -> Row:
 def _other_hashes(release: Release, segment: Segment, saved: checkpoint.Checkpoint) -> str:
     """Where the checkpoint at the segment's end is not the one whose hashes the transcript has, on any machine."""
     groups = {"weights": ("weights", "buffers"), "optimizer": ("optimizer",)}
-    line = json.loads(release.line(segment.end))
+    record = release.record(segment.end)
     for group, parts in groups.items():
-        stated = line.get(f"{group}_sha256")
-        found = hash_tensors([pair for part in parts for pair in saved.tensors.get(part, {}).items()])
+        stated = getattr(record, f"{group}_sha256")
+        found = hasher(release.transcript.version)(
+            [pair for part in parts for pair in saved.tensors.get(part, {}).items()]
+        )
         if stated is not None and stated != found:
             return f"the {group} after step {segment.end} are not those whose hash the transcript has"
     return ""
 
 
 def _first_difference(
-    replay: Replay, segment: Segment, lines: list[bytes], tensors: dict[str, dict[str, torch.Tensor]],
+    replay: Replay, segment: Segment, records: list[StepRecord], tensors: dict[str, dict[str, torch.Tensor]],
     saved: checkpoint.Checkpoint,
 ) -> tuple[str, Evidence] | None:  # fmt: skip
     """The first step and the first tensor that are not the published ones; None where all bits are."""
     tensor = _first_tensor(tensors, saved)
     after = "" if tensor is None else f"after step {segment.end} {' '.join(tensor)} is another than the checkpoint's"
-    for step, line in enumerate(lines, segment.begin + 1):
-        if line != replay.release.line(step):
-            reason = _differing(step, line, replay.release.line(step))
-            return f"{reason}; {after or 'every tensor of the checkpoint is the same'}", transcript_line(
-                step - replay.release.begin
-            )
+    for record in records:
+        stated = replay.release.record(record.step)
+        if replay.release.transcript.version == 1:  # hashes were others, and are checked apart
+            record = replace(record, weights_sha256=None, optimizer_sha256=None)
+            stated = replace(stated, weights_sha256=None, optimizer_sha256=None)
+        if record != stated:
+            reason = f"{_differing(record, stated)}; {after or 'every tensor of the checkpoint is the same'}"
+            return reason, transcript_line(record.step - replay.release.begin)
     if tensor is None:
         return None
     return after, Evidence(f"checkpoints/step-{segment.end:08d}/{tensor[0]}.safetensors")
@@ -91,8 +96,8 @@ def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkp
     steps = f"{segment.begin + 1} to {segment.end}"
     title = f"Steps {steps}, trained again on another kind of machine, end within honest drift"
     name, place = f"verify.drift.{segment.begin + 1}-{segment.end}", transcript_line(segment.end - replay.release.begin)
-    lines = [replay.release.line(step) for step in range(segment.begin + 1, segment.end + 1)]
-    published = outcome(lines, saved.tensors)
+    stated = [replay.release.record(step) for step in range(segment.begin + 1, segment.end + 1)]
+    published = outcome(stated, saved.tensors)
     away = distance(ours, published)
     if away.groups.get("weights") == 0 and any(away.groups.values()):
         return redone(name, title, "no", f"the weights are ours, and the rest of the state is not: {first}", place)
@@ -128,11 +133,8 @@ def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(one.reshape(-1).view(torch.uint8), other.contiguous().reshape(-1).view(torch.uint8))
 
 
-def _differing(step: int, found: bytes, stated: bytes) -> str:
-    """The first field in which two lines differ."""
-    ours, theirs = json.loads(found), json.loads(stated)
-    keys = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key) and key != "prev"]
-    if not keys:
-        return f"step {step}: the line before it is another"
-    key = keys[0]
-    return f"step {step}: {key} is {ours.get(key)!r:.80}, and the transcript says {theirs.get(key)!r:.80}"
+def _differing(found: StepRecord, stated: StepRecord) -> str:
+    """The first field in which two records differ."""
+    ours, theirs = ({**line.pop("scalars"), **line} for line in (encode(found), encode(stated)))
+    key = next(key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key))
+    return f"step {found.step}: {key} is {ours.get(key)!r:.80}, and the transcript says {theirs.get(key)!r:.80}"

@@ -8,7 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
-from clearseek.cli.progress import Display, StepRecord, balance_bars, duration
+from clearseek.cli.progress import Display, balance_bars, duration
+from clearseek.train.record import StepRecord
 
 
 class Clock:
@@ -29,7 +30,9 @@ class Terminal(io.StringIO):
 
 
 def record(step: int, held_out: float | None = None, balance: list[float] | None = None) -> StepRecord:
-    return StepRecord(step, 3.25, 3.5, 0.75, 1e-3, 45678.9, 0.432, [1.1, 2.0] if balance is None else balance, held_out)
+    scalars = {"loss": 3.25, "mtp_loss": 3.5} | ({} if held_out is None else {"held_out_bpb": held_out})
+    loads = (1.1, 2.0) if balance is None else tuple(balance)
+    return StepRecord(step, scalars, 0.75, 100 * step, loads, None, None, 1e-3, 45678.9, 0.432)
 
 
 def piped(clock: Clock, steps: int = 100) -> tuple[Display, io.StringIO]:
@@ -170,7 +173,7 @@ def test_a_dumb_terminal_and_a_forced_color_pipe_get_plain_lines(monkeypatch: py
 def test_a_dense_model_without_mtp() -> None:
     for display, out in (terminal(Clock()), piped(Clock())):
         with display:
-            display.update(StepRecord(1, 3.0, None, 1.0, 1e-3, 10.0, 0.1, []))
+            display.update(StepRecord(1, {"loss": 3.0}, 1.0, 10, (), None, None, 1e-3, 10.0, 0.1))
         assert "mtp" not in out.getvalue()
         assert "expert" not in out.getvalue()
 
@@ -179,7 +182,7 @@ def test_not_a_number_is_shown() -> None:
     clock = Clock()
     for display, out in (terminal(clock), piped(clock)):
         with display:
-            display.update(StepRecord(1, float("nan"), None, float("inf"), 1e-3, 10.0, 0.1, [1.0]))
+            display.update(StepRecord(1, {"loss": float("nan")}, float("inf"), 10, (1.0,), None, None, 1e-3, 10.0, 0.1))
         assert "nan" in out.getvalue()
 
 

@@ -73,8 +73,8 @@ def test_an_epoch_covers_every_token_once(prepared: Path, lookahead: int) -> Non
     seen = {}
     for step in range(n):
         batch = loader.batch(step)
-        assert batch.tokens.shape == (1, S + lookahead) and batch.tokens.dtype == np.int64
-        seen[int(batch.windows[0])] = batch.tokens[0]
+        assert batch.shape == (1, S + lookahead) and batch.dtype == np.int64
+        seen[int(loader.windows(step)[0])] = batch[0]
     assert sorted(seen) == list(range(n))
     assert (np.concatenate([seen[window][:S] for window in range(n)]) == tokens[: n * S]).all()
     assert len(tokens) - n * S < S + lookahead  # what an epoch leaves out
@@ -84,36 +84,36 @@ def test_an_epoch_covers_every_token_once(prepared: Path, lookahead: int) -> Non
 
 def test_batch_is_a_pure_function_of_the_step(prepared: Path) -> None:
     loader, other = Loader(prepared, "train", S, 5, 3), Loader(prepared, "train", S, 5, 3)
-    forward = [loader.batch(step).tokens for step in range(60)]
+    forward = [loader.batch(step) for step in range(60)]
     for step in reversed(range(60)):
-        assert (other.batch(step).tokens == forward[step]).all()
+        assert (other.batch(step) == forward[step]).all()
 
 
 def test_batch_size_does_not_change_the_order(prepared: Path) -> None:
     one, many = Loader(prepared, "train", S, 1, 3), Loader(prepared, "train", S, 7, 3)
-    rows = np.concatenate([one.batch(step).tokens for step in range(70)])
-    assert (np.concatenate([many.batch(step).tokens for step in range(10)]) == rows).all()
+    rows = np.concatenate([one.batch(step) for step in range(70)])
+    assert (np.concatenate([many.batch(step) for step in range(10)]) == rows).all()
 
 
 def test_batches_straddle_epochs_each_with_its_own_order(prepared: Path) -> None:
     n = Loader(prepared, "train", S, 1, 3).windows_per_epoch
     size = n // 2 + 3
     loader = Loader(prepared, "train", S, size, 3)
-    windows = np.concatenate([loader.batch(step).windows for step in range(6)])[: 2 * n]
+    windows = np.concatenate([loader.windows(step) for step in range(6)])[: 2 * n]
     assert sorted(windows[:n]) == sorted(windows[n:]) == list(range(n))
     assert (windows[:n] != windows[n:]).any()
-    huge = Loader(prepared, "train", S, 3 * n, 3).batch(0).windows
+    huge = Loader(prepared, "train", S, 3 * n, 3).windows(0)
     assert np.bincount(huge, minlength=n).tolist() == [3] * n
 
 
 def test_seed_and_fingerprint_choose_the_order(prepared: Path, tmp_path: Path) -> None:
-    first = Loader(prepared, "train", S, 32, 3).batch(0).windows
-    assert (Loader(prepared, "train", S, 32, 4).batch(0).windows != first).any()
+    first = Loader(prepared, "train", S, 32, 3).windows(0)
+    assert (Loader(prepared, "train", S, 32, 4).windows(0) != first).any()
     shutil.copytree(prepared, tmp_path / "data")
     manifest = (tmp_path / "data" / "manifest.json").read_text(encoding="utf-8")
     fingerprint = read_manifest(prepared).fingerprint
     (tmp_path / "data" / "manifest.json").write_text(manifest.replace(fingerprint, "0" * 64), encoding="utf-8")
-    assert (Loader(tmp_path / "data", "train", S, 32, 3).batch(0).windows != first).any()
+    assert (Loader(tmp_path / "data", "train", S, 32, 3).windows(0) != first).any()
 
 
 def test_shard_boundaries_do_not_show(corpus: Path, prepared: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -121,7 +121,7 @@ def test_shard_boundaries_do_not_show(corpus: Path, prepared: Path, tmp_path: Pa
     prepare(CONFIG, VOCABULARY, tmp_path / "data", base=corpus)
     one, many = Loader(prepared, "train", S, 8, 3, 2), Loader(tmp_path / "data", "train", S, 8, 3, 2)
     for step in range(20):
-        assert (one.batch(step).tokens == many.batch(step).tokens).all()
+        assert (one.batch(step) == many.batch(step)).all()
 
 
 def test_tokens_of_four_bytes_are_read_as_they_are_written(corpus: Path, tmp_path: Path) -> None:
@@ -129,6 +129,28 @@ def test_tokens_of_four_bytes_are_read_as_they_are_written(corpus: Path, tmp_pat
     written = np.fromfile(tmp_path / "data" / "train-00000.bin", dtype="<u4")
     assert manifest.token_bytes == 4 and len(written) == manifest.train.tokens
     assert (whole(tmp_path / "data") == written).all()
+
+
+def test_only_the_rows_asked_for_are_read(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = Loader(prepared, "train", S, 8, 3)
+    whole_batch, read = loader.batch(4), []
+    original = Stream.read
+    monkeypatch.setattr(Stream, "read", lambda self, start, out: read.append(start) or original(self, start, out))
+    for rows in (range(8), range(2, 6), range(7, 8), range(0)):
+        read.clear()
+        assert (loader.batch(4, rows) == whole_batch[rows.start : rows.stop]).all()
+        assert [start // S for start in read] == loader.windows(4)[rows.start : rows.stop].tolist()
+
+
+def test_an_id_outside_the_vocabulary_is_refused(prepared: Path, tmp_path: Path) -> None:
+    """Shards may be a stranger's, and a table of embeddings is read at any place that an id says."""
+    out = Path(shutil.copytree(prepared, tmp_path / "data"))
+    loader = Loader(out, "train", S, 4, 3)
+    raw = np.fromfile(out / "train-00000.bin", dtype="<u2")
+    raw[:] = VOCABULARY
+    raw.tofile(out / "train-00000.bin")
+    with pytest.raises(UserError, match=rf"the train tokens of step 6 hold the id {VOCABULARY}, .* ends at"):
+        loader.batch(5)
 
 
 def test_documents_name_where_the_tokens_come_from(prepared: Path) -> None:
@@ -140,7 +162,7 @@ def test_documents_name_where_the_tokens_come_from(prepared: Path) -> None:
         loader = Loader(prepared, "train", length, 4, 3)
         for step in range(10):
             expected: dict[str, None] = {}
-            for window in loader.batch(step).windows.tolist():
+            for window in loader.windows(step).tolist():
                 end = window * length + length + 1
                 last_of_one |= end in bounds[:-1]
                 expected |= dict.fromkeys(names[i] for i in owners[window * length : end])

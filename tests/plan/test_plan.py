@@ -63,7 +63,7 @@ def test_the_layout_that_deepseek_trained_in_fits() -> None:
 
 
 def test_one_device_holds_what_training_holds() -> None:
-    whole = training_memory(LITE.model, "adamw", "bf16", LITE.train.micro_batches)
+    whole = training_memory(LITE.model, "adamw", "bf16", LITE.train.held_sums)
     device = Placement(LITE).memory(Layout())
     assert device.weights == whole.weights and device.optimizer == whole.optimizer
     assert device.master_weights == whole.master_weights
@@ -74,7 +74,7 @@ def test_one_device_holds_what_training_holds() -> None:
 def test_nothing_is_lost_over_stages_and_copies(layout: Layout) -> None:
     """The states of all devices together are the whole model's, weights and gradients as many times as they are."""
     whole = training_memory(LITE.model, "adamw", "bf16")
-    stages = Placement(LITE)._count_stages(layout.pp, 1)
+    stages = Placement(LITE)._count_stages(layout.pp, 0)
     for part in ("weights", "master_weights", "gradients", "optimizer"):
         assert sum(getattr(experts, part) + getattr(rest, part) for experts, rest, _ in stages) == getattr(whole, part)
     fullest = Placement(LITE).memory(layout)

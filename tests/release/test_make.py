@@ -23,7 +23,7 @@ from clearseek.release.source_archive import source_archive
 from clearseek.signing.manifest import MANIFEST, build, read
 from clearseek.train.extend import longer_recipe
 from clearseek.train.run import RunFolder
-from clearseek.train.session import run_training
+from clearseek.train.session import train_recipe
 from clearseek.verify.replay import Segment, choose_segments, open_release
 from clearseek.verify.run import verify
 from tests.releases import audited, edit_json
@@ -579,7 +579,7 @@ def test_a_release_leaves_behind_what_an_operating_system_left(made: Path, tmp_p
 
 def test_a_release_of_an_extended_run_says_what_it_does_not_cover(made: Path, tmp_path: Path) -> None:
     parent, run = RunFolder(made.parent / "run"), RunFolder(tmp_path / "more")
-    run_training(longer_recipe(parent, 4), run, quiet=True, parent=parent)
+    train_recipe(longer_recipe(parent, 4), run, parent=parent)
     make_release(run, tmp_path / "out")
     found = verify(tmp_path / "out", levels=(0, 1, 2, 3, 4, 6), read_sources=True)
     assert {row.id: row.answer for row in found if row.answer != "yes"} == {"verify.parent": "unknown"}
@@ -605,7 +605,7 @@ def test_an_import_has_no_training_to_release(made: Path, tmp_path: Path) -> Non
 def test_an_unfinished_run_is_refused(tmp_path: Path, corpus: Path) -> None:
     recipe = tiny(data={"paths": [str(corpus / "*.txt")]}, train={"steps": 4})
     run = RunFolder(tmp_path / "run")
-    run_training(recipe, run, quiet=True)
+    train_recipe(recipe, run)
     lines = run.transcript.read_bytes().split(b"\n")
     run.transcript.write_bytes(b"\n".join(lines[:3]) + b"\n")
     with pytest.raises(UserError, match="stopped after step 2 of 4"):

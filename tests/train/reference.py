@@ -290,7 +290,7 @@ class Training:
 def newton_schulz(x: Tensor) -> Tensor:
     """Five steps of Muon's quintic on a matrix, in its own type."""
     tall = x.shape[0] > x.shape[1]
-    x = (x.T if tall else x) / x.norm()
+    x = (x.T if tall else x) / x.norm().clamp(min=1e-7)  # an expert that no token visited has a gradient of zero
     for _ in range(5):
         square = x @ x.T
         x = 3.4445 * x - 4.7750 * square @ x + 2.0315 * square @ square @ x

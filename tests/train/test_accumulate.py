@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearseek.errors import UserError
-from clearseek.train.accumulate import TreeSum, block
+from clearseek.train.accumulate import LaneSum, TreeSum, block
 
 SHAPES = [(3, 5), (7,), ()]
 
@@ -50,27 +52,74 @@ def test_is_the_recursive_tree(count: int, dtype: torch.dtype, seed: int) -> Non
     assert same(summed(lists), recursive(lists))
 
 
-@pytest.mark.parametrize("count", [8, 16, 64])
+def in_lanes(lists: list[list[torch.Tensor]], lanes: int) -> list[torch.Tensor]:
+    total = LaneSum(len(lists), lanes)
+    for tensors in lists:
+        total.push([tensor.clone() for tensor in tensors])
+    return total.result()
+
+
+def running(lists: list[list[torch.Tensor]]) -> list[torch.Tensor]:
+    """The definition of a lane: one sum, in the order of the index."""
+    total = [tensor.float() for tensor in lists[0]]
+    for tensors in lists[1:]:
+        total = [a + b for a, b in zip(total, tensors, strict=True)]
+    return total
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("count", "lanes"), [(8, 8), (8, 1), (24, 8), (64, 8), (12, 4), (6, 2), (7, 7)])
+def test_is_running_sums_in_a_tree(count: int, lanes: int, dtype: torch.dtype) -> None:
+    lists = leaves(count, dtype=dtype)
+    size = count // lanes
+    assert same(in_lanes(lists, lanes), recursive([running(lists[i : i + size]) for i in range(0, count, size)]))
+    if lanes == count:
+        assert same(in_lanes(lists, lanes), recursive(lists))
+
+
+@pytest.mark.parametrize("count", [8, 16, 64, 24])
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
 def test_bits_do_not_depend_on_the_number_of_processes(count: int, world_size: int) -> None:
-    lists = leaves(count)
-    parts = [summed([lists[index] for index in block(count, rank, world_size)]) for rank in range(world_size)]
-    assert same(summed(parts), summed(lists))
+    """Eight lanes, shared out in any split of aligned powers of two."""
+    lists, size = leaves(count), count // 8
+
+    def part(rank: int) -> list[torch.Tensor]:
+        mine = block(8, rank, world_size)
+        return in_lanes(lists[mine.start * size : mine.stop * size], len(mine))
+
+    assert same(summed([part(rank) for rank in range(world_size)]), in_lanes(lists, 8))
+
+
+@pytest.mark.parametrize("parts", [[4, 2, 1, 1], [2, 2, 4], [1, 1, 2, 4], [4, 4]])
+def test_blocks_may_be_of_different_powers_of_two(parts: list[int]) -> None:
+    """Sums of aligned blocks are subtrees whatever their sizes: added by the tree's rule they give the same bits."""
+    lists = leaves(16)
+    sums, first = {}, 0
+    for size in parts:
+        assert first % size == 0
+        sums[first, size] = in_lanes(lists[2 * first : 2 * (first + size)], size)
+        first += size
+
+    def whole(first: int, size: int) -> list[torch.Tensor]:
+        if (first, size) in sums:
+            return sums[first, size]
+        left, right = whole(first, size // 2), whole(first + size // 2, size // 2)
+        return [a + b for a, b in zip(left, right, strict=True)]
+
+    assert same(whole(0, 8), in_lanes(lists, 8))
 
 
 def test_processes_need_not_be_a_power_of_two() -> None:
     lists = leaves(12)
-    parts = [summed([lists[index] for index in block(12, rank, 3)]) for rank in range(3)]
-    assert same(summed(parts), summed(lists))
+    parts = [in_lanes([lists[index] for index in block(12, rank, 3)], 4) for rank in range(3)]
+    assert same(summed(parts), in_lanes(lists, 12))
 
 
 def test_order_matters_in_these_numbers() -> None:
     """Guards the tests above: a running sum of the same leaves has other bits."""
     lists = leaves(16)
-    running = [torch.zeros(shape) for shape in SHAPES]
-    for tensors in lists:
-        running = [total + tensor for total, tensor in zip(running, tensors, strict=True)]
-    assert not same(running, summed(lists))
+    sums = [in_lanes(lists, lanes) for lanes in (1, 2, 4, 8)]
+    assert not any(same(one, other) for one, other in combinations(sums, 2))
 
 
 def test_holds_logarithmically_many_lists() -> None:
@@ -106,7 +155,7 @@ def test_gradients_of_parameters_can_be_pushed() -> None:
 
 @pytest.mark.parametrize(("count", "world_size"), [(6, 2), (7, 2), (1, 2), (12, 2), (24, 8)])
 def test_blocks_that_are_no_subtrees_are_refused(count: int, world_size: int) -> None:
-    with pytest.raises(UserError, match=f"{count} micro-batches on {world_size} processes"):
+    with pytest.raises(UserError, match=f"lanes = {count} on {world_size} processes"):
         block(count, 0, world_size)
 
 

@@ -4,48 +4,49 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from clearseek.cli.progress import Display
 from clearseek.config import Recipe
 from clearseek.errors import UserError
 from clearseek.train import checkpoint
 from clearseek.train.extend import adopt, longer_recipe
+from clearseek.train.record import StepRecord
 from clearseek.train.run import RunFolder, read_metrics
-from clearseek.train.session import run_training
-from clearseek.train.trainer import Trainer
-from clearseek.train.transcript import verify
-from tests.tiny import tiny
+from clearseek.train.session import train_recipe
+from clearseek.train.transcript import check_transcript
+from tests.tiny import tiny, trainer_of
 
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory, data: Path) -> RunFolder:
     run = RunFolder(tmp_path_factory.mktemp("parent") / "run")
-    run_training(tiny(train={"precision": "fp32"}), run, data, quiet=True)
+    train_recipe(tiny(train={"precision": "fp32"}), run, data)
     return run
 
 
 def extend(parent: RunFolder, folder: Path, data: Path, more: int = 5) -> RunFolder:
     run = RunFolder(folder)
-    run_training(longer_recipe(parent, more), run, data, quiet=True, parent=parent)
+    train_recipe(longer_recipe(parent, more), run, data, parent=parent)
     return run
 
 
 def test_it_begins_where_the_parent_ended_and_says_so(parent: RunFolder, tmp_path: Path, data: Path) -> None:
-    run, ended = extend(parent, tmp_path / "more", data), verify(parent.transcript)
-    made = verify(run.transcript)
+    run, ended = extend(parent, tmp_path / "more", data), check_transcript(parent.transcript)
+    made = check_transcript(run.transcript)
     assert made.header["parent"] == {
         "step": 8,
+        "tokens": 8 * 8 * 32,
         "weights_sha256": ended.steps[-1].weights_sha256,
         "optimizer_sha256": ended.steps[-1].optimizer_sha256,
         "transcript_head": ended.head,
         "data_fingerprint": ended.header["data_fingerprint"],
     }
     assert [step.step for step in made.steps] == list(range(9, 14)) and run.read_recipe().train.steps == 13
-    assert made.steps[-1].held_out_bpb is not None and made.steps[0].tokens == 9 * 8 * 32
+    assert "held_out_bpb" in made.steps[-1].scalars and made.steps[0].tokens == 9 * 8 * 32
     assert (run.parent / "transcript.jsonl").read_bytes() == parent.transcript.read_bytes()
     assert [line["step"] for line in read_metrics(run.metrics)] == list(range(9, 14))
 
@@ -60,11 +61,23 @@ def test_it_is_what_one_run_would_have_done_where_the_schedule_is_level(tmp_path
         )
 
     short, whole = RunFolder(tmp_path / "short"), RunFolder(tmp_path / "whole")
-    run_training(level(8), short, data, quiet=True)
-    run_training(level(13), whole, data, quiet=True)
+    train_recipe(level(8), short, data)
+    train_recipe(level(13), whole, data)
     run = extend(short, tmp_path / "more", data)
-    one, other = verify(whole.transcript).steps, verify(run.transcript).steps
+    one, other = check_transcript(whole.transcript).steps, check_transcript(run.transcript).steps
     assert other == one[8:]
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def killed_after(step: int) -> Callable[[StepRecord], None]:
+    def kill(record: StepRecord) -> None:
+        if record.step == step:
+            raise KilledError
+
+    return kill
 
 
 def test_killed_and_resumed_it_ends_in_the_same_bits(parent: RunFolder, tmp_path: Path, data: Path) -> None:
@@ -72,18 +85,18 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(parent: RunFolder, tmp_path
     recipe = longer_recipe(parent, 5)
     adopt(parent, parts, with_data=False)
     for until in (9, 11):  # killed before it has a checkpoint of its own
-        resume = parts.transcript.exists()
-        with Display(13, live=False) as display:
-            Trainer(recipe, parts, data, resume=resume).train(display, until=until)
-    run_training(recipe, parts, data, resume=True, quiet=True)
-    run_training(recipe, parts, data, resume=True, from_step=12, quiet=True)
+        trainer = trainer_of(recipe, parts.root, data, resume=parts.transcript.exists())
+        with pytest.raises(KilledError):
+            trainer.train(killed_after(until))
+    train_recipe(recipe, parts, data, resume=True)
+    train_recipe(recipe, parts, data, resume=True, from_step=12)
     assert parts.transcript.read_bytes() == whole.transcript.read_bytes()
     assert checkpoint.steps(parts.checkpoints) == checkpoint.steps(whole.checkpoints)
 
 
 def test_an_extended_run_can_be_extended(parent: RunFolder, tmp_path: Path, data: Path) -> None:
     again = extend(extend(parent, tmp_path / "more", data, 2), tmp_path / "again", data, 1)
-    assert [step.step for step in verify(again.transcript).steps] == [11]
+    assert [step.step for step in check_transcript(again.transcript).steps] == [11]
 
 
 def test_only_a_finished_run_can_be_gone_on_from(parent: RunFolder, tmp_path: Path) -> None:
@@ -106,7 +119,9 @@ def test_only_a_finished_run_can_be_gone_on_from(parent: RunFolder, tmp_path: Pa
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"step": "8"}', '{"step": 8, "weights_sha256": 3}', "{}"])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"step": "8"}', '{"step": 8, "weights_sha256": 3}', '{"step": 8, "tokens": "9"}', "{}"]
+)
 def test_a_damaged_record_of_the_parent_is_named(content: str, tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.parent.mkdir()
@@ -117,7 +132,7 @@ def test_a_damaged_record_of_the_parent_is_named(content: str, tmp_path: Path) -
 
 def test_a_checkpoint_of_another_run_is_not_gone_on_from(parent: RunFolder, tmp_path: Path, data: Path) -> None:
     mixed, other = RunFolder(tmp_path / "mixed"), RunFolder(tmp_path / "other")
-    run_training(tiny(train={"precision": "fp32", "seed": 1}), other, data, quiet=True)
+    train_recipe(tiny(train={"precision": "fp32", "seed": 1}), other, data)
     shutil.copytree(parent.root, mixed.root)
     shutil.rmtree(mixed.checkpoints)
     shutil.copytree(other.checkpoints, mixed.checkpoints)
@@ -132,4 +147,4 @@ def test_other_weights_than_the_parents_are_refused(parent: RunFolder, tmp_path:
     file = run.parent / "parent.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"weights_sha256": "0" * 64}))
     with pytest.raises(UserError, match="not the weights that the run began with"):
-        Trainer(longer_recipe(parent, 5), run, data)
+        trainer_of(longer_recipe(parent, 5), run.root, data)

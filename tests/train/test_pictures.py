@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,15 @@ from hypothesis import strategies as st
 
 from clearseek.errors import UserError
 from clearseek.train.pictures import _spread, _summary, expert_load, loss_curve, relative_load, smooth
+from clearseek.train.record import StepRecord
 
 
-@dataclass
-class Point:
-    step: int
-    loss: float
-    held_out_bpb: float | None = None
+def point(step: int, loss: float, held_out: float | None = None) -> StepRecord:
+    return StepRecord(step, {"loss": loss} | ({} if held_out is None else {"held_out_bpb": held_out}), 1.0, 100 * step)
 
 
-def points(count: int) -> list[Point]:
-    return [Point(step, 8.0 / step**0.3, 2.0 if step % 10 == 0 else None) for step in range(1, count + 1)]
+def points(count: int) -> list[StepRecord]:
+    return [point(step, 8.0 / step**0.3, 2.0 if step % 10 == 0 else None) for step in range(1, count + 1)]
 
 
 def png_size(file: Path) -> tuple[int, int]:
@@ -43,7 +40,7 @@ def test_loss_curve(tmp_path: Path, count: int) -> None:
 
 
 def test_a_diverged_run_can_be_drawn(tmp_path: Path) -> None:
-    records = [*points(20), Point(21, float("nan")), Point(22, float("inf"))]
+    records = [*points(20), point(21, float("nan")), point(22, float("inf"))]
     loss_curve(records, tmp_path / "loss.png", bytes_per_token=3.3)
     png_size(tmp_path / "loss.png")
 

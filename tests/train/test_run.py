@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from clearseek.cli.progress import StepRecord
 from clearseek.errors import UserError
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.train import checkpoint
+from clearseek.train.record import StepRecord
 from clearseek.train.run import Loads, Metrics, RunFolder, is_imported, read_metrics
 from tests.tiny import tiny
 
 
 def record(step: int) -> StepRecord:
-    return StepRecord(step, 1.5, None, 0.1, 1e-3, 100.0, 0.4, [1.2])
+    return StepRecord(step, {"loss": 1.5}, 0.1, 100 * step, (1.2,), None, None, 1e-3, 100.0, 0.4)
 
 
 def write(path: Path, first: int, last: int) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import os
 import random
@@ -16,41 +17,48 @@ from typing import Any
 import pytest
 import torch
 
-from clearseek.cli.progress import Display, StepRecord
 from clearseek.config import Recipe
 from clearseek.data.loader import Loader
 from clearseek.errors import UserError
-from clearseek.evaluate.bits import held_out_bits
+from clearseek.evaluate import bits
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.train import checkpoint
+from clearseek.train.chunks import hash_tensors
+from clearseek.train.preflight import preflight
+from clearseek.train.pretrain import PreTraining
+from clearseek.train.record import StepRecord
 from clearseek.train.run import RunFolder, read_metrics
+from clearseek.train.step import Named, Training
+from clearseek.train.task import Batch, Loss
 from clearseek.train.trainer import Outcome, Trainer
-from clearseek.train.transcript import hash_tensors, verify
-from tests.tiny import tiny
+from clearseek.train.transcript import check_transcript
+from tests.tiny import tiny, trainer_of
 
 EIGHT_BIT = {"intermediate_size": 128, "moe_intermediate_size": 128}
 """What FP8 needs of the tiny model."""
 
 
 def run(recipe: Recipe, folder: Path, data: Path, **options: Any) -> tuple[Outcome, Trainer]:
-    trainer = Trainer(recipe, RunFolder(folder), data, **options)
-    with Display(recipe.train.steps, live=False) as display:
-        return trainer.train(display), trainer
+    trainer = trainer_of(recipe, folder, data, **options)
+    return trainer.train(), trainer
+
+
+class Interrupting(PreTraining):
+    """Sends this process a signal while a step is taken."""
+
+    def __init__(self, recipe: Recipe, data: Path, step: int) -> None:
+        super().__init__(recipe, data)
+        self.at = step
+
+    def batch(self, step: int, model: DeepSeekModel) -> Batch:
+        if step == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().batch(step, model)
 
 
 def interrupted(recipe: Recipe, folder: Path, data: Path, after: int, device: str = "cpu") -> None:
     """Train, but stop as on Ctrl-C during step `after`."""
-    trainer = Trainer(recipe, RunFolder(folder), data, device)
-    original = trainer._one_step
-
-    def step(display: Display) -> None:
-        if trainer.step + 1 == after:
-            os.kill(os.getpid(), signal.SIGINT)
-        original(display)
-
-    trainer._one_step = step  # type: ignore[method-assign]
-    with Display(recipe.train.steps, live=False) as display:
-        outcome = trainer.train(display)
+    outcome = trainer_of(recipe, folder, data, device, task=Interrupting(recipe, data, after)).train()
     assert outcome.steps == after and not outcome.finished
     assert checkpoint.steps(folder / "checkpoints")[-1] == after
 
@@ -79,18 +87,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert [line["step"] for line in read_metrics(tmp_path / "parts/metrics.jsonl")] == list(range(1, 9))
 
 
-class Ends(Display):
-    """Does something during the final evaluation."""
-
-    def __init__(self, total_steps: int, then: Callable[[], None]) -> None:
-        super().__init__(total_steps, live=False)
-        self.then = then
-
-    def evaluating(self, done: int, total: int) -> None:
-        self.then()
-
-
-def killed() -> None:
+def killed(done: int, total: int) -> None:
     raise MemoryError
 
 
@@ -99,37 +96,35 @@ def test_the_final_evaluation_may_be_cut_off(
     then: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last checkpoint is there before it begins, and it is done again, to the bit."""
-    monkeypatch.setattr("clearseek.train.trainer.held_out_bits", functools.partial(held_out_bits, batch=2))
+    monkeypatch.setattr(bits, "held_out_bits", functools.partial(bits.held_out_bits, batch=2))
     whole, _ = run(tiny(), tmp_path / "whole", data)
-    trainer = Trainer(tiny(), RunFolder(tmp_path / "parts"), data)
+    trainer = trainer_of(tiny(), tmp_path / "parts", data)
     if then == "signal":
-        with Ends(8, lambda: os.kill(os.getpid(), signal.SIGTERM)) as display:
-            outcome = trainer.train(display)
+        outcome = trainer.train(on_evaluation=lambda done, total: os.kill(os.getpid(), signal.SIGTERM))
         assert (outcome.steps, outcome.finished, outcome.weights_sha256) == (8, False, whole.weights_sha256)
     else:
-        with pytest.raises(MemoryError), Ends(8, killed) as display:
-            trainer.train(display)
-    assert verify(tmp_path / "parts/transcript.jsonl").steps[-1].step == 7
+        with pytest.raises(MemoryError):
+            trainer.train(on_evaluation=killed)
+    assert check_transcript(tmp_path / "parts/transcript.jsonl").steps[-1].step == 7
     assert checkpoint.steps(tmp_path / "parts/checkpoints")[-1] == 8
     resumed, _ = run(tiny(), tmp_path / "parts", data, resume=True)
     assert resumed.finished and resumed.weights_sha256 == whole.weights_sha256
     expected = (tmp_path / "whole/transcript.jsonl").read_bytes()
     assert (tmp_path / "parts/transcript.jsonl").read_bytes() == expected
-    with Ends(8, killed) as display:  # a finished run is not evaluated again
-        assert Trainer(tiny(), RunFolder(tmp_path / "parts"), data, resume=True).train(display).finished
+    # a finished run is not evaluated again
+    assert trainer_of(tiny(), tmp_path / "parts", data, resume=True).train(on_evaluation=killed).finished
     assert (tmp_path / "parts/transcript.jsonl").read_bytes() == expected
     assert [line["step"] for line in read_metrics(tmp_path / "parts/metrics.jsonl")] == list(range(1, 9))
 
 
 @pytest.mark.parametrize("gone", [BrokenPipeError(), OSError(5, "Input/output error"), SystemExit(1)])
 def test_a_display_that_nobody_reads_any_more_costs_no_step(gone: BaseException, tmp_path: Path, data: Path) -> None:
-    class Gone(Display):
-        def update(self, record: StepRecord) -> None:
-            if record.step == 4:
-                raise gone
+    def show(record: StepRecord) -> None:
+        if record.step == 4:
+            raise gone
 
-    with pytest.raises(type(gone)), Gone(8, live=False) as display:
-        Trainer(tiny(), RunFolder(tmp_path), data).train(display)
+    with pytest.raises(type(gone)):
+        trainer_of(tiny(), tmp_path, data).train(show)
     assert checkpoint.steps(tmp_path / "checkpoints") == [3, 4]
     whole, _ = run(tiny(), tmp_path / "whole", data)
     assert run(tiny(), tmp_path, data, resume=True)[0].weights_sha256 == whole.weights_sha256
@@ -138,7 +133,7 @@ def test_a_display_that_nobody_reads_any_more_costs_no_step(gone: BaseException,
 def test_an_fp8_run_says_which_backend_it_took(tmp_path: Path, data: Path) -> None:
     recipe = tiny(model=EIGHT_BIT, train={"precision": "fp8", "steps": 2})
     run(recipe, tmp_path, data)
-    assert verify(tmp_path / "transcript.jsonl").header["environment"]["fp8_backend"] == "dequantised"
+    assert check_transcript(tmp_path / "transcript.jsonl").header["environment"]["fp8_backend"] == "dequantised"
 
 
 def test_from_an_older_checkpoint_gives_the_same_end(tmp_path: Path, data: Path) -> None:
@@ -152,18 +147,29 @@ def test_from_an_older_checkpoint_gives_the_same_end(tmp_path: Path, data: Path)
 def test_going_back_gives_up_the_checkpoints_after_it(tmp_path: Path, data: Path) -> None:
     """Killed before it saves, such a run goes on from where it went back to, not from a future it never had."""
     whole, _ = run(tiny(), tmp_path, data)
-    gone_back = Trainer(tiny(), RunFolder(tmp_path), data, resume=True, from_step=6)
-    assert checkpoint.steps(tmp_path / "checkpoints")[-1] == gone_back.step == 6
+    gone_back = trainer_of(tiny(), tmp_path, data, resume=True, from_step=6)
+    assert checkpoint.steps(tmp_path / "checkpoints")[-1] == gone_back.training.step == 6
     gone_back.transcript.close()
     assert run(tiny(), tmp_path, data, resume=True)[0].weights_sha256 == whole.weights_sha256
 
 
 def test_weights_and_batches_each_follow_their_own_seed(tmp_path: Path, data: Path) -> None:
-    trainer = Trainer(tiny(data={"seed": 5}, train={"seed": 7}), RunFolder(tmp_path), data)
-    drawn = torch.empty(300, 32).normal_(0.0, 0.05, generator=torch.Generator().manual_seed(7))
-    assert torch.equal(trainer.optimizer.weights()["model.embed_tokens.weight"], drawn)
-    windows = [Loader(data, "train", 32, 8, seed, 2).batch(0).windows.tolist() for seed in (5, 7, 0)]
-    assert windows.index(trainer.loader.batch(0).windows.tolist()) == 0 and windows[0] not in windows[1:]
+    recipe = tiny(data={"seed": 5}, train={"seed": 7})
+    task = PreTraining(recipe, data)
+    trainer = trainer_of(recipe, tmp_path, data, task=task)
+
+    def drawn(name: str, number: int, *shape: int) -> torch.Tensor:
+        """By the definition: a generator for each matrix, seeded with the first eight bytes of a hash."""
+        digest = hashlib.sha256(f"7 {name} {number}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+        return torch.empty(*shape).normal_(0.0, 0.05, generator=generator)
+
+    weights = trainer.training.optimizer.weights()
+    assert torch.equal(weights["model.embed_tokens.weight"], drawn("model.embed_tokens.weight", 0, 300, 32))
+    experts = "model.layers.1.mlp.experts.gate_up_proj"
+    assert torch.equal(weights[experts], torch.stack([drawn(experts, e, 32, 32) for e in range(8)]))
+    windows = [Loader(data, "train", 32, 8, seed, 2).windows(0).tolist() for seed in (5, 7, 0)]
+    assert windows.index(task.loader.windows(0).tolist()) == 0 and windows[0] not in windows[1:]
 
 
 def test_accumulated_micro_batches_give_the_same_gradients_but_for_rounding(tmp_path: Path, data: Path) -> None:
@@ -172,32 +178,34 @@ def test_accumulated_micro_batches_give_the_same_gradients_but_for_rounding(tmp_
     for micro in (8, 2):
         recipe = tiny(train={"micro_batch_size": micro, "precision": "fp32", "balance_loss_weight": 0.0})
         run(recipe, tmp_path / str(micro), data)
-        losses.append([step.loss for step in verify(tmp_path / str(micro) / "transcript.jsonl").steps])
+        losses.append(
+            [step.scalars["loss"] for step in check_transcript(tmp_path / str(micro) / "transcript.jsonl").steps]
+        )
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_loss_falls_and_balance_bias_moves(tmp_path: Path, data: Path) -> None:
     recipe = tiny(train={"steps": 30, "bias_update_until": 1.0})
     _, trainer = run(recipe, tmp_path, data)
-    steps = verify(tmp_path / "transcript.jsonl").steps
-    assert steps[-1].loss < steps[0].loss - 0.5
-    assert steps[-1].held_out_bpb is not None and 0 < steps[-1].held_out_bpb < 8
-    for layer in trainer.model.moe_layers:
+    steps = check_transcript(tmp_path / "transcript.jsonl").steps
+    assert steps[-1].scalars["loss"] < steps[0].scalars["loss"] - 0.5
+    assert 0 < steps[-1].scalars["held_out_bpb"] < 8
+    for layer in trainer.training.model.moe_layers:
         bias = layer.gate.e_score_correction_bias
         assert bias.abs().max() > 0 and torch.allclose(bias / 0.001, (bias / 0.001).round(), atol=1e-3)
 
 
 def test_without_bias_updates_the_bias_stays(tmp_path: Path, data: Path) -> None:
     _, trainer = run(tiny(train={"bias_update_speed": 0.0}), tmp_path, data)
-    assert all(not layer.gate.e_score_correction_bias.any() for layer in trainer.model.moe_layers)
+    assert all(not layer.gate.e_score_correction_bias.any() for layer in trainer.training.model.moe_layers)
 
 
 def test_weights_are_hashed_now_and_then_and_at_the_end(tmp_path: Path, data: Path) -> None:
     outcome, trainer = run(tiny(train={"steps": 7, "hash_every": 3, "checkpoint_every": 100}), tmp_path, data)
-    steps = verify(tmp_path / "transcript.jsonl").steps
+    steps = check_transcript(tmp_path / "transcript.jsonl").steps
     assert [step.step for step in steps if step.weights_sha256] == [3, 6, 7]
     assert [step.step for step in steps if step.optimizer_sha256] == [3, 6, 7]
-    assert steps[-1].weights_sha256 == outcome.weights_sha256 == trainer.weights_hash()
+    assert steps[-1].weights_sha256 == outcome.weights_sha256 == trainer.training.weights_hash()
     assert checkpoint.steps(tmp_path / "checkpoints") == [7]
     saved = checkpoint.load(tmp_path / "checkpoints/step-00000007").tensors
     assert steps[-1].optimizer_sha256 == hash_tensors(saved["optimizer"].items())
@@ -205,39 +213,62 @@ def test_weights_are_hashed_now_and_then_and_at_the_end(tmp_path: Path, data: Pa
 
 
 def test_the_hash_of_the_weights_covers_every_tensor(tmp_path: Path, data: Path) -> None:
-    trainer = Trainer(tiny(), RunFolder(tmp_path), data)
-    known = {trainer.weights_hash()}
-    tensors = [*trainer.optimizer.weights().values(), *trainer.model.buffers()]
-    assert len(tensors) == len(trainer.model.state_dict())
+    trainer = trainer_of(tiny(), tmp_path, data)
+    known = {trainer.training.weights_hash()}
+    tensors = [*trainer.training.optimizer.weights().values(), *trainer.training.model.buffers()]
+    assert len(tensors) == len(trainer.training.model.state_dict())
     for tensor in tensors:
         tensor.view(-1)[-1] += 1.0
-        known.add(trainer.weights_hash())
+        known.add(trainer.training.weights_hash())
     assert len(known) == 1 + len(tensors)
 
 
+class Poisoned(PreTraining):
+    """Its loss in step 5 is no finite number."""
+
+    def __init__(self, recipe: Recipe, data: Path, bad: float) -> None:
+        super().__init__(recipe, data)
+        self.bad = bad
+
+    def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
+        loss = super().loss(model, micro)
+        return loss._replace(total=loss.total * self.bad) if micro.step == 5 else loss
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_non_finite_loss_stops_before_the_weights_are_touched(
-    bad: float, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = Trainer(tiny(), RunFolder(tmp_path), data)
-    loss = DeepSeekModel.loss
-
-    def poisoned(self: DeepSeekModel, tokens: torch.Tensor, *weights: float) -> Any:
-        losses = loss(self, tokens, *weights)
-        return losses._replace(total=losses.total * bad, main=losses.main * bad) if trainer.step == 4 else losses
-
-    monkeypatch.setattr(DeepSeekModel, "loss", poisoned)
-    with pytest.raises(UserError) as error, Display(8, live=False) as display:
-        trainer.train(display)
+def test_what_is_not_finite_stops_before_the_weights_are_touched(bad: float, tmp_path: Path, data: Path) -> None:
+    task = Poisoned(tiny(), data, bad)
+    with pytest.raises(UserError) as error:
+        trainer_of(tiny(), tmp_path, data, task=task).train()
     message = str(error.value)
     assert message.startswith("step 5: loss") and "step-00000003" in message
-    named, others = trainer.loader.documents(4), trainer.loader.documents(5)
+    named, others = task.loader.documents(4), task.loader.documents(5)
     assert f"The batch held {', '.join(named)}. " in message and named != others
-    assert verify(tmp_path / "transcript.jsonl").steps[-1].step == 4
-    monkeypatch.undo()
+    assert check_transcript(tmp_path / "transcript.jsonl").steps[-1].step == 4
     whole, _ = run(tiny(), tmp_path / "whole", data)
     again, _ = run(tiny(), tmp_path, data, resume=True)
     assert again.weights_sha256 == whole.weights_sha256
+
+
+def without_experts(model: DeepSeekModel) -> Named:
+    return [(name, parameter) for name, parameter in model.named_parameters() if ".experts." not in name]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_not_trained_stays_and_is_saved(precision: str, data: Path) -> None:
+    recipe = tiny(train={"precision": precision, "steps": 4})
+    training = Training(recipe, PreTraining(recipe, data), preflight(recipe), without_experts)
+    begun = {name: tensor.clone() for name, tensor in training.state()["weights"].items()}
+    training.advance()
+    state = {group: {k: v.clone() for k, v in held.items()} for group, held in training.state().items()}
+    moved = {name for name, tensor in state["weights"].items() if not torch.equal(tensor, begun[name])}
+    assert moved == {name for name in begun if ".experts." not in name}
+    assert not any(".experts." in name for name in state["optimizer"])
+    step, tokens = training.step, training.tokens
+    following, _ = training.advance()
+    training.begin()
+    training.load(step, tokens, state)
+    assert training.advance()[0] == following
 
 
 def test_a_recipe_edited_between_runs_is_refused_by_name(tmp_path: Path, data: Path) -> None:
@@ -285,7 +316,7 @@ def test_other_threads_or_precision_are_refused_by_name(
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path, data: Path) -> None:
     run(tiny(train={"steps": 1}), tmp_path, data)
     with pytest.raises(UserError, match="already recorded"):
-        Trainer(tiny(train={"steps": 1}), RunFolder(tmp_path), data)
+        trainer_of(tiny(train={"steps": 1}), tmp_path, data)
 
 
 def steps_done(folder: Path) -> int:
@@ -297,26 +328,16 @@ def steps_done(folder: Path) -> int:
 SAVED_OFTEN = tiny(train={"steps": 100, "checkpoint_every": 1, "keep_checkpoints": 2})
 
 
-class PausingDisplay(Display):
-    """A display that waits for ever once a step is done, as if the machine were slow: the run cannot end before a
-    kill, however late it comes."""
+def train_until(folder: str, data: str, last: int) -> None:
+    """In a process of its own: begin or resume a run that pauses in step `last` for ever, as if the machine were slow:
+    the run cannot end before a kill, however late it comes."""
 
-    def __init__(self, last: int) -> None:
-        super().__init__(SAVED_OFTEN.train.steps, live=False)
-        self.last = last
-
-    def update(self, record: StepRecord) -> None:
-        super().update(record)
-        if record.step == self.last:
+    def pause(record: StepRecord) -> None:
+        if record.step == last:
             signal.pause()
 
-
-def train_until(folder: str, data: str, last: int) -> None:
-    """In a process of its own: begin or resume a run that pauses in step `last`."""
-    run_folder = RunFolder(Path(folder))
-    trainer = Trainer(SAVED_OFTEN, run_folder, Path(data), resume=run_folder.transcript.exists())
-    with PausingDisplay(last) as display:
-        trainer.train(display)
+    resume = RunFolder(Path(folder)).transcript.exists()
+    trainer_of(SAVED_OFTEN, Path(folder), Path(data), resume=resume).train(pause)
 
 
 def torn_checkpoint(checkpoints: Path) -> bool:
@@ -354,7 +375,7 @@ def test_killed_at_random_moments_and_resumed_equals_uninterrupted(
     process.join()
     assert process.exitcode == 0
     assert (killed / "transcript.jsonl").read_bytes() == (whole / "transcript.jsonl").read_bytes()
-    assert verify(killed / "transcript.jsonl").steps[-1].weights_sha256 is not None
+    assert check_transcript(killed / "transcript.jsonl").steps[-1].weights_sha256 is not None
     assert checkpoint.latest(killed / "checkpoints") is not None
 
 

@@ -10,15 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clearseek.errors import UserError
+from clearseek.errors import OtherVersionError, UserError
 from clearseek.train import transcript
-from clearseek.train.transcript import Step, Transcript, hash_tensors, verify
+from clearseek.train.record import StepRecord, decode, encode
+from clearseek.train.transcript import Transcript, check_transcript
 
 HEADER: dict[str, Any] = {
     "recipe": {"name": "tiny", "train": {"steps": 300, "seed": 0}},
@@ -27,18 +26,20 @@ HEADER: dict[str, Any] = {
 }
 
 
-def step(number: int) -> Step:
-    return Step(
+def step(number: int) -> StepRecord:
+    return StepRecord(
         step=number,
-        loss=8.3 / number,
-        mtp_loss=8.5 / number,
+        scalars={"loss": 8.3 / number, "mtp_loss": 8.5 / number} | ({} if number % 4 else {"held_out_bpb": 2.5}),
         grad_norm=math.pi * number,
         tokens=8192 * number,
         balance=(1.0 + 1 / 3, 1.5),
-        held_out_bpb=2.5 if number % 4 == 0 else None,
         weights_sha256="0" * 64 if number % 2 == 0 else None,
         optimizer_sha256="1" * 64 if number % 2 == 0 else None,
     )
+
+
+def without_evaluation(record: StepRecord) -> StepRecord:
+    return replace(record, scalars={name: value for name, value in record.scalars.items() if name != "held_out_bpb"})
 
 
 def written(path: Path, steps: int) -> Path:
@@ -55,7 +56,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_round_trip_is_exact(file: Path) -> None:
-    summary = verify(file)
+    summary = check_transcript(file)
     assert summary.header == HEADER
     assert summary.steps == tuple(step(number) for number in range(1, 7))
     assert not summary.torn
@@ -78,9 +79,9 @@ def test_a_run_may_begin_after_its_parents_last_step(tmp_path: Path) -> None:
     assert record.step == 4
     record.append(step(5))
     record.close()
-    assert [each.step for each in verify(path).steps] == [5] and verify(path).begin == 4
+    assert [each.step for each in check_transcript(path).steps] == [5] and check_transcript(path).begin == 4
     Transcript.resume(path, header, 4).close()
-    assert verify(path).steps == ()
+    assert check_transcript(path).steps == ()
 
 
 @pytest.mark.parametrize("parent", [4, None, [], {}, {"step": -1}, {"step": "4"}, {"step": True}])
@@ -88,17 +89,17 @@ def test_a_parent_without_a_step_is_no_header(parent: Any, tmp_path: Path) -> No
     line = transcript._line({"format": transcript.FORMAT, **HEADER, "parent": parent})
     (tmp_path / "t.jsonl").write_bytes(line + b"\n")
     with pytest.raises(UserError, match="line 1: altered: it does not say after which step"):
-        verify(tmp_path / "t.jsonl")
+        check_transcript(tmp_path / "t.jsonl")
 
 
 def test_a_line_that_waited_for_its_evaluation_is_kept_if_it_is_there(file: Path) -> None:
-    before, pending = verify(file), replace(step(4), held_out_bpb=None)
+    before, pending = check_transcript(file), without_evaluation(step(4))
     head = [line.head for line in transcript.read_lines(file)][3]
     again = Transcript.resume(file, HEADER, 3, head, pending)
     assert again.step == 4
     again.close()
-    assert verify(file).steps == before.steps[:4]
-    for other in (replace(pending, loss=1.0), replace(step(5), held_out_bpb=None)):
+    assert check_transcript(file).steps == before.steps[:4]
+    for other in (replace(pending, scalars={"loss": 1.0}), without_evaluation(step(5))):
         again = Transcript.resume(file, HEADER, 3, head, other)
         assert again.step == 3
         again.append(step(4))
@@ -117,7 +118,7 @@ def test_nothing_is_written_after_a_full_disk(file: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match=r"the disk is full \([\d,]+ bytes are needed and [\d,]+ are free\)"):
         record.append(step(7))
     record.close()
-    assert verify(file).torn and len(verify(file).steps) == 6
+    assert check_transcript(file).torn and len(check_transcript(file).steps) == 6
 
 
 def test_identical_runs_write_identical_bytes(file: Path, tmp_path: Path) -> None:
@@ -128,29 +129,33 @@ def test_identical_runs_write_identical_bytes(file: Path, tmp_path: Path) -> Non
 def test_floats_are_hexadecimal_and_the_chain_is_sha256(file: Path) -> None:
     lines = file.read_bytes().splitlines()
     entry = json.loads(lines[1])
-    assert entry["loss"] == (8.3).hex()
+    assert entry["scalars"]["loss"] == (8.3).hex()
     assert entry["prev"] == transcript.sha256_bytes(lines[0])
     assert "weights_sha256" not in entry
-    assert verify(file).head == transcript.sha256_bytes(lines[-1])
+    assert check_transcript(file).head == transcript.sha256_bytes(lines[-1])
 
 
 @given(
+    st.dictionaries(st.text(max_size=8), st.floats(allow_nan=False), max_size=4),
     st.floats(allow_nan=False),
-    st.floats(allow_nan=False),
-    st.none() | st.floats(allow_nan=False),
     st.lists(st.floats(0, 1e3), max_size=4),
 )
-def test_every_float_survives(loss: float, norm: float, mtp: float | None, balance: list[float]) -> None:
-    record = Step(1, loss, mtp, norm, 5, tuple(balance))
-    assert transcript.decode(json.loads(transcript._line(transcript.encode(record)))) == record
+def test_every_float_and_name_survives(scalars: dict[str, float], norm: float, balance: list[float]) -> None:
+    record = StepRecord(1, scalars, norm, 5, tuple(balance))
+    assert decode(json.loads(transcript._line(encode(record)))) == record
+
+
+def test_speed_is_for_people_and_not_for_the_record() -> None:
+    fast, slow = (replace(step(3), tokens_per_second=rate, mfu=rate / 100) for rate in (10.0, 1.0))
+    assert fast == slow and encode(fast) == encode(slow)
 
 
 def test_a_loss_that_is_not_a_number_is_recorded(tmp_path: Path) -> None:
     record = Transcript.open(tmp_path / "t", HEADER)
-    record.append(Step(1, math.nan, None, math.inf, 1))
+    record.append(StepRecord(1, {"loss": math.nan}, math.inf, 1))
     record.close()
-    [line] = verify(tmp_path / "t").steps
-    assert math.isnan(line.loss)
+    [line] = check_transcript(tmp_path / "t").steps
+    assert math.isnan(line.scalars["loss"])
     assert line.grad_norm == math.inf
 
 
@@ -177,7 +182,7 @@ def test_resuming_gives_the_bytes_of_an_unbroken_run(file: Path, at: int) -> Non
 def test_a_torn_last_line_is_tolerated(file: Path, tear: int) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[:-tear])
-    summary = verify(file)
+    summary = check_transcript(file)
     assert summary.torn
     assert [each.step for each in summary.steps] == [1, 2, 3, 4, 5]
     record = Transcript.resume(file, HEADER, 5)
@@ -216,7 +221,7 @@ def test_every_differing_key_is_named(file: Path) -> None:
         'environment.torch: "2.13.0" -> (absent)',
         "recipe.train.steps: 300 -> 400",
     ]
-    assert len(verify(file).steps) == 6
+    assert len(check_transcript(file).steps) == 6
 
 
 def test_a_number_is_not_its_float(file: Path) -> None:
@@ -237,7 +242,7 @@ def test_a_second_writer_is_refused(file: Path) -> None:
         Transcript.resume(file, HEADER, 2)
     first.append(step(7))
     first.close()
-    assert len(verify(file).steps) == 7
+    assert len(check_transcript(file).steps) == 7
 
 
 def _edit(file: Path, line: int, old: bytes, new: bytes) -> None:
@@ -256,13 +261,15 @@ def _edit(file: Path, line: int, old: bytes, new: bytes) -> None:
         (5, b'"prev":"', b'"prev":"0', 5),
         (4, b"{", b"", 4),
         (4, b'"loss":"0x', b'"loss":"0y', 4),
-        (1, b"clearseek-transcript-1", b"clearseek-transcript-2", 1),
+        (1, b"clearseek-transcript-2", b"clearseek-transcript-", 1),
+        (4, b'{"balance":[', b'{ "balance":[', 4),
+        (4, b'"loss":"0x1', b'"loss":"0X1', 4),
     ],
 )
 def test_the_first_broken_line_is_named(file: Path, line: int, old: bytes, new: bytes, found_at: int) -> None:
     _edit(file, line, old, new)
     with pytest.raises(UserError, match=f"line {found_at}: "):
-        verify(file)
+        check_transcript(file)
 
 
 @given(st.data())
@@ -275,35 +282,35 @@ def test_any_flipped_bit_before_the_last_line_is_found(
     raw[where] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(raw)
     with pytest.raises(UserError, match=r"line \d"):
-        verify(file)
+        check_transcript(file)
 
 
 def test_removed_and_swapped_lines_are_found(file: Path) -> None:
     lines = file.read_bytes().split(b"\n")
     file.write_bytes(b"\n".join(lines[:2] + lines[3:]))
     with pytest.raises(UserError, match="line 3: "):
-        verify(file)
+        check_transcript(file)
     file.write_bytes(b"\n".join([*lines[:2], lines[3], lines[2], *lines[4:]]))
     with pytest.raises(UserError, match="line 3: "):
-        verify(file)
+        check_transcript(file)
 
 
 def test_damage_after_the_checkpoint_does_not_matter(file: Path) -> None:
     _edit(file, 6, b"tokens", b"tokenz")
     Transcript.resume(file, HEADER, 3).close()
-    assert len(verify(file).steps) == 3
+    assert len(check_transcript(file).steps) == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"{}\n", b"[]\n", b"no json\n", b"\xff\xfe\n"])
 def test_other_files_are_no_transcripts(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t").write_bytes(content)
     with pytest.raises(UserError):
-        verify(tmp_path / "t")
+        check_transcript(tmp_path / "t")
 
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file"):
-        verify(tmp_path / "t")
+        check_transcript(tmp_path / "t")
     with pytest.raises(UserError, match="No such file"):
         Transcript.resume(tmp_path / "t", HEADER, 0)
 
@@ -315,51 +322,10 @@ def test_steps_must_follow_each_other(tmp_path: Path) -> None:
     record.close()
 
 
-# hash_tensors
-
-
-def test_hash_is_canonical() -> None:
-    a, b = torch.arange(6.0).view(2, 3), torch.ones(2, dtype=torch.bfloat16)
-    reference = hash_tensors([("a", a), ("b", b)])
-    assert hash_tensors([("b", b), ("a", a)]) == reference
-    assert hash_tensors([("a", a.T.contiguous().T), ("b", b)]) == reference  # layout
-    assert hash_tensors([("a", torch.nn.Parameter(a)), ("b", b)]) == reference
-
-
-def test_hash_covers_large_tensors_to_their_end() -> None:
-    numbers = np.arange(300_001, dtype="<f4")
-    expected = transcript.sha256_bytes(b'["w","float32",[300001]]\n' + numbers.tobytes())
-    assert hash_tensors([("w", torch.from_numpy(numbers))]) == expected
-
-
-def test_hash_of_known_bytes() -> None:
-    expected = transcript.sha256_bytes(b'["x","bfloat16",[2]]\n' + b"\x80\x3f\x00\xc0")  # 1.0 and -2.0
-    assert hash_tensors([("x", torch.tensor([1.0, -2.0], dtype=torch.bfloat16))]) == expected
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        [("x", torch.zeros(4))],
-        [("w", torch.zeros(2, 2))],
-        [("x", torch.zeros(2, 2, dtype=torch.int32))],
-        [("x", torch.tensor([[0.0, 0.0], [0.0, -0.0]]))],
-        [("x", torch.zeros(2, 2)), ("y", torch.zeros(0))],
-    ],
-)
-def test_hash_sees_name_dtype_shape_and_every_bit(other: list[tuple[str, torch.Tensor]]) -> None:
-    assert hash_tensors(other) != hash_tensors([("x", torch.zeros(2, 2))])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.bool])
-def test_hash_takes_every_dtype_and_scalars(dtype: torch.dtype) -> None:
-    tensors = {"scalar": torch.ones((), dtype=dtype), "empty": torch.empty(0, 3, dtype=dtype)}
-    assert len(hash_tensors(tensors.items())) == 64
-
-
-def test_hash_refuses_two_tensors_of_one_name() -> None:
-    with pytest.raises(AssertionError, match="two tensors are called x"):
-        hash_tensors([("x", torch.zeros(1)), ("x", torch.zeros(1))])
+def test_a_later_format_names_itself_and_what_is_read_here(file: Path) -> None:
+    _edit(file, 1, b"clearseek-transcript-2", b"clearseek-transcript-3")
+    with pytest.raises(OtherVersionError, match=r"clearseek-transcript-3: .*reads formats 1 and 2"):
+        check_transcript(file)
 
 
 def test_what_an_older_record_does_not_say_is_unknown_there(tmp_path: Path) -> None:

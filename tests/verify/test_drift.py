@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from clearseek.train.record import StepRecord
 from clearseek.verify.drift import BAND, NUDGES, Distance, Outcome, distance, farthest, nudge, outcome
 
 
 def made(*losses: float, weight: float = 1.0, norm: float = 2.0, moment: float = 0.5, more: str = "b") -> Outcome:
-    lines = [
-        {"step": number, "tokens": 32 * number, "loss": loss.hex(), "grad_norm": norm.hex()}
-        for number, loss in enumerate(losses, 1)
-    ]
+    records = [StepRecord(number, {"loss": loss}, norm, 32 * number) for number, loss in enumerate(losses, 1)]
     tensors = {
         "weights": {"a": torch.full((3, 4), weight), more: torch.ones(2)},
         "buffers": {"bias": torch.zeros(4)},
         "optimizer": {"a.exp_avg": torch.full((3, 4), moment), "a.exp_avg_sq": torch.full((3, 4), moment * 1e-6)},
     }
-    return outcome([json.dumps(line).encode() for line in lines], tensors)
+    return outcome(records, tensors)
 
 
 def apart(loss: float = 0.0, norm: float = 0.0, **groups: float) -> Distance:
@@ -51,9 +49,9 @@ def test_other_steps_or_names_are_infinitely_far(other: Outcome) -> None:
 
 def test_other_fields_and_tokens_are_infinitely_far() -> None:
     one, other = made(1.0), made(1.0)
-    changed = Outcome(({**other.lines[0], "tokens": 7},), other.tensors)
+    changed = Outcome((replace(other.records[0], tokens=7),), other.tensors)
     assert distance(one, changed).loss == math.inf
-    changed = Outcome(({**other.lines[0], "mtp_loss": (1.0).hex()},), other.tensors)
+    changed = Outcome((replace(other.records[0], scalars={"loss": 1.0, "mtp_loss": 1.0}),), other.tensors)
     assert distance(one, changed).loss == math.inf
 
 
@@ -79,9 +77,8 @@ def test_the_band_is_a_multiple_of_each() -> None:
 
 def test_an_outcome_copies_the_tensors() -> None:
     weights = {"a": torch.ones(2)}
-    found = outcome([json.dumps({"loss": (1.25).hex()}).encode()], {"weights": weights})
+    found = outcome([StepRecord(1, {"loss": 1.25}, 1.0, 2)], {"weights": weights})
     weights["a"].zero_()
-    assert found.lines == ({"loss": (1.25).hex()},)
     assert torch.equal(found.tensors["weights"]["a"], torch.ones(2))
 
 

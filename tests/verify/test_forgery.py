@@ -19,7 +19,7 @@ from clearseek.data.manifest import read_manifest
 from clearseek.files import sha256_file
 from clearseek.signing.manifest import MANIFEST, build
 from clearseek.train.run import RunFolder
-from clearseek.train.session import run_training
+from clearseek.train.session import train_recipe
 from clearseek.train.trainer import Outcome, Trainer
 from clearseek.verify.replay import choose_segments, open_release
 from clearseek.verify.run import verify
@@ -374,7 +374,7 @@ def test_a_run_with_one_thread_is_evaluated_with_one(tmp_path: Path, corpus: Pat
     run = RunFolder(tmp_path / "run")
     before = torch.get_num_threads()
     try:
-        run_training(recipe, run, quiet=True)
+        train_recipe(recipe, run)
         torch.set_num_threads(2)
         assert main(["release", str(run.root), str(tmp_path / "Tiny")]) == 0
         assert rows(tmp_path / "Tiny", levels=(3,))["verify.evaluation"].answer == "yes"

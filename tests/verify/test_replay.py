@@ -18,8 +18,8 @@ from tests.tiny import tiny
 
 
 def priced(monkeypatch: pytest.MonkeyPatch, bf16: float, recorded: str = "bfloat16") -> str:
-    header: dict[str, Any] = {"environment": {"precision": recorded, "device": "cpu"}}
-    release: Any = SimpleNamespace(recipe=tiny(), transcript=SimpleNamespace(header=header))
+    environment = {"precision": recorded, "device": "cpu"}
+    release: Any = SimpleNamespace(recipe=tiny(), environment=environment)
     found = Precision(torch.bfloat16, {"bf16": bf16, "fp32": 1e11})
     monkeypatch.setattr(replay, "pick_precision", lambda choice: found)
     return Replay(release).price((Segment(0, 3), Segment(6, 8)))
@@ -41,12 +41,11 @@ def test_nothing_is_said_where_nothing_is_emulated(monkeypatch: pytest.MonkeyPat
 
 
 def test_loops_that_are_not_installed_here_are_this_machines_lack(monkeypatch: pytest.MonkeyPatch) -> None:
-    header: dict[str, Any] = {"environment": {"precision": "float32", "device": "cpu"}}
-    release: Any = SimpleNamespace(recipe=tiny(), transcript=SimpleNamespace(header=header))
+    recipe = tiny(train={"kernels": "numba"})
+    release: Any = SimpleNamespace(recipe=recipe, environment={"precision": "float32", "device": "cpu"})
     monkeypatch.setattr(launch, "unavailable", lambda: "numba is not installed")
-    Replay(release)._refuse(tiny(), "cpu")
     with pytest.raises(MachineError, match="numba is not installed"):
-        Replay(release)._refuse(tiny(train={"kernels": "numba"}), "cpu")
+        Replay(release).train(Segment(0, 3))
 
 
 def test_settings_are_shown_in_few_words() -> None:

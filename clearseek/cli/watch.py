@@ -1,0 +1,45 @@
+"""Training while somebody watches: progress of the data, what the machine does, then the display of the steps."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from clearseek.cli.progress import Display
+from clearseek.config import Recipe
+from clearseek.data.progress import data_progress
+from clearseek.train.record import HELD_OUT
+from clearseek.train.run import RunFolder
+from clearseek.train.session import train_recipe
+
+
+def run_training(
+    recipe: Recipe, run: RunFolder, data: Path | None = None, device: str = "cpu", resume: bool = False,
+    from_step: int | None = None, quiet: bool = False, parent: RunFolder | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """:func:`train_recipe` with everything shown; with `quiet` on standard error, which leaves the other for JSON.
+
+    Returns the fields of :class:`Outcome` and the final `held_out_bpb`, as JSON values.
+    """
+    console = Console(stderr=True) if quiet else Console(highlight=False)
+    with ExitStack() as data_shown, Display(recipe.train.steps, recipe.name, console=console) as display:
+        on_data = data_shown.enter_context(data_progress(Console(stderr=True), quiet))
+
+        def say(line: str) -> None:
+            data_shown.close()
+            console.print(line, markup=False, soft_wrap=True)
+
+        outcome = train_recipe(
+            recipe, run, data, device, resume, from_step, parent,
+            on_step=display.update, on_evaluation=display.evaluating, on_data=on_data, say=say,
+        )  # fmt: skip
+    return {
+        "steps": outcome.steps,
+        "finished": outcome.finished,
+        "weights_sha256": outcome.weights_sha256,
+        "seconds": outcome.seconds,
+        "held_out_bpb": outcome.scalars.get(HELD_OUT),
+    }

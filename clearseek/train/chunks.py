@@ -1,0 +1,71 @@
+"""Sums and hashes over fixed chunks of tensors, the same however the tensors are shared out among processes.
+
+Every tensor is cut into chunks of 65,536 elements in its own order. What is added over all weights (the gradient's
+norm) is added chunk by chunk, and what stands for all weights (their hash) is a tree whose leaves are the chunks: a
+process that holds some of the chunks computes its part, and the whole has the same bits on one process or a hundred.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 16
+"""Elements."""
+
+
+def chunks(tensor: Tensor) -> Sequence[Tensor]:
+    """The chunks of a tensor, views where it is contiguous; the last may be shorter."""
+    parts: Sequence[Tensor] = tensor.detach().reshape(-1).split(CHUNK)
+    return parts
+
+
+def gradient_norm(gradients: Iterable[Tensor]) -> float:
+    """Global L2 norm: each chunk's norm in FP32, and their squares added in FP64, in order."""
+    parts = [chunk for gradient in gradients for chunk in chunks(gradient)]
+    total = 0.0
+    for norm in torch.stack(torch._foreach_norm(parts)).tolist():
+        total += norm * norm
+    return math.sqrt(total)
+
+
+def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of named tensors, which depends on their names and contents alone, not on order, layout or device.
+
+    In the order of names, each gives a JSON line ``[name, dtype, shape]`` and then the SHA-256 of the little-endian
+    bytes of each of its chunks. Works for every dtype, BF16 and FP8 included.
+    """
+    digest = hashlib.sha256()
+    for described, tensor in _in_order(tensors):
+        digest.update(described)
+        digest.update(b"".join(hashlib.sha256(_bytes(chunk)).digest() for chunk in chunks(tensor)))
+    return digest.hexdigest()
+
+
+def flat_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """The hash of transcripts of format 1: the bytes of each tensor themselves instead of their chunks' hashes."""
+    digest = hashlib.sha256()
+    for described, tensor in _in_order(tensors):
+        digest.update(described)
+        digest.update(_bytes(tensor.detach().reshape(-1)))
+    return digest.hexdigest()
+
+
+def _in_order(tensors: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[bytes, Tensor]]:
+    assert sys.byteorder == "little"
+    previous: str | None = None
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        assert name != previous, f"two tensors are called {name}"
+        previous = name
+        described = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        yield json.dumps(described, separators=(",", ":")).encode() + b"\n", tensor
+
+
+def _bytes(flat: Tensor) -> memoryview:
+    return flat.cpu().contiguous().view(torch.uint8).numpy().data

@@ -1,0 +1,112 @@
+"""What decides the bits of a run: the modules that the trainer imports, and no others.
+
+Two versions of ClearSeek train to the same bits on the same machine if these files are the same, whatever became of
+command line, server or audit. A release carries their list and one hash of it. The imports are read from the sources
+and nothing is run: those at the top of a file, those inside functions, and modules that are named in a text, as the
+choice of an FP8 backend names them. Imports for type checkers alone do not count, and neither does the package's own
+``__init__.py``, which only says what it is called.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import clearseek
+from clearseek.errors import UserError
+
+ROOTS: Final = ("clearseek.train.trainer", "clearseek.train.pretrain")
+FORMAT: Final = "clearseek-code-1"
+CODE: Final = "training/code.json"
+"""Where a release has the list."""
+
+
+def package_sources() -> dict[str, bytes]:
+    """Path below the package's parent, such as ``clearseek/train/step.py`` -> source, of this ClearSeek."""
+    package = Path(clearseek.__file__).parent
+    return {
+        path.relative_to(package.parent).as_posix(): path.read_bytes()
+        for path in package.rglob("*.py")
+        if "__pycache__" not in path.parts
+    }
+
+
+def trainers_code(sources: Mapping[str, bytes]) -> dict[str, str]:
+    """Path -> SHA-256 of every source that the trainer imports, directly or not, by path.
+
+    Raises UserError where there is no such trainer, or a source is no Python.
+    """
+    modules = {_module(path): path for path in sources}
+    missing = [root for root in ROOTS if root not in modules]
+    if missing:
+        raise UserError(f"no source of {', '.join(missing)}: not the code of this version's trainer")
+    found: set[str] = set()
+    waiting = list(ROOTS)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += _imports(modules[module], sources[modules[module]], modules)
+    paths = sorted(modules[module] for module in found - {"clearseek"})
+    return {path: hashlib.sha256(sources[path]).hexdigest() for path in paths}
+
+
+def code_hash(files: Mapping[str, str]) -> str:
+    """SHA-256 that stands for the files of :func:`trainers_code`: of their canonical JSON."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def code_list(files: Mapping[str, str]) -> dict[str, Any]:
+    """The list as a release carries it."""
+    return {"format": FORMAT, "sha256": code_hash(files), "files": dict(files)}
+
+
+def _module(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _imports(path: str, source: bytes, modules: Mapping[str, str]) -> Iterator[str]:
+    """Modules of the package that one of them imports, with the packages around them."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise UserError(f"{path}: not Python that can be read") from None
+    for name in _named(tree, path):
+        parts = name.split(".")
+        for length in range(2, len(parts) + 1):
+            if (module := ".".join(parts[:length])) in modules:
+                yield module
+        if name.endswith(".*"):
+            yield from (module for module in modules if module.startswith(name[:-1]))
+
+
+def _named(tree: ast.AST, path: str) -> Iterator[str]:
+    """Names of modules, or of things in them, that may be imported; ``package.*`` for all of a package."""
+    package = path.split("/")[:-1]
+    for node in _nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            start = ".".join(part for part in (above, node.module) if part)
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.JoinedStr):
+            first = node.values[0] if node.values else None
+            if isinstance(first, ast.Constant) and str(first.value).startswith("clearseek."):
+                yield f"{str(first.value).rpartition('.')[0]}.*"
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("clearseek."):
+            yield node.value.partition(":")[0]  # as entry points are written, module:object
+
+
+def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those of blocks that only a type checker reads."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        skipped = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        waiting += node.orelse if skipped and isinstance(node, ast.If) else ast.iter_child_nodes(node)

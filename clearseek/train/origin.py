@@ -1,0 +1,73 @@
+"""Where a run begins: values drawn from its seed, or the end of another run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clearseek.errors import UserError
+from clearseek.train import checkpoint
+from clearseek.train.run import RunFolder
+from clearseek.train.step import Training
+from clearseek.train.transcript import hasher
+
+
+@dataclass(frozen=True)
+class Seed:
+    """The recipe's seed."""
+
+    step: int = 0
+    """Step that the run begins after."""
+
+    def header(self) -> dict[str, Any]:
+        """What the transcript's header says of it; the seed stands in the recipe."""
+        return {}
+
+    def begin(self, training: Training) -> None:
+        """Go to it."""
+        training.begin()
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The end of another run, whose weights, optimiser and step are taken over."""
+
+    run: RunFolder
+    """The new run, in whose folder they are."""
+    record: dict[str, Any]
+    """Its `parent.json`."""
+
+    @property
+    def step(self) -> int:
+        """The parent's last step."""
+        return int(self.record["step"])
+
+    def header(self) -> dict[str, Any]:
+        """What the transcript's header says of it."""
+        return {"parent": self.record}
+
+    def begin(self, training: Training) -> None:
+        """Go to it. Raises UserError where the parent had other data, or its checkpoint was changed."""
+        if self.record["data_fingerprint"] != training.task.fingerprint:
+            raise UserError(f"{self.run.root}: it goes on from a run of other data: give their folder with --data")
+        path = checkpoint.find(self.run.parent, self.step)
+        restore(training, path, checkpoint.load(path), self.record.get("tokens", 0))
+        state = training.state()
+        weights = [*state["weights"].items(), *state["buffers"].items()]
+        if hasher(2 if "tokens" in self.record else 1)(weights) != self.record["weights_sha256"]:
+            raise UserError(f"{path}: not the weights that the run began with: restore it from a copy")
+
+
+def origin_of(run: RunFolder) -> Seed | Parent:
+    """Where the run of a folder begins. Raises UserError where what it says of a parent is damaged."""
+    record = run.read_parent()
+    return Seed() if record is None else Parent(run, record)
+
+
+def restore(training: Training, path: Path, saved: checkpoint.Checkpoint, tokens: int) -> None:
+    """Go to a checkpoint's state. Raises UserError where it is of another model or optimiser."""
+    try:
+        training.load(saved.step, tokens, saved.tensors)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{path}: does not fit the recipe: {error!r:.200}") from None

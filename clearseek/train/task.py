@@ -1,0 +1,105 @@
+"""What a run trains on: a task makes batches, says what they cost, and evaluates.
+
+The trainer knows gradients, optimiser, checkpoints and the transcript; a task knows everything about the data.
+Pre-training is one (:mod:`clearseek.train.pretrain`). Order is a function, not a history: the batch of a step follows
+from the task's fingerprint, the recipe and the step's number, and where the model itself has a part in it (rollouts),
+from its weights too.
+
+Shapes: B sequences, S positions, A look-ahead (1, or 2 with multi-token prediction), X = S + A, L layers with experts,
+E experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from clearseek.model.transformer import DeepSeekModel
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tokens of a step, or of one of its micro-batches."""
+
+    step: int
+    """Number of the step, from 1."""
+    tokens_BX: Tensor
+    """Token ids, int64: inputs are ``[:, :S]``, the targets of depth d are ``[:, d : d + S]``."""
+    weight_BX: Tensor
+    """What predicting each token counts in the loss, FP32: 0 for padding and prompts. Over the next-token targets
+    ``[:, 1 : S + 1]`` of a whole step the weights sum to 1, so micro-batches are only added up."""
+    counted: int
+    """Tokens that the step is said to have trained on."""
+    start_BX: Tensor | None = None
+    """First position of each token's document, int64: attention reaches no further back, and positions restart there.
+    None: documents of a sequence see each other, as in DeepSeek-V3's pre-training (report, section 4.1)."""
+    routing_LBSK: Tensor | None = None
+    """Experts to take instead of those that the router would choose, int64."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """More to log of the step, as JSON values."""
+
+    def split(self, count: int) -> Iterator[Batch]:
+        """`count` micro-batches of as many sequences each, in order."""
+        assert len(self.tokens_BX) % count == 0, (len(self.tokens_BX), count)
+        size = len(self.tokens_BX) // count
+        for first in range(0, len(self.tokens_BX), size):
+            rows = slice(first, first + size)
+            yield replace(
+                self,
+                tokens_BX=self.tokens_BX[rows],
+                weight_BX=self.weight_BX[rows],
+                start_BX=None if self.start_BX is None else self.start_BX[rows],
+                routing_LBSK=None if self.routing_LBSK is None else self.routing_LBSK[:, rows],
+            )
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        names = ("tokens_BX", "weight_BX", "start_BX", "routing_LBSK")
+        moved = {name: value.to(device) for name in names if (value := getattr(self, name)) is not None}
+        return replace(self, **moved)
+
+
+class Loss(NamedTuple):
+    """What a micro-batch costs: sums over its tokens by their weights."""
+
+    total: Tensor
+    """What is differentiated, FP32 scalar."""
+    scalars: dict[str, Tensor]
+    """What is logged of it, by name, FP32 scalars without graph; the same names in every micro-batch."""
+    load_LE: Tensor
+    """Tokens per expert, int64: what the routers' balance biases follow."""
+
+
+Progress = Callable[[int, int], None]
+"""Told how much of an evaluation is done, and of how much."""
+
+
+class Task(Protocol):
+    """What a run trains on."""
+
+    @property
+    def name(self) -> str:
+        """Its kind, for the transcript's header."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all data that it makes batches of."""
+
+    def batch(self, step: int, model: DeepSeekModel) -> Batch:
+        """The batch of a step (from 1), on the model's device."""
+
+    def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
+        """What a micro-batch costs, with a graph for the backward."""
+
+    def evaluate(self, model: DeepSeekModel, step: int, progress: Progress | None = None) -> dict[str, float]:
+        """What is measured of the model after a step, by name; nothing in steps that measure nothing.
+
+        After the run's last step it may take long: `progress` is called again and again, and may raise to end it.
+        """
+
+    def contents(self, step: int) -> list[str]:
+        """Names of what the batch of a step was made of, for people."""
