@@ -23,7 +23,7 @@ from pathlib import Path
 from clearseek.audit.audit import audit
 from clearseek.audit.evidence import Audit, Evidence, Grade, Row
 from clearseek.audit.read.source import Folder
-from clearseek.errors import UserError
+from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import sha256_bytes
 from clearseek.signing import manifest as listing
 from clearseek.signing.folder import verify_folder
@@ -305,6 +305,8 @@ def _code(replay: Replay) -> Row:
     title, name = "The training code that runs here is the release's", "verify.code"
     try:
         other = replay.other_code
+    except OtherVersionError as error:
+        return undecided(name, title, str(error), Evidence("training/"))
     except UserError as error:
         return compared(name, title, "no", str(error))
     if not other:

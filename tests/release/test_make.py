@@ -21,9 +21,11 @@ from clearseek.errors import UserError
 from clearseek.release.make import make_release
 from clearseek.release.source_archive import source_archive
 from clearseek.signing.manifest import MANIFEST, build, read
+from clearseek.train.closure import CODE, code_list, trainers_code
 from clearseek.train.extend import longer_recipe
 from clearseek.train.run import RunFolder
 from clearseek.train.session import train_recipe
+from clearseek.verify.code import archived_sources
 from clearseek.verify.replay import Segment, choose_segments, open_release
 from clearseek.verify.run import verify
 from tests.releases import audited, edit_json
@@ -165,7 +167,7 @@ def forged_line(release: Path) -> None:
     file = release / "training/transcript.jsonl"
     lines = file.read_bytes().split(b"\n")
     entry = json.loads(lines[4])
-    entry["loss"] = (1.0).hex()
+    entry["scalars"]["loss"] = (1.0).hex()
     lines[4] = json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()
     file.write_bytes(b"\n".join(lines))
 
@@ -206,7 +208,8 @@ def other_torch(release: Path) -> None:
 
 
 def other_code(release: Path) -> None:
-    (release / "code/clearseek-0.1.0.tar.gz").write_bytes(b"\x1f\x8b\x08\x00 not code")
+    (archive,) = (release / "code").iterdir()
+    archive.write_bytes(b"\x1f\x8b\x08\x00 not code")
 
 
 def lying_report(release: Path) -> None:
@@ -350,7 +353,7 @@ def test_what_could_not_be_decided_is_no_pass(
     def refuse(*arguments: object) -> None:
         raise UserError("this machine has no memory at all")
 
-    monkeypatch.setattr("clearseek.verify.replay.refuse_device", refuse)
+    monkeypatch.setattr("clearseek.verify.replay.preflight", refuse)
     assert main(["verify", str(release), "--levels", "6", "--json"]) == 1  # asked for training, and trained nothing
     statement = json.loads(capsys.readouterr().out)["statement"]
     assert statement["predicate"]["result"] == "WARNED"
@@ -432,7 +435,7 @@ def rewrite_lines(release: Path, change: Callable[[int, dict[str, Any]], dict[st
 
 def rewrite_history(release: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
     """Other weights after step 6, and every hash says so."""
-    from clearseek.train.transcript import hash_tensors
+    from clearseek.train.chunks import hash_tensors
 
     folder = release / "checkpoints/step-00000006"
     weights = load_file(folder / "weights.safetensors")
@@ -476,18 +479,19 @@ def test_on_another_machine_a_segment_is_set_against_what_rounding_does(
     assert "this machine differs: torch 1.0 -> " in row.reason
 
 
-def other_archive(release: Path) -> None:
-    """The release of another ClearSeek: a line more in its trainer."""
+def other_archive(release: Path, changed: str = "train/trainer.py") -> None:
+    """The release of another ClearSeek: a line more in a file."""
     (file,) = (release / "code").iterdir()
     buffer = io.BytesIO()
     with tarfile.open(file) as old, tarfile.open(fileobj=buffer, mode="w:gz") as new:
         for member in old:
             held = old.extractfile(member)
             assert held is not None
-            content = held.read() + b"# more\n" * member.name.endswith("train/trainer.py")
+            content = held.read() + b"# more\n" * member.name.endswith(changed)
             member.size = len(content)
             new.addfile(member, io.BytesIO(content))
     file.write_bytes(buffer.getvalue())
+    (release / CODE).write_text(json.dumps(code_list(trainers_code(archived_sources(release)))))
 
 
 @pytest.mark.parametrize(("size", "answer"), [(2.0**-20, "yes"), (0.01, "no")])
@@ -502,7 +506,36 @@ def test_bits_are_not_expected_of_another_clearseek(release: Path, size: float, 
     assert found["verify.steps.1-3"].grade == Grade.REEXECUTED
     row = found["verify.drift.4-6"]
     assert row.answer == answer
-    assert "this ClearSeek is not the release's: 1 files, such as train/trainer.py" in row.reason
+    assert "this ClearSeek is not the release's: 1 files, such as clearseek/train/trainer.py" in row.reason
+
+
+def test_code_that_decides_no_bits_may_be_other(release: Path) -> None:
+    """A release of a later or earlier ClearSeek, whose command line is another, has to be reproduced to the bit."""
+
+    def move(weights: dict[str, torch.Tensor]) -> None:
+        for weight in weights.values():
+            weight *= 1 + 2.0**-20
+
+    other_archive(release, "cli/__init__.py")
+    rewrite_history(release, move)
+    found = rows(release, levels=(6,))
+    assert found["verify.code"].answer == "yes"
+    assert found["verify.steps.4-6"].answer == "no"
+
+
+def test_a_list_of_other_code_than_the_archives_is_refuted(release: Path) -> None:
+    listed = (release / CODE).read_bytes()
+    other_archive(release)
+    (release / CODE).write_bytes(listed)
+    (release / MANIFEST).write_bytes(build(release).to_bytes())
+    row = rows(release, levels=(5,))["verify.code"]
+    assert row.answer == "no" and "not the list of what the trainer in code/ imports" in row.reason
+
+
+def test_a_list_of_a_later_format_names_itself(release: Path) -> None:
+    edit_json(release / CODE, lambda content: content.update(format="clearseek-code-9"))
+    row = rows(release, levels=(5,))["verify.code"]
+    assert row.answer == "unknown" and "clearseek-code-9" in row.reason and "reads clearseek-code-1" in row.reason
 
 
 def test_another_learning_rate_is_outside_the_band(release: Path) -> None:

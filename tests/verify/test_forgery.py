@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from clearseek.files import sha256_file
 from clearseek.signing.manifest import MANIFEST, build
 from clearseek.train.run import RunFolder
 from clearseek.train.session import train_recipe
-from clearseek.train.trainer import Outcome, Trainer
+from clearseek.train.step import Training
 from clearseek.verify.replay import choose_segments, open_release
 from clearseek.verify.run import verify
 from clearseek.verify.statement import verdict
@@ -163,7 +165,7 @@ def test_a_manifest_reads_nothing_outside(release: Path) -> None:
 
 def spoil_checkpoint(release: Path, step: int, group: str, change: Any) -> None:
     """Change tensors of a checkpoint, and every hash says so."""
-    from clearseek.train.transcript import hash_tensors
+    from clearseek.train.chunks import hash_tensors
 
     file = release / f"checkpoints/step-{step:08d}/{group}.safetensors"
     tensors = load_file(file)
@@ -214,7 +216,14 @@ def test_a_hash_that_is_not_the_checkpoints_is_refuted_on_any_machine(release: P
 )
 def test_every_number_of_a_line_is_in_the_band(release: Path, field: str, value: Any) -> None:
     spoil_checkpoint(release, 8, "weights", scale_all(1 + 2.0**-20))
-    rewrite_lines(release, lambda number, e: other_machine(number, e) | ({field: value} if number == 8 else {}))
+
+    def change(number: int, entry: dict[str, Any]) -> dict[str, Any]:
+        entry = other_machine(number, entry)
+        if number == 8:
+            (entry["scalars"] if field in entry["scalars"] else entry)[field] = value
+        return entry
+
+    rewrite_lines(release, change)
     assert rows(release, levels=(6,))["verify.drift.7-8"].answer == "no"
 
 
@@ -330,7 +339,13 @@ def test_ctrl_c_signs_nothing(
     made: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Trainer, "train", lambda self, display, until=None: Outcome(1, False, "", 0.0))
+    advance = Training.advance
+
+    def interrupted(training: Training) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return advance(training)
+
+    monkeypatch.setattr(Training, "advance", interrupted)
     arguments = ["verify", str(release), "--levels", "5", "--sign", str(made.parent / "key")]
     assert main(arguments) == 130
     assert not (release / "attestations").exists()

@@ -133,7 +133,8 @@ def _checkpoints(records: Records, group: str) -> Result:
         if recorded is None:
             continue  # the transcript hashes every so many steps, and the last one
         groups = ("weights", "buffers") if group == "weights" else ("optimizer",)
-        actual = hash_stored(records.subject, [f"{folder}/{each}.safetensors" for each in groups])
+        files = [f"{folder}/{each}.safetensors" for each in groups]
+        actual = hash_stored(records.subject, files, records.version)
         if actual != recorded:
             return False, f"step {step}: its {group} are not those whose hash the transcript has", TRANSCRIPT
         compared += 1

@@ -45,13 +45,17 @@ class Records:
         if TRANSCRIPT not in self.source.sizes:
             return False
         try:
-            return b'"format":"clearseek' in self.source.read(TRANSCRIPT, 100_000).split(b"\n")[0]
+            header = self.source.read(TRANSCRIPT, 100_000).split(b"\n")[0]
+            return any(b'"format":"clearseek-transcript-%d"' % version in header for version in (1, 2))
         except UserError:
             return False
 
     @cached_property
     def transcript(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Header and steps, the chain of hashes followed. Raises UserError at the first line that breaks it."""
+        """Header and steps, the chain of hashes followed; a step's scalars stand beside the rest, as in format 1.
+
+        Raises UserError at the first line that breaks it.
+        """
         lines = self.source.read(TRANSCRIPT, LONGEST_RECORD).split(b"\n")[:-1]
         parsed: list[dict[str, Any]] = []
         for number, line in enumerate(lines, 1):
@@ -61,7 +65,14 @@ class Records:
             parsed.append(entry)
             if number > 1 and entry.get("step") != (step := _begin(parsed[0]) + number - 1):
                 raise UserError(f"{TRANSCRIPT}, line {number}: not of step {step}")
+            if isinstance(scalars := entry.get("scalars"), dict):
+                entry |= scalars
         return parsed[0], parsed[1:]
+
+    @property
+    def version(self) -> int:
+        """Format of the transcript."""
+        return 1 if self.transcript[0].get("format") == "clearseek-transcript-1" else 2
 
     @property
     def begin(self) -> int:

@@ -1,7 +1,7 @@
 """The hash that a transcript keeps of tensors, taken from files: without PyTorch, piece by piece.
 
-The same as :func:`clearseek.train.transcript.hash_tensors`: in the order of names a line ``[name, dtype, shape]`` and
-then the bytes.
+The same as :func:`clearseek.train.chunks.hash_tensors`: in the order of names a line ``[name, dtype, shape]`` and then
+the SHA-256 of each chunk of 65,536 elements; in transcripts of format 1 the bytes themselves.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ from typing import Final
 
 from clearseek.audit.read.subject import Subject
 from clearseek.errors import UserError
-from clearseek.hub.safetensors import Entry
+from clearseek.hub.safetensors import DTYPE_BYTES, Entry
 
 _NAMES: Final = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16",
     "BF16": "bfloat16", "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 """PyTorch's names of the format's types."""
-_PIECE: Final = 1 << 24
+_CHUNK: Final = 1 << 16
+"""Elements."""
+_CHUNKS_AT_ONCE: Final = 64
 
 
-def hash_stored(subject: Subject, files: Iterable[str]) -> str:
-    """SHA-256 in hex over the tensors of these safetensors files. Raises UserError where one cannot be read."""
+def hash_stored(subject: Subject, files: Iterable[str], version: int) -> str:
+    """SHA-256 in hex over the tensors of these safetensors files, as transcripts of a format take it.
+
+    Raises UserError where one cannot be read.
+    """
     stored: dict[str, tuple[str, Entry]] = {}
     for file in files:
         for entry in subject.source.header(file).entries:
@@ -36,6 +41,13 @@ def hash_stored(subject: Subject, files: Iterable[str]) -> str:
         file, entry = stored[name]
         line = [name, _NAMES.get(entry.dtype, entry.dtype), list(entry.shape)]
         digest.update(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        for begin in range(entry.begin, entry.begin + entry.size, _PIECE):
-            digest.update(subject.source.read(file, min(_PIECE, entry.begin + entry.size - begin), begin))
+        chunk = _CHUNK * DTYPE_BYTES[entry.dtype]
+        piece, end = _CHUNKS_AT_ONCE * chunk, entry.begin + entry.size
+        for begin in range(entry.begin, end, piece):
+            raw = subject.source.read(file, min(piece, end - begin), begin)
+            if version == 1:
+                digest.update(raw)
+            else:
+                parts = (raw[first : first + chunk] for first in range(0, len(raw), chunk))
+                digest.update(b"".join(hashlib.sha256(part).digest() for part in parts))
     return digest.hexdigest()
