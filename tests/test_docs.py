@@ -24,6 +24,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from clearseek import cli, config
+from clearseek.audit.questions import QUESTIONS
+from clearseek.audit.render.text import DIMENSIONS
 from clearseek.cli.report import si
 from clearseek.counts import count_parameters
 from clearseek.errors import UserError
@@ -179,9 +181,19 @@ def test_recipe_table_is_what_is_shipped() -> None:
     assert generated("recipes").strip() in prose("docs/recipes.md"), message
 
 
+def test_every_question_is_listed() -> None:
+    message = "write the tables anew with: python -m tests.test_docs"
+    assert generated("questions").strip() in prose("docs/audit.md"), message
+
+
 def generated(name: str) -> str:
     """The table that stands under this name."""
-    if name == "recipes":
+    if name == "questions":
+        rows = ["| row | what it asserts |", "|---|---|"]
+        for dimension, heading in DIMENSIONS.items():
+            rows.append(f"| **{heading}** | |")
+            rows += [f"| `{each.id}` | {each.title} |" for each in QUESTIONS if each.dimension == dimension]
+    elif name == "recipes":
         rows = ["| recipe | parameters | activated | tokens | what it is |", "|---|---|---|---|---|"]
         for recipe in map(load_recipe, shipped_recipes()):
             count = count_parameters(recipe.model)

@@ -7,13 +7,12 @@ of the table: what the weights are and allow, what is open, what it means in pra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from clearseek.audit.checks import (
     access,
     attestations,
     code,
-    content_summary,
     context,
     cost,
     crosscheck,
@@ -35,23 +34,10 @@ from clearseek.audit.read.subject import Subject
 from clearseek.signing.keys import PublicKey
 
 CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
-    files.rows,
-    weights.rows,
-    trajectory.rows,
-    parameters.rows,
-    context.rows,
-    template.rows,
-    licence.rows,
-    documents.rows,
-    data.rows,
-    code.rows,
-    access.rows,
-    cost.rows,
-    evaluations.rows,
-    overlap.rows,
-    lineage.rows,
+    files.rows, weights.rows, trajectory.rows, parameters.rows, context.rows, template.rows, licence.rows,
+    documents.rows, data.rows, code.rows, access.rows, cost.rows, evaluations.rows, overlap.rows, lineage.rows,
     attestations.rows,
-)
+)  # fmt: skip
 
 
 def audit(source: Source, name: str = "", trusted: tuple[PublicKey, ...] = (), base: Source | None = None) -> Audit:
@@ -68,10 +54,15 @@ def audit(source: Source, name: str = "", trusted: tuple[PublicKey, ...] = (), b
     found = crosscheck.lift(subject, unique(row for check in CHECKS for row in check(subject)))
     found = attestations.lift(subject, found)
     rows = tuple(sorted(found, key=lambda row: order[row.dimension]))
-    return Audit(source.name, rows, _facts(subject, rows), dict(sorted(source.hashes.items())))
+    return Audit(source.name, rows, _facts(subject), dict(sorted(source.hashes.items())))
 
 
-def _facts(subject: Subject, rows: tuple[Row, ...]) -> dict[str, Any]:
+_COUNTS: Final = (
+    "total", "mtp", "checkpoint", "activated", "activated_without_embedding", "activated_without_embedding_and_head",
+)  # fmt: skip
+
+
+def _facts(subject: Subject) -> dict[str, Any]:
     """Numbers that reports show beside the rows."""
     facts: dict[str, Any] = {"name": subject.name, "files": len(subject.source.sizes)}
     facts["bytes"] = sum(subject.source.sizes.values())
@@ -80,19 +71,7 @@ def _facts(subject: Subject, rows: tuple[Row, ...]) -> dict[str, Any]:
     if subject.source.released:
         facts["released"] = subject.source.released
     if subject.counts is not None:
-        facts["parameters"] = {
-            "total": subject.counts.total,
-            "mtp": subject.counts.mtp,
-            "checkpoint": subject.counts.checkpoint,
-            "activated": subject.counts.activated,
-            "activated_without_embedding": subject.counts.activated_without_embedding,
-            "activated_without_embedding_and_head": subject.counts.activated_without_embedding_and_head,
-        }
+        facts["parameters"] = {name: getattr(subject.counts, name) for name in _COUNTS}
     if census := weights.dtype_census(subject.weights):
         facts["elements"] = census
-    if filled := content_summary.fields(subject):
-        facts["content_summary"] = {field: text[:500] for field, (text, _) in filled.items()}
-    environment = next((row for row in rows if row.id == "code.environment"), None)
-    if packages := code.pinned_packages(subject, environment):
-        facts["packages"] = packages
     return facts

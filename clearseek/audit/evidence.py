@@ -4,16 +4,20 @@ An openness table usually holds a person's judgement. Here every row starts from
 data are published"), answers it, and says how far the answer has been shown: not at all, by somebody's word, by a link,
 by bytes that are here, by bytes that agree with other bytes, or by doing it again. What could not be looked at is
 ``unknown``, which is not a no. Frameworks (:mod:`clearseek.audit.views`) are read off the rows: they judge nothing
-anew.
+anew. A row's reason is a sentence for people; what programs need of it is in its facts (:mod:`clearseek.audit.facts`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from clearseek.audit.facts import Fact
+
+F = TypeVar("F", bound=Fact)
+Facts = tuple[Fact, ...]
 Answer = Literal["yes", "partly", "no", "unknown", "not applicable"]
 Dimension = Literal["technical", "definition", "impact"]
 """What the weights are and allow; what is open; what it means in practice."""
@@ -51,9 +55,9 @@ class Evidence:
     where: str = ""
     """``line 12``, ``bytes 8-4095``, ``key rope_scaling.factor``; empty for the whole file."""
     quote: str = ""
-    """What stands there, shortened."""
+    """The text at this place, shortened."""
     sha256: str = ""
-    """Of the whole file, in hex, where it was read whole."""
+    """SHA-256 of the whole file in hex, where it was read whole."""
 
     def __str__(self) -> str:
         place = f"{self.file}, {self.where}" if self.where else self.file
@@ -61,23 +65,80 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One assertion about a release, answered."""
+class Question:
+    """An assertion about a release, which rows answer; :mod:`clearseek.audit.questions` lists all."""
 
     id: str
     """Stable name, such as ``data.training``; the part before the dot is its subject."""
     dimension: Dimension
-    """Which question it belongs to."""
+    """Which of the three dimensions it belongs to."""
     title: str
-    """The assertion, such as “The complete training data are published”."""
+    """The assertion, such as “The complete training data are published”; ``{}`` stands for steps of a run."""
+
+    def answer(self, answer: Answer, grade: Grade, reason: str, *places: Evidence, facts: Facts = ()) -> Row:
+        """A row that gives `answer`, for `reason`, as seen at `places`."""
+        return Row(self, answer, grade, reason, places, facts)
+
+    def yes(self, grade: Grade, reason: str, *places: Evidence, facts: Facts = ()) -> Row:
+        """A row that affirms the assertion."""
+        return Row(self, "yes", grade, reason, places, facts)
+
+    def partly(self, grade: Grade, reason: str, *places: Evidence, facts: Facts = ()) -> Row:
+        """A row that affirms the assertion in part."""
+        return Row(self, "partly", grade, reason, places, facts)
+
+    def no(self, grade: Grade, reason: str, *places: Evidence, facts: Facts = ()) -> Row:
+        """A row that denies the assertion."""
+        return Row(self, "no", grade, reason, places, facts)
+
+    def unknown(self, grade: Grade, reason: str, *places: Evidence, facts: Facts = ()) -> Row:
+        """A row that leaves the assertion open."""
+        return Row(self, "unknown", grade, reason, places, facts)
+
+    def not_applicable(self, reason: str, *places: Evidence, grade: Grade = Grade.ABSENT) -> Row:
+        """A row of a release that the assertion does not concern."""
+        return Row(self, "not applicable", grade, reason, places)
+
+    def of_steps(self, first: int, last: int) -> Question:
+        """The question about these steps of a run: ``verify.steps.4-6``."""
+        return Question(f"{self.id}.{first}-{last}", self.dimension, self.title.format(f"{first} to {last}"))
+
+    def covers(self, id: str) -> bool:
+        """Whether `id` is this question's, or that of some steps of it."""
+        return id == self.id or id.startswith(f"{self.id}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One assertion about a release, answered."""
+
+    question: Question
+    """The assertion."""
     answer: Answer
     """Whether it holds."""
     grade: Grade
     """How far that which is asserted has been shown. A claim that turned out false stays at `CLAIMED`."""
     reason: str
-    """Why this answer and this grade: what was looked at, what was found, what is missing."""
+    """Why this answer and this grade: what was looked at, what was found, what is missing. Only for people to read."""
     evidence: tuple[Evidence, ...] = ()
     """Where to see it."""
+    facts: Facts = ()
+    """What was found, as values for programs to read."""
+
+    @property
+    def id(self) -> str:
+        """Name of the question."""
+        return self.question.id
+
+    @property
+    def dimension(self) -> Dimension:
+        """Dimension of the question."""
+        return self.question.dimension
+
+    @property
+    def title(self) -> str:
+        """The assertion."""
+        return self.question.title
 
     @property
     def claimed(self) -> bool:
@@ -89,9 +150,29 @@ class Row:
         """Whether the bytes at hand say yes."""
         return self.answer == "yes" and self.grade >= Grade.PRESENT
 
+    @property
+    def told(self) -> str:
+        """Grade and reason, to be printed: ``E3 present: 4 files``."""
+        return f"{self.grade.label}: {self.reason}"
+
+    def facts_of(self, kind: type[F]) -> tuple[F, ...]:
+        """The facts of one kind."""
+        return tuple(fact for fact in self.facts if isinstance(fact, kind))
+
+    def adding(self, text: str, *places: Evidence, answer: Answer | None = None, grade: Grade | None = None) -> Row:
+        """This row with more said and more places, and another answer or grade where one is given."""
+        grade = self.grade if grade is None else grade
+        reason, evidence = f"{self.reason}; {text}", self.evidence + places
+        return replace(self, answer=answer or self.answer, grade=grade, reason=reason, evidence=evidence)
+
+    def refuted(self, text: str, *places: Evidence) -> Row:
+        """The row that says no to this one, at somebody's word, and why before what this one says."""
+        evidence = places + self.evidence
+        return replace(self, answer="no", grade=Grade.CLAIMED, reason=f"{text}; {self.reason}", evidence=evidence)
+
     def as_json(self) -> dict[str, Any]:
         """The row as JSON values."""
-        return {
+        content: dict[str, Any] = {
             "id": self.id,
             "dimension": self.dimension,
             "title": self.title,
@@ -103,6 +184,7 @@ class Row:
                 for each in self.evidence
             ],
         }
+        return {**content, "facts": [fact.as_json() for fact in self.facts]} if self.facts else content
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +203,20 @@ class Audit:
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
-    def __getitem__(self, name: str) -> Row:
-        for row in self.rows:
-            if row.id == name:
-                return row
-        raise KeyError(name)
+    def __getitem__(self, name: Question | str) -> Row:
+        if (row := self.get(name)) is None:
+            raise KeyError(name)
+        return row
 
-    def get(self, name: str) -> Row | None:
-        """The row of this id, if the audit has it."""
-        return next((row for row in self.rows if row.id == name), None)
+    def get(self, name: Question | str) -> Row | None:
+        """The row of this question, or id, if the audit has it."""
+        id = name if isinstance(name, str) else name.id
+        return next((row for row in self.rows if row.id == id), None)
+
+    def facts_of(self, question: Question, kind: type[F]) -> tuple[F, ...]:
+        """The facts of one kind in the row of this question; none without the row."""
+        row = self.get(question)
+        return () if row is None else row.facts_of(kind)
 
     def of(self, dimension: Dimension) -> tuple[Row, ...]:
         """The rows of one dimension."""

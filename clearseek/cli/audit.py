@@ -17,7 +17,8 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bar
 
 from clearseek.audit.audit import audit as run_audit
-from clearseek.audit.evidence import Audit
+from clearseek.audit.evidence import Audit, Grade, Question
+from clearseek.audit.questions import QUESTIONS
 from clearseek.audit.read.hub import NAME, Hub, as_far_as_read
 from clearseek.audit.read.source import Folder, Source
 from clearseek.audit.render.croissant import as_croissant
@@ -50,13 +51,14 @@ def audit(arguments: argparse.Namespace) -> int:
         raise UserError("several releases: add --compare to put them side by side")
     if arguments.name and len(paths) > 1:
         raise UserError("--name goes with one release")
+    required = {each: _required(each) for each in arguments.require}
     trusted = tuple(load_public_key(path) for path in arguments.trust)
     base = None if arguments.base is None else _source(arguments.base)
     audits = []
     for path in paths:
         source = _source(path, not arguments.no_hash, arguments.json)
         audits.append(as_far_as_read(run_audit(source, arguments.name or "", trusted, base), source))
-    missing = _required(audits, arguments.require)
+    missing = [line for found in audits for line in _missing(found, required)]
     kind = "json" if arguments.json else arguments.format
     text = _render(audits, kind, arguments.compare)
     if arguments.out is not None:
@@ -136,19 +138,22 @@ def _writable(value: Any) -> Any:
     return [_writable(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _required(audits: list[Audit], required: list[str]) -> list[str]:
-    """What is not as ``data.training`` or ``data.training=E4`` asks, in words. Raises UserError for no such row."""
-    missing = []
-    for each in required:
-        id, _, grade = each.partition("=")
-        if grade and grade not in ("E1", "E2", "E3", "E4", "E5"):
-            raise UserError(f"--require {each}: the grade must be E1 to E5")
-        for found in audits:
-            row = found.get(id)
-            if row is None:
-                raise UserError(
-                    f"--require {each}: no row {id}{nearest(id, [row.id for row in found])}; --json has all"
-                )
-            if row.answer != "yes" or int(row.grade) < int(grade[1:] or 1):
-                missing.append(f"{found.facts['name']}: {id} is “{row.answer}”, E{int(row.grade)}; required: {each}")
-    return missing
+def _required(text: str) -> tuple[Question, Grade]:
+    """What ``data.training`` or ``data.training=E4`` asks for. Raises UserError for no such row or grade."""
+    id, _, grade = text.partition("=")
+    if grade and grade not in ("E1", "E2", "E3", "E4", "E5"):
+        raise UserError(f"--require {text}: the grade must be E1 to E5")
+    known = {each.id: each for each in QUESTIONS}
+    if id not in known:
+        raise UserError(f"--require {text}: no row {id}{nearest(id, known)}; --json has all")
+    return known[id], Grade(int(grade[1:] or 1))
+
+
+def _missing(found: Audit, required: dict[str, tuple[Question, Grade]]) -> Iterator[str]:
+    """What of an audit is not as it is required, in words."""
+    for text, (question, grade) in required.items():
+        row = found.get(question)
+        if row is None:
+            yield f"{found.facts['name']}: {question.id} does not concern it; required: {text}"
+        elif row.answer != "yes" or row.grade < grade:
+            yield f"{found.facts['name']}: {row.id} is “{row.answer}”, E{int(row.grade)}; required: {text}"

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from clearseek.audit.questions import VERIFY_STEPS
 from clearseek.audit.render.text import MARKS, mark
 from clearseek.cli.report import print_rows
 from clearseek.cores import sharing_cores
@@ -101,7 +102,7 @@ def verify(arguments: argparse.Namespace) -> int:
     else:
         console.print(Text(f"{summary(found)}; {coverage(found)}; nonce {nonce}", style="bold"), soft_wrap=True)
     sys.stdout.flush()
-    idle = any(row.answer == "unknown" and row.id.startswith("verify.steps") for row in rows)  # asked for, and not done
+    idle = any(row.answer == "unknown" and VERIFY_STEPS.covers(row.id) for row in rows)  # asked for, and not done
     return FAILED if idle or verdict(rows) == "FAILED" else 0
 
 

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.data.decode import check_documents
 from clearseek.data.manifest import Manifest, check_files, read_manifest
 from clearseek.data.shards import prepare
 from clearseek.errors import UserError
 from clearseek.verify.replay import Release
-from clearseek.verify.rows import MachineError, attempted, compared, redone, undecided
+from clearseek.verify.rows import MachineError, attempted
 
 _PLACE: Final = Evidence("data/manifest.json")
 _ALL_TOKENS: Final = 200_000_000
@@ -30,29 +31,27 @@ _NOT_COMPARED: Final = frozenset(("versions", "config", "remarks"))
 
 def data_rows(release: Release, nonce: str, read_sources: bool) -> Iterator[Row]:
     """What was found of the data."""
-    title, name = "The data are those that the transcript names", "verify.data"
-    row = attempted(name, title, lambda: _named(name, title, release), _PLACE)
+    row = attempted(ask.VERIFY_DATA, lambda: _named(release), _PLACE)
     yield row
     if row.answer != "yes":
         return
-    title, name = "The tokens are those of the documents that are listed", "verify.documents"
-    yield attempted(name, title, lambda: _documents(name, title, release, nonce), _PLACE)
-    title, name = "The data come out the same when they are made from their source", "verify.data_rebuilt"
-    yield attempted(name, title, lambda: _rebuilt(name, title, release, read_sources), _PLACE)
+    yield attempted(ask.VERIFY_DOCUMENTS, lambda: _documents(release, nonce), _PLACE)
+    yield attempted(ask.VERIFY_DATA_REBUILT, lambda: _rebuilt(release, read_sources), _PLACE)
 
 
-def _named(name: str, title: str, release: Release) -> Row:
+def _named(release: Release) -> Row:
     manifest = read_manifest(release.data)
     check_files(release.data, manifest)
     stated = release.transcript.header.get("data_fingerprint")
     if stated != manifest.fingerprint:
         reason = f"the transcript names {stated!r:.80}, and the data are {manifest.fingerprint}"
-        return compared(name, title, "no", reason, _PLACE)
-    reason = f"{len(manifest.files)} files, fingerprint {manifest.fingerprint}"
-    return compared(name, title, "yes", reason, _PLACE)
+        return ask.VERIFY_DATA.no(Grade.CLAIMED, reason, _PLACE)
+    return ask.VERIFY_DATA.yes(
+        Grade.CHECKED, f"{len(manifest.files)} files, fingerprint {manifest.fingerprint}", _PLACE
+    )
 
 
-def _documents(name: str, title: str, release: Release, nonce: str) -> Row:
+def _documents(release: Release, nonce: str) -> Row:
     manifest = read_manifest(release.data)
     total = manifest.train.documents + manifest.heldout.documents
     tokens = manifest.train.tokens + manifest.heldout.tokens
@@ -61,7 +60,7 @@ def _documents(name: str, title: str, release: Release, nonce: str) -> Row:
     reason = (
         f"{which} of {total:,} documents read from the shards have the hashes of the list, which makes the fingerprint"
     )
-    return redone(name, title, "yes", reason, Evidence("data/documents.jsonl"))
+    return ask.VERIFY_DOCUMENTS.yes(Grade.REEXECUTED, reason, Evidence("data/documents.jsonl"))
 
 
 def _chosen(nonce: str, tokens: int) -> Callable[[int], bool]:
@@ -74,11 +73,13 @@ def _chosen(nonce: str, tokens: int) -> Callable[[int], bool]:
     return wanted
 
 
-def _rebuilt(name: str, title: str, release: Release, read_sources: bool) -> Row:
+def _rebuilt(release: Release, read_sources: bool) -> Row:
     recipe = release.recipe
     if recipe.data.source != "python-stdlib" and not read_sources:
         what = f"its source ({recipe.data.source}) is elsewhere"
-        return undecided(name, title, f"{what}; --read-sources lets the recipe name files to read here")
+        return ask.VERIFY_DATA_REBUILT.unknown(
+            Grade.PRESENT, f"{what}; --read-sources lets the recipe name files to read here"
+        )
     theirs = read_manifest(release.data)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -88,7 +89,7 @@ def _rebuilt(name: str, title: str, release: Release, read_sources: bool) -> Row
     differing = _differing(made, theirs)
     if not differing:
         reason = f"documents, tokenizer and shards are the same: {made.source}"
-        return redone(name, title, "yes", reason, _PLACE)
+        return ask.VERIFY_DATA_REBUILT.yes(Grade.REEXECUTED, reason, _PLACE)
     changed = [
         f"{key} {value} -> {made.versions.get(key)}"
         for key, value in theirs.versions.items()
@@ -97,7 +98,7 @@ def _rebuilt(name: str, title: str, release: Release, read_sources: bool) -> Row
     why = f"this machine differs: {', '.join(changed)}" if changed else "with the same versions"
     answer: Answer = "unknown" if changed else "no"
     reason = f"what came out differs in {', '.join(differing)}; {why}"
-    return Row(name, "impact", title, answer, Grade.PRESENT if changed else Grade.CLAIMED, reason, (_PLACE,))
+    return ask.VERIFY_DATA_REBUILT.answer(answer, Grade.PRESENT if changed else Grade.CLAIMED, reason, _PLACE)
 
 
 def _differing(made: Manifest, theirs: Manifest) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import torch
 
+from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.data.loader import Stream
 from clearseek.data.manifest import check_files, read_manifest
@@ -22,23 +23,23 @@ from clearseek.train import checkpoint
 from clearseek.train.preflight import settle_numerics
 from clearseek.train.run import model_of
 from clearseek.verify.replay import Release
-from clearseek.verify.rows import attempted, redone, undecided
+from clearseek.verify.rows import attempted
 
 _LOGITS: Final = "evaluation/logits.json"
 _HELD_OUT: Final = "evaluation/held_out.json"
 _ROUNDING: Final = 1e-5
 """Relative difference of bits that FP32 sums in another order make: at most 2.2e-8 with AVX2 or SSE for AVX-512."""
+_ROUNDED: Final = "what another machine's rounding, or other code, makes"
 _COMPRESSOR: Final = 0.01
 """Relative difference of a compressor's result: other builds of zlib search otherwise."""
 
 
 def final_row(release: Release) -> Row:
     """The final weights, exported again from the last checkpoint."""
-    title, name = "The final weights are the last checkpoint's", "verify.final"
-    return attempted(name, title, lambda: _final(name, title, release), Evidence("config.json"))
+    return attempted(ask.VERIFY_FINAL, lambda: _final(release), Evidence("config.json"))
 
 
-def _final(name: str, title: str, release: Release) -> Row:
+def _final(release: Release) -> Row:
     raw = strict_json((release.root / "config.json").read_bytes(), "config.json")
     scales = fp8_scales(raw, release.root / "config.json")
     saved = checkpoint.load(checkpoint.find(release.checkpoints, release.steps[-1]), checkpoint.MODEL)
@@ -51,53 +52,53 @@ def _final(name: str, title: str, release: Release) -> Row:
         for file in sorted([*again.glob("*.safetensors"), again / "config.json"]):
             if sha256_file(file) != sha256_file(release.root / file.name):
                 reason = f"{file.name} is not what the checkpoint of step {saved.step} gives"
-                return redone(name, title, "no", reason, Evidence(file.name))
+                return ask.VERIFY_FINAL.no(Grade.CLAIMED, reason, Evidence(file.name))
         there = {path.name for path in release.root.glob("*.safetensors") if not system_file(path.name)}
         extra = there - {path.name for path in again.iterdir()}
     if extra:
-        return redone(name, title, "no", f"{', '.join(sorted(extra))}: more weights than the checkpoint has")
-    return redone(name, title, "yes", f"exported again from step {saved.step}: the same bytes", Evidence("config.json"))
+        return ask.VERIFY_FINAL.no(Grade.CLAIMED, f"{', '.join(sorted(extra))}: more weights than the checkpoint has")
+    return ask.VERIFY_FINAL.yes(
+        Grade.REEXECUTED, f"exported again from step {saved.step}: the same bytes", Evidence("config.json")
+    )
 
 
 def logits_row(release: Release) -> Row:
     """Logits of fixed prompts, from the final weights."""
-    title, name = "The final weights answer fixed prompts with the published logits", "verify.logits"
     if not (release.root / _LOGITS).is_file():
-        return Row(name, "impact", title, "not applicable", Grade.ABSENT, f"there is no {_LOGITS}")
-    return attempted(name, title, lambda: _logits(name, title, release), Evidence(_LOGITS))
+        return ask.VERIFY_LOGITS.not_applicable(f"there is no {_LOGITS}")
+    return attempted(ask.VERIFY_LOGITS, lambda: _logits(release), Evidence(_LOGITS))
 
 
-def _logits(name: str, title: str, release: Release) -> Row:
+def _logits(release: Release) -> Row:
     settle_numerics(release.recipe.train.threads, "cpu")
     stated = strict_json((release.root / _LOGITS).read_bytes(), _LOGITS)
     difference = largest_difference(stated, prompt_logits(release.root))
     place = Evidence(_LOGITS)
     if difference == 0.0:
-        return redone(name, title, "yes", f"{len(PROMPTS)} prompts, every logit to the bit", place)
+        return ask.VERIFY_LOGITS.yes(Grade.REEXECUTED, f"{len(PROMPTS)} prompts, every logit to the bit", place)
     reason = f"the largest difference of a logit is {difference:.3g}"
     if difference <= CLOSE:
-        return undecided(name, title, f"{reason}: what another machine's rounding, or other code, makes", place)
-    return redone(name, title, "no", reason, place)
+        return ask.VERIFY_LOGITS.unknown(Grade.PRESENT, f"{reason}: {_ROUNDED}", place)
+    return ask.VERIFY_LOGITS.no(Grade.CLAIMED, reason, place)
 
 
 def evaluation_row(release: Release) -> Row:
     """Held-out bits of every window, from the published FP32 weights and tokens."""
-    title, name = "The evaluation gives the published numbers", "verify.evaluation"
     if not (release.root / _HELD_OUT).is_file():
-        return Row(name, "impact", title, "not applicable", Grade.ABSENT, f"there is no {_HELD_OUT}")
-    return attempted(name, title, lambda: _evaluation(name, title, release), Evidence(_HELD_OUT))
+        return ask.VERIFY_EVALUATION.not_applicable(f"there is no {_HELD_OUT}")
+    return attempted(ask.VERIFY_EVALUATION, lambda: _evaluation(release), Evidence(_HELD_OUT))
 
 
-def _evaluation(name: str, title: str, release: Release) -> Row:
+def _evaluation(release: Release) -> Row:
     place = Evidence(_HELD_OUT)
     stated = strict_json((release.root / _HELD_OUT).read_bytes(), _HELD_OUT)
     problem, worst, score = _evaluate(release, stated)
     if problem is not None:
-        return redone(name, title, "no", problem, place)
+        return ask.VERIFY_EVALUATION.no(Grade.CLAIMED, problem, place)
     if worst:
         reason = f"a window's bits differ by up to {worst:.2g} of themselves"
-        return undecided(name, title, f"{reason}: what another machine's rounding, or other code, makes", place)
-    return redone(name, title, "yes", f"every window to the bit: {score:.4f} bits per byte", place)
+        return ask.VERIFY_EVALUATION.unknown(Grade.PRESENT, f"{reason}: {_ROUNDED}", place)
+    return ask.VERIFY_EVALUATION.yes(Grade.REEXECUTED, f"every window to the bit: {score:.4f} bits per byte", place)
 
 
 def _evaluate(release: Release, stated: dict[str, Any]) -> tuple[str | None, float, float]:

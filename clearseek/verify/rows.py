@@ -14,7 +14,7 @@ from typing import Final
 
 from safetensors import SafetensorError
 
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.evidence import Evidence, Grade, Question, Row
 from clearseek.errors import OtherVersionError, UserError
 
 _MACHINE: Final = frozenset(
@@ -27,47 +27,30 @@ class MachineError(UserError):
     """What is asked cannot be done on this machine, whatever the release holds."""
 
 
-def redone(name: str, title: str, answer: Answer, reason: str, *evidence: Evidence) -> Row:
-    """A row of what was computed again: "yes" is E5."""
-    grade = Grade.REEXECUTED if answer == "yes" else Grade.CLAIMED
-    return Row(name, "impact", title, answer, grade, reason, evidence)
-
-
-def compared(name: str, title: str, answer: Answer, reason: str, *evidence: Evidence) -> Row:
-    """A row of bytes that were set beside other bytes: "yes" is E4."""
-    grade = Grade.CHECKED if answer == "yes" else Grade.CLAIMED
-    return Row(name, "impact", title, answer, grade, reason, evidence)
-
-
-def undecided(name: str, title: str, reason: str, *evidence: Evidence) -> Row:
-    """A row of what could not be decided here."""
-    return Row(name, "impact", title, "unknown", Grade.PRESENT, reason, evidence)
-
-
-def attempted(name: str, title: str, make: Callable[[], Row], *evidence: Evidence) -> Row:
+def attempted(question: Question, make: Callable[[], Row], *evidence: Evidence) -> Row:
     """The row that `make` gives; where it fails, whether the release or this machine is to blame."""
     try:
         return make()
     except (MachineError, OtherVersionError) as error:
-        return undecided(name, title, f"cannot be done here: {error}", *evidence)
+        return question.unknown(Grade.PRESENT, f"cannot be done here: {error}", *evidence)
     except MemoryError:
-        return undecided(name, title, "cannot be done here: not enough memory", *evidence)
+        return question.unknown(Grade.PRESENT, "cannot be done here: not enough memory", *evidence)
     except OSError as error:
         if error.errno in _MACHINE:
-            return undecided(name, title, f"cannot be done here: {error.strerror}", *evidence)
-        return redone(name, title, "no", f"cannot be read: {_words(error)}", *evidence)
+            return question.unknown(Grade.PRESENT, f"cannot be done here: {error.strerror}", *evidence)
+        return question.no(Grade.CLAIMED, f"cannot be read: {_words(error)}", *evidence)
     except UserError as error:
         if isinstance(error.__cause__ or error.__context__, OSError) and _machine(error):
-            return undecided(name, title, f"cannot be done here: {error}", *evidence)
-        return redone(name, title, "no", str(error), *evidence)
+            return question.unknown(Grade.PRESENT, f"cannot be done here: {error}", *evidence)
+        return question.no(Grade.CLAIMED, str(error), *evidence)
     except SafetensorError as error:
         if "os error" in str(error):
-            return undecided(name, title, f"cannot be done here: {_words(error)}", *evidence)
-        return redone(name, title, "no", f"no sound safetensors file: {_words(error)}", *evidence)
+            return question.unknown(Grade.PRESENT, f"cannot be done here: {_words(error)}", *evidence)
+        return question.no(Grade.CLAIMED, f"no sound safetensors file: {_words(error)}", *evidence)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         if "memory" in str(error).lower():
-            return undecided(name, title, f"cannot be done here: {_words(error)}", *evidence)
-        return redone(name, title, "no", f"not of the form it should have: {_words(error)}", *evidence)
+            return question.unknown(Grade.PRESENT, f"cannot be done here: {_words(error)}", *evidence)
+        return question.no(Grade.CLAIMED, f"not of the form it should have: {_words(error)}", *evidence)
 
 
 def _machine(error: BaseException) -> bool:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from clearseek.audit import questions as ask
 from clearseek.audit.audit import audit
 from clearseek.audit.evidence import Audit, Evidence, Grade, Row
 from clearseek.audit.read.source import Folder
@@ -35,11 +36,16 @@ from clearseek.train.transcript import hasher
 from clearseek.verify.data import data_rows
 from clearseek.verify.model import evaluation_row, final_row, logits_row
 from clearseek.verify.replay import Release, Replay, Segment, choose_segments, every_segment, open_release
-from clearseek.verify.rows import attempted, compared, redone, undecided
+from clearseek.verify.rows import attempted
 from clearseek.verify.segments import segment_row, transcript_line
 
 LEVELS = (0, 1, 2, 3, 4, 5, 6)
-_FIGURES = ("claims.consistent", "claims.possible", "cost.compute", "cost.operations", "cost.devices", "cost.price")
+_TRAINING = (ask.VERIFY_STEPS, ask.VERIFY_DRIFT)
+"""What is asked of a segment that was trained again."""
+_FIGURES = (
+    ask.CLAIMS_CONSISTENT, ask.CLAIMS_POSSIBLE, ask.COST_COMPUTE, ask.COST_OPERATIONS, ask.COST_DEVICES, ask.COST_PRICE,
+    ask.DOCUMENTS_DATA_SUMMARY,
+)  # fmt: skip
 """Rows of what it means in practice that a false figure makes false."""
 
 
@@ -130,13 +136,12 @@ def verify(
         try:
             release = open_release(root)
         except UserError as error:
-            title = "Recipe and transcript can be read, and no line of it was altered"
-            rows.append(compared("verify.transcript", title, "no", str(error)))
+            rows.append(ask.VERIFY_TRANSCRIPT.no(Grade.CLAIMED, str(error)))
         else:
             every = every_segment(release)
             done = _segments(release, manifest.root, request)
             rows += _again(release, request, done, say)
-    trained = [row for row in rows if row.id.startswith(("verify.steps", "verify.drift")) and row.answer != "unknown"]
+    trained = [row for row in rows if row.answer != "unknown" and any(each.covers(row.id) for each in _TRAINING)]
     steps = sum(segment.end - segment.begin for segment in done) if len(trained) == len(done) else 0
     total = every[-1].end - every[0].begin if every else 0
     fingerprint = "" if key is None else key.fingerprint
@@ -159,11 +164,9 @@ def _again(
 ) -> Iterator[Row]:
     """What is computed anew."""
     levels = request.levels
-    title = "Transcript and checkpoints reach the recipe's last step, and nothing else is among them"
-    yield attempted("verify.complete", title, lambda: _complete(title, release), transcript_line(0))
+    yield attempted(ask.VERIFY_COMPLETE, lambda: _complete(release), transcript_line(0))
     if release.begin:
-        title = "The training began from a seed"
-        yield attempted("verify.parent", title, lambda: _parent(title, release), transcript_line(0))
+        yield attempted(ask.VERIFY_PARENT, lambda: _parent(release), transcript_line(0))
     replay = Replay(release)
     if 2 in levels:
         say("comparing the final weights with the last checkpoint")
@@ -185,26 +188,24 @@ def _again(
 
 
 def _hashes(root: Path, manifest: listing.Manifest, differences: listing.Differences, tree: Tree) -> Row:
-    title = "Every file is the one that the manifest lists"
     wrong = [*differences.lines(), *(f"{each.path}: {each.what}" for each in tree.problems), *_hidden(tree.skipped)]
     if (root / listing.MANIFEST).read_bytes() != manifest.to_bytes():
         wrong.insert(0, f"{listing.MANIFEST} is not written as such lists are: its hash stands for another text")
     if wrong:
-        return compared("verify.files", title, "no", "; ".join(wrong[:8]), Evidence(listing.MANIFEST))
+        return ask.VERIFY_FILES.no(Grade.CLAIMED, "; ".join(wrong[:8]), Evidence(listing.MANIFEST))
     reason = f"{len(manifest.files):,} files, Merkle root {manifest.root}"
-    return compared("verify.files", title, "yes", reason, Evidence(listing.MANIFEST))
+    return ask.VERIFY_FILES.yes(Grade.CHECKED, reason, Evidence(listing.MANIFEST))
 
 
 def _strays(root: Path, paths: tuple[str, ...]) -> Row:
     """Nobody tampered, and these files are still not the publisher's."""
-    title = "Nothing but the release is in its folder"
     shown = ", ".join(f"{visible(path)} (put there by {system_file(path)})" for path in paths[:4])
     more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
     bases = {path.rpartition("/")[2] for path in paths}
     names = sorted({"._*" if base.startswith("._") else base for base in bases})
     remove = " ; ".join(f"find {shlex.quote(str(root))} -name {shlex.quote(name)} -delete" for name in names[:4])
     reason = f"{shown}{more}: no part of the release, and nothing reads them; remove them with: {remove}"
-    return undecided("verify.strays", title, reason, Evidence(visible(paths[0])))
+    return ask.VERIFY_STRAYS.unknown(Grade.PRESENT, reason, Evidence(visible(paths[0])))
 
 
 def _hidden(skipped: tuple[str, ...]) -> list[str]:
@@ -214,25 +215,23 @@ def _hidden(skipped: tuple[str, ...]) -> list[str]:
 
 
 def _signature(root: Path, key: PublicKey, strays: tuple[str, ...]) -> Row:
-    title = "The release is signed by the key that was given"
     if not (root / listing.SIGNATURE).is_file():
-        return compared("verify.signature", title, "no", f"there is no {listing.SIGNATURE}")
+        return ask.VERIFY_SIGNATURE.no(Grade.CLAIMED, f"there is no {listing.SIGNATURE}")
     result = verify_folder(root, key)
     signed = replace(result, extra=tuple(path for path in result.extra if path not in strays))
     wrong = [*signed.problems, *_hidden(result.ignored)]
     if wrong:
-        return compared("verify.signature", title, "no", "; ".join(wrong[:8]), Evidence(listing.SIGNATURE))
+        return ask.VERIFY_SIGNATURE.no(Grade.CLAIMED, "; ".join(wrong[:8]), Evidence(listing.SIGNATURE))
     reason = f"{result.signed:,} files, key {result.fingerprint}"
-    return compared("verify.signature", title, "yes", reason, Evidence(listing.SIGNATURE))
+    return ask.VERIFY_SIGNATURE.yes(Grade.CHECKED, reason, Evidence(listing.SIGNATURE))
 
 
 def _static(found: Audit) -> Row:
     """The audit's rows that say something false about the release."""
-    title = "No row of the audit finds a false statement or a damaged file"
     wrong = [row.id for row in found if _is_false(row)]
     if wrong:
-        return compared("verify.static", title, "no", f"see {', '.join(wrong)} (clearseek audit --evidence)")
-    return compared("verify.static", title, "yes", f"{len(found.rows)} rows")
+        return ask.VERIFY_STATIC.no(Grade.CLAIMED, f"see {', '.join(wrong)} (clearseek audit --evidence)")
+    return ask.VERIFY_STATIC.yes(Grade.CHECKED, f"{len(found.rows)} rows")
 
 
 def _is_false(row: Row) -> bool:
@@ -247,33 +246,32 @@ def _is_false(row: Row) -> bool:
         )  # fmt: skip
     if row.dimension == "definition":
         return row.answer == "no" and row.grade == Grade.CLAIMED
-    return row.answer == "no" and (row.id in _FIGURES or row.id == "documents.data_summary") and bool(row.evidence)
+    return row.answer == "no" and row.question in _FIGURES and bool(row.evidence)
 
 
-def _complete(title: str, release: Release) -> Row:
+def _complete(release: Release) -> Row:
     """Recipe, transcript and checkpoints end at the same step, and there is nothing beside them."""
-    name = "verify.complete"
-    asked, last = release.recipe.train.steps, release.steps[-1]
+    asked, last, end = release.recipe.train.steps, release.steps[-1], transcript_line(len(release.transcript.steps))
     written = release.begin + len(release.transcript.steps)
     if release.transcript.header.get("recipe") != json.loads(release.run.recipe.read_bytes()):
-        return compared(name, title, "no", "the transcript began with another recipe", transcript_line(0))
+        return ask.VERIFY_COMPLETE.no(Grade.CLAIMED, "the transcript began with another recipe", transcript_line(0))
     if not asked == written == last:
         reason = f"the recipe asks for {asked} steps, the transcript has {written}, the last checkpoint is of {last}"
-        return compared(name, title, "no", reason, transcript_line(len(release.transcript.steps)))
+        return ask.VERIFY_COMPLETE.no(Grade.CLAIMED, reason, end)
     train = release.recipe.train
     regular = min(
         train.keep_checkpoints, -(-train.steps // train.checkpoint_every) - release.begin // train.checkpoint_every
     )
     if len(release.steps) - 1 < regular:
         reason = f"the run keeps {regular} checkpoints, and {len(release.steps) - 1} are here"
-        return compared(name, title, "no", reason)
+        return ask.VERIFY_COMPLETE.no(Grade.CLAIMED, reason)
     if strange := [each for each in checkpoint.strangers(release.checkpoints) if not system_file(each)]:
         shown = ", ".join(visible(each) for each in strange[:4])
-        return compared(name, title, "no", f"checkpoints/ holds what no checkpoint has: {shown}")
-    return compared(name, title, "yes", f"all are of {asked} steps", transcript_line(len(release.transcript.steps)))
+        return ask.VERIFY_COMPLETE.no(Grade.CLAIMED, f"checkpoints/ holds what no checkpoint has: {shown}")
+    return ask.VERIFY_COMPLETE.yes(Grade.CHECKED, f"all are of {asked} steps", end)
 
 
-def _parent(title: str, release: Release) -> Row:
+def _parent(release: Release) -> Row:
     """What a run that goes on from another one leaves unproven: all of the other one."""
     stated = release.transcript.header["parent"]
     saved = checkpoint.load(checkpoint.find(release.run.parent, release.begin), checkpoint.MODEL)
@@ -282,12 +280,12 @@ def _parent(title: str, release: Release) -> Row:
     )
     if found != stated.get("weights_sha256") or release.run.read_parent() != stated:
         reason = "the weights that it began from are not those that the transcript names"
-        return redone("verify.parent", title, "no", reason, transcript_line(0))
+        return ask.VERIFY_PARENT.no(Grade.CLAIMED, reason, transcript_line(0))
     reason = (
         f"it goes on from another run's step {release.begin}: those steps are not covered here, only a release of that "
         f"run could prove them; its weights are {found}, the last line of its transcript {stated['transcript_head']}"
     )
-    return undecided("verify.parent", title, reason, transcript_line(0))
+    return ask.VERIFY_PARENT.unknown(Grade.PRESENT, reason, transcript_line(0))
 
 
 def _with_code(row: Row, replay: Replay) -> Row:
@@ -296,20 +294,19 @@ def _with_code(row: Row, replay: Replay) -> Row:
         return row
     with suppress(UserError, OSError):  # a row of its own says so
         if other := replay.other_code:
-            return replace(row, reason=f"{row.reason}; but this ClearSeek is not the release's: {other}")
+            return row.adding(f"but this ClearSeek is not the release's: {other}")
     return row
 
 
 def _code(replay: Replay) -> Row:
     """Whether what trains here is what the release says it was trained with."""
-    title, name = "The training code that runs here is the release's", "verify.code"
     try:
         other = replay.other_code
     except OtherVersionError as error:
-        return undecided(name, title, str(error), Evidence("training/"))
+        return ask.VERIFY_CODE.unknown(Grade.PRESENT, str(error), Evidence("training/"))
     except UserError as error:
-        return compared(name, title, "no", str(error))
+        return ask.VERIFY_CODE.no(Grade.CLAIMED, str(error))
     if not other:
-        return compared(name, title, "yes", "every file that the trainer imports", Evidence("code/"))
+        return ask.VERIFY_CODE.yes(Grade.CHECKED, "every file that the trainer imports", Evidence("code/"))
     reason = f"{other}; the release's own was not run: install it only if you trust its publisher as you trust yourself"
-    return undecided(name, title, reason, Evidence("code/"))
+    return ask.VERIFY_CODE.unknown(Grade.PRESENT, reason, Evidence("code/"))

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import torch
 
-from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit import questions as ask
+from clearseek.audit.evidence import Evidence, Grade, Question, Row
 from clearseek.train import checkpoint
 from clearseek.train.record import StepRecord, encode
 from clearseek.train.transcript import hasher
 from clearseek.verify.drift import NUDGES, Distance, Outcome, distance, farthest, outcome
 from clearseek.verify.replay import Release, Replay, Segment
-from clearseek.verify.rows import attempted, redone
+from clearseek.verify.rows import attempted
 
 
 def transcript_line(step: int) -> Evidence:
@@ -22,29 +23,27 @@ def transcript_line(step: int) -> Evidence:
 
 def segment_row(replay: Replay, segment: Segment) -> Row:
     """Train the steps of a segment again, and compare lines and state."""
-    title = f"Steps {segment.begin + 1} to {segment.end}, trained again, give the same bits"
-    name = f"verify.steps.{segment.begin + 1}-{segment.end}"
-    return attempted(
-        name, title, lambda: _segment(name, title, replay, segment), transcript_line(segment.end - replay.release.begin)
-    )
+    question = ask.VERIFY_STEPS.of_steps(segment.begin + 1, segment.end)
+    place = transcript_line(segment.end - replay.release.begin)
+    return attempted(question, lambda: _segment(question, replay, segment, place), place)
 
 
-def _segment(name: str, title: str, replay: Replay, segment: Segment) -> Row:
+def _segment(question: Question, replay: Replay, segment: Segment, place: Evidence) -> Row:
     release = replay.release
     saved = checkpoint.load(checkpoint.find(release.checkpoints, segment.end))
     forged = _other_hashes(release, segment, saved)
     if forged:
-        return redone(name, title, "no", forged, transcript_line(segment.end - replay.release.begin))
+        return question.no(Grade.CLAIMED, forged, place)
     records, tensors = replay.train(segment)
     found = _first_difference(replay, segment, records, tensors, saved)
     if found is not None and (replay.differs or replay.other_code):
         return _within_drift(replay, segment, outcome(records, tensors), saved, found[0])
     if found is not None:
-        return redone(name, title, "no", *found)
+        return question.no(Grade.CLAIMED, *found)
     reason = f"{len(records)} lines of the transcript and every tensor of the checkpoint"
     if replay.differs:
         reason += f", though this machine differs: {', '.join(replay.differs)}"
-    return redone(name, title, "yes", reason, transcript_line(segment.end - replay.release.begin))
+    return question.yes(Grade.REEXECUTED, reason, place)
 
 
 def _other_hashes(release: Release, segment: Segment, saved: checkpoint.Checkpoint) -> str:
@@ -93,14 +92,13 @@ def _first_tensor(tensors: dict[str, dict[str, torch.Tensor]], saved: checkpoint
 
 def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkpoint.Checkpoint, first: str) -> Row:
     """On another kind of machine: set the distance to the published run against what rounding does here."""
-    steps = f"{segment.begin + 1} to {segment.end}"
-    title = f"Steps {steps}, trained again on another kind of machine, end within honest drift"
-    name, place = f"verify.drift.{segment.begin + 1}-{segment.end}", transcript_line(segment.end - replay.release.begin)
+    question = ask.VERIFY_DRIFT.of_steps(segment.begin + 1, segment.end)
+    place = transcript_line(segment.end - replay.release.begin)
     stated = [replay.release.record(step) for step in range(segment.begin + 1, segment.end + 1)]
     published = outcome(stated, saved.tensors)
     away = distance(ours, published)
     if away.groups.get("weights") == 0 and any(away.groups.values()):
-        return redone(name, title, "no", f"the weights are ours, and the rest of the state is not: {first}", place)
+        return question.no(Grade.CLAIMED, f"the weights are ours, and the rest of the state is not: {first}", place)
     drift = farthest([distance(ours, outcome(*replay.train(segment, nudged=size))) for size in NUDGES])
     differs = f"this machine differs: {', '.join(replay.differs)}" if replay.differs else ""
     if replay.other_code:
@@ -110,8 +108,8 @@ def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkp
         f"{_shown(away)} away from ours, and runs changed in their last places {_shown(drift)}"
     )
     if away.within(drift, _slack(replay, ours)):
-        return Row(name, "impact", title, "yes", Grade.CHECKED, reason, (place,))
-    return redone(name, title, "no", f"more than rounding does: {reason}", place)
+        return question.yes(Grade.CHECKED, reason, place)
+    return question.no(Grade.CLAIMED, f"more than rounding does: {reason}", place)
 
 
 def _slack(replay: Replay, ours: Outcome) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import clearseek
 from clearseek.audit.evidence import Row
+from clearseek.audit.questions import VERIFY_DRIFT
 from clearseek.signing import manifest as listing
 from clearseek.verify.run import Verified
 
@@ -22,7 +23,7 @@ def verdict(rows: tuple[Row, ...]) -> Verdict:
     answers = {row.answer for row in rows}
     if answers & {"no", "partly"}:
         return "FAILED"
-    drifted = any(row.id.startswith("verify.drift") for row in rows)
+    drifted = any(VERIFY_DRIFT.covers(row.id) for row in rows)
     return "WARNED" if drifted or answers & {"unknown", "not applicable"} else "PASSED"
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import yaml
 
 from clearseek.audit.evidence import Answer, Audit, Grade, Row
+from clearseek.audit.facts import ComputeFact
+from clearseek.audit.questions import QUESTIONS
 from clearseek.audit.render.exports import as_european_index
 from clearseek.audit.views import MOF, OSAI, View, views
 
 
 def made(*rows: Row, **answers: Answer) -> Audit:
     """An audit of rows; `answers` names others by their ids, the dot as two underscores."""
-    ids = {id for _, parts in MOF for _, each in parts for id in each} | {id for _, each in OSAI for id in each}
-    held = {row.id: row for row in rows}
-    found = {id: Row(id, "definition", "t", "yes", Grade.CHECKED, "r") for id in sorted(ids)} | held
+    asked = {each for _, parts in MOF for _, pair in parts for each in pair} | {
+        each for _, pair in OSAI for each in pair
+    }
+    found = {each.id: each.yes(Grade.CHECKED, "r") for each in asked} | {row.id: row for row in rows}
     for name, answer in answers.items():
         id = name.replace("__", ".")
-        found[id] = Row(id, "definition", "t", answer, Grade.PRESENT, "r")
+        found[id] = row(id, answer, Grade.PRESENT)
     return Audit("x", tuple(found.values()), {"name": "x", "files": 1, "bytes": 1})
 
 
@@ -24,8 +27,9 @@ def view(audit: Audit, id: str) -> View:
     return next(each for each in views(audit) if each.id == id)
 
 
-def row(id: str, answer: Answer, grade: Grade, reason: str = "r") -> Row:
-    return Row(id, "definition", "t", answer, grade, reason)
+def row(id: str, answer: Answer, grade: Grade, *facts: ComputeFact) -> Row:
+    question = next(each for each in QUESTIONS if each.id == id)
+    return question.answer(answer, grade, "r", facts=facts)
 
 
 def test_what_is_unknown_leaves_a_definition_undecided() -> None:
@@ -54,13 +58,13 @@ def test_the_index_counts_what_is_undecided_and_exports_no_class() -> None:
 
 
 def test_hours_tell_of_the_hardware_in_part() -> None:
-    def hardware(reason: str, grade: Grade = Grade.CLAIMED) -> tuple[Answer, Answer]:
-        found = view(made(row("cost.compute", "unknown", grade, reason)), "osai").entries
+    def hardware(*facts: ComputeFact) -> tuple[Answer, Answer]:
+        found = view(made(row("cost.compute", "unknown", Grade.CLAIMED, *facts)), "osai").entries
         return next((each.claimed, each.proven) for each in found if each.name == "hardware_architecture")
 
-    assert hardware("not stated here: tokens and parameters") == ("partly", "unknown")
-    assert hardware("not stated here: device-hours") == ("unknown", "unknown")
-    assert hardware("not stated here", Grade.ABSENT) == ("unknown", "unknown")
+    assert hardware(ComputeFact(operations=None, hours=1e6)) == ("partly", "unknown")
+    assert hardware(ComputeFact(operations=1e24, hours=None)) == ("unknown", "unknown")
+    assert hardware() == ("unknown", "unknown")
 
 
 def test_a_report_elsewhere_has_its_own_licence() -> None:

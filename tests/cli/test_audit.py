@@ -34,6 +34,9 @@ def test_required_rows_decide_the_exit_code(release: Path, capsys: pytest.Captur
     assert main(["audit", str(release), "--require", "weights.tensors=E4"]) == 0
     assert main(["audit", str(release), "--require", "data.training"]) == 1
     assert "data.training is “no”, E0" in capsys.readouterr().err
+    (release / "config.json").unlink()  # without one, it is not asked how large the checkpoint is
+    assert main(["audit", str(release), "--require", "parameters.stored"]) == 1
+    assert "parameters.stored does not concern it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,7 @@ def test_required_rows_decide_the_exit_code(release: Path, capsys: pytest.Captur
         (["{}", "{}"], "add --compare"),
         (["{}", "--format", "text", "--out", "x"], "choose its --format"),
         (["{}", "--require", "no.such"], "no row no.such"),
+        (["{}", "--require", "data.trainig=E3"], 'no row data.trainig (did you mean "data.training"?)'),
         (["{}", "--require", "data.training=E9"], "must be E1 to E5"),
         (["{}", "{}", "--compare", "--format", "sarif"], "shows one release"),
     ],

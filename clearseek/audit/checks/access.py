@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from clearseek.audit import questions as ask
 from clearseek.audit.checks.licence import licence_texts, quote, said_elsewhere
 from clearseek.audit.checks.weights import weight_links
 from clearseek.audit.evidence import Grade, Row
@@ -25,30 +26,29 @@ def rows(subject: Subject) -> Iterator[Row]:
 
 
 def _gate(subject: Subject) -> Row:
-    title, name = "The weights can be had without asking", "barriers.access"
     gated = [key for key in subject.metadata.value or {} if key.startswith("extra_gated")]
     card = subject.card
     if gated and card is not None:
         reason = f"the card's metadata set up a gate: {', '.join(gated)}"
-        return Row(name, "impact", title, "no", Grade.CLAIMED, reason, (card.at(1, gated[0]),))
+        return ask.BARRIERS_ACCESS.no(Grade.CLAIMED, reason, card.at(1, gated[0]))
     if getattr(subject.source, "gated", False):
-        return Row(name, "impact", title, "no", Grade.PRESENT, "the hub has a gate before the repository")
+        return ask.BARRIERS_ACCESS.no(Grade.PRESENT, "the hub has a gate before the repository")
     if subject.weight_files:
-        return Row(name, "impact", title, "yes", Grade.PRESENT, "they are here")
+        return ask.BARRIERS_ACCESS.yes(Grade.PRESENT, "they are here")
     for document in subject.documents[:3]:
         for number, line in enumerate(document.lines, 1):
             if _GATE.search(line):
                 reason = "a document asks to agree or to request first"
-                return Row(name, "impact", title, "no", Grade.CLAIMED, reason, (document.at(number),))
-    links = weight_links(subject)
-    answer, grade = ("unknown", Grade.LINKED) if links else ("not applicable", Grade.ABSENT)
-    reason = "linked; whether the place asks for anything was not looked at" if links else "there are no weights"
-    return Row(name, "impact", title, answer, grade, reason)  # type: ignore[arg-type]
+                return ask.BARRIERS_ACCESS.no(Grade.CLAIMED, reason, document.at(number))
+    if weight_links(subject):
+        return ask.BARRIERS_ACCESS.unknown(
+            Grade.LINKED, "linked; whether the place asks for anything was not looked at"
+        )
+    return ask.BARRIERS_ACCESS.not_applicable("there are no weights")
 
 
 def _geography(subject: Subject) -> Row:
     """Clauses of the licence, the card and policies that leave a place out."""
-    title, name = "No country is shut out", "barriers.geography"
     text = licence_texts(subject).get("weights")
     clauses = [(text.file, clause) for clause in text.match.clauses] if text is not None else []
     clauses += [(said.file, said.clause) for said in said_elsewhere(subject)]
@@ -56,20 +56,18 @@ def _geography(subject: Subject) -> Row:
     if found:
         file, clause = found[0]
         reason = f"{file}, line {clause.line}: “{shorten(clause.quote, 160)}”"
-        places = tuple(quote(file, clause) for file, clause in found[:4])
-        return Row(name, "impact", title, "no", Grade.PRESENT, reason, places)
+        return ask.BARRIERS_GEOGRAPHY.no(Grade.PRESENT, reason, *(quote(file, clause) for file, clause in found[:4]))
     if (subject.metadata.value or {}).get("extra_gated_eu_disallowed") is True and subject.card is not None:
         reason = "the card's metadata shut out the European Union"
-        places = (subject.card.at(1, "extra_gated_eu_disallowed"),)
-        return Row(name, "impact", title, "no", Grade.CLAIMED, reason, places)
+        return ask.BARRIERS_GEOGRAPHY.no(Grade.CLAIMED, reason, subject.card.at(1, "extra_gated_eu_disallowed"))
     if text is None:
-        return Row(name, "impact", title, "unknown", Grade.ABSENT, "there is no licence text to read")
+        return ask.BARRIERS_GEOGRAPHY.unknown(Grade.ABSENT, "there is no licence text to read")
     match, places = text.match, (text.evidence,)
     if match.exact and match.licence is not None and match.licence.geo_exclusion is None:
         reason = f"{text.file} is {match.label}, word for word, which leaves no place out"
-        return Row(name, "impact", title, "yes", Grade.PRESENT, reason, places)
+        return ask.BARRIERS_GEOGRAPHY.yes(Grade.PRESENT, reason, *places)
     if match.basis == "title" and match.licence is not None and match.licence.geo_exclusion is None:
         reason = f"{text.file} is {match.label}; no clause on places was found in it"
-        return Row(name, "impact", title, "yes", Grade.CLAIMED, reason, places)
+        return ask.BARRIERS_GEOGRAPHY.yes(Grade.CLAIMED, reason, *places)
     reason = f"{text.file} is {match.label}; no clause on places was found, which is no promise"
-    return Row(name, "impact", title, "unknown", Grade.PRESENT, reason, places)
+    return ask.BARRIERS_GEOGRAPHY.unknown(Grade.PRESENT, reason, *places)

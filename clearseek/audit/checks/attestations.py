@@ -8,9 +8,10 @@ So keys that the reader trusts lift rows to E5, and others are counted and left 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
+from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.subject import Subject
 from clearseek.errors import UserError
@@ -21,21 +22,18 @@ from clearseek.signing.keys import LONGEST_KEY, PublicKey, load_public_key
 from clearseek.signing.manifest import ATTESTATIONS, LONGEST, MANIFEST, SIGNATURE, parse
 
 RESULT: Final = "https://in-toto.io/attestation/test-result/v0.1"
-TITLE: Final = "Others have re-executed it, and signed what came out"
 _MOST: Final = 200
 """Statements that are read."""
 _LONGEST: Final = 1_000_000
 LIFTED: Final = {
-    "verify.steps": ("data.training", "data.order", "code.training", "code.configuration", "weights.intermediate",
-                     "weights.optimizer"),
-    "verify.evaluation": ("documents.evaluation", "data.evaluation", "code.evaluation"),
-    "verify.data_rebuilt": ("data.tokenizer", "code.data"),
-    "verify.final": ("weights.final",),
-    "verify.logits": ("code.inference",),
+    ask.VERIFY_STEPS: (ask.DATA_TRAINING, ask.DATA_ORDER, ask.CODE_TRAINING, ask.CODE_CONFIGURATION,
+                       ask.WEIGHTS_INTERMEDIATE, ask.WEIGHTS_OPTIMIZER),
+    ask.VERIFY_EVALUATION: (ask.DOCUMENTS_EVALUATION, ask.DATA_EVALUATION, ask.CODE_EVALUATION),
+    ask.VERIFY_DATA_REBUILT: (ask.DATA_TOKENIZER, ask.CODE_DATA),
+    ask.VERIFY_FINAL: (ask.WEIGHTS_FINAL,),
+    ask.VERIFY_LOGITS: (ask.CODE_INFERENCE,),
 }  # fmt: skip
 """Test that passed -> rows that it re-executes. Steps are bits of segments, so no band of drift stands here."""
-_OF_CODE: Final = "verify.code"
-"""Must have passed too for a row of code: what ran was the release's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +56,14 @@ def rows(subject: Subject) -> Iterator[Row]:
     files = _files(subject)
     if not files:
         reason = f"no signed statement is in {ATTESTATIONS}/ (clearseek verify --sign KEY adds one)"
-        yield Row("verification.parties", "impact", TITLE, "no", Grade.ABSENT, reason)
+        yield ask.VERIFICATION_PARTIES.no(Grade.ABSENT, reason)
         return
     statements, problems = read(subject)
     yield _summary(subject, statements, problems)
 
 
 def _summary(subject: Subject, statements: list[Statement], problems: list[str]) -> Row:
-    name, others = "verification.parties", _others(subject, statements)
+    others = _others(subject, statements)
     trusted = [each for each in others if each.trusted]
     aside = [f"{len(statements) - len(others)} by the publisher's own key"] * (len(statements) != len(others))
     aside += [f"not counted: {'; '.join(problems[:4])}"] * bool(problems)
@@ -74,23 +72,21 @@ def _summary(subject: Subject, statements: list[Statement], problems: list[str])
     failed = [each for each in trusted if each.failed]
     if failed:
         reason = f"{failed[0].file}: a key that you trust signed that these failed: {', '.join(failed[0].failed[:6])}"
-        return Row(name, "impact", TITLE, "no", Grade.CHECKED, reason + tail, places)
+        return ask.VERIFICATION_PARTIES.no(Grade.CHECKED, reason + tail, *places)
     if trusted:
         reason = f"verified by {_count(trusted)}: {', '.join(_tests(trusted)[:8])}"
-        executed = any(_same(test, one) for test in _tests(trusted) for one in LIFTED)
-        grade = Grade.REEXECUTED if executed else Grade.CHECKED
-        return Row(name, "impact", TITLE, "yes", grade, reason + tail, places)
+        executed = any(one.covers(test) for test in _tests(trusted) for one in LIFTED)
+        return ask.VERIFICATION_PARTIES.yes(Grade.REEXECUTED if executed else Grade.CHECKED, reason + tail, *places)
     if others:
         hint = "none of the keys that you trust is among them" if subject.trusted else "--trust FILE.pub counts them"
         reason = f"{_count(others)} state it; whose keys these are, only you can know: {hint}"
-        return Row(name, "impact", TITLE, "unknown", Grade.CLAIMED, reason + tail, places)
-    return Row(name, "impact", TITLE, "no", Grade.ABSENT, f"no statement of another party{tail}", places)
+        return ask.VERIFICATION_PARTIES.unknown(Grade.CLAIMED, reason + tail, *places)
+    return ask.VERIFICATION_PARTIES.no(Grade.ABSENT, f"no statement of another party{tail}", *places)
 
 
 def lift(subject: Subject, found: tuple[Row, ...]) -> tuple[Row, ...]:
     """Rows that a trusted party re-executed, at E5: only where the files are those of the manifest it speaks of."""
-    by_id = {row.id: row for row in found}
-    manifest = by_id.get("files.manifest")
+    manifest = next((row for row in found if row.question == ask.FILES_MANIFEST), None)
     if manifest is None or manifest.answer != "yes" or manifest.grade < Grade.CHECKED or not _files(subject):
         return found
     statements = [each for each in read(subject)[0] if each.trusted]
@@ -98,21 +94,21 @@ def lift(subject: Subject, found: tuple[Row, ...]) -> tuple[Row, ...]:
         return found
     out = []
     for row in found:
-        tests = [test for test, ids in LIFTED.items() if row.id in ids]
+        tests = [test for test, lifted in LIFTED.items() if row.question in lifted]
         done = {
-            each: [name for name in each.passed if any(_same(name, test) for test in tests)]
+            each: [name for name in each.passed if any(test.covers(name) for test in tests)]
             for each in statements
-            if _OF_CODE in each.passed or not row.id.startswith("code.")
+            if ask.VERIFY_CODE.id in each.passed or not row.id.startswith("code.")  # what ran was the release's
         }
         witnesses = [each for each, names in done.items() if names]
         if witnesses and row.answer == "yes" and row.grade >= Grade.CHECKED:
             places = tuple(Evidence(each.file) for each in witnesses[:4])
             names = sorted({name for each in witnesses for name in done[each]})
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            most = max((each.coverage for each in witnesses if "verify.steps" in tests), default="")
+            most = max((each.coverage for each in witnesses if ask.VERIFY_STEPS in tests), default="")
             share = f"; {most}" if most else ""
-            reason = f"{row.reason}; re-executed by {_count(witnesses)} ({', '.join(names[:4])}{more}{share})"
-            row = replace(row, grade=Grade.REEXECUTED, reason=reason, evidence=row.evidence + places)
+            told = f"re-executed by {_count(witnesses)} ({', '.join(names[:4])}{more}{share})"
+            row = row.adding(told, *places, grade=Grade.REEXECUTED)
         out.append(row)
     return tuple(out)
 
@@ -208,10 +204,6 @@ def _machine(value: Any) -> str:
     if not isinstance(value, dict):
         return ""
     return " ".join(str(value.get(key, ""))[:200] for key in ("processor", "gpus", "system"))
-
-
-def _same(passed: str, test: str) -> bool:
-    return passed == test or passed.startswith(f"{test}.")
 
 
 def _tests(statements: list[Statement]) -> list[str]:

@@ -13,7 +13,9 @@ from functools import lru_cache
 from itertools import islice
 from typing import Final
 
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit import questions as ask
+from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
+from clearseek.audit.facts import PackagesFact
 from clearseek.audit.read.archive import members
 from clearseek.audit.read.card import plain
 from clearseek.audit.read.program import code_of
@@ -36,8 +38,7 @@ _REPOSITORY = re.compile(r"https?://(?:www\.)?(?:github|gitlab|gitee)\.com/[\w.-
 class Piece:
     """One part of the full code."""
 
-    name: str
-    title: str
+    question: Question
     does: tuple[str, ...]
     """Patterns all of which the text of one file shows."""
     path: str
@@ -51,48 +52,28 @@ class Piece:
 
 
 PIECES: Final = (
-    Piece(
-        "code.architecture",
-        "The model's code is published",
-        (r"class \w{1,80}\((?:\w{1,40}\.){0,6}\w{0,20}Module\)", r"attention|attn"),
-        "",
-        r"model(?:l?ing)? code|architecture|source code|(?<!\w)code(?! license)",
-    ),
-    Piece(
-        "code.training",
-        "The training code is published",
-        (r"\.backward\(|value_and_grad|jax\.grad|autograd\.grad", r"\.step\(|optax\.|apply_updates"),
-        "",
-        r"train(?:ing)? (?:code|scripts?|framework|recipes?|repo\w*|pipeline)"
-        r"|(?:used to|were|was) (?:pre-?)?train(?:ed)?\b.{0,40}\b(?:with|using)"
-        r"|(?:code|scripts?|recipes?|repo|repository) (?:\w+ ){0,3}(?:for|to) (?:\w+ ){0,2}(?:pre-?)?train(?!\w* data)"
-        r"|(?:code|repo|repository|codebase) ?\([^()]{0,60}\b(?:pre-?)?train(?:ing)?\b(?! data)",
-    ),
-    Piece(
-        "code.inference",
-        "Code that runs the model is published",
-        (r"def (?:generate|sample|decode)\w{0,60}\(", r"argmax|multinomial|categorical|temperature|top_p"),
-        "",
-        r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally)",
-    ),
-    Piece(
-        "code.evaluation",
-        "The evaluation code is published",
-        (r"def \w{0,60}?(?:eval|score|accuracy|perplexity|bits)\w{0,60}\(|lm_eval|lighteval",),
-        r"eval|bench|score",
-        r"eval\w* (?:code|scripts?|harness|framework|suite)",
-        least=2,
-    ),
-    Piece(
-        "code.data",
-        "The code that made the training data is published",
-        (r"tokeni[sz]e|encode", r"shard|memmap|parquet|jsonl|dedup|documents?\b"),
-        r"data|token|prepar|preprocess",
-        r"data (?:code|scripts?|processing|pipeline|curation|toolkit)"
-        r"|(?:code|scripts?|toolkit) (?:\w+ ){0,3}(?:for|to) (?:\w+ ){0,3}data",
-        strings=True,
-    ),
-)
+    Piece(ask.CODE_ARCHITECTURE, (r"class \w{1,80}\((?:\w{1,40}\.){0,6}\w{0,20}Module\)", r"attention|attn"), "",
+          r"model(?:l?ing)? code|architecture|source code|(?<!\w)code(?! license)"),
+    Piece(ask.CODE_TRAINING,
+          (r"\.backward\(|value_and_grad|jax\.grad|autograd\.grad", r"\.step\(|optax\.|apply_updates"), "",
+          r"train(?:ing)? (?:code|scripts?|framework|recipes?|repo\w*|pipeline)"
+          r"|(?:used to|were|was) (?:pre-?)?train(?:ed)?\b.{0,40}\b(?:with|using)"
+          r"|(?:code|scripts?|recipes?|repo|repository) (?:\w+ ){0,3}(?:for|to) (?:\w+ ){0,2}(?:pre-?)?"
+          r"train(?!\w* data)"
+          r"|(?:code|repo|repository|codebase) ?\([^()]{0,60}\b(?:pre-?)?train(?:ing)?\b(?! data)"),
+    Piece(ask.CODE_INFERENCE,
+          (r"def (?:generate|sample|decode)\w{0,60}\(", r"argmax|multinomial|categorical|temperature|top_p"), "",
+          r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally)"),
+    Piece(ask.CODE_EVALUATION,
+          (r"def \w{0,60}?(?:eval|score|accuracy|perplexity|bits)\w{0,60}\(|lm_eval|lighteval",), r"eval|bench|score",
+          r"eval\w* (?:code|scripts?|harness|framework|suite)",
+          least=2),
+    Piece(ask.CODE_DATA,
+          (r"tokeni[sz]e|encode", r"shard|memmap|parquet|jsonl|dedup|documents?\b"), r"data|token|prepar|preprocess",
+          r"data (?:code|scripts?|processing|pipeline|curation|toolkit)"
+          r"|(?:code|scripts?|toolkit) (?:\w+ ){0,3}(?:for|to) (?:\w+ ){0,3}data",
+          strings=True),
+)  # fmt: skip
 _NAMES: Final = {
     "learning rate": r"learning_rate|\w*lr",
     "batch size": r"\w*batch_size\w*|tokens_per_batch|gradient_accumulation_steps",
@@ -175,22 +156,22 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[_Source, ...]) -> Row:
     if holding:
         places = tuple(dict.fromkeys(each.evidence for each in holding))
         shown = ", ".join(each.path for each in holding)
-        return Row(piece.name, "definition", piece.title, "yes", Grade.PRESENT, f"in {shown}", places)
+        return piece.question.yes(Grade.PRESENT, f"in {shown}", *places)
     links = _linked(subject, piece)
     if links:
         reason = f"not here; named beside a link to {', '.join(list(dict.fromkeys(each.quote for each in links))[:4])}"
-        return Row(piece.name, "definition", piece.title, "yes", Grade.LINKED, reason, tuple(links[:4]))
+        return piece.question.yes(Grade.LINKED, reason, *links[:4])
     if short:
         reason = f"{short[0].path} does it in fewer than {piece.least} lines of code, which is no more than its words"
-        return Row(piece.name, "definition", piece.title, "no", Grade.CLAIMED, reason, (short[0].evidence,))
+        return piece.question.no(Grade.CLAIMED, reason, short[0].evidence)
     looked = f"none of the {len(sources)} source files" if sources else "there is no source file"
     reason = f"{looked}{' does it' if sources else ''}, and no line of the documents links to it"
-    return Row(piece.name, "definition", piece.title, "no", Grade.ABSENT, reason)
+    return piece.question.no(Grade.ABSENT, reason)
 
 
 def _holding(piece: Piece, sources: tuple[_Source, ...], short: list[_Source]) -> Iterator[_Source]:
     """The files that do it, those first whose names say so; those too short for it go to `short`."""
-    hint = piece.name.removeprefix("code.")[:5]
+    hint = piece.question.id.removeprefix("code.")[:5]
     maybe = [
         each
         for each in sources
@@ -236,25 +217,23 @@ def _linked(subject: Subject, piece: Piece) -> list[Evidence]:
 
 def linked_data_code(subject: Subject) -> list[Evidence]:
     """Links to the code that made the data."""
-    return next(_linked(subject, piece) for piece in PIECES if piece.name == "code.data")
+    return next(_linked(subject, piece) for piece in PIECES if piece.question == ask.CODE_DATA)
 
 
 def _configuration(subject: Subject, sources: tuple[_Source, ...]) -> Row:
     """Files of settings that give at least learning rate and batch size, and what else they give."""
-    title, name = "The settings of the training run are published", "code.configuration"
     given_in = ((each, _settings(each.text)) for each in sources if not each.path.endswith(_ENDINGS))
     settings = {each: given for each, given in given_in if {"learning rate", "batch size"} <= given}
     holding = list(settings)
     if not holding:
-        reason = "no file here gives learning rate and batch size"
-        return Row(name, "definition", title, "no", Grade.ABSENT, reason)
+        return ask.CODE_CONFIGURATION.no(Grade.ABSENT, "no file here gives learning rate and batch size")
     missing = [part for part in _SETTINGS if not any(part in given for given in settings.values())]
     places = tuple(each.evidence for each in holding[:4])
     given = ", ".join(part for part in _SETTINGS if part not in missing)
     reason = f"{given} in {', '.join(each.path for each in holding[:4])}"
     if missing:
         reason += f"; not {', '.join(missing)}"
-    return Row(name, "definition", title, "partly" if missing else "yes", Grade.PRESENT, reason, places)
+    return ask.CODE_CONFIGURATION.answer("partly" if missing else "yes", Grade.PRESENT, reason, *places)
 
 
 def _settings(text: str) -> frozenset[str]:
@@ -279,17 +258,8 @@ def _pins(text: str) -> list[tuple[str, str]]:
     return [(str(name), str(version)) for name, version in (*_PIN.findall(text), *_LOCKED.findall(text))]
 
 
-def pinned_packages(subject: Subject, row: Row | None) -> dict[str, str]:
-    """Versions by package, from the first file that the row of the environment names; empty where none is here."""
-    if row is None or row.grade < Grade.PRESENT or not row.evidence:
-        return {}
-    found = _pins(subject.source.document(row.evidence[0].file).text)
-    return dict(sorted(found[:_MOST_PACKAGES]))
-
-
 def _environment(subject: Subject, sources: tuple[_Source, ...]) -> Row:
     """Files that pin the software of training: what builds the pages or runs tests and benchmarks is other software."""
-    title, name = "The software the run used is named exactly", "code.environment"
     pinned = [
         (each, pins) for each in sources if each.path.lower().endswith((".txt", ".lock")) and (pins := _pins(each.text))
     ]
@@ -299,25 +269,25 @@ def _environment(subject: Subject, sources: tuple[_Source, ...]) -> Row:
     if training:
         places = tuple(each.evidence for each, _ in training[:4])
         shown = ", ".join(f"{len(pins)} packages pinned in {each.path}" for each, pins in training[:4])
-        return Row(name, "definition", title, "yes", Grade.PRESENT, shown, places)
+        first = PackagesFact(dict(sorted(training[0][1][:_MOST_PACKAGES])))
+        return ask.CODE_ENVIRONMENT.yes(Grade.PRESENT, shown, *places, facts=(first,))
     if pinned:
         each, pins = pinned[0]
         reason = f"{len(pins)} packages pinned in {each.path}, and none of them trains a model"
-        return Row(name, "definition", title, "partly", Grade.CLAIMED, reason, (each.evidence,))
+        return ask.CODE_ENVIRONMENT.partly(Grade.CLAIMED, reason, each.evidence)
     for document in subject.documents:
         for number, line in enumerate(document.lines, 1):
             if _PIN.match(line.strip()):
                 reason = "a document names versions, for running the model; no file pins them"
-                return Row(name, "definition", title, "partly", Grade.CLAIMED, reason, (document.at(number),))
+                return ask.CODE_ENVIRONMENT.partly(Grade.CLAIMED, reason, document.at(number))
     if other:
         reason = f"{other[0].path} pins what documentation, tests or evaluation need; nothing pins the run's software"
-        return Row(name, "definition", title, "no", Grade.CLAIMED, reason, (other[0].evidence,))
-    return Row(name, "definition", title, "no", Grade.ABSENT, "no lock file and no pinned requirements")
+        return ask.CODE_ENVIRONMENT.no(Grade.CLAIMED, reason, other[0].evidence)
+    return ask.CODE_ENVIRONMENT.no(Grade.ABSENT, "no lock file and no pinned requirements")
 
 
 def _complete(parts: list[Row]) -> Row:
     """Everything together: the row that tables of openness call “code”."""
-    title, name = "The full code is published: model, data, training, inference, evaluation", "code.complete"
     missing = [row.id.removeprefix("code.") for row in parts if row.answer not in ("yes", "partly")]
     partly = [row.id.removeprefix("code.") for row in parts if row.answer == "partly"]
     answer: Answer = "no" if "training" in missing else "partly" if missing or partly else "yes"
@@ -327,4 +297,4 @@ def _complete(parts: list[Row]) -> Row:
     reason += f"; there is {', '.join(have)}" if have and missing else ""
     reason += f"; in part only: {', '.join(partly)}" if partly else ""
     places = tuple(place for row in parts if row.answer == "yes" for place in row.evidence[:1])[:6]
-    return Row(name, "definition", title, answer, grade, reason, places)
+    return ask.CODE_COMPLETE.answer(answer, grade, reason, *places)

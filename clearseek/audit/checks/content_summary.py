@@ -11,7 +11,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit import questions as ask
+from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
+from clearseek.audit.facts import SummaryFact
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.presence import fault
 from clearseek.audit.read.subject import Subject, attempt
@@ -36,25 +38,25 @@ class Field:
     """Section and subject."""
     words: str
     """Pattern of the names it goes by, without a section's number."""
-    elsewhere: tuple[str, ...] = ()
-    """Rows that tell the same outside of a summary."""
+    elsewhere: tuple[Question, ...] = ()
+    """Questions whose rows tell the same outside of a summary."""
 
 
 FIELDS: Final = (
     Field("1.1 provider", r"provider\b"),
-    Field("1.2 model", r"(?:versioned )?models?\b(?![- ]generated)", ("documents.model_card",)),
+    Field("1.2 model", r"(?:versioned )?models?\b(?![- ]generated)", (ask.DOCUMENTS_MODEL_CARD,)),
     Field("1.3 modality and size", r"(?:training data )?size\b|modalit(?:y|ies).{0,20}size"),
     Field("1.3 types of content", r"types? of content|content types?"),
     Field("1.3 latest acquisition", r"latest (?:date of )?(?:data )?(?:acquisition|collection)"),
     Field("1.3 languages", r"languages?\b|linguistic"),
-    Field("2.1 public data sets", r"public(?:ly available)? data ?sets?", ("data.training",)),
+    Field("2.1 public data sets", r"public(?:ly available)? data ?sets?", (ask.DATA_TRAINING,)),
     Field("2.2 private data sets", r"private|licensed|commercially licensed"),
     Field("2.3 crawled data", r"crawl|scrap"),
     Field("2.4 user data", r"user data|data (?:collected )?from users"),
     Field("2.5 synthetic data", r"synthetic|model[- ]generated"),
     Field("2.6 other data", r"other (?:sources|data)"),
     Field("3.1 reservations of rights", r"reservations?|opt-?outs?|copyright|text and data mining|\btdm\b",
-          ("documents.copyright_policy",)),
+          (ask.DOCUMENTS_COPYRIGHT_POLICY,)),
     Field("3.2 illegal content", r"illegal|unlawful"),
     Field("3.3 other information", r"other (?:information|remarks|measures)|additional|optional"),
 )  # fmt: skip
@@ -62,32 +64,31 @@ FIELDS: Final = (
 
 def row(subject: Subject) -> Row:
     """Whether a summary is there, and which fields it fills."""
-    title, name = "A summary of the training content is published", "documents.data_summary"
     found = summary_file(subject)
     if found is None:
         for document in subject.documents:
             for number, line in enumerate(document.lines, 1):
                 if line.startswith("#") and _NAMED.search(line.lower().replace(" ", "-")):
                     reason = f"a section of {document.file}; its fields were not read"
-                    return Row(name, "impact", title, "partly", Grade.CLAIMED, reason, (document.at(number),))
-        return Row(name, "impact", title, "no", Grade.ABSENT, "no file and no section of that name")
+                    return ask.DOCUMENTS_DATA_SUMMARY.partly(Grade.CLAIMED, reason, document.at(number))
+        return ask.DOCUMENTS_DATA_SUMMARY.no(Grade.ABSENT, "no file and no section of that name")
     part = attempt(lambda: fault(subject.source, found, "summary"))
     if part.value is None:
-        return Row(name, "impact", title, "unknown", Grade.CLAIMED, f"{found}: {part.error}", (Evidence(found),))
+        return ask.DOCUMENTS_DATA_SUMMARY.unknown(Grade.CLAIMED, f"{found}: {part.error}", Evidence(found))
     if part.value:
         reason = f"named like one and holds nothing: {found} {part.value}"
-        return Row(name, "impact", title, "no", Grade.CLAIMED, reason, (subject.source.whole(found),))
+        return ask.DOCUMENTS_DATA_SUMMARY.no(Grade.CLAIMED, reason, subject.source.whole(found))
     if not found.lower().endswith(_READ):
         reason = f"{found}, of a form that is not read field by field: which fields it fills is not known"
-        return Row(name, "impact", title, "partly", Grade.PRESENT, reason, (subject.source.whole(found),))
+        return ask.DOCUMENTS_DATA_SUMMARY.partly(Grade.PRESENT, reason, subject.source.whole(found))
     filled = fields(subject)
     places = (subject.source.whole(found), *(place for _, place in filled.values()))[:8]
     missing = [each.name for each in FIELDS if each.name not in filled]
     reason = f"{found} fills {len(filled)} of {len(FIELDS)} fields of the Commission's template"
-    if not missing:
-        return Row(name, "impact", title, "yes", Grade.PRESENT, reason, places)
-    answer = "partly" if filled else "no"
-    return Row(name, "impact", title, answer, Grade.PRESENT, f"{reason}; not {', '.join(missing)}", places)  # type: ignore[arg-type]
+    reason += f"; not {', '.join(missing)}" if missing else ""
+    answer: Answer = "yes" if not missing else "partly" if filled else "no"
+    facts = (SummaryFact({field: text[:500] for field, (text, _) in filled.items()}),) if filled else ()
+    return ask.DOCUMENTS_DATA_SUMMARY.answer(answer, Grade.PRESENT, reason, *places, facts=facts)
 
 
 def summary_file(subject: Subject) -> str | None:

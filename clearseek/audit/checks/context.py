@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeGuard
 
+from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.claims import settled
 from clearseek.audit.read.subject import CONFIG, Part, Subject, attempt
@@ -60,7 +61,6 @@ def _configured(subject: Subject) -> Iterator[Length]:
 
 
 def _length(subject: Subject) -> Row:
-    title, name = "The sources of the context length agree", "context.length"
     found = list(_configured(subject))
     lengths = {length for _, length, _ in found}
     claims = tuple(dict.fromkeys(subject.stated("context")))
@@ -75,39 +75,36 @@ def _length(subject: Subject) -> Row:
     if len(found) + bool(claims) < 2 and not (found and others):
         grade = Grade.CLAIMED if listed or others else Grade.ABSENT
         reason = f"only one source: {listed[0]}{note}" if listed else note.removeprefix("; ") or "nothing says it"
-        return Row(name, "technical", title, "unknown", grade, reason, places)
+        return ask.CONTEXT_LENGTH.unknown(grade, reason, *places)
     if len(lengths) > 1 or not all(claim.agrees(length) for claim in own for length in lengths):
         reason = ", ".join(listed) + "; the length that is computed is not the one that was stated or tested" + note
-        return Row(name, "technical", title, "partly", Grade.CLAIMED, reason, places)
+        return ask.CONTEXT_LENGTH.partly(Grade.CLAIMED, reason, *places)
     if others and not (own and found and all(claim in extended for claim in others)):
-        return Row(name, "technical", title, "unknown", Grade.CLAIMED, ", ".join(listed) + note, places)
+        return ask.CONTEXT_LENGTH.unknown(Grade.CLAIMED, ", ".join(listed) + note, *places)
     if not found:
-        return Row(name, "technical", title, "unknown", Grade.CLAIMED, f"only the card says it: {listed[0]}", places)
-    return Row(name, "technical", title, "yes", Grade.CHECKED, ", ".join(listed) + note, places)
+        return ask.CONTEXT_LENGTH.unknown(Grade.CLAIMED, f"only the card says it: {listed[0]}", *places)
+    return ask.CONTEXT_LENGTH.yes(Grade.CHECKED, ", ".join(listed) + note, *places)
 
 
 def _vocabulary(subject: Subject, tokenizer: Part[dict[str, Any]]) -> Row:
-    title = "The tokenizer fits the embedding"
     rows_ = (subject.config_raw.value or {}).get("vocab_size")
     if tokenizer.value is None:
         answer: Answer = "no" if tokenizer.error else "unknown"
-        reason = tokenizer.error or "there is no tokenizer.json"
-        return Row("tokenizer.vocabulary", "technical", title, answer, Grade.ABSENT, reason)
+        return ask.TOKENIZER_VOCABULARY.answer(answer, Grade.ABSENT, tokenizer.error or "there is no tokenizer.json")
     ids = token_ids(tokenizer.value)
     place = subject.source.whole("tokenizer.json")
     if not ids:
-        reason = "tokenizer.json holds no vocabulary"
-        return Row("tokenizer.vocabulary", "technical", title, "no", Grade.PRESENT, reason, (place,))
+        return ask.TOKENIZER_VOCABULARY.no(Grade.PRESENT, "tokenizer.json holds no vocabulary", place)
     if not _whole(rows_):
         reason = f"{len(ids):,} tokens; config.json does not say vocab_size"
-        return Row("tokenizer.vocabulary", "technical", title, "unknown", Grade.PRESENT, reason, (place,))
+        return ask.TOKENIZER_VOCABULARY.unknown(Grade.PRESENT, reason, place)
     highest = max(ids.values())
     fits = highest < rows_
     verdict = "fits" if fits else "does not fit"
     reason = f"{len(ids):,} tokens, highest id {highest:,}: {verdict} the {rows_:,} rows of the embedding"
     places = (place, subject.config_key("vocab_size"))
     grade = Grade.CHECKED if fits else Grade.CLAIMED
-    return Row("tokenizer.vocabulary", "technical", title, "yes" if fits else "no", grade, reason, places)
+    return ask.TOKENIZER_VOCABULARY.answer("yes" if fits else "no", grade, reason, *places)
 
 
 def token_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
@@ -127,7 +124,6 @@ def token_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
 
 
 def _special(subject: Subject, tokenizer: Part[dict[str, Any]]) -> Row:
-    title = "Special tokens have the same ids everywhere"
     found: dict[str, list[tuple[str, Any, Evidence]]] = {}
     for file in (CONFIG, "generation_config.json"):
         content = attempt(lambda file=file: subject.source.json(file)).value if file in subject.source.sizes else None  # type: ignore[misc]
@@ -147,16 +143,16 @@ def _special(subject: Subject, tokenizer: Part[dict[str, Any]]) -> Row:
     compared = {key: values for key, values in found.items() if len(values) > 1}
     places = tuple(place for values in compared.values() for _, _, place in values)[:8]
     if not compared:
-        return Row("tokenizer.special", "technical", title, "unknown", Grade.ABSENT, "no id stands in two places")
+        return ask.TOKENIZER_SPECIAL.unknown(Grade.ABSENT, "no id stands in two places")
     bad = [
         f"{key}: " + ", ".join(f"{value} in {file}" for file, value, _ in values)
         for key, values in compared.items()
         if not set.intersection(*(_as_set(value) for _, value, _ in values))
     ]
     if bad:
-        return Row("tokenizer.special", "technical", title, "no", Grade.CLAIMED, "; ".join(bad), places)
+        return ask.TOKENIZER_SPECIAL.no(Grade.CLAIMED, "; ".join(bad), *places)
     reason = f"{', '.join(sorted(compared))} agree in {max(map(len, compared.values()))} places"
-    return Row("tokenizer.special", "technical", title, "yes", Grade.CHECKED, reason, places)
+    return ask.TOKENIZER_SPECIAL.yes(Grade.CHECKED, reason, *places)
 
 
 def _as_set(value: Any) -> set[Any]:

@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from clearseek.audit import questions as ask
 from clearseek.audit.checks import energy, operations
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.facts import ComputeFact
 from clearseek.audit.read.claims import Claim, agree, settled
 from clearseek.audit.read.subject import Subject
 from clearseek.counts import flops_per_token
@@ -49,7 +51,7 @@ def rows(subject: Subject) -> Iterator[Row]:
     compute = _compute(subject)
     hours = _hours(subject)
     yield _consistent(subject, hours)
-    yield _hours_fit(subject, compute, hours)
+    yield _hours_fit(compute, hours.get("pre-training") or hours.get("all"))
     counted = () if compute is None else tuple(each for each in (compute.six_n_d, compute.exact) if each is not None)
     where = None if compute is None else compute.tokens.evidence
     shapes, doubt = compute is not None and compute.exact is not None, compute.doubt if compute else ""
@@ -97,7 +99,6 @@ def _device(claim: Claim) -> Hardware | None:
 
 def _consistent(subject: Subject, hours: dict[str, Claim]) -> Row:
     """Figures that stand twice."""
-    title, name = "Figures that are stated more than once agree", "claims.consistent"
     wrong: list[str] = []
     unsure: list[str] = []
     compared: list[Claim] = []
@@ -120,24 +121,25 @@ def _consistent(subject: Subject, hours: dict[str, Claim]) -> Row:
             wrong.append(f"GPU-hours: {whole.text} in all, and {' + '.join(part.text for part in parts)} in parts")
     places = tuple(dict.fromkeys(claim.evidence for claim in compared))[:8]
     if wrong:
-        return Row(name, "impact", title, "no", Grade.CLAIMED, "; ".join(wrong), places)
+        return ask.CLAIMS_CONSISTENT.no(Grade.CLAIMED, "; ".join(wrong), *places)
     if unsure:
         reason = f"{'; '.join(unsure)}: whether these are of one model is not clear"
-        return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+        return ask.CLAIMS_CONSISTENT.unknown(Grade.CLAIMED, reason, *places)
     if not compared:
-        return Row(name, "impact", title, "not applicable", Grade.ABSENT, "nothing is stated twice")
+        return ask.CLAIMS_CONSISTENT.not_applicable("nothing is stated twice")
     kinds = ", ".join(dict.fromkeys(claim.kind.replace("_", " ") for claim in compared))
-    return Row(name, "impact", title, "yes", Grade.CHECKED, f"{len(compared)} figures of {kinds} agree", places)
+    return ask.CLAIMS_CONSISTENT.yes(Grade.CHECKED, f"{len(compared)} figures of {kinds} agree", *places)
 
 
-def _hours_fit(subject: Subject, compute: Compute | None, hours: dict[str, Claim]) -> Row:
-    title, name = "The stated hours fit the operations that training takes", "cost.compute"
-    claim = hours.get("pre-training") or hours.get("all")
+def _hours_fit(compute: Compute | None, claim: Claim | None) -> Row:
+    operations = None if compute is None else compute.exact or compute.six_n_d
+    stated = (ComputeFact(operations, claim.value if claim else None, claim.device if claim else ""),)
     if compute is None or claim is None:
         missing = [what for what, part in (("tokens and parameters", compute), ("device-hours", claim)) if part is None]
         there = [each.evidence for each in (claim, compute.tokens if compute else None) if each is not None]
         grade = Grade.CLAIMED if there else Grade.ABSENT
-        return Row(name, "impact", title, "unknown", grade, f"not stated here: {'; '.join(missing)}", tuple(there))
+        reason = f"not stated here: {'; '.join(missing)}"
+        return ask.COST_COMPUTE.unknown(grade, reason, *there, facts=stated if there else ())
     places = (compute.tokens.evidence, claim.evidence)
     size = f"{compute.six_n_d:.2e} operations by 6ND"
     if compute.exact is not None:
@@ -145,26 +147,25 @@ def _hours_fit(subject: Subject, compute: Compute | None, hours: dict[str, Claim
     chip = _device(claim)
     if compute.doubt or claim.about == "several":
         doubt = compute.doubt or f"{claim.text} hours are those of several runs"
-        return Row(name, "impact", title, "unknown", Grade.CLAIMED, f"{size}; {doubt}", places)
+        return ask.COST_COMPUTE.unknown(Grade.CLAIMED, f"{size}; {doubt}", *places, facts=stated)
     if chip is None:
         reason = f"{size}; the device of the hours is not named, or not known here"
-        return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+        return ask.COST_COMPUTE.unknown(Grade.CLAIMED, reason, *places, facts=stated)
     rule = utilisation(compute.six_n_d, claim.value, chip.bf16)
     share = f"{100 * rule:.1f} % of BF16's peak"
     if compute.exact is not None:
         exact = utilisation(compute.exact, claim.value, chip.bf16)
         share = f"{100 * exact:.1f} % of BF16's peak ({100 * rule:.1f} % by 6ND)"
     fits = is_plausible(rule)
-    answer: Answer = "yes" if fits else "no"
     reason = (
         f"{size} in {claim.text} {chip.name.upper()} hours: {share}; "
         f"published runs reach {100 * PLAUSIBLE[0]:.0f} to {100 * PLAUSIBLE[1]:.0f} %"
     )
-    return Row(name, "impact", title, answer, Grade.CHECKED if fits else Grade.CLAIMED, reason, places)
+    grade = Grade.CHECKED if fits else Grade.CLAIMED
+    return ask.COST_COMPUTE.answer("yes" if fits else "no", grade, reason, *places, facts=stated)
 
 
 def _price(subject: Subject, hours: dict[str, Claim]) -> Row:
-    title, name = "The cost that is stated is hours times a price", "cost.price"
     dollars, prices = subject.stated("dollars"), subject.stated("dollars_per_hour")
     claim = hours.get("all") or hours.get("pre-training")
     run = match(subject.counts) if subject.counts else None
@@ -174,22 +175,21 @@ def _price(subject: Subject, hours: dict[str, Claim]) -> Row:
         fits = any(abs(computed - each.value) <= each.tolerance + spread for each in dollars)
         stated = (dollars[0].evidence, claim.evidence, prices[0].evidence)
         reason = f"{claim.text} hours at {prices[0].text} are ${computed:,.0f}; stated: {dollars[0].text}" + _scope(run)
-        grade = Grade.CHECKED if fits else Grade.CLAIMED
-        return Row(name, "impact", title, "yes" if fits else "no", grade, reason, stated)
+        return ask.COST_PRICE.answer("yes" if fits else "no", Grade.CHECKED if fits else Grade.CLAIMED, reason, *stated)
     if run is not None:
-        return _published_price(title, name, run, claim)
+        return _published_price(run, claim)
     places = tuple(each.evidence for each in (*dollars, *prices))[:4]
     if not dollars:
-        return Row(name, "impact", title, "not applicable", Grade.ABSENT, "no cost is stated here")
+        return ask.COST_PRICE.not_applicable("no cost is stated here")
     reason = f"{dollars[0].text} is stated without hours and a price to compute it from"
-    return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+    return ask.COST_PRICE.unknown(Grade.CLAIMED, reason, *places)
 
 
 def _scope(run: PublishedRun | None) -> str:
     return f". Scope: final run only; it leaves out {run.leaves_out}" if run and run.leaves_out else ". Scope: not said"
 
 
-def _published_price(title: str, name: str, run: PublishedRun, claim: Claim | None) -> Row:
+def _published_price(run: PublishedRun, claim: Claim | None) -> Row:
     """The cost that the publisher states elsewhere, from hours stated here."""
     total = run.total_hours
     parts = " + ".join(f"{stage.hours / 1e3:,.0f}K" for stage in run.stages)
@@ -198,17 +198,16 @@ def _published_price(title: str, name: str, run: PublishedRun, claim: Claim | No
         f"${run.dollars() / 1e6:.3f}M, by {run.source}" + _scope(run)
     )
     if claim is None:
-        return Row(name, "impact", title, "yes", Grade.LINKED, f"{reason}; no hours are stated here", ())
+        return ask.COST_PRICE.yes(Grade.LINKED, f"{reason}; no hours are stated here")
     agrees = claim.agrees(total)
     what = "agrees with" if agrees else "disagrees with"
     reason += f". The card's {claim.text} hours {what} it"
     answer: Answer = "yes" if agrees else "no"
-    return Row(name, "impact", title, answer, Grade.LINKED if agrees else Grade.CLAIMED, reason, (claim.evidence,))
+    return ask.COST_PRICE.answer(answer, Grade.LINKED if agrees else Grade.CLAIMED, reason, claim.evidence)
 
 
 def _memory(subject: Subject) -> Row:
     """Whether one accelerator holds the weights."""
-    title, name = "One accelerator of 80 GB holds the weights", "barriers.hardware"
     config = subject.config.value
     places: tuple[Evidence, ...]
     if subject.weights.complete:
@@ -223,9 +222,8 @@ def _memory(subject: Subject) -> Row:
         )
         places, grade = (subject.source.whole("config.json"),), Grade.CHECKED
     else:
-        reason = "neither weights nor a config that is understood"
-        return Row(name, "impact", title, "unknown", Grade.ABSENT, reason)
+        return ask.BARRIERS_HARDWARE.unknown(Grade.ABSENT, "neither weights nor a config that is understood")
     need = -(-size // (72 * 10**9))  # a tenth stays for the cache and the runtime
     shown = f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
     reason = f"{shown} of weights" + (f": {need} accelerators of 80 GB, caches aside" if need > 1 else "")
-    return Row(name, "impact", title, "yes" if need <= 1 else "no", grade, reason, places)
+    return ask.BARRIERS_HARDWARE.answer("yes" if need <= 1 else "no", grade, reason, *places)

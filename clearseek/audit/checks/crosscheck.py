@@ -1,6 +1,6 @@
 """Agreement inside a release: what several of its files say about the same thing, compared.
 
-That a file is here is grade E3. It becomes E4 when something else in the release bears it out: a checkpoint whose hash
+That a file is here is grade E3. It becomes E4 when something else in it agrees: a checkpoint whose hash
 the transcript recorded, shards whose hashes the data's manifest holds and whose fingerprint the transcript names, a
 report that names the weights' hash, a locked environment that is the one training recorded. A disagreement turns the
 row's answer to no. Only releases that carry such records, as ClearSeek's do, can be lifted so.
@@ -12,13 +12,16 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
+from clearseek.audit import questions as ask
 from clearseek.audit.checks import content_summary
+from clearseek.audit.checks.code import PIECES
 from clearseek.audit.checks.data import data_files
 from clearseek.audit.checks.operations import SYSTEMIC
 from clearseek.audit.checks.trajectory import checkpoints
-from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit.evidence import Evidence, Grade, Question, Row
 from clearseek.audit.read.archive import members
 from clearseek.audit.read.records import DATA_MANIFEST, LONGEST_RECORD, TRANSCRIPT, Records, Result
 from clearseek.audit.read.stored_hash import hash_stored
@@ -32,17 +35,17 @@ _BILL: Final = "bom.cdx.json"
 _METRICS: Final = "training/metrics.jsonl"
 
 
-_FROM_WORDS: Final = ("cost.threshold",)
+_FROM_WORDS: Final = (ask.COST_THRESHOLD,)
 """Rows whose other side is in the records alone, so that a claim is enough to compare."""
 
 
 def lift(subject: Subject, rows: tuple[Row, ...]) -> tuple[Row, ...]:
     """The rows, each at E3 compared with what else is here; other people's records are not of our form."""
     records = Records(subject)
-    checks = _checks(records) if records.ours else {"documents.data_card": lambda: _croissant(records)}
-    lifted = [_lifted(row, checks[row.id]) if row.id in checks else row for row in rows]
-    parts = [row.grade for row in lifted if row.id.startswith("code.") and row.id != "code.complete"]
-    return tuple(_whole(row, min(parts)) if row.id == "code.complete" else row for row in lifted)
+    checks = _CHECKS if records.ours else {ask.DOCUMENTS_DATA_CARD: _croissant}
+    lifted = [_lifted(row, checks[row.question], records) if row.question in checks else row for row in rows]
+    parts = [row.grade for row in lifted if row.id.startswith("code.") and row.question != ask.CODE_COMPLETE]
+    return tuple(_whole(row, min(parts)) if row.question == ask.CODE_COMPLETE else row for row in lifted)
 
 
 def _whole(row: Row, lowest: Grade) -> Row:
@@ -50,12 +53,12 @@ def _whole(row: Row, lowest: Grade) -> Row:
     return replace(row, grade=lowest) if row.answer == "yes" else row
 
 
-def _lifted(row: Row, check: Callable[[], Result]) -> Row:
-    least = Grade.CLAIMED if row.id in _FROM_WORDS else Grade.PRESENT
+def _lifted(row: Row, check: Callable[[Records], Result], records: Records) -> Row:
+    least = Grade.CLAIMED if row.question in _FROM_WORDS else Grade.PRESENT
     if row.answer not in ("yes", "partly") or not least <= row.grade <= Grade.CHECKED:
         return row
     try:
-        result = check()
+        result = check(records)
     except UserError as error:
         result = False, str(error), ""
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -65,34 +68,8 @@ def _lifted(row: Row, check: Callable[[], Result]) -> Row:
     agrees, what, file = result
     place = (Evidence(file),) if file else ()
     if agrees:
-        return replace(row, grade=Grade.CHECKED, reason=f"{row.reason}; {what}", evidence=row.evidence + place)
-    return replace(row, answer="no", grade=Grade.CLAIMED, reason=f"{what}; {row.reason}", evidence=place + row.evidence)
-
-
-def _checks(records: Records) -> dict[str, Callable[[], Result]]:
-    """Row -> what bears it out."""
-    return {
-        "weights.final": lambda: _config(records),
-        "weights.intermediate": lambda: _checkpoints(records, "weights"),
-        "weights.optimizer": lambda: _checkpoints(records, "optimizer"),
-        "licence.data": lambda: _data_licences(records),
-        "documents.data_card": lambda: _croissant(records),
-        "cost.threshold": lambda: _operations(records),
-        "documents.data_summary": lambda: _content_summary(records),
-        "documents.report": lambda: _report(records),
-        "documents.evaluation": lambda: _evaluation(records),
-        "data.training": lambda: records.data,
-        "data.order": lambda: records.data,
-        "data.tokenizer": lambda: _tokenizer(records),
-        "data.evaluation": lambda: records.data,
-        "code.architecture": lambda: _archive(records),
-        "code.training": lambda: _archive(records),
-        "code.inference": lambda: _archive(records),
-        "code.evaluation": lambda: _archive(records),
-        "code.data": lambda: _archive(records),
-        "code.configuration": lambda: _recipe(records),
-        "code.environment": lambda: _environment(records),
-    }
+        return row.adding(what, *place, grade=Grade.CHECKED)
+    return row.refuted(what, *place)
 
 
 def _config(records: Records) -> Result:
@@ -150,11 +127,7 @@ def _data_licences(records: Records) -> Result:
     named = records.json(DATA_MANIFEST)["licences"]
     missing = [name for name in named if f"data/LICENSE.{name}" not in records.source.sizes]
     if missing:
-        return (
-            False,
-            f"the text of {', '.join(missing)}, which data/manifest.json names, is not here",
-            DATA_MANIFEST,
-        )
+        return False, f"the text of {', '.join(missing)}, which data/manifest.json names, is not here", DATA_MANIFEST
     return True, f"the licences of all documents: {', '.join(named)}", DATA_MANIFEST
 
 
@@ -275,16 +248,10 @@ def _evaluation(records: Records) -> Result:
             f"{path}: its windows come to {computed:.4f} bits per byte, not {stated['bits_per_byte']:.4f}",
             path,
         )
-    card = subject_card(records)
-    if card is not None and f"{computed:.3f}" not in card:
+    card = records.subject.card
+    if card is not None and f"{computed:.3f}" not in card.text:
         return False, f"the card does not state the {computed:.3f} bits per byte that {path} comes to", path
     return True, f"{len(stated['windows'])} windows come to the {computed:.3f} bits per byte of the card", path
-
-
-def subject_card(records: Records) -> str | None:
-    """The card's text."""
-    card = records.subject.card
-    return None if card is None else card.text
 
 
 def _recipe(records: Records) -> Result:
@@ -358,3 +325,22 @@ def _dependencies(project: str) -> Iterator[str]:
     for each in named:
         if match := re.match(r"[A-Za-z0-9._-]+", each):
             yield match[0].lower().replace("_", "-")
+
+
+_CHECKS: Final[dict[Question, Callable[[Records], Result]]] = {
+    ask.WEIGHTS_FINAL: _config,
+    ask.WEIGHTS_INTERMEDIATE: partial(_checkpoints, group="weights"),
+    ask.WEIGHTS_OPTIMIZER: partial(_checkpoints, group="optimizer"),
+    ask.LICENCE_DATA: _data_licences,
+    ask.DOCUMENTS_DATA_CARD: _croissant,
+    ask.COST_THRESHOLD: _operations,
+    ask.DOCUMENTS_DATA_SUMMARY: _content_summary,
+    ask.DOCUMENTS_REPORT: _report,
+    ask.DOCUMENTS_EVALUATION: _evaluation,
+    **dict.fromkeys((ask.DATA_TRAINING, ask.DATA_ORDER, ask.DATA_EVALUATION), lambda records: records.data),
+    ask.DATA_TOKENIZER: _tokenizer,
+    **dict.fromkeys((each.question for each in PIECES), _archive),
+    ask.CODE_CONFIGURATION: _recipe,
+    ask.CODE_ENVIRONMENT: _environment,
+}
+"""Question -> the check that compares what its row speaks of with other files."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from clearseek.audit import questions as ask
 from clearseek.audit.checks.code import linked_data_code
 from clearseek.audit.checks.weights import weight_links
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
@@ -42,7 +43,6 @@ _SOURCES = re.compile(
 BYTES_PER_TOKEN: Final = 0.02
 """Fewest that published data can have for each token that a model was trained on: compressed, and read many times."""
 _BENCHMARK = re.compile(r"mmlu|gsm8k|\bc?math\b|math-?500|humaneval|arc-|hellaswag|bbh|aime|gpqa|winogrande|piqa", re.I)
-_NOT_DATA = (".py", ".sh", ".md", ".yaml", ".yml", ".toml", ".ipynb", ".cfg", ".png", ".safetensors")
 SMALLEST_SET: Final = 100_000
 """Bytes that training data have at least, where no manifest lists them with sizes and counts."""
 _PROPORTION = re.compile(r"tokens|%|percent|proportion|weight|share|ratio|epochs|sampling|比例", re.I)
@@ -72,11 +72,9 @@ def rows(subject: Subject) -> Iterator[Row]:
 
 
 def _evaluation(subject: Subject) -> Row:
-    title, name = "The data it was evaluated on are published", "data.evaluation"
     found = sift(subject.source, (path for path in subject.source.sizes if _is_held_out(path)), "data", 4)
     if found.real:
-        places = tuple(subject.source.whole(path) for path in found.real[:4])
-        return Row(name, "definition", title, "yes", Grade.PRESENT, ", ".join(found.real[:4]), places)
+        return found.here(subject.source, ask.DATA_EVALUATION, 4)
     for document in subject.documents:
         named: dict[str, int] = {}
         for cell in table_cells(document):
@@ -86,9 +84,8 @@ def _evaluation(subject: Subject) -> Row:
         if named:
             shown = sorted(named)
             reason = f"public benchmarks by name: {', '.join(shown[:6])}" + (", …" if len(shown) > 6 else "")
-            return Row(name, "definition", title, "yes", Grade.CLAIMED, reason, (document.at(named[shown[0]]),))
-    hollow = found.row(subject.source, name, "definition", title)
-    return hollow or Row(name, "definition", title, "no", Grade.ABSENT, "neither files nor names of public benchmarks")
+            return ask.DATA_EVALUATION.yes(Grade.CLAIMED, reason, document.at(named[shown[0]]))
+    return found.missing(subject.source, ask.DATA_EVALUATION, "neither files nor names of public benchmarks")
 
 
 def _is_held_out(path: str) -> bool:
@@ -111,18 +108,14 @@ def _training(subject: Subject) -> Row:
         return _links(subject, linked)
     if here is not None:
         return here
-    hollow = found.row(subject.source, "data.training", "definition", _TITLE)
-    if hollow is not None:
-        return hollow
+    if found.hollow or found.unread:
+        return found.missing(subject.source, ask.DATA_TRAINING, "")
     for level, pattern in ((2, _SOURCES), (1, _DESCRIBED)):
         places = tuple(_lines(subject, pattern))
         if places:
             reason = f"level {level}, {LEVELS[level]}, and no more: no data here, no list of data sets, no link to one"
-            return Row("data.training", "definition", _TITLE, "no", Grade.ABSENT, reason, places[:4])
-    return Row("data.training", "definition", _TITLE, "no", Grade.ABSENT, f"level 0: {LEVELS[0]}")
-
-
-_TITLE: Final = "The complete training data are published"
+            return ask.DATA_TRAINING.no(Grade.ABSENT, reason, *places[:4])
+    return ask.DATA_TRAINING.no(Grade.ABSENT, f"level 0: {LEVELS[0]}")
 
 
 def _bytes(subject: Subject, found: Sifted) -> Row:
@@ -133,15 +126,15 @@ def _bytes(subject: Subject, found: Sifted) -> Row:
     stated = max(subject.stated("tokens"), key=lambda claim: claim.value, default=None)
     if stated is not None and size < BYTES_PER_TOKEN * stated.value:
         reason += f", which cannot hold the {stated.text} tokens that are stated"
-        return Row("data.training", "definition", _TITLE, "partly", Grade.CLAIMED, reason, (*places, stated.evidence))
+        return ask.DATA_TRAINING.partly(Grade.CLAIMED, reason, *places, stated.evidence)
     known = listing(subject.source)
     problem = _incomplete(found, known)
     if size < SMALLEST_SET and (known is None or not known.counted):
         reason += ": too few for a training set, and no manifest lists them with their sizes and counts of tokens"
-        return Row("data.training", "definition", _TITLE, "partly", Grade.CLAIMED, reason, places)
+        return ask.DATA_TRAINING.partly(Grade.CLAIMED, reason, *places)
     if problem:
-        return Row("data.training", "definition", _TITLE, "partly", Grade.PRESENT, f"{reason}; {problem}", places)
-    return Row("data.training", "definition", _TITLE, "yes", Grade.PRESENT, reason, places)
+        return ask.DATA_TRAINING.partly(Grade.PRESENT, f"{reason}; {problem}", *places)
+    return ask.DATA_TRAINING.yes(Grade.PRESENT, reason, *places)
 
 
 def _incomplete(found: Sifted, known: Listing | None) -> str:
@@ -169,12 +162,12 @@ def _links(subject: Subject, linked: list[Evidence]) -> Row:
     base = _base(subject)
     if base is not None and not _covers_base(subject):
         reason += f"; it was made from {base.quote}, and what that was trained on is not among them"
-        return Row("data.training", "definition", _TITLE, "partly", Grade.LINKED, reason, (*places, base))
+        return ask.DATA_TRAINING.partly(Grade.LINKED, reason, *places, base)
     kept = _held_back(subject)
     if kept is not None:
         reason += "; a document speaks of data that are kept back"
-        return Row("data.training", "definition", _TITLE, "partly", Grade.LINKED, reason, (*places, kept))
-    return Row("data.training", "definition", _TITLE, "yes", Grade.LINKED, reason, places)
+        return ask.DATA_TRAINING.partly(Grade.LINKED, reason, *places, kept)
+    return ask.DATA_TRAINING.yes(Grade.LINKED, reason, *places)
 
 
 def _proportions(subject: Subject) -> Evidence | None:
@@ -267,10 +260,9 @@ def _linked(subject: Subject) -> list[Evidence]:
 
 def _sources(subject: Subject) -> Row:
     """The data sets that are named, looked up on the hub where the release is."""
-    title, name = "The data sets that are named can be had", "data.sources"
     linked = _linked(subject)
     if not linked:
-        return Row(name, "impact", title, "not applicable", Grade.ABSENT, "no data set is named")
+        return ask.DATA_SOURCES.not_applicable("no data set is named")
     named: dict[str, Evidence] = {}
     for each in linked:
         match = _ON_HUB.search(each.quote) or _HUB_NAME.fullmatch(each.quote)
@@ -280,12 +272,12 @@ def _sources(subject: Subject) -> Row:
     known = {each: what for each, what in found.items() if what is not None}
     if not known:
         reason = f"{len(linked)} named or linked; nothing beyond this folder was asked for them"
-        return Row(name, "impact", title, "unknown", Grade.LINKED, reason, tuple(linked[:6]))
+        return ask.DATA_SOURCES.unknown(Grade.LINKED, reason, *linked[:6])
     missing = [each for each, what in known.items() if not what]
     shown = "; ".join(f"{each}: {what or 'not there, or private'}" for each, what in known.items())
     places = tuple(named[each] for each in (missing or list(known)))[:6]
     answer: Answer = "no" if len(missing) == len(known) else "partly" if missing else "yes"
-    return Row(name, "impact", title, answer, Grade.LINKED, shown[:1500], places)
+    return ask.DATA_SOURCES.answer(answer, Grade.LINKED, shown[:1500], *places)
 
 
 def _about_training(document: Document, line: int) -> bool:
@@ -304,21 +296,16 @@ def _lines(subject: Subject, pattern: re.Pattern[str]) -> Iterator[Evidence]:
 
 
 def _order(subject: Subject) -> Row:
-    title, name = "The order in which the data were used is published", "data.order"
     named = (path for path in subject.source.sizes if _ORDER.search(path.rpartition("/")[2].lower()))
     found = sift(subject.source, (path for path in named if not is_test(path)), "order", 4)
     if found.real:
-        places = tuple(subject.source.whole(path) for path in found.real[:4])
-        return Row(name, "definition", title, "yes", Grade.PRESENT, ", ".join(found.real[:4]), places)
+        return found.here(subject.source, ask.DATA_ORDER, 4)
     transcripts = subject.source.find("transcript.jsonl")
     if transcripts and data_files(subject) and _names_data(subject, transcripts[0]):
         place = subject.source.whole(transcripts[0])
         reason = f"a function of data fingerprint, seed and step, which {transcripts[0]} records"
-        return Row(name, "definition", title, "yes", Grade.PRESENT, reason, (place,))
-    hollow = found.row(subject.source, name, "definition", title)
-    return hollow or Row(
-        name, "definition", title, "no", Grade.ABSENT, "no file of indices, and nothing to compute it from"
-    )
+        return ask.DATA_ORDER.yes(Grade.PRESENT, reason, place)
+    return found.missing(subject.source, ask.DATA_ORDER, "no file of indices, and nothing to compute it from")
 
 
 def _names_data(subject: Subject, transcript: str) -> bool:
@@ -331,15 +318,10 @@ def _names_data(subject: Subject, transcript: str) -> bool:
 
 
 def _tokenizer(subject: Subject) -> Row:
-    title, name = "The tokenizer is published", "data.tokenizer"
     named = subject.source.find("tokenizer.json", "tokenizer.model", "*.tiktoken", "vocab.json", "spiece.model")
     found = sift(subject.source, (path for path in named if not is_test(path)), "tokenizer", 4)
     if found.real:
-        places = tuple(subject.source.whole(path) for path in found.real[:4])
-        return Row(name, "definition", title, "yes", Grade.PRESENT, ", ".join(found.real[:4]), places)
-    links = weight_links(subject)
-    if links:
-        places = tuple(Evidence(file, f"line {link.line}", link.target) for file, link in links[:2])
-        return Row(name, "definition", title, "yes", Grade.LINKED, "not here; it comes with the linked weights", places)
-    hollow = found.row(subject.source, name, "definition", title)
-    return hollow or Row(name, "definition", title, "no", Grade.ABSENT, "no file of one")
+        return found.here(subject.source, ask.DATA_TOKENIZER, 4)
+    if links := weight_links(subject):
+        return ask.DATA_TOKENIZER.yes(Grade.LINKED, "not here; it comes with the linked weights", *links[:2])
+    return found.missing(subject.source, ask.DATA_TOKENIZER, "no file of one")

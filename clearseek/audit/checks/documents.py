@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice, takewhile
 from math import prod
 from typing import Any, Final
 
+from clearseek.audit import questions as ask
 from clearseek.audit.checks import content_summary
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.card import Document
@@ -62,21 +62,18 @@ def rows(subject: Subject) -> Iterator[Row]:
 
 def _policy(subject: Subject) -> Row:
     """A document that the AI Act asks for, by its file's name or by a heading."""
-    name, title = "documents.copyright_policy", "A copyright policy for the training data is published"
     named = (path for path in subject.source.sizes if _POLICY.search(path.rpartition("/")[2].lower().replace("_", "-")))
     found = sift(subject.source, (path for path in named if not _CODE.search(path.lower())), "policy", 1)
     if found.real:
         path = found.real[0]
-        return Row(name, "impact", title, "yes", Grade.PRESENT, path, (subject.source.whole(path),))
+        return ask.DOCUMENTS_COPYRIGHT_POLICY.yes(Grade.PRESENT, path, subject.source.whole(path))
     for document in subject.documents:
         for number, line in enumerate(document.lines, 1):
             if line.startswith("#") and _POLICY.search(line.lower().replace(" ", "-")):
                 below = takewhile(lambda text: not text.startswith("#"), document.lines[number : number + 200])
                 grade = Grade.PRESENT if different_words(" ".join(below)) >= _SHORTEST_POLICY else Grade.CLAIMED
-                reason = f"a section of {document.file}"
-                return Row(name, "impact", title, "yes", grade, reason, (document.at(number),))
-    hollow = found.row(subject.source, name, "impact", title)
-    return hollow or Row(name, "impact", title, "no", Grade.ABSENT, "no file and no section of that name")
+                return ask.DOCUMENTS_COPYRIGHT_POLICY.yes(grade, f"a section of {document.file}", document.at(number))
+    return found.missing(subject.source, ask.DOCUMENTS_COPYRIGHT_POLICY, "no file and no section of that name")
 
 
 _SHORTEST_POLICY: Final = 15
@@ -85,21 +82,20 @@ _CODE = re.compile(r"\.(?:py|sh|ipynb|js|ts|c|cc|cpp|cu|h|rs|go|java|jl|ya?ml|to
 
 
 def _model_card(subject: Subject) -> Row:
-    title, name = "There is a model card", "documents.model_card"
     card = subject.card
     if card is None:
-        return Row(name, "definition", title, "no", Grade.ABSENT, "no README at the top of the release")
+        return ask.DOCUMENTS_MODEL_CARD.no(Grade.ABSENT, "no README at the top of the release")
     place = (Evidence(card.file, "", "", card.sha256),)
     words = different_words(card.text[:400_000])
     if words < 2:
         reason = f"named like one and holds nothing: {card.file} holds {words} words"
-        return Row(name, "definition", title, "no", Grade.CLAIMED, reason, place)
+        return ask.DOCUMENTS_MODEL_CARD.no(Grade.CLAIMED, reason, *place)
     filled = sections(card)
     found = [part for part, words in SECTIONS.items() if any(re.search(words, each, re.I) for each in filled)]
     missing = [part for part in SECTIONS if part not in found]
     if len(found) < 2:
         reason = f"{card.file} has no sections that a card has, or nothing stands in them"
-        return Row(name, "definition", title, "partly", Grade.PRESENT, reason, place)
+        return ask.DOCUMENTS_MODEL_CARD.partly(Grade.PRESENT, reason, *place)
     reason = f"{card.file} has sections on {', '.join(found)}" + (f"; none on {', '.join(missing)}" if missing else "")
     answer: Answer = "yes" if not missing or missing == ["limits and risks"] else "partly"
     if words < FEWEST_WORDS:
@@ -108,8 +104,8 @@ def _model_card(subject: Subject) -> Row:
     if borne is not None:
         figure, what = borne
         reason += f"; its {figure.quote or 'figure'} is what {what} comes to"
-        return Row(name, "definition", title, answer, Grade.CHECKED, reason, (*place, figure))
-    return Row(name, "definition", title, answer, Grade.PRESENT, reason, place)
+        return ask.DOCUMENTS_MODEL_CARD.answer(answer, Grade.CHECKED, reason, *place, figure)
+    return ask.DOCUMENTS_MODEL_CARD.answer(answer, Grade.PRESENT, reason, *place)
 
 
 def sections(card: Document) -> tuple[str, ...]:
@@ -177,45 +173,26 @@ def _value(subject: Subject, path: str) -> Any:
 
 
 def _data_card(subject: Subject) -> Row:
-    title, name = "There is a data card", "documents.data_card"
     files = subject.source.find("data_card*", "datacard*", "dataset_card*", "datasheet*", "croissant*.json")
     files += tuple(
         path for path in subject.source.sizes if re.fullmatch(r"(?:.*/)?data(?:set)?s?/readme\.md", path.lower())
     )
     found = sift(subject.source, (path for path in files if not _CODE.search(path.lower())), "data card")
     if found.real:
-        places = tuple(subject.source.whole(path) for path in found.real[:6])
-        return Row(name, "definition", title, "yes", Grade.PRESENT, ", ".join(found.real[:6]), places)
-    links = _links(subject, re.compile(r"huggingface\.co/datasets/", re.I))
-    if links:
+        return found.here(subject.source, ask.DOCUMENTS_DATA_CARD, 6)
+    sets = re.compile(r"huggingface\.co/datasets/", re.I)
+    if links := [each for each in subject.links() if sets.search(each.quote)]:
         reason = "no data card here; the documents link to data sets, which have their own"
-        return Row(name, "definition", title, "partly", Grade.LINKED, reason, _places(links))
-    hollow = found.row(subject.source, name, "definition", title)
-    return hollow or Row(name, "definition", title, "no", Grade.ABSENT, "no data card here, and no link to one")
+        return ask.DOCUMENTS_DATA_CARD.partly(Grade.LINKED, reason, *_places(links))
+    return found.missing(subject.source, ask.DOCUMENTS_DATA_CARD, "no data card here, and no link to one")
 
 
-@dataclass(frozen=True)
-class _Found:
-    file: str
-    line: int
-    target: str
+def _places(links: list[Evidence]) -> list[Evidence]:
+    """Links, each target once, at most six."""
+    return list({link.quote: link for link in reversed(links)}.values())[::-1][:6]
 
 
-def _links(subject: Subject, pattern: re.Pattern[str]) -> list[_Found]:
-    return [
-        _Found(document.file, link.line, link.target)
-        for document in subject.documents
-        for link in document.links
-        if pattern.search(link.target)
-    ]
-
-
-def _places(links: list[_Found]) -> tuple[Evidence, ...]:
-    distinct = {link.target: link for link in reversed(links)}
-    return tuple(Evidence(link.file, f"line {link.line}", link.target) for link in reversed(distinct.values()))[:6]
-
-
-def _own_papers(subject: Subject) -> list[_Found]:
+def _own_papers(subject: Subject) -> list[Evidence]:
     """Links to papers that present this model: cited by the card, or named as its paper or report."""
     out = []
     for document in subject.documents:
@@ -229,12 +206,11 @@ def _own_papers(subject: Subject) -> list[_Found]:
                 cited = "@" in around and ("title" in around or "eprint" in around or "url" in line)
                 presents[link.line] = cited or re.search(r"paper|report|preprint", line) is not None
             if presents[link.line]:
-                out.append(_Found(document.file, link.line, link.target))
+                out.append(Evidence(document.file, f"line {link.line}", link.target))
     return out
 
 
 def _report(subject: Subject) -> Row:
-    title, name = "There is a technical report", "documents.report"
     named = (
         path
         for path in subject.source.find("*.pdf", "*report*.md", "*paper*.md", "*.tex")
@@ -242,14 +218,11 @@ def _report(subject: Subject) -> Row:
     )
     found = sift(subject.source, named, "report")
     if found.real:
-        places = tuple(subject.source.whole(path) for path in found.real[:6])
-        return Row(name, "definition", title, "yes", Grade.PRESENT, ", ".join(found.real[:6]), places)
-    links = _own_papers(subject)
-    if links:
-        reason = f"linked: {', '.join(dict.fromkeys(link.target for link in links))}"
-        return Row(name, "definition", title, "yes", Grade.LINKED, reason, _places(links))
-    hollow = found.row(subject.source, name, "definition", title)
-    return hollow or Row(name, "definition", title, "no", Grade.ABSENT, "no report here, and none linked")
+        return found.here(subject.source, ask.DOCUMENTS_REPORT, 6)
+    if links := _own_papers(subject):
+        reason = f"linked: {', '.join(dict.fromkeys(link.quote for link in links))}"
+        return ask.DOCUMENTS_REPORT.yes(Grade.LINKED, reason, *_places(links))
+    return found.missing(subject.source, ask.DOCUMENTS_REPORT, "no report here, and none linked")
 
 
 def _is_report(path: str, model: str) -> bool:
@@ -262,14 +235,12 @@ def _is_report(path: str, model: str) -> bool:
 
 
 def _paper(subject: Subject) -> Row:
-    title, name = "There is a peer-reviewed paper", "documents.paper"
-    links = [link for link in _own_papers(subject) if _REVIEWED.search(link.target)]
-    if links:
-        reason = f"linked: {', '.join(dict.fromkeys(link.target for link in links))}"
-        return Row(name, "impact", title, "yes", Grade.LINKED, reason, _places(links))
+    if links := [link for link in _own_papers(subject) if _REVIEWED.search(link.quote)]:
+        reason = f"linked: {', '.join(dict.fromkeys(link.quote for link in links))}"
+        return ask.DOCUMENTS_PAPER.yes(Grade.LINKED, reason, *_places(links))
     preprint = bool(_own_papers(subject))
     reason = "a preprint is linked; whether it was reviewed elsewhere is not said here" if preprint else "none is named"
-    return Row(name, "impact", title, "unknown" if preprint else "no", Grade.ABSENT, reason)
+    return ask.DOCUMENTS_PAPER.answer("unknown" if preprint else "no", Grade.ABSENT, reason)
 
 
 def score_tables(document: Document) -> list[int]:
@@ -295,20 +266,18 @@ def score_tables(document: Document) -> list[int]:
 
 
 def _evaluation(subject: Subject) -> Row:
-    title, name = "Evaluation results are published", "documents.evaluation"
     raw = sift(subject.source, (path for path in subject.source.sizes if _is_result(path)), "results")
     if raw.real:
         places = tuple(subject.source.whole(path) for path in raw.real[:6])
-        return Row(name, "definition", title, "yes", Grade.PRESENT, f"{len(raw.real)} files of results, raw", places)
+        return ask.DOCUMENTS_EVALUATION.yes(Grade.PRESENT, f"{len(raw.real)} files of results, raw", *places)
     for document in subject.documents:
         lines = score_tables(document)
         if lines:
             reason = (
                 f"{len(lines)} scores in tables, lines {lines[0]} to {lines[-1]} of {document.file}; no raw outputs"
             )
-            return Row(name, "definition", title, "yes", Grade.CLAIMED, reason, (document.at(lines[0]),))
-    hollow = raw.row(subject.source, name, "definition", title)
-    return hollow or Row(name, "definition", title, "no", Grade.ABSENT, "no table of scores and no results")
+            return ask.DOCUMENTS_EVALUATION.yes(Grade.CLAIMED, reason, document.at(lines[0]))
+    return raw.missing(subject.source, ask.DOCUMENTS_EVALUATION, "no table of scores and no results")
 
 
 def _is_result(path: str) -> bool:

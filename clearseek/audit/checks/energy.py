@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.claims import Claim, read_quantity
 from clearseek.audit.read.subject import Subject
@@ -48,7 +49,6 @@ class Amount:
 
 def row(subject: Subject, device: Device) -> Row:
     """Whether energy or emissions are stated, and fit the hours and each other."""
-    title, name = "The energy or emissions of training are stated", "cost.energy"
     used, emitted = (list(islice(_stated(subject, each), MOST)) for each in (_ENERGY, _CARBON))
     drawn = _drawn(subject, device)
     if not used and not emitted:
@@ -56,20 +56,19 @@ def row(subject: Subject, device: Device) -> Row:
         if drawn:
             claim, kwh = drawn[0]
             guess = f"; {claim.text} {claim.device} hours are at most about {kwh / 1e6:.1f} GWh"
-        return Row(name, "impact", title, "no", Grade.ABSENT, f"no document states them{guess}")
+        return ask.COST_ENERGY.no(Grade.ABSENT, f"no document states them{guess}")
     places = tuple(dict.fromkeys(each.evidence for each in (*used, *emitted)))[:4]
     fits, wrong = _against_hours(used, drawn)
     if fits and wrong:
-        reason = f"{fits}; but {wrong}"
-        return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+        return ask.COST_ENERGY.unknown(Grade.CLAIMED, f"{fits}; but {wrong}", *places)
     if not wrong:
         wrong = _against_energy(used, emitted)
     if wrong:
-        return Row(name, "impact", title, "no", Grade.CLAIMED, wrong, places)
+        return ask.COST_ENERGY.no(Grade.CLAIMED, wrong, *places)
     if fits:
-        return Row(name, "impact", title, "yes", Grade.CHECKED, fits, places)
+        return ask.COST_ENERGY.yes(Grade.CHECKED, fits, *places)
     stated = ", ".join(dict.fromkeys(each.text for each in (*used, *emitted)[:4]))
-    return Row(name, "impact", title, "yes", Grade.CLAIMED, stated, places)
+    return ask.COST_ENERGY.yes(Grade.CLAIMED, stated, *places)
 
 
 def _stated(subject: Subject, pattern: re.Pattern[str]) -> Iterator[Amount]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import ceil, floor
 
+from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.card import Document, plain
 from clearseek.audit.read.claims import is_this_model, normalise
@@ -118,10 +119,8 @@ def _stated_samples(subject: Subject) -> dict[int, Evidence]:
 
 
 def _possible(subject: Subject, found: list[Score]) -> Row:
-    title, name = "The stated scores are possible for the number of questions", "claims.possible"
     if not found:
-        reason = "no score of this model on a benchmark of known size"
-        return Row(name, "impact", title, "not applicable", Grade.ABSENT, reason)
+        return ask.CLAIMS_POSSIBLE.not_applicable("no score of this model on a benchmark of known size")
     stated = _stated_samples(subject)
     wrong: list[tuple[str, Evidence]] = []
     hints: list[tuple[str, Evidence]] = []
@@ -135,21 +134,19 @@ def _possible(subject: Subject, found: list[Score]) -> Row:
     if stated:
         places = (*stated.values(), *places)
     if wrong:
-        return Row(name, "impact", title, "no", Grade.CLAIMED, "; ".join(text for text, _ in wrong), places[:8])
+        return ask.CLAIMS_POSSIBLE.no(Grade.CLAIMED, "; ".join(text for text, _ in wrong), *places[:8])
     if hints:
         reason = "; ".join(text for text, _ in hints) + ", and how many were taken is not said"
-        return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places[:8])
+        return ask.CLAIMS_POSSIBLE.unknown(Grade.CLAIMED, reason, *places[:8])
     with_k = f" with {' or '.join(map(str, stated))} answers a question" if stated else ""
     reason = f"{len(found)} scores on benchmarks of known size, all possible{with_k}"
-    return Row(name, "impact", title, "yes", Grade.CHECKED, reason, places[:8])
+    return ask.CLAIMS_POSSIBLE.yes(Grade.CHECKED, reason, *places[:8])
 
 
 def _protocol(subject: Subject, given: list[Score]) -> Row:
-    title, name = "An outsider could repeat the evaluation", "claims.protocol"
     tables = {(score.evidence.file, score.evidence.where) for score in given}
     if not tables:
-        reason = "no scores of this model in the documents"
-        return Row(name, "impact", title, "not applicable", Grade.ABSENT, reason)
+        return ask.CLAIMS_PROTOCOL.not_applicable("no scores of this model in the documents")
     found: dict[str, Evidence] = {}
     for document in subject.documents:
         headers = {cell.line: " ".join(cell.header) for cell in document.cells() if not cell.column}
@@ -165,6 +162,6 @@ def _protocol(subject: Subject, given: list[Score]) -> Row:
     missing = [part for part in PROTOCOL if part not in found]
     places = tuple(dict.fromkeys(found.values()))[:8]
     if not missing:
-        return Row(name, "impact", title, "yes", Grade.CLAIMED, f"stated: {', '.join(found)}", places)
+        return ask.CLAIMS_PROTOCOL.yes(Grade.CLAIMED, f"stated: {', '.join(found)}", *places)
     reason = f"not stated: {', '.join(missing)}" + (f"; stated: {', '.join(found)}" if found else "")
-    return Row(name, "impact", title, "partly" if found else "no", Grade.CLAIMED, reason, places)
+    return ask.CLAIMS_PROTOCOL.answer("partly" if found else "no", Grade.CLAIMED, reason, *places)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit import questions as ask
+from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.source import prose
 from clearseek.audit.read.subject import CONFIG, Subject, attempt
 from clearseek.errors import UserError
@@ -48,12 +49,12 @@ def rows(subject: Subject) -> Iterator[Row]:
 
 
 def _manifest(subject: Subject) -> Row:
-    title, name, source = "The files are those that the manifest lists", "files.manifest", subject.source
+    source = subject.source
     if MANIFEST not in source.sizes:
-        return Row(name, "technical", title, "not applicable", Grade.ABSENT, f"there is no {MANIFEST}")
+        return ask.FILES_MANIFEST.not_applicable(f"there is no {MANIFEST}")
     part = attempt(lambda: parse(source.read(MANIFEST, LONGEST), MANIFEST))
     if part.value is None:
-        return Row(name, "technical", title, "no", Grade.CLAIMED, part.error, (Evidence(MANIFEST),))
+        return ask.FILES_MANIFEST.no(Grade.CLAIMED, part.error, Evidence(MANIFEST))
     listed = {entry.path: entry for entry in part.value.files}
     left_out = frozenset((MANIFEST, SIGNATURE, *NOT_CONTENT))
     problems = [f"{path} is listed, and is not here" for path in listed if path not in source.sizes]
@@ -68,26 +69,25 @@ def _manifest(subject: Subject) -> Row:
             problems.append(f"{path} is another file than the one that is listed")
     if problems:
         more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        return Row(name, "technical", title, "no", Grade.CLAIMED, "; ".join(problems[:6]) + more, (Evidence(MANIFEST),))
+        return ask.FILES_MANIFEST.no(Grade.CLAIMED, "; ".join(problems[:6]) + more, Evidence(MANIFEST))
     hashed = all(source.sha256(path) for path in listed)
     reason = f"{len(listed):,} files, Merkle root {part.value.root}" + ("" if hashed else "; sizes alone were compared")
     grade = Grade.CHECKED if hashed else Grade.PRESENT
-    return Row(name, "technical", title, "yes" if hashed else "unknown", grade, reason, (Evidence(MANIFEST),))
+    return ask.FILES_MANIFEST.answer("yes" if hashed else "unknown", grade, reason, Evidence(MANIFEST))
 
 
 def _signature(subject: Subject) -> Row:
-    title, name = "The release is signed", "files.signature"
     found = [path for path in (SIGNATURE, "model.sigstore.json") if path in subject.source.sizes]
     if not found:
-        return Row(name, "technical", title, "unknown", Grade.ABSENT, "there is no signature in it")
+        return ask.FILES_SIGNATURE.unknown(Grade.ABSENT, "there is no signature in it")
     part = attempt(lambda: _bundle(subject.source.read(found[0], LONGEST_BUNDLE), found[0]))
     places = (subject.source.whole(found[0]),)
     if part.value is None:
-        return Row(name, "technical", title, "no", Grade.CLAIMED, part.error, places)
+        return ask.FILES_SIGNATURE.no(Grade.CLAIMED, part.error, *places)
     bundle, sizes = part.value, subject.source.sizes
     if not bundle.digests:
         reason = f"{found[0]} is signed with {bundle.by}, over something else than a list of files"
-        return Row(name, "technical", title, "unknown", Grade.PRESENT, reason, places)
+        return ask.FILES_SIGNATURE.unknown(Grade.PRESENT, reason, *places)
     outside = frozenset((*found, *NOT_CONTENT, *bundle.ignored))
     other = [path for path, digest in bundle.digests.items() if _is_other(subject, path, digest)]
     beside = [path for path in sizes if path not in bundle.digests and not is_below(path, outside)]
@@ -96,10 +96,9 @@ def _signature(subject: Subject) -> Row:
     told += [f"it leaves out {_few(unsigned)}"] if unsigned else []
     if other:
         reason = f"{told[0]}; not here, or other than what was signed: {_few(other)}"
-        return Row(name, "technical", title, "no", Grade.CLAIMED, reason, places)
+        return ask.FILES_SIGNATURE.no(Grade.CLAIMED, reason, *places)
     told.append(f"whose it is, only {bundle.check} tells")
-    answer: Answer = "partly" if unsigned else "yes"
-    return Row(name, "technical", title, answer, Grade.PRESENT, "; ".join(told), places)
+    return ask.FILES_SIGNATURE.answer("partly" if unsigned else "yes", Grade.PRESENT, "; ".join(told), *places)
 
 
 def _is_other(subject: Subject, path: str, digest: str) -> bool:
@@ -172,7 +171,6 @@ def _signed_file(value: dict[str, Any]) -> tuple[str, str]:
 
 
 def _inventory(subject: Subject) -> Row:
-    title = "Every file is named and hashed"
     source = subject.source
     hashed = [path for path in source.sizes if source.sha256(path)]
     size = sum(source.sizes.values())
@@ -180,28 +178,24 @@ def _inventory(subject: Subject) -> Row:
     if left := prose(source)[1]:
         text += f"; {len(left):,} text files, from {left[0]} on, are more than is read"
     if not source.sizes:
-        return Row("files.inventory", "technical", title, "no", Grade.ABSENT, "there are no files")
+        return ask.FILES_INVENTORY.no(Grade.ABSENT, "there are no files")
     if len(hashed) == len(source.sizes):
-        return Row("files.inventory", "technical", title, "yes", Grade.PRESENT, f"{text}, each with its SHA-256")
+        return ask.FILES_INVENTORY.yes(Grade.PRESENT, f"{text}, each with its SHA-256")
     reason = f"{text}; {len(hashed):,} of them hashed (run without --no-hash to hash all)"
-    return Row("files.inventory", "technical", title, "unknown", Grade.PRESENT, reason)
+    return ask.FILES_INVENTORY.unknown(Grade.PRESENT, reason)
 
 
 def _names(subject: Subject) -> Row:
-    title = "No name or link leads out of the release or deceives the eye"
     problems = subject.source.problems
     if problems:
         reason = "; ".join(f"{problem.path!r:.120}: {problem.what}" for problem in problems[:6])
         reason += f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        places = tuple(Evidence(problem.path) for problem in problems[:8])
-        return Row("files.names", "technical", title, "no", Grade.PRESENT, reason, places)
-    reason = f"{len(subject.source.sizes):,} names looked at"
-    return Row("files.names", "technical", title, "yes", Grade.CHECKED, reason)
+        return ask.FILES_NAMES.no(Grade.PRESENT, reason, *(Evidence(problem.path) for problem in problems[:8]))
+    return ask.FILES_NAMES.yes(Grade.CHECKED, f"{len(subject.source.sizes):,} names looked at")
 
 
 def _execution(subject: Subject) -> Row:
     """Whether loading the model could run code: pickles, and classes that config files ask to import."""
-    title, name = "Loading the model runs none of its code", "files.execution"
     problems: list[tuple[str, Evidence]] = []
     source = subject.source
     for path in _pickles(subject):
@@ -215,9 +209,8 @@ def _execution(subject: Subject) -> Row:
             problems.append((what, source.key(path, "auto_map", content["auto_map"])))
     if problems:
         reason = "; ".join(what for what, _ in problems[:6])
-        return Row(name, "technical", title, "no", Grade.PRESENT, reason, tuple(place for _, place in problems[:8]))
-    reason = "no pickle among the files, by name or by content, and no auto_map"
-    return Row(name, "technical", title, "yes", Grade.CHECKED, reason)
+        return ask.FILES_EXECUTION.no(Grade.PRESENT, reason, *(place for _, place in problems[:8]))
+    return ask.FILES_EXECUTION.yes(Grade.CHECKED, "no pickle among the files, by name or by content, and no auto_map")
 
 
 def _pickles(subject: Subject) -> Iterator[str]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Final, TypeVar
 from weakref import WeakKeyDictionary
 
+from clearseek.audit import questions as ask
 from clearseek.audit.checks.data import data_files
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
+from clearseek.audit.facts import LicenceFact, licence_fact, named_licences
 from clearseek.audit.read.card import shorten
 from clearseek.audit.read.prose import said_in_policy, said_of_use
 from clearseek.audit.read.subject import Subject
@@ -26,6 +28,8 @@ from clearseek.licences.places import covers, is_licence, is_policy
 from clearseek.licences.table import Kind, Licence, choices, is_open_for, lookup
 
 T = TypeVar("T")
+Tag = tuple[str, Evidence]
+Stated = tuple[Licence | None, Evidence]
 _MOST_FILES = 40
 """Licences, and policies, that are read."""
 
@@ -36,7 +40,11 @@ RESTRICTING: Final = frozenset(
 """Clauses that limit who may use a thing, or what for."""
 _WORDS: Final[dict[Kind, str]] = {"weights": r"model|weights", "code": r"code|software", "data": r"data",
                                  "documents": r"doc"}  # fmt: skip
-KINDS: Final[tuple[Kind, ...]] = ("weights", "code", "data", "documents")
+_QUESTIONS: Final[dict[Kind, Question]] = {
+    "weights": ask.LICENCE_WEIGHTS, "code": ask.LICENCE_CODE, "data": ask.LICENCE_DATA,
+    "documents": ask.LICENCE_DOCUMENTS,
+}  # fmt: skip
+KINDS: Final = tuple(_QUESTIONS)
 _MAY_STATE = re.compile(r"\b(?:are|is) .{0,20}(?:under|subject to)\b", re.I)
 _STATED = re.compile(
     r"(?P<what>.{0,160}?)\b(?:are|is) (?:both )?(?:(?:licensed|released|available|distributed) under|under|subject to)"
@@ -158,7 +166,7 @@ def contradicting(subject: Subject, licence: Licence | None) -> tuple[Said, ...]
     return tuple(sorted(said_elsewhere(subject), key=lambda said: not said.sure))
 
 
-def _tag(subject: Subject) -> tuple[str, Evidence] | None:
+def _tag(subject: Subject) -> Tag | None:
     """The metadata's licence tag."""
     metadata, card = subject.metadata.value or {}, subject.card
     tag = metadata.get("license")
@@ -172,7 +180,7 @@ def _tag(subject: Subject) -> tuple[str, Evidence] | None:
     return tag, Evidence(card.file, f"line {line}, key license", tag, card.sha256)
 
 
-def _stated(subject: Subject, kind: Kind) -> tuple[Licence | None, Evidence] | None:
+def _stated(subject: Subject, kind: Kind) -> Stated | None:
     """What a sentence of the card says about the licence of this kind."""
     words = _WORDS[kind]
     card = subject.card
@@ -190,37 +198,43 @@ def _stated(subject: Subject, kind: Kind) -> tuple[Licence | None, Evidence] | N
 
 
 def _kind(subject: Subject, kind: Kind, texts: dict[Kind, Text]) -> Row:
-    title, name = f"The {kind} {'is' if kind == 'code' else 'are'} under an open licence", f"licence.{kind}"
-    text, stated, tag = texts.get(kind), _stated(subject, kind), _tag(subject)
+    question, text, stated, tag = _QUESTIONS[kind], texts.get(kind), _stated(subject, kind), _tag(subject)
     if kind == "data" and not data_files(subject):
-        reason = "there are no training data here to be licensed"
-        return Row(name, "definition", title, "not applicable", Grade.ABSENT, reason)
+        return question.not_applicable("there are no training data here to be licensed")
     if text is not None:
-        row = _judge(name, title, kind, text, stated, tag)
+        row = replace(_judge(question, kind, text, stated, tag), facts=_of_text(text))
         return _unless_said(subject, row, text.match.licence) if kind == "weights" else row
     claim = stated or ((lookup(tag[0]), tag[1]) if tag and kind == "weights" else None)
     if claim is None:
-        reason = "no licence text, no tag and no sentence covers them"
-        return Row(name, "definition", title, "no", Grade.ABSENT, reason)
+        return question.no(Grade.ABSENT, "no licence text, no tag and no sentence covers them")
     licence, place = claim
     if licence is None and tag is not None and place is tag[1] and (named := choices(tag[0])):
-        return _unless_said(subject, _by_expression(name, title, kind, named, place), named[0])
+        return _unless_said(subject, _by_expression(question, kind, named, tag), named[0])
     if licence is None:
         reason = "a licence is named that is not known here, and its text is not here"
-        return Row(name, "definition", title, "unknown", Grade.CLAIMED, reason, (place,))
+        facts = named_licences(tag[0]) if tag and kind == "weights" else ()
+        return question.unknown(Grade.CLAIMED, reason, place, facts=facts)
     answer: Answer = "yes" if is_open_for(licence, kind) else "no"
     reason = f"{licence.id} by word; its text is not here"
-    row = Row(name, "definition", title, answer, Grade.CLAIMED, reason, (place,))
+    row = question.answer(answer, Grade.CLAIMED, reason, place, facts=(licence_fact(licence),))
     return _unless_said(subject, row, licence) if kind == "weights" else row
 
 
-def _by_expression(name: str, title: str, kind: Kind, licences: tuple[Licence, ...], place: Evidence) -> Row:
+def _by_expression(question: Question, kind: Kind, licences: tuple[Licence, ...], tag: Tag) -> Row:
     """Several licences by word, the one that decides first."""
     answer: Answer = "yes" if is_open_for(licences[0], kind) else "no"
     if answer == "no" and any(is_open_for(licence, kind) for licence in licences):
         answer = "unknown"  # which of them covers the weights?
-    names = ", ".join(licence.id for licence in licences)
-    return Row(name, "definition", title, answer, Grade.CLAIMED, f"{names} by word; their texts are not here", (place,))
+    reason = f"{', '.join(licence.id for licence in licences)} by word; their texts are not here"
+    return question.answer(answer, Grade.CLAIMED, reason, tag[1], facts=named_licences(tag[0]))
+
+
+def _of_text(text: Text) -> tuple[LicenceFact, ...]:
+    """The licence that a file holds; none where its text is unknown, or goes on after the end of the known one."""
+    match = text.match
+    if match.licence is None or match.is_cut:
+        return ()
+    return (LicenceFact(match.label, file=text.file) if match.changes else licence_fact(match.licence, text.file),)
 
 
 def _unless_said(subject: Subject, row: Row, licence: Licence | None) -> Row:
@@ -228,60 +242,50 @@ def _unless_said(subject: Subject, row: Row, licence: Licence | None) -> Row:
     said = contradicting(subject, licence) if row.answer == "yes" else ()
     if not said:
         return row
-    reason = f"{row.reason}; but {said[0].words}"
-    places = (*row.evidence, *(quote(each.file, each.clause) for each in said[:4]))
-    return Row(row.id, row.dimension, row.title, "unknown", min(row.grade, Grade.PRESENT), reason, places)
+    places = (quote(each.file, each.clause) for each in said[:4])
+    return row.adding(f"but {said[0].words}", *places, answer="unknown", grade=min(row.grade, Grade.PRESENT))
 
 
-def _judge(
-    name: str,
-    title: str,
-    kind: Kind,
-    text: Text,
-    stated: tuple[Licence | None, Evidence] | None,
-    tag: tuple[str, Evidence] | None,
-) -> Row:
+def _judge(question: Question, kind: Kind, text: Text, stated: Stated | None, tag: Tag | None) -> Row:
     match, licence = text.match, text.match.licence
     limits = tuple(clause for clause in match.clauses if clause.flag in RESTRICTING)
     places = (text.evidence, *(quote(text.file, clause) for clause in strongest(limits)))
     nearest_id = match.nearest.id if match.nearest else "none"
     if licence is None:
         nearest = f"; the nearest is {nearest_id} ({100 * match.similarity:.0f} % alike)" if match.nearest else ""
-        return Row(
-            name, "definition", title, "unknown", Grade.PRESENT, f"{text.file}: unknown licence{nearest}", places
-        )
+        return question.unknown(Grade.PRESENT, f"{text.file}: unknown licence{nearest}", *places)
     what = f"{text.file} is {match.label}"
     if match.changes:
         change = match.changes[0]
         what += f", line {change.line}: " + _differs(change.expected, change.found)
-        return Row(name, "definition", title, "no", Grade.PRESENT, what, places)
+        return question.no(Grade.PRESENT, what, *places)
     if match.is_cut:
-        return Row(name, "definition", title, "unknown", Grade.PRESENT, f"{what}: it is too long", places)
+        return question.unknown(Grade.PRESENT, f"{what}: it is too long", *places)
     if not is_open_for(licence, kind):
         family = {"rail": "use-restricted (RAIL family)", "community": "a community licence with conditions"}
         what += f", {family.get(licence.family, 'not open for ' + kind)}"
         if licence.family == "rail":
             what += f", {100 * match.similarity:.0f} % alike to {nearest_id}"
         what += f": {forbidden(limits)}" if limits else ""
-        return Row(name, "definition", title, "no", Grade.PRESENT, what, places)
+        return question.no(Grade.PRESENT, what, *places)
     if not match.exact:
-        return _by_title(name, title, what, places, limits)
+        return _by_title(question, what, places, limits)
     agreeing = [place for found, place in ([stated] if stated else []) if found is not None and found.id == licence.id]
     if tag is not None and licence in (lookup(tag[0]), *choices(tag[0])):
         agreeing.append(tag[1])
     if agreeing:
-        return Row(name, "definition", title, "yes", Grade.CHECKED, f"{what}, as the card says", (*places, *agreeing))
-    return Row(name, "definition", title, "yes", Grade.PRESENT, what, places)
+        return question.yes(Grade.CHECKED, f"{what}, as the card says", *places, *agreeing)
+    return question.yes(Grade.PRESENT, what, *places)
 
 
-def _by_title(name: str, title: str, what: str, places: tuple[Evidence, ...], limits: tuple[Clause, ...]) -> Row:
+def _by_title(question: Question, what: str, places: tuple[Evidence, ...], limits: tuple[Clause, ...]) -> Row:
     """An open licence that only its title tells: no more than a claim, and none where the text takes back."""
     if limits:
         first = strongest(limits)[0]
         what += f", which restricts nothing; but line {first.line}: “{shorten(first.quote, 160)}”"
-        return Row(name, "definition", title, "no", Grade.PRESENT, what, places)
+        return question.no(Grade.PRESENT, what, *places)
     what += ", whose standard text is not here to be compared with"
-    return Row(name, "definition", title, "yes", Grade.CLAIMED, what, places)
+    return question.yes(Grade.CLAIMED, what, *places)
 
 
 def _differs(expected: str, found: str) -> str:
@@ -296,7 +300,6 @@ def quote(file: str, clause: Clause) -> Evidence:
 
 
 def _agreement(subject: Subject, texts: dict[Kind, Text]) -> Row:
-    title, name = "Licence text, tag and card name the same licence", "licence.agreement"
     said: list[tuple[Kind, str, Evidence]] = []
     for kind in KINDS:
         if (stated := _stated(subject, kind)) is not None and stated[0] is not None:
@@ -318,15 +321,15 @@ def _agreement(subject: Subject, texts: dict[Kind, Text]) -> Row:
         reason = "; ".join(
             f"{kind}: {id_} by the card, and {text.file} is {text.match.label}" for kind, id_, text, _ in wrong
         )
-        return Row(name, "technical", title, "no", Grade.PRESENT, reason, places[:8])
+        return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, reason, *places[:8])
     if against := _against(subject, texts):
         places = (*(quote(each.file, each.clause) for each in against[:4]), *places)
-        return Row(name, "technical", title, "no", Grade.PRESENT, against[0].words, places[:8])
+        return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, against[0].words, *places[:8])
     if not fine:
-        return Row(name, "technical", title, "unknown", Grade.ABSENT, "there are no two sources to compare")
+        return ask.LICENCE_AGREEMENT.unknown(Grade.ABSENT, "there are no two sources to compare")
     reason = "; ".join(f"{kind}: {id_} by the card and by {text.file}" for kind, id_, text, _ in fine)
     grade = Grade.CHECKED if all(text.match.exact for _, _, text, _ in fine) else Grade.PRESENT
-    return Row(name, "technical", title, "yes", grade, reason, places[:8])
+    return ask.LICENCE_AGREEMENT.yes(grade, reason, *places[:8])
 
 
 def _is_whole(text: Text) -> bool:
@@ -359,7 +362,6 @@ def weights_licence(subject: Subject) -> Licence | None:
 
 
 def _freedom(subject: Subject, texts: dict[Kind, Text]) -> Row:
-    title, name = "The weights may be used, changed and passed on for any purpose", "licence.freedom"
     text = texts.get("weights")
     licence, places = _licence(subject, texts)
     if text is not None and (limits := _limits(text)):
@@ -367,27 +369,26 @@ def _freedom(subject: Subject, texts: dict[Kind, Text]) -> Row:
         kinds = ", ".join(dict.fromkeys(clause.flag.replace("_", " ") for clause in limits))
         first = strongest(limits)[0]
         reason = f"{text.match.label} restricts: {kinds}; line {first.line}: “{shorten(first.quote, 160)}”"
-        return Row(name, "technical", title, "no", Grade.PRESENT, reason, places)
+        return ask.LICENCE_FREEDOM.no(Grade.PRESENT, reason, *places)
     if said := contradicting(subject, licence):
         places = (*places, *(quote(each.file, each.clause) for each in said[:4]))
-        answer: Answer = "no" if said[0].sure else "unknown"
-        return Row(name, "technical", title, answer, Grade.PRESENT, said[0].words, places)
+        return ask.LICENCE_FREEDOM.answer("no" if said[0].sure else "unknown", Grade.PRESENT, said[0].words, *places)
     if licence is None and text is not None:
-        return Row(name, "technical", title, "unknown", Grade.PRESENT, f"{text.file}: unknown licence", places)
+        return ask.LICENCE_FREEDOM.unknown(Grade.PRESENT, f"{text.file}: unknown licence", *places)
     if licence is None:
         reason = "no licence is named: without one, nothing is allowed"
         reason = "a licence is named that is not known here" if places else reason
-        return Row(name, "technical", title, "no" if not places else "unknown", Grade.ABSENT, reason, places)
-    answer = "yes" if is_free(licence) else "no"
+        return ask.LICENCE_FREEDOM.answer("no" if not places else "unknown", Grade.ABSENT, reason, *places)
     if text is None:
-        return Row(name, "technical", title, answer, Grade.CLAIMED, f"{licence.name}, by word", places)
-    if answer == "no":
-        return Row(name, "technical", title, answer, Grade.PRESENT, text.match.label, places)
+        reason = f"{licence.name}, by word"
+        return ask.LICENCE_FREEDOM.answer("yes" if is_free(licence) else "no", Grade.CLAIMED, reason, *places)
+    if not is_free(licence):
+        return ask.LICENCE_FREEDOM.no(Grade.PRESENT, text.match.label, *places)
     if text.match.exact:
-        return Row(name, "technical", title, "yes", Grade.CHECKED, f"{text.match.label}, word for word", places)
+        return ask.LICENCE_FREEDOM.yes(Grade.CHECKED, f"{text.match.label}, word for word", *places)
     if text.match.basis == "title":
-        return Row(name, "technical", title, "yes", Grade.CLAIMED, text.match.label, places)
-    return Row(name, "technical", title, "unknown", Grade.PRESENT, f"{text.match.label}: see licence.weights", places)
+        return ask.LICENCE_FREEDOM.yes(Grade.CLAIMED, text.match.label, *places)
+    return ask.LICENCE_FREEDOM.unknown(Grade.PRESENT, f"{text.match.label}: see licence.weights", *places)
 
 
 def _limits(text: Text) -> tuple[Clause, ...]:

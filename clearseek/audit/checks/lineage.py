@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from clearseek.audit import questions as ask
 from clearseek.audit.checks.licence import is_free, licence_files, licence_texts, per_subject, weights_licence
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.card import shorten
@@ -81,20 +82,18 @@ def _derived(subject: Subject) -> Iterator[Derived]:
 
 
 def _duties(subject: Subject) -> Row:
-    title, name = "What the licences of the bases ask of derived models is done", "licence.upstream"
     derived = derived_models(subject)
     if not derived:
-        return Row(name, "impact", title, "not applicable", Grade.ABSENT, "no base model is named")
+        return ask.LICENCE_UPSTREAM.not_applicable("no base model is named")
     known = [(each, licence) for each in derived if (licence := licence_of(each.base)) is not None]
     owed = [(each, licence) for each, licence in known if not _is_owner(subject, each.base)]
     others = list(dict.fromkeys(each.base for each in derived if licence_of(each.base) is None))
     if not known:
         reason = f"bases: {', '.join(others[:20])}; none of them is known to ask for more than notices"
-        places = tuple(each.evidence for each in derived)[:8]
-        return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+        return ask.LICENCE_UPSTREAM.unknown(Grade.CLAIMED, reason, *tuple(each.evidence for each in derived)[:8])
     if not owed and not others:
         reason = "the release and its bases are of one owner, who owes himself nothing"
-        return Row(name, "impact", title, "not applicable", Grade.CLAIMED, reason, (known[0][0].evidence,))
+        return ask.LICENCE_UPSTREAM.not_applicable(reason, known[0][0].evidence, grade=Grade.CLAIMED)
     problems: list[str] = []
     unchecked: list[str] = []
     for each, licence in owed:
@@ -104,15 +103,14 @@ def _duties(subject: Subject) -> Row:
             problems.append(f"{each.model} is made from {each.base} ({licence.name}): {', '.join(undone)}")
     places = tuple(each.evidence for each, _ in known)[:8]
     if problems:
-        return Row(name, "impact", title, "no", Grade.CLAIMED, "; ".join(problems), places)
+        return ask.LICENCE_UPSTREAM.no(Grade.CLAIMED, "; ".join(problems), *places)
     names = ", ".join(dict.fromkeys(licence.name for _, licence in owed))
     done = f"what shows in files and names of what {names or 'nobody'} asks for is here, texts by their title"
     unchecked += [f"what {', '.join(others[:20])} asks for"] if others else []
     unchecked += [f"models beyond the first {MOST_MODELS}"] if len(derived) == MOST_MODELS else []
     if unchecked:
-        reason = f"{done}; not checked: {'; '.join(unchecked)}"
-        return Row(name, "impact", title, "unknown", Grade.PRESENT, reason, places)
-    return Row(name, "impact", title, "yes", Grade.PRESENT, done, places)
+        return ask.LICENCE_UPSTREAM.unknown(Grade.PRESENT, f"{done}; not checked: {'; '.join(unchecked)}", *places)
+    return ask.LICENCE_UPSTREAM.yes(Grade.PRESENT, done, *places)
 
 
 def _is_owner(subject: Subject, base: str) -> bool:
@@ -196,29 +194,25 @@ def _bare(text: str) -> str:
 
 def _weights(subject: Subject) -> Row:
     """Sampled matrices of the release beside the same of another."""
-    title, name, base = (
-        "Its weights come from the base that it names, and from no other",
-        "lineage.weights",
-        subject.base,
-    )
+    base = subject.base
     named = list(dict.fromkeys(each.base for each in derived_models(subject)))
     if base is None:
         if not named:
-            return Row(name, "technical", title, "not applicable", Grade.ABSENT, "no base model is named")
+            return ask.LINEAGE_WEIGHTS.not_applicable("no base model is named")
         more = f" and {len(named) - 4} more" if len(named) > 4 else ""
         reason = f"{', '.join(named[:4])}{more} named; --base compares their weights"
-        return Row(name, "technical", title, "unknown", Grade.CLAIMED, reason)
+        return ask.LINEAGE_WEIGHTS.unknown(Grade.CLAIMED, reason)
     ours, theirs = subject.weights.tensors, base.weights.tensors
     most = min(_MOST_MATRICES, subject.source.most_samples, base.source.most_samples)
     shared = matrices(ours, theirs, most=most)
     if not shared:
         reason = f"no matrix of plain floats has the same name and shape in {base.source.model_name}"
         reason += _tokenizers(subject, base)
-        return Row(name, "technical", title, "unknown", Grade.PRESENT, reason)
+        return ask.LINEAGE_WEIGHTS.unknown(Grade.PRESENT, reason)
     try:
         pairs = [(numbers(subject.source, ours, one), numbers(base.source, theirs, one)) for one in shared]
     except UserError as error:
-        return Row(name, "technical", title, "unknown", Grade.PRESENT, str(error))
+        return ask.LINEAGE_WEIGHTS.unknown(Grade.PRESENT, str(error))
     cosines = [_cosine(one, other) for one, other in pairs if len(one) == len(other)]
     middle = float(np.median(cosines)) if cosines else 0.0
     same = sum(bool(np.array_equal(one, other)) for one, other in pairs)
@@ -229,18 +223,15 @@ def _weights(subject: Subject) -> Row:
     is_named = any(_alike(each, base.source.model_name) for each in named)
     places = tuple(Evidence(*ours[one][:1]) for one in shared[:1])
     if UNRELATED < middle < DERIVED:
-        return Row(name, "technical", title, "unknown", Grade.PRESENT, f"{reason}: neither near nor far", places)
+        return ask.LINEAGE_WEIGHTS.unknown(Grade.PRESENT, f"{reason}: neither near nor far", *places)
     comes = middle >= DERIVED
     if comes == is_named:
         what = "it is named" if comes else "and it is not named"
         answer: Answer = "yes" if comes else "not applicable"
-        return Row(name, "technical", title, answer, Grade.CHECKED, f"{reason}; {what}", places)
-    what = (
-        "it comes from there, or both from one other, and it does not say so"
-        if comes
-        else "named, and it does not come from there"
-    )
-    return Row(name, "technical", title, "no", Grade.CLAIMED, f"{reason}: {what}", places)
+        return ask.LINEAGE_WEIGHTS.answer(answer, Grade.CHECKED, f"{reason}; {what}", *places)
+    what = "it comes from there, or both from one other, and it does not say so"
+    what = what if comes else "named, and it does not come from there"
+    return ask.LINEAGE_WEIGHTS.no(Grade.CLAIMED, f"{reason}: {what}", *places)
 
 
 def _tokenizers(subject: Subject, base: Subject) -> str:

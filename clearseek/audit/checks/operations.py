@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit import questions as ask
+from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.card import plain, shorten
 from clearseek.audit.read.claims import read_quantity
 from clearseek.audit.read.subject import Subject
@@ -89,24 +90,23 @@ def stated_operations(subject: Subject) -> Iterator[Stated]:
 
 
 def _agree(stated: list[Stated], computed: tuple[float, ...], tokens: Evidence | None, doubt: str) -> Row:
-    title, name = "The stated operations are those of the stated parameters and tokens", "cost.operations"
     shown = " to ".join(f"{value:.2e}" for value in sorted({min(computed), max(computed)})) if computed else ""
     places = (*(each.evidence for each in stated[:4]), *([tokens] if tokens else []))
     if not stated:
         reason = "no document states them" + (f"; computed: {shown}" if shown else "")
-        return Row(name, "impact", title, "not applicable", Grade.ABSENT, reason, places)
+        return ask.COST_OPERATIONS.not_applicable(reason, *places)
     if not computed:
         reason = f"“{stated[0].text}” is stated; tokens or parameters to compute it from are not"
-        return Row(name, "impact", title, "unknown", Grade.CLAIMED, reason, places)
+        return ask.COST_OPERATIONS.unknown(Grade.CLAIMED, reason, *places)
     if doubt:
-        return Row(name, "impact", title, "unknown", Grade.CLAIMED, f"“{stated[0].text}” is stated; {doubt}", places)
+        return ask.COST_OPERATIONS.unknown(Grade.CLAIMED, f"“{stated[0].text}” is stated; {doubt}", *places)
     low, high = CONVENTIONS[0] * min(computed), CONVENTIONS[1] * max(computed)
     wrong = [each for each in stated if not low <= each.value <= high]
     if len(wrong) == len(stated):
         reason = f"“{wrong[0].text}” is not what tokens and parameters give: {shown}"
-        return Row(name, "impact", title, "no", Grade.CLAIMED, reason, places)
+        return ask.COST_OPERATIONS.no(Grade.CLAIMED, reason, *places)
     fine = next(each for each in stated if each not in wrong)
-    return Row(name, "impact", title, "yes", Grade.CHECKED, f"“{fine.text}” agrees with {shown}", places)
+    return ask.COST_OPERATIONS.yes(Grade.CHECKED, f"“{fine.text}” agrees with {shown}", *places)
 
 
 def _threshold(
@@ -116,10 +116,9 @@ def _threshold(
 
     The most tokens that are stated are taken, so a doubt about them speaks against “no” alone.
     """
-    title, name = "Training took fewer operations than let a systemic risk be presumed (10^25)", "cost.threshold"
     values = computed or tuple(each.value for each in stated)
     if not values:
-        return Row(name, "impact", title, "unknown", Grade.ABSENT, "neither stated nor to be computed")
+        return ask.COST_THRESHOLD.unknown(Grade.ABSENT, "neither stated nor to be computed")
     places = tuple([tokens] if computed and tokens else [each.evidence for each in stated[:2]])
     most, kind = max(values), compute_class(max(values))
     where = {
@@ -127,13 +126,12 @@ def _threshold(
         "1e23 or more": "from 10^23 on a model is taken for a general-purpose one",
         "1e25 or more": "from 10^25 on a systemic risk is presumed (AI Act, article 51)",
     }[kind]
-    answer = "no" if not doubt and min(values) >= SYSTEMIC else "yes" if most < SYSTEMIC else "unknown"
-    return Row(name, "impact", title, answer, grade, f"{most:.2e}: {where}{doubt and f'; {doubt}'}", places)  # type: ignore[arg-type]
+    answer: Answer = "no" if not doubt and min(values) >= SYSTEMIC else "yes" if most < SYSTEMIC else "unknown"
+    return ask.COST_THRESHOLD.answer(answer, grade, f"{most:.2e}: {where}{doubt and f'; {doubt}'}", *places)
 
 
 def _devices(subject: Subject) -> Row:
     """Devices times duration, in the sentence that states both and the hours."""
-    title, name = "Device-hours are the devices times the time they ran", "cost.devices"
     wrong: list[tuple[str, Evidence]] = []
     fine: list[tuple[str, Evidence]] = []
     for document in subject.documents:
@@ -148,12 +146,11 @@ def _devices(subject: Subject) -> Row:
                     (fine if verdict[0] else wrong).append((verdict[1], document.at(number, shorten(sentence))))
     if wrong:
         places = tuple(place for _, place in wrong)[:8]
-        return Row(name, "impact", title, "no", Grade.CLAIMED, "; ".join(text for text, _ in wrong[:4]), places)
+        return ask.COST_DEVICES.no(Grade.CLAIMED, "; ".join(text for text, _ in wrong[:4]), *places)
     if fine:
         places = tuple(place for _, place in fine)[:8]
-        return Row(name, "impact", title, "yes", Grade.CHECKED, "; ".join(text for text, _ in fine[:4]), places)
-    reason = "no sentence states devices, duration and device-hours together"
-    return Row(name, "impact", title, "not applicable", Grade.ABSENT, reason)
+        return ask.COST_DEVICES.yes(Grade.CHECKED, "; ".join(text for text, _ in fine[:4]), *places)
+    return ask.COST_DEVICES.not_applicable("no sentence states devices, duration and device-hours together")
 
 
 def product(sentence: str) -> tuple[bool, str] | None:

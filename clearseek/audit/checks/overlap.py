@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.subject import Subject, attempt
 from clearseek.errors import UserError
@@ -30,31 +31,30 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 def rows(subject: Subject) -> Iterator[Row]:
     """One row."""
-    title, name = "The evaluation's data are not in the training data", "data.overlap"
     if not {_MANIFEST, _OFFSETS} <= subject.source.sizes.keys():
         reason = "training data and evaluation data are not both here as tokens"
-        yield Row(name, "impact", title, "unknown", Grade.ABSENT, reason)
+        yield ask.DATA_OVERLAP.unknown(Grade.ABSENT, reason)
         return
     part = attempt(lambda: _shares(subject, subject.source.json(_MANIFEST)))
     place = (Evidence(_MANIFEST),)
     if part.value is None:
-        yield Row(name, "impact", title, "unknown", Grade.PRESENT, part.error, place)
+        yield ask.DATA_OVERLAP.unknown(Grade.PRESENT, part.error, *place)
         return
     total, known, shares, trained_on = part.value
     leaked = [number for number, share in enumerate(shares, 1) if share > MOSTLY]
     reason = f"{known:,} of {total:,} runs of {RUN} tokens stand in the training data too ({known / max(total, 1):.1%})"
     if not total or not trained_on:
         half = "held out" if trained_on else "in the training data"
-        yield Row(name, "impact", title, "unknown", Grade.PRESENT, f"{reason}: none is {half}", place)
+        yield ask.DATA_OVERLAP.unknown(Grade.PRESENT, f"{reason}: none is {half}", *place)
         return
     if leaked:
         listed = ", ".join(map(str, leaked[:6])) + (", …" if len(leaked) > 6 else "")
         reason += f"; {len(leaked)} of {len(shares)} held-out documents are mostly known: number {listed}"
         answer: Answer = "no" if len(leaked) > len(shares) / 2 else "partly"
-        yield Row(name, "impact", title, answer, Grade.CLAIMED, reason, place)
+        yield ask.DATA_OVERLAP.answer(answer, Grade.CLAIMED, reason, *place)
         return
     reason += f"; of no document more than {max(shares, default=0):.0%}"
-    yield Row(name, "impact", title, "yes", Grade.CHECKED, reason, place)
+    yield ask.DATA_OVERLAP.yes(Grade.CHECKED, reason, *place)
 
 
 def _shares(subject: Subject, manifest: dict[str, Any]) -> tuple[int, int, list[float], int]:

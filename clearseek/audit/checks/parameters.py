@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit import questions as ask
+from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.read.claims import Claim, settled
 from clearseek.audit.read.subject import INDEX, Subject, attempt
 from clearseek.counts import ParameterCount
 from clearseek.tensors import SCALE_SUFFIX, fp8_tensors, memory_tensors
+
+Ways = dict[str, float]
+"""How it can be counted -> the count."""
+Counted = list[tuple[Claim, Ways]]
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -36,7 +41,7 @@ def billions(count: float) -> str:
 
 def _unknown(subject: Subject) -> Iterator[Row]:
     why = subject.config.error or "there is no config.json"
-    for name, kind in (("total", "total"), ("activated", "activated")):
+    for question, kind in ((ask.PARAMETERS_TOTAL, "total"), (ask.PARAMETERS_ACTIVATED, "activated")):
         claims = subject.stated(kind)
         stated = f"the card says {claims[0].text}" if claims else "the card says nothing"
         elements = _elements(subject)
@@ -44,16 +49,11 @@ def _unknown(subject: Subject) -> Iterator[Row]:
             counted = [
                 (claim, {} if claim.includes == "neither" else elements) for claim in claims
             ]  # what embeds is unknown
-            yield _judge("parameters.total", _TOTAL, counted, (), elements)
+            yield _judge(ask.PARAMETERS_TOTAL, counted, (), elements)
             continue
         grade = Grade.CLAIMED if claims else Grade.ABSENT
         reason = f"cannot be computed ({why}); {stated}"
-        title = _TOTAL if kind == "total" else _ACTIVATED
-        yield Row(f"parameters.{name}", "technical", title, "unknown", grade, reason, _places(claims))
-
-
-_TOTAL = "The stated total of parameters is what the tensors come to"
-_ACTIVATED = "The stated activated parameters follow from the configuration"
+        yield question.unknown(grade, reason, *_places(claims))
 
 
 def _total(subject: Subject, counts: ParameterCount) -> Row:
@@ -65,7 +65,7 @@ def _total(subject: Subject, counts: ParameterCount) -> Row:
         "without embedding and head": float(counts.total - counts.embedding - counts.head),
     }
     claims = [(claim, bare if claim.includes == "neither" else ways) for claim in subject.stated("total")]
-    return _judge("parameters.total", _TOTAL, claims, (subject.source.whole("config.json"),), ways)
+    return _judge(ask.PARAMETERS_TOTAL, claims, (subject.source.whole("config.json"),), ways)
 
 
 def _activated(subject: Subject, counts: ParameterCount) -> Row:
@@ -75,8 +75,7 @@ def _activated(subject: Subject, counts: ParameterCount) -> Row:
         "without embedding and head": float(counts.activated_without_embedding_and_head),
     }
     evidence = tuple(subject.config_key(key) for key in ("num_experts_per_tok", "n_routed_experts"))
-    claims = [(claim, ways) for claim in subject.stated("activated")]
-    return _judge("parameters.activated", _ACTIVATED, claims, evidence, ways)
+    return _judge(ask.PARAMETERS_ACTIVATED, [(claim, ways) for claim in subject.stated("activated")], evidence, ways)
 
 
 def _mtp(subject: Subject, counts: ParameterCount) -> Row:
@@ -104,8 +103,7 @@ def _mtp(subject: Subject, counts: ParameterCount) -> Row:
             },
         }[claim.kind]
         answers.append((claim, {way: float(value) for way, value in ways.items()}))
-    title = "What is stated about the multi-token-prediction module follows from the configuration"
-    return _judge_each("parameters.mtp", title, answers, (subject.config_key("num_nextn_predict_layers"),))
+    return _judge_each(ask.PARAMETERS_MTP, answers, (subject.config_key("num_nextn_predict_layers"),))
 
 
 def _expected_elements(subject: Subject) -> int:
@@ -124,7 +122,7 @@ def _size(shape: tuple[int, ...]) -> int:
     return out
 
 
-def _elements(subject: Subject) -> dict[str, float]:
+def _elements(subject: Subject) -> Ways:
     """Elements in the weight files, scales and masks left out; empty where they are not the model's parameters.
 
     That is so where a file is missing or unreadable, where numbers are packed several to an element, and for adapters.
@@ -152,49 +150,34 @@ def _elements(subject: Subject) -> dict[str, float]:
 
 
 def _stored(subject: Subject) -> Row:
-    title = "The stated size of the checkpoint is what it stores"
     ways = {"all elements by config.json, scales included": float(_expected_elements(subject))}
     if subject.weights.complete:
         found = sum(_size(entry.shape) for _, entry in subject.weights.tensors.values())
         ways["elements in the weight files"] = float(found)
-    return _judge_each("parameters.stored", title, [(claim, ways) for claim in subject.stated("stored")], (), ways)
+    return _judge_each(ask.PARAMETERS_STORED, [(claim, ways) for claim in subject.stated("stored")], (), ways)
 
 
-def _judge(
-    id: str,
-    title: str,
-    claims: list[tuple[Claim, dict[str, float]]],
-    base: tuple[Evidence, ...],
-    computed: dict[str, float],
-) -> Row:
+def _judge(question: Question, claims: Counted, base: tuple[Evidence, ...], computed: Ways) -> Row:
     """Compare the figures of this model; one that may be another's is no accusation, and leaves the rest unknown."""
     ways = dict(claims)
     own, others = settled(tuple(ways))
     strange = [claim for claim in others if not _verdict(claim, ways[claim])[0]]
     strange += [claim for claim in own if not ways[claim]]
     judged = (set(own) | set(others)) - set(strange)
-    row = _judge_each(id, title, [each for each in claims if each[0] in judged], base, computed)
+    row = _judge_each(question, [each for each in claims if each[0] in judged], base, computed)
     if not strange or row.answer in ("no", "partly"):
         return row
     figures = ", ".join(dict.fromkeys(f"“{claim.text}”" for claim in strange))
     shown = ", ".join(f"{billions(value)} {way}" for way, value in computed.items())
     why = "whether that is said of this model is not clear" if any(map(ways.get, strange)) else "not to be counted here"
-    reason = f"{figures}: {why}; computed: {shown}"
-    return Row(id, "technical", title, "unknown", Grade.CLAIMED, reason, _places((*strange, *own)) + base)
+    return question.unknown(Grade.CLAIMED, f"{figures}: {why}; computed: {shown}", *_places((*strange, *own)), *base)
 
 
-def _judge_each(
-    id: str,
-    title: str,
-    claims: list[tuple[Claim, dict[str, float]]],
-    base: tuple[Evidence, ...],
-    computed: dict[str, float] | None = None,
-) -> Row:
+def _judge_each(question: Question, claims: Counted, base: tuple[Evidence, ...], computed: Ways | None = None) -> Row:
     """Compare every claim with the ways to count; each distinct figure is reported once, with all its places."""
     shown = ", ".join(f"{billions(value)} {way}" for way, value in (computed or {}).items())
     if not claims:
-        reason = f"nothing is stated; computed: {shown}" if shown else "nothing is stated"
-        return Row(id, "technical", title, "not applicable", Grade.ABSENT, reason, base)
+        return question.not_applicable(f"nothing is stated; computed: {shown}" if shown else "nothing is stated", *base)
     verdicts: dict[str, tuple[bool, str]] = {}
     for claim, ways in claims:
         verdicts.setdefault(f"{claim.kind} {claim.text} {claim.includes}", _verdict(claim, ways))
@@ -203,10 +186,10 @@ def _judge_each(
     answer: Answer = "yes" if not bad else "partly" if good else "no"
     grade = Grade.CLAIMED if not good else Grade.CHECKED
     places = _places(tuple(claim for claim, _ in sorted(claims, key=lambda each: _verdict(*each)[0])))
-    return Row(id, "technical", title, answer, grade, "; ".join(bad + good), places + base)
+    return question.answer(answer, grade, "; ".join(bad + good), *places, *base)
 
 
-def _verdict(claim: Claim, ways: dict[str, float]) -> tuple[bool, str]:
+def _verdict(claim: Claim, ways: Ways) -> tuple[bool, str]:
     """Whether a figure is right, and the sentence that says why."""
     allowed = ways
     if claim.includes == "both":

@@ -15,6 +15,7 @@ from jinja2 import Environment, TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
+from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.subject import Subject, attempt
 
@@ -47,15 +48,14 @@ class _Generation(Extension):
 
 def rows(subject: Subject) -> Iterator[Row]:
     """One row for all templates."""
-    title, name = "The chat template parses, and reaches for nothing private", "tokenizer.template"
     found = list(_templates(subject))
     if not found:
-        yield Row(name, "technical", title, "not applicable", Grade.ABSENT, "there is no chat template")
+        yield ask.TOKENIZER_TEMPLATE.not_applicable("there is no chat template")
         return
     places = tuple(dict.fromkeys(place for _, _, place in found))[:4]
     problems = [f"{place.file}: {what}" for _, text, place in found for what in [problem(text)] if what]
     if problems:
-        yield Row(name, "technical", title, "no", Grade.CLAIMED, "; ".join(problems[:4]), places)
+        yield ask.TOKENIZER_TEMPLATE.no(Grade.CLAIMED, "; ".join(problems[:4]), *places)
         return
     answer: Answer = "yes"
     reason = (
@@ -63,7 +63,7 @@ def rows(subject: Subject) -> Iterator[Row]:
     )
     if len({text for which, text, _ in found if which == "default"}) > 1:
         answer, reason = "partly", f"{reason}; they are different, and which one is used depends on the software"
-    yield Row(name, "technical", title, answer, Grade.PRESENT if answer == "yes" else Grade.CLAIMED, reason, places)
+    yield ask.TOKENIZER_TEMPLATE.answer(answer, Grade.PRESENT if answer == "yes" else Grade.CLAIMED, reason, *places)
 
 
 def _templates(subject: Subject) -> Iterator[tuple[str, str, Evidence]]:

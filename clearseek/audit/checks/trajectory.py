@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.hub import STEP_REVISION
 from clearseek.audit.read.numbers import Tensors, fingerprint, matrices, numbers
@@ -45,12 +46,13 @@ class Branch:
 def rows(subject: Subject) -> Iterator[Row]:
     """Intermediate weights, optimiser state, and that checkpoints differ."""
     steps = checkpoints(subject)
+    held = {step: _weights(files) for step, files in steps.items() if _weights(files)}
     elsewhere = () if steps else branches(subject)
     note = "" if steps else str(getattr(subject.source, "revisions_note", ""))
-    yield _intermediate(subject, steps, elsewhere, note)
+    yield _intermediate(subject, held, elsewhere, note)
     yield _optimizer(subject, steps)
-    yield _distinct_branches(subject, elsewhere, note) if elsewhere or note else _distinct(subject, steps)
-    yield _ordered(subject, steps)
+    yield _distinct_branches(subject, elsewhere, note) if elsewhere or note else _distinct(subject, held)
+    yield _ordered(subject, held)
 
 
 def checkpoints(subject: Subject) -> dict[int, tuple[str, ...]]:
@@ -91,21 +93,19 @@ def _weights(files: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(path for path in files if is_weights(path))
 
 
-def _intermediate(subject: Subject, steps: dict[int, tuple[str, ...]], elsewhere: tuple[Branch, ...], note: str) -> Row:
-    title, name = "Checkpoints from during training are published", "weights.intermediate"
-    held = {step: _weights(files) for step, files in steps.items() if _weights(files)}
+def _intermediate(subject: Subject, held: dict[int, tuple[str, ...]], elsewhere: tuple[Branch, ...], note: str) -> Row:
     if held:
         places = tuple(subject.source.whole(files[0]) for files in held.values())[:6]
         listed = ", ".join(map(str, list(held)[:8])) + (", …" if len(held) > 8 else "")
-        return Row(name, "definition", title, "yes", Grade.PRESENT, f"{len(held)}: steps {listed}", places)
+        return ask.WEIGHTS_INTERMEDIATE.yes(Grade.PRESENT, f"{len(held)}: steps {listed}", *places)
     if elsewhere:
         listed = ", ".join(each.name for each in elsewhere[:8]) + (", …" if len(elsewhere) > 8 else "")
         reason = f"{len(elsewhere)} revisions of the repository named after steps: {listed}"
         reason += f"; {note}" if note else ""
-        return Row(name, "definition", title, "yes", Grade.PRESENT, reason, _at(each.name for each in elsewhere))
+        return ask.WEIGHTS_INTERMEDIATE.yes(Grade.PRESENT, reason, *_at(each.name for each in elsewhere))
     if note:
-        return Row(name, "definition", title, "unknown", Grade.ABSENT, f"no folder of one here; {note}")
-    return Row(name, "definition", title, "no", Grade.ABSENT, "no folder of one here")
+        return ask.WEIGHTS_INTERMEDIATE.unknown(Grade.ABSENT, f"no folder of one here; {note}")
+    return ask.WEIGHTS_INTERMEDIATE.no(Grade.ABSENT, "no folder of one here")
 
 
 def _at(revisions: Iterable[str]) -> tuple[Evidence, ...]:
@@ -114,22 +114,20 @@ def _at(revisions: Iterable[str]) -> tuple[Evidence, ...]:
 
 def _distinct_branches(subject: Subject, elsewhere: tuple[Branch, ...], note: str) -> Row:
     """Revisions of different steps hold different files, and none but the last of a stage holds this revision's."""
-    title, name = "Checkpoints of different steps are different", "weights.trajectory"
     same = _copies(subject, elsewhere)
     after = f"; {note}" if note else ""
     if same:
         shown = "; ".join(f"{revision} holds the files of {other}" for revision, other in list(same.items())[:6])
         reason = f"{len(same)} of {len(elsewhere)} revisions, by the hashes that the hub keeps: {shown}{after}"
-        return Row(name, "technical", title, "no", Grade.PRESENT, reason, _at(same))
+        return ask.WEIGHTS_TRAJECTORY.no(Grade.PRESENT, reason, *_at(same))
     places = _at(each.name for each in elsewhere)
     if getattr(subject.source, "revisions_failed", False):
-        return Row(name, "technical", title, "unknown", Grade.ABSENT, note, places)
+        return ask.WEIGHTS_TRAJECTORY.unknown(Grade.ABSENT, note, *places)
     if len(elsewhere) < 2:
-        reason = "there are not two checkpoints to compare"
-        return Row(name, "technical", title, "not applicable", Grade.ABSENT, reason)
+        return ask.WEIGHTS_TRAJECTORY.not_applicable("there are not two checkpoints to compare")
     reason = f"{len(elsewhere)} revisions, no two with the same weight files, by the hashes that the hub keeps; "
     reason += f"their numbers were not compared{after}"
-    return Row(name, "technical", title, "yes", Grade.PRESENT, reason, places)
+    return ask.WEIGHTS_TRAJECTORY.yes(Grade.PRESENT, reason, *places)
 
 
 def _copies(subject: Subject, elsewhere: tuple[Branch, ...]) -> dict[str, str]:
@@ -163,43 +161,37 @@ def _share(one: dict[str, frozenset[str]], other: dict[str, frozenset[str]]) -> 
 
 
 def _optimizer(subject: Subject, steps: dict[int, tuple[str, ...]]) -> Row:
-    title, name = "The optimiser's state is published", "weights.optimizer"
     files = tuple(path for files in steps.values() for path in files if "optim" in path.rpartition("/")[2])
     if files:
         places = tuple(subject.source.whole(path) for path in files[:6])
-        return Row(name, "definition", title, "yes", Grade.PRESENT, f"with {len(files)} checkpoints", places)
-    return Row(name, "definition", title, "no", Grade.ABSENT, "no file of one here")
+        return ask.WEIGHTS_OPTIMIZER.yes(Grade.PRESENT, f"with {len(files)} checkpoints", *places)
+    return ask.WEIGHTS_OPTIMIZER.no(Grade.ABSENT, "no file of one here")
 
 
-def _distinct(subject: Subject, steps: dict[int, tuple[str, ...]]) -> Row:
+def _distinct(subject: Subject, held: dict[int, tuple[str, ...]]) -> Row:
     """Steps in folders: all tensors of two that look alike in samples are compared, where they are here."""
-    title, name = "Checkpoints of different steps are different", "weights.trajectory"
-    held = {step: _weights(files) for step, files in steps.items() if _weights(files)}
     if len(held) < 2:
-        reason = "there are not two checkpoints to compare"
-        return Row(name, "technical", title, "not applicable", Grade.ABSENT, reason)
+        return ask.WEIGHTS_TRAJECTORY.not_applicable("there are not two checkpoints to compare")
     places = tuple(subject.source.whole(files[0]) for files in held.values())[:8]
     same = _same_files(subject, held)
     if same:
-        return Row(name, "technical", title, "no", Grade.PRESENT, "; ".join(same[:6]), places)
+        return ask.WEIGHTS_TRAJECTORY.no(Grade.PRESENT, "; ".join(same[:6]), *places)
     if not all(subject.source.sha256(path) for files in held.values() for path in files):
-        reason = "the checkpoints were not hashed (--no-hash)"
-        return Row(name, "technical", title, "unknown", Grade.PRESENT, reason)
+        return ask.WEIGHTS_TRAJECTORY.unknown(Grade.PRESENT, "the checkpoints were not hashed (--no-hash)")
     most = min(_MOST_MATRICES, subject.source.most_samples // (min(len(held), _MOST_COMPARED) + 1))
     if not most:
         reason = f"{len(held)} checkpoints, no two with the same files; too many to compare their numbers from here"
-        return Row(name, "technical", title, "yes", Grade.PRESENT, reason, places)
+        return ask.WEIGHTS_TRAJECTORY.yes(Grade.PRESENT, reason, *places)
     try:
         certain, possible = _same_numbers(subject, held, most)
     except UserError as error:
-        return Row(name, "technical", title, "unknown", Grade.PRESENT, str(error), places)
+        return ask.WEIGHTS_TRAJECTORY.unknown(Grade.PRESENT, str(error), *places)
     if certain:
-        return Row(name, "technical", title, "no", Grade.PRESENT, "; ".join(certain[:6]), places)
+        return ask.WEIGHTS_TRAJECTORY.no(Grade.PRESENT, "; ".join(certain[:6]), *places)
     if possible:
-        return Row(name, "technical", title, "unknown", Grade.PRESENT, "; ".join(possible[:6]), places)
+        return ask.WEIGHTS_TRAJECTORY.unknown(Grade.PRESENT, "; ".join(possible[:6]), *places)
     looked = f"{_MOST_COMPARED} of {len(held)}" if len(held) > _MOST_COMPARED else f"{len(held)}"
-    reason = f"{looked} checkpoints, no two with the same numbers"
-    return Row(name, "technical", title, "yes", Grade.CHECKED, reason, places)
+    return ask.WEIGHTS_TRAJECTORY.yes(Grade.CHECKED, f"{looked} checkpoints, no two with the same numbers", *places)
 
 
 def _same_files(subject: Subject, held: dict[int, tuple[str, ...]]) -> list[str]:
@@ -247,13 +239,10 @@ def _same_numbers(subject: Subject, held: dict[int, tuple[str, ...]], most: int)
     return certain, possible
 
 
-def _ordered(subject: Subject, steps: dict[int, tuple[str, ...]]) -> Row:
+def _ordered(subject: Subject, held: dict[int, tuple[str, ...]]) -> Row:
     """Training moves away from where it was: the weights most like a checkpoint's are those of a step next to it."""
-    title, name = "The weights of checkpoints lie in the order of their steps", "weights.order"
-    held = {step: _weights(files) for step, files in steps.items() if _weights(files)}
     if len(held) < 3:
-        reason = "there are not three checkpoints to put in order"
-        return Row(name, "technical", title, "not applicable", Grade.ABSENT, reason)
+        return ask.WEIGHTS_ORDER.not_applicable("there are not three checkpoints to put in order")
     chosen = list(held)[:: -(-len(held) // _MOST_CHECKPOINTS)]
     places = tuple(subject.source.whole(held[step][0]) for step in chosen)[:8]
     try:
@@ -262,25 +251,23 @@ def _ordered(subject: Subject, steps: dict[int, tuple[str, ...]]) -> Row:
         names = matrices(*tensors, most=most) if most else []
         if not names:
             reason = "they share no matrices of plain floats" if most else "too many to sample from here"
-            return Row(name, "technical", title, "unknown", Grade.PRESENT, reason, places)
+            return ask.WEIGHTS_ORDER.unknown(Grade.PRESENT, reason, *places)
         vectors = [np.concatenate([numbers(subject.source, each, one) for one in names]) for each in tensors]
     except UserError as error:
-        return Row(name, "technical", title, "unknown", Grade.PRESENT, str(error), places)
+        return ask.WEIGHTS_ORDER.unknown(Grade.PRESENT, str(error), *places)
     if len({len(vector) for vector in vectors}) > 1:
-        return Row(name, "technical", title, "unknown", Grade.PRESENT, "some are cut off", places)
+        return ask.WEIGHTS_ORDER.unknown(Grade.PRESENT, "some are cut off", *places)
     twins = _twins(vectors)
     if twins:
         found = "; ".join(f"step {chosen[one]} and step {chosen[other]}" for one, other in twins[:4])
         reason = f"nothing lies between {found}: the same numbers wherever they were sampled"
-        return Row(name, "technical", title, "no", Grade.CLAIMED, reason, places)
+        return ask.WEIGHTS_ORDER.no(Grade.CLAIMED, reason, *places)
     astray = _astray(vectors)
     sampled = f"{len(chosen)} checkpoints by {len(names)} matrices of each, {sum(map(len, vectors)):,} numbers"
     if astray:
         found = "; ".join(f"step {chosen[one]} lies nearest to step {chosen[other]}" for one, other in astray[:4])
-        return Row(
-            name, "technical", title, "no", Grade.CLAIMED, f"{found} and to neither neighbour: {sampled}", places
-        )
-    return Row(name, "technical", title, "yes", Grade.CHECKED, f"each lies nearest to a neighbour: {sampled}", places)
+        return ask.WEIGHTS_ORDER.no(Grade.CLAIMED, f"{found} and to neither neighbour: {sampled}", *places)
+    return ask.WEIGHTS_ORDER.yes(Grade.CHECKED, f"each lies nearest to a neighbour: {sampled}", *places)
 
 
 def _tensors(subject: Subject, files: tuple[str, ...]) -> Tensors:

@@ -10,8 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.read.card import Link
 from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.sample import Sample, take_sample
 from clearseek.audit.read.subject import INDEX, Subject, Weights, is_weights, not_settings
@@ -38,21 +38,20 @@ def rows(subject: Subject) -> Iterator[Row]:
 
 
 def _format(subject: Subject) -> Row:
-    title = "The weight files are sound safetensors, and the index agrees with them"
-    name, weights = "weights.format", subject.weights
+    weights = subject.weights
     if not subject.weight_files:
-        return Row(name, "technical", title, "not applicable", Grade.ABSENT, "there are no safetensors files here")
+        return ask.WEIGHTS_FORMAT.not_applicable("there are no safetensors files here")
     problems = [*weights.errors.values(), *(f"{each}: twice" for each in weights.twice), *_index_problems(subject)]
     places = tuple(subject.source.whole(file) for file in subject.weight_files[:8])
     if problems:
         wrong = tuple(Evidence(file) for file in weights.errors) or places
-        return Row(name, "technical", title, "no", Grade.CLAIMED, _some(problems), wrong)
+        return ask.WEIGHTS_FORMAT.no(Grade.CLAIMED, _some(problems), *wrong)
     count = len(weights.tensors)
     reason = f"{len(weights.headers)} files, {count:,} tensors, no gap, no overlap, no key twice"
     reason += "; the index names each" if INDEX in subject.source.sizes else ""
     if subject.second_copy:
         reason += f"; a second copy in another layout was left out: {_some(list(subject.second_copy))}"
-    return Row(name, "technical", title, "yes", Grade.CHECKED, reason, places)
+    return ask.WEIGHTS_FORMAT.yes(Grade.CHECKED, reason, *places)
 
 
 def _index_problems(subject: Subject) -> Iterator[str]:
@@ -90,15 +89,14 @@ def _index_problems(subject: Subject) -> Iterator[str]:
 
 
 def _tensors(subject: Subject) -> Row:
-    title = "The tensors are those that the configuration asks for"
-    name, weights, config = "weights.tensors", subject.weights, subject.config.value
+    weights, config = subject.weights, subject.config.value
     if not weights.headers:
-        return Row(name, "technical", title, "not applicable", Grade.ABSENT, "there are no weight files here")
+        return ask.WEIGHTS_TENSORS.not_applicable("there are no weight files here")
     if config is None:
         raw = subject.config_raw
         why = subject.config.error or raw.error or "there is no config.json"
         reason = f"unknown which tensors there should be: {why}"
-        return Row(name, "technical", title, "no" if raw.error else "unknown", Grade.PRESENT, reason)
+        return ask.WEIGHTS_TENSORS.answer("no" if raw.error else "unknown", Grade.PRESENT, reason)
     quantised = bool((subject.config_raw.value or {}).get("quantization_config"))
     if quantised:
         expected = {tensor.name: tensor.shape for tensor in fp8_tensors(config)}
@@ -117,9 +115,9 @@ def _tensors(subject: Subject) -> Row:
     ]
     places = (subject.source.whole("config.json"),)
     if problems:
-        return Row(name, "technical", title, "no", Grade.CLAIMED, _some(problems), places)
+        return ask.WEIGHTS_TENSORS.no(Grade.CLAIMED, _some(problems), *places)
     reason = f"all {len(expected):,} names and shapes agree with config.json, and there is no other"
-    return Row(name, "technical", title, "yes", Grade.CHECKED, reason, places)
+    return ask.WEIGHTS_TENSORS.yes(Grade.CHECKED, reason, *places)
 
 
 def dtype_census(weights: Weights) -> dict[str, int]:
@@ -137,7 +135,6 @@ _NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
 def _dtype(subject: Subject) -> Row:
-    title = "The number format is the one that config.json names"
     raw = subject.config_raw.value or {}
     stated = raw.get("torch_dtype") or raw.get("dtype")
     quantisation = raw.get("quantization_config")
@@ -148,7 +145,7 @@ def _dtype(subject: Subject) -> Row:
         grade = Grade.CLAIMED if keys else Grade.ABSENT
         said = f"config.json says {stated or 'nothing'}" + (f", quantised as {method}" if method else "")
         reason = f"{said}; {'no weights are here to compare' if not census else 'nothing to compare them with'}"
-        return Row("weights.dtype", "technical", title, "unknown", grade, reason, keys)
+        return ask.WEIGHTS_DTYPE.unknown(grade, reason, *keys)
     total = sum(census.values())
     shares = ", ".join(f"{kind} {100 * count / total:.2f} %" for kind, count in census.items())
     main = next(iter(census))
@@ -156,10 +153,9 @@ def _dtype(subject: Subject) -> Row:
     expected = _quantised(quantisation) if quantisation else _NAMES.get(str(stated), str(stated))
     if not expected:
         reason = f"{shares}{note}, of which it is not known here what it stores"
-        return Row("weights.dtype", "technical", title, "unknown", Grade.PRESENT, reason, keys)
+        return ask.WEIGHTS_DTYPE.unknown(Grade.PRESENT, reason, *keys)
     answer: Answer = "yes" if main == expected else "no"
-    grade = Grade.CHECKED if answer == "yes" else Grade.CLAIMED
-    return Row("weights.dtype", "technical", title, answer, grade, shares + note, keys)
+    return ask.WEIGHTS_DTYPE.answer(answer, Grade.CHECKED if answer == "yes" else Grade.CLAIMED, shares + note, *keys)
 
 
 def _quantised(settings: object) -> str:
@@ -173,23 +169,20 @@ def _quantised(settings: object) -> str:
 
 
 def _health(subject: Subject) -> Row:
-    title = "The weights are finite numbers, none constant, none a copy of another"
     weights = subject.weights
     if not weights.headers:
-        reason = "there are no weight files here"
-        return Row("weights.health", "technical", title, "not applicable", Grade.ABSENT, reason)
+        return ask.WEIGHTS_HEALTH.not_applicable("there are no weight files here")
     sample: Sample = take_sample(subject)
     places = tuple(Evidence(file, f"bytes {begin}-{end - 1}") for file, begin, end in sample.places[:4])
     if sample.problems:
         wrong = tuple(sample.where)[:8] or places
-        return Row("weights.health", "technical", title, "no", Grade.PRESENT, _some(list(sample.problems)), wrong)
+        return ask.WEIGHTS_HEALTH.no(Grade.PRESENT, _some(list(sample.problems)), *wrong)
     whole = "all" if sample.whole else "a sample of"
     reason = f"{whole} {sample.tensors:,} tensors, {sample.bytes:,} bytes read: all finite, none constant, no copies"
-    return Row("weights.health", "technical", title, "yes", Grade.CHECKED, reason, places)
+    return ask.WEIGHTS_HEALTH.yes(Grade.CHECKED, reason, *places)
 
 
 def _final(subject: Subject, matching: Row) -> Row:
-    title = "The final weights are published"
     weights = subject.weights
     if weights.headers:
         places = tuple(subject.source.whole(file) for file in weights.headers)[:8]
@@ -197,24 +190,24 @@ def _final(subject: Subject, matching: Row) -> Row:
         reason = f"{len(weights.tensors):,} tensors, {size:,} bytes in {len(weights.headers)} safetensors files"
         if weights.complete and matching.answer == "yes":
             reason += ", exactly those that config.json asks for"
-            return Row("weights.final", "definition", title, "yes", Grade.CHECKED, reason, places)
+            return ask.WEIGHTS_FINAL.yes(Grade.CHECKED, reason, *places)
         elements = sum(dtype_census(weights).values())
         if not weights.complete or matching.answer != "unknown":
             what = "damaged or incomplete: see weights.format and weights.tensors"
         elif elements < LEAST_ELEMENTS:
             what = f"{elements:,} elements, and no configuration says that a model is so small"
         else:
-            return Row("weights.final", "definition", title, "yes", Grade.PRESENT, reason, places)
-        return Row("weights.final", "definition", title, "partly", Grade.PRESENT, f"{reason}; {what}", places)
+            return ask.WEIGHTS_FINAL.yes(Grade.PRESENT, reason, *places)
+        return ask.WEIGHTS_FINAL.partly(Grade.PRESENT, f"{reason}; {what}", *places)
     other = _others(subject)
     if other:
         places = tuple(subject.source.whole(file) for file in other[:8])
         reason = f"{len(other)} files of weights in formats that are not read here ({other[0]})"
         if sum(subject.source.sizes[path] for path in other) < LEAST_ELEMENTS:
             reason += ", too small for those of a model"
-            return Row("weights.final", "definition", title, "partly", Grade.PRESENT, reason, places)
-        return Row("weights.final", "definition", title, "yes", Grade.PRESENT, reason, places)
-    return _linked(subject, title)
+            return ask.WEIGHTS_FINAL.partly(Grade.PRESENT, reason, *places)
+        return ask.WEIGHTS_FINAL.yes(Grade.PRESENT, reason, *places)
+    return _linked(subject)
 
 
 def _others(subject: Subject) -> tuple[str, ...]:
@@ -228,27 +221,22 @@ def _others(subject: Subject) -> tuple[str, ...]:
     )
 
 
-def _linked(subject: Subject, title: str) -> Row:
+def _linked(subject: Subject) -> Row:
     """Weights that a card links to."""
-    links = weight_links(subject)
-    if links:
-        targets = list(dict.fromkeys(link.target for _, link in links))
+    if links := weight_links(subject):
+        targets = list(dict.fromkeys(link.quote for link in links))
         names = ", ".join(targets[:4]) + (f" and {len(targets) - 4} more" if len(targets) > 4 else "")
-        reason = f"no weight files here; the card links to {names}"
-        places = tuple(Evidence(file, f"line {link.line}", link.target) for file, link in links[:4])
-        return Row("weights.final", "definition", title, "yes", Grade.LINKED, reason, places)
-    reason = "no weight files here, and no document links to any on a hub"
-    return Row("weights.final", "definition", title, "no", Grade.ABSENT, reason)
+        return ask.WEIGHTS_FINAL.yes(Grade.LINKED, f"no weight files here; the card links to {names}", *links[:4])
+    return ask.WEIGHTS_FINAL.no(Grade.ABSENT, "no weight files here, and no document links to any on a hub")
 
 
-def weight_links(subject: Subject) -> list[tuple[str, Link]]:
+def weight_links(subject: Subject) -> list[Evidence]:
     """Links to repositories on a hub, or to archives, named as this model or as one of its family."""
     wanted = normalise(subject.name)
     return [
-        (document.file, link)
-        for document in subject.documents
-        for link in document.links
-        if (match := _HUB.match(link.target)) and wanted and normalise(match[1] or match[2]).startswith(wanted)
+        link
+        for link in subject.links()
+        if (match := _HUB.match(link.quote)) and wanted and normalise(match[1] or match[2]).startswith(wanted)
     ]
 
 

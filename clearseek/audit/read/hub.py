@@ -17,6 +17,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any, Final, TypeVar
 
+from clearseek.audit import questions
 from clearseek.audit.evidence import Audit, Evidence, Grade, Row
 from clearseek.audit.read.source import LONGEST_TEXT, Source
 from clearseek.audit.read.subject import is_weights
@@ -207,8 +208,8 @@ def _chosen(names: list[str]) -> tuple[list[str], str]:
 
 
 _BY_NAME: Final = (
-    "files.inventory", "files.names", "barriers.access", "weights.intermediate", "weights.optimizer",
-    "weights.trajectory",
+    questions.FILES_INVENTORY, questions.FILES_NAMES, questions.BARRIERS_ACCESS, questions.WEIGHTS_INTERMEDIATE,
+    questions.WEIGHTS_OPTIMIZER, questions.WEIGHTS_TRAJECTORY,
 )  # fmt: skip
 """Rows that rest on names, sizes and hashes alone."""
 
@@ -223,12 +224,12 @@ def as_far_as_read(audit: Audit, source: Source) -> Audit:
 
 
 def _unread(row: Row, locked: str, weights: tuple[Evidence, ...]) -> Row:
-    if row.id in _BY_NAME or (row.id == "files.execution" and row.answer == "no"):
+    if row.question in _BY_NAME or (row.question == questions.FILES_EXECUTION and row.answer == "no"):
         return row
-    if row.id == "weights.final" and weights:
+    if row.question == questions.WEIGHTS_FINAL and weights:
         reason = f"the hub names them, with their sizes and hashes; not read: {locked}"
-        return replace(row, answer="yes", grade=Grade.LINKED, reason=reason, evidence=weights)
-    return replace(row, answer="unknown", grade=Grade.ABSENT, reason=f"its files were not read: {locked}", evidence=())
+        return row.question.yes(Grade.LINKED, reason, *weights)
+    return row.question.unknown(Grade.ABSENT, f"its files were not read: {locked}")
 
 
 def ask(repo: str, call: Callable[[], T]) -> T:

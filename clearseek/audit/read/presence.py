@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.read.source import Source
 from clearseek.errors import UserError
 from clearseek.filetypes import HEAD_BYTES, LFS_START, UTF8_BOM, recognise
@@ -66,16 +66,20 @@ class Sifted:
     unread: dict[str, str] = field(default_factory=dict)
     """File -> why that is not known."""
 
-    def row(self, source: Source, name: str, dimension: Literal["definition", "impact"], title: str) -> Row | None:
-        """The answer where none is real: unknown if one could not be read, no if all are hollow; None without any."""
+    def here(self, source: Source, question: Question, most: int) -> Row:
+        """The yes of files that are real, the first of them named."""
+        return question.yes(Grade.PRESENT, ", ".join(self.real[:most]), *map(source.whole, self.real[:most]))
+
+    def missing(self, source: Source, question: Question, reason: str) -> Row:
+        """The answer where none is real: unknown if one could not be read, else no, for `reason` without any file."""
         found = self.unread or self.hollow
         if not found:
-            return None
+            return question.no(Grade.ABSENT, reason)
         answer: Answer = "unknown" if self.unread else "no"
         reason = "; ".join(f"{path} {why}" for path, why in list(found.items())[:4])
         reason = reason if self.unread else f"named like one and holds nothing: {reason}"
         places = tuple(Evidence(path, sha256=source.hashes.get(path, "")) for path in list(found)[:4])
-        return Row(name, dimension, title, answer, Grade.CLAIMED, reason, places)
+        return question.answer(answer, Grade.CLAIMED, reason, *places)
 
 
 def sift(source: Source, paths: Iterable[str], kind: Kind, enough: int = 6) -> Sifted:

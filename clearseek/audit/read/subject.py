@@ -7,7 +7,7 @@ missing, or an error in words, and checks ask.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -182,6 +182,12 @@ class Subject:
     def documents(self) -> tuple[Document, ...]:
         """Prose, the card first."""
         return texts(self.source)
+
+    def links(self) -> Iterator[Evidence]:
+        """Every link of the documents, quoted as its target."""
+        for document in self.documents:
+            for link in document.links:
+                yield Evidence(document.file, f"line {link.line}", link.target)
 
     @cached_property
     def card(self) -> Document | None:

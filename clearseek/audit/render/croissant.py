@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from clearseek.audit import questions as ask
 from clearseek.audit.checks.data import is_data
 from clearseek.audit.evidence import Audit
-from clearseek.audit.render.exports import licence_found
+from clearseek.audit.facts import LicenceFact
 from clearseek.errors import UserError
 
 _CROISSANT_TERMS: Final = (
@@ -112,9 +113,9 @@ def as_croissant(audit: Audit) -> dict[str, Any]:
     lists = ("documents.jsonl", "manifest.json", "README.md")
     hashes |= {path: digest for path, digest in audit.files.items()
                if path.startswith("data/") and path.rpartition("/")[2] in lists}  # fmt: skip
-    name, row = str(audit.facts["name"]), audit["data.training"]
-    named = [licence_found(audit, "licence.data")[0] or "unknown"]
+    name, row = str(audit.facts["name"]), audit[ask.DATA_TRAINING]
+    named = [each.name for each in audit.facts_of(ask.LICENCE_DATA, LicenceFact)] or ["unknown"]
     citation = f"{name} training data, {audit.subject}"
-    described = f"Training data found in {name}. {row.grade.label}: {row.reason}"
+    described = f"Training data found in {name}. {row.told}"
     published = str(audit.facts.get("released", ""))[:10]
     return dataset(f"{name} training data", described, hashes, licences=named, citation=citation, published=published)

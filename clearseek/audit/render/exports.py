@@ -7,7 +7,6 @@ MOT's ``schema/mof_schema.json``; the index's contribution template; CycloneDX 1
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
@@ -16,62 +15,67 @@ from uuid import NAMESPACE_URL, uuid5
 import yaml
 
 import clearseek
-from clearseek.audit.evidence import Answer, Audit, Evidence, Grade, Row
+from clearseek.audit import questions as ask
+from clearseek.audit.evidence import Answer, Audit, Evidence, Grade, Question, Row
+from clearseek.audit.facts import LicenceFact, PackagesFact
 from clearseek.audit.views import OSAI, european
 
 COMPONENTS: Final = (
-    ("Model architecture", "code.architecture", "code"),
-    ("Data preprocessing code", "code.data", "code"),
-    ("Training code", "code.training", "code"),
-    ("Inference code", "code.inference", "code"),
-    ("Evaluation code", "code.evaluation", "code"),
-    ("Model parameters (Final)", "weights.final", "data"),
-    ("Model parameters (Intermediate)", "weights.intermediate", "data"),
-    ("Datasets", "data.training", "datasets"),
-    ("Evaluation data", "data.evaluation", "datasets"),
-    ("Model metadata", "code.configuration", "code"),
-    ("Model card", "documents.model_card", "document"),
-    ("Data card", "documents.data_card", "document"),
-    ("Technical report", "documents.report", "document"),
-    ("Evaluation results", "documents.evaluation", "document"),
+    ("Model architecture", ask.CODE_ARCHITECTURE, "code"),
+    ("Data preprocessing code", ask.CODE_DATA, "code"),
+    ("Training code", ask.CODE_TRAINING, "code"),
+    ("Inference code", ask.CODE_INFERENCE, "code"),
+    ("Evaluation code", ask.CODE_EVALUATION, "code"),
+    ("Model parameters (Final)", ask.WEIGHTS_FINAL, "data"),
+    ("Model parameters (Intermediate)", ask.WEIGHTS_INTERMEDIATE, "data"),
+    ("Datasets", ask.DATA_TRAINING, "datasets"),
+    ("Evaluation data", ask.DATA_EVALUATION, "datasets"),
+    ("Model metadata", ask.CODE_CONFIGURATION, "code"),
+    ("Model card", ask.DOCUMENTS_MODEL_CARD, "document"),
+    ("Data card", ask.DOCUMENTS_DATA_CARD, "document"),
+    ("Technical report", ask.DOCUMENTS_REPORT, "document"),
+    ("Evaluation results", ask.DOCUMENTS_EVALUATION, "document"),
 )
 """Components of the framework as its tool spells them, the row each rests on, and what its licence is one of."""
 LICENCE_ROWS: Final = {
-    "code": "licence.code", "data": "licence.weights", "document": "licence.documents", "datasets": "licence.data",
+    "code": ask.LICENCE_CODE, "data": ask.LICENCE_WEIGHTS, "document": ask.LICENCE_DOCUMENTS,
+    "datasets": ask.LICENCE_DATA,
 }  # fmt: skip
 """The tool's types, its “data” being parameters; and data sets, which have licences of their own."""
+_NOT_LISTED: Final = frozenset(("OpenMDW-1.1",))
+"""SPDX ids that are younger than the list in CycloneDX 1.6's schema."""
 
 
-def licence_found(audit: Audit, row_id: str) -> tuple[str, str]:
-    """SPDX id, or a name of our table, and file of the licence that was found, open or not; empty where none was."""
-    row = audit.get(row_id)
-    if row is None or row.answer not in ("yes", "no") or not row.evidence or " is " not in row.reason:
-        return "", ""
-    name = re.split(r"[,;:]| \(| by word", row.reason.partition(" is ")[2])[0].strip()
-    return name, row.evidence[0].file if row.grade >= Grade.PRESENT else ""
+def is_declared(audit: Audit, question: Question) -> bool:
+    """Whether a licence is no more than the publisher's word, or something here contradicts it."""
+    row = audit[question]
+    return row.grade < Grade.PRESENT or row.answer == "unknown"
 
 
-def _there(row: Row | None) -> bool:
-    return row is not None and row.answer in ("yes", "partly") and row.grade >= Grade.LINKED
+def packages(audit: Audit) -> dict[str, str]:
+    """Package -> version of the software that the run used, where a file pins it and nothing contradicts it."""
+    row = audit.get(ask.CODE_ENVIRONMENT)
+    pinned = row.facts_of(PackagesFact) if row is not None and row.grade >= Grade.PRESENT else ()
+    return {name: version for each in pinned for name, version in each.versions.items()}
 
 
 def package_url(name: str, version: str) -> str:
-    """Of a package on PyPI, by the purl specification."""
+    """Package URL of a package on PyPI, by the purl specification."""
     return f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(version, safe='')}"
 
 
 def as_mot(audit: Audit) -> str:
     """The Model Openness Tool's YAML: the components that are here or linked, with licences and paths."""
-    licences = {kind: licence_found(audit, row) for kind, row in LICENCE_ROWS.items()}
+    named = {kind: _name_and_path(audit, question) for kind, question in LICENCE_ROWS.items()}
     components: list[dict[str, str]] = []
-    for name, row_id, kind in COMPONENTS:
-        row = audit.get(row_id)
-        if row is None or not _there(row):
+    for name, question, kind in COMPONENTS:
+        row = audit.get(question)
+        if row is None or not row.claimed or row.grade < Grade.LINKED:
             continue
-        entry = {"name": name, "description": f"{row.grade.label}: {row.reason}"[:500]}
+        entry = {"name": name, "description": row.told[:500]}
         ours = row.grade >= Grade.PRESENT or kind == "data"  # a licence here does not cover what others publish
-        if licences[kind][0] and ours:
-            entry["license"], entry["license_path"] = licences[kind]
+        if named[kind][0] and ours:
+            entry["license"], entry["license_path"] = named[kind]
         if row.evidence:
             entry["component_path"] = row.evidence[0].quote if row.grade == Grade.LINKED else row.evidence[0].file
         components.append(entry)
@@ -79,8 +83,9 @@ def as_mot(audit: Audit) -> str:
         "name": str(audit.facts["name"]),
         "version": str(audit.facts.get("revision", ""))[:12] or "unversioned",
         "license": {
-            kind: {"name": licences[kind][0] or None, "path": licences[kind][1] or None}
-            for kind in ("code", "data", "document")
+            kind: {"name": name or None, "path": path or None}
+            for kind, (name, path) in named.items()
+            if kind != "datasets"
         },
         "type": "language",
         "producer": _owner(audit) or "unknown",
@@ -92,6 +97,12 @@ def as_mot(audit: Audit) -> str:
         release["date"] = str(audit.facts["released"])[:10]
     framework = {"name": "Model Openness Framework", "version": "1.0", "date": "2024-12-15"}
     return yaml.safe_dump({"framework": framework, "release": release}, sort_keys=False, allow_unicode=True)
+
+
+def _name_and_path(audit: Audit, question: Question) -> tuple[str, str]:
+    """Names of the licences, and the file of the first; empty where there is none."""
+    found = audit.facts_of(question, LicenceFact)
+    return " AND ".join(each.name for each in found), found[0].file if found else ""
 
 
 def _owner(audit: Audit) -> str:
@@ -132,7 +143,7 @@ def _link(place: Evidence) -> str:
 
 
 def _note(row: Row | None, answer: Answer) -> str:
-    told = f"{row.grade.label}: {row.reason}" if row else "not looked at"
+    told = row.told if row else "not looked at"
     return told if answer in _CLASSES else f"unknown: {told}"
 
 
@@ -144,13 +155,21 @@ def _parameters(audit: Audit) -> dict[str, Any]:
     return {"architectureFamily": "transformer", "modelArchitecture": f"mixture of experts, {total:,} parameters"}
 
 
+def _licence(fact: LicenceFact, declared: bool) -> dict[str, Any]:
+    """A licence by its id, a choice as an expression, and by its name what has no id that CycloneDX knows."""
+    said = {"acknowledgement": "declared"} if declared else {}
+    if fact.spdx_id is not None and " " in fact.spdx_id:
+        return {"expression": fact.spdx_id, **said}
+    known = fact.spdx_id is not None and fact.spdx_id not in _NOT_LISTED
+    return {"license": {"id" if known else "name": fact.name, **said}}
+
+
 def as_cyclonedx(audit: Audit, findings: bool = True) -> dict[str, Any]:
     """A CycloneDX 1.6 bill of materials: the model, its files, the packages that it was made with.
 
     With `findings` every row is a property of the model, with its grade.
     """
     name = str(audit.facts["name"])
-    licence, _ = licence_found(audit, "licence.weights")
     model: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": "model",
@@ -162,10 +181,8 @@ def as_cyclonedx(audit: Audit, findings: bool = True) -> dict[str, Any]:
         model["properties"] = [
             {"name": f"clearseek:{row.id}", "value": f"{row.answer} ({row.grade.label}): {row.reason}"} for row in audit
         ]
-    if licence and not licence.startswith(("LicenseRef-", "modified")):
-        model["licenses"] = [{"license": {"id": licence}}]
-    elif licence:
-        model["licenses"] = [{"license": {"name": licence}}]
+    if found := audit.facts_of(ask.LICENCE_WEIGHTS, LicenceFact):
+        model["licenses"] = [_licence(each, is_declared(audit, ask.LICENCE_WEIGHTS)) for each in found]
     files = audit.files
     components = [
         {
@@ -176,7 +193,7 @@ def as_cyclonedx(audit: Audit, findings: bool = True) -> dict[str, Any]:
         }
         for path, digest in files.items()
     ]
-    for package, version in audit.facts.get("packages", {}).items():
+    for package, version in packages(audit).items():
         purl = package_url(package, version)
         components.append(
             {"type": "library", "bom-ref": purl, "name": package, "version": version, "purl": purl, "scope": "excluded"}

@@ -12,7 +12,7 @@ from typing import Final
 
 from clearseek.audit.evidence import Answer, Audit, Grade, Row
 from clearseek.audit.read.card import shorten
-from clearseek.audit.render.text import MARKS, QUESTIONS, headline
+from clearseek.audit.render.text import DIMENSIONS, MARKS, headline
 from clearseek.audit.views import View, views
 from clearseek.signing.tree import visible
 
@@ -62,7 +62,7 @@ def as_html(audit: Audit) -> str:
         _picture(audit),
         _LEGEND,
     ]
-    for dimension, question in QUESTIONS.items():
+    for dimension, question in DIMENSIONS.items():
         parts += [f"<h2>{_text(question)}</h2>", '<table class="rows">']
         parts += [_row(row) for row in audit.of(dimension)]
         parts.append("</table>")
@@ -85,7 +85,7 @@ def comparison_html(audits: Sequence[Audit]) -> str:
         )
         parts.append(f"<tr><td><b>{_text(view.name)}</b></td>{cells}</tr>")
     parts.append("</table></div>")
-    for dimension, question in QUESTIONS.items():
+    for dimension, question in DIMENSIONS.items():
         titles = {row.id: row.title for audit in audits for row in audit.of(dimension)}
         parts += [f"<h2>{_text(question)}</h2>", f'<div class="wide"><table>{head}']
         for id, title in titles.items():
@@ -143,7 +143,7 @@ def _view(view: View) -> str:
 def _picture(audit: Audit) -> str:
     """How many rows of each dimension have which answer, as bars."""
     out = ['<svg viewBox="0 0 640 96" role="img" aria-label="Rows by answer and dimension">']
-    for line, (dimension, question) in enumerate(QUESTIONS.items()):
+    for line, (dimension, question) in enumerate(DIMENSIONS.items()):
         out.append(f'<text x="0" y="{line * 30 + 19}">{_text(question)}</text>')
         out += _bar(audit.of(dimension), line * 30 + 6)
     return "".join(out) + "</svg>"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from clearseek.audit.evidence import Audit, Row
-from clearseek.audit.render.text import MARKS, QUESTIONS, headline
+from clearseek.audit.render.text import DIMENSIONS, MARKS, headline
 from clearseek.audit.views import views
 from clearseek.signing.tree import visible
 
@@ -22,7 +22,7 @@ def _lines(audit: Audit) -> Iterator[str]:
     yield f"# Audit of {_cell(str(audit.facts['name']))}"
     yield ""
     yield headline(audit, found[0])
-    for dimension, question in QUESTIONS.items():
+    for dimension, question in DIMENSIONS.items():
         yield from ("", f"## {question}", "", "| | grade | row | finding | evidence |", "|---|---|---|---|---|")
         for row in audit.of(dimension):
             yield _row(row)

@@ -14,7 +14,7 @@ from clearseek.audit.evidence import Answer, Audit, Evidence, Grade, Row
 from clearseek.signing.tree import visible
 
 _LEVELS: dict[Answer, str] = {"no": "error", "partly": "warning", "unknown": "note"}
-"""Of an answer; what is merely absent is a warning, since nothing in the release is wrong about it."""
+"""Level of an answer; what is merely absent is a warning, since nothing in the release is wrong about it."""
 
 
 def as_sarif(audit: Audit) -> dict[str, Any]:

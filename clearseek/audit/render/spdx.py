@@ -8,14 +8,17 @@ Source: SPDX 3.0.1, Core, Software, AI and Dataset profiles (spdx.github.io/spdx
 from __future__ import annotations
 
 import os
+import re
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 import clearseek
+from clearseek.audit import questions as ask
 from clearseek.audit.checks.data import is_data
 from clearseek.audit.evidence import Audit
-from clearseek.audit.render.exports import licence_found, package_url
+from clearseek.audit.facts import LicenceFact
+from clearseek.audit.render.exports import is_declared, package_url, packages
 
 CONTEXT: Final = "https://spdx.org/rdf/3.0.1/spdx-context.jsonld"
 _CREATION: Final = "_:creation"
@@ -41,19 +44,18 @@ def as_spdx(audit: Audit, findings: bool = True) -> dict[str, Any]:
     if data:
         elements.relate("contains", data, [id for path, id in files.items() if is_data(path)])
         elements.relate("trainedOn", model, [data])
-    for row_id, what in (("licence.weights", model), ("licence.data", data)):
-        name, _ = licence_found(audit, row_id)
-        if name and what:
-            expression = name if _is_expression(name) else "LicenseRef-" + "-".join(name.split())
-            licence = elements.add("simplelicensing_LicenseExpression", f"licence-{row_id.partition('.')[2]}",
-                                   simplelicensing_licenseExpression=expression)  # fmt: skip
-            elements.relate("hasConcludedLicense", what, [licence])
-    packages = [
+    for question, what in ((ask.LICENCE_WEIGHTS, model), (ask.LICENCE_DATA, data)):
+        if what and (found := audit.facts_of(question, LicenceFact)):
+            licence = elements.add("simplelicensing_LicenseExpression", f"licence-{question.id.partition('.')[2]}",
+                                   simplelicensing_licenseExpression=_expression(found))  # fmt: skip
+            kind = "hasDeclaredLicense" if is_declared(audit, question) else "hasConcludedLicense"
+            elements.relate(kind, what, [licence])
+    used = [
         elements.add("software_Package", f"package-{package}", name=package, software_packageVersion=version,
                      software_packageUrl=package_url(package, version))
-        for package, version in audit.facts.get("packages", {}).items()
+        for package, version in packages(audit).items()
     ]  # fmt: skip
-    elements.relate("usesTool", model, packages)
+    elements.relate("usesTool", model, used)
     for row in audit if findings else ():
         text = f"{row.id}: {row.answer} ({row.grade.label}). {row.title}. {row.reason}"
         elements.add("Annotation", f"row-{row.id}", annotationType="review", subject=model, statement=text)
@@ -108,7 +110,7 @@ def _model(elements: _Elements, audit: Audit) -> str:
             {"type": "DictionaryEntry", "key": f"parameters.{key}", "value": str(value)}
             for key, value in counts.items()
         ]  # fmt: skip
-    told = [row.reason for each in ("data.training", "cost.arithmetic") if (row := audit.get(each)) and row.claimed]
+    told = [row.reason for each in (ask.DATA_TRAINING, ask.COST_COMPUTE) if (row := audit.get(each)) and row.claimed]
     if told:
         properties["ai_informationAboutTraining"] = "; ".join(told)
     return elements.add("ai_AIPackage", "model", **properties)
@@ -116,7 +118,7 @@ def _model(elements: _Elements, audit: Audit) -> str:
 
 def _data(elements: _Elements, audit: Audit) -> str:
     """The dataset package; empty where no training data are here or linked."""
-    row = audit.get("data.training")
+    row = audit.get(ask.DATA_TRAINING)
     if row is None or not row.claimed:
         return ""
     properties: dict[str, Any] = {"name": f"Training data of {audit.facts['name']}", "software_primaryPurpose": "data"}
@@ -131,8 +133,16 @@ def _hash(digest: str) -> dict[str, str]:
     return {"type": "Hash", "algorithm": "sha256", "hashValue": digest}
 
 
-def _is_expression(name: str) -> bool:
-    return not name.startswith("modified") and " " not in name
+def _expression(found: tuple[LicenceFact, ...]) -> str:
+    """The licences as an SPDX expression; what is not on SPDX's list is a LicenseRef of its name."""
+    parts = [each.spdx_id or _reference(each.name) for each in found]
+    return parts[0] if len(parts) == 1 else " AND ".join(f"({each})" if " " in each else each for each in parts)
+
+
+def _reference(name: str) -> str:
+    spelt = name.removeprefix("LicenseRef-").replace("+", "-plus-")
+    bare = re.sub(r"[^A-Za-z0-9.]+", "-", spelt).strip("-.")
+    return f"LicenseRef-{bare or 'unnamed'}"
 
 
 def _now() -> str:

@@ -21,7 +21,7 @@ MARKS: Final[dict[Answer, tuple[str, str]]] = {
 }
 """Sign and colour of an answer."""
 LEGEND: Final = "E0 absent, E1 claimed, E2 linked, E3 present, E4 cross-checked, E5 re-executed"
-QUESTIONS: Final[dict[Dimension, str]] = {
+DIMENSIONS: Final[dict[Dimension, str]] = {
     "technical": "What the weights are and allow",
     "definition": "What is open",
     "impact": "What it means in practice",
@@ -48,7 +48,7 @@ def print_audit(console: Console, audit: Audit, evidence: bool = False) -> None:
     )
     console.print(head, soft_wrap=True)
     width = max(len(row.id) for row in audit)
-    for dimension, question in QUESTIONS.items():
+    for dimension, question in DIMENSIONS.items():
         console.print(Text(f"\n{question}", style="bold"), soft_wrap=True)
         for row in audit.of(dimension):
             _print_row(console, row, width, evidence)

@@ -9,6 +9,7 @@ import pytest
 
 from clearseek.audit.checks.code import rows
 from clearseek.audit.evidence import Grade
+from clearseek.audit.facts import PackagesFact
 from clearseek.audit.read.source import Folder
 from clearseek.audit.read.subject import Subject
 from tests.releases import audited
@@ -81,7 +82,7 @@ def test_lock_files_pin_too(release: Path) -> None:
     (release / "uv.lock").write_text('[[package]]\nname = "torch"\nversion = "2.7.0"\n')
     found = audited(release)
     assert found["code.environment"].answer == "yes"
-    assert found.facts["packages"] == {"torch": "2.7.0"}
+    assert found["code.environment"].facts == (PackagesFact({"torch": "2.7.0"}),)
 
 
 EVERYTHING = """\

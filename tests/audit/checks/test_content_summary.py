@@ -8,6 +8,7 @@ import pytest
 
 from clearseek.audit.checks.content_summary import FIELDS
 from clearseek.audit.evidence import Audit, Grade
+from clearseek.audit.facts import SummaryFact
 from clearseek.audit.views import View, views
 from tests.releases import audited
 
@@ -48,7 +49,9 @@ def test_sections_and_other_words_count_too(release: Path) -> None:
     )
     (release / "public_summary.md").write_text(text)
     found, _ = row_and_view(release)
-    assert found.facts["content_summary"] == {"1.1 provider": "Us Ltd.", "2.3 crawled data": "None were run."}
+    assert found["documents.data_summary"].facts == (
+        SummaryFact({"1.1 provider": "Us Ltd.", "2.3 crawled data": "None were run."}),
+    )
 
 
 def test_what_documents_say_elsewhere_is_claimed_and_not_proven(release: Path) -> None:

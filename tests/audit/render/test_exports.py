@@ -12,12 +12,14 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
+from clearseek.audit.evidence import Audit
 from clearseek.audit.render.croissant import as_croissant
 from clearseek.audit.render.exports import COMPONENTS, as_cyclonedx, as_european_index, as_mot
 from clearseek.audit.render.sarif import as_sarif
 from clearseek.audit.render.spdx import as_spdx
 from clearseek.audit.views import OSAI
 from clearseek.errors import UserError
+from clearseek.licences.table import LICENCES
 from tests.releases import audited, fixture
 
 
@@ -103,6 +105,73 @@ def test_a_release_seen_on_the_hub_claims_the_ai_profile_and_has_what_it_demands
     assert yaml.safe_load(as_mot(replace(found, facts=facts)))["release"]["date"] == "2025-01-20"
 
 
+TAGS = {
+    "license: mit": (("id", "MIT"), "MIT"),
+    "license: apache-2.0": (("id", "Apache-2.0"), "Apache-2.0"),
+    "license: other\nlicense_name: acme-terms": (("name", "acme-terms"), "LicenseRef-acme-terms"),
+    "license: llama3.1": (("name", "LicenseRef-Llama-3.1"), "LicenseRef-Llama-3.1"),
+    "license: [mit, apache-2.0]": (("id", "MIT"), "MIT AND Apache-2.0"),
+    "license: MIT OR Apache-2.0": (("expression", "MIT OR Apache-2.0"), "MIT OR Apache-2.0"),
+    "license: llama3.1 OR mit": (("name", "MIT OR LicenseRef-Llama-3.1"), "LicenseRef-MIT-OR-LicenseRef-Llama-3.1"),
+    "license: openrail++": (("name", "LicenseRef-CreativeML-OpenRAIL++-M"),
+                            "LicenseRef-CreativeML-OpenRAIL-plus-plus-M"),
+    "license: ask us, (c) 2026 <Acme>": (("name", "ask us, (c) 2026 <Acme>"), "LicenseRef-ask-us-c-2026-Acme"),
+    "license: openmdw-1.1": (("name", "OpenMDW-1.1"), "OpenMDW-1.1"),
+    "license: other": (None, None),
+}  # fmt: skip
+"""A card's only word on its licence -> how CycloneDX gives the first, and SPDX's expression."""
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_licence_that_only_a_tag_names_is_exported(tmp_path: Path, tag: str) -> None:
+    validation = pytest.importorskip("cyclonedx.validation.json", reason="cyclonedx-python-lib is not installed")
+    schema = pytest.importorskip("cyclonedx.schema")
+    spdx = pytest.importorskip("spdx_python_model", reason="spdx-python-model is not installed").v3_0_1
+    found = tagged(tmp_path, tag)
+    first, expression = TAGS[tag]
+    bill = as_cyclonedx(found)
+    assert validation.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
+    given = bill["metadata"]["component"].get("licenses", [])
+    said = [each.get("license") or each for each in given]
+    assert first in [pair for each in said for pair in each.items()] if first else not given
+    assert all(each["acknowledgement"] == "declared" for each in said)
+    objects = spdx.SHACLObjectSet()
+    spdx.JSONLDDeserializer().read(io.BytesIO(json.dumps(as_spdx(found)).encode()), objects)
+    spdx.JSONLDSerializer().write(objects, io.BytesIO())
+    licences = list(objects.foreach_type("simplelicensing_LicenseExpression"))
+    assert [each.simplelicensing_licenseExpression for each in licences] == ([expression] if expression else [])
+    kinds = {each.relationshipType.rpartition("/")[2] for each in objects.foreach_type("Relationship")}
+    assert ("hasDeclaredLicense" in kinds) == bool(first) and "hasConcludedLicense" not in kinds
+    named = yaml.safe_load(as_mot(found))["release"]["license"]["data"]
+    assert (named["name"] is None, named["path"]) == (first is None, None)
+
+
+def tagged(folder: Path, tag: str) -> Audit:
+    """A release of nothing but a card, whose metadata name a licence."""
+    (folder / "README.md").write_text(f"---\n{tag}\n---\n# Tiny\n", encoding="utf-8")
+    return audited(folder)
+
+
+def test_every_licence_that_is_known_is_exported_validly(tmp_path: Path) -> None:
+    validation = pytest.importorskip("cyclonedx.validation.json", reason="cyclonedx-python-lib is not installed")
+    schema = pytest.importorskip("cyclonedx.schema")
+    validator = validation.JsonStrictValidator(schema.SchemaVersion.V1_6)
+    for licence in LICENCES:
+        bill = as_cyclonedx(tagged(tmp_path, f"license: {licence.id}"))
+        assert validator.validate_str(json.dumps(bill)) is None, licence.id
+        (given,) = bill["metadata"]["component"]["licenses"]
+        assert licence.id in given["license"].values()
+
+
+def test_a_release_whose_licences_are_a_choice_or_changed_is_exported(release: Path) -> None:
+    text = (release / "LICENSE").read_text(encoding="utf-8")
+    (release / "LICENSE").write_text(text + "\nNot for military use.\n", encoding="utf-8")
+    found = audited(release)
+    assert as_cyclonedx(found)["metadata"]["component"]["licenses"] == [{"license": {"name": "modified MIT"}}]
+    assert "LicenseRef-modified-MIT" in json.dumps(as_spdx(found))
+    assert yaml.safe_load(as_mot(found))["release"]["license"]["data"] == {"name": "modified MIT", "path": "LICENSE"}
+
+
 def test_croissant_own_library_accepts_the_data_of_a_release(release: Path) -> None:
     croissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
     (release / "data").mkdir()
@@ -131,7 +200,7 @@ SCHEMAS = {
 
 @pytest.mark.net
 @pytest.mark.parametrize("form", SCHEMAS)
-def test_the_publishers_schema_accepts_it(form: str, release: Path) -> None:
+def test_the_publishers_schema_accepts_it(form: str, release: Path, tmp_path: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
     try:
         with urlopen(SCHEMAS[form], timeout=5) as answer:
@@ -139,5 +208,7 @@ def test_the_publishers_schema_accepts_it(form: str, release: Path) -> None:
     except OSError as error:
         pytest.skip(f"{SCHEMAS[form]} cannot be reached: {error}")
     found = audited(release)
-    content = as_sarif(found) if form == "sarif" else yaml.safe_load(as_mot(found))
-    jsonschema.validators.validator_for(schema)(schema).validate(content)
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    validator.validate(as_sarif(found) if form == "sarif" else yaml.safe_load(as_mot(found)))
+    for tag in TAGS if form == "mot" else ():
+        validator.validate(yaml.safe_load(as_mot(tagged(tmp_path, tag))))

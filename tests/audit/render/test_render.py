@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from clearseek.audit.evidence import Audit, Evidence, Grade, Row
+from clearseek.audit.evidence import Audit, Evidence, Grade, Question
 from clearseek.audit.render.html import as_html, comparison_html
 from clearseek.audit.render.markdown import as_markdown, comparison
 from clearseek.audit.render.sarif import as_sarif
@@ -23,7 +23,7 @@ EVIL = "<script>alert(1)</script> | `x` [red]y[/red] \x1b[31m\n| a"
 
 @pytest.fixture
 def hostile() -> Audit:
-    row = Row("a.b", "technical", f"title {EVIL}", "no", Grade.CLAIMED, EVIL, (Evidence(EVIL, EVIL, EVIL),))
+    row = Question("a.b", "technical", f"title {EVIL}").no(Grade.CLAIMED, EVIL, Evidence(EVIL, EVIL, EVIL))
     return Audit(EVIL, (row,), {"name": EVIL, "files": 1, "bytes": 2})
 
 
@@ -126,7 +126,7 @@ def test_no_format_lets_foreign_text_act(release: Path, tmp_path: Path, kind: st
 
 
 def test_sarif_has_no_links_in_its_messages_and_places_that_are_uris() -> None:
-    row = Row("a.b", "technical", "t", "no", Grade.CLAIMED, "[x](https://evil) \u202e", (Evidence("a b#%.md"),))
+    row = Question("a.b", "technical", "t").no(Grade.CLAIMED, "[x](https://evil) \u202e", Evidence("a b#%.md"))
     (result,) = as_sarif(Audit("x", (row,), {"name": "x", "files": 1, "bytes": 2}))["runs"][0]["results"]
     assert result["message"]["text"].endswith("\\[x\\](https://evil) \\\\u202e")
     assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "a%20b%23%25.md"
