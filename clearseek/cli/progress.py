@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -88,9 +87,7 @@ class Display:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._last is not None and self._shown_step != self._last.step:
             self._show(self._last)  # the last numbers stay in view, also after a failure
         if self._live is not None:
@@ -103,17 +100,14 @@ class Display:
         self._last = record
         if record.held_out_bpb is not None:
             self._held_out = (record.step, record.held_out_bpb)
-        wait = _REDRAW_SECONDS if self._live is not None else self._every_seconds
-        due = now - self._shown_at >= wait or record.step == self._total
-        if self._live is None:
-            due = due or record.held_out_bpb is not None
-        if due:
+        evaluated = self._live is None and record.held_out_bpb is not None
+        if self._due(now) or record.step == self._total or evaluated:
             self._show(record)
 
     def evaluating(self, done: int, total: int) -> None:
         """Show how far the final evaluation is, when it is time to."""
         now = self._clock()
-        if now - self._shown_at < (_REDRAW_SECONDS if self._live is not None else self._every_seconds):
+        if not self._due(now):
             return
         self._shown_at = now
         text = f"evaluating held-out text: {done:,} of {total:,} windows"
@@ -129,6 +123,9 @@ class Display:
             self._live.update(self._panel(self._last), refresh=True)
         else:
             self._print(f"step {step}/{self._total}  held-out {bits_per_byte:.4f} bits/byte")
+
+    def _due(self, now: float) -> bool:
+        return now - self._shown_at >= (_REDRAW_SECONDS if self._live is not None else self._every_seconds)
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -170,9 +167,9 @@ class Display:
         bar = ProgressBar(total=self._total, completed=record.step)
         top.add_row(f"step {record.step}/{self._total}", bar, f"{share:4.0%}  ETA {self._eta()}")
 
-        held_out = (
-            "not yet" if self._held_out is None else f"{self._held_out[1]:.4f} bits/byte (step {self._held_out[0]})"
-        )
+        held_out = "not yet"
+        if self._held_out is not None:
+            held_out = f"{self._held_out[1]:.4f} bits/byte (step {self._held_out[0]})"
         loss = f"{record.loss:.4f}" + ("" if record.mtp_loss is None else f"   mtp {record.mtp_loss:.4f}")
         rows = [
             ("loss", Text(loss, style="bold")),

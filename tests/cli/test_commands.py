@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import clearseek
 from clearseek.cli import COMMANDS, build_parser, main
-from clearseek.cli import training as commands
+from clearseek.cli import recipes as command
 from clearseek.recipe import shipped_recipes
 from clearseek.train.run import RunFolder
 from clearseek.train.session import exclusively
@@ -214,7 +214,7 @@ def test_mistakes_get_one_message_and_change_nothing(
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "recipes", lambda arguments: 1 // 0)
+    monkeypatch.setattr(command, "run", lambda arguments: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         main(["recipes"])
 
@@ -223,7 +223,7 @@ def test_a_system_error_names_its_file(cli: Cli, monkeypatch: pytest.MonkeyPatch
     def fail(arguments: Any) -> int:
         raise PermissionError(13, "Permission denied", "secret/place")
 
-    monkeypatch.setattr(commands, "recipes", fail)
+    monkeypatch.setattr(command, "run", fail)
     assert refused(cli("recipes")) == "secret/place: Permission denied"
 
 
