@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 import clearseek
 from clearseek.cli.exits import INTERRUPTED, READER_GONE, USER_ERROR
@@ -71,7 +70,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         if message.startswith("argument COMMAND: invalid choice: '"):
             given = message.split("invalid choice: '", 1)[1].split("'", 1)[0]
-            listed = ", ".join(COMMANDS).replace("plan, doctor", "doctor, plan")
+            listed = ", ".join(COMMANDS).replace("plan, doctor", "doctor, plan")  # as it always was
             message = f"no command {given!r}{nearest(given, COMMANDS)}; commands: {listed}"
         raise UserError(f"{message} (see {self.prog} --help)")
 
@@ -79,7 +78,9 @@ class _Parser(argparse.ArgumentParser):
 class _CommandParser(_Parser):
     """The parser of one command. The command's module gives it options and examples when it is first used."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         """Parse what follows the command's name; argparse calls it."""
         if self.epilog is None:
             _module(self.prog.split()[-1]).add(self)

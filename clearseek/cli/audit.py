@@ -30,27 +30,23 @@ def add(parser: argparse.ArgumentParser) -> None:
         "  clearseek audit my-model --require weights.tensors=E4   (exit code 1 unless it holds)\n"
         "  clearseek audit my-model --trust alice.pub        (E5 where Alice did it again)"
     )
-    parser.add_argument(
-        "releases", nargs="+", metavar="RELEASE",
-        help="folder of a release, or a repository on the hub: owner/name or owner/name@revision",
-    )  # fmt: skip
+    parser.add_argument("releases", nargs="+", metavar="RELEASE",
+                        help="folder of a release, or a repository on the hub: owner/name or "
+                        "owner/name@revision")  # fmt: skip
     parser.add_argument("--name", help="the model's name in its documents (default: the folder's)")
     parser.add_argument("--compare", action="store_true", help="put several releases side by side")
     parser.add_argument("--evidence", action="store_true", help="show where each finding can be seen")
-    parser.add_argument(
-        "--format", default="text", help="how to say it (default: text)",
-        choices=("text", "json", "markdown", "html", "sarif", "cyclonedx", "spdx", "croissant", "mot",
-                 "european-index"),
-    )  # fmt: skip
+    parser.add_argument("--format", default="text", help="how to say it (default: text)",
+                        choices=("text", "json", "markdown", "html", "sarif", "cyclonedx", "spdx", "croissant", "mot",
+                                 "european-index"))  # fmt: skip
     parser.add_argument("--out", type=Path, help="file to write instead of standard output")
     parser.add_argument("--no-hash", action="store_true", help="do not hash the files: faster, and proves less")
     parser.add_argument("--require", action="append", default=[], metavar="ROW[=GRADE]",
                         help="exit with 1 unless this row is a yes, of this grade at least; repeatable")  # fmt: skip
     parser.add_argument("--trust", action="append", default=[], type=Path, metavar="KEY.pub",
                         help="count what this key signed in attestations/ as re-execution; repeatable")  # fmt: skip
-    parser.add_argument(
-        "--base", metavar="RELEASE", help="a release that it may have been made from: their weights are compared"
-    )
+    parser.add_argument("--base", metavar="RELEASE",
+                        help="a release that it may have been made from: their weights are compared")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="same as --format json")
 
 
@@ -169,10 +165,7 @@ def _writable(value: Any) -> Any:
 
 
 def _missing(audits: list[Audit], required: list[str]) -> list[str]:
-    """One sentence for each row that is not as ``data.training`` or ``data.training=E4`` requires.
-
-    Raises UserError for a row or a grade that does not exist.
-    """
+    """A sentence for each row that is not as ROW=GRADE requires. Raises UserError for one that does not exist."""
     missing = []
     for each in required:
         id, _, grade = each.partition("=")

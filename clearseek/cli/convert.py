@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -24,15 +22,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="folder with config.json and safetensors")
     parser.add_argument("out", type=Path, help="folder to make")
     parser.add_argument("--dtype", choices=("fp8", "bf16"), required=True, help="what to make")
-    parser.add_argument(
-        "--scales", choices=("float", "power-of-two"),
-        help="scales of FP8 blocks: float as in V3, power-of-two as in V3.1 (default: as before the weights were "
-        "converted to BF16, where that is known, else float)",
-    )  # fmt: skip
+    parser.add_argument("--scales", choices=("float", "power-of-two"),
+                        help="scales of FP8 blocks: float as in V3, power-of-two as in V3.1 (default: as before the "
+                        "weights were converted to BF16, where that is known, else float)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from clearseek.cli.report import print_json
     from clearseek.hub.convert.run import convert
     from clearseek.interrupts import stop_on_signal
     from clearseek.machine import keep_heap
@@ -44,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.folder, arguments.out, arguments.dtype, arguments.scales, progress=progress, stop=asked.is_set
         )
     if arguments.json:
-        print(json.dumps({"out": str(arguments.out), **asdict(ended)}, indent=1))
+        print_json({"out": str(arguments.out), **asdict(ended)})
     elif ended.finished:
         print(f"{arguments.out}: {_summary(ended)}")
     else:

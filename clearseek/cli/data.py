@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from clearseek.cli.options import RECIPE, add_overrides
@@ -20,7 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from clearseek.cli.report import output, print_rows
+    from clearseek.cli.report import output, print_json, print_rows
     from clearseek.data.progress import data_progress
     from clearseek.data.shards import prepare
     from clearseek.recipe import load_recipe
@@ -29,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     with data_progress(Console(stderr=True), quiet=arguments.json) as progress:
         manifest = prepare(recipe.data, recipe.model.vocab_size, arguments.out, progress)
     if arguments.json:
-        print(json.dumps(manifest.model_dump(mode="json", exclude={"config"}), indent=1))
+        print_json(manifest.model_dump(mode="json", exclude={"config"}))
         return 0
     licences = ", ".join(f"{_documents(count)} {licence}" for licence, count in manifest.licences.items())
     rows = [("data", str(arguments.out)), ("source", f"{manifest.source}, {licences}")]

@@ -8,7 +8,6 @@ weight is quantised once for an optimiser step, so it is left out).
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 SECONDS = 0.3
 """Time for each rate."""
 SIZES = {"cuda": (8192, 7168, 4096), "cpu": (1024, 1024, 1024)}
-"""Rows, inner size and outputs of the timed product by type of device: a GPU's is so large that launching does not
-count."""
+"""Rows, inner size and outputs of the timed product: on a GPU so large that launching does not count."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +36,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from clearseek.cli.report import output
+    from clearseek.cli.report import output, print_json
 
     found = examine(arguments.device)
     if arguments.json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
     else:
         print_findings(output(), found)
     return 0
@@ -89,13 +87,10 @@ def examine(device_name: str | None = None) -> dict[str, Any]:
 def _device(name: str | None) -> torch.device:
     import torch
 
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}: use cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
+    device = None
+    with suppress(RuntimeError):
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name is None else name)
+    if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name}: use cpu or cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: PyTorch finds {torch.cuda.device_count()} CUDA devices here: use cpu")

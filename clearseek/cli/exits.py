@@ -5,6 +5,4 @@
 saving. 141: the reader of a pipe went away.
 """
 
-from __future__ import annotations
-
 FAILED, USER_ERROR, INTERRUPTED, READER_GONE = 1, 2, 130, 141

@@ -12,10 +12,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example:\n  clearseek import my-model runs/mine"
     parser.add_argument("folder", type=Path, help="folder with config.json, safetensors and tokenizer.json")
     parser.add_argument("run", type=Path, help="run folder to make")
-    parser.add_argument(
-        "--without-mtp", action="store_true",
-        help="accept a folder whose MTP module is missing (transformers drops it when saving)",
-    )  # fmt: skip
+    parser.add_argument("--without-mtp", action="store_true",
+                        help="accept a folder whose MTP module is missing (transformers drops it when "
+                        "saving)")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,15 +6,12 @@ import argparse
 import re
 
 RECIPE = "a TOML file or the name of a shipped recipe"
-"""Help of a recipe on the command line."""
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Take ``--set KEY=VALUE`` as `overrides`."""
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-        help="change a setting of the recipe, such as train.steps=100; may be repeated",
-    )  # fmt: skip
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+                        help="change a setting of the recipe, such as train.steps=100; may be repeated")  # fmt: skip
 
 
 def number(text: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from math import floor, log10
 from typing import TYPE_CHECKING, Final
@@ -12,11 +11,9 @@ from clearseek.cli.options import RECIPE, add_overrides, number
 from clearseek.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from clearseek.cli.report import Rows
     from clearseek.plan.calibration import Prediction
-    from clearseek.plan.plan import Comparison, Plan
+    from clearseek.plan.plan import Plan
 
 _PLANNED: Final = ("hardware", "gpus", "layout", "recompute", "utilisation", "tokens", "grid")
 """Options that ``--published`` refuses: they belong to the plan of a recipe."""
@@ -29,10 +26,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hardware", help="device, such as h100 (default: that of the model's published run, or h100)")
     parser.add_argument("--gpus", type=int, metavar="N", help="devices (default: as published, or the least that fit)")
     parser.add_argument("--layout", metavar="DEGREES", help="data, expert and pipeline parallel: dp=128,ep=64,pp=16")
-    parser.add_argument(
-        "--recompute", choices=("none", "selective", "full"),
-        help="what backward computes anew (default: none on one device, else selective, as V3)",
-    )  # fmt: skip
+    parser.add_argument("--recompute", choices=("none", "selective", "full"),
+                        help="what backward computes anew (default: none on one device, else selective, as "
+                        "V3)")  # fmt: skip
     parser.add_argument("--utilisation", type=number, help="share of the BF16 peak (default: fitted on published runs)")
     parser.add_argument("--tokens", type=number, help="tokens, such as 14.8e12 (default: the recipe's steps)")
     parser.add_argument("--price", type=number, default=2.0, help="dollars a device hour (default: 2)")
@@ -42,6 +38,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from clearseek.cli.report import print_json
     from clearseek.plan.calibration import validate
     from clearseek.plan.plan import Options, make_plan
     from clearseek.recipe import load_recipe
@@ -54,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"{', '.join(given)}: --published shows all runs as they were; plan a recipe for that")
         predictions = validate()
         if arguments.json:
-            print(json.dumps([each.as_json() for each in predictions], indent=1))
+            print_json([each.as_json() for each in predictions])
         else:
             print_validation(predictions)
         return 0
@@ -64,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     made = make_plan(load_recipe(arguments.recipe, arguments.overrides), options)
     if arguments.json:
-        print(json.dumps(made.as_json(), indent=1))
+        print_json(made.as_json())
     else:
         print_plan(made)
     return 0
@@ -73,14 +70,29 @@ def run(arguments: argparse.Namespace) -> int:
 def print_plan(plan: Plan) -> None:
     """Print what a recipe costs, and what its makers say it cost."""
     from clearseek.cli.report import output, parameter_rows, print_rows
+    from clearseek.plan.formulas import price
     from clearseek.plan.plan import LEFT_OUT
 
     console, rows = output(), [*parameter_rows(plan.count), *_work(plan), *_cost(plan), *_memory(plan)]
     rows += [("" if line else "leaves out", text) for line, text in enumerate(LEFT_OUT)]
     print_rows(console, rows)
-    if plan.published:
-        console.print()
-        _print_published(console, plan.published)
+    if plan.published is None:
+        return
+    published, run, rate = plan.published, plan.published.run, plan.published.dollars_per_hour
+    console.print()
+    console.print(f"published: {run.name}, {run.source}", markup=False, soft_wrap=True, style="bold")
+    rows = [(stage.name, f"{hours(stage.hours):>13}  {dollars(price(stage.hours, rate))}") for stage in run.stages]
+    rows.append(("total", f"{hours(run.total_hours):>13}  {dollars(run.dollars(rate))}"))
+    if run.derived:
+        rows.append(("pre-training is", run.derived))
+    if run.devices:
+        days = run.hours / (run.tokens / 1e12) / run.devices / 24
+        rows.append(("time", f"{days:.1f} days a trillion tokens on {run.devices:,} devices"))
+    if run.leaves_out:
+        rows.append(("leaves out", f"{run.leaves_out} (as its makers say), staff, buying the devices"))
+    rows.append(("predicted here", f"{hours(published.hours)} of its pre-training at {published.used:.1%} "
+                                   f"(published: {run.utilisation:.1%}), {published.error:+.0%}"))  # fmt: skip
+    print_rows(console, rows)
 
 
 def _work(plan: Plan) -> Rows:
@@ -139,28 +151,6 @@ def _memory(plan: Plan) -> Rows:
             least = f"the least that does: {memory.least.devices:,} devices ({memory.least})"
         rows.append(("", f"does not fit; {least}"))
     return rows
-
-
-def _print_published(console: Console, published: Comparison) -> None:
-    from clearseek.cli.report import print_rows
-    from clearseek.plan.formulas import price
-
-    run, rate = published.run, published.dollars_per_hour
-    console.print(f"published: {run.name}, {run.source}", markup=False, soft_wrap=True, style="bold")
-    rows: Rows = [
-        (stage.name, f"{hours(stage.hours):>13}  {dollars(price(stage.hours, rate))}") for stage in run.stages
-    ]
-    rows.append(("total", f"{hours(run.total_hours):>13}  {dollars(run.dollars(rate))}"))
-    if run.derived:
-        rows.append(("pre-training is", run.derived))
-    if run.devices:
-        days = run.hours / (run.tokens / 1e12) / run.devices / 24
-        rows.append(("time", f"{days:.1f} days a trillion tokens on {run.devices:,} devices"))
-    if run.leaves_out:
-        rows.append(("leaves out", f"{run.leaves_out} (as its makers say), staff, buying the devices"))
-    rows.append(("predicted here", f"{hours(published.hours)} of its pre-training at {published.used:.1%} "
-                                   f"(published: {run.utilisation:.1%}), {published.error:+.0%}"))  # fmt: skip
-    print_rows(console, rows)
 
 
 def print_validation(predictions: Sequence[Prediction]) -> None:

@@ -178,7 +178,8 @@ class Display:
             ("gradient", Text(f"norm {record.grad_norm:.3g}   learning rate {record.lr:.2e}")),
         ]
         if record.balance:
-            rows.append(("experts", balance_bars(record.balance, ascii_only=self._ascii_only())))
+            utf = self._console.encoding.lower().startswith("utf")
+            rows.append(("experts", balance_bars(record.balance, ascii_only=not utf)))
         grid = Table.grid(padding=(0, 2))
         for name, value in rows:
             grid.add_row(Text(name, style="dim"), value)
@@ -186,9 +187,6 @@ class Display:
         return Panel(
             Group(top, grid), title=title, title_align="left", border_style="dim", width=min(100, self._console.width)
         )
-
-    def _ascii_only(self) -> bool:
-        return not self._console.encoding.lower().startswith("utf")
 
 
 def balance_bars(balance: Sequence[float], ascii_only: bool = False) -> Text:

@@ -13,7 +13,6 @@ first that this machine is fast enough for, by a measured rate.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -57,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.perf_counter()
     from rich.console import Console
 
-    from clearseek.cli.report import si
+    from clearseek.cli.report import print_json, si
     from clearseek.counts import count_parameters
     from clearseek.data.shards import held_out_bytes
     from clearseek.data.tokenizer import Tokenizer
@@ -70,9 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     runs, quiet = arguments.runs, arguments.json
     console = Console(stderr=True) if quiet else Console(highlight=False)
-    name, why = arguments.recipe, "as asked for"
-    if name is None:
-        name, why = choose_recipe(runs, arguments.overrides)
+    name = arguments.recipe
+    name, why = (name, "as asked for") if name else choose_recipe(runs, arguments.overrides)
     recipe = load_recipe(name, arguments.overrides)
     shortest = 2 + max(map(len, PROMPTS))  # a token a byte at worst, one in front, and one to write
     if recipe.model.max_position_embeddings < shortest:
@@ -111,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     print_end(console, recipe, summary)
     if arguments.json:
-        print(json.dumps(summary, indent=1))
+        print_json(summary)
     return 0
 
 

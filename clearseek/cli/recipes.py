@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -12,13 +11,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from clearseek.cli.report import output, print_columns, si
+    from clearseek.cli.report import output, print_columns, print_json, si
     from clearseek.counts import count_parameters
     from clearseek.recipe import load_recipe, shipped_recipes
 
     loaded = {name: load_recipe(file) for name, file in shipped_recipes().items()}
     if arguments.json:
-        print(json.dumps({name: recipe.model_dump(mode="json") for name, recipe in loaded.items()}, indent=1))
+        print_json({name: recipe.model_dump(mode="json") for name, recipe in loaded.items()})
         return 0
     rows = [("recipe", "parameters", "activated", "what it is")]
     for name, recipe in loaded.items():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 from clearseek.cli.terminal import say
@@ -33,8 +31,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 @sharing_cores()
 def run(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
     from clearseek.cli.keys import signing_key
-    from clearseek.cli.report import output, print_rows
+    from clearseek.cli.report import output, print_json, print_rows
     from clearseek.release.make import make_release
     from clearseek.release.push import check_push, push
     from clearseek.train.run import RunFolder
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
     pushed = "" if arguments.push is None else f"{arguments.push}@{push(made.out, arguments.push, arguments.private)}"
     if arguments.json:
-        print(json.dumps({**asdict(made), "out": str(made.out), "pushed": pushed or None}, indent=1))
+        print_json({**asdict(made), "out": str(made.out), "pushed": pushed or None})
         return 0
     rows = [
         ("release", str(made.out)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -17,6 +19,11 @@ Rows = list[tuple[str, str]]
 def output() -> Console:
     """Standard output, with no colours but those asked for."""
     return Console(highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """A value for other programs, as all of standard output."""
+    print(json.dumps(value, indent=1))
 
 
 def print_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +22,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="data folder made by 'clearseek data' (default: RUN/data)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run, exactly where it stopped")
     parser.add_argument("--from-step", type=int, metavar="N", help="with --resume: go on from the checkpoint of step N")
-    parser.add_argument(
-        "--more-steps", type=int, metavar="N",
-        help="with --resume: train a finished run N steps longer, as a new run (--run; default: RUN-STEPS)",
-    )  # fmt: skip
+    parser.add_argument("--more-steps", type=int, metavar="N",
+                        help="with --resume: train a finished run N steps longer, as a new run (--run; default: "
+                        "RUN-STEPS)")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its costs, and stop")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -35,6 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from clearseek.cli.report import print_json
     from clearseek.recipe import load_recipe
     from clearseek.train.run import RunFolder
 
@@ -54,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder = RunFolder(arguments.run or Path(f"{parent.root}-{recipe.train.steps}"))
     if arguments.dry_run:
         if arguments.json:
-            print(json.dumps(costs(recipe), indent=1))
+            print_json(costs(recipe))
         else:
             print_costs(recipe)
         return 0
@@ -65,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         recipe, folder, arguments.data, arguments.device, resume, arguments.from_step, arguments.json, parent
     )
     if arguments.json:
-        print(json.dumps(ended, indent=1))
+        print_json(ended)
     elif ended["finished"]:
         print(f"done: {folder.root}  weights {ended['weights_sha256'][:16]}  next: {command('generate', folder.root)}")
     else:
@@ -95,6 +93,8 @@ def _refuse_combinations(arguments: argparse.Namespace) -> None:
 
 def costs(recipe: Recipe) -> dict[str, Any]:
     """What a recipe costs, as JSON values."""
+    from dataclasses import asdict
+
     from clearseek.counts import count_parameters, flops_per_token, training_memory
     from clearseek.hub.portability import check_portability
 
@@ -123,6 +123,8 @@ def costs(recipe: Recipe) -> dict[str, Any]:
 
 def print_costs(recipe: Recipe) -> None:
     """Print what a recipe costs, then the recipe with every setting."""
+    import json
+
     from clearseek.cli.report import output, parameter_rows, print_findings, print_rows, si
     from clearseek.counts import count_parameters
     from clearseek.files import amount
@@ -135,8 +137,7 @@ def print_costs(recipe: Recipe) -> None:
         ("embedding", f"{count.embedding:,}"),
         ("memory", f"{amount(memory['total_without_activations'])} for weights, gradients and "
                    "optimiser state; activations come on top"),
-        ("", f"{amount(memory['partial_sums_in_one_process'])} more while one process sums all its "
-             "micro-batches"),
+        ("", f"{amount(memory['partial_sums_in_one_process'])} more while one process sums all its micro-batches"),
         ("training", f"{si(found['flops_per_token'], 'FLOP')} a token, {found['tokens']:,} tokens, "
                      f"{si(found['total_flops'], 'FLOP')}"),
     ]  # fmt: skip

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-import sys
 from pathlib import Path
 
 from clearseek.cli.exits import FAILED
@@ -42,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from clearseek.audit.render.text import MARKS, mark
     from clearseek.cli.keys import signing_key
+    from clearseek.cli.report import print_json
     from clearseek.files import write_atomic
     from clearseek.machine import describe
     from clearseek.signing.dsse import sign_statement
@@ -72,10 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
         write_atomic(path.parent / f"{signer}.pub", private.public.pem)
         console.print(Text(f"  signed statement: {path}"), soft_wrap=True)
     if arguments.json:
-        print(json.dumps({"statement": statement, "rows": [row.as_json() for row in found.rows]}, indent=1))
+        print_json({"statement": statement, "rows": [row.as_json() for row in found.rows]})
     else:
         console.print(Text(f"{summary(found)}; {coverage(found)}; nonce {nonce}", style="bold"), soft_wrap=True)
-    sys.stdout.flush()
     undone = any(row.answer == "unknown" and row.id.startswith("verify.steps") for row in found.rows)
     return FAILED if undone or verdict(found.rows) == "FAILED" else 0
 
