@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from clearseek.cli import COMMANDS
 from tests.tiny import TINY
 
 UNUSED = ("torch._dynamo", "torch._inductor", "sympy", "transformers", "jinja2", "yaml", "cryptography")
@@ -63,7 +64,11 @@ def test_data_and_a_dry_run_of_a_run_load_no_pytorch(tmp_path: Path) -> None:
     assert loaded(["train", "--resume", str(run), "--more-steps", "2", "--dry-run"], ("torch", "matplotlib")) == []
 
 
-def test_help_loads_nothing_but_the_command_line() -> None:
-    program = "import sys, clearseek.cli as cli; cli.build_parser(); print(*sys.modules)"
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_loads_nothing_but_the_command_line(command: str) -> None:
+    program = f"import sys; from clearseek.cli import main; main({[*command.split(), '--help']!r}); print(*sys.modules)"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert not {"pydantic", "rich", "numpy", "torch", "tomllib"} & set(ended.stdout.split())
+    found = ended.stdout.splitlines()[-1].split()
+    assert not {"pydantic", "rich", "numpy", "torch", "tomllib", "fcntl"} & set(found)
+    modules = {f"clearseek.cli.{'import_' if name == 'import' else name}": name for name in COMMANDS}
+    assert [modules[name] for name in found if name in modules] == command.split()

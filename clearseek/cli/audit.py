@@ -1,4 +1,4 @@
-"""What ``audit`` does on the command line. Nothing here needs PyTorch."""
+"""``clearseek audit``: how open a release is, from its bytes."""
 
 from __future__ import annotations
 
@@ -7,45 +7,58 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as Bar
-
-from clearseek.audit.audit import audit as run_audit
-from clearseek.audit.evidence import Audit, Grade, Question
-from clearseek.audit.questions import QUESTIONS
-from clearseek.audit.read.hub import NAME, Hub, as_far_as_read
-from clearseek.audit.read.source import Folder, Source
-from clearseek.audit.render.croissant import as_croissant
-from clearseek.audit.render.exports import TEXTS, as_cyclonedx
-from clearseek.audit.render.html import as_html, comparison_html
-from clearseek.audit.render.markdown import as_markdown, comparison
-from clearseek.audit.render.sarif import as_sarif
-from clearseek.audit.render.spdx import as_spdx
-from clearseek.audit.render.text import print_audit, print_comparison
-from clearseek.audit.views import views
+from clearseek.cli.exits import FAILED
 from clearseek.errors import UserError, nearest
-from clearseek.files import write_atomic
-from clearseek.signing.hashing import Progress, hash_files
-from clearseek.signing.keys import load_public_key
-from clearseek.signing.tree import visible
 
-_DOCUMENTS: Final[dict[str, Callable[[Audit], dict[str, Any]]]] = {
-    "sarif": as_sarif, "cyclonedx": as_cyclonedx, "spdx": as_spdx, "croissant": as_croissant,
-}  # fmt: skip
-"""Formats that are JSON."""
+if TYPE_CHECKING:
+    from clearseek.audit.evidence import Audit, Grade, Question
+    from clearseek.audit.read.source import Source
+    from clearseek.signing.hashing import Progress
+
 _HALVES: Final = re.compile("[\ud800-\udfff]")
-FAILED = 1
-"""Exit code of an audit whose --require did not hold."""
 
 
-def audit(arguments: argparse.Namespace) -> int:
-    """``clearseek audit``."""
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "example:\n  clearseek audit my-model --format html --out audit.html\n"
+        "  clearseek audit one other --compare\n"
+        "  clearseek audit my-model --require weights.tensors=E4   (exit code 1 unless it holds)\n"
+        "  clearseek audit my-model --trust alice.pub        (E5 where Alice did it again)"
+    )
+    parser.add_argument("releases", nargs="+", metavar="RELEASE",
+                        help="folder of a release, or a repository on the hub: owner/name or "
+                        "owner/name@revision")  # fmt: skip
+    parser.add_argument("--name", help="the model's name in its documents (default: the folder's)")
+    parser.add_argument("--compare", action="store_true", help="put several releases side by side")
+    parser.add_argument("--evidence", action="store_true", help="show where each finding can be seen")
+    parser.add_argument("--format", default="text", help="how to say it (default: text)",
+                        choices=("text", "json", "markdown", "html", "sarif", "cyclonedx", "spdx", "croissant", "mot",
+                                 "european-index"))  # fmt: skip
+    parser.add_argument("--out", type=Path, help="file to write instead of standard output")
+    parser.add_argument("--no-hash", action="store_true", help="do not hash the files: faster, and proves less")
+    parser.add_argument("--require", action="append", default=[], metavar="ROW[=GRADE]",
+                        help="exit with 1 unless this row is a yes, of this grade at least; repeatable")  # fmt: skip
+    parser.add_argument("--trust", action="append", default=[], type=Path, metavar="KEY.pub",
+                        help="count what this key signed in attestations/ as re-execution; repeatable")  # fmt: skip
+    parser.add_argument("--base", metavar="RELEASE",
+                        help="a release that it may have been made from: their weights are compared")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="same as --format json")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from clearseek.audit.audit import audit
+    from clearseek.audit.read.hub import as_far_as_read
+    from clearseek.audit.render.text import print_audit, print_comparison
+    from clearseek.cli.report import output
+    from clearseek.files import write_atomic
+    from clearseek.signing.keys import load_public_key
+    from clearseek.signing.tree import visible
+
     paths: list[str] = arguments.releases
     if len(paths) > 1 and not arguments.compare:
         raise UserError("several releases: add --compare to put them side by side")
@@ -57,7 +70,7 @@ def audit(arguments: argparse.Namespace) -> int:
     audits = []
     for path in paths:
         source = _source(path, not arguments.no_hash, arguments.json)
-        audits.append(as_far_as_read(run_audit(source, arguments.name or "", trusted, base), source))
+        audits.append(as_far_as_read(audit(source, arguments.name or "", trusted, base), source))
     missing = [line for found in audits for line in _missing(found, required)]
     kind = "json" if arguments.json else arguments.format
     text = _render(audits, kind, arguments.compare)
@@ -66,14 +79,12 @@ def audit(arguments: argparse.Namespace) -> int:
             raise UserError("--out writes a file: choose its --format, such as html or json")
         write_atomic(arguments.out, text)
         print(f"{arguments.out}: written", file=sys.stderr)
-    elif kind == "text":
-        console = Console(highlight=False)
-        if arguments.compare:
-            print_comparison(console, audits)
-        else:
-            print_audit(console, audits[0], evidence=arguments.evidence)
-    else:
+    elif kind != "text":
         sys.stdout.write(text)
+    elif arguments.compare:
+        print_comparison(output(), audits)
+    else:
+        print_audit(output(), audits[0], evidence=arguments.evidence)
     for line in missing:
         print(f"clearseek: {visible(line)}", file=sys.stderr)
     return FAILED if missing else 0
@@ -81,6 +92,10 @@ def audit(arguments: argparse.Namespace) -> int:
 
 def _source(path: str, hashed: bool = False, quiet: bool = False) -> Source:
     """A folder, its files hashed if asked for, or a repository on the hub."""
+    from clearseek.audit.read.hub import NAME, Hub
+    from clearseek.audit.read.source import Folder
+    from clearseek.signing.hashing import hash_files
+
     if not Path(path).exists() and NAME.fullmatch(path):
         if Path(path).parent.is_dir():
             raise UserError(
@@ -94,25 +109,36 @@ def _source(path: str, hashed: bool = False, quiet: bool = False) -> Source:
     if not source.sizes and not source.problems:
         raise UserError(f"{path}: holds no files: there is nothing to audit")
     if hashed:
-        with _hashing(sum(source.sizes.values()), quiet) as progress:
+        size = sum(source.sizes.values())
+        with _bar(size) if size >= 500_000_000 and sys.stderr.isatty() and not quiet else nullcontext() as progress:
             source.hashes.update(hash_files(source.root, source.tree.files, progress))
     return source
 
 
 @contextmanager
-def _hashing(total: int, quiet: bool) -> Iterator[Progress | None]:
-    """A progress bar for what takes longer than a moment."""
-    if quiet or total < 500_000_000 or not sys.stderr.isatty():
-        yield None
-        return
-    columns = (TextColumn("hashing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("hashing", total=total)
+def _bar(size: int) -> Iterator[Progress]:
+    """A progress bar for hashing, which takes minutes."""
+    from rich import progress as rich
+    from rich.console import Console
+
+    columns = (rich.TextColumn("hashing"), rich.BarColumn(), rich.DownloadColumn(), rich.TransferSpeedColumn())
+    with rich.Progress(*columns, rich.TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("hashing", total=size)
         yield lambda done, _: bar.update(task, completed=done)
 
 
 def _render(audits: list[Audit], kind: str, compare: bool) -> str:
-    """The audits in a format; empty for the terminal's."""
+    """The audits in a format; an empty string for the terminal's."""
+    from clearseek.audit.render.croissant import as_croissant
+    from clearseek.audit.render.exports import TEXTS, as_cyclonedx
+    from clearseek.audit.render.html import as_html, comparison_html
+    from clearseek.audit.render.markdown import as_markdown, comparison
+    from clearseek.audit.render.sarif import as_sarif
+    from clearseek.audit.render.spdx import as_spdx
+    from clearseek.audit.views import views
+
+    if kind == "text":
+        return ""
     if kind == "json":
         content = [{**each.as_json(), "views": [view.as_json() for view in views(each)]} for each in audits]
         return json.dumps(_writable(content if compare else content[0]), indent=1, ensure_ascii=False) + "\n"
@@ -120,13 +146,14 @@ def _render(audits: list[Audit], kind: str, compare: bool) -> str:
         return comparison(audits) if compare else as_markdown(audits[0])
     if kind == "html":
         return comparison_html(audits) if compare else as_html(audits[0])
-    if kind != "text" and compare:
+    if compare:
         raise UserError(
             f"--format {kind} shows one release: leave out --compare (text, json, markdown and html compare)"
         )
     if kind in TEXTS:
         return str(_writable(TEXTS[kind](audits[0])))
-    return json.dumps(_writable(_DOCUMENTS[kind](audits[0])), indent=1) + "\n" if kind in _DOCUMENTS else ""
+    documents = {"sarif": as_sarif, "cyclonedx": as_cyclonedx, "spdx": as_spdx, "croissant": as_croissant}
+    return json.dumps(_writable(documents[kind](audits[0])), indent=1) + "\n"
 
 
 def _writable(value: Any) -> Any:
@@ -140,6 +167,9 @@ def _writable(value: Any) -> Any:
 
 def _required(text: str) -> tuple[Question, Grade]:
     """What ``data.training`` or ``data.training=E4`` asks for. Raises UserError for no such row or grade."""
+    from clearseek.audit.evidence import Grade
+    from clearseek.audit.questions import QUESTIONS
+
     id, _, grade = text.partition("=")
     if grade and grade not in ("E1", "E2", "E3", "E4", "E5"):
         raise UserError(f"--require {text}: the grade must be E1 to E5")

@@ -1,42 +1,59 @@
-"""What ``plan`` does on the command line: arithmetic over a recipe, in a second. Nothing here needs PyTorch."""
+"""``clearseek plan``: what a recipe would cost, by arithmetic that takes a second."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from math import floor, log10
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
-
-from clearseek.cli.report import print_rows, si
-from clearseek.counts import ParameterCount
+from clearseek.cli.options import RECIPE, add_overrides, number
 from clearseek.errors import UserError
-from clearseek.plan.calibration import Prediction, typical_error, validate
-from clearseek.plan.formulas import PUE, compute_class, price
-from clearseek.plan.plan import LEFT_OUT, Comparison, Options, Plan, make_plan
-from clearseek.recipe import load_recipe
 
-Rows = list[tuple[str, str]]
+if TYPE_CHECKING:
+    from clearseek.cli.report import Rows
+    from clearseek.plan.calibration import Prediction
+    from clearseek.plan.plan import Plan
+
 _PLANNED: Final = ("hardware", "gpus", "layout", "recompute", "utilisation", "tokens", "grid")
-"""Options of a plan that mean nothing without a recipe."""
+"""Options that ``--published`` refuses: they belong to the plan of a recipe."""
 
 
-def plan(arguments: argparse.Namespace) -> int:
-    """``clearseek plan``."""
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example:\n  clearseek plan v3-671b --gpus 2048"
+    parser.add_argument("recipe", nargs="?", help=RECIPE)
+    parser.add_argument("--published", action="store_true", help="instead: published runs beside what is predicted")
+    parser.add_argument("--hardware", help="device, such as h100 (default: that of the model's published run, or h100)")
+    parser.add_argument("--gpus", type=int, metavar="N", help="devices (default: as published, or the least that fit)")
+    parser.add_argument("--layout", metavar="DEGREES", help="data, expert and pipeline parallel: dp=128,ep=64,pp=16")
+    parser.add_argument("--recompute", choices=("none", "selective", "full"),
+                        help="what backward computes anew (default: none on one device, else selective, as "
+                        "V3)")  # fmt: skip
+    parser.add_argument("--utilisation", type=number, help="share of the BF16 peak (default: fitted on published runs)")
+    parser.add_argument("--tokens", type=number, help="tokens, such as 14.8e12 (default: the recipe's steps)")
+    parser.add_argument("--price", type=number, default=2.0, help="dollars a device hour (default: 2)")
+    parser.add_argument("--grid", type=number, metavar="KG", help="kg of CO2e a kWh, to estimate emissions")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    add_overrides(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from clearseek.cli.report import print_json
+    from clearseek.plan.calibration import validate
+    from clearseek.plan.plan import Options, make_plan
+    from clearseek.recipe import load_recipe
+
     if arguments.published == (arguments.recipe is not None):
         raise UserError("give either a recipe to plan or --published (see clearseek plan --help)")
-    console = Console(highlight=False)
     if arguments.published:
         given = [f"--{name}" for name in _PLANNED if getattr(arguments, name) is not None]
         if given:
             raise UserError(f"{', '.join(given)}: --published shows all runs as they were; plan a recipe for that")
         predictions = validate()
         if arguments.json:
-            print(json.dumps([each.as_json() for each in predictions], indent=1))
+            print_json([each.as_json() for each in predictions])
         else:
-            print_validation(console, predictions)
+            print_validation(predictions)
         return 0
     options = Options(
         arguments.hardware, arguments.gpus, arguments.utilisation, arguments.price, arguments.tokens,
@@ -44,55 +61,64 @@ def plan(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     made = make_plan(load_recipe(arguments.recipe, arguments.overrides), options)
     if arguments.json:
-        print(json.dumps(made.as_json(), indent=1))
+        print_json(made.as_json())
     else:
-        print_plan(console, made)
+        print_plan(made)
     return 0
 
 
-def print_plan(console: Console, plan: Plan) -> None:
-    """What a recipe costs, and what its makers say it cost."""
-    rows = [*_parameters(plan.count), *_operations(plan), *_hardware(plan), *_cost(plan), *_memory(plan)]
-    rows += [("leaves out" if not number else "", text) for number, text in enumerate(LEFT_OUT)]
+def print_plan(plan: Plan) -> None:
+    """Print what a recipe costs, and what its makers say it cost."""
+    from clearseek.cli.report import output, parameter_rows, print_rows
+    from clearseek.plan.formulas import price
+    from clearseek.plan.plan import LEFT_OUT
+
+    console, rows = output(), [*parameter_rows(plan.count), *_work(plan), *_cost(plan), *_memory(plan)]
+    rows += [("" if line else "leaves out", text) for line, text in enumerate(LEFT_OUT)]
     print_rows(console, rows)
-    if plan.published:
-        console.print()
-        _print_published(console, plan.published)
+    if plan.published is None:
+        return
+    published, run, rate = plan.published, plan.published.run, plan.published.dollars_per_hour
+    console.print()
+    console.print(f"published: {run.name}, {run.source}", markup=False, soft_wrap=True, style="bold")
+    rows = [(stage.name, f"{hours(stage.hours):>13}  {dollars(price(stage.hours, rate))}") for stage in run.stages]
+    rows.append(("total", f"{hours(run.total_hours):>13}  {dollars(run.dollars(rate))}"))
+    if run.derived:
+        rows.append(("pre-training is", run.derived))
+    if run.devices:
+        days = run.hours / (run.tokens / 1e12) / run.devices / 24
+        rows.append(("time", f"{days:.1f} days a trillion tokens on {run.devices:,} devices"))
+    if run.leaves_out:
+        rows.append(("leaves out", f"{run.leaves_out} (as its makers say), staff, buying the devices"))
+    rows.append(("predicted here", f"{hours(published.hours)} of its pre-training at {published.used:.1%} "
+                                   f"(published: {run.utilisation:.1%}), {published.error:+.0%}"))  # fmt: skip
+    print_rows(console, rows)
 
 
-def _parameters(count: ParameterCount) -> Rows:
-    return [
-        ("parameters", f"{count.total:,}" + f" + {count.mtp:,} MTP" * bool(count.mtp)),
-        ("activated", f"{count.activated:,} with input embedding and output head"),
-        ("", f"{count.activated_without_embedding:,} without the embedding lookup"),
-        ("", f"{count.activated_without_embedding_and_head:,} without embedding and head"),
-    ]
+def _work(plan: Plan) -> Rows:
+    """The operations of a run, and how fast the devices do them."""
+    from clearseek.plan.formulas import compute_class
 
-
-def _operations(plan: Plan) -> Rows:
-    return [
+    device, constant = plan.hardware, plan.constant
+    peaks = f"{device.bf16 / 1e12:,.1f} TFLOP/s BF16" + (f", {device.fp8 / 1e12:,.1f} FP8" if device.fp8 else "")
+    rows = [
         ("tokens", f"{plan.tokens:,.0f}"),
         ("operations", f"{plan.six_nd:.4g} FLOP by 6ND, N without the embedding lookup"),
         ("", f"{plan.exact:.4g} FLOP with attention{' and MTP' if plan.count.mtp else ''}: "
              f"{plan.exact / plan.six_nd:.3f} times that; EU AI Act: {compute_class(plan.exact)}"),
+        ("hardware", f"{plan.memory.layout.devices:,} x {device.title}: {peaks}, {device.memory / 1e9:.0f} GB, "
+                     f"{device.watts:.0f} W"),
     ]  # fmt: skip
-
-
-def _hardware(plan: Plan) -> Rows:
-    device, constant = plan.hardware, plan.constant
-    peaks = f"{device.bf16 / 1e12:,.1f} TFLOP/s BF16"
-    peaks += f", {device.fp8 / 1e12:,.1f} FP8" if device.fp8 else ""
-    rows = [("hardware", f"{plan.memory.layout.devices:,} x {device.title}: {peaks}, {device.memory / 1e9:.0f} GB, "
-                         f"{device.watts:.0f} W")]  # fmt: skip
     if constant is None:
         return [*rows, ("utilisation", f"{plan.used:.1%} of the BF16 peak, as given")]
     ends = f"{constant.lowest:.1%} to {constant.highest:.1%}"
     rows.append(("utilisation", f"{plan.used:.1%} of the BF16 peak: fitted on {constant.basis} ({ends})"))
-    rows += [("", caution) for caution in plan.cautions]
-    return rows
+    return [*rows, *(("", caution) for caution in plan.cautions)]
 
 
 def _cost(plan: Plan) -> Rows:
+    from clearseek.plan.formulas import PUE
+
     spent = plan.cost
     between = ""
     if plan.hours_range:
@@ -111,16 +137,12 @@ def _memory(plan: Plan) -> Rows:
     memory, device = plan.memory, plan.memory.device
     where = f"the fullest of {_count(memory.layout.devices)} ({memory.layout})"
     head = f"{device.total / 1e9:,.1f} GB on {where}"
-    parts = {
-        "weights": device.weights,
-        "master weights": device.master_weights,
-        "gradients": device.gradients,
-        "optimiser": device.optimizer,
-        "activations": device.activations,
-    }
+    names = ("weights", "master weights", "gradients", "optimiser", "activations")
+    sizes = (device.weights, device.master_weights, device.gradients, device.optimizer, device.activations)
+    parts = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in zip(names, sizes, strict=True))
     rows = [
         ("memory", f"{head}, {memory.usable / 1e9:,.1f} GB usable"),
-        ("", ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in parts.items())),
+        ("", parts),
         ("", f"recomputed in the backward pass: {memory.recompute} (activations are an estimate)"),
     ]
     if not memory.fits:
@@ -131,38 +153,19 @@ def _memory(plan: Plan) -> Rows:
     return rows
 
 
-def _print_published(console: Console, published: Comparison) -> None:
-    run, rate = published.run, published.dollars_per_hour
-    console.print(f"published: {run.name}, {run.source}", markup=False, soft_wrap=True, style="bold")
-    rows: Rows = [
-        (stage.name, f"{hours(stage.hours):>13}  {dollars(price(stage.hours, rate))}") for stage in run.stages
-    ]
-    rows.append(("total", f"{hours(run.total_hours):>13}  {dollars(run.dollars(rate))}"))
-    if run.derived:
-        rows.append(("pre-training is", run.derived))
-    if run.devices:
-        days = run.hours / (run.tokens / 1e12) / run.devices / 24
-        rows.append(("time", f"{days:.1f} days a trillion tokens on {run.devices:,} devices"))
-    if run.leaves_out:
-        rows.append(("leaves out", f"{run.leaves_out} (as its makers say), staff, buying the devices"))
-    rows.append(("predicted here", f"{hours(published.hours)} of its pre-training at {published.used:.1%} "
-                                   f"(published: {run.utilisation:.1%}), {published.error:+.0%}"))  # fmt: skip
-    print_rows(console, rows)
+def print_validation(predictions: Sequence[Prediction]) -> None:
+    """Print every published run beside what is predicted without it."""
+    from clearseek.cli.report import output, print_columns, si
+    from clearseek.plan.calibration import typical_error
 
-
-def print_validation(console: Console, predictions: Sequence[Prediction]) -> None:
-    """Every published run beside what is predicted without it."""
     rows = [("run", "tokens", "hardware", "published", "predicted", "error", "reached", "fitted")]
     rows += [
         (each.run.name, si(each.run.tokens), each.run.device, hours(each.run.hours), hours(each.hours),
          f"{each.error:+.0%}", f"{each.run.utilisation:.1%}", f"{each.constant.value:.1%}")
         for each in predictions
     ]  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [cell.ljust(width) if column in (0, 2) else cell.rjust(width)
-                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
-        console.print("  ".join(cells), markup=False, soft_wrap=True)
+    console = output()
+    print_columns(console, rows, right=(1, 3, 4, 5, 6, 7))
     typical, largest = typical_error(predictions)
     console.print(f"\nEach is predicted by a utilisation fitted without it. Off by a factor of {typical:.2f} in the "
                   f"median, {largest:.2f} at most.", markup=False, soft_wrap=True)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains.
+"""What a person sees while data are made and a model trains.
 
 In a terminal, one panel that is redrawn in place: progress, losses, speed as a share of what this machine was measured
 to reach, and how evenly the experts of each layer are loaded. In a file or a pipe, plain lines at a human pace. Nothing
@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -65,9 +67,7 @@ class Display:
     def __enter__(self) -> Display:
         return self  # drawing begins with the first step, below whatever is said before
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._last is not None and self._shown_step != self._last.step:
             self._show(self._last)  # the last numbers stay in view, also after a failure
         if self._live is not None:
@@ -84,17 +84,14 @@ class Display:
             return
         now = self._clock()
         self._times.append((record.step, now))
-        wait = _REDRAW_SECONDS if self._live is not None else self._every_seconds
-        due = now - self._shown_at >= wait or record.step == self._total
-        if self._live is None:
-            due = due or HELD_OUT in record.scalars
-        if due:
+        evaluated = self._live is None and HELD_OUT in record.scalars
+        if self._due(now) or record.step == self._total or evaluated:
             self._show(record)
 
     def evaluating(self, done: int, total: int) -> None:
         """Show how far the final evaluation is, when it is time to."""
         now = self._clock()
-        if now - self._shown_at < (_REDRAW_SECONDS if self._live is not None else self._every_seconds):
+        if not self._due(now):
             return
         self._shown_at = now
         text = f"evaluating held-out text: {done:,} of {total:,} windows"
@@ -114,6 +111,9 @@ class Display:
         assert self._live is not None
         self._live.start()  # nothing where it has begun
         self._live.update(shown, refresh=True)
+
+    def _due(self, now: float) -> bool:
+        return now - self._shown_at >= (_REDRAW_SECONDS if self._live is not None else self._every_seconds)
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -154,9 +154,9 @@ class Display:
         bar = ProgressBar(total=self._total, completed=record.step)
         top.add_row(f"step {record.step}/{self._total}", bar, f"{share:4.0%}  ETA {self._eta()}")
 
-        held_out = (
-            "not yet" if self._held_out is None else f"{self._held_out[1]:.4f} bits/byte (step {self._held_out[0]})"
-        )
+        held_out = "not yet"
+        if self._held_out is not None:
+            held_out = f"{self._held_out[1]:.4f} bits/byte (step {self._held_out[0]})"
         rows = [
             ("loss", Text("   ".join(_losses(record)).removeprefix("loss "), style="bold")),
             ("held-out", Text(held_out)),
@@ -164,7 +164,8 @@ class Display:
             ("gradient", Text(f"norm {record.grad_norm:.3g}   learning rate {record.learning_rate:.2e}")),
         ]
         if record.balance:
-            rows.append(("experts", balance_bars(record.balance, ascii_only=self._ascii_only())))
+            utf = self._console.encoding.lower().startswith("utf")
+            rows.append(("experts", balance_bars(record.balance, ascii_only=not utf)))
         grid = Table.grid(padding=(0, 2))
         for name, value in rows:
             grid.add_row(Text(name, style="dim"), value)
@@ -172,9 +173,6 @@ class Display:
         return Panel(
             Group(top, grid), title=title, title_align="left", border_style="dim", width=min(100, self._console.width)
         )
-
-    def _ascii_only(self) -> bool:
-        return not self._console.encoding.lower().startswith("utf")
 
 
 def _losses(record: StepRecord) -> list[str]:
@@ -204,3 +202,31 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{big}{whole % size // small:02d}{unit}"
     return f"{whole}s"
+
+
+STAGES = {"read": "reading documents", "tokenizer": "training the tokenizer", "tokenise": "tokenising"}
+
+
+@contextmanager
+def data_progress(console: Console, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress callback for `prepare`: bars with ETA in a terminal, one line a stage elsewhere."""
+    if not console.is_terminal or quiet:
+        seen: set[str] = set()
+
+        def line(stage: str, done: int, total: int) -> None:
+            if stage not in seen and not quiet:
+                seen.add(stage)
+                console.print(STAGES.get(stage, stage), markup=False)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def bar(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(STAGES.get(stage, stage), total=total or None)
+            progress.update(tasks[stage], completed=done, total=total or None)
+
+        yield bar

@@ -3,7 +3,8 @@
 The standard library of the running Python becomes a corpus; a tokenizer is trained on it; a small model of
 DeepSeek-V3's architecture is trained on that, measured in held-out bits per byte beside ``gzip`` and ``xz`` on the
 same bytes, asked to write something, drawn, and exported for transformers. Every stage is an ordinary library call
-that other commands make too.
+that other commands make too. An unfinished quickstart is gone on with; beside a finished one a new run is made, and the
+two are compared.
 
 There are two recipes, one for processors that multiply in BF16 and one with a sixth of the work: a run takes the
 first that this machine is fast enough for, by a measured rate.
@@ -11,33 +12,24 @@ first that this machine is fast enough for, by a measured rate.
 
 from __future__ import annotations
 
+import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
-
-from clearseek.cli import report
-from clearseek.cli.watch import run_training
-from clearseek.counts import flops_per_token
-from clearseek.data.shards import held_out_bytes
-from clearseek.data.tokenizer import BOS, EOS, Tokenizer
+from clearseek.cli.exits import INTERRUPTED
+from clearseek.cli.options import add_overrides
 from clearseek.errors import UserError
-from clearseek.evaluate.bits import compressed_bits_per_byte
-from clearseek.files import write_atomic
-from clearseek.hub.write import export_hf
-from clearseek.inference.sampler import Sampling, generate
-from clearseek.machine import peak_memory, pick_precision
-from clearseek.model.transformer import DeepSeekModel
 from clearseek.program import command
-from clearseek.recipe import load_recipe
-from clearseek.train.preflight import settle_numerics
-from clearseek.train.run import RunFolder
-from clearseek.train.session import free_run_folder
-from clearseek.train.transcript import last_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from clearseek.config import Recipe
+    from clearseek.data.tokenizer import Tokenizer
+    from clearseek.model.transformer import DeepSeekModel
 
 PROMPTS = ("def ", "class ", "import os\n")
 RECIPES = ("quickstart", "quickstart-small")
@@ -51,8 +43,87 @@ REST = 2.5e-4
 1.9 TFLOP/s in BF16 (docs/notebook.md)."""
 
 
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example:\n  clearseek quickstart"
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
+    parser.add_argument("--recipe", choices=RECIPES,
+                        help="how large a model (default: by this machine's measured speed)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_overrides(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    began = time.perf_counter()
+    from rich.console import Console
+
+    from clearseek.cli.report import print_json, si
+    from clearseek.cli.watch import run_training
+    from clearseek.counts import count_parameters
+    from clearseek.data.shards import held_out_bytes
+    from clearseek.data.tokenizer import Tokenizer
+    from clearseek.evaluate.bits import compressed_bits_per_byte
+    from clearseek.files import write_atomic
+    from clearseek.hub.write import export_hf
+    from clearseek.machine import peak_memory
+    from clearseek.recipe import load_recipe
+    from clearseek.train.session import free_run_folder
+
+    runs, quiet = arguments.runs, arguments.json
+    console = Console(stderr=True) if quiet else Console(highlight=False)
+    name = arguments.recipe
+    name, why = (name, "as asked for") if name else choose_recipe(runs, arguments.overrides)
+    recipe = load_recipe(name, arguments.overrides)
+    shortest = 2 + max(map(len, PROMPTS))  # a token a byte at worst, one in front, and one to write
+    if recipe.model.max_position_embeddings < shortest:
+        raise UserError(
+            f"model.max_position_embeddings = {recipe.model.max_position_embeddings}: the samples at the end need at "
+            f"least {shortest}"
+        )
+    folder, resume = free_run_folder(runs, RECIPES[0], recipe)
+    other = command("quickstart", "--recipe", *(each for each in RECIPES if each != name))
+    console.print(f"recipe {name} ({why}; the other one: {other})", markup=False, soft_wrap=True)
+    count = count_parameters(recipe.model)
+    tokens = recipe.train.steps * recipe.train.batch_size * recipe.data.sequence_length
+    source = "Python's standard library" if recipe.data.source == "python-stdlib" else ", ".join(recipe.data.paths)
+    console.print(
+        f"{'Going on with' if resume else 'Training'} a small DeepSeek-V3 in {folder.root}: {si(count.total)} "
+        f"parameters, {si(count.activated_without_embedding)} activated, {si(tokens)} tokens of {source}",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    ended = run_training(recipe, folder, resume=resume, quiet=quiet)
+    if not ended["finished"]:
+        console.print(f"stopped after step {ended['steps']}, saved; run the same command to go on", markup=False)
+        return INTERRUPTED
+    yardsticks = compressed_bits_per_byte(held_out_bytes(folder.data))
+    model, _ = folder.load_model()
+    samples = _samples(model, Tokenizer.load(folder.tokenizer))
+    write_atomic(folder.root / "samples.txt", "\n\n".join(samples) + "\n")
+    export_hf(model.state_dict(), recipe.model, folder.tokenizer, folder.export)
+    summary = ended | {
+        "run": str(folder.root),
+        "export": str(folder.export),
+        "compressors_bits_per_byte": yardsticks,
+        "samples": samples,
+        "total_seconds": time.perf_counter() - began,
+        "peak_memory_bytes": peak_memory(),
+        "same_weights_as": _twins(runs, folder.root, ended["weights_sha256"]),
+    }
+    print_end(console, recipe, summary)
+    if arguments.json:
+        print_json(summary)
+    return 0
+
+
 def choose_recipe(runs: Path, overrides: Sequence[str]) -> tuple[str, str]:
     """The recipe that suits this machine, and why: that of a run that is there, else by the measured rate."""
+    import torch
+
+    from clearseek.counts import flops_per_token
+    from clearseek.machine import pick_precision
+    from clearseek.recipe import load_recipe
+    from clearseek.train.preflight import settle_numerics
+    from clearseek.train.run import RunFolder
+
     there = RunFolder(runs / RECIPES[0])
     if there.begun and (name := there.read_recipe().name) in RECIPES:
         return name, f"as in {there.root}"
@@ -68,60 +139,11 @@ def choose_recipe(runs: Path, overrides: Sequence[str]) -> tuple[str, str]:
     return RECIPES[0 if seconds <= LONGEST else 1], why
 
 
-def run_quickstart(
-    runs: Path, overrides: Sequence[str], quiet: bool = False, recipe_name: str | None = None
-) -> dict[str, Any] | None:
-    """Do it all.
-
-    Args:
-        runs: Folder that holds run folders. An unfinished quickstart in it is gone on with; beside a finished one a new
-            run is made, and the two are compared.
-        overrides: Settings to change, as for ``--set``.
-        quiet: Print nothing on standard output.
-        recipe_name: One of :data:`RECIPES`; None for the one that suits this machine.
-
-    Returns:
-        What was made and measured, as JSON values; None when the run was interrupted (and saved).
-    """
-    began = time.perf_counter()
-    console = Console(stderr=True) if quiet else Console(highlight=False)
-    name, why = choose_recipe(runs, overrides) if recipe_name is None else (recipe_name, "as asked for")
-    recipe = load_recipe(name, overrides)
-    shortest = 2 + max(map(len, PROMPTS))  # a token a byte at worst, one in front, and one to write
-    if recipe.model.max_position_embeddings < shortest:
-        raise UserError(
-            f"model.max_position_embeddings = {recipe.model.max_position_embeddings}: the samples at the end need at "
-            f"least {shortest}"
-        )
-    run, resume = free_run_folder(runs, RECIPES[0], recipe)
-    other = command("quickstart", "--recipe", *(each for each in RECIPES if each != name))
-    console.print(f"recipe {name} ({why}; the other one: {other})", markup=False, soft_wrap=True)
-    report.print_quickstart_head(console, recipe, run.root, resume)
-    ended = run_training(recipe, run, resume=resume, quiet=quiet)
-    if not ended["finished"]:
-        console.print(f"stopped after step {ended['steps']}, saved; run the same command to go on", markup=False)
-        return None
-    yardsticks = compressed_bits_per_byte(held_out_bytes(run.data))
-    model, _ = run.load_model()
-    tokenizer = Tokenizer.load(run.tokenizer)
-    samples = _samples(model, tokenizer)
-    write_atomic(run.root / "samples.txt", "\n\n".join(samples) + "\n")
-    export_hf(model.state_dict(), recipe.model, run.tokenizer, run.export)
-    summary = ended | {
-        "run": str(run.root),
-        "export": str(run.export),
-        "compressors_bits_per_byte": yardsticks,
-        "samples": samples,
-        "total_seconds": time.perf_counter() - began,
-        "peak_memory_bytes": peak_memory(),
-        "same_weights_as": _twins(runs, run, ended["weights_sha256"]),
-    }
-    report.print_quickstart_end(console, recipe, summary)
-    return summary
-
-
 def _samples(model: DeepSeekModel, tokenizer: Tokenizer) -> list[str]:
     """A few texts, each begun with a prompt that fits the corpus."""
+    from clearseek.data.tokenizer import BOS, EOS
+    from clearseek.inference.sampler import Sampling, generate
+
     stop = frozenset({tokenizer.id_of(EOS)})
     texts = []
     for seed, prompt in enumerate(PROMPTS):
@@ -131,12 +153,46 @@ def _samples(model: DeepSeekModel, tokenizer: Tokenizer) -> list[str]:
     return texts
 
 
-def _twins(runs: Path, run: RunFolder, weights_sha256: str) -> list[str]:
+def _twins(runs: Path, ours: Path, weights_sha256: str) -> list[str]:
     """Other runs beside this one that ended in the same bits."""
+    from clearseek.train.run import RunFolder
+    from clearseek.train.transcript import last_line
+
     same = []
     for folder in sorted(runs.iterdir()):
         with suppress(UserError, OSError):  # whatever else lies there is none of this run's business
-            last = last_line(RunFolder(folder).transcript).record if folder != run.root else None
+            last = last_line(RunFolder(folder).transcript).record if folder != ours else None
             if last is not None and last.weights_sha256 == weights_sha256:
                 same.append(str(folder))
     return same
+
+
+def print_end(console: Console, recipe: Recipe, summary: Mapping[str, Any]) -> None:
+    """The one screen at the end: what was made, where, how good it is, what to try next."""
+    from rich.text import Text
+
+    from clearseek.cli.report import print_rows
+
+    run = summary["run"]
+    bpb, others = summary["held_out_bpb"], summary["compressors_bits_per_byte"]
+    console.print()
+    for sample in summary["samples"]:
+        console.print(Text(sample, style="cyan"), soft_wrap=True)
+        console.print(Text("-" * 40, style="dim"))
+    measured = ["none" if bpb is None else f"{bpb:.3f} bits per byte"]
+    measured += [f"{name} {value:.3f}" for name, value in others.items()]
+    rows = [
+        ("held-out text", "   ".join(measured)),
+        ("time, memory", f"{summary['total_seconds']:.0f} s ({summary['seconds']:.0f} s training), "
+                         f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB at most"),
+        ("weights", f"sha256 {summary['weights_sha256']}"),
+        ("", "the same bits as " + ", ".join(summary["same_weights_as"]) if summary["same_weights_as"] else
+             "run the command again: the same bits"),
+        ("for transformers", summary["export"]),
+        ("pictures", f"{run}/pictures/loss.png, {run}/pictures/experts.png"),
+        ("record", f"{run}/transcript.jsonl"),
+        ("try next", command("generate", run, "--prompt", "class Parser")),
+        ("", command("train", "shakespeare", "--set", 'data.paths=["my.txt"]') + "   (a text file of yours)"),
+        ("", command("train", "--resume", run, "--more-steps", str(recipe.train.steps)) + "   (as long again)"),
+    ]  # fmt: skip
+    print_rows(console, rows)

@@ -33,6 +33,13 @@ def open_output() -> None:
             stream.reconfigure(errors="clearseek-spell")
 
 
+def say(text: str) -> None:
+    """Tell on standard error what is being done."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(text, style="dim", markup=False)
+
+
 def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
     """What to write for a character that the output lacks; and the way back, for an output that is read again."""
     if isinstance(error, UnicodeDecodeError):

@@ -8,12 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from clearseek.cli.progress import Display
+from clearseek.cli.progress import Display, data_progress
 from clearseek.config import Recipe
-from clearseek.data.progress import data_progress
 from clearseek.train.record import HELD_OUT
 from clearseek.train.run import RunFolder
-from clearseek.train.session import train_recipe
 
 
 def run_training(
@@ -24,6 +22,8 @@ def run_training(
 
     Returns the fields of :class:`Outcome` and the final `held_out_bpb`, as JSON values.
     """
+    from clearseek.train.session import train_recipe
+
     console = Console(stderr=True) if quiet else Console(highlight=False)
     with ExitStack() as data_shown, Display(recipe.train.steps, recipe.name, console=console) as display:
         on_data = data_shown.enter_context(data_progress(Console(stderr=True), quiet))

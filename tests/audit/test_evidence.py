@@ -27,7 +27,7 @@ PRINTING = {
     ("audit/render/exports.py", "as_cyclonedx"),
     ("audit/render/spdx.py", "as_spdx"),
     ("audit/render/spdx.py", "_model"),
-    ("cli/release.py", "verify"),
+    ("cli/verify.py", "run"),
 }
 """Functions that print a reason whole; `clearseek.audit.evidence` itself may read it anywhere."""
 ASKED = Question("a.b", "impact", "It is so")

@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 
 import clearseek
 from clearseek.cli import COMMANDS, build_parser, main
-from clearseek.cli import training as commands
+from clearseek.cli import recipes as command
 from clearseek.recipe import shipped_recipes
 from clearseek.train.run import RunFolder
 from clearseek.train.session import exclusively
-from clearseek.train.transcript import verify
+from clearseek.train.transcript import check_transcript
 from tests.tiny import TINY
 
 STEPS = 8
@@ -108,7 +108,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
 
 
 def weights(run: Path) -> str:
-    sha256 = verify(RunFolder(run).transcript).steps[-1].weights_sha256
+    sha256 = check_transcript(RunFolder(run).transcript).steps[-1].weights_sha256
     assert sha256 is not None
     return sha256
 
@@ -180,7 +180,7 @@ def test_every_example_parses() -> None:
         (["train", "quickstart", "--device", "cuda:99"], "--device cuda:99: PyTorch finds "),
         (["train", "--resume", "gone"], "gone: not a run folder: it has no recipe.json"),
         (["train", "--resume", "file"], "cannot read: Not a directory"),
-        (["train", "v3-671b"], "v3-671b: weights, gradients and optimiser state alone take 42."),
+        (["train", "v3-671b"], "v3-671b: weights, gradients and optimiser state alone take 19.9 TiB"),
         (["data", "quickstart"], "the following arguments are required: --out"),
         (["data", "shakespeare", "--out", "d"], "tinyshakespeare.txt: data.paths names no file there"),
         (["generate", "gone"], "gone: no such folder"),
@@ -214,7 +214,7 @@ def test_mistakes_get_one_message_and_change_nothing(
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "recipes", lambda arguments: 1 // 0)
+    monkeypatch.setattr(command, "run", lambda arguments: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         main(["recipes"])
 
@@ -223,7 +223,7 @@ def test_a_system_error_names_its_file(cli: Cli, monkeypatch: pytest.MonkeyPatch
     def fail(arguments: Any) -> int:
         raise PermissionError(13, "Permission denied", "secret/place")
 
-    monkeypatch.setattr(commands, "recipes", fail)
+    monkeypatch.setattr(command, "run", fail)
     assert refused(cli("recipes")) == "secret/place: Permission denied"
 
 
@@ -456,7 +456,7 @@ def test_a_signal_finishes_the_step_and_saves(
     process.send_signal(number)
     out, err = process.communicate(timeout=1200)
     assert process.returncode == 130 and err == "" and "\x1b" not in out, (out, err)
-    done = len(verify(run / "transcript.jsonl").steps)
+    done = len(check_transcript(run / "transcript.jsonl").steps)
     assert 3 <= done < LONG_STEPS
     assert f"stopped after step {done}, saved; go on with: clearseek train --resume {run}" in out
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{done:08d}"]

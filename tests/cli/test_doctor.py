@@ -19,7 +19,7 @@ from clearseek.fp8.backends.choose import BACKENDS
 def found() -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(doctor, "SECONDS", 0.0)
-        patch.setattr(doctor, "SIZE_ELSEWHERE", doctor.Product(128, 256, 384))
+        patch.setitem(doctor.SIZES, "cpu", (128, 256, 384))
         patch.setattr(
             "clearseek.machine.measure_matmul_rates", lambda dtypes, device: [1e9 * each.itemsize for each in dtypes]
         )

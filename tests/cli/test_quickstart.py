@@ -1,26 +1,30 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import signal
 import sysconfig
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from clearseek.cli import main, quickstart
-from clearseek.cli.quickstart import PROMPTS, choose_recipe, run_quickstart
+from clearseek.cli import build_parser, main, quickstart
+from clearseek.cli.quickstart import PROMPTS, choose_recipe
 from clearseek.errors import UserError
 from clearseek.hub.read import import_hf
 from clearseek.machine import Precision
+from clearseek.model.transformer import DeepSeekModel
 from clearseek.recipe import load_recipe
+from clearseek.train.pretrain import PreTraining
 from clearseek.train.run import RunFolder
-from clearseek.train.trainer import Trainer
-from clearseek.train.transcript import verify
+from clearseek.train.task import Batch
+from clearseek.train.transcript import check_transcript
 
 SETTINGS: dict[str, Any] = {
     "model.vocab_size": 512,
@@ -45,6 +49,15 @@ SETTINGS: dict[str, Any] = {
     "data.held_out_fraction": 0.2,
 }
 TINY = [f"{key}={value}" for key, value in SETTINGS.items()]
+
+
+def run_quickstart(runs: Path, settings: list[str]) -> dict[str, Any]:
+    """The summary of a quickstart that went through."""
+    options = [part for setting in settings for part in ("--set", setting)]
+    with redirect_stdout(io.StringIO()) as out:
+        assert quickstart.run(build_parser().parse_args(["quickstart", "--json", "--runs", str(runs), *options])) == 0
+    summary: dict[str, Any] = json.loads(out.getvalue())
+    return summary
 
 
 @pytest.fixture(scope="module")
@@ -91,21 +104,20 @@ def finished(library: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     runs = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         install(library, patch)
-        summary = run_quickstart(runs, TINY, quiet=True)
-    assert summary is not None
+        summary = run_quickstart(runs, TINY)
     return runs, summary
 
 
 def stopped(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C arrives during this step of the next training."""
-    original = Trainer._one_step
+    original = PreTraining.batch
 
-    def step(self: Trainer, display: Any) -> None:
-        if self.step + 1 == after:
+    def batch(self: PreTraining, step: int, model: DeepSeekModel) -> Batch:
+        if step == after:
             os.kill(os.getpid(), signal.SIGINT)
-        original(self, display)
+        return original(self, step, model)
 
-    monkeypatch.setattr(Trainer, "_one_step", step)
+    monkeypatch.setattr(PreTraining, "batch", batch)
 
 
 def test_everything_promised_is_there(finished: tuple[Path, dict[str, Any]]) -> None:
@@ -114,9 +126,9 @@ def test_everything_promised_is_there(finished: tuple[Path, dict[str, Any]]) -> 
     assert Path(summary["run"]) == run and Path(summary["export"]) == run / "export"
     for picture in ("loss.png", "experts.png"):
         assert (run / "pictures" / picture).read_bytes().startswith(b"\x89PNG\r\n")
-    steps = verify(run / "transcript.jsonl").steps
+    steps = check_transcript(run / "transcript.jsonl").steps
     assert len(steps) == 4 and steps[-1].weights_sha256 == summary["weights_sha256"]
-    assert summary["finished"] and steps[-1].held_out_bpb == summary["held_out_bpb"]
+    assert summary["finished"] and steps[-1].scalars["held_out_bpb"] == summary["held_out_bpb"]
     assert 0 < summary["compressors_bits_per_byte"]["xz -9 -e"] < 8 and 0 < summary["held_out_bpb"] < 9
     text = (run / "samples.txt").read_bytes().decode()
     assert len(summary["samples"]) == len(PROMPTS) and text == "\n\n".join(summary["samples"]) + "\n"
@@ -173,13 +185,13 @@ def test_interrupted_it_goes_on_when_run_again(
         assert main(["quickstart", "--runs", str(tmp_path), *options]) == 130
     assert "stopped after step 2, saved; run the same command to go on" in capfd.readouterr().out
     with pytest.raises(UserError, match=r"quickstart: an unfinished run with other settings: finish it with: "):
-        run_quickstart(tmp_path, [*TINY, "train.steps=5"], quiet=True)
-    summary = run_quickstart(tmp_path, TINY, quiet=True)
-    assert summary is not None and summary["weights_sha256"] == finished[1]["weights_sha256"]
+        run_quickstart(tmp_path, [*TINY, "train.steps=5"])
+    summary = run_quickstart(tmp_path, TINY)
+    assert summary["weights_sha256"] == finished[1]["weights_sha256"]
     assert [path.name for path in tmp_path.iterdir()] == ["quickstart"]
 
 
-@pytest.mark.parametrize("stage", ["_samples", "export_hf"])
+@pytest.mark.parametrize("stage", ["clearseek.cli.quickstart._samples", "clearseek.hub.write.export_hf"])
 def test_interrupted_after_training_it_does_only_the_rest(
     stage: str, finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,12 +199,12 @@ def test_interrupted_after_training_it_does_only_the_rest(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quickstart, stage, interrupt)
+        patch.setattr(stage, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run_quickstart(tmp_path, TINY, quiet=True)
-    monkeypatch.setattr(Trainer, "_one_step", lambda *arguments: pytest.fail("trained again"))
-    summary = run_quickstart(tmp_path, TINY, quiet=True)
-    assert summary is not None and summary["weights_sha256"] == finished[1]["weights_sha256"]
+            run_quickstart(tmp_path, TINY)
+    monkeypatch.setattr(PreTraining, "batch", lambda *arguments: pytest.fail("trained again"))
+    summary = run_quickstart(tmp_path, TINY)
+    assert summary["weights_sha256"] == finished[1]["weights_sha256"]
     assert summary["samples"] == finished[1]["samples"]
     assert [path.name for path in tmp_path.iterdir()] == ["quickstart"]
 
@@ -201,16 +213,16 @@ def test_other_settings_beside_a_finished_run_make_a_new_one(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     shutil.copytree(finished[0], tmp_path / "runs")
-    summary = run_quickstart(tmp_path / "runs", [*TINY, "train.steps=1"], quiet=True)
-    assert summary is not None and Path(summary["run"]).name == "quickstart-2" and summary["same_weights_as"] == []
+    summary = run_quickstart(tmp_path / "runs", [*TINY, "train.steps=1"])
+    assert Path(summary["run"]).name == "quickstart-2" and summary["same_weights_as"] == []
 
 
 def test_killed_while_preparing_it_starts_again(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     left = tmp_path / "quickstart/.data.0123456789abcdef.new"
     left.mkdir(parents=True)
     (tmp_path / "quickstart/transcript.jsonl").write_bytes(b"")
-    summary = run_quickstart(tmp_path, TINY, quiet=True)
-    assert summary is not None and summary["weights_sha256"] == finished[1]["weights_sha256"] and not left.exists()
+    summary = run_quickstart(tmp_path, TINY)
+    assert summary["weights_sha256"] == finished[1]["weights_sha256"] and not left.exists()
 
 
 @pytest.mark.parametrize("name", ["data/mine.txt", "mine.txt", "data"])
@@ -219,7 +231,7 @@ def test_a_folder_of_somebodys_own_is_left_alone(name: str, tmp_path: Path) -> N
     file.parent.mkdir(parents=True)
     file.write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="quickstart"):
-        run_quickstart(tmp_path, TINY, quiet=True)
+        run_quickstart(tmp_path, TINY)
     assert file.read_text(encoding="utf-8") == "mine"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
 
@@ -241,7 +253,7 @@ def test_in_json_the_summary_is_all_of_standard_output(tmp_path: Path, capfd: py
 
 def test_a_context_too_short_for_the_samples_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="max_position_embeddings = 2: the samples at the end need at least 12"):
-        run_quickstart(tmp_path, [*TINY, "model.max_position_embeddings=2", "data.sequence_length=2"], quiet=True)
+        run_quickstart(tmp_path, [*TINY, "model.max_position_embeddings=2", "data.sequence_length=2"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -258,7 +270,7 @@ def test_the_recipe_suits_the_machine(
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     kind = "bf16" if dtype == torch.bfloat16 else "fp32"
-    monkeypatch.setattr(quickstart, "pick_precision", lambda *_: Precision(dtype, {kind: rate}))
+    monkeypatch.setattr("clearseek.machine.pick_precision", lambda *_: Precision(dtype, {kind: rate}))
     chosen, why = choose_recipe(tmp_path, [])
     assert chosen == name and f"{rate / 1e9:,.0f} GFLOP/s in {kind.upper()}" in why
 
@@ -268,5 +280,5 @@ def test_a_begun_run_keeps_its_recipe_whatever_is_measured(tmp_path: Path, monke
     run.root.mkdir()
     run.write_recipe(load_recipe("quickstart-small"))
     run.transcript.write_text("{}\n")
-    monkeypatch.setattr(quickstart, "pick_precision", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("clearseek.machine.pick_precision", lambda *_: pytest.fail("measured"))
     assert choose_recipe(tmp_path, []) == ("quickstart-small", f"as in {run.root}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from clearseek.cli import report
+from clearseek.cli import quickstart, report, train
 from clearseek.recipe import load_recipe
 
 
@@ -33,12 +33,12 @@ def piped() -> tuple[Console, io.StringIO]:
     return Console(file=out, highlight=False), out
 
 
-def test_piped_lines_are_whole_and_plain() -> None:
+def test_piped_lines_are_whole_and_plain(capsys: pytest.CaptureFixture[str]) -> None:
     """However narrow rich takes a pipe to be."""
-    console, out = piped()
-    report.print_dry_run(console, load_recipe("v3-671b"), as_json=False)
-    lines = out.getvalue().splitlines()
-    assert "\x1b" not in out.getvalue()
+    train.print_costs(load_recipe("v3-671b"))
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert "\x1b" not in out
     assert [line for line in lines if line.startswith("schedule = ") and line.endswith("]")]
     assert [line for line in lines if line.startswith("description = ") and line.endswith('"')]
     assert [line for line in lines if line.startswith("parameters  671,026,419,200 + 11,610,068,224 MTP")]
@@ -59,14 +59,14 @@ def test_the_end_of_a_quickstart_in_a_pipe_has_every_fact_on_its_line(tmp_path: 
         "same_weights_as": [],
     }
     console, out = piped()
-    report.print_quickstart_end(console, load_recipe("quickstart"), summary)
+    quickstart.print_end(console, load_recipe("quickstart"), summary)
     text = out.getvalue()
     assert "def [bold]f[/bold]():\n" in text and f"sha256 {'f' * 64}\n" in text and f"{run}/export\n" in text
     assert f"{run}/pictures/loss.png, {run}/pictures/experts.png\n" in text
     assert "held-out text     none\n" in text and "run the command again: the same bits\n" in text
     console, out = piped()
     found = {"held_out_bpb": 1.5, "compressors_bits_per_byte": {"gzip -9": 1.8}, "same_weights_as": ["runs/a"]}
-    report.print_quickstart_end(console, load_recipe("quickstart"), summary | found)
+    quickstart.print_end(console, load_recipe("quickstart"), summary | found)
     assert "1.500 bits per byte   gzip -9 1.800\n" in out.getvalue()
     assert "the same bits as runs/a\n" in out.getvalue()
     assert f"--more-steps {load_recipe('quickstart').train.steps} " in out.getvalue()

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import redirect_stdout
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from clearseek.cli import main
 from clearseek.cli.plan import dollars, hours, print_plan, print_validation
@@ -24,8 +24,8 @@ DEEPSEEK = Layout(dp=128, ep=64, pp=16)
 
 
 def printed(plan: Plan) -> str:
-    out = io.StringIO()
-    print_plan(Console(file=out, highlight=False), plan)
+    with redirect_stdout(io.StringIO()) as out:
+        print_plan(plan)
     return out.getvalue()
 
 
@@ -207,8 +207,8 @@ def test_what_a_plan_assumes_is_said() -> None:
 
 
 def test_the_validation_table_has_every_run() -> None:
-    out = io.StringIO()
-    print_validation(Console(file=out, highlight=False), validate())
+    with redirect_stdout(io.StringIO()) as out:
+        print_validation(validate())
     lines = out.getvalue().splitlines()
     assert len(lines) == len(validate()) + 3 and "median" in lines[-1]
     assert any(line.startswith("DeepSeek-V3 ") and "2,664 K h" in line for line in lines)

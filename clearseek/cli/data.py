@@ -1,0 +1,45 @@
+"""``clearseek data``: text becomes a tokenizer, token shards and a manifest."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from clearseek.cli.options import RECIPE, add_overrides
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example:\n  clearseek data shakespeare --out data/bard"
+    parser.add_argument("recipe", help=RECIPE)
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_overrides(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from clearseek.cli.progress import data_progress
+    from clearseek.cli.report import output, print_json, print_rows
+    from clearseek.data.shards import prepare
+    from clearseek.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    with data_progress(Console(stderr=True), quiet=arguments.json) as progress:
+        manifest = prepare(recipe.data, recipe.model.vocab_size, arguments.out, progress)
+    if arguments.json:
+        print_json(manifest.model_dump(mode="json", exclude={"config"}))
+        return 0
+    licences = ", ".join(f"{_documents(count)} {licence}" for licence, count in manifest.licences.items())
+    rows = [("data", str(arguments.out)), ("source", f"{manifest.source}, {licences}")]
+    for name, split in {"training": manifest.train, "held out": manifest.heldout}.items():
+        rows.append((name, f"{_documents(split.documents)}, {split.bytes:,} bytes, {split.tokens:,} tokens"))
+    rows.append(("left out", f"{manifest.duplicates} duplicates, {manifest.left_out} unusable"))
+    rows += [("note", line) for line in manifest.remarks.lines()]
+    rows.append(("fingerprint", manifest.fingerprint))
+    print_rows(output(), rows)
+    return 0
+
+
+def _documents(count: int) -> str:
+    return f"{count:,} document{'s' * (count != 1)}"

@@ -1,0 +1,8 @@
+"""Exit codes, which scripts go by.
+
+0: done. 1: a check failed: ``verify`` found a difference, or a row that ``audit --require`` names is not as required.
+2: the user can put it right, as one message on standard error says. 130: Ctrl-C or SIGTERM ended the command, after
+saving. 141: the reader of a pipe went away.
+"""
+
+FAILED, USER_ERROR, INTERRUPTED, READER_GONE = 1, 2, 130, 141

@@ -1,0 +1,44 @@
+"""``clearseek export``: a run's model as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example:\n  clearseek export runs/quickstart my-model"
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("out", type=Path, help="folder to make")
+    parser.add_argument("--format", choices=("hf",), default="hf", help="hf: config.json and safetensors")
+    parser.add_argument("--dtype", choices=("bf16", "fp32", "fp8"), default="bf16",
+                        help="stored type (default: bf16); fp8 is DeepSeek-V3's, in blocks of 128 x 128")  # fmt: skip
+    parser.add_argument("--step", type=int, help="checkpoint to take (default: the newest)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from clearseek.cli.report import output, print_findings
+    from clearseek.data.tokenizer import Tokenizer, trained_here
+    from clearseek.hub.portability import check_portability
+    from clearseek.hub.write import export_hf
+    from clearseek.train.run import RunFolder
+
+    folder = RunFolder(arguments.run)
+    recipe = folder.read_recipe()
+    model, step = folder.load_model(arguments.step)
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}[arguments.dtype]
+    in_fp8 = recipe.train.precision == "fp8"  # such weights were multiplied under scales of this kind
+    export_hf(
+        model.state_dict(), recipe.model, folder.tokenizer, arguments.out, dtype,
+        scales="power-of-two" if in_fp8 and recipe.fp8.scales == "power-of-two" else "float",
+    )  # fmt: skip
+    print(f"{arguments.out}: step {step} of {folder.root} as {arguments.dtype}, a Hugging Face folder")
+    findings = check_portability(recipe.model, trained_here(Tokenizer.load(folder.tokenizer)))
+    print_findings(output(), findings)
+    return 0

@@ -1,0 +1,154 @@
+"""``clearseek train``: train a recipe, go on with a run, or say what either would cost."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clearseek.cli.exits import INTERRUPTED
+from clearseek.cli.options import RECIPE, add_overrides
+from clearseek.errors import UserError
+from clearseek.program import command
+
+if TYPE_CHECKING:
+    from clearseek.config import Recipe
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example:\n  clearseek train quickstart --set train.steps=50"
+    parser.add_argument("recipe", nargs="?", help=RECIPE)
+    parser.add_argument("--run", type=Path, help="run folder to make (default: runs/NAME)")
+    parser.add_argument("--data", type=Path, help="data folder made by 'clearseek data' (default: RUN/data)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run, exactly where it stopped")
+    parser.add_argument("--from-step", type=int, metavar="N", help="with --resume: go on from the checkpoint of step N")
+    parser.add_argument("--more-steps", type=int, metavar="N",
+                        help="with --resume: train a finished run N steps longer, as a new run (--run; default: "
+                        "RUN-STEPS)")  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its costs, and stop")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_overrides(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from clearseek.cli.report import print_json
+    from clearseek.recipe import load_recipe
+    from clearseek.train.run import RunFolder
+
+    _refuse_combinations(arguments)
+    parent = None
+    if arguments.resume is None:
+        folder = RunFolder(arguments.run or Path("runs") / Path(arguments.recipe).stem)
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+    elif arguments.more_steps is None:
+        folder = RunFolder(arguments.resume)
+        recipe = folder.read_recipe()
+    else:
+        from clearseek.train.extend import longer_recipe
+
+        parent = RunFolder(arguments.resume)
+        recipe = longer_recipe(parent, arguments.more_steps)
+        folder = RunFolder(arguments.run or Path(f"{parent.root}-{recipe.train.steps}"))
+    if arguments.dry_run:
+        if arguments.json:
+            print_json(costs(recipe))
+        else:
+            print_costs(recipe)
+        return 0
+    from clearseek.cli.watch import run_training
+
+    resume = arguments.resume is not None and parent is None
+    ended = run_training(
+        recipe, folder, arguments.data, arguments.device, resume, arguments.from_step, arguments.json, parent
+    )
+    if arguments.json:
+        print_json(ended)
+    elif ended["finished"]:
+        print(f"done: {folder.root}  weights {ended['weights_sha256'][:16]}  next: {command('generate', folder.root)}")
+    else:
+        elsewhere = ("--data", arguments.data) if arguments.data else ()
+        where = " in the final evaluation" if ended["steps"] == recipe.train.steps else ""
+        again = command("train", "--resume", folder.root, *elsewhere)
+        print(f"stopped after step {ended['steps']}{where}, saved; go on with: {again}")
+    return 0 if ended["finished"] else INTERRUPTED
+
+
+def _refuse_combinations(arguments: argparse.Namespace) -> None:
+    """Raise UserError for options that contradict each other."""
+    resume, more = arguments.resume is not None, arguments.more_steps is not None
+    if resume == (arguments.recipe is not None):
+        raise UserError("give either a recipe to train or --resume RUN (see clearseek train --help)")
+    if not resume and (more or arguments.from_step is not None):
+        raise UserError(f"{'--more-steps' if more else '--from-step'} goes with --resume RUN")
+    if more and (arguments.from_step is not None or arguments.overrides):
+        raise UserError("--more-steps goes on from the run's end with its recipe: leave out --from-step and --set")
+    if resume and not more and (arguments.overrides or arguments.run):
+        longer = command("train", "--resume", arguments.resume, "--more-steps", "N")
+        raise UserError(
+            "--resume goes on with the run's own recipe and folder: leave out --set and --run; to train a finished run "
+            f"longer: {longer}"
+        )
+
+
+def costs(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe costs, as JSON values."""
+    from dataclasses import asdict
+
+    from clearseek.counts import count_parameters, flops_per_token, training_memory
+    from clearseek.hub.portability import check_portability
+
+    parameters = asdict(count_parameters(recipe.model))
+    precision = "bf16" if recipe.train.precision == "auto" else recipe.train.precision
+    memory = training_memory(
+        recipe.model, recipe.optimizer.name, precision, recipe.train.held_sums, recipe.optimizer.moments
+    )
+    tokens = recipe.train.steps * recipe.train.batch_size * recipe.data.sequence_length
+    flops = flops_per_token(recipe.model, recipe.data.sequence_length)
+    findings = check_portability(recipe.model, recipe.data.tokenizer is None)
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "parameters": {name: parameters[name] for name in parameters if name not in ("checkpoint", "head")},
+        "memory_bytes": {
+            **{name: size for name, size in asdict(memory).items() if name != "partial_sums"},
+            "total_without_activations": memory.total,
+            "partial_sums_in_one_process": memory.partial_sums,
+        },
+        "flops_per_token": flops,
+        "tokens": tokens,
+        "total_flops": flops * tokens,
+        "portability": [f"{each.severity}: {each.tool}: {each.message}" for each in findings],
+    }
+
+
+def print_costs(recipe: Recipe) -> None:
+    """Print what a recipe costs, then the recipe with every setting."""
+    import json
+
+    from clearseek.cli.report import output, parameter_rows, print_findings, print_rows, si
+    from clearseek.counts import count_parameters
+    from clearseek.files import amount
+    from clearseek.hub.portability import check_portability
+
+    console, found, count = output(), costs(recipe), count_parameters(recipe.model)
+    memory = found["memory_bytes"]
+    rows = [
+        *parameter_rows(count),
+        ("embedding", f"{count.embedding:,}"),
+        ("memory", f"{amount(memory['total_without_activations'])} for weights, gradients and "
+                   "optimiser state; activations come on top"),
+        ("", f"{amount(memory['partial_sums_in_one_process'])} more while one process sums all its micro-batches"),
+        ("training", f"{si(found['flops_per_token'], 'FLOP')} a token, {found['tokens']:,} tokens, "
+                     f"{si(found['total_flops'], 'FLOP')}"),
+    ]  # fmt: skip
+    print_rows(console, rows)
+    print_findings(console, check_portability(recipe.model, recipe.data.tokenizer is None))
+    console.print("\nThe recipe, resolved:", style="bold")
+    for table, settings in found["recipe"].items():
+        if not isinstance(settings, dict):
+            console.print(f"{table} = {json.dumps(settings)}", markup=False, soft_wrap=True)
+            continue
+        console.print(f"\n[{table}]", markup=False, style="bold")
+        for key, value in settings.items():
+            text = f"{key} = {json.dumps(value)}" if value is not None else f"# {key} is not set"
+            console.print(text, markup=False, soft_wrap=True)
