@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from clearseek.audit.audit import audit
 from clearseek.audit.evidence import Audit
@@ -20,7 +19,6 @@ from clearseek.hub.safetensors import Shaped, build_header
 from clearseek.signing.hashing import hash_files
 from clearseek.tensors import tensors
 
-FIXTURES = Path(__file__).parents[1] / "../shared/fixtures"
 LICENCES = Path(__file__).parents[1] / "clearseek/licences/texts"
 CONFIG = ModelConfig(
     vocab_size=320, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, q_lora_rank=24, kv_lora_rank=16,
@@ -28,14 +26,6 @@ CONFIG = ModelConfig(
     n_routed_experts=8, n_group=1, topk_group=1, num_experts_per_tok=2, first_k_dense_replace=1,
     max_position_embeddings=64,
 )  # fmt: skip
-
-
-def fixture(name: str) -> Path:
-    """A folder of published files; the test is skipped where it is absent."""
-    folder = FIXTURES / name
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not here")
-    return folder
 
 
 def millions(count: int) -> str:

@@ -11,9 +11,9 @@ from clearseek.errors import UserError
 from clearseek.hub.config_json import fp8_scales, hf_config, parse_hf_config, quantization_config
 from clearseek.recipe import load_recipe
 from tests.hub.examples import CONFIGS, YARN
+from tests.published import published
 
 FILE = Path("config.json")
-PUBLISHED = Path(__file__).parents[2] / "../shared/fixtures/deepseek-v3/config.json"
 
 
 def raw(name: str = "v3", **changes: Any) -> dict[str, Any]:
@@ -50,25 +50,21 @@ def test_the_rotary_base_is_the_same_in_every_form(name: str) -> None:
 
 
 def test_has_every_value_published_with_v3() -> None:
-    if not PUBLISHED.is_file():
-        pytest.skip("the published config.json is not on this machine")
-    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    content = json.loads(published("deepseek-v3/config.json").read_text(encoding="utf-8"))
     ours = hf_config(load_recipe("v3-671b").model, "bfloat16", 0, 1, 2)
     # The released weights are FP8; aux_loss_alpha and seq_aux describe a training loss, and not DeepSeek's last one.
-    assert set(published) - set(ours) == {"quantization_config", "aux_loss_alpha", "seq_aux"}
+    assert set(content) - set(ours) == {"quantization_config", "aux_loss_alpha", "seq_aux"}
     # The report (section 4.2) says 0.006; the published file has transformers' default.
-    different = {name for name in set(published) & set(ours) if published[name] != ours[name]}
+    different = {name for name in set(content) & set(ours) if content[name] != ours[name]}
     assert different == {"initializer_range"}
 
 
 def test_published_v3_is_read() -> None:
-    if not PUBLISHED.is_file():
-        pytest.skip("the published config.json is not on this machine")
-    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    content = json.loads(published("deepseek-v3/config.json").read_text(encoding="utf-8"))
     recipe = load_recipe("v3-671b").model
-    assert parse_hf_config(published, PUBLISHED) == recipe.model_copy(update={"initializer_range": 0.02})
-    assert fp8_scales(published, PUBLISHED) == "float"
-    assert quantization_config("float") == published["quantization_config"]
+    assert parse_hf_config(content, FILE) == recipe.model_copy(update={"initializer_range": 0.02})
+    assert fp8_scales(content, FILE) == "float"
+    assert quantization_config("float") == content["quantization_config"]
 
 
 def test_scales_of_fp8_checkpoints() -> None:

@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from pathlib import Path
-
-import pytest
-
-FIXTURES = Path(__file__).parents[2] / "../shared/fixtures"
-"""Files of published models, where somebody has put them beside the repository."""
 
 
 def standard(name: str) -> str:
     """A shipped licence text."""
     return (files("clearseek.licences") / "texts" / f"{name}.txt").read_text(encoding="utf-8")
-
-
-def published(name: str) -> str:
-    """A file of a published model; skips the test if it is not here."""
-    path = FIXTURES / name
-    if not path.exists():
-        pytest.skip(f"needs {name} of a published model in {FIXTURES}")
-    return path.read_text(encoding="utf-8")
 
 
 MIT = standard("MIT").replace("<year> <copyright holders>", "2024 Ada Example")
