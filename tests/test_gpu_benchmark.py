@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.backends.reference import Reference, ReferenceProducts
 from clearseek.fp8.formats import Quantised
 from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_tiles
 
@@ -83,7 +83,7 @@ def test_errors_beyond_the_bound_are_found() -> None:
     x, w = torch.randn(200, 300, generator=generator), torch.randn(70, 300, generator=generator)
     a, b = quantise_tiles(x, True), quantise_blocks(w, True)
     assert torch.equal(decoded(b).float(), dequantise(b))
-    y = Reference().mm(a, b)
+    y = Reference().products.mm(a, b)
     assert product_error(y, decoded(a), decoded(b))["passed"]
     assert not product_error(y * 1.01, decoded(a), decoded(b))["passed"]
     wrong = y.clone()
@@ -100,7 +100,7 @@ def test_errors_beyond_the_bound_are_found() -> None:
     assert not nearly_quantised_error(Quantised(a.data, a.scale * 2), a)["passed"]
 
 
-class Broken(Reference):
+class Broken(ReferenceProducts):
     """Products twice as large, other ones every time, or none at all."""
 
     def __init__(self) -> None:
@@ -126,7 +126,9 @@ def test_a_wrong_backend_is_found_out(tmp_path: Path) -> None:
     from gpu_common import Bench
 
     bench = Bench(torch.device("cpu"), 0, True, 100, tmp_path / "gpu.json", section="checks")
-    bench.backends["broken"] = Broken()
+    broken = Reference()
+    broken.products = Broken()
+    bench.backends["broken"] = broken
     gpu_checks.checks(bench)
     passed = {(check["operation"], check["case"]): check["passed"] for check in bench.report["checks"]["checks"]}
     assert not passed["product", "1 x 208 by 136"] and passed["product", "1 x 208 by 136, twice"]

@@ -23,8 +23,8 @@ from clearseek import machine
 from clearseek.cli.report import si
 from clearseek.config import Fp8Config
 from clearseek.errors import UserError
+from clearseek.fp8.backend import Backend
 from clearseek.fp8.backends.choose import BACKENDS, choose, make, why_not
-from clearseek.fp8.backends.reference import Reference
 from clearseek.ops.compiled import _compiler
 
 SECONDS = 0.3
@@ -143,15 +143,16 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _rates(backend: Reference, device: torch.device, size: Product) -> dict[str, float]:
+def _rates(backend: Backend, device: torch.device, size: Product) -> dict[str, float]:
     """FLOP/s of a product, and of quantising its left operand and the product."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(size.rows, size.inner, generator=generator).to(device, backend.dtype)
-    w = backend.weight(torch.randn(size.outputs, size.inner, generator=generator).to(device), True).forward
-    tiles = backend.tiles(x, True)
+    w = backend.products.weight(torch.randn(size.outputs, size.inner, generator=generator).to(device), True).forward
+    tiles = backend.quantiser.tiles(x, True)
     return {
-        "product": size.flops / _median(lambda: backend.mm(tiles, w), device),
-        "with_quantising": size.flops / _median(lambda: backend.mm(backend.tiles(x, True), w), device),
+        "product": size.flops / _median(lambda: backend.products.mm(tiles, w), device),
+        "with_quantising": size.flops
+        / _median(lambda: backend.products.mm(backend.quantiser.tiles(x, True), w), device),
     }
 
 

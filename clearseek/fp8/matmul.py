@@ -62,8 +62,7 @@ def grouped_scaled_mm(a: Quantised, b: Quantised, ends_E: Tensor, dtype: torch.d
     y_RN = torch.zeros(len(a.data), b.data.shape[1], dtype=dtype, device=a.data.device)
     for e, (start, end) in enumerate(pairwise([0, *ends_E.tolist()])):
         if end > start:
-            rows = Quantised(a.data[start:end], a.scale[start:end])
-            y_RN[start:end] = scaled_mm(rows, Quantised(b.data[e], b.scale[e]), dtype)
+            y_RN[start:end] = scaled_mm(a.at(slice(start, end)), b.at(e), dtype)
     return y_RN
 
 
@@ -97,16 +96,3 @@ def rows_of_scales(b: Quantised) -> Tensor:
     """The scales of `b` for every row: [N, G]."""
     rows = len(b.data)
     return b.scale if len(b.scale) == rows else b.scale.repeat_interleave(TILE, 0)[:rows]
-
-
-def truncated_mm(a_MK: Tensor, b_NK: Tensor) -> Tensor:
-    """``a @ b.T`` in FP32 as if a Hopper tensor core's accumulator kept the whole sum: for comparison, not for use.
-
-    After each 32 elements of the inner dimension the running sum is truncated to 13 fraction bits ("Insights into
-    DeepSeek-V3", section 3.1.1), which is what promotion to FP32 every 128 elements avoids.
-    """
-    y_MN = torch.zeros(len(a_MK), len(b_NK), dtype=torch.float32, device=a_MK.device)
-    for a_MI, b_NI in zip(a_MK.float().split(32, dim=1), b_NK.float().split(32, dim=1), strict=True):
-        y_MN += a_MI @ b_NI.t()
-        y_MN.view(torch.int32).bitwise_and_(-(1 << 10))
-    return y_MN

@@ -64,9 +64,13 @@ def test_sizes_that_cublas_does_not_take_are_padded(cublas: Cublas, rows: int, i
     x, w, g = torch.randn(rows, inner), torch.randn(outputs, inner), torch.randn(rows, outputs)
     tiles, expected = quantise_tiles(x, False), scaled_mm(quantise_tiles(x, False), quantise_blocks(w, False))
     # Adding the zeros' products changes nothing but the order in which the library sums.
-    torch.testing.assert_close(cublas.mm(tiles, cublas.weight(w, False).forward), expected, rtol=2**-7, atol=1e-5)
-    columns = reference.columns(g, False), reference.columns(x, False)
-    torch.testing.assert_close(cublas.mm_weight(*columns), reference.mm_weight(*columns), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        cublas.products.mm(tiles, cublas.products.weight(w, False).forward), expected, rtol=2**-7, atol=1e-5
+    )
+    columns = reference.quantiser.columns(g, False), reference.quantiser.columns(x, False)
+    torch.testing.assert_close(
+        cublas.products.mm_weight(*columns), reference.products.mm_weight(*columns), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_deepgemm_gets_which_expert_each_row_belongs_to(monkeypatch: pytest.MonkeyPatch) -> None:
