@@ -13,14 +13,13 @@ from typing import Final
 
 from clearseek.audit.read.subject import Subject
 from clearseek.errors import UserError
-from clearseek.hub.safetensors import Entry
+from clearseek.hub.safetensors import Entry, tensor_bytes
 
 _NAMES: Final = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16",
     "BF16": "bfloat16", "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 """PyTorch's names of the format's types."""
-_PIECE: Final = 1 << 24
 
 
 def hash_stored(subject: Subject, files: Iterable[str]) -> str:
@@ -36,6 +35,6 @@ def hash_stored(subject: Subject, files: Iterable[str]) -> str:
         file, entry = stored[name]
         line = [name, _NAMES.get(entry.dtype, entry.dtype), list(entry.shape)]
         digest.update(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        for begin in range(entry.begin, entry.begin + entry.size, _PIECE):
-            digest.update(subject.source.read(file, min(_PIECE, entry.begin + entry.size - begin), begin))
+        for raw in tensor_bytes(subject.source.read, file, entry):
+            digest.update(raw)
     return digest.hexdigest()
