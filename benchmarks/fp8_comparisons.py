@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 from unittest import mock
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from clearseek.fp8.backend import Backend
 from clearseek.fp8.backends import choose
-from clearseek.fp8.backends.dequantised import Dequantised, DequantisedProducts
+from clearseek.fp8.backends.dequantised import DequantisedProducts, dequantised
 from clearseek.fp8.backends.reference import TorchQuantiser
 from clearseek.fp8.formats import TILE, Quantised, scale_of
 from clearseek.fp8.quantise import dequantise, quantise_blocks
@@ -34,21 +35,13 @@ def in_place_of_dequantised(make: Callable[[torch.dtype], Backend]) -> Iterator[
         yield
 
 
-class Changed(Dequantised):
-    """`dequantised` with a part exchanged, and a name that says which."""
-
-    def __init__(self, dtype: torch.dtype, change: str) -> None:
-        super().__init__(dtype)
-        self.name = f"dequantised, {change}"
-
-
 def block_gradients(dtype: torch.dtype) -> Backend:
     """Activation gradients in 128 x 128 blocks.
 
     Linear layers make the weight gradient's columns from the unquantised gradient as ever; feed-forwards, which keep
     the gradient in eight bits only, from these blocks.
     """
-    made = Changed(dtype, "gradients 128 x 128")
+    made = dequantised(dtype)
     plain = made.quantiser
 
     def tiles(x_MK: Tensor, power_of_two: bool) -> Quantised:
@@ -57,28 +50,27 @@ def block_gradients(dtype: torch.dtype) -> Backend:
         blocks = quantise_blocks(x_MK, power_of_two)
         return Quantised(blocks.data, blocks.scale.repeat_interleave(TILE, 0)[: len(x_MK)])
 
-    made.quantiser = TorchQuantiser(tiles, plain.columns, plain.decode)
-    return made
+    quantiser = TorchQuantiser(tiles, plain.columns, plain.decode)
+    return replace(made, name="dequantised, gradients 128 x 128", quantiser=quantiser)
 
 
 def e5m2_gradients(dtype: torch.dtype) -> Backend:
     """Activation gradients with five exponent bits and two fraction bits."""
-    made = Changed(dtype, "gradients E5M2")
+    made = dequantised(dtype)
     plain = made.quantiser
 
     def decode(q: Quantised) -> Tensor:
         return dequantise(q, dtype) if q.data.dtype == E5M2 else plain.decode(q)
 
-    made.quantiser = _E5M2Gradients(plain.tiles, plain.columns, decode)
-    made.products = DequantisedProducts(decode, dtype)
-    return made
+    quantiser, products = _E5M2Gradients(plain.tiles, plain.columns, decode), DequantisedProducts(decode, dtype)
+    return replace(made, name="dequantised, gradients E5M2", quantiser=quantiser, products=products)
 
 
 def tensor_core_sums(dtype: torch.dtype) -> Backend:
     """Sums truncated to 13 fraction bits after every 32 products, as if never promoted."""
-    made = Changed(dtype, "sums of 14 bits")
-    made.products = _TensorCoreProducts(made.quantiser.decode, dtype)
-    return made
+    made = dequantised(dtype)
+    products = _TensorCoreProducts(made.quantiser.decode, dtype)
+    return replace(made, name="dequantised, sums of 14 bits", products=products)
 
 
 def truncated_mm(a_MK: Tensor, b_NK: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from gpu_exact import (
 from torch import Tensor
 
 from clearseek.fp8.backend import Backend
-from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.backends.reference import reference
 from clearseek.fp8.formats import TILE, Quantised
 from clearseek.fp8.quantise import dequantise, quantise_columns, quantise_tiles
 
@@ -247,7 +247,7 @@ def _quantised(
     bench: Bench, own: Checks, backend: Backend, shape: tuple[int, int], power_of_two: bool
 ) -> Callable[[str, str], None]:
     def check(_: str, case: str) -> None:
-        reference, x = Reference(), _matrix(bench, *shape, case)
+        plain, x = reference(), _matrix(bench, *shape, case)
         y = x.to(bench.device)
         calls = {
             "tiles": lambda on, z: on.quantiser.tiles(z, power_of_two),
@@ -259,17 +259,17 @@ def _quantised(
         }
         for operation, call in calls.items():
             found = own.twice(operation, case, lambda call=call: call(backend, y))
-            expected = call(reference, x)
+            expected = call(plain, x)
             pairs = zip(found, expected, strict=True) if operation == "tiles and columns" else [(found, expected)]
             for one, other in pairs:
                 own.add(operation, case, quantised_error(one, other))
         tiles = backend.quantiser.tiles(y, power_of_two)
         values = own.twice("decoding", case, lambda: backend.quantiser.decode(tiles))
-        expected = reference.quantiser.decode(Quantised(tiles.data.cpu(), tiles.scale.cpu()))
+        expected = plain.quantiser.decode(Quantised(tiles.data.cpu(), tiles.scale.cpu()))
         own.add("decoding", case, {"passed": same_bytes(values, expected)})
         stack = torch.stack([x, x.flip(0)])
         found = own.twice("weight", case, lambda: backend.products.weight(stack.to(bench.device), power_of_two))
-        expected = reference.products.weight(stack, power_of_two)
+        expected = plain.products.weight(stack, power_of_two)
         own.add("weight", case, quantised_error(found.forward, expected.forward))
         own.add("weight", f"{case}, transposed", quantised_error(found.backward, expected.backward))
 

@@ -11,7 +11,7 @@ import torch
 
 from clearseek.config import Fp8Config
 from clearseek.fp8.backends.choose import choose
-from clearseek.fp8.backends.dequantised import Dequantised
+from clearseek.fp8.backends.dequantised import dequantised
 from clearseek.fp8.linear import Fp8
 from clearseek.fp8.matmul import scaled_mm
 from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_tiles
@@ -46,7 +46,7 @@ def test_a_tensor_cores_accumulator_loses_what_promotion_keeps(comparisons: Modu
     x, w = torch.randn(16, 4096).abs().bfloat16(), torch.randn(16, 4096).abs().bfloat16()
     a, b = quantise_tiles(x, True), quantise_blocks(w, True)
     y, _ = exact(a, b)
-    fast = Dequantised()
+    fast = dequantised()
     left, right = fast.quantiser.decode(a), fast.products.weight(w, True).forward
     truncated = ((comparisons.truncated_mm(left, right) - y) / y).abs().max()
     promoted = ((scaled_mm(a, b, torch.float32) - y) / y).abs().max()

@@ -27,7 +27,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "fp8/matmul.py": [
         ("y_MN += part_MN * (a.scale[:, g, None] * scale_NG[:, g])", "y_MN += part_MN * a.scale[:, g, None]", "the weights' scales left out"),
         ("for g in range(a.scale.shape[1]):", "for g in range(a.data.shape[1] // TILE):", "the last partial slice"),
-        ("tiles = slice(start, end), slice(start // TILE, -(-end // TILE))", "tiles = slice(start, end), slice(0, -(-end // TILE) - start // TILE)", "every expert has the first one's scales"),
+        ("slice(inner.start // TILE, -(-inner.stop // TILE))", "slice(0, -(-inner.stop // TILE) - inner.start // TILE)", "every expert has the first one's scales"),
         ("b.at(e)", "Quantised(b.data[e], b.scale[0])", "the first expert's scales"),
     ],
     "ops/swiglu.py:_backward_passes": [

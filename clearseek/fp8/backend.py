@@ -13,6 +13,8 @@ Shapes: M rows, K inner, N output features, E experts, R rows sorted by expert, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -77,31 +79,19 @@ class Products(Protocol):
         """For every expert :meth:`mm_weight` of its own rows, [E, N, K]; blocks end at multiples of 128."""
 
 
-class Backend(Protocol):
+@dataclass(frozen=True)
+class Backend:
     """A quantiser and products that fit each other, and where they run."""
 
-    @property
-    def name(self) -> str:
-        """For people and for the record; what another backend does for this one is named too."""
-
-    @property
-    def free_scales(self) -> bool:
-        """Whether scales that are no powers of two are served."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of decoded values and of products, weight gradients aside: that of what is not FP8 in the model."""
-
-    @property
-    def quantiser(self) -> Quantiser:
-        """Makes the operands."""
-
-    @property
-    def products(self) -> Products:
-        """Multiplies the operands."""
-
-    def versions(self) -> dict[str, str]:
-        """Versions of the libraries whose kernels decide bits, for the record."""
-
-    def why_not(self, device: torch.device) -> str | None:
-        """Why this backend cannot run on `device`; None if it can."""
+    name: str
+    """For people and for the record; what another backend does for this one is named too."""
+    dtype: torch.dtype
+    """Type of decoded values and of products, weight gradients aside: that of what is not FP8 in the model."""
+    quantiser: Quantiser
+    products: Products
+    why_not: Callable[[torch.device], str | None] = lambda device: None
+    """Why this backend cannot run on a device; None if it can."""
+    versions: Callable[[], dict[str, str]] = dict
+    """Versions of the libraries whose kernels decide bits, PyTorch aside, for the record."""
+    free_scales: bool = True
+    """Whether scales that are no powers of two are served."""

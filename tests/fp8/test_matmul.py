@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearseek.fp8.backend import Backend
-from clearseek.fp8.backends.dequantised import Dequantised
-from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.backends.dequantised import dequantised
+from clearseek.fp8.backends.reference import reference
 from clearseek.fp8.formats import Quantised
 from clearseek.fp8.matmul import grouped_scaled_mm, grouped_scaled_mm_inner, scaled_mm
 from clearseek.fp8.quantise import quantise_blocks, quantise_columns, quantise_tiles
@@ -76,12 +76,12 @@ def test_experts_that_share_a_tile_are_refused() -> None:
 
 
 def test_dequantised_computes_the_same_products() -> None:
-    same_products(Dequantised(), 2.0**-8)
+    same_products(dequantised(), 2.0**-8)
 
 
 def same_products(other: Backend, tolerance: float) -> None:
     """As the reference's, up to the order of FP32 sums and one rounding to BF16."""
-    backends = (Reference(), other)
+    backends = (reference(), other)
     ends = torch.tensor([128, 128, 384], dtype=torch.int32)
     x, g, w = torch.randn(384, 200).bfloat16(), torch.randn(384, 72).bfloat16(), torch.randn(3, 72, 200).bfloat16()
 

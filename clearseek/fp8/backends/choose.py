@@ -18,30 +18,30 @@ import torch
 from clearseek.config import Fp8Config
 from clearseek.errors import UserError
 from clearseek.fp8.backend import Backend
-from clearseek.fp8.backends.cublas import Cublas
-from clearseek.fp8.backends.dequantised import Dequantised
-from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.backends.cublas import cublas
+from clearseek.fp8.backends.dequantised import dequantised
+from clearseek.fp8.backends.reference import reference
 from clearseek.fp8.linear import Fp8
 
 
 def _triton(dtype: torch.dtype) -> Backend:
-    from clearseek.fp8.backends.triton.backend import Triton
+    from clearseek.fp8.backends.triton.backend import triton
 
-    return Triton(dtype)
+    return triton(dtype)
 
 
 def _deepgemm(dtype: torch.dtype) -> Backend:
-    from clearseek.fp8.backends.deepgemm import DeepGemm
+    from clearseek.fp8.backends.deepgemm import deepgemm
 
-    return DeepGemm(dtype)
+    return deepgemm(dtype)
 
 
 BACKENDS: dict[str, Callable[[torch.dtype], Backend]] = {
     "triton": _triton,
-    "cublas": Cublas,
+    "cublas": cublas,
     "deepgemm": _deepgemm,
-    "dequantised": Dequantised,
-    "reference": Reference,
+    "dequantised": dequantised,
+    "reference": reference,
 }
 """What makes each backend; those that need packages that not everybody has are imported only when asked for."""
 ORDER = {"cuda": tuple(BACKENDS)}

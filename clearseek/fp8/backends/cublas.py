@@ -14,7 +14,6 @@ Shapes: M rows, K inner, N output features, E experts, R rows sorted by expert, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -23,8 +22,9 @@ from torch import Tensor
 
 from clearseek.fp8.backend import Backend, Weight
 from clearseek.fp8.backends.probe import mismatch
-from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.backends.reference import reference
 from clearseek.fp8.formats import TILE, Quantised
+from clearseek.fp8.matmul import along, blocks
 
 ALIGNMENT = 16
 
@@ -71,58 +71,41 @@ class CublasProducts:
     def grouped_mm(self, a: Quantised, b: Side, ends_E: Tensor) -> Tensor:
         """Rows of expert e times matrix e, BF16 [R, N], one expert after the other."""
         y_RN = torch.zeros(len(a.data), b.outputs, dtype=torch.bfloat16, device=a.data.device)
-        for e, (start, end) in enumerate(pairwise([0, *ends_E.tolist()])):
-            if end > start:
-                y_RN[start:end] = self.mm(a.at(slice(start, end)), Side(b.data[e], b.scale[e], b.outputs))
+        for e, rows in blocks(ends_E):
+            y_RN[rows] = self.mm(a.at(rows), Side(b.data[e], b.scale[e], b.outputs))
         return y_RN
 
     def grouped_mm_weight(self, a: Quantised, b: Quantised, ends_E: Tensor) -> Tensor:
         """For every expert the product over its own rows, FP32 [E, N, K], one expert after the other."""
         y_ENK = torch.zeros(len(ends_E), len(a.data), len(b.data), dtype=torch.float32, device=a.data.device)
-        for e, (start, end) in enumerate(pairwise([0, *ends_E.tolist()])):
-            if end > start:
-                rows, tiles = slice(start, end), slice(start // TILE, -(-end // TILE))
-                y_ENK[e] = self.mm_weight(
-                    Quantised(a.data[:, rows], a.scale[:, tiles]), Quantised(b.data[:, rows], b.scale[:, tiles])
-                )
+        for e, rows in blocks(ends_E):
+            y_ENK[e] = self.mm_weight(along(a, rows), along(b, rows))
         return y_ENK
 
 
-class Cublas:
-    """cuBLAS between the operands of another backend, which the name says."""
+def cublas(dtype: torch.dtype = torch.bfloat16) -> Backend:
+    """cuBLAS between the operands of another backend, which the name says; cuBLAS is part of PyTorch's build."""
+    rest = _rest()
+    products = CublasProducts(rest.products.weight)
+    return Backend(f"cublas, the rest by {rest.name}", dtype, rest.quantiser, products, _why_not, rest.versions)
 
-    free_scales = True
 
-    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
-        self.dtype = dtype
-        self.rest = _rest()
-        self.name = f"cublas, the rest by {self.rest.name}"
-        self.quantiser = self.rest.quantiser
-        self.products = CublasProducts(self.rest.products.weight)
-
-    def versions(self) -> dict[str, str]:
-        """Those of what quantises; cuBLAS is part of PyTorch's build."""
-        return self.rest.versions()
-
-    def why_not(self, device: torch.device) -> str | None:
-        """Why cuBLAS cannot serve on `device`: found by running it."""
-        if device.type != "cuda" or torch.version.cuda is None:
-            return "it needs an NVIDIA GPU"
-        if torch.cuda.get_device_capability(device)[0] != 9:
-            return (
-                f"PyTorch offers these scales on Hopper only (H100, H200), not on {torch.cuda.get_device_name(device)}"
-            )
-        return mismatch(Cublas, device)
+def _why_not(device: torch.device) -> str | None:
+    if device.type != "cuda" or torch.version.cuda is None:
+        return "it needs an NVIDIA GPU"
+    if torch.cuda.get_device_capability(device)[0] != 9:
+        return f"PyTorch offers these scales on Hopper only (H100, H200), not on {torch.cuda.get_device_name(device)}"
+    return mismatch(cublas, device)
 
 
 def _rest() -> Backend:
     """What quantises: Triton's kernels where they run, else PyTorch's operations."""
     try:
-        from clearseek.fp8.backends.triton.backend import Triton
+        from clearseek.fp8.backends.triton.backend import triton
     except ImportError:
-        return Reference()
-    usable = torch.cuda.is_available() and Triton().why_not(torch.device("cuda")) is None
-    return Triton() if usable else Reference()
+        return reference()
+    usable = torch.cuda.is_available() and triton().why_not(torch.device("cuda")) is None
+    return triton() if usable else reference()
 
 
 def _padded(x: Tensor, rows: int, columns: int) -> Tensor:

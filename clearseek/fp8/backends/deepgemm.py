@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clearseek.fp8.backend import Backend
 from clearseek.fp8.backends.probe import mismatch
-from clearseek.fp8.backends.triton.backend import Triton, TritonProducts
+from clearseek.fp8.backends.triton.backend import TritonProducts, triton
 from clearseek.fp8.formats import Quantised
 
 
@@ -45,25 +46,13 @@ class DeepGemmProducts:
         return y_RN.masked_fill_(spare_R[:, None], 0.0)
 
 
-class DeepGemm:
+def deepgemm(dtype: torch.dtype = torch.bfloat16) -> Backend:
     """DeepGEMM's products between the operands of ClearSeek's Triton kernels."""
+    import deep_gemm
 
-    name = "deepgemm"
-    free_scales = True
-
-    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
-        import deep_gemm
-
-        self.dtype = dtype
-        self.library: Any = deep_gemm
-        self.triton = Triton(dtype)
-        self.quantiser = self.triton.quantiser
-        self.products = DeepGemmProducts(self.library, self.triton.products)
-
-    def versions(self) -> dict[str, str]:
-        """Triton's and the library's."""
-        return self.triton.versions() | {"deep_gemm": str(getattr(self.library, "__version__", "unknown"))}
-
-    def why_not(self, device: torch.device) -> str | None:
-        """Why it cannot run on `device`: found by running it."""
-        return self.triton.why_not(device) or mismatch(DeepGemm, device)
+    rest = triton(dtype)
+    versions = rest.versions() | {"deep_gemm": str(getattr(deep_gemm, "__version__", "unknown"))}
+    return Backend(
+        "deepgemm", dtype, rest.quantiser, DeepGemmProducts(deep_gemm, TritonProducts()),
+        lambda device: rest.why_not(device) or mismatch(deepgemm, device), lambda: versions,
+    )  # fmt: skip

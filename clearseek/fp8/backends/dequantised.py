@@ -24,11 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clearseek.fp8.backend import Weight
+from clearseek.fp8.backend import Backend, Weight
 from clearseek.fp8.backends.probe import mismatch
 from clearseek.fp8.backends.reference import TorchQuantiser
 from clearseek.fp8.formats import E4M3, TILE, Quantised, scale_of
 from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_tiles
+
+_INTEGERS = {torch.bfloat16: (torch.int16, 4, 2**15 - 1), torch.float32: (torch.int32, 20, 2**31 - 1)}
+"""Of a float type: integers of its size, how far E4M3's seven lower bits move up to be its, all bits but the sign."""
 
 
 class DequantisedProducts:
@@ -70,29 +73,15 @@ class DequantisedProducts:
         return y_ENK
 
 
-class Dequantised:
+def dequantised(dtype: torch.dtype = torch.bfloat16) -> Backend:
     """Operands are kept as FP8 and decoded for each product."""
-
-    name = "dequantised"
-    free_scales = False
-
-    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
-        self.dtype = dtype
-        columns, decode = (functools.partial(operation, dtype=dtype) for operation in (_columns, _decode))
-        self.quantiser = TorchQuantiser(_tiles, columns, decode)
-        self.products = DequantisedProducts(decode, dtype)
-
-    def versions(self) -> dict[str, str]:
-        """None but PyTorch's."""
-        return {}
-
-    def why_not(self, device: torch.device) -> str | None:
-        """Why it cannot run on `device`: a CPU runs everything, others are tried."""
-        return None if device.type == "cpu" else mismatch(Dequantised, device)
+    columns, decode = (functools.partial(operation, dtype=dtype) for operation in (_columns, _decode))
+    quantiser, products = TorchQuantiser(_tiles, columns, decode), DequantisedProducts(decode, dtype)
+    return Backend("dequantised", dtype, quantiser, products, _why_not, free_scales=False)
 
 
-_INTEGERS = {torch.bfloat16: (torch.int16, 4, 2**15 - 1), torch.float32: (torch.int32, 20, 2**31 - 1)}
-"""Of a float type: integers of its size, how far E4M3's seven lower bits move up to be its, all bits but the sign."""
+def _why_not(device: torch.device) -> str | None:
+    return None if device.type == "cpu" else mismatch(dequantised, device)  # a CPU runs everything, others are tried
 
 
 def _tiles(x_MK: Tensor, power_of_two: bool) -> Quantised:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clearseek.fp8.backend import Backend
-from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.backends.reference import reference
 from clearseek.fp8.quantise import dequantise
 
 PRODUCTS = 0.01
@@ -42,7 +42,7 @@ def mismatch(make: Callable[[], Backend], device: torch.device) -> str | None:
         wrong: list[str] = []
         backend = make()
         for power_of_two in (True, False) if backend.free_scales else (True,):
-            found, expected = (_results(each, device, power_of_two) for each in (backend, Reference()))
+            found, expected = (_results(each, device, power_of_two) for each in (backend, reference()))
             names = [name for name in expected if _distance(found[name], expected[name]) > expected[name].allowed]
             wrong += [name for name in names if name not in wrong]
     except Exception as error:  # whatever a driver, a library or a compiler raises is the answer

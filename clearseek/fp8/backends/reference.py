@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clearseek.fp8.backend import Weight
+from clearseek.fp8.backend import Backend, Weight
 from clearseek.fp8.formats import Quantised
 from clearseek.fp8.matmul import grouped_scaled_mm, grouped_scaled_mm_inner, scaled_mm
 from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_columns, quantise_tiles, transposed
@@ -85,21 +85,7 @@ class ReferenceProducts:
         return grouped_scaled_mm_inner(a, b, ends_E)
 
 
-class Reference:
+def reference(dtype: torch.dtype = torch.bfloat16) -> Backend:
     """Torch operations only: the meaning of every other backend."""
-
-    name = "reference"
-    free_scales = True
-
-    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
-        self.dtype = dtype
-        self.quantiser = TorchQuantiser(quantise_tiles, quantise_columns, functools.partial(dequantise, dtype=dtype))
-        self.products = ReferenceProducts(dtype)
-
-    def versions(self) -> dict[str, str]:
-        """None but PyTorch's."""
-        return {}
-
-    def why_not(self, device: torch.device) -> str | None:
-        """Nothing: it runs everywhere."""
-        return None
+    quantiser = TorchQuantiser(quantise_tiles, quantise_columns, functools.partial(dequantise, dtype=dtype))
+    return Backend("reference", dtype, quantiser, ReferenceProducts(dtype))

@@ -3,17 +3,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from clearseek.config import Fp8Config
 from clearseek.errors import UserError
+from clearseek.fp8.backend import Backend
 from clearseek.fp8.backends import choose as choose_module
 from clearseek.fp8.backends import probe
 from clearseek.fp8.backends.choose import BACKENDS, ORDER, choose, make
 from clearseek.fp8.backends.probe import mismatch
-from clearseek.fp8.backends.reference import Reference, ReferenceProducts, TorchQuantiser
+from clearseek.fp8.backends.reference import ReferenceProducts, TorchQuantiser, reference
 from clearseek.fp8.formats import Quantised, next_power_of_two
 from clearseek.fp8.quantise import quantise_columns, quantise_tiles
 
@@ -59,15 +62,13 @@ print(choose(Fp8Config(), torch.device("cpu")).backend.name)
     assert cublas == "it needs an NVIDIA GPU" and chosen == "dequantised"
 
 
-def reference(quantiser: TorchQuantiser | None = None, products: ReferenceProducts | None = None) -> Reference:
+def changed(**parts: Any) -> Callable[[], Backend]:
     """The reference with other parts."""
-    made = Reference()
-    made.quantiser, made.products = quantiser or made.quantiser, products or made.products
-    return made
+    return lambda: replace(reference(), **parts)
 
 
-def with_tiles(tiles: Callable[[torch.Tensor, bool], Quantised]) -> Callable[[], Reference]:
-    return lambda: reference(TorchQuantiser(tiles, quantise_columns, Reference().quantiser.decode))
+def with_tiles(tiles: Callable[[torch.Tensor, bool], Quantised]) -> Callable[[], Backend]:
+    return changed(quantiser=TorchQuantiser(tiles, quantise_columns, reference().quantiser.decode))
 
 
 class LostExperts(ReferenceProducts):
@@ -101,21 +102,18 @@ def test_a_probe_passes_what_is_right_and_tells_what_is_wrong() -> None:
 
     assert mismatch(reference, CPU) is None
     assert "decoding, the product" in (mismatch(with_tiles(one_scale_twice), CPU) or "")
-    wrong = mismatch(lambda: reference(products=LostExperts()), CPU) or ""
+    wrong = mismatch(changed(products=LostExperts()), CPU) or ""
     assert wrong.startswith("it gave wrong results when tried: the grouped product, the grouped input gradient")
-    assert "the weight gradient" in (mismatch(lambda: reference(products=NotANumber()), CPU) or "")
-    found = mismatch(lambda: reference(products=Broken()), CPU)
+    assert "the weight gradient" in (mismatch(changed(products=NotANumber()), CPU) or "")
+    found = mismatch(changed(products=Broken()), CPU)
     assert found == "trying it failed with RuntimeError: CUDA error: no kernel image is available"
 
 
 def test_a_probe_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Counted(Reference):
-        """Its first operation counts."""
-
-    runs = []
+    counted, runs = changed(), []
     real = probe._results
     monkeypatch.setattr(probe, "_results", lambda *args: runs.append(1) or real(*args))  # type: ignore[func-returns-value]
-    assert mismatch(Counted, CPU) is None and mismatch(Counted, CPU) is None
+    assert mismatch(counted, CPU) is None and mismatch(counted, CPU) is None
     assert len(runs) == 4  # its own and the reference's, for both kinds of scales
 
 
@@ -125,10 +123,10 @@ def test_a_probe_tries_free_scales_and_odd_sizes() -> None:
         return found if power_of_two else Quantised(found.data, next_power_of_two(found.scale))
 
     def only_whole_tiles(q: Quantised) -> torch.Tensor:
-        x = Reference().quantiser.decode(q)
+        x = reference().quantiser.decode(q)
         x[:, x.shape[1] // 128 * 128 :] = 0
         return x
 
     assert "decoding" in (mismatch(with_tiles(only_powers_of_two), CPU) or "")
     quantiser = TorchQuantiser(quantise_tiles, quantise_columns, only_whole_tiles)
-    assert "decoding" in (mismatch(lambda: reference(quantiser), CPU) or "")
+    assert "decoding" in (mismatch(changed(quantiser=quantiser), CPU) or "")

@@ -8,8 +8,9 @@ FP32 throughout, like the compiled formulas of :mod:`clearseek.ops.swiglu`.
 from __future__ import annotations
 
 import torch
-import triton
+from triton import __version__
 
+from clearseek.fp8.backend import Backend
 from clearseek.fp8.backends.probe import mismatch
 from clearseek.fp8.backends.triton import products, quantise, weight_gradient
 from clearseek.fp8.backends.triton import swiglu as fused
@@ -40,27 +41,17 @@ class TritonProducts:
     grouped_mm_weight = staticmethod(weight_gradient.grouped_weight_gradient)
 
 
-class Triton:
-    """Kernels of ClearSeek's own; on a CPU under Triton's interpreter, to test them."""
+def triton(dtype: torch.dtype = torch.bfloat16) -> Backend:
+    """Kernels of ClearSeek's own; on a CPU under Triton's interpreter, to test them. Triton compiles the kernels."""
+    return Backend("triton", dtype, TritonQuantiser(), TritonProducts(), _why_not, lambda: {"triton": __version__})
 
-    name = "triton"
-    free_scales = True
 
-    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
-        self.dtype = dtype
-        self.quantiser, self.products = TritonQuantiser(), TritonProducts()
-
-    def versions(self) -> dict[str, str]:
-        """Triton compiles the kernels."""
-        return {"triton": triton.__version__}
-
-    def why_not(self, device: torch.device) -> str | None:
-        """Why the kernels cannot run on `device`: found by running them once on small operands."""
-        if INTERPRETED.value:
-            return None if device.type == "cpu" else "TRITON_INTERPRET=1 is set, which is for CPUs"
-        if device.type != "cuda" or torch.version.cuda is None:
-            return "it needs an NVIDIA GPU"
-        if torch.cuda.get_device_capability(device) < (8, 9):
-            name = torch.cuda.get_device_name(device)
-            return f"it needs a GPU with FP8 (compute capability 8.9 or above), and {name} has none"
-        return mismatch(Triton, device)
+def _why_not(device: torch.device) -> str | None:
+    if INTERPRETED.value:
+        return None if device.type == "cpu" else "TRITON_INTERPRET=1 is set, which is for CPUs"
+    if device.type != "cuda" or torch.version.cuda is None:
+        return "it needs an NVIDIA GPU"
+    if torch.cuda.get_device_capability(device) < (8, 9):
+        name = torch.cuda.get_device_name(device)
+        return f"it needs a GPU with FP8 (compute capability 8.9 or above), and {name} has none"
+    return mismatch(triton, device)

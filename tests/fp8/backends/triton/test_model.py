@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from clearseek.config import Fp8Config, ModelConfig
 from clearseek.fp8.backend import Backend
-from clearseek.fp8.backends.reference import Reference, TorchQuantiser
+from clearseek.fp8.backends.reference import TorchQuantiser, reference
 from clearseek.fp8.formats import Quantised
 from clearseek.fp8.linear import Fp8
 from clearseek.fp8.quantise import quantise_columns, quantise_tiles
@@ -19,7 +20,7 @@ from clearseek.ops.swiglu import _weighted_backward_formula, _weighted_formula
 from tests.model.test_parity import BASE
 
 pytest.importorskip("triton")
-from clearseek.fp8.backends.triton.backend import Triton
+from clearseek.fp8.backends.triton.backend import triton
 
 SIZES: dict[str, Any] = BASE | {
     "hidden_size": 128,
@@ -63,9 +64,8 @@ def gradients(backend: Backend, device: torch.device) -> dict[str, torch.Tensor]
 def test_gradients_are_the_references(device: torch.device) -> None:
     """In the interpreter only weight gradients differ, in FP32's last bits, unless exp's last bit decides a rounding.
     On a GPU all sums differ, some then in the last bit of BF16, and what that does to eight-bit numbers adds up."""
-    reference = Reference()
-    reference.quantiser = Formula(quantise_tiles, quantise_columns, reference.quantiser.decode)
-    found, expected = gradients(Triton(), device), gradients(reference, device)
+    formula = Formula(quantise_tiles, quantise_columns, reference().quantiser.decode)
+    found, expected = gradients(triton(), device), gradients(replace(reference(), quantiser=formula), device)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         distance = (found[name] - gradient).norm() / gradient.norm()
