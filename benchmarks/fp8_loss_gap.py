@@ -16,10 +16,12 @@ import argparse
 import json
 import statistics
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from fp8_comparisons import block_gradients, e5m2_gradients, in_place_of_dequantised, tensor_core_sums
 
 from clearseek.data.shards import prepare
 from clearseek.machine import describe
@@ -52,22 +54,29 @@ FP8 = ("train.precision=fp8",)
 OTHER_ORDER = "bf16, other order"
 TWINS = {"bf16": (), "fp8": FP8, OTHER_ORDER: ("train.micro_batch_size=8",)}
 ABLATIONS = {
-    "gradients 128x128": (*FP8, "fp8.gradient_tile=128x128"),
-    "sums in a 14-bit accumulator": (*FP8, "fp8.accumulate=tensor-core"),
-    "gradients E5M2": (*FP8, "fp8.gradient_format=e5m2"),
+    "gradients 128x128": (*FP8, "fp8.backend=dequantised"),
+    "sums in a 14-bit accumulator": (*FP8, "fp8.backend=dequantised"),
+    "gradients E5M2": (*FP8, "fp8.backend=dequantised"),
     "free scales": (*FP8, "fp8.scales=float"),
     "scales as in V3": (*FP8, "fp8.scales=deepseek-v3"),
     "BF16 moments": (*FP8, "optimizer.moments=bf16"),
 }
 """At the small size, seed 0."""
+BACKENDS = {
+    "gradients 128x128": block_gradients,
+    "sums in a 14-bit accumulator": tensor_core_sums,
+    "gradients E5M2": e5m2_gradients,
+}
+"""Of an ablation: what computes in place of `dequantised`."""
 WARM_UP = 0.2
 """Share of the steps left out of the comparison: warm-up, and the average settling."""
 
 
-def train(overrides: list[str], data: Path) -> dict[str, Any]:
+def train(overrides: list[str], data: Path, kind: str) -> dict[str, Any]:
     """Loss of every step, and the held-out bits per byte at the end."""
     recipe = load_recipe("quickstart", overrides)
-    with tempfile.TemporaryDirectory() as folder:
+    computing = in_place_of_dequantised(BACKENDS[kind]) if kind in BACKENDS else nullcontext()
+    with tempfile.TemporaryDirectory() as folder, computing:
         run = RunFolder(Path(folder) / "run")
         ended = train_recipe(recipe, run, data)
         steps = list(read_metrics(run.metrics))
@@ -173,7 +182,7 @@ def main() -> None:
             if name not in report["runs"]:
                 print(name, flush=True)
                 common = [*COMMON, f"train.steps={arguments.steps}", f"train.threads={arguments.threads}"]
-                report["runs"][name] = train([*common, *overrides], data)
+                report["runs"][name] = train([*common, *overrides], data, name.split(" / ")[2])
                 report["summary"] = summary(report["runs"])
                 arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for name, row in report["summary"].items():
