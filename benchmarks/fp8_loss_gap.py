@@ -23,10 +23,10 @@ from typing import Any
 import matplotlib
 from fp8_comparisons import block_gradients, e5m2_gradients, in_place_of_dequantised, tensor_core_sums
 
-from clearseek.data.shards import prepare
+from clearseek.data.shards import prepare_data
 from clearseek.machine import describe
 from clearseek.recipe import load_recipe
-from clearseek.train.run import RunFolder, read_metrics
+from clearseek.train.run import Run, read_metrics
 from clearseek.train.session import train_recipe
 
 matplotlib.use("Agg")
@@ -77,7 +77,7 @@ def train(overrides: list[str], data: Path, kind: str) -> dict[str, Any]:
     recipe = load_recipe("quickstart", overrides)
     computing = in_place_of_dequantised(BACKENDS[kind]) if kind in BACKENDS else nullcontext()
     with tempfile.TemporaryDirectory() as folder, computing:
-        run = RunFolder(Path(folder) / "run")
+        run = Run(Path(folder) / "run")
         ended = train_recipe(recipe, run, data)
         steps = list(read_metrics(run.metrics))
     return {"loss": [step["loss"] for step in steps], "held_out_bpb": ended["held_out_bpb"]}
@@ -177,7 +177,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         first = load_recipe("quickstart", COMMON)
-        prepare(first.data, first.model.vocab_size, data)
+        prepare_data(first.data, first.model.vocab_size, data)
         for name, overrides in jobs.items():
             if name not in report["runs"]:
                 print(name, flush=True)

@@ -64,8 +64,8 @@ TOKENIZER_SAMPLE_BYTES = 64 * 2**20
 _FIM_MARKS = (tokenizers.FIM_BEGIN, tokenizers.FIM_HOLE, tokenizers.FIM_END)
 
 
-def prepare(
-    config: DataConfig, vocab_size: int, out: Path, progress: Progress | None = None, base: Path | None = None
+def prepare_data(
+    config: DataConfig, vocab_size: int, out: str | Path, progress: Progress | None = None, base: Path | None = None
 ) -> Manifest:
     """Make the data folder `out`, or check and reuse it when it was made from the same inputs.
 
@@ -79,6 +79,7 @@ def prepare(
     Raises:
         UserError: the text or tokenizer is unusable, `out` holds something else or is damaged, or the disk is full.
     """
+    out = Path(out)
     base, report = base or Path.cwd(), progress or (lambda stage, done, total: None)
     source = open_source(config, base)
     given = Tokenizer.load(base / home(config.tokenizer)) if config.tokenizer else None
