@@ -27,9 +27,9 @@ SCRIPT = """
 import json, resource, sys, time
 begun = time.perf_counter()
 from pathlib import Path
-from clearseek.audit.audit import audit
+from clearseek.audit.audit import audit_release
 from clearseek.audit.read.source import Folder
-found = audit(Folder(Path(sys.argv[1])), "DeepSeek-V3")
+found = audit_release(Folder(Path(sys.argv[1])), "DeepSeek-V3")
 print(json.dumps({
     "seconds": time.perf_counter() - begun,
     "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from clearseek.config import DataConfig
 from clearseek.data.loader import Loader
-from clearseek.data.shards import BATCH_BYTES, prepare
+from clearseek.data.shards import BATCH_BYTES, prepare_data
 from clearseek.data.sources import documents
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.machine import describe
@@ -56,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "data"
         start = time.perf_counter()
-        prepare(DataConfig(), VOCAB_SIZE, out)
+        prepare_data(DataConfig(), VOCAB_SIZE, out)
         prepare_seconds = time.perf_counter() - start
         tokenizer = Tokenizer.load(out / "tokenizer.json")
         loader = Loader(out, "train", SEQUENCE_LENGTH, BATCH_SIZE, seed=0, lookahead=2)

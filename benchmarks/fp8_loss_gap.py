@@ -16,15 +16,17 @@ import argparse
 import json
 import statistics
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from fp8_comparisons import block_gradients, e5m2_gradients, in_place_of_dequantised, tensor_core_sums
 
-from clearseek.data.shards import prepare
+from clearseek.data.shards import prepare_data
 from clearseek.machine import describe
 from clearseek.recipe import load_recipe
-from clearseek.train.run import RunFolder, read_metrics
+from clearseek.train.run import Run, read_metrics
 from clearseek.train.session import train_recipe
 
 matplotlib.use("Agg")
@@ -52,23 +54,30 @@ FP8 = ("train.precision=fp8",)
 OTHER_ORDER = "bf16, other order"
 TWINS = {"bf16": (), "fp8": FP8, OTHER_ORDER: ("train.micro_batch_size=8",)}
 ABLATIONS = {
-    "gradients 128x128": (*FP8, "fp8.gradient_tile=128x128"),
-    "sums in a 14-bit accumulator": (*FP8, "fp8.accumulate=tensor-core"),
-    "gradients E5M2": (*FP8, "fp8.gradient_format=e5m2"),
+    "gradients 128x128": (*FP8, "fp8.backend=dequantised"),
+    "sums in a 14-bit accumulator": (*FP8, "fp8.backend=dequantised"),
+    "gradients E5M2": (*FP8, "fp8.backend=dequantised"),
     "free scales": (*FP8, "fp8.scales=float"),
     "scales as in V3": (*FP8, "fp8.scales=deepseek-v3"),
     "BF16 moments": (*FP8, "optimizer.moments=bf16"),
 }
 """At the small size, seed 0."""
+BACKENDS = {
+    "gradients 128x128": block_gradients,
+    "sums in a 14-bit accumulator": tensor_core_sums,
+    "gradients E5M2": e5m2_gradients,
+}
+"""Of an ablation: what computes in place of `dequantised`."""
 WARM_UP = 0.2
 """Share of the steps left out of the comparison: warm-up, and the average settling."""
 
 
-def train(overrides: list[str], data: Path) -> dict[str, Any]:
+def train(overrides: list[str], data: Path, kind: str) -> dict[str, Any]:
     """Loss of every step, and the held-out bits per byte at the end."""
     recipe = load_recipe("quickstart", overrides)
-    with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder(Path(folder) / "run")
+    computing = in_place_of_dequantised(BACKENDS[kind]) if kind in BACKENDS else nullcontext()
+    with tempfile.TemporaryDirectory() as folder, computing:
+        run = Run(Path(folder) / "run")
         ended = train_recipe(recipe, run, data)
         steps = list(read_metrics(run.metrics))
     return {"loss": [step["loss"] for step in steps], "held_out_bpb": ended["held_out_bpb"]}
@@ -168,12 +177,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         first = load_recipe("quickstart", COMMON)
-        prepare(first.data, first.model.vocab_size, data)
+        prepare_data(first.data, first.model.vocab_size, data)
         for name, overrides in jobs.items():
             if name not in report["runs"]:
                 print(name, flush=True)
                 common = [*COMMON, f"train.steps={arguments.steps}", f"train.threads={arguments.threads}"]
-                report["runs"][name] = train([*common, *overrides], data)
+                report["runs"][name] = train([*common, *overrides], data, name.split(" / ")[2])
                 report["summary"] = summary(report["runs"])
                 arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for name, row in report["summary"].items():

@@ -24,8 +24,9 @@ from gpu_exact import (
 )
 from torch import Tensor
 
-from clearseek.fp8.backends.reference import Reference
-from clearseek.fp8.formats import E4M3, E5M2, TILE, Quantised
+from clearseek.fp8.backend import Backend
+from clearseek.fp8.backends.reference import reference
+from clearseek.fp8.formats import TILE, Quantised
 from clearseek.fp8.quantise import dequantise, quantise_columns, quantise_tiles
 
 Found = Any
@@ -74,7 +75,6 @@ def checks(bench: Bench) -> None:
         _grouped(bench, own, backend)
         _dense(bench, own, backend)
         if name == "triton":  # the others quantise with Triton's kernels, or with the reference
-            _eight_bit_types(bench, own, backend)
             _quantising(bench, own, backend)
             _swiglu(bench, own, backend)
             _launches(bench, own)
@@ -107,7 +107,7 @@ def _random_size(bench: Bench, name: str, most: int, unit: int = 1) -> int:
     return unit * int(torch.randint(1, most // unit + 1, (), generator=bench.generator(name)))
 
 
-def _grouped(bench: Bench, own: Checks, backend: Reference) -> None:
+def _grouped(bench: Bench, own: Checks, backend: Backend) -> None:
     """Grouped products and weight gradients: [(ends, rows)], the last of the lists at DeepSeek's sizes."""
     shares = torch.rand(5, generator=bench.generator("shares"))
     drawn = torch.tensor(multiples_of(1280, shares, TILE)).cumsum(0).tolist()
@@ -135,19 +135,21 @@ def _grouped(bench: Bench, own: Checks, backend: Reference) -> None:
 
 
 def _grouped_product(
-    bench: Bench, own: Checks, backend: Reference, ends: list[int], rows: int, outputs: int, inner: int
+    bench: Bench, own: Checks, backend: Backend, ends: list[int], rows: int, outputs: int, inner: int
 ) -> Callable[[str, str], None]:
     """Forward and input gradient; rows after the last end must be zero."""
 
     def check(operation: str, case: str) -> None:
         ends_E = torch.tensor(ends, dtype=torch.int32, device=bench.device)
-        w = backend.weight(bench.normal(len(ends), outputs, inner, name=case), True)
+        w = backend.products.weight(bench.normal(len(ends), outputs, inner, name=case), True)
         for way, side, (n, k) in (
             ("forward", w.forward, (outputs, inner)), ("input gradient", w.backward, (inner, outputs)),
         ):  # fmt: skip
-            a = backend.tiles(bench.normal(rows, k, name=case + way), True)
+            a = backend.quantiser.tiles(bench.normal(rows, k, name=case + way), True)
             b = trimmed(side, n, k)
-            found = own.twice(operation, f"{case}, {way}", lambda a=a, side=side: backend.grouped_mm(a, side, ends_E))
+            found = own.twice(
+                operation, f"{case}, {way}", lambda a=a, side=side: backend.products.grouped_mm(a, side, ends_E)
+            )
             results = []
             for e, (start, end) in enumerate(pairwise([0, *ends])):
                 if end > start:
@@ -161,15 +163,15 @@ def _grouped_product(
 
 
 def _grouped_gradient(
-    bench: Bench, own: Checks, backend: Reference, ends: list[int], rows: int, outputs: int, inner: int
+    bench: Bench, own: Checks, backend: Backend, ends: list[int], rows: int, outputs: int, inner: int
 ) -> Callable[[str, str], None]:
     """An expert without rows must have zeros."""
 
     def check(operation: str, case: str) -> None:
         ends_E = torch.tensor(ends, dtype=torch.int32, device=bench.device)
-        a = backend.columns(bench.normal(rows, outputs, name=case), True)
-        b = backend.columns(bench.normal(rows, inner, name=f"{case}, right"), True)
-        found = own.twice(operation, case, lambda: backend.grouped_mm_weight(a, b, ends_E))
+        a = backend.quantiser.columns(bench.normal(rows, outputs, name=case), True)
+        b = backend.quantiser.columns(bench.normal(rows, inner, name=f"{case}, right"), True)
+        found = own.twice(operation, case, lambda: backend.products.grouped_mm_weight(a, b, ends_E))
         results = []
         for e, (start, end) in enumerate(pairwise([0, *ends])):
             tiles = slice(start // TILE, -(-end // TILE))
@@ -190,7 +192,7 @@ def _worst(results: list[dict[str, Any]]) -> dict[str, Any]:
     return {"passed": all(r["passed"] for r in results), **{key: max(r[key] for r in results) for key in keys}}
 
 
-def _dense(bench: Bench, own: Checks, backend: Reference) -> None:
+def _dense(bench: Bench, own: Checks, backend: Backend) -> None:
     """Products of one matrix: [(rows, inner, outputs)]."""
     drawn = tuple(_random_size(bench, name, 1024, 16) for name in ("rows", "inner", "outputs"))
     for rows, inner, outputs in bench.pick(
@@ -204,15 +206,15 @@ def _dense(bench: Bench, own: Checks, backend: Reference) -> None:
 
 
 def _dense_product(
-    bench: Bench, own: Checks, backend: Reference, rows: int, inner: int, outputs: int, dtype: torch.dtype = E4M3
+    bench: Bench, own: Checks, backend: Backend, rows: int, inner: int, outputs: int
 ) -> Callable[[str, str], None]:
     def check(operation: str, case: str) -> None:
-        w = backend.weight(bench.normal(outputs, inner, name=case), False)
-        a = backend.tiles(bench.normal(rows, inner, name=case), False, dtype)
-        found = own.twice(operation, case, lambda: backend.mm(a, w.forward))
+        w = backend.products.weight(bench.normal(outputs, inner, name=case), False)
+        a = backend.quantiser.tiles(bench.normal(rows, inner, name=case), False)
+        found = own.twice(operation, case, lambda: backend.products.mm(a, w.forward))
         own.add(operation, case, product_error(found, decoded(a), decoded(trimmed(w.forward, outputs, inner))))
-        g = backend.gradient_tiles(bench.normal(rows, outputs, name=case), False, dtype)
-        found = own.twice(operation, f"{case}, input gradient", lambda: backend.mm(g, w.backward))
+        g = backend.quantiser.tiles(bench.normal(rows, outputs, name=case), False)
+        found = own.twice(operation, f"{case}, input gradient", lambda: backend.products.mm(g, w.backward))
         result = product_error(found, decoded(g), decoded(trimmed(w.backward, inner, outputs)))
         own.add(operation, f"{case}, input gradient", result)
 
@@ -220,98 +222,89 @@ def _dense_product(
 
 
 def _dense_gradient(
-    bench: Bench, own: Checks, backend: Reference, rows: int, inner: int, outputs: int, dtype: torch.dtype = E4M3
+    bench: Bench, own: Checks, backend: Backend, rows: int, inner: int, outputs: int
 ) -> Callable[[str, str], None]:
     def check(operation: str, case: str) -> None:
-        a = backend.columns(bench.normal(rows, outputs, name=case), False, dtype)
-        b = backend.columns(bench.normal(rows, inner, name=case), False)
-        found = own.twice(operation, case, lambda: backend.mm_weight(a, b))
+        a = backend.quantiser.columns(bench.normal(rows, outputs, name=case), False)
+        b = backend.quantiser.columns(bench.normal(rows, inner, name=case), False)
+        found = own.twice(operation, case, lambda: backend.products.mm_weight(a, b))
         own.add(operation, case, product_error(found, decoded(a), decoded(b)))
 
     return check
 
 
-def _eight_bit_types(bench: Bench, own: Checks, backend: Reference) -> None:
-    rows, inner, outputs = 144, 208, 136
-    own.run("product", "E5M2 by E4M3", 6, _dense_product(bench, own, backend, rows, inner, outputs, E5M2))
-    own.run("weight gradient", "E5M2 by E4M3", 6, _dense_gradient(bench, own, backend, rows, inner, outputs, E5M2))
-
-
-def _quantising(bench: Bench, own: Checks, backend: Reference) -> None:
+def _quantising(bench: Bench, own: Checks, backend: Backend) -> None:
     """Bits of tiles, columns, both, blocks, and of what is decoded or tiled anew."""
     drawn = tuple(_random_size(bench, name, 600) for name in ("a height", "a width"))
     shapes = bench.pick([(300, 576), (1, 7168), drawn, (2048, 2048), (1000, 200)], [(140, 200)])
     for rows, columns in shapes:
         for power_of_two in (True, False):
-            for dtype in (E4M3, E5M2)[: 2 if (rows, columns) == shapes[0] else 1]:
-                scales = "powers of two" if power_of_two else "free scales"
-                case = f"{rows} x {columns}, {scales}, {str(dtype).removeprefix('torch.float8_')}"
-                own.run("quantising", case, 4, _quantised(bench, own, backend, (rows, columns), power_of_two, dtype))
+            case = f"{rows} x {columns}, {'powers of two' if power_of_two else 'free scales'}"
+            own.run("quantising", case, 4, _quantised(bench, own, backend, (rows, columns), power_of_two))
 
 
 def _quantised(
-    bench: Bench, own: Checks, backend: Reference, shape: tuple[int, int], power_of_two: bool, dtype: torch.dtype
+    bench: Bench, own: Checks, backend: Backend, shape: tuple[int, int], power_of_two: bool
 ) -> Callable[[str, str], None]:
     def check(_: str, case: str) -> None:
-        reference, x = Reference(), _matrix(bench, *shape, case)
+        plain, x = reference(), _matrix(bench, *shape, case)
         y = x.to(bench.device)
         calls = {
-            "tiles": lambda on, z: on.tiles(z, power_of_two, dtype),
-            "columns": lambda on, z: on.columns(z, power_of_two, dtype),
-            "tiles and columns": lambda on, z: on.gradient(z, power_of_two, dtype),
-            "tiles to columns": lambda on, z: on.retile(on.tiles(z, power_of_two, dtype), not power_of_two),
+            "tiles": lambda on, z: on.quantiser.tiles(z, power_of_two),
+            "columns": lambda on, z: on.quantiser.columns(z, power_of_two),
+            "tiles and columns": lambda on, z: on.quantiser.gradient(z, power_of_two),
+            "tiles to columns": lambda on, z: on.quantiser.retile(
+                on.quantiser.tiles(z, power_of_two), not power_of_two
+            ),
         }
         for operation, call in calls.items():
             found = own.twice(operation, case, lambda call=call: call(backend, y))
-            expected = call(reference, x)
+            expected = call(plain, x)
             pairs = zip(found, expected, strict=True) if operation == "tiles and columns" else [(found, expected)]
             for one, other in pairs:
                 own.add(operation, case, quantised_error(one, other))
-        tiles = backend.tiles(y, power_of_two, dtype)
-        values = own.twice("decoding", case, lambda: backend.decode(tiles))
-        expected = reference.decode(Quantised(tiles.data.cpu(), tiles.scale.cpu()))
+        tiles = backend.quantiser.tiles(y, power_of_two)
+        values = own.twice("decoding", case, lambda: backend.quantiser.decode(tiles))
+        expected = plain.quantiser.decode(Quantised(tiles.data.cpu(), tiles.scale.cpu()))
         own.add("decoding", case, {"passed": same_bytes(values, expected)})
         stack = torch.stack([x, x.flip(0)])
-        found = own.twice("weight", case, lambda: backend.weight(stack.to(bench.device), power_of_two))
-        expected = reference.weight(stack, power_of_two)
+        found = own.twice("weight", case, lambda: backend.products.weight(stack.to(bench.device), power_of_two))
+        expected = plain.products.weight(stack, power_of_two)
         own.add("weight", case, quantised_error(found.forward, expected.forward))
         own.add("weight", f"{case}, transposed", quantised_error(found.backward, expected.backward))
 
     return check
 
 
-def _swiglu(bench: Bench, own: Checks, backend: Reference) -> None:
+def _swiglu(bench: Bench, own: Checks, backend: Backend) -> None:
     rows = _random_size(bench, "SwiGLU's rows", 700)
     cases = bench.pick([(150, 256), (1, 128), (rows, 384)], [(140, 128)])
     for height, width in cases:
         for power_of_two in (True, False):
-            dtype = E5M2 if (height, power_of_two) == (cases[0][0], False) else E4M3
-            case = f"{height} x {width}, {'powers of two' if power_of_two else 'free scales'}, {dtype}"
-            own.run("SwiGLU", case, 4, _both_swiglus(bench, own, backend, height, width, power_of_two, dtype))
+            case = f"{height} x {width}, {'powers of two' if power_of_two else 'free scales'}"
+            own.run("SwiGLU", case, 4, _both_swiglus(bench, own, backend, height, width, power_of_two))
 
 
 def _both_swiglus(
-    bench: Bench, own: Checks, backend: Reference, rows: int, width: int, power_of_two: bool, dtype: torch.dtype
+    bench: Bench, own: Checks, backend: Backend, rows: int, width: int, power_of_two: bool
 ) -> Callable[[str, str], None]:
     def check(operation: str, case: str) -> None:
         gate_up, d_act = bench.normal(rows, 2 * width, name=case) * 3, bench.normal(rows, width, name=case)
         weight = torch.rand(rows, 1, generator=bench.generator(case)).to(bench.device, torch.bfloat16)
         weight[::5] = 0  # padding
-        kept, act = own.twice(operation, case, lambda: backend.swiglu(gate_up, weight, power_of_two))
+        kept, act = own.twice(operation, case, lambda: backend.quantiser.swiglu(gate_up, weight, power_of_two))
         own.add(operation, f"{case}, gate and up", quantised_error(kept, quantise_tiles(gate_up.cpu(), power_of_two)))
         exact = exact_swiglu(gate_up, weight, d_act)[0].bfloat16().cpu()
         own.add(operation, case, nearly_quantised_error(act, quantise_tiles(exact, power_of_two)))
         operation += ", backward"
         tiles, columns, again, d_weight = own.twice(
-            operation, case, lambda: backend.swiglu_backward(d_act, kept, weight, power_of_two, dtype)
+            operation, case, lambda: backend.quantiser.swiglu_backward(d_act, kept, weight, power_of_two)
         )
         values = dequantise(kept, torch.bfloat16)
         exact_act, d_gate_up, d_exact, size = exact_swiglu(values, weight, d_act)
         d, act = d_gate_up.bfloat16().cpu(), exact_act.bfloat16().cpu()
-        own.add(operation, case, nearly_quantised_error(tiles, quantise_tiles(d, power_of_two, dtype)))
-        own.add(
-            operation, f"{case}, columns", nearly_quantised_error(columns, quantise_columns(d, power_of_two, dtype))
-        )
+        own.add(operation, case, nearly_quantised_error(tiles, quantise_tiles(d, power_of_two)))
+        own.add(operation, f"{case}, columns", nearly_quantised_error(columns, quantise_columns(d, power_of_two)))
         own.add(operation, f"{case}, activation", nearly_quantised_error(again, quantise_columns(act, power_of_two)))
         fine = bool(((d_weight.double() - d_exact).abs() <= (width + 10) * UNIT * size).all())
         own.add(operation, f"{case}, router weight", {"passed": fine})

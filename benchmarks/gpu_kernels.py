@@ -20,7 +20,7 @@ from gpu_common import Bench, Run, multiples_of, rate, summary
 from gpu_exact import same_bytes
 from torch import Tensor
 
-from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.backend import Backend
 from clearseek.fp8.formats import TILE
 
 ROWS, EXPERTS = 32768, 8
@@ -84,13 +84,14 @@ def _products(bench: Bench, split: str, ends_E: Tensor, outputs: int, inner: int
             _record_product(bench, entry, seconds, flops)
 
 
-def _fp8_calls(backend: Reference, x: Tensor, g: Tensor, w: Tensor, ends_E: Tensor) -> dict[str, Callable[[], Any]]:
-    tiles, gradient, weight = backend.tiles(x, True), backend.tiles(g, True), backend.weight(w, True)
-    g_columns, x_columns = backend.columns(g, True), backend.columns(x, True)
+def _fp8_calls(backend: Backend, x: Tensor, g: Tensor, w: Tensor, ends_E: Tensor) -> dict[str, Callable[[], Any]]:
+    quantiser, products = backend.quantiser, backend.products
+    tiles, gradient, weight = quantiser.tiles(x, True), quantiser.tiles(g, True), products.weight(w, True)
+    g_columns, x_columns = quantiser.columns(g, True), quantiser.columns(x, True)
     return {
-        "forward": lambda: backend.grouped_mm(tiles, weight.forward, ends_E),
-        "input gradient": lambda: backend.grouped_mm(gradient, weight.backward, ends_E),
-        "weight gradient": lambda: backend.grouped_mm_weight(g_columns, x_columns, ends_E),
+        "forward": lambda: products.grouped_mm(tiles, weight.forward, ends_E),
+        "input gradient": lambda: products.grouped_mm(gradient, weight.backward, ends_E),
+        "weight gradient": lambda: products.grouped_mm_weight(g_columns, x_columns, ends_E),
     }
 
 
@@ -106,14 +107,14 @@ def _record_product(bench: Bench, entry: dict[str, Any], seconds: list[float], f
           f"{found / 1e12:8.1f} TFLOP/s {of_peak}")  # fmt: skip
 
 
-def _quantising(bench: Bench, backend: Reference) -> None:
+def _quantising(bench: Bench, backend: Backend) -> None:
     """Each kernel with the bytes that it must read and write."""
     rows, experts, shapes = sizes(bench)
     outputs, inner = shapes[0]
     width = shapes[-1][1]
     times, bytes_of = _activations(bench, backend, rows, inner)
     w = bench.normal(experts, outputs, inner, name="w")
-    times |= bench.time({"weight, both ways": Run(lambda: backend.weight(w, True))})
+    times |= bench.time({"weight, both ways": Run(lambda: backend.products.weight(w, True))})
     bytes_of["weight, both ways"] = w.numel() * 4 + w.numel() // TILE**2 * 4
     swiglu_times, swiglu_bytes = _swiglu(bench, backend, rows, width)
     bandwidth = bench.report.get("machine", {}).get("copy", {}).get("bytes_per_second")
@@ -126,16 +127,16 @@ def _quantising(bench: Bench, backend: Reference) -> None:
         print(f"  {name:40} {statistics.median(seconds) * 1e6:10.1f} us {moved / 1e9:8.1f} GB/s   {of_copy}")
 
 
-def _activations(bench: Bench, backend: Reference, rows: int, inner: int) -> tuple[dict[str, Any], dict[str, float]]:
+def _activations(bench: Bench, backend: Backend, rows: int, inner: int) -> tuple[dict[str, Any], dict[str, float]]:
     x = bench.normal(rows, inner, name="x")
-    tiles = backend.tiles(x, True)
+    tiles = backend.quantiser.tiles(x, True)
     size, scales = rows * inner, rows * inner // TILE * 4
     runs = {
-        "tiles": Run(lambda: backend.tiles(x, True)),
-        "columns": Run(lambda: backend.columns(x, True)),
-        "tiles and columns": Run(lambda: backend.gradient(x, True)),
-        "tiles to columns": Run(lambda: backend.retile(tiles, True)),
-        "decoding": Run(lambda: backend.decode(tiles)),
+        "tiles": Run(lambda: backend.quantiser.tiles(x, True)),
+        "columns": Run(lambda: backend.quantiser.columns(x, True)),
+        "tiles and columns": Run(lambda: backend.quantiser.gradient(x, True)),
+        "tiles to columns": Run(lambda: backend.quantiser.retile(tiles, True)),
+        "decoding": Run(lambda: backend.quantiser.decode(tiles)),
     }
     bytes_of = {
         "tiles": 3.0 * size + scales,
@@ -147,14 +148,14 @@ def _activations(bench: Bench, backend: Reference, rows: int, inner: int) -> tup
     return bench.time(runs), bytes_of
 
 
-def _swiglu(bench: Bench, backend: Reference, rows: int, width: int) -> tuple[dict[str, Any], dict[str, float]]:
+def _swiglu(bench: Bench, backend: Backend, rows: int, width: int) -> tuple[dict[str, Any], dict[str, float]]:
     gate_up, d_act = bench.normal(rows, 2 * width, name="gate_up"), bench.normal(rows, width, name="d_act")
     weight = torch.rand(rows, 1, generator=bench.generator("weight")).to(bench.device, torch.bfloat16)
-    kept, _ = backend.swiglu(gate_up, weight, True)
+    kept, _ = backend.quantiser.swiglu(gate_up, weight, True)
     size, scales = rows * width, rows * width // TILE * 4
     runs = {
-        "SwiGLU": Run(lambda: backend.swiglu(gate_up, weight, True)),
-        "SwiGLU, backward": Run(lambda: backend.swiglu_backward(d_act, kept, weight, True)),
+        "SwiGLU": Run(lambda: backend.quantiser.swiglu(gate_up, weight, True)),
+        "SwiGLU, backward": Run(lambda: backend.quantiser.swiglu_backward(d_act, kept, weight, True)),
     }
     bytes_of = {
         "SwiGLU": 4.0 * size + 3 * size + 3 * scales + 2 * rows,

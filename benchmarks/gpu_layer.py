@@ -77,12 +77,12 @@ def _fp8(name: str, backend: Any, scales: str = "power-of-two") -> Any:
 
 def _check(bench: Bench, name: str) -> None:
     """Output and gradients of a backend's layer against the reference's, the norm of the difference over the norm."""
-    from clearseek.fp8.backends.reference import Reference
+    from clearseek.fp8.backends.reference import reference
 
     tokens, hidden, width, count, k = bench.pick((512, 1024, 512, 8, 2), (48, 128, 128, 2, 1))
     experts = _experts(bench, hidden, width, count, k)
     found = {}
-    for side, backend in (("found", bench.backends[name]), ("expected", Reference())):
+    for side, backend in (("found", bench.backends[name]), ("expected", reference())):
         _use(experts, _fp8(name if side == "found" else "reference", backend))
         _fresh_weights(experts)
         routing = _routing(bench, tokens, count, k)

@@ -17,10 +17,10 @@ from torch import Tensor
 from clearseek.machine import describe
 
 NAMES = ("triton", "cublas", "deepgemm")
-CLASSES = {
-    "triton": "clearseek.fp8.backends.triton.backend:Triton",
-    "cublas": "clearseek.fp8.backends.cublas:Cublas",
-    "deepgemm": "clearseek.fp8.backends.deepgemm:DeepGemm",
+MAKERS = {
+    "triton": "clearseek.fp8.backends.triton.backend:triton",
+    "cublas": "clearseek.fp8.backends.cublas:cublas",
+    "deepgemm": "clearseek.fp8.backends.deepgemm:deepgemm",
 }
 """For where pydantic is missing, without which :mod:`clearseek.fp8.backends.choose` cannot be imported."""
 PACKAGES = ("pydantic", "triton", "deep_gemm", "rich", "safetensors", "tokenizers", "matplotlib")
@@ -117,9 +117,9 @@ def _why_not(bench: Bench, name: str) -> str | None:
 
 
 def _without_choose(bench: Bench, name: str) -> str | None:
-    module, kind = CLASSES[name].split(":")
+    module, maker = MAKERS[name].split(":")
     try:
-        backend = getattr(importlib.import_module(module), kind)()
+        backend = getattr(importlib.import_module(module), maker)()
     except ImportError as error:
         return f"a package could not be imported ({error})"
     reason: str | None = backend.why_not(bench.device)

@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clearseek.audit.audit import audit
+from clearseek.audit.audit import audit_release
 from clearseek.audit.evidence import Answer, Audit
 from clearseek.audit.read.source import Folder
 from clearseek.audit.views import framework, plain
@@ -72,7 +72,7 @@ def main() -> None:
     for each in arguments.releases:
         file, _, place = each.partition("=")
         folder, _, name = place.partition("@")
-        found = audit(Folder(Path(folder)), name)
+        found = audit_release(Folder(Path(folder)), name)
         for dimension, (answer, reason) in ours(found).items():
             theirs = panel[file]["classes"][dimension]
             rows.append({"release": file, "dimension": dimension, "audit": answer, "index": theirs, "reason": reason})

@@ -17,9 +17,9 @@ from pathlib import Path
 from clearseek.machine import describe
 from clearseek.recipe import load_recipe
 from clearseek.release.make import make_release
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
-from clearseek.verify.run import verify
+from clearseek.verify.run import verify_release
 
 RESULT = Path(__file__).parent / "results" / "verify_cost.json"
 SMALL = (
@@ -43,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     segments = arguments.steps // arguments.every
     with tempfile.TemporaryDirectory() as folder:
-        run, release = RunFolder(Path(folder) / "run"), Path(folder) / "Tiny"
+        run, release = Run(Path(folder) / "run"), Path(folder) / "Tiny"
         recipe = load_recipe(
             "quickstart",
             [
@@ -60,7 +60,7 @@ def main() -> None:
         make_release(run, release)
         size = sum(file.stat().st_size for file in (release / "checkpoints").rglob("*") if file.is_file())
         begun = time.perf_counter()
-        rows = verify(release, (5,), "a nonce drawn afterwards", arguments.checked)
+        rows = verify_release(release, (5,), "a nonce drawn afterwards", arguments.checked)
         verified = time.perf_counter() - begun
     passed = sum(row.answer == "yes" for row in rows)
     report = {

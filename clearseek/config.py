@@ -353,12 +353,6 @@ class Fp8Config(Settings):
     """Scales: powers of two everywhere (V3.1), only where a tensor is quantised twice (V3), or nowhere."""
     backend: Literal["auto", "reference", "dequantised", "triton", "cublas", "deepgemm"] = "auto"
     """What multiplies; `clearseek doctor` shows which run here. Another one may give other bits."""
-    gradient_format: Literal["e4m3", "e5m2"] = "e4m3"
-    """Eight-bit type of activation gradients; `e5m2` is for comparison."""
-    gradient_tile: Literal["1x128", "128x128"] = "1x128"
-    """Elements that share a scale in the input gradient's operand; 128 x 128 is for comparison."""
-    accumulate: Literal["fp32", "tensor-core"] = "fp32"
-    """Where sums are kept: promoted to FP32, or as in a Hopper tensor core's accumulator, for comparison."""
 
 
 class Recipe(Settings):

@@ -7,12 +7,29 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from clearseek.config import Recipe, Settings
 from clearseek.errors import UserError, nearest
+
+
+class Retired(NamedTuple):
+    """A setting that recipes had, and what became of it."""
+
+    always: Any
+    """The value that every run has now: the default that the setting had."""
+    since: str
+    """The first version without the setting."""
+
+
+RETIRED = {
+    "fp8.gradient_format": Retired("e4m3", "0.1.0"),
+    "fp8.gradient_tile": Retired("1x128", "0.1.0"),
+    "fp8.accumulate": Retired("fp32", "0.1.0"),
+}
+"""By dotted key. Records are never written again, so a recipe that has such a setting at its default is read."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -52,12 +69,14 @@ def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
 
     A UserError's lines begin with `where` (a file name), or with the one of `overrides` that set the key.
     """
+    tables, entries = _without_retired(raw)
     try:
-        return Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(tables)
     except ValidationError as error:
-        entries = error.errors(include_url=False)
-        lines = [f"{_origin(entry, overrides) or where}: {_explain(entry)}" for entry in entries]
-        raise UserError("\n".join(lines)) from None
+        entries += error.errors(include_url=False)
+    if not entries:
+        return recipe
+    raise UserError("\n".join(f"{_origin(entry, overrides) or where}: {_explain(entry)}" for entry in entries))
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -84,6 +103,23 @@ def find_recipe(path: str | Path) -> Path:
             f'no recipe "{path}"{nearest(str(path), shipped)}; shipped: {", ".join(shipped)}; or give a .toml file'
         )
     return shipped[str(path)]
+
+
+def _without_retired(raw: Any) -> tuple[Any, list[Any]]:
+    """The tables without retired settings; for each that had another value than every run has now, an error."""
+    wrong: list[Any] = []
+    for dotted, (always, since) in RETIRED.items():
+        table, key = dotted.split(".")
+        settings = raw.get(table) if isinstance(raw, dict) else None
+        if isinstance(settings, dict) and key in settings:
+            raw = raw | {table: {name: value for name, value in settings.items() if name != key}}
+            if settings[key] != always:
+                message = (
+                    f"retired, and always {json.dumps(always)} since ClearSeek {since}: leave it out, or use a version "
+                    f"before {since}"
+                )
+                wrong.append({"type": "retired", "loc": (table, key), "input": settings[key], "msg": message})
+    return raw, wrong
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:

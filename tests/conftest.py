@@ -14,9 +14,9 @@ import torch
 
 from clearseek import machine
 from clearseek.cli import main
-from clearseek.data.shards import prepare
+from clearseek.data.shards import prepare_data
 from clearseek.ops.compiled import use_kernels
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
 from tests.releases import make_release
 from tests.tiny import tiny
@@ -68,7 +68,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus as token shards."""
     out = tmp_path_factory.mktemp("data") / "data"
-    prepare(tiny().data, 300, out, base=corpus)
+    prepare_data(tiny().data, 300, out, base=corpus)
     return out
 
 
@@ -85,7 +85,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     recipe = tiny(
         data={"paths": [str(corpus / "*.txt")]}, train={"keep_checkpoints": 9, "hash_every": 1, "checkpoint_every": 3}
     )
-    run = RunFolder(folder / "run")
+    run = Run(folder / "run")
     train_recipe(recipe, run)
     assert main(["release", str(run.root), str(folder / "Tiny"), "--key", str(folder / "key"), "--make-key"]) == 0
     return folder / "Tiny"

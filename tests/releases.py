@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clearseek.audit.audit import audit
+from clearseek.audit.audit import audit_release
 from clearseek.audit.evidence import Audit
 from clearseek.audit.read.source import Folder
 from clearseek.config import ModelConfig
@@ -112,7 +112,7 @@ def audited(folder: Path, name: str = "Tiny", hashes: bool = True) -> Audit:
     source = Folder(folder)
     if hashes:
         source.hashes.update(hash_files(folder, source.tree.files))
-    return audit(source, name)
+    return audit_release(source, name)
 
 
 def edit_json(file: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -31,7 +31,7 @@ from clearseek.counts import count_parameters
 from clearseek.errors import UserError
 from clearseek.hub.write import export_hf
 from clearseek.recipe import load_recipe, parse_recipe, shipped_recipes
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
 from tests.tiny import tiny
 
@@ -81,7 +81,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("COLUMNS", "100")
-        run = RunFolder(folder / "runs" / "quickstart")
+        run = Run(folder / "runs" / "quickstart")
         recipe = tiny(data={"paths": ["texts/*/1?.txt"]}, train={"steps": 3})
         train_recipe(recipe, run)
         model, _ = run.load_model()

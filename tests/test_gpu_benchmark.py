@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.backends.reference import ReferenceProducts, reference
 from clearseek.fp8.formats import Quantised
 from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_tiles
 
@@ -44,7 +45,7 @@ def test_every_section_runs_and_every_check_passes(tmp_path: Path) -> None:
     sections = {"machine", "checks", "kernels", "layer", "tune", "training"}
     assert sections <= report.keys() and report["section_seconds"].keys() == sections
     assert report["machine"]["backends"]["triton"] == {"why_not": None}
-    assert report["checks_passed"] and len(report["checks"]["checks"]) > 100
+    assert report["checks_passed"] and len(report["checks"]["checks"]) > 70
     assert {run["precision"] for run in report["training"]["runs"]} == {"bf16", "fp8"}
     assert len(report["bars"]) == 8 and all(bar["figure"] is not None for bar in report["bars"])
     assert {entry["operation"] for entry in report["kernels"]["products"]} == {
@@ -83,7 +84,7 @@ def test_errors_beyond_the_bound_are_found() -> None:
     x, w = torch.randn(200, 300, generator=generator), torch.randn(70, 300, generator=generator)
     a, b = quantise_tiles(x, True), quantise_blocks(w, True)
     assert torch.equal(decoded(b).float(), dequantise(b))
-    y = Reference().mm(a, b)
+    y = reference().products.mm(a, b)
     assert product_error(y, decoded(a), decoded(b))["passed"]
     assert not product_error(y * 1.01, decoded(a), decoded(b))["passed"]
     wrong = y.clone()
@@ -100,7 +101,7 @@ def test_errors_beyond_the_bound_are_found() -> None:
     assert not nearly_quantised_error(Quantised(a.data, a.scale * 2), a)["passed"]
 
 
-class Broken(Reference):
+class Broken(ReferenceProducts):
     """Products twice as large, other ones every time, or none at all."""
 
     def __init__(self) -> None:
@@ -126,7 +127,7 @@ def test_a_wrong_backend_is_found_out(tmp_path: Path) -> None:
     from gpu_common import Bench
 
     bench = Bench(torch.device("cpu"), 0, True, 100, tmp_path / "gpu.json", section="checks")
-    bench.backends["broken"] = Broken()
+    bench.backends["broken"] = replace(reference(), products=Broken())
     gpu_checks.checks(bench)
     passed = {(check["operation"], check["case"]): check["passed"] for check in bench.report["checks"]["checks"]}
     assert not passed["product", "1 x 208 by 136"] and passed["product", "1 x 208 by 136, twice"]

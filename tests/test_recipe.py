@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clearseek.config import Recipe
 from clearseek.errors import UserError
-from clearseek.recipe import find_recipe, load_recipe, parse_recipe, recipe_json, shipped_recipes
+from clearseek.recipe import RETIRED, find_recipe, load_recipe, parse_recipe, recipe_json, shipped_recipes
 from tests.tiny import TINY, tiny
 
 QUICKSTART = shipped_recipes()["quickstart"].read_text(encoding="utf-8")
@@ -327,6 +327,32 @@ def test_dimensions_that_fp8_cannot_serve_are_named_together() -> None:
     assert "model.intermediate_size = 200 is not" in message
     raw["model"] |= {"moe_intermediate_size": 128, "intermediate_size": 256}
     assert parse_recipe(raw, "it.toml").train.precision == "fp8"
+
+
+RETIRED_BUT_HARMLESS = {"gradient_format": "e4m3", "gradient_tile": "1x128", "accumulate": "fp32"}
+
+
+def test_a_retired_setting_is_read_at_the_value_that_every_run_has_now() -> None:
+    raw = changed("fp8", RETIRED_BUT_HARMLESS | {"scales": "float"})
+    assert {f"fp8.{name}": value for name, value in RETIRED_BUT_HARMLESS.items()} == {
+        name: retired.always for name, retired in RETIRED.items()
+    }
+    recipe = parse_recipe(raw, "it.toml")
+    assert recipe == parse_recipe(changed("fp8", {"scales": "float"}), "it.toml")
+    assert raw["fp8"].keys() > RETIRED_BUT_HARMLESS.keys() and "gradient_tile" not in recipe_json(recipe)
+
+
+def test_a_retired_setting_at_another_value_is_refused_with_the_version_that_can_do_it() -> None:
+    raw = changed("fp8", RETIRED_BUT_HARMLESS | {"gradient_tile": "128x128", "accumulate": ["x"], "scale": 1})
+    assert refused(raw).split("\n") == [
+        'it.toml: fp8.gradient_tile = "128x128": retired, and always "1x128" since ClearSeek 0.1.0: '
+        "leave it out, or use a version before 0.1.0",
+        'it.toml: fp8.accumulate = ["x"]: retired, and always "fp32" since ClearSeek 0.1.0: '
+        "leave it out, or use a version before 0.1.0",
+        'it.toml: unknown key fp8.scale (did you mean "scales"?); valid keys here: backend, scales',
+    ]
+    with pytest.raises(UserError, match=r"^--set fp8.accumulate=tensor-core: fp8.accumulate = .*retired"):
+        load_recipe("quickstart", ["fp8.accumulate=tensor-core"])
 
 
 def test_other_texts_do_not_have_the_recipes_licence() -> None:

@@ -9,7 +9,7 @@ from clearseek.config import Recipe
 from clearseek.recipe import parse_recipe
 from clearseek.train.preflight import preflight
 from clearseek.train.pretrain import PreTraining
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 from clearseek.train.task import Task
 from clearseek.train.trainer import Trainer
 from clearseek.train.transcript import read_header
@@ -58,7 +58,7 @@ def trainer_of(
     task: Task | None = None,
 ) -> Trainer:  # fmt: skip
     """A trainer that writes into a folder, on this machine as it is."""
-    run = RunFolder(folder)
+    run = Run(folder)
     recorded = read_header(run.transcript).get("environment", {}) if resume and run.begun else None
     setup = preflight(recipe, device, recorded)
     return Trainer(recipe, run, task or PreTraining(recipe, data), setup, resume, from_step)

@@ -36,7 +36,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("< held_out_fraction * 2**64 else", "< (1 - held_out_fraction) * 2**64 else", "the fingerprint is of other halves"),
         ("self.duplicates = self._drop_duplicates()", "self.duplicates = 0", "duplicates are kept"),
     ],
-    "data/fim.py": [
+    "data/shards.py:rearranged": [
         ("chance >= rate * 2**64", "chance < rate * 2**64", "all but the share"),
         ("fim {seed} {sha256}", "fim {sha256}", "the seed is ignored"),
         ("(len(text) + 1)", "len(text)", "never cut at the end"),

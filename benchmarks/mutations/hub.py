@@ -29,6 +29,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "tensors.py": [
         ("-(-size // FP8_BLOCK)", "size // FP8_BLOCK", "scales of the last partial block"),
         ("(H, 2 * H)", "(2 * H, H)", "eh_proj transposed"),
+    ],
+    "counts.py": [
         ("spec.size * config.num_experts_per_tok // config.n_routed_experts", "spec.size // config.n_routed_experts", "one expert a token"),
         ("attention = 3 * sequence_length", "attention = 6 * sequence_length", "not causal"),
         ("micro_batches.bit_length() - 1", "micro_batches - 1", "sums of a running total"),
@@ -49,6 +51,9 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("if entry.begin != end:", "if entry.begin < end:", "gaps between tensors"),
         ("b\" \" * (-len(text) % 8)", "b\"\"", "numbers not aligned"),
         ("if size is not None and size != end", "if size is not None and size < end", "bytes after the last tensor"),
+        ("self.size // 2 // width * width", "0", "the middle is the beginning"),
+    ],
+    "jsontext.py": [
         ("if name in content:", "if False:", "a key twice"),
     ],
     "hub/read.py": [

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "model/router.py": [
-        ("index_TK.flatten().sort(dim=0, stable=True)", "index_TK.flatten().flip(0).sort(dim=0, stable=True)", "pairs from the last to the first"),
         ("F.linear(x_TD.float(), self.weight.float())", "F.linear(x_TD, self.weight).float()", "router logits in BF16"),
         ("weight_TK = scores_TE.gather(1, index_TK)", "weight_TK = (choice_TE if c.n_group == 1 else scores_TE).gather(1, index_TK)", "weights with the bias in them"),
         ("+ 1e-20)", "+ 1e-2)", "an epsilon that is felt"),
@@ -24,7 +23,6 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("if c.topk_method == \"noaux_tc\" or not c.norm_topk_prob:", "if True:", "V2 normalises and scales"),
         ("scores_TE + self.e_score_correction_bias if c.topk_method == \"noaux_tc\" else scores_TE", "scores_TE", "the bias is ignored"),
         ("torch.sign(load_E.mean() - load_E)", "torch.sign(load_E.median() - load_E)", "the median load for the mean"),
-        ("bounds_E.diff()", "bounds_E.diff().roll(1)", "loads of other experts"),
     ],
     "model/transformer.py:DeepSeekModel.loss": [
         ("tokens_BX[:, 2 : length + 2]", "tokens_BX[:, 1 : length + 1]", "MTP predicts the next token"),
@@ -98,6 +96,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("return d_x_TD, d_weight_TK,", "return d_x_TD, d_weight_TK * 0,", "the router learns nothing from the experts"),
     ],
     "ops/dispatch.py": [
+        ("index_TK.flatten().sort(dim=0, stable=True)", "index_TK.flatten().flip(0).sort(dim=0, stable=True)", "pairs from the last to the first"),
+        ("bounds_E.diff()", "bounds_E.diff().roll(1)", "loads of other experts"),
         ("weight_TK.flatten().to(dtype)", "weight_TK.t().flatten().to(dtype)", "router weights of other pairs"),
         ("pair_R.div(index_TK.shape[1], rounding_mode=\"floor\")", "(pair_R % index_TK.shape[0])", "rows of other tokens"),
         ("mode=\"sum\"", "mode=\"mean\"", "the mean of a token's experts"),

@@ -5,6 +5,10 @@
 from __future__ import annotations
 
 FAULTS: dict[str, list[tuple[str, str, str]]] = {
+    "recipe.py:_without_retired": [
+        ("if settings[key] != always:", "if False:", "what is no longer done is dropped in silence"),
+        ("if name != key}", "}", "a retired setting stays in the tables"),
+    ],
     "train/schedule.py:multiplier": [
         ("if share <= phase.until", "if share < phase.until", "a phase ends a step early"),
         ("(share - start) / (phase.until - start)", "share / phase.until", "progress counted from the run's start"),

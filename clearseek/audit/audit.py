@@ -1,12 +1,14 @@
 """Audit: run every check over a release and keep the rows. No torch, no model, no code of the release.
 
-``audit(Folder(path))`` is the whole interface; the command line adds only words. The order of the checks is the order
-of the table: what the weights are and allow, what is open, what it means in practice.
+``audit_release(path)`` is the whole interface; the command line adds only words. The order of the checks is that of
+the table: what the weights are and allow, what is open, what it means in practice.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from clearseek.audit.checks import (
@@ -29,8 +31,11 @@ from clearseek.audit.checks import (
     weights,
 )
 from clearseek.audit.evidence import Audit, Row, unique
-from clearseek.audit.read.source import Source
+from clearseek.audit.read.hub import NAME, Hub, as_far_as_read
+from clearseek.audit.read.source import Folder, Source
 from clearseek.audit.read.subject import Subject
+from clearseek.errors import UserError
+from clearseek.signing.hashing import hash_files
 from clearseek.signing.keys import PublicKey
 
 CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
@@ -40,21 +45,54 @@ CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
 )  # fmt: skip
 
 
-def audit(source: Source, name: str = "", trusted: tuple[PublicKey, ...] = (), base: Source | None = None) -> Audit:
-    """Answer every row about a release.
+def open_source(release: str | Path) -> Source:
+    """A folder, or where there is none of that name a repository on the hub: ``owner/name`` or ``owner/name@revision``.
+
+    Raises UserError where there is neither, or nothing in it.
+    """
+    path = str(release)
+    if not Path(path).exists() and NAME.fullmatch(path):
+        if Path(path).parent.is_dir():
+            raise UserError(
+                f"{path}: no such folder, while {Path(path).parent} is one: not looked for on the hub "
+                "(for a repository of that name, run it from elsewhere)"
+            )
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise UserError(f"{path}: no such folder, and HF_HUB_OFFLINE forbids to ask the hub")
+        return Hub(path)
+    source = Folder(Path(path))
+    if not source.sizes and not source.problems:
+        raise UserError(f"{path}: holds no files: there is nothing to audit")
+    return source
+
+
+def audit_release(
+    release: str | Path | Source, name: str = "", trusted: tuple[PublicKey, ...] = (),
+    base: str | Path | Source | None = None,
+) -> Audit:  # fmt: skip
+    """Answer every row about a release. Nothing of it is executed.
 
     Args:
-        source: The release.
+        release: As for :func:`open_source`, its files hashed first; or a source that is open, as it is.
         name: The model's name where the folder's is another, as cards name it: ``DeepSeek-V3``.
         trusted: Keys of those whose signed verifications in it count as re-execution.
         base: A release that it may have been made from: their weights are compared.
+
+    Raises:
+        UserError: there is no such release.
     """
-    subject = Subject(source, name, trusted, base)
+    if isinstance(release, str | Path):
+        source = open_source(release)
+        if isinstance(source, Folder):
+            source.hashes.update(hash_files(source.root, source.tree.files))
+    else:
+        source = release
+    subject = Subject(source, name, trusted, open_source(base) if isinstance(base, str | Path) else base)
     order = {"technical": 0, "definition": 1, "impact": 2}
     found = crosscheck.lift(subject, unique(row for check in CHECKS for row in check(subject)))
     found = attestations.lift(subject, found)
     rows = tuple(sorted(found, key=lambda row: order[row.dimension]))
-    return Audit(source.name, rows, _facts(subject), dict(sorted(source.hashes.items())))
+    return as_far_as_read(Audit(source.name, rows, _facts(subject), dict(sorted(source.hashes.items()))), source)
 
 
 _COUNTS: Final = (

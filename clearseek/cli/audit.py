@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -51,8 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from clearseek.audit.audit import audit
-    from clearseek.audit.read.hub import as_far_as_read
+    from clearseek.audit.audit import audit_release
     from clearseek.audit.render.text import print_audit, print_comparison
     from clearseek.cli.report import output
     from clearseek.files import write_atomic
@@ -70,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     audits = []
     for path in paths:
         source = _source(path, not arguments.no_hash, arguments.json)
-        audits.append(as_far_as_read(audit(source, arguments.name or "", trusted, base), source))
+        audits.append(audit_release(source, arguments.name or "", trusted, base))
     missing = [line for found in audits for line in _missing(found, required)]
     kind = "json" if arguments.json else arguments.format
     text = _render(audits, kind, arguments.compare)
@@ -91,24 +89,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _source(path: str, hashed: bool = False, quiet: bool = False) -> Source:
-    """A folder, its files hashed if asked for, or a repository on the hub."""
-    from clearseek.audit.read.hub import NAME, Hub
+    """A release, the files of a folder hashed if asked for."""
+    from clearseek.audit.audit import open_source
     from clearseek.audit.read.source import Folder
     from clearseek.signing.hashing import hash_files
 
-    if not Path(path).exists() and NAME.fullmatch(path):
-        if Path(path).parent.is_dir():
-            raise UserError(
-                f"{path}: no such folder, while {Path(path).parent} is one: not looked for on the hub "
-                "(for a repository of that name, run it from elsewhere)"
-            )
-        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-            raise UserError(f"{path}: no such folder, and HF_HUB_OFFLINE forbids to ask the hub")
-        return Hub(path)
-    source = Folder(Path(path))
-    if not source.sizes and not source.problems:
-        raise UserError(f"{path}: holds no files: there is nothing to audit")
-    if hashed:
+    source = open_source(path)
+    if hashed and isinstance(source, Folder):
         size = sum(source.sizes.values())
         with _bar(size) if size >= 500_000_000 and sys.stderr.isatty() and not quiet else nullcontext() as progress:
             source.hashes.update(hash_files(source.root, source.tree.files, progress))

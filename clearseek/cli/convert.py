@@ -32,14 +32,14 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from clearseek.cli.report import print_json
-    from clearseek.hub.convert.run import convert
+    from clearseek.hub.convert.run import convert_checkpoint
     from clearseek.interrupts import stop_on_signal
     from clearseek.machine import keep_heap
 
     keep_heap()
     asked = Event()
     with stop_on_signal(asked.set), _progress(quiet=arguments.json) as progress:
-        ended = convert(
+        ended = convert_checkpoint(
             arguments.folder, arguments.out, arguments.dtype, arguments.scales, progress=progress, stop=asked.is_set
         )
     if arguments.json:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from clearseek.fp8.backends.reference import Reference
+    from clearseek.fp8.backend import Backend
 
 SECONDS = 0.3
 """Time for each rate."""
@@ -97,7 +97,7 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _rates(backend: Reference, device: torch.device, size: tuple[int, int, int]) -> dict[str, float]:
+def _rates(backend: Backend, device: torch.device, size: tuple[int, int, int]) -> dict[str, float]:
     """FLOP/s of a product, and of quantising its left operand and the product."""
     import torch
 
@@ -105,11 +105,12 @@ def _rates(backend: Reference, device: torch.device, size: tuple[int, int, int])
     flops = 2 * rows * inner * outputs
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, inner, generator=generator).to(device, backend.dtype)
-    w = backend.weight(torch.randn(outputs, inner, generator=generator).to(device), True).forward
-    tiles = backend.tiles(x, True)
+    w = backend.products.weight(torch.randn(outputs, inner, generator=generator).to(device), True).forward
+    tile, mm = backend.quantiser.tiles, backend.products.mm
+    tiles = tile(x, True)
     return {
-        "product": flops / _median(lambda: backend.mm(tiles, w), device),
-        "with_quantising": flops / _median(lambda: backend.mm(backend.tiles(x, True), w), device),
+        "product": flops / _median(lambda: mm(tiles, w), device),
+        "with_quantising": flops / _median(lambda: mm(tile(x, True), w), device),
     }
 
 

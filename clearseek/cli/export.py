@@ -27,9 +27,9 @@ def run(arguments: argparse.Namespace) -> int:
     from clearseek.data.tokenizer import Tokenizer, trained_here
     from clearseek.hub.portability import check_portability
     from clearseek.hub.write import export_hf
-    from clearseek.train.run import RunFolder
+    from clearseek.train.run import Run
 
-    folder = RunFolder(arguments.run)
+    folder = Run(arguments.run)
     recipe = folder.read_recipe()
     model, step = folder.load_model(arguments.step)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}[arguments.dtype]

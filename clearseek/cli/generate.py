@@ -71,7 +71,7 @@ def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:
     from clearseek.hub.read import import_hf
     from clearseek.hub.tokenizer_files import refuse_without_tokenizer
     from clearseek.model.transformer import DeepSeekModel
-    from clearseek.train.run import RunFolder
+    from clearseek.train.run import Run
 
     if not folder.is_dir():
         raise UserError(
@@ -86,6 +86,6 @@ def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:
             model = DeepSeekModel(config)
         model.load_state_dict(tensors, assign=True)
         return model.set_dtype(torch.float32).requires_grad_(False), load_tokenizer(folder / "tokenizer.json", config)
-    trained = RunFolder(folder)
+    trained = Run(folder)
     model, _ = trained.load_model(step)
     return model, load_tokenizer(trained.tokenizer, model.config)

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     from clearseek.hub.read import import_hf
     from clearseek.hub.tokenizer_files import refuse_without_tokenizer
     from clearseek.train import checkpoint
-    from clearseek.train.run import RunFolder
+    from clearseek.train.run import Run
 
     out: Path = arguments.run
     empty = out.is_dir() and not any(out.iterdir())
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     buffers = {name: t for name, t in tensors.items() if name.endswith("e_score_correction_bias")}
     weights = {name: t for name, t in tensors.items() if name not in buffers}
     with atomic_folder(out, replace=empty) as folder:
-        made = RunFolder(folder)
+        made = Run(folder)
         made.write_recipe(recipe)
         write_atomic(made.tokenizer, tokenizer.content)
         checkpoint.save(made.checkpoints, 0, {"weights": weights, "buffers": buffers}, {"imported": True}, keep=1)

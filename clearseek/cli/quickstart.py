@@ -122,9 +122,9 @@ def choose_recipe(runs: Path, overrides: Sequence[str]) -> tuple[str, str]:
     from clearseek.machine import pick_precision
     from clearseek.recipe import load_recipe
     from clearseek.train.preflight import settle_numerics
-    from clearseek.train.run import RunFolder
+    from clearseek.train.run import Run
 
-    there = RunFolder(runs / RECIPES[0])
+    there = Run(runs / RECIPES[0])
     if there.begun and (name := there.read_recipe().name) in RECIPES:
         return name, f"as in {there.root}"
     settle_numerics(None, "cpu")
@@ -155,13 +155,13 @@ def _samples(model: DeepSeekModel, tokenizer: Tokenizer) -> list[str]:
 
 def _twins(runs: Path, ours: Path, weights_sha256: str) -> list[str]:
     """Other runs beside this one that ended in the same bits."""
-    from clearseek.train.run import RunFolder
+    from clearseek.train.run import Run
     from clearseek.train.transcript import last_line
 
     same = []
     for folder in sorted(runs.iterdir()):
         with suppress(UserError, OSError):  # whatever else lies there is none of this run's business
-            last = last_line(RunFolder(folder).transcript).record if folder != ours else None
+            last = last_line(Run(folder).transcript).record if folder != ours else None
             if last is not None and last.weights_sha256 == weights_sha256:
                 same.append(str(folder))
     return same

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from clearseek.cli.report import output, print_json, print_rows
     from clearseek.release.make import make_release
     from clearseek.release.push import check_push, push
-    from clearseek.train.run import RunFolder
+    from clearseek.train.run import Run
 
     if arguments.private and arguments.push is None:
         raise UserError("--private goes with --push owner/name")
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_push(arguments.push)
     with signing_key(arguments.key, arguments.make_key) as private:
         made = make_release(
-            RunFolder(arguments.run), arguments.out, arguments.data, private, arguments.dtype, arguments.name or "",
+            Run(arguments.run), arguments.out, arguments.data, private, arguments.dtype, arguments.name or "",
             arguments.provider, arguments.languages, say,
         )  # fmt: skip
     pushed = "" if arguments.push is None else f"{arguments.push}@{push(made.out, arguments.push, arguments.private)}"

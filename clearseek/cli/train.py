@@ -34,22 +34,22 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from clearseek.cli.report import print_json
     from clearseek.recipe import load_recipe
-    from clearseek.train.run import RunFolder
+    from clearseek.train.run import Run
 
     _refuse_combinations(arguments)
     parent = None
     if arguments.resume is None:
-        folder = RunFolder(arguments.run or Path("runs") / Path(arguments.recipe).stem)
+        folder = Run(arguments.run or Path("runs") / Path(arguments.recipe).stem)
         recipe = load_recipe(arguments.recipe, arguments.overrides)
     elif arguments.more_steps is None:
-        folder = RunFolder(arguments.resume)
+        folder = Run(arguments.resume)
         recipe = folder.read_recipe()
     else:
         from clearseek.train.extend import longer_recipe
 
-        parent = RunFolder(arguments.resume)
+        parent = Run(arguments.resume)
         recipe = longer_recipe(parent, arguments.more_steps)
-        folder = RunFolder(arguments.run or Path(f"{parent.root}-{recipe.train.steps}"))
+        folder = Run(arguments.run or Path(f"{parent.root}-{recipe.train.steps}"))
     if arguments.dry_run:
         if arguments.json:
             print_json(costs(recipe))

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from clearseek.signing.dsse import sign_statement
     from clearseek.signing.manifest import ATTESTATIONS
     from clearseek.signing.tree import visible
-    from clearseek.verify.run import verify
+    from clearseek.verify.run import verify_release
     from clearseek.verify.statement import as_statement, coverage, summary, verdict
 
     levels = _levels(arguments.levels)
@@ -58,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     nonce = arguments.nonce or os.urandom(16).hex()
     console = Console(highlight=False, stderr=arguments.json)
     with signing_key(arguments.sign, arguments.make_key) as private:
-        found = verify(arguments.release, levels, nonce, arguments.segments, arguments.key, arguments.read_sources, say)
+        found = verify_release(
+            arguments.release, levels, nonce, arguments.segments, arguments.key, arguments.read_sources, say
+        )
     for row in found.rows:
         sign = Text(f"  {mark(console, row.answer)} ", style=MARKS[row.answer][1])
         console.print(sign + Text(f"{row.title}: {visible(row.reason)}"), soft_wrap=True)

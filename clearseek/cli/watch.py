@@ -11,12 +11,12 @@ from rich.console import Console
 from clearseek.cli.progress import Display, data_progress
 from clearseek.config import Recipe
 from clearseek.train.record import HELD_OUT
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 
 
 def run_training(
-    recipe: Recipe, run: RunFolder, data: Path | None = None, device: str = "cpu", resume: bool = False,
-    from_step: int | None = None, quiet: bool = False, parent: RunFolder | None = None,
+    recipe: Recipe, run: Run, data: Path | None = None, device: str = "cpu", resume: bool = False,
+    from_step: int | None = None, quiet: bool = False, parent: Run | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """:func:`train_recipe` with everything shown; with `quiet` on standard error, which leaves the other for JSON.
 

@@ -155,7 +155,7 @@ class Loader:
                 names[number] = entry.id
         return [names[number] for number in numbers]
 
-    def verify(self) -> None:
+    def check_hashes(self) -> None:
         """Compare the SHA-256 of every file with the manifest. Raises UserError naming a changed shard."""
         check_files(self._folder, self._stream.manifest)
 

@@ -23,7 +23,16 @@ from typing import IO, Any
 
 from clearseek.data.cut import parts
 from clearseek.data.find import shown
-from clearseek.data.rows import UnusableError, has_field, parse, row_text, value_text
+from clearseek.data.rows import (
+    MAX_DOCUMENT_BYTES,
+    UnusableError,
+    has_field,
+    not_utf8,
+    parse,
+    row_text,
+    too_long,
+    value_text,
+)
 from clearseek.errors import UserError, nearest
 from clearseek.filetypes import HEAD_BYTES, UTF8_BOM, FileKind, expect, recognise
 
@@ -31,8 +40,6 @@ Rows = Iterator[tuple[str, bytes | UnusableError]]
 Reader = Callable[[str, Path], Rows]
 """Takes a file's name and place."""
 
-MAX_DOCUMENT_BYTES = 16 * 2**20
-"""Longest document and longest line, in bytes. It bounds memory: tokenising takes about 150 bytes for each of these."""
 MAX_JSON_BYTES = 256 * 2**20
 """Longest JSON file that is one value and not one a line: it is read whole."""
 COLLECTION_BYTES = 256 * 2**10
@@ -199,11 +206,11 @@ def _try(line: bytes) -> Any:
 
 def _line_text(where: str, line: bytes, field: str) -> bytes | UnusableError:
     if len(line) > MAX_DOCUMENT_BYTES:
-        return _too_long(where)
+        return too_long(where)
     try:
         return row_text(where, parse(line.decode()), field)
     except UnicodeDecodeError:
-        return _not_utf8(where)
+        return not_utf8(where)
     except (ValueError, RecursionError) as error:
         return UnusableError("not JSON", f"{where}: not one JSON object on one line: {_cure('', error)}")
 
@@ -230,7 +237,7 @@ def _read_json(name: str, path: Path, field: str) -> Rows:
         text = content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise _not_utf8(f"{name}:{line}") from None
+        raise not_utf8(f"{name}:{line}") from None
     values: list[Any] = []
     at = 0
     decoder = json.JSONDecoder(parse_int=float)
@@ -300,7 +307,7 @@ def _decoded(name: str, file: IO[bytes]) -> Iterator[str]:
     while line := file.readline(MAX_DOCUMENT_BYTES + 1):
         number += 1
         if len(line) > MAX_DOCUMENT_BYTES:
-            raise UserError(str(_too_long(f"{name}:{number}")))
+            raise UserError(str(too_long(f"{name}:{number}")))
         yield from io.StringIO(line.decode(errors="surrogateescape"), newline="")
 
 
@@ -363,39 +370,6 @@ def parquet_reader(field: str) -> Reader:
             raise UserError(f"{shown(str(path))}: not a readable parquet file of UTF-8 text: {error}") from None
 
     return read
-
-
-def _too_long(where: str) -> UnusableError:
-    return UnusableError(
-        "too long", f"{where}: longer than {MAX_DOCUMENT_BYTES >> 20} MiB: split the document into several"
-    )
-
-
-def _not_utf8(where: str) -> UnusableError:
-    cure = "convert the file, for example with iconv -f LATIN1 -t UTF-8"
-    return UnusableError("not UTF-8", f"{where}: not UTF-8 text: {cure}")
-
-
-def usable_text(where: str, content: bytes | UnusableError) -> str:
-    """The text of a document's bytes. Raises UnusableError when there is none."""
-    if isinstance(content, UnusableError):
-        raise content
-    if not content:
-        raise UnusableError("empty", f"{where}: the document is empty: remove it, or narrow data.paths")
-    if len(content) > MAX_DOCUMENT_BYTES:
-        raise _too_long(where)
-    if b"\0" in content:
-        raise UnusableError(
-            "NUL bytes", f"{where}: a NUL byte at {content.index(0)}: this is no text; narrow data.paths"
-        )
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise UnusableError(
-            "not UTF-8",
-            f"{where}: not UTF-8 (byte {error.start}): convert it, for example with iconv -f LATIN1 -t UTF-8, "
-            "or narrow data.paths",
-        ) from None
 
 
 READERS: dict[str, Callable[[str], Reader]] = {"jsonl": json_reader, "csv": csv_reader, "parquet": parquet_reader}

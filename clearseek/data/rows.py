@@ -1,4 +1,4 @@
-"""From one row of data to the text of one document.
+"""From one row of data to the text of one document, and which documents are usable.
 
 A row is what JSON or Parquet hold: the text stands in a field, perhaps inside another (``doc.body``). A field that
 holds a conversation (a list of messages with their roles) becomes prose with the speakers' names before their turns. It
@@ -14,6 +14,8 @@ from typing import Any
 
 from clearseek.errors import UserError, nearest
 
+MAX_DOCUMENT_BYTES = 16 * 2**20
+"""Longest document and longest line, in bytes. It bounds memory: tokenising takes about 150 bytes for each of these."""
 _ROLES = {"human": "User", "gpt": "Assistant", "bot": "Assistant", "model": "Assistant", "prompter": "User"}
 """Names that data sets give to the speakers; every other name is only capitalised."""
 _TYPES = {bool: "true or false", int: "a number", float: "a number", dict: "an object", list: "a list"}
@@ -69,6 +71,41 @@ def value_text(where: str, value: Any, field: str) -> bytes | UnusableError:
         return UnusableError(
             "lone surrogates", f"{where}: a lone surrogate escape (\\ud800 to \\udfff) is no text: remove it"
         )
+
+
+def too_long(where: str) -> UnusableError:
+    """Why a document above the limit is unusable."""
+    return UnusableError(
+        "too long", f"{where}: longer than {MAX_DOCUMENT_BYTES >> 20} MiB: split the document into several"
+    )
+
+
+def not_utf8(where: str) -> UnusableError:
+    """Why bytes that are no UTF-8 are unusable."""
+    cure = "convert the file, for example with iconv -f LATIN1 -t UTF-8"
+    return UnusableError("not UTF-8", f"{where}: not UTF-8 text: {cure}")
+
+
+def usable_text(where: str, content: bytes | UnusableError) -> str:
+    """The text of a document's bytes. Raises UnusableError when there is none."""
+    if isinstance(content, UnusableError):
+        raise content
+    if not content:
+        raise UnusableError("empty", f"{where}: the document is empty: remove it, or narrow data.paths")
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise too_long(where)
+    if b"\0" in content:
+        raise UnusableError(
+            "NUL bytes", f"{where}: a NUL byte at {content.index(0)}: this is no text; narrow data.paths"
+        )
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UnusableError(
+            "not UTF-8",
+            f"{where}: not UTF-8 (byte {error.start}): convert it, for example with iconv -f LATIN1 -t UTF-8, "
+            "or narrow data.paths",
+        ) from None
 
 
 def resolve(row: dict[str, Any], field: str) -> Any:

@@ -27,7 +27,6 @@ import numpy as np
 import clearseek
 from clearseek.config import DataConfig
 from clearseek.data import tokenizer as tokenizers
-from clearseek.data.fim import rearranged
 from clearseek.data.find import home
 from clearseek.data.manifest import (
     FORMAT,
@@ -65,8 +64,8 @@ TOKENIZER_SAMPLE_BYTES = 64 * 2**20
 _FIM_MARKS = (tokenizers.FIM_BEGIN, tokenizers.FIM_HOLE, tokenizers.FIM_END)
 
 
-def prepare(
-    config: DataConfig, vocab_size: int, out: Path, progress: Progress | None = None, base: Path | None = None
+def prepare_data(
+    config: DataConfig, vocab_size: int, out: str | Path, progress: Progress | None = None, base: Path | None = None
 ) -> Manifest:
     """Make the data folder `out`, or check and reuse it when it was made from the same inputs.
 
@@ -80,6 +79,7 @@ def prepare(
     Raises:
         UserError: the text or tokenizer is unusable, `out` holds something else or is damaged, or the disk is full.
     """
+    out = Path(out)
     base, report = base or Path.cwd(), progress or (lambda stage, done, total: None)
     source = open_source(config, base)
     given = Tokenizer.load(base / home(config.tokenizer)) if config.tokenizer else None
@@ -197,7 +197,7 @@ def _tokenise(
 def _write_batch(
     batch: list[tuple[Document, Split]], config: DataConfig, tokenizer: Tokenizer, writer: _Writer
 ) -> None:
-    """Tokenise documents together and write each: ``bos text eos``, or rearranged (see `fim`)."""
+    """Tokenise documents together and write each: ``bos text eos``, or rearranged (:func:`rearranged`)."""
     pieces: list[tuple[str, ...]] = []
     for document, split in batch:
         rate = config.fim_rate if split == "train" else 0.0
@@ -214,6 +214,28 @@ def _write_batch(
             ids = bos + next(encoded) + eos
         writer.add(document, split, fim, ids)
     writer.flush()
+
+
+def rearranged(text: str, sha256: str, rate: float, seed: int) -> tuple[str, str, str] | None:
+    """Prefix, middle and suffix of a document for fill in the middle, or None for one that stays as it is.
+
+    A model that only continues text cannot complete a gap, so DeepSeek-V3 (report, section 4.1) rearranges a tenth of
+    its documents before packing: ``<fim_begin> prefix <fim_hole> suffix <fim_end> middle <eos>`` (PSM, after Bavarian
+    et al., 2022, arXiv:2207.14255). Which documents, and where they are cut, are functions of the seed and the
+    document's own hash: neither order nor neighbours matter.
+
+    Args:
+        text: The document; cut between characters, each of the two places being uniform over all.
+        sha256: Hex digest of its bytes.
+        rate: Share of documents to rearrange, 0 to 1.
+        seed: Another seed chooses other documents and places.
+    """
+    draws = hashlib.sha256(f"fim {seed} {sha256}".encode()).digest()
+    chance, *places = (int.from_bytes(draws[at : at + 8], "big") for at in (0, 8, 16))
+    if chance >= rate * 2**64:
+        return None
+    first, second = sorted(place * (len(text) + 1) >> 64 for place in places)
+    return text[:first], text[first:second], text[second:]
 
 
 class _Writer:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from clearseek.config import DataConfig
 from clearseek.data.find import Finder, shown
-from clearseek.data.readers import EXTRA, READERS, Reader, read_whole, text_reader, usable_text
-from clearseek.data.rows import UnusableError
+from clearseek.data.readers import EXTRA, READERS, Reader, read_whole, text_reader
+from clearseek.data.rows import UnusableError, usable_text
 from clearseek.errors import UserError
 from clearseek.filetypes import recognise_file
 

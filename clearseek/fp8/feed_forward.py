@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from clearseek.fp8.backends.reference import Weight
+from clearseek.fp8.backend import Weight
 from clearseek.fp8.formats import Quantised
 from clearseek.fp8.linear import Fp8, Kind
 from clearseek.ops.dispatch import Layout, combine
@@ -87,21 +87,21 @@ class _FeedForward(torch.autograd.Function):
         ctx: Any, x_TD: Tensor, weight_TK: Tensor | None, layout: Layout | None, fp8: Fp8,
         operands: tuple[Weight, Weight], *parameters: Tensor,
     ) -> Tensor:  # fmt: skip
-        backend, (gate_up, down) = fp8.backend, operands
+        quantiser, products, (gate_up, down) = fp8.backend.quantiser, fp8.backend.products, operands
         rows = len(x_TD) if layout is None else layout.token_R.numel()
         ends_E = torch.full((1,), rows, dtype=torch.int32, device=x_TD.device) if layout is None else layout.ends_E
         if layout is None or weight_TK is None:
             weight_R1 = x_TD.new_ones(rows, 1)
         else:
             weight_R1 = layout.weights(weight_TK, x_TD.dtype)
-        x = _padded(backend.tiles(x_TD, fp8.power_of_two(_kinds(layout)[0])), layout)
+        x = _padded(quantiser.tiles(x_TD, fp8.power_of_two(_kinds(layout)[0])), layout)
         y_RD: Tensor | None = None
         kept: list[Tensor] = []
         for part in parts(ends_E, rows):
             e, r = part.experts, part.rows
-            gate_up_RI2 = backend.grouped_mm(_gather(x, layout, r), backend.pick(gate_up.forward, e), part.ends_E)
-            inner, act = backend.swiglu(gate_up_RI2, weight_R1[r], fp8.power_of_two("activation"))
-            y_r = backend.grouped_mm(act, backend.pick(down.forward, e), part.ends_E)
+            gate_up_RI2 = products.grouped_mm(_gather(x, layout, r), products.pick(gate_up.forward, e), part.ends_E)
+            inner, act = quantiser.swiglu(gate_up_RI2, weight_R1[r], fp8.power_of_two("activation"))
+            y_r = products.grouped_mm(act, products.pick(down.forward, e), part.ends_E)
             y_RD = _store(y_RD, (rows, x_TD.shape[1]), r, y_r)
             kept += inner
         ctx.save_for_backward(*x, weight_R1, ends_E, *kept)
@@ -116,10 +116,10 @@ class _FeedForward(torch.autograd.Function):
     def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor | None, ...]:
         data, scale, weight_R1, ends_E, *kept = ctx.saved_tensors
         x, fp8, layout = Quantised(data, scale), ctx.fp8, ctx.layout
-        backend, (gate_up, down) = fp8.backend, ctx.operands
+        quantiser, products, (gate_up, down) = fp8.backend.quantiser, fp8.backend.products, ctx.operands
         rows = len(weight_R1)
         x_scales, g_scales = (fp8.power_of_two(kind) for kind in _kinds(layout))
-        g = _padded(backend.gradient_tiles(g_TD.contiguous(), g_scales, fp8.gradient_dtype), layout)
+        g = _padded(quantiser.tiles(g_TD.contiguous(), g_scales), layout)
         d_weight_R = torch.zeros(rows, dtype=torch.float32, device=g_TD.device)
         experts, hidden = len(ends_E), g_TD.shape[1]
         width = ctx.shapes[-1][-1]
@@ -129,16 +129,16 @@ class _FeedForward(torch.autograd.Function):
         for i, part in enumerate(parts(ends_E, rows)):
             e, r = part.experts, part.rows
             g_r, x_r = _gather(g, layout, r), _gather(x, layout, r)
-            d_act_RI = backend.grouped_mm(g_r, backend.pick(down.backward, e), part.ends_E)
+            d_act_RI = products.grouped_mm(g_r, products.pick(down.backward, e), part.ends_E)
             inner = Quantised(*kept[2 * i : 2 * i + 2])
-            tiles, columns, act, d_weight_R[r] = backend.swiglu_backward(
-                d_act_RI, inner, weight_R1[r], fp8.power_of_two("gradient"), fp8.gradient_dtype
+            tiles, columns, act, d_weight_R[r] = quantiser.swiglu_backward(
+                d_act_RI, inner, weight_R1[r], fp8.power_of_two("gradient")
             )
-            d_x_r = backend.grouped_mm(tiles, backend.pick(gate_up.backward, e), part.ends_E)
+            d_x_r = products.grouped_mm(tiles, products.pick(gate_up.backward, e), part.ends_E)
             d_x_RD = _store(d_x_RD, (rows, hidden), r, d_x_r)
-            d_down_e = backend.grouped_mm_weight(backend.retile(g_r, g_scales), act, part.ends_E)
+            d_down_e = products.grouped_mm_weight(quantiser.retile(g_r, g_scales), act, part.ends_E)
             d_down_EDI = _store(d_down_EDI, (experts, hidden, width), e, d_down_e)
-            d_gate_up_e = backend.grouped_mm_weight(columns, backend.retile(x_r, x_scales), part.ends_E)
+            d_gate_up_e = products.grouped_mm_weight(columns, quantiser.retile(x_r, x_scales), part.ends_E)
             d_gate_up_EID = _store(d_gate_up_EID, (experts, 2 * width, hidden), e, d_gate_up_e)
         assert d_x_RD is not None and d_gate_up_EID is not None and d_down_EDI is not None
         *gate_up_shapes, down_shape = ctx.shapes

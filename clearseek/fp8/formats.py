@@ -21,9 +21,8 @@ TILE = 128
 """Elements that share a scale, along each tiled dimension."""
 AMAX_FLOOR = 1e-4
 """Smallest amax that a scale is computed from."""
-E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
-E4M3_MAX, E5M2_MAX = 448.0, 57344.0
-E5M6_MAX = 65024.0
+E4M3 = torch.float8_e4m3fn
+E4M3_MAX, E5M6_MAX = 448.0, 65024.0
 
 
 class Quantised(NamedTuple):
@@ -31,6 +30,10 @@ class Quantised(NamedTuple):
 
     data: Tensor
     scale: Tensor
+
+    def at(self, index: int | slice) -> Quantised:
+        """The same rows, or the same matrices of a stack, of data and of scales."""
+        return Quantised(self.data[index], self.scale[index])
 
 
 def scale_of(amax: Tensor, power_of_two: bool, largest: float = E4M3_MAX) -> Tensor:
@@ -53,10 +56,9 @@ def next_power_of_two(x: Tensor) -> Tensor:
     return ((bits + 0x007FFFFF) & 0x7F800000).view(torch.float32) + 0 * x
 
 
-def to_float8(x: Tensor, dtype: torch.dtype = E4M3) -> Tensor:
-    """FP32 to 8 bits, to nearest, ties to even; magnitudes above the format's largest value become it."""
-    largest = torch.finfo(dtype).max
-    return x.clamp(-largest, largest).to(dtype)
+def to_e4m3(x: Tensor) -> Tensor:
+    """FP32 to E4M3, to nearest, ties to even; magnitudes above 448 become 448."""
+    return x.clamp(-E4M3_MAX, E4M3_MAX).to(E4M3)
 
 
 def to_e5m6(x: Tensor) -> Tensor:

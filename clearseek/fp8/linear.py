@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from clearseek.config import Fp8Config
-from clearseek.fp8.backends.reference import Reference, Weight
-from clearseek.fp8.formats import E4M3, E5M2, Quantised
+from clearseek.fp8.backend import Backend, Weight
+from clearseek.fp8.formats import Quantised
 from clearseek.fp8.quantise import dequantise_e5m6, quantise_e5m6
 
 Kind = Literal["activation", "gradient", "weight", "attention_output", "dispatch", "combine_gradient"]
@@ -34,7 +34,7 @@ class Fp8:
     """How a model computes in FP8: settings and a backend."""
 
     config: Fp8Config
-    backend: Reference
+    backend: Backend
     rates: dict[str, float] = field(default_factory=dict, compare=False)
     """FLOP/s of the backends that were measured to choose this one."""
 
@@ -42,11 +42,6 @@ class Fp8:
         """Whether scales of this kind of tensor are powers of two."""
         scales = self.config.scales
         return scales == "power-of-two" or (scales == "deepseek-v3" and kind in POWER_OF_TWO_IN_V3)
-
-    @property
-    def gradient_dtype(self) -> torch.dtype:
-        """Eight-bit type of activation gradients."""
-        return E4M3 if self.config.gradient_format == "e4m3" else E5M2
 
 
 class QuantisedWeight:
@@ -75,7 +70,7 @@ class QuantisedWeight:
         if self._weight is None or fp8 is not self._fp8 or not same or versions != self._versions:
             whole = (parameters[0] if len(parameters) == 1 else torch.cat(parameters)).detach()
             whole = whole.unsqueeze(0) if stacked else whole
-            self._weight = fp8.backend.weight(whole, fp8.power_of_two("weight"))
+            self._weight = fp8.backend.products.weight(whole, fp8.power_of_two("weight"))
             self._fp8, self._versions = fp8, versions
             self._made_of = [parameter.detach() for parameter in parameters]
         return self._weight
@@ -109,27 +104,28 @@ class _Linears(torch.autograd.Function):
     def forward(
         ctx: Any, x_TK: Tensor, fp8: Fp8, kind: Kind, weights: list[Weight], *parameters_NK: Tensor
     ) -> tuple[Tensor, ...]:
-        x = fp8.backend.tiles(x_TK, fp8.power_of_two(kind))
+        x = fp8.backend.quantiser.tiles(x_TK, fp8.power_of_two(kind))
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(*(quantise_e5m6(x_TK) if kind == "attention_output" else x))
         ctx.fp8, ctx.kind, ctx.weights, ctx.inputs = fp8, kind, weights, x_TK.shape[1]
-        return tuple(fp8.backend.mm(x, weight.forward) for weight in weights)
+        return tuple(fp8.backend.products.mm(x, weight.forward) for weight in weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients_TN: Tensor) -> tuple[Tensor | None, ...]:
         fp8: Fp8 = ctx.fp8
+        quantiser, products = fp8.backend.quantiser, fp8.backend.products
         kept = Quantised(*ctx.saved_tensors)
         power_of_two = fp8.power_of_two(ctx.kind)
         if ctx.kind == "attention_output":
-            x = fp8.backend.columns(dequantise_e5m6(kept, ctx.inputs, fp8.backend.dtype), power_of_two)
+            x = quantiser.columns(dequantise_e5m6(kept, ctx.inputs, fp8.backend.dtype), power_of_two)
         else:
-            x = fp8.backend.retile(kept, power_of_two)
+            x = quantiser.retile(kept, power_of_two)
         dx_TK: Tensor | None = None
         d_parameters = []
         for g_TN, weight in zip(gradients_TN, ctx.weights, strict=True):
-            tiles, columns = fp8.backend.gradient(g_TN.contiguous(), fp8.power_of_two("gradient"), fp8.gradient_dtype)
-            part_TK = fp8.backend.mm(tiles, weight.backward)
+            tiles, columns = quantiser.gradient(g_TN.contiguous(), fp8.power_of_two("gradient"))
+            part_TK = products.mm(tiles, weight.backward)
             dx_TK = part_TK if dx_TK is None else dx_TK.add_(part_TK)
-            d_parameters.append(fp8.backend.mm_weight(columns, x))
+            d_parameters.append(products.mm_weight(columns, x))
         return dx_TK, None, None, None, *d_parameters

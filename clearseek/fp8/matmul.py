@@ -19,6 +19,7 @@ Shapes: M rows, N output features, K inner, G slices of 128 of it, E experts, R 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -60,10 +61,8 @@ def grouped_scaled_mm(a: Quantised, b: Quantised, ends_E: Tensor, dtype: torch.d
         [R, N].
     """
     y_RN = torch.zeros(len(a.data), b.data.shape[1], dtype=dtype, device=a.data.device)
-    for e, (start, end) in enumerate(pairwise([0, *ends_E.tolist()])):
-        if end > start:
-            rows = Quantised(a.data[start:end], a.scale[start:end])
-            y_RN[start:end] = scaled_mm(rows, Quantised(b.data[e], b.scale[e]), dtype)
+    for e, rows in blocks(ends_E):
+        y_RN[rows] = scaled_mm(a.at(rows), b.at(e), dtype)
     return y_RN
 
 
@@ -78,35 +77,29 @@ def grouped_scaled_mm_inner(a: Quantised, b: Quantised, ends_E: Tensor) -> Tenso
     Returns:
         [E, N, K] FP32.
     """
-    bounds = [0, *ends_E.tolist()]
-    if any(end % TILE for end in bounds[:-1]):  # the last one may end in a partial tile
-        raise ValueError(f"experts' rows must begin at multiples of {TILE}, but they begin at {bounds[:-1]}")
+    begins = [0, *ends_E.tolist()][:-1]
+    if any(begin % TILE for begin in begins):  # the last one may end in a partial tile
+        raise ValueError(f"experts' rows must begin at multiples of {TILE}, but they begin at {begins}")
     y_ENK = torch.zeros(len(ends_E), len(a.data), len(b.data), dtype=torch.float32, device=a.data.device)
-    for e, (start, end) in enumerate(pairwise(bounds)):
-        if end > start:
-            rows, tiles = slice(start, end), slice(start // TILE, -(-end // TILE))
-            y_ENK[e] = scaled_mm(
-                Quantised(a.data[:, rows], a.scale[:, tiles]),
-                Quantised(b.data[:, rows], b.scale[:, tiles]),
-                torch.float32,
-            )
+    for e, rows in blocks(ends_E):
+        y_ENK[e] = scaled_mm(along(a, rows), along(b, rows), torch.float32)
     return y_ENK
+
+
+def blocks(ends_E: Tensor) -> Iterator[tuple[int, slice]]:
+    """Each expert that has rows, and its rows."""
+    for e, (start, end) in enumerate(pairwise([0, *ends_E.tolist()])):
+        if end > start:
+            yield e, slice(start, end)
+
+
+def along(q: Quantised, inner: slice) -> Quantised:
+    """A part of the inner dimension, which begins at a multiple of 128."""
+    tiles = slice(inner.start // TILE, -(-inner.stop // TILE))
+    return Quantised(q.data[:, inner], q.scale[:, tiles])
 
 
 def rows_of_scales(b: Quantised) -> Tensor:
     """The scales of `b` for every row: [N, G]."""
     rows = len(b.data)
     return b.scale if len(b.scale) == rows else b.scale.repeat_interleave(TILE, 0)[:rows]
-
-
-def truncated_mm(a_MK: Tensor, b_NK: Tensor) -> Tensor:
-    """``a @ b.T`` in FP32 as if a Hopper tensor core's accumulator kept the whole sum: for comparison, not for use.
-
-    After each 32 elements of the inner dimension the running sum is truncated to 13 fraction bits ("Insights into
-    DeepSeek-V3", section 3.1.1), which is what promotion to FP32 every 128 elements avoids.
-    """
-    y_MN = torch.zeros(len(a_MK), len(b_NK), dtype=torch.float32, device=a_MK.device)
-    for a_MI, b_NI in zip(a_MK.float().split(32, dim=1), b_NK.float().split(32, dim=1), strict=True):
-        y_MN += a_MI @ b_NI.t()
-        y_MN.view(torch.int32).bitwise_and_(-(1 << 10))
-    return y_MN

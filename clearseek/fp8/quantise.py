@@ -15,39 +15,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clearseek.fp8.formats import E4M3, E5M6_MAX, TILE, Quantised, from_e5m6, scale_of, to_e5m6, to_float8
+from clearseek.fp8.formats import E5M6_MAX, TILE, Quantised, from_e5m6, scale_of, to_e4m3, to_e5m6
 
 
-def quantise_tiles(x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
+def quantise_tiles(x_MK: Tensor, power_of_two: bool) -> Quantised:
     """One scale for 128 neighbours in a row.
 
     Args:
         x_MK: BF16 or FP32.
         power_of_two: Round scales up to powers of two.
-        dtype: E4M3, or E5M2 to compare.
 
     Returns:
         Data [M, K], scales [M, G].
     """
     columns = x_MK.shape[1]
     x_MGT = _tiled(x_MK.float())
-    scale_MG = scale_of(x_MGT.abs().amax(-1), power_of_two, torch.finfo(dtype).max)
-    data_MGT = to_float8(x_MGT / scale_MG.unsqueeze(-1), dtype)
+    scale_MG = scale_of(x_MGT.abs().amax(-1), power_of_two)
+    data_MGT = to_e4m3(x_MGT / scale_MG.unsqueeze(-1))
     return Quantised(data_MGT.flatten(1)[:, :columns].contiguous(), scale_MG)
 
 
-def quantise_columns(x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
+def quantise_columns(x_MK: Tensor, power_of_two: bool) -> Quantised:
     """One scale for 128 neighbours in a column, transposed: data [K, M], scales [K, G]."""
-    return quantise_tiles(x_MK.t(), power_of_two, dtype)
+    return quantise_tiles(x_MK.t(), power_of_two)
 
 
-def quantise_blocks(w_ENK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
+def quantise_blocks(w_ENK: Tensor, power_of_two: bool) -> Quantised:
     """One scale for a block of 128 x 128.
 
     Args:
         w_ENK: A matrix [N, K], or a stack of them [E, N, K]; BF16 or FP32.
         power_of_two: Round scales up to powers of two.
-        dtype: E4M3, or E5M2 to compare.
 
     Returns:
         Data in the shape of `w_ENK`; scales [G, G] or [E, G, G]: `weight_scale_inv` of DeepSeek's checkpoints.
@@ -55,8 +53,8 @@ def quantise_blocks(w_ENK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3
     rows, columns = w_ENK.shape[-2:]
     padded = _padded(_padded(w_ENK.float(), -1), -2)
     blocks = padded.unflatten(-1, (-1, TILE)).unflatten(-3, (-1, TILE))  # [..., G, T, G, T]
-    scale = scale_of(blocks.abs().amax((-3, -1)), power_of_two, torch.finfo(dtype).max)
-    data = to_float8(blocks / scale[..., :, None, :, None], dtype)
+    scale = scale_of(blocks.abs().amax((-3, -1)), power_of_two)
+    data = to_e4m3(blocks / scale[..., :, None, :, None])
     data = data.flatten(-4, -3).flatten(-2, -1)[..., :rows, :columns].contiguous()
     return Quantised(data, scale)
 

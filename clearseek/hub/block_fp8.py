@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clearseek.errors import UserError
-from clearseek.fp8.formats import TILE, to_float8
+from clearseek.fp8.formats import TILE, to_e4m3
 from clearseek.fp8.quantise import quantise_blocks
 
 SAFE_SCALES: Final = (2.0**-117, 2.0**118)
@@ -154,7 +154,7 @@ def _codes(w_NK: Tensor, scale_GG: Tensor) -> Tensor:
     x_NK = w_NK.float()
     for part, scale in _with_scales(x_NK, scale_GG):
         part.div_(scale)
-    return to_float8(x_NK).view(torch.uint8)
+    return to_e4m3(x_NK).view(torch.uint8)
 
 
 def _same_blocks(codes_NK: Tensor, w_NK: Tensor, scale_GG: Tensor) -> Tensor:

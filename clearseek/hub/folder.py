@@ -50,7 +50,7 @@ class JsonFile:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class CheckpointFolder:
     """A folder whose headers, index and configuration have been read and agree."""
 
     folder: Path
@@ -71,7 +71,7 @@ class Checkpoint:
         return f"{self.folder / self.tensors[name].file}: {name}"
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path) -> CheckpointFolder:
     """Read config.json, the index and all headers.
 
     Raises:
@@ -100,7 +100,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if weight_map is not None:
         where = _in_index_order(folder, weight_map, where)
     small, left_out = _other_files(folder, {CONFIG, INDEX, *files})
-    return Checkpoint(folder, config, index, headers, where, small, left_out)
+    return CheckpointFolder(folder, config, index, headers, where, small, left_out)
 
 
 def _single(folder: Path) -> str:
@@ -112,7 +112,7 @@ def _single(folder: Path) -> str:
     return name
 
 
-def fp8_form(source: Checkpoint) -> Scales | None:
+def fp8_form(source: CheckpointFolder) -> Scales | None:
     """Which scales a checkpoint's FP8 tensors have; None if no tensor is in FP8.
 
     A cast to BF16 (DeepSeek's ``fp8_cast_bf16.py``) leaves ``quantization_config`` behind, so the tensors decide, not
@@ -131,7 +131,7 @@ def fp8_form(source: Checkpoint) -> Scales | None:
     return "power-of-two" if packed else said
 
 
-def check_scales_fit(source: Checkpoint) -> None:
+def check_scales_fit(source: CheckpointFolder) -> None:
     """Raise UserError unless every FP8 matrix has its scales, of the right shape, and every scale its matrix."""
     for name, found in source.tensors.items():
         if name.endswith(SCALE_SUFFIX):
@@ -153,7 +153,7 @@ def check_scales_fit(source: Checkpoint) -> None:
                 )
 
 
-def _scales_of(source: Checkpoint, name: str) -> str:
+def _scales_of(source: CheckpointFolder, name: str) -> str:
     """A remark on scales that are there under another name."""
     for other in (name.removesuffix("weight") + "scale", name + "_scale"):
         if other in source.tensors:

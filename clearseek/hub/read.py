@@ -23,14 +23,14 @@ from clearseek.errors import UserError
 from clearseek.hub.aliases import our_names, what_they_are
 from clearseek.hub.block_fp8 import check_finite, check_scale, decode, wide_scale
 from clearseek.hub.config_json import Scales, parse_hf_config
-from clearseek.hub.folder import CONFIG, Checkpoint, check_scales_fit, fp8_form, open_checkpoint
+from clearseek.hub.folder import CONFIG, CheckpointFolder, check_scales_fit, fp8_form, open_checkpoint
 from clearseek.hub.write import E4M3, check_names, place_of
 from clearseek.tensors import EMBEDDING, HEAD, SCALE_SUFFIX, TensorSpec, memory_tensors, tensors
 
 _DTYPES = ("F32", "BF16", "F16", "F8_E4M3")
 
 
-def import_hf(folder: Path, allow_missing_mtp: bool = False) -> tuple[ModelConfig, dict[str, Tensor]]:
+def import_hf(folder: str | Path, allow_missing_mtp: bool = False) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Read a DeepSeek-V2 or V3 checkpoint.
 
     Args:
@@ -46,6 +46,7 @@ def import_hf(folder: Path, allow_missing_mtp: bool = False) -> tuple[ModelConfi
         UserError: a file is missing or damaged, a setting is not supported, or a tensor is missing, unknown, misshapen,
             or not of type F32, BF16, F16, or FP8 with scales; the message names tensor and file.
     """
+    folder = Path(folder)
     source = open_checkpoint(folder)
     config = parse_hf_config(source.config.content, folder / CONFIG)
     ours = our_names(source.tensors)
@@ -94,7 +95,7 @@ def _stored(config: ModelConfig, found: Collection[str], mtp: bool = True) -> It
         yield TensorSpec(HEAD, (config.vocab_size, config.hidden_size), "head", duplicate_of=EMBEDDING)
 
 
-def _check_counts(source: Checkpoint, config: ModelConfig) -> None:
+def _check_counts(source: CheckpointFolder, config: ModelConfig) -> None:
     """Refuse a config.json of more layers or experts than there are tensors, before their names are all written."""
     most = len(source.tensors)
     stacked = any(name.endswith(".experts.down_proj") for name in source.tensors)
@@ -107,7 +108,7 @@ def _check_counts(source: Checkpoint, config: ModelConfig) -> None:
             )
 
 
-def _check_all_there(source: Checkpoint, config: ModelConfig, allow_missing_mtp: bool) -> None:
+def _check_all_there(source: CheckpointFolder, config: ModelConfig, allow_missing_mtp: bool) -> None:
     """Refuse missing and unknown tensors: first whether the main model is there, and then whether the MTP layer is."""
     folder, found = source.folder, set(source.tensors)
     main = {spec.name for spec in _stored(config, found, mtp=False)}
@@ -131,7 +132,7 @@ def _check_all_there(source: Checkpoint, config: ModelConfig, allow_missing_mtp:
         )
 
 
-def _check_tensor(spec: TensorSpec, source: Checkpoint) -> None:
+def _check_tensor(spec: TensorSpec, source: CheckpointFolder) -> None:
     entry, where = source.tensors[spec.name].entry, source.where(spec.name)
     if entry.shape != spec.shape:
         raise UserError(f"{where} has shape {[*entry.shape]}, but config.json says {[*spec.shape]}")
@@ -141,7 +142,7 @@ def _check_tensor(spec: TensorSpec, source: Checkpoint) -> None:
 
 @dataclass(frozen=True)
 class _Reader:
-    source: Checkpoint
+    source: CheckpointFolder
     scales: Scales | None
     handles: dict[str, Any]
 

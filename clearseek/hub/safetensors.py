@@ -10,7 +10,7 @@ the file without gap or overlap. Format: https://github.com/huggingface/safetens
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -28,6 +28,8 @@ DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
+AT_ONCE = 1 << 24
+"""Bytes of a tensor that are read at once."""
 
 
 class Shaped(NamedTuple):
@@ -55,6 +57,20 @@ class Entry:
     def shaped(self) -> Shaped:
         """The tensor without its place."""
         return Shaped(self.name, self.dtype, self.shape)
+
+    def spans(self, piece: int | None = None) -> tuple[tuple[int, int], ...]:
+        """Where the tensor lies in the file: pairs of the first byte and the byte after the last.
+
+        Args:
+            piece: Bytes, whole elements, to take at the beginning, the middle and the end; all where the tensor is no
+                longer than the three, and without `piece`.
+        """
+        begin, end = self.begin, self.begin + self.size
+        if piece is None or self.size <= 3 * piece:
+            return ((begin, end),)
+        width = DTYPE_BYTES[self.dtype]
+        middle = begin + self.size // 2 // width * width
+        return tuple((start, start + piece) for start in (begin, middle, end - piece))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +111,22 @@ def read_header(file: Path) -> Header:
     if kind is not None:
         raise UserError(f"{file}: not a safetensors file but {kind.phrase}: {kind.cure}")
     return parse_header(first, size, str(file))
+
+
+def tensor_bytes(
+    read: Callable[[str, int, int], bytes], file: str, entry: Entry, piece: int | None = None
+) -> Iterator[bytes]:
+    """A tensor's bytes in their order, at most :data:`AT_ONCE` at once; fewer where the file turns out to be cut off.
+
+    Args:
+        read: Gives of a file so many bytes from a place on.
+        file: The file's name for `read`.
+        entry: The tensor.
+        piece: Samples instead of all: :meth:`Entry.spans`.
+    """
+    for begin, end in entry.spans(piece):
+        for start in range(begin, end, AT_ONCE):
+            yield read(file, min(AT_ONCE, end - start), start)
 
 
 def parse_header(raw: bytes, size: int | None, where: str) -> Header:

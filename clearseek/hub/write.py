@@ -58,8 +58,8 @@ _DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32", E4M3: "bfl
 def export_hf(
     state: Mapping[str, Tensor],
     config: ModelConfig,
-    tokenizer_file: Path,
-    out: Path,
+    tokenizer_file: str | Path,
+    out: str | Path,
     dtype: torch.dtype = torch.bfloat16,
     shard_bytes: int = 5_000_000_000,
     extra_card: str | None = None,
@@ -86,6 +86,7 @@ def export_hf(
         UserError: tensors are missing, unknown or misshapen; the tokenizer does not fit; `out` holds something else;
             the disk is full.
     """
+    tokenizer_file, out = Path(tokenizer_file), Path(out)
     if dtype not in _DTYPE_NAMES:
         raise UserError(f"cannot export as {dtype}: use torch.bfloat16, torch.float32 or torch.float8_e4m3fn")
     replace = _may_replace(out)

@@ -1,4 +1,4 @@
-"""What a base model's licence asks of whoever builds on it, as things that can be looked for in a release.
+"""Which licence a known base is under, and what it asks of whoever builds on it, as things to look for in a release.
 
 A licence tag on a derived model says what its makers allow. It does not undo what the base model's licence demanded:
 a copy of the agreement, a notice with given words, words on the model card, a name that begins in a given way. These
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-from clearseek.licences.table import Licence
+from clearseek.licences.table import Licence, lookup
 
 Check = Literal["copy", "notice", "shown", "name-prefix", "changes-marked", "restrictions-passed-on", "licence-kept"]
 """``copy``: the licence's text is in the release. ``notice``: a NOTICE file has these words. ``shown``: the card or the
@@ -86,6 +86,41 @@ _MARKED = frozenset(
 _NO_COPY = frozenset(("CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC-BY-ND-4.0", "CC-BY-NC-ND-4.0",
                       "LicenseRef-arXiv-1.0"))  # fmt: skip
 """Are content with credit and a link."""
+
+
+_END = r"(?=$|[-_ .:@])"
+BASES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
+    (re.compile(pattern, re.I), name)
+    for pattern, name in (
+        (rf"^(?:meta[-_ ]?)?llama[-_ ]?(3\.[123]|[234]){_END}", "llama{}"),
+        (r"^codellama[-_ ]", "llama2"),
+        # tuned by others, who say in the name what from: Hermes-3-Llama-3.1-8B
+        (
+            r"(?<!open)(?<!not)(?<!non)[-_ ](?:meta[-_ ]?)?llama[-_ ]?(3\.[123]|[23])[-_ ]\d{1,3}b(?![a-z0-9])",
+            "llama{}",
+        ),
+        (r"^deepseek-r1-distill-llama-8b" + _END, "llama3.1"),
+        (r"^deepseek-r1-distill-llama-70b" + _END, "llama3.3"),
+        (r"^(?:code|recurrent)?gemma-(?:2b|7b|9b|1\.1|2|3|3n)" + _END, "gemma"),
+        (r"^deepseek-v[23](?:-base)?$|^deepseek-(?:llm|coder|moe)" + _END, "deepseek"),
+        (r"^qwen2\.5-(?:coder-|vl-)?3b" + _END, "qwen-research"),
+        (r"^(?:c4ai-command-(?:r|r7b|a)|aya-(?:23|expanse))" + _END, "cc-by-nc-4.0"),
+        (r"^codestral-22b" + _END, "mnpl-0.1"),
+        (r"^mistral-large-instruct-24(?:07|11)" + _END + r"|^ministral-8b-instruct-2410" + _END, "mrl-0.1"),
+    )
+)
+"""Well-known bases whose licence asks something of what follows: how the name begins, for many names have another
+model's inside (`open_llama_3b` is not Meta's), and the licence. Only where it is known for certain; a base that is not
+listed is unknown, not free."""
+
+
+def licence_of(base: str) -> Licence | None:
+    """The licence that a known base is under, where it asks something of derived models."""
+    name = base.rstrip("/").rpartition("/")[2]
+    for pattern, licence in BASES:
+        if match := pattern.search(name):
+            return lookup(licence.format(*match.groups()))
+    return None
 
 
 def duties(base: Licence) -> tuple[Duty, ...]:

@@ -33,7 +33,7 @@ USABLE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ParallelLayout:
     """Degrees of parallelism."""
 
     dp: int = 1
@@ -52,7 +52,7 @@ class Layout:
         return f"dp={self.dp},ep={self.ep},pp={self.pp}"
 
 
-def parse_layout(text: str, devices: int | None) -> Layout:
+def parse_layout(text: str, devices: int | None) -> ParallelLayout:
     """Read ``dp=128,ep=64,pp=16``; what is left out is 1, but dp follows from the number of devices where given."""
     degrees: dict[str, int] = {}
     for part in text.split(","):
@@ -69,13 +69,13 @@ def parse_layout(text: str, devices: int | None) -> Layout:
         if devices % pp:
             raise UserError(f"--layout {text}: pp = {pp} does not divide --gpus {devices}")
         degrees["dp"] = devices // pp
-    layout = Layout(**degrees)
+    layout = ParallelLayout(**degrees)
     if devices is not None and layout.devices != devices:
         raise UserError(f"--layout {text}: dp x pp = {layout.devices} devices, but --gpus is {devices}")
     return layout
 
 
-def check_layout(layout: Layout, recipe: Recipe) -> None:
+def check_layout(layout: ParallelLayout, recipe: Recipe) -> None:
     """Raise UserError, naming every degree that does not divide what it has to."""
     model, wrong = recipe.model, []
     if layout.dp % layout.ep:
@@ -126,15 +126,15 @@ class Placement:
         self._recompute = recompute
         self._stages = cache(self._count_stages)
 
-    def recompute(self, layout: Layout) -> Recompute:
+    def recompute(self, layout: ParallelLayout) -> Recompute:
         """As asked; else nothing on one device, as ClearSeek trains, and V3's selection on more."""
         return self._recompute or ("none" if layout.devices == 1 else "selective")
 
-    def memory(self, layout: Layout) -> DeviceMemory:
+    def memory(self, layout: ParallelLayout) -> DeviceMemory:
         """Bytes on the fullest device."""
         return max(self._devices(layout), key=lambda device: device.total)
 
-    def _devices(self, layout: Layout) -> Iterator[DeviceMemory]:
+    def _devices(self, layout: ParallelLayout) -> Iterator[DeviceMemory]:
         train, model = self.recipe.train, self.recipe.model
         sequences = train.batch_size // layout.dp
         together = min(train.micro_batch_size or sequences, sequences)
@@ -177,12 +177,12 @@ class Placement:
             for specs in held
         ]
 
-    def best(self, devices: int, budget: float) -> Layout | None:
+    def best(self, devices: int, budget: float) -> ParallelLayout | None:
         """Of the layouts over so many devices, the plainest that fits, else the one that takes least memory.
 
         None where no layout divides. Plain means few stages, then few ways of spreading experts.
         """
-        fullest: list[tuple[int, Layout]] = []
+        fullest: list[tuple[int, ParallelLayout]] = []
         for layout in self._layouts(devices):
             total = self.memory(layout).total
             if total <= budget:
@@ -190,14 +190,14 @@ class Placement:
             fullest.append((total, layout))
         return min(fullest, key=lambda each: each[0])[1] if fullest else None
 
-    def least(self, budget: float) -> Layout | None:
+    def least(self, budget: float) -> ParallelLayout | None:
         """The layout with the fewest devices that fits; None where none does."""
         model, found = self.recipe.model, None
         copies = _divisors(self.recipe.train.batch_size)
         for pp in range(1, model.num_hidden_layers + 1):
             for ep in _divisors(model.n_routed_experts):
                 for dp in copies:
-                    layout = Layout(dp, ep, pp)
+                    layout = ParallelLayout(dp, ep, pp)
                     if dp % ep or (found is not None and layout.devices >= found.devices):
                         continue
                     if self.memory(layout).total <= budget:
@@ -205,7 +205,7 @@ class Placement:
                         break
         return found
 
-    def _layouts(self, devices: int) -> Iterator[Layout]:
+    def _layouts(self, devices: int) -> Iterator[ParallelLayout]:
         model = self.recipe.model
         for pp in range(1, model.num_hidden_layers + 1):
             dp = devices // pp
@@ -213,7 +213,7 @@ class Placement:
                 continue
             for ep in _divisors(model.n_routed_experts):
                 if dp % ep == 0:
-                    yield Layout(dp, ep, pp)
+                    yield ParallelLayout(dp, ep, pp)
 
 
 def _divisors(number: int) -> list[int]:

@@ -21,7 +21,7 @@ from clearseek.plan.hardware import Hardware, find_hardware
 from clearseek.plan.placement import (
     USABLE,
     DeviceMemory,
-    Layout,
+    ParallelLayout,
     Placement,
     Recompute,
     check_layout,
@@ -82,13 +82,13 @@ class Options:
 class MemoryPlan:
     """Whether the model fits."""
 
-    layout: Layout
+    layout: ParallelLayout
     recompute: Recompute
     device: DeviceMemory
     """On the fullest device."""
     usable: int
     """Bytes of a device that a plan fills."""
-    least: Layout | None
+    least: ParallelLayout | None
     """The layout with the fewest devices that fits, where this one does not; None where it does or none does."""
 
     @property
@@ -268,7 +268,7 @@ def _memory(recipe: Recipe, options: Options, hardware: Hardware, run: Published
     devices = options.devices
     if devices is None and options.layout is None and run is not None:
         devices = run.devices
-    layout: Layout | None
+    layout: ParallelLayout | None
     if options.layout is not None:
         layout = parse_layout(options.layout, devices)
         check_layout(layout, recipe)

@@ -16,7 +16,7 @@ from clearseek.program import command
 from clearseek.train import checkpoint
 from clearseek.train.preflight import settle_numerics
 from clearseek.train.record import HELD_OUT
-from clearseek.train.run import RunFolder, is_imported, read_metrics
+from clearseek.train.run import Run, is_imported, read_metrics
 from clearseek.train.transcript import RunRecord, check_transcript, hasher
 
 
@@ -39,7 +39,7 @@ class Made:
     languages: str = ""
 
 
-def gather(run: RunFolder, data: Path, dtype: str, name: str) -> Made:
+def gather(run: Run, data: Path, dtype: str, name: str) -> Made:
     """Read everything, and refuse what would make a release that fails its own audit."""
     recipe = run.read_recipe()
     if is_imported(run):
@@ -68,7 +68,7 @@ def gather(run: RunFolder, data: Path, dtype: str, name: str) -> Made:
     )  # fmt: skip
 
 
-def _evaluate(run: RunFolder, recipe: Recipe, data: Path, manifest: Manifest, transcript: RunRecord) -> dict[str, Any]:
+def _evaluate(run: Run, recipe: Recipe, data: Path, manifest: Manifest, transcript: RunRecord) -> dict[str, Any]:
     """Held-out bits of every window, in FP32 from the last checkpoint, whose hash must be the transcript's."""
     saved = checkpoint.load(checkpoint.find(run.checkpoints, recipe.train.steps), checkpoint.MODEL)
     found = hasher(transcript.version)([*saved.tensors["weights"].items(), *saved.tensors["buffers"].items()])

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from clearseek.audit.audit import audit
+from clearseek.audit.audit import audit_release
 from clearseek.audit.read.source import Folder
 from clearseek.audit.render.exports import as_cyclonedx
 from clearseek.audit.render.spdx import as_spdx
@@ -25,6 +25,7 @@ from clearseek.evaluate.logits import as_json, prompt_logits
 from clearseek.files import atomic_folder, remove_unfinished
 from clearseek.hub.write import export_hf
 from clearseek.release import documents
+from clearseek.release.code import CODE, code_list, package_sources, trainers_code
 from clearseek.release.gather import Made, gather
 from clearseek.release.source_archive import environment_lock, source_archive
 from clearseek.signing import manifest as listing
@@ -32,8 +33,7 @@ from clearseek.signing.folder import sign_folder
 from clearseek.signing.keys import PrivateKey
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
-from clearseek.train.closure import CODE, code_list, package_sources, trainers_code
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
 
@@ -46,7 +46,7 @@ _GIT = b"""* -text
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class ReleaseSummary:
     """What came of it."""
 
     out: Path
@@ -59,16 +59,16 @@ class Released:
 
 
 def make_release(
-    run: RunFolder,
-    out: Path,
-    data: Path | None = None,
+    run: Run,
+    out: str | Path,
+    data: str | Path | None = None,
     key: PrivateKey | None = None,
     dtype: str = "bf16",
     name: str = "",
     provider: str = "",
     languages: str = "",
     say: Callable[[str], None] = lambda _: None,
-) -> Released:
+) -> ReleaseSummary:
     """Write the release of a finished run.
 
     Args:
@@ -85,7 +85,7 @@ def make_release(
     Raises:
         UserError: the run is not finished or not sound, data were changed, `out` exists or lies in the run.
     """
-    folder = data or run.data
+    out, folder = Path(out), run.data if data is None else Path(data)
     if data is None and run.begun and not folder.is_dir():
         raise UserError(f"{folder}: the run's data are not in its folder: say where they are with --data FOLDER")
     _refuse_place(out, run, folder)
@@ -115,10 +115,10 @@ def make_release(
             sign_folder(place, key)
     fingerprint = "" if key is None else key.public.fingerprint
     size = sum(entry.size for entry in manifest.files)
-    return Released(out, len(manifest.files), size, manifest.root, fingerprint)
+    return ReleaseSummary(out, len(manifest.files), size, manifest.root, fingerprint)
 
 
-def _refuse_place(out: Path, run: RunFolder, data: Path) -> None:
+def _refuse_place(out: Path, run: Run, data: Path) -> None:
     """A release stands by itself: not in the run that it is copied from, and not in another release."""
     if out.exists():
         raise UserError(f"{out}: exists: choose a new folder for the release")
@@ -130,14 +130,14 @@ def _refuse_place(out: Path, run: RunFolder, data: Path) -> None:
         raise UserError(f"{out}: lies in the release {inside}, which it would break: choose a folder elsewhere")
 
 
-def _weights(run: RunFolder, place: Path, made: Made) -> None:
+def _weights(run: Run, place: Path, made: Made) -> None:
     model, _ = run.load_model()
     powers = made.recipe.train.precision == "fp8" and made.recipe.fp8.scales == "power-of-two"
     scales = "power-of-two" if powers else "float"
     export_hf(model.state_dict(), made.recipe.model, run.tokenizer, place, DTYPES[made.dtype], scales=scales)  # type: ignore[arg-type]
 
 
-def _training(run: RunFolder, place: Path, made: Made) -> None:
+def _training(run: Run, place: Path, made: Made) -> None:
     """Recipe, transcript, software and checkpoints."""
     for path in (run.recipe, run.transcript, run.metrics):
         if path.is_file():
@@ -147,7 +147,7 @@ def _training(run: RunFolder, place: Path, made: Made) -> None:
     _write(place / "training" / "environment.json", environment.encode())
     for step in made.steps:
         source = checkpoint.find(run.checkpoints, step)
-        problems = checkpoint.verify(source)
+        problems = checkpoint.find_problems(source)
         if problems:
             raise UserError("\n".join(problems))
         _copy(source, place / "checkpoints" / source.name)
@@ -175,7 +175,7 @@ def _bills(place: Path, made: Made) -> dict[str, str]:
     """
     source = Folder(place)
     source.hashes.update({entry.path: entry.sha256 for entry in listing.build(place).files})
-    found = replace(audit(source, made.name), subject=made.name)
+    found = replace(audit_release(source, made.name), subject=made.name)
     for name, render in (("bom.cdx.json", as_cyclonedx), ("bom.spdx.json", as_spdx)):
         _write(place / name, (json.dumps(render(found, findings=False), indent=1) + "\n").encode())
     return source.hashes

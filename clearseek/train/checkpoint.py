@@ -91,7 +91,7 @@ def load(path: Path, groups: Collection[str] | None = None) -> Checkpoint:
         UserError: a file is missing, cut short or altered. The message names it, and the newest other checkpoint of
             the run that is intact.
     """
-    problems = verify(path, groups)
+    problems = find_problems(path, groups)
     if problems:
         raise UserError("\n".join([*problems, _alternative(path)]))
     record = json.loads((path / _RECORD).read_bytes())["checkpoint"]
@@ -102,7 +102,7 @@ def load(path: Path, groups: Collection[str] | None = None) -> Checkpoint:
     return Checkpoint(record["step"], tensors, record["state"])
 
 
-def verify(path: Path, groups: Collection[str] | None = None) -> list[str]:
+def find_problems(path: Path, groups: Collection[str] | None = None) -> list[str]:
     """What is wrong with a checkpoint folder, or with these of its groups, one sentence per file; empty when intact."""
     file = path / _RECORD
     try:
@@ -139,7 +139,7 @@ def steps(folder: Path) -> list[int]:
     return sorted(step for step in set(found) if (folder / _name(step)).is_dir())
 
 
-def strangers(folder: Path) -> list[str]:
+def unexpected_files(folder: Path) -> list[str]:
     """Names in a run's checkpoint folder, and in each checkpoint, that no checkpoint has."""
     whole = {_name(step) for step in steps(folder)}
     out = sorted(entry.name for entry in folder.iterdir() if entry.name not in whole) if folder.is_dir() else []
@@ -147,7 +147,7 @@ def strangers(folder: Path) -> list[str]:
         try:
             known = {_RECORD, *json.loads((folder / name / _RECORD).read_bytes())["checkpoint"]["files"]}
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue  # `verify` says what is wrong with it
+            continue  # `find_problems` says what is wrong with it
         out += sorted(f"{name}/{entry.name}" for entry in (folder / name).iterdir() if entry.name not in known)
     return out
 
@@ -216,7 +216,7 @@ def _alternative(path: Path) -> str:
     """Where to resume from instead of `path`: the newest intact checkpoint beside it."""
     for step in reversed(steps(path.parent)):
         other = find(path.parent, step)
-        if other != path and not verify(other):
+        if other != path and not find_problems(other):
             return f"The checkpoint of step {step} is intact: resume from it with --from-step {step}"
     return "No other checkpoint of this run is intact: restore the folder from a copy, or start the run again"
 

@@ -19,11 +19,11 @@ from clearseek.errors import UserError
 from clearseek.files import atomic_folder, write_atomic
 from clearseek.program import command
 from clearseek.recipe import parse_recipe
-from clearseek.train.run import PARENT, RunFolder, is_imported
+from clearseek.train.run import PARENT, Run, is_imported
 from clearseek.train.transcript import Line, hasher, last_line
 
 
-def longer_recipe(parent: RunFolder, more: int) -> Recipe:
+def longer_recipe(parent: Run, more: int) -> Recipe:
     """The recipe of a finished run with so many steps more. Raises UserError for a run that cannot be gone on from."""
     if more < 1:
         raise UserError(f"--more-steps {more}: use a number from 1 up")
@@ -34,7 +34,7 @@ def longer_recipe(parent: RunFolder, more: int) -> Recipe:
     return parse_recipe(raw, str(parent.recipe))
 
 
-def adopt(parent: RunFolder, run: RunFolder, with_data: bool) -> None:
+def adopt(parent: Run, run: Run, with_data: bool) -> None:
     """Put the end of a finished run into a new run's folder: its last checkpoint, transcript and, if asked for, data.
 
     Files are hard links where the file system has them: nothing changes a checkpoint or a shard in place.
@@ -68,7 +68,7 @@ def adopt(parent: RunFolder, run: RunFolder, with_data: bool) -> None:
             _link(parent.data, folder)
 
 
-def _end_of(parent: RunFolder, recipe: Recipe) -> Line:
+def _end_of(parent: Run, recipe: Recipe) -> Line:
     """The last line of a finished run."""
     if is_imported(parent):
         raise UserError(

@@ -2,7 +2,8 @@
 
 A record is never written again, while settings and measurements are added over the years. What an older record does not
 say is filled in where its value is known (a recipe's new settings: their defaults are what every run before them did)
-and left out where it is not (the machine's versions).
+and left out where it is not (the machine's versions). What it says of a retired setting is left out where every run
+does so now (:data:`clearseek.recipe.RETIRED`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from pydantic import ValidationError
-
-from clearseek.config import Recipe
+from clearseek.errors import UserError
+from clearseek.recipe import parse_recipe
 
 _LATER = frozenset(("cpu_vendor", "mkl", "onednn", "switches", "fp32_products", "tf32"))
 """Of an environment: what the first transcripts did not record."""
@@ -29,9 +29,11 @@ def differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _with_defaults(header: dict[str, Any]) -> dict[str, Any]:
-    """The header, its recipe with the settings that came after it, at the defaults that it was trained with."""
-    with suppress(ValidationError):
-        return header | {"recipe": Recipe.model_validate(header.get("recipe")).model_dump(mode="json")}
+    """The header, its recipe with the settings that came after it, at the defaults that it was trained with, and
+    without those that were retired at theirs.
+    """
+    with suppress(UserError):
+        return header | {"recipe": parse_recipe(header.get("recipe"), "the record").model_dump(mode="json")}
     return header
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from clearseek.errors import UserError
 from clearseek.train import checkpoint
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 from clearseek.train.step import Training
 from clearseek.train.transcript import hasher
 
@@ -33,7 +33,7 @@ class Seed:
 class Parent:
     """The end of another run, whose weights, optimiser and step are taken over."""
 
-    run: RunFolder
+    run: Run
     """The new run, in whose folder they are."""
     record: dict[str, Any]
     """Its `parent.json`."""
@@ -59,7 +59,7 @@ class Parent:
             raise UserError(f"{path}: not the weights that the run began with: restore it from a copy")
 
 
-def origin_of(run: RunFolder) -> Seed | Parent:
+def origin_of(run: Run) -> Seed | Parent:
     """Where the run of a folder begins. Raises UserError where what it says of a parent is damaged."""
     record = run.read_parent()
     return Seed() if record is None else Parent(run, record)

@@ -28,12 +28,12 @@ class PreTraining:
 
     name = "pre-training"
 
-    def __init__(self, recipe: Recipe, data: Path) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, data: str | Path) -> None:
+        self.recipe, data = recipe, Path(data)
         lookahead = 1 + recipe.model.num_nextn_predict_layers
         length, size = recipe.data.sequence_length, recipe.train.batch_size
         self.loader = Loader(data, "train", length, size, recipe.data.seed, lookahead)
-        self.loader.verify()
+        self.loader.check_hashes()
         self.fingerprint = self.loader.fingerprint
         held_out = Stream(data, "heldout")
         self.held_out = held_out if len(held_out) > 1 else None

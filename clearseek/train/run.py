@@ -38,11 +38,14 @@ _LONGEST_LINE = 64 * 2**20
 """Bytes of a line of metrics: without a limit, a file without line ends would be read whole."""
 
 
-@dataclass(frozen=True)
-class RunFolder:
-    """Paths of a run."""
+@dataclass(frozen=True, init=False)
+class Run:
+    """A run folder: where everything is, and what can be read of it."""
 
     root: Path
+
+    def __init__(self, root: str | Path) -> None:
+        object.__setattr__(self, "root", Path(root))
 
     @property
     def recipe(self) -> Path:
@@ -164,7 +167,7 @@ class RunFolder:
         return path
 
 
-def is_imported(run: RunFolder) -> bool:
+def is_imported(run: Run) -> bool:
     """Whether a run folder was made from somebody else's weights, without training."""
     if run.transcript.exists():
         return False

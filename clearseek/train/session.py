@@ -14,7 +14,7 @@ import torch
 from clearseek.config import Recipe
 from clearseek.counts import count_parameters, training_memory
 from clearseek.data.manifest import read_manifest
-from clearseek.data.shards import prepare
+from clearseek.data.shards import prepare_data
 from clearseek.errors import UserError
 from clearseek.files import amount, remove_folder, remove_leftovers, write_atomic, writing
 from clearseek.locks import exclusive
@@ -25,7 +25,7 @@ from clearseek.train.extend import adopt
 from clearseek.train.pictures import expert_load, loss_curve
 from clearseek.train.preflight import Setup, preflight, refuse_device
 from clearseek.train.pretrain import PreTraining
-from clearseek.train.run import Loads, RunFolder, is_imported
+from clearseek.train.run import Loads, Run, is_imported
 from clearseek.train.task import Progress
 from clearseek.train.trainer import OnStep, Outcome, Trainer
 from clearseek.train.transcript import last_line, read_header, read_lines
@@ -33,12 +33,12 @@ from clearseek.train.transcript import last_line, read_header, read_lines
 
 def train_recipe(
     recipe: Recipe,
-    run: RunFolder,
-    data: Path | None = None,
+    run: Run | str | Path,
+    data: str | Path | None = None,
     device: str = "cpu",
     resume: bool = False,
     from_step: int | None = None,
-    parent: RunFolder | None = None,
+    parent: Run | None = None,
     *,
     on_step: OnStep | None = None,
     on_evaluation: Progress | None = None,
@@ -64,6 +64,7 @@ def train_recipe(
         UserError: the run folder holds something else, the data do not fit the model, the model does not fit the
             machine, or what :class:`Trainer` refuses.
     """
+    run, data = run if isinstance(run, Run) else Run(run), None if data is None else Path(data)
     refuse_device(recipe, device)
     _refuse_full_disk(recipe, run)
     _refuse_foreign(run, resume)
@@ -91,7 +92,7 @@ def train_recipe(
 
 
 @contextmanager
-def exclusively(run: RunFolder) -> Iterator[None]:
+def exclusively(run: Run) -> Iterator[None]:
     """Keep every other process from writing the run. Raises UserError where one does, or may.
 
     Folders that had to be made for the lock are gone again if nothing else came into them.
@@ -110,13 +111,13 @@ def exclusively(run: RunFolder) -> Iterator[None]:
 
 
 def _data_folder(
-    recipe: Recipe, run: RunFolder, data: Path | None, resume: bool,
+    recipe: Recipe, run: Run, data: Path | None, resume: bool,
     on_data: Callable[[str, int, int], None] | None, say: Callable[[str], None],
 ) -> Path:  # fmt: skip
     """The folder of data to train on, made where it is missing."""
     folder = data or run.data
     if data is None and not resume and run.read_parent() is None:
-        made = prepare(recipe.data, recipe.model.vocab_size, folder, on_data)
+        made = prepare_data(recipe.data, recipe.model.vocab_size, folder, on_data)
         for line in made.remarks.lines():
             say(f"data: {line}")
     elif data is None and not folder.is_dir():
@@ -161,7 +162,7 @@ def _refuse_other_data(recipe: Recipe, folder: Path) -> None:
         raise UserError(f"{folder}: not the data of the recipe: {'; '.join(wrong)}: change the recipe, or prepare anew")
 
 
-def draw_pictures(run: RunFolder, data: Path, title: str) -> None:
+def draw_pictures(run: Run, data: Path, title: str) -> None:
     """Write the loss curve and the expert-load heat map."""
     manifest = read_manifest(data)
     run.pictures.mkdir(parents=True, exist_ok=True)
@@ -183,7 +184,7 @@ def draw_pictures(run: RunFolder, data: Path, title: str) -> None:
         expert_load(loads, run.pictures / "experts.png", layers)
 
 
-def free_run_folder(runs: Path, name: str, recipe: Recipe) -> tuple[RunFolder, bool]:
+def free_run_folder(runs: Path, name: str, recipe: Recipe) -> tuple[Run, bool]:
     """The folder of an unfinished run of `recipe`, or one for a new run: (folder, whether to resume it).
 
     Folders are called `name`, or have a number behind it.
@@ -192,7 +193,7 @@ def free_run_folder(runs: Path, name: str, recipe: Recipe) -> tuple[RunFolder, b
     """
     number = 1
     while True:
-        run = RunFolder(runs / (name if number == 1 else f"{name}-{number}"))
+        run = Run(runs / (name if number == 1 else f"{name}-{number}"))
         if not run.begun:
             return run, False
         there = run.read_recipe()
@@ -207,7 +208,7 @@ def free_run_folder(runs: Path, name: str, recipe: Recipe) -> tuple[RunFolder, b
         number += 1
 
 
-def _refuse_full_disk(recipe: Recipe, run: RunFolder) -> None:
+def _refuse_full_disk(recipe: Recipe, run: Run) -> None:
     """A checkpoint that does not fit would be found out after hours: refuse before the first step."""
     memory = training_memory(recipe.model, recipe.optimizer.name, "fp32", moments=recipe.optimizer.moments)
     needed = memory.master_weights + memory.optimizer
@@ -220,7 +221,7 @@ def _refuse_full_disk(recipe: Recipe, run: RunFolder) -> None:
         )
 
 
-def _refuse_foreign(run: RunFolder, resume: bool) -> None:
+def _refuse_foreign(run: Run, resume: bool) -> None:
     """Refuse a folder that may not be written, touching nothing in it."""
     try:
         os.fsencode(run.root).decode()
@@ -242,7 +243,7 @@ def _refuse_foreign(run: RunFolder, resume: bool) -> None:
         raise UserError(f"{run.root}: not empty (it holds {', '.join(foreign[:3])}): choose a new folder for the run")
 
 
-def _clear(run: RunFolder, resume: bool, say: Callable[[str], None]) -> bool:
+def _clear(run: Run, resume: bool, say: Callable[[str], None]) -> bool:
     """Clear what killed processes left, in a folder that is ours; whether there is anything to resume."""
     if run.begun and not resume:  # since we looked
         raise UserError(f"{run.root}: holds a run already: --resume it, or choose another folder with --run")

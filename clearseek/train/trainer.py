@@ -22,7 +22,7 @@ from clearseek.train import checkpoint
 from clearseek.train.origin import origin_of, restore
 from clearseek.train.preflight import Setup
 from clearseek.train.record import StepRecord, decode, encode
-from clearseek.train.run import Metrics, RunFolder
+from clearseek.train.run import Metrics, Run
 from clearseek.train.step import NotFiniteError, Training
 from clearseek.train.task import Progress, Task
 from clearseek.train.transcript import Transcript
@@ -63,7 +63,7 @@ class Trainer:
     """
 
     def __init__(
-        self, recipe: Recipe, run: RunFolder, task: Task, setup: Setup, resume: bool = False,
+        self, recipe: Recipe, run: Run, task: Task, setup: Setup, resume: bool = False,
         from_step: int | None = None,
     ) -> None:  # fmt: skip
         self.recipe, self.run = recipe, run

@@ -9,7 +9,7 @@ from clearseek.audit.read.archive import members
 from clearseek.audit.read.source import Folder
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.jsontext import strict_json
-from clearseek.train.closure import CODE, FORMAT, code_list, package_sources, trainers_code
+from clearseek.release.code import CODE, FORMAT, code_list, package_sources, trainers_code
 
 _LONGEST_SOURCE: Final = 10_000_000
 

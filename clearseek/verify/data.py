@@ -17,7 +17,7 @@ from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.data.decode import check_documents
 from clearseek.data.manifest import Manifest, check_files, read_manifest
-from clearseek.data.shards import prepare
+from clearseek.data.shards import prepare_data
 from clearseek.errors import UserError
 from clearseek.verify.replay import Release
 from clearseek.verify.rows import MachineError, attempted
@@ -83,7 +83,7 @@ def _rebuilt(release: Release, read_sources: bool) -> Row:
     theirs = read_manifest(release.data)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            made = prepare(recipe.data, recipe.model.vocab_size, Path(folder) / "data")
+            made = prepare_data(recipe.data, recipe.model.vocab_size, Path(folder) / "data")
         except UserError as error:
             raise MachineError(f"the source is not at hand: {error}") from None
     differing = _differing(made, theirs)

@@ -31,7 +31,7 @@ from clearseek.train.origin import origin_of, restore
 from clearseek.train.preflight import preflight
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.record import StepRecord
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 from clearseek.train.step import Training
 from clearseek.train.transcript import RunRecord, check_transcript
 from clearseek.verify.code import other_code
@@ -44,7 +44,7 @@ class Release:
     """A release's parts, as paths and as what was read of them."""
 
     root: Path
-    run: RunFolder
+    run: Run
     """Recipe and transcript as a run folder would have them."""
     transcript: RunRecord
     recipe: Recipe
@@ -86,7 +86,7 @@ def open_release(root: Path) -> Release:
     """Read what re-execution needs. Raises UserError where the release does not carry it, or it is not sound."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder: give the folder of a release")
-    run = RunFolder(root / "training")
+    run = Run(root / "training")
     if not run.recipe.is_file() or not run.transcript.is_file():
         raise UserError(f"{root}: carries no recipe and transcript (training/): there is nothing to train again")
     transcript = check_transcript(run.transcript)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clearseek.audit import questions as ask
-from clearseek.audit.audit import audit
+from clearseek.audit.audit import audit_release
 from clearseek.audit.evidence import Audit, Evidence, Grade, Row
 from clearseek.audit.read.source import Folder
 from clearseek.errors import OtherVersionError, UserError
@@ -83,12 +83,12 @@ class Request:
     """Whether the data may be made again from files that the recipe names on this machine."""
 
 
-def verify(
-    root: Path,
+def verify_release(
+    root: str | Path,
     levels: tuple[int, ...] = LEVELS,
     nonce: str = "",
     segments: int = 1,
-    public_key: Path | None = None,
+    public_key: str | Path | None = None,
     read_sources: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Verified:
@@ -106,13 +106,14 @@ def verify(
     Raises:
         UserError: there is no release, or no key, to begin with. All that is wrong with a release is in the rows.
     """
+    root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder: give the folder of a release")
     if not (root / listing.MANIFEST).is_file():
         raise UserError(
             f"{root}: holds no {listing.MANIFEST}: there is nothing to verify it by; clearseek audit reads any release"
         )
-    key = None if public_key is None else load_public_key(public_key)
+    key = None if public_key is None else load_public_key(Path(public_key))
     manifest = listing.read(root)
     digest = sha256_bytes(manifest.to_bytes())
     request = Request(levels, nonce, segments, read_sources)
@@ -129,7 +130,7 @@ def verify(
     if 1 in levels:
         source = Folder(root)
         source.hashes.update({entry.path: entry.sha256 for entry in manifest.files if not differences})
-        rows.append(_static(audit(source)))
+        rows.append(_static(audit_release(source)))
     done: tuple[Segment, ...] = ()
     every: tuple[Segment, ...] = ()
     if {2, 3, 4, 5, 6} & set(levels) and not tree.problems:  # links out of it and fifos are never opened
@@ -265,7 +266,7 @@ def _complete(release: Release) -> Row:
     if len(release.steps) - 1 < regular:
         reason = f"the run keeps {regular} checkpoints, and {len(release.steps) - 1} are here"
         return ask.VERIFY_COMPLETE.no(Grade.CLAIMED, reason)
-    if strange := [each for each in checkpoint.strangers(release.checkpoints) if not system_file(each)]:
+    if strange := [each for each in checkpoint.unexpected_files(release.checkpoints) if not system_file(each)]:
         shown = ", ".join(visible(each) for each in strange[:4])
         return ask.VERIFY_COMPLETE.no(Grade.CLAIMED, f"checkpoints/ holds what no checkpoint has: {shown}")
     return ask.VERIFY_COMPLETE.yes(Grade.CHECKED, f"all are of {asked} steps", end)

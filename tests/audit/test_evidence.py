@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import clearseek
-from clearseek.audit.audit import audit
+from clearseek.audit.audit import audit_release
 from clearseek.audit.evidence import Evidence, Grade, Question
 from clearseek.audit.facts import ComputeFact, LicenceFact
 from clearseek.audit.questions import QUESTIONS, VERIFICATIONS
@@ -88,7 +88,7 @@ def test_every_question_has_its_own_name_and_the_subjects_stay_together() -> Non
 
 @pytest.mark.parametrize("name", ["deepseek-v3", "deepseek-r1", ""])
 def test_an_audit_answers_the_listed_questions_in_their_order(name: str, release: Path) -> None:
-    found = audit(Folder(published(name) if name else release))
+    found = audit_release(Folder(published(name) if name else release))
     listed = [each for each in QUESTIONS if found.get(each) is not None]
     assert [row.question for row in found] == listed
     assert {each.id for each in QUESTIONS if each not in listed} <= {"parameters.mtp", "parameters.stored"}
@@ -125,6 +125,6 @@ def test_facts_are_json_where_there_are_any(release: Path) -> None:
     rows = {row["id"]: row for row in audited(release).as_json()["rows"]}
     assert rows["licence.weights"]["facts"] == [{"kind": "licence", "name": "MIT", "spdx_id": "MIT", "file": "LICENSE"}]
     assert "facts" not in rows["files.names"]
-    v3 = {row["id"]: row for row in audit(Folder(published("deepseek-v3")), "DeepSeek-V3").as_json()["rows"]}
+    v3 = {row["id"]: row for row in audit_release(Folder(published("deepseek-v3")), "DeepSeek-V3").as_json()["rows"]}
     (compute,) = v3["cost.compute"]["facts"]
     assert (compute["kind"], compute["device"], round(compute["hours"])) == ("compute", "H800", 2_664_000)

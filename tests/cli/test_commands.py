@@ -23,7 +23,7 @@ import clearseek
 from clearseek.cli import COMMANDS, build_parser, main
 from clearseek.cli import recipes as command
 from clearseek.recipe import shipped_recipes
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 from clearseek.train.session import exclusively
 from clearseek.train.transcript import check_transcript
 from tests.tiny import TINY
@@ -108,7 +108,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
 
 
 def weights(run: Path) -> str:
-    sha256 = check_transcript(RunFolder(run).transcript).steps[-1].weights_sha256
+    sha256 = check_transcript(Run(run).transcript).steps[-1].weights_sha256
     assert sha256 is not None
     return sha256
 
@@ -366,11 +366,11 @@ def test_a_finished_run_is_trained_for_longer(cli: Cli, work: Work, tmp_path: Pa
 
 def test_a_run_that_another_process_writes_is_left_alone(cli: Cli, work: Work, tmp_path: Path) -> None:
     """Nothing is cleared before the run is known to be ours: not even what looks like a dead process's rubbish."""
-    run, left = RunFolder(tmp_path / "r"), tmp_path / "r/.data.0123456789abcdef.new"
+    run, left = Run(tmp_path / "r"), tmp_path / "r/.data.0123456789abcdef.new"
     with exclusively(run):
         left.mkdir()
         for arguments in (("train", work.recipe, "--run", run.root), ("train", "--resume", work.run)):
-            with exclusively(RunFolder(work.run)):
+            with exclusively(Run(work.run)):
                 assert "another process is writing here" in refused(cli(*arguments, "--data", work.data))
         assert left.exists()
 
@@ -413,7 +413,7 @@ def test_mistakes_name_the_likeliest_cure(cli: Cli, work: Work, tmp_path: Path) 
 
 @pytest.mark.parametrize("content", ["", '{"format": "clear'])
 def test_a_run_killed_before_its_first_line_begins_anew(content: str, cli: Cli, work: Work, tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "r")
+    run = Run(tmp_path / "r")
     run.root.mkdir()
     for place, source in ((run.recipe, work.run / "recipe.json"), (run.transcript, None)):
         place.write_bytes(source.read_bytes() if source else content.encode())
@@ -450,7 +450,7 @@ def test_a_signal_finishes_the_step_and_saves(
     run = tmp_path / "r"
     process = start("train", work.recipe, "--data", work.data, "--run", run, *LONG)
     while process.poll() is None:
-        if RunFolder(run).begun and (run / "transcript.jsonl").read_bytes().count(b"\n") > 3:
+        if Run(run).begun and (run / "transcript.jsonl").read_bytes().count(b"\n") > 3:
             break
         time.sleep(0.005)
     process.send_signal(number)
@@ -609,8 +609,8 @@ def test_export_import_export_gives_the_same_bytes(dtype: str, cli: Cli, work: W
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name] and name != "README.md"] == []
     if dtype == "fp32":
-        loaded = RunFolder(back).load_model()[0].state_dict()
-        trained = RunFolder(work.run).load_model()[0].state_dict()
+        loaded = Run(back).load_model()[0].state_dict()
+        trained = Run(work.run).load_model()[0].state_dict()
         assert all(torch.equal(loaded[name], trained[name]) for name in trained)
 
 

@@ -22,7 +22,7 @@ from clearseek.machine import Precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.recipe import load_recipe
 from clearseek.train.pretrain import PreTraining
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 from clearseek.train.task import Batch
 from clearseek.train.transcript import check_transcript
 
@@ -139,7 +139,7 @@ def test_everything_promised_is_there(finished: tuple[Path, dict[str, Any]]) -> 
 
 def test_transformers_loads_the_export_and_computes_the_same(finished: tuple[Path, dict[str, Any]]) -> None:
     transformers = pytest.importorskip("transformers")
-    run = RunFolder(finished[0] / "quickstart")
+    run = Run(finished[0] / "quickstart")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(run.export, dtype=torch.float32)
     ours = run.load_model(dtype=torch.bfloat16)[0].set_dtype(torch.float32)
     tokens = torch.randint(0, 512, (2, 37), generator=torch.Generator().manual_seed(0))
@@ -151,7 +151,7 @@ def test_transformers_loads_the_export_and_computes_the_same(finished: tuple[Pat
 
 
 def test_the_export_is_the_model_in_bf16(finished: tuple[Path, dict[str, Any]]) -> None:
-    run = RunFolder(finished[0] / "quickstart")
+    run = Run(finished[0] / "quickstart")
     config, tensors = import_hf(run.export)
     trained = run.load_model()[0].state_dict()
     assert config == run.read_recipe().model and tensors.keys() == trained.keys()
@@ -276,7 +276,7 @@ def test_the_recipe_suits_the_machine(
 
 
 def test_a_begun_run_keeps_its_recipe_whatever_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RunFolder(tmp_path / "quickstart")
+    run = Run(tmp_path / "quickstart")
     run.root.mkdir()
     run.write_recipe(load_recipe("quickstart-small"))
     run.transcript.write_text("{}\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clearseek.config import DataConfig
-from clearseek.data.shards import prepare
+from clearseek.data.shards import prepare_data
 
 VOCABULARY = 320
 SENTENCE = "the loader reads a window of tokens and gives it to the model which predicts what follows 42 1234 é 中文"
@@ -38,5 +38,5 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data folder made from `corpus` with CONFIG; leave it as it is."""
     out = tmp_path_factory.mktemp("prepared") / "data"
-    prepare(CONFIG, VOCABULARY, out, base=corpus)
+    prepare_data(CONFIG, VOCABULARY, out, base=corpus)
     return out

@@ -13,7 +13,7 @@ import pytest
 
 from clearseek.config import DataConfig
 from clearseek.data.decode import check_documents
-from clearseek.data.shards import prepare
+from clearseek.data.shards import prepare_data
 from clearseek.errors import UserError
 
 
@@ -28,7 +28,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"source": "files", "paths": [str(folder / "*.txt")], "licence": "CC0-1.0", "held_out_fraction": 0.3,
          "fim_rate": 0.4, "sequence_length": 16}
     )  # fmt: skip
-    prepare(config, 300, folder / "data")
+    prepare_data(config, 300, folder / "data")
     return folder / "data"
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from clearseek.data import shards
 from clearseek.data.loader import Loader, Permutation, Stream
 from clearseek.data.manifest import read_documents, read_manifest
-from clearseek.data.shards import prepare
+from clearseek.data.shards import prepare_data
 from clearseek.errors import UserError
 from tests.data.conftest import CONFIG, VOCABULARY
 
@@ -118,14 +118,14 @@ def test_seed_and_fingerprint_choose_the_order(prepared: Path, tmp_path: Path) -
 
 def test_shard_boundaries_do_not_show(corpus: Path, prepared: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 26)  # 13 tokens: fewer than a window
-    prepare(CONFIG, VOCABULARY, tmp_path / "data", base=corpus)
+    prepare_data(CONFIG, VOCABULARY, tmp_path / "data", base=corpus)
     one, many = Loader(prepared, "train", S, 8, 3, 2), Loader(tmp_path / "data", "train", S, 8, 3, 2)
     for step in range(20):
         assert (one.batch(step) == many.batch(step)).all()
 
 
 def test_tokens_of_four_bytes_are_read_as_they_are_written(corpus: Path, tmp_path: Path) -> None:
-    manifest = prepare(CONFIG, 2**16 + 1, tmp_path / "data", base=corpus)
+    manifest = prepare_data(CONFIG, 2**16 + 1, tmp_path / "data", base=corpus)
     written = np.fromfile(tmp_path / "data" / "train-00000.bin", dtype="<u4")
     assert manifest.token_bytes == 4 and len(written) == manifest.train.tokens
     assert (whole(tmp_path / "data") == written).all()
@@ -181,12 +181,12 @@ def test_changed_shard_is_named(prepared: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
     shutil.copytree(prepared, out)
     loader = Loader(out, "train", S, 4, 3)
-    loader.verify()
+    loader.check_hashes()
     raw = bytearray((out / "train-00000.bin").read_bytes())
     raw[100] ^= 1
     (out / "train-00000.bin").write_bytes(raw)
     with pytest.raises(UserError, match=r"train-00000\.bin: changed shard"):
-        Loader(out, "train", S, 4, 3).verify()
+        Loader(out, "train", S, 4, 3).check_hashes()
     (out / "train-00000.bin").write_bytes(raw[:-2])
     with pytest.raises(UserError, match=r"train-00000\.bin: changed shard"):
         Loader(out, "train", S, 4, 3)

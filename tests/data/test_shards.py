@@ -21,7 +21,7 @@ from clearseek.data import shards
 from clearseek.data import tokenizer as names
 from clearseek.data.manifest import Manifest, Split, check_files, documents_sha256, read_documents, read_manifest
 from clearseek.data.scan import split_of
-from clearseek.data.shards import held_out_bytes, prepare
+from clearseek.data.shards import held_out_bytes, prepare_data, rearranged
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from tests.data.conftest import CONFIG, VOCABULARY, write_corpus
@@ -89,7 +89,7 @@ def test_tokenizer_learns_from_training_documents_only(tmp_path: Path) -> None:
     while split_of(hashlib.sha256(f"{'zqzq ' * 500}{number}".encode()).hexdigest(), 0.2) == "train":
         number += 1
     held_out.write_text(f"{'zqzq ' * 500}{number}")
-    prepare(CONFIG, VOCABULARY, tmp_path / "data", base=tmp_path / "texts")
+    prepare_data(CONFIG, VOCABULARY, tmp_path / "data", base=tmp_path / "texts")
     assert "zq" not in json.loads((tmp_path / "data" / "tokenizer.json").read_text())["model"]["vocab"]
 
 
@@ -98,7 +98,7 @@ def test_special_tokens_in_text_stay_text(tmp_path: Path) -> None:
     for number in range(10):
         (tmp_path / "texts" / f"x{number}.txt").write_text(f"{number} {''.join(names.SPECIAL_TOKENS)}")
     out = tmp_path / "data"
-    prepare(CONFIG, VOCABULARY, out, base=tmp_path / "texts")
+    prepare_data(CONFIG, VOCABULARY, out, base=tmp_path / "texts")
     for split in shards.SPLITS:
         tokens = stream(out, split)
         documents = len(offsets(out, split)) - 1
@@ -110,14 +110,14 @@ def test_duplicates_are_dropped_and_counted(tmp_path: Path, prepared: Path) -> N
     write_corpus(tmp_path / "texts")
     for number in range(40):
         shutil.copy(tmp_path / "texts" / f"{number:03d}.txt", tmp_path / "texts" / f"z{number}.txt")
-    manifest = prepare(CONFIG, VOCABULARY, tmp_path / "data", base=tmp_path / "texts")
+    manifest = prepare_data(CONFIG, VOCABULARY, tmp_path / "data", base=tmp_path / "texts")
     assert manifest.duplicates == 40
     assert manifest.fingerprint == read_manifest(prepared).fingerprint
 
 
 def test_rearranged_documents_reassemble(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
-    prepare(change(fim_rate=0.5), VOCABULARY, out, base=corpus)
+    prepare_data(change(fim_rate=0.5), VOCABULARY, out, base=corpus)
     tokenizer = Tokenizer.load(out / "tokenizer.json")
     begin, hole, end = (tokenizer.id_of(name) for name in (names.FIM_BEGIN, names.FIM_HOLE, names.FIM_END))
     entries = list(read_documents(out))
@@ -139,7 +139,7 @@ def test_rearranged_documents_reassemble(corpus: Path, tmp_path: Path) -> None:
 def test_shards_are_cut_at_the_limit(corpus: Path, prepared: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 1000)
     monkeypatch.setattr(shards, "BATCH_BYTES", 700)
-    manifest = prepare(CONFIG, VOCABULARY, tmp_path / "data", base=corpus)
+    manifest = prepare_data(CONFIG, VOCABULARY, tmp_path / "data", base=corpus)
     sizes = [(tmp_path / "data" / name).stat().st_size for name in manifest.train.shards]
     assert len(sizes) > 3 and set(sizes[:-1]) == {1000} and 0 < sizes[-1] <= 1000
     assert (stream(tmp_path / "data", "train") == stream(prepared, "train")).all()
@@ -148,14 +148,14 @@ def test_shards_are_cut_at_the_limit(corpus: Path, prepared: Path, tmp_path: Pat
 
 def test_wide_vocabulary_takes_four_bytes(corpus: Path, prepared: Path, tmp_path: Path) -> None:
     config = change(tokenizer=str(prepared / "tokenizer.json"))
-    manifest = prepare(config, 2**16 + 1, tmp_path / "data", base=corpus)
+    manifest = prepare_data(config, 2**16 + 1, tmp_path / "data", base=corpus)
     assert manifest.token_bytes == 4
     assert (stream(tmp_path / "data", "train") == stream(prepared, "train")).all()
 
 
 def test_progress_is_reported(corpus: Path, tmp_path: Path) -> None:
     heard: list[tuple[str, int, int]] = []
-    prepare(CONFIG, VOCABULARY, tmp_path / "data", lambda *report: heard.append(report), corpus)
+    prepare_data(CONFIG, VOCABULARY, tmp_path / "data", lambda *report: heard.append(report), corpus)
     assert list(dict.fromkeys(stage for stage, _, _ in heard)) == ["read", "tokenizer", "tokenise"]
     assert ("read", 40, 0) in heard and heard[-1][1] == heard[-1][2] > 0
 
@@ -175,13 +175,13 @@ def test_split_only_grows_with_the_fraction(digest: bytes, one: float, other: fl
 def test_split_does_not_depend_on_neighbours_or_names(tmp_path: Path, prepared: Path) -> None:
     write_corpus(tmp_path / "texts", documents=60)
     (tmp_path / "texts" / "000.txt").rename(tmp_path / "texts" / "renamed.txt")
-    prepare(CONFIG, VOCABULARY, tmp_path / "data", base=tmp_path / "texts")
+    prepare_data(CONFIG, VOCABULARY, tmp_path / "data", base=tmp_path / "texts")
     before, after = ({e.sha256: e.split for e in read_documents(folder)} for folder in (prepared, tmp_path / "data"))
     assert before.items() <= after.items() and len(after) == 60
 
 
 def test_two_runs_give_the_same_bytes(corpus: Path, prepared: Path, tmp_path: Path) -> None:
-    prepare(CONFIG, VOCABULARY, tmp_path / "data", base=corpus)
+    prepare_data(CONFIG, VOCABULARY, tmp_path / "data", base=corpus)
     assert tree(tmp_path / "data") == tree(prepared)
 
 
@@ -191,7 +191,7 @@ def test_one_changed_byte_changes_the_fingerprint(tmp_path: Path, prepared: Path
         path = tmp_path / "texts" / name
         path.write_text(path.read_text().replace("Text", "Test"))
         out = tmp_path / name
-        prepare(CONFIG, VOCABULARY, out, base=tmp_path / "texts")
+        prepare_data(CONFIG, VOCABULARY, out, base=tmp_path / "texts")
         assert read_manifest(out).fingerprint != read_manifest(prepared).fingerprint
 
 
@@ -201,7 +201,7 @@ def test_fingerprint_follows_what_makes_the_tokens_and_nothing_else(
     first = read_manifest(prepared).fingerprint
 
     def fingerprint(name: str, vocabulary: int = VOCABULARY, **settings: Any) -> str:
-        return prepare(change(**settings), vocabulary, tmp_path / name, base=corpus).fingerprint
+        return prepare_data(change(**settings), vocabulary, tmp_path / name, base=corpus).fingerprint
 
     assert fingerprint("other-seed", seed=7, sequence_length=8, licence="MIT") == first
     different = [
@@ -225,16 +225,16 @@ def test_documents_hash_follows_order_and_split() -> None:
 def test_same_inputs_are_reused_and_others_refused(tmp_path: Path) -> None:
     texts, out = tmp_path / "texts", tmp_path / "data"
     write_corpus(texts)
-    first = prepare(CONFIG, VOCABULARY, out, base=texts)
+    first = prepare_data(CONFIG, VOCABULARY, out, base=texts)
     times = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert prepare(CONFIG, VOCABULARY, out, base=texts) == first
+    assert prepare_data(CONFIG, VOCABULARY, out, base=texts) == first
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == times
     before = tree(out)
     with pytest.raises(UserError, match="other documents or settings"):
-        prepare(CONFIG, VOCABULARY + 1, out, base=texts)
+        prepare_data(CONFIG, VOCABULARY + 1, out, base=texts)
     (texts / "000.txt").write_text("another text")
     with pytest.raises(UserError, match="other documents or settings"):
-        prepare(CONFIG, VOCABULARY, out, base=texts)
+        prepare_data(CONFIG, VOCABULARY, out, base=texts)
     assert tree(out) == before
 
 
@@ -250,7 +250,7 @@ def test_damage_is_named(corpus: Path, prepared: Path, tmp_path: Path, name: str
     else:
         (out / name).write_bytes(raw if damage == "flip" else raw[:-2])
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
-        prepare(CONFIG, VOCABULARY, out, base=corpus)
+        prepare_data(CONFIG, VOCABULARY, out, base=corpus)
 
 
 @pytest.mark.parametrize("content", [b"", b"[", b"[]", b'{"format": 1}', b'{"format": 99}', b"\xff", b"[" * 100_000])
@@ -259,7 +259,7 @@ def test_damaged_manifest_is_named(corpus: Path, prepared: Path, tmp_path: Path,
     shutil.copytree(prepared, out)
     (out / "manifest.json").write_bytes(content)
     with pytest.raises(UserError, match=r"manifest\.json"):
-        prepare(CONFIG, VOCABULARY, out, base=corpus)
+        prepare_data(CONFIG, VOCABULARY, out, base=corpus)
 
 
 def test_changed_held_out_text_is_named(prepared: Path, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_out_that_holds_something_else_is_left_alone(corpus: Path, tmp_path: Pat
     (tmp_path / "file").write_text("mine")
     for name in ("data", "file"):
         with pytest.raises(UserError, match=name):
-            prepare(CONFIG, VOCABULARY, tmp_path / name, base=corpus)
+            prepare_data(CONFIG, VOCABULARY, tmp_path / name, base=corpus)
     assert (tmp_path / "data" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "mine"
 
 
@@ -284,10 +284,10 @@ def test_bad_input_writes_nothing(tmp_path: Path) -> None:
     write_corpus(tmp_path / "texts")
     (tmp_path / "texts" / "999.txt").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"999\.txt"):
-        prepare(CONFIG, VOCABULARY, tmp_path / "data", base=tmp_path / "texts")
+        prepare_data(CONFIG, VOCABULARY, tmp_path / "data", base=tmp_path / "texts")
     (tmp_path / "texts" / "999.txt").unlink()
     with pytest.raises(UserError, match="vocab_size"):
-        prepare(CONFIG, 9, tmp_path / "data", base=tmp_path / "texts")
+        prepare_data(CONFIG, 9, tmp_path / "data", base=tmp_path / "texts")
     assert [path.name for path in tmp_path.iterdir()] == ["texts"]
 
 
@@ -297,7 +297,7 @@ def test_full_disk_leaves_nothing(corpus: Path, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(shards._Writer, "flush", full)
     with pytest.raises(UserError, match="disk is full"):
-        prepare(CONFIG, VOCABULARY, tmp_path / "data", base=corpus)
+        prepare_data(CONFIG, VOCABULARY, tmp_path / "data", base=corpus)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -311,7 +311,7 @@ def test_text_that_changes_meanwhile_is_refused(tmp_path: Path, when: str) -> No
             (tmp_path / "texts" / "039.txt").write_text("changed")
 
     with pytest.raises(UserError, match=r"039\.txt: changed while"):
-        prepare(CONFIG, VOCABULARY, tmp_path / "data", meddle, tmp_path / "texts")
+        prepare_data(CONFIG, VOCABULARY, tmp_path / "data", meddle, tmp_path / "texts")
     assert not (tmp_path / "data").exists()
 
 
@@ -321,26 +321,28 @@ def test_empty_half_is_refused(corpus: Path, tmp_path: Path, fraction: float) ->
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
     config = change(source="jsonl", paths=("a.jsonl",))
     with pytest.raises(UserError, match="held_out_fraction") as refusal:
-        prepare(config.model_copy(update={"held_out_fraction": fraction}), VOCABULARY, tmp_path / "d", base=tmp_path)
+        prepare_data(
+            config.model_copy(update={"held_out_fraction": fraction}), VOCABULARY, tmp_path / "d", base=tmp_path
+        )
     named = re.search(r"([\d.]+) is the smallest that works; 0 holds out none", str(refusal.value))
     assert named
     smallest = config.model_copy(update={"held_out_fraction": float(named[1])})
-    manifest = prepare(smallest, VOCABULARY, tmp_path / "data", base=tmp_path)
+    manifest = prepare_data(smallest, VOCABULARY, tmp_path / "data", base=tmp_path)
     assert manifest.heldout.documents > 0
     less = config.model_copy(update={"held_out_fraction": float(named[1]) - 0.001})
     with pytest.raises(UserError, match="is the smallest that works"):
-        prepare(less, VOCABULARY, tmp_path / "less", base=tmp_path)
+        prepare_data(less, VOCABULARY, tmp_path / "less", base=tmp_path)
 
 
 def test_text_too_poor_for_the_vocabulary_is_said(corpus: Path, tmp_path: Path) -> None:
-    manifest = prepare(CONFIG, 9999, tmp_path / "data", base=corpus)
+    manifest = prepare_data(CONFIG, 9999, tmp_path / "data", base=corpus)
     tokenizer = Tokenizer.load(tmp_path / "data" / "tokenizer.json")
     assert 320 < tokenizer.vocab_size == manifest.remarks.vocabulary < 9999
     assert f"{tokenizer.vocab_size:,} tokens" in manifest.remarks.lines()[-1]
 
 
 def test_nothing_held_out_when_asked(corpus: Path, tmp_path: Path) -> None:
-    manifest = prepare(change(held_out_fraction=0.0), VOCABULARY, tmp_path / "data", base=corpus)
+    manifest = prepare_data(change(held_out_fraction=0.0), VOCABULARY, tmp_path / "data", base=corpus)
     assert (manifest.heldout.documents, manifest.heldout.shards) == (0, ())
     assert held_out_bytes(tmp_path / "data") == b""
 
@@ -348,7 +350,7 @@ def test_nothing_held_out_when_asked(corpus: Path, tmp_path: Path) -> None:
 def test_given_tokenizer_must_fit(corpus: Path, prepared: Path, tmp_path: Path) -> None:
     path = str(prepared / "tokenizer.json")
     with pytest.raises(UserError, match="vocab_size = 300"):
-        prepare(change(tokenizer=path), 300, tmp_path / "data", base=corpus)
+        prepare_data(change(tokenizer=path), 300, tmp_path / "data", base=corpus)
     spec = json.loads(Path(path).read_text())
     spec["added_tokens"] = [token for token in spec["added_tokens"] if "fim" not in token["content"]]
     vocabulary = spec["model"]["vocab"]
@@ -356,6 +358,38 @@ def test_given_tokenizer_must_fit(corpus: Path, prepared: Path, tmp_path: Path) 
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
     config = change(tokenizer=str(tmp_path / "tokenizer.json"), fim_rate=0.1)
     with pytest.raises(UserError, match="fim"):
-        prepare(config, VOCABULARY, tmp_path / "data", base=corpus)
-    manifest: Manifest = prepare(config.model_copy(update={"fim_rate": 0.0}), 400, tmp_path / "data", base=corpus)
+        prepare_data(config, VOCABULARY, tmp_path / "data", base=corpus)
+    manifest: Manifest = prepare_data(config.model_copy(update={"fim_rate": 0.0}), 400, tmp_path / "data", base=corpus)
     assert manifest.vocab_size == 400
+
+
+@given(st.text(), st.integers(0, 2**63))
+def test_rearranged_pieces_reassemble(text: str, seed: int) -> None:
+    pieces = rearranged(text, hashlib.sha256(text.encode()).hexdigest(), 1.0, seed)
+    assert pieces is not None
+    assert "".join(pieces) == text
+
+
+@given(st.text(), st.integers(0, 2**63))
+def test_fim_rate_zero_leaves_everything(text: str, seed: int) -> None:
+    assert rearranged(text, hashlib.sha256(text.encode()).hexdigest(), 0.0, seed) is None
+
+
+def test_fim_rate_places_and_seed() -> None:
+    hashes = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(4000)]
+    chosen = {seed: [rearranged("x" * 99, sha256, 0.1, seed) for sha256 in hashes] for seed in (0, 1)}
+    assert 340 < sum(cut is not None for cut in chosen[0]) < 460  # 400 +- 3 standard deviations
+    assert chosen[0] != chosen[1]
+    everywhere = [rearranged("x" * 99, sha256, 1.0, 0) or ("", "", "") for sha256 in hashes]
+    for piece in range(3):  # two uniform places: each piece is a third on average
+        assert 31 < sum(len(cut[piece]) for cut in everywhere) / len(hashes) < 35
+    assert {len(cut[0]) for cut in everywhere} >= {0, 1, 50}
+
+
+def test_every_place_of_a_document_can_be_cut() -> None:
+    hashes = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(300)]
+    cuts = {rearranged("ab", sha256, 1.0, 0) for sha256 in hashes}
+    places = ("", "a", "ab")
+    assert cuts == {
+        (start, end.removeprefix(start), "ab"[len(end) :]) for start in places for end in places if end >= start
+    }

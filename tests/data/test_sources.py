@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from clearseek.config import DataConfig
-from clearseek.data import readers, sources
+from clearseek.data import readers, rows, sources
 from clearseek.data.scan import scan
 from clearseek.data.sources import Tally, documents, open_source
 from clearseek.errors import UserError
@@ -190,7 +190,8 @@ def test_jsonl_rows_are_documents(tmp_path: Path) -> None:
     ],
 )
 def test_bad_jsonl_line_is_named(tmp_path: Path, line: bytes, complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 2**20)
+    for module in (readers, rows):
+        monkeypatch.setattr(module, "MAX_DOCUMENT_BYTES", 2**20)
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "good"}\n' + line + b'\n{"text": "good"}\n')
     message = refused(tmp_path, "a.jsonl", source="jsonl")
     assert message.startswith("a.jsonl:2: ") and complaint in message

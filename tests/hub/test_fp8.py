@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from clearseek.cli import main
 from clearseek.config import ModelConfig
 from clearseek.errors import UserError
-from clearseek.hub.convert.run import convert
+from clearseek.hub.convert.run import convert_checkpoint
 from clearseek.hub.read import import_hf
 from clearseek.hub.safetensors import read_header
 from clearseek.hub.write import INDEX, export_hf
 from clearseek.recipe import parse_recipe
 from clearseek.tensors import fp8_tensors
 from clearseek.train import checkpoint
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 from tests.hub import checkpoints
 from tests.hub.checkpoints import assert_same, read
 from tests.hub.examples import CONFIGS, random_state, small, tokenizer_file
@@ -36,7 +36,7 @@ def test_fp8_export_is_bf16_export_converted(config: ModelConfig, scales: Any, t
     masters, file = random_state(config, torch.float32), tokenizer_file(tmp_path)
     export_hf(masters, config, file, tmp_path / "bf16")
     export_hf(masters, config, file, tmp_path / "fp8", dtype=torch.float8_e4m3fn, scales=scales)
-    convert(tmp_path / "bf16", tmp_path / "converted", "fp8", scales)
+    convert_checkpoint(tmp_path / "bf16", tmp_path / "converted", "fp8", scales)
     exported = read(tmp_path / "fp8")
     assert_same(exported, read(tmp_path / "converted"))
     stored = {name: (dtype, shape) for name, dtype, shape in fp8_tensors(config)}
@@ -62,7 +62,7 @@ def test_fp8_shards_hold_matrices_with_their_scales_within_the_limit(tmp_path: P
         assert all(index["weight_map"][name] == each.name for name in sizes)
         total += sum(sizes.values())
     assert index["metadata"] == {"total_size": total}
-    convert(tmp_path / "many", tmp_path / "bf16", "bf16")
+    convert_checkpoint(tmp_path / "many", tmp_path / "bf16", "bf16")
     assert_same(import_hf(tmp_path / "many")[1], import_hf(tmp_path / "bf16")[1])
 
 
@@ -138,7 +138,7 @@ def test_an_index_that_lies_is_not_imported(tmp_path: Path) -> None:
 
 def test_scales_are_what_scale_fmt_says(tmp_path: Path) -> None:
     free = checkpoints.write(tmp_path / "free", checkpoints.random_fp8(), scale_fmt="ue8m0")
-    for reader in (import_hf, lambda folder: convert(folder, tmp_path / "bf16", "bf16")):
+    for reader in (import_hf, lambda folder: convert_checkpoint(folder, tmp_path / "bf16", "bf16")):
         with pytest.raises(UserError, match=r'_scale_inv: the scale of block .* no power of two, .*"ue8m0"'):
             reader(free)
     assert not (tmp_path / "bf16").exists()
@@ -174,7 +174,7 @@ def test_a_run_is_exported_under_the_scales_it_was_trained_with(
         "train": {"steps": 1, "batch_size": 1, "precision": precision},
         "fp8": {"scales": scales},
     }
-    run = RunFolder(tmp_path / "run")
+    run = Run(tmp_path / "run")
     run.root.mkdir()
     run.write_recipe(parse_recipe(tables, "mine"))
     shutil.copy(tokenizer_file(tmp_path), run.tokenizer)
@@ -187,10 +187,10 @@ def test_a_run_is_exported_under_the_scales_it_was_trained_with(
     raw = json.loads((tmp_path / "fp8" / "config.json").read_text())
     assert raw["quantization_config"].get("scale_fmt") == expected
     export_hf(state, config, run.tokenizer, tmp_path / "bf16")
-    convert(tmp_path / "bf16", tmp_path / "converted", "fp8", "power-of-two" if expected else "float")
+    convert_checkpoint(tmp_path / "bf16", tmp_path / "converted", "fp8", "power-of-two" if expected else "float")
     assert_same(read(tmp_path / "fp8"), read(tmp_path / "converted"))
     assert main(["import", str(tmp_path / "fp8"), str(tmp_path / "back")]) == 0
-    convert(tmp_path / "fp8", tmp_path / "decoded", "bf16")
+    convert_checkpoint(tmp_path / "fp8", tmp_path / "decoded", "bf16")
     said = []
     for folder in ("fp8", "back", "decoded"):
         capsys.readouterr()

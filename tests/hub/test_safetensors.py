@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 
 from clearseek.errors import UserError
-from clearseek.hub.safetensors import DTYPE_BYTES, Shaped, build_header, parse_header, read_header
+from clearseek.hub import safetensors
+from clearseek.hub.safetensors import DTYPE_BYTES, Entry, Shaped, build_header, parse_header, read_header, tensor_bytes
 from clearseek.jsontext import strict_json
 
 TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F8_E4M3": torch.float8_e4m3fn,
@@ -201,3 +202,23 @@ def test_keys_stand_once_at_every_depth() -> None:
     assert strict_json(b'{"a": {"b": 1}, "b": [{"a": 2}]}', "x") == {"a": {"b": 1}, "b": [{"a": 2}]}
     with pytest.raises(UserError, match="'b' stands there twice"):
         strict_json(b'{"a": [{"b": 1, "b": 2}]}', "x")
+
+
+@given(begin=st.integers(8, 99), count=st.integers(0, 50), piece=st.integers(1, 6), at_once=st.integers(1, 9))
+def test_a_tensor_is_read_whole_or_at_its_beginning_middle_and_end(
+    begin: int, count: int, piece: int, at_once: int
+) -> None:
+    entry, content = Entry("a", "F32", (count,), begin, 4 * count), bytes(range(250)) + bytes(100)
+
+    def read(file: str, limit: int, start: int) -> bytes:
+        assert file == "it" and 0 < limit <= at_once
+        return content[start : start + limit]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(safetensors, "AT_ONCE", at_once)
+        assert b"".join(tensor_bytes(read, "it", entry)) == content[begin : begin + 4 * count]
+        sampled = b"".join(tensor_bytes(read, "it", entry, 4 * piece))
+    numbers = [content[begin + 4 * number : begin + 4 * number + 4] for number in range(count)]
+    middle = count // 2
+    few = numbers[:piece] + numbers[middle : middle + piece] + numbers[count - piece :]
+    assert sampled == b"".join(numbers if count <= 3 * piece else few)

@@ -84,17 +84,6 @@ def test_other_scales_train_too(scales: Any) -> None:
     assert far["loss"] < 1e-3
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [Fp8Config(gradient_tile="128x128"), Fp8Config(accumulate="tensor-core"), Fp8Config(gradient_format="e5m2")],
-)
-def test_what_deepseek_decided_against_differs(settings: Fp8Config) -> None:
-    ours, theirs = gradients(Fp8Config()), gradients(settings)
-    name = "model.layers.1.self_attn.kv_b_proj.weight"
-    assert not torch.equal(ours[name], theirs[name])
-    assert distance(theirs, ours)[name] < 0.3
-
-
 def test_gradients_of_fp8_products_are_fp32_and_the_same_twice() -> None:
     once, twice = gradients(Fp8Config()), gradients(Fp8Config())
     assert all(torch.equal(once[name], twice[name]) for name in once)

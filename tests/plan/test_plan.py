@@ -13,14 +13,14 @@ from clearseek.cli.plan import dollars, hours, print_plan, print_validation
 from clearseek.counts import training_memory
 from clearseek.errors import UserError
 from clearseek.plan.calibration import validate
-from clearseek.plan.placement import Layout, Placement, activation_bytes
+from clearseek.plan.placement import ParallelLayout, Placement, activation_bytes
 from clearseek.plan.plan import Options, Plan, make_plan
 from clearseek.recipe import load_recipe
 
 V3 = load_recipe("v3-671b")
 LITE = load_recipe("v2-lite-16b")
 AS_TRAINED = load_recipe("v3-671b", ["train.precision=fp8", "optimizer.moments=bf16"])
-DEEPSEEK = Layout(dp=128, ep=64, pp=16)
+DEEPSEEK = ParallelLayout(dp=128, ep=64, pp=16)
 
 
 def printed(plan: Plan) -> str:
@@ -64,15 +64,16 @@ def test_the_layout_that_deepseek_trained_in_fits() -> None:
 
 def test_one_device_holds_what_training_holds() -> None:
     whole = training_memory(LITE.model, "adamw", "bf16", LITE.train.held_sums)
-    device = Placement(LITE).memory(Layout())
+    device = Placement(LITE).memory(ParallelLayout())
     assert device.weights == whole.weights and device.optimizer == whole.optimizer
     assert device.master_weights == whole.master_weights
     assert device.gradients == whole.gradients + whole.partial_sums
 
 
-@pytest.mark.parametrize("layout", [Layout(4, 2, 3), Layout(2, 1, 1), Layout(1, 1, 27), Layout(64, 64, 2)])
-def test_nothing_is_lost_over_stages_and_copies(layout: Layout) -> None:
+@pytest.mark.parametrize("degrees", [(4, 2, 3), (2, 1, 1), (1, 1, 27), (64, 64, 2)])
+def test_nothing_is_lost_over_stages_and_copies(degrees: tuple[int, int, int]) -> None:
     """The states of all devices together are the whole model's, weights and gradients as many times as they are."""
+    layout = ParallelLayout(*degrees)
     whole = training_memory(LITE.model, "adamw", "bf16")
     stages = Placement(LITE)._count_stages(layout.pp, 0)
     for part in ("weights", "master_weights", "gradients", "optimizer"):
@@ -102,7 +103,7 @@ def test_what_does_not_fit_is_said_with_the_least_that_does() -> None:
 
 def test_options_change_what_they_name() -> None:
     plan = make_plan(LITE, Options("h200", 16, 0.5, 3.0, 1e12, "ep=4,pp=2", "full", 0.1))
-    assert plan.memory.layout == Layout(8, 4, 2) and plan.memory.recompute == "full"
+    assert plan.memory.layout == ParallelLayout(8, 4, 2) and plan.memory.recompute == "full"
     assert plan.constant is None and plan.hours_range is None and plan.tokens == 1e12
     assert plan.cost.hours == pytest.approx(6 * 2_451_435_008 * 1e12 / (3600 * 989.4e12 * 0.5))
     assert plan.cost.dollars == pytest.approx(3 * plan.cost.hours)
@@ -124,7 +125,7 @@ def test_more_tokens_cost_more(one: float, other: float) -> None:
 @settings(deadline=None, max_examples=20)
 def test_more_copies_never_take_more_memory(dp: int, pp: int) -> None:
     placement = Placement(LITE, "selective")
-    few, many = placement.memory(Layout(dp, 1, pp)), placement.memory(Layout(2 * dp, 2, pp))
+    few, many = placement.memory(ParallelLayout(dp, 1, pp)), placement.memory(ParallelLayout(2 * dp, 2, pp))
     if dp * pp > 1:  # one device alone sums gradients in a tree
         assert many.total <= few.total
 

@@ -18,16 +18,16 @@ from safetensors.torch import load_file, save_file
 from clearseek.audit.evidence import Answer, Audit, Grade, Row
 from clearseek.cli import main
 from clearseek.errors import UserError
+from clearseek.release.code import CODE, code_list, trainers_code
 from clearseek.release.make import make_release
 from clearseek.release.source_archive import source_archive
 from clearseek.signing.manifest import MANIFEST, build, read
-from clearseek.train.closure import CODE, code_list, trainers_code
 from clearseek.train.extend import longer_recipe
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
 from clearseek.verify.code import archived_sources
 from clearseek.verify.replay import Segment, choose_segments, open_release
-from clearseek.verify.run import verify
+from clearseek.verify.run import verify_release
 from tests.releases import audited, edit_json
 from tests.tiny import tiny
 
@@ -41,7 +41,7 @@ def release(made: Path, tmp_path: Path) -> Path:
 
 
 def rows(release: Path, **options: Any) -> dict[str, Row]:
-    return {row.id: row for row in verify(release, **options)}
+    return {row.id: row for row in verify_release(release, **options)}
 
 
 def test_every_row_of_the_definition_is_cross_checked(made: Path) -> None:
@@ -606,15 +606,15 @@ def test_a_release_leaves_behind_what_an_operating_system_left(made: Path, tmp_p
     run = Path(shutil.copytree(made.parent / "run", tmp_path / "run"))
     for folder in (run, run / "data", run / "checkpoints/step-00000008"):
         (folder / ".DS_Store").write_bytes(b"\0")
-    make_release(RunFolder(run), tmp_path / "out")
+    make_release(Run(run), tmp_path / "out")
     assert not list((tmp_path / "out").rglob(".DS_Store"))
 
 
 def test_a_release_of_an_extended_run_says_what_it_does_not_cover(made: Path, tmp_path: Path) -> None:
-    parent, run = RunFolder(made.parent / "run"), RunFolder(tmp_path / "more")
+    parent, run = Run(made.parent / "run"), Run(tmp_path / "more")
     train_recipe(longer_recipe(parent, 4), run, parent=parent)
     make_release(run, tmp_path / "out")
-    found = verify(tmp_path / "out", levels=(0, 1, 2, 3, 4, 6), read_sources=True)
+    found = verify_release(tmp_path / "out", levels=(0, 1, 2, 3, 4, 6), read_sources=True)
     assert {row.id: row.answer for row in found if row.answer != "yes"} == {"verify.parent": "unknown"}
     assert (
         "another run's step 8: those steps are not covered here"
@@ -626,18 +626,18 @@ def test_a_release_of_an_extended_run_says_what_it_does_not_cover(made: Path, tm
     tensors = load_file(weights)
     next(iter(tensors.values())).mul_(2)
     save_file(tensors, weights)
-    assert {row.id: row.answer for row in verify(tmp_path / "out", levels=(2,))}["verify.parent"] == "no"
+    assert {row.id: row.answer for row in verify_release(tmp_path / "out", levels=(2,))}["verify.parent"] == "no"
 
 
 def test_an_import_has_no_training_to_release(made: Path, tmp_path: Path) -> None:
     assert main(["import", str(made), str(tmp_path / "run")]) == 0
     with pytest.raises(UserError, match=r"an imported model has no training to release: .*clearseek export"):
-        make_release(RunFolder(tmp_path / "run"), tmp_path / "out")
+        make_release(Run(tmp_path / "run"), tmp_path / "out")
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path, corpus: Path) -> None:
     recipe = tiny(data={"paths": [str(corpus / "*.txt")]}, train={"steps": 4})
-    run = RunFolder(tmp_path / "run")
+    run = Run(tmp_path / "run")
     train_recipe(recipe, run)
     lines = run.transcript.read_bytes().split(b"\n")
     run.transcript.write_bytes(b"\n".join(lines[:3]) + b"\n")

@@ -55,7 +55,7 @@ def test_one_group_is_read_and_checked_alone(tmp_path: Path) -> None:
     path = saved(tmp_path, 1)
     (path / "optimizer.safetensors").write_bytes(b"spoilt")
     assert checkpoint.load(path, ["model"]).tensors.keys() == {"model"}
-    assert checkpoint.verify(path, ["model"]) == []
+    assert checkpoint.find_problems(path, ["model"]) == []
     with pytest.raises(UserError, match=r"optimizer\.safetensors"):
         checkpoint.load(path)
 

@@ -15,26 +15,26 @@ from clearseek.errors import UserError
 from clearseek.train import checkpoint
 from clearseek.train.extend import adopt, longer_recipe
 from clearseek.train.record import StepRecord
-from clearseek.train.run import RunFolder, read_metrics
+from clearseek.train.run import Run, read_metrics
 from clearseek.train.session import train_recipe
 from clearseek.train.transcript import check_transcript
 from tests.tiny import tiny, trainer_of
 
 
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory, data: Path) -> RunFolder:
-    run = RunFolder(tmp_path_factory.mktemp("parent") / "run")
+def parent(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Run:
+    run = Run(tmp_path_factory.mktemp("parent") / "run")
     train_recipe(tiny(train={"precision": "fp32"}), run, data)
     return run
 
 
-def extend(parent: RunFolder, folder: Path, data: Path, more: int = 5) -> RunFolder:
-    run = RunFolder(folder)
+def extend(parent: Run, folder: Path, data: Path, more: int = 5) -> Run:
+    run = Run(folder)
     train_recipe(longer_recipe(parent, more), run, data, parent=parent)
     return run
 
 
-def test_it_begins_where_the_parent_ended_and_says_so(parent: RunFolder, tmp_path: Path, data: Path) -> None:
+def test_it_begins_where_the_parent_ended_and_says_so(parent: Run, tmp_path: Path, data: Path) -> None:
     run, ended = extend(parent, tmp_path / "more", data), check_transcript(parent.transcript)
     made = check_transcript(run.transcript)
     assert made.header["parent"] == {
@@ -60,7 +60,7 @@ def test_it_is_what_one_run_would_have_done_where_the_schedule_is_level(tmp_path
             train={"precision": "fp32", "mtp_switch": 1.0, "bias_update_until": 1.0, "steps": steps},
         )
 
-    short, whole = RunFolder(tmp_path / "short"), RunFolder(tmp_path / "whole")
+    short, whole = Run(tmp_path / "short"), Run(tmp_path / "whole")
     train_recipe(level(8), short, data)
     train_recipe(level(13), whole, data)
     run = extend(short, tmp_path / "more", data)
@@ -80,8 +80,8 @@ def killed_after(step: int) -> Callable[[StepRecord], None]:
     return kill
 
 
-def test_killed_and_resumed_it_ends_in_the_same_bits(parent: RunFolder, tmp_path: Path, data: Path) -> None:
-    whole, parts = extend(parent, tmp_path / "whole", data), RunFolder(tmp_path / "parts")
+def test_killed_and_resumed_it_ends_in_the_same_bits(parent: Run, tmp_path: Path, data: Path) -> None:
+    whole, parts = extend(parent, tmp_path / "whole", data), Run(tmp_path / "parts")
     recipe = longer_recipe(parent, 5)
     adopt(parent, parts, with_data=False)
     for until in (9, 11):  # killed before it has a checkpoint of its own
@@ -94,13 +94,13 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(parent: RunFolder, tmp_path
     assert checkpoint.steps(parts.checkpoints) == checkpoint.steps(whole.checkpoints)
 
 
-def test_an_extended_run_can_be_extended(parent: RunFolder, tmp_path: Path, data: Path) -> None:
+def test_an_extended_run_can_be_extended(parent: Run, tmp_path: Path, data: Path) -> None:
     again = extend(extend(parent, tmp_path / "more", data, 2), tmp_path / "again", data, 1)
     assert [step.step for step in check_transcript(again.transcript).steps] == [11]
 
 
-def test_only_a_finished_run_can_be_gone_on_from(parent: RunFolder, tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
+def test_only_a_finished_run_can_be_gone_on_from(parent: Run, tmp_path: Path) -> None:
+    run = Run(tmp_path)
     run.write_recipe(tiny())
     with pytest.raises(UserError, match="no training to go on from"):
         longer_recipe(run, 1)
@@ -115,7 +115,7 @@ def test_only_a_finished_run_can_be_gone_on_from(parent: RunFolder, tmp_path: Pa
     with pytest.raises(UserError, match="--more-steps 0: use a number from 1 up"):
         longer_recipe(parent, 0)
     with pytest.raises(UserError, match="data are not in its folder: say where they are with --data"):
-        adopt(parent, RunFolder(tmp_path / "new"), with_data=True)
+        adopt(parent, Run(tmp_path / "new"), with_data=True)
     assert not (tmp_path / "new").exists()
 
 
@@ -123,26 +123,26 @@ def test_only_a_finished_run_can_be_gone_on_from(parent: RunFolder, tmp_path: Pa
     "content", ["{", "[]", '{"step": "8"}', '{"step": 8, "weights_sha256": 3}', '{"step": 8, "tokens": "9"}', "{}"]
 )
 def test_a_damaged_record_of_the_parent_is_named(content: str, tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
+    run = Run(tmp_path)
     run.parent.mkdir()
     (run.parent / "parent.json").write_text(content)
     with pytest.raises(UserError, match=r"parent\.json: damaged"):
         run.read_parent()
 
 
-def test_a_checkpoint_of_another_run_is_not_gone_on_from(parent: RunFolder, tmp_path: Path, data: Path) -> None:
-    mixed, other = RunFolder(tmp_path / "mixed"), RunFolder(tmp_path / "other")
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(parent: Run, tmp_path: Path, data: Path) -> None:
+    mixed, other = Run(tmp_path / "mixed"), Run(tmp_path / "other")
     train_recipe(tiny(train={"precision": "fp32", "seed": 1}), other, data)
     shutil.copytree(parent.root, mixed.root)
     shutil.rmtree(mixed.checkpoints)
     shutil.copytree(other.checkpoints, mixed.checkpoints)
     with pytest.raises(UserError, match=r"step-00000008: not the weights that .*transcript\.jsonl ends with"):
-        adopt(mixed, RunFolder(tmp_path / "more"), with_data=False)
+        adopt(mixed, Run(tmp_path / "more"), with_data=False)
     assert not (tmp_path / "more").exists()
 
 
-def test_other_weights_than_the_parents_are_refused(parent: RunFolder, tmp_path: Path, data: Path) -> None:
-    run = RunFolder(tmp_path / "more")
+def test_other_weights_than_the_parents_are_refused(parent: Run, tmp_path: Path, data: Path) -> None:
+    run = Run(tmp_path / "more")
     adopt(parent, run, with_data=False)
     file = run.parent / "parent.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"weights_sha256": "0" * 64}))

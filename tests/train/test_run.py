@@ -12,7 +12,7 @@ from clearseek.errors import UserError
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.train import checkpoint
 from clearseek.train.record import StepRecord
-from clearseek.train.run import Loads, Metrics, RunFolder, is_imported, read_metrics
+from clearseek.train.run import Loads, Metrics, Run, is_imported, read_metrics
 from tests.tiny import tiny
 
 
@@ -106,7 +106,7 @@ def test_metrics_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def test_the_recipe_is_kept(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "new")
+    run = Run(tmp_path / "new")
     run.write_recipe(tiny())
     assert run.read_recipe() == tiny()
 
@@ -127,52 +127,52 @@ def test_a_folder_without_a_good_recipe_is_refused(content: bytes | None, says: 
     if content is not None:
         (tmp_path / "recipe.json").write_bytes(content)
     with pytest.raises(UserError, match=says):
-        RunFolder(tmp_path).read_recipe()
+        Run(tmp_path).read_recipe()
 
 
 def test_a_recipe_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").mkdir()
     with pytest.raises(UserError, match=r"recipe\.json: cannot read: Is a directory"):
-        RunFolder(tmp_path).read_recipe()
+        Run(tmp_path).read_recipe()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"recipe\.json: cannot read: Not a directory"):
-        RunFolder(tmp_path / "file").read_recipe()
+        Run(tmp_path / "file").read_recipe()
 
 
 @pytest.mark.parametrize(("content", "begun"), [(None, False), (b"", False), (b'{"format"', False), (b"{}\n", True)])
 def test_a_run_has_begun_with_its_first_whole_line(content: bytes | None, begun: bool, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "transcript.jsonl").write_bytes(content)
-    assert RunFolder(tmp_path).begun is begun
-    assert not RunFolder(tmp_path / "gone").begun
+    assert Run(tmp_path).begun is begun
+    assert not Run(tmp_path / "gone").begun
 
 
 def saved(root: Path, *numbers: int) -> DeepSeekModel:
     model = DeepSeekModel(tiny().model)
     model.initialise(0)
-    RunFolder(root).write_recipe(tiny())
+    Run(root).write_recipe(tiny())
     for number in numbers:
         groups = {"weights": dict(model.named_parameters()), "buffers": dict(model.named_buffers())}
-        checkpoint.save(RunFolder(root).checkpoints, number, groups, {}, keep=9)
+        checkpoint.save(Run(root).checkpoints, number, groups, {}, keep=9)
     return model
 
 
 def test_the_newest_checkpoint_is_loaded_or_the_one_asked_for(tmp_path: Path) -> None:
     model = saved(tmp_path, 3, 12)
-    loaded, step = RunFolder(tmp_path).load_model()
-    assert step == 12 and RunFolder(tmp_path).load_model(3)[1] == 3
+    loaded, step = Run(tmp_path).load_model()
+    assert step == 12 and Run(tmp_path).load_model(3)[1] == 3
     state = loaded.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    halved = RunFolder(tmp_path).load_model(dtype=torch.bfloat16)[0]
+    halved = Run(tmp_path).load_model(dtype=torch.bfloat16)[0]
     assert {parameter.dtype for parameter in halved.parameters()} == {torch.bfloat16}
     with pytest.raises(UserError, match="no checkpoint of step 4: there are those of steps 3, 12"):
-        RunFolder(tmp_path).load_model(4)
+        Run(tmp_path).load_model(4)
 
 
 def test_a_model_is_loaded_without_its_optimiser(tmp_path: Path) -> None:
     model = saved(tmp_path, 1)
-    run = RunFolder(tmp_path)
+    run = Run(tmp_path)
     groups = {"weights": dict(model.named_parameters()), "buffers": dict(model.named_buffers())}
     checkpoint.save(run.checkpoints, 2, groups | {"optimizer": {"x": torch.ones(3)}}, {}, keep=1)
     (run.checkpoints / "step-00000002/optimizer.safetensors").unlink()
@@ -184,22 +184,22 @@ def test_a_model_is_loaded_without_its_optimiser(tmp_path: Path) -> None:
 
 def test_an_import_is_told_from_a_run(tmp_path: Path) -> None:
     saved(tmp_path, 0)
-    assert is_imported(RunFolder(tmp_path))
-    RunFolder(tmp_path).transcript.touch()
-    assert not is_imported(RunFolder(tmp_path))
+    assert is_imported(Run(tmp_path))
+    Run(tmp_path).transcript.touch()
+    assert not is_imported(Run(tmp_path))
 
 
 def test_a_run_without_checkpoints_is_refused(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(UserError, match="no checkpoint yet"):
-        RunFolder(tmp_path).load_model()
+        Run(tmp_path).load_model()
 
 
 @pytest.mark.parametrize("change", [{"hidden_size": 64}, {"num_hidden_layers": 3}, {"tie_word_embeddings": True}])
 def test_a_recipe_that_does_not_fit_the_checkpoint_is_named(change: dict[str, Any], tmp_path: Path) -> None:
     saved(tmp_path, 1)
-    raw = json.loads(RunFolder(tmp_path).recipe.read_text(encoding="utf-8"))
+    raw = json.loads(Run(tmp_path).recipe.read_text(encoding="utf-8"))
     raw["model"] |= change
-    RunFolder(tmp_path).recipe.write_text(json.dumps(raw), encoding="utf-8")
+    Run(tmp_path).recipe.write_text(json.dumps(raw), encoding="utf-8")
     with pytest.raises(UserError, match=r"step-00000001: not of the model that .*recipe\.json describes"):
-        RunFolder(tmp_path).load_model()
+        Run(tmp_path).load_model()

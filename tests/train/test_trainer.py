@@ -27,7 +27,7 @@ from clearseek.train.chunks import hash_tensors
 from clearseek.train.preflight import preflight
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.record import StepRecord
-from clearseek.train.run import RunFolder, read_metrics
+from clearseek.train.run import Run, read_metrics
 from clearseek.train.step import Named, Training
 from clearseek.train.task import Batch, Loss
 from clearseek.train.trainer import Outcome, Trainer
@@ -336,7 +336,7 @@ def train_until(folder: str, data: str, last: int) -> None:
         if record.step == last:
             signal.pause()
 
-    resume = RunFolder(Path(folder)).transcript.exists()
+    resume = Run(Path(folder)).transcript.exists()
     trainer_of(SAVED_OFTEN, Path(folder), Path(data), resume=resume).train(pause)
 
 

@@ -20,11 +20,11 @@ from clearseek.cli import main
 from clearseek.data.manifest import read_manifest
 from clearseek.files import sha256_file
 from clearseek.signing.manifest import MANIFEST, build
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
 from clearseek.train.step import Training
 from clearseek.verify.replay import choose_segments, open_release
-from clearseek.verify.run import verify
+from clearseek.verify.run import verify_release
 from clearseek.verify.statement import verdict
 from tests.release.test_make import (
     TAMPERED,
@@ -230,7 +230,7 @@ def test_every_number_of_a_line_is_in_the_band(release: Path, field: str, value:
 def test_within_the_band_is_no_full_pass(release: Path) -> None:
     rewrite_history(release, scale_all(1 + 2.0**-20))
     rewrite_lines(release, other_machine)
-    found = [row for row in verify(release, (6,)) if row.id == "verify.drift.4-6"]
+    found = [row for row in verify_release(release, (6,)) if row.id == "verify.drift.4-6"]
     assert found[0].answer == "yes"
     assert verdict(tuple(found)) == "WARNED"
 
@@ -291,7 +291,7 @@ def test_code_that_was_not_run_is_said_to_be(release: Path, made: Path) -> None:
     assert rows(made, levels=(5,))["verify.code"].answer == "yes"
     other_archive(release)
     reseal(release)
-    found = verify(release, (6,))
+    found = verify_release(release, (6,))
     row = next(row for row in found if row.id == "verify.code")
     assert row.answer == "unknown"
     assert "train/trainer.py" in row.reason
@@ -370,14 +370,14 @@ def test_a_statement_says_what_was_asked_and_how_much_was_done(
 def test_others_can_attest_and_lift_rows_with_their_share(release: Path, tmp_path: Path) -> None:
     key = tmp_path / "mine"
     assert main(["verify", str(release), "--levels", "0,5", "--sign", str(key), "--make-key"]) == 0
-    from clearseek.audit.audit import audit
+    from clearseek.audit.audit import audit_release
     from clearseek.audit.read.source import Folder
     from clearseek.signing.hashing import hash_files
     from clearseek.signing.keys import load_public_key
 
     source = Folder(release)
     source.hashes.update(hash_files(source.root, source.tree.files))
-    found = audit(source, trusted=(load_public_key(tmp_path / "mine.pub"),))
+    found = audit_release(source, trusted=(load_public_key(tmp_path / "mine.pub"),))
     for row in ("data.training", "code.training"):
         assert found[row].grade == Grade.REEXECUTED
         assert "of 8 steps" in found[row].reason
@@ -386,7 +386,7 @@ def test_others_can_attest_and_lift_rows_with_their_share(release: Path, tmp_pat
 
 def test_a_run_with_one_thread_is_evaluated_with_one(tmp_path: Path, corpus: Path) -> None:
     recipe = tiny(data={"paths": [str(corpus / "*.txt")]}, train={"steps": 2, "threads": 1})
-    run = RunFolder(tmp_path / "run")
+    run = Run(tmp_path / "run")
     before = torch.get_num_threads()
     try:
         train_recipe(recipe, run)

@@ -9,10 +9,10 @@ import pytest
 
 from clearseek.errors import UserError
 from clearseek.train.extend import longer_recipe
-from clearseek.train.run import RunFolder
+from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
 from clearseek.train.transcript import Transcript, check_transcript
-from clearseek.verify.run import verify
+from clearseek.verify.run import verify_release
 from tests.releases import audited
 
 pytest.importorskip("cryptography", reason="signing needs the extra `release`")
@@ -29,9 +29,9 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def old_run(old: Path, tmp_path: Path) -> RunFolder:
+def old_run(old: Path, tmp_path: Path) -> Run:
     """The run that it was made from, as far as the release has it."""
-    run = RunFolder(tmp_path / "run")
+    run = Run(tmp_path / "run")
     run.root.mkdir()
     for name in ("recipe.json", "transcript.jsonl"):
         (run.root / name).write_bytes((old / "training" / name).read_bytes())
@@ -46,7 +46,7 @@ def test_its_rows_of_the_definition_are_cross_checked(old: Path) -> None:
 
 
 def test_it_is_verified_as_far_as_its_bits_can_be_made_here(old: Path) -> None:
-    found = {row.id: row for row in verify(old, (0, 1, 2, 3, 4, 6), public_key=old.parent / "key.pub")}
+    found = {row.id: row for row in verify_release(old, (0, 1, 2, 3, 4, 6), public_key=old.parent / "key.pub")}
     told = "\n".join(f"{row.id} {row.answer}: {row.reason}" for row in found.values())
     for name in ("files", "signature", "static", "complete", "final", "data", "documents"):
         assert found[f"verify.{name}"].answer == "yes", told
@@ -58,7 +58,7 @@ def test_it_is_verified_as_far_as_its_bits_can_be_made_here(old: Path) -> None:
     assert found["verify.drift.4-6"].answer == "yes", told
 
 
-def test_its_history_is_read(old_run: RunFolder) -> None:
+def test_its_history_is_read(old_run: Run) -> None:
     record = check_transcript(old_run.transcript)
     assert (record.version, record.begin, len(record.steps), record.torn) == (1, 0, 6, False)
     assert [sorted(step.scalars) for step in record.steps] == [
@@ -67,23 +67,23 @@ def test_its_history_is_read(old_run: RunFolder) -> None:
     assert record.steps[-1].tokens == 6 * 4 * 32
 
 
-def test_a_changed_byte_is_found(old_run: RunFolder) -> None:
+def test_a_changed_byte_is_found(old_run: Run) -> None:
     raw = old_run.transcript.read_bytes()
     old_run.transcript.write_bytes(raw.replace(b'"tokens":256', b'"tokens":257'))
     with pytest.raises(UserError, match="line 4: its hash of line 3 is wrong"):
         check_transcript(old_run.transcript)
 
 
-def test_it_does_not_go_on_here(old_run: RunFolder) -> None:
+def test_it_does_not_go_on_here(old_run: Run) -> None:
     before = old_run.transcript.read_bytes()
     with pytest.raises(UserError, match=r"format 1: ClearSeek 0\.1 began this run, and .* gives other bits"):
         Transcript.resume(old_run.transcript, {}, 3)
     assert old_run.transcript.read_bytes() == before
 
 
-def test_a_new_run_may_begin_where_it_ended(old: Path, old_run: RunFolder, tmp_path: Path) -> None:
+def test_a_new_run_may_begin_where_it_ended(old: Path, old_run: Run, tmp_path: Path) -> None:
     """Weights, optimiser and step are taken over; what is new is the way the new run's bits are made."""
-    run = RunFolder(tmp_path / "more")
+    run = Run(tmp_path / "more")
     outcome = train_recipe(longer_recipe(old_run, 2), run, old / "data", parent=old_run)
     assert outcome.finished and outcome.steps == 8
     made = check_transcript(run.transcript)

@@ -25,10 +25,9 @@ from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.numbers import matrices, numbers
 from clearseek.audit.read.subject import Subject, attempt
 from clearseek.errors import UserError
-from clearseek.licences.bases import licence_of
 from clearseek.licences.places import is_notice_file
 from clearseek.licences.table import READ_IN_PART, Licence
-from clearseek.licences.upstream import NAME_PREFIX, SHOWN_TOO, duties, naming_problem
+from clearseek.licences.upstream import NAME_PREFIX, SHOWN_TOO, duties, licence_of, naming_problem
 
 DERIVED: Final = 0.5
 UNRELATED: Final = 0.1

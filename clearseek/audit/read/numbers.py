@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 
 from clearseek.audit.read.source import Source
 from clearseek.errors import UserError
-from clearseek.hub.safetensors import DTYPE_BYTES, Entry
+from clearseek.hub.safetensors import DTYPE_BYTES, Entry, tensor_bytes
 
 Tensors = Mapping[str, tuple[str, Entry]]
 """Tensor -> its file and its entry."""
 ELEMENTS: Final = 2_048
 """Read of a matrix at its beginning, its middle and its end."""
 _PIECE: Final = 4_096
-_AT_ONCE: Final = 1 << 26
-"""Bytes of a tensor that are read where it is sampled, and at once where it is read whole."""
+"""Bytes that a sampled hash takes of a tensor at its beginning, its middle and its end."""
 _FLOATS = ("BF16", "F16", "F32", "F64")
 
 
@@ -43,10 +42,7 @@ def numbers(source: Source, tensors: Tensors, name: str) -> NDArray[np.float32]:
     """The sampled numbers of a matrix. Raises UserError where they cannot be read."""
     file, entry = tensors[name]
     width = DTYPE_BYTES[entry.dtype]
-    count = entry.size // width
-    starts = (0,) if count <= 3 * ELEMENTS else (0, count // 2, count - ELEMENTS)
-    length = count if len(starts) == 1 else ELEMENTS
-    raw = b"".join(source.read(file, length * width, entry.begin + start * width) for start in starts)
+    raw = b"".join(tensor_bytes(source.read, file, entry, ELEMENTS * width))
     return _decoded(raw[: len(raw) // width * width], entry.dtype)
 
 
@@ -65,24 +61,13 @@ def fingerprint(source: Source, tensors: Tensors, most: int | None = None) -> by
 
 def _hash(source: Source, file: str, entry: Entry, sampled: bool) -> str:
     """SHA-256 of a tensor's bytes, or of its beginning, middle and end."""
-    digest = hashlib.sha256()
-    for begin, end in _spans(entry, sampled):
-        raw = source.read(file, end - begin, begin)
-        if len(raw) != end - begin:
-            raise UserError(f"{file}: {entry.name} is cut off")
+    piece, digest, count = _PIECE if sampled else None, hashlib.sha256(), 0
+    for raw in tensor_bytes(source.read, file, entry, piece):
         digest.update(raw)
+        count += len(raw)
+    if count != sum(end - begin for begin, end in entry.spans(piece)):
+        raise UserError(f"{file}: {entry.name} is cut off")
     return digest.hexdigest()
-
-
-def _spans(entry: Entry, sampled: bool) -> Iterator[tuple[int, int]]:
-    """First byte and the byte after the last, in the file."""
-    begin, end = entry.begin, entry.begin + entry.size
-    if not sampled or entry.size <= 3 * _PIECE:
-        for start in range(begin, end, _AT_ONCE):
-            yield start, min(start + _AT_ONCE, end)
-        return
-    for start in (begin, begin + entry.size // 2, end - _PIECE):
-        yield start, start + _PIECE
 
 
 def _decoded(raw: bytes, dtype: str) -> NDArray[np.float32]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.subject import Subject, is_buffer
-from clearseek.hub.safetensors import DTYPE_BYTES, Entry
+from clearseek.hub.safetensors import DTYPE_BYTES, Entry, tensor_bytes
 
 PIECE_BYTES = 65_536
 """Read of a tensor: this much at its beginning, its middle and its end, or all if it is smaller than the three."""
@@ -46,8 +45,8 @@ def take_sample(subject: Subject) -> Sample:
     places: list[tuple[str, int, int]] = []
     count = read = 0
     for file, entry in stored[::step]:
-        pieces = list(_pieces(entry, whole))
-        raw = b"".join(subject.source.read(file, end - begin, begin) for begin, end in pieces)
+        piece = None if whole else PIECE_BYTES
+        raw, pieces = b"".join(tensor_bytes(subject.source.read, file, entry, piece)), entry.spans(piece)
         place = Evidence(file, f"bytes {entry.begin}-{entry.begin + entry.size - 1}")
         count, read = count + 1, read + len(raw)
         if len(raw) != sum(end - begin for begin, end in pieces):
@@ -80,18 +79,6 @@ def _may_repeat(one: str, other: str) -> bool:
 def _may_be_plain(entry: Entry) -> bool:
     """Whether it is no wonder that a tensor is one number: masks, scales, zero points, an adapter that begins at 0."""
     return is_buffer(entry) or entry.dtype == "BOOL" or re.search(r"lora_(?:embedding_)?B\b", entry.name) is not None
-
-
-def _pieces(entry: Entry, whole: bool) -> Iterator[tuple[int, int]]:
-    """First byte and the byte after the last, in the file."""
-    begin, end = entry.begin, entry.begin + entry.size
-    width = DTYPE_BYTES[entry.dtype]
-    if whole or entry.size <= 3 * PIECE_BYTES:
-        yield begin, end
-        return
-    middle = begin + (entry.size // 2) // width * width
-    for start in (begin, middle, end - PIECE_BYTES):
-        yield start, start + PIECE_BYTES
 
 
 def _wrong(entry: Entry, raw: bytes) -> str:

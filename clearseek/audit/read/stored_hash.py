@@ -13,7 +13,7 @@ from typing import Final
 
 from clearseek.audit.read.subject import Subject
 from clearseek.errors import UserError
-from clearseek.hub.safetensors import DTYPE_BYTES, Entry
+from clearseek.hub.safetensors import DTYPE_BYTES, Entry, tensor_bytes
 
 _NAMES: Final = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16",
@@ -21,8 +21,7 @@ _NAMES: Final = {
 }  # fmt: skip
 """PyTorch's names of the format's types."""
 _CHUNK: Final = 1 << 16
-"""Elements."""
-_CHUNKS_AT_ONCE: Final = 64
+"""Elements; what is read at once is a whole number of chunks of any type."""
 
 
 def hash_stored(subject: Subject, files: Iterable[str], version: int) -> str:
@@ -42,12 +41,7 @@ def hash_stored(subject: Subject, files: Iterable[str], version: int) -> str:
         line = [name, _NAMES.get(entry.dtype, entry.dtype), list(entry.shape)]
         digest.update(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         chunk = _CHUNK * DTYPE_BYTES[entry.dtype]
-        piece, end = _CHUNKS_AT_ONCE * chunk, entry.begin + entry.size
-        for begin in range(entry.begin, end, piece):
-            raw = subject.source.read(file, min(piece, end - begin), begin)
-            if version == 1:
-                digest.update(raw)
-            else:
-                parts = (raw[first : first + chunk] for first in range(0, len(raw), chunk))
-                digest.update(b"".join(hashlib.sha256(part).digest() for part in parts))
+        for raw in tensor_bytes(subject.source.read, file, entry):
+            parts = [raw[first : first + chunk] for first in range(0, len(raw), chunk)]
+            digest.update(raw if version == 1 else b"".join(hashlib.sha256(part).digest() for part in parts))
     return digest.hexdigest()

@@ -11,24 +11,39 @@ from __future__ import annotations
 
 import functools
 import time
-from importlib import import_module
+from collections.abc import Callable
 
 import torch
 
 from clearseek.config import Fp8Config
 from clearseek.errors import UserError
-from clearseek.fp8.backends.comparison import COMPARISONS
-from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.backend import Backend
+from clearseek.fp8.backends.cublas import cublas
+from clearseek.fp8.backends.dequantised import dequantised
+from clearseek.fp8.backends.reference import reference
 from clearseek.fp8.linear import Fp8
 
-BACKENDS = {
-    "triton": "clearseek.fp8.backends.triton.backend:Triton",
-    "cublas": "clearseek.fp8.backends.cublas:Cublas",
-    "deepgemm": "clearseek.fp8.backends.deepgemm:DeepGemm",
-    "dequantised": "clearseek.fp8.backends.dequantised:Dequantised",
-    "reference": "clearseek.fp8.backends.reference:Reference",
+
+def _triton(dtype: torch.dtype) -> Backend:
+    from clearseek.fp8.backends.triton.backend import triton
+
+    return triton(dtype)
+
+
+def _deepgemm(dtype: torch.dtype) -> Backend:
+    from clearseek.fp8.backends.deepgemm import deepgemm
+
+    return deepgemm(dtype)
+
+
+BACKENDS: dict[str, Callable[[torch.dtype], Backend]] = {
+    "triton": _triton,
+    "cublas": cublas,
+    "deepgemm": _deepgemm,
+    "dequantised": dequantised,
+    "reference": reference,
 }
-"""Where each backend is defined; imported only when asked for, because some need packages that not everybody has."""
+"""What makes each backend; those that need packages that not everybody has are imported only when asked for."""
 ORDER = {"cuda": tuple(BACKENDS)}
 """What `auto` prefers, by type of device; Triton, because it needs no waiting for the GPU between experts."""
 ORDER_ELSEWHERE = ("dequantised", "reference")
@@ -45,21 +60,18 @@ PACKAGES = {
 }
 
 
-def make(name: str, dtype: torch.dtype = torch.bfloat16) -> Reference:
+def make(name: str, dtype: torch.dtype = torch.bfloat16) -> Backend:
     """The backend of that name, its products in `dtype`. Raises ImportError where a package is missing."""
-    module, kind = BACKENDS[name].split(":")
-    backend: Reference = getattr(import_module(module), kind)(dtype)
-    return backend
+    return BACKENDS[name](dtype)
 
 
 def why_not(name: str, config: Fp8Config, device: torch.device) -> str | None:
     """Why backend `name` cannot run these settings on `device`; None if it can."""
-    if name == "dequantised" and config.scales != "power-of-two":
-        return f'it needs fp8.scales = "power-of-two" (it is "{config.scales}"): other scales do not fit BF16'
-    if name in ("cublas", "deepgemm") and config.gradient_format != "e4m3":
-        return f'it needs fp8.gradient_format = "e4m3" (it is "{config.gradient_format}"): it takes no other'
     try:
-        return make(name).why_not(device)
+        backend = make(name)
+        if not backend.free_scales and config.scales != "power-of-two":
+            return f'it needs fp8.scales = "power-of-two" (it is "{config.scales}"): other scales do not fit BF16'
+        return backend.why_not(device)
     except ImportError as error:
         return PACKAGES.get(str(error.name), f"a package could not be imported ({error})")
 
@@ -76,16 +88,8 @@ def choose(
         began_with: The backend that `auto` found when the run began.
 
     Raises:
-        UserError: the backend asked for cannot run, or settings contradict each other.
+        UserError: the backend asked for cannot run, or does not serve these settings.
     """
-    compared = (config.gradient_tile, config.accumulate)
-    if compared != ("1x128", "fp32"):
-        if compared not in COMPARISONS or config.scales != "power-of-two" or config.backend != "auto":
-            raise UserError(
-                f'fp8.gradient_tile = "{compared[0]}" with fp8.accumulate = "{compared[1]}" is for comparisons, one '
-                'at a time: with fp8.scales = "power-of-two" and fp8.backend = "auto"'
-            )
-        return Fp8(config, COMPARISONS[compared](dtype))
     names = ORDER.get(device.type, ORDER_ELSEWHERE) if config.backend == "auto" else (config.backend,)
     if config.backend == "auto" and began_with in BACKENDS:
         names = (began_with,)
@@ -111,12 +115,12 @@ def _rates(names: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> 
     size = MEASURED.get(device.type, MEASURED_ELSEWHERE)
     x = torch.ones(size, size, dtype=dtype, device=device)
     backends = {name: make(name, dtype) for name in names}
-    weights = {name: backend.weight(x, True).forward for name, backend in backends.items()}
+    weights = {name: backend.products.weight(x, True).forward for name, backend in backends.items()}
     seconds = dict.fromkeys(names, float("inf"))
     for number in range(1 + TURNS):
         for name, backend in backends.items():
             start = time.perf_counter()
-            backend.mm(backend.tiles(x, True), weights[name])
+            backend.products.mm(backend.quantiser.tiles(x, True), weights[name])
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if number:  # the first builds kernels

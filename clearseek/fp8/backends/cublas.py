@@ -13,16 +13,18 @@ Shapes: M rows, K inner, N output features, E experts, R rows sorted by expert, 
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clearseek.fp8.backend import Backend, Weight
 from clearseek.fp8.backends.probe import mismatch
-from clearseek.fp8.backends.reference import Reference, Weight
-from clearseek.fp8.formats import E4M3, TILE, Quantised
+from clearseek.fp8.backends.reference import reference
+from clearseek.fp8.formats import TILE, Quantised
+from clearseek.fp8.matmul import along, blocks
 
 ALIGNMENT = 16
 
@@ -37,111 +39,73 @@ class Side(NamedTuple):
     """N before padding."""
 
 
-class Cublas(Reference):
-    """Products by cuBLAS; `quantiser` does the rest."""
+class CublasProducts:
+    """Products by cuBLAS of what another backend quantised."""
 
-    name = "cublas"
-
-    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
-        super().__init__(dtype)
-        self.quantiser = _quantiser()
-        self.name = f"cublas, the rest by {self.quantiser.name}"
-
-    def versions(self) -> dict[str, str]:
-        """Those of what quantises; cuBLAS is part of PyTorch's build."""
-        return self.quantiser.versions()
-
-    def why_not(self, device: torch.device) -> str | None:
-        """Why cuBLAS cannot serve on `device`: found by running it."""
-        if device.type != "cuda" or torch.version.cuda is None:
-            return "it needs an NVIDIA GPU"
-        if torch.cuda.get_device_capability(device)[0] != 9:
-            return (
-                f"PyTorch offers these scales on Hopper only (H100, H200), not on {torch.cuda.get_device_name(device)}"
-            )
-        return mismatch(Cublas, device)
-
-    def tiles(self, x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
-        """1 x 128 tiles."""
-        return self.quantiser.tiles(x_MK, power_of_two, dtype)
-
-    def columns(self, x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Any:
-        """128 x 1 tiles, transposed."""
-        return self.quantiser.columns(x_MK, power_of_two, dtype)
-
-    def gradient(self, g_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> tuple[Quantised, Any]:
-        """Tiles and columns."""
-        return self.quantiser.gradient(g_MK, power_of_two, dtype)
-
-    def decode(self, q: Quantised) -> Tensor:
-        """BF16 values of stored tiles."""
-        return self.quantiser.decode(q)
-
-    def retile(self, q: Quantised, power_of_two: bool) -> Any:
-        """Columns of stored tiles."""
-        return self.quantiser.retile(q, power_of_two)
-
-    def swiglu(self, gate_up_RI2: Tensor, weight_R1: Tensor, power_of_two: bool) -> tuple[Quantised, Quantised]:
-        """(gate|up as tiles, silu(gate) * up * weight as tiles)."""
-        return self.quantiser.swiglu(gate_up_RI2, weight_R1, power_of_two)
-
-    def swiglu_backward(
-        self, d_act_RI: Tensor, gate_up: Quantised, weight_R1: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3
-    ) -> tuple[Quantised, Any, Any, Tensor]:
-        """(d gate|up as tiles, as columns, recomputed activation as columns, d weight [R] FP32)."""
-        return self.quantiser.swiglu_backward(d_act_RI, gate_up, weight_R1, power_of_two, dtype)
+    def __init__(self, blocks: Callable[[Tensor, bool], Weight]) -> None:
+        self.blocks = blocks
 
     def weight(self, w_ENK: Tensor, power_of_two: bool) -> Weight:
         """128 x 128 blocks, for both directions, laid out once a step."""
-        weight = self.quantiser.weight(w_ENK, power_of_two)
+        weight = self.blocks(w_ENK, power_of_two)
         return Weight(_side(weight.forward), _side(weight.backward))
 
-    def pick(self, b: Any, experts: slice) -> Side:
+    def pick(self, b: Side, experts: slice) -> Side:
         """Some experts."""
         return Side(b.data[experts], b.scale[experts], b.outputs)
 
-    def mm(self, a: Quantised, b: Any) -> Tensor:
+    def mm(self, a: Quantised, b: Side) -> Tensor:
         """``a @ b.T`` in BF16."""
         rows, a = len(a.data), _tiles(a)
         recipe = F.ScalingType.BlockWise1x128, F.ScalingType.BlockWise128x128
         y_MN = F.scaled_mm(a.data, b.data.t(), a.scale, recipe[0], b.scale.t(), recipe[1], output_dtype=torch.bfloat16)
         return y_MN[:rows, : b.outputs].contiguous()
 
-    def mm_weight(self, a: Any, b: Any) -> Tensor:
-        """``a @ b.T`` in FP32 of two operands from :meth:`columns`."""
+    def mm_weight(self, a: Quantised, b: Quantised) -> Tensor:
+        """``a @ b.T`` in FP32 of columns [N, M] and [K, M]."""
         outputs, inputs, a, b = len(a.data), len(b.data), _tiles(a), _tiles(b)
         tile = F.ScalingType.BlockWise1x128
         y_NK = F.scaled_mm(a.data, b.data.t(), a.scale, tile, b.scale, tile, output_dtype=torch.float32)
         return y_NK[:outputs, :inputs].contiguous()
 
-    def grouped_mm(self, a: Quantised, b: Any, ends_E: Tensor) -> Tensor:
+    def grouped_mm(self, a: Quantised, b: Side, ends_E: Tensor) -> Tensor:
         """Rows of expert e times matrix e, BF16 [R, N], one expert after the other."""
         y_RN = torch.zeros(len(a.data), b.outputs, dtype=torch.bfloat16, device=a.data.device)
-        for e, (start, end) in enumerate(pairwise([0, *ends_E.tolist()])):
-            if end > start:
-                rows = Quantised(a.data[start:end], a.scale[start:end])
-                y_RN[start:end] = self.mm(rows, Side(b.data[e], b.scale[e], b.outputs))
+        for e, rows in blocks(ends_E):
+            y_RN[rows] = self.mm(a.at(rows), Side(b.data[e], b.scale[e], b.outputs))
         return y_RN
 
-    def grouped_mm_weight(self, a: Any, b: Any, ends_E: Tensor) -> Tensor:
+    def grouped_mm_weight(self, a: Quantised, b: Quantised, ends_E: Tensor) -> Tensor:
         """For every expert the product over its own rows, FP32 [E, N, K], one expert after the other."""
         y_ENK = torch.zeros(len(ends_E), len(a.data), len(b.data), dtype=torch.float32, device=a.data.device)
-        for e, (start, end) in enumerate(pairwise([0, *ends_E.tolist()])):
-            if end > start:
-                rows, tiles = slice(start, end), slice(start // TILE, -(-end // TILE))
-                y_ENK[e] = self.mm_weight(
-                    Quantised(a.data[:, rows], a.scale[:, tiles]), Quantised(b.data[:, rows], b.scale[:, tiles])
-                )
+        for e, rows in blocks(ends_E):
+            y_ENK[e] = self.mm_weight(along(a, rows), along(b, rows))
         return y_ENK
 
 
-def _quantiser() -> Reference:
+def cublas(dtype: torch.dtype = torch.bfloat16) -> Backend:
+    """cuBLAS between the operands of another backend, which the name says; cuBLAS is part of PyTorch's build."""
+    rest = _rest()
+    products = CublasProducts(rest.products.weight)
+    return Backend(f"cublas, the rest by {rest.name}", dtype, rest.quantiser, products, _why_not, rest.versions)
+
+
+def _why_not(device: torch.device) -> str | None:
+    if device.type != "cuda" or torch.version.cuda is None:
+        return "it needs an NVIDIA GPU"
+    if torch.cuda.get_device_capability(device)[0] != 9:
+        return f"PyTorch offers these scales on Hopper only (H100, H200), not on {torch.cuda.get_device_name(device)}"
+    return mismatch(cublas, device)
+
+
+def _rest() -> Backend:
+    """What quantises: Triton's kernels where they run, else PyTorch's operations."""
     try:
-        from clearseek.fp8.backends.triton.backend import Triton
+        from clearseek.fp8.backends.triton.backend import triton
     except ImportError:
-        return Reference()
-    usable = torch.cuda.is_available() and Triton().why_not(torch.device("cuda")) is None
-    return Triton() if usable else Reference()
+        return reference()
+    usable = torch.cuda.is_available() and triton().why_not(torch.device("cuda")) is None
+    return triton() if usable else reference()
 
 
 def _padded(x: Tensor, rows: int, columns: int) -> Tensor:

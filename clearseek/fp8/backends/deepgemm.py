@@ -13,38 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clearseek.fp8.backend import Backend
 from clearseek.fp8.backends.probe import mismatch
-from clearseek.fp8.backends.triton.backend import Triton
+from clearseek.fp8.backends.triton.backend import TritonProducts, triton
 from clearseek.fp8.formats import Quantised
 
 
-class DeepGemm(Triton):
-    """Forward and input gradient by DeepGEMM."""
+class DeepGemmProducts:
+    """Forward and input gradient by DeepGEMM, the rest by Triton kernels."""
 
-    name = "deepgemm"
+    def __init__(self, library: Any, rest: TritonProducts) -> None:
+        self.library = library
+        self.weight, self.pick = rest.weight, rest.pick
+        self.mm_weight, self.grouped_mm_weight = rest.mm_weight, rest.grouped_mm_weight
 
-    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
-        super().__init__(dtype)
-        import deep_gemm
-
-        self.library: Any = deep_gemm
-
-    def versions(self) -> dict[str, str]:
-        """Triton's and the library's."""
-        return super().versions() | {"deep_gemm": str(getattr(self.library, "__version__", "unknown"))}
-
-    def why_not(self, device: torch.device) -> str | None:
-        """Why it cannot run on `device`: found by running it."""
-        return super().why_not(device) or mismatch(DeepGemm, device)
-
-    def mm(self, a: Quantised, b: Any) -> Tensor:
+    def mm(self, a: Quantised, b: Quantised) -> Tensor:
         """``a @ b.T`` in BF16."""
         y_MN = torch.empty(len(a.data), len(b.data), dtype=torch.bfloat16, device=a.data.device)
         # Scales stay FP32: on newer GPUs it would round them up to powers of two, which data quantised by others break.
         self.library.fp8_gemm_nt(a, (b.data, b.scale.contiguous()), y_MN, disable_ue8m0_cast=True)
         return y_MN
 
-    def grouped_mm(self, a: Quantised, b: Any, ends_E: Tensor) -> Tensor:
+    def grouped_mm(self, a: Quantised, b: Quantised, ends_E: Tensor) -> Tensor:
         """Rows of expert e times matrix e, BF16 [R, N]."""
         rows = torch.arange(len(a.data), dtype=ends_E.dtype, device=ends_E.device)
         expert_R = torch.searchsorted(ends_E, rows, right=True, out_int32=True)
@@ -54,3 +44,15 @@ class DeepGemm(Triton):
             a, (b.data, b.scale.contiguous()), y_RN, expert_R.masked_fill(spare_R, -1), disable_ue8m0_cast=True
         )
         return y_RN.masked_fill_(spare_R[:, None], 0.0)
+
+
+def deepgemm(dtype: torch.dtype = torch.bfloat16) -> Backend:
+    """DeepGEMM's products between the operands of ClearSeek's Triton kernels."""
+    import deep_gemm
+
+    rest = triton(dtype)
+    versions = rest.versions() | {"deep_gemm": str(getattr(deep_gemm, "__version__", "unknown"))}
+    return Backend(
+        "deepgemm", dtype, rest.quantiser, DeepGemmProducts(deep_gemm, TritonProducts()),
+        lambda device: rest.why_not(device) or mismatch(deepgemm, device), lambda: versions,
+    )  # fmt: skip

@@ -17,84 +17,53 @@ Shapes: M rows, K columns, E experts, R rows sorted by expert; a ceiling of a si
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clearseek.fp8.backend import Backend, Weight
 from clearseek.fp8.backends.probe import mismatch
-from clearseek.fp8.backends.reference import Reference, Weight
+from clearseek.fp8.backends.reference import TorchQuantiser
 from clearseek.fp8.formats import E4M3, TILE, Quantised, scale_of
 from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_tiles
 
+_INTEGERS = {torch.bfloat16: (torch.int16, 4, 2**15 - 1), torch.float32: (torch.int32, 20, 2**31 - 1)}
+"""Of a float type: integers of its size, how far E4M3's seven lower bits move up to be its, all bits but the sign."""
 
-class Dequantised(Reference):
-    """Operands are kept as FP8 and decoded for each product; weights are decoded once."""
 
-    name = "dequantised"
-    free_scales = False
+class DequantisedProducts:
+    """Products of decoded operands, by the library; weights are decoded once."""
 
-    def why_not(self, device: torch.device) -> str | None:
-        """Why it cannot run on `device`: a CPU runs everything, others are tried."""
-        return None if device.type == "cpu" else mismatch(Dequantised, device)
-
-    def tiles(self, x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
-        """1 x 128 tiles."""
-        rows, columns = x_MK.shape
-        if x_MK.dtype not in _INTEGERS or columns % TILE or not power_of_two:
-            return quantise_tiles(x_MK, power_of_two, dtype)
-        x_MGT = x_MK.view(rows, -1, TILE)
-        scale_MG = scale_of(_largest(x_MGT, -1), True, torch.finfo(dtype).max)
-        data_MGT = (x_MGT * _inverse(scale_MG, x_MK.dtype).unsqueeze(-1)).to(dtype)
-        return Quantised(data_MGT.view(rows, columns), scale_MG)
-
-    def decode(self, q: Quantised) -> Tensor:
-        """Values of stored tiles."""
-        rows, columns = q.data.shape
-        if columns % TILE or q.data.dtype != E4M3:
-            return dequantise(q, self.dtype)
-        x_MGT = _from_e4m3(q.data, self.dtype).view(rows, -1, TILE)
-        return x_MGT.mul_(q.scale.to(self.dtype).unsqueeze(-1)).view(rows, columns)
-
-    def columns(self, x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Tensor:
-        """128 x 1 tiles, decoded at once: [M, K], in the layout of `x_MK`."""
-        rows, columns = x_MK.shape
-        if rows % TILE:
-            padded = F.pad(x_MK, (0, 0, 0, -rows % TILE))
-            return self.columns(padded, power_of_two, dtype)[:rows]
-        x_GTK = x_MK.view(-1, TILE, columns)
-        scale_G1K = scale_of(_largest(x_GTK, 1), True, torch.finfo(dtype).max).unsqueeze(1)
-        data_GTK = (x_GTK * _inverse(scale_G1K, x_MK.dtype)).to(dtype)
-        data_GTK = _from_e4m3(data_GTK, self.dtype) if dtype == E4M3 else data_GTK.to(self.dtype)
-        return data_GTK.mul_(scale_G1K.to(self.dtype)).view(rows, columns)
+    def __init__(self, decode: Callable[[Quantised], Tensor], dtype: torch.dtype) -> None:
+        self.decode, self.dtype = decode, dtype
 
     def weight(self, w_ENK: Tensor, power_of_two: bool) -> Weight:
         """Decoded blocks."""
         decoded = dequantise(quantise_blocks(w_ENK, power_of_two), self.dtype)
         return Weight(decoded, decoded.mT)
 
-    def pick(self, b: Any, experts: slice) -> Any:
+    def pick(self, b: Tensor, experts: slice) -> Tensor:
         """Some experts."""
         return b[experts]
 
-    def mm(self, a: Quantised, b: Any) -> Tensor:
+    def mm(self, a: Quantised, b: Tensor) -> Tensor:
         """``a @ b.T``."""
-        y_MN: Tensor = self.decode(a) @ b.t()
-        return y_MN
+        return self.decode(a) @ b.t()
 
-    def mm_weight(self, a: Any, b: Any) -> Tensor:
+    def mm_weight(self, a: Tensor, b: Tensor) -> Tensor:
         """``a.T @ b`` of two column operands, FP32; in BF16 rounded to it on the way."""
-        y_NK: Tensor = (a.t() @ b).float()
-        return y_NK
+        return (a.t() @ b).float()
 
-    def grouped_mm(self, a: Quantised, b: Any, ends_E: Tensor) -> Tensor:
+    def grouped_mm(self, a: Quantised, b: Tensor, ends_E: Tensor) -> Tensor:
         """Rows of expert e times matrix e, [R, N]."""
         x_RK = self.decode(a)
         y_RN: Tensor = x_RK @ b[0].t() if len(b) == 1 else F.grouped_mm(x_RK, b.mT, offs=ends_E)
         return y_RN
 
-    def grouped_mm_weight(self, a: Any, b: Any, ends_E: Tensor) -> Tensor:
+    def grouped_mm_weight(self, a: Tensor, b: Tensor, ends_E: Tensor) -> Tensor:
         """For every expert the product over its own rows, FP32 [E, N, K]."""
         if len(ends_E) == 1:
             return self.mm_weight(a, b).unsqueeze(0)
@@ -104,8 +73,47 @@ class Dequantised(Reference):
         return y_ENK
 
 
-_INTEGERS = {torch.bfloat16: (torch.int16, 4, 2**15 - 1), torch.float32: (torch.int32, 20, 2**31 - 1)}
-"""Of a float type: integers of its size, how far E4M3's seven lower bits move up to be its, all bits but the sign."""
+def dequantised(dtype: torch.dtype = torch.bfloat16) -> Backend:
+    """Operands are kept as FP8 and decoded for each product."""
+    columns, decode = (functools.partial(operation, dtype=dtype) for operation in (_columns, _decode))
+    quantiser, products = TorchQuantiser(_tiles, columns, decode), DequantisedProducts(decode, dtype)
+    return Backend("dequantised", dtype, quantiser, products, _why_not, free_scales=False)
+
+
+def _why_not(device: torch.device) -> str | None:
+    return None if device.type == "cpu" else mismatch(dequantised, device)  # a CPU runs everything, others are tried
+
+
+def _tiles(x_MK: Tensor, power_of_two: bool) -> Quantised:
+    """1 x 128 tiles."""
+    rows, columns = x_MK.shape
+    if x_MK.dtype not in _INTEGERS or columns % TILE or not power_of_two:
+        return quantise_tiles(x_MK, power_of_two)
+    x_MGT = x_MK.view(rows, -1, TILE)
+    scale_MG = scale_of(_largest(x_MGT, -1), True)
+    data_MGT = (x_MGT * _inverse(scale_MG, x_MK.dtype).unsqueeze(-1)).to(E4M3)
+    return Quantised(data_MGT.view(rows, columns), scale_MG)
+
+
+def _columns(x_MK: Tensor, power_of_two: bool, dtype: torch.dtype) -> Tensor:
+    """128 x 1 tiles with power-of-two scales, decoded at once: [M, K], in the layout of `x_MK`."""
+    rows, columns = x_MK.shape
+    if rows % TILE:
+        padded = F.pad(x_MK, (0, 0, 0, -rows % TILE))
+        return _columns(padded, power_of_two, dtype)[:rows]
+    x_GTK = x_MK.view(-1, TILE, columns)
+    scale_G1K = scale_of(_largest(x_GTK, 1), True).unsqueeze(1)
+    data_GTK = _from_e4m3((x_GTK * _inverse(scale_G1K, x_MK.dtype)).to(E4M3), dtype)
+    return data_GTK.mul_(scale_G1K.to(dtype)).view(rows, columns)
+
+
+def _decode(q: Quantised, dtype: torch.dtype) -> Tensor:
+    """Values of stored tiles."""
+    rows, columns = q.data.shape
+    if columns % TILE:
+        return dequantise(q, dtype)
+    x_MGT = _from_e4m3(q.data, dtype).view(rows, -1, TILE)
+    return x_MGT.mul_(q.scale.to(dtype).unsqueeze(-1)).view(rows, columns)
 
 
 def _largest(x: Tensor, dim: int) -> Tensor:

@@ -9,12 +9,14 @@ Shapes: R rows, E experts, N outputs, K inputs, I width.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.backend import Backend
+from clearseek.fp8.backends.reference import reference
 from clearseek.fp8.quantise import dequantise
 
 PRODUCTS = 0.01
@@ -34,12 +36,13 @@ class Result(NamedTuple):
 
 
 @functools.cache
-def mismatch(kind: type[Reference], device: torch.device) -> str | None:
+def mismatch(make: Callable[[], Backend], device: torch.device) -> str | None:
     """What is wrong with a backend on `device`, in one sentence; None if it gives what the reference gives."""
     try:
         wrong: list[str] = []
-        for power_of_two in (True, False) if kind.free_scales else (True,):
-            found, expected = (_results(each, device, power_of_two) for each in (kind(), Reference()))
+        backend = make()
+        for power_of_two in (True, False) if backend.free_scales else (True,):
+            found, expected = (_results(each, device, power_of_two) for each in (backend, reference()))
             names = [name for name in expected if _distance(found[name], expected[name]) > expected[name].allowed]
             wrong += [name for name in names if name not in wrong]
     except Exception as error:  # whatever a driver, a library or a compiler raises is the answer
@@ -54,12 +57,13 @@ def _distance(found: Result, expected: Result) -> float:
     return float(distance.nan_to_num(nan=torch.inf))
 
 
-def _results(backend: Reference, device: torch.device, power_of_two: bool = True) -> dict[str, Result]:
+def _results(backend: Backend, device: torch.device, power_of_two: bool = True) -> dict[str, Result]:
     """Every operation, by name: of stored tiles their values; of columns and weights what is multiplied with them.
 
     Sizes are multiples of 128 under power-of-two scales, and not under free ones.
     """
     generator = torch.Generator().manual_seed(0)
+    quantiser, multiply = backend.quantiser, backend.products
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(device, torch.bfloat16)
@@ -68,29 +72,29 @@ def _results(backend: Reference, device: torch.device, power_of_two: bool = True
     outputs, inputs = (256, 384) if power_of_two else (208, 400)
     ends_E = torch.tensor([128, 128, 384], dtype=torch.int32, device=device)  # one has no rows; the last 128 are spare
     w_ENK = normal(experts, outputs, inputs)
-    x = backend.tiles(normal(rows, inputs), power_of_two)
-    x_columns = backend.retile(x, power_of_two)
-    g, g_columns = backend.gradient(normal(rows, outputs), power_of_two)
-    one, stack = backend.weight(w_ENK[0], power_of_two), backend.weight(w_ENK, power_of_two)
+    x = quantiser.tiles(normal(rows, inputs), power_of_two)
+    x_columns = quantiser.retile(x, power_of_two)
+    g, g_columns = quantiser.gradient(normal(rows, outputs), power_of_two)
+    one, stack = multiply.weight(w_ENK[0], power_of_two), multiply.weight(w_ENK, power_of_two)
     weight_R1 = normal(rows, 1)
-    kept, act = backend.swiglu(normal(rows, 2 * width), weight_R1, power_of_two)
-    tiles, columns, act_columns, d_weight_R = backend.swiglu_backward(
+    kept, act = quantiser.swiglu(normal(rows, 2 * width), weight_R1, power_of_two)
+    tiles, columns, act_columns, d_weight_R = quantiser.swiglu_backward(
         normal(rows, width), kept, weight_R1, power_of_two
     )
     products = {
-        "decoding": backend.decode(x),
-        "the product": backend.mm(x, one.forward),
-        "the input gradient": backend.mm(g, one.backward),
-        "the weight gradient": backend.mm_weight(g_columns, x_columns),
-        "the grouped product": backend.grouped_mm(x, stack.forward, ends_E),
-        "the grouped input gradient": backend.grouped_mm(g, stack.backward, ends_E),
-        "the grouped weight gradient": backend.grouped_mm_weight(g_columns, x_columns, ends_E),
+        "decoding": quantiser.decode(x),
+        "the product": multiply.mm(x, one.forward),
+        "the input gradient": multiply.mm(g, one.backward),
+        "the weight gradient": multiply.mm_weight(g_columns, x_columns),
+        "the grouped product": multiply.grouped_mm(x, stack.forward, ends_E),
+        "the grouped input gradient": multiply.grouped_mm(g, stack.backward, ends_E),
+        "the grouped weight gradient": multiply.grouped_mm_weight(g_columns, x_columns, ends_E),
         "tiles of gate and up": dequantise(kept),
     }
     swiglu = {
         "SwiGLU": dequantise(act),
         "SwiGLU's gradient": dequantise(tiles),
-        "SwiGLU's columns": backend.mm_weight(columns, act_columns),
+        "SwiGLU's columns": multiply.mm_weight(columns, act_columns),
         "the router weight's gradient": d_weight_R,
     }
     results = {name: Result(values, PRODUCTS) for name, values in products.items()}

@@ -16,7 +16,7 @@ from typing import Any, Final, cast, get_args
 
 from clearseek.errors import UserError
 from clearseek.hub.config_json import Scales
-from clearseek.hub.folder import CONFIG, INDEX, ORIGIN, SCALE_DTYPES, Checkpoint, JsonFile, Stored, is_weight_file
+from clearseek.hub.folder import CONFIG, INDEX, ORIGIN, SCALE_DTYPES, CheckpointFolder, JsonFile, Stored, is_weight_file
 from clearseek.hub.safetensors import Header, Shaped, parse_header, read_header
 from clearseek.jsontext import strict_json
 from clearseek.tensors import SCALE_SUFFIX
@@ -54,7 +54,7 @@ class Origin:
         return len(recorded) == len(tensors) and set(recorded) == set(tensors.values())
 
 
-def origin_tensors(source: Checkpoint) -> list[tuple[Shaped, Stored | bytes]]:
+def origin_tensors(source: CheckpointFolder) -> list[tuple[Shaped, Stored | bytes]]:
     """The tensors to write for an FP8 checkpoint, each with where it is now or its bytes."""
     found: list[tuple[Shaped, Stored | bytes]] = [
         (stored.entry.shaped, stored) for name, stored in source.tensors.items() if name.endswith(SCALE_SUFFIX)

@@ -27,7 +27,16 @@ from clearseek.hub.convert.origin import (
     same_but_for,
     usable_scale,
 )
-from clearseek.hub.folder import CONFIG, INDEX, SCALE_DTYPES, SINGLE, Checkpoint, Stored, check_scales_fit, fp8_form
+from clearseek.hub.folder import (
+    CONFIG,
+    INDEX,
+    SCALE_DTYPES,
+    SINGLE,
+    CheckpointFolder,
+    Stored,
+    check_scales_fit,
+    fp8_form,
+)
 from clearseek.hub.safetensors import Entry, Header, Shaped, build_header
 from clearseek.tensors import SCALE_SUFFIX, is_fp8_name, scale_shape, tensors
 
@@ -100,7 +109,7 @@ class Output:
 class Plan:
     """A conversion."""
 
-    source: Checkpoint
+    source: CheckpointFolder
     dtype: Dtype
     scales: Scales
     """Of the FP8 side."""
@@ -111,7 +120,7 @@ class Plan:
     """To FP8: whether files and order are those of the checkpoint that the source was made from."""
 
 
-def plan_conversion(source: Checkpoint, dtype: Dtype, scales: Scales | None) -> Plan:
+def plan_conversion(source: CheckpointFolder, dtype: Dtype, scales: Scales | None) -> Plan:
     """Check that a checkpoint can be converted, and how.
 
     Raises:
@@ -135,7 +144,7 @@ def plan_conversion(source: Checkpoint, dtype: Dtype, scales: Scales | None) -> 
     return plan
 
 
-def _nothing_to_do(source: Checkpoint, eight: bool) -> str:
+def _nothing_to_do(source: CheckpointFolder, eight: bool) -> str:
     """Why there is nothing to convert, and what is wrong if config.json says otherwise."""
     wide = {found.entry.dtype for name, found in source.tensors.items() if is_fp8_name(name)}
     says = f"is in {'FP8' if eight else ' and '.join(sorted(wide)) or 'BF16'} already: there is nothing to convert"
@@ -144,7 +153,7 @@ def _nothing_to_do(source: Checkpoint, eight: bool) -> str:
     return says
 
 
-def _check_complete(source: Checkpoint) -> None:
+def _check_complete(source: CheckpointFolder) -> None:
     """Where config.json is of a model that ClearSeek knows, every tensor of it is there, in its shape; the MTP layer
     may be missing as a whole, as some tools leave it."""
     file = source.folder / CONFIG
@@ -164,7 +173,7 @@ def _check_complete(source: Checkpoint) -> None:
             raise UserError(f"{source.where(found.entry.name)} has shape {shape}, but {CONFIG} says {[*spec.shape]}")
 
 
-def _to_bf16(source: Checkpoint, scales: Scales) -> Plan:
+def _to_bf16(source: CheckpointFolder, scales: Scales) -> Plan:
     check_scales_fit(source)
     outputs = []
     for file, header in source.headers.items():
@@ -186,7 +195,7 @@ def _to_bf16(source: Checkpoint, scales: Scales) -> Plan:
     return Plan(source, "bf16", scales, (*outputs, Output(FILE, made, tuple(tasks))), texts, False)
 
 
-def _from_fp8(source: Checkpoint, target: Entry) -> Task:
+def _from_fp8(source: CheckpointFolder, target: Entry) -> Task:
     found = source.tensors[target.name]
     if found.entry.dtype == "F8_E4M3":
         return Decode(target, found, source.tensors[target.name + SCALE_SUFFIX])
@@ -197,7 +206,7 @@ def _copy_or_inline(target: Entry, content: Stored | bytes) -> Task:
     return Inline(target, content) if isinstance(content, bytes) else Copy(target, content)
 
 
-def _to_fp8(source: Checkpoint, scales: Scales | None) -> Plan:
+def _to_fp8(source: CheckpointFolder, scales: Scales | None) -> Plan:
     origin = read_origin(source.folder)
     names = {name for name in source.tensors if is_fp8_name(name)}
     kind = scales or (origin.scales if origin else "float")
@@ -231,7 +240,7 @@ def _to_fp8(source: Checkpoint, scales: Scales | None) -> Plan:
     return Plan(source, "fp8", kind, tuple(outputs), texts, restored)
 
 
-def _check_matrices(source: Checkpoint, names: Iterable[str]) -> None:
+def _check_matrices(source: CheckpointFolder, names: Iterable[str]) -> None:
     for name in names:
         entry = source.tensors[name].entry
         if entry.dtype not in KEPT_DTYPES or len(entry.shape) != 2 or 0 in entry.shape:
@@ -244,7 +253,7 @@ def _check_matrices(source: Checkpoint, names: Iterable[str]) -> None:
             raise UserError(f"{source.where(name)} is a scale without an FP8 tensor that it belongs to")
 
 
-def _fits(source: Checkpoint, origin: Origin, kind: Scales) -> bool:
+def _fits(source: CheckpointFolder, origin: Origin, kind: Scales) -> bool:
     """Whether the FP8 checkpoint on record has the source's tensors, and a form that scales of this kind can have."""
     names = origin.fp8_names()
     if not names <= set(source.tensors) or (origin.scale_dtype == "F8_E8M0" and kind != "power-of-two"):
@@ -263,7 +272,7 @@ def _with_scales(entries: Iterable[Entry], names: set[str], scale_dtype: str = "
             yield Shaped(entry.name + SCALE_SUFFIX, scale_dtype, scale_shape(entry.shape))
 
 
-def _into_fp8(source: Checkpoint, made: Header, origin: Origin | None) -> Iterable[Task]:
+def _into_fp8(source: CheckpointFolder, made: Header, origin: Origin | None) -> Iterable[Task]:
     here = {entry.name: entry for entry in made.entries}
     for target in made.entries:
         matrix = target.name.removesuffix(SCALE_SUFFIX)
@@ -277,13 +286,13 @@ def _into_fp8(source: Checkpoint, made: Header, origin: Origin | None) -> Iterab
             yield Encode(None, target, found, old)
 
 
-def _fp8_weight_map(source: Checkpoint, outputs: list[Output]) -> dict[str, str]:
+def _fp8_weight_map(source: CheckpointFolder, outputs: list[Output]) -> dict[str, str]:
     where = {entry.name: output.name for output in outputs for entry in output.header.entries}
     names = [each for name in source.tensors for each in (name, name + SCALE_SUFFIX) if each in where]
     return {name: where[name] for name in names}
 
 
-def _fp8_config(source: Checkpoint, kind: Scales, origin: Origin | None) -> bytes:
+def _fp8_config(source: CheckpointFolder, kind: Scales, origin: Origin | None) -> bytes:
     """config.json with its quantisation: the very file it once was, where nothing else was changed since."""
     key = "quantization_config"
     was, now = origin.config if origin else None, source.config.content
@@ -294,7 +303,7 @@ def _fp8_config(source: Checkpoint, kind: Scales, origin: Origin | None) -> byte
     return _json(dict(sorted(changed.items())) if names == sorted(names) else changed)
 
 
-def _index(source: Checkpoint, outputs: list[Output], weight_map: dict[str, str]) -> bytes:
+def _index(source: CheckpointFolder, outputs: list[Output], weight_map: dict[str, str]) -> bytes:
     total = sum(entry.size for output in outputs for entry in output.header.entries)
     content: dict[str, Any] = dict(source.index.content) if source.index else {}
     content["metadata"] = (content.get("metadata") or {}) | {"total_size": total}

@@ -76,9 +76,9 @@ class Converted:
     """Files beside the weights that are too large to be copied along."""
 
 
-def convert(
-    source: Path,
-    out: Path,
+def convert_checkpoint(
+    source: str | Path,
+    out: str | Path,
     dtype: Dtype,
     scales: Scales | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
@@ -99,6 +99,7 @@ def convert(
         UserError: `source` is damaged or of another format, `out` holds something else, the disk is full or may not be
             written. What was whole by then is kept in `out`, and nothing else.
     """
+    source, out = Path(source), Path(out)
     start = time.monotonic()
     _refuse_places(source, out)
     plan = plan_conversion(open_checkpoint(source), dtype, scales)

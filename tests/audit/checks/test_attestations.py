@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clearseek.audit.audit import audit
+from clearseek.audit.audit import audit_release
 from clearseek.audit.evidence import Audit, Grade
 from clearseek.audit.read.source import Folder
 from clearseek.signing import manifest as listing
@@ -24,7 +24,7 @@ ROW = "verification.parties"
 def read(release: Path, *trusted: PublicKey) -> Audit:
     source = Folder(release)
     source.hashes.update(hash_files(source.root, source.tree.files))
-    return audit(source, trusted=trusted)
+    return audit_release(source, trusted=trusted)
 
 
 @pytest.fixture

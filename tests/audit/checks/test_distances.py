@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from clearseek.audit.audit import audit
+from clearseek.audit.audit import audit_release
 from clearseek.audit.evidence import Grade, Row
 from clearseek.audit.read.source import Folder
 from tests.releases import audited, write_weights
@@ -58,7 +58,7 @@ def test_a_cut_off_checkpoint_is_not_judged(release: Path) -> None:
 
 
 def lineage(release: Path, base: Path | None) -> Row:
-    return audit(Folder(release), "Tiny", base=None if base is None else Folder(base))["lineage.weights"]
+    return audit_release(Folder(release), "Tiny", base=None if base is None else Folder(base))["lineage.weights"]
 
 
 def tuned(release: Path, base: Path, size: float) -> None:

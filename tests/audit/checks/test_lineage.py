@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clearseek.audit.audit import audit
+from clearseek.audit.audit import audit_release
 from clearseek.audit.checks.lineage import MOST_MODELS, derived_models
 from clearseek.audit.evidence import Grade, Row
 from clearseek.audit.read.source import Folder
@@ -71,7 +71,7 @@ def test_an_owner_owes_himself_nothing(tmp_path: Path) -> None:
     assert row.answer == "no"
     source = Folder(tmp_path)
     source.name = "meta-llama/Llama-3.1-8B-Instruct"
-    assert audit(source)["licence.upstream"].answer == "not applicable"
+    assert audit_release(source)["licence.upstream"].answer == "not applicable"
 
 
 def test_an_open_reproduction_is_no_llama(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_tokenizer_is_compared_with_the_bases(tmp_path: Path) -> None:
         source = Folder(ours)
         if hashed:
             source.hashes.update(hash_files(ours, source.tree.files))
-        return audit(source, base=Folder(theirs))["lineage.weights"].reason
+        return audit_release(source, base=Folder(theirs))["lineage.weights"].reason
 
     assert "tokenizer.json the same" in reason(True) and "tokenizer.json the same" in reason(False)
     edit_json(theirs / "tokenizer.json", lambda content: content.update(version="2"))

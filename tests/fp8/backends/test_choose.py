@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,12 +11,14 @@ import torch
 
 from clearseek.config import Fp8Config
 from clearseek.errors import UserError
+from clearseek.fp8.backend import Backend
 from clearseek.fp8.backends import choose as choose_module
 from clearseek.fp8.backends import probe
 from clearseek.fp8.backends.choose import BACKENDS, ORDER, choose, make
 from clearseek.fp8.backends.probe import mismatch
-from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.backends.reference import ReferenceProducts, TorchQuantiser, reference
 from clearseek.fp8.formats import Quantised, next_power_of_two
+from clearseek.fp8.quantise import quantise_columns, quantise_tiles
 
 CPU = torch.device("cpu")
 
@@ -39,8 +43,6 @@ def test_what_cannot_run_is_refused_by_name_with_the_reason(monkeypatch: pytest.
         choose(Fp8Config(backend="cublas"), CPU)
     with pytest.raises(UserError, match=r'"dequantised" cannot run here: .*fp8.scales = "power-of-two".*"deepseek-v3"'):
         choose(Fp8Config(backend="dequantised", scales="deepseek-v3"), CPU)
-    with pytest.raises(UserError, match=r'"deepgemm" cannot run here: it needs fp8.gradient_format = "e4m3"'):
-        choose(Fp8Config(backend="deepgemm", gradient_format="e5m2"), CPU)
 
 
 def test_a_missing_package_is_named() -> None:
@@ -60,83 +62,71 @@ print(choose(Fp8Config(), torch.device("cpu")).backend.name)
     assert cublas == "it needs an NVIDIA GPU" and chosen == "dequantised"
 
 
-def test_comparisons_go_alone() -> None:
-    for wrong in ({"scales": "float"}, {"backend": "reference"}, {"accumulate": "tensor-core"}):
-        with pytest.raises(UserError, match="is for comparisons, one at a time"):
-            choose(Fp8Config(gradient_tile="128x128", **wrong), CPU)  # type: ignore[arg-type]
+def changed(**parts: Any) -> Callable[[], Backend]:
+    """The reference with other parts."""
+    return lambda: replace(reference(), **parts)
 
 
-class Sound(Reference):
-    """Nothing wrong."""
+def with_tiles(tiles: Callable[[torch.Tensor, bool], Quantised]) -> Callable[[], Backend]:
+    return changed(quantiser=TorchQuantiser(tiles, quantise_columns, reference().quantiser.decode))
 
 
-class OneScaleTwice(Reference):
-    """A single tile whose scale is twice what it should be."""
-
-    def tiles(self, *args: Any) -> Quantised:
-        found = super().tiles(*args)
-        found.scale[100, -1] *= 2
-        return found
-
-
-class LostExperts(Reference):
+class LostExperts(ReferenceProducts):
     """Every expert's rows by the first one's matrix."""
 
-    def grouped_mm(self, a: Quantised, b: Any, ends_E: torch.Tensor) -> torch.Tensor:
+    def grouped_mm(self, a: Quantised, b: Quantised, ends_E: torch.Tensor) -> torch.Tensor:
         return super().grouped_mm(a, Quantised(b.data[:1].expand_as(b.data), b.scale[:1].expand_as(b.scale)), ends_E)
 
 
-class NotANumber(Reference):
+class NotANumber(ReferenceProducts):
     """What was never written."""
 
-    def mm_weight(self, a: Any, b: Any) -> torch.Tensor:
+    def mm_weight(self, a: Quantised, b: Quantised) -> torch.Tensor:
         y = super().mm_weight(a, b)
         y[3, 4] = torch.nan
         return y
 
 
-class Broken(Reference):
+class Broken(ReferenceProducts):
     """A library that is not what it was built for."""
 
-    def mm(self, a: Quantised, b: Any) -> torch.Tensor:
+    def mm(self, a: Quantised, b: Quantised) -> torch.Tensor:
         raise RuntimeError("CUDA error: no kernel image is available\nmore lines")
 
 
 def test_a_probe_passes_what_is_right_and_tells_what_is_wrong() -> None:
-    assert mismatch(Sound, CPU) is None
-    assert "decoding, the product" in (mismatch(OneScaleTwice, CPU) or "")
-    wrong = mismatch(LostExperts, CPU) or ""
+    def one_scale_twice(x_MK: torch.Tensor, power_of_two: bool) -> Quantised:
+        found = quantise_tiles(x_MK, power_of_two)
+        found.scale[100, -1] *= 2
+        return found
+
+    assert mismatch(reference, CPU) is None
+    assert "decoding, the product" in (mismatch(with_tiles(one_scale_twice), CPU) or "")
+    wrong = mismatch(changed(products=LostExperts()), CPU) or ""
     assert wrong.startswith("it gave wrong results when tried: the grouped product, the grouped input gradient")
-    assert "the weight gradient" in (mismatch(NotANumber, CPU) or "")
-    assert mismatch(Broken, CPU) == "trying it failed with RuntimeError: CUDA error: no kernel image is available"
+    assert "the weight gradient" in (mismatch(changed(products=NotANumber()), CPU) or "")
+    found = mismatch(changed(products=Broken()), CPU)
+    assert found == "trying it failed with RuntimeError: CUDA error: no kernel image is available"
 
 
 def test_a_probe_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Counted(Reference):
-        """Its first operation counts."""
-
-    runs = []
+    counted, runs = changed(), []
     real = probe._results
     monkeypatch.setattr(probe, "_results", lambda *args: runs.append(1) or real(*args))  # type: ignore[func-returns-value]
-    assert mismatch(Counted, CPU) is None and mismatch(Counted, CPU) is None
+    assert mismatch(counted, CPU) is None and mismatch(counted, CPU) is None
     assert len(runs) == 4  # its own and the reference's, for both kinds of scales
 
 
 def test_a_probe_tries_free_scales_and_odd_sizes() -> None:
-    class OnlyPowersOfTwo(Reference):
-        """Rounds all scales up, whatever it is asked for."""
+    def only_powers_of_two(x_MK: torch.Tensor, power_of_two: bool) -> Quantised:
+        found = quantise_tiles(x_MK, power_of_two)
+        return found if power_of_two else Quantised(found.data, next_power_of_two(found.scale))
 
-        def tiles(self, x_MK: torch.Tensor, power_of_two: bool, *rest: Any) -> Quantised:
-            found = super().tiles(x_MK, power_of_two, *rest)
-            return found if power_of_two else Quantised(found.data, next_power_of_two(found.scale))
+    def only_whole_tiles(q: Quantised) -> torch.Tensor:
+        x = reference().quantiser.decode(q)
+        x[:, x.shape[1] // 128 * 128 :] = 0
+        return x
 
-    class OnlyWholeTiles(Reference):
-        """Leaves out the columns after the last whole tile."""
-
-        def decode(self, q: Quantised) -> torch.Tensor:
-            x = super().decode(q)
-            x[:, x.shape[1] // 128 * 128 :] = 0
-            return x
-
-    assert "decoding" in (mismatch(OnlyPowersOfTwo, CPU) or "")
-    assert "decoding" in (mismatch(OnlyWholeTiles, CPU) or "")
+    assert "decoding" in (mismatch(with_tiles(only_powers_of_two), CPU) or "")
+    quantiser = TorchQuantiser(quantise_tiles, quantise_columns, only_whole_tiles)
+    assert "decoding" in (mismatch(changed(quantiser=quantiser), CPU) or "")

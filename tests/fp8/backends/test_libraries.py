@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clearseek.fp8.backends.cublas import Cublas
+from clearseek.fp8.backend import Backend
+from clearseek.fp8.backends.cublas import cublas as made_by_cublas
 from clearseek.fp8.backends.probe import _distance, _results
-from clearseek.fp8.backends.reference import Reference
+from clearseek.fp8.backends.reference import reference
 from clearseek.fp8.formats import TILE, Quantised
 from clearseek.fp8.matmul import scaled_mm
 from clearseek.fp8.quantise import quantise_blocks, quantise_tiles
@@ -48,25 +49,29 @@ def stand_in_for_cublas(
 
 
 @pytest.fixture
-def cublas(monkeypatch: pytest.MonkeyPatch) -> Cublas:
+def cublas(monkeypatch: pytest.MonkeyPatch) -> Backend:
     monkeypatch.setattr(F, "scaled_mm", stand_in_for_cublas)
-    return Cublas()
+    return made_by_cublas()
 
 
-def test_cublas_gets_the_layouts_it_wants(cublas: Cublas) -> None:
-    found, expected = _results(cublas, CPU), _results(Reference(), CPU)
+def test_cublas_gets_the_layouts_it_wants(cublas: Backend) -> None:
+    found, expected = _results(cublas, CPU), _results(reference(), CPU)
     assert [name for name in found if not torch.equal(found[name].values, expected[name].values)] == []
 
 
 @pytest.mark.parametrize(("rows", "inner", "outputs"), [(1, 200, 576), (37, 128, 8), (130, 640, 136)])
-def test_sizes_that_cublas_does_not_take_are_padded(cublas: Cublas, rows: int, inner: int, outputs: int) -> None:
-    reference = Reference()
+def test_sizes_that_cublas_does_not_take_are_padded(cublas: Backend, rows: int, inner: int, outputs: int) -> None:
+    plain = reference()
     x, w, g = torch.randn(rows, inner), torch.randn(outputs, inner), torch.randn(rows, outputs)
     tiles, expected = quantise_tiles(x, False), scaled_mm(quantise_tiles(x, False), quantise_blocks(w, False))
     # Adding the zeros' products changes nothing but the order in which the library sums.
-    torch.testing.assert_close(cublas.mm(tiles, cublas.weight(w, False).forward), expected, rtol=2**-7, atol=1e-5)
-    columns = reference.columns(g, False), reference.columns(x, False)
-    torch.testing.assert_close(cublas.mm_weight(*columns), reference.mm_weight(*columns), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        cublas.products.mm(tiles, cublas.products.weight(w, False).forward), expected, rtol=2**-7, atol=1e-5
+    )
+    columns = plain.quantiser.columns(g, False), plain.quantiser.columns(x, False)
+    torch.testing.assert_close(
+        cublas.products.mm_weight(*columns), plain.products.mm_weight(*columns), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_deepgemm_gets_which_expert_each_row_belongs_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,10 +90,10 @@ def test_deepgemm_gets_which_expert_each_row_belongs_to(monkeypatch: pytest.Monk
 
     library = SimpleNamespace(fp8_gemm_nt=dense, m_grouped_fp8_gemm_nt_contiguous=contiguous)
     monkeypatch.setitem(sys.modules, "deep_gemm", library)  # type: ignore[arg-type]
-    from clearseek.fp8.backends.deepgemm import DeepGemm
+    from clearseek.fp8.backends.deepgemm import deepgemm
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found, expected = _results(DeepGemm(), device), _results(Reference(), device)
+    found, expected = _results(deepgemm(), device), _results(reference(), device)
     assert [name for name in expected if _distance(found[name], expected[name]) > expected[name].allowed] == []
     name = "the grouped product"
     assert torch.equal(found[name].values, expected[name].values)

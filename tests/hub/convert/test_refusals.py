@@ -19,7 +19,7 @@ from clearseek.cli import main
 from clearseek.errors import UserError
 from clearseek.hub.convert.journal import JOURNAL
 from clearseek.hub.convert.origin import FILE as ORIGIN_FILE
-from clearseek.hub.convert.run import convert
+from clearseek.hub.convert.run import convert_checkpoint
 from tests.hub.checkpoints import INDEX, QUANTISED, SCALE, Tensors, by_turns, random_fp8, tree, write
 from tests.hub.examples import small
 
@@ -41,7 +41,7 @@ def fp8(tmp_path: Path) -> Path:
 @pytest.fixture
 def bf16(tmp_path: Path) -> Path:
     """One in BF16, and one file, without a record."""
-    convert(write(tmp_path / "was", random_fp8(CONFIG), None, CONFIG), tmp_path / "bf16", "bf16")
+    convert_checkpoint(write(tmp_path / "was", random_fp8(CONFIG), None, CONFIG), tmp_path / "bf16", "bf16")
     shutil.rmtree(tmp_path / "bf16" / "fp8_origin")
     shutil.rmtree(tmp_path / "was")
     return tmp_path / "bf16"
@@ -98,7 +98,7 @@ def refused(source: Path, dtype: Any, out: Path | None = None) -> str:
     out = out or source.parent / "out"
     before = tree(source.parent)
     with pytest.raises(UserError) as caught:
-        convert(source, out, dtype)
+        convert_checkpoint(source, out, dtype)
     assert tree(source.parent) == before and ("\n" not in str(caught.value))
     assert not out.exists() or tree(out) == {}
     return str(caught.value)
@@ -180,7 +180,7 @@ def test_nothing_to_convert(fp8: Path, bf16: Path) -> None:
     assert "fp8: is in FP8 already" in refused(fp8, "fp8")
     assert "bf16: is in BF16 already" in refused(bf16, "bf16")
     with pytest.raises(UserError, match="--scales goes with --dtype fp8"):
-        convert(fp8, fp8.parent / "out", "bf16", "float")
+        convert_checkpoint(fp8, fp8.parent / "out", "bf16", "float")
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_damage_anywhere_is_refused_or_harmless(fp8: Path, data: st.DataObject) 
         raw[data.draw(st.integers(0, limit - 1))] = data.draw(st.integers(0, 255))
     file.write_bytes(raw)
     try:
-        ended = convert(source, out, "bf16")
+        ended = convert_checkpoint(source, out, "bf16")
     except UserError as error:
         assert str(source) in str(error)
         left = tree(out) if out.exists() else {}
@@ -308,11 +308,11 @@ def test_damaged_numbers_found_late_keep_the_files_before(fp8: Path) -> None:
     edited(fp8, put(late, (0, 0), 0x7F))
     out = fp8.parent / "out"
     with pytest.raises(UserError, match=rf"model-00002-of-00002\.safetensors: {late} holds NaN"):
-        convert(fp8, out, "bf16")
+        convert_checkpoint(fp8, out, "bf16")
     assert set(tree(out)) == {JOURNAL, "model-00001-of-00002.safetensors"}
     edited(fp8, put(late, (0, 0), before))
-    assert convert(fp8, out, "bf16").finished
-    convert(fp8, fp8.parent / "fresh", "bf16")
+    assert convert_checkpoint(fp8, out, "bf16").finished
+    convert_checkpoint(fp8, fp8.parent / "fresh", "bf16")
     assert tree(out) == tree(fp8.parent / "fresh")
 
 
@@ -323,7 +323,7 @@ def test_a_source_that_shrinks_meanwhile_is_refused(fp8: Path) -> None:
         os.truncate(file, 5000)
 
     with pytest.raises(UserError, match=f"{file.name}: .*: the file ends before it"):
-        convert(fp8, fp8.parent / "out", "bf16", progress=shrink)
+        convert_checkpoint(fp8, fp8.parent / "out", "bf16", progress=shrink)
     assert not (fp8.parent / "out").exists()
 
 
@@ -333,7 +333,7 @@ def test_a_source_that_shrinks_meanwhile_is_refused(fp8: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "header", "recorded header", "kind"])
 def test_a_damaged_record_is_refused(damage: str, fp8: Path) -> None:
     bf16 = fp8.parent / "bf16"
-    convert(fp8, bf16, "bf16")
+    convert_checkpoint(fp8, bf16, "bf16")
     file = bf16 / ORIGIN_FILE
     raw = bytearray(file.read_bytes())
     match damage:
@@ -366,14 +366,14 @@ def test_places_that_cannot_be_written_to(fp8: Path, tmp_path: Path) -> None:
     assert "not an unfinished conversion (it holds notes.txt)" in refused_at(fp8, tmp_path / "full")
     assert "no such folder" in refused_at(tmp_path / "gone", tmp_path / "out")
     assert "a file stands where a folder is needed" in refused_at(fp8, tmp_path / "file" / "out")
-    convert(fp8, tmp_path / "out", "bf16")
+    convert_checkpoint(fp8, tmp_path / "out", "bf16")
     assert "not an unfinished conversion" in refused_at(fp8, tmp_path / "out")
 
 
 def refused_at(source: Path, out: Path) -> str:
     before = tree(source.parent)
     with pytest.raises(UserError) as caught:
-        convert(source, out, "bf16")
+        convert_checkpoint(source, out, "bf16")
     assert tree(source.parent) == before
     return str(caught.value)
 
@@ -388,7 +388,7 @@ def test_a_folder_that_may_not_be_written_is_named(fp8: Path, tmp_path: Path, mo
 
 def test_a_weight_file_may_not_have_the_name_of_another(fp8: Path) -> None:
     bf16 = fp8.parent / "bf16"
-    convert(fp8, bf16, "bf16")
+    convert_checkpoint(fp8, bf16, "bf16")
     merge(bf16)
     clash = bf16 / "model-00001-of-00002.safetensors"
     save_file({"x": torch.zeros(1)}, clash)

@@ -20,7 +20,7 @@ from clearseek.cli import main
 from clearseek.errors import UserError
 from clearseek.hub.convert import run as convert_module
 from clearseek.hub.convert.journal import JOURNAL
-from clearseek.hub.convert.run import convert
+from clearseek.hub.convert.run import convert_checkpoint
 from clearseek.locks import exclusive
 from tests.hub.checkpoints import ODD, by_turns, random_fp8, tree, write
 from tests.hub.examples import small
@@ -38,7 +38,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What its conversion gives."""
     out = tmp_path_factory.mktemp("whole") / "bf16"
-    convert(source, out, "bf16")
+    convert_checkpoint(source, out, "bf16")
     return tree(out)
 
 
@@ -61,7 +61,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from clearseek.hub.convert.run import convert
+from clearseek.hub.convert.run import convert_checkpoint
 from tests.hub.checkpoints import tree
 source, expected, out, dtype = Path(sys.argv[1]), tree(Path(sys.argv[2])), Path(sys.argv[3]), sys.argv[4]
 calls = 0
@@ -83,7 +83,7 @@ def attempt(nth):
     for name in ("pwrite", "fsync", "fdatasync", "replace", "rename", "unlink", "mkdir"):
         deadly(name, nth)
     try:
-        convert(source, out, dtype)
+        convert_checkpoint(source, out, dtype)
         os._exit(0)
     except BaseException as error:
         print(repr(error))
@@ -116,7 +116,7 @@ print(kills)
 @pytest.mark.parametrize("dtype", ["bf16", "fp8"])
 def test_a_kill_at_any_write_costs_nothing(dtype: str, tmp_path: Path) -> None:
     fp8 = write(tmp_path / "fp8", random_fp8(TINY), by_turns(2), TINY)
-    convert(fp8, tmp_path / "bf16", "bf16")
+    convert_checkpoint(fp8, tmp_path / "bf16", "bf16")
     source, expected = (fp8, tmp_path / "bf16") if dtype == "bf16" else (tmp_path / "bf16", fp8)
     program = [sys.executable, "-c", KILLER, *map(str, (source, expected, tmp_path / "out", dtype))]
     root = str(Path(__file__).parents[3])
@@ -132,7 +132,7 @@ def test_a_kill_at_any_write_costs_nothing(dtype: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("calls", [0, 1, 10, 30, 60, 100])
 def test_a_stopped_conversion_goes_on(calls: int, source: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     out, attempts = tmp_path / "out", 0
-    while not (ended := convert(source, out, "bf16", stop=after(calls + attempts * 20))).finished:
+    while not (ended := convert_checkpoint(source, out, "bf16", stop=after(calls + attempts * 20))).finished:
         attempts += 1
         assert ended.files_done == len(weights(out)) < 4
         assert not (out / "config.json").exists() and not list(out.glob(".*.new"))
@@ -142,11 +142,11 @@ def test_a_stopped_conversion_goes_on(calls: int, source: Path, whole: dict[str,
 
 def test_going_on_reads_only_what_is_left(source: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = convert(source, out, "bf16", stop=lambda: len(weights(out)) == 2)
+    first = convert_checkpoint(source, out, "bf16", stop=lambda: len(weights(out)) == 2)
     assert (first.finished, first.files_done) == (False, 2)
     kept = {name: (out / name).stat().st_mtime_ns for name in weights(out)}
     seen: list[Any] = []
-    second = convert(source, out, "bf16", progress=seen.append)
+    second = convert_checkpoint(source, out, "bf16", progress=seen.append)
     assert seen[0].bytes_before == seen[0].bytes_done > 0 and seen[0].files_done == 2
     assert second.bytes_read == seen[-1].bytes - seen[0].bytes_before < seen[-1].bytes
     assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
@@ -154,19 +154,19 @@ def test_going_on_reads_only_what_is_left(source: Path, whole: dict[str, bytes],
 
 
 def test_counts_of_blocks_are_those_of_all_attempts(source: Path, tmp_path: Path) -> None:
-    convert(source, tmp_path / "bf16", "bf16")
-    once = convert(tmp_path / "bf16", tmp_path / "once", "fp8")
+    convert_checkpoint(source, tmp_path / "bf16", "bf16")
+    once = convert_checkpoint(tmp_path / "bf16", tmp_path / "once", "fp8")
     out = tmp_path / "out"
-    convert(tmp_path / "bf16", out, "fp8", stop=lambda: len(weights(out)) == 2)
-    twice = convert(tmp_path / "bf16", out, "fp8")
+    convert_checkpoint(tmp_path / "bf16", out, "fp8", stop=lambda: len(weights(out)) == 2)
+    twice = convert_checkpoint(tmp_path / "bf16", out, "fp8")
     assert (twice.blocks, twice.kept) == (once.blocks, once.kept)
 
 
 def test_nothing_is_left_where_nothing_was_done(source: Path, tmp_path: Path) -> None:
-    convert(source, tmp_path / "deep" / "out", "bf16", stop=after(10))
+    convert_checkpoint(source, tmp_path / "deep" / "out", "bf16", stop=after(10))
     assert list((tmp_path / "deep").iterdir()) == []
     (tmp_path / "empty").mkdir()
-    convert(source, tmp_path / "empty", "bf16", stop=after(10))
+    convert_checkpoint(source, tmp_path / "empty", "bf16", stop=after(10))
     assert list((tmp_path / "empty").iterdir()) == []
 
 
@@ -175,7 +175,7 @@ def unfinished(source: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A source of its own, and an output with two of four files."""
     mine, out = tmp_path / "mine", tmp_path / "out"
     shutil.copytree(source, mine)
-    convert(mine, out, "bf16", stop=lambda: len(weights(out)) == 2)
+    convert_checkpoint(mine, out, "bf16", stop=lambda: len(weights(out)) == 2)
     return mine, out
 
 
@@ -185,7 +185,7 @@ def test_files_that_were_touched_are_made_anew(unfinished: tuple[Path, Path], wh
     raw = bytearray(spoilt.read_bytes())
     raw[-1] ^= 1
     spoilt.write_bytes(raw)
-    convert(mine, out, "bf16")
+    convert_checkpoint(mine, out, "bf16")
     assert tree(out) == whole
 
 
@@ -195,8 +195,8 @@ def test_a_mended_source_costs_what_was_made_from_it(unfinished: tuple[Path, Pat
     raw = bytearray(file.read_bytes())
     raw[-1] ^= 1
     file.write_bytes(raw)
-    convert(mine, out, "bf16")
-    convert(mine, out.parent / "fresh", "bf16")
+    convert_checkpoint(mine, out, "bf16")
+    convert_checkpoint(mine, out.parent / "fresh", "bf16")
     assert tree(out) == tree(out.parent / "fresh")
 
 
@@ -205,13 +205,13 @@ def test_another_conversion_does_not_go_on_with_it(unfinished: tuple[Path, Path]
     before = tree(out)
     other = write(out.parent / "other", random_fp8(TINY), None, TINY)
     with pytest.raises(UserError, match="unfinished conversion of something else"):
-        convert(other, out, "bf16")
-    convert(mine, out.parent / "bf16", "bf16")
+        convert_checkpoint(other, out, "bf16")
+    convert_checkpoint(mine, out.parent / "bf16", "bf16")
     with pytest.raises(UserError, match="unfinished conversion of something else"):
-        convert(out.parent / "bf16", out, "fp8")
+        convert_checkpoint(out.parent / "bf16", out, "fp8")
     (out / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"notes\.txt: is no part of the unfinished conversion"):
-        convert(mine, out, "bf16")
+        convert_checkpoint(mine, out, "bf16")
     (out / "notes.txt").unlink()
     assert tree(out) == before
 
@@ -221,7 +221,7 @@ def test_a_damaged_record_is_refused(content: str, unfinished: tuple[Path, Path]
     mine, out = unfinished
     (out / JOURNAL).write_text(content)
     with pytest.raises(UserError, match="damaged: delete"):
-        convert(mine, out, "bf16")
+        convert_checkpoint(mine, out, "bf16")
     assert len(weights(out)) == 2
 
 
@@ -232,22 +232,22 @@ def test_a_record_of_malformed_entries_is_refused(unfinished: tuple[Path, Path])
         content["done"][min(weights(out))] = wrong
         (out / JOURNAL).write_text(json.dumps(content))
         with pytest.raises(UserError, match="damaged: delete"):
-            convert(mine, out, "bf16")
+            convert_checkpoint(mine, out, "bf16")
 
 
 def test_one_conversion_at_a_time(unfinished: tuple[Path, Path]) -> None:
     mine, out = unfinished
     with exclusive(out / ".lock", "the other"), pytest.raises(UserError, match="another process is writing here"):
-        convert(mine, out, "bf16")
+        convert_checkpoint(mine, out, "bf16")
     (out / ".lock").touch()  # as a kill leaves it
-    assert convert(mine, out, "bf16").finished
+    assert convert_checkpoint(mine, out, "bf16").finished
     assert not (out / ".lock").exists()
 
 
 def test_a_lock_that_a_kill_left_is_no_content(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/.lock").touch()
-    assert convert(source, tmp_path / "out", "bf16").finished
+    assert convert_checkpoint(source, tmp_path / "out", "bf16").finished
 
 
 # Full disks
@@ -260,10 +260,10 @@ def test_the_space_needed_is_known_beforehand(
     usage = shutil.disk_usage(tmp_path)._replace(free=needed - 1)
     monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=rf"bytes are needed and {needed - 1:,} are free"):
-        convert(source, tmp_path / "out", "bf16")
+        convert_checkpoint(source, tmp_path / "out", "bf16")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda _: usage._replace(free=needed + 200_000))
-    assert convert(source, tmp_path / "out", "bf16").finished
+    assert convert_checkpoint(source, tmp_path / "out", "bf16").finished
 
 
 @pytest.fixture
@@ -292,11 +292,11 @@ def test_a_disk_that_fails_midway_keeps_whole_files(
     out = tmp_path / "out"
     pwrite(60, code)
     with pytest.raises(UserError, match=r"model-0000\d-of-00003\.safetensors: cannot write: the disk"):
-        convert(source, out, "bf16")
+        convert_checkpoint(source, out, "bf16")
     monkeypatch.undo()
     assert 0 < len(weights(out)) < 3
     assert all(raw == whole[name] for name, raw in tree(out).items() if name != JOURNAL)
-    assert convert(source, out, "bf16").files_done == 4
+    assert convert_checkpoint(source, out, "bf16").files_done == 4
     assert tree(out) == whole
 
 

@@ -16,7 +16,7 @@ from clearseek.config import ModelConfig
 from clearseek.fp8.quantise import quantise_blocks
 from clearseek.hub.convert import stream as convert_stream
 from clearseek.hub.convert.origin import FILE as ORIGIN_FILE
-from clearseek.hub.convert.run import Converted, Progress, convert
+from clearseek.hub.convert.run import Converted, Progress, convert_checkpoint
 from clearseek.hub.read import import_hf
 from clearseek.hub.safetensors import read_header
 from clearseek.tensors import FP8_KINDS, tensors
@@ -57,7 +57,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wide(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in BF16; nothing in it is changed."""
     out = tmp_path_factory.mktemp("wide") / "bf16"
-    convert(source, out, "bf16")
+    convert_checkpoint(source, out, "bf16")
     return out
 
 
@@ -86,7 +86,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 def test_bf16_is_the_product_of_codes_and_scales(name: str, tmp_path: Path) -> None:
     made = random_fp8()
     fp8 = write(tmp_path / "fp8", made, SPLITS[name])
-    ended = convert(fp8, tmp_path / "bf16", "bf16")
+    ended = convert_checkpoint(fp8, tmp_path / "bf16", "bf16")
     expected = {
         tensor: decoded(value, made[tensor + SCALE]) if value.dtype == torch.float8_e4m3fn else value
         for tensor, value in made.items()
@@ -105,7 +105,7 @@ def test_bf16_is_the_product_of_codes_and_scales(name: str, tmp_path: Path) -> N
 def test_fp8_is_deepseeks_block_by_block(scales: Any, wide: Path, tmp_path: Path) -> None:
     bf16 = copy(wide, tmp_path / "bf16")
     shutil.rmtree(bf16 / "fp8_origin")
-    ended = convert(bf16, tmp_path / "fp8", "fp8", scales)
+    ended = convert_checkpoint(bf16, tmp_path / "fp8", "fp8", scales)
     kinds = {spec.name: spec.kind for spec in tensors(ODD)}
     expected: Tensors = {}
     for name, value in read(bf16).items():
@@ -125,8 +125,8 @@ def test_fp8_is_deepseeks_block_by_block(scales: Any, wide: Path, tmp_path: Path
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_every_kind_of_model_both_ways(config: ModelConfig, tmp_path: Path) -> None:
     fp8 = write(tmp_path / "fp8", random_fp8(config), by_turns(2), config)
-    convert(fp8, tmp_path / "bf16", "bf16")
-    convert(tmp_path / "bf16", tmp_path / "back", "fp8")
+    convert_checkpoint(fp8, tmp_path / "bf16", "bf16")
+    convert_checkpoint(tmp_path / "bf16", tmp_path / "back", "fp8")
     assert tree(tmp_path / "back") == tree(fp8)
 
 
@@ -138,9 +138,9 @@ def test_pieces_of_any_size_give_the_same_bytes(
     monkeypatch.setattr(convert_stream, "COPY_BYTES", 64)
     monkeypatch.setattr(convert_stream, "AHEAD", 1)
     monkeypatch.setattr(convert_stream, "FLUSH_BYTES", 1000)
-    convert(source, tmp_path / "bf16", "bf16")
+    convert_checkpoint(source, tmp_path / "bf16", "bf16")
     assert tree(tmp_path / "bf16") == tree(wide)
-    convert(wide, tmp_path / "back", "fp8")
+    convert_checkpoint(wide, tmp_path / "back", "fp8")
     assert tree(tmp_path / "back") == tree(source)
 
 
@@ -157,7 +157,7 @@ def test_transformers_reads_what_was_converted(wide: Path) -> None:
 def test_shards_keep_their_names_and_the_index_its_sum(source: Path, wide: Path, tmp_path: Path) -> None:
     bf16 = copy(wide, tmp_path / "bf16")
     shutil.rmtree(bf16 / "fp8_origin")
-    convert(bf16, tmp_path / "fp8", "fp8")
+    convert_checkpoint(bf16, tmp_path / "fp8", "fp8")
     for folder in (wide, tmp_path / "fp8"):
         index, sizes = json.loads((folder / INDEX).read_text()), 0
         for file in sorted(folder.glob("*.safetensors")):
@@ -180,7 +180,7 @@ def test_scales_come_right_after_their_matrix(wide: Path, tmp_path: Path) -> Non
     (bf16 / INDEX).write_text(
         json.dumps({"weight_map": {n: f.name for f in bf16.glob("model-*") for n in load_file(f)}})
     )
-    convert(bf16, tmp_path / "fp8", "fp8")
+    convert_checkpoint(bf16, tmp_path / "fp8", "fp8")
     seen = 0
     for file in (tmp_path / "fp8").glob("*.safetensors"):
         before = [entry.name for entry in read_header(bf16 / file.name).entries]
@@ -197,7 +197,7 @@ def test_scales_come_right_after_their_matrix(wide: Path, tmp_path: Path) -> Non
 
 def test_a_scale_shard_leaves_no_empty_file(tmp_path: Path) -> None:
     fp8 = write(tmp_path / "fp8", random_fp8(), scales_apart)
-    convert(fp8, tmp_path / "bf16", "bf16")
+    convert_checkpoint(fp8, tmp_path / "bf16", "bf16")
     assert [file.name for file in (tmp_path / "bf16").glob("*.safetensors")] == ["model-00001-of-00002.safetensors"]
 
 
@@ -211,7 +211,7 @@ def test_files_too_large_to_be_weights_companions_are_named(
     (fp8 / "dead").symlink_to("nowhere")
     (fp8 / "LICENSE").symlink_to(fp8 / "config.json")
     monkeypatch.setattr("clearseek.hub.folder.SMALL_FILE_BYTES", 2999)
-    ended = convert(fp8, tmp_path / "bf16", "bf16")
+    ended = convert_checkpoint(fp8, tmp_path / "bf16", "bf16")
     assert ended.left_out == ("video.mp4",)
     assert (tmp_path / "bf16" / "LICENSE").read_bytes() == (fp8 / "config.json").read_bytes()
     assert not {"video.mp4", "dead", ".cache/lock"} & set(tree(tmp_path / "bf16"))
@@ -223,7 +223,7 @@ def test_files_may_be_links_as_in_a_download_cache(source: Path, wide: Path, tmp
     for file in blobs.iterdir():
         if file.is_file():
             (tmp_path / "snapshot" / file.name).symlink_to(file)
-    convert(tmp_path / "snapshot", tmp_path / "bf16", "bf16")
+    convert_checkpoint(tmp_path / "snapshot", tmp_path / "bf16", "bf16")
     assert {k: v for k, v in tree(wide).items() if "inference" not in k} == tree(tmp_path / "bf16")
 
 
@@ -234,8 +234,8 @@ def test_files_may_be_links_as_in_a_download_cache(source: Path, wide: Path, tmp
 @pytest.mark.parametrize("name", SPLITS)
 def test_there_and_back_gives_the_same_folder(name: str, fmt: str | None, tmp_path: Path) -> None:
     fp8 = write(tmp_path / "fp8", random_fp8(powers=fmt is not None), SPLITS[name], scale_fmt=fmt)
-    convert(fp8, tmp_path / "bf16", "bf16")
-    ended = convert(tmp_path / "bf16", tmp_path / "back", "fp8")
+    convert_checkpoint(fp8, tmp_path / "bf16", "bf16")
+    ended = convert_checkpoint(tmp_path / "bf16", tmp_path / "back", "fp8")
     assert tree(tmp_path / "back") == tree(fp8)
     assert ended.scales == ("power-of-two" if fmt else "float")
     assert ended.kept == ended.blocks > 0 and ended.restores
@@ -244,9 +244,9 @@ def test_there_and_back_gives_the_same_folder(name: str, fmt: str | None, tmp_pa
 def test_what_convert_made_comes_back_whole(wide: Path, tmp_path: Path) -> None:
     bf16 = copy(wide, tmp_path / "bf16")
     shutil.rmtree(bf16 / "fp8_origin")
-    convert(bf16, tmp_path / "one", "fp8")
-    convert(tmp_path / "one", tmp_path / "two", "bf16")
-    convert(tmp_path / "two", tmp_path / "three", "fp8")
+    convert_checkpoint(bf16, tmp_path / "one", "fp8")
+    convert_checkpoint(tmp_path / "one", tmp_path / "two", "bf16")
+    convert_checkpoint(tmp_path / "two", tmp_path / "three", "fp8")
     assert tree(tmp_path / "three") == tree(tmp_path / "one")
 
 
@@ -258,7 +258,7 @@ def test_only_blocks_that_changed_get_new_scales(source: Path, wide: Path, tmp_p
             content[name][130, 290] += 1
 
     edit(bf16, tune)
-    ended = convert(bf16, tmp_path / "fp8", "fp8")
+    ended = convert_checkpoint(bf16, tmp_path / "fp8", "fp8")
     before, after = read(source), read(tmp_path / "fp8")
     block = torch.zeros(160, 300, dtype=torch.bool)
     block[128:, 256:] = True
@@ -281,10 +281,10 @@ def strangers(folder: Path, other: Path) -> None:
 
 
 def test_a_strangers_record_changes_no_number(wide: Path, tmp_path: Path) -> None:
-    convert(write(tmp_path / "other", random_fp8(seed=9), by_turns(3)), tmp_path / "otherwide", "bf16")
+    convert_checkpoint(write(tmp_path / "other", random_fp8(seed=9), by_turns(3)), tmp_path / "otherwide", "bf16")
     bf16 = copy(wide, tmp_path / "bf16")
     strangers(bf16, tmp_path / "otherwide")
-    ended = convert(bf16, tmp_path / "fp8", "fp8")
+    ended = convert_checkpoint(bf16, tmp_path / "fp8", "fp8")
     assert ended.kept == 0
     expected = {
         name: quantise_blocks(read(bf16)[name], False).scale
@@ -297,12 +297,12 @@ def test_a_strangers_record_changes_no_number(wide: Path, tmp_path: Path) -> Non
 
 def test_a_record_of_another_shape_is_left_aside(wide: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "other", random_fp8(CONFIGS["v3"]), by_turns(2), CONFIGS["v3"])
-    convert(other, tmp_path / "otherwide", "bf16")
+    convert_checkpoint(other, tmp_path / "otherwide", "bf16")
     bf16, plain = copy(wide, tmp_path / "bf16"), copy(wide, tmp_path / "plain")
     strangers(bf16, tmp_path / "otherwide")
     shutil.rmtree(plain / "fp8_origin")
-    ended = convert(bf16, tmp_path / "fp8", "fp8")
-    convert(plain, tmp_path / "expected", "fp8")
+    ended = convert_checkpoint(bf16, tmp_path / "fp8", "fp8")
+    convert_checkpoint(plain, tmp_path / "expected", "fp8")
     assert not ended.restores and ended.kept == 0
     assert tree(tmp_path / "fp8") == tree(tmp_path / "expected")
 
@@ -310,18 +310,18 @@ def test_a_record_of_another_shape_is_left_aside(wide: Path, tmp_path: Path) -> 
 def test_a_file_of_that_name_that_is_not_ours_is_left_aside(wide: Path, tmp_path: Path) -> None:
     bf16 = copy(wide, tmp_path / "bf16")
     save_file({"x": torch.zeros(3)}, bf16 / ORIGIN_FILE, metadata={"format": "pt"})
-    ended = convert(bf16, tmp_path / "fp8", "fp8")
+    ended = convert_checkpoint(bf16, tmp_path / "fp8", "fp8")
     assert ended.kept == 0 and not ended.restores and not (tmp_path / "fp8" / "fp8_origin").exists()
 
 
 def test_other_scales_on_request(source: Path, wide: Path, tmp_path: Path) -> None:
-    ended = convert(wide, tmp_path / "fp8", "fp8", "power-of-two")
+    ended = convert_checkpoint(wide, tmp_path / "fp8", "fp8", "power-of-two")
     assert ended.scales == "power-of-two" and ended.kept == 0
     assert config_of(tmp_path / "fp8")["quantization_config"]["scale_fmt"] == "ue8m0"
     for name, value in read(tmp_path / "fp8").items():
         if name.endswith(SCALE):
             assert torch.equal(torch.exp2(value.log2().round()), value), name
-    convert(wide, tmp_path / "same", "fp8", "float")
+    convert_checkpoint(wide, tmp_path / "same", "fp8", "float")
     assert tree(tmp_path / "same") == tree(source)
 
 
@@ -331,7 +331,7 @@ def test_resharded_and_edited_checkpoints_get_their_files_back(source: Path, wid
     save_file(read(wide), merged / "model.safetensors", metadata={"format": "pt"})
     (merged / "config.json").write_text(json.dumps(config_of(wide) | {"use_cache": False}))
     shutil.copytree(wide / "fp8_origin", merged / "fp8_origin")
-    ended = convert(merged, tmp_path / "fp8", "fp8")
+    ended = convert_checkpoint(merged, tmp_path / "fp8", "fp8")
     back, whole = tree(tmp_path / "fp8"), tree(source)
     assert ended.restores and {name for name in whole if "safetensors" in name} <= set(back)
     assert all(back[name] == whole[name] for name in whole if "safetensors" in name)
@@ -343,14 +343,14 @@ def test_matrices_of_names_unknown_here_come_back_too(tmp_path: Path) -> None:
     made["model.layers.1.self_attn.indexer.wk.weight"] = made["model.layers.1.self_attn.o_proj.weight"].clone()
     made["model.layers.1.self_attn.indexer.wk.weight" + SCALE] = torch.rand(2, 1) + 0.5
     fp8 = write(tmp_path / "fp8", made, by_turns(2))
-    convert(fp8, tmp_path / "bf16", "bf16")
-    convert(tmp_path / "bf16", tmp_path / "back", "fp8")
+    convert_checkpoint(fp8, tmp_path / "bf16", "bf16")
+    convert_checkpoint(tmp_path / "bf16", tmp_path / "back", "fp8")
     assert tree(tmp_path / "back") == tree(fp8)
 
 
 def test_progress_adds_up(source: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    ended: Converted = convert(source, tmp_path / "bf16", "bf16", progress=seen.append)
+    ended: Converted = convert_checkpoint(source, tmp_path / "bf16", "bf16", progress=seen.append)
     assert seen[0].bytes_done == seen[0].files_done == 0
     assert seen[-1].bytes_done == seen[-1].bytes == ended.bytes_read
     assert seen[-1].files_done == seen[-1].files == ended.files == 4

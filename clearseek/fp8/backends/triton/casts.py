@@ -11,11 +11,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from clearseek.fp8.formats import AMAX_FLOOR
+from clearseek.fp8.formats import AMAX_FLOOR, E4M3_MAX
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 """Whether kernels defined in this process run in the interpreter: TRITON_INTERPRET=1 at import."""
-FLOOR = tl.constexpr(AMAX_FLOOR)
+FLOOR, LARGEST = tl.constexpr(AMAX_FLOOR), tl.constexpr(E4M3_MAX)
 
 
 @triton.jit
@@ -26,7 +26,7 @@ def amax_of(values, AXIS: tl.constexpr):
 
 
 @triton.jit
-def scale_of(amax, POWER_OF_TWO: tl.constexpr, LARGEST: tl.constexpr):
+def scale_of(amax, POWER_OF_TWO: tl.constexpr):
     """As :func:`clearseek.fp8.formats.scale_of`: IEEE division, not the approximate one that ``/`` compiles to."""
     scale = tl.div_rn(tl.maximum(amax, FLOOR, propagate_nan=tl.PropagateNan.ALL), LARGEST)
     if POWER_OF_TWO:
@@ -36,8 +36,8 @@ def scale_of(amax, POWER_OF_TWO: tl.constexpr, LARGEST: tl.constexpr):
 
 
 @triton.jit
-def quantised(x, scale, dtype: tl.constexpr, POWER_OF_TWO: tl.constexpr):
-    """FP32 `x` over its scale, in eight bits.
+def quantised(x, scale, POWER_OF_TWO: tl.constexpr):
+    """FP32 `x` over its scale, in E4M3.
 
     The inverse of a power of two is exact, so one division a tile serves. The conversion saturates, as the reference's
     clamp does, and keeps NaN.
@@ -46,16 +46,16 @@ def quantised(x, scale, dtype: tl.constexpr, POWER_OF_TWO: tl.constexpr):
         y = x * tl.div_rn(1.0, scale)
     else:
         y = tl.div_rn(x, tl.broadcast_to(scale, x.shape))
-    return to_eight_bits(y, dtype)
+    return to_e4m3(y)
 
 
 @triton.jit
-def to_eight_bits(y, dtype: tl.constexpr):
-    """FP32 to E4M3 or E5M2, to nearest even, saturating."""
+def to_e4m3(y):
+    """FP32 to E4M3, to nearest even, saturating."""
     if INTERPRETED:
-        rounded = _to_eight_bits_in_integers(y, dtype)
+        rounded = _to_e4m3_in_integers(y)
     else:
-        rounded = y.to(dtype)
+        rounded = y.to(tl.float8e4nv)
     return rounded
 
 
@@ -75,21 +75,15 @@ def to_bfloat16(y):
 
 
 @triton.jit
-def _to_eight_bits_in_integers(y, dtype: tl.constexpr):
-    fraction: tl.constexpr = 3 if dtype == tl.float8e4nv else 2
-    bias: tl.constexpr = 7 if dtype == tl.float8e4nv else 15
-    largest: tl.constexpr = 0x7E if dtype == tl.float8e4nv else 0x7B
-    dropped: tl.constexpr = 23 - fraction
+def _to_e4m3_in_integers(y):
     bits = y.to(tl.int32, bitcast=True)
     is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
     magnitude = tl.minimum(bits & 0x7FFFFFFF, 0x7F800000)
-    # Normal numbers: round the fraction, where a carry moves into the exponent, then change the exponent's bias.
-    even = (magnitude >> dropped) & 1
-    normal = ((magnitude + ((1 << (dropped - 1)) - 1) + even) >> dropped) - ((127 - bias) << fraction)
-    # Small ones: adding a number whose last place is the format's smallest step rounds to that step.
-    magic: tl.constexpr = float(1 << (24 - bias - fraction))
-    shifted = tl.abs(y) + magic
-    small = shifted.to(tl.int32, bitcast=True) - ((127 + 24 - bias - fraction) << 23)
-    code = tl.where(magnitude < ((128 - bias) << 23), small, tl.minimum(normal, largest))
+    # Normal numbers: round the fraction, where a carry moves into the exponent, then change the bias from 127 to 7.
+    even = (magnitude >> 20) & 1
+    normal = ((magnitude + 0x7FFFF + even) >> 20) - (120 << 3)
+    # Below 2^-6: adding 2^14, whose last place is the smallest step, 2^-9, rounds to that step.
+    small = (tl.abs(y) + 16384.0).to(tl.int32, bitcast=True) - ((127 + 14) << 23)
+    code = tl.where(magnitude < (121 << 23), small, tl.minimum(normal, 0x7E))
     code = tl.where(is_nan, 0x7F, code) | ((bits >> 24) & 0x80)
-    return code.to(tl.uint8).to(dtype, bitcast=True)
+    return code.to(tl.uint8).to(tl.float8e4nv, bitcast=True)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from clearseek.fp8.backends.reference import Weight
+from clearseek.fp8.backend import Weight
 from clearseek.fp8.backends.triton.casts import amax_of, quantised, scale_of, to_bfloat16
 from clearseek.fp8.formats import E4M3, TILE, Quantised
 
@@ -29,7 +29,7 @@ CHANNELS = 64
 @triton.jit
 def tiles_kernel(
     x, data, scale, M, K, x_row, scale_group,
-    ROWS: tl.constexpr, POWER_OF_TWO: tl.constexpr, LARGEST: tl.constexpr,
+    ROWS: tl.constexpr, POWER_OF_TWO: tl.constexpr,
 ):  # fmt: skip
     """1 x 128 tiles of `x` [M, K] with rows `x_row` apart."""
     groups = tl.cdiv(K, 128)
@@ -39,8 +39,8 @@ def tiles_kernel(
     inside = (row < M)[:, None] & (column < K)[None, :]
     wide = row.to(tl.int64)[:, None]
     values = tl.load(x + wide * x_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
-    scales = scale_of(amax_of(values, 1), POWER_OF_TWO, LARGEST)
-    eight = quantised(values, scales[:, None], data.dtype.element_ty, POWER_OF_TWO)
+    scales = scale_of(amax_of(values, 1), POWER_OF_TWO)
+    eight = quantised(values, scales[:, None], POWER_OF_TWO)
     tl.store(data + wide * K + column[None, :], eight, mask=inside)
     tl.store(scale + group.to(tl.int64) * scale_group + row, scales, mask=row < M)
 
@@ -49,7 +49,7 @@ def tiles_kernel(
 def columns_kernel(
     x, x_scale, tiles, tiles_scale, data, scale, M, K, x_row, x_scale_row, x_scale_group,
     COLUMNS: tl.constexpr, ENCODED: tl.constexpr, WITH_TILES: tl.constexpr,
-    POWER_OF_TWO: tl.constexpr, LARGEST: tl.constexpr,
+    POWER_OF_TWO: tl.constexpr,
 ):  # fmt: skip
     """128 x 1 tiles of `x` [M, K], transposed, and with WITH_TILES its 1 x 128 tiles too (COLUMNS is 128 then).
 
@@ -67,24 +67,22 @@ def columns_kernel(
         old = tl.load(x_scale + row.to(tl.int64) * x_scale_row + (part * COLUMNS // 128) * x_scale_group,
                       mask=row < M, other=1.0)  # fmt: skip
         values = to_bfloat16(values * old[:, None]).to(tl.float32)
-    scales = scale_of(amax_of(values, 0), POWER_OF_TWO, LARGEST)
-    eight = quantised(values, scales[None, :], data.dtype.element_ty, POWER_OF_TWO)
+    scales = scale_of(amax_of(values, 0), POWER_OF_TWO)
+    eight = quantised(values, scales[None, :], POWER_OF_TWO)
     tl.store(data + column.to(tl.int64)[None, :] * M + row[:, None], eight, mask=inside)
     tl.store(scale + group.to(tl.int64) * K + column, scales, mask=column < K)
     if WITH_TILES:
         tl.static_assert(COLUMNS == 128 and not ENCODED, "tiles are of BF16 or FP32, 128 columns wide")
         # Fetched anew, from cache: held until here they would take the registers of a second program.
         values = tl.load(x + wide * x_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
-        scales = scale_of(amax_of(values, 1), POWER_OF_TWO, LARGEST)
-        eight = quantised(values, scales[:, None], tiles.dtype.element_ty, POWER_OF_TWO)
+        scales = scale_of(amax_of(values, 1), POWER_OF_TWO)
+        eight = quantised(values, scales[:, None], POWER_OF_TWO)
         tl.store(tiles + wide * K + column[None, :], eight, mask=inside)
         tl.store(tiles_scale + part.to(tl.int64) * M + row, scales, mask=row < M)
 
 
 @triton.jit
-def blocks_kernel(
-    w, data, transposed, scale, N, K, POWER_OF_TWO: tl.constexpr, LARGEST: tl.constexpr
-):  # fmt: skip
+def blocks_kernel(w, data, transposed, scale, N, K, POWER_OF_TWO: tl.constexpr):
     """128 x 128 blocks of a stack [E, N, K], written as they are and transposed."""
     across, down = tl.cdiv(K, 128), tl.cdiv(N, 128)
     j = tl.program_id(0) % across
@@ -96,8 +94,8 @@ def blocks_kernel(
     place = row.to(tl.int64)[:, None] * K + column[None, :]
     start = expert * N * K
     values = tl.load(w + start + place, mask=inside, other=0.0).to(tl.float32)
-    one_scale = scale_of(amax_of(amax_of(values, 1), 0), POWER_OF_TWO, LARGEST)
-    eight = quantised(values, one_scale, data.dtype.element_ty, POWER_OF_TWO)
+    one_scale = scale_of(amax_of(amax_of(values, 1), 0), POWER_OF_TWO)
+    eight = quantised(values, one_scale, POWER_OF_TWO)
     tl.store(data + start + place, eight, mask=inside)
     tl.store(transposed + start + column.to(tl.int64)[None, :] * N + row[:, None], eight, mask=inside)
     tl.store(scale + (expert * down + i) * across + j, one_scale)
@@ -117,32 +115,32 @@ def decode_kernel(data, scale, out, M, K, scale_row, scale_group, ROWS: tl.const
     tl.store(out + place, to_bfloat16(values), mask=inside)
 
 
-def tiles(x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
+def tiles(x_MK: Tensor, power_of_two: bool) -> Quantised:
     """As :func:`clearseek.fp8.quantise.quantise_tiles`; scales [M, G] are stored column by column."""
     rows, columns = x_MK.shape
-    out = empty_tiles(rows, columns, dtype, x_MK.device)
+    out = empty_tiles(rows, columns, x_MK.device)
     groups = triton.cdiv(columns, TILE)
     with on_device(x_MK):
         tiles_kernel[(triton.cdiv(rows, ROWS) * groups,)](
             x_MK, out.data, out.scale, rows, columns, row_stride(x_MK), rows,
-            ROWS=ROWS, POWER_OF_TWO=power_of_two, LARGEST=torch.finfo(dtype).max,
+            ROWS=ROWS, POWER_OF_TWO=power_of_two,
         )  # fmt: skip
     return out
 
 
-def columns(x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Quantised:
+def columns(x_MK: Tensor, power_of_two: bool) -> Quantised:
     """As :func:`clearseek.fp8.quantise.quantise_columns`: data [K, M], scales [K, G]."""
-    return _columns(x_MK, None, power_of_two, dtype, with_tiles=False)[1]
+    return _columns(x_MK, None, power_of_two, with_tiles=False)[1]
 
 
-def tiles_and_columns(x_MK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> tuple[Quantised, Quantised]:
+def tiles_and_columns(x_MK: Tensor, power_of_two: bool) -> tuple[Quantised, Quantised]:
     """Both, from one pass over `x_MK`."""
-    return _columns(x_MK, None, power_of_two, dtype, with_tiles=True)
+    return _columns(x_MK, None, power_of_two, with_tiles=True)
 
 
 def retile(q: Quantised, power_of_two: bool) -> Quantised:
-    """Columns of what tiles decode to, in the tiles' own type, without the BF16 tensor in between."""
-    return _columns(q.data, q.scale, power_of_two, q.data.dtype, with_tiles=False)[1]
+    """Columns of what tiles decode to, without the BF16 tensor in between."""
+    return _columns(q.data, q.scale, power_of_two, with_tiles=False)[1]
 
 
 def decode(q: Quantised) -> Tensor:
@@ -156,29 +154,29 @@ def decode(q: Quantised) -> Tensor:
     return out_MK
 
 
-def blocks(w_ENK: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3) -> Weight:
+def blocks(w_ENK: Tensor, power_of_two: bool) -> Weight:
     """As :func:`clearseek.fp8.quantise.quantise_blocks`, for both directions; [N, K] or [E, N, K]."""
     rows, columns = contiguous(w_ENK).shape[-2:]
     grid = (triton.cdiv(rows, TILE), triton.cdiv(columns, TILE))
     stack = w_ENK.shape[:-2]
-    data = torch.empty(w_ENK.shape, dtype=dtype, device=w_ENK.device)
-    transposed = torch.empty(*stack, columns, rows, dtype=dtype, device=w_ENK.device)
+    data = torch.empty(w_ENK.shape, dtype=E4M3, device=w_ENK.device)
+    transposed = torch.empty(*stack, columns, rows, dtype=E4M3, device=w_ENK.device)
     scale = torch.empty(*stack, *grid, dtype=torch.float32, device=w_ENK.device)
     with on_device(w_ENK):
         blocks_kernel[(stack.numel() * grid[0] * grid[1],)](
             w_ENK, data, transposed, scale, rows, columns,
-            POWER_OF_TWO=power_of_two, LARGEST=torch.finfo(dtype).max, num_warps=8,
+            POWER_OF_TWO=power_of_two, num_warps=8,
         )  # fmt: skip
     return Weight(Quantised(data, scale), Quantised(transposed, scale.mT))
 
 
 def _columns(
-    x_MK: Tensor, x_scale_MG: Tensor | None, power_of_two: bool, dtype: torch.dtype, with_tiles: bool
+    x_MK: Tensor, x_scale_MG: Tensor | None, power_of_two: bool, with_tiles: bool
 ) -> tuple[Quantised, Quantised]:
     """(Tiles, columns); without `with_tiles` the first means nothing."""
     rows, columns = x_MK.shape
-    out = empty_tiles(columns, rows, dtype, x_MK.device)
-    tile = empty_tiles(rows, columns, dtype, x_MK.device) if with_tiles else out
+    out = empty_tiles(columns, rows, x_MK.device)
+    tile = empty_tiles(rows, columns, x_MK.device) if with_tiles else out
     scale_MG = out.scale if x_scale_MG is None else x_scale_MG
     width = TILE if with_tiles else CHANNELS
     # With tiles: registers for two programs a multiprocessor, so that one loads while the other computes.
@@ -188,14 +186,14 @@ def _columns(
             x_MK, scale_MG, tile.data, tile.scale, out.data, out.scale, rows, columns,
             row_stride(x_MK), *scale_MG.stride(),
             COLUMNS=width, ENCODED=x_scale_MG is not None, WITH_TILES=with_tiles,
-            POWER_OF_TWO=power_of_two, LARGEST=torch.finfo(dtype).max, **launch,
+            POWER_OF_TWO=power_of_two, **launch,
         )  # fmt: skip
     return tile, out
 
 
-def empty_tiles(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Quantised:
+def empty_tiles(rows: int, columns: int, device: torch.device) -> Quantised:
     """Room for tiles of [rows, columns], with each group's scales side by side."""
-    data = torch.empty(rows, columns, dtype=dtype, device=device)
+    data = torch.empty(rows, columns, dtype=E4M3, device=device)
     return Quantised(data, torch.empty(triton.cdiv(columns, TILE), rows, device=device).t())
 
 

@@ -23,9 +23,7 @@ from torch import Tensor
 
 from clearseek.fp8.backends.triton.casts import amax_of, quantised, scale_of, to_bfloat16
 from clearseek.fp8.backends.triton.quantise import ROWS, contiguous, empty_tiles, on_device
-from clearseek.fp8.formats import E4M3, E4M3_MAX, TILE, Quantised
-
-LARGEST_E4M3 = tl.constexpr(E4M3_MAX)
+from clearseek.fp8.formats import TILE, Quantised
 
 
 class Backward(NamedTuple):
@@ -42,22 +40,20 @@ class Backward(NamedTuple):
 
 
 @triton.jit
-def _store_tiles(values, data, scale, row, first, group, rows, width, POWER_OF_TWO: tl.constexpr,
-                 LARGEST: tl.constexpr):  # fmt: skip
+def _store_tiles(values, data, scale, row, first, group, rows, width, POWER_OF_TWO: tl.constexpr):
     """Quantise [rows, 128] values by row, and store them from column `first` on."""
-    scales = scale_of(amax_of(values, 1), POWER_OF_TWO, LARGEST)
-    eight = quantised(values, scales[:, None], data.dtype.element_ty, POWER_OF_TWO)
+    scales = scale_of(amax_of(values, 1), POWER_OF_TWO)
+    eight = quantised(values, scales[:, None], POWER_OF_TWO)
     column = first + tl.arange(0, 128)
     tl.store(data + row.to(tl.int64)[:, None] * width + column[None, :], eight, mask=(row < rows)[:, None])
     tl.store(scale + group.to(tl.int64) * rows + row, scales, mask=row < rows)
 
 
 @triton.jit
-def _store_columns(values, data, scale, row, first, block, rows, width, POWER_OF_TWO: tl.constexpr,
-                   LARGEST: tl.constexpr):  # fmt: skip
+def _store_columns(values, data, scale, row, first, block, rows, width, POWER_OF_TWO: tl.constexpr):
     """Quantise [128, 128] values by column, and store them transposed from row `first` on."""
-    scales = scale_of(amax_of(values, 0), POWER_OF_TWO, LARGEST)
-    eight = quantised(values, scales[None, :], data.dtype.element_ty, POWER_OF_TWO)
+    scales = scale_of(amax_of(values, 0), POWER_OF_TWO)
+    eight = quantised(values, scales[None, :], POWER_OF_TWO)
     column = first + tl.arange(0, 128)
     place = column.to(tl.int64)[None, :] * rows + row[:, None]
     tl.store(data + place, eight, mask=(row < rows)[:, None] & (column < width)[None, :])
@@ -79,10 +75,10 @@ def forward_kernel(
     gate = tl.load(gate_up + place, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + place + width, mask=inside, other=0.0).to(tl.float32)
     w = tl.load(weight + row, mask=row < rows, other=0.0).to(tl.float32)
-    _store_tiles(gate, kept, kept_scale, row, first, group, rows, 2 * width, POWER_OF_TWO, LARGEST_E4M3)
-    _store_tiles(up, kept, kept_scale, row, width + first, groups + group, rows, 2 * width, POWER_OF_TWO, LARGEST_E4M3)
+    _store_tiles(gate, kept, kept_scale, row, first, group, rows, 2 * width, POWER_OF_TWO)
+    _store_tiles(up, kept, kept_scale, row, width + first, groups + group, rows, 2 * width, POWER_OF_TWO)
     out = to_bfloat16(gate * tl.sigmoid(gate) * up * w[:, None]).to(tl.float32)
-    _store_tiles(out, act, act_scale, row, first, group, rows, width, POWER_OF_TWO, LARGEST_E4M3)
+    _store_tiles(out, act, act_scale, row, first, group, rows, width, POWER_OF_TWO)
 
 
 @triton.jit
@@ -98,7 +94,7 @@ def _kept(kept, scale, row, column, rows, width, scale_row, scale_group):
 @triton.jit
 def backward_kernel(
     d_act, kept, kept_scale, weight, tiles, tiles_scale, columns, columns_scale, act, act_scale, d_weight, rows, width,
-    kept_scale_row, kept_scale_group, POWER_OF_TWO: tl.constexpr, LARGEST: tl.constexpr,
+    kept_scale_row, kept_scale_group, POWER_OF_TWO: tl.constexpr,
 ):  # fmt: skip
     """Everything of :class:`Backward` for 128 rows and 128 of the width; `d_weight` [G, R] gets partial sums.
 
@@ -120,28 +116,28 @@ def backward_kernel(
     d = tl.load(d_act, mask=inside, other=0.0).to(tl.float32)
     tl.store(d_weight + group.to(tl.int64) * rows + row, tl.sum(d * out, axis=1), mask=row < rows)
     out = to_bfloat16(out * w).to(tl.float32)
-    _store_columns(out, act, act_scale, row, first, block, rows, width, POWER_OF_TWO, LARGEST_E4M3)
+    _store_columns(out, act, act_scale, row, first, block, rows, width, POWER_OF_TWO)
 
     gate = _kept(kept, kept_scale, row, first, rows, 2 * width, kept_scale_row, kept_scale_group)
     d = tl.load(d_act, mask=inside, other=0.0).to(tl.float32) * w
     d_up = to_bfloat16(d * (gate * tl.sigmoid(gate))).to(tl.float32)
-    _store_tiles(d_up, tiles, tiles_scale, row, width + first, groups + group, rows, 2 * width, POWER_OF_TWO, LARGEST)
-    _store_columns(d_up, columns, columns_scale, row, width + first, block, rows, 2 * width, POWER_OF_TWO, LARGEST)
+    _store_tiles(d_up, tiles, tiles_scale, row, width + first, groups + group, rows, 2 * width, POWER_OF_TWO)
+    _store_columns(d_up, columns, columns_scale, row, width + first, block, rows, 2 * width, POWER_OF_TWO)
 
     gate = _kept(kept, kept_scale, row, first, rows, 2 * width, kept_scale_row, kept_scale_group)
     up = _kept(kept, kept_scale, row, width + first, rows, 2 * width, kept_scale_row, kept_scale_group)
     d = tl.load(d_act, mask=inside, other=0.0).to(tl.float32) * w
     sigmoid = tl.sigmoid(gate)
     d_gate = to_bfloat16(d * up * (sigmoid * (1 + gate * (1 - sigmoid)))).to(tl.float32)
-    _store_tiles(d_gate, tiles, tiles_scale, row, first, group, rows, 2 * width, POWER_OF_TWO, LARGEST)
-    _store_columns(d_gate, columns, columns_scale, row, first, block, rows, 2 * width, POWER_OF_TWO, LARGEST)
+    _store_tiles(d_gate, tiles, tiles_scale, row, first, group, rows, 2 * width, POWER_OF_TWO)
+    _store_columns(d_gate, columns, columns_scale, row, first, block, rows, 2 * width, POWER_OF_TWO)
 
 
 def swiglu(gate_up_RI2: Tensor, weight_R1: Tensor, power_of_two: bool) -> tuple[Quantised, Quantised]:
     """(Tiles of gate|up [R, 2I], tiles of silu(gate) * up * weight [R, I])."""
     rows, width = _sizes(gate_up_RI2)
-    kept = empty_tiles(rows, 2 * width, E4M3, gate_up_RI2.device)
-    act = empty_tiles(rows, width, E4M3, gate_up_RI2.device)
+    kept = empty_tiles(rows, 2 * width, gate_up_RI2.device)
+    act = empty_tiles(rows, width, gate_up_RI2.device)
     with on_device(gate_up_RI2):
         forward_kernel[(triton.cdiv(rows, ROWS) * (width // TILE),)](
             gate_up_RI2, contiguous(weight_R1), *kept, *act, rows, width,
@@ -150,20 +146,18 @@ def swiglu(gate_up_RI2: Tensor, weight_R1: Tensor, power_of_two: bool) -> tuple[
     return kept, act
 
 
-def swiglu_backward(
-    d_act_RI: Tensor, kept: Quantised, weight_R1: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3
-) -> Backward:
-    """From the output's gradient and the tiles that :func:`swiglu` kept; `dtype` is the gradients'."""
+def swiglu_backward(d_act_RI: Tensor, kept: Quantised, weight_R1: Tensor, power_of_two: bool) -> Backward:
+    """From the output's gradient and the tiles that :func:`swiglu` kept."""
     rows, width = _sizes(kept.data)
     device = d_act_RI.device
-    tiles, columns = empty_tiles(rows, 2 * width, dtype, device), empty_tiles(2 * width, rows, dtype, device)
-    act = empty_tiles(width, rows, E4M3, device)
+    tiles, columns = empty_tiles(rows, 2 * width, device), empty_tiles(2 * width, rows, device)
+    act = empty_tiles(width, rows, device)
     d_weight_GR = torch.empty(width // TILE, rows, dtype=torch.float32, device=device)
     with on_device(d_act_RI):
         backward_kernel[(triton.cdiv(rows, TILE) * (width // TILE),)](
             contiguous(d_act_RI), kept.data, kept.scale, contiguous(weight_R1),
             *tiles, *columns, *act, d_weight_GR, rows, width, *kept.scale.stride(),
-            POWER_OF_TWO=power_of_two, LARGEST=torch.finfo(dtype).max, num_warps=16,
+            POWER_OF_TWO=power_of_two, num_warps=16,
         )  # fmt: skip
     return Backward(tiles, columns, act, d_weight_GR.sum(0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,15 +10,17 @@ import torch
 from torch import Tensor
 
 from clearseek.config import Fp8Config, ModelConfig
-from clearseek.fp8.backends.reference import Reference
-from clearseek.fp8.formats import E4M3, Quantised
+from clearseek.fp8.backend import Backend
+from clearseek.fp8.backends.reference import TorchQuantiser, reference
+from clearseek.fp8.formats import Quantised
 from clearseek.fp8.linear import Fp8
+from clearseek.fp8.quantise import quantise_columns, quantise_tiles
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.swiglu import _weighted_backward_formula, _weighted_formula
 from tests.model.test_parity import BASE
 
 pytest.importorskip("triton")
-from clearseek.fp8.backends.triton.backend import Triton
+from clearseek.fp8.backends.triton.backend import triton
 
 SIZES: dict[str, Any] = BASE | {
     "hidden_size": 128,
@@ -30,8 +33,8 @@ SIZES: dict[str, Any] = BASE | {
 }
 
 
-class Formula(Reference):
-    """The reference with SwiGLU's formula as it is compiled, in FP32 and rounded once, as in the kernels."""
+class Formula(TorchQuantiser):
+    """The reference's with SwiGLU's formula as it is compiled, in FP32 and rounded once, as in the kernels."""
 
     def swiglu(self, gate_up_RI2: Tensor, weight_R1: Tensor, power_of_two: bool) -> tuple[Quantised, Quantised]:
         """(gate|up as tiles, the activation as tiles)."""
@@ -39,14 +42,14 @@ class Formula(Reference):
         return self.tiles(gate_up_RI2, power_of_two), self.tiles(act_RI, power_of_two)
 
     def swiglu_backward(
-        self, d_act_RI: Tensor, gate_up: Quantised, weight_R1: Tensor, power_of_two: bool, dtype: torch.dtype = E4M3
+        self, d_act_RI: Tensor, gate_up: Quantised, weight_R1: Tensor, power_of_two: bool
     ) -> tuple[Quantised, Any, Any, Tensor]:
         """As the reference's."""
         act_RI, d_gate_up_RI2, d_weight_R = _weighted_backward_formula(d_act_RI, self.decode(gate_up), weight_R1)
-        return (*self.gradient(d_gate_up_RI2, power_of_two, dtype), self.columns(act_RI, power_of_two), d_weight_R)
+        return (*self.gradient(d_gate_up_RI2, power_of_two), self.columns(act_RI, power_of_two), d_weight_R)
 
 
-def gradients(backend: Reference, device: torch.device) -> dict[str, torch.Tensor]:
+def gradients(backend: Backend, device: torch.device) -> dict[str, torch.Tensor]:
     model = DeepSeekModel(ModelConfig(**SIZES))
     model.initialise(3)
     model.to(device).set_dtype(torch.bfloat16).use_fp8(Fp8(Fp8Config(scales="deepseek-v3"), backend))
@@ -61,7 +64,8 @@ def gradients(backend: Reference, device: torch.device) -> dict[str, torch.Tenso
 def test_gradients_are_the_references(device: torch.device) -> None:
     """In the interpreter only weight gradients differ, in FP32's last bits, unless exp's last bit decides a rounding.
     On a GPU all sums differ, some then in the last bit of BF16, and what that does to eight-bit numbers adds up."""
-    found, expected = gradients(Triton(), device), gradients(Formula(), device)
+    formula = Formula(quantise_tiles, quantise_columns, reference().quantiser.decode)
+    found, expected = gradients(triton(), device), gradients(replace(reference(), quantiser=formula), device)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         distance = (found[name] - gradient).norm() / gradient.norm()

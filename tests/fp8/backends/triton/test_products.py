@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from clearseek.fp8.formats import E5M2, Quantised
+from clearseek.fp8.formats import Quantised
 from clearseek.fp8.matmul import grouped_scaled_mm, grouped_scaled_mm_inner
 from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_columns, quantise_tiles
 
@@ -58,7 +58,7 @@ def test_product(rows: int, inner: int, outputs: int, power_of_two: bool, device
 
 
 def test_product_of_sizes_that_no_descriptor_takes(device: torch.device) -> None:
-    a = moved(quantise_tiles(normal(70, 203), False, E5M2), device)
+    a = moved(quantise_tiles(normal(70, 203), False), device)
     b = moved(quantise_blocks(normal(57, 203, seed=1), False), device)
     near(scaled_mm(a, b), dequantise(a), dequantise(b), 2)
 
@@ -92,7 +92,7 @@ def test_weight_gradient(rows: int, outputs: int, inputs: int, power_of_two: boo
 def test_grouped_weight_gradient(ends: tuple[int, ...], device: torch.device) -> None:
     ends_E = torch.tensor(ends, dtype=torch.int32, device=device)
     rows = 400 if ends[-1] == 400 else 512  # the last expert may end where the operands do
-    a = moved(quantise_columns(normal(rows, 136), True, E5M2), device)
+    a = moved(quantise_columns(normal(rows, 136), True), device)
     b = moved(quantise_columns(normal(rows, 200, seed=1), True), device)
     results = [grouped_weight_gradient(a, b, ends_E, launch) for launch in LAUNCHES]
     for e, (start, end) in enumerate(itertools.pairwise((0, *ends))):

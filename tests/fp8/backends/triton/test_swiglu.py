@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clearseek.fp8.formats import E4M3, E5M2, Quantised
+from clearseek.fp8.formats import Quantised
 from clearseek.fp8.quantise import dequantise, quantise_columns, quantise_tiles
 
 pytest.importorskip("triton")
@@ -45,9 +45,8 @@ def test_forward(rows: int, width: int, power_of_two: bool, device: torch.device
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 128), (150, 256)])
-@pytest.mark.parametrize("dtype", [E4M3, E5M2])
 @pytest.mark.parametrize("power_of_two", [True, False])
-def test_backward(rows: int, width: int, dtype: torch.dtype, power_of_two: bool, device: torch.device) -> None:
+def test_backward(rows: int, width: int, power_of_two: bool, device: torch.device) -> None:
     """Against autograd in float64, from the kept tiles."""
     gate_up, weight, d_act = operands(rows, width, device)
     kept = quantise_tiles(gate_up, power_of_two)
@@ -57,9 +56,9 @@ def test_backward(rows: int, width: int, dtype: torch.dtype, power_of_two: bool,
     act.backward(d_act.double())
     d_gate_up, d_weight = leaves[0].grad, leaves[1].grad
     assert d_gate_up is not None and d_weight is not None
-    found = swiglu_backward(d_act, kept, weight, power_of_two, dtype)
-    nearly(found.tiles, quantise_tiles(d_gate_up.to(torch.bfloat16), power_of_two, dtype))
-    nearly(found.columns, quantise_columns(d_gate_up.to(torch.bfloat16), power_of_two, dtype))
+    found = swiglu_backward(d_act, kept, weight, power_of_two)
+    nearly(found.tiles, quantise_tiles(d_gate_up.to(torch.bfloat16), power_of_two))
+    nearly(found.columns, quantise_columns(d_gate_up.to(torch.bfloat16), power_of_two))
     nearly(found.act, quantise_columns(act.detach().to(torch.bfloat16), power_of_two))
     size = (d_act.double() * gate * gate.sigmoid() * up).abs().sum(1)
     # FP32: some ten roundings a term, and as many sums as there are terms.

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from clearseek.errors import UserError
-from clearseek.train.closure import code_hash, code_list, package_sources, trainers_code
+from clearseek.release.code import code_hash, code_list, package_sources, trainers_code
 
 
 @pytest.fixture(scope="module")
