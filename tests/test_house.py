@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from clearseek.cli import COMMANDS
 
 PACKAGE = Path(__file__).parents[1] / "clearseek"
 FLOORS = (
@@ -74,6 +77,33 @@ def arrows() -> dict[str, set[str]]:
 def test_every_room_has_a_floor() -> None:
     known = {name for floor in FLOORS for name in floor} | {"__init__", "__main__"}
     assert set(arrows()) == known
+
+
+def map_of(page: str) -> list[tuple[list[str], list[str], str]]:
+    """Rooms, pages and whole text of each row of the table under "The rooms"."""
+    text = (PACKAGE.parent / page).read_text(encoding="utf-8").split("\n## The rooms\n")[1].split("\n#")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    return [
+        (re.findall(r"`(\w+)`", row.split("|")[1]), re.findall(r"\]\(([^)#]+)", row.split("|")[3]), row) for row in rows
+    ]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+def test_every_room_is_on_the_map_with_its_page(page: str) -> None:
+    rows = map_of(page)
+    assert sorted(name for names, _, _ in rows for name in names) == sorted(arrows().keys() - {"__init__", "__main__"})
+    for names, links, _ in rows:
+        assert links, names
+        assert all(((PACKAGE.parent / page).parent / link).is_file() for link in links), names
+
+
+def test_the_map_has_the_floors_and_the_commands() -> None:
+    in_order = [name for names, _, _ in map_of("docs/architecture.md") for name in names]
+    assert in_order == [name for floor in FLOORS for name in floor]
+    without = {name for names, _, row in map_of("docs/architecture.md") if "✓" in row for name in names}
+    assert without == set(WITHOUT_TORCH)
+    commands = [name for _, _, row in map_of("README.md") for name in re.findall(r"`(\w+)`", row.split("|")[4])]
+    assert sorted(commands) == sorted(COMMANDS)
 
 
 def test_no_room_imports_one_above_it() -> None:
