@@ -7,12 +7,18 @@ demo: .venv/installed
 	$(BIN)/clearseek quickstart
 
 test: .venv/installed-dev
+	$(BIN)/python -m pytest --all
+
+test-quick: .venv/installed-dev
 	$(BIN)/python -m pytest
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+wheel: .venv/installed-dev
+	.ci/wheel $(BIN)/python
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ClearSeek needs Python 3.11 or newer: set PYTHON=")'
@@ -29,4 +35,4 @@ lint: .venv/installed-dev
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-quick lint wheel clean

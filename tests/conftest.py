@@ -26,6 +26,20 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="slow tests too; a file or a test that is named runs anyway")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave slow tests out, unless everything, a mark, a file or a test is asked for."""
+    named = any("::" in argument or argument.endswith(".py") for argument in config.args)
+    if config.option.all or config.option.markexpr or named:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _processors_are_measured_briefly() -> Iterator[None]:
     """A trainer times products for 0.3 s a type before it begins. Hundreds begin here, and none needs the figure."""
