@@ -18,6 +18,7 @@ from clearseek.hub.config_json import hf_config
 from clearseek.hub.safetensors import Shaped, build_header
 from clearseek.signing.hashing import hash_files
 from clearseek.tensors import tensors
+from tests.published import published
 
 LICENCES = Path(__file__).parents[1] / "clearseek/licences/texts"
 CONFIG = ModelConfig(
@@ -26,6 +27,11 @@ CONFIG = ModelConfig(
     n_routed_experts=8, n_group=1, topk_group=1, num_experts_per_tok=2, first_k_dense_replace=1,
     max_position_embeddings=64,
 )  # fmt: skip
+
+
+def fixture(name: str) -> Path:
+    """A folder of published files; the test is skipped where it is absent."""
+    return published(name)
 
 
 def millions(count: int) -> str:

@@ -32,6 +32,7 @@ def gpu(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @without_gpu
 def test_every_section_runs_and_every_check_passes(tmp_path: Path) -> None:
     pytest.importorskip("triton")

@@ -172,6 +172,7 @@ print(bit_environment(torch.float32, "cpu"))
 """
 
 
+@pytest.mark.slow
 def test_other_gradients_are_never_under_the_same_environment() -> None:
     def run(**switches: str) -> list[str]:
         environment = {key: value for key, value in os.environ.items() if key not in machine.SWITCHES} | switches

@@ -14,8 +14,7 @@ import pytest
 
 from clearseek.audit.evidence import Audit, Grade
 from clearseek.hub.safetensors import parse_header
-from tests.published import published
-from tests.releases import LICENCES, audited, card, edit_json, make_release, write_weights
+from tests.releases import LICENCES, audited, card, edit_json, fixture, make_release, write_weights
 
 TECHNICAL = (
     "files.inventory", "files.names", "files.execution", "weights.format", "weights.tensors", "weights.dtype",
@@ -198,12 +197,12 @@ def test_auditing_needs_no_torch(release: Path) -> None:
 
 @pytest.fixture(scope="module")
 def v3() -> Audit:
-    return audited(published("deepseek-v3"), "deepseek-v3")
+    return audited(fixture("deepseek-v3"), "deepseek-v3")
 
 
 @pytest.fixture(scope="module")
 def r1() -> Audit:
-    return audited(published("deepseek-r1"), "deepseek-r1")
+    return audited(fixture("deepseek-r1"), "deepseek-r1")
 
 
 def test_deepseek_v3_weights_and_documents_but_neither_data_nor_code(v3: Audit) -> None:

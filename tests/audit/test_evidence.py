@@ -15,8 +15,7 @@ from clearseek.audit.facts import ComputeFact, LicenceFact
 from clearseek.audit.questions import QUESTIONS, VERIFICATIONS
 from clearseek.audit.read.source import Folder
 from clearseek.audit.views import views
-from tests.published import published
-from tests.releases import audited
+from tests.releases import audited, fixture
 
 PACKAGE = Path(clearseek.__file__).parent
 PRINTING = {
@@ -88,7 +87,7 @@ def test_every_question_has_its_own_name_and_the_subjects_stay_together() -> Non
 
 @pytest.mark.parametrize("name", ["deepseek-v3", "deepseek-r1", ""])
 def test_an_audit_answers_the_listed_questions_in_their_order(name: str, release: Path) -> None:
-    found = audit_release(Folder(published(name) if name else release))
+    found = audit_release(Folder(fixture(name) if name else release))
     listed = [each for each in QUESTIONS if found.get(each) is not None]
     assert [row.question for row in found] == listed
     assert {each.id for each in QUESTIONS if each not in listed} <= {"parameters.mtp", "parameters.stored"}
@@ -125,6 +124,6 @@ def test_facts_are_json_where_there_are_any(release: Path) -> None:
     rows = {row["id"]: row for row in audited(release).as_json()["rows"]}
     assert rows["licence.weights"]["facts"] == [{"kind": "licence", "name": "MIT", "spdx_id": "MIT", "file": "LICENSE"}]
     assert "facts" not in rows["files.names"]
-    v3 = {row["id"]: row for row in audit_release(Folder(published("deepseek-v3")), "DeepSeek-V3").as_json()["rows"]}
+    v3 = {row["id"]: row for row in audit_release(Folder(fixture("deepseek-v3")), "DeepSeek-V3").as_json()["rows"]}
     (compute,) = v3["cost.compute"]["facts"]
     assert (compute["kind"], compute["device"], round(compute["hours"])) == ("compute", "H800", 2_664_000)

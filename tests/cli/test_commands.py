@@ -381,6 +381,7 @@ def test_a_folder_that_a_finder_looked_at_is_still_empty(cli: Cli, work: Work, t
     assert cli("train", work.recipe, "--data", work.data, "--run", tmp_path, "--set", "train.steps=1").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a blank", "quote's", "-dash", "new\nline", "$HOME", "é"])
 def test_commands_that_are_printed_can_be_pasted(
     name: str, cli: Cli, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -443,7 +444,9 @@ def long_run(work: Work, tmp_path_factory: pytest.TempPathFactory) -> str:
     return weights(run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGHUP))]
+)
 def test_a_signal_finishes_the_step_and_saves(
     number: signal.Signals, cli: Cli, work: Work, long_run: str, tmp_path: Path
 ) -> None:
@@ -693,6 +696,7 @@ def test_a_reader_that_goes_away_is_no_error(command: str, head: int) -> None:
 POSIX = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
+@pytest.mark.slow
 def test_no_command_stumbles_over_a_posix_locale(work: Work, tmp_path: Path) -> None:
     """One process for all commands; what could not be shown is spelt, never a question mark, which says unknown."""
     folder = tmp_path / "größe"
@@ -729,6 +733,7 @@ def test_on_windows_there_is_one_line(command: list[str]) -> None:
     assert ended.stderr.startswith("clearseek: ClearSeek runs on Linux and macOS") and ended.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirect", [">&-", ">&- 2>&-", "</dev/null >/dev/null"])
 def test_outputs_may_be_closed(redirect: str, work: Work) -> None:
     call = shlex.join([sys.executable, "-m", "clearseek", "generate", str(work.run), "--max-tokens", "1"])

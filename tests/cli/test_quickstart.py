@@ -191,6 +191,7 @@ def test_interrupted_it_goes_on_when_run_again(
     assert [path.name for path in tmp_path.iterdir()] == ["quickstart"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["clearseek.cli.quickstart._samples", "clearseek.hub.write.export_hf"])
 def test_interrupted_after_training_it_does_only_the_rest(
     stage: str, finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -197,6 +197,7 @@ assert (update.diagonal(dim1=1, dim2=2) > 0.5).all()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [{"OMP_THREAD_LIMIT": "1"}, {"OMP_DYNAMIC": "true"}, {"OMP_MAX_ACTIVE_LEVELS": "0"}])
 def test_fewer_threads_than_asked_for_do_all_the_work(limit: dict[str, str]) -> None:
     subprocess.run([sys.executable, "-c", SMALLER_TEAM], env=os.environ | limit, check=True)
@@ -213,6 +214,7 @@ def test_compiled_kernels_are_kept_by_what_they_are_made_of(tmp_path: Path, monk
     assert launch._cache("/somewhere") != first
 
 
+@pytest.mark.slow
 def test_a_model_has_the_gradients_of_the_passes_and_the_same_bits_again() -> None:
     torch.set_num_threads(2)
     passes, loops, again = gradients("torch"), gradients("numba"), gradients("numba")

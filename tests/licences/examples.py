@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+import tests.published
+
 
 def standard(name: str) -> str:
     """A shipped licence text."""
     return (files("clearseek.licences") / "texts" / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def published(name: str) -> str:
+    """A file of a published model; skips the test if it is not here."""
+    return tests.published.published(name).read_text(encoding="utf-8")
 
 
 MIT = standard("MIT").replace("<year> <copyright holders>", "2024 Ada Example")

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearseek.licences import Clause, lookup, restrictions
-from tests.licences.examples import LLAMA_3_1, MIT, standard
-from tests.published import published
+from tests.licences.examples import LLAMA_3_1, MIT, published, standard
 
 
 def flags(text: str) -> set[str]:
@@ -42,7 +41,7 @@ def test_the_rail_family_and_its_rows_agree(name: str) -> None:
 
 
 def test_attachment_a_is_quoted_item_by_item() -> None:
-    clauses = restrictions(published("deepseek-v3/LICENSE-MODEL").read_text(encoding="utf-8"))
+    clauses = restrictions(published("deepseek-v3/LICENSE-MODEL"))
     uses = [clause for clause in clauses if clause.flag == "field_of_use" and clause.line >= 77]
     assert [clause.quote for clause in uses[:2]] == [
         "Use Restrictions",

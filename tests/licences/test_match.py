@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from clearseek.licences import LICENCES, identify
 from clearseek.licences.match import _standards
-from tests.licences.examples import APACHE, LLAMA_3_1, MIT, standard
-from tests.published import published
+from tests.licences.examples import APACHE, LLAMA_3_1, MIT, published, standard
 
 SHIPPED = [each.licence.id for each in _standards()]
 POISON = ["not", "military", "xyzzy", "only", "noncommercial", "Example"]
@@ -70,7 +69,7 @@ def test_copyright_lines_are_reported() -> None:
 
 
 def test_deepseek_models_licence_is_of_the_rail_family() -> None:
-    match = identify(published("deepseek-v3/LICENSE-MODEL").read_text(encoding="utf-8"))
+    match = identify(published("deepseek-v3/LICENSE-MODEL"))
     assert match.licence is not None and match.licence.id == "LicenseRef-DeepSeek-1.0"
     assert match.licence.family == "rail" and match.basis == "title" and not match.exact
     assert match.nearest is not None and match.nearest.family == "rail" and 0.88 < match.similarity < 0.91
@@ -81,7 +80,7 @@ def test_deepseek_models_licence_is_of_the_rail_family() -> None:
 
 @pytest.mark.parametrize("file", ["deepseek-v3/LICENSE-CODE", "deepseek-r1/LICENSE"])
 def test_deepseek_code_is_mit(file: str) -> None:
-    match = identify(published(file).read_text(encoding="utf-8"))
+    match = identify(published(file))
     assert match.label == "MIT" and match.copyright == ((3, "Copyright (c) 2023 DeepSeek"),)
 
 
@@ -235,6 +234,7 @@ WORDS = {
 }
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(sorted(WORDS)), st.integers(0, 10**6), st.sampled_from(["", *POISON]), st.booleans())
 def test_no_edit_of_one_word_passes(name: str, place: int, word: str, keep: bool) -> None:

@@ -68,6 +68,7 @@ def test_bits_do_not_depend_on_the_shapes_seen_before() -> None:
     assert torch.equal(weighted_swiglu(x, weight), first)
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="this processor's vectors are narrow")
 def test_a_cache_that_machines_with_other_vectors_share(tmp_path: Path) -> None:

@@ -272,6 +272,7 @@ def refuted(found: Audit, row: str) -> Answer:
     return found[row].answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TAMPERED)
 def test_tampering_shows_in_its_row_and_in_the_manifest(release: Path, made: Path, kind: str) -> None:
     spoil, row = TAMPERED[kind]
@@ -296,6 +297,7 @@ def test_other_final_weights_give_other_logits(release: Path) -> None:
     assert "largest difference" in found["verify.logits"].reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "answer", "what"),
     [
@@ -494,6 +496,7 @@ def other_archive(release: Path, changed: str = "train/trainer.py") -> None:
     (release / CODE).write_text(json.dumps(code_list(trainers_code(archived_sources(release)))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "answer"), [(2.0**-20, "yes"), (0.01, "no")])
 def test_bits_are_not_expected_of_another_clearseek(release: Path, size: float, answer: Answer) -> None:
     def move(weights: dict[str, torch.Tensor]) -> None:
@@ -610,6 +613,7 @@ def test_a_release_leaves_behind_what_an_operating_system_left(made: Path, tmp_p
     assert not list((tmp_path / "out").rglob(".DS_Store"))
 
 
+@pytest.mark.slow
 def test_a_release_of_an_extended_run_says_what_it_does_not_cover(made: Path, tmp_path: Path) -> None:
     parent, run = Run(made.parent / "run"), Run(tmp_path / "more")
     train_recipe(longer_recipe(parent, 4), run, parent=parent)

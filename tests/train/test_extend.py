@@ -80,6 +80,7 @@ def killed_after(step: int) -> Callable[[StepRecord], None]:
     return kill
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_in_the_same_bits(parent: Run, tmp_path: Path, data: Path) -> None:
     whole, parts = extend(parent, tmp_path / "whole", data), Run(tmp_path / "parts")
     recipe = longer_recipe(parent, 5)

@@ -122,7 +122,9 @@ class Comparison:
             torch.testing.assert_close(bias.double(), self.reference.model.biases[layer], rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if number else ()) for number, case in enumerate(CASES)]
+)
 def test_steps_are_those_of_an_independent_implementation(case: str, tmp_path: Path, data: Path) -> None:
     """The trainer is FP32 and the reference FP64: after eight steps weights of about 1 differ by 3e-7 from rounding."""
     name, changes = CASES[case]

@@ -70,7 +70,9 @@ def test_two_runs_give_the_same_transcript_to_the_byte(tmp_path: Path, data: Pat
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("precision", ["bf16", "fp32", "fp8"])
+@pytest.mark.parametrize(
+    "precision", [pytest.param("bf16", marks=pytest.mark.slow), "fp32", pytest.param("fp8", marks=pytest.mark.slow)]
+)
 def test_interrupted_and_resumed_equals_uninterrupted(
     optimizer: str, precision: str, tmp_path: Path, data: Path
 ) -> None:
@@ -91,6 +93,7 @@ def killed(done: int, total: int) -> None:
     raise MemoryError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["signal", "killed"])
 def test_the_final_evaluation_may_be_cut_off(
     then: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
@@ -117,6 +120,7 @@ def test_the_final_evaluation_may_be_cut_off(
     assert [line["step"] for line in read_metrics(tmp_path / "parts/metrics.jsonl")] == list(range(1, 9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", [BrokenPipeError(), OSError(5, "Input/output error"), SystemExit(1)])
 def test_a_display_that_nobody_reads_any_more_costs_no_step(gone: BaseException, tmp_path: Path, data: Path) -> None:
     def show(record: StepRecord) -> None:
@@ -130,6 +134,7 @@ def test_a_display_that_nobody_reads_any_more_costs_no_step(gone: BaseException,
     assert run(tiny(), tmp_path, data, resume=True)[0].weights_sha256 == whole.weights_sha256
 
 
+@pytest.mark.slow
 def test_an_fp8_run_says_which_backend_it_took(tmp_path: Path, data: Path) -> None:
     recipe = tiny(model=EIGHT_BIT, train={"precision": "fp8", "steps": 2})
     run(recipe, tmp_path, data)
@@ -254,6 +259,7 @@ def without_experts(model: DeepSeekModel) -> Named:
     return [(name, parameter) for name, parameter in model.named_parameters() if ".experts." not in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_is_not_trained_stays_and_is_saved(precision: str, data: Path) -> None:
     recipe = tiny(train={"precision": precision, "steps": 4})

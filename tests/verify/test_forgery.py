@@ -56,6 +56,7 @@ def reseal(release: Path) -> None:
     (release / MANIFEST).write_bytes(build(release).to_bytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in TAMPERED if kind not in NOT_FALSE])
 def test_what_the_audit_refutes_fails_the_verification(release: Path, kind: str) -> None:
     spoil, row = TAMPERED[kind]
@@ -211,6 +212,7 @@ def test_a_hash_that_is_not_the_checkpoints_is_refuted_on_any_machine(release: P
     assert "optimizer after step 8 are not those whose hash" in row.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value"), [("grad_norm", (1.0).hex()), ("tokens", 7), ("loss", "nan"), ("held_out_bpb", (0.5).hex())]
 )
@@ -267,6 +269,7 @@ def test_a_checkpoint_that_was_taken_away_is_missed(release: Path) -> None:
     assert audited(release)["weights.intermediate"].answer == "no"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -384,6 +387,7 @@ def test_others_can_attest_and_lift_rows_with_their_share(release: Path, tmp_pat
     assert found["documents.evaluation"].grade == Grade.CHECKED
 
 
+@pytest.mark.slow
 def test_a_run_with_one_thread_is_evaluated_with_one(tmp_path: Path, corpus: Path) -> None:
     recipe = tiny(data={"paths": [str(corpus / "*.txt")]}, train={"steps": 2, "threads": 1})
     run = Run(tmp_path / "run")

@@ -45,6 +45,7 @@ def test_its_rows_of_the_definition_are_cross_checked(old: Path) -> None:
     assert [row.id for row in found.of("technical") if row.answer in ("no", "partly")] == []
 
 
+@pytest.mark.slow
 def test_it_is_verified_as_far_as_its_bits_can_be_made_here(old: Path) -> None:
     found = {row.id: row for row in verify_release(old, (0, 1, 2, 3, 4, 6), public_key=old.parent / "key.pub")}
     told = "\n".join(f"{row.id} {row.answer}: {row.reason}" for row in found.values())

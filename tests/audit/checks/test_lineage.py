@@ -14,8 +14,7 @@ from clearseek.audit.read.source import Folder
 from clearseek.audit.read.subject import Subject
 from clearseek.licences.upstream import NOTICES
 from clearseek.signing.hashing import hash_files
-from tests.licences.examples import LLAMA_3_1, MIT
-from tests.published import published
+from tests.licences.examples import LLAMA_3_1, MIT, published
 from tests.releases import audited, edit_json, make_release
 
 AGREEMENT = LLAMA_3_1 + "\nAnd so on, as the agreement says." * 100
@@ -58,8 +57,7 @@ def test_a_new_licence_does_not_undo_the_bases(tmp_path: Path, base: str, why: s
 
 
 def test_what_cannot_be_told_is_named(tmp_path: Path) -> None:
-    licence = published("deepseek-v3/LICENSE-MODEL").read_text(encoding="utf-8")
-    row = upstream(tmp_path, "deepseek-ai/DeepSeek-V3", "deepseek", LICENSE=licence)
+    row = upstream(tmp_path, "deepseek-ai/DeepSeek-V3", "deepseek", LICENSE=published("deepseek-v3/LICENSE-MODEL"))
     assert row.answer == "unknown" and "not checked: whether changed files say so" in row.reason
     (tmp_path / "LICENSE").unlink()
     row = upstream(tmp_path, "CohereForAI/aya-23-8B", "cc-by-nc-4.0")

@@ -49,6 +49,7 @@ def test_other_languages_lose_remarks_and_strings(name: str, text: str, left: st
     assert not {"#", "//"} & set(code_of(name, text, True).split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.sh", "a.rs", "a.cu", "a.jl", "a.py", "a.ipynb"])
 @pytest.mark.parametrize(
     "text", ["/*", '"', "'", "#=", 'r#"', "<<a\n", '"a" ', "#", "\\", "f'{x}' ", '"""', "(", "x\n"]

@@ -74,6 +74,7 @@ def test_sizes_that_cublas_does_not_take_are_padded(cublas: Backend, rows: int, 
     )
 
 
+@pytest.mark.slow
 def test_deepgemm_gets_which_expert_each_row_belongs_to(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
 

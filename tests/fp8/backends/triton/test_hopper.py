@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.slow
 SHARED_MEMORY = 227 * 1024
 """Bytes that a program may take of a Hopper multiprocessor."""
 REGISTERS = 64 * 1024

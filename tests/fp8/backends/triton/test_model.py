@@ -60,6 +60,7 @@ def gradients(backend: Backend, device: torch.device) -> dict[str, torch.Tensor]
     return found | {"loss": loss.detach()[None]}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 def test_gradients_are_the_references(device: torch.device) -> None:
     """In the interpreter only weight gradients differ, in FP32's last bits, unless exp's last bit decides a rounding.
