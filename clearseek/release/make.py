@@ -25,6 +25,7 @@ from clearseek.evaluate.logits import as_json, prompt_logits
 from clearseek.files import atomic_folder, remove_unfinished
 from clearseek.hub.write import export_hf
 from clearseek.release import documents
+from clearseek.release.code import CODE, code_list, package_sources, trainers_code
 from clearseek.release.gather import Made, gather
 from clearseek.release.source_archive import environment_lock, source_archive
 from clearseek.signing import manifest as listing
@@ -32,7 +33,6 @@ from clearseek.signing.folder import sign_folder
 from clearseek.signing.keys import PrivateKey
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
-from clearseek.release.code import CODE, code_list, package_sources, trainers_code
 from clearseek.train.run import Run
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}

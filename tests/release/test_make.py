@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from clearseek.audit.evidence import Answer, Audit, Grade, Row
 from clearseek.cli import main
 from clearseek.errors import UserError
+from clearseek.release.code import CODE, code_list, trainers_code
 from clearseek.release.make import make_release
 from clearseek.release.source_archive import source_archive
 from clearseek.signing.manifest import MANIFEST, build, read
-from clearseek.release.code import CODE, code_list, trainers_code
 from clearseek.train.extend import longer_recipe
 from clearseek.train.run import Run
 from clearseek.train.session import train_recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clearseek.errors import UserError
+from clearseek.errors import OtherVersionError, UserError
 from clearseek.train import checkpoint
 
 STATE = {"tokens": 123, "loss": 0.1 + 0.2, "rng": [1, 2, 3], "nested": {"a": None}}
@@ -257,6 +258,17 @@ def test_a_forged_record_is_refused(tmp_path: Path, change: dict[str, object], w
     path = saved(tmp_path, 1)
     forge(path, change)
     with pytest.raises(UserError, match=what):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("name", ["clearseek-checkpoint-3", 7])
+def test_a_later_format_names_itself_and_what_is_read_here(tmp_path: Path, name: object) -> None:
+    path = saved(tmp_path, 1)
+    file = path / "checkpoint.json"
+    record = json.loads(file.read_text())["checkpoint"] | {"format": name}
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    file.write_text(json.dumps({"checkpoint": record, "sha256": digest}))
+    with pytest.raises(OtherVersionError, match=rf"format {name!r}: .* reads clearseek-checkpoint-2"):
         checkpoint.load(path)
 
 
