@@ -29,7 +29,7 @@ _RECORD = "checkpoint.json"
 FORMAT = "clearseek-checkpoint-2"
 """Format 1, of ClearSeek 0.1, had no name and the same tensors; its state says nothing of the tokens so far."""
 MODEL = ("weights", "buffers")
-"""What using a model takes; the rest is for training on."""
+"""Groups of tensors that make the model; the others are for training."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Checkpoint:
     tensors: dict[str, dict[str, torch.Tensor]]
     """File stem -> name -> tensor, on the CPU."""
     state: dict[str, Any]
-    """The rest, as it went into JSON."""
+    """State beside the tensors, as JSON values."""
 
 
 def save(
@@ -175,10 +175,10 @@ def latest(folder: Path) -> Path | None:
 
 
 def find(folder: Path, step: int) -> Path:
-    """Folder of the checkpoint of a step. Raises UserError, naming those there are, when there is none."""
+    """Folder of the checkpoint of a step. Raises UserError, which lists the steps that have one, where it is missing."""
     found = steps(folder)
     if step not in found:
-        have = f"there are those of steps {', '.join(map(str, found))}" if found else "there is none at all"
+        have = f"there are those of steps {', '.join(map(str, found))}" if found else "the run has no checkpoint"
         raise UserError(f"{folder}: no checkpoint of step {step}: {have}")
     return folder / _name(step)
 

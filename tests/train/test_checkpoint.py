@@ -128,7 +128,7 @@ def test_find_names_the_steps_there_are(tmp_path: Path) -> None:
     assert checkpoint.find(tmp_path, 2) == tmp_path / "step-00000002"
     with pytest.raises(UserError, match=r"no checkpoint of step 3: there are those of steps 1, 2"):
         checkpoint.find(tmp_path, 3)
-    with pytest.raises(UserError, match="there is none at all"):
+    with pytest.raises(UserError, match="the run has no checkpoint"):
         checkpoint.find(tmp_path / "absent", 3)
 
 
