@@ -248,7 +248,7 @@ def main() -> int:
     for fault in table:
         try:
             planted(fault)
-        except (ValueError, SyntaxError) as error:
+        except (ValueError, SyntaxError, OSError) as error:
             stale.append(f"{fault.place}: {error}")
     if stale:
         raise SystemExit("The table does not fit the code:\n" + "\n".join(stale))

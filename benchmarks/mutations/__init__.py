@@ -12,6 +12,7 @@ FAULTS = train.FAULTS | model.FAULTS | kernels.FAULTS | fp8.FAULTS | data.FAULTS
 
 STEPS = ("train/test_reference.py",)
 FORWARD = (
+    "model/test_documents.py",
     "model/test_layers.py",
     "ops/test_rope.py",
     *STEPS,
@@ -31,6 +32,8 @@ CONVERT = ("hub/convert/test_run.py", "hub/convert/test_refusals.py", "hub/conve
 TESTS: dict[str, tuple[str, ...]] = {
     "train/schedule.py": ("train/test_schedule.py", *STEPS),
     "train/accumulate.py": ("train/test_accumulate.py", *STEPS),
+    "train/chunks.py": ("train/test_chunks.py", *STEPS),
+    "train/record.py": ("train/test_transcript.py", *STEPS),
     "train/checkpoint.py": ("train/test_checkpoint.py", "train/test_trainer.py"),
     "train/transcript.py": ("train/test_transcript.py", "train/test_trainer.py"),
     "train/extend.py": ("train/test_extend.py",),

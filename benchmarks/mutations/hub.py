@@ -33,7 +33,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "counts.py": [
         ("spec.size * config.num_experts_per_tok // config.n_routed_experts", "spec.size // config.n_routed_experts", "one expert a token"),
         ("attention = 3 * sequence_length", "attention = 6 * sequence_length", "not causal"),
-        ("micro_batches.bit_length() - 1", "micro_batches - 1", "sums of a running total"),
+        ("4 * trained * held_sums", "4 * trained", "the sums held are not counted"),
         ("4 * (trained + bias)", "4 * trained", "biases not counted"),
     ],
     "hub/convert/plan.py": [

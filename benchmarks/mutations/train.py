@@ -43,16 +43,12 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("computes_in = self.parameters[0].dtype", "computes_in = torch.bfloat16", "Muon in BF16, whatever the model"),
     ],
     "train/optimizer.py:MasterOptimizer.step": [
-        (".clamp(max=1.0)", "", "clipping scales small gradients up"),
+        ("if factor < 1.0:", "if True:", "clipping scales small gradients up"),
         ("self.config.grad_clip / (norm + 1e-6)", "1.0 / (norm + 1e-6)", "the recipe's limit is ignored"),
         ("group[\"lr\"] = rate * multiplier", "group[\"lr\"] = rate", "the schedule is ignored"),
         ("(self._muon, self.config.muon_learning_rate)", "(self._muon, self.config.learning_rate)", "Muon takes AdamW's rate"),
         ("        self.round_into_model()\n", "", "the model never sees new weights"),
-        ("torch._foreach_mul_(gradients, (", "torch._foreach_mul_(gradients[1:], (", "one tensor's gradient is not clipped"),
-    ],
-    "train/optimizer.py:gradient_norm": [
-        ("torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))", "torch.stack(torch._foreach_norm(gradients)).sum()", "a sum of norms instead of the norm"),
-        ("torch._foreach_norm(gradients)", "torch._foreach_norm([g for g in gradients if g.ndim > 1])", "vectors are not in the norm"),
+        ("torch._foreach_mul_(gradients, factor)", "torch._foreach_mul_(gradients[1:], factor)", "one tensor's gradient is not clipped"),
     ],
     "train/optimizer.py:MasterOptimizer.load": [
         ("        self.round_into_model()\n", "", "a restored model keeps its fresh weights"),
@@ -78,67 +74,94 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("1 - group[\"lr\"] * group[\"weight_decay\"]", "1 - group[\"weight_decay\"]", "decay not coupled to the rate"),
         ("                    p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])\n                    p.add_(update, alpha=-group[\"lr\"] * 0.2 * max(p.shape[-2:]) ** 0.5)", "                    p.add_(update, alpha=-group[\"lr\"] * 0.2 * max(p.shape[-2:]) ** 0.5)\n                    p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])", "decay after the update"),
     ],
-    "train/adamw.py": [
+    "train/optimizer.py:AdamW": [
         ("state[\"exp_avg_sq\"].copy_(wide_sq)", "state[\"exp_avg_sq\"].copy_(wide)", "second moment lost"),
         ("weight_decay=group[\"weight_decay\"]", "weight_decay=0.0", "no weight decay under BF16 moments"),
         ("beta1=beta1, beta2=beta2", "beta1=beta2, beta2=beta1", "decays swapped under BF16 moments"),
         ("torch.zeros((), dtype", "torch.full((), 1000.0, dtype", "no bias correction"),
     ],
-    "train/accumulate.py": [
+    "train/accumulate.py:TreeSum": [
         ("merges = (self.count ^ (self.count + 1)).bit_length() - 1", "merges = len(self._stack)", "a running sum instead of a tree"),
         ("top = _add(self._stack.pop(), top)\n        self.count", "top = self._stack.pop()\n        self.count", "partial subtrees are dropped"),
-        ("rest or size == 0 or (world_size > 1 and size & (size - 1))", "rest or size == 0", "blocks that are no subtrees pass"),
         ("[tensor.float() for tensor in tensors]", "list(tensors)", "sums in BF16"),
     ],
-    "train/trainer.py:Trainer._gradients": [
-        ("(losses.total / self._micro_batches).backward()", "losses.total.backward()", "1 / micro-batches is missing"),
-        ("self.loader.batch(step - 1)", "self.loader.batch(step)", "the first batch is left out"),
-        ("train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight", "MTP's weight never switches"),
-        ("train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_loss_weight_final, train.mtp_loss_weight", "MTP's weights swapped"),
-        ("load_LE = load_LE + losses.load_LE", "load_LE = losses.load_LE", "loads of the last micro-batch alone"),
-        ("micro, train.balance_loss_weight, mtp_weight", "micro, 0.0, mtp_weight", "the balance loss is ignored"),
-        ("micro, train.balance_loss_weight, mtp_weight", "micro, mtp_weight, train.balance_loss_weight", "loss weights swapped"),
-        ("scalars / self._micro_batches", "scalars", "the loss shown is a sum"),
-        ("in tokens.chunk(self._micro_batches)", "in [tokens.chunk(self._micro_batches)[0]] * self._micro_batches", "the first micro-batch, again and again"),
+    "train/accumulate.py:block": [
+        ("rest or size == 0 or (world_size > 1 and size & (size - 1))", "rest or size == 0", "blocks that are no subtrees pass"),
     ],
-    "train/trainer.py:Trainer._one_step": [
+    "train/accumulate.py:LaneSum": [
+        ("_add(self._lane, list(tensors))", "self._lane = list(tensors)", "the last micro-batch of a lane alone"),
+        ("if self._done % self._length == 0:", "if self._done % self._length == 1:", "lanes begin one too late"),
+        ("[tensor.float() for tensor in tensors]", "list(tensors)", "running sums in BF16"),
+    ],
+    "train/chunks.py:gradient_norm": [
+        ("total += norm * norm", "total += norm", "norms added instead of their squares"),
+        ("math.sqrt(total)", "total", "the norm's square"),
+    ],
+    "train/chunks.py:_in_order": [
+        ("sorted(tensors, key=lambda pair: pair[0])", "tensors", "a hash that depends on the order"),
+        ("list(tensor.shape)]", "tensor.numel()]", "a hash that does not see shapes"),
+    ],
+    "train/record.py": [
+        ("name: value.hex() for name, value in record.scalars.items()", "name: float(f\"{value:.7g}\").hex() for name, value in record.scalars.items()", "floats with seven digits"),
+    ],
+    "train/chunks.py:hash_tensors": [
+        ("digest.update(described)", "pass", "names and shapes are not hashed"),
+        ("for chunk in chunks(tensor)", "for chunk in chunks(tensor)[:1]", "the first chunk alone is hashed"),
+    ],
+    "train/pretrain.py:PreTraining.batch": [
+        ("self.loader.batch(step - 1)", "self.loader.batch(step)", "the first batch is left out"),
+        ("1.0 / counted", "1.0 / self.recipe.train.batch_size", "a mean over sequences, not tokens"),
+    ],
+    "train/pretrain.py:PreTraining.loss": [
+        ("train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_loss_weight, train.mtp_loss_weight", "MTP's weight never switches"),
+        ("train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_loss_weight_final, train.mtp_loss_weight", "MTP's weights swapped"),
+        ("train.balance_loss_weight, mtp_weight", "0.0, mtp_weight", "the balance loss is ignored"),
+        ("train.balance_loss_weight, mtp_weight", "mtp_weight, train.balance_loss_weight", "loss weights swapped"),
+        ("micro.weight_BX, micro.start_BX", "None, micro.start_BX", "every micro-batch counts as a whole step"),
+    ],
+    "train/pretrain.py:PreTraining.evaluate": [
+        ("np.linspace(0, count - 1,", "np.linspace(0, count // 2,", "only the first half is sampled"),
+        ("if step != train.steps:", "if True:", "the last evaluation is a sample"),
+    ],
+    "train/task.py:Batch.split": [
+        ("rows = slice(first, first + size)", "rows = slice(0, size)", "the first micro-batch, again and again"),
+        ("weight_BX=self.weight_BX[rows]", "weight_BX=self.weight_BX[:size]", "weights of other sequences"),
+    ],
+    "train/step.py:Training._gradients": [
+        ("load_LE = load_LE + loss.load_LE", "load_LE = loss.load_LE", "loads of the last micro-batch alone"),
+    ],
+    "train/step.py:Training.advance": [
         ("train.bias_update_speed, 0.0)", "train.bias_update_speed, train.bias_update_speed)", "bias updates never stop"),
         ("train.bias_update_until,", "train.mtp_switch,", "bias updates stop at another switch"),
         ("schedule, step, train.steps)", "schedule, max(self.step, 1), train.steps)", "the rate of the step before"),
-        ("self._refuse_non_finite(step, loss, mtp_loss, norm.item())", "", "a NaN goes into the weights"),
+        ("self._refuse_non_finite(step, scalars, norm)", "pass", "a NaN goes into the weights"),
         ("self.model.update_biases(load_LE, speed)", "self.model.update_biases(load_LE.flip(0), speed)", "biases of other layers"),
         ("learning_rate * factor", "learning_rate", "the rate shown is the peak's"),
         ("load_LE.amax(1) /", "load_LE.amax() /", "every layer shows the busiest expert of all"),
-    ],
-    "train/trainer.py:Trainer._evaluate": [
-        ("np.linspace(0, count - 1,", "np.linspace(0, count // 2,", "only the first half is sampled"),
-    ],
-    "train/trainer.py:Trainer._bits_per_byte": [
-        ("bits / predicted * (len(tokens) - 1) / tokens", "bits / tokens", "bits per byte of a sample over all bytes"),
-    ],
-    "train/trainer.py:Trainer._evaluate_at_end": [
-        ("self._bits_per_byte(self.held_out, None, progress)", "self._bits_per_byte(self.held_out, [0], progress)", "the last evaluation is a sample"),
-    ],
-    "train/trainer.py:Trainer.weights_hash": [
-        (", *self.model.named_buffers()", "", "the weights' hash without biases"),
-    ],
-    "train/trainer.py:Trainer.state_tensors": [
-        ("\"buffers\": dict(self.model.named_buffers())", "\"buffers\": {n: torch.zeros_like(b) for n, b in self.model.named_buffers()}", "biases are not saved"),
-    ],
-    "train/trainer.py:Trainer._restore": [
-        ("                buffer.copy_(saved.tensors[\"buffers\"][name])", "                pass", "biases are not restored"),
-        ("self.step = saved.step", "self.step = saved.step - 1", "a step is done twice"),
-    ],
-    "train/trainer.py:Trainer.train": [
-        ("or self._stop\n", "\n", "a stopped run is not saved"),
-    ],
-    "train/trainer.py:Trainer._record": [
-        ("record.step % train.hash_every == 0 or record.step == train.steps", "record.step % train.hash_every == 0", "the end is not hashed"),
-        ("record.step * train.batch_size", "(record.step - 1) * train.batch_size", "tokens of the steps before"),
+        ("self.tokens + batch.counted", "self.tokens + batch.tokens_BX.numel()", "the look-ahead is counted"),
+        ("step % train.hash_every == 0 or step == train.steps", "step % train.hash_every == 0", "the end is not hashed"),
         ("hash_tensors(self.optimizer.state().items())", "hash_tensors(self.optimizer.weights().items())", "the optimiser's hash is of the weights"),
     ],
-    "train/trainer.py:_gradient": [
+    "train/step.py:Training.weights_hash": [
+        (", *state[\"buffers\"].items()", "", "the weights' hash without biases"),
+    ],
+    "train/step.py:Training.state": [
+        ("\"buffers\": dict(self.model.named_buffers())", "\"buffers\": {n: torch.zeros_like(b) for n, b in self.model.named_buffers()}", "biases are not saved"),
+        ("self.optimizer.weights() | self._frozen()", "self.optimizer.weights()", "what is not trained is not saved"),
+    ],
+    "train/step.py:Training.load": [
+        ("            buffer.copy_(state[\"buffers\"][name])", "            pass", "biases are not restored"),
+        ("self.step, self.tokens = step, tokens", "self.step, self.tokens = step - 1, tokens", "a step is done twice"),
+        ("            tensor.copy_(state[\"weights\"][name])", "            pass", "what is not trained is not restored"),
+    ],
+    "train/step.py:_gradient": [
         ("gradient, parameter.grad = parameter.grad, None", "gradient = parameter.grad", "gradients of the step before stay"),
+    ],
+    "train/trainer.py:Trainer.train": [
+        ("or self._stop:", "or False:", "a stopped run is not saved"),
+    ],
+    "evaluate/bits.py:per_byte": [
+        ("bits / predicted * (len(tokens) - 1) / size", "bits / size", "bits per byte of a sample over all bytes"),
     ],
     "train/checkpoint.py": [
         ("for old in steps(folder)[:-keep]:", "for old in steps(folder)[:keep]:", "the oldest are kept"),
@@ -150,13 +173,9 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "train/transcript.py": [
         ("line = _line({**encode(record), \"prev\": self.head})", "line = _line({**encode(record), \"prev\": \"\"})", "no chain"),
-        ("sorted(tensors, key=lambda pair: pair[0])", "tensors", "a hash that depends on the order"),
-        ("list(tensor.shape)]", "tensor.numel()]", "a hash that does not see shapes"),
         ("file.truncate(at.end)", "file.truncate(at.end - 1)", "a byte too many is cut"),
         ("file.truncate(at.end)", "pass", "lines that will be written again stay"),
         ("if entry.get(\"prev\") != before.head:", "if \"prev\" not in entry:", "the chain is not followed"),
-        ("flat.view(torch.uint8)", "flat[: 1 << 16].view(torch.uint8)", "a hash of the first 65,536 numbers alone"),
-        ("        return value.hex()", "        return float(f\"{value:.7g}\").hex()", "floats with seven digits"),
         ("if head is not None and head != at.head:", "if False:", "a checkpoint of another run is resumed"),
     ],
     "train/run.py": [
@@ -169,24 +188,28 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "train/schedule.py:_share": [
         ("return step / steps", "return (step - 1) / max(steps - 1, 1)", "steps count from zero"),
     ],
-    "train/trainer.py:Trainer.__init__": [
+    "train/pretrain.py:PreTraining.__init__": [
         ("recipe.data.seed, lookahead", "recipe.train.seed, lookahead", "the batches' order follows the weights' seed"),
     ],
-    "train/trainer.py:Trainer._begin": [
+    "train/step.py:Training.begin": [
         ("initialise(self.recipe.train.seed)", "initialise(0)", "the weights' seed is ignored"),
-        ("if self.weights_hash() != self.parent[\"weights_sha256\"]", "if False", "another parent's weights"),
+        ("self._trainable(self.model)", "everything(self.model)", "what is not to be trained is"),
     ],
-    "train/trainer.py:Trainer._refuse_non_finite": [
+    "train/origin.py:Parent.begin": [
+        ("!= self.record[\"weights_sha256\"]", "== \"\"", "another parent's weights"),
+    ],
+    "train/pretrain.py:PreTraining.contents": [
         ("documents(step - 1)", "documents(step)", "documents of the next batch are blamed"),
     ],
     "train/trainer.py:Trainer._save": [
         ("self.recipe.train.keep_checkpoints", "1", "one checkpoint is kept, whatever the recipe says"),
+        ("\"tokens\": training.tokens", "\"tokens\": 0", "tokens are counted from zero after a resume"),
     ],
     "train/trainer.py:Trainer._resume": [
         ("        checkpoint.discard_after(folder, saved.step)\n", "", "checkpoints of a future that was given up stay"),
     ],
     "train/extend.py": [
-        ("if weights != end.record.weights_sha256", "if False", "a parent's weights are not compared"),
+        ("if hasher(end.version)(weights) != end.record.weights_sha256", "if False", "a parent's weights are not compared"),
         ("raw[\"train\"][\"steps\"] += more", "raw[\"train\"][\"steps\"] = more", "more steps are all the steps"),
     ],
 }

@@ -23,7 +23,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from clearseek.errors import UserError
+import clearseek
+from clearseek.errors import OtherVersionError, UserError
 from clearseek.jsontext import strict_json
 from clearseek.signing import merkle
 from clearseek.signing.hashing import Progress, hash_files
@@ -162,7 +163,8 @@ def parse(raw: bytes, where: str = MANIFEST) -> Manifest:
     if set(content) != {"version", "root", "left_out", "files"}:
         raise UserError(f"{where}: not a manifest: its keys must be version, root, left_out and files")
     if type(content["version"]) is not int or content["version"] != VERSION:
-        raise UserError(f"{where}: a manifest of another version; this program reads version {VERSION}")
+        found, reads = content["version"], f"{clearseek.__version__} reads version {VERSION}"
+        raise OtherVersionError(f"{where}: a manifest of another version of ClearSeek ({found!r:.40}); {reads}")
     left_out, files = content["left_out"], content["files"]
     if not isinstance(left_out, list) or not all(isinstance(path, str) for path in left_out):
         raise UserError(f"{where}: left_out must be a list of paths")

@@ -19,14 +19,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from clearseek.errors import UserError
+import clearseek
+from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import atomic_folder, remove_folder, remove_leftovers, sha256_bytes, sha256_file, write_atomic
 
 _FOLDER = re.compile(r"step-([0-9]{8,18})")
 _FILE = re.compile(r"[a-z]+\.safetensors")
 _RECORD = "checkpoint.json"
+FORMAT = "clearseek-checkpoint-2"
+"""Format 1, of ClearSeek 0.1, had no name and the same tensors; its state says nothing of the tokens so far."""
 MODEL = ("weights", "buffers")
-"""What using a model takes; the rest is for training on."""
+"""Groups of tensors that make the model; the others are for training."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Checkpoint:
     tensors: dict[str, dict[str, torch.Tensor]]
     """File stem -> name -> tensor, on the CPU."""
     state: dict[str, Any]
-    """The rest, as it went into JSON."""
+    """State beside the tensors, as JSON values."""
 
 
 def save(
@@ -69,7 +72,7 @@ def save(
             file = temporary / f"{stem}.safetensors"
             _save_tensors(file, group)
             files[file.name] = {"size": file.stat().st_size, "sha256": sha256_file(file)}
-        record = {"step": step, "files": files, "state": state}
+        record = {"format": FORMAT, "step": step, "files": files, "state": state}
         document = {"checkpoint": record, "sha256": sha256_bytes(_canonical(record))}
         write_atomic(temporary / _RECORD, json.dumps(document, indent=1, allow_nan=False) + "\n")
     discard_after(folder, step)
@@ -90,6 +93,7 @@ def load(path: Path, groups: Collection[str] | None = None) -> Checkpoint:
     Raises:
         UserError: a file is missing, cut short or altered. The message names it, and the newest other checkpoint of
             the run that is intact.
+        OtherVersionError: the checkpoint is of a format that this version does not know.
     """
     problems = find_problems(path, groups)
     if problems:
@@ -115,12 +119,19 @@ def find_problems(path: Path, groups: Collection[str] | None = None) -> list[str
             raise TypeError("files")
         if not all(map(_FILE.fullmatch, record["files"])) or not isinstance(record["state"], dict):
             return [f"{file}: not the record of a checkpoint: it names other files than its own, or has no state"]
+        if (found := record.get("format", FORMAT)) != FORMAT:
+            raise OtherVersionError(
+                f"{file}: format {found!r:.60}: of another version of ClearSeek; {clearseek.__version__} reads "
+                f"{FORMAT} and what came before"
+            )
         if type(record["step"]) is not int:
             raise TypeError("step")
         if path.name != _name(record["step"]):
             return [f"{file}: the record of step {record['step']}, and not of {path.name}"]
     except OSError as error:
         return [f"{file}: cannot read the checkpoint: {error.strerror}"]
+    except OtherVersionError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return [f"{file}: cut short or altered: not the record of a checkpoint"]
     problems = (_compare(path / name, *expected[path / name]) for name in _chosen(record["files"], groups))
@@ -164,10 +175,10 @@ def latest(folder: Path) -> Path | None:
 
 
 def find(folder: Path, step: int) -> Path:
-    """Folder of the checkpoint of a step. Raises UserError, naming those there are, when there is none."""
+    """Folder of the checkpoint of a step. Raises UserError, which lists the steps that have one, where it is missing."""
     found = steps(folder)
     if step not in found:
-        have = f"there are those of steps {', '.join(map(str, found))}" if found else "there is none at all"
+        have = f"there are those of steps {', '.join(map(str, found))}" if found else "the run has no checkpoint"
         raise UserError(f"{folder}: no checkpoint of step {step}: {have}")
     return folder / _name(step)
 

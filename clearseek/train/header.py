@@ -1,9 +1,8 @@
 """The headers of two runs beside each other: whatever differs changes bits, unless one of them is only older.
 
-A record is never written again, while settings and measurements are added over the years. What an older record does not
-say is filled in where its value is known (a recipe's new settings: their defaults are what every run before them did)
-and left out where it is not (the machine's versions). What it says of a retired setting is left out where every run
-does so now (:data:`clearseek.recipe.RETIRED`).
+A record is never written again, while settings are added and retired over the years. A new setting that an older record
+does not have is filled in with its default, which is what every run before it did. A retired setting is left out of the
+comparison where every run does so now (:data:`clearseek.recipe.RETIRED`).
 """
 
 from __future__ import annotations
@@ -15,26 +14,15 @@ from typing import Any
 from clearseek.errors import UserError
 from clearseek.recipe import parse_recipe
 
-_LATER = frozenset(("cpu_vendor", "mkl", "onednn", "switches", "fp32_products", "tf32"))
-"""Of an environment: what the first transcripts did not record."""
 _ABSENT = object()
 
 
 def differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Every key, dotted, whose value is another now than in the record, with both values."""
-    if isinstance(there := recorded.get("environment"), dict) and isinstance(here := now.get("environment"), dict):
-        known = {key: here[key] for key in here if key in there or key not in _LATER}
-        now = now | {"environment": known}
-    return _differences(_with_defaults(recorded), now)
-
-
-def _with_defaults(header: dict[str, Any]) -> dict[str, Any]:
-    """The header, its recipe with the settings that came after it, at the defaults that it was trained with, and
-    without those that were retired at theirs.
-    """
-    with suppress(UserError):
-        return header | {"recipe": parse_recipe(header.get("recipe"), "the record").model_dump(mode="json")}
-    return header
+    with suppress(UserError):  # a recipe that cannot be read is compared as it is
+        recipe = parse_recipe(recorded.get("recipe"), "the record").model_dump(mode="json")
+        return _differences(recorded | {"recipe": recipe}, now)
+    return _differences(recorded, now)
 
 
 def _differences(recorded: Any, now: Any, key: str = "") -> list[str]:

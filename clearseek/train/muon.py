@@ -25,7 +25,7 @@ from clearseek.kernels import operations
 from clearseek.ops.compiled import loops_take
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic a x + b x^3 + c x^5 that one Newton-Schulz step applies to every singular value."""
+"""Coefficients of the quintic a x + b x^3 + c x^5 that one Newton-Schulz step applies to every singular value."""
 STEPS = 5
 TOGETHER = 1 << 24
 """Numbers whose updates are held at once, 64 MiB of FP32: enough matrices for all threads."""
@@ -78,7 +78,7 @@ class Muon(Groups):
     Args:
         params: Matrices, or stacks of them with the matrix in the last two dimensions.
         lr: Learning rate on AdamW's scale.
-        dtype: Of the Newton-Schulz products.
+        dtype: Type of the Newton-Schulz products.
         momentum: Decay of the momentum.
         weight_decay: Decoupled weight decay.
     """

@@ -15,23 +15,23 @@ from clearseek.train.transcript import hasher
 
 @dataclass(frozen=True)
 class Seed:
-    """The recipe's seed."""
+    """A run that begins from values drawn with the recipe's seed."""
 
     step: int = 0
     """Step that the run begins after."""
 
     def header(self) -> dict[str, Any]:
-        """What the transcript's header says of it; the seed stands in the recipe."""
+        """Entries of the transcript's header: none, as the recipe there holds the seed."""
         return {}
 
     def begin(self, training: Training) -> None:
-        """Go to it."""
+        """Go to the state before the first step."""
         training.begin()
 
 
 @dataclass(frozen=True)
 class Parent:
-    """The end of another run, whose weights, optimiser and step are taken over."""
+    """A run that begins at the end of another one, with its weights, optimiser and step."""
 
     run: Run
     """The new run, in whose folder they are."""
@@ -44,11 +44,11 @@ class Parent:
         return int(self.record["step"])
 
     def header(self) -> dict[str, Any]:
-        """What the transcript's header says of it."""
+        """Entries of the transcript's header."""
         return {"parent": self.record}
 
     def begin(self, training: Training) -> None:
-        """Go to it. Raises UserError where the parent had other data, or its checkpoint was changed."""
+        """Go to the parent's last state. Raises UserError where its data were others, or its checkpoint was changed."""
         if self.record["data_fingerprint"] != training.task.fingerprint:
             raise UserError(f"{self.run.root}: it goes on from a run of other data: give their folder with --data")
         path = checkpoint.find(self.run.parent, self.step)
@@ -60,7 +60,7 @@ class Parent:
 
 
 def origin_of(run: Run) -> Seed | Parent:
-    """Where the run of a folder begins. Raises UserError where what it says of a parent is damaged."""
+    """Origin of the run in a folder. Raises UserError where the record of its parent is damaged."""
     record = run.read_parent()
     return Seed() if record is None else Parent(run, record)
 

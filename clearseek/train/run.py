@@ -107,7 +107,7 @@ class Run:
         return self.root / "tokenizer.json"
 
     def read_recipe(self) -> Recipe:
-        """The recipe the run was made with. Raises UserError when this is no run folder."""
+        """Recipe that the run was made with. Raises UserError where the folder holds no run."""
         try:
             raw = json.loads(self.recipe.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -142,7 +142,7 @@ class Run:
     def load_model(self, step: int | None = None, dtype: torch.dtype | None = None) -> tuple[DeepSeekModel, int]:
         """The model of a checkpoint (the newest unless `step` says which), in FP32 unless `dtype` says what; its step.
 
-        Raises UserError when there is none, or when it is damaged.
+        Raises UserError where the run has no checkpoint, or a damaged one.
         """
         import torch
 

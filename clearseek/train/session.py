@@ -23,7 +23,7 @@ from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.extend import adopt
 from clearseek.train.pictures import expert_load, loss_curve
-from clearseek.train.preflight import Setup, preflight, refuse_device
+from clearseek.train.preflight import Setup, preflight
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.run import Loads, Run, is_imported
 from clearseek.train.task import Progress
@@ -55,23 +55,22 @@ def train_recipe(
         resume: Go on with the run.
         from_step: With `resume`, from this checkpoint.
         parent: A finished run to begin from, with the recipe of `longer_recipe`.
-        on_step: Told of every step (:meth:`Trainer.train`).
-        on_evaluation: Told how far the final evaluation is: windows done, and in all.
-        on_data: Told how far the preparation of data is: stage, done, in all.
-        say: Told, a line at a time, what people want to know before the first step.
+        on_step: Called with the record of every step (:meth:`Trainer.train`).
+        on_evaluation: Called with the windows evaluated so far, and with their number.
+        on_data: Called with a stage of the preparation of data, what is done of it, and its size.
+        say: Called with each line that people want to read before the first step.
 
     Raises:
         UserError: the run folder holds something else, the data do not fit the model, the model does not fit the
             machine, or what :class:`Trainer` refuses.
     """
     run, data = run if isinstance(run, Run) else Run(run), None if data is None else Path(data)
-    refuse_device(recipe, device)
-    _refuse_full_disk(recipe, run)
     _refuse_foreign(run, resume)
     if data is not None and not data.is_dir():
         raise UserError(f"{data}: no such data folder: make it with: {command('data', 'RECIPE', '--out', data)}")
     recorded = read_header(run.transcript).get("environment", {}) if resume and run.begun else None
-    setup = preflight(recipe, device, recorded)  # refuse what cannot run before any data are made
+    setup = preflight(recipe, device, recorded)  # what cannot run is refused before any data are made
+    _refuse_full_disk(recipe, run)
     with exclusively(run):
         resume = _clear(run, resume, say)
         if parent is not None:
@@ -124,14 +123,12 @@ def _data_folder(
         raise UserError(
             f"{folder}: the run's data are not in its folder: say where they are, as when it began, with --data FOLDER"
         )
-    _refuse_vocabulary(recipe, folder)
-    if data is not None and not resume:
-        _refuse_other_data(recipe, folder)
+    _refuse_other_data(recipe, folder, given=data is not None and not resume)
     return folder
 
 
 def _say_how(recipe: Recipe, setup: Setup, say: Callable[[str], None]) -> None:
-    """Sizes, and how this machine computes."""
+    """Tell the size of the run, and how this machine computes it."""
     steps, batch, length = recipe.train.steps, recipe.train.batch_size, recipe.data.sequence_length
     parameters = count_parameters(recipe.model).total
     say(f"{recipe.name}: {parameters:,} parameters, {steps:,} steps of {batch:,} x {length:,} tokens")
@@ -149,16 +146,25 @@ def _say_how(recipe: Recipe, setup: Setup, say: Callable[[str], None]) -> None:
         )
 
 
-def _refuse_other_data(recipe: Recipe, folder: Path) -> None:
-    """The recipe goes into the record of the run, so it must say what the data are: refuse any that it does not."""
-    made = read_manifest(folder).config
+def _refuse_other_data(recipe: Recipe, folder: Path, given: bool) -> None:
+    """Refuse data of more tokens than the model has, and data given by hand that are not those of the recipe.
+
+    The recipe goes into the record of the run, so it must say what the data are.
+    """
+    manifest = read_manifest(folder)
+    if manifest.vocab_size > recipe.model.vocab_size:
+        raise UserError(
+            f"{folder}: made for model.vocab_size = {manifest.vocab_size}, and this model has "
+            f"{recipe.model.vocab_size}: prepare the data again for it, or raise the setting"
+        )
+    made = manifest.config
     fields = ("source", "paths", "exclude", "unusable", "held_out_fraction", "include_tests", "fim_rate")
     wrong = [
         f"data.{name} = {getattr(recipe.data, name)!r}, but the folder has {getattr(made, name)!r}"
         for name in fields
         if getattr(recipe.data, name) != getattr(made, name)
     ]
-    if wrong:
+    if given and wrong:
         raise UserError(f"{folder}: not the data of the recipe: {'; '.join(wrong)}: change the recipe, or prepare anew")
 
 
@@ -257,12 +263,3 @@ def _clear(run: Run, resume: bool, say: Callable[[str], None]) -> bool:
         if run.extends and not resume:
             remove_folder(run.parent)
     return run.begun
-
-
-def _refuse_vocabulary(recipe: Recipe, data: Path) -> None:
-    vocab_size = read_manifest(data).vocab_size
-    if vocab_size > recipe.model.vocab_size:
-        raise UserError(
-            f"{data}: made for model.vocab_size = {vocab_size}, and this model has {recipe.model.vocab_size}: prepare "
-            "the data again for it, or raise the setting"
-        )

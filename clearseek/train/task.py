@@ -69,13 +69,13 @@ class Loss(NamedTuple):
     total: Tensor
     """What is differentiated, FP32 scalar."""
     scalars: dict[str, Tensor]
-    """What is logged of it, by name, FP32 scalars without graph; the same names in every micro-batch."""
+    """Scalars to log, by name, FP32 without graph; every micro-batch has the same names."""
     load_LE: Tensor
     """Tokens per expert, int64: what the routers' balance biases follow."""
 
 
 Progress = Callable[[int, int], None]
-"""Told how much of an evaluation is done, and of how much."""
+"""Called with how much of an evaluation is done, and with the whole."""
 
 
 class Task(Protocol):

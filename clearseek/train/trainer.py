@@ -28,7 +28,7 @@ from clearseek.train.task import Progress, Task
 from clearseek.train.transcript import Transcript
 
 OnStep = Callable[[StepRecord], None]
-"""Told of every step when it is done, and of the last one again with its evaluation."""
+"""Called with the record of every step when it is done, and again with that of the last one when it is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Outcome:
     steps: int
     """Steps taken in all."""
     finished: bool
-    """Whether these are all the recipe asks for, and evaluated; False after Ctrl-C or SIGTERM."""
+    """Whether all of the recipe's steps are taken and evaluated; False after Ctrl-C or SIGTERM."""
     weights_sha256: str
     """SHA-256 of the FP32 weights and balance biases."""
     seconds: float
@@ -90,7 +90,7 @@ class Trainer:
     def _resume(self, header: dict[str, Any], from_step: int | None) -> Transcript:
         folder = self.run.checkpoints
         if not self.run.transcript.exists():
-            raise UserError(f"{self.run.root}: no run was begun here, so there is none to resume")
+            raise UserError(f"{self.run.root}: no run was begun here: train a recipe with --run first")
         path = checkpoint.latest(folder) if from_step is None else checkpoint.find(folder, from_step)
         if path is None:
             return Transcript.resume(self.run.transcript, header, self.training.step)
@@ -111,9 +111,9 @@ class Trainer:
         """Take the remaining steps, and evaluate after the last.
 
         Args:
-            on_step: Told of every step. Where it raises OSError or SystemExit (a terminal that is gone), the run is
-                saved and ends before that is raised again.
-            on_evaluation: Told how far the final evaluation is.
+            on_step: Called with the record of every step. Where it raises OSError or SystemExit (a terminal that is
+                gone), the run is saved first.
+            on_evaluation: Called while the final evaluation goes on.
         """
         train, began = self.recipe.train, time.perf_counter()
         with closing(self.metrics), closing(self.transcript), stop_on_signal(self.stop):

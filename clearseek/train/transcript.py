@@ -41,7 +41,7 @@ class RunRecord:
     header: dict[str, Any]
     steps: tuple[StepRecord, ...]
     head: str
-    """SHA-256 of the last line: it stands for the whole transcript."""
+    """SHA-256 of the last line, which depends on the whole transcript."""
     torn: bool
     """Whether an unfinished last line, as a kill leaves, was ignored."""
     begin: int = 0
@@ -55,7 +55,7 @@ class Line:
     """A line that was read, the chain followed to it."""
 
     step: int
-    """Of the record; in the header, the step that the run began after: 0, or its parent's last."""
+    """Step of the record; in the header, the step that the run began after: 0, or its parent's last."""
     record: StepRecord | None
     """None in the header."""
     header: dict[str, Any]
@@ -198,13 +198,13 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """What the first line says, without the other lines; empty where a kill left none. Raises UserError as `verify`."""
+    """What the first line says, without the other lines; empty where a kill left none."""
     first = next(read_lines(path), None)
     return {} if first is None else first.header
 
 
 def last_line(path: Path) -> Line:
-    """The last whole line, the chain followed to it. Raises UserError as `verify` does."""
+    """Last whole line, the chain followed to it. Raises UserError where it is broken, or there is no line."""
     last = deque(read_lines(path), maxlen=1)
     if not last:
         raise UserError(f"{path}: empty: not a transcript")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clearseek.errors import UserError
+from clearseek.errors import OtherVersionError, UserError
 from clearseek.train import checkpoint
 
 STATE = {"tokens": 123, "loss": 0.1 + 0.2, "rng": [1, 2, 3], "nested": {"a": None}}
@@ -127,7 +128,7 @@ def test_find_names_the_steps_there_are(tmp_path: Path) -> None:
     assert checkpoint.find(tmp_path, 2) == tmp_path / "step-00000002"
     with pytest.raises(UserError, match=r"no checkpoint of step 3: there are those of steps 1, 2"):
         checkpoint.find(tmp_path, 3)
-    with pytest.raises(UserError, match="there is none at all"):
+    with pytest.raises(UserError, match="the run has no checkpoint"):
         checkpoint.find(tmp_path / "absent", 3)
 
 
@@ -257,6 +258,17 @@ def test_a_forged_record_is_refused(tmp_path: Path, change: dict[str, object], w
     path = saved(tmp_path, 1)
     forge(path, change)
     with pytest.raises(UserError, match=what):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("name", ["clearseek-checkpoint-3", 7])
+def test_a_later_format_names_itself_and_what_is_read_here(tmp_path: Path, name: object) -> None:
+    path = saved(tmp_path, 1)
+    file = path / "checkpoint.json"
+    record = json.loads(file.read_text())["checkpoint"] | {"format": name}
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    file.write_text(json.dumps({"checkpoint": record, "sha256": digest}))
+    with pytest.raises(OtherVersionError, match=rf"format {name!r}: .* reads clearseek-checkpoint-2"):
         checkpoint.load(path)
 
 

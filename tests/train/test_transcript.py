@@ -328,15 +328,6 @@ def test_a_later_format_names_itself_and_what_is_read_here(file: Path) -> None:
         check_transcript(file)
 
 
-def test_what_an_older_record_does_not_say_is_unknown_there(tmp_path: Path) -> None:
-    path = tmp_path / "transcript.jsonl"
-    Transcript.open(path, HEADER).close()
-    more = HEADER | {"environment": HEADER["environment"] | {"cpu_vendor": "Somebody", "switches": {}}}
-    Transcript.resume(path, more, 0).close()
-    with pytest.raises(UserError, match="threads: 2 -> 3"):
-        Transcript.resume(path, more | {"environment": more["environment"] | {"threads": 3}}, 0)
-
-
 def test_a_variable_that_was_set_since_is_named(tmp_path: Path) -> None:
     path = tmp_path / "transcript.jsonl"
     environment: dict[str, Any] = {"threads": 2, "switches": {}}
