@@ -255,7 +255,7 @@ def test_what_is_not_finite_stops_before_the_weights_are_touched(bad: float, tmp
 def test_any_number_of_processes_would_have_these_gradients(
     world_size: int, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sixteen micro-batches in eight lanes: each process sums its aligned block of lanes, and a tree adds the blocks."""
+    """Sixteen micro-batches in eight lanes: each process sums its block of lanes, and a tree adds the blocks."""
     recipe = tiny(train={"batch_size": 16, "micro_batch_size": 1, "lanes": 8, "precision": "fp32"})
     task = PreTraining(recipe, data)
     training = Training(recipe, task, preflight(recipe))
