@@ -80,7 +80,7 @@ def train(overrides: list[str], data: Path, kind: str) -> dict[str, Any]:
         run = Run(Path(folder) / "run")
         ended = train_recipe(recipe, run, data)
         steps = list(read_metrics(run.metrics))
-    return {"loss": [step["loss"] for step in steps], "held_out_bpb": ended["held_out_bpb"]}
+    return {"loss": [step["loss"] for step in steps], "held_out_bpb": ended.scalars["held_out_bpb"]}
 
 
 def smoothed(losses: list[float]) -> list[float]:

@@ -23,7 +23,8 @@ from clearseek.machine import describe, pick_precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import choose_kernels, kernels_environment, use_kernels
 from clearseek.recipe import load_recipe
-from clearseek.train.optimizer import MasterOptimizer, gradient_norm
+from clearseek.train.chunks import gradient_norm
+from clearseek.train.optimizer import MasterOptimizer
 from clearseek.train.preflight import settle_numerics
 
 RESULTS = Path(__file__).parent / "results"

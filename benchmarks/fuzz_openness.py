@@ -36,7 +36,7 @@ from clearseek.machine import describe
 from clearseek.signing.dsse import verify_statement
 from clearseek.signing.keys import load_public_key
 from clearseek.signing.manifest import Entry, Manifest, parse
-from clearseek.train.transcript import verify as verify_transcript
+from clearseek.train.transcript import check_transcript
 
 RESULT = Path(__file__).parent / "results" / "fuzz_openness.json"
 LONGEST_SECONDS = 2.0
@@ -67,7 +67,7 @@ def corpus() -> dict[str, list[bytes]]:
         info = tarfile.TarInfo("a/pyproject.toml")
         info.size = 4
         archive.addfile(info, io.BytesIO(b"[a]\n"))
-    head = b'{"data_fingerprint":"x","format":"clearseek-transcript-1"}'
+    head = b'{"data_fingerprint":"x","format":"clearseek-transcript-2"}'
     from clearseek.files import sha256_bytes
 
     transcript = head + b"\n" + STEP % sha256_bytes(head).encode() + b"\n"
@@ -110,7 +110,7 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
 
     def transcript(raw: bytes) -> None:
         (folder / "transcript.jsonl").write_bytes(raw)
-        verify_transcript(folder / "transcript.jsonl")
+        check_transcript(folder / "transcript.jsonl")
 
     def archive(raw: bytes) -> None:
         (folder / "code").mkdir(exist_ok=True)

@@ -194,7 +194,7 @@ def _step(
 ) -> tuple[float, float]:
     """One step as the trainer takes it: (loss in nats a token, the most loaded expert's load over the mean)."""
     from clearseek.train.accumulate import TreeSum
-    from clearseek.train.optimizer import gradient_norm
+    from clearseek.train.chunks import gradient_norm
 
     train, sums, loads = recipe.train, TreeSum(), []
     for micro in batch.chunk(micro_batches):

@@ -30,7 +30,8 @@ from clearseek.machine import describe, keep_heap, pick_precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import choose_kernels, use_kernels
 from clearseek.recipe import load_recipe
-from clearseek.train.optimizer import MasterOptimizer, gradient_norm
+from clearseek.train.chunks import gradient_norm
+from clearseek.train.optimizer import MasterOptimizer
 
 RESULTS = Path(__file__).parent / "results"
 LARGE: dict[str, Any] = {  # nine times the quickstart's parameters, five times its work per token

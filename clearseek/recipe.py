@@ -25,9 +25,9 @@ class Retired(NamedTuple):
 
 
 RETIRED = {
-    "fp8.gradient_format": Retired("e4m3", "0.1.0"),
-    "fp8.gradient_tile": Retired("1x128", "0.1.0"),
-    "fp8.accumulate": Retired("fp32", "0.1.0"),
+    "fp8.gradient_format": Retired("e4m3", "0.2.0"),
+    "fp8.gradient_tile": Retired("1x128", "0.2.0"),
+    "fp8.accumulate": Retired("fp32", "0.2.0"),
 }
 """By dotted key. Records are never written again, so a recipe that has such a setting at its default is read."""
 

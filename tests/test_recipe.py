@@ -345,10 +345,10 @@ def test_a_retired_setting_is_read_at_the_value_that_every_run_has_now() -> None
 def test_a_retired_setting_at_another_value_is_refused_with_the_version_that_can_do_it() -> None:
     raw = changed("fp8", RETIRED_BUT_HARMLESS | {"gradient_tile": "128x128", "accumulate": ["x"], "scale": 1})
     assert refused(raw).split("\n") == [
-        'it.toml: fp8.gradient_tile = "128x128": retired, and always "1x128" since ClearSeek 0.1.0: '
-        "leave it out, or use a version before 0.1.0",
-        'it.toml: fp8.accumulate = ["x"]: retired, and always "fp32" since ClearSeek 0.1.0: '
-        "leave it out, or use a version before 0.1.0",
+        'it.toml: fp8.gradient_tile = "128x128": retired, and always "1x128" since ClearSeek 0.2.0: '
+        "leave it out, or use a version before 0.2.0",
+        'it.toml: fp8.accumulate = ["x"]: retired, and always "fp32" since ClearSeek 0.2.0: '
+        "leave it out, or use a version before 0.2.0",
         'it.toml: unknown key fp8.scale (did you mean "scales"?); valid keys here: backend, scales',
     ]
     with pytest.raises(UserError, match=r"^--set fp8.accumulate=tensor-core: fp8.accumulate = .*retired"):

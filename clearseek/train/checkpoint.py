@@ -175,7 +175,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def find(folder: Path, step: int) -> Path:
-    """Folder of the checkpoint of a step. Raises UserError, which lists the steps that have one, where it is missing."""
+    """Folder of the checkpoint of a step. Raises UserError, which lists the steps that have one, if missing."""
     found = steps(folder)
     if step not in found:
         have = f"there are those of steps {', '.join(map(str, found))}" if found else "the run has no checkpoint"

@@ -193,7 +193,9 @@ def test_a_part_replaced(release: Path, key: PrivateKey, place: tuple[Any, ...],
         return
     name = value if place == ("subject", 0, "name") else "release"
     unsigned = ("model.sig",) if place[-1] != "ignore_paths" else (".gitignore", "model.sig")
-    if place[-1] == "ignore_paths":
+    if place == ("predicate", "resources", 0, "name") and value != "config.json":
+        assert result.missing == (value,) and not result.ok
+    elif place[-1] == "ignore_paths":
         assert set(result.extra) <= set(unsigned) and not result.changed and not result.missing
     else:
         assert result.name == name and result.ok

@@ -23,7 +23,8 @@ from clearseek.errors import UserError
 from clearseek.evaluate import bits
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.train import checkpoint
-from clearseek.train.chunks import hash_tensors
+from clearseek.train.accumulate import LaneSum, TreeSum, block
+from clearseek.train.chunks import gradient_norm, hash_tensors
 from clearseek.train.preflight import preflight
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.record import StepRecord
@@ -253,6 +254,37 @@ def test_what_is_not_finite_stops_before_the_weights_are_touched(bad: float, tmp
     whole, _ = run(tiny(), tmp_path / "whole", data)
     again, _ = run(tiny(), tmp_path, data, resume=True)
     assert again.weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+def test_any_number_of_processes_would_have_these_gradients(
+    world_size: int, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen micro-batches in eight lanes: each process sums its block of lanes, and a tree adds the blocks."""
+    recipe = tiny(train={"batch_size": 16, "micro_batch_size": 1, "lanes": 8, "precision": "fp32"})
+    task = PreTraining(recipe, data)
+    training = Training(recipe, task, preflight(recipe))
+    whole = TreeSum()
+    for rank in range(world_size):
+        lanes = block(8, rank, world_size)
+        part = LaneSum(2 * len(lanes), len(lanes))
+        for micro in list(task.batch(1, training.model).split(16))[2 * lanes.start : 2 * lanes.stop]:
+            task.loss(training.model, micro).total.backward()
+            part.push([p.grad for p in training.model.parameters() if p.grad is not None])
+            training.model.zero_grad()
+        whole.push(part.result())
+    kept: list[torch.Tensor] = []
+    step = training.optimizer.step
+
+    def keeping(gradients: list[torch.Tensor], norm: float, multiplier: float) -> None:
+        kept.extend(gradient.clone() for gradient in gradients)
+        step(gradients, norm, multiplier)
+
+    monkeypatch.setattr(training.optimizer, "step", keeping)
+    record, _ = training.advance()
+    together = whole.result()
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(together, kept, strict=True))
+    assert gradient_norm(together) == record.grad_norm
 
 
 def without_experts(model: DeepSeekModel) -> Named:
