@@ -48,6 +48,7 @@ def gradients(kernels: Kernels) -> dict[str, torch.Tensor]:
     return found | {"loss": losses.total.detach().reshape(1)}
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_compiled_model_has_the_same_loss_and_gradients() -> None:
     plain, compiled, again = gradients("torch"), gradients("compile"), gradients("compile")
