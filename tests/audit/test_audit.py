@@ -14,6 +14,7 @@ import pytest
 
 from clearseek.audit.evidence import Audit, Grade
 from clearseek.hub.safetensors import parse_header
+from tests.published import published
 from tests.releases import LICENCES, audited, card, edit_json, fixture, make_release, write_weights
 
 TECHNICAL = (
@@ -229,6 +230,7 @@ def test_deepseek_v3_parameters(v3: Audit) -> None:
 
 
 def test_deepseek_v3_licences(v3: Audit) -> None:
+    published("deepseek-v3/LICENSE-MODEL")
     weights = v3["licence.weights"]
     assert weights.answer == "no"
     assert "RAIL family" in weights.reason

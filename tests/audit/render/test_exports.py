@@ -20,6 +20,7 @@ from clearseek.audit.render.spdx import as_spdx
 from clearseek.audit.views import OSAI
 from clearseek.errors import UserError
 from clearseek.licences.table import LICENCES
+from tests.published import published
 from tests.releases import audited, fixture
 
 
@@ -34,6 +35,7 @@ def test_mot_lists_what_is_there_and_nothing_else(release: Path) -> None:
 
 
 def test_the_european_index_has_its_twelve_dimensions() -> None:
+    published("deepseek-v3/LICENSE-MODEL")
     content = yaml.safe_load(as_european_index(audited(fixture("deepseek-v3"), "deepseek-v3")))
     assert list(content)[2:] == [name for name, _ in OSAI]
     assert content["weights_basemodel"]["class"] == "open"
