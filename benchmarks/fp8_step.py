@@ -23,8 +23,8 @@ from clearseek.machine import describe, pick_precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import choose_kernels, kernels_environment, use_kernels
 from clearseek.recipe import load_recipe
-from clearseek.train.numerics import settle_numerics
 from clearseek.train.optimizer import MasterOptimizer, gradient_norm
+from clearseek.train.preflight import settle_numerics
 
 RESULTS = Path(__file__).parent / "results"
 VARIANTS = {
