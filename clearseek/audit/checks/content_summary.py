@@ -132,9 +132,7 @@ def _is(label: str, field: Field) -> bool:
 
 def _table(document: Document) -> list[tuple[str, str, int]]:
     """Rows of tables with two columns: name, value, line."""
-    return [
-        (cell.row[0], cell.row[1], cell.line) for cell in document.cells() if cell.column == 1 and len(cell.row) == 2
-    ]
+    return [(cell.row[0], cell.row[1], cell.line) for cell in document.cells if cell.column == 1 and len(cell.row) == 2]
 
 
 def _sections(document: Document) -> list[tuple[str, str, int]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from clearseek.audit import questions as ask
@@ -246,16 +247,9 @@ def _linked(subject: Subject) -> list[Evidence]:
             if isinstance(each, str):
                 line = next((n for n, text in enumerate(card.lines, 1) if each in text), 1)
                 out.append(Evidence(card.file, f"line {line}, key datasets", each, card.sha256))
-    for document in subject.documents:
-        about: dict[int, bool] = {}
-        for link in document.links:
-            if not _DATASET.match(link.target):
-                continue
-            if link.line not in about:
-                about[link.line] = _about_training(document, link.line)
-            if about[link.line]:
-                out.append(Evidence(document.file, f"line {link.line}", link.target, document.sha256))
-    return out
+    hashes = {document.file: document.sha256 for document in subject.documents}
+    linked = subject.links(_DATASET.match, _about_training)
+    return out + [replace(each, sha256=hashes[each.file]) for each in linked]
 
 
 def _sources(subject: Subject) -> Row:

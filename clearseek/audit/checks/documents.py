@@ -194,20 +194,14 @@ def _places(links: list[Evidence]) -> list[Evidence]:
 
 def _own_papers(subject: Subject) -> list[Evidence]:
     """Links to papers that present this model: cited by the card, or named as its paper or report."""
-    out = []
-    for document in subject.documents:
-        presents: dict[int, bool] = {}
-        for link in document.links:
-            if not _PAPER.search(link.target):
-                continue
-            if link.line not in presents:
-                line = document.lines[link.line - 1].lower()
-                around = " ".join(document.lines[max(0, link.line - 12) : link.line]).lower()
-                cited = "@" in around and ("title" in around or "eprint" in around or "url" in line)
-                presents[link.line] = cited or re.search(r"paper|report|preprint", line) is not None
-            if presents[link.line]:
-                out.append(Evidence(document.file, f"line {link.line}", link.target))
-    return out
+
+    def presents(document: Document, number: int) -> bool:
+        line = document.lines[number - 1].lower()
+        around = " ".join(document.lines[max(0, number - 12) : number]).lower()
+        cited = "@" in around and ("title" in around or "eprint" in around or "url" in line)
+        return cited or re.search(r"paper|report|preprint", line) is not None
+
+    return subject.links(_PAPER.search, presents)
 
 
 def _report(subject: Subject) -> Row:

@@ -75,7 +75,7 @@ def _derived(subject: Subject) -> Iterator[Derived]:
             where = f"line {lines.get(base, 1)}, key base_model"
             yield Derived(subject.name, base, Evidence(card.file, where, shorten(base), card.sha256))
     for document in subject.documents:
-        for cell in document.cells():
+        for cell in document.cells:
             header = cell.header[cell.column].lower() if cell.column < len(cell.header) else ""
             if re.fullmatch(r"base(?: |_)?model", header) and cell.text and cell.row:
                 yield Derived(cell.row[0], cell.text, document.at(cell.line, f"{cell.row[0]}: {cell.text}"))

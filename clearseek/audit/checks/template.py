@@ -17,7 +17,7 @@ from jinja2.parser import Parser
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.read.subject import Subject, attempt
+from clearseek.audit.read.subject import Subject
 
 LONGEST: Final = 200_000
 """Characters of a template."""
@@ -74,8 +74,7 @@ def _templates(subject: Subject) -> Iterator[tuple[str, str, Evidence]]:
             text = source.read(path, LONGEST + 1).decode("utf-8", errors="replace")
             yield "default" if path == _FILES[0] else path, text, source.whole(path)
     for path in (_FILES[1], _CONFIG):
-        content = attempt(lambda path=path: source.json(path)).value if path in source.sizes else None  # type: ignore[misc]
-        held = (content or {}).get("chat_template")
+        held = source.settings(path).get("chat_template")
         for each in held if isinstance(held, list) else [{"name": "default", "template": held}]:
             if isinstance(each, dict) and isinstance(each.get("template"), str):
                 yield str(each.get("name")), each["template"], source.whole(path)

@@ -165,7 +165,7 @@ def find_claims(document: Document, name: str) -> Iterator[Claim]:
     """The claims of a document about the model called `name`, in order of line."""
     wanted = normalise(name)
     found: list[Claim] = []
-    for cell in document.cells():
+    for cell in document.cells:
         if len(cell.row) == 2 and all(title.lower().strip(" :#") in _NAMELESS for title in cell.header):
             if cell.column and len(cell.text) < 300:
                 found += _in_prose(document, cell.line, f"{cell.row[0].rstrip(': ')}: {cell.text}", wanted)
