@@ -81,7 +81,7 @@ def export_hf(
             in BF16. The router's bias is always F32.
         shard_bytes: Largest weight file, in bytes; a model above it is sharded.
         extra_card: Markdown added to README.md.
-        scales: Of FP8 blocks; any other type has none.
+        scales: Form of the FP8 blocks' scales; other types have no scales.
 
     Raises:
         UserError: tensors are missing, unknown or misshapen; the tokenizer does not fit; `out` holds something else;

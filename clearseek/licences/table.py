@@ -76,6 +76,12 @@ class Licence:
     """Words that a NOTICE file must have."""
     marks_changes: bool = False
     """Changed files must say that they were changed."""
+    rules_begin: str = ""
+    """Words before which the text says what it is, which copies may leave out; else its first short lines."""
+    rules_end: str = ""
+    """Words from which on the text says how to apply it, which copies may leave out."""
+    name_slots: tuple[str, ...] = ()
+    """Where the licensor's name stands in the middle of a rule, in words of the text that a name may replace."""
     credit_only: bool = False
     """Credit and a link are enough: no copy of the text need come along."""
 
@@ -132,7 +138,7 @@ def _key(name: str) -> str:
 def _read() -> tuple[Licence, ...]:
     """The rows of ``table.toml``, in its order."""
     content = tomllib.loads((files(__package__) / "table.toml").read_text(encoding="utf-8"))
-    lists = {"suits": frozenset, "aliases": tuple, "shown": tuple}
+    lists = {"suits": frozenset, "aliases": tuple, "shown": tuple, "name_slots": tuple}
     return tuple(
         Licence(id, **{key: lists.get(key, lambda value: value)(value) for key, value in row.items()})
         for id, row in content.items()

@@ -50,12 +50,11 @@ def lift(subject: Subject, rows: tuple[Row, ...]) -> tuple[Row, ...]:
     checks = _CHECKS if records.ours else {ask.DOCUMENTS_DATA_CARD: _CHECKS[ask.DOCUMENTS_DATA_CARD]}
     lifted = [_lifted(row, checks[row.question], records) if row.question in checks else row for row in rows]
     parts = [row.grade for row in lifted if row.id.startswith("code.") and row.question != ask.CODE_COMPLETE]
-    return tuple(_whole(row, min(parts)) if row.question == ask.CODE_COMPLETE else row for row in lifted)
-
-
-def _whole(row: Row, lowest: Grade) -> Row:
-    """All of the code is as well shown as its least shown part."""
-    return replace(row, grade=lowest) if row.answer == "yes" else row
+    return tuple(
+        # all of the code is as well shown as its least shown part
+        replace(row, grade=min(parts)) if row.question == ask.CODE_COMPLETE and row.answer == "yes" else row
+        for row in lifted
+    )
 
 
 def _lifted(row: Row, check: Check, records: Records) -> Row:
@@ -141,12 +140,9 @@ def _tokenizer(records: Records) -> Result:
     hashes.add(records.json(DATA_MANIFEST)["tokenizer_sha256"])
     if "" in hashes:
         return None
-    agree = len(hashes) == 1
-    return (
-        agree,
-        "the model's, the data's and the manifest's are one" if agree else "three tokenizers differ",
-        "tokenizer.json",
-    )
+    same = len(hashes) == 1
+    what = "the model's, the data's and the manifest's are one" if same else "three tokenizers differ"
+    return same, what, "tokenizer.json"
 
 
 def _croissant(records: Records) -> Result:
@@ -237,11 +233,8 @@ def _evaluation(records: Records) -> Result:
     tokens = sum(window["tokens"] for window in stated["windows"])
     computed = bits / tokens * (held_out["tokens"] - 1) / held_out["bytes"]
     if abs(computed - stated["bits_per_byte"]) > 1e-9:
-        return (
-            False,
-            f"{path}: its windows come to {computed:.4f} bits per byte, not {stated['bits_per_byte']:.4f}",
-            path,
-        )
+        what = f"{path}: its windows come to {computed:.4f} bits per byte, not {stated['bits_per_byte']:.4f}"
+        return False, what, path
     card = records.subject.card
     if card is not None and f"{computed:.3f}" not in card.text:
         return False, f"the card does not state the {computed:.3f} bits per byte that {path} comes to", path

@@ -141,7 +141,7 @@ def _bytes(subject: Subject, found: Sifted) -> Row:
 def _incomplete(found: Sifted, known: Listing | None) -> str:
     """What stands against these being all of the data; empty where nothing does."""
     not_real = {**found.hollow, **found.unread}
-    if not_real and not (known is not None and known.counted and not known.problem):  # an empty half, listed as one
+    if not_real and not (known is not None and known.counted and not known.problem):  # an empty split, listed as one
         path, why = next(iter(not_real.items()))
         return f"{path} {why}"
     if known is None:

@@ -22,7 +22,7 @@ from clearseek.audit.read.subject import Subject
 LONGEST: Final = 200_000
 """Characters of a template."""
 MOST_TURNS: Final = 100_000
-"""Of a loop with a number in it, or repeats of a text."""
+"""Most turns of a loop with a number in it, or repeats of a text."""
 _DUNDER = re.compile(
     r"\s*__(?:class|mro|base|bases|subclasses|globals|builtins|import|init|getattribute|getattr|dict|code|self|module|"
     r"reduce|reduce_ex|func|closure|call|new|doc|name)__\s*"

@@ -26,7 +26,7 @@ _HUB = re.compile(
 )
 _LARGE = (".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".nemo", ".tflite", ".onnx")
 LEAST_ELEMENTS = 100_000
-"""Of a model, where no configuration says what it should have; a byte or more each."""
+"""Fewest elements of a model where no configuration says what it should have; each is a byte or more."""
 
 
 def rows(subject: Subject) -> Iterator[Row]:

@@ -45,16 +45,13 @@ def _read(source: Source, path: str, content: dict[str, Any]) -> Listing | None:
     if entries:
         sizes = {name: size for name, size in entries if "://" not in name}
         return Listing(path, _counted(content, sizes), _misfit(source, path, folder, sizes))
-    if any(isinstance(each, dict) and (each.get("splits") or each.get("features")) for each in _sets(content)):
+    if any(
+        isinstance(each, dict) and (each.get("splits") or each.get("features")) for each in (content, *content.values())
+    ):
         return Listing(path, False)
     if content.get("distribution") or content.get("recordSet"):
         return Listing(path, False)
     return None
-
-
-def _sets(content: dict[str, Any]) -> Iterator[Any]:
-    yield content
-    yield from content.values()
 
 
 def _entries(content: dict[str, Any]) -> Iterator[tuple[str, int | None]]:
@@ -73,7 +70,7 @@ def _entries(content: dict[str, Any]) -> Iterator[tuple[str, int | None]]:
 
 
 def _counted(content: dict[str, Any], sizes: dict[str, int | None]) -> bool:
-    """Whether the halves' shards have sizes that hold the tokens counted."""
+    """Whether the shards to train on have sizes that hold the tokens counted."""
     train = content.get("train")
     shards = train.get("shards") if isinstance(train, dict) else None
     if not isinstance(train, dict) or not isinstance(shards, list) or not isinstance(content.get("fingerprint"), str):

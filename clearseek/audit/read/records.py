@@ -22,7 +22,7 @@ DATA_MANIFEST: Final = "data/manifest.json"
 LONGEST_RECORD: Final = 500_000_000
 """Bytes of a record that are read."""
 Result = tuple[bool, str, str] | None
-"""Whether they agree, what was compared, and the file that bears it out; None where there is nothing to compare."""
+"""Whether files agree, what was compared, and the file that shows it; None where there is nothing to compare."""
 
 
 class Records:
@@ -97,21 +97,16 @@ class Records:
         if self.transcript[0]["data_fingerprint"] != manifest.fingerprint:
             return False, "the transcript was made with other data: another fingerprint", TRANSCRIPT
         if self.source.sizes.get("data/heldout.txt", manifest.heldout.bytes) != manifest.heldout.bytes:
-            return (
-                False,
-                f"data/heldout.txt is not of the {manifest.heldout.bytes:,} bytes that are counted",
-                DATA_MANIFEST,
-            )
+            what = f"data/heldout.txt is not of the {manifest.heldout.bytes:,} bytes that are counted"
+            return False, what, DATA_MANIFEST
         lines = self.source.read("data/documents.jsonl", LONGEST_RECORD).splitlines()
         tokenizer = sha256_bytes(self.source.read("data/tokenizer.json", LONGEST_RECORD))
         try:
             check_lists(manifest, (DocumentEntry.model_validate_json(line) for line in lines), tokenizer)
         except UserError as error:
             return False, f"data/{error}", DATA_MANIFEST
-        what = (
-            f"its {len(manifest.files)} files have the manifest's hashes, {len(lines):,} documents make its fingerprint"
-        )
-        return True, f"{what}, and the transcript names it", DATA_MANIFEST
+        what = f"its {len(manifest.files)} files have the manifest's hashes, {len(lines):,} documents make"
+        return True, f"{what} its fingerprint, and the transcript names it", DATA_MANIFEST
 
 
 def _begin(header: dict[str, Any]) -> int:

@@ -195,6 +195,14 @@ class Subject:
                     found.append(Evidence(document.file, f"line {link.line}", link.target))
         return found
 
+    def heading(self, pattern: re.Pattern[str]) -> tuple[Document, int] | None:
+        """The first heading, and its line, that matches in lower case and with dashes for spaces."""
+        for document in self.documents:
+            for number, line in enumerate(document.lines, 1):
+                if line.startswith("#") and pattern.search(line.lower().replace(" ", "-")):
+                    return document, number
+        return None
+
     @cached_property
     def card(self) -> Document | None:
         """The README at the top of the release."""
