@@ -21,9 +21,8 @@ from clearseek.audit.read.card import Document, plain
 from clearseek.audit.read.listing import Listing, listing
 from clearseek.audit.read.presence import Sifted, sift
 from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.subject import Subject, attempt
 from clearseek.audit.read.tables import table_cells
-from clearseek.errors import UserError
 
 LEVELS = (
     "nothing is said", "described in words", "sources named", "data sets linked", "with proportions",
@@ -304,10 +303,7 @@ def _order(subject: Subject) -> Row:
 
 def _names_data(subject: Subject, transcript: str) -> bool:
     """Whether a transcript's first line says which data were used."""
-    try:
-        head = subject.source.read(transcript, 1_000_000)
-    except UserError:
-        return False
+    head = attempt(lambda: subject.source.read(transcript, 1_000_000)).value or b""
     return b'"data_fingerprint"' in head.partition(b"\n")[0]
 
 

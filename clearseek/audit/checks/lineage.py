@@ -171,11 +171,8 @@ def _copy_missing(subject: Subject, base: Licence) -> str:
 @per_subject
 def _notices(subject: Subject) -> tuple[str, ...]:
     """Words of the NOTICE files."""
-    texts: list[str] = []
-    for path in [path for path in subject.source.sizes if is_notice_file(path)][:20]:
-        part = attempt(lambda path=path: subject.source.document(path))  # type: ignore[misc]
-        texts += [_bare(part.value.text)] if part.value is not None else []
-    return tuple(texts)
+    named = [path for path in subject.source.sizes if is_notice_file(path)][:20]
+    return tuple(_bare(document.text) for document in subject.source.readable(named))
 
 
 def _bare(text: str) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from clearseek.audit.read.source import Source
-from clearseek.errors import UserError
 
 _NAMES: Final = ("manifest.json", "croissant.json", "dataset_info.json", "dataset_infos.json")
 _LONGEST: Final = 64_000_000
@@ -30,13 +29,8 @@ def listing(source: Source) -> Listing | None:
     for path in source.sizes:
         folder, _, base = path.lower().rpartition("/")
         if base in _NAMES and "data" in folder and source.sizes[path] <= _LONGEST:
-            try:
-                known = _read(source, path, source.json(path))
-            except UserError:
-                continue
-            if known is not None:
-                found.append(known)
-    return max(found, key=lambda each: (each.counted, not each.problem), default=None)
+            found.append(_read(source, path, source.settings(path)))
+    return max(filter(None, found), key=lambda each: (each.counted, not each.problem), default=None)
 
 
 def _read(source: Source, path: str, content: dict[str, Any]) -> Listing | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -97,6 +99,12 @@ class Source(ABC):
             whole = len(raw) == self.sizes[path]
             self._documents[path] = Document(path, decode(raw), self.sha256(path) if whole else "")
         return self._documents[path]
+
+    def readable(self, paths: Iterable[str]) -> Iterator[Document]:
+        """Those of these text files that can be read."""
+        for path in paths:
+            with suppress(UserError):
+                yield self.document(path)
 
     @cached_property
     def _documents(self) -> dict[str, Document]:
