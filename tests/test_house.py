@@ -15,7 +15,7 @@ from clearseek.cli import COMMANDS
 
 PACKAGE = Path(__file__).parents[1] / "clearseek"
 FLOORS = (
-    ("errors", "jsontext", "program", "sysfiles", "interrupts", "locks"),
+    ("errors", "jsontext", "program", "sysfiles", "interrupts", "locks", "templates"),
     ("files", "filetypes"),
     ("cores", "machine", "config", "recipe"),
     ("tensors",),

@@ -30,6 +30,7 @@ from clearseek.hub.block_fp8 import encode
 from clearseek.hub.config_json import Scales, hf_config, quantization_config
 from clearseek.hub.folder import INDEX
 from clearseek.hub.tokenizer_files import CHAT_TEMPLATE, generation_config, special_ids, tokenizer_config
+from clearseek.templates import render
 from clearseek.tensors import FP8_KINDS, SCALE_SUFFIX, TensorSpec, memory_tensors, scale_shape, tensors
 
 EXPORT_MARK = "<!-- Written by ClearSeek: the next export to this folder replaces it. -->"
@@ -80,7 +81,7 @@ def export_hf(
             in BF16. The router's bias is always F32.
         shard_bytes: Largest weight file, in bytes; a model above it is sharded.
         extra_card: Markdown added to README.md.
-        scales: Of FP8 blocks; any other type has none.
+        scales: Form of the FP8 blocks' scales; other types have no scales.
 
     Raises:
         UserError: tensors are missing, unknown or misshapen; the tokenizer does not fit; `out` holds something else;
@@ -104,7 +105,11 @@ def export_hf(
         _write_json(folder / "tokenizer_config.json", tokenizer_config(ids, config.max_position_embeddings))
         (folder / "tokenizer.json").write_bytes(tokenizer.content)
         (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
-        (folder / "README.md").write_text(_card(out.name, config, _STORED_AS[dtype], extra_card), encoding="utf-8")
+        card = render(
+            "clearseek.hub", "model-card.md.jinja", name=out.name, config=config, dtype=_STORED_AS[dtype],
+            count=count_parameters(config), extra=extra_card, mark=EXPORT_MARK,
+        )  # fmt: skip
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _may_replace(out: Path) -> bool:
@@ -207,31 +212,6 @@ def place_of(spec: TensorSpec, config: ModelConfig) -> tuple[str, tuple[Any, ...
         return f"{match['stack']}.down_proj", (expert,)
     rows = slice(0, width) if match["projection"] == "gate" else slice(width, 2 * width)
     return f"{match['stack']}.gate_up_proj", (expert, rows)
-
-
-def _card(name: str, config: ModelConfig, dtype: str, extra: str | None) -> str:
-    count = count_parameters(config)
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        f"tags: [{config.model_type}, clearseek]",
-        "---",
-        "",
-        f"# {name}",
-        "",
-        f"A {config.model_type} model made with ClearSeek, stored as {dtype}.",
-        "",
-        "| parameters | |",
-        "|---|---|",
-        f"| total | {count.total:,} |",
-        f"| activated per token | {count.activated:,} |",
-    ]
-    if count.mtp:
-        lines.append(f"| multi-token-prediction layer, on top | {count.mtp:,} |")
-    if extra:
-        lines += ["", extra.strip()]
-    return "\n".join([*lines, "", EXPORT_MARK]) + "\n"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

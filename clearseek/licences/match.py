@@ -63,27 +63,6 @@ _MOST_NOTICES = 8
 _MOST_LOWER = 3
 """Words in lower case, unknown here, that a holder's name in the middle of a rule may have."""
 
-OPTIONAL_FROM = {
-    "Apache-2.0": "end of terms and conditions",
-    "GPL-2.0-only": "end of terms and conditions",
-    "GPL-3.0-only": "end of terms and conditions",
-    "CC-BY-4.0": "creative commons is not a party to",
-    "CC-BY-SA-4.0": "creative commons is not a party to",
-    "CC-BY-NC-4.0": "creative commons is not a party to",
-    "CC-BY-NC-SA-4.0": "creative commons is not a party to",
-    "CC-BY-ND-4.0": "creative commons is not a party to",
-    "CC-BY-NC-ND-4.0": "creative commons is not a party to",
-}
-"""From here on a standard text says how to apply it, which copies may leave out."""
-STARTS_AT = {
-    "Unlicense": "this is free and unencumbered software",
-    "CC0-1.0": "statement of purpose",
-    **{
-        f"CC-BY{kind}-4.0": "by exercising the licensed rights"
-        for kind in ("", "-SA", "-NC", "-NC-SA", "-ND", "-NC-ND")
-    },
-}
-"""Up to here a standard text says what it is, which copies may leave out; else its first lines up to a full one."""
 HARMLESS = (
     "the text of the creative commons public licenses is dedicated to the public domain under the cc0 public domain "
     "dedication",
@@ -92,13 +71,6 @@ HARMLESS = (
     "wiki creativecommons org considerations for licensees",
 )
 """Stands in some copies of a text and rules nothing."""
-NAME_SLOTS = {
-    "BSD-2-Clause": ("copyright holders and contributors", "copyright holder or contributors"),
-    "BSD-3-Clause": ("copyright holders and contributors", "copyright holder or contributors", "copyright holder nor"),
-    "ISC": ("isc", "isc"),
-    "0BSD": ("author", "author"),
-}
-"""Where the licensor's name stands in the middle of a rule; the words that a name may replace come first."""
 _HOLDER = frozenset(("of", "the", "copyright", "holder", "holders", "isc", "author", "authors"))
 
 
@@ -185,10 +157,10 @@ def _standards() -> tuple[_Standard, ...]:
 def _standard(licence: Licence, content: str) -> _Standard:
     text = read(content)
     words = tuple(word.text for word in text.words)
-    start = _find(words, STARTS_AT[licence.id]) if licence.id in STARTS_AT else _title_words(content)
-    stop = _find(words, OPTIONAL_FROM[licence.id]) if licence.id in OPTIONAL_FROM else len(words)
+    start = _find(words, licence.rules_begin) if licence.rules_begin else _title_words(content)
+    stop = _find(words, licence.rules_end) if licence.rules_end else len(words)
     slots: set[int] = set()
-    for phrase in NAME_SLOTS.get(licence.id, ()):
+    for phrase in licence.name_slots:
         parts = phrase.split()
         for i in range(len(words) - len(parts) + 1):
             if list(words[i : i + len(parts)]) == parts:

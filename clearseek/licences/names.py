@@ -48,20 +48,8 @@ _STEMS = re.compile(
     r"withh|charg|requir|violat|infring|oblig|compensat|reimburs|subscri|embargo|sanction)"
 )
 _CHINESE = re.compile(r"禁|不得|不可|不准|仅|除外|必须|商用|非商业|军事|到期|のみ|限る")
-_NAMES_TOO = (
-    "Will",
-    "May",
-    "Good",
-    "Price",
-    "Costs",
-    "Bar",
-    "Bans",
-    "Person",
-    "Null",
-    "Valid",
-    "Limited",
-    "LIMITED",
-    "Per",
+_NAMES_TOO = frozenset(
+    ("Will", "May", "Good", "Price", "Costs", "Bar", "Bans", "Person", "Null", "Valid", "Limited", "LIMITED", "Per")
 )
 """Words that are names as well, as they are written then."""
 _ABBREVIATED = re.compile(

@@ -30,22 +30,8 @@ _OTHER_POLICY = re.compile(
 )
 _ELSEWHERE = re.compile(r"third[-_ ]?part|3rd[-_ ]?part|vendor|dependenc|bundled|submodule|external", re.I)
 _CODE = (
-    ".py",
-    ".json",
-    ".js",
-    ".ts",
-    ".sh",
-    ".yml",
-    ".yaml",
-    ".toml",
-    ".c",
-    ".cc",
-    ".cpp",
-    ".h",
-    ".rs",
-    ".png",
-    ".svg",
-)
+    ".py", ".json", ".js", ".ts", ".sh", ".yml", ".yaml", ".toml", ".c", ".cc", ".cpp", ".h", ".rs", ".png", ".svg",
+)  # fmt: skip
 _TOP: Final = frozenset(("license", "licence", "licenses", "licences", "legal"))
 """Folders whose licences are the release's own."""
 _WORDS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (

@@ -30,64 +30,6 @@ class Duty:
     """The words to look for, where the check needs some."""
 
 
-def _meta_notice(version: str) -> str:
-    meta = "Meta Llama 3" if version == "3" else f"Llama {version}"
-    return (
-        f"{meta} is licensed under the {meta} Community License, Copyright © Meta Platforms, Inc. All Rights Reserved."
-    )
-
-
-NAME_PREFIX = {
-    "LicenseRef-Llama-3": "Llama 3",
-    "LicenseRef-Llama-3.1": "Llama",
-    "LicenseRef-Llama-3.2": "Llama",
-    "LicenseRef-Llama-3.3": "Llama",
-    "LicenseRef-Llama-4": "Llama",
-    "LicenseRef-EXAONE-1.1-NC": "EXAONE",
-}
-"""How the name of a model must begin that was made with this one (Llama 3 and later: section 1.b.i; EXAONE: 2.1.c)."""
-SHOWN = {
-    "LicenseRef-Llama-3": "Built with Meta Llama 3",
-    "LicenseRef-Llama-3.1": "Built with Llama",
-    "LicenseRef-Llama-3.2": "Built with Llama",
-    "LicenseRef-Llama-3.3": "Built with Llama",
-    "LicenseRef-Llama-4": "Built with Llama",
-    "LicenseRef-Qwen": "Built with Qwen",
-    "LicenseRef-Qwen-Research": "Built with Qwen",
-    "LicenseRef-Grok-2": "Powered by xAI",
-    "LicenseRef-Stability-Community": "Powered by Stability AI",
-    "LicenseRef-Falcon-2-11B-1.0": "built using Falcon LLM technology from the Technology Innovation Institute",
-}
-SHOWN_TOO = {"Built with Qwen": ("Improved using Qwen",)}
-"""Words that do as well."""
-NOTICES = {
-    "LicenseRef-Llama-2": "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. "
-    "All Rights Reserved.",
-    **{f"LicenseRef-Llama-{version}": _meta_notice(version) for version in ("3", "3.1", "3.2", "3.3", "4")},
-    "LicenseRef-Gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at "
-    "ai.google.dev/gemma/terms",
-    "LicenseRef-Tongyi-Qianwen": "Tongyi Qianwen is licensed under the Tongyi Qianwen LICENSE AGREEMENT, "
-    "Copyright (c) Alibaba Cloud. All Rights Reserved.",
-    "LicenseRef-Qwen": "Qwen is licensed under the Qwen LICENSE AGREEMENT, Copyright (c) Alibaba Cloud. "
-    "All Rights Reserved.",
-    "LicenseRef-Mistral-MRL-0.1": "Licensed by Mistral AI under the Mistral AI Research License",
-    "LicenseRef-NVIDIA-Open-Model": "Licensed by NVIDIA Corporation under the NVIDIA Open Model License",
-    "LicenseRef-Stability-Community": "This Stability AI Model is licensed under the Stability AI Community License, "
-    "Copyright © Stability AI Ltd. All Rights Reserved",
-    "LicenseRef-Stability-NC": "This Stability AI Model is licensed under the Stability AI Non-Commercial Research "
-    "Community License, Copyright (c) Stability AI Ltd. All Rights Reserved.",
-}
-_MARKED = frozenset(
-    ("LicenseRef-Gemma", "LicenseRef-Tongyi-Qianwen", "LicenseRef-Qwen", "LicenseRef-Falcon-2-11B-1.0", "Apache-2.0",
-     "LicenseRef-Mistral-MRL-0.1", "LicenseRef-DeepSeek-1.0", "LicenseRef-CreativeML-OpenRAIL-M",
-     "LicenseRef-BigScience-OpenRAIL-M", "LicenseRef-CreativeML-OpenRAIL++-M", "LicenseRef-BigScience-RAIL-1.0")
-)  # fmt: skip
-"""Ask that changed files say so."""
-_NO_COPY = frozenset(("CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC-BY-ND-4.0", "CC-BY-NC-ND-4.0",
-                      "LicenseRef-arXiv-1.0"))  # fmt: skip
-"""Are content with credit and a link."""
-
-
 _END = r"(?=$|[-_ .:@])"
 BASES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
     (re.compile(pattern, re.I), name)
@@ -126,15 +68,15 @@ def licence_of(base: str) -> Licence | None:
 def duties(base: Licence) -> tuple[Duty, ...]:
     """What a model built on one under this licence owes, as far as it shows in files and names."""
     owed: list[Duty] = []
-    if base.attribution and base.id not in _NO_COPY:
+    if base.attribution and not base.credit_only:
         owed.append(Duty("copy", f"A copy of {base.name} with its notices comes with the model.", "copy", base.id))
-    if notice := NOTICES.get(base.id):
-        owed.append(Duty("notice", f"A NOTICE file says: “{notice}”", "notice", notice))
-    if shown := SHOWN.get(base.id):
-        owed.append(Duty("shown", f"The card or the documentation shows “{shown}”.", "shown", shown))
-    if prefix := NAME_PREFIX.get(base.id):
+    if base.notice_text:
+        owed.append(Duty("notice", f"A NOTICE file says: “{base.notice_text}”", "notice", base.notice_text))
+    if base.shown:
+        owed.append(Duty("shown", f"The card or the documentation shows “{base.shown[0]}”.", "shown", base.shown[0]))
+    if prefix := base.name_prefix:
         owed.append(Duty("name", f"The model's name begins with “{prefix}”.", "name-prefix", prefix))
-    if base.id in _MARKED:
+    if base.marks_changes:
         owed.append(Duty("changes", "Changed files say that they were changed.", "changes-marked"))
     if base.pass_on:
         owed.append(
@@ -148,11 +90,11 @@ def duties(base: Licence) -> tuple[Duty, ...]:
 
 def naming_problem(model_name: str, base: Licence) -> str | None:
     """Why the name of a model built on one under this licence breaks its rule; None if it does not."""
-    prefix = NAME_PREFIX.get(base.id)
     name = model_name.rstrip("/").rpartition("/")[2]
-    if prefix is None or _letters(name).startswith(_letters(prefix)):
+    if _letters(name).startswith(_letters(base.name_prefix)):
         return None
-    return f"{base.name} asks that the name of a model made with it begin with “{prefix}”; this one is “{name[:100]}”"
+    wanted = f"{base.name} asks that the name of a model made with it begin with “{base.name_prefix}”"
+    return f"{wanted}; this one is “{name[:100]}”"
 
 
 def _letters(name: str) -> str:

@@ -31,12 +31,13 @@ class Made:
     dtype: str
     evaluation: dict[str, Any]
     steps: tuple[int, ...]
-    """Of the checkpoints."""
+    """Steps of the checkpoints."""
     seconds: float
-    """That training took, by the metrics; 0 where they are missing."""
+    """Seconds that training took, by the metrics; 0 where they are missing."""
     provider: str = ""
-    """Who publishes it, and how to reach them; the languages of the data: known to the publisher alone."""
+    """Publisher, with a contact; only the publisher knows it."""
     languages: str = ""
+    """Languages of the data; only the publisher knows them."""
 
 
 def gather(run: Run, data: Path, dtype: str, name: str) -> Made:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ _GIT = b"""* -text
 
 @dataclass(frozen=True, slots=True)
 class ReleaseSummary:
-    """What came of it."""
+    """A release that was written."""
 
     out: Path
     files: int
@@ -55,7 +56,7 @@ class ReleaseSummary:
     root: str
     """Merkle root over all files."""
     fingerprint: str
-    """Of the key that signed; empty without one."""
+    """Fingerprint of the signing key, or an empty string."""
 
 
 def make_release(
@@ -76,11 +77,11 @@ def make_release(
         out: Folder to make; it must not exist.
         data: The run's data, where they are not in its folder.
         key: Private key to sign with.
-        dtype: Of the exported weights: ``bf16``, ``fp32`` or ``fp8``. Checkpoints are always FP32.
-        name: Of the model; by default the folder's.
+        dtype: Type of the exported weights: ``bf16``, ``fp32`` or ``fp8``. Checkpoints are always FP32.
+        name: Name of the model; by default the folder's.
         provider: Who publishes it, with a contact, for the card and the AI Act's summary.
-        languages: Of the data, for that summary.
-        say: Told what is being done.
+        languages: Languages of the data, for that summary.
+        say: Called with a line for each stage.
 
     Raises:
         UserError: the run is not finished or not sound, data were changed, `out` exists or lies in the run.
@@ -95,15 +96,13 @@ def make_release(
     with atomic_folder(out) as place:
         say("writing weights and logits")
         _weights(run, place, made)
-        logits = json.dumps(as_json(prompt_logits(place)), indent=1) + "\n"
-        _write(place / "evaluation" / "logits.json", logits.encode("utf-8"))
+        _write_json(place / "evaluation" / "logits.json", as_json(prompt_logits(place)))
         say(f"copying {len(made.steps)} checkpoints and the data")
         _training(run, place, made)
         _copy(folder, place / "data")
         archive, content = source_archive()
         _write(place / "code" / archive, content)
-        code = json.dumps(code_list(trainers_code(package_sources())), indent=1) + "\n"
-        _write(place / CODE, code.encode("utf-8"))
+        _write_json(place / CODE, code_list(trainers_code(package_sources())))
         for path, text in documents.all_documents(made, place).items():
             _write(place / path, text.encode("utf-8"))
         _licences(place, made)
@@ -177,16 +176,20 @@ def _bills(place: Path, made: Made) -> dict[str, str]:
     source.hashes.update({entry.path: entry.sha256 for entry in listing.build(place).files})
     found = replace(audit_release(source, made.name), subject=made.name)
     for name, render in (("bom.cdx.json", as_cyclonedx), ("bom.spdx.json", as_spdx)):
-        _write(place / name, (json.dumps(render(found, findings=False), indent=1) + "\n").encode())
+        _write_json(place / name, render(found, findings=False))
     return source.hashes
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A folder of plain files; the first that cannot be copied ends it. What an operating system left stays behind."""
+    """A folder of plain files; the first that cannot be copied raises OSError. Strays of the system are left out."""
     target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.is_file() and not system_file(path.name):
             shutil.copyfile(path, target / path.name)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write(path, (json.dumps(value, indent=1) + "\n").encode("utf-8"))
 
 
 def _write(path: Path, content: bytes) -> None:

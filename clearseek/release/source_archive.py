@@ -19,7 +19,7 @@ from clearseek.errors import UserError
 ROOT: Final = Path(clearseek.__file__).resolve().parent.parent
 FILES: Final = ("pyproject.toml", "README.md", "LICENSE", "Makefile", "CHANGELOG.md")
 FOLDERS: Final = ("clearseek", "recipes", "docs")
-_KEPT: Final = (".py", ".toml", ".md", ".txt", ".typed", ".png")
+_KEPT: Final = (".py", ".toml", ".md", ".txt", ".typed", ".png", ".jinja")
 
 
 def source_files(root: Path = ROOT) -> list[Path]:

@@ -6,7 +6,7 @@ digests in the order listed (sorted by the parts of the path). So `model_signing
 https://github.com/ossf/model-signing-spec.
 
 What a signature leaves out matters as much as what it covers: an unsigned file beside signed ones is a problem here,
-and what the statement tells readers to ignore is listed in the result. Stricter than OMS: a path that stands there
+and what the statement tells readers to ignore is listed in the result. Stricter than OMS: a path that is listed
 twice, lies outside, or is both signed and ignored makes the statement invalid.
 """
 
@@ -24,7 +24,7 @@ from clearseek.files import write_atomic
 from clearseek.signing.dsse import LONGEST_BUNDLE, STATEMENT_TYPE, SignatureError, sign_statement, verify_statement
 from clearseek.signing.hashing import Progress, hash_files
 from clearseek.signing.keys import PrivateKey, PublicKey
-from clearseek.signing.manifest import NOT_CONTENT, SIGNATURE, refuse_problems
+from clearseek.signing.manifest import NOT_CONTENT, SIGNATURE, sound_tree
 from clearseek.signing.tree import Tree, is_below, name_problem, path_bytes, read_bytes, read_file, visible, walk
 
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
@@ -36,7 +36,7 @@ class Verification:
     """What came out of checking a signed folder."""
 
     fingerprint: str
-    """Of the key that was checked against."""
+    """Fingerprint of the key that the signature was checked against."""
     invalid: str = ""
     """Why the signature is not by this key; the files were then not looked at."""
     name: str = ""
@@ -101,11 +101,7 @@ def sign_folder(
     """
     bundle = bundle or root / SIGNATURE
     ignored = _with_bundle(root, bundle, ignore)
-    for path in ignored:
-        if what := name_problem(path):
-            raise UserError(f"cannot leave out {visible(path)}: {what}")
-    tree = walk(root, ignored)
-    refuse_problems(root, tree)
+    tree = sound_tree(root, ignored)
     if not tree.files:
         raise UserError(f"{root}: there is no file to sign")
     hashes = hash_files(root, tree.files, progress)
@@ -120,7 +116,7 @@ def verify_folder(
 
     Args:
         root: The folder.
-        key: Of the one who should have signed.
+        key: Public key of whoever should have signed.
         bundle: The signature's file or bytes; ``model.sig`` in the folder if left out.
         progress: Told about the hashing.
 

@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event, Lock
 
+from clearseek.cores import usable_cores
 from clearseek.errors import UserError
 from clearseek.signing.tree import File, open_file, visible
 
@@ -43,7 +44,7 @@ def hash_files(
     """
     ordered = list(files)
     count = _Count(sum(file.size for file in ordered), progress)
-    workers = max(1, min(threads or _cores(), len(ordered)))
+    workers = max(1, min(threads or usable_cores(), len(ordered)))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="hash")
     try:
         largest_first = sorted(ordered, key=lambda file: -file.size)
@@ -98,8 +99,3 @@ class _Count:
             self._done += size
             if self._progress is not None and size:
                 self._progress(self._done, self._total)
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

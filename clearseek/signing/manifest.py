@@ -142,11 +142,7 @@ def build(
         UserError: the folder holds something that no release may hold, or cannot be read.
     """
     left_out = tuple(sorted(set(exclude), key=path_bytes))
-    for path in left_out:
-        if what := name_problem(path):
-            raise UserError(f"cannot leave out {visible(path)}: {what}")
-    tree = walk(root, left_out)
-    refuse_problems(root, tree)
+    tree = sound_tree(root, left_out)
     hashes = dict(known or {})
     hashes |= hash_files(root, tuple(file for file in tree.files if file.path not in hashes), progress)
     return Manifest(tuple(Entry(file.path, file.size, hashes[file.path]) for file in tree.files), left_out)
@@ -232,12 +228,17 @@ def check_proof(entry: Entry, proof: Proof, root: str) -> bool:
         return False
 
 
-def refuse_problems(root: Path, tree: Tree) -> None:
-    """Raise UserError for a folder that holds what a release may not hold."""
+def sound_tree(root: Path, left_out: Iterable[str]) -> Tree:
+    """The files of a folder. Raises UserError where it holds what a release may not hold."""
+    for path in left_out:
+        if what := name_problem(path):
+            raise UserError(f"cannot leave out {visible(path)}: {what}")
+    tree = walk(root, left_out)
     if tree.problems:
         more = f", and {len(tree.problems) - 3} more" if len(tree.problems) > 3 else ""
         listed = "; ".join(map(str, tree.problems[:3]))
         raise UserError(f"{root}: remove or rename what a release may not hold: {listed}{more}")
+    return tree
 
 
 def _entry(value: Any, number: int, where: str) -> Entry:

@@ -56,7 +56,7 @@ class Problem:
     """Something that should not be in a release folder. It was not opened."""
 
     path: str
-    """As it stands there, with unprintable characters escaped."""
+    """Path in the folder, with unprintable characters escaped."""
     what: str
 
     def __str__(self) -> str:

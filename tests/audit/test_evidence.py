@@ -20,9 +20,6 @@ from tests.releases import audited, fixture
 PACKAGE = Path(clearseek.__file__).parent
 PRINTING = {
     ("audit/render/text.py", "_print_row"),
-    ("audit/render/markdown.py", "_row"),
-    ("audit/render/html.py", "_cell"),
-    ("audit/render/html.py", "_row"),
     ("audit/render/sarif.py", "_result"),
     ("audit/render/exports.py", "as_cyclonedx"),
     ("audit/render/spdx.py", "as_spdx"),
@@ -75,6 +72,8 @@ def test_no_code_reads_a_reason_but_to_print_it() -> None:
     outside = {place for place in found if place[0] != "audit/evidence.py"}
     assert outside - PRINTING == set(), "give the row a fact, and read that (clearseek/audit/facts.py)"
     assert PRINTING - outside == set(), "prints no reason any more: take it off the list"
+    templates = {path.name for path in PACKAGE.rglob("*.jinja") if ".reason" in path.read_text(encoding="utf-8")}
+    assert templates == {"audit.html.jinja", "audit.md.jinja", "comparison.html.jinja"}
 
 
 def test_every_question_has_its_own_name_and_the_subjects_stay_together() -> None:

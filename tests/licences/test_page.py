@@ -31,7 +31,7 @@ def _asks(row: Licence) -> list[str]:
         "uses": row.field_of_use, f"{(row.user_cap or 0) // 1_000_000} M users": row.user_cap,
         "commerce": row.non_commercial,
         "training others": row.no_compete, "outputs": row.output_restriction, "place": row.geo_exclusion,
-        "same licence": row.share_alike, "passing on": row.pass_on, "names": row.naming_rule,
+        "same licence": row.share_alike, "passing on": row.pass_on, "names": row.shown or row.name_prefix,
     }  # fmt: skip
     return [name for name, asked in asks.items() if asked]
 

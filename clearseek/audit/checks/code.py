@@ -17,7 +17,7 @@ from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.facts import PackagesFact
 from clearseek.audit.read.archive import members
-from clearseek.audit.read.card import plain
+from clearseek.audit.read.card import Document, plain
 from clearseek.audit.read.program import code_of
 from clearseek.audit.read.source import Source, is_test
 from clearseek.audit.read.subject import Subject
@@ -32,6 +32,7 @@ MOST_PARSED: Final = 3_000_000
 """Characters of Python that are taken apart for each piece: a second's work."""
 _ENDINGS = (".py", ".cu", ".cpp", ".rs", ".jl", ".sh", ".ipynb")
 _REPOSITORY = re.compile(r"https?://(?:www\.)?(?:github|gitlab|gitee)\.com/[\w.-]+/[\w.-]+")
+_NO_CODE = re.compile(r"/issues/|\.(?:svg|png|jpe?g|gif)\b|LICEN[CS]E")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,20 +200,15 @@ def _does(text: str, piece: Piece) -> bool:
 
 def _linked(subject: Subject, piece: Piece) -> list[Evidence]:
     """Lines that name this piece and link to a repository."""
-    out = []
-    for document in subject.documents:
-        names: dict[int, bool] = {}
-        for link in document.links:
-            if not _REPOSITORY.match(link.target) or "/issues/" in link.target:
-                continue
-            if re.search(r"\.(?:svg|png|jpe?g|gif)\b|LICEN[CS]E", link.target):
-                continue
-            if link.line not in names:
-                line = document.lines[link.line - 1]
-                names[link.line] = any(_pattern(piece.words).search(text) for text in {line, plain(line)})
-            if names[link.line]:
-                out.append(Evidence(document.file, f"line {link.line}", link.target))
-    return out
+
+    def is_repository(target: str) -> bool:
+        return bool(_REPOSITORY.match(target)) and not _NO_CODE.search(target)
+
+    def names_it(document: Document, number: int) -> bool:
+        line = document.lines[number - 1]
+        return any(_pattern(piece.words).search(text) for text in {line, plain(line)})
+
+    return subject.links(is_repository, names_it)
 
 
 def linked_data_code(subject: Subject) -> list[Evidence]:

@@ -66,11 +66,10 @@ def row(subject: Subject) -> Row:
     """Whether a summary is there, and which fields it fills."""
     found = summary_file(subject)
     if found is None:
-        for document in subject.documents:
-            for number, line in enumerate(document.lines, 1):
-                if line.startswith("#") and _NAMED.search(line.lower().replace(" ", "-")):
-                    reason = f"a section of {document.file}; its fields were not read"
-                    return ask.DOCUMENTS_DATA_SUMMARY.partly(Grade.CLAIMED, reason, document.at(number))
+        if section := subject.heading(_NAMED):
+            document, number = section
+            reason = f"a section of {document.file}; its fields were not read"
+            return ask.DOCUMENTS_DATA_SUMMARY.partly(Grade.CLAIMED, reason, document.at(number))
         return ask.DOCUMENTS_DATA_SUMMARY.no(Grade.ABSENT, "no file and no section of that name")
     part = attempt(lambda: fault(subject.source, found, "summary"))
     if part.value is None:
@@ -132,9 +131,7 @@ def _is(label: str, field: Field) -> bool:
 
 def _table(document: Document) -> list[tuple[str, str, int]]:
     """Rows of tables with two columns: name, value, line."""
-    return [
-        (cell.row[0], cell.row[1], cell.line) for cell in document.cells() if cell.column == 1 and len(cell.row) == 2
-    ]
+    return [(cell.row[0], cell.row[1], cell.line) for cell in document.cells if cell.column == 1 and len(cell.row) == 2]
 
 
 def _sections(document: Document) -> list[tuple[str, str, int]]:

@@ -53,11 +53,10 @@ def _configured(subject: Subject) -> Iterator[Length]:
         if isinstance(factor, int | float) and 0 < factor < _UNLIMITED and _whole(original) and original < _UNLIMITED:
             name = f"{factor:g} x {original} (rotary scaling)"
             yield name, int(factor * original), subject.config_key("rope_scaling")
-    if "tokenizer_config.json" in subject.source.sizes:
-        length = (attempt(lambda: subject.source.json("tokenizer_config.json")).value or {}).get("model_max_length")
-        if _whole(length) and length < _UNLIMITED:
-            place = subject.source.key("tokenizer_config.json", "model_max_length", length)
-            yield "tokenizer_config.json", length, place
+    length = subject.source.settings("tokenizer_config.json").get("model_max_length")
+    if _whole(length) and length < _UNLIMITED:
+        place = subject.source.key("tokenizer_config.json", "model_max_length", length)
+        yield "tokenizer_config.json", length, place
 
 
 def _length(subject: Subject) -> Row:
@@ -126,13 +125,13 @@ def token_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
 def _special(subject: Subject, tokenizer: Part[dict[str, Any]]) -> Row:
     found: dict[str, list[tuple[str, Any, Evidence]]] = {}
     for file in (CONFIG, "generation_config.json"):
-        content = attempt(lambda file=file: subject.source.json(file)).value if file in subject.source.sizes else None  # type: ignore[misc]
+        content = subject.source.settings(file)
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            value = (content or {}).get(key)
+            value = content.get(key)
             if value is not None:
                 found.setdefault(key, []).append((file, value, subject.source.key(file, key, value)))
-    if tokenizer.value is not None and "tokenizer_config.json" in subject.source.sizes:
-        settings = attempt(lambda: subject.source.json("tokenizer_config.json")).value or {}
+    if tokenizer.value is not None:
+        settings = subject.source.settings("tokenizer_config.json")
         ids = token_ids(tokenizer.value)
         for name in ("bos_token", "eos_token", "pad_token"):
             token = settings.get(name)

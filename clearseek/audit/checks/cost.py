@@ -43,7 +43,7 @@ class Compute:
     exact: float | None
     """With attention, from the shapes, where these are known."""
     doubt: str = ""
-    """Why the tokens may not be this run's, where several figures of them stand there."""
+    """Why the tokens may not be this run's, where the text has several figures of them."""
 
 
 def rows(subject: Subject) -> Iterator[Row]:

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 from clearseek.audit import questions as ask
@@ -31,10 +32,14 @@ from clearseek.counts import flops_per_token
 from clearseek.errors import UserError
 from clearseek.jsontext import strict_json
 
+Check = tuple[Callable[["Records"], Result], *tuple[str, ...]]
+"""What compares, and the files without which there is nothing to compare."""
 _BILL: Final = "bom.cdx.json"
+_CROISSANT: Final = "data/croissant.json"
+_HELD_OUT: Final = "evaluation/held_out.json"
+_LOCK: Final = "training/requirements.lock"
 _METRICS: Final = "training/metrics.jsonl"
-
-
+_RECIPE: Final = "training/recipe.json"
 _FROM_WORDS: Final = (ask.COST_THRESHOLD,)
 """Rows whose other side is in the records alone, so that a claim is enough to compare."""
 
@@ -42,23 +47,25 @@ _FROM_WORDS: Final = (ask.COST_THRESHOLD,)
 def lift(subject: Subject, rows: tuple[Row, ...]) -> tuple[Row, ...]:
     """The rows, each at E3 compared with what else is here; other people's records are not of our form."""
     records = Records(subject)
-    checks = _CHECKS if records.ours else {ask.DOCUMENTS_DATA_CARD: _croissant}
+    checks = _CHECKS if records.ours else {ask.DOCUMENTS_DATA_CARD: _CHECKS[ask.DOCUMENTS_DATA_CARD]}
     lifted = [_lifted(row, checks[row.question], records) if row.question in checks else row for row in rows]
     parts = [row.grade for row in lifted if row.id.startswith("code.") and row.question != ask.CODE_COMPLETE]
-    return tuple(_whole(row, min(parts)) if row.question == ask.CODE_COMPLETE else row for row in lifted)
+    return tuple(
+        # all of the code is as well shown as its least shown part
+        replace(row, grade=min(parts)) if row.question == ask.CODE_COMPLETE and row.answer == "yes" else row
+        for row in lifted
+    )
 
 
-def _whole(row: Row, lowest: Grade) -> Row:
-    """All of the code is as well shown as its least shown part."""
-    return replace(row, grade=lowest) if row.answer == "yes" else row
-
-
-def _lifted(row: Row, check: Callable[[Records], Result], records: Records) -> Row:
+def _lifted(row: Row, check: Check, records: Records) -> Row:
+    compare, *needed = check
     least = Grade.CLAIMED if row.question in _FROM_WORDS else Grade.PRESENT
     if row.answer not in ("yes", "partly") or not least <= row.grade <= Grade.CHECKED:
         return row
+    if not records.has(*needed):
+        return row
     try:
-        result = check(records)
+        result = compare(records)
     except UserError as error:
         result = False, str(error), ""
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -103,8 +110,7 @@ def _checkpoints(records: Records, group: str) -> Result:
             return False, f"{folder} says that it is of step {record['step']}", f"{folder}/checkpoint.json"
         for name, stated in record["files"].items():
             path = f"{folder}/{name}"
-            digest = records.source.sha256(path) if path in records.source.sizes else "none"
-            if digest and digest != stated["sha256"]:
+            if records.source.is_other(path, stated["sha256"]):
                 return False, f"{path} is not the file that its checkpoint.json names", path
         recorded = steps.get(step, {}).get(f"{group}_sha256")
         if recorded is None:
@@ -122,8 +128,6 @@ def _checkpoints(records: Records, group: str) -> Result:
 
 def _data_licences(records: Records) -> Result:
     """A text for each licence that the data's manifest names."""
-    if not records.has(DATA_MANIFEST):
-        return None
     named = records.json(DATA_MANIFEST)["licences"]
     missing = [name for name in named if f"data/LICENSE.{name}" not in records.source.sizes]
     if missing:
@@ -132,25 +136,18 @@ def _data_licences(records: Records) -> Result:
 
 
 def _tokenizer(records: Records) -> Result:
-    if not records.has("tokenizer.json", "data/tokenizer.json", DATA_MANIFEST):
-        return None
     hashes = {records.source.sha256(path) for path in ("tokenizer.json", "data/tokenizer.json")}
     hashes.add(records.json(DATA_MANIFEST)["tokenizer_sha256"])
     if "" in hashes:
         return None
-    agree = len(hashes) == 1
-    return (
-        agree,
-        "the model's, the data's and the manifest's are one" if agree else "three tokenizers differ",
-        "tokenizer.json",
-    )
+    same = len(hashes) == 1
+    what = "the model's, the data's and the manifest's are one" if same else "three tokenizers differ"
+    return same, what, "tokenizer.json"
 
 
 def _croissant(records: Records) -> Result:
     """The hashes in the Croissant metadata are the files'. Files elsewhere, and sets of files, are not compared."""
-    path = "data/croissant.json"
-    if not records.has(path):
-        return None
+    path = _CROISSANT
     listed = {
         str(each.get("contentUrl")): each.get("sha256")
         for each in records.json(path)["distribution"]
@@ -162,8 +159,7 @@ def _croissant(records: Records) -> Result:
             continue
         if file not in records.source.sizes:
             return False, f"{file}, which {path} lists, is not here", path
-        digest = records.source.sha256(file)
-        if digest and digest != stated:
+        if records.source.is_other(file, stated):
             return False, f"{file} is not the file whose hash {path} has", path
     missing = [name for name in data_files(records.subject) if name.removeprefix("data/") not in listed]
     if not listed or (missing and not records.ours):
@@ -175,8 +171,6 @@ def _croissant(records: Records) -> Result:
 
 def _content_summary(records: Records) -> Result:
     """The summary's figures of the training data are the manifest's."""
-    if not records.has(DATA_MANIFEST):
-        return None
     train, stated = records.json(DATA_MANIFEST)["train"], content_summary.fields(records.subject)
     wanted = {
         "1.3 modality and size": (train["tokens"],),
@@ -205,14 +199,12 @@ def _operations(records: Records) -> Result:
 
 def _report(records: Records) -> Result:
     """The report names the hash of the final weights, and the losses that the transcript has."""
-    if not records.has("REPORT.md", TRANSCRIPT):
-        return None
     document = records.source.document("REPORT.md")
     steps = {entry["step"]: entry for entry in records.transcript[1]}
     final = steps[max(steps)]
     if str(final.get("weights_sha256")) not in document.text:
         return False, "REPORT.md does not name the hash of the transcript's final weights", "REPORT.md"
-    rows = [cell.row for cell in document.cells() if cell.column == 0 and len(cell.row) == 3 and cell.row[0].isdigit()]
+    rows = [cell.row for cell in document.cells if cell.column == 0 and len(cell.row) == 3 and cell.row[0].isdigit()]
     if len(rows) < 2:
         return False, "REPORT.md has no table of losses to compare", "REPORT.md"
     for step, loss, _ in rows:
@@ -234,20 +226,15 @@ def _report(records: Records) -> Result:
 
 def _evaluation(records: Records) -> Result:
     """The raw results add up to the stated figure, and the card states that one."""
-    path = "evaluation/held_out.json"
-    if not records.has(path, DATA_MANIFEST):
-        return None
+    path = _HELD_OUT
     stated = records.json(path)
     held_out = records.json(DATA_MANIFEST)["heldout"]
     bits = sum(float.fromhex(window["bits"]) for window in stated["windows"])
     tokens = sum(window["tokens"] for window in stated["windows"])
     computed = bits / tokens * (held_out["tokens"] - 1) / held_out["bytes"]
     if abs(computed - stated["bits_per_byte"]) > 1e-9:
-        return (
-            False,
-            f"{path}: its windows come to {computed:.4f} bits per byte, not {stated['bits_per_byte']:.4f}",
-            path,
-        )
+        what = f"{path}: its windows come to {computed:.4f} bits per byte, not {stated['bits_per_byte']:.4f}"
+        return False, what, path
     card = records.subject.card
     if card is not None and f"{computed:.3f}" not in card.text:
         return False, f"the card does not state the {computed:.3f} bits per byte that {path} comes to", path
@@ -256,22 +243,17 @@ def _evaluation(records: Records) -> Result:
 
 def _recipe(records: Records) -> Result:
     """The recipe is the one that the transcript begins with."""
-    path = "training/recipe.json"
-    if not records.has(path, TRANSCRIPT):
-        return None
-    agree = records.json(path) == records.transcript[0]["recipe"]
-    return agree, f"{path} is {'' if agree else 'not '}the recipe that the transcript begins with", path
+    agree = records.json(_RECIPE) == records.transcript[0]["recipe"]
+    return agree, f"{_RECIPE} is {'' if agree else 'not '}the recipe that the transcript begins with", _RECIPE
 
 
 def _lock(records: Records) -> dict[str, str]:
-    text = records.source.document("training/requirements.lock").text
+    text = records.source.document(_LOCK).text
     return dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.M))
 
 
 def _environment(records: Records) -> Result:
     """The locked PyTorch is the one that training recorded."""
-    if not records.has("training/requirements.lock", TRANSCRIPT):
-        return None
     environment = "training/environment.json"
     if records.has(environment) and records.json(environment) != records.transcript[0]["environment"]:
         return False, f"{environment} is not what the transcript begins with", environment
@@ -281,7 +263,7 @@ def _environment(records: Records) -> Result:
         return False, problem, _BILL
     agree = recorded.partition("+")[0] == locked.partition("+")[0]
     what = f"torch {locked} is locked, and training recorded {recorded}"
-    return agree, what, "training/requirements.lock"
+    return agree, what, _LOCK
 
 
 def _bill(records: Records) -> str:
@@ -294,8 +276,7 @@ def _bill(records: Records) -> str:
         if each["type"] == "library" and lock.get(path.lower().replace("_", "-"), lock.get(path)) != each["version"]:
             return f"{_BILL} has {path} {each['version']}, which is not the locked one"
         for stated in each.get("hashes", ()):
-            digest = records.source.sha256(path) if path in records.source.sizes else "none"
-            if digest and digest != stated["content"]:
+            if records.source.is_other(path, stated["content"]):
                 return f"{path} is not the file whose hash {_BILL} has"
     return ""
 
@@ -303,7 +284,7 @@ def _bill(records: Records) -> str:
 def _archive(records: Records) -> Result:
     """The archive can be installed: its project file is in it, and what it depends on is locked."""
     archives = [path for path in records.source.sizes if path.startswith("code/") and path.endswith(".tar.gz")]
-    if len(archives) != 1 or not records.has("training/requirements.lock"):
+    if len(archives) != 1:
         return None
     for name, content in members(records.source, archives[0], 1_000_000):
         if name.count("/") == 1 and name.endswith("/pyproject.toml"):
@@ -312,7 +293,7 @@ def _archive(records: Records) -> Result:
             if "torch" not in needed:
                 return False, f"{name} does not ask for PyTorch, without which nothing of it runs", archives[0]
             if missing:
-                return False, f"{', '.join(missing)}: needed by the code, and not locked", "training/requirements.lock"
+                return False, f"{', '.join(missing)}: needed by the code, and not locked", _LOCK
             return True, f"installs from its pyproject.toml, with all {len(needed)} dependencies locked", archives[0]
     return False, f"{archives[0]} holds no pyproject.toml", archives[0]
 
@@ -327,20 +308,20 @@ def _dependencies(project: str) -> Iterator[str]:
             yield match[0].lower().replace("_", "-")
 
 
-_CHECKS: Final[dict[Question, Callable[[Records], Result]]] = {
-    ask.WEIGHTS_FINAL: _config,
-    ask.WEIGHTS_INTERMEDIATE: partial(_checkpoints, group="weights"),
-    ask.WEIGHTS_OPTIMIZER: partial(_checkpoints, group="optimizer"),
-    ask.LICENCE_DATA: _data_licences,
-    ask.DOCUMENTS_DATA_CARD: _croissant,
-    ask.COST_THRESHOLD: _operations,
-    ask.DOCUMENTS_DATA_SUMMARY: _content_summary,
-    ask.DOCUMENTS_REPORT: _report,
-    ask.DOCUMENTS_EVALUATION: _evaluation,
-    **dict.fromkeys((ask.DATA_TRAINING, ask.DATA_ORDER, ask.DATA_EVALUATION), lambda records: records.data),
-    ask.DATA_TOKENIZER: _tokenizer,
-    **dict.fromkeys((each.question for each in PIECES), _archive),
-    ask.CODE_CONFIGURATION: _recipe,
-    ask.CODE_ENVIRONMENT: _environment,
+_CHECKS: Final[dict[Question, Check]] = {
+    ask.WEIGHTS_FINAL: (_config,),
+    ask.WEIGHTS_INTERMEDIATE: (partial(_checkpoints, group="weights"),),
+    ask.WEIGHTS_OPTIMIZER: (partial(_checkpoints, group="optimizer"),),
+    ask.LICENCE_DATA: (_data_licences, DATA_MANIFEST),
+    ask.DOCUMENTS_DATA_CARD: (_croissant, _CROISSANT),
+    ask.COST_THRESHOLD: (_operations,),
+    ask.DOCUMENTS_DATA_SUMMARY: (_content_summary, DATA_MANIFEST),
+    ask.DOCUMENTS_REPORT: (_report, "REPORT.md", TRANSCRIPT),
+    ask.DOCUMENTS_EVALUATION: (_evaluation, _HELD_OUT, DATA_MANIFEST),
+    **dict.fromkeys((ask.DATA_TRAINING, ask.DATA_ORDER, ask.DATA_EVALUATION), (attrgetter("data"), DATA_MANIFEST)),
+    ask.DATA_TOKENIZER: (_tokenizer, "tokenizer.json", "data/tokenizer.json", DATA_MANIFEST),
+    **dict.fromkeys((each.question for each in PIECES), (_archive, _LOCK)),
+    ask.CODE_CONFIGURATION: (_recipe, _RECIPE, TRANSCRIPT),
+    ask.CODE_ENVIRONMENT: (_environment, _LOCK, TRANSCRIPT),
 }
 """Question -> the check that compares what its row speaks of with other files."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from clearseek.audit import questions as ask
@@ -20,9 +21,8 @@ from clearseek.audit.read.card import Document, plain
 from clearseek.audit.read.listing import Listing, listing
 from clearseek.audit.read.presence import Sifted, sift
 from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.subject import Subject, attempt
 from clearseek.audit.read.tables import table_cells
-from clearseek.errors import UserError
 
 LEVELS = (
     "nothing is said", "described in words", "sources named", "data sets linked", "with proportions",
@@ -140,7 +140,7 @@ def _bytes(subject: Subject, found: Sifted) -> Row:
 def _incomplete(found: Sifted, known: Listing | None) -> str:
     """What stands against these being all of the data; empty where nothing does."""
     not_real = {**found.hollow, **found.unread}
-    if not_real and not (known is not None and known.counted and not known.problem):  # an empty half, listed as one
+    if not_real and not (known is not None and known.counted and not known.problem):  # an empty split, listed as one
         path, why = next(iter(not_real.items()))
         return f"{path} {why}"
     if known is None:
@@ -246,16 +246,9 @@ def _linked(subject: Subject) -> list[Evidence]:
             if isinstance(each, str):
                 line = next((n for n, text in enumerate(card.lines, 1) if each in text), 1)
                 out.append(Evidence(card.file, f"line {line}, key datasets", each, card.sha256))
-    for document in subject.documents:
-        about: dict[int, bool] = {}
-        for link in document.links:
-            if not _DATASET.match(link.target):
-                continue
-            if link.line not in about:
-                about[link.line] = _about_training(document, link.line)
-            if about[link.line]:
-                out.append(Evidence(document.file, f"line {link.line}", link.target, document.sha256))
-    return out
+    hashes = {document.file: document.sha256 for document in subject.documents}
+    linked = subject.links(_DATASET.match, _about_training)
+    return out + [replace(each, sha256=hashes[each.file]) for each in linked]
 
 
 def _sources(subject: Subject) -> Row:
@@ -310,10 +303,7 @@ def _order(subject: Subject) -> Row:
 
 def _names_data(subject: Subject, transcript: str) -> bool:
     """Whether a transcript's first line says which data were used."""
-    try:
-        head = subject.source.read(transcript, 1_000_000)
-    except UserError:
-        return False
+    head = attempt(lambda: subject.source.read(transcript, 1_000_000)).value or b""
     return b'"data_fingerprint"' in head.partition(b"\n")[0]
 
 

@@ -67,12 +67,11 @@ def _policy(subject: Subject) -> Row:
     if found.real:
         path = found.real[0]
         return ask.DOCUMENTS_COPYRIGHT_POLICY.yes(Grade.PRESENT, path, subject.source.whole(path))
-    for document in subject.documents:
-        for number, line in enumerate(document.lines, 1):
-            if line.startswith("#") and _POLICY.search(line.lower().replace(" ", "-")):
-                below = takewhile(lambda text: not text.startswith("#"), document.lines[number : number + 200])
-                grade = Grade.PRESENT if different_words(" ".join(below)) >= _SHORTEST_POLICY else Grade.CLAIMED
-                return ask.DOCUMENTS_COPYRIGHT_POLICY.yes(grade, f"a section of {document.file}", document.at(number))
+    if section := subject.heading(_POLICY):
+        document, number = section
+        below = takewhile(lambda text: not text.startswith("#"), document.lines[number : number + 200])
+        grade = Grade.PRESENT if different_words(" ".join(below)) >= _SHORTEST_POLICY else Grade.CLAIMED
+        return ask.DOCUMENTS_COPYRIGHT_POLICY.yes(grade, f"a section of {document.file}", document.at(number))
     return found.missing(subject.source, ask.DOCUMENTS_COPYRIGHT_POLICY, "no file and no section of that name")
 
 
@@ -118,7 +117,7 @@ def sections(card: Document) -> tuple[str, ...]:
 
 
 def _borne_out(subject: Subject, card: Document) -> tuple[Evidence, str] | None:
-    """A figure of the card that other bytes come to, and which."""
+    """A figure of the card that other bytes give, and which bytes."""
     ways: dict[str, list[tuple[float, str]]] = {"total": [], "activated": [], "context": []}
     counts = subject.counts
     if counts is not None:
@@ -194,20 +193,14 @@ def _places(links: list[Evidence]) -> list[Evidence]:
 
 def _own_papers(subject: Subject) -> list[Evidence]:
     """Links to papers that present this model: cited by the card, or named as its paper or report."""
-    out = []
-    for document in subject.documents:
-        presents: dict[int, bool] = {}
-        for link in document.links:
-            if not _PAPER.search(link.target):
-                continue
-            if link.line not in presents:
-                line = document.lines[link.line - 1].lower()
-                around = " ".join(document.lines[max(0, link.line - 12) : link.line]).lower()
-                cited = "@" in around and ("title" in around or "eprint" in around or "url" in line)
-                presents[link.line] = cited or re.search(r"paper|report|preprint", line) is not None
-            if presents[link.line]:
-                out.append(Evidence(document.file, f"line {link.line}", link.target))
-    return out
+
+    def presents(document: Document, number: int) -> bool:
+        line = document.lines[number - 1].lower()
+        around = " ".join(document.lines[max(0, number - 12) : number]).lower()
+        cited = "@" in around and ("title" in around or "eprint" in around or "url" in line)
+        return cited or re.search(r"paper|report|preprint", line) is not None
+
+    return subject.links(_PAPER.search, presents)
 
 
 def _report(subject: Subject) -> Row:

@@ -83,7 +83,7 @@ def samples_needed(value: float, decimals: int, questions: int, most: int = 1024
 def scores(document: Document, name: str) -> Iterator[Score]:
     """Scores of this model in a document's tables."""
     wanted = normalise(name)
-    for cell in document.cells():
+    for cell in document.cells:
         match = _PERCENT.fullmatch(cell.text)
         column = cell.header[cell.column] if cell.column < len(cell.header) else ""
         if not match or float(match[0].rstrip(" %")) > 100:
@@ -149,7 +149,7 @@ def _protocol(subject: Subject, given: list[Score]) -> Row:
         return ask.CLAIMS_PROTOCOL.not_applicable("no scores of this model in the documents")
     found: dict[str, Evidence] = {}
     for document in subject.documents:
-        headers = {cell.line: " ".join(cell.header) for cell in document.cells() if not cell.column}
+        headers = {cell.line: " ".join(cell.header) for cell in document.cells if not cell.column}
         for number, line in enumerate(document.lines, 1):
             if len(found) == len(PROTOCOL):
                 break

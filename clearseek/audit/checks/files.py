@@ -63,10 +63,11 @@ def _manifest(subject: Subject) -> Row:
         for path in source.sizes
         if path not in listed and not is_below(path, left_out) and not system_file(path)
     ]
-    for path, entry in listed.items():
-        digest = source.sha256(path)
-        if path in source.sizes and (source.sizes[path] != entry.size or (digest and digest != entry.sha256)):
-            problems.append(f"{path} is another file than the one that is listed")
+    problems += [
+        f"{path} is another file than the one that is listed"
+        for path, entry in listed.items()
+        if path in source.sizes and (source.sizes[path] != entry.size or source.is_other(path, entry.sha256))
+    ]
     if problems:
         more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
         return ask.FILES_MANIFEST.no(Grade.CLAIMED, "; ".join(problems[:6]) + more, Evidence(MANIFEST))
@@ -89,7 +90,11 @@ def _signature(subject: Subject) -> Row:
         reason = f"{found[0]} is signed with {bundle.by}, over something else than a list of files"
         return ask.FILES_SIGNATURE.unknown(Grade.PRESENT, reason, *places)
     outside = frozenset((*found, *NOT_CONTENT, *bundle.ignored))
-    other = [path for path, digest in bundle.digests.items() if _is_other(subject, path, digest)]
+    other = [
+        path
+        for path, digest in bundle.digests.items()
+        if path not in sizes or (digest and subject.source.is_other(path, digest.lower()))
+    ]
     beside = [path for path in sizes if path not in bundle.digests and not is_below(path, outside)]
     unsigned = [path for path in beside if not system_file(path)]
     told = [f"{found[0]} names {len(bundle.digests):,} files, signed with {bundle.by}"]
@@ -99,14 +104,6 @@ def _signature(subject: Subject) -> Row:
         return ask.FILES_SIGNATURE.no(Grade.CLAIMED, reason, *places)
     told.append(f"whose it is, only {bundle.check} tells")
     return ask.FILES_SIGNATURE.answer("partly" if unsigned else "yes", Grade.PRESENT, "; ".join(told), *places)
-
-
-def _is_other(subject: Subject, path: str, digest: str) -> bool:
-    """Whether a signed file is not here, or here with another content."""
-    if path not in subject.source.sizes:
-        return True
-    here = subject.source.sha256(path)
-    return bool(here and digest) and here != digest.lower()
 
 
 def _few(paths: list[str], most: int = 4) -> str:
@@ -196,17 +193,12 @@ def _names(subject: Subject) -> Row:
 
 def _execution(subject: Subject) -> Row:
     """Whether loading the model could run code: pickles, and classes that config files ask to import."""
-    problems: list[tuple[str, Evidence]] = []
     source = subject.source
-    for path in _pickles(subject):
-        problems.append((f"{path} is a pickle, which is a program", source.whole(path)))
+    problems = [(f"{path} is a pickle, which is a program", source.whole(path)) for path in _pickles(subject)]
     for path in _SETTINGS:
-        if path not in source.sizes:
-            continue
-        content = attempt(lambda path=path: source.json(path)).value or {}  # type: ignore[misc]
-        if content.get("auto_map"):
+        if asked := source.settings(path).get("auto_map"):
             what = f"{path} asks to import code of the release (auto_map)"
-            problems.append((what, source.key(path, "auto_map", content["auto_map"])))
+            problems.append((what, source.key(path, "auto_map", asked)))
     if problems:
         reason = "; ".join(what for what, _ in problems[:6])
         return ask.FILES_EXECUTION.no(Grade.PRESENT, reason, *(place for _, place in problems[:8]))

@@ -20,7 +20,6 @@ from clearseek.audit.facts import LicenceFact, licence_fact, named_licences
 from clearseek.audit.read.card import shorten
 from clearseek.audit.read.prose import said_in_policy, said_of_use
 from clearseek.audit.read.subject import Subject
-from clearseek.errors import UserError
 from clearseek.licences.clauses import Clause, forbidden, strongest
 from clearseek.licences.markup import without_markup
 from clearseek.licences.match import Match, identify
@@ -107,13 +106,9 @@ def licence_files(subject: Subject) -> tuple[Text, ...]:
     named = [path for path in subject.source.sizes if is_licence(path)]
     plainest = re.compile(r"(?:.*/)?(?:licen[cs]e|copying)(?:\.\w+)?$", re.I)
     named.sort(key=lambda path: (path.count("/"), not plainest.match(path), path))
-    for path in named[:_MOST_FILES]:
-        try:
-            document = subject.source.document(path)
-        except UserError:
-            continue
+    for document in subject.source.readable(named[:_MOST_FILES]):
         text = without_markup(document.text)
-        found.append(Text(path, identify(text), subject.source.whole(path), text))
+        found.append(Text(document.file, identify(text), subject.source.whole(document.file), text))
     return tuple(found)
 
 
@@ -137,12 +132,8 @@ def said_elsewhere(subject: Subject) -> tuple[Said, ...]:
     found: list[Said] = []
     if subject.card is not None:
         found += [Said(subject.card.file, clause) for clause in said_of_use(subject.card)]
-    for path in [path for path in subject.source.sizes if is_policy(path)][:_MOST_FILES]:
-        try:
-            document = subject.source.document(path)
-        except UserError:
-            continue
-        found += [Said(path, clause) for clause in said_in_policy(document)]
+    for document in subject.source.readable([path for path in subject.source.sizes if is_policy(path)][:_MOST_FILES]):
+        found += [Said(document.file, clause) for clause in said_in_policy(document)]
     chosen = licence_texts(subject).get("weights")
     for text in licence_files(subject):
         kinds = covers(text.file)

@@ -26,8 +26,8 @@ from clearseek.audit.read.numbers import matrices, numbers
 from clearseek.audit.read.subject import Subject, attempt
 from clearseek.errors import UserError
 from clearseek.licences.places import is_notice_file
-from clearseek.licences.table import READ_IN_PART, Licence
-from clearseek.licences.upstream import NAME_PREFIX, SHOWN_TOO, duties, licence_of, naming_problem
+from clearseek.licences.table import Licence
+from clearseek.licences.upstream import duties, licence_of, naming_problem
 
 DERIVED: Final = 0.5
 UNRELATED: Final = 0.1
@@ -74,7 +74,7 @@ def _derived(subject: Subject) -> Iterator[Derived]:
             where = f"line {lines.get(base, 1)}, key base_model"
             yield Derived(subject.name, base, Evidence(card.file, where, shorten(base), card.sha256))
     for document in subject.documents:
-        for cell in document.cells():
+        for cell in document.cells:
             header = cell.header[cell.column].lower() if cell.column < len(cell.header) else ""
             if re.fullmatch(r"base(?: |_)?model", header) and cell.text and cell.row:
                 yield Derived(cell.row[0], cell.text, document.at(cell.line, f"{cell.row[0]}: {cell.text}"))
@@ -123,15 +123,15 @@ def _check(subject: Subject, each: Derived, base: Licence) -> tuple[list[str], l
     undone: list[str] = []
     left: list[str] = []
     if naming_problem(each.model.rpartition("/")[2], base):
-        undone.append(f"its name must begin with “{NAME_PREFIX[base.id]}”")
+        undone.append(f"its name must begin with “{base.name_prefix}”")
     own = licence_texts(subject).get("weights")
     licence = weights_licence(subject)
     for duty in duties(base):
-        if duty.check == "shown" and not _is_shown(subject, duty.value):
+        if duty.check == "shown" and not any(each.lower() in _prose(subject) for each in base.shown):
             undone.append(f"“{duty.value}” must be shown, and is not")
         elif duty.check == "copy" and (missing := _copy_missing(subject, base)):
             undone.append(missing)
-        elif duty.check == "notice" and not _is_noticed(subject, duty.value):
+        elif duty.check == "notice" and not any(_bare(duty.value) in text for text in _notices(subject)):
             undone.append(f"a NOTICE must say “{duty.value}”, and none does")
         elif duty.check == "changes-marked":
             left.append("whether changed files say so")
@@ -145,16 +145,11 @@ def _check(subject: Subject, each: Derived, base: Licence) -> tuple[list[str], l
                 undone.append(f"{what}, and it is under {licence.name}")
     if base.non_commercial and licence is not None and not licence.non_commercial:
         undone.append(f"the base may not be used for commerce, and this is under {licence.name}")
-    if base.id in READ_IN_PART:
+    if base.read_in_part:
         left.append(f"what else {base.name} asks for")
     if base.family == "content":
         left.append("whether credit is given, and changes are named")
     return undone, left
-
-
-def _is_shown(subject: Subject, words: str) -> bool:
-    prose = _prose(subject)
-    return any(each.lower() in prose for each in (words, *SHOWN_TOO.get(words, ())))
 
 
 @per_subject
@@ -172,18 +167,11 @@ def _copy_missing(subject: Subject, base: Licence) -> str:
     return f"the agreement must come along, and {here[0].file} has no more than its title and a few words"
 
 
-def _is_noticed(subject: Subject, words: str) -> bool:
-    """Whether a NOTICE file has these words."""
-    return any(_bare(words) in notice for notice in _notices(subject))
-
-
 @per_subject
 def _notices(subject: Subject) -> tuple[str, ...]:
-    texts: list[str] = []
-    for path in [path for path in subject.source.sizes if is_notice_file(path)][:20]:
-        part = attempt(lambda path=path: subject.source.document(path))  # type: ignore[misc]
-        texts += [_bare(part.value.text)] if part.value is not None else []
-    return tuple(texts)
+    """Words of the NOTICE files."""
+    named = [path for path in subject.source.sizes if is_notice_file(path)][:20]
+    return tuple(_bare(document.text) for document in subject.source.readable(named))
 
 
 def _bare(text: str) -> str:

@@ -1,7 +1,7 @@
 """Overlap: how much of the evaluation's data stand in the training data too.
 
 A model that was trained on its test scores what it remembers. Where both are published as tokens it can be counted:
-runs of thirteen tokens of the held-out half that occur anywhere in the training half (the length that GPT-3's report
+runs of thirteen tokens of the held-out split that occur anywhere in the training split (the length that GPT-3's report
 took: Brown et al., 2020, appendix C). Documents share phrases, licences and headings, so some overlap is no leak; a
 document most of whose runs are known is.
 """
@@ -44,8 +44,8 @@ def rows(subject: Subject) -> Iterator[Row]:
     leaked = [number for number, share in enumerate(shares, 1) if share > MOSTLY]
     reason = f"{known:,} of {total:,} runs of {RUN} tokens stand in the training data too ({known / max(total, 1):.1%})"
     if not total or not trained_on:
-        half = "held out" if trained_on else "in the training data"
-        yield ask.DATA_OVERLAP.unknown(Grade.PRESENT, f"{reason}: none is {half}", *place)
+        where = "held out" if trained_on else "in the training data"
+        yield ask.DATA_OVERLAP.unknown(Grade.PRESENT, f"{reason}: none is {where}", *place)
         return
     if leaked:
         listed = ", ".join(map(str, leaked[:6])) + (", …" if len(leaked) > 6 else "")
@@ -60,17 +60,17 @@ def rows(subject: Subject) -> Iterator[Row]:
 def _shares(subject: Subject, manifest: dict[str, Any]) -> tuple[int, int, list[float], int]:
     """Runs held out, how many are known, the share of each document's, runs trained on. Raises UserError."""
     source = subject.source
-    halves = {half: [f"data/{name}" for name in _names(manifest, half)] for half in ("train", "heldout")}
-    size = sum(source.sizes.get(path, 0) for paths in halves.values() for path in paths)
+    splits = {split: [f"data/{name}" for name in _names(manifest, split)] for split in ("train", "heldout")}
+    size = sum(source.sizes.get(path, 0) for paths in splits.values() for path in paths)
     if size > source.whole_bytes:
         raise UserError(f"{size:,} bytes of tokens are more than is read")
     kind = np.dtype("<u4" if manifest.get("token_bytes") == 4 else "<u2")
-    stream = np.concatenate([_tokens(subject, path, kind) for path in halves["heldout"]])
+    stream = np.concatenate([_tokens(subject, path, kind) for path in splits["heldout"]])
     length, held_out = len(stream), _runs(stream)
     wanted = np.unique(held_out)
     seen = np.zeros(len(wanted), dtype=bool)
     looked_at = 0
-    for path in halves["train"]:
+    for path in splits["train"]:
         found = _runs(_tokens(subject, path, kind))
         looked_at += len(found)
         place = np.searchsorted(wanted, found)
@@ -87,11 +87,11 @@ def _shares(subject: Subject, manifest: dict[str, Any]) -> tuple[int, int, list[
     return len(known), int(known.sum()), [float(piece.mean()) if len(piece) else 0.0 for piece in pieces], looked_at
 
 
-def _names(manifest: dict[str, Any], half: str) -> list[str]:
-    held = manifest.get(half)
+def _names(manifest: dict[str, Any], split: str) -> list[str]:
+    held = manifest.get(split)
     names = held.get("shards") if isinstance(held, dict) else None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{_MANIFEST}: names no shards under {half}")
+        raise UserError(f"{_MANIFEST}: names no shards under {split}")
     return names
 
 

@@ -8,11 +8,12 @@ result of a way that it does not exclude; then the row says which.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.read.claims import Claim, settled
-from clearseek.audit.read.subject import INDEX, Subject, attempt
+from clearseek.audit.read.subject import INDEX, Subject
 from clearseek.counts import ParameterCount
 from clearseek.tensors import SCALE_SUFFIX, fp8_tensors, memory_tensors
 
@@ -111,15 +112,8 @@ def _expected_elements(subject: Subject) -> int:
     config, counts = subject.config.value, subject.counts
     assert config is not None and counts is not None
     if (subject.config_raw.value or {}).get("quantization_config"):
-        return sum(_size(tensor.shape) for tensor in fp8_tensors(config))
+        return sum(prod(tensor.shape) for tensor in fp8_tensors(config))
     return counts.checkpoint
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    out = 1
-    for each in shape:
-        out *= each
-    return out
 
 
 def _elements(subject: Subject) -> Ways:
@@ -128,8 +122,7 @@ def _elements(subject: Subject) -> Ways:
     That is so where a file is missing or unreadable, where numbers are packed several to an element, and for adapters.
     """
     files = [file for file in subject.weights.headers if not file.startswith("consolidated")] or subject.weights.headers
-    index = attempt(lambda: subject.source.json(INDEX)).value if INDEX in subject.source.sizes else None
-    named = (index or {}).get("weight_map")
+    named = subject.source.settings(INDEX).get("weight_map")
     missing = set(map(str, named.values())) - set(subject.source.sizes) if isinstance(named, dict) else set()
     if subject.weights.errors or missing or any("adapter" in file.lower() for file in files):
         return {}
@@ -140,7 +133,7 @@ def _elements(subject: Subject) -> Ways:
                 continue
             if not entry.dtype.startswith(("F", "BF")):
                 return {}
-            sizes[entry.name] = float(_size(entry.shape))
+            sizes[entry.name] = float(prod(entry.shape))
     if not sizes:
         return {}
     ways = {"elements of the weight files": sum(sizes.values())}
@@ -152,7 +145,7 @@ def _elements(subject: Subject) -> Ways:
 def _stored(subject: Subject) -> Row:
     ways = {"all elements by config.json, scales included": float(_expected_elements(subject))}
     if subject.weights.complete:
-        found = sum(_size(entry.shape) for _, entry in subject.weights.tensors.values())
+        found = sum(prod(entry.shape) for _, entry in subject.weights.tensors.values())
         ways["elements in the weight files"] = float(found)
     return _judge_each(ask.PARAMETERS_STORED, [(claim, ways) for claim in subject.stated("stored")], (), ways)
 

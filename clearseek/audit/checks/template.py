@@ -17,12 +17,12 @@ from jinja2.parser import Parser
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.read.subject import Subject, attempt
+from clearseek.audit.read.subject import Subject
 
 LONGEST: Final = 200_000
 """Characters of a template."""
 MOST_TURNS: Final = 100_000
-"""Of a loop with a number in it, or repeats of a text."""
+"""Most turns of a loop with a number in it, or repeats of a text."""
 _DUNDER = re.compile(
     r"\s*__(?:class|mro|base|bases|subclasses|globals|builtins|import|init|getattribute|getattr|dict|code|self|module|"
     r"reduce|reduce_ex|func|closure|call|new|doc|name)__\s*"
@@ -74,8 +74,7 @@ def _templates(subject: Subject) -> Iterator[tuple[str, str, Evidence]]:
             text = source.read(path, LONGEST + 1).decode("utf-8", errors="replace")
             yield "default" if path == _FILES[0] else path, text, source.whole(path)
     for path in (_FILES[1], _CONFIG):
-        content = attempt(lambda path=path: source.json(path)).value if path in source.sizes else None  # type: ignore[misc]
-        held = (content or {}).get("chat_template")
+        held = source.settings(path).get("chat_template")
         for each in held if isinstance(held, list) else [{"name": "default", "template": held}]:
             if isinstance(each, dict) and isinstance(each.get("template"), str):
                 yield str(each.get("name")), each["template"], source.whole(path)

@@ -141,7 +141,7 @@ def _copies(subject: Subject, elsewhere: tuple[Branch, ...]) -> dict[str, str]:
     same: dict[str, str] = {}
     seen: dict[frozenset[str], Branch] = {}
     for each in elsewhere:
-        if each.step != last[each.stage].step and _share(each.weights, final):
+        if each.step != last[each.stage].step and set(each.weights.values()) & set(final.values()):  # all of a kind
             same[each.name] = _FINAL
         for held in each.weights.values():
             twin = seen.setdefault(held, each)
@@ -153,11 +153,6 @@ def _copies(subject: Subject, elsewhere: tuple[Branch, ...]) -> dict[str, str]:
             if not alias and not passed_on:
                 same.setdefault(each.name, twin.name)
     return same
-
-
-def _share(one: dict[str, frozenset[str]], other: dict[str, frozenset[str]]) -> bool:
-    """Whether all files of a kind are the same in both."""
-    return bool(set(one.values()) & set(other.values()))
 
 
 def _optimizer(subject: Subject, steps: dict[int, tuple[str, ...]]) -> Row:

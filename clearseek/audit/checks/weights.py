@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from math import prod
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
@@ -25,7 +26,7 @@ _HUB = re.compile(
 )
 _LARGE = (".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".nemo", ".tflite", ".onnx")
 LEAST_ELEMENTS = 100_000
-"""Of a model, where no configuration says what it should have; a byte or more each."""
+"""Fewest elements of a model where no configuration says what it should have; each is a byte or more."""
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -124,10 +125,7 @@ def dtype_census(weights: Weights) -> dict[str, int]:
     """Elements of each type."""
     census: Counter[str] = Counter()
     for _, entry in weights.tensors.values():
-        elements = 1
-        for size in entry.shape:
-            elements *= size
-        census[entry.dtype] += elements
+        census[entry.dtype] += prod(entry.shape)
     return dict(census.most_common())
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -136,12 +135,9 @@ class Document:
                     found.append(Link(target, "", number))
         return tuple(found[:MOST_LINKS])
 
-    def cells(self) -> Iterator[Cell]:
-        """The cells of all pipe tables, row by row, without header rows."""
-        yield from self._cells
-
     @cached_property
-    def _cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells of all pipe tables, row by row, without header rows."""
         found: list[Cell] = []
         header: tuple[str, ...] = ()
         for number, line in enumerate(self.lines, 1):

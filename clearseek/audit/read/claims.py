@@ -107,7 +107,7 @@ class Claim:
     includes: Literal["both", "neither", ""] = ""
     """Whether embedding and head are said to be in."""
     device: str = ""
-    """Of GPU-hours, where it is named."""
+    """Device of GPU-hours, where it is named."""
     about: About = "some"
     """Whether its words name this model, or speak of several models, of another's or of a part's figure."""
 
@@ -126,7 +126,7 @@ def settled(claims: tuple[Claim, ...]) -> tuple[tuple[Claim, ...], tuple[Claim, 
     """Claims of one kind that are of this model, and those that may be of another.
 
     Where a sentence names the model, its figure is the model's, and so is one that agrees with it. Where none does, the
-    figures are its own if they all agree: a second figure may stand there for a sibling, a teacher or a part.
+    figures are its own if they all agree: a second figure may be that of a sibling, a teacher or a part.
     """
     named = {(claim.value, claim.text): claim for claim in claims if claim.about == "named"}.values()
     if named:
@@ -165,7 +165,7 @@ def find_claims(document: Document, name: str) -> Iterator[Claim]:
     """The claims of a document about the model called `name`, in order of line."""
     wanted = normalise(name)
     found: list[Claim] = []
-    for cell in document.cells():
+    for cell in document.cells:
         if len(cell.row) == 2 and all(title.lower().strip(" :#") in _NAMELESS for title in cell.header):
             if cell.column and len(cell.text) < 300:
                 found += _in_prose(document, cell.line, f"{cell.row[0].rstrip(': ')}: {cell.text}", wanted)

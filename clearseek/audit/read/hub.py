@@ -70,8 +70,8 @@ class Hub(Source):
         self.revision = str(info.sha)
         self.gated = bool(getattr(info, "gated", False))
         names = [each.rfilename for each in siblings]
-        self._problems = [Problem(visible(path), what) for path in names if (what := name_problem(path))]
-        self._problems += [Problem(visible(path), what) for path, what in collisions(names)]
+        odd = [(path, what) for path in names if (what := name_problem(path))] + collisions(names)
+        self.problems = tuple(Problem(visible(path), what) for path, what in odd)
         self._files = {each.rfilename: each for each in siblings if not name_problem(each.rfilename)}
         self._heads: dict[str, bytes] = {}
         self.hashes = {path: str(each.lfs.sha256) for path, each in self._files.items() if each.lfs is not None}
@@ -82,11 +82,6 @@ class Hub(Source):
     def sizes(self) -> dict[str, int]:
         """Path -> bytes."""
         return {path: int(self._files[path].size or 0) for path in sorted(self._files)}
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """Names that a release should not have."""
-        return tuple(self._problems)
 
     @cached_property
     def revisions(self) -> dict[str, dict[str, str]]:

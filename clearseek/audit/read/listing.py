@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from clearseek.audit.read.source import Source
-from clearseek.errors import UserError
 
 _NAMES: Final = ("manifest.json", "croissant.json", "dataset_info.json", "dataset_infos.json")
 _LONGEST: Final = 64_000_000
@@ -30,13 +29,8 @@ def listing(source: Source) -> Listing | None:
     for path in source.sizes:
         folder, _, base = path.lower().rpartition("/")
         if base in _NAMES and "data" in folder and source.sizes[path] <= _LONGEST:
-            try:
-                known = _read(source, path, source.json(path))
-            except UserError:
-                continue
-            if known is not None:
-                found.append(known)
-    return max(found, key=lambda each: (each.counted, not each.problem), default=None)
+            found.append(_read(source, path, source.settings(path)))
+    return max(filter(None, found), key=lambda each: (each.counted, not each.problem), default=None)
 
 
 def _read(source: Source, path: str, content: dict[str, Any]) -> Listing | None:
@@ -45,16 +39,13 @@ def _read(source: Source, path: str, content: dict[str, Any]) -> Listing | None:
     if entries:
         sizes = {name: size for name, size in entries if "://" not in name}
         return Listing(path, _counted(content, sizes), _misfit(source, path, folder, sizes))
-    if any(isinstance(each, dict) and (each.get("splits") or each.get("features")) for each in _sets(content)):
+    if any(
+        isinstance(each, dict) and (each.get("splits") or each.get("features")) for each in (content, *content.values())
+    ):
         return Listing(path, False)
     if content.get("distribution") or content.get("recordSet"):
         return Listing(path, False)
     return None
-
-
-def _sets(content: dict[str, Any]) -> Iterator[Any]:
-    yield content
-    yield from content.values()
 
 
 def _entries(content: dict[str, Any]) -> Iterator[tuple[str, int | None]]:
@@ -73,7 +64,7 @@ def _entries(content: dict[str, Any]) -> Iterator[tuple[str, int | None]]:
 
 
 def _counted(content: dict[str, Any], sizes: dict[str, int | None]) -> bool:
-    """Whether the halves' shards have sizes that hold the tokens counted."""
+    """Whether the shards to train on have sizes that hold the tokens counted."""
     train = content.get("train")
     shards = train.get("shards") if isinstance(train, dict) else None
     if not isinstance(train, dict) or not isinstance(shards, list) or not isinstance(content.get("fingerprint"), str):

@@ -22,7 +22,7 @@ DATA_MANIFEST: Final = "data/manifest.json"
 LONGEST_RECORD: Final = 500_000_000
 """Bytes of a record that are read."""
 Result = tuple[bool, str, str] | None
-"""Whether they agree, what was compared, and the file that bears it out; None where there is nothing to compare."""
+"""Whether files agree, what was compared, and the file that shows it; None where there is nothing to compare."""
 
 
 class Records:
@@ -82,16 +82,14 @@ class Records:
     @cached_property
     def data(self) -> Result:
         """The data's files are those of their manifest, it counts what they hold, and the transcript names them."""
-        if not self.has(DATA_MANIFEST):
-            return None
         try:
             manifest = Manifest.model_validate_json(self.source.read(DATA_MANIFEST, LONGEST_RECORD))
         except ValidationError as error:
             return False, f"{DATA_MANIFEST} is damaged: {error.errors()[0]['msg'][:200]}", DATA_MANIFEST
         for entry in manifest.files:
             path = f"data/{entry.name}"
-            digest = self.source.sha256(path) if path in self.source.sizes else "none"
-            if digest and (digest != entry.sha256 or self.source.sizes[path] != entry.bytes):
+            other = self.source.is_other(path, entry.sha256)
+            if other or (self.source.sha256(path) and self.source.sizes[path] != entry.bytes):
                 return False, f"{path} is not the file that {DATA_MANIFEST} lists", path
         needed = {"documents.jsonl", "tokenizer.json"} - {entry.name for entry in manifest.files}
         if needed or not manifest.train.shards:
@@ -99,21 +97,16 @@ class Records:
         if self.transcript[0]["data_fingerprint"] != manifest.fingerprint:
             return False, "the transcript was made with other data: another fingerprint", TRANSCRIPT
         if self.source.sizes.get("data/heldout.txt", manifest.heldout.bytes) != manifest.heldout.bytes:
-            return (
-                False,
-                f"data/heldout.txt is not of the {manifest.heldout.bytes:,} bytes that are counted",
-                DATA_MANIFEST,
-            )
+            what = f"data/heldout.txt is not of the {manifest.heldout.bytes:,} bytes that are counted"
+            return False, what, DATA_MANIFEST
         lines = self.source.read("data/documents.jsonl", LONGEST_RECORD).splitlines()
         tokenizer = sha256_bytes(self.source.read("data/tokenizer.json", LONGEST_RECORD))
         try:
             check_lists(manifest, (DocumentEntry.model_validate_json(line) for line in lines), tokenizer)
         except UserError as error:
             return False, f"data/{error}", DATA_MANIFEST
-        what = (
-            f"its {len(manifest.files)} files have the manifest's hashes, {len(lines):,} documents make its fingerprint"
-        )
-        return True, f"{what}, and the transcript names it", DATA_MANIFEST
+        what = f"its {len(manifest.files)} files have the manifest's hashes, {len(lines):,} documents make"
+        return True, f"{what} its fingerprint, and the transcript names it", DATA_MANIFEST
 
 
 def _begin(header: dict[str, Any]) -> int:

@@ -30,7 +30,7 @@ class Sample:
     """Whether every number was read."""
     problems: tuple[str, ...]
     where: tuple[Evidence, ...]
-    """Of the problems, in their order."""
+    """Places of the problems, in their order."""
     places: tuple[tuple[str, int, int], ...]
     """File, first byte and the byte after the last, of some pieces."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +46,8 @@ class Source(ABC):
     """When it was published, as ``2025-01-20T06:07:08Z``, where that is known."""
     hashes: dict[str, str]
     """Path -> SHA-256 in hex, of the files whose hash is known by now."""
+    problems: tuple[Problem, ...]
+    """Names and links that a release should not have; nothing followed or trusted them."""
     most_samples: int = 400
     """Tensors of which numbers are read, where not all are."""
     whole_bytes: int = 256_000_000
@@ -53,11 +57,6 @@ class Source(ABC):
     @abstractmethod
     def sizes(self) -> dict[str, int]:
         """Path -> bytes, for every file of the release, sorted."""
-
-    @property
-    @abstractmethod
-    def problems(self) -> tuple[Problem, ...]:
-        """Names and links that a release should not have."""
 
     @abstractmethod
     def read(self, path: str, limit: int, begin: int = 0) -> bytes:
@@ -101,6 +100,12 @@ class Source(ABC):
             self._documents[path] = Document(path, decode(raw), self.sha256(path) if whole else "")
         return self._documents[path]
 
+    def readable(self, paths: Iterable[str]) -> Iterator[Document]:
+        """Those of these text files that can be read."""
+        for path in paths:
+            with suppress(UserError):
+                yield self.document(path)
+
     @cached_property
     def _documents(self) -> dict[str, Document]:
         return {}
@@ -125,6 +130,17 @@ class Source(ABC):
             self._headers[path] = parse_header(raw, self.sizes[path], path)
         return self._headers[path]
 
+    def settings(self, path: str) -> dict[str, Any]:
+        """A JSON object; empty where it is not here or cannot be read."""
+        try:
+            return self.json(path) if path in self.sizes else {}
+        except UserError:
+            return {}
+
+    def is_other(self, path: str, sha256: object) -> bool:
+        """Whether a file is not here, or is known to have another hash than this one."""
+        return path not in self.sizes or self.sha256(path) not in ("", sha256)
+
     def whole(self, path: str) -> Evidence:
         """A whole file as evidence."""
         return Evidence(path, sha256=self.sha256(path))
@@ -145,6 +161,7 @@ class Folder(Source):
         self.name = str(root)
         self.root = root
         self.tree: Tree = walk(root, skip=NOT_READ)
+        self.problems = self.tree.problems
         self.hashes = hashes or {}
 
     @cached_property
@@ -156,11 +173,6 @@ class Folder(Source):
     def sizes(self) -> dict[str, int]:
         """Path -> bytes."""
         return {file.path: file.size for file in self.tree.files}
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """What the walk refused to follow or to trust."""
-        return self.tree.problems
 
     def read(self, path: str, limit: int, begin: int = 0) -> bytes:
         """Bytes of a file, never of one outside the folder."""
@@ -190,13 +202,11 @@ def _base(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def texts(source: Source) -> tuple[Document, ...]:
-    """The prose of a release: its cards first, then other text files, licences left out."""
-    return tuple(source.document(path) for path in prose(source)[0])
-
-
 def prose(source: Source) -> tuple[list[str], list[str]]:
-    """Names of the text files that are read, and of those that are not, for there are too many or they are too long."""
+    """Names of the text files that are read, and of those that are not, for there are too many or they are too long.
+
+    The cards come first, then other text files; licences are left out.
+    """
     chosen = [path for path in source.sizes if _is_prose(path)]
     chosen.sort(key=lambda path: (path.count("/"), "readme" not in path.lower(), path))
     length = 0

@@ -7,16 +7,16 @@ missing, or an error in words, and checks ask.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import Claim, find_claims
-from clearseek.audit.read.source import Source, texts
+from clearseek.audit.read.source import Source, prose
 from clearseek.config import ModelConfig
 from clearseek.counts import ParameterCount, count_parameters
 from clearseek.errors import UserError
@@ -181,13 +181,27 @@ class Subject:
     @cached_property
     def documents(self) -> tuple[Document, ...]:
         """Prose, the card first."""
-        return texts(self.source)
+        return tuple(self.source.document(path) for path in prose(self.source)[0])
 
-    def links(self) -> Iterator[Evidence]:
-        """Every link of the documents, quoted as its target."""
+    def links(
+        self, wanted: Callable[[str], object] | None = None, about: Callable[[Document, int], object] | None = None
+    ) -> list[Evidence]:
+        """Links of the documents, quoted as their targets: those that are `wanted`, on lines that are `about` it."""
+        found: list[Evidence] = []
         for document in self.documents:
+            judged = cache(partial(about or (lambda *_: True), document))  # a line may have hundreds of links
             for link in document.links:
-                yield Evidence(document.file, f"line {link.line}", link.target)
+                if (wanted is None or wanted(link.target)) and judged(link.line):
+                    found.append(Evidence(document.file, f"line {link.line}", link.target))
+        return found
+
+    def heading(self, pattern: re.Pattern[str]) -> tuple[Document, int] | None:
+        """The first heading, and its line, that matches in lower case and with dashes for spaces."""
+        for document in self.documents:
+            for number, line in enumerate(document.lines, 1):
+                if line.startswith("#") and pattern.search(line.lower().replace(" ", "-")):
+                    return document, number
+        return None
 
     @cached_property
     def card(self) -> Document | None:

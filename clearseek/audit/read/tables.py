@@ -16,7 +16,7 @@ _MOST_IN_ALL = 50_000
 
 def table_cells(document: Document) -> Iterator[Cell]:
     """The cells of all tables, without their first rows; not more than any card has."""
-    return islice(chain(document.cells(), _html_cells(document)), _MOST_IN_ALL)
+    return islice(chain(document.cells, _html_cells(document)), _MOST_IN_ALL)
 
 
 def _html_cells(document: Document) -> Iterator[Cell]:

@@ -16,7 +16,7 @@ import yaml
 
 import clearseek
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Audit, Evidence, Grade, Question, Row
+from clearseek.audit.evidence import Answer, Audit, Evidence, Grade, Question
 from clearseek.audit.facts import LicenceFact, PackagesFact
 from clearseek.audit.views import OSAI, european
 
@@ -129,22 +129,14 @@ def as_european_index(audit: Audit) -> str:
     for name, ids in OSAI:
         row = audit.get(ids[0])
         place = row.evidence[0] if row and row.evidence else None
-        content[name] = {
-            "class": _CLASSES.get(entries[name].claimed),
-            "link": _link(place) if place else None,
-            "notes": _note(row, entries[name].claimed),
-        }
+        given, told = _CLASSES.get(entries[name].claimed), row.told if row else "not looked at"
+        content[name] = {"class": given, "link": place and _link(place), "notes": told if given else f"unknown: {told}"}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _link(place: Evidence) -> str:
     """An address, or the file's name in the release."""
     return place.quote if place.quote.startswith(("https://", "http://")) else place.file
-
-
-def _note(row: Row | None, answer: Answer) -> str:
-    told = row.told if row else "not looked at"
-    return told if answer in _CLASSES else f"unknown: {told}"
 
 
 def _parameters(audit: Audit) -> dict[str, Any]:

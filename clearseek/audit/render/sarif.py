@@ -21,11 +21,7 @@ def as_sarif(audit: Audit) -> dict[str, Any]:
     """A log with one rule a row, and one result for each row that is not a plain yes."""
     rules = [{"id": row.id, "shortDescription": {"text": row.title}} for row in audit]
     results = [_result(row, number) for number, row in enumerate(audit) if row.answer in _LEVELS]
-    driver = {
-        "name": "clearseek audit",
-        "version": clearseek.__version__,
-        "rules": rules,
-    }
+    driver = {"name": "clearseek audit", "version": clearseek.__version__, "rules": rules}
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",

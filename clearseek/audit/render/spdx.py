@@ -36,7 +36,8 @@ def as_spdx(audit: Audit, findings: bool = True) -> dict[str, Any]:
     model = _model(elements, audit)
     data = _data(elements, audit)
     files = {
-        path: elements.add("software_File", f"file-{number}", name=path, verifiedUsing=[_hash(digest)],
+        path: elements.add("software_File", f"file-{number}", name=path,
+                           verifiedUsing=[{"type": "Hash", "algorithm": "sha256", "hashValue": digest}],
                            software_primaryPurpose="data" if is_data(path) else "file")
         for number, (path, digest) in enumerate(audit.files.items(), 1)
     }  # fmt: skip
@@ -127,10 +128,6 @@ def _data(elements: _Elements, audit: Audit) -> str:
         properties["software_downloadLocation"] = links[0]
     return elements.add("dataset_DatasetPackage", "data", dataset_datasetType=["text"],
                         dataset_hasSensitivePersonalInformation="noAssertion", **properties)  # fmt: skip
-
-
-def _hash(digest: str) -> dict[str, str]:
-    return {"type": "Hash", "algorithm": "sha256", "hashValue": digest}
 
 
 def _expression(found: tuple[LicenceFact, ...]) -> str:

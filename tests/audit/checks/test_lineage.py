@@ -12,7 +12,7 @@ from clearseek.audit.checks.lineage import MOST_MODELS, derived_models
 from clearseek.audit.evidence import Grade, Row
 from clearseek.audit.read.source import Folder
 from clearseek.audit.read.subject import Subject
-from clearseek.licences.upstream import NOTICES
+from clearseek.licences.table import LICENCES
 from clearseek.signing.hashing import hash_files
 from tests.licences.examples import LLAMA_3_1, MIT, published
 from tests.releases import audited, edit_json, make_release
@@ -28,7 +28,7 @@ def upstream(folder: Path, base: str, tag: str = "mit", name: str = "Llama-Tiny"
 
 
 def test_a_llama_with_all_that_it_owes(tmp_path: Path) -> None:
-    notice = NOTICES["LicenseRef-Llama-3.1"].replace("©", "(c)")
+    notice = {each.id: each for each in LICENCES}["LicenseRef-Llama-3.1"].notice_text.replace("©", "(c)")
     base = "meta-llama/Llama-3.1-8B"
     row = upstream(tmp_path, base, "llama3.1", LICENSE=AGREEMENT, NOTICE=notice)
     assert (row.answer, row.grade) == ("yes", Grade.PRESENT) and "by their title" in row.reason

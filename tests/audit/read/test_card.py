@@ -51,7 +51,7 @@ def test_headings_tables_and_links() -> None:
         ("http://x/2", "", 3),
         ("http://x/3", "", 3),
     ]
-    assert [(cell.row, cell.header, cell.column, cell.text, cell.line) for cell in document.cells()] == [
+    assert [(cell.row, cell.header, cell.column, cell.text, cell.line) for cell in document.cells] == [
         (("1", "2"), ("m", "n"), 0, "1", 7),
         (("1", "2"), ("m", "n"), 1, "2", 7),
     ]
@@ -68,7 +68,7 @@ def test_any_text_is_read(text: str) -> None:
     document = Document("f", text)
     assert len(document.headings) == len(document.lines)
     assert all(1 <= link.line <= len(document.lines) for link in document.links)
-    assert all(1 <= cell.line <= len(document.lines) for cell in document.cells())
+    assert all(1 <= cell.line <= len(document.lines) for cell in document.cells)
     with contextlib.suppress(UserError):
         assert isinstance(document.metadata, dict)
 
@@ -77,7 +77,7 @@ def test_any_text_is_read(text: str) -> None:
 def test_no_line_takes_long(piece: str) -> None:
     start = time.process_time()
     document = Document("f", piece * (1_000_000 // len(piece)) + "\n" + (piece + "\n") * 2000)
-    _ = document.links, document.headings, list(document.cells()), plain(document.lines[0])
+    _ = document.links, document.headings, list(document.cells), plain(document.lines[0])
     assert time.process_time() - start < 20
 
 
@@ -89,7 +89,7 @@ def test_a_line_of_spaces_and_marks_is_no_trap() -> None:
     )
     assert len(document.headings) == len(document.lines)
     assert len(document.links) == 5000
-    assert len(list(document.cells())) == len(list(document.cells())) == 500 * 100
+    assert len(list(document.cells)) == len(list(document.cells)) == 500 * 100
     assert time.process_time() - start < 20
 
 
