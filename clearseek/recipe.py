@@ -1,4 +1,4 @@
-"""From a TOML file to a checked :class:`clearseek.config.Recipe`, one clear sentence for all that is wrong with it."""
+"""Recipes read from TOML files and checked; every mistake is one sentence of one error."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from clearseek.errors import UserError, nearest
 
 
 class Retired(NamedTuple):
-    """A setting that recipes had, and what became of it."""
+    """A setting that recipes no longer have."""
 
     always: Any
-    """The value that every run has now: the default that the setting had."""
+    """Value that every run has now: the setting's old default."""
     since: str
-    """The first version without the setting."""
+    """First version without the setting."""
 
 
 RETIRED = {
@@ -29,7 +29,7 @@ RETIRED = {
     "fp8.gradient_tile": Retired("1x128", "0.1.0"),
     "fp8.accumulate": Retired("fp32", "0.1.0"),
 }
-"""By dotted key. Records are never written again, so a recipe that has such a setting at its default is read."""
+"""Retired settings by dotted key. Old records stay readable: a recipe may have such a setting at its old default."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -49,11 +49,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except IsADirectoryError:
         hint = f"to go on with a run, use --resume {file}" if (file / "recipe.json").exists() else "give a .toml file"
-        raise UserError(f"{file}: a folder, and no recipe: {hint}") from None
+        raise UserError(f"{file}: a folder, not a recipe: {hint}") from None
     except OSError as error:
         raise UserError(f"{file}: cannot read the recipe: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{file}: the recipe is not UTF-8 text") from None
+        raise UserError(f"{file}: the recipe is not UTF-8 text: save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid TOML: {error}") from None
     for override in overrides:
@@ -65,9 +65,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Validate a recipe's tables, as TOML or JSON has them.
+    """Validate the tables of a recipe in TOML or JSON.
 
-    A UserError's lines begin with `where` (a file name), or with the one of `overrides` that set the key.
+    Raises UserError, each line of which begins with `where` (a file name) or with the override that set the key.
     """
     tables, entries = _without_retired(raw)
     try:
@@ -88,7 +88,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def find_recipe(path: str | Path) -> Path:
-    """The file of a recipe: `path` itself, or where it is a bare name and no file, the shipped recipe of that name.
+    """File of a recipe: `path`, or the shipped recipe of that name where `path` is a bare name without a file.
 
     Raises UserError for a name that is neither.
     """
@@ -106,7 +106,7 @@ def find_recipe(path: str | Path) -> Path:
 
 
 def _without_retired(raw: Any) -> tuple[Any, list[Any]]:
-    """The tables without retired settings; for each that had another value than every run has now, an error."""
+    """Tables without retired settings, and an error for each retired setting that is not at its old default."""
     wrong: list[Any] = []
     for dotted, (always, since) in RETIRED.items():
         table, key = dotted.split(".")
@@ -141,7 +141,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def _origin(entry: Any, overrides: Sequence[str]) -> str | None:
-    """The ``--set`` that a pydantic error is about; None where it is about the file."""
+    """The ``--set`` that a pydantic error is about; None where the error is about the file."""
     for override in reversed(overrides):
         parts = [part.strip() for part in override.partition("=")[0].split(".")]
         if [str(part) for part in entry["loc"]][: len(parts)] == parts:
@@ -156,8 +156,8 @@ def _explain(entry: Any) -> str:
         group: type[BaseModel] = Recipe
         for part in entry["loc"][:-1]:
             field = group.model_fields.get(str(part))
-            inner = [t for t in (field.annotation, *get_args(field.annotation)) if _is_settings(t)] if field else []
-            group = inner[0] if inner else group
+            inner = (field.annotation, *get_args(field.annotation)) if field else ()
+            group = next(filter(_is_settings, inner), group)
         valid = sorted(group.model_fields)
         inside = [f"{table}.{location}" for table in valid if group is Recipe and location in _fields_of(table)]
         if inside:
@@ -173,9 +173,9 @@ def _explain(entry: Any) -> str:
 
 
 def _fields_of(table: str) -> Iterable[str]:
-    """Keys of a table of the recipe; none where it is a plain setting."""
-    kind = Recipe.model_fields[table].annotation
-    return kind.model_fields if isinstance(kind, type) and issubclass(kind, Settings) else ()
+    """Keys of a table of the recipe; empty for a plain setting."""
+    kind: Any = Recipe.model_fields[table].annotation
+    return kind.model_fields if _is_settings(kind) else ()
 
 
 _PLAIN_WORDS = {"model_type": "must be a table of settings", "tuple_type": "must be a list"}

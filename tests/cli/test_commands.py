@@ -171,7 +171,7 @@ def test_every_example_parses() -> None:
         (["train", "--resume", "x", "--from-step", "one"], "argument --from-step: invalid int value: 'one'"),
         (["train", "quikstart"], 'no recipe "quikstart" (did you mean "quickstart"?)'),
         (["train", "gone.toml"], "gone.toml: cannot read the recipe: No such file or directory"),
-        (["train", "folder.toml"], "folder.toml: a folder, and no recipe: give a .toml file"),
+        (["train", "folder.toml"], "folder.toml: a folder, not a recipe: give a .toml file"),
         (["train", "binary.toml"], "binary.toml: the recipe is not UTF-8 text"),
         (["train", "quickstart", "--set", "train.stepz=1"], 'unknown key train.stepz (did you mean "steps"?)'),
         (["train", "quickstart", "--set", "steps"], "--set steps: write it as table.key=value"),

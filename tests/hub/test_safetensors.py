@@ -100,9 +100,9 @@ FORGED: dict[str, tuple[bytes, str]] = {
     "NaN": (file_of(b'{"a":NaN}'), "NaN is not JSON"),
     "the same tensor twice": (
         file_of(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],'
-                b'"data_offsets":[1,2]}}', b"xx"), "'a' stands there twice"),
+                b'"data_offsets":[1,2]}}', b"xx"), "'a' appears twice"),
     "the same field twice": (file_of(b'{"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}}', b"x"),
-                             "'dtype' stands there twice"),
+                             "'dtype' appears twice"),
     "cut off": (file_of({"a": entry(0, 9)}, b"12345678"), "the file is cut off"),
     "bytes after the end": (file_of({"a": entry(0, 2)}, b"123"), "bytes after its last tensor"),
     "a gap": (file_of({"a": entry(0, 2), "b": entry(3, 4)}, b"1234"), "b leaves a gap"),
@@ -200,7 +200,7 @@ def test_a_header_alone_needs_no_file(tmp_path: Path) -> None:
 
 def test_keys_stand_once_at_every_depth() -> None:
     assert strict_json(b'{"a": {"b": 1}, "b": [{"a": 2}]}', "x") == {"a": {"b": 1}, "b": [{"a": 2}]}
-    with pytest.raises(UserError, match="'b' stands there twice"):
+    with pytest.raises(UserError, match="'b' appears twice"):
         strict_json(b'{"a": [{"b": 1, "b": 2}]}', "x")
 
 

@@ -148,7 +148,7 @@ def test_cautions() -> None:
         (Options(dollars_per_hour=-1, kg_per_kwh=float("inf")), "--price -1: use a number from 0 to 1e+06; --grid inf"),
         (Options(dollars_per_hour=1e308), "--price 1e+308"),
         (Options(utilisation=1e-300), "--utilisation 1e-300: a share from 0.001 to 1"),
-        (Options(layout="dp=128,dp=64"), "dp stands there twice"),
+        (Options(layout="dp=128,dp=64"), "dp appears twice"),
         (Options(layout="tp=8"), "--layout tp=8: write it as dp=128,ep=64,pp=16"),
         (Options(layout="dp"), "--layout dp: write it as"),
         (Options(layout="dp=0"), "dp is a number from 1 up"),

@@ -564,7 +564,7 @@ def test_a_consistent_forgery_is_found_by_training_again(release: Path) -> None:
     assert found["verify.steps.4-6"].answer == "no"
     assert "weights_sha256" in found["verify.steps.4-6"].reason
     assert "step 6: weights_sha256 is" in found["verify.steps.4-6"].reason
-    assert "after step 6 weights model.norm.weight is another than the checkpoint's" in found["verify.steps.4-6"].reason
+    assert "after step 6 weights model.norm.weight differs from the checkpoint's" in found["verify.steps.4-6"].reason
     assert found["verify.steps.7-8"].answer == "no"
 
 

@@ -228,7 +228,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config missing": (lambda f: (f / "config.json").unlink(), "config.json: cannot read"),
     "config broken": (lambda f: (f / "config.json").write_text("{"), "config.json: not valid JSON"),
     "config a list": (lambda f: (f / "config.json").write_text("[]"), "config.json: must be a JSON object"),
-    "config key twice": (lambda f: (f / "config.json").write_text('{"a": 1, "a": 2}'), "'a' stands there twice"),
+    "config key twice": (lambda f: (f / "config.json").write_text('{"a": 1, "a": 2}'), "'a' appears twice"),
     "quantisation a list": (
         lambda f: (f / "config.json").write_text('{"quantization_config": [1]}'),
         "quantization_config must be an object",
