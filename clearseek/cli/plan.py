@@ -1,4 +1,4 @@
-"""``clearseek plan``: what a recipe would cost, by arithmetic that takes a second."""
+"""``clearseek plan``: the cost of a recipe, by arithmetic that takes a second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from clearseek.plan.plan import Plan
 
 _PLANNED: Final = ("hardware", "gpus", "layout", "recompute", "utilisation", "tokens", "grid")
-"""Options that ``--published`` refuses: they belong to the plan of a recipe."""
+"""Options of the plan of a recipe, which ``--published`` refuses."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def print_plan(plan: Plan) -> None:
-    """Print what a recipe costs, and what its makers say it cost."""
+    """Print the cost of a recipe, and the cost that its makers published."""
     from clearseek.cli.report import output, parameter_rows, print_rows
     from clearseek.plan.formulas import price
     from clearseek.plan.plan import LEFT_OUT
@@ -96,7 +96,7 @@ def print_plan(plan: Plan) -> None:
 
 
 def _work(plan: Plan) -> Rows:
-    """The operations of a run, and how fast the devices do them."""
+    """Rows of a run's operations, and of the devices' speed."""
     from clearseek.plan.formulas import compute_class
 
     device, constant = plan.hardware, plan.constant
@@ -154,7 +154,7 @@ def _memory(plan: Plan) -> Rows:
 
 
 def print_validation(predictions: Sequence[Prediction]) -> None:
-    """Print every published run beside what is predicted without it."""
+    """Print every published run beside its prediction by the others."""
     from clearseek.cli.report import output, print_columns, si
     from clearseek.plan.calibration import typical_error
 
@@ -188,7 +188,7 @@ def dollars(value: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Three figures, all those before the point: ``2,702,968``, ``5.43``, ``0.0000491``."""
+    """A number to three figures, or all before the point: ``2,702,968``, ``5.43``, ``0.0000491``."""
     if value >= 100 or value == 0:
         return f"{value:,.0f}"
     return f"{value:.{2 - floor(log10(value))}f}"

@@ -1,4 +1,4 @@
-"""``clearseek train``: train a recipe, go on with a run, or say what either would cost."""
+"""``clearseek train``: train a recipe, resume a run, or print the cost of either."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _refuse_combinations(arguments: argparse.Namespace) -> None:
 
 
 def costs(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe costs, as JSON values."""
+    """Costs of a recipe, as JSON values."""
     from dataclasses import asdict
 
     from clearseek.counts import count_parameters, flops_per_token, training_memory
@@ -122,7 +122,7 @@ def costs(recipe: Recipe) -> dict[str, Any]:
 
 
 def print_costs(recipe: Recipe) -> None:
-    """Print what a recipe costs, then the recipe with every setting."""
+    """Print the costs of a recipe, then the recipe with every setting."""
     import json
 
     from clearseek.cli.report import output, parameter_rows, print_findings, print_rows, si

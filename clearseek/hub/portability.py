@@ -1,10 +1,9 @@
-"""Will other people's engines run this model? Asked of the dimensions, before training.
+"""Portability: findings about how other engines run a model, by its dimensions, before training.
 
-An architecture travels only as far as the assumptions inside each inference engine: llama.cpp tells DeepSeek's sizes
-apart by their layer count, vLLM's latent-attention kernels are compiled for two cache widths, GGUF packs rows in blocks
-of 32 or 256. Such an assumption costs nothing to meet before training and a retraining to meet after. What
-``ModelConfig`` refuses by itself (no shared expert, groups that do not divide the experts or limit nothing) is not
-repeated here.
+Each inference engine makes assumptions: llama.cpp tells DeepSeek's sizes apart by their layer count, vLLM's
+latent-attention kernels are compiled for two cache widths, GGUF packs rows in blocks of 32 or 256. An assumption costs
+nothing to meet before training, and a retraining after. Dimensions that ``ModelConfig`` refuses by itself (no shared
+expert, groups that do not divide the experts or limit nothing) are not repeated here.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clearseek.config import ModelConfig
-from clearseek.tensors import tensors
+from clearseek.tensors import FP8_KINDS, tensors
 
 LLAMA_CPP_LITE_LAYERS = (26, 27)
 VLLM_MLA_WIDTHS = (320, 576)
@@ -23,7 +22,7 @@ LATENT_NORM_EPS = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing a tool will do with a model of these dimensions."""
+    """Behaviour of one tool with a model of given dimensions."""
 
     severity: Literal["error", "warning", "note"]
     """`error`: does not load, or computes something else. `warning`: needs a flag or gives numbers slightly off.
@@ -31,16 +30,11 @@ class Finding:
     tool: str
     """The tool or format."""
     message: str
-    """What happens, and which setting avoids it."""
+    """Behaviour, and the setting that avoids it."""
 
 
-# Its function get_vocab_base_pre compares the SHA-256 of the ids of one text, so every vocabulary has another.
-_UNKNOWN_TOKENIZER = Finding(
-    "warning",
-    "llama.cpp",
-    "its convert_hf_to_gguf.py knows a tokenizer by a hash of token ids and stops at one trained here (BPE "
-    'pre-tokenizer was not recognized): tell it that the pre-tokenizer is "deepseek-v3", as docs/export.md shows',
-)
+_Said = Iterator[tuple[Literal["error", "warning", "note"], str]]
+"""Severities and messages."""
 
 
 def check_portability(config: ModelConfig, own_tokenizer: bool = True) -> list[Finding]:
@@ -50,105 +44,105 @@ def check_portability(config: ModelConfig, own_tokenizer: bool = True) -> list[F
         config: Dimensions.
         own_tokenizer: Whether the tokenizer is trained here, not a published one.
     """
-    tokenizer = [_UNKNOWN_TOKENIZER] if own_tokenizer else []
-    return [*_llama_cpp(config), *tokenizer, *_gguf(config), *_vllm(config), *_transformers(config), *_fp8(config)]
+    tools = {
+        "llama.cpp": _llama_cpp(config, own_tokenizer),
+        "GGUF": _gguf(config),
+        "vLLM": _vllm(config),
+        "transformers": _transformers(config),
+        "FP8": _fp8(config),
+    }
+    return [Finding(severity, tool, message) for tool, said in tools.items() for severity, message in said]
 
 
-def _llama_cpp(config: ModelConfig) -> Iterator[Finding]:
+def _llama_cpp(config: ModelConfig, own_tokenizer: bool) -> _Said:
     # 48 layers with this vocabulary is another published model that shares the architecture name.
-    lite = config.num_hidden_layers in LLAMA_CPP_LITE_LAYERS
-    lite = lite or (config.num_hidden_layers == 48 and config.vocab_size == 128256)
-    if lite and config.q_lora_rank is not None:
-        yield Finding(
+    layers, plain = config.num_hidden_layers, config.q_lora_rank is None
+    lite = layers in LLAMA_CPP_LITE_LAYERS or (layers == 48 and config.vocab_size == 128256)
+    if lite and not plain:
+        yield (
             "error",
-            "llama.cpp",
-            f"takes a model of num_hidden_layers = {config.num_hidden_layers} for V2-Lite, without compressed queries, "
-            f"but q_lora_rank = {config.q_lora_rank}: use another number of layers than 26 or 27",
+            f"takes a model of num_hidden_layers = {layers} for V2-Lite, without compressed queries, but q_lora_rank = "
+            f"{config.q_lora_rank}: use another number of layers than 26 or 27",
         )
-    if not lite and config.q_lora_rank is None:
-        yield Finding(
+    if not lite and plain:
+        yield (
             "error",
-            "llama.cpp",
             "reads plain queries (no q_lora_rank) only in models of 26 or 27 layers, but num_hidden_layers = "
-            f"{config.num_hidden_layers}: set q_lora_rank, or 26 or 27 layers",
+            f"{layers}: set q_lora_rank, or 26 or 27 layers",
         )
     if config.n_group > 1 and config.n_group >= config.n_routed_experts:
-        yield Finding(
+        yield (
             "error",
-            "llama.cpp",
             f"stops when n_group = {config.n_group} is not below n_routed_experts = {config.n_routed_experts}",
         )
-    if config.rms_norm_eps != LATENT_NORM_EPS:
-        yield _latent_norms("llama.cpp", config)
+    yield from _latent_norms(config)
+    if own_tokenizer:
+        # get_vocab_base_pre compares the SHA-256 of the ids of one text, which every vocabulary gives differently.
+        yield (
+            "warning",
+            "its convert_hf_to_gguf.py knows a tokenizer by a hash of token ids and stops at one trained here (BPE "
+            'pre-tokenizer was not recognized): tell it that the pre-tokenizer is "deepseek-v3", as docs/export.md '
+            "shows",
+        )
 
 
-def _gguf(config: ModelConfig) -> Iterator[Finding]:
+def _gguf(config: ModelConfig) -> _Said:
     """GGUF quantises along rows; kv_b_proj is stored transposed for keys, so a row there is qk_nope_head_dim long."""
     rows = {spec.shape[-1] for spec in tensors(config) if len(spec.shape) == 2} | {config.qk_nope_head_dim}
     for block, types in ((32, "Q8_0 and Q4_0"), (256, "the K-quants")):
         odd = sorted(size for size in rows if size % block)
         if odd:
-            yield Finding(
+            yield (
                 "warning" if block == 32 else "note",
-                "GGUF",
                 f"{types} pack rows in blocks of {block}, and rows of {', '.join(map(str, odd))} elements do not "
                 "divide: those tensors need another type",
             )
 
 
-def _vllm(config: ModelConfig) -> Iterator[Finding]:
+def _vllm(config: ModelConfig) -> _Said:
     width = config.kv_lora_rank + config.qk_rope_head_dim
     if width not in VLLM_MLA_WIDTHS:
-        yield Finding(
+        yield (
             "warning",
-            "vLLM",
             f"its latent-attention kernels take kv_lora_rank + qk_rope_head_dim of 320 or 576, and this is {width}: "
             "use 256 + 64 or 512 + 64, or serve with VLLM_MLA_DISABLE=1",
         )
+    yield from _latent_norms(config)
+
+
+def _latent_norms(config: ModelConfig) -> _Said:
     if config.rms_norm_eps != LATENT_NORM_EPS:
-        yield _latent_norms("vLLM", config)
+        yield (
+            "warning",
+            f"uses rms_norm_eps = {config.rms_norm_eps} in the latent norms too, where this model has 1e-6: "
+            "set rms_norm_eps = 1e-6 for the same numbers everywhere",
+        )
 
 
-def _latent_norms(tool: str, config: ModelConfig) -> Finding:
-    return Finding(
-        "warning",
-        tool,
-        f"uses rms_norm_eps = {config.rms_norm_eps} in the latent norms too, where this model has 1e-6: "
-        "set rms_norm_eps = 1e-6 for the same numbers everywhere",
-    )
-
-
-def _transformers(config: ModelConfig) -> Iterator[Finding]:
+def _transformers(config: ModelConfig) -> _Said:
     if config.model_type == "deepseek_v2" and config.norm_topk_prob:
-        yield Finding(
+        yield (
             "error",
-            "transformers",
             "ignores norm_topk_prob in deepseek_v2 and would weight the experts differently: "
             "set norm_topk_prob = false",
         )
     if config.model_type == "deepseek_v2" and config.hidden_size % config.num_attention_heads:
-        yield Finding(
+        yield (
             "error",
-            "transformers",
             f"refuses a deepseek_v2 whose hidden_size = {config.hidden_size} is not divisible by num_attention_heads = "
             f"{config.num_attention_heads}",
         )
     if config.num_nextn_predict_layers and config.num_hidden_layers != 61:
-        yield Finding(
+        yield (
             "note",
-            "transformers",
             "looks for the MTP layer at layer 61 only: it warns of unexpected tensors, runs the main model, and cannot "
             "use MTP to generate",
         )
 
 
-def _fp8(config: ModelConfig) -> Iterator[Finding]:
+def _fp8(config: ModelConfig) -> _Said:
     """Inputs of a matrix product are scaled in tiles of 128 channels (DeepSeek-V3 report, section 3.3.2)."""
-    quantised = ("attention", "dense_mlp", "shared_expert", "expert")
-    odd = sorted({s.shape[1] for s in tensors(config) if s.kind in quantised and s.shape[1] % 128})
+    odd = sorted({s.shape[1] for s in tensors(config) if s.kind in FP8_KINDS and s.shape[1] % 128})
     if odd:
-        yield Finding(
-            "note",
-            "FP8",
-            f"tiles are 128 channels wide, and inputs of {', '.join(map(str, odd))} channels leave a partly filled one",
-        )
+        inputs = f"inputs of {', '.join(map(str, odd))} channels"
+        yield "note", f"tiles are 128 channels wide, and {inputs} leave a partly filled one"

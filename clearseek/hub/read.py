@@ -1,9 +1,9 @@
-"""Hugging Face checkpoints, read.
+"""Import of Hugging Face checkpoints.
 
-``tensors.py`` says which tensors there are, and where each goes in memory; ``hub/aliases.py`` knows the other names
-that some writers give them. A checkpoint may leave out what follows from the rest, the MTP layer's repeated embedding
-and head; what it holds twice must be equal. Everything else that is missing, unknown, misshapen or of another type is
-one error. Tensors come as they are stored, and FP8 as the BF16 numbers that it stands for. Nothing is unpickled.
+:mod:`clearseek.tensors` lists the tensors, and :mod:`clearseek.hub.aliases` the other names that some writers give
+them. A checkpoint may leave out the MTP layer's repeated embedding and head; a tensor held twice must be equal. All
+else that is missing, unknown, misshapen or of another type is one error. Tensors are returned as stored, and FP8 as the
+BF16 numbers that it encodes. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from clearseek.hub.block_fp8 import check_finite, check_scale, decode, wide_scal
 from clearseek.hub.config_json import Scales, parse_hf_config
 from clearseek.hub.folder import CONFIG, CheckpointFolder, check_scales_fit, fp8_form, open_checkpoint
 from clearseek.hub.write import E4M3, check_names, place_of
+from clearseek.model.transformer import DeepSeekModel
 from clearseek.tensors import EMBEDDING, HEAD, SCALE_SUFFIX, TensorSpec, memory_tensors, tensors
 
 _DTYPES = ("F32", "BF16", "F16", "F8_E4M3")
@@ -34,9 +35,9 @@ def import_hf(folder: str | Path, allow_missing_mtp: bool = False) -> tuple[Mode
     """Read a DeepSeek-V2 or V3 checkpoint.
 
     Args:
-        folder: Has config.json and either model.safetensors or an index with its shards.
-        allow_missing_mtp: transformers drops the MTP layer when it saves a model but leaves it in config.json. Such
-            a folder is refused, unless this is true: then the returned config has ``num_nextn_predict_layers = 0``.
+        folder: Folder with config.json and either model.safetensors or an index with its shards.
+        allow_missing_mtp: Whether to accept a config.json whose MTP layer has no tensors, as transformers saves it; the
+            returned config then has ``num_nextn_predict_layers = 0``.
 
     Returns:
         The dimensions, and the tensors on the CPU under their memory names, in the dtypes stored; FP8 as BF16, and the
@@ -58,12 +59,24 @@ def import_hf(folder: str | Path, allow_missing_mtp: bool = False) -> tuple[Mode
     _check_all_there(source, config, allow_missing_mtp)
     if allow_missing_mtp and not _has_mtp(config, source.tensors):
         config = config.model_copy(update={"num_nextn_predict_layers": 0})
-    specs = sorted(_stored(config, source.tensors), key=lambda spec: spec.mtp)  # a wrong head shows before its copies
+    specs = sorted(_stored(config, source.tensors), key=lambda spec: spec.mtp)  # a head before its copies
     for spec in specs:
         _check_tensor(spec, source)
     with ExitStack() as stack:
         handles = {file: stack.enter_context(_open(folder / file)) for file in source.headers}
         return config, _read_tensors(config, specs, _Reader(source, scales, handles))
+
+
+def import_model(folder: Path) -> DeepSeekModel:
+    """A checkpoint as a model for inference in FP32, whatever is stored, without its MTP layer where that is missing.
+
+    Raises UserError as :func:`import_hf` does.
+    """
+    config, tensors = import_hf(folder, allow_missing_mtp=True)
+    with torch.device("meta"):
+        model = DeepSeekModel(config)
+    model.load_state_dict(tensors, assign=True)
+    return model.set_dtype(torch.float32).requires_grad_(False)
 
 
 def _open(file: Path) -> Any:
@@ -78,15 +91,15 @@ def _has_mtp(config: ModelConfig, found: Collection[str]) -> bool:
 
 
 def _with_mtp_as_found(config: ModelConfig, found: Collection[str]) -> ModelConfig:
-    """The config with the MTP layer that is there, where config.json leaves it out, as some tools write it."""
-    own = f"model.layers.{config.num_hidden_layers}.eh_proj.weight"  # no other layer has this matrix
+    """The config, with the MTP layer where tensors have one and config.json leaves it out, as some tools write it."""
+    own = f"model.layers.{config.num_hidden_layers}.eh_proj.weight"  # a matrix of the MTP layer alone
     if config.num_nextn_predict_layers or config.model_type != "deepseek_v3" or own not in found:
         return config
     return config.model_copy(update={"num_nextn_predict_layers": 1})
 
 
 def _stored(config: ModelConfig, found: Collection[str], mtp: bool = True) -> Iterator[TensorSpec]:
-    """The tensors that this checkpoint must hold: experts stacked where they are, repeated ones where they are."""
+    """Yield the tensors that this checkpoint must hold: experts as it stacks them, duplicates as far as it has them."""
     stacked = {spec.name for spec in memory_tensors(config) if spec.kind == "expert" and spec.name in found}
     for spec in tensors(config, mtp, stacked):
         if spec.duplicate_of is None or spec.name in found:
@@ -96,7 +109,7 @@ def _stored(config: ModelConfig, found: Collection[str], mtp: bool = True) -> It
 
 
 def _check_counts(source: CheckpointFolder, config: ModelConfig) -> None:
-    """Refuse a config.json of more layers or experts than there are tensors, before their names are all written."""
+    """Refuse a config.json of more layers or experts than the checkpoint has tensors, before names are generated."""
     most = len(source.tensors)
     stacked = any(name.endswith(".experts.down_proj") for name in source.tensors)
     single = not stacked and config.first_k_dense_replace < config.num_hidden_layers
@@ -109,7 +122,7 @@ def _check_counts(source: CheckpointFolder, config: ModelConfig) -> None:
 
 
 def _check_all_there(source: CheckpointFolder, config: ModelConfig, allow_missing_mtp: bool) -> None:
-    """Refuse missing and unknown tensors: first whether the main model is there, and then whether the MTP layer is."""
+    """Refuse missing and unknown tensors, first of the main model and then of the MTP layer."""
     folder, found = source.folder, set(source.tensors)
     main = {spec.name for spec in _stored(config, found, mtp=False)}
     asked_for = {spec.name for spec in _stored(config, found)}

@@ -1,8 +1,8 @@
-"""Release: a Hugging Face repository that carries all that made the model, so that anyone can make it again.
+"""Release: a Hugging Face repository that carries all that made a model, so that anyone can make it again.
 
-Weights, tokenizer and card, as everywhere; and the training code, the recipe, the software versions, the tokens and
-how they were made, the transcript, the checkpoints with optimiser state, the evaluation with raw results; a manifest
-with one number over all of it, and a signature. What is written is computed from the run, never typed.
+Beside weights, tokenizer and card, a release has the training code, the recipe, the software versions, the tokens and
+their making, the transcript, the checkpoints with optimiser state, the evaluation with raw results, a manifest with one
+hash over all of these, and a signature. Everything is computed from the run, never typed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from clearseek.audit.audit import audit_release
 from clearseek.audit.read.source import Folder
@@ -23,39 +22,40 @@ from clearseek.audit.render.spdx import as_spdx
 from clearseek.errors import UserError
 from clearseek.evaluate.logits import as_json, prompt_logits
 from clearseek.files import atomic_folder, remove_unfinished
-from clearseek.hub.write import export_hf
+from clearseek.hub.write import DTYPES, export_hf, export_scales
 from clearseek.release import documents
 from clearseek.release.code import CODE, code_list, package_sources, trainers_code
 from clearseek.release.gather import Made, gather
 from clearseek.release.source_archive import environment_lock, source_archive
-from clearseek.signing import manifest as listing
+from clearseek.signing import manifest as manifests
 from clearseek.signing.folder import sign_folder
 from clearseek.signing.keys import PrivateKey
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.run import Run
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
-
 _GIT = b"""* -text
 *.safetensors filter=lfs diff=lfs merge=lfs -text
 *.bin filter=lfs diff=lfs merge=lfs -text
 *.gz filter=lfs diff=lfs merge=lfs -text
 """
-"""git must not change line ends, which are part of every hash; the hub keeps large files apart."""
+"""Content of .gitattributes: no change of line ends, which are part of every hash; large files apart, on the hub."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseSummary:
-    """What came of it."""
+    """A release that was written."""
 
     out: Path
+    """Folder of the release."""
     files: int
+    """Number of files in the manifest."""
     bytes: int
+    """Bytes of these files."""
     root: str
-    """Merkle root over all files."""
+    """Merkle root over these files."""
     fingerprint: str
-    """Of the key that signed; empty without one."""
+    """Fingerprint of the signing key, or an empty string."""
 
 
 def make_release(
@@ -74,16 +74,16 @@ def make_release(
     Args:
         run: The run.
         out: Folder to make; it must not exist.
-        data: The run's data, where they are not in its folder.
+        data: Folder of the run's data, where it is not in the run's folder.
         key: Private key to sign with.
-        dtype: Of the exported weights: ``bf16``, ``fp32`` or ``fp8``. Checkpoints are always FP32.
-        name: Of the model; by default the folder's.
-        provider: Who publishes it, with a contact, for the card and the AI Act's summary.
-        languages: Of the data, for that summary.
-        say: Told what is being done.
+        dtype: Type of the exported weights: ``bf16``, ``fp32`` or ``fp8``. Checkpoints are always FP32.
+        name: Name of the model; by default the name of `out`.
+        provider: Publisher and contact, for the card and the AI Act's summary.
+        languages: Languages of the data, for that summary.
+        say: Called with each stage in words.
 
     Raises:
-        UserError: the run is not finished or not sound, data were changed, `out` exists or lies in the run.
+        UserError: the run is unfinished or unsound, its data were changed, or `out` exists or lies in the run.
     """
     out, folder = Path(out), run.data if data is None else Path(data)
     if data is None and run.begun and not folder.is_dir():
@@ -95,46 +95,42 @@ def make_release(
     with atomic_folder(out) as place:
         say("writing weights and logits")
         _weights(run, place, made)
-        logits = json.dumps(as_json(prompt_logits(place)), indent=1) + "\n"
-        _write(place / "evaluation" / "logits.json", logits.encode("utf-8"))
+        _write(place / "evaluation" / "logits.json", _json(as_json(prompt_logits(place))))
         say(f"copying {len(made.steps)} checkpoints and the data")
         _training(run, place, made)
         _copy(folder, place / "data")
         archive, content = source_archive()
         _write(place / "code" / archive, content)
-        code = json.dumps(code_list(trainers_code(package_sources())), indent=1) + "\n"
-        _write(place / CODE, code.encode("utf-8"))
+        _write(place / CODE, _json(code_list(trainers_code(package_sources()))))
         for path, text in documents.all_documents(made, place).items():
-            _write(place / path, text.encode("utf-8"))
+            _write(place / path, text)
         _licences(place, made)
         _write(place / ".gitattributes", _GIT)
         say("hashing every file, and signing")
-        manifest = listing.build(place, known=_bills(place, made))
-        _write(place / listing.MANIFEST, manifest.to_bytes())
+        manifest = manifests.build(place, known=_bills(place, made))
+        _write(place / manifests.MANIFEST, manifest.to_bytes())
         if key is not None:
             sign_folder(place, key)
-    fingerprint = "" if key is None else key.public.fingerprint
     size = sum(entry.size for entry in manifest.files)
-    return ReleaseSummary(out, len(manifest.files), size, manifest.root, fingerprint)
+    return ReleaseSummary(out, len(manifest.files), size, manifest.root, key.public.fingerprint if key else "")
 
 
 def _refuse_place(out: Path, run: Run, data: Path) -> None:
-    """A release stands by itself: not in the run that it is copied from, and not in another release."""
+    """Raise UserError for a folder that exists, or lies in the run, its data or another release."""
     if out.exists():
         raise UserError(f"{out}: exists: choose a new folder for the release")
     above = list(out.resolve().parents)
     if run.root.resolve() in above or data.resolve() in above:
         raise UserError(f"{out}: lies in the run that it would be copied from: choose a folder elsewhere")
-    inside = next((parent for parent in above if (parent / listing.MANIFEST).is_file()), None)
+    inside = next((parent for parent in above if (parent / manifests.MANIFEST).is_file()), None)
     if inside is not None:
         raise UserError(f"{out}: lies in the release {inside}, which it would break: choose a folder elsewhere")
 
 
 def _weights(run: Run, place: Path, made: Made) -> None:
     model, _ = run.load_model()
-    powers = made.recipe.train.precision == "fp8" and made.recipe.fp8.scales == "power-of-two"
-    scales = "power-of-two" if powers else "float"
-    export_hf(model.state_dict(), made.recipe.model, run.tokenizer, place, DTYPES[made.dtype], scales=scales)  # type: ignore[arg-type]
+    recipe = made.recipe
+    export_hf(model.state_dict(), recipe.model, run.tokenizer, place, DTYPES[made.dtype], scales=export_scales(recipe))
 
 
 def _training(run: Run, place: Path, made: Made) -> None:
@@ -142,13 +138,12 @@ def _training(run: Run, place: Path, made: Made) -> None:
     for path in (run.recipe, run.transcript, run.metrics):
         if path.is_file():
             _write(place / "training" / path.name, path.read_bytes())
-    _write(place / "training" / "requirements.lock", environment_lock().encode())
+    _write(place / "training" / "requirements.lock", environment_lock())
     environment = json.dumps(made.transcript.header["environment"], indent=1, sort_keys=True) + "\n"
-    _write(place / "training" / "environment.json", environment.encode())
+    _write(place / "training" / "environment.json", environment)
     for step in made.steps:
         source = checkpoint.find(run.checkpoints, step)
-        problems = checkpoint.find_problems(source)
-        if problems:
+        if problems := checkpoint.find_problems(source):
             raise UserError("\n".join(problems))
         _copy(source, place / "checkpoints" / source.name)
     for folder in (run.parent, *(run.parent.iterdir() if run.parent.is_dir() else ())):
@@ -159,7 +154,7 @@ def _training(run: Run, place: Path, made: Made) -> None:
 
 
 def _licences(place: Path, made: Made) -> None:
-    """Texts: Apache-2.0 over all that ClearSeek's user made, and the sources' own over the data."""
+    """Licence texts: Apache-2.0 for the model, and those of the sources for the data."""
     texts = files("clearseek.licences") / "texts"
     _write(place / "LICENSE", (texts / "Apache-2.0.txt").read_bytes())
     for licence in made.data.licences:
@@ -169,26 +164,30 @@ def _licences(place: Path, made: Made) -> None:
 
 
 def _bills(place: Path, made: Made) -> dict[str, str]:
-    """Bills of materials: files with hashes, packages, licences; findings are for the reader's own audit to say.
+    """Write bills of materials: files with hashes, packages, licences. Returns the hashes of all files but the bills.
 
-    Returns the hashes of all files but the bills.
+    Findings are left to the reader's own audit.
     """
     source = Folder(place)
-    source.hashes.update({entry.path: entry.sha256 for entry in listing.build(place).files})
+    source.hashes.update({entry.path: entry.sha256 for entry in manifests.build(place).files})
     found = replace(audit_release(source, made.name), subject=made.name)
     for name, render in (("bom.cdx.json", as_cyclonedx), ("bom.spdx.json", as_spdx)):
-        _write(place / name, (json.dumps(render(found, findings=False), indent=1) + "\n").encode())
+        _write(place / name, _json(render(found, findings=False)))
     return source.hashes
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A folder of plain files; the first that cannot be copied ends it. What an operating system left stays behind."""
+    """Copy a folder of plain files, without those that an operating system left."""
     target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.is_file() and not system_file(path.name):
             shutil.copyfile(path, target / path.name)
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=1) + "\n"

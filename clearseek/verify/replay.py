@@ -140,7 +140,7 @@ class Replay:
 
     @cached_property
     def other_code(self) -> str:
-        """Differences between the code that trains here and the release's (:func:`~clearseek.verify.code.other_code`)."""
+        """Differences between the code that trains here and the release's, by :mod:`clearseek.verify.code`."""
         return other_code(self.release.root)
 
     @sharing_cores()

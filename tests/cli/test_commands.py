@@ -193,8 +193,8 @@ def test_every_example_parses() -> None:
         (["generate", "gone", "--prompt", "\udcff"], "--prompt: not UTF-8 text"),
         (["export", "gone", "out"], "gone: not a run folder"),
         (["import", "gone", "out"], "gone: no such folder: give a folder with config.json and safetensors"),
-        (["import", "folder.toml", "file"], "file: exists and is no empty folder"),
-        (["import", "folder.toml", "full"], "full: exists and is no empty folder"),
+        (["import", "folder.toml", "file"], "file: exists and is not an empty folder"),
+        (["import", "folder.toml", "full"], "full: exists and is not an empty folder"),
         (["train", "quickstart", "--run", "full"], "full: not empty (it holds precious): choose a new folder"),
         (["train", "quickstart", "--run", "file"], "file"),
     ],
@@ -629,7 +629,7 @@ def test_an_import_is_a_run_to_read_and_not_to_train(cli: Cli, work: Work, tmp_p
     assert "back: no training to go on with: an imported model has none" in said
     trained = cli("train", work.recipe, "--data", work.data, "--run", tmp_path / "back")
     assert "back: not empty (it holds checkpoints" in refused(trained)
-    assert "back: exists and is no empty folder" in refused(cli("import", work.export, tmp_path / "back"))
+    assert "back: exists and is not an empty folder" in refused(cli("import", work.export, tmp_path / "back"))
     assert "exists" in refused(cli("import", work.export, tmp_path / "back/recipe.json"))
     assert tree(tmp_path) == before
 

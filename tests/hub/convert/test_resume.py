@@ -210,7 +210,7 @@ def test_another_conversion_does_not_go_on_with_it(unfinished: tuple[Path, Path]
     with pytest.raises(UserError, match="unfinished conversion of something else"):
         convert_checkpoint(out.parent / "bf16", out, "fp8")
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"notes\.txt: is no part of the unfinished conversion"):
+    with pytest.raises(UserError, match=r"notes\.txt: not part of the unfinished conversion"):
         convert_checkpoint(mine, out, "bf16")
     (out / "notes.txt").unlink()
     assert tree(out) == before
