@@ -249,6 +249,15 @@ def writing(path: Path, size: int | None = None) -> Iterator[None]:
         raise UserError(f"{path if ours else error.filename}: cannot write: {cure}") from error
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an error of the file system at `path` into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from None
+
+
 def _cure(error: OSError, path: Path, size: int | None) -> str | None:
     """Fault and cure, or None where the error is not about the place written to."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

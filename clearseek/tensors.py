@@ -104,10 +104,10 @@ def memory_tensors(config: ModelConfig, mtp: bool = True) -> Iterator[TensorSpec
 
 
 class StoredTensor(NamedTuple):
-    """A tensor as a checkpoint stores it."""
+    """A tensor as a checkpoint stores it: name, type such as ``BF16``, shape."""
 
     name: str
-    dtype: Literal["F8_E4M3", "BF16", "F32"]
+    dtype: str
     shape: tuple[int, ...]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clearseek.errors import UserError
+from clearseek.files import reading
 from clearseek.filetypes import HEAD_BYTES, UTF8_BOM, recognise
 from clearseek.hub.absent import what_is_there
 from clearseek.hub.config_json import Scales, fp8_scales
@@ -162,11 +163,8 @@ def _scales_of(source: CheckpointFolder, name: str) -> str:
 
 
 def _read_json(file: Path) -> JsonFile:
-    try:
-        with file.open("rb") as stream:
-            raw = stream.read(_READ_LIMIT + 1)
-    except OSError as error:
-        raise UserError(f"{file}: cannot read: {error.strerror}") from None
+    with reading(file), file.open("rb") as stream:
+        raw = stream.read(_READ_LIMIT + 1)
     if len(raw) > _READ_LIMIT:
         raise UserError(f"{file}: larger than {_READ_LIMIT:,} bytes, which no such file has: fetch it again")
     plain = raw.removeprefix(UTF8_BOM)

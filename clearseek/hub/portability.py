@@ -20,21 +20,20 @@ VLLM_MLA_WIDTHS = (320, 576)
 LATENT_NORM_EPS = 1e-6
 
 
+Severity = Literal["error", "warning", "note"]
+"""`error`: does not load, or computes something else. `warning`: needs a flag or gives numbers slightly off.
+`note`: works, with a cost."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Behaviour of one tool with a model of given dimensions."""
 
-    severity: Literal["error", "warning", "note"]
-    """`error`: does not load, or computes something else. `warning`: needs a flag or gives numbers slightly off.
-    `note`: works, with a cost."""
+    severity: Severity
     tool: str
     """The tool or format."""
     message: str
     """Behaviour, and the setting that avoids it."""
-
-
-_Said = Iterator[tuple[Literal["error", "warning", "note"], str]]
-"""Severities and messages."""
 
 
 def check_portability(config: ModelConfig, own_tokenizer: bool = True) -> list[Finding]:
@@ -44,105 +43,60 @@ def check_portability(config: ModelConfig, own_tokenizer: bool = True) -> list[F
         config: Dimensions.
         own_tokenizer: Whether the tokenizer is trained here, not a published one.
     """
-    tools = {
-        "llama.cpp": _llama_cpp(config, own_tokenizer),
-        "GGUF": _gguf(config),
-        "vLLM": _vllm(config),
-        "transformers": _transformers(config),
-        "FP8": _fp8(config),
-    }
-    return [Finding(severity, tool, message) for tool, said in tools.items() for severity, message in said]
-
-
-def _llama_cpp(config: ModelConfig, own_tokenizer: bool) -> _Said:
+    layers, rank, eps = config.num_hidden_layers, config.q_lora_rank, config.rms_norm_eps
+    v2, width = config.model_type == "deepseek_v2", config.kv_lora_rank + config.qk_rope_head_dim
     # 48 layers with this vocabulary is another published model that shares the architecture name.
-    layers, plain = config.num_hidden_layers, config.q_lora_rank is None
     lite = layers in LLAMA_CPP_LITE_LAYERS or (layers == 48 and config.vocab_size == 128256)
-    if lite and not plain:
-        yield (
-            "error",
-            f"takes a model of num_hidden_layers = {layers} for V2-Lite, without compressed queries, but q_lora_rank = "
-            f"{config.q_lora_rank}: use another number of layers than 26 or 27",
-        )
-    if not lite and plain:
-        yield (
-            "error",
-            "reads plain queries (no q_lora_rank) only in models of 26 or 27 layers, but num_hidden_layers = "
-            f"{layers}: set q_lora_rank, or 26 or 27 layers",
-        )
-    if config.n_group > 1 and config.n_group >= config.n_routed_experts:
-        yield (
-            "error",
-            f"stops when n_group = {config.n_group} is not below n_routed_experts = {config.n_routed_experts}",
-        )
-    yield from _latent_norms(config)
-    if own_tokenizer:
+    norms = (
+        eps != LATENT_NORM_EPS, f"uses rms_norm_eps = {eps} in the latent norms too, where this model has 1e-6: set "
+        "rms_norm_eps = 1e-6 for the same numbers everywhere"
+    )  # fmt: skip
+    checks: list[tuple[Severity, str, object, str]] = [
+        ("error", "llama.cpp", lite and rank is not None,
+         f"takes a model of num_hidden_layers = {layers} for V2-Lite, without compressed queries, but q_lora_rank = "
+         f"{rank}: use another number of layers than 26 or 27"),
+        ("error", "llama.cpp", not lite and rank is None,
+         "reads plain queries (no q_lora_rank) only in models of 26 or 27 layers, but num_hidden_layers = "
+         f"{layers}: set q_lora_rank, or 26 or 27 layers"),
+        ("error", "llama.cpp", config.n_group > 1 and config.n_group >= config.n_routed_experts,
+         f"stops when n_group = {config.n_group} is not below n_routed_experts = {config.n_routed_experts}"),
+        ("warning", "llama.cpp", *norms),
         # get_vocab_base_pre compares the SHA-256 of the ids of one text, which every vocabulary gives differently.
-        yield (
-            "warning",
-            "its convert_hf_to_gguf.py knows a tokenizer by a hash of token ids and stops at one trained here (BPE "
-            'pre-tokenizer was not recognized): tell it that the pre-tokenizer is "deepseek-v3", as docs/export.md '
-            "shows",
-        )
+        ("warning", "llama.cpp", own_tokenizer,
+         "its convert_hf_to_gguf.py knows a tokenizer by a hash of token ids and stops at one trained here (BPE "
+         'pre-tokenizer was not recognized): tell it that the pre-tokenizer is "deepseek-v3", as docs/export.md shows'),
+        *_gguf(config),
+        ("warning", "vLLM", width not in VLLM_MLA_WIDTHS,
+         f"its latent-attention kernels take kv_lora_rank + qk_rope_head_dim of 320 or 576, and this is {width}: "
+         "use 256 + 64 or 512 + 64, or serve with VLLM_MLA_DISABLE=1"),
+        ("warning", "vLLM", *norms),
+        ("error", "transformers", v2 and config.norm_topk_prob,
+         "ignores norm_topk_prob in deepseek_v2 and would weight the experts differently: set norm_topk_prob = false"),
+        ("error", "transformers", v2 and config.hidden_size % config.num_attention_heads,
+         f"refuses a deepseek_v2 whose hidden_size = {config.hidden_size} is not divisible by num_attention_heads = "
+         f"{config.num_attention_heads}"),
+        ("note", "transformers", config.num_nextn_predict_layers and layers != 61,
+         "looks for the MTP layer at layer 61 only: it warns of unexpected tensors, runs the main model, and cannot "
+         "use MTP to generate"),
+        *_fp8(config),
+    ]  # fmt: skip
+    return [Finding(severity, tool, message) for severity, tool, true, message in checks if true]
 
 
-def _gguf(config: ModelConfig) -> _Said:
+def _gguf(config: ModelConfig) -> Iterator[tuple[Severity, str, object, str]]:
     """GGUF quantises along rows; kv_b_proj is stored transposed for keys, so a row there is qk_nope_head_dim long."""
     rows = {spec.shape[-1] for spec in tensors(config) if len(spec.shape) == 2} | {config.qk_nope_head_dim}
-    for block, types in ((32, "Q8_0 and Q4_0"), (256, "the K-quants")):
+    blocks: tuple[tuple[Severity, int, str], ...] = (("warning", 32, "Q8_0 and Q4_0"), ("note", 256, "the K-quants"))
+    for severity, block, types in blocks:
         odd = sorted(size for size in rows if size % block)
-        if odd:
-            yield (
-                "warning" if block == 32 else "note",
-                f"{types} pack rows in blocks of {block}, and rows of {', '.join(map(str, odd))} elements do not "
-                "divide: those tensors need another type",
-            )
-
-
-def _vllm(config: ModelConfig) -> _Said:
-    width = config.kv_lora_rank + config.qk_rope_head_dim
-    if width not in VLLM_MLA_WIDTHS:
-        yield (
-            "warning",
-            f"its latent-attention kernels take kv_lora_rank + qk_rope_head_dim of 320 or 576, and this is {width}: "
-            "use 256 + 64 or 512 + 64, or serve with VLLM_MLA_DISABLE=1",
+        message = (
+            f"{types} pack rows in blocks of {block}, and rows of {', '.join(map(str, odd))} elements do not divide"
         )
-    yield from _latent_norms(config)
+        yield severity, "GGUF", odd, f"{message}: those tensors need another type"
 
 
-def _latent_norms(config: ModelConfig) -> _Said:
-    if config.rms_norm_eps != LATENT_NORM_EPS:
-        yield (
-            "warning",
-            f"uses rms_norm_eps = {config.rms_norm_eps} in the latent norms too, where this model has 1e-6: "
-            "set rms_norm_eps = 1e-6 for the same numbers everywhere",
-        )
-
-
-def _transformers(config: ModelConfig) -> _Said:
-    if config.model_type == "deepseek_v2" and config.norm_topk_prob:
-        yield (
-            "error",
-            "ignores norm_topk_prob in deepseek_v2 and would weight the experts differently: "
-            "set norm_topk_prob = false",
-        )
-    if config.model_type == "deepseek_v2" and config.hidden_size % config.num_attention_heads:
-        yield (
-            "error",
-            f"refuses a deepseek_v2 whose hidden_size = {config.hidden_size} is not divisible by num_attention_heads = "
-            f"{config.num_attention_heads}",
-        )
-    if config.num_nextn_predict_layers and config.num_hidden_layers != 61:
-        yield (
-            "note",
-            "looks for the MTP layer at layer 61 only: it warns of unexpected tensors, runs the main model, and cannot "
-            "use MTP to generate",
-        )
-
-
-def _fp8(config: ModelConfig) -> _Said:
+def _fp8(config: ModelConfig) -> Iterator[tuple[Severity, str, object, str]]:
     """Inputs of a matrix product are scaled in tiles of 128 channels (DeepSeek-V3 report, section 3.3.2)."""
     odd = sorted({s.shape[1] for s in tensors(config) if s.kind in FP8_KINDS and s.shape[1] % 128})
-    if odd:
-        inputs = f"inputs of {', '.join(map(str, odd))} channels"
-        yield "note", f"tiles are 128 channels wide, and {inputs} leave a partly filled one"
+    inputs = f"inputs of {', '.join(map(str, odd))} channels"
+    yield "note", "FP8", odd, f"tiles are 128 channels wide, and {inputs} leave a partly filled one"

@@ -17,11 +17,13 @@ from itertools import accumulate
 from math import prod
 from pathlib import Path
 from sys import intern
-from typing import Any, NamedTuple
+from typing import Any
 
 from clearseek.errors import UserError
+from clearseek.files import reading
 from clearseek.filetypes import HEAD_BYTES, recognise
 from clearseek.jsontext import strict_json
+from clearseek.tensors import StoredTensor
 
 LONGEST_HEADER = 100_000_000
 """Most bytes of JSON that the format allows in a header."""
@@ -31,14 +33,6 @@ DTYPE_BYTES = {
 }  # fmt: skip
 AT_ONCE = 1 << 24
 """Most bytes of a tensor that are read at once."""
-
-
-class Shaped(NamedTuple):
-    """Name, type and shape of a tensor."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +49,9 @@ class Entry:
     """Number of bytes."""
 
     @property
-    def shaped(self) -> Shaped:
+    def shaped(self) -> StoredTensor:
         """The tensor without its place."""
-        return Shaped(self.name, self.dtype, self.shape)
+        return StoredTensor(self.name, self.dtype, self.shape)
 
     def spans(self, piece: int | None = None) -> tuple[tuple[int, int], ...]:
         """Spans of the tensor in the file: pairs of the first byte and the byte after the last.
@@ -93,18 +87,15 @@ class Header:
 
 def read_header(file: Path) -> Header:
     """Read and check a file's header. Raises UserError that names the file, and the tensor that is wrong."""
-    try:
-        with file.open("rb") as stream:
-            size = stream.seek(0, 2)
-            stream.seek(0)
-            head = stream.read(HEAD_BYTES)
-            first = head[:8]
-            length = int.from_bytes(first, "little")
-            if len(first) == 8 and 2 <= length <= min(LONGEST_HEADER, size - 8):
-                stream.seek(8)
-                first += stream.read(length)
-    except OSError as error:
-        raise UserError(f"{file}: cannot read: {error.strerror}") from None
+    with reading(file), file.open("rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(0)
+        head = stream.read(HEAD_BYTES)
+        first = head[:8]
+        length = int.from_bytes(first, "little")
+        if len(first) == 8 and 2 <= length <= min(LONGEST_HEADER, size - 8):
+            stream.seek(8)
+            first += stream.read(length)
     if not size:
         raise UserError(
             f"{file}: not a safetensors file: it has 0 bytes, as a copy to a full disk leaves it: fetch it again"
@@ -195,7 +186,7 @@ def _are_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(each) is int and 0 <= each < 2**63 for each in value)
 
 
-def build_header(tensors: Iterable[Shaped], metadata: dict[str, str] | None) -> Header:
+def build_header(tensors: Iterable[StoredTensor], metadata: dict[str, str] | None) -> Header:
     """Make a header for tensors in this order, byte for byte as safetensors' own writer does.
 
     Readers map files into memory, so a tensor's bytes should begin at a multiple of its element size. Where this order

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clearseek.errors import UserError
-from clearseek.files import sha256_bytes, write_atomic
+from clearseek.files import reading, sha256_bytes, write_atomic
 from clearseek.hub.convert.plan import ConversionPlan, Output
 from clearseek.hub.convert.stream import Done
 
@@ -39,12 +39,12 @@ class Journal:
 
     def load(self) -> None:
         """Read the files that are done. Raises UserError for the journal of another conversion."""
+        with reading(self.file):
+            raw = self.file.read_bytes()
         try:
-            content = json.loads(self.file.read_bytes())
+            content = json.loads(raw)
             version, work, done = content["version"], content["work"], content["done"]
             whole = all(isinstance(each[key], int) for each in done.values() for key in ("blocks", "kept"))
-        except OSError as error:
-            raise UserError(f"{self.file}: cannot read: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             whole = False
         if not whole:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Final, cast, get_args
 
 from clearseek.errors import UserError
+from clearseek.files import reading
 from clearseek.hub.config_json import Scales
 from clearseek.hub.folder import CONFIG, INDEX, ORIGIN, SCALE_DTYPES, CheckpointFolder, JsonFile, Stored, is_weight_file
-from clearseek.hub.safetensors import Header, Shaped, parse_header, read_header
+from clearseek.hub.safetensors import Header, parse_header, read_header
 from clearseek.jsontext import strict_json
-from clearseek.tensors import SCALE_SUFFIX
+from clearseek.tensors import SCALE_SUFFIX, StoredTensor
 
 FILE: Final = f"{ORIGIN}/scales.safetensors"
 _MARK: Final = "clearseek-fp8-origin-1"
@@ -48,22 +49,22 @@ class Origin:
         """Type of the scales, ``F32`` or ``F8_E8M0``."""
         return next((found.entry.dtype for found in self.old.values()), "F32")
 
-    def describes(self, tensors: dict[str, Shaped]) -> bool:
+    def describes(self, tensors: dict[str, StoredTensor]) -> bool:
         """Whether the recorded headers hold exactly these tensors."""
         recorded = [entry.shaped for header in self.headers.values() for entry in header.entries]
         return len(recorded) == len(tensors) and set(recorded) == set(tensors.values())
 
 
-def origin_tensors(source: CheckpointFolder) -> dict[Shaped, Stored | bytes]:
+def origin_tensors(source: CheckpointFolder) -> dict[StoredTensor, Stored | bytes]:
     """Tensors of the record of an FP8 checkpoint, each with its place there or its bytes."""
-    found: dict[Shaped, Stored | bytes] = {
+    found: dict[StoredTensor, Stored | bytes] = {
         stored.entry.shaped: stored for name, stored in source.tensors.items() if name.endswith(SCALE_SUFFIX)
     }
     parts = {_HEADER + file: header.raw for file, header in source.headers.items()}
     parts[_TEXT + CONFIG] = source.config.raw
     if source.index:
         parts[_TEXT + INDEX] = source.index.raw
-    return found | {Shaped(name, "U8", (len(raw),)): raw for name, raw in parts.items()}
+    return found | {StoredTensor(name, "U8", (len(raw),)): raw for name, raw in parts.items()}
 
 
 def origin_metadata(scales: Scales) -> dict[str, str]:
@@ -84,16 +85,13 @@ def read_origin(folder: Path) -> Origin | None:
         raise UserError(f"{file}: damaged: its metadata lack the kind of scales: delete it to compute new ones")
     old: dict[str, Stored] = {}
     parts: dict[str, bytes] = {}
-    try:
-        with file.open("rb") as stream:
-            for entry in header.entries:
-                if entry.name.startswith((_HEADER, _TEXT)) and entry.dtype == "U8":
-                    stream.seek(entry.begin)
-                    parts[entry.name] = stream.read(entry.size)
-                else:
-                    old[entry.name] = Stored(FILE, entry)
-    except OSError as error:
-        raise UserError(f"{file}: cannot read: {error.strerror}") from None
+    with reading(file), file.open("rb") as stream:
+        for entry in header.entries:
+            if entry.name.startswith((_HEADER, _TEXT)) and entry.dtype == "U8":
+                stream.seek(entry.begin)
+                parts[entry.name] = stream.read(entry.size)
+            else:
+                old[entry.name] = Stored(FILE, entry)
     headers = {
         name.removeprefix(_HEADER): parse_header(raw, None, f"{file}: {name}")
         for name, raw in parts.items()

@@ -36,8 +36,8 @@ from clearseek.hub.folder import (
     check_scales_fit,
     fp8_form,
 )
-from clearseek.hub.safetensors import Entry, Header, Shaped, build_header
-from clearseek.tensors import SCALE_SUFFIX, is_fp8_name, scale_shape, tensors
+from clearseek.hub.safetensors import Entry, Header, build_header
+from clearseek.tensors import SCALE_SUFFIX, StoredTensor, is_fp8_name, scale_shape, tensors
 
 Dtype = Literal["fp8", "bf16"]
 KEPT_DTYPES = ("BF16", "F16", "F32")
@@ -178,14 +178,12 @@ def _to_bf16(source: CheckpointFolder, scales: Scales) -> ConversionPlan:
         kept = [entry for entry in header.entries if not entry.name.endswith(SCALE_SUFFIX)]
         if not kept:
             continue
-        shaped = [Shaped(e.name, "BF16" if e.dtype == "F8_E4M3" else e.dtype, e.shape) for e in kept]
+        shaped = [StoredTensor(e.name, "BF16" if e.dtype == "F8_E4M3" else e.dtype, e.shape) for e in kept]
         made = build_header(shaped, header.metadata)
         outputs.append(Output(file, made, tuple(_from_fp8(source, target) for target in made.entries)))
-    weight_map = {e.name: output.name for output in outputs for e in output.header.entries}
     texts = {CONFIG: _json({k: v for k, v in source.config.content.items() if k != "quantization_config"})}
     if source.index:
-        names = [name for name in source.tensors if name in weight_map]
-        texts = {INDEX: _index(source, outputs, {name: weight_map[name] for name in names}), **texts}
+        texts = {INDEX: _index(source, outputs, _weight_map(source, outputs)), **texts}
     record = origin_tensors(source)
     made = build_header(record, origin_metadata(scales))
     contents = {shaped.name: content for shaped, content in record.items()}
@@ -224,7 +222,7 @@ def _to_fp8(source: CheckpointFolder, scales: Scales | None) -> ConversionPlan:
         for file, header in source.headers.items()
     }
     outputs = [Output(file, made, tuple(_into_fp8(source, made, old))) for file, made in headers.items()]
-    weight_map = _fp8_weight_map(source, outputs)
+    weight_map = _weight_map(source, outputs)
     texts = {}
     was = restored.index if restored else source.index
     if was or [output.name for output in outputs] != [SINGLE]:
@@ -256,14 +254,14 @@ def _fits(source: CheckpointFolder, origin: Origin, kind: Scales) -> bool:
     return origin.describes({shaped.name: shaped for shaped in _with_scales(entries, names, origin.scale_dtype)})
 
 
-def _with_scales(entries: Iterable[Entry], names: set[str], scale_dtype: str = "F32") -> Iterable[Shaped]:
+def _with_scales(entries: Iterable[Entry], names: set[str], scale_dtype: str = "F32") -> Iterable[StoredTensor]:
     """Yield tensors as FP8 stores them: those of `names` in eight bits, each followed by its scales."""
     for entry in entries:
         if entry.name not in names:
             yield entry.shaped
         else:
-            yield Shaped(entry.name, "F8_E4M3", entry.shape)
-            yield Shaped(entry.name + SCALE_SUFFIX, scale_dtype, scale_shape(entry.shape))
+            yield StoredTensor(entry.name, "F8_E4M3", entry.shape)
+            yield StoredTensor(entry.name + SCALE_SUFFIX, scale_dtype, scale_shape(entry.shape))
 
 
 def _into_fp8(source: CheckpointFolder, made: Header, origin: Origin | None) -> Iterable[Task]:
@@ -280,7 +278,8 @@ def _into_fp8(source: CheckpointFolder, made: Header, origin: Origin | None) -> 
             yield Encode(None, target, found, old)
 
 
-def _fp8_weight_map(source: CheckpointFolder, outputs: list[Output]) -> dict[str, str]:
+def _weight_map(source: CheckpointFolder, outputs: list[Output]) -> dict[str, str]:
+    """Files of the output's tensors, in the source's order, each scale after its matrix."""
     where = {entry.name: output.name for output in outputs for entry in output.header.entries}
     names = [each for name in source.tensors for each in (name, name + SCALE_SUFFIX) if each in where]
     return {name: where[name] for name in names}

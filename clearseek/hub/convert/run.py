@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 
 from clearseek.errors import UserError
-from clearseek.files import atomic_file, remove_leftovers, write_atomic, writing
+from clearseek.files import atomic_file, reading, remove_leftovers, write_atomic, writing
 from clearseek.hub.config_json import Scales
 from clearseek.hub.convert.journal import JOURNAL, Journal, identify
 from clearseek.hub.convert.plan import ConversionPlan, Dtype, Output, plan_conversion
@@ -277,10 +277,8 @@ def _finish(plan: ConversionPlan, journal: Journal) -> int:
     written = 0
     for name in (*plan.source.small_files, *plan.texts):
         file = plan.source.folder / name
-        try:
+        with reading(file):
             raw = plan.texts[name] if name in plan.texts else file.read_bytes()
-        except OSError as error:
-            raise UserError(f"{file}: cannot read: {error.strerror}") from None
         write_atomic(journal.out / name, raw)
         written += len(raw)
     return written

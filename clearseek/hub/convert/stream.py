@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from clearseek.errors import UserError
+from clearseek.files import reading
 from clearseek.fp8.formats import TILE
 from clearseek.hub.block_fp8 import DTYPE_NAMES, check_finite, check_scale, decode, encode, narrow_scale, wide_scale
 from clearseek.hub.convert.plan import KEPT_DTYPES, ConversionPlan, Copy, Decode, Encode, Inline, Output, Task
@@ -77,10 +78,8 @@ class Files(AbstractContextManager["Files"]):
             os.close(self._handles.pop(name))
         for name in names:
             if name not in self._handles:
-                try:
+                with reading(self.folder / name):
                     self._handles[name] = os.open(self.folder / name, os.O_RDONLY)
-                except OSError as error:
-                    raise UserError(f"{self.folder / name}: cannot read: {error.strerror}") from None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.open([])
@@ -114,10 +113,8 @@ class Files(AbstractContextManager["Files"]):
     def _read(self, stored: Stored, first: int, view: memoryview) -> None:
         at = stored.entry.begin + first
         while view:
-            try:
+            with reading(self.folder / stored.file):
                 count = os.preadv(self._handles[stored.file], [view], at)
-            except OSError as error:
-                raise UserError(f"{self.folder / stored.file}: cannot read: {error.strerror}") from None
             if not count:
                 raise UserError(
                     f"{self.where(stored)}: the file ends before it: it was changed while being read: convert again"
