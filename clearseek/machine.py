@@ -66,7 +66,10 @@ def describe() -> dict[str, Any]:
         "physical_cores": _physical_cores(),
         "usable_cores": usable_cores(),
         "memory": _memory(),
-        "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
+        "gpus": [
+            {"name": gpu.name, "memory": gpu.total_memory, "capability": f"{gpu.major}.{gpu.minor}"}
+            for gpu in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        ],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -242,11 +245,6 @@ def _memory() -> int:
     with suppress(OSError, ValueError):
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
     return total
-
-
-def _gpu(index: int) -> dict[str, Any]:
-    found = torch.cuda.get_device_properties(index)
-    return {"name": found.name, "memory": found.total_memory, "capability": f"{found.major}.{found.minor}"}
 
 
 def peak_memory() -> int:

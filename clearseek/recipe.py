@@ -58,7 +58,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{file}: not valid TOML: {error}") from None
     for override in overrides:
         _apply_override(raw, override)
-    changed = {override.partition("=")[0].strip() for override in overrides}
+    changed = {".".join(_key(override)) for override in overrides}
     if changed & {"data.paths", "data.source"} and "data.licence" not in changed and isinstance(raw.get("data"), dict):
         raw["data"].pop("licence", None)  # the recipe's licence is that of its own texts
     return parse_recipe(raw, str(file), overrides)
@@ -122,16 +122,20 @@ def _without_retired(raw: Any) -> tuple[Any, list[Any]]:
     return raw, wrong
 
 
+def _key(override: str) -> list[str]:
+    """Parts of the key of ``table.key=value``."""
+    return [part.strip() for part in override.partition("=")[0].split(".")]
+
+
 def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    parts = [part.strip() for part in key.strip().split(".")]
+    _, separator, text = override.partition("=")
+    parts = _key(override)
     if not separator or not all(parts):
         raise UserError(f'--set {override}: write it as table.key=value, for example "train.steps=100"')
-    try:
-        parsed = tomllib.loads(f"value = {text.strip()}")
-        value = parsed["value"] if len(parsed) == 1 else text.strip()
-    except (ValueError, RecursionError):
-        value = text.strip()
+    value: Any = text.strip()
+    with suppress(ValueError, RecursionError):  # a bare word is a string
+        parsed = tomllib.loads(f"value = {value}")
+        value = parsed["value"] if len(parsed) == 1 else value
     table = raw
     for part in parts[:-1]:
         table = table.setdefault(part, {})
@@ -143,7 +147,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 def _origin(entry: Any, overrides: Sequence[str]) -> str | None:
     """The ``--set`` that a pydantic error is about; None where the error is about the file."""
     for override in reversed(overrides):
-        parts = [part.strip() for part in override.partition("=")[0].split(".")]
+        parts = _key(override)
         if [str(part) for part in entry["loc"]][: len(parts)] == parts:
             return f"--set {override}"
     return None

@@ -25,17 +25,9 @@ from typing import Literal, NamedTuple
 from clearseek.config import ModelConfig
 
 TensorKind = Literal[
-    "embedding",
-    "head",
-    "norm",
-    "attention",
-    "dense_mlp",
-    "shared_expert",
-    "expert",
-    "router",
-    "router_bias",
+    "embedding", "head", "norm", "attention", "dense_mlp", "shared_expert", "expert", "router", "router_bias",
     "mtp_proj",
-]
+]  # fmt: skip
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"

@@ -91,13 +91,13 @@ def _speed(now: ConversionProgress, seconds: float) -> str:
 
 def _summary(ended: Converted) -> str:
     """The result in words."""
-    scales = f", {ended.scales} scales" if ended.dtype == "fp8" else ""
-    text = f"{ended.tensors:,} tensors as {ended.dtype.upper()}{scales}"
+    text = f"{ended.tensors:,} tensors as {ended.dtype.upper()}"
     if ended.dtype == "fp8":
+        text += f", {ended.scales} scales"
         if ended.kept:
-            text += f"; {ended.kept:,} of {ended.blocks:,} blocks have the scale they once had"
+            text += f"; {ended.kept:,} of {ended.blocks:,} blocks have their old scale"
         if ended.restores:
-            text += "; files and order are as they were"
+            text += "; files and order are the old ones"
     if ended.left_out:
         text += f"; not copied, too large: {', '.join(ended.left_out)}"
     return text

@@ -138,11 +138,9 @@ def _memory(plan: Plan) -> Rows:
     where = f"the fullest of {_count(memory.layout.devices)} ({memory.layout})"
     head = f"{device.total / 1e9:,.1f} GB on {where}"
     names = ("weights", "master weights", "gradients", "optimiser", "activations")
-    sizes = (device.weights, device.master_weights, device.gradients, device.optimizer, device.activations)
-    parts = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in zip(names, sizes, strict=True))
     rows = [
         ("memory", f"{head}, {memory.usable / 1e9:,.1f} GB usable"),
-        ("", parts),
+        ("", ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in zip(names, device, strict=True))),
         ("", f"recomputed in the backward pass: {memory.recompute} (activations are an estimate)"),
     ]
     if not memory.fits:
@@ -173,10 +171,8 @@ def print_validation(predictions: Sequence[Prediction]) -> None:
 
 def hours(value: float) -> str:
     """Device hours: 2,664,000 -> ``2,664 K h``."""
-    if value >= 100_000:
-        return f"{value / 1e3:,.0f} K h"
     if value >= 1_000:
-        return f"{value / 1e3:,.1f} K h"
+        return f"{value / 1e3:,.{0 if value >= 100_000 else 1}f} K h"
     return f"{_number(value)} h"
 
 
@@ -199,10 +195,7 @@ def _count(devices: int) -> str:
 
 
 def _days(days: float) -> str:
-    if days >= 1:
-        return f"{days:,.1f} days"
-    seconds = days * 86400
-    for unit, name in ((3600, "hours"), (60, "minutes")):
-        if seconds >= unit:
-            return f"{seconds / unit:.1f} {name}"
-    return f"{seconds:.1f} seconds"
+    for unit, name in ((1, "days"), (24, "hours"), (1440, "minutes")):
+        if days * unit >= 1:
+            return f"{days * unit:,.1f} {name}"
+    return f"{days * 86400:.1f} seconds"

@@ -18,23 +18,11 @@ from clearseek.tensors import HEAD, SCALE_SUFFIX
 _LAYER = re.compile(r"(?P<before>.*?)layers\.(?P<layer>\d+)\.")
 _TABLE = re.compile(r"(?:^|\.)rotary_emb\.(?:inv_freq|cos_cached|sin_cached)$")
 INFERENCE: Final = {
-    "attn": "self_attn",
-    "ffn": "mlp",
-    "embed": "embed_tokens",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "wq": "q_proj",
-    "wq_a": "q_a_proj",
-    "q_norm": "q_a_layernorm",
-    "wq_b": "q_b_proj",
-    "wkv_a": "kv_a_proj_with_mqa",
-    "kv_norm": "kv_a_layernorm",
-    "wkv_b": "kv_b_proj",
-    "wo": "o_proj",
-    "w1": "gate_proj",
-    "w2": "down_proj",
-    "w3": "up_proj",
-}
+    "embed": "embed_tokens", "attn_norm": "input_layernorm", "attn": "self_attn",
+    "wq": "q_proj", "wq_a": "q_a_proj", "q_norm": "q_a_layernorm", "wq_b": "q_b_proj",
+    "wkv_a": "kv_a_proj_with_mqa", "kv_norm": "kv_a_layernorm", "wkv_b": "kv_b_proj", "wo": "o_proj",
+    "ffn_norm": "post_attention_layernorm", "ffn": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj",
+}  # fmt: skip
 """Hugging Face's parts of names, by those of DeepSeek's inference code."""
 _SIGNS: Final = (
     (r"\blora_[AB]\b", "they are of a LoRA adapter: merge it into its base model first (peft: merge_and_unload)"),

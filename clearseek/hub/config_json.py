@@ -24,21 +24,13 @@ SAME_MODEL: Final = {"kimi_k2": "deepseek_v3"}
 # Values that a class of transformers takes for settings left out of config.json, where tensors do not show them.
 ABSENT: Final[dict[str, dict[str, Any]]] = {
     "deepseek_v2": {
-        "scoring_func": "softmax",
-        "topk_method": "greedy",
-        "norm_topk_prob": False,
-        "routed_scaling_factor": 1.0,
-        "n_shared_experts": 2,
-        "first_k_dense_replace": 0,
+        "scoring_func": "softmax", "topk_method": "greedy", "norm_topk_prob": False, "routed_scaling_factor": 1.0,
+        "n_shared_experts": 2, "first_k_dense_replace": 0,
     },
     "deepseek_v3": {
-        "scoring_func": "sigmoid",
-        "topk_method": "noaux_tc",
-        "n_group": 8,
-        "topk_group": 4,
-        "first_k_dense_replace": 3,
+        "scoring_func": "sigmoid", "topk_method": "noaux_tc", "n_group": 8, "topk_group": 4, "first_k_dense_replace": 3,
     },
-}
+}  # fmt: skip
 _OTHERS: Final = {
     "deepseek": "the first DeepSeek-MoE, whose attention has no latent",
     "deepseek_v32": "its attention is sparse, chosen by an indexer",
@@ -50,20 +42,12 @@ _OTHERS: Final = {
 
 # Settings that ClearSeek implements with one value only, which is written; another value is refused.
 FIXED: Final[dict[str, Any]] = {
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "ep_size": 1,
-    "hidden_act": "silu",
-    "moe_layer_freq": 1,
-    "pretraining_tp": 1,
-    "rope_interleave": True,
-}
+    "attention_bias": False, "attention_dropout": 0.0, "ep_size": 1, "hidden_act": "silu", "moe_layer_freq": 1,
+    "pretraining_tp": 1, "rope_interleave": True,
+}  # fmt: skip
 BLOCK_FP8: Final[dict[str, Any]] = {
-    "activation_scheme": "dynamic",
-    "fmt": "e4m3",
-    "quant_method": "fp8",
-    "weight_block_size": [128, 128],
-}
+    "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128],
+}  # fmt: skip
 SHARED_FIELDS: Final = tuple(name for name in ModelConfig.model_fields if name != "rope_scaling")
 Scales = Literal["float", "power-of-two"]
 """Kind of scales of eight-bit weights: any positive numbers, or powers of two (``ue8m0``)."""
@@ -125,16 +109,14 @@ def fp8_scales(raw: dict[str, Any], file: Path) -> Scales | None:
 def parse_hf_config(raw: dict[str, Any], file: Path) -> ModelConfig:
     """Dimensions from the content of a config.json. Raises UserError, which begins with `file`."""
     model_type = _model_type(raw, file)
+    heads = raw.get("num_attention_heads")
     wrong = [
         f"{name} = {raw[name]!r} (only {value!r} is supported)"
-        for name, value in FIXED.items()
+        for name, value in {**FIXED, "mlp_bias": False}.items()
         if raw.get(name) not in (None, value) and not (name == "moe_layer_freq" and isinstance(raw[name], list))
     ]
-    heads = raw.get("num_attention_heads")
     if raw.get("num_key_value_heads") not in (None, heads):
         wrong.append(f"num_key_value_heads = {raw['num_key_value_heads']!r} (only num_attention_heads, {heads!r})")
-    if raw.get("mlp_bias"):
-        wrong.append("mlp_bias = true (only false is supported)")
     try:
         fp8_scales(raw, file)
     except UserError as error:

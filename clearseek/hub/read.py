@@ -8,9 +8,10 @@ BF16 numbers that it encodes. Nothing is unpickled.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,14 @@ def import_hf(folder: str | Path, allow_missing_mtp: bool = False) -> tuple[Mode
         config = config.model_copy(update={"num_nextn_predict_layers": 0})
     specs = sorted(_stored(config, source.tensors), key=lambda spec: spec.mtp)  # a head before its copies
     for spec in specs:
-        _check_tensor(spec, source)
+        entry, where = source.tensors[spec.name].entry, source.where(spec.name)
+        if entry.shape != spec.shape:
+            raise UserError(f"{where} has shape {[*entry.shape]}, but config.json says {[*spec.shape]}")
+        if entry.dtype not in _DTYPES:
+            raise UserError(f"{where} is of type {entry.dtype}: only {', '.join(_DTYPES)} are read")
     with ExitStack() as stack:
         handles = {file: stack.enter_context(_open(folder / file)) for file in source.headers}
-        return config, _read_tensors(config, specs, _Reader(source, scales, handles))
+        return config, _read_tensors(config, specs, source, partial(_read, source, scales, handles))
 
 
 def import_model(folder: Path) -> DeepSeekModel:
@@ -145,37 +150,22 @@ def _check_all_there(source: CheckpointFolder, config: ModelConfig, allow_missin
         )
 
 
-def _check_tensor(spec: TensorSpec, source: CheckpointFolder) -> None:
-    entry, where = source.tensors[spec.name].entry, source.where(spec.name)
-    if entry.shape != spec.shape:
-        raise UserError(f"{where} has shape {[*entry.shape]}, but config.json says {[*spec.shape]}")
-    if entry.dtype not in _DTYPES:
-        raise UserError(f"{where} is of type {entry.dtype}: only {', '.join(_DTYPES)} are read")
+def _read(source: CheckpointFolder, scales: Scales | None, handles: dict[str, Any], name: str) -> Tensor:
+    """A tensor of the checkpoint, decoded if in FP8."""
+    stored, where = source.tensors[name], source.where(name)
+    part: Tensor = handles[stored.file].get_tensor(stored.entry.name)
+    if part.dtype != E4M3:
+        check_finite(part, stored.entry.dtype, where)
+        return part
+    of_scale = source.tensors[name + SCALE_SUFFIX]
+    scale = wide_scale(handles[of_scale.file].get_tensor(of_scale.entry.name))
+    check_scale(scale, source.where(name + SCALE_SUFFIX), scales == "power-of-two")
+    return decode(part.view(torch.uint8), scale, where)
 
 
-@dataclass(frozen=True)
-class _Reader:
-    source: CheckpointFolder
-    scales: Scales | None
-    handles: dict[str, Any]
-
-    def __call__(self, name: str) -> Tensor:
-        """A tensor of the checkpoint, decoded where it is in FP8."""
-        part, where = self._stored(name), self.source.where(name)
-        if part.dtype != E4M3:
-            check_finite(part, self.source.tensors[name].entry.dtype, where)
-            return part
-        scale = wide_scale(self._stored(name + SCALE_SUFFIX))
-        check_scale(scale, self.source.where(name + SCALE_SUFFIX), self.scales == "power-of-two")
-        return decode(part.view(torch.uint8), scale, where)
-
-    def _stored(self, name: str) -> Tensor:
-        stored = self.source.tensors[name]
-        tensor: Tensor = self.handles[stored.file].get_tensor(stored.entry.name)
-        return tensor
-
-
-def _read_tensors(config: ModelConfig, specs: list[TensorSpec], read: _Reader) -> dict[str, Tensor]:
+def _read_tensors(
+    config: ModelConfig, specs: list[TensorSpec], source: CheckpointFolder, read: Callable[[str], Tensor]
+) -> dict[str, Tensor]:
     shapes = {spec.name: spec.shape for spec in memory_tensors(config)}
     state: dict[str, Tensor] = {}
     for spec in specs:
@@ -183,7 +173,9 @@ def _read_tensors(config: ModelConfig, specs: list[TensorSpec], read: _Reader) -
         name, index = place_of(spec, config)
         if spec.duplicate_of is not None:
             if not torch.equal(part.float(), state[name].float()):
-                raise UserError(f"{read.source.where(spec.name)} differs from {name}, but {_why_equal(spec)}")
+                tied = "config.json has tie_word_embeddings = true: set it to false, if these weights have a head"
+                why = "ClearSeek's MTP layer shares it" if spec.mtp else f"{tied} of their own"
+                raise UserError(f"{source.where(spec.name)} differs from {name}, but {why}")
         elif spec.kind != "expert" or spec.name == name:
             state[name] = part.float() if spec.kind == "router_bias" else part
         else:
@@ -192,14 +184,8 @@ def _read_tensors(config: ModelConfig, specs: list[TensorSpec], read: _Reader) -
             stacked = state[name]
             if part.dtype != stacked.dtype:
                 raise UserError(
-                    f"{read.source.where(spec.name)} is {part.dtype}, but its layer's other experts are "
+                    f"{source.where(spec.name)} is {part.dtype}, but its layer's other experts are "
                     f"{stacked.dtype}: they are kept in one tensor"
                 )
             stacked[index] = part
     return state
-
-
-def _why_equal(spec: TensorSpec) -> str:
-    if spec.mtp:
-        return "ClearSeek's MTP layer shares it"
-    return "config.json has tie_word_embeddings = true: set it to false, if these weights have a head of their own"

@@ -15,10 +15,10 @@ estimate: what must be kept from forward to backward for each token, times the m
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from math import isqrt
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from clearseek.config import ModelConfig, Recipe
 from clearseek.counts import TrainingMemory, training_memory
@@ -77,21 +77,19 @@ def parse_layout(text: str, devices: int | None) -> ParallelLayout:
 
 def check_layout(layout: ParallelLayout, recipe: Recipe) -> None:
     """Raise UserError that names every degree that does not divide what it must."""
-    model, wrong = recipe.model, []
-    if layout.dp % layout.ep:
-        wrong.append(f"ep = {layout.ep} does not divide dp = {layout.dp}")
-    if model.n_routed_experts % layout.ep:
-        wrong.append(f"ep = {layout.ep} does not divide the {model.n_routed_experts} routed experts")
-    if layout.pp > model.num_hidden_layers:
-        wrong.append(f"pp = {layout.pp} is more than the {model.num_hidden_layers} layers")
-    if recipe.train.batch_size % layout.dp:
-        wrong.append(f"dp = {layout.dp} does not divide train.batch_size = {recipe.train.batch_size}")
-    if wrong:
+    dp, ep, pp = layout.dp, layout.ep, layout.pp
+    experts, layers, batch = recipe.model.n_routed_experts, recipe.model.num_hidden_layers, recipe.train.batch_size
+    checks = (
+        (dp % ep, f"ep = {ep} does not divide dp = {dp}"),
+        (experts % ep, f"ep = {ep} does not divide the {experts} routed experts"),
+        (pp > layers, f"pp = {pp} is more than the {layers} layers"),
+        (batch % dp, f"dp = {dp} does not divide train.batch_size = {batch}"),
+    )
+    if wrong := [message for broken, message in checks if broken]:
         raise UserError(f"--layout {layout}: {'; '.join(wrong)}")
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceMemory:
+class DeviceMemory(NamedTuple):
     """Bytes on the fullest device."""
 
     weights: int
@@ -103,11 +101,7 @@ class DeviceMemory:
     @property
     def total(self) -> int:
         """Bytes of all of these."""
-        return self.weights + self.master_weights + self.gradients + self.optimizer + self.activations
-
-    def as_json(self) -> dict[str, int]:
-        """As JSON values."""
-        return {**asdict(self), "total": self.total}
+        return sum(self)
 
 
 Precision = Literal["bf16", "fp32", "fp8"]

@@ -211,7 +211,7 @@ class Plan:
                 "layout": asdict(memory.layout),
                 "devices": memory.layout.devices,
                 "recompute": memory.recompute,
-                "bytes_on_the_fullest_device": memory.device.as_json(),
+                "bytes_on_the_fullest_device": {**memory.device._asdict(), "total": memory.device.total},
                 "usable_bytes": memory.usable,
                 "fits": memory.fits,
                 "least": None if memory.least is None else {**asdict(memory.least), "devices": memory.least.devices},

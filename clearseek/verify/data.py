@@ -46,9 +46,8 @@ def _named(release: Release) -> Row:
     if stated != manifest.fingerprint:
         reason = f"the transcript names {stated!r:.80}, and the data are {manifest.fingerprint}"
         return ask.VERIFY_DATA.no(Grade.CLAIMED, reason, _PLACE)
-    return ask.VERIFY_DATA.yes(
-        Grade.CHECKED, f"{len(manifest.files)} files, fingerprint {manifest.fingerprint}", _PLACE
-    )
+    reason = f"{len(manifest.files)} files, fingerprint {manifest.fingerprint}"
+    return ask.VERIFY_DATA.yes(Grade.CHECKED, reason, _PLACE)
 
 
 def _documents(release: Release, nonce: str) -> Row:
@@ -76,10 +75,10 @@ def _chosen(nonce: str, tokens: int) -> Callable[[int], bool]:
 def _rebuilt(release: Release, read_sources: bool) -> Row:
     recipe = release.recipe
     if recipe.data.source != "python-stdlib" and not read_sources:
-        what = f"the source ({recipe.data.source}) is elsewhere"
-        return ask.VERIFY_DATA_REBUILT.unknown(
-            Grade.PRESENT, f"{what}; --read-sources lets the recipe name files to read here"
+        reason = (
+            f"the source ({recipe.data.source}) is elsewhere; --read-sources reads files here that the recipe names"
         )
+        return ask.VERIFY_DATA_REBUILT.unknown(Grade.PRESENT, reason)
     theirs = read_manifest(release.data)
     with tempfile.TemporaryDirectory() as folder:
         try:

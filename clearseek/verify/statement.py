@@ -18,13 +18,19 @@ from clearseek.verify.run import Verified
 Verdict = Literal["PASSED", "WARNED", "FAILED"]
 
 
+_FAILED, _OPEN = ("no", "partly"), ("unknown", "not applicable")
+"""Answers of rows that failed, and of undecided rows."""
+
+
 def verdict(rows: tuple[Row, ...]) -> Verdict:
     """in-toto's result: WARNED where a row is undecided, or decided only within a band of drift."""
-    answers = {row.answer for row in rows}
-    if answers & {"no", "partly"}:
+    if _ids(rows, *_FAILED):
         return "FAILED"
-    drifted = any(VERIFY_DRIFT.covers(row.id) for row in rows)
-    return "WARNED" if drifted or answers & {"unknown", "not applicable"} else "PASSED"
+    return "WARNED" if _ids(rows, *_OPEN) or any(VERIFY_DRIFT.covers(row.id) for row in rows) else "PASSED"
+
+
+def _ids(rows: tuple[Row, ...], *answers: str) -> list[str]:
+    return [row.id for row in rows if row.answer in answers]
 
 
 def as_statement(found: Verified, environment: dict[str, Any]) -> dict[str, Any]:
@@ -50,9 +56,9 @@ def as_statement(found: Verified, environment: dict[str, Any]) -> dict[str, Any]
                     },
                 }
             ],
-            "passedTests": [row.id for row in rows if row.answer == "yes"],
-            "failedTests": [row.id for row in rows if row.answer in ("no", "partly")],
-            "warnedTests": [row.id for row in rows if row.answer in ("unknown", "not applicable")],
+            "passedTests": _ids(rows, "yes"),
+            "failedTests": _ids(rows, *_FAILED),
+            "warnedTests": _ids(rows, *_OPEN),
             "environment": environment,
         },
     }
@@ -61,14 +67,9 @@ def as_statement(found: Verified, environment: dict[str, Any]) -> dict[str, Any]
 def summary(found: Verified) -> str:
     """The verdict, with the number of rows that passed, failed and are undecided."""
     rows = found.rows
-    passed = sum(row.answer == "yes" for row in rows)
-    failed = sum(row.answer in ("no", "partly") for row in rows)
-    text = f"{verdict(rows)}: {passed} of {len(rows)}"
-    if failed:
-        text += f"; {failed} failed"
-    if open_ := len(rows) - passed - failed:
-        text += f"; {open_} undecided"
-    return text
+    text = f"{verdict(rows)}: {len(_ids(rows, 'yes'))} of {len(rows)}"
+    counts = {"failed": len(_ids(rows, *_FAILED)), "undecided": len(_ids(rows, *_OPEN))}
+    return text + "".join(f"; {count} {name}" for name, count in counts.items() if count)
 
 
 def coverage(found: Verified) -> str:

@@ -337,5 +337,5 @@ def test_the_command_both_ways(source: Path, tmp_path: Path, capsys: pytest.Capt
     assert "bf16: " in capsys.readouterr().out
     assert main(["convert", str(tmp_path / "bf16"), str(tmp_path / "fp8"), "--dtype", "fp8"]) == 0
     said = capsys.readouterr().out
-    assert "tensors as FP8, float scales" in said and "files and order are as they were" in said
+    assert "tensors as FP8, float scales" in said and "files and order are the old ones" in said
     assert tree(tmp_path / "fp8") == tree(source)
