@@ -248,19 +248,15 @@ class OptimizerConfig(Settings):
     """Learning-rate phases in order; the last ends at 1. The default has the proportions of the report, section 4.2."""
 
     @model_validator(mode="after")
-    def _moments_can_move(self) -> OptimizerConfig:
-        if self.moments == "bf16" and max(self.betas) > 1 - 2**-8:
-            raise ValueError(
-                f'moments = "bf16" with betas = {list(self.betas)}: a step of 1 - beta below 2^-8 is lost in BF16\'s '
-                'rounding, and a moment then no longer falls: use betas up to 0.996, or moments = "fp32"'
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _phases_in_order(self) -> OptimizerConfig:
+    def _consistent(self) -> OptimizerConfig:
         ends = [phase.until for phase in self.schedule]
-        if ends != sorted(set(ends)) or ends[-1] != 1.0:
-            raise ValueError(f"schedule: the phases' `until` must rise and end at 1.0, but they are {ends}")
+        _refuse(
+            (self.moments == "bf16" and max(self.betas) > 1 - 2**-8,
+             f'moments = "bf16" with betas = {list(self.betas)}: a step of 1 - beta below 2^-8 is lost in BF16\'s '
+             'rounding, and a moment then no longer falls: use betas up to 0.996, or moments = "fp32"'),
+            (ends != sorted(set(ends)) or ends[-1] != 1.0,
+             f"schedule: the phases' `until` must rise and end at 1.0, but they are {ends}"),
+        )  # fmt: skip
         return self
 
 
@@ -357,6 +353,11 @@ class Recipe(Settings):
     train: TrainConfig
     fp8: Fp8Config = Fp8Config()
     """Only read under ``train.precision = "fp8"``."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all training steps."""
+        return self.train.steps * self.train.batch_size * self.data.sequence_length
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -163,7 +163,8 @@ def _explain(entry: Any) -> str:
             inner = (field.annotation, *get_args(field.annotation)) if field else ()
             group = next(filter(_is_settings, inner), group)
         valid = sorted(group.model_fields)
-        inside = [f"{table}.{location}" for table in valid if group is Recipe and location in _fields_of(table)]
+        tables = [(name, field.annotation) for name, field in group.model_fields.items() if group is Recipe]
+        inside = sorted(f"{name}.{location}" for name, kind in tables if location in getattr(kind, "model_fields", ()))
         if inside:
             return f"unknown key {location} (did you mean {' or '.join(inside)}?)"
         return f"unknown key {location}{nearest(str(entry['loc'][-1]), valid)}; valid keys here: {', '.join(valid)}"
@@ -174,12 +175,6 @@ def _explain(entry: Any) -> str:
         return f"{location}: {message}" if location else message
     message = _PLAIN_WORDS.get(entry["type"], message[0].lower() + message[1:])
     return f"{location or 'the recipe'} = {json.dumps(entry['input'], default=str)[:80]}: {message}"
-
-
-def _fields_of(table: str) -> Iterable[str]:
-    """Keys of a table of the recipe; empty for a plain setting."""
-    kind: Any = Recipe.model_fields[table].annotation
-    return kind.model_fields if _is_settings(kind) else ()
 
 
 _PLAIN_WORDS = {"model_type": "must be a table of settings", "tuple_type": "must be a list"}

@@ -82,11 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
     other = command("quickstart", "--recipe", *(each for each in RECIPES if each != name))
     console.print(f"recipe {name} ({why}; the other one: {other})", markup=False, soft_wrap=True)
     count = count_parameters(recipe.model)
-    tokens = recipe.train.steps * recipe.train.batch_size * recipe.data.sequence_length
     source = "Python's standard library" if recipe.data.source == "python-stdlib" else ", ".join(recipe.data.paths)
     console.print(
         f"{'Going on with' if resume else 'Training'} a small DeepSeek-V3 in {folder.root}: {si(count.total)} "
-        f"parameters, {si(count.activated_without_embedding)} activated, {si(tokens)} tokens of {source}",
+        f"parameters, {si(count.activated_without_embedding)} activated, {si(recipe.tokens)} tokens of {source}",
         markup=False, soft_wrap=True,
     )  # fmt: skip
     ended = run_training(recipe, folder, resume=resume, quiet=quiet)
@@ -130,9 +129,8 @@ def choose_recipe(runs: Path, overrides: Sequence[str]) -> tuple[str, str]:
     recipe = load_recipe(RECIPES[0], overrides)
     precision = pick_precision(recipe.train.precision)
     rate = max(precision.rates.values())
-    tokens = recipe.train.steps * recipe.train.batch_size * recipe.data.sequence_length
-    work = tokens * flops_per_token(recipe.model, recipe.data.sequence_length)
-    seconds = work / (SHARE * rate) + tokens * REST / torch.get_num_threads()
+    work = recipe.tokens * flops_per_token(recipe.model, recipe.data.sequence_length)
+    seconds = work / (SHARE * rate) + recipe.tokens * REST / torch.get_num_threads()
     kind = "BF16" if precision.dtype == torch.bfloat16 else "FP32"
     why = f"{rate / 1e9:,.0f} GFLOP/s in {kind} here: {RECIPES[0]} would train for about {seconds / 60:.0f} minutes"
     return RECIPES[0 if seconds <= LONGEST else 1], why

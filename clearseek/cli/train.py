@@ -103,7 +103,6 @@ def costs(recipe: Recipe) -> dict[str, Any]:
     memory = training_memory(
         recipe.model, recipe.optimizer.name, precision, recipe.train.held_sums, recipe.optimizer.moments
     )
-    tokens = recipe.train.steps * recipe.train.batch_size * recipe.data.sequence_length
     flops = flops_per_token(recipe.model, recipe.data.sequence_length)
     findings = check_portability(recipe.model, recipe.data.tokenizer is None)
     return {
@@ -115,8 +114,8 @@ def costs(recipe: Recipe) -> dict[str, Any]:
             "partial_sums_in_one_process": memory.partial_sums,
         },
         "flops_per_token": flops,
-        "tokens": tokens,
-        "total_flops": flops * tokens,
+        "tokens": recipe.tokens,
+        "total_flops": flops * recipe.tokens,
         "portability": [f"{each.severity}: {each.tool}: {each.message}" for each in findings],
     }
 

@@ -177,9 +177,7 @@ def _entry(name: str, value: Any, data_start: int, where: str) -> Entry:
     return Entry(intern(name), intern(dtype), _shared(tuple(shape)), data_start + offsets[0], size)
 
 
-@lru_cache(maxsize=4096)
-def _shared(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape
+_shared: Callable[[tuple[int, ...]], tuple[int, ...]] = lru_cache(maxsize=4096)(tuple)
 
 
 def _are_sizes(value: Any) -> bool:

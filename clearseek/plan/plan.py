@@ -231,7 +231,7 @@ def make_plan(recipe: Recipe, options: Options = Options()) -> Plan:
         raise UserError('a plan knows what devices do in BF16 and FP8, not in FP32: --set train.precision="bf16"')
     hardware.peak(precision)  # refuses a device without the precision; utilisation is of the BF16 peak in either case
     length = recipe.data.sequence_length
-    tokens = options.tokens or float(recipe.train.steps * recipe.train.batch_size * length)
+    tokens = options.tokens or float(recipe.tokens)
     rough = six_nd(count.activated_without_embedding, tokens)
     constant = None if options.utilisation else calibrate(hardware.architecture, precision, without=run)
     used = options.utilisation or (constant.value if constant else 1.0)

@@ -94,14 +94,8 @@ def verify_release(
         UserError: `root` is not a release, or `public_key` not a key. Every fault of a release is a row instead.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder: give the folder of a release")
-    if not (root / manifests.MANIFEST).is_file():
-        raise UserError(
-            f"{root}: holds no {manifests.MANIFEST} to verify the release by: clearseek audit reads any release"
-        )
+    manifest = _manifest(root)
     key = None if public_key is None else load_public_key(Path(public_key))
-    manifest = manifests.read(root)
     say("hashing every file")
     rows, tree, intact = _files(root, manifest, key)
     if 1 in levels:
@@ -133,6 +127,16 @@ def verify_release(
         segments=(trained, len(every)),
         steps=(_steps(chosen) if trained == len(chosen) else 0, _steps(every)),
     )
+
+
+def _manifest(root: Path) -> manifests.Manifest:
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder: give the folder of a release")
+    if not (root / manifests.MANIFEST).is_file():
+        raise UserError(
+            f"{root}: holds no {manifests.MANIFEST} to verify the release by: clearseek audit reads any release"
+        )
+    return manifests.read(root)
 
 
 def _steps(segments: tuple[Segment, ...]) -> int:

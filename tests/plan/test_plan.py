@@ -192,7 +192,7 @@ def test_numbers_as_people_write_them(capfd: pytest.CaptureFixture[str]) -> None
         planned.append(json.loads(capfd.readouterr().out))
     assert planned[0] == planned[1] == planned[2]
     assert main(["plan", "v3-671b", "--tokens", "14,8e12"]) == 2
-    assert "no number such as 14.8e12" in capfd.readouterr().err
+    assert "not a number such as 14.8e12" in capfd.readouterr().err
 
 
 def test_options_that_published_runs_do_not_have_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
