@@ -405,7 +405,7 @@ def test_data_that_are_gone_are_asked_for(cli: Cli, work: Work) -> None:
 
 
 def test_mistakes_name_the_likeliest_cure(cli: Cli, work: Work, tmp_path: Path) -> None:
-    assert f"no recipe: to go on with a run, use --resume {work.run}" in refused(cli("train", work.run))
+    assert f"not a recipe: to go on with a run, use --resume {work.run}" in refused(cli("train", work.run))
     assert "(see clearseek train --help)" in refused(cli("train", work.recipe, "--step", "3"))
     (tmp_path / "text").touch()
     assert "text: a file: give a run folder or an exported one" in refused(cli("generate", tmp_path / "text"))

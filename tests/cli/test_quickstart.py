@@ -44,6 +44,7 @@ SETTINGS: dict[str, Any] = {
     "data.sequence_length": 64,
     "train.steps": 4,
     "train.batch_size": 2,
+    "train.micro_batch_size": 2,
     "train.threads": 1,
     "train.precision": "fp32",
     "data.held_out_fraction": 0.2,
