@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 
 from clearseek.hub.config_json import hf_config, quantization_config
-from clearseek.hub.safetensors import DTYPE_BYTES, Shaped, build_header
+from clearseek.hub.safetensors import DTYPE_BYTES, build_header
 from clearseek.machine import describe
 from clearseek.recipe import load_recipe
 from clearseek.tensors import StoredTensor, fp8_tensors
@@ -57,7 +57,7 @@ def write_checkpoint(folder: Path) -> None:
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):06d}.safetensors"
-        header = build_header([Shaped(*tensor) for tensor in shard], {"format": "pt"})
+        header = build_header(shard, {"format": "pt"})
         with (folder / name).open("wb") as file:
             file.write(header.raw)
             file.truncate(header.file_bytes)

@@ -27,7 +27,7 @@ import numpy as np
 from clearseek.config import ModelConfig
 from clearseek.files import sha256_file
 from clearseek.hub.config_json import hf_config, quantization_config
-from clearseek.hub.safetensors import DTYPE_BYTES, Shaped, build_header
+from clearseek.hub.safetensors import DTYPE_BYTES, build_header
 from clearseek.machine import describe
 from clearseek.recipe import load_recipe
 from clearseek.tensors import SCALE_SUFFIX, StoredTensor, fp8_tensors
@@ -92,7 +92,7 @@ def make(folder: Path, config: ModelConfig) -> None:
     for number, shard in enumerate(split, 1):
         name = f"model-{number:05d}-of-{len(split):06d}.safetensors"
         with (folder / name).open("wb") as file:
-            file.write(build_header((Shaped(*tensor) for tensor in shard), {"format": "pt"}).raw)
+            file.write(build_header(shard, {"format": "pt"}).raw)
             for tensor in shard:
                 for part in numbers(tensor, draw):
                     file.write(part)

@@ -29,13 +29,14 @@ from clearseek.audit.read.claims import find_claims
 from clearseek.audit.read.program import code_of
 from clearseek.audit.read.source import Folder
 from clearseek.errors import UserError
-from clearseek.hub.safetensors import Shaped, build_header, parse_header
+from clearseek.hub.safetensors import build_header, parse_header
 from clearseek.jsontext import strict_json
 from clearseek.licences.match import identify
 from clearseek.machine import describe
 from clearseek.signing.dsse import verify_statement
 from clearseek.signing.keys import load_public_key
 from clearseek.signing.manifest import Entry, Manifest, parse
+from clearseek.tensors import StoredTensor
 from clearseek.train.transcript import check_transcript
 
 RESULT = Path(__file__).parent / "results" / "fuzz_openness.json"
@@ -51,7 +52,7 @@ We present Tiny with 671B total parameters with 37B activated, trained on 14.8T 
 | Tiny | 671B | 128K |
 The weights are licensed under the [MIT License](LICENSE). See https://arxiv.org/abs/1.
 """
-HEADER = build_header([Shaped("a", "BF16", (2, 3)), Shaped("b", "F32", (4,))], {"format": "pt"}).raw
+HEADER = build_header([StoredTensor("a", "BF16", (2, 3)), StoredTensor("b", "F32", (4,))], {"format": "pt"}).raw
 INDEX = b'{"metadata": {"total_size": 28}, "weight_map": {"a": "model.safetensors", "b": "model.safetensors"}}'
 TEMPLATE = b"{% for m in messages %}{% generation %}{{ m['content'] | trim }}{% endgeneration %}{% endfor %}{# x #}"
 STEP = b'{"balance":[],"grad_norm":"0x1p+0","loss":"0x1p+1","prev":"%s","step":1,"tokens":8}'

@@ -36,6 +36,13 @@ class Settings(BaseModel):
     )
 
 
+def _refuse(*checks: tuple[object, str]) -> None:
+    """Raise ValueError with the messages of all checks whose first part is true."""
+    wrong = [message for contradiction, message in checks if contradiction]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
 class RopeScaling(Settings):
     """YaRN context extension (DeepSeek-V3 report, section 4.3)."""
 
@@ -138,51 +145,35 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
-        wrong: list[str] = []
-        if self.qk_rope_head_dim % 2:
-            wrong.append(
-                f"qk_rope_head_dim = {self.qk_rope_head_dim} is odd, but rotary channels come in pairs: make it even"
-            )
-        if self.num_experts_per_tok > self.n_routed_experts:
-            wrong.append(
-                f"num_experts_per_tok = {self.num_experts_per_tok} exceeds n_routed_experts = {self.n_routed_experts}"
-            )
-        if self.n_routed_experts % self.n_group:
-            wrong.append(f"n_routed_experts = {self.n_routed_experts} is not divisible by n_group = {self.n_group}")
-        if self.n_group == 1 and self.topk_group != 1:
-            wrong.append(f"topk_group = {self.topk_group} needs n_group > 1 (n_group = 1): leave topk_group out")
-        elif self.n_group > 1 and self.topk_group >= self.n_group:
-            wrong.append(
-                f"topk_group = {self.topk_group} must be below n_group = {self.n_group}, or nothing is limited: "
-                "lower topk_group, or set both to 1"
-            )
-        elif self.topk_group * (self.n_routed_experts // self.n_group) < self.num_experts_per_tok:
-            wrong.append(
-                f"topk_group = {self.topk_group} groups of {self.n_routed_experts // self.n_group} experts hold fewer "
-                f"than num_experts_per_tok = {self.num_experts_per_tok}"
-            )
-        if self.topk_method == "noaux_tc" and self.n_group > 1 and self.n_routed_experts // self.n_group < 2:
-            wrong.append(f"n_group = {self.n_group} leaves one expert a group, but groups are scored by their top two")
-        if self.topk_method == "greedy" and self.n_group != 1:
-            wrong.append(f'topk_method = "greedy" ignores groups: set n_group = 1 (it is {self.n_group})')
-        if (self.topk_method == "noaux_tc") != (self.scoring_func == "sigmoid"):
-            wrong.append(
-                f'topk_method = "{self.topk_method}" with scoring_func = "{self.scoring_func}" is no released model: '
-                'use "noaux_tc" with "sigmoid" (V3) or a greedy method with "softmax" (V2)'
-            )
-        if self.model_type == "deepseek_v2" and self.num_nextn_predict_layers:
-            wrong.append("num_nextn_predict_layers needs a V3 model: set it to 0")
-        if self.first_k_dense_replace > self.num_hidden_layers:
-            wrong.append(
-                f"first_k_dense_replace = {self.first_k_dense_replace} exceeds num_hidden_layers = "
-                f"{self.num_hidden_layers}"
-            )
-        if self.num_nextn_predict_layers > 1:
-            wrong.append(
-                f"num_nextn_predict_layers = {self.num_nextn_predict_layers}: only depths 0 and 1 are supported"
-            )
-        if wrong:
-            raise ValueError("; ".join(wrong))
+        experts, groups, taken = self.n_routed_experts, self.n_group, self.topk_group
+        visited = self.num_experts_per_tok
+        useless, unlimited = groups == 1 and taken != 1, groups > 1 and taken >= groups
+        _refuse(
+            (self.qk_rope_head_dim % 2,
+             f"qk_rope_head_dim = {self.qk_rope_head_dim} is odd, but rotary channels come in pairs: make it even"),
+            (visited > experts, f"num_experts_per_tok = {visited} exceeds n_routed_experts = {experts}"),
+            (experts % groups, f"n_routed_experts = {experts} is not divisible by n_group = {groups}"),
+            (useless, f"topk_group = {taken} needs n_group > 1 (n_group = 1): leave topk_group out"),
+            (unlimited, f"topk_group = {taken} must be below n_group = {groups}, or nothing is limited: lower "
+             "topk_group, or set both to 1"),
+            (not useless and not unlimited and taken * (experts // groups) < visited,
+             f"topk_group = {taken} groups of {experts // groups} experts hold fewer than num_experts_per_tok = "
+             f"{visited}"),
+            (self.topk_method == "noaux_tc" and groups > 1 and experts // groups < 2,
+             f"n_group = {groups} leaves one expert a group, but groups are scored by their top two"),
+            (self.topk_method == "greedy" and groups != 1,
+             f'topk_method = "greedy" ignores groups: set n_group = 1 (it is {groups})'),
+            ((self.topk_method == "noaux_tc") != (self.scoring_func == "sigmoid"),
+             f'topk_method = "{self.topk_method}" with scoring_func = "{self.scoring_func}" belongs to no released '
+             'model: use "noaux_tc" with "sigmoid" (V3) or a greedy method with "softmax" (V2)'),
+            (self.model_type == "deepseek_v2" and self.num_nextn_predict_layers,
+             "num_nextn_predict_layers needs a V3 model: set it to 0"),
+            (self.first_k_dense_replace > self.num_hidden_layers,
+             f"first_k_dense_replace = {self.first_k_dense_replace} exceeds num_hidden_layers = "
+             f"{self.num_hidden_layers}"),
+            (self.num_nextn_predict_layers > 1,
+             f"num_nextn_predict_layers = {self.num_nextn_predict_layers}: only depths 0 and 1 are supported"),
+        )  # fmt: skip
         return self
 
 
@@ -257,19 +248,15 @@ class OptimizerConfig(Settings):
     """Learning-rate phases in order; the last ends at 1. The default has the proportions of the report, section 4.2."""
 
     @model_validator(mode="after")
-    def _moments_can_move(self) -> OptimizerConfig:
-        if self.moments == "bf16" and max(self.betas) > 1 - 2**-8:
-            raise ValueError(
-                f'moments = "bf16" with betas = {list(self.betas)}: a step of 1 - beta below 2^-8 is lost in BF16\'s '
-                'rounding, and a moment then no longer falls: use betas up to 0.996, or moments = "fp32"'
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _phases_in_order(self) -> OptimizerConfig:
+    def _consistent(self) -> OptimizerConfig:
         ends = [phase.until for phase in self.schedule]
-        if ends != sorted(set(ends)) or ends[-1] != 1.0:
-            raise ValueError(f"schedule: the phases' `until` must rise and end at 1.0, but they are {ends}")
+        _refuse(
+            (self.moments == "bf16" and max(self.betas) > 1 - 2**-8,
+             f'moments = "bf16" with betas = {list(self.betas)}: a step of 1 - beta below 2^-8 is lost in BF16\'s '
+             'rounding, and a moment then no longer falls: use betas up to 0.996, or moments = "fp32"'),
+            (ends != sorted(set(ends)) or ends[-1] != 1.0,
+             f"schedule: the phases' `until` must rise and end at 1.0, but they are {ends}"),
+        )  # fmt: skip
         return self
 
 
@@ -334,15 +321,13 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainConfig:
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size = {self.micro_batch_size} does not divide batch_size = {self.batch_size}"
-            )
-        if self.lanes is not None and self.micro_batches % self.lanes:
-            raise ValueError(
-                f"lanes = {self.lanes} does not divide the {self.micro_batches} micro-batches of a step (batch_size / "
-                "micro_batch_size)"
-            )
+        divides = self.micro_batch_size is None or self.batch_size % self.micro_batch_size == 0
+        _refuse(
+            (not divides, f"micro_batch_size = {self.micro_batch_size} does not divide batch_size = {self.batch_size}"),
+            (divides and self.lanes is not None and self.micro_batches % self.lanes,
+             f"lanes = {self.lanes} does not divide the {self.micro_batches} micro-batches of a step (batch_size / "
+             "micro_batch_size)"),
+        )  # fmt: skip
         return self
 
 
@@ -369,25 +354,25 @@ class Recipe(Settings):
     fp8: Fp8Config = Fp8Config()
     """Only read under ``train.precision = "fp8"``."""
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all training steps."""
+        return self.train.steps * self.train.batch_size * self.data.sequence_length
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        wrong: list[str] = []
-        if self.data.sequence_length > self.model.max_position_embeddings:
-            wrong.append(
-                f"data.sequence_length = {self.data.sequence_length} is above model.max_position_embeddings = "
-                f"{self.model.max_position_embeddings}: lower the first or raise the second"
-            )
-        if self.data.source != "python-stdlib" and not self.data.paths:
-            wrong.append(f'data.paths is empty, but data.source = "{self.data.source}" needs it')
-        if self.data.source == "python-stdlib" and self.data.exclude:
-            wrong.append('data.exclude is of no use to data.source = "python-stdlib": leave it out')
-        if self.train.precision == "fp8":
-            wrong += [
-                f'model.{name} = {size} is not a multiple of 128, as train.precision = "fp8" needs it: gate and up '
-                "stand one above the other in one product, and a block of 128 rows must not hold both"
-                for name in ("intermediate_size", "moe_intermediate_size")
-                if (size := getattr(self.model, name)) % 128
-            ]
-        if wrong:
-            raise ValueError("; ".join(wrong))
+        data, longest = self.data, self.model.max_position_embeddings
+        _refuse(
+            (data.sequence_length > longest,
+             f"data.sequence_length = {data.sequence_length} is above model.max_position_embeddings = {longest}: lower "
+             "the first or raise the second"),
+            (data.source != "python-stdlib" and not data.paths,
+             f'data.paths is empty, but data.source = "{data.source}" needs it'),
+            (data.source == "python-stdlib" and data.exclude,
+             'data.exclude is of no use to data.source = "python-stdlib": leave it out'),
+            *((self.train.precision == "fp8" and size % 128,
+               f'model.{name} = {size} is not a multiple of 128, as train.precision = "fp8" needs it: gate and up are '
+               "one product, and a block of 128 rows must not hold rows of both")
+              for name in ("intermediate_size", "moe_intermediate_size") if (size := getattr(self.model, name))),
+        )  # fmt: skip
         return self

@@ -1,13 +1,13 @@
-"""The processor's cores: how many are ours, and how our threads wait for each other on them.
+"""The processor's cores: how many this process may use, and how its threads wait for each other.
 
 A parallel operation ends with its slowest thread, and OpenMP's other threads spin until then: waking up costs tens of
-microseconds, and a training step has thousands of operations. Where another program takes a core, spinning keeps the
-one thread that all wait for from the core that is left, and a step takes five to ten times as long. Linux counts how
-long a thread stands in the queue for a core. While that is long, our threads sleep instead, and otherwise they spin.
+microseconds, and a training step has thousands of operations. Where another program takes a core, spinning threads keep
+the slowest one from the cores that are left, and a step takes five to ten times as long. Linux counts how long a thread
+queues for a core. While that is long, the threads sleep instead of spinning.
 
 libgomp, PyTorch's OpenMP on Linux, reads how long to spin once, when it is loaded. But while it manages more threads
-than there are processors, they hardly spin at all (its manual, `GOMP_SPINCOUNT`). So threads that do nothing are added
-for the time. The operations stay the same, divided among the same number of threads: no bit changes.
+than there are processors, its threads hardly spin (libgomp manual, `GOMP_SPINCOUNT`). So idle threads are added
+meanwhile. The operations stay the same, divided among the same number of threads: no bit changes.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 CROWDED = 0.25
-"""Seconds a second that our threads queue for a core, all together, from which on we share it. On two cores it was 0.03
-alone, and 0.6 to 0.9 beside a busy loop, whether spinning or sleeping."""
+"""Seconds a second that all threads together queue for a core, from which on cores count as shared. On two cores 0.03
+was measured alone, and 0.6 to 0.9 beside a busy loop, whether spinning or sleeping."""
 PERIOD = 0.2
-"""Seconds between two looks."""
+"""Seconds between two readings of the queue."""
 CALM = 2.0
 """Seconds without a queue until threads spin again."""
 CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-"""Variables by which a user chooses how threads wait; nothing is done where one is set."""
+"""Environment variables by which a user chooses how threads wait; the process then keeps to that choice."""
 
 
 def usable_cores() -> int:
-    """Logical cores this process may use: fewer under taskset and under a container's CPU quota, rounded up.
+    """Logical cores that this process may use under taskset and a container's CPU quota, rounded up.
 
-    Up, because a quota is processor time: two threads use one and a half cores' worth of it, and one does not.
+    A quota is processor time: two threads can use one and a half cores' worth, and one thread cannot.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, cpu_quota())))
@@ -55,8 +55,8 @@ def default_threads() -> int:
 def cpu_quota(root: Path = Path("/")) -> float:
     """Cores' worth of processor time that Linux's control groups allow, infinite without a limit.
 
-    The strictest of our group and those around it, of version 2 (``cpu.max``) or 1 (``cpu.cfs_quota_us``). Inside a
-    container the names of groups may be the host's, which are not there: then the mounted root is our group.
+    The strictest limit of this process's group and of its parents counts, by version 2 (``cpu.max``) or 1
+    (``cpu.cfs_quota_us``). Inside a container group names may be the host's, and absent: the mounted root then counts.
     """
     mounts = root / "sys/fs/cgroup"
     limits = [math.inf]
@@ -71,12 +71,12 @@ def cpu_quota(root: Path = Path("/")) -> float:
 
 
 def _limit(group: Path) -> float:
-    """The quota of one group; infinite where it has none."""
+    """Quota of one group, infinite without one."""
     words = _text(group / "cpu.max").split() or [
         *_text(group / "cpu.cfs_quota_us").split(), *_text(group / "cpu.cfs_period_us").split()
     ]  # fmt: skip
     with suppress(ValueError, ZeroDivisionError):
-        quota, period = map(float, words)  # "max" is no number, and means that there is none
+        quota, period = map(float, words)  # "max" means no quota, and float() refuses it
         return quota / period if quota > 0 else math.inf
     return math.inf
 
@@ -89,9 +89,9 @@ def _text(path: Path) -> str:
 
 @contextmanager
 def sharing_cores() -> Iterator[None]:
-    """While the block runs, have PyTorch's threads sleep, not spin, whenever other programs use our cores.
+    """While the block runs, have PyTorch's threads sleep, not spin, whenever other programs use the cores.
 
-    Does nothing where it cannot: other systems than Linux, another OpenMP than libgomp, one thread.
+    Without effect on other systems than Linux, with another OpenMP than libgomp, and with one thread.
     """
     import torch
 
@@ -113,7 +113,7 @@ def _can_watch() -> bool:
 
 
 def _watch(stop: threading.Event) -> None:
-    """Look every :data:`PERIOD`, and keep the spare threads for as long as cores are shared."""
+    """Read the queue every :data:`PERIOD`, and hold spare threads as long as cores are shared."""
     looked, queued, crowded = time.monotonic(), queued_seconds(), -math.inf
     with ExitStack() as spare:
         sleeping = False
@@ -138,7 +138,7 @@ def queued_seconds() -> float:
 
 @contextmanager
 def spare_threads() -> Iterator[int]:
-    """While the block runs, OpenMP has more threads than processors, which sleep. Yields how many were added."""
+    """Give OpenMP more threads than processors, so that its threads sleep. Yields the number of threads added."""
     import torch
 
     each = torch.get_num_threads() - 1  # a thread that computes has a team of its own
@@ -168,7 +168,7 @@ def spare_threads() -> Iterator[int]:
 
 
 def _may_start(count: int) -> bool:
-    """Whether the system lets us have so many more threads. OpenMP does not ask: it ends the process where not."""
+    """Whether the system grants so many more threads; OpenMP does not ask, and ends the process where not."""
     done, waiting = threading.Event(), list[threading.Thread]()
     try:
         for _ in range(count):

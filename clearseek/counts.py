@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clearseek.config import ModelConfig
-from clearseek.tensors import FP8_KINDS, Kind, TensorSpec, memory_tensors
+from clearseek.tensors import FP8_KINDS, TensorKind, TensorSpec, memory_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,21 +19,21 @@ class ParameterCount:
     """Parameters of a model. Router biases are counted, as in the published 671,026,419,200 of DeepSeek-V3."""
 
     total: int
-    """The main model, MTP left out."""
+    """Parameters of the main model, MTP left out."""
     mtp: int
-    """The MTP layer's own; its embedding and head are the main model's."""
+    """Parameters of the MTP layer, whose embedding and head are the main model's."""
     checkpoint: int
     """Elements in the released checkpoint: main model, MTP and the MTP layer's repeated embedding and head."""
     embedding: int
-    """The input embedding."""
+    """Parameters of the input embedding."""
     head: int
-    """The output head; 0 when it is the embedding matrix."""
+    """Parameters of the output head; 0 where the head is the embedding matrix."""
     activated: int
-    """What one token visits in the main model, input embedding and output head included (V3: 37.55 billion)."""
+    """Parameters of the main model that one token visits, embedding and output head included (V3: 37.55 billion)."""
     activated_without_embedding: int
-    """The same without the embedding lookup; a tied matrix still counts, as the head (V3: 36.63 billion)."""
+    """Activated parameters without the embedding lookup; a tied matrix counts as the head (V3: 36.63 billion)."""
     activated_without_embedding_and_head: int
-    """The same without both: the decoder layers and the last norm (V3: 35.70 billion)."""
+    """Activated parameters of the decoder layers and the last norm alone (V3: 35.70 billion)."""
 
 
 def count_parameters(config: ModelConfig) -> ParameterCount:
@@ -59,7 +59,7 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
 
 
 def _visited(spec: TensorSpec, config: ModelConfig) -> int:
-    """Elements one token uses: of the stacked experts, only the chosen ones."""
+    """Elements that one token uses: of stacked experts, the chosen ones."""
     return spec.size * config.num_experts_per_tok // config.n_routed_experts if spec.kind == "expert" else spec.size
 
 
@@ -88,8 +88,7 @@ class TrainingMemory:
     """Bytes that training holds for the whole run, over all devices; activations come on top."""
 
     weights: int
-    """What the matrix products read: 2 bytes each in BF16, and 2 more for those in FP8; 0 in FP32, where they read
-    the master weights."""
+    """Copies that matrix products read: 2 bytes a weight in BF16, 2 more in FP8; 0 in FP32, which reads the masters."""
     master_weights: int
     """FP32 weights that the optimiser updates, and the router's bias: 4 bytes each."""
     gradients: int
@@ -97,15 +96,15 @@ class TrainingMemory:
     optimizer: int
     """FP32 optimiser state: AdamW keeps two moments (8 bytes), Muon one (4 bytes) for the matrices it owns."""
     partial_sums: int = 0
-    """More sets of gradients: the sums over micro-batches that one process holds at once."""
+    """Further sets of gradients: sums over micro-batches that one process holds at once."""
 
     @property
     def total(self) -> int:
-        """Bytes altogether, but for the partial sums, which depend on how the work is split."""
+        """Bytes of all but the partial sums, which depend on how the work is split."""
         return self.weights + self.master_weights + self.gradients + self.optimizer
 
 
-MUON_KINDS: frozenset[Kind] = frozenset({"attention", "dense_mlp", "shared_expert", "expert", "mtp_proj"})
+MUON_KINDS: frozenset[TensorKind] = frozenset({"attention", "dense_mlp", "shared_expert", "expert", "mtp_proj"})
 """The weight matrices inside the layers, which Muon owns; AdamW has embedding, head, router and norms."""
 
 
@@ -115,26 +114,16 @@ def training_memory(
     precision: Literal["bf16", "fp32", "fp8"],
     held_sums: int = 0,
     moments: Literal["fp32", "bf16"] = "fp32",
+    specs: Iterable[TensorSpec] | None = None,
 ) -> TrainingMemory:
-    """Count the bytes of weights, gradients and optimiser state; the MTP layer is in if the config has one.
+    """Count the bytes of weights, gradients and optimiser state, of `specs` or else of every tensor of the model.
 
     With N parameters, Q of them multiplied in FP8 when training in it, B router biases and M of the N under Muon:
     weights ``2N`` (BF16), ``2N + 2Q`` (FP8: as they are and transposed) or 0 (FP32), master weights
     ``4(N + B)``, gradients ``4N``, as much again for each of the `held_sums` (``TrainConfig.held_sums``), optimiser
     state ``8N`` (AdamW) or ``8(N - M) + 4M`` (Muon); moments of AdamW in BF16 take 4 bytes instead of 8.
     """
-    return memory_of(memory_tensors(config), optimizer_name, precision, held_sums, moments)
-
-
-def memory_of(
-    specs: Iterable[TensorSpec],
-    optimizer_name: Literal["adamw", "muon"],
-    precision: Literal["bf16", "fp32", "fp8"],
-    held_sums: int = 0,
-    moments: Literal["fp32", "bf16"] = "fp32",
-) -> TrainingMemory:
-    """The same for these tensors of :func:`memory_tensors` alone, such as those of one pipeline stage."""
-    stored = list(specs)
+    stored = list(memory_tensors(config) if specs is None else specs)
     bias = sum(spec.size for spec in stored if spec.kind == "router_bias")
     trained = sum(spec.size for spec in stored) - bias
     eight = sum(spec.size for spec in stored if spec.kind in FP8_KINDS) if precision == "fp8" else 0

@@ -1,7 +1,7 @@
 """Errors a user can cause, each with its cure.
 
-A :class:`UserError` says what was wrong, where (file, key, line) and what to do. The command line prints it on one
-line and exits with code 2; every other exception is a defect of ours and keeps its traceback.
+A :class:`UserError` says what is wrong, where (file, key, line) and what to do. The command line prints the message
+and exits with code 2; every other exception is a defect of ClearSeek and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Something outside the program is wrong: a file, a setting, a full disk. The message names it and the fix."""
+    """A fault outside the program: a file, a setting, a full disk. The message names the fault and the cure."""
 
 
 class OtherVersionError(UserError):
-    """A file is of a format that another version of ClearSeek reads."""
+    """A file's format is one that another version of ClearSeek reads."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -26,7 +26,5 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` with every control character as ``\\x1b``: a name from elsewhere must neither break lines nor steer a
-    terminal.
-    """
+    """`text` with control characters spelt as ``\\x1b``: a stranger's name must not break lines or steer a terminal."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: f"\\x{ord(found[0]):02x}", text)

@@ -1,13 +1,13 @@
-"""Files that are whole or not there.
+"""Atomic writes: a file or folder is whole under its name, or absent.
 
-A process can be killed between any two instructions, and a disk can fill up in the middle of a write. So nothing here
-is written in place: bytes go to a temporary sibling, are forced to the disk (fsync), and only then take the final name
+A process can be killed between any two instructions, and a disk can fill up in the middle of a write. So nothing is
+written in place: bytes go to a temporary sibling, are forced to the disk (fsync), and only then take the final name
 with one rename, which POSIX makes atomic. A reader sees the old content or the new one.
 
-A killed process leaves its temporary behind. Its name says what it is (``.NAME.<16 hex digits>.new``, or ``.old`` for
-what a replacement moved aside, or ``.lock`` for the lock file of either folder) and who made it, and a lock that the
-kernel drops with the process says whether its writer still lives (:mod:`clearseek.locks`), so :func:`remove_leftovers`
-can tell rubbish from work in progress.
+A killed process leaves its temporary behind. The temporary's name gives its kind (``.NAME.<16 hex digits>.new``,
+``.old`` for what a replacement moved aside, ``.lock`` for the lock file of a folder) and its maker, and a lock that the
+kernel drops with the process tells whether the writer lives (:mod:`clearseek.locks`). So :func:`remove_leftovers` can
+tell rubbish from work in progress.
 """
 
 from __future__ import annotations
@@ -30,15 +30,11 @@ from clearseek.errors import UserError
 _TEMPORARY = re.compile(rf"\.(?P<name>.+)\.(?P<token>{locks.TOKEN})\.(?P<kind>new|old|lock)")
 _Kind = Literal["new", "old", "lock"]
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS)
-"""What file systems answer that cannot force a folder to the disk: SMB, FUSE, shared folders of virtual machines."""
+"""Errors of file systems that cannot force a folder to the disk: SMB, FUSE, shared folders of virtual machines."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file (text as UTF-8), replacing what was there, so that it is never seen half-written.
-
-    Missing parent folders are created. Raises UserError when the disk is full or the place not writable; the old
-    content is then untouched.
-    """
+    """Write a file (text as UTF-8) at once, replacing an old one; see :func:`atomic_file`."""
     raw = data.encode("utf-8") if isinstance(data, str) else data
     with atomic_file(path, len(raw)) as file:
         file.write(raw)
@@ -46,7 +42,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def atomic_file(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
-    """Write a file piece by piece; it takes the name `path`, replacing what was there, when the block ends well.
+    """Write a file piece by piece; it takes the name `path`, replacing an old file, when the block ends well.
 
     Args:
         path: The file to make; missing parent folders are created.
@@ -122,7 +118,7 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Clear what killed processes left of attempts to write `path`, and of nothing else beside it."""
+    """Clear what killed processes left of attempts to write `path`, and nothing else beside it."""
     for group in _groups(path.parent):
         if group.name == path.name and not group.path("old").exists():
             group.clear()
@@ -135,7 +131,7 @@ def remove_leftovers(folder: Path, left: Callable[[Path], None] = lambda _: None
 
     Args:
         folder: Where to look.
-        left: Told of each temporary whose writer may be alive, for all that this file system can say.
+        left: Called with each temporary whose writer may be alive, as far as this file system can say.
 
     Returns:
         The temporaries removed or put back. Those of living processes are left alone.
@@ -160,11 +156,11 @@ class _Group:
     token: str
 
     def path(self, kind: _Kind) -> Path:
-        """Where the one of a kind would be."""
+        """Path of the temporary of a kind, present or not."""
         return _temporary(self.folder / self.name, self.token, kind)
 
     def clear(self) -> tuple[list[Path], list[Path]]:
-        """Remove or put back, unless the writer lives: what was done, and what was left because nobody can tell."""
+        """Remove or put back, unless the writer lives; paths that were cleared, and paths whose writer is unknown."""
         final = self.folder / self.name
         with writing(final), self._held() as ours:
             there = [path for path in (self.path("new"), self.path("old")) if os.path.lexists(path)]
@@ -181,7 +177,7 @@ class _Group:
 
     @contextmanager
     def _held(self) -> Iterator[bool | None]:
-        """Hold what the writer of these would hold; whether it was free, None where that cannot be known."""
+        """Hold the writer's lock; whether the lock was free, None where that cannot be known."""
         with ExitStack() as stack:
             ours: bool | None = True  # a folder's writer makes its lock first and removes it last
             try:
@@ -200,7 +196,7 @@ class _Group:
 
 
 def _groups(folder: Path) -> list[_Group]:
-    """Temporaries in a folder, by the attempt that made them."""
+    """Groups of the temporaries in a folder."""
     try:
         names = [match for entry in folder.iterdir() if (match := _TEMPORARY.fullmatch(entry.name))]
     except (FileNotFoundError, NotADirectoryError):
@@ -236,7 +232,7 @@ def sha256_file(path: Path) -> str:
 
 @contextmanager
 def writing(path: Path, size: int | None = None) -> Iterator[None]:
-    """Turn what a disk or a permission does to the write of `path` into a UserError that says how to go on.
+    """Turn an error of the disk or of permissions at `path` into a UserError that says how to go on.
 
     Args:
         path: What is being written; named in the message unless the error names a file itself.
@@ -248,34 +244,45 @@ def writing(path: Path, size: int | None = None) -> Iterator[None]:
         cure = _cure(error, path, size)
         if cure is None:
             raise
-        # A temporary is our affair: the name that was asked for says where.
+        # A temporary means nothing to the user: the message names the file that was asked for.
         ours = error.filename is None or _TEMPORARY.fullmatch(Path(error.filename).name)
         raise UserError(f"{path if ours else error.filename}: cannot write: {cure}") from error
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an error of the file system at `path` into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from None
+
+
 def _cure(error: OSError, path: Path, size: int | None) -> str | None:
-    """What went wrong and what to do, or None where the error is not about the place written to."""
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            with suppress(OSError):
-                free = shutil.disk_usage(path.parent).free
-                need = f"{size:,} bytes are needed and {free:,} are free" if size else f"only {free:,} bytes are free"
-                what = "the disk is full" if error.errno == errno.ENOSPC else "the disk quota is used up"
-                return f"{what} ({need}): make room, or choose a folder on another disk"
-            return "the disk is full: make room, or choose a folder on another disk"
-        case errno.EACCES | errno.EPERM:
-            return f"the folder {path.parent} is read-only for this user: change its permissions or choose another"
-        case errno.EROFS:
-            return "its file system is mounted read-only: choose a folder on another one"
-        case errno.EFBIG:
-            return "it would exceed the largest file allowed here: raise the limit (ulimit -f), or use another disk"
-        case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
-            return "a file stands where a folder is needed, or the reverse: remove it or choose another path"
-        case errno.EIO:
-            return "the disk reported an input/output error: check it, or choose another disk"
-        case errno.ENAMETOOLONG:
-            return "the name is too long for this file system: choose a shorter one"
-    return None
+    """Fault and cure, or None where the error is not about the place written to."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        room = ""
+        with suppress(OSError):
+            free = shutil.disk_usage(path.parent).free
+            need = f"{size:,} bytes are needed and {free:,} are free" if size else f"only {free:,} bytes are free"
+            room = f" ({need})"
+        what = "the disk is full" if error.errno == errno.ENOSPC else "the disk quota is used up"
+        return f"{what}{room}: make room, or choose a folder on another disk"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"the folder {path.parent} is read-only for this user: change its permissions or choose another"
+    return _CURES.get(error.errno or 0)
+
+
+_BLOCKED = "a file stands where a folder is needed, or the reverse: remove it or choose another path"
+_CURES = {
+    errno.EROFS: "its file system is mounted read-only: choose a folder on another one",
+    errno.EFBIG: "it would exceed the largest file allowed here: raise the limit (ulimit -f), or use another disk",
+    errno.ENOTDIR: _BLOCKED,
+    errno.EEXIST: _BLOCKED,
+    errno.EISDIR: _BLOCKED,
+    errno.EIO: "the disk reported an input/output error: check it, or choose another disk",
+    errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one",
+}
 
 
 def _temporary(path: Path, token: str, kind: _Kind) -> Path:
@@ -284,11 +291,11 @@ def _temporary(path: Path, token: str, kind: _Kind) -> Path:
 
 @contextmanager
 def _reserved(path: Path) -> Iterator[tuple[Path, Path]]:
-    """Names beside `path` for a new folder and for one moved aside, with a lock on both."""
+    """Temporary names beside `path` for a new folder and for one moved aside, under one lock."""
     while True:
         token = locks.token()
         with locks.claim(_temporary(path, token, "lock")) as ours:
-            if ours:  # else somebody who clears leftovers took the file before we had locked it: another name
+            if ours:  # else a process that clears leftovers took the lock file first: draw another name
                 yield _temporary(path, token, "new"), _temporary(path, token, "old")
                 return
 

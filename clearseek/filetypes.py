@@ -1,12 +1,12 @@
-"""One look at the first bytes: what a file is, whatever its name says.
+"""The kind of a file, told by its first bytes, whatever its name says.
 
-Most formats begin with bytes of their own ("magic"). A reader that meets the wrong one complains about what it happens
-to stumble over (a Parquet file "is not UTF-8", a Git-LFS pointer "is not JSON"), and the user mends the wrong thing. So
-everything that opens a file of a user's looks at its beginning first, and names the kind and the cure.
+Most formats begin with bytes of their own ("magic"). A reader that meets the wrong format complains about the first
+byte that it cannot use (a Parquet file "is not UTF-8", a Git-LFS pointer "is not JSON"), and the user mends the wrong
+thing. So everything that opens a user's file looks at the beginning first, and names the kind and the cure.
 
-Text is never called anything else: a magic made of letters counts only where bytes follow that text does not have, an
-HTML page only where it begins as one, a pointer only where all of it is one. UTF-16 and UTF-32 without a byte order
-mark are told by their NUL bytes, which text has none of.
+Text is never taken for another kind: a magic made of letters counts only before bytes that text does not have, an HTML
+page only by how it begins, a pointer only as the whole file. UTF-16 and UTF-32 without a byte order mark are told by
+their NUL bytes, which text does not have.
 """
 
 from __future__ import annotations
@@ -21,51 +21,53 @@ HEAD_BYTES = 4096
 """Bytes from the beginning that `recognise` needs."""
 
 UTF8_BOM = b"\xef\xbb\xbf"
-"""The byte order mark that Windows programs put before UTF-8; it is no part of the text."""
+"""Byte order mark that Windows programs put before UTF-8 text, and which is not part of the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """What a file is."""
+    """Kind of a file."""
 
     name: str
     """Short name, such as ``gzip`` or ``Git-LFS pointer``."""
     phrase: str
     """The name with its article for a sentence, such as ``an HTML page``."""
     cure: str
-    """What to do where something else was expected: one clause."""
+    """Advice where another kind was expected: one clause."""
 
 
 _PLAIN_TEXT = "convert it to plain text"
-_PACK = "unpack it"
+_UNPACK = "unpack it"
+_ARRAY = "use text or a model's weights"
+_LEAVE_OUT = "leave it out"
 
-# Bytes that no UTF-8 text begins with.
+# Beginnings that UTF-8 text cannot have.
 _MAGIC: tuple[tuple[bytes, FileKind], ...] = (
     (b"\x1f\x8b", FileKind("gzip", "gzip data", "decompress it with gunzip")),
     (b"\x28\xb5\x2f\xfd", FileKind("zstd", "zstd data", "decompress it with unzstd")),
     (b"\xfd7zXZ\0", FileKind("xz", "xz data", "decompress it with unxz")),
     (b"\x04\x22\x4d\x18", FileKind("LZ4", "LZ4 data", "decompress it with unlz4")),
-    (b"7z\xbc\xaf\x27\x1c", FileKind("7z", "a 7z archive", _PACK)),
-    (b"\x93NUMPY", FileKind("NumPy", "a NumPy array", "this is no text and no weights of a model")),
+    (b"7z\xbc\xaf\x27\x1c", FileKind("7z", "a 7z archive", _UNPACK)),
+    (b"\x93NUMPY", FileKind("NumPy", "a NumPy array", _ARRAY)),
     (b"\x89HDF\r\n\x1a\n", FileKind("HDF5", "an HDF5 file", "convert it to safetensors or Parquet")),
-    (b"\x89PNG\r\n\x1a\n", FileKind("PNG", "a PNG image", "leave it out")),
-    (b"\xff\xd8\xff", FileKind("JPEG", "a JPEG image", "leave it out")),
+    (b"\x89PNG\r\n\x1a\n", FileKind("PNG", "a PNG image", _LEAVE_OUT)),
+    (b"\xff\xd8\xff", FileKind("JPEG", "a JPEG image", _LEAVE_OUT)),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", FileKind("Office", "an old Office document", _PLAIN_TEXT)),
     (b"ARROW1\0\0", FileKind("Arrow", "an Arrow file", "write it as Parquet")),
-    (b"\x7fELF", FileKind("program", "a compiled program", "leave it out")),
+    (b"\x7fELF", FileKind("program", "a compiled program", _LEAVE_OUT)),
 )
-# Bytes that are letters too: the kind holds only where bytes follow that text does not have.
+# Beginnings made of letters: the kind holds only before bytes that text does not have.
 _LETTERS: tuple[tuple[bytes, FileKind], ...] = (
     (b"BZh", FileKind("bzip2", "bzip2 data", "decompress it with bunzip2")),
-    (b"Rar!", FileKind("RAR", "a RAR archive", _PACK)),
+    (b"Rar!", FileKind("RAR", "a RAR archive", _UNPACK)),
     (b"GGUF", FileKind("GGUF", "a GGUF model", "use the model's safetensors files")),
     (b"PAR1", FileKind("Parquet", "a Parquet file", 'read it as rows: data.source = "parquet"')),
     (b"SQLite format 3", FileKind("SQLite", "an SQLite database", "export its text as JSON lines")),
-    (b"GIF8", FileKind("GIF", "a GIF image", "leave it out")),
-    (b"RIFF", FileKind("RIFF", "a sound, picture or film (RIFF)", "leave it out")),
-    (b"OggS", FileKind("Ogg", "a sound (Ogg)", "leave it out")),
-    (b"ID3", FileKind("MP3", "a sound (MP3)", "leave it out")),
-    (b"MZ", FileKind("program", "a compiled program", "leave it out")),
+    (b"GIF8", FileKind("GIF", "a GIF image", _LEAVE_OUT)),
+    (b"RIFF", FileKind("RIFF", "a sound, picture or film (RIFF)", _LEAVE_OUT)),
+    (b"OggS", FileKind("Ogg", "a sound (Ogg)", _LEAVE_OUT)),
+    (b"ID3", FileKind("MP3", "a sound (MP3)", _LEAVE_OUT)),
+    (b"MZ", FileKind("program", "a compiled program", _LEAVE_OUT)),
 )
 # Formats made of text, by how they begin.
 _TEXTUAL: tuple[tuple[re.Pattern[bytes], FileKind], ...] = (
@@ -89,7 +91,7 @@ _LFS = re.compile(
     rb"oid sha256:(?P<oid>[0-9a-f]{1,64})\r?\nsize (?P<size>\d{1,20})\s*"
 )
 LFS_START = b"version https://git-lfs.github.com/spec/"
-"""How every Git-LFS pointer begins, also one of another version or with lines of its own."""
+"""Beginning of every Git-LFS pointer, whatever its version and further lines."""
 _ANNEX = re.compile(rb"/annex/objects/\S+\s*")
 _LFS_LONGEST = 1024  # by the specification of git-lfs
 
@@ -99,7 +101,7 @@ def recognise(head: bytes, name: str = "") -> FileKind | None:
 
     Args:
         head: The file's beginning.
-        name: The file's name: only tells Word from Excel and the like, which are all zip archives.
+        name: The file's name, which tells apart Word, Excel and the like, all of them zip archives.
 
     Returns:
         The kind, or None for UTF-8 text without a byte order mark and for everything unknown.
@@ -127,16 +129,16 @@ def recognise_file(path: Path) -> FileKind | None:
 
 
 def expect(path: Path, wanted: str, *names: str) -> None:
-    """Refuse a file that is recognised as something else.
+    """Refuse a file that is recognised as another kind than the one expected.
 
     Args:
         path: The file.
-        wanted: What it should be, for the message, such as ``JSON``.
-        names: Kinds that will do.
+        wanted: Expected kind, for the message, such as ``JSON``.
+        names: Names of kinds that are accepted.
 
     Raises:
-        UserError: it is of another kind; the message names kind and cure.
-        OSError: it cannot be read.
+        UserError: the file is of another kind; the message names kind and cure.
+        OSError: the file cannot be read.
     """
     kind = recognise_file(path)
     if kind and kind.name not in names:
@@ -144,12 +146,12 @@ def expect(path: Path, wanted: str, *names: str) -> None:
 
 
 def _has_control(content: bytes) -> bool:
-    """Whether there are control characters that text does not have: others than white space and escape."""
+    """Whether there are control characters other than white space and escape, which text does not have."""
     return re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", content) is not None
 
 
 def _zip(head: bytes, name: str) -> FileKind | None:
-    """A zip archive, by what its first member is called."""
+    """Kind of a zip archive, by the name of its first member."""
     if not _ZIP.match(head):
         return None
     member = head[30 : 30 + int.from_bytes(head[26:28], "little")]
@@ -157,7 +159,7 @@ def _zip(head: bytes, name: str) -> FileKind | None:
     if member.endswith(b"data.pkl"):
         return _PICKLE
     if member.endswith(b".npy"):
-        return FileKind("NumPy", "a NumPy archive", "this is no text and no weights of a model")
+        return FileKind("NumPy", "a NumPy archive", _ARRAY)
     if member in (b"[Content_Types].xml", b"mimetype") or member.startswith((b"_rels/", b"docProps/")):
         if ending in ("xlsx", "ods"):
             return FileKind("Office", "a spreadsheet", "save it as CSV")
@@ -170,7 +172,7 @@ def _weights(head: bytes) -> FileKind | None:
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return _PICKLE
     if head[4:8] == b"\0\0\0\0" and head[8:9] == b"{":
-        return FileKind("safetensors", "a safetensors file", "this holds weights, no text")
+        return FileKind("safetensors", "a safetensors file", "it holds weights: use text")
     if head[:4] == b"\xff\xff\xff\xff" and head[7:8] == b"\0":
         return FileKind("Arrow", "an Arrow file", "write it as Parquet")
     if head[257:262] == b"ustar":
@@ -179,7 +181,7 @@ def _weights(head: bytes) -> FileKind | None:
 
 
 def _pointer(head: bytes) -> FileKind | None:
-    """What a clone holds in place of a large file."""
+    """Kind of a pointer, which a clone holds in place of a large file."""
     if len(head) <= _LFS_LONGEST and (match := _LFS.fullmatch(head)):
         size, oid = int(match["size"]), match["oid"].decode()[:12]
         phrase = f"a Git-LFS pointer (to {size:,} bytes, SHA-256 {oid}…)"
@@ -191,10 +193,9 @@ def _pointer(head: bytes) -> FileKind | None:
 
 def _wide(head: bytes) -> FileKind | None:
     """UTF-32 and UTF-16, by the mark or by NULs on one side of nearly every character."""
-    if head[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
-        return _wide_kind("UTF-32", "UTF-32")
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return _wide_kind("UTF-16", "UTF-16")
+    for name, marks in (("UTF-32", (b"\xff\xfe\0\0", b"\0\0\xfe\xff")), ("UTF-16", (b"\xff\xfe", b"\xfe\xff"))):
+        if head.startswith(marks):
+            return _wide_kind(name, name)
     places = [head[place : len(head) // 4 * 4 : 4].count(0) for place in range(4)]
     few, most = len(head) // 40, len(head) // 4 * 0.7
     for name, zeros, letters in (

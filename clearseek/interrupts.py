@@ -1,4 +1,4 @@
-"""Signals that ask a program to end: long work finishes what must not be torn, and stops."""
+"""Signals that ask a program to end: long work finishes its current unit, and stops."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     wanted = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         wanted.append(signal.SIGHUP)
     try:
         previous = {number: signal.signal(number, ask) for number in wanted}
-    except ValueError:  # not the main thread: signals are the caller's affair
+    except ValueError:  # not the main thread, the only one that may set handlers
         yield
         return
     try:

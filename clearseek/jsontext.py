@@ -1,4 +1,4 @@
-"""JSON as strangers write it: one object, no key twice, nothing that only Python would read."""
+"""Strict JSON: one object, every key once, nothing that only Python would read."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from clearseek.errors import UserError
 
 
 def strict_json(raw: bytes, where: str) -> dict[str, Any]:
-    """A JSON object in which no key repeats. Raises UserError, which `where` starts."""
+    """Parse a JSON object in which no key repeats. Raises UserError, whose message begins with `where`."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content: dict[str, Any] = {}
         for name, value in pairs:
             if name in content:
-                raise UserError(f"{where}: the JSON key {name!r} stands there twice")
+                raise UserError(f"{where}: the JSON key {name!r} appears twice: keep one")
             content[name] = value
         return content
 
@@ -41,5 +41,5 @@ def strict_json(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def _number(digits: str) -> float:
-    """A whole number; one that is longer than Python reads is valid JSON, but no size or count: infinite."""
+    """A whole number, or infinity for one with more digits than Python reads: valid JSON, but never a size or count."""
     return int(digits) if len(digits) < int_info.default_max_str_digits else float(digits)

@@ -1,10 +1,10 @@
-"""Who is writing here: locks that hold on every file system, or say that they cannot tell.
+"""Locks on files: held, free, or unknown where the file system cannot say.
 
-``flock`` is the good case: the kernel drops it with the process. On NFS it needs a handle that is open for writing;
-Lustre and some FUSE file systems have no locks at all. A name carries the rest: its sixteen hex digits say on which
-system (machine, boot, process namespace) and in which process it was made, so that a process that ended here is known
-to have ended. What was made elsewhere and cannot be locked is *unknown*, and unknown means in use: a folder left over
-costs room, a folder taken from a living writer is lost.
+The kernel drops a ``flock`` with its process. On NFS ``flock`` needs a handle that is open for writing; Lustre and some
+FUSE file systems have no locks. There the token in a name decides: its sixteen hex digits say on which system (machine,
+boot, process namespace) and in which process the name was made, so that a process that ended here is known to have
+ended. A file made elsewhere that cannot be locked is *unknown*, and unknown means in use: a folder left over costs
+room, a folder taken from a living writer is lost.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ TOKEN = "[0-9a-f]{16}"
 
 
 def token() -> str:
-    """Sixteen hex digits: five for this system, six for this process, five that are random."""
+    """Sixteen hex digits: five for this system, six for this process, five random ones."""
     return f"{_system()}{os.getpid() & 0xFFFFFF:06x}{secrets.randbits(20):05x}"
 
 
 def lives(made: str) -> bool | None:
-    """Whether the process that made a token still runs; None where it ran on another system."""
+    """Whether the process that made a token still runs; None where the token is another system's."""
     if not re.fullmatch(TOKEN, made) or made[:5] != _system():
         return None
     try:
@@ -45,7 +45,7 @@ def lives(made: str) -> bool | None:
 
 
 def lock(handle: int) -> bool | None:
-    """Lock an open file until its handle is closed; False where another handle has it, None where locks do not work."""
+    """Lock an open file until its handle closes; False where another handle holds it, None where locks do not work."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -57,7 +57,7 @@ def lock(handle: int) -> bool | None:
 
 @contextmanager
 def claim(file: Path) -> Iterator[bool | None]:
-    """Hold a lock file while the block runs; it is made for that, and removed at the end.
+    """Hold a lock file, made for this block and removed at its end.
 
     Yields:
         True: it is ours. False: another process holds it. None: another system made it, and this file system cannot say
@@ -79,10 +79,7 @@ def claim(file: Path) -> Iterator[bool | None]:
 
 @contextmanager
 def exclusive(file: Path, what: str) -> Iterator[None]:
-    """Do the block as the only process that does; `what` is named to the others.
-
-    Raises UserError where another process is in it, or may be.
-    """
+    """Run the block while no other process does. Raises UserError, which names `what`, where another does or may."""
     with claim(file) as ours:
         if ours is False:
             raise UserError(f"{what}: another process is writing here: wait for it, or stop it first")
@@ -95,7 +92,7 @@ def exclusive(file: Path, what: str) -> Iterator[None]:
 
 
 def _take(file: Path) -> tuple[int, bool | None]:
-    """Open a lock file, made where it is missing, and try to become its holder."""
+    """Open a lock file, made where missing, and try to become its holder."""
     try:
         handle, made = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
     except FileExistsError:
@@ -122,7 +119,7 @@ def _same(handle: int, file: Path) -> bool:
 
 @cache
 def _system() -> str:
-    """Machine, boot and process namespace in five hex digits: a process number means something only within these."""
+    """Five hex digits of machine, boot and process namespace, within which process numbers are unique."""
     parts = [platform.node()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))

@@ -1,8 +1,8 @@
-"""The machine a run is on: what it is, what it can do per second, and what about it changes bits.
+"""The machine of a run: its parts, its measured speed, and what about it decides bits.
 
-Nothing here trusts a table of product names. The peak of matrix multiplication, against which utilisation is quoted, is
-measured, and BF16 is used where it is measurably faster. Descriptions are made to be published: no host name, no user
-name, no path.
+No table of product names is trusted. The peak of matrix multiplication, against which utilisation is quoted, is
+measured, and BF16 is used where it is measurably faster. Descriptions are made to be published: without host name, user
+name or path.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from clearseek.cores import usable_cores
 from clearseek.errors import UserError
 
 BF16_GAIN = 1.3
-"""How many times faster than FP32 the matrix product must be in BF16 for `auto` to choose it."""
+"""Speed of BF16 matrix products over FP32's from which on `auto` chooses BF16."""
 EMULATED = 4.0
-"""How many times slower than in FP32 it is in a type that the processor has no instructions for, at least: 60 and
+"""Speed of FP32 matrix products over another type's from which on the processor counts as emulating that type; 60 and
 90 were measured with AVX2."""
 
 # Instruction sets that PyTorch's libraries (oneDNN, MKL, FBGEMM, ATen) choose their kernels by.
@@ -38,62 +38,66 @@ SWITCHES = (
     "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
     "OPENBLAS_CORETYPE",
 )  # fmt: skip
-"""Variables by which a library on the processor takes other kernels or other sums."""
+"""Environment variables by which a CPU library takes other kernels or other sums."""
 CUDA_SWITCHES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG")
-"""The same on a GPU."""
+"""Environment variables by which a GPU library takes other kernels or other sums."""
 
 
 class Precision(NamedTuple):
-    """A type for matrix products, and how fast it was found to be."""
+    """A type for matrix products, with measured rates."""
 
     dtype: torch.dtype
     rates: dict[str, float]
-    """Measured FLOP/s of a matrix product: of FP32, and unless `fp32` was asked for of BF16 (``bf16``, ``fp32``)."""
+    """Measured FLOP/s of a matrix product by type, ``fp32`` and, unless FP32 was asked for, ``bf16``."""
 
     @property
     def emulated(self) -> float:
-        """How many times as fast FP32 is as BF16, where this device emulates BF16; 0.0 where it does not."""
+        """Speed of FP32 over BF16 where this device emulates BF16, else 0.0."""
         slower = self.rates.get("fp32", 0.0) / self.rates.get("bf16", float("inf"))
         return slower if slower > EMULATED else 0.0
 
 
 def describe() -> dict[str, Any]:
-    """The machine and its software, for reports: JSON values, sizes in bytes, nothing that names its owner."""
+    """Machine and software for reports: JSON values, sizes in bytes, nothing that names the owner."""
     libraries = re.findall(r"^\s*- (.*(?:Math Kernel|MKL-DNN|OpenBLAS|Accelerate).*)$", torch.__config__.show(), re.M)
-    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     return {
         "processor": _processor(),
         "logical_cores": os.cpu_count(),
         "physical_cores": _physical_cores(),
         "usable_cores": usable_cores(),
         "memory": _memory(),
-        "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
+        "gpus": [
+            {"name": gpu.name, "memory": gpu.total_memory, "capability": f"{gpu.major}.{gpu.minor}"}
+            for gpu in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        ],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torch_build": torch.version.git_version,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "blas": blas[1] if blas else None,
+        "blas": _library(r"BLAS_INFO=(\w+)"),
         "libraries": [re.sub(r"\s+for Intel.*$", "", each) for each in libraries],
         "threads": torch.get_num_threads(),
     }
 
 
 def bit_environment(precision: torch.dtype, device: str) -> dict[str, Any]:
-    """What about machine and set-up decides the bits of a run: for the header of its transcript.
+    """Properties of machine and set-up that decide the bits of a run, for the header of its transcript.
 
-    The processor's name is left out on purpose: another one of the same vendor with the same instruction sets runs the
-    same kernels.
+    The processor's name is left out on purpose: processors of one vendor with the same instruction sets run the same
+    kernels.
     """
     cuda = torch.device(device).type == "cuda"
     names = (*SWITCHES, *CUDA_SWITCHES) if cuda else SWITCHES
+    flags = _first(r"^(?:flags|Features)\s*:(.*)$", _cpuinfo()) or ""
     environment: dict[str, Any] = {
         "torch": torch.__version__,
         "torch_build": torch.version.git_version,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_vendor": _vendor(),
-        "instruction_sets": sorted(flag for flag in _cpu_flags() if _KERNEL_FLAGS.fullmatch(flag)),
+        # As the processor names it: libraries choose kernels by the vendor too.
+        "cpu_vendor": _first(r"^(?:vendor_id|CPU implementer)\s*:\s*(\S+)$", _cpuinfo()) or platform.machine(),
+        "instruction_sets": sorted(flag for flag in set(flags.split()) if _KERNEL_FLAGS.fullmatch(flag)),
         "mkl": _library(r"Math Kernel Library Version (\S+)"),
         "onednn": _library(r"(?:MKL-DNN|oneDNN) v(\S+)"),
         "switches": {name: os.environ[name] for name in names if os.environ.get(name)},
@@ -112,18 +116,23 @@ def bit_environment(precision: torch.dtype, device: str) -> dict[str, Any]:
 
 
 def _library(version: str) -> str | None:
-    """Version of a library that PyTorch computes with, or None where it is another build."""
-    match = re.search(version, torch.__config__.show())
+    """Version of a library that PyTorch computes with, or None where PyTorch was built without the library."""
+    return _first(version, torch.__config__.show())
+
+
+def _first(pattern: str, text: str) -> str | None:
+    """First group of the first match, or None."""
+    match = re.search(pattern, text, re.M)
     return match[1] if match else None
 
 
 def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", seconds: float = 0.3) -> list[float]:
     """FLOP/s of square matrix products in each of `dtypes`: the fastest over about `seconds` each.
 
-    The fastest, because whatever else runs here can only slow a product down; by turns and of one size, so that it
-    slows all alike. The size is the smallest power of two at which the fastest takes 20 ms, at most 16,384. A type that
-    a processor has no instructions for may take a thousand times as long, and minutes at that size: one that takes
-    20 ms and 50 times, or 100 ms and 8 times as long as the fastest at a smaller size is not measured further.
+    The fastest counts, because other programs can only slow a product down; types take turns at one size, so that other
+    programs slow all alike. The size is the smallest power of two at which the fastest type takes 20 ms, at most
+    16,384. An emulated type may take minutes there: a type that takes 20 ms and 50 times, or 100 ms and 8 times as long
+    as the fastest at a smaller size is not measured further.
 
     Raises RuntimeError where the device cannot multiply in one of them.
     """
@@ -145,11 +154,11 @@ def measure_matmul_rates(dtypes: Sequence[torch.dtype], device: str = "cpu", sec
 
 
 def pick_precision(choice: Literal["auto", "bf16", "fp32", "fp8"], device: str = "cpu") -> Precision:
-    """Decide the type of weights and activations in matrix products by running it.
+    """Decide the type of weights and activations in matrix products by running products.
 
-    `auto` is BF16 where it is at least `BF16_GAIN` times as fast as FP32, and FP32 elsewhere. `fp8` says nothing about
-    what is not FP8: that is BF16 on a GPU, whose FP8 kernels take and give it, and on a processor as under `auto`.
-    Timings vary, so a run that is resumed must take the type it began with rather than pick again.
+    `auto` is BF16 where it is at least `BF16_GAIN` times as fast as FP32, and FP32 elsewhere. Under `fp8` the type of
+    all else is BF16 on a GPU, whose FP8 kernels take and give BF16, and on a processor that of `auto`. Timings vary, so
+    a resumed run must take the type that it began with rather than pick again.
 
     Raises UserError when `bf16` is asked for and the device cannot multiply in it.
     """
@@ -172,7 +181,7 @@ def pick_precision(choice: Literal["auto", "bf16", "fp32", "fp8"], device: str =
 
 
 def keep_heap() -> bool:
-    """Have glibc keep freed memory instead of returning it to the system, and say whether that applied.
+    """Have glibc keep freed memory instead of returning it to the system; whether glibc did.
 
     By default every large tensor is mapped anew, and the kernel zeroes its pages on first touch: that costs an
     element-wise operation several times its arithmetic. With mapping off and trimming off (mallopt(3): M_MMAP_MAX = 0,
@@ -189,7 +198,7 @@ def keep_heap() -> bool:
 
 
 def _least(a_NN: torch.Tensor) -> float:
-    """The least of three times, the first of which builds the kernel; of fewer where these take long."""
+    """Least seconds of three products, the first of which builds the kernel; of fewer where products take long."""
     times = [_time_matmul(a_NN)]
     while len(times) < 3 and sum(times) < 0.2:
         times.append(_time_matmul(a_NN))
@@ -207,26 +216,15 @@ def _time_matmul(a_NN: torch.Tensor) -> float:
 
 
 def _cpuinfo() -> str:
-    """Linux's text about its processors; empty elsewhere."""
+    """Linux's description of the processors, or an empty string."""
     with suppress(OSError):
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     return ""
 
 
-def _cpu_flags() -> set[str]:
-    match = re.search(r"^(?:flags|Features)\s*:(.*)$", _cpuinfo(), re.M)
-    return set(match[1].split()) if match else set()
-
-
-def _vendor() -> str:
-    """Who made the processor, as it says itself: libraries take kernels by it too."""
-    match = re.search(r"^(?:vendor_id|CPU implementer)\s*:\s*(\S+)$", _cpuinfo(), re.M)
-    return match[1] if match else platform.machine()
-
-
 def _processor() -> str:
-    if match := re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.M):
-        return match[1].strip()
+    if name := _first(r"^model name\s*:\s*(.+)$", _cpuinfo()):
+        return name.strip()
     if platform.system() == "Darwin":
         with suppress(OSError, subprocess.SubprocessError):
             command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
@@ -235,7 +233,7 @@ def _processor() -> str:
 
 
 def _physical_cores() -> int | None:
-    """Cores without their second threads, or None where the system does not tell."""
+    """Physical cores, or None where the system does not tell."""
     packages = re.findall(r"^physical id\s*:\s*(\d+)$", _cpuinfo(), re.M)
     cores = re.findall(r"^core id\s*:\s*(\d+)$", _cpuinfo(), re.M)
     return len(set(zip(packages, cores, strict=False))) or None
@@ -247,11 +245,6 @@ def _memory() -> int:
     with suppress(OSError, ValueError):
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
     return total
-
-
-def _gpu(index: int) -> dict[str, Any]:
-    found = torch.cuda.get_device_properties(index)
-    return {"name": found.name, "memory": found.total_memory, "capability": f"{found.major}.{found.minor}"}
 
 
 def peak_memory() -> int:

@@ -1,4 +1,4 @@
-"""How to call this program again: commands that are printed can be pasted into a shell."""
+"""Calls of this program for people to paste into a shell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def program() -> str:
-    """This program's name where the shell would find it, else its path; not quoted."""
+    """Name of this program where the shell finds it, else its path; not quoted."""
     called, found = Path(sys.argv[0]), shutil.which("clearseek")
     if called.name != "clearseek" or (found and Path(found).resolve() == called.resolve()):
         return "clearseek"
@@ -18,9 +18,6 @@ def program() -> str:
 
 
 def command(*arguments: str | Path) -> str:
-    """A call of this program as a shell reads it, whatever the paths are called.
-
-    A path that begins with a dash would be taken for an option: it gets a ``./`` in front.
-    """
+    """A call of this program, quoted for a shell; a path that begins with a dash gets a ``./``, as no option has."""
     words = [f"./{each}" if isinstance(each, Path) and str(each).startswith("-") else str(each) for each in arguments]
     return shlex.join([program(), *words])

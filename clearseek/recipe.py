@@ -1,10 +1,10 @@
-"""From a TOML file to a checked :class:`clearseek.config.Recipe`, one clear sentence for all that is wrong with it."""
+"""Recipes read from TOML files and checked; every mistake is one sentence of one error."""
 
 from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -16,12 +16,12 @@ from clearseek.errors import UserError, nearest
 
 
 class Retired(NamedTuple):
-    """A setting that recipes had, and what became of it."""
+    """A setting that recipes no longer have."""
 
     always: Any
-    """The value that every run has now: the default that the setting had."""
+    """Value that every run has now: the setting's old default."""
     since: str
-    """The first version without the setting."""
+    """First version without the setting."""
 
 
 RETIRED = {
@@ -29,7 +29,7 @@ RETIRED = {
     "fp8.gradient_tile": Retired("1x128", "0.2.0"),
     "fp8.accumulate": Retired("fp32", "0.2.0"),
 }
-"""By dotted key. Records are never written again, so a recipe that has such a setting at its default is read."""
+"""Retired settings by dotted key. Old records stay readable: a recipe may have such a setting at its old default."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -49,25 +49,25 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except IsADirectoryError:
         hint = f"to go on with a run, use --resume {file}" if (file / "recipe.json").exists() else "give a .toml file"
-        raise UserError(f"{file}: a folder, and no recipe: {hint}") from None
+        raise UserError(f"{file}: a folder, not a recipe: {hint}") from None
     except OSError as error:
         raise UserError(f"{file}: cannot read the recipe: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{file}: the recipe is not UTF-8 text") from None
+        raise UserError(f"{file}: the recipe is not UTF-8 text: save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid TOML: {error}") from None
     for override in overrides:
         _apply_override(raw, override)
-    changed = {override.partition("=")[0].strip() for override in overrides}
+    changed = {".".join(_key(override)) for override in overrides}
     if changed & {"data.paths", "data.source"} and "data.licence" not in changed and isinstance(raw.get("data"), dict):
         raw["data"].pop("licence", None)  # the recipe's licence is that of its own texts
     return parse_recipe(raw, str(file), overrides)
 
 
 def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Validate a recipe's tables, as TOML or JSON has them.
+    """Validate the tables of a recipe in TOML or JSON.
 
-    A UserError's lines begin with `where` (a file name), or with the one of `overrides` that set the key.
+    Raises UserError, each line of which begins with `where` (a file name) or with the override that set the key.
     """
     tables, entries = _without_retired(raw)
     try:
@@ -88,7 +88,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def find_recipe(path: str | Path) -> Path:
-    """The file of a recipe: `path` itself, or where it is a bare name and no file, the shipped recipe of that name.
+    """File of a recipe: `path`, or the shipped recipe of that name where `path` is a bare name without a file.
 
     Raises UserError for a name that is neither.
     """
@@ -106,7 +106,7 @@ def find_recipe(path: str | Path) -> Path:
 
 
 def _without_retired(raw: Any) -> tuple[Any, list[Any]]:
-    """The tables without retired settings; for each that had another value than every run has now, an error."""
+    """Tables without retired settings, and an error for each retired setting that is not at its old default."""
     wrong: list[Any] = []
     for dotted, (always, since) in RETIRED.items():
         table, key = dotted.split(".")
@@ -122,16 +122,20 @@ def _without_retired(raw: Any) -> tuple[Any, list[Any]]:
     return raw, wrong
 
 
+def _key(override: str) -> list[str]:
+    """Parts of the key of ``table.key=value``."""
+    return [part.strip() for part in override.partition("=")[0].split(".")]
+
+
 def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    parts = [part.strip() for part in key.strip().split(".")]
+    _, separator, text = override.partition("=")
+    parts = _key(override)
     if not separator or not all(parts):
         raise UserError(f'--set {override}: write it as table.key=value, for example "train.steps=100"')
-    try:
-        parsed = tomllib.loads(f"value = {text.strip()}")
-        value = parsed["value"] if len(parsed) == 1 else text.strip()
-    except (ValueError, RecursionError):
-        value = text.strip()
+    value: Any = text.strip()
+    with suppress(ValueError, RecursionError):  # a bare word is a string
+        parsed = tomllib.loads(f"value = {value}")
+        value = parsed["value"] if len(parsed) == 1 else value
     table = raw
     for part in parts[:-1]:
         table = table.setdefault(part, {})
@@ -141,9 +145,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def _origin(entry: Any, overrides: Sequence[str]) -> str | None:
-    """The ``--set`` that a pydantic error is about; None where it is about the file."""
+    """The ``--set`` that a pydantic error is about; None where the error is about the file."""
     for override in reversed(overrides):
-        parts = [part.strip() for part in override.partition("=")[0].split(".")]
+        parts = _key(override)
         if [str(part) for part in entry["loc"]][: len(parts)] == parts:
             return f"--set {override}"
     return None
@@ -156,10 +160,11 @@ def _explain(entry: Any) -> str:
         group: type[BaseModel] = Recipe
         for part in entry["loc"][:-1]:
             field = group.model_fields.get(str(part))
-            inner = [t for t in (field.annotation, *get_args(field.annotation)) if _is_settings(t)] if field else []
-            group = inner[0] if inner else group
+            inner = (field.annotation, *get_args(field.annotation)) if field else ()
+            group = next(filter(_is_settings, inner), group)
         valid = sorted(group.model_fields)
-        inside = [f"{table}.{location}" for table in valid if group is Recipe and location in _fields_of(table)]
+        tables = [(name, field.annotation) for name, field in group.model_fields.items() if group is Recipe]
+        inside = sorted(f"{name}.{location}" for name, kind in tables if location in getattr(kind, "model_fields", ()))
         if inside:
             return f"unknown key {location} (did you mean {' or '.join(inside)}?)"
         return f"unknown key {location}{nearest(str(entry['loc'][-1]), valid)}; valid keys here: {', '.join(valid)}"
@@ -170,12 +175,6 @@ def _explain(entry: Any) -> str:
         return f"{location}: {message}" if location else message
     message = _PLAIN_WORDS.get(entry["type"], message[0].lower() + message[1:])
     return f"{location or 'the recipe'} = {json.dumps(entry['input'], default=str)[:80]}: {message}"
-
-
-def _fields_of(table: str) -> Iterable[str]:
-    """Keys of a table of the recipe; none where it is a plain setting."""
-    kind = Recipe.model_fields[table].annotation
-    return kind.model_fields if isinstance(kind, type) and issubclass(kind, Settings) else ()
 
 
 _PLAIN_WORDS = {"model_type": "must be a table of settings", "tuple_type": "must be a list"}

@@ -1,4 +1,4 @@
-"""Files that an operating system leaves in folders unasked: nobody wrote them, and nothing reads them."""
+"""Files that an operating system leaves in folders unasked, such as ``.DS_Store``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FOLD = {name.lower(): maker for name, maker in _MAKERS.items()}
 
 
 def system_file(path: str) -> str:
-    """Who leaves files of this name, such as ``macOS's Finder``; an empty string where no system does."""
+    """Program that leaves files of this name, such as ``macOS's Finder``, or an empty string."""
     name = path.rpartition("/")[2]
     if name.startswith("._") and len(name) > 2:
         return "macOS, on a disk of another system"

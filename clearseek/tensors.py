@@ -24,27 +24,19 @@ from typing import Literal, NamedTuple
 
 from clearseek.config import ModelConfig
 
-Kind = Literal[
-    "embedding",
-    "head",
-    "norm",
-    "attention",
-    "dense_mlp",
-    "shared_expert",
-    "expert",
-    "router",
-    "router_bias",
+TensorKind = Literal[
+    "embedding", "head", "norm", "attention", "dense_mlp", "shared_expert", "expert", "router", "router_bias",
     "mtp_proj",
-]
+]  # fmt: skip
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
-FP8_KINDS: frozenset[Kind] = frozenset({"attention", "dense_mlp", "shared_expert", "expert"})
+FP8_KINDS: frozenset[TensorKind] = frozenset({"attention", "dense_mlp", "shared_expert", "expert"})
 """The matrices that a block-FP8 checkpoint holds in eight bits (DeepSeek-V3 report, section 3.3)."""
 FP8_BLOCK = 128
-"""Rows and columns that share a scale there."""
+"""Rows and columns of a block that shares one scale."""
 SCALE_SUFFIX = "_scale_inv"
-"""Ends the name of the scales of a matrix, which multiply it, whatever the name says."""
+"""Ending of the name of a matrix's scales, which multiply it, whatever ``inv`` says."""
 _FP8_NAME = re.compile(
     r"model\.layers\.\d+\.(?:self_attn\.(?:q_proj|q_a_proj|q_b_proj|kv_a_proj_with_mqa|kv_b_proj|o_proj)"
     r"|mlp\.(?:experts\.\d+\.|shared_experts\.)?(?:gate_proj|up_proj|down_proj))\.weight"
@@ -58,24 +50,24 @@ class TensorSpec:
     name: str
     """Hugging Face's name."""
     shape: tuple[int, ...]
-    """Sizes; a linear weight is [out, in]."""
-    kind: Kind
-    """Its part in the model."""
+    """Sizes of the dimensions; a linear weight is [out, in]."""
+    kind: TensorKind
+    """Role of the tensor in the model."""
     layer: int | None = None
     """Decoder layer, 0-based (the MTP layer follows the last one); None for embedding, last norm and head."""
     mtp: bool = False
-    """Whether it belongs to the MTP layer."""
+    """Whether the tensor belongs to the MTP layer."""
     duplicate_of: str | None = None
-    """The tensor it repeats, for the MTP layer's embedding and head; such a tensor holds no parameters of its own."""
+    """Name of the tensor that the MTP layer's embedding or head repeats; a duplicate holds no parameters of its own."""
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return prod(self.shape)
 
     @property
     def dtype(self) -> Literal["BF16", "F32"]:
-        """Type in a released BF16 checkpoint; only the router's balance bias is F32."""
+        """Type in a released BF16 checkpoint: F32 for the router's balance bias, else BF16."""
         return "F32" if self.kind == "router_bias" else "BF16"
 
 
@@ -84,8 +76,8 @@ def tensors(config: ModelConfig, mtp: bool = True, stacked: Collection[str] = ()
 
     Args:
         config: Dimensions.
-        mtp: Whether to add the MTP layer, if there is one.
-        stacked: Names of stacked experts (of :func:`memory_tensors`) that this checkpoint holds as they are.
+        mtp: Whether to add the MTP layer, if the config has one.
+        stacked: Names of :func:`memory_tensors` whose experts this checkpoint holds stacked.
     """
     for spec in _main_and_mtp(config, mtp):
         if spec.kind == "expert" and spec.name not in stacked:
@@ -104,15 +96,15 @@ def memory_tensors(config: ModelConfig, mtp: bool = True) -> Iterator[TensorSpec
 
 
 class StoredTensor(NamedTuple):
-    """A tensor as a checkpoint stores it."""
+    """A tensor as a checkpoint stores it: name, type such as ``BF16``, shape."""
 
     name: str
-    dtype: Literal["F8_E4M3", "BF16", "F32"]
+    dtype: str
     shape: tuple[int, ...]
 
 
 def is_fp8_name(name: str) -> bool:
-    """Whether a block-FP8 checkpoint holds the tensor of this name in eight bits: the kinds `FP8_KINDS`, by name."""
+    """Whether a block-FP8 checkpoint holds the tensor of this name in eight bits: `FP8_KINDS`, told by the name."""
     return _FP8_NAME.fullmatch(name) is not None
 
 
@@ -122,7 +114,7 @@ def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def fp8_tensors(config: ModelConfig, mtp: bool = True) -> Iterator[StoredTensor]:
-    """Yield what the block-FP8 checkpoint stores, in model order, each matrix followed by its scales.
+    """Yield the tensors of the block-FP8 checkpoint in model order, each matrix followed by its scales.
 
     For DeepSeek-V3 these are the 91,991 tensors of the release.
     """
@@ -135,7 +127,7 @@ def fp8_tensors(config: ModelConfig, mtp: bool = True) -> Iterator[StoredTensor]
 
 
 def _main_and_mtp(config: ModelConfig, mtp: bool) -> Iterator[TensorSpec]:
-    """All tensors with the experts still stacked."""
+    """Yield all tensors, a layer's experts stacked."""
     V, H = config.vocab_size, config.hidden_size
     yield TensorSpec(EMBEDDING, (V, H), "embedding")
     for layer in range(config.num_hidden_layers):
@@ -158,13 +150,13 @@ def _main_and_mtp(config: ModelConfig, mtp: bool) -> Iterator[TensorSpec]:
 
 
 def _block(config: ModelConfig, layer: int, mtp: bool = False) -> Iterator[TensorSpec]:
-    """One decoder layer."""
+    """Yield the tensors of one decoder layer."""
     at, H = f"model.layers.{layer}", config.hidden_size
 
-    def spec(name: str, shape: tuple[int, ...], kind: Kind) -> TensorSpec:
+    def spec(name: str, shape: tuple[int, ...], kind: TensorKind) -> TensorSpec:
         return TensorSpec(f"{at}.{name}", shape, kind, layer, mtp)
 
-    def swiglu(name: str, width: int, kind: Kind) -> Iterator[TensorSpec]:
+    def swiglu(name: str, width: int, kind: TensorKind) -> Iterator[TensorSpec]:
         yield spec(f"{name}.gate_proj.weight", (width, H), kind)
         yield spec(f"{name}.up_proj.weight", (width, H), kind)
         yield spec(f"{name}.down_proj.weight", (H, width), kind)
@@ -185,7 +177,7 @@ def _block(config: ModelConfig, layer: int, mtp: bool = False) -> Iterator[Tenso
     yield from swiglu("mlp.shared_experts", I * config.n_shared_experts, "shared_expert")
 
 
-def _attention(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...], Kind]]:
+def _attention(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...], TensorKind]]:
     """Multi-head latent attention (DeepSeek-V3 report, section 2.1.1): name, shape and kind."""
     H, heads = config.hidden_size, config.num_attention_heads
     if config.q_lora_rank is None:
@@ -201,7 +193,7 @@ def _attention(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...], Kind
 
 
 def _per_expert(stacked: TensorSpec) -> Iterator[TensorSpec]:
-    """The checkpoint's tensors of one stacked one. Their order is expert by expert within each stacked tensor."""
+    """Yield the checkpoint's tensors of one stacked tensor, expert by expert."""
     prefix, _, projection = stacked.name.rpartition(".")
     E, rows, columns = stacked.shape
     names, rows = (("gate_proj", "up_proj"), rows // 2) if projection == "gate_up_proj" else (("down_proj",), rows)

@@ -15,9 +15,9 @@ from clearseek.audit.read.source import Folder
 from clearseek.config import ModelConfig
 from clearseek.counts import count_parameters
 from clearseek.hub.config_json import hf_config
-from clearseek.hub.safetensors import Shaped, build_header
+from clearseek.hub.safetensors import build_header
 from clearseek.signing.hashing import hash_files
-from clearseek.tensors import tensors
+from clearseek.tensors import StoredTensor, tensors
 from tests.published import published
 
 LICENCES = Path(__file__).parents[1] / "clearseek/licences/texts"
@@ -87,7 +87,7 @@ def write_weights(file: Path, config: ModelConfig = CONFIG, seed: int = 0) -> No
     """BF16 weights, any finite numbers."""
     rng = np.random.default_rng(seed)
     specs = list(tensors(config))
-    header = build_header([Shaped(spec.name, spec.dtype, spec.shape) for spec in specs], None)
+    header = build_header([StoredTensor(spec.name, spec.dtype, spec.shape) for spec in specs], None)
     whole = bytearray(header.raw)
     for entry in header.entries:
         numbers = rng.standard_normal(entry.size // (2 if entry.dtype == "BF16" else 4)).astype(np.float32)

@@ -234,7 +234,7 @@ def test_no_such_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(UserError, match=f"^{name}: cannot read the recipe: No such file or directory"):
             load_recipe(name)
     (tmp_path / "folder.toml").mkdir()
-    with pytest.raises(UserError, match=r"^folder\.toml: a folder, and no recipe: give a .toml file"):
+    with pytest.raises(UserError, match=r"^folder\.toml: a folder, not a recipe: give a .toml file"):
         load_recipe("folder.toml")
     for name in ("x" * 5000, "x" * 5000 + ".toml", "", "."):
         with pytest.raises(UserError):

@@ -39,7 +39,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "hub/convert/plan.py": [
         ("if k != \"quantization_config\"", "", "a BF16 folder that says FP8"),
         ("elif matrix not in here:", "elif False:", "scales in another file are dropped"),
-        ("shaped = [Shaped(e.name, \"BF16\" if e.dtype == \"F8_E4M3\" else e.dtype, e.shape) for e in kept]", "shaped = [Shaped(e.name, \"BF16\", e.shape) for e in kept]", "FP32 biases become BF16"),
+        ("shaped = [StoredTensor(e.name, \"BF16\" if e.dtype == \"F8_E4M3\" else e.dtype, e.shape) for e in kept]", "shaped = [StoredTensor(e.name, \"BF16\", e.shape) for e in kept]", "FP32 biases become BF16"),
     ],
     "hub/convert/stream.py": [
         ("_write(handle, target.begin + first, raw.numpy().data)", "_write(handle, target.begin, raw.numpy().data)", "pieces over one another"),

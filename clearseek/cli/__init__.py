@@ -1,8 +1,8 @@
-"""The command line: which commands there are, and what a person is told when one cannot go on.
+"""The command line: its commands, and the messages of a command that cannot go on.
 
 A command is a module of this folder with two functions: ``add(parser)`` gives its options and examples, and
 ``run(arguments)`` does the work and returns an exit code (:mod:`clearseek.cli.exits`). The module is imported when its
-command is called, and what it works with when it runs, so that ``--help`` is instant. An exception other than those
+command is called, and the libraries it needs when it runs, so that ``--help`` is instant. An exception other than those
 that `main` reports is a defect and shows its traceback.
 """
 
@@ -38,7 +38,7 @@ COMMANDS = {
     "checkpoints, evaluation, manifest, signature.",
     "verify": "Do parts of a release again and compare bits: hashes, evaluation, data, training.",
 }
-"""Every command and what it does."""
+"""Summaries of the commands, by name."""
 EXAMPLES = """examples:
   clearseek quickstart                              train a small DeepSeek-V3 here and now
   clearseek recipes                                 list the recipes that come along
@@ -60,12 +60,11 @@ EXAMPLES = """examples:
 
 
 def _module(command: str) -> ModuleType:
-    """The module of a command."""
     return import_module(f"{__name__}.{'import_' if command == 'import' else command}")
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with one-line errors and a suggestion for a misspelt command."""
+    """argparse with errors as UserErrors, and a suggestion for a misspelt command."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
         if message.startswith("argument COMMAND: invalid choice: '"):
@@ -75,19 +74,19 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _CommandParser(_Parser):
-    """The parser of one command. The command's module gives it options and examples when it is first used."""
+    """Parser of one command, whose module adds options and examples at the first use."""
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse what follows the command's name; argparse calls it."""
+        """Parse the arguments after the command's name; argparse calls it."""
         if self.epilog is None:
             _module(self.prog.split()[-1]).add(self)
         return super().parse_known_args(args, namespace)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser with all commands; loads none of their modules."""
+    """The parser of all commands, which loads none of their modules."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(prog="clearseek", description=clearseek.__doc__, epilog=EXAMPLES, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"clearseek {clearseek.__version__}")
@@ -106,14 +105,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"unrecognized arguments: {' '.join(unknown)} (see clearseek {arguments.command} --help)")
         _refuse_windows()
         code = int(_module(arguments.command).run(arguments))
-        print(end="", flush=True)  # what is wrong with standard output shows here rather than after us
+        print(end="", flush=True)  # a fault of standard output raises here, not at exit
         return code
     except UserError as error:
         problem = str(error)
     except KeyboardInterrupt:
         print("clearseek: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except SystemExit as end:  # after --help and --version; and by rich, when the reader of our output went away
+    except SystemExit as end:  # --help and --version; and rich, when the reader of the output went away
         return _reader_gone() if end.code else 0
     except BrokenPipeError:
         return _reader_gone()
@@ -134,6 +133,6 @@ def _refuse_windows() -> None:
 
 
 def _reader_gone() -> int:
-    """The exit code of a program whose output nobody reads any more, as before ``| head``; nothing more is written."""
+    """Exit code of a program whose output is no longer read, as before ``| head``; nothing more is written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return READER_GONE

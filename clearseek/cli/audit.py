@@ -44,8 +44,7 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help="exit with 1 unless this row is a yes, of this grade at least; repeatable")  # fmt: skip
     parser.add_argument("--trust", action="append", default=[], type=Path, metavar="KEY.pub",
                         help="count what this key signed in attestations/ as re-execution; repeatable")  # fmt: skip
-    parser.add_argument("--base", metavar="RELEASE",
-                        help="a release that it may have been made from: their weights are compared")  # fmt: skip
+    parser.add_argument("--base", metavar="RELEASE", help="release it may be made from: their weights are compared")
     parser.add_argument("--json", action="store_true", help="same as --format json")
 
 
@@ -89,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _source(path: str, hashed: bool = False, quiet: bool = False) -> Source:
-    """A release, the files of a folder hashed if asked for."""
+    """A release; the files of a folder are hashed if `hashed`."""
     from clearseek.audit.audit import open_source
     from clearseek.audit.read.source import Folder
     from clearseek.signing.hashing import hash_files
@@ -104,7 +103,7 @@ def _source(path: str, hashed: bool = False, quiet: bool = False) -> Source:
 
 @contextmanager
 def _bar(size: int) -> Iterator[Progress]:
-    """A progress bar for hashing, which takes minutes."""
+    """A progress bar for hashing, which can take minutes."""
     from rich import progress as rich
     from rich.console import Console
 
@@ -115,7 +114,7 @@ def _bar(size: int) -> Iterator[Progress]:
 
 
 def _render(audits: list[Audit], kind: str, compare: bool) -> str:
-    """The audits in a format; an empty string for the terminal's."""
+    """The audits in a format; an empty string for the terminal's format."""
     from clearseek.audit.render.croissant import as_croissant
     from clearseek.audit.render.exports import TEXTS, as_cyclonedx
     from clearseek.audit.render.html import as_html, comparison_html
@@ -144,7 +143,7 @@ def _render(audits: list[Audit], kind: str, compare: bool) -> str:
 
 
 def _writable(value: Any) -> Any:
-    """JSON values without halves of characters, which no file can hold: they are shown by their numbers."""
+    """JSON values with lone surrogates, which UTF-8 cannot encode, spelt by their numbers."""
     if isinstance(value, str):
         return _HALVES.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
     if isinstance(value, dict):
@@ -153,7 +152,7 @@ def _writable(value: Any) -> Any:
 
 
 def _required(text: str) -> tuple[Question, Grade]:
-    """What ``data.training`` or ``data.training=E4`` asks for. Raises UserError for no such row or grade."""
+    """Row and least grade of ``data.training=E4``, the grade optional. Raises UserError for an unknown row or grade."""
     from clearseek.audit.evidence import Grade
     from clearseek.audit.questions import QUESTIONS
 
@@ -167,7 +166,7 @@ def _required(text: str) -> tuple[Question, Grade]:
 
 
 def _missing(found: Audit, required: dict[str, tuple[Question, Grade]]) -> Iterator[str]:
-    """What of an audit is not as it is required, in words."""
+    """Yield a line for each row of an audit that is not as required."""
     for text, (question, grade) in required.items():
         row = found.get(question)
         if row is None:

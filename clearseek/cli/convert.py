@@ -1,4 +1,4 @@
-"""``clearseek convert``: a checkpoint from FP8 to BF16 or back, with how far it is and how long it will take."""
+"""``clearseek convert``: a checkpoint from FP8 to BF16 or back, with progress and the time left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clearseek.cli.exits import INTERRUPTED
 from clearseek.program import command
 
 if TYPE_CHECKING:
-    from clearseek.hub.convert.run import Converted, Progress
+    from clearseek.hub.convert.run import ConversionProgress, Converted
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+def _progress(quiet: bool) -> Iterator[Callable[[ConversionProgress], None]]:
     """A progress callback for the conversion: a bar in a terminal, one line a file elsewhere, nothing when `quiet`."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
@@ -67,7 +67,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
         if bars is not None:
             bars.add_task("converting", total=None, speed="")
 
-        def show(now: Progress) -> None:
+        def show(now: ConversionProgress) -> None:
             nonlocal said
             file = f"{now.file}  {min(now.files_done + 1, now.files)} of {now.files}"
             speed = _speed(now, time.monotonic() - start)
@@ -80,8 +80,8 @@ def _progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def _speed(now: Progress, seconds: float) -> str:
-    """Bytes a second and the time left; an empty string while it is too early to say."""
+def _speed(now: ConversionProgress, seconds: float) -> str:
+    """Bytes a second and the time left, or an empty string while it is too early to say."""
     read = now.bytes_done - now.bytes_before
     if not read or seconds < 0.5:
         return ""
@@ -90,14 +90,14 @@ def _speed(now: Progress, seconds: float) -> str:
 
 
 def _summary(ended: Converted) -> str:
-    """What was made, in words."""
-    scales = f", {ended.scales} scales" if ended.dtype == "fp8" else ""
-    text = f"{ended.tensors:,} tensors as {ended.dtype.upper()}{scales}"
+    """The result in words."""
+    text = f"{ended.tensors:,} tensors as {ended.dtype.upper()}"
     if ended.dtype == "fp8":
+        text += f", {ended.scales} scales"
         if ended.kept:
-            text += f"; {ended.kept:,} of {ended.blocks:,} blocks have the scale they once had"
+            text += f"; {ended.kept:,} of {ended.blocks:,} blocks have their old scale"
         if ended.restores:
-            text += "; files and order are as they were"
+            text += "; files and order are the old ones"
     if ended.left_out:
         text += f"; not copied, too large: {', '.join(ended.left_out)}"
     return text

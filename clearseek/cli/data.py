@@ -1,4 +1,4 @@
-"""``clearseek data``: text becomes a tokenizer, token shards and a manifest."""
+"""``clearseek data``: tokenizer, token shards and manifest from a recipe's text."""
 
 from __future__ import annotations
 

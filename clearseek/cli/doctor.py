@@ -1,8 +1,8 @@
-"""``clearseek doctor``: what this machine can do for training, found by trying.
+"""``clearseek doctor``: precisions, FP8 backends and compilers that this machine can train with, found by trying.
 
-Nothing is read off a table of products. Each FP8 backend is run on small operands and compared with the reference, and
-those that pass multiply matrices of a middling size, timed with and without the quantising of the left operand (a
-weight is quantised once for an optimiser step, so it is left out).
+Each FP8 backend is run on small operands and compared with the reference; a backend that passes multiplies matrices of
+a middling size, timed with and without the quantising of the left operand (a weight is quantised once an optimiser
+step, so its quantising is left out).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from clearseek.fp8.backend import Backend
 
 SECONDS = 0.3
-"""Time for each rate."""
+"""Seconds to measure each rate for."""
 SIZES = {"cuda": (8192, 7168, 4096), "cpu": (1024, 1024, 1024)}
-"""Rows, inner size and outputs of the timed product: on a GPU so large that launching does not count."""
+"""Rows, inner size and outputs of the timed product; on a GPU, so large that launching does not count."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine(device_name: str | None = None) -> dict[str, Any]:
-    """All findings on a device (by default the GPU, if there is one), as JSON values; none names the machine's owner.
+    """All findings on a device (by default the GPU, if any), as JSON values; none names the machine's owner.
 
-    Raises UserError for a device that is not there.
+    Raises UserError for a device that this machine does not have.
     """
     import torch
 
@@ -98,7 +98,7 @@ def _device(name: str | None) -> torch.device:
 
 
 def _rates(backend: Backend, device: torch.device, size: tuple[int, int, int]) -> dict[str, float]:
-    """FLOP/s of a product, and of quantising its left operand and the product."""
+    """FLOP/s of a product, without and with the quantising of its left operand."""
     import torch
 
     rows, inner, outputs = size
@@ -115,7 +115,7 @@ def _rates(backend: Backend, device: torch.device, size: tuple[int, int, int]) -
 
 
 def _median(run: Callable[[], Any], device: torch.device) -> float:
-    """Seconds a call, over about :data:`SECONDS` after a first one."""
+    """Median seconds of a call, over about :data:`SECONDS` after a first call."""
     import torch
 
     def timed() -> float:
@@ -131,7 +131,7 @@ def _median(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def _compilers() -> dict[str, str | None]:
-    """The C++ compiler's name and the versions of Triton and numba; None for what is not installed."""
+    """Name of the C++ compiler and versions of Triton and numba; None for each that is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     from clearseek.ops.compiled import _compiler
@@ -145,7 +145,7 @@ def _compilers() -> dict[str, str | None]:
 
 
 def print_findings(console: Console, found: dict[str, Any]) -> None:
-    """A table of backends in a terminal, a line each elsewhere."""
+    """Print the findings; the backends as a table in a terminal, as lines elsewhere."""
     from rich.table import Table
     from rich.text import Text
 

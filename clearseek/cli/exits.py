@@ -1,7 +1,7 @@
-"""Exit codes, which scripts go by.
+"""Exit codes, for scripts.
 
 0: done. 1: a check failed: ``verify`` found a difference, or a row that ``audit --require`` names is not as required.
-2: the user can put it right, as one message on standard error says. 130: Ctrl-C or SIGTERM ended the command, after
+2: an error that the user can mend, as a message on standard error says. 130: Ctrl-C or SIGTERM ended the command, after
 saving. 141: the reader of a pipe went away.
 """
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -21,24 +17,17 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import torch
-
     from clearseek.cli.report import output, print_findings
     from clearseek.data.tokenizer import Tokenizer, trained_here
     from clearseek.hub.portability import check_portability
-    from clearseek.hub.write import export_hf
+    from clearseek.hub.write import DTYPES, export_hf, export_scales
     from clearseek.train.run import Run
 
     folder = Run(arguments.run)
     recipe = folder.read_recipe()
     model, step = folder.load_model(arguments.step)
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}[arguments.dtype]
-    in_fp8 = recipe.train.precision == "fp8"  # such weights were multiplied under scales of this kind
-    export_hf(
-        model.state_dict(), recipe.model, folder.tokenizer, arguments.out, dtype,
-        scales="power-of-two" if in_fp8 and recipe.fp8.scales == "power-of-two" else "float",
-    )  # fmt: skip
+    dtype, scales = DTYPES[arguments.dtype], export_scales(recipe)
+    export_hf(model.state_dict(), recipe.model, folder.tokenizer, arguments.out, dtype, scales=scales)
     print(f"{arguments.out}: step {step} of {folder.root} as {arguments.dtype}, a Hugging Face folder")
-    findings = check_portability(recipe.model, trained_here(Tokenizer.load(folder.tokenizer)))
-    print_findings(output(), findings)
+    print_findings(output(), check_portability(recipe.model, trained_here(Tokenizer.load(folder.tokenizer))))
     return 0

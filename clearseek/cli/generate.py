@@ -1,4 +1,4 @@
-"""``clearseek generate``: a trained model goes on with a prompt, a token at a time."""
+"""``clearseek generate``: a trained model continues a prompt, a token at a time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     model, tokenizer = _load(arguments.model, arguments.step)
     prompt = [tokenizer.id_of(BOS), *tokenizer.encode(text)]
     stream = generate(model, prompt, arguments.max_tokens, sampling, frozenset({tokenizer.id_of(EOS)}))
-    first = list(islice(stream, 1))  # what is wrong with the prompt shows here, before it is repeated
+    first = list(islice(stream, 1))  # a fault of the prompt raises here, before the prompt is written
     sys.stdout.write(arguments.prompt)
     written: list[int] = []
     shown = ""
@@ -63,14 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:
     """A model ready to generate, from a run folder or an export, and its tokenizer.
 
-    It computes in FP32, whatever is stored: what a seed gives must not hang on how fast this machine is in BF16 today.
+    The model computes in FP32, whatever is stored: a seed's text must not depend on this machine's speed in BF16.
     """
-    import torch
-
-    from clearseek.cli.models import load_tokenizer
-    from clearseek.hub.read import import_hf
-    from clearseek.hub.tokenizer_files import refuse_without_tokenizer
-    from clearseek.model.transformer import DeepSeekModel
+    from clearseek.hub.read import import_model
+    from clearseek.hub.tokenizer_files import load_tokenizer, refuse_without_tokenizer
     from clearseek.train.run import Run
 
     if not folder.is_dir():
@@ -81,11 +77,8 @@ def _load(folder: Path, step: int | None) -> tuple[DeepSeekModel, Tokenizer]:
         if step is not None:
             raise UserError("--step is for run folders: an exported folder holds one model")
         refuse_without_tokenizer(folder)
-        config, tensors = import_hf(folder, allow_missing_mtp=True)
-        with torch.device("meta"):
-            model = DeepSeekModel(config)
-        model.load_state_dict(tensors, assign=True)
-        return model.set_dtype(torch.float32).requires_grad_(False), load_tokenizer(folder / "tokenizer.json", config)
-    trained = Run(folder)
-    model, _ = trained.load_model(step)
-    return model, load_tokenizer(trained.tokenizer, model.config)
+        model, file = import_model(folder), folder / "tokenizer.json"
+    else:
+        trained = Run(folder)
+        (model, _), file = trained.load_model(step), trained.tokenizer
+    return model, load_tokenizer(file, model.config)

@@ -18,19 +18,18 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from clearseek.cli.models import load_tokenizer
     from clearseek.config import DataConfig, Recipe, TrainConfig
     from clearseek.counts import count_parameters
     from clearseek.files import atomic_folder, write_atomic
     from clearseek.hub.read import import_hf
-    from clearseek.hub.tokenizer_files import refuse_without_tokenizer
+    from clearseek.hub.tokenizer_files import load_tokenizer, refuse_without_tokenizer
     from clearseek.train import checkpoint
     from clearseek.train.run import Run
 
     out: Path = arguments.run
     empty = out.is_dir() and not any(out.iterdir())
     if out.exists() and not empty:
-        raise UserError(f"{out}: exists and is no empty folder: choose a new folder for the run")
+        raise UserError(f"{out}: exists and is not an empty folder: choose a new folder for the run")
     refuse_without_tokenizer(arguments.folder)
     config, tensors = import_hf(arguments.folder, arguments.without_mtp)
     tokenizer = load_tokenizer(arguments.folder / "tokenizer.json", config)

@@ -1,4 +1,4 @@
-"""The private key that ``release`` and ``verify`` sign with, made on request."""
+"""Private keys that ``release`` and ``verify`` sign with, made on request."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from clearseek.signing.keys import PrivateKey, generate_key, is_encrypted, load_
 
 @contextmanager
 def signing_key(path: Path | None, make: bool) -> Iterator[PrivateKey | None]:
-    """The key in the file `path`; with `make` a new one, which is deleted again when the block ends with an exception.
+    """The key in the file `path`, or with `make` a new key, which is deleted if the block raises; None without a path.
 
-    None without a path. Raises UserError when there is no such file, or no key in it.
+    Raises UserError for a missing file or a file without a key.
     """
     if path is None:
         yield None
@@ -25,7 +25,7 @@ def signing_key(path: Path | None, make: bool) -> Iterator[PrivateKey | None]:
     if make:
         generate_key(path)
     elif not os.path.lexists(path):
-        raise UserError(f"{path}: no such key: --make-key makes it, or give the file of one that you have")
+        raise UserError(f"{path}: no such key: --make-key makes it, or give the file of an existing key")
     try:
         yield _load(path)
     except BaseException:

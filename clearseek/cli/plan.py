@@ -1,4 +1,4 @@
-"""``clearseek plan``: what a recipe would cost, by arithmetic that takes a second."""
+"""``clearseek plan``: the cost of a recipe, by arithmetic that takes a second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from clearseek.plan.plan import Plan
 
 _PLANNED: Final = ("hardware", "gpus", "layout", "recompute", "utilisation", "tokens", "grid")
-"""Options that ``--published`` refuses: they belong to the plan of a recipe."""
+"""Options of the plan of a recipe, which ``--published`` refuses."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def print_plan(plan: Plan) -> None:
-    """Print what a recipe costs, and what its makers say it cost."""
+    """Print the cost of a recipe, and the cost that its makers published."""
     from clearseek.cli.report import output, parameter_rows, print_rows
     from clearseek.plan.formulas import price
     from clearseek.plan.plan import LEFT_OUT
@@ -96,7 +96,7 @@ def print_plan(plan: Plan) -> None:
 
 
 def _work(plan: Plan) -> Rows:
-    """The operations of a run, and how fast the devices do them."""
+    """Rows of a run's operations, and of the devices' speed."""
     from clearseek.plan.formulas import compute_class
 
     device, constant = plan.hardware, plan.constant
@@ -138,11 +138,9 @@ def _memory(plan: Plan) -> Rows:
     where = f"the fullest of {_count(memory.layout.devices)} ({memory.layout})"
     head = f"{device.total / 1e9:,.1f} GB on {where}"
     names = ("weights", "master weights", "gradients", "optimiser", "activations")
-    sizes = (device.weights, device.master_weights, device.gradients, device.optimizer, device.activations)
-    parts = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in zip(names, sizes, strict=True))
     rows = [
         ("memory", f"{head}, {memory.usable / 1e9:,.1f} GB usable"),
-        ("", parts),
+        ("", ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in zip(names, device, strict=True))),
         ("", f"recomputed in the backward pass: {memory.recompute} (activations are an estimate)"),
     ]
     if not memory.fits:
@@ -154,7 +152,7 @@ def _memory(plan: Plan) -> Rows:
 
 
 def print_validation(predictions: Sequence[Prediction]) -> None:
-    """Print every published run beside what is predicted without it."""
+    """Print every published run beside its prediction by the others."""
     from clearseek.cli.report import output, print_columns, si
     from clearseek.plan.calibration import typical_error
 
@@ -173,10 +171,8 @@ def print_validation(predictions: Sequence[Prediction]) -> None:
 
 def hours(value: float) -> str:
     """Device hours: 2,664,000 -> ``2,664 K h``."""
-    if value >= 100_000:
-        return f"{value / 1e3:,.0f} K h"
     if value >= 1_000:
-        return f"{value / 1e3:,.1f} K h"
+        return f"{value / 1e3:,.{0 if value >= 100_000 else 1}f} K h"
     return f"{_number(value)} h"
 
 
@@ -188,7 +184,7 @@ def dollars(value: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Three figures, all those before the point: ``2,702,968``, ``5.43``, ``0.0000491``."""
+    """A number to three figures, or all before the point: ``2,702,968``, ``5.43``, ``0.0000491``."""
     if value >= 100 or value == 0:
         return f"{value:,.0f}"
     return f"{value:.{2 - floor(log10(value))}f}"
@@ -199,10 +195,7 @@ def _count(devices: int) -> str:
 
 
 def _days(days: float) -> str:
-    if days >= 1:
-        return f"{days:,.1f} days"
-    seconds = days * 86400
-    for unit, name in ((3600, "hours"), (60, "minutes")):
-        if seconds >= unit:
-            return f"{seconds / unit:.1f} {name}"
-    return f"{seconds:.1f} seconds"
+    for unit, name in ((1, "days"), (24, "hours"), (1440, "minutes")):
+        if days * unit >= 1:
+            return f"{days * unit:,.1f} {name}"
+    return f"{days * 86400:.1f} seconds"

@@ -1,8 +1,8 @@
-"""What a person sees while data are made and a model trains.
+"""Display of progress while data are made and a model trains.
 
-In a terminal, one panel that is redrawn in place: progress, losses, speed as a share of what this machine was measured
-to reach, and how evenly the experts of each layer are loaded. In a file or a pipe, plain lines at a human pace. Nothing
-here touches the training: drawing is limited to a few times a second and happens between steps.
+In a terminal, one panel is redrawn in place: progress, losses, speed as a share of this machine's measured peak, and
+the load of each layer's experts. In a file or a pipe, plain lines come at a human pace. The display does not touch the
+training: it draws between steps, at most a few times a second.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _BLOCKS, _ASCII_BLOCKS = "▁▂▃▄▅▆▇█", ".:-=+*#@"
 
 
 class Display:
-    """Shows a run; a context manager, so that the terminal is whole again however the run ends.
+    """Display of a run; a context manager, which restores the terminal however the run ends.
 
     Args:
         total_steps: Steps of the whole run.
         title: Name of the run.
-        every_seconds: In a pipe, seconds between lines.
-        console: Where to draw; standard output by default. rich honours NO_COLOR.
+        every_seconds: Seconds between lines in a pipe.
+        console: Console to draw on; standard output by default. rich honours NO_COLOR.
         live: Whether to redraw in place; by default, whether the output is a terminal that can.
-        clock: Seconds; replaced in tests.
+        clock: Function that gives seconds; replaced in tests.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class Display:
         self._held_out: tuple[int, float] | None = None
 
     def __enter__(self) -> Display:
-        return self  # drawing begins with the first step, below whatever is said before
+        return self  # drawing begins with the first step, below earlier output
 
     def __exit__(self, *error: object) -> None:
         if self._last is not None and self._shown_step != self._last.step:
-            self._show(self._last)  # the last numbers stay in view, also after a failure
+            self._show(self._last)  # also after a failure
         if self._live is not None:
             self._live.stop()
 
     def update(self, record: StepRecord) -> None:
-        """Take in a finished step, and show it when it is time to; the last one again with its evaluation."""
+        """Take in a finished step, and show it when due; the last step a second time, with its evaluation."""
         again = self._last is not None and self._last.step == record.step
         self._last = record
         if HELD_OUT in record.scalars:
@@ -89,7 +89,7 @@ class Display:
             self._show(record)
 
     def evaluating(self, done: int, total: int) -> None:
-        """Show how far the final evaluation is, when it is time to."""
+        """Show the progress of the final evaluation, when due."""
         now = self._clock()
         if not self._due(now):
             return
@@ -109,7 +109,7 @@ class Display:
 
     def _draw(self, shown: RenderableType) -> None:
         assert self._live is not None
-        self._live.start()  # nothing where it has begun
+        self._live.start()  # without effect once begun
         self._live.update(shown, refresh=True)
 
     def _due(self, now: float) -> bool:
@@ -139,24 +139,19 @@ class Display:
         if HELD_OUT in record.scalars:
             parts.append(f"held-out {record.scalars[HELD_OUT]:.4f} bits/byte")
         parts += [f"grad {record.grad_norm:.3g}", f"lr {record.learning_rate:.2e}"]
-        parts.append(f"{record.tokens_per_second:,.0f} tokens/s")
-        parts.append(f"MFU {record.mfu:.0%}")
+        parts += [f"{record.tokens_per_second:,.0f} tokens/s", f"MFU {record.mfu:.0%}"]
         if record.balance:
             parts.append(f"busiest expert {max(record.balance):.2f}x")
         return "  ".join([*parts, f"ETA {self._eta()}"])
 
     def _panel(self, record: StepRecord) -> Panel:
-        share = record.step / self._total
         top = Table.grid(expand=True, padding=(0, 1))
         top.add_column(no_wrap=True)
         top.add_column(ratio=1)
         top.add_column(justify="right", no_wrap=True)
         bar = ProgressBar(total=self._total, completed=record.step)
-        top.add_row(f"step {record.step}/{self._total}", bar, f"{share:4.0%}  ETA {self._eta()}")
-
-        held_out = "not yet"
-        if self._held_out is not None:
-            held_out = f"{self._held_out[1]:.4f} bits/byte (step {self._held_out[0]})"
+        top.add_row(f"step {record.step}/{self._total}", bar, f"{record.step / self._total:4.0%}  ETA {self._eta()}")
+        held_out = "{1:.4f} bits/byte (step {0})".format(*self._held_out) if self._held_out else "not yet"
         rows = [
             ("loss", Text("   ".join(_losses(record)).removeprefix("loss "), style="bold")),
             ("held-out", Text(held_out)),
@@ -169,21 +164,19 @@ class Display:
         grid = Table.grid(padding=(0, 2))
         for name, value in rows:
             grid.add_row(Text(name, style="dim"), value)
-        title = Text(self._title or "training")
-        return Panel(
-            Group(top, grid), title=title, title_align="left", border_style="dim", width=min(100, self._console.width)
-        )
+        title, width = Text(self._title or "training"), min(100, self._console.width)
+        return Panel(Group(top, grid), title=title, title_align="left", border_style="dim", width=width)
 
 
 def _losses(record: StepRecord) -> list[str]:
-    """What the task measured in the step, by short names."""
+    """Measurements of the task in the step, by short names."""
     return [f"{_SHORT.get(name, name)} {value:.4f}" for name, value in record.scalars.items() if name != HELD_OUT]
 
 
 def balance_bars(balance: Sequence[float], ascii_only: bool = False) -> Text:
-    """One bar per layer for the load of its busiest expert over the mean load, and the worst of them as a number.
+    """One bar per layer for the load of its busiest expert over the mean load, and the highest load as a number.
 
-    Bars grow from 1 (even) to 3 and more. Height tells it without colour, which only adds emphasis above 1.5 and 2.5.
+    Bars grow from 1 (even) to 3 and more; colour adds emphasis above 1.5 and 2.5.
     """
     blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
     text = Text()
@@ -196,7 +189,7 @@ def balance_bars(balance: Sequence[float], ascii_only: bool = False) -> Text:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: ``42s``, ``3m05s``, ``2h07m``, ``3d04h``."""
+    """Seconds in words: ``42s``, ``3m05s``, ``2h07m``, ``3d04h``."""
     whole = round(seconds)
     for big, size, small, unit in (("d", 86400, 3600, "h"), ("h", 3600, 60, "m"), ("m", 60, 1, "s")):
         if whole >= size:
@@ -209,7 +202,7 @@ STAGES = {"read": "reading documents", "tokenizer": "training the tokenizer", "t
 
 @contextmanager
 def data_progress(console: Console, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress callback for `prepare`: bars with ETA in a terminal, one line a stage elsewhere."""
+    """A progress callback for `prepare_data`: bars with ETA in a terminal, one line a stage elsewhere."""
     if not console.is_terminal or quiet:
         seen: set[str] = set()
 

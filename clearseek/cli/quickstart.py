@@ -1,13 +1,12 @@
 """``clearseek quickstart``: from nothing to a trained, exported model in minutes, on text every machine has.
 
-The standard library of the running Python becomes a corpus; a tokenizer is trained on it; a small model of
-DeepSeek-V3's architecture is trained on that, measured in held-out bits per byte beside ``gzip`` and ``xz`` on the
-same bytes, asked to write something, drawn, and exported for transformers. Every stage is an ordinary library call
-that other commands make too. An unfinished quickstart is gone on with; beside a finished one a new run is made, and the
-two are compared.
+The standard library of the running Python is the corpus; a tokenizer is trained on it; a small model of DeepSeek-V3's
+architecture is trained, measured in held-out bits per byte beside ``gzip`` and ``xz`` on the same bytes, sampled,
+drawn, and exported for transformers. Every stage is a library call that other commands make too. An unfinished
+quickstart is resumed; beside a finished one a new run is made, and the two are compared.
 
-There are two recipes, one for processors that multiply in BF16 and one with a sixth of the work: a run takes the
-first that this machine is fast enough for, by a measured rate.
+Of two recipes, one for processors that multiply in BF16 and one with a sixth of the work, a run takes the first that
+this machine is fast enough for, by a measured rate.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ if TYPE_CHECKING:
 
 PROMPTS = ("def ", "class ", "import os\n")
 RECIPES = ("quickstart", "quickstart-small")
-"""Large and small."""
+"""The large recipe and the small one."""
 LONGEST = 330.0
-"""Seconds of training that the large recipe may take, by estimate, to be chosen."""
+"""Most seconds of training, by estimate, for which the large recipe is chosen."""
 SHARE = 0.9
 """Share of the measured matmul rate that products reach."""
 REST = 2.5e-4
-"""Core-seconds that a token of the large recipe takes beside products: 1.7e-4 and 3.1e-4 on two processors with 0.8 and
-1.9 TFLOP/s in BF16 (docs/notebook.md)."""
+"""Core-seconds of a token of the large recipe beside products: 1.7e-4 and 3.1e-4 on two processors with 0.8 and 1.9
+TFLOP/s in BF16 (docs/notebook.md)."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -70,10 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     runs, quiet = arguments.runs, arguments.json
     console = Console(stderr=True) if quiet else Console(highlight=False)
-    name = arguments.recipe
-    name, why = (name, "as asked for") if name else choose_recipe(runs, arguments.overrides)
+    asked = arguments.recipe
+    name, why = (asked, "as asked for") if asked else choose_recipe(runs, arguments.overrides)
     recipe = load_recipe(name, arguments.overrides)
-    shortest = 2 + max(map(len, PROMPTS))  # a token a byte at worst, one in front, and one to write
+    shortest = 2 + max(map(len, PROMPTS))  # at worst a token a byte, one before, and one to write
     if recipe.model.max_position_embeddings < shortest:
         raise UserError(
             f"model.max_position_embeddings = {recipe.model.max_position_embeddings}: the samples at the end need at "
@@ -83,11 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
     other = command("quickstart", "--recipe", *(each for each in RECIPES if each != name))
     console.print(f"recipe {name} ({why}; the other one: {other})", markup=False, soft_wrap=True)
     count = count_parameters(recipe.model)
-    tokens = recipe.train.steps * recipe.train.batch_size * recipe.data.sequence_length
     source = "Python's standard library" if recipe.data.source == "python-stdlib" else ", ".join(recipe.data.paths)
     console.print(
         f"{'Going on with' if resume else 'Training'} a small DeepSeek-V3 in {folder.root}: {si(count.total)} "
-        f"parameters, {si(count.activated_without_embedding)} activated, {si(tokens)} tokens of {source}",
+        f"parameters, {si(count.activated_without_embedding)} activated, {si(recipe.tokens)} tokens of {source}",
         markup=False, soft_wrap=True,
     )  # fmt: skip
     ended = run_training(recipe, folder, resume=resume, quiet=quiet)
@@ -115,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def choose_recipe(runs: Path, overrides: Sequence[str]) -> tuple[str, str]:
-    """The recipe that suits this machine, and why: that of a run that is there, else by the measured rate."""
+    """Name of the recipe for this machine, and the reason: an existing run's, else by the measured rate."""
     import torch
 
     from clearseek.counts import flops_per_token
@@ -131,16 +129,15 @@ def choose_recipe(runs: Path, overrides: Sequence[str]) -> tuple[str, str]:
     recipe = load_recipe(RECIPES[0], overrides)
     precision = pick_precision(recipe.train.precision)
     rate = max(precision.rates.values())
-    tokens = recipe.train.steps * recipe.train.batch_size * recipe.data.sequence_length
-    work = tokens * flops_per_token(recipe.model, recipe.data.sequence_length)
-    seconds = work / (SHARE * rate) + tokens * REST / torch.get_num_threads()
+    work = recipe.tokens * flops_per_token(recipe.model, recipe.data.sequence_length)
+    seconds = work / (SHARE * rate) + recipe.tokens * REST / torch.get_num_threads()
     kind = "BF16" if precision.dtype == torch.bfloat16 else "FP32"
     why = f"{rate / 1e9:,.0f} GFLOP/s in {kind} here: {RECIPES[0]} would train for about {seconds / 60:.0f} minutes"
     return RECIPES[0 if seconds <= LONGEST else 1], why
 
 
 def _samples(model: DeepSeekModel, tokenizer: Tokenizer) -> list[str]:
-    """A few texts, each begun with a prompt that fits the corpus."""
+    """Texts that continue :data:`PROMPTS`."""
     from clearseek.data.tokenizer import BOS, EOS
     from clearseek.inference.sampler import Sampling, generate
 
@@ -154,13 +151,13 @@ def _samples(model: DeepSeekModel, tokenizer: Tokenizer) -> list[str]:
 
 
 def _twins(runs: Path, ours: Path, weights_sha256: str) -> list[str]:
-    """Other runs beside this one that ended in the same bits."""
+    """Folders of other runs beside `ours` that ended in the same bits."""
     from clearseek.train.run import Run
     from clearseek.train.transcript import last_line
 
     same = []
     for folder in sorted(runs.iterdir()):
-        with suppress(UserError, OSError):  # whatever else lies there is none of this run's business
+        with suppress(UserError, OSError):  # other files and broken runs do not concern this run
             last = last_line(Run(folder).transcript).record if folder != ours else None
             if last is not None and last.weights_sha256 == weights_sha256:
                 same.append(str(folder))
@@ -168,7 +165,7 @@ def _twins(runs: Path, ours: Path, weights_sha256: str) -> list[str]:
 
 
 def print_end(console: Console, recipe: Recipe, summary: Mapping[str, Any]) -> None:
-    """The one screen at the end: what was made, where, how good it is, what to try next."""
+    """Print the end of a quickstart: results, their places and quality, and commands to try next."""
     from rich.text import Text
 
     from clearseek.cli.report import print_rows

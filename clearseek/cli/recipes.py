@@ -1,4 +1,4 @@
-"""``clearseek recipes``: the recipes that come along, a line each."""
+"""``clearseek recipes``: the shipped recipes, a line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``clearseek release``: a repository that carries all that made a model."""
+"""``clearseek release``: a repository with all that made a model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.private and arguments.push is None:
         raise UserError("--private goes with --push owner/name")
     if arguments.make_key and arguments.key is None:
-        raise UserError("--make-key goes with --key FILE: where the new key is to be")
+        raise UserError("--make-key goes with --key FILE, the file of the new key")
     if arguments.push is not None:
         check_push(arguments.push)
     with signing_key(arguments.key, arguments.make_key) as private:

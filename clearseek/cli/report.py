@@ -1,4 +1,4 @@
-"""What the tables of several commands share. Lines are never broken, so that a pipe gets each fact whole."""
+"""Tables of several commands. Lines are never broken, so that a pipe gets each fact whole."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from clearseek.counts import ParameterCount
 from clearseek.hub.portability import Finding
 
 Rows = list[tuple[str, str]]
-"""Names and values."""
+"""Rows of a table: names and values."""
 
 
 def output() -> Console:
-    """Standard output, with no colours but those asked for."""
+    """Standard output, with only the colours asked for."""
     return Console(highlight=False)
 
 
 def print_json(value: Any) -> None:
-    """A value for other programs, as all of standard output."""
+    """Print a value as JSON, the whole of standard output."""
     print(json.dumps(value, indent=1))
 
 
 def print_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:
-    """Names and values in two columns."""
+    """Print names and values in two columns."""
     width = 2 + max(len(name) for name, _ in rows)
     for name, value in rows:
         console.print(Text(name.ljust(width), style="dim") + Text(value), soft_wrap=True)
 
 
 def print_columns(console: Console, rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """Cells below each other, to the left of their column or, in the columns `right`, to the right."""
+    """Print a table, cells aligned left or, in the columns `right`, right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.rjust(width) if column in right else cell.ljust(width)
@@ -51,7 +51,7 @@ def si(value: float, unit: str = "") -> str:
 
 
 def parameter_rows(count: ParameterCount) -> Rows:
-    """How many parameters a model has, and how many of them a token activates, by each way of counting."""
+    """Rows of a model's parameters, and of the activated ones by each way of counting."""
     return [
         ("parameters", f"{count.total:,}" + f" + {count.mtp:,} MTP" * bool(count.mtp)),
         ("activated", f"{count.activated:,} with input embedding and output head"),
@@ -61,7 +61,7 @@ def parameter_rows(count: ParameterCount) -> Rows:
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:
-    """What other programs will say to the model."""
+    """Print findings about other engines."""
     colours = {"error": "red", "warning": "yellow", "note": "dim"}
     for finding in findings:
         head = Text(f"{finding.severity}: ", style=colours.get(finding.severity, ""))

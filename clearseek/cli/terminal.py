@@ -1,8 +1,8 @@
-"""Standard output that takes whatever is written: any character, any name of a file, also where a shell closed it.
+"""Standard output for any character and any file name, also where a shell closed it.
 
-A terminal that is not UTF-8 lacks most of the signs that are printed here. A plain ``?`` would say "unknown" where an
-audit said "yes", so signs are spelt. A name that is not UTF-8 goes out as the bytes that it is, so that a command which
-is printed with it can be pasted.
+A terminal that is not UTF-8 lacks most of the signs that ClearSeek prints. A plain ``?`` would say "unknown" where an
+audit said "yes", so signs are spelt. A name that is not UTF-8 is written as its own bytes, so that a printed command
+can be pasted.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def open_output() -> None:
 
 
 def say(text: str) -> None:
-    """Tell on standard error what is being done."""
+    """Print a stage of the work on standard error."""
     from rich.console import Console
 
     Console(stderr=True, highlight=False).print(text, style="dim", markup=False)
 
 
 def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What to write for a character that the output lacks; and the way back, for an output that is read again."""
+    """Replacement of a character that the output lacks; and its inverse, for an output that is read again."""
     if isinstance(error, UnicodeDecodeError):
         return chr(0xDC00 + error.object[error.start]), error.start + 1
     assert isinstance(error, UnicodeEncodeError)

@@ -1,4 +1,4 @@
-"""``clearseek train``: train a recipe, go on with a run, or say what either would cost."""
+"""``clearseek train``: train a recipe, resume a run, or print the cost of either."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _refuse_combinations(arguments: argparse.Namespace) -> None:
 
 
 def costs(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe costs, as JSON values."""
+    """Costs of a recipe, as JSON values."""
     from dataclasses import asdict
 
     from clearseek.counts import count_parameters, flops_per_token, training_memory
@@ -103,7 +103,6 @@ def costs(recipe: Recipe) -> dict[str, Any]:
     memory = training_memory(
         recipe.model, recipe.optimizer.name, precision, recipe.train.held_sums, recipe.optimizer.moments
     )
-    tokens = recipe.train.steps * recipe.train.batch_size * recipe.data.sequence_length
     flops = flops_per_token(recipe.model, recipe.data.sequence_length)
     findings = check_portability(recipe.model, recipe.data.tokenizer is None)
     return {
@@ -115,14 +114,14 @@ def costs(recipe: Recipe) -> dict[str, Any]:
             "partial_sums_in_one_process": memory.partial_sums,
         },
         "flops_per_token": flops,
-        "tokens": tokens,
-        "total_flops": flops * tokens,
+        "tokens": recipe.tokens,
+        "total_flops": flops * recipe.tokens,
         "portability": [f"{each.severity}: {each.tool}: {each.message}" for each in findings],
     }
 
 
 def print_costs(recipe: Recipe) -> None:
-    """Print what a recipe costs, then the recipe with every setting."""
+    """Print the costs of a recipe, then the recipe with every setting."""
     import json
 
     from clearseek.cli.report import output, parameter_rows, print_findings, print_rows, si

@@ -1,4 +1,4 @@
-"""``clearseek verify``: parts of a release made again, and their bits compared."""
+"""``clearseek verify``: parts of a release made again, and compared bit for bit."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.segments < 1:
         raise UserError(f"--segments {arguments.segments}: use a number from 1 up")
     if arguments.make_key and arguments.sign is None:
-        raise UserError("--make-key goes with --sign FILE: where the new key is to be")
+        raise UserError("--make-key goes with --sign FILE, the file of the new key")
     nonce = arguments.nonce or os.urandom(16).hex()
     console = Console(highlight=False, stderr=arguments.json)
     with signing_key(arguments.sign, arguments.make_key) as private:
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     statement = as_statement(found, {**describe(), "platform": platform.platform()})
     if private is not None:
         signer = private.public.fingerprint[:12]
-        part = "".join(letter for letter in nonce if letter.isalnum())[:12] or "x"  # of a file's name
+        part = "".join(letter for letter in nonce if letter.isalnum())[:12] or "x"  # part of the file's name
         path = arguments.release / ATTESTATIONS / f"verify-{signer}-{part}.json"
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, sign_statement(statement, private))
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _levels(text: str) -> tuple[int, ...]:
-    """``0,1,5`` as numbers. Raises UserError for a level that does not exist."""
+    """Parse ``0,1,5``. Raises UserError for an unknown level."""
     from clearseek.verify.run import LEVELS
 
     try:

@@ -1,4 +1,4 @@
-"""Training while somebody watches: progress of the data, what the machine does, then the display of the steps."""
+"""Training with a display: progress of the data, remarks on the machine, then the steps."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def run_training(
     recipe: Recipe, run: Run, data: Path | None = None, device: str = "cpu", resume: bool = False,
     from_step: int | None = None, quiet: bool = False, parent: Run | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """:func:`train_recipe` with everything shown; with `quiet` on standard error, which leaves the other for JSON.
+    """Train with a display, on standard output or, if `quiet`, on standard error.
 
-    Returns the fields of :class:`Outcome` and the final `held_out_bpb`, as JSON values.
+    Returns the fields of :class:`~clearseek.train.session.Outcome` and the final `held_out_bpb`, as JSON values.
     """
     from clearseek.train.session import train_recipe
 

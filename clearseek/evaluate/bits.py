@@ -1,8 +1,8 @@
-"""Bits per byte: how well a model predicts text, whatever its tokenizer.
+"""Bits per byte: a measure of how well a model predicts text that does not depend on its tokenizer.
 
-The cross-entropy of every held-out token, summed, in bits, over the bytes of the held-out documents: the size an
-arithmetic coder driven by the model would compress them to. That makes it comparable with any compressor run on the
-same bytes (Gao et al., "The Pile", 2020, section 3.1), so ``gzip`` and ``xz`` are the yardsticks.
+Bits per byte are the summed cross-entropy of every held-out token, in bits, over the bytes of the held-out documents:
+the size to which an arithmetic coder driven by the model would compress them. So any compressor of the same bytes can
+be compared (Gao et al., "The Pile", 2020, section 3.1); ``gzip`` and ``xz`` are the yardsticks.
 
 Windows overlap by half, and only the second half of each counts (all of the first window), so that every token is
 predicted from at least half a window of context.
@@ -25,7 +25,7 @@ from clearseek.ops.loss import token_losses
 
 
 class Tokens(Protocol):
-    """A stream of token ids: an array, or shards on the disk (`clearseek.data.loader.Stream`)."""
+    """Stream of token ids: an array, or shards on the disk (`clearseek.data.loader.Stream`)."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, part: slice, /) -> NDArray[Any]: ...
@@ -44,14 +44,14 @@ def held_out_bits(
 
     Args:
         model: The model.
-        tokens: Token ids; all but the first are predicted. They are read window by window.
+        tokens: Token ids, read window by window; all but the first are predicted.
         window: Tokens the model sees at once.
         batch: Windows per forward pass.
-        windows: Which windows to take, by index (see :func:`window_count`); all by default.
-        progress: Called with windows done and windows in all.
+        windows: Indices of the windows to take (see :func:`window_count`); all by default.
+        progress: Called with the number of windows done and of all windows.
 
     Returns:
-        (bits, tokens predicted).
+        Bits, and tokens predicted.
     """
     stride = max(1, window // 2)
     chosen = range(window_count(len(tokens), window)) if windows is None else windows
@@ -87,18 +87,18 @@ def bits_per_byte(
 
 
 def every_window(model: DeepSeekModel, tokens: Tokens, window: int) -> list[tuple[float, int]]:
-    """Bits and tokens predicted of each window by itself, so that anyone can check one."""
+    """Bits and tokens predicted of each window by itself, so that anyone can check a single window."""
     return [held_out_bits(model, tokens, window, windows=[index]) for index in range(window_count(len(tokens), window))]
 
 
 def per_byte(windows: Sequence[tuple[float, int]], tokens: Tokens, size: int) -> float:
-    """Bits per byte of a token stream of `size` bytes, from what some of its windows cost: (bits, tokens) of each."""
+    """Bits per byte of a token stream of `size` bytes, from bits and tokens predicted of some of its windows."""
     bits, predicted = sum(bits for bits, _ in windows), sum(number for _, number in windows)
     return bits / predicted * (len(tokens) - 1) / size
 
 
 def window_count(tokens: int, window: int) -> int:
-    """Half-overlapping windows that predict every token but the first of a stream of `tokens`."""
+    """Number of half-overlapping windows that predict every token but the first of a stream of `tokens`."""
     stride = max(1, window // 2)
     if tokens < 2:
         return 0
@@ -106,7 +106,7 @@ def window_count(tokens: int, window: int) -> int:
 
 
 def compressed_bits_per_byte(data: bytes) -> dict[str, float]:
-    """What ``gzip -9`` and ``xz -9 -e`` need for the same bytes, in bits per byte; empty where there are no bytes."""
+    """Bits per byte of ``gzip -9`` and ``xz -9 -e`` on the same bytes; empty for no bytes."""
     if not data:
         return {}
     return {

@@ -1,7 +1,7 @@
-"""A folder without safetensors: what it holds instead, and how to get weights from there.
+"""Weights in other forms than safetensors, told by their names, each with its way to safetensors.
 
-"No such file" is true and no help to somebody whose folder is full of weights. Tools and downloads leave a handful of
-other forms, told by their names; each has its own way to safetensors, or none.
+"No such file" does not help a user whose folder is full of weights in a form that other tools or an unfinished
+download left.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NOT_WEIGHTS: Final = re.compile(r"(?:training_args|optimizer|scheduler|rng_stat
 
 
 def what_is_there(folder: Path) -> str:
-    """Which weights a folder holds that are no model.safetensors; for the end of a message."""
+    """Weights that a folder without model.safetensors holds, and the cure: the end of a message."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and not _NOT_WEIGHTS.fullmatch(path.name))
     for pattern, says in _FORMS:
         found = [name for name in names if re.fullmatch(pattern, name, re.I)]
@@ -38,5 +38,5 @@ def what_is_there(folder: Path) -> str:
             return f"{found[0]}{more} is {says}"
     links = [path.name for path in folder.iterdir() if path.is_symlink() and not path.exists()]
     if links:
-        return f"{links[0]} is a link to a file that is not there: fetch the model again, or copy what links point to"
+        return f"{links[0]} is a link to a missing file: fetch the model again, or copy what links point to"
     return "the folder holds no weights: fetch them"

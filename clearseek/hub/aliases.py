@@ -1,10 +1,9 @@
-"""Other names for the same tensors, and what strange names look like.
+"""Other names for the same tensors, and remarks on names of other forms.
 
-A checkpoint that went through other people's tools often has Hugging Face's names with a prefix more or less,
-DeepSeek's inference code has names of its own for the same matrices (its ``convert.py`` only renames, when it is told
-to write one file), and old checkpoints carry tables that follow from the settings. All of these are read under the
-names of :mod:`clearseek.tensors`. Names that stand for something else (a quantisation, an adapter, another
-attention) are said to be that, so that nobody is sent to look for the wrong cause.
+A checkpoint from another tool often has Hugging Face's names with a prefix more or less; DeepSeek's inference code has
+names of its own for the same matrices (its ``convert.py`` only renames, when told to write one file); old checkpoints
+carry tables that follow from the settings. All of these are read under the names of :mod:`clearseek.tensors`. Names of
+another form (a quantisation, an adapter, another attention) get a remark that names the form.
 """
 
 from __future__ import annotations
@@ -19,24 +18,12 @@ from clearseek.tensors import HEAD, SCALE_SUFFIX
 _LAYER = re.compile(r"(?P<before>.*?)layers\.(?P<layer>\d+)\.")
 _TABLE = re.compile(r"(?:^|\.)rotary_emb\.(?:inv_freq|cos_cached|sin_cached)$")
 INFERENCE: Final = {
-    "attn": "self_attn",
-    "ffn": "mlp",
-    "embed": "embed_tokens",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "wq": "q_proj",
-    "wq_a": "q_a_proj",
-    "q_norm": "q_a_layernorm",
-    "wq_b": "q_b_proj",
-    "wkv_a": "kv_a_proj_with_mqa",
-    "kv_norm": "kv_a_layernorm",
-    "wkv_b": "kv_b_proj",
-    "wo": "o_proj",
-    "w1": "gate_proj",
-    "w2": "down_proj",
-    "w3": "up_proj",
-}
-"""Parts of names in DeepSeek's inference code, and Hugging Face's."""
+    "embed": "embed_tokens", "attn_norm": "input_layernorm", "attn": "self_attn",
+    "wq": "q_proj", "wq_a": "q_a_proj", "q_norm": "q_a_layernorm", "wq_b": "q_b_proj",
+    "wkv_a": "kv_a_proj_with_mqa", "kv_norm": "kv_a_layernorm", "wkv_b": "kv_b_proj", "wo": "o_proj",
+    "ffn_norm": "post_attention_layernorm", "ffn": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj",
+}  # fmt: skip
+"""Hugging Face's parts of names, by those of DeepSeek's inference code."""
 _SIGNS: Final = (
     (r"\blora_[AB]\b", "they are of a LoRA adapter: merge it into its base model first (peft: merge_and_unload)"),
     (r"\.(?:qweight|qzeros|g_idx)$", "they are quantised by GPTQ or AWQ, which is not read: fetch FP8 or BF16 weights"),
@@ -54,9 +41,9 @@ _SIGNS: Final = (
 
 
 def our_names(names: Iterable[str]) -> dict[str, str]:
-    """The names of :mod:`clearseek.tensors` -> the names of a checkpoint; tables that follow are left out.
+    """A checkpoint's names by the names of :mod:`clearseek.tensors`; tables that follow from settings are left out.
 
-    A name that is not understood stands for itself, and so do all if two would come out as one.
+    A name that is not understood maps to itself, and so do all names if two would become one.
     """
     stored = [name for name in names if not _TABLE.search(name)]
     befores = {match["before"] for name in stored if (match := _LAYER.match(name))}
@@ -68,7 +55,7 @@ def our_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _ours(name: str, before: str) -> str:
-    """One name, where layers' names begin with `before`: ``language_model.model.``, for example, or nothing."""
+    """The name of :mod:`clearseek.tensors` for one of a checkpoint whose layers' names begin with `before`."""
     outer = before.removesuffix("model.")
     if before and name.startswith(before):
         return "model." + name.removeprefix(before)
@@ -85,11 +72,11 @@ def _ours(name: str, before: str) -> str:
 
 
 def what_they_are(names: Collection[str], unknown: Collection[str], config: ModelConfig) -> str:
-    """A remark on a checkpoint whose names do not fit, which starts with ": "; empty where there is nothing to say.
+    """Remark on a checkpoint whose names do not fit, beginning with ": ", or an empty string.
 
     Args:
-        names: All, as they are stored.
-        unknown: Those that the configuration does not ask for.
+        names: All names, as stored.
+        unknown: Names that the configuration does not ask for.
         config: The dimensions.
     """
     for pattern, says in _SIGNS:
@@ -101,7 +88,7 @@ def what_they_are(names: Collection[str], unknown: Collection[str], config: Mode
         return f": its names are neither Hugging Face's (such as {example}) nor DeepSeek's inference code's"
     if max(layers) > config.num_hidden_layers:
         return (
-            f": layers 0 to {max(layers)} are there, but config.json has num_hidden_layers = "
+            f": the weights have layers 0 to {max(layers)}, but config.json has num_hidden_layers = "
             f"{config.num_hidden_layers}: fetch the config.json of these weights"
         )
     return ""

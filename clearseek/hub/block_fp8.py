@@ -1,11 +1,10 @@
-"""Matrices in eight bits with one scale per 128 x 128 block: decoded, encoded, and encoded back to the same bytes.
+"""Block FP8: matrices in eight bits with one scale per 128 x 128 block, decoded and encoded, to the same bytes too.
 
-Decoding is ``code * scale`` in FP32, rounded to BF16. A code has 4 significant bits and BF16 has 8, so the code can be
-found again by anyone who knows the scale: dividing gives a number that lies nearest to it. The scale itself is lost,
-since the largest number of a block says where the scale was only if that number was 448. Whoever wants the same bytes
-back must keep the scales. :func:`encode` takes such an old scale for a block if, and only if, the codes it gives decode
-to exactly the block's numbers; a block that was trained since gets a scale of its own. So an old scale can be stale, or
-another model's, and does no harm.
+Decoding is ``code * scale`` in FP32, rounded to BF16. A code has 4 significant bits and BF16 has 8, so the scale gives
+the code back: dividing gives a number nearest to the code. The scale itself is lost, since the largest number of a
+block tells the scale only if its code was 448. So the same bytes can be had again only from kept scales. :func:`encode`
+takes an old scale for a block if, and only if, its codes decode to exactly the block's numbers; a block trained since
+gets a new scale. So an old scale that is stale, or another model's, does no harm.
 
 Shapes: N rows, K columns, G blocks along rows or columns.
 """
@@ -24,58 +23,53 @@ from clearseek.fp8.formats import TILE, to_e4m3
 from clearseek.fp8.quantise import quantise_blocks
 
 SAFE_SCALES: Final = (2.0**-117, 2.0**118)
-"""Between these, every code times the scale is a normal BF16 number."""
+"""Range of scales within which every code times the scale is a normal BF16 number."""
 DTYPE_NAMES: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
-"""Wide types, and their names in safetensors."""
+"""Names of wide types in safetensors."""
 _LARGEST_FINITE: Final = {"BF16": (torch.int16, 0x7F7F), "F16": (torch.int16, 0x7BFF), "F32": (torch.int32, 0x7F7FFFFF)}
-
-
 _E8M0_ZERO: Final = 0x00400000
 """FP32 bits of 2^-127, E8M0's smallest number."""
 
 
 class Encoded(NamedTuple):
-    """A matrix, or rows of one, in eight bits."""
+    """A matrix, or some of its rows, in eight bits."""
 
     codes: Tensor
-    """uint8 [N, K]."""
+    """Codes, uint8 [N, K]."""
     scale: Tensor
-    """FP32 [G, G]."""
+    """Scales, FP32 [G, G]."""
     kept: int
-    """Blocks that took their old scale."""
+    """Number of blocks that took their old scale."""
 
 
 def wide_scale(scale: Tensor) -> Tensor:
-    """Scales as FP32: as they are, or from E8M0, which is an FP32 number's exponent and nothing else."""
+    """Scales in FP32: unchanged, or from E8M0, which is the exponent of an FP32 number."""
     if scale.dtype == torch.float32:
         return scale
     codes = scale.view(torch.uint8).int()
-    # 0 is 2^-127, half of the smallest normal number, and 255 is NaN, as FP32's infinity has no use here
+    # 0 is 2^-127, half of the smallest normal number, and 255 is NaN
     bits = torch.where(codes == 0, _E8M0_ZERO, torch.where(codes == 255, 0x7FC00000, codes << 23))
     return bits.int().view(torch.float32)
 
 
 def narrow_scale(scale: Tensor) -> Tensor:
-    """uint8 codes (E8M0) of FP32 powers of two."""
+    """E8M0 codes (uint8) of FP32 powers of two."""
     return (scale.view(torch.int32) >> 23).to(torch.uint8)
 
 
 def check_scale(scale: Tensor, where: str, power_of_two: bool) -> None:
-    """Raise UserError, which `where` starts, unless every scale is a positive number, and with `power_of_two` a power
-    of two: engines that pack such scales into eight bits would round any other, and change what the codes mean."""
+    """Raise UserError, which begins with `where`, unless every scale is positive, and if `power_of_two` a power of two.
+
+    Engines pack powers of two into eight bits; they would round other scales, and change the numbers.
+    """
     wrong = ~(scale.isfinite() & (scale > 0))
+    says = ": it must be a positive number; the file is damaged"
+    if power_of_two and not wrong.any():
+        wrong = ~_is_power_of_two(scale)
+        says = ', not a power of two, but config.json says scale_fmt = "ue8m0": correct whichever is wrong'
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
-        raise UserError(
-            f"{where}: the scale of block [{row}, {column}] is {scale[row, column].item()}: it must be a positive "
-            "number; the file is damaged"
-        )
-    if power_of_two and (wrong := ~_is_power_of_two(scale)).any():
-        row, column = wrong.nonzero()[0].tolist()
-        raise UserError(
-            f"{where}: the scale of block [{row}, {column}] is {scale[row, column].item()}, no power of two, but "
-            'config.json says scale_fmt = "ue8m0": correct whichever is wrong'
-        )
+        raise UserError(f"{where}: the scale of block [{row}, {column}] is {scale[row, column].item()}{says}")
 
 
 def _is_power_of_two(scale: Tensor) -> Tensor:
@@ -84,7 +78,7 @@ def _is_power_of_two(scale: Tensor) -> Tensor:
 
 
 def check_finite(raw: Tensor, dtype: str, where: str) -> None:
-    """Raise UserError, which `where` starts, if bytes of type BF16, F16 or F32 hold NaN or infinity."""
+    """Raise UserError, which begins with `where`, if bytes of type BF16, F16 or F32 hold NaN or infinity."""
     integer, largest = _LARGEST_FINITE[dtype]
     # Without their sign, floats are ordered like integers, with infinity and NaN on top.
     if raw.numel() and (raw.view(integer) & torch.iinfo(integer).max).amax() > largest:
@@ -95,8 +89,8 @@ def decode(codes_NK: Tensor, scale_GG: Tensor, where: str) -> Tensor:
     """BF16 [N, K] of uint8 codes (E4M3) and positive FP32 scales.
 
     Raises:
-        UserError: a code is NaN, or BF16 cannot hold the numbers: infinite, or so small that the codes are lost.
-            `where` starts the message.
+        UserError: a code is NaN, or BF16 cannot hold the numbers: infinite, or so small that the codes are lost. The
+            message begins with `where`.
     """
     if (codes_NK & 0x7F).amax() == 0x7F:
         raise UserError(f"{where} holds NaN: the file is damaged")
@@ -115,8 +109,8 @@ def encode(w_NK: Tensor, power_of_two: bool, where: str, old_scale_GG: Tensor | 
     Args:
         w_NK: BF16, F16 or FP32; rounded once.
         power_of_two: Round new scales up to powers of two.
-        where: Starts the message of the UserError about NaN and infinity.
-        old_scale_GG: FP32 scales to take where they give exactly these numbers; any values.
+        where: Beginning of the message of the UserError about NaN and infinity.
+        old_scale_GG: FP32 scales of any values, taken for blocks that they give exactly.
     """
     check_finite(w_NK, DTYPE_NAMES[w_NK.dtype], where)
     blocks, same_GG = 0, None
@@ -139,8 +133,8 @@ def encode(w_NK: Tensor, power_of_two: bool, where: str, old_scale_GG: Tensor | 
 def _values(codes_NK: Tensor, scale_GG: Tensor) -> Tensor:
     """BF16 of uint8 codes; NaN becomes a number.
 
-    Done with integers, since PyTorch converts eight-bit floats one by one: E4M3's exponent and fraction, moved to where
-    FP16 has its own, are the number times 2^-8, small ones included.
+    Integer operations do it, since PyTorch converts eight-bit floats one by one: E4M3's exponent and fraction, moved to
+    FP16's places, are the number times 2^-8, subnormal numbers included.
     """
     bits_NK = codes_NK.view(torch.int8).to(torch.int16).bitwise_left_shift_(7)
     x_NK = bits_NK.bitwise_and_(-0x4080).view(torch.float16).float().mul_(256.0)  # sign, a zero, 7 bits
@@ -150,7 +144,7 @@ def _values(codes_NK: Tensor, scale_GG: Tensor) -> Tensor:
 
 
 def _codes(w_NK: Tensor, scale_GG: Tensor) -> Tensor:
-    """uint8 codes of numbers under these scales."""
+    """Codes (uint8) of numbers under these scales."""
     x_NK = w_NK.float()
     for part, scale in _with_scales(x_NK, scale_GG):
         part.div_(scale)
@@ -158,7 +152,7 @@ def _codes(w_NK: Tensor, scale_GG: Tensor) -> Tensor:
 
 
 def _same_blocks(codes_NK: Tensor, w_NK: Tensor, scale_GG: Tensor) -> Tensor:
-    """Bool [G, G]: whether a block's codes decode to exactly its numbers, signs of zeros included."""
+    """Whether a block's codes decode to exactly its numbers, signs of zeros included: bool [G, G]."""
     back_NK = _values(codes_NK, scale_GG)
     if w_NK.dtype == torch.bfloat16:
         same_NK = back_NK.view(torch.int16) == w_NK.view(torch.int16)
@@ -174,7 +168,7 @@ def _same_blocks(codes_NK: Tensor, w_NK: Tensor, scale_GG: Tensor) -> Tensor:
 
 
 def _with_scales(x_NK: Tensor, scale_GG: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views of a matrix, each with its scales spread so that they broadcast: the full blocks of rows, then the rest."""
+    """Yield views of a matrix with scales that broadcast over them: the full blocks of rows, then the rest."""
     across_GK = scale_GG.repeat_interleave(TILE, 1)[:, : x_NK.shape[1]]
     full = len(x_NK) // TILE
     yield x_NK[: full * TILE].unflatten(0, (full, TILE)), across_GK[:full, None]

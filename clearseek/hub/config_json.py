@@ -1,10 +1,10 @@
-"""config.json, both ways: the settings under which every engine reads the same model.
+"""config.json, read and written: the settings under which every engine reads the same model.
 
-Hugging Face's own writer leaves out fields that others depend on (``scoring_func`` and ``topk_method``, without which
-vLLM and llama.cpp route with a softmax, and no error tells), so this one is written by hand and is complete. Rotary
-settings appear three times, because readers differ: a flat ``rope_theta`` and ``rope_scaling`` for transformers 4, vLLM
-and llama.cpp, and ``rope_parameters`` for transformers 5. Reading accepts either form, in :mod:`clearseek.hub.rope`,
-and refuses what the model code does not implement. Source of the fields: the config.json published with DeepSeek-V3.
+Hugging Face's own writer leaves out fields that other readers depend on (without ``scoring_func`` and ``topk_method``
+vLLM and llama.cpp route with a softmax, silently), so this writer is explicit and complete. Rotary settings appear
+three times, because readers differ: a flat ``rope_theta`` and ``rope_scaling`` for transformers 4, vLLM and llama.cpp,
+and ``rope_parameters`` for transformers 5. Reading accepts either form, in :mod:`clearseek.hub.rope`, and refuses what
+the model code does not implement. Source of the fields: the config.json published with DeepSeek-V3.
 """
 
 from __future__ import annotations
@@ -20,25 +20,17 @@ from clearseek.hub.rope import rope_settings
 
 ARCHITECTURES: Final = {"deepseek_v2": "DeepseekV2ForCausalLM", "deepseek_v3": "DeepseekV3ForCausalLM"}
 SAME_MODEL: Final = {"kimi_k2": "deepseek_v3"}
-"""Model types of others whose architecture is one of these, under the same names of settings and tensors."""
-# What a class of transformers takes for a setting that config.json leaves out, where tensors do not show it.
+"""Model types of other publishers with one of these architectures, under the same names of settings and tensors."""
+# Values that a class of transformers takes for settings left out of config.json, where tensors do not show them.
 ABSENT: Final[dict[str, dict[str, Any]]] = {
     "deepseek_v2": {
-        "scoring_func": "softmax",
-        "topk_method": "greedy",
-        "norm_topk_prob": False,
-        "routed_scaling_factor": 1.0,
-        "n_shared_experts": 2,
-        "first_k_dense_replace": 0,
+        "scoring_func": "softmax", "topk_method": "greedy", "norm_topk_prob": False, "routed_scaling_factor": 1.0,
+        "n_shared_experts": 2, "first_k_dense_replace": 0,
     },
     "deepseek_v3": {
-        "scoring_func": "sigmoid",
-        "topk_method": "noaux_tc",
-        "n_group": 8,
-        "topk_group": 4,
-        "first_k_dense_replace": 3,
+        "scoring_func": "sigmoid", "topk_method": "noaux_tc", "n_group": 8, "topk_group": 4, "first_k_dense_replace": 3,
     },
-}
+}  # fmt: skip
 _OTHERS: Final = {
     "deepseek": "the first DeepSeek-MoE, whose attention has no latent",
     "deepseek_v32": "its attention is sparse, chosen by an indexer",
@@ -48,35 +40,21 @@ _OTHERS: Final = {
     "kimi_k25": "a model of text and images",
 }
 
-# Settings that ClearSeek implements with one value only: this is written, and anything else is refused.
+# Settings that ClearSeek implements with one value only, which is written; another value is refused.
 FIXED: Final[dict[str, Any]] = {
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "ep_size": 1,
-    "hidden_act": "silu",
-    "moe_layer_freq": 1,
-    "pretraining_tp": 1,
-    "rope_interleave": True,
-}
+    "attention_bias": False, "attention_dropout": 0.0, "ep_size": 1, "hidden_act": "silu", "moe_layer_freq": 1,
+    "pretraining_tp": 1, "rope_interleave": True,
+}  # fmt: skip
 BLOCK_FP8: Final[dict[str, Any]] = {
-    "activation_scheme": "dynamic",
-    "fmt": "e4m3",
-    "quant_method": "fp8",
-    "weight_block_size": [128, 128],
-}
+    "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128],
+}  # fmt: skip
 SHARED_FIELDS: Final = tuple(name for name in ModelConfig.model_fields if name != "rope_scaling")
 Scales = Literal["float", "power-of-two"]
-"""Scales of eight-bit weights: any number, or powers of two (``ue8m0``)."""
+"""Kind of scales of eight-bit weights: any positive numbers, or powers of two (``ue8m0``)."""
 
 
 def hf_config(config: ModelConfig, dtype: str, bos: int, eos: int, pad: int) -> dict[str, Any]:
-    """The content of config.json.
-
-    Args:
-        config: Dimensions.
-        dtype: ``bfloat16`` or ``float32``, as stored.
-        bos, eos, pad: The tokenizer's ids.
-    """
+    """Content of config.json, given the stored type (``bfloat16`` or ``float32``) and the tokenizer's ids."""
     raw = {
         "architectures": [ARCHITECTURES[config.model_type]],
         "model_type": config.model_type,
@@ -107,7 +85,7 @@ def quantization_config(scales: Scales) -> dict[str, Any]:
 
 
 def fp8_scales(raw: dict[str, Any], file: Path) -> Scales | None:
-    """Which scales a config.json says its weights have; None for weights that are not quantised.
+    """Kind of scales that a config.json states, or None for weights that are not quantised.
 
     Raises UserError for every quantisation other than block FP8.
     """
@@ -129,18 +107,16 @@ def fp8_scales(raw: dict[str, Any], file: Path) -> Scales | None:
 
 
 def parse_hf_config(raw: dict[str, Any], file: Path) -> ModelConfig:
-    """Dimensions from the content of a config.json; `file` starts the message of the UserError."""
+    """Dimensions from the content of a config.json. Raises UserError, which begins with `file`."""
     model_type = _model_type(raw, file)
+    heads = raw.get("num_attention_heads")
     wrong = [
         f"{name} = {raw[name]!r} (only {value!r} is supported)"
-        for name, value in FIXED.items()
+        for name, value in {**FIXED, "mlp_bias": False}.items()
         if raw.get(name) not in (None, value) and not (name == "moe_layer_freq" and isinstance(raw[name], list))
     ]
-    heads = raw.get("num_attention_heads")
     if raw.get("num_key_value_heads") not in (None, heads):
         wrong.append(f"num_key_value_heads = {raw['num_key_value_heads']!r} (only num_attention_heads, {heads!r})")
-    if raw.get("mlp_bias"):
-        wrong.append("mlp_bias = true (only false is supported)")
     try:
         fp8_scales(raw, file)
     except UserError as error:
@@ -169,12 +145,9 @@ def parse_hf_config(raw: dict[str, Any], file: Path) -> ModelConfig:
 def _model_type(raw: dict[str, Any], file: Path) -> str:
     """``deepseek_v2`` or ``deepseek_v3``."""
     found = raw.get("model_type")
-    if found is None:  # some writers name the class alone
-        named = raw.get("architectures")
-        classes = {name: kind for kind, name in ARCHITECTURES.items()}
-        found = (
-            next((classes[name] for name in named or () if name in classes), None) if isinstance(named, list) else None
-        )
+    named = raw.get("architectures")
+    if found is None and isinstance(named, list):  # some writers name the class alone
+        found = next((kind for name in named for kind, known in ARCHITECTURES.items() if name == known), None)
     found = SAME_MODEL.get(found, found) if isinstance(found, str) else found
     if isinstance(found, str) and found in ARCHITECTURES:
         return found
@@ -191,7 +164,7 @@ def _model_type(raw: dict[str, Any], file: Path) -> str:
 
 
 def _fields(raw: dict[str, Any], model_type: str) -> dict[str, Any]:
-    """The settings by ``ModelConfig``'s names: those that are there, and what the class takes for the others."""
+    """Settings by ``ModelConfig``'s names: those given, and for the others the values that the class takes."""
     fields = {"rms_norm_eps": 1e-6, **ABSENT[model_type]}
     fields |= {name: 1 for name in ("n_group", "topk_group") if name in raw}  # null means no groups
     fields |= {name: raw[name] for name in SHARED_FIELDS if raw.get(name) is not None}
@@ -205,7 +178,7 @@ def _fields(raw: dict[str, Any], model_type: str) -> dict[str, Any]:
 
 
 def _dense_layers(raw: dict[str, Any], given: Any, file: Path) -> Any:
-    """How many layers come before the first with experts: a number, or a list of one entry a layer, as some write."""
+    """Number of layers before the first with experts, given as a number or, by some writers, as a list of layers."""
     for name, dense in (("moe_layer_freq", (0, False)), ("mlp_layer_types", ("dense",))):
         layers = raw.get(name)
         if not isinstance(layers, list):

@@ -1,8 +1,8 @@
-"""A checkpoint folder, opened without reading a weight: which tensor lies in which file, and which files come along.
+"""Checkpoint folders, opened without reading a weight: the file of each tensor, and the files beside the weights.
 
-A checkpoint is ``config.json`` and either ``model.safetensors`` or many files with an index that says which tensor is
-in which. The headers alone tell names, types, shapes and places, so 640 GiB are checked in a second; index and headers
-must agree in both directions.
+A checkpoint is ``config.json`` and either ``model.safetensors`` or many files with an index of each tensor's file. The
+headers alone give names, types, shapes and places, so 640 GiB are checked in a second; index and headers must agree in
+both directions.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clearseek.errors import UserError
+from clearseek.files import reading
 from clearseek.filetypes import HEAD_BYTES, UTF8_BOM, recognise
 from clearseek.hub.absent import what_is_there
 from clearseek.hub.config_json import Scales, fp8_scales
@@ -24,11 +25,11 @@ CONFIG: Final = "config.json"
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
 ORIGIN: Final = "fp8_origin"
-"""Folder with what a conversion to BF16 keeps of the FP8 checkpoint (hub/convert/origin.py)."""
+"""Folder for the record of the FP8 checkpoint in a BF16 one (hub/convert/origin.py)."""
 SINGLE_OF_DEEPSEEK: Final = "model0-mp1.safetensors"
 SCALE_DTYPES: Final = ("F32", "F8_E8M0")
 SMALL_FILE_BYTES: Final = 64_000_000
-"""Files beside the weights are copied up to this size."""
+"""Largest size of a file beside the weights that is copied."""
 _READ_LIMIT = 200_000_000
 
 
@@ -37,13 +38,13 @@ class Stored:
     """A tensor and the file that holds it."""
 
     file: str
-    """Relative to the folder."""
+    """Path of the file, relative to the folder."""
     entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
 class JsonFile:
-    """A JSON object as it stands and as it reads."""
+    """A JSON object, as bytes and parsed."""
 
     raw: bytes
     content: dict[str, Any]
@@ -56,18 +57,18 @@ class CheckpointFolder:
     folder: Path
     config: JsonFile
     index: JsonFile | None
-    """None for a single file."""
+    """The index, or None for a single file."""
     headers: dict[str, Header]
-    """Weight file -> its header, in order of name."""
+    """Headers by weight file, in order of name."""
     tensors: dict[str, Stored]
-    """By name: in the index's order, or the file's."""
+    """Tensors by name, in the order of the index, or of the file."""
     small_files: tuple[str, ...]
     """Other files to copy along, relative to the folder."""
     left_out: tuple[str, ...]
     """Other files that are too large to be copied along."""
 
     def where(self, name: str) -> str:
-        """File and tensor, to begin a message with."""
+        """File and tensor: the beginning of a message."""
         return f"{self.folder / self.tensors[name].file}: {name}"
 
 
@@ -75,14 +76,15 @@ def open_checkpoint(folder: Path) -> CheckpointFolder:
     """Read config.json, the index and all headers.
 
     Raises:
-        UserError: a file is missing, cut off or not what it should be, a header is wrong, or index and headers
-            disagree; the message names file and tensor.
+        UserError: a file is missing, cut off or of another form, a header is wrong, or index and headers disagree; the
+            message names file and tensor.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: give a folder with {CONFIG} and safetensors")
     if not (folder / CONFIG).is_file():
-        weights = "the weights are there" if (folder / SINGLE).is_file() or (folder / INDEX).is_file() else ""
-        raise UserError(f"{folder / CONFIG}: cannot read: no such file: fetch it; {weights or what_is_there(folder)}")
+        weights = (folder / SINGLE).is_file() or (folder / INDEX).is_file()
+        says = "the weights are there" if weights else what_is_there(folder)
+        raise UserError(f"{folder / CONFIG}: cannot read: no such file: fetch it; {says}")
     config = _read_json(folder / CONFIG)
     index = _read_json(folder / INDEX) if (folder / INDEX).exists() else None
     weight_map = _weight_map(folder / INDEX, index.content) if index else None
@@ -104,19 +106,18 @@ def open_checkpoint(folder: Path) -> CheckpointFolder:
 
 
 def _single(folder: Path) -> str:
-    """The one weight file: model.safetensors, or what DeepSeek's convert.py calls it."""
+    """Name of the one weight file: model.safetensors, or the name that DeepSeek's convert.py gives it."""
     name = next((name for name in (SINGLE, SINGLE_OF_DEEPSEEK) if (folder / name).is_file()), None)
     if name is None:
-        says = f"no such file, and there is no {INDEX} either: {what_is_there(folder)}"
-        raise UserError(f"{folder / SINGLE}: {says}")
+        raise UserError(f"{folder / SINGLE}: no such file, nor {INDEX}: {what_is_there(folder)}")
     return name
 
 
 def fp8_form(source: CheckpointFolder) -> Scales | None:
-    """Which scales a checkpoint's FP8 tensors have; None if no tensor is in FP8.
+    """Kind of scales of a checkpoint's FP8 tensors, or None without FP8 tensors.
 
-    A cast to BF16 (DeepSeek's ``fp8_cast_bf16.py``) leaves ``quantization_config`` behind, so the tensors decide, not
-    config.json. Raises UserError when they are in FP8 and it does not say so.
+    The tensors decide, not config.json, in which DeepSeek's cast to BF16 (``fp8_cast_bf16.py``) leaves
+    ``quantization_config``. Raises UserError for FP8 tensors without a ``quantization_config``.
     """
     said = fp8_scales(source.config.content, source.folder / CONFIG)
     eight = next((name for name, found in source.tensors.items() if found.entry.dtype == "F8_E4M3"), None)
@@ -154,7 +155,7 @@ def check_scales_fit(source: CheckpointFolder) -> None:
 
 
 def _scales_of(source: CheckpointFolder, name: str) -> str:
-    """A remark on scales that are there under another name."""
+    """Remark on scales under another name, or an empty string."""
     for other in (name.removesuffix("weight") + "scale", name + "_scale"):
         if other in source.tensors:
             return f": {other} is there, the name of another format: fetch the Hugging Face form of DeepSeek's FP8"
@@ -162,13 +163,10 @@ def _scales_of(source: CheckpointFolder, name: str) -> str:
 
 
 def _read_json(file: Path) -> JsonFile:
-    try:
-        with file.open("rb") as stream:
-            raw = stream.read(_READ_LIMIT + 1)
-    except OSError as error:
-        raise UserError(f"{file}: cannot read: {error.strerror}") from None
+    with reading(file), file.open("rb") as stream:
+        raw = stream.read(_READ_LIMIT + 1)
     if len(raw) > _READ_LIMIT:
-        raise UserError(f"{file}: larger than {_READ_LIMIT:,} bytes, which no such file is")
+        raise UserError(f"{file}: larger than {_READ_LIMIT:,} bytes, which no such file has: fetch it again")
     plain = raw.removeprefix(UTF8_BOM)
     if kind := recognise(plain[:HEAD_BYTES], file.name):
         raise UserError(f"{file}: this is {kind.phrase}, not JSON: {kind.cure}")
@@ -181,14 +179,16 @@ def _weight_map(file: Path, index: dict[str, Any]) -> dict[str, str]:
         raise UserError(f"{file}: weight_map is missing or empty")
     for tensor, name in found.items():
         if not is_weight_file(name):
-            raise UserError(f"{file}: {tensor} is said to be in {name!r}, which is no name of a weight file here")
+            raise UserError(
+                f"{file}: {tensor} is said to be in {name!r}, which is not the name of a weight file: mend the index"
+            )
     if not isinstance(index.get("metadata") or {}, dict):
         raise UserError(f"{file}: metadata must be a JSON object")
     return found
 
 
 def is_weight_file(name: Any) -> bool:
-    """Whether this is a plain name that a weight file may have."""
+    """Whether this is a plain file name that a weight file may have."""
     return (
         isinstance(name, str)
         and name.endswith(".safetensors")
@@ -199,7 +199,7 @@ def is_weight_file(name: Any) -> bool:
 
 
 def _refuse_unlisted(folder: Path, files: list[str], indexed: bool) -> None:
-    """Weight files that nothing names would be lost without a word."""
+    """Raise UserError for weight files that nothing names, and for named files that are missing."""
     unlisted = sorted({path.name for path in folder.glob("model*.safetensors")} - set(files))
     if unlisted and indexed:
         raise UserError(f"{folder / unlisted[0]}: {INDEX} does not name this file: remove it, or mend the index")
@@ -208,7 +208,7 @@ def _refuse_unlisted(folder: Path, files: list[str], indexed: bool) -> None:
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         many = f"{len(missing)} of its {len(files)} files are missing" if len(files) > 1 else what_is_there(folder)
-        link = ", and here is only a link to nowhere" if (folder / missing[0]).is_symlink() else ""
+        link = ", and the folder has only a dead link" if (folder / missing[0]).is_symlink() else ""
         raise UserError(f"{folder / missing[0]}: no such file, {INDEX} names it{link}: {many}: fetch them")
 
 
@@ -217,7 +217,7 @@ def _in_index_order(folder: Path, weight_map: dict[str, str], where: dict[str, S
     for name, file in weight_map.items():
         if name not in where:
             whose = ": the index is of the FP8 weights: fetch the one of these" if name.endswith(SCALE_SUFFIX) else ""
-            raise UserError(f"{index}: {name} is said to be in {file}, but is not there{whose}")
+            raise UserError(f"{index}: {name} is said to be in {file}, which does not hold it{whose}")
         if where[name].file != file:
             raise UserError(f"{index}: {name} is said to be in {file}, but is in {where[name].file}")
     for name, stored in where.items():
@@ -227,7 +227,7 @@ def _in_index_order(folder: Path, weight_map: dict[str, str], where: dict[str, S
 
 
 def _other_files(folder: Path, known: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Files beside the weights and below: to be copied, and too large for that. Hidden ones do not belong to it."""
+    """Files beside the weights and below, hidden ones left out: those small enough to copy, and the others."""
     small: list[str] = []
     large: list[str] = []
     for parent, folders, files in os.walk(folder):
@@ -237,6 +237,6 @@ def _other_files(folder: Path, known: set[str]) -> tuple[tuple[str, ...], tuple[
             relative = path.relative_to(folder).as_posix()
             if name.startswith(".") or relative in known or relative.startswith(f"{ORIGIN}/"):
                 continue
-            if path.is_file():  # a link to a file is one, as in a download cache; a dead link or a socket is not
+            if path.is_file():  # true of a link to a file, as in a download cache, and false of a dead link or a socket
                 (small if path.stat().st_size <= SMALL_FILE_BYTES else large).append(relative)
     return tuple(small), tuple(large)

@@ -1,10 +1,9 @@
-"""Will other people's engines run this model? Asked of the dimensions, before training.
+"""Portability: findings about how other engines run a model, by its dimensions, before training.
 
-An architecture travels only as far as the assumptions inside each inference engine: llama.cpp tells DeepSeek's sizes
-apart by their layer count, vLLM's latent-attention kernels are compiled for two cache widths, GGUF packs rows in blocks
-of 32 or 256. Such an assumption costs nothing to meet before training and a retraining to meet after. What
-``ModelConfig`` refuses by itself (no shared expert, groups that do not divide the experts or limit nothing) is not
-repeated here.
+Each inference engine makes assumptions: llama.cpp tells DeepSeek's sizes apart by their layer count, vLLM's
+latent-attention kernels are compiled for two cache widths, GGUF packs rows in blocks of 32 or 256. An assumption costs
+nothing to meet before training, and a retraining after. Dimensions that ``ModelConfig`` refuses by itself (no shared
+expert, groups that do not divide the experts or limit nothing) are not repeated here.
 """
 
 from __future__ import annotations
@@ -14,33 +13,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clearseek.config import ModelConfig
-from clearseek.tensors import tensors
+from clearseek.tensors import FP8_KINDS, tensors
 
 LLAMA_CPP_LITE_LAYERS = (26, 27)
 VLLM_MLA_WIDTHS = (320, 576)
 LATENT_NORM_EPS = 1e-6
 
 
+Severity = Literal["error", "warning", "note"]
+"""`error`: does not load, or computes something else. `warning`: needs a flag or gives numbers slightly off.
+`note`: works, with a cost."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing a tool will do with a model of these dimensions."""
+    """Behaviour of one tool with a model of given dimensions."""
 
-    severity: Literal["error", "warning", "note"]
-    """`error`: does not load, or computes something else. `warning`: needs a flag or gives numbers slightly off.
-    `note`: works, with a cost."""
+    severity: Severity
     tool: str
     """The tool or format."""
     message: str
-    """What happens, and which setting avoids it."""
-
-
-# Its function get_vocab_base_pre compares the SHA-256 of the ids of one text, so every vocabulary has another.
-_UNKNOWN_TOKENIZER = Finding(
-    "warning",
-    "llama.cpp",
-    "its convert_hf_to_gguf.py knows a tokenizer by a hash of token ids and stops at one trained here (BPE "
-    'pre-tokenizer was not recognized): tell it that the pre-tokenizer is "deepseek-v3", as docs/export.md shows',
-)
+    """Behaviour, and the setting that avoids it."""
 
 
 def check_portability(config: ModelConfig, own_tokenizer: bool = True) -> list[Finding]:
@@ -50,105 +43,60 @@ def check_portability(config: ModelConfig, own_tokenizer: bool = True) -> list[F
         config: Dimensions.
         own_tokenizer: Whether the tokenizer is trained here, not a published one.
     """
-    tokenizer = [_UNKNOWN_TOKENIZER] if own_tokenizer else []
-    return [*_llama_cpp(config), *tokenizer, *_gguf(config), *_vllm(config), *_transformers(config), *_fp8(config)]
-
-
-def _llama_cpp(config: ModelConfig) -> Iterator[Finding]:
+    layers, rank, eps = config.num_hidden_layers, config.q_lora_rank, config.rms_norm_eps
+    v2, width = config.model_type == "deepseek_v2", config.kv_lora_rank + config.qk_rope_head_dim
     # 48 layers with this vocabulary is another published model that shares the architecture name.
-    lite = config.num_hidden_layers in LLAMA_CPP_LITE_LAYERS
-    lite = lite or (config.num_hidden_layers == 48 and config.vocab_size == 128256)
-    if lite and config.q_lora_rank is not None:
-        yield Finding(
-            "error",
-            "llama.cpp",
-            f"takes a model of num_hidden_layers = {config.num_hidden_layers} for V2-Lite, without compressed queries, "
-            f"but q_lora_rank = {config.q_lora_rank}: use another number of layers than 26 or 27",
-        )
-    if not lite and config.q_lora_rank is None:
-        yield Finding(
-            "error",
-            "llama.cpp",
-            "reads plain queries (no q_lora_rank) only in models of 26 or 27 layers, but num_hidden_layers = "
-            f"{config.num_hidden_layers}: set q_lora_rank, or 26 or 27 layers",
-        )
-    if config.n_group > 1 and config.n_group >= config.n_routed_experts:
-        yield Finding(
-            "error",
-            "llama.cpp",
-            f"stops when n_group = {config.n_group} is not below n_routed_experts = {config.n_routed_experts}",
-        )
-    if config.rms_norm_eps != LATENT_NORM_EPS:
-        yield _latent_norms("llama.cpp", config)
+    lite = layers in LLAMA_CPP_LITE_LAYERS or (layers == 48 and config.vocab_size == 128256)
+    norms = (
+        eps != LATENT_NORM_EPS, f"uses rms_norm_eps = {eps} in the latent norms too, where this model has 1e-6: set "
+        "rms_norm_eps = 1e-6 for the same numbers everywhere"
+    )  # fmt: skip
+    checks: list[tuple[Severity, str, object, str]] = [
+        ("error", "llama.cpp", lite and rank is not None,
+         f"takes a model of num_hidden_layers = {layers} for V2-Lite, without compressed queries, but q_lora_rank = "
+         f"{rank}: use another number of layers than 26 or 27"),
+        ("error", "llama.cpp", not lite and rank is None,
+         "reads plain queries (no q_lora_rank) only in models of 26 or 27 layers, but num_hidden_layers = "
+         f"{layers}: set q_lora_rank, or 26 or 27 layers"),
+        ("error", "llama.cpp", config.n_group > 1 and config.n_group >= config.n_routed_experts,
+         f"stops when n_group = {config.n_group} is not below n_routed_experts = {config.n_routed_experts}"),
+        ("warning", "llama.cpp", *norms),
+        # get_vocab_base_pre compares the SHA-256 of the ids of one text, which every vocabulary gives differently.
+        ("warning", "llama.cpp", own_tokenizer,
+         "its convert_hf_to_gguf.py knows a tokenizer by a hash of token ids and stops at one trained here (BPE "
+         'pre-tokenizer was not recognized): tell it that the pre-tokenizer is "deepseek-v3", as docs/export.md shows'),
+        *_gguf(config),
+        ("warning", "vLLM", width not in VLLM_MLA_WIDTHS,
+         f"its latent-attention kernels take kv_lora_rank + qk_rope_head_dim of 320 or 576, and this is {width}: "
+         "use 256 + 64 or 512 + 64, or serve with VLLM_MLA_DISABLE=1"),
+        ("warning", "vLLM", *norms),
+        ("error", "transformers", v2 and config.norm_topk_prob,
+         "ignores norm_topk_prob in deepseek_v2 and would weight the experts differently: set norm_topk_prob = false"),
+        ("error", "transformers", v2 and config.hidden_size % config.num_attention_heads,
+         f"refuses a deepseek_v2 whose hidden_size = {config.hidden_size} is not divisible by num_attention_heads = "
+         f"{config.num_attention_heads}"),
+        ("note", "transformers", config.num_nextn_predict_layers and layers != 61,
+         "looks for the MTP layer at layer 61 only: it warns of unexpected tensors, runs the main model, and cannot "
+         "use MTP to generate"),
+        *_fp8(config),
+    ]  # fmt: skip
+    return [Finding(severity, tool, message) for severity, tool, true, message in checks if true]
 
 
-def _gguf(config: ModelConfig) -> Iterator[Finding]:
+def _gguf(config: ModelConfig) -> Iterator[tuple[Severity, str, object, str]]:
     """GGUF quantises along rows; kv_b_proj is stored transposed for keys, so a row there is qk_nope_head_dim long."""
     rows = {spec.shape[-1] for spec in tensors(config) if len(spec.shape) == 2} | {config.qk_nope_head_dim}
-    for block, types in ((32, "Q8_0 and Q4_0"), (256, "the K-quants")):
+    blocks: tuple[tuple[Severity, int, str], ...] = (("warning", 32, "Q8_0 and Q4_0"), ("note", 256, "the K-quants"))
+    for severity, block, types in blocks:
         odd = sorted(size for size in rows if size % block)
-        if odd:
-            yield Finding(
-                "warning" if block == 32 else "note",
-                "GGUF",
-                f"{types} pack rows in blocks of {block}, and rows of {', '.join(map(str, odd))} elements do not "
-                "divide: those tensors need another type",
-            )
-
-
-def _vllm(config: ModelConfig) -> Iterator[Finding]:
-    width = config.kv_lora_rank + config.qk_rope_head_dim
-    if width not in VLLM_MLA_WIDTHS:
-        yield Finding(
-            "warning",
-            "vLLM",
-            f"its latent-attention kernels take kv_lora_rank + qk_rope_head_dim of 320 or 576, and this is {width}: "
-            "use 256 + 64 or 512 + 64, or serve with VLLM_MLA_DISABLE=1",
+        message = (
+            f"{types} pack rows in blocks of {block}, and rows of {', '.join(map(str, odd))} elements do not divide"
         )
-    if config.rms_norm_eps != LATENT_NORM_EPS:
-        yield _latent_norms("vLLM", config)
+        yield severity, "GGUF", odd, f"{message}: those tensors need another type"
 
 
-def _latent_norms(tool: str, config: ModelConfig) -> Finding:
-    return Finding(
-        "warning",
-        tool,
-        f"uses rms_norm_eps = {config.rms_norm_eps} in the latent norms too, where this model has 1e-6: "
-        "set rms_norm_eps = 1e-6 for the same numbers everywhere",
-    )
-
-
-def _transformers(config: ModelConfig) -> Iterator[Finding]:
-    if config.model_type == "deepseek_v2" and config.norm_topk_prob:
-        yield Finding(
-            "error",
-            "transformers",
-            "ignores norm_topk_prob in deepseek_v2 and would weight the experts differently: "
-            "set norm_topk_prob = false",
-        )
-    if config.model_type == "deepseek_v2" and config.hidden_size % config.num_attention_heads:
-        yield Finding(
-            "error",
-            "transformers",
-            f"refuses a deepseek_v2 whose hidden_size = {config.hidden_size} is not divisible by num_attention_heads = "
-            f"{config.num_attention_heads}",
-        )
-    if config.num_nextn_predict_layers and config.num_hidden_layers != 61:
-        yield Finding(
-            "note",
-            "transformers",
-            "looks for the MTP layer at layer 61 only: it warns of unexpected tensors, runs the main model, and cannot "
-            "use MTP to generate",
-        )
-
-
-def _fp8(config: ModelConfig) -> Iterator[Finding]:
+def _fp8(config: ModelConfig) -> Iterator[tuple[Severity, str, object, str]]:
     """Inputs of a matrix product are scaled in tiles of 128 channels (DeepSeek-V3 report, section 3.3.2)."""
-    quantised = ("attention", "dense_mlp", "shared_expert", "expert")
-    odd = sorted({s.shape[1] for s in tensors(config) if s.kind in quantised and s.shape[1] % 128})
-    if odd:
-        yield Finding(
-            "note",
-            "FP8",
-            f"tiles are 128 channels wide, and inputs of {', '.join(map(str, odd))} channels leave a partly filled one",
-        )
+    odd = sorted({s.shape[1] for s in tensors(config) if s.kind in FP8_KINDS and s.shape[1] % 128})
+    inputs = f"inputs of {', '.join(map(str, odd))} channels"
+    yield "note", "FP8", odd, f"tiles are 128 channels wide, and {inputs} leave a partly filled one"

@@ -1,16 +1,17 @@
-"""Hugging Face checkpoints, read.
+"""Import of Hugging Face checkpoints.
 
-``tensors.py`` says which tensors there are, and where each goes in memory; ``hub/aliases.py`` knows the other names
-that some writers give them. A checkpoint may leave out what follows from the rest, the MTP layer's repeated embedding
-and head; what it holds twice must be equal. Everything else that is missing, unknown, misshapen or of another type is
-one error. Tensors come as they are stored, and FP8 as the BF16 numbers that it stands for. Nothing is unpickled.
+:mod:`clearseek.tensors` lists the tensors, and :mod:`clearseek.hub.aliases` the other names that some writers give
+them. A checkpoint may leave out the MTP layer's repeated embedding and head; a tensor held twice must be equal. All
+else that is missing, unknown, misshapen or of another type is one error. Tensors are returned as stored, and FP8 as the
+BF16 numbers that it encodes. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from clearseek.hub.block_fp8 import check_finite, check_scale, decode, wide_scal
 from clearseek.hub.config_json import Scales, parse_hf_config
 from clearseek.hub.folder import CONFIG, CheckpointFolder, check_scales_fit, fp8_form, open_checkpoint
 from clearseek.hub.write import E4M3, check_names, place_of
+from clearseek.model.transformer import DeepSeekModel
 from clearseek.tensors import EMBEDDING, HEAD, SCALE_SUFFIX, TensorSpec, memory_tensors, tensors
 
 _DTYPES = ("F32", "BF16", "F16", "F8_E4M3")
@@ -34,9 +36,9 @@ def import_hf(folder: str | Path, allow_missing_mtp: bool = False) -> tuple[Mode
     """Read a DeepSeek-V2 or V3 checkpoint.
 
     Args:
-        folder: Has config.json and either model.safetensors or an index with its shards.
-        allow_missing_mtp: transformers drops the MTP layer when it saves a model but leaves it in config.json. Such
-            a folder is refused, unless this is true: then the returned config has ``num_nextn_predict_layers = 0``.
+        folder: Folder with config.json and either model.safetensors or an index with its shards.
+        allow_missing_mtp: Whether to accept a config.json whose MTP layer has no tensors, as transformers saves it; the
+            returned config then has ``num_nextn_predict_layers = 0``.
 
     Returns:
         The dimensions, and the tensors on the CPU under their memory names, in the dtypes stored; FP8 as BF16, and the
@@ -58,12 +60,28 @@ def import_hf(folder: str | Path, allow_missing_mtp: bool = False) -> tuple[Mode
     _check_all_there(source, config, allow_missing_mtp)
     if allow_missing_mtp and not _has_mtp(config, source.tensors):
         config = config.model_copy(update={"num_nextn_predict_layers": 0})
-    specs = sorted(_stored(config, source.tensors), key=lambda spec: spec.mtp)  # a wrong head shows before its copies
+    specs = sorted(_stored(config, source.tensors), key=lambda spec: spec.mtp)  # a head before its copies
     for spec in specs:
-        _check_tensor(spec, source)
+        entry, where = source.tensors[spec.name].entry, source.where(spec.name)
+        if entry.shape != spec.shape:
+            raise UserError(f"{where} has shape {[*entry.shape]}, but config.json says {[*spec.shape]}")
+        if entry.dtype not in _DTYPES:
+            raise UserError(f"{where} is of type {entry.dtype}: only {', '.join(_DTYPES)} are read")
     with ExitStack() as stack:
         handles = {file: stack.enter_context(_open(folder / file)) for file in source.headers}
-        return config, _read_tensors(config, specs, _Reader(source, scales, handles))
+        return config, _read_tensors(config, specs, source, partial(_read, source, scales, handles))
+
+
+def import_model(folder: Path) -> DeepSeekModel:
+    """A checkpoint as a model for inference in FP32, whatever is stored, without its MTP layer where that is missing.
+
+    Raises UserError as :func:`import_hf` does.
+    """
+    config, tensors = import_hf(folder, allow_missing_mtp=True)
+    with torch.device("meta"):
+        model = DeepSeekModel(config)
+    model.load_state_dict(tensors, assign=True)
+    return model.set_dtype(torch.float32).requires_grad_(False)
 
 
 def _open(file: Path) -> Any:
@@ -78,15 +96,15 @@ def _has_mtp(config: ModelConfig, found: Collection[str]) -> bool:
 
 
 def _with_mtp_as_found(config: ModelConfig, found: Collection[str]) -> ModelConfig:
-    """The config with the MTP layer that is there, where config.json leaves it out, as some tools write it."""
-    own = f"model.layers.{config.num_hidden_layers}.eh_proj.weight"  # no other layer has this matrix
+    """The config, with the MTP layer where tensors have one and config.json leaves it out, as some tools write it."""
+    own = f"model.layers.{config.num_hidden_layers}.eh_proj.weight"  # a matrix of the MTP layer alone
     if config.num_nextn_predict_layers or config.model_type != "deepseek_v3" or own not in found:
         return config
     return config.model_copy(update={"num_nextn_predict_layers": 1})
 
 
 def _stored(config: ModelConfig, found: Collection[str], mtp: bool = True) -> Iterator[TensorSpec]:
-    """The tensors that this checkpoint must hold: experts stacked where they are, repeated ones where they are."""
+    """Yield the tensors that this checkpoint must hold: experts as it stacks them, duplicates as far as it has them."""
     stacked = {spec.name for spec in memory_tensors(config) if spec.kind == "expert" and spec.name in found}
     for spec in tensors(config, mtp, stacked):
         if spec.duplicate_of is None or spec.name in found:
@@ -96,7 +114,7 @@ def _stored(config: ModelConfig, found: Collection[str], mtp: bool = True) -> It
 
 
 def _check_counts(source: CheckpointFolder, config: ModelConfig) -> None:
-    """Refuse a config.json of more layers or experts than there are tensors, before their names are all written."""
+    """Refuse a config.json of more layers or experts than the checkpoint has tensors, before names are generated."""
     most = len(source.tensors)
     stacked = any(name.endswith(".experts.down_proj") for name in source.tensors)
     single = not stacked and config.first_k_dense_replace < config.num_hidden_layers
@@ -109,7 +127,7 @@ def _check_counts(source: CheckpointFolder, config: ModelConfig) -> None:
 
 
 def _check_all_there(source: CheckpointFolder, config: ModelConfig, allow_missing_mtp: bool) -> None:
-    """Refuse missing and unknown tensors: first whether the main model is there, and then whether the MTP layer is."""
+    """Refuse missing and unknown tensors, first of the main model and then of the MTP layer."""
     folder, found = source.folder, set(source.tensors)
     main = {spec.name for spec in _stored(config, found, mtp=False)}
     asked_for = {spec.name for spec in _stored(config, found)}
@@ -132,37 +150,22 @@ def _check_all_there(source: CheckpointFolder, config: ModelConfig, allow_missin
         )
 
 
-def _check_tensor(spec: TensorSpec, source: CheckpointFolder) -> None:
-    entry, where = source.tensors[spec.name].entry, source.where(spec.name)
-    if entry.shape != spec.shape:
-        raise UserError(f"{where} has shape {[*entry.shape]}, but config.json says {[*spec.shape]}")
-    if entry.dtype not in _DTYPES:
-        raise UserError(f"{where} is of type {entry.dtype}: only {', '.join(_DTYPES)} are read")
+def _read(source: CheckpointFolder, scales: Scales | None, handles: dict[str, Any], name: str) -> Tensor:
+    """A tensor of the checkpoint, decoded if in FP8."""
+    stored, where = source.tensors[name], source.where(name)
+    part: Tensor = handles[stored.file].get_tensor(stored.entry.name)
+    if part.dtype != E4M3:
+        check_finite(part, stored.entry.dtype, where)
+        return part
+    of_scale = source.tensors[name + SCALE_SUFFIX]
+    scale = wide_scale(handles[of_scale.file].get_tensor(of_scale.entry.name))
+    check_scale(scale, source.where(name + SCALE_SUFFIX), scales == "power-of-two")
+    return decode(part.view(torch.uint8), scale, where)
 
 
-@dataclass(frozen=True)
-class _Reader:
-    source: CheckpointFolder
-    scales: Scales | None
-    handles: dict[str, Any]
-
-    def __call__(self, name: str) -> Tensor:
-        """A tensor of the checkpoint, decoded where it is in FP8."""
-        part, where = self._stored(name), self.source.where(name)
-        if part.dtype != E4M3:
-            check_finite(part, self.source.tensors[name].entry.dtype, where)
-            return part
-        scale = wide_scale(self._stored(name + SCALE_SUFFIX))
-        check_scale(scale, self.source.where(name + SCALE_SUFFIX), self.scales == "power-of-two")
-        return decode(part.view(torch.uint8), scale, where)
-
-    def _stored(self, name: str) -> Tensor:
-        stored = self.source.tensors[name]
-        tensor: Tensor = self.handles[stored.file].get_tensor(stored.entry.name)
-        return tensor
-
-
-def _read_tensors(config: ModelConfig, specs: list[TensorSpec], read: _Reader) -> dict[str, Tensor]:
+def _read_tensors(
+    config: ModelConfig, specs: list[TensorSpec], source: CheckpointFolder, read: Callable[[str], Tensor]
+) -> dict[str, Tensor]:
     shapes = {spec.name: spec.shape for spec in memory_tensors(config)}
     state: dict[str, Tensor] = {}
     for spec in specs:
@@ -170,7 +173,9 @@ def _read_tensors(config: ModelConfig, specs: list[TensorSpec], read: _Reader) -
         name, index = place_of(spec, config)
         if spec.duplicate_of is not None:
             if not torch.equal(part.float(), state[name].float()):
-                raise UserError(f"{read.source.where(spec.name)} differs from {name}, but {_why_equal(spec)}")
+                tied = "config.json has tie_word_embeddings = true: set it to false, if these weights have a head"
+                why = "ClearSeek's MTP layer shares it" if spec.mtp else f"{tied} of their own"
+                raise UserError(f"{source.where(spec.name)} differs from {name}, but {why}")
         elif spec.kind != "expert" or spec.name == name:
             state[name] = part.float() if spec.kind == "router_bias" else part
         else:
@@ -179,14 +184,8 @@ def _read_tensors(config: ModelConfig, specs: list[TensorSpec], read: _Reader) -
             stacked = state[name]
             if part.dtype != stacked.dtype:
                 raise UserError(
-                    f"{read.source.where(spec.name)} is {part.dtype}, but its layer's other experts are "
+                    f"{source.where(spec.name)} is {part.dtype}, but its layer's other experts are "
                     f"{stacked.dtype}: they are kept in one tensor"
                 )
             stacked[index] = part
     return state
-
-
-def _why_equal(spec: TensorSpec) -> str:
-    if spec.mtp:
-        return "ClearSeek's MTP layer shares it"
-    return "config.json has tie_word_embeddings = true: set it to false, if these weights have a head of their own"

@@ -1,9 +1,8 @@
-"""Rotary settings of a config.json: transformers 4's form, transformers 5's, and what else their writers add.
+"""Rotary settings of a config.json: transformers 4's form, transformers 5's, and additions of their writers.
 
 Two forms exist, and many files have both: flat ``rope_theta`` and ``rope_scaling``, or one object ``rope_parameters``.
-Writers fill in every setting that the formula of YaRN has in transformers. Those are read where they say what the model
-does anyway (``attention_factor`` is then the factor that follows from ``mscale``; ``truncate`` is true), and refused by
-name where they would change it.
+Writers fill in every setting of YaRN in transformers. Such a setting is accepted with the value that the model has
+anyway (``attention_factor`` as it follows from ``mscale``; ``truncate`` true), and refused by name with another.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from clearseek.errors import UserError
 
 _NO_SCALING: Final = frozenset(("rope_theta", "partial_rotary_factor"))
 _NAMES: Final = frozenset(("type", "rope_type", "finetuned"))
-"""Keys that say nothing about the numbers, once read."""
+"""Keys that do not change the numbers, once read."""
 
 
 def rope_settings(raw: dict[str, Any], file: Path) -> tuple[Any, RopeScaling | None]:
-    """Base (not validated yet) and YaRN settings of a config.json; `file` starts the message of the UserError."""
+    """Base (not validated yet) and YaRN settings of a config.json. Raises UserError, which begins with `file`."""
     forms = {name: raw.get(name) or {} for name in ("rope_parameters", "rope_scaling")}
     if not all(isinstance(form, dict) for form in forms.values()):
         raise UserError(f"{file}: rope_parameters and rope_scaling must be objects")
@@ -35,7 +34,7 @@ def rope_settings(raw: dict[str, Any], file: Path) -> tuple[Any, RopeScaling | N
     for source in (*sources, raw):
         if source.get("partial_rotary_factor", 1) not in (None, 1):
             raise UserError(
-                f"{file}: partial_rotary_factor = {source['partial_rotary_factor']!r}: only 1 is supported, all of the "
+                f"{file}: partial_rotary_factor = {source['partial_rotary_factor']!r}: only 1 is supported, all "
                 "channels with position"
             )
     return thetas[0] if thetas else 10000.0, scalings[0] if scalings else None
@@ -55,7 +54,7 @@ def _scaling(source: dict[str, Any], file: Path) -> RopeScaling | None:
         return None
     if kind != "yarn":
         raise UserError(f'{file}: rope type "{kind}": only "default" and "yarn" are supported')
-    # DeepSeek's own code takes these two for missing ones; ClearSeek's defaults are those of the V3 release.
+    # Defaults of DeepSeek's own code; ClearSeek's are the values of the V3 release.
     settings: dict[str, Any] = {"mscale": 1.0, "mscale_all_dim": 0.0}
     settings |= {name: value for name, value in source.items() if name not in _NAMES | _NO_SCALING}
     factor, truncate = settings.pop("attention_factor", None), settings.pop("truncate", True)
@@ -77,7 +76,7 @@ def _scaling(source: dict[str, Any], file: Path) -> RopeScaling | None:
 
 
 def _check_attention_factor(given: Any, scaling: RopeScaling, file: Path) -> None:
-    """The factor on cosines and sines follows from two other settings; a file that gives it must give the same."""
+    """Raise UserError unless the factor on cosines and sines is the one that follows from two other settings."""
     if not isinstance(given, int | float) or not math.isclose(given, scaling.magnitude, rel_tol=1e-6):
         raise UserError(
             f"{file}: YaRN settings: attention_factor = {given!r}, but mscale = {scaling.mscale} and mscale_all_dim = "

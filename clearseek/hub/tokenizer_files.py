@@ -1,10 +1,10 @@
 # ruff: noqa: RUF001
-"""The small files beside the weights: tokenizer settings, chat template, generation settings.
+"""Small files beside the weights: tokenizer settings, chat template, generation settings.
 
 The template has DeepSeek-V3's form: the beginning-of-text token, the system text bare, then for each turn
-``<｜User｜>question<｜Assistant｜>answer<｜end▁of▁sentence｜>``. The ``generation`` tags around what the assistant
-writes let a trainer mask everything else (without them ``assistant_only_loss`` trains on nothing); inference engines
-skip them.
+``<｜User｜>question<｜Assistant｜>answer<｜end▁of▁sentence｜>``. The ``generation`` tags around the assistant's text
+let a trainer mask everything else (without them ``assistant_only_loss`` trains on nothing); inference engines skip
+them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clearseek.config import ModelConfig
 from clearseek.data.tokenizer import BOS, EOS, PAD, Tokenizer
 from clearseek.errors import UserError
 from clearseek.filetypes import expect
@@ -40,12 +41,12 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class SpecialIds:
-    """Ids of the tokens that engines must know."""
+    """Ids of the special tokens that engines must know."""
 
     bos: int
     eos: int
     pad: int
-    """The end-of-text token's, when the tokenizer has none of its own."""
+    """Id of the padding token, or of the end-of-text token in a tokenizer without padding."""
 
 
 def special_ids(tokenizer: Tokenizer, vocab_size: int) -> SpecialIds:
@@ -62,11 +63,22 @@ def special_ids(tokenizer: Tokenizer, vocab_size: int) -> SpecialIds:
     return SpecialIds(bos=tokenizer.bos_id, eos=tokenizer.eos_id, pad=pad)
 
 
+def load_tokenizer(file: Path, config: ModelConfig) -> Tokenizer:
+    """A model's tokenizer. Raises UserError for a tokenizer with more tokens than the model knows."""
+    tokenizer = Tokenizer.load(file)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{file}: {tokenizer.vocab_size} tokens, but the model has vocab_size = {config.vocab_size}: "
+            "put the tokenizer.json there that the model was trained with"
+        )
+    return tokenizer
+
+
 def refuse_without_tokenizer(folder: Path) -> None:
-    """Raise UserError, before any weight is read, unless a checkpoint folder has a tokenizer.json that is one."""
+    """Raise UserError, before any weight is read, unless a checkpoint folder has a readable tokenizer.json."""
     file = folder / "tokenizer.json"
     if not folder.is_dir() or not (folder / "config.json").is_file():
-        return  # the weights' reader says what is wrong there
+        return  # the reader of the weights reports it
     if not file.is_file():
         others = [name for name in ("tokenizer.model", "tiktoken.model", "vocab.json") if (folder / name).is_file()]
         says = f" ({others[0]} is another form)" if others else ""
@@ -78,7 +90,7 @@ def refuse_without_tokenizer(folder: Path) -> None:
 
 
 def tokenizer_config(ids: SpecialIds, max_length: int) -> dict[str, Any]:
-    """The content of tokenizer_config.json; `max_length` is the model's, in tokens."""
+    """Content of tokenizer_config.json; `max_length` is the model's longest sequence in tokens."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
@@ -90,5 +102,5 @@ def tokenizer_config(ids: SpecialIds, max_length: int) -> dict[str, Any]:
 
 
 def generation_config(ids: SpecialIds) -> dict[str, Any]:
-    """The content of generation_config.json."""
+    """Content of generation_config.json."""
     return {"bos_token_id": ids.bos, "eos_token_id": [ids.eos], "pad_token_id": ids.pad}

@@ -1,9 +1,9 @@
-"""Hugging Face checkpoints, written: config.json, safetensors, tokenizer.
+"""Export of a model to a Hugging Face checkpoint: config.json, safetensors, tokenizer.
 
-In memory the experts of a layer are two stacked tensors, because grouped matrix products want them so; in a checkpoint
-each projection of each expert is a tensor of its own, because that is what every engine reads. Export takes the stacks
-apart, one tensor at a time, with ``tensors.py`` saying what must be there; :mod:`clearseek.hub.read` puts them
-together again. Both are exact: in BF16 and FP32, export then import gives the same bits.
+In memory the experts of a layer are two stacked tensors, as grouped matrix products take them; in a checkpoint each
+projection of each expert is a tensor, as every engine reads it. Export takes the stacks apart, one tensor at a time, by
+the table of :mod:`clearseek.tensors`; :mod:`clearseek.hub.read` puts them together again. Both are exact: in BF16 and
+FP32, export then import gives the same bits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clearseek.config import ModelConfig
+from clearseek.config import ModelConfig, Recipe
 from clearseek.counts import count_parameters
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
@@ -34,26 +34,24 @@ from clearseek.templates import render
 from clearseek.tensors import FP8_KINDS, SCALE_SUFFIX, TensorSpec, memory_tensors, scale_shape, tensors
 
 EXPORT_MARK = "<!-- Written by ClearSeek: the next export to this folder replaces it. -->"
-SMALL_FILES = frozenset(
-    {
-        "config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        "README.md",
-        INDEX,
-    }
+_EXPORTED = re.compile(
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|README\.md|chat_template\.jinja"
+    r"|(config|generation_config|tokenizer|tokenizer_config)\.json"
 )
-_WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+"""Names of the files of an export."""
 _EXPERT = re.compile(r"(?P<stack>.+\.experts)\.(?P<expert>\d+)\.(?P<projection>gate|up|down)_proj\.weight")
 E4M3 = torch.float8_e4m3fn
-_STORED_AS = {
-    torch.bfloat16: "bfloat16",
-    torch.float32: "float32",
-    E4M3: "FP8 (E4M3, blocks of 128 x 128) and bfloat16",
-}
-_DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32", E4M3: "bfloat16"}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": E4M3}
+"""Types of an export by their names on the command line."""
+_NAMES = {torch.bfloat16: ("bfloat16", "bfloat16"), torch.float32: ("float32", "float32"),
+          E4M3: ("bfloat16", "FP8 (E4M3, blocks of 128 x 128) and bfloat16")}  # fmt: skip
+"""Names of a type in config.json and in README.md."""
+
+
+def export_scales(recipe: Recipe) -> Scales:
+    """Kind of FP8 scales that a trained model is exported with: the kind under which its weights were multiplied."""
+    powers = recipe.train.precision == "fp8" and recipe.fp8.scales == "power-of-two"
+    return "power-of-two" if powers else "float"
 
 
 def export_hf(
@@ -71,11 +69,11 @@ def export_hf(
     The folder appears whole or not at all. Memory beyond `state` stays near one shard.
 
     Args:
-        state: The model under its memory names (``layout.memory_tensors``), on any device and of any floating type.
-            It may load lazily: each tensor is asked for in model order.
+        state: The model under the names of :func:`~clearseek.tensors.memory_tensors`, on any device and of any floating
+            type. It may load lazily: tensors are read in model order.
         config: The dimensions of `state`.
-        tokenizer_file: The tokenizer.json the model was trained with; copied byte for byte.
-        out: The folder to write. It may be absent, empty, or an earlier export, which is replaced.
+        tokenizer_file: The tokenizer.json that the model was trained with; copied byte for byte.
+        out: The folder to write: absent, empty, or an earlier export, which is replaced.
         dtype: Stored type, ``torch.bfloat16``, ``torch.float32`` or ``torch.float8_e4m3fn``. The last is DeepSeek-V3's
             format: the matrices of attention and feed-forwards in blocks of 128 x 128, rounded to BF16 first; the rest
             in BF16. The router's bias is always F32.
@@ -88,13 +86,13 @@ def export_hf(
             the disk is full.
     """
     tokenizer_file, out = Path(tokenizer_file), Path(out)
-    if dtype not in _DTYPE_NAMES:
+    if dtype not in _NAMES:
         raise UserError(f"cannot export as {dtype}: use torch.bfloat16, torch.float32 or torch.float8_e4m3fn")
     replace = _may_replace(out)
     tokenizer = Tokenizer.load(tokenizer_file)
     ids = special_ids(tokenizer, config.vocab_size)
     check_names("the model", set(state), {spec.name for spec in memory_tensors(config)})
-    name = _DTYPE_NAMES[dtype]
+    name, stored_as = _NAMES[dtype]
     with atomic_folder(out, replace) as folder:
         _write_weights(folder, state, config, dtype, shard_bytes, scales)
         raw = hf_config(config, name, ids.bos, ids.eos, ids.pad)
@@ -106,20 +104,20 @@ def export_hf(
         (folder / "tokenizer.json").write_bytes(tokenizer.content)
         (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
         card = render(
-            "clearseek.hub", "model-card.md.jinja", name=out.name, config=config, dtype=_STORED_AS[dtype],
+            "clearseek.hub", "model-card.md.jinja", name=out.name, config=config, dtype=stored_as,
             count=count_parameters(config), extra=extra_card, mark=EXPORT_MARK,
         )  # fmt: skip
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _may_replace(out: Path) -> bool:
-    """Whether there is an empty folder or an earlier export at `out`; anything else there is refused."""
+    """Whether `out` is an empty folder or an earlier export. Raises UserError for a file or another folder."""
     if not out.exists():
         return False
     if not out.is_dir():
         raise UserError(f"{out}: is a file: choose a folder to export to")
     names = sorted(path.name for path in out.iterdir())
-    foreign = [name for name in names if name not in SMALL_FILES and not _WEIGHT_FILE.fullmatch(name)]
+    foreign = [name for name in names if not _EXPORTED.fullmatch(name)]
     card = out / "README.md"
     ours = card.is_file() and EXPORT_MARK in card.read_text(encoding="utf-8", errors="replace")
     if names and (foreign or not ours):
@@ -129,7 +127,7 @@ def _may_replace(out: Path) -> bool:
 
 
 def check_names(where: str, found: set[str], expected: set[str], remark: str = "") -> None:
-    """Refuse missing and unknown tensors, both in one error; `remark` ends it."""
+    """Raise UserError that names missing and unknown tensors and ends with `remark`."""
     problems = []
     for problem, names in (("lacks", expected - found), ("has unknown", found - expected)):
         if names:
@@ -155,15 +153,13 @@ def _write_weights(
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        # A copy, because views of one stack and duplicates share memory, which the format cannot express.
         content: dict[str, Tensor] = {}
         for spec, part in islice(stream, len(shard)):
             content |= _stored(spec, part, dtype, scales)
         try:
-            # One key only: safetensors writes several in random order, and the bytes would differ between exports.
-            (folder / name).touch()  # with the mode that any new file gets; the library's own is for its owner only
+            (folder / name).touch()  # to learn the mode of a new file here; the library's files are for the owner only
             mode = (folder / name).stat().st_mode
-            save_file(content, folder / name, metadata={"format": "pt"})
+            save_file(content, folder / name, metadata={"format": "pt"})  # several keys would be in random order
             (folder / name).chmod(mode)
         except SafetensorError as error:
             raise UserError(f"{folder / name}: cannot write the weights: {error}") from None
@@ -174,7 +170,7 @@ def _write_weights(
 
 
 def _stored(spec: TensorSpec, part: Tensor, dtype: torch.dtype, scales: Scales) -> dict[str, Tensor]:
-    """A tensor as it is stored, on the CPU: itself, or its codes and scales."""
+    """A tensor as it is stored, on the CPU: a copy, since views of one stack share memory, or its codes and scales."""
     wide = torch.bfloat16 if dtype == E4M3 else dtype
     whole = part.to("cpu", torch.float32 if spec.dtype == "F32" else wide, copy=True).contiguous()
     if dtype != E4M3 or spec.kind not in FP8_KINDS:
@@ -190,7 +186,7 @@ def _stored_bytes(spec: TensorSpec, dtype: torch.dtype) -> int:
 
 
 def _checkpoint_tensors(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[TensorSpec, Tensor]]:
-    """The checkpoint's tensors as views of the memory tensors, each memory tensor being asked for once."""
+    """Yield the checkpoint's tensors as views of memory tensors, each of which is read once."""
     shapes = {spec.name: spec.shape for spec in memory_tensors(config)}
     name, stored = "", torch.empty(0)
     for spec in tensors(config):
@@ -203,7 +199,7 @@ def _checkpoint_tensors(state: Mapping[str, Tensor], config: ModelConfig) -> Ite
 
 
 def place_of(spec: TensorSpec, config: ModelConfig) -> tuple[str, tuple[Any, ...]]:
-    """Where a checkpoint tensor is in memory: the memory tensor's name, and the index into it."""
+    """Place of a checkpoint tensor in memory: the memory tensor's name, and the index into that tensor."""
     match = _EXPERT.fullmatch(spec.name)
     if match is None:
         return spec.duplicate_of or spec.name, (...,)

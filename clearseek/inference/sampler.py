@@ -1,7 +1,7 @@
-"""Text from a model, one token at a time, with a cache of latents.
+"""Text generation, one token at a time, with a cache of latents.
 
-The prompt goes through the model once; after that each step feeds one token and reads what the layers remember: a
-latent and one rotary key per token (DeepSeek-V2 report, section 2.1).
+The prompt goes through the model once; then each step feeds one token, and the layers read from their caches a latent
+and one rotary key per earlier token (DeepSeek-V2 report, section 2.1).
 
 Shapes: S prompt tokens, V vocabulary.
 """
@@ -20,12 +20,12 @@ from clearseek.model.transformer import DeepSeekModel
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn."""
+    """Settings by which the next token is drawn."""
 
     temperature: float = 0.8
-    """Divides the logits; 0 takes the likeliest token."""
+    """Divisor of the logits; 0 takes the likeliest token."""
     top_p: float = 0.95
-    """Draw from the fewest likeliest tokens that hold this much probability."""
+    """Probability that the fewest likeliest tokens, which are drawn from, must hold."""
     seed: int = 0
     """Seed of the draws."""
 
@@ -56,7 +56,7 @@ def generate(
     """
     longest = model.config.max_position_embeddings
     if not prompt:
-        raise UserError("the prompt is empty")
+        raise UserError("the prompt is empty: give at least one token")
     if len(prompt) >= longest:
         raise UserError(f"the prompt has {len(prompt)} tokens, but the model sees at most {longest}: shorten it")
     device = model.head_weight.device
@@ -75,14 +75,14 @@ def generate(
 def pick(logits_V: Tensor, sampling: Sampling, draw: torch.Generator) -> int:
     """Draw one token from FP32 logits [V] by temperature and top-p.
 
-    Raises UserError when no logit is finite or one is NaN: such a model is broken.
+    Raises UserError when a logit is NaN or none is finite.
     """
     most = logits_V.max()
     if not most.isfinite():
         raise UserError("the model's output is not finite: its weights are damaged or its training diverged")
     if sampling.temperature == 0:
         return int(logits_V.argmax())
-    # In FP64 and from the largest down, so that no temperature overflows and the sum of thousands stays exact enough.
+    # FP64, less the largest logit, in falling order: no temperature overflows, and long sums stay exact enough.
     p_V = ((logits_V.double() - most) / sampling.temperature).softmax(-1)
     p_V, index_V = p_V.sort(descending=True, stable=True)
     if sampling.top_p < 1:

@@ -1,11 +1,11 @@
-"""How much of its peak a device reaches: fitted on published runs, each tested on a constant that has not seen it.
+"""Utilisation, the share of its peak that a device reaches: fitted on published runs, tested leave-one-out.
 
-The one free constant of the planner is the utilisation. It is the geometric mean over the published runs most like the
-plan, which makes the typical *factor* of error smallest. "Most like" means the same generation of device and the same
-precision; where fewer than three such runs are left, the same generation; where there are none, all runs.
+Utilisation is the planner's one free constant: the geometric mean over the published runs most like the plan, which
+makes the typical *factor* of error smallest. "Most like" means the same generation of device and the same precision;
+with fewer than three such runs, the same generation; without any, all runs.
 
-A fit looks better on the runs it was made from than it is. So every published run is predicted *leave-one-out*: the
-constant that predicts it is fitted without it. A recipe that is itself a published run is treated the same.
+A fit looks better on its own runs than it is. So every published run is predicted *leave-one-out*, by a constant that
+is fitted without that run. A recipe that is itself a published run is treated the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clearseek.plan.hardware import Architecture
 from clearseek.plan.published import RUNS, PublishedRun
 
 ENOUGH = 3
-"""Runs below which a class of its own is no basis for a constant."""
+"""Fewest runs of the same precision that a constant is fitted on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +29,21 @@ class Constant:
     """A fitted utilisation, of ``6ND`` and the BF16 peak."""
 
     value: float
-    """Geometric mean."""
+    """Geometric mean of the runs' utilisations."""
     lowest: float
-    """That of the slowest run it rests on."""
+    """Utilisation of the slowest run."""
     highest: float
-    """That of the fastest."""
+    """Utilisation of the fastest run."""
     basis: str
-    """Which runs these are."""
+    """The runs in words, such as ``7 Hopper runs in BF16``."""
     runs: tuple[str, ...]
-    """Their names."""
+    """Names of the runs."""
 
 
 def calibrate(
     architecture: Architecture, precision: Literal["bf16", "fp8", "unstated"], without: PublishedRun | None = None
 ) -> Constant:
-    """The constant for this kind of device and precision, fitted on every fitting run but `without`."""
+    """The constant for a generation of device and a precision, fitted on the runs most like these but `without`."""
     rest = [run for run in RUNS if run is not without]
     alike = [run for run in rest if run.hardware.architecture == architecture]
     exact = [run for run in alike if run.precision == precision]
@@ -62,7 +62,7 @@ def _fit(runs: Sequence[PublishedRun], basis: str) -> Constant:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One published run beside what is predicted without it."""
+    """A published run, and the hours predicted for it by a constant fitted without it."""
 
     run: PublishedRun
     constant: Constant
@@ -94,7 +94,7 @@ class Prediction:
 
 
 def predict(run: PublishedRun) -> Prediction:
-    """The run's hours, from its parameters, tokens and device and from the other runs."""
+    """Predict the run's hours from its parameters, tokens and device and from the other runs."""
     constant = calibrate(run.hardware.architecture, run.precision, without=run)
     return Prediction(run, constant, gpu_hours(run.flops, run.hardware.bf16, constant.value))
 
@@ -105,6 +105,6 @@ def validate() -> tuple[Prediction, ...]:
 
 
 def typical_error(predictions: Sequence[Prediction]) -> tuple[float, float]:
-    """Median and largest factor by which predictions miss, in either direction."""
+    """Median and largest factor by which predictions miss, upwards or downwards."""
     factors = [exp(abs(log(1 + each.error))) for each in predictions]
     return median(factors), max(factors)

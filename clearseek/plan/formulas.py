@@ -1,15 +1,15 @@
-"""From operations to hours, dollars and kilowatt-hours: five formulas, each the inverse of a check.
+"""Hours, dollars and kilowatt-hours from operations: five formulas, each the inverse of a check.
 
-A run costs what its operations cost. Their number follows from the dimensions, the peak rate from the data sheet; the
-one thing that has to be known from experience is the *utilisation*, the share of the peak that a run reaches:
+A run costs what its operations cost. The number of operations follows from the dimensions, the peak rate from the data
+sheet; only the *utilisation*, the share of the peak that a run reaches, is known from experience:
 
     GPU-hours = FLOP / (3600 x peak x utilisation)
 
-Read backwards it checks a claim: from published hours follows a utilisation, and one outside `PLAUSIBLE` says that a
-number is wrong. DeepSeek-V3: 6 x 37e9 x 14.8e12 = 3.29e24 FLOP in 2.664 million H800 hours are 34.6 % of the BF16 peak.
+Read backwards, the formula checks a claim: a utilisation outside `PLAUSIBLE` says that one of the published numbers is
+wrong. DeepSeek-V3: 6 x 37e9 x 14.8e12 = 3.29e24 FLOP in 2.664 million H800 hours are 34.6 % of the BF16 peak.
 
-Utilisation is always of the dense **BF16** peak and of ``6ND`` here, whatever the precision: that is what can be said
-of every published run, so runs can be compared. People who count attention too, as DeepSeek and Meta do, print more.
+Utilisation always means ``6ND`` over the dense **BF16** peak here, whatever the precision: the only figure that every
+published run allows. Publishers who count attention too, as DeepSeek and Meta do, print more.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Literal
 
 SECONDS_PER_HOUR = 3600
 PLAUSIBLE = (0.1, 0.6)
-"""Utilisations that large runs have been seen at; outside it, look for the error."""
+"""Range of the utilisations of large runs; a figure outside means an error somewhere."""
 DOLLARS_PER_HOUR = 2.0
-"""The rent of one H800 for an hour that DeepSeek assumes (DeepSeek-V3 report, table 1)."""
+"""Rent of one H800 for an hour, as DeepSeek assumes (DeepSeek-V3 report, table 1)."""
 PUE = 1.1
-"""Energy a data centre draws for each unit its devices draw, as Meta assumes for LLaMA (arXiv 2302.13971)."""
+"""Energy that a data centre draws for each unit of its devices, as Meta assumes for LLaMA (arXiv 2302.13971)."""
 
 
 def six_nd(activated: float, tokens: float) -> float:
@@ -42,7 +42,7 @@ def utilisation(flops: float, hours: float, peak: float) -> float:
 
 
 def is_plausible(used: float) -> bool:
-    """Whether runs have been seen at this utilisation."""
+    """Whether large runs reach this utilisation."""
     return PLAUSIBLE[0] <= used <= PLAUSIBLE[1]
 
 
@@ -52,7 +52,7 @@ def price(hours: float, dollars_per_hour: float = DOLLARS_PER_HOUR) -> float:
 
 
 def energy_kwh(hours: float, watts: float, pue: float = PUE) -> float:
-    """Kilowatt-hours at the board's design power, which is an upper estimate of what it draws on average."""
+    """Kilowatt-hours at the board's design power, an upper estimate of the average draw."""
     return hours * watts * pue / 1000
 
 
@@ -63,12 +63,12 @@ def emissions_tonnes(kwh: float, kg_per_kwh: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a run takes."""
+    """Hours, rent, energy and emissions of a run."""
 
     hours: float
     """Device hours."""
     days: float | None
-    """Days on the clock; None where the number of devices is not known."""
+    """Days on the clock; None where the number of devices is unknown."""
     dollars: float
     """Rent of the devices."""
     kwh: float
@@ -85,7 +85,7 @@ def cost(
     kg_per_kwh: float | None = None,
     pue: float = PUE,
 ) -> Cost:
-    """Everything that follows from device hours."""
+    """Costs that follow from device hours."""
     kwh = energy_kwh(hours, watts, pue)
     return Cost(
         hours=hours,
@@ -100,7 +100,7 @@ ComputeClass = Literal["below 1e23", "1e23 or more", "1e25 or more"]
 
 
 def compute_class(flops: float) -> ComputeClass:
-    """Where a run stands to the thresholds of the EU's AI Act: 1e23 general-purpose, 1e25 presumed systemic risk."""
+    """Class of a run by the EU AI Act's thresholds: 1e23 general-purpose, 1e25 presumed systemic risk."""
     if flops >= 1e25:
         return "1e25 or more"
     return "1e23 or more" if flops >= 1e23 else "below 1e23"

@@ -1,9 +1,8 @@
-"""What a device can do at most, by its maker's word.
+"""Devices, with the figures of their makers' data sheets.
 
-A plan divides operations by a rate. The rate here is the *dense* peak: data sheets like to print twice that, for
-matrices of which half the entries are zero, and no training of language models uses those. A peak is a ceiling; how
-much of it real runs reach is fitted in :mod:`clearseek.plan.calibration`. Devices without a published peak, memory
-and power are left out rather than guessed.
+A plan divides operations by a rate. The rate here is the *dense* peak: data sheets often print twice that, for matrices
+half of whose entries are zero, which no training of language models uses. A peak is a ceiling; the share that real runs
+reach is fitted in :mod:`clearseek.plan.calibration`. Devices without a published peak, memory and power are left out.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ class Hardware:
     """One kind of accelerator."""
 
     name: str
-    """What the command line calls it."""
+    """Name on the command line."""
     title: str
-    """What its maker calls it."""
+    """Name by the maker."""
     architecture: Architecture
-    """Its generation; utilisation is calibrated by it."""
+    """Generation, by which utilisation is calibrated."""
     bf16: float
     """Dense BF16 peak in FLOP/s, sums in FP32."""
     fp8: float | None
-    """Dense FP8 peak in FLOP/s, sums in FP32; None where it has no such units."""
+    """Dense FP8 peak in FLOP/s, sums in FP32; None where the device has no FP8 units."""
     memory: int
     """Bytes of device memory."""
     bandwidth: float
-    """Peak bytes a second of that memory."""
+    """Peak bandwidth of the device memory in bytes a second."""
     watts: float
-    """Design power of the board."""
+    """Design power of the board in watts."""
     source: str
-    """Where these figures stand."""
+    """Publication of these figures."""
 
     def peak(self, precision: Literal["bf16", "fp8"] = "bf16") -> float:
         """Dense peak in FLOP/s. Raises UserError where the device has no units of this precision."""

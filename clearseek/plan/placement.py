@@ -1,4 +1,4 @@
-"""What each device holds when a model is spread over many.
+"""Memory of each device when a model is spread over many.
 
 Three ways of spreading, as DeepSeek-V3 was trained (report, section 3.2), and no tensor parallelism:
 
@@ -8,26 +8,26 @@ Three ways of spreading, as DeepSeek-V3 was trained (report, section 3.2), and n
 * **expert** (ep): the routed experts of a layer are spread over `ep` of those copies.
 
 So there are ``dp x pp`` devices, and ``ep`` divides ``dp``. DeepSeek-V3 had pp=16, ep=64, dp=128: 2,048. The fullest
-device decides. Bytes of weights and states are exact (:func:`clearseek.tensors.memory_of` counts them); activations
-are an estimate: what must be kept from forward to backward for each token, times the micro-batches that are under way.
+device decides. Bytes of weights and states are exact (:func:`clearseek.counts.training_memory`); activations are an
+estimate: what must be kept from forward to backward for each token, times the micro-batches that are under way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from math import isqrt
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from clearseek.config import ModelConfig, Recipe
-from clearseek.counts import TrainingMemory, memory_of
+from clearseek.counts import TrainingMemory, training_memory
 from clearseek.errors import UserError
 from clearseek.tensors import TensorSpec, memory_tensors
 
 Recompute = Literal["none", "selective", "full"]
-"""What backward computes anew: nothing; norms, MLA's up-projections and SwiGLU, as V3 does; or all but the input of
-each layer."""
+"""Work that backward repeats: nothing; norms, MLA's up-projections and SwiGLU, as V3 does; or all but each layer's
+input."""
 USABLE = 0.9
 """Share of device memory that a plan fills: the rest is for the allocator, communication buffers and the runtime."""
 
@@ -45,7 +45,7 @@ class ParallelLayout:
 
     @property
     def devices(self) -> int:
-        """How many there are altogether."""
+        """Number of devices."""
         return self.dp * self.pp
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class ParallelLayout:
 
 
 def parse_layout(text: str, devices: int | None) -> ParallelLayout:
-    """Read ``dp=128,ep=64,pp=16``; what is left out is 1, but dp follows from the number of devices where given."""
+    """Read ``dp=128,ep=64,pp=16``. A degree left out is 1, but dp follows from the number of devices where given."""
     degrees: dict[str, int] = {}
     for part in text.split(","):
         name, separator, number = (piece.strip() for piece in part.partition("="))
@@ -62,7 +62,7 @@ def parse_layout(text: str, devices: int | None) -> ParallelLayout:
         if not (number.isascii() and number.isdecimal() and int(number) > 0):
             raise UserError(f"--layout {text}: {name} is a number from 1 up")
         if name in degrees:
-            raise UserError(f"--layout {text}: {name} stands there twice")
+            raise UserError(f"--layout {text}: {name} appears twice")
         degrees[name] = int(number)
     pp = degrees.get("pp", 1)
     if devices is not None and "dp" not in degrees:
@@ -76,22 +76,20 @@ def parse_layout(text: str, devices: int | None) -> ParallelLayout:
 
 
 def check_layout(layout: ParallelLayout, recipe: Recipe) -> None:
-    """Raise UserError, naming every degree that does not divide what it has to."""
-    model, wrong = recipe.model, []
-    if layout.dp % layout.ep:
-        wrong.append(f"ep = {layout.ep} does not divide dp = {layout.dp}")
-    if model.n_routed_experts % layout.ep:
-        wrong.append(f"ep = {layout.ep} does not divide the {model.n_routed_experts} routed experts")
-    if layout.pp > model.num_hidden_layers:
-        wrong.append(f"pp = {layout.pp} is more than the {model.num_hidden_layers} layers")
-    if recipe.train.batch_size % layout.dp:
-        wrong.append(f"dp = {layout.dp} does not divide train.batch_size = {recipe.train.batch_size}")
-    if wrong:
+    """Raise UserError that names every degree that does not divide what it must."""
+    dp, ep, pp = layout.dp, layout.ep, layout.pp
+    experts, layers, batch = recipe.model.n_routed_experts, recipe.model.num_hidden_layers, recipe.train.batch_size
+    checks = (
+        (dp % ep, f"ep = {ep} does not divide dp = {dp}"),
+        (experts % ep, f"ep = {ep} does not divide the {experts} routed experts"),
+        (pp > layers, f"pp = {pp} is more than the {layers} layers"),
+        (batch % dp, f"dp = {dp} does not divide train.batch_size = {batch}"),
+    )
+    if wrong := [message for broken, message in checks if broken]:
         raise UserError(f"--layout {layout}: {'; '.join(wrong)}")
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceMemory:
+class DeviceMemory(NamedTuple):
     """Bytes on the fullest device."""
 
     weights: int
@@ -102,12 +100,8 @@ class DeviceMemory:
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return self.weights + self.master_weights + self.gradients + self.optimizer + self.activations
-
-    def as_json(self) -> dict[str, int]:
-        """As JSON values."""
-        return {**asdict(self), "total": self.total}
+        """Bytes of all of these."""
+        return sum(self)
 
 
 Precision = Literal["bf16", "fp32", "fp8"]
@@ -127,7 +121,7 @@ class Placement:
         self._stages = cache(self._count_stages)
 
     def recompute(self, layout: ParallelLayout) -> Recompute:
-        """As asked; else nothing on one device, as ClearSeek trains, and V3's selection on more."""
+        """The choice given; else nothing on one device, as ClearSeek trains, and V3's selection on more."""
         return self._recompute or ("none" if layout.devices == 1 else "selective")
 
     def memory(self, layout: ParallelLayout) -> DeviceMemory:
@@ -140,14 +134,14 @@ class Placement:
         together = min(train.micro_batch_size or sequences, sequences)
         tokens = together * self.recipe.data.sequence_length
         precision, recompute = precision_of(self.recipe), self.recompute(layout)
-        # Only one process with everything holds several lanes' sums of gradients.
+        # Only a single process holds the sums of several lanes.
         sums = train.held_sums if layout.devices == 1 else 0
         for stage, (experts, rest, layers) in enumerate(self._stages(layout.pp, sums)):
-            # One forward, one backward: the first stage waits longest for its first gradient.
+            # Forward and backward alternate: the first stage waits longest for its first gradient.
             under_way = min(layout.pp - stage, -(-sequences // together))
             kept = sum(activation_bytes(model, layer, precision, recompute) for layer in layers)
             once = 0
-            if recompute == "full":  # one layer's worth comes back while its backward runs
+            if recompute == "full":  # the activations of one layer exist while its backward runs
                 once = tokens * max((activation_bytes(model, each, precision, "none") for each in layers), default=0)
             yield DeviceMemory(
                 weights=experts.weights // layout.ep + rest.weights,
@@ -158,7 +152,7 @@ class Placement:
             )
 
     def _count_stages(self, pp: int, sums: int) -> list[tuple[TrainingMemory, TrainingMemory, tuple[int, ...]]]:
-        """Of every stage: memory of its experts, of everything else, and the layers it has."""
+        """For every stage: memory of the experts, memory of all else, and the layers."""
         model, optimizer = self.recipe.model, self.recipe.optimizer
         first = _first_layers(model.num_hidden_layers, pp)
         held: list[list[TensorSpec]] = [[] for _ in range(pp)]
@@ -166,7 +160,8 @@ class Placement:
             held[_stage(spec, first, model)].append(spec)
 
         def count(specs: list[TensorSpec]) -> TrainingMemory:
-            return memory_of(specs, optimizer.name, precision_of(self.recipe), sums, optimizer.moments)
+            precision = precision_of(self.recipe)
+            return training_memory(model, optimizer.name, precision, sums, optimizer.moments, specs)
 
         return [
             (
@@ -178,42 +173,25 @@ class Placement:
         ]
 
     def best(self, devices: int, budget: float) -> ParallelLayout | None:
-        """Of the layouts over so many devices, the plainest that fits, else the one that takes least memory.
+        """The plainest layout over so many devices that fits, else the one that takes least memory.
 
         None where no layout divides. Plain means few stages, then few ways of spreading experts.
         """
-        fullest: list[tuple[int, ParallelLayout]] = []
-        for layout in self._layouts(devices):
-            total = self.memory(layout).total
-            if total <= budget:
-                return layout
-            fullest.append((total, layout))
-        return min(fullest, key=lambda each: each[0])[1] if fullest else None
+        layouts = [layout for layout in self._layouts() if layout.devices == devices]
+        fits = (layout for layout in layouts if self.memory(layout).total <= budget)
+        return next(fits, None) or min(layouts, key=lambda layout: self.memory(layout).total, default=None)
 
     def least(self, budget: float) -> ParallelLayout | None:
         """The layout with the fewest devices that fits; None where none does."""
-        model, found = self.recipe.model, None
-        copies = _divisors(self.recipe.train.batch_size)
-        for pp in range(1, model.num_hidden_layers + 1):
-            for ep in _divisors(model.n_routed_experts):
-                for dp in copies:
-                    layout = ParallelLayout(dp, ep, pp)
-                    if dp % ep or (found is not None and layout.devices >= found.devices):
-                        continue
-                    if self.memory(layout).total <= budget:
-                        found = layout
-                        break
-        return found
+        layouts = sorted(self._layouts(), key=lambda layout: layout.devices)
+        return next((layout for layout in layouts if self.memory(layout).total <= budget), None)
 
-    def _layouts(self, devices: int) -> Iterator[ParallelLayout]:
+    def _layouts(self) -> Iterator[ParallelLayout]:
+        """Every layout whose degrees divide what they must, the plainest first."""
         model = self.recipe.model
+        copies, ways = _divisors(self.recipe.train.batch_size), _divisors(model.n_routed_experts)
         for pp in range(1, model.num_hidden_layers + 1):
-            dp = devices // pp
-            if devices % pp or self.recipe.train.batch_size % dp:
-                continue
-            for ep in _divisors(model.n_routed_experts):
-                if dp % ep == 0:
-                    yield ParallelLayout(dp, ep, pp)
+            yield from (ParallelLayout(dp, ep, pp) for ep in ways for dp in copies if dp % ep == 0)
 
 
 def _divisors(number: int) -> list[int]:
@@ -234,10 +212,10 @@ def _stage(spec: TensorSpec, first: list[int], model: ModelConfig) -> int:
 
 
 def activation_bytes(model: ModelConfig, layer: int, precision: Precision, recompute: Recompute) -> int:
-    """Bytes kept of one token in one layer: inputs of its matrix products, of attention and of the activation.
+    """Bytes kept of one token in one layer: inputs of the matrix products, of attention and of the activation.
 
-    2 bytes an element, 4 in FP32, and 1 for inputs of FP8 products. Each of the k chosen experts has its own copy of
-    the token and its own row of the middle. Softmax is never kept: attention is computed in blocks.
+    An element takes 2 bytes, 4 in FP32, and 1 as input of an FP8 product. Each of the k chosen experts has its own copy
+    of the token and its own row of the middle. Softmax is never kept: attention is computed in blocks.
     """
     H, heads = model.hidden_size, model.num_attention_heads
     wide = 4 if precision == "fp32" else 2

@@ -1,15 +1,16 @@
-"""What a recipe would cost: operations, memory of each device, hours, dollars, energy; beside what was published.
+"""Cost of a recipe: operations, memory of each device, hours, dollars and energy, beside published figures.
 
 A plan is arithmetic on facts that can be looked up one by one: counts from the dimensions
-(:mod:`clearseek.tensors`), peaks from data sheets (:mod:`~clearseek.plan.hardware`), the share of the peak from
+(:mod:`clearseek.counts`), peaks from data sheets (:mod:`~clearseek.plan.hardware`), the share of the peak from
 published runs (:mod:`~clearseek.plan.calibration`), bytes from a layout (:mod:`~clearseek.plan.placement`).
-Where the recipe is a published model, what its makers say stands beside what this arithmetic says, with the error; the
-run itself takes no part in its own prediction.
+For a published model, the makers' figures are shown beside the plan's, with the error; the run itself takes no part in
+its own prediction.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any, Literal
 
 from clearseek.config import Recipe
@@ -31,24 +32,24 @@ from clearseek.plan.placement import (
 from clearseek.plan.published import PublishedRun, match
 
 SMALL = 1e9
-"""Activated parameters below which no run that utilisation is fitted on lies; small models keep devices less busy."""
+"""Least activated parameters of the runs that utilisation is fitted on; smaller models keep devices less busy."""
 LEFT_OUT = (
     "earlier research, ablations and failed runs",
     "data: collection, cleaning, licences",
     "context extension and post-training",
     "staff, storage, network; buying the devices (only their rent is in)",
 )
-"""What no line of a plan contains."""
+"""Costs that no line of a plan contains."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line may set; None takes the default that the field's text says."""
+    """Options of a plan; None takes the default that the field's text gives."""
 
     hardware: str | None = None
     """Name of a device (default: the published run's, else an H100)."""
     devices: int | None = None
-    """How many (default: the published run's number, else the least that hold the model)."""
+    """Number of devices (default: the published run's number, else the least that hold the model)."""
     utilisation: float | None = None
     """Share of the BF16 peak (default: fitted on published runs)."""
     dollars_per_hour: float = DOLLARS_PER_HOUR
@@ -58,38 +59,40 @@ class Options:
     layout: str | None = None
     """Degrees of parallelism, such as ``dp=128,ep=64,pp=16`` (default: the plainest that fits)."""
     recompute: Recompute | None = None
-    """What backward computes anew (default: nothing on one device, V3's selection on more)."""
+    """Work that backward repeats (default: nothing on one device, V3's selection on more)."""
     kg_per_kwh: float | None = None
-    """Intensity of the grid (default: emissions are not estimated)."""
+    """CO2e of a kWh from the grid (default: emissions are not estimated)."""
 
     def check(self) -> None:
-        """Raise UserError for a number that cannot be."""
-        wrong = []
-        if self.devices is not None and self.devices < 1:
-            wrong.append(f"--gpus {self.devices}: use a number from 1 up")
-        if self.utilisation is not None and not 0.001 <= self.utilisation <= 1:
-            wrong.append(f"--utilisation {self.utilisation:g}: a share from 0.001 to 1, such as 0.4")
-        if self.tokens is not None and not 1 <= self.tokens <= 1e18:
-            wrong.append(f"--tokens {self.tokens:g}: use a number from 1 to 1e18, such as 14.8e12")
-        for option, value, most in (("--price", self.dollars_per_hour, 1e6), ("--grid", self.kg_per_kwh, 100.0)):
-            if value is not None and not 0 <= value <= most:
-                wrong.append(f"{option} {value:g}: use a number from 0 to {most:g}")
+        """Raise UserError that names every number out of range."""
+        allowed = (
+            ("--gpus", self.devices, 1, inf, "use a number from 1 up"),
+            ("--utilisation", self.utilisation, 0.001, 1, "a share from 0.001 to 1, such as 0.4"),
+            ("--tokens", self.tokens, 1, 1e18, "use a number from 1 to 1e18, such as 14.8e12"),
+            ("--price", self.dollars_per_hour, 0, 1e6, "use a number from 0 to 1e+06"),
+            ("--grid", self.kg_per_kwh, 0, 100, "use a number from 0 to 100"),
+        )
+        wrong = [
+            f"{option} {value:g}: {cure}"
+            for option, value, least, most, cure in allowed
+            if value is not None and not least <= value <= most
+        ]
         if wrong:
             raise UserError("; ".join(wrong))
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Whether the model fits."""
+    """Layout of a plan, and whether the model fits."""
 
     layout: ParallelLayout
     recompute: Recompute
     device: DeviceMemory
-    """On the fullest device."""
+    """Bytes on the fullest device."""
     usable: int
     """Bytes of a device that a plan fills."""
     least: ParallelLayout | None
-    """The layout with the fewest devices that fits, where this one does not; None where it does or none does."""
+    """Layout with the fewest devices that fits, where `layout` does not; None where `layout` fits or nothing does."""
 
     @property
     def fits(self) -> bool:
@@ -103,7 +106,7 @@ class Comparison:
 
     run: PublishedRun
     used: float
-    """Utilisation of the prediction."""
+    """Utilisation that the prediction is made with."""
     hours: float
     """Predicted device hours of pre-training."""
     dollars_per_hour: float
@@ -136,7 +139,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that the command says."""
+    """A recipe's costs."""
 
     name: str
     count: ParameterCount
@@ -148,19 +151,19 @@ class Plan:
     hardware: Hardware
     precision: Literal["bf16", "fp8"]
     used: float
-    """Utilisation that hours are computed with."""
+    """Utilisation that the hours are computed with."""
     constant: Constant | None
-    """Where it comes from; None if the user gave it."""
+    """Fit that the utilisation comes from; None where the user gave it."""
     cost: Cost
     hours_range: tuple[float, float] | None
-    """Hours at the highest and the lowest utilisation behind the constant."""
+    """Device hours at the highest and the lowest utilisation behind the constant."""
     dollars_per_hour: float
     memory: MemoryPlan
     published: Comparison | None
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """Why this plan may be further off than the validation says."""
+        """Reasons why this plan may be further off than the validation says."""
         said = []
         if self.constant and self.count.activated < SMALL:
             said.append(
@@ -208,7 +211,7 @@ class Plan:
                 "layout": asdict(memory.layout),
                 "devices": memory.layout.devices,
                 "recompute": memory.recompute,
-                "bytes_on_the_fullest_device": memory.device.as_json(),
+                "bytes_on_the_fullest_device": {**memory.device._asdict(), "total": memory.device.total},
                 "usable_bytes": memory.usable,
                 "fits": memory.fits,
                 "least": None if memory.least is None else {**asdict(memory.least), "devices": memory.least.devices},
@@ -218,7 +221,7 @@ class Plan:
 
 
 def make_plan(recipe: Recipe, options: Options = Options()) -> Plan:
-    """Plan a recipe. Raises UserError for options that cannot be, naming each."""
+    """Plan a recipe. Raises UserError that names every option out of range."""
     options.check()
     count = count_parameters(recipe.model)
     run = match(count)
@@ -226,9 +229,9 @@ def make_plan(recipe: Recipe, options: Options = Options()) -> Plan:
     precision = precision_of(recipe)
     if precision == "fp32":
         raise UserError('a plan knows what devices do in BF16 and FP8, not in FP32: --set train.precision="bf16"')
-    hardware.peak(precision)  # which must be there, though utilisation is of the BF16 peak in either case
+    hardware.peak(precision)  # refuses a device without the precision; utilisation is of the BF16 peak in either case
     length = recipe.data.sequence_length
-    tokens = options.tokens or float(recipe.train.steps * recipe.train.batch_size * length)
+    tokens = options.tokens or float(recipe.tokens)
     rough = six_nd(count.activated_without_embedding, tokens)
     constant = None if options.utilisation else calibrate(hardware.architecture, precision, without=run)
     used = options.utilisation or (constant.value if constant else 1.0)
@@ -256,7 +259,7 @@ def make_plan(recipe: Recipe, options: Options = Options()) -> Plan:
 def _compare(
     run: PublishedRun, count: ParameterCount, precision: Literal["bf16", "fp8"], options: Options
 ) -> Comparison:
-    """The published run as the planner would have planned it: its tokens, its device, the recipe's dimensions."""
+    """The published run as the planner predicts it, from its tokens and device and the recipe's dimensions."""
     used = options.utilisation or calibrate(run.hardware.architecture, precision, without=run).value
     flops = six_nd(count.activated_without_embedding, run.tokens)
     return Comparison(run, used, gpu_hours(flops, run.hardware.bf16, used), options.dollars_per_hour)
@@ -265,9 +268,8 @@ def _compare(
 def _memory(recipe: Recipe, options: Options, hardware: Hardware, run: PublishedRun | None) -> MemoryPlan:
     placement = Placement(recipe, options.recompute)
     usable = int(USABLE * hardware.memory)
-    devices = options.devices
-    if devices is None and options.layout is None and run is not None:
-        devices = run.devices
+    published = run.devices if run and options.layout is None else None
+    devices = options.devices if options.devices is not None else published
     layout: ParallelLayout | None
     if options.layout is not None:
         layout = parse_layout(options.layout, devices)

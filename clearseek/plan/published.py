@@ -1,10 +1,9 @@
-"""Training runs whose cost was published: what the planner is measured against.
+"""Training runs whose cost was published, which the planner is measured against.
 
-Each entry is what the publisher says, with the place where it says it. A run is in here only if its activated
-parameters, tokens, device and device hours are all published; where hours follow from a published rate or from days on
-a number of devices, `derived` says how. The one constant of a plan is fitted on them
-(:mod:`clearseek.plan.calibration`), each run being predicted by a constant that has not seen it; a recipe meets its
-run by its exact parameter counts.
+Each entry is the publisher's word, with its source. A run is listed only if activated parameters, tokens, device and
+device hours are all published; where hours follow from a published rate or from days on a number of devices, `derived`
+says how. The one constant of a plan is fitted on these runs (:mod:`clearseek.plan.calibration`); a recipe is matched to
+a run by exact parameter counts.
 """
 
 from __future__ import annotations
@@ -28,31 +27,31 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class PublishedRun:
-    """One pre-training run."""
+    """One published pre-training run."""
 
     name: str
     activated: float
-    """Parameters that a token visits, as published; all of them in a dense model."""
+    """Parameters that a token visits, as published; all parameters of a dense model."""
     tokens: float
     """Tokens of pre-training, as published."""
     device: str
-    """Its name in :data:`~clearseek.plan.hardware.DEVICES`."""
+    """Name of the device in :data:`~clearseek.plan.hardware.DEVICES`."""
     hours: float
     """Device hours of pre-training."""
     precision: Literal["bf16", "fp8", "unstated"]
-    """What the matrix products were in."""
+    """Precision of the matrix products."""
     source: str
-    """Where it stands."""
+    """Publication of these figures."""
     derived: str = ""
-    """How the hours follow from what is printed, where they are not printed themselves."""
+    """Derivation of the hours, where they are not printed themselves."""
     devices: int | None = None
-    """How many there were at a time, where published."""
+    """Number of devices, where published."""
     exact: tuple[int, int] | None = None
     """Total and activated parameters counted from shapes, by which a recipe is recognised."""
     later: tuple[Stage, ...] = ()
-    """What came after pre-training."""
+    """Stages after pre-training."""
     leaves_out: str = ""
-    """What the publisher says its figures do not contain."""
+    """Costs that the publisher says are not in these figures."""
 
     @property
     def hardware(self) -> Hardware:
@@ -66,7 +65,7 @@ class PublishedRun:
 
     @property
     def utilisation(self) -> float:
-        """The share of the BF16 peak that the published hours mean."""
+        """Share of the BF16 peak that the published hours imply."""
         return utilisation(self.flops, self.hours, self.hardware.bf16)
 
     @property
@@ -121,9 +120,9 @@ RUNS: tuple[PublishedRun, ...] = (
                  later=(Stage("context extension", 119_000), Stage("post-training", 5_000)),
                  leaves_out="earlier research and ablations on architectures, algorithms and data"),
 )  # fmt: skip
-"""All of them, by device and age."""
+"""The published runs, by device and age."""
 
 
 def match(count: ParameterCount) -> PublishedRun | None:
-    """The published run of a model with exactly these parameters, if there is one."""
+    """The published run of a model with exactly these parameters, or None."""
     return next((run for run in RUNS if run.exact == (count.total, count.activated)), None)

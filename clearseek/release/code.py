@@ -1,10 +1,10 @@
-"""What decides the bits of a run: the modules that the trainer imports, and no others.
+"""Code that decides the bits of a run: the modules that the trainer imports, and no others.
 
-Two versions of ClearSeek train to the same bits on the same machine if these files are the same, whatever became of
-command line, server or audit. A release carries their list and one hash of it. The imports are read from the sources
-and nothing is run: those at the top of a file, those inside functions, and modules that are named in a text, as the
-choice of an FP8 backend names them. Imports for type checkers alone do not count, and neither does the package's own
-``__init__.py``, which only says what it is called.
+Two versions of ClearSeek train to the same bits on the same machine if these files are the same, whatever changed in
+command line, server or audit. A release carries their list and one hash of the list. Imports are read from the sources,
+and nothing is run: imports at the top of a file, inside functions, and of modules named in a string, as the choice of
+an FP8 backend names them. Imports for type checkers alone do not count, nor does the package's own ``__init__.py``,
+which only lists names.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from clearseek.errors import UserError
 ROOTS: Final = ("clearseek.train.trainer", "clearseek.train.pretrain")
 FORMAT: Final = "clearseek-code-1"
 CODE: Final = "training/code.json"
-"""Where a release has the list."""
+"""Path of the list in a release."""
 
 
 def package_sources() -> dict[str, bytes]:
-    """Path below the package's parent, such as ``clearseek/train/step.py`` -> source, of this ClearSeek."""
+    """Sources of this ClearSeek, by path such as ``clearseek/train/step.py``."""
     package = Path(clearseek.__file__).parent
     return {
         path.relative_to(package.parent).as_posix(): path.read_bytes()
@@ -36,9 +36,9 @@ def package_sources() -> dict[str, bytes]:
 
 
 def trainers_code(sources: Mapping[str, bytes]) -> dict[str, str]:
-    """Path -> SHA-256 of every source that the trainer imports, directly or not, by path.
+    """SHA-256 of every source that the trainer imports, directly or not, by path.
 
-    Raises UserError where there is no such trainer, or a source is no Python.
+    Raises UserError where the trainer is missing or a source is not Python.
     """
     modules = {_module(path): path for path in sources}
     missing = [root for root in ROOTS if root not in modules]
@@ -56,12 +56,12 @@ def trainers_code(sources: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def code_hash(files: Mapping[str, str]) -> str:
-    """SHA-256 that stands for the files of :func:`trainers_code`: of their canonical JSON."""
+    """SHA-256 of the canonical JSON of the result of :func:`trainers_code`."""
     return hashlib.sha256(json.dumps(files, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def code_list(files: Mapping[str, str]) -> dict[str, Any]:
-    """The list as a release carries it."""
+    """Content of :data:`CODE`."""
     return {"format": FORMAT, "sha256": code_hash(files), "files": dict(files)}
 
 
@@ -70,7 +70,7 @@ def _module(path: str) -> str:
 
 
 def _imports(path: str, source: bytes, modules: Mapping[str, str]) -> Iterator[str]:
-    """Modules of the package that one of them imports, with the packages around them."""
+    """Yield the modules of the package that one of its files imports, with the packages around them."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -85,7 +85,7 @@ def _imports(path: str, source: bytes, modules: Mapping[str, str]) -> Iterator[s
 
 
 def _named(tree: ast.AST, path: str) -> Iterator[str]:
-    """Names of modules, or of things in them, that may be imported; ``package.*`` for all of a package."""
+    """Yield names of modules, or of their members, that may be imported; ``package.*`` for all of a package."""
     package = path.split("/")[:-1]
     for node in _nodes(tree):
         if isinstance(node, ast.Import):
@@ -103,7 +103,7 @@ def _named(tree: ast.AST, path: str) -> Iterator[str]:
 
 
 def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those of blocks that only a type checker reads."""
+    """Yield all nodes but those of blocks for type checkers alone."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()

@@ -1,4 +1,4 @@
-"""What a release is made from: the run, its data and its evaluation, read and refused before anything is written."""
+"""Parts of a release: run, data and evaluation, read and checked before anything is written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from clearseek.train.transcript import RunRecord, check_transcript, hasher
 
 @dataclass(frozen=True)
 class Made:
-    """What a release was made from; the documents are written from it."""
+    """Parts that a release and its documents are made from."""
 
     name: str
     recipe: Recipe
@@ -31,17 +31,17 @@ class Made:
     dtype: str
     evaluation: dict[str, Any]
     steps: tuple[int, ...]
-    """Steps of the checkpoints."""
+    """Steps that have a checkpoint."""
     seconds: float
-    """Seconds that training took, by the metrics; 0 where they are missing."""
+    """Seconds of training by the metrics, or 0 without metrics."""
     provider: str = ""
-    """Publisher, with a contact; only the publisher knows it."""
+    """Publisher and contact, or an empty string."""
     languages: str = ""
-    """Languages of the data; only the publisher knows them."""
+    """Languages of the data, or an empty string."""
 
 
 def gather(run: Run, data: Path, dtype: str, name: str) -> Made:
-    """Read everything, and refuse what would make a release that fails its own audit."""
+    """Read all parts. Raises UserError for a part that would make a release fail its own audit."""
     recipe = run.read_recipe()
     if is_imported(run):
         raise UserError(
@@ -49,7 +49,7 @@ def gather(run: Run, data: Path, dtype: str, name: str) -> Made:
             f"{command('export', run.root, 'OUT')}, or release a run that was trained here"
         )
     transcript = check_transcript(run.transcript)
-    settle_numerics(recipe.train.threads, "cpu")  # what follows computes figures that others must get to the bit
+    settle_numerics(recipe.train.threads, "cpu")  # others must get the following figures to the bit
     reached = transcript.begin + len(transcript.steps)
     if reached < recipe.train.steps:
         raise UserError(
@@ -70,7 +70,7 @@ def gather(run: Run, data: Path, dtype: str, name: str) -> Made:
 
 
 def _evaluate(run: Run, recipe: Recipe, data: Path, manifest: Manifest, transcript: RunRecord) -> dict[str, Any]:
-    """Held-out bits of every window, in FP32 from the last checkpoint, whose hash must be the transcript's."""
+    """Evaluate every held-out window in FP32 from the last checkpoint, whose hash must be the transcript's."""
     saved = checkpoint.load(checkpoint.find(run.checkpoints, recipe.train.steps), checkpoint.MODEL)
     found = hasher(transcript.version)([*saved.tensors["weights"].items(), *saved.tensors["buffers"].items()])
     if found != transcript.steps[-1].weights_sha256:
@@ -95,7 +95,7 @@ def _evaluate(run: Run, recipe: Recipe, data: Path, manifest: Manifest, transcri
 
 
 def _training_seconds(metrics: Path, recipe: Recipe) -> float:
-    """Seconds that the steps took, evaluations and checkpoints left out; 0 without metrics."""
+    """Seconds of the steps, evaluations and checkpoints left out; 0 without metrics."""
     tokens = recipe.train.batch_size * recipe.data.sequence_length
     rates = [line["tokens_per_second"] for line in read_metrics(metrics) if line.get("tokens_per_second")]
     return len(rates) * tokens / median(rates) if rates else 0.0

@@ -1,8 +1,8 @@
-"""Release: a Hugging Face repository that carries all that made the model, so that anyone can make it again.
+"""Release: a Hugging Face repository that carries all that made a model, so that anyone can make it again.
 
-Weights, tokenizer and card, as everywhere; and the training code, the recipe, the software versions, the tokens and
-how they were made, the transcript, the checkpoints with optimiser state, the evaluation with raw results; a manifest
-with one number over all of it, and a signature. What is written is computed from the run, never typed.
+Beside weights, tokenizer and card, a release has the training code, the recipe, the software versions, the tokens and
+their making, the transcript, the checkpoints with optimiser state, the evaluation with raw results, a manifest with one
+hash over all of these, and a signature. Everything is computed from the run, never typed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from clearseek.audit.audit import audit_release
 from clearseek.audit.read.source import Folder
 from clearseek.audit.render.exports import as_cyclonedx
@@ -24,26 +22,24 @@ from clearseek.audit.render.spdx import as_spdx
 from clearseek.errors import UserError
 from clearseek.evaluate.logits import as_json, prompt_logits
 from clearseek.files import atomic_folder, remove_unfinished
-from clearseek.hub.write import export_hf
+from clearseek.hub.write import DTYPES, export_hf, export_scales
 from clearseek.release import documents
 from clearseek.release.code import CODE, code_list, package_sources, trainers_code
 from clearseek.release.gather import Made, gather
 from clearseek.release.source_archive import environment_lock, source_archive
-from clearseek.signing import manifest as listing
+from clearseek.signing import manifest as manifests
 from clearseek.signing.folder import sign_folder
 from clearseek.signing.keys import PrivateKey
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.run import Run
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}
-
 _GIT = b"""* -text
 *.safetensors filter=lfs diff=lfs merge=lfs -text
 *.bin filter=lfs diff=lfs merge=lfs -text
 *.gz filter=lfs diff=lfs merge=lfs -text
 """
-"""git must not change line ends, which are part of every hash; the hub keeps large files apart."""
+"""Content of .gitattributes: no change of line ends, which are part of every hash; large files apart, on the hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +47,13 @@ class ReleaseSummary:
     """A release that was written."""
 
     out: Path
+    """Folder of the release."""
     files: int
+    """Number of files in the manifest."""
     bytes: int
+    """Bytes of these files."""
     root: str
-    """Merkle root over all files."""
+    """Merkle root over these files."""
     fingerprint: str
     """Fingerprint of the signing key, or an empty string."""
 
@@ -75,16 +74,16 @@ def make_release(
     Args:
         run: The run.
         out: Folder to make; it must not exist.
-        data: The run's data, where they are not in its folder.
+        data: Folder of the run's data, where it is not in the run's folder.
         key: Private key to sign with.
         dtype: Type of the exported weights: ``bf16``, ``fp32`` or ``fp8``. Checkpoints are always FP32.
-        name: Name of the model; by default the folder's.
-        provider: Who publishes it, with a contact, for the card and the AI Act's summary.
+        name: Name of the model; by default the name of `out`.
+        provider: Publisher and contact, for the card and the AI Act's summary.
         languages: Languages of the data, for that summary.
-        say: Called with a line for each stage.
+        say: Called with each stage in words.
 
     Raises:
-        UserError: the run is not finished or not sound, data were changed, `out` exists or lies in the run.
+        UserError: the run is unfinished or unsound, its data were changed, or `out` exists or lies in the run.
     """
     out, folder = Path(out), run.data if data is None else Path(data)
     if data is None and run.begun and not folder.is_dir():
@@ -104,36 +103,34 @@ def make_release(
         _write(place / "code" / archive, content)
         _write_json(place / CODE, code_list(trainers_code(package_sources())))
         for path, text in documents.all_documents(made, place).items():
-            _write(place / path, text.encode("utf-8"))
+            _write(place / path, text)
         _licences(place, made)
         _write(place / ".gitattributes", _GIT)
         say("hashing every file, and signing")
-        manifest = listing.build(place, known=_bills(place, made))
-        _write(place / listing.MANIFEST, manifest.to_bytes())
+        manifest = manifests.build(place, known=_bills(place, made))
+        _write(place / manifests.MANIFEST, manifest.to_bytes())
         if key is not None:
             sign_folder(place, key)
-    fingerprint = "" if key is None else key.public.fingerprint
     size = sum(entry.size for entry in manifest.files)
-    return ReleaseSummary(out, len(manifest.files), size, manifest.root, fingerprint)
+    return ReleaseSummary(out, len(manifest.files), size, manifest.root, key.public.fingerprint if key else "")
 
 
 def _refuse_place(out: Path, run: Run, data: Path) -> None:
-    """A release stands by itself: not in the run that it is copied from, and not in another release."""
+    """Raise UserError for a folder that exists, or lies in the run, its data or another release."""
     if out.exists():
         raise UserError(f"{out}: exists: choose a new folder for the release")
     above = list(out.resolve().parents)
     if run.root.resolve() in above or data.resolve() in above:
         raise UserError(f"{out}: lies in the run that it would be copied from: choose a folder elsewhere")
-    inside = next((parent for parent in above if (parent / listing.MANIFEST).is_file()), None)
+    inside = next((parent for parent in above if (parent / manifests.MANIFEST).is_file()), None)
     if inside is not None:
         raise UserError(f"{out}: lies in the release {inside}, which it would break: choose a folder elsewhere")
 
 
 def _weights(run: Run, place: Path, made: Made) -> None:
     model, _ = run.load_model()
-    powers = made.recipe.train.precision == "fp8" and made.recipe.fp8.scales == "power-of-two"
-    scales = "power-of-two" if powers else "float"
-    export_hf(model.state_dict(), made.recipe.model, run.tokenizer, place, DTYPES[made.dtype], scales=scales)  # type: ignore[arg-type]
+    recipe = made.recipe
+    export_hf(model.state_dict(), recipe.model, run.tokenizer, place, DTYPES[made.dtype], scales=export_scales(recipe))
 
 
 def _training(run: Run, place: Path, made: Made) -> None:
@@ -141,13 +138,12 @@ def _training(run: Run, place: Path, made: Made) -> None:
     for path in (run.recipe, run.transcript, run.metrics):
         if path.is_file():
             _write(place / "training" / path.name, path.read_bytes())
-    _write(place / "training" / "requirements.lock", environment_lock().encode())
+    _write(place / "training" / "requirements.lock", environment_lock())
     environment = json.dumps(made.transcript.header["environment"], indent=1, sort_keys=True) + "\n"
-    _write(place / "training" / "environment.json", environment.encode())
+    _write(place / "training" / "environment.json", environment)
     for step in made.steps:
         source = checkpoint.find(run.checkpoints, step)
-        problems = checkpoint.find_problems(source)
-        if problems:
+        if problems := checkpoint.find_problems(source):
             raise UserError("\n".join(problems))
         _copy(source, place / "checkpoints" / source.name)
     for folder in (run.parent, *(run.parent.iterdir() if run.parent.is_dir() else ())):
@@ -158,7 +154,7 @@ def _training(run: Run, place: Path, made: Made) -> None:
 
 
 def _licences(place: Path, made: Made) -> None:
-    """Texts: Apache-2.0 over all that ClearSeek's user made, and the sources' own over the data."""
+    """Licence texts: Apache-2.0 for the model, and those of the sources for the data."""
     texts = files("clearseek.licences") / "texts"
     _write(place / "LICENSE", (texts / "Apache-2.0.txt").read_bytes())
     for licence in made.data.licences:
@@ -168,12 +164,12 @@ def _licences(place: Path, made: Made) -> None:
 
 
 def _bills(place: Path, made: Made) -> dict[str, str]:
-    """Bills of materials: files with hashes, packages, licences; findings are for the reader's own audit to say.
+    """Write bills of materials: files with hashes, packages, licences. Returns the hashes of all files but the bills.
 
-    Returns the hashes of all files but the bills.
+    Findings are left to the reader's own audit.
     """
     source = Folder(place)
-    source.hashes.update({entry.path: entry.sha256 for entry in listing.build(place).files})
+    source.hashes.update({entry.path: entry.sha256 for entry in manifests.build(place).files})
     found = replace(audit_release(source, made.name), subject=made.name)
     for name, render in (("bom.cdx.json", as_cyclonedx), ("bom.spdx.json", as_spdx)):
         _write_json(place / name, render(found, findings=False))
@@ -181,7 +177,7 @@ def _bills(place: Path, made: Made) -> dict[str, str]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A folder of plain files; the first that cannot be copied raises OSError. Strays of the system are left out."""
+    """Copy a folder of plain files, without those that an operating system left."""
     target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.is_file() and not system_file(path.name):
@@ -189,9 +185,9 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    _write(path, (json.dumps(value, indent=1) + "\n").encode("utf-8"))
+    _write(path, json.dumps(value, indent=1) + "\n")
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)

@@ -1,4 +1,4 @@
-"""Publishing a release: one commit with every file, to a model repository of the Hugging Face hub."""
+"""Publication of a release: one commit with every file, to a model repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,31 +13,20 @@ REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}
 
 
 def check_push(repo: str) -> None:
-    """Whether `repo` is a name that can be pushed to, and somebody is signed in.
-
-    To be asked before the work is done, not after. Raises UserError.
-    """
+    """Raise UserError unless `repo` is a repository's name and a user is signed in; called before the work begins."""
     if not REPOSITORY.fullmatch(repo):
         raise UserError(f"--push {repo}: give the repository as owner/name")
     hub = library()
     if not hub.get_token():
-        raise UserError("--push: nobody is signed in: set HF_TOKEN, or run: hf auth login")
+        raise UserError("--push: no user is signed in: set HF_TOKEN, or run: hf auth login")
     ask(repo, lambda: hub.HfApi().whoami())
 
 
 def push(folder: Path, repo: str, private: bool = False) -> str:
-    """Upload a release as one commit; the repository is made where there is none.
+    """Upload a release as one commit to the repository `repo` (``owner/name``), made where it does not exist.
 
-    Args:
-        folder: The release.
-        repo: ``owner/name``.
-        private: Whether a repository that is made here is for its owner alone.
-
-    Returns:
-        The commit.
-
-    Raises:
-        UserError: the hub refused or could not be reached; the release stays as it is.
+    A repository that is made is its owner's alone if `private`. Returns the commit's id. Raises UserError where the hub
+    refuses or cannot be reached; the release stays as it is.
     """
     api = library().HfApi()
     try:

@@ -1,7 +1,7 @@
-"""The source that made a release, as one archive with the same bytes every time.
+"""Archive of the source that made a release, with the same bytes every time.
 
-Names sorted, owners and clocks left out, one compression level: whoever packs the same files gets the same archive,
-so its hash stands for the code. It holds what ``pip install`` needs and no more.
+Names are sorted, owners and times left out, the compression level fixed: the same files give the same archive, so the
+archive's hash stands for the code. The archive holds what ``pip install`` needs and no more.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _KEPT: Final = (".py", ".toml", ".md", ".txt", ".typed", ".png", ".jinja")
 
 
 def source_files(root: Path = ROOT) -> list[Path]:
-    """The files of the source, sorted by path. Raises UserError where ClearSeek runs without its source tree."""
+    """Files of the source, sorted by path. Raises UserError where ClearSeek runs without its source tree."""
     if not (root / "pyproject.toml").is_file():
         raise UserError(
-            "a release carries ClearSeek's source, and this installation has none: install from a checkout with "
+            "a release carries ClearSeek's source, which this installation lacks: install from a checkout with "
             "pip install -e ."
         )
     found = [root / name for name in FILES if (root / name).is_file()]
@@ -49,7 +49,7 @@ def source_archive(root: Path = ROOT) -> tuple[str, bytes]:
 
 
 def _gzip(data: bytes) -> bytes:
-    """A gzip file without a clock and a name in it."""
+    """A gzip file without time and name."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     body = packer.compress(data) + packer.flush()
     head = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff"
@@ -57,7 +57,7 @@ def _gzip(data: bytes) -> bytes:
 
 
 def environment_lock() -> str:
-    """Every installed package with its exact version, in pip's form; ClearSeek itself comes from the archive."""
+    """Installed packages with their exact versions, in pip's form; ClearSeek itself comes from the archive."""
     found = {dist.metadata["Name"].lower().replace("_", "-"): dist.version for dist in distributions()}
     found.pop("clearseek", None)
     return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()))

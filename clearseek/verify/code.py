@@ -1,4 +1,4 @@
-"""Is the code that trains here the release's? The list of what decides bits, against the archive and this ClearSeek."""
+"""Comparison of the code that trains here with the release's: its list, its archive, and this ClearSeek."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _LONGEST_SOURCE: Final = 10_000_000
 
 
 def other_code(root: Path) -> str:
-    """What is other about what trains here than about what trained the release; empty where it is the same.
+    """Differences between the code that trains here and the release's, in words, or an empty string.
 
-    Raises UserError where the list is not of the code that the release carries, OtherVersionError where it is of a
-    format that this version does not know.
+    Raises UserError where the list is not of the code that the release carries, OtherVersionError where the list's
+    format is unknown to this version.
     """
     published = archived_sources(root)
     if not published:
-        return "there is no source archive in code/"
+        return "the release has no source archive in code/"
     if not (root / CODE).is_file():
-        return f"it has no {CODE}, as before ClearSeek 0.2"
+        return f"the release has no {CODE}, as before ClearSeek 0.2"
     listed = strict_json((root / CODE).read_bytes(), CODE)
     if listed.get("format") != FORMAT:
         raise OtherVersionError(f"{CODE}: format {listed.get('format')!r:.60}: this version reads {FORMAT}")

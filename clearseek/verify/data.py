@@ -1,8 +1,8 @@
-"""Verify the data: the tokens are those that the transcript names, of the documents that are listed; made anew, too.
+"""Verification of the data: the tokens are those of the transcript, of the documents listed, made by the recipe.
 
-Three steps, each stronger. Every file has the manifest's hash, the list of documents makes the manifest's counts and
-fingerprint, and the transcript names it. The documents are read out of the shards again, so the list's hashes are of
-these tokens. And where the source is at hand, documents, tokenizer and shards are made again from it.
+Three steps, each stronger. Every file has the manifest's hash, the list of documents gives the manifest's counts and
+fingerprint, and the transcript names the fingerprint. The documents read out of the shards have the list's hashes. And
+where the source is at hand, documents, tokenizer and shards are made again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.data.decode import check_documents
 from clearseek.data.manifest import Manifest, check_files, read_manifest
 from clearseek.data.shards import prepare_data
@@ -24,13 +24,13 @@ from clearseek.verify.rows import MachineError, attempted
 
 _PLACE: Final = Evidence("data/manifest.json")
 _ALL_TOKENS: Final = 200_000_000
-"""Tokens up to which every document is read again; of more, a share that the nonce chooses."""
+"""Tokens up to which every document is read again; of larger data, a share that the nonce chooses."""
 _NOT_COMPARED: Final = frozenset(("versions", "config", "remarks"))
-"""Of the manifest: what may differ where the data do not."""
+"""Keys of the manifest that may differ where the data are the same."""
 
 
 def data_rows(release: Release, nonce: str, read_sources: bool) -> Iterator[Row]:
-    """What was found of the data."""
+    """Rows of the three steps; the first that fails ends them."""
     row = attempted(ask.VERIFY_DATA, lambda: _named(release), _PLACE)
     yield row
     if row.answer != "yes":
@@ -46,9 +46,8 @@ def _named(release: Release) -> Row:
     if stated != manifest.fingerprint:
         reason = f"the transcript names {stated!r:.80}, and the data are {manifest.fingerprint}"
         return ask.VERIFY_DATA.no(Grade.CLAIMED, reason, _PLACE)
-    return ask.VERIFY_DATA.yes(
-        Grade.CHECKED, f"{len(manifest.files)} files, fingerprint {manifest.fingerprint}", _PLACE
-    )
+    reason = f"{len(manifest.files)} files, fingerprint {manifest.fingerprint}"
+    return ask.VERIFY_DATA.yes(Grade.CHECKED, reason, _PLACE)
 
 
 def _documents(release: Release, nonce: str) -> Row:
@@ -64,7 +63,7 @@ def _documents(release: Release, nonce: str) -> Row:
 
 
 def _chosen(nonce: str, tokens: int) -> Callable[[int], bool]:
-    """Which documents to read again."""
+    """Whether to read the document of a number again."""
     limit = min(1.0, _ALL_TOKENS / max(tokens, 1)) * 2**64
 
     def wanted(number: int) -> bool:
@@ -76,10 +75,10 @@ def _chosen(nonce: str, tokens: int) -> Callable[[int], bool]:
 def _rebuilt(release: Release, read_sources: bool) -> Row:
     recipe = release.recipe
     if recipe.data.source != "python-stdlib" and not read_sources:
-        what = f"its source ({recipe.data.source}) is elsewhere"
-        return ask.VERIFY_DATA_REBUILT.unknown(
-            Grade.PRESENT, f"{what}; --read-sources lets the recipe name files to read here"
+        reason = (
+            f"the source ({recipe.data.source}) is elsewhere; --read-sources reads files here that the recipe names"
         )
+        return ask.VERIFY_DATA_REBUILT.unknown(Grade.PRESENT, reason)
     theirs = read_manifest(release.data)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -95,13 +94,14 @@ def _rebuilt(release: Release, read_sources: bool) -> Row:
         for key, value in theirs.versions.items()
         if made.versions.get(key) != value
     ]
-    why = f"this machine differs: {', '.join(changed)}" if changed else "with the same versions"
-    answer: Answer = "unknown" if changed else "no"
-    reason = f"what came out differs in {', '.join(differing)}; {why}"
-    return ask.VERIFY_DATA_REBUILT.answer(answer, Grade.PRESENT if changed else Grade.CLAIMED, reason, _PLACE)
+    reason = f"what was made differs in {', '.join(differing)}"
+    if changed:
+        reason += f"; this machine differs: {', '.join(changed)}"
+        return ask.VERIFY_DATA_REBUILT.unknown(Grade.PRESENT, reason, _PLACE)
+    return ask.VERIFY_DATA_REBUILT.no(Grade.CLAIMED, f"{reason}; with the same versions", _PLACE)
 
 
 def _differing(made: Manifest, theirs: Manifest) -> list[str]:
-    """Keys of the manifest whose values are not the same."""
+    """Keys of the manifest whose values differ."""
     ours: dict[str, Any] = made.model_dump()
     return [key for key, value in theirs.model_dump().items() if key not in _NOT_COMPARED and ours[key] != value]

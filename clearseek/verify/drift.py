@@ -1,11 +1,11 @@
-"""Honest drift: how far apart two runs of the same steps end when only rounding differs.
+"""Honest drift: the distance between two runs of the same steps that differ in rounding alone.
 
-Another kind of machine adds in another order, so its bits are not the release's, and equality proves nothing. But how
-much rounding alone can do is measurable where one is: train the segment several times more, from weights changed in
-their last places. How far the published run lies from ours, in every number of its lines and every tensor of its
-checkpoint, is then set against the farthest of these. How fine the band is depends on how long the segment is and how
-far training has got; docs/notebook.md, "Honest drift", says what it finds and what it lets pass. So it is no
-re-execution to the bit, and never said to be one.
+Another kind of machine adds in another order, so its bits are not the release's, and equality cannot be asked for. But
+the effect of rounding can be measured on the spot: train the segment several times more, from weights changed in their
+last places. The distance of the published run from ours, in every number of its lines and every tensor of its
+checkpoint, is then set against the farthest of these. The width of the band depends on the segment's length and on how
+far training has got; docs/notebook.md, "Honest drift", says what it finds and what it lets pass. So the comparison is
+not a re-execution to the bit, and never called one.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from clearseek.train.record import StepRecord
 NUDGES: Final = (2.0**-23, 2.0**-20, 2.0**-17)
 """Relative changes of the weights with which the further runs begin; the first is FP32's unit in the last place."""
 BAND: Final = 4.0
-"""How many times the drift measured here the published run may be away: honest runs were at most 1.9 times."""
+"""Largest distance of the published run, in multiples of the drift measured here; honest runs reached 1.9."""
 _QUANTUM: Final = 2.0**-20
-"""Nats, or a share: the last place of an FP32 loss of 8 to 16, below which there is nothing to compare."""
+"""Last place of an FP32 loss of 8 to 16, in nats or as a share, below which nothing is compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a segment's training went."""
+    """Records and tensors of a trained segment."""
 
     records: tuple[StepRecord, ...]
-    """One a step."""
+    """Records of the steps."""
     tensors: Mapping[str, Mapping[str, Tensor]]
-    """Of the checkpoint after the last, by group: weights, buffers, each kind of the optimiser's."""
+    """Tensors after the last step by group: weights, buffers, each kind of the optimiser's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """Between two outcomes of the same steps."""
+    """Distance between two outcomes of the same steps."""
 
     loss: float
     """Mean over the steps of the largest difference among a line's losses, in nats."""
     norm: float
-    """Mean over the steps of the relative difference of the gradient's norm."""
+    """Mean over the steps of the relative difference of gradient norms."""
     groups: Mapping[str, float]
     """Group of tensors -> Euclidean distance over all of them."""
 
     def within(self, drift: Distance, slack: Mapping[str, float]) -> bool:
-        """Whether no more than rounding explains it; `slack` is what a group's unit of change amounts to."""
+        """Whether rounding explains the distance; `slack` is the size of one unit of change in a group."""
         return (
             self.loss <= BAND * drift.loss + _QUANTUM
             and self.norm <= BAND * drift.norm + _QUANTUM
@@ -62,18 +62,18 @@ class Distance:
 
 
 def outcome(records: Sequence[StepRecord], tensors: Mapping[str, Mapping[str, Tensor]]) -> Outcome:
-    """From the records of steps and the tensors after them, which are copied."""
+    """An outcome of records and copies of the tensors after them."""
     copied: dict[str, dict[str, Tensor]] = {}
     for group, held in tensors.items():
         for name, value in held.items():
-            # Moments differ by powers of ten in size, so each kind is measured by itself.
+            # Moments differ by powers of ten in size, so each kind is its own group.
             kind = f"{group}, {name.rpartition('.')[2]}" if group == "optimizer" else group
             copied.setdefault(kind, {})[name] = value.detach().cpu().clone()
     return Outcome(tuple(records), copied)
 
 
 def distance(one: Outcome, other: Outcome) -> Distance:
-    """How far apart they are; infinitely, where their steps, fields, names or shapes are not the same."""
+    """Distance between two outcomes, infinite where steps, fields, names or shapes differ."""
     shapes = [
         {(group, name): value.shape for group, held in each.tensors.items() for name, value in held.items()}
         for each in (one, other)
@@ -97,7 +97,7 @@ def distance(one: Outcome, other: Outcome) -> Distance:
 
 
 def _apart(one: float, other: float) -> float:
-    """Between two numbers; infinitely, where one is none."""
+    """Distance between two numbers, infinite where one of them is not finite."""
     away = abs(one - other)
     return away if isfinite(away) else inf
 
@@ -108,14 +108,14 @@ def _square(one: Tensor, other: Tensor) -> float:
 
 
 def farthest(distances: Sequence[Distance]) -> Distance:
-    """The largest of each kind."""
+    """Largest distance of each kind."""
     groups = {group: max(each.groups[group] for each in distances) for group in distances[0].groups}
     return Distance(max(each.loss for each in distances), max(each.norm for each in distances), groups)
 
 
 @torch.no_grad()
 def nudge(weights: Sequence[Tensor], size: float) -> None:
-    """Multiply every weight by 1 + `size` or 1 - `size`, by a draw that is always the same."""
+    """Multiply every weight by 1 + `size` or 1 - `size`, by a fixed random draw."""
     generator = torch.Generator().manual_seed(0)
     for weight in weights:
         up = torch.randint(0, 2, weight.shape, generator=generator, dtype=torch.int8).to(weight.device)

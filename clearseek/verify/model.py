@@ -1,4 +1,4 @@
-"""Verify the model: final weights exported again, logits of fixed prompts, the evaluation from published weights."""
+"""Verification of the model: weights exported again, logits of fixed prompts, the evaluation computed again."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from clearseek.verify.rows import attempted
 _LOGITS: Final = "evaluation/logits.json"
 _HELD_OUT: Final = "evaluation/held_out.json"
 _ROUNDING: Final = 1e-5
-"""Relative difference of bits that FP32 sums in another order make: at most 2.2e-8 with AVX2 or SSE for AVX-512."""
-_ROUNDED: Final = "what another machine's rounding, or other code, makes"
+"""Largest relative difference of bits by FP32 rounding; with AVX2 or SSE for AVX-512, 2.2e-8 was measured."""
+_ROUNDED: Final = "as another machine's rounding, or other code, makes"
 _COMPRESSOR: Final = 0.01
-"""Relative difference of a compressor's result: other builds of zlib search otherwise."""
+"""Largest relative difference of a compressor's result: builds of zlib search differently."""
 
 
 def final_row(release: Release) -> Row:
-    """The final weights, exported again from the last checkpoint."""
+    """Row of the final weights, exported again from the last checkpoint."""
     return attempted(ask.VERIFY_FINAL, lambda: _final(release), Evidence("config.json"))
 
 
@@ -63,9 +63,9 @@ def _final(release: Release) -> Row:
 
 
 def logits_row(release: Release) -> Row:
-    """Logits of fixed prompts, from the final weights."""
+    """Row of the logits of fixed prompts, from the final weights."""
     if not (release.root / _LOGITS).is_file():
-        return ask.VERIFY_LOGITS.not_applicable(f"there is no {_LOGITS}")
+        return ask.VERIFY_LOGITS.not_applicable(f"the release has no {_LOGITS}")
     return attempted(ask.VERIFY_LOGITS, lambda: _logits(release), Evidence(_LOGITS))
 
 
@@ -83,9 +83,9 @@ def _logits(release: Release) -> Row:
 
 
 def evaluation_row(release: Release) -> Row:
-    """Held-out bits of every window, from the published FP32 weights and tokens."""
+    """Row of the held-out bits of every window, from the published FP32 weights and tokens."""
     if not (release.root / _HELD_OUT).is_file():
-        return ask.VERIFY_EVALUATION.not_applicable(f"there is no {_HELD_OUT}")
+        return ask.VERIFY_EVALUATION.not_applicable(f"the release has no {_HELD_OUT}")
     return attempted(ask.VERIFY_EVALUATION, lambda: _evaluation(release), Evidence(_HELD_OUT))
 
 
@@ -102,7 +102,7 @@ def _evaluation(release: Release) -> Row:
 
 
 def _evaluate(release: Release, stated: dict[str, Any]) -> tuple[str | None, float, float]:
-    """The first contradiction, the largest relative difference that rounding explains, and bits per byte as found."""
+    """First contradiction or None, largest relative difference that rounding explains, and bits per byte found."""
     recipe, manifest = release.recipe, read_manifest(release.data)
     check_files(release.data, manifest)
     settle_numerics(recipe.train.threads, "cpu")

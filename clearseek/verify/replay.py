@@ -1,8 +1,7 @@
-"""Training a piece of a release again: from a published checkpoint, with the published data and recipe.
+"""Segments of a release trained again: from a published checkpoint, with the published data and recipe.
 
-The pieces are the segments between two checkpoints; the first begins at step 0, whose weights follow from the seed.
-Which are trained again is decided by hashing the release's root with a nonce that came after it, so a publisher cannot
-prepare the ones that will be looked at.
+A segment lies between two checkpoints; the first begins at step 0, whose weights follow from the seed. Hashing the
+release's root with a later nonce decides which segments are trained again, so a publisher cannot prepare for them.
 """
 
 from __future__ import annotations
@@ -41,31 +40,31 @@ from clearseek.verify.rows import MachineError
 
 @dataclass(frozen=True)
 class Release:
-    """A release's parts, as paths and as what was read of them."""
+    """A release, opened."""
 
     root: Path
     run: Run
-    """Recipe and transcript as a run folder would have them."""
+    """Folder ``training/``, which has recipe and transcript where a run folder has them."""
     transcript: RunRecord
     recipe: Recipe
     begin: int
-    """The step after which the run began: 0, or the last of the run that it goes on from."""
+    """Step after which the run began: 0, or the last step of the run that it continues."""
     steps: tuple[int, ...]
-    """That have a checkpoint, the beginning first, which follows from the seed or is the parent's end."""
+    """Steps with a checkpoint, and before them `begin`, which follows from the seed or is the parent's end."""
 
     def record(self, step: int) -> StepRecord:
-        """What the transcript says of a step."""
+        """Record of a step in the transcript."""
         return self.transcript.steps[step - self.begin - 1]
 
     @property
     def environment(self) -> dict[str, Any]:
-        """The machine that the run was on, as far as it decides bits."""
+        """Properties of the run's machine that decide bits."""
         found: dict[str, Any] = self.transcript.header["environment"]
         return found
 
     @property
     def data(self) -> Path:
-        """Tokens."""
+        """Folder of the data."""
         return self.root / "data"
 
     @property
@@ -83,12 +82,12 @@ class Segment:
 
 
 def open_release(root: Path) -> Release:
-    """Read what re-execution needs. Raises UserError where the release does not carry it, or it is not sound."""
+    """Read what re-execution needs. Raises UserError where that is missing or unsound."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder: give the folder of a release")
     run = Run(root / "training")
     if not run.recipe.is_file() or not run.transcript.is_file():
-        raise UserError(f"{root}: carries no recipe and transcript (training/): there is nothing to train again")
+        raise UserError(f"{root}: training/ has no recipe and transcript, by which to train again")
     transcript = check_transcript(run.transcript)
     if not isinstance(transcript.header.get("environment"), dict):
         raise UserError(f"{run.transcript}: its header does not say on what machine the run was")
@@ -98,16 +97,16 @@ def open_release(root: Path) -> Release:
 
 
 def every_segment(release: Release) -> tuple[Segment, ...]:
-    """From each checkpoint to the next, the first from the beginning."""
+    """Segments from each checkpoint to the next, the first from the run's beginning."""
     return tuple(Segment(begin, end) for begin, end in pairwise(release.steps))
 
 
 def choose_segments(release: Release, root: str, nonce: str, count: int) -> tuple[Segment, ...]:
-    """Segments that nobody could know before the nonce.
+    """Draw segments that nobody could know before the nonce.
 
-    Drawn without putting back, a segment of twice the steps twice as likely: the publisher sets where segments end,
-    and must not hide steps in a long one among many short. The draw of segment i is -log(u)/steps with u from
-    SHA-256(root, nonce, i), and the smallest are taken (Efraimidis and Spirakis, 2006).
+    The draw is without replacement, a segment of twice the steps twice as likely: the publisher sets where segments
+    end, and must not hide steps in a long one among many short ones. Segment i draws -log(u)/steps with u from
+    SHA-256(root, nonce, i), and the smallest draws win (Efraimidis and Spirakis, 2006).
     """
     every = every_segment(release)
 
@@ -120,7 +119,7 @@ def choose_segments(release: Release, root: str, nonce: str, count: int) -> tupl
 
 
 class Replay:
-    """Trains segments of a release again. One training serves all: to begin takes longer than a short segment."""
+    """Trains segments of a release again, all in one training: setting up takes longer than a short segment."""
 
     def __init__(self, release: Release) -> None:
         self.release = release
@@ -128,11 +127,11 @@ class Replay:
 
     @property
     def differs(self) -> tuple[str, ...]:
-        """What is other than the release's about this machine, in words; known once something was trained."""
+        """Differences of this machine from the run's, in words; empty before the first training."""
         if self._training is None:
             return ()
         here, began = self._training.setup.environment(), self.release.environment
-        keys = sorted((here.keys() | began.keys()) - {"world_size"})  # format 1 had the last one
+        keys = sorted((here.keys() | began.keys()) - {"world_size"})  # a key of format 1
         return tuple(
             f"{key} {_short(began.get(key))} -> {_short(here.get(key))}"
             for key in keys
@@ -141,19 +140,16 @@ class Replay:
 
     @cached_property
     def other_code(self) -> str:
-        """What is other about what trains here than about what trained the release; empty where it is the same.
-
-        Raises UserError where the release's list of its code is not of the code that it carries.
-        """
+        """Differences between the code that trains here and the release's, by :mod:`clearseek.verify.code`."""
         return other_code(self.release.root)
 
     @sharing_cores()
     def train(self, segment: Segment, nudged: float = 0.0) -> tuple[list[StepRecord], dict[str, dict[str, Tensor]]]:
-        """Records of the steps, and the tensors after the last, from the checkpoint before the first.
+        """Train a segment from the checkpoint before it; its records, and the tensors after its last step.
 
         Args:
-            segment: Which steps.
-            nudged: Begin from weights changed by this much of themselves, to measure what rounding does.
+            segment: The steps.
+            nudged: Relative change of the weights at the beginning, to measure the effect of rounding.
 
         Raises:
             UserError: the recipe cannot be trained on this machine.
@@ -167,7 +163,7 @@ class Replay:
         with stop_on_signal(stopped.set):
             while training.step < segment.end:
                 records.append(training.advance()[0])
-                if stopped.is_set():  # nothing was found either way
+                if stopped.is_set():  # the segment stays undecided
                     raise KeyboardInterrupt
         if segment.end == self.release.recipe.train.steps:
             measured = training.task.evaluate(training.model, segment.end)
@@ -188,23 +184,23 @@ class Replay:
         return Training(release.recipe, task, setup)
 
     def _go_to(self, training: Training, step: int) -> None:
-        """The state that the run had after a step."""
+        """Restore the state that the run had after a step."""
         release = self.release
         if step > release.begin:
             path = checkpoint.find(release.checkpoints, step)
             restore(training, path, checkpoint.load(path), release.record(step).tokens)
         elif release.begin == 0 and release.transcript.version == 1:
             raise OtherVersionError(
-                f"{release.run.transcript}: format 1: its first weights are drawn as ClearSeek 0.1 does, which can "
-                "train these steps again; the later ones begin from checkpoints"
+                f"{release.run.transcript}: format 1: its first weights are drawn as by ClearSeek 0.1, which can "
+                "train these steps again; later segments begin from checkpoints"
             )
         else:
             origin_of(release.run).begin(training)
 
     def price(self, segments: tuple[Segment, ...]) -> str:
-        """What it takes at least to train these segments here, where this machine emulates the run's type; else empty.
+        """Least time to train these segments where this machine emulates the run's type, in words; else empty.
 
-        From the operations that the model's shapes need, at the measured rate of products.
+        The time follows from the operations of the model's shapes and the measured rate of products.
         """
         recipe, device = self.release.recipe, self._device()
         if device != "cpu" or self.release.environment.get("precision") != "bfloat16":
@@ -223,7 +219,7 @@ class Replay:
         )
 
     def _device(self) -> str:
-        """The kind that the run was trained on, where this machine has one."""
+        """``cuda`` where the run was trained on a GPU and this machine has one, else ``cpu``."""
         trained = self.release.environment.get("device")
         return "cuda" if trained == "cuda" and torch.cuda.is_available() else "cpu"
 
@@ -235,7 +231,7 @@ def _time(hours: float) -> str:
 
 
 def _short(value: object) -> str:
-    """A setting of an environment in few words; one that a record does not have is unknown there."""
+    """A setting of an environment in few words, ``unknown`` for None."""
     if value is None:
         return "unknown"
     if isinstance(value, dict):

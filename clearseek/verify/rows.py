@@ -1,9 +1,8 @@
-"""Rows of what was done again, and whose fault it is where it could not be.
+"""Rows of checks, and whose fault a failure is.
 
-A release that is damaged fails; a machine that cannot do what is asked leaves the matter open. The two must not be
-mixed: a full disk here says nothing about a stranger's weights, and a checkpoint that cannot be read is no reason to
-look elsewhere; nor can files of a format that another version reads be judged here. So every check runs inside
-`attempted`.
+A damaged release fails; a machine that cannot run a check leaves it undecided. The two must not be mixed: a full disk
+here says nothing about a stranger's weights, a checkpoint that cannot be read speaks against the release, and a format
+that another version reads cannot be judged here. So every check runs inside `attempted`.
 """
 
 from __future__ import annotations
@@ -20,43 +19,46 @@ from clearseek.errors import OtherVersionError, UserError
 _MACHINE: Final = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.EIO, errno.EAGAIN)
 )
-"""Errors of the machine that verifies."""
+"""Errors of the verifying machine, which say nothing about the release."""
+
+_EXPECTED: Final = (
+    MemoryError, OSError, SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError,
+    RuntimeError,
+)  # fmt: skip
+"""Errors of a check that decide a row; any other is a defect of ClearSeek."""
 
 
 class MachineError(UserError):
-    """What is asked cannot be done on this machine, whatever the release holds."""
+    """A check cannot run on this machine, whatever the release holds."""
 
 
 def attempted(question: Question, make: Callable[[], Row], *evidence: Evidence) -> Row:
-    """The row that `make` gives; where it fails, whether the release or this machine is to blame."""
+    """The row that `make` gives, or where it fails, a row that blames the release or this machine."""
     try:
         return make()
-    except (MachineError, OtherVersionError) as error:
-        return question.unknown(Grade.PRESENT, f"cannot be done here: {error}", *evidence)
-    except MemoryError:
-        return question.unknown(Grade.PRESENT, "cannot be done here: not enough memory", *evidence)
-    except OSError as error:
-        if error.errno in _MACHINE:
-            return question.unknown(Grade.PRESENT, f"cannot be done here: {error.strerror}", *evidence)
-        return question.no(Grade.CLAIMED, f"cannot be read: {_words(error)}", *evidence)
-    except UserError as error:
-        if isinstance(error.__cause__ or error.__context__, OSError) and _machine(error):
-            return question.unknown(Grade.PRESENT, f"cannot be done here: {error}", *evidence)
-        return question.no(Grade.CLAIMED, str(error), *evidence)
-    except SafetensorError as error:
-        if "os error" in str(error):
-            return question.unknown(Grade.PRESENT, f"cannot be done here: {_words(error)}", *evidence)
-        return question.no(Grade.CLAIMED, f"no sound safetensors file: {_words(error)}", *evidence)
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
-        if "memory" in str(error).lower():
-            return question.unknown(Grade.PRESENT, f"cannot be done here: {_words(error)}", *evidence)
-        return question.no(Grade.CLAIMED, f"not of the form it should have: {_words(error)}", *evidence)
+    except _EXPECTED as error:
+        here, reason = _blame(error)
+    if here:
+        return question.unknown(Grade.PRESENT, f"cannot be done here: {reason}", *evidence)
+    return question.no(Grade.CLAIMED, reason, *evidence)
 
 
-def _machine(error: BaseException) -> bool:
-    cause = error.__cause__ or error.__context__
-    return isinstance(cause, OSError) and cause.errno in _MACHINE
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+def _blame(error: Exception) -> tuple[bool, str]:
+    """Whether this machine is to blame, and the reason in words."""
+    words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    match error:
+        case MachineError() | OtherVersionError():
+            return True, str(error)
+        case MemoryError():
+            return True, "not enough memory"
+        case OSError():
+            here = error.errno in _MACHINE
+            return here, str(error.strerror) if here else f"cannot be read: {words}"
+        case UserError():
+            cause = error.__cause__ or error.__context__
+            return isinstance(cause, OSError) and cause.errno in _MACHINE, str(error)
+        case SafetensorError():
+            here = "os error" in str(error)
+            return here, words if here else f"not a sound safetensors file: {words}"
+    here = "memory" in str(error).lower()
+    return here, words if here else f"not of the form it should have: {words}"

@@ -1,4 +1,4 @@
-"""Rows of a segment that was trained again: the same bits, or on another kind of machine the same within drift."""
+"""Rows of segments trained again: the same bits, or on another kind of machine the same within drift."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from clearseek.verify.rows import attempted
 
 
 def transcript_line(step: int) -> Evidence:
-    """Where a step is written; 0 is the header."""
+    """Line of a step in the transcript; 0 is the header."""
     return Evidence("training/transcript.jsonl", f"line {step + 1}")
 
 
 def segment_row(replay: Replay, segment: Segment) -> Row:
-    """Train the steps of a segment again, and compare lines and state."""
+    """Row of a segment trained again, its lines and state compared with the release's."""
     question = ask.VERIFY_STEPS.of_steps(segment.begin + 1, segment.end)
     place = transcript_line(segment.end - replay.release.begin)
     return attempted(question, lambda: _segment(question, replay, segment, place), place)
@@ -47,7 +47,7 @@ def _segment(question: Question, replay: Replay, segment: Segment, place: Eviden
 
 
 def _other_hashes(release: Release, segment: Segment, saved: checkpoint.Checkpoint) -> str:
-    """Where the checkpoint at the segment's end is not the one whose hashes the transcript has, on any machine."""
+    """Difference of the checkpoint at the segment's end from the transcript's hashes, or an empty string."""
     groups = {"weights": ("weights", "buffers"), "optimizer": ("optimizer",)}
     record = release.record(segment.end)
     for group, parts in groups.items():
@@ -64,12 +64,12 @@ def _first_difference(
     replay: Replay, segment: Segment, records: list[StepRecord], tensors: dict[str, dict[str, torch.Tensor]],
     saved: checkpoint.Checkpoint,
 ) -> tuple[str, Evidence] | None:  # fmt: skip
-    """The first step and the first tensor that are not the published ones; None where all bits are."""
+    """First step and first tensor that differ from the published ones, with the place; None where all bits agree."""
     tensor = _first_tensor(tensors, saved)
-    after = "" if tensor is None else f"after step {segment.end} {' '.join(tensor)} is another than the checkpoint's"
+    after = "" if tensor is None else f"after step {segment.end} {' '.join(tensor)} differs from the checkpoint's"
     for record in records:
         stated = replay.release.record(record.step)
-        if replay.release.transcript.version == 1:  # hashes were others, and are checked apart
+        if replay.release.transcript.version == 1:  # its hashes are of another kind, and checked apart
             record = replace(record, weights_sha256=None, optimizer_sha256=None)
             stated = replace(stated, weights_sha256=None, optimizer_sha256=None)
         if record != stated:
@@ -81,7 +81,7 @@ def _first_difference(
 
 
 def _first_tensor(tensors: dict[str, dict[str, torch.Tensor]], saved: checkpoint.Checkpoint) -> tuple[str, str] | None:
-    """Group and name of the first tensor whose bits differ, or that only one side has, by name."""
+    """Group and name of the first tensor, by name, whose bits differ or that only one side has; None without one."""
     for group in sorted(tensors.keys() | saved.tensors.keys()):
         ours, theirs = tensors.get(group, {}), saved.tensors.get(group, {})
         for name in sorted(ours.keys() | theirs.keys()):
@@ -91,7 +91,7 @@ def _first_tensor(tensors: dict[str, dict[str, torch.Tensor]], saved: checkpoint
 
 
 def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkpoint.Checkpoint, first: str) -> Row:
-    """On another kind of machine: set the distance to the published run against what rounding does here."""
+    """Row of a segment on another kind of machine: the distance to the published run against the drift here."""
     question = ask.VERIFY_DRIFT.of_steps(segment.begin + 1, segment.end)
     place = transcript_line(segment.end - replay.release.begin)
     stated = [replay.release.record(step) for step in range(segment.begin + 1, segment.end + 1)]
@@ -104,7 +104,7 @@ def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkp
     if replay.other_code:
         differs += f"{' and ' * bool(differs)}this ClearSeek is not the release's: {replay.other_code}"
     reason = (
-        f"bits are not to be expected, for {differs}; first difference: {first}; the published run is "
+        f"equal bits are not expected, for {differs}; first difference: {first}; the published run is "
         f"{_shown(away)} away from ours, and runs changed in their last places {_shown(drift)}"
     )
     if away.within(drift, _slack(replay, ours)):
@@ -113,7 +113,7 @@ def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkp
 
 
 def _slack(replay: Replay, ours: Outcome) -> dict[str, float]:
-    """Balance biases move by a fixed amount up or down, so one expert's load that rounds otherwise is a whole step."""
+    """Distance of balance biases, which move by whole steps, when each expert's load rounds the other way."""
     speed = replay.release.recipe.train.bias_update_speed
     count = sum(value.numel() for value in ours.tensors.get("buffers", {}).values())
     return {"buffers": 2 * speed * count**0.5}
@@ -125,14 +125,14 @@ def _shown(away: Distance) -> str:
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Type, shape and every bit."""
+    """Whether two tensors have the same type, shape and bits."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     return torch.equal(one.reshape(-1).view(torch.uint8), other.contiguous().reshape(-1).view(torch.uint8))
 
 
 def _differing(found: StepRecord, stated: StepRecord) -> str:
-    """The first field in which two records differ."""
+    """First field in which two records differ, in words."""
     ours, theirs = ({**line.pop("scalars"), **line} for line in (encode(found), encode(stated)))
     key = next(key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key))
     return f"step {found.step}: {key} is {ours.get(key)!r:.80}, and the transcript says {theirs.get(key)!r:.80}"

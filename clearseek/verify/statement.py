@@ -1,8 +1,8 @@
 """The result of a verification as an in-toto statement, which anybody can sign and add to the release.
 
-Predicate: in-toto's ``test-result``. The subject is the manifest, by the SHA-256 of its bytes; what was asked, by whom
-it was checked against and how much of the training was done again stand in it, so that nobody takes two hashes and no
-training for a verified run.
+The predicate is in-toto's ``test-result``, the subject the manifest, by the SHA-256 of its bytes. The statement gives
+levels, nonce, publisher's key and the share of the training done again, so that nobody takes two hashes and no training
+for a verified run.
 """
 
 from __future__ import annotations
@@ -12,27 +12,33 @@ from typing import Any, Literal
 import clearseek
 from clearseek.audit.evidence import Row
 from clearseek.audit.questions import VERIFY_DRIFT
-from clearseek.signing import manifest as listing
+from clearseek.signing import manifest as manifests
 from clearseek.verify.run import Verified
 
 Verdict = Literal["PASSED", "WARNED", "FAILED"]
 
 
+_FAILED, _OPEN = ("no", "partly"), ("unknown", "not applicable")
+"""Answers of rows that failed, and of undecided rows."""
+
+
 def verdict(rows: tuple[Row, ...]) -> Verdict:
-    """One word, of in-toto's three: WARNED where something could not be decided, or only within a band of drift."""
-    answers = {row.answer for row in rows}
-    if answers & {"no", "partly"}:
+    """in-toto's result: WARNED where a row is undecided, or decided only within a band of drift."""
+    if _ids(rows, *_FAILED):
         return "FAILED"
-    drifted = any(VERIFY_DRIFT.covers(row.id) for row in rows)
-    return "WARNED" if drifted or answers & {"unknown", "not applicable"} else "PASSED"
+    return "WARNED" if _ids(rows, *_OPEN) or any(VERIFY_DRIFT.covers(row.id) for row in rows) else "PASSED"
+
+
+def _ids(rows: tuple[Row, ...], *answers: str) -> list[str]:
+    return [row.id for row in rows if row.answer in answers]
 
 
 def as_statement(found: Verified, environment: dict[str, Any]) -> dict[str, Any]:
-    """The statement, to be signed."""
+    """The statement, ready to be signed."""
     rows = found.rows
     return {
         "_type": "https://in-toto.io/Statement/v1",
-        "subject": [{"name": listing.MANIFEST, "digest": {"sha256": found.manifest_sha256}}],
+        "subject": [{"name": manifests.MANIFEST, "digest": {"sha256": found.manifest_sha256}}],
         "predicateType": "https://in-toto.io/attestation/test-result/v0.1",
         "predicate": {
             "result": verdict(rows),
@@ -50,29 +56,24 @@ def as_statement(found: Verified, environment: dict[str, Any]) -> dict[str, Any]
                     },
                 }
             ],
-            "passedTests": [row.id for row in rows if row.answer == "yes"],
-            "failedTests": [row.id for row in rows if row.answer in ("no", "partly")],
-            "warnedTests": [row.id for row in rows if row.answer in ("unknown", "not applicable")],
+            "passedTests": _ids(rows, "yes"),
+            "failedTests": _ids(rows, *_FAILED),
+            "warnedTests": _ids(rows, *_OPEN),
             "environment": environment,
         },
     }
 
 
 def summary(found: Verified) -> str:
-    """The verdict and how it came about."""
+    """The verdict, with the number of rows that passed, failed and are undecided."""
     rows = found.rows
-    passed = sum(row.answer == "yes" for row in rows)
-    failed = sum(row.answer in ("no", "partly") for row in rows)
-    text = f"{verdict(rows)}: {passed} of {len(rows)}"
-    if failed:
-        text += f"; {failed} failed"
-    if open_ := len(rows) - passed - failed:
-        text += f"; {open_} undecided"
-    return text
+    text = f"{verdict(rows)}: {len(_ids(rows, 'yes'))} of {len(rows)}"
+    counts = {"failed": len(_ids(rows, *_FAILED)), "undecided": len(_ids(rows, *_OPEN))}
+    return text + "".join(f"; {count} {name}" for name, count in counts.items() if count)
 
 
 def coverage(found: Verified) -> str:
-    """How much of the training was done again, in words."""
+    """Share of the training that was done again, in words."""
     (segments, every), (steps, total) = found.segments, found.steps
     if not segments:
         return "no step of the training was done again"

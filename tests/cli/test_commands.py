@@ -171,7 +171,7 @@ def test_every_example_parses() -> None:
         (["train", "--resume", "x", "--from-step", "one"], "argument --from-step: invalid int value: 'one'"),
         (["train", "quikstart"], 'no recipe "quikstart" (did you mean "quickstart"?)'),
         (["train", "gone.toml"], "gone.toml: cannot read the recipe: No such file or directory"),
-        (["train", "folder.toml"], "folder.toml: a folder, and no recipe: give a .toml file"),
+        (["train", "folder.toml"], "folder.toml: a folder, not a recipe: give a .toml file"),
         (["train", "binary.toml"], "binary.toml: the recipe is not UTF-8 text"),
         (["train", "quickstart", "--set", "train.stepz=1"], 'unknown key train.stepz (did you mean "steps"?)'),
         (["train", "quickstart", "--set", "steps"], "--set steps: write it as table.key=value"),
@@ -193,8 +193,8 @@ def test_every_example_parses() -> None:
         (["generate", "gone", "--prompt", "\udcff"], "--prompt: not UTF-8 text"),
         (["export", "gone", "out"], "gone: not a run folder"),
         (["import", "gone", "out"], "gone: no such folder: give a folder with config.json and safetensors"),
-        (["import", "folder.toml", "file"], "file: exists and is no empty folder"),
-        (["import", "folder.toml", "full"], "full: exists and is no empty folder"),
+        (["import", "folder.toml", "file"], "file: exists and is not an empty folder"),
+        (["import", "folder.toml", "full"], "full: exists and is not an empty folder"),
         (["train", "quickstart", "--run", "full"], "full: not empty (it holds precious): choose a new folder"),
         (["train", "quickstart", "--run", "file"], "file"),
     ],
@@ -406,7 +406,7 @@ def test_data_that_are_gone_are_asked_for(cli: Cli, work: Work) -> None:
 
 
 def test_mistakes_name_the_likeliest_cure(cli: Cli, work: Work, tmp_path: Path) -> None:
-    assert f"no recipe: to go on with a run, use --resume {work.run}" in refused(cli("train", work.run))
+    assert f"not a recipe: to go on with a run, use --resume {work.run}" in refused(cli("train", work.run))
     assert "(see clearseek train --help)" in refused(cli("train", work.recipe, "--step", "3"))
     (tmp_path / "text").touch()
     assert "text: a file: give a run folder or an exported one" in refused(cli("generate", tmp_path / "text"))
@@ -632,7 +632,7 @@ def test_an_import_is_a_run_to_read_and_not_to_train(cli: Cli, work: Work, tmp_p
     assert "back: no training to go on with: an imported model has none" in said
     trained = cli("train", work.recipe, "--data", work.data, "--run", tmp_path / "back")
     assert "back: not empty (it holds checkpoints" in refused(trained)
-    assert "back: exists and is no empty folder" in refused(cli("import", work.export, tmp_path / "back"))
+    assert "back: exists and is not an empty folder" in refused(cli("import", work.export, tmp_path / "back"))
     assert "exists" in refused(cli("import", work.export, tmp_path / "back/recipe.json"))
     assert tree(tmp_path) == before
 

@@ -84,7 +84,7 @@ def test_power_of_two_scales_stay_so() -> None:
     made = encode(decode(codes, scale, "x"), True, "x", scale)
     assert torch.equal(made.scale, next_power_of_two(made.scale)) and made.kept == 1
     check_scale(made.scale, "x", True)
-    with pytest.raises(UserError, match=r'^x: the scale of block \[0, 0\] is .*, no power of two, .* "ue8m0"'):
+    with pytest.raises(UserError, match=r'^x: the scale of block \[0, 0\] is .*, not a power of two, .* "ue8m0"'):
         check_scale(scale, "x", True)
 
 

@@ -353,7 +353,7 @@ def test_a_download_cache_of_links_is_read_and_dead_links_are_named(tmp_path: Pa
     assert_read(snapshot)
     last = sorted(snapshot.glob("*.safetensors"))[-1]
     last.resolve().unlink()
-    refused(snapshot, f"{last.name}: no such file", "link to nowhere", "1 of its")
+    refused(snapshot, f"{last.name}: no such file", "only a dead link", "1 of its")
 
 
 def test_an_index_of_others(tmp_path: Path) -> None:

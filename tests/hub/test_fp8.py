@@ -139,7 +139,7 @@ def test_an_index_that_lies_is_not_imported(tmp_path: Path) -> None:
 def test_scales_are_what_scale_fmt_says(tmp_path: Path) -> None:
     free = checkpoints.write(tmp_path / "free", checkpoints.random_fp8(), scale_fmt="ue8m0")
     for reader in (import_hf, lambda folder: convert_checkpoint(folder, tmp_path / "bf16", "bf16")):
-        with pytest.raises(UserError, match=r'_scale_inv: the scale of block .* no power of two, .*"ue8m0"'):
+        with pytest.raises(UserError, match=r'_scale_inv: the scale of block .* not a power of two, .*"ue8m0"'):
             reader(free)
     assert not (tmp_path / "bf16").exists()
 

@@ -13,8 +13,9 @@ from safetensors.torch import save, save_file
 
 from clearseek.errors import UserError
 from clearseek.hub import safetensors
-from clearseek.hub.safetensors import DTYPE_BYTES, Entry, Shaped, build_header, parse_header, read_header, tensor_bytes
+from clearseek.hub.safetensors import DTYPE_BYTES, Entry, build_header, parse_header, read_header, tensor_bytes
 from clearseek.jsontext import strict_json
+from clearseek.tensors import StoredTensor
 
 TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F8_E4M3": torch.float8_e4m3fn,
          "U8": torch.uint8, "I64": torch.int64}  # fmt: skip
@@ -54,7 +55,7 @@ def test_reads_what_safetensors_writes_and_writes_the_same_header(
 @given(st.lists(st.tuples(st.sampled_from(sorted(TORCH)), SHAPES), max_size=6))
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_safetensors_reads_what_is_laid_out_here(tmp_path: Path, tensors: list[tuple[str, tuple[int, ...]]]) -> None:
-    shaped = [Shaped(f"tensor {number}", *each) for number, each in enumerate(tensors)]
+    shaped = [StoredTensor(f"tensor {number}", *each) for number, each in enumerate(tensors)]
     header = build_header(shaped, None)
     assert [e.shaped for e in header.entries if e.size] in (
         [s for s in shaped if 0 not in s.shape],
@@ -74,9 +75,17 @@ def test_safetensors_reads_what_is_laid_out_here(tmp_path: Path, tensors: list[t
 
 
 def test_order_is_kept_where_every_tensor_starts_at_a_multiple_of_its_element(tmp_path: Path) -> None:
-    kept = [Shaped("w", "F8_E4M3", (4, 2)), Shaped("w_scale_inv", "F32", (1, 1)), Shaped("n", "BF16", (3,))]
+    kept = [
+        StoredTensor("w", "F8_E4M3", (4, 2)),
+        StoredTensor("w_scale_inv", "F32", (1, 1)),
+        StoredTensor("n", "BF16", (3,)),
+    ]
     assert [e.shaped for e in build_header(kept, None).entries] == kept
-    odd = [Shaped("w", "F8_E4M3", (3, 3)), Shaped("w_scale_inv", "F32", (1, 1)), Shaped("n", "BF16", (3,))]
+    odd = [
+        StoredTensor("w", "F8_E4M3", (3, 3)),
+        StoredTensor("w_scale_inv", "F32", (1, 1)),
+        StoredTensor("n", "BF16", (3,)),
+    ]
     assert [e.name for e in build_header(odd, None).entries] == ["w_scale_inv", "n", "w"]
 
 
@@ -100,9 +109,9 @@ FORGED: dict[str, tuple[bytes, str]] = {
     "NaN": (file_of(b'{"a":NaN}'), "NaN is not JSON"),
     "the same tensor twice": (
         file_of(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],'
-                b'"data_offsets":[1,2]}}', b"xx"), "'a' stands there twice"),
+                b'"data_offsets":[1,2]}}', b"xx"), "'a' appears twice"),
     "the same field twice": (file_of(b'{"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}}', b"x"),
-                             "'dtype' stands there twice"),
+                             "'dtype' appears twice"),
     "cut off": (file_of({"a": entry(0, 9)}, b"12345678"), "the file is cut off"),
     "bytes after the end": (file_of({"a": entry(0, 2)}, b"123"), "bytes after its last tensor"),
     "a gap": (file_of({"a": entry(0, 2), "b": entry(3, 4)}, b"1234"), "b leaves a gap"),
@@ -200,7 +209,7 @@ def test_a_header_alone_needs_no_file(tmp_path: Path) -> None:
 
 def test_keys_stand_once_at_every_depth() -> None:
     assert strict_json(b'{"a": {"b": 1}, "b": [{"a": 2}]}', "x") == {"a": {"b": 1}, "b": [{"a": 2}]}
-    with pytest.raises(UserError, match="'b' stands there twice"):
+    with pytest.raises(UserError, match="'b' appears twice"):
         strict_json(b'{"a": [{"b": 1, "b": 2}]}', "x")
 
 

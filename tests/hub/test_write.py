@@ -263,7 +263,7 @@ def test_import_names_the_wrong_file(tmp_path: Path) -> None:
     refused(f"{first.name}: no such")
     first.write_bytes(weights)
     index.write_text(json.dumps({"weight_map": {"lm_head.weight": "../model.safetensors"}}))
-    refused("is no name of a weight file here")
+    refused("is not the name of a weight file")
     index.write_text(json.dumps({"weight_map": {}}))
     refused("weight_map is missing or empty")
     copy = out / "model-copy.safetensors"

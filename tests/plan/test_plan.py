@@ -148,7 +148,7 @@ def test_cautions() -> None:
         (Options(dollars_per_hour=-1, kg_per_kwh=float("inf")), "--price -1: use a number from 0 to 1e+06; --grid inf"),
         (Options(dollars_per_hour=1e308), "--price 1e+308"),
         (Options(utilisation=1e-300), "--utilisation 1e-300: a share from 0.001 to 1"),
-        (Options(layout="dp=128,dp=64"), "dp stands there twice"),
+        (Options(layout="dp=128,dp=64"), "dp appears twice"),
         (Options(layout="tp=8"), "--layout tp=8: write it as dp=128,ep=64,pp=16"),
         (Options(layout="dp"), "--layout dp: write it as"),
         (Options(layout="dp=0"), "dp is a number from 1 up"),
@@ -192,7 +192,7 @@ def test_numbers_as_people_write_them(capfd: pytest.CaptureFixture[str]) -> None
         planned.append(json.loads(capfd.readouterr().out))
     assert planned[0] == planned[1] == planned[2]
     assert main(["plan", "v3-671b", "--tokens", "14,8e12"]) == 2
-    assert "no number such as 14.8e12" in capfd.readouterr().err
+    assert "not a number such as 14.8e12" in capfd.readouterr().err
 
 
 def test_options_that_published_runs_do_not_have_are_refused(capfd: pytest.CaptureFixture[str]) -> None:

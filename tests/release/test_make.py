@@ -567,7 +567,7 @@ def test_a_consistent_forgery_is_found_by_training_again(release: Path) -> None:
     assert found["verify.steps.4-6"].answer == "no"
     assert "weights_sha256" in found["verify.steps.4-6"].reason
     assert "step 6: weights_sha256 is" in found["verify.steps.4-6"].reason
-    assert "after step 6 weights model.norm.weight is another than the checkpoint's" in found["verify.steps.4-6"].reason
+    assert "after step 6 weights model.norm.weight differs from the checkpoint's" in found["verify.steps.4-6"].reason
     assert found["verify.steps.7-8"].answer == "no"
 
 
@@ -583,7 +583,7 @@ def test_a_consistent_forgery_is_found_by_training_again(release: Path) -> None:
         (["verify", "{}", "--key", "nowhere"], "nowhere: cannot read"),
         (["verify", "{}", "--sign", "nowhere"], "nowhere: no such key: --make-key makes it"),
         (["release", "nowhere", "out", "--key", "new.key"], "new.key: no such key: --make-key makes it"),
-        (["verify", "{}/code"], "nothing to verify it by"),
+        (["verify", "{}/code"], "to verify the release by"),
         (["audit", "{}", "--require", "weights.tensor"], "did you mean"),
     ],
 )
@@ -621,7 +621,7 @@ def test_a_release_of_an_extended_run_says_what_it_does_not_cover(made: Path, tm
     found = verify_release(tmp_path / "out", levels=(0, 1, 2, 3, 4, 6), read_sources=True)
     assert {row.id: row.answer for row in found if row.answer != "yes"} == {"verify.parent": "unknown"}
     assert (
-        "another run's step 8: those steps are not covered here"
+        "continues another run from step 8: only a release of that run could prove"
         in {row.id: row.reason for row in found}["verify.parent"]
     )
     assert found.steps == (4, 4)

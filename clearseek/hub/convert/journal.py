@@ -1,9 +1,8 @@
-"""The record of an unfinished conversion: what it was to be, and which files are done.
+"""The journal of an unfinished conversion: the work it belongs to, and the files that are done.
 
-It lies in the output folder from before the first weight file to after config.json, so a folder with it is no
-checkpoint yet, and one without it is whole. A file counts as done only if it is still as it was left (size and time of
-last change) and so are the files it was made from. So a source that was mended costs the files made from it, and no
-more.
+The journal is in the output folder from before the first weight file to after config.json: a folder with a journal is
+unfinished, and a folder without one whole. A file counts as done only if it and the files it was made from have the
+size and the time of last change on record. So a source file that changes costs the files made from it, and no more.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from clearseek.errors import UserError
-from clearseek.files import sha256_bytes, write_atomic
-from clearseek.hub.convert.plan import Output, Plan
+from clearseek.files import reading, sha256_bytes, write_atomic
+from clearseek.hub.convert.plan import ConversionPlan, Output
 from clearseek.hub.convert.stream import Done
 
 JOURNAL: Final = ".conversion.json"
@@ -24,27 +23,28 @@ _VERSION: Final = 1
 
 @dataclass
 class Journal:
-    """``.conversion.json`` of a folder."""
+    """The file ``.conversion.json`` of an output folder."""
 
     out: Path
     source: Path
     work: str
-    """SHA-256 of everything that decides the output's bytes but the numbers."""
+    """SHA-256 of everything but the numbers that decides the output's bytes; see :func:`identify`."""
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """State and counts of the files that are done, by name."""
 
     @property
     def file(self) -> Path:
-        """Where it is."""
+        """Path of the journal."""
         return self.out / JOURNAL
 
     def load(self) -> None:
-        """Read which files are done. Raises UserError when the record is of another conversion."""
+        """Read the files that are done. Raises UserError for the journal of another conversion."""
+        with reading(self.file):
+            raw = self.file.read_bytes()
         try:
-            content = json.loads(self.file.read_bytes())
+            content = json.loads(raw)
             version, work, done = content["version"], content["work"], content["done"]
             whole = all(isinstance(each[key], int) for each in done.values() for key in ("blocks", "kept"))
-        except OSError as error:
-            raise UserError(f"{self.file}: cannot read: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             whole = False
         if not whole:
@@ -57,24 +57,21 @@ class Journal:
         self.done = done
 
     def save(self) -> None:
-        """Write it."""
+        """Write the journal."""
         content = {"version": _VERSION, "work": self.work, "done": self.done}
         write_atomic(self.file, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
     def is_done(self, output: Output) -> bool:
-        """Whether this file is there, whole, and made from what the source is now."""
+        """Whether this file is present, whole, and made from the source as it is now."""
         entry = self.done.get(output.name)
         return entry is not None and self._state(output) == {key: entry.get(key) for key in ("file", "sources")}
 
     def sources_of(self, output: Output) -> dict[str, list[int] | None]:
-        """What the files that `output` is made from are now."""
+        """Size and time of last change of the files that `output` is made from."""
         return {name: _identity(self.source / name) for name in output.sources}
 
     def add(self, output: Output, done: Done, sources: dict[str, list[int] | None]) -> None:
-        """Record a file that has just taken its name; `sources` is from before it was begun.
-
-        Raises UserError where a source has changed since.
-        """
+        """Record a finished file. Raises UserError where its sources are no longer as in `sources`, read before."""
         state = self._state(output)
         for name, before in sources.items():
             if state["sources"][name] != before:
@@ -83,15 +80,15 @@ class Journal:
         self.save()
 
     def blocks(self) -> tuple[int, int]:
-        """Blocks quantised so far, and those of them that took their old scale."""
+        """Number of blocks quantised so far, and of those that took their old scale."""
         return sum(each["blocks"] for each in self.done.values()), sum(each["kept"] for each in self.done.values())
 
     def _state(self, output: Output) -> dict[str, Any]:
         return {"file": _identity(self.out / output.name), "sources": self.sources_of(output)}
 
 
-def identify(plan: Plan) -> str:
-    """SHA-256 over the settings, the source's sizes and headers, and the headers and texts to be written."""
+def identify(plan: ConversionPlan) -> str:
+    """SHA-256 of the settings, the source's sizes and headers, and the headers and texts to be written."""
     source = plan.source
     parts = {
         "dtype": plan.dtype,
@@ -104,7 +101,7 @@ def identify(plan: Plan) -> str:
 
 
 def _identity(path: Path) -> list[int] | None:
-    """Size and time of last change, in nanoseconds; None where there is no such file."""
+    """Size and time of last change in nanoseconds, or None for a missing file."""
     try:
         status = path.stat()
     except OSError:

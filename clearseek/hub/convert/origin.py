@@ -1,11 +1,11 @@
-"""What a conversion to BF16 keeps of the FP8 checkpoint, so that a conversion back gives the same bytes.
+"""Record of the FP8 checkpoint that a conversion to BF16 keeps, so that a conversion back gives the same bytes.
 
-One file, ``fp8_origin/scales.safetensors``: every scale under its own name (``..._scale_inv``, F32 or E8M0), and as
-bytes the headers of the weight files (order, metadata, padding), config.json and the index. That is at most four bytes
-for 16,384 weights. It lies in a folder of its own, because inference engines load every safetensors file beside
+The record is one file, ``fp8_origin/scales.safetensors``: every scale under its own name (``..._scale_inv``, F32 or
+E8M0), and as bytes the headers of the weight files (order, metadata, padding), config.json and the index, at most four
+bytes for 16,384 weights. Its folder keeps it from inference engines, which load every safetensors file beside
 config.json. Nothing in it is trusted: scales are tried block by block (:mod:`clearseek.hub.block_fp8`), and headers and
-texts are used only if they describe exactly the tensors that are there. Without the file a conversion works as well,
-with new scales and a plain order.
+texts are used only if they describe exactly the present tensors. Without a record, a conversion makes new scales in a
+plain order.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Final, cast, get_args
 
 from clearseek.errors import UserError
+from clearseek.files import reading
 from clearseek.hub.config_json import Scales
 from clearseek.hub.folder import CONFIG, INDEX, ORIGIN, SCALE_DTYPES, CheckpointFolder, JsonFile, Stored, is_weight_file
-from clearseek.hub.safetensors import Header, Shaped, parse_header, read_header
+from clearseek.hub.safetensors import Header, parse_header, read_header
 from clearseek.jsontext import strict_json
-from clearseek.tensors import SCALE_SUFFIX
+from clearseek.tensors import SCALE_SUFFIX, StoredTensor
 
 FILE: Final = f"{ORIGIN}/scales.safetensors"
 _MARK: Final = "clearseek-fp8-origin-1"
@@ -29,18 +30,18 @@ _TEXT: Final = "text:"
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of the FP8 checkpoint that a BF16 one was made from."""
+    """The record, read."""
 
     scales: Scales
     old: dict[str, Stored]
-    """Name of a scale -> where it is."""
+    """Recorded scales by name."""
     headers: dict[str, Header]
-    """Weight file -> its header."""
+    """Recorded headers by weight file."""
     config: JsonFile | None
     index: JsonFile | None
 
     def fp8_names(self) -> set[str]:
-        """The matrices that were in eight bits."""
+        """Names of the matrices that were in eight bits."""
         return {e.name for header in self.headers.values() for e in header.entries if e.dtype == "F8_E4M3"}
 
     @property
@@ -48,34 +49,31 @@ class Origin:
         """Type of the scales, ``F32`` or ``F8_E8M0``."""
         return next((found.entry.dtype for found in self.old.values()), "F32")
 
-    def describes(self, tensors: dict[str, Shaped]) -> bool:
+    def describes(self, tensors: dict[str, StoredTensor]) -> bool:
         """Whether the recorded headers hold exactly these tensors."""
         recorded = [entry.shaped for header in self.headers.values() for entry in header.entries]
         return len(recorded) == len(tensors) and set(recorded) == set(tensors.values())
 
 
-def origin_tensors(source: CheckpointFolder) -> list[tuple[Shaped, Stored | bytes]]:
-    """The tensors to write for an FP8 checkpoint, each with where it is now or its bytes."""
-    found: list[tuple[Shaped, Stored | bytes]] = [
-        (stored.entry.shaped, stored) for name, stored in source.tensors.items() if name.endswith(SCALE_SUFFIX)
-    ]
+def origin_tensors(source: CheckpointFolder) -> dict[StoredTensor, Stored | bytes]:
+    """Tensors of the record of an FP8 checkpoint, each with its place there or its bytes."""
+    found: dict[StoredTensor, Stored | bytes] = {
+        stored.entry.shaped: stored for name, stored in source.tensors.items() if name.endswith(SCALE_SUFFIX)
+    }
     parts = {_HEADER + file: header.raw for file, header in source.headers.items()}
     parts[_TEXT + CONFIG] = source.config.raw
     if source.index:
         parts[_TEXT + INDEX] = source.index.raw
-    return found + [(Shaped(name, "U8", (len(raw),)), raw) for name, raw in parts.items()]
+    return found | {StoredTensor(name, "U8", (len(raw),)): raw for name, raw in parts.items()}
 
 
 def origin_metadata(scales: Scales) -> dict[str, str]:
-    """The file's mark."""
+    """Metadata that mark the file as a record."""
     return {"format": _MARK, "scales": scales}
 
 
 def read_origin(folder: Path) -> Origin | None:
-    """Read the record beside a BF16 checkpoint; None where there is none, or a file that is not ClearSeek's.
-
-    Raises UserError when it is damaged: a half of it must not pass for the whole.
-    """
+    """Read the record beside a BF16 checkpoint, or None without one of ClearSeek's. Raises UserError for damage."""
     file = folder / FILE
     if not file.exists():
         return None
@@ -84,19 +82,16 @@ def read_origin(folder: Path) -> Origin | None:
     if metadata.get("format") != _MARK:
         return None
     if metadata.get("scales") not in get_args(Scales):
-        raise UserError(f"{file}: damaged: it does not say which scales it holds: delete it to compute new ones")
+        raise UserError(f"{file}: damaged: its metadata lack the kind of scales: delete it to compute new ones")
     old: dict[str, Stored] = {}
     parts: dict[str, bytes] = {}
-    try:
-        with file.open("rb") as stream:
-            for entry in header.entries:
-                if entry.name.startswith((_HEADER, _TEXT)) and entry.dtype == "U8":
-                    stream.seek(entry.begin)
-                    parts[entry.name] = stream.read(entry.size)
-                else:
-                    old[entry.name] = Stored(FILE, entry)
-    except OSError as error:
-        raise UserError(f"{file}: cannot read: {error.strerror}") from None
+    with reading(file), file.open("rb") as stream:
+        for entry in header.entries:
+            if entry.name.startswith((_HEADER, _TEXT)) and entry.dtype == "U8":
+                stream.seek(entry.begin)
+                parts[entry.name] = stream.read(entry.size)
+            else:
+                old[entry.name] = Stored(FILE, entry)
     headers = {
         name.removeprefix(_HEADER): parse_header(raw, None, f"{file}: {name}")
         for name, raw in parts.items()
@@ -113,7 +108,7 @@ def same_but_for(key: str, left: dict[str, Any], right: dict[str, Any]) -> bool:
 
 
 def usable_scale(origin: Origin | None, name: str, shape: tuple[int, ...]) -> Stored | None:
-    """The recorded scales of the matrix `name`, if they have this shape."""
+    """Recorded scales of the matrix `name`, or None without scales of this shape."""
     found = origin.old.get(name + SCALE_SUFFIX) if origin else None
     fits = found is not None and found.entry.dtype in SCALE_DTYPES and found.entry.shape == shape
     return found if fits else None

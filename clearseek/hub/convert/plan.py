@@ -1,9 +1,8 @@
-"""What a conversion will write, worked out before the first byte: every output file's header, and where each tensor
-comes from.
+"""Plan of a conversion, made before the first byte is written: every output file's header, and each tensor's source.
 
-Headers are small and say everything but the numbers, so a conversion is planned, checked and measured (bytes to read,
-bytes of disk) in a second, and then streamed. To BF16, each weight file keeps its name and its order and loses its
-scales. To FP8, files and order are those of the FP8 checkpoint it was made from, where that is known and fits
+Headers are small and hold everything but the numbers, so a conversion is planned, checked and measured (bytes to read,
+bytes of disk) in a second, and then streamed. To BF16, each weight file keeps its name and order and loses its scales.
+To FP8, files and order are those of the FP8 checkpoint that the source was made from, where its record fits
 (:mod:`clearseek.hub.convert.origin`); otherwise each file keeps its name and order, with the scales right after their
 matrix. Formats: DeepSeek-V3's README_WEIGHTS.
 """
@@ -37,8 +36,8 @@ from clearseek.hub.folder import (
     check_scales_fit,
     fp8_form,
 )
-from clearseek.hub.safetensors import Entry, Header, Shaped, build_header
-from clearseek.tensors import SCALE_SUFFIX, is_fp8_name, scale_shape, tensors
+from clearseek.hub.safetensors import Entry, Header, build_header
+from clearseek.tensors import SCALE_SUFFIX, StoredTensor, is_fp8_name, scale_shape, tensors
 
 Dtype = Literal["fp8", "bf16"]
 KEPT_DTYPES = ("BF16", "F16", "F32")
@@ -46,7 +45,7 @@ KEPT_DTYPES = ("BF16", "F16", "F32")
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Bytes as they are."""
+    """A tensor copied from the source."""
 
     target: Entry
     source: Stored
@@ -54,7 +53,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """Bytes that the plan holds."""
+    """A tensor whose bytes the plan holds."""
 
     target: Entry
     content: bytes
@@ -77,7 +76,7 @@ class Encode:
     scale_target: Entry | None
     source: Stored
     old: Stored | None
-    """Scales to try first."""
+    """Old scales to try first, or None."""
 
 
 Task = Copy | Inline | Decode | Encode
@@ -93,12 +92,12 @@ class Output:
 
     @property
     def read_bytes(self) -> int:
-        """Bytes of tensors to read for it."""
+        """Bytes of tensors to read for this file."""
         return sum(task.source.entry.size for task in self.tasks if not isinstance(task, Inline))
 
     @property
     def sources(self) -> list[str]:
-        """Files to read for it, relative to the source folder."""
+        """Files to read for this file, relative to the source folder."""
         found = {task.source.file for task in self.tasks if not isinstance(task, Inline)}
         found |= {task.scale.file for task in self.tasks if isinstance(task, Decode)}
         found |= {task.old.file for task in self.tasks if isinstance(task, Encode) and task.old}
@@ -106,32 +105,32 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A conversion."""
+class ConversionPlan:
+    """Plan of a conversion."""
 
     source: CheckpointFolder
     dtype: Dtype
     scales: Scales
-    """Of the FP8 side."""
+    """Kind of scales on the FP8 side."""
     outputs: tuple[Output, ...]
     texts: dict[str, bytes]
-    """Index and config.json, written last and in this order."""
+    """Content of the index and of config.json, written last and in this order."""
     restores: bool
-    """To FP8: whether files and order are those of the checkpoint that the source was made from."""
+    """Whether an FP8 output has the files and order of the checkpoint that the source was made from."""
 
 
-def plan_conversion(source: CheckpointFolder, dtype: Dtype, scales: Scales | None) -> Plan:
-    """Check that a checkpoint can be converted, and how.
+def plan_conversion(source: CheckpointFolder, dtype: Dtype, scales: Scales | None) -> ConversionPlan:
+    """Plan the conversion of a checkpoint.
 
     Raises:
-        UserError: it has that format already, or is of neither; a scale is missing, misshapen or without a matrix; a
-            tensor is of a type that does not belong there. The message names tensor and file.
+        UserError: the checkpoint has that format already, or neither format; a scale is missing, misshapen or without a
+            matrix; a tensor's type belongs to neither format. The message names tensor and file.
     """
     stored = fp8_form(source)
     if (dtype == "fp8") == (stored is not None):
         raise UserError(f"{source.folder}: {_nothing_to_do(source, stored is not None)}")
     if dtype == "bf16" and scales is not None:
-        raise UserError("--scales goes with --dtype fp8: BF16 has none")
+        raise UserError("--scales goes with --dtype fp8: BF16 has no scales")
     for name, found in source.tensors.items():
         allowed = SCALE_DTYPES if name.endswith(SCALE_SUFFIX) else ("F8_E4M3",)
         if found.entry.dtype not in (*KEPT_DTYPES, *allowed):
@@ -145,7 +144,7 @@ def plan_conversion(source: CheckpointFolder, dtype: Dtype, scales: Scales | Non
 
 
 def _nothing_to_do(source: CheckpointFolder, eight: bool) -> str:
-    """Why there is nothing to convert, and what is wrong if config.json says otherwise."""
+    """Reason why there is nothing to convert, with the cure where config.json says otherwise."""
     wide = {found.entry.dtype for name, found in source.tensors.items() if is_fp8_name(name)}
     says = f"is in {'FP8' if eight else ' and '.join(sorted(wide)) or 'BF16'} already: there is nothing to convert"
     if not eight and fp8_scales(source.config.content, source.folder / CONFIG) is not None:
@@ -154,12 +153,11 @@ def _nothing_to_do(source: CheckpointFolder, eight: bool) -> str:
 
 
 def _check_complete(source: CheckpointFolder) -> None:
-    """Where config.json is of a model that ClearSeek knows, every tensor of it is there, in its shape; the MTP layer
-    may be missing as a whole, as some tools leave it."""
+    """Raise UserError unless a checkpoint of a known model has every tensor, in its shape, or all but the MTP layer."""
     file = source.folder / CONFIG
     try:
         config = parse_hf_config(source.config.content, file)
-    except UserError:  # another architecture that stores FP8 alike: converted by names alone
+    except UserError:  # another architecture with the same FP8 format, converted by names alone
         return
     stored = our_names(source.tensors)
     with_mtp = any(name.startswith(f"model.layers.{config.num_hidden_layers}.") for name in stored)
@@ -173,26 +171,27 @@ def _check_complete(source: CheckpointFolder) -> None:
             raise UserError(f"{source.where(found.entry.name)} has shape {shape}, but {CONFIG} says {[*spec.shape]}")
 
 
-def _to_bf16(source: CheckpointFolder, scales: Scales) -> Plan:
+def _to_bf16(source: CheckpointFolder, scales: Scales) -> ConversionPlan:
     check_scales_fit(source)
     outputs = []
     for file, header in source.headers.items():
         kept = [entry for entry in header.entries if not entry.name.endswith(SCALE_SUFFIX)]
         if not kept:
             continue
-        shaped = [Shaped(e.name, "BF16" if e.dtype == "F8_E4M3" else e.dtype, e.shape) for e in kept]
+        shaped = [StoredTensor(e.name, "BF16" if e.dtype == "F8_E4M3" else e.dtype, e.shape) for e in kept]
         made = build_header(shaped, header.metadata)
         outputs.append(Output(file, made, tuple(_from_fp8(source, target) for target in made.entries)))
-    weight_map = {e.name: output.name for output in outputs for e in output.header.entries}
     texts = {CONFIG: _json({k: v for k, v in source.config.content.items() if k != "quantization_config"})}
     if source.index:
-        names = [name for name in source.tensors if name in weight_map]
-        texts = {INDEX: _index(source, outputs, {name: weight_map[name] for name in names}), **texts}
-    parts = origin_tensors(source)
-    made = build_header((shaped for shaped, _ in parts), origin_metadata(scales))
-    contents = {shaped.name: content for shaped, content in parts}
-    tasks = (_copy_or_inline(target, contents[target.name]) for target in made.entries)
-    return Plan(source, "bf16", scales, (*outputs, Output(FILE, made, tuple(tasks))), texts, False)
+        texts = {INDEX: _index(source, outputs, _weight_map(source, outputs)), **texts}
+    record = origin_tensors(source)
+    made = build_header(record, origin_metadata(scales))
+    contents = {shaped.name: content for shaped, content in record.items()}
+    tasks = tuple(
+        Inline(target, content) if isinstance(content := contents[target.name], bytes) else Copy(target, content)
+        for target in made.entries
+    )
+    return ConversionPlan(source, "bf16", scales, (*outputs, Output(FILE, made, tasks)), texts, False)
 
 
 def _from_fp8(source: CheckpointFolder, target: Entry) -> Task:
@@ -202,17 +201,13 @@ def _from_fp8(source: CheckpointFolder, target: Entry) -> Task:
     return Copy(target, found)
 
 
-def _copy_or_inline(target: Entry, content: Stored | bytes) -> Task:
-    return Inline(target, content) if isinstance(content, bytes) else Copy(target, content)
-
-
-def _to_fp8(source: CheckpointFolder, scales: Scales | None) -> Plan:
+def _to_fp8(source: CheckpointFolder, scales: Scales | None) -> ConversionPlan:
     origin = read_origin(source.folder)
     names = {name for name in source.tensors if is_fp8_name(name)}
     kind = scales or (origin.scales if origin else "float")
-    restored = origin is not None and _fits(source, origin, kind)
-    if restored and origin is not None:
-        names = origin.fp8_names()
+    restored = origin if origin and _fits(source, origin, kind) else None
+    if restored:
+        names = restored.fp8_names()
     if not names:
         first = next(iter(source.tensors), "nothing")
         raise UserError(
@@ -222,22 +217,19 @@ def _to_fp8(source: CheckpointFolder, scales: Scales | None) -> Plan:
         )
     _check_matrices(source, names)
     old = origin if origin and origin.scales == kind else None
-    if restored and origin is not None:
-        headers = origin.headers
-    else:
-        headers = {
-            file: build_header(_with_scales(header.entries, names), header.metadata)
-            for file, header in source.headers.items()
-        }
+    headers = (restored and restored.headers) or {
+        file: build_header(_with_scales(header.entries, names), header.metadata)
+        for file, header in source.headers.items()
+    }
     outputs = [Output(file, made, tuple(_into_fp8(source, made, old))) for file, made in headers.items()]
-    weight_map = _fp8_weight_map(source, outputs)
+    weight_map = _weight_map(source, outputs)
     texts = {}
-    was = origin.index if restored and origin else source.index
+    was = restored.index if restored else source.index
     if was or [output.name for output in outputs] != [SINGLE]:
-        same = restored and was is not None and was.content.get("weight_map") == weight_map
+        same = restored and was and was.content.get("weight_map") == weight_map
         texts[INDEX] = was.raw if same and was else _index(source, outputs, weight_map)
     texts[CONFIG] = _fp8_config(source, kind, origin)
-    return Plan(source, "fp8", kind, tuple(outputs), texts, restored)
+    return ConversionPlan(source, "fp8", kind, tuple(outputs), texts, restored is not None)
 
 
 def _check_matrices(source: CheckpointFolder, names: Iterable[str]) -> None:
@@ -254,7 +246,7 @@ def _check_matrices(source: CheckpointFolder, names: Iterable[str]) -> None:
 
 
 def _fits(source: CheckpointFolder, origin: Origin, kind: Scales) -> bool:
-    """Whether the FP8 checkpoint on record has the source's tensors, and a form that scales of this kind can have."""
+    """Whether the recorded FP8 checkpoint has the source's tensors, and a type for scales of this kind."""
     names = origin.fp8_names()
     if not names <= set(source.tensors) or (origin.scale_dtype == "F8_E8M0" and kind != "power-of-two"):
         return False
@@ -262,14 +254,14 @@ def _fits(source: CheckpointFolder, origin: Origin, kind: Scales) -> bool:
     return origin.describes({shaped.name: shaped for shaped in _with_scales(entries, names, origin.scale_dtype)})
 
 
-def _with_scales(entries: Iterable[Entry], names: set[str], scale_dtype: str = "F32") -> Iterable[Shaped]:
-    """Tensors as FP8 has them: those of `names` in eight bits, followed by their scales."""
+def _with_scales(entries: Iterable[Entry], names: set[str], scale_dtype: str = "F32") -> Iterable[StoredTensor]:
+    """Yield tensors as FP8 stores them: those of `names` in eight bits, each followed by its scales."""
     for entry in entries:
         if entry.name not in names:
             yield entry.shaped
         else:
-            yield Shaped(entry.name, "F8_E4M3", entry.shape)
-            yield Shaped(entry.name + SCALE_SUFFIX, scale_dtype, scale_shape(entry.shape))
+            yield StoredTensor(entry.name, "F8_E4M3", entry.shape)
+            yield StoredTensor(entry.name + SCALE_SUFFIX, scale_dtype, scale_shape(entry.shape))
 
 
 def _into_fp8(source: CheckpointFolder, made: Header, origin: Origin | None) -> Iterable[Task]:
@@ -282,18 +274,19 @@ def _into_fp8(source: CheckpointFolder, made: Header, origin: Origin | None) -> 
             yield Encode(target, here.get(target.name + SCALE_SUFFIX), found, old)
         elif matrix == target.name:
             yield Copy(target, found)
-        elif matrix not in here:  # in another file, from where it is read once more for its scales alone
+        elif matrix not in here:  # the codes are in another file: the matrix is read again for its scales
             yield Encode(None, target, found, old)
 
 
-def _fp8_weight_map(source: CheckpointFolder, outputs: list[Output]) -> dict[str, str]:
+def _weight_map(source: CheckpointFolder, outputs: list[Output]) -> dict[str, str]:
+    """Files of the output's tensors, in the source's order, each scale after its matrix."""
     where = {entry.name: output.name for output in outputs for entry in output.header.entries}
     names = [each for name in source.tensors for each in (name, name + SCALE_SUFFIX) if each in where]
     return {name: where[name] for name in names}
 
 
 def _fp8_config(source: CheckpointFolder, kind: Scales, origin: Origin | None) -> bytes:
-    """config.json with its quantisation: the very file it once was, where nothing else was changed since."""
+    """Content of config.json with its quantisation: the recorded file, where nothing else was changed since."""
     key = "quantization_config"
     was, now = origin.config if origin else None, source.config.content
     if was and same_but_for(key, was.content, now) and fp8_scales(was.content, source.folder / FILE) == kind:

@@ -1,10 +1,10 @@
-"""Checkpoints from FP8 to BF16 and back, on a machine of any size.
+"""Conversion of checkpoints from FP8 to BF16 and back, on a machine of any size.
 
-DeepSeek publishes weights in eight bits; most tools want BF16, and nothing official goes the other way. Here both are a
-stream: one weight file after the other, in pieces, so memory stays small for a model of any size and no GPU is needed.
-The output folder is a checkpoint only when everything is in it (config.json comes last); until then it holds whole
-files and a record of them, and the same command goes on where it was, after Ctrl-C, a kill or a full disk. From FP8 to
-BF16 and back gives the same bytes (:mod:`clearseek.hub.convert.origin`). Formats: DeepSeek-V3's README_WEIGHTS.
+DeepSeek publishes weights in eight bits; most tools want BF16, and no official tool converts back. Here both directions
+are a stream: one weight file after the other, in pieces, so memory stays small for a model of any size, without a GPU.
+The output folder is a checkpoint only once it is complete (config.json comes last); until then it holds whole files and
+a journal of them, and the same command goes on after Ctrl-C, a kill or a full disk. From FP8 to BF16 and back gives the
+same bytes (:mod:`clearseek.hub.convert.origin`). Formats: DeepSeek-V3's README_WEIGHTS.
 """
 
 from __future__ import annotations
@@ -21,57 +21,64 @@ from typing import NamedTuple
 import torch
 
 from clearseek.errors import UserError
-from clearseek.files import atomic_file, remove_leftovers, write_atomic, writing
+from clearseek.files import atomic_file, reading, remove_leftovers, write_atomic, writing
 from clearseek.hub.config_json import Scales
 from clearseek.hub.convert.journal import JOURNAL, Journal, identify
-from clearseek.hub.convert.plan import Dtype, Output, Plan, plan_conversion
+from clearseek.hub.convert.plan import ConversionPlan, Dtype, Output, plan_conversion
 from clearseek.hub.convert.stream import Files, Stopped, check_scales, stream
 from clearseek.hub.folder import open_checkpoint
 from clearseek.locks import exclusive
 
 MOST_THREADS = 8
 _LOCK = ".lock"
-"""In the output folder, while a process writes there."""
+"""Lock file in the output folder while a process writes there."""
 
 
-class Progress(NamedTuple):
-    """How far a conversion has come."""
+class ConversionProgress(NamedTuple):
+    """Progress of a conversion."""
 
     file: str
-    """What is being written."""
+    """Name of the file being written."""
     files_done: int
+    """Number of files done."""
     files: int
+    """Number of all files."""
     bytes_done: int
-    """Of tensors, read."""
+    """Bytes of tensors read."""
     bytes: int
+    """Bytes of all tensors to read."""
     bytes_before: int
-    """Of them, those that an earlier attempt had done."""
+    """Bytes of tensors that earlier attempts had read."""
 
 
 @dataclass(frozen=True)
 class Converted:
-    """How a conversion ended."""
+    """Result of a conversion."""
 
     finished: bool
-    """False when it was stopped; the same call goes on."""
+    """Whether the output is complete; else the same call goes on."""
     dtype: Dtype
+    """Type of the output."""
     scales: Scales
-    """Of the FP8 side."""
+    """Kind of scales on the FP8 side."""
     files: int
-    """Weight files, the record beside a BF16 checkpoint included."""
+    """Number of weight files, the record beside a BF16 checkpoint included."""
     files_done: int
+    """Number of weight files done."""
     tensors: int
-    """In the output."""
+    """Number of tensors of the output."""
     blocks: int
-    """To FP8: blocks quantised."""
+    """Number of blocks quantised to FP8."""
     kept: int
-    """To FP8: of them, those that took the scale they once had."""
+    """Number of blocks that took the scale that they had before."""
     restores: bool
-    """To FP8: whether files and order are those of the checkpoint that the source was made from."""
+    """Whether an FP8 output has the files and order of the checkpoint that the source was made from."""
     bytes_read: int
-    """In this attempt."""
+    """Bytes of tensors read in this attempt."""
     bytes_written: int
+    """Bytes written in this attempt."""
     seconds: float
+    """Seconds of this attempt."""
     left_out: tuple[str, ...]
     """Files beside the weights that are too large to be copied along."""
 
@@ -81,23 +88,23 @@ def convert_checkpoint(
     out: str | Path,
     dtype: Dtype,
     scales: Scales | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[ConversionProgress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Converted:
     """Convert a DeepSeek-V3 checkpoint between block FP8 and BF16, or go on with an unfinished conversion.
 
     Args:
         source: Folder with config.json and safetensors; it is only read.
-        out: Folder to make; absent, empty, or with an unfinished conversion of the same.
-        dtype: What to make.
-        scales: Of new FP8 blocks. None takes those that `source` had before it became BF16, where that is known, and
-            else ``float``, DeepSeek-V3's.
+        out: Folder to make: absent, empty, or with an unfinished conversion of the same.
+        dtype: Type to convert to.
+        scales: Kind of scales of new FP8 blocks. None takes the kind that `source` had before it became BF16, where
+            that is on record, and else ``float``, DeepSeek-V3's.
         progress: Called as the work goes on.
-        stop: Asked often; once it says true, the conversion ends early and keeps the files that are whole.
+        stop: Called often; a true answer ends the conversion early, which keeps the files that are whole.
 
     Raises:
-        UserError: `source` is damaged or of another format, `out` holds something else, the disk is full or may not be
-            written. What was whole by then is kept in `out`, and nothing else.
+        UserError: `source` is damaged or of another format, `out` holds something else, the disk is full or not
+            writable. `out` keeps the files that are whole, and nothing else.
     """
     source, out = Path(source), Path(out)
     start = time.monotonic()
@@ -118,7 +125,7 @@ def convert_checkpoint(
             written = _finish(plan, journal)
             finished = True
         written += sum(output.header.file_bytes for output in todo if output.name in journal.done)
-    if finished:  # after the lock, which a kill would otherwise leave in a checkpoint that nothing more is done to
+    if finished:  # after the lock, which a kill would otherwise leave in a finished checkpoint
         with writing(journal.file):
             journal.file.unlink(missing_ok=True)
     blocks, kept = journal.blocks()
@@ -150,7 +157,7 @@ def _refuse_places(source: Path, out: Path) -> None:
     if out.is_dir() and not (out / JOURNAL).exists():
         with writing(out):
             names = sorted(path.name for path in out.iterdir())
-        # The first journal and the lock, when a kill came before it was whole.
+        # A kill may have left the lock and the temporary of the first journal.
         if any(not name.startswith(f".{JOURNAL}.") and name != _LOCK for name in names):
             raise UserError(
                 f"{out}: not empty and not an unfinished conversion (it holds {', '.join(names[:3])}): choose another "
@@ -158,7 +165,7 @@ def _refuse_places(source: Path, out: Path) -> None:
             )
 
 
-def _refuse_clashes(plan: Plan) -> None:
+def _refuse_clashes(plan: ConversionPlan) -> None:
     names = [output.name for output in plan.outputs]
     clashes = sorted(set(names) & {*plan.source.small_files, *plan.texts, JOURNAL, _LOCK})
     if clashes:
@@ -166,8 +173,8 @@ def _refuse_clashes(plan: Plan) -> None:
 
 
 @contextmanager
-def _claimed(journal: Journal, plan: Plan) -> Iterator[None]:
-    """The output folder, with a journal in it, for this process alone; gone again if nothing came of it."""
+def _claimed(journal: Journal, plan: ConversionPlan) -> Iterator[None]:
+    """Hold the output folder for this process alone, and remove it again if it stays empty."""
     out = journal.out
     new = not out.exists()
     with writing(out):
@@ -176,7 +183,7 @@ def _claimed(journal: Journal, plan: Plan) -> Iterator[None]:
         with ExitStack() as stack:
             with writing(out):
                 stack.enter_context(exclusive(out / _LOCK, str(out)))
-            _refuse_places(plan.source.folder, out)  # again: another conversion may have ended here meanwhile
+            _refuse_places(plan.source.folder, out)  # another conversion may have ended here meanwhile
             remove_leftovers(out)
             if journal.file.exists():
                 journal.load()
@@ -189,19 +196,19 @@ def _claimed(journal: Journal, plan: Plan) -> Iterator[None]:
                         journal.file.unlink()
     finally:
         if new:
-            with suppress(OSError):  # fails where something came of it
+            with suppress(OSError):  # fails unless the folder is empty
                 out.rmdir()
 
 
-def _refuse_foreign(out: Path, plan: Plan) -> None:
-    """Files that came into an unfinished conversion from elsewhere could be overwritten, or taken for part of it."""
+def _refuse_foreign(out: Path, plan: ConversionPlan) -> None:
+    """Raise UserError for files of other origin, which would be overwritten or taken for part of the conversion."""
     ours = {*(output.name for output in plan.outputs), *plan.texts, *plan.source.small_files, JOURNAL, _LOCK}
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
     if found - ours:
-        raise UserError(f"{out / min(found - ours)}: is no part of the unfinished conversion there: move it away")
+        raise UserError(f"{out / min(found - ours)}: not part of the unfinished conversion there: move it away")
 
 
-def _refuse_full_disk(out: Path, plan: Plan, todo: list[Output]) -> None:
+def _refuse_full_disk(out: Path, plan: ConversionPlan, todo: list[Output]) -> None:
     sizes = [output.header.file_bytes for output in todo] + [len(raw) for raw in plan.texts.values()]
     with suppress(OSError):
         sizes += [(plan.source.folder / name).stat().st_size for name in plan.source.small_files]
@@ -214,9 +221,15 @@ def _refuse_full_disk(out: Path, plan: Plan, todo: list[Output]) -> None:
 
 
 class _Meter:
-    """Tells how far the work has come, and ends it when it is to stop."""
+    """Reports progress, and ends the work when asked to stop."""
 
-    def __init__(self, plan: Plan, todo: list[Output], progress: Callable[[Progress], None], stop: Callable[[], bool]):
+    def __init__(
+        self,
+        plan: ConversionPlan,
+        todo: list[Output],
+        progress: Callable[[ConversionProgress], None],
+        stop: Callable[[], bool],
+    ):
         self.total = sum(output.read_bytes for output in plan.outputs)
         self.before = self.done = self.total - sum(output.read_bytes for output in todo)
         self.files, self.files_done = len(plan.outputs), len(plan.outputs) - len(todo)
@@ -224,14 +237,14 @@ class _Meter:
         self._progress, self._stop = progress, stop
 
     def tick(self, read: int) -> None:
-        """So many more bytes have been read."""
+        """Add bytes read, and report."""
         self.done += read
-        self._progress(Progress(self.file, self.files_done, self.files, self.done, self.total, self.before))
+        self._progress(ConversionProgress(self.file, self.files_done, self.files, self.done, self.total, self.before))
         if self._stop():
             raise Stopped
 
 
-def _write_files(plan: Plan, todo: list[Output], journal: Journal, meter: _Meter) -> None:
+def _write_files(plan: ConversionPlan, todo: list[Output], journal: Journal, meter: _Meter) -> None:
     journal.save()
     with _threads() as pool, Files(plan.source.folder) as files:
         for output in todo:
@@ -249,7 +262,7 @@ def _write_files(plan: Plan, todo: list[Output], journal: Journal, meter: _Meter
 
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch would use, each of which works alone."""
+    """A pool of as many threads as torch would use, each of which computes alone."""
     number = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -259,18 +272,13 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(number)
 
 
-def _finish(plan: Plan, journal: Journal) -> int:
-    """The files beside the weights; config.json comes last. Bytes written."""
+def _finish(plan: ConversionPlan, journal: Journal) -> int:
+    """Write the files beside the weights, config.json last; the number of bytes."""
     written = 0
-    for name in plan.source.small_files:
+    for name in (*plan.source.small_files, *plan.texts):
         file = plan.source.folder / name
-        try:
-            raw = file.read_bytes()
-        except OSError as error:
-            raise UserError(f"{file}: cannot read: {error.strerror}") from None
-        write_atomic(journal.out / name, raw)
-        written += len(raw)
-    for name, raw in plan.texts.items():
+        with reading(file):
+            raw = plan.texts[name] if name in plan.texts else file.read_bytes()
         write_atomic(journal.out / name, raw)
         written += len(raw)
     return written

@@ -1,10 +1,9 @@
-"""One file of a conversion, streamed: pieces of matrices are read, computed and written where they belong.
+"""Stream of one file of a conversion: pieces of matrices are read, computed and written to their places.
 
 A matrix is cut into rectangles of whole 128 x 128 blocks, about a million elements each, so memory does not depend on
-the matrix, let alone the checkpoint. Pieces are independent, and a few threads work on them side by side. Reads and
-writes are plain ones, and what has been read or written is taken out of the page cache again: the kernel would
-otherwise fill the memory with pages that nobody needs, and writing then waits for it (measured: 240 MB/s with a full
-page cache, 1,100 MB/s without, on one virtual machine).
+the size of matrix or checkpoint. Pieces are independent, and a few threads work on them side by side. Pages read or
+written are dropped from the page cache: the kernel would otherwise fill the memory with unneeded pages, and writes
+would wait for it (240 MB/s measured with a full page cache, 1,100 MB/s without, on one virtual machine).
 """
 
 from __future__ import annotations
@@ -25,39 +24,40 @@ import torch
 from torch import Tensor
 
 from clearseek.errors import UserError
+from clearseek.files import reading
 from clearseek.fp8.formats import TILE
 from clearseek.hub.block_fp8 import DTYPE_NAMES, check_finite, check_scale, decode, encode, narrow_scale, wide_scale
-from clearseek.hub.convert.plan import KEPT_DTYPES, Copy, Decode, Encode, Inline, Output, Plan, Task
+from clearseek.hub.convert.plan import KEPT_DTYPES, ConversionPlan, Copy, Decode, Encode, Inline, Output, Task
 from clearseek.hub.folder import Stored
 from clearseek.hub.safetensors import DTYPE_BYTES, Entry
 
 PIECE_ELEMENTS: Final = 1 << 20
 WIDEST_PIECE: Final = 1 << 15
-"""Columns; a wider matrix is cut along its columns too."""
+"""Most columns of a piece; a wider matrix is cut along its columns too."""
 COPY_BYTES: Final = 1 << 22
 FLUSH_BYTES: Final = 1 << 26
 AHEAD: Final = 32
-"""Pieces that are handed to the threads at once."""
+"""Number of pieces that are handed to the threads at once."""
 _TYPES: Final = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
-class Stopped(Exception):  # noqa: N818 - an answer to a request, no error
-    """Whoever asked for the conversion asked it to stop."""
+class Stopped(Exception):  # noqa: N818 - not an error, but the answer to a request
+    """The caller of the conversion asked it to stop."""
 
 
 class Done(NamedTuple):
-    """What a piece, or a file, came to."""
+    """Counts of a finished piece or file."""
 
     read: int
-    """Bytes of tensors."""
+    """Bytes of tensors read."""
     blocks: int = 0
-    """Blocks quantised."""
+    """Number of blocks quantised."""
     kept: int = 0
-    """Of them, those that took their old scale."""
+    """Number of blocks that took their old scale."""
 
 
-class Part(NamedTuple):
-    """A rectangle of a matrix."""
+class Rectangle(NamedTuple):
+    """Rows and columns of a piece of a matrix."""
 
     rows: slice
     columns: slice
@@ -65,7 +65,7 @@ class Part(NamedTuple):
 
 @dataclass
 class Files(AbstractContextManager["Files"]):
-    """The source folder's files, opened when first needed."""
+    """Files of the source folder, opened when first needed."""
 
     folder: Path
 
@@ -73,32 +73,30 @@ class Files(AbstractContextManager["Files"]):
         self._handles: dict[str, int] = {}
 
     def open(self, names: list[str]) -> None:
-        """Open these files, and close all others."""
+        """Open these files and close all others."""
         for name in [name for name in self._handles if name not in names]:
             os.close(self._handles.pop(name))
         for name in names:
             if name not in self._handles:
-                try:
+                with reading(self.folder / name):
                     self._handles[name] = os.open(self.folder / name, os.O_RDONLY)
-                except OSError as error:
-                    raise UserError(f"{self.folder / name}: cannot read: {error.strerror}") from None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.open([])
 
     def where(self, stored: Stored) -> str:
-        """File and tensor, to begin a message with."""
+        """File and tensor: the beginning of a message."""
         return f"{self.folder / stored.file}: {stored.entry.name}"
 
     def bytes(self, stored: Stored, first: int, size: int) -> Tensor:
-        """uint8 [size] of a tensor, from its byte `first` on."""
+        """Bytes of a tensor from byte `first` on: uint8 [size]."""
         raw = torch.empty(size, dtype=torch.uint8)
         self._read(stored, first, raw.numpy().data)
         _forget(self._handles[stored.file], stored.entry.begin + first, size)
         return raw
 
-    def part(self, stored: Stored, part: Part) -> Tensor:
-        """uint8 [rows, columns x element size] of a matrix."""
+    def part(self, stored: Stored, part: Rectangle) -> Tensor:
+        """Bytes of a piece of a matrix: uint8 [rows, columns x element size]."""
         width, column, size, steps = _strips(stored.entry, part)
         raw = torch.empty((part.rows.stop - part.rows.start, size), dtype=torch.uint8)
         if size == width:
@@ -108,24 +106,24 @@ class Files(AbstractContextManager["Files"]):
         return raw
 
     def scales(self, stored: Stored) -> Tensor:
-        """FP32 [G, G], whole."""
+        """Scales of a matrix: FP32 [G, G]."""
         raw = self.bytes(stored, 0, stored.entry.size)
         return wide_scale(raw.view(torch.float32) if stored.entry.dtype == "F32" else raw).view(stored.entry.shape)
 
     def _read(self, stored: Stored, first: int, view: memoryview) -> None:
         at = stored.entry.begin + first
         while view:
-            try:
+            with reading(self.folder / stored.file):
                 count = os.preadv(self._handles[stored.file], [view], at)
-            except OSError as error:
-                raise UserError(f"{self.folder / stored.file}: cannot read: {error.strerror}") from None
             if not count:
-                raise UserError(f"{self.where(stored)}: the file ends before it: it was changed while being read")
+                raise UserError(
+                    f"{self.where(stored)}: the file ends before it: it was changed while being read: convert again"
+                )
             view, at = view[count:], at + count
 
 
-def check_scales(plan: Plan) -> None:
-    """Raise UserError if a scale of an FP8 checkpoint is not a positive number; few bytes, so it is done first."""
+def check_scales(plan: ConversionPlan) -> None:
+    """Raise UserError if a scale of an FP8 checkpoint is not a positive number; the few bytes are read first."""
     scales = [task.scale for output in plan.outputs for task in output.tasks if isinstance(task, Decode)]
     with Files(plan.source.folder) as files:
         for stored in sorted(scales, key=lambda stored: (stored.file, stored.entry.begin)):
@@ -139,15 +137,16 @@ def stream(
     """Write the tensors of a file.
 
     Args:
-        output: What to write.
-        power_of_two: New scales are powers of two.
-        files: The source.
-        handle: The file to write, its header being there already.
+        output: The file's plan.
+        power_of_two: Whether new scales are powers of two.
+        files: Files of the source.
+        handle: The file to write, which has its header.
         pool: Threads to work in.
-        tick: Called with the bytes read as pieces are finished; an exception from it ends the work.
+        tick: Called with the bytes read of each finished piece; an exception from it ends the work.
 
     Raises:
-        UserError: numbers of the source are damaged, or it changed. OSError: the file cannot be written.
+        UserError: numbers of the source are damaged, or the source changed.
+        OSError: the file cannot be written.
     """
     files.open(output.sources)
     total, unwritten = Done(0), 0
@@ -178,7 +177,7 @@ def stream(
 
 
 def _pieces(task: Task, power_of_two: bool, files: Files, handle: int) -> Iterator[Callable[[], Done]]:
-    """The work of one tensor, in order."""
+    """Yield the pieces of work of one tensor, in order."""
     match task:
         case Inline(target, content):
             yield partial(_inline, target, content, handle)
@@ -210,14 +209,16 @@ def _copy(target: Entry, source: Stored, first: int, size: int, files: Files, ha
     return Done(size)
 
 
-def _decode(target: Entry, source: Stored, scale_GG: Tensor, part: Part, files: Files, handle: int) -> Done:
+def _decode(target: Entry, source: Stored, scale_GG: Tensor, part: Rectangle, files: Files, handle: int) -> Done:
     codes_NK = files.part(source, part)
     values_NK = decode(codes_NK, scale_GG[_blocks(part)], files.where(source))
     _write_part(handle, target, part, values_NK)
     return Done(codes_NK.numel())
 
 
-def _encode(task: Encode, old_GG: Tensor | None, part: Part, power_of_two: bool, files: Files, handle: int) -> Done:
+def _encode(
+    task: Encode, old_GG: Tensor | None, part: Rectangle, power_of_two: bool, files: Files, handle: int
+) -> Done:
     raw = files.part(task.source, part)
     old = None if old_GG is None else old_GG[_blocks(part)]
     made = encode(raw.view(_TYPES[task.source.entry.dtype]), power_of_two, files.where(task.source), old)
@@ -225,41 +226,35 @@ def _encode(task: Encode, old_GG: Tensor | None, part: Part, power_of_two: bool,
         _write_part(handle, task.target, part, made.codes)
     if task.scale_target is not None:
         scale = made.scale if task.scale_target.dtype == "F32" else narrow_scale(made.scale)
-        _write_part(handle, task.scale_target, Part(*_blocks(part)), scale)
+        _write_part(handle, task.scale_target, Rectangle(*_blocks(part)), scale)
     codes = task.target is not None
     return Done(raw.numel(), made.scale.numel() * codes, made.kept * codes)
 
 
-def _parts(shape: tuple[int, ...]) -> Iterator[Part]:
-    """A matrix cut into rectangles of whole blocks."""
+def _parts(shape: tuple[int, ...]) -> Iterator[Rectangle]:
+    """Yield rectangles of whole blocks that make up a matrix."""
     rows, columns = shape
     wide = min(columns, WIDEST_PIECE)
     high = max(TILE, PIECE_ELEMENTS // wide // TILE * TILE)
     for row in range(0, rows, high):
         for column in range(0, columns, wide):
-            yield Part(slice(row, min(row + high, rows)), slice(column, min(column + wide, columns)))
+            yield Rectangle(slice(row, min(row + high, rows)), slice(column, min(column + wide, columns)))
 
 
-def _blocks(part: Part) -> tuple[slice, slice]:
-    """The scales of a rectangle."""
+def _blocks(part: Rectangle) -> tuple[slice, slice]:
+    """Rows and columns of a rectangle's scales."""
     rows, columns = (slice(each.start // TILE, -(-each.stop // TILE)) for each in part)
     return rows, columns
 
 
-def _strips(entry: Entry, part: Part) -> tuple[int, int, int, range]:
-    """Of a rectangle, in bytes: the matrix's width, its first column, its width; and its rows."""
-    element = DTYPE_BYTES[entry.dtype]
-    columns = part.columns
-    width = prod(entry.shape[1:]) * element
-    return (
-        width,
-        columns.start * element,
-        (columns.stop - columns.start) * element,
-        range(part.rows.start, part.rows.stop),
-    )
+def _strips(entry: Entry, part: Rectangle) -> tuple[int, int, int, range]:
+    """Width of the matrix, first column and width of the rectangle, in bytes, and the rectangle's rows."""
+    element, (rows, columns) = DTYPE_BYTES[entry.dtype], part
+    width, size = prod(entry.shape[1:]) * element, (columns.stop - columns.start) * element
+    return width, columns.start * element, size, range(rows.start, rows.stop)
 
 
-def _write_part(handle: int, entry: Entry, part: Part, values: Tensor) -> None:
+def _write_part(handle: int, entry: Entry, part: Rectangle, values: Tensor) -> None:
     width, column, size, rows = _strips(entry, part)
     raw = values.contiguous().view(torch.uint8).numpy()
     if size == width:
@@ -276,13 +271,13 @@ def _write(handle: int, at: int, view: memoryview) -> None:
 
 
 def _flush(handle: int) -> None:
-    """Force what was written to the disk, and out of memory."""
+    """Force written pages to the disk, and out of memory."""
     (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(handle)
     _forget(handle, 0, 0)
 
 
 def _forget(handle: int, first: int, size: int) -> None:
-    """Take pages of a file out of the page cache, where the system can."""
+    """Drop pages of a file from the page cache, where the system can."""
     if hasattr(os, "posix_fadvise"):
-        with suppress(OSError):  # advice only: some file systems have none
+        with suppress(OSError):  # advice, which some file systems refuse
             os.posix_fadvise(handle, first, size, os.POSIX_FADV_DONTNEED)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from clearseek.audit.evidence import Audit, Grade
-from clearseek.hub.safetensors import Shaped, build_header
+from clearseek.hub.safetensors import build_header
+from clearseek.tensors import StoredTensor
 from tests.releases import audited, card, edit_json
 
 
 def weights(file: Path, *shapes: tuple[str, str, tuple[int, ...]]) -> None:
-    header = build_header([Shaped(name, dtype, shape) for name, dtype, shape in shapes], None)
+    header = build_header([StoredTensor(name, dtype, shape) for name, dtype, shape in shapes], None)
     size = sum(entry.size for entry in header.entries)
     file.write_bytes(bytes(header.raw) + np.random.default_rng(0).bytes(size))
 

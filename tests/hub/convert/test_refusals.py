@@ -228,7 +228,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config missing": (lambda f: (f / "config.json").unlink(), "config.json: cannot read"),
     "config broken": (lambda f: (f / "config.json").write_text("{"), "config.json: not valid JSON"),
     "config a list": (lambda f: (f / "config.json").write_text("[]"), "config.json: must be a JSON object"),
-    "config key twice": (lambda f: (f / "config.json").write_text('{"a": 1, "a": 2}'), "'a' stands there twice"),
+    "config key twice": (lambda f: (f / "config.json").write_text('{"a": 1, "a": 2}'), "'a' appears twice"),
     "quantisation a list": (
         lambda f: (f / "config.json").write_text('{"quantization_config": [1]}'),
         "quantization_config must be an object",
@@ -239,9 +239,9 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: (f / INDEX).write_text(json.dumps(json.loads((f / INDEX).read_text()) | {"metadata": [1]})),
         "metadata must be a JSON object",
     ),
-    "index leads outside": (lambda f: weight_map(f, x="../x.safetensors"), "is no name of a weight file"),
-    "index leads to nothing": (lambda f: weight_map(f, x=""), "is no name of a weight file"),
-    "index names another file type": (lambda f: weight_map(f, x="config.json"), "is no name of a weight file"),
+    "index leads outside": (lambda f: weight_map(f, x="../x.safetensors"), "is not the name of a weight file"),
+    "index leads to nothing": (lambda f: weight_map(f, x=""), "is not the name of a weight file"),
+    "index names another file type": (lambda f: weight_map(f, x="config.json"), "is not the name of a weight file"),
     "index names a missing file": (lambda f: weight_map(f, x="y.safetensors"), "y.safetensors: no such file"),
     "index names a missing tensor": (lambda f: weight_map(f, x=shards(f)[0].name), "x is said to be in model-00001"),
     "index names the wrong file": (

@@ -210,7 +210,7 @@ def test_another_conversion_does_not_go_on_with_it(unfinished: tuple[Path, Path]
     with pytest.raises(UserError, match="unfinished conversion of something else"):
         convert_checkpoint(out.parent / "bf16", out, "fp8")
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"notes\.txt: is no part of the unfinished conversion"):
+    with pytest.raises(UserError, match=r"notes\.txt: not part of the unfinished conversion"):
         convert_checkpoint(mine, out, "bf16")
     (out / "notes.txt").unlink()
     assert tree(out) == before
@@ -337,5 +337,5 @@ def test_the_command_both_ways(source: Path, tmp_path: Path, capsys: pytest.Capt
     assert "bf16: " in capsys.readouterr().out
     assert main(["convert", str(tmp_path / "bf16"), str(tmp_path / "fp8"), "--dtype", "fp8"]) == 0
     said = capsys.readouterr().out
-    assert "tensors as FP8, float scales" in said and "files and order are as they were" in said
+    assert "tensors as FP8, float scales" in said and "files and order are the old ones" in said
     assert tree(tmp_path / "fp8") == tree(source)

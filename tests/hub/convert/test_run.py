@@ -16,7 +16,7 @@ from clearseek.config import ModelConfig
 from clearseek.fp8.quantise import quantise_blocks
 from clearseek.hub.convert import stream as convert_stream
 from clearseek.hub.convert.origin import FILE as ORIGIN_FILE
-from clearseek.hub.convert.run import Converted, Progress, convert_checkpoint
+from clearseek.hub.convert.run import ConversionProgress, Converted, convert_checkpoint
 from clearseek.hub.read import import_hf
 from clearseek.hub.safetensors import read_header
 from clearseek.tensors import FP8_KINDS, tensors
@@ -349,7 +349,7 @@ def test_matrices_of_names_unknown_here_come_back_too(tmp_path: Path) -> None:
 
 
 def test_progress_adds_up(source: Path, tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[ConversionProgress] = []
     ended: Converted = convert_checkpoint(source, tmp_path / "bf16", "bf16", progress=seen.append)
     assert seen[0].bytes_done == seen[0].files_done == 0
     assert seen[-1].bytes_done == seen[-1].bytes == ended.bytes_read
