@@ -1,9 +1,9 @@
 """The sentences of a licence that take something back, each quoted with its line.
 
-A list of flags can be believed or not; a quotation can be looked up. The text is split into sentences and list items,
-and each is tried against a few patterns per kind of restriction. A heading such as "You agree not to use the Model:"
-makes every item below it a restriction. The patterns are written for licences in English; what they do not find may
-still be there, so an empty answer is not a promise.
+A flag must be believed; a quotation can be looked up. The text is split into sentences and list items, and each part is
+tried against a few patterns per kind of restriction. A heading such as "You agree not to use the Model:" makes every
+item below the heading a restriction. The patterns are written for licences in English and may miss a restriction, so an
+empty answer is not a promise.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _DENIED = r"(?:(?:shall|must|will|may|can|do|does|agrees?|is|are) ?not|cannot|ne
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """A sentence that restricts."""
+    """A sentence that restricts, quoted."""
 
     flag: Flag
     quote: str
     line: int
-    """Where it begins, from 1."""
+    """Number of the line on which the sentence begins, from 1."""
 
 
 def _any(*patterns: str) -> re.Pattern[str]:
@@ -102,25 +102,15 @@ _TRIGGER = _any(
     r"solely", r"consistent", r"forbidden",
 )  # fmt: skip
 _HARMLESS = _any(
-    r"except in compliance",
-    r"trade ?mark|trade names|service marks",
-    r"to (?:endorse|promote|advertise)",
-    r"does not (?:grant|limit|restrict|affect|apply)",
-    r"(?:shall|must|may|will) not be used in advertising",
-    r"not limited to the (?:warranties|implied)",
-    r"technical measures",
-    r"cannot use both",
-    r"used to construe",
-)
+    r"except in compliance", r"trade ?mark|trade names|service marks", r"to (?:endorse|promote|advertise)",
+    r"does not (?:grant|limit|restrict|affect|apply)", r"(?:shall|must|may|will) not be used in advertising",
+    r"not limited to the (?:warranties|implied)", r"technical measures", r"cannot use both", r"used to construe",
+)  # fmt: skip
 """Sentences about names, warranties or the grant itself that use the same words."""
 _LIST_OF_USES = _any(
-    rf"{_DENIED} (?:allow others to )?use\b.*:$",
-    r"restricted uses?:$",
-    r"not be used.*:$",
-    r"prohibited uses?:$",
-    r"you (?:shall|must|will|may) not:$",
-    r"not use, or allow others to use,.*:$",
-)
+    rf"{_DENIED} (?:allow others to )?use\b.*:$", r"restricted uses?:$", r"not be used.*:$", r"prohibited uses?:$",
+    r"you (?:shall|must|will|may) not:$", r"not use, or allow others to use,.*:$",
+)  # fmt: skip
 _BULLET = "[-*\u2022\u2013\u00b7]"
 _BREAK = re.compile(
     rf"\n[^\S\n]*\n|\n(?=[^\S\n]*(?:{_BULLET}|\(?(?:\d{{1,2}}|[a-z]|[ivx]{{1,4}})[.)])\s)"
@@ -132,7 +122,7 @@ _QUOTES = str.maketrans({"“": '"', "”": '"', "\u2018": "'", "\u2019": "'", "
 
 
 def restrictions(text: str) -> tuple[Clause, ...]:
-    """What restricts in this text, in its order."""
+    """The restricting sentences of a text, in the text's order."""
     found: list[Clause] = []
     listing = False
     for sentence, line, is_item, fresh in _sentences(text[:LONGEST_TEXT]):
@@ -167,7 +157,7 @@ def _sentences(text: str) -> Iterator[tuple[str, int, bool, bool]]:
     for match in [*_BREAK.finditer(text), None]:
         end = match.start() if match else len(text)
         part = text[begin:end]
-        if match and len(part) < 12 and _MARKER.fullmatch(part):  # "1." alone belongs to what follows
+        if match and len(part) < 12 and _MARKER.fullmatch(part):  # "1." alone belongs to the next part
             continue
         first = begin + len(part) - len(part.lstrip())
         line, counted = line + text.count("\n", counted, first), first
@@ -180,7 +170,7 @@ _A_USE = re.compile(r"(?:for|to|in any way)\b", re.I)
 
 
 def strongest(clauses: tuple[Clause, ...]) -> list[Clause]:
-    """What is forbidden, one use after the other; then prohibitions, before remarks."""
+    """The strongest clauses first: military uses, other forbidden uses, prohibitions, remarks."""
 
     def rank(clause: Clause) -> tuple[bool, bool, bool, int]:
         use = clause.flag == "field_of_use" and _A_USE.match(clause.quote) is not None
@@ -190,7 +180,7 @@ def strongest(clauses: tuple[Clause, ...]) -> list[Clause]:
 
 
 def forbidden(clauses: tuple[Clause, ...]) -> str:
-    """How many uses a list of them rules out, and the first; else the strongest clause."""
+    """How many uses a list rules out, and the first use; for fewer than two, the strongest clause."""
     ruled_out = [clause for clause in clauses if clause.flag == "field_of_use" and _A_USE.match(clause.quote)]
     first = f"“{shorten(strongest(clauses)[0].quote, 160)}”"
     return f"rules out {len(ruled_out)} uses, such as {first}" if len(ruled_out) > 1 else first

@@ -1,6 +1,7 @@
 """A licence as a web page: the words without the markup.
 
-Only what is surely a page is taken for one; a licence in plain text may hold ``<year>`` and ``<name of author>``.
+Only a text that begins as an HTML page counts as one: a licence in plain text may hold ``<year>`` and
+``<name of author>``.
 """
 
 from __future__ import annotations

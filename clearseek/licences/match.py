@@ -1,10 +1,11 @@
 """Which licence a text is: similar words find the candidate, the difference word by word decides.
 
 Similarity alone is not enough. CC-BY-NC-4.0 shares 98 % of its words with CC-BY-4.0, and MIT with "shall be used for
-Good, not Evil" added is still 97 % MIT. What was added is the licence. So a text is `exact` only if nothing differs
-from a standard text but copyright lines, names, years, the title and the numbers of list items; else it is that licence
-*modified*, and each change is quoted with its sentence. Terms of single companies, whose texts are not shipped, are
-recognised by their title and by a phrase that only they have; then the nearest standard text says what they grew from.
+Good, not Evil" added is still 97 % MIT: the added words decide. So a text is `exact` only if it differs from a standard
+text in nothing but copyright lines, names, years, the title and the numbers of list items; any other difference makes
+it that licence *modified*, and each change is quoted with its sentence. Terms of single companies, whose texts are not
+shipped, are recognised by their title and by a phrase that no other licence has; `nearest` then names the standard text
+that they resemble most.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from clearseek.licences.titles import by_title
 from clearseek.licences.words import Op, Text, bag, dice, differences, read
 
 SAME_LICENCE = 0.9
-"""Share of words from which a text counts as a form of a standard text. DeepSeek's model licence has .898 of a RAIL."""
+"""Share of common words from which a text is a form of a standard text; DeepSeek's licence shares .898 with a RAIL."""
 _CLOSE = 0.04
-"""Candidates this near to the best one are compared word by word too."""
+"""Distance in similarity up to which candidates below the best are compared word by word too."""
 _MOST_CHANGES = 200
 _LONGEST_NAME = 12
-"""Words that a holder's name may have."""
+"""Most words of a holder's name."""
 _LONGEST_TITLE = 20
 _LOWER = """
 the of by and for a an this is its or license licensed released under text see file full copy copyright project author
@@ -42,48 +43,39 @@ _OF_TITLES = frozenset(
     word for licence in LICENCES for word in re.findall(r"[a-z]+", f"{licence.id} {licence.name}".lower())
 )
 _MOST_UNKNOWN = 4
-"""Words that a title may have besides those of licences' titles: enough for a project's name, too few for a rule."""
+"""Most words of a title that are in no licence's title: enough for a project's name, too few for a rule."""
 _PREAMBLES = """
 spdx identifier filecopyrighttext work project software model weights code repository is are under below follows
 following terms version distributed available made
 """
 _OF_PREAMBLES = frozenset(_PREAMBLES.split())
-"""Words in lower case that say which licence follows, and nothing else."""
+"""Words in lower case that only say which licence follows."""
 _OF_IDS = re.compile(r"(?<=\d)-(?:only|or-later)\b")
-"""Ends SPDX ids, and rules nothing there."""
+"""Ends of SPDX ids, which make no rule there."""
 _LONGEST_PREAMBLE = 120
 _OF_OTHERS = re.compile(
     r"third[- ]part|\b(?:bundl\w+|includ\w+|contain\w*|incorporat\w+|portions?|parts?|components?|subcomponents?"
     r"|derived|based on|notices?)\b",
     re.I,
 )
-"""Begins the notice of somebody else's part."""
+"""Words that begin the notice of somebody else's part."""
 _LONGEST_NOTICE = 60
 _MOST_NOTICES = 8
 _MOST_LOWER = 3
-"""Words in lower case, unknown here, that a holder's name in the middle of a rule may have."""
+"""Most unknown words in lower case of a holder's name in the middle of a rule."""
 
+_CC_BY = tuple(f"CC-BY{kind}-4.0" for kind in ("", "-SA", "-NC", "-NC-SA", "-ND", "-NC-ND"))
 OPTIONAL_FROM = {
-    "Apache-2.0": "end of terms and conditions",
-    "GPL-2.0-only": "end of terms and conditions",
-    "GPL-3.0-only": "end of terms and conditions",
-    "CC-BY-4.0": "creative commons is not a party to",
-    "CC-BY-SA-4.0": "creative commons is not a party to",
-    "CC-BY-NC-4.0": "creative commons is not a party to",
-    "CC-BY-NC-SA-4.0": "creative commons is not a party to",
-    "CC-BY-ND-4.0": "creative commons is not a party to",
-    "CC-BY-NC-ND-4.0": "creative commons is not a party to",
+    **dict.fromkeys(("Apache-2.0", "GPL-2.0-only", "GPL-3.0-only"), "end of terms and conditions"),
+    **dict.fromkeys(_CC_BY, "creative commons is not a party to"),
 }
-"""From here on a standard text says how to apply it, which copies may leave out."""
+"""Words from which on a standard text says how to apply the licence; copies may leave this part out."""
 STARTS_AT = {
     "Unlicense": "this is free and unencumbered software",
     "CC0-1.0": "statement of purpose",
-    **{
-        f"CC-BY{kind}-4.0": "by exercising the licensed rights"
-        for kind in ("", "-SA", "-NC", "-NC-SA", "-ND", "-NC-ND")
-    },
+    **dict.fromkeys(_CC_BY, "by exercising the licensed rights"),
 }
-"""Up to here a standard text says what it is, which copies may leave out; else its first lines up to a full one."""
+"""Words up to which a standard text says what it is, which copies may leave out; by default the short first lines."""
 HARMLESS = (
     "the text of the creative commons public licenses is dedicated to the public domain under the cc0 public domain "
     "dedication",
@@ -91,52 +83,52 @@ HARMLESS = (
     "wiki creativecommons org considerations for licensors",
     "wiki creativecommons org considerations for licensees",
 )
-"""Stands in some copies of a text and rules nothing."""
+"""Phrases that some copies of a text add and that make no rule."""
 NAME_SLOTS = {
     "BSD-2-Clause": ("copyright holders and contributors", "copyright holder or contributors"),
     "BSD-3-Clause": ("copyright holders and contributors", "copyright holder or contributors", "copyright holder nor"),
     "ISC": ("isc", "isc"),
     "0BSD": ("author", "author"),
 }
-"""Where the licensor's name stands in the middle of a rule; the words that a name may replace come first."""
+"""Phrases that name the licensor in the middle of a rule, by licence; a name may replace their first words."""
 _HOLDER = frozenset(("of", "the", "copyright", "holder", "holders", "isc", "author", "authors"))
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Where a text departs from a standard one."""
+    """One difference of a text from a standard text."""
 
     kind: Literal["insert", "delete", "replace"]
     expected: str
-    """What the standard text says here."""
+    """The standard text's words."""
     found: str
-    """What this text says here."""
+    """The found text's words."""
     line: int
-    """In this text, from 1."""
+    """Line number in the found text, from 1."""
     context: str
-    """The sentence around it, in this text."""
+    """The sentence around the change, in the found text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a text is."""
+    """The licence of a text, and how far the text departs from it."""
 
     licence: Licence | None
-    """None where no standard text is near and no title is known."""
+    """The licence; None where no standard text is near and no title is known."""
     similarity: float
     """Share of words in common with `nearest`."""
     exact: bool
-    """All of it was compared, and nothing that rules differs from `licence`'s standard text."""
+    """Whether the whole text was compared and no rule differs from `licence`'s standard text."""
     nearest: Licence | None
     """The standard text with the most words in common."""
     basis: Literal["text", "title", "none"]
     """``text``: compared word by word with `licence`. ``title``: `licence`'s text is not shipped."""
     changes: tuple[Change, ...]
-    """Against `licence`'s standard text; empty where the basis is another."""
+    """Differences from `licence`'s standard text; empty where the basis is not ``text``."""
     copyright: tuple[tuple[int, str], ...]
     """Copyright lines with their numbers."""
     clauses: tuple[Clause, ...]
-    """What restricts, quoted."""
+    """Sentences that restrict, quoted."""
 
     @property
     def label(self) -> str:
@@ -151,7 +143,7 @@ class Match:
 
     @property
     def is_cut(self) -> bool:
-        """Whether nothing differs from a standard text as far as it was compared, and there is more."""
+        """Whether the compared part equals a standard text, and the rest was not compared."""
         return self.basis == "text" and not self.exact and not self.changes
 
 
@@ -164,11 +156,11 @@ class _Standard:
     words: tuple[str, ...]
     bag: Counter[str]
     start: int
-    """Words of the title."""
+    """Number of words of the title."""
     stop: int
-    """Words up to what may be left out."""
+    """Number of words up to the part that copies may leave out."""
     slots: frozenset[int]
-    """Words that a name may replace."""
+    """Places of words that a name may replace."""
 
 
 @cache
@@ -205,7 +197,7 @@ def _find(words: Sequence[str], phrase: str) -> int:
 
 
 def _title_words(content: str) -> int:
-    """Words of the short paragraphs at the beginning, two at most."""
+    """Number of words of the short paragraphs at the beginning, two at most."""
     count = 0
     for paragraph in content.split("\n\n")[:2]:
         size = len(read(paragraph).words)
@@ -216,12 +208,12 @@ def _title_words(content: str) -> int:
 
 
 def identify(text: str) -> Match:
-    """Say which licence a text is, how far it departs from it, and what it restricts. Never raises."""
+    """Name the licence of a text, its changes and its restrictions. Never raises."""
     return _beside_notices(text, _MOST_NOTICES)
 
 
 def _beside_notices(text: str, most: int) -> Match:
-    """What a text is, where up to so many notices of others may stand below it."""
+    """The licence of a text that may have up to `most` notices of others below it."""
     whole = _identify(text)
     last = whole.changes[-1] if len(whole.changes) == 1 else None
     if last is None or last.kind != "insert" or not most:
@@ -236,7 +228,7 @@ def _beside_notices(text: str, most: int) -> Match:
 
 
 def _is_notice_of_others(text: str, most: int) -> bool:
-    """Whether a text is a few words on parts of others that are included, and then their licence, unchanged."""
+    """Whether a text is a few words on included parts of others, and then those parts' unchanged licence."""
     paragraphs = [(match.start(), match.end()) for match in re.finditer(r"\n[^\S\n]*\n", text)][:6]
     for begin, end in paragraphs:
         intro = WORD.findall(text[:begin])
@@ -273,12 +265,12 @@ def _weight(change: Change) -> int:
 
 
 def _in_order(standard: _Standard, words: tuple[str, ...]) -> bool:
-    """Whether most of a standard text stands there in its own order: the same words shuffled are no licence."""
+    """Whether most of a standard text is in these words in the same order: shuffled words are not a licence."""
     return sum(op.j - op.i for op in differences(standard.words, words)) < len(standard.words) / 2
 
 
 def _ranked(found: Text) -> list[tuple[float, _Standard]]:
-    """The standard texts, nearest first. A licence with other matter below it counts by its beginning."""
+    """The standard texts, nearest first. A text with other matter below the licence counts by its beginning."""
     whole = bag(found.words)
     ranked: list[tuple[float, _Standard]] = []
     for standard in _standards():
@@ -292,7 +284,7 @@ def _ranked(found: Text) -> list[tuple[float, _Standard]]:
 
 
 def _changes(standard: _Standard, found: Text, words: tuple[str, ...]) -> tuple[Change, ...]:
-    """Where the text departs from a standard one in a way that matters."""
+    """Differences of the text from a standard text that matter."""
     changes: list[Change] = []
     for op in differences(standard.words, words):
         for part in _matters(standard, found, op):
@@ -311,14 +303,14 @@ def _change(standard: _Standard, found: Text, op: Op) -> Change:
 
 
 def _matters(standard: _Standard, found: Text, op: Op) -> list[Op]:
-    """The part of a difference that is more than a name, a title, a number or a text for users; empty if none is."""
+    """The part of a difference that is more than a name, a title, a number or advice; empty if the whole is not."""
     ours, theirs = standard.text.words[op.i : op.j], found.words[op.k : op.l]
     items = [word.item for word in (*ours, *theirs)]
     if all(item == 1 for item in items) or (all(items) and (not ours or not theirs)):
         return []
     if not ours and " ".join(word.text for word in theirs) in HARMLESS:
         return []
-    if op.i >= standard.stop:  # beyond the rules, a name may stand for a blank; whatever is added may be a rule
+    if op.i >= standard.stop:  # beyond the rules, a name may fill a blank; added words may be a rule
         blank = len(theirs) <= len(ours) and _is_name(found, op)
         return [] if not theirs or blank else [Op(op.i, op.i, op.k, op.l)]
     if op.j > standard.stop:
@@ -330,7 +322,7 @@ def _matters(standard: _Standard, found: Text, op: Op) -> list[Op]:
 
 
 def _is_name(found: Text, op: Op, any_case: bool = False, longest: int = _LONGEST_NAME) -> bool:
-    """Whether these words of a text can be a name: capitals, numbers, and nothing that makes a rule."""
+    """Whether these words of a text can be a name: capitals, numbers, and no word that makes a rule."""
     words = found.words[op.k : op.l]
     if not words:
         return True
@@ -343,13 +335,13 @@ def _is_name(found: Text, op: Op, any_case: bool = False, longest: int = _LONGES
 
 
 def _is_title(found: Text, op: Op) -> bool:
-    """Whether these words can be a title: those of licences' titles, and a project's name."""
+    """Whether these words can be a title: words of licences' titles, and a project's name."""
     words = {word.text for word in found.words[op.k : op.l] if not word.text.isdigit()}
     return len(words - _SMALL - _OF_TITLES) <= _MOST_UNKNOWN and _is_name(found, op, longest=_LONGEST_TITLE)
 
 
 def _is_preamble(found: Text, op: Op) -> bool:
-    """Whether these words only say, in sentences, whose work is under which licence, and that its text follows."""
+    """Whether these words only say whose work is under which licence, and that the licence's text follows."""
     words = found.words[op.k : op.l]
     if not words or len(words) > _LONGEST_PREAMBLE:
         return False

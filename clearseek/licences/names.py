@@ -1,8 +1,8 @@
 """Lines and words that only name somebody: copyright lines, holders, titles.
 
-A licence may differ in them from its standard text, so a rule could hide there: "Copyright (c) 2024 X. Expires 2025."
-What counts as a name is therefore narrow: a copyright sign, years, names in capitals, addresses, and a few small words
-between them. One word that could rule, and it is no name.
+Copies of a licence may differ in such lines, so a rule could hide in one: "Copyright (c) 2024 X. Expires 2025." What
+counts as a name is therefore narrow: a copyright sign, years, names in capitals, addresses, and a few small words
+between them. One word that could make a rule, and the line is more than a name.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _ADDRESS = re.compile(r"<?(?:\S+@\S+|https?://\S+|www\.\S+)>?")
 _OF_HOLDERS = re.compile(r"(?<!for )(?<!For )(?<!FOR )\b(?:Research|RESEARCH)\b|\bPrivate(?= Limited| Ltd)|\bLimited$")
 _LONGEST_NOTICE = 400
 _MOST_SMALL = 3
-"""Words in lower case, unknown here, that a copyright line may have: some people and teams write themselves so."""
-_BETWEEN_NAMES = frozenset(
-    ("copyright", "c", "by", "and", "the", "of", "all", "rights", "reserved", "or", "its", "team", "authors", "others",
-     "contributors", "project", "developers", "see", "file", "txt", "present", "as", "in", "listed", "respective",
-     "affiliates", "author", "holder", "holders", "owner", "name", "year", "email", "fullname", "yyyy", "portions",
-     "de", "da", "di", "del", "la", "van", "von", "der", "den", "ten", "et", "al", "for", "at", "dot", "com", "org")
-)  # fmt: skip
+"""Unknown words in lower case that a copyright line may have: some people and teams write their names so."""
+_BETWEEN = """
+copyright c by and the of all rights reserved or its team authors others contributors project developers see file txt
+present as in listed respective affiliates author holder holders owner name year email fullname yyyy portions de da di
+del la van von der den ten et al for at dot com org
+"""
+_BETWEEN_NAMES = frozenset(_BETWEEN.split())
 _RULES = """
 not no nor never only except unless must shall may cannot will can agree provided forbidden prohibited prohibit military
 commercial noncommercial non research without restrict restricted restriction restrictions require required condition
@@ -42,28 +42,15 @@ companies universities corporations businesses enterprises employees competitor 
 nations sell sells sold trial valid obey comply consent promise promises should ought
 """
 OPERATIVE = frozenset(_RULES.split())
-"""Words that make a rule. Where one of them stands, a line is more than a name."""
+"""Words that make a rule: a line with one of these words is more than a name."""
 _STEMS = re.compile(
     r"(?:expir|exclu|except|limit|prohib|forb[ia]d|restrict|revo[ck]|terminat|den(?:y|ied|ies)|disallow|refus|withdr|"
     r"withh|charg|requir|violat|infring|oblig|compensat|reimburs|subscri|embargo|sanction)"
 )
 _CHINESE = re.compile(r"禁|不得|不可|不准|仅|除外|必须|商用|非商业|军事|到期|のみ|限る")
-_NAMES_TOO = (
-    "Will",
-    "May",
-    "Good",
-    "Price",
-    "Costs",
-    "Bar",
-    "Bans",
-    "Person",
-    "Null",
-    "Valid",
-    "Limited",
-    "LIMITED",
-    "Per",
-)
-"""Words that are names as well, as they are written then."""
+_NAMES_TOO = ("Will", "May", "Good", "Price", "Costs", "Bar", "Bans", "Person", "Null", "Valid", "Limited", "LIMITED",
+              "Per")  # fmt: skip
+"""Words of rules that are names too in just this spelling."""
 _ABBREVIATED = re.compile(
     r"(?:^|[\s.,&(])(?:\w|inc|ltd|co|corp|llc|gmbh|jr|sr|dr|st|al|etc|univ|dept|prof|intl?|bros|mr|mrs|ph\.d)$", re.I
 )
@@ -76,7 +63,7 @@ _STOP = re.compile(r"(?:[.;!?]|(?<!opyright)(?<!\d):)\s+(?=\S)", re.I)
 
 
 def is_operative(word: str) -> bool:
-    """Whether a word makes a rule. Will and May are also names."""
+    """Whether a word makes a rule; Will and May are also names."""
     low = word.lower()
     return word not in _NAMES_TOO and (low in OPERATIVE or bool(_STEMS.match(low)))
 

@@ -1,7 +1,7 @@
-"""Which files of a release hold its licences and its policies, told by their names.
+"""Which files of a release hold its licences and its policies, by the files' names.
 
-A licence in a folder of somebody else's code covers that code. So only what lies at the top counts for everything, and
-a folder below counts for what it is named after.
+A licence in a folder of somebody else's code covers that code. So only a file at the top counts for everything, and a
+file in a folder counts for what the folder is named after.
 """
 
 from __future__ import annotations
@@ -29,23 +29,8 @@ _OTHER_POLICY = re.compile(
     re.I,
 )
 _ELSEWHERE = re.compile(r"third[-_ ]?part|3rd[-_ ]?part|vendor|dependenc|bundled|submodule|external", re.I)
-_CODE = (
-    ".py",
-    ".json",
-    ".js",
-    ".ts",
-    ".sh",
-    ".yml",
-    ".yaml",
-    ".toml",
-    ".c",
-    ".cc",
-    ".cpp",
-    ".h",
-    ".rs",
-    ".png",
-    ".svg",
-)
+_CODE = (".py", ".json", ".js", ".ts", ".sh", ".yml", ".yaml", ".toml", ".c", ".cc", ".cpp", ".h", ".rs", ".png",
+         ".svg")  # fmt: skip
 _TOP: Final = frozenset(("license", "licence", "licenses", "licences", "legal"))
 """Folders whose licences are the release's own."""
 _WORDS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
@@ -57,14 +42,14 @@ _WORDS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
 
 
 def is_licence(path: str) -> bool:
-    """Whether a file is named as a licence, wherever it lies."""
+    """Whether a file has the name of a licence, in any folder."""
     folder, _, base = path.rpartition("/")
     by_reuse = folder == "LICENSES" and base.endswith((".txt", ".md"))  # LICENSES/MIT.txt, by the REUSE specification
     return (by_reuse or bool(_LICENCE.search(base))) and not base.lower().endswith(_CODE)
 
 
 def covers(path: str) -> tuple[Kind, ...] | None:
-    """The kinds that a licence file is named after; empty: it is the general one; None: it is not the release's own."""
+    """The kinds that a licence file is named after: empty for the general one, None for somebody else's."""
     folder = path.rpartition("/")[0]
     if "/" in folder or _ELSEWHERE.search(path):
         return None
@@ -83,5 +68,5 @@ def is_policy(path: str) -> bool:
 
 
 def is_notice_file(path: str) -> bool:
-    """Whether a file holds notices of others."""
+    """Whether a file has the name of a NOTICE file."""
     return bool(re.match(r"notices?(?![a-z])", path.rpartition("/")[2], re.I)) and not path.lower().endswith(_CODE)

@@ -1,7 +1,7 @@
 """Licences known by their title: terms of single companies, and texts too long to ship.
 
-A title at the head of a text, and a phrase from its body that no other licence has, are enough to name a licence. They
-are not enough to say that nothing was changed in it.
+A title at the head of a text, and a phrase of the body that no other licence has, are enough to name a licence, but not
+to say that nothing was changed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from clearseek.licences.table import LICENCES, Licence
 
 _HEAD = 60
-"""Words in which a title must stand."""
+"""First words of a text, among which a title must be."""
 
 SIGNATURES: tuple[tuple[str, str, str], ...] = (
     # the id, its title, a phrase of its body: in words, without punctuation
@@ -44,7 +44,7 @@ _ROWS = {licence.id: licence for licence in LICENCES}
 
 
 def by_title(words: Sequence[str]) -> Licence | None:
-    """The licence whose title stands at the head of these words."""
+    """The licence whose title is at the head of these words; None for an unknown title."""
     head = f" {' '.join(words[:_HEAD])} "
     body = f" {' '.join(words)} "
     for name, title, phrase in SIGNATURES:

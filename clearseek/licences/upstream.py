@@ -1,8 +1,8 @@
-"""Which licence a known base is under, and what it asks of whoever builds on it, as things to look for in a release.
+"""What a base model's licence asks of whoever builds on the model, as things to look for in a release.
 
-A licence tag on a derived model says what its makers allow. It does not undo what the base model's licence demanded:
-a copy of the agreement, a notice with given words, words on the model card, a name that begins in a given way. These
-are facts about files and names, so they can be checked.
+A licence tag on a derived model says what the makers allow. The tag does not undo what the base model's licence
+demands: a copy of the agreement, a notice with given words, words on the model card, a name that begins in a given
+way. All four are facts about files and names, so a program can check them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from clearseek.licences.table import Licence, lookup
+from clearseek.licences.table import LICENCES, Licence, lookup
 
 Check = Literal["copy", "notice", "shown", "name-prefix", "changes-marked", "restrictions-passed-on", "licence-kept"]
 """``copy``: the licence's text is in the release. ``notice``: a NOTICE file has these words. ``shown``: the card or the
@@ -27,66 +27,13 @@ class Duty:
     text: str
     check: Check
     value: str = ""
-    """The words to look for, where the check needs some."""
+    """Words that the check looks for; empty for a check without words."""
 
 
-def _meta_notice(version: str) -> str:
-    meta = "Meta Llama 3" if version == "3" else f"Llama {version}"
-    return (
-        f"{meta} is licensed under the {meta} Community License, Copyright © Meta Platforms, Inc. All Rights Reserved."
-    )
-
-
-NAME_PREFIX = {
-    "LicenseRef-Llama-3": "Llama 3",
-    "LicenseRef-Llama-3.1": "Llama",
-    "LicenseRef-Llama-3.2": "Llama",
-    "LicenseRef-Llama-3.3": "Llama",
-    "LicenseRef-Llama-4": "Llama",
-    "LicenseRef-EXAONE-1.1-NC": "EXAONE",
-}
-"""How the name of a model must begin that was made with this one (Llama 3 and later: section 1.b.i; EXAONE: 2.1.c)."""
-SHOWN = {
-    "LicenseRef-Llama-3": "Built with Meta Llama 3",
-    "LicenseRef-Llama-3.1": "Built with Llama",
-    "LicenseRef-Llama-3.2": "Built with Llama",
-    "LicenseRef-Llama-3.3": "Built with Llama",
-    "LicenseRef-Llama-4": "Built with Llama",
-    "LicenseRef-Qwen": "Built with Qwen",
-    "LicenseRef-Qwen-Research": "Built with Qwen",
-    "LicenseRef-Grok-2": "Powered by xAI",
-    "LicenseRef-Stability-Community": "Powered by Stability AI",
-    "LicenseRef-Falcon-2-11B-1.0": "built using Falcon LLM technology from the Technology Innovation Institute",
-}
-SHOWN_TOO = {"Built with Qwen": ("Improved using Qwen",)}
-"""Words that do as well."""
-NOTICES = {
-    "LicenseRef-Llama-2": "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. "
-    "All Rights Reserved.",
-    **{f"LicenseRef-Llama-{version}": _meta_notice(version) for version in ("3", "3.1", "3.2", "3.3", "4")},
-    "LicenseRef-Gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at "
-    "ai.google.dev/gemma/terms",
-    "LicenseRef-Tongyi-Qianwen": "Tongyi Qianwen is licensed under the Tongyi Qianwen LICENSE AGREEMENT, "
-    "Copyright (c) Alibaba Cloud. All Rights Reserved.",
-    "LicenseRef-Qwen": "Qwen is licensed under the Qwen LICENSE AGREEMENT, Copyright (c) Alibaba Cloud. "
-    "All Rights Reserved.",
-    "LicenseRef-Mistral-MRL-0.1": "Licensed by Mistral AI under the Mistral AI Research License",
-    "LicenseRef-NVIDIA-Open-Model": "Licensed by NVIDIA Corporation under the NVIDIA Open Model License",
-    "LicenseRef-Stability-Community": "This Stability AI Model is licensed under the Stability AI Community License, "
-    "Copyright © Stability AI Ltd. All Rights Reserved",
-    "LicenseRef-Stability-NC": "This Stability AI Model is licensed under the Stability AI Non-Commercial Research "
-    "Community License, Copyright (c) Stability AI Ltd. All Rights Reserved.",
-}
-_MARKED = frozenset(
-    ("LicenseRef-Gemma", "LicenseRef-Tongyi-Qianwen", "LicenseRef-Qwen", "LicenseRef-Falcon-2-11B-1.0", "Apache-2.0",
-     "LicenseRef-Mistral-MRL-0.1", "LicenseRef-DeepSeek-1.0", "LicenseRef-CreativeML-OpenRAIL-M",
-     "LicenseRef-BigScience-OpenRAIL-M", "LicenseRef-CreativeML-OpenRAIL++-M", "LicenseRef-BigScience-RAIL-1.0")
-)  # fmt: skip
-"""Ask that changed files say so."""
-_NO_COPY = frozenset(("CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC-BY-ND-4.0", "CC-BY-NC-ND-4.0",
-                      "LicenseRef-arXiv-1.0"))  # fmt: skip
-"""Are content with credit and a link."""
-
+NAME_PREFIX = {licence.id: licence.name_prefix for licence in LICENCES if licence.name_prefix}
+"""Words with which the name of a model made with this one must begin, by licence."""
+SHOWN_TOO = {licence.shown[0]: licence.shown[1:] for licence in LICENCES if licence.shown[1:]}
+"""Words that serve as well as those asked for."""
 
 _END = r"(?=$|[-_ .:@])"
 BASES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
@@ -94,7 +41,7 @@ BASES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
     for pattern, name in (
         (rf"^(?:meta[-_ ]?)?llama[-_ ]?(3\.[123]|[234]){_END}", "llama{}"),
         (r"^codellama[-_ ]", "llama2"),
-        # tuned by others, who say in the name what from: Hermes-3-Llama-3.1-8B
+        # tuned by others, who name the base: Hermes-3-Llama-3.1-8B
         (
             r"(?<!open)(?<!not)(?<!non)[-_ ](?:meta[-_ ]?)?llama[-_ ]?(3\.[123]|[23])[-_ ]\d{1,3}b(?![a-z0-9])",
             "llama{}",
@@ -109,13 +56,13 @@ BASES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"^mistral-large-instruct-24(?:07|11)" + _END + r"|^ministral-8b-instruct-2410" + _END, "mrl-0.1"),
     )
 )
-"""Well-known bases whose licence asks something of what follows: how the name begins, for many names have another
-model's inside (`open_llama_3b` is not Meta's), and the licence. Only where it is known for certain; a base that is not
-listed is unknown, not free."""
+"""Patterns of the names of well-known bases whose licence asks something of derived models, and the licence. A pattern
+fixes where the name begins, for many names have another model's inside (`open_llama_3b` is not Meta's). A base that is
+not listed is unknown, not free."""
 
 
 def licence_of(base: str) -> Licence | None:
-    """The licence that a known base is under, where it asks something of derived models."""
+    """The licence of a known base whose licence asks something of derived models; None for other bases."""
     name = base.rstrip("/").rpartition("/")[2]
     for pattern, licence in BASES:
         if match := pattern.search(name):
@@ -124,17 +71,17 @@ def licence_of(base: str) -> Licence | None:
 
 
 def duties(base: Licence) -> tuple[Duty, ...]:
-    """What a model built on one under this licence owes, as far as it shows in files and names."""
+    """What a model owes whose base is under this licence, as far as files and names show it."""
     owed: list[Duty] = []
-    if base.attribution and base.id not in _NO_COPY:
+    if base.attribution and base.copy:
         owed.append(Duty("copy", f"A copy of {base.name} with its notices comes with the model.", "copy", base.id))
-    if notice := NOTICES.get(base.id):
-        owed.append(Duty("notice", f"A NOTICE file says: “{notice}”", "notice", notice))
-    if shown := SHOWN.get(base.id):
+    if base.notice:
+        owed.append(Duty("notice", f"A NOTICE file says: “{base.notice}”", "notice", base.notice))
+    for shown in base.shown[:1]:
         owed.append(Duty("shown", f"The card or the documentation shows “{shown}”.", "shown", shown))
-    if prefix := NAME_PREFIX.get(base.id):
+    if prefix := base.name_prefix:
         owed.append(Duty("name", f"The model's name begins with “{prefix}”.", "name-prefix", prefix))
-    if base.id in _MARKED:
+    if base.changes_marked:
         owed.append(Duty("changes", "Changed files say that they were changed.", "changes-marked"))
     if base.pass_on:
         owed.append(
@@ -147,13 +94,9 @@ def duties(base: Licence) -> tuple[Duty, ...]:
 
 
 def naming_problem(model_name: str, base: Licence) -> str | None:
-    """Why the name of a model built on one under this licence breaks its rule; None if it does not."""
-    prefix = NAME_PREFIX.get(base.id)
-    name = model_name.rstrip("/").rpartition("/")[2]
-    if prefix is None or _letters(name).startswith(_letters(prefix)):
+    """Why a model's name breaks the naming rule of its base's licence; None if the name keeps it."""
+    prefix, name = base.name_prefix, model_name.rstrip("/").rpartition("/")[2]
+    letters, wanted = (re.sub(r"[\W_]+", "", each.lower()) for each in (name, prefix))
+    if letters.startswith(wanted):
         return None
     return f"{base.name} asks that the name of a model made with it begin with “{prefix}”; this one is “{name[:100]}”"
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name.lower())

@@ -1,10 +1,9 @@
 """A licence as a sequence of words, and the difference between two of them.
 
 Copies of one licence differ in ways that mean nothing: line breaks, quotation marks, bullets, numbering, the year. So a
-text becomes words, each with its place; copyright lines are set aside; numbers of list items are marked as such. What
-then differs is found as in a patience diff: sequences of words that occur once in the first text, where the second has
-them first, are anchors, and only what lies between anchors is compared word for word. That keeps the work near linear
-whatever the text.
+text becomes words with their places; copyright lines are set aside; numbers of list items are marked. Differences are
+found as in a patience diff: a sequence of words that occurs once in the first text is an anchor at its first place in
+the second, and only the words between anchors are compared one by one. The work stays near linear for any text.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import NamedTuple
 from clearseek.licences.names import WORD, is_notice
 
 LONGEST_TEXT = 200_000
-"""Characters that are looked at; the longest licence in use has a fifth of that."""
+"""Characters of a text that are read; the longest licence in use has a fifth as many."""
 _MOST_WORDS = 30_000
 _SHINGLE = 5
 """Words in an anchor."""
@@ -37,16 +36,16 @@ _SAME = {"licence": "license", "licences": "licenses", "licenced": "licensed", "
 
 
 class Word(NamedTuple):
-    """A word and where it stands."""
+    """A word and its place in the text."""
 
     text: str
-    """In lower case, one spelling of each."""
+    """The word in lower case, in one spelling for all variants."""
     begin: int
     end: int
     line: int
-    """From 1."""
+    """Number of the line, from 1."""
     item: int
-    """1: numbers a list item; 2: could do so; 0: a word like any other."""
+    """1 for the number of a list item, 2 for a possible number, 0 for any other word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +55,12 @@ class Text:
     raw: str
     words: tuple[Word, ...]
     copyright: tuple[tuple[int, str], ...]
-    """Line number and line."""
+    """Copyright lines with their numbers."""
     cut: bool
-    """There is more than was looked at."""
+    """Whether the text is longer than the part that was read."""
 
     def quote(self, begin: int, end: int, longest: int = 300) -> str:
-        """What these words say, as it stands there."""
+        """The text from word `begin` to word `end` (exclusive), on one line."""
         if begin >= end:
             return ""
         return shorten(self.raw[self.words[begin].begin : self.words[end - 1].end], longest)
@@ -86,7 +85,7 @@ def _last_stop(raw: str, begin: int, end: int) -> int:
 
 
 def shorten(text: str, longest: int = 300) -> str:
-    """On one line, cut with an ellipsis."""
+    """A text on one line, cut with an ellipsis."""
     text = " ".join(text[: 4 * longest].split())
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
@@ -124,7 +123,7 @@ def _word(match: re.Match[str], line: str, place: int, number: int, limit: int) 
 
 
 def bag(words: Sequence[Word]) -> Counter[str]:
-    """How often each word occurs."""
+    """Number of times that each word occurs."""
     return Counter(word.text for word in words)
 
 
@@ -135,7 +134,7 @@ def dice(a: Counter[str], b: Counter[str]) -> float:
 
 
 class Op(NamedTuple):
-    """Words a[i:j] of one text stand where the other has b[k:l]."""
+    """Replace words a[i:j] of the first text by words b[k:l] of the second."""
 
     i: int
     j: int
@@ -144,11 +143,11 @@ class Op(NamedTuple):
 
 
 def differences(a: Sequence[str], b: Sequence[str]) -> list[Op]:
-    """What to replace in `a` to get `b`, in order."""
+    """Replacements that turn `a` into `b`, in order."""
     found: list[Op] = []
     i = k = 0
     for j, l in [*_anchors(a, b), (len(a), len(b))]:  # noqa: E741
-        if j < i or l < k:  # inside what was matched already
+        if j < i or l < k:  # inside words that are already matched
             continue
         found.extend(_gap(a, b, Op(i, j, k, l)))
         i, k = j, l
@@ -172,7 +171,7 @@ def _gap(a: Sequence[str], b: Sequence[str], gap: Op) -> list[Op]:
 
 
 def _anchors(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
-    """Places of word sequences that both texts have, as many as are in the same order in both."""
+    """Places of word sequences that both texts have: the longest chain in the same order in both."""
     ours, theirs = _places(a), _places(b)
     pairs = [(i[0], theirs[shingle][0]) for shingle, i in ours.items() if len(i) == 1 and shingle in theirs]
     # the longest increasing run of places in b
