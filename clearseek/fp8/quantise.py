@@ -2,11 +2,11 @@
 
 :func:`quantise_tiles` is for activations and their gradients (1 x 128), :func:`quantise_blocks` for weights
 (128 x 128), :func:`quantise_columns` for the two operands of a weight gradient, whose inner dimension is the token: 128
-tokens x 1 channel, written transposed, so that a matrix product reads them like tiles (DeepSeek-V3 report, section
+tokens x 1 channel, written transposed, so that a matrix product reads columns like tiles (DeepSeek-V3 report, section
 3.3.2). A dimension that 128 does not divide ends in a partial piece, as if padded with zeros. All arithmetic is FP32:
 divide by the scale, clamp, round to nearest even.
 
-Shapes: M rows, K columns, N output features, E experts; a ceiling of a size over 128 is written G.
+Shapes: M rows, K columns, N output features, E experts; G stands for any size over 128, rounded up.
 """
 
 from __future__ import annotations
