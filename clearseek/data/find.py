@@ -65,9 +65,8 @@ class Finder:
         except ValueError as error:
             raise UserError(f"{setting}: {pattern!r} is not a path: {error}") from None
         if not matches:
-            over = [
-                f"{count} {why} (such as {shown(str(self._example[why]))})" for why, count in self.passed_over.items()
-            ]
+            examples = {why: shown(str(path)) for why, path in self._example.items()}
+            over = [f"{count} {why} (such as {examples[why]})" for why, count in self.passed_over.items()]
             passed = f"; passed over: {', '.join(over)}; name them to take them in" if over else ""
             raise UserError(
                 f"{shown(pattern)}: {setting} names no file (relative paths start at {shown(str(self._base))})"

@@ -5,8 +5,8 @@ tensors are quantised how, what is kept for the backward, the order of the three
 between forward and backward are :class:`~clearseek.fp8.formats.Quantised`; *columns* and the sides of a :class:`Weight`
 have a backend's own type, because only its products read them.
 
-A backend has every operation. A backend that uses another's operations says so in its name or its page; a slower one
-never stands in silently.
+A backend has every operation. A backend that uses another's operations says so in its name or its page, and none is
+replaced silently by a slower one.
 
 Shapes: M rows, K inner, N output features, E experts, R rows sorted by expert, I expert width.
 """

@@ -29,15 +29,9 @@ from clearseek.fp8.formats import TILE, Quantised
 
 
 def scaled_mm(a: Quantised, b: Quantised, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """``a @ b.T``.
+    """``a @ b.T`` [M, N] in `dtype`, with FP32 sums.
 
-    Args:
-        a: Data [M, K], scales [M, G].
-        b: Data [N, K], scales [N, G] (tiles) or [ceil(N / 128), G] (blocks).
-        dtype: Type of the result; sums are FP32.
-
-    Returns:
-        [M, N].
+    `a` has data [M, K] and scales [M, G]; `b` has data [N, K] and scales [N, G] (tiles) or [ceil(N / 128), G] (blocks).
     """
     scale_NG = rows_of_scales(b)
     y_MN = torch.zeros(len(a.data), len(b.data), dtype=torch.float32, device=a.data.device)
@@ -49,16 +43,10 @@ def scaled_mm(a: Quantised, b: Quantised, dtype: torch.dtype = torch.bfloat16) -
 
 
 def grouped_scaled_mm(a: Quantised, b: Quantised, ends_E: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Row block e of `a` times matrix e of `b`, transposed. Rows after the last block are zero.
+    """Row block e of `a` times matrix e of `b`, transposed: [R, N] in `dtype`; rows after the last block are zero.
 
-    Args:
-        a: Data [R, K], scales [R, G].
-        b: Data [E, N, K], scales [E, ceil(N / 128), G].
-        ends_E: Cumulative ends of the experts' rows.
-        dtype: Type of the result.
-
-    Returns:
-        [R, N].
+    `a` has data [R, K] and scales [R, G]; `b` has data [E, N, K] and scales [E, ceil(N / 128), G]; `ends_E` holds the
+    cumulative ends of the experts' rows.
     """
     y_RN = torch.zeros(len(a.data), b.data.shape[1], dtype=dtype, device=a.data.device)
     for e, rows in blocks(ends_E):
@@ -67,15 +55,10 @@ def grouped_scaled_mm(a: Quantised, b: Quantised, ends_E: Tensor, dtype: torch.d
 
 
 def grouped_scaled_mm_inner(a: Quantised, b: Quantised, ends_E: Tensor) -> Tensor:
-    """The weights' gradient: every expert's product over its own rows, or zero for an expert without rows.
+    """The weights' gradient, FP32 [E, N, K]: every expert's product over its own rows, zero for an expert without rows.
 
-    Args:
-        a: Data [N, R], scales [N, R / 128]; experts begin at multiples of 128 along R, the inner dimension.
-        b: Data [K, R], scales [K, R / 128].
-        ends_E: Cumulative ends of the experts' rows.
-
-    Returns:
-        [E, N, K] FP32.
+    `a` has data [N, R] and scales [N, R / 128]; `b` has data [K, R] and scales [K, R / 128]. Along R, the inner
+    dimension, experts end at `ends_E` (cumulative) and begin at multiples of 128, or a ValueError is raised.
     """
     begins = [0, *ends_E.tolist()][:-1]
     if any(begin % TILE for begin in begins):  # the last expert may end in a partial tile

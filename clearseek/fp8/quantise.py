@@ -19,15 +19,7 @@ from clearseek.fp8.formats import E5M6_MAX, TILE, Quantised, from_e5m6, scale_of
 
 
 def quantise_tiles(x_MK: Tensor, power_of_two: bool) -> Quantised:
-    """One scale for 128 neighbours in a row.
-
-    Args:
-        x_MK: BF16 or FP32.
-        power_of_two: Round scales up to powers of two.
-
-    Returns:
-        Data [M, K], scales [M, G].
-    """
+    """One scale for 128 neighbours in a row of BF16 or FP32 numbers: data [M, K], scales [M, G]."""
     columns = x_MK.shape[1]
     x_MGT = _tiled(x_MK.float())
     scale_MG = scale_of(x_MGT.abs().amax(-1), power_of_two)
@@ -41,14 +33,9 @@ def quantise_columns(x_MK: Tensor, power_of_two: bool) -> Quantised:
 
 
 def quantise_blocks(w_ENK: Tensor, power_of_two: bool) -> Quantised:
-    """One scale for a block of 128 x 128.
+    """One scale for a block of 128 x 128 of a matrix [N, K] or a stack [E, N, K], BF16 or FP32.
 
-    Args:
-        w_ENK: A matrix [N, K], or a stack of them [E, N, K]; BF16 or FP32.
-        power_of_two: Round scales up to powers of two.
-
-    Returns:
-        Data in the shape of `w_ENK`; scales [G, G] or [E, G, G]: `weight_scale_inv` of DeepSeek's checkpoints.
+    Data have the shape of `w_ENK`; scales [G, G] or [E, G, G] are `weight_scale_inv` of DeepSeek's checkpoints.
     """
     rows, columns = w_ENK.shape[-2:]
     padded = _padded(_padded(w_ENK.float(), -1), -2)

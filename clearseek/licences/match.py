@@ -219,7 +219,7 @@ def _beside_notices(text: str, most: int) -> Match:
     if last is None or last.kind != "insert" or not most:
         return whole
     lines = text.split("\n")
-    for start in range(last.line - 1, max(0, last.line - 4), -1):  # a ruler may stand above the first word
+    for start in range(last.line - 1, max(0, last.line - 4), -1):  # a ruler may precede the first word
         above, below = "\n".join(lines[:start]), "\n".join(lines[start:])
         own = _identify(above)
         if own.exact and own.licence is whole.licence:

@@ -68,15 +68,9 @@ class MultiHeadLatentAttention(nn.Module):
         self.softmax_scale = softmax_scale(config)
 
     def forward(self, x_BSD: Tensor, places: Places, cache: LatentCache | None = None) -> Tensor:
-        """Attend causally.
+        """Attend causally from normalised hidden states of S new positions: [B, S, D].
 
-        Args:
-            x_BSD: Normalised hidden states of S new positions.
-            places: Positions of these hidden states.
-            cache: The layer's past, which is extended; None in training.
-
-        Returns:
-            [B, S, D].
+        `cache` is the layer's past, which is extended; None in training.
         """
         c = self.config
         batch, length, _ = x_BSD.shape

@@ -85,16 +85,10 @@ class _BlockedAttention(torch.autograd.Function):
 
 
 def causal_attention(q_BHQC: Tensor, k_BHSC: Tensor, v_BHSV: Tensor, start_BQ: Tensor | None = None) -> Tensor:
-    """Attend causally.
+    """Attend causally: [B, Q, H, V], for queries already multiplied by the softmax scale.
 
-    Args:
-        q_BHQC: Queries, already multiplied by the softmax scale.
-        k_BHSC: Keys, S >= Q: the last query is at the position of the last key.
-        v_BHSV: Values.
-        start_BQ: First key that each query sees (:class:`clearseek.ops.rope.Places`); by default key 0.
-
-    Returns:
-        [B, Q, H, V].
+    The last query is at the position of the last key (S >= Q). Each query sees keys from `start_BQ` on
+    (:class:`clearseek.ops.rope.Places`), by default from key 0.
     """
     if q_BHQC.device.type == "cpu":
         out: Tensor = _BlockedAttention.apply(q_BHQC, k_BHSC, v_BHSV, start_BQ)  # type: ignore[no-untyped-call]

@@ -69,25 +69,18 @@ class _KeysAndValues(torch.autograd.Function):
 
 
 def heads_of_queries(q_BSHC: Tensor, turn: Tensor, nope: int, scale: float) -> Tensor:
-    """Turn the rotary channels, scale, and put heads first: [B, H, S, C].
+    """Turn the rotary channels of projected queries, scale, and put heads first: [B, H, S, C].
 
-    Args:
-        q_BSHC: Projected queries.
-        turn: Rotations, complex64 [S, P / 2], or [B, S, P / 2].
-        nope: Channels without position (N), which come first.
-        scale: The softmax scale.
+    `turn` holds rotations, complex64 [S, P / 2] or [B, S, P / 2]; the first `nope` channels have no position.
     """
     q: Tensor = _Queries.apply(q_BSHC, turn, nope, scale)  # type: ignore[no-untyped-call]
     return q
 
 
 def heads_of_keys_and_values(kv_BSHX: Tensor, rope_BSP: Tensor, nope: int) -> tuple[Tensor, Tensor]:
-    """Keys [B, H, S, C], each ending in the shared rotary key, and values [B, H, S, V].
+    """Keys [B, H, S, C], each ending in the shared rotary key (already turned), and values [B, H, S, V].
 
-    Args:
-        kv_BSHX: Expanded latents [B, S, H, N + V]: the key's channels, then the value's.
-        rope_BSP: The shared rotary key, already turned.
-        nope: Channels of the key in `kv_BSHX` (N).
+    Expanded latents `kv_BSHX` [B, S, H, N + V] hold the key's `nope` channels, then the value's.
     """
     k, v = _KeysAndValues.apply(kv_BSHX, rope_BSP, nope)  # type: ignore[no-untyped-call]
     return k, v

@@ -111,11 +111,8 @@ def chunk_tokens(vocabulary: int, device: torch.device) -> int:
 def cross_entropy(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor, weight_T: Tensor) -> Tensor:
     """Weighted sum of the tokens' cross-entropies in nats, as an FP32 scalar.
 
-    Args:
-        hidden_TD: Final hidden states [T, D], after the last norm.
-        head_VD: Output head [V, D], same dtype.
-        target_T: Token ids [T], int64.
-        weight_T: Weight of each token, FP32, at least 0; 1 / T for the mean.
+    Final hidden states (after the last norm) and output head have the same type; targets are int64 token ids; weights
+    are FP32 and at least 0, 1 / T each for the mean.
     """
     loss: Tensor = _CrossEntropy.apply(hidden_TD, head_VD, target_T, weight_T)  # type: ignore[no-untyped-call]
     return loss

@@ -87,12 +87,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class RMSNorm(nn.Module):
-    """RMS normalisation over the last dimension.
-
-    Args:
-        size: Channels D.
-        eps: Added to the mean square.
-    """
+    """RMS normalisation over the last dimension, of `size` channels; `eps` is added to the mean square."""
 
     def __init__(self, size: int, eps: float = 1e-6) -> None:
         super().__init__()

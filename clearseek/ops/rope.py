@@ -54,12 +54,9 @@ def _correction_range(dim: int, theta: float, yarn: RopeScaling) -> tuple[int, i
 @functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)  # cached for later calls, which may need gradients
 def rotations(config: ModelConfig, start: int, length: int, device: torch.device) -> Tensor:
-    """Unit complex numbers (times YaRN's cos/sin multiplier) for positions start .. start + length - 1.
+    """Unit complex numbers, times YaRN's multiplier, of positions start .. start + length - 1: complex64 [S, P / 2].
 
     The last few results are cached, so callers must not write into them.
-
-    Returns:
-        complex64 [length, qk_rope_head_dim / 2].
     """
     position = torch.arange(start, start + length, dtype=torch.float32)
     angle = torch.outer(position, inverse_frequencies(config))
@@ -93,14 +90,6 @@ def places(
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn adjacent channel pairs.
-
-    Args:
-        x: [..., P], any float type; the arithmetic is FP32.
-        turn: complex64, broadcastable to [..., P / 2].
-
-    Returns:
-        FP32 [..., P].
-    """
+    """Turn adjacent channel pairs of `x` [..., P] by `turn`, complex64 [..., P / 2]: FP32 [..., P]."""
     pairs = torch.view_as_complex(x.float().contiguous().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turn).flatten(-2)
