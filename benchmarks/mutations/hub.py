@@ -57,9 +57,9 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("if name in content:", "if False:", "a key twice"),
     ],
     "hub/read.py": [
-        ("check_finite(part, self.source.tensors[name].entry.dtype, where)", "pass", "NaN is imported"),
+        ("check_finite(part, stored.entry.dtype, where)", "pass", "NaN is imported"),
         ("if not torch.equal(part.float(), state[name].float())", "if False", "an MTP head of its own is dropped"),
-        ("self.scales == \"power-of-two\")", "False)", "odd scales under ue8m0"),
+        ("scales == \"power-of-two\")", "False)", "odd scales under ue8m0"),
         ("part.float() if spec.kind == \"router_bias\" else part", "part", "a router's bias as it is stored"),
         ("if entry.shape != spec.shape:", "if len(entry.shape) != len(spec.shape):", "shapes are not compared"),
     ],

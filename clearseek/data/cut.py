@@ -1,7 +1,7 @@
 """A long text cut into documents, so that some of them can be held out.
 
-The cut comes at the first blank line after a part has reached its size; failing that, after the first line past twice
-the size; and a line longer than that is cut between two characters. Put together, the parts give the text's bytes.
+A part ends at the first blank line after it has reached its size, or else after the first line past twice the size; a
+longer line is cut between two characters. The parts together are exactly the text's bytes.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ def parts(file: IO[bytes], size: int) -> Iterator[tuple[str, bytes]]:
     """Parts of about `size` bytes, at most three times that.
 
     Yields:
-        (where the part begins, its bytes): the number of a line, from 1, and ``+N`` for N bytes into that line.
+        (Place where the part begins, bytes of the part): a line number, from 1, and ``+N`` for N bytes into the line.
     """
     part, start = bytearray(), "1"
-    line, column = 1, 0  # of the byte that comes next
+    line, column = 1, 0  # of the next byte
     rest = b""
     while chunk := rest + file.readline(2 * size - len(rest)):
         whole = chunk.endswith(b"\n") or len(chunk) < 2 * size
@@ -35,10 +35,10 @@ def parts(file: IO[bytes], size: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _boundary(chunk: bytes) -> int:
-    """Where the last character of a chunk begins, unless it is whole."""
+    """Where to end a chunk: before its last character if that is incomplete, else after it."""
     for back in range(1, min(4, len(chunk) - 1) + 1):
         byte = chunk[-back]
-        if byte >= 0xC0:  # the first byte of a character of several: the leading ones say of how many
+        if byte >= 0xC0:  # the first byte of a character: its leading ones count the character's bytes
             return len(chunk) - back if back < (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) else len(chunk)
         if byte < 0x80:
             break

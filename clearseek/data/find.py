@@ -1,9 +1,9 @@
-"""Which files a pattern names, and which it passed over.
+"""Which files a pattern names, and which entries it passes over.
 
 A pattern is a shell's: ``*`` and ``?`` within a name, ``**`` for any depth, no hidden entries unless the pattern says
-so, no linked folders (a link may lead back up). A name that exists as it is written wins over the same name read as a
-pattern, so ``Notes [2].txt`` is a file. Unlike a shell, what was passed over is counted, by why: a corpus that lacks
-half of its files looks like any other.
+so, no linked folders (a link may lead back up). A name that exists literally wins over the same name read as a pattern,
+so ``Notes [2].txt`` is a file. Unlike a shell, the finder counts passed-over entries by cause, because a corpus that
+lacks half of its files looks like any other.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Finder:
 
     def __init__(self, base: Path) -> None:
         self.passed_over: Counter[str] = Counter()
-        """How many entries were passed over, by why."""
+        """Numbers of entries passed over, by cause."""
         self._base = base
         self._example: dict[str, Path] = {}
 
     def find(self, patterns: tuple[str, ...], exclude: tuple[str, ...] = ()) -> tuple[tuple[str, Path], ...]:
-        """Files that `patterns` name and `exclude` does not, each once: (name, path), sorted by the path from the base.
+        """Files that `patterns` name and `exclude` does not, without repetition: (name, path), sorted by name.
 
         Raises:
             UserError: a pattern names no file, a folder may not be read, or all files are excluded.
@@ -44,7 +44,7 @@ class Finder:
         for pattern in exclude:
             for path in self._matches(pattern, "data.exclude"):
                 found.pop(self._relative(path), None)
-        self.passed_over = passed_over  # what an exclusion passes over is no loss
+        self.passed_over = passed_over  # entries that an exclusion passes over are not counted
         if not found:
             raise UserError(f"data.exclude = {list(exclude)} leaves none of the files that data.paths names")
         return tuple((shown(name), path) for name, path in sorted(found.items()))
@@ -63,21 +63,22 @@ class Finder:
             where = shown(os.fsdecode(error.filename or pattern))
             raise UserError(f"{where}: cannot read: {error.strerror}; fix its permissions") from None
         except ValueError as error:
-            raise UserError(f"{setting}: {pattern!r} is no path: {error}") from None
+            raise UserError(f"{setting}: {pattern!r} is not a path: {error}") from None
         if not matches:
-            over = [
-                f"{count} {why} (such as {shown(str(self._example[why]))})" for why, count in self.passed_over.items()
-            ]
+            examples = {why: shown(str(path)) for why, path in self._example.items()}
+            over = [f"{count} {why} (such as {examples[why]})" for why, count in self.passed_over.items()]
             passed = f"; passed over: {', '.join(over)}; name them to take them in" if over else ""
             raise UserError(
-                f"{shown(pattern)}: {setting} names no file there (relative paths start at {shown(str(self._base))})"
+                f"{shown(pattern)}: {setting} names no file (relative paths start at {shown(str(self._base))})"
                 f"{passed}: set others, for example with --set '{setting}=[\"my.txt\"]'"
             )
         return matches
 
     def _expand(self, folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
-        """Files below `folder` that match the glob `parts`. Unlike `Path.glob`, which passes over a folder that it may
-        not read, this lets the OSError out: a corpus must not depend on who prepares it.
+        """Files below `folder` that match the glob `parts`.
+
+        A folder without read permission raises an OSError, unlike in `Path.glob`, which would pass over the folder: a
+        corpus must not depend on who prepares it.
         """
         head, rest = parts[0], parts[1:]
         if head == "**":
@@ -105,10 +106,10 @@ class Finder:
             elif magic:
                 self._pass_over(NO_FILES, path)
             elif os.path.lexists(path):
-                raise UserError(f"{shown(str(path))}: is no regular file: copy its text into one")
+                raise UserError(f"{shown(str(path))}: is not a regular file: copy its text into one")
 
     def _children(self, folder: Path, pattern: str, folders: bool) -> Iterator[Path]:
-        """Entries of a folder that match, sorted; hidden ones only for a pattern that starts with a dot."""
+        """Matching entries of a folder, sorted; hidden entries only for a pattern that starts with a dot."""
         for name in sorted(os.listdir(folder)):  # noqa: PTH208 - only the names are needed
             path = folder / name
             if fnmatch.fnmatchcase(name, pattern):
@@ -125,16 +126,16 @@ class Finder:
 
 
 def home(name: str) -> Path:
-    """A path, with ``~`` as the home folder; a name that begins so and names no user stays as it is.
+    """A path with ``~`` replaced by the home folder; the ``~`` of an unknown user stays.
 
-    Names are UTF-8, whatever encoding the system takes them for (ASCII in a POSIX locale).
+    Names are UTF-8, even where the system's encoding is another (ASCII in a POSIX locale).
     """
     name = os.fsdecode(name.encode("utf-8", "surrogateescape"))
     return Path(os.path.expanduser(name))  # noqa: PTH111 - Path refuses the name of no user
 
 
 def shown(name: str) -> str:
-    """A path as UTF-8 text on one line: a byte of its name that is none (from an old zip archive, say) becomes
-    ``\\xf6``, a control character ``\\x1b``.
+    """A path as UTF-8 text on one line: a byte that is not UTF-8 (from an old zip archive, say) becomes ``\\xf6``, a
+    control character ``\\x1b``.
     """
     return one_line(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))

@@ -1,13 +1,13 @@
 """The batch of step s, as a function.
 
 The training tokens are one long stream. Window i is the `sequence_length` tokens from i * sequence_length on, and the
-few after them that the last positions must predict. Each epoch visits every window once, in an order of its own, and
-the order is a *function*: a keyed permutation of 0..n-1 that maps any position without the others being computed. So
-the tokens of step s depend on (fingerprint, seed, s) alone, a resumed run needs no loader state, and memory does not
-grow with the data.
+few tokens after them that the last positions must predict. Each epoch visits every window once, in its own order, and
+the order is a *function*: a keyed permutation of 0..n-1 that maps any position without computing the others. So the
+tokens of step s depend on (fingerprint, seed, s) alone, a resumed run needs no loader state, and memory does not grow
+with the data.
 
-The permutation is a Feistel network over the next power of four, walked until the value falls below n (Black and
-Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). It mixes well and is quick; it keeps no secrets.
+The permutation is a Feistel network over the next power of four, repeated until the value falls below n (Black and
+Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). The network mixes well and fast, but keeps no secrets.
 
 Shapes: B batch, S sequence length, A look-ahead.
 """
@@ -29,7 +29,7 @@ _ROUNDS = 8
 
 
 class Permutation:
-    """A pseudo-random order of 0..n-1 in constant memory; `key` (any text) chooses which."""
+    """A pseudo-random order of 0..n-1 in constant memory; `key` (any text) chooses the order."""
 
     def __init__(self, n: int, key: str) -> None:
         assert n > 0
@@ -41,7 +41,9 @@ class Permutation:
     def __call__(self, positions: Ints) -> Ints:
         """Values at `positions` (each in 0..n-1), the same shape."""
         values = self._encrypt(positions.astype(np.uint64))
-        while (outside := values >= self._n).any():  # under 4 rounds on average; ends, as cycles lead back inside
+        while (
+            outside := values >= self._n
+        ).any():  # under 4 rounds on average; ends, because every cycle leads back below n
             values[outside] = self._encrypt(values[outside])
         return values.astype(np.int64)
 
@@ -53,14 +55,14 @@ class Permutation:
 
 
 def _mix(words: _Words) -> _Words:
-    """Every bit of the result depends on every bit of the word (the finaliser of SplitMix64, Steele et al., 2014)."""
+    """Mix every bit of each word into every bit of the result (the finaliser of SplitMix64, Steele et al., 2014)."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
 
 
 class Stream:
-    """One half's tokens as one array, over memory-mapped shards."""
+    """A split's tokens as one array, over memory-mapped shards."""
 
     def __init__(self, folder: Path, split: Split) -> None:
         """Open the shards. Raises UserError when the manifest or a shard is missing, or a file has the wrong size."""
@@ -71,7 +73,7 @@ class Stream:
         self._shards = [np.memmap(folder / name, dtype=dtype, mode="r") for name in entry.shards]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
         self.offsets = np.fromfile(folder / f"{split}.offsets", dtype="<i8")
-        """Where each document starts, and the end of the last: [documents + 1]."""
+        """First token of each document, and the end of the last document: [documents + 1]."""
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -124,10 +126,10 @@ class Loader:
             )
 
     def batch(self, step: int, rows: range | None = None) -> Ints:
-        """Token ids of step `step` (from 0), [B, S + A]: all of its rows, or those asked for, and nothing else is read.
+        """Token ids of step `step` (from 0), [B, S + A]; with `rows`, only those rows are read.
 
-        Inputs are ``[:, :S]``, the targets of depth d are ``[:, d : d + S]``. Raises UserError where an id is none of
-        the vocabulary's: tokens may be a stranger's.
+        Inputs are ``[:, :S]``, the targets of depth d are ``[:, d : d + S]``. Raises UserError where an id is outside
+        the vocabulary, because the data may be a stranger's.
         """
         windows_B = self.windows(step, rows)
         tokens_BX = np.empty((len(windows_B), self.sequence_length + self.lookahead), dtype=np.int64)
@@ -135,24 +137,21 @@ class Loader:
             self._stream.read(window * self.sequence_length, row)
         if tokens_BX.size and tokens_BX.max() >= self._stream.manifest.vocab_size:
             raise UserError(
-                f"{self._folder}: the {self._split} tokens of step {step + 1} hold the id {tokens_BX.max()}, and the "
-                f"manifest's vocabulary ends at {self._stream.manifest.vocab_size - 1}: prepare the data anew"
+                f"{self._folder}: the {self._split} tokens of step {step + 1} hold the id {tokens_BX.max()}, but the "
+                f"manifest's vocabulary ends at {self._stream.manifest.vocab_size - 1}: prepare the data again"
             )
         return tokens_BX
 
     def documents(self, step: int) -> list[str]:
-        """Ids of the documents that the batch of `step` takes tokens from, row by row, each once."""
+        """Ids of the documents in the batch of `step`, in the order of its rows, without repetition."""
         numbers: dict[int, None] = {}
         for window in self.windows(step).tolist():
             start = window * self.sequence_length
             end = start + self.sequence_length + self.lookahead
             first, last = np.searchsorted(self._stream.offsets, (start, end - 1), side="right") - 1
             numbers |= dict.fromkeys(range(int(first), int(last) + 1))
-        names: dict[int, str] = {}
         entries = (entry for entry in read_documents(self._folder) if entry.split == self._split)
-        for number, entry in enumerate(entries):
-            if number in numbers:
-                names[number] = entry.id
+        names = {number: entry.id for number, entry in enumerate(entries) if number in numbers}
         return [names[number] for number in numbers]
 
     def check_hashes(self) -> None:
@@ -160,7 +159,7 @@ class Loader:
         check_files(self._folder, self._stream.manifest)
 
     def windows(self, step: int, rows: range | None = None) -> Ints:
-        """Windows of the stream that the batch is made of, [B]: samples step * B and on, through the epochs' orders."""
+        """Windows of the stream in the batch, [B]: samples step * B and on, each in its epoch's order."""
         assert step >= 0
         samples_B = step * self.batch_size + np.array(range(self.batch_size) if rows is None else rows, dtype=np.int64)
         epochs_B, positions_B = np.divmod(samples_B, self.windows_per_epoch)

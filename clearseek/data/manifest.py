@@ -1,4 +1,4 @@
-"""What is in a data folder, and how to tell that it still is.
+"""What a data folder holds, and how to tell that it is unchanged.
 
 A folder of prepared data describes itself: ``manifest.json`` holds the settings, counts, licences and the SHA-256 of
 every other file, among them ``documents.jsonl`` with one line a document. One *fingerprint* stands for the tokens: the
@@ -51,7 +51,7 @@ class DocumentEntry(Settings):
     tokens: int
     """Tokens in the shards, special ones included."""
     fim: bool
-    """Whether it was rearranged as prefix, suffix, middle."""
+    """Whether the document was rearranged as prefix, suffix, middle."""
 
 
 _ROWS = frozenset({"CSV", "TSV", "JSON", "JSON lines"})
@@ -59,20 +59,20 @@ _ROWS_CURE = 'data.source = "csv" or "jsonl" takes their rows'
 
 
 class Remarks(Settings):
-    """What is worth saying about how the data were made. It decides nothing: the documents do."""
+    """Remarks on how the data were made; no check depends on them."""
 
     unusable: Counts = Field(default_factory=dict)
-    """Documents left out, by cause."""
+    """Numbers of documents left out, by cause."""
     passed_over: Counts = Field(default_factory=dict)
-    """Entries that the patterns in `paths` passed over, by why."""
+    """Numbers of entries that the patterns in `paths` passed over, by cause."""
     as_text: Counts = Field(default_factory=dict)
-    """Files read as plain text though they are of another kind, by kind."""
+    """Numbers of files of other kinds that were read as plain text, by kind."""
     rowless: int = 0
-    """Files without a document."""
+    """Number of files without a document."""
     part_bytes: int = 0
-    """Size about which files were cut so that some of the text is held out; 0 if they were left whole."""
+    """Bytes of the parts into which files were cut to hold out some text; 0 for files left whole."""
     vocabulary: int = 0
-    """Tokens of a tokenizer that has fewer than `vocab_size`, for lack of repeated text; 0 if it has all."""
+    """Tokens of a tokenizer that found too little repeated text for `vocab_size`; 0 for a full vocabulary."""
 
     def lines(self) -> list[str]:
         """The remarks for people."""
@@ -96,14 +96,14 @@ class Remarks(Settings):
 
 
 class SplitEntry(Settings):
-    """One half of the data."""
+    """One split of the data."""
 
     documents: int
     bytes: int
     """UTF-8 bytes of the documents."""
     tokens: int
     shards: tuple[str, ...]
-    """Names of the token files; together, in this order, they are the split's stream of tokens."""
+    """Names of the token files, in the order of the split's stream of tokens."""
 
 
 class Manifest(Settings):
@@ -112,18 +112,18 @@ class Manifest(Settings):
     format: int
     fingerprint: str
     inputs: str
-    """SHA-256 of what the folder was asked to be made from; decides whether it can be used again."""
+    """SHA-256 of documents and settings, by which an existing folder is recognised and used again."""
     source: str
     licences: dict[str, int]
-    """SPDX id -> documents under it."""
+    """Number of documents under each SPDX id."""
     config: DataConfig
     vocab_size: int
     token_bytes: Literal[2, 4]
-    """Bytes of one token in the shards: little-endian, unsigned."""
+    """Bytes of one token in the shards, a little-endian unsigned integer."""
     duplicates: int
-    """Documents dropped because an earlier one has the same bytes."""
+    """Number of documents dropped because an earlier document has the same bytes."""
     skipped: tuple[str, ...]
-    """Ids of documents left out because they are unusable: of the interpreter's files all, of others the first 100."""
+    """Ids of unusable documents that were left out: the interpreter's files all, of others the first 100."""
     train: SplitEntry
     heldout: SplitEntry
     tokenizer_sha256: str
@@ -133,22 +133,22 @@ class Manifest(Settings):
 
     @model_validator(mode="after")
     def _names_its_own_files(self) -> Self:
-        """A name with a path in it would have a stranger's manifest read files of the machine that checks it."""
+        """Refuse names with a path: a stranger's manifest could otherwise read any file of the checking machine."""
         listed = [entry.name for entry in self.files]
         for name in (*listed, *self.train.shards, *self.heldout.shards):
             if not _PLAIN.fullmatch(name) or name not in listed:
-                raise ValueError(f"{name!r} is no file of this folder that `files` lists")
+                raise ValueError(f"{name!r} is not a file of this folder that `files` lists")
         if len(set(listed)) != len(listed) or set(self.train.shards) & set(self.heldout.shards):
             raise ValueError("a file is listed twice")
         return self
 
     @property
     def left_out(self) -> int:
-        """Documents left out because they are unusable; older folders name every one of them."""
+        """Number of unusable documents left out; older folders name every one of them."""
         return max(len(self.skipped), sum(self.remarks.unusable.values()))
 
     def split(self, name: Split) -> SplitEntry:
-        """The half called `name`."""
+        """The split called `name`."""
         return self.train if name == "train" else self.heldout
 
 
@@ -179,50 +179,49 @@ def fingerprint_of(config: DataConfig, documents: str, tokenizer_sha256: str, to
 
 
 def check_lists(manifest: Manifest, documents: Iterable[DocumentEntry], tokenizer_sha256: str) -> None:
-    """Count the list of documents again: halves, bytes, tokens, licences, and the fingerprint that they make.
+    """Count the list of documents again: splits, bytes, tokens, licences, and the fingerprint.
 
     Args:
-        manifest: Of the folder.
-        documents: The lines of its documents.jsonl.
-        tokenizer_sha256: Of its tokenizer.json.
+        manifest: The folder's manifest.
+        documents: The lines of the folder's documents.jsonl.
+        tokenizer_sha256: SHA-256 of the folder's tokenizer.json.
 
     Raises:
-        UserError: a count or the fingerprint is another than the manifest's.
+        UserError: a count or the fingerprint differs from the manifest's.
     """
-    counts: dict[str, list[int]] = {split: [0, 0, 0] for split in SPLITS}
+    counts: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
     licences: Counter[str] = Counter()
     hashes: list[tuple[str, Split]] = []
     for entry in documents:
         held_out = int(entry.sha256[:16], 16) < manifest.config.held_out_fraction * 2**64
         if held_out != (entry.split == "heldout"):
-            raise UserError(f"documents.jsonl: {entry.id!r:.100} is in the other half than its hash puts it in")
-        for place, number in enumerate((1, entry.bytes, entry.tokens)):
-            counts[entry.split][place] += number
+            raise UserError(
+                f"documents.jsonl: {entry.id!r:.100} is under {entry.split}, but its hash puts it into the other split"
+            )
+        counts[entry.split].update(documents=1, bytes=entry.bytes, tokens=entry.tokens)
         licences[entry.licence] += 1
         hashes.append((entry.sha256, entry.split))
     for split in SPLITS:
-        half = manifest.split(split)
-        for what, ours, stated in zip(
-            ("documents", "bytes", "tokens"), counts[split], (half.documents, half.bytes, half.tokens), strict=True
-        ):
+        for what in ("documents", "bytes", "tokens"):
+            ours, stated = counts[split][what], getattr(manifest.split(split), what)
             if ours != stated:
                 raise UserError(f"documents.jsonl lists {ours:,} {what} under {split}, and manifest.json {stated:,}")
     if dict(licences) != manifest.licences:
-        raise UserError("documents.jsonl names other licences, or other numbers of them, than manifest.json")
+        raise UserError("documents.jsonl lists other licences, or other numbers of documents, than manifest.json")
     if tokenizer_sha256 != manifest.tokenizer_sha256:
-        raise UserError("tokenizer.json is not the one whose hash manifest.json has")
+        raise UserError("tokenizer.json is not the tokenizer whose SHA-256 manifest.json states")
     found = fingerprint_of(manifest.config, documents_sha256(iter(hashes)), tokenizer_sha256, manifest.token_bytes)
     if found != manifest.fingerprint:
-        raise UserError(f"documents and tokenizer make the fingerprint {found}, and manifest.json has another")
+        raise UserError(f"manifest.json states another fingerprint than documents and tokenizer have: {found}")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read ``manifest.json``. Raises UserError when the folder holds none, or a damaged or newer one."""
+    """Read ``manifest.json``. Raises UserError when the file is missing, damaged, or of another version."""
     path = folder / "manifest.json"
     try:
         raw = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{folder}: no prepared data there (manifest.json is missing): choose another folder") from None
+        raise UserError(f"{folder}: no prepared data (manifest.json is missing): choose another folder") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from None
     except (ValueError, RecursionError):

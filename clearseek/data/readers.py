@@ -1,8 +1,8 @@
 """From a file to documents: text, JSON, CSV, Parquet; compressed or not.
 
 Every reader looks at the first bytes before it reads (:mod:`clearseek.filetypes`): gzip, zstd, bzip2 and xz are
-decompressed whatever the file is called, a byte order mark is dropped, and what is none of the reader's is named with
-its cure. A reader yields (id, content) for each document, in order; content is its bytes, or why it is unusable.
+decompressed under any file name, a byte order mark is dropped, and a file of another kind is named with its cure. A
+reader yields (id, content) for each document, in order; content is the document's bytes, or why they are unusable.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from clearseek.filetypes import HEAD_BYTES, UTF8_BOM, FileKind, expect, recognis
 
 Rows = Iterator[tuple[str, bytes | UnusableError]]
 Reader = Callable[[str, Path], Rows]
-"""Takes a file's name and place."""
+"""A function of a file's name and path."""
 
 MAX_JSON_BYTES = 256 * 2**20
-"""Longest JSON file that is one value and not one a line: it is read whole."""
+"""Bytes of the longest JSON file with a single value, which is read whole."""
 COLLECTION_BYTES = 256 * 2**10
-"""A text file above this is no single document but a collection of them, such as all plays in one file."""
+"""Bytes above which a text file counts as a collection of documents, such as all plays in one file."""
 PART_BYTES = 16 * 2**10
-"""Size about which a collection is cut into documents, so that some of them can be held out."""
+"""Approximate bytes of the documents that a collection is cut into, so that some can be held out."""
 EXTRA = "pip install -e '.[data]' in your clone of ClearSeek"
 
 TEXTUAL = frozenset({"UTF-8 BOM", "HTML"})
-"""Kinds that are text to a reader of text."""
+"""Kinds of file that the text reader accepts."""
 _COMPRESSIONS = ("gzip", "bzip2", "xz", "zstd")
 _DELIMITERS = (",", ";", "\t", "|")
 _COMMENTS = (b"#", b"//")
-_EXCEL = re.compile(r"sep=.\s*$", re.IGNORECASE)  # its word on the delimiter, before the header
+_EXCEL = re.compile(r"sep=.\s*$", re.IGNORECASE)  # Excel's line that states the delimiter, before the header
 
 
 def _decompressor(kind: str, path: Path) -> Any:
-    """Opens compressed data; a file object."""
+    """A file object of the decompressed data."""
     if kind != "zstd":
         library: Any = {"gzip": gzip, "bzip2": bz2, "xz": lzma}[kind]
         return library.open(path, "rb")
@@ -74,12 +74,12 @@ def opened(path: Path, wanted: str, kinds: frozenset[str]) -> Iterator[IO[bytes]
 
     Args:
         path: The file.
-        wanted: What it should hold, for the message.
-        kinds: Names of the kinds of file (:class:`FileKind`) that will do.
+        wanted: Expected content, for the message.
+        kinds: Names of the accepted kinds of file (:class:`FileKind`).
 
     Raises:
-        UnusableError: it is of another kind.
-        UserError: it cannot be read, or its compressed data are damaged.
+        UnusableError: the file is of another kind.
+        UserError: the file cannot be read, or its compressed data are damaged.
     """
     place = shown(str(path))
     try:
@@ -102,7 +102,7 @@ def opened(path: Path, wanted: str, kinds: frozenset[str]) -> Iterator[IO[bytes]
     except OSError as error:
         if error.errno is not None:
             raise UserError(f"{place}: cannot read: {error.strerror}") from None
-        raise UserError(f"{place}: damaged compressed data ({error}): fetch it again") from None  # by pyarrow's word
+        raise UserError(f"{place}: damaged compressed data ({error}): fetch it again") from None  # raised by pyarrow
 
 
 def _look(opener: Callable[[], IO[bytes]], path: Path) -> FileKind | None:
@@ -114,7 +114,7 @@ def _look(opener: Callable[[], IO[bytes]], path: Path) -> FileKind | None:
 
 
 def text_reader(part_bytes: int) -> Reader:
-    """Reads text files; `part_bytes` above 0 cuts those that are longer, else only collections are cut."""
+    """A reader of text files, which cuts files longer than `part_bytes` into parts; 0 cuts only collections."""
 
     def read(name: str, path: Path) -> Rows:
         try:
@@ -134,7 +134,7 @@ def text_reader(part_bytes: int) -> Reader:
 
 
 def read_whole(name: str, path: Path) -> Rows:
-    """One file as it is; one that cannot be read is unusable."""
+    """Read one file as one document; a file that cannot be read is unusable."""
     try:
         with path.open("rb") as file:
             yield name, file.read(MAX_DOCUMENT_BYTES + 1)
@@ -146,7 +146,7 @@ def read_whole(name: str, path: Path) -> Rows:
 
 
 def json_reader(field: str) -> Reader:
-    """Reads JSON: an object a line, or one array of objects, or one object that holds such an array."""
+    """A reader of JSON: an object a line, one array of objects, or one object that holds such an array."""
 
     def read(name: str, path: Path) -> Rows:
         lines = _is_lines(path)
@@ -169,7 +169,7 @@ def json_reader(field: str) -> Reader:
 
 @contextmanager
 def _rows(path: Path, wanted: str) -> Iterator[IO[bytes]]:
-    """A file of rows. One of another kind is refused whatever the settings: skipping it would lose all its rows."""
+    """A file of rows; another kind of file is always an error, because skipping it would lose all its rows."""
     try:
         with opened(path, wanted, frozenset({"UTF-8 BOM"})) as file:
             yield file
@@ -178,8 +178,8 @@ def _rows(path: Path, wanted: str) -> Iterator[IO[bytes]]:
 
 
 def _is_lines(path: Path) -> bool | None:
-    """Whether a file has one JSON object a line, by its first two lines or by comments in front, each of which will be
-    unusable; None where it has no lines but blank ones.
+    """Whether a file has one JSON object a line, judged by its first two lines, or by comments (each an unusable line)
+    at the beginning; None for a file with only blank lines.
     """
     with _rows(path, "JSON") as file:
         seen: list[bytes] = []
@@ -216,7 +216,7 @@ def _line_text(where: str, line: bytes, field: str) -> bytes | UnusableError:
 
 
 def _cure(name: str, error: Exception) -> str:
-    """What is wrong with JSON, in words for people."""
+    """The fault in a text that is not JSON, in words for people."""
     reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
     if isinstance(error, json.JSONDecodeError) and reason.endswith(" at"):
         reason += f" character {error.colno}"
@@ -225,7 +225,7 @@ def _cure(name: str, error: Exception) -> str:
 
 
 def _read_json(name: str, path: Path, field: str) -> Rows:
-    """A file that is one JSON value (or several that each take many lines)."""
+    """Read a file that is one JSON value, or several values of many lines each."""
     with _rows(path, "JSON") as file:
         content = file.read(MAX_JSON_BYTES + 1)
     if len(content) > MAX_JSON_BYTES:
@@ -260,14 +260,16 @@ def _read_json(name: str, path: Path, field: str) -> Rows:
 
 
 def _rows_of(name: str, value: Any, field: str) -> list[Any]:
-    """The rows in a JSON value: of an array its elements, of an object with one array of objects that one's."""
+    """The rows of a JSON value: an array's elements, or the elements of an object's only array of objects."""
     if isinstance(value, list):
         return value
     if not isinstance(value, dict) or has_field(value, field):
         return [value]
     lists = {key: each for key, each in value.items() if isinstance(each, list) and each and isinstance(each[0], dict)}
     if len(lists) > 1:
-        raise UserError(f"{name}: rows under {', '.join(lists)}: which are meant cannot be told: make a file of each")
+        raise UserError(
+            f"{name}: rows under {', '.join(lists)}: only one list of rows can be read: make a file of each"
+        )
     return next(iter(lists.values()), [value])
 
 
@@ -275,7 +277,7 @@ def _rows_of(name: str, value: Any, field: str) -> list[Any]:
 
 
 def csv_reader(field: str) -> Reader:
-    """Reads CSV with a header; the delimiter is a comma, semicolon, tab or bar, whichever the header has."""
+    """A reader of CSV with a header; the delimiter is the comma, semicolon, tab or bar that the header has."""
 
     def read(name: str, path: Path) -> Rows:
         csv.field_size_limit(MAX_DOCUMENT_BYTES + 1)
@@ -302,7 +304,7 @@ def csv_reader(field: str) -> Reader:
 
 
 def _decoded(name: str, file: IO[bytes]) -> Iterator[str]:
-    """Lines, which end as on Unix, Windows or old Macintoshes; a byte that is not UTF-8 is escaped (PEP 383)."""
+    """Lines that end as on Unix, Windows or old Macintoshes; a byte that is not UTF-8 is escaped (PEP 383)."""
     number = 0
     while line := file.readline(MAX_DOCUMENT_BYTES + 1):
         number += 1
@@ -312,7 +314,7 @@ def _decoded(name: str, file: IO[bytes]) -> Iterator[str]:
 
 
 def _header(name: str, lines: Iterator[str], field: str) -> tuple[int, str, int] | None:
-    """Place of the field in the header, the delimiter, and the number of the header's last line; None without one."""
+    """(Place of the field in the header, delimiter, number of the header's last line); None for no header."""
     rows = ((number, line) for number, line in enumerate(lines) if line.strip() and not _EXCEL.match(line))
     number, first = next(rows, (0, ""))
     taken = [first]
@@ -331,7 +333,7 @@ def _header(name: str, lines: Iterator[str], field: str) -> tuple[int, str, int]
 
 
 def _more(taken: list[str], lines: Iterator[str]) -> Iterator[str]:
-    """The lines of a header again, and further ones where a quote goes on, which are noted as taken."""
+    """The taken lines of a header again, and further lines where a quote goes on, which are added to `taken`."""
     yield from taken[:]
     for line in lines:
         taken.append(line)
@@ -342,7 +344,7 @@ def _more(taken: list[str], lines: Iterator[str]) -> Iterator[str]:
 
 
 def parquet_reader(field: str) -> Reader:
-    """Reads rows of Parquet files; a field inside a struct is named with dots."""
+    """A reader of Parquet files; dots in the field's name lead into structs."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -373,4 +375,4 @@ def parquet_reader(field: str) -> Reader:
 
 
 READERS: dict[str, Callable[[str], Reader]] = {"jsonl": json_reader, "csv": csv_reader, "parquet": parquet_reader}
-"""Readers of rows, by the kind of source, for a text field."""
+"""Makers of readers of rows for a text field, by the kind of source."""

@@ -1,9 +1,9 @@
 """From one row of data to the text of one document, and which documents are usable.
 
-A row is what JSON or Parquet hold: the text stands in a field, perhaps inside another (``doc.body``). A field that
-holds a conversation (a list of messages with their roles) becomes prose with the speakers' names before their turns. It
-does not become DeepSeek's chat template: that is made of special tokens, and text never becomes a special token. The
-template's own tokens are for post-training, where only the answers are learnt.
+A row comes from JSON or Parquet: the text is in a field, perhaps inside another field (``doc.body``). A field with a
+conversation (a list of messages with their roles) becomes prose with the speakers' names before their turns. Such prose
+does not follow DeepSeek's chat template, which consists of special tokens, because text never becomes a special token.
+The template's own tokens are for post-training, where only the answers are learnt.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 from clearseek.errors import UserError, nearest
 
 MAX_DOCUMENT_BYTES = 16 * 2**20
-"""Longest document and longest line, in bytes. It bounds memory: tokenising takes about 150 bytes for each of these."""
+"""Bytes of the longest document and of the longest line; tokenising takes about 150 bytes of memory for each byte."""
 _ROLES = {"human": "User", "gpt": "Assistant", "bot": "Assistant", "model": "Assistant", "prompter": "User"}
-"""Names that data sets give to the speakers; every other name is only capitalised."""
+"""Names of the speakers in data sets, and in our prose; every other name is only capitalised."""
 _TYPES = {bool: "true or false", int: "a number", float: "a number", dict: "an object", list: "a list"}
 _MISSING = object()
 
 
 class UnusableError(UserError):
-    """A document that cannot be used. `cause` is short: such documents are counted by it."""
+    """A document that cannot be used; documents are counted by the short `cause`."""
 
     def __init__(self, cause: str, message: str) -> None:
         super().__init__(message)
@@ -31,15 +31,15 @@ class UnusableError(UserError):
 
 
 def parse(text: str) -> Any:
-    """A JSON value; numbers are floats, since a number of any length is valid JSON and no number is text.
+    """A JSON value; numbers become floats, because JSON's integers may have any length and no number is text.
 
-    A byte order mark is dropped: files that were put together have one wherever a part began.
+    A byte order mark is dropped, because concatenated files have one at the beginning of each part.
     """
     return json.loads(text.removeprefix("\ufeff"), parse_int=float)
 
 
 def row_text(where: str, row: Any, field: str) -> bytes | UnusableError:
-    """UTF-8 bytes of the text in a row's field, or why there are none. `where` starts the message."""
+    """UTF-8 bytes of the text in a row's field, or why the row is unusable; `where` starts the message."""
     if not isinstance(row, dict):
         return UnusableError("not objects", f'{where}: not a JSON object, such as {{"{field}": "..."}}')
     value = resolve(row, field)
@@ -52,14 +52,14 @@ def row_text(where: str, row: Any, field: str) -> bytes | UnusableError:
 
 
 def value_text(where: str, value: Any, field: str) -> bytes | UnusableError:
-    """UTF-8 bytes of a field's value, or why there are none."""
+    """UTF-8 bytes of a field's value, or why the value is unusable."""
     if isinstance(value, list) and value and all(isinstance(message, dict) for message in value):
         value = _conversation(value)
         if value is None:
             problem = f'{where}: "{field}" is a list of objects, but not of messages with role and content'
             return UnusableError("not messages", problem)
     if isinstance(value, bytes):
-        return value  # whoever reads it checks that it is UTF-8
+        return value  # the reader checks that the bytes are UTF-8
     if value is None:
         return UnusableError("null", f'{where}: "{field}" is null: remove the row')
     if not isinstance(value, str):
@@ -69,7 +69,7 @@ def value_text(where: str, value: Any, field: str) -> bytes | UnusableError:
         return value.encode()
     except UnicodeEncodeError:
         return UnusableError(
-            "lone surrogates", f"{where}: a lone surrogate escape (\\ud800 to \\udfff) is no text: remove it"
+            "lone surrogates", f"{where}: a lone surrogate escape (\\ud800 to \\udfff) is not text: remove it"
         )
 
 
@@ -81,13 +81,13 @@ def too_long(where: str) -> UnusableError:
 
 
 def not_utf8(where: str) -> UnusableError:
-    """Why bytes that are no UTF-8 are unusable."""
+    """Why bytes that are not UTF-8 are unusable."""
     cure = "convert the file, for example with iconv -f LATIN1 -t UTF-8"
     return UnusableError("not UTF-8", f"{where}: not UTF-8 text: {cure}")
 
 
 def usable_text(where: str, content: bytes | UnusableError) -> str:
-    """The text of a document's bytes. Raises UnusableError when there is none."""
+    """The text of a document's bytes. Raises UnusableError when the bytes are not a usable text."""
     if isinstance(content, UnusableError):
         raise content
     if not content:
@@ -96,7 +96,7 @@ def usable_text(where: str, content: bytes | UnusableError) -> str:
         raise too_long(where)
     if b"\0" in content:
         raise UnusableError(
-            "NUL bytes", f"{where}: a NUL byte at {content.index(0)}: this is no text; narrow data.paths"
+            "NUL bytes", f"{where}: a NUL byte at {content.index(0)}: this is not text; narrow data.paths"
         )
     try:
         return content.decode()
@@ -109,7 +109,7 @@ def usable_text(where: str, content: bytes | UnusableError) -> str:
 
 
 def resolve(row: dict[str, Any], field: str) -> Any:
-    """The value of a field: of the name as it stands, else of the names between the dots, one inside the other."""
+    """The value of a field: under the whole name, or else under the names between the dots, one inside the other."""
     value: Any = row.get(field, _MISSING)
     if value is _MISSING and "." in field:
         value = row
@@ -131,11 +131,11 @@ def _names(row: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _conversation(messages: list[dict[str, Any]]) -> str | None:
-    """Messages as prose, or None where they are no messages."""
+    """Messages as prose, or None where the objects are not messages."""
     turns = []
     for message in messages:
         role, content = (_either(message, *names) for names in (("role", "from"), ("content", "value")))
-        if isinstance(content, list):  # in pieces, of which some are pictures
+        if isinstance(content, list):  # a list of pieces, some of them pictures
             texts = [piece.get("text") if isinstance(piece, dict) else piece for piece in content]
             good = all(text is None or isinstance(text, str) for text in texts)
             content = "\n".join(text or "" for text in texts) if good else None
@@ -148,6 +148,6 @@ def _conversation(messages: list[dict[str, Any]]) -> str | None:
 
 
 def _either(message: dict[str, Any], name: str, other: str) -> Any:
-    """A message's field under either of its names; Parquet gives every row the fields of all, as nulls."""
+    """A message's field under either name; Parquet gives every row the fields of all rows, as nulls."""
     value = message.get(name)
     return message.get(other) if value is None else value

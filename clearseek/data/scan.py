@@ -1,8 +1,8 @@
-"""The first reading of the sources: what is kept, in which half, and nothing of the text.
+"""The first reading of the sources: which documents are kept, and in which split.
 
-Of each document sixteen bytes stay in memory: twelve of its SHA-256, which tell whether it was there before (96 bits:
-of a billion documents, two are mistaken for one another once in 10^11 corpora), and its size. The second reading
-compares every document with its sixteen bytes, so text that changed meanwhile is found where it changed.
+Of each document sixteen bytes stay in memory: its size, and twelve bytes of its SHA-256, by which duplicates are found
+(96 bits: among a billion documents, two different ones are taken for equal once in 10^11 corpora). The second reading
+compares every document with its sixteen bytes, so a text that changed meanwhile is found and named.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clearseek.data.manifest import Split, documents_sha256
+from clearseek.data.manifest import SPLITS, Split, documents_sha256
 from clearseek.data.sources import Document, Source, Tally
 from clearseek.errors import UserError
 
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u4"), ("bytes", "<u4")])
-"""Bytes 0 to 7 of the SHA-256 as a number, bytes 8 to 11, and the document's size: 0 for a duplicate."""
+"""Bytes 0 to 7 of the SHA-256 as a number, bytes 8 to 11, and the document's size, which is 0 for a duplicate."""
 _PIECE = 2**20
-"""Records that are looked at together, which bounds what comes on top of them."""
+"""Records worked on together, which bounds the memory of intermediate results."""
 
 _PARTS = tuple(2**power for power in range(14, 7, -1))
-"""Sizes of parts that are tried, from 16 KiB to 256 bytes."""
+"""Sizes of parts to try, from 16 KiB to 256 bytes."""
 _SHORT = 16 * 2**10
-"""Below this size a text has so few parts that none of them may be held out: many more sizes are tried."""
+"""Bytes of text below which more sizes are tried, because few parts may leave none to hold out."""
 _SHORT_PARTS = (*_PARTS, 128, 64, 32, 16, *range(255, 7, -1))
-"""Sizes of parts that are tried for a short text."""
+"""Sizes of parts to try for a short text."""
 _MOST_HELD_OUT = 3.0
-"""Largest share of the text held out by cutting, as a multiple of the one asked for."""
+"""Largest share of the text held out by cutting, as a multiple of the requested share."""
 
 
 class Scan:
-    """What a reading found: sixteen bytes for each document, in order."""
+    """Result of a reading: sixteen bytes for each document, in order."""
 
     def __init__(self, source: Source, held_out_fraction: float, report: Callable[[int], None]) -> None:
         """Read `source` whole; `report` is told how many documents were read. Raises UserError."""
@@ -53,7 +53,7 @@ class Scan:
                 yield document.sha256, split_of(document.sha256, held_out_fraction)
 
         self.sha256 = documents_sha256(lines())
-        """Of the distinct documents in order, as in the fingerprint."""
+        """SHA-256 of the distinct documents in order, a part of the fingerprint."""
         self._records = np.frombuffer(content, dtype=_RECORD)
         self.duplicates = self._drop_duplicates()
         if self.duplicates:  # the hash above is of all documents: make it again of the distinct ones
@@ -64,18 +64,17 @@ class Scan:
         """Bytes of the distinct documents."""
         return int(self._records["bytes"].sum(dtype=np.int64))
 
-    def halves(self) -> dict[Split, tuple[int, int]]:
-        """Documents and bytes of each half."""
-        counts = np.zeros((2, 2), dtype=np.int64)
+    def splits(self) -> dict[Split, tuple[int, int]]:
+        """Documents and bytes of each split."""
+        counts = {split: np.zeros(2, dtype=np.int64) for split in SPLITS}
         for piece in self._pieces():
             held = piece["high"] < np.uint64(self._limit)
-            for half, mine in enumerate((piece["bytes"][~held], piece["bytes"][held])):
-                counts[half] += np.count_nonzero(mine), mine.sum(dtype=np.int64)
-        (documents, size), (held_out, held_size) = counts.tolist()
-        return {"train": (documents, size), "heldout": (held_out, held_size)}
+            for split, mine in zip(SPLITS, (piece["bytes"][~held], piece["bytes"][held]), strict=True):
+                counts[split] += np.count_nonzero(mine), mine.sum(dtype=np.int64)
+        return {split: (int(documents), int(size)) for split, (documents, size) in counts.items()}
 
     def smallest_fraction(self) -> float | None:
-        """The smallest share, in thousandths, that holds something out and leaves something to train on."""
+        """The smallest share, in thousandths, that leaves documents in both splits; None if no share does."""
         places = self._records["high"][self._records["bytes"] > 0]
         if len(places) < 2:
             return None
@@ -83,7 +82,7 @@ class Scan:
         return fraction if fraction <= int(places.max()) / 2**64 else None
 
     def again(self, source: Source) -> Iterator[tuple[Document, Split]]:
-        """The distinct documents once more. Raises UserError where they are not those that were scanned."""
+        """Read the distinct documents again. Raises UserError where a document differs from the first reading."""
         at = 0
         for at, document in enumerate(source.documents(), 1):
             high, low = int(document.sha256[:16], 16), int(document.sha256[16:24], 16)
@@ -95,7 +94,7 @@ class Scan:
             raise UserError(f"{source.name}: documents vanished while the data was prepared: start again")
 
     def sample(self, most: int) -> tuple[Callable[[str], bool], int]:
-        """Training documents with the smallest hashes, `most` bytes or just above: (whether a hash is one, bytes)."""
+        """Choose training documents with the smallest hashes, of `most` bytes or just above: (hash filter, bytes)."""
         low, high = 0, 2**64 - 1
         if self._training_bytes(high) > most:
             while low < high:
@@ -104,7 +103,7 @@ class Scan:
         return lambda sha256: int(sha256[:16], 16) <= high, self._training_bytes(high)
 
     def _training_bytes(self, up_to: int) -> int:
-        """Bytes of the training documents whose hashes are not above."""
+        """Bytes of the training documents whose hashes are at most `up_to`."""
         total = 0
         for piece in self._pieces():
             chosen = (piece["high"] >= np.uint64(self._limit)) & (piece["high"] <= np.uint64(up_to))
@@ -115,7 +114,7 @@ class Scan:
         return (self._records[start : start + _PIECE] for start in range(0, len(self._records), _PIECE))
 
     def _drop_duplicates(self) -> int:
-        """Give documents that were there before the size 0; returns how many. Goes by ranges of the hash."""
+        """Set the size of repeated documents to 0, one range of hashes after the other; return their number."""
         ranges = len(self._records) // _PIECE + 1
         dropped = 0
         for number in range(ranges):
@@ -133,22 +132,22 @@ class Scan:
 
 
 def split_of(sha256: str, held_out_fraction: float) -> Split:
-    """The half that a document with this SHA-256 (hex) belongs to."""
+    """The split of a document with this SHA-256 (hex)."""
     return "heldout" if int(sha256[:16], 16) < held_out_fraction * 2**64 else "train"
 
 
 def scan(source: Source, held_out_fraction: float, report: Callable[[int], None]) -> tuple[Source, Scan]:
-    """Read a source, cut more finely where that is what it takes to hold something out.
+    """Read a source, and cut files more finely where one split would stay empty.
 
-    A single text file, or a few, are documents that may all fall into one half. They are then cut into parts of about
-    16 KiB, 8 KiB and so on to 256 bytes, until some are held out and no more than three times the share asked for; a
-    text below 16 KiB even to 16 bytes, and then by every size down to 8: each draws other parts.
+    A few text files are documents that may all fall into one split. They are then cut into parts of about 16 KiB, 8 KiB
+    and so on to 256 bytes, until some parts are held out, at most three times the requested share. A text below 16 KiB
+    is cut down to 16 bytes, and then by every size from 255 to 8, because each size draws other parts.
 
     Returns:
-        The source, as it is to be read, and what was found.
+        The source with the size of its parts, and the result of reading it.
 
     Raises:
-        UserError: a document is unusable, or one half stays empty.
+        UserError: a document is unusable, or one split stays empty.
     """
     whole = Scan(source, held_out_fraction, report)
     if _has_both(whole, held_out_fraction):
@@ -160,20 +159,20 @@ def scan(source: Source, held_out_fraction: float, report: Callable[[int], None]
         found = Scan(finer, held_out_fraction, report)
         if _has_both(found, held_out_fraction):
             least = least or (finer, found)
-            if found.halves()["heldout"][1] <= _MOST_HELD_OUT * held_out_fraction * found.bytes:
+            if found.splits()["heldout"][1] <= _MOST_HELD_OUT * held_out_fraction * found.bytes:
                 return finer, found
     if least is None:
-        raise _one_half_is_empty(source, whole, held_out_fraction)
+        raise _one_split_is_empty(source, whole, held_out_fraction)
     return least
 
 
 def _has_both(found: Scan, held_out_fraction: float) -> bool:
-    halves = found.halves()
-    return bool(halves["train"][0] and (not held_out_fraction or halves["heldout"][0]))
+    splits = found.splits()
+    return bool(splits["train"][0] and (not held_out_fraction or splits["heldout"][0]))
 
 
-def _one_half_is_empty(source: Source, found: Scan, held_out_fraction: float) -> UserError:
-    (train, _), (heldout, _) = found.halves().values()
+def _one_split_is_empty(source: Source, found: Scan, held_out_fraction: float) -> UserError:
+    (train, _), (heldout, _) = found.splits().values()
     files = f"{len(source.files)} files" if len(source.files) != 1 else source.files[0][0]
     left_out = Counter({"duplicates": found.duplicates}) + found.tally.unusable + source.passed_over
     why = ", ".join(f"{count} {cause}" for cause, count in left_out.items()) or "none"

@@ -1,14 +1,14 @@
 """Documents to token shards: read, split, tokenise, write, describe.
 
-Everything is decided by content. A document is held out when the first eight bytes of its SHA-256, as a fraction of
-2^64, lie below `held_out_fraction`: adding or renaming documents moves no other one across. Exact duplicates are
-dropped first, so no held-out document is also trained on. The tokenizer learns from training documents only. In the
-shards every document is ``<bos> tokens <eos>``, one after another without padding (DeepSeek-V3 packs so too, without
-masking across documents: report, section 4.1). The sources are read twice, first to check and count, then to tokenise:
-nothing is written before all input is known to be good, and memory holds one batch of documents and 16 bytes of each.
+Content decides everything. A document is held out when the first eight bytes of its SHA-256, as a fraction of 2^64, lie
+below `held_out_fraction`: adding or renaming documents moves no other document across. Exact duplicates are dropped
+first, so no held-out document is also trained on. The tokenizer learns from training documents only. In the shards
+every document is ``<bos> tokens <eos>``, one after another without padding (DeepSeek-V3 packs so too, without masking
+across documents: report, section 4.1). The sources are read twice, first to check and count, then to tokenise: nothing
+is written before all input is known to be good, and memory holds one batch of documents and 16 bytes of each document.
 
 Folder: ``train-00000.bin`` ... and ``heldout-00000.bin`` ... (token ids, little-endian uint16, or uint32 for more than
-65,536 tokens), ``train.offsets`` and ``heldout.offsets`` (int64: where each document starts, and the end of the last),
+65,536 tokens), ``train.offsets`` and ``heldout.offsets`` (int64: first token of each document, end of the last),
 ``heldout.txt`` (the held-out documents' bytes, for comparison with other compressors), ``tokenizer.json``,
 ``documents.jsonl`` and ``manifest.json``.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -48,7 +49,7 @@ from clearseek.data.scan import scan as read_once
 from clearseek.data.sources import Document, Source, open_source
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
-from clearseek.files import atomic_folder, sha256_file
+from clearseek.files import atomic_folder, sha256_bytes, sha256_file
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total): "read" counts documents (total 0: unknown), "tokenizer" and "tokenise" bytes."""
@@ -58,9 +59,9 @@ SHARD_BYTES = 512 * 2**20
 BATCH_BYTES = 4 * 2**20
 """Text tokenised at once."""
 _DOCUMENT_OVERHEAD = 1024
-"""Memory that a document takes besides its text while it is tokenised, about."""
+"""Approximate bytes of memory that tokenising a document takes besides its text."""
 TOKENIZER_SAMPLE_BYTES = 64 * 2**20
-"""Training text that the tokenizer learns from; of a larger corpus, the documents with the smallest hashes."""
+"""Bytes of training text for the tokenizer; of a larger corpus, the documents with the smallest hashes."""
 _FIM_MARKS = (tokenizers.FIM_BEGIN, tokenizers.FIM_HOLE, tokenizers.FIM_END)
 
 
@@ -72,9 +73,9 @@ def prepare_data(
     Args:
         config: Source and settings.
         vocab_size: Size of the tokenizer to train; an existing one (`config.tokenizer`) may be smaller.
-        out: The folder to make; it appears whole or not at all.
-        progress: Told how far the work is.
-        base: Where relative paths in `config` start; the working directory by default.
+        out: The folder to make, which appears whole or not at all.
+        progress: Callback for the work done so far.
+        base: Folder from which relative paths in `config` start; the working directory by default.
 
     Raises:
         UserError: the text or tokenizer is unusable, `out` holds something else or is damaged, or the disk is full.
@@ -85,11 +86,12 @@ def prepare_data(
     given = Tokenizer.load(base / home(config.tokenizer)) if config.tokenizer else None
     if given and given.vocab_size > vocab_size:
         raise UserError(
-            f"{config.tokenizer}: {given.vocab_size} tokens, more than model.vocab_size = {vocab_size}: raise that"
+            f"{config.tokenizer}: {given.vocab_size} tokens, more than model.vocab_size = {vocab_size}: raise "
+            "model.vocab_size"
         )
     if given and config.fim_rate:
         for mark in _FIM_MARKS:
-            given.id_of(mark)  # refused now rather than in the middle
+            given.id_of(mark)  # raises now rather than after reading
     source, scan = read_once(source, config.held_out_fraction, lambda count: report("read", count, 0))
     inputs = canonical_sha256(
         {**content_of(config, scan.sha256), "vocab_size": vocab_size, "tokenizer": given.sha256 if given else None}
@@ -123,37 +125,32 @@ def prepare_data(
             **splits,
             tokenizer_sha256=tokenizer.sha256,
             files=tuple(files),
-            versions=_versions(),
-            remarks=_remarks(source, scan, 0 if given else tokenizer.vocab_size, vocab_size),
+            versions={
+                "clearseek": clearseek.__version__,
+                "python": platform.python_version(),
+                "tokenizers": version("tokenizers"),
+            },
+            remarks=_remarks(source, scan, 0 if given or tokenizer.vocab_size == vocab_size else tokenizer.vocab_size),
         )
         (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return manifest
 
 
-def _versions() -> dict[str, str]:
-    ours, python = clearseek.__version__, platform.python_version()
-    return {"clearseek": ours, "python": python, "tokenizers": version("tokenizers")}
-
-
-def _remarks(source: Source, scan: Scan, trained: int, vocab_size: int) -> Remarks:
+def _remarks(source: Source, scan: Scan, vocabulary: int) -> Remarks:
     return Remarks(
-        unusable=dict(scan.tally.unusable),
-        passed_over=dict(source.passed_over),
-        as_text=dict(scan.tally.as_text),
-        rowless=scan.tally.rowless,
-        part_bytes=source.part_bytes,
-        vocabulary=trained if trained < vocab_size else 0,
-    )
+        unusable=dict(scan.tally.unusable), passed_over=dict(source.passed_over), as_text=dict(scan.tally.as_text),
+        rowless=scan.tally.rowless, part_bytes=source.part_bytes, vocabulary=vocabulary,
+    )  # fmt: skip
 
 
 def held_out_bytes(folder: Path) -> bytes:
-    """The held-out documents' bytes, one after another. Raises UserError when they are not those of the manifest."""
+    """The held-out documents' bytes, one after another. Raises UserError when the file is not the manifest's."""
     entry = next(entry for entry in read_manifest(folder).files if entry.name == "heldout.txt")
     try:
         content = (folder / entry.name).read_bytes()
     except OSError as error:
         raise UserError(f"{folder / entry.name}: cannot read: {error.strerror}; prepare the data again") from None
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
+    if sha256_bytes(content) != entry.sha256:
         raise UserError(f"{folder / entry.name}: changed file: delete {folder} and prepare the data again")
     return content
 
@@ -217,15 +214,15 @@ def _write_batch(
 
 
 def rearranged(text: str, sha256: str, rate: float, seed: int) -> tuple[str, str, str] | None:
-    """Prefix, middle and suffix of a document for fill in the middle, or None for one that stays as it is.
+    """Prefix, middle and suffix of a document for fill in the middle, or None for an unchanged document.
 
     A model that only continues text cannot complete a gap, so DeepSeek-V3 (report, section 4.1) rearranges a tenth of
     its documents before packing: ``<fim_begin> prefix <fim_hole> suffix <fim_end> middle <eos>`` (PSM, after Bavarian
-    et al., 2022, arXiv:2207.14255). Which documents, and where they are cut, are functions of the seed and the
-    document's own hash: neither order nor neighbours matter.
+    et al., 2022, arXiv:2207.14255). The seed and the document's own hash decide whether and where a document is cut:
+    neither order nor neighbours matter.
 
     Args:
-        text: The document; cut between characters, each of the two places being uniform over all.
+        text: The document, cut between characters at two places that are each uniform over the text.
         sha256: Hex digest of its bytes.
         rate: Share of documents to rearrange, 0 to 1.
         seed: Another seed chooses other documents and places.
@@ -244,33 +241,22 @@ class _Writer:
     def __init__(self, folder: Path, token_bytes: int) -> None:
         self._folder = folder
         self._dtype = np.dtype(f"<u{token_bytes}")
-        self._documents: dict[Split, int] = dict.fromkeys(SPLITS, 0)
-        self._tokens: dict[Split, int] = dict.fromkeys(SPLITS, 0)
-        self._bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self._counts = {split: Counter(documents=0, bytes=0, tokens=0) for split in SPLITS}
         self._pending: dict[str, bytearray] = {"documents.jsonl": bytearray(), "heldout.txt": bytearray()}
-        for split in SPLITS:
-            self._pending[f"{split}.offsets"] = bytearray(8)
+        self._pending |= {f"{split}.offsets": bytearray(8) for split in SPLITS}
 
     def add(self, document: Document, split: Split, fim: bool, ids: list[int]) -> None:
-        """Take one document; `flush` writes it."""
+        """Add one document, which `flush` will write."""
         entry = DocumentEntry(
-            id=document.id,
-            sha256=document.sha256,
-            bytes=document.bytes,
-            licence=document.licence,
-            source=document.source,
-            split=split,
-            tokens=len(ids),
-            fim=fim,
-        )
+            id=document.id, sha256=document.sha256, bytes=document.bytes, licence=document.licence,
+            source=document.source, split=split, tokens=len(ids), fim=fim,
+        )  # fmt: skip
         self._pending["documents.jsonl"] += entry.model_dump_json().encode() + b"\n"
         if split == "heldout":
             self._pending["heldout.txt"] += document.text.encode()
-        self._bytes[split] += document.bytes
-        position = self._tokens[split]
-        self._documents[split] += 1
-        self._tokens[split] += len(ids)
-        self._pending[f"{split}.offsets"] += self._tokens[split].to_bytes(8, "little")
+        position = self._counts[split]["tokens"]
+        self._counts[split].update(documents=1, bytes=document.bytes, tokens=len(ids))
+        self._pending[f"{split}.offsets"] += (position + len(ids)).to_bytes(8, "little")
         tokens, per_shard = np.array(ids, dtype=self._dtype), SHARD_BYTES // self._dtype.itemsize
         while len(tokens):
             name, room = f"{split}-{position // per_shard:05d}.bin", per_shard - position % per_shard
@@ -278,20 +264,17 @@ class _Writer:
             position, tokens = position + room, tokens[room:]
 
     def flush(self) -> None:
-        """Append what was added to the files."""
+        """Append the added documents to the files."""
         for name, content in self._pending.items():
             with (self._folder / name).open("ab") as file:
                 file.write(content)
             content.clear()
 
     def finish(self) -> dict[Split, SplitEntry]:
-        """What each half holds, once all is flushed."""
+        """Counts and shards of each split, once all documents are flushed."""
         return {
             split: SplitEntry(
-                documents=self._documents[split],
-                bytes=self._bytes[split],
-                tokens=self._tokens[split],
-                shards=tuple(sorted(path.name for path in self._folder.glob(f"{split}-*.bin"))),
+                **self._counts[split], shards=tuple(sorted(path.name for path in self._folder.glob(f"{split}-*.bin")))
             )
             for split in SPLITS
         }

@@ -1,10 +1,10 @@
 """Where text comes from: every source is a stream of documents.
 
-A document is one file of code or prose, a part of one, or one row of a table, as UTF-8 text with the SHA-256 of its
-bytes. Sources are read lazily and in a fixed order (files by path, rows as they stand), so the same files always give
-the same stream, and memory holds one document at a time. A document that cannot be used (empty, null, not UTF-8) stops
-with its file and line, or is left out and counted by its cause: `data.unusable` decides. What the interpreter ships
-(`python-stdlib`) is taken as it is, and the few files that are not UTF-8 text are left out.
+A document is one file of code or prose, a part of a file, or one row of a table, as UTF-8 text with the SHA-256 of its
+bytes. Sources are read lazily and in a fixed order (files by path, rows in file order), so the same files always give
+the same stream, and memory holds one document at a time. For a document that cannot be used (empty, null, not UTF-8),
+`data.unusable` decides: an error with file and line, or leaving the document out and counting it by cause. Of the
+interpreter's own library (`python-stdlib`), the few files that are not UTF-8 text are always left out.
 """
 
 from __future__ import annotations
@@ -27,15 +27,9 @@ from clearseek.filetypes import recognise_file
 
 _COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 _ROWS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "csv"}
-"""Kinds of rows by the ends of names."""
-_NOT_PROSE = {
-    ".csv": "CSV",
-    ".tsv": "TSV",
-    ".jsonl": "JSON lines",
-    ".ndjson": "JSON lines",
-    ".json": "JSON",
-    ".ipynb": "notebook",
-}
+"""Kinds of rows, by the end of a file's name."""
+_NOT_PROSE = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSON lines", ".ndjson": "JSON lines", ".json": "JSON",
+              ".ipynb": "notebook"}  # fmt: skip
 _MOST_SKIPPED = 100
 
 _TEST_FOLDERS = frozenset({"test", "tests", "idle_test", "testing"})
@@ -47,39 +41,39 @@ _GENERATED = ("config-*", "_sysconfigdata*", "sitecustomize.py", "usercustomize.
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text. `sha256` (hex) and `bytes` are those of its UTF-8 bytes, which for a file are the file's own."""
+    """One text; `sha256` (hex) and `bytes` describe its UTF-8 bytes, which for a file are the file's own."""
 
     id: str
-    """Where it is: a path relative to the source, for a row followed by ``:`` and its line or row, from 1."""
+    """Path relative to the source; for a row, followed by ``:`` and the number of the line or row, from 1."""
     text: str
     sha256: str
     bytes: int
     licence: str
     """SPDX id, or ``unknown``."""
     source: str
-    """Kind of source, for `hub` with the dataset and its commit."""
+    """Kind of source; for `hub` with the dataset and its commit."""
 
 
 @dataclass
 class Tally:
-    """What a reading left out, and what it took for something else."""
+    """What a reading left out, and what it read as another kind of file."""
 
     unusable: Counter[str] = field(default_factory=Counter)
-    """Documents left out, by cause."""
+    """Numbers of documents left out, by cause."""
     skipped: list[str] = field(default_factory=list)
-    """Ids of the first hundred of them."""
+    """Ids of the first hundred documents left out."""
     as_text: Counter[str] = field(default_factory=Counter)
-    """Files read as plain text though they are of another kind, by kind."""
+    """Numbers of files of other kinds that were read as plain text, by kind."""
     rowless: int = 0
-    """Files without a document."""
+    """Number of files without a document."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Text that was found but not yet read."""
+    """Files of text that are found but not yet read."""
 
     name: str
-    """Kind of source, for `hub` with the dataset and its commit: ``hub:owner/name@commit``."""
+    """Kind of source; for `hub` with the dataset and its commit: ``hub:owner/name@commit``."""
     licence: str
     files: tuple[tuple[str, Path], ...]
     """Name and place of every file, in reading order."""
@@ -88,9 +82,9 @@ class Source:
     skip: bool = False
     """Whether unusable documents are left out rather than refused."""
     passed_over: Counter[str] = field(default_factory=Counter)
-    """How many entries the patterns passed over, by why."""
+    """Numbers of entries that the patterns passed over, by cause."""
     part_bytes: int = 0
-    """Size about which files are cut into documents; 0 cuts collections alone. Only `files` are cut."""
+    """Approximate bytes of the parts into which files of kind `files` are cut; 0 cuts only collections."""
 
     @property
     def divisible(self) -> bool:
@@ -98,10 +92,10 @@ class Source:
         return self.name == "files"
 
     def documents(self, tally: Tally | None = None) -> Iterator[Document]:
-        """Read everything; what was left out is noted in `tally`.
+        """Read everything; `tally` counts what was left out.
 
         Raises:
-            UserError: a file cannot be read, or a document is unusable and not to be left out. The message names it.
+            UserError: a file cannot be read, or a document is unusable and `skip` is off; the message names either.
         """
         tally = tally or Tally()
         reader = text_reader(self.part_bytes) if self.divisible else self.reader
@@ -124,14 +118,14 @@ class Source:
 
 
 def _not_prose(name: str, path: Path) -> str | None:
-    """What a file of text is that is hardly meant to be read as prose: CSV, an HTML page."""
+    """The kind of a text file that is hardly prose, such as CSV or an HTML page; None for prose."""
     ending = Path(_decompressed(name.lower())).suffix
     if ending in _NOT_PROSE:
         return _NOT_PROSE[ending]
     try:
         kind = recognise_file(path)
     except OSError:
-        return None  # whoever reads it will say so
+        return None  # the reader will raise the same error
     return kind.name if kind and kind.name == "HTML" else None
 
 
@@ -140,13 +134,12 @@ def _decompressed(name: str) -> str:
     return next((name.removesuffix(ending) for ending in _COMPRESSIONS if name.endswith(ending)), name)
 
 
-def documents(config: DataConfig, base: Path) -> Iterator[Document]:
-    """Every document of `config`'s source, duplicates included; relative paths start at `base`. Raises UserError."""
-    return open_source(config, base).documents()
-
-
 def open_source(config: DataConfig, base: Path) -> Source:
     """Find the files of `config`'s source (and download those of `hub`) without reading them.
+
+    Args:
+        config: Source and settings.
+        base: Folder from which relative paths start.
 
     Raises:
         UserError: a pattern matches nothing, a folder may not be read, or a library is missing.
@@ -178,9 +171,13 @@ def _stdlib(include_tests: bool) -> Source:
 
 
 def _in_stdlib(name: str, include_tests: bool) -> bool:
-    if name in _FOREIGN_FOLDERS or any(fnmatch.fnmatchcase(name, pattern) for pattern in _GENERATED):
+    if name in _FOREIGN_FOLDERS or _matches(name, _GENERATED):
         return False
     return include_tests or name not in _TEST_FOLDERS
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _hub(config: DataConfig, skip: bool) -> Source:
@@ -196,12 +193,10 @@ def _hub(config: DataConfig, skip: bool) -> Source:
     (dataset, _, revision), patterns = config.paths[0].partition("@"), config.paths[1:]
     wanted = patterns or ("*.parquet", "*.jsonl")
     try:
-        root = Path(
-            huggingface_hub.snapshot_download(
-                dataset, repo_type="dataset", revision=revision or None, allow_patterns=list(wanted)
-            )
-        )
-    except Exception as error:  # its many kinds: no network, no such dataset, gated, offline and not cached
+        root = Path(huggingface_hub.snapshot_download(
+            dataset, repo_type="dataset", revision=revision or None, allow_patterns=list(wanted)
+        ))  # fmt: skip
+    except Exception as error:  # of many kinds: no network, no such dataset, gated, offline and not cached
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{config.paths[0]}: cannot download the dataset: {reason}; check the id and the network "
@@ -209,8 +204,7 @@ def _hub(config: DataConfig, skip: bool) -> Source:
         ) from None
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     # The cache may hold more than was asked for; patterns are the downloader's, where `*` also matches `/`.
-    names = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)]
-    names = [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in config.exclude)]
+    names = [name for name in names if _matches(name, wanted) and not _matches(name, config.exclude)]
     strange = [name for name in names if _row_kind(name) is None]
     if strange or not names:
         problem = (
@@ -224,5 +218,5 @@ def _hub(config: DataConfig, skip: bool) -> Source:
 
 
 def _row_kind(name: str) -> str | None:
-    """The kind of rows in a file, by its name."""
+    """The kind of rows in a file, by the end of its name; None for another end."""
     return _ROWS.get(Path(_decompressed(name.lower())).suffix)

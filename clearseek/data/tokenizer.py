@@ -1,18 +1,18 @@
 """Text to token ids: a byte-level BPE with DeepSeek-V3's split pattern and special tokens.
 
 Byte-level BPE starts from the 256 bytes and merges the most frequent pair of neighbours until the vocabulary is full,
-so any text has an encoding and decoding gives its exact bytes back (Sennrich et al., 2016, arXiv:1508.07909; Radford et
+so any text can be encoded, and decoding returns its exact bytes (Sennrich et al., 2016, arXiv:1508.07909; Radford et
 al., 2019). Merges never cross the pieces that a *split pattern* cuts the text into: runs of up to three digits, runs of
 Chinese characters or kana, then words with a leading space or punctuation mark, punctuation with the line ends after
 it, and white space. Pattern and special tokens are those of the released DeepSeek-V3 tokenizer (report
 arXiv:2412.19437, section 4.1), which is what lets other engines recognise a ClearSeek vocabulary.
 
-Training is another matter: a merge walks through every piece that holds the pair, so its time grows with the square of
-the pieces' length, and a piece has no limit (Chinese without punctuation, DNA, base64). For training alone, pieces are
-cut after `LONGEST_LEARNT` characters; encoding is what it was.
+The time of training grows with the square of the pieces' length, because a merge walks through every piece that holds
+the pair, and a piece can have any length (Chinese without punctuation, DNA, base64). For training alone, pieces are cut
+after `LONGEST_LEARNT` characters; encoding does not cut them.
 
-*Text never becomes a special token.* A document that contains ``<｜end▁of▁sentence｜>`` is talking about it; only code
-that asks for `id_of` puts the real one into a sequence.
+*Text never becomes a special token.* A document that contains ``<｜end▁of▁sentence｜>`` mentions the token; only code
+that calls `id_of` puts the token itself into a sequence.
 """
 # ruff: noqa: RUF001 - full-width bars and kana are meant
 
@@ -38,7 +38,7 @@ FIM_HOLE = "<｜fim▁hole｜>"
 FIM_BEGIN = "<｜fim▁begin｜>"
 FIM_END = "<｜fim▁end｜>"
 CONTROL_TOKENS = (BOS, EOS, PAD)
-"""Tokens that decoding may leave out; the other special tokens are part of what a chat model says."""
+"""Special tokens that decoding may leave out; all others are part of a chat model's answers."""
 SPECIAL_TOKENS = (
     *CONTROL_TOKENS,
     "<｜User｜>",
@@ -67,16 +67,16 @@ SPLIT_PATTERNS = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
 )
-"""Regular expressions of the released tokenizer.json; each cuts the pieces that the one before it left."""
+"""Regular expressions of the released tokenizer.json, each applied to the pieces of the one before it."""
 LONGEST_LEARNT = 256
-"""Characters after which a piece is cut while a vocabulary is trained."""
+"""Most characters of a piece while a vocabulary is trained."""
 
 
 class Tokenizer:
     """An immutable tokenizer: the bytes of one tokenizer.json."""
 
     def __init__(self, content: bytes, where: str = "tokenizer.json") -> None:
-        """Read the bytes of a tokenizer.json; `where` starts the message of the UserError when they are none."""
+        """Read the bytes of a tokenizer.json; `where` starts the message of the UserError for other bytes."""
         kind = recognise(content[:HEAD_BYTES])
         if kind and kind.name != "UTF-8 BOM":
             raise UserError(f"{where}: this is {kind.phrase}, not a tokenizer.json: {kind.cure}")
@@ -84,8 +84,8 @@ class Tokenizer:
         try:
             spec = json.loads(content)
             self._decoder = tokenizers.Tokenizer.from_str(content.decode())
-            # `encode_special_tokens` makes plain text of the tokens flagged special. DeepSeek's own file leaves the
-            # flag off for <think> and others, so a copy has it set for every one of ours.
+            # `encode_special_tokens` encodes tokens flagged special as plain text. DeepSeek's file lacks the flag for
+            # <think> and others, so a copy has the flag set for all of SPECIAL_TOKENS.
             for token in spec["added_tokens"]:
                 token["special"] = token["special"] or token["content"] in SPECIAL_TOKENS
             self._encoder = tokenizers.Tokenizer.from_str(json.dumps(spec))
@@ -99,7 +99,7 @@ class Tokenizer:
         self.sha256 = sha256_bytes(content)
         """SHA-256 (hex) of the file's bytes."""
         self.vocab_size = 1 + max(self._decoder.get_vocab(with_added_tokens=True).values())
-        """One more than the largest id."""
+        """Number of ids: one more than the largest."""
         if spec["model"].get("dropout"):
             raise UserError(f"{where}: BPE dropout gives other tokens each time: set model.dropout to null")
         missing = [name for name in CONTROL_TOKENS[:2] if self._decoder.token_to_id(name) is None]
@@ -178,13 +178,13 @@ def trained_here(tokenizer: Tokenizer) -> bool:
 
 
 def _split_into(*patterns: str) -> Any:
-    """Cuts text at each pattern in turn, and maps the bytes of the pieces to the letters that stand for them."""
+    """A pre-tokenizer that cuts text at each pattern in turn and maps every byte of the pieces to a letter."""
     splits = (pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in patterns)
     return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _interruptible(work: Callable[[], None]) -> None:
-    """Do work that does not hear Ctrl-C in a thread, which ends with the program when the wait for it is broken off."""
+    """Run work that ignores Ctrl-C in a thread, which ends with the program when Ctrl-C breaks off the wait."""
     failed: list[BaseException] = []
 
     def attempt() -> None:
@@ -196,7 +196,7 @@ def _interruptible(work: Callable[[], None]) -> None:
     thread = Thread(target=attempt, daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(0.1)  # without a time limit, a signal would wait as long as the work
+        thread.join(0.1)  # without a time limit, a signal would wait for the end of the work
     if failed:
         raise failed[0]
 

@@ -1,12 +1,12 @@
 """What a backend is: a quantiser, which turns tensors into operands, and products, which multiply operands.
 
-Everything around them (which tensors are quantised how, what is kept for the backward, the order of the three products)
-is the same on every device and lives in :mod:`clearseek.fp8.linear` and :mod:`clearseek.fp8.feed_forward`. Operands
-that are stored between forward and backward are :class:`~clearseek.fp8.formats.Quantised`; *columns* and the sides of a
-:class:`Weight` are a backend's own affair, because only its products read them.
+:mod:`clearseek.fp8.linear` and :mod:`clearseek.fp8.feed_forward` decide everything else alike on every device: which
+tensors are quantised how, what is kept for the backward, the order of the three products. Operands that are stored
+between forward and backward are :class:`~clearseek.fp8.formats.Quantised`; *columns* and the sides of a :class:`Weight`
+have a backend's own type, because only its products read them.
 
-A backend has every operation. One that is made of another's parts holds these parts and says so in its name or its
-page; none is completed by a slower one in silence.
+A backend has every operation. A backend that uses another's operations says so in its name or its page, and none is
+replaced silently by a slower one.
 
 Shapes: M rows, K inner, N output features, E experts, R rows sorted by expert, I expert width.
 """
@@ -24,14 +24,14 @@ from clearseek.fp8.formats import Quantised
 
 
 class Weight(NamedTuple):
-    """A weight as operand of the forward product and, transposed, of the input gradient."""
+    """A weight as operand of the forward product, and transposed for the input gradient."""
 
     forward: Any
     backward: Any
 
 
 class Quantiser(Protocol):
-    """Tensors to operands. Scales are FP32, with `power_of_two` rounded up to powers of two."""
+    """Tensors to operands. Scales are FP32; `power_of_two` rounds them up to powers of two."""
 
     def tiles(self, x_MK: Tensor, power_of_two: bool, /) -> Quantised:
         """1 x 128 tiles: data [M, K], scales [M, ceil(K / 128)]."""
@@ -58,40 +58,40 @@ class Quantiser(Protocol):
 
 
 class Products(Protocol):
-    """Operands to products; sums are FP32."""
+    """Products of operands, with FP32 sums."""
 
     def weight(self, w_ENK: Tensor, power_of_two: bool, /) -> Weight:
         """128 x 128 blocks of a matrix [N, K] or a stack of them, for both directions."""
 
     def pick(self, b: Any, experts: slice, /) -> Any:
-        """Some experts of one side of a :class:`Weight`."""
+        """One side of a :class:`Weight` for a slice of the experts."""
 
     def mm(self, a: Quantised, b: Any, /) -> Tensor:
         """``a @ b.T`` [M, N], rounded once to the type of products; `b` is one side of a :class:`Weight`."""
 
     def mm_weight(self, a: Any, b: Any, /) -> Tensor:
-        """The weight gradient [N, K], FP32, of the columns of g [M, N] and of x [M, K]."""
+        """The weight gradient [N, K], FP32, from the columns of g [M, N] and of x [M, K]."""
 
     def grouped_mm(self, a: Quantised, b: Any, ends_E: Tensor, /) -> Tensor:
         """Rows of expert e times matrix e, [R, N]; rows after the last end are zero."""
 
     def grouped_mm_weight(self, a: Any, b: Any, ends_E: Tensor, /) -> Tensor:
-        """For every expert :meth:`mm_weight` of its own rows, [E, N, K]; blocks end at multiples of 128."""
+        """:meth:`mm_weight` of every expert's own rows, [E, N, K]; experts' rows end at multiples of 128."""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A quantiser and products that fit each other, and where they run."""
+    """A quantiser and products that fit each other, and the devices that run them."""
 
     name: str
-    """For people and for the record; what another backend does for this one is named too."""
+    """Name for people and for the record, including the backends whose operations this one uses."""
     dtype: torch.dtype
-    """Type of decoded values and of products, weight gradients aside: that of what is not FP8 in the model."""
+    """Type of decoded values and of products except weight gradients: the type of the model outside FP8."""
     quantiser: Quantiser
     products: Products
     why_not: Callable[[torch.device], str | None] = lambda device: None
     """Why this backend cannot run on a device; None if it can."""
     versions: Callable[[], dict[str, str]] = dict
-    """Versions of the libraries whose kernels decide bits, PyTorch aside, for the record."""
+    """Versions of the libraries, besides PyTorch, whose kernels decide bits."""
     free_scales: bool = True
-    """Whether scales that are no powers of two are served."""
+    """Whether scales other than powers of two are supported."""

@@ -1,8 +1,8 @@
 """SwiGLU feed-forwards whose products are FP8: routed experts, and a dense MLP as one expert for every token.
 
-Tokens are quantised before they are gathered, gradients too: what would travel to an expert's device is eight bits with
-scales (DeepSeek-V3 report, section 3.3.3). Of SwiGLU only its input is kept, as FP8 tiles; its output is recomputed and
-quantised again in the backward. The router's weight is applied inside SwiGLU. Weight gradients leave in FP32.
+Tokens and gradients are quantised before they are gathered, so that eight bits with scales would travel to an expert's
+device (DeepSeek-V3 report, section 3.3.3). Only SwiGLU's input is kept, as FP8 tiles; the backward recomputes and
+quantises its output. The router's weight is applied inside SwiGLU. Weight gradients are FP32.
 
 Shapes: T tokens, K experts per token, R rows sorted by expert in blocks of multiples of 128, E experts, D hidden,
 I expert width.
@@ -20,42 +20,43 @@ from torch.autograd.function import once_differentiable
 
 from clearseek.fp8.backend import Weight
 from clearseek.fp8.formats import Quantised
-from clearseek.fp8.linear import Fp8, Kind
+from clearseek.fp8.linear import Fp8, Kind, QuantisedWeight
 from clearseek.ops.dispatch import Layout, combine
 from clearseek.ops.grouped import parts
 
 
 def feed_forward_fp8(
-    x_TD: Tensor, weight_TK: Tensor | None, layout: Layout | None, fp8: Fp8, operands: Sequence[Weight],
-    gate_up: Sequence[Tensor], down: Sequence[Tensor],
+    x_TD: Tensor, weight_TK: Tensor | None, layout: Layout | None, fp8: Fp8, quantised: Sequence[QuantisedWeight],
+    gate_up: Sequence[Tensor], down: Tensor,
 ) -> Tensor:  # fmt: skip
     """``down(silu(gate(x)) * up(x) * weight)`` summed over each token's experts: [T, D].
 
     Args:
         x_TD: Tokens.
         weight_TK: Router weights; None for a dense MLP.
-        layout: Where each token-expert pair stands, in blocks of multiples of 128, padded with token number T; None
-            for a dense MLP.
-        fp8: How to compute.
-        operands: Of gate and up together, [E, 2I, D], and of down, [E, D, I].
-        gate_up: The parameters that get the gradient: one [E, 2I, D], or [I, D] twice.
-        down: The same: one [E, D, I] or [D, I].
+        layout: Rows of the token-expert pairs, in blocks of multiples of 128, padded with token number T; None for a
+            dense MLP.
+        fp8: Settings and backend.
+        quantised: Keepers of the operands of gate and up together, and of down.
+        gate_up: The parameters of gate and up: one [E, 2I, D], or [I, D] twice.
+        down: The parameter of down: [E, D, I] or [D, I].
     """
-    parameters = (*gate_up, *down)
-    y: Tensor = _FeedForward.apply(x_TD, weight_TK, layout, fp8, tuple(operands), *parameters)  # type: ignore[no-untyped-call]
+    groups = zip(quantised, (gate_up, (down,)), strict=True)
+    operands = tuple(keeper.get(fp8, *parameters, stacked=layout is None) for keeper, parameters in groups)
+    y: Tensor = _FeedForward.apply(x_TD, weight_TK, layout, fp8, operands, *gate_up, down)  # type: ignore[no-untyped-call]
     return y
 
 
 def _kinds(layout: Layout | None) -> tuple[Kind, Kind]:
-    """Of input and of output gradient: V3 rounds scales up for what travels to experts, not for other feed-forwards."""
+    """Kinds of input and output gradient: V3 rounds scales up for what travels to experts, not for a dense MLP."""
     return ("activation", "gradient") if layout is None else ("dispatch", "combine_gradient")
 
 
 def _padded(q: Quantised, layout: Layout | None) -> Quantised:
-    """Tokens, and for experts a row of zeros after them that padding stands for.
+    """Tokens, and for experts a row of zeros after them as the token of padding.
 
-    Zeros, because columns share a scale over 128 rows: a real token there would coarsen the gradient of experts that
-    never saw it.
+    Columns share a scale over 128 rows: a real token as padding would coarsen the gradient of experts that it never
+    visited.
     """
     if layout is None:
         return q
@@ -64,7 +65,7 @@ def _padded(q: Quantised, layout: Layout | None) -> Quantised:
 
 
 def _gather(q: Quantised, layout: Layout | None, rows: slice) -> Quantised:
-    """The tokens of these rows."""
+    """The tokens of some rows."""
     if layout is None:
         return q
     token_R = layout.token_R[rows]
@@ -73,7 +74,7 @@ def _gather(q: Quantised, layout: Layout | None, rows: slice) -> Quantised:
 
 
 def _store(out: Tensor | None, shape: tuple[int, ...], place: slice, values: Tensor) -> Tensor:
-    """`values` at a `place` of a tensor of zeros; where they are all of it they themselves, without a copy."""
+    """Write `values` to a `place` of `out`, zeros at first; values of the whole shape are returned without a copy."""
     if values.shape == shape:
         return values
     out = values.new_zeros(shape) if out is None else out

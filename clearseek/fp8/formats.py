@@ -1,13 +1,13 @@
 """Eight-bit floats and their scales.
 
-E4M3 has 3 fraction bits and reaches from 2^-9 to 448; a tensor fits only if each small piece of it gets a scale of its
-own. DeepSeek-V3 takes pieces of 1 x 128 elements (*tiles*) of activations and gradients and of 128 x 128 (*blocks*) of
-weights, and computes each scale from the piece itself at the moment of quantising: ``scale = amax / 448``, and
-``value = data * scale`` (report, section 3.3.2). The amax counts as at least :data:`AMAX_FLOOR`, so that a piece of
-zeros has a scale to divide by. A *power-of-two* scale is the next power of two up: then dividing and multiplying are
-exact and only the 8-bit rounding is lost (V3 for three kinds of tensor, all of them from V3.1 on, as ``ue8m0``).
+E4M3 has 3 fraction bits and reaches from 2^-9 to 448; a tensor fits only if each small piece of it has its own scale.
+DeepSeek-V3 takes pieces of 1 x 128 elements (*tiles*) of activations and gradients and of 128 x 128 (*blocks*) of
+weights, and computes each scale from the piece itself at the moment of quantising: ``scale = amax / 448``, and ``value
+= data * scale`` (report, section 3.3.2). The amax counts as at least :data:`AMAX_FLOOR`, so that a piece of zeros has a
+nonzero scale. A *power-of-two* scale is the next power of two up: then dividing and multiplying are exact and only the
+8-bit rounding is lost (V3 for three kinds of tensor, all of them from V3.1 on, as ``ue8m0``).
 
-A scale cannot be rounded up afterwards: data that were divided by another one would decode to other values.
+A scale cannot be rounded up afterwards: data divided by the old scale would decode to other values with the new one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 TILE = 128
-"""Elements that share a scale, along each tiled dimension."""
+"""Elements that share a scale along each tiled dimension."""
 AMAX_FLOOR = 1e-4
 """Smallest amax that a scale is computed from."""
 E4M3 = torch.float8_e4m3fn
@@ -26,7 +26,7 @@ E4M3_MAX, E5M6_MAX = 448.0, 65024.0
 
 
 class Quantised(NamedTuple):
-    """Eight-bit data and their FP32 scales: ``value = data * scale``, each scale spread over its piece."""
+    """Eight-bit data and their FP32 scales: ``value = data * scale``, with each piece's scale."""
 
     data: Tensor
     scale: Tensor
@@ -39,18 +39,17 @@ class Quantised(NamedTuple):
 def scale_of(amax: Tensor, power_of_two: bool, largest: float = E4M3_MAX) -> Tensor:
     """FP32 scale for pieces whose largest magnitude is `amax` (FP32), element by element.
 
-    ``max(amax, AMAX_FLOOR) / largest`` in FP32 arithmetic, and with `power_of_two` the smallest power of two that is
-    not below it.
+    The scale is ``max(amax, AMAX_FLOOR) / largest`` in FP32 arithmetic; `power_of_two` takes the next power of two up.
     """
-    # A tensor on the same device, because CUDA divides by a number by multiplying with its rounded inverse.
+    # Divide by a tensor: for a Python number CUDA would multiply by its rounded inverse.
     scale = amax.clamp(min=AMAX_FLOOR) / amax.new_full((), largest)
     return next_power_of_two(scale) if power_of_two else scale
 
 
 def next_power_of_two(x: Tensor) -> Tensor:
-    """Smallest power of two >= x, for positive normal FP32: rounds the exponent up where any fraction bit is set.
+    """Smallest power of two >= x, for positive normal FP32: round the exponent up where any fraction bit is set.
 
-    NaN and infinity become NaN, so that what is not finite is not hidden by a scale that is.
+    NaN and infinity become NaN, so that a finite scale never hides them.
     """
     bits = x.view(torch.int32)
     return ((bits + 0x007FFFFF) & 0x7F800000).view(torch.float32) + 0 * x

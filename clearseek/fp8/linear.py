@@ -1,11 +1,11 @@
 """A linear layer whose three products are FP8.
 
-Forward, input gradient and weight gradient each get the operands of :mod:`clearseek.fp8.matmul`; what autograd keeps of
-the input is its FP8 tiles, from which the columns for the weight gradient are made in the backward (DeepSeek-V3 report,
-sections 3.3.1 to 3.3.3). Several matrices that read the same input share its quantisation. The input of the projection
-after attention is kept in E5M6 instead, because that tensor is sensitive.
+Forward, input gradient and weight gradient each take the operands of :mod:`clearseek.fp8.matmul`. Autograd keeps the
+input as FP8 tiles, from which the backward makes the columns for the weight gradient (DeepSeek-V3 report, sections
+3.3.1 to 3.3.3). Several matrices that read the same input share its quantisation. The input of the projection after
+attention is kept in E5M6 instead, because that tensor is sensitive.
 
-Weight gradients leave in FP32, for parameters whose `grad_dtype` is FP32.
+Weight gradients are FP32, for parameters whose `grad_dtype` is FP32.
 
 Shapes: T tokens, K inputs, N outputs.
 """
@@ -26,17 +26,17 @@ from clearseek.fp8.quantise import dequantise_e5m6, quantise_e5m6
 
 Kind = Literal["activation", "gradient", "weight", "attention_output", "dispatch", "combine_gradient"]
 POWER_OF_TWO_IN_V3 = frozenset({"attention_output", "dispatch", "combine_gradient"})
-"""The tensors that DeepSeek-V3 gave power-of-two scales (report, section 3.3.3): those that are quantised twice."""
+"""The tensors with power-of-two scales in DeepSeek-V3 (report, section 3.3.3), which are quantised twice."""
 
 
 @dataclass(frozen=True)
 class Fp8:
-    """How a model computes in FP8: settings and a backend."""
+    """Settings and backend of a model's FP8 products."""
 
     config: Fp8Config
     backend: Backend
     rates: dict[str, float] = field(default_factory=dict, compare=False)
-    """FLOP/s of the backends that were measured to choose this one."""
+    """Measured FLOP/s of the backends from which this one was chosen."""
 
     def power_of_two(self, kind: Kind) -> bool:
         """Whether scales of this kind of tensor are powers of two."""
@@ -47,8 +47,8 @@ class Fp8:
 class QuantisedWeight:
     """Operands of a weight, made again when its parameters have changed: once per optimiser step.
 
-    Whether they have is told by version counters, which a change in place raises. A parameter whose storage was
-    replaced is told by the storage: the old one is held here, so that no new one can have its address.
+    A change in place raises a parameter's version counter. A replaced storage has another address, because the old
+    storage is held here and no new one can take its place.
     """
 
     def __init__(self) -> None:
@@ -58,12 +58,12 @@ class QuantisedWeight:
         self._versions: list[int] = []
 
     def get(self, fp8: Fp8, *parameters: Tensor, stacked: bool = False) -> Weight:
-        """The operands for present values.
+        """The operands of the parameters' present values.
 
         Args:
-            fp8: How to quantise.
-            parameters: One of [N, K] or [E, N, K]; or several [N, K], put together by rows, where 128 divides N.
-            stacked: Make a matrix a stack of one, as operand of grouped products.
+            fp8: Settings and backend.
+            parameters: One of [N, K] or [E, N, K], or several [N, K] to concatenate by rows; 128 divides their N.
+            stacked: Whether to make a matrix a stack of one, as operand of grouped products.
         """
         same = len(parameters) == len(self._made_of) and all(map(Tensor.is_set_to, parameters, self._made_of))
         versions = [0 if parameter.is_inference() else parameter._version for parameter in parameters]

@@ -1,10 +1,10 @@
-"""The reference: what a scaled matrix product in FP8 *means*.
+"""The reference, which defines a scaled matrix product in FP8.
 
-Both operands stand with the inner dimension last, ``y = a @ b.T``, in pieces of 128 along it. For each slice of 128 the
-eight-bit numbers are multiplied and summed in FP32 (every single product is exact there), the sum is multiplied by the
-product of the two scales, and slices are added in FP32 in ascending order. That is what DeepSeek-V3's kernels do on
-tensor cores, whose own accumulator keeps about 14 bits: partial sums are promoted to FP32 every 128 elements (report,
-section 3.3.2). The three products of a linear layer all have this form:
+Both operands have the inner dimension last, ``y = a @ b.T``, in pieces of 128 along it. For each slice of 128 the
+eight-bit numbers are multiplied and summed in FP32 (every single product is exact), the sum is multiplied by the
+product of the two scales, and slices are added in FP32 in ascending order. DeepSeek-V3's kernels do the same on tensor
+cores, whose own accumulator keeps about 14 bits: partial sums are promoted to FP32 every 128 elements (report, section
+3.3.2). The three products of a linear layer all have this form:
 
     forward           x [T, K] tiles          w [N, K] blocks           y [T, N]
     input gradient    g [T, N] tiles          w.T [K, N] blocks         dx [T, K]
@@ -29,15 +29,9 @@ from clearseek.fp8.formats import TILE, Quantised
 
 
 def scaled_mm(a: Quantised, b: Quantised, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """``a @ b.T``.
+    """``a @ b.T`` [M, N] in `dtype`, with FP32 sums.
 
-    Args:
-        a: Data [M, K], scales [M, G].
-        b: Data [N, K], scales [N, G] (tiles) or [ceil(N / 128), G] (blocks).
-        dtype: Of the result; sums are FP32.
-
-    Returns:
-        [M, N].
+    `a` has data [M, K] and scales [M, G]; `b` has data [N, K] and scales [N, G] (tiles) or [ceil(N / 128), G] (blocks).
     """
     scale_NG = rows_of_scales(b)
     y_MN = torch.zeros(len(a.data), len(b.data), dtype=torch.float32, device=a.data.device)
@@ -49,16 +43,10 @@ def scaled_mm(a: Quantised, b: Quantised, dtype: torch.dtype = torch.bfloat16) -
 
 
 def grouped_scaled_mm(a: Quantised, b: Quantised, ends_E: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Row block e of `a` times matrix e of `b`, transposed. Rows after the last block are zero.
+    """Row block e of `a` times matrix e of `b`, transposed: [R, N] in `dtype`; rows after the last block are zero.
 
-    Args:
-        a: Data [R, K], scales [R, G].
-        b: Data [E, N, K], scales [E, ceil(N / 128), G].
-        ends_E: Where each expert's rows end, cumulative.
-        dtype: Of the result.
-
-    Returns:
-        [R, N].
+    `a` has data [R, K] and scales [R, G]; `b` has data [E, N, K] and scales [E, ceil(N / 128), G]; `ends_E` holds the
+    cumulative ends of the experts' rows.
     """
     y_RN = torch.zeros(len(a.data), b.data.shape[1], dtype=dtype, device=a.data.device)
     for e, rows in blocks(ends_E):
@@ -67,18 +55,13 @@ def grouped_scaled_mm(a: Quantised, b: Quantised, ends_E: Tensor, dtype: torch.d
 
 
 def grouped_scaled_mm_inner(a: Quantised, b: Quantised, ends_E: Tensor) -> Tensor:
-    """The weights' gradient: for every expert, the product over its own rows; zero where it has none.
+    """The weights' gradient, FP32 [E, N, K]: every expert's product over its own rows, zero for an expert without rows.
 
-    Args:
-        a: Data [N, R], scales [N, R / 128]: the inner dimension, where experts begin at multiples of 128.
-        b: Data [K, R], scales [K, R / 128].
-        ends_E: Where each expert's rows end, cumulative.
-
-    Returns:
-        [E, N, K] FP32.
+    `a` has data [N, R] and scales [N, R / 128]; `b` has data [K, R] and scales [K, R / 128]. Along R, the inner
+    dimension, experts end at `ends_E` (cumulative) and begin at multiples of 128, or a ValueError is raised.
     """
     begins = [0, *ends_E.tolist()][:-1]
-    if any(begin % TILE for begin in begins):  # the last one may end in a partial tile
+    if any(begin % TILE for begin in begins):  # the last expert may end in a partial tile
         raise ValueError(f"experts' rows must begin at multiples of {TILE}, but they begin at {begins}")
     y_ENK = torch.zeros(len(ends_E), len(a.data), len(b.data), dtype=torch.float32, device=a.data.device)
     for e, rows in blocks(ends_E):
@@ -87,19 +70,19 @@ def grouped_scaled_mm_inner(a: Quantised, b: Quantised, ends_E: Tensor) -> Tenso
 
 
 def blocks(ends_E: Tensor) -> Iterator[tuple[int, slice]]:
-    """Each expert that has rows, and its rows."""
+    """Number and rows of each expert that has rows."""
     for e, (start, end) in enumerate(pairwise([0, *ends_E.tolist()])):
         if end > start:
             yield e, slice(start, end)
 
 
 def along(q: Quantised, inner: slice) -> Quantised:
-    """A part of the inner dimension, which begins at a multiple of 128."""
+    """An operand's part of the inner dimension, beginning at a multiple of 128."""
     tiles = slice(inner.start // TILE, -(-inner.stop // TILE))
     return Quantised(q.data[:, inner], q.scale[:, tiles])
 
 
 def rows_of_scales(b: Quantised) -> Tensor:
-    """The scales of `b` for every row: [N, G]."""
+    """The scales of every row of `b`: [N, G]."""
     rows = len(b.data)
     return b.scale if len(b.scale) == rows else b.scale.repeat_interleave(TILE, 0)[:rows]

@@ -2,11 +2,11 @@
 
 :func:`quantise_tiles` is for activations and their gradients (1 x 128), :func:`quantise_blocks` for weights
 (128 x 128), :func:`quantise_columns` for the two operands of a weight gradient, whose inner dimension is the token: 128
-tokens x 1 channel, written transposed, so that a matrix product reads them like tiles (DeepSeek-V3 report, section
+tokens x 1 channel, written transposed, so that a matrix product reads columns like tiles (DeepSeek-V3 report, section
 3.3.2). A dimension that 128 does not divide ends in a partial piece, as if padded with zeros. All arithmetic is FP32:
 divide by the scale, clamp, round to nearest even.
 
-Shapes: M rows, K columns, N output features, E experts; a ceiling of a size over 128 is written G.
+Shapes: M rows, K columns, N output features, E experts; G stands for any size over 128, rounded up.
 """
 
 from __future__ import annotations
@@ -19,15 +19,7 @@ from clearseek.fp8.formats import E5M6_MAX, TILE, Quantised, from_e5m6, scale_of
 
 
 def quantise_tiles(x_MK: Tensor, power_of_two: bool) -> Quantised:
-    """One scale for 128 neighbours in a row.
-
-    Args:
-        x_MK: BF16 or FP32.
-        power_of_two: Round scales up to powers of two.
-
-    Returns:
-        Data [M, K], scales [M, G].
-    """
+    """One scale for 128 neighbours in a row of BF16 or FP32 numbers: data [M, K], scales [M, G]."""
     columns = x_MK.shape[1]
     x_MGT = _tiled(x_MK.float())
     scale_MG = scale_of(x_MGT.abs().amax(-1), power_of_two)
@@ -41,14 +33,9 @@ def quantise_columns(x_MK: Tensor, power_of_two: bool) -> Quantised:
 
 
 def quantise_blocks(w_ENK: Tensor, power_of_two: bool) -> Quantised:
-    """One scale for a block of 128 x 128.
+    """One scale for a block of 128 x 128 of a matrix [N, K] or a stack [E, N, K], BF16 or FP32.
 
-    Args:
-        w_ENK: A matrix [N, K], or a stack of them [E, N, K]; BF16 or FP32.
-        power_of_two: Round scales up to powers of two.
-
-    Returns:
-        Data in the shape of `w_ENK`; scales [G, G] or [E, G, G]: `weight_scale_inv` of DeepSeek's checkpoints.
+    Data have the shape of `w_ENK`; scales [G, G] or [E, G, G] are `weight_scale_inv` of DeepSeek's checkpoints.
     """
     rows, columns = w_ENK.shape[-2:]
     padded = _padded(_padded(w_ENK.float(), -1), -2)

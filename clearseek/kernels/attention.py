@@ -5,7 +5,8 @@ softmax, weighted values. Scores above the diagonal are computed for at most 15 
 largest score and the inverse of its sum is kept for the backward, which computes the probabilities again (Dao et al.,
 "FlashAttention", 2022).
 
-Keys and queries go in groups of four: what is not finite reaches the others of its group, also earlier ones.
+Keys and queries are computed in groups of four: a number that is not finite spreads within its group, also to earlier
+positions.
 
 Shapes: S positions, C channels of a key, V of a value, N of a key without position, P rotary ones.
 """
@@ -49,7 +50,7 @@ def _turn(x, turn, factor, sign, y, n):
 
 @njit(inline="always", **OPTIONS)
 def _first_seen(starts, index):
-    """First key that a query sees: where its document starts, in rows that hold several."""
+    """First key that a query sees: the start of its document, or 0 without documents."""
     return integers(starts)[index] if starts != 0 else 0
 
 
@@ -101,13 +102,8 @@ def forward(a):
     q, kv, rope, turn, out, stats = a[9], a[10], a[11], a[12], a[13], a[14]
     width_v, line = a[16], a[17]
     scratch = a[18] + 4 * call(a[0]) * a[19]
-    keys, v, tile_q, p, tile_out = (
-        scratch,
-        scratch + 4 * a[20],
-        scratch + 4 * a[21],
-        scratch + 4 * a[22],
-        scratch + 4 * a[23],
-    )
+    keys, v, tile_q = scratch, scratch + 4 * a[20], scratch + 4 * a[21]
+    p, tile_out = scratch + 4 * a[22], scratch + 4 * a[23]
     starts, turn_step = a[24], a[25]
     channels, both = nope + rotary, nope + values
     start, end = share(a, units)
@@ -130,7 +126,7 @@ def forward(a):
             kept = floats(stats + 8 * (unit * length + first))
             for i in range(rows):
                 low = _first_seen(starts, b * length + first + i)
-                whole = low // LANES * LANES  # from there, so that all lanes are of this row
+                whole = low // LANES * LANES  # from `whole` on, so that all lanes belong to this row
                 fill(floats(p + 4 * i * line), whole, low, np.float32(-np.inf))
                 most, total = exp_below_largest(floats(p + 4 * (i * line + whole)), first + i + 1 - whole)
                 fill(floats(p + 4 * i * line), 0, low, np.float32(0))
@@ -164,13 +160,8 @@ def backward(a):
     width, width_v, line = a[15], a[16], a[17]
     scratch = a[18] + 4 * call(a[0]) * a[19]
     keys, v, tile_q, p, dp = scratch, scratch + 4 * a[20], scratch + 4 * a[21], scratch + 4 * a[22], scratch + 4 * a[23]
-    rows_k, dk, dv, tile_g, tile_dq = (
-        scratch + 4 * a[24],
-        scratch + 4 * a[25],
-        scratch + 4 * a[26],
-        scratch + 4 * a[27],
-        scratch + 4 * a[28],
-    )
+    rows_k, dk, dv = scratch + 4 * a[24], scratch + 4 * a[25], scratch + 4 * a[26]
+    tile_g, tile_dq = scratch + 4 * a[27], scratch + 4 * a[28]
     d_q, d_kv, d_rope, starts, turn_step = a[29], a[30], a[31], a[32], a[33]
     channels, both = nope + rotary, nope + values
     start, end = share(a, units)

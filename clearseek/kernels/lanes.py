@@ -1,12 +1,12 @@
-"""What compiled loops are made of: addresses, lanes, exp, rows, and a small matrix product.
+"""Parts of compiled loops: addresses, lanes, exp, rows, and a small matrix product.
 
-A kernel is called by every thread of PyTorch's pool with the same array `a` of 64-bit numbers
-(:func:`clearseek.kernels.launch.launch`): the addresses of OpenMP's functions for a thread's number and their count,
-which may be smaller than what was asked for (`OMP_THREAD_LIMIT`), pieces of work, then addresses of tensors, sizes and
-strides in elements, bit patterns of floats. Each thread takes its share of the pieces. What a row gives depends on
-nothing but the row: sums are taken in 16 interleaved lanes that are joined in one order (:func:`_reduce`), or along the
-inner dimension of a product one by one (:func:`multiply_four`), so neither the number of threads nor the width of the
-processor's vectors changes bits. Only whether a product and a sum are one instruction (FMA) does.
+Every thread of PyTorch's pool calls a kernel with the same array `a` of 64-bit numbers
+(:func:`clearseek.kernels.launch.launch`): the addresses of OpenMP's functions for a thread's number and the number of
+threads (which `OMP_THREAD_LIMIT` may lower), the number of pieces of work, then addresses of tensors, sizes and strides
+in elements, bit patterns of floats. Each thread takes its share of the pieces. The result of a row depends on the row
+alone: sums are taken in 16 interleaved lanes that are joined in one order (:func:`_reduce`), or along the inner
+dimension of a product one by one (:func:`multiply_four`). So neither the number of threads nor the width of the
+processor's vectors changes bits; only whether a product and a sum are one instruction (FMA) does.
 """
 
 from __future__ import annotations
@@ -38,29 +38,25 @@ _ROUND = _constant(1.5 * 2**23)
 _SMALLEST = _constant(-87.0)
 
 
+def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+
 @intrinsic
 def floats(context: Any, address: Any) -> Any:
     """The float32 array at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return FLOATS(types.int64), generate
+    return FLOATS(types.int64), _pointer
 
 
 @intrinsic
 def integers(context: Any, address: Any) -> Any:
     """The int64 array at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(types.int64)(types.int64), generate
+    return types.CPointer(types.int64)(types.int64), _pointer
 
 
 @intrinsic
 def call(context: Any, address: Any) -> Any:
-    """What the C function ``int f(void)`` at an address returns."""
+    """The result of the C function ``int f(void)`` at an address."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         function = ir.FunctionType(ir.IntType(32), []).as_pointer()
@@ -84,7 +80,7 @@ def _float64_of_bits(context: Any, bits: Any) -> Any:
 
 
 def _reduce(builder: Any, pointers: Any, n: Any, first: Any, join: Any) -> Any:
-    """Reduce n numbers, a multiple of 16, in 16 interleaved lanes which are then joined by halves."""
+    """Reduce n numbers, a multiple of 16, in 16 interleaved lanes, which are then joined by halves."""
     number = ir.FloatType()
     vector = ir.VectorType(number, LANES)
     lanes = cgutils.alloca_once_value(builder, ir.Constant(vector, [first] * LANES))
@@ -116,10 +112,7 @@ def _dot_of_lanes(context: Any, x: Any, y: Any, n: Any) -> Any:
 @intrinsic
 def _sum_of_lanes(context: Any, x: Any, n: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def add(a: Any, b: Any) -> Any:
-            return builder.fadd(a, b)
-
-        return _reduce(builder, arguments[:1], arguments[1], 0.0, add)
+        return _reduce(builder, arguments[:1], arguments[1], 0.0, builder.fadd)
 
     return types.float32(FLOATS, types.int64), generate
 
@@ -222,9 +215,9 @@ def sum_of(x, n):
 
 @njit(inline="always", **OPTIONS)
 def exp(x):
-    """e^x to 1e-7 of itself for -87 <= x <= 88, below that what it is at -87. No x may be above 88.
+    """e^x to a relative 1e-7 for -87 <= x <= 88, and e^-87 below; no x may be above 88.
 
-    NaN for NaN as LLVM makes it of this on x86-64 (tested): its language leaves open what whole number a NaN is.
+    LLVM's code for x86-64 returns NaN for NaN (tested), though its language leaves a NaN's whole number undefined.
     """
     x = _SMALLEST if _SMALLEST > x else x  # noqa: SIM300  (in this order NaN stays, in one instruction)
     n = x * _LOG2_E + _ROUND - _ROUND
@@ -266,23 +259,23 @@ def largest(x, n):
 
 @njit(**OPTIONS)
 def scale(x, factor, n):
-    """In place: with two pointers to the same numbers LLVM takes them one by one."""
+    """Multiply in place; with two pointers to the same numbers, LLVM would not use vectors."""
     for i in range(n):
         x[i] *= factor
 
 
 @njit(**OPTIONS)
 def exp_below(x, most, n):
-    """Replace each number by e to the power of it less `most`."""
+    """Replace each x by e^(x - most)."""
     for i in range(n):
         x[i] = exp(x[i] - most)
 
 
 @njit(**OPTIONS)
 def exp_below_largest(x, n):
-    """Replace the first n numbers by e to the power of them less the largest, up to the next multiple of 16 by 0.
+    """Replace each of the first n numbers x by e^(x - largest), and those up to the next multiple of 16 by 0.
 
-    Returns the largest and the sum.
+    Returns the largest number and the sum.
     """
     most, width = largest(x, n), n + -n % LANES
     exp_below(x, most, n)
@@ -292,7 +285,7 @@ def exp_below_largest(x, n):
 
 @njit(**OPTIONS)
 def transpose(x, row, y, line, rows, columns):
-    """y[c][r] = x[r][c], 16 rows at a time, so that what is read again is still near."""
+    """y[c][r] = x[r][c], 16 rows at a time, so that a cache line read again is still in cache."""
     for first in range(0, rows, 16):
         n = min(16, rows - first)
         for c in range(columns):

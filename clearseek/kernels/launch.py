@@ -1,8 +1,8 @@
 """Running a compiled loop on PyTorch's own threads.
 
 PyTorch's CPU operations share one pool of OpenMP threads, which wait for the next operation by spinning. A second pool
-beside it would fight with that for the cores, so a kernel is handed to the same pool, by the entry that compilers call
-for a parallel region (``GOMP_parallel`` of GNU's OpenMP library). A call costs less than one of PyTorch's operations.
+would compete for the cores, so the same pool runs a kernel, through the function that compilers call for a parallel
+region (``GOMP_parallel`` of GNU's OpenMP library). A call costs less than one of PyTorch's operations.
 
 A kernel is compiled for this processor when it is first called, and kept on disk beside the package, or in the user's
 cache folder where the package cannot be written to (``NUMBA_CACHE_DIR`` says otherwise).
@@ -25,7 +25,7 @@ from torch import Tensor
 
 
 class _Pool:
-    """The OpenMP library that PyTorch's threads are of. Raises OSError where that is not GNU's."""
+    """The OpenMP library of PyTorch's threads. Raises OSError for a library other than GNU's."""
 
     def __init__(self) -> None:
         library = _loaded_openmp()
@@ -39,10 +39,10 @@ class _Pool:
 
 
 def _loaded_openmp() -> ctypes.CDLL:
-    """GNU's OpenMP library as this process has loaded it: PyTorch's own, or the system's where it has none."""
+    """GNU's OpenMP library as this process has loaded it: PyTorch's own copy, or else the system's."""
     own = Path(torch.__file__).parent / "lib"
     for name in [*map(str, sorted(own.glob("libgomp*"))), "libgomp.so.1"]:
-        with suppress(OSError, AttributeError):  # RTLD_NOLOAD: nothing is loaded now; Windows has no such thing
+        with suppress(OSError, AttributeError):  # RTLD_NOLOAD loads nothing; Windows lacks it
             return ctypes.CDLL(name, mode=os.RTLD_NOLOAD)
     raise OSError("PyTorch's threads are not those of GNU's OpenMP library (libgomp) here")
 
@@ -61,13 +61,13 @@ def unavailable() -> str | None:
     y = torch.full_like(x, torch.nan)
     try:
         launch("rows.exponential", len(x), x, y)
-    except Exception as error:  # whatever a compiler may come to
+    except Exception as error:  # a compiler may raise anything
         return f"a first loop failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return None if torch.allclose(x.exp(), y) else "a first loop gave other numbers than PyTorch"
 
 
 def _cache(chosen: str) -> str:
-    """A folder for compiled kernels, named after their sources: numba looks at one file, and they use each other's."""
+    """A folder for compiled kernels, named by the hash of all sources: numba itself checks only a kernel's own file."""
     here = Path(__file__).parent
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))).hexdigest()[:16]
     own = here / "__pycache__"
@@ -94,7 +94,7 @@ def _kernel(name: str) -> Any:
     try:
         config.CACHE_DIR = _cache(chosen)  # type: ignore[attr-defined]
         return cfunc(lanes.SIGNATURE, cache=True, **lanes.OPTIONS)(code)
-    except (RuntimeError, OSError):  # no folder to keep it in
+    except (RuntimeError, OSError):  # no folder to keep the kernel in
         return cfunc(lanes.SIGNATURE, **lanes.OPTIONS)(code)
     finally:
         config.CACHE_DIR = chosen  # type: ignore[attr-defined]
@@ -107,7 +107,7 @@ def _address(name: str) -> int:
 
 
 def address_of(tensor: Tensor) -> int:
-    """Where a tensor's numbers are. Raises TypeError where a loop must not touch them."""
+    """Address of a tensor's numbers. Raises TypeError for a type or device that loops cannot take."""
     if tensor.dtype not in (torch.float32, torch.complex64, torch.int64) or not tensor.is_cpu or tensor.is_conj():
         raise TypeError(f"a loop takes no {tensor.dtype} on {tensor.device}")
     return tensor.data_ptr()
@@ -124,7 +124,7 @@ def _word(argument: Tensor | int | float | None) -> int:
 def launch(name: str, units: int, *arguments: Tensor | int | float | None) -> None:
     """Run a kernel, such as ``rows.norm``, over `units` pieces of work on all of PyTorch's threads.
 
-    Tensors go as addresses: float32, complex64 or int64, dense where the kernel takes no stride. None is the address 0.
+    Tensors are passed as addresses (float32, complex64 or int64, dense where the kernel takes no stride), None as 0.
     """
     pool = _pool()
     words = [pool.thread_number, pool.thread_count, units, *map(_word, arguments)]

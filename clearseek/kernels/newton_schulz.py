@@ -1,7 +1,7 @@
 """Muon's orthogonalisation (:mod:`clearseek.train.muon`), matrix by matrix in a core's cache (numba compiles it).
 
-A matrix with more columns than rows is worked on transposed, so that the sums of every product run along rows in
-memory. Of the two symmetric products of a step only the blocks on and above the diagonal are computed.
+A matrix with more columns than rows is transposed first, so that the sums of every product run along rows in memory. A
+step has two symmetric products, of which only the blocks on and above the diagonal are computed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _mirror(x, line, width):
 
 @njit(**OPTIONS)
 def _polynomial(gram, square, line, width, a, b, c):
-    """square becomes a + b gram + c square, where it is computed."""
+    """square becomes a + b gram + c square, in the computed blocks."""
     for i in range(width):
         for j in range(i // 16 * 16, width):
             square[i * line + j] = b * gram[i * line + j] + c * square[i * line + j]
@@ -79,9 +79,9 @@ def _normalise(y, line, height):
 
 
 def orthogonalise(a):
-    """Newton-Schulz steps for every matrix of a table, in place: where it is, rows, columns.
+    """Newton-Schulz steps in place for every matrix of a table (address, rows, columns).
 
-    Matrices are dealt out by turns, the largest first.
+    The threads take matrices in turn, the largest first.
     """
     units, steps, table, scratch = a[2], a[6], a[7], a[8] + 4 * call(a[0]) * a[9]
     first, third, fifth = float_of(a[3]), float_of(a[4]), float_of(a[5])

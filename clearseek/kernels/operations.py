@@ -1,6 +1,6 @@
 """The loops as functions of tensors: FP32, on a CPU.
 
-Each stands for one set of hand-ordered passes elsewhere and takes and returns what these do.
+Each function replaces hand-ordered passes in :mod:`clearseek.ops`, with the same arguments and results.
 
 Shapes: T tokens, D channels, R rows, I width, B sequences, S positions, H heads, N = heads of several sequences,
 Q queries, C channels of a head, P rotary channels, X = key channels without position and V value channels,
@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from clearseek.kernels import ROWS_PER_SUM, TILE
 from clearseek.kernels.launch import address_of, launch
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Rows of adjacent numbers; the rows may be apart."""
+    """`x` with adjacent numbers in each row; rows may be apart."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
@@ -61,7 +62,7 @@ def swiglu_backward(d_RI: Tensor, gate_RI: Tensor, up_RI: Tensor) -> tuple[Tenso
 
 
 def weighted_swiglu(gate_up_RI2: Tensor, weight_R1: Tensor) -> Tensor:
-    """silu(gate) * up * weight; gate and up stand side by side."""
+    """silu(gate) * up * weight; gate and up are side by side."""
     rows, both = gate_up_RI2.shape
     gate_RI, up_RI = gate_up_RI2.contiguous().chunk(2, dim=-1)
     out_RI = gate_up_RI2.new_empty(rows, both // 2)
@@ -75,34 +76,26 @@ def weighted_swiglu_backward(d_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Tenso
     gate_up_RI2, d_RI = gate_up_RI2.contiguous(), d_RI.contiguous()
     d_gate_up_RI2, act_RI, d_weight_R = torch.empty_like(gate_up_RI2), torch.empty_like(d_RI), d_RI.new_empty(rows)
     launch(
-        "rows.swiglu_backward",
-        rows,
-        both // 2,
-        d_RI,
-        *gate_up_RI2.chunk(2, dim=-1),
-        both,
-        *d_gate_up_RI2.chunk(2, dim=-1),
-        weight_R1.contiguous(),
-        act_RI,
-        d_weight_R,
-    )
+        "rows.swiglu_backward", rows, both // 2, d_RI, *gate_up_RI2.chunk(2, dim=-1), both,
+        *d_gate_up_RI2.chunk(2, dim=-1), weight_R1.contiguous(), act_RI, d_weight_R,
+    )  # fmt: skip
     return act_RI, d_gate_up_RI2, d_weight_R
 
 
 def _attention_work(kv_BSHX: Tensor, rope_BSP: Tensor, nope: int, factor: float) -> tuple[Any, ...]:
-    """Pieces of work, and sizes."""
+    """Number of pieces of work, and sizes."""
     batch, length, heads, both = kv_BSHX.shape
     return batch * heads, heads, length, nope, rope_BSP.shape[-1], both - nope, factor
 
 
 def _attention_scratch(like: Tensor, work: tuple[Any, ...], backward: bool) -> tuple[Tensor | int, ...]:
-    """Sizes rounded up, the threads' scratch memory, its size for each, and where the pieces begin in it.
+    """Sizes rounded up, the threads' scratch memory, its size for each thread, and the offsets of its parts.
 
-    Zeros: products read rows and columns up to the next multiple of 4 and 16, which nothing is written to.
+    The memory is zero, because products read rows and columns up to the next multiple of 4 and 16, never written to.
     """
     _, _, length, nope, rotary, values, _ = work
     width, width_v = -(-(nope + rotary) // 16) * 16, -(-values // 16) * 16
-    line = (-(-length // 16) | 1) * 16  # odd: rows that are read together lie in different sets of a cache
+    line = (-(-length // 16) | 1) * 16  # odd: rows read together lie in different sets of a cache
     rows = -(-length // 4) * 4
     if backward:
         sizes = [width * line, width_v * line, TILE * width, TILE * line, TILE * line, rows * width, rows * width]
@@ -114,7 +107,7 @@ def _attention_scratch(like: Tensor, work: tuple[Any, ...], backward: bool) -> t
 
 
 def _documents(turn: Tensor, start_BS: Tensor | None) -> tuple[Tensor | None, int]:
-    """Where documents start, and how far apart the rotations of two sequences are."""
+    """First positions of the documents, and the distance in memory between two sequences' rotations."""
     if start_BS is not None:
         place_S = torch.arange(start_BS.shape[1])
         if bool((start_BS < 0).any()) or bool((start_BS > place_S).any()):
@@ -155,11 +148,42 @@ def attention_backward(
     return d_q, d_kv, d_rope_BHSP.sum(1)
 
 
+class _LatentAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn: Tensor, start_BS: Tensor | None, nope: int,
+        scale: float,
+    ) -> Tensor:  # fmt: skip
+        out_BSHV, stats_BHS2 = attention(q_BSHC, kv_BSHX, rope_BSP, turn, start_BS, nope, scale)
+        ctx.save_for_backward(q_BSHC, kv_BSHX, rope_BSP, stats_BHS2)
+        ctx.rest = turn, start_BS, nope, scale
+        return out_BSHV
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_BSHV: Tensor) -> tuple[Tensor | None, ...]:
+        q_BSHC, kv_BSHX, rope_BSP, stats_BHS2 = ctx.saved_tensors
+        turn, start_BS, nope, scale = ctx.rest
+        gradients = attention_backward(g_BSHV, q_BSHC, kv_BSHX, rope_BSP, turn, start_BS, stats_BHS2, nope, scale)
+        return *gradients, None, None, None, None
+
+
+def latent_attention(
+    q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, turn: Tensor, start_BS: Tensor | None, nope: int, scale: float
+) -> Tensor:
+    """Layouts and causal attention in one loop, with gradients: [B, S, H, V], all positions from the first.
+
+    Arguments as for :mod:`clearseek.ops.heads`; each query sees its document from position `start_BS` on.
+    """
+    out: Tensor = _LatentAttention.apply(q_BSHC, kv_BSHX, rope_BSP, turn, start_BS, nope, scale)  # type: ignore[no-untyped-call]
+    return out
+
+
 def softmax_loss(logits_CV: Tensor, target_C1: Tensor) -> tuple[Tensor, Tensor]:
-    """(gradient of the logits, in their place; probability of each target [C, 1])."""
+    """(gradient of the logits, in the logits' memory; probability of each target [C, 1])."""
     assert logits_CV.is_contiguous()
     least, most = torch.aminmax(target_C1)
-    if least < 0 or most >= logits_CV.shape[1]:  # tokens may be a stranger's
+    if least < 0 or most >= logits_CV.shape[1]:  # the tokens may be a stranger's
         raise IndexError(
             f"token {int(most if least >= 0 else least)} is not below the vocabulary's {logits_CV.shape[1]}"
         )

@@ -27,7 +27,7 @@ _LARGEST = np.float32(88.0)
 
 
 def exponential(a):
-    """y = exp(x): the loop that is tried first, and tested."""
+    """y = exp(x): the loop by which :func:`clearseek.kernels.launch.unavailable` tries numba."""
     start, end = share(a, a[2])
     copy(floats(a[3] + 4 * start), floats(a[4] + 4 * start), end - start)
     exp_below(floats(a[4] + 4 * start), np.float32(0), end - start)
@@ -92,7 +92,7 @@ def _swiglu_row(gate, up, weight, out, n):
 
 
 def swiglu(a):
-    """out = silu(gate) * up, times the row's weight where there are weights."""
+    """out = silu(gate) * up, times the row's weight if weights are given."""
     rows, n, gate, up, stride, weights, out = a[2], a[3], a[4], a[5], a[6], a[7], a[8]
     start, end = share(a, rows)
     for r in range(start, end):
@@ -123,7 +123,7 @@ def _weighted_swiglu_backward_row(d, gate, up, weight, d_gate, d_up, act, n):
 
 
 def swiglu_backward(a):
-    """Gradients of :func:`swiglu`'s gate and up; where there are weights, theirs too, and its output again."""
+    """Gradients of :func:`swiglu`'s gate and up; with weights, also their gradient and the recomputed output."""
     rows, n, d, gate, up, stride, d_gate, d_up, weights = a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10]
     act, d_weight = a[11], a[12]
     start, end = share(a, rows)
@@ -151,7 +151,7 @@ def _softmax(x, n):
 
 
 def softmax_loss(a):
-    """Each row of logits becomes the gradient of its cross-entropy; the probability of its target is kept."""
+    """Replace each row of logits by the gradient of its cross-entropy; keep its target's probability in `hit`."""
     rows, vocabulary, logits, targets, hit = a[2], a[3], a[4], integers(a[5]), floats(a[6])
     start, end = share(a, rows)
     for r in range(start, end):

@@ -1,9 +1,9 @@
 """Multi-head latent attention (MLA).
 
-Keys and values of all heads are expanded from one small latent per token, and only that latent and one shared rotary
-key are cached: ``kv_lora_rank + qk_rope_head_dim`` numbers per token and layer instead of ``2 * heads * head_dim``
-(DeepSeek-V2 report, section 2.1; DeepSeek-V3 report, equations 1-11). Position goes through separate rotary channels,
-because a rotation between the latent and the heads would keep the expansion from being folded into the query.
+Keys and values of all heads are expanded from one small latent per token, and only the latent and one shared rotary key
+are cached: ``kv_lora_rank + qk_rope_head_dim`` numbers per token and layer instead of ``2 * heads * head_dim``
+(DeepSeek-V2 report, section 2.1; DeepSeek-V3 report, equations 1-11). Separate rotary channels carry the position,
+because a rotation between latent and heads would prevent folding the expansion into the query.
 
 Shapes: B sequences, S positions, D hidden, H heads, N channels without position, P rotary channels, V value channels,
 R latent rank.
@@ -18,16 +18,17 @@ from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
 from clearseek.fp8.linear import Linear, linears
+from clearseek.kernels.operations import latent_attention
 from clearseek.ops.attention import causal_attention
 from clearseek.ops.compiled import loops_take
-from clearseek.ops.heads import heads_of_keys_and_values, heads_of_queries, latent_attention
+from clearseek.ops.heads import heads_of_keys_and_values, heads_of_queries
 from clearseek.ops.norm import RMSNorm
 from clearseek.ops.rope import Places, rotate, softmax_scale
 
 
 @dataclass
 class LatentCache:
-    """What one layer remembers of the past: normalised latents [B, S, R] and rotated shared keys [B, S, P]."""
+    """One layer's past: normalised latents [B, S, R] and rotated shared keys [B, S, P]."""
 
     latent_BSR: Tensor | None = None
     rope_BSP: Tensor | None = None
@@ -67,15 +68,9 @@ class MultiHeadLatentAttention(nn.Module):
         self.softmax_scale = softmax_scale(config)
 
     def forward(self, x_BSD: Tensor, places: Places, cache: LatentCache | None = None) -> Tensor:
-        """Attend causally.
+        """Attend causally from normalised hidden states of S new positions: [B, S, D].
 
-        Args:
-            x_BSD: Normalised hidden states of S new positions.
-            places: Where they stand.
-            cache: The layer's past, which is extended; None while training.
-
-        Returns:
-            [B, S, D].
+        `cache` is the layer's past, which is extended; None in training.
         """
         c = self.config
         batch, length, _ = x_BSD.shape
@@ -94,7 +89,7 @@ class MultiHeadLatentAttention(nn.Module):
             seen = cache.length
         kv_BSHX = self.kv_b_proj(latent_BSR).view(batch, seen, heads, nope + c.v_head_dim)
         if cache is None and loops_take(q_BSHC):
-            out_BSHV = latent_attention(q_BSHC, kv_BSHX, rope_BSP, places, nope, self.softmax_scale)
+            out_BSHV = latent_attention(q_BSHC, kv_BSHX, rope_BSP, *places, nope, self.softmax_scale)
         else:
             q_BHSC = heads_of_queries(q_BSHC, places.turn, nope, self.softmax_scale)
             k_BHSC, v_BHSV = heads_of_keys_and_values(kv_BSHX, rope_BSP, nope)

@@ -1,9 +1,9 @@
-"""Routed experts: every token visits its K experts, none is dropped.
+"""Routed experts: every token visits its K experts, and no token is dropped.
 
-Pairs stand sorted by expert (:mod:`clearseek.ops.dispatch`), so that one grouped matrix product serves them all. The
-router's weight is applied inside SwiGLU, before the down-projection, as DeepSeek's training kernels do; the mathematics
-is the same, and the backward gets the weight's gradient without keeping the experts' outputs. SwiGLU is recomputed in
-the backward (DeepSeek-V3 report, section 3.2.3).
+Pairs are sorted by expert (:mod:`clearseek.ops.dispatch`), so that one grouped matrix product computes all experts. The
+router's weight is applied inside SwiGLU, before the down-projection, as in DeepSeek's training kernels: the result is
+the same, and the backward computes the weight's gradient without keeping the experts' outputs. The backward recomputes
+SwiGLU (DeepSeek-V3 report, section 3.2.3).
 
 Shapes: T tokens, K experts per token, R rows (pairs and padding), E experts, D hidden, I expert width.
 """
@@ -78,14 +78,10 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Weighted sum of each token's experts: [T, D]."""
-        experts, device = len(self.gate_up_proj), x_TD.device
+        gate_up, down = self.gate_up_proj, self.down_proj
         if self.fp8 is not None:
-            gate_up, down = (self.gate_up_proj,), (self.down_proj,)
-            operands = [q.get(self.fp8, *p) for q, p in zip(self.quantised, (gate_up, down), strict=True)]
             layout = lay_out(routing, ALIGNMENT, padding=len(x_TD))
-            return feed_forward_fp8(x_TD, routing.weight_TK, layout, self.fp8, operands, gate_up, down)
-        layout = lay_out(routing, alignment_of(routing.order_P.numel(), experts, device))
-        y: Tensor = _Experts.apply(  # type: ignore[no-untyped-call]
-            x_TD, routing.weight_TK, self.gate_up_proj, self.down_proj, layout
-        )
+            return feed_forward_fp8(x_TD, routing.weight_TK, layout, self.fp8, self.quantised, (gate_up,), down)
+        layout = lay_out(routing, alignment_of(routing.order_P.numel(), len(gate_up), x_TD.device))
+        y: Tensor = _Experts.apply(x_TD, routing.weight_TK, gate_up, down, layout)  # type: ignore[no-untyped-call]
         return y

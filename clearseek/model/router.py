@@ -1,9 +1,9 @@
-"""Which experts each token visits, and how much each counts.
+"""Which experts each token visits, and with which weights.
 
 V3's router (DeepSeek-V3 report, equations 12-16): sigmoid scores; a per-expert bias is *added for the choice only*;
-the experts stand in groups, a group scores the sum of its two best biased scores, and all but the best groups are
-masked with minus infinity (biases of a fresh model have both signs, so zero would not mask); the weights are the
-unbiased scores of the chosen experts, normalised and scaled. V2's router (DeepSeek-V2 report, section 2.1.2): softmax
+the experts form groups, a group's score is the sum of its two best biased scores, and all but the best groups are
+masked with minus infinity (biases have both signs, so zero would not mask); the weights are the unbiased scores of the
+chosen experts, normalised and scaled. V2's router (DeepSeek-V2 report, section 2.1.2): softmax
 scores, the best experts outright (greedy) or within the groups with the best single expert (group-limited greedy).
 
 Load is balanced without an auxiliary loss: after each step the bias of an overloaded expert goes down by a fixed step
@@ -72,9 +72,9 @@ class Router(nn.Module):
 
         Args:
             x_TD: Hidden states; logits are FP32 whatever their type.
-            weight_B: What each of the equally long sequences in x_TD counts, to also get the balance loss.
-            index_TK: Experts that were chosen before, to take them again: a policy's gradient wants the routing of
-                its rollouts ("rollout routing replay", arXiv 2510.11370). Their weights are today's.
+            weight_B: Weights of the equally long sequences in x_TD, for the balance loss; None leaves that loss out.
+            index_TK: Experts to choose again, because a policy's gradient needs the routing of its rollouts ("rollout
+                routing replay", arXiv 2510.11370). Their weights are computed anew.
         """
         c = self.config
         logits_TE = F.linear(x_TD.float(), self.weight.float())
@@ -84,7 +84,7 @@ class Router(nn.Module):
         weight_TK = scores_TE.gather(1, index_TK)
         if c.norm_topk_prob:
             weight_TK = weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
-        if c.topk_method == "noaux_tc" or not c.norm_topk_prob:  # V2 either normalises or scales
+        if c.topk_method == "noaux_tc" or not c.norm_topk_prob:  # V2 normalises or scales, never both
             weight_TK = weight_TK * c.routed_scaling_factor
         balance = None if weight_B is None else sequence_balance_loss(scores_TE, c.num_experts_per_tok, weight_B)
         return Routing.of(index_TK, weight_TK, c.n_routed_experts, balance)

@@ -1,8 +1,8 @@
 """The DeepSeek-V2/V3 decoder: only tensors and maths.
 
 Embedding, then layers of pre-norm attention and pre-norm SwiGLU (dense in the first layers, experts after that), a
-final norm and the output head. Parameter names are Hugging Face's, except that routed experts are stacked. Behind the
-last layer may stand a multi-token-prediction module (:class:`MTPLayer`).
+final norm and the output head. Parameter names are Hugging Face's, except that routed experts are stacked. A
+multi-token-prediction module (:class:`MTPLayer`) may follow the last layer.
 
 Shapes: B sequences, S positions, T = B * S tokens, D hidden, E experts, L mixture-of-experts layers.
 """
@@ -47,14 +47,13 @@ class MLP(nn.Module):
         if self.fp8 is None:
             y: Tensor = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
             return y
-        gate_up, down = (self.gate_proj.weight, self.up_proj.weight), (self.down_proj.weight,)
-        operands = [q.get(self.fp8, *p, stacked=True) for q, p in zip(self.quantised, (gate_up, down), strict=True)]
-        y_TD = feed_forward_fp8(x.reshape(-1, x.shape[-1]), None, None, self.fp8, operands, gate_up, down)
+        x_TD, gate_up = x.reshape(-1, x.shape[-1]), (self.gate_proj.weight, self.up_proj.weight)
+        y_TD = feed_forward_fp8(x_TD, None, None, self.fp8, self.quantised, gate_up, self.down_proj.weight)
         return y_TD.view(x.shape)
 
 
 class MoE(nn.Module):
-    """Shared experts on every token, plus each token's routed experts (DeepSeek-V3 report, equation 12)."""
+    """Shared experts for every token, plus each token's routed experts (DeepSeek-V3 report, equation 12)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -65,7 +64,7 @@ class MoE(nn.Module):
     def forward(
         self, x_BSD: Tensor, weight_B: Tensor | None = None, index_TK: Tensor | None = None
     ) -> tuple[Tensor, Routing]:
-        """Return the layer's output [B, S, D] and where the tokens went; arguments as for :class:`Router`."""
+        """Return the layer's output [B, S, D] and its routing; arguments as for :class:`Router`."""
         x_TD = x_BSD.flatten(0, 1)
         routing: Routing = self.gate(x_TD, weight_B, index_TK)
         y_TD = self.experts(x_TD, routing) + self.shared_experts(x_TD)
@@ -99,9 +98,9 @@ class DecoderLayer(nn.Module):
 class MTPLayer(DecoderLayer):
     """Multi-token prediction: one more layer that predicts the token after next (DeepSeek-V3 report, section 2.2).
 
-    At position i it joins the embedding of token i+1 with the main model's final hidden state, in the order of the
-    *released weights*, ``eh_proj([enorm(embedding); hnorm(hidden)])`` (the report's equation 21 writes them the other
-    way round), runs a full decoder layer and its own norm, and shares embedding and output head with the main model.
+    At position i the module joins the embedding of token i+1 with the main model's final hidden state, in the order of
+    the *released weights*, ``eh_proj([enorm(embedding); hnorm(hidden)])`` (the report's equation 21 has the other
+    order), runs a full decoder layer and its own norm, and shares embedding and output head with the main model.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -130,14 +129,14 @@ class Decoder(nn.Module):
 
 
 class Losses(NamedTuple):
-    """What one training batch costs: sums over its tokens by their weights."""
+    """Losses of one training batch: sums over its tokens by their weights."""
 
     total: Tensor
-    """What is differentiated, FP32 scalar."""
+    """Loss to differentiate, FP32 scalar."""
     main: Tensor
     """Next-token cross-entropy in nats, FP32 scalar."""
     mtp: Tensor | None
-    """Cross-entropy of the token after next in nats, FP32 scalar."""
+    """Cross-entropy of the token after next in nats, FP32 scalar; None without an MTP module."""
     load_LE: Tensor
     """Tokens per expert in each layer with experts (an MTP layer last), int64."""
 
@@ -159,15 +158,15 @@ class DeepSeekModel(nn.Module):
 
     @property
     def moe_layers(self) -> list[MoE]:
-        """The feed-forwards with experts, in order, the MTP module's last."""
+        """The feed-forwards with experts, in the order of layers, the MTP module's last."""
         return [layer.mlp for layer in self.model.layers if isinstance(layer.mlp, MoE)]
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
         """Draw matrices from N(0, initializer_range), set norms to one and biases to zero (report, section 4.2).
 
-        Each matrix has a CPU generator of its own, seeded by `seed` and its name, and each of stacked experts by its
-        number too: whoever holds a part of the model draws that part alone.
+        Each matrix, also each of stacked experts, has its own CPU generator, seeded by `seed`, its name and its number.
+        So a process that holds a part of the model draws that part alone.
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
@@ -190,7 +189,7 @@ class DeepSeekModel(nn.Module):
     def use_fp8(self, fp8: Fp8 | None) -> DeepSeekModel:
         """Compute the products of attention projections and feed-forwards in FP8, or again in the weights' type.
 
-        Embedding, output head, router, norms, attention core and `eh_proj` stay as they are (DeepSeek-V3 report,
+        Embedding, output head, router, norms, attention core and `eh_proj` do not change (DeepSeek-V3 report,
         section 3.3.1). Gradients of the FP8 products' weights are FP32. Returns the model.
         """
         for module in self.modules():
@@ -218,7 +217,7 @@ class DeepSeekModel(nn.Module):
 
         Args:
             tokens_BS: Token ids, int64.
-            caches: One cache a layer (see :meth:`new_caches`); the tokens follow what they hold.
+            caches: One cache a layer (see :meth:`new_caches`), with the positions before these tokens.
         """
         start = caches[0].length if caches else 0
         return self._run(tokens_BS, places(self.config, start, tokens_BS.shape[1], tokens_BS.device), caches)[0]
@@ -241,10 +240,10 @@ class DeepSeekModel(nn.Module):
             tokens_BX: Token ids [B, S + 1], or [B, S + 2] with an MTP module: inputs and shifted targets.
             balance_weight: Factor alpha of the sequence-wise balance loss; 0 leaves it out.
             mtp_weight: Factor lambda of the MTP loss.
-            weight_BX: What predicting each token counts, FP32; by default all alike, and together 1. A sequence's
-                balance loss counts as much as its tokens.
+            weight_BX: Weight of predicting each token, FP32; by default equal weights with the sum 1. A sequence's
+                balance loss has the weight of its tokens.
             start_BX: First position of each token's document (see :func:`clearseek.ops.rope.places`).
-            routing_LBSK: Experts of each layer that has them (the MTP layer last), to be taken again (:class:`Router`).
+            routing_LBSK: Experts to choose again in each layer with experts, the MTP layer last (:class:`Router`).
         """
         depth = self.config.num_nextn_predict_layers
         length = tokens_BX.shape[1] - 1 - depth

@@ -1,10 +1,10 @@
 """Causal attention over expanded heads: the core that multi-head latent attention calls.
 
-On a GPU this is PyTorch's flash attention. On a CPU PyTorch's flash kernel is several times slower than the matrix
-products it is made of, for heads as small as ours (measured in docs/notebook.md), so there the core is written out:
-queries are taken in blocks, block i sees only the keys up to its end (the upper triangle is never computed), and the
-probabilities are kept for the backward. Score accumulation, softmax and its backward are FP32 inside; what is stored
-is in the type of the inputs (DeepSeek-V3 report, section 3.3.1: the attention core stays in high precision).
+On a GPU the core is PyTorch's flash attention. On a CPU PyTorch's flash kernel is several times slower than its matrix
+products alone, for heads of our size (docs/notebook.md), so the core is written out: queries are taken in blocks, block
+i sees only the keys up to its end (the upper triangle is never computed), and the probabilities are kept for the
+backward. Score accumulation, softmax and its backward are FP32 inside; stored tensors have the type of the inputs
+(DeepSeek-V3 report, section 3.3.1: the attention core stays in high precision).
 
 Shapes: B sequences, H heads, N = B * H, Q queries, S keys (Q <= S; the last query sees the last key),
 C channels, V value channels.
@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 128
-"""Smallest query block: below it the products are too small to be fast."""
+"""Smallest number of queries in a block; smaller products are slow."""
 MAX_BLOCKS = 4
-"""More blocks save little and add roundings to the sums over blocks."""
+"""Largest number of blocks; more save little and add roundings to the sums over blocks."""
 
 
 def _query_blocks(queries: int) -> list[tuple[int, int]]:
@@ -31,7 +31,7 @@ def _query_blocks(queries: int) -> list[tuple[int, int]]:
 
 
 def _probabilities(q_NQC: Tensor, k_NSC: Tensor, start_BQ: Tensor | None) -> Tensor:
-    """Softmax of q k^T where the last query sees the last key and each one before it sees one key fewer."""
+    """Softmax of q k^T; the last query sees the last key, and each query before it one key fewer."""
     scores_NQS = torch.bmm(q_NQC, k_NSC.transpose(1, 2))
     if start_BQ is not None:
         others_BQS = torch.arange(k_NSC.shape[1], device=k_NSC.device) < start_BQ.unsqueeze(-1)
@@ -68,7 +68,7 @@ class _BlockedAttention(torch.autograd.Function):
         g_NQV = g_BQHV.transpose(1, 2).reshape(*q_NQC.shape[:2], -1)
         dq_NQC, dk_NSC, dv_NSV = torch.empty_like(q_NQC), torch.empty_like(k_NSC), torch.empty_like(v_NSV)
         blocks = list(zip(_query_blocks(q_NQC.shape[1]), kept, strict=True))
-        for (start, end), p_NQS in reversed(blocks):  # the last block sees every key, so it writes and the others add
+        for (start, end), p_NQS in reversed(blocks):  # the last block sees every key: it writes, the others add
             seen = p_NQS.shape[2]
             g_NBV, q_NBC = g_NQV[:, start:end], q_NQC[:, start:end]
             dp_NQS = torch.bmm(g_NBV, v_NSV[:, :seen].transpose(1, 2))
@@ -85,22 +85,16 @@ class _BlockedAttention(torch.autograd.Function):
 
 
 def causal_attention(q_BHQC: Tensor, k_BHSC: Tensor, v_BHSV: Tensor, start_BQ: Tensor | None = None) -> Tensor:
-    """Attend causally.
+    """Attend causally: [B, Q, H, V], for queries already multiplied by the softmax scale.
 
-    Args:
-        q_BHQC: Queries, already multiplied by the softmax scale.
-        k_BHSC: Keys, S >= Q: the last query is at the position of the last key.
-        v_BHSV: Values.
-        start_BQ: First key that each query sees (:class:`clearseek.ops.rope.Places`); by default the first.
-
-    Returns:
-        [B, Q, H, V].
+    The last query is at the position of the last key (S >= Q). Each query sees keys from `start_BQ` on
+    (:class:`clearseek.ops.rope.Places`), by default from key 0.
     """
     if q_BHQC.device.type == "cpu":
         out: Tensor = _BlockedAttention.apply(q_BHQC, k_BHSC, v_BHSV, start_BQ)  # type: ignore[no-untyped-call]
         return out
     queries, keys, values = q_BHQC.shape[2], k_BHSC.shape[2], v_BHSV.shape[3]
-    v_BHSC = F.pad(v_BHSV, (0, q_BHQC.shape[3] - values))  # the flash kernel wants one width for all three
+    v_BHSC = F.pad(v_BHSV, (0, q_BHQC.shape[3] - values))  # the flash kernel takes one width for all three
     visible = None
     if queries != keys or start_BQ is not None:
         visible = torch.ones(queries, keys, dtype=torch.bool, device=q_BHQC.device).tril_(keys - queries)

@@ -1,18 +1,18 @@
-"""One pass over memory instead of many, for what is not a large matrix product: three ways to work.
+"""Three kinds of kernels for everything but large matrix products, to pass over memory once instead of many times.
 
-Norms, SwiGLU, attention, the loss and Muon read and write the same large tensors several times when each operation is a
-kernel of its own. `train.kernels` says how they are worked (:func:`choose_kernels`):
+Norms, SwiGLU, attention, the loss and Muon read and write the same large tensors several times when each operation is
+its own kernel. `train.kernels` chooses the kind (:func:`choose_kernels`):
 
 - ``torch``: hand-ordered passes of PyTorch's own operations; everywhere.
 - ``numba``: one loop each, compiled by numba when first used (:mod:`clearseek.kernels`), for FP32 tensors on a CPU.
-  Tensors of other types go the way of ``torch``.
+  Tensors of other types take the passes of ``torch``.
 - ``compile``: norms, SwiGLU and the loss's softmax by `torch.compile`, which needs a C++ compiler on a CPU and Triton
-  on a GPU, and a while at the first step.
+  on a GPU, and more time for the first step.
 
-They round differently, so the choice is part of what the bits depend on.
+The three round differently, so bits depend on the choice.
 
-For the compiler sizes are symbols (`dynamic=True`): the experts' row counts change every step, and the kernel that a
-shape gets must not depend on which shapes came before.
+The compiler takes sizes as symbols (`dynamic=True`): the experts' row counts change every step, and a shape's kernel
+must not depend on the shapes before it.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _state: dict[str, Kernels] = {"kernels": "torch"}
 
 
 def choose_kernels(choice: Literal["auto"] | Kernels, precision: torch.dtype, device: str) -> Kernels:
-    """What `train.kernels` means here: `auto` is numba where its loops serve the run, else PyTorch's passes.
+    """The kernels of a run: `auto` is numba where its loops can compute the run, else PyTorch's passes.
 
     Args:
-        choice: The setting.
-        precision: Type that the run computes in.
+        choice: The setting `train.kernels`.
+        precision: Type of the run's products.
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        UserError: what was asked for by name cannot work here.
+        UserError: the named kernels cannot run on this machine.
     """
     served = precision == torch.float32 and torch.device(device).type == "cpu"
     if choice == "auto":
@@ -66,20 +66,20 @@ def choose_kernels(choice: Literal["auto"] | Kernels, precision: torch.dtype, de
 
 
 def use_kernels(kernels: Kernels) -> None:
-    """Work in this way from now on, in the whole process."""
+    """Use these kernels from now on, in the whole process."""
     assert kernels in get_args(Kernels), kernels
     _state["kernels"] = kernels
 
 
 def kernels_environment(device: str = "cpu") -> dict[str, str]:
-    """What about the kernels decides bits on `device`; empty for PyTorch's own passes."""
+    """Versions that decide the kernels' bits on `device`; empty for PyTorch's own passes."""
     if _state["kernels"] == "numba":
         return {"kernels": f"numba {package_version('numba')}"}
     return _compiler_environment(device) if _state["kernels"] == "compile" else {}
 
 
 def loops_take(x: torch.Tensor) -> bool:
-    """Whether numba's loops are in use and made for this tensor: FP32, on a CPU."""
+    """Whether numba's loops are in use and can take this tensor: FP32, on a CPU."""
     return _state["kernels"] == "numba" and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
@@ -101,28 +101,28 @@ def _compiler() -> str | None:
 
 
 def _compiler_options() -> dict[str, Any]:
-    """The vectors' width in bits, said to the compiler so that its cache on disk tells one width from another.
+    """The vectors' width in bits as an option, so that the compiler's cache on disk keeps one loop for each width.
 
-    A loop cached for the vectors of AVX2 is otherwise found again, and built for those of AVX-512, when ATen's choice
-    has changed (``ATEN_CPU_CAPABILITY``, or a cache shared by machines): each store is then twice as wide as its step,
-    and the last ones of a tensor go beyond it (seen with PyTorch 2.13).
+    Without the option, a loop cached for AVX2 is found again and built for AVX-512 after ATen's choice has changed
+    (``ATEN_CPU_CAPABILITY``, or a cache shared by machines): each store is then twice as wide as its step, and the last
+    stores pass the end of the tensor (seen with PyTorch 2.13).
     """
     width = {"AVX512": 512, "AVX2": 256}.get(torch.backends.cpu.get_cpu_capability())
     return {"cpp.simdlen": width} if width else {}
 
 
 def compiled_from(formula: Callable[P, R], loop: Callable[P, R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate hand-ordered passes with what stands in for them: the `formula` when compiling, and numba's `loop`.
+    """Decorate hand-ordered passes with their replacements: the `formula` to compile, and numba's `loop`.
 
-    All take and return the same; the formula is plain tensor maths without in-place writes.
+    All three have the same arguments and results; the formula is plain tensor maths without in-place writes.
     """
 
     def decorate(passes: Callable[P, R]) -> Callable[P, R]:
         @functools.cache
         def compiled() -> Callable[P, R]:
-            # The compiler has a switch of its own for determinism, which this call sets.
+            # This call sets the compiler's own switch for determinism.
             torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
-            # fullgraph: what the compiler cannot take is an error, never a silent return to the slow way.
+            # fullgraph: code that the compiler cannot take is an error, never a silent return to the slow way.
             return torch.compile(formula, dynamic=True, fullgraph=True, options=_compiler_options())
 
         @functools.wraps(passes)

@@ -1,7 +1,7 @@
 """The token embedding, with a gradient summed in FP32 and in a fixed order.
 
-A frequent token occurs hundreds of times in a batch. Summing its gradient in BF16 loses the later terms, and summing it
-with atomics gives other bits every time; here each row is one FP32 sum over its occurrences, in order.
+A frequent token occurs hundreds of times in a batch. Sums in BF16 would lose the later terms of its gradient, and sums
+with atomics would change bits every time; here each row is one FP32 sum over its occurrences, in order.
 
 Shapes: V vocabulary, D hidden.
 """

@@ -1,9 +1,10 @@
 """Queries, keys and values laid out per head, in one pass each.
 
-The projections give channels of all heads side by side, [B, S, H, ...]; the attention core wants each head's positions
-side by side, [B, H, S, ...], queries scaled and turned, and every key made of its own channels and the one rotary key
-that all heads share. As single functions with hand-written backwards, each tensor is read once and written once. Where
-numba's loops are in use, layouts and core are one loop (:func:`latent_attention`), and nothing is laid out in memory.
+The projections return the channels of all heads side by side, [B, S, H, ...]. The attention core takes each head's
+positions side by side, [B, H, S, ...], queries scaled and turned, and keys made of a head's own channels and the one
+rotary key that all heads share. As single functions with hand-written backwards, each tensor is read once and written
+once. Where numba's loops are in use, :func:`clearseek.kernels.operations.latent_attention` does layouts and core in one
+loop, without laying anything out in memory.
 
 Shapes: B sequences, S positions, H heads, N channels without position, P rotary channels, C = N + P, V value channels.
 """
@@ -16,8 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from clearseek.kernels import operations
-from clearseek.ops.rope import Places, rotate
+from clearseek.ops.rope import rotate
 
 
 class _Queries(torch.autograd.Function):
@@ -69,57 +69,18 @@ class _KeysAndValues(torch.autograd.Function):
 
 
 def heads_of_queries(q_BSHC: Tensor, turn: Tensor, nope: int, scale: float) -> Tensor:
-    """Turn the rotary channels, scale, and put heads first: [B, H, S, C].
+    """Turn the rotary channels of projected queries, scale, and put heads first: [B, H, S, C].
 
-    Args:
-        q_BSHC: Projected queries.
-        turn: Rotations, complex64 [S, P / 2], or [B, S, P / 2].
-        nope: Channels without position (N), which come first.
-        scale: The softmax scale.
+    `turn` holds rotations, complex64 [S, P / 2] or [B, S, P / 2]; the first `nope` channels have no position.
     """
     q: Tensor = _Queries.apply(q_BSHC, turn, nope, scale)  # type: ignore[no-untyped-call]
     return q
 
 
 def heads_of_keys_and_values(kv_BSHX: Tensor, rope_BSP: Tensor, nope: int) -> tuple[Tensor, Tensor]:
-    """Keys [B, H, S, C], each ending in the shared rotary key, and values [B, H, S, V].
+    """Keys [B, H, S, C], each ending in the shared rotary key (already turned), and values [B, H, S, V].
 
-    Args:
-        kv_BSHX: Expanded latents [B, S, H, N + V]: the key's channels, then the value's.
-        rope_BSP: The shared rotary key, already turned.
-        nope: Channels of the key in `kv_BSHX` (N).
+    Expanded latents `kv_BSHX` [B, S, H, N + V] hold the key's `nope` channels, then the value's.
     """
     k, v = _KeysAndValues.apply(kv_BSHX, rope_BSP, nope)  # type: ignore[no-untyped-call]
     return k, v
-
-
-class _LatentAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, places: Places, nope: int, scale: float
-    ) -> Tensor:
-        out_BSHV, stats_BHS2 = operations.attention(q_BSHC, kv_BSHX, rope_BSP, *places, nope, scale)
-        ctx.save_for_backward(q_BSHC, kv_BSHX, rope_BSP, stats_BHS2)
-        ctx.places, ctx.nope, ctx.scale = places, nope, scale
-        return out_BSHV
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g_BSHV: Tensor) -> tuple[Tensor | None, ...]:
-        q_BSHC, kv_BSHX, rope_BSP, stats_BHS2 = ctx.saved_tensors
-        turn, start_BS = ctx.places
-        gradients = operations.attention_backward(
-            g_BSHV, q_BSHC, kv_BSHX, rope_BSP, turn, start_BS, stats_BHS2, ctx.nope, ctx.scale
-        )
-        return *gradients, None, None, None
-
-
-def latent_attention(
-    q_BSHC: Tensor, kv_BSHX: Tensor, rope_BSP: Tensor, places: Places, nope: int, scale: float
-) -> Tensor:
-    """Layouts and causal attention in one of numba's loops: [B, S, H, V], all positions from the first.
-
-    Arguments as for :func:`heads_of_queries` and :func:`heads_of_keys_and_values`; `places` says what each query sees.
-    """
-    out: Tensor = _LatentAttention.apply(q_BSHC, kv_BSHX, rope_BSP, places, nope, scale)  # type: ignore[no-untyped-call]
-    return out

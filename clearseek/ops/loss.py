@@ -2,9 +2,9 @@
 
 The logits of a batch are by far its largest tensor (tokens x vocabulary). Here hidden states pass through the output
 head a chunk at a time: logits, softmax, loss and *gradient* of the chunk are finished while they are in cache, so that
-nothing of size tokens x vocabulary is kept for the backward, which only scales what is ready. DeepSeek-V3 keeps the
+nothing of size tokens x vocabulary is kept for the backward, which only scales the gradient. DeepSeek-V3 keeps the
 output head in high precision (report, section 3.3.1): the softmax is FP32, and so are logits on a GPU, whose BF16
-product can give its FP32 sums; a CPU's rounds them to the model's type.
+product can return its FP32 sums; a CPU's product rounds logits to the model's type.
 
 Shapes: T tokens, C tokens of a chunk, D hidden, V vocabulary.
 """
@@ -21,7 +21,7 @@ from clearseek.kernels import operations
 from clearseek.ops.compiled import compiled_from
 
 CHUNK_ELEMENTS = 1 << 22
-"""Logits held at once on a CPU (16 MiB in FP32): about what a last-level cache holds, but at least 64 tokens' worth."""
+"""Logits held at once on a CPU (16 MiB in FP32, about a last-level cache); at least those of 64 tokens are."""
 GPU_CHUNK_ELEMENTS = 1 << 27
 """Logits held at once on a GPU (512 MiB in FP32): enough to fill it."""
 
@@ -48,7 +48,7 @@ def _loop(logits_CV: Tensor, target_C1: Tensor, space_CV: Tensor) -> tuple[Tenso
 
 @compiled_from(_formula, _loop)
 def _softmax_loss(logits_CV: Tensor, target_C1: Tensor, space_CV: Tensor) -> tuple[Tensor, Tensor]:
-    """(gradient of the logits, which may take their place; loss per token [C] FP32). `space_CV` is FP32 scratch."""
+    """(gradient of the logits, perhaps in their memory; loss per token [C] FP32). `space_CV` is FP32 scratch."""
     p_CV = torch.softmax(logits_CV, dim=-1, dtype=torch.float32, out=space_CV)
     losses_C = _token_losses(p_CV, target_C1)
     p_CV.scatter_add_(1, target_C1, p_CV.new_full(target_C1.shape, -1.0))  # one index a row: order is free
@@ -56,7 +56,7 @@ def _softmax_loss(logits_CV: Tensor, target_C1: Tensor, space_CV: Tensor) -> tup
 
 
 def _has_wide_logits(hidden_TD: Tensor) -> bool:
-    """Whether logits are of a wider type than hidden states."""
+    """Whether logits have a wider type than hidden states."""
     return hidden_TD.is_cuda and hidden_TD.dtype != torch.float32
 
 
@@ -75,9 +75,9 @@ class _CrossEntropy(torch.autograd.Function):
         d_head_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
         total = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
         largest = weight_T.max().clamp(min=torch.finfo(torch.float32).tiny)
-        share_T1 = (weight_T / largest).unsqueeze(1)  # 1 where all count alike: nothing is rounded then
+        share_T1 = (weight_T / largest).unsqueeze(1)  # all 1 for equal weights: nothing is rounded
         chunk = min(tokens, chunk_tokens(vocabulary, hidden_TD.device))
-        # One space of each for all chunks, to stay in cache.
+        # All chunks share one space for logits and one for probabilities, which stay in cache.
         logits_space = None if _has_wide_logits(hidden_TD) else hidden_TD.new_empty(chunk, vocabulary)
         p_space = torch.empty(chunk, vocabulary, dtype=torch.float32, device=hidden_TD.device)
         for start in range(0, tokens, chunk):
@@ -111,11 +111,8 @@ def chunk_tokens(vocabulary: int, device: torch.device) -> int:
 def cross_entropy(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor, weight_T: Tensor) -> Tensor:
     """Weighted sum of the tokens' cross-entropies in nats, as an FP32 scalar.
 
-    Args:
-        hidden_TD: Final hidden states [T, D], after the last norm.
-        head_VD: Output head [V, D], same dtype.
-        target_T: Token ids [T], int64.
-        weight_T: What each counts, FP32, none below 0; the mean has 1 / T for each.
+    Final hidden states (after the last norm) and output head have the same type; targets are int64 token ids; weights
+    are FP32 and at least 0, 1 / T each for the mean.
     """
     loss: Tensor = _CrossEntropy.apply(hidden_TD, head_VD, target_T, weight_T)  # type: ignore[no-untyped-call]
     return loss
@@ -123,7 +120,7 @@ def cross_entropy(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor, weight_T
 
 @torch.no_grad()
 def token_losses(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor) -> Tensor:
-    """Cross-entropy of each token in nats, FP32 [T], without gradients and as lean in memory."""
+    """Cross-entropy of each token in nats, FP32 [T], a chunk at a time, without gradients."""
     chunk = chunk_tokens(head_VD.shape[0], head_VD.device)
     parts = []
     for start in range(0, hidden_TD.shape[0], chunk):

@@ -1,9 +1,9 @@
 """Root-mean-square normalisation with a hand-written backward.
 
-``y = w * x / sqrt(mean(x^2) + eps)``. DeepSeek normalises block inputs and both attention latents this way and keeps
-the statistics in FP32 (DeepSeek-V3 report, sections 2.1 and 3.3.1). PyTorch composes the operation on a CPU from a
-dozen passes over memory; here the statistics are one fused reduction and the backward recomputes ``x / rms`` instead
-of storing it, as the report does (section 3.2.3). Compiled (`train.kernels`), each direction is one loop.
+``y = w * x / sqrt(mean(x^2) + eps)``. DeepSeek normalises block inputs and both attention latents so, with statistics
+in FP32 (DeepSeek-V3 report, sections 2.1 and 3.3.1). PyTorch composes the operation on a CPU from a dozen passes over
+memory; here the statistics are one fused reduction, and the backward recomputes ``x / rms`` instead of storing it, as
+the report does (section 3.2.3). Compiled (`train.kernels`), each direction is one loop.
 
 Shapes: T tokens, D channels.
 """
@@ -20,11 +20,11 @@ from clearseek.kernels import operations
 from clearseek.ops.compiled import compiled_from
 
 BLOCK_ELEMENTS = 1 << 19
-"""Elements worked on at once on a CPU: their FP32 copy (2 MiB) stays in cache."""
+"""Elements of a block on a CPU, whose FP32 copy (2 MiB) stays in cache."""
 
 
 def _row_blocks(x_TD: Tensor) -> list[slice]:
-    """Rows to work on together: all of them on a GPU."""
+    """Blocks of rows that fit the cache; a single block on a GPU."""
     tokens, channels = x_TD.shape
     size = tokens if x_TD.device.type != "cpu" else max(1, BLOCK_ELEMENTS // channels)
     return [slice(start, start + size) for start in range(0, tokens, max(1, size))]
@@ -60,7 +60,7 @@ def _backward_formula(g_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor) 
 @compiled_from(_backward_formula, operations.normalise_backward)
 def _normalise_backward(g_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor) -> tuple[Tensor, Tensor]:
     """(dx, dw): dx = rstd * g * w - x * rstd^3 * mean(g * w * x), dw = sum over tokens of g * x * rstd."""
-    # Factors per token are rounded to the type of x: one type throughout spares a CPU converted copies of it all.
+    # Factors per token are rounded to the type of x, because mixed types would make a CPU copy whole tensors.
     rounded_T1 = rstd_T1.to(x_TD.dtype)
     dx_TD, dw_D = torch.empty_like(x_TD), torch.zeros_like(w_D, dtype=torch.float32)
     for rows in _row_blocks(x_TD):
@@ -87,12 +87,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class RMSNorm(nn.Module):
-    """RMS normalisation over the last dimension.
-
-    Args:
-        size: Channels D.
-        eps: Added to the mean square.
-    """
+    """RMS normalisation over the last dimension, of `size` channels; `eps` is added to the mean square."""
 
     def __init__(self, size: int, eps: float = 1e-6) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Rotary position embedding in DeepSeek's layout, and YaRN.
 
 Channel pairs are *adjacent* (0,1), (2,3), ...: each pair is one complex number, turned by ``position * frequency``.
-Rotating halves instead, as most models do, is wrong on DeepSeek's weights. Only the decoupled rotary channels of
+Rotating halves instead, as most models do, is wrong for DeepSeek's weights. Only the decoupled rotary channels of
 queries and of the one shared key are turned (DeepSeek-V2 report, section 2.1.3).
 
 YaRN stretches the context by `factor`: fast frequencies stay, slow ones are divided by the factor, those in between are
@@ -52,14 +52,11 @@ def _correction_range(dim: int, theta: float, yarn: RopeScaling) -> tuple[int, i
 
 
 @functools.lru_cache(maxsize=8)
-@torch.inference_mode(False)  # kept for later calls, which may need gradients
+@torch.inference_mode(False)  # cached for later calls, which may need gradients
 def rotations(config: ModelConfig, start: int, length: int, device: torch.device) -> Tensor:
-    """Unit complex numbers (times YaRN's cos/sin multiplier) for positions start .. start + length - 1.
+    """Unit complex numbers, times YaRN's multiplier, of positions start .. start + length - 1: complex64 [S, P / 2].
 
-    The last few results are kept: nobody may write into them.
-
-    Returns:
-        complex64 [length, qk_rope_head_dim / 2].
+    The last few results are cached, so callers must not write into them.
     """
     position = torch.arange(start, start + length, dtype=torch.float32)
     angle = torch.outer(position, inverse_frequencies(config))
@@ -69,21 +66,21 @@ def rotations(config: ModelConfig, start: int, length: int, device: torch.device
 
 
 class Places(NamedTuple):
-    """Where the tokens of a batch stand."""
+    """Positions of a batch's tokens."""
 
     turn: Tensor
-    """Their rotations, complex64 [S, P / 2], or [B, S, P / 2] where documents begin within sequences."""
+    """Rotations, complex64 [S, P / 2], or [B, S, P / 2] where documents begin within sequences."""
     start_BS: Tensor | None = None
-    """First position of each token's document, int64: attention reaches no further back. None: one a sequence."""
+    """First position of each token's document, int64, where attention ends; None for one document a sequence."""
 
 
 def places(
     config: ModelConfig, start: int, length: int, device: torch.device, start_BS: Tensor | None = None
 ) -> Places:
-    """Positions start .. start + length - 1; with `start_BS` they begin again at 0 with each document.
+    """Positions start .. start + length - 1; with `start_BS`, each document begins at 0 again.
 
-    DeepSeek-V3 packs documents into sequences without such isolation in pre-training (report, section 4.1), and with
-    it in fine-tuning (section 5.1).
+    DeepSeek-V3 packs documents into sequences without such isolation in pre-training (report, section 4.1), and
+    isolates them in fine-tuning (section 5.1).
     """
     turn_SP2 = rotations(config, start, length, device)
     if start_BS is None:
@@ -93,14 +90,6 @@ def places(
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn adjacent channel pairs.
-
-    Args:
-        x: [..., P], any float type; the arithmetic is FP32.
-        turn: complex64, broadcastable to [..., P / 2].
-
-    Returns:
-        FP32 [..., P].
-    """
+    """Turn adjacent channel pairs of `x` [..., P] by `turn`, complex64 [..., P / 2]: FP32 [..., P]."""
     pairs = torch.view_as_complex(x.float().contiguous().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turn).flatten(-2)

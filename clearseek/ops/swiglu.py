@@ -1,8 +1,8 @@
 """SwiGLU, ``silu(gate) * up``, with a backward that recomputes instead of storing.
 
 DeepSeek keeps SwiGLU's inputs and recomputes its output in the backward (DeepSeek-V3 report, section 3.2.3). The
-backward is written in a few plain products: PyTorch's own backward of silu alone takes longer on a CPU than all of it.
-Experts multiply by the router's weight here too (see :mod:`clearseek.model.experts`).
+backward is a few plain products, which take less time on a CPU than PyTorch's backward of silu alone. Experts also
+multiply by the router's weight here (see :mod:`clearseek.model.experts`).
 
 Shapes: any; R rows, I width.
 """
@@ -37,7 +37,7 @@ def _weighted_formula(gate_up_RI2: Tensor, weight_R1: Tensor) -> Tensor:
 
 @compiled_from(_weighted_formula, operations.weighted_swiglu)
 def weighted_swiglu(gate_up_RI2: Tensor, weight_R1: Tensor) -> Tensor:
-    """silu(gate) * up * weight, without a graph; gate and up stand side by side, [R, 2I]."""
+    """silu(gate) * up * weight, without gradients; gate and up are side by side, [R, 2I]."""
     return _swiglu(*gate_up_RI2.chunk(2, dim=-1)).mul_(weight_R1)
 
 
@@ -78,7 +78,7 @@ def _weighted_backward_formula(d_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Ten
 
 @compiled_from(_weighted_backward_formula, operations.weighted_swiglu_backward)
 def weighted_swiglu_backward(d_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of act = silu(gate) * up * weight: (act recomputed, d gate|up, d weight [R] FP32)."""
+    """Backward of act = silu(gate) * up * weight: (act recomputed, d gate|up, d weight [R] FP32)."""
     gate_RI, up_RI = gate_up_RI2.chunk(2, dim=-1)
     d_gate_up_RI2 = torch.empty_like(gate_up_RI2)
     act_RI = _backward_passes(d_RI * weight_R1, gate_RI, up_RI, *d_gate_up_RI2.chunk(2, dim=-1))

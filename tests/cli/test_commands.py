@@ -182,7 +182,7 @@ def test_every_example_parses() -> None:
         (["train", "--resume", "file"], "cannot read: Not a directory"),
         (["train", "v3-671b"], "v3-671b: weights, gradients and optimiser state alone take 19.9 TiB"),
         (["data", "quickstart"], "the following arguments are required: --out"),
-        (["data", "shakespeare", "--out", "d"], "tinyshakespeare.txt: data.paths names no file there"),
+        (["data", "shakespeare", "--out", "d"], "tinyshakespeare.txt: data.paths names no file"),
         (["generate", "gone"], "gone: no such folder"),
         (["generate", "file"], "file: a file: give a run folder or an exported one"),
         (["generate", "folder.toml"], "folder.toml: not a run folder: it has no recipe.json"),

@@ -43,7 +43,7 @@ def test_a_scan_is_what_its_definition_says(texts: list[str], fraction: float, p
             for sha256, text, split in zip(hashes, distinct, splits, strict=True)
             if split == "train"
         )
-        assert found.halves()["train"] == (len(training), sum(size for _, size in training))
+        assert found.splits()["train"] == (len(training), sum(size for _, size in training))
         for most in (1, 5, 1000):
             wanted, total = found.sample(most)
             taken, size = [], 0
@@ -70,7 +70,7 @@ def test_one_text_is_cut_until_some_is_held_out(tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text(text)
         whole = open_source(DataConfig(source="files", paths=("a.txt",)), tmp_path)
         cut, found = scan(whole, 0.05, lambda count: None)
-        held = found.halves()["heldout"][1]
+        held = found.splits()["heldout"][1]
         assert cut.part_bytes and 0 < held <= 0.15 * len(text)
         assert found.bytes == len(text)
         assert scan(whole, 0.05, lambda count: None)[1].sha256 == found.sha256
@@ -82,7 +82,7 @@ def test_texts_of_a_line_are_cut_too(size: int, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text("".join(f"{number * 7919 * word % 999:x} " for word in range(size))[:size])
         whole = open_source(DataConfig(source="files", paths=("a.txt",)), tmp_path)
         _, found = scan(whole, 0.05, lambda count: None)
-        assert found.halves()["heldout"][0] and found.halves()["train"][0]
+        assert found.splits()["heldout"][0] and found.splits()["train"][0]
 
 
 def test_files_that_hold_something_out_are_left_whole(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ import pytest
 from clearseek.config import DataConfig
 from clearseek.data import readers, rows, sources
 from clearseek.data.scan import scan
-from clearseek.data.sources import Tally, documents, open_source
+from clearseek.data.sources import Tally, open_source
 from clearseek.errors import UserError
 
 
 def read(base: Path, *paths: str, source: str = "files", **settings: Any) -> list[sources.Document]:
-    return list(documents(DataConfig.model_validate({"source": source, "paths": paths, **settings}), base))
+    return list(
+        open_source(DataConfig.model_validate({"source": source, "paths": paths, **settings}), base).documents()
+    )
 
 
 def refused(base: Path, *paths: str, source: str = "files", **settings: Any) -> str:
@@ -34,7 +36,7 @@ def refused(base: Path, *paths: str, source: str = "files", **settings: Any) -> 
 
 
 def test_stdlib_is_the_librarys_own_code_in_order() -> None:
-    found = list(documents(DataConfig(), Path("/")))
+    found = list(open_source(DataConfig(), Path("/")).documents())
     ids = [document.id for document in found]
     assert ids == sorted(ids)
     assert {"json/decoder.py", "asyncio/base_events.py", "argparse.py"} <= set(ids)
@@ -53,7 +55,7 @@ def test_stdlib_skips_and_reports_what_is_no_text(tmp_path: Path, monkeypatch: p
     assert [document.id for document in open_source(DataConfig(), tmp_path).documents(tally)] == ["good.py"]
     assert tally.skipped == ["empty.py", "latin.py"]
     assert tally.unusable == {"empty": 1, "not UTF-8": 1}
-    with_tests = documents(DataConfig(include_tests=True), tmp_path)
+    with_tests = open_source(DataConfig(include_tests=True), tmp_path).documents()
     assert [document.id for document in with_tests] == ["good.py", "test/t.py"]
 
 
@@ -122,7 +124,7 @@ def test_folder_and_pipe_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert "is a folder" in refused(tmp_path, "folder")
     os.mkfifo(tmp_path / "pipe")
-    assert "no regular file" in refused(tmp_path, "pipe")
+    assert "not a regular file" in refused(tmp_path, "pipe")
 
 
 def test_link_cycle_ends(tmp_path: Path) -> None:
@@ -136,10 +138,10 @@ def test_forbidden_folder_and_file_are_named() -> None:
     """Run as another user when this one is root, whom no permission stops."""
     program = (
         "import os; from pathlib import Path; from clearseek.config import DataConfig\n"
-        "from clearseek.data.sources import documents; from clearseek.errors import UserError\n"
+        "from clearseek.data.sources import open_source; from clearseek.errors import UserError\n"
         "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "for pattern in ('texts/**/*.txt', 'texts/secret/b.txt', 'closed.txt'):\n"
-        "    try: list(documents(DataConfig(source='files', paths=(pattern,)), Path('.')))\n"
+        "    try: list(open_source(DataConfig(source='files', paths=(pattern,)), Path('.')).documents())\n"
         "    except UserError as error: print(error)\n"
     )
     with tempfile.TemporaryDirectory() as name:  # not tmp_path, whose parents another user may not enter
@@ -226,7 +228,7 @@ def test_zstd_that_is_cut_off_is_damage(tmp_path: Path) -> None:
     packed = pyarrow.compress(b'{"text": "one"}\n' * 9, codec="zstd", asbytes=True)
     (tmp_path / "a.jsonl.zst").write_bytes(packed[:-9])
     with pytest.raises(UserError, match=r"a.jsonl.zst: damaged compressed data \(.*\): fetch it again"):
-        list(documents(DataConfig(source="jsonl", paths=("a.jsonl.zst",)), tmp_path))
+        list(open_source(DataConfig(source="jsonl", paths=("a.jsonl.zst",)), tmp_path).documents())
 
 
 def test_parquet(tmp_path: Path) -> None:

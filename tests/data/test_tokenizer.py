@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from clearseek.config import DataConfig
 from clearseek.data import tokenizer as module
-from clearseek.data.sources import documents
+from clearseek.data.sources import open_source
 from clearseek.data.tokenizer import SMALLEST_VOCABULARY, SPECIAL_TOKENS, Tokenizer, train
 from clearseek.errors import UserError
 
@@ -171,7 +171,7 @@ def test_cutting_for_training_changes_no_vocabulary_of_words() -> None:
 
 @pytest.mark.slow
 def test_cutting_for_training_changes_no_vocabulary_of_the_standard_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [document.text for document in documents(DataConfig(), Path("/"))]
+    texts = [document.text for document in open_source(DataConfig(), Path("/")).documents()]
     cut = train(texts, 2048).sha256
     monkeypatch.setattr(module, "LONGEST_LEARNT", 90_000)
     assert train(texts, 2048).sha256 == cut

@@ -85,8 +85,7 @@ def test_dense(settings: Fp8Config) -> None:
     gate, up, down = (torch.randn(*s).bfloat16().mul_(0.1).requires_grad_() for s in ((I, D), (I, D), (D, I)))
     for parameter in (gate, up, down):
         parameter.grad_dtype = torch.float32
-    operands = QuantisedWeight().get(fp8, gate, up, stacked=True), QuantisedWeight().get(fp8, down, stacked=True)
-    y = feed_forward_fp8(x, None, None, fp8, operands, (gate, up), (down,))
+    y = feed_forward_fp8(x, None, None, fp8, (QuantisedWeight(), QuantisedWeight()), (gate, up), down)
     y.backward(g)
     ones = torch.ones(130, 1, dtype=torch.float64)
     gate_up = torch.cat([gate, up]).detach()
@@ -110,9 +109,9 @@ def test_experts(settings: Fp8Config) -> None:
     down = torch.randn(3, D, I).bfloat16().mul_(0.1).requires_grad_()
     for parameter in (gate_up, down):
         parameter.grad_dtype = torch.float32
-    operands = QuantisedWeight().get(fp8, gate_up), QuantisedWeight().get(fp8, down)
+    keepers = QuantisedWeight(), QuantisedWeight()
     layout = lay_out(Routing.of(index, torch.ones(index.shape), 3), 128, padding=tokens)
-    y = feed_forward_fp8(x, weight, layout, fp8, operands, (gate_up,), (down,))
+    y = feed_forward_fp8(x, weight, layout, fp8, keepers, (gate_up,), down)
     y.backward(g)
     total, d_x = torch.zeros(tokens, D, dtype=torch.float64), torch.zeros(tokens, D, dtype=torch.float64)
     assert gate_up.grad is not None and down.grad is not None and x.grad is not None and weight.grad is not None
@@ -150,10 +149,10 @@ def test_an_expert_knows_nothing_of_tokens_that_it_does_not_see() -> None:
         down = torch.linspace(-1, 1, 3 * D * I).view(3, D, I).cos().bfloat16().requires_grad_()
         for parameter in (gate_up, down):
             parameter.grad_dtype = torch.float32
-        operands = QuantisedWeight().get(fp8, gate_up), QuantisedWeight().get(fp8, down)
+        keepers = QuantisedWeight(), QuantisedWeight()
         layout = lay_out(Routing.of(index, torch.ones(index.shape), 3), 128, padding=90)
         leaf = x.clone().requires_grad_()
-        y = feed_forward_fp8(leaf, torch.ones(90, 1), layout, fp8, operands, (gate_up,), (down,))
+        y = feed_forward_fp8(leaf, torch.ones(90, 1), layout, fp8, keepers, (gate_up,), down)
         y.backward(g)
         assert gate_up.grad is not None and down.grad is not None and leaf.grad is not None
         found.append((gate_up.grad[1:], down.grad[1:], leaf.grad[1:], y.detach()[1:]))

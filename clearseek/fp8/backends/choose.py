@@ -1,10 +1,10 @@
-"""Which backends run here, and which one a run takes.
+"""Which backends run on this machine, and which one a run takes.
 
-A backend is probed by running it on small operands and comparing with the reference. It is named in the recipe or, with
-`auto`, found by measuring those that run: the first in the order of :data:`ORDER`, unless another is :data:`GAIN` times
-as fast. Backends round differently, and a difference that large does not turn over from one day to the next. The choice
-and the rates are printed, the choice stands in the run's record, and a run that goes on takes what it began with.
-Nothing is swapped silently.
+A backend is probed by running it on small operands and comparing with the reference. The recipe names a backend, or
+`auto` measures those that run and takes the first in the order of :data:`ORDER`, unless another is :data:`GAIN` times
+as fast. Backends round differently, so the choice must not vary from day to day, and a gain that large does not. The
+choice and the rates are printed, the choice is in the run's record, and a resumed run keeps its backend. Nothing is
+swapped silently.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ BACKENDS: dict[str, Callable[[torch.dtype], Backend]] = {
     "dequantised": dequantised,
     "reference": reference,
 }
-"""What makes each backend; those that need packages that not everybody has are imported only when asked for."""
+"""Makers of the backends; a backend that needs an optional package is imported only when it is made."""
 ORDER = {"cuda": tuple(BACKENDS)}
-"""What `auto` prefers, by type of device; Triton, because it needs no waiting for the GPU between experts."""
+"""Order in which `auto` prefers backends, by type of device; Triton first, because the host never waits for the GPU."""
 ORDER_ELSEWHERE = ("dequantised", "reference")
 GAIN = 2.0
-"""How many times as fast as the one it prefers another backend must be for `auto` to take it."""
+"""Factor in speed from which `auto` takes a backend instead of a preferred one."""
 TURNS = 5
-"""How often each is timed."""
+"""Number of timings of each backend."""
 MEASURED = {"cuda": 4096}
 MEASURED_ELSEWHERE = 512
-"""Rows, inner and outputs of the product that is timed, by type of device."""
+"""Rows, inner size and outputs of the timed product, by type of device."""
 PACKAGES = {
     "triton": "Triton is not installed: pip install -e '.[triton]'",
     "deep_gemm": "DeepGEMM is not installed: see github.com/deepseek-ai/DeepGEMM",
@@ -61,7 +61,7 @@ PACKAGES = {
 
 
 def make(name: str, dtype: torch.dtype = torch.bfloat16) -> Backend:
-    """The backend of that name, its products in `dtype`. Raises ImportError where a package is missing."""
+    """The backend `name` with products in `dtype`. Raises ImportError where a package is missing."""
     return BACKENDS[name](dtype)
 
 
@@ -83,12 +83,12 @@ def choose(
 
     Args:
         config: The settings.
-        device: Where to run.
-        dtype: Of what is not FP8 in the model.
-        began_with: The backend that `auto` found when the run began.
+        device: The run's device.
+        dtype: Type of the model outside FP8.
+        began_with: The backend that `auto` chose when the run began.
 
     Raises:
-        UserError: the backend asked for cannot run, or does not serve these settings.
+        UserError: the requested backend cannot run, or does not support these settings.
     """
     names = ORDER.get(device.type, ORDER_ELSEWHERE) if config.backend == "auto" else (config.backend,)
     if config.backend == "auto" and began_with in BACKENDS:
@@ -108,9 +108,10 @@ def choose(
 
 @functools.cache
 def _rates(names: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """FLOP/s of one product and the quantising of its left operand: of the fastest of several, by turns.
+    """FLOP/s of one product and the quantising of its left operand, in the fastest of several turns.
 
-    The fastest, because whatever else runs here can only slow a product down; by turns, so that it slows all alike.
+    Other work on the machine only slows a product down, so the fastest turn counts; taking turns spreads the slowing
+    evenly over the backends.
     """
     size = MEASURED.get(device.type, MEASURED_ELSEWHERE)
     x = torch.ones(size, size, dtype=dtype, device=device)

@@ -1,12 +1,12 @@
 """FP8 products by NVIDIA's cuBLAS, through PyTorch's `scaled_mm`: Hopper, CUDA 12.9 or newer.
 
-cuBLAS knows DeepSeek's scales: 1 x 128 for a left operand with 128 x 128 or 1 x 128 for the right one. It has no
-grouped product for them, so experts are multiplied one by one, and the host waits for their bounds. Quantising and
-SwiGLU are done by ClearSeek's Triton kernels where those run, and otherwise by PyTorch operations.
+cuBLAS supports DeepSeek's scales: 1 x 128 for a left operand with 128 x 128 or 1 x 128 for the right one. It has no
+grouped product with such scales, so experts are multiplied one by one, and the host waits for their bounds. ClearSeek's
+Triton kernels quantise and compute SwiGLU where they run, and PyTorch operations elsewhere.
 
-Layouts that cuBLAS wants: scales of tiles with neighbouring rows adjacent; scales of blocks with neighbouring slices of
-the inner dimension adjacent, padded to a multiple of four; sizes that are multiples of 16, the inner one of 128 for us.
-Others are padded with zeros.
+cuBLAS requires scales of tiles with neighbouring rows adjacent, scales of blocks with neighbouring slices of the inner
+dimension adjacent and padded to a multiple of four, and sizes that are multiples of 16, here 128 for the inner one.
+Other sizes are padded with zeros.
 
 Shapes: M rows, K inner, N output features, E experts, R rows sorted by expert, I width, G slices of 128.
 """
@@ -34,49 +34,43 @@ class Side(NamedTuple):
 
     data: Tensor
     scale: Tensor
-    """[.., ceil(N / 128), G rounded up to a multiple of four]."""
+    """Scales [.., ceil(N / 128), G rounded up to a multiple of four]."""
     outputs: int
     """N before padding."""
 
 
 class CublasProducts:
-    """Products by cuBLAS of what another backend quantised."""
+    """Products by cuBLAS of another backend's operands: BF16, weight gradients FP32, experts one after the other."""
 
     def __init__(self, blocks: Callable[[Tensor, bool], Weight]) -> None:
         self.blocks = blocks
 
     def weight(self, w_ENK: Tensor, power_of_two: bool) -> Weight:
-        """128 x 128 blocks, for both directions, laid out once a step."""
         weight = self.blocks(w_ENK, power_of_two)
         return Weight(_side(weight.forward), _side(weight.backward))
 
     def pick(self, b: Side, experts: slice) -> Side:
-        """Some experts."""
         return Side(b.data[experts], b.scale[experts], b.outputs)
 
     def mm(self, a: Quantised, b: Side) -> Tensor:
-        """``a @ b.T`` in BF16."""
         rows, a = len(a.data), _tiles(a)
         recipe = F.ScalingType.BlockWise1x128, F.ScalingType.BlockWise128x128
         y_MN = F.scaled_mm(a.data, b.data.t(), a.scale, recipe[0], b.scale.t(), recipe[1], output_dtype=torch.bfloat16)
         return y_MN[:rows, : b.outputs].contiguous()
 
     def mm_weight(self, a: Quantised, b: Quantised) -> Tensor:
-        """``a @ b.T`` in FP32 of columns [N, M] and [K, M]."""
         outputs, inputs, a, b = len(a.data), len(b.data), _tiles(a), _tiles(b)
         tile = F.ScalingType.BlockWise1x128
         y_NK = F.scaled_mm(a.data, b.data.t(), a.scale, tile, b.scale, tile, output_dtype=torch.float32)
         return y_NK[:outputs, :inputs].contiguous()
 
     def grouped_mm(self, a: Quantised, b: Side, ends_E: Tensor) -> Tensor:
-        """Rows of expert e times matrix e, BF16 [R, N], one expert after the other."""
         y_RN = torch.zeros(len(a.data), b.outputs, dtype=torch.bfloat16, device=a.data.device)
         for e, rows in blocks(ends_E):
             y_RN[rows] = self.mm(a.at(rows), Side(b.data[e], b.scale[e], b.outputs))
         return y_RN
 
     def grouped_mm_weight(self, a: Quantised, b: Quantised, ends_E: Tensor) -> Tensor:
-        """For every expert the product over its own rows, FP32 [E, N, K], one expert after the other."""
         y_ENK = torch.zeros(len(ends_E), len(a.data), len(b.data), dtype=torch.float32, device=a.data.device)
         for e, rows in blocks(ends_E):
             y_ENK[e] = self.mm_weight(along(a, rows), along(b, rows))
@@ -84,7 +78,7 @@ class CublasProducts:
 
 
 def cublas(dtype: torch.dtype = torch.bfloat16) -> Backend:
-    """cuBLAS between the operands of another backend, which the name says; cuBLAS is part of PyTorch's build."""
+    """cuBLAS (part of PyTorch's build) with the operands of another backend, which the name states."""
     rest = _rest()
     products = CublasProducts(rest.products.weight)
     return Backend(f"cublas, the rest by {rest.name}", dtype, rest.quantiser, products, _why_not, rest.versions)
@@ -99,7 +93,7 @@ def _why_not(device: torch.device) -> str | None:
 
 
 def _rest() -> Backend:
-    """What quantises: Triton's kernels where they run, else PyTorch's operations."""
+    """The backend that quantises: Triton's kernels where they run, else PyTorch's operations."""
     try:
         from clearseek.fp8.backends.triton.backend import triton
     except ImportError:
@@ -109,7 +103,7 @@ def _rest() -> Backend:
 
 
 def _padded(x: Tensor, rows: int, columns: int) -> Tensor:
-    """`x` with zeros added up to a multiple of `rows` and of `columns`; contiguous."""
+    """`x`, contiguous, padded with zeros to multiples of `rows` and `columns`."""
     missing = -x.shape[-2] % rows, -x.shape[-1] % columns
     if any(missing):
         raw = x.view(torch.uint8) if x.element_size() == 1 else x
@@ -118,7 +112,7 @@ def _padded(x: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _tiles(q: Quantised) -> Quantised:
-    """Tiles or columns as cuBLAS takes them."""
+    """Tiles or columns in cuBLAS's layout."""
     return Quantised(_padded(q.data, ALIGNMENT, TILE), _padded(q.scale, ALIGNMENT, 1).t().contiguous().t())
 
 

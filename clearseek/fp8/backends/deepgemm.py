@@ -1,7 +1,7 @@
-"""FP8 products by DeepSeek's DeepGEMM, for those who have it installed (`deep_gemm`, built from its repository).
+"""FP8 products by DeepSeek's DeepGEMM, where it is installed (`deep_gemm`, built from its repository).
 
-It multiplies tiles by blocks, dense and grouped, in its own CUDA kernels; its weight gradients want the experts' row
-counts on the host, so those stay with ClearSeek's Triton kernels, and so do quantising and SwiGLU.
+DeepGEMM multiplies tiles by blocks, dense and grouped, in its own CUDA kernels. Its weight gradients need the experts'
+row counts on the host, so ClearSeek's Triton kernels compute weight gradients, quantising and SwiGLU.
 
 Shapes: M rows, K inner, N output features, E experts, R rows sorted by expert.
 """
@@ -20,7 +20,7 @@ from clearseek.fp8.formats import Quantised
 
 
 class DeepGemmProducts:
-    """Forward and input gradient by DeepGEMM, the rest by Triton kernels."""
+    """Forward and input gradient by DeepGEMM, in BF16; the rest by Triton kernels."""
 
     def __init__(self, library: Any, rest: TritonProducts) -> None:
         self.library = library
@@ -28,14 +28,12 @@ class DeepGemmProducts:
         self.mm_weight, self.grouped_mm_weight = rest.mm_weight, rest.grouped_mm_weight
 
     def mm(self, a: Quantised, b: Quantised) -> Tensor:
-        """``a @ b.T`` in BF16."""
         y_MN = torch.empty(len(a.data), len(b.data), dtype=torch.bfloat16, device=a.data.device)
-        # Scales stay FP32: on newer GPUs it would round them up to powers of two, which data quantised by others break.
+        # On newer GPUs DeepGEMM would otherwise round the scales up to powers of two, which do not fit the data.
         self.library.fp8_gemm_nt(a, (b.data, b.scale.contiguous()), y_MN, disable_ue8m0_cast=True)
         return y_MN
 
     def grouped_mm(self, a: Quantised, b: Quantised, ends_E: Tensor) -> Tensor:
-        """Rows of expert e times matrix e, BF16 [R, N]."""
         rows = torch.arange(len(a.data), dtype=ends_E.dtype, device=ends_E.device)
         expert_R = torch.searchsorted(ends_E, rows, right=True, out_int32=True)
         spare_R = expert_R == len(ends_E)

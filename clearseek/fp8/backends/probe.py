@@ -1,6 +1,6 @@
 """Finding out whether a backend works on a device, by running it.
 
-A version number or the name of a GPU says little: a library may be built without a kernel, a driver too old, a compiler
+Version numbers and names of GPUs are not enough: a library may lack a kernel, a driver may be too old, a compiler
 broken. So every operation is run once on small operands and compared with the reference.
 
 Shapes: R rows, E experts, N outputs, K inputs, I width.
@@ -20,16 +20,16 @@ from clearseek.fp8.backends.reference import reference
 from clearseek.fp8.quantise import dequantise
 
 PRODUCTS = 0.01
-"""Allowed norm of the difference over the norm of the reference, for products. Rounding to BF16 is 0.002 of it, and
-what Hopper's tensor cores lose, which keep 13 fraction bits of a sum within a slice of 128 ("Insights into
-DeepSeek-V3", section 3.1.1), should be less than that; a single tile below with twice its scale makes 0.02."""
+"""Allowed norm of a product's difference over the norm of the reference. Rounding to BF16 makes 0.002. Hopper's tensor
+cores, which keep 13 fraction bits of a sum within a slice of 128 ("Insights into DeepSeek-V3", section 3.1.1), should
+lose less. A single tile with twice its scale makes 0.02."""
 SWIGLU = 0.05
-"""The same for SwiGLU, whose formula may round to BF16 once or several times before eight bits: where that decides
-between two neighbours in E4M3 they differ by up to an eighth. A tensor wrong by one binade makes 1 or 0.5."""
+"""Allowed distance for SwiGLU, whose formula may round to BF16 once or several times before eight bits, which can flip
+a number to its neighbour in E4M3, up to an eighth away. A tensor wrong by one binade makes 1 or 0.5."""
 
 
 class Result(NamedTuple):
-    """What an operation gave, as numbers, and how far from the reference's it may be."""
+    """Values that an operation gave, and their allowed distance from the reference."""
 
     values: Tensor
     allowed: float
@@ -37,7 +37,7 @@ class Result(NamedTuple):
 
 @functools.cache
 def mismatch(make: Callable[[], Backend], device: torch.device) -> str | None:
-    """What is wrong with a backend on `device`, in one sentence; None if it gives what the reference gives."""
+    """The fault of a backend on `device`, in one sentence; None for results like the reference's."""
     try:
         wrong: list[str] = []
         backend = make()
@@ -45,22 +45,22 @@ def mismatch(make: Callable[[], Backend], device: torch.device) -> str | None:
             found, expected = (_results(each, device, power_of_two) for each in (backend, reference()))
             names = [name for name in expected if _distance(found[name], expected[name]) > expected[name].allowed]
             wrong += [name for name in names if name not in wrong]
-    except Exception as error:  # whatever a driver, a library or a compiler raises is the answer
+    except Exception as error:  # any error of a driver, a library or a compiler is a fault
         lines = str(error).strip().splitlines()
         return f"trying it failed with {type(error).__name__}: {lines[0] if lines else 'no message'}"
     return f"it gave wrong results when tried: {', '.join(wrong)}" if wrong else None
 
 
 def _distance(found: Result, expected: Result) -> float:
-    """Relative to the reference; infinite where a number is not."""
+    """Distance relative to the reference; infinite for NaN."""
     distance = (found.values.float() - expected.values.float()).norm() / expected.values.float().norm()
     return float(distance.nan_to_num(nan=torch.inf))
 
 
 def _results(backend: Backend, device: torch.device, power_of_two: bool = True) -> dict[str, Result]:
-    """Every operation, by name: of stored tiles their values; of columns and weights what is multiplied with them.
+    """Results of every operation, by name; columns and weights, whose types are a backend's own, by their products.
 
-    Sizes are multiples of 128 under power-of-two scales, and not under free ones.
+    Sizes are multiples of 128 for power-of-two scales, and others for free scales.
     """
     generator = torch.Generator().manual_seed(0)
     quantiser, multiply = backend.quantiser, backend.products

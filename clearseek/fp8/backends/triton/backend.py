@@ -1,4 +1,4 @@
-"""The backend `triton`: every operation of :mod:`clearseek.fp8.backend` by a kernel of its own.
+"""The backend `triton`: a kernel for every operation of :mod:`clearseek.fp8.backend`.
 
 Quantised data and scales are the reference's to the bit. Products differ from it by rounding: a tensor core sums the
 products of a slice in its own order and width, and promotion multiplies and adds in one rounding. SwiGLU is computed in
@@ -42,7 +42,7 @@ class TritonProducts:
 
 
 def triton(dtype: torch.dtype = torch.bfloat16) -> Backend:
-    """Kernels of ClearSeek's own; on a CPU under Triton's interpreter, to test them. Triton compiles the kernels."""
+    """ClearSeek's Triton kernels; on a CPU Triton's interpreter runs them, for tests."""
     return Backend("triton", dtype, TritonQuantiser(), TritonProducts(), _why_not, lambda: {"triton": __version__})
 
 
@@ -53,5 +53,5 @@ def _why_not(device: torch.device) -> str | None:
         return "it needs an NVIDIA GPU"
     if torch.cuda.get_device_capability(device) < (8, 9):
         name = torch.cuda.get_device_name(device)
-        return f"it needs a GPU with FP8 (compute capability 8.9 or above), and {name} has none"
+        return f"it needs a GPU with FP8 (compute capability 8.9 or above), which {name} lacks"
     return mismatch(triton, device)

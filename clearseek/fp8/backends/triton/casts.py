@@ -1,9 +1,9 @@
 """Rounding inside kernels, to the bit what PyTorch does.
 
-A GPU rounds to nearest even in one instruction. Triton's interpreter (3.6 and 3.7), in which these kernels run on
-machines without a GPU, does not: it cuts FP32 to BF16 off, and rounds FP32 to eight bits half up, losing the carry.
-So under it, and only under it, rounding is done here, in integers. Its conversions *from* eight bits are exact, but for
-NaN, which they take for 480.
+A GPU rounds to nearest even in one instruction. Triton's interpreter (3.6 and 3.7), which runs these kernels where no
+GPU is, truncates FP32 to BF16, and rounds FP32 to eight bits half up, losing the carry. So under the interpreter, and
+only there, this file rounds in integers. The interpreter's conversions *from* eight bits are exact, except for NaN,
+which becomes 480.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import triton.language as tl
 from clearseek.fp8.formats import AMAX_FLOOR, E4M3_MAX
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-"""Whether kernels defined in this process run in the interpreter: TRITON_INTERPRET=1 at import."""
+"""Whether this process's kernels run in the interpreter: TRITON_INTERPRET=1 at import."""
 FLOOR, LARGEST = tl.constexpr(AMAX_FLOOR), tl.constexpr(E4M3_MAX)
 
 
 @triton.jit
 def amax_of(values, AXIS: tl.constexpr):
-    """Largest magnitude of FP32 values along an axis; NaN where there is one, which a maximum of floats would drop."""
+    """Largest magnitude of FP32 values along an axis; NaN if any value is, which a maximum of floats would drop."""
     bits = values.to(tl.int32, bitcast=True) & 0x7FFFFFFF  # ordered as the magnitudes are, NaN above all
     return tl.max(bits, axis=AXIS).to(tl.float32, bitcast=True)
 
@@ -39,8 +39,8 @@ def scale_of(amax, POWER_OF_TWO: tl.constexpr):
 def quantised(x, scale, POWER_OF_TWO: tl.constexpr):
     """FP32 `x` over its scale, in E4M3.
 
-    The inverse of a power of two is exact, so one division a tile serves. The conversion saturates, as the reference's
-    clamp does, and keeps NaN.
+    The inverse of a power of two is exact, so one division a tile is enough. The conversion saturates like the
+    reference's clamp, and keeps NaN.
     """
     if POWER_OF_TWO:
         y = x * tl.div_rn(1.0, scale)

@@ -1,7 +1,7 @@
-"""What both kinds of product share: the order of output tiles, fetching operands, and how a kernel is launched.
+"""What both kinds of product share: the order of output tiles, fetching operands, and launching a kernel.
 
-Operands are fetched through tensor-map descriptors (TMA) where those run: one thread asks for a 128 x 128 piece, and no
-registers are spent on addresses. Elsewhere each thread computes its own. Both bring the same bytes.
+Operands are fetched through tensor-map descriptors (TMA) where those run: one thread requests a 128 x 128 piece, and no
+registers hold addresses. Elsewhere each thread computes its own addresses. Both ways fetch the same bytes.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from clearseek.fp8.formats import TILE
 
 
 class Launch(NamedTuple):
-    """How a product is cut and run; any choice gives the same bits."""
+    """Shape of a product's tiles and programs; every choice gives the same bits."""
 
     halves: int
     """Output tiles are 128 rows and `halves` times 128 columns."""
     warps: int
     stages: int
-    """Slices in flight: 32 KB of shared memory each, 48 KB with two halves."""
+    """Slices in flight, each 32 KB of shared memory, or 48 KB with two halves."""
     tma: bool
-    """Fetch by descriptor."""
+    """Whether operands are fetched by descriptor."""
     together: int = 8
-    """Rows of tiles swept at once: so many left operands share the right one's trip through L2."""
+    """Rows of tiles swept together, whose left operands share each right operand's trip through L2."""
 
 
 @triton.jit
@@ -43,10 +43,10 @@ def place_of(tile, down, across, TOGETHER: tl.constexpr):
 
 @triton.jit
 def fetch(matrix, base, first, slice, rows, K, TMA: tl.constexpr, EVEN: tl.constexpr):
-    """[128, 128] of a matrix with K columns: slice `slice` of rows from `first` on, of which there are `rows`.
+    """[128, 128] of a matrix [rows, K]: slice number `slice` of 128 columns, of the rows from `first` on.
 
-    Rows past the last one are anything: their results are not stored. By descriptor, `base` is the row where the matrix
-    begins in the whole; otherwise `matrix` points at its beginning. EVEN says that 128 divides K.
+    Rows past the last one hold anything, because their results are not stored. By descriptor, the matrix begins at row
+    `base` of a stack; otherwise `matrix` points at its beginning. EVEN says that 128 divides K.
     """
     if TMA:
         values = matrix.load([base + first, slice * 128])
@@ -63,9 +63,9 @@ def fetch(matrix, base, first, slice, rows, K, TMA: tl.constexpr, EVEN: tl.const
 
 @triton.jit
 def load_scales(scales, first, length, stride, WHOLE: tl.constexpr):
-    """128 scales from number `first` on; WHOLE says that all are there.
+    """128 scales from number `first` on; WHOLE says that all exist.
 
-    Where they stand is one number for all and a constant for each, and there is no mask: registers are short here.
+    The addresses are one number for all and a constant for each, and WHOLE needs no mask, because registers are short.
     """
     index = tl.arange(0, 128)
     pointers = scales + first * stride + index * stride
@@ -77,12 +77,12 @@ def load_scales(scales, first, length, stride, WHOLE: tl.constexpr):
 
 
 def operand(data: Tensor, tma: bool) -> Tensor | TensorDescriptor:
-    """What a kernel takes to fetch from: a matrix, or a stack of matrices one below the other."""
+    """A kernel's argument to fetch from: a matrix, or a stack of matrices one below the other."""
     return TensorDescriptor.from_tensor(data.view(-1, data.shape[-1]), [TILE, TILE]) if tma else data
 
 
 def describable(*data: Tensor) -> bool:
-    """Whether descriptors can stand for these: rows and beginnings at multiples of 16 bytes."""
+    """Whether descriptors can describe these tensors: rows and beginnings at multiples of 16 bytes."""
     return all(each.shape[-1] % 16 == 0 and each.data_ptr() % 16 == 0 for each in data)
 
 
@@ -99,10 +99,10 @@ def processors(index: int | None) -> int:
 
 
 def launch_for(rows: int, columns: int, tma: bool, device: torch.device, matrices: int = 1) -> Launch:
-    """The fixed choice for an output of [rows, columns], `matrices` times.
+    """The fixed choice for `matrices` outputs of [rows, columns].
 
-    Wide tiles where there are enough of them to fill the GPU, since they fetch a quarter less for each product; they
-    need Hopper's shared memory, and descriptors, without which registers run out.
+    Wide tiles fetch a quarter less for each product, and are taken where enough of them fill the GPU. Wide tiles need
+    Hopper's shared memory, and descriptors, without which registers run out.
     """
     down, across = triton.cdiv(rows, TILE), triton.cdiv(columns, TILE)
     hopper = capability(device.index) >= (9, 0)

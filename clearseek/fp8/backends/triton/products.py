@@ -5,11 +5,11 @@ slices of 128: a product of eight-bit numbers on the tensor cores from zero, the
 the product of the two scales (DeepSeek-V3 report, section 3.3.2). Two halves share the left operand, which saves
 traffic; and while the second half's product runs on the tensor cores, the first half's sums are promoted.
 
-Experts: a tile of rows lies inside one expert's block, because blocks begin at multiples of 128; which expert is found
-in the kernel from the ends, so the host never waits for them. Rows past the last expert's end come out as zeros.
+Experts: a tile of rows lies inside one expert's block, because blocks begin at multiples of 128. The device looks up
+each tile's expert in the ends, so the host never waits for them. Rows past the last expert's end become zeros.
 
-Bits: an output element is summed by one program, in ascending slices of 128, each of which the hardware sums in steps
-of 32. Neither the width of tiles nor the way operands are fetched changes that order; there are no atomics.
+Bits: one program sums an output element, in ascending slices of 128, each of which the hardware sums in steps of 32.
+Neither the width of tiles nor the way operands are fetched changes that order, and no atomics are used.
 
 Shapes: M rows, N output features, K inner, G slices of 128, E experts.
 """
@@ -102,7 +102,7 @@ def scaled_mm(a: Quantised, b: Quantised, launch: Launch | None = None) -> Tenso
 def grouped_scaled_mm(a: Quantised, b: Quantised, ends_E: Tensor, launch: Launch | None = None) -> Tensor:
     """As :func:`clearseek.fp8.matmul.grouped_scaled_mm` of tiles [R, K] and blocks [E, N, K]: BF16 [R, N].
 
-    Experts' blocks must begin at multiples of 128 rows; the kernel cannot say so if they do not.
+    Experts' blocks must begin at multiples of 128 rows; the kernel does not check it.
     """
     return _product(a, b, ends_E, launch)
 
@@ -119,7 +119,7 @@ def _product(a: Quantised, b: Quantised, ends_E: Tensor | None, launch: Launch |
     if ends_E is None:
         experts, tables = 0, (y_MN, y_MN)  # not read
     else:
-        # Looked up, not counted in the kernel: what all threads load alike takes no registers, which are short there.
+        # Looked up before the kernel: a value that all threads load alike takes no registers, which are short.
         starts = torch.arange(0, rows, TILE, dtype=ends_E.dtype, device=ends_E.device)
         experts, tables = len(ends_E), (torch.searchsorted(ends_E, starts, right=True, out_int32=True), ends_E)
     with on_device(y_MN):
@@ -144,6 +144,6 @@ def tma_works(device: torch.device) -> bool:
     try:
         found = scaled_mm(a, b, Launch(halves=2, warps=8, stages=3, tma=True))
         torch.cuda.synchronize(device)
-    except Exception:  # a driver, a GPU or a Triton that has no descriptors says so in many ways
+    except Exception:  # a driver, a GPU or a Triton without descriptors raises one of many errors
         return False
     return torch.equal(found, scaled_mm(a, b, Launch(halves=1, warps=8, stages=3, tma=False)))

@@ -1,12 +1,12 @@
-"""Quantising kernels: each reads its input once and writes all that is wanted of it.
+"""Quantising kernels: each reads its input once and writes every operand made from it.
 
-A weight gradient needs its operands transposed with 128 tokens to a scale, and Hopper's FP8 tensor cores take operands
-with the inner dimension last only, so what the reference does in several passes (tiles, columns, transposed blocks) is
-one pass here: a 128 x 128 piece in registers gives row tiles and column tiles alike. Scales of tiles and columns are
-stored with neighbouring rows adjacent, which is how the products read them; data and scales equal
-:mod:`clearseek.fp8.quantise` to the bit.
+A weight gradient needs its operands transposed with 128 tokens to a scale, because Hopper's FP8 tensor cores only take
+operands with the inner dimension last. The reference makes tiles, columns and transposed blocks in several passes; here
+one pass over a 128 x 128 piece in registers makes row tiles and column tiles alike. Scales of tiles and columns are
+stored with neighbouring rows adjacent, as the products read them; data and scales equal :mod:`clearseek.fp8.quantise`
+to the bit.
 
-Shapes: M rows, K columns, N output features, E experts; a ceiling of a size over 128 is written G.
+Shapes: M rows, K columns, N output features, E experts; G stands for any size over 128, rounded up.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def columns_kernel(
     COLUMNS: tl.constexpr, ENCODED: tl.constexpr, WITH_TILES: tl.constexpr,
     POWER_OF_TWO: tl.constexpr,
 ):  # fmt: skip
-    """128 x 1 tiles of `x` [M, K], transposed, and with WITH_TILES its 1 x 128 tiles too (COLUMNS is 128 then).
+    """128 x 1 tiles of `x` [M, K], transposed; WITH_TILES also makes its 1 x 128 tiles (then COLUMNS is 128).
 
-    With ENCODED, `x` is tiles whose BF16 values are taken.
+    ENCODED says that `x` is tiles, whose BF16 values are quantised.
     """
     groups = tl.cdiv(K, COLUMNS)
     part = tl.program_id(0) % groups
@@ -73,7 +73,7 @@ def columns_kernel(
     tl.store(scale + group.to(tl.int64) * K + column, scales, mask=column < K)
     if WITH_TILES:
         tl.static_assert(COLUMNS == 128 and not ENCODED, "tiles are of BF16 or FP32, 128 columns wide")
-        # Fetched anew, from cache: held until here they would take the registers of a second program.
+        # Fetched again, from cache: values held until here would take the registers of a second program.
         values = tl.load(x + wide * x_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
         scales = scale_of(amax_of(values, 1), POWER_OF_TWO)
         eight = quantised(values, scales[:, None], POWER_OF_TWO)
@@ -134,12 +134,12 @@ def columns(x_MK: Tensor, power_of_two: bool) -> Quantised:
 
 
 def tiles_and_columns(x_MK: Tensor, power_of_two: bool) -> tuple[Quantised, Quantised]:
-    """Both, from one pass over `x_MK`."""
+    """Tiles and columns from one pass over `x_MK`."""
     return _columns(x_MK, None, power_of_two, with_tiles=True)
 
 
 def retile(q: Quantised, power_of_two: bool) -> Quantised:
-    """Columns of what tiles decode to, without the BF16 tensor in between."""
+    """Columns of the tiles' values, without a BF16 tensor in between."""
     return _columns(q.data, q.scale, power_of_two, with_tiles=False)[1]
 
 
@@ -173,7 +173,7 @@ def blocks(w_ENK: Tensor, power_of_two: bool) -> Weight:
 def _columns(
     x_MK: Tensor, x_scale_MG: Tensor | None, power_of_two: bool, with_tiles: bool
 ) -> tuple[Quantised, Quantised]:
-    """(Tiles, columns); without `with_tiles` the first means nothing."""
+    """(Tiles, columns); without `with_tiles` the first element is meaningless."""
     rows, columns = x_MK.shape
     out = empty_tiles(columns, rows, x_MK.device)
     tile = empty_tiles(rows, columns, x_MK.device) if with_tiles else out
@@ -192,7 +192,7 @@ def _columns(
 
 
 def empty_tiles(rows: int, columns: int, device: torch.device) -> Quantised:
-    """Room for tiles of [rows, columns], with each group's scales side by side."""
+    """Uninitialised tiles of [rows, columns], with each group's scales adjacent."""
     data = torch.empty(rows, columns, dtype=E4M3, device=device)
     return Quantised(data, torch.empty(triton.cdiv(columns, TILE), rows, device=device).t())
 
@@ -203,7 +203,7 @@ def on_device(x: Tensor) -> torch.cuda.device_of:
 
 
 def row_stride(x_MK: Tensor) -> int:
-    """Elements from row to row. Raises ValueError where a row's elements are not adjacent."""
+    """Number of elements from row to row. Raises ValueError where a row's elements are not adjacent."""
     if x_MK.ndim != 2 or (x_MK.stride(1) != 1 and x_MK.shape[1] > 1):
         raise ValueError(f"a matrix with adjacent elements in a row is needed, not strides {x_MK.stride()}")
     return x_MK.stride(0)

@@ -1,13 +1,13 @@
 """SwiGLU fused with quantising: BF16 gate|up in, eight bits out, and the way back.
 
-The forward reads gate and up once and writes what the backward will need (both as tiles) and what the down projection
-needs (the weighted activation as tiles). The backward starts from those tiles, so that SwiGLU's output is recomputed
-rather than stored (DeepSeek-V3 report, section 3.2.3), and leaves all that the products around it take: d gate|up as
-tiles and as columns, the activation as columns. Arithmetic is FP32; activation and gradients are rounded to BF16
-before they are quantised, as they are where SwiGLU is a kernel of its own, so scales follow from the same numbers.
+The forward reads gate and up once and writes both as tiles for the backward, and the weighted activation as tiles for
+the down projection. The backward recomputes SwiGLU's output from those tiles (DeepSeek-V3 report, section 3.2.3), and
+writes all operands of the products around it: d gate|up as tiles and as columns, the activation as columns. Arithmetic
+is FP32; activation and gradients are rounded to BF16 before they are quantised, like the output of a SwiGLU kernel that
+does not quantise, so scales follow from the same numbers.
 
-The router weight's gradient is a sum over the width: each program sums its 128 columns, and the partial sums are added
-by one reduction in a fixed order. No atomics.
+The router weight's gradient is a sum over the width: each program sums its 128 columns, and one reduction adds the
+partial sums in a fixed order, without atomics.
 
 Shapes: R rows, I width (a multiple of 128), G = I / 128.
 """
@@ -27,7 +27,7 @@ from clearseek.fp8.formats import TILE, Quantised
 
 
 class Backward(NamedTuple):
-    """What the backward of SwiGLU leaves."""
+    """Results of SwiGLU's backward."""
 
     tiles: Quantised
     """d gate|up [R, 2I], for the input gradient."""
@@ -36,7 +36,7 @@ class Backward(NamedTuple):
     act: Quantised
     """The weighted activation, recomputed, transposed [I, R], for the weight gradient of down."""
     d_weight_R: Tensor
-    """FP32."""
+    """Gradient of the router's weights, FP32."""
 
 
 @triton.jit
@@ -98,8 +98,8 @@ def backward_kernel(
 ):  # fmt: skip
     """Everything of :class:`Backward` for 128 rows and 128 of the width; `d_weight` [G, R] gets partial sums.
 
-    The three outputs are made one after the other, each from inputs fetched anew (from cache): all at once do not fit
-    the registers.
+    The three outputs are made one after the other, each from inputs fetched again (from cache), because all three at
+    once do not fit the registers.
     """
     groups = width // 128
     group = tl.program_id(0) % groups
@@ -147,7 +147,7 @@ def swiglu(gate_up_RI2: Tensor, weight_R1: Tensor, power_of_two: bool) -> tuple[
 
 
 def swiglu_backward(d_act_RI: Tensor, kept: Quantised, weight_R1: Tensor, power_of_two: bool) -> Backward:
-    """From the output's gradient and the tiles that :func:`swiglu` kept."""
+    """Gradients and operands from the output's gradient and the tiles that :func:`swiglu` kept."""
     rows, width = _sizes(kept.data)
     device = d_act_RI.device
     tiles, columns = empty_tiles(rows, 2 * width, device), empty_tiles(2 * width, rows, device)

@@ -1,10 +1,9 @@
 """The scaled matrix product of the weight gradient: columns times columns, FP32 out, for one matrix or for each expert.
 
 The inner dimension is the token. Both operands have a scale for 128 tokens of one channel, so promotion multiplies
-every partial sum by its row's and its column's scale (DeepSeek-V3 report, section 3.3.2). For experts, each walks over
-the slices of its own rows, whose bounds the kernel reads from the ends; one without rows walks over none, and its
-gradient is zero. Bits as in :mod:`~clearseek.fp8.backends.triton.products`: one program an element, ascending slices,
-no atomics.
+every partial sum by its row's and its column's scale (DeepSeek-V3 report, section 3.3.2). Each expert's programs walk
+over the slices of its own rows, whose bounds the kernel reads from the ends; an expert without rows has a gradient of
+zero. Bits as in :mod:`~clearseek.fp8.backends.triton.products`: one program an element, ascending slices, no atomics.
 
 Shapes: N output features, K inputs, R rows (the inner dimension), G = R / 128 slices, E experts.
 """
@@ -72,7 +71,7 @@ def weight_gradient(a: Quantised, b: Quantised, launch: Launch | None = None) ->
 def grouped_weight_gradient(a: Quantised, b: Quantised, ends_E: Tensor, launch: Launch | None = None) -> Tensor:
     """As :func:`clearseek.fp8.matmul.grouped_scaled_mm_inner`: FP32 [E, N, K].
 
-    Experts' rows must end at multiples of 128, or where the operands do; the kernel cannot say so if they do not.
+    Experts' rows must end at multiples of 128, or where the operands end; the kernel does not check it.
     """
     return _product(a, b, ends_E, launch)
 
