@@ -40,8 +40,6 @@ from clearseek.verify.rows import attempted
 from clearseek.verify.segments import segment_row, transcript_line
 
 LEVELS = (0, 1, 2, 3, 4, 5, 6)
-_TRAINING = (ask.VERIFY_STEPS, ask.VERIFY_DRIFT)
-"""Questions about a segment that was trained again."""
 _FIGURES = (
     ask.CLAIMS_CONSISTENT, ask.CLAIMS_POSSIBLE, ask.COST_COMPUTE, ask.COST_OPERATIONS, ask.COST_DEVICES, ask.COST_PRICE,
     ask.DOCUMENTS_DATA_SUMMARY,
@@ -116,7 +114,8 @@ def verify_release(
             elif 5 in levels:
                 chosen = choose_segments(release, manifest.root, nonce, segments)
             rows += _again(release, levels, nonce, read_sources, chosen, say)
-    trained = sum(row.answer != "unknown" and any(each.covers(row.id) for each in _TRAINING) for row in rows)
+    decided = {row.id.rpartition(".")[2] for row in rows if row.answer != "unknown" and _is_training(row)}
+    trained = tuple(segment for segment in chosen if f"{segment.begin + 1}-{segment.end}" in decided)
     return Verified(
         rows=tuple(rows),
         manifest_sha256=sha256_bytes(manifest.to_bytes()),
@@ -124,8 +123,8 @@ def verify_release(
         levels=levels,
         nonce=nonce,
         key="" if key is None else key.fingerprint,
-        segments=(trained, len(every)),
-        steps=(_steps(chosen) if trained == len(chosen) else 0, _steps(every)),
+        segments=(len(trained), len(every)),
+        steps=(_steps(trained), _steps(every)),
     )
 
 
@@ -137,6 +136,11 @@ def _manifest(root: Path) -> manifests.Manifest:
             f"{root}: holds no {manifests.MANIFEST} to verify the release by: clearseek audit reads any release"
         )
     return manifests.read(root)
+
+
+def _is_training(row: Row) -> bool:
+    """Whether the row is of a segment that was trained again."""
+    return ask.VERIFY_STEPS.covers(row.id) or ask.VERIFY_DRIFT.covers(row.id)
 
 
 def _steps(segments: tuple[Segment, ...]) -> int:

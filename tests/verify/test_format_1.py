@@ -47,7 +47,8 @@ def test_its_rows_of_the_definition_are_cross_checked(old: Path) -> None:
 
 @pytest.mark.slow
 def test_it_is_verified_as_far_as_its_bits_can_be_made_here(old: Path) -> None:
-    found = {row.id: row for row in verify_release(old, (0, 1, 2, 3, 4, 6), public_key=old.parent / "key.pub")}
+    verified = verify_release(old, (0, 1, 2, 3, 4, 6), public_key=old.parent / "key.pub")
+    found = {row.id: row for row in verified.rows}
     told = "\n".join(f"{row.id} {row.answer}: {row.reason}" for row in found.values())
     for name in ("files", "signature", "static", "complete", "final", "data", "documents"):
         assert found[f"verify.{name}"].answer == "yes", told
@@ -57,6 +58,7 @@ def test_it_is_verified_as_far_as_its_bits_can_be_made_here(old: Path) -> None:
     assert found["verify.steps.1-3"].answer == "unknown", told
     assert "ClearSeek 0.1" in found["verify.steps.1-3"].reason
     assert found["verify.drift.4-6"].answer == "yes", told
+    assert (verified.segments, verified.steps) == ((1, 2), (3, 6))
 
 
 def test_its_history_is_read(old_run: Run) -> None:
