@@ -36,6 +36,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "train/record.py": ("train/test_transcript.py", *STEPS),
     "train/checkpoint.py": ("train/test_checkpoint.py", "train/test_trainer.py"),
     "train/transcript.py": ("train/test_transcript.py", "train/test_trainer.py"),
+    "train/writer.py": ("train/test_transcript.py", "train/test_trainer.py"),
     "train/extend.py": ("train/test_extend.py",),
     "train": (*STEPS, "train/test_optimizer.py", "train/test_trainer.py", "train/test_run.py", "train/test_extend.py"),
     "config.py": ("ops/test_rope.py", *FORWARD),

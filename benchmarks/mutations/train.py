@@ -172,10 +172,12 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("if sha256_bytes(_canonical(record)) != digest", "if False", "the record of a checkpoint is not checked"),
     ],
     "train/transcript.py": [
-        ("line = _line({**encode(record), \"prev\": self.head})", "line = _line({**encode(record), \"prev\": \"\"})", "no chain"),
+        ("if entry.get(\"prev\") != before.head:", "if \"prev\" not in entry:", "the chain is not followed"),
+    ],
+    "train/writer.py": [
+        ("line = canonical({**encode(record), \"prev\": self.head})", "line = canonical({**encode(record), \"prev\": \"\"})", "no chain"),
         ("file.truncate(at.end)", "file.truncate(at.end - 1)", "a byte too many is cut"),
         ("file.truncate(at.end)", "pass", "lines that will be written again stay"),
-        ("if entry.get(\"prev\") != before.head:", "if \"prev\" not in entry:", "the chain is not followed"),
         ("if head is not None and head != at.head:", "if False:", "a checkpoint of another run is resumed"),
     ],
     "train/run.py": [

@@ -25,7 +25,7 @@ from clearseek.train.record import StepRecord, decode, encode
 from clearseek.train.run import Metrics, Run
 from clearseek.train.step import NotFiniteError, Training
 from clearseek.train.task import Progress, Task
-from clearseek.train.transcript import Transcript
+from clearseek.train.writer import TranscriptWriter
 
 OnStep = Callable[[StepRecord], None]
 """Called with the record of every step when it is done, and again with that of the last one when it is evaluated."""
@@ -82,18 +82,18 @@ class Trainer:
             self.transcript = self._resume(header, from_step)
         else:
             run.write_recipe(recipe)
-            self.transcript = Transcript.open(run.transcript, header)
+            self.transcript = TranscriptWriter.open(run.transcript, header)
         self.metrics = Metrics(run.metrics, self.training.step)
         self._stop = False
         self._unseen: BaseException | None = None
 
-    def _resume(self, header: dict[str, Any], from_step: int | None) -> Transcript:
+    def _resume(self, header: dict[str, Any], from_step: int | None) -> TranscriptWriter:
         folder = self.run.checkpoints
         if not self.run.transcript.exists():
             raise UserError(f"{self.run.root}: no run was begun here: train a recipe with --run first")
         path = checkpoint.latest(folder) if from_step is None else checkpoint.find(folder, from_step)
         if path is None:
-            return Transcript.resume(self.run.transcript, header, self.training.step)
+            return TranscriptWriter.resume(self.run.transcript, header, self.training.step)
         saved = checkpoint.load(path)
         head, pending = saved.state.get("transcript_head"), _pending(path, saved.state, saved.step)
         tokens = saved.state.get("tokens")
@@ -101,7 +101,7 @@ class Trainer:
             raise UserError(f"{path}: does not say after which line of the transcript it was made")
         before = saved.step if pending is None else saved.step - 1
         restore(self.training, path, saved, tokens)  # before lines are cut off: what does not fit costs none
-        transcript = Transcript.resume(self.run.transcript, header, before, head, pending)
+        transcript = TranscriptWriter.resume(self.run.transcript, header, before, head, pending)
         checkpoint.discard_after(folder, saved.step)
         self._pending = pending if transcript.step == before else None
         return transcript

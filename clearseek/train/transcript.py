@@ -12,20 +12,16 @@ Format 1, of ClearSeek 0.1, is read and checked as well; its runs cannot go on h
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from io import FileIO
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clearseek
 from clearseek.errors import OtherVersionError, UserError
-from clearseek.files import append, sha256_bytes, writing
-from clearseek.locks import lock
-from clearseek.train.header import differences
+from clearseek.files import sha256_bytes
 from clearseek.train.record import StepRecord, decode, encode
 
 if TYPE_CHECKING:
@@ -67,118 +63,6 @@ class Line:
     """Format of the transcript."""
 
 
-class Transcript:
-    """The transcript of a run in progress; `open` or `resume` makes one. A second process that tries to is refused."""
-
-    def __init__(self, path: Path, file: FileIO, step: int, head: str) -> None:
-        self.step = step
-        """Number of the last step written."""
-        self.head = head
-        """SHA-256 of the last line. A checkpoint that stores it proves later that it belongs to this transcript."""
-        self._path = path
-        self._file = file
-
-    @classmethod
-    def open(cls, path: Path, header: dict[str, Any]) -> Transcript:
-        """Start the transcript of a new run. `header` is any JSON object.
-
-        Raises UserError when the file exists (a run is never written over) or cannot be written.
-        """
-        try:
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = FileIO(path, "x+")
-        except UserError:
-            if path.exists():
-                message = "a run is already recorded here: resume it, or choose another run folder"
-                raise UserError(f"{path}: {message}") from None
-            raise
-        return cls._start(path, file, header)
-
-    @classmethod
-    def resume(
-        cls, path: Path, header: dict[str, Any], step: int, head: str | None = None, pending: StepRecord | None = None
-    ) -> Transcript:
-        """Go on after `step`; later lines are cut off, for the run will write them again.
-
-        Args:
-            path: The transcript; an unfinished last line is tolerated.
-            header: As for `open`, computed afresh.
-            step: Step of the checkpoint that the run goes on from; for the very beginning 0, or the parent's last.
-            head: `Transcript.head` as that checkpoint recorded it.
-            pending: The step after `step`, whose line only waited for the final evaluation. If the line is there, it
-                is kept.
-
-        Raises:
-            UserError: this run's header differs from the recorded one (the message names every key that does), a line
-                was altered, the transcript ends before `step`, or another process is writing it.
-        """
-        try:
-            file = FileIO(path, "r+")
-        except OSError as error:
-            raise _unreadable(path, error) from None
-        try:
-            _lock(file, path)
-            at, lines = None, read_lines(path)
-            for at in lines:
-                if at.record is None:
-                    _refuse_other(path, at, header)
-                if at.step >= step:
-                    break
-            if at is None and step == _begin(path, header):
-                return cls._start(path, file, header)
-            if at is None or at.step != step:
-                raise UserError(
-                    f"{path}: it ends at step {at.step if at else 0}, but the checkpoint is of step {step}: go back to "
-                    "an older checkpoint with --from-step, or restore the file from a copy"
-                )
-            if head is not None and head != at.head:
-                number = step - _begin(path, header) + 1
-                raise UserError(f"{path}, line {number}: not the line that the checkpoint of step {step} was made with")
-            if pending is not None:
-                at = _completed(lines, pending) or at
-            with writing(path):
-                # One system call: a kill leaves the file long or short, and either way a whole number of lines.
-                file.truncate(at.end)
-                file.seek(0, os.SEEK_END)
-                os.fsync(file.fileno())
-        except BaseException:
-            file.close()
-            raise
-        return cls(path, file, at.step, at.head)
-
-    @classmethod
-    def _start(cls, path: Path, file: FileIO, header: dict[str, Any]) -> Transcript:
-        line = _line({"format": FORMAT, **header})
-        with writing(path):
-            _lock(file, path)
-            file.seek(0)
-            file.truncate()
-            append(file, line + b"\n")
-            os.fsync(file.fileno())
-        return cls(path, file, _begin(path, header), sha256_bytes(line))
-
-    def append(self, record: StepRecord) -> None:
-        """Write the next step's line. It survives a kill of the process at once, and a power cut after `sync`."""
-        assert record.step == self.step + 1, f"step {record.step} after step {self.step}"
-        line = _line({**encode(record), "prev": self.head})
-        with writing(self._path, len(line) + 1):
-            append(self._file, line + b"\n")
-        self.step, self.head = record.step, sha256_bytes(line)
-
-    def sync(self) -> None:
-        """Force the lines to the disk. Call it before saving a checkpoint, so that none is ahead of its transcript."""
-        with writing(self._path):
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Force the lines to the disk and let the file go."""
-        try:
-            self.sync()
-        finally:
-            self._file.close()
-
-
 def read_lines(path: Path) -> Iterator[Line]:
     """Read a transcript line by line and follow its chain of hashes; an unfinished last line is left out.
 
@@ -194,7 +78,7 @@ def read_lines(path: Path) -> Iterator[Line]:
                 line = _next(path, number, raw[:-1], line)
                 yield line
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -227,7 +111,7 @@ def check_transcript(path: Path) -> RunRecord:
     if line is None:
         raise UserError(f"{path}: empty: not a transcript")
     torn = path.stat().st_size > line.end
-    return RunRecord(line.header, tuple(steps), line.head, torn, _begin(path, line.header), line.version)
+    return RunRecord(line.header, tuple(steps), line.head, torn, begin(path, line.header), line.version)
 
 
 def hasher(version: int) -> Callable[[Iterable[tuple[str, torch.Tensor]]], str]:
@@ -243,7 +127,7 @@ def _next(path: Path, number: int, raw: bytes, before: Line | None) -> Line:
     head, size = sha256_bytes(raw), len(raw) + 1
     if before is None:
         version = _version(path, entry.pop("format", None))
-        return Line(_begin(path, entry), None, entry, head, size, version)
+        return Line(begin(path, entry), None, entry, head, size, version)
     if entry.get("prev") != before.head:
         raise UserError(
             f"{path}, line {number}: its hash of line {number - 1} is wrong: one of the two was altered, or lines "
@@ -253,7 +137,7 @@ def _next(path: Path, number: int, raw: bytes, before: Line | None) -> Line:
         step = decode(entry, before.version)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{path}, line {number}: altered: not the record of a step") from None
-    if before.version == 2 and _line({**encode(step), "prev": before.head}) != raw:
+    if before.version == 2 and canonical({**encode(step), "prev": before.head}) != raw:
         raise UserError(f"{path}, line {number}: altered: not written as such lines are")
     if step.step != before.step + 1:
         raise UserError(f"{path}, line {number}: it is of step {step.step} where step {before.step + 1} belongs")
@@ -272,25 +156,13 @@ def _version(path: Path, stated: Any) -> int:
     return int(found[1])
 
 
-def _begin(path: Path, header: dict[str, Any]) -> int:
+def begin(path: Path, header: dict[str, Any]) -> int:
     """The step after which a run began: 0, or the last of the run that it goes on from."""
     parent = header.get("parent", {"step": 0})
     step = parent.get("step") if isinstance(parent, dict) else None
     if type(step) is not int or step < 0:
         raise UserError(f"{path}, line 1: altered: it does not say after which step the run began")
     return step
-
-
-def _completed(lines: Iterator[Line], pending: StepRecord) -> Line | None:
-    """The next line, if it is the pending one with its evaluation."""
-    try:
-        line = next(lines, None)
-    except UserError:
-        return None
-    if line is None or line.record is None:
-        return None
-    measured = {name: value for name, value in line.record.scalars.items() if name in pending.scalars}
-    return line if replace(line.record, scalars=measured) == pending else None
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -303,31 +175,10 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     return entry
 
 
-def _refuse_other(path: Path, recorded: Line, now: dict[str, Any]) -> None:
-    if recorded.version != 2:
-        raise OtherVersionError(
-            f"{path}: format {recorded.version}: ClearSeek 0.1 began this run, and {clearseek.__version__} gives other "
-            "bits: finish it with that version, or start a new run"
-        )
-    changes = differences(recorded.header, json.loads(_line(now)))
-    if changes:
-        raise UserError(
-            f"{path}: this run would not have the bits of the recorded one. What differs, recorded -> now:\n  "
-            + "\n  ".join(changes)
-            + "\nSet these back, or start a new run in another folder"
-        )
-
-
-def _line(entry: dict[str, Any]) -> bytes:
+def canonical(entry: dict[str, Any]) -> bytes:
     """One canonical JSON line, without the newline."""
     return json.dumps(entry, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _unreadable(path: Path, error: OSError) -> UserError:
+def unreadable(path: Path, error: OSError) -> UserError:
     return UserError(f"{path}: cannot read the transcript: {error.strerror}")
-
-
-def _lock(file: FileIO, path: Path) -> None:
-    """Take the file for this process until it ends. Where there are no locks, the run folder's lock has to do."""
-    if lock(file.fileno()) is False:
-        raise UserError(f"{path}: another process is writing this run: wait for it, or stop it first")

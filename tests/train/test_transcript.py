@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearseek.errors import OtherVersionError, UserError
-from clearseek.train import transcript
+from clearseek.train import transcript, writer
 from clearseek.train.record import StepRecord, decode, encode
-from clearseek.train.transcript import Transcript, check_transcript
+from clearseek.train.transcript import check_transcript
+from clearseek.train.writer import TranscriptWriter
 
 HEADER: dict[str, Any] = {
     "recipe": {"name": "tiny", "train": {"steps": 300, "seed": 0}},
@@ -43,7 +44,7 @@ def without_evaluation(record: StepRecord) -> StepRecord:
 
 
 def written(path: Path, steps: int) -> Path:
-    record = Transcript.open(path, HEADER)
+    record = TranscriptWriter.open(path, HEADER)
     for number in range(1, steps + 1):
         record.append(step(number))
     record.close()
@@ -66,7 +67,7 @@ def test_it_is_read_line_by_line(tmp_path: Path) -> None:
     """A long run's transcript has hundreds of megabytes: to go on must not take them."""
     path = written(tmp_path / "long.jsonl", 6000)
     tracemalloc.start()
-    Transcript.resume(path, HEADER, 5000).close()
+    TranscriptWriter.resume(path, HEADER, 5000).close()
     assert transcript.last_line(path).step == 5000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -75,18 +76,18 @@ def test_it_is_read_line_by_line(tmp_path: Path) -> None:
 
 def test_a_run_may_begin_after_its_parents_last_step(tmp_path: Path) -> None:
     path, header = tmp_path / "t.jsonl", HEADER | {"parent": {"step": 4}}
-    record = Transcript.open(path, header)
+    record = TranscriptWriter.open(path, header)
     assert record.step == 4
     record.append(step(5))
     record.close()
     assert [each.step for each in check_transcript(path).steps] == [5] and check_transcript(path).begin == 4
-    Transcript.resume(path, header, 4).close()
+    TranscriptWriter.resume(path, header, 4).close()
     assert check_transcript(path).steps == ()
 
 
 @pytest.mark.parametrize("parent", [4, None, [], {}, {"step": -1}, {"step": "4"}, {"step": True}])
 def test_a_parent_without_a_step_is_no_header(parent: Any, tmp_path: Path) -> None:
-    line = transcript._line({"format": transcript.FORMAT, **HEADER, "parent": parent})
+    line = transcript.canonical({"format": transcript.FORMAT, **HEADER, "parent": parent})
     (tmp_path / "t.jsonl").write_bytes(line + b"\n")
     with pytest.raises(UserError, match="line 1: altered: it does not say after which step"):
         check_transcript(tmp_path / "t.jsonl")
@@ -95,12 +96,12 @@ def test_a_parent_without_a_step_is_no_header(parent: Any, tmp_path: Path) -> No
 def test_a_line_that_waited_for_its_evaluation_is_kept_if_it_is_there(file: Path) -> None:
     before, pending = check_transcript(file), without_evaluation(step(4))
     head = [line.head for line in transcript.read_lines(file)][3]
-    again = Transcript.resume(file, HEADER, 3, head, pending)
+    again = TranscriptWriter.resume(file, HEADER, 3, head, pending)
     assert again.step == 4
     again.close()
     assert check_transcript(file).steps == before.steps[:4]
     for other in (replace(pending, scalars={"loss": 1.0}), without_evaluation(step(5))):
-        again = Transcript.resume(file, HEADER, 3, head, other)
+        again = TranscriptWriter.resume(file, HEADER, 3, head, other)
         assert again.step == 3
         again.append(step(4))
         again.close()
@@ -113,8 +114,8 @@ def test_nothing_is_written_after_a_full_disk(file: Path, monkeypatch: pytest.Mo
         target.write(data[:10])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    record = Transcript.resume(file, HEADER, 6)
-    monkeypatch.setattr(transcript, "append", full)
+    record = TranscriptWriter.resume(file, HEADER, 6)
+    monkeypatch.setattr(writer, "append", full)
     with pytest.raises(UserError, match=r"the disk is full \([\d,]+ bytes are needed and [\d,]+ are free\)"):
         record.append(step(7))
     record.close()
@@ -142,7 +143,7 @@ def test_floats_are_hexadecimal_and_the_chain_is_sha256(file: Path) -> None:
 )
 def test_every_float_and_name_survives(scalars: dict[str, float], norm: float, balance: list[float]) -> None:
     record = StepRecord(1, scalars, norm, 5, tuple(balance))
-    assert decode(json.loads(transcript._line(encode(record)))) == record
+    assert decode(json.loads(transcript.canonical(encode(record)))) == record
 
 
 def test_speed_is_for_people_and_not_for_the_record() -> None:
@@ -151,7 +152,7 @@ def test_speed_is_for_people_and_not_for_the_record() -> None:
 
 
 def test_a_loss_that_is_not_a_number_is_recorded(tmp_path: Path) -> None:
-    record = Transcript.open(tmp_path / "t", HEADER)
+    record = TranscriptWriter.open(tmp_path / "t", HEADER)
     record.append(StepRecord(1, {"loss": math.nan}, math.inf, 1))
     record.close()
     [line] = check_transcript(tmp_path / "t").steps
@@ -162,7 +163,7 @@ def test_a_loss_that_is_not_a_number_is_recorded(tmp_path: Path) -> None:
 def test_a_run_is_never_written_over(file: Path) -> None:
     before = file.read_bytes()
     with pytest.raises(UserError, match="already recorded here"):
-        Transcript.open(file, HEADER)
+        TranscriptWriter.open(file, HEADER)
     assert file.read_bytes() == before
 
 
@@ -170,7 +171,7 @@ def test_a_run_is_never_written_over(file: Path) -> None:
 def test_resuming_gives_the_bytes_of_an_unbroken_run(file: Path, at: int) -> None:
     whole = file.read_bytes()
     head = json.loads(whole.splitlines()[at + 1])["prev"] if at < 6 else None
-    record = Transcript.resume(file, HEADER, at, head)
+    record = TranscriptWriter.resume(file, HEADER, at, head)
     assert record.step == at
     for number in range(at + 1, 7):
         record.append(step(number))
@@ -185,7 +186,7 @@ def test_a_torn_last_line_is_tolerated(file: Path, tear: int) -> None:
     summary = check_transcript(file)
     assert summary.torn
     assert [each.step for each in summary.steps] == [1, 2, 3, 4, 5]
-    record = Transcript.resume(file, HEADER, 5)
+    record = TranscriptWriter.resume(file, HEADER, 5)
     record.append(step(6))
     record.close()
     assert file.read_bytes() == whole
@@ -193,7 +194,7 @@ def test_a_torn_last_line_is_tolerated(file: Path, tear: int) -> None:
 
 def test_a_run_killed_in_its_first_line_can_begin_again(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(b'{"format":"clears')
-    record = Transcript.resume(tmp_path / "t", HEADER, 0)
+    record = TranscriptWriter.resume(tmp_path / "t", HEADER, 0)
     record.append(step(1))
     record.close()
     assert (tmp_path / "t").read_bytes() == written(tmp_path / "u", 1).read_bytes()
@@ -202,7 +203,7 @@ def test_a_run_killed_in_its_first_line_can_begin_again(tmp_path: Path) -> None:
 def test_lost_lines_are_an_error(file: Path) -> None:
     before = file.read_bytes()
     with pytest.raises(UserError, match=r"it ends at step 6, but the checkpoint is of step 9.*--from-step"):
-        Transcript.resume(file, HEADER, 9)
+        TranscriptWriter.resume(file, HEADER, 9)
     assert file.read_bytes() == before
 
 
@@ -213,7 +214,7 @@ def test_every_differing_key_is_named(file: Path) -> None:
     del other["environment"]["torch"]
     other["environment"]["gpu"] = "some"
     with pytest.raises(UserError) as caught:
-        Transcript.resume(file, other, 3)
+        TranscriptWriter.resume(file, other, 3)
     lines = [line.strip() for line in str(caught.value).splitlines()]
     assert lines[1:-1] == [
         'environment.gpu: (absent) -> "some"',
@@ -228,18 +229,18 @@ def test_a_number_is_not_its_float(file: Path) -> None:
     other = json.loads(json.dumps(HEADER))
     other["recipe"]["train"]["seed"] = False
     with pytest.raises(UserError, match="seed: 0 -> false"):
-        Transcript.resume(file, other, 3)
+        TranscriptWriter.resume(file, other, 3)
 
 
 def test_a_checkpoint_of_another_run_is_refused(file: Path) -> None:
     with pytest.raises(UserError, match="line 4: not the line that the checkpoint of step 3"):
-        Transcript.resume(file, HEADER, 3, head="f" * 64)
+        TranscriptWriter.resume(file, HEADER, 3, head="f" * 64)
 
 
 def test_a_second_writer_is_refused(file: Path) -> None:
-    first = Transcript.resume(file, HEADER, 6)
+    first = TranscriptWriter.resume(file, HEADER, 6)
     with pytest.raises(UserError, match="another process is writing"):
-        Transcript.resume(file, HEADER, 2)
+        TranscriptWriter.resume(file, HEADER, 2)
     first.append(step(7))
     first.close()
     assert len(check_transcript(file).steps) == 7
@@ -297,7 +298,7 @@ def test_removed_and_swapped_lines_are_found(file: Path) -> None:
 
 def test_damage_after_the_checkpoint_does_not_matter(file: Path) -> None:
     _edit(file, 6, b"tokens", b"tokenz")
-    Transcript.resume(file, HEADER, 3).close()
+    TranscriptWriter.resume(file, HEADER, 3).close()
     assert len(check_transcript(file).steps) == 3
 
 
@@ -312,11 +313,11 @@ def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file"):
         check_transcript(tmp_path / "t")
     with pytest.raises(UserError, match="No such file"):
-        Transcript.resume(tmp_path / "t", HEADER, 0)
+        TranscriptWriter.resume(tmp_path / "t", HEADER, 0)
 
 
 def test_steps_must_follow_each_other(tmp_path: Path) -> None:
-    record = Transcript.open(tmp_path / "t", HEADER)
+    record = TranscriptWriter.open(tmp_path / "t", HEADER)
     with pytest.raises(AssertionError, match="step 2 after step 0"):
         record.append(step(2))
     record.close()
@@ -331,6 +332,6 @@ def test_a_later_format_names_itself_and_what_is_read_here(file: Path) -> None:
 def test_a_variable_that_was_set_since_is_named(tmp_path: Path) -> None:
     path = tmp_path / "transcript.jsonl"
     environment: dict[str, Any] = {"threads": 2, "switches": {}}
-    Transcript.open(path, {"environment": environment}).close()
+    TranscriptWriter.open(path, {"environment": environment}).close()
     with pytest.raises(UserError, match=r"switches\.MKL_CBWR: \(absent\) -> \"AVX2\""):
-        Transcript.resume(path, {"environment": environment | {"switches": {"MKL_CBWR": "AVX2"}}}, 0)
+        TranscriptWriter.resume(path, {"environment": environment | {"switches": {"MKL_CBWR": "AVX2"}}}, 0)

@@ -11,7 +11,8 @@ from clearseek.errors import UserError
 from clearseek.train.extend import longer_recipe
 from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
-from clearseek.train.transcript import Transcript, check_transcript
+from clearseek.train.transcript import check_transcript
+from clearseek.train.writer import TranscriptWriter
 from clearseek.verify.run import verify_release
 from tests.releases import audited
 
@@ -80,7 +81,7 @@ def test_a_changed_byte_is_found(old_run: Run) -> None:
 def test_it_does_not_go_on_here(old_run: Run) -> None:
     before = old_run.transcript.read_bytes()
     with pytest.raises(UserError, match=r"format 1: ClearSeek 0\.1 began this run, and .* gives other bits"):
-        Transcript.resume(old_run.transcript, {}, 3)
+        TranscriptWriter.resume(old_run.transcript, {}, 3)
     assert old_run.transcript.read_bytes() == before
 
 
