@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from sys import int_info
 from typing import Any
 
@@ -38,6 +39,15 @@ def strict_json(raw: bytes, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{where}: must be a JSON object")
     return content
+
+
+def is_later(stated: Any, ours: str | int) -> bool:
+    """Whether a file states a later format than ours, such as "clearseek-code-2" after "clearseek-code-1"."""
+    if isinstance(ours, int):
+        return type(stated) is int and ours < stated < 10_000
+    name, _, number = ours.rpartition("-")
+    found = re.fullmatch(rf"{name}-([1-9][0-9]{{0,3}})", stated, re.ASCII) if isinstance(stated, str) else None
+    return found is not None and int(found[1]) > int(number)
 
 
 def _number(digits: str) -> float:

@@ -88,7 +88,8 @@ class _CommandParser(_Parser):
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands, which loads none of their modules."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog="clearseek", description=clearseek.__doc__, epilog=EXAMPLES, formatter_class=raw)
+    first = (clearseek.__doc__ or "").partition("\n")[0]
+    parser = _Parser(prog="clearseek", description=first, epilog=EXAMPLES, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"clearseek {clearseek.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser)
     for name, text in COMMANDS.items():

@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 from clearseek.config import DataConfig, Settings
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import sha256_file
+from clearseek.jsontext import is_later
 
 Counts = dict[str, int]
 Split = Literal["train", "heldout"]
@@ -226,10 +227,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path}: cannot read: {error.strerror}") from None
     except (ValueError, RecursionError):
         raise UserError(f"{path}: damaged (not JSON): delete {folder} and prepare the data again") from None
-    if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
-        raise OtherVersionError(
-            f"{path}: format {raw['format']!r}, but this ClearSeek reads {FORMAT}: prepare the data again"
-        )
+    if isinstance(raw, dict) and (stated := raw.get("format", FORMAT)) != FORMAT:
+        if is_later(stated, FORMAT):
+            raise OtherVersionError(
+                f"{path}: format {stated}, but this ClearSeek reads {FORMAT}: use a newer one, or prepare data again"
+            )
+        raise UserError(f"{path}: damaged at format: delete {folder} and prepare the data again")
     try:
         return Manifest.model_validate_json(json.dumps(raw))
     except ValidationError as error:

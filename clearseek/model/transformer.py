@@ -260,6 +260,8 @@ class DeepSeekModel(nn.Module):
             return cross_entropy(hidden_BSD.flatten(0, 1), self.head_weight, *targets)
 
         replayed = [] if routing_LBSK is None else [index_BSK.flatten(0, 1) for index_BSK in routing_LBSK]
+        if routing_LBSK is not None and len(replayed) != len(self.moe_layers):
+            raise ValueError(f"routing of {len(replayed)} layers for {len(self.moe_layers)} with experts")
         hidden_BSD, routings = self._run(tokens_BX[:, :length], at, None, weight_B, replayed)
         main, mtp = nats(hidden_BSD, 1), None
         total = main

@@ -40,7 +40,7 @@ def trainers_code(sources: Mapping[str, bytes]) -> dict[str, str]:
 
     Raises UserError where the trainer is missing or a source is not Python.
     """
-    modules = {_module(path): path for path in sources}
+    modules = {module_of(path): path for path in sources}
     missing = [root for root in ROOTS if root not in modules]
     if missing:
         raise UserError(f"no source of {', '.join(missing)}: not the code of this version's trainer")
@@ -65,7 +65,8 @@ def code_list(files: Mapping[str, str]) -> dict[str, Any]:
     return {"format": FORMAT, "sha256": code_hash(files), "files": dict(files)}
 
 
-def _module(path: str) -> str:
+def module_of(path: str) -> str:
+    """Name of the module in a source."""
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 

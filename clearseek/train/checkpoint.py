@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 import clearseek
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import atomic_folder, remove_folder, remove_leftovers, sha256_bytes, sha256_file, write_atomic
+from clearseek.jsontext import is_later
 
 _FOLDER = re.compile(r"step-([0-9]{8,18})")
 _FILE = re.compile(r"[a-z]+\.safetensors")
@@ -119,11 +120,13 @@ def find_problems(path: Path, groups: Collection[str] | None = None) -> list[str
             raise TypeError("files")
         if not all(map(_FILE.fullmatch, record["files"])) or not isinstance(record["state"], dict):
             return [f"{file}: not the record of a checkpoint: it names other files than its own, or has no state"]
-        if (found := record.get("format", FORMAT)) != FORMAT:
+        if is_later(found := record.get("format", FORMAT), FORMAT):
             raise OtherVersionError(
-                f"{file}: format {found!r:.60}: of another version of ClearSeek; {clearseek.__version__} reads "
+                f"{file}: format {found}: of another version of ClearSeek; {clearseek.__version__} reads "
                 f"{FORMAT} and what came before"
             )
+        if found != FORMAT:
+            return [f"{file}: altered: its format, {found!r:.60}, is none of ClearSeek's"]
         if type(record["step"]) is not int:
             raise TypeError("step")
         if path.name != _name(record["step"]):

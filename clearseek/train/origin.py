@@ -52,7 +52,9 @@ class Parent:
         if self.record["data_fingerprint"] != training.task.fingerprint:
             raise UserError(f"{self.run.root}: it goes on from a run of other data: give their folder with --data")
         path = checkpoint.find(self.run.parent, self.step)
-        restore(training, path, checkpoint.load(path), self.record.get("tokens", 0))
+        recipe = training.recipe
+        before = self.step * recipe.train.batch_size * recipe.data.sequence_length  # ClearSeek 0.1 recorded no tokens
+        restore(training, path, checkpoint.load(path), self.record.get("tokens", before))
         state = training.state()
         weights = [*state["weights"].items(), *state["buffers"].items()]
         if hasher(2 if "tokens" in self.record else 1)(weights) != self.record["weights_sha256"]:

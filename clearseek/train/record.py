@@ -13,6 +13,9 @@ from typing import Any
 LOSS, MTP_LOSS, HELD_OUT = "loss", "mtp_loss", "held_out_bpb"
 """Names of pre-training's scalars: nats per token, nats per token, bits per byte of held-out text."""
 _HASHES = ("weights_sha256", "optimizer_sha256")
+_LINE = {"step", "scalars", "grad_norm", "tokens", "balance", *_HASHES, "prev"}
+TAKEN = _LINE | {"lr", "tokens_per_second", "mfu", "load"}
+"""Names that a task's scalars may not have: those of fields in the transcript and in metrics.jsonl."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,10 @@ class StepRecord:
     mfu: float = field(default=0.0, compare=False)
     """Model FLOP/s over the machine's measured rate of matrix products: 0 to 1."""
 
+    def __post_init__(self) -> None:
+        if taken := sorted(TAKEN & self.scalars.keys()):
+            raise ValueError(f"scalars named as fields of a step's record are: {', '.join(taken)}: choose other names")
+
 
 def encode(record: StepRecord) -> dict[str, Any]:
     """A step's line without its `prev`; absent values are left out."""
@@ -59,7 +66,10 @@ def decode(line: Mapping[str, Any], version: int = 2) -> StepRecord:
     Raises KeyError, TypeError, ValueError or OverflowError where it is none.
     """
     if version == 1:  # losses stood beside the rest, under the names that they have among the scalars
-        line = {**line, "scalars": {name: line[name] for name in (LOSS, MTP_LOSS, HELD_OUT) if name in line}}
+        line = {
+            **line,
+            "scalars": {LOSS: line[LOSS]} | {name: line[name] for name in (MTP_LOSS, HELD_OUT) if name in line},
+        }
         line = {name: value for name, value in line.items() if name not in line["scalars"]}
     for name, kind in (("step", int), ("tokens", int), ("balance", list), ("scalars", dict)):
         if type(line[name]) is not kind:
@@ -67,7 +77,7 @@ def decode(line: Mapping[str, Any], version: int = 2) -> StepRecord:
     hashes = [line.get(name) for name in _HASHES]
     if not all(value is None or isinstance(value, str) for value in hashes):
         raise TypeError("a hash is not text")
-    if unknown := line.keys() - {"step", "scalars", "grad_norm", "tokens", "balance", *_HASHES, "prev"}:
+    if unknown := line.keys() - _LINE:
         raise ValueError(f"unknown: {unknown}")
     scalars = {name: float.fromhex(value) for name, value in line["scalars"].items()}
     balance = tuple(map(float.fromhex, line["balance"]))

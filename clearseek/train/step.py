@@ -105,6 +105,7 @@ class Training:
         Raises NotFiniteError, and changes nothing, where loss or gradients are not finite.
         """
         train, started, step = self.recipe.train, time.perf_counter(), self.step + 1
+        use_kernels(self.setup.kernels)  # a callback may have chosen others for a model of its own
         batch = self.task.batch(step, self.model)
         gradients, scalars, load_LE = self._gradients(batch)
         norm = gradient_norm(gradients)

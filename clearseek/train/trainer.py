@@ -25,7 +25,7 @@ from clearseek.train.record import StepRecord, decode, encode
 from clearseek.train.run import Metrics, Run
 from clearseek.train.step import NotFiniteError, Training
 from clearseek.train.task import Progress, Task
-from clearseek.train.writer import TranscriptWriter
+from clearseek.train.writer import TranscriptWriter, refuse_format_1
 
 OnStep = Callable[[StepRecord], None]
 """Called with the record of every step when it is done, and again with that of the last one when it is evaluated."""
@@ -94,6 +94,7 @@ class Trainer:
         path = checkpoint.latest(folder) if from_step is None else checkpoint.find(folder, from_step)
         if path is None:
             return TranscriptWriter.resume(self.run.transcript, header, self.training.step)
+        refuse_format_1(self.run.transcript)
         saved = checkpoint.load(path)
         head, pending = saved.state.get("transcript_head"), _pending(path, saved.state, saved.step)
         tokens = saved.state.get("tokens")

@@ -71,6 +71,7 @@ class TranscriptWriter:
             raise unreadable(path, error) from None
         try:
             _lock(file, path)
+            refuse_format_1(path)
             at, lines = None, read_lines(path)
             for at in lines:
                 if at.record is None:
@@ -143,12 +144,17 @@ def _completed(lines: Iterator[Line], pending: StepRecord) -> Line | None:
     return line if replace(line.record, scalars=measured) == pending else None
 
 
-def _refuse_other(path: Path, recorded: Line, now: dict[str, Any]) -> None:
-    if recorded.version != 2:
+def refuse_format_1(path: Path) -> None:
+    """Raise OtherVersionError where ClearSeek 0.1 began the run of this transcript."""
+    first = next(read_lines(path), None)
+    if first is not None and first.version != 2:
         raise OtherVersionError(
-            f"{path}: format {recorded.version}: ClearSeek 0.1 began this run, and {clearseek.__version__} gives other "
+            f"{path}: format {first.version}: ClearSeek 0.1 began this run, and {clearseek.__version__} gives other "
             "bits: finish it with that version, or start a new run"
         )
+
+
+def _refuse_other(path: Path, recorded: Line, now: dict[str, Any]) -> None:
     changes = differences(recorded.header, json.loads(canonical(now)))
     if changes:
         raise UserError(

@@ -8,26 +8,31 @@ from typing import Final
 from clearseek.audit.read.archive import members
 from clearseek.audit.read.source import Folder
 from clearseek.errors import OtherVersionError, UserError
-from clearseek.jsontext import strict_json
-from clearseek.release.code import CODE, FORMAT, code_list, package_sources, trainers_code
+from clearseek.jsontext import is_later, strict_json
+from clearseek.release.code import CODE, FORMAT, code_list, module_of, package_sources, trainers_code
 
-_LONGEST_SOURCE: Final = 10_000_000
+_LONGEST_SOURCE: Final = 200_000
+"""Bytes: a parser of Python takes about 1,000 times as much memory."""
+_BINARY: Final = (".so", ".pyd", ".pyc", ".pth", ".dll", ".dylib")
+"""Endings of files that Python may load in place of a source."""
 
 
-def other_code(root: Path) -> str:
+def other_code(root: Path, transcript_format: int) -> str:
     """Differences between the code that trains here and the release's, in words, or an empty string.
 
-    Raises UserError where the list is not of the code that the release carries, OtherVersionError where the list's
-    format is unknown to this version.
+    Raises UserError where the list is not of the code that the release carries or is missing where the format of the
+    transcript asks for one, OtherVersionError where it is of a later format.
     """
     published = archived_sources(root)
     if not published:
         return "the release has no source archive in code/"
     if not (root / CODE).is_file():
+        if transcript_format > 1:
+            raise UserError(f"{CODE}: missing, though ClearSeek writes it with such a transcript")
         return f"the release has no {CODE}, as before ClearSeek 0.2"
     listed = strict_json((root / CODE).read_bytes(), CODE)
-    if listed.get("format") != FORMAT:
-        raise OtherVersionError(f"{CODE}: format {listed.get('format')!r:.60}: this version reads {FORMAT}")
+    if is_later(listed.get("format"), FORMAT):
+        raise OtherVersionError(f"{CODE}: format {listed['format']}, and this version reads {FORMAT}: use a newer one")
     if listed != code_list(trainers_code(published)):
         raise UserError(f"{CODE}: not the list of what the trainer in code/ imports, or not their hashes")
     here = trainers_code(package_sources())
@@ -37,12 +42,28 @@ def other_code(root: Path) -> str:
 
 
 def archived_sources(root: Path) -> dict[str, bytes]:
-    """Path such as ``clearseek/train/step.py`` -> source, from the archives of a release's code."""
+    """Path such as ``clearseek/train/step.py`` -> source, from the archive of a release's code.
+
+    Raises UserError where it is not plain which source Python would run.
+    """
     source = Folder(root)
-    archives = [path for path in source.sizes if path.startswith("code/") and path.endswith(".tar.gz")]
-    return {
-        str(PurePosixPath(*parts[1:])): content
-        for path in archives
-        for name, content in members(source, path, _LONGEST_SOURCE)
-        if (parts := PurePosixPath(name).parts)[1:2] == ("clearseek",) and name.endswith(".py") and ".." not in parts
-    }
+    found: dict[str, bytes] = {}
+    modules: set[str] = set()
+    tops: set[tuple[str, str]] = set()
+    for path in (path for path in source.sizes if path.startswith("code/") and path.endswith(".tar.gz")):
+        for name, content in members(source, path, _LONGEST_SOURCE + 1):
+            parts = PurePosixPath(name).parts
+            if parts[1:2] != ("clearseek",):
+                continue
+            tops.add((path, parts[0]))
+            inside = "/".join(parts[1:])
+            if ".." in parts or name.endswith(_BINARY):
+                raise UserError(f"{path}: {name:.200}: does not belong among the sources of ClearSeek")
+            if name.endswith(".py"):
+                if len(content) > _LONGEST_SOURCE:
+                    raise UserError(f"{path}: {name:.200}: longer than {_LONGEST_SOURCE:,} bytes: not read")
+                if module_of(inside) in modules or len(tops) > 1:
+                    raise UserError(f"{path}: {name:.200}: a second source of one module, or a second clearseek/")
+                modules.add(module_of(inside))
+                found[inside] = content
+    return found

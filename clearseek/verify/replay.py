@@ -141,7 +141,16 @@ class Replay:
     @cached_property
     def other_code(self) -> str:
         """Differences between the code that trains here and the release's, by :mod:`clearseek.verify.code`."""
-        return other_code(self.release.root)
+        return other_code(self.release.root, self.release.transcript.version)
+
+    @cached_property
+    def other_bits(self) -> str:
+        """Why other bits may follow from the code that trains here: as `other_code`, and where its list is a later
+        version's, which is no reason not to compare."""
+        try:
+            return self.other_code
+        except OtherVersionError as error:
+            return str(error)
 
     @sharing_cores()
     def train(self, segment: Segment, nudged: float = 0.0) -> tuple[list[StepRecord], dict[str, dict[str, Tensor]]]:

@@ -105,6 +105,8 @@ def verify_release(
     if {2, 3, 4, 5, 6} & set(levels) and not tree.problems:  # links that lead outside and FIFOs are never opened
         try:
             release = open_release(root)
+        except OtherVersionError as error:
+            rows.append(ask.VERIFY_TRANSCRIPT.unknown(Grade.PRESENT, str(error)))
         except UserError as error:
             rows.append(ask.VERIFY_TRANSCRIPT.no(Grade.CLAIMED, str(error)))
         else:

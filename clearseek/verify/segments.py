@@ -36,7 +36,7 @@ def _segment(question: Question, replay: Replay, segment: Segment, place: Eviden
         return question.no(Grade.CLAIMED, forged, place)
     records, tensors = replay.train(segment)
     found = _first_difference(replay, segment, records, tensors, saved)
-    if found is not None and (replay.differs or replay.other_code):
+    if found is not None and (replay.differs or replay.other_bits):
         return _within_drift(replay, segment, outcome(records, tensors), saved, found[0])
     if found is not None:
         return question.no(Grade.CLAIMED, *found)
@@ -101,8 +101,8 @@ def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkp
         return question.no(Grade.CLAIMED, f"the weights are ours, and the rest of the state is not: {first}", place)
     drift = farthest([distance(ours, outcome(*replay.train(segment, nudged=size))) for size in NUDGES])
     differs = f"this machine differs: {', '.join(replay.differs)}" if replay.differs else ""
-    if replay.other_code:
-        differs += f"{' and ' * bool(differs)}this ClearSeek is not the release's: {replay.other_code}"
+    if replay.other_bits:
+        differs += f"{' and ' * bool(differs)}this ClearSeek is not the release's: {replay.other_bits}"
     reason = (
         f"equal bits are not expected, for {differs}; first difference: {first}; the published run is "
         f"{_shown(away)} away from ours, and runs changed in their last places {_shown(drift)}"
@@ -133,6 +133,6 @@ def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _differing(found: StepRecord, stated: StepRecord) -> str:
     """First field in which two records differ, in words."""
-    ours, theirs = ({**line.pop("scalars"), **line} for line in (encode(found), encode(stated)))
+    ours, theirs = ({**line.pop("scalars"), **line} for line in (encode(found), encode(stated)))  # no name is in both
     key = next(key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key))
     return f"step {found.step}: {key} is {ours.get(key)!r:.80}, and the transcript says {theirs.get(key)!r:.80}"

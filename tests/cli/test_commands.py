@@ -136,6 +136,7 @@ def test_version_and_help(cli: Cli) -> None:
     assert cli("--version") == (0, f"clearseek {clearseek.__version__}\n", "")
     said = cli("--help")
     assert said.code == 0 and "examples:" in said.out and all(f"\n    {name}" in said.out for name in COMMANDS)
+    assert said.out.index("positional arguments:") < 200, "the commands come first; Python's manual is elsewhere"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

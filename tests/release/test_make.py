@@ -541,6 +541,61 @@ def test_a_list_of_a_later_format_names_itself(release: Path) -> None:
     assert row.answer == "unknown" and "clearseek-code-9" in row.reason and "reads clearseek-code-1" in row.reason
 
 
+@pytest.mark.parametrize("named", [{"format": "clearseek-code-99"}, {"format": "x"}, {}])
+def test_no_list_spares_a_forger_the_comparison(release: Path, named: dict[str, str]) -> None:
+    """A loss a whole nat away is refuted, whatever format the list of the code claims."""
+    (release / CODE).write_text(json.dumps(named))
+
+    def change(number: int, entry: dict[str, Any]) -> dict[str, Any]:
+        if number == 2:
+            entry["scalars"]["loss"] = (float.fromhex(entry["scalars"]["loss"]) + 1).hex()
+        return entry
+
+    rewrite_lines(release, change)
+    found = rows(release, levels=(6,))
+    assert any(row.answer == "no" and row.id.endswith(".1-3") for row in found.values()), found
+
+
+def test_a_list_that_was_dropped_is_missed(release: Path) -> None:
+    (release / CODE).unlink()
+    (release / MANIFEST).write_bytes(build(release).to_bytes())
+    row = rows(release, levels=(5,))["verify.code"]
+    assert row.answer == "no" and "missing" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("{top}/clearseek/train/step/__init__.py", "a second source of one module"),
+        ("other/clearseek/train/muon2.py", "a second clearseek/"),
+        ("{top}/clearseek/train/muon.cpython-312-x86_64-linux-gnu.so", "does not belong"),
+    ],
+)
+def test_an_archive_in_which_python_would_run_another_source(release: Path, name: str, said: str) -> None:
+    (file,) = (release / "code").iterdir()
+    buffer = io.BytesIO()
+    with tarfile.open(file) as old, tarfile.open(fileobj=buffer, mode="w:gz") as new:
+        for member in old:
+            new.addfile(member, old.extractfile(member))
+        top = member.name.split("/")[0]
+        new.addfile(tarfile.TarInfo(name.format(top=top)), io.BytesIO())
+    file.write_bytes(buffer.getvalue())
+    (release / MANIFEST).write_bytes(build(release).to_bytes())
+    row = rows(release, levels=(5,))["verify.code"]
+    assert row.answer == "no" and said in row.reason
+
+
+def test_a_scalar_named_as_a_field_is_altered(release: Path) -> None:
+    def change(number: int, entry: dict[str, Any]) -> dict[str, Any]:
+        if number == 2:
+            entry["scalars"]["step"] = (1.0).hex()
+        return entry
+
+    rewrite_lines(release, change)
+    row = rows(release, levels=(6,))["verify.transcript"]
+    assert row.answer == "no" and "not the record of a step" in row.reason
+
+
 def test_another_learning_rate_is_outside_the_band(release: Path) -> None:
     """A recipe that says a hundredth less than was trained with, from a machine that is not this one."""
     edit_json(release / "training/recipe.json", lambda r: r["optimizer"].update(learning_rate=2.97e-3))

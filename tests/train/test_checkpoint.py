@@ -261,15 +261,26 @@ def test_a_forged_record_is_refused(tmp_path: Path, change: dict[str, object], w
         checkpoint.load(path)
 
 
-@pytest.mark.parametrize("name", ["clearseek-checkpoint-3", 7])
-def test_a_later_format_names_itself_and_what_is_read_here(tmp_path: Path, name: object) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("clearseek-checkpoint-3", OtherVersionError, "format clearseek-checkpoint-3: .* reads clearseek-checkpoint-2"),
+        ("clearseek-checkpoint-1", UserError, "altered: its format"),
+        ("x", UserError, "altered: its format, 'x', is none of ClearSeek's"),
+        (7, UserError, "altered: its format"),
+    ],
+)
+def test_a_later_format_names_itself_and_another_is_altered(
+    tmp_path: Path, name: object, kind: type[UserError], said: str
+) -> None:
     path = saved(tmp_path, 1)
     file = path / "checkpoint.json"
     record = json.loads(file.read_text())["checkpoint"] | {"format": name}
     digest = hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     file.write_text(json.dumps({"checkpoint": record, "sha256": digest}))
-    with pytest.raises(OtherVersionError, match=rf"format {name!r}: .* reads clearseek-checkpoint-2"):
+    with pytest.raises(kind, match=said) as caught:
         checkpoint.load(path)
+    assert type(caught.value) is kind
 
 
 def test_a_file_that_is_no_safetensors_is_one_error(tmp_path: Path) -> None:

@@ -335,3 +335,9 @@ def test_a_variable_that_was_set_since_is_named(tmp_path: Path) -> None:
     TranscriptWriter.open(path, {"environment": environment}).close()
     with pytest.raises(UserError, match=r"switches\.MKL_CBWR: \(absent\) -> \"AVX2\""):
         TranscriptWriter.resume(path, {"environment": environment | {"switches": {"MKL_CBWR": "AVX2"}}}, 0)
+
+
+@pytest.mark.parametrize("name", ["step", "grad_norm", "prev", "lr", "load", "weights_sha256"])
+def test_a_scalar_does_not_take_a_fields_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"named as fields of a step's record are: {name}"):
+        StepRecord(1, {name: 1.0}, 1.0, 1)

@@ -161,7 +161,7 @@ def test_a_manifest_reads_nothing_outside(release: Path) -> None:
     found = rows(release, levels=(3, 4, 6))
     for row in ("verify.evaluation", "verify.data", "verify.steps.1-3"):
         assert found[row].answer == "no"
-        assert "is no file of this folder" in found[row].reason
+        assert "is not a file of this folder" in found[row].reason
 
 
 def spoil_checkpoint(release: Path, step: int, group: str, change: Any) -> None:
@@ -322,6 +322,24 @@ def test_a_format_of_another_version_is_not_the_publishers_fault(release: Path) 
     for name in ("verify.evaluation", "verify.data"):
         assert found[name].answer == "unknown", found[name]
         assert "format 2, but this ClearSeek reads 1" in found[name].reason
+
+
+def test_a_transcript_of_a_later_version_is_left_open(release: Path) -> None:
+    def later(number: int, entry: dict[str, Any]) -> dict[str, Any]:
+        return entry | ({} if number else {"format": "clearseek-transcript-3"})
+
+    rewrite_lines(release, later)
+    reseal(release)
+    row = rows(release, levels=(5,))["verify.transcript"]
+    assert row.answer == "unknown" and "clearseek-transcript-3" in row.reason
+
+
+def test_a_format_that_never_was_is_a_forgery(release: Path) -> None:
+    edit_json(release / "data/manifest.json", lambda manifest: manifest.update(format="x"))
+    reseal(release)
+    found = rows(release, levels=(3, 4))
+    for name in ("verify.evaluation", "verify.data"):
+        assert found[name].answer == "no", found[name]
 
 
 def test_a_full_disk_here_says_nothing_of_the_release(

@@ -85,6 +85,12 @@ def test_it_does_not_go_on_here(old_run: Run) -> None:
     assert old_run.transcript.read_bytes() == before
 
 
+@pytest.mark.parametrize("from_step", [None, 3])
+def test_training_on_says_which_version_began_it(old: Path, old_run: Run, from_step: int | None) -> None:
+    with pytest.raises(UserError, match=r"format 1: ClearSeek 0\.1 began this run"):
+        train_recipe(old_run.read_recipe(), old_run, old / "data", resume=True, from_step=from_step)
+
+
 def test_a_new_run_may_begin_where_it_ended(old: Path, old_run: Run, tmp_path: Path) -> None:
     """Weights, optimiser and step are taken over; what is new is the way the new run's bits are made."""
     run = Run(tmp_path / "more")
