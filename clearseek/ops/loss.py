@@ -89,7 +89,7 @@ class _CrossEntropy(torch.autograd.Function):
             share_C1 = share_T1[start : start + chunk]
             total += (losses_C * share_C1.squeeze(1)).sum()
             torch.mm(d_logits_CV, head_VD, out=d_hidden_TD[start : start + chunk])
-            d_head_VD += d_logits_CV.t() @ (h_CD * share_C1.to(h_CD.dtype))
+            d_head_VD += d_logits_CV.t() @ (h_CD * share_C1).to(h_CD.dtype)
         ctx.save_for_backward(d_hidden_TD, d_head_VD, share_T1, largest)
         ctx.head_dtype = head_VD.dtype
         return total * largest
@@ -99,7 +99,8 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
         d_hidden_TD, d_head_VD, share_T1, largest = ctx.saved_tensors
         scale = g * largest
-        d_hidden_TD = d_hidden_TD * (share_T1 * scale).to(d_hidden_TD.dtype)
+        # In FP32, rounded once: a scale rounded to BF16 would be off for all tokens alike.
+        d_hidden_TD = (d_hidden_TD * (share_T1 * scale)).to(d_hidden_TD.dtype)
         return d_hidden_TD, (d_head_VD * scale).to(ctx.head_dtype), None, None
 
 

@@ -55,6 +55,25 @@ def test_norm_in_several_blocks_equals_norm_in_one(dtype: torch.dtype, monkeypat
     torch.testing.assert_close(results[0][0].float(), expected, rtol=2**-7, atol=2**-7)
 
 
+@pytest.mark.parametrize(("unequal", "scale"), [(False, 1.0), (True, 1.0), (False, 0.3), (True, 0.3)])
+def test_no_factor_common_to_all_tokens_is_rounded(unequal: bool, scale: float) -> None:
+    """Projections onto the exact gradients are 1, where 1/96 rounded to BF16 is 0.2 % off."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, head = (torch.randn(rows, 512, generator=generator).bfloat16() for rows in (96, 64))
+    head *= 0.02  # as large as initial values: a BF16 logit's own rounding stays below the tolerance
+    target = torch.randint(0, 64, (96,), generator=generator)
+    weight = torch.rand(96, generator=generator) + 0.1 if unequal else torch.ones(96)
+    weight /= weight.sum()
+    found = [x.clone().requires_grad_() for x in (hidden, head)]
+    (scale * loss_module.cross_entropy(*found, target, weight)).backward()  # type: ignore[no-untyped-call]
+    exact = [x.double().requires_grad_() for x in (hidden, head)]
+    (scale * weight.double() * F.cross_entropy(exact[0] @ exact[1].t(), target, reduction="none")).sum().backward()
+    for ours, theirs in zip(found, exact, strict=True):
+        assert ours.grad is not None and theirs.grad is not None
+        projection = (ours.grad.double() * theirs.grad).sum() / theirs.grad.square().sum()
+        assert abs(projection.item() - 1) < 5e-4
+
+
 def test_the_heads_gradient_of_many_chunks_is_summed_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 1)  # 64 tokens a chunk
     generator = torch.Generator().manual_seed(0)
