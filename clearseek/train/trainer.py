@@ -18,6 +18,7 @@ from clearseek.config import Recipe
 from clearseek.cores import sharing_cores
 from clearseek.errors import UserError
 from clearseek.interrupts import stop_on_signal
+from clearseek.ops.compiled import use_kernels
 from clearseek.train import checkpoint
 from clearseek.train.origin import origin_of, restore
 from clearseek.train.preflight import Setup
@@ -167,6 +168,7 @@ class Trainer:
 
         training = self.training
         try:
+            use_kernels(training.setup.kernels)  # as in a step
             measured = training.task.evaluate(training.model, pending.step, progress)
         except _StoppedError:
             return

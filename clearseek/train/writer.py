@@ -1,4 +1,8 @@
-"""Write the transcript of a run in progress (:mod:`clearseek.train.transcript`)."""
+"""Writing the transcript of a run in progress; :mod:`clearseek.train.transcript` reads it and says what it is.
+
+A line is one write, so that a kill leaves at most its last line torn; a checkpoint is saved only after the lines before
+it are on the disk. A resumed run cuts off what it will write again, and one whose header differs is refused.
+"""
 
 from __future__ import annotations
 

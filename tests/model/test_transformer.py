@@ -102,3 +102,22 @@ def test_balance_loss_only_pushes_routers_when_it_is_all_there_is() -> None:
     assert weighted.main.item() == plain.main.item()
     # two mixture-of-experts layers, each near 1 when loads are nearly even
     assert weighted.total.item() - plain.total.item() == pytest.approx(1.0, rel=0.3)
+
+
+def test_replayed_routing_is_taken_layer_by_layer_and_needs_all_of_them() -> None:
+    model = model_of({"num_nextn_predict_layers": 1})
+    tokens = torch.randint(0, model.config.vocab_size, (2, 34))
+    chosen: list[torch.Tensor] = []
+    hooks = [moe.gate.register_forward_hook(lambda _, __, out: chosen.append(out.index_TK)) for moe in model.moe_layers]
+    free = model.loss(tokens, 1e-3, 0.3).total
+    for hook in hooks:
+        hook.remove()
+    routing = torch.stack([index_TK.unflatten(0, (2, 32)) for index_TK in chosen])
+    assert torch.equal(model.loss(tokens, 1e-3, 0.3, routing_LBSK=routing).total, free)
+    for layer in range(len(routing)):
+        other = routing.clone()
+        other[layer] = (other[layer] + 1) % model.config.n_routed_experts
+        assert not torch.equal(model.loss(tokens, 1e-3, 0.3, routing_LBSK=other).total, free)
+    for wrong in (routing[:-1], routing[:0], torch.cat([routing, routing[:1]])):
+        with pytest.raises(ValueError, match=f"routing of {len(wrong)} layers for {len(routing)}"):
+            model.loss(tokens, 1e-3, 0.3, routing_LBSK=wrong)

@@ -564,21 +564,24 @@ def test_a_list_that_was_dropped_is_missed(release: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "size", "said"),
     [
-        ("{top}/clearseek/train/step/__init__.py", "a second source of one module"),
-        ("other/clearseek/train/muon2.py", "a second clearseek/"),
-        ("{top}/clearseek/train/muon.cpython-312-x86_64-linux-gnu.so", "does not belong"),
+        ("{top}/clearseek/train/step/__init__.py", 0, "a second source of one module"),
+        ("other/clearseek/train/muon2.py", 0, "a second clearseek/"),
+        ("{top}/clearseek/train/muon.cpython-312-x86_64-linux-gnu.so", 0, "does not belong"),
+        ("{top}/clearseek/train/long.py", 200_001, "longer than 200,000 bytes"),
     ],
 )
-def test_an_archive_in_which_python_would_run_another_source(release: Path, name: str, said: str) -> None:
+def test_an_archive_whose_sources_are_not_plain(release: Path, name: str, size: int, said: str) -> None:
     (file,) = (release / "code").iterdir()
     buffer = io.BytesIO()
     with tarfile.open(file) as old, tarfile.open(fileobj=buffer, mode="w:gz") as new:
         for member in old:
             new.addfile(member, old.extractfile(member))
         top = member.name.split("/")[0]
-        new.addfile(tarfile.TarInfo(name.format(top=top)), io.BytesIO())
+        added = tarfile.TarInfo(name.format(top=top))
+        added.size = size
+        new.addfile(added, io.BytesIO(b"#" * size))
     file.write_bytes(buffer.getvalue())
     (release / MANIFEST).write_bytes(build(release).to_bytes())
     row = rows(release, levels=(5,))["verify.code"]
