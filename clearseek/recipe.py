@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel, ValidationError
 
 from clearseek.config import Recipe, Settings
-from clearseek.errors import UserError, nearest
+from clearseek.errors import OtherVersionError, UserError, nearest
 
 
 class Retired(NamedTuple):
@@ -29,7 +29,7 @@ RETIRED = {
     "fp8.gradient_tile": Retired("1x128", "0.2.0"),
     "fp8.accumulate": Retired("fp32", "0.2.0"),
 }
-"""Retired settings by dotted key. Old records stay readable: a recipe may have such a setting at its old default."""
+"""Retired settings by dotted key, all of FP8. Records stay readable: a recipe may have them at their old defaults."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -64,19 +64,29 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(raw, str(file), overrides)
 
 
-def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
+def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = (), record: bool = False) -> Recipe:
     """Validate the tables of a recipe in TOML or JSON.
 
-    Raises UserError, each line of which begins with `where` (a file name) or with the override that set the key.
+    Args:
+        raw: The tables.
+        where: File that they are from.
+        overrides: Strings that `raw` was changed by, as for :func:`load_recipe`.
+        record: Whether to leave out retired settings whatever they were: a model that was trained with them is a model.
+
+    Raises:
+        UserError: each line begins with `where` or with the override that set the key.
+        OtherVersionError: the only fault is in retired settings, with which an earlier version can train.
     """
-    tables, entries = _without_retired(raw)
+    tables, retired = _without_retired(raw)
+    entries: list[Any] = [] if record else retired
     try:
         recipe = Recipe.model_validate(tables)
     except ValidationError as error:
-        entries += error.errors(include_url=False)
+        entries = entries + error.errors(include_url=False)
     if not entries:
         return recipe
-    raise UserError("\n".join(f"{_origin(entry, overrides) or where}: {_explain(entry)}" for entry in entries))
+    message = "\n".join(f"{_origin(entry, overrides) or where}: {_explain(entry)}" for entry in entries)
+    raise OtherVersionError(message) if entries == retired else UserError(message)
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -106,14 +116,16 @@ def find_recipe(path: str | Path) -> Path:
 
 
 def _without_retired(raw: Any) -> tuple[Any, list[Any]]:
-    """Tables without retired settings, and an error for each retired setting that is not at its old default."""
+    """Tables without retired settings, and an error for each that is not at its old default and has an effect."""
     wrong: list[Any] = []
+    train = raw.get("train") if isinstance(raw, dict) else None
+    eight_bit = isinstance(train, dict) and train.get("precision") == "fp8"
     for dotted, (always, since) in RETIRED.items():
         table, key = dotted.split(".")
         settings = raw.get(table) if isinstance(raw, dict) else None
         if isinstance(settings, dict) and key in settings:
             raw = raw | {table: {name: value for name, value in settings.items() if name != key}}
-            if settings[key] != always:
+            if eight_bit and settings[key] != always:
                 message = (
                     f"retired, and always {json.dumps(always)} since ClearSeek {since}: leave it out, or use a version "
                     f"before {since}"

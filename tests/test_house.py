@@ -16,7 +16,7 @@ from clearseek.cli import COMMANDS
 PACKAGE = Path(__file__).parents[1] / "clearseek"
 FLOORS = (
     ("errors", "jsontext", "program", "sysfiles", "interrupts", "locks", "templates"),
-    ("files", "filetypes"),
+    ("files", "filetypes", "training_code"),
     ("cores", "machine", "config", "recipe"),
     ("tensors",),
     ("counts",),

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clearseek.config import Recipe
-from clearseek.errors import UserError
+from clearseek.errors import OtherVersionError, UserError
 from clearseek.recipe import RETIRED, find_recipe, load_recipe, parse_recipe, recipe_json, shipped_recipes
 from tests.tiny import TINY, tiny
 
@@ -343,7 +343,12 @@ def test_a_retired_setting_is_read_at_the_value_that_every_run_has_now() -> None
 
 
 def test_a_retired_setting_at_another_value_is_refused_with_the_version_that_can_do_it() -> None:
-    raw = changed("fp8", RETIRED_BUT_HARMLESS | {"gradient_tile": "128x128", "accumulate": ["x"], "scale": 1})
+    raw = changed("fp8", RETIRED_BUT_HARMLESS | {"gradient_tile": "128x128", "accumulate": ["x"]})
+    raw["train"]["precision"] = "fp8"
+    raw["model"] |= {"moe_intermediate_size": 128, "intermediate_size": 256}
+    with pytest.raises(OtherVersionError, match=r"or use a version before 0\.2\.0"):
+        parse_recipe(raw, "it.toml")
+    raw["fp8"]["scale"] = 1
     assert refused(raw).split("\n") == [
         'it.toml: fp8.gradient_tile = "128x128": retired, and always "1x128" since ClearSeek 0.2.0: '
         "leave it out, or use a version before 0.2.0",
@@ -352,7 +357,16 @@ def test_a_retired_setting_at_another_value_is_refused_with_the_version_that_can
         'it.toml: unknown key fp8.scale (did you mean "scales"?); valid keys here: backend, scales',
     ]
     with pytest.raises(UserError, match=r"^--set fp8.accumulate=tensor-core: fp8.accumulate = .*retired"):
-        load_recipe("quickstart", ["fp8.accumulate=tensor-core"])
+        load_recipe("gpu-2b", ["train.precision=fp8", "fp8.accumulate=tensor-core"])
+
+
+def test_a_retired_setting_without_effect_is_left_out() -> None:
+    """Settings of FP8 say nothing about a run in another precision, and nothing about the model that a run made."""
+    raw = changed("fp8", RETIRED_BUT_HARMLESS | {"gradient_tile": "128x128", "accumulate": ["x"]})
+    assert parse_recipe(raw, "it.toml") == parse_recipe(changed("fp8", {}), "it.toml")
+    raw["train"]["precision"] = "fp8"
+    raw["model"] |= {"moe_intermediate_size": 128, "intermediate_size": 256}
+    assert parse_recipe(raw, "it.toml", record=True).train.precision == "fp8"
 
 
 def test_other_texts_do_not_have_the_recipes_licence() -> None:

@@ -19,13 +19,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from clearseek.cli.progress import data_progress
+    from clearseek.cli.progress import DataProgress
     from clearseek.cli.report import output, print_json, print_rows
     from clearseek.data.shards import prepare_data
     from clearseek.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    with data_progress(Console(stderr=True), quiet=arguments.json) as progress:
+    with DataProgress(Console(stderr=True), quiet=arguments.json) as progress:
         manifest = prepare_data(recipe.data, recipe.model.vocab_size, arguments.out, progress)
     if arguments.json:
         print_json(manifest.model_dump(mode="json", exclude={"config"}))

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     from clearseek.train.run import Run
 
     folder = Run(arguments.run)
-    recipe = folder.read_recipe()
+    recipe = folder.read_recipe(record=True)
     model, step = folder.load_model(arguments.step)
     dtype, scales = DTYPES[arguments.dtype], export_scales(recipe)
     export_hf(model.state_dict(), recipe.model, folder.tokenizer, arguments.out, dtype, scales=scales)

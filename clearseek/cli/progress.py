@@ -10,14 +10,12 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -200,26 +198,41 @@ def duration(seconds: float) -> str:
 STAGES = {"read": "reading documents", "tokenizer": "training the tokenizer", "tokenise": "tokenising"}
 
 
-@contextmanager
-def data_progress(console: Console, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress callback for `prepare_data`: bars with ETA in a terminal, one line a stage elsewhere."""
-    if not console.is_terminal or quiet:
-        seen: set[str] = set()
+class DataProgress:
+    """Progress of `prepare_data`, which it is called by: bars with ETA in a terminal, one line a stage elsewhere.
 
-        def line(stage: str, done: int, total: int) -> None:
-            if stage not in seen and not quiet:
-                seen.add(stage)
-                console.print(STAGES.get(stage, stage), markup=False)
+    A context manager, which restores the terminal. Bars are drawn from the first call on.
+    """
 
-        yield line
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        tasks: dict[str, Any] = {}
+    def __init__(self, console: Console, quiet: bool = False) -> None:
+        self._console, self._quiet = console, quiet
+        self._stages: dict[str, TaskID | None] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=console, transient=True) if console.is_terminal else None
 
-        def bar(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(STAGES.get(stage, stage), total=total or None)
-            progress.update(tasks[stage], completed=done, total=total or None)
+    def __enter__(self) -> DataProgress:
+        return self
 
-        yield bar
+    def __exit__(self, *error: object) -> None:
+        self.pause()
+
+    def pause(self) -> None:
+        """Take the bars away until the next call, so that other lines can be printed."""
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._quiet:
+            return
+        name, new = STAGES.get(stage, stage), stage not in self._stages
+        if self._bars is None:
+            if new:
+                self._console.print(name, markup=False)
+            self._stages[stage] = None
+            return
+        if new:
+            self._stages[stage] = self._bars.add_task(name, total=total or None)
+        self._bars.start()
+        task = self._stages[stage]
+        assert task is not None
+        self._bars.update(task, completed=done, total=total or None)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from clearseek.cli.progress import Display, data_progress
+from clearseek.cli.progress import DataProgress, Display
 from clearseek.config import Recipe
 from clearseek.train.record import HELD_OUT
 from clearseek.train.run import Run
@@ -25,11 +24,13 @@ def run_training(
     from clearseek.train.session import train_recipe
 
     console = Console(stderr=True) if quiet else Console(highlight=False)
-    with ExitStack() as data_shown, Display(recipe.train.steps, recipe.name, console=console) as display:
-        on_data = data_shown.enter_context(data_progress(Console(stderr=True), quiet))
+    with (
+        DataProgress(Console(stderr=True), quiet) as on_data,
+        Display(recipe.train.steps, recipe.name, console=console) as display,
+    ):
 
         def say(line: str) -> None:
-            data_shown.close()
+            on_data.pause()
             console.print(line, markup=False, soft_wrap=True)
 
         outcome = train_recipe(

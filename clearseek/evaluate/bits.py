@@ -48,7 +48,7 @@ def held_out_bits(
         window: Tokens the model sees at once.
         batch: Windows per forward pass.
         windows: Indices of the windows to take (see :func:`window_count`); all by default.
-        progress: Called with the number of windows done and of all windows.
+        progress: Called with the number of windows done and of all windows, before the first as well.
 
     Returns:
         Bits, and tokens predicted.
@@ -57,6 +57,8 @@ def held_out_bits(
     chosen = range(window_count(len(tokens), window)) if windows is None else windows
     device = model.head_weight.device
     nats, predicted = 0.0, 0
+    if progress is not None:
+        progress(0, len(chosen))
     for first in range(0, len(chosen), batch):
         part = chosen[first : first + batch]
         inputs = np.zeros((len(part), window), dtype=np.int64)

@@ -79,6 +79,8 @@ def places(
 ) -> Places:
     """Positions start .. start + length - 1; with `start_BS`, each document begins at 0 again.
 
+    Raises ValueError where a document starts before the sequence or after one of its tokens.
+
     DeepSeek-V3 packs documents into sequences without such isolation in pre-training (report, section 4.1), and
     isolates them in fine-tuning (section 5.1).
     """
@@ -86,7 +88,10 @@ def places(
     if start_BS is None:
         return Places(turn_SP2)
     assert start == 0, "documents are told apart only from the first position on"
-    return Places(turn_SP2[torch.arange(length, device=device) - start_BS], start_BS)
+    place_BS = torch.arange(length, device=device) - start_BS
+    if bool(((place_BS < 0) | (start_BS < 0)).any()):
+        raise ValueError("a document starts before its sequence, or after one of its tokens")
+    return Places(turn_SP2[place_BS], start_BS)
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:

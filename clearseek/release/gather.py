@@ -18,6 +18,7 @@ from clearseek.train.preflight import settle_numerics
 from clearseek.train.record import HELD_OUT
 from clearseek.train.run import Run, is_imported, read_metrics
 from clearseek.train.transcript import RunRecord, check_transcript, hasher
+from clearseek.training_code import code_here
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ def gather(run: Run, data: Path, dtype: str, name: str) -> Made:
             f"{command('export', run.root, 'OUT')}, or release a run that was trained here"
         )
     transcript = check_transcript(run.transcript)
+    if transcript.version > 1 and transcript.header.get("code_sha256") != code_here():
+        raise UserError(
+            f"{run.root}: trained by other code than this ClearSeek's, which a release would carry: release it with "
+            f"the ClearSeek that trained it (code_sha256 of its transcript; here {code_here()})"
+        )
     settle_numerics(recipe.train.threads, "cpu")  # others must get the following figures to the bit
     reached = transcript.begin + len(transcript.steps)
     if reached < recipe.train.steps:

@@ -24,7 +24,6 @@ from clearseek.evaluate.logits import as_json, prompt_logits
 from clearseek.files import atomic_folder, remove_unfinished
 from clearseek.hub.write import DTYPES, export_hf, export_scales
 from clearseek.release import documents
-from clearseek.release.code import CODE, code_list, package_sources, trainers_code
 from clearseek.release.gather import Made, gather
 from clearseek.release.source_archive import environment_lock, source_archive
 from clearseek.signing import manifest as manifests
@@ -33,6 +32,7 @@ from clearseek.signing.keys import PrivateKey
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.run import Run
+from clearseek.training_code import CODE, code_list, package_sources, trainers_code
 
 _GIT = b"""* -text
 *.safetensors filter=lfs diff=lfs merge=lfs -text
@@ -101,7 +101,8 @@ def make_release(
         _copy(folder, place / "data")
         archive, content = source_archive()
         _write(place / "code" / archive, content)
-        _write_json(place / CODE, code_list(trainers_code(package_sources())))
+        if made.transcript.version > 1:  # before, transcripts did not say by what code
+            _write_json(place / CODE, code_list(trainers_code(package_sources())))
         for path, text in documents.all_documents(made, place).items():
             _write(place / path, text)
         _licences(place, made)

@@ -106,8 +106,11 @@ class Run:
         """The tokenizer of its data."""
         return self.root / "tokenizer.json"
 
-    def read_recipe(self) -> Recipe:
-        """Recipe that the run was made with. Raises UserError where the folder holds no run."""
+    def read_recipe(self, record: bool = False) -> Recipe:
+        """Recipe that the run was made with, by which to train on, or as a `record` of what its model is.
+
+        Raises UserError where the folder holds no run, OtherVersionError where only another version can train on.
+        """
         try:
             raw = json.loads(self.recipe.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -116,7 +119,7 @@ class Run:
             raise UserError(f"{self.recipe}: cannot read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
             raise UserError(f"{self.recipe}: damaged: {error}: restore it from a copy") from None
-        return parse_recipe(raw, str(self.recipe))
+        return parse_recipe(raw, str(self.recipe), record=record)
 
     def read_parent(self) -> dict[str, Any] | None:
         """What the run began from, where that was the end of another one. Raises UserError when it is damaged."""
@@ -148,7 +151,7 @@ class Run:
 
         from clearseek.train import checkpoint
 
-        recipe, path = self.read_recipe(), self._checkpoint(step)
+        recipe, path = self.read_recipe(record=True), self._checkpoint(step)
         saved = checkpoint.load(path, checkpoint.MODEL)
         try:
             return model_of(recipe, saved.tensors, dtype or torch.float32), saved.step

@@ -98,7 +98,7 @@ class Task(Protocol):
     def evaluate(self, model: DeepSeekModel, step: int, progress: Progress | None = None) -> dict[str, float]:
         """What is measured of the model after a step, by name; nothing in steps that measure nothing.
 
-        After the run's last step it may take long: `progress` is called again and again, and may raise to end it.
+        After the run's last step it may take long: `progress` is called before and during it, and may raise to end it.
         """
 
     def contents(self, step: int) -> list[str]:

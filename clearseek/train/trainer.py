@@ -27,6 +27,7 @@ from clearseek.train.run import Metrics, Run
 from clearseek.train.step import NotFiniteError, Training
 from clearseek.train.task import Progress, Task
 from clearseek.train.writer import TranscriptWriter, refuse_format_1
+from clearseek.training_code import code_here
 
 OnStep = Callable[[StepRecord], None]
 """Called with the record of every step when it is done, and again with that of the last one when it is evaluated."""
@@ -75,6 +76,7 @@ class Trainer:
             "recipe": recipe.model_dump(mode="json"),
             "task": task.name,
             "data_fingerprint": task.fingerprint,
+            "code_sha256": code_here(),
             "environment": setup.environment(),
             **origin.header(),
         }
@@ -126,13 +128,16 @@ class Trainer:
                     self._save()
             if self._unseen is not None:
                 raise self._unseen
-            if self._pending is not None and not self._stop:
+            if self._pending is not None:
                 self._evaluate_at_end(self._pending, on_step, on_evaluation)
         finished = self.training.step == train.steps and self._pending is None
         return Outcome(self.training.step, finished, self.training.weights_hash(), time.perf_counter() - began)
 
     def stop(self) -> None:
-        """End the run after the current step, with a checkpoint, or in the final evaluation, which is begun again."""
+        """End the run after the current step, with a checkpoint, or in the final evaluation, which is begun again.
+
+        A task that evaluates nothing has no such evaluation: its run is then finished.
+        """
         self._stop = True
 
     def _take_step(self, on_step: OnStep | None) -> None:

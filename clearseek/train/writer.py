@@ -164,7 +164,7 @@ def _refuse_other(path: Path, recorded: Line, now: dict[str, Any]) -> None:
         raise UserError(
             f"{path}: this run would not have the bits of the recorded one. What differs, recorded -> now:\n  "
             + "\n  ".join(changes)
-            + "\nSet these back, or start a new run in another folder"
+            + "\nSet these back (code_sha256: use the ClearSeek that began the run), or start a new run elsewhere"
         )
 
 

@@ -9,7 +9,8 @@ from clearseek.audit.read.archive import members
 from clearseek.audit.read.source import Folder
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.jsontext import is_later, strict_json
-from clearseek.release.code import CODE, FORMAT, code_list, module_of, package_sources, trainers_code
+from clearseek.train.transcript import RunRecord
+from clearseek.training_code import CODE, FORMAT, code_list, module_of, package_sources, trainers_code
 
 _LONGEST_SOURCE: Final = 200_000
 """Bytes: a parser of Python takes about 1,000 times as much memory."""
@@ -17,23 +18,28 @@ _BINARY: Final = (".so", ".pyd", ".pyc", ".pth", ".dll", ".dylib")
 """Endings of files that Python may load in place of a source."""
 
 
-def other_code(root: Path, transcript_format: int) -> str:
-    """Differences between the code that trains here and the release's, in words, or an empty string.
+def other_code(root: Path, transcript: RunRecord) -> str:
+    """Differences between the code that trains here and that of the run, in words, or an empty string.
 
-    Raises UserError where the list is not of the code that the release carries or is missing where the format of the
-    transcript asks for one, OtherVersionError where it is of a later format.
+    Raises UserError where the release does not carry the code that the run began with, by its transcript;
+    OtherVersionError where the list of that code is of a later format.
     """
-    published = archived_sources(root)
-    if not published:
-        return "the release has no source archive in code/"
+    if transcript.version == 1:
+        return "the transcript does not say by what code, as before ClearSeek 0.2"
+    began = transcript.header.get("code_sha256")
     if not (root / CODE).is_file():
-        if transcript_format > 1:
-            raise UserError(f"{CODE}: missing, though ClearSeek writes it with such a transcript")
-        return f"the release has no {CODE}, as before ClearSeek 0.2"
+        raise UserError(f"{CODE}: missing: ClearSeek writes it with every such transcript")
     listed = strict_json((root / CODE).read_bytes(), CODE)
     if is_later(listed.get("format"), FORMAT):
         raise OtherVersionError(f"{CODE}: format {listed['format']}, and this version reads {FORMAT}: use a newer one")
-    if listed != code_list(trainers_code(published)):
+    if listed.get("sha256") != began:
+        raise UserError(f"{CODE}: not the list of the code that the run began with, whose hash its transcript has")
+    published, roots = archived_sources(root), listed.get("roots")
+    if not isinstance(roots, list) or not all(isinstance(each, str) for each in roots):
+        raise UserError(f"{CODE}: does not name the modules of the trainer")
+    if not published:
+        return "the release has no source archive in code/"
+    if listed != code_list(trainers_code(published, roots), roots):
         raise UserError(f"{CODE}: not the list of what the trainer in code/ imports, or not their hashes")
     here = trainers_code(package_sources())
     theirs: dict[str, str] = listed["files"]

@@ -141,7 +141,7 @@ class Replay:
     @cached_property
     def other_code(self) -> str:
         """Differences between the code that trains here and the release's, by :mod:`clearseek.verify.code`."""
-        return other_code(self.release.root, self.release.transcript.version)
+        return other_code(self.release.root, self.release.transcript)
 
     @cached_property
     def other_bits(self) -> str:

@@ -84,3 +84,12 @@ def test_a_document_that_starts_outside_is_refused(start: int) -> None:
     turn = torch.ones(3, 1, dtype=torch.complex64)
     with pytest.raises(IndexError, match="starts after"):
         operations.attention(q, kv, rope, turn, torch.tensor([[0, 0, start]]), 4, 1.0)
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_a_document_that_starts_after_its_token_is_refused(kernels: Kernels, wrong: int) -> None:
+    model = model_of(ModelConfig(**BASE))
+    start = torch.zeros(1, 9, dtype=torch.int64)
+    start[0, 4] = wrong
+    with pytest.raises(ValueError, match="starts before its sequence, or after one of its tokens"):
+        model.loss(torch.zeros(1, 9, dtype=torch.int64), start_BX=start)

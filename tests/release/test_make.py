@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from clearseek.audit.evidence import Answer, Audit, Grade, Row
 from clearseek.cli import main
 from clearseek.errors import UserError
-from clearseek.release.code import CODE, code_list, trainers_code
 from clearseek.release.make import make_release
 from clearseek.release.source_archive import source_archive
 from clearseek.signing.manifest import MANIFEST, build, read
 from clearseek.train.extend import longer_recipe
 from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
+from clearseek.training_code import CODE, code_list, trainers_code
 from clearseek.verify.code import archived_sources
 from clearseek.verify.replay import Segment, choose_segments, open_release
 from clearseek.verify.run import verify_release
@@ -493,7 +493,9 @@ def other_archive(release: Path, changed: str = "train/trainer.py") -> None:
             member.size = len(content)
             new.addfile(member, io.BytesIO(content))
     file.write_bytes(buffer.getvalue())
-    (release / CODE).write_text(json.dumps(code_list(trainers_code(archived_sources(release)))))
+    listed = code_list(trainers_code(archived_sources(release)))
+    (release / CODE).write_text(json.dumps(listed))
+    rewrite_lines(release, lambda number, entry: entry | ({} if number else {"code_sha256": listed["sha256"]}))
 
 
 @pytest.mark.slow
@@ -527,12 +529,43 @@ def test_code_that_decides_no_bits_may_be_other(release: Path) -> None:
 
 
 def test_a_list_of_other_code_than_the_archives_is_refuted(release: Path) -> None:
-    listed = (release / CODE).read_bytes()
     other_archive(release)
-    (release / CODE).write_bytes(listed)
+    (file,) = (release / "code").iterdir()
+    file.write_bytes(source_archive()[1])
     (release / MANIFEST).write_bytes(build(release).to_bytes())
     row = rows(release, levels=(5,))["verify.code"]
     assert row.answer == "no" and "not the list of what the trainer in code/ imports" in row.reason
+
+
+def test_a_list_of_other_code_than_the_runs_is_refuted(release: Path) -> None:
+    """The publisher trained with one code and published another."""
+    rewrite_lines(release, lambda number, entry: entry | ({} if number else {"code_sha256": "0" * 64}))
+    row = rows(release, levels=(5,))["verify.code"]
+    assert row.answer == "no" and "not the list of the code that the run began with" in row.reason
+
+
+def test_a_trainer_of_other_modules_is_other_code(release: Path) -> None:
+    """A later version may begin from other modules; its list says from which."""
+    (file,) = (release / "code").iterdir()
+    top = file.name.removesuffix(".tar.gz")
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as new:
+        added = tarfile.TarInfo(f"{top}/clearseek/train/loop.py")
+        new.addfile(added)
+    file.write_bytes(buffer.getvalue())
+    roots = ("clearseek.train.loop",)
+    listed = code_list(trainers_code(archived_sources(release), roots), roots)
+    (release / CODE).write_text(json.dumps(listed))
+    rewrite_lines(release, lambda number, entry: entry | ({} if number else {"code_sha256": listed["sha256"]}))
+    row = rows(release, levels=(5,))["verify.code"]
+    assert row.answer == "unknown" and "files, such as clearseek/" in row.reason
+
+
+@pytest.mark.parametrize("roots", [None, "clearseek.train.loop", [1], ["clearseek.train.nothing"]])
+def test_a_list_without_a_trainer_is_refuted(release: Path, roots: object) -> None:
+    edit_json(release / CODE, lambda content: content.update(roots=roots))
+    row = rows(release, levels=(5,))["verify.code"]
+    assert row.answer == "no" and ("modules of the trainer" in row.reason or "no source of" in row.reason)
 
 
 def test_a_list_of_a_later_format_names_itself(release: Path) -> None:

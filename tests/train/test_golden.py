@@ -47,14 +47,19 @@ def kept(environment: dict[str, Any]) -> Path | None:
     return next((file for file in files if read_header(file)["environment"] == environment), None)
 
 
+def bits(line: str) -> dict[str, Any]:
+    """A line without the hash of the code, which changes with a comment, and the hash of the line before."""
+    entry = json.loads(line)
+    return {name: value for name, value in entry.items() if name not in ("code_sha256", "prev")}
+
+
 def test_the_bits_are_those_that_were_kept(tmp_path: Path) -> None:
     golden = kept(preflight(RECIPE).environment())
     if golden is None:
         pytest.skip("no transcript of this environment was kept")
     found, expected = transcript(tmp_path).read_text().splitlines(), golden.read_text().splitlines()
     for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
-        assert json.loads(ours) == json.loads(theirs), f"line {number + 1}: bits changed: see this file's first lines"
-    assert found == expected
+        assert bits(ours) == bits(theirs), f"line {number + 1}: bits changed: see this file's first lines"
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ def test_a_retired_setting_differs_only_where_the_record_has_another_value() -> 
     recorded["recipe"]["fp8"] |= {"gradient_format": "e4m3", "gradient_tile": "1x128", "accumulate": "fp32"}
     assert differences(recorded, header()) == []
     recorded["recipe"]["fp8"]["gradient_tile"] = "128x128"
+    assert differences(recorded, header()) == [], "without effect where nothing is FP8"
+    recorded["recipe"]["train"]["precision"] = "fp8"
     assert 'recipe.fp8.gradient_tile: "128x128" -> (absent)' in differences(recorded, header())
 
 

@@ -21,7 +21,9 @@ from clearseek.config import Recipe
 from clearseek.data.loader import Loader
 from clearseek.errors import UserError
 from clearseek.evaluate import bits
+from clearseek.kernels import launch
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.ops.compiled import use_kernels
 from clearseek.train import checkpoint
 from clearseek.train.accumulate import LaneSum, TreeSum, block
 from clearseek.train.chunks import gradient_norm, hash_tensors
@@ -30,9 +32,10 @@ from clearseek.train.pretrain import PreTraining
 from clearseek.train.record import StepRecord
 from clearseek.train.run import Run, read_metrics
 from clearseek.train.step import Named, Training
-from clearseek.train.task import Batch, Loss
+from clearseek.train.task import Batch, Loss, Progress
 from clearseek.train.trainer import Outcome, Trainer
 from clearseek.train.transcript import check_transcript
+from clearseek.training_code import code_hash, package_sources, trainers_code
 from tests.tiny import tiny, trainer_of
 
 EIGHT_BIT = {"intermediate_size": 128, "moe_intermediate_size": 128}
@@ -315,6 +318,42 @@ def test_a_recipe_edited_between_runs_is_refused_by_name(tmp_path: Path, data: P
     with pytest.raises(UserError, match=r"recipe\.optimizer\.learning_rate"):
         run(tiny(optimizer={"learning_rate": 1e-2}), tmp_path, data, resume=True)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_code_that_changed_between_runs_is_refused_by_name(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The header says by what code the run trains: it must not become untrue."""
+    interrupted(tiny(), tmp_path, data, after=2)
+    header = check_transcript(tmp_path / "transcript.jsonl").header
+    assert header["code_sha256"] == code_hash(trainers_code(package_sources()))
+    monkeypatch.setattr("clearseek.train.trainer.code_here", lambda: "0" * 64)
+    with pytest.raises(UserError, match=r"code_sha256: .* -> \"000.*(?s:.*)use the ClearSeek that began the run"):
+        run(tiny(), tmp_path, data, resume=True)
+
+
+class Unmeasured(Interrupting):
+    """Evaluates nothing."""
+
+    def evaluate(self, model: DeepSeekModel, step: int, progress: Progress | None = None) -> dict[str, float]:
+        return {}
+
+
+def test_a_run_that_evaluates_nothing_is_finished_after_its_last_step(tmp_path: Path, data: Path) -> None:
+    """Also where Ctrl-C came during that step."""
+    outcome = trainer_of(tiny(), tmp_path, data, task=Unmeasured(tiny(), data, 8)).train()
+    assert outcome.finished and len(check_transcript(tmp_path / "transcript.jsonl").steps) == 8
+
+
+def test_a_callback_that_chooses_other_kernels_changes_no_bits(tmp_path: Path, data: Path) -> None:
+    """One that evaluates a model of its own does, for instance."""
+    if launch.unavailable() is not None:
+        pytest.skip(str(launch.unavailable()))
+    recipe = tiny(train={"kernels": "numba"})
+    whole, _ = run(recipe, tmp_path / "whole", data)
+    outcome = trainer_of(recipe, tmp_path / "other", data).train(lambda record: use_kernels("torch"))
+    assert outcome.weights_sha256 == whole.weights_sha256
+    assert (tmp_path / "other/transcript.jsonl").read_bytes() == (tmp_path / "whole/transcript.jsonl").read_bytes()
 
 
 def test_a_changed_shard_is_refused_by_name(tmp_path: Path, data: Path) -> None:

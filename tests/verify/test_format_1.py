@@ -13,20 +13,32 @@ from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
 from clearseek.train.transcript import check_transcript
 from clearseek.train.writer import TranscriptWriter
+from clearseek.verify.replay import Release, Replay, Segment, every_segment, open_release
 from clearseek.verify.run import verify_release
 from tests.releases import audited
 
 pytest.importorskip("cryptography", reason="signing needs the extra `release`")
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "format-1.tar.gz"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The release, with its key and the texts that its data were made from beside it."""
     folder = tmp_path_factory.mktemp("old")
-    with tarfile.open(FIXTURE) as archive:
+    with tarfile.open(FIXTURES / "format-1.tar.gz") as archive:
         archive.extractall(folder, filter="data")
     return folder / "Tiny"
+
+
+@pytest.fixture
+def old_extended(old: Path, tmp_path: Path) -> Release:
+    """What verification needs of a run that ClearSeek 0.1 went on with, from the old release's end to step 8."""
+    folder = tmp_path / "extended"
+    with tarfile.open(FIXTURES / "format-1-extended.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    (folder / "data").symlink_to(old / "data")
+    (folder / "training" / "parent" / "step-00000006").symlink_to(old / "checkpoints" / "step-00000006")
+    return open_release(folder)
 
 
 @pytest.fixture
@@ -99,3 +111,27 @@ def test_a_new_run_may_begin_where_it_ended(old: Path, old_run: Run, tmp_path: P
     made = check_transcript(run.transcript)
     assert (made.version, made.begin, [step.tokens for step in made.steps]) == (2, 6, [7 * 4 * 32, 8 * 4 * 32])
     assert made.header["parent"]["transcript_head"] == check_transcript(old_run.transcript).head
+
+
+def test_tokens_of_a_run_that_went_on_are_counted_from_its_beginning(old_extended: Release) -> None:
+    """Format 1 does not record the parent's tokens: they follow from its steps."""
+    assert (old_extended.begin, every_segment(old_extended)) == (6, (Segment(6, 8),))
+    records, _ = Replay(old_extended).train(Segment(6, 8))
+    assert [record.tokens for record in records] == [7 * 4 * 32, 8 * 4 * 32]
+    for ours, theirs in zip(records, old_extended.transcript.steps, strict=True):
+        assert ours.tokens == theirs.tokens
+        assert ours.scalars["loss"] == pytest.approx(theirs.scalars["loss"], rel=1e-5)
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4)
+
+
+def test_a_run_that_went_on_may_be_gone_on_with_again(old: Path, old_extended: Release, tmp_path: Path) -> None:
+    parent = Run(tmp_path / "parent")
+    parent.root.mkdir()
+    for path in old_extended.run.root.iterdir():
+        (parent.root / path.name).symlink_to(path)
+    parent.checkpoints.symlink_to(old_extended.checkpoints)
+    with pytest.raises(UserError, match=r"format 1: ClearSeek 0\.1 began this run"):
+        train_recipe(parent.read_recipe(), parent, old / "data", resume=True)
+    run = Run(tmp_path / "more")
+    train_recipe(longer_recipe(parent, 1), run, old / "data", parent=parent)
+    assert [step.tokens for step in check_transcript(run.transcript).steps] == [9 * 4 * 32]

@@ -1,10 +1,10 @@
 """Code that decides the bits of a run: the modules that the trainer imports, and no others.
 
 Two versions of ClearSeek train to the same bits on the same machine if these files are the same, whatever changed in
-command line, server or audit. A release carries their list and one hash of the list. Imports are read from the sources,
-and nothing is run: imports at the top of a file, inside functions, and of modules named in a string, as the choice of
-an FP8 backend names them. Imports for type checkers alone do not count, nor does the package's own ``__init__.py``,
-which only lists names.
+command line, server or audit. A transcript's header has one hash of their list, and a release carries the list. Imports
+are read from the sources, and nothing is run: imports at the top of a file, inside functions, and of modules named in a
+string, as the choice of an FP8 backend names them. Imports for type checkers alone do not count, nor does the package's
+own ``__init__.py``, which only lists names: it has the version number, and so is another in every version.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,17 +36,27 @@ def package_sources() -> dict[str, bytes]:
     }
 
 
-def trainers_code(sources: Mapping[str, bytes]) -> dict[str, str]:
+@cache
+def code_here() -> str:
+    """Hash of the code that trains in this process."""
+    return code_hash(trainers_code(package_sources()))
+
+
+def trainers_code(sources: Mapping[str, bytes], roots: Sequence[str] = ROOTS) -> dict[str, str]:
     """SHA-256 of every source that the trainer imports, directly or not, by path.
 
-    Raises UserError where the trainer is missing or a source is not Python.
+    Args:
+        sources: Sources by path.
+        roots: Modules of the trainer.
+
+    Raises UserError where one of `roots` is missing or a source is not Python.
     """
     modules = {module_of(path): path for path in sources}
-    missing = [root for root in ROOTS if root not in modules]
+    missing = [root for root in roots if root not in modules]
     if missing:
-        raise UserError(f"no source of {', '.join(missing)}: not the code of this version's trainer")
+        raise UserError(f"no source of {', '.join(missing)}: not the code of a trainer")
     found: set[str] = set()
-    waiting = list(ROOTS)
+    waiting = list(roots)
     while waiting:
         module = waiting.pop()
         if module not in found:
@@ -60,9 +71,9 @@ def code_hash(files: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def code_list(files: Mapping[str, str]) -> dict[str, Any]:
+def code_list(files: Mapping[str, str], roots: Sequence[str] = ROOTS) -> dict[str, Any]:
     """Content of :data:`CODE`."""
-    return {"format": FORMAT, "sha256": code_hash(files), "files": dict(files)}
+    return {"format": FORMAT, "sha256": code_hash(files), "roots": list(roots), "files": dict(files)}
 
 
 def module_of(path: str) -> str:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from clearseek.errors import UserError
-from clearseek.release.code import code_hash, code_list, package_sources, trainers_code
+from clearseek.training_code import code_hash, code_list, package_sources, trainers_code
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def changed(sources: dict[str, bytes], path: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("path", ["cli/__init__.py", "cli/progress.py", "hub/write.py", "audit/evidence.py",
-                                  "release/make.py", "verify/replay.py", "plan/plan.py", "inference/sampler.py",
+                                  "release/gather.py", "verify/replay.py", "plan/plan.py", "inference/sampler.py",
                                   "__init__.py", "signing/merkle.py", "data/shards.py"])  # fmt: skip
 def test_what_trains_nothing_decides_no_bits(sources: dict[str, bytes], path: str) -> None:
     assert trainers_code(changed(sources, f"clearseek/{path}")) == trainers_code(sources)
