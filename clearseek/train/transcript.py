@@ -151,7 +151,7 @@ def _version(path: Path, stated: Any) -> int:
         raise UserError(f'{path}, line 1: not the header of a transcript: "format" is not "{FORMAT}"')
     if int(found[1]) not in (1, 2):
         raise OtherVersionError(
-            f"{path}: {stated}: a format of another version of ClearSeek; {clearseek.__version__} reads formats 1 and 2"
+            f"{path}, line 1: {stated}: a format of another version of ClearSeek; {clearseek.__version__} reads formats 1 and 2"
         )
     return int(found[1])
 
