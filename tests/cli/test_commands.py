@@ -413,6 +413,7 @@ def test_mistakes_name_the_likeliest_cure(cli: Cli, work: Work, tmp_path: Path) 
     assert "text: a file: give a run folder or an exported one" in refused(cli("generate", tmp_path / "text"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", '{"format": "clear'])
 def test_a_run_killed_before_its_first_line_begins_anew(content: str, cli: Cli, work: Work, tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
@@ -445,6 +446,7 @@ def long_run(work: Work, tmp_path_factory: pytest.TempPathFactory) -> str:
     return weights(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGHUP))]
 )

@@ -53,6 +53,7 @@ def test_every_row_of_the_definition_is_cross_checked(made: Path) -> None:
     assert found["files.manifest"].answer == "yes"
 
 
+@pytest.mark.slow
 def test_everything_is_made_again_to_the_bit(made: Path) -> None:
     found = rows(made, levels=(0, 1, 2, 3, 4, 6), public_key=made.parent / "key.pub", read_sources=True)
     assert {row.id: row.answer for row in found.values()} == {
@@ -341,6 +342,7 @@ def test_a_recipe_reads_nothing_here_unless_it_may(made: Path) -> None:
     assert rows(made, levels=(4,))["verify.data_rebuilt"].answer == "unknown"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_short_is_not_complete(release: Path) -> None:
     shutil.rmtree(release / "checkpoints/step-00000008")
     assert rows(release, levels=(2,))["verify.complete"].answer == "no"
@@ -463,6 +465,7 @@ def test_the_same_bits_count_on_another_machine_too(release: Path) -> None:
         assert "though this machine differs: torch 1.0 -> " in row.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "answer"), [(2.0**-20, "yes"), (0.01, "no")])
 def test_on_another_machine_a_segment_is_set_against_what_rounding_does(
     release: Path, size: float, answer: Answer
@@ -514,6 +517,7 @@ def test_bits_are_not_expected_of_another_clearseek(release: Path, size: float, 
     assert "this ClearSeek is not the release's: 1 files, such as clearseek/train/trainer.py" in row.reason
 
 
+@pytest.mark.slow
 def test_code_that_decides_no_bits_may_be_other(release: Path) -> None:
     """A release of a later or earlier ClearSeek, whose command line is another, has to be reproduced to the bit."""
 
@@ -574,6 +578,7 @@ def test_a_list_of_a_later_format_names_itself(release: Path) -> None:
     assert row.answer == "unknown" and "clearseek-code-9" in row.reason and "reads clearseek-code-1" in row.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [{"format": "clearseek-code-99"}, {"format": "x"}, {}])
 def test_no_list_spares_a_forger_the_comparison(release: Path, named: dict[str, str]) -> None:
     """A loss a whole nat away is refuted, whatever format the list of the code claims."""
@@ -596,6 +601,7 @@ def test_a_list_that_was_dropped_is_missed(release: Path) -> None:
     assert row.answer == "no" and "missing" in row.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "said"),
     [
@@ -632,6 +638,7 @@ def test_a_scalar_named_as_a_field_is_altered(release: Path) -> None:
     assert row.answer == "no" and "not the record of a step" in row.reason
 
 
+@pytest.mark.slow
 def test_another_learning_rate_is_outside_the_band(release: Path) -> None:
     """A recipe that says a hundredth less than was trained with, from a machine that is not this one."""
     edit_json(release / "training/recipe.json", lambda r: r["optimizer"].update(learning_rate=2.97e-3))
@@ -647,6 +654,7 @@ def test_another_learning_rate_is_outside_the_band(release: Path) -> None:
     assert found["verify.drift.4-6"].answer == "no"  # in 7-8 the schedule has decayed, and rounding does as much
 
 
+@pytest.mark.slow
 def test_a_consistent_forgery_is_found_by_training_again(release: Path) -> None:
     def nudge(weights: dict[str, torch.Tensor]) -> None:
         weights["model.norm.weight"][0] += 2.0**-20
@@ -696,6 +704,7 @@ def test_what_an_operating_system_left_is_no_tampering(release: Path, made: Path
     assert rows(release, levels=(0,))["verify.files"].answer == "no"
 
 
+@pytest.mark.slow
 def test_a_release_leaves_behind_what_an_operating_system_left(made: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(made.parent / "run", tmp_path / "run"))
     for folder in (run, run / "data", run / "checkpoints/step-00000008"):
@@ -740,6 +749,7 @@ def test_a_run_of_other_code_is_refused(tmp_path: Path, corpus: Path, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_refused(tmp_path: Path, corpus: Path) -> None:
     recipe = tiny(data={"paths": [str(corpus / "*.txt")]}, train={"steps": 4})
     run = Run(tmp_path / "run")

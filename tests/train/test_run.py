@@ -78,6 +78,7 @@ def test_what_follows_a_damaged_line_is_left_out(damaged: str, tmp_path: Path) -
     assert steps(path) == [1]
 
 
+@pytest.mark.slow
 def test_metrics_are_read_line_by_line(tmp_path: Path) -> None:
     path, line = tmp_path / "metrics.jsonl", json.dumps({"step": 0, "load": [[1] * 64] * 16})
     path.write_text("".join(line.replace("0", str(step), 1) + "\n" for step in range(1, 2001)), encoding="utf-8")

@@ -181,6 +181,7 @@ def test_weights_and_batches_each_follow_their_own_seed(tmp_path: Path, data: Pa
     assert windows.index(task.loader.windows(0).tolist()) == 0 and windows[0] not in windows[1:]
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_give_the_same_gradients_but_for_rounding(tmp_path: Path, data: Path) -> None:
     """Equal bits would need equal matrix products; the tree's order itself is tested with the tree."""
     losses = []
