@@ -157,8 +157,7 @@ def refuse_format_1(path: Path) -> None:
 
 
 def _refuse_other(path: Path, recorded: Line, now: dict[str, Any]) -> None:
-    changes = differences(recorded.header, json.loads(canonical(now)))
-    if changes:
+    if changes := differences(recorded.header, json.loads(canonical(now))):
         raise UserError(
             f"{path}: this run would not have the bits of the recorded one. What differs, recorded -> now:\n  "
             + "\n  ".join(changes)

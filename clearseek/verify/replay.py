@@ -93,7 +93,7 @@ def open_release(root: Path) -> Release:
         raise UserError(f"{run.transcript}: its header does not say on what machine the run was")
     begin = transcript.begin
     later = (step for step in checkpoint.steps(root / "checkpoints") if step > begin)
-    return Release(root, run, transcript, run.read_recipe(), begin, (begin, *later))
+    return Release(root, run, transcript, run.read_recipe(record=True), begin, (begin, *later))
 
 
 def every_segment(release: Release) -> tuple[Segment, ...]:
@@ -181,6 +181,8 @@ class Replay:
 
     def _begin(self) -> Training:
         release = self.release
+        if release.transcript.version == 1:
+            release.run.read_recipe()  # may have settings that only ClearSeek 0.1 could train with
         try:
             setup = preflight(release.recipe, self._device(), release.environment)
         except UserError as error:

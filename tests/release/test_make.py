@@ -565,11 +565,27 @@ def test_a_trainer_of_other_modules_is_other_code(release: Path) -> None:
     assert row.answer == "unknown" and "files, such as clearseek/" in row.reason
 
 
-@pytest.mark.parametrize("roots", [None, "clearseek.train.loop", [1], ["clearseek.train.nothing"]])
+@pytest.mark.parametrize("roots", [None, [], "clearseek.train.loop", [1], ["clearseek.train.nothing"] * 1000])
 def test_a_list_without_a_trainer_is_refuted(release: Path, roots: object) -> None:
     edit_json(release / CODE, lambda content: content.update(roots=roots))
     row = rows(release, levels=(5,))["verify.code"]
     assert row.answer == "no" and ("modules of the trainer" in row.reason or "no source of" in row.reason)
+    assert len(row.reason) < 300
+
+
+def test_a_retired_setting_spares_a_forger_no_comparison(release: Path) -> None:
+    """It cannot be in a recipe of this format: weights, evaluation and documents are compared all the same."""
+    edit_json(release / "training/recipe.json", lambda r: (
+        r["train"].update(precision="fp8"), r["fp8"].update(accumulate="x"),
+        r["model"].update(moe_intermediate_size=128, intermediate_size=128),
+    ))  # fmt: skip
+    weights = load_file(release / "model.safetensors")
+    weights["model.norm.weight"] *= 1.5
+    save_file(weights, release / "model.safetensors", {"format": "pt"})
+    (release / MANIFEST).write_bytes(build(release).to_bytes())
+    found = rows(release, levels=(2, 6))
+    assert found["verify.final"].answer == "no"
+    assert any(row.answer == "no" for id, row in found.items() if id.startswith("verify.steps"))
 
 
 def test_a_list_of_a_later_format_names_itself(release: Path) -> None:
@@ -743,7 +759,7 @@ def test_a_run_of_other_code_is_refused(tmp_path: Path, corpus: Path, monkeypatc
     """The source in the release would not be what trained it."""
     recipe = tiny(data={"paths": [str(corpus / "*.txt")]}, train={"steps": 1})
     train_recipe(recipe, Run(tmp_path / "run"))
-    monkeypatch.setattr("clearseek.release.gather.code_here", lambda: "0" * 64)
+    monkeypatch.setattr("clearseek.release.gather.code_list", lambda files: {"sha256": "0" * 64})
     with pytest.raises(UserError, match="trained by other code than this ClearSeek's"):
         make_release(Run(tmp_path / "run"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -204,3 +204,11 @@ def test_a_recipe_that_does_not_fit_the_checkpoint_is_named(change: dict[str, An
     Run(tmp_path).recipe.write_text(json.dumps(raw), encoding="utf-8")
     with pytest.raises(UserError, match=r"step-00000001: not of the model that .*recipe\.json describes"):
         Run(tmp_path).load_model()
+
+
+def test_metrics_that_cannot_be_read_are_not_none(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    assert list(read_metrics(file)) == []
+    file.symlink_to(file)
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot read: "):
+        list(read_metrics(file))

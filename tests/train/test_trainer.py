@@ -333,6 +333,17 @@ def test_code_that_changed_between_runs_is_refused_by_name(
         run(tiny(), tmp_path, data, resume=True)
 
 
+def test_other_code_may_open_a_run_that_has_no_step_left(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quickstart that was killed while it exported goes on after an upgrade."""
+    run(tiny(), tmp_path, data)
+    before = (tmp_path / "transcript.jsonl").read_bytes()
+    monkeypatch.setattr("clearseek.train.trainer.code_here", lambda: "0" * 64)
+    assert run(tiny(), tmp_path, data, resume=True)[0].finished
+    assert (tmp_path / "transcript.jsonl").read_bytes() == before
+
+
 class Unmeasured(Interrupting):
     """Evaluates nothing."""
 
