@@ -1,6 +1,6 @@
 """Every setting of a run, in one place.
 
-A *recipe* is one TOML file with four tables: ``[model]``, ``[data]``, ``[train]`` and ``[optimizer]``. It is read into
+A *recipe* is one TOML file with tables such as ``[model]``, ``[data]`` and ``[train]``. It is read into
 frozen pydantic models, so a setting has one name, one type, one default and one explanation (the text under the field).
 Unknown keys are refused, with the nearest valid key; settings that contradict each other are refused together, in one
 error that names them all. Nothing is changed behind the user's back. :mod:`clearseek.recipe` reads the files.
