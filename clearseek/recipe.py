@@ -65,7 +65,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = (), record: bool = False) -> Recipe:
-    """Validate the tables of a recipe in TOML or JSON; of a `record` of what was trained, not its retired settings.
+    """Validate the tables of a recipe in TOML or JSON; in the `record` of a run, retired settings may have any value.
 
     Raises UserError, each line of which begins with `where` (a file name) or with the override that set the key;
     OtherVersionError where retired settings are the only fault, for an earlier version can train with them.

@@ -21,7 +21,7 @@ _BINARY: Final = (".so", ".pyd", ".pyc", ".pth", ".dll", ".dylib")
 def other_code(root: Path, transcript: RunRecord) -> str:
     """Differences between the code that trains here and that of the run, in words, or an empty string.
 
-    Raises UserError where the release does not carry the code that the run began with, by its transcript.
+    Raises UserError where the release does not carry the run's code, OtherVersionError for a list of a later format.
     """
     if transcript.version == 1:
         return "the transcript does not say by what code, as before ClearSeek 0.2"

@@ -145,8 +145,7 @@ class Replay:
 
     @cached_property
     def other_bits(self) -> str:
-        """Why other bits may follow from the code that trains here: as `other_code`, and where its list is a later
-        version's, which is no reason not to compare."""
+        """As `other_code`, in words also where the list is a later version's: that is no reason not to compare."""
         try:
             return self.other_code
         except OtherVersionError as error:

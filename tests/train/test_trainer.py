@@ -342,6 +342,18 @@ def test_other_code_may_open_a_run_that_has_no_step_left(
     monkeypatch.setattr("clearseek.train.trainer.code_here", lambda: "0" * 64)
     assert run(tiny(), tmp_path, data, resume=True)[0].finished
     assert (tmp_path / "transcript.jsonl").read_bytes() == before
+    with pytest.raises(UserError, match="code_sha256"):  # steps 7 and 8 would be trained again
+        run(tiny(), tmp_path, data, resume=True, from_step=6)
+    assert (tmp_path / "transcript.jsonl").read_bytes() == before
+
+
+def test_a_damaged_last_line_is_written_again(tmp_path: Path, data: Path) -> None:
+    run(tiny(), tmp_path, data)
+    file = tmp_path / "transcript.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b'"step":8', b'"step":9'))
+    assert run(tiny(), tmp_path, data, resume=True)[0].finished
+    assert file.read_bytes() == whole
 
 
 class Unmeasured(Interrupting):
