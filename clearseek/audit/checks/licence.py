@@ -153,7 +153,8 @@ def _taken_back(subject: Subject, texts: dict[Kind, Text]) -> tuple[RestrictionF
     if text is not None:
         limits = tuple(clause for clause in text.match.clauses if clause.flag in RESTRICTING)
         clauses = [(text.file, clause) for clause in strongest(limits)]
-        found = [RestrictionFact("changed", shorten(each.found), text.file, each.line) for each in text.match.changes[:1]]
+        added = text.match.changes[:1]
+        found = [RestrictionFact("changed", shorten(each.found), text.file, each.line) for each in added]
     else:
         clauses = []
         flags = sorted(RESTRICTING) if licence is not None and licence.restricted else []
