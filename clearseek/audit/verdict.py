@@ -162,7 +162,8 @@ def _openness(audit: Audit) -> str:
             if name != "weights":  # a licence here is not that of what lies elsewhere
                 continue
         closed += [f"no open licence for the {name}"] if terms in ("no", "partly") else []
-        undecided += [f"the licence of the {name}"] if terms == "unknown" else []
+        if terms == "unknown" or (terms == "not applicable" and name == "weights"):
+            undecided.append(f"the licence of the {name}")
     if len(missing) == len(_PARTS):
         return "nothing that makes a model open source was found here: no data, no training code"
     if missing or closed:

@@ -20,13 +20,14 @@ from tests.releases import audited, fixture
 PACKAGE = Path(clearseek.__file__).parent
 PRINTING = {
     ("audit/render/text.py", "_print_row"),
+    ("audit/verdict.py", "_told"),
     ("audit/render/sarif.py", "_result"),
     ("audit/render/exports.py", "as_cyclonedx"),
     ("audit/render/spdx.py", "as_spdx"),
     ("audit/render/spdx.py", "_model"),
     ("cli/verify.py", "run"),
 }
-"""Functions that print a reason whole; `clearseek.audit.evidence` itself may read it anywhere."""
+"""Functions that print a reason, and read nothing in it; `clearseek.audit.evidence` itself may read it anywhere."""
 ASKED = Question("a.b", "impact", "It is so")
 
 

@@ -1,7 +1,7 @@
 """An audit as one page that needs nothing else: no script, no font, no picture from elsewhere.
 
 Everything a release says is foreign text, so every piece is escaped, and the page forbids itself (by its
-Content-Security-Policy) to load or run anything. What opens and closes does so without a script, and paper shows it open.
+Content-Security-Policy) to load or run anything. What opens and closes does so without a script.
 """
 
 from __future__ import annotations

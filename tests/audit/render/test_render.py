@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -14,9 +15,10 @@ from clearseek.audit.evidence import Audit, Evidence, Grade, Question
 from clearseek.audit.render.html import as_html, comparison_html
 from clearseek.audit.render.markdown import as_markdown, comparison
 from clearseek.audit.render.sarif import as_sarif
-from clearseek.audit.render.text import print_audit, print_comparison
+from clearseek.audit.render.text import DIMENSIONS, is_shown, print_audit, print_comparison
+from clearseek.audit.verdict import verdict
 from clearseek.cli import main
-from tests.releases import audited, edit_json
+from tests.releases import audited, edit_json, fixture
 
 EVIL = "<script>alert(1)</script> | `x` [red]y[/red] \x1b[31m\n| a"
 
@@ -59,22 +61,80 @@ def test_the_page_holds_every_row_and_nothing_that_runs(release: Path, hostile: 
 def test_a_page_puts_releases_side_by_side(release: Path, hostile: Audit) -> None:
     found = audited(release)
     page = Collector()
-    page.feed(comparison_html([found, hostile, found]))
+    page.feed(comparison_html([found, hostile, found], everything=True))
     assert all(row.id in page.text for row in (*found, *hostile))
-    assert page.text.count(str(found.facts["name"])) >= 8
+    assert page.text.count(verdict(found).sentence) == 2
     assert "script" not in page.tags
     assert not [name for name, value in page.attributes if name.startswith("on") or name in ("src", "href")]
 
 
 def test_markdown_rows_stay_rows(release: Path, hostile: Audit) -> None:
     found = audited(release)
-    text = as_markdown(found)
+    text = as_markdown(found, everything=True)
     assert all(f"| {row.id} |" in text for row in found)
     lines = [line for line in as_markdown(hostile).splitlines() if "a.b" in line]
     assert len(lines) == 1
     assert lines[0].replace("\\|", "").count("|") == 6
     assert "<script>" not in lines[0]
-    assert comparison([found, hostile]).count("\n") == len(found.rows) + 3 + 5
+    lines = [line for line in comparison([found, hostile], everything=True).splitlines() if line.startswith("|")]
+    assert len(lines) == (2 + 2) + (2 + len(found.rows) + 1) + (2 + 5)
+
+
+@pytest.fixture
+def published() -> list[Audit]:
+    return [audited(fixture("deepseek-v3"), "DeepSeek-V3"), audited(fixture("deepseek-r1"), "DeepSeek-R1")]
+
+
+def test_every_form_begins_with_the_verdict(published: list[Audit], capsys: pytest.CaptureFixture[str]) -> None:
+    found = verdict(published[0])
+    print_audit(Console(highlight=False), published[0])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{found.model}: {found.sentence}"
+    assert [line.split()[1] for line in lines[1:7]] == ["weights", "data", "training", "report", "in", "contradictions"]
+    markdown = [line for line in as_markdown(published[0]).splitlines() if line]
+    assert markdown[1] == f"**{found.sentence}**" and [line[:2] for line in markdown[2:8]] == ["- "] * 6
+    page = Collector()
+    page.feed(as_html(published[0]).partition("<body>")[2])
+    assert page.text.split("\n")[1:3] == [found.model, found.sentence]
+    places = [page.text.index(line.text) for line in found.lines]
+    assert places == sorted(places) and places[-1] < page.text.index(DIMENSIONS["technical"])
+
+
+def test_rows_with_nothing_to_show_stand_behind_all(published: list[Audit], capsys: pytest.CaptureFixture[str]) -> None:
+    hidden = [row for row in published[0] if not is_shown(row)]
+    assert hidden and all(row.answer in ("not applicable", "unknown") for row in hidden)
+    for everything in (False, True):
+        print_audit(Console(highlight=False), published[0], everything=everything)
+        out, text = capsys.readouterr().out, as_markdown(published[0], everything)
+        assert [row.id for row in published[0] if f"  {row.id} " in out] == [
+            row.id for row in published[0] if everything or is_shown(row)
+        ]
+        assert all((f"| {row.id} |" in text) == everything for row in hidden)
+        assert (f"{len(hidden)} more rows" in out) != everything
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_eight_releases_fit_in_80_columns(published: list[Audit], encoding: str) -> None:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, errors="replace")
+    console = Console(file=file, width=80, force_terminal=True, color_system=None, highlight=False)
+    print_comparison(console, published * 4)
+    print_audit(console, published[0], evidence=True)
+    file.flush()
+    lines = raw.getvalue().decode(encoding).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.split()[-8:] == list("12345678") for line in lines) == 3
+    (row,) = [line for line in lines if line.startswith("licence.weights  ")]
+    assert row.split()[1::2][:2] == (["?", "✓"] if encoding == "utf-8" else ["u", "y"])
+
+
+def test_only_rows_that_differ_are_compared(published: list[Audit], capsys: pytest.CaptureFixture[str]) -> None:
+    print_comparison(Console(highlight=False, width=80), published)
+    out = capsys.readouterr().out
+    assert "code.training" not in out and "\nparameters.total " in out
+    assert verdict(published[1]).licence in out
+    print_comparison(Console(highlight=False, width=80), published, everything=True)
+    assert "\ncode.training " in capsys.readouterr().out
 
 
 def test_sarif_names_rules_results_and_places(release: Path) -> None:
