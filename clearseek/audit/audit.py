@@ -104,6 +104,10 @@ def _facts(subject: Subject) -> dict[str, Any]:
     """Numbers that reports show beside the rows."""
     facts: dict[str, Any] = {"name": subject.name, "files": len(subject.source.sizes)}
     facts["bytes"] = sum(subject.source.sizes.values())
+    if subject.identity.origin:
+        facts["name_from"] = subject.identity.origin
+    if subject.identity.siblings:
+        facts["other_names"] = list(subject.identity.siblings)
     if subject.source.revision:
         facts["revision"] = subject.source.revision
     if subject.source.released:

@@ -69,6 +69,8 @@ class Verdict:
 
     model: str
     """Name of the model that the audit is about."""
+    origin: str
+    """Where the name is from, or an empty string."""
     others: tuple[str, ...]
     """Other models that the release could be about."""
     sentence: str
@@ -83,7 +85,8 @@ class Verdict:
         """Which model was taken and how to choose another; empty where only one could be meant."""
         if not self.others:
             return ""
-        return f"taken for {self.model}; it could also be {_some(self.others)}: choose with --name"
+        origin = f", by {self.origin}" if self.origin else ""
+        return f"taken for {self.model}{origin}; it could also be {_some(self.others)}: choose with --name"
 
     def as_json(self) -> dict[str, Any]:
         """The verdict as JSON values."""
@@ -102,9 +105,18 @@ def verdict(audit: Audit) -> Verdict:
         _practice(audit),
         _contradictions(audit),
     )
+    name, origin = str(audit.facts.get("name", audit.subject)), str(audit.facts.get("name_from", ""))
     others = tuple(map(str, audit.facts.get("other_names", ())))
-    sentence = f"{_offer(audit)}; {_openness(audit)}"
-    return Verdict(str(audit.facts.get("name", audit.subject)), others, sentence, licence_text(audit), lines)
+    return Verdict(name, origin, others, _sentence(audit), licence_text(audit), lines)
+
+
+def _sentence(audit: Audit) -> str:
+    """What one gets, then whether it is open source."""
+    if all(_answer(audit, question) == "no" for question, _, _ in _PARTS):
+        return (
+            f"nothing that makes a model open source was found here: no {', no '.join(name for _, name, _ in _PARTS)}"
+        )
+    return f"{_offer(audit)}; {_openness(audit)}"
 
 
 def _answer(audit: Audit, question: Question) -> Answer:
@@ -117,7 +129,7 @@ def _offer(audit: Audit) -> str:
     weights, terms = _answer(audit, ask.WEIGHTS_FINAL), _terms(audit)
     if weights == "no":
         found = [name for question, name, _ in _PARTS[1:] if _answer(audit, question) in ("yes", "partly")]
-        return f"{' and '.join(found)} without weights" if found else "no weights found here"
+        return f"{' and '.join(found) or 'a release'} without weights"
     if weights not in ("yes", "partly"):
         return "whether its weights are published could not be told"
     if weights == "partly":
@@ -149,7 +161,7 @@ def _openness(audit: Audit) -> str:
     undecided: list[str] = []
     unseen: list[str] = []
     for question, name, licence in _PARTS:
-        row, terms = audit.get(question), _answer(audit, licence)
+        row, terms = audit.get(question), audit.get(licence)
         if row is None or row.answer in ("unknown", "not applicable"):
             undecided.append(name)
             continue
@@ -161,11 +173,14 @@ def _openness(audit: Audit) -> str:
             unseen.append(name)
             if name != "weights":  # a licence here is not that of what lies elsewhere
                 continue
-        closed += [f"no open licence for the {name}"] if terms in ("no", "partly") else []
-        if terms == "unknown" or (terms == "not applicable" and name == "weights"):
+        if terms is not None and terms.answer in ("no", "partly") and terms.grade > Grade.ABSENT:
+            closed.append(f"no open licence for the {name}")
+        elif (
+            terms is None
+            or terms.answer in ("no", "partly", "unknown")
+            or (name == "weights" and terms.answer != "yes")
+        ):
             undecided.append(f"the licence of the {name}")
-    if len(missing) == len(_PARTS):
-        return "nothing that makes a model open source was found here: no data, no training code"
     if missing or closed:
         told = missing + [each for each in closed if "weights" not in each]
         return f"not open source: {', '.join((*(told or closed), *partly))}"
@@ -267,7 +282,7 @@ def _practice(audit: Audit) -> Line:
     """What it takes to run the model, and where its training lies between the thresholds of the AI Act."""
     memory = _memory(audit)
     if memory is None:
-        text = "what it takes to run could not be told: neither weights nor a configuration that is understood"
+        text = "memory could not be told: neither weights nor a configuration that is understood"
     else:
         devices = "one GPU of 80 GB holds" if memory.accelerators <= 1 else f"{memory.accelerators} GPUs of 80 GB hold"
         text = f"{devices} the {_bytes(memory.bytes)} of weights"

@@ -106,7 +106,7 @@ def test_a_release_of_nothing_of_code_alone_and_of_data_alone() -> None:
         for name in ("WEIGHTS_FINAL", "DATA_TRAINING", "CODE_TRAINING")
     }
     assert told(*release(**absent)) == (
-        "no weights found here; nothing that makes a model open source was found here: no data, no training code"
+        "nothing that makes a model open source was found here: no weights, no data, no training code"
     )
     only = {name: each for name, each in absent.items() if name != "CODE_TRAINING"}
     assert told(*release(**only)) == "training code without weights; not open source: no weights, no data"
@@ -123,9 +123,10 @@ def test_a_gate_and_a_part_are_said() -> None:
     )
 
 
-def test_code_here_without_a_licence_is_not_open_and_code_elsewhere_has_its_own() -> None:
-    bare = row(ask.LICENCE_CODE, "no", Grade.ABSENT)
-    assert told(*release(LICENCE_CODE=bare)).endswith("; not open source: no open licence for the training code")
+def test_a_licence_of_code_that_is_absent_decides_nothing_and_code_elsewhere_has_its_own() -> None:
+    bare, closed = row(ask.LICENCE_CODE, "no", Grade.ABSENT), row(ask.LICENCE_CODE, "no")
+    assert told(*release(LICENCE_CODE=closed)).endswith("; not open source: no open licence for the training code")
+    assert told(*release(LICENCE_CODE=bare)).endswith("could not be told: the licence of the training code")
     linked = row(ask.CODE_TRAINING, "yes", Grade.LINKED, quote="https://x")
     assert "; open source as far" in told(*release(LICENCE_CODE=bare, CODE_TRAINING=linked))
 
@@ -169,8 +170,8 @@ def test_rows_that_refute_the_release_are_its_contradictions() -> None:
 
 
 def test_where_several_models_could_be_meant_the_choice_is_told() -> None:
-    found = verdict(Audit("x", release(), {"name": "Foo", "other_names": ["Foo-Base"]}))
-    assert found.choice == "taken for Foo; it could also be Foo-Base: choose with --name"
+    found = verdict(Audit("x", release(), {"name": "Foo", "name_from": "a link", "other_names": ["Foo-Base"]}))
+    assert found.choice == "taken for Foo, by a link; it could also be Foo-Base: choose with --name"
     assert found.as_json()["choice"] == found.choice
     assert "choice" not in verdict(Audit("x", release(), {"name": "Foo"})).as_json()
 
