@@ -43,7 +43,7 @@ _PARTS: Final = (
     (ask.DATA_TRAINING, "data", ask.LICENCE_DATA),
     (ask.CODE_TRAINING, "training code", ask.LICENCE_CODE),
 )
-_LONGEST: Final = 200
+_LONGEST: Final = 160
 """Characters of a quotation, or of a finding."""
 
 
@@ -55,8 +55,8 @@ class Line:
     text: str
     rows: tuple[str, ...]
     """Ids of the rows that it tells."""
-    look: Answer = "not applicable"
-    """Answer whose sign and colour it is shown with."""
+    look: Answer | None = None
+    """Answer whose sign and colour it is shown with, if any."""
 
     def as_json(self) -> dict[str, Any]:
         """The line as JSON values."""
@@ -311,8 +311,8 @@ def _contradictions(audit: Audit) -> Line:
     wrong = [row for row in compared if row.answer == "no" or (row.answer == "partly" and row.id != _NO_REFUTATION)]
     ids = tuple(row.id for row in wrong)
     if wrong:
-        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        return Line("contradictions", "; ".join(f"{row.id}: {_told(row)}" for row in wrong[:3]) + more, ids, "no")
+        more = f"; and {', '.join(ids[2:])}" if len(wrong) > 2 else ""
+        return Line("contradictions", "; ".join(f"{row.id}: {_told(row)}" for row in wrong[:2]) + more, ids, "no")
     if not compared:
         return Line("contradictions", "nothing here could be compared with anything else", ids)
     return Line("contradictions", f"none in {len(compared)} comparison{'s' * (len(compared) > 1)}", ids, "yes")

@@ -107,7 +107,9 @@ def _print_row(console: Console, row: Row, width: int, evidence: bool) -> None:
         _print(console, indent, Text(visible(str(each)), style="dim"), head.cell_len)
 
 
-def _head(console: Console, answer: Answer, grade: str, name: str) -> Text:
+def _head(console: Console, answer: Answer | None, grade: str, name: str) -> Text:
+    if answer is None:
+        return Text(f"  {' ' * len(mark(console, 'yes'))} {grade}{name}")
     return Text.assemble((f"  {mark(console, answer)} ", MARKS[answer][1]), (grade, "dim"), name)
 
 
