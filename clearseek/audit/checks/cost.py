@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from clearseek.audit import questions as ask
 from clearseek.audit.checks import energy, operations
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.facts import ComputeFact
+from clearseek.audit.facts import ComputeFact, MemoryFact
 from clearseek.audit.read.claims import Claim, agree, settled
 from clearseek.audit.read.subject import Subject
 from clearseek.counts import flops_per_token
@@ -226,4 +226,5 @@ def _memory(subject: Subject) -> Row:
     need = -(-size // (72 * 10**9))  # a tenth stays for the cache and the runtime
     shown = f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
     reason = f"{shown} of weights" + (f": {need} accelerators of 80 GB, caches aside" if need > 1 else "")
-    return ask.BARRIERS_HARDWARE.answer("yes" if need <= 1 else "no", grade, reason, *places)
+    facts = (MemoryFact(size, need),)
+    return ask.BARRIERS_HARDWARE.answer("yes" if need <= 1 else "no", grade, reason, *places, facts=facts)

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.data import data_files
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
-from clearseek.audit.facts import LicenceFact, licence_fact, named_licences
+from clearseek.audit.facts import LicenceFact, RestrictionFact, licence_fact, named_licences
 from clearseek.audit.read.card import shorten
 from clearseek.audit.read.prose import said_in_policy, said_of_use
 from clearseek.audit.read.subject import Subject
@@ -81,7 +81,8 @@ def rows(subject: Subject) -> Iterator[Row]:
     """One row a kind, then whether the sources agree, and what one may do with the weights."""
     texts = licence_texts(subject)
     for kind in KINDS:
-        yield _kind(subject, kind, texts)
+        row = _kind(subject, kind, texts)
+        yield replace(row, facts=row.facts + _taken_back(subject, texts)) if kind == "weights" else row
     yield _agreement(subject, texts)
     yield _freedom(subject, texts)
 
@@ -142,6 +143,23 @@ def said_elsewhere(subject: Subject) -> tuple[Said, ...]:
         if bool(kinds) == bool(covers(chosen.file)):  # one that is named after the weights goes before the general one
             limits = (clause for clause in text.match.clauses if clause.flag in RESTRICTING)
             found += [Said(text.file, clause, sure=False) for clause in limits]
+    return tuple(found)
+
+
+def _taken_back(subject: Subject, texts: dict[Kind, Text]) -> tuple[RestrictionFact, ...]:
+    """What restricts the weights: in their licence, in texts beside it, or as is known of a licence that is named."""
+    text, licence = texts.get("weights"), _licence(subject, texts)[0]
+    found: list[RestrictionFact] = []
+    if text is not None:
+        limits = tuple(clause for clause in text.match.clauses if clause.flag in RESTRICTING)
+        clauses = [(text.file, clause) for clause in strongest(limits)]
+        found = [RestrictionFact("changed", shorten(each.found), text.file, each.line) for each in text.match.changes[:1]]
+    else:
+        clauses = []
+        flags = sorted(RESTRICTING) if licence is not None and licence.restricted else []
+        found = [RestrictionFact(flag) for flag in flags if getattr(licence, flag, None)]
+    clauses += [(said.file, said.clause) for said in contradicting(subject, licence)]
+    found += [RestrictionFact(clause.flag, shorten(clause.quote), file, clause.line) for file, clause in clauses[:14]]
     return tuple(found)
 
 

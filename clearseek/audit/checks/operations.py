@@ -16,6 +16,7 @@ from typing import Final
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.facts import ComputeFact
 from clearseek.audit.read.card import plain, shorten
 from clearseek.audit.read.claims import read_quantity
 from clearseek.audit.read.subject import Subject
@@ -127,7 +128,8 @@ def _threshold(
         "1e25 or more": "from 10^25 on a systemic risk is presumed (AI Act, article 51)",
     }[kind]
     answer: Answer = "no" if not doubt and min(values) >= SYSTEMIC else "yes" if most < SYSTEMIC else "unknown"
-    return ask.COST_THRESHOLD.answer(answer, grade, f"{most:.2e}: {where}{doubt and f'; {doubt}'}", *places)
+    reason = f"{most:.2e}: {where}{doubt and f'; {doubt}'}"
+    return ask.COST_THRESHOLD.answer(answer, grade, reason, *places, facts=(ComputeFact(most, None),))
 
 
 def _devices(subject: Subject) -> Row:
