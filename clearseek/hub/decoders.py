@@ -77,7 +77,7 @@ _SIZES: Final = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attentio
 
 
 def decoder(raw: dict[str, Any]) -> dict[str, int] | None:
-    """Total, embedding, head, activated and mtp of a config.json of a common kind; None where the table has no answer."""
+    """Total, embedding, head, activated and mtp of a config.json of a common kind; None where the table cannot say."""
     kind = KINDS.get(str(raw.get("model_type")))
     named = raw.get("architectures") or ["ForCausalLM"]
     sizes = [raw.get(name) for name in _SIZES]
@@ -92,7 +92,8 @@ def decoder(raw: dict[str, Any]) -> dict[str, int] | None:
     wide, narrow = heads * D, keys * D
     attention = 2 * H * (wide + narrow) + (heads if kind.sinks else 0)
     attention += (wide + 2 * narrow) * _flag(raw, kind.qkv_bias) + H * _flag(raw, kind.out_bias)
-    attention += {"": 0, "full": wide + narrow}.get(kind.qk_norm, 2 * D * (kind.qk_norm == "head" or _flag(raw, kind.qk_norm)))
+    by_head = kind.qk_norm == "head" or _flag(raw, kind.qk_norm)
+    attention += wide + narrow if kind.qk_norm == "full" else 2 * D * by_head
     dense = attention + kind.norms * H + 3 * H * I
     tied = raw.get("tie_word_embeddings", kind.tied)
     ends = V * H * (1 if tied else 2) + (H if kind.last_norm else 0)
@@ -105,7 +106,8 @@ def decoder(raw: dict[str, Any]) -> dict[str, int] | None:
     first = raw.get("first_k_dense_replace", 0)
     if not (_whole(E) and _whole(k) and _whole(wide_expert) and k <= E) or type(shared) is not int:
         return None
-    if type(first) is not int or not 0 <= first <= L or (kind.shared == "n_shared_experts" and "first_k_dense_replace" not in raw):
+    said = "first_k_dense_replace" in raw or kind.shared != "n_shared_experts"
+    if type(first) is not int or not 0 <= first <= L or not said:
         return None
     expert = 3 * H * wide_expert + (2 * wide_expert + H if kind.expert_bias else 0)
     always = shared * (3 * H if kind.shared.endswith("_size") else 3 * H * wide_expert) + (H if kind.shared_gate else 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ MOST_SIZE: Final = 10**10
 """More layers, or a larger size of anything, than a model has."""
 MOST_VALUES: Final = 20_000
 """Values of a config.json that are handed on."""
+_SIZE = re.compile("hidden_?size|d_model|n_embd|dim|layers?$|n_layer")
 _WITHOUT: Final = "counting it needs transformers: pip install 'clearseek[hf]'"
 
 
@@ -78,6 +80,8 @@ def count_config(raw: dict[str, Any], where: Path) -> Counted:
             return Counted(**found, by=f"ClearSeek's table of decoders ({model_type})")
     if not isinstance(model_type, str):
         raise UserError(f"{where}: states no model_type")
+    if not any(_SIZE.search(name) and type(value) is int for name, value in _values(raw)):
+        raise UserError(f"{where}: states no sizes of the model")
     return _on_meta_device(raw, where)
 
 
@@ -181,7 +185,7 @@ def _deepseek_v4(raw: dict[str, Any], where: Path) -> Counted:
         raise UserError(f"{where}: compress_ratios must give 0, 4 or 128 for each of the {L} layers")
 
     def compressor(rate: int, width: int) -> int:
-        """Keys-and-values and gate, a bias for each place in a window, a norm; sparse ones overlap, so twice as wide."""
+        """Keys-and-values and gate, a bias for each place of a window, a norm; sparse ones overlap: twice as wide."""
         wide = width * (2 if rate == 4 else 1)
         return 2 * H * wide + rate * wide + width
 

@@ -38,6 +38,15 @@ def billions(count: float) -> str:
     return f"{count / 1e9:,.2f}B" if count >= 1e9 else f"{count / 1e6:,.2f}M"
 
 
+def fits(subject: Subject, claim: Claim) -> bool:
+    """Whether a figure is one of the counts of this model's parameters."""
+    counted = subject.counted.value
+    if counted is None or claim.kind not in ("total", "activated"):
+        return False
+    ways = _totals(counted) if claim.kind == "total" else _visited(counted)
+    return any(map(claim.agrees, ways.values()))
+
+
 def _totals(count: Counted) -> Ways:
     """The ways to count all parameters, the plainest first."""
     ways = {"by config.json": float(count.total)}
@@ -128,7 +137,9 @@ def _verdict(claim: Claim, ways: Ways, elements: Ways, sure: bool = True) -> tup
         how = "" if fits else ", cut off"
         return True, f"{said} is right{how}: {billions(allowed[way])} {way}"
     listed = ", ".join(f"{billions(value)} {way}" for way, value in list((ways or elements).items())[:3])
-    if not allowed or (not claim.includes and min(allowed.values()) <= claim.high and claim.low <= max(allowed.values())):
+    if not allowed or (
+        not claim.includes and min(allowed.values()) <= claim.high and claim.low <= max(allowed.values())
+    ):
         return None, f"{said}: by which count is not clear"
     if not sure:
         return None, f"{said} is not what transformers' class of this name gives, which may be another model"

@@ -92,13 +92,17 @@ _PARTING = re.compile(r"[,;()\u2013\u2014/]|\.\s|\b(?:and|with|while|but|whereas
 _CLAUSE = re.compile(r"[;]|,\s|\.\s|\(|\b(?:and|with|while|but|whereas)\b")
 _PART_OF = re.compile(r"\s*(?:param\w{0,10}\s+)?(?:out )?of (?:(?:its|the|a|all|total|about|over|some|of)\s+){0,5}")
 """Between two figures of which the first is a part of the second."""
-_ACTIVE_AFTER = re.compile(r"[\s-]*(?:param\w{0,10}\s+)?(?:(?:are|is|being|get)\s+)?activ(?:e|ated|ations?)\b(?! (?:users|lear|dev))")
+_ACTIVE_AFTER = re.compile(
+    r"[\s-]*(?:param\w{0,10}\s+)?(?:(?:are|is|being|get)\s+)?activ(?:e|ated|ations?)\b(?! (?:users|lear|dev))"
+)
 _ACTIVE_BEFORE = re.compile(r"\bactiv(?:e|at\w{1,4})\b(?: (?:only|just|about|around|roughly|up to|over|approximately|param"
                             r"\w{0,10}|per|token|count|of|is|are|number|each|at|a|mere|weights?)|[\s:=~\u2248*-]){0,12}$")  # fmt: skip
 _PER_TOKEN = re.compile(r"[\s-]*param\w{0,10}\s+(?:(?:are|is) )?(?:used |active )?(?:per|for each|for every|on each) \w{0,10} ?token"
                         r"|[\s-]*(?:are |is )?(?:used |active )?(?:per|for each|for every) token")  # fmt: skip
 _TOTAL_AFTER = re.compile(r"[\s-]*(?:param\w{0,10}\s+)?(?:in |overall |the )?(?:total|overall)\b")
-_TOTAL_BEFORE = re.compile(r"\btotal\b(?: (?:of|param\w{0,10}|count|size|number|is|about|over|around|roughly)|[\s:=~\u2248*-]){0,8}$")
+_TOTAL_BEFORE = re.compile(
+    r"\btotal\b(?: (?:of|param\w{0,10}|count|size|number|is|about|over|around|roughly)|[\s:=~\u2248*-]){0,8}$"
+)
 _PARAM_AFTER = re.compile(r"[\s-]*(?:(?:unique|total|model|in|dense|learnable|non-?embedding)[\s-]){0,4}param")
 _PARAM_BEFORE = re.compile(r"param\w*(?: count| size)?(?: ?\([^()]{0,40}\))?\s*[:=]\s*[~\u2248]?\s*$"
                            r"|param\w* (?:count|size) (?:of|is) $|number of param\w* is $")  # fmt: skip
@@ -381,7 +385,9 @@ def _in_cell(document: Document, cell: Cell, wanted: frozenset[str]) -> Iterator
         return
     match = QUANTITY.fullmatch(_TRIMMED.sub("", cell.text))
     if match is None:  # "30.5B (3.3B active)"
-        for _, claim in _in_prose(f"{label}: {cell.text}", (), wanted) if len(re.findall(r"\d[\d.,]*", cell.text)) > 1 else ():
+        for _, claim in (
+            _in_prose(f"{label}: {cell.text}", (), wanted) if len(re.findall(r"\d[\d.,]*", cell.text)) > 1 else ()
+        ):
             yield replace(claim, evidence=place, about="several" if claim.about == "several" else "named")
         return
     unit = _UNIT.search(label) if not match["scale"] else None
@@ -431,4 +437,6 @@ def _claim(match: re.Match[str], kind: Kind, after: str, about: About = "some", 
         # 128K is 131,072 or 128,000; 1M is 1,000,000 to 1,048,576
         value = float(match["number"].replace(",", "")) * (1024.0 if thousands else 1024.0 * 1024.0)
         tolerance = value * (24 / 1024 if thousands else 0.05)
-    return Claim(kind, value, match[0].strip(), tolerance, Evidence(""), includes, device[0] if device else "", about, cut)
+    return Claim(
+        kind, value, match[0].strip(), tolerance, Evidence(""), includes, device[0] if device else "", about, cut
+    )
