@@ -24,6 +24,7 @@ from clearseek.config import ModelConfig
 from clearseek.counts import ParameterCount, count_parameters
 from clearseek.errors import UserError
 from clearseek.hub.config_json import parse_hf_config
+from clearseek.hub.parameters import Counted, count_config
 from clearseek.hub.safetensors import Entry, Header
 from clearseek.signing.keys import PublicKey
 from clearseek.sysfiles import system_file
@@ -231,8 +232,17 @@ class Subject:
 
     @cached_property
     def counts(self) -> ParameterCount | None:
-        """Parameters that the config stands for."""
+        """Parameters that the config stands for, where ClearSeek knows all tensors."""
         return None if self.config.value is None else count_parameters(self.config.value)
+
+    @cached_property
+    def counted(self) -> Part[Counted]:
+        """Parameters that config.json stands for, of any architecture; the error says why they are not known."""
+        raw = self.config_raw
+        if raw.value is None:
+            return Part(None, raw.error or "there is no config.json")
+        content = raw.value
+        return attempt(lambda: count_config(content, Path(CONFIG)))
 
     @cached_property
     def documents(self) -> tuple[Document, ...]:
