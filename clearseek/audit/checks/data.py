@@ -21,7 +21,7 @@ from clearseek.audit.read.card import Document, plain
 from clearseek.audit.read.listing import Listing, listing
 from clearseek.audit.read.presence import Sifted, sift
 from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import Subject, attempt
+from clearseek.audit.read.subject import Subject
 from clearseek.audit.read.tables import table_cells
 
 LEVELS = (
@@ -55,18 +55,14 @@ _DENIED = re.compile(r"\b(?:no|not|nor|never|without|neither|free of|instead of|
 _TUNED = re.compile(r"fine-?tun|post-?train|\bsft\b|\bdpo\b|rlhf|instruct|align|prefer", re.I)
 _PRETRAINED = re.compile(r"pre-?train", re.I)
 _FROM_ANOTHER = re.compile(r"\bfine-?tuned (?:version of|from)\b", re.I)
-_ORDER = re.compile(
-    r"(?:^|[-_.])(?:order|indices|index_?maps?|idx_?maps?)(?:[-_.].*)?\.(?:npy|npz|bin|idx|jsonl?|csv|parquet)$"
-)
 _HELD_OUT = re.compile(r"\.(?:jsonl?|parquet|bin|arrow|npy|csv|tsv|txt|tfrecord|offsets)(?:\.gz|\.zst)?$")
 _DATA_FILES = re.compile(r"\.(?:parquet|jsonl(?:\.gz|\.zst)?|arrow|bin|npy|tfrecord|tar\.zst)$")
 
 
 def rows(subject: Subject) -> Iterator[Row]:
-    """The training data, their order, the tokenizer."""
+    """The training data, their sources, the tokenizer, the data of the evaluation."""
     yield _training(subject)
     yield _sources(subject)
-    yield _order(subject)
     yield _tokenizer(subject)
     yield _evaluation(subject)
 
@@ -286,25 +282,6 @@ def _lines(subject: Subject, pattern: re.Pattern[str]) -> Iterator[Evidence]:
                 r"train(?:ed)?\b.{0,60}\bon\b|fine-?tuned\b.{0,40}\bwith\b|training data", line, re.I
             ) and pattern.search(plain(_URL.sub("", line))):
                 yield document.at(number)
-
-
-def _order(subject: Subject) -> Row:
-    named = (path for path in subject.source.sizes if _ORDER.search(path.rpartition("/")[2].lower()))
-    found = sift(subject.source, (path for path in named if not is_test(path)), "order", 4)
-    if found.real:
-        return found.here(subject.source, ask.DATA_ORDER, 4)
-    transcripts = subject.source.find("transcript.jsonl")
-    if transcripts and data_files(subject) and _names_data(subject, transcripts[0]):
-        place = subject.source.whole(transcripts[0])
-        reason = f"a function of data fingerprint, seed and step, which {transcripts[0]} records"
-        return ask.DATA_ORDER.yes(Grade.PRESENT, reason, place)
-    return found.missing(subject.source, ask.DATA_ORDER, "no file of indices, and nothing to compute it from")
-
-
-def _names_data(subject: Subject, transcript: str) -> bool:
-    """Whether a transcript's first line says which data were used."""
-    head = attempt(lambda: subject.source.read(transcript, 1_000_000)).value or b""
-    return b'"data_fingerprint"' in head.partition(b"\n")[0]
 
 
 def _tokenizer(subject: Subject) -> Row:

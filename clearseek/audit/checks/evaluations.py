@@ -1,21 +1,14 @@
-"""Evaluation claims: is the protocol complete enough to repeat, and are the scores arithmetically possible.
-
-A share of n questions is a multiple of 1/n, and of k answers to each a multiple of 1/(nk). So a score of 55.5 % on the
-30 questions of AIME 2024 cannot come from one answer each: 16.65 is not a number of questions (the GRIM test: Brown and
-Heathers, 2017). Sizes of benchmarks are published facts.
-"""
+"""Evaluation claims: is the protocol complete enough to repeat them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from math import ceil, floor
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Evidence, Grade, Row
-from clearseek.audit.read.card import Document, plain
+from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import is_this_model, normalise
 from clearseek.audit.read.subject import Subject
 
@@ -62,22 +55,9 @@ class Score:
 
 
 def rows(subject: Subject) -> Iterator[Row]:
-    """Whether the protocol is complete, and whether scores are possible."""
+    """Whether the protocol is complete."""
     found = [score for document in subject.documents for score in scores(document, subject.name)]
     yield _protocol(subject, found)
-    yield _possible(subject, found)
-
-
-def possible(value: float, decimals: int, trials: int) -> bool:
-    """Whether `value` percent, rounded to `decimals`, is a whole number of successes in `trials`."""
-    half = 0.5 * 10.0**-decimals
-    low, high = (value - half) / 100 * trials, (value + half) / 100 * trials
-    return floor(high + 1e-9) >= ceil(low - 1e-9)
-
-
-def samples_needed(value: float, decimals: int, questions: int, most: int = 1024) -> int | None:
-    """The fewest answers a question that make `value` possible."""
-    return next((k for k in range(1, most + 1) if possible(value, decimals, questions * k)), None)
 
 
 def scores(document: Document, name: str) -> Iterator[Score]:
@@ -101,46 +81,6 @@ def scores(document: Document, name: str) -> Iterator[Score]:
                 where = Evidence(document.file, f"line {cell.line}", quote, document.sha256)
                 yield Score(benchmark, questions, float(match[0].rstrip(" %")), decimals, where)
                 break
-
-
-def _stated_samples(subject: Subject) -> dict[int, Evidence]:
-    """Numbers of answers that were taken to a question, by the documents' words, code left out."""
-    found: dict[int, Evidence] = {}
-    for document in subject.documents:
-        fenced = False
-        for number, line in enumerate(document.lines, 1):
-            if line.lstrip().startswith(("```", "~~~")):
-                fenced = not fenced
-            for match in () if fenced else islice(_SAMPLES.finditer(plain(line)), 20):
-                count = int(next(each for each in match.groups() if each))
-                if count > 0 and len(found) < 8:
-                    found.setdefault(count, document.at(number))
-    return found
-
-
-def _possible(subject: Subject, found: list[Score]) -> Row:
-    if not found:
-        return ask.CLAIMS_POSSIBLE.not_applicable("no score of this model on a benchmark of known size")
-    stated = _stated_samples(subject)
-    wrong: list[tuple[str, Evidence]] = []
-    hints: list[tuple[str, Evidence]] = []
-    for score in found:
-        if any(possible(score.value, score.decimals, score.questions * count) for count in (1, *stated)):
-            continue
-        fewest = samples_needed(score.value, score.decimals, score.questions)
-        text = f"{score.value:g} % of {score.questions} ({score.benchmark}) needs at least {fewest} answers a question"
-        (wrong if stated or fewest is None else hints).append((text, score.evidence))
-    places = tuple(place for _, place in wrong + hints) or tuple(score.evidence for score in found[:4])
-    if stated:
-        places = (*stated.values(), *places)
-    if wrong:
-        return ask.CLAIMS_POSSIBLE.no(Grade.CLAIMED, "; ".join(text for text, _ in wrong), *places[:8])
-    if hints:
-        reason = "; ".join(text for text, _ in hints) + ", and how many were taken is not said"
-        return ask.CLAIMS_POSSIBLE.unknown(Grade.CLAIMED, reason, *places[:8])
-    with_k = f" with {' or '.join(map(str, stated))} answers a question" if stated else ""
-    reason = f"{len(found)} scores on benchmarks of known size, all possible{with_k}"
-    return ask.CLAIMS_POSSIBLE.yes(Grade.CHECKED, reason, *places[:8])
 
 
 def _protocol(subject: Subject, given: list[Score]) -> Row:

@@ -18,7 +18,7 @@ from clearseek.errors import UserError
 from clearseek.hub.safetensors import LONGEST_HEADER
 from clearseek.jsontext import strict_json
 from clearseek.signing.dsse import LONGEST_BUNDLE
-from clearseek.signing.manifest import LONGEST, MANIFEST, NOT_CONTENT, SIGNATURE, parse
+from clearseek.signing.manifest import NOT_CONTENT, SIGNATURE
 from clearseek.signing.tree import is_below
 from clearseek.sysfiles import system_file
 
@@ -44,37 +44,7 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield _inventory(subject)
     yield _names(subject)
     yield _execution(subject)
-    yield _manifest(subject)
     yield _signature(subject)
-
-
-def _manifest(subject: Subject) -> Row:
-    source = subject.source
-    if MANIFEST not in source.sizes:
-        return ask.FILES_MANIFEST.not_applicable(f"there is no {MANIFEST}")
-    part = attempt(lambda: parse(source.read(MANIFEST, LONGEST), MANIFEST))
-    if part.value is None:
-        return ask.FILES_MANIFEST.no(Grade.CLAIMED, part.error, Evidence(MANIFEST))
-    listed = {entry.path: entry for entry in part.value.files}
-    left_out = frozenset((MANIFEST, SIGNATURE, *NOT_CONTENT))
-    problems = [f"{path} is listed, and is not here" for path in listed if path not in source.sizes]
-    problems += [
-        f"{path} is here, and is not listed"
-        for path in source.sizes
-        if path not in listed and not is_below(path, left_out) and not system_file(path)
-    ]
-    problems += [
-        f"{path} is another file than the one that is listed"
-        for path, entry in listed.items()
-        if path in source.sizes and (source.sizes[path] != entry.size or source.is_other(path, entry.sha256))
-    ]
-    if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        return ask.FILES_MANIFEST.no(Grade.CLAIMED, "; ".join(problems[:6]) + more, Evidence(MANIFEST))
-    hashed = all(source.sha256(path) for path in listed)
-    reason = f"{len(listed):,} files, Merkle root {part.value.root}" + ("" if hashed else "; sizes alone were compared")
-    grade = Grade.CHECKED if hashed else Grade.PRESENT
-    return ask.FILES_MANIFEST.answer("yes" if hashed else "unknown", grade, reason, Evidence(MANIFEST))
 
 
 def _signature(subject: Subject) -> Row:

@@ -26,7 +26,6 @@ from clearseek.errors import UserError
 from clearseek.hub.config_json import parse_hf_config
 from clearseek.hub.parameters import Counted, count_config
 from clearseek.hub.safetensors import Entry, Header
-from clearseek.signing.keys import PublicKey
 from clearseek.sysfiles import system_file
 
 T = TypeVar("T")
@@ -147,19 +146,15 @@ class Weights:
 class Subject:
     """A release, taken apart as checks ask for it."""
 
-    def __init__(
-        self, source: Source, name: str = "", trusted: tuple[PublicKey, ...] = (), base: Source | None = None
-    ) -> None:
+    def __init__(self, source: Source, name: str = "", base: Source | None = None) -> None:
         """Take a release apart.
 
         Args:
             source: The release.
             name: The model's, where its card names several or none.
-            trusted: Verifiers' keys.
             base: The release that it may have been made from.
         """
         self.source = source
-        self.trusted = trusted
         self.base = None if base is None else Subject(base)
         self.given = name
 

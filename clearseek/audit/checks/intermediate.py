@@ -1,0 +1,1 @@
+"""Offers of intermediate checkpoints: placeholder."""
