@@ -30,10 +30,10 @@ RESTRICTIONS: Final = {
 }
 """What a licence takes back, in words; the worst first."""
 COMPARISONS: Final = (
-    "weights.format", "weights.tensors", "weights.dtype", "weights.trajectory", "weights.order", "parameters.total",
+    "weights.format", "weights.tensors", "weights.dtype", "weights.trajectory", "parameters.total",
     "parameters.activated", "parameters.mtp", "parameters.stored", "context.length", "tokenizer.vocabulary",
     "tokenizer.special", "licence.agreement", "lineage.weights", "claims.consistent", "cost.compute",
-    "cost.operations", "cost.devices", "cost.price", "claims.possible",
+    "cost.operations", "cost.devices", "cost.price",
 )  # fmt: skip
 """Rows that compare what a release says with what else it says or holds: a “no” among them is a contradiction."""
 _NO_REFUTATION: Final = "context.length"

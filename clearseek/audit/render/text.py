@@ -66,7 +66,7 @@ def differing(audits: Sequence[Audit], everything: bool = False) -> dict[Dimensi
 
 def print_audit(console: Console, audit: Audit, evidence: bool = False, everything: bool = False) -> None:
     """Print the verdict and the rows that tell something, or all; with `evidence`, where to see each."""
-    _print_verdict(console, verdict(audit))
+    print_verdict(console, verdict(audit))
     size = f"{audit.facts['files']:,} files, {audit.facts['bytes']:,} bytes, {visible(audit.subject)}"
     console.print(Text(f"\n{size}", style="dim"), soft_wrap=True)
     _print_legend(console)
@@ -83,7 +83,8 @@ def print_audit(console: Console, audit: Audit, evidence: bool = False, everythi
         _print(console, Text(f"  {view.name}: "), Text(f"claimed: {view.claimed}; proven: {view.proven}"), 4)
 
 
-def _print_verdict(console: Console, found: Verdict) -> None:
+def print_verdict(console: Console, found: Verdict) -> None:
+    """Print the first screen: the sentence, which model was taken, and the six lines."""
     _print(console, Text(f"{visible(found.model)}: ", style="bold"), Text(visible(found.sentence), style="bold"), 0)
     if found.choice:
         console.print(Text(visible(found.choice), style="yellow"), soft_wrap=True)
