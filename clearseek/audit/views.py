@@ -159,7 +159,7 @@ def _entry(audit: Audit, asked: Requirement) -> Entry:
 def _answered(audit: Audit, asked: Requirement, way: Way) -> Answer:
     """The answer of an entry, by its rows."""
     given = [_answer(audit.get(id), way) for id in (*asked.all, *asked.any)]
-    answer = (min if asked.all else max)(given, key=_ORDER.index, default="no")
+    answer: Answer = (min if asked.all else max)(given, key=_ORDER.index, default="no")
     if asked.field:
         answer = max(answer, _filled(audit, asked.field, way), key=_ORDER.index)
     here = [row for id in (*asked.all, *asked.any) if (row := audit.get(id)) is not None]

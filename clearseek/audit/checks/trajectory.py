@@ -2,8 +2,8 @@
 
 Published checkpoints of a training run let others study it, and verify it. They lie in folders that are named after
 steps, in branches of the repository, or in a place that a card links to. It has happened that most branches of a
-release held the final weights under other names: so the hashes of steps must differ from each other's and from the final
-weights', the last step's excepted. Hashes show that files are alike, and not that the numbers in others differ
+release held the final weights under other names: so the hashes of steps must differ from each other's and from those of
+the final weights, the last step's excepted. Hashes show that files are alike, and not that the numbers in others differ
 (:mod:`clearseek.verify.trajectory` compares those of ClearSeek's releases).
 """
 
