@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from clearseek.audit.evidence import Answer, Audit
 from clearseek.audit.read.card import shorten
-from clearseek.audit.render.text import DIMENSIONS, LEGEND, MARKS, differing, is_shown
+from clearseek.audit.render.text import DIMENSIONS, LEGEND, MARKS, differing, is_shown, names_of
 from clearseek.audit.verdict import verdict
 from clearseek.audit.views import views
 from clearseek.signing.tree import visible
@@ -39,7 +39,7 @@ def comparison_html(audits: Sequence[Audit], everything: bool = False) -> str:
     found = [verdict(audit) for audit in audits]
     return _page(
         "comparison.html.jinja", title=f"{len(audits)} releases compared", audits=audits, verdicts=found,
-        readings=list(map(views, audits)), rows=differing(audits, everything), everything=everything,
+        names=names_of(found, audits), readings=list(map(views, audits)), rows=differing(audits, everything), everything=everything,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from clearseek.audit.evidence import Audit, Evidence
-from clearseek.audit.render.text import DIMENSIONS, LEGEND, MARKS, differing, rows_of
+from clearseek.audit.render.text import DIMENSIONS, LEGEND, MARKS, differing, names_of, rows_of
 from clearseek.audit.verdict import verdict
 from clearseek.audit.views import views
 from clearseek.signing.tree import visible
@@ -26,10 +26,10 @@ def as_markdown(audit: Audit, everything: bool = False) -> str:
 
 def comparison(audits: Sequence[Audit], everything: bool = False) -> str:
     """Releases side by side: each one's verdict and licence, then the rows that differ, or all."""
-    readings = list(zip(*map(views, audits), strict=True))
+    found, readings = list(map(verdict, audits)), list(zip(*map(views, audits), strict=True))
     return render(
-        "clearseek.audit.render", "comparison.md.jinja", cell, audits=audits, verdicts=list(map(verdict, audits)),
-        rows=differing(audits, everything), readings=readings, marks=MARKS, legend=LEGEND,
+        "clearseek.audit.render", "comparison.md.jinja", cell, audits=audits, verdicts=found,
+        names=names_of(found, audits), rows=differing(audits, everything), readings=readings, marks=MARKS, legend=LEGEND,
     )  # fmt: skip
 
 

@@ -64,6 +64,15 @@ def differing(audits: Sequence[Audit], everything: bool = False) -> dict[Dimensi
     return found
 
 
+def names_of(verdicts: Sequence[Verdict], audits: Sequence[Audit]) -> list[str]:
+    """The models' names; where two releases are of one model, with their folders or repositories."""
+    given = [each.model for each in verdicts]
+    return [
+        f"{name} ({audit.subject})" if given.count(name) > 1 else name
+        for name, audit in zip(given, audits, strict=True)
+    ]
+
+
 def print_audit(console: Console, audit: Audit, evidence: bool = False, everything: bool = False) -> None:
     """Print the verdict and the rows that tell something, or all; with `evidence`, where to see each."""
     print_verdict(console, verdict(audit))
@@ -127,10 +136,10 @@ def _print(console: Console, head: Text, body: Text, indent: int) -> None:
 
 def print_comparison(console: Console, audits: Sequence[Audit], everything: bool = False) -> None:
     """Each release's verdict and licence, then the rows that differ: a line a row, a narrow column a release."""
-    for number, audit in enumerate(audits, 1):
-        found = verdict(audit)
-        name = Text.assemble((f"{number}  {visible(found.model)}: ", "bold"))
-        _print(console, name, Text(visible(found.sentence)), 3)
+    verdicts = list(map(verdict, audits))
+    for number, (found, name, audit) in enumerate(zip(verdicts, names_of(verdicts, audits), audits, strict=True), 1):
+        head = Text.assemble((f"{number}  {visible(name)}: ", "bold"))
+        _print(console, head, Text(visible(found.sentence)), 3)
         _print(console, Text("   licence: "), Text(visible(found.licence)), 3)
         if found.choice:
             _print(console, Text("   "), Text(visible(found.choice), style="yellow"), 3)
