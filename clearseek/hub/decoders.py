@@ -20,7 +20,7 @@ class Kind:
     """Whether queries, keys and values have biases, or the setting that says so."""
     out_bias: bool | str = "attention_bias"
     qk_norm: str = ""
-    """Norms of queries and keys: none, ``head`` (a head's width), ``full`` (all heads'), or the setting that says so."""
+    """Norms of queries and keys: none, ``head`` (a head wide), ``full`` (all heads), or the setting that says so."""
     norms: int = 2
     """Norms of a layer, each of the hidden size."""
     last_norm: bool = True
@@ -87,7 +87,7 @@ def decoder(raw: dict[str, Any]) -> dict[str, int] | None:
         return None
     V, H, L, heads, I = (int(each) for each in sizes if isinstance(each, int))  # noqa: E741
     keys, D = raw.get("num_key_value_heads") or heads, raw.get("head_dim") or kind.head_dim or H // heads
-    if not _whole(keys) or not _whole(D):
+    if not _whole(keys) or not _whole(D) or (kind.qk_norm == "full" and D * heads != H):
         return None
     wide, narrow = heads * D, keys * D
     attention = 2 * H * (wide + narrow) + (heads if kind.sinks else 0)
@@ -103,11 +103,10 @@ def decoder(raw: dict[str, Any]) -> dict[str, int] | None:
         return {"total": total, "activated": total, **result}
     E, k, wide_expert = (raw.get(name) for name in (kind.experts, "num_experts_per_tok", kind.width))
     shared = raw.get(kind.shared) if kind.shared else 0
-    first = raw.get("first_k_dense_replace", 0)
+    first = raw.get("first_k_dense_replace") if kind.shared == "n_shared_experts" else 0
     if not (_whole(E) and _whole(k) and _whole(wide_expert) and k <= E) or type(shared) is not int:
         return None
-    said = "first_k_dense_replace" in raw or kind.shared != "n_shared_experts"
-    if type(first) is not int or not 0 <= first <= L or not said:
+    if type(first) is not int or not 0 <= first <= L:
         return None
     expert = 3 * H * wide_expert + (2 * wide_expert + H if kind.expert_bias else 0)
     always = shared * (3 * H if kind.shared.endswith("_size") else 3 * H * wide_expert) + (H if kind.shared_gate else 0)

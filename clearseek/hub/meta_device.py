@@ -17,6 +17,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 CPU_SECONDS = 60
@@ -47,30 +48,40 @@ def plain(value: Any) -> Any:
 
 
 def build(raw: dict[str, Any]) -> tuple[Any, Any]:
-    """The configuration and the model, on the meta device."""
+    """The configuration and the model, on the meta device: the first class of transformers that makes one of it."""
     torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
     initialization = importlib.import_module("transformers.initialization")
     values = {name: value for name, value in plain(raw).items() if name != "model_type"}
     config = transformers.AutoConfig.for_model(raw["model_type"], **values)
-    kind = _class(transformers, config, raw.get("architectures"))
-    with torch.device("meta"), initialization.no_init_weights(), initialization.meta_device_safe_creation_ops():
-        model = kind._from_config(config, attn_implementation="eager")
-    model.tie_weights()
-    return config, model
+    failed: Exception = ValueError(f"it has no model for {type(config).__name__}")
+    for kind in _classes(transformers, config, raw.get("architectures")):
+        try:
+            with torch.device("meta"), initialization.no_init_weights(), initialization.meta_device_safe_creation_ops():
+                model = kind._from_config(config, attn_implementation="eager")
+        except Exception as error:
+            failed = error
+            continue
+        model.tie_weights()
+        return config, model
+    raise failed
 
 
-def _class(transformers: Any, config: Any, named: Any) -> Any:
-    """The class of transformers that config.json names, if it is one for this configuration, or the first that is."""
+def _classes(transformers: Any, config: Any, named: Any) -> Iterator[Any]:
+    """Classes for this configuration: the one that config.json names, if transformers has it, and those of its lists."""
     for name in named if isinstance(named, list) else ():
         found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
         if isinstance(found, type) and getattr(found, "config_class", None) is type(config):
-            return found
-    for auto in ("CausalLM", "ImageTextToText", "Seq2SeqLM", "SpeechSeq2Seq", "MaskedLM", ""):
-        mapping = getattr(transformers, f"AutoModelFor{auto}" if auto else "AutoModel")._model_mapping
+            yield found
+    order = ["CausalLM", "ImageTextToText", "Seq2SeqLM", "SpeechSeq2Seq", "MaskedLM"]
+    if getattr(config, "is_encoder_decoder", False):
+        order = ["Seq2SeqLM", "SpeechSeq2Seq", *order]
+    elif config.get_text_config() is not config:
+        order = ["ImageTextToText", *order]
+    for auto in (*(f"AutoModelFor{each}" for each in order), "AutoModel"):
+        mapping = getattr(transformers, auto)._model_mapping
         if type(config) in mapping:
             found = mapping[type(config)]
-            return found[0] if isinstance(found, tuple) else found
-    raise ValueError(f"transformers has no model for {type(config).__name__}")
+            yield found[0] if isinstance(found, tuple) else found
 
 
 def count(raw: dict[str, Any]) -> dict[str, Any]:
@@ -80,18 +91,20 @@ def count(raw: dict[str, Any]) -> dict[str, Any]:
     sizes = {name: each.numel() for name, each in model.named_parameters()}
     sizes |= {name: each.numel() for name, each in model.named_buffers() if name.endswith("correction_bias")}
     total = sum(sizes.values())
-    embedding = _numel(model, "get_input_embeddings")
-    head = _numel(model, "get_output_embeddings")
-    if head and _weight(model, "get_output_embeddings") is _weight(model, "get_input_embeddings"):
-        head = 0
+    first, last = _weight(model, "get_input_embeddings"), _weight(model, "get_output_embeddings")
+    if last is None:
+        heads = [each for name, each in model.named_modules() if name.endswith("lm_head")]
+        last = getattr(heads[0], "weight", None) if heads else None
+    embedding = 0 if first is None else first.numel()
+    head = 0 if last is None or last is first else last.numel()
     lookups = sum(each.weight.numel() for each in model.modules() if type(each).__name__.endswith("Embedding")
                   and getattr(getattr(each, "weight", None), "ndim", 0) == 2)  # fmt: skip
     experts, unvisited = _experts(model, text)
-    language = _language(config, text, model)
+    language = _language(config, text, model, last)
     return {
         "total": total, "embedding": embedding, "head": head, "lookups": max(0, lookups - embedding),
         "activated": None if unvisited is None else total - unvisited, "experts": experts[:3],
-        "towers": max(0, total - language - head) if language else 0, "layer": _last_layer(model),
+        "towers": max(0, total - language) if language else 0, "layer": _last_layer(model),
         "hidden": getattr(text, "hidden_size", 0), "class": type(model).__name__, "defaults": _defaults(config, raw),
         "version": importlib.import_module("transformers").__version__,
     }  # fmt: skip
@@ -101,11 +114,6 @@ def _weight(model: Any, getter: str) -> Any:
     with contextlib.suppress(Exception):  # not every class says which module it is
         return getattr(getattr(model, getter)(), "weight", None)
     return None
-
-
-def _numel(model: Any, getter: str) -> int:
-    weight = _weight(model, getter)
-    return 0 if weight is None else int(weight.numel())
 
 
 def _first(holder: Any, names: tuple[str, ...]) -> int | None:
@@ -121,17 +129,14 @@ def _experts(model: Any, text: Any) -> tuple[list[str], int | None]:
     modules = dict(model.named_modules())
     for name, module in modules.items():
         last = name.rpartition(".")[2]
-        if "expert" not in last or "shared" in last:
+        if not ("expert" in last or "Experts" in type(module).__name__) or "shared" in last:
             continue
-        children = list(module.children())
+        stacked = next((each for each in module.parameters(recurse=False) if each.ndim == 3), None)
+        kinds = [type(each) for each in module.children()]
+        size = stacked.shape[0] if stacked is not None else len(kinds) if len(set(kinds)) == 1 else 0
+        if size < 2:
+            continue
         held = sum(each.numel() for each in module.parameters())
-        stacked = [each for each in module.parameters(recurse=False) if each.ndim >= 2]
-        listed = len(children) > 1 and len({type(each) for each in children}) == 1 and type(module).__name__.endswith(
-            ("List", "Dict", "Experts"))  # fmt: skip
-        size = stacked[0].shape[0] if stacked and stacked[0].ndim == 3 else len(children) if listed else 0
-        size = _first(module, _EXPERTS) or size
-        if size < 2 or (number and number % size and size % number):
-            continue
         block = modules.get(name.rpartition(".")[0])
         near = [module, block, *(block.children() if block is not None else ())]
         chosen = next((k for each in near if (k := _first(each, _CHOSEN))), None) or _first(text, _CHOSEN)
@@ -144,12 +149,13 @@ def _experts(model: Any, text: Any) -> tuple[list[str], int | None]:
     return found, unvisited
 
 
-def _language(config: Any, text: Any, model: Any) -> int:
-    """Parameters of the part that reads text, of a model that has others too; 0 where it has not."""
-    if text is config:
-        return 0
+def _language(config: Any, text: Any, model: Any, head: Any) -> int:
+    """Parameters of the part that reads text and of the head, of a model that has other parts; 0 where it has none."""
     parts = [each for each in model.modules() if each is not model and getattr(each, "config", None) is text]
-    return max((sum(each.numel() for each in part.parameters()) for part in parts), default=0)
+    if text is config or not parts:
+        return 0
+    held = max(({id(each): each.numel() for each in part.parameters()} for part in parts), key=lambda of: sum(of.values()))
+    return sum((held if head is None else held | {id(head): head.numel()}).values())
 
 
 def _last_layer(model: Any) -> int:
@@ -159,7 +165,7 @@ def _last_layer(model: Any) -> int:
     return 0 if largest is None else sum(each.numel() for each in largest[-1].parameters())
 
 
-def _defaults(config: Any, raw: dict[str, Any]) -> list[str]:
+def _defaults(config: Any, raw: Any) -> list[str]:
     """Sizes that config.json does not state, with the value that the class takes."""
     attributes = getattr(type(config), "attribute_map", {})
     given = {attributes.get(name, name) for name, value in raw.items() if value is not None}
@@ -169,10 +175,9 @@ def _defaults(config: Any, raw: dict[str, Any]) -> list[str]:
         for name, field in fields.items()
         if name not in given and _SIZE.fullmatch(name) and type(field.default) is int
     ]
-    for name in getattr(config, "sub_configs", {}):
-        if isinstance(below := getattr(config, name, None), object) and name == "text_config" and below is not None:
-            inner = raw.get(name)
-            missing += [f"{name}.{each}" for each in _defaults(below, inner if isinstance(inner, dict) else {})]
+    if getattr(config, "text_config", None) is not None:
+        inner = raw.get("text_config")
+        missing += [f"text_config.{each}" for each in _defaults(config.text_config, inner or {})]
     return missing
 
 
@@ -186,10 +191,13 @@ def main() -> None:
                    "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
     out = sys.stdout
     try:
+        importlib.import_module("transformers.initialization")
+    except ImportError:
+        json.dump({"missing": True}, out)
+        return
+    try:
         with contextlib.redirect_stdout(sys.stderr):
             found = count(json.load(sys.stdin))
-    except ImportError:
-        found = {"missing": True}
     except MemoryError:
         found = {"error": "it takes more memory than any model's configuration should"}
     except Exception as error:  # whatever a class of transformers makes of a broken configuration

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, shorten
-from clearseek.audit.read.parts import Block
+from clearseek.audit.read.parts import Block, Link
 
 Kind = Literal["model", "data set", "space", "collection", "code", "owner"]
 Kin = Literal["same", "form", "variant", ""]
@@ -87,25 +87,33 @@ _LEADING = re.compile(
     re.I,
 )
 _TRAILING = re.compile(
-    r" (?:model ?card|read ?me|models?|series|family|(?:large )?language models?|llms?|collection|release|technical report)$",
+    r" (?:model ?card|read ?me|models?|series|family|(?:large )?language models?|llms?|collection|release|"
+    r"technical report)$",
     re.I,
 )
-_PARTS = re.compile(r": |：| [-–—|] | \(|（|, (?=an? )| [–—]|, (?=\w+ \w+ \w+)")
+_PARTS = re.compile(r":\s|\uff1a| [-\u2013\u2014|] | \(|\uff08|, (?=an? )| [\u2013\u2014]|, (?=\w+ \w+ \w+)")
 _LIST = re.compile(r", (?:and )?| and | & |/| / |、|和")
+_ODD = re.compile(r"[^\w\s.,:;()/&+'\u2019\u2013\u2014|\uff08\uff09\uff1a、-]")
+"""What no name has: emoji, marks, quotes."""
 _INTRODUCED = re.compile(
     r"^(?P<name>[A-Z][\w.+-]{1,40}(?: [A-Z0-9][\w.+-]{0,30}){0,3}) (?:is|are) (?:an?|the|our|fully)\b"
-    r"|\b(?:introduce|present|release|announce)s? (?P<named>[A-Z][\w.+-]{1,40}(?: [A-Z0-9][\w.+-]{0,30}){0,2})(?=[,. :(])"
+    r"|\b(?:introduce|present|release|announce)s? (?P<named>[A-Z][\w.+-]{1,40}(?: [A-Z0-9][\w.+-]{0,30}){0,2})"
+    r"(?=[,. :(])"
 )
 _OTHERS = re.compile(
-    r"\b(?:thank|acknowledg|inspired by|built (?:up)?on|based on|follow(?:ing|s)?\b|adapted from|borrow|fork(?:ed)? (?:of|from)"
-    r"|derived from|fine-?tuned (?:from|on|version)|finetun\w+ (?:from|version)|initiali[sz]ed|teacher|distill?(?:ed|ation)"
-    r"|compared? (?:to|with)|outperform|third[- ]party|community|unofficial|such as|base model|credits?|related|previous"
-    r"|another model|quantiz|quantis|converted by|contributed|supported by|e\.g\.)",
+    r"\b(?:thank|acknowledg|inspired by|built (?:up)?on|based on|adapted from|borrow|fork(?:ed)? (?:of|from)|derived from"
+    r"|we (?:\w+ )?follow\b|following the (?:work|paper|recipe|setup|data)|fine-?tuned (?:from|on|version)|initiali[sz]ed"
+    r"|finetun\w+ (?:from|version)|teacher|distill?(?:ed|ation)|compared? (?:to|with)|outperform|third[- ]party|community"
+    r"|unofficial|such as|base model|credits?|related|previous|another model|quanti[sz]|converted by|contributed by"
+    r"|supported by|e\.g\.)",
     re.I,
 )
 """Words about the work of others."""
-_OURS = re.compile(r"\bour (?:own )?(?:\w+ ){0,3}(?:code|repo\w*|weights|models?|checkpoints?|github|implementation|page)\b"
-                   r"|\b(?:weights|models?|checkpoints?) (?:are|is) (?:\w+ ){0,3}(?:at|on|here|from)\b", re.I)  # fmt: skip
+_OURS = re.compile(
+    r"\bour (?:own )?(?:\w+ ){0,3}(?:code|repo\w*|weights|models?|checkpoints?|github|implementation|page|data\w*)\b"
+    r"|\bwe (?:\w+ ){0,2}(?:release|open-?source|publish|provide|share|host)d?\b|我们的?(?:开源|发布|公开)",
+    re.I,
+)
 _WEIGHTS = re.compile(r"\b(?:weights|checkpoints?|downloads?|model files?)\b|权重|下载", re.I)
 _STEM = re.compile(r"[^a-z0-9]+")
 _ORGANISED = re.compile(r"(?:ai|labs?|inc|org|lm|llm|nlp|research|team|hq|community|official|hub|group|project)+$")
@@ -165,11 +173,11 @@ def read_address(target: str) -> tuple[Kind, str, str] | None:
 
 def repositories(document: Document) -> Iterator[Repository]:
     """The repositories that a document links to, and those in its commands and programs."""
-    about: dict[int, str] = {}
-    for block in document.blocks:
-        for sentence in block.sentences:
-            for link in sentence.links:
-                about[link.line] = about.get(link.line, "") + " " + sentence.text
+    about: dict[Link, str] = {}
+    for block in document.blocks if document.links else ():
+        about |= {link: sentence.text for sentence in block.sentences for link in sentence.links}
+    for cell in document.cells:
+        about |= dict.fromkeys(cell.links, " ".join((*cell.header[cell.column :][:1], *cell.row[:2])))
     seen: set[tuple[int, str, str]] = set()
     headings = document.headings
     for link in islice(document.links, _MOST):
@@ -178,7 +186,7 @@ def repositories(document: Document) -> Iterator[Repository]:
         if link.target == link.image or (found := read_address(link.target)) is None:
             continue
         seen.add((link.line, found[1], found[2]))
-        words = about.get(link.line, "")[:2000] + " " + " ".join(headings[link.line - 1][1:]) + " " + link.text
+        words = about.get(link, "")[:2000] + " " + " ".join(headings[link.line - 1][1:]) + " " + link.text
         place = Evidence(document.file, f"line {link.line}", link.target, document.sha256)
         spoken = (bool(pattern.search(words)) for pattern in (_OTHERS, _OURS, _WEIGHTS))
         yield Repository(*found, place, *spoken)
@@ -248,8 +256,7 @@ def stem(owner: str) -> str:
 
 def title_names(title: str) -> list[str]:
     """Names in a card's first heading: mostly one; none where it is a heading as any card has."""
-    text = re.sub(r"[^\w\s.,:;()/&+'’\-–—|（）：、]", " ", title)
-    text = " ".join(text.split()).strip(" .-–—:|")
+    text = " ".join(_ODD.sub(" ", title).split()).strip(" .-\u2013\u2014:|")
     text = _LEADING.sub("", text, count=1) if _LEADING.match(text) else text
     text = _PARTS.split(text, maxsplit=1)[0]
     for _ in range(2):
@@ -357,11 +364,9 @@ def _title(block: Block, models: list[Repository]) -> list[str]:
 def _from_config(config: dict[str, Any]) -> tuple[str, str]:
     path = config.get("_name_or_path")
     name = path.rstrip("/").rpartition("/")[2] if isinstance(path, str) else ""
-    if name and len(name) < 97 and re.fullmatch(r"[\w.-]+", name) and re.search(r"[a-z]", name, re.I):
-        if not is_generic(re.sub(r"[\W\d_]+", " ", name)) and not re.match(
-            r"(?:checkpoint|ckpt|step|iter|epoch)", name
-        ):
-            return name, "config.json (_name_or_path)"
+    named = re.fullmatch(r"(?!checkpoint|ckpt|step|iter|epoch)[\w.-]{1,96}", name) and re.search(r"[a-z]", name, re.I)
+    if named and not is_generic(re.sub(r"[\W\d_]+", " ", name)):
+        return name, "config.json (_name_or_path)"
     architectures = config.get("architectures")
     kinds = architectures if isinstance(architectures, list) else [config.get("model_type")]
     if kinds and isinstance(kinds[0], str) and kinds[0]:

@@ -1,9 +1,9 @@
 """Whether bytes are a pickle, by opcodes, none of which is run.
 
 Since protocol 2 a pickle begins with a byte that no text has. Older ones are plain text or have no mark at all, and any
-list of words may happen to be opcodes. So without the mark a pickle is what an unpickler would get through: every opcode
-finds on the stack what it needs, until an imported name is called or the pickle ends. Of printable text more is asked:
-that it is a pickle from its first byte to its end, which calls something or imports a module that Python comes with.
+list of words may happen to be opcodes. So without the mark a pickle is what an unpickler would get through: each opcode
+finds on the stack what it needs, until the pickle ends. Of printable text more is asked: that it calls what it imports,
+or imports from a module that Python comes with.
 """
 
 from __future__ import annotations
