@@ -191,30 +191,35 @@ def test_every_question_is_listed() -> None:
     assert generated("questions").strip() in prose("docs/audit.md"), message
 
 
-SCREENS = {"deepseek_r1": "deepseek-r1/LICENSE", "deepseek_v3": "deepseek-v3/LICENSE-MODEL",
-           "llama_3": "llama3/LICENSE",
-           "mistral": "mistral-inference/LICENSE", "olmo": "OLMo/LICENSE"}  # fmt: skip
-"""First screens of docs/audit.md, each with a file that the published folder must have."""
+SCREENS = {
+    "deepseek_r1": ("deepseek-r1/LICENSE", ""), "deepseek_v3": ("deepseek-v3/LICENSE-MODEL", ""),
+    "llama_3": ("llama3/LICENSE", "Meta-Llama-3-8B"), "mistral": ("mistral-inference/LICENSE", "Mistral-7B-v0.3"),
+    "olmo": ("OLMo/LICENSE", "OLMo-2-1124-7B"),
+}  # fmt: skip
+"""First screens of docs/audit.md, each with a file that the published folder must have, and ``--name``."""
 
 
 @pytest.mark.parametrize("name", SCREENS)
 def test_first_screens_are_what_is_printed(name: str) -> None:
     message = "write the screens anew with: python -m tests.test_docs"
-    assert screen(published(SCREENS[name])) in PAGES["docs/audit.md"].read_text(encoding="utf-8"), message
+    assert screen(*SCREENS[name]) in PAGES["docs/audit.md"].read_text(encoding="utf-8"), message
 
 
-def screen(license: Path) -> str:
-    """The first screen of the audit of a folder, by its licence, in a terminal of 100 columns."""
-    file = io.StringIO()
-    console = Console(file=file, width=100, force_terminal=True, color_system=None, highlight=False)
-    print_verdict(console, verdict(audit_release(license.parent)))
-    return f"```text\n{re.sub(r' +$', '', file.getvalue(), flags=re.M)}```\n"
+def screen(file: str, model: str) -> str:
+    """The first screen of the audit of the folder of a published file, in a terminal of 100 columns."""
+    folder = published(file).parent
+    out = io.StringIO()
+    console = Console(file=out, width=100, force_terminal=True, color_system=None, highlight=False)
+    print_verdict(console, verdict(audit_release(folder, model)))
+    return f"```text\n{re.sub(r' +$', '', out.getvalue(), flags=re.M)}```\n"
 
 
 def generated(name: str) -> str:
     """The table that stands under this name."""
     if name.startswith("screen_"):
-        return screen(published(SCREENS[name.removeprefix("screen_")]))
+        return screen(*SCREENS[name.removeprefix("screen_")])
+    if name == "sentence_deepseek_r1":
+        return "```text\n" + "\n".join(screen(*SCREENS["deepseek_r1"]).splitlines()[1:3]) + "\n```\n"
     if name == "questions":
         rows = ["| row | what it asserts |", "|---|---|"]
         for dimension, heading in DIMENSIONS.items():

@@ -229,7 +229,8 @@ def licence_text(audit: Audit) -> str:
     if row.answer != "unknown" and row.grade == Grade.ABSENT and not names:
         return "none found"
     told = {"no": "not open", "partly": "open in part"}.get(row.answer, f"could not be judged: {_told(row)}")
-    quotes = [f"“{shorten(each.quote, _LONGEST)}”" for each in limits if each.quote][:2]
+    quotes = [f"“{shorten(each.quote)}”" for each in limits if each.quote][:2]
+    quotes = quotes[:1] if len("".join(quotes)) > 2 * _LONGEST else quotes
     worst = " and ".join(quotes) or ", ".join(_words(each) for each in limits)
     return f"{named}{', ' * bool(named)}{told}{f': {worst}' * bool(worst)}"
 
@@ -268,7 +269,7 @@ def _where(row: Row | None) -> str:
     what = {
         Grade.ABSENT: "published",
         Grade.CLAIMED: "claimed, without a place to get it",
-        Grade.LINKED: f"linked and not read: {_some(quotes or files)}",
+        Grade.LINKED: f"linked and not read: {_some([each for each in quotes if '://' in each] or quotes or files)}",
     }.get(row.grade, f"here: {_some(files)}")
     return f"in part: {what}; {_told(row)}" if row.answer == "partly" else what
 

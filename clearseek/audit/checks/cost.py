@@ -215,7 +215,7 @@ def _memory(subject: Subject) -> Row:
     config, raw = subject.config.value, subject.config_raw.value or {}
     metadata = subject.source.settings(INDEX).get("metadata")
     listed = metadata.get("total_size") if isinstance(metadata, dict) else None
-    places = (subject.source.whole(CONFIG),) if CONFIG in subject.source.sizes else ()
+    places: tuple[Evidence, ...] = (subject.source.whole(CONFIG),) if CONFIG in subject.source.sizes else ()
     about = ""
     if subject.weights.complete:
         size = sum(entry.size for _, entry in subject.weights.tensors.values())

@@ -39,7 +39,8 @@ def comparison_html(audits: Sequence[Audit], everything: bool = False) -> str:
     found = [verdict(audit) for audit in audits]
     return _page(
         "comparison.html.jinja", title=f"{len(audits)} releases compared", audits=audits, verdicts=found,
-        names=names_of(found, audits), readings=list(map(views, audits)), rows=differing(audits, everything), everything=everything,
+        names=names_of(found, audits), readings=list(map(views, audits)), rows=differing(audits, everything),
+        everything=everything,
     )  # fmt: skip
 
 

@@ -29,7 +29,8 @@ def comparison(audits: Sequence[Audit], everything: bool = False) -> str:
     found, readings = list(map(verdict, audits)), list(zip(*map(views, audits), strict=True))
     return render(
         "clearseek.audit.render", "comparison.md.jinja", cell, audits=audits, verdicts=found,
-        names=names_of(found, audits), rows=differing(audits, everything), readings=readings, marks=MARKS, legend=LEGEND,
+        names=names_of(found, audits), rows=differing(audits, everything), readings=readings, marks=MARKS,
+        legend=LEGEND,
     )  # fmt: skip
 
 
