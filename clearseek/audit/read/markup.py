@@ -399,7 +399,7 @@ class _Reader:
             places = tuple(self.places) or ((0, self.line),)
             kind = "heading" if self.level else self.kind
             links = tuple(self.links)
-            self.parts.blocks.append(Block(kind, title, places[0][1], self._headings(), links, places))
+            self.parts.blocks.append(Block(kind, title, places[0][1], self._headings(), links, self.level, places))
         self.text, self.length, self.places, self.links, self.level = [], 0, [], [], 0
 
     def _headings(self) -> tuple[str, ...]:
