@@ -160,9 +160,9 @@ def identify(
         parameters: How many the model has, where that is known.
     """
     bases = {each.lower() for each in _texts(metadata.get("base_model"))}
-    others = [each for each in found if f"{each.owner}/{each.name}".lower() not in bases]
-    models = [each for each in others if each.kind == "model"]
-    title, origin = (([given], "") if given else _from_card(card, metadata, others)) or ([], "")
+    available = [each for each in found if f"{each.owner}/{each.name}".lower() not in bases]
+    models = [each for each in available if each.kind == "model"]
+    title, origin = (([given], "") if given else _from_card(card, metadata, available)) or ([], "")
     if not title:
         name, origin = _from_config(config)
         return Identity(name or NAMELESS, (), origin, (), _makers(found, (), owner))

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, shorten
+from clearseek.audit.read.markup import without_comments
 from clearseek.audit.read.parts import Link
 
 Kind = Literal["model", "data set", "space", "collection", "code", "owner"]
@@ -145,7 +146,7 @@ def repositories(document: Document) -> Iterator[Repository]:
         spoken = (bool(pattern.search(words)) for pattern in (_OTHERS, _OURS, _WEIGHTS))
         yield Repository(*found, place, *spoken)
     count = 0
-    for number, line in enumerate(document.lines, 1):
+    for number, line in enumerate(without_comments("\n".join(document.lines)).split("\n"), 1):
         if "/" not in line or count > _MOST:
             continue
         for found in written(line):
