@@ -106,7 +106,7 @@ def verdict(audit: Audit) -> Verdict:
         _contradictions(audit),
     )
     name, origin = str(audit.facts.get("name", audit.subject)), str(audit.facts.get("name_from", ""))
-    others = tuple(map(str, audit.facts.get("other_names", ())))
+    others = tuple(map(str, audit.facts.get("siblings", ())))
     return Verdict(name, origin, others, _sentence(audit), licence_text(audit), lines)
 
 

@@ -31,7 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("releases", nargs="+", metavar="RELEASE",
                         help="folder of a release, or a repository on the hub: owner/name or "
                         "owner/name@revision")  # fmt: skip
-    parser.add_argument("--name", help="the model's name, where its card and config.json leave it open")
+    parser.add_argument("--name", help="the model's name, where its card names several or none")
     parser.add_argument("--compare", action="store_true", help="put several releases side by side")
     parser.add_argument("--all", action="store_true",
                         help="show also rows that have nothing to show; with --compare, those alike")  # fmt: skip

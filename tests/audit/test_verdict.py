@@ -170,7 +170,7 @@ def test_rows_that_refute_the_release_are_its_contradictions() -> None:
 
 
 def test_where_several_models_could_be_meant_the_choice_is_told() -> None:
-    found = verdict(Audit("x", release(), {"name": "Foo", "name_from": "a link", "other_names": ["Foo-Base"]}))
+    found = verdict(Audit("x", release(), {"name": "Foo", "name_from": "a link", "siblings": ["Foo-Base"]}))
     assert found.choice == "taken for Foo, by a link; it could also be Foo-Base: choose with --name"
     assert found.as_json()["choice"] == found.choice
     assert "choice" not in verdict(Audit("x", release(), {"name": "Foo"})).as_json()

@@ -58,6 +58,8 @@ class Block:
     headings: tuple[str, ...]
     """What it stands under, outermost first; of a heading, with itself."""
     links: tuple[Link, ...]
+    level: int
+    """Depth of a heading, from 1; 0 for others."""
     places: tuple[tuple[int, int], ...]
     """Where in the text each of its lines begins, and the line."""
 
