@@ -203,6 +203,8 @@ SCREENS = {
 def test_first_screens_are_what_is_printed(name: str) -> None:
     message = "write the screens anew with: python -m tests.test_docs"
     assert screen(*SCREENS[name]) in PAGES["docs/audit.md"].read_text(encoding="utf-8"), message
+    if name == "deepseek_r1":
+        assert generated("sentence_deepseek_r1") in PAGES["README.md"].read_text(encoding="utf-8"), message
 
 
 def screen(file: str, model: str) -> str:
