@@ -62,9 +62,11 @@ def _own(records: Records) -> Iterator[Row]:
 
 
 def compared_rows(found: Audit) -> Iterator[Row]:
-    """Rows of a static audit to be shown: those that records or others' signatures bear on, and false ones."""
-    about = (*crosscheck.COMPARED, *ask.OWN, ask.WEIGHTS_TRAJECTORY)
-    yield from (row for row in found if row.question in about or _is_false(row))
+    """Rows of a static audit to be shown: those that records or others' signatures confirm, and false ones."""
+    for row in found:
+        confirmed = row.question in (*crosscheck.COMPARED, ask.WEIGHTS_TRAJECTORY) and row.grade >= Grade.CHECKED
+        if confirmed or row.question in ask.OWN or _is_false(row):
+            yield row
 
 
 def static_row(found: Audit) -> Row:
