@@ -44,7 +44,8 @@ _AMOUNT = re.compile(r"[~≈]?\d[\d,.]*\s?(?:%|[KMBT]|GB|TB)?")
 _DATA = r"(?:data(?:\b|-?sets?)|corp(?:us|ora)|训练数据|数据集|语料)"
 _DESCRIBED = re.compile(rf"tokens|{_DATA}|samples|数据", re.I)
 _SOURCES = re.compile(
-    r"common ?crawl|wikipedia|github|arxiv|stack ?exchange|the pile|dolma|\bc4\b|refined-?web|fine-?web|redpajama|books", re.I
+    r"common ?crawl|wikipedia|github|arxiv|stack ?exchange|the pile|dolma|\bc4\b|refined-?web|fine-?web|redpajama|books",
+    re.I,
 )
 _PUBLIC = re.compile(
     r"\b(?:the pile|c4|mc4|redpajama|slimpajama|refinedweb|fineweb(?:-edu)?|dolma|openwebtext|starcoderdata|the stack|roots corpus"
@@ -53,7 +54,10 @@ _PUBLIC = re.compile(
     re.I,
 )  # fmt: skip
 """Data sets that anybody can have under the name that sentences give them."""
-_TRAINED_ON = re.compile(r"(?:train|tun)(?:ed|ing)\b[^.;]{0,60}?\b(?:on|with|using|over)\b|\btrain\b[^.;,]{0,50}\bon\b|train(?:ing)? (?:data|corpus|set)|训练", re.I)
+_TRAINED_ON = re.compile(
+    r"(?:train|tun)(?:ed|ing)\b[^.;]{0,60}?\b(?:on|with|using|over)\b|\btrain\b[^.;,]{0,50}\bon\b|train(?:ing)? (?:data|corpus|set)|训练",
+    re.I,
+)
 _NOT_GIVEN = re.compile(
     r"\b(?:not|n't|n’t|cannot|unable|never|no (?:plans?|intention))\b[^.;]{0,40}?"
     r"(?:\b(?:releas|publish|shar|disclos|open-?sourc|distribut|provid)\w*|\b(?:publicly )?(?:available|public|open)\b)"
@@ -78,7 +82,9 @@ _PART = re.compile(
     rf"(?:\s[\w-]+){{0,3}}?\s{_DATA}|(?:部分|一部分|抽样)[^。]{{0,8}}数据",
     re.I,
 )
-_GIVEN = re.compile(r"releas|publish|provid|open-?sourc|shar|available|download|upload|contain|here|开源|发布|下载", re.I)
+_GIVEN = re.compile(
+    r"releas|publish|provid|open-?sourc|shar|available|download|upload|contain|here|开源|发布|下载", re.I
+)
 _OPEN = re.compile(
     rf"(?:releas|publish|open-?sourc|publicly available|includes?|fully open)[^.;]{{0,120}}\b(?:(?:pre-?)?training {_DATA}|data-?sets\b)"
     rf"|\b(?:training {_DATA}|data-?sets)[^.;]{{0,120}}(?:releas|publish|open-?sourc|publicly available)",
@@ -102,6 +108,7 @@ _ORDERED = re.compile(
     r"\b(?:data|training|batch|sample|document) order\b|\border (?:of|in which) the (?:training )?(?:data|batches|samples)|global_indices|idx_?maps?\b",
     re.I,
 )
+
 
 def rows(subject: Subject) -> Iterator[Row]:
     """The training data, their order, the tokenizer."""
@@ -132,7 +139,9 @@ def _training(subject: Subject) -> Row:
         if place := _said(subject, partial(_is_trained_on, pattern=pattern)):
             break
     else:
-        return ask.DATA_TRAINING.no(Grade.ABSENT, "no training data here, no link to any, and no document says what they were")
+        return ask.DATA_TRAINING.no(
+            Grade.ABSENT, "no training data here, no link to any, and no document says what they were"
+        )
     if pattern is _PUBLIC:
         reason = f"public data sets are named, not linked, as what it was trained on: “{place.quote}”"
         return ask.DATA_TRAINING.partly(Grade.CLAIMED, reason, place)
@@ -158,9 +167,13 @@ def _bytes(subject: Subject, found: Sifted) -> Row:
         reason += ": too few for a training set, and no list gives their sizes and counts of tokens"
         return ask.DATA_TRAINING.partly(Grade.CLAIMED, reason, *places)
     if part := _said(subject, _is_part):
-        return ask.DATA_TRAINING.partly(Grade.PRESENT, f"{reason}; a document says that they are a part: “{part.quote}”", *places, part)
+        return ask.DATA_TRAINING.partly(
+            Grade.PRESENT, f"{reason}; a document says that they are a part: “{part.quote}”", *places, part
+        )
     if all(path in named for path in found.real) and not found.hollow and not found.unread:
-        return ask.DATA_TRAINING.yes(Grade.PRESENT, f"{reason}, which the documents name as what it was trained on", *places)
+        return ask.DATA_TRAINING.yes(
+            Grade.PRESENT, f"{reason}, which the documents name as what it was trained on", *places
+        )
     if problem := _incomplete(found, known):
         return ask.DATA_TRAINING.partly(Grade.PRESENT, f"{reason}; {problem}", *places)
     return ask.DATA_TRAINING.yes(Grade.PRESENT, reason, *places)
@@ -195,7 +208,9 @@ def _links(subject: Subject, linked: list[DataSet]) -> Row:
     if base is None and trained and all(each.stage == "fine-tuning" for each in trained):
         missing.append(("these are the data of the fine-tuning; those of the pre-training are not linked", pretrained))
     elif not told and (pretrained or not any(each.sentence for each in linked)):
-        missing.append(("no sentence says that they are all that it was trained on", pretrained if base is None else None))
+        missing.append(
+            ("no sentence says that they are all that it was trained on", pretrained if base is None else None)
+        )
     for words, kind in (
         ("a document speaks of data that are kept back", _is_held_back),
         ("the maker does not give out other data", _is_refusal),
@@ -265,7 +280,10 @@ def _is_refusal(text: str, sentence: Sentence) -> bool:
     if found is None or _NOT_ABOUT.search(text):
         return False
     trains = CUES["trained"].search(text) or any(map(CUES["trained"].search, sentence.headings[-1:]))
-    return bool(re.search(_DATA, text, re.I) and (trains or re.search(r"\b(?:the|our|its) (?:\w+ )?data(?:-?sets?)?\b", text, re.I)))
+    return bool(
+        re.search(_DATA, text, re.I)
+        and (trains or re.search(r"\b(?:the|our|its) (?:\w+ )?data(?:-?sets?)?\b", text, re.I))
+    )
 
 
 def _is_held_back(text: str, sentence: Sentence) -> bool:
@@ -274,7 +292,9 @@ def _is_held_back(text: str, sentence: Sentence) -> bool:
 
 
 def _is_part(text: str, sentence: Sentence) -> bool:
-    return bool(_PART.search(text) and _GIVEN.search(text) and not CUES["evaluated"].search(text) and not _DENIED.search(text))
+    return bool(
+        _PART.search(text) and _GIVEN.search(text) and not CUES["evaluated"].search(text) and not _DENIED.search(text)
+    )
 
 
 def _is_release(text: str, sentence: Sentence) -> bool:
@@ -351,13 +371,19 @@ def _tokenizer(subject: Subject) -> Row:
     for document in subject.documents:
         line = next((number for number, text in enumerate(document.lines, 1) if _LOADED.search(text)), None)
         if line is not None:
-            return ask.DATA_TOKENIZER.yes(Grade.LINKED, "not here; a document says where it is loaded from", document.at(line))
-    reason = "no tokenizer's file here (tokenizer.json, tokenizer.model, …), and no link to weights that it would come with"
+            return ask.DATA_TOKENIZER.yes(
+                Grade.LINKED, "not here; a document says where it is loaded from", document.at(line)
+            )
+    reason = (
+        "no tokenizer's file here (tokenizer.json, tokenizer.model, …), and no link to weights that it would come with"
+    )
     return found.missing(subject.source, ask.DATA_TOKENIZER, reason)
 
 
 def _evaluation(subject: Subject) -> Row:
-    found = sift(subject.source, (path for path in subject.source.sizes if is_evaluation_data(subject.source, path)), "data", 4)
+    found = sift(
+        subject.source, (path for path in subject.source.sizes if is_evaluation_data(subject.source, path)), "data", 4
+    )
     if found.real:
         return found.here(subject.source, ask.DATA_EVALUATION, 4)
     linked = [each for each in data_sets(subject) if each.use == "evaluated" and not each.file]
@@ -368,7 +394,9 @@ def _evaluation(subject: Subject) -> Row:
                 if label not in named and len(label) < 60 and BENCHMARK.search(label) and len(named) < 50:
                     named[label] = document.at(cell.line)
         for sentence in document.sentences if not named else ():
-            if (match := BENCHMARK.search(sentence.text[:2_000])) and CUES["evaluated"].search(" ".join((sentence.text[:2_000], *sentence.headings))):
+            if (match := BENCHMARK.search(sentence.text[:2_000])) and CUES["evaluated"].search(
+                " ".join((sentence.text[:2_000], *sentence.headings))
+            ):
                 named.setdefault(match[0], document.at(sentence.line))
     if linked:
         reason = f"linked, not read: {', '.join(dict.fromkeys(each.name for each in linked[:6]))}"

@@ -37,10 +37,18 @@ _PLACE = re.compile(
     re.I,
 )
 """Addresses that may hold data; a model's weights and pictures may lie there too."""
-_REPOSITORY = re.compile(r"https?://(?:www\.)?(?:github\.com|gitlab\.com|gitee\.com|huggingface\.co|hf\.co|modelscope\.cn)/\S")
-_PAGE = re.compile(r"/spaces/|/papers/|/docs/|/issues/|/pull/|\.(?:py|sh|md|ipynb|ya?ml|pdf|png|jpe?g|svg|gif)(?:$|[?#])", re.I)
-_CODE = re.compile(r"code\b|\blogs?\b|script|pipeline|cleaning|processing|generation|filter|licen[cs]e|\bcard\b|viewer|代码", re.I)
-_NAMES_DATA = re.compile(r"(?:\b|_)(?:data|data-?sets?|corpus|corpora)(?:\b|_)|\bpile\b|pajama|数据|數據|语料|données|daten|datos", re.I)
+_REPOSITORY = re.compile(
+    r"https?://(?:www\.)?(?:github\.com|gitlab\.com|gitee\.com|huggingface\.co|hf\.co|modelscope\.cn)/\S"
+)
+_PAGE = re.compile(
+    r"/spaces/|/papers/|/docs/|/issues/|/pull/|\.(?:py|sh|md|ipynb|ya?ml|pdf|png|jpe?g|svg|gif)(?:$|[?#])", re.I
+)
+_CODE = re.compile(
+    r"code\b|\blogs?\b|script|pipeline|cleaning|processing|generation|filter|licen[cs]e|\bcard\b|viewer|代码", re.I
+)
+_NAMES_DATA = re.compile(
+    r"(?:\b|_)(?:data|data-?sets?|corpus|corpora)(?:\b|_)|\bpile\b|pajama|数据|數據|语料|données|daten|datos", re.I
+)
 _TRAIN = r"(?:pre-?|fine-?|post-?|mid-?)?(?:train|tun)"
 CUES: Final = {
     "evaluated": re.compile(
@@ -69,16 +77,27 @@ _TOLD = re.compile(
 )
 """A statement of what was done, where an instruction would say what to do."""
 _ON = re.compile(rf"{_TRAIN}(?:ed|ing)\b[^.;]{{0,60}}\b(?:on|with|using)\b[^.;]{{0,100}}$", re.I)
-_INSTRUCTS = re.compile(r"\b(?:you(?:r)?|please|examples?|format|by default|e\.g\.|tutorial|can be|demonstrate|show\w* how|how to)\b|格式|示例|样例|您|你|默认", re.I)
+_INSTRUCTS = re.compile(
+    r"\b(?:you(?:r)?|please|examples?|format|by default|e\.g\.|tutorial|can be|demonstrate|show\w* how|how to)\b|格式|示例|样例|您|你|默认",
+    re.I,
+)
 _OURS = re.compile(r"\bour\b.{0,60}(?:data|corp|mix)", re.I)
-_SAMPLE = re.compile(r"\b(?:example|sample|demo|toy|dummy) (?:data|file|set|input)|\b(?:demo|toy|dummy)\b|示例|样例", re.I)
+_SAMPLE = re.compile(
+    r"\b(?:example|sample|demo|toy|dummy) (?:data|file|set|input)|\b(?:demo|toy|dummy)\b|示例|样例", re.I
+)
 _TRAINING_DATA = re.compile(r"data|corp(?:us|ora)|数据|语料|donn|daten|datos", re.I)
-_LISTED = re.compile(r"^(?!.*\b(?:an?|another)\b)\W*(?:[\w'’.,&-]+ ){0,4}(?:open[- ])?(?:data|data-?sets?|corpora|数据|数据集|开源数据集)(?: \(.{1,20}\)| [\w.]{1,8})?\W*$", re.I)
+_LISTED = re.compile(
+    r"^(?!.*\b(?:an?|another)\b)\W*(?:[\w'’.,&-]+ ){0,4}(?:open[- ])?(?:data|data-?sets?|corpora|数据|数据集|开源数据集)(?: \(.{1,20}\)| [\w.]{1,8})?\W*$",
+    re.I,
+)
 """A title, or a link's words, that name data and say no more."""
 _TUNING = re.compile(
-    r"fine-?tun|post-?train|\bsft\b|\bdpo\b|rlhf|instruct|\balign|prefer|\bchat\b|\brl\b|\btun(?:ed|ing)\b|conversation|微调|对齐|指令", re.I
+    r"fine-?tun|post-?train|\bsft\b|\bdpo\b|rlhf|instruct|\balign|prefer|\bchat\b|\brl\b|\btun(?:ed|ing)\b|conversation|微调|对齐|指令",
+    re.I,
 )
-_PRETRAINING = re.compile(r"pre-?train|mid-?train|from scratch|\bbase\b|预训练|預訓練|pré-?entra|vortrain|annealing", re.I)
+_PRETRAINING = re.compile(
+    r"pre-?train|mid-?train|from scratch|\bbase\b|预训练|預訓練|pré-?entra|vortrain|annealing", re.I
+)
 _MARKING: Final = frozenset(
     "eval evals evaluation evaluate evaluations evaluator bench benches benchmark benchmarks test tests testing testset heldout dev "
     "valid validation puzzle puzzles question questions gold golden answers references leaderboard mmlu cmmlu ceval gsm8k humaneval "
@@ -86,8 +105,12 @@ _MARKING: Final = frozenset(
     "predictions scores prompts templates calibration quantize quantization".split()
 )
 """Words of a path that speak against training data."""
-_ASKING: Final = frozenset("eval evals evaluation bench benchmark benchmarks heldout validation puzzles questions".split())
-_RESULTS: Final = frozenset("result results outputs predictions scores prompt prompts templates log logs config configs statistics".split())
+_ASKING: Final = frozenset(
+    "eval evals evaluation bench benchmark benchmarks heldout validation puzzles questions".split()
+)
+_RESULTS: Final = frozenset(
+    "result results outputs predictions scores prompt prompts templates log logs config configs statistics".split()
+)
 _SAMPLES: Final = frozenset("demo demos dummy example examples sample samples toy mock".split())
 _TRAINING: Final = frozenset(
     "train training pretrain pretraining corpus sft instruct instruction instructions finetune finetuning dpo rlhf".split()
@@ -148,7 +171,14 @@ def data_sets(subject: Subject) -> tuple[DataSet, ...]:
                 for name in paths or (hub[1] if hub else target,):
                     marked = use != "trained" and bool(paths) and not _may_train(subject.source, name)
                     found.append(
-                        DataSet(name, "other" if marked else use, _stage(mention), mention.place, bool(paths), mention.sentence)
+                        DataSet(
+                            name,
+                            "other" if marked else use,
+                            _stage(mention),
+                            mention.place,
+                            bool(paths),
+                            mention.sentence,
+                        )
                     )
     return tuple(found)
 
@@ -181,7 +211,9 @@ def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
     """What the words around a data set say that it is to this model."""
     if _SAMPLE.search(mention.around or mention.sentence):
         return "other"
-    if BENCHMARK.search(f"{mention.link.target.rpartition('/')[2]} {mention.link.text}") and not _ON.search(mention.before):
+    if BENCHMARK.search(f"{mention.link.target.rpartition('/')[2]} {mention.link.text}") and not _ON.search(
+        mention.before
+    ):
         return "evaluated"
     told = list(CUES["trained"].finditer(mention.before))
     if told or CUES["trained"].search(mention.link.text):
@@ -193,7 +225,9 @@ def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
     cues = {kind: cue for kind, cue in CUES.items() if kind != "other" or not own}
     cue = mention.nearest(cues, headings=False)
     if not cue and not listed and (cue := mention.nearest(cues, headings=True)) == "trained" and not own:
-        heads = any(_TRAINING_DATA.search(each) and CUES["trained"].search(each) for each in mention.headings)  # a chapter on training may mention any data
+        heads = any(
+            _TRAINING_DATA.search(each) and CUES["trained"].search(each) for each in mention.headings
+        )  # a chapter on training may mention any data
         cue = cue if heads or _TOLD.search(mention.sentence) else "other"
     if cue == "trained":
         below = "/" in mention.document.file  # documents of tools speak of their users' data
@@ -229,7 +263,9 @@ def data_files(subject: Subject) -> tuple[str, ...]:
     source = subject.source
     trained |= {path for path in source.sizes if is_data(path) and path not in others and _may_train(source, path)}
     records = (path for path in source.sizes if re.search(r"\.jsonl?$", path) and source.sizes[path] >= SMALLEST_SET)
-    trained |= {path for path in islice(records, _MOST_OPENED) if path not in others and _may_train(source, path, surely=True)}
+    trained |= {
+        path for path in islice(records, _MOST_OPENED) if path not in others and _may_train(source, path, surely=True)
+    }
     return tuple(path for path in source.sizes if path in trained)
 
 
@@ -238,14 +274,19 @@ def is_evaluation_data(source: Source, path: str) -> bool:
     folder, _, base = path.rpartition("/")
     if is_test(path) or not _RECORDS.search(base) or _words(base) & _TRAINING or _words(path) & (_RESULTS | _SAMPLES):
         return False
-    if not (_words(base) & {"heldout", "validation", "benchmark", "bench"} or (_words(folder) & _ASKING and not base.endswith(".txt"))):
+    if not (
+        _words(base) & {"heldout", "validation", "benchmark", "bench"}
+        or (_words(folder) & _ASKING and not base.endswith(".txt"))
+    ):
         return False
     return not base.endswith(".json") or bool(_keys(source, path))
 
 
 def _words(path: str) -> set[str]:
     path = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", path)
-    return set(re.findall(r"[a-z]+\d?[a-z]*", path.lower().replace("held_out", "heldout").replace("held-out", "heldout")))
+    return set(
+        re.findall(r"[a-z]+\d?[a-z]*", path.lower().replace("held_out", "heldout").replace("held-out", "heldout"))
+    )
 
 
 def _may_train(source: Source, path: str, surely: bool = False) -> bool:
@@ -262,7 +303,9 @@ def _may_train(source: Source, path: str, surely: bool = False) -> bool:
 def _holds_records(source: Source, path: str) -> bool:
     """Whether a file that a sentence names may hold records: settings and lists of files are JSON too."""
     base = path.rpartition("/")[2].lower()
-    if base.startswith(("config", "tokenizer", "vocab", "dataset_info", "manifest", "requirements", "readme", "license", "merges")):
+    if base.startswith(
+        ("config", "tokenizer", "vocab", "dataset_info", "manifest", "requirements", "readme", "license", "merges")
+    ):
         return False
     if not base.endswith(".json") or source.sizes[path] > SMALLEST_SET or _keys(source, path):
         return True
@@ -285,7 +328,9 @@ def _keys(source: Source, path: str) -> set[str]:
 def _by_name(source: Source) -> dict[str, tuple[str, ...]]:
     """Last part of a path -> the files of records that it may mean: itself, or those in the folder of that name."""
     found: dict[str, list[str]] = {}
-    held = (path for path in source.sizes if _RECORDS.search(path) and not is_test(path) and _holds_records(source, path))
+    held = (
+        path for path in source.sizes if _RECORDS.search(path) and not is_test(path) and _holds_records(source, path)
+    )
     for path in islice(held, _MOST_FILES):
         folder, _, base = path.rpartition("/")
         found.setdefault(base, []).append(path)

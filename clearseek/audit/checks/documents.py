@@ -19,14 +19,16 @@ from clearseek.audit.checks.papers import own_papers, papers
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.mentions import mentions, own_documents
+from clearseek.audit.read.mentions import first_link, mentions, own_documents
 from clearseek.audit.read.presence import different_words, sift
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import Subject
 
 _RESULT_FOLDER = re.compile(r"(?:^|/)(?:eval\w{0,40}|results?|\.eval_results)(?:/|$)")
 _RESULT = re.compile(r"\.(?:jsonl?|csv|tsv|parquet)(?:\.gz|\.zst)?$|(?:result|metric|score)[^/]*\.(?:txt|md|ya?ml)$")
-_ASKED = re.compile(r"(?:^|[/_.-])(?:data|datasets?|tasks?|questions?|prompts?|configs?|test|testdata|benchmark|harness|statistics)(?:[/_.-]|$)")
+_ASKED = re.compile(
+    r"(?:^|[/_.-])(?:data|datasets?|tasks?|questions?|prompts?|configs?|test|testdata|benchmark|harness|statistics)(?:[/_.-]|$)"
+)
 """Words of a path that say what is asked, not what was answered."""
 _POLICY = re.compile(r"copyright-policy|opt-?out")
 _PLOTS = re.compile(r"(?:^|/)(?:plot|fig|image|img|logo|picture|asset)\w{0,40}/")
@@ -56,8 +58,6 @@ SECTIONS = {
 }
 
 
-
-
 def rows(subject: Subject) -> Iterator[Row]:
     """One row a document."""
     yield _model_card(subject)
@@ -74,19 +74,17 @@ def _policy(subject: Subject) -> Row:
     named = (path for path in subject.source.sizes if _POLICY.search(path.rpartition("/")[2].lower().replace("_", "-")))
     found = sift(subject.source, (path for path in named if not _CODE.search(path.lower())), "policy", 1)
     if found.real:
-        path = found.real[0]
-        return ask.DOCUMENTS_COPYRIGHT_POLICY.yes(Grade.PRESENT, path, subject.source.whole(path))
+        return found.here(subject.source, ask.DOCUMENTS_COPYRIGHT_POLICY, 1)
+    if link := first_link(subject, re.compile(r"copyright polic|opt-?out polic", re.I)):
+        return ask.DOCUMENTS_COPYRIGHT_POLICY.yes(Grade.LINKED, f"linked, not read: {link.target}", link.place)
     if section := subject.heading(_POLICY):
         document, number = section
-        below = takewhile(lambda text: not text.startswith("#"), document.lines[number : number + 200])
+        path = document.headings[number - 1]
+        below = [each.text for each in document.blocks if each.kind != "heading" and each.headings == path]
         grade = Grade.PRESENT if different_words(" ".join(below)) >= _SHORTEST_POLICY else Grade.CLAIMED
         return ask.DOCUMENTS_COPYRIGHT_POLICY.yes(grade, f"a section of {document.file}", document.at(number))
-    return found.missing(subject.source, ask.DOCUMENTS_COPYRIGHT_POLICY, "no file and no section of that name")
-
-
-_SHORTEST_POLICY: Final = 15
-"""Different words of a section that says something."""
-_CODE = re.compile(r"\.(?:py|sh|ipynb|js|ts|c|cc|cpp|cu|h|rs|go|java|jl|ya?ml|toml|lock)$")
+    reason = "no file, section or link of that name (copyright policy, opt-out)"
+    return found.missing(subject.source, ask.DOCUMENTS_COPYRIGHT_POLICY, reason)
 
 
 def _model_card(subject: Subject) -> Row:
@@ -108,16 +106,37 @@ def _model_card(subject: Subject) -> Row:
     answer: Answer = "yes" if not missing or missing == ["limits and risks"] else "partly"
     if words < FEWEST_WORDS:
         answer, reason = "partly", f"{reason}; {words} different words in all"
+    if (figure := _borne_out(subject, card)) is not None:
+        reason += f"; its {figure.quote} is what config.json comes to"
+        return ask.DOCUMENTS_MODEL_CARD.answer(answer, Grade.CHECKED, reason, *place, figure)
     return ask.DOCUMENTS_MODEL_CARD.answer(answer, Grade.PRESENT, reason, *place)
+
+
+def _borne_out(subject: Subject, card: Document) -> Evidence | None:
+    """A figure of the card that the configuration gives too."""
+    counts, positions = subject.counts, (subject.config_raw.value or {}).get("max_position_embeddings")
+    ways: dict[str, tuple[float, ...]] = (
+        {"context": (positions,)} if type(positions) is int and positions < 10**12 else {}
+    )
+    if counts is not None:
+        ways["total"] = counts.total, counts.total + counts.mtp
+        ways["activated"] = (
+            counts.activated,
+            counts.activated_without_embedding,
+            counts.activated_without_embedding_and_head,
+        )
+    for claim in subject.claims:
+        if claim.evidence.file == card.file and any(map(claim.agrees, ways.get(claim.kind, ()))):
+            return Evidence(card.file, claim.evidence.where, claim.text, card.sha256)
+    return None
 
 
 def sections(card: Document) -> tuple[str, ...]:
     """Titles of the sections in which something stands."""
-    found: dict[str, None] = {}
-    for line, path in zip(card.lines, card.headings, strict=True):
-        if path and not line.lstrip().startswith("#") and re.search(r"\w", line):
-            found.update(dict.fromkeys(path))
-    return tuple(title[:300] for title in found)
+    filled = [block.headings for block in card.blocks if block.kind != "heading" and re.search(r"\w", block.text)]
+    lines = {each.line for each in (*card.cells, *card.links)}
+    filled += [card.headings[line - 1] for line in lines if line <= len(card.headings)]
+    return tuple(dict.fromkeys(title[:300] for path in filled for title in path))
 
 
 def _data_card(subject: Subject) -> Row:
@@ -128,11 +147,8 @@ def _data_card(subject: Subject) -> Row:
     found = sift(subject.source, (path for path in files if not _CODE.search(path.lower())), "data card")
     if found.real:
         return found.here(subject.source, ask.DOCUMENTS_DATA_CARD, 6)
-    for document in own_documents(subject):
-        for each in mentions(document):
-            if re.search(r"data ?sheet|data(?:set)? (?:card|statement)", each.link.text, re.I):
-                reason = f"linked, not read: {each.link.target}"
-                return ask.DOCUMENTS_DATA_CARD.yes(Grade.LINKED, reason, each.place)
+    if link := first_link(subject, re.compile(r"data ?sheet|data(?:set)? (?:card|statement)", re.I)):
+        return ask.DOCUMENTS_DATA_CARD.yes(Grade.LINKED, f"linked, not read: {link.target}", link.place)
     linked = [each.evidence for each in data_sets(subject) if each.use in ("trained", "listed") and not each.file]
     if linked:
         reason = "no data card here; the documents link the training data's own pages, which may be ones"
@@ -170,7 +186,9 @@ def _is_report(path: str, model: str) -> bool:
     base = path.rpartition("/")[2].lower()
     if is_test(path) or _PLOTS.search(path.lower()) or re.search(r"bug|issue|licen[cs]e|polic|terms|guide", base):
         return False
-    return bool(re.search(r"report|paper|preprint", base)) or (base.endswith(".pdf") and len(model) > 2 and model in normalise(base))
+    return bool(re.search(r"report|paper|preprint", base)) or (
+        base.endswith(".pdf") and len(model) > 2 and model in normalise(base)
+    )
 
 
 def _paper(subject: Subject) -> Row:
@@ -182,7 +200,9 @@ def _paper(subject: Subject) -> Row:
         for sentence in document.sentences:
             if _REVIEWED.search(sentence.text[:1_000]) and "/" not in document.file:
                 place = document.at(sentence.line, sentence.text[:200])
-                return ask.DOCUMENTS_PAPER.yes(Grade.CLAIMED, f"said to be printed after review: “{place.quote}”", place)
+                return ask.DOCUMENTS_PAPER.yes(
+                    Grade.CLAIMED, f"said to be printed after review: “{place.quote}”", place
+                )
     if own:
         reason = "a preprint is linked; whether it was reviewed elsewhere is not said here"
         return ask.DOCUMENTS_PAPER.unknown(Grade.ABSENT, reason)
@@ -199,7 +219,9 @@ def _evaluation(subject: Subject) -> Row:
     for document in own_documents(subject):
         lines = [cell.line for cell in score_cells(document)]
         if lines:
-            reason = f"{len(lines)} scores in tables, lines {lines[0]} to {lines[-1]} of {document.file}; no raw outputs"
+            reason = (
+                f"{len(lines)} scores in tables, lines {lines[0]} to {lines[-1]} of {document.file}; no raw outputs"
+            )
             return ask.DOCUMENTS_EVALUATION.yes(Grade.CLAIMED, reason, document.at(lines[0]))
     for document in own_documents(subject):
         if lines := listed_scores(document):
@@ -222,7 +244,9 @@ def _told_elsewhere(subject: Subject) -> Row | None:
     for document in own_documents(subject):
         for each in mentions(document):
             about = " ".join((each.sentence, *each.headings[-1:]))
-            if each.link.image == each.link.target and _PICTURED.search(f"{about} {each.link.target.rpartition('/')[2]}"):
+            if each.link.image == each.link.target and _PICTURED.search(
+                f"{about} {each.link.target.rpartition('/')[2]}"
+            ):
                 reason = "scores are shown in a picture, which was not read"
                 return question.partly(Grade.CLAIMED, reason, each.place)
             if each.link.target in own and _REPORTED.search(about):

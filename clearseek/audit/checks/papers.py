@@ -55,9 +55,17 @@ _OTHERS = re.compile(
 _TERM = re.compile(r"\b(?:[A-Z]{2,}\w*|[A-Z][a-z]+[A-Z]\w*|[A-Z][a-z]*-?\d\w*)\b")
 """Names of methods and models, as LoRA, GPTQ or GPT-3."""
 _ASIDE = re.compile(r"([\w.-]{2,40})[*`'\"]?\s*[(\[（][^()（）]{0,60}$")
-_ELSEWHERE = re.compile(r"related|acknowledg|referenc|credit|thanks|bibliograph|致谢|参考|further reading|awesome|projects using|community", re.I)
-_ENTRY = re.compile(r"@\s?(?:article|inproceedings|misc|techreport|conference|proceedings|online|unpublished|book|software|report)\s?\{", re.I)
-_FIELD = re.compile(r"\b(title|url|eprint|doi|journal|booktitle|howpublished|note|author)\s*=\s*[{\"]{0,2}([^\n]{1,600})", re.I)
+_ELSEWHERE = re.compile(
+    r"related|acknowledg|referenc|credit|thanks|bibliograph|致谢|参考|further reading|awesome|projects using|community",
+    re.I,
+)
+_ENTRY = re.compile(
+    r"@\s?(?:article|inproceedings|misc|techreport|conference|proceedings|online|unpublished|book|software|report)\s?\{",
+    re.I,
+)
+_FIELD = re.compile(
+    r"\b(title|url|eprint|doi|journal|booktitle|howpublished|note|author)\s*=\s*[{\"]{0,2}([^\n]{1,600})", re.I
+)
 _ARXIV = re.compile(r"\b(\d{4}\.\d{4,5})(?:v\d+)?\b")
 _MOST_ENTRIES: Final = 40
 
@@ -109,15 +117,21 @@ def _names(title: str, names: tuple[str, ...]) -> bool:
 
 
 def _linked(document: Document, names: tuple[str, ...]) -> Iterator[Paper]:
-    first = next((block.line for block in document.blocks if block.kind == "heading" and len(block.headings) > 1), 1 << 30)
+    first = next(
+        (block.line for block in document.blocks if block.kind == "heading" and len(block.headings) > 1), 1 << 30
+    )
     for mention in mentions(document):
         target, text = mention.link.target, mention.link.text
         said = _GENERIC.match(text) is not None and not re.match(r"\W*(?:here|link|pdf)\W*$", text, re.I)
         if mention.link.image == target or not (_PAPER.search(target) or (said and re.match(r"https?://", target))):
             continue
-        if re.search(r"licen[cs]e|polic(?:y|ies)|terms|guide|agreement|协议|许可|/issues/|shields\.io", f"{target} {text}", re.I):
+        if re.search(
+            r"licen[cs]e|polic(?:y|ies)|terms|guide|agreement|协议|许可|/issues/|shields\.io", f"{target} {text}", re.I
+        ):
             continue
-        yield Paper(target, _whose(mention, names, mention.link.line < first), mention.place, bool(REVIEWED.search(target)))
+        yield Paper(
+            target, _whose(mention, names, mention.link.line < first), mention.place, bool(REVIEWED.search(target))
+        )
 
 
 def _whose(mention: Mention, names: tuple[str, ...], top: bool) -> bool | None:
@@ -150,7 +164,10 @@ def _cited(document: Document, names: tuple[str, ...]) -> Iterator[Paper]:
     for match in islice(_ENTRY.finditer(document.text), _MOST_ENTRIES):
         body = document.text[match.end() : match.end() + 3_000]
         following = _ENTRY.search(body)
-        fields = {key.lower(): value.strip(" {},\"") for key, value in _FIELD.findall(body[: following.start() if following else None])}
+        fields = {
+            key.lower(): value.strip(' {},"')
+            for key, value in _FIELD.findall(body[: following.start() if following else None])
+        }
         line = document.text.count("\n", 0, match.start()) + 1
         if fields.get("title") and line <= len(document.headings):
             entries.append((fields, line))
@@ -159,9 +176,20 @@ def _cited(document: Document, names: tuple[str, ...]) -> Iterator[Paper]:
         headings = document.headings[line - 1]
         about = " ".join(document.lines[max(0, line - 8) : line - 1])
         cites = re.search(r"cit(?:e|ing|ation)|bibtex|引用|引文", " ".join((*headings[-1:], about)), re.I) is not None
-        sole = number == 0 and not any(named) and cites and not re.search(r"\balso cite|original|please also", about, re.I)
-        where = next((fields[key] for key in ("url", "eprint", "doi", "journal", "booktitle", "howpublished") if fields.get(key)), "")
-        arxiv = _ARXIV.search(" ".join(fields.get(key, "") for key in ("eprint", "journal", "url", "note", "howpublished")))
+        sole = (
+            number == 0 and not any(named) and cites and not re.search(r"\balso cite|original|please also", about, re.I)
+        )
+        where = next(
+            (
+                fields[key]
+                for key in ("url", "eprint", "doi", "journal", "booktitle", "howpublished")
+                if fields.get(key)
+            ),
+            "",
+        )
+        arxiv = _ARXIV.search(
+            " ".join(fields.get(key, "") for key in ("eprint", "journal", "url", "note", "howpublished"))
+        )
         target = f"arXiv:{arxiv[1]}" if arxiv else where if _PAPER.search(where) or fields.get("booktitle") else ""
         if not target and not re.search(r"report|paper", fields["title"], re.I):
             continue

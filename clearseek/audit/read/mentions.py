@@ -26,7 +26,9 @@ _TOOLS = re.compile(r"(?:^|/)(?:third[-_]?part\w*|vendor|eval\w*|bench\w*|demos?
 _FURTHER = re.compile(r"[,;] (?!which|that|on which|used|to|where)")
 """Where the rest of a sentence goes on to something else."""
 _NAME = re.compile(r"(?<![\w/.-])[A-Z][\w.-]{1,40}")
-_VERB = re.compile(r"['’]s?\b|,\s(?:an?|the|which|whose)\b|\s(?:(?:models?|LLMs?|series|family|paper)\s)?(?:is|was|are|were|has|have|uses?)\b")
+_VERB = re.compile(
+    r"['’]s?\b|,\s(?:an?|the|which|whose)\b|\s(?:(?:models?|LLMs?|series|family|paper)\s)?(?:is|was|are|were|has|have|uses?)\b"
+)
 _OURS = re.compile(r"\b(?:we|our|this|these|it|they|its|all)\b|我们|本", re.I)
 _DEVICE = re.compile(r"(?:[HABV]\d00|[BH]20|RTX|TPU|GPU|CUDA|MI\d)", re.I)
 _COMMON: Final = frozenset("github huggingface pytorch modelscope llm llms sft rl dpo hf".split())
@@ -55,6 +57,11 @@ class Mention:
     """Whether it stands in a row of links or badges, which says nothing else."""
 
     @property
+    def target(self) -> str:
+        """Where the link leads."""
+        return self.link.target
+
+    @property
     def sentence(self) -> str:
         """All words of its sentence or cell."""
         return f"{self.before} {self.link.text} {self.after}"
@@ -62,11 +69,13 @@ class Mention:
     @property
     def place(self) -> Evidence:
         """The link as evidence, quoted as its target."""
-        return Evidence(self.document.file, f"line {self.link.line}", self.link.target, self.document.sha256)
+        return Evidence(self.document.file, f"line {self.link.line}", self.target, self.document.sha256)
 
     def nearest(self, cues: Mapping[str, re.Pattern[str]], headings: bool | None = None) -> str:
         """The kind of words that stands nearest to the link, or an empty string; `headings`: in these alone, or not."""
-        near = (self.link.text, "", self.label, "") if self.bar else (self.link.text, self.before, self.label, self.after)
+        near = (
+            (self.link.text, "", self.label, "") if self.bar else (self.link.text, self.before, self.label, self.after)
+        )
         texts = () if headings is True else near
         for number, text in enumerate((*texts, *(() if headings is False else self.headings[::-1]))):
             if texts and number == 3:
@@ -79,7 +88,9 @@ class Mention:
 
 def is_model_name(text: str) -> bool:
     """Whether words look like the name of a model, as ``owner/name``, ``Foo-7B`` or a family that is known."""
-    return bool(re.search(r"\w/\w|[A-Za-z][\w.-]*\d", text)) or bool({normalise(word) for word in text.split()} & _FAMILIES)
+    return bool(re.search(r"\w/\w|[A-Za-z][\w.-]*\d", text)) or bool(
+        {normalise(word) for word in text.split()} & _FAMILIES
+    )
 
 
 def of_another(text: str, names: frozenset[str]) -> bool:
@@ -90,7 +101,9 @@ def of_another(text: str, names: frozenset[str]) -> bool:
         inner = re.search(r"[a-z][A-Z]|-[A-Z]\b", match[0]) and _VERB.match(text[-_LONGEST:], match.end())
         if any(own and (own.startswith(name) or name.startswith(own)) for own in names):
             last, other = match.start(), False
-        elif name in _FAMILIES or (not _DEVICE.match(match[0]) and (re.search(r"\d", name) or inner) and name not in _COMMON):
+        elif name in _FAMILIES or (
+            not _DEVICE.match(match[0]) and (re.search(r"\d", name) or inner) and name not in _COMMON
+        ):
             last, other = match.start(), True
     return other and not any(match.start() > last for match in _OURS.finditer(text[-_LONGEST:]))
 
@@ -103,8 +116,15 @@ def own_documents(subject: Subject) -> tuple[Document, ...]:
         each
         for each in subject.documents
         if "/" not in each.file
-        or not (is_test(each.file) or _TOOLS.search(each.file.lower())) and any(map(normalise(each.text).count, names))
+        or not (is_test(each.file) or _TOOLS.search(each.file.lower()))
+        and any(map(normalise(each.text).count, names))
     )
+
+
+def first_link(subject: Subject, wanted: re.Pattern[str]) -> Mention | None:
+    """The first link of the release's own documents whose words are the wanted."""
+    every = (each for document in own_documents(subject) for each in mentions(document))
+    return next((each for each in every if wanted.search(each.link.text)), None)
 
 
 def mentions(document: Document) -> Iterator[Mention]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.checks.data import is_data
+from clearseek.audit.checks.data_sets import is_data
 from clearseek.audit.evidence import Audit
 from clearseek.audit.facts import LicenceFact
 from clearseek.errors import UserError
