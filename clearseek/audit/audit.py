@@ -13,18 +13,15 @@ from typing import Any, Final
 
 from clearseek.audit.checks import (
     access,
-    attestations,
     code,
     context,
     cost,
-    crosscheck,
     data,
     documents,
     evaluations,
     files,
     licence,
     lineage,
-    overlap,
     parameters,
     template,
     trajectory,
@@ -36,12 +33,10 @@ from clearseek.audit.read.source import Folder, Source
 from clearseek.audit.read.subject import Subject
 from clearseek.errors import UserError
 from clearseek.signing.hashing import hash_files
-from clearseek.signing.keys import PublicKey
 
 CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
     files.rows, weights.rows, trajectory.rows, parameters.rows, context.rows, template.rows, licence.rows,
-    documents.rows, data.rows, code.rows, access.rows, cost.rows, evaluations.rows, overlap.rows, lineage.rows,
-    attestations.rows,
+    documents.rows, data.rows, code.rows, access.rows, cost.rows, evaluations.rows, lineage.rows,
 )  # fmt: skip
 
 
@@ -66,16 +61,12 @@ def open_source(release: str | Path) -> Source:
     return source
 
 
-def audit_release(
-    release: str | Path | Source, name: str = "", trusted: tuple[PublicKey, ...] = (),
-    base: str | Path | Source | None = None,
-) -> Audit:  # fmt: skip
+def audit_release(release: str | Path | Source, name: str = "", base: str | Path | Source | None = None) -> Audit:
     """Answer every row about a release. Nothing of it is executed.
 
     Args:
         release: As for :func:`open_source`, its files hashed first; or a source that is open, as it is.
         name: The model's name where the folder's is another, as cards name it: ``DeepSeek-V3``.
-        trusted: Keys of those whose signed verifications in it count as re-execution.
         base: A release that it may have been made from: their weights are compared.
 
     Raises:
@@ -87,10 +78,13 @@ def audit_release(
             source.hashes.update(hash_files(source.root, source.tree.files))
     else:
         source = release
-    subject = Subject(source, name, trusted, open_source(base) if isinstance(base, str | Path) else base)
-    order = {"technical": 0, "definition": 1, "impact": 2}
-    found = crosscheck.lift(subject, unique(row for check in CHECKS for row in check(subject)))
-    found = attestations.lift(subject, found)
+    return audit_subject(Subject(source, name, open_source(base) if isinstance(base, str | Path) else base))
+
+
+def audit_subject(subject: Subject) -> Audit:
+    """Answer every row about a release that was taken apart."""
+    source, order = subject.source, {"technical": 0, "definition": 1, "impact": 2}
+    found = unique(row for check in CHECKS for row in check(subject))
     rows = tuple(sorted(found, key=lambda row: order[row.dimension]))
     return as_far_as_read(Audit(source.name, rows, _facts(subject), dict(sorted(source.hashes.items()))), source)
 

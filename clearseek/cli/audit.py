@@ -26,8 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  clearseek audit my-model --format html --out audit.html\n"
         "  clearseek audit one other --compare\n"
-        "  clearseek audit my-model --require weights.tensors=E4   (exit code 1 unless it holds)\n"
-        "  clearseek audit my-model --trust alice.pub        (E5 where Alice did it again)"
+        "  clearseek audit my-model --require weights.tensors=E4   (exit code 1 unless it holds)"
     )
     parser.add_argument("releases", nargs="+", metavar="RELEASE",
                         help="folder of a release, or a repository on the hub: owner/name or "
@@ -36,14 +35,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", action="store_true", help="put several releases side by side")
     parser.add_argument("--evidence", action="store_true", help="show where each finding can be seen")
     parser.add_argument("--format", default="text", help="how to say it (default: text)",
-                        choices=("text", "json", "markdown", "html", "sarif", "cyclonedx", "spdx", "croissant", "mot",
+                        choices=("text", "json", "markdown", "html", "cyclonedx", "spdx", "croissant", "mot",
                                  "european-index"))  # fmt: skip
     parser.add_argument("--out", type=Path, help="file to write instead of standard output")
     parser.add_argument("--no-hash", action="store_true", help="do not hash the files: faster, and proves less")
     parser.add_argument("--require", action="append", default=[], metavar="ROW[=GRADE]",
                         help="exit with 1 unless this row is a yes, of this grade at least; repeatable")  # fmt: skip
-    parser.add_argument("--trust", action="append", default=[], type=Path, metavar="KEY.pub",
-                        help="count what this key signed in attestations/ as re-execution; repeatable")  # fmt: skip
     parser.add_argument("--base", metavar="RELEASE", help="release it may be made from: their weights are compared")
     parser.add_argument("--json", action="store_true", help="same as --format json")
 
@@ -53,7 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
     from clearseek.audit.render.text import print_audit, print_comparison
     from clearseek.cli.report import output
     from clearseek.files import write_atomic
-    from clearseek.signing.keys import load_public_key
     from clearseek.signing.tree import visible
 
     paths: list[str] = arguments.releases
@@ -62,12 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.name and len(paths) > 1:
         raise UserError("--name goes with one release")
     required = {each: _required(each) for each in arguments.require}
-    trusted = tuple(load_public_key(path) for path in arguments.trust)
     base = None if arguments.base is None else _source(arguments.base)
     audits = []
     for path in paths:
         source = _source(path, not arguments.no_hash, arguments.json)
-        audits.append(audit_release(source, arguments.name or "", trusted, base))
+        audits.append(audit_release(source, arguments.name or "", base))
     missing = [line for found in audits for line in _missing(found, required)]
     kind = "json" if arguments.json else arguments.format
     text = _render(audits, kind, arguments.compare)
@@ -115,11 +110,9 @@ def _bar(size: int) -> Iterator[Progress]:
 
 def _render(audits: list[Audit], kind: str, compare: bool) -> str:
     """The audits in a format; an empty string for the terminal's format."""
-    from clearseek.audit.render.croissant import as_croissant
-    from clearseek.audit.render.exports import TEXTS, as_cyclonedx
+    from clearseek.audit.render.exports import TEXTS, as_croissant, as_cyclonedx
     from clearseek.audit.render.html import as_html, comparison_html
     from clearseek.audit.render.markdown import as_markdown, comparison
-    from clearseek.audit.render.sarif import as_sarif
     from clearseek.audit.render.spdx import as_spdx
     from clearseek.audit.views import views
 
@@ -138,7 +131,7 @@ def _render(audits: list[Audit], kind: str, compare: bool) -> str:
         )
     if kind in TEXTS:
         return str(_writable(TEXTS[kind](audits[0])))
-    documents = {"sarif": as_sarif, "cyclonedx": as_cyclonedx, "spdx": as_spdx, "croissant": as_croissant}
+    documents = {"cyclonedx": as_cyclonedx, "spdx": as_spdx, "croissant": as_croissant}
     return json.dumps(_writable(documents[kind](audits[0])), indent=1) + "\n"
 
 

@@ -170,7 +170,7 @@ def test_weights_of_another_seed_in_two_checkpoints_are_different_and_copies_are
     assert found["weights.trajectory"].answer == "yes"
     assert found["weights.intermediate"].grade == Grade.PRESENT
     write_weights(release / "checkpoints/step-10/weights.safetensors", seed=2)
-    assert "step 20 is step 10" in audited(release)["weights.trajectory"].reason
+    assert "step 20 holds the files of step 10" in audited(release)["weights.trajectory"].reason
 
 
 def test_a_folder_without_anything_is_all_no_or_unknown(tmp_path: Path) -> None:
@@ -263,11 +263,6 @@ def test_deepseek_r1_licences(r1: Audit) -> None:
     assert "DeepSeek-R1-Distill-Llama-8B" in upstream.reason
     assert "must begin with “Llama”" in upstream.reason
     assert "Qwen" not in upstream.reason
-
-
-def test_deepseek_r1_scores_are_possible_with_64_answers(r1: Audit) -> None:
-    assert r1["claims.possible"].answer == "yes"
-    assert "64 answers" in r1["claims.possible"].reason
 
 
 def test_hub_cache_links_are_followed_and_no_others(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from clearseek.audit.read.subject import Subject, attempt
 
 _NAMED = re.compile(r"ai-act|training-(?:data|content)-summary|summary-of-training|public-summary")
 _LINKED = re.compile(
-    r"summary of (?:the )?training[- ](?:data|content)|training[- ](?:data|content) (?:public )?summary|public summary|53\(1\)\(d\)|AI act summary",
+    r"summary of (?:the )?training[- ](?:data|content)|training[- ](?:data|content) (?:public )?summary"
+    r"|public summary|53\(1\)\(d\)|AI act summary",
     re.I,
 )
 _READ = (".md", ".txt", ".rst")
@@ -29,8 +30,8 @@ _PAGES = (".pdf", ".docx", ".odt", ".html", ".htm")
 _MOST_LABELS = 2_000
 """Rows, and sections, of a summary that are looked at: a hundred times those of the template."""
 _EMPTY = re.compile(
-    r"[-\u2013\u2014.\u2026?\s]*|(?:n/?a|tbd|todo)\b.{0,40}"
-    r"|(?:is )?(?:not|un)[- ]?(?:stated|known|measured|recorded|disclosed).*",
+    r"[-\u2013\u2014.\u2026?\s]*|(?:n/?a|tbd|todo)\b.{0,40}|(?:is )?(?:not|un)[- ]?(?:stated|known|measured|recorded"
+    r"|disclosed).*",
     re.I,
 )
 

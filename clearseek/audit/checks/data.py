@@ -17,8 +17,8 @@ from clearseek.audit import questions as ask
 from clearseek.audit.checks.code import linked_data_code
 from clearseek.audit.checks.data_sets import (
     CUES,
-    DataSet,
     SMALLEST_SET,
+    DataSet,
     data_files,
     data_sets,
     is_evaluation_data,
@@ -30,10 +30,10 @@ from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.card import Sentence
 from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.listing import Listing, listing
-from clearseek.audit.read.mentions import is_model_name, mentions, of_another, own_documents
+from clearseek.audit.read.mentions import is_model_name, of_another, own_documents
 from clearseek.audit.read.presence import Sifted, sift
 from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import Subject, attempt
+from clearseek.audit.read.subject import Subject
 
 BYTES_PER_TOKEN: Final = 0.02
 """Fewest that published data can have for each token that a model was trained on: compressed, and read many times."""
@@ -44,77 +44,75 @@ _AMOUNT = re.compile(r"[~≈]?\d[\d,.]*\s?(?:%|[KMBT]|GB|TB)?")
 _DATA = r"(?:data(?:\b|-?sets?)|corp(?:us|ora)|训练数据|数据集|语料)"
 _DESCRIBED = re.compile(rf"tokens|{_DATA}|samples|数据", re.I)
 _SOURCES = re.compile(
-    r"common ?crawl|wikipedia|github|arxiv|stack ?exchange|the pile|dolma|\bc4\b|refined-?web|fine-?web|redpajama|books",
+    r"common ?crawl|wikipedia|github|arxiv|stack ?exchange|the pile|dolma|\bc4\b|refined-?web|fine-?web|redpajama"
+    r"|books",
     re.I,
 )
 _PUBLIC = re.compile(
-    r"\b(?:the pile|c4|mc4|redpajama|slimpajama|refinedweb|fineweb(?:-edu)?|dolma|openwebtext|starcoderdata|the stack|roots corpus"
-    r"|oscar|culturax|dclm|nemotron-cc|minipile|tinystories|ultrachat|ultrafeedback|openhermes|metamathqa|oasst1?|openassistant"
-    r"|dolly-15k|slimorca|flan collection|bookcorpus|wikitext(?:-103)?|enwik8)\b",
+    r"\b(?:the pile|c4|mc4|redpajama|slimpajama|refinedweb|fineweb(?:-edu)?|dolma|openwebtext|starcoderdata|the stack"
+    r"|roots corpus|oscar|culturax|dclm|nemotron-cc|minipile|tinystories|ultrachat|ultrafeedback|openhermes"
+    r"|metamathqa|oasst1?|openassistant|dolly-15k|slimorca|flan collection|bookcorpus|wikitext(?:-103)?|enwik8)\b",
     re.I,
 )  # fmt: skip
 """Data sets that anybody can have under the name that sentences give them."""
 _TRAINED_ON = re.compile(
-    r"(?:train|tun)(?:ed|ing)\b[^.;]{0,60}?\b(?:on|with|using|over)\b|\btrain\b[^.;,]{0,50}\bon\b|train(?:ing)? (?:data|corpus|set)|训练",
+    r"(?:train|tun)(?:ed|ing)\b[^.;]{0,60}?\b(?:on|with|using|over)\b|\btrain\b[^.;,]{0,50}\bon\b"
+    r"|train(?:ing)? (?:data|corpus|set)|训练",
     re.I,
 )
 _NOT_GIVEN = re.compile(
-    r"\b(?:not|n't|n’t|cannot|unable|never|no (?:plans?|intention))\b[^.;]{0,40}?"
-    r"(?:\b(?:releas|publish|shar|disclos|open-?sourc|distribut|provid)\w*|\b(?:publicly )?(?:available|public|open)\b)"
-    r"|\b(?:is|are|remains?|kept) (?:strictly |fully )?(?:proprietary|confidential|undisclosed|closed|private)\b"
-    r"|\bwithh(?:e|o)ld|(?:不|未|无法|暂不|没有)(?:会|予|能|便)?(?:开源|公开|发布|提供|共享)",
+    r"\b(?:not|n't|n\u2019t|cannot|unable|never|no (?:plans?|intention))\b[^.;]{0,40}?(?:\b(?:releas|publish|shar"
+    r"|disclos|open-?sourc|distribut|provid)\w*|\b(?:publicly )?(?:available|public|open)\b)|\b(?:is|are|remains?"
+    r"|kept) (?:strictly |fully )?(?:proprietary|confidential|undisclosed|closed|private)\b|\bwithh(?:e|o)ld|(?:不|未"
+    r"|无法|暂不|没有)(?:会|予|能|便)?(?:开源|公开|发布|提供|共享)",
     re.I,
 )
 """Words of a maker who does not give something out."""
 _NOT_ABOUT = re.compile(
-    r"\b(?:only|just|yet another|unlike|personal|private information|user|evaluation|benchmark|test|weights|responsib|guarantee"
-    r"|licen[cs]e|third[- ]part|remov\w+|filter\w*|web page)\b|if the",
+    r"\b(?:only|just|yet another|unlike|personal|private information|user|evaluation|benchmark|test|weights|responsib"
+    r"|guarantee|licen[cs]e|third[- ]part|remov\w+|filter\w*|web page)\b|if the",
     re.I,
 )
 _HELD_BACK = re.compile(
-    r"\b(?:proprietary|in-house|internal|undisclosed|non-public|closed|private(?:ly)?)\s(?:[\w-]{1,30}\s){0,3}"
-    r"(?:data(?:sets?)?|corpus|corpora|mix(?:ture)?)\b|(?:自有|私有|内部)(?:训练)?数据",
+    r"\b(?:proprietary|in-house|internal|undisclosed|non-public|closed"
+    r"|private(?:ly)?)\s(?:[\w-]{1,30}\s){0,3}(?:data(?:sets?)?|corpus|corpora|mix(?:ture)?)\b|(?:自有|私有"
+    r"|内部)(?:训练)?数据",
     re.I,
 )
 _DENIED = re.compile(r"\b(?:no|not|nor|never|without|neither|free of|instead of|remov\w+|exclud\w+|filter\w*)\b", re.I)
 _PART = re.compile(
-    rf"\b(?:sample|subset|part|portion|fraction|excerpt|preview|selection|some|half|\d{{1,2}} ?%)\s(?:\w+\s)?of\b(?:\s(?:the|our|its|this|all))?"
-    rf"(?:\s[\w-]+){{0,3}}?\s{_DATA}|(?:部分|一部分|抽样)[^。]{{0,8}}数据",
+    rf"\b(?:sample|subset|part|portion|fraction|excerpt|preview|selection|some|half"
+    rf"|\d{{1,2}} ?%)\s(?:\w+\s)?of\b(?:\s(?:the|our|its|this|all))?(?:\s[\w-]+){{0,3}}?\s{_DATA}|(?:部分|一部分"
+    rf"|抽样)[^。]{{0,8}}数据",
     re.I,
 )
 _GIVEN = re.compile(
     r"releas|publish|provid|open-?sourc|shar|available|download|upload|contain|here|开源|发布|下载", re.I
 )
 _OPEN = re.compile(
-    rf"(?:releas|publish|open-?sourc|publicly available|includes?|fully open)[^.;]{{0,120}}\b(?:(?:pre-?)?training {_DATA}|data-?sets\b)"
-    rf"|\b(?:training {_DATA}|data-?sets)[^.;]{{0,120}}(?:releas|publish|open-?sourc|publicly available)",
+    rf"(?:releas|publish|open-?sourc|publicly available|includes?"
+    rf"|fully open)[^.;]{{0,120}}\b(?:(?:pre-?)?training {_DATA}|data-?sets\b)|\b(?:training {_DATA}"
+    rf"|data-?sets)[^.;]{{0,120}}(?:releas|publish|open-?sourc|publicly available)",
     re.I,
 )
 """A maker's words that the training data are given out."""
 _PRETRAINED = re.compile(
-    r"\bpre-?train\w*\b|\btrained from scratch\b|\b(?:train\w*|on|over) (?:on )?(?:\w+ ){0,3}?[\d.,]+ ?(?:T|B|trillion|billion)\+?"
-    r" (?:[\w-]+ ){0,4}tokens|预训练|预訓練",
+    r"\bpre-?train\w*\b|\btrained from scratch\b|\b(?:train\w*|on|over) (?:on )?(?:\w+ ){0,3}?[\d.,]+ ?(?:T|B"
+    r"|trillion|billion)\+? (?:[\w-]+ ){0,4}tokens|预训练|预訓練",
     re.I,
 )
 _FROM_ANOTHER = re.compile(
-    r"\b(?:fine-?tuned|tuned|adapted|distilled|trained) (?:version of|from) (?P<of>[\w./ -]{2,60})"
-    r"|\b(?:fine-?tuned|by fine-?tuning) (?:the )?(?P<it>[\w./-]*\d[\w./-]*)|\bbased on (?P<on>[\w./-]*\d+\.?\d*b)\b|\binitiali[sz]ed from (?P<init>[\w./-]{2,60})",
-    re.I,
-)
-_ORDER = re.compile(
-    r"(?:^|[-_.])(?:order|indices|index_?maps?|idx_?maps?)(?:[-_.].*)?\.(?:npy|npz|bin|idx|jsonl?|csv|parquet)$"
-)
-_ORDERED = re.compile(
-    r"\b(?:data|training|batch|sample|document) order\b|\border (?:of|in which) the (?:training )?(?:data|batches|samples)|global_indices|idx_?maps?\b",
+    r"\b(?:fine-?tuned|tuned|adapted|distilled|trained) (?:version of|from) (?P<of>[\w./ -]{2,60})|\b(?:fine-?tuned"
+    r"|by fine-?tuning) (?:the )?(?P<it>[\w./-]*\d[\w./-]*)|\bbased on (?P<on>[\w./-]*\d+\.?\d*b)\b"
+    r"|\binitiali[sz]ed from (?P<init>[\w./-]{2,60})",
     re.I,
 )
 
 
 def rows(subject: Subject) -> Iterator[Row]:
-    """The training data, their order, the tokenizer."""
+    """The training data, their sources, the tokenizer, the data of the evaluation."""
     yield _training(subject)
     yield _sources(subject)
-    yield _order(subject)
     yield _tokenizer(subject)
     yield _evaluation(subject)
 
@@ -329,34 +327,9 @@ def _sources(subject: Subject) -> Row:
     return ask.DATA_SOURCES.answer(answer, Grade.LINKED, shown[:1500], *places)
 
 
-def _order(subject: Subject) -> Row:
-    named = (path for path in subject.source.sizes if _ORDER.search(path.rpartition("/")[2].lower()))
-    found = sift(subject.source, (path for path in named if not is_test(path)), "order", 4)
-    if found.real:
-        return found.here(subject.source, ask.DATA_ORDER, 4)
-    transcripts = subject.source.find("transcript.jsonl")
-    if transcripts and data_files(subject) and _names_data(subject, transcripts[0]):
-        place = subject.source.whole(transcripts[0])
-        reason = f"a function of data fingerprint, seed and step, which {transcripts[0]} records"
-        return ask.DATA_ORDER.yes(Grade.PRESENT, reason, place)
-    for document in own_documents(subject):
-        for each in mentions(document):
-            own = subject.is_own(each.link.target) is not False and not re.search(r"arxiv|doi\.org", each.link.target)
-            if own and (_ORDERED.search(each.sentence) or _ORDERED.search(each.link.target)):
-                return ask.DATA_ORDER.yes(Grade.LINKED, f"linked, not read: {each.link.target}", each.place)
-    reason = "no file that lists the order of the data, no link to one, and nothing to compute it from"
-    return found.missing(subject.source, ask.DATA_ORDER, reason)
-
-
-def _names_data(subject: Subject, transcript: str) -> bool:
-    """Whether a transcript's first line says which data were used."""
-    head = attempt(lambda: subject.source.read(transcript, 1_000_000)).value or b""
-    return b'"data_fingerprint"' in head.partition(b"\n")[0]
-
-
 _TOKENIZERS: Final = (
-    "tokenizer.json", "tokenizer*.model", "*.tiktoken", "vocab.json", "vocab.txt", "spiece.model", "tekken.json", "*tokenizer*.txt",
-    "sentencepiece*.model", "*bpe*.model", "*vocab*.txt",
+    "tokenizer.json", "tokenizer*.model", "*.tiktoken", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
+    "*tokenizer*.txt", "sentencepiece*.model", "*bpe*.model", "*vocab*.txt",
 )  # fmt: skip
 _LOADED = re.compile(r"Tokenizer\.from_pretrained\(\s*[\"'][\w.-]{1,96}/[\w.-]{1,96}[\"']")
 

@@ -27,13 +27,14 @@ from clearseek.filetypes import LFS_START
 Use = Literal["trained", "listed", "evaluated", "other"]
 Stage = Literal["pre-training", "fine-tuning", ""]
 _HUB = re.compile(
-    r"https?://(?:www\.)?(?:(?:huggingface\.co|hf\.co|modelscope\.(?:cn|com))/datasets|kaggle\.com/datasets)/([\w.-]+(?:/[\w.-]+)?)"
+    r"https?://(?:www\.)?(?:(?:huggingface\.co|hf\.co|modelscope\.(?:cn|com))/datasets"
+    r"|kaggle\.com/datasets)/([\w.-]+(?:/[\w.-]+)?)"
 )
 _PLACE = re.compile(
-    r"https?://(?:www\.)?(?:the-eye\.eu|pile\.eleuther\.ai|commoncrawl\.org|data\.[\w-]+\.\w+|dumps\.wikimedia\.org|zenodo\.org"
-    r"|opendatalab\.\w+|archive\.org|drive\.google\.com|docs\.google\.com/spreadsheets|s3[\w.-]*\.amazonaws\.com"
-    r"|storage\.googleapis\.com|(?:huggingface\.co|hf\.co)/collections)/|https?://\S+?"
-    r"\.(?:parquet|jsonl?|arrow|tfrecord|csv|tsv|txt|tar|zip)(?:\.(?:gz|zst|xz|bz2))?(?:$|[?#])",
+    r"https?://(?:www\.)?(?:the-eye\.eu|pile\.eleuther\.ai|commoncrawl\.org|data\.[\w-]+\.\w+|dumps\.wikimedia\.org"
+    r"|zenodo\.org|opendatalab\.\w+|archive\.org|drive\.google\.com|docs\.google\.com/spreadsheets"
+    r"|s3[\w.-]*\.amazonaws\.com|storage\.googleapis\.com|(?:huggingface\.co|hf\.co)/collections)/"
+    r"|https?://\S+?\.(?:parquet|jsonl?|arrow|tfrecord|csv|tsv|txt|tar|zip)(?:\.(?:gz|zst|xz|bz2))?(?:$|[?#])",
     re.I,
 )
 """Addresses that may hold data; a model's weights and pictures may lie there too."""
@@ -52,33 +53,38 @@ _NAMES_DATA = re.compile(
 _TRAIN = r"(?:pre-?|fine-?|post-?|mid-?)?(?:train|tun)"
 CUES: Final = {
     "evaluated": re.compile(
-        r"(?<![a-z])eval(?:s\b|uat\w*)|bench(?:es|mark\w*)?\b|leaderboard|\btest(?:ed|ing)?[ -](?:set|split|data|suite|question)\w*"
-        r"|\btested\b|held-?out|\bvalidation\b|decontaminat\w+|\bresults?\b|评测|评估|测试|測試|基准|évalu|bewert",
+        r"(?<![a-z])eval(?:s\b|uat\w*)|bench(?:es|mark\w*)?\b|leaderboard|\btest(?:ed|ing)?[ -](?:set|split|data"
+        r"|suite|question)\w*|\btested\b|held-?out|\bvalidation\b|decontaminat\w+|\bresults?\b|评测|评估|测试|測試"
+        r"|基准|évalu|bewert",
         re.I,
     ),
     "other": re.compile(
-        r"\b(?:same \w+(?: \w+)? as|similar to|compared? (?:to|with)|following|inspired|unlike|instead of|format|based on|buil[dt]s? (?:up)?on"
-        r"|deriv\w+ from|remov\w+|exclud\w+|e\.g\.|such as|data ?sets like|for instance|examples?|tutorial|demo|toy|dummy|by default"
-        r"|related work|acknowledge?ments?|thank\w*|your|community|ecosystem)\b|格式|示例|样例|参考|参照|致谢|您|你|自己的|默认|社区|生态",
+        r"\b(?:same \w+(?: \w+)? as|similar to|compared? (?:to|with)|following|inspired|unlike|instead of|format"
+        r"|based on|buil[dt]s? (?:up)?on|deriv\w+ from|remov\w+|exclud\w+|e\.g\.|such as|data ?sets like|for instance"
+        r"|examples?|tutorial|demo|toy|dummy|by default|related work|acknowledge?ments?|thank\w*|your|community"
+        r"|ecosystem)\b|格式|示例|样例|参考|参照|致谢|您|你|自己的|默认|社区|生态",
         re.I,
     ),
     "trained": re.compile(
-        rf"\b{_TRAIN}(?:ed|ing)\b|\bwe (?:\w+ )?{_TRAIN}e?\b|\btrain(?: \w+)?[ -](?:data|set|mix|corp|split)\w*|\bcorp(?:us|ora)\b"
-        r"|\b(?:sft|rlhf|dpo|rl|instruct\w*|alignment|preference|annealing)[ -](?:\w+[ -])?(?:data|set|mix|corp|pairs)\w*"
+        rf"\b{_TRAIN}(?:ed|ing)\b|\bwe (?:\w+ )?{_TRAIN}e?\b|\btrain(?: \w+)?[ -](?:data|set|mix|corp|split)\w*"
+        rf"|\bcorp(?:us|ora)\b"
+        r"|\b(?:sft|rlhf|dpo|rl|instruct\w*|alignment|preference|annealing)[ -](?:\w+[ -])?(?:data|set|mix|corp"
+        r"|pairs)\w*"
         rf"|\bused (?:\w+ )?(?:to|for) {_TRAIN}\w*|训练|訓練|微调|语料|entra[iî]n|trainiert|trainings?daten|entren",
         re.I,
     ),
 }  # fmt: skip
 """Words that say what a data set is to a model."""
 _TOLD = re.compile(
-    rf"\b(?:was|were|is|are|been|being|have|has|models?)\b.{{0,80}}?\b{_TRAIN}(?:ed)\b|\bused\b.{{0,40}}\b(?:to|for|in) {_TRAIN}|\bwe used?$|\bwe use is\b"
-    rf"|\b(?:our|the) (?:\w+ )?{_TRAIN}ing[ -]data|训练自|我们",
+    rf"\b(?:was|were|is|are|been|being|have|has|models?)\b.{{0,80}}?\b{_TRAIN}(?:ed)\b|\bused\b.{{0,40}}\b(?:to|for"
+    rf"|in) {_TRAIN}|\bwe used?$|\bwe use is\b|\b(?:our|the) (?:\w+ )?{_TRAIN}ing[ -]data|训练自|我们",
     re.I,
 )
 """A statement of what was done, where an instruction would say what to do."""
 _ON = re.compile(rf"{_TRAIN}(?:ed|ing)\b[^.;]{{0,60}}\b(?:on|with|using)\b[^.;]{{0,100}}$", re.I)
 _INSTRUCTS = re.compile(
-    r"\b(?:you(?:r)?|please|examples?|format|by default|e\.g\.|tutorial|can be|demonstrate|show\w* how|how to)\b|格式|示例|样例|您|你|默认",
+    r"\b(?:you(?:r)?|please|examples?|format|by default|e\.g\.|tutorial|can be|demonstrate|show\w* how|how to)\b|格式"
+    r"|示例|样例|您|你|默认",
     re.I,
 )
 _OURS = re.compile(r"\bour\b.{0,60}(?:data|corp|mix)", re.I)
@@ -87,45 +93,54 @@ _SAMPLE = re.compile(
 )
 _TRAINING_DATA = re.compile(r"data|corp(?:us|ora)|数据|语料|donn|daten|datos", re.I)
 _LISTED = re.compile(
-    r"^(?!.*\b(?:an?|another)\b)\W*(?:[\w'’.,&-]+ ){0,4}(?:open[- ])?(?:data|data-?sets?|corpora|数据|数据集|开源数据集)(?: \(.{1,20}\)| [\w.]{1,8})?\W*$",
+    r"^(?!.*\b(?:an?|another)\b)\W*(?:[\w'\u2019.,&-]+ ){0,4}(?:open[- ])?(?:data|data-?sets?|corpora|数据|数据集"
+    r"|开源数据集)(?: \(.{1,20}\)| [\w.]{1,8})?\W*$",
     re.I,
 )
 """A title, or a link's words, that name data and say no more."""
 _TUNING = re.compile(
-    r"fine-?tun|post-?train|\bsft\b|\bdpo\b|rlhf|instruct|\balign|prefer|\bchat\b|\brl\b|\btun(?:ed|ing)\b|conversation|微调|对齐|指令",
+    r"fine-?tun|post-?train|\bsft\b|\bdpo\b|rlhf|instruct|\balign|prefer|\bchat\b|\brl\b|\btun(?:ed|ing)\b"
+    r"|conversation|微调|对齐|指令",
     re.I,
 )
 _PRETRAINING = re.compile(
     r"pre-?train|mid-?train|from scratch|\bbase\b|预训练|預訓練|pré-?entra|vortrain|annealing", re.I
 )
-_MARKING: Final = frozenset(
-    "eval evals evaluation evaluate evaluations evaluator bench benches benchmark benchmarks test tests testing testset heldout dev "
-    "valid validation puzzle puzzles question questions gold golden answers references leaderboard mmlu cmmlu ceval gsm8k humaneval "
-    "mbpp bbh gpqa aime hellaswag winogrande piqa arc truthfulqa livecodebench ifeval mtbench triviaqa result results outputs "
-    "predictions scores prompts templates calibration quantize quantization".split()
-)
+_MARKING: Final = frozenset({
+    "eval", "evals", "evaluation", "evaluate", "evaluations", "evaluator", "bench", "benches", "benchmark",
+    "benchmarks", "test", "tests", "testing", "testset", "heldout", "dev", "valid", "validation", "puzzle", "puzzles",
+    "question", "questions", "gold", "golden", "answers", "references", "leaderboard", "mmlu", "cmmlu", "ceval",
+    "gsm8k", "humaneval", "mbpp", "bbh", "gpqa", "aime", "hellaswag", "winogrande", "piqa", "arc", "truthfulqa",
+    "livecodebench", "ifeval", "mtbench", "triviaqa", "result", "results", "outputs", "predictions", "scores",
+    "prompts", "templates", "calibration", "quantize", "quantization",
+})  # fmt: skip
 """Words of a path that speak against training data."""
-_ASKING: Final = frozenset(
-    "eval evals evaluation bench benchmark benchmarks heldout validation puzzles questions".split()
-)
-_RESULTS: Final = frozenset(
-    "result results outputs predictions scores prompt prompts templates log logs config configs statistics".split()
-)
-_SAMPLES: Final = frozenset("demo demos dummy example examples sample samples toy mock".split())
-_TRAINING: Final = frozenset(
-    "train training pretrain pretraining corpus sft instruct instruction instructions finetune finetuning dpo rlhf".split()
-)
+_ASKING: Final = frozenset({
+    "eval", "evals", "evaluation", "bench", "benchmark", "benchmarks", "heldout", "validation", "puzzles", "questions",
+})  # fmt: skip
+_RESULTS: Final = frozenset({
+    "result", "results", "outputs", "predictions", "scores", "prompt", "prompts", "templates", "log", "logs",
+    "config", "configs", "statistics",
+})  # fmt: skip
+_SAMPLES: Final = frozenset({
+    "demo", "demos", "dummy", "example", "examples", "sample", "samples", "toy", "mock",
+})  # fmt: skip
+_TRAINING: Final = frozenset({
+    "train", "training", "pretrain", "pretraining", "corpus", "sft", "instruct", "instruction", "instructions",
+    "finetune", "finetuning", "dpo", "rlhf",
+})  # fmt: skip
 _RECORDS = re.compile(r"\.(?:jsonl?|parquet|arrow|csv|tsv|txt|bin|npy|tfrecord|tar|zip)(?:\.(?:gz|zst|xz|bz2))?$", re.I)
 _SHARDS = re.compile(r"\.(?:parquet|jsonl(?:\.gz|\.zst)?|arrow|bin|npy|tfrecord|tar\.zst)$")
 _READ_BY_TRAINING: Final = (
     {"instruction", "output"}, {"instruction", "response"}, {"prompt", "completion"}, {"prompt", "response"},
-    {"chosen", "rejected"}, {"messages"}, {"conversations"}, {"conversation"}, {"text"}, {"input", "target"}, {"inputs", "targets"},
+    {"chosen", "rejected"}, {"messages"}, {"conversations"}, {"conversation"}, {"text"},
+    {"input", "target"}, {"inputs", "targets"},
 )  # fmt: skip
 """Keys of one record of the forms that training reads."""
-_MARKED: Final = frozenset(
-    "canonical_solution entry_point test tests test_list choices gold gold_answer answerkey expected expected_output reference "
-    "references options correct label distractors".split()
-)
+_MARKED: Final = frozenset({
+    "canonical_solution", "entry_point", "test", "tests", "test_list", "choices", "gold", "gold_answer", "answerkey",
+    "expected", "expected_output", "reference", "references", "options", "correct", "label", "distractors",
+})  # fmt: skip
 """Keys of a record that is asked and marked."""
 _MOST_FILES: Final = 5_000
 _MOST_OPENED: Final = 60
@@ -133,8 +148,8 @@ _HEAD: Final = 16_384
 SMALLEST_SET: Final = 100_000
 """Bytes that training data have at least, where no manifest lists them with sizes and counts."""
 _RECORDS_SAID = re.compile(
-    r"\bdata\b|data-?sets?|corp(?:us|ora)\b|instructions?|conversations?|dialogues?|\btexts?\b|documents|examples|samples|records|pairs"
-    r"|pages|urls|数据|语料",
+    r"\bdata\b|data-?sets?|corp(?:us|ora)\b|instructions?|conversations?|dialogues?|\btexts?\b|documents|examples"
+    r"|samples|records|pairs|pages|urls|数据|语料",
     re.I,
 )
 _TOKEN = re.compile(r"[\w.-][\w./-]{2,200}")

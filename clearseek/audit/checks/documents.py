@@ -27,7 +27,8 @@ from clearseek.audit.read.subject import Subject
 _RESULT_FOLDER = re.compile(r"(?:^|/)(?:eval\w{0,40}|results?|\.eval_results)(?:/|$)")
 _RESULT = re.compile(r"\.(?:jsonl?|csv|tsv|parquet)(?:\.gz|\.zst)?$|(?:result|metric|score)[^/]*\.(?:txt|md|ya?ml)$")
 _ASKED = re.compile(
-    r"(?:^|[/_.-])(?:data|datasets?|tasks?|questions?|prompts?|configs?|test|testdata|benchmark|harness|statistics)(?:[/_.-]|$)"
+    r"(?:^|[/_.-])(?:data|datasets?|tasks?|questions?|prompts?|configs?|test|testdata|benchmark|harness"
+    r"|statistics)(?:[/_.-]|$)"
 )
 """Words of a path that say what is asked, not what was answered."""
 _POLICY = re.compile(r"copyright-policy|opt-?out")
@@ -35,8 +36,8 @@ _PLOTS = re.compile(r"(?:^|/)(?:plot|fig|image|img|logo|picture|asset)\w{0,40}/"
 _PICTURED = re.compile(r"bench|eval|result|perform|score|compar|leaderboard|radar|accuracy|评测|性能", re.I)
 _REPORTED = re.compile(r"eval|benchmark|results|scores|performance|评测|性能", re.I)
 _REVIEWED = re.compile(
-    r"\b(?:accepted|published|appear\w*|presented|oral|spotlight|poster)\b.{0,40}\b(?:NeurIPS|ICLR|ICML|ACL|EMNLP|NAACL|COLM|TMLR|JMLR|AAAI|Nature"
-    r"|Science|CVPR|ECCV|ICCV|COLING|EACL|INTERSPEECH|ICASSP|KDD|SIGIR|MLSys)\b"
+    r"\b(?:accepted|published|appear\w*|presented|oral|spotlight|poster)\b.{0,40}\b(?:NeurIPS|ICLR|ICML|ACL|EMNLP"
+    r"|NAACL|COLM|TMLR|JMLR|AAAI|Nature|Science|CVPR|ECCV|ICCV|COLING|EACL|INTERSPEECH|ICASSP|KDD|SIGIR|MLSys)\b"
 )
 FEWEST_WORDS: Final = 30
 """Different words that a card has at least to be one."""
@@ -45,8 +46,8 @@ _SHORTEST_POLICY: Final = 15
 _CODE = re.compile(r"\.(?:py|sh|ipynb|js|ts|c|cc|cpp|cu|h|rs|go|java|jl|ya?ml|toml|lock)$")
 SECTIONS = {
     "what the model is": r"introduction|summary|description|details|overview|architecture|about|^model$"
-    r"|介绍|介紹|简介|簡介|概述|概览|架构|présentation|aperçu|introducci|descripci|resumen|arquitectura"
-    r"|einführung|einleitung|beschreibung|übersicht|überblick|architektur",
+    r"|介绍|介紹|简介|簡介|概述|概览|架构|présentation|aperçu|introducci|descripci|resumen|arquitectura|einführung"
+    r"|einleitung|beschreibung|übersicht|überblick|architektur",
     "how to use it": r"usage|how to|use|inference|run|quick ?start|getting started|使用|用法|快速|推理|部署"
     r"|utilisation|\buso\b|utilizaci|verwendung|nutzung|anwendung",
     "evaluation": r"evaluation|results|benchmark|performance|评测|評測|评估|評估|结果|結果|性能|基准"
@@ -134,7 +135,7 @@ def _borne_out(subject: Subject, card: Document) -> Evidence | None:
 def sections(card: Document) -> tuple[str, ...]:
     """Titles of the sections in which something stands."""
     filled = [block.headings for block in card.blocks if block.kind != "heading" and re.search(r"\w", block.text)]
-    lines = {each.line for each in (*card.cells, *card.links)}
+    lines = sorted({each.line for each in card.cells} | {each.line for each in card.links})
     filled += [card.headings[line - 1] for line in lines if line <= len(card.headings)]
     return tuple(dict.fromkeys(title[:300] for path in filled for title in path))
 

@@ -51,9 +51,10 @@ class Derived:
 
 
 def rows(subject: Subject) -> Iterator[Row]:
-    """Whether what the bases' licences ask is done."""
+    """Whether what the bases' licences ask is done, and where another release is beside it, whether it is a base."""
     yield _duties(subject)
-    yield _weights(subject)
+    if subject.base is not None:
+        yield _weights(subject, subject.base)
 
 
 @per_subject
@@ -179,16 +180,9 @@ def _bare(text: str) -> str:
     return " ".join(word for word in re.findall(r"[^\W_]+", text.lower()) if word != "c")
 
 
-def _weights(subject: Subject) -> Row:
+def _weights(subject: Subject, base: Subject) -> Row:
     """Sampled matrices of the release beside the same of another."""
-    base = subject.base
     named = list(dict.fromkeys(each.base for each in derived_models(subject)))
-    if base is None:
-        if not named:
-            return ask.LINEAGE_WEIGHTS.not_applicable("no base model is named")
-        more = f" and {len(named) - 4} more" if len(named) > 4 else ""
-        reason = f"{', '.join(named[:4])}{more} named; --base compares their weights"
-        return ask.LINEAGE_WEIGHTS.unknown(Grade.CLAIMED, reason)
     ours, theirs = subject.weights.tensors, base.weights.tensors
     most = min(_MOST_MATRICES, subject.source.most_samples, base.source.most_samples)
     shared = matrices(ours, theirs, most=most)

@@ -21,46 +21,51 @@ from clearseek.audit.read.mentions import Mention, mentions, own_documents
 from clearseek.audit.read.subject import Subject
 
 _PAPER = re.compile(
-    r"(?:ar5iv|arxiv)\.org/|doi\.org/|openreview\.net/|aclanthology\.org/|\.pdf(?:$|[?#])|dl\.acm\.org|nature\.com/articles|/papers/\d{4}"
-    r"|alphaxiv\.org|proceedings\.|papers\.nips\.cc|jmlr\.org|ieeexplore|link\.springer\.com|biorxiv\.org|techrxiv\.org|hal\.science"
-    r"|semanticscholar\.org",
+    r"(?:ar5iv|arxiv)\.org/|doi\.org/|openreview\.net/|aclanthology\.org/|\.pdf(?:$|[?#])|dl\.acm\.org"
+    r"|nature\.com/articles|/papers/\d{4}|alphaxiv\.org|proceedings\.|papers\.nips\.cc|jmlr\.org|ieeexplore"
+    r"|link\.springer\.com|biorxiv\.org|techrxiv\.org|hal\.science|semanticscholar\.org",
     re.I,
 )
 REVIEWED: Final = re.compile(
-    r"openreview\.net/|aclanthology\.org/|proceedings\.|papers\.nips\.cc|nature\.com/articles|dl\.acm\.org|jmlr\.org|ieeexplore"
-    r"|link\.springer\.com",
+    r"openreview\.net/|aclanthology\.org/|proceedings\.|papers\.nips\.cc|nature\.com/articles|dl\.acm\.org|jmlr\.org"
+    r"|ieeexplore|link\.springer\.com",
     re.I,
 )
 """Addresses of places that review what they print."""
-_KIND: Final = r"(?:papers?|reports?|preprints?|manuscript|publication|white ?paper|arxiv|system card|论文|技术报告|技術報告|報告|报告)"
+_KIND: Final = r"(?:papers?|reports?|preprints?|manuscript|publication|white ?paper|arxiv|system card|论文|报告|報告)"
 _GENERIC = re.compile(
-    rf"^\W*(?:(?:our|the|this|read|see|full|official|technical|tech|research|model|original|paper|arxiv|link|static|badge|here|on|v?\d|pdf"
-    rf"|详细)\W+){{0,5}}(?:{_KIND}|paper link|here|link|pdf)(?:\W+(?:link|pdf|page|arxiv|badge|paper|on arxiv|[\d.]+(?:v\d)?)){{0,3}}\W*$",
+    rf"^\W*(?:(?:our|the|this|read|see|full|official|technical|tech|research|model|original|paper|arxiv|link|static"
+    rf"|badge|here|on|v?\d|pdf|详细)\W+){{0,5}}(?:技术|技術)?(?:{_KIND}|paper link|here|link|pdf)(?:\W+(?:link|pdf|page|arxiv|badge"
+    rf"|paper|on arxiv|[\d.]+(?:v\d)?)){{0,3}}\W*$",
     re.I,
 )
 """Words of a link that say only that it is a paper."""
 _IS_REPORT = re.compile(rf"\b(?:tech(?:nical)?|research|full)[ -](?:report|paper)|\b{_KIND}\b|论文|报告", re.I)
 _OWN = re.compile(
-    r"\bour\b|\bthis (?:work|paper|model|repo\w*|project|report)\b|accompan|\bofficial\b|(?:more|further|training|additional|full|other) (?:\w+ )?(?:details|information|results)"
-    r"|refer to|details (?:are|can)|described in|presented in|introduced in|\bwe (?:\w+ )?(?:releas|publish|present|introduc|describ)\w*|code (?:and models )?(?:from|for|of)"
-    r"|released (?:the|a)|check out|cite\b|我们|本文|详见|引用",
+    r"\bour\b|\bthis (?:work|paper|model|repo\w*|project|report)\b|accompan|\bofficial\b|(?:more|further|training"
+    r"|additional|full|other) (?:\w+ )?(?:details|information|results)|refer to|details (?:are|can)|described in"
+    r"|presented in|introduced in|\bwe (?:\w+ )?(?:releas|publish|present|introduc|describ)\w*"
+    r"|code (?:and models )?(?:from|for|of)|released (?:the|a)|check out|cite\b|我们|本文|详见|引用",
     re.I,
 )
 _OTHERS = re.compile(
-    r"\b(?:follow\w*|based on|bas(?:ed|ing) upon|buil[dt]s? (?:up)?on|inspired|similar\w*|propos\w+|adopt\w*|borrow\w*|extend\w*|using|uses?|via|like|compar\w+"
-    r"|implement\w+ (?:of|from)|thank\w*|method\w*|technique\w*|related|such as|e\.g\.|derived|introduced by|as in|et al|benchmark|baseline|unlike|prior|previous|earlier)\b"
+    r"\b(?:follow\w*|based on|bas(?:ed|ing) upon|buil[dt]s? (?:up)?on|inspired|similar\w*|propos\w+|adopt\w*"
+    r"|borrow\w*|extend\w*|using|uses?|via|like|compar\w+|implement\w+ (?:of|from)|thank\w*|method\w*|technique\w*"
+    r"|related|such as|e\.g\.|derived|introduced by|as in|et al|benchmark|baseline|unlike|prior|previous|earlier)\b"
     r"|参考|借鉴|基于|采用|致谢",
     re.I,
 )
 _TERM = re.compile(r"\b(?:[A-Z]{2,}\w*|[A-Z][a-z]+[A-Z]\w*|[A-Z][a-z]*-?\d\w*)\b")
 """Names of methods and models, as LoRA, GPTQ or GPT-3."""
-_ASIDE = re.compile(r"([\w.-]{2,40})[*`'\"]?\s*[(\[（][^()（）]{0,60}$")
+_ASIDE = re.compile(r"([\w.-]{2,40})[*`'\"]?\s*[(\[\uff08][^()\uff08\uff09]{0,60}$")
 _ELSEWHERE = re.compile(
-    r"related|acknowledg|referenc|credit|thanks|bibliograph|致谢|参考|further reading|awesome|projects using|community",
+    r"related|acknowledg|referenc|credit|thanks|bibliograph|致谢|参考|further reading|awesome|projects using"
+    r"|community",
     re.I,
 )
 _ENTRY = re.compile(
-    r"@\s?(?:article|inproceedings|misc|techreport|conference|proceedings|online|unpublished|book|software|report)\s?\{",
+    r"@\s?(?:article|inproceedings|misc|techreport|conference|proceedings|online|unpublished|book|software"
+    r"|report)\s?\{",
     re.I,
 )
 _FIELD = re.compile(
@@ -197,4 +202,4 @@ def _cited(document: Document, names: tuple[str, ...]) -> Iterator[Paper]:
             fields.get("journal") and not re.search(r"arxiv|corr|preprint", fields["journal"], re.I)
         )
         place = Evidence(document.file, f"line {line}", fields["title"][:200], document.sha256)
-        yield Paper(target or fields["title"], True if named[number] or sole else False, place, reviewed)
+        yield Paper(target or fields["title"], named[number] or sole, place, reviewed)

@@ -106,6 +106,7 @@ _OTHERS = re.compile(
 """Words about the work of others."""
 _OURS = re.compile(r"\bour (?:own )?(?:\w+ ){0,3}(?:code|repo\w*|weights|models?|checkpoints?|github|implementation|page)\b"
                    r"|\b(?:weights|models?|checkpoints?) (?:are|is) (?:\w+ ){0,3}(?:at|on|here|from)\b", re.I)  # fmt: skip
+_WEIGHTS = re.compile(r"\b(?:weights|checkpoints?|downloads?|model files?)\b|权重|下载", re.I)
 _STEM = re.compile(r"[^a-z0-9]+")
 _ORGANISED = re.compile(r"(?:ai|labs?|inc|org|lm|llm|nlp|research|team|hq|community|official|hub|group|project)+$")
 
@@ -122,6 +123,15 @@ class Repository:
     """Whether the words around it are about the work of others."""
     ours: bool = False
     """Whether they say that it is the authors' own."""
+    weights: bool = False
+    """Whether they are about weights to download."""
+
+    @property
+    def address(self) -> str:
+        """A web address of it."""
+        host = "github.com" if self.kind == "code" else "huggingface.co"
+        folder = {"data set": "datasets/", "space": "spaces/", "collection": "collections/"}.get(self.kind, "")
+        return f"https://{host}/{folder}{self.owner}/{self.name}".rstrip("/")
 
 
 def read_address(target: str) -> tuple[Kind, str, str] | None:
@@ -170,7 +180,8 @@ def repositories(document: Document) -> Iterator[Repository]:
         seen.add((link.line, found[1], found[2]))
         words = about.get(link.line, "")[:2000] + " " + " ".join(headings[link.line - 1][1:]) + " " + link.text
         place = Evidence(document.file, f"line {link.line}", link.target, document.sha256)
-        yield Repository(*found, place, bool(_OTHERS.search(words)), bool(_OURS.search(words)))
+        spoken = (bool(pattern.search(words)) for pattern in (_OTHERS, _OURS, _WEIGHTS))
+        yield Repository(*found, place, *spoken)
     count = 0
     for number, line in enumerate(document.lines, 1):
         if "/" not in line or count > _MOST:

@@ -27,14 +27,18 @@ _FURTHER = re.compile(r"[,;] (?!which|that|on which|used|to|where)")
 """Where the rest of a sentence goes on to something else."""
 _NAME = re.compile(r"(?<![\w/.-])[A-Z][\w.-]{1,40}")
 _VERB = re.compile(
-    r"['’]s?\b|,\s(?:an?|the|which|whose)\b|\s(?:(?:models?|LLMs?|series|family|paper)\s)?(?:is|was|are|were|has|have|uses?)\b"
+    r"['\u2019]s?\b|,\s(?:an?|the|which|whose)\b|\s(?:(?:models?|LLMs?|series|family|paper)\s)?(?:is|was|are|were|has"
+    r"|have|uses?)\b"
 )
 _OURS = re.compile(r"\b(?:we|our|this|these|it|they|its|all)\b|我们|本", re.I)
 _DEVICE = re.compile(r"(?:[HABV]\d00|[BH]20|RTX|TPU|GPU|CUDA|MI\d)", re.I)
-_COMMON: Final = frozenset("github huggingface pytorch modelscope llm llms sft rl dpo hf".split())
-_FAMILIES: Final = frozenset(
-    "pythia falcon alpaca vicuna mistral mixtral gemma gemini claude qwen llama grok bert bloom opt mpt palm phi meta openai".split()
-)
+_COMMON: Final = frozenset({
+    "github", "huggingface", "pytorch", "modelscope", "llm", "llms", "sft", "rl", "dpo", "hf",
+})  # fmt: skip
+_FAMILIES: Final = frozenset({
+    "pythia", "falcon", "alpaca", "vicuna", "mistral", "mixtral", "gemma", "gemini", "claude", "qwen", "llama",
+    "grok", "bert", "bloom", "opt", "mpt", "palm", "phi", "meta", "openai",
+})  # fmt: skip
 """Names of models and makers that look like other words."""
 
 
@@ -94,7 +98,7 @@ def is_model_name(text: str) -> bool:
 
 
 def of_another(text: str, names: frozenset[str]) -> bool:
-    """Whether the last that these words name is a model of another name than these (normalised), and not "we" or "it"."""
+    """Whether the last subject of these words is a model of another name than these (normalised), not "we" or "it"."""
     last, other = -1, False
     for match in _NAME.finditer(text[-_LONGEST:]):
         name = normalise(match[0].rstrip(".-"))
@@ -116,8 +120,9 @@ def own_documents(subject: Subject) -> tuple[Document, ...]:
         each
         for each in subject.documents
         if "/" not in each.file
-        or not (is_test(each.file) or _TOOLS.search(each.file.lower()))
-        and any(map(normalise(each.text).count, names))
+        or (
+            not (is_test(each.file) or _TOOLS.search(each.file.lower())) and any(map(normalise(each.text).count, names))
+        )
     )
 
 
@@ -150,7 +155,7 @@ def _in_prose(document: Document) -> Iterator[Mention]:
                 before = sentence.text[:place][-_LONGEST:]
                 after = sentence.text[place + len(link.text) :][:_LONGEST]
                 yield Mention(link, document, before, after, lead, headings, block.text[:1_000], bar)
-        if block.kind == "paragraph" and block.text.rstrip().endswith((":", "：")):
+        if block.kind == "paragraph" and block.text.rstrip().endswith((":", "\uff1a")):
             lead = block.text[-_LONGEST:]
 
 

@@ -122,21 +122,6 @@ def test_what_more_is_told_of_linked_data_is_said(release: Path) -> None:
         assert audited(release)["data.training"].reason.endswith(told)
 
 
-@pytest.mark.parametrize("name", ["border.npy", "data_order.md", "src/order.py"])
-def test_other_files_are_no_order(release: Path, name: str) -> None:
-    (release / "src").mkdir()
-    (release / name).write_bytes(b"")
-    assert audited(release)["data.order"].answer == "no"
-
-
-def test_an_order_is_a_file_of_numbers(release: Path) -> None:
-    (release / "data_order.npy").write_bytes(b"")
-    row = audited(release)["data.order"]
-    assert (row.answer, row.grade) == ("no", Grade.CLAIMED)
-    np.save(release / "data_order.npy", np.arange(1000))
-    assert audited(release)["data.order"].answer == "yes"
-
-
 @pytest.mark.parametrize("content", ["", "{}", "[" * 100_000, '{"model": {"vocab": {}}}', "x"])
 def test_a_tokenizer_without_a_vocabulary_is_none(release: Path, content: str) -> None:
     (release / "tokenizer.json").write_text(content)

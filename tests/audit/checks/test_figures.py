@@ -176,27 +176,6 @@ def test_energy_is_hours_times_watts(tmp_path: Path, text: str, answer: str, gra
 SCORE = "## Benchmarks\n\n| Benchmark | Tiny |\n|---|---|\n| AIME 2024 | 55.5 |\n\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("", "unknown"),
-        ("Use `top_k=20`, or TopK=20 and k = 20.", "unknown"),
-        ("We use 20-shot prompts, pass@20.", "unknown"),
-        ("```\npass@k with k=20\n```", "unknown"),
-        ("It serves 20 samples per second.", "unknown"),
-        ("We report pass@k with k=64.", "yes"),
-        ("We report avg@64.", "yes"),
-        ("We take 64 samples per question.", "yes"),
-        ("We generate 64 responses per query.", "yes"),
-        ("Scores are averaged over 64 runs.", "yes"),
-        ("We report avg@2.", "no"),
-    ],
-)
-def test_how_many_answers_were_taken_is_said_in_words_for_it(tmp_path: Path, text: str, answer: str) -> None:
-    row = of_card(tmp_path, SCORE + text)["claims.possible"]
-    assert row.answer == answer, row.reason
-
-
 def test_a_protocols_words_count_where_evaluation_is_spoken_of(tmp_path: Path) -> None:
     chat = "## Usage\n\nWe suggest a temperature of 0.6, seed: 7, max tokens 100, and zero-shot prompts.\n"
     row = of_card(tmp_path, f"{SCORE}\n{chat}")["claims.protocol"]

@@ -8,12 +8,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from clearseek.audit.render.sarif import as_sarif
 from rich.console import Console
 
 from clearseek.audit.evidence import Audit, Evidence, Grade, Question
 from clearseek.audit.render.html import as_html, comparison_html
 from clearseek.audit.render.markdown import as_markdown, comparison
-from clearseek.audit.render.sarif import as_sarif
 from clearseek.audit.render.text import print_audit, print_comparison
 from clearseek.cli import main
 from tests.releases import audited, edit_json

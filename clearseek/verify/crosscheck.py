@@ -1,9 +1,9 @@
 """Agreement inside a release: what several of its files say about the same thing, compared.
 
-That a file is here is grade E3. It becomes E4 when something else in it agrees: a checkpoint whose hash
+That a file is here is grade E3. It becomes E4 when something else in the release agrees: a checkpoint whose hash
 the transcript recorded, shards whose hashes the data's manifest holds and whose fingerprint the transcript names, a
 report that names the weights' hash, a locked environment that is the one training recorded. A disagreement turns the
-row's answer to no. Only releases that carry such records, as ClearSeek's do, can be lifted so.
+row's answer to no. Only a release that carries a ClearSeek transcript is compared so.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ from clearseek.audit.checks.operations import SYSTEMIC
 from clearseek.audit.checks.trajectory import checkpoints
 from clearseek.audit.evidence import Evidence, Grade, Question, Row
 from clearseek.audit.read.archive import members
-from clearseek.audit.read.records import DATA_MANIFEST, LONGEST_RECORD, TRANSCRIPT, Records, Result
-from clearseek.audit.read.stored_hash import hash_stored
-from clearseek.audit.read.subject import Subject
 from clearseek.config import ModelConfig
 from clearseek.counts import flops_per_token
 from clearseek.errors import UserError
 from clearseek.jsontext import strict_json
+from clearseek.verify.records import DATA_MANIFEST, LONGEST_RECORD, TRANSCRIPT, Records, Result
+from clearseek.verify.stored_hash import hash_stored
 
-Check = tuple[Callable[["Records"], Result], *tuple[str, ...]]
+Check = tuple[Callable[[Records], Result], *tuple[str, ...]]
 """What compares, and the files without which there is nothing to compare."""
 _BILL: Final = "bom.cdx.json"
 _CROISSANT: Final = "data/croissant.json"
@@ -44,11 +43,11 @@ _FROM_WORDS: Final = (ask.COST_THRESHOLD,)
 """Rows whose other side is in the records alone, so that a claim is enough to compare."""
 
 
-def lift(subject: Subject, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+def lift(records: Records, rows: tuple[Row, ...]) -> tuple[Row, ...]:
     """The rows, each at E3 compared with what else is here; other people's records are not of our form."""
-    records = Records(subject)
-    checks = _CHECKS if records.ours else {ask.DOCUMENTS_DATA_CARD: _CHECKS[ask.DOCUMENTS_DATA_CARD]}
-    lifted = [_lifted(row, checks[row.question], records) if row.question in checks else row for row in rows]
+    if not records.ours:
+        return rows
+    lifted = [_lifted(row, _CHECKS[row.question], records) if row.question in _CHECKS else row for row in rows]
     parts = [row.grade for row in lifted if row.id.startswith("code.") and row.question != ask.CODE_COMPLETE]
     return tuple(
         # all of the code is as well shown as its least shown part
@@ -162,7 +161,7 @@ def _croissant(records: Records) -> Result:
         if records.source.is_other(file, stated):
             return False, f"{file} is not the file whose hash {path} has", path
     missing = [name for name in data_files(records.subject) if name.removeprefix("data/") not in listed]
-    if not listed or (missing and not records.ours):
+    if not listed:
         return None
     if missing:
         return False, f"{path} does not list {missing[0]}", path
@@ -325,3 +324,5 @@ _CHECKS: Final[dict[Question, Check]] = {
     ask.CODE_ENVIRONMENT: (_environment, _LOCK, TRANSCRIPT),
 }
 """Question -> the check that compares what its row speaks of with other files."""
+COMPARED: Final = tuple(_CHECKS)
+"""Questions whose rows are compared."""

@@ -2,12 +2,12 @@
 
 ``clearseek verify --sign`` leaves a statement (in-toto, DSSE) and the public key that checks it. A statement counts
 when its signature fits, and it speaks of this manifest. But anybody can make keys: whose one is, only the reader knows.
-So keys that the reader trusts lift rows to E5, and others are counted and left at somebody's word.
+So keys that the reader trusts (``clearseek verify --trust``) lift rows to E5, and others are counted and left at
+somebody's word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +25,8 @@ RESULT: Final = "https://in-toto.io/attestation/test-result/v0.1"
 _MOST: Final = 200
 """Statements that are read."""
 _LONGEST: Final = 1_000_000
+Keys = tuple[PublicKey, ...]
+"""Keys of those whose signed verifications the reader believes."""
 LIFTED: Final = {
     ask.VERIFY_STEPS: (ask.DATA_TRAINING, ask.DATA_ORDER, ask.CODE_TRAINING, ask.CODE_CONFIGURATION,
                        ask.WEIGHTS_INTERMEDIATE, ask.WEIGHTS_OPTIMIZER),
@@ -51,45 +53,35 @@ class Statement:
     """How much of the training was done again, in words."""
 
 
-def rows(subject: Subject) -> Iterator[Row]:
-    """One row: how many parties, on how many kinds of machine."""
-    files = _files(subject)
-    if not files:
-        reason = f"no signed statement is in {ATTESTATIONS}/ (clearseek verify --sign KEY adds one)"
-        yield ask.VERIFICATION_PARTIES.no(Grade.ABSENT, reason)
-        return
-    statements, problems = read(subject)
-    yield _summary(subject, statements, problems)
-
-
-def _summary(subject: Subject, statements: list[Statement], problems: list[str]) -> Row:
+def parties_row(subject: Subject, trusted: Keys) -> Row | None:
+    """How many parties re-executed it, on how many kinds of machine; None where nobody left a statement."""
+    if not _files(subject):
+        return None
+    statements, problems = read(subject, trusted)
     others = _others(subject, statements)
-    trusted = [each for each in others if each.trusted]
+    believed = [each for each in others if each.trusted]
     aside = [f"{len(statements) - len(others)} by the publisher's own key"] * (len(statements) != len(others))
     aside += [f"not counted: {'; '.join(problems[:4])}"] * bool(problems)
     tail = "".join(f"; {each}" for each in aside)
-    places = tuple(subject.source.whole(each.file) for each in (trusted or others)[:8])
-    failed = [each for each in trusted if each.failed]
+    places = tuple(subject.source.whole(each.file) for each in (believed or others)[:8])
+    failed = [each for each in believed if each.failed]
     if failed:
         reason = f"{failed[0].file}: a key that you trust signed that these failed: {', '.join(failed[0].failed[:6])}"
         return ask.VERIFICATION_PARTIES.no(Grade.CHECKED, reason + tail, *places)
-    if trusted:
-        reason = f"verified by {_count(trusted)}: {', '.join(_tests(trusted)[:8])}"
-        executed = any(one.covers(test) for test in _tests(trusted) for one in LIFTED)
+    if believed:
+        reason = f"verified by {_count(believed)}: {', '.join(_tests(believed)[:8])}"
+        executed = any(one.covers(test) for test in _tests(believed) for one in LIFTED)
         return ask.VERIFICATION_PARTIES.yes(Grade.REEXECUTED if executed else Grade.CHECKED, reason + tail, *places)
     if others:
-        hint = "none of the keys that you trust is among them" if subject.trusted else "--trust FILE.pub counts them"
+        hint = "none of the keys that you trust is among them" if trusted else "--trust FILE.pub counts them"
         reason = f"{_count(others)} state it; whose keys these are, only you can know: {hint}"
         return ask.VERIFICATION_PARTIES.unknown(Grade.CLAIMED, reason + tail, *places)
     return ask.VERIFICATION_PARTIES.no(Grade.ABSENT, f"no statement of another party{tail}", *places)
 
 
-def lift(subject: Subject, found: tuple[Row, ...]) -> tuple[Row, ...]:
-    """Rows that a trusted party re-executed, at E5: only where the files are those of the manifest it speaks of."""
-    manifest = next((row for row in found if row.question == ask.FILES_MANIFEST), None)
-    if manifest is None or manifest.answer != "yes" or manifest.grade < Grade.CHECKED or not _files(subject):
-        return found
-    statements = [each for each in read(subject)[0] if each.trusted]
+def lift(subject: Subject, found: tuple[Row, ...], trusted: Keys) -> tuple[Row, ...]:
+    """Rows that a trusted party re-executed, at E5; the files must be those of the manifest that it speaks of."""
+    statements = [each for each in read(subject, trusted)[0] if each.trusted] if trusted else []
     if any(each.failed for each in statements):
         return found
     out = []
@@ -113,14 +105,14 @@ def lift(subject: Subject, found: tuple[Row, ...]) -> tuple[Row, ...]:
     return tuple(out)
 
 
-def read(subject: Subject) -> tuple[list[Statement], list[str]]:
+def read(subject: Subject, trusted: Keys) -> tuple[list[Statement], list[str]]:
     """The statements whose signatures fit, and what is wrong with the others."""
     statements: list[Statement] = []
     problems: list[str] = []
     try:
         raw = subject.source.read(MANIFEST, LONGEST) if MANIFEST in subject.source.sizes else b""
         digest = sha256_bytes(raw) if raw and parse(raw, MANIFEST) else ""
-        keys = _keys(subject)
+        keys = _keys(subject, trusted)
     except UserError as error:
         return [], [str(error)]
     for file in _files(subject)[:_MOST]:
@@ -157,9 +149,9 @@ def _coverage(value: Any) -> str:
         return ""
 
 
-def _keys(subject: Subject) -> dict[str, tuple[PublicKey, bool]]:
+def _keys(subject: Subject, trusted: Keys) -> dict[str, tuple[PublicKey, bool]]:
     """Fingerprint -> public key and whether the reader trusts it."""
-    keys = {key.fingerprint: (key, True) for key in subject.trusted}
+    keys = {key.fingerprint: (key, True) for key in trusted}
     for path in [each for each in subject.source.sizes if _inside(each) and each.endswith(".pub")][:_MOST]:
         try:
             key = load_public_key(subject.source.read(path, LONGEST_KEY))

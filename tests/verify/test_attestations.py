@@ -9,22 +9,14 @@ from typing import Any
 
 import pytest
 
-from clearseek.audit.audit import audit_release
-from clearseek.audit.evidence import Audit, Grade
-from clearseek.audit.read.source import Folder
+from clearseek.audit.evidence import Grade
 from clearseek.signing import manifest as listing
 from clearseek.signing.dsse import sign_statement
-from clearseek.signing.hashing import hash_files
 from clearseek.signing.keys import PublicKey, generate_key, load_private_key
+from tests.releases import audited, compared
 
 pytest.importorskip("cryptography", reason="signatures need the extra `release`")
 ROW = "verification.parties"
-
-
-def read(release: Path, *trusted: PublicKey) -> Audit:
-    source = Folder(release)
-    source.hashes.update(hash_files(source.root, source.tree.files))
-    return audit_release(source, trusted=trusted)
 
 
 @pytest.fixture
@@ -56,16 +48,16 @@ def attest(release: Path, key: Path, *, machine: str = "one", public: bool = Tru
     return private.public
 
 
-def test_nobody(listed: Path) -> None:
-    row = read(listed)[ROW]
-    assert (row.answer, row.grade) == ("no", Grade.ABSENT)
+def test_of_nobody_there_is_no_row(listed: Path) -> None:
+    assert compared(listed).get(ROW) is None
+    assert audited(listed).get(ROW) is None
 
 
 def test_keys_that_nobody_knows_are_counted_and_lift_nothing(listed: Path, tmp_path: Path) -> None:
-    before = read(listed)
+    before = compared(listed)
     attest(listed, tmp_path / "a")
     attest(listed, tmp_path / "b")
-    found = read(listed)
+    found = compared(listed)
     assert (found[ROW].answer, found[ROW].grade) == ("unknown", Grade.CLAIMED)
     assert "2 parties on 1 kind of machine" in found[ROW].reason
     assert {row.id: row.grade for row in found if row.id != ROW} == {
@@ -74,11 +66,11 @@ def test_keys_that_nobody_knows_are_counted_and_lift_nothing(listed: Path, tmp_p
 
 
 def test_a_key_that_is_trusted_lifts_what_it_did_again(listed: Path, tmp_path: Path) -> None:
-    grade = read(listed)["weights.final"].grade
+    grade = compared(listed)["weights.final"].grade
     assert grade == Grade.CHECKED
     keys = [attest(listed, tmp_path / "a"), attest(listed, tmp_path / "b", machine="other", public=False)]
     attest(listed, tmp_path / "c")
-    found = read(listed, *keys)
+    found = compared(listed, *keys)
     assert (found[ROW].answer, found[ROW].grade) == ("yes", Grade.REEXECUTED)
     assert "2 parties on 2 kinds of machine" in found[ROW].reason
     assert found["weights.final"].grade == Grade.REEXECUTED
@@ -88,7 +80,7 @@ def test_a_key_that_is_trusted_lifts_what_it_did_again(listed: Path, tmp_path: P
 
 def test_a_trusted_key_that_found_a_difference_is_heard(listed: Path, tmp_path: Path) -> None:
     key = attest(listed, tmp_path / "a", failedTests=["verify.steps.4-6"])
-    found = read(listed, key)
+    found = compared(listed, key)
     assert found[ROW].answer == "no" and "verify.steps.4-6" in found[ROW].reason
     assert found["weights.final"].grade == Grade.CHECKED
 
@@ -104,7 +96,7 @@ def test_statements_of_other_things_do_not_count(
     listed: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     key = attest(listed, tmp_path / "a", **changes)
-    found = read(listed, key)
+    found = compared(listed, key)
     assert found[ROW].answer == "no" and message in found[ROW].reason
     assert found["weights.final"].grade == Grade.CHECKED
 
@@ -116,15 +108,14 @@ def test_a_forged_statement_does_not_count(listed: Path, tmp_path: Path) -> None
     bundle = json.loads(path.read_bytes())
     bundle["verificationMaterial"]["publicKey"]["hint"] = key.fingerprint
     path.write_text(json.dumps(bundle))
-    row = read(listed, key, other)[ROW]
+    row = compared(listed, key, other)[ROW]
     assert "1 party on" in row.reason and "b.json" in row.reason and "does not fit" in row.reason
 
 
 def test_files_that_are_not_the_manifests_are_not_lifted(listed: Path, tmp_path: Path) -> None:
     key = attest(listed, tmp_path / "a")
     (listed / "README.md").write_text((listed / "README.md").read_text() + "more\n")
-    found = read(listed, key)
-    assert found["files.manifest"].answer == "no"
+    found = compared(listed, key)
     assert found["weights.final"].grade == Grade.CHECKED
 
 
@@ -134,5 +125,5 @@ def test_rubbish_in_the_folder_stops_nothing(listed: Path, tmp_path: Path) -> No
     (folder / "x.json").write_bytes(b"\xff{")
     (folder / "x.pub").write_bytes(b"no key")
     (folder / "deep.json").write_text("[" * 5000)
-    row = read(listed, key)[ROW]
+    row = compared(listed, key)[ROW]
     assert row.answer == "yes" and "not counted" in row.reason

@@ -8,12 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from clearseek.audit import questions as ask
-from clearseek.audit.checks.data_sets import is_data
-from clearseek.audit.evidence import Audit
-from clearseek.audit.facts import LicenceFact
-from clearseek.errors import UserError
-
 _CROISSANT_TERMS: Final = (
     "arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field", "fileObject",
     "fileProperty", "fileSet", "format", "includes", "isArray", "isLiveDataset", "jsonPath", "key", "md5",
@@ -101,21 +95,3 @@ def _documents(path: str) -> dict[str, Any]:
         for field, kind in _DOCUMENT.items()
     ]
     return {"@type": "cr:RecordSet", "@id": "documents", "name": "documents", "field": fields}
-
-
-def as_croissant(audit: Audit) -> dict[str, Any]:
-    """The training data of an audited release. Raises UserError where it has none, or nothing was hashed."""
-    if not audit.files:
-        raise UserError("croissant lists files with their hashes: leave out --no-hash")
-    hashes = {path: digest for path, digest in audit.files.items() if is_data(path)}
-    if not hashes:
-        raise UserError(f"{audit.facts['name']}: no files of training data in it, so there is nothing to describe")
-    lists = ("documents.jsonl", "manifest.json", "README.md")
-    hashes |= {path: digest for path, digest in audit.files.items()
-               if path.startswith("data/") and path.rpartition("/")[2] in lists}  # fmt: skip
-    name, row = str(audit.facts["name"]), audit[ask.DATA_TRAINING]
-    named = [each.name for each in audit.facts_of(ask.LICENCE_DATA, LicenceFact)] or ["unknown"]
-    citation = f"{name} training data, {audit.subject}"
-    described = f"Training data found in {name}. {row.told}"
-    published = str(audit.facts.get("released", ""))[:10]
-    return dataset(f"{name} training data", described, hashes, licences=named, citation=citation, published=published)
