@@ -1,8 +1,8 @@
 """Level 1: what can be told without doing anything again.
 
 The audit of the release as of anybody's, each row then compared with the release's own records
-(:mod:`clearseek.verify.crosscheck`), and rows that only a ClearSeek release can have: the order of its data, the order
-of its checkpoints, and what others have signed (:mod:`clearseek.verify.attestations`).
+(:mod:`clearseek.verify.crosscheck`), and rows that only a ClearSeek release can have: the order of its data and
+what of them it is tested on, the order of its checkpoints, and what others have signed (:mod:`clearseek.verify.attestations`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Final
 
 from clearseek.audit import questions as ask
 from clearseek.audit.audit import audit_subject
-from clearseek.audit.checks.data import data_files
+from clearseek.audit.checks.data_sets import data_files
 from clearseek.audit.evidence import Audit, Grade, Row
 from clearseek.audit.read.source import Source
 from clearseek.audit.read.subject import Subject
-from clearseek.verify import attestations, crosscheck, trajectory
+from clearseek.verify import attestations, crosscheck, overlap, trajectory
 from clearseek.verify.attestations import Keys
 from clearseek.verify.records import TRANSCRIPT, Records
 
@@ -56,6 +56,7 @@ def _own(records: Records) -> Iterator[Row]:
     if not records.ours:
         return
     yield from trajectory.rows(records.subject)
+    yield from overlap.rows(records.subject)
     if data_files(records.subject):
         reason = f"a function of data fingerprint, seed and step, which {TRANSCRIPT} records"
         yield ask.DATA_ORDER.yes(Grade.PRESENT, reason, records.source.whole(TRANSCRIPT))
