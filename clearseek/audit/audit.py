@@ -22,7 +22,6 @@ from clearseek.audit.checks import (
     files,
     licence,
     lineage,
-    overlap,
     parameters,
     template,
     trajectory,
@@ -37,7 +36,7 @@ from clearseek.signing.hashing import hash_files
 
 CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
     files.rows, weights.rows, trajectory.rows, parameters.rows, context.rows, template.rows, licence.rows,
-    documents.rows, data.rows, code.rows, access.rows, cost.rows, evaluations.rows, overlap.rows, lineage.rows,
+    documents.rows, data.rows, code.rows, access.rows, cost.rows, evaluations.rows, lineage.rows,
 )  # fmt: skip
 
 

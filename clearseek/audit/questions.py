@@ -84,11 +84,11 @@ COST_PRICE = _impact("cost.price", "The cost that is stated is hours times a pri
 COST_ENERGY = _impact("cost.energy", "The energy or emissions of training are stated")
 BARRIERS_HARDWARE = _impact("barriers.hardware", "One accelerator of 80 GB holds the weights")
 CLAIMS_PROTOCOL = _impact("claims.protocol", "An outsider could repeat the evaluation")
-DATA_OVERLAP = _impact("data.overlap", "The evaluation's data are not in the training data")
 LICENCE_UPSTREAM = _impact("licence.upstream", "What the licences of the bases ask of derived models is done")
 
 WEIGHTS_ORDER = _technical("weights.order", "The weights of checkpoints lie in the order of their steps")
 DATA_ORDER = _definition("data.order", "The order in which the data were used is published")
+DATA_OVERLAP = _impact("data.overlap", "The evaluation's data are not in the training data")
 VERIFICATION_PARTIES = _impact("verification.parties", "Others have re-executed it, and signed what came out")
 
 VERIFY_FILES = _impact("verify.files", "Every file is the one that the manifest lists")
@@ -110,7 +110,7 @@ VERIFY_CODE = _impact("verify.code", "The training code that runs here is the re
 VERIFY_STEPS = _impact("verify.steps", "Steps {}, trained again, give the same bits")
 VERIFY_DRIFT = _impact("verify.drift", "Steps {}, trained again on another kind of machine, end within honest drift")
 
-OWN: Final = (WEIGHTS_ORDER, DATA_ORDER, VERIFICATION_PARTIES)
+OWN: Final = (WEIGHTS_ORDER, DATA_ORDER, DATA_OVERLAP, VERIFICATION_PARTIES)
 """Questions of records that only a ClearSeek release has; a verification answers them."""
 _ALL: Final = tuple(each for each in list(globals().values()) if isinstance(each, Question))
 QUESTIONS: Final = tuple(each for each in _ALL if not each.id.startswith("verify.") and each not in OWN)

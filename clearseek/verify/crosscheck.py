@@ -19,7 +19,7 @@ from typing import Final
 from clearseek.audit import questions as ask
 from clearseek.audit.checks import content_summary
 from clearseek.audit.checks.code import PIECES
-from clearseek.audit.checks.data import data_files
+from clearseek.audit.checks.data_sets import data_files
 from clearseek.audit.checks.operations import SYSTEMIC
 from clearseek.audit.checks.trajectory import checkpoints
 from clearseek.audit.evidence import Evidence, Grade, Question, Row

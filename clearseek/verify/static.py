@@ -1,8 +1,8 @@
 """Level 1: what can be told without doing anything again.
 
 The audit of the release as of anybody's, each row then compared with the release's own records
-(:mod:`clearseek.verify.crosscheck`), and rows that only a ClearSeek release can have: the order of its data, the order
-of its checkpoints, and what others have signed (:mod:`clearseek.verify.attestations`).
+(:mod:`clearseek.verify.crosscheck`), and rows that only a ClearSeek release can have: the order of its data and
+what of them it is tested on, the order of its checkpoints, and what others have signed (:mod:`clearseek.verify.attestations`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Final
 
 from clearseek.audit import questions as ask
 from clearseek.audit.audit import audit_subject
-from clearseek.audit.checks.data import data_files
+from clearseek.audit.checks.data_sets import data_files
 from clearseek.audit.evidence import Audit, Grade, Row
 from clearseek.audit.read.source import Source
 from clearseek.audit.read.subject import Subject
-from clearseek.verify import attestations, crosscheck, trajectory
+from clearseek.verify import attestations, crosscheck, overlap, trajectory
 from clearseek.verify.attestations import Keys
 from clearseek.verify.records import TRANSCRIPT, Records
 
@@ -56,15 +56,18 @@ def _own(records: Records) -> Iterator[Row]:
     if not records.ours:
         return
     yield from trajectory.rows(records.subject)
+    yield from overlap.rows(records.subject)
     if data_files(records.subject):
         reason = f"a function of data fingerprint, seed and step, which {TRANSCRIPT} records"
         yield ask.DATA_ORDER.yes(Grade.PRESENT, reason, records.source.whole(TRANSCRIPT))
 
 
 def compared_rows(found: Audit) -> Iterator[Row]:
-    """Rows of a static audit to be shown: those that records or others' signatures bear on, and false ones."""
-    about = (*crosscheck.COMPARED, *ask.OWN, ask.WEIGHTS_TRAJECTORY)
-    yield from (row for row in found if row.question in about or _is_false(row))
+    """Rows of a static audit to be shown: those that records or others' signatures confirm, and false ones."""
+    for row in found:
+        confirmed = row.question in (*crosscheck.COMPARED, ask.WEIGHTS_TRAJECTORY) and row.grade >= Grade.CHECKED
+        if confirmed or row.question in ask.OWN or _is_false(row):
+            yield row
 
 
 def static_row(found: Audit) -> Row:

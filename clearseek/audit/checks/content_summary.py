@@ -15,17 +15,23 @@ from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.facts import SummaryFact
 from clearseek.audit.read.card import Document
+from clearseek.audit.read.mentions import first_link
 from clearseek.audit.read.presence import fault
 from clearseek.audit.read.subject import Subject, attempt
 
 _NAMED = re.compile(r"ai-act|training-(?:data|content)-summary|summary-of-training|public-summary")
+_LINKED = re.compile(
+    r"summary of (?:the )?training[- ](?:data|content)|training[- ](?:data|content) (?:public )?summary"
+    r"|public summary|53\(1\)\(d\)|AI act summary",
+    re.I,
+)
 _READ = (".md", ".txt", ".rst")
 _PAGES = (".pdf", ".docx", ".odt", ".html", ".htm")
 _MOST_LABELS = 2_000
 """Rows, and sections, of a summary that are looked at: a hundred times those of the template."""
 _EMPTY = re.compile(
-    r"[-\u2013\u2014.\u2026?\s]*|(?:n/?a|tbd|todo)\b.{0,40}"
-    r"|(?:is )?(?:not|un)[- ]?(?:stated|known|measured|recorded|disclosed).*",
+    r"[-\u2013\u2014.\u2026?\s]*|(?:n/?a|tbd|todo)\b.{0,40}|(?:is )?(?:not|un)[- ]?(?:stated|known|measured|recorded"
+    r"|disclosed).*",
     re.I,
 )
 
@@ -65,6 +71,9 @@ FIELDS: Final = (
 def row(subject: Subject) -> Row:
     """Whether a summary is there, and which fields it fills."""
     found = summary_file(subject)
+    if found is None and (link := first_link(subject, _LINKED)):
+        reason = f"linked, not read, so which fields it fills is not known: {link.target}"
+        return ask.DOCUMENTS_DATA_SUMMARY.partly(Grade.LINKED, reason, link.place)
     if found is None:
         if section := subject.heading(_NAMED):
             document, number = section

@@ -1,62 +1,112 @@
 """Training data: how far an outsider could come to having the same.
 
-A ladder, each step of which someone calls "open data": 0 nothing is said, 1 described, 2 sources named, 3 data sets
-linked, 4 with proportions, 5 the scripts that made them, 6 the bytes, hashed. Complete means 6 with a list of what
-there is, or 3 and up where nothing says that more was used: what is linked is not read. A model made from another was
-trained on that one's data too, so what a tuning used is a part; so is what leaves data out that are kept back.
+What counts as published is what a reader of the release can take: files that are here, or places that its documents
+link as what the model was trained on. What is linked is not read. A model that was tuned from another's is judged by
+the data of the tuning; its base's are a question about the base. That the maker keeps data back, or publishes a sample,
+is in the maker's words or in none.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.code import linked_data_code
+from clearseek.audit.checks.data_sets import (
+    CUES,
+    SMALLEST_SET,
+    DataSet,
+    data_files,
+    data_sets,
+    is_evaluation_data,
+)
+from clearseek.audit.checks.evaluations import BENCHMARK, score_cells
+from clearseek.audit.checks.papers import own_papers
 from clearseek.audit.checks.weights import weight_links
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.read.card import Document, plain
+from clearseek.audit.read.card import Sentence
+from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.listing import Listing, listing
+from clearseek.audit.read.mentions import is_model_name, of_another, own_documents
 from clearseek.audit.read.presence import Sifted, sift
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.tables import table_cells
 
-LEVELS = (
-    "nothing is said", "described in words", "sources named", "data sets linked", "with proportions",
-    "scripts published", "bytes published",
-)  # fmt: skip
-_DATASET = re.compile(
-    r"https?://(?:huggingface\.co|hf\.co)/datasets/[\w.-]+/[\w.-]+|https?://(?:the-eye\.eu|pile\.eleuther\.ai|commoncrawl\.org|data\.together\.xyz)\S*"
-)
-_ON_HUB = re.compile(r"(?:huggingface\.co|hf\.co)/datasets/([\w.-]+/[\w.-]+)")
-_HUB_NAME = re.compile(r"([\w.-]{1,96}(?:/[\w.-]{1,96})?)")
-_MOST_LOOKED_UP: Final = 20
-_URL = re.compile(r"https?://[^\s)]+")
-_TRAINED = re.compile(r"(?:pre-?|fine-?)?train(?:ed|ing)?\b", re.I)
-_DESCRIBED = re.compile(r"tokens|corpus|corpora|data ?sets?\b|training data|samples", re.I)
-_SOURCES = re.compile(
-    r"common ?crawl|wikipedia|github|arxiv|stack ?exchange|the pile|dolma|c4\b|refinedweb|fineweb|redpajama|books", re.I
-)
 BYTES_PER_TOKEN: Final = 0.02
 """Fewest that published data can have for each token that a model was trained on: compressed, and read many times."""
-_BENCHMARK = re.compile(r"mmlu|gsm8k|\bc?math\b|math-?500|humaneval|arc-|hellaswag|bbh|aime|gpqa|winogrande|piqa", re.I)
-SMALLEST_SET: Final = 100_000
-"""Bytes that training data have at least, where no manifest lists them with sizes and counts."""
-_PROPORTION = re.compile(r"tokens|%|percent|proportion|weight|share|ratio|epochs|sampling|比例", re.I)
+_MOST_LOOKED_UP: Final = 20
+_HUB_NAME = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
+_SHARE = re.compile(r"tokens|%|percent|proportion|weight|share|ratio|epochs|sampling|比例", re.I)
+_AMOUNT = re.compile(r"[~≈]?\d[\d,.]*\s?(?:%|[KMBT]|GB|TB)?")
+_DATA = r"(?:data(?:\b|-?sets?)|corp(?:us|ora)|训练数据|数据集|语料)"
+_DESCRIBED = re.compile(rf"tokens|{_DATA}|samples|数据", re.I)
+_SOURCES = re.compile(
+    r"common ?crawl|wikipedia|github|arxiv|stack ?exchange|the pile|dolma|\bc4\b|refined-?web|fine-?web|redpajama"
+    r"|books",
+    re.I,
+)
+_PUBLIC = re.compile(
+    r"\b(?:the pile|c4|mc4|redpajama|slimpajama|refinedweb|fineweb(?:-edu)?|dolma|openwebtext|starcoderdata|the stack"
+    r"|roots corpus|oscar|culturax|dclm|nemotron-cc|minipile|tinystories|ultrachat|ultrafeedback|openhermes"
+    r"|metamathqa|oasst1?|openassistant|dolly-15k|slimorca|flan collection|bookcorpus|wikitext(?:-103)?|enwik8)\b",
+    re.I,
+)  # fmt: skip
+"""Data sets that anybody can have under the name that sentences give them."""
+_TRAINED_ON = re.compile(
+    r"(?:train|tun)(?:ed|ing)\b[^.;]{0,60}?\b(?:on|with|using|over)\b|\btrain\b[^.;,]{0,50}\bon\b"
+    r"|train(?:ing)? (?:data|corpus|set)|训练",
+    re.I,
+)
+_NOT_GIVEN = re.compile(
+    r"\b(?:not|n't|n\u2019t|cannot|unable|never|no (?:plans?|intention))\b[^.;]{0,40}?(?:\b(?:releas|publish|shar"
+    r"|disclos|open-?sourc|distribut|provid)\w*|\b(?:publicly )?(?:available|public|open)\b)|\b(?:is|are|remains?"
+    r"|kept) (?:strictly |fully )?(?:proprietary|confidential|undisclosed|closed|private)\b|\bwithh(?:e|o)ld|(?:不|未"
+    r"|无法|暂不|没有)(?:会|予|能|便)?(?:开源|公开|发布|提供|共享)",
+    re.I,
+)
+"""Words of a maker who does not give something out."""
+_NOT_ABOUT = re.compile(
+    r"\b(?:only|just|yet another|unlike|personal|private information|user|evaluation|benchmark|test|weights|responsib"
+    r"|guarantee|licen[cs]e|third[- ]part|remov\w+|filter\w*|web page)\b|if the",
+    re.I,
+)
 _HELD_BACK = re.compile(
-    r"\b(?:proprietary|in-house|internal|undisclosed|non-public|private(?:ly)?)\s(?:[\w-]{1,30}\s){0,3}"
-    r"(?:data(?:sets?)?|corpus|corpora)\b",
+    r"\b(?:proprietary|in-house|internal|undisclosed|non-public|closed"
+    r"|private(?:ly)?)\s(?:[\w-]{1,30}\s){0,3}(?:data(?:sets?)?|corpus|corpora|mix(?:ture)?)\b|(?:自有|私有"
+    r"|内部)(?:训练)?数据",
     re.I,
 )
 _DENIED = re.compile(r"\b(?:no|not|nor|never|without|neither|free of|instead of|remov\w+|exclud\w+|filter\w*)\b", re.I)
-_TUNED = re.compile(r"fine-?tun|post-?train|\bsft\b|\bdpo\b|rlhf|instruct|align|prefer", re.I)
-_PRETRAINED = re.compile(r"pre-?train", re.I)
-_FROM_ANOTHER = re.compile(r"\bfine-?tuned (?:version of|from)\b", re.I)
-_HELD_OUT = re.compile(r"\.(?:jsonl?|parquet|bin|arrow|npy|csv|tsv|txt|tfrecord|offsets)(?:\.gz|\.zst)?$")
-_DATA_FILES = re.compile(r"\.(?:parquet|jsonl(?:\.gz|\.zst)?|arrow|bin|npy|tfrecord|tar\.zst)$")
+_PART = re.compile(
+    rf"\b(?:sample|subset|part|portion|fraction|excerpt|preview|selection|some|half"
+    rf"|\d{{1,2}} ?%)\s(?:\w+\s)?of\b(?:\s(?:the|our|its|this|all))?(?:\s[\w-]+){{0,3}}?\s{_DATA}|(?:部分|一部分"
+    rf"|抽样)[^。]{{0,8}}数据",
+    re.I,
+)
+_GIVEN = re.compile(
+    r"releas|publish|provid|open-?sourc|shar|available|download|upload|contain|here|开源|发布|下载", re.I
+)
+_OPEN = re.compile(
+    rf"(?:releas|publish|open-?sourc|publicly available|includes?"
+    rf"|fully open)[^.;]{{0,120}}\b(?:(?:pre-?)?training {_DATA}|data-?sets\b)|\b(?:training {_DATA}"
+    rf"|data-?sets)[^.;]{{0,120}}(?:releas|publish|open-?sourc|publicly available)",
+    re.I,
+)
+"""A maker's words that the training data are given out."""
+_PRETRAINED = re.compile(
+    r"\bpre-?train\w*\b|\btrained from scratch\b|\b(?:train\w*|on|over) (?:on )?(?:\w+ ){0,3}?[\d.,]+ ?(?:T|B"
+    r"|trillion|billion)\+? (?:[\w-]+ ){0,4}tokens|预训练|预訓練",
+    re.I,
+)
+_FROM_ANOTHER = re.compile(
+    r"\b(?:fine-?tuned|tuned|adapted|distilled|trained) (?:version of|from) (?P<of>[\w./ -]{2,60})|\b(?:fine-?tuned"
+    r"|by fine-?tuning) (?:the )?(?P<it>[\w./-]*\d[\w./-]*)|\bbased on (?P<on>[\w./-]*\d+\.?\d*b)\b"
+    r"|\binitiali[sz]ed from (?P<init>[\w./-]{2,60})",
+    re.I,
+)
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -67,68 +117,62 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield _evaluation(subject)
 
 
-def _evaluation(subject: Subject) -> Row:
-    found = sift(subject.source, (path for path in subject.source.sizes if _is_held_out(path)), "data", 4)
-    if found.real:
-        return found.here(subject.source, ask.DATA_EVALUATION, 4)
-    for document in subject.documents:
-        named: dict[str, int] = {}
-        for cell in table_cells(document):
-            label = next((text for text in cell.row[1::-1] if len(text) < 100 and _BENCHMARK.search(text)), "")
-            if label and len(cell.row) > 1 and "://" not in label:
-                named.setdefault(label, cell.line)
-        if named:
-            shown = sorted(named)
-            reason = f"public benchmarks by name: {', '.join(shown[:6])}" + (", …" if len(shown) > 6 else "")
-            return ask.DATA_EVALUATION.yes(Grade.CLAIMED, reason, document.at(named[shown[0]]))
-    return found.missing(subject.source, ask.DATA_EVALUATION, "neither files nor names of public benchmarks")
-
-
-def _is_held_out(path: str) -> bool:
-    """Whether a file is evaluation data, by its name or its folder's."""
-    folder, _, base = path.lower().rpartition("/")
-    if is_test(path) or not _HELD_OUT.search(base):
-        return False
-    if re.search(r"held-?out", path.lower()) or re.search(r"(?:^|/)validation(?:/|$)", folder):
-        return True
-    return re.search(r"eval\w*(?:/|$)", folder) is not None and bool(
-        re.search(r"\.(?:jsonl|parquet|bin|arrow)(?:\.gz|\.zst)?$", base)
-    )
+# -- data.training --------------------------------------------------------------------------------------------------
 
 
 def _training(subject: Subject) -> Row:
     found = sift(subject.source, data_files(subject), "data")
     here = _bytes(subject, found) if found.real else None
-    linked = _linked(subject)
+    linked = [each for each in data_sets(subject) if each.use in ("trained", "listed") and not each.file]
     if linked and (here is None or here.answer != "yes"):  # a sample of what is linked
         return _links(subject, linked)
     if here is not None:
         return here
+    if refused := _said(subject, _is_refusal):
+        reason = f"the maker says that the training data are not given out: “{refused.quote}”"
+        return ask.DATA_TRAINING.no(Grade.CLAIMED, reason, refused)
     if found.hollow or found.unread:
         return found.missing(subject.source, ask.DATA_TRAINING, "")
-    for level, pattern in ((2, _SOURCES), (1, _DESCRIBED)):
-        places = tuple(_lines(subject, pattern))
-        if places:
-            reason = f"level {level}, {LEVELS[level]}, and no more: no data here, no list of data sets, no link to one"
-            return ask.DATA_TRAINING.no(Grade.ABSENT, reason, *places[:4])
-    return ask.DATA_TRAINING.no(Grade.ABSENT, f"level 0: {LEVELS[0]}")
+    for pattern in (_PUBLIC, _SOURCES, _DESCRIBED):
+        if place := _said(subject, partial(_is_trained_on, pattern=pattern)):
+            break
+    else:
+        return ask.DATA_TRAINING.no(
+            Grade.ABSENT, "no training data here, no link to any, and no document says what they were"
+        )
+    if pattern is _PUBLIC:
+        reason = f"public data sets are named, not linked, as what it was trained on: “{place.quote}”"
+        return ask.DATA_TRAINING.partly(Grade.CLAIMED, reason, place)
+    told = "their sources are named in words" if pattern is _SOURCES else "they are described in words"
+    reason = f"no training data here and no link to any; {told} only: “{place.quote}”"
+    return ask.DATA_TRAINING.no(Grade.ABSENT, reason, place)
 
 
 def _bytes(subject: Subject, found: Sifted) -> Row:
     """Files of data that are here: whether they can be all of it."""
     size = sum(subject.source.sizes[path] for path in found.real)
     places = tuple(subject.source.whole(path) for path in found.real[:6])
-    reason = f"level 6, {LEVELS[6]}: {len(found.real)} files, {size:,} bytes"
+    named = {each.name: each.evidence for each in data_sets(subject) if each.file and each.use == "trained"}
+    places += tuple(dict.fromkeys(named[path] for path in found.real if path in named))[:2]
+    reason = f"the training data are in {len(found.real)} files here, {size:,} bytes: {', '.join(found.real[:4])}"
+    reason += ", …" if len(found.real) > 4 else ""
     stated = max(subject.stated("tokens"), key=lambda claim: claim.value, default=None)
     if stated is not None and size < BYTES_PER_TOKEN * stated.value:
         reason += f", which cannot hold the {stated.text} tokens that are stated"
         return ask.DATA_TRAINING.partly(Grade.CLAIMED, reason, *places, stated.evidence)
     known = listing(subject.source)
-    problem = _incomplete(found, known)
     if size < SMALLEST_SET and (known is None or not known.counted):
-        reason += ": too few for a training set, and no manifest lists them with their sizes and counts of tokens"
+        reason += ": too few for a training set, and no list gives their sizes and counts of tokens"
         return ask.DATA_TRAINING.partly(Grade.CLAIMED, reason, *places)
-    if problem:
+    if part := _said(subject, _is_part):
+        return ask.DATA_TRAINING.partly(
+            Grade.PRESENT, f"{reason}; a document says that they are a part: “{part.quote}”", *places, part
+        )
+    if all(path in named for path in found.real) and not found.hollow and not found.unread:
+        return ask.DATA_TRAINING.yes(
+            Grade.PRESENT, f"{reason}, which the documents name as what it was trained on", *places
+        )
+    if problem := _incomplete(found, known):
         return ask.DATA_TRAINING.partly(Grade.PRESENT, f"{reason}; {problem}", *places)
     return ask.DATA_TRAINING.yes(Grade.PRESENT, reason, *places)
 
@@ -139,30 +183,45 @@ def _incomplete(found: Sifted, known: Listing | None) -> str:
     if not_real and not (known is not None and known.counted and not known.problem):  # an empty split, listed as one
         path, why = next(iter(not_real.items()))
         return f"{path} {why}"
-    if known is None:
-        return "no manifest"
-    return known.problem
+    return "no list says which files there should be" if known is None else known.problem
 
 
-def _links(subject: Subject, linked: list[Evidence]) -> Row:
-    """Data sets that are linked: how much more is told of them, and whether something says that they are not all."""
-    shown = ", ".join(list(dict.fromkeys(each.quote for each in linked))[:16])
-    proportions, scripts = _proportions(subject), linked_data_code(subject)
-    level = 5 if scripts else 4 if proportions else 3
-    reason = f"level {level}, {LEVELS[level]}: {shown}; none was read"
-    places = tuple(linked[:6])
-    if proportions:
-        reason += "; proportions in a table" if scripts else ""
+def _links(subject: Subject, linked: list[DataSet]) -> Row:
+    """Data sets that are linked: how much more is told of them, and what says that they are not all."""
+    linked = sorted(linked, key=lambda each: each.use != "trained")
+    names = list(dict.fromkeys(each.name for each in linked))
+    trained = [each for each in linked if each.use == "trained"]
+    told = bool(trained) or _said(subject, _is_release) is not None
+    reason = "the documents link what it was trained on" if told else "the documents link data sets of its maker"
+    reason += f": {', '.join(names[:12])}{', …' if len(names) > 12 else ''} (not read)"
+    places = tuple({each.evidence.quote: each.evidence for each in linked[:40]}.values())[:6]
+    if proportions := _proportions(subject):
+        reason += "; a table gives the share of each source"
         places += (proportions,)
-    places += tuple(scripts[:1])
-    base = _base(subject)
-    if base is not None and not _covers_base(subject):
-        reason += f"; it was made from {base.quote}, and what that was trained on is not among them"
-        return ask.DATA_TRAINING.partly(Grade.LINKED, reason, *places, base)
-    kept = _held_back(subject)
-    if kept is not None:
-        reason += "; a document speaks of data that are kept back"
-        return ask.DATA_TRAINING.partly(Grade.LINKED, reason, *places, kept)
+    if scripts := linked_data_code(subject):
+        reason += "; the code that made them is linked"
+        places += tuple(scripts[:1])
+    base, pretrained = _base(subject), _said(subject, _is_pretraining)
+    missing: list[tuple[str, Evidence | None]] = []
+    if base is None and trained and all(each.stage == "fine-tuning" for each in trained):
+        missing.append(("these are the data of the fine-tuning; those of the pre-training are not linked", pretrained))
+    elif not told and (pretrained or not any(each.sentence for each in linked)):
+        missing.append(
+            ("no sentence says that they are all that it was trained on", pretrained if base is None else None)
+        )
+    for words, kind in (
+        ("a document speaks of data that are kept back", _is_held_back),
+        ("the maker does not give out other data", _is_refusal),
+        ("what is published is said to be a part", _is_part),
+    ):
+        if place := _said(subject, kind):
+            missing.append((f"{words}: “{place.quote}”", place))
+    if base is not None:
+        reason += f"; it was made from {base.quote}, whose own training data are a question about that model"
+        places += (base,)
+    if missing:
+        reason = "; ".join((reason, *(words for words, _ in missing)))
+        return ask.DATA_TRAINING.partly(Grade.LINKED, reason, *places, *(each for _, each in missing if each))
     return ask.DATA_TRAINING.yes(Grade.LINKED, reason, *places)
 
 
@@ -170,16 +229,11 @@ def _proportions(subject: Subject) -> Evidence | None:
     """A table that says how much of each source there was."""
     for document in subject.documents:
         rows: dict[tuple[str, ...], set[str]] = {}
-        for cell in table_cells(document):
-            if (
-                cell.column
-                and re.fullmatch(r"[~≈]?\d[\d,.]*\s?(?:%|[KMBT]|GB|TB)?", cell.text)
-                and len(cell.header) > 1
-            ):
-                header = cell.header[cell.column][:80] if cell.column < len(cell.header) else ""
+        for cell in document.cells:
+            header = cell.header[cell.column][:80] if cell.column < len(cell.header) else ""
+            if cell.column and _AMOUNT.fullmatch(cell.text[:40]) and len(cell.header) > 1 and _SHARE.search(header):
                 source = cell.row[0][:200]
-                named = _SOURCES.search(source) or _ON_HUB.search(source)
-                if named and _PROPORTION.search(header):
+                if _SOURCES.search(source) or "huggingface.co/datasets" in source or _PUBLIC.search(source):
                     rows.setdefault(cell.header, set()).add(source)
                     if len(rows[cell.header]) > 1:
                         return document.at(cell.line)
@@ -196,72 +250,76 @@ def _base(subject: Subject) -> Evidence | None:
         if isinstance(each, str) and each.strip():
             line = next((n for n, text in enumerate(card.lines, 1) if each in text), 1)
             return Evidence(card.file, f"line {line}, key base_model", each[:200], card.sha256)
-    said = next((n for n, text in enumerate(card.lines, 1) if _FROM_ANOTHER.search(text)), None)
-    return None if said is None else card.at(said)
-
-
-def _covers_base(subject: Subject) -> bool:
-    """Whether a data set is linked where a document speaks of what came before the tuning."""
-    for document in subject.documents:
-        for number in sorted({link.line for link in document.links if _DATASET.match(link.target)}):
-            text = document.lines[number - 1] + " " + " ".join(document.headings[number - 1])
-            if _PRETRAINED.search(text) and not _TUNED.search(text):
-                return True
-    return False
-
-
-def _held_back(subject: Subject) -> Evidence | None:
-    """A line about training on data that nobody else has."""
-    for document in subject.documents:
-        for number, line in enumerate(document.lines, 1):
-            match = _HELD_BACK.search(line)
-            if match and _TRAINED.search(line) and not _DENIED.search(line[: match.start()]):
-                return document.at(number)
+    for sentence in card.sentences[:400]:
+        found = _FROM_ANOTHER.search(sentence.text[:600])
+        name = next(filter(None, found.groups()), "") if found else ""
+        if found and is_model_name(name) and not subject.kin(name.rpartition("/")[2].strip()):
+            return card.at(sentence.line_at(found.start()), name.strip())
     return None
 
 
-def data_files(subject: Subject) -> tuple[str, ...]:
-    """Files of training data."""
-    return tuple(path for path in subject.source.sizes if is_data(path))
+def _said(subject: Subject, kind: object) -> Evidence | None:
+    """The first sentence of a kind in the release's own documents, as evidence."""
+    assert callable(kind)
+    names = frozenset(map(normalise, subject.names))
+    for document in own_documents(subject):
+        for sentence in document.sentences if "/" not in document.file else ():
+            if kind(sentence.text[:1_000], sentence) and not of_another(sentence.text[:120], names):
+                return document.at(sentence.line, sentence.text[:240])
+    return None
 
 
-def is_data(path: str) -> bool:
-    """Whether a file is training data, by its name: in a folder of data, and of a kind that holds them."""
-    folder = re.match(r"(?:.*/)?(?:data(?:sets?)?|corpus|training_data)/", path.lower())
-    return folder is not None and _DATA_FILES.search(path.lower()) is not None
+def _is_trained_on(text: str, sentence: Sentence, pattern: re.Pattern[str]) -> bool:
+    return bool(_TRAINED_ON.search(text) and pattern.search(re.sub(r"https?://\S+", "", text)))
 
 
-def _linked(subject: Subject) -> list[Evidence]:
-    """Data sets that the metadata or a line about training links to."""
-    out = []
-    metadata = subject.metadata.value or {}
-    named = metadata.get("datasets")
-    card = subject.card
-    if card is not None and isinstance(named, list):
-        for each in named[:50]:
-            if isinstance(each, str):
-                line = next((n for n, text in enumerate(card.lines, 1) if each in text), 1)
-                out.append(Evidence(card.file, f"line {line}, key datasets", each, card.sha256))
-    hashes = {document.file: document.sha256 for document in subject.documents}
-    linked = subject.links(_DATASET.match, _about_training)
-    return out + [replace(each, sha256=hashes[each.file]) for each in linked]
+def _is_refusal(text: str, sentence: Sentence) -> bool:
+    found = _NOT_GIVEN.search(text)
+    if found is None or _NOT_ABOUT.search(text):
+        return False
+    trains = CUES["trained"].search(text) or any(map(CUES["trained"].search, sentence.headings[-1:]))
+    return bool(
+        re.search(_DATA, text, re.I)
+        and (trains or re.search(r"\b(?:the|our|its) (?:\w+ )?data(?:-?sets?)?\b", text, re.I))
+    )
+
+
+def _is_held_back(text: str, sentence: Sentence) -> bool:
+    found = _HELD_BACK.search(text)
+    return found is not None and bool(CUES["trained"].search(text)) and not _DENIED.search(text[: found.start()])
+
+
+def _is_part(text: str, sentence: Sentence) -> bool:
+    return bool(
+        _PART.search(text) and _GIVEN.search(text) and not CUES["evaluated"].search(text) and not _DENIED.search(text)
+    )
+
+
+def _is_release(text: str, sentence: Sentence) -> bool:
+    return _OPEN.search(text) is not None and not _DENIED.search(text)
+
+
+def _is_pretraining(text: str, sentence: Sentence) -> bool:
+    return _PRETRAINED.search(text) is not None
+
+
+# -- the other rows -------------------------------------------------------------------------------------------------
 
 
 def _sources(subject: Subject) -> Row:
     """The data sets that are named, looked up on the hub where the release is."""
-    linked = _linked(subject)
+    linked = [each for each in data_sets(subject) if each.use in ("trained", "listed") and not each.file]
     if not linked:
-        return ask.DATA_SOURCES.not_applicable("no data set is named")
+        return ask.DATA_SOURCES.not_applicable("no data set is named that it was trained on")
     named: dict[str, Evidence] = {}
     for each in linked:
-        match = _ON_HUB.search(each.quote) or _HUB_NAME.fullmatch(each.quote)
-        if match:
-            named.setdefault(match[1], each)
+        if _HUB_NAME.fullmatch(each.name):
+            named.setdefault(each.name, each.evidence)
     found = {each: subject.source.data_set(each) for each in list(named)[:_MOST_LOOKED_UP]}
     known = {each: what for each, what in found.items() if what is not None}
     if not known:
-        reason = f"{len(linked)} named or linked; nothing beyond this folder was asked for them"
-        return ask.DATA_SOURCES.unknown(Grade.LINKED, reason, *linked[:6])
+        reason = f"{len(linked)} links to data sets; none was followed, for only this folder was read"
+        return ask.DATA_SOURCES.unknown(Grade.LINKED, reason, *(each.evidence for each in linked[:6]))
     missing = [each for each, what in known.items() if not what]
     shown = "; ".join(f"{each}: {what or 'not there, or private'}" for each, what in known.items())
     places = tuple(named[each] for each in (missing or list(known)))[:6]
@@ -269,26 +327,59 @@ def _sources(subject: Subject) -> Row:
     return ask.DATA_SOURCES.answer(answer, Grade.LINKED, shown[:1500], *places)
 
 
-def _about_training(document: Document, line: int) -> bool:
-    text = document.lines[line - 1] + " " + " ".join(document.headings[line - 1])
-    return bool(_TRAINED.search(text)) and not re.search(r"evaluat|benchmark", text, re.I)
-
-
-def _lines(subject: Subject, pattern: re.Pattern[str]) -> Iterator[Evidence]:
-    """Lines about training on something."""
-    for document in subject.documents:
-        for number, line in enumerate(document.lines, 1):
-            if re.search(
-                r"train(?:ed)?\b.{0,60}\bon\b|fine-?tuned\b.{0,40}\bwith\b|training data", line, re.I
-            ) and pattern.search(plain(_URL.sub("", line))):
-                yield document.at(number)
+_TOKENIZERS: Final = (
+    "tokenizer.json", "tokenizer*.model", "*.tiktoken", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
+    "*tokenizer*.txt", "sentencepiece*.model", "*bpe*.model", "*vocab*.txt",
+)  # fmt: skip
+_LOADED = re.compile(r"Tokenizer\.from_pretrained\(\s*[\"'][\w.-]{1,96}/[\w.-]{1,96}[\"']")
 
 
 def _tokenizer(subject: Subject) -> Row:
-    named = subject.source.find("tokenizer.json", "tokenizer.model", "*.tiktoken", "vocab.json", "spiece.model")
+    named = subject.source.find(*_TOKENIZERS)
     found = sift(subject.source, (path for path in named if not is_test(path)), "tokenizer", 4)
     if found.real:
         return found.here(subject.source, ask.DATA_TOKENIZER, 4)
     if links := weight_links(subject):
         return ask.DATA_TOKENIZER.yes(Grade.LINKED, "not here; it comes with the linked weights", *links[:2])
-    return found.missing(subject.source, ask.DATA_TOKENIZER, "no file of one")
+    for document in subject.documents:
+        line = next((number for number, text in enumerate(document.lines, 1) if _LOADED.search(text)), None)
+        if line is not None:
+            return ask.DATA_TOKENIZER.yes(
+                Grade.LINKED, "not here; a document says where it is loaded from", document.at(line)
+            )
+    reason = (
+        "no tokenizer's file here (tokenizer.json, tokenizer.model, …), and no link to weights that it would come with"
+    )
+    return found.missing(subject.source, ask.DATA_TOKENIZER, reason)
+
+
+def _evaluation(subject: Subject) -> Row:
+    found = sift(
+        subject.source, (path for path in subject.source.sizes if is_evaluation_data(subject.source, path)), "data", 4
+    )
+    if found.real:
+        return found.here(subject.source, ask.DATA_EVALUATION, 4)
+    linked = [each for each in data_sets(subject) if each.use == "evaluated" and not each.file]
+    named: dict[str, Evidence] = {}
+    for document in own_documents(subject):
+        for cell in score_cells(document):
+            for label in (*cell.row[:2], *cell.header[cell.column : cell.column + 1]):
+                if label not in named and len(label) < 60 and BENCHMARK.search(label) and len(named) < 50:
+                    named[label] = document.at(cell.line)
+        for sentence in document.sentences if not named else ():
+            if (match := BENCHMARK.search(sentence.text[:2_000])) and CUES["evaluated"].search(
+                " ".join((sentence.text[:2_000], *sentence.headings))
+            ):
+                named.setdefault(match[0], document.at(sentence.line))
+    if linked:
+        reason = f"linked, not read: {', '.join(dict.fromkeys(each.name for each in linked[:6]))}"
+        return ask.DATA_EVALUATION.yes(Grade.LINKED, reason, *(each.evidence for each in linked[:4]))
+    if named:
+        shown = sorted(named)
+        reason = f"public benchmarks by name: {', '.join(shown[:6])}" + (", …" if len(shown) > 6 else "")
+        return ask.DATA_EVALUATION.yes(Grade.CLAIMED, reason, *dict.fromkeys(named[each] for each in shown[:4]))
+    if own := own_papers(subject):
+        reason = "no evaluation data here and no benchmark by name; the model's own report is linked and was not read"
+        return ask.DATA_EVALUATION.unknown(Grade.ABSENT, reason, own[0].evidence)
+    reason = "no files of evaluation data, no link to any, and no public benchmark by name"
+    return found.missing(subject.source, ask.DATA_EVALUATION, reason)

@@ -1,40 +1,48 @@
-"""Evaluation claims: is the protocol complete enough to repeat them."""
+"""Evaluation claims: which scores the documents state, and whether the protocol is complete enough to repeat them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Final
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Evidence, Grade, Row
-from clearseek.audit.read.card import Document
-from clearseek.audit.read.claims import is_this_model, normalise
+from clearseek.audit.read.card import Cell, Document
+from clearseek.audit.read.mentions import own_documents
 from clearseek.audit.read.subject import Subject
 
-QUESTIONS = {
-    "aime 2024": 30, "aime 2025": 30, "aime24": 30, "aime25": 30, "gpqa-diamond": 198, "gpqa diamond": 198,
-    "math-500": 500, "math500": 500, "humaneval": 164, "ifeval": 541, "simpleqa": 4326, "swe verified": 500,
-    "gsm8k": 1319, "hellaswag": 10042, "piqa": 1838, "arc-challenge": 1172, "winogrande": 1267,
-}  # fmt: skip
-"""Questions of fixed test sets, by the name that cards use in lower case."""
-_ANSWERS = r"(?:responses|samples|completions|answers|generations|attempts|solutions|rollouts)"
-_SAMPLES = re.compile(
-    rf"generat\w{{1,4}} (\d{{1,4}}) {_ANSWERS}"
-    rf"|(?<![\w.,])(\d{{1,4}}) {_ANSWERS} (?:per|for each|for every|to each) "
-    r"(?:question|problem|query|prompt|task|example|item|instance)"
-    rf"|averag\w{{1,4}} (?:over|across|of) (\d{{1,4}}) (?:independent |random |different )?(?:{_ANSWERS}|runs)"
-    r"|\b(?:avg|mean)@(\d{1,4})\b|\bpass@1[:@] ?(\d{1,4})\b|\bpass@(?:k|1)\b[^.|\n]{0,80}?(?<![\w-])k ?= ?(\d{1,4})\b",
+BENCHMARK: Final = re.compile(
+    r"(?<![a-z])(?:[a-z]{0,3}mmlu(?:-?pro|-?redux)?|gsm-?8k|math-?500|aime|humaneval\+?|mbpp\+?|arc[-_ ]?(?:[ce]"
+    r"|challenge|easy)|hellaswag|bbh|big-?bench|gpqa|wino(?:grande|gender)|piqa|c-?eval|truthfulqa|trivi\w*qa|drop"
+    r"|boolq|lambada|openbookqa|ifeval|livecodebench|swe-?bench|mt-?bench|alpaca-?eval|mgsm|agieval|superglue|squad"
+    r"|natural ?(?:questions|qs)|simpleqa|arena-?hard|c?math|wikitext|chinesesimpleqa|race|multipl-?e|evalplus"
+    r"|bigcodebench|ruler|needle|common ?sense ?qa|siqa|gaokao|xwinograd|flores|wmt\d\d|librispeech|fleurs"
+    r"|common ?voice|glue|imagenet|mmmu|vqav?2|chartqa|docvqa|mteb|codeforces|hle)(?![a-z])",
     re.I,
 )
+"""Test sets that anybody can have under these names."""
+_MEASURE = re.compile(
+    r"accuracy|\bacc\b|pass@|\bem\b|\bf1\b|\bbpb\b|bits per byte|perplexity|\bppl\b|scores?\b|win ?rate|exact match"
+    r"|percentile|rating|\belo\b|\bwer\b|\bbleu\b|\brouge|average|\bavg\b|准确率|得分|平均",
+    re.I,
+)
+_NUMBER = re.compile(r"[~≈]?\d{1,4}(?:\.\d{1,6})?\s?%?\W{0,3}(?:±\s?[\d.]{1,8}%?|\([^()]{0,20}\))?")
+_LISTED = re.compile(r"[\s:\uff1a=]{1,4}(?:\([^()]{0,30}\))?\W{0,4}\d{1,3}(?:\.\d{1,3})?\s?%?(?![\w-])")
+_ANSWERS = r"(?:responses|samples|completions|answers|generations|attempts|solutions|rollouts)"
+_SAMPLES: Final = (
+    rf"generat\w{{1,4}} (\d{{1,4}}) {_ANSWERS}|(?<![\w.,])(\d{{1,4}}) {_ANSWERS} (?:per|for each|for every|to each) "
+    r"(?:question|problem|query|prompt|task|example|item|instance)"
+    rf"|averag\w{{1,4}} (?:over|across|of) (\d{{1,4}}) (?:independent |random |different )?(?:{_ANSWERS}|runs)"
+    r"|\b(?:avg|mean)@\d{1,4}\b|\bpass@1[:@] ?\d{1,4}\b|\bpass@(?:k|1)\b[^.|\n]{0,80}?(?<![\w-])k ?= ?\d{1,4}\b"
+)
 """How many answers were taken to each question; the many other numbers called k are no such number."""
-_PERCENT = re.compile(r"(\d{1,3})(?:\.(\d{1,9}))?\s?%?")
 _EVALUATION = re.compile(
-    r"(?<!i)eval|benchmark|(?<!as a )(?<!a )\bresults?\b|\bscores?\b|metric|accuracy|leaderboard", re.I
+    r"(?<!i)eval|benchmark|(?<!as a )(?<!a )\bresults?\b|\bscores?\b|metric|accuracy|leaderboard|评测|评估|测试", re.I
 )
 PROTOCOL = {
-    "shots": r"\b\d+-shot|zero-shot|few-shot|# ?shots",
-    "answers a question": _SAMPLES.pattern,
+    "shots": r"\b\d+[- ]shot|zero[- ]shot|few[- ]shot|# ?shots|\bshots?\b",
+    "answers a question": _SAMPLES,
     "temperature": r"temperature",
     "length of answers": r"(?:generation|output|\bmax\w{0,10}) (?:length|tokens)",
     "seed": r"random seeds?|\bseeds? ?[:=]|\bseeds? \d|fixed seed",
@@ -43,62 +51,52 @@ PROTOCOL = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A percentage that the card gives this model on a benchmark of known size."""
-
-    benchmark: str
-    questions: int
-    value: float
-    decimals: int
-    evidence: Evidence
-
-
 def rows(subject: Subject) -> Iterator[Row]:
     """Whether the protocol is complete."""
-    found = [score for document in subject.documents for score in scores(document, subject.name)]
-    yield _protocol(subject, found)
+    yield _protocol(subject)
 
 
-def scores(document: Document, name: str) -> Iterator[Score]:
-    """Scores of this model in a document's tables."""
-    wanted = normalise(name)
+def score_cells(document: Document) -> Iterator[Cell]:
+    """Cells of tables that hold a score: a number whose row or column is a benchmark or a measure of one."""
+    about: dict[str, bool] = {}
     for cell in document.cells:
-        match = _PERCENT.fullmatch(cell.text)
-        column = cell.header[cell.column] if cell.column < len(cell.header) else ""
-        if not match or float(match[0].rstrip(" %")) > 100:
-            continue
-        if is_this_model(column, wanted):
-            label = " ".join(cell.row[:2]).lower()
-        elif any(is_this_model(text, wanted) for text in cell.row[:2]):
-            label = column.lower()
-        else:
-            continue
-        for benchmark, questions in QUESTIONS.items():
-            if re.search(rf"(?<![\w-]){re.escape(benchmark)}(?![\w-])", label) and "cons@" not in label:
-                decimals = len(match[2] or "")
-                quote = f"{benchmark}: {cell.text}"
-                where = Evidence(document.file, f"line {cell.line}", quote, document.sha256)
-                yield Score(benchmark, questions, float(match[0].rstrip(" %")), decimals, where)
-                break
+        if cell.column and _NUMBER.fullmatch(cell.text[:40]):
+            for text in (*cell.row[:2], *cell.header[cell.column : cell.column + 1]):
+                if text not in about:
+                    about[text] = bool(BENCHMARK.search(text[:200]) or _MEASURE.search(text[:200]))
+                if about[text]:
+                    yield cell
+                    break
 
 
-def _protocol(subject: Subject, given: list[Score]) -> Row:
-    tables = {(score.evidence.file, score.evidence.where) for score in given}
-    if not tables:
-        return ask.CLAIMS_PROTOCOL.not_applicable("no scores of this model in the documents")
+def listed_scores(document: Document) -> list[int]:
+    """Lines of sentences and list items that state a score on a benchmark."""
+    out = []
+    for block in document.blocks:
+        match = BENCHMARK.search(block.text[:2_000]) if block.kind != "heading" else None
+        if match and _LISTED.match(block.text, match.end()):
+            out.append(block.line_at(match.start()))
+    return out
+
+
+def _protocol(subject: Subject) -> Row:
+    """How much of what a repetition needs is told where evaluation is spoken of."""
     found: dict[str, Evidence] = {}
-    for document in subject.documents:
-        headers = {cell.line: " ".join(cell.header) for cell in document.cells if not cell.column}
-        for number, line in enumerate(document.lines, 1):
-            if len(found) == len(PROTOCOL):
-                break
-            about = (*document.headings[number - 1], line, headers.get(number, ""))
-            if (document.file, f"line {number}") not in tables and not any(map(_EVALUATION.search, about)):
-                continue
-            for part, words in PROTOCOL.items():
-                if part not in found and re.search(words, f"{line} {headers.get(number, '')}", re.I):
-                    found[part] = document.at(number)
+    scored = False
+    for document in own_documents(subject):
+        tables = {cell.line: " ".join((*cell.header, *cell.row[:2])) for cell in score_cells(document)}
+        scored = scored or bool(tables) or bool(listed_scores(document))
+        texts = list(tables.items())
+        for sentence in document.sentences:
+            if any(map(_EVALUATION.search, (sentence.text, *sentence.headings))):
+                texts.append((sentence.line, sentence.text))
+        for part, words in PROTOCOL.items() if texts else ():
+            pattern = re.compile(words, re.I)
+            line = next((line for line, text in texts if pattern.search(text[:4_000])), None)
+            if line is not None:
+                found.setdefault(part, document.at(line))
+    if not scored:
+        return ask.CLAIMS_PROTOCOL.not_applicable("the documents state no scores in tables or lists")
     missing = [part for part in PROTOCOL if part not in found]
     places = tuple(dict.fromkeys(found.values()))[:8]
     if not missing:

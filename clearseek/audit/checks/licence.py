@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from clearseek.audit import questions as ask
-from clearseek.audit.checks.data import data_files
+from clearseek.audit.checks.data_sets import data_files
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.facts import LicenceFact, RestrictionFact, licence_fact, named_licences
 from clearseek.audit.read.card import shorten

@@ -19,7 +19,7 @@ import yaml
 
 import clearseek
 from clearseek.audit import questions as ask
-from clearseek.audit.checks.data import is_data
+from clearseek.audit.checks.data_sets import is_data
 from clearseek.audit.evidence import Answer, Audit, Evidence, Grade, Question, Row
 from clearseek.audit.facts import LicenceFact, PackagesFact
 from clearseek.audit.views import Requirement, frameworks, view

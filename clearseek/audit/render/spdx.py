@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import clearseek
 from clearseek.audit import questions as ask
-from clearseek.audit.checks.data import is_data
+from clearseek.audit.checks.data_sets import is_data
 from clearseek.audit.evidence import Audit
 from clearseek.audit.facts import LicenceFact
 from clearseek.audit.render.exports import Known

@@ -93,17 +93,13 @@ A tuned model.
 """
 
 
-def test_data_of_a_tuning_are_a_part(release: Path) -> None:
+def test_data_of_a_tuning_are_its_own_and_the_bases_another_question(release: Path) -> None:
     (release / "README.md").write_text(TUNED)
     row = audited(release)["data.training"]
-    assert (row.answer, row.grade) == ("partly", Grade.LINKED)
-    assert "made from mistralai/Mistral-7B-v0.1" in row.reason
+    assert (row.answer, row.grade) == ("yes", Grade.LINKED)
+    assert "made from mistralai/Mistral-7B-v0.1, whose own training data are a question about that model" in row.reason
     (release / "README.md").write_text(TUNED.replace("base_model: mistralai/Mistral-7B-v0.1\n", ""))
-    assert audited(release)["data.training"].answer == "yes"
-    (release / "README.md").write_text(
-        TUNED + "The base was pre-trained on https://huggingface.co/datasets/allenai/dolma\n"
-    )
-    assert audited(release)["data.training"].answer == "yes"
+    assert "made from" not in audited(release)["data.training"].reason
 
 
 @pytest.mark.parametrize(
@@ -119,11 +115,11 @@ def test_data_that_are_kept_back_are_missing(release: Path, line: str, answer: s
 TABLE = "| Source | Tokens |\n|---|---|\n| Wikipedia | 3B |\n| GitHub | 20B |\n"
 
 
-def test_levels_of_what_is_told_about_linked_data(release: Path) -> None:
+def test_what_more_is_told_of_linked_data_is_said(release: Path) -> None:
     text = "# x\nTrained on [Dolma](https://huggingface.co/datasets/allenai/dolma).\n\n"
-    for more, level in (("", 3), (TABLE, 4), ("The data pipeline: https://github.com/allenai/dolma\n", 5)):
+    for more, told in (("", "(not read)"), (TABLE, "a table gives the share of each source")):
         (release / "README.md").write_text(text + more)
-        assert audited(release)["data.training"].reason.startswith(f"level {level}, ")
+        assert audited(release)["data.training"].reason.endswith(told)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[" * 100_000, '{"model": {"vocab": {}}}', "x"])

@@ -104,17 +104,6 @@ def test_a_card_is_cross_checked_by_a_figure_and_not_by_its_metadata(release: Pa
     assert audited(release)["documents.model_card"].grade == Grade.PRESENT
 
 
-def test_a_score_that_raw_results_bear_out_cross_checks_a_card(release: Path) -> None:
-    text = "# x\n## Usage\nSo.\n## Evaluation\n| Benchmark | Tiny |\n|---|---|\n| MMLU (5-shot) | 66.6 |\n"
-    (release / "README.md").write_text(text)
-    (release / "results").mkdir()
-    for results, grade in (({"gsm8k": 0.6661}, Grade.PRESENT), ({"mmlu": {"acc": 0.6661}}, Grade.CHECKED)):
-        (release / "results/r.json").write_text(json.dumps({"results": results, "more": [1, None, "x" * 20]}))
-        row = audited(release)["documents.model_card"]
-        assert row.grade == grade
-    assert "its 66.6 is what results/r.json comes to" in row.reason
-
-
 @pytest.mark.parametrize(
     "titles",
     ["模型介绍 使用方法 评测结果 训练数据 局限性 许可证", "模型簡介 使用 評測 訓練 限制 授權",

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clearseek.audit.audit import audit_release
-from clearseek.audit.checks.overlap import RUN
 from clearseek.audit.evidence import Row
 from clearseek.audit.read.source import Folder
+from clearseek.audit.read.subject import Subject
+from clearseek.verify.overlap import RUN, rows
 
 
 def row(
@@ -31,7 +31,7 @@ def row(
     shards = [f"train-{number}.bin" for number in range(len(train))]
     manifest = {"token_bytes": width, "train": {"shards": shards}, "heldout": {"shards": ["heldout-0.bin"]}}
     (data / "manifest.json").write_text(json.dumps(manifest | (changes or {})))
-    return audit_release(Folder(release), "Tiny")["data.overlap"]
+    return next(rows(Subject(Folder(release))))
 
 
 def fresh(seed: int, count: int) -> list[int]:
@@ -81,7 +81,7 @@ def test_a_manifest_of_another_kind_is_no_answer(release: Path, changes: dict[st
 def test_offsets_that_are_none_are_no_answer(release: Path) -> None:
     row(release, [fresh(0, 50)], [fresh(1, 50)])
     (release / "data/heldout.offsets").write_bytes(np.array([5, 3], "<i8").tobytes())
-    assert audit_release(Folder(release), "Tiny")["data.overlap"].answer == "unknown"
+    assert next(rows(Subject(Folder(release)))).answer == "unknown"
 
 
 def test_nothing_held_out_and_nothing_trained_on_show_nothing(release: Path) -> None:
@@ -95,4 +95,4 @@ def test_offsets_must_cover_what_was_held_out(release: Path) -> None:
     leaked = fresh(2, 100)
     assert row(release, [leaked], [leaked]).answer == "no"
     (release / "data/heldout.offsets").write_bytes(np.array([0, 0], "<i8").tobytes())
-    assert audit_release(Folder(release), "Tiny")["data.overlap"].answer == "unknown"
+    assert next(rows(Subject(Folder(release)))).answer == "unknown"

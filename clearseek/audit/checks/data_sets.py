@@ -1,0 +1,369 @@
+"""Data sets that a release links or holds, and what each is to its model: trained on, evaluated on, or only mentioned.
+
+A link to a data set says nothing by itself: the card of a closed model links benchmarks, formats to copy and the data
+of others. What counts is what the card says of it, nearest words first (:mod:`clearseek.audit.read.mentions`), and
+whose it is. Files count by the same words, and by what is in them: records of the forms that training reads.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import Final, Literal
+
+from clearseek.audit.checks.evaluations import BENCHMARK
+from clearseek.audit.evidence import Evidence
+from clearseek.audit.read.card import Document, Link
+from clearseek.audit.read.claims import normalise
+from clearseek.audit.read.mentions import Mention, mentions, of_another, own_documents
+from clearseek.audit.read.source import Source, is_test
+from clearseek.audit.read.subject import Subject, attempt
+from clearseek.filetypes import LFS_START
+
+Use = Literal["trained", "listed", "evaluated", "other"]
+Stage = Literal["pre-training", "fine-tuning", ""]
+_HUB = re.compile(
+    r"https?://(?:www\.)?(?:(?:huggingface\.co|hf\.co|modelscope\.(?:cn|com))/datasets"
+    r"|kaggle\.com/datasets)/([\w.-]+(?:/[\w.-]+)?)"
+)
+_PLACE = re.compile(
+    r"https?://(?:www\.)?(?:the-eye\.eu|pile\.eleuther\.ai|commoncrawl\.org|data\.[\w-]+\.\w+|dumps\.wikimedia\.org"
+    r"|zenodo\.org|opendatalab\.\w+|archive\.org|drive\.google\.com|docs\.google\.com/spreadsheets"
+    r"|s3[\w.-]*\.amazonaws\.com|storage\.googleapis\.com|(?:huggingface\.co|hf\.co)/collections)/"
+    r"|https?://\S+?\.(?:parquet|jsonl?|arrow|tfrecord|csv|tsv|txt|tar|zip)(?:\.(?:gz|zst|xz|bz2))?(?:$|[?#])",
+    re.I,
+)
+"""Addresses that may hold data; a model's weights and pictures may lie there too."""
+_REPOSITORY = re.compile(
+    r"https?://(?:www\.)?(?:github\.com|gitlab\.com|gitee\.com|huggingface\.co|hf\.co|modelscope\.cn)/\S"
+)
+_PAGE = re.compile(
+    r"/spaces/|/papers/|/docs/|/issues/|/pull/|\.(?:py|sh|md|ipynb|ya?ml|pdf|png|jpe?g|svg|gif)(?:$|[?#])", re.I
+)
+_CODE = re.compile(
+    r"code\b|\blogs?\b|script|pipeline|cleaning|processing|generation|filter|licen[cs]e|\bcard\b|viewer|代码", re.I
+)
+_NAMES_DATA = re.compile(
+    r"(?:\b|_)(?:data|data-?sets?|corpus|corpora)(?:\b|_)|\bpile\b|pajama|数据|數據|语料|données|daten|datos", re.I
+)
+_TRAIN = r"(?:pre-?|fine-?|post-?|mid-?)?(?:train|tun)"
+CUES: Final = {
+    "evaluated": re.compile(
+        r"(?<![a-z])eval(?:s\b|uat\w*)|bench(?:es|mark\w*)?\b|leaderboard|\btest(?:ed|ing)?[ -](?:set|split|data"
+        r"|suite|question)\w*|\btested\b|held-?out|\bvalidation\b|decontaminat\w+|\bresults?\b|评测|评估|测试|測試"
+        r"|基准|évalu|bewert",
+        re.I,
+    ),
+    "other": re.compile(
+        r"\b(?:same \w+(?: \w+)? as|similar to|compared? (?:to|with)|following|inspired|unlike|instead of|format"
+        r"|based on|buil[dt]s? (?:up)?on|deriv\w+ from|remov\w+|exclud\w+|e\.g\.|such as|data ?sets like|for instance"
+        r"|examples?|tutorial|demo|toy|dummy|by default|related work|acknowledge?ments?|thank\w*|your|community"
+        r"|ecosystem)\b|格式|示例|样例|参考|参照|致谢|您|你|自己的|默认|社区|生态",
+        re.I,
+    ),
+    "trained": re.compile(
+        rf"\b{_TRAIN}(?:ed|ing)\b|\bwe (?:\w+ )?{_TRAIN}e?\b|\btrain(?: \w+)?[ -](?:data|set|mix|corp|split)\w*"
+        rf"|\bcorp(?:us|ora)\b"
+        r"|\b(?:sft|rlhf|dpo|rl|instruct\w*|alignment|preference|annealing)[ -](?:\w+[ -])?(?:data|set|mix|corp"
+        r"|pairs)\w*"
+        rf"|\bused (?:\w+ )?(?:to|for) {_TRAIN}\w*|训练|訓練|微调|语料|entra[iî]n|trainiert|trainings?daten|entren",
+        re.I,
+    ),
+}  # fmt: skip
+"""Words that say what a data set is to a model."""
+_TOLD = re.compile(
+    rf"\b(?:was|were|is|are|been|being|have|has|models?)\b.{{0,80}}?\b{_TRAIN}(?:ed)\b|\bused\b.{{0,40}}\b(?:to|for"
+    rf"|in) {_TRAIN}|\bwe used?$|\bwe use is\b|\b(?:our|the) (?:\w+ )?{_TRAIN}ing[ -]data|训练自|我们",
+    re.I,
+)
+"""A statement of what was done, where an instruction would say what to do."""
+_ON = re.compile(rf"{_TRAIN}(?:ed|ing)\b[^.;]{{0,60}}\b(?:on|with|using)\b[^.;]{{0,100}}$", re.I)
+_INSTRUCTS = re.compile(
+    r"\b(?:you(?:r)?|please|examples?|format|by default|e\.g\.|tutorial|can be|demonstrate|show\w* how|how to)\b|格式"
+    r"|示例|样例|您|你|默认",
+    re.I,
+)
+_OURS = re.compile(r"\bour\b.{0,60}(?:data|corp|mix)", re.I)
+_SAMPLE = re.compile(
+    r"\b(?:example|sample|demo|toy|dummy) (?:data|file|set|input)|\b(?:demo|toy|dummy)\b|示例|样例", re.I
+)
+_TRAINING_DATA = re.compile(r"data|corp(?:us|ora)|数据|语料|donn|daten|datos", re.I)
+_LISTED = re.compile(
+    r"^(?!.*\b(?:an?|another)\b)\W*(?:[\w'\u2019.,&-]+ ){0,4}(?:open[- ])?(?:data|data-?sets?|corpora|数据|数据集"
+    r"|开源数据集)(?: \(.{1,20}\)| [\w.]{1,8})?\W*$",
+    re.I,
+)
+"""A title, or a link's words, that name data and say no more."""
+_TUNING = re.compile(
+    r"fine-?tun|post-?train|\bsft\b|\bdpo\b|rlhf|instruct|\balign|prefer|\bchat\b|\brl\b|\btun(?:ed|ing)\b"
+    r"|conversation|微调|对齐|指令",
+    re.I,
+)
+_PRETRAINING = re.compile(
+    r"pre-?train|mid-?train|from scratch|\bbase\b|预训练|預訓練|pré-?entra|vortrain|annealing", re.I
+)
+_MARKING: Final = frozenset({
+    "eval", "evals", "evaluation", "evaluate", "evaluations", "evaluator", "bench", "benches", "benchmark",
+    "benchmarks", "test", "tests", "testing", "testset", "heldout", "dev", "valid", "validation", "puzzle", "puzzles",
+    "question", "questions", "gold", "golden", "answers", "references", "leaderboard", "mmlu", "cmmlu", "ceval",
+    "gsm8k", "humaneval", "mbpp", "bbh", "gpqa", "aime", "hellaswag", "winogrande", "piqa", "arc", "truthfulqa",
+    "livecodebench", "ifeval", "mtbench", "triviaqa", "result", "results", "outputs", "predictions", "scores",
+    "prompts", "templates", "calibration", "quantize", "quantization",
+})  # fmt: skip
+"""Words of a path that speak against training data."""
+_ASKING: Final = frozenset({
+    "eval", "evals", "evaluation", "bench", "benchmark", "benchmarks", "heldout", "validation", "puzzles", "questions",
+})  # fmt: skip
+_RESULTS: Final = frozenset({
+    "result", "results", "outputs", "predictions", "scores", "prompt", "prompts", "templates", "log", "logs",
+    "config", "configs", "statistics",
+})  # fmt: skip
+_SAMPLES: Final = frozenset({
+    "demo", "demos", "dummy", "example", "examples", "sample", "samples", "toy", "mock",
+})  # fmt: skip
+_TRAINING: Final = frozenset({
+    "train", "training", "pretrain", "pretraining", "corpus", "sft", "instruct", "instruction", "instructions",
+    "finetune", "finetuning", "dpo", "rlhf",
+})  # fmt: skip
+_RECORDS = re.compile(r"\.(?:jsonl?|parquet|arrow|csv|tsv|txt|bin|npy|tfrecord|tar|zip)(?:\.(?:gz|zst|xz|bz2))?$", re.I)
+_SHARDS = re.compile(r"\.(?:parquet|jsonl(?:\.gz|\.zst)?|arrow|bin|npy|tfrecord|tar\.zst)$")
+_READ_BY_TRAINING: Final = (
+    {"instruction", "output"}, {"instruction", "response"}, {"prompt", "completion"}, {"prompt", "response"},
+    {"chosen", "rejected"}, {"messages"}, {"conversations"}, {"conversation"}, {"text"},
+    {"input", "target"}, {"inputs", "targets"},
+)  # fmt: skip
+"""Keys of one record of the forms that training reads."""
+_MARKED: Final = frozenset({
+    "canonical_solution", "entry_point", "test", "tests", "test_list", "choices", "gold", "gold_answer", "answerkey",
+    "expected", "expected_output", "reference", "references", "options", "correct", "label", "distractors",
+})  # fmt: skip
+"""Keys of a record that is asked and marked."""
+_MOST_FILES: Final = 5_000
+_MOST_OPENED: Final = 60
+_HEAD: Final = 16_384
+SMALLEST_SET: Final = 100_000
+"""Bytes that training data have at least, where no manifest lists them with sizes and counts."""
+_RECORDS_SAID = re.compile(
+    r"\bdata\b|data-?sets?|corp(?:us|ora)\b|instructions?|conversations?|dialogues?|\btexts?\b|documents|examples"
+    r"|samples|records|pairs|pages|urls|数据|语料",
+    re.I,
+)
+_TOKEN = re.compile(r"[\w.-][\w./-]{2,200}")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that the documents speak of, or a file of the release that they name."""
+
+    name: str
+    """``owner/name`` on a hub, an address, or a path in the release."""
+    use: Use
+    stage: Stage
+    evidence: Evidence
+    file: bool = False
+    sentence: str = ""
+
+
+@lru_cache(maxsize=1)
+def data_sets(subject: Subject) -> tuple[DataSet, ...]:
+    """The data sets of the metadata and of all links, and files that a sentence names, each with its use."""
+    names = frozenset(map(normalise, subject.names))
+    files = _by_name(subject.source)
+    found = list(_tagged(subject))
+    for document in own_documents(subject):
+        folder = "/" in document.file
+        for mention in (*mentions(document), *_naming_files(document, files)):
+            target = mention.link.target
+            paths = () if "://" in target else files.get(target.strip("./").rpartition("/")[2].partition("#")[0], ())
+            if paths or _is_place(mention, subject):
+                own = bool(paths) or subject.is_own(target) is True
+                use, hub = _use(mention, names, own), _HUB.match(target)
+                use = "other" if use == "listed" and (folder or not (own or document is subject.card)) else use
+                for name in paths or (hub[1] if hub else target,):
+                    marked = use != "trained" and bool(paths) and not _may_train(subject.source, name)
+                    found.append(
+                        DataSet(
+                            name,
+                            "other" if marked else use,
+                            _stage(mention),
+                            mention.place,
+                            bool(paths),
+                            mention.sentence,
+                        )
+                    )
+    return tuple(found)
+
+
+def _tagged(subject: Subject) -> Iterator[DataSet]:
+    """The metadata's data sets: those that the model was trained on, as the hub defines the key."""
+    named, card = (subject.metadata.value or {}).get("datasets"), subject.card
+    for each in (named if isinstance(named, list) else [named])[:50]:
+        if isinstance(each, str) and each.strip() and card is not None:
+            line = next((n for n, text in enumerate(card.lines, 1) if each in text), 1)
+            place = Evidence(card.file, f"line {line}, key datasets", each[:200], card.sha256)
+            yield DataSet(each.strip(), "trained", "", place)
+
+
+def _is_place(mention: Mention, subject: Subject) -> bool:
+    """Whether a link leads to data: by its address, or to a place of any kind whose nearest words say so."""
+    target = mention.link.target
+    if _HUB.match(target):
+        return True
+    if _PAGE.search(target) or mention.link.image or _CODE.search(mention.link.text) or "log" in _words(target):
+        return False
+    near = f"{mention.link.text} {mention.before[-40:]} {mention.label}"
+    if _PLACE.match(target):
+        return _NAMES_DATA.search(f"{near} {mention.after[:30]} {target}") is not None
+    last = target.rstrip("/").rpartition("/")[2] if "github.com" in target else ""
+    return bool(_REPOSITORY.match(target) and _NAMES_DATA.search(f"{mention.link.text} {last}"))
+
+
+def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
+    """What the words around a data set say that it is to this model."""
+    if _SAMPLE.search(mention.around or mention.sentence):
+        return "other"
+    if BENCHMARK.search(f"{mention.link.target.rpartition('/')[2]} {mention.link.text}") and not _ON.search(
+        mention.before
+    ):
+        return "evaluated"
+    told = list(CUES["trained"].finditer(mention.before))
+    if told or CUES["trained"].search(mention.link.text):
+        subject = mention.before[: told[-1].start()] if told else mention.before or mention.label
+        if of_another(subject, names):
+            return "other"
+    titles = (mention.link.text, mention.before.rstrip(": "), *mention.label.split(" | "))
+    listed = any(_LISTED.match(text) for text in titles if text) or (own and _OURS.search(mention.sentence))
+    cues = {kind: cue for kind, cue in CUES.items() if kind != "other" or not own}
+    cue = mention.nearest(cues, headings=False)
+    if not cue and not listed and (cue := mention.nearest(cues, headings=True)) == "trained" and not own:
+        heads = any(
+            _TRAINING_DATA.search(each) and CUES["trained"].search(each) for each in mention.headings
+        )  # a chapter on training may mention any data
+        cue = cue if heads or _TOLD.search(mention.sentence) else "other"
+    if cue == "trained":
+        below = "/" in mention.document.file  # documents of tools speak of their users' data
+        elsewhere = "github.com" in mention.link.target and not told
+        instructs = below or elsewhere or _INSTRUCTS.search(mention.around or mention.sentence)
+        done = own or _TOLD.search(mention.sentence) or not instructs
+        return "trained" if done else "other"
+    if cue:
+        return "evaluated" if cue == "evaluated" else "other"
+    return "listed" if listed or any(map(_LISTED.match, mention.headings[-1:])) else "other"
+
+
+def _stage(mention: Mention) -> Stage:
+    """The part of training that a data set is said to be for."""
+    kind = mention.nearest({"fine-tuning": _TUNING, "pre-training": _PRETRAINING})
+    return "fine-tuning" if kind == "fine-tuning" else "pre-training" if kind else ""
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+
+
+def is_data(path: str) -> bool:
+    """Whether a file is data, by its name: in a folder of data, and of a kind that holds them."""
+    folder = re.match(r"(?:.*/)?(?:data(?:sets?)?|corpus|training_data)/", path.lower())
+    return folder is not None and _SHARDS.search(path.lower()) is not None
+
+
+def data_files(subject: Subject) -> tuple[str, ...]:
+    """Files of training data: those that the documents name as such, those in folders of data, and by their records."""
+    named = [each for each in data_sets(subject) if each.file]
+    trained = {each.name for each in named if each.use in ("trained", "listed")}
+    others = {each.name for each in named} - trained
+    source = subject.source
+    trained |= {path for path in source.sizes if is_data(path) and path not in others and _may_train(source, path)}
+    records = (path for path in source.sizes if re.search(r"\.jsonl?$", path) and source.sizes[path] >= SMALLEST_SET)
+    trained |= {
+        path for path in islice(records, _MOST_OPENED) if path not in others and _may_train(source, path, surely=True)
+    }
+    return tuple(path for path in source.sizes if path in trained)
+
+
+def is_evaluation_data(source: Source, path: str) -> bool:
+    """Whether a file is data to evaluate on, by the words of its path."""
+    folder, _, base = path.rpartition("/")
+    if is_test(path) or not _RECORDS.search(base) or _words(base) & _TRAINING or _words(path) & (_RESULTS | _SAMPLES):
+        return False
+    if not (
+        _words(base) & {"heldout", "validation", "benchmark", "bench"}
+        or (_words(folder) & _ASKING and not base.endswith(".txt"))
+    ):
+        return False
+    return not base.endswith(".json") or bool(_keys(source, path))
+
+
+def _words(path: str) -> set[str]:
+    path = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", path)
+    return set(
+        re.findall(r"[a-z]+\d?[a-z]*", path.lower().replace("held_out", "heldout").replace("held-out", "heldout"))
+    )
+
+
+def _may_train(source: Source, path: str, surely: bool = False) -> bool:
+    """Whether nothing in a file's path and first record speaks against training data, or `surely` all speaks for it."""
+    folder, _, base = path.rpartition("/")
+    marks, words = _MARKING | _SAMPLES, _words(base)
+    if is_test(path) or _words(folder) & marks or words & _SAMPLES or (words & _MARKING and not words & _TRAINING):
+        return False
+    keys = _keys(source, path) if re.search(r"\.jsonl?$", path) else set()
+    reads = any(form <= keys for form in _READ_BY_TRAINING)
+    return reads and not keys & _MARKED if surely else reads or not keys & _MARKED
+
+
+def _holds_records(source: Source, path: str) -> bool:
+    """Whether a file that a sentence names may hold records: settings and lists of files are JSON too."""
+    base = path.rpartition("/")[2].lower()
+    if base.startswith(
+        ("config", "tokenizer", "vocab", "dataset_info", "manifest", "requirements", "readme", "license", "merges")
+    ):
+        return False
+    if not base.endswith(".json") or source.sizes[path] > SMALLEST_SET or _keys(source, path):
+        return True
+    return (attempt(lambda: source.read(path, 64)).value or b"").startswith(LFS_START)
+
+
+def _keys(source: Source, path: str) -> set[str]:
+    """Keys of the first record of a JSON file; empty where it is no list of records."""
+    head = attempt(lambda: source.read(path, _HEAD)).value or b""
+    text = head.decode("utf-8", errors="replace").lstrip("\ufeff \r\n\t")
+    if path.endswith(".json") and not text.startswith("["):
+        return set()
+    try:
+        record, _ = json.JSONDecoder().raw_decode(text.lstrip("[ \r\n\t"))
+    except (ValueError, RecursionError):
+        return set()
+    return {str(key).lower() for key in record} if isinstance(record, dict) else set()
+
+
+def _by_name(source: Source) -> dict[str, tuple[str, ...]]:
+    """Last part of a path -> the files of records that it may mean: itself, or those in the folder of that name."""
+    found: dict[str, list[str]] = {}
+    held = (
+        path for path in source.sizes if _RECORDS.search(path) and not is_test(path) and _holds_records(source, path)
+    )
+    for path in islice(held, _MOST_FILES):
+        folder, _, base = path.rpartition("/")
+        found.setdefault(base, []).append(path)
+        if folder:
+            found.setdefault(folder.rpartition("/")[2] + "/", []).append(path)
+    return {name: tuple(paths[:_MOST_OPENED]) for name, paths in found.items()}
+
+
+def _naming_files(document: Document, files: dict[str, tuple[str, ...]]) -> Iterator[Mention]:
+    """Files that a sentence names without a link, as if it linked them."""
+    if not files:
+        return
+    for sentence in document.sentences:
+        linked = {link.text for link in sentence.links}
+        for match in islice(_TOKEN.finditer(sentence.text), 200):
+            word = match[0].rstrip(".")
+            base = word.rstrip("/").rpartition("/")[2] + ("/" if word.endswith("/") else "")
+            if base in files and word not in linked and _RECORDS_SAID.search(sentence.text):
+                link = Link(base, word, sentence.line_at(match.start()))
+                before, after = sentence.text[: match.start()][-400:], sentence.text[match.start() + len(word) :][:400]
+                yield Mention(link, document, before, after, "", sentence.headings, sentence.block.text[:1_000])

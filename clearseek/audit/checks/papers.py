@@ -1,0 +1,205 @@
+"""Papers that a card names, and whose each is: the model's own report, or somebody else's work.
+
+Cards link many papers, most of them others': the attention they use, the benchmark they took, the work they follow. A
+paper is the model's own where its title or its citation names the model, where the card presents it in the row of links
+on top, or calls it "our paper"; a citation of several works is theirs whose title names the model, or the first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import Final
+
+from clearseek.audit.evidence import Evidence
+from clearseek.audit.read.card import Document
+from clearseek.audit.read.claims import normalise
+from clearseek.audit.read.mentions import Mention, mentions, own_documents
+from clearseek.audit.read.subject import Subject
+
+_PAPER = re.compile(
+    r"(?:ar5iv|arxiv)\.org/|doi\.org/|openreview\.net/|aclanthology\.org/|\.pdf(?:$|[?#])|dl\.acm\.org"
+    r"|nature\.com/articles|/papers/\d{4}|alphaxiv\.org|proceedings\.|papers\.nips\.cc|jmlr\.org|ieeexplore"
+    r"|link\.springer\.com|biorxiv\.org|techrxiv\.org|hal\.science|semanticscholar\.org",
+    re.I,
+)
+REVIEWED: Final = re.compile(
+    r"openreview\.net/|aclanthology\.org/|proceedings\.|papers\.nips\.cc|nature\.com/articles|dl\.acm\.org|jmlr\.org"
+    r"|ieeexplore|link\.springer\.com",
+    re.I,
+)
+"""Addresses of places that review what they print."""
+_KIND: Final = r"(?:papers?|reports?|preprints?|manuscript|publication|white ?paper|arxiv|system card|论文|报告|報告)"
+_GENERIC = re.compile(
+    rf"^\W*(?:(?:our|the|this|read|see|full|official|technical|tech|research|model|original|paper|arxiv|link|static"
+    rf"|badge|here|on|v?\d|pdf|详细)\W+){{0,5}}(?:技术|技術)?(?:{_KIND}|paper link|here|link|pdf)(?:\W+(?:link|pdf|page|arxiv|badge"
+    rf"|paper|on arxiv|[\d.]+(?:v\d)?)){{0,3}}\W*$",
+    re.I,
+)
+"""Words of a link that say only that it is a paper."""
+_IS_REPORT = re.compile(rf"\b(?:tech(?:nical)?|research|full)[ -](?:report|paper)|\b{_KIND}\b|论文|报告", re.I)
+_OWN = re.compile(
+    r"\bour\b|\bthis (?:work|paper|model|repo\w*|project|report)\b|accompan|\bofficial\b|(?:more|further|training"
+    r"|additional|full|other) (?:\w+ )?(?:details|information|results)|refer to|details (?:are|can)|described in"
+    r"|presented in|introduced in|\bwe (?:\w+ )?(?:releas|publish|present|introduc|describ)\w*"
+    r"|code (?:and models )?(?:from|for|of)|released (?:the|a)|check out|cite\b|我们|本文|详见|引用",
+    re.I,
+)
+_OTHERS = re.compile(
+    r"\b(?:follow\w*|based on|bas(?:ed|ing) upon|buil[dt]s? (?:up)?on|inspired|similar\w*|propos\w+|adopt\w*"
+    r"|borrow\w*|extend\w*|using|uses?|via|like|compar\w+|implement\w+ (?:of|from)|thank\w*|method\w*|technique\w*"
+    r"|related|such as|e\.g\.|derived|introduced by|as in|et al|benchmark|baseline|unlike|prior|previous|earlier)\b"
+    r"|参考|借鉴|基于|采用|致谢",
+    re.I,
+)
+_TERM = re.compile(r"\b(?:[A-Z]{2,}\w*|[A-Z][a-z]+[A-Z]\w*|[A-Z][a-z]*-?\d\w*)\b")
+"""Names of methods and models, as LoRA, GPTQ or GPT-3."""
+_ASIDE = re.compile(r"([\w.-]{2,40})[*`'\"]?\s*[(\[\uff08][^()\uff08\uff09]{0,60}$")
+_ELSEWHERE = re.compile(
+    r"related|acknowledg|referenc|credit|thanks|bibliograph|致谢|参考|further reading|awesome|projects using"
+    r"|community",
+    re.I,
+)
+_ENTRY = re.compile(
+    r"@\s?(?:article|inproceedings|misc|techreport|conference|proceedings|online|unpublished|book|software"
+    r"|report)\s?\{",
+    re.I,
+)
+_FIELD = re.compile(
+    r"\b(title|url|eprint|doi|journal|booktitle|howpublished|note|author)\s*=\s*[{\"]{0,2}([^\n]{1,600})", re.I
+)
+_ARXIV = re.compile(r"\b(\d{4}\.\d{4,5})(?:v\d+)?\b")
+_MOST_ENTRIES: Final = 40
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper that a document names."""
+
+    target: str
+    """Its address, or ``arXiv:...``, or its title."""
+    own: bool | None
+    """Whether it is this model's; None where that cannot be told."""
+    evidence: Evidence
+    reviewed: bool = False
+
+
+@lru_cache(maxsize=1)
+def papers(subject: Subject) -> tuple[Paper, ...]:
+    """The papers that the documents link or cite, each target once for each judgement."""
+    names = tuple(filter(None, (_key(name) for name in subject.names)))
+    found: dict[tuple[str, bool | None], Paper] = {}
+    for document in own_documents(subject):
+        depth = document.file.count("/")
+        for each in (*_linked(document, names), *_cited(document, names)):
+            own = None if depth and each.own else each.own
+            found.setdefault((each.target, own), Paper(each.target, own, each.evidence, each.reviewed))
+    known = {each.target for each in found.values() if each.own is not None}
+    return tuple(each for each in found.values() if each.own is not None or each.target not in known)
+
+
+def own_papers(subject: Subject) -> list[Paper]:
+    """Those that are the model's."""
+    return [each for each in papers(subject) if each.own]
+
+
+def _key(name: str) -> str:
+    """What a title must hold to name the model: its name without a size; empty where that is too short to tell."""
+    bare = re.sub(r"[-_ ]?\d+(?:\.\d+)?[bm]\b.*$", "", name.lower())
+    key = normalise(bare)
+    return key if len(key) > 2 or re.search(r"\d", key) else ""
+
+
+def _names(title: str, names: tuple[str, ...]) -> bool:
+    """Whether a title has the model's name as words of its own, before any longer name that begins like it."""
+    words = re.findall(r"[\w.+]+", title.lower())
+    keys = [normalise(word.rstrip(".")) for word in words[:60]]
+    spoken = {"".join(keys[place : place + size]) for place in range(len(keys)) for size in (1, 2, 3)}
+    return any(name in spoken for name in names)
+
+
+def _linked(document: Document, names: tuple[str, ...]) -> Iterator[Paper]:
+    first = next(
+        (block.line for block in document.blocks if block.kind == "heading" and len(block.headings) > 1), 1 << 30
+    )
+    for mention in mentions(document):
+        target, text = mention.link.target, mention.link.text
+        said = _GENERIC.match(text) is not None and not re.match(r"\W*(?:here|link|pdf)\W*$", text, re.I)
+        if mention.link.image == target or not (_PAPER.search(target) or (said and re.match(r"https?://", target))):
+            continue
+        if re.search(
+            r"licen[cs]e|polic(?:y|ies)|terms|guide|agreement|协议|许可|/issues/|shields\.io", f"{target} {text}", re.I
+        ):
+            continue
+        yield Paper(
+            target, _whose(mention, names, mention.link.line < first), mention.place, bool(REVIEWED.search(target))
+        )
+
+
+def _whose(mention: Mention, names: tuple[str, ...], top: bool) -> bool | None:
+    """Whose paper a link leads to, by the words that it stands in."""
+    text = mention.link.text or ""
+    generic = _GENERIC.match(text) is not None or not text or "://" in text
+    said = generic and bool(text) and not re.search(r"\w{3}", mention.before)
+    if "et al" in f"{mention.before[-40:]}{text}" or (any(map(_ELSEWHERE.search, mention.headings[-2:])) and not said):
+        return False
+    before = mention.before[-160:]
+    if _names(text, names) or (generic and " | " in mention.label and _names(mention.label, names)):
+        return True
+    aside = _ASIDE.search(before) if generic else None
+    if aside and _TERM.search(aside[1]) and not _names(aside[1], names):
+        return False  # "LoRA ([paper](...))"
+    cues = [(match.start(), own) for own, cue in ((True, _OWN), (False, _OTHERS)) for match in cue.finditer(before)]
+    nearest = max(cues)[1] if cues else None
+    if generic and (mention.bar or re.fullmatch(rf"\W*(?:\w+ ){{0,2}}{_KIND}\W*", before, re.I)):
+        return True if nearest is not False and (top or not mention.label) else None
+    if nearest is not None:
+        return nearest if nearest or not _names(before[-80:], names) else None
+    if generic and not _names(before, names):
+        return False if _TERM.search(before) or mention.label else None
+    return generic
+
+
+def _cited(document: Document, names: tuple[str, ...]) -> Iterator[Paper]:
+    """Entries of BibTeX: those whose title names the model, or where none does, the first of a section on citing."""
+    entries = []
+    for match in islice(_ENTRY.finditer(document.text), _MOST_ENTRIES):
+        body = document.text[match.end() : match.end() + 3_000]
+        following = _ENTRY.search(body)
+        fields = {
+            key.lower(): value.strip(' {},"')
+            for key, value in _FIELD.findall(body[: following.start() if following else None])
+        }
+        line = document.text.count("\n", 0, match.start()) + 1
+        if fields.get("title") and line <= len(document.headings):
+            entries.append((fields, line))
+    named = [_names(f"{fields['title']}", names) for fields, _ in entries]
+    for number, (fields, line) in enumerate(entries):
+        headings = document.headings[line - 1]
+        about = " ".join(document.lines[max(0, line - 8) : line - 1])
+        cites = re.search(r"cit(?:e|ing|ation)|bibtex|引用|引文", " ".join((*headings[-1:], about)), re.I) is not None
+        sole = (
+            number == 0 and not any(named) and cites and not re.search(r"\balso cite|original|please also", about, re.I)
+        )
+        where = next(
+            (
+                fields[key]
+                for key in ("url", "eprint", "doi", "journal", "booktitle", "howpublished")
+                if fields.get(key)
+            ),
+            "",
+        )
+        arxiv = _ARXIV.search(
+            " ".join(fields.get(key, "") for key in ("eprint", "journal", "url", "note", "howpublished"))
+        )
+        target = f"arXiv:{arxiv[1]}" if arxiv else where if _PAPER.search(where) or fields.get("booktitle") else ""
+        if not target and not re.search(r"report|paper", fields["title"], re.I):
+            continue
+        reviewed = bool(fields.get("booktitle") or REVIEWED.search(where)) or bool(
+            fields.get("journal") and not re.search(r"arxiv|corr|preprint", fields["journal"], re.I)
+        )
+        place = Evidence(document.file, f"line {line}", fields["title"][:200], document.sha256)
+        yield Paper(target or fields["title"], named[number] or sole, place, reviewed)
