@@ -229,10 +229,10 @@ def licence_text(audit: Audit) -> str:
     if row.answer != "unknown" and row.grade == Grade.ABSENT and not names:
         return "none found"
     told = {"no": "not open", "partly": "open in part"}.get(row.answer, f"could not be judged: {_told(row)}")
-    quotes = [f"“{shorten(each.quote)}”" for each in limits if each.quote][:2]
-    quotes = quotes[:1] if len("".join(quotes)) > 2 * _LONGEST else quotes
-    worst = " and ".join(quotes) or ", ".join(_words(each) for each in limits)
-    return f"{named}{', ' * bool(named)}{told}{f': {worst}' * bool(worst)}"
+    worst = [f"{_words(each)}: “{shorten(each.quote).rstrip('.,;:')}”" for each in limits if each.quote][:2]
+    worst = worst[:1] if len("".join(worst)) > 2 * _LONGEST else worst
+    shown = "; ".join(worst) or ", ".join(map(_words, limits))
+    return f"{named}{', ' * bool(named)}{told}{f': {shown}' * bool(shown)}"
 
 
 def _weights_line(audit: Audit) -> Line:
