@@ -54,12 +54,12 @@ _TRAIN = r"(?:pre-?|fine-?|post-?|mid-?)?(?:train|tun)"
 CUES: Final = {
     "evaluated": re.compile(
         r"(?<![a-z])eval(?:s\b|uat\w*)|bench(?:es|mark\w*)?\b|leaderboard|\btest(?:ed|ing)?[ -](?:set|split|data"
-        r"|suite|question)\w*|\btested\b|held-?out|\bvalidation\b|decontaminat\w+|\bresults?\b|评测|评估|测试|測試"
+        r"|suite|question)\w*|\btested\b|\baccuracy\b|\bscores?\b|held-?out|\bvalidation\b|decontaminat\w+|\bresults?\b|评测|评估|测试|測試"
         r"|基准|évalu|bewert",
         re.I,
     ),
     "other": re.compile(
-        r"\b(?:same \w+(?: \w+)? as|similar to|compared? (?:to|with)|following|inspired|unlike|instead of|format"
+        r"\b(?:same \w+(?: \w+)? as|similar to|compared? (?:to|with)|(?<!-)following|inspired|unlike|instead of|format"
         r"|based on|buil[dt]s? (?:up)?on|deriv\w+ from|remov\w+|exclud\w+|e\.g\.|such as|data ?sets like|for instance"
         r"|examples?|tutorial|demo|toy|dummy|by default|related work|acknowledge?ments?|thank\w*|your|community"
         r"|ecosystem)\b|格式|示例|样例|参考|参照|致谢|您|你|自己的|默认|社区|生态",
@@ -177,14 +177,16 @@ def data_sets(subject: Subject) -> tuple[DataSet, ...]:
     for document in own_documents(subject):
         folder = "/" in document.file
         for mention in (*mentions(document), *_naming_files(document, files)):
-            target = mention.link.target
-            paths = () if "://" in target else files.get(target.strip("./").rpartition("/")[2].partition("#")[0], ())
+            target = mention.target
+            base = target.partition("#")[0].rstrip("/").rpartition("/")[2]
+            paths = () if "://" in target else files.get(base, ()) or files.get(base + "/", ())
             if paths or _is_place(mention, subject):
                 own = bool(paths) or subject.is_own(target) is True
                 use, hub = _use(mention, names, own), _HUB.match(target)
                 use = "other" if use == "listed" and (folder or not (own or document is subject.card)) else use
                 for name in paths or (hub[1] if hub else target,):
-                    marked = use != "trained" and bool(paths) and not _may_train(subject.source, name)
+                    sample = bool(paths) and _words(name) & _SAMPLES
+                    marked = sample or (use != "trained" and bool(paths) and not _may_train(subject.source, name))
                     found.append(
                         DataSet(
                             name,
@@ -210,7 +212,7 @@ def _tagged(subject: Subject) -> Iterator[DataSet]:
 
 def _is_place(mention: Mention, subject: Subject) -> bool:
     """Whether a link leads to data: by its address, or to a place of any kind whose nearest words say so."""
-    target = mention.link.target
+    target = mention.target
     if _HUB.match(target):
         return True
     if _PAGE.search(target) or mention.link.image or _CODE.search(mention.link.text) or "log" in _words(target):
@@ -226,7 +228,7 @@ def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
     """What the words around a data set say that it is to this model."""
     if _SAMPLE.search(mention.around or mention.sentence):
         return "other"
-    if BENCHMARK.search(f"{mention.link.target.rpartition('/')[2]} {mention.link.text}") and not _ON.search(
+    if BENCHMARK.search(f"{mention.target.rpartition('/')[2]} {mention.link.text}") and not _ON.search(
         mention.before
     ):
         return "evaluated"
@@ -237,7 +239,7 @@ def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
             return "other"
     titles = (mention.link.text, mention.before.rstrip(": "), *mention.label.split(" | "))
     listed = any(_LISTED.match(text) for text in titles if text) or (own and _OURS.search(mention.sentence))
-    cues = {kind: cue for kind, cue in CUES.items() if kind != "other" or not own}
+    cues = {kind: cue for kind, cue in CUES.items() if kind != "other" or not own or "://" not in mention.target}
     cue = mention.nearest(cues, headings=False)
     if not cue and not listed and (cue := mention.nearest(cues, headings=True)) == "trained" and not own:
         heads = any(
@@ -246,7 +248,7 @@ def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
         cue = cue if heads or _TOLD.search(mention.sentence) else "other"
     if cue == "trained":
         below = "/" in mention.document.file  # documents of tools speak of their users' data
-        elsewhere = "github.com" in mention.link.target and not told
+        elsewhere = "github.com" in mention.target and not told
         instructs = below or elsewhere or _INSTRUCTS.search(mention.around or mention.sentence)
         done = own or _TOLD.search(mention.sentence) or not instructs
         return "trained" if done else "other"

@@ -126,7 +126,7 @@ def _linked(document: Document, names: tuple[str, ...]) -> Iterator[Paper]:
         (block.line for block in document.blocks if block.kind == "heading" and len(block.headings) > 1), 1 << 30
     )
     for mention in mentions(document):
-        target, text = mention.link.target, mention.link.text
+        target, text = mention.target, mention.link.text
         said = _GENERIC.match(text) is not None and not re.match(r"\W*(?:here|link|pdf)\W*$", text, re.I)
         if mention.link.image == target or not (_PAPER.search(target) or (said and re.match(r"https?://", target))):
             continue
