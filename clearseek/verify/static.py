@@ -1,8 +1,8 @@
 """Level 1: what can be told without doing anything again.
 
 The audit of the release as of anybody's, each row then compared with the release's own records
-(:mod:`clearseek.verify.crosscheck`), and rows that only a ClearSeek release can have: the order of its data and
-what of them it is tested on, the order of its checkpoints, and what others have signed (:mod:`clearseek.verify.attestations`).
+(:mod:`clearseek.verify.crosscheck`), and rows that only a ClearSeek release can have: the order of its data and what of
+them it is tested on, the order of its checkpoints, and what others have signed (:mod:`clearseek.verify.attestations`).
 """
 
 from __future__ import annotations
