@@ -242,7 +242,8 @@ def _weights_line(audit: Audit) -> Line:
     memory = _memory(audit)
     sizes = [f"{count / 1e9:,.2f} billion parameters"] if count else []
     sizes += [_bytes(memory.bytes)] if memory is not None else []
-    parts = [line.text, ", ".join(sizes), f"licence: {licence_text(audit)}"]
+    here = ", ".join(sizes) if line.look == "yes" or not sizes else f"by its configuration {', '.join(sizes)}"
+    parts = [line.text, here, f"licence: {licence_text(audit)}"]
     if _answer(audit, ask.BARRIERS_ACCESS) == "no":
         parts.insert(1, "behind a gate: one must ask or agree first")
     ids = (*line.rows, ask.BARRIERS_ACCESS.id, ask.LICENCE_WEIGHTS.id)
@@ -281,9 +282,9 @@ def _told(row: Row) -> str:
 
 def _practice(audit: Audit) -> Line:
     """What it takes to run the model, and where its training lies between the thresholds of the AI Act."""
-    memory = _memory(audit)
+    row, memory = audit.get(ask.BARRIERS_HARDWARE), _memory(audit)
     if memory is None:
-        text = "memory could not be told: neither weights nor a configuration that is understood"
+        text = f"memory could not be told{f': {_told(row)}' if row is not None else ''}"
     else:
         devices = "one GPU of 80 GB holds" if memory.accelerators <= 1 else f"{memory.accelerators} GPUs of 80 GB hold"
         text = f"{devices} the {_bytes(memory.bytes)} of weights"
