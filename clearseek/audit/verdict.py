@@ -143,7 +143,8 @@ def _terms(audit: Audit) -> str:
     """The weights with their terms."""
     answer, names, limits = _answer(audit, ask.LICENCE_WEIGHTS), _licence_names(audit), _restrictions(audit)
     if answer == "yes":
-        return f"open weights under {names or 'an open licence'}"
+        agreed = _answer(audit, ask.LICENCE_AGREEMENT) != "no"
+        return f"open weights under {names or 'an open licence'}{'' if agreed else ' (card and licence do not agree)'}"
     if answer == "no" and limits:
         return f"open weights under a restricted licence ({', '.join(map(_words, limits))})"
     if answer == "partly":

@@ -116,6 +116,11 @@ def test_a_release_of_nothing_of_code_alone_and_of_data_alone() -> None:
     assert told(*release(**only)) == "data without weights; not open source: no weights, no training code"
 
 
+def test_sources_that_name_different_licences_are_in_the_sentence() -> None:
+    differ = row(ask.LICENCE_AGREEMENT, "no", Grade.PRESENT)
+    assert told(*release(), differ).startswith("open weights under MIT (card and licence do not agree); ")
+
+
 def test_a_gate_and_a_part_are_said() -> None:
     gate = row(ask.BARRIERS_ACCESS, "no", Grade.CLAIMED)
     assert told(*release(), gate).startswith("weights behind a gate, under MIT; ")
