@@ -141,7 +141,7 @@ permission grant granted permit permitted void money earn earns income approval 
 nuclear army armies soldiers prison hobby home abroad weekends
 """.split()
 )
-_MORE_STEMS = re.compile(r"(?:consent|notif|regist|prohib|exempt|licensee|nonprofit|academi|commerc|militar)")
+_MORE_STEMS = re.compile(r"(?:consent|notif|regist|prohib|exempt|licensee|nicht|kein|verbot|untersag|interdi|uniquement|seulement|vietat|soltanto|proibi|somente|únicament|nur$|kommerz|comerc|nonprofit|academi|commerc|militar)")
 _PHRASES = re.compile(
     r"\ball rights reserved\b"
     r"|\b(?:unless|except)\b(?: (?:where|as|when|if|for|files?|that|which|is|are|\w+ly)){0,4} (?:otherwise )?"

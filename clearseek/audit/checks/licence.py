@@ -342,12 +342,17 @@ def _sources(subject: Subject, kind: Kind) -> list[_Source]:
     own = [(text, kinds) for text in licence_files(subject) if (kinds := _covers(subject, text)) is not None]
     named = any(kind in kinds for _, kinds in own)
     for text, kinds in own:
-        if text.match.licence is not None and not (text.match.is_cut or text.match.basis == "title" and is_free(text.match.licence) and len(own) > 1) and (
-            kind in kinds or (not kinds and not named)
-        ):  # fmt: skip
-            changed = text.match.changes and is_free(text.match.licence)
-            ids = frozenset(["LicenseRef-Modified-MIT"] if changed else [each.id for each in text.match.licences])
-            found.append(_Source(text.file, text.match.label, ids, text.evidence, not kinds, text))
+        match = text.match
+        if not (kind in kinds or (not kinds and not named)) or match.is_cut or (match.licence is None and not text.limits):
+            continue
+        if match.basis == "title" and is_free(match.licence or _NOBODY) and len(own) > 1:
+            continue  # it points to the others
+        own_terms = match.licence is None or (match.changes and is_free(match.licence)) or (
+            match.basis == "title" and is_free(match.licence) and text.limits
+        )  # fmt: skip
+        ids = frozenset(["LicenseRef-Modified-MIT"] if own_terms else [each.id for each in match.licences])
+        label = "terms of its own, which restrict" if match.licence is None else match.label
+        found.append(_Source(text.file, label, ids, text.evidence, not kinds, text))
     return found
 
 

@@ -105,7 +105,7 @@ def _tags(metadata: dict[str, Any], card: Document) -> Iterator[Statement]:
         known = [found] if found else []
     if not known and isinstance(link, str) and (found := by_url(link)) is not None:
         known = [found]
-    if words and (known or words[0].lower() not in ("other", "unknown")):
+    if words:
         said = " AND ".join(words)  # a list does not say that one may choose
         whole = len(known) >= len(words)
         place = Evidence(card.file, f"line {line}, key license", said, card.sha256)
