@@ -232,6 +232,8 @@ def _is_place(mention: Mention, subject: Subject) -> bool:
     if _PAGE.search(target) or mention.link.image or _CODE.search(mention.link.text) or "log" in _words(target):
         return False
     near = f"{mention.link.text} {mention.before[-160:]} {mention.label}"
+    if _PLACE.match(target) and re.search(r"\b(?:weights|checkpoints?|models?)\b", mention.before[-60:], re.I):
+        return bool(_NAMES_DATA.search(mention.link.text))
     if _PLACE.match(target):
         return _NAMES_DATA.search(f"{near} {mention.after[:30]} {target}") is not None
     last = target.rstrip("/").rpartition("/")[2] if "github.com" in target else ""

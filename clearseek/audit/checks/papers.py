@@ -124,7 +124,7 @@ def own_papers(subject: Subject) -> list[Paper]:
 
 def _key(name: str) -> str:
     """What a title must hold to name the model: its name without a size; empty where that is too short to tell."""
-    bare = re.sub(r"[-_ ]?\d+(?:\.\d+)?[bm]\b.*$", "", name.lower())
+    bare = re.sub(r"[-_ ]?(?:\d+(?:\.\d+)?[bm]\b.*|(?:chat|instruct|base|it|preview))$", "", name.lower())
     key = normalise(bare)
     return key if len(key) > 2 or re.search(r"\d", key) else ""
 
@@ -167,7 +167,14 @@ def _whose(mention: Mention, names: tuple[str, ...], top: bool) -> bool | None:
         return True
     called = _CALLED.match(text)
     if called and not generic:  # the "Bar paper"
-        return None if any(normalise(called[1]).startswith(name) for name in names) else False
+        name = normalise(called[1])
+        return (
+            True
+            if any(len(name) > 2 and each.startswith(name) for each in names)
+            else None
+            if any(map(name.startswith, names))
+            else False
+        )
     parts = [part for part in mention.label.split(" | ") if part]
     if generic and " | " in mention.label and all(_GENERIC.match(part) or _names(part, names) for part in parts):
         return True  # the row or column is called after it
@@ -178,7 +185,7 @@ def _whose(mention: Mention, names: tuple[str, ...], top: bool) -> bool | None:
     nearest = max(cues)[1] if cues else None
     if generic and (mention.bar or re.fullmatch(rf"\W*(?:\w+ ){{0,2}}{_KIND}\W*", before, re.I)):
         return True if nearest is not False and (top or not mention.label) else None
-    if mention.bar and top and nearest is not False:
+    if mention.bar and top and nearest is not False and (mention.link.image or mention.around.strip() != text):
         return True
     if nearest is not None:
         return nearest if nearest or not _names(before[-80:], names) else None
