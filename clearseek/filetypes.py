@@ -113,7 +113,8 @@ def read_pointer(content: bytes) -> Pointer | None:
     if len(content) > POINTER_BYTES:
         return None
     if content.startswith(LFS_START):
-        size, oid = (re.search(rb"^" + each, content, re.M) for each in (rb"size (\d{1,18})\s*$", rb"oid sha256:([0-9a-f]{64})\s*$"))
+        size = re.search(rb"^size (\d{1,18})\s*$", content, re.M)
+        oid = re.search(rb"^oid sha256:([0-9a-f]{64})\s*$", content, re.M)
         return Pointer(int(size[1]) if size else 0, oid[1].decode() if oid else "")
     if _ANNEX.fullmatch(content):
         key = _ANNEX_KEY.search(content)

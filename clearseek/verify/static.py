@@ -1,8 +1,8 @@
 """Level 1: what can be told without doing anything again.
 
 The audit of the release as of anybody's, each row then compared with the release's own records
-(:mod:`clearseek.verify.crosscheck`), and rows that only a ClearSeek release can have: the order of its data and
-what of them it is tested on, the order of its checkpoints, and what others have signed (:mod:`clearseek.verify.attestations`).
+(:mod:`clearseek.verify.crosscheck`), and rows that only a ClearSeek release can have: the order of its data and what of
+them it is tested on, the order of its checkpoints, and what others have signed (:mod:`clearseek.verify.attestations`).
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ def _own(records: Records) -> Iterator[Row]:
 
 
 def compared_rows(found: Audit) -> Iterator[Row]:
-    """Rows of a static audit to be shown: those that records or others' signatures bear on, and false ones."""
-    about = (*crosscheck.COMPARED, *ask.OWN, ask.WEIGHTS_TRAJECTORY)
-    yield from (row for row in found if row.question in about or _is_false(row))
+    """Rows of a static audit to be shown: those that records or others' signatures confirm, and false ones."""
+    for row in found:
+        confirmed = row.question in (*crosscheck.COMPARED, ask.WEIGHTS_TRAJECTORY) and row.grade >= Grade.CHECKED
+        if confirmed or row.question in ask.OWN or _is_false(row):
+            yield row
 
 
 def static_row(found: Audit) -> Row:

@@ -16,7 +16,7 @@ def test_formats_and_out(release: Path, tmp_path: Path, capsys: pytest.CaptureFi
     content = json.loads(capsys.readouterr().out)
     assert {row["id"] for row in content["rows"]} >= {"weights.final", "data.training"}
     assert {view["id"] for view in content["views"]} == {"plain", "mof", "osaid", "osai", "ai-act"}
-    for kind in ("html", "markdown", "mot", "json"):
+    for kind in ("html", "markdown", "cyclonedx", "json"):
         out = tmp_path / kind
         assert main(["audit", str(release), "--format", kind, "--out", str(out)]) == 0
         assert out.stat().st_size > 1000

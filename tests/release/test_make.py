@@ -84,7 +84,8 @@ def test_everything_is_made_again_to_the_bit(made: Path) -> None:
     assert {row.id for row in found.values() if row.grade < Grade.REEXECUTED} == read | {
         id for id in found if not id.startswith("verify.")
     }
-    assert {row.answer for row in found.values()} == {"yes"}
+    summary = {row.id: row.answer for row in found.values() if row.answer != "yes"}
+    assert summary == {"documents.data_summary": "partly"}, "nobody said who publishes it, and in which language it is"
 
 
 def test_its_bills_list_every_file_and_package(made: Path) -> None:
@@ -396,7 +397,7 @@ def test_nothing_is_done_with_files_that_lead_elsewhere(release: Path, tmp_path:
     place.rename(tmp_path / "elsewhere")
     place.symlink_to(tmp_path / "elsewhere") if kind == "link" else os.mkfifo(place)
     found = rows(release, levels=(0, 1, 2, 3, 4, 5))
-    assert found.keys() == {"verify.files", "verify.static"}
+    assert {id for id in found if id.startswith("verify.")} == {"verify.files", "verify.static"}
     assert found["verify.files"].answer == "no"
     assert "checkpoints/step-00000003/weights.safetensors" in found["verify.files"].reason
 

@@ -1,8 +1,8 @@
 """The AI Act's summary of training content: which fields of the Commission's template are filled, and by what.
 
 Every provider of a general-purpose model must publish one, open or not (Regulation (EU) 2024/1689, article 53(1)(d);
-template of 24 July 2025). The template has no machine-readable form, so a summary is read as people write it: a table
-or sections, whose names or numbers are the template's. "None" is an answer; "not stated" is not.
+template of 24 July 2025). The template has no machine-readable form, so a summary is read as people write it: a table,
+sections or a PDF, whose names or numbers are the template's. "None" is an answer; "not stated" is not.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
+from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.facts import SummaryFact
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.mentions import first_link
+from clearseek.audit.read.pdf import pdf_lines
 from clearseek.audit.read.presence import fault
 from clearseek.audit.read.subject import Subject, attempt
 
@@ -34,6 +35,8 @@ _EMPTY = re.compile(
     r"|disclosed).*",
     re.I,
 )
+_UNTICKED = re.compile(r"\u2610 ?yes[^\u2612\u2611]{0,40}\u2610 ?no\b", re.I)
+"""A question of the form without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +47,34 @@ class Field:
     """Section and subject."""
     words: str
     """Pattern of the names it goes by, without a section's number."""
-    elsewhere: tuple[Question, ...] = ()
-    """Questions whose rows tell the same outside of a summary."""
+    heading: str
+    """Pattern of its heading in the Commission's form."""
+
+    @property
+    def section(self) -> str:
+        """Number of its section."""
+        return self.name.partition(" ")[0]
 
 
 FIELDS: Final = (
-    Field("1.1 provider", r"provider\b"),
-    Field("1.2 model", r"(?:versioned )?models?\b(?![- ]generated)", (ask.DOCUMENTS_MODEL_CARD,)),
-    Field("1.3 modality and size", r"(?:training data )?size\b|modalit(?:y|ies).{0,20}size"),
-    Field("1.3 types of content", r"types? of content|content types?"),
-    Field("1.3 latest acquisition", r"latest (?:date of )?(?:data )?(?:acquisition|collection)"),
-    Field("1.3 languages", r"languages?\b|linguistic"),
-    Field("2.1 public data sets", r"public(?:ly available)? data ?sets?", (ask.DATA_TRAINING,)),
-    Field("2.2 private data sets", r"private|licensed|commercially licensed"),
-    Field("2.3 crawled data", r"crawl|scrap"),
-    Field("2.4 user data", r"user data|data (?:collected )?from users"),
-    Field("2.5 synthetic data", r"synthetic|model[- ]generated"),
-    Field("2.6 other data", r"other (?:sources|data)"),
+    Field("1.1 provider", r"(?:provider|developer)\b", r"(?:provider|developer) (?:name and contact|identification)"),
+    Field("1.2 model", r"(?:versioned )?models?\b(?![- ]generated)", r"versioned model name\(?s?\)?"),
+    Field("1.3 modality and size", r"(?:training data )?size\b|modalit(?:y|ies).{0,20}size", r"training data size"),
+    Field("1.3 types of content", r"types? of content|content types?", r"types? of content"),
+    Field("1.3 latest acquisition", r"latest (?:date of )?(?:data )?(?:acquisition|collection)",
+          r"latest date of data\W{0,3}acquisition\S{0,14}(?: for model training)?"),
+    Field("1.3 languages", r"languages?\b|linguistic", r"linguistic characteristics(?: of the overall training data)?"),
+    Field("2.1 public data sets", r"public(?:ly available)? data ?sets?", r"publicly available data ?sets"),
+    Field("2.2 private data sets", r"private|licensed|commercially licensed",
+          r"private non-publicly available data ?sets"),
+    Field("2.3 crawled data", r"crawl|scrap", r"data crawled and scraped"),
+    Field("2.4 user data", r"user data|data (?:collected )?from users", r"user data"),
+    Field("2.5 synthetic data", r"synthetic|model[- ]generated", r"synthetic data"),
+    Field("2.6 other data", r"other (?:sources|data)", r"other sources of data"),
     Field("3.1 reservations of rights", r"reservations?|opt-?outs?|copyright|text and data mining|\btdm\b",
-          (ask.DOCUMENTS_COPYRIGHT_POLICY,)),
-    Field("3.2 illegal content", r"illegal|unlawful"),
-    Field("3.3 other information", r"other (?:information|remarks|measures)|additional|optional"),
+          r"respect of reservation of rights"),
+    Field("3.2 illegal content", r"illegal|unlawful", r"removal of illegal content"),
+    Field("3.3 other information", r"other (?:information|remarks|measures)|additional|optional", r"other information"),
 )  # fmt: skip
 
 
@@ -86,15 +96,19 @@ def row(subject: Subject) -> Row:
     if part.value:
         reason = f"named like one and holds nothing: {found} {part.value}"
         return ask.DOCUMENTS_DATA_SUMMARY.no(Grade.CLAIMED, reason, subject.source.whole(found))
-    if not found.lower().endswith(_READ):
+    pages = attempt(lambda: pdf_lines(subject.source, found)) if found.lower().endswith(".pdf") else None
+    if not found.lower().endswith(_READ) and (pages is None or pages.value is None):
         reason = f"{found}, of a form that is not read field by field: which fields it fills is not known"
+        reason = reason if pages is None else f"{pages.error}; so which fields it fills is not known"
         return ask.DOCUMENTS_DATA_SUMMARY.partly(Grade.PRESENT, reason, subject.source.whole(found))
-    filled = fields(subject)
+    filled = fields(subject) if pages is None else _in_text(pages.value or [], subject.source.whole(found))
     places = (subject.source.whole(found), *(place for _, place in filled.values()))[:8]
     missing = [each.name for each in FIELDS if each.name not in filled]
     reason = f"{found} fills {len(filled)} of {len(FIELDS)} fields of the Commission's template"
     reason += f"; not {', '.join(missing)}" if missing else ""
-    answer: Answer = "yes" if not missing else "partly" if filled else "no"
+    if pages is not None and not filled:
+        reason = f"{found} has none of the headings of the Commission's template in English: its fields were not read"
+    answer: Answer = "yes" if not missing else "partly" if filled or pages is not None else "no"
     facts = (SummaryFact({field: text[:500] for field, (text, _) in filled.items()}),) if filled else ()
     return ask.DOCUMENTS_DATA_SUMMARY.answer(answer, Grade.PRESENT, reason, *places, facts=facts)
 
@@ -132,8 +146,7 @@ def _is(label: str, field: Field) -> bool:
     """Whether a label is this field's: by its section's number and its words, or by the words at its beginning."""
     label = label.strip().lower()
     number, _, rest = label.partition(" ")
-    section = field.name.partition(" ")[0]
-    if number.rstrip(".") == section:
+    if number.rstrip(".") == field.section:
         return re.search(field.words, rest, re.I) is not None
     return number[:1].isalpha() and re.match(rf"(?:the )?(?:{field.words})", label, re.I) is not None
 
@@ -153,3 +166,24 @@ def _sections(document: Document) -> list[tuple[str, str, int]]:
             if text and not text.startswith(("#", "|")):
                 out.append((line.strip("# "), text, number))
     return out
+
+
+def _in_text(lines: list[str], place: Evidence) -> dict[str, tuple[str, Evidence]]:
+    """Field -> what stands between its heading in the template and the next: a PDF's text has no other form."""
+    text = " ".join(" ".join(lines).split())
+    found: list[tuple[Field, int, int]] = []
+    begin = 0
+    for each in FIELDS:
+        numbered = re.compile(rf"{re.escape(each.section)}\.? (?:{each.heading})", re.I).search(text, begin)
+        match = numbered or re.compile(rf"(?:{each.heading})\W{{0,3}}", re.I).search(text, begin)
+        if match is not None:
+            found.append((each, match.start(), match.end()))
+            begin = match.end()
+    told: dict[str, tuple[str, Evidence]] = {}
+    ends = [start for _, start, _ in found[1:]] + [len(text)]
+    for number, (each, _, after) in enumerate(found):
+        between = (text[after:end].strip() for end in ends[number:])  # headings of columns follow on each other
+        answer = next((part for part in between if re.search(r"\w", part)), "")
+        if answer and not _EMPTY.fullmatch(answer[:500]) and not _UNTICKED.search(answer):
+            told[each.name] = answer, place
+    return told

@@ -16,8 +16,8 @@ from typing import Final
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, Link, shorten
 from clearseek.audit.read.hub import STEP_REVISION
-from clearseek.audit.read.identity import read_address, written
 from clearseek.audit.read.parts import Sentence
+from clearseek.audit.read.repositories import read_address, written
 from clearseek.audit.read.subject import Subject
 
 _MOST: Final = 40

@@ -201,10 +201,11 @@ def _weights(subject: Subject, base: Subject) -> Row:
         f"{len(shared)} matrices beside {base.name}'s: cosine {middle:.4f} in the median, {same} the same"
         f"{_tokenizers(subject, base)}"
     )
-    is_named = any(_alike(each, base.name) for each in named)
+    is_named = any(_alike(each, name) for each in named for name in base.names)
     places = tuple(Evidence(*ours[one][:1]) for one in shared[:1])
-    if UNRELATED < middle < DERIVED:
-        return ask.LINEAGE_WEIGHTS.unknown(Grade.PRESENT, f"{reason}: neither near nor far", *places)
+    if UNRELATED < middle < DERIVED or (named and not base.names):
+        why = "neither near nor far" if base.names or not named else "what the other is called is not known"
+        return ask.LINEAGE_WEIGHTS.unknown(Grade.PRESENT, f"{reason}: {why}", *places)
     comes = middle >= DERIVED
     if comes == is_named:
         what = "it is named" if comes else "and it is not named"

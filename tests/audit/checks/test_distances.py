@@ -33,7 +33,10 @@ def tuned(release: Path, base: Path, size: float) -> None:
 
 @pytest.fixture
 def base(release: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(release, tmp_path / "Base"))
+    copy = Path(shutil.copytree(release, tmp_path / "x"))
+    card = copy / "README.md"
+    card.write_text(card.read_text().replace("# Tiny", "# Base"))
+    return copy
 
 
 def name_base(release: Path, base: str) -> None:
