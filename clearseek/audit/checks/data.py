@@ -90,9 +90,8 @@ _GIVEN = re.compile(
     r"releas|publish|provid|open-?sourc|shar|available|download|upload|contain|here|开源|发布|下载", re.I
 )
 _OPEN = re.compile(
-    rf"(?:releas|publish|open-?sourc|publicly available|includes?"
-    rf"|fully open)[^.;]{{0,120}}\b(?:(?:pre-?)?training {_DATA}|data-?sets\b)|\b(?:training {_DATA}"
-    rf"|data-?sets)[^.;]{{0,120}}(?:releas|publish|open-?sourc|publicly available)",
+    r"(?=.*\b(?:releas|publish|open-?sourc|publicly available|includes?\b|fully open))"
+    rf"(?:.*\btraining {_DATA}|(?=.*\b(?:weights|checkpoints|code)\b).*\bdata-?sets\b)",
     re.I,
 )
 """A maker's words that the training data are given out."""
