@@ -9,7 +9,7 @@ is in the maker's words or in none.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
@@ -90,9 +90,8 @@ _GIVEN = re.compile(
     r"releas|publish|provid|open-?sourc|shar|available|download|upload|contain|here|开源|发布|下载", re.I
 )
 _OPEN = re.compile(
-    rf"(?:releas|publish|open-?sourc|publicly available|includes?"
-    rf"|fully open)[^.;]{{0,120}}\b(?:(?:pre-?)?training {_DATA}|data-?sets\b)|\b(?:training {_DATA}"
-    rf"|data-?sets)[^.;]{{0,120}}(?:releas|publish|open-?sourc|publicly available)",
+    r"(?=.*\b(?:releas|publish|open-?sourc|publicly available|includes?\b|fully open))"
+    rf"(?:.*\btraining {_DATA}|(?=.*\b(?:weights|checkpoints|code)\b).*\bdata-?sets\b)",
     re.I,
 )
 """A maker's words that the training data are given out."""
@@ -201,7 +200,7 @@ def _links(subject: Subject, linked: list[DataSet]) -> Row:
     if scripts := linked_data_code(subject):
         reason += "; the code that made them is linked"
         places += tuple(scripts[:1])
-    base, pretrained = _base(subject), _said(subject, _is_pretraining)
+    base, pretrained = _base(subject), _said(subject, lambda text, _: _PRETRAINED.search(text))
     missing: list[tuple[str, Evidence | None]] = []
     if base is None and trained and all(each.stage == "fine-tuning" for each in trained):
         missing.append(("these are the data of the fine-tuning; those of the pre-training are not linked", pretrained))
@@ -258,49 +257,41 @@ def _base(subject: Subject) -> Evidence | None:
     return None
 
 
-def _said(subject: Subject, kind: object) -> Evidence | None:
-    """The first sentence of a kind in the release's own documents, as evidence."""
-    assert callable(kind)
+def _said(subject: Subject, kind: Callable[[str, Sentence], re.Match[str] | None]) -> Evidence | None:
+    """The first sentence of a kind in the release's own documents that is not about another model."""
     names = frozenset(map(normalise, subject.names))
     for document in own_documents(subject):
         for sentence in document.sentences if "/" not in document.file else ():
-            if kind(sentence.text[:1_000], sentence) and not of_another(sentence.text[:120], names):
+            found = kind(sentence.text[:1_000], sentence)
+            if found and not of_another(sentence.text[: found.start()], names):
                 return document.at(sentence.line, sentence.text[:240])
     return None
 
 
-def _is_trained_on(text: str, sentence: Sentence, pattern: re.Pattern[str]) -> bool:
-    return bool(_TRAINED_ON.search(text) and pattern.search(re.sub(r"https?://\S+", "", text)))
+def _is_trained_on(text: str, sentence: Sentence, pattern: re.Pattern[str]) -> re.Match[str] | None:
+    return _TRAINED_ON.search(text) if pattern.search(re.sub(r"https?://\S+", "", text)) else None
 
 
-def _is_refusal(text: str, sentence: Sentence) -> bool:
+def _is_refusal(text: str, sentence: Sentence) -> re.Match[str] | None:
     found = _NOT_GIVEN.search(text)
-    if found is None or _NOT_ABOUT.search(text):
-        return False
-    trains = CUES["trained"].search(text) or any(map(CUES["trained"].search, sentence.headings[-1:]))
-    return bool(
-        re.search(_DATA, text, re.I)
-        and (trains or re.search(r"\b(?:the|our|its) (?:\w+ )?data(?:-?sets?)?\b", text, re.I))
-    )
+    if found is None or _NOT_ABOUT.search(text) or not re.search(_DATA, text, re.I):
+        return None
+    trains = any(map(CUES["trained"].search, (text, *sentence.headings[-1:])))
+    return found if trains or re.search(r"\b(?:the|our|its) (?:\w+ )?data(?:-?sets?)?\b", text, re.I) else None
 
 
-def _is_held_back(text: str, sentence: Sentence) -> bool:
+def _is_held_back(text: str, sentence: Sentence) -> re.Match[str] | None:
     found = _HELD_BACK.search(text)
-    return found is not None and bool(CUES["trained"].search(text)) and not _DENIED.search(text[: found.start()])
+    return found if found and CUES["trained"].search(text) and not _DENIED.search(text[: found.start()]) else None
 
 
-def _is_part(text: str, sentence: Sentence) -> bool:
-    return bool(
-        _PART.search(text) and _GIVEN.search(text) and not CUES["evaluated"].search(text) and not _DENIED.search(text)
-    )
+def _is_part(text: str, sentence: Sentence) -> re.Match[str] | None:
+    other = CUES["evaluated"].search(text) or _DENIED.search(text) or not _GIVEN.search(text)
+    return None if other else _PART.search(text)
 
 
-def _is_release(text: str, sentence: Sentence) -> bool:
-    return _OPEN.search(text) is not None and not _DENIED.search(text)
-
-
-def _is_pretraining(text: str, sentence: Sentence) -> bool:
-    return _PRETRAINED.search(text) is not None
+def _is_release(text: str, sentence: Sentence) -> re.Match[str] | None:
+    return None if _DENIED.search(text) else _OPEN.search(text)
 
 
 # -- the other rows -------------------------------------------------------------------------------------------------

@@ -54,15 +54,15 @@ _TRAIN = r"(?:pre-?|fine-?|post-?|mid-?)?(?:train|tun)"
 CUES: Final = {
     "evaluated": re.compile(
         r"(?<![a-z])eval(?:s\b|uat\w*)|bench(?:es|mark\w*)?\b|leaderboard|\btest(?:ed|ing)?[ -](?:set|split|data"
-        r"|suite|question)\w*|\btested\b|held-?out|\bvalidation\b|decontaminat\w+|\bresults?\b|评测|评估|测试|測試"
-        r"|基准|évalu|bewert",
+        r"|suite|question)\w*|\btested\b|\baccuracy\b|\bscores?\b|held-?out|\bvalidation\b|decontaminat\w+"
+        r"|\bresults?\b|评测|评估|测试|測試|基准|évalu|bewert",
         re.I,
     ),
     "other": re.compile(
-        r"\b(?:same \w+(?: \w+)? as|similar to|compared? (?:to|with)|following|inspired|unlike|instead of|format"
-        r"|based on|buil[dt]s? (?:up)?on|deriv\w+ from|remov\w+|exclud\w+|e\.g\.|such as|data ?sets like|for instance"
-        r"|examples?|tutorial|demo|toy|dummy|by default|related work|acknowledge?ments?|thank\w*|your|community"
-        r"|ecosystem)\b|格式|示例|样例|参考|参照|致谢|您|你|自己的|默认|社区|生态",
+        r"\b(?:same \w+(?: \w+)? as|similar to|compared? (?:to|with)|(?<!-)following|inspired|unlike|instead of"
+        r"|format|based on|buil[dt]s? (?:up)?on|deriv\w+ from|remov\w+|exclud\w+|e\.g\.|such as|data ?sets like"
+        r"|for instance|examples?|tutorial|demo|toy|dummy|by default|related work|acknowledge?ments?|thank\w*|your"
+        r"|community|ecosystem)\b|格式|示例|样例|参考|参照|致谢|您|你|自己的|默认|社区|生态",
         re.I,
     ),
     "trained": re.compile(
@@ -82,9 +82,13 @@ _TOLD = re.compile(
 )
 """A statement of what was done, where an instruction would say what to do."""
 _ON = re.compile(rf"{_TRAIN}(?:ed|ing)\b[^.;]{{0,60}}\b(?:on|with|using)\b[^.;]{{0,100}}$", re.I)
+_PART_OF = re.compile(
+    r"\b(?:classifiers?|tokeni[sz]ers?|reward models?|filters?|judge|verifier|retriever|encoder)\b[^.;]{0,60}$", re.I
+)
+"""Other things that are trained beside the model."""
 _INSTRUCTS = re.compile(
-    r"\b(?:you(?:r)?|please|examples?|format|by default|e\.g\.|tutorial|can be|demonstrate|show\w* how|how to)\b|格式"
-    r"|示例|样例|您|你|默认",
+    r"\b(?:you(?:r)?|please|examples?|format|by default|e\.g\.|tutorial|can be (?:fine-?)?tuned|demonstrate"
+    r"|show\w* how|how to)\b|格式|示例|样例|您|你|默认",
     re.I,
 )
 _OURS = re.compile(r"\bour\b.{0,60}(?:data|corp|mix)", re.I)
@@ -108,11 +112,11 @@ _PRETRAINING = re.compile(
 )
 _MARKING: Final = frozenset({
     "eval", "evals", "evaluation", "evaluate", "evaluations", "evaluator", "bench", "benches", "benchmark",
-    "benchmarks", "test", "tests", "testing", "testset", "heldout", "dev", "valid", "validation", "puzzle", "puzzles",
+    "benchmarks", "test", "tests", "testing", "testset", "heldout", "dev", "valid", "validation", "exam", "exams", "quiz", "puzzle", "puzzles",
     "question", "questions", "gold", "golden", "answers", "references", "leaderboard", "mmlu", "cmmlu", "ceval",
     "gsm8k", "humaneval", "mbpp", "bbh", "gpqa", "aime", "hellaswag", "winogrande", "piqa", "arc", "truthfulqa",
     "livecodebench", "ifeval", "mtbench", "triviaqa", "result", "results", "outputs", "predictions", "scores",
-    "prompts", "templates", "calibration", "quantize", "quantization",
+    "prompts", "templates", "calibration", "analysis", "metrics", "inference", "serving", "throughput", "quantize", "quantization",
 })  # fmt: skip
 """Words of a path that speak against training data."""
 _ASKING: Final = frozenset({
@@ -152,6 +156,7 @@ _RECORDS_SAID = re.compile(
     r"|samples|records|pairs|pages|urls|数据|语料",
     re.I,
 )
+_LOADED = re.compile(r"load_dataset\(\s*[\"']([\w.-]{1,96}/[\w.-]{1,96})[\"']")
 _TOKEN = re.compile(r"[\w.-][\w./-]{2,200}")
 
 
@@ -176,15 +181,18 @@ def data_sets(subject: Subject) -> tuple[DataSet, ...]:
     found = list(_tagged(subject))
     for document in own_documents(subject):
         folder = "/" in document.file
-        for mention in (*mentions(document), *_naming_files(document, files)):
-            target = mention.link.target
-            paths = () if "://" in target else files.get(target.strip("./").rpartition("/")[2].partition("#")[0], ())
+        for mention in (*mentions(document), *_naming_files(document, files), *_loading(document)):
+            target = mention.target
+            base = target.partition("#")[0].rstrip("/").rpartition("/")[2]
+            paths = () if "://" in target else files.get(base, ()) or files.get(base + "/", ())
             if paths or _is_place(mention, subject):
                 own = bool(paths) or subject.is_own(target) is True
                 use, hub = _use(mention, names, own), _HUB.match(target)
                 use = "other" if use == "listed" and (folder or not (own or document is subject.card)) else use
                 for name in paths or (hub[1] if hub else target,):
-                    marked = use != "trained" and bool(paths) and not _may_train(subject.source, name)
+                    sample = bool(paths) and _words(name) & _SAMPLES
+                    unsure = bool(paths) and (use != "trained" or folder)
+                    marked = sample or (unsure and not _may_train(subject.source, name))
                     found.append(
                         DataSet(
                             name,
@@ -196,6 +204,14 @@ def data_sets(subject: Subject) -> tuple[DataSet, ...]:
                         )
                     )
     return tuple(found)
+
+
+def _loading(document: Document) -> Iterator[Mention]:
+    """Data sets that a program in a text loads, as if it linked them."""
+    for number, line in enumerate(document.lines, 1):
+        for match in islice(_LOADED.finditer(line), 10) if "load_dataset" in line else ():
+            link = Link(f"https://huggingface.co/datasets/{match[1]}", "", number)
+            yield Mention(link, document, headings=document.headings[number - 1])
 
 
 def _tagged(subject: Subject) -> Iterator[DataSet]:
@@ -210,12 +226,14 @@ def _tagged(subject: Subject) -> Iterator[DataSet]:
 
 def _is_place(mention: Mention, subject: Subject) -> bool:
     """Whether a link leads to data: by its address, or to a place of any kind whose nearest words say so."""
-    target = mention.link.target
+    target = mention.target
     if _HUB.match(target):
         return True
     if _PAGE.search(target) or mention.link.image or _CODE.search(mention.link.text) or "log" in _words(target):
         return False
-    near = f"{mention.link.text} {mention.before[-40:]} {mention.label}"
+    near = f"{mention.link.text} {mention.before[-160:]} {mention.label}"
+    if _PLACE.match(target) and re.search(r"\b(?:weights|checkpoints?|models?)\b", mention.before[-60:], re.I):
+        return bool(_NAMES_DATA.search(mention.link.text))
     if _PLACE.match(target):
         return _NAMES_DATA.search(f"{near} {mention.after[:30]} {target}") is not None
     last = target.rstrip("/").rpartition("/")[2] if "github.com" in target else ""
@@ -226,18 +244,19 @@ def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
     """What the words around a data set say that it is to this model."""
     if _SAMPLE.search(mention.around or mention.sentence):
         return "other"
-    if BENCHMARK.search(f"{mention.link.target.rpartition('/')[2]} {mention.link.text}") and not _ON.search(
+    name = f"{mention.target.rpartition('/')[2]} {mention.link.text}"
+    if (BENCHMARK.search(name) or _words(name) & _ASKING) and not _ON.search(
         mention.before
     ):
         return "evaluated"
     told = list(CUES["trained"].finditer(mention.before))
     if told or CUES["trained"].search(mention.link.text):
         subject = mention.before[: told[-1].start()] if told else mention.before or mention.label
-        if of_another(subject, names):
+        if of_another(subject, names) or _PART_OF.search(subject):
             return "other"
     titles = (mention.link.text, mention.before.rstrip(": "), *mention.label.split(" | "))
     listed = any(_LISTED.match(text) for text in titles if text) or (own and _OURS.search(mention.sentence))
-    cues = {kind: cue for kind, cue in CUES.items() if kind != "other" or not own}
+    cues = {kind: cue for kind, cue in CUES.items() if kind != "other" or not own or "://" not in mention.target}
     cue = mention.nearest(cues, headings=False)
     if not cue and not listed and (cue := mention.nearest(cues, headings=True)) == "trained" and not own:
         heads = any(
@@ -246,7 +265,7 @@ def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
         cue = cue if heads or _TOLD.search(mention.sentence) else "other"
     if cue == "trained":
         below = "/" in mention.document.file  # documents of tools speak of their users' data
-        elsewhere = "github.com" in mention.link.target and not told
+        elsewhere = "github.com" in mention.target and not told
         instructs = below or elsewhere or _INSTRUCTS.search(mention.around or mention.sentence)
         done = own or _TOLD.search(mention.sentence) or not instructs
         return "trained" if done else "other"
@@ -312,7 +331,9 @@ def _may_train(source: Source, path: str, surely: bool = False) -> bool:
         return False
     keys = _keys(source, path) if re.search(r"\.jsonl?$", path) else set()
     reads = any(form <= keys for form in _READ_BY_TRAINING)
-    return reads and not keys & _MARKED if surely else reads or not keys & _MARKED
+    if surely:
+        return reads and not keys & _MARKED
+    return reads or not keys or bool(words & _TRAINING and not keys & _MARKED)
 
 
 def _holds_records(source: Source, path: str) -> bool:

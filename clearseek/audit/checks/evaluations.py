@@ -29,6 +29,7 @@ _MEASURE = re.compile(
 )
 _NUMBER = re.compile(r"[~≈]?\d{1,4}(?:\.\d{1,6})?\s?%?\W{0,3}(?:±\s?[\d.]{1,8}%?|\([^()]{0,20}\))?")
 _LISTED = re.compile(r"[\s:\uff1a=]{1,4}(?:\([^()]{0,30}\))?\W{0,4}\d{1,3}(?:\.\d{1,3})?\s?%?(?![\w-])")
+_REACHED = re.compile(r"\d{1,3}(?:\.\d{1,3})?\s?%?(?: accuracy| points)? (?:on|in) (?:the )?$")
 _ANSWERS = r"(?:responses|samples|completions|answers|generations|attempts|solutions|rollouts)"
 _SAMPLES: Final = (
     rf"generat\w{{1,4}} (\d{{1,4}}) {_ANSWERS}|(?<![\w.,])(\d{{1,4}}) {_ANSWERS} (?:per|for each|for every|to each) "
@@ -74,7 +75,7 @@ def listed_scores(document: Document) -> list[int]:
     out = []
     for block in document.blocks:
         match = BENCHMARK.search(block.text[:2_000]) if block.kind != "heading" else None
-        if match and _LISTED.match(block.text, match.end()):
+        if match and (_LISTED.match(block.text, match.end()) or _REACHED.search(block.text[: match.start()])):
             out.append(block.line_at(match.start()))
     return out
 

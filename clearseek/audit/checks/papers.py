@@ -35,17 +35,18 @@ REVIEWED: Final = re.compile(
 _KIND: Final = r"(?:papers?|reports?|preprints?|manuscript|publication|white ?paper|arxiv|system card|论文|报告|報告)"
 _GENERIC = re.compile(
     rf"^\W*(?:(?:our|the|this|read|see|full|official|technical|tech|research|model|original|paper|arxiv|link|static"
-    rf"|badge|here|on|v?\d|pdf|详细)\W+){{0,5}}(?:技术|技術)?(?:{_KIND}|paper link|here|link|pdf)(?:\W+(?:link|pdf|page|arxiv|badge"
-    rf"|paper|on arxiv|[\d.]+(?:v\d)?)){{0,3}}\W*$",
+    rf"|badge|here|on|v?\d|pdf|详细)\W+){{0,5}}(?:技术|技術)?(?:{_KIND}|paper link|here|link|pdf)(?:\W+(?:link|pdf"
+    rf"|page|arxiv|badge|paper|on arxiv|[\d.]+(?:v\d)?)){{0,3}}\W*$",
     re.I,
 )
 """Words of a link that say only that it is a paper."""
 _IS_REPORT = re.compile(rf"\b(?:tech(?:nical)?|research|full)[ -](?:report|paper)|\b{_KIND}\b|论文|报告", re.I)
 _OWN = re.compile(
-    r"\bour\b|\bthis (?:work|paper|model|repo\w*|project|report)\b|accompan|\bofficial\b|(?:more|further|training"
-    r"|additional|full|other) (?:\w+ )?(?:details|information|results)|refer to|details (?:are|can)|described in"
-    r"|presented in|introduced in|\bwe (?:\w+ )?(?:releas|publish|present|introduc|describ)\w*"
-    r"|code (?:and models )?(?:from|for|of)|released (?:the|a)|check out|cite\b|我们|本文|详见|引用",
+    rf"\bour\W+(?:\w+\W+){{0,2}}$|\bour (?:\w+ ){{0,2}}(?:{_KIND}|work|study)\b|\bthis (?:work|paper|repo\w*|project"
+    rf"|report)\b|accompan"
+    r"|\bofficial\b|(?:more|further|training|additional|full|other|evaluation) (?:\w+ )?(?:details|information"
+    r"|results)|refer to|details (?:are|can)|(?:described|presented|introduced) in|\bwe (?:\w+ )?(?:releas|publish"
+    r"|present)\w*|code (?:and models )?(?:from|of)|released (?:the|a)|check out|cite\b|我们|本文|详见|引用",
     re.I,
 )
 _OTHERS = re.compile(
@@ -58,6 +59,7 @@ _OTHERS = re.compile(
 _TERM = re.compile(r"\b(?:[A-Z]{2,}\w*|[A-Z][a-z]+[A-Z]\w*|[A-Z][a-z]*-?\d\w*)\b")
 """Names of methods and models, as LoRA, GPTQ or GPT-3."""
 _ASIDE = re.compile(r"([\w.-]{2,40})[*`'\"]?\s*[(\[\uff08][^()\uff08\uff09]{0,60}$")
+_CALLED = re.compile(rf"^\W*(?:the )?([\w.+ -]{{2,40}}?)(?: technical| tech| research)? {_KIND}\W*$", re.I)
 _ELSEWHERE = re.compile(
     r"related|acknowledg|referenc|credit|thanks|bibliograph|致谢|参考|further reading|awesome|projects using"
     r"|community",
@@ -97,8 +99,22 @@ def papers(subject: Subject) -> tuple[Paper, ...]:
         for each in (*_linked(document, names), *_cited(document, names)):
             own = None if depth and each.own else each.own
             found.setdefault((each.target, own), Paper(each.target, own, each.evidence, each.reviewed))
+    for paper in _tagged(subject):
+        found.setdefault((paper.target, paper.own), paper)
     known = {each.target for each in found.values() if each.own is not None}
     return tuple(each for each in found.values() if each.own is not None or each.target not in known)
+
+
+def _tagged(subject: Subject) -> Iterator[Paper]:
+    """Papers of the card's metadata: of a key for one, or of a tag, which may be of any that the card links."""
+    metadata, card = subject.metadata.value or {}, subject.card
+    tags = metadata.get("tags")
+    named = [(metadata.get(key), True) for key in ("arxiv", "paper", "paper_url")]
+    named += [(tag, None) for tag in (tags if isinstance(tags, list) else [])[:100] if str(tag).startswith("arxiv:")]
+    for value, own in named:
+        if card is not None and (match := _ARXIV.search(str(value)[:300])):
+            line = next((n for n, text in enumerate(card.lines, 1) if match[1] in text), 1)
+            yield Paper(f"arXiv:{match[1]}", own, card.at(line))
 
 
 def own_papers(subject: Subject) -> list[Paper]:
@@ -108,7 +124,7 @@ def own_papers(subject: Subject) -> list[Paper]:
 
 def _key(name: str) -> str:
     """What a title must hold to name the model: its name without a size; empty where that is too short to tell."""
-    bare = re.sub(r"[-_ ]?\d+(?:\.\d+)?[bm]\b.*$", "", name.lower())
+    bare = re.sub(r"[-_ ]?(?:\d+(?:\.\d+)?[bm]\b.*|(?:chat|instruct|base|it|preview))$", "", name.lower())
     key = normalise(bare)
     return key if len(key) > 2 or re.search(r"\d", key) else ""
 
@@ -126,7 +142,7 @@ def _linked(document: Document, names: tuple[str, ...]) -> Iterator[Paper]:
         (block.line for block in document.blocks if block.kind == "heading" and len(block.headings) > 1), 1 << 30
     )
     for mention in mentions(document):
-        target, text = mention.link.target, mention.link.text
+        target, text = mention.target, mention.link.text
         said = _GENERIC.match(text) is not None and not re.match(r"\W*(?:here|link|pdf)\W*$", text, re.I)
         if mention.link.image == target or not (_PAPER.search(target) or (said and re.match(r"https?://", target))):
             continue
@@ -147,8 +163,21 @@ def _whose(mention: Mention, names: tuple[str, ...], top: bool) -> bool | None:
     if "et al" in f"{mention.before[-40:]}{text}" or (any(map(_ELSEWHERE.search, mention.headings[-2:])) and not said):
         return False
     before = mention.before[-160:]
-    if _names(text, names) or (generic and " | " in mention.label and _names(mention.label, names)):
+    if _names(text, names):
         return True
+    called = _CALLED.match(text)
+    if called and not generic:  # the "Bar paper"
+        name = normalise(called[1])
+        return (
+            True
+            if any(len(name) > 2 and each.startswith(name) for each in names)
+            else None
+            if any(map(name.startswith, names))
+            else False
+        )
+    parts = [part for part in mention.label.split(" | ") if part]
+    if generic and " | " in mention.label and all(_GENERIC.match(part) or _names(part, names) for part in parts):
+        return True  # the row or column is called after it
     aside = _ASIDE.search(before) if generic else None
     if aside and _TERM.search(aside[1]) and not _names(aside[1], names):
         return False  # "LoRA ([paper](...))"
@@ -156,9 +185,13 @@ def _whose(mention: Mention, names: tuple[str, ...], top: bool) -> bool | None:
     nearest = max(cues)[1] if cues else None
     if generic and (mention.bar or re.fullmatch(rf"\W*(?:\w+ ){{0,2}}{_KIND}\W*", before, re.I)):
         return True if nearest is not False and (top or not mention.label) else None
+    if mention.bar and top and nearest is not False and (mention.link.image or mention.around.strip() != text):
+        return True
     if nearest is not None:
         return nearest if nearest or not _names(before[-80:], names) else None
     if generic and not _names(before, names):
+        if re.search(r"report|报告|報告", text, re.I) and not mention.label and not _TERM.search(before):
+            return True
         return False if _TERM.search(before) or mention.label else None
     return generic
 

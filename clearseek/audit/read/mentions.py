@@ -31,6 +31,7 @@ _VERB = re.compile(
     r"|have|uses?)\b"
 )
 _OURS = re.compile(r"\b(?:we|our|this|these|it|they|its|all)\b|我们|本", re.I)
+_BASE = re.compile(r"\b(?:is|from|(?:version|variant|copy) of|based on|on top of|tuned|upon) (?:the |an? )?[\w./-]{0,40}$")
 _DEVICE = re.compile(r"(?:[HABV]\d00|[BH]20|RTX|TPU|GPU|CUDA|MI\d)", re.I)
 _COMMON: Final = frozenset({
     "github", "huggingface", "pytorch", "modelscope", "llm", "llms", "sft", "rl", "dpo", "hf",
@@ -103,6 +104,8 @@ def of_another(text: str, names: frozenset[str]) -> bool:
     for match in _NAME.finditer(text[-_LONGEST:]):
         name = normalise(match[0].rstrip(".-"))
         inner = re.search(r"[a-z][A-Z]|-[A-Z]\b", match[0]) and _VERB.match(text[-_LONGEST:], match.end())
+        if _BASE.search(text[-_LONGEST:][: match.start()]):
+            continue  # what it was made from
         if any(own and (own.startswith(name) or name.startswith(own)) for own in names):
             last, other = match.start(), False
         elif name in _FAMILIES or (
