@@ -161,7 +161,10 @@ class Source(ABC):
 
     def is_other(self, path: str, sha256: object) -> bool:
         """Whether a file is not here, or is known to have another hash than this one."""
-        return path not in self.sizes or self.sha256(path) not in ("", sha256)
+        if path not in self.sizes:
+            return True
+        pointer = self.pointer(path)
+        return (self.sha256(path) if pointer is None else pointer.sha256) not in ("", sha256)
 
     def whole(self, path: str) -> Evidence:
         """A whole file as evidence; of one that is only pointed to, with the hash that the pointer names."""
