@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from clearseek.counts import Counted
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -76,8 +78,8 @@ _UNUSUAL: Final = (
 _SIZES: Final = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
-def decoder(raw: dict[str, Any]) -> dict[str, int] | None:
-    """Total, embedding, head, activated and mtp of a config.json of a common kind; None where the table cannot say."""
+def decoder(raw: dict[str, Any]) -> Counted | None:
+    """Parameters of a config.json of a common kind; None where the table cannot say."""
     kind = KINDS.get(str(raw.get("model_type")))
     named = raw.get("architectures") or ["ForCausalLM"]
     sizes = [raw.get(name) for name in _SIZES]
@@ -97,11 +99,10 @@ def decoder(raw: dict[str, Any]) -> dict[str, int] | None:
     dense = attention + kind.norms * H + 3 * H * I
     tied = raw.get("tie_word_embeddings", kind.tied)
     ends = V * H * (1 if tied else 2) + (H if kind.last_norm else 0)
-    result = {"embedding": V * H, "head": 0 if tied else V * H, "mtp": 0}
+    head, by = 0 if tied else V * H, f"ClearSeek's table of decoders ({raw['model_type']})"
     if not kind.experts:
-        total = L * dense + ends
-        return {"total": total, "activated": total, **result}
-    E, k, wide_expert = (raw.get(name) for name in (kind.experts, "num_experts_per_tok", kind.width))
+        return Counted(L * dense + ends, V * H, head, L * dense + ends, by=by)
+    E, k, wide_expert = (raw.get(name, 0) for name in (kind.experts, "num_experts_per_tok", kind.width))
     shared = raw.get(kind.shared) if kind.shared else 0
     first = raw.get("first_k_dense_replace") if kind.shared == "n_shared_experts" else 0
     if not (_whole(E) and _whole(k) and _whole(wide_expert) and k <= E) or type(shared) is not int:
@@ -113,8 +114,8 @@ def decoder(raw: dict[str, Any]) -> dict[str, int] | None:
     sparse = attention + kind.norms * H + E * H + (E if kind.router_bias else 0) + always
     nextn = raw.get("num_nextn_predict_layers", 0)
     total = first * dense + (L - first) * (sparse + E * expert) + ends
-    result["mtp"] = (nextn if type(nextn) is int and 0 < nextn < 10 else 0) * (sparse + E * expert + 2 * H * H + 3 * H)
-    return {"total": total, "activated": total - (L - first) * (E - k) * expert, **result}
+    mtp = (nextn if type(nextn) is int and 0 < nextn < 10 else 0) * (sparse + E * expert + 2 * H * H + 3 * H)
+    return Counted(total, V * H, head, total - (L - first) * (E - k) * expert, mtp, by=by)
 
 
 def _whole(value: Any) -> bool:

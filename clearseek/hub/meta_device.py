@@ -67,7 +67,7 @@ def build(raw: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def _classes(transformers: Any, config: Any, named: Any) -> Iterator[Any]:
-    """Classes for this configuration: the one that config.json names, if transformers has it, and those of its lists."""
+    """Classes for this configuration: the one that config.json names, if transformers has it, then the usual ones."""
     for name in named if isinstance(named, list) else ():
         found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
         if isinstance(found, type) and getattr(found, "config_class", None) is type(config):
@@ -140,7 +140,7 @@ def _experts(model: Any, text: Any) -> tuple[list[str], int | None]:
         block = modules.get(name.rpartition(".")[0])
         near = [module, block, *(block.children() if block is not None else ())]
         chosen = next((k for each in near if (k := _first(each, _CHOSEN))), None) or _first(text, _CHOSEN)
-        if chosen is None or chosen > size or getattr(text, "zero_expert_num", 0):
+        if chosen is None or chosen > size or getattr(text, "zero_expert_num", False):
             return [name], None
         found.append(f"{name} ({type(module).__name__}, {chosen} of {size})")
         unvisited += held - held * chosen // size
@@ -154,7 +154,9 @@ def _language(config: Any, text: Any, model: Any, head: Any) -> int:
     parts = [each for each in model.modules() if each is not model and getattr(each, "config", None) is text]
     if text is config or not parts:
         return 0
-    held = max(({id(each): each.numel() for each in part.parameters()} for part in parts), key=lambda of: sum(of.values()))
+    held = max(
+        ({id(each): each.numel() for each in part.parameters()} for part in parts), key=lambda of: sum(of.values())
+    )
     return sum((held if head is None else held | {id(head): head.numel()}).values())
 
 

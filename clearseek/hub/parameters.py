@@ -8,6 +8,7 @@ gives is an error with its reason: a count is never guessed.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -15,11 +16,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from clearseek.counts import ParameterCount, count_parameters
+from clearseek.counts import Counted, ParameterCount, count_parameters
 from clearseek.errors import UserError
 from clearseek.hub.config_json import parse_hf_config
 from clearseek.hub.decoders import decoder
@@ -35,36 +35,6 @@ _SIZE = re.compile("hidden_?size|d_model|n_embd|dim|layers?$|n_layer")
 _WITHOUT: Final = "counting it needs transformers: pip install 'clearseek[hf]'"
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """Parameters of a model, as its configuration gives them."""
-
-    total: int
-    """Parameters of the main model, multi-token prediction left out."""
-    embedding: int
-    """Parameters of the input embedding."""
-    head: int
-    """Parameters of the output head; 0 where it is the embedding."""
-    activated: int | None
-    """Parameters that one token visits, embedding and head included; None where it is not known."""
-    mtp: int = 0
-    """Parameters of the multi-token-prediction module."""
-    towers: int = 0
-    """Parameters of parts that read something other than text."""
-    lookups: int = 0
-    """Parameters of embeddings beside the input's."""
-    by: str = "ClearSeek's table of tensors"
-    """What it was counted by."""
-    defaults: tuple[str, ...] = ()
-    """Sizes that config.json leaves out, with the value that was taken for each."""
-
-    def without(self, embedding: bool = True, head: bool = False, activated: bool = False) -> int:
-        """A count without embedding or head; a tied matrix counts as the head."""
-        whole = self.total if not activated or self.activated is None else self.activated
-        kept = embedding and not (self.head == 0 and not head)
-        return whole - (self.embedding if kept else 0) - (self.head if head else 0)
-
-
 def count_config(raw: dict[str, Any], where: Path) -> Counted:
     """Count what a config.json describes. Raises UserError, which begins with `where`, saying why it cannot be."""
     model_type = raw.get("model_type")
@@ -77,11 +47,13 @@ def count_config(raw: dict[str, Any], where: Path) -> Counted:
         return of_count(count_parameters(parse_hf_config(raw, where)))
     except UserError:
         if (found := decoder(raw)) is not None:
-            return Counted(**found, by=f"ClearSeek's table of decoders ({model_type})")
+            return found
     if not isinstance(model_type, str):
         raise UserError(f"{where}: states no model_type")
     if not any(_SIZE.search(name) and type(value) is int for name, value in _values(raw)):
         raise UserError(f"{where}: states no sizes of the model")
+    if importlib.util.find_spec("transformers") is None:
+        raise UserError(f"{where}: model_type = {model_type[:60]!r}: {_WITHOUT}")
     return _on_meta_device(raw, where)
 
 
@@ -96,7 +68,7 @@ def _bounded(raw: dict[str, Any], where: Path) -> None:
         if number > MOST_VALUES:
             raise UserError(f"{where}: holds more than {MOST_VALUES:,} values, which no configuration does")
         if isinstance(value, int) and (value > MOST_SIZE or ("layer" in name and value > MOST_LAYERS)):
-            raise UserError(f"{where}: {name[:60]} = {value:.4g} is more than any model has")
+            raise UserError(f"{where}: {name[:60]} = {str(value)[:20]} is more than any model has")
         if isinstance(value, str) and len(value) > 10_000 and name != "chat_template":
             raise UserError(f"{where}: {name[:60]} is longer than a setting is")
 

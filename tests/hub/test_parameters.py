@@ -85,7 +85,7 @@ def test_published_counts(config: dict[str, Any], total: int) -> None:
 
 
 def test_published_figures_of_mixtures_of_experts() -> None:
-    """In billions: GLM-4.5 355 (embedding and head left out, the prediction module counted) and 32; V4 284 and 13, 1.6T."""
+    """GLM-4.5: 355B without embedding and head, with the prediction module, and 32B; V4: 284B and 13B, 1.6T and 49B."""
     glm, flash, pro, v32 = (count_config(each, CONFIG) for each in (GLM_4_5, V4_FLASH, V4_PRO, V3_2))
     assert round((glm.total + glm.mtp - glm.embedding - glm.head) / 1e9) == 355
     assert glm.activated is not None and round((glm.activated - glm.embedding - glm.head) / 1e9) == 32
@@ -122,8 +122,8 @@ def test_tables_count_what_transformers_builds(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"num_hidden_layers": 1_000_000}, "num_hidden_layers = 1e+06"),
-        ({"hidden_size": 10**12}, "hidden_size = 1e+12"),
+        ({"num_hidden_layers": 1_000_000}, "num_hidden_layers = 1000000 is"),
+        ({"hidden_size": 10**12}, "hidden_size = 1000000000000 is"),
         ({"model_type": None}, "model_type"),
         ({"x": [0] * 30_000}, "values"),
         ({"text": "x" * 20_000}, "longer"),
@@ -133,13 +133,13 @@ def test_what_no_model_has_is_refused_before_anything_is_built(
     change: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parameters.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
-    with pytest.raises(UserError, match=words.replace("+", r"\+")):
+    with pytest.raises(UserError, match=words):
         count_config(dense("bloom", 320, 64, 96, 2, 4, 4) | change, CONFIG)
 
 
 def test_no_key_that_names_code_reaches_a_class() -> None:
-    raw = {"auto_map": {"AutoConfig": "x.Y"}, "_attn_implementation": "a/b", "hidden_size": 8, "quantization_config": {},
-           "text_config": {"model_type": "llama", "trust_remote_code": True, "_x": 1}}  # fmt: skip
+    text = {"model_type": "llama", "trust_remote_code": True, "_x": 1}
+    raw = {"auto_map": {"AutoConfig": "x.Y"}, "_attn_implementation": "a/b", "hidden_size": 8, "text_config": text}
     assert plain(raw) == {"hidden_size": 8, "text_config": {"model_type": "llama"}}
 
 

@@ -215,8 +215,8 @@ def _memory(subject: Subject) -> Row:
     config, raw = subject.config.value, subject.config_raw.value or {}
     metadata = subject.source.settings(INDEX).get("metadata")
     listed = metadata.get("total_size") if isinstance(metadata, dict) else None
-    places: tuple[Evidence, ...] = (subject.source.whole(CONFIG),) if CONFIG in subject.source.sizes else ()
     about = ""
+    places: tuple[Evidence, ...] = (subject.source.whole(CONFIG),) if raw else ()
     if subject.weights.complete:
         size = sum(entry.size for _, entry in subject.weights.tensors.values())
         places = tuple(Evidence(file) for file in list(subject.weights.headers)[:4])

@@ -1,8 +1,8 @@
 """Parameters: what the card says, against what config.json and the weights' headers come to.
 
-A model has several counts: with its multi-token-prediction module or not, with its input embedding and output head, its
-vision tower, or without. A figure is right if it is one of them, rounded or cut off, which its words do not exclude; the
-row says which. It is wrong only if it lies beyond all of them: in between, its convention is not known.
+A model has several counts: with its multi-token-prediction module or not, with its input embedding, its output head and
+its vision tower or without. A figure is right if it is one of them, rounded or cut off, which its words do not exclude;
+the row says which. It is wrong only if it lies beyond all of them: in between, its convention is not known.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.read.claims import Claim, settled
 from clearseek.audit.read.subject import INDEX, Subject
-from clearseek.hub.parameters import Counted
+from clearseek.counts import Counted
 from clearseek.tensors import SCALE_SUFFIX, fp8_tensors, memory_tensors
 
 Ways = dict[str, float]
@@ -82,10 +82,7 @@ def _row(subject: Subject, question: Question, claims: tuple[Claim, ...], ways: 
     counted = subject.counted.value
     base = (subject.source.whole("config.json"),) if ways else ()
     shown = ", ".join(f"{billions(value)} {way}" for way, value in list((ways or elements).items())[:3])
-    note = ""
-    if counted and ways:
-        note = f"; counted by {counted.by}" + ("; config.json leaves out " + ", ".join(counted.defaults[:4]) + (
-            ", ..." if len(counted.defaults) > 4 else "") + ": transformers' defaults taken" if counted.defaults else "")  # fmt: skip
+    note = _note(counted) if counted and ways else ""
     if not claims:
         reason = f"nothing is stated; computed: {shown}{note}" if shown else "nothing is stated"
         return question.not_applicable(reason, *base)
@@ -105,6 +102,14 @@ def _row(subject: Subject, question: Question, claims: tuple[Claim, ...], ways: 
     told = "; ".join(dict.fromkeys(verdicts[claim][1] if verdicts[claim][0] is None else
                      f"“{claim.text}” may be said of another model or a part" for claim in strange))  # fmt: skip
     return question.unknown(Grade.CLAIMED, f"{told}; computed: {shown}{note}", *_places((*strange, *own)), *base)
+
+
+def _note(counted: Counted) -> str:
+    """What the count was made by, and what it had to take from elsewhere."""
+    if not counted.defaults:
+        return f"; counted by {counted.by}"
+    some = ", ".join(counted.defaults[:4]) + (", ..." if len(counted.defaults) > 4 else "")
+    return f"; counted by {counted.by}, whose defaults were taken for what config.json leaves out: {some}"
 
 
 def _judged(question: Question, verdicts: dict[Claim, tuple[bool, str]], base: tuple[Evidence, ...], note: str) -> Row:
@@ -129,12 +134,13 @@ def _verdict(claim: Claim, ways: Ways, elements: Ways, sure: bool = True) -> tup
         begin = "with " if claim.includes == "both" else "without "
         allowed = {way: value for way, value in ways.items() if way.startswith(begin)} or (
             ways if claim.includes == "both" else {})  # fmt: skip
-    fits = [way for way, value in allowed.items() if claim.rounds(value)]
-    cut = [way for way, value in allowed.items() if claim.agrees(value)]
+    found = [way for way, value in allowed.items() if claim.agrees(value)]
+    rounded = [way for way in found if claim.rounds(allowed[way])]
     extra = {"both": " including embedding and head", "neither": " excluding embedding and head", "": ""}
     said = f"“{claim.text}” {_WORDS.get(claim.kind, claim.kind)}{extra[claim.includes]}"
-    if way := next(iter(fits or cut), ""):
-        how = "" if fits else ", cut off"
+    if found:
+        way = (found if claim.kind == "total" else rounded or found)[0]  # of totals the plainest
+        how = "" if way in rounded else ", cut off"
         return True, f"{said} is right{how}: {billions(allowed[way])} {way}"
     listed = ", ".join(f"{billions(value)} {way}" for way, value in list((ways or elements).items())[:3])
     if not allowed or (

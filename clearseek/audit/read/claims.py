@@ -12,12 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import islice, pairwise
 from typing import Literal
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Cell, Document
+from clearseek.audit.read.identity import normalise as normalise
 
 Kind = Literal[
     "total", "activated", "mtp", "mtp_activated", "mtp_stored", "stored", "tokens", "gpu_hours", "dollars",
@@ -55,10 +55,10 @@ _LISTED_AFTER = re.compile(
     rf"(?:,? (?:and|or|to|through|&) |, ?(?:and |or )?|[-\u2013\u2014/+]){_SCALED}(?![\w]| ?\(?activ)"
 )
 _OTHER_MODEL = re.compile(
-    r"teacher|student|draft|reward model|judge|(?<!of[- ])experts? (?:of|with|has|have)|(?:vision|image|audio|speech|text) "
-    r"(?:encoder|tower|model)|projector|adapter|\blora\b|famil(?:y|ies)|\bsuites?\b|collection|\brang(?:e|ing)\b|\bsizes\b|series|"
-    r"variants|counterpart|another model|(?:larger|smaller|bigger|better) than|compared (?:to|with)|distil|"
-    r"predecessor|previous|cumulative|nominal|equivalent|effective|trainable"
+    r"teacher|student|draft|reward model|judge|(?<!of[- ])experts? (?:of|with|has|have)|(?:vision|image|audio|speech"
+    r"|text) (?:encoder|tower|model)|projector|adapter|\blora\b|famil(?:y|ies)|\bsuites?\b|collection|\brang"
+    r"(?:e|ing)\b|\bsizes\b|series|variants|counterpart|another model|(?:larger|smaller|bigger|better) than|compared "
+    r"(?:to|with)|distil|predecessor|previous|cumulative|nominal|equivalent|effective|trainable"
 )
 _COMPARED = re.compile(
     r"\b(?:outperform\w{0,3}|surpass\w{0,3}|beats?|rivals?|match(?:es|ing)|on par|comparable|competitive|against|"
@@ -68,6 +68,8 @@ _COMPARED = re.compile(
 _PLURAL = re.compile(r"[\s-]*(?:total )?param\w{0,10}(?: [a-z]{1,12})? models\b")
 _WORD = re.compile(r"[a-z][\w.+-]{0,80}|\d[\w.]{0,20}")
 _SIZED = re.compile(r"[a-z][\w.]*-(?:[\w.]+-)*\d+(?:\.\d+)?[bm](?:-\w+)*")
+_ADJECTIVES = ("style", "like", "based", "level", "scale", "compatible", "specific", "type")
+"""Ends of a word that is no name."""
 _PRONOUN = re.compile(r"(?:it|its|they|their|this|these|that|which)\b", re.I)
 _EXTENDED = re.compile(r"yarn|extrapol|exten[ds]|rope|ntk|scal|interpol")
 _OTHER_CONTEXT = re.compile(
@@ -92,20 +94,21 @@ _PARTING = re.compile(r"[,;()\u2013\u2014/]|\.\s|\b(?:and|with|while|but|whereas
 _CLAUSE = re.compile(r"[;]|,\s|\.\s|\(|\b(?:and|with|while|but|whereas)\b")
 _PART_OF = re.compile(r"\s*(?:param\w{0,10}\s+)?(?:out )?of (?:(?:its|the|a|all|total|about|over|some|of)\s+){0,5}")
 """Between two figures of which the first is a part of the second."""
+_FILLERS = "only|just|about|around|roughly|up to|over|approximately|per|token|count|of|is|are|number|each|at|a|size"
+_PARAM = r"(?:param\w{0,10}\s+)?"
 _ACTIVE_AFTER = re.compile(
-    r"[\s-]*(?:param\w{0,10}\s+)?(?:(?:are|is|being|get)\s+)?activ(?:e|ated|ations?)\b(?! (?:users|lear|dev))"
+    rf"[\s-]*{_PARAM}(?:(?:are|is|being)\s+)?activ(?:e|ated|ations?)\b(?! (?:users|lear|dev))"
+    rf"|[\s-]*{_PARAM}(?:(?:are|is)\s+)?(?:used |active )?(?:per|for each|for every|on each) (?:\w{{1,10}} )?token"
 )
-_ACTIVE_BEFORE = re.compile(r"\bactiv(?:e|at\w{1,4})\b(?: (?:only|just|about|around|roughly|up to|over|approximately|param"
-                            r"\w{0,10}|per|token|count|of|is|are|number|each|at|a|mere|weights?)|[\s:=~\u2248*-]){0,12}$")  # fmt: skip
-_PER_TOKEN = re.compile(r"[\s-]*param\w{0,10}\s+(?:(?:are|is) )?(?:used |active )?(?:per|for each|for every|on each) \w{0,10} ?token"
-                        r"|[\s-]*(?:are |is )?(?:used |active )?(?:per|for each|for every) token")  # fmt: skip
-_TOTAL_AFTER = re.compile(r"[\s-]*(?:param\w{0,10}\s+)?(?:in |overall |the )?(?:total|overall)\b")
-_TOTAL_BEFORE = re.compile(
-    r"\btotal\b(?: (?:of|param\w{0,10}|count|size|number|is|about|over|around|roughly)|[\s:=~\u2248*-]){0,8}$"
-)
+_ACTIVE_BEFORE = re.compile(rf"\bactiv(?:e|at\w{{1,4}})\b(?: (?:{_FILLERS}|param\w{{0,10}})|[\s:=~\u2248*-]){{0,12}}$")
+_NOT_PARAMETERS = re.compile(r"\s*\w*\s*(?:experts?|tokens?|users?|layers?)\b")
+_TOTAL_AFTER = re.compile(rf"[\s-]*{_PARAM}(?:in |overall |the )?(?:total|overall)\b")
+_TOTAL_BEFORE = re.compile(rf"\btotal\b(?: (?:{_FILLERS}|param\w{{0,10}})|[\s:=~\u2248*-]){{0,8}}$")
 _PARAM_AFTER = re.compile(r"[\s-]*(?:(?:unique|total|model|in|dense|learnable|non-?embedding)[\s-]){0,4}param")
-_PARAM_BEFORE = re.compile(r"param\w*(?: count| size)?(?: ?\([^()]{0,40}\))?\s*[:=]\s*[~\u2248]?\s*$"
-                           r"|param\w* (?:count|size) (?:of|is) $|number of param\w* is $")  # fmt: skip
+_PARAM_BEFORE = re.compile(
+    r"param\w*(?: count| size)?(?: ?\([^()]{0,40}\))?\s*[:=]\s*[~\u2248]?\s*$"
+    r"|(?:param\w* (?:count|size) (?:of|is)|number of param\w* is) $"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +193,6 @@ def read_quantity(number: str, scale: str | None) -> tuple[float, float]:
     return float(digits) * factor, 0.5 * 10.0**-decimals * factor
 
 
-@lru_cache(maxsize=1024)
-def normalise(name: str) -> str:
-    """A model's name as it is compared: letters, digits and dots alone."""
-    return re.sub(r"[^a-z0-9.]", "", name.lower())
-
-
 def is_this_model(found: str, wanted: str) -> bool:
     """Whether a name in a table means the model `wanted` (normalised) or one of the same shape, as its base."""
     name = normalise(found)
@@ -219,7 +216,7 @@ def find_claims(document: Document, *names: str) -> Iterator[Claim]:
             if before is not None and before.block is each.block and _PRONOUN.match(text):
                 theirs = theirs or _is_other(before.text[:LONGEST_SENTENCE], wanted)
             for place, claim in _in_prose(text, each.headings, wanted):
-                claim = replace(claim, evidence=document.at(each.line_at(place)))
+                claim = replace(claim, evidence=document.at(each.line_at(place), text))
                 found.append(replace(claim, about="several") if theirs and claim.about != "named" else claim)
         before = each
     yield from sorted(found, key=lambda claim: int(claim.evidence.where.split()[1]))
@@ -300,13 +297,11 @@ def _is_own(words: str, wanted: str) -> bool:
 def _is_other(words: str, wanted: frozenset[str]) -> bool:
     """Whether words name another model: a name with a size in it, or this one's with more behind it."""
     for name in _names(words):
-        if "-" not in name or any(is_this_model(name, each) for each in wanted):
-            continue
-        parts = name.split("-")
-        longer = any(normalise("".join(parts[:count])) in wanted for count in range(1, len(parts)))
-        plain = re.fullmatch(r"\w+-(?:style|like|based|level|scale|compatible|specific|type)", name)
-        if (longer and not plain) or _SIZED.fullmatch(name):
-            return True
+        if "-" in name and not any(is_this_model(name, each) for each in wanted):
+            first, *rest = name.split("-")
+            longer = any(normalise(first + "".join(rest[:count])) in wanted for count in range(len(rest)))
+            if (longer and rest[-1] not in _ADJECTIVES) or _SIZED.fullmatch(name):
+                return True
     return False
 
 
@@ -333,12 +328,12 @@ def _role(low: str, match: re.Match[str], begin: int, end: int, mtp: bool) -> Ki
     own = _PARTING.split(after, maxsplit=1)[0]
     left = _CLAUSE.split(before)[-1] if not re.search(r"\([^()]*\)\s*[:=]\s*$", before) else before
     spoken = "param" in low or "activ" in low
-    if _ACTIVE_AFTER.match(own) or _PER_TOKEN.match(own):
+    if _ACTIVE_AFTER.match(own):
         return "mtp_activated" if mtp else "activated" if spoken else None
     total: Kind = "mtp" if mtp else "total"
     if (_TOTAL_AFTER.match(own) and spoken) or re.match(r"[\s-]*total param", own):
         return total
-    if _ACTIVE_BEFORE.search(left) and spoken and not re.match(r"\s*\w*\s*(?:experts?|tokens?|users?|layers?)\b", own):
+    if _ACTIVE_BEFORE.search(left) and spoken and not _NOT_PARAMETERS.match(own):
         return "mtp_activated" if mtp else "activated"
     if _PARAM_AFTER.match(own) or _PARAM_BEFORE.search(left) or (_TOTAL_BEFORE.search(left) and "param" in low):
         return total
@@ -369,42 +364,37 @@ def _context(before: str, after: str, match: re.Match[str]) -> Kind | None:
     return "context_extended" if further or _EXTENDED.search(near) or _EXTENDED.search(own) else "context"
 
 
+_COLUMNS: tuple[tuple[Kind, re.Pattern[str], float], ...] = (
+    ("activated", re.compile(r"(?=.*activ(?:at|e)).*param|^#?(?:activ\w{1,5})(?: param\w*)?\s?[(\[]"), 1e5),
+    ("total", re.compile("param"), 1e5),  # fewer are in a unit that nothing says
+    ("context", re.compile(r"context (?:length|window|size)|^(?:max\w{0,4} )?context$"), 256),
+    ("gpu_hours", re.compile(r"gpu[ -]?hours"), 0),
+    ("tokens", re.compile("tokens"), 1e6),
+)
+"""What a column's title says of its figures, and the least that these may be."""
+
+
 def _in_cell(document: Document, cell: Cell, wanted: frozenset[str]) -> Iterator[Claim]:
-    """Claims of a cell: of a table of names and values, or of one with models in rows and figures in columns, or turned."""
-    place = document.at(cell.line)
-    if len(cell.row) == 2 and all(title.lower().strip(" :#") in _NAMELESS for title in cell.header):
-        if cell.column and len(cell.text) < 300:
-            for _, claim in _in_prose(f"{cell.row[0].rstrip(': ')}: {cell.text}", (), wanted):
-                yield replace(claim, evidence=place)
-        return
+    """Claims of a cell: of a table of names and values, or of one that has this model in a row or in a column."""
     column = cell.header[cell.column] if cell.column < len(cell.header) else ""
     by_row = any(is_this_model(text, each) for text in cell.row[:2] for each in wanted)
     by_column = any(is_this_model(column, each) for each in wanted)
     label = (column if by_row else " ".join(cell.row[:2]) if by_column else "").lower()
-    if not label or len(cell.text) >= 80:
-        return
-    match = QUANTITY.fullmatch(_TRIMMED.sub("", cell.text))
-    if match is None:  # "30.5B (3.3B active)"
-        for _, claim in (
-            _in_prose(f"{label}: {cell.text}", (), wanted) if len(re.findall(r"\d[\d.,]*", cell.text)) > 1 else ()
-        ):
-            yield replace(claim, evidence=place, about="several" if claim.about == "several" else "named")
-        return
-    unit = _UNIT.search(label) if not match["scale"] else None
-    claim = _claim(match, "total", label, "named", unit["scale"].rstrip("s") if unit else None)
-    kind: Kind | None = None
-    if re.search(r"activat|active", label) and "param" in label and claim.value >= 1e5:
-        kind = "activated"
-    elif "param" in label and claim.value >= 1e5:  # fewer are in a unit that the header has
-        kind = "total"
-    elif re.search(r"context (?:length|window|size)|^(?:max\w{0,4} )?context$", label) and 256 <= claim.value <= 1e9:
-        kind = "context"
-    elif re.search(r"gpu[ -]?hours", label):
-        kind = "gpu_hours"
-    elif re.search(r"tokens", label) and (match["scale"] or unit):
-        kind = "tokens"
-    if kind is not None:
-        yield replace(_claim(match, kind, label, "named", unit["scale"].rstrip("s") if unit else None), evidence=place)
+    match = QUANTITY.fullmatch(_TRIMMED.sub("", cell.text)) if len(cell.text) < 80 else None
+    several = len(re.findall(r"\d[\d.,]{0,20}", cell.text[:80])) > 1  # "30B (3B active)"
+    nameless = len(cell.row) == 2 and all(title.lower().strip(" :#") in _NAMELESS for title in cell.header)
+    if nameless or (label and match is None and several):
+        said = f"{cell.row[0].rstrip(': ') if nameless else label}: {cell.text}" if cell.column else ""
+        for _, claim in _in_prose(said, (), wanted) if len(said) < 400 else ():
+            about: About = "named" if label and claim.about == "some" else claim.about
+            yield replace(claim, about=about, evidence=document.at(cell.line))
+    elif label and match is not None:
+        unit = _UNIT.search(label) if not match["scale"] else None
+        scale = unit["scale"].rstrip("s") if unit else None
+        value = read_quantity(match["number"], match["scale"] or scale)[0]
+        kind = next((kind for kind, title, least in _COLUMNS if title.search(label) and least <= value <= 1e17), None)
+        if kind is not None and (kind != "context" or value <= 1e9):
+            yield replace(_claim(match, kind, label, "named", scale), evidence=document.at(cell.line))
 
 
 def _is_bare(match: re.Match[str], after: str) -> bool:

@@ -22,10 +22,10 @@ from clearseek.audit.read.identity import Identity, identify, kin, stem
 from clearseek.audit.read.repositories import Repository, read_address, repositories
 from clearseek.audit.read.source import Source, prose
 from clearseek.config import ModelConfig
-from clearseek.counts import ParameterCount, count_parameters
+from clearseek.counts import Counted, ParameterCount, count_parameters
 from clearseek.errors import UserError
 from clearseek.hub.config_json import parse_hf_config
-from clearseek.hub.parameters import Counted, count_config
+from clearseek.hub.parameters import count_config
 from clearseek.hub.safetensors import Entry, Header
 from clearseek.sysfiles import system_file
 
@@ -304,7 +304,7 @@ class Subject:
     @cached_property
     def claims(self) -> tuple[Claim, ...]:
         """Figures that the prose states about this model."""
-        return tuple(claim for document in self.documents for claim in find_claims(document, self.name))
+        return tuple(claim for document in self.documents for claim in find_claims(document, *self.names))
 
     def stated(self, *kinds: str) -> tuple[Claim, ...]:
         """The claims of these kinds."""
