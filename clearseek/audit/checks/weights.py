@@ -14,15 +14,24 @@ from math import prod
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.read.sample import Sample, take_sample
+from clearseek.audit.read.identity import SIZE
+from clearseek.audit.read.repositories import written
+from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import INDEX, Subject, Weights, is_weights, not_settings
 from clearseek.tensors import fp8_tensors, tensors
 
 _FILE = re.compile(
-    r"https?://[^?#]{1,600}/(?P<name>[\w.%-]{1,200})\.(?P<kind>safetensors|gguf|pth?|ckpt|bin|tar|tgz|gz|zip)(?:$|[?#])",
+    r"(?:https?|gs|s3)://[^\s?#\"'<>]{1,600}/(?P<name>[\w.%-]{1,200})\.(?P<kind>safetensors|gguf|pth?|ckpt|bin|tar|tgz|gz|zip)"
+    r"(?![\w/.-])",
     re.I,
 )
-_ARCHIVES = ("tar", "tgz", "gz", "zip")
+_ARCHIVES = ("bin", "tar", "tgz", "gz", "zip")
+_SPOKEN = re.compile(r"\b(?:weights|checkpoints?|pre-?trained)\b|权重", re.I)
+_OTHER_FILES = re.compile(r"\b(?:data ?sets?|corpus|logs?|code|demo|embeddings)\b", re.I)
+_PROGRAMS = ("*.py", "*.sh", "*.ipynb", "*.yaml", "*.yml", "*.toml", "dockerfile")
+_MOST_PROGRAMS = 300
+_LARGEST_PROGRAM = 200_000
+_MAY_LOAD = re.compile(r"://|from_pretrained|snapshot_download|hf_hub_download|\bmodel\w{0,30} ?[=:] ?[\"']")
 _LARGE = (".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".nemo", ".tflite", ".onnx")
 LEAST_ELEMENTS = 100_000
 """Fewest elements of a model where no configuration says what it should have; each is a byte or more."""
@@ -185,7 +194,9 @@ def _health(subject: Subject) -> Row:
     weights = subject.weights
     if not weights.headers:
         return ask.WEIGHTS_HEALTH.not_applicable("there are no weight files here")
-    sample: Sample = take_sample(subject)
+    from clearseek.audit.read.sample import take_sample  # NumPy takes long to load, and most cards come without weights
+
+    sample = take_sample(subject)
     places = tuple(Evidence(file, f"bytes {begin}-{end - 1}") for file, begin, end in sample.places[:4])
     if sample.problems:
         wrong = tuple(sample.where)[:8] or places
@@ -248,12 +259,18 @@ def _elsewhere(subject: Subject, away: str) -> Row:
         return ask.WEIGHTS_FINAL.yes(Grade.LINKED, reason, *links[:4])
     if away:
         return ask.WEIGHTS_FINAL.partly(Grade.CLAIMED, away, *_pointers(subject))
-    related = [each for each in subject.repositories if each.kind in ("model", "collection", "owner")
-               and not each.others and subject.is_own(each.address)]  # fmt: skip
-    if related:
-        reason = f"no weight files here; the documents link to the maker's {related[0].address}, and not to this model"
-        return ask.WEIGHTS_FINAL.unknown(Grade.LINKED, reason, *(each.place for each in related[:4]))
-    return ask.WEIGHTS_FINAL.no(Grade.ABSENT, "no weight files here, and no document links to any")
+    models = [each for each in subject.repositories
+              if each.kind in ("model", "collection", "owner") and not each.others]  # fmt: skip
+    if not models:
+        return ask.WEIGHTS_FINAL.no(Grade.ABSENT, "no weight files here, and no document links to any")
+    places = tuple(each.place for each in models[:4])
+    shown = _some(list(dict.fromkeys(each.address for each in models)), 3)
+    reason = f"no weight files here; the documents link to {shown}, none of which is called {subject.name}"
+    own = [each for each in models if subject.is_own(each.address)]
+    if own and not SIZE.search(subject.name.lower()):
+        named = any(each.weights and each.name for each in own)
+        return ask.WEIGHTS_FINAL.answer("yes" if named else "partly", Grade.LINKED, reason, *places)
+    return ask.WEIGHTS_FINAL.unknown(Grade.LINKED, reason, *places)
 
 
 def weight_links(subject: Subject) -> list[Evidence]:
@@ -262,23 +279,53 @@ def weight_links(subject: Subject) -> list[Evidence]:
     Those of a base, a teacher, a sibling or a variant are others', and so are copies that others quantised.
     """
     groups: dict[str, list[Evidence]] = {}
+    sized = bool(SIZE.search(subject.name.lower()))
     for each in subject.repositories:
         if each.kind in ("model", "collection") and (kin := subject.kin(each.name)):
             own = subject.is_own(each.address)
-            if kin == "same" or (kin == "form" and own) or (kin == "variant" and each.kind == "collection" and own):
-                groups.setdefault("same" if kin == "same" else "form", []).append(each.place)
-    if found := [*groups.get("same", []), *groups.get("form", [])]:
+            if kin == "same" or (own and not each.others and (kin == "form" or not sized or each.kind == "collection")):
+                groups.setdefault(kin, []).append(each.place)
+    if found := [place for kin in ("same", "form", "variant") for place in groups.get(kin, ())]:
         return found
     named = [each for each in subject.repositories if each.kind == "model" and each.weights and not each.others]
-    if len({(each.owner, each.name) for each in named}) == 1 and not any(map(subject.kin, [named[0].name])):
+    if len({(each.owner, each.name) for each in named}) == 1 and not subject.kin(named[0].name):
         return [each.place for each in named]
-    return [link for link in subject.links(_FILE.search) if _is_download(subject, link)]
+    return _files_elsewhere(subject) or _in_code(subject)
 
 
-def _is_download(subject: Subject, link: Evidence) -> bool:
-    """Whether a link leads to a file of weights: by its ending alone, or an archive that is called after the model."""
-    base = _FILE.search(link.quote)
-    return base is not None and (base["kind"].lower() not in _ARCHIVES or bool(subject.kin(base["name"])))
+def _files_elsewhere(subject: Subject) -> list[Evidence]:
+    """Links to files of weights: by their ending, or archives that are called or spoken of as weights."""
+    found = []
+    for document in subject.documents:
+        for link in document.links:
+            file = _FILE.search(link.target)
+            if file is None:
+                continue
+            words = " ".join((link.text, *document.headings[link.line - 1], document.lines[link.line - 1]))
+            words = _FILE.sub("", words)
+            spoken = _SPOKEN.search(words) and not _OTHER_FILES.search(words)
+            called = any(map(subject.kin, link.target.split("/")[3:]))
+            if file["kind"].lower() not in _ARCHIVES or called or spoken:
+                found.append(Evidence(document.file, f"line {link.line}", link.target, document.sha256))
+    return found
+
+
+def _in_code(subject: Subject) -> list[Evidence]:
+    """Places in programs that load this model from a hub, or fetch a file of weights that is called after it."""
+    found = []
+    paths = [path for path in subject.source.find(*_PROGRAMS) if not is_test(path)][:_MOST_PROGRAMS]
+    for document in subject.source.readable(path for path in paths if subject.source.sizes[path] <= _LARGEST_PROGRAM):
+        if not _MAY_LOAD.search(document.text):
+            continue
+        for number, line in enumerate(document.lines, 1):
+            if not _MAY_LOAD.search(line):
+                continue
+            same = any(kind == "model" and subject.kin(name) == "same" for kind, _, name in written(line))
+            file = _FILE.search(line)
+            parts = file[0].split("/")[2:] if file else []
+            if same or any(map(subject.kin, parts)):
+                found.append(document.at(number, line.strip()[:200]))
+    return found[:8]
 
 
 def _some(problems: list[str], most: int = 6) -> str:

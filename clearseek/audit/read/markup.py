@@ -30,6 +30,7 @@ LONGEST_TEXT: Final = 400_000
 """Characters of a text that are taken apart."""
 LONGEST_LINE: Final = 20_000
 """Characters of a line that are taken apart; a table may be one line of HTML."""
+MOST_LINES: Final = 20_000
 MOST_LINKS: Final = 5_000
 MOST_CELLS: Final = 50_000
 MOST_COLUMNS: Final = 200
@@ -81,11 +82,11 @@ def take_apart(lines: Sequence[str], begin: int = 0) -> Parts:
     for line in lines[begin:]:
         prose.append(line[:LONGEST_LINE])
         room -= len(prose[-1]) + 1
-        if room < 0:
+        if room < 0 or len(prose) > MOST_LINES:
             prose.pop()
             reader.parts.unread = f"only its first {begin + len(prose):,} lines were read"
             break
-    text = _without_comments("\n".join(prose).replace("\0", "\ufffd"))
+    text = without_comments("\n".join(prose).replace("\0", "\ufffd"))
     tokens: list[Token] = []
     environment: dict[str, object] = {}
     _markdown().block.parse(text, _markdown(), environment, tokens)
@@ -93,7 +94,7 @@ def take_apart(lines: Sequence[str], begin: int = 0) -> Parts:
     return reader.parts
 
 
-def _without_comments(text: str) -> str:
+def without_comments(text: str) -> str:
     """The text with spaces for its HTML comments; an opening without end is none."""
     pieces: list[str] = []
     place = 0
@@ -265,7 +266,10 @@ class _Reader:
             if match["end"]:
                 self.end(name)
             else:
-                self.start(name, _attributes(match[0]) if name in _ASKED else {})
+                attributes = _attributes(match[0]) if name in _ASKED else {}
+                target = attributes.get("href") or attributes.get("src") or ""
+                self.line += match[0].count("\n", 0, max(0, match[0].find(target)))  # a tag may be several lines
+                self.start(name, attributes)
             line += match[0].count("\n")
             self.line = line
         self.between(content[place:], environment)
@@ -399,7 +403,7 @@ class _Reader:
             places = tuple(self.places) or ((0, self.line),)
             kind = "heading" if self.level else self.kind
             links = tuple(self.links)
-            self.parts.blocks.append(Block(kind, title, places[0][1], self._headings(), links, places))
+            self.parts.blocks.append(Block(kind, title, places[0][1], self._headings(), links, self.level, places))
         self.text, self.length, self.places, self.links, self.level = [], 0, [], [], 0
 
     def _headings(self) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ class Link:
     text: str
     """Its words, or what its picture says instead of being seen."""
     line: int
+    """The line that its target stands on."""
     image: str = ""
     """Address of the picture that it is, such as a badge, or an empty string."""
     place: int = 0
@@ -58,6 +59,8 @@ class Block:
     headings: tuple[str, ...]
     """What it stands under, outermost first; of a heading, with itself."""
     links: tuple[Link, ...]
+    level: int
+    """Depth of a heading, from 1; 0 for others."""
     places: tuple[tuple[int, int], ...]
     """Where in the text each of its lines begins, and the line."""
 

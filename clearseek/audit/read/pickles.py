@@ -15,7 +15,6 @@ import warnings
 from typing import Any, Final
 
 _IMPORT = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
-_CALLS: Final = ("REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD")
 _KNOWN: Final = sys.stdlib_module_names | {"numpy", "torch", "sklearn", "joblib", "pandas", "transformers"}
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f-\xff]")
 
@@ -42,7 +41,7 @@ def is_pickle(begin: bytes, cut: bool) -> bool:
                     imported = True
                     known = known or str(argument).partition(" ")[0].partition(".")[0] in _KNOWN
                 imported = imported or opcode.name == "STACK_GLOBAL"
-                called = called or (imported and opcode.name in _CALLS)
+                called = called or (imported and opcode.name == "REDUCE")
     except ValueError as error:
         ended = cut and ("exhausted" in str(error) or "not enough" in str(error))
         return imported and ended and (known or called or not text)

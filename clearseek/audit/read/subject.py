@@ -18,7 +18,8 @@ from typing import Any, Generic, TypeVar
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import Claim, find_claims
-from clearseek.audit.read.identity import Identity, Repository, identify, kin, read_address, repositories, stem
+from clearseek.audit.read.identity import Identity, identify, kin, stem
+from clearseek.audit.read.repositories import Repository, read_address, repositories
 from clearseek.audit.read.source import Source, prose
 from clearseek.config import ModelConfig
 from clearseek.counts import Counted, ParameterCount, count_parameters
@@ -249,6 +250,8 @@ class Subject:
         same = [each for each in self.repositories if (each.owner, each.name) == (owner, name)]
         if same and all(each.others for each in same):
             return False
+        if any(each.ours and not each.others for each in same):
+            return True
         return False if makers and not self.kin(name) else None
 
     @cached_property
