@@ -27,7 +27,7 @@ from clearseek.audit.checks.template import problem
 from clearseek.audit.read.archive import members
 from clearseek.audit.read.card import Document, read_yaml
 from clearseek.audit.read.claims import find_claims
-from clearseek.audit.read.identity import identify
+from clearseek.audit.read.identity import identify as identify_model
 from clearseek.audit.read.pickles import is_pickle
 from clearseek.audit.read.program import code_of
 from clearseek.audit.read.repositories import repositories
@@ -57,7 +57,7 @@ We present Tiny with 671B total parameters with 37B activated, trained on 14.8T 
 | Tiny | 671B | 128K |
 The weights are licensed under the [MIT License](LICENSE). See https://arxiv.org/abs/1.
 <table><tr><th>Model</th><th colspan="2">MMLU</th></tr>
-<tr><td rowspan=2><b>Tiny</b></td><td>1</td><td><a href="https://huggingface.co/lab/Tiny"><img src="b.svg" alt="x"></a></td></tr>
+<tr><td rowspan=2><b>Tiny</b></td><td>1</td><td><a href="https://hf.co/lab/Tiny"><img src="b.svg" alt="x"></a>
 </table>
 
 - [![badge](https://b.example/a.svg)](https://github.com/lab/tiny) *one* **two** `hf download lab/Tiny-7B`
@@ -129,7 +129,7 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
             0 < each.line <= len(document.lines) for each in (*document.sentences, *document.cells, *document.links)
         )
         found = tuple(repositories(document))
-        identify(document, {}, found, {})
+        identify_model(document, {}, found, {})
         _ = document.headings, document.metadata
 
     def transcript(raw: bytes) -> None:

@@ -239,7 +239,7 @@ def licence_text(audit: Audit) -> str:
 def _weights_line(audit: Audit) -> Line:
     """Where the weights are, how large, and what one may do with them."""
     line = _line("weights", audit, ask.WEIGHTS_FINAL)
-    count = audit.facts.get("parameters", {}).get("total")
+    count = (audit.facts.get("parameters") or audit.facts.get("counted") or {}).get("total")
     memory = _memory(audit)
     sizes = [f"{count / 1e9:,.2f} billion parameters"] if count else []
     sizes += [_bytes(memory.bytes)] if memory is not None else []

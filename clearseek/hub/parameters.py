@@ -35,8 +35,17 @@ _SIZE = re.compile("hidden_?size|d_model|n_embd|dim|layers?$|n_layer")
 _WITHOUT: Final = "counting it needs transformers: pip install 'clearseek[hf]'"
 
 
-def count_config(raw: dict[str, Any], where: Path) -> Counted:
-    """Count what a config.json describes. Raises UserError, which begins with `where`, saying why it cannot be."""
+def count_config(raw: dict[str, Any], where: Path, build: bool = True) -> Counted:
+    """Count what a config.json describes.
+
+    Args:
+        raw: Its content.
+        where: Its name, for errors.
+        build: Whether a process may be started for what arithmetic does not give: it takes some seconds.
+
+    Raises:
+        UserError: it cannot be counted, and why.
+    """
     model_type = raw.get("model_type")
     _bounded(raw, where)
     if model_type == "deepseek_v4":
@@ -52,6 +61,8 @@ def count_config(raw: dict[str, Any], where: Path) -> Counted:
         raise UserError(f"{where}: states no model_type")
     if not any(_SIZE.search(name) and type(value) is int for name, value in _values(raw)):
         raise UserError(f"{where}: states no sizes of the model")
+    if not build:
+        raise UserError(f"{where}: parameters of model_type = {model_type[:60]!r} were not counted: none are stated")
     if importlib.util.find_spec("transformers") is None:
         raise UserError(f"{where}: model_type = {model_type[:60]!r}: {_WITHOUT}")
     return _on_meta_device(raw, where)

@@ -18,12 +18,13 @@ from typing import Literal
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Cell, Document
 from clearseek.audit.read.identity import normalise as normalise
+from clearseek.audit.read.whose import About, is_other, whose
+from clearseek.audit.read.whose import is_this_model as is_this_model
 
 Kind = Literal[
     "total", "activated", "mtp", "mtp_activated", "mtp_stored", "stored", "tokens", "gpu_hours", "dollars",
     "dollars_per_hour", "context", "context_extended",
 ]  # fmt: skip
-About = Literal["named", "some", "several"]
 SCALES = {
     "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12,
     "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12,
@@ -44,45 +45,21 @@ _MONEY = re.compile(
 _BOTH = re.compile(r"includ\w* .{0,40}embedding.{0,40}head", re.I)
 _NEITHER = re.compile(r"exclud\w* .{0,40}embedding.{0,40}head", re.I)
 _NO_EMBEDDING = re.compile(r"non[- ]?embedding|(?:without|exclud\w{0,5}) (?:the )?(?:input )?embedding", re.I)
-_SUFFIXES = frozenset({"", "base", "chat", "instruct", "it", "zero", "hf", "final"})
 _DEVICES = re.compile(r"\b(?:H800|H100|H200|H20|A100|A800|V100|B200|GB200|MI250X?|MI300X|TPU ?v\d\w{0,3})\b")
-_SCALED = r"\d(?:[\d.,]{0,20}\d)?[ -]?(?:[kmbt]|thousand|[mb]illion|trillion)?"
-_LISTED_BEFORE = re.compile(
-    r"\d(?:[\d.,]{0,20}\d)?(?:[ -]?(?:[kmbt]|thousand|[mb]illion|trillion)\)?(?:, ?|[-\u2013\u2014/+])"
-    r"|(?:[ -]?(?:[kmbt]|thousand|[mb]illion|trillion))?\)?,? (?:and|or|to|through|&) (?:over |up to )?)$"
-)
-_LISTED_AFTER = re.compile(
-    rf"(?:,? (?:and|or|to|through|&) |, ?(?:and |or )?|[-\u2013\u2014/+]){_SCALED}(?![\w]| ?\(?activ)"
-)
-_OTHER_MODEL = re.compile(
-    r"teacher|student|draft|reward model|judge|(?<!of[- ])experts? (?:of|with|has|have)|(?:vision|image|audio|speech"
-    r"|text) (?:encoder|tower|model)|projector|adapter|\blora\b|famil(?:y|ies)|\bsuites?\b|collection|\brang"
-    r"(?:e|ing)\b|\bsizes\b|series|variants|counterpart|another model|(?:larger|smaller|bigger|better) than|compared "
-    r"(?:to|with)|distil|predecessor|previous|cumulative|nominal|equivalent|effective|trainable"
-)
-_COMPARED = re.compile(
-    r"\b(?:outperform\w{0,3}|surpass\w{0,3}|beats?|rivals?|match(?:es|ing)|on par|comparable|competitive|against|"
-    r"versus|vs|unlike|models (?:with|of|up to|at|in|having|around|such))\b"
-)
-"""Before a figure: words of a comparison, so that the figure may be the other's."""
-_PLURAL = re.compile(r"[\s-]*(?:total )?param\w{0,10}(?: [a-z]{1,12})? models\b")
-_WORD = re.compile(r"[a-z][\w.+-]{0,80}|\d[\w.]{0,20}")
-_SIZED = re.compile(r"[a-z][\w.]*-(?:[\w.]+-)*\d+(?:\.\d+)?[bm](?:-\w+)*")
-_ADJECTIVES = ("style", "like", "based", "level", "scale", "compatible", "specific", "type")
-"""Ends of a word that is no name."""
+_FOOTNOTE = re.compile("[\u2020\u2021\u00a7\u00b9\u00b2\u00b3]")
+"""Marks of a note that may say how something was counted."""
 _PRONOUN = re.compile(r"(?:it|its|they|their|this|these|that|which)\b", re.I)
 _EXTENDED = re.compile(r"yarn|extrapol|exten[ds]|rope|ntk|scal|interpol")
-_OTHER_CONTEXT = re.compile(
-    r"\b(?:pre-?|post-?)?train|evaluat|\btest|recommend|suggest|\bset\b|deploy|\bserv|reduc|limit|needle|bench|short|long-context|output|"
-    r"generat|stage|phase|memory|gpu"
-)
 _TOKENS_OF_CONTEXT = re.compile(r"\s*-?(?:tokens?\b|context|$|[\s.,;)(])")
 _NAMELESS = frozenset({
     "", "property", "attribute", "item", "feature", "field", "key", "name", "value", "details", "detail", "description",
     "specification", "spec", "hyperparameter", "info", "information",
 })  # fmt: skip
 """Headers of a table that holds names and values."""
-_BOUND = re.compile(r"\b(?:less than|fewer than|under|below|at most)\s*$|\d\s?(?:[kmbt]|\w*illion|thousand)? to\s*$")
+_BOUND = re.compile(
+    r"\b(?:less than|fewer than|under|below|at most|(?:up|scale[sd]?) to(?: [a-z]{2,15})?)\s*$"
+    r"|\d\s?(?:[kmbt]|\w*illion|thousand)? to\s*$"
+)
 """Before a figure that says only how far it may go."""
 _TRIMMED = re.compile(r"^[~\u2248] ?| (?:total )?(?:tokens|param\w{0,10})$")
 _UNIT = re.compile(r"[(\[](?:in )?(?P<scale>[bmt]|[mb]illions?|trillions?)[)\]]")
@@ -193,12 +170,6 @@ def read_quantity(number: str, scale: str | None) -> tuple[float, float]:
     return float(digits) * factor, 0.5 * 10.0**-decimals * factor
 
 
-def is_this_model(found: str, wanted: str) -> bool:
-    """Whether a name in a table means the model `wanted` (normalised) or one of the same shape, as its base."""
-    name = normalise(found)
-    return bool(wanted) and name.startswith(wanted) and name[len(wanted) :] in _SUFFIXES
-
-
 def find_claims(document: Document, *names: str) -> Iterator[Claim]:
     """The claims of a document about the model that has these names, in order of line."""
     wanted = frozenset(map(normalise, names)) - {""}
@@ -212,9 +183,9 @@ def find_claims(document: Document, *names: str) -> Iterator[Claim]:
             break
         text = each.text[:LONGEST_SENTENCE]
         if re.search(r"\d", text) and _TOPICS.search(text):
-            theirs = any(map(_is_other, each.headings[1:], [wanted] * len(each.headings[1:])))
+            theirs = any(map(is_other, each.headings[1:], [wanted] * len(each.headings[1:])))
             if before is not None and before.block is each.block and _PRONOUN.match(text):
-                theirs = theirs or _is_other(before.text[:LONGEST_SENTENCE], wanted)
+                theirs = theirs or is_other(before.text[:LONGEST_SENTENCE], wanted)
             for place, claim in _in_prose(text, each.headings, wanted):
                 claim = replace(claim, evidence=document.at(each.line_at(place), text))
                 found.append(replace(claim, about="several") if theirs and claim.about != "named" else claim)
@@ -249,7 +220,7 @@ def _in_prose(text: str, headings: tuple[str, ...], wanted: frozenset[str]) -> I
     for kind, match in found:
         begin = _clause(text, match.start())
         alone = len(figures.get((kind, begin), ())) < 2
-        about = _about(low, match, kind, begin, wanted) if alone else "several"
+        about = whose(low, match, kind, begin, wanted) if alone else "several"
         yield match.start(), _claim(match, kind, text[match.end() : match.end() + 90], about)
     for match in islice(_MONEY.finditer(text), MOST_FIGURES):
         before, after = low[max(0, match.start() - 80) : match.start()], low[match.end() :][:80]
@@ -262,47 +233,6 @@ def _in_prose(text: str, headings: tuple[str, ...], wanted: frozenset[str]) -> I
 def _clause(line: str, place: int) -> int:
     """Where the part of a sentence begins that a place is in."""
     return max(line.rfind(mark, 0, place) for mark in (". ", "! ", "? ", "; ")) + 1
-
-
-def _about(low: str, match: re.Match[str], kind: Kind, begin: int, wanted: frozenset[str]) -> About:
-    """Whose figure it is, by the words of its sentence: when in doubt, not this model's."""
-    begin = max(begin, match.start() - 200)
-    before, after = low[begin : match.start()], low[match.end() : match.end() + 60]
-    after = re.split(r"[.;!?] ", after)[0]
-    words = before + match[0].lower() + after
-    if _is_other(before + " " + after, wanted):
-        return "several"
-    if kind in ("context", "context_extended"):
-        return "several" if _OTHER_CONTEXT.search(words) or "another model" in words else "some"
-    if _OTHER_MODEL.search(words) or _COMPARED.search(before) or _PLURAL.match(after):
-        return "several"
-    if kind in ("total", "activated", "tokens") and (_LISTED_BEFORE.search(before) or _LISTED_AFTER.match(after)):
-        return "several"
-    return "named" if any(_is_own(words, each) for each in wanted) else "some"
-
-
-def _names(words: str) -> list[str]:
-    return [word.strip(".-+") for word in _WORD.findall(words.lower())][:80]
-
-
-def _is_own(words: str, wanted: str) -> bool:
-    """Whether words name this model."""
-    if wanted not in normalise(words):
-        return False
-    names = _names(words)
-    spoken = ("".join(names[place : place + size]) for place in range(len(names)) for size in (1, 2, 3))
-    return any(is_this_model(each, wanted) for each in spoken)
-
-
-def _is_other(words: str, wanted: frozenset[str]) -> bool:
-    """Whether words name another model: a name with a size in it, or this one's with more behind it."""
-    for name in _names(words):
-        if "-" in name and not any(is_this_model(name, each) for each in wanted):
-            first, *rest = name.split("-")
-            longer = any(normalise(first + "".join(rest[:count])) in wanted for count in range(len(rest)))
-            if (longer and rest[-1] not in _ADJECTIVES) or _SIZED.fullmatch(name):
-                return True
-    return False
 
 
 def _role(low: str, match: re.Match[str], begin: int, end: int, mtp: bool) -> Kind | None:
@@ -394,7 +324,8 @@ def _in_cell(document: Document, cell: Cell, wanted: frozenset[str]) -> Iterator
         value = read_quantity(match["number"], match["scale"] or scale)[0]
         kind = next((kind for kind, title, least in _COLUMNS if title.search(label) and least <= value <= 1e17), None)
         if kind is not None and (kind != "context" or value <= 1e9):
-            yield replace(_claim(match, kind, label, "named", scale), evidence=document.at(cell.line))
+            noted: About = "several" if _FOOTNOTE.search(label + cell.text) else "named"
+            yield replace(_claim(match, kind, label, noted, scale), evidence=document.at(cell.line))
 
 
 def _is_bare(match: re.Match[str], after: str) -> bool:

@@ -256,12 +256,15 @@ class Subject:
 
     @cached_property
     def counted(self) -> Part[Counted]:
-        """Parameters that config.json stands for, of any architecture; the error says why they are not known."""
+        """Parameters that config.json stands for, of any architecture; the error says why they are not known.
+
+        Where no figure is stated to compare them with, no process is started to count them.
+        """
         raw = self.config_raw
         if raw.value is None:
             return Part(None, raw.error or "there is no config.json")
         content = raw.value
-        return attempt(lambda: count_config(content, Path(CONFIG)))
+        return attempt(lambda: count_config(content, Path(CONFIG), bool(self.stated("total", "activated", "tokens"))))
 
     @cached_property
     def documents(self) -> tuple[Document, ...]:
