@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from math import prod
 
 from clearseek.audit import questions as ask
@@ -278,6 +279,7 @@ def _elsewhere(subject: Subject, away: str) -> Row:
     return ask.WEIGHTS_FINAL.unknown(Grade.LINKED, reason, *places)
 
 
+@lru_cache(maxsize=1)
 def weight_links(subject: Subject) -> list[Evidence]:
     """Links to this model's weights: repositories on a hub, in prose, commands and programs, and files to download.
 

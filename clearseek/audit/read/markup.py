@@ -72,9 +72,15 @@ def _markdown() -> MarkdownIt:
     return markdown
 
 
-def take_apart(lines: Sequence[str], begin: int = 0) -> Parts:
-    """The parts of a text, of which the lines before index `begin` are not prose: only bare links are found there."""
-    reader = _Reader(begin)
+def take_apart(lines: Sequence[str], begin: int = 0, marked: bool = True) -> Parts:
+    """The parts of a text.
+
+    Args:
+        lines: The text.
+        begin: Index of the first line of prose; before it only bare links are found.
+        marked: Whether there is Markdown within lines; a log of a run has stars and brackets, and no emphasis.
+    """
+    reader = _Reader(begin, marked)
     for number, line in enumerate(lines[:begin], 1):
         reader.bare(line[:LONGEST_LINE], number)
     room = LONGEST_TEXT
@@ -125,7 +131,8 @@ def _attributes(tag: str) -> dict[str, str]:
 class _Reader:
     """Collects the parts of a text from its elements."""
 
-    def __init__(self, offset: int) -> None:
+    def __init__(self, offset: int, marked: bool) -> None:
+        self.marked = marked
         self.parts = Parts()
         self.offset = offset
         self.line = 1
@@ -200,7 +207,7 @@ class _Reader:
         """A piece of Markdown: emphasis goes, links and tags become elements."""
         marks = sum(map(piece.count, "*_`<&\\"))
         brackets = piece.count("[")
-        if not (marks or brackets) or brackets > _MOST_BRACKETS or marks > _MOST_MARKS:
+        if not (self.marked and (marks or brackets)) or brackets > _MOST_BRACKETS or marks > _MOST_MARKS:
             for number, line in enumerate(piece.split("\n")):
                 if number:
                     self.line += 1
