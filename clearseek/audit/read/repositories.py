@@ -115,7 +115,8 @@ def read_address(target: str) -> tuple[Kind, str, str] | None:
             "datasets": "data set", "spaces": "space", "collections": "collection", "models": "model",
             "organization": "owner",
         }  # fmt: skip
-        kind = kinds.get(parts[0].lower(), "model") if parts else "model"
+        plain: Kind = "data set" if host.endswith("kaggle.com") else "model"
+        kind = kinds.get(parts[0].lower(), plain) if parts else plain
         parts = parts[1:] if parts and parts[0].lower() in kinds else parts
     else:
         return None
