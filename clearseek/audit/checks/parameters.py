@@ -133,7 +133,8 @@ def _verdict(claim: Claim, ways: Ways, elements: Ways, sure: bool = True) -> tup
     if claim.includes:  # the words say what is in it
         begin = "with " if claim.includes == "both" else "without "
         allowed = {way: value for way, value in ways.items() if way.startswith(begin)} or (
-            ways if claim.includes == "both" else {})  # fmt: skip
+            ways if claim.includes == "both" or not any(way.startswith(("with ", "without ")) for way in ways) else {}
+        )  # fmt: skip
     found = [way for way, value in allowed.items() if claim.agrees(value)]
     rounded = [way for way in found if claim.rounds(allowed[way])]
     extra = {"both": " including embedding and head", "neither": " excluding embedding and head", "": ""}
