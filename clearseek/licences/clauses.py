@@ -113,7 +113,7 @@ _HARMLESS = _any(
     r"trade ?mark|trade names|service marks",
     r"to (?:endorse|promote|advertise)",
     r"does not (?:grant|limit|restrict|affect|apply)",
-    r"(?:shall|must|may|will) not be used in advertising",
+    r"(?:shall|must|may|will) not be used (?:in|for) advertising",
     r"not limited to the (?:warranties|implied)",
     r"technical measures",
     r"cannot use both",

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from clearseek.licences.clauses import RESTRICTING, Clause, restrictions
 from clearseek.licences.named import by_name
-from clearseek.licences.names import NEUTRAL, adds_nothing, is_grant, is_operative, of_others, told
+from clearseek.licences.names import NEUTRAL, adds_nothing, is_grant, is_operative, told
 from clearseek.licences.table import Licence, lookup
 from clearseek.licences.words import Op, Text, Word, differences, phrases, read, shorten
 
@@ -40,7 +40,9 @@ _NEARLY = 0.8
 _MARGIN = 12
 _WIDE = 400
 """Words that may stand in the middle of a text."""
-_GRANTS = re.compile(r"\b(?:permission|grant|permit|rights?|may|redistribut|use|licen[cs]ed|provided that|conditions?)", re.I)
+_GRANTS = re.compile(
+    r"\b(?:permission|grant|permit|rights?|may|redistribut|use|licen[cs]ed|provided that|conditions?)", re.I
+)
 """Sentences of a licence in which every word counts."""
 _MOST_OFF = 40.0
 """Equal words that outweigh a difference of any length."""
@@ -320,7 +322,7 @@ def _aligned(search: _Search, each: _Known, window: tuple[int, int]) -> tuple[Pa
     if not same:
         return None, 0.0
     i, k, j, l = same[0][0], same[0][2], same[-1][1], same[-1][3]  # noqa: E741
-    optional = {at for a, b, _, _, spare in each.slots if spare for at in range(a, b)}
+    optional = {at for a, b, allowed, names, spare in each.slots if spare or names or allowed for at in range(a, b)}
     matched = sum(b - a for a, b, _, _ in same)
     missing = sum(at not in optional for at in range(len(ours))) - sum(
         at not in optional for a, b, _, _ in same for at in range(a, b)
@@ -383,7 +385,8 @@ def _matters(each: _Known, found: Text, op: Op) -> bool:
         return False
     raw = found.raw[theirs[0].begin : theirs[-1].end]
     grants = _GRANTS.search(standard(each.id).sentence(op.i, op.j))
-    if not names and (not grants or (not ours and (len(theirs) > 5 or _own_line(found, op)))):
+    sentence = not ours and len(theirs) > 5
+    if sentence or (not names and (not grants or (not ours and _own_line(found, op)))):
         return bool(told(raw).rules)
     return not adds_nothing(raw, {word.text for word in theirs} - {word.text for word in gained}, any_case=names)
 
@@ -430,9 +433,9 @@ def _rest(search: _Search, parts: list[Part]) -> tuple[list[Change], list[str], 
         words = search.text.words
         raw = search.text.raw[words[begin].begin : words[end - 1].end]
         after = any(part.end <= begin for part in parts)
-        if after and bundled is None and of_others(raw):
+        piece = told(raw, others=bundled is not None, may_begin=after)
+        if bundled is None and piece.others:
             bundled = begin
-        piece = told(raw, others=bundled is not None)
         first = words[begin].line
         if bundled is not None:
             limits = (clause for clause in restrictions(raw) if clause.flag in RESTRICTING)

@@ -21,13 +21,17 @@ CONTEXT = re.compile(
 )
 """Words that speak of a licence, in the languages of most cards."""
 _TOKEN = re.compile(r"[a-z]+|\d+|\+")
-_DROPPED = frozenset(("the", "license", "licence", "agreement", "version", "v", "lizenz", "licencia", "licenza", "licença"))
+_DROPPED = frozenset(
+    ("the", "license", "licence", "agreement", "version", "v", "lizenz", "licencia", "licenza", "licença")
+)
 _CALLED = re.compile(r"licen[cs]|terms|agreement|rail|non-?commercial|research|\bnc\b|mnpl|mrl", re.I)
 _CALLED_AFTER = re.compile(r"['\u2019s]{0,2}[\W_]*(?:community|model|research|open|public|own)?[\W_]*"
                            r"(?:licen[cs]e|lizenz|terms|agreement|许可|协议|ライセンス)", re.I)  # fmt: skip
 _CALLED_BEFORE = re.compile(r"(?:licen[cs]e|lizenz|licencia|licenza|许可证?|协议)\W{1,4}$", re.I)
 _REPOSITORIES = re.compile(r"(?:^|\.)(?:github|gitlab|huggingface|hf|gitee|modelscope|githubusercontent)\.", re.I)
-_COMMONS = re.compile(r"creativecommons\.org/(?:licenses/(?P<terms>[a-z-]{2,10})/(?P<version>\d\.\d)|publicdomain/zero)")
+_COMMONS = re.compile(
+    r"creativecommons\.org/(?:licenses/(?P<terms>[a-z-]{2,10})/(?P<version>\d\.\d)|publicdomain/zero)"
+)
 _LONGEST = 16
 _LONGEST_TEXT = 20_000
 _HEAD = 700
@@ -76,7 +80,11 @@ def named(text: str, context: bool = False) -> list[Named]:
         if row is not None and _own_terms(row) and not _is_called_so(text, tokens[at].start(), end):
             at += 1
             continue
-        if row is not None and (size > 2 or context) and _is_whole(lower, tokens[at].start(), tokens[at + size - 1].end()):
+        if (
+            row is not None
+            and (size > 2 or context)
+            and _is_whole(lower, tokens[at].start(), tokens[at + size - 1].end())
+        ):
             found.append(Named(row, tokens[at].start(), end))
             at += size
         else:
@@ -91,8 +99,8 @@ def _own_terms(row: Licence) -> bool:
 def _is_called_so(text: str, begin: int, end: int) -> bool:
     """Whether a name that is also a product's is said to be a licence's: next to the word, or alone."""
     called = _CALLED.search(text[begin:end]) or _CALLED_AFTER.match(text[end : end + 40])
-    return bool(called or _CALLED_BEFORE.search(text[max(0, begin - 30) : begin]) or not text[end:].strip(" .)]*")
-                and not text[:begin].strip(" ([*"))  # fmt: skip
+    return bool(called or _CALLED_BEFORE.search(text[max(0, begin - 30) : begin]) or (not text[end:].strip(" .)]*")
+                and not text[:begin].strip(" ([*")))  # fmt: skip
 
 
 def _is_whole(text: str, begin: int, end: int) -> bool:

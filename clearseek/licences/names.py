@@ -8,9 +8,28 @@ between them. One word that could rule, and it is no name.
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
+from importlib.resources import files
 from typing import NamedTuple
 
+_WORDS = {
+    name: frozenset(words.split())
+    for name, words in tomllib.loads((files(__package__) / "words.toml").read_text(encoding="utf-8")).items()
+}
+NEUTRAL = _WORDS["neutral"]
+_GRANTS = _WORDS["grants"]
+_WEAK = _WORDS["weak"]
+_ALSO = _WORDS["also"]
+_PLACES = _WORDS["places"]
+_ABROAD = _WORDS["abroad"]
+_ENGLISH = _WORDS["english"]
+_OF_TITLES = _WORDS["titles"]
+_OF_DISCLAIMERS = _WORDS["of_disclaimers"]
+_OF_OWNERS = _WORDS["of_owners"]
+_OF_EXCEPTIONS = _WORDS["of_exceptions"]
+OPERATIVE = _WORDS["operative"]
+_BETWEEN_NAMES = _WORDS["between_names"]
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _NOTICE = re.compile(
     r"^[^\w(©]*(?:portions\s+)?(?:(?:©|\(c\))\s*(?:copyright|\d{4})|copyright\s*(?:\(c\)|©|\d{4}|[<\[{]|by\b))", re.I
@@ -27,34 +46,29 @@ _LONGEST_NAME = 12
 _MOST_RULES = 50
 _MOST_SMALL = 3
 """Words in lower case, unknown here, that a copyright line may have: some people and teams write themselves so."""
-_BETWEEN_NAMES = frozenset(
-    ("copyright", "c", "by", "and", "the", "of", "all", "rights", "reserved", "or", "its", "team", "authors", "others",
-     "contributors", "project", "developers", "see", "file", "txt", "present", "as", "in", "listed", "respective",
-     "affiliates", "author", "holder", "holders", "owner", "name", "year", "email", "fullname", "yyyy", "portions",
-     "de", "da", "di", "del", "la", "van", "von", "der", "den", "ten", "et", "al", "for", "at", "dot", "com", "org")
-)  # fmt: skip
-_RULES = """
-not no nor never only except unless must shall may cannot will can agree provided forbidden prohibited prohibit military
-commercial noncommercial non research without restrict restricted restriction restrictions require required condition
-conditions subject permission permitted permit grant granted terminate evil good use used using purposes academic
-educational personal evaluation internal private students hobbyists fee royalty pay revenue profit donate weapon weapons
-harm government governments
-if until when where while whenever after before during outside against but than above below beyond per percent each
-every everybody everyone everything anybody anyone any nobody none whoever who whom whose which these those void invalid
-null ban banned bans bar barred fees royalties pays paying paid payment payments payable owe owes owed price prices cost
-costs euro euros dollar dollars usd eur user users licensee licensees person persons people citizens residents nationals
-companies universities corporations businesses enterprises employees competitor competitors rival rivals countries
-nations sell sells sold trial valid obey comply consent promise promises should ought
-"""
-OPERATIVE = frozenset(_RULES.split())
-"""Words that make a rule. Where one of them stands, a line is more than a name."""
 _STEMS = re.compile(
-    r"(?:expir|exclu|except|limit|prohib|forb[ia]d|restrict|revo[ck]|terminat|den(?:y|ied|ies)|disallow|refus|withdr|"
+    r"(?:expir|exclu|except|limit|prohib|forb[ia]d|restrict|revo[ck]|terminat|den(?:y|ied|ies)$|disallow|refus|withdr|"
     r"withh|charg|requir|violat|infring|oblig|compensat|reimburs|subscri|embargo|sanction)"
 )
 _CHINESE = re.compile(r"禁|不得|不可|不准|仅|除外|必须|商用|非商业|军事|到期|のみ|限る")
 _NAMES_TOO = frozenset(
-    ("Will", "May", "Grant", "Mark", "Good", "Price", "Costs", "Bar", "Bans", "Person", "Null", "Valid", "Limited", "LIMITED", "Per")
+    (
+        "Will",
+        "May",
+        "Grant",
+        "Mark",
+        "Good",
+        "Price",
+        "Costs",
+        "Bar",
+        "Bans",
+        "Person",
+        "Null",
+        "Valid",
+        "Limited",
+        "LIMITED",
+        "Per",
+    )
 )
 """Words that are names as well, as they are written then."""
 _ABBREVIATED = re.compile(
@@ -104,44 +118,20 @@ def goes_on(notice: str, line: str) -> bool:
     """Whether a line is the rest of a copyright line that was too long."""
     words = WORD.findall(line)
     rest = [word for word in words if word.lower() not in _BETWEEN_NAMES]
-    named = all(not word.islower() for word in rest) and not any(map(is_operative, rest)) and not _FOREIGN.search(line)
-    alone = len(rest) == 1 or line.strip(_MARKS)[:4].lower() in ("and ", "of t", "inc.") or notice.rstrip().endswith((",", " of", " and", " the"))
+    named = not any(word.islower() or is_operative(word) for word in rest) and _FOREIGN.search(line) is None
+    alone = (
+        len(rest) == 1
+        or line.strip(_MARKS)[:4].lower() in ("and ", "of t", "inc.")
+        or notice.rstrip().endswith((",", " of", " and", " the"))
+    )
     placed = any(word.lower() in _PLACES for word in rest)
     return 0 < len(words) <= _LONGEST_NAME and named and alone and one_sentence(line) and (not placed or len(rest) == 1)
 
 
-NEUTRAL = frozenset(
-    """
-a an the of and or to in on at by this that these those such as is are was were be been it its their his her my our your
-software library package program programs project materials work works font fonts code source sources module file files
-documentation document documents product products distribution licensor licensors author authors contributor contributors
-holder holders copyright owner owners license licenses above below following same said new revised modified dnl also listed any each all
-""".split()
+_GRANT_STEMS = re.compile(r"(?:re)?distribut|modifi|reproduc|sublicens|permi|grant|copy(?!right)|perform|transfer")
+_MORE_STEMS = re.compile(
+    r"(?:consent|notif|regist|prohib|exempt|licensee|nicht|kein|verbot|untersag|interdi|uniquement|seulement|vietat|soltanto|proibi|somente|únicament|nur$|kommerz|comerc|nonprofit|academi|commerc|militar)"
 )
-"""Words that stand for the same in a copy of a licence: articles, and what the work and its makers are called."""
-_GRANTS = frozenset(
-    """
-permission granted grant grants right rights use copy modify merge publish distribute sublicense sell perpetual worldwide
-irrevocable royalty free charge purpose commercial reproduce perform display import offer derivative derivatives patent
-adapt share redistribute redistribution without fee person
-""".split()
-)
-_WEAK = frozenset(
-    """
-if when where while whenever after before during against but than above below each every any anyone anybody everybody
-everyone everything anything who whom whose which these those use used using person persons people can will without good
-universities companies private valid bar sell sells sold below beyond none per permission permitted permit grant granted
-should
-""".split()
-)
-"""Words that make a name suspicious, and a sentence not."""
-_ALSO = frozenset(
-    """
-permission grant granted permit permitted void money earn earns income approval sole solely weaponry police surveillance
-nuclear army armies soldiers prison hobby home abroad weekends
-""".split()
-)
-_MORE_STEMS = re.compile(r"(?:consent|notif|regist|prohib|exempt|licensee|nicht|kein|verbot|untersag|interdi|uniquement|seulement|vietat|soltanto|proibi|somente|únicament|nur$|kommerz|comerc|nonprofit|academi|commerc|militar)")
 _PHRASES = re.compile(
     r"\ball rights reserved\b"
     r"|\b(?:unless|except)\b(?: (?:where|as|when|if|for|files?|that|which|is|are|\w+ly)){0,4} (?:otherwise )?"
@@ -163,6 +153,7 @@ _PHRASES = re.compile(
     r"|\bappl(?:y|ies) to (?:all|every|the)\w*\b[^.]{0,60}\b(?:except|excluding)\b(?=[^.]{0,60}\b(?:director|folder|file|content|module))"
     r"|\bfor (?:test|testing|convenience|historical|informational?|documentation|reference|illustrati\w+) purposes\b"
     r"|\bnot (?:standalone|derived|based|original)\b|\brequires? an? (?:\w+ )?(?:library|compiler|version)\b"
+    r"|\bnot \W?(?:gpl[- ])?(?:in)?compatible\b|\boutside (?:volunteers|contributors)\b"
     r"|\breserved font names?\b|\bnon-?profit (?:organi[sz]ation|corporation|company|foundation)\b|\bbut not all\b"
     r"|\bpublic domain\b|\bno (?:copyright|warranty)\b|\blimited(?= to the| liability| company)|\bnon[- ]?infringement\b"
     r"|\bplease (?:read|see|refer|note|cite)\b|\bas required by\b|\brequired by applicable law\b",
@@ -183,26 +174,19 @@ _ABOUT = re.compile(
 _OF_OTHERS = re.compile(
     r"third[- ]part|\b(?:bundl\w+|incorporat\w+|portions?|subcomponents?|vendor\w*|includes|contains|derived|based on"
     r"|included|parts? of|submodules?|dependenc\w+)\b|^\W*(?:name|files?|package|component|project|source)\s*:"
-    r"|\blicen[cs]es? (?:of|for|from) \S|\bcopied\b|\btaken from\b|\badapted from\b|\bport(?:ed|s)? (?:of|from)\b",
+    r"|\blicen[cs]es? (?:of|for) \S|\bcopied\b|\btaken from\b|\badapted from\b|\bport(?:ed|s)? (?:of|from)\b",
     re.I | re.M,
 )
 """Begins the notice of somebody else's part."""
 _FIELDS = re.compile(
-    r"\b(?:only|solely|exclusively)\b.{0,60}\b(?:use|research|academic|non-?commercial|evaluation|personal|educational)"
-    r"|\b(?:use|research|academic|non-?commercial|evaluation|personal|educational)\b.{0,60}\b(?:only|solely)\b"
+    r"\b(?:only|solely|exclusively) (?:be |to |for |in )+.{0,60}\b(?:use|research|academic|non-?commercial|evaluation|educational)"
+    r"|\b(?:use|research|academic|non-?commercial|evaluation|personal|educational)\b.{0,30}\b(?:only|solely)\b"
     r"|\bcommercial\w*\b.{0,60}\b(?:requires?|prohibited|forbidden|not|fee|without|separate)\b"
     r"|\b(?:not|no|without|prohibit\w*|forbid\w*)\b.{0,60}\b(?:commercial|military|weapons?|sell|resale|profit)"
     r"|\bresearch (?:purposes?|use)\b|\bnon-?commercial (?:purposes?|use)\b|\bfor (?:research|non-?commercial)\b",
     re.I,
 )
 """What restricts even among the notices of others."""
-_PLACES = frozenset(
-    """
-germany german germans france french italy italian spain spanish china chinese russia russian iran korea japan japanese
-india indian israel ukraine syria cuba america american americans europe european eu eea usa uk kingdom britain canada
-mexico brazil africa asia australia turkey poland austria switzerland netherlands belgium sweden norway finland denmark
-""".split()
-)
 _ORIGIN = re.compile(
     r"universit|institut|laborator|develop|written|created|address|centrum|center|centre|inc\b|gmbh|ltd|street"
     r"|societ|associat"
@@ -210,35 +194,22 @@ _ORIGIN = re.compile(
 )  # fmt: skip
 _PLAIN_ADDRESS = re.compile(r"[^a-z]*(?:\d|,)[^a-z]*")
 _DISCLAIMS = re.compile(r"\b(?:warrant\w*|liab\w+|reassuranc\w+|as[ -]is|merchantab\w+|infring\w+|own risk)\b", re.I)
-_OF_DISCLAIMERS = frozenset("no not nor shall any provided infringe infringes infringement damages limited without".split())
-_FORBIDS = re.compile(r"\b(?:shall|may|must|can|will) not\b|\bcannot\b|\bnot (?:be )?use|\bno use|\bnot (?:for|to)\b", re.I)
+_FORBIDS = re.compile(
+    r"\b(?:shall|may|must|can|will) not\b|\bcannot\b|\bnot (?:be )?use|\bno use|\bnot (?:for|to)\b", re.I
+)
+_TABLE_LINE = re.compile(r"(?=(?:\D*\d){4})[\w.\s+-]{1,70}\b(?:yes|no)(?: \(\d+\))?")
+"""A row of a history of releases."""
 _OWNS = re.compile(r"\b(?:copyrights?|contribut\w+|commits?|repositor\w+)\b", re.I)
 _DOES = re.compile(
     r"\b(?:us(?:e|es|ed|ing|age)|cop(?:y|ies|ied)|modif\w+|distribut\w+|permi\w+|grant\w*|sell|run|train\w*|deploy\w*"
     r"|allow\w*|commerc\w+|sold|shar(?:e|ed|ing))\b", re.I
 )  # fmt: skip
-_OF_OWNERS = frozenset("only not no solely should if must each".split())
-_ABROAD = frozenset(
-    """
-der die das und für nicht ist nur den dem ein eine les des est une pour pas dans que par sur du la el los las por para
-una con del il che di della per non è het een van niet voor och att inte det não uma com dos das deve nur ohne sans sin
-senza solo sólo seulement uniquement
-""".split()
-)
-_ENGLISH = frozenset("the of and to in is for this that by with are on as or be from it under".split())
 _FOREIGN = re.compile(r"[\u0370-\u1fff\u2e80-\ud7ff\uf900-\ufaff\uff66-\uffdc]")
-_NO_RULE_ABROAD = re.compile(r"许可(?:证|协议)?|協議|协议|版权所有|保留所有权利|開源|开源|ライセンス|라이선스|лицензия", re.I)
+_NO_RULE_ABROAD = re.compile(
+    r"许可(?:证|协议)?|協議|协议|版权所有|保留所有权利|開源|开源|ライセンス|라이선스|лицензия", re.I
+)
 _MOST_FOREIGN = 8
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+(?=[\"“(A-Z\d])")
-_OF_TITLES = frozenset(
-    """
-the a an mit expat x11 apache bsd isc gnu general lesser affero library public license licence licenses licences licensed
-version new revised modified simplified clause clear original mozilla psf python unlicense zlib boost software agreement
-v2 v3 text full copy of under is open source terms gpl lgpl agpl mpl style creative commons attribution international
-legal code copyright spdx identifier simple notice
-""".split()
-)
-"""Words of licences' titles."""
 _MARKS = " \t#/*;-%.>|"
 """Begin lines of comments and of lists."""
 _BLANK = re.compile(r"\n[^\S\n]*\n")
@@ -251,31 +222,39 @@ class Told(NamedTuple):
     """Sentences that may rule, each after the number of line breaks before it."""
     kind: str
     """Name of what is harmless; empty if there is none."""
+    others: bool
+    """Notices of parts that are somebody else's have begun."""
 
 
 def is_grant(word: str) -> bool:
     """Whether a licence that lacks the word may give less."""
-    return word in _GRANTS
-
-
-def of_others(text: str) -> bool:
-    """Whether a text begins the notices of parts that are somebody else's."""
-    return bool(_OF_OTHERS.search(text))
+    return word in _GRANTS or bool(_GRANT_STEMS.match(word))
 
 
 def adds_nothing(raw: str, allowed: set[str] = frozenset(), any_case: bool = False) -> bool:  # type: ignore[assignment]
     """Whether words in the middle of a rule can be a name: capitals, numbers, and nothing that rules."""
     raw = _OF_HOLDERS.sub("", _ADDRESS.sub("", raw))
     words = [word for word in WORD.findall(raw) if word.lower() not in allowed]
-    if len(words) > _LONGEST_NAME or not one_sentence(raw) or any(map(is_operative, words)) or _FOREIGN.search(raw):
+    if (
+        len(words) > _LONGEST_NAME
+        or not one_sentence(raw)
+        or any(map(_rules, words))
+        or (any(map(is_operative, words)) or _FOREIGN.search(raw))
+    ):
         return False
     if any(word.lower() in _PLACES and not (any_case and word[0].isupper()) for word in words):
         return False
     return sum(word[0].islower() and word not in NEUTRAL for word in words) <= (_MOST_SMALL if any_case else 0)
 
 
-def told(raw: str, others: bool = False) -> Told:
-    """What a text beside a licence says: the sentences that may rule, and what the rest is."""
+def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
+    """What a text beside a licence says: the sentences that may rule, and what the rest is.
+
+    Args:
+        raw: The text.
+        others: It stands among the notices of parts that are somebody else's, where only what restricts counts.
+        may_begin: Such notices may begin in it, with a line that rules nothing.
+    """
     rules: list[tuple[int, str]] = []
     kind = ""
     place = 0
@@ -287,8 +266,9 @@ def told(raw: str, others: bool = False) -> Told:
                 rules.append((raw.count("\n", 0, place + begin), piece.strip()))
             elif found and found != "rule" and kind != "a note":
                 kind = found
+            others = others or (may_begin and found != "rule" and bool(_OF_OTHERS.search(piece)))
         place = block.end() if block else end
-    return Told(tuple(rules), kind)
+    return Told(tuple(rules), kind, others)
 
 
 def _pieces(block: str) -> Iterator[tuple[int, str, bool]]:
@@ -321,7 +301,7 @@ def _judge(piece: str, alone: bool, others: bool) -> str:
         return ""
     bare = _PHRASES.sub(" ", _OF_HOLDERS.sub("", _ADDRESS.sub(" ", plain)))
     words = WORD.findall(bare)
-    if all(word.lower() in _OF_TITLES or word.isdigit() for word in words):
+    if _TABLE_LINE.fullmatch(plain) or all(word.lower() in _OF_TITLES or word.isdigit() for word in words):
         return ""
     if others:
         return "rule" if _FIELDS.search(plain) or _CHINESE.search(plain) else "a note"
@@ -329,11 +309,18 @@ def _judge(piece: str, alone: bool, others: bool) -> str:
     if _CHINESE.search(foreign) or len(_FOREIGN.findall(foreign)) > _MOST_FOREIGN:
         return "rule"
     low = [word.lower() for word in words]
-    if any(word in _PLACES for word in low) and not _ORIGIN.search(plain) and not _PLAIN_ADDRESS.fullmatch(plain):
+    owned = plain.lower().startswith("copyright") and sum(word.islower() for word in words) < 6
+    if (
+        any(word.lower() in _PLACES and not (owned and word[0].isupper()) for word in words)
+        and not _ORIGIN.search(plain)
+        and not _PLAIN_ADDRESS.fullmatch(plain)
+    ):
         return "rule"
     ruling = {word.lower() for word in words if _rules(word)}
     if ruling and ruling <= _OF_DISCLAIMERS and _DISCLAIMS.search(plain) and not _FORBIDS.search(plain):
         return "a disclaimer"
+    if ruling and ruling <= _OF_EXCEPTIONS and "exception" in low and not _FORBIDS.search(plain):
+        return "an exception that allows more"
     if ruling and ruling <= _OF_OWNERS and _OWNS.search(plain) and not _DOES.search(bare):
         return "a note"
     if ruling:
@@ -343,7 +330,9 @@ def _judge(piece: str, alone: bool, others: bool) -> str:
         return "rule"
     if "SPDX-" in plain:
         return "an SPDX line"
-    sentence = any(word.islower() and word not in _BETWEEN_NAMES for word in words) and (plain.endswith((".", "!")) or len(words) > 8)
+    sentence = any(word.islower() and word not in _BETWEEN_NAMES for word in words) and (
+        plain.endswith((".", "!")) or len(words) > 8
+    )
     if sentence and not _ABOUT.search(plain):
         return "rule"
     return "a heading" if alone or not plain.endswith(".") else "a note"

@@ -11,8 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from clearseek.licences import LICENCES, identify
+from clearseek.licences.match import known
+from clearseek.licences.match import standard as text_of
 from clearseek.licences.names import is_grant, is_operative
-from clearseek.licences.match import known, standard as text_of
 from tests.licences.examples import APACHE, LLAMA_3_1, MIT, published, standard
 
 SHIPPED = [each.id for each in known() if each.shipped and "~" not in each.id]

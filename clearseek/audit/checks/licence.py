@@ -264,7 +264,9 @@ def _of_text(question: Question, kind: Kind, text: Text, stated: list[Statement]
         return question.unknown(Grade.PRESENT, f"{what}: it is too long", *places, facts=facts)
     if not is_open_for(licence, kind) or (limits and match.basis == "title"):
         family = {"rail": "use-restricted (RAIL family)", "community": "a community licence with conditions"}
-        closed = what + f", {family.get(licence.family, f'not open for {kind}')}" + (worst or f": {_restricted(licence)}")
+        closed = (
+            what + f", {family.get(licence.family, f'not open for {kind}')}" + (worst or f": {_restricted(licence)}")
+        )
         return question.no(Grade.PRESENT, closed, *places, facts=(*facts, *(() if limits else _flag_facts(licence))))
     shut = next((other for other in match.others if not is_open_for(other, kind)), None)
     if shut is not None:
@@ -329,21 +331,30 @@ class _Source:
     general: bool
     """It does not say what for."""
     text: Text | None = None
+    tag: bool = False
 
 
 def _sources(subject: Subject, kind: Kind) -> list[_Source]:
     found: list[_Source] = []
-    for each in statements(subject):
+    every = statements(subject)
+    own_words = any(kind in each.kinds for each in every)
+    for each in every:
+        if own_words and not each.kinds and not each.tag:
+            continue  # the card says in particular what this kind is under
         if each.licences and (kind in each.kinds or (not each.kinds and kind == "weights")):
             label = " and ".join(licence.id for licence in each.licences)
             where = "the metadata" if each.tag else f"the card, {each.place.where}"
             ids = frozenset(licence.id for licence in each.licences)
-            found.append(_Source(where, label, ids, each.place, not each.kinds))
+            found.append(_Source(where, label, ids, each.place, not each.kinds, tag=each.tag))
     own = [(text, kinds) for text in licence_files(subject) if (kinds := _covers(subject, text)) is not None]
     named = any(kind in kinds for _, kinds in own)
     for text, kinds in own:
         match = text.match
-        if not (kind in kinds or (not kinds and not named)) or match.is_cut or (match.licence is None and not text.limits):
+        if (
+            not (kind in kinds or (not kinds and not named))
+            or match.is_cut
+            or (match.licence is None and not text.limits)
+        ):
             continue
         if match.basis == "title" and is_free(match.licence or _NOBODY) and len(own) > 1:
             continue  # it points to the others
@@ -371,7 +382,8 @@ def _agreement(subject: Subject) -> Row:
         # what is said of the whole release may be meant for another kind, of which the same is said
         compared = [each for each in found if not each.general or not own or not each.ids & elsewhere]
         compared = compared if any(each.text is None for each in compared) or kind == "weights" else []
-        first = next((each for each in compared if each.text), compared[0] if compared else None)
+        # two sentences of a card may be about two models: each is compared with a text or the tag
+        first = next((each for each in compared if each.text), next((each for each in compared if each.tag), None))
         if first is None or len(compared) < 2:
             continue
         against = [each for each in compared if not _same(each.ids, first.ids)]
@@ -388,7 +400,9 @@ def _agreement(subject: Subject) -> Row:
         return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, against_use[0].words, *said, *places[:4])
     if not fine:
         return ask.LICENCE_AGREEMENT.unknown(Grade.ABSENT, "there are no two sources to compare")
-    return ask.LICENCE_AGREEMENT.yes(Grade.CHECKED if exact else Grade.PRESENT, "; ".join(fine), *dict.fromkeys(places[:8]))
+    return ask.LICENCE_AGREEMENT.yes(
+        Grade.CHECKED if exact else Grade.PRESENT, "; ".join(fine), *dict.fromkeys(places[:8])
+    )
 
 
 def _is(source: _Source) -> str:

@@ -42,12 +42,16 @@ _OF_OTHERS = re.compile(
     re.I,
 )
 """Says that a licence is of something else, or no more."""
+_MODEL = re.compile(r"\b[A-Za-z][\w.]{1,40}(?:[- ][\w.]{1,20}){0,4}?[- ]\d+(?:\.\d+)?(?:[bBmM]|x\d+[bB])\b(?:-[\w.]+)*")
+"""A model's name with its size."""
 _ASIDE = re.compile(r"acknowledg|thank|citation|related|reference|致谢|引用|upstream|third[- ]party", re.I)
 _OF_DATA = re.compile(r"\bdata(?:\b|sets?)|corpus|数据", re.I)
 _NAMES_ONE = re.compile(
     r"\W*(?:model |weights? |code |data )?(?:licen[cs]e(?: type| name)?|lizenz|licencia|licença|licenza|许可证?|许可协议|协议)"
     r"\s*[:：=]\s*(?P<name>\S.{1,80}?)\W*", re.I)  # fmt: skip
-_NO_NAME = re.compile(r"\bsee\b|\bfile\b|\blink\b|below|above|\btbd\b|\bother\b|unknown|none|n/a|\bhere\b|\.md|\.txt|https?:", re.I)
+_NO_NAME = re.compile(
+    r"\bsee\b|\bfile\b|\blink\b|below|above|\btbd\b|\bother\b|unknown|none|n/a|\bhere\b|\.md|\.txt|https?:", re.I
+)
 _EITHER = re.compile(r"\bor\b|\beither\b|\bdual|\boder\b|\bou\b|或", re.I)
 _FOR = re.compile(r"\W{0,3}(?:licen[cs]e)?\W{0,3}(?:for|covers|applies to|\(|für|pour|para)(?P<what>[^.;]{0,40})", re.I)
 
@@ -80,7 +84,7 @@ def statements(subject: Subject) -> tuple[Statement, ...]:
     if card is None:
         return ()
     found = [*_tags(subject.metadata.value or {}, card)]
-    for each in (*_badges(card), *_sentences(card), *_rows(subject, card)):
+    for each in (*_badges(card), *_sentences(subject, card), *_rows(subject, card)):
         if len(found) < _MOST and not any(
             each.kinds == other.kinds and each.licences == other.licences and not other.tag for other in found
         ):
@@ -125,24 +129,32 @@ def _badges(card: Document) -> Iterator[Statement]:
                 break
 
 
-def _sentences(card: Document) -> Iterator[Statement]:
+def _sentences(subject: Subject, card: Document) -> Iterator[Statement]:
     for block in card.blocks:
         if any(_ASIDE.search(heading) for heading in block.headings[1:]):
             continue
         section = bool(block.headings) and bool(_SECTION.fullmatch(block.headings[-1])) and block.kind != "heading"
         for sentence in block.sentences:
             text = sentence.text[:_LONGEST]
-            if not (section or CONTEXT.search(text)) or _OF_OTHERS.search(text):
+            if not (section or CONTEXT.search(text)) or _OF_OTHERS.search(text) or _of_siblings(subject, text):
                 continue
             short = section and len(text) < 200
             names = named(text, context=section)
             if names and (short or block.kind != "heading" or len(text) < 80):
                 yield from _each(text, names, sentence.headings, card, sentence.line)
             elif section and (known := _linked(sentence.links)) is not None:
-                yield _statement(text, Named(known, 0, len(text)), [Named(known, 0, 0)], sentence.headings, card, sentence.line)
+                yield _statement(
+                    text, Named(known, 0, len(text)), [Named(known, 0, 0)], sentence.headings, card, sentence.line
+                )
             elif (match := _NAMES_ONE.fullmatch(text)) and not _NO_NAME.search(match["name"]):
                 place = card.at(sentence.line, text)
                 yield Statement(_kinds(text[: match.start("name")]), (), False, match["name"], place)
+
+
+def _of_siblings(subject: Subject, text: str) -> bool:
+    """Whether a sentence names other models by their sizes, and not this one."""
+    found = _MODEL.findall(text)
+    return bool(found and subject.names) and not any(subject.kin(name) in ("same", "form") for name in found)
 
 
 def _linked(links: tuple[Link, ...]) -> Licence | None:
@@ -157,7 +169,9 @@ def _rows(subject: Subject, card: Document) -> Iterator[Statement]:
         title = next((each for each in (first, head) if cell.column and len(each) < 40 and CONTEXT.search(each)), None)
         if title is None:
             continue
-        if title == head and (_OF_DATA.search(" ".join(cell.header)) or (subject.names and not _is_this(subject, first))):
+        if title == head and (
+            _OF_DATA.search(" ".join(cell.header)) or (subject.names and not _is_this(subject, first))
+        ):
             continue  # each row is of another data set or model
         names = named(cell.text, context=True)
         known = names[0].licence if names else _linked(cell.links)
@@ -166,7 +180,7 @@ def _rows(subject: Subject, card: Document) -> Iterator[Statement]:
 
 
 def _is_this(subject: Subject, name: str) -> bool:
-    return subject.kin(name) in ("same", "size", "")
+    return subject.kin(name) in ("same", "form")
 
 
 def _each(text: str, names: list[Named], headings: tuple[str, ...], card: Document, line: int) -> Iterator[Statement]:
