@@ -193,7 +193,7 @@ def _weights(subject: Subject) -> Row:
     most = min(_MOST_MATRICES, subject.source.most_samples, base.source.most_samples)
     shared = matrices(ours, theirs, most=most)
     if not shared:
-        reason = f"no matrix of plain floats has the same name and shape in {base.source.model_name}"
+        reason = f"no matrix of plain floats has the same name and shape in {base.name}"
         reason += _tokenizers(subject, base)
         return ask.LINEAGE_WEIGHTS.unknown(Grade.PRESENT, reason)
     try:
@@ -204,10 +204,10 @@ def _weights(subject: Subject) -> Row:
     middle = float(np.median(cosines)) if cosines else 0.0
     same = sum(bool(np.array_equal(one, other)) for one, other in pairs)
     reason = (
-        f"{len(shared)} matrices beside {base.source.model_name}'s: cosine {middle:.4f} in the median, {same} the same"
+        f"{len(shared)} matrices beside {base.name}'s: cosine {middle:.4f} in the median, {same} the same"
         f"{_tokenizers(subject, base)}"
     )
-    is_named = any(_alike(each, base.source.model_name) for each in named)
+    is_named = any(_alike(each, base.name) for each in named)
     places = tuple(Evidence(*ours[one][:1]) for one in shared[:1])
     if UNRELATED < middle < DERIVED:
         return ask.LINEAGE_WEIGHTS.unknown(Grade.PRESENT, f"{reason}: neither near nor far", *places)

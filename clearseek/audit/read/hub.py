@@ -58,7 +58,7 @@ class Hub(Source):
             raise UserError(
                 f"{name}: neither a folder nor the name of a repository (owner/name, or owner/name@revision)"
             )
-        self.repo = match["repo"]
+        self.repo = self.repository = match["repo"]
         self._hub = library()
         info = ask(
             self.repo, lambda: self._hub.HfApi().model_info(self.repo, revision=match["revision"], files_metadata=True)

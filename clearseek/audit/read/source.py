@@ -40,6 +40,8 @@ class Source(ABC):
 
     name: str
     """How the user called it."""
+    repository: str = ""
+    """Owner and name on the hub; a folder's name says nothing about what is in it."""
     revision: str = ""
     """The commit, where there is one."""
     released: str = ""
@@ -77,11 +79,6 @@ class Source(ABC):
         None where it cannot be asked: a folder knows no other place.
         """
         return None
-
-    @cached_property
-    def model_name(self) -> str:
-        """The model's name: the last part of the release's."""
-        return self.name.rstrip("/").rpartition("/")[2].partition("@")[0]
 
     def find(self, *patterns: str) -> tuple[str, ...]:
         """Paths whose last part matches one of the patterns (case as given, or in lower case)."""
@@ -163,11 +160,6 @@ class Folder(Source):
         self.tree: Tree = walk(root, skip=NOT_READ)
         self.problems = self.tree.problems
         self.hashes = hashes or {}
-
-    @cached_property
-    def model_name(self) -> str:
-        """The folder's own name, whatever path led there."""
-        return self.root.resolve().name
 
     @cached_property
     def sizes(self) -> dict[str, int]:

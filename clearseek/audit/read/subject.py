@@ -10,12 +10,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import Claim, find_claims
+from clearseek.audit.read.identity import Identity, Repository, identify, kin, read_address, repositories, stem
 from clearseek.audit.read.source import Source, prose
 from clearseek.config import ModelConfig
 from clearseek.counts import ParameterCount, count_parameters
@@ -31,6 +34,8 @@ INDEX = "model.safetensors.index.json"
 MOST_TENSORS = 2_000_000
 """Twenty times DeepSeek-V3's."""
 MOST_ROWS = 10**9
+MOST_LINKS = 20_000
+"""Repositories of all documents that are looked at."""
 _NO_WEIGHTS = re.compile(r"optim|buffers|rng|scheduler|training_args|tokeni[sz]er|trainer_state|random_states")
 _NAMED_WEIGHTS = re.compile(
     r"(?:^|[-_.])(?:model|models|consolidated|weights?|ckpt|checkpoint|ggml|params)(?=[-_.\d])[\w.-]*"
@@ -148,14 +153,14 @@ class Subject:
 
         Args:
             source: The release.
-            name: The model's, where the release's own name does not say it.
+            name: The model's, where its card names several or none.
             trusted: Verifiers' keys.
             base: The release that it may have been made from.
         """
         self.source = source
         self.trusted = trusted
         self.base = None if base is None else Subject(base)
-        self.name = name or source.model_name
+        self.given = name
 
     @cached_property
     def config_raw(self) -> Part[dict[str, Any]]:
@@ -172,6 +177,57 @@ class Subject:
             return Part(None, raw.error)
         content = raw.value
         return attempt(lambda: _bounded(parse_hf_config(content, Path(CONFIG))))
+
+    @cached_property
+    def repositories(self) -> tuple[Repository, ...]:
+        """Repositories of models, data and code that the documents link to, clone or load."""
+        return tuple(islice((each for document in self.documents for each in repositories(document)), MOST_LINKS))
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Which model this is, and who made it."""
+        elements = sum(prod(entry.shape) for _, entry in self.weights.tensors.values())
+        counted = self.counts.total if self.counts is not None else elements
+        owner, _, name = self.source.repository.rpartition("/")
+        metadata, config = self.metadata.value or {}, self.config_raw.value or {}
+        given = self.given or name
+        return identify(self.card, metadata, self.repositories, config, given, owner, counted)
+
+    @property
+    def name(self) -> str:
+        """The model's name: the user's, or by its card, its links or its configuration; never a folder's."""
+        return self.identity.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names under which the documents speak of this model; empty where nothing names it."""
+        return self.identity.names
+
+    def kin(self, name: str) -> str:
+        """What a repository's name is to this model: ``same``, ``form``, ``variant``, or empty for another model."""
+        found = [kin(name, each) for each in self.names]
+        return next((each for each in ("same", "form", "variant") if each in found), "")
+
+    def is_own(self, target: str) -> bool | None:
+        """Whether a link leads to a repository of this model's maker, or to another's; None where that is unclear.
+
+        A link without a host leads into the release itself, which is the maker's.
+        """
+        if not re.match(r"[a-z][a-z0-9+.-]{0,20}:|//|git@|www\.", target, re.I):
+            return True
+        found = read_address(target)
+        if found is None:
+            return None
+        _, owner, name = found
+        root, makers = stem(owner), self.identity.makers
+        if root in makers:
+            return True
+        if any(min(len(root), len(each)) > 3 and (root.startswith(each) or each.startswith(root)) for each in makers):
+            return True
+        same = [each for each in self.repositories if (each.owner, each.name) == (owner, name)]
+        if same and all(each.others for each in same):
+            return False
+        return False if makers and not self.kin(name) else None
 
     @cached_property
     def counts(self) -> ParameterCount | None:
@@ -198,9 +254,9 @@ class Subject:
     def heading(self, pattern: re.Pattern[str]) -> tuple[Document, int] | None:
         """The first heading, and its line, that matches in lower case and with dashes for spaces."""
         for document in self.documents:
-            for number, line in enumerate(document.lines, 1):
-                if line.startswith("#") and pattern.search(line.lower().replace(" ", "-")):
-                    return document, number
+            for block in document.blocks:
+                if block.kind == "heading" and pattern.search(block.text.lower().replace(" ", "-")):
+                    return document, block.line
         return None
 
     @cached_property

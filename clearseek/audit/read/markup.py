@@ -1,0 +1,491 @@
+"""Markdown and the HTML in it taken apart: blocks of prose, tables and links, each with the line that it begins on.
+
+Cards mix both: a table may be pipes or ``<table>``, a link ``[words](target)`` or ``<a href>``, and either stands in
+the other. So markdown-it splits a text into blocks, and its tokens and the HTML tags become one stream of elements,
+from which :class:`_Reader` collects whole sentences, rows and links. Nothing is rendered; comments are left out.
+
+Strangers write these texts. markdown-it needs quadratic time for some of them (thousands of open brackets), so a line,
+a piece of prose and its brackets, cells and links are bounded, and what is left out is said. HTML tags are found by a
+pattern that never looks past the next ``<``; html.parser, which rescans an unfinished tag, sees only finished ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from html import unescape
+from html.parser import HTMLParser
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Literal
+
+from clearseek.audit.read.parts import Block, Cell, Link, Parts
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
+LONGEST_TEXT: Final = 400_000
+"""Characters of a text that are taken apart."""
+LONGEST_LINE: Final = 20_000
+"""Characters of a line that are taken apart; a table may be one line of HTML."""
+MOST_LINKS: Final = 5_000
+MOST_CELLS: Final = 50_000
+MOST_COLUMNS: Final = 200
+LONGEST_CELL: Final = 2_000
+LONGEST_TARGET: Final = 2_000
+_PIECE: Final = 4_000
+"""Characters of prose that are given to markdown-it at once."""
+_MOST_BRACKETS: Final = 200
+_MOST_MARKS: Final = 800
+"""Brackets and other marks of a piece; one with more is read as plain words."""
+_LONGEST_BLOCK: Final = 20_000
+_DEEPEST: Final = 8
+"""Tables in tables."""
+
+_BARE = re.compile(r"https?://[^\s<>()\[\]\"'`{}|\\^]{1,2000}")
+_TAG = re.compile(
+    r"<(?P<end>/?)(?P<name>[a-zA-Z][a-zA-Z0-9-]{0,30}+)(?P<rest>(?:[^<>\"']++|\"[^\"<]*+\"|'[^'<]*+'|[\"'])*+)>"
+)
+_SPACE = re.compile(r"\s+")
+_BLOCKS: Final = re.compile(
+    r"p|div|center|section|article|header|footer|[uod]l|d[td]|li|blockquote|details|summary|hr|fig(?:ure|caption)|main|pre"
+)
+_HEADINGS: Final = {f"h{level}": level for level in range(1, 7)}
+_ASKED: Final = ("a", "img", "td", "th")
+"""Elements of which attributes matter."""
+_LONGEST_TAG: Final = 4_000
+_HIDDEN: Final = ("script", "style", "template")
+_WIDE = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
+"""Characters between which a line's end is no space."""
+
+
+@cache
+def _markdown() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+
+    markdown = MarkdownIt("commonmark", {"html": True}).enable("table").disable("code")
+    markdown.normalizeLink = lambda url: url  # type: ignore[method-assign]  # a link is quoted as it is written
+    markdown.validateLink = lambda url: True  # type: ignore[method-assign]
+    return markdown
+
+
+def take_apart(lines: Sequence[str], begin: int = 0) -> Parts:
+    """The parts of a text, of which the lines before index `begin` are not prose: only bare links are found there."""
+    reader = _Reader(begin)
+    for number, line in enumerate(lines[:begin], 1):
+        reader.bare(line[:LONGEST_LINE], number)
+    room = LONGEST_TEXT
+    prose: list[str] = []
+    for line in lines[begin:]:
+        prose.append(line[:LONGEST_LINE])
+        room -= len(prose[-1]) + 1
+        if room < 0:
+            prose.pop()
+            reader.parts.unread = f"only its first {begin + len(prose):,} lines were read"
+            break
+    text = _without_comments("\n".join(prose).replace("\0", "\ufffd"))
+    tokens: list[Token] = []
+    environment: dict[str, object] = {}
+    _markdown().block.parse(text, _markdown(), environment, tokens)
+    reader.read(tokens, environment)
+    return reader.parts
+
+
+def _without_comments(text: str) -> str:
+    """The text with spaces for its HTML comments; an opening without end is none."""
+    pieces: list[str] = []
+    place = 0
+    while (begin := text.find("<!--", place)) >= 0 and (end := text.find("-->", begin + 4)) >= 0:
+        pieces += [text[place:begin], re.sub(r"[^\n]", " ", text[begin : end + 3])]
+        place = end + 3
+    return "".join([*pieces, text[place:]]).replace("<!", "< ").replace("<?", "< ")
+
+
+class _Attributes(HTMLParser):
+    """Attributes of one finished tag."""
+
+    found: list[tuple[str, str | None]]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found = attrs
+
+
+def _attributes(tag: str) -> dict[str, str]:
+    if len(tag) > _LONGEST_TAG:
+        return {}
+    parser = _Attributes()
+    parser.found = []
+    parser.feed(tag)
+    return {name: (value or "").strip()[:LONGEST_TARGET] for name, value in parser.found}
+
+
+@dataclass(slots=True)
+class _Table:
+    """A table that is being read."""
+
+    header: tuple[str, ...] = ()
+    row: list[tuple[str, int, tuple[Link, ...]]] = field(default_factory=list)
+    """Cells: text, line, links."""
+    heads: int = 0
+    """Cells of the row that are ``<th>``."""
+    in_head: bool = False
+    rows: int = 0
+    spans: dict[int, tuple[int, str]] = field(default_factory=dict)
+    """Column -> rows that a cell above still fills, and its text."""
+
+
+class _Reader:
+    """Collects the parts of a text from its elements."""
+
+    def __init__(self, offset: int) -> None:
+        self.parts = Parts()
+        self.offset = offset
+        self.line = 1
+        self.text: list[str] = []
+        self.length = 0
+        self.places: list[tuple[int, int]] = []
+        self.links: list[Link] = []
+        self.kind: Literal["paragraph", "item"] = "paragraph"
+        self.path: list[tuple[int, str]] = []
+        self.level = 0
+        self.tables: list[_Table] = []
+        self.cell: tuple[int, int, int, bool] | None = None
+        """Line, columns, rows of the open cell, and whether it is a heading."""
+        self.open: tuple[str, int, int, str] | None = None
+        """Target, line, place, picture of the open link."""
+        self.hidden = ""
+        self.code = 0
+
+    # -- Markdown's tokens ------------------------------------------------------------------------------------------
+
+    def read(self, tokens: Sequence[Token], environment: dict[str, object]) -> None:
+        """Read the blocks that markdown-it found."""
+        for token in tokens:
+            if token.map:
+                self.line = self.offset + token.map[0] + 1
+            if token.type == "inline":
+                self.prose(token.content, environment)
+            elif token.type == "html_block":
+                self.html(token.content, environment)
+                self.end_link()
+                self.hidden = ""
+            elif token.type in ("fence", "code_block"):
+                self.flush()
+                for number, line in enumerate(token.content.split("\n"), self.line + (token.type == "fence")):
+                    self.bare(line, number)
+            elif token.nesting >= 0:
+                if token.type == "heading_open":  # Markdown's headings end whatever HTML left open
+                    self.end_tables()
+                    self.code = 0
+                self.start(token.tag, {})
+            else:
+                self.end_link()
+                self.end(token.tag)
+        self.end_tables()
+        self.flush()
+        self.definitions(environment)
+
+    def definitions(self, environment: dict[str, object]) -> None:
+        """Definitions of links that no words refer to."""
+        held = environment.get("references")
+        used = {link.target for link in self.parts.links}
+        for each in islice(held.values(), MOST_LINKS) if isinstance(held, dict) else ():
+            if each["href"] not in used:
+                self.add(Link(each["href"][:LONGEST_TARGET], "", self.offset + each["map"][0] + 1))
+
+    def prose(self, content: str, environment: dict[str, object]) -> None:
+        """Markdown within a block, in pieces of bounded size."""
+        first = self.line
+        while content:
+            piece = content
+            if len(content) > _PIECE:
+                cut = content.rfind("\n", 1, _PIECE)
+                piece = content[: cut + 1 if cut > 0 else _PIECE]
+            content = content[len(piece) :]
+            self.inline(piece, environment)
+            first += piece.count("\n")
+            self.line = first
+            if self.length > _LONGEST_BLOCK and not self.level:
+                self.flush()
+
+    def inline(self, piece: str, environment: dict[str, object]) -> None:
+        """A piece of Markdown: emphasis goes, links and tags become elements."""
+        marks = sum(map(piece.count, "*_`<&\\"))
+        brackets = piece.count("[")
+        if not (marks or brackets) or brackets > _MOST_BRACKETS or marks > _MOST_MARKS:
+            for number, line in enumerate(piece.split("\n")):
+                if number:
+                    self.line += 1
+                    self.words("\n")
+                self.words(line)
+            return
+        tokens: list[Token] = []
+        _markdown().inline.parse(piece, _markdown(), environment, tokens)
+        begun = len(self.parts.links)
+        first, lines = self.line, piece.split("\n")
+        for token in tokens:
+            self.inline_token(token, environment)
+        for number in range(begun, len(self.parts.links)):  # a span of code may hide the end of a line
+            link = self.parts.links[number]
+            if link.target not in "".join(lines[link.line - first : link.line - first + 1]):
+                near = next((n for n, each in enumerate(lines) if link.target in each), link.line - first)
+                self.parts.links[number] = replace(link, line=first + near)
+
+    def inline_token(self, token: Token, environment: dict[str, object]) -> None:
+        if token.type in ("text", "text_special"):
+            self.words(token.content)
+        elif token.type in ("softbreak", "hardbreak"):
+            self.line += 1
+            self.words("\n")
+            if token.type == "hardbreak":
+                self.start("br", {})
+        elif token.type == "code_inline":
+            self.words(token.content)
+        elif token.type == "link_open":
+            self.begin_link(str(token.attrs.get("href", "")))
+        elif token.type == "link_close":
+            self.end_link()
+        elif token.type == "image":
+            self.picture(str(token.attrs.get("src", "")), token.content)
+        elif token.type == "html_inline":
+            self.html(token.content, environment)
+
+    # -- HTML -------------------------------------------------------------------------------------------------------
+
+    def html(self, content: str, environment: dict[str, object]) -> None:
+        """Tags, and what stands between them, which may be Markdown."""
+        line, place = self.line, 0
+        for match in _TAG.finditer(content):
+            self.between(content[place : match.start()], environment)
+            line += content.count("\n", place, match.start())
+            self.line, place = line, match.end()
+            name = match["name"].lower()
+            if match["end"]:
+                self.end(name)
+            else:
+                self.start(name, _attributes(match[0]) if name in _ASKED else {})
+            line += match[0].count("\n")
+            self.line = line
+        self.between(content[place:], environment)
+
+    def between(self, text: str, environment: dict[str, object]) -> None:
+        if self.code:
+            for number, line in enumerate(text.split("\n"), self.line):
+                self.bare(line, number)
+        elif text and not text.isspace():
+            self.prose(text, environment)
+        elif text:
+            self.words(" ")
+
+    # -- elements ---------------------------------------------------------------------------------------------------
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        """An element begins."""
+        if tag in _HIDDEN:
+            self.hidden = tag
+        elif tag == "a":
+            if target := attributes.get("href"):
+                self.begin_link(target)
+        elif tag == "img":
+            self.picture(attributes.get("src", ""), attributes.get("alt", ""))
+        elif tag == "br":
+            if self.cell or self.open:
+                self.words(" ")
+            else:
+                self.flush()
+        elif tag in ("table", "thead", "tbody", "tr", "td", "th"):
+            self.start_table(tag, attributes)
+        elif tag in _HEADINGS and self.cell is None:
+            self.flush()
+            self.level = _HEADINGS[tag]
+        elif _BLOCKS.fullmatch(tag):
+            self.flush()
+            self.code += tag == "pre"
+            self.kind = "item" if tag in ("li", "dd") else self.kind
+
+    def end(self, tag: str) -> None:
+        """An element ends."""
+        if tag == self.hidden:
+            self.hidden = ""
+        elif tag == "a":
+            self.end_link()
+        elif tag in ("td", "th"):
+            self.end_cell()
+        elif tag == "tr":
+            self.end_row()
+        elif tag == "thead" and self.tables:
+            self.end_row()
+            self.tables[-1].in_head = False
+        elif tag == "table" and self.tables:
+            self.end_row()
+            self.tables.pop()
+        elif tag in _HEADINGS or _BLOCKS.fullmatch(tag):
+            self.flush()
+            self.code = max(0, self.code - (tag == "pre"))
+            self.kind = "paragraph" if tag in ("li", "dd", "ul", "ol", "dl") else self.kind
+
+    def words(self, text: str) -> None:
+        """Text of the open block or cell; bare links in it are links."""
+        if self.hidden or not text:
+            return
+        if self.open is None and "://" in text:
+            self.bare(text, self.line, self.length)
+        text = _SPACE.sub(" ", text)
+        if text[0] == " " and (not self.text or self.text[-1][-1] == " "):
+            text = text[1:]
+        if not text:
+            return
+        if self.text[1:] and self.text[-1] == " " and _WIDE.match(self.text[-2][-1]) and _WIDE.match(text):
+            self.length -= len(self.text.pop())
+        if not self.places or self.places[-1][1] != self.line:
+            self.places.append((self.length, self.line))
+        if self.cell is None or self.length < LONGEST_CELL:
+            self.text.append(text)
+            self.length += len(text)
+
+    def bare(self, text: str, line: int, place: int = 0) -> None:
+        """Links that are written out."""
+        for match in _BARE.finditer(text) if "://" in text else ():
+            self.add(Link(match[0].rstrip(".,;:!?*_"), "", line, place=place + match.start()))
+
+    def begin_link(self, target: str) -> None:
+        self.end_link()
+        if target := _SPACE.sub("", target)[:LONGEST_TARGET]:
+            self.open = (target, self.line, self.length, "")
+
+    def end_link(self) -> None:
+        if self.open is None:
+            return
+        target, line, place, image = self.open
+        self.open = None
+        text = "".join(self.text)[place:].strip() if self.length > place else ""
+        if image and not text:
+            image, _, text = image.partition(" ")
+        self.add(Link(target, text[:300], line, image.partition(" ")[0], place))
+
+    def picture(self, source: str, alternative: str) -> None:
+        """A picture: the link's that it stands in, or one by itself."""
+        source = _SPACE.sub("", source)[:LONGEST_TARGET]
+        alternative = _SPACE.sub(" ", unescape(alternative)).strip()[:300]
+        if not source or self.hidden:
+            return
+        if self.open is not None:
+            if not self.open[3]:
+                self.open = (*self.open[:3], f"{source} {alternative}")
+        else:
+            self.add(Link(source, alternative, self.line, source, self.length))
+
+    def add(self, link: Link) -> None:
+        if len(self.parts.links) < MOST_LINKS:
+            self.parts.links.append(link)
+            self.links.append(link)
+        else:
+            self.parts.unread = f"only its first {MOST_LINKS:,} links were read"
+
+    def flush(self) -> None:
+        """The open block ends, if it is not a cell's."""
+        if self.cell is not None:
+            self.words(" ")
+            return
+        text = "".join(self.text).rstrip()
+        if text or (self.level and self.links):
+            title = text or next((link.text for link in self.links if link.text), "")
+            if self.level:
+                self.path = [(level, name) for level, name in self.path if level < self.level]
+                self.path.append((self.level, title))
+                self.parts.paths.append((self.places[0][1] if self.places else self.line, self._headings()))
+            places = tuple(self.places) or ((0, self.line),)
+            kind = "heading" if self.level else self.kind
+            links = tuple(self.links)
+            self.parts.blocks.append(Block(kind, title, places[0][1], self._headings(), links, places))
+        self.text, self.length, self.places, self.links, self.level = [], 0, [], [], 0
+
+    def _headings(self) -> tuple[str, ...]:
+        return tuple(title for _, title in self.path)
+
+    # -- tables -----------------------------------------------------------------------------------------------------
+
+    def start_table(self, tag: str, attributes: dict[str, str]) -> None:
+        if tag == "table":
+            self.end_cell()
+            self.flush()
+            if len(self.tables) < _DEEPEST:
+                self.tables.append(_Table())
+        elif not self.tables:
+            return
+        elif tag in ("td", "th"):
+            self.end_cell()
+            self.flush()
+            columns, rows = (_number(attributes.get(name, "")) for name in ("colspan", "rowspan"))
+            self.cell = (self.line, columns, rows, tag == "th")
+        else:
+            self.end_row()
+            self.tables[-1].in_head = tag == "thead" or (self.tables[-1].in_head and tag == "tr")
+
+    def end_cell(self) -> None:
+        if self.cell is None:
+            return
+        self.end_link()
+        line, columns, rows, heads = self.cell
+        text = "".join(self.text).strip()[:LONGEST_CELL]
+        table = self.tables[-1]
+        links = tuple(self.links)
+        self.cell = None
+        self.text, self.length, self.places, self.links = [], 0, [], []
+        self._fill(table)
+        for column in range(len(table.row), min(len(table.row) + columns, MOST_COLUMNS)):
+            table.row.append((text, line, links))
+            table.heads += heads
+            if rows > 1:
+                table.spans[column] = (rows - 1, text)
+
+    def _fill(self, table: _Table) -> None:
+        """Cells that the rows above reach into this one with."""
+        while (held := table.spans.pop(len(table.row), None)) is not None and len(table.row) < MOST_COLUMNS:
+            if held[0] > 1:
+                table.spans[len(table.row)] = (held[0] - 1, held[1])
+            table.row.append((held[1], self.line, ()))
+
+    def end_row(self) -> None:
+        self.end_cell()
+        table = self.tables[-1] if self.tables else None
+        if table is None or not table.row:
+            return
+        self._fill(table)
+        row, heads, table.row, table.heads = table.row, table.heads, [], 0
+        texts = tuple(text for text, _, _ in row)
+        table.rows += 1
+        guessed = table.rows == 1 and not any(re.search(r"\d", text) for text in texts[1:])
+        if table.in_head or (heads == len(row) and table.rows <= 2):
+            table.header = _joined(table.header, texts)
+            return
+        room = MOST_CELLS - len(self.parts.cells)
+        if len(row) > room:
+            self.parts.unread = f"only the first {MOST_CELLS:,} cells of its tables were read"
+        self.parts.cells += (
+            Cell(texts, table.header, column, text, line, links)
+            for column, (text, line, links) in enumerate(row[: max(0, room)])
+        )
+        if guessed:  # it may give columns their names, or be the first pair of a name and a value
+            table.header = texts
+
+    def end_tables(self) -> None:
+        """All open tables end, and an open link."""
+        while self.tables:
+            self.end_row()
+            self.tables.pop()
+        self.end_link()
+
+
+def _joined(above: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of columns in two rows as one."""
+    return tuple(
+        f"{above[n]} {name}".strip() if n < len(above) and above[n] != name else name for n, name in enumerate(names)
+    )
+
+
+def _number(text: str, most: int = 50) -> int:
+    """A count of columns or rows as HTML gives it."""
+    return max(1, min(int(text), most)) if text.isdecimal() and len(text) < 4 else 1
