@@ -29,14 +29,18 @@ _REPOSITORY = re.compile(
     r"(?:https?:)?//(?:www\.)?(?:github|gitlab|gitee|bitbucket|codeberg)\.(?:com|org)/[\w.-]+/[\w.-]+"
 )
 _NO_CODE = re.compile(
-    r"/(?:issues|discussions|wiki|releases|actions|pulls?|stargazers|graphs|commits)\b|\.(?:svg|png|jpe?g|gif|pdf|md|bib)\b"
+    r"/(?:issues|discussions|wiki|releases|actions|pulls?|stargazers|graphs|commits)\b|\.(?:svg|png|jpe?g|gif|pdf|md|bib)\b|#L\d"
     r"|LICEN[CS]E",
     re.I,
 )
 _CODE: Final = (
-    r"code|scripts?|recipes?|repo|repository|codebase|pipeline|framework|implementation|github|toolkit|library"
+    r"code|scripts?|recipes?|repo|repository|codebase|pipeline|framework|implementation|github|toolkit|librar(?:y|ies)"
 )
 _OURS = re.compile(r"\bour\b|\bwe (?:\w+ )?(?:release|publish|provide|share|open)|\bofficial\b", re.I)
+_POSSESSED = re.compile(
+    rf"\bour (?:own )?(?:[\w-]+ ){{0,4}}?(?:{_CODE})\b|\bwe (?:have )?(?:developed|built|wrote|created|maintain)", re.I
+)
+_BASED = re.compile(r"\b(?:based on|built (?:up)?on|adapted|fork|thank|from|inspired)", re.I)
 _OFFERED = re.compile(
     r"such as|e\.g|example|suggest|recommend|\blike\b|\busing\b|\bwith\b|\bvia\b|third|communit|other|thank|based on|adapted"
     r"|inspired|compar|\bfrom\b|support",
@@ -61,6 +65,8 @@ class Piece:
     """Each file that does it holds one of these; others are not taken apart."""
     words: str
     """How the words around a link say that a repository holds it."""
+    hints: tuple[str, ...]
+    """What is likely in the names of files that do it."""
     least: int = 10
     """Lines of code that a file has at least which does it itself."""
 
@@ -69,18 +75,19 @@ PIECES: Final = (
     Piece(ask.CODE_ARCHITECTURE, lambda file: deeds.architecture(file.program),
           (b"orward", b"__call__", b"def call", b"get_variable", b"def apply"),
           r"model(?:l?ing)? code|architecture|implementation|source code|codebase"
-          r"|\bcode\b(?!.{0,3}(?:licen|of conduct|style))"),
+          r"|\bcode\b(?!.{0,3}(?:licen|of conduct|style))", ("model",)),
     Piece(ask.CODE_TRAINING, lambda file: deeds.training(file.program, file.path, file.beside),
           (b"backward", b"grad", b"rainer", b".fit(", b"minimize", b"stimator", b"apply_", b"train", b"tune"),
-          _near(r"(?:pre-?)?train(?:ing|er)?(?! (?:data|set|corpus|corpora|mix|tokens|details))", _CODE)
-          + r"|\btrained\W(?:\w+\W){0,3}(?:with|using|by)\b"),
+          _near(r"(?:pre-?)?train(?:ing)?(?!\W(?:data|set|corpus|corpora|mix|tokens|details))", _CODE)
+          + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{_CODE})\b", ("train", "tune")),
     Piece(ask.CODE_INFERENCE, lambda file: deeds.inference(file.program),
           (b"generat", b"sampl", b"decod", b"pipe", b"predict", b"infer", b"chat", b"complet", b"transcribe", b"answer"),
-          r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally|model)"),
+          r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally|model)",
+          ("infer", "generat", "sampl", "chat")),
     Piece(ask.CODE_EVALUATION, lambda file: deeds.evaluation(file.program, file.path), (),
-          _near(r"evaluat\w*|benchmark\w*|eval", rf"{_CODE}|harness|suite"), 2),
+          _near(r"evaluat\w*|benchmark\w*|eval", rf"{_CODE}|harness|suite"), ("eval", "bench"), 2),
     Piece(ask.CODE_DATA, lambda file: deeds.preparation(file.program, file.path), (),
-          _near(r"data|corpus|dataset", rf"{_CODE}|process\w*|curat\w*|prepar\w*|filter\w*")),
+          _near(r"data|corpus|dataset", rf"{_CODE}|process\w*|curat\w*|prepar\w*|filter\w*"), ("data", "prep")),
 )  # fmt: skip
 
 
@@ -94,7 +101,9 @@ def rows(subject: Subject) -> Iterator[Row]:
 
 
 def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> Row:
-    found, short, unread = _search(piece, sources, _derived(subject))
+    found, short, unread = _search(piece, sources)
+    if piece.question == ask.CODE_TRAINING:
+        found = _for_this_model(subject, sources, found)
     question, full = piece.question, [each for each in found if not each[1].lack]
     links = [] if full else _linked(subject, piece)
     if full or (found and not links):
@@ -124,12 +133,15 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
 
 
 def _search(
-    piece: Piece, sources: tuple[SourceFile, ...], derived: bool
+    piece: Piece, sources: tuple[SourceFile, ...]
 ) -> tuple[list[tuple[SourceFile, Deed]], list[SourceFile], list[SourceFile]]:
     """Files that do it, those first whose names say so; files that hardly do; files that could not be read."""
-    hint = piece.question.id.removeprefix("code.")[:5]
+
+    def likely(path: str) -> bool:
+        return any(hint in path for hint in piece.hints)
+
     maybe = [each for each in sources if each.runs and each.may(piece.seeds)]
-    maybe.sort(key=lambda each: (each.example, hint not in each.path.rpartition("/")[2], hint not in each.path))
+    maybe.sort(key=lambda each: (each.example, not likely(each.path.rpartition("/")[2]), not likely(each.path)))
     found: list[tuple[SourceFile, Deed]] = []
     short: list[SourceFile] = []
     unread: list[SourceFile] = []
@@ -140,8 +152,8 @@ def _search(
             unread.append(each)
             continue
         deed = piece.does(each)
-        if deed and derived and deed.lack == deeds.TUNING:
-            deed = Deed("fine-tuning, by which this model was made")
+        if deed and not deed.lack and each.example and piece.question == ask.CODE_TRAINING:
+            deed = Deed(deed.how, "an example", deed.launches)
         if deed and each.program.lines < (1 if deed.launches else piece.least):
             short.append(each)
         elif deed:
@@ -154,17 +166,46 @@ def _search(
     return found, short, unread
 
 
-def _derived(subject: Subject) -> bool:
-    """Whether the card says that this model was made by tuning another."""
-    if (subject.metadata.value or {}).get("base_model"):
-        return True
-    return subject.card is not None and any(_TUNED.search(each.text) for each in subject.card.sentences)
+def _for_this_model(
+    subject: Subject, sources: tuple[SourceFile, ...], found: list[tuple[SourceFile, Deed]]
+) -> list[tuple[SourceFile, Deed]]:
+    """What fine-tuning code is to this model: how it was made, what one may do with it, or another model's."""
+    if all(deed.lack != deeds.TUNING for _, deed in found):
+        return found
+    card = "" if subject.card is None else subject.card.text.lower()
+    naming = [
+        each
+        for each in sources
+        if each.runs and each.may((b"model_name", b"base_model", b"from_pretrained", b"model_id"))
+    ]
+    others = [
+        base for each in naming[:_MOST_NAMING] if (base := deeds.base(each.program)) and _is_others(subject, base)
+    ]
+    made = next((base for base in others if base.rpartition("/")[2].lower() in card), "")
+    if (subject.metadata.value or {}).get("base_model") or made or _TUNED.search(card):
+        how = Deed(f"fine-tuning{' of ' * bool(made) + made}, by which this model was made")
+        return [(file, how if deed.lack == deeds.TUNING else deed) for file, deed in found]
+    out = []
+    for file, deed in found:
+        base = deeds.base(file.program)
+        if deed.lack == deeds.TUNING and base and _is_others(subject, base):
+            if file.example:
+                continue
+            deed = Deed(deed.how, f"it fine-tunes {base}, which the card does not name", deed.launches)
+        out.append((file, deed))
+    return out
+
+
+_MOST_NAMING: Final = 100
+
+
+def _is_others(subject: Subject, model: str) -> bool:
+    return not subject.kin(model.rpartition("/")[2]) and not subject.is_own(f"https://huggingface.co/{model}")
 
 
 _TUNED = re.compile(
-    r"\bfine-?tun(?:ed|ing)\b(?:\W\w+){0,6}?\W(?:from|version of|on top of|a|the)\b.{0,80}\b(?:model|\d+b|llama\w*|checkpoint)\b"
-    r"|\b(?:is|are|was|were) (?:\w+ ){0,2}(?:fine-?tuned|post-?trained|distilled) (?:\w+ ){0,3}(?:from|version)\b",
-    re.I,
+    r"\b(?:is|are|was|were|by) (?:[\w-]+ ){0,4}(?:fine-?tun(?:ed|ing)|post-?trained|distilled)(?: \w+){0,3} "
+    r"(?:from|version|on top|using|the|a)\b"
 )
 
 
@@ -176,25 +217,39 @@ def _linked(subject: Subject, piece: Piece) -> list[Evidence]:
 def _links(subject: Subject, words: re.Pattern[str], clear: bool = True) -> Iterator[Evidence]:
     """Links to repositories among these words; if `clear`, only those that are surely the maker's."""
     for document in subject.documents:
-        for text, links in _told(document):
-            wanted = [each for each in links if _REPOSITORY.match(each.target) and not _NO_CODE.search(each.target)]
-            if not wanted or not words.search(text):
+        for text, link in _told(document):
+            if not _REPOSITORY.match(link.target) or _NO_CODE.search(link.target):
                 continue
-            for link in wanted:
-                own = subject.is_own(link.target)
-                if own or (own is None and (not clear or _OURS.search(text) or not _OFFERED.search(text))):
-                    yield Evidence(document.file, f"line {link.line}", link.target)
+            name = link.target.rstrip("/").rpartition("/")[2]
+            called = bool(link.text) and re.sub(r"\W", "", link.text.lower()) == re.sub(r"\W", "", name.lower())
+            said = (
+                text.replace(link.text, f"{link.text} repository") if called else text
+            )  # a tool that goes by its name
+            if words.search(said) and _is_own(subject, link.target, text, clear) and (clear or subject.kin(name)):
+                yield Evidence(document.file, f"line {link.line}", link.target)
 
 
-def _told(document: Document) -> Iterator[tuple[str, tuple[Link, ...]]]:
-    """What is said in each place with links: a sentence with the heading above it, or a table's row."""
+def _is_own(subject: Subject, target: str, text: str, clear: bool) -> bool:
+    """Whether a repository is the maker's, by its owner or by the words around the link."""
+    own = subject.is_own(target)
+    if own is None:
+        return not clear or bool(_OURS.search(text)) or not _OFFERED.search(text)
+    return own or (bool(_POSSESSED.search(text)) and not _BASED.search(text))
+
+
+def _told(document: Document) -> Iterator[tuple[str, Link]]:
+    """Each link with what is said about it: its part of a sentence and the heading above, or its row of a table."""
     for each in document.sentences:
-        if each.links:
-            above = each.headings[-1] if each.headings and len(each.text.split()) < 9 else ""
-            yield f"{above}: {each.text}", each.links
+        links = each.links
+        above = each.headings[-1] if each.headings and len(each.text.split()) < 9 else ""
+        for before, link, after in zip((None, *links), links, (*links[1:], None), strict=False):
+            begin = before.place + len(before.text) - each.begin if before else 0
+            end = after.place - each.begin if after else len(each.text)
+            yield f"{above}: {each.text[max(0, begin) : end]}", link
     for cell in document.cells:
-        if cell.links:
-            yield " ".join((cell.header[cell.column] if cell.column < len(cell.header) else "", *cell.row)), cell.links
+        head = cell.header[cell.column] if cell.column < len(cell.header) else ""
+        for link in cell.links:
+            yield f"{head}: {' '.join(cell.row)}", link
 
 
 def linked_data_code(subject: Subject) -> list[Evidence]:

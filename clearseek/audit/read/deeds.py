@@ -7,6 +7,7 @@ trainer of a library, or starting a program that does.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,10 +41,15 @@ _NOT_MODEL: Final = several(
     " datasets prepare preprocess eval evaluate evaluation test convert plot classifier download probe probing"
 )
 """What trains something else than the model, or works beside training."""
+_BESIDE: Final = several(
+    "eval evals evaluation evaluations evaluate evaluator benchmark benchmarks bench harness tokenizer convert preprocess"
+    " preprocessing prepare classifier ocr probe probing"
+)
+"""Folders whose programs work beside training."""
 _FRAMEWORKS: Final = several(
     "axolotl llamafactory llmtuner torchtitan nanotron megatron nemo nemo_run torchtune tune swift xtuner fairseq fairseq2 t5x"
     " t5 maxtext paxml levanter litgpt lit_gpt openrlhf verl trl trlx llmfoundry composer mlx_lm olmo oumi autotrain colossalai"
-    " gpt_neox transformers lightning pytorch_lightning unsloth slime areal rllm prime_rl open_instruct"
+    " gpt_neox open_lm transformers lightning pytorch_lightning unsloth slime areal rllm prime_rl open_instruct"
 )
 """Programs that train whatever they are given."""
 _THEIR_SCRIPTS: Final = several(
@@ -55,31 +61,21 @@ _GRADIENTS: Final = several(
     "backward value_and_grad grad gradient gradients manual_backward forward_backward withgradient filter_value_and_grad"
     " forward_backward_func loss_and_grad backprop filter_grad"
 )
-_OPTIMISER: Final = several(
-    "opt optim optims adam adamw sgd lion muon adafactor shampoo tx scaler engine"
-)
-_BOTH: Final = several(
-    "apply_gradients apply_gradient minimize train_on_batch backward_step apply_updates"
-)
-_FITS: Final = several(
-    "train fit fit_one_cycle fine_tune finetune pretrain learn train_and_evaluate run launch step"
-)
+_OPTIMISER: Final = several("opt optim optims adam adamw sgd lion muon adafactor shampoo tx scaler engine")
+_BOTH: Final = several("apply_gradients apply_gradient minimize train_on_batch backward_step apply_updates")
+_FITS: Final = several("train fit fit_one_cycle fine_tune finetune pretrain learn train_and_evaluate run launch step")
 _LAYERS: Final = (
     "Linear", "Embedding", "Embed", "Conv1d", "Conv2d", "Conv3d", "Conv1D", "Conv2D", "Conv", "Dense", "DenseGeneral",
     "LSTM", "GRU", "RNN", "Parameter", "param", "get_parameter", "get_variable", "Einsum", "MultiheadAttention", "dense",
     "create_parameter", "add_weight", "Param", "conv1d", "conv2d", "LSTMCell", "GRUCell", "ConvTranspose1d",
     "ConvTranspose2d", "linear", "Variable", "EmbeddingBag",
 )  # fmt: skip
-_MODULES: Final = several(
-    "module model layer block pretrainedmodel net network cell mixin function"
-)
+_MODULES: Final = several("module model layer block pretrainedmodel net network cell mixin function")
 _RUNS: Final = several(
     "generate generation sample sampling decode decoding transcribe predict inference infer complete completion chat answer"
     " synthesize denoise"
 )
-_CHOICES: Final = several(
-    "argmax multinomial categorical topk top_k softmax argsort choice random_uniform no_grad"
-)
+_CHOICES: Final = several("argmax multinomial categorical topk top_k softmax argsort choice random_uniform no_grad")
 _LOADS: Final = ("from_pretrained", "LLM", "load_checkpoint", "load_model", "build", "load_state_dict", "load", "restore",
                  "from_folder", "Llama", "pipeline", "load_weights")  # fmt: skip
 _HARNESSES: Final = several(
@@ -95,9 +91,7 @@ _SCORING: Final = several(
     "eval evals evaluate evaluation evaluator benchmark benchmarks bench score scores metrics mmlu cmmlu ceval gsm8k humaneval"
     " human mbpp hellaswag arc leaderboard judge downstream tasks zeroshot bpb"
 )
-_SPEED: Final = several(
-    "latency throughput speed profile flops kernel kernels perf performance"
-)
+_SPEED: Final = several("latency throughput speed profile flops kernel kernels perf performance")
 _TOOLKITS: Final = several(
     "datatrove nemo_curator data_juicer dolma datasketch trafilatura warcio resiliparse fasttext kenlm text_dedup dataprep"
 )
@@ -134,13 +128,13 @@ def training(program: Program, path: str, here: frozenset[str]) -> Deed | None:
         path: Its path.
         here: Names of the release's files, among which a program that it starts may be.
     """
-    named = names_in(path.rpartition("/")[2])
-    if named & _NOT_MODEL and not named & _TRAIN:
+    folders, _, base = path.rpartition("/")
+    if (names_in(base) & _NOT_MODEL and not names_in(base) & _TRAIN) or names_in(folders) & _BESIDE:
         return None
     lack = TUNING if tuning(program, path) else ""
     if _loop(program):
         return Deed("a training loop", lack)
-    if any(_fits(call, program) for call in program.calls):
+    if any(_fits(call, program, names_in(base)) for call in program.calls):
         return Deed("calls a library's trainer", lack, True)
     starts = [start for command in program.commands if (start := _started(command, here))]
     for name, known in starts:
@@ -175,10 +169,10 @@ def _optimises(call: Call) -> bool:
     return bool(named & _OPTIMISER) or any(each.startswith(("optimizer", "optimiser")) for each in named)
 
 
-def _fits(call: Call, program: Program) -> bool:
+def _fits(call: Call, program: Program, named: frozenset[str]) -> bool:
     """Whether a call hands the model to a trainer of a library."""
     owner = words(call.owner) | words(call.maker)
-    if owner & _NOT_MODEL or call.last not in _FITS and not words(call.last) & _TRAIN:
+    if owner & _NOT_MODEL:
         return False
     if owner & {"trainer", "learner", "learn", "finetuner"} and call.last in _FITS:
         return call.last != "step" or "ppo" in owner
@@ -189,13 +183,14 @@ def _fits(call: Call, program: Program) -> bool:
             each.owner for each in program.calls if each.last == "compile" and each.keys & {"optimizer", "loss"}
         }
         return call.owner in compiled
-    root = call.name.lstrip(".").partition(".")[0]
-    return root in _FRAMEWORKS and bool(words(call.name.partition(".")[2]) & _TRAIN) and call.last[:1].islower()
+    root, _, rest = call.name.partition(".")
+    verb = next(iter(re.findall(r"[a-z]+", call.last)), "")
+    return root in _FRAMEWORKS and (
+        verb in _TRAIN or (verb in ("run", "main", "launch") and bool((words(rest) | named) & _TRAIN))
+    )
 
 
-_NO_START: Final = several(
-    "echo printf cd pip git cp mv rm mkdir cat ls wget curl grep sed export tar huggingface_cli"
-)
+_NO_START: Final = several("echo printf cd pip git cp mv rm mkdir cat ls wget curl grep sed export tar huggingface_cli")
 
 
 def _started(command: tuple[str, ...], here: frozenset[str]) -> tuple[str, bool] | None:
@@ -223,15 +218,48 @@ def tuning(program: Program, path: str) -> bool:
     """Whether a file that trains goes on from weights that are there, as fine-tuning does."""
     if any(each.startswith("pretrain") for each in words(path)):
         return False
-    if names_in(path) & _TUNES or any(each.partition(".")[0] in ("peft", "trl", "trlx") for each in program.imports):
+    if (
+        names_in(path) & _TUNES
+        or any(each.endswith("tuning") for each in names_in(path))
+        or any(each.partition(".")[0] in ("peft", "trl", "trlx") for each in program.imports)
+    ):
         return True
-    loads = [call for call in program.calls if call.last == "from_pretrained" and
-             not words(call.owner) & {"tokenizer", "processor", "config", "extractor", "scheduler", "fast"}]  # fmt: skip
-    anew = any(call.last in ("from_config", "_from_config") for call in program.calls)
+    loads = any(_loads(call.name) for call in program.calls)
+    made = [makers for makers in program.makers.values() if any(map(_loads, makers))]
+    anew = bool(made) and all(any(not _loads(each) for each in makers) for makers in made)
     options = {word for command in program.commands for word in command}
-    return (
-        bool(loads) and not anew or bool(options & {"--model_name_or_path", "--base_model", "--finetune", "--use_lora"})
-    )
+    return loads and not anew or bool(options & {"--model_name_or_path", "--base_model", "--finetune", "--use_lora"})
+
+
+_NO_WEIGHTS: Final = several("tokenizer processor config extractor scheduler fast feature")
+
+
+def _loads(name: str) -> bool:
+    """Whether a call loads the weights of a model with a library's class; the release's own class may train from nothing."""
+    owner, _, last = name.rpartition(".")
+    library = owner.partition(".")[0] in ("transformers", "diffusers", "unsloth", "peft", "trl") or "Auto" in owner
+    return last == "from_pretrained" and library and not words(owner) & _NO_WEIGHTS
+
+
+_NO_WEIGHTS
+
+
+def base(program: Program) -> str:
+    """The model, by its name on a hub, that a file starts from; empty where it names none."""
+    loaded = [call.given[0] for call in program.calls if _loads(call.name) and call.given]
+    named = [program.settings.get(key, "") for key in _BASES]
+    return next((each for each in (*loaded, *named) if re.fullmatch(r"[\w-]{2,60}/[\w.-]{2,90}", each)), "")
+
+
+_BASES: Final = (
+    "model_name_or_path",
+    "base_model",
+    "model_name",
+    "model_id",
+    "pretrained_model_name_or_path",
+    "model",
+    "MODEL",
+)
 
 
 def architecture(program: Program) -> Deed | None:

@@ -16,7 +16,7 @@ import token
 import tokenize
 import tomllib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
@@ -103,6 +103,8 @@ class Program:
     """Class -> the classes that it is made from."""
     imports: set[str] = field(default_factory=set)
     """Modules, with dots."""
+    makers: dict[str, list[str]] = field(default_factory=dict)
+    """Variable -> the calls that it is set to, without those that only wrap what it was."""
     commands: list[tuple[str, ...]] = field(default_factory=list)
     """Command lines, word by word."""
     settings: dict[str, str] = field(default_factory=dict)
@@ -209,7 +211,6 @@ class _Reader:
         self.out = out
         self.names: dict[str, str] = {}
         """Names that imports gave, and what for."""
-        self.makers: dict[str, str] = {}
 
     def read(self, nodes: list[ast.AST]) -> None:
         """Imports and assignments first, then what is made of them."""
@@ -276,8 +277,12 @@ class _Reader:
         for target in targets:
             for each in target.elts if isinstance(target, ast.Tuple | ast.List) else (target,):
                 name = self.dotted(each)
-                if isinstance(value, ast.Call | ast.Await):
-                    self.makers[name] = f"{self.makers.get(name, '')} {self.dotted(value)}"[:400]
+                call = value.value if isinstance(value, ast.Await) else value
+                if isinstance(call, ast.Call):
+                    passed = {self.dotted(given) for given in (*call.args, *(key.value for key in call.keywords))}
+                    made = self.out.makers.setdefault(name, [])
+                    if name not in passed and len(made) < 20:
+                        made.append(self.dotted(call))
                 if not isinstance(target, ast.Tuple | ast.List):
                     self.out.give(name, _value(value))
 
@@ -290,7 +295,7 @@ class _Reader:
             if isinstance(each, ast.Name | ast.Attribute | ast.Constant)
         ]
         given = tuple(str(each.value)[:200] if isinstance(each, ast.Constant) else self.dotted(each) for each in plain)
-        maker = self.makers.get(name.rpartition(".")[0], "").strip()
+        maker = " ".join(self.out.makers.get(name.rpartition(".")[0], ()))
         self.out.calls.append(Call(name, maker, frozenset(keys), given))
         if name.endswith(("add_argument", "option")):
             option = next((each for each in given if each.startswith("--")), "")
@@ -336,12 +341,24 @@ def _shell(out: Program, text: str) -> None:
             if len(out.commands) < _MOST_VALUES:
                 out.commands.append(tuple(command))
             command = []
-    for line in out.commands:
-        for word, after in zip(line, (*line[1:], "")):
-            if given := _GIVEN.fullmatch(word):
+    for line in out.commands[:_MOST_VALUES]:
+        for word in line:
+            given = _GIVEN.fullmatch(word)
+            if (
+                given and " " in given["value"] and "-" in given["value"]
+            ):  # a command, or a part of one, kept in a variable
+                inner = given["value"].split()
+                out.commands.append(tuple(inner))
+                _options(out, inner)
+            elif given:
                 out.give(given["key"], given["value"])
-            elif word.startswith("--") and not after.startswith("--"):
-                out.give(word, after or None)
+        _options(out, line)
+
+
+def _options(out: Program, line: Sequence[str]) -> None:
+    for word, after in zip(line, line[1:], strict=False):
+        if word.startswith("--") and "=" not in word and not after.startswith("--"):
+            out.give(word, after or None)
 
 
 def _settings(out: Program, ending: str, text: str) -> None:

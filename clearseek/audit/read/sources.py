@@ -27,7 +27,7 @@ _THEIRS: Final = several(
 )
 _TRIES: Final = re.compile(r"(?:^|/)(?:test_[^/]*|[^/]*_test|conftest)\.py$")
 _EXAMPLES: Final = several(
-    "example examples demo demos tutorial tutorials cookbook cookbooks docs doc playground samples"
+    "example examples demo demos tutorial tutorials cookbook cookbooks docs doc playground samples colab colabs notebook notebooks"
 )
 
 
