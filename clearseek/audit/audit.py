@@ -74,7 +74,7 @@ def audit_release(
 
     Args:
         release: As for :func:`open_source`, its files hashed first; or a source that is open, as it is.
-        name: The model's name where the folder's is another, as cards name it: ``DeepSeek-V3``.
+        name: The model's name where the card names several or none: ``DeepSeek-V3``.
         trusted: Keys of those whose signed verifications in it count as re-execution.
         base: A release that it may have been made from: their weights are compared.
 
@@ -103,6 +103,10 @@ _COUNTS: Final = (
 def _facts(subject: Subject) -> dict[str, Any]:
     """Numbers that reports show beside the rows."""
     facts: dict[str, Any] = {"name": subject.name, "files": len(subject.source.sizes)}
+    if origin := subject.identity.origin:
+        facts["name_from"] = origin
+    if siblings := subject.identity.siblings:  # which of them is meant, --name says
+        facts["siblings"] = list(siblings[:20])
     facts["bytes"] = sum(subject.source.sizes.values())
     if subject.source.revision:
         facts["revision"] = subject.source.revision

@@ -32,7 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("releases", nargs="+", metavar="RELEASE",
                         help="folder of a release, or a repository on the hub: owner/name or "
                         "owner/name@revision")  # fmt: skip
-    parser.add_argument("--name", help="the model's name in its documents (default: the folder's)")
+    parser.add_argument("--name", help="the model's name, where its card names several or none")
     parser.add_argument("--compare", action="store_true", help="put several releases side by side")
     parser.add_argument("--evidence", action="store_true", help="show where each finding can be seen")
     parser.add_argument("--format", default="text", help="how to say it (default: text)",

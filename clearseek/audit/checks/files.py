@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import pickletools
 import re
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit.read.pickles import is_pickle
 from clearseek.audit.read.source import prose
 from clearseek.audit.read.subject import CONFIG, Subject, attempt
 from clearseek.errors import UserError
@@ -28,7 +27,6 @@ _LOOK = 65_536
 _TORCH_BIN = re.compile(r"(?:pytorch_model|adapter_model|training_args|optimizer|scheduler|random_states)[\w.-]*\.bin")
 """Names under which PyTorch's own programs write pickles."""
 _LOOSE_PICKLE = re.compile(rb"[\w/-]\.pkl")
-_IMPORT = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
 _SIGSTORE = "application/vnd.dev.sigstore.bundle"
 _SETTINGS = (
     CONFIG,
@@ -174,6 +172,11 @@ def _inventory(subject: Subject) -> Row:
     text = f"{len(source.sizes):,} files, {size:,} bytes"
     if left := prose(source)[1]:
         text += f"; {len(left):,} text files, from {left[0]} on, are more than is read"
+    if pointers := [path for path in source.sizes if source.pointer(path) is not None]:
+        size = sum(map(source.stored_size, pointers))
+        text += f"; {len(pointers):,} of them are pointers to {size:,} bytes that are not in this copy"
+    for document in subject.documents:
+        text += f"; {document.file}: {document.unread}" if document.unread else ""
     if not source.sizes:
         return ask.FILES_INVENTORY.no(Grade.ABSENT, "there are no files")
     if len(hashed) == len(source.sizes):
@@ -194,7 +197,10 @@ def _names(subject: Subject) -> Row:
 def _execution(subject: Subject) -> Row:
     """Whether loading the model could run code: pickles, and classes that config files ask to import."""
     source = subject.source
-    problems = [(f"{path} is a pickle, which is a program", source.whole(path)) for path in _pickles(subject)]
+    found = list(_pickles(subject))
+    unseen = [path for path in found if source.pointer(path) is not None]
+    here = (path for path in found if path not in unseen)
+    problems = [(f"{path} is a pickle, which is a program", source.whole(path)) for path in here]
     for path in _SETTINGS:
         if asked := source.settings(path).get("auto_map"):
             what = f"{path} asks to import code of the release (auto_map)"
@@ -202,6 +208,9 @@ def _execution(subject: Subject) -> Row:
     if problems:
         reason = "; ".join(what for what, _ in problems[:6])
         return ask.FILES_EXECUTION.no(Grade.PRESENT, reason, *(place for _, place in problems[:8]))
+    if unseen:
+        reason = f"{_few(unseen)}: named as pickles are; pointers to files that are not in this copy"
+        return ask.FILES_EXECUTION.unknown(Grade.CLAIMED, reason, *map(source.whole, unseen[:8]))
     return ask.FILES_EXECUTION.yes(Grade.CHECKED, "no pickle among the files, by name or by content, and no auto_map")
 
 
@@ -236,27 +245,3 @@ def _ends(subject: Subject, path: str, begin: bytes) -> bytes:
 def _is_tensors(begin: bytes) -> bool:
     """Whether a file begins as safetensors do."""
     return begin[8:9] == b"{" and int.from_bytes(begin[:8], "little") <= LONGEST_HEADER
-
-
-def is_pickle(begin: bytes, cut: bool) -> bool:
-    """Whether bytes are a pickle of any protocol, by their opcodes, none of which is run.
-
-    Args:
-        begin: The file's first bytes.
-        cut: Whether the file goes on after them.
-    """
-    if len(begin) > 1 and begin[0] == 0x80 and 1 <= begin[1] <= 5:
-        return True
-    names = 0
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in what is no pickle
-            for opcode, argument, _ in pickletools.genops(begin):
-                if opcode.name in ("GLOBAL", "INST") and _IMPORT.fullmatch(str(argument)):
-                    names += 1
-                names += opcode.name == "STACK_GLOBAL"
-    except ValueError as error:
-        return bool(names) and cut and ("exhausted" in str(error) or "not enough" in str(error))
-    except (UnicodeError, IndexError, OverflowError):
-        return False
-    return bool(names)

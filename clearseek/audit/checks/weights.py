@@ -1,7 +1,8 @@
 """The weights: are they here, is every tensor the configuration asks for among them, and are they numbers.
 
 Headers alone tell names, shapes and types; of the numbers a sample is read. Weights of a release may lie elsewhere, as
-in a code repository that links to a hub: then they are linked, which is less than present and more than claimed.
+in a code repository that links to a hub, or in a clone without large files: then they are linked, which is less than
+present and more than claimed. What is not in this copy is not wrong: only what was read can be.
 """
 
 from __future__ import annotations
@@ -13,17 +14,25 @@ from math import prod
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.read.claims import normalise
+from clearseek.audit.read.identity import SIZE
+from clearseek.audit.read.repositories import written
 from clearseek.audit.read.sample import Sample, take_sample
+from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import INDEX, Subject, Weights, is_weights, not_settings
-from clearseek.errors import UserError
 from clearseek.tensors import fp8_tensors, tensors
 
-_HUB = re.compile(
-    r"https?://(?:www\.)?"
-    r"(?:(?:huggingface\.co|hf\.co|modelscope\.cn/models)/(?!datasets/|spaces/|papers/)[\w.-]+/([\w.-]+)"
-    r"|[^\s?#]+/([\w.-]+)\.(?:tar|safetensors|gguf|pth|bin|zip)(?:$|[?#]))"
+_FILE = re.compile(
+    r"(?:https?|gs|s3)://[^\s?#\"'<>]{1,600}/(?P<name>[\w.%-]{1,200})\.(?P<kind>safetensors|gguf|pth?|ckpt|bin|tar|tgz|gz|zip)"
+    r"(?![\w/.-])",
+    re.I,
 )
+_ARCHIVES = ("bin", "tar", "tgz", "gz", "zip")
+_SPOKEN = re.compile(r"\b(?:weights|checkpoints?|pre-?trained)\b|权重", re.I)
+_OTHER_FILES = re.compile(r"\b(?:data ?sets?|corpus|logs?|code|demo|embeddings)\b", re.I)
+_PROGRAMS = ("*.py", "*.sh", "*.ipynb", "*.yaml", "*.yml", "*.toml", "dockerfile")
+_MOST_PROGRAMS = 300
+_LARGEST_PROGRAM = 200_000
+_MAY_LOAD = re.compile(r"://|from_pretrained|snapshot_download|hf_hub_download|\bmodel\w{0,30} ?[=:] ?[\"']")
 _LARGE = (".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".nemo", ".tflite", ".onnx")
 LEAST_ELEMENTS = 100_000
 """Fewest elements of a model where no configuration says what it should have; each is a byte or more."""
@@ -39,9 +48,12 @@ def rows(subject: Subject) -> Iterator[Row]:
 
 
 def _format(subject: Subject) -> Row:
-    weights = subject.weights
+    weights, index = subject.weights, subject.index
+    away = _away(subject)
     if not subject.weight_files:
-        return ask.WEIGHTS_FORMAT.not_applicable("there are no safetensors files here")
+        if not away:
+            return ask.WEIGHTS_FORMAT.not_applicable("there are no safetensors files here")
+        return ask.WEIGHTS_FORMAT.unknown(Grade.LINKED, f"not read: {away}", *_pointers(subject))
     problems = [*weights.errors.values(), *(f"{each}: twice" for each in weights.twice), *_index_problems(subject)]
     places = tuple(subject.source.whole(file) for file in subject.weight_files[:8])
     if problems:
@@ -49,44 +61,57 @@ def _format(subject: Subject) -> Row:
         return ask.WEIGHTS_FORMAT.no(Grade.CLAIMED, _some(problems), *wrong)
     count = len(weights.tensors)
     reason = f"{len(weights.headers)} files, {count:,} tensors, no gap, no overlap, no key twice"
-    reason += "; the index names each" if INDEX in subject.source.sizes else ""
+    if away:
+        return ask.WEIGHTS_FORMAT.unknown(Grade.PRESENT, f"{reason}; the others were not read: {away}", *places)
+    reason += "; the index names each" if index.value is not None else ""
     if subject.second_copy:
         reason += f"; a second copy in another layout was left out: {_some(list(subject.second_copy))}"
     return ask.WEIGHTS_FORMAT.yes(Grade.CHECKED, reason, *places)
 
 
+def _away(subject: Subject) -> str:
+    """Which files of weights this copy only points to or lacks, in words; empty where none."""
+    source, pointed, absent = subject.source, subject.pointed_weights, subject.absent_shards
+    told = []
+    if pointed:
+        size = sum(map(source.stored_size, pointed))
+        told.append(f"{_some(list(pointed), 2)}: pointers to {size:,} bytes that are not in this copy")
+    if absent:
+        index = subject.index.value
+        size_ = f", {index.size:,} bytes of tensors in all" if index is not None and index.size is not None else ""
+        told.append(f"{INDEX} names {_some(list(absent), 2)}, not in this copy{size_}")
+    return "; ".join(told)
+
+
+def _pointers(subject: Subject) -> tuple[Evidence, ...]:
+    """Pointers to weights as evidence, or the index that names weights which are not here."""
+    if subject.pointed_weights:
+        return tuple(subject.source.whole(path) for path in subject.pointed_weights[:8])
+    return (subject.source.whole(INDEX),) if subject.absent_shards else ()
+
+
 def _index_problems(subject: Subject) -> Iterator[str]:
-    """How index and headers disagree."""
-    weights = subject.weights
-    if INDEX not in subject.source.sizes:
-        if len(subject.weight_files) > 1 and all("/" not in file for file in subject.weight_files):
+    """How index and headers disagree, as far as the files are here."""
+    weights, index = subject.weights, subject.index.value
+    if index is None:
+        if subject.index.error:
+            yield subject.index.error
+        elif len(subject.weight_files) > 1 and all("/" not in file for file in subject.weight_files):
             yield f"{len(subject.weight_files)} weight files and no {INDEX}"
         return
-    try:
-        index = subject.source.json(INDEX)
-    except UserError as error:
-        yield str(error)
-        return
-    listed = index.get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
-        yield f"{INDEX}: weight_map is missing or not a map of names"
-        return
-    for file in sorted(set(listed.values()) - set(subject.weight_files)):
-        yield f"{INDEX}: names the file {file[:100]!r}, which is not here"
-    for tensor, file in listed.items():
+    for tensor, file in index.tensors.items():
         where = weights.tensors.get(tensor)
         if where is None and file in weights.headers:
             yield f"{INDEX}: says that {tensor[:100]} is in {file}, where it is not"
         elif where is not None and where[0] != file:
             yield f"{INDEX}: says that {tensor[:100]} is in {file[:100]}, and it is in {where[0]}"
     for tensor, (file, _) in weights.tensors.items():
-        if tensor not in listed:
+        if tensor not in index.tensors:
             yield f"{INDEX}: lacks {tensor[:100]}, which is in {file}"
-    metadata = index.get("metadata")
-    total = metadata.get("total_size") if isinstance(metadata, dict) else None
     actual = sum(entry.size for _, entry in weights.tensors.values())
-    if total is not None and weights.complete and total != actual:
-        yield f"{INDEX}: total_size is {total}, and the tensors are {actual:,} bytes"
+    whole = weights.complete and len(weights.headers) == len(index.files)
+    if index.size is not None and whole and index.size != actual:
+        yield f"{INDEX}: total_size is {index.size}, and the tensors are {actual:,} bytes"
 
 
 def _tensors(subject: Subject) -> Row:
@@ -181,7 +206,7 @@ def _health(subject: Subject) -> Row:
 
 
 def _final(subject: Subject, matching: Row) -> Row:
-    weights = subject.weights
+    weights, away = subject.weights, _away(subject)
     if weights.headers:
         places = tuple(subject.source.whole(file) for file in weights.headers)[:8]
         size = sum(entry.size for _, entry in weights.tensors.values())
@@ -189,9 +214,11 @@ def _final(subject: Subject, matching: Row) -> Row:
         if weights.complete and matching.answer == "yes":
             reason += ", exactly those that config.json asks for"
             return ask.WEIGHTS_FINAL.yes(Grade.CHECKED, reason, *places)
+        if away and not subject.absent_shards:
+            return ask.WEIGHTS_FINAL.yes(Grade.LINKED, f"{reason}; and {away}", *places, *_pointers(subject))
         elements = sum(dtype_census(weights).values())
-        if not weights.complete or matching.answer != "unknown":
-            what = "damaged or incomplete: see weights.format and weights.tensors"
+        if away or not weights.complete or matching.answer != "unknown":
+            what = away or "damaged or incomplete: see weights.format and weights.tensors"
         elif elements < LEAST_ELEMENTS:
             what = f"{elements:,} elements, and no configuration says that a model is so small"
         else:
@@ -205,7 +232,7 @@ def _final(subject: Subject, matching: Row) -> Row:
             reason += ", too small for those of a model"
             return ask.WEIGHTS_FINAL.partly(Grade.PRESENT, reason, *places)
         return ask.WEIGHTS_FINAL.yes(Grade.PRESENT, reason, *places)
-    return _linked(subject)
+    return _elsewhere(subject, away)
 
 
 def _others(subject: Subject) -> tuple[str, ...]:
@@ -216,26 +243,88 @@ def _others(subject: Subject) -> tuple[str, ...]:
         if not path.endswith(".safetensors")
         and size
         and (is_weights(path) or (path.lower().endswith(_LARGE) and size >= LEAST_ELEMENTS and not_settings(path)))
+        and subject.source.pointer(path) is None
     )
 
 
-def _linked(subject: Subject) -> Row:
-    """Weights that a card links to."""
+def _elsewhere(subject: Subject, away: str) -> Row:
+    """Weights that are not here: pointed to, linked, or only named by an index."""
+    pointed = subject.pointed_weights
+    if sum(map(subject.source.stored_size, pointed)) >= LEAST_ELEMENTS:
+        return ask.WEIGHTS_FINAL.yes(Grade.LINKED, f"published: {away}", *_pointers(subject))
     if links := weight_links(subject):
         targets = list(dict.fromkeys(link.quote for link in links))
-        names = ", ".join(targets[:4]) + (f" and {len(targets) - 4} more" if len(targets) > 4 else "")
-        return ask.WEIGHTS_FINAL.yes(Grade.LINKED, f"no weight files here; the card links to {names}", *links[:4])
-    return ask.WEIGHTS_FINAL.no(Grade.ABSENT, "no weight files here, and no document links to any on a hub")
+        reason = f"no weight files here; linked: {_some(targets, 4)}" + (f"; {away}" if away else "")
+        return ask.WEIGHTS_FINAL.yes(Grade.LINKED, reason, *links[:4])
+    if away:
+        return ask.WEIGHTS_FINAL.partly(Grade.CLAIMED, away, *_pointers(subject))
+    models = [each for each in subject.repositories
+              if each.kind in ("model", "collection", "owner") and not each.others]  # fmt: skip
+    if not models:
+        return ask.WEIGHTS_FINAL.no(Grade.ABSENT, "no weight files here, and no document links to any")
+    places = tuple(each.place for each in models[:4])
+    shown = _some(list(dict.fromkeys(each.address for each in models)), 3)
+    reason = f"no weight files here; the documents link to {shown}, none of which is called {subject.name}"
+    own = [each for each in models if subject.is_own(each.address)]
+    if own and not SIZE.search(subject.name.lower()):
+        named = any(each.weights and each.name for each in own)
+        return ask.WEIGHTS_FINAL.answer("yes" if named else "partly", Grade.LINKED, reason, *places)
+    return ask.WEIGHTS_FINAL.unknown(Grade.LINKED, reason, *places)
 
 
 def weight_links(subject: Subject) -> list[Evidence]:
-    """Links to repositories on a hub, or to archives, named as this model or as one of its family."""
-    wanted = normalise(subject.name)
-    return [
-        link
-        for link in subject.links()
-        if (match := _HUB.match(link.quote)) and wanted and normalise(match[1] or match[2]).startswith(wanted)
-    ]
+    """Links to this model's weights: repositories on a hub, in prose, commands and programs, and files to download.
+
+    Those of a base, a teacher, a sibling or a variant are others', and so are copies that others quantised.
+    """
+    groups: dict[str, list[Evidence]] = {}
+    sized = bool(SIZE.search(subject.name.lower()))
+    for each in subject.repositories:
+        if each.kind in ("model", "collection") and (kin := subject.kin(each.name)):
+            own = subject.is_own(each.address)
+            if kin == "same" or (own and not each.others and (kin == "form" or not sized or each.kind == "collection")):
+                groups.setdefault(kin, []).append(each.place)
+    if found := [place for kin in ("same", "form", "variant") for place in groups.get(kin, ())]:
+        return found
+    named = [each for each in subject.repositories if each.kind == "model" and each.weights and not each.others]
+    if len({(each.owner, each.name) for each in named}) == 1 and not subject.kin(named[0].name):
+        return [each.place for each in named]
+    return _files_elsewhere(subject) or _in_code(subject)
+
+
+def _files_elsewhere(subject: Subject) -> list[Evidence]:
+    """Links to files of weights: by their ending, or archives that are called or spoken of as weights."""
+    found = []
+    for document in subject.documents:
+        for link in document.links:
+            file = _FILE.search(link.target)
+            if file is None:
+                continue
+            words = " ".join((link.text, *document.headings[link.line - 1], document.lines[link.line - 1]))
+            words = _FILE.sub("", words)
+            spoken = _SPOKEN.search(words) and not _OTHER_FILES.search(words)
+            called = any(map(subject.kin, link.target.split("/")[3:]))
+            if file["kind"].lower() not in _ARCHIVES or called or spoken:
+                found.append(Evidence(document.file, f"line {link.line}", link.target, document.sha256))
+    return found
+
+
+def _in_code(subject: Subject) -> list[Evidence]:
+    """Places in programs that load this model from a hub, or fetch a file of weights that is called after it."""
+    found = []
+    paths = [path for path in subject.source.find(*_PROGRAMS) if not is_test(path)][:_MOST_PROGRAMS]
+    for document in subject.source.readable(path for path in paths if subject.source.sizes[path] <= _LARGEST_PROGRAM):
+        if not _MAY_LOAD.search(document.text):
+            continue
+        for number, line in enumerate(document.lines, 1):
+            if not _MAY_LOAD.search(line):
+                continue
+            same = any(kind == "model" and subject.kin(name) == "same" for kind, _, name in written(line))
+            file = _FILE.search(line)
+            parts = file[0].split("/")[2:] if file else []
+            if same or any(map(subject.kin, parts)):
+                found.append(document.at(number, line.strip()[:200]))
+    return found[:8]
 
 
 def _some(problems: list[str], most: int = 6) -> str:

@@ -127,6 +127,9 @@ class Hub(Source):
         gate = ", behind a gate" if getattr(info, "gated", False) else ""
         return f"commit {str(info.sha)[:12]}{gate}, licence {visible(str(licence or 'not said'))[:40]}"
 
+    def pointer(self, path: str) -> None:
+        """Nothing: the hub gives what a pointer stands for."""
+
     def sha256(self, path: str) -> str:
         """What the hub recorded of a large file; of a small one, taken here when it has been read whole."""
         if path not in self.hashes and self.sizes[path] <= LONGEST_TEXT:

@@ -85,7 +85,7 @@ def take_apart(lines: Sequence[str], begin: int = 0) -> Parts:
             prose.pop()
             reader.parts.unread = f"only its first {begin + len(prose):,} lines were read"
             break
-    text = _without_comments("\n".join(prose).replace("\0", "\ufffd"))
+    text = without_comments("\n".join(prose).replace("\0", "\ufffd"))
     tokens: list[Token] = []
     environment: dict[str, object] = {}
     _markdown().block.parse(text, _markdown(), environment, tokens)
@@ -93,7 +93,7 @@ def take_apart(lines: Sequence[str], begin: int = 0) -> Parts:
     return reader.parts
 
 
-def _without_comments(text: str) -> str:
+def without_comments(text: str) -> str:
     """The text with spaces for its HTML comments; an opening without end is none."""
     pieces: list[str] = []
     place = 0
@@ -399,7 +399,7 @@ class _Reader:
             places = tuple(self.places) or ((0, self.line),)
             kind = "heading" if self.level else self.kind
             links = tuple(self.links)
-            self.parts.blocks.append(Block(kind, title, places[0][1], self._headings(), links, places))
+            self.parts.blocks.append(Block(kind, title, places[0][1], self._headings(), links, self.level, places))
         self.text, self.length, self.places, self.links, self.level = [], 0, [], [], 0
 
     def _headings(self) -> tuple[str, ...]:

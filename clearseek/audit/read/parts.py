@@ -14,7 +14,7 @@ from typing import Literal
 
 _END = re.compile(r"[.!?…][\"'”\u2019»)\]*]{0,3}(?=\s)|[。\uff01\uff1f][”\u2019」』\uff09]{0,2}")
 _SHORT = re.compile(
-    r"(?:^|[\s(])(?:[a-z]|e\.g|i\.e|et al|al|vs|cf|ca|figs?|eq|sec|tab|nos?|approx|resp|dr|mrs?|st|inc|ltd|ver|z\.b)\.$",
+    r"(?:^|[\s(])(?:[a-z]|e\.g|i\.e|et al|al|vs|cf|ca|figs?|eq|sec|tab|nos?|approx|resp|dr|mrs?|st|inc|ltd|ver)\.$",
     re.I,
 )
 """Ends that are no sentence's: abbreviations and initials."""
@@ -58,6 +58,8 @@ class Block:
     headings: tuple[str, ...]
     """What it stands under, outermost first; of a heading, with itself."""
     links: tuple[Link, ...]
+    level: int
+    """Depth of a heading, from 1; 0 for others."""
     places: tuple[tuple[int, int], ...]
     """Where in the text each of its lines begins, and the line."""
 

@@ -36,6 +36,8 @@ _RECORDS: Final = {
     ".parquet": {"Parquet"}, ".arrow": {"Arrow"}, ".gz": {"gzip"}, ".zst": {"zstd"}, ".npz": {"NumPy", "zip"},
 }  # fmt: skip
 """Kinds of file (:mod:`clearseek.filetypes`) that a name's ending says."""
+_SMALLEST_POINTED: Final = 1_000
+"""Bytes that something worth a pointer has."""
 _LEAST: Final[dict[Kind, int]] = {"results": 20, "data": 100, "order": 200}
 """Bytes that a file of numbers or records has at least."""
 _WORD = re.compile(r"[^\W\d_]{2,40}")
@@ -65,13 +67,24 @@ class Sifted:
     """File -> why it is not what it is called."""
     unread: dict[str, str] = field(default_factory=dict)
     """File -> why that is not known."""
+    pointed: list[str] = field(default_factory=list)
+    """Those of the unread files that a pointer stands for, to as many bytes as such a file has."""
+    kind: Kind = "report"
 
     def here(self, source: Source, question: Question, most: int) -> Row:
         """The yes of files that are real, the first of them named."""
         return question.yes(Grade.PRESENT, ", ".join(self.real[:most]), *map(source.whole, self.real[:most]))
 
     def missing(self, source: Source, question: Question, reason: str) -> Row:
-        """The answer where none is real: unknown if one could not be read, else no, for `reason` without any file."""
+        """The answer where none is real: unknown if one could not be read, else no, for `reason` without any file.
+
+        Files that a pointer stands for are published, with name, size and hash, and only not in this copy.
+        """
+        if self.pointed:
+            named = ", ".join(f"{path} ({source.stored_size(path):,} bytes)" for path in self.pointed[:4])
+            reason = f"published, and not in this copy, which was made without large files: {named}"
+            whole: Answer = "partly" if self.kind in ("data", "order") else "yes"
+            return question.answer(whole, Grade.LINKED, reason, *map(source.whole, self.pointed[:4]))
         found = self.unread or self.hollow
         if not found:
             return question.no(Grade.ABSENT, reason)
@@ -84,9 +97,14 @@ class Sifted:
 
 def sift(source: Source, paths: Iterable[str], kind: Kind, enough: int = 6) -> Sifted:
     """Tell the files apart; once `enough` are real, the others count as they do unless they are empty."""
-    out = Sifted()
+    out = Sifted(kind=kind)
     looked = 0
     for path in paths:
+        if (pointer := source.pointer(path)) is not None:
+            out.unread[path] = f"is a pointer to {pointer.size:,} bytes that are not here"
+            if pointer.size >= _SMALLEST_POINTED:
+                out.pointed.append(path)
+            continue
         if source.sizes[path] and (len(out.real) >= enough or looked >= _MOST_LOOKED_AT):
             if out.real:
                 out.real.append(path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from clearseek.audit.read.card import Document, plain
+from clearseek.audit.read.card import Document
 from clearseek.licences.clauses import Clause, Flag, restrictions
 from clearseek.licences.words import shorten
 
@@ -89,59 +89,40 @@ _MAY_RESTRICT = re.compile(
     r"|коммерческ",
     re.I,
 )
-_BEGINS = re.compile(r"\s*(?:#|\||[-*+] |\d+\. |>|```|---|\w+:)")
-_SENTENCE = re.compile(r"(?<=[.;!?])\s+(?=[A-Z\"“(•-])")
+_PART = re.compile(r";\s+(?=[A-Z\"“(•-])")
 
 
 def said_of_use(card: Document) -> tuple[Clause, ...]:
     """Sentences of a card that restrict the use of its model."""
     found: list[Clause] = []
-    for first, lines in _paragraphs(card):
-        text = " ".join(lines)
-        headings = card.headings[first - 1]
+    for line, text, headings in _spoken(card):
         licence = bool(headings) and bool(_LICENCE.search(headings[-1]))
         advice = not licence and any(_ADVICE.search(heading) for heading in headings[1:] or headings)
         if advice or not _MAY_RESTRICT.search(text):
             continue
-        place = 0
-        for sentence in _SENTENCE.split(text):
-            low = sentence[:_LONGEST_SENTENCE].lower()
-            flag = _flag(low, licence or bool(_LICENCE.search(low)))
-            about = licence or bool(_MODEL.search(low)) or bool(re.match(r"(?:it|this|these|they)\b", low))
-            if _COMMERCE_ABROAD.search(low) and not _BOTH_ABROAD.search(low):
-                flag, about = "non_commercial", True
-            if flag and about and not _ELSEWHERE.search(low) and not _LAWFUL.search(low):
-                found.append(Clause(flag, shorten(sentence), first + _line(lines, text.find(sentence, place))))
-            place += len(sentence)
-        if len(found) >= _MOST:
-            break
-    return tuple(found[:_MOST])
+        low = text[:_LONGEST_SENTENCE].lower()
+        flag = _flag(low, licence or bool(_LICENCE.search(low)))
+        about = licence or bool(_MODEL.search(low)) or bool(re.match(r"(?:it|this|these|they)\b", low))
+        if _COMMERCE_ABROAD.search(low) and not _BOTH_ABROAD.search(low):
+            flag, about = "non_commercial", True
+        if flag and about and not _ELSEWHERE.search(low) and not _LAWFUL.search(low):
+            found.append(Clause(flag, shorten(text), line))
+            if len(found) >= _MOST:
+                break
+    return tuple(found)
 
 
-def _paragraphs(card: Document) -> Iterator[tuple[int, list[str]]]:
-    """Lines that belong together, without markup, with the number of the first."""
-    begin, lines = 0, list[str]()
-    for number, line in enumerate(card.lines, 1):
-        if lines and (not line.strip() or _BEGINS.match(line)):
-            yield begin, lines
-            lines = []
-        if line.strip():
-            begin = begin if lines else number
-            lines.append(plain(line))
-        if line.startswith("#"):  # a heading stands alone
-            yield begin, lines
-            lines = []
-    if lines:
-        yield begin, lines
-
-
-def _line(lines: list[str], place: int) -> int:
-    """Which of these lines, joined by spaces, a place is in."""
-    for number, line in enumerate(lines):
-        if place <= len(line):
-            return number
-        place -= len(line) + 1
-    return len(lines) - 1
+def _spoken(card: Document) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    """Sentences and rows of tables: line, text, headings."""
+    for sentence in card.sentences:
+        begin = 0
+        for match in (*_PART.finditer(sentence.text), None):
+            end = match.end() if match else len(sentence.text)
+            yield sentence.line_at(begin), sentence.text[begin:end].strip(), sentence.headings
+            begin = end
+    for cell in card.cells:
+        if not cell.column:
+            yield cell.line, " ".join(cell.row), card.headings[cell.line - 1]
 
 
 def _flag(sentence: str, licence: bool) -> Flag | None:

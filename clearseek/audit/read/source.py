@@ -19,6 +19,7 @@ from typing import Any
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, decode
 from clearseek.errors import UserError
+from clearseek.filetypes import POINTER_BYTES, Pointer, read_pointer
 from clearseek.hub.safetensors import LONGEST_HEADER, Header, parse_header
 from clearseek.jsontext import strict_json
 from clearseek.signing.tree import Problem, Tree, open_file, walk
@@ -31,6 +32,7 @@ LONGEST_TEXT = 8_000_000
 """Bytes of a text file that are read; the rest of a longer one is not looked at."""
 LONGEST_JSON = 200_000_000
 _TESTS = re.compile(r"(?:^|/)(?:tests?|testing|test[-_]\w+|fixtures?|examples?)/")
+POINTED = "a pointer: this copy was made without large files (fetch it with git lfs pull)"
 NOT_READ = (".git", ".cache")
 """Folders of version control and download tools, which are no part of a release."""
 
@@ -80,6 +82,21 @@ class Source(ABC):
         """
         return None
 
+    def pointer(self, path: str) -> Pointer | None:
+        """What a file points to, in a clone without large files; None for a file that is here."""
+        if path not in self._pointers:
+            held = self.sizes[path] <= POINTER_BYTES and self.sizes[path] > 0
+            try:
+                self._pointers[path] = read_pointer(self.read(path, POINTER_BYTES)) if held else None
+            except UserError:
+                self._pointers[path] = None
+        return self._pointers[path]
+
+    def stored_size(self, path: str) -> int:
+        """Bytes of a file, or of the one that it points to."""
+        pointer = self.pointer(path)
+        return self.sizes[path] if pointer is None else pointer.size
+
     def find(self, *patterns: str) -> tuple[str, ...]:
         """Paths whose last part matches one of the patterns (case as given, or in lower case)."""
         return tuple(
@@ -108,17 +125,25 @@ class Source(ABC):
         return {}
 
     @cached_property
+    def _pointers(self) -> dict[str, Pointer | None]:
+        return {}
+
+    @cached_property
     def _headers(self) -> dict[str, Header]:
         return {}
 
     def json(self, path: str) -> dict[str, Any]:
         """A JSON object without a key twice. Raises UserError naming the file."""
+        if self.pointer(path) is not None:
+            raise UserError(f"{path}: {POINTED}")
         if self.sizes[path] > LONGEST_JSON:
             raise UserError(f"{path}: larger than {LONGEST_JSON:,} bytes, which no such file is")
         return strict_json(self.read(path, LONGEST_JSON), path)
 
     def header(self, path: str) -> Header:
         """The header of a safetensors file, read strictly. Raises UserError naming the file."""
+        if self.pointer(path) is not None:
+            raise UserError(f"{path}: {POINTED}")
         if path not in self._headers:
             raw = self.read(path, 8)
             length = int.from_bytes(raw, "little")
@@ -139,7 +164,12 @@ class Source(ABC):
         return path not in self.sizes or self.sha256(path) not in ("", sha256)
 
     def whole(self, path: str) -> Evidence:
-        """A whole file as evidence."""
+        """A whole file as evidence; of one that is only pointed to, with the hash that the pointer names."""
+        pointer = self.pointer(path)
+        if pointer is not None:
+            return Evidence(
+                path, "pointer", f"{pointer.size:,} bytes, SHA-256 {pointer.sha256 or 'not named'}", self.sha256(path)
+            )
         return Evidence(path, sha256=self.sha256(path))
 
     def key(self, path: str, key: str, value: Any) -> Evidence:
@@ -199,7 +229,7 @@ def prose(source: Source) -> tuple[list[str], list[str]]:
 
     The cards come first, then other text files; licences are left out.
     """
-    chosen = [path for path in source.sizes if _is_prose(path)]
+    chosen = [path for path in source.sizes if _is_prose(path) and source.pointer(path) is None]
     chosen.sort(key=lambda path: (path.count("/"), "readme" not in path.lower(), path))
     length = 0
     for number, path in enumerate(chosen):

@@ -18,7 +18,8 @@ from typing import Any, Generic, TypeVar
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import Claim, find_claims
-from clearseek.audit.read.identity import Identity, Repository, identify, kin, read_address, repositories, stem
+from clearseek.audit.read.identity import Identity, identify, kin, stem
+from clearseek.audit.read.repositories import Repository, read_address, repositories
 from clearseek.audit.read.source import Source, prose
 from clearseek.config import ModelConfig
 from clearseek.counts import ParameterCount, count_parameters
@@ -73,6 +74,27 @@ def attempt(make: Callable[[], T]) -> Part[T]:
         return Part(make())
     except UserError as error:
         return Part(None, str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index of weights: what it says of files that may not be here."""
+
+    tensors: dict[str, str]
+    """Tensor -> file."""
+    files: tuple[str, ...]
+    size: int | None
+    """Bytes of all tensors; None where it does not say."""
+
+
+def _index(content: dict[str, Any]) -> Index:
+    listed, metadata = content.get("weight_map"), content.get("metadata")
+    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+        raise UserError(f"{INDEX}: weight_map is missing or not a map of names")
+    size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if isinstance(size, float) and size.is_integer():  # some programs write 6.5e9
+        size = int(size)
+    return Index(listed, tuple(sorted(set(listed.values()))), size if type(size) is int and size >= 0 else None)
 
 
 def _bounded(config: ModelConfig) -> ModelConfig:
@@ -227,6 +249,8 @@ class Subject:
         same = [each for each in self.repositories if (each.owner, each.name) == (owner, name)]
         if same and all(each.others for each in same):
             return False
+        if any(each.ours and not each.others for each in same):
+            return True
         return False if makers and not self.kin(name) else None
 
     @cached_property
@@ -285,9 +309,11 @@ class Subject:
     def weight_files(self) -> tuple[str, ...]:
         """The final weights: safetensors files at the top of the release, or where there is none, in its folders.
 
-        A release may hold them twice, in its publisher's own layout beside the hub's: then the hub's are meant.
+        A release may hold them twice, in its publisher's own layout beside the hub's: then the hub's are meant. Files
+        that only point to weights are :attr:`pointed_weights`.
         """
-        found = [path for path in self.source.find("*.safetensors") if is_weights(path)]
+        named = (path for path in self.source.find("*.safetensors") if is_weights(path))
+        found = [path for path in named if self.source.pointer(path) is None]
         top = [path for path in found if "/" not in path]
         if any(path.startswith("model") for path in top):
             top = [path for path in top if path not in self.second_copy]
@@ -295,6 +321,25 @@ class Subject:
             if held := [path for path in found if path.rpartition("/")[0] == folder]:
                 return tuple(held)
         return tuple(top)
+
+    @cached_property
+    def pointed_weights(self) -> tuple[str, ...]:
+        """Pointers to files of weights, of any format, in a copy that was made without large files."""
+        named = (path for path in self.source.sizes if is_weights(path))
+        return tuple(path for path in named if self.source.pointer(path) is not None)
+
+    @cached_property
+    def index(self) -> Part[Index]:
+        """The index of the weights."""
+        if INDEX not in self.source.sizes:
+            return Part(None)
+        return attempt(lambda: _index(self.source.json(INDEX)))
+
+    @cached_property
+    def absent_shards(self) -> tuple[str, ...]:
+        """Files that the index names and this copy does not have, not even as pointers."""
+        named = self.index.value.files if self.index.value is not None else ()
+        return tuple(file for file in named if file not in self.source.sizes)
 
     @cached_property
     def second_copy(self) -> tuple[str, ...]:
