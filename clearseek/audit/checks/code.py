@@ -18,6 +18,7 @@ from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.read import deeds
 from clearseek.audit.read.card import Document, Link
 from clearseek.audit.read.deeds import Deed
+from clearseek.audit.read.program import words
 from clearseek.audit.read.sources import SourceFile, source_files
 from clearseek.audit.read.subject import Subject
 
@@ -79,7 +80,7 @@ PIECES: Final = (
     Piece(ask.CODE_TRAINING, lambda file: deeds.training(file.program, file.path, file.beside),
           (b"backward", b"grad", b"rainer", b".fit(", b"minimize", b"stimator", b"apply_", b"train", b"tune"),
           _near(r"(?:pre-?)?train(?:ing)?(?!\W(?:data|set|corpus|corpora|mix|tokens|details))", _CODE)
-          + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{_CODE})\b", ("train", "tune")),
+          + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{_CODE}|itsname)\b", ("train", "tune")),
     Piece(ask.CODE_INFERENCE, lambda file: deeds.inference(file.program),
           (b"generat", b"sampl", b"decod", b"pipe", b"predict", b"infer", b"chat", b"complet", b"transcribe", b"answer"),
           r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally|model)",
@@ -200,7 +201,12 @@ _MOST_NAMING: Final = 100
 
 
 def _is_others(subject: Subject, model: str) -> bool:
-    return not subject.kin(model.rpartition("/")[2]) and not subject.is_own(f"https://huggingface.co/{model}")
+    """Whether a model on a hub is somebody else's."""
+    own = subject.is_own(f"https://huggingface.co/{model}")
+    if own is None:
+        called = set().union(*(words(each) for each in (*subject.names, subject.name)))
+        own = any(len(each) > 2 and each in called for each in words(model))
+    return not own and not subject.kin(model.rpartition("/")[2])
 
 
 _TUNED = re.compile(
@@ -223,7 +229,7 @@ def _links(subject: Subject, words: re.Pattern[str], clear: bool = True) -> Iter
             name = link.target.rstrip("/").rpartition("/")[2]
             called = bool(link.text) and re.sub(r"\W", "", link.text.lower()) == re.sub(r"\W", "", name.lower())
             said = (
-                text.replace(link.text, f"{link.text} repository") if called else text
+                text.replace(link.text, f"{link.text} itsname") if called else text
             )  # a tool that goes by its name
             if words.search(said) and _is_own(subject, link.target, text, clear) and (clear or subject.kin(name)):
                 yield Evidence(document.file, f"line {link.line}", link.target)

@@ -246,9 +246,9 @@ class _Reader:
                 case ast.FunctionDef() | ast.AsyncFunctionDef():
                     self.out.functions.add(node.name)
                     plain = node.args.posonlyargs + node.args.args
-                    for each, value in (*zip(plain[::-1], node.args.defaults[::-1]),
+                    for argument, value in (*zip(plain[::-1], node.args.defaults[::-1]),
                                         *zip(node.args.kwonlyargs, node.args.kw_defaults)):  # fmt: skip
-                        self.out.give(each.arg, _value(value))
+                        self.out.give(argument.arg, _value(value))
                 case ast.Dict():
                     for key, value in zip(node.keys, node.values):
                         if isinstance(key, ast.Constant):
