@@ -75,8 +75,8 @@ class Piece:
 PIECES: Final = (
     Piece(ask.CODE_ARCHITECTURE, lambda file: deeds.architecture(file.program),
           (b"orward", b"__call__", b"def call", b"get_variable", b"def apply"),
-          r"model(?:l?ing)? code|architecture|implementation|source code|codebase"
-          r"|\bcode\b(?!.{0,3}(?:licen|of conduct|style))", ("model",)),
+          rf"{_near('model|architecture|modell?ing|(?:pre-?)?training', _CODE)}|^\W*(?:our |official |source )*code(?:base)?\W*$"
+          r"|^\W*(?:source )?code\W*:", ("model",)),
     Piece(ask.CODE_TRAINING, lambda file: deeds.training(file.program, file.path, file.beside),
           (b"backward", b"grad", b"rainer", b".fit(", b"minimize", b"stimator", b"apply_", b"train", b"tune"),
           _near(r"(?:pre-?)?train(?:ing)?(?!\W(?:data|set|corpus|corpora|mix|tokens|details))", _CODE)
@@ -141,14 +141,15 @@ def _search(
     def likely(path: str) -> bool:
         return any(hint in path for hint in piece.hints)
 
-    maybe = [each for each in sources if each.runs and each.may(piece.seeds)]
+    commands = piece.question in (ask.CODE_TRAINING, ask.CODE_EVALUATION)
+    maybe = [each for each in sources if (each.is_code or (commands and each.runs)) and each.may(piece.seeds)]
     maybe.sort(key=lambda each: (each.example, not likely(each.path.rpartition("/")[2]), not likely(each.path)))
     found: list[tuple[SourceFile, Deed]] = []
     short: list[SourceFile] = []
     unread: list[SourceFile] = []
     length = good = 0
     for each in maybe:
-        length += len(each.raw)
+        length += len(each.raw) // (20 if each.path.endswith(".ipynb") else 1)  # a notebook is mostly pictures
         if length > max(MOST_PARSED, len(each.raw)):
             unread.append(each)
             continue
@@ -160,7 +161,7 @@ def _search(
         elif deed:
             found.append((each, deed))
             good += not deed.lack
-        elif each.unread:
+        elif each.unread and each.is_code:
             unread.append(each)
         if good >= _ENOUGH:
             break

@@ -214,21 +214,22 @@ def _started(command: tuple[str, ...], here: frozenset[str]) -> tuple[str, bool]
     return None
 
 
+def tunes(path: str) -> bool:
+    """Whether a path says that a file fine-tunes."""
+    return bool(names_in(path) & _TUNES) or any(each.endswith("tuning") for each in names_in(path))
+
+
 def tuning(program: Program, path: str) -> bool:
     """Whether a file that trains goes on from weights that are there, as fine-tuning does."""
-    if any(each.startswith("pretrain") for each in words(path)):
+    if any(each.startswith("pretrain") for each in names_in(path)):
         return False
-    if (
-        names_in(path) & _TUNES
-        or any(each.endswith("tuning") for each in names_in(path))
-        or any(each.partition(".")[0] in ("peft", "trl", "trlx") for each in program.imports)
-    ):
+    if tunes(path) or any(each.partition(".")[0] in ("peft", "trl", "trlx") for each in program.imports):
         return True
     loads = any(_loads(call.name) for call in program.calls)
     made = [makers for makers in program.makers.values() if any(map(_loads, makers))]
     anew = bool(made) and all(any(not _loads(each) for each in makers) for makers in made)
     options = {word for command in program.commands for word in command}
-    return loads and not anew or bool(options & {"--model_name_or_path", "--base_model", "--finetune", "--use_lora"})
+    return (loads and not anew) or bool(options & {"--model_name_or_path", "--base_model", "--finetune", "--use_lora"})
 
 
 _NO_WEIGHTS: Final = several("tokenizer processor config extractor scheduler fast feature")
