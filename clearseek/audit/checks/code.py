@@ -22,7 +22,7 @@ from clearseek.audit.read.program import words
 from clearseek.audit.read.sources import SourceFile, source_files
 from clearseek.audit.read.subject import Subject
 
-MOST_PARSED: Final = 2_500_000
+MOST_PARSED: Final = 1_500_000
 """Bytes that are taken apart for each piece: a second's work."""
 _ENOUGH: Final = 4
 """Files that are named where there are more."""
@@ -62,8 +62,8 @@ class Piece:
     question: Question
     does: Callable[[SourceFile], Deed | None]
     """How a file does it, if it does."""
-    seeds: tuple[bytes, ...]
-    """Each file that does it holds one of these; others are not taken apart."""
+    may: Callable[[str, bytes], bool]
+    """Whether a file may do it, by its path and some words in it; others are not taken apart."""
     words: str
     """How the words around a link say that a repository holds it."""
     hints: tuple[str, ...]
@@ -74,20 +74,20 @@ class Piece:
 
 PIECES: Final = (
     Piece(ask.CODE_ARCHITECTURE, lambda file: deeds.architecture(file.program),
-          (b"orward", b"__call__", b"def call", b"get_variable", b"def apply"),
+          deeds.may_define,
           rf"{_near('model|architecture|modell?ing|(?:pre-?)?training', _CODE)}|^\W*(?:our |official |source )*code(?:base)?\W*$"
           r"|^\W*(?:source )?code\W*:", ("model",)),
     Piece(ask.CODE_TRAINING, lambda file: deeds.training(file.program, file.path, file.beside),
-          (b"backward", b"grad", b"rainer", b".fit(", b"minimize", b"stimator", b"apply_", b"train", b"tune"),
+          deeds.may_train,
           _near(r"(?:pre-?)?train(?:ing)?(?!\W(?:data|set|corpus|corpora|mix|tokens|details))", _CODE)
           + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{_CODE}|itsname)\b", ("train", "tune")),
     Piece(ask.CODE_INFERENCE, lambda file: deeds.inference(file.program),
-          (b"generat", b"sampl", b"decod", b"pipe", b"predict", b"infer", b"chat", b"complet", b"transcribe", b"answer"),
+          deeds.may_run,
           r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally|model)",
           ("infer", "generat", "sampl", "chat")),
-    Piece(ask.CODE_EVALUATION, lambda file: deeds.evaluation(file.program, file.path), (),
+    Piece(ask.CODE_EVALUATION, lambda file: deeds.evaluation(file.program, file.path), deeds.may_score,
           _near(r"evaluat\w*|benchmark\w*|eval", rf"{_CODE}|harness|suite"), ("eval", "bench"), 2),
-    Piece(ask.CODE_DATA, lambda file: deeds.preparation(file.program, file.path), (),
+    Piece(ask.CODE_DATA, lambda file: deeds.preparation(file.program, file.path), deeds.may_prepare,
           _near(r"data|corpus|dataset", rf"{_CODE}|process\w*|curat\w*|prepar\w*|filter\w*"), ("data", "prep")),
 )  # fmt: skip
 
@@ -142,15 +142,15 @@ def _search(
         return any(hint in path for hint in piece.hints)
 
     commands = piece.question in (ask.CODE_TRAINING, ask.CODE_EVALUATION)
-    maybe = [each for each in sources if (each.is_code or (commands and each.runs)) and each.may(piece.seeds)]
+    maybe = [each for each in sources if (each.is_code or (commands and each.runs)) and piece.may(each.path, each.raw)]
     maybe.sort(key=lambda each: (each.example, not likely(each.path.rpartition("/")[2]), not likely(each.path)))
     found: list[tuple[SourceFile, Deed]] = []
     short: list[SourceFile] = []
     unread: list[SourceFile] = []
     length = good = 0
     for each in maybe:
-        length += len(each.raw) // (20 if each.path.endswith(".ipynb") else 1)  # a notebook is mostly pictures
-        if length > max(MOST_PARSED, len(each.raw)):
+        length += each.cost
+        if length > max(MOST_PARSED, each.cost):
             unread.append(each)
             continue
         deed = piece.does(each)
@@ -175,11 +175,8 @@ def _for_this_model(
     if all(deed.lack != deeds.TUNING for _, deed in found):
         return found
     card = "" if subject.card is None else subject.card.text.lower()
-    naming = [
-        each
-        for each in sources
-        if each.runs and each.may((b"model_name", b"base_model", b"from_pretrained", b"model_id"))
-    ]
+    keys = (b"model_name", b"base_model", b"from_pretrained", b"model_id")
+    naming = [each for each in sources if each.runs and deeds.tunes(each.path) and any(key in each.raw for key in keys)]
     others = [
         base for each in naming[:_MOST_NAMING] if (base := deeds.base(each.program)) and _is_others(subject, base)
     ]
@@ -229,9 +226,7 @@ def _links(subject: Subject, words: re.Pattern[str], clear: bool = True) -> Iter
                 continue
             name = link.target.rstrip("/").rpartition("/")[2]
             called = bool(link.text) and re.sub(r"\W", "", link.text.lower()) == re.sub(r"\W", "", name.lower())
-            said = (
-                text.replace(link.text, f"{link.text} itsname") if called else text
-            )  # a tool that goes by its name
+            said = text.replace(link.text, f"{link.text} itsname") if called else text  # a tool that goes by its name
             if words.search(said) and _is_own(subject, link.target, text, clear) and (clear or subject.kin(name)):
                 yield Evidence(document.file, f"line {link.line}", link.target)
 

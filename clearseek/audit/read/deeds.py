@@ -49,7 +49,7 @@ _BESIDE: Final = several(
 _FRAMEWORKS: Final = several(
     "axolotl llamafactory llmtuner torchtitan nanotron megatron nemo nemo_run torchtune tune swift xtuner fairseq fairseq2 t5x"
     " t5 maxtext paxml levanter litgpt lit_gpt openrlhf verl trl trlx llmfoundry composer mlx_lm olmo oumi autotrain colossalai"
-    " gpt_neox open_lm transformers lightning pytorch_lightning unsloth slime areal rllm prime_rl open_instruct"
+    " gpt_neox open_lm transformers lightning pytorch_lightning unsloth sat slime areal rllm prime_rl open_instruct"
 )
 """Programs that train whatever they are given."""
 _THEIR_SCRIPTS: Final = several(
@@ -100,12 +100,12 @@ _MAKES: Final = several(
     " parse pack chunk format process preprocess convert map"
 )
 _WRITES: Final = several(
-    "memmap to_parquet tofile dump dumps save_to_disk push_to_hub write writelines write_table mdswriter add_item finalize"
-    " to_json make_builder tfrecordwriter write_batch save indexeddatasetbuilder add_doc end_document writerow"
+    "memmap parquet tofile dump dumps save push write writelines writer writerow builder add_item finalize to_json add_doc"
+    " export upload"
 )
 _PREPARES: Final = several(
     "data dataset datasets prepare prep preprocess preprocessing tokenize tokenization pretokenize dedup deduplicate filter"
-    " crawl clean cleaning corpus curation curate download processing process wikipedia pile synthetic"
+    " crawl clean cleaning corpus curation curate download process wikipedia pile synthetic"
 )
 _TUNES: Final = several(
     "finetune finetuning finetuned tune tuning sft dpo ppo grpo rlhf rl orpo kto lora qlora peft adapter adapters reward align"
@@ -210,7 +210,7 @@ def _started(command: tuple[str, ...], here: frozenset[str]) -> tuple[str, bool]
         file = word.rpartition(".")[2] + ".py" if module else base
         if not named & _TRAIN or named & _NOT_MODEL or file in here:  # what is here speaks for itself
             return None
-        return word, stem in _THEIR_SCRIPTS or bool(words(word) & _FRAMEWORKS) or word.partition(".")[0] in _FRAMEWORKS
+        return word, stem in _THEIR_SCRIPTS or not _FRAMEWORKS.isdisjoint(re.split(r"[/.]", word))
     return None
 
 
@@ -223,7 +223,7 @@ def tuning(program: Program, path: str) -> bool:
     """Whether a file that trains goes on from weights that are there, as fine-tuning does."""
     if any(each.startswith("pretrain") for each in names_in(path)):
         return False
-    if tunes(path) or any(each.partition(".")[0] in ("peft", "trl", "trlx") for each in program.imports):
+    if tunes(path) or any(each.partition(".")[0] in ("trl", "trlx") for each in program.imports):
         return True
     loads = any(_loads(call.name) for call in program.calls)
     made = [makers for makers in program.makers.values() if any(map(_loads, makers))]
@@ -232,7 +232,9 @@ def tuning(program: Program, path: str) -> bool:
     return (loads and not anew) or bool(options & {"--model_name_or_path", "--base_model", "--finetune", "--use_lora"})
 
 
-_NO_WEIGHTS: Final = several("tokenizer processor config extractor scheduler fast feature")
+_NO_WEIGHTS: Final = several(
+    "tokenizer processor config extractor scheduler fast feature vae autoencoder kl encoder clip text"
+)
 
 
 def _loads(name: str) -> bool:
@@ -261,6 +263,56 @@ _BASES: Final = (
     "model",
     "MODEL",
 )
+
+
+def _holds(raw: bytes, *seeds: bytes) -> bool:
+    return not raw or any(seed in raw for seed in seeds)
+
+
+def may_train(path: str, raw: bytes) -> bool:
+    """Whether a file may train, which is to be seen."""
+    if not path.endswith((".py", ".ipynb")):
+        return _holds(raw, b"train", b"tun", b"sft", b"backward", b"grad")
+    if _holds(
+        raw,
+        b"backward",
+        b"value_and_grad",
+        b"grad(",
+        b"gradient",
+        b"minimize(",
+        b"train_on_batch",
+        b"fit(",
+        b"training_main(",
+    ):
+        return True
+    return _holds(raw, b"rainer", b"stimator", b"earner", b"train(", b"tune(") and _holds(
+        raw, b"rain(", b"run(", b"learn(", b"une("
+    )
+
+
+def may_define(path: str, raw: bytes) -> bool:
+    """Whether a file may define a model, which is to be seen."""
+    return _holds(raw, b"orward", b"__call__", b"def call", b"get_variable", b"def apply")
+
+
+def may_run(path: str, raw: bytes) -> bool:
+    """Whether a file may run a model, which is to be seen."""
+    return _holds(raw, b"def generat", b"def sampl", b"def decod", b"def predict", b"def infer", b"def transcri", b"load", b"def chat",
+                  b"from_pretrained", b"LLM(", b"pipeline", b"build(", b"restore", b"def complet", b"generate")  # fmt: skip
+
+
+def may_score(path: str, raw: bytes) -> bool:
+    """Whether a file may score a model, which is to be seen."""
+    return bool(names_in(path) & _SCORING) or not raw or _IMPORTS_HARNESS.search(raw) is not None
+
+
+def may_prepare(path: str, raw: bytes) -> bool:
+    """Whether a file may prepare data, which is to be seen."""
+    return bool(names_in(path) & _PREPARES) or not raw or _IMPORTS_TOOLKIT.search(raw) is not None
+
+
+_IMPORTS_HARNESS: Final = re.compile(rb"(?:import|from|-m) (?:%s)\b" % "|".join(sorted(_HARNESSES)).encode())
+_IMPORTS_TOOLKIT: Final = re.compile(rb"(?:import|from) (?:%s)\b" % "|".join(sorted(_TOOLKITS)).encode())
 
 
 def architecture(program: Program) -> Deed | None:
@@ -313,4 +365,4 @@ def preparation(program: Program, path: str) -> Deed | None:
         return None
     last = {call.last for call in program.calls}
     makes = any(words(each) & _MAKES for each in last | program.functions)
-    return Deed() if makes and any(each.lower() in _WRITES for each in last) else None
+    return Deed() if makes and any(each in _WRITES or words(each) & _WRITES for each in last) else None

@@ -16,6 +16,7 @@ import token
 import tokenize
 import tomllib
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -173,11 +174,31 @@ def _python(out: Program, text: str) -> None:
             raise SyntaxError
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            nodes = list(ast.walk(ast.parse(text)))
+            nodes = _nodes(ast.parse(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         _names(out, _tokens(out, text))
         return
     _Reader(out).read(nodes)
+
+
+def _nodes(tree: ast.AST) -> list[ast.AST]:
+    """All nodes of a parsed file in its order, without marks of context and operators, which say nothing here."""
+    out: list[ast.AST] = []
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        out.append(node)
+        below: list[ast.AST] = []
+        for value in node.__dict__.values():
+            if isinstance(value, list):
+                below += [each for each in value if isinstance(each, ast.AST)]
+            elif isinstance(value, ast.AST) and not isinstance(value, _MARKS):
+                below.append(value)
+        waiting += reversed(below)
+    return out
+
+
+_MARKS: Final = (ast.expr_context, ast.operator, ast.boolop, ast.unaryop, ast.cmpop)
 
 
 def _tokens(out: Program, text: str) -> str:
@@ -214,45 +235,43 @@ class _Reader:
 
     def read(self, nodes: list[ast.AST]) -> None:
         """Imports and assignments first, then what is made of them."""
-        docs = {id(node.value) for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)}
-        lines = {node.lineno for node in nodes if isinstance(node, ast.expr | ast.stmt) and id(node) not in docs
-                 and not (isinstance(node, ast.Expr) and id(node.value) in docs)}  # fmt: skip
-        self.out.lines = len(lines)
+        of: defaultdict[type[ast.AST], list[Any]] = defaultdict(list)
         for node in nodes:
-            match node:
-                case ast.Import():
-                    for each in node.names:
-                        self.out.imports.add(each.name)
-                        if each.asname:
-                            self.names[each.asname] = each.name
-                case ast.ImportFrom():
-                    self.out.imports.add("." * node.level + (node.module or ""))
-                    for each in node.names:
-                        self.names[each.asname or each.name] = f"{'.' * node.level}{node.module or ''}.{each.name}"
-        for node in nodes:
-            match node:
-                case ast.Assign():
-                    self._assign(node.targets, node.value)
-                case ast.AnnAssign() | ast.NamedExpr():
-                    self._assign([node.target], node.value)
-                case ast.withitem() if node.optional_vars:
-                    self._assign([node.optional_vars], node.context_expr)
-        for node in nodes:
-            match node:
-                case ast.Call():
-                    self._call(node)
-                case ast.ClassDef():
-                    self.out.classes[node.name] = tuple(self.dotted(base) for base in node.bases)
-                case ast.FunctionDef() | ast.AsyncFunctionDef():
-                    self.out.functions.add(node.name)
-                    plain = node.args.posonlyargs + node.args.args
-                    for argument, value in (*zip(plain[::-1], node.args.defaults[::-1]),
-                                        *zip(node.args.kwonlyargs, node.args.kw_defaults)):  # fmt: skip
-                        self.out.give(argument.arg, _value(value))
-                case ast.Dict():
-                    for key, value in zip(node.keys, node.values):
-                        if isinstance(key, ast.Constant):
-                            self.out.give(str(key.value), _value(value))
+            of[type(node)].append(node)
+        docs = {id(each.value) for each in of[ast.Expr] if isinstance(each.value, ast.Constant)}
+        lines = {each.lineno for each in nodes if isinstance(each, ast.expr | ast.stmt) and id(each) not in docs}
+        self.out.lines = len(lines - {each.lineno for each in of[ast.Expr] if id(each.value) in docs})
+        for each in of[ast.Import]:
+            self.out.imports.update(alias.name for alias in each.names)
+            self.names.update((alias.asname, alias.name) for alias in each.names if alias.asname)
+        for each in of[ast.ImportFrom]:
+            module = "." * each.level + (each.module or "")
+            self.out.imports.add(module)
+            self.names.update((alias.asname or alias.name, f"{module}.{alias.name}") for alias in each.names)
+        for each in of[ast.Assign]:
+            self._assign(each.targets, each.value)
+        for each in of[ast.AnnAssign] + of[ast.NamedExpr]:
+            self._assign([each.target], each.value)
+        for each in of[ast.withitem]:
+            if each.optional_vars:
+                self._assign([each.optional_vars], each.context_expr)
+        for each in of[ast.Call]:
+            self._call(each)
+        for each in of[ast.ClassDef]:
+            self.out.classes[each.name] = tuple(map(self.dotted, each.bases))
+        for each in of[ast.FunctionDef] + of[ast.AsyncFunctionDef]:
+            self.out.functions.add(each.name)
+            plain = (each.args.posonlyargs + each.args.args)[::-1]
+            self._give(plain, each.args.defaults[::-1])
+            self._give(each.args.kwonlyargs, each.args.kw_defaults)
+        for each in of[ast.Dict]:
+            self._give(each.keys, each.values)
+
+    def _give(self, keys: list[Any], values: list[ast.expr | None]) -> None:
+        for key, value in zip(keys, values, strict=False):
+            name = key.arg if isinstance(key, ast.arg) else key.value if isinstance(key, ast.Constant) else None
+            if isinstance(name, str):
+                self.out.give(name, _value(value))
 
     def dotted(self, node: ast.AST | None) -> str:
         """A name with its dots; of what is called or taken by index, the name of that."""

@@ -69,9 +69,10 @@ class SourceFile:
         """Whether its folder says that it shows others how to."""
         return not _EXAMPLES.isdisjoint(self.path.lower().split("/")[:-1])
 
-    def may(self, seeds: tuple[bytes, ...]) -> bool:
-        """Whether it holds one of these, or is not known not to."""
-        return not seeds or not self.raw or any(seed in self.raw for seed in seeds)
+    @property
+    def cost(self) -> int:
+        """Bytes that are to be taken apart to know its program; a notebook's are mostly pictures."""
+        return 0 if "program" in self.__dict__ else len(self.raw) // (20 if self.path.endswith(".ipynb") else 1)
 
 
 def source_files(source: Source) -> tuple[SourceFile, ...]:
