@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import pickle
 import resource
 import tarfile
 import tempfile
@@ -26,9 +27,13 @@ from clearseek.audit.checks.template import problem
 from clearseek.audit.read.archive import members
 from clearseek.audit.read.card import Document, read_yaml
 from clearseek.audit.read.claims import find_claims
+from clearseek.audit.read.identity import identify as identify_model
+from clearseek.audit.read.pickles import is_pickle
 from clearseek.audit.read.program import code_of
+from clearseek.audit.read.repositories import repositories
 from clearseek.audit.read.source import Folder
 from clearseek.errors import UserError
+from clearseek.filetypes import read_pointer
 from clearseek.hub.safetensors import build_header, parse_header
 from clearseek.jsontext import strict_json
 from clearseek.licences.match import identify
@@ -51,6 +56,17 @@ We present Tiny with 671B total parameters with 37B activated, trained on 14.8T 
 |---|---|---|
 | Tiny | 671B | 128K |
 The weights are licensed under the [MIT License](LICENSE). See https://arxiv.org/abs/1.
+<table><tr><th>Model</th><th colspan="2">MMLU</th></tr>
+<tr><td rowspan=2><b>Tiny</b></td><td>1</td><td><a href="https://hf.co/lab/Tiny"><img src="b.svg" alt="x"></a>
+</table>
+
+- [![badge](https://b.example/a.svg)](https://github.com/lab/tiny) *one* **two** `hf download lab/Tiny-7B`
+- [reference][r] <https://auto.example> <!-- hidden -->
+
+```py
+AutoModel.from_pretrained("lab/Tiny")
+```
+[r]: https://r.example "title"
 """
 HEADER = build_header([StoredTensor("a", "BF16", (2, 3)), StoredTensor("b", "F32", (4,))], {"format": "pt"}).raw
 INDEX = b'{"metadata": {"total_size": 28}, "weight_map": {"a": "model.safetensors", "b": "model.safetensors"}}'
@@ -84,6 +100,8 @@ def corpus() -> dict[str, list[bytes]]:
         "archive": [buffer.getvalue()],
         "signature": [bundle],
         "chat template": [TEMPLATE],
+        "pickle": [b"cos\nsystem\n(S'id'\ntR.", pickle.dumps({"a": [1.5, "b"]}, 0), pickle.dumps(UserError("a"), 1)],
+        "pointer": [b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 9\n"],
         "program": [
             Path(__file__).read_bytes()[:1500],
             b'{"cells": [{"cell_type": "code", "source": ["a = 1  # b"]}]}',
@@ -107,7 +125,12 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
         document = Document("README.md", text(raw))
         list(find_claims(document, "Tiny"))
         list(scores(document, "Tiny"))
-        _ = document.links, document.headings, document.metadata
+        assert all(
+            0 < each.line <= len(document.lines) for each in (*document.sentences, *document.cells, *document.links)
+        )
+        found = tuple(repositories(document))
+        identify_model(document, {}, found, {})
+        _ = document.headings, document.metadata
 
     def transcript(raw: bytes) -> None:
         (folder / "transcript.jsonl").write_bytes(raw)
@@ -129,6 +152,8 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
         "archive": archive,
         "signature": lambda raw: verify_statement(raw, key),
         "chat template": lambda raw: problem(text(raw)),
+        "pickle": lambda raw: [is_pickle(raw, cut) for cut in (True, False)],
+        "pointer": read_pointer,
         "program": lambda raw: [code_of(name, text(raw), False) for name in ("a.py", "a.ipynb")],
     }
 

@@ -16,7 +16,6 @@ from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.identity import SIZE
 from clearseek.audit.read.repositories import written
-from clearseek.audit.read.sample import Sample, take_sample
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import INDEX, Subject, Weights, is_weights, not_settings
 from clearseek.tensors import fp8_tensors, tensors
@@ -29,6 +28,10 @@ _FILE = re.compile(
 _ARCHIVES = ("bin", "tar", "tgz", "gz", "zip")
 _SPOKEN = re.compile(r"\b(?:weights|checkpoints?|pre-?trained)\b|权重", re.I)
 _OTHER_FILES = re.compile(r"\b(?:data ?sets?|corpus|logs?|code|demo|embeddings)\b", re.I)
+_NO_WEIGHTS = re.compile(
+    r"tokeni[sz]er|data(?:set)?s?(?=$|[-_\d])|corpus|eval|bench|logs|tensorboard|demo|assets|docs", re.I
+)
+"""Names of repositories on a hub that hold something else, whatever they are kept as."""
 _PROGRAMS = ("*.py", "*.sh", "*.ipynb", "*.yaml", "*.yml", "*.toml", "dockerfile")
 _MOST_PROGRAMS = 300
 _LARGEST_PROGRAM = 200_000
@@ -195,7 +198,9 @@ def _health(subject: Subject) -> Row:
     weights = subject.weights
     if not weights.headers:
         return ask.WEIGHTS_HEALTH.not_applicable("there are no weight files here")
-    sample: Sample = take_sample(subject)
+    from clearseek.audit.read.sample import take_sample  # NumPy takes long to load, and most cards come without weights
+
+    sample = take_sample(subject)
     places = tuple(Evidence(file, f"bytes {begin}-{end - 1}") for file, begin, end in sample.places[:4])
     if sample.problems:
         wrong = tuple(sample.where)[:8] or places
@@ -259,7 +264,8 @@ def _elsewhere(subject: Subject, away: str) -> Row:
     if away:
         return ask.WEIGHTS_FINAL.partly(Grade.CLAIMED, away, *_pointers(subject))
     models = [each for each in subject.repositories
-              if each.kind in ("model", "collection", "owner") and not each.others]  # fmt: skip
+              if each.kind in ("model", "collection", "owner") and not each.others
+              and not _NO_WEIGHTS.search(each.name)]  # fmt: skip
     if not models:
         return ask.WEIGHTS_FINAL.no(Grade.ABSENT, "no weight files here, and no document links to any")
     places = tuple(each.place for each in models[:4])
@@ -280,15 +286,13 @@ def weight_links(subject: Subject) -> list[Evidence]:
     groups: dict[str, list[Evidence]] = {}
     sized = bool(SIZE.search(subject.name.lower()))
     for each in subject.repositories:
-        if each.kind in ("model", "collection") and (kin := subject.kin(each.name)):
+        holds = each.kind in ("model", "collection") and not _NO_WEIGHTS.search(each.name)
+        if holds and (kin := subject.kin(each.name)):
             own = subject.is_own(each.address)
             if kin == "same" or (own and not each.others and (kin == "form" or not sized or each.kind == "collection")):
                 groups.setdefault(kin, []).append(each.place)
     if found := [place for kin in ("same", "form", "variant") for place in groups.get(kin, ())]:
         return found
-    named = [each for each in subject.repositories if each.kind == "model" and each.weights and not each.others]
-    if len({(each.owner, each.name) for each in named}) == 1 and not subject.kin(named[0].name):
-        return [each.place for each in named]
     return _files_elsewhere(subject) or _in_code(subject)
 
 
