@@ -242,8 +242,10 @@ class _Reader:
             self.end_link()
         elif token.type == "image":
             self.picture(str(token.attrs.get("src", "")), token.content)
-        elif token.type == "html_inline":
+        elif token.type == "html_inline" and _TAG.search(token.content):
             self.html(token.content, environment)
+        elif token.type == "html_inline":  # what markdown-it takes for a tag and this reader does not would come back for ever
+            self.words(token.content)
 
     # -- HTML -------------------------------------------------------------------------------------------------------
 
