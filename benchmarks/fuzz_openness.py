@@ -21,11 +21,12 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from clearseek.audit.checks.evaluations import scores
+from clearseek.audit.checks.evaluations import listed_scores, score_cells
 from clearseek.audit.checks.template import problem
 from clearseek.audit.read.archive import members
 from clearseek.audit.read.card import Document, read_yaml
 from clearseek.audit.read.claims import find_claims
+from clearseek.audit.read.mentions import mentions
 from clearseek.audit.read.program import code_of
 from clearseek.audit.read.source import Folder
 from clearseek.errors import UserError
@@ -106,7 +107,7 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
     def card(raw: bytes) -> None:
         document = Document("README.md", text(raw))
         list(find_claims(document, "Tiny"))
-        list(scores(document, "Tiny"))
+        list(score_cells(document)), listed_scores(document), list(mentions(document))
         _ = document.links, document.headings, document.metadata
 
     def transcript(raw: bytes) -> None:
