@@ -148,6 +148,7 @@ _MARKED: Final = frozenset({
 })  # fmt: skip
 """Keys of a record that is asked and marked."""
 _MOST_FILES: Final = 5_000
+_MOST_SETS: Final = 1_000
 _MOST_OPENED: Final = 60
 _HEAD: Final = 16_384
 SMALLEST_SET: Final = 100_000
@@ -183,7 +184,7 @@ def data_sets(subject: Subject) -> tuple[DataSet, ...]:
     documents = own_documents(subject)
     named = (each for document in documents for each in (*_naming_files(document, files), *_loading(document)))
     for mention in chain(mentions(subject), islice(named, _MOST_FILES)):
-        if len(found) < _MOST_FILES:
+        if len(found) < _MOST_SETS:
             found += _judged(mention, subject, names, files)
     return tuple(found)
 
