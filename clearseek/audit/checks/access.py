@@ -36,10 +36,11 @@ def _gate(subject: Subject) -> Row:
     if subject.weight_files:
         return ask.BARRIERS_ACCESS.yes(Grade.PRESENT, "they are here")
     for document in subject.documents[:3]:
-        for number, line in enumerate(document.lines, 1):
-            if _GATE.search(line):
+        for sentence in document.sentences:
+            if match := _GATE.search(sentence.text):
                 reason = "a document asks to agree or to request first"
-                return ask.BARRIERS_ACCESS.no(Grade.CLAIMED, reason, document.at(number))
+                place = document.at(sentence.line_at(match.start()), shorten(sentence.text))
+                return ask.BARRIERS_ACCESS.no(Grade.CLAIMED, reason, place)
     if weight_links(subject):
         return ask.BARRIERS_ACCESS.unknown(
             Grade.LINKED, "linked; whether the place asks for anything was not looked at"

@@ -16,7 +16,6 @@ from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.identity import SIZE
 from clearseek.audit.read.repositories import written
-from clearseek.audit.read.sample import Sample, take_sample
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import INDEX, Subject, Weights, is_weights, not_settings
 from clearseek.tensors import fp8_tensors, tensors
@@ -195,7 +194,9 @@ def _health(subject: Subject) -> Row:
     weights = subject.weights
     if not weights.headers:
         return ask.WEIGHTS_HEALTH.not_applicable("there are no weight files here")
-    sample: Sample = take_sample(subject)
+    from clearseek.audit.read.sample import take_sample  # NumPy takes long to load, and most cards come without weights
+
+    sample = take_sample(subject)
     places = tuple(Evidence(file, f"bytes {begin}-{end - 1}") for file, begin, end in sample.places[:4])
     if sample.problems:
         wrong = tuple(sample.where)[:8] or places

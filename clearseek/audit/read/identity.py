@@ -113,7 +113,7 @@ def stem(owner: str) -> str:
 def title_names(title: str) -> list[str]:
     """Names in a card's first heading: mostly one; none where it is a heading as any card has."""
     text = " ".join(_ODD.sub(" ", title).split()).strip(" .-\u2013\u2014:|")
-    text = _LEADING.sub("", text, count=1) if _LEADING.match(text) else text
+    text = re.sub(r"^(?:the|our) ", "", _LEADING.sub("", text, count=1) if _LEADING.match(text) else text, flags=re.I)
     text = _PARTS.split(text, maxsplit=1)[0]
     words = text.split()
     while len(words) > 1 and is_generic(words[-1]):

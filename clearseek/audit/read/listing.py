@@ -86,6 +86,6 @@ def _misfit(source: Source, path: str, folder: str, sizes: dict[str, int | None]
         here = next((each for each in (f"{folder}/{name}", name) if each in source.sizes), None)
         if here is None:
             return f"{name}, which {path} lists, is not here"
-        if size is not None and source.sizes[here] != size:
-            return f"{here} has {source.sizes[here]:,} bytes, and {path} says {size:,}"
+        if size is not None and source.stored_size(here) != size:
+            return f"{here} has {source.stored_size(here):,} bytes, and {path} says {size:,}"
     return ""

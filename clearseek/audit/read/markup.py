@@ -30,6 +30,7 @@ LONGEST_TEXT: Final = 400_000
 """Characters of a text that are taken apart."""
 LONGEST_LINE: Final = 20_000
 """Characters of a line that are taken apart; a table may be one line of HTML."""
+MOST_LINES: Final = 20_000
 MOST_LINKS: Final = 5_000
 MOST_CELLS: Final = 50_000
 MOST_COLUMNS: Final = 200
@@ -81,7 +82,7 @@ def take_apart(lines: Sequence[str], begin: int = 0) -> Parts:
     for line in lines[begin:]:
         prose.append(line[:LONGEST_LINE])
         room -= len(prose[-1]) + 1
-        if room < 0:
+        if room < 0 or len(prose) > MOST_LINES:
             prose.pop()
             reader.parts.unread = f"only its first {begin + len(prose):,} lines were read"
             break
@@ -265,7 +266,10 @@ class _Reader:
             if match["end"]:
                 self.end(name)
             else:
-                self.start(name, _attributes(match[0]) if name in _ASKED else {})
+                attributes = _attributes(match[0]) if name in _ASKED else {}
+                target = attributes.get("href") or attributes.get("src") or ""
+                self.line += match[0].count("\n", 0, max(0, match[0].find(target)))  # a tag may be several lines
+                self.start(name, attributes)
             line += match[0].count("\n")
             self.line = line
         self.between(content[place:], environment)

@@ -28,6 +28,7 @@ class Link:
     text: str
     """Its words, or what its picture says instead of being seen."""
     line: int
+    """The line that its target stands on."""
     image: str = ""
     """Address of the picture that it is, such as a badge, or an empty string."""
     place: int = 0

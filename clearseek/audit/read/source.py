@@ -26,7 +26,7 @@ from clearseek.signing.tree import Problem, Tree, open_file, walk
 from clearseek.sysfiles import system_file
 
 MOST_TEXTS = 200
-MOST_TEXT = 8_000_000
+MOST_TEXT = 3_000_000
 """Files of prose that are read, and bytes of them in all."""
 LONGEST_TEXT = 8_000_000
 """Bytes of a text file that are read; the rest of a longer one is not looked at."""
@@ -161,7 +161,10 @@ class Source(ABC):
 
     def is_other(self, path: str, sha256: object) -> bool:
         """Whether a file is not here, or is known to have another hash than this one."""
-        return path not in self.sizes or self.sha256(path) not in ("", sha256)
+        if path not in self.sizes:
+            return True
+        pointer = self.pointer(path)
+        return (self.sha256(path) if pointer is None else pointer.sha256) not in ("", sha256)
 
     def whole(self, path: str) -> Evidence:
         """A whole file as evidence; of one that is only pointed to, with the hash that the pointer names."""
