@@ -134,9 +134,12 @@ def _borne_out(subject: Subject, card: Document) -> Evidence | None:
 
 def sections(card: Document) -> tuple[str, ...]:
     """Titles of the sections in which something stands."""
-    filled = [block.headings for block in card.blocks if block.kind != "heading" and re.search(r"\w", block.text)]
-    lines = sorted({each.line for each in card.cells} | {each.line for each in card.links})
-    filled += [card.headings[line - 1] for line in lines if line <= len(card.headings)]
+    titles = {block.line for block in card.blocks if block.kind == "heading"}
+    filled = (
+        path
+        for number, (line, path) in enumerate(zip(card.lines, card.headings, strict=True), 1)
+        if path and number not in titles and re.search(r"\w", line)  # text, a table or an example of code
+    )
     return tuple(dict.fromkeys(title[:300] for path in filled for title in path))
 
 

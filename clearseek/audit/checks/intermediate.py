@@ -65,8 +65,9 @@ _GIVEN = re.compile(
 _ABOUT_THEM = re.compile(r"\b(?:analys|evaluat|result|stud|figure|plot|code|script|metric|log|loss)\w{0,8}\b", re.I)
 _REVISION = re.compile(r"\brevision\b[\"']?\s{0,4}[=: ]\s{0,4}[\"']?([\w./-]{1,100})")
 _IN_ADDRESS = re.compile(r"/(?:tree|blob|resolve|raw|commits)/([^?#\s]{1,300})")
-_PAPERS = re.compile(
+_READING = re.compile(
     r"arxiv\.org|doi\.org|openreview\.net|aclanthology\.org|\.pdf(?:$|[?#])|wandb\.ai|\.(?:png|svg|jpe?g|gif)\b"
+    r"|//(?:[\w-]{1,40}\.)?(?:twitter|x|youtube|discord|medium|linkedin|reddit)\.(?:com|gg)\b|/(?:blog|news)\b"
 )
 
 
@@ -136,12 +137,16 @@ def _speaking(document: Document) -> Iterator[tuple[int, Sentence]]:
     """
     for place, sentence in ((place, each) for place, block in enumerate(document.blocks) for each in block.sentences):
         text = sentence.text[:_LONGEST]
-        match = _SPOKEN.search(text) if _WORDS.search(text) else None
-        if match is None or _PROMISED.search(text) or _MADE_FROM.search(text[: match.start()]):
-            continue
-        near = re.split(r"[,;:]", text[: match.start()])[-1][-60:], re.split(r"[,;:]", text[match.end() :])[0][:60]
-        if not any(_DENIED.search(each) for each in near):
+        found = list(islice(_SPOKEN.finditer(text), 4)) if _WORDS.search(text) else []
+        if found and not _PROMISED.search(text) and not any(_is_none(text, match) for match in found):
             yield place, sentence
+
+
+def _is_none(text: str, match: re.Match[str]) -> bool:
+    """Whether a sentence says that there are none, or what was made from them."""
+    before, after = text[: match.start()], text[match.end() :]
+    near = re.split(r"[,;:]", before)[-1][-60:], re.split(r"[,;:]", after)[0][:60]
+    return bool(_MADE_FROM.search(before)) or any(_DENIED.search(each) for each in near)
 
 
 def _is_offered(sentence: Sentence) -> bool:
@@ -170,7 +175,7 @@ def _links_of(document: Document, place: int, sentence: Sentence) -> Iterator[Li
 def _may_hold(subject: Subject, link: Link, offered: bool) -> bool:
     """Whether checkpoints can lie behind a link: a hub or a store, or where they are offered a page of the maker's."""
     own = subject.is_own(link.target)
-    if own is False or _PAPERS.search(link.target) or link.target.startswith("#"):
+    if own is False or _READING.search(link.target) or link.target.startswith("#"):
         return False
     found = read_address(link.target)
     if found is not None and found[0] in ("code", "space"):
