@@ -96,7 +96,7 @@ def print_verdict(console: Console, found: Verdict) -> None:
     """Print the first screen: the sentence, which model was taken, and the six lines."""
     _print(console, Text(f"{visible(found.model)}: ", style="bold"), Text(visible(found.sentence), style="bold"), 0)
     if found.choice:
-        console.print(Text(visible(found.choice), style="yellow"), soft_wrap=True)
+        _print(console, Text(), Text(visible(found.choice), style="yellow"), 0)
     width = max(len(line.label) for line in found.lines)
     for line in found.lines:
         head = _head(console, line.look, "", line.label.ljust(width + 2))
