@@ -324,7 +324,7 @@ def _in_cell(document: Document, cell: Cell, wanted: frozenset[str], name: str) 
         value = read_quantity(match["number"], match["scale"] or scale)[0]
         kind = next((kind for kind, title, least in _COLUMNS if title.search(label) and least <= value <= 1e17), None)
         if kind is not None and (kind != "context" or value <= 1e9):
-            exact = any(is_this_model(each, normalise(name)) for each in (*cell.row[:2], column))
+            exact = normalise(name) in (normalise(each) for each in (*cell.row[:2], column))
             noted: About = "several" if _FOOTNOTE.search(label + cell.text) else "named" if exact else "some"
             yield replace(_claim(match, kind, label, noted, scale), evidence=document.at(cell.line))
 
