@@ -176,7 +176,7 @@ def find_claims(document: Document, *names: str) -> Iterator[Claim]:
     found: list[Claim] = []
     for cell in document.cells:
         if len(found) < MOST_CLAIMS:
-            found += _in_cell(document, cell, wanted)
+            found += _in_cell(document, cell, wanted, names[0] if names else "")
     before = None
     for each in document.sentences:
         if len(found) >= MOST_CLAIMS:
@@ -304,7 +304,7 @@ _COLUMNS: tuple[tuple[Kind, re.Pattern[str], float], ...] = (
 """What a column's title says of its figures, and the least that these may be."""
 
 
-def _in_cell(document: Document, cell: Cell, wanted: frozenset[str]) -> Iterator[Claim]:
+def _in_cell(document: Document, cell: Cell, wanted: frozenset[str], name: str) -> Iterator[Claim]:
     """Claims of a cell: of a table of names and values, or of one that has this model in a row or in a column."""
     column = cell.header[cell.column] if cell.column < len(cell.header) else ""
     by_row = any(is_this_model(text, each) for text in cell.row[:2] for each in wanted)
@@ -324,7 +324,8 @@ def _in_cell(document: Document, cell: Cell, wanted: frozenset[str]) -> Iterator
         value = read_quantity(match["number"], match["scale"] or scale)[0]
         kind = next((kind for kind, title, least in _COLUMNS if title.search(label) and least <= value <= 1e17), None)
         if kind is not None and (kind != "context" or value <= 1e9):
-            noted: About = "several" if _FOOTNOTE.search(label + cell.text) else "named"
+            exact = normalise(name) in (normalise(each) for each in (*cell.row[:2], column))
+            noted: About = "several" if _FOOTNOTE.search(label + cell.text) else "named" if exact else "some"
             yield replace(_claim(match, kind, label, noted, scale), evidence=document.at(cell.line))
 
 

@@ -68,7 +68,7 @@ def whose(low: str, match: re.Match[str], kind: str, begin: int, wanted: frozens
         return "several"
     if kind in ("total", "activated", "tokens") and (_LISTED_BEFORE.search(before) or _LISTED_AFTER.match(after)):
         return "several"
-    found = {_spoken(words, each) for each in wanted}
+    found = {_spoken(f"{before} figure {after}", each) for each in wanted}
     return "named" if "named" in found else "several" if "several" in found else "some"
 
 
@@ -80,7 +80,7 @@ def _spoken(words: str, wanted: str) -> About:
     """Whether words name this model, or only one called after it: "Foo Mini" where Foo is the model."""
     if wanted not in normalise(words):
         return "some"
-    names = [*_names(words), ""]
+    names = [*_names(re.sub("[(,:;]", " and ", words)), ""]  # "Foo (8B parameters" is not Foo 8B
     spans = ((begin, begin + size) for begin in range(len(names) - 1) for size in (1, 2, 3))
     behind = [
         names[end] for begin, end in spans if end < len(names) and is_this_model("".join(names[begin:end]), wanted)
