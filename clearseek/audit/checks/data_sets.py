@@ -110,26 +110,20 @@ _TUNING = re.compile(
 _PRETRAINING = re.compile(
     r"pre-?train|mid-?train|from scratch|\bbase\b|预训练|預訓練|pré-?entra|vortrain|annealing", re.I
 )
-_MARKING: Final = frozenset({
-    "eval", "evals", "evaluation", "evaluate", "evaluations", "evaluator", "bench", "benches", "benchmark",
-    "benchmarks", "test", "tests", "testing", "testset", "heldout", "dev", "valid", "validation", "exam", "exams",
-    "quiz", "puzzle", "puzzles", "question", "questions", "gold", "golden", "answers", "references", "leaderboard",
-    "mmlu", "cmmlu", "ceval", "gsm8k", "humaneval", "mbpp", "bbh", "gpqa", "aime", "hellaswag", "winogrande", "piqa",
-    "arc", "truthfulqa", "livecodebench", "ifeval", "mtbench", "triviaqa", "result", "results", "outputs",
-    "predictions", "scores", "prompts", "templates", "calibration", "analysis", "metrics", "inference", "serving",
-    "throughput", "quantize", "quantization",
-})  # fmt: skip
-"""Words of a path that speak against training data."""
 _ASKING: Final = frozenset({
-    "eval", "evals", "evaluation", "bench", "benchmark", "benchmarks", "heldout", "validation", "puzzles", "questions",
+    "eval", "evals", "evaluation", "evaluations", "bench", "benches", "benchmark", "benchmarks", "heldout",
+    "validation", "exam", "exams", "quiz", "puzzle", "puzzles", "question", "questions",
 })  # fmt: skip
 _RESULTS: Final = frozenset({
-    "result", "results", "outputs", "predictions", "scores", "prompt", "prompts", "templates", "log", "logs",
-    "config", "configs", "statistics",
+    "result", "results", "outputs", "predictions", "scores", "prompt", "prompts", "templates", "log", "logs", "config",
+    "configs", "statistics", "metrics", "analysis", "inference", "serving", "throughput", "calibration", "quantize",
 })  # fmt: skip
-_SAMPLES: Final = frozenset({
-    "demo", "demos", "dummy", "example", "examples", "sample", "samples", "toy", "mock",
-})  # fmt: skip
+_SAMPLES: Final = frozenset({"demo", "demos", "dummy", "example", "examples", "sample", "samples", "toy", "mock"})
+_MARKING: Final = _ASKING | _RESULTS | {
+    "evaluate", "evaluator", "test", "tests", "testing", "testset", "dev", "valid", "gold", "golden", "answers",
+    "references", "leaderboard",
+}  # fmt: skip
+"""Words of a path that speak against training data."""
 _TRAINING: Final = frozenset({
     "train", "training", "pretrain", "pretraining", "corpus", "sft", "instruct", "instruction", "instructions",
     "finetune", "finetuning", "dpo", "rlhf",
@@ -328,8 +322,10 @@ def _words(path: str) -> set[str]:
 def _may_train(source: Source, path: str, surely: bool = False) -> bool:
     """Whether nothing in a file's path and first record speaks against training data, or `surely` all speaks for it."""
     folder, _, base = path.rpartition("/")
-    marks, words = _MARKING | _SAMPLES, _words(base)
-    if is_test(path) or _words(folder) & marks or words & _SAMPLES or (words & _MARKING and not words & _TRAINING):
+    words = _words(base)
+    if is_test(path) or _words(path) & _SAMPLES or _words(folder) & _MARKING:
+        return False
+    if (BENCHMARK.search(path) or words & _MARKING) and not words & _TRAINING:
         return False
     keys = _keys(source, path) if re.search(r"\.jsonl?$", path) else set()
     reads = any(form <= keys for form in _READ_BY_TRAINING)
