@@ -59,7 +59,7 @@ CUES: Final = {
         re.I,
     ),
     "other": re.compile(
-        r"\b(?:same \w+(?: \w+)? as|similar to|compared? (?:to|with)|(?<!-)following|inspired|unlike|instead of"
+        r"\b(?:same \w+(?: \w+)? as|similar to|compared? (?:to|with)|(?<!-)following|than|inspired|unlike|instead of"
         r"|format|based on|buil[dt]s? (?:up)?on|deriv\w+ from|remov\w+|exclud\w+|e\.g\.|such as|data ?sets like"
         r"|for instance|examples?|tutorial|demo|toy|dummy|by default|related work|acknowledge?ments?|thank\w*|your"
         r"|community|ecosystem)\b|格式|示例|样例|参考|参照|致谢|您|你|自己的|默认|社区|生态",
@@ -93,7 +93,7 @@ _INSTRUCTS = re.compile(
 )
 _OURS = re.compile(r"\bour\b.{0,60}(?:data|corp|mix)", re.I)
 _SAMPLE = re.compile(
-    r"\b(?:example|sample|demo|toy|dummy) (?:data|file|set|input)|\b(?:demo|toy|dummy)\b|示例|样例", re.I
+    r"\b(?:example|sample|demo|toy|dummy) (?:data|file|set|input)|\b(?:demo|toy|dummy|demonstrates?)\b|示例|样例", re.I
 )
 _TRAINING_DATA = re.compile(r"data|corp(?:us|ora)|数据|语料|donn|daten|datos", re.I)
 _LISTED = re.compile(
@@ -116,11 +116,12 @@ _ASKING: Final = frozenset({
 })  # fmt: skip
 _RESULTS: Final = frozenset({
     "result", "results", "outputs", "predictions", "scores", "prompt", "prompts", "templates", "log", "logs", "config",
-    "configs", "statistics", "metrics", "analysis", "inference", "serving", "throughput", "calibration", "quantize",
+    "configs", "statistics", "metrics", "analysis", "inference", "serving", "throughput", "calibration",
+    "quantize", "quantization",
 })  # fmt: skip
 _SAMPLES: Final = frozenset({"demo", "demos", "dummy", "example", "examples", "sample", "samples", "toy", "mock"})
 _MARKING: Final = _ASKING | _RESULTS | {
-    "evaluate", "evaluator", "test", "tests", "testing", "testset", "dev", "valid", "gold", "golden", "answers",
+    "evaluate", "evaluator", "test", "tests", "testing", "testset", "dev", "val", "valid", "gold", "golden", "answers",
     "references", "leaderboard",
 }  # fmt: skip
 """Words of a path that speak against training data."""
