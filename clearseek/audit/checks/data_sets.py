@@ -235,7 +235,8 @@ def _is_place(mention: Mention, subject: Subject) -> bool:
     if _PLACE.match(target):
         return _NAMES_DATA.search(f"{near} {mention.after[:30]} {target}") is not None
     last = target.rstrip("/").rpartition("/")[2] if "github.com" in target else ""
-    trained = _ON.search(mention.before) and _NAMES_DATA.search(mention.before[-40:])
+    model = re.search(r"huggingface\.co|hf\.co|modelscope", target)
+    trained = not model and _ON.search(mention.before) and _NAMES_DATA.search(mention.before[-40:])
     return bool(_REPOSITORY.match(target) and (trained or _NAMES_DATA.search(f"{mention.link.text} {last}")))
 
 
