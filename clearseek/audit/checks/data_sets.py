@@ -59,7 +59,7 @@ CUES: Final = {
         re.I,
     ),
     "other": re.compile(
-        r"\b(?:same \w+(?: \w+)? as|similar to|compared? (?:to|with)|(?<!-)following|inspired|unlike|instead of"
+        r"\b(?:same \w+(?: \w+)? as|similar to|compared? (?:to|with)|(?<!-)following|than|inspired|unlike|instead of"
         r"|format|based on|buil[dt]s? (?:up)?on|deriv\w+ from|remov\w+|exclud\w+|e\.g\.|such as|data ?sets like"
         r"|for instance|examples?|tutorial|demo|toy|dummy|by default|related work|acknowledge?ments?|thank\w*|your"
         r"|community|ecosystem)\b|格式|示例|样例|参考|参照|致谢|您|你|自己的|默认|社区|生态",
@@ -93,7 +93,7 @@ _INSTRUCTS = re.compile(
 )
 _OURS = re.compile(r"\bour\b.{0,60}(?:data|corp|mix)", re.I)
 _SAMPLE = re.compile(
-    r"\b(?:example|sample|demo|toy|dummy) (?:data|file|set|input)|\b(?:demo|toy|dummy)\b|示例|样例", re.I
+    r"\b(?:example|sample|demo|toy|dummy) (?:data|file|set|input)|\b(?:demo|toy|dummy|demonstrates?)\b|示例|样例", re.I
 )
 _TRAINING_DATA = re.compile(r"data|corp(?:us|ora)|数据|语料|donn|daten|datos", re.I)
 _LISTED = re.compile(
@@ -110,26 +110,21 @@ _TUNING = re.compile(
 _PRETRAINING = re.compile(
     r"pre-?train|mid-?train|from scratch|\bbase\b|预训练|預訓練|pré-?entra|vortrain|annealing", re.I
 )
-_MARKING: Final = frozenset({
-    "eval", "evals", "evaluation", "evaluate", "evaluations", "evaluator", "bench", "benches", "benchmark",
-    "benchmarks", "test", "tests", "testing", "testset", "heldout", "dev", "valid", "validation", "exam", "exams",
-    "quiz", "puzzle", "puzzles", "question", "questions", "gold", "golden", "answers", "references", "leaderboard",
-    "mmlu", "cmmlu", "ceval", "gsm8k", "humaneval", "mbpp", "bbh", "gpqa", "aime", "hellaswag", "winogrande", "piqa",
-    "arc", "truthfulqa", "livecodebench", "ifeval", "mtbench", "triviaqa", "result", "results", "outputs",
-    "predictions", "scores", "prompts", "templates", "calibration", "analysis", "metrics", "inference", "serving",
-    "throughput", "quantize", "quantization",
-})  # fmt: skip
-"""Words of a path that speak against training data."""
 _ASKING: Final = frozenset({
-    "eval", "evals", "evaluation", "bench", "benchmark", "benchmarks", "heldout", "validation", "puzzles", "questions",
+    "eval", "evals", "evaluation", "evaluations", "bench", "benches", "benchmark", "benchmarks", "heldout",
+    "validation", "exam", "exams", "quiz", "puzzle", "puzzles", "question", "questions",
 })  # fmt: skip
 _RESULTS: Final = frozenset({
-    "result", "results", "outputs", "predictions", "scores", "prompt", "prompts", "templates", "log", "logs",
-    "config", "configs", "statistics",
+    "result", "results", "outputs", "predictions", "scores", "prompt", "prompts", "templates", "log", "logs", "config",
+    "configs", "statistics", "metrics", "analysis", "inference", "serving", "throughput", "calibration",
+    "quantize", "quantization",
 })  # fmt: skip
-_SAMPLES: Final = frozenset({
-    "demo", "demos", "dummy", "example", "examples", "sample", "samples", "toy", "mock",
-})  # fmt: skip
+_SAMPLES: Final = frozenset({"demo", "demos", "dummy", "example", "examples", "sample", "samples", "toy", "mock"})
+_MARKING: Final = _ASKING | _RESULTS | {
+    "evaluate", "evaluator", "test", "tests", "testing", "testset", "dev", "val", "valid", "gold", "golden", "answers",
+    "references", "leaderboard",
+}  # fmt: skip
+"""Words of a path that speak against training data."""
 _TRAINING: Final = frozenset({
     "train", "training", "pretrain", "pretraining", "corpus", "sft", "instruct", "instruction", "instructions",
     "finetune", "finetuning", "dpo", "rlhf",
@@ -240,7 +235,8 @@ def _is_place(mention: Mention, subject: Subject) -> bool:
     if _PLACE.match(target):
         return _NAMES_DATA.search(f"{near} {mention.after[:30]} {target}") is not None
     last = target.rstrip("/").rpartition("/")[2] if "github.com" in target else ""
-    trained = _ON.search(mention.before) and _NAMES_DATA.search(mention.before[-40:])
+    model = re.search(r"huggingface\.co|hf\.co|modelscope", target)
+    trained = not model and _ON.search(mention.before) and _NAMES_DATA.search(mention.before[-40:])
     return bool(_REPOSITORY.match(target) and (trained or _NAMES_DATA.search(f"{mention.link.text} {last}")))
 
 
@@ -328,8 +324,10 @@ def _words(path: str) -> set[str]:
 def _may_train(source: Source, path: str, surely: bool = False) -> bool:
     """Whether nothing in a file's path and first record speaks against training data, or `surely` all speaks for it."""
     folder, _, base = path.rpartition("/")
-    marks, words = _MARKING | _SAMPLES, _words(base)
-    if is_test(path) or _words(folder) & marks or words & _SAMPLES or (words & _MARKING and not words & _TRAINING):
+    words = _words(base)
+    if is_test(path) or _words(path) & _SAMPLES or _words(folder) & _MARKING:
+        return False
+    if (BENCHMARK.search(path) or words & _MARKING) and not words & _TRAINING:
         return False
     keys = _keys(source, path) if re.search(r"\.jsonl?$", path) else set()
     reads = any(form <= keys for form in _READ_BY_TRAINING)

@@ -40,7 +40,6 @@ _GENERIC = re.compile(
     re.I,
 )
 """Words of a link that say only that it is a paper."""
-_IS_REPORT = re.compile(rf"\b(?:tech(?:nical)?|research|full)[ -](?:report|paper)|\b{_KIND}\b|论文|报告", re.I)
 _OWN = re.compile(
     rf"\bour\W+(?:\w+\W+){{0,2}}$|\bour (?:\w+ ){{0,2}}(?:{_KIND}|work|study)\b|\bthis (?:work|paper|repo\w*|project"
     rf"|report)\b|accompan"
