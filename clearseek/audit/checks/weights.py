@@ -126,7 +126,7 @@ def _tensors(subject: Subject) -> Row:
         raw = subject.config_raw
         why = subject.config.error or raw.error or "there is no config.json"
         reason = f"unknown which tensors there should be: {why}"
-        return ask.WEIGHTS_TENSORS.answer("no" if raw.error else "unknown", Grade.PRESENT, reason)
+        return ask.WEIGHTS_TENSORS.unknown(Grade.PRESENT, reason)
     quantised = bool((subject.config_raw.value or {}).get("quantization_config"))
     if quantised:
         expected = {tensor.name: tensor.shape for tensor in fp8_tensors(config)}
