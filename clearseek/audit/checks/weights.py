@@ -267,6 +267,9 @@ def _elsewhere(subject: Subject, away: str) -> Row:
     models = [each for each in subject.repositories
               if each.kind in ("model", "collection", "owner") and not each.others
               and not _NO_WEIGHTS.search(each.name)]  # fmt: skip
+    if not models and subject.unread:
+        reason = f"no weight files here, and no link to any in what was read; {subject.unread}"
+        return ask.WEIGHTS_FINAL.unknown(Grade.ABSENT, reason)
     if not models:
         return ask.WEIGHTS_FINAL.no(Grade.ABSENT, "no weight files here, and no document links to any")
     places = tuple(each.place for each in models[:4])

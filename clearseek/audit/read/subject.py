@@ -257,7 +257,7 @@ class Subject:
 
     @cached_property
     def _spoken_of(self) -> dict[tuple[str, str], tuple[bool, bool]]:
-        """Owner and name of each repository -> whether all words around it are about others' work, or some say "our"."""
+        """Owner and name of a repository -> whether all words around it are about others' work, or some say "our"."""
         out: dict[tuple[str, str], tuple[bool, bool]] = {}
         for each in self.repositories:
             others, ours = out.get((each.owner, each.name), (True, False))
@@ -273,6 +273,14 @@ class Subject:
     def documents(self) -> tuple[Document, ...]:
         """Prose, the card first."""
         return tuple(self.source.document(path) for path in prose(self.source)[0])
+
+    @cached_property
+    def unread(self) -> str:
+        """What of the documents was too much to read, in words; empty where all was read: "no" is said only then."""
+        left = prose(self.source)[1]
+        told = [f"{len(left):,} text files, from {left[0]} on, are more than is read"] if left else []
+        told += [f"{document.file}: {document.unread}" for document in self.documents if document.unread]
+        return "; ".join(told)
 
     def links(
         self, wanted: Callable[[str], object] | None = None, about: Callable[[Document, int], object] | None = None
