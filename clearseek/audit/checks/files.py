@@ -11,7 +11,6 @@ from typing import Any
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.pickles import is_pickle
-from clearseek.audit.read.source import prose
 from clearseek.audit.read.subject import CONFIG, Subject, attempt
 from clearseek.errors import UserError
 from clearseek.hub.safetensors import LONGEST_HEADER
@@ -140,18 +139,16 @@ def _inventory(subject: Subject) -> Row:
     hashed = [path for path in source.sizes if source.sha256(path)]
     size = sum(source.sizes.values())
     text = f"{len(source.sizes):,} files, {size:,} bytes"
-    if left := prose(source)[1]:
-        text += f"; {len(left):,} text files, from {left[0]} on, are more than is read"
+    notes = ""
     if pointers := [path for path in source.sizes if source.pointer(path) is not None]:
         size = sum(map(source.stored_size, pointers))
-        text += f"; {len(pointers):,} of them are pointers to {size:,} bytes that are not in this copy"
-    for document in subject.documents:
-        text += f"; {document.file}: {document.unread}" if document.unread else ""
+        notes = f"; {len(pointers):,} of them are pointers to {size:,} bytes that are not in this copy"
+    notes += f"; {subject.unread}" if subject.unread else ""
     if not source.sizes:
         return ask.FILES_INVENTORY.no(Grade.ABSENT, "there are no files")
     if len(hashed) == len(source.sizes):
-        return ask.FILES_INVENTORY.yes(Grade.PRESENT, f"{text}, each with its SHA-256")
-    reason = f"{text}; {len(hashed):,} of them hashed (run without --no-hash to hash all)"
+        return ask.FILES_INVENTORY.yes(Grade.PRESENT, f"{text}, each with its SHA-256{notes}")
+    reason = f"{text}; {len(hashed):,} of them hashed (run without --no-hash to hash all){notes}"
     return ask.FILES_INVENTORY.unknown(Grade.PRESENT, reason)
 
 

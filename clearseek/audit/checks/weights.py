@@ -126,7 +126,7 @@ def _tensors(subject: Subject) -> Row:
         raw = subject.config_raw
         why = subject.config.error or raw.error or "there is no config.json"
         reason = f"unknown which tensors there should be: {why}"
-        return ask.WEIGHTS_TENSORS.answer("no" if raw.error else "unknown", Grade.PRESENT, reason)
+        return ask.WEIGHTS_TENSORS.unknown(Grade.PRESENT, reason)
     quantised = bool((subject.config_raw.value or {}).get("quantization_config"))
     if quantised:
         expected = {tensor.name: tensor.shape for tensor in fp8_tensors(config)}
@@ -267,6 +267,9 @@ def _elsewhere(subject: Subject, away: str) -> Row:
     models = [each for each in subject.repositories
               if each.kind in ("model", "collection", "owner") and not each.others
               and not _NO_WEIGHTS.search(each.name)]  # fmt: skip
+    if not models and subject.unread:
+        reason = f"no weight files here, and no link to any in what was read; {subject.unread}"
+        return ask.WEIGHTS_FINAL.unknown(Grade.ABSENT, reason)
     if not models:
         return ask.WEIGHTS_FINAL.no(Grade.ABSENT, "no weight files here, and no document links to any")
     places = tuple(each.place for each in models[:4])

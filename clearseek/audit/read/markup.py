@@ -92,6 +92,8 @@ def take_apart(lines: Sequence[str], begin: int = 0, marked: bool = True) -> Par
             prose.pop()
             reader.parts.unread = f"only its first {begin + len(prose):,} lines were read"
             break
+    if any(len(line) > LONGEST_LINE for line in lines) and not reader.parts.unread:
+        reader.parts.unread = f"only the first {LONGEST_LINE:,} characters of its longest lines were read"
     text = without_comments("\n".join(prose).replace("\0", "\ufffd"))
     tokens: list[Token] = []
     environment: dict[str, object] = {}

@@ -156,6 +156,14 @@ def repositories(document: Document) -> Iterator[Repository]:
                 yield Repository(*found, document.at(number, shorten(line.strip())))
 
 
+def submodules(document: Document) -> Iterator[Repository]:
+    """Repositories that git would put into folders of this one."""
+    for number, line in enumerate(document.lines[:_MOST], 1):
+        name, _, address = line.partition("=")
+        if name.strip() == "url" and (found := read_address(address.strip())):
+            yield Repository(*found, document.at(number, address.strip()))
+
+
 def written(line: str) -> Iterator[tuple[Kind, str, str]]:
     """Repositories that a line of a program or a shell names."""
     for match in islice(_WRITTEN.finditer(line), 20):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from itertools import islice
+from itertools import chain, islice
 from math import prod
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -19,7 +19,7 @@ from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import Claim, find_claims
 from clearseek.audit.read.identity import Identity, identify, kin, stem
-from clearseek.audit.read.repositories import Repository, read_address, repositories
+from clearseek.audit.read.repositories import Repository, read_address, repositories, submodules
 from clearseek.audit.read.source import Source, prose
 from clearseek.config import ModelConfig
 from clearseek.counts import Counted, ParameterCount, count_parameters
@@ -199,7 +199,12 @@ class Subject:
     @cached_property
     def repositories(self) -> tuple[Repository, ...]:
         """Repositories of models, data and code that the documents link to, clone or load."""
-        return tuple(islice((each for document in self.documents for each in repositories(document)), MOST_LINKS))
+        documents = (each for document in self.documents for each in repositories(document))
+        return tuple(islice(chain(documents, *map(submodules, self.source.readable(self._modules))), MOST_LINKS))
+
+    @property
+    def _modules(self) -> tuple[str, ...]:
+        return tuple(path for path in (".gitmodules",) if path in self.source.sizes)
 
     @cached_property
     def identity(self) -> Identity:
@@ -231,23 +236,29 @@ class Subject:
 
         A link without a host leads into the release itself, which is the maker's.
         """
-        if not re.match(r"[a-z][a-z0-9+.-]{0,20}:|//|git@|www\.", target, re.I):
-            return True
         found = read_address(target)
         if found is None:
-            return None
+            return None if re.match(r"[a-z][a-z0-9+.-]{0,20}:|//|git@|www\.", target, re.I) else True
         _, owner, name = found
         root, makers = stem(owner), self.identity.makers
         if root in makers:
             return True
         if any(min(len(root), len(each)) > 3 and (root.startswith(each) or each.startswith(root)) for each in makers):
             return True
-        same = [each for each in self.repositories if (each.owner, each.name) == (owner, name)]
-        if same and all(each.others for each in same):
-            return False
-        if any(each.ours and not each.others for each in same):
-            return True
+        if (owner, name) in self._spoken_of:
+            others, ours = self._spoken_of[owner, name]
+            if others or ours:
+                return ours
         return False if makers and not self.kin(name) else None
+
+    @cached_property
+    def _spoken_of(self) -> dict[tuple[str, str], tuple[bool, bool]]:
+        """Owner and name of a repository -> whether all words around it are about others' work, or some say "our"."""
+        out: dict[tuple[str, str], tuple[bool, bool]] = {}
+        for each in self.repositories:
+            others, ours = out.get((each.owner, each.name), (True, False))
+            out[each.owner, each.name] = (others and each.others, ours or (each.ours and not each.others))
+        return out
 
     @cached_property
     def counts(self) -> ParameterCount | None:
@@ -270,6 +281,14 @@ class Subject:
     def documents(self) -> tuple[Document, ...]:
         """Prose, the card first."""
         return tuple(self.source.document(path) for path in prose(self.source)[0])
+
+    @cached_property
+    def unread(self) -> str:
+        """What of the documents was too much to read, in words; empty where all was read: "no" is said only then."""
+        left = prose(self.source)[1]
+        told = [f"{len(left):,} text files, from {left[0]} on, are more than is read"] if left else []
+        told += [f"{document.file}: {document.unread}" for document in self.documents if document.unread]
+        return "; ".join(told)
 
     def links(
         self, wanted: Callable[[str], object] | None = None, about: Callable[[Document, int], object] | None = None

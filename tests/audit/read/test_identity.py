@@ -132,6 +132,13 @@ def test_whose_a_link_is(tmp_path: Path, target: str, own: bool | None) -> None:
     assert subject(tmp_path, OURS).is_own(target) is own
 
 
+def test_submodules_are_repositories(tmp_path: Path) -> None:
+    modules = '[submodule "weights"]\n\tpath = weights\n\turl = git@hf.co:lab/Foo-7B\n'
+    found = subject(tmp_path, "# Foo\n", **{".gitmodules": modules})
+    assert [(each.kind, each.owner, each.name) for each in found.repositories] == [("model", "lab", "Foo-7B")]
+    assert found.is_own("huggingface.co/lab/x") is True
+
+
 def test_without_a_maker_nothing_is_somebody_elses(tmp_path: Path) -> None:
     found = subject(tmp_path, "# Foo\n\nSee [x](https://github.com/psf/black).\n")
     assert found.is_own("https://github.com/psf/black") is None
