@@ -362,7 +362,7 @@ def preparation(program: Program, path: str) -> Deed | None:
     """Whether a file makes training data: with a toolkit for that, or by writing what it makes of texts."""
     if {each.partition(".")[0].lower() for each in program.imports} & _TOOLKITS:
         return Deed()
-    if not names_in(path) & _PREPARES or names_in(path) & {"eval", "evaluation", "evaluate", "benchmark", "bench"}:
+    if not names_in(path) & _PREPARES or names_in(path.rpartition("/")[0]) & _BESIDE - _PREPARES:
         return None
     last = {call.last for call in program.calls}
     makes = any(words(each) & _MAKES for each in last | program.functions)

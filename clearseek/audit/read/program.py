@@ -359,7 +359,7 @@ def _shell(out: Program, text: str) -> None:
     """Commands, word by word, and the settings that options and variables give."""
     command: list[str] = []
     text = _HEREDOC.sub("\n", text.replace("\\\r\n", " ").replace("\\\n", " "))
-    out.lines = sum(1 for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#"))
+    out.lines += sum(1 for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#"))
     for match in _SHELL.finditer(text + "\n"):
         if match["word"] is not None:
             command.append(match["word"].replace('"', "").replace("'", "")[:1000])
