@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Final, get_args
 
 from clearseek.audit import questions as ask
-from clearseek.audit.checks.settings import configuration, environment
+from clearseek.audit.checks.settings import configuration, environment, fenced
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.read import deeds
 from clearseek.audit.read.card import Document, Link
 from clearseek.audit.read.deeds import Deed
-from clearseek.audit.read.program import words
+from clearseek.audit.read.program import read_program, words
 from clearseek.audit.read.sources import SourceFile, source_files
 from clearseek.audit.read.subject import Subject
 
@@ -43,8 +43,8 @@ _POSSESSED = re.compile(
 )
 _BASED = re.compile(r"\b(?:based on|built (?:up)?on|adapted|fork|thank|from|inspired)", re.I)
 _OFFERED = re.compile(
-    r"such as|e\.g|example|suggest|recommend|\blike\b|\busing\b|\bwith\b|\bvia\b|third|communit|other|thank|based on|adapted"
-    r"|inspired|compar|\bfrom\b|support",
+    r"such as|e\.g|example|suggest|recommend|\blike\b|\busing\b|\bwith\b|\bvia\b|third|communit|other|thank|based on"
+    r"|adapted|inspired|compar|\bfrom\b|support",
     re.I,
 )
 """Words by which a card speaks of what others made."""
@@ -75,7 +75,8 @@ class Piece:
 PIECES: Final = (
     Piece(ask.CODE_ARCHITECTURE, lambda file: deeds.architecture(file.program),
           deeds.may_define,
-          rf"{_near('model|architecture|modell?ing|(?:pre-?)?training', _CODE)}|^\W*(?:our |official |source )*code(?:base)?\W*$"
+          rf"{_near('model|architecture|modell?ing|(?:pre-?)?training', _CODE)}"
+          r"|^\W*(?:our |official |source )*code(?:base)?\W*$"
           r"|^\W*(?:source )?code\W*:", ("model",)),
     Piece(ask.CODE_TRAINING, lambda file: deeds.training(file.program, file.path, file.beside),
           deeds.may_train,
@@ -123,6 +124,8 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
     if short:
         reason = f"{short[0].path} names it in fewer than {piece.least} lines of code, too few to do it"
         return question.no(Grade.CLAIMED, reason, short[0].evidence)
+    if row := _named(subject, piece):
+        return row
     code = sum(1 for each in sources if each.is_code)
     elsewhere = [] if code else list(_links(subject, re.compile(rf"\b(?:{_CODE})\b", re.I), clear=False))
     if elsewhere:
@@ -130,7 +133,32 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
         reason = f"there is no code here; {shown} is linked, and nothing says whether it holds this"
         return question.unknown(Grade.LINKED, reason, *elsewhere[:_ENOUGH])
     looked = f"none of the {code} source files does it" if code else "there is no source file"
-    return question.no(Grade.ABSENT, f"{looked}, and no repository of the maker that is said to hold it is linked")
+    others = list(_links(subject, re.compile(piece.words, re.I), whose=False))
+    said = f" ({others[0].quote} is somebody else's)" if others else ""
+    return question.no(
+        Grade.ABSENT, f"{looked}, and no repository of the maker that is said to hold it is linked{said}", *others[:1]
+    )
+
+
+def _named(subject: Subject, piece: Piece) -> Row | None:
+    """The row of a model that others' code can run, as its configuration or an example in its documents says."""
+    if piece.question == ask.CODE_ARCHITECTURE:
+        named = (subject.config_raw.value or {}).get("architectures")
+        if (
+            isinstance(named, list)
+            and named
+            and isinstance(named[0], str)
+            and "auto_map" not in subject.config_raw.value
+        ):
+            reason = f"no code here; config.json names {named[0][:80]}, a class that a library has to bring"
+            return piece.question.partly(Grade.CLAIMED, reason, subject.config_key("architectures"))
+    if piece.question == ask.CODE_INFERENCE:
+        for document in subject.documents[:_ENOUGH]:
+            for line, kind, text in fenced(document):
+                if kind == "py" and deeds.inference(read_program("a.py", text.encode())):
+                    reason = f"no program here; {document.file} shows how to run it with a library"
+                    return piece.question.partly(Grade.CLAIMED, reason, document.at(line))
+    return None
 
 
 def _search(
@@ -218,8 +246,8 @@ def _linked(subject: Subject, piece: Piece) -> list[Evidence]:
     return list(_links(subject, re.compile(piece.words, re.I)))
 
 
-def _links(subject: Subject, words: re.Pattern[str], clear: bool = True) -> Iterator[Evidence]:
-    """Links to repositories among these words; if `clear`, only those that are surely the maker's."""
+def _links(subject: Subject, words: re.Pattern[str], clear: bool = True, whose: bool = True) -> Iterator[Evidence]:
+    """Links to repositories among these words: the maker's, or others'; if `clear`, only those that surely are."""
     for document in subject.documents:
         for text, link in _told(document):
             if not _REPOSITORY.match(link.target) or _NO_CODE.search(link.target):
@@ -227,7 +255,9 @@ def _links(subject: Subject, words: re.Pattern[str], clear: bool = True) -> Iter
             name = link.target.rstrip("/").rpartition("/")[2]
             called = bool(link.text) and re.sub(r"\W", "", link.text.lower()) == re.sub(r"\W", "", name.lower())
             said = text.replace(link.text, f"{link.text} itsname") if called else text  # a tool that goes by its name
-            if words.search(said) and _is_own(subject, link.target, text, clear) and (clear or subject.kin(name)):
+            if not words.search(said) or (not clear and not subject.kin(name)):
+                continue
+            if _is_own(subject, link.target, text, clear) == whose:
                 yield Evidence(document.file, f"line {link.line}", link.target)
 
 

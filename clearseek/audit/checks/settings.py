@@ -1,7 +1,7 @@
 """The settings of a run and the software it used: what somebody needs who has the code and wants the same model.
 
-Settings count wherever people write them: constants, defaults and keywords of Python, options of a command, variables of a
-shell, YAML, TOML, JSON; in a card they are a claim. Software counts when its versions are exact.
+Settings count wherever people write them: constants, defaults and keywords of Python, options and variables of a shell,
+YAML, TOML, JSON; in a card they are a claim. Software counts when its versions are exact.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ _NAMES: Final = {
     "learning rate": r"\w*learning_?rates?|\w*_?lr(?:_max|_peak)?|lr_\w*rate|eta",
     "batch size": r"(?!\w*(?:eval|test|val|infer))\w*(?:batch_?size\w*|batchsize|_bsz?)|bsz?|tokens_per_batch"
                   r"|gradient_accumulation_steps|samples_per_gpu",
-    "sequence length": r"\w*seq(?:uence)?_?len(?:gth)?s?|block_size|\w*context_(?:len(?:gth)?|size|window)|n_ctx|\w*max_length"
-                       r"|cutoff_len|ctx_len|model_max_length|image_size|resolution",
-    "steps or tokens": r"\w*steps|\w*epochs?|\w*iters|\w*iterations|(?:max|total|train\w*)_(?:tokens|duration)|train_samples",
+    "sequence length": r"\w*seq(?:uence)?_?len(?:gth)?s?|block_size|\w*context_(?:len(?:gth)?|size|window)|n_ctx"
+                       r"|\w*max_length|cutoff_len|ctx_len|model_max_length|image_size|resolution",
+    "steps or tokens": r"\w*steps|\w*epochs?|\w*iters|\w*iterations|(?:max|total|train\w*)_(?:tokens|duration)"
+                       r"|train_samples",
     "optimiser": r"\w*optim\w*",
     "weight decay": r"\w*weight_decay|wd",
     "schedule": r"\w*warm_?up\w*|\w*schedule\w*|\w*decay_(?:style|iters|steps)",
@@ -68,7 +69,8 @@ def configuration(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
     for document in subject.documents:
         for line, given in _told(document):
             if {"learning rate", "batch size"} <= given:
-                reason = f"a document gives {', '.join(part for part in _SETTINGS if part in given)}; no file of settings does"
+                told = ", ".join(part for part in _SETTINGS if part in given)
+                reason = f"a document gives {told}; no file of settings does"
                 return question.partly(Grade.CLAIMED, reason, document.at(line))
     if unread:
         reason = f"{unread[0].path} {unread[0].unread}; no file that was read gives learning rate and batch size"
@@ -86,7 +88,7 @@ def settings_of(program: Program) -> frozenset[str]:
 
 
 def _told(document: Document) -> Iterator[tuple[int, frozenset[str]]]:
-    """Settings that a document gives: in its tables and lists under one heading, in a block of settings, in a sentence."""
+    """Settings that a document gives: under one heading, in lists and tables, or in a block of code."""
     under: dict[tuple[str, ...], Program] = {}
     begins: dict[tuple[str, ...], int] = {}
 
@@ -169,7 +171,7 @@ def environment(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
         return question.partly(Grade.CLAIMED, reason, each.evidence)
     for document in subject.documents:
         for number, line in enumerate(document.lines, 1):
-            if _PIN.match(line.strip()) and "==" in line or _TOLD_PIN.match(line):
+            if ("==" in line and _PIN.match(line.strip())) or _TOLD_PIN.match(line):
                 reason = "a document names versions; no file pins them"
                 return question.partly(Grade.CLAIMED, reason, document.at(number))
     if other:

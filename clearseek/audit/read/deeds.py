@@ -37,79 +37,84 @@ _TRAIN: Final = several(
     "train trainer training pretrain pretraining finetune finetuning tune sft dpo ppo grpo rlhf orpo kto distill"
 )
 _NOT_MODEL: Final = several(
-    "tokenizer tokenizers tokeniser tokenize sentencepiece bpe unigram wordpiece wordlevel spm fasttext kenlm data dataset"
-    " datasets prepare preprocess eval evaluate evaluation test convert plot classifier download probe probing"
+    "tokenizer tokenizers tokeniser tokenize sentencepiece bpe unigram wordpiece wordlevel spm fasttext kenlm "
+    "data dataset datasets prepare preprocess eval evaluate evaluation test convert plot classifier download "
+    "probe probing"
 )
 """What trains something else than the model, or works beside training."""
 _BESIDE: Final = several(
-    "eval evals evaluation evaluations evaluate evaluator benchmark benchmarks bench harness tokenizer convert preprocess"
-    " preprocessing prepare classifier ocr probe probing"
+    "eval evals evaluation evaluations evaluate evaluator benchmark benchmarks bench harness tokenizer convert "
+    "preprocess preprocessing prepare classifier ocr probe probing"
 )
 """Folders whose programs work beside training."""
 _FRAMEWORKS: Final = several(
-    "axolotl llamafactory llmtuner torchtitan nanotron megatron nemo nemo_run torchtune tune swift xtuner fairseq fairseq2 t5x"
-    " t5 maxtext paxml levanter litgpt lit_gpt openrlhf verl trl trlx llmfoundry composer mlx_lm olmo oumi autotrain colossalai"
-    " gpt_neox open_lm transformers lightning pytorch_lightning unsloth sat slime areal rllm prime_rl open_instruct"
+    "axolotl llamafactory llmtuner torchtitan nanotron megatron nemo nemo_run torchtune tune swift xtuner fairseq "
+    "fairseq2 t5x t5 maxtext paxml levanter litgpt lit_gpt openrlhf verl trl trlx llmfoundry composer mlx_lm olmo "
+    "oumi autotrain colossalai gpt_neox open_lm transformers lightning pytorch_lightning unsloth sat slime areal "
+    "rllm prime_rl open_instruct"
 )
 """Programs that train whatever they are given."""
 _THEIR_SCRIPTS: Final = several(
-    "pretrain_gpt pretrain_bert pretrain_t5 pretrain_mamba pretrain_retro run_clm run_mlm run_pretraining run_train"
-    " megatron_gpt_pretraining train_gpt_neox"
+    "pretrain_gpt pretrain_bert pretrain_t5 pretrain_mamba pretrain_retro run_clm run_mlm run_pretraining "
+    "run_train megatron_gpt_pretraining train_gpt_neox"
 )
 """Scripts of such programs by names that only they have."""
 _GRADIENTS: Final = several(
-    "backward value_and_grad grad gradient gradients manual_backward forward_backward withgradient filter_value_and_grad"
-    " forward_backward_func loss_and_grad backprop filter_grad"
+    "backward value_and_grad grad gradient gradients manual_backward forward_backward withgradient "
+    "filter_value_and_grad forward_backward_func loss_and_grad backprop filter_grad"
 )
 _OPTIMISER: Final = several("opt optim optims adam adamw sgd lion muon adafactor shampoo tx scaler engine")
 _BOTH: Final = several("apply_gradients apply_gradient minimize train_on_batch backward_step apply_updates")
 _FITS: Final = several("train fit fit_one_cycle fine_tune finetune pretrain learn train_and_evaluate run launch step")
 _LAYERS: Final = (
     "Linear", "Embedding", "Embed", "Conv1d", "Conv2d", "Conv3d", "Conv1D", "Conv2D", "Conv", "Dense", "DenseGeneral",
-    "LSTM", "GRU", "RNN", "Parameter", "param", "get_parameter", "get_variable", "Einsum", "MultiheadAttention", "dense",
+    "LSTM", "GRU", "RNN", "Parameter", "param", "get_parameter", "get_variable", "Einsum", "MultiheadAttention",
+    "dense",
     "create_parameter", "add_weight", "Param", "conv1d", "conv2d", "LSTMCell", "GRUCell", "ConvTranspose1d",
     "ConvTranspose2d", "linear", "Variable", "EmbeddingBag",
 )  # fmt: skip
 _MODULES: Final = several("module model layer block pretrainedmodel net network cell mixin function")
 _RUNS: Final = several(
-    "generate generation sample sampling decode decoding transcribe predict inference infer complete completion chat answer"
-    " synthesize denoise"
+    "generate generation sample sampling decode decoding transcribe predict inference infer complete completion "
+    "chat answer synthesize denoise"
 )
 _CHOICES: Final = several("argmax multinomial categorical topk top_k softmax argsort choice random_uniform no_grad")
-_LOADS: Final = ("from_pretrained", "LLM", "load_checkpoint", "load_model", "build", "load_state_dict", "load", "restore",
+_LOADS: Final = ("from_pretrained", "LLM", "load_checkpoint", "load_model", "build", "load_state_dict", "load",
+                 "restore",
                  "from_folder", "Llama", "pipeline", "load_weights")  # fmt: skip
 _HARNESSES: Final = several(
-    "lm_eval lighteval opencompass helm evalplus bigcode_eval human_eval mteb vlmeval vlmevalkit lmms_eval alpaca_eval bigcode"
-    " inspect_ai olmes oe_eval simple_evals livecodebench sacrebleu rouge_score jiwer pycocoevalcap evalscope eval_harness"
-    " fschat mlperf harness"
+    "lm_eval lighteval opencompass helm evalplus bigcode_eval human_eval mteb vlmeval vlmevalkit lmms_eval "
+    "alpaca_eval bigcode inspect_ai olmes oe_eval simple_evals livecodebench sacrebleu rouge_score jiwer "
+    "pycocoevalcap evalscope eval_harness fschat mlperf harness"
 )
 _SCORES: Final = several(
-    "accuracy acc perplexity ppl bleu rouge f1 exact em pass wer cer fid score scores scoring metric metrics eval evaluate"
-    " evaluation correct correctness grade judge bits match recall precision winrate elo results"
+    "accuracy acc perplexity ppl bleu rouge f1 exact em pass wer cer fid score scores scoring metric metrics eval "
+    "evaluate evaluation correct correctness grade judge bits match recall precision winrate elo results"
 )
 _SCORING: Final = several(
-    "eval evals evaluate evaluation evaluator benchmark benchmarks bench score scores metrics mmlu cmmlu ceval gsm8k humaneval"
-    " human mbpp hellaswag arc leaderboard judge downstream tasks zeroshot bpb"
+    "eval evals evaluate evaluation evaluator benchmark benchmarks bench score scores metrics mmlu cmmlu ceval "
+    "gsm8k humaneval human mbpp hellaswag arc leaderboard judge downstream tasks zeroshot bpb"
 )
 _SPEED: Final = several("latency throughput speed profile flops kernel kernels perf performance")
 _TOOLKITS: Final = several(
-    "datatrove nemo_curator data_juicer dolma datasketch trafilatura warcio resiliparse fasttext kenlm text_dedup dataprep"
+    "datatrove nemo_curator data_juicer dolma datasketch trafilatura warcio resiliparse fasttext kenlm text_dedup "
+    "dataprep"
 )
 _MAKES: Final = several(
-    "tokenize tokenizer encode encode_batch encode_ordinary dedup deduplicate minhash filter clean normalize extract crawl split"
-    " parse pack chunk format process preprocess convert map"
+    "tokenize tokenizer encode encode_batch encode_ordinary dedup deduplicate minhash filter clean normalize "
+    "extract crawl split parse pack chunk format process preprocess convert map"
 )
 _WRITES: Final = several(
-    "memmap parquet tofile dump dumps save push write writelines writer writerow builder add_item finalize to_json add_doc"
-    " export upload"
+    "memmap parquet tofile dump dumps save push write writelines writer writerow builder add_item finalize "
+    "to_json add_doc export upload"
 )
 _PREPARES: Final = several(
-    "data dataset datasets prepare prep preprocess preprocessing tokenize tokenization pretokenize dedup deduplicate filter"
-    " crawl clean cleaning corpus curation curate download process wikipedia pile synthetic"
+    "data dataset datasets prepare prep preprocess preprocessing tokenize tokenization pretokenize dedup "
+    "deduplicate filter crawl clean cleaning corpus curation curate download process wikipedia pile synthetic"
 )
 _TUNES: Final = several(
-    "finetune finetuning finetuned tune tuning sft dpo ppo grpo rlhf rl orpo kto lora qlora peft adapter adapters reward align"
-    " alignment instruct posttrain post rlvr distill distillation simpo chat"
+    "finetune finetuning finetuned tune tuning sft dpo ppo grpo rlhf rl orpo kto lora qlora peft adapter adapters "
+    "reward align alignment instruct posttrain post rlvr distill distillation simpo chat"
 )
 
 
@@ -148,10 +153,9 @@ def _loop(program: Program) -> bool:
     if any(call.last in _BOTH and not call.name.startswith("scipy") for call in program.calls):
         return bool(taken) or any(call.last in _BOTH - {"apply_updates"} and _optimises(call) for call in program.calls)
     if taken:
-        return any(
-            (call.last in ("step", "update", "update!") and (_optimises(call) or call.owner in taken and not call.given))
-            or call.name.startswith("optax.") for call in program.calls
-        )  # fmt: skip
+        steps = [call for call in program.calls if call.last in ("step", "update", "update!")]
+        engine = any(call.owner in taken and not call.given for call in steps)
+        return engine or any(map(_optimises, steps)) or any(call.name.startswith("optax.") for call in program.calls)
     return _foreign_loop(program)
 
 
@@ -194,7 +198,7 @@ _NO_START: Final = several("echo printf cd pip git cp mv rm mkdir cat ls wget cu
 
 
 def _started(command: tuple[str, ...], here: frozenset[str]) -> tuple[str, bool] | None:
-    """The program that trains and that a command starts, if it is not here, and whether it is one that anybody can have."""
+    """The program that trains and that a command starts, if it is not here, and whether anybody can have it."""
     tool = command[0].rpartition("/")[2].lower().replace("-", "_")
     if tool in _NO_START:
         return None
@@ -238,13 +242,10 @@ _NO_WEIGHTS: Final = several(
 
 
 def _loads(name: str) -> bool:
-    """Whether a call loads the weights of a model with a library's class; the release's own class may train from nothing."""
+    """Whether a call loads weights with a library's class; a class of the release itself may begin from nothing."""
     owner, _, last = name.rpartition(".")
     library = owner.partition(".")[0] in ("transformers", "diffusers", "unsloth", "peft", "trl") or "Auto" in owner
     return last == "from_pretrained" and library and not words(owner) & _NO_WEIGHTS
-
-
-_NO_WEIGHTS
 
 
 def base(program: Program) -> str:
@@ -297,8 +298,8 @@ def may_define(path: str, raw: bytes) -> bool:
 
 def may_run(path: str, raw: bytes) -> bool:
     """Whether a file may run a model, which is to be seen."""
-    return _holds(raw, b"def generat", b"def sampl", b"def decod", b"def predict", b"def infer", b"def transcri", b"load", b"def chat",
-                  b"from_pretrained", b"LLM(", b"pipeline", b"build(", b"restore", b"def complet", b"generate")  # fmt: skip
+    seeds = (b"load", b"from_pretrained", b"LLM(", b"pipeline", b"build(", b"restore", b"generate")
+    return _holds(raw, *seeds, *(b"def " + each.encode() for each in _RUNS))
 
 
 def may_score(path: str, raw: bytes) -> bool:
@@ -358,10 +359,10 @@ def evaluation(program: Program, path: str) -> Deed | None:
 
 
 def preparation(program: Program, path: str) -> Deed | None:
-    """Whether a file makes training data: with a toolkit for that, or by taking texts and writing what becomes of them."""
+    """Whether a file makes training data: with a toolkit for that, or by writing what it makes of texts."""
     if {each.partition(".")[0].lower() for each in program.imports} & _TOOLKITS:
         return Deed()
-    if not names_in(path) & _PREPARES or names_in(path) & {"eval", "evaluation", "evaluate", "benchmark", "bench"}:
+    if not names_in(path) & _PREPARES or names_in(path.rpartition("/")[0]) & _BESIDE - _PREPARES:
         return None
     last = {call.last for call in program.calls}
     makes = any(words(each) & _MAKES for each in last | program.functions)

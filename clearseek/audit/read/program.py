@@ -20,11 +20,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Final
 
 import yaml
 
 from clearseek.audit.read.card import decode
+from clearseek.filetypes import LFS_START
 
 LONGEST_SETTINGS: Final = 200_000
 """Characters of a file of settings that are taken apart."""
@@ -36,9 +38,11 @@ SETTINGS: Final = (".yaml", ".yml", ".json", ".toml", ".gin", ".cfg", ".ini", ".
 _REMARKS: Final = {
     **dict.fromkeys((".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".rs", ".swift", ".go", ".java"), re.compile(
         r"//[^\n]*|/\*.*?(?:\*/|\Z)"
-        r"|\br(?P<hashes>#{0,3})\".*?(?:\"(?P=hashes)|\Z)|\"(?:\\.|[^\"\\])*(?:\"|\Z)|'(?:\\.[^'\n]{0,8}|[^'\\\n])'", re.S)),
+        r"|\br(?P<hashes>#{0,3})\".*?(?:\"(?P=hashes)|\Z)|\"(?:\\.|[^\"\\])*(?:\"|\Z)"
+        r"|'(?:\\.[^'\n]{0,8}|[^'\\\n])'", re.S)),
     ".jl": re.compile(
-        r"#=.*?(?:=#|\Z)|#[^\n]*|\"\"\".*?(?:\"\"\"|\Z)|\"(?:\\.|[^\"\\])*(?:\"|\Z)|'(?:\\.[^'\n]{0,8}|[^'\\\n])'", re.S),
+        r"#=.*?(?:=#|\Z)|#[^\n]*|\"\"\".*?(?:\"\"\"|\Z)|\"(?:\\.|[^\"\\])*(?:\"|\Z)"
+        r"|'(?:\\.[^'\n]{0,8}|[^'\\\n])'", re.S),
 }  # fmt: skip
 """Remarks and strings of other languages; each pattern consumes what it begins, so that a text is gone over once."""
 ENDINGS: Final = (".py", ".ipynb", *_REMARKS)
@@ -120,13 +124,16 @@ class Program:
         name = key.rpartition(".")[2].strip("-+@").replace("-", "_")[-100:]
         if value is None or isinstance(value, bool) or len(self.settings) >= _MOST_VALUES:
             return
-        if name not in self.settings or not has_number(self.settings[name]) and has_number(str(value)):
+        if name not in self.settings or (not has_number(self.settings[name]) and has_number(str(value))):
             self.settings[name] = str(value)[:200]
 
 
 def read_program(path: str, raw: bytes) -> Program:
     """What a file does and sets, by the ending of its name. Never fails: what cannot be read is said in `unread`."""
     out, text, name = Program(), decode(raw), path.lower()
+    if raw.startswith(LFS_START):
+        out.unread = "points to bytes that are not here"
+        return out
     ending = "." + name.rpartition(".")[2]
     try:
         if name.endswith(".ipynb"):
@@ -352,7 +359,7 @@ def _shell(out: Program, text: str) -> None:
     """Commands, word by word, and the settings that options and variables give."""
     command: list[str] = []
     text = _HEREDOC.sub("\n", text.replace("\\\r\n", " ").replace("\\\n", " "))
-    out.lines = sum(1 for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#"))
+    out.lines += sum(1 for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#"))
     for match in _SHELL.finditer(text + "\n"):
         if match["word"] is not None:
             command.append(match["word"].replace('"', "").replace("'", "")[:1000])
@@ -375,7 +382,7 @@ def _shell(out: Program, text: str) -> None:
 
 
 def _options(out: Program, line: Sequence[str]) -> None:
-    for word, after in zip(line, line[1:], strict=False):
+    for word, after in pairwise(line):
         if word.startswith("--") and "=" not in word and not after.startswith("--"):
             out.give(word, after or None)
 
@@ -426,7 +433,7 @@ def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
 def _events(text: str) -> Iterator[tuple[str, str]]:
     """The plain values of YAML, each with its key, without building anything: no tag acts, and no alias grows."""
     keys: list[str | None] = []
-    """For each collection that is open: the key whose value comes next; ``""`` where a key comes next; None in a list."""
+    """For each open collection: the key whose value comes next, or ``""`` where a key comes next; None in a list."""
     name = ""
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         match event:

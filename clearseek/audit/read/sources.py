@@ -22,12 +22,13 @@ MOST_SOURCE: Final = 100_000_000
 """Source files, and bytes of them in all."""
 SOFTWARE: Final = ("requirements", "constraints", "environment", "dockerfile", "setup.py", "pyproject", "pipfile")
 _THEIRS: Final = several(
-    "dependencies third_party third-party thirdparty 3rdparty vendor vendored node_modules site-packages external .github"
-    " .circleci .buildkite tests test testing unittests unit_tests fixtures"
+    "dependencies third_party third-party thirdparty 3rdparty vendor vendored node_modules site-packages external "
+    ".github .circleci .buildkite tests test testing unittests unit_tests fixtures"
 )
 _TRIES: Final = re.compile(r"(?:^|/)(?:test_[^/]*|[^/]*_test|conftest)\.py$")
 _EXAMPLES: Final = several(
-    "example examples demo demos tutorial tutorials cookbook cookbooks docs doc playground samples colab colabs notebook notebooks"
+    "example examples demo demos tutorial tutorials cookbook cookbooks docs doc playground samples colab colabs "
+    "notebook notebooks"
 )
 
 

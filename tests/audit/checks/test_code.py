@@ -88,14 +88,17 @@ def test_lock_files_pin_too(release: Path) -> None:
 EVERYTHING = """\
 import torch
 class Block(torch.nn.Module):
+    def __init__(self):
+        self.up, self.down = torch.nn.Linear(8, 32), torch.nn.Linear(32, 8)
+        self.norm = torch.nn.Parameter(torch.ones(8))
     def forward(self, x):
-        return self.attention(x)
+        return self.down(self.up(x * self.norm))
 def generate(x):
     return model(x).argmax()
 def score(x):
     return model(x) == x
 def prepare(texts):
-    return tokenize(texts, shard=1)
+    write(tokenize(texts, shard=1))
 loss = model(x)
 loss.backward()
 optimizer.step()
