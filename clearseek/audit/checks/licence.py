@@ -37,9 +37,12 @@ _QUESTIONS: Final[dict[Kind, Question]] = {
 }  # fmt: skip
 KINDS: Final = tuple(_QUESTIONS)
 _FLAGS: Final = {
-    "field_of_use": "some uses are ruled out", "non_commercial": "no commercial use", "no_compete": "no use for other models",
-    "output_restriction": "limits on outputs", "geo_exclusion": "places left out",
-}  # fmt: skip
+    "field_of_use": "some uses are ruled out",
+    "non_commercial": "no commercial use",
+    "no_compete": "no use for other models",
+    "output_restriction": "limits on outputs",
+    "geo_exclusion": "places left out",
+}
 """Restrictions of a known licence, in words."""
 
 
