@@ -28,6 +28,8 @@ _LONGEST_NOTICE = 400
 _LONGEST_NAME = 12
 """Words that a holder's name may have."""
 _MOST_RULES = 50
+_CHOICE = re.compile(r"\W{0,20}alternatively\b.{0,300}\blicen[cs]e", re.I | re.S)
+"""Begins the offer of another licence."""
 _MOST_SMALL = 3
 """Words in lower case, unknown here, that a copyright line may have: some people and teams write themselves so."""
 _NAMES_TOO = _WORDS["names_too"]
@@ -135,8 +137,9 @@ def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
     place = 0
     for block in [*_BLANK.finditer(raw), None]:
         end = block.start() if block else len(raw)
+        choice = _CHOICE.match(raw, place, end) is not None  # what one may choose instead takes nothing back
         for begin, piece, alone in _pieces(raw[place:end]):
-            found = _judge(piece, alone, others)
+            found = _judge(piece, alone, others or choice)
             if found == "rule" and len(rules) < _MOST_RULES:
                 rules.append((raw.count("\n", 0, place + begin), piece.strip()))
             elif found and found != "rule" and kind != "a note":
