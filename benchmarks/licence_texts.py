@@ -172,8 +172,9 @@ def main(spdx: Path, commit: str, companies: Path) -> None:
             (TEXTS / f"{id}.txt").write_text(text, encoding="utf-8")
     lines = ",\n".join(f"{json.dumps(id)}: {json.dumps(entry, separators=(',', ':'))}" for id, entry in index.items())
     (TEXTS / "index.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
-    (HERE / "spdx.tsv").write_text(f"# {URL.format(commit=commit, id='*')}: id, name, and flags: O approved by the OSI, F free by the FSF's list, P permissive, D deprecated\n"
-                                   + "\n".join(sorted(rows)) + "\n", encoding="utf-8")  # fmt: skip
+    flags = "O approved by the OSI, F free by the FSF's list, P permissive, D deprecated"
+    head = f"# {URL.format(commit=commit, id='*')}: id, name, and flags: {flags}"
+    (HERE / "spdx.tsv").write_text("\n".join([head, *sorted(rows)]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

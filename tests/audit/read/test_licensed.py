@@ -84,7 +84,7 @@ def test_a_name_that_nobody_knows_is_unknown(tmp_path: Path) -> None:
     ("card", "files", "answer"),
     [
         ("The Foo models are released under the MIT license.", {"LICENSE": APACHE}, "no"),
-        ("The code is under Apache 2.0, the model weights under CC-BY-NC-4.0.", {"LICENSE": APACHE}, "unknown"),
+        ("The code is under Apache 2.0, the model weights under CC-BY-NC-4.0.", {"LICENSE": APACHE}, "yes"),
         ("Foo is released under the MIT license.", {"LICENSE": MIT, "weights__LICENSE": APACHE}, "no"),
         ("The code is MIT-licensed. The weights are under Apache 2.0.", {"LICENSE-CODE": MIT, "LICENSE-MODEL": APACHE},
          "yes"),
@@ -109,7 +109,8 @@ def test_restrictions_decide(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tag", ["eupl-1.2", "ms-pl", "osl-3.0", "ncsa", "ofl-1.1", "postgresql", "zlib", "afl-3.0",
                                  "artistic-2.0", "bsl-1.0", "ecl-2.0", "epl-2.0", "lgpl", "gpl", "bsd", "unlicense",
-                                 "isc", "wtfpl", "bsd-3-clause-clear", "lppl-1.3c", "agpl-3.0", "openmdw-1.1"])  # fmt: skip
+                                 "isc", "wtfpl", "bsd-3-clause-clear", "lppl-1.3c", "agpl-3.0",
+                                 "openmdw-1.1"])  # fmt: skip
 def test_the_hubs_open_tags(tag: str, tmp_path: Path) -> None:
     row = audit_of(tmp_path, f"---\nlicense: {tag}\n---\n{TITLE}")["licence.weights"]
     assert row.answer == "yes", row.reason
