@@ -22,12 +22,14 @@ NEUTRAL = _WORDS["neutral"]
 OPERATIVE = _WORDS["operative"]
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _RESERVED = re.compile(r"\ball rights reserved\b", re.I)
-_ADDRESS = re.compile(r"<?(?:\S+@\S+|https?://\S+|www\.\S+)>?")
+_ADDRESS = re.compile(r"<?(?:[^\s@]{1,80}@\S{1,200}|https?://\S{1,500}|www\.\S{1,500})>?")
 _OF_HOLDERS = re.compile(r"(?<!for )(?<!For )(?<!FOR )\b(?:Research|RESEARCH)\b|\bPrivate(?= Limited| Ltd)|\bLimited$")
 _LONGEST_NOTICE = 400
 _LONGEST_NAME = 12
 """Words that a holder's name may have."""
 _MOST_RULES = 50
+_LONGEST_PIECE = 20_000
+"""Characters of a sentence; a longer one is not read, and may rule."""
 _CHOICE = re.compile(r"\W{0,20}alternatively\b.{0,300}\blicen[cs]e", re.I | re.S)
 """Begins the offer of another licence."""
 _MOST_SMALL = 3
@@ -174,6 +176,8 @@ def _sentences(text: str, begin: int) -> Iterator[tuple[int, str, bool]]:
 
 def _judge(piece: str, alone: bool, others: bool) -> str:
     """``rule``, the name of what a line or sentence is, or nothing where it has no words."""
+    if len(piece) > _LONGEST_PIECE:
+        return "rule"
     plain = " ".join(piece.split())
     if is_notice(plain) or all(is_notice(line) or not WORD.search(line) for line in piece.split("\n")):
         return ""
