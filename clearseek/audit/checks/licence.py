@@ -260,7 +260,10 @@ def _agreement(subject: Subject) -> Row:
         )
         own = [each for each in found if not each.general]
         # what is said of the whole release may be meant for another kind, of which the same is said
-        compared = [each for each in found if not each.general or not own or not each.ids & elsewhere]
+        named = frozenset().union(*(each.ids for each in own))
+        compared = [
+            each for each in found if not each.general or not own or _same(each.ids, named) or not each.ids & elsewhere
+        ]
         compared = compared if any(each.text is None for each in compared) or kind == "weights" else []
         # two sentences of a card may be about two models: each is compared with a text or the tag
         first = next((each for each in compared if each.text), next((each for each in compared if each.tag), None))
