@@ -15,6 +15,7 @@ import json
 import re
 import sys
 import textwrap
+import tomllib
 import xml.etree.ElementTree as ET
 from bisect import bisect_left
 from pathlib import Path
@@ -25,9 +26,10 @@ from clearseek.licences.words import phrases, read, sketch
 HERE = Path(__file__).parents[1] / "clearseek" / "licences"
 TEXTS = HERE / "texts"
 URL = "https://github.com/spdx/license-list-XML/blob/{commit}/src/{id}.xml"
-IDS = ["0BSD", "AFL-3.0", "AGPL-3.0-only", "Apache-1.1", "Apache-2.0", "Artistic-2.0", "BSD-1-Clause", "BSD-2-Clause", "BSD-2-Clause-Patent", "BSD-3-Clause", "BSD-3-Clause-Clear", "BSD-3-Clause-LBNL", "BSD-4-Clause", "BSL-1.0", "BUSL-1.1", "Bitstream-Vera", "C-UDA-1.0", "CC-BY-2.0", "CC-BY-2.5", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-NC-3.0", "CC-BY-NC-4.0", "CC-BY-NC-ND-3.0", "CC-BY-NC-ND-4.0", "CC-BY-NC-SA-3.0", "CC-BY-NC-SA-4.0", "CC-BY-ND-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC0-1.0", "CDLA-Permissive-1.0", "CDLA-Permissive-2.0", "CDLA-Sharing-1.0", "CNRI-Python", "curl", "ECL-2.0", "Elastic-2.0", "EPL-1.0", "EPL-2.0", "etalab-2.0", "EUPL-1.1", "EUPL-1.2", "FTL", "GCC-exception-3.1", "GFDL-1.3-only", "GPL-2.0-only", "GPL-3.0-only", "HPND", "HPND-sell-variant", "ICU", "IJG", "ISC", "JSON", "LGPL-2.1-only", "LGPL-3.0-only", "LGPLLR", "Libpng", "libpng-2.0", "libtiff", "LLVM-exception", "LPPL-1.3c", "MIT", "MIT-0", "MIT-CMU", "MPL-1.1", "MPL-2.0", "MS-PL", "MulanPSL-2.0", "NCSA", "OFL-1.1", "OpenMDW-1.0", "ODbL-1.0", "ODC-By-1.0", "OpenSSL", "OSL-3.0", "PDDL-1.0", "PolyForm-Noncommercial-1.0.0", "PostgreSQL", "PSF-2.0", "Python-2.0", "Python-2.0.1", "CNRI-Python-GPL-Compatible", "Qhull", "SSPL-1.0", "TCL", "Unicode-3.0", "Unicode-DFS-2016", "Unlicense", "UPL-1.0", "WTFPL", "X11", "Zlib", "ZPL-2.1", "bzip2-1.0.6", "Info-ZIP", "Hippocratic-2.1", "NASA-1.3", "EFL-2.0", "TU-Berlin-2.0"]
+_LISTS = tomllib.loads((Path(__file__).parent / "panels" / "licence_texts.toml").read_text(encoding="utf-8"))
+IDS = _LISTS["shipped"].split()
 """Licences of SPDX's list that are shipped."""
-PERMISSIVE = ["Bitstream-Vera", "BSD-4-Clause-UC", "bzip2-1.0.6", "CNRI-Python", "CNRI-Jython", "curl", "etalab-2.0", "FTL", "GCC-exception-3.1", "HPND-sell-variant", "IJG", "Info-ZIP", "Libpng", "libpng-2.0", "libtiff", "LGPLLR", "LLVM-exception", "MIT-CMU", "MIT-Modern-Variant", "NTP", "PSF-2.0", "Python-2.0.1", "Qhull", "TCL", "TU-Berlin-2.0", "X11", "Beerware", "SAX-PD", "SunPro", "NIST-PD", "blessing", "MIT-feh", "MIT-Wu", "Spencer-94", "HPND-Markus-Kuhn"]
+PERMISSIVE = _LISTS["permissive"].split()
 """Permissive by their text and by the Blue Oak Council's list or SPDX's note, though no list of OSI or FSF has them."""
 _IN, _OUT = "\x01", "\x02"
 _TAG = re.compile(r"\{.*\}")
@@ -170,8 +172,9 @@ def main(spdx: Path, commit: str, companies: Path) -> None:
             (TEXTS / f"{id}.txt").write_text(text, encoding="utf-8")
     lines = ",\n".join(f"{json.dumps(id)}: {json.dumps(entry, separators=(',', ':'))}" for id, entry in index.items())
     (TEXTS / "index.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
-    (HERE / "spdx.tsv").write_text(f"# {URL.format(commit=commit, id='*')}: id, name, and flags: O approved by the OSI, F free by the FSF's list, P permissive, D deprecated\n"
-                                   + "\n".join(sorted(rows)) + "\n", encoding="utf-8")  # fmt: skip
+    flags = "O approved by the OSI, F free by the FSF's list, P permissive, D deprecated"
+    head = f"# {URL.format(commit=commit, id='*')}: id, name, and flags: {flags}"
+    (HERE / "spdx.tsv").write_text("\n".join([head, *sorted(rows)]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,30 +1,28 @@
 """Which licence a text is: known texts are found in it, taken out, and what is left is read for rules.
 
-Copies of one licence differ in ways that mean nothing: a heading, a product line, another holder, a list of authors, the
-licences of parts that are bundled. And two licences differ in one word: CC-BY-NC-4.0 shares 98 % of its words with
-CC-BY-4.0. So a text is first *covered*: each shipped text whose phrases occur in it is aligned with it, word by word;
-there may be several. A difference then counts only where it can rule: where it has operative words, names a place, is in
-another language, or is a sentence that says something else than what belongs to whom (`names.py`). It is quoted as a
-`Change`; all else is told as added and harmless. Terms of companies are not shipped; they are recognised by a sketch of
-their phrases, and said to be word for word theirs where all words give the same hash.
+Copies of one licence differ in ways that mean nothing: a heading, a product line, another holder, a list of authors,
+the licences of parts that are bundled. And two licences differ in one word: CC-BY-NC-4.0 shares 98 % of its words
+with CC-BY-4.0. So a text is first *covered*: each shipped text whose phrases occur in it is aligned with it, word by
+word; there may be several. A difference then counts only where it can rule: where it has operative words, names a
+place, is in another language, or is a sentence that says something else than what belongs to whom (`names.py`). It is
+quoted as a `Change`; all else is told as added and harmless. Terms of companies are not shipped; they are recognised
+by a sketch of their phrases, and said to be word for word theirs where all words give the same hash.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from hashlib import sha256
-from importlib.resources import files
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from clearseek.licences.clauses import RESTRICTING, Clause, restrictions
+from clearseek.licences.known import Known, known, sketch_places, standard, words_of
 from clearseek.licences.named import by_name
 from clearseek.licences.names import NEUTRAL, adds_nothing, is_grant, is_operative, told
-from clearseek.licences.table import Licence, lookup
+from clearseek.licences.table import Licence
 from clearseek.licences.words import Op, Text, Word, differences, phrases, read, shorten
 
 _LEAST = 12
@@ -131,25 +129,6 @@ class Match:
         return (() if self.licence is None else (self.licence,)) + self.others
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A known text: what the index says of it."""
-
-    id: str
-    size: int
-    words: str
-    sketch: tuple[int, ...]
-    slots: tuple[tuple[int, int, frozenset[str], bool, bool], ...]
-    """First word, word after the last, words allowed there, whether names are, and whether it may be left out."""
-    shipped: bool
-
-    @property
-    def licence(self) -> Licence:
-        found = lookup(self.id.partition("~")[0])
-        assert found is not None, self.id
-        return found
-
-
 @dataclass(slots=True)
 class _Search:
     """A text in which known ones are looked for."""
@@ -161,33 +140,6 @@ class _Search:
     def __post_init__(self) -> None:
         for at, phrase in enumerate(phrases(self.words)):
             self.places.setdefault(phrase, []).append(at)
-
-
-@cache
-def known() -> tuple[_Known, ...]:
-    """What the index of texts says."""
-    folder = files(__package__) / "texts"
-    content: dict[str, Any] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    shipped = {path.name.removesuffix(".txt") for path in folder.iterdir()}
-    return tuple(
-        _Known(
-            id, entry["size"], entry["words"], tuple(entry["sketch"]),
-            tuple((i, j, frozenset(words.split()), bool(wild), bool(optional))
-                  for i, j, words, wild, optional in entry.get("slots", ())), id in shipped,
-        )
-        for id, entry in content.items()
-    )  # fmt: skip
-
-
-@cache
-def standard(id: str) -> Text:
-    """The words of a shipped text."""
-    return read((files(__package__) / "texts" / f"{id}.txt").read_text(encoding="utf-8"))
-
-
-@cache
-def _words(id: str) -> tuple[str, ...]:
-    return tuple(word.text for word in standard(id).words)
 
 
 def identify(text: str) -> Match:
@@ -253,7 +205,7 @@ def _cover(search: _Search) -> list[Part]:
 
 def _best(search: _Search, begin: int, end: int) -> Part | None:
     """The known text of which most is among these words."""
-    near: list[tuple[float, _Known, list[int]]] = []
+    near: list[tuple[float, Known, list[int]]] = []
     for each in known():
         placed = [[at for at in search.places.get(phrase, ()) if begin <= at < end] for phrase in each.sketch]
         hits = sorted(at for places in placed for at in places)
@@ -273,17 +225,9 @@ def _best(search: _Search, begin: int, end: int) -> Part | None:
     return best[1] if best else None
 
 
-@cache
-def _sketch_places(id: str) -> dict[int, int]:
-    places: dict[int, int] = {}
-    for at, phrase in enumerate(phrases(_words(id))):
-        places.setdefault(phrase, at)
-    return places
-
-
-def _windows(search: _Search, each: _Known, begin: int, end: int) -> list[tuple[int, int]]:
+def _windows(search: _Search, each: Known, begin: int, end: int) -> list[tuple[int, int]]:
     """Where a copy of a text most likely lies: as most of its sketch's phrases agree, and then with more around."""
-    own = _sketch_places(each.id)
+    own = sketch_places(each.id)
     starts = sorted(
         at - own[phrase] for phrase in each.sketch if phrase in own
         for at in search.places.get(phrase, ()) if begin <= at < end
@@ -302,7 +246,7 @@ def _windows(search: _Search, each: _Known, begin: int, end: int) -> list[tuple[
 
 
 def _sketched(
-    search: _Search, each: _Known, hits: list[int], share: float, begin: int, end: int
+    search: _Search, each: Known, hits: list[int], share: float, begin: int, end: int
 ) -> tuple[Part | None, float]:
     """A text that is not shipped: all of these words are taken for it."""
     if share < _NEARLY or len({*hits}) < 4:
@@ -311,9 +255,9 @@ def _sketched(
     return Part(each.licence, begin, end, 0, whole, shipped=False), each.size * (2 * share - 1) + 10_000 * whole
 
 
-def _aligned(search: _Search, each: _Known, window: tuple[int, int]) -> tuple[Part | None, float]:
+def _aligned(search: _Search, each: Known, window: tuple[int, int]) -> tuple[Part | None, float]:
     """A shipped text word by word beside these words."""
-    ours, (begin, end) = _words(each.id), window
+    ours, (begin, end) = words_of(each.id), window
     ops = differences(ours, search.words[begin:end])
     ops = [Op(op.i, op.j, op.k + begin, op.l + begin) for op in ops]
     edges = [Op(0, 0, begin, begin), *ops, Op(len(ours), len(ours), end, end)]
@@ -348,7 +292,7 @@ def _without_strays(same: list[tuple[int, int, int, int]]) -> list[tuple[int, in
     return same[-best[1] : best[2]]
 
 
-def _change(each: _Known, found: Text, op: Op) -> Change:
+def _change(each: Known, found: Text, op: Op) -> Change:
     kind: Literal["insert", "delete", "replace"] = "insert" if op.i == op.j else "delete" if op.k == op.l else "replace"
     at = min(op.k, len(found.words) - 1)
     return Change(
@@ -357,7 +301,7 @@ def _change(each: _Known, found: Text, op: Op) -> Change:
     )  # fmt: skip
 
 
-def _matters(each: _Known, found: Text, op: Op) -> bool:
+def _matters(each: Known, found: Text, op: Op) -> bool:
     """Whether a difference within a licence may rule."""
     ours, theirs = standard(each.id).words[op.i : op.j], found.words[op.k : op.l]
     items = [word.item for word in (*ours, *theirs)]

@@ -15,8 +15,9 @@ from clearseek.licences.names import told
 from clearseek.licences.table import LICENCES, Licence, lookup, spdx
 
 CONTEXT = re.compile(
-    r"licen[cs]|lizen[sz]|licenz|licenç|лиценз|许可|許可|协议|協議|授权|授權|ライセンス|라이선스|라이센스|open[- ]source"
-    r"|terms of use|\bterms\b|quelloffen|开源",
+    r"licen[cs]|lizen[sz]|licenz|licenç|лиценз|许可|許可|协议|協議|授权|授權|ライセンス|라이선스|라이센스"
+    r"|\b(?:released|available|distributed|published|provided|covered|falls?|are|is|lies) under\b"
+    r"|open[- ]source|terms of use|\bterms\b|quelloffen|开源",
     re.I,
 )
 """Words that speak of a licence, in the languages of most cards."""

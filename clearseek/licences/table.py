@@ -143,7 +143,8 @@ def _by_flags(id: str, name: str, flags: str) -> Licence:
     return Licence(
         id, name, family, frozenset(("data", "documents")) if commons else frozenset(("code", "weights")),
         osi="O" in flags, open_data=plain, weights_too=plain, documents_too=plain,
-        non_commercial=shut, no_derivatives=no_changes, share_alike="-SA" in id, read_in_part=not software and not commons,
+        non_commercial=shut, no_derivatives=no_changes, share_alike="-SA" in id,
+        read_in_part=not software and not commons,
     )  # fmt: skip
 
 

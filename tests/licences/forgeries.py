@@ -25,7 +25,8 @@ RULES = (
     "Nur für nichtkommerzielle Zwecke.", "Die Nutzung durch Behörden ist untersagt.",
     "Usage commercial interdit.", "L'utilisation à des fins militaires est interdite.",
     "Queda prohibido el uso comercial.", "Prohibido su uso con fines militares.", "Vietato l'uso commerciale.",
-    "Proibido o uso comercial.", "仅供学术研究使用，禁止商用。", "不得用于军事目的。", "商用利用は禁止します。", "상업적 이용을 금지합니다.",
+    "Proibido o uso comercial.", "仅供学术研究使用\uff0c禁止商用。", "不得用于军事目的。",
+    "商用利用は禁止します。", "상업적 이용을 금지합니다.",
     "Коммерческое использование запрещено.", "Commercieel gebruik is verboden.", "يمنع الاستخدام التجاري",
 )  # fmt: skip
 """Rules, each a sentence."""

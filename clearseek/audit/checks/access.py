@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from clearseek.audit import questions as ask
-from clearseek.audit.checks.licence import licence_texts, quote, said_elsewhere
+from clearseek.audit.checks.terms import licence_texts, quote, said_elsewhere
 from clearseek.audit.checks.weights import weight_links
 from clearseek.audit.evidence import Grade, Row
 from clearseek.audit.read.card import shorten

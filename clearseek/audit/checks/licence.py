@@ -8,69 +8,45 @@ contradicts itself, unless one of them is for the code and the other for the wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import wraps
-from typing import Final, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Final
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.data_sets import data_files
+from clearseek.audit.checks.terms import (
+    KINDS,
+    NOBODY,
+    Text,
+    contradicting,
+    covered,
+    is_free,
+    licence_files,
+    licence_texts,
+    quote,
+    stated_of,
+    weights_licence,
+)  # fmt: skip
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.facts import Fact, LicenceFact, RestrictionFact, licence_fact, named_licences
 from clearseek.audit.read.card import shorten
 from clearseek.audit.read.licensed import Statement, statements
-from clearseek.audit.read.prose import said_in_policy, said_of_use
 from clearseek.audit.read.subject import Subject
 from clearseek.licences.clauses import RESTRICTING, Clause, forbidden, strongest
-from clearseek.licences.markup import without_markup
-from clearseek.licences.match import Match, identify
-from clearseek.licences.places import covers, is_licence, is_policy
 from clearseek.licences.table import Kind, Licence, is_open_for
 
-T = TypeVar("T")
-_MOST_FILES = 40
-"""Licences, and policies, that are read."""
 _QUESTIONS: Final[dict[Kind, Question]] = {
     "weights": ask.LICENCE_WEIGHTS, "code": ask.LICENCE_CODE, "data": ask.LICENCE_DATA,
     "documents": ask.LICENCE_DOCUMENTS,
 }  # fmt: skip
-KINDS: Final = tuple(_QUESTIONS)
 _FLAGS: Final = {
-    "field_of_use": "some uses are ruled out", "non_commercial": "no commercial use", "no_compete": "no use for other models",
-    "output_restriction": "limits on outputs", "geo_exclusion": "places left out",
-}  # fmt: skip
+    "field_of_use": "some uses are ruled out",
+    "non_commercial": "no commercial use",
+    "no_compete": "no use for other models",
+    "output_restriction": "limits on outputs",
+    "geo_exclusion": "places left out",
+}
 """Restrictions of a known licence, in words."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """A licence file and what it is."""
-
-    file: str
-    match: Match
-    evidence: Evidence
-    text: str
-
-    @property
-    def limits(self) -> tuple[Clause, ...]:
-        """Clauses that limit who may use a thing, or what for."""
-        return tuple(clause for clause in self.match.clauses if clause.flag in RESTRICTING)
-
-
-@dataclass(frozen=True)
-class Said:
-    """A restriction that stands elsewhere than in the licence."""
-
-    file: str
-    clause: Clause
-    sure: bool = True
-    """Another licence file may cover something else."""
-
-    @property
-    def words(self) -> str:
-        """With its place."""
-        return f"{self.file}, line {self.clause.line}, says “{shorten(self.clause.quote, 160)}”"
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -81,99 +57,8 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield _freedom(subject)
 
 
-def per_subject(make: Callable[[Subject], T]) -> Callable[[Subject], T]:
-    """Keep what was found in a release for as long as the release is kept."""
-    kept: WeakKeyDictionary[Subject, T] = WeakKeyDictionary()
-
-    @wraps(make)
-    def get(subject: Subject) -> T:
-        if subject not in kept:
-            kept[subject] = make(subject)
-        return kept[subject]
-
-    return get
-
-
-@per_subject
-def licence_files(subject: Subject) -> tuple[Text, ...]:
-    """The files named as licences, wherever they lie: those at the top first, and there those named so and no more."""
-    found: list[Text] = []
-    named = [path for path in subject.source.sizes if is_licence(path)]
-    plain = ("license", "licence", "copying")
-    named.sort(key=lambda path: (path.count("/"), path.rpartition("/")[2].lower().split(".")[0] not in plain, path))
-    for document in subject.source.readable(named[:_MOST_FILES]):
-        text = without_markup(document.text)
-        found.append(Text(document.file, identify(text), subject.source.whole(document.file), text))
-    return tuple(found)
-
-
-def _covers(subject: Subject, text: Text) -> tuple[Kind, ...] | None:
-    """What a licence file is for: by its name, or by the weights that lie beside it in a folder."""
-    kinds, folder = covers(text.file), text.file.rpartition("/")[0]
-    if kinds is None and folder and "/" not in folder:
-        beside = any(path.startswith(f"{folder}/") for path in subject.weight_files)
-        return ("weights",) if beside else None
-    return kinds
-
-
-@per_subject
-def licence_texts(subject: Subject) -> dict[Kind, Text]:
-    """The licence file that covers each kind: one named after it, or else the general one."""
-    found: dict[Kind, Text] = {}
-    own = [(text, kinds) for text in licence_files(subject) if (kinds := covers(text.file)) is not None]
-    for text, kinds in own:
-        for kind in kinds:
-            found.setdefault(kind, text)
-    general = [text for text, kinds in own if not kinds]
-    # a file that only points to others ("under either of LICENSE.APACHE and LICENSE.BSD") is read after them
-    general.sort(key=lambda text: text.match.basis == "title" and not (text.match.licence or _NOBODY).restricted)
-    for kind in KINDS if general else ():
-        found.setdefault(kind, general[0])
-    return found
-
-
-_NOBODY = Licence("", "", "permissive", frozenset())
-
-
-@per_subject
-def said_elsewhere(subject: Subject) -> tuple[Said, ...]:
-    """Restrictions of the weights in the card, in policies, and in licences beside the one that covers them."""
-    found: list[Said] = []
-    if subject.card is not None:
-        found += [Said(subject.card.file, clause) for clause in said_of_use(subject.card)]
-    for document in subject.source.readable([path for path in subject.source.sizes if is_policy(path)][:_MOST_FILES]):
-        found += [Said(document.file, clause) for clause in said_in_policy(document)]
-    chosen = licence_texts(subject).get("weights")
-    for text in licence_files(subject):
-        kinds = covers(text.file)
-        if chosen is None or text is chosen or kinds is None or "weights" not in (kinds or KINDS):
-            continue
-        if bool(kinds) == bool(covers(chosen.file)):  # one that is named after the weights goes before the general one
-            found += [Said(text.file, clause, sure=False) for clause in text.limits]
-    return tuple(found)
-
-
-def is_free(licence: Licence) -> bool:
-    """Whether anybody may use, change and pass on for any purpose what is under a licence."""
-    return not licence.restricted and not licence.no_derivatives and "arXiv" not in licence.id
-
-
-def contradicting(subject: Subject, licence: Licence | None) -> tuple[Said, ...]:
-    """What is said elsewhere against a licence that restricts nothing: first what is sure."""
-    if licence is None or not is_free(licence):
-        return ()
-    return tuple(sorted(said_elsewhere(subject), key=lambda said: not said.sure))
-
-
-def _stated(subject: Subject, kind: Kind) -> list[Statement]:
-    """What the card says of this kind; where it says nothing of it in particular, what it says of the whole release."""
-    every = statements(subject)
-    own = [each for each in every if kind in each.kinds]
-    return own or [each for each in every if not each.kinds and (kind != "data")]
-
-
 def _kind(subject: Subject, kind: Kind) -> Row:
-    question, text, stated = _QUESTIONS[kind], licence_texts(subject).get(kind), _stated(subject, kind)
+    question, text, stated = _QUESTIONS[kind], licence_texts(subject).get(kind), stated_of(subject, kind)
     if kind == "data" and not data_files(subject):
         return question.not_applicable("there are no training data here to be licensed")
     if text is not None:
@@ -315,11 +200,6 @@ def _differs(expected: str, found: str) -> str:
     return f"“{shorten(found, 120)}” is added" if found else f"“{shorten(expected, 120)}” is missing"
 
 
-def quote(file: str, clause: Clause) -> Evidence:
-    """A clause as evidence."""
-    return Evidence(file, f"line {clause.line}", shorten(clause.quote))
-
-
 @dataclass(frozen=True)
 class _Source:
     """Something that says which licence a kind of thing is under."""
@@ -346,7 +226,7 @@ def _sources(subject: Subject, kind: Kind) -> list[_Source]:
             where = "the metadata" if each.tag else f"the card, {each.place.where}"
             ids = frozenset(licence.id for licence in each.licences)
             found.append(_Source(where, label, ids, each.place, not each.kinds, tag=each.tag))
-    own = [(text, kinds) for text in licence_files(subject) if (kinds := _covers(subject, text)) is not None]
+    own = [(text, kinds) for text in licence_files(subject) if (kinds := covered(subject, text)) is not None]
     named = any(kind in kinds for _, kinds in own)
     for text, kinds in own:
         match = text.match
@@ -356,7 +236,7 @@ def _sources(subject: Subject, kind: Kind) -> list[_Source]:
             or (match.licence is None and not text.limits)
         ):
             continue
-        if match.basis == "title" and is_free(match.licence or _NOBODY) and len(own) > 1:
+        if match.basis == "title" and is_free(match.licence or NOBODY) and len(own) > 1:
             continue  # it points to the others
         own_terms = match.licence is None or (match.changes and is_free(match.licence)) or (
             match.basis == "title" and is_free(match.licence) and text.limits
@@ -380,7 +260,10 @@ def _agreement(subject: Subject) -> Row:
         )
         own = [each for each in found if not each.general]
         # what is said of the whole release may be meant for another kind, of which the same is said
-        compared = [each for each in found if not each.general or not own or not each.ids & elsewhere]
+        named = frozenset().union(*(each.ids for each in own))
+        compared = [
+            each for each in found if not each.general or not own or _same(each.ids, named) or not each.ids & elsewhere
+        ]
         compared = compared if any(each.text is None for each in compared) or kind == "weights" else []
         # two sentences of a card may be about two models: each is compared with a text or the tag
         first = next((each for each in compared if each.text), next((each for each in compared if each.tag), None))
@@ -419,15 +302,8 @@ def _same(a: frozenset[str], b: frozenset[str]) -> bool:
     )  # fmt: skip
 
 
-def weights_licence(subject: Subject) -> Licence | None:
-    """The licence that the weights are under, by their text or by word."""
-    if (text := licence_texts(subject).get("weights")) is not None:
-        return text.match.licence
-    return next((each.deciding for each in _stated(subject, "weights") if each.deciding), None)
-
-
 def _freedom(subject: Subject) -> Row:
-    text, stated = licence_texts(subject).get("weights"), _stated(subject, "weights")
+    text, stated = licence_texts(subject).get("weights"), stated_of(subject, "weights")
     licence = weights_licence(subject)
     places = (text.evidence,) if text is not None else tuple(each.place for each in stated[:3])
     if text is not None and (limits := _limits(text)):

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from clearseek.audit import questions as ask
-from clearseek.audit.checks.licence import is_free, licence_files, licence_texts, per_subject, weights_licence
+from clearseek.audit.checks.terms import is_free, licence_files, licence_texts, per_subject, weights_licence
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.card import shorten
 from clearseek.audit.read.claims import normalise

@@ -1,4 +1,4 @@
-"""What a card says of licences, as people write it: a tag, a badge, a bullet, a row, a section of two words, a sentence.
+"""What a card says of licences, as people write it: a tag, a badge, a bullet, a row, a short section, a sentence.
 
 A statement names licences and what they are for. "The code is under MIT, the weights under CC-BY-NC" is two statements:
 each name belongs to the words before it. Where no word says what for, the heading does, and else it is for the whole
@@ -21,34 +21,43 @@ from clearseek.licences.table import Kind, Licence, choices, lookup
 
 _MOST = 60
 _LONGEST = 1_500
-KIND_WORDS: Final[dict[Kind, re.Pattern[str]]] = {
-    "weights": re.compile(
-        r"\b(?:models?|weights?|checkpoints?|parameters|modell\w*|gewichte\w*|modèles?|poids|modelos?|pesos|modelli)\b"
-        r"|模型|权重|權重|モデル|모델|модел|вес", re.I),
-    "code": re.compile(
-        r"\b(?:(?:source )?codes?|codebase|software|scripts|implementation|quell\w*code|logiciel|código|codice)\b"
-        r"|代码|代碼|コード|코드|код\b", re.I),
-    "data": re.compile(r"\b(?:data|data ?sets?|corpus|corpora|daten\w*|données|datos|dados)\b|数据|數據|データ|데이터", re.I),
-    "documents": re.compile(r"\b(?:documentation|docs|documents?|report|paper|images and text)\b|文档", re.I),
-}  # fmt: skip
+_KIND_WORDS: Final[tuple[tuple[Kind, str], ...]] = (
+    ("weights",
+     r"\b(?:models?|weights?|checkpoints?|parameters|modell\w*|gewichte\w*|modèles?|poids|modelos?|pesos|modelli)\b"
+     r"|模型|权重|權重|モデル|모델|модел|вес"),
+    ("code",
+     r"\b(?:(?:source )?codes?|codebase|software|scripts|implementation|quell\w*code|logiciel|código|codice)\b"
+     r"|代码|代碼|コード|코드|код\b"),
+    ("data",
+     r"\b(?:data|data ?sets?|corpus|corpora|daten\w*|données|datos|dados)\b|数据|數據|データ|데이터"),
+    ("documents", r"\b(?:documentation|docs|documents?|report|paper|images and text)\b|文档"),
+)  # fmt: skip
+KIND_WORDS: Final = {kind: re.compile(words, re.I) for kind, words in _KIND_WORDS}
 """Words for what a licence may be for."""
-_SECTION = re.compile(r"\W{0,4}(?:\d+\W+)?(?:[\w&/ ]{0,40}\b)?(?:licen[cs]\w*|lizenz\w*|licencia|licença|licenza|terms of use)\b.{0,40}"
-                      r"|.{0,12}(?:许可|許可|协议|協議|授权|ライセンス|라이선스|лиценз).{0,12}", re.I)  # fmt: skip
+_SECTION = re.compile(
+    r"\W{0,4}(?:\d+\W+)?(?:[\w&/ ]{0,40}\b)?(?:licen[cs]\w*|lizenz\w*|licencia|licença|licenza|terms of use)"
+    r"\b.{0,40}|.{0,12}(?:许可|許可|协议|協議|授权|ライセンス|라이선스|лиценз).{0,12}",
+    re.I,
+)
 _OF_OTHERS = re.compile(
     r"\boriginal(?:ly)?\b|\bthird[- ]part|\bdependenc|\bwhich (?:is|are|was|were)(?: \w+){0,2} (?:licen[cs]ed|released)"
-    r"|\b(?:its|their|the) base model(?:'s)? (?:is|was|licen)|\bunlike\b|\bwhereas\b|\bnot (?:under|licensed|released|covered)\b"
-    r"|\bno longer\b|\bprevious(?:ly)?\b|\bformerly\b|\binspired\b|\bother models\b|\bcompatible\b|\bdemo\b"
-    r"|\bthanks? to\b|\bborrow|\badapted from\b|原始|第三方",
+    r"|\b(?:its|their|the) base model(?:'s)? (?:is|was|licen)|\bunlike\b|\bwhereas\b"
+    r"|\bnot (?:under|licensed|released|covered)\b|\bno longer\b|\bprevious(?:ly)?\b|\bformerly\b|\binspired\b"
+    r"|\bother models\b|\bcompatible\b|\bdemo\b|\bthanks? to\b|\bborrow|\badapted from\b|原始|第三方",
     re.I,
 )
 """Says that a licence is of something else, or no more."""
 _MODEL = re.compile(r"\b[A-Za-z][\w.]{1,40}(?:[- ][\w.]{1,20}){0,4}?[- ]\d+(?:\.\d+)?(?:[bBmM]|x\d+[bB])\b(?:-[\w.]+)*")
 """A model's name with its size."""
+_SAID_OF = re.compile(r"(?P<what>[A-Z][\w.]{1,30}(?:[ -][\w.]{1,20}){0,3}?) (?:is|are|was|were) ")
 _ASIDE = re.compile(r"acknowledg|thank|citation|related|reference|致谢|引用|upstream|third[- ]party", re.I)
 _OF_DATA = re.compile(r"\bdata(?:\b|sets?)|corpus|数据", re.I)
 _NAMES_ONE = re.compile(
-    r"\W*(?:model |weights? |code |data )?(?:licen[cs]e(?: type| name)?|lizenz|licencia|licença|licenza|许可证?|许可协议|协议)"
-    r"\s*[:：=]\s*(?P<name>\S.{1,80}?)\W*", re.I)  # fmt: skip
+    r"\W*(?:model |weights? |code |data )?"
+    r"(?:licen[cs]e(?: type| name)?|lizenz|licencia|licença|licenza|许可证?|许可协议|协议)"
+    "\\s*[:\uff1a=]\\s*(?P<name>\\S.{1,80}?)\\W*",
+    re.I,
+)
 _NO_NAME = re.compile(
     r"\bsee\b|\bfile\b|\blink\b|below|above|\btbd\b|\bother\b|unknown|none|n/a|\bhere\b|\.md|\.txt|https?:", re.I
 )
@@ -139,7 +148,7 @@ def _sentences(subject: Subject, card: Document) -> Iterator[Statement]:
             if not (section or CONTEXT.search(text)) or _OF_OTHERS.search(text) or _of_siblings(subject, text):
                 continue
             short = section and len(text) < 200
-            names = named(text, context=section)
+            names = [each for each in named(text, context=section) if not _is_its_own(subject, text, each)]
             if names and (short or block.kind != "heading" or len(text) < 80):
                 yield from _each(text, names, sentence.headings, card, sentence.line)
             elif section and (known := _linked(sentence.links)) is not None:
@@ -155,6 +164,14 @@ def _of_siblings(subject: Subject, text: str) -> bool:
     """Whether a sentence names other models by their sizes, and not this one."""
     found = _MODEL.findall(text)
     return bool(found and subject.names) and not any(subject.kin(name) in ("same", "form") for name in found)
+
+
+def _is_its_own(subject: Subject, text: str, name: Named) -> bool:
+    """Whether a sentence says of another model that it is under the terms that bear its name."""
+    match = _SAID_OF.match(text)
+    words = match["what"].lower() if match else ""
+    own = name.licence.id.startswith("LicenseRef") and words in name.licence.name.lower()
+    return bool(words and own and subject.names and not subject.kin(words))
 
 
 def _linked(links: tuple[Link, ...]) -> Licence | None:
