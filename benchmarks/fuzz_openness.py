@@ -22,16 +22,18 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from clearseek.audit.checks.evaluations import scores
+from clearseek.audit.checks import data, documents, evaluations
+from clearseek.audit.checks.evaluations import listed_scores, score_cells
 from clearseek.audit.checks.template import problem
 from clearseek.audit.read.archive import members
 from clearseek.audit.read.card import Document, read_yaml
 from clearseek.audit.read.claims import find_claims
-from clearseek.audit.read.identity import identify
+from clearseek.audit.read.identity import identify as identify_model
 from clearseek.audit.read.pickles import is_pickle
 from clearseek.audit.read.program import code_of
 from clearseek.audit.read.repositories import repositories
 from clearseek.audit.read.source import Folder
+from clearseek.audit.read.subject import Subject
 from clearseek.errors import UserError
 from clearseek.filetypes import read_pointer
 from clearseek.hub.safetensors import build_header, parse_header
@@ -46,6 +48,20 @@ from clearseek.train.transcript import check_transcript
 
 RESULT = Path(__file__).parent / "results" / "fuzz_openness.json"
 LONGEST_SECONDS = 2.0
+SAID = """---
+base_model: lab/Base-7B
+tags: [arxiv:2501.00001]
+---
+# Tiny
+Tiny was pre-trained on our [Broth](https://huggingface.co/datasets/lab/broth), a sample of our data; see our
+[paper](https://arxiv.org/abs/2501.00001), LoRA ([paper](https://arxiv.org/abs/2106.09685)) and `data/train.jsonl`.
+We cannot release the training data. Udon-7B was trained on [Wheat](https://huggingface.co/datasets/u/w):
+- [x](https://zenodo.org/records/1) load_dataset("a/b"), MMLU: 61.2, 70 % on GSM8K
+| Training data | [hub](https://huggingface.co/datasets/lab/x) |
+|---|---|
+| MMLU (5-shot) | 61.2 |
+@article{a, title={Tiny: soups}, journal={arXiv preprint arXiv:2501.00001}}
+"""
 CARD = """---
 license: mit
 datasets: [a/b]
@@ -57,7 +73,7 @@ We present Tiny with 671B total parameters with 37B activated, trained on 14.8T 
 | Tiny | 671B | 128K |
 The weights are licensed under the [MIT License](LICENSE). See https://arxiv.org/abs/1.
 <table><tr><th>Model</th><th colspan="2">MMLU</th></tr>
-<tr><td rowspan=2><b>Tiny</b></td><td>1</td><td><a href="https://huggingface.co/lab/Tiny"><img src="b.svg" alt="x"></a></td></tr>
+<tr><td rowspan=2><b>Tiny</b></td><td>1</td><td><a href="https://hf.co/lab/Tiny"><img src="b.svg" alt="x"></a>
 </table>
 
 - [![badge](https://b.example/a.svg)](https://github.com/lab/tiny) *one* **two** `hf download lab/Tiny-7B`
@@ -93,6 +109,7 @@ def corpus() -> dict[str, list[bytes]]:
         "safetensors header": [HEADER],
         "index": [INDEX],
         "card": [CARD.encode()],
+        "what a card says": [SAID.encode()],
         "YAML": [b"license: mit\ndatasets:\n- a/b\nx: {y: [1, 2]}\n"],
         "licence": licences,
         "manifest": [manifest],
@@ -124,13 +141,20 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
     def card(raw: bytes) -> None:
         document = Document("README.md", text(raw))
         list(find_claims(document, "Tiny"))
-        list(scores(document, "Tiny"))
+        list(score_cells(document)), listed_scores(document)
         assert all(
             0 < each.line <= len(document.lines) for each in (*document.sentences, *document.cells, *document.links)
         )
         found = tuple(repositories(document))
-        identify(document, {}, found, {})
+        identify_model(document, {}, found, {})
         _ = document.headings, document.metadata
+
+    def said(raw: bytes) -> None:
+        (folder / "said").mkdir(exist_ok=True)
+        (folder / "said/README.md").write_bytes(raw)
+        subject = Subject(Folder(folder / "said"))
+        for check in (data, documents, evaluations):
+            list(check.rows(subject))
 
     def transcript(raw: bytes) -> None:
         (folder / "transcript.jsonl").write_bytes(raw)
@@ -145,6 +169,7 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
         "safetensors header": lambda raw: parse_header(raw, None, "x"),
         "index": lambda raw: strict_json(raw, "x"),
         "card": card,
+        "what a card says": said,
         "YAML": lambda raw: read_yaml(text(raw), "x"),
         "licence": lambda raw: identify(text(raw)),
         "manifest": parse,

@@ -54,7 +54,7 @@ def test_foreign_text_is_neither_markup_nor_a_template() -> None:
     row = Question("a.b", "technical", evil).no(Grade.CLAIMED, evil, Evidence(evil, evil, evil))
     audit = Audit(evil, (row,), {"name": evil, "files": 1, "bytes": 2})
     shown = "&lt;b onclick=&#x27;x&#x27; title=&quot;y&quot;&gt;{{ 7 * 7 }}&lt;/b&gt;{% raw %}{# gone #}\\x1b\\u202e"
-    for page in (as_html(audit), comparison_html([audit, audit])):
+    for page in (as_html(audit), comparison_html([audit, audit], everything=True)):
         assert page.count(shown) >= 4
         assert not [part for part in ("<b ", "\x1b", "\u202e", "'x'", '"y"') if part in page]
     assert "{{ 7 \\* 7 }}" in as_markdown(audit)

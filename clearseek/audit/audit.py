@@ -108,6 +108,8 @@ def _facts(subject: Subject) -> dict[str, Any]:
         facts["released"] = subject.source.released
     if subject.counts is not None:
         facts["parameters"] = {name: getattr(subject.counts, name) for name in _COUNTS}
+    if (counted := subject.counted.value) is not None:  # of any architecture
+        facts["counted"] = {"total": counted.total, "activated": counted.activated, "by": counted.by}
     if census := weights.dtype_census(subject.weights):
         facts["elements"] = census
     return facts

@@ -1,25 +1,340 @@
-"""The answer of an audit in six lines, which every form of it begins with."""
+"""The answer of an audit: one sentence and six lines, which every form of it begins with.
+
+The sentence says two things: what one gets and under which terms, and whether that is open source. Open source asks for
+three parts under open licences: weights, training data, training code. A part that the audit did not find is missing; a
+part of which it could not tell is said to be undecided, and never held against the release. Everything comes from rows'
+answers, grades, evidence and facts. A row's reason is shown where it says what could not be told, and is never read.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
 
-from clearseek.audit.evidence import Audit
+from clearseek.audit import questions as ask
+from clearseek.audit.evidence import Answer, Audit, Grade, Question, Row
+from clearseek.audit.facts import ComputeFact, LicenceFact, MemoryFact, RestrictionFact
+from clearseek.licences.table import lookup
+from clearseek.licences.words import shorten
+
+RESTRICTIONS: Final = {
+    "non_commercial": "no commercial use",
+    "geo_exclusion": "leaves countries out",
+    "user_cap": "caps the number of users",
+    "field_of_use": "rules out some uses",
+    "no_compete": "not for improving other models",
+    "output_restriction": "limits the use of its output",
+    "remote_restriction": "its maker may restrict the use later",
+    "changed": "words were added to a known licence",
+}
+"""What a licence takes back, in words; the worst first."""
+COMPARISONS: Final = (
+    "weights.format", "weights.tensors", "weights.dtype", "weights.trajectory", "parameters.total",
+    "parameters.activated", "parameters.mtp", "parameters.stored", "context.length", "tokenizer.vocabulary",
+    "tokenizer.special", "licence.agreement", "lineage.weights", "claims.consistent", "cost.compute",
+    "cost.operations", "cost.devices", "cost.price",
+)  # fmt: skip
+"""Rows that compare what a release says with what else it says or holds: a “no” among them is a contradiction."""
+_NO_REFUTATION: Final = "context.length"
+"""Row whose “partly” tells of two lengths, neither of which is wrong; other rows say with it that some figures are."""
+_PARTS: Final = (
+    (ask.WEIGHTS_FINAL, "weights", ask.LICENCE_WEIGHTS),
+    (ask.DATA_TRAINING, "data", ask.LICENCE_DATA),
+    (ask.CODE_TRAINING, "training code", ask.LICENCE_CODE),
+)
+_LONGEST: Final = 160
+"""Characters of a quotation, or of a finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the answer."""
+
+    label: str
+    text: str
+    rows: tuple[str, ...]
+    """Ids of the rows that it tells."""
+    look: Answer | None = None
+    """Answer whose sign and colour it is shown with, if any."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The line as JSON values."""
+        return {"text": self.text, "rows": list(self.rows)}
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What an audit found, for somebody who reads no more."""
 
+    model: str
+    """Name of the model that the audit is about."""
+    origin: str
+    """Where the name is from, or an empty string."""
+    others: tuple[str, ...]
+    """Other models that the release could be about."""
     sentence: str
-    """The answer in one sentence."""
+    """The answer in one sentence, without the name."""
+    licence: str
+    """The licence of the weights, whether it is open, and its worst clause."""
+    lines: tuple[Line, ...]
+    """Weights, data, training code, report, in practice, contradictions."""
+
+    @property
+    def choice(self) -> str:
+        """Which model was taken and how to choose another; empty where only one could be meant."""
+        if not self.others:
+            return ""
+        origin = f", by {self.origin}" if self.origin else ""
+        return f"taken for {self.model}{origin}; it could also be {_some(self.others)}: choose with --name"
 
     def as_json(self) -> dict[str, Any]:
         """The verdict as JSON values."""
-        return asdict(self)
+        lines = {line.label.replace(" ", "_"): line.as_json() for line in self.lines}
+        choice = {"choice": self.choice} if self.others else {}
+        return {"model": self.model, "sentence": self.sentence, **choice, "licence": self.licence, **lines}
 
 
 def verdict(audit: Audit) -> Verdict:
     """The verdict over an audit's rows."""
-    return Verdict("")
+    lines = (
+        _weights_line(audit),
+        _line("data", audit, ask.DATA_TRAINING),
+        _line("training code", audit, ask.CODE_TRAINING),
+        _line("report", audit, ask.DOCUMENTS_REPORT),
+        _practice(audit),
+        _contradictions(audit),
+    )
+    name, origin = str(audit.facts.get("name", audit.subject)), str(audit.facts.get("name_from", ""))
+    others = tuple(map(str, audit.facts.get("siblings", ())))
+    return Verdict(name, origin, others, _sentence(audit), licence_text(audit), lines)
+
+
+def _sentence(audit: Audit) -> str:
+    """What one gets, then whether it is open source."""
+    if all(_answer(audit, question) == "no" for question, _, _ in _PARTS):
+        return (
+            f"nothing that makes a model open source was found here: no {', no '.join(name for _, name, _ in _PARTS)}"
+        )
+    return f"{_offer(audit)}; {_openness(audit)}"
+
+
+def _answer(audit: Audit, question: Question) -> Answer:
+    row = audit.get(question)
+    return "unknown" if row is None else row.answer
+
+
+def _offer(audit: Audit) -> str:
+    """What one gets, and under which terms."""
+    weights, terms = _answer(audit, ask.WEIGHTS_FINAL), _terms(audit)
+    if weights == "no":
+        found = [name for question, name, _ in _PARTS[1:] if _answer(audit, question) in ("yes", "partly")]
+        return f"{' and '.join(found) or 'a release'} without weights"
+    if weights not in ("yes", "partly"):
+        return "whether its weights are published could not be told"
+    if weights == "partly":
+        terms = f"only a part of the {terms.removeprefix('open ')}"
+    if _answer(audit, ask.BARRIERS_ACCESS) == "no":
+        return terms.removeprefix("open ").replace("weights", "weights behind a gate,", 1)
+    return terms
+
+
+def _terms(audit: Audit) -> str:
+    """The weights with their terms."""
+    answer, names, limits = _answer(audit, ask.LICENCE_WEIGHTS), _licence_names(audit), _restrictions(audit)
+    if answer == "yes":
+        agreed = _answer(audit, ask.LICENCE_AGREEMENT) != "no"
+        return f"open weights under {names or 'an open licence'}{'' if agreed else ' (card and licence do not agree)'}"
+    if answer == "no" and limits:
+        return f"open weights under a restricted licence ({', '.join(map(_words, limits))})"
+    if answer == "partly":
+        return f"weights under a licence that is open in part ({names})"
+    if answer == "no":
+        return f"weights under a licence that is not open ({names})" if names else "weights without a licence here"
+    return f"weights whose licence could not be judged{f' ({names})' if names else ''}"
+
+
+def _openness(audit: Audit) -> str:
+    """Whether it is open source: what is missing, or else what is undecided."""
+    missing: list[str] = []
+    closed: list[str] = []
+    partly: list[str] = []
+    undecided: list[str] = []
+    unseen: list[str] = []
+    for question, name, licence in _PARTS:
+        row, terms = audit.get(question), audit.get(licence)
+        if row is None or row.answer in ("unknown", "not applicable"):
+            undecided.append(name)
+            continue
+        if row.answer == "no":
+            missing.append(f"no {name}")
+            continue
+        partly += [f"only a part of the {name}"] if row.answer == "partly" else []
+        if row.grade < Grade.PRESENT:
+            unseen.append(name)
+            if name != "weights":  # a licence here is not that of what lies elsewhere
+                continue
+        if terms is not None and terms.answer in ("no", "partly") and terms.grade > Grade.ABSENT:
+            closed.append(f"no open licence for the {name}")
+        elif (
+            terms is None
+            or terms.answer in ("no", "partly", "unknown")
+            or (name == "weights" and terms.answer != "yes")
+        ):
+            undecided.append(f"the licence of the {name}")
+    if missing or closed:
+        told = missing + [each for each in closed if "weights" not in each]
+        return f"not open source: {', '.join((*(told or closed), *partly))}"
+    if undecided:
+        return f"whether it is open source could not be told: {' and '.join(undecided)}"
+    if partly:
+        return f"open source in part: {', '.join(partly)}"
+    if unseen:
+        return f"open source as far as its links hold: {', '.join(unseen)} linked and not read"
+    return "open source: weights, data and training code are here under open licences"
+
+
+def _licence_names(audit: Audit) -> str:
+    """The licences of the weights by name: SPDX's id, or the title where SPDX has none."""
+    names: list[str] = []
+    for fact in audit.facts_of(ask.LICENCE_WEIGHTS, LicenceFact):
+        known = lookup(fact.name) if fact.spdx_id is None else None
+        names.append(known.name if known is not None else fact.name.removeprefix("LicenseRef-"))
+    return " and ".join(dict.fromkeys(names))
+
+
+def _restrictions(audit: Audit) -> list[RestrictionFact]:
+    """One restriction of each kind, the worst kind first."""
+    found: dict[str, RestrictionFact] = {}
+    if _answer(audit, ask.LICENCE_WEIGHTS) != "yes":
+        for fact in audit.facts_of(ask.LICENCE_WEIGHTS, RestrictionFact):
+            if fact.flag not in found or (fact.quote and not found[fact.flag].quote):
+                found[fact.flag] = fact
+    places = audit.get(ask.BARRIERS_GEOGRAPHY)
+    if places is not None and places.answer == "no" and "geo_exclusion" not in found:
+        quote = places.evidence[0].quote if places.evidence else ""
+        found["geo_exclusion"] = RestrictionFact("geo_exclusion", quote)
+    order = list(RESTRICTIONS)
+    return sorted(found.values(), key=lambda fact: order.index(fact.flag) if fact.flag in order else len(order))
+
+
+def licence_text(audit: Audit) -> str:
+    """The licence of the weights: its name, whether it is open, how that is known, and its worst clauses."""
+    row, names, limits = audit.get(ask.LICENCE_WEIGHTS), _licence_names(audit), _restrictions(audit)
+    if row is None:
+        return "not looked at"
+    files = _some(fact.file for fact in audit.facts_of(ask.LICENCE_WEIGHTS, LicenceFact) if fact.file)
+    named = f"{names} ({files or 'by name; its text is not here'})" if names else ""
+    if row.answer == "yes":
+        return f"{named or 'not named'}, open"
+    if row.answer != "unknown" and row.grade == Grade.ABSENT and not names:
+        return "none found"
+    told = {"no": "not open", "partly": "open in part"}.get(row.answer, f"could not be judged: {_told(row)}")
+    worst = [f"{_words(each)}: “{shorten(each.quote).rstrip('.,;:')}”" for each in limits if each.quote][:2]
+    worst = worst[:1] if len("".join(worst)) > 2 * _LONGEST else worst
+    shown = "; ".join(worst) or ", ".join(map(_words, limits))
+    return f"{named}{', ' * bool(named)}{told}{f': {shown}' * bool(shown)}"
+
+
+def _weights_line(audit: Audit) -> Line:
+    """Where the weights are, how large, and what one may do with them."""
+    line = _line("weights", audit, ask.WEIGHTS_FINAL)
+    count = (audit.facts.get("parameters") or audit.facts.get("counted") or {}).get("total")
+    memory = _memory(audit)
+    sizes = [f"{count / 1e9:,.2f} billion parameters"] if count else []
+    sizes += [_bytes(memory.bytes)] if memory is not None else []
+    here = ", ".join(sizes) if line.look == "yes" or not sizes else f"by its configuration {', '.join(sizes)}"
+    parts = [line.text, here, f"licence: {licence_text(audit)}"]
+    if _answer(audit, ask.BARRIERS_ACCESS) == "no":
+        parts.insert(1, "behind a gate: one must ask or agree first")
+    ids = (*line.rows, ask.BARRIERS_ACCESS.id, ask.LICENCE_WEIGHTS.id)
+    return Line(line.label, "; ".join(filter(None, parts)), ids, line.look)
+
+
+def _line(label: str, audit: Audit, question: Question) -> Line:
+    return Line(label, _where(audit.get(question)), (question.id,), _answer(audit, question))
+
+
+def _where(row: Row | None) -> str:
+    """Whether a thing is published, and where it can be seen, by answer, grade and evidence."""
+    if row is None:
+        return "not looked at"
+    if row.answer == "unknown":
+        return f"could not be told: {_told(row)}"
+    if row.answer == "not applicable":
+        return _told(row)
+    quotes = [shorten(each.quote, _LONGEST) for each in row.evidence if each.quote]
+    if row.answer == "no":
+        described = f"; described only, in {row.evidence[0].file}: “{quotes[0]}”" if quotes else ""
+        return f"none found{described}" if row.grade == Grade.ABSENT else f"none: {_told(row)}"
+    files = [each.file for each in row.evidence]
+    what = {
+        Grade.ABSENT: "published",
+        Grade.CLAIMED: "claimed, without a place to get it",
+        Grade.LINKED: f"linked and not read: {_some([each for each in quotes if '://' in each] or quotes or files)}",
+    }.get(row.grade, f"here: {_some(files)}")
+    return f"in part: {what}; {_told(row)}" if row.answer == "partly" else what
+
+
+def _told(row: Row) -> str:
+    """A row's reason, for people."""
+    return shorten(row.reason, _LONGEST)
+
+
+def _practice(audit: Audit) -> Line:
+    """What it takes to run the model, and where its training lies between the thresholds of the AI Act."""
+    row, memory = audit.get(ask.BARRIERS_HARDWARE), _memory(audit)
+    if memory is None:
+        text = f"memory could not be told{f': {_told(row)}' if row is not None else ''}"
+    else:
+        devices = "one GPU of 80 GB holds" if memory.accelerators <= 1 else f"{memory.accelerators} GPUs of 80 GB hold"
+        text = f"{devices} the {_bytes(memory.bytes)} of weights"
+    counted = next((each.operations for each in audit.facts_of(ask.COST_THRESHOLD, ComputeFact)), None)
+    return Line(
+        "in practice", f"{text}; {_operations(audit, counted)}", (ask.BARRIERS_HARDWARE.id, ask.COST_THRESHOLD.id)
+    )
+
+
+def _operations(audit: Audit, counted: float | None) -> str:
+    if counted is None:
+        return "how many operations training took is not stated"
+    side = "below 10^23, from which on the EU's AI Act sees a general-purpose model"
+    if counted >= 1e23:
+        side = "above 10^23 (a general-purpose model in the EU's AI Act), below 10^25 (systemic risk presumed)"
+    if counted >= 1e25:
+        sure = "above" if _answer(audit, ask.COST_THRESHOLD) == "no" else "perhaps above"
+        side = f"{sure} 10^25, from which on the EU's AI Act presumes a systemic risk"
+    mantissa, _, power = f"{counted:.1e}".partition("e+")
+    return f"training took about {mantissa} x 10^{int(power)} operations, {side}"
+
+
+def _contradictions(audit: Audit) -> Line:
+    """The rows that refute what the release says."""
+    compared = [row for row in audit if row.id in COMPARISONS and row.answer in ("yes", "partly", "no")]
+    wrong = [row for row in compared if row.answer == "no" or (row.answer == "partly" and row.id != _NO_REFUTATION)]
+    ids = tuple(row.id for row in wrong)
+    if wrong:
+        more = f"; and {', '.join(ids[2:])}" if len(wrong) > 2 else ""
+        return Line("contradictions", "; ".join(f"{row.id}: {_told(row)}" for row in wrong[:2]) + more, ids, "no")
+    if not compared:
+        return Line("contradictions", "nothing here could be compared with anything else", ids)
+    return Line("contradictions", f"none in {len(compared)} comparison{'s' * (len(compared) > 1)}", ids, "yes")
+
+
+def _memory(audit: Audit) -> MemoryFact | None:
+    return next(iter(audit.facts_of(ask.BARRIERS_HARDWARE, MemoryFact)), None)
+
+
+def _words(limit: RestrictionFact) -> str:
+    return RESTRICTIONS.get(limit.flag, limit.flag.replace("_", " "))
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    kept = list(dict.fromkeys(shorten(name, 120) for name in names))
+    more = f" and {len(kept) - most} more" if len(kept) > most else ""
+    return ", ".join(kept[:most]) + more
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"

@@ -26,13 +26,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  clearseek audit my-model --format html --out audit.html\n"
         "  clearseek audit one other --compare\n"
-        "  clearseek audit my-model --require weights.tensors=E4   (exit code 1 unless it holds)"
+        "  clearseek audit my-model --require licence.weights=E3   (exit code 1 unless it holds)"
     )
     parser.add_argument("releases", nargs="+", metavar="RELEASE",
                         help="folder of a release, or a repository on the hub: owner/name or "
                         "owner/name@revision")  # fmt: skip
     parser.add_argument("--name", help="the model's name, where its card names several or none")
     parser.add_argument("--compare", action="store_true", help="put several releases side by side")
+    parser.add_argument("--all", action="store_true",
+                        help="show also rows that have nothing to show; with --compare, those alike")  # fmt: skip
     parser.add_argument("--evidence", action="store_true", help="show where each finding can be seen")
     parser.add_argument("--format", default="text", help="how to say it (default: text)",
                         choices=("text", "json", "markdown", "html", "cyclonedx", "spdx", "croissant", "mot",
@@ -65,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         audits.append(audit_release(source, arguments.name or "", base))
     missing = [line for found in audits for line in _missing(found, required)]
     kind = "json" if arguments.json else arguments.format
-    text = _render(audits, kind, arguments.compare)
+    text = _render(audits, kind, arguments.compare, arguments.all)
     if arguments.out is not None:
         if kind == "text":
             raise UserError("--out writes a file: choose its --format, such as html or json")
@@ -74,9 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
     elif kind != "text":
         sys.stdout.write(text)
     elif arguments.compare:
-        print_comparison(output(), audits)
+        print_comparison(output(), audits, arguments.all)
     else:
-        print_audit(output(), audits[0], evidence=arguments.evidence)
+        print_audit(output(), audits[0], arguments.evidence, arguments.all)
     for line in missing:
         print(f"clearseek: {visible(line)}", file=sys.stderr)
     return FAILED if missing else 0
@@ -108,23 +110,27 @@ def _bar(size: int) -> Iterator[Progress]:
         yield lambda done, _: bar.update(task, completed=done)
 
 
-def _render(audits: list[Audit], kind: str, compare: bool) -> str:
+def _render(audits: list[Audit], kind: str, compare: bool, everything: bool) -> str:
     """The audits in a format; an empty string for the terminal's format."""
     from clearseek.audit.render.exports import TEXTS, as_croissant, as_cyclonedx
     from clearseek.audit.render.html import as_html, comparison_html
     from clearseek.audit.render.markdown import as_markdown, comparison
     from clearseek.audit.render.spdx import as_spdx
+    from clearseek.audit.verdict import verdict
     from clearseek.audit.views import views
 
     if kind == "text":
         return ""
     if kind == "json":
-        content = [{**each.as_json(), "views": [view.as_json() for view in views(each)]} for each in audits]
+        content = [
+            {"verdict": verdict(each).as_json(), **each.as_json(), "views": [view.as_json() for view in views(each)]}
+            for each in audits
+        ]
         return json.dumps(_writable(content if compare else content[0]), indent=1, ensure_ascii=False) + "\n"
     if kind == "markdown":
-        return comparison(audits) if compare else as_markdown(audits[0])
+        return comparison(audits, everything) if compare else as_markdown(audits[0], everything)
     if kind == "html":
-        return comparison_html(audits) if compare else as_html(audits[0])
+        return comparison_html(audits, everything) if compare else as_html(audits[0])
     if compare:
         raise UserError(
             f"--format {kind} shows one release: leave out --compare (text, json, markdown and html compare)"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from clearseek.licences.words import LONGEST_TEXT, shorten
 
@@ -19,6 +19,11 @@ Flag = Literal[
     "field_of_use", "user_cap", "non_commercial", "no_compete", "output_restriction", "naming_rule", "share_alike",
     "pass_on", "patent_termination", "remote_restriction", "geo_exclusion",
 ]  # fmt: skip
+RESTRICTING: Final[frozenset[str]] = frozenset(
+    ("field_of_use", "non_commercial", "user_cap", "no_compete", "output_restriction", "remote_restriction",
+     "geo_exclusion")
+)  # fmt: skip
+"""Clauses that limit who may use a thing, or what for."""
 _MOST = 200
 _LONGEST_SENTENCE = 2000
 _DENIED = r"(?:(?:shall|must|will|may|can|do|does|agrees?|is|are) ?not|cannot|never|prohibited from|not to)"
@@ -81,7 +86,8 @@ _PATTERNS: dict[Flag, re.Pattern[str]] = {
         r"(?:for|in) non-? ?commercial (?:purposes|uses?|research)\b", r"research purposes\b", r"non-? ?production env",
         r"noncommercial purposes only", r"not primarily intended for or directed towards commercial",
         rf"{_DENIED}\b.{{0,100}}\bcommercial (?:purposes?|uses?|exploitation|activity|application)",
-        r"non-commercial uses? only",
+        r"non-commercial uses? only", r"sole purpose of .{0,40}research",
+        r"(?:禁止|不得|不可|严禁|仅).{0,16}(?:商用|商业)|非商业(?:目的|用途|性)|仅(?:供|限|用于).{0,12}(?:研究|学术)",
     ),
     "field_of_use": _any(
         r"\b(?:you|licensees?|users?|they|who|anyone)\b.{0,60}\b(?:(?:shall|must|will|may|can) ?not|cannot|"
@@ -92,6 +98,7 @@ _PATTERNS: dict[Flag, re.Pattern[str]] = {
         r"^use-based restrictions? (?:as|incorporating)\b", r"^use restrictions$", r"^prohibited uses$",
         r"(?:acceptable|prohibited) use policy", r"\bmilitary (?:use|purposes?|applications?)",
         r"solely for computational",
+        r"(?:不得|禁止|不可|严禁)[^。；]{0,40}(?:用于|使用|军事)",
         r"consistent with .{0,30}trustworthy ai", r"use(?:s)? (?:is|are) (?:prohibited|forbidden)",
     ),
 }  # fmt: skip
@@ -99,14 +106,14 @@ _TRIGGER = _any(
     r"\bnot\b", r"never", r"cannot", r"prohibit", r"restrict", r"monthly active", r"output", r"built|improved|powered",
     r"beginning of", r"under ", r"elements", r"enforceable", r"ensure", r"require", r"procure", r"bind", r"terminat",
     r"remotely", r"exclud", r"commercial", r"production env", r"research", r"use policy", r"used for", r"military",
-    r"solely", r"consistent", r"forbidden",
+    r"solely", r"sole purpose", r"consistent", r"forbidden", r"[禁仅]|不得|不可|非商业",
 )  # fmt: skip
 _HARMLESS = _any(
     r"except in compliance",
     r"trade ?mark|trade names|service marks",
     r"to (?:endorse|promote|advertise)",
     r"does not (?:grant|limit|restrict|affect|apply)",
-    r"(?:shall|must|may|will) not be used in advertising",
+    r"(?:shall|must|may|will) not be used (?:in|for) advertising",
     r"not limited to the (?:warranties|implied)",
     r"technical measures",
     r"cannot use both",

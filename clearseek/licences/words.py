@@ -11,19 +11,23 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import NamedTuple
+from zlib import crc32
 
-from clearseek.licences.names import WORD, is_notice
+from clearseek.licences.names import WORD, goes_on, is_notice
 
 LONGEST_TEXT = 200_000
 """Characters that are looked at; the longest licence in use has a fifth of that."""
 _MOST_WORDS = 30_000
 _SHINGLE = 5
 """Words in an anchor."""
+_PHRASE = 6
+_SKETCH = 32
+"""Phrases of a text by which it is found."""
 _WIDEST_GAP = 40_000
 """Pairs of words that are compared between two anchors; a wider gap counts as replaced."""
 
@@ -98,7 +102,9 @@ def read(text: str) -> Text:
     notices: list[tuple[int, str]] = []
     place = 0
     for number, line in enumerate(raw.split("\n"), 1):
-        if is_notice(_SPDX_NOTICE.sub("Copyright ", line)):
+        if is_notice(_SPDX_NOTICE.sub("Copyright ", line)) or (
+            notices and notices[-1][0] == number - 1 and goes_on(notices[-1][1], line)
+        ):
             notices.append((number, shorten(line)))
         elif not _RESERVED.match(line):
             start = _LIST_START.match(line)
@@ -123,15 +129,21 @@ def _word(match: re.Match[str], line: str, place: int, number: int, limit: int) 
     return Word(_SAME.get(text, text), place + match.start(), place + match.end(), number, item)
 
 
-def bag(words: Sequence[Word]) -> Counter[str]:
-    """How often each word occurs."""
-    return Counter(word.text for word in words)
+def phrases(words: Sequence[str]) -> list[int]:
+    """A number for each run of six words, by its place."""
+    return [crc32(" ".join(words[i : i + _PHRASE]).encode()) for i in range(len(words) - _PHRASE + 1)]
 
 
-def dice(a: Counter[str], b: Counter[str]) -> float:
-    """Share of the words that two texts have in common: 1 for the same words in any order."""
-    total = a.total() + b.total()
-    return 2 * sum(min(count, b[word]) for word, count in a.items()) / total if total else 0.0
+def sketch(words: Sequence[str], spare: Set[int] = frozenset(), shared: Set[int] = frozenset()) -> list[int]:
+    """A few phrases of a text that stand for all: those with the smallest numbers.
+
+    Args:
+        words: All words.
+        spare: Places of words that copies leave out; no phrase has them.
+        shared: Phrases that other texts have too.
+    """
+    whole = [each for at, each in enumerate(phrases(words)) if spare.isdisjoint(range(at, at + _PHRASE))]
+    return sorted(set(whole) - shared)[:_SKETCH]
 
 
 class Op(NamedTuple):
@@ -173,7 +185,7 @@ def _gap(a: Sequence[str], b: Sequence[str], gap: Op) -> list[Op]:
 
 def _anchors(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
     """Places of word sequences that both texts have, as many as are in the same order in both."""
-    ours, theirs = _places(a), _places(b)
+    ours, theirs = _own_places(tuple(a)), _places(b)
     pairs = [(i[0], theirs[shingle][0]) for shingle, i in ours.items() if len(i) == 1 and shingle in theirs]
     # the longest increasing run of places in b
     tails: list[int] = []
@@ -193,6 +205,11 @@ def _anchors(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
         chain.append(pairs[index])
         index = before[index]
     return chain[::-1]
+
+
+@lru_cache(maxsize=200)
+def _own_places(words: tuple[str, ...]) -> dict[tuple[str, ...], list[int]]:
+    return _places(words)
 
 
 def _places(words: Sequence[str]) -> dict[tuple[str, ...], list[int]]:

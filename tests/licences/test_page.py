@@ -8,7 +8,7 @@ from pathlib import Path
 from clearseek.licences import LICENCES, identify, is_open_for
 from clearseek.licences.match import _standards
 from clearseek.licences.table import Kind, Licence
-from clearseek.licences.words import bag, dice, read
+from clearseek.licences.words import read
 from tests.licences.examples import MIT, standard
 
 PAGE = Path(__file__).parents[2] / "docs" / "licences.md"

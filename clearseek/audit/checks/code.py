@@ -1,38 +1,58 @@
 """Code: what it takes to train the model again, piece by piece: model, data, training, inference, evaluation, settings.
 
-Code is recognised by what it does, not by what a card says about it: training code computes gradients and steps an
-optimiser. It is only read. A repository elsewhere counts as linked if a line names what it holds.
+Files are judged by what they do (:mod:`clearseek.audit.read.deeds`), not by what a card says about them, and only the
+release's own: tests, and what is somebody else's, are left out. A repository elsewhere counts as linked if it is the
+maker's and the words around the link name what it holds. What could not be read is no proof that a piece is missing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
-from typing import Final
+from typing import Final, get_args
 
 from clearseek.audit import questions as ask
+from clearseek.audit.checks.settings import configuration, environment
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
-from clearseek.audit.facts import PackagesFact
-from clearseek.audit.read.archive import members
-from clearseek.audit.read.card import Document, plain
-from clearseek.audit.read.program import code_of
-from clearseek.audit.read.source import Source, is_test
+from clearseek.audit.read import deeds
+from clearseek.audit.read.card import Document, Link
+from clearseek.audit.read.deeds import Deed
+from clearseek.audit.read.program import words
+from clearseek.audit.read.sources import SourceFile, source_files
 from clearseek.audit.read.subject import Subject
-from clearseek.errors import UserError
 
-LONGEST_SOURCE: Final = 1_000_000
-"""Bytes of a source file that are read."""
-MOST_SOURCES: Final = 4_000
-MOST_SOURCE: Final = 100_000_000
-"""Source files, and characters of them in all."""
-MOST_PARSED: Final = 3_000_000
-"""Characters of Python that are taken apart for each piece: a second's work."""
-_ENDINGS = (".py", ".cu", ".cpp", ".rs", ".jl", ".sh", ".ipynb")
-_REPOSITORY = re.compile(r"https?://(?:www\.)?(?:github|gitlab|gitee)\.com/[\w.-]+/[\w.-]+")
-_NO_CODE = re.compile(r"/issues/|\.(?:svg|png|jpe?g|gif)\b|LICEN[CS]E")
+MOST_PARSED: Final = 1_500_000
+"""Bytes that are taken apart for each piece: a second's work."""
+_ENOUGH: Final = 4
+"""Files that are named where there are more."""
+_REPOSITORY = re.compile(
+    r"(?:https?:)?//(?:www\.)?(?:github|gitlab|gitee|bitbucket|codeberg)\.(?:com|org)/[\w.-]+/[\w.-]+"
+)
+_NO_CODE = re.compile(
+    r"/(?:issues|discussions|wiki|releases|actions|pulls?|stargazers|graphs|commits)\b|\.(?:svg|png|jpe?g|gif|pdf|md|bib)\b|#L\d"
+    r"|LICEN[CS]E",
+    re.I,
+)
+_CODE: Final = (
+    r"code|scripts?|recipes?|repo|repository|codebase|pipeline|framework|implementation|github|toolkit|librar(?:y|ies)"
+)
+_OURS = re.compile(r"\bour\b|\bwe (?:\w+ )?(?:release|publish|provide|share|open)|\bofficial\b", re.I)
+_POSSESSED = re.compile(
+    rf"\bour (?:own )?(?:[\w-]+ ){{0,4}}?(?:{_CODE})\b|\bwe (?:have )?(?:developed|built|wrote|created|maintain)", re.I
+)
+_BASED = re.compile(r"\b(?:based on|built (?:up)?on|adapted|fork|thank|from|inspired)", re.I)
+_OFFERED = re.compile(
+    r"such as|e\.g|example|suggest|recommend|\blike\b|\busing\b|\bwith\b|\bvia\b|third|communit|other|thank|based on|adapted"
+    r"|inspired|compar|\bfrom\b|support",
+    re.I,
+)
+"""Words by which a card speaks of what others made."""
+
+
+def _near(these: str, those: str) -> str:
+    between = r"\W{1,3}(?:\w+\W{1,3}){0,6}?"
+    return rf"\b(?:{these})\b{between}(?:{those})\b|\b(?:{those})\b{between}(?:{these})\b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,175 +60,198 @@ class Piece:
     """One part of the full code."""
 
     question: Question
-    does: tuple[str, ...]
-    """Patterns all of which the text of one file shows."""
-    path: str
-    """Pattern of the paths that may hold it; empty for any."""
+    does: Callable[[SourceFile], Deed | None]
+    """How a file does it, if it does."""
+    may: Callable[[str, bytes], bool]
+    """Whether a file may do it, by its path and some words in it; others are not taken apart."""
     words: str
-    """How a card names it on a line with a link."""
+    """How the words around a link say that a repository holds it."""
+    hints: tuple[str, ...]
+    """What is likely in the names of files that do it."""
     least: int = 10
-    """Lines of code that a file has at least which does it."""
-    strings: bool = False
-    """Whether what it does may show in strings, such as names of files."""
+    """Lines of code that a file has at least which does it itself."""
 
 
 PIECES: Final = (
-    Piece(ask.CODE_ARCHITECTURE, (r"class \w{1,80}\((?:\w{1,40}\.){0,6}\w{0,20}Module\)", r"attention|attn"), "",
-          r"model(?:l?ing)? code|architecture|source code|(?<!\w)code(?! license)"),
-    Piece(ask.CODE_TRAINING,
-          (r"\.backward\(|value_and_grad|jax\.grad|autograd\.grad", r"\.step\(|optax\.|apply_updates"), "",
-          r"train(?:ing)? (?:code|scripts?|framework|recipes?|repo\w*|pipeline)"
-          r"|(?:used to|were|was) (?:pre-?)?train(?:ed)?\b.{0,40}\b(?:with|using)"
-          r"|(?:code|scripts?|recipes?|repo|repository) (?:\w+ ){0,3}(?:for|to) (?:\w+ ){0,2}(?:pre-?)?"
-          r"train(?!\w* data)"
-          r"|(?:code|repo|repository|codebase) ?\([^()]{0,60}\b(?:pre-?)?train(?:ing)?\b(?! data)"),
-    Piece(ask.CODE_INFERENCE,
-          (r"def (?:generate|sample|decode)\w{0,60}\(", r"argmax|multinomial|categorical|temperature|top_p"), "",
-          r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally)"),
-    Piece(ask.CODE_EVALUATION,
-          (r"def \w{0,60}?(?:eval|score|accuracy|perplexity|bits)\w{0,60}\(|lm_eval|lighteval",), r"eval|bench|score",
-          r"eval\w* (?:code|scripts?|harness|framework|suite)",
-          least=2),
-    Piece(ask.CODE_DATA,
-          (r"tokeni[sz]e|encode", r"shard|memmap|parquet|jsonl|dedup|documents?\b"), r"data|token|prepar|preprocess",
-          r"data (?:code|scripts?|processing|pipeline|curation|toolkit)"
-          r"|(?:code|scripts?|toolkit) (?:\w+ ){0,3}(?:for|to) (?:\w+ ){0,3}data",
-          strings=True),
+    Piece(ask.CODE_ARCHITECTURE, lambda file: deeds.architecture(file.program),
+          deeds.may_define,
+          rf"{_near('model|architecture|modell?ing|(?:pre-?)?training', _CODE)}|^\W*(?:our |official |source )*code(?:base)?\W*$"
+          r"|^\W*(?:source )?code\W*:", ("model",)),
+    Piece(ask.CODE_TRAINING, lambda file: deeds.training(file.program, file.path, file.beside),
+          deeds.may_train,
+          _near(r"(?:pre-?)?train(?:ing)?(?!\W(?:data|set|corpus|corpora|mix|tokens|details))", _CODE)
+          + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{_CODE}|itsname)\b", ("train", "tune")),
+    Piece(ask.CODE_INFERENCE, lambda file: deeds.inference(file.program),
+          deeds.may_run,
+          r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally|model)",
+          ("infer", "generat", "sampl", "chat")),
+    Piece(ask.CODE_EVALUATION, lambda file: deeds.evaluation(file.program, file.path), deeds.may_score,
+          _near(r"evaluat\w*|benchmark\w*|eval", rf"{_CODE}|harness|suite"), ("eval", "bench"), 2),
+    Piece(ask.CODE_DATA, lambda file: deeds.preparation(file.program, file.path), deeds.may_prepare,
+          _near(r"data|corpus|dataset", rf"{_CODE}|process\w*|curat\w*|prepar\w*|filter\w*"), ("data", "prep")),
 )  # fmt: skip
-_NAMES: Final = {
-    "learning rate": r"learning_rate|\w*lr",
-    "batch size": r"\w*batch_size\w*|tokens_per_batch|gradient_accumulation_steps",
-    "sequence length": r"\w*seq(?:uence)?_?len(?:gth)?|block_size|context_len(?:gth)?|n_ctx|max_length",
-    "steps or tokens": r"\w*steps|(?:num_)?(?:train_)?epochs|(?:max|total|train)_(?:tokens|iters|duration)",
-    "optimiser": r"optim(?:izer)?\w*",
-    "weight decay": r"weight_decay|wd",
-    "schedule": r"\w*warm_?up\w*|\w*schedule\w*",
-    "seed": r"\w*seed",
-}
-"""Settings that a run cannot be repeated without, by the keys that configuration files give them."""
-_SETTINGS: Final = {setting: re.compile(keys, re.I) for setting, keys in _NAMES.items()}
-_KEY = re.compile(r"(?<![\w.])(\w{1,60})(?:[\"']?\]?\s{0,20}[:=]|\])")
-_MOST_KEYS = 20_000
 
 
 def rows(subject: Subject) -> Iterator[Row]:
     """A row for each piece, for settings and environment, and for the whole."""
-    sources = tuple(_sources(subject.source))
+    sources = source_files(subject.source)
     found = [_piece(subject, piece, sources) for piece in PIECES]
-    found += [_configuration(subject, sources), _environment(subject, sources)]
+    found += [configuration(subject, sources), environment(subject, sources)]
     yield from found
     yield _complete(found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A source file of the release, or of an archive in it."""
-
-    path: str
-    """Inside the release; for a member of an archive, ``archive.tar.gz!member``."""
-    text: str
-    evidence: Evidence
-
-
-def _sources(source: Source) -> Iterator[_Source]:
-    count = length = 0
-    for path in sorted(source.sizes, key=lambda path: (path.count("/"), path)):
-        if _FOREIGN.search(path):
-            continue
-        if path.lower().endswith((*_ENDINGS, ".toml", ".yaml", ".yml", ".json", ".txt", ".lock")):
-            if path.endswith((".json", ".txt", ".yaml", ".yml")) and not _may_be_settings(path):
-                continue
-            text = source.read(path, LONGEST_SOURCE).decode("utf-8", errors="replace")
-            yield _Source(path, text, source.whole(path))
-            count, length = count + 1, length + len(text)
-        elif path.endswith((".tar.gz", ".tgz", ".tar")) and "/" in path:
-            try:
-                for member, raw in members(source, path, LONGEST_SOURCE):
-                    if member.lower().endswith((*_ENDINGS, ".toml", ".txt", ".lock")):
-                        where = Evidence(path, f"member {member}", "", source.sha256(path))
-                        yield _Source(f"{path}!{member}", raw.decode("utf-8", errors="replace"), where)
-                        count, length = count + 1, length + len(raw)
-            except UserError:
-                continue
-        if count >= MOST_SOURCES or length > MOST_SOURCE:
-            return
-
-
-_FOREIGN = re.compile(r"(?:^|/)(?:dependencies|third[-_]party|vendor|node_modules|site-packages|external)/")
-
-
-def _may_be_settings(path: str) -> bool:
-    base = path.rpartition("/")[2].lower()
-    if base in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
-        return False
-    return bool(
-        re.search(r"recipe|train|requirements|constraints|hparams|configs?[/.]|config|environment|lock", path.lower())
-    )
-
-
-@lru_cache(maxsize=64)
-def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(text, re.I)
-
-
-def _piece(subject: Subject, piece: Piece, sources: tuple[_Source, ...]) -> Row:
-    short: list[_Source] = []
-    holding = list(islice(_holding(piece, sources, short), 4))
-    if holding:
-        places = tuple(dict.fromkeys(each.evidence for each in holding))
-        shown = ", ".join(each.path for each in holding)
-        return piece.question.yes(Grade.PRESENT, f"in {shown}", *places)
-    links = _linked(subject, piece)
+def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> Row:
+    found, short, unread = _search(piece, sources)
+    if piece.question == ask.CODE_TRAINING:
+        found = _for_this_model(subject, sources, found)
+    question, full = piece.question, [each for each in found if not each[1].lack]
+    links = [] if full else _linked(subject, piece)
+    if full or (found and not links):
+        told = full or found
+        shown = "; ".join(f"{file.path} ({deed.told})" if deed.told else file.path for file, deed in told[:_ENOUGH])
+        places = tuple(dict.fromkeys(file.evidence for file, _ in told[:_ENOUGH]))
+        return question.answer("yes" if full else "partly", Grade.PRESENT, f"in {shown}", *places)
     if links:
-        reason = f"not here; named beside a link to {', '.join(list(dict.fromkeys(each.quote for each in links))[:4])}"
-        return piece.question.yes(Grade.LINKED, reason, *links[:4])
+        here = f"; here, in part: {found[0][0].path} ({found[0][1].told})" if found else ""
+        shown = ", ".join(list(dict.fromkeys(each.quote for each in links))[:_ENOUGH])
+        return question.yes(Grade.LINKED, f"linked and not read: {shown}{here}", *links[:_ENOUGH])
+    if unread:
+        shown = "; ".join(f"{each.path} {each.unread or 'was not looked at'}" for each in unread[:_ENOUGH])
+        reason = f"no file that was read does it, and {len(unread)} could not be read: {shown}"
+        return question.unknown(Grade.ABSENT, reason, *(each.evidence for each in unread[:_ENOUGH]))
     if short:
-        reason = f"{short[0].path} does it in fewer than {piece.least} lines of code, which is no more than its words"
-        return piece.question.no(Grade.CLAIMED, reason, short[0].evidence)
-    looked = f"none of the {len(sources)} source files" if sources else "there is no source file"
-    reason = f"{looked}{' does it' if sources else ''}, and no line of the documents links to it"
-    return piece.question.no(Grade.ABSENT, reason)
+        reason = f"{short[0].path} names it in fewer than {piece.least} lines of code, too few to do it"
+        return question.no(Grade.CLAIMED, reason, short[0].evidence)
+    code = sum(1 for each in sources if each.is_code)
+    elsewhere = [] if code else list(_links(subject, re.compile(rf"\b(?:{_CODE})\b", re.I), clear=False))
+    if elsewhere:
+        shown = ", ".join(list(dict.fromkeys(each.quote for each in elsewhere))[:_ENOUGH])
+        reason = f"there is no code here; {shown} is linked, and nothing says whether it holds this"
+        return question.unknown(Grade.LINKED, reason, *elsewhere[:_ENOUGH])
+    looked = f"none of the {code} source files does it" if code else "there is no source file"
+    return question.no(Grade.ABSENT, f"{looked}, and no repository of the maker that is said to hold it is linked")
 
 
-def _holding(piece: Piece, sources: tuple[_Source, ...], short: list[_Source]) -> Iterator[_Source]:
-    """The files that do it, those first whose names say so; those too short for it go to `short`."""
-    hint = piece.question.id.removeprefix("code.")[:5]
-    maybe = [
-        each
-        for each in sources
-        if each.path.lower().endswith(_ENDINGS)
-        and (not piece.path or _pattern(piece.path).search(each.path))
-        and _does(each.text, piece)
-    ]
-    length = 0
-    maybe.sort(key=lambda each: ("test" in each.path, hint not in each.path.rpartition("/")[2], hint not in each.path))
+def _search(
+    piece: Piece, sources: tuple[SourceFile, ...]
+) -> tuple[list[tuple[SourceFile, Deed]], list[SourceFile], list[SourceFile]]:
+    """Files that do it, those first whose names say so; files that hardly do; files that could not be read."""
+
+    def likely(path: str) -> bool:
+        return any(hint in path for hint in piece.hints)
+
+    commands = piece.question in (ask.CODE_TRAINING, ask.CODE_EVALUATION)
+    maybe = [each for each in sources if (each.is_code or (commands and each.runs)) and piece.may(each.path, each.raw)]
+    maybe.sort(key=lambda each: (each.example, not likely(each.path.rpartition("/")[2]), not likely(each.path)))
+    found: list[tuple[SourceFile, Deed]] = []
+    short: list[SourceFile] = []
+    unread: list[SourceFile] = []
+    length = good = 0
     for each in maybe:
-        code = code_of(each.path, each.text, piece.strings)
-        if _does(code, piece):
-            if sum(1 for line in code.split("\n") if line.strip()) >= piece.least:
-                yield each
-            else:
-                short.append(each)
-        length += len(each.text)
-        if length > MOST_PARSED:
-            return
+        length += each.cost
+        if length > max(MOST_PARSED, each.cost):
+            unread.append(each)
+            continue
+        deed = piece.does(each)
+        if deed and not deed.lack and each.example and piece.question == ask.CODE_TRAINING:
+            deed = Deed(deed.how, "an example", deed.launches)
+        if deed and each.program.lines < (1 if deed.launches else piece.least):
+            short.append(each)
+        elif deed:
+            found.append((each, deed))
+            good += not deed.lack
+        elif each.unread and each.is_code:
+            unread.append(each)
+        if good >= _ENOUGH:
+            break
+    return found, short, unread
 
 
-def _does(text: str, piece: Piece) -> bool:
-    return all(_pattern(pattern).search(text) for pattern in piece.does)
+def _for_this_model(
+    subject: Subject, sources: tuple[SourceFile, ...], found: list[tuple[SourceFile, Deed]]
+) -> list[tuple[SourceFile, Deed]]:
+    """What fine-tuning code is to this model: how it was made, what one may do with it, or another model's."""
+    if all(deed.lack != deeds.TUNING for _, deed in found):
+        return found
+    card = "" if subject.card is None else subject.card.text.lower()
+    keys = (b"model_name", b"base_model", b"from_pretrained", b"model_id")
+    naming = [each for each in sources if each.runs and deeds.tunes(each.path) and any(key in each.raw for key in keys)]
+    others = [
+        base for each in naming[:_MOST_NAMING] if (base := deeds.base(each.program)) and _is_others(subject, base)
+    ]
+    made = next((base for base in others if base.rpartition("/")[2].lower() in card), "")
+    if (subject.metadata.value or {}).get("base_model") or made or _TUNED.search(card):
+        how = Deed(f"fine-tuning{' of ' * bool(made) + made}, by which this model was made")
+        return [(file, how if deed.lack == deeds.TUNING else deed) for file, deed in found]
+    out = []
+    for file, deed in found:
+        base = deeds.base(file.program)
+        if deed.lack == deeds.TUNING and base and _is_others(subject, base):
+            if file.example:
+                continue
+            deed = Deed(deed.how, f"it fine-tunes {base}, which the card does not name", deed.launches)
+        out.append((file, deed))
+    return out
+
+
+_MOST_NAMING: Final = 100
+
+
+def _is_others(subject: Subject, model: str) -> bool:
+    """Whether a model on a hub is somebody else's."""
+    own = subject.is_own(f"https://huggingface.co/{model}")
+    if own is None:
+        called = set().union(*(words(each) for each in (*subject.names, subject.name)))
+        own = any(len(each) > 2 and each in called for each in words(model))
+    return not own and not subject.kin(model.rpartition("/")[2])
+
+
+_TUNED = re.compile(
+    r"\b(?:is|are|was|were|by) (?:[\w-]+ ){0,4}(?:fine-?tun(?:ed|ing)|post-?trained|distilled)(?: \w+){0,3} "
+    r"(?:from|version|on top|using|the|a)\b"
+)
 
 
 def _linked(subject: Subject, piece: Piece) -> list[Evidence]:
-    """Lines that name this piece and link to a repository."""
+    """Links to repositories of the maker, among words that name this piece."""
+    return list(_links(subject, re.compile(piece.words, re.I)))
 
-    def is_repository(target: str) -> bool:
-        return bool(_REPOSITORY.match(target)) and not _NO_CODE.search(target)
 
-    def names_it(document: Document, number: int) -> bool:
-        line = document.lines[number - 1]
-        return any(_pattern(piece.words).search(text) for text in {line, plain(line)})
+def _links(subject: Subject, words: re.Pattern[str], clear: bool = True) -> Iterator[Evidence]:
+    """Links to repositories among these words; if `clear`, only those that are surely the maker's."""
+    for document in subject.documents:
+        for text, link in _told(document):
+            if not _REPOSITORY.match(link.target) or _NO_CODE.search(link.target):
+                continue
+            name = link.target.rstrip("/").rpartition("/")[2]
+            called = bool(link.text) and re.sub(r"\W", "", link.text.lower()) == re.sub(r"\W", "", name.lower())
+            said = text.replace(link.text, f"{link.text} itsname") if called else text  # a tool that goes by its name
+            if words.search(said) and _is_own(subject, link.target, text, clear) and (clear or subject.kin(name)):
+                yield Evidence(document.file, f"line {link.line}", link.target)
 
-    return subject.links(is_repository, names_it)
+
+def _is_own(subject: Subject, target: str, text: str, clear: bool) -> bool:
+    """Whether a repository is the maker's, by its owner or by the words around the link."""
+    own = subject.is_own(target)
+    if own is None:
+        return not clear or bool(_OURS.search(text)) or not _OFFERED.search(text)
+    return own or (bool(_POSSESSED.search(text)) and not _BASED.search(text))
+
+
+def _told(document: Document) -> Iterator[tuple[str, Link]]:
+    """Each link with what is said about it: its part of a sentence and the heading above, or its row of a table."""
+    for each in document.sentences:
+        links = each.links
+        above = each.headings[-1] if each.headings and len(each.text.split()) < 9 else ""
+        for before, link, after in zip((None, *links), links, (*links[1:], None), strict=False):
+            begin = before.place + len(before.text) - each.begin if before else 0
+            end = after.place - each.begin if after else len(each.text)
+            yield f"{above}: {each.text[max(0, begin) : end]}", link
+    for cell in document.cells:
+        head = cell.header[cell.column] if cell.column < len(cell.header) else ""
+        for link in cell.links:
+            yield f"{head}: {' '.join(cell.row)}", link
 
 
 def linked_data_code(subject: Subject) -> list[Evidence]:
@@ -216,81 +259,16 @@ def linked_data_code(subject: Subject) -> list[Evidence]:
     return next(_linked(subject, piece) for piece in PIECES if piece.question == ask.CODE_DATA)
 
 
-def _configuration(subject: Subject, sources: tuple[_Source, ...]) -> Row:
-    """Files of settings that give at least learning rate and batch size, and what else they give."""
-    given_in = ((each, _settings(each.text)) for each in sources if not each.path.endswith(_ENDINGS))
-    settings = {each: given for each, given in given_in if {"learning rate", "batch size"} <= given}
-    holding = list(settings)
-    if not holding:
-        return ask.CODE_CONFIGURATION.no(Grade.ABSENT, "no file here gives learning rate and batch size")
-    missing = [part for part in _SETTINGS if not any(part in given for given in settings.values())]
-    places = tuple(each.evidence for each in holding[:4])
-    given = ", ".join(part for part in _SETTINGS if part not in missing)
-    reason = f"{given} in {', '.join(each.path for each in holding[:4])}"
-    if missing:
-        reason += f"; not {', '.join(missing)}"
-    return ask.CODE_CONFIGURATION.answer("partly" if missing else "yes", Grade.PRESENT, reason, *places)
-
-
-def _settings(text: str) -> frozenset[str]:
-    """The settings that a file gives."""
-    keys = set(islice((match[1] for match in _KEY.finditer(text)), _MOST_KEYS))
-    return frozenset(part for part, named in _SETTINGS.items() if any(named.fullmatch(key) for key in keys))
-
-
-_PIN = re.compile(r"^([\w.-]+)(?:\[[\w,. -]*\])?==([\w.+!-]+)", re.M)
-_LOCKED = re.compile(r'^name = "([\w.-]{1,100})"\nversion = "([\w.+!-]{1,100})"', re.M)
-_MOST_PACKAGES = 5_000
-_FRAMEWORK = re.compile(
-    r"(?:torch|pytorch|tensorflow|jax|jaxlib|flax|mxnet|paddlepaddle|mindspore|megatron|transformers|deepspeed|lightning"
-    r"|composer|mlx|equinox|oneflow|tinygrad|nemo|keras|colossalai)(?:[-_](?:gpu|cpu|core|lm|toolkit|cuda\w{0,10}))?",
-    re.I,
-)
-_OTHER_PURPOSE = re.compile(r"(?:^|/)(?:docs?|documentation|website|eval\w{0,40}|bench\w{0,40})/")
-
-
-def _pins(text: str) -> list[tuple[str, str]]:
-    """Packages with exact versions, as pip writes them and as lock files do."""
-    return [(str(name), str(version)) for name, version in (*_PIN.findall(text), *_LOCKED.findall(text))]
-
-
-def _environment(subject: Subject, sources: tuple[_Source, ...]) -> Row:
-    """Files that pin the software of training: what builds the pages or runs tests and benchmarks is other software."""
-    pinned = [
-        (each, pins) for each in sources if each.path.lower().endswith((".txt", ".lock")) and (pins := _pins(each.text))
-    ]
-    other = [each for each, _ in pinned if is_test(each.path) or _OTHER_PURPOSE.search(each.path.lower())]
-    pinned = [(each, pins) for each, pins in pinned if each not in other]
-    training = [(each, pins) for each, pins in pinned if any(_FRAMEWORK.fullmatch(package) for package, _ in pins)]
-    if training:
-        places = tuple(each.evidence for each, _ in training[:4])
-        shown = ", ".join(f"{len(pins)} packages pinned in {each.path}" for each, pins in training[:4])
-        first = PackagesFact(dict(sorted(training[0][1][:_MOST_PACKAGES])))
-        return ask.CODE_ENVIRONMENT.yes(Grade.PRESENT, shown, *places, facts=(first,))
-    if pinned:
-        each, pins = pinned[0]
-        reason = f"{len(pins)} packages pinned in {each.path}, and none of them trains a model"
-        return ask.CODE_ENVIRONMENT.partly(Grade.CLAIMED, reason, each.evidence)
-    for document in subject.documents:
-        for number, line in enumerate(document.lines, 1):
-            if _PIN.match(line.strip()):
-                reason = "a document names versions, for running the model; no file pins them"
-                return ask.CODE_ENVIRONMENT.partly(Grade.CLAIMED, reason, document.at(number))
-    if other:
-        reason = f"{other[0].path} pins what documentation, tests or evaluation need; nothing pins the run's software"
-        return ask.CODE_ENVIRONMENT.no(Grade.CLAIMED, reason, other[0].evidence)
-    return ask.CODE_ENVIRONMENT.no(Grade.ABSENT, "no lock file and no pinned requirements")
-
-
 def _complete(parts: list[Row]) -> Row:
     """Everything together: the row that tables of openness call “code”."""
-    missing = [row.id.removeprefix("code.") for row in parts if row.answer not in ("yes", "partly")]
-    partly = [row.id.removeprefix("code.") for row in parts if row.answer == "partly"]
-    answer: Answer = "no" if "training" in missing else "partly" if missing or partly else "yes"
-    grade = Grade.ABSENT if missing else min(row.grade for row in parts)
-    have = [row.id.removeprefix("code.") for row in parts if row.answer in ("yes", "partly")]
-    reason = f"missing: {', '.join(missing)}" if missing else "all parts"
-    reason += f"; there is {', '.join(have)}" if have and missing else ""
-    reason += f"; in part only: {', '.join(partly)}" if partly else ""
+    by = {
+        answer: [row.id.removeprefix("code.") for row in parts if row.answer == answer] for answer in get_args(Answer)
+    }
+    missing, open_, partly = by["no"], by["unknown"], by["partly"]
+    answer: Answer = "no" if "training" in missing else "unknown" if "training" in open_ else "partly"
+    answer = answer if missing or open_ or partly else "yes"
+    grade = Grade.ABSENT if missing or open_ else min(row.grade for row in parts)
+    said = (("missing", missing), ("not known", open_), ("there is", by["yes"]), ("in part only", partly))
+    reason = "; ".join(f"{what}: {', '.join(ids)}" for what, ids in said if ids)
     places = tuple(place for row in parts if row.answer == "yes" for place in row.evidence[:1])[:6]
-    return ask.CODE_COMPLETE.answer(answer, grade, reason, *places)
+    return ask.CODE_COMPLETE.answer(answer, grade, reason if answer != "yes" else "all parts", *places)

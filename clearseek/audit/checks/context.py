@@ -34,6 +34,8 @@ def read_tokenizer(subject: Subject) -> Part[dict[str, Any]]:
     return attempt(lambda: subject.source.json("tokenizer.json"))
 
 
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+"""Settings with the number of positions, by the names that classes of transformers have for it."""
 Length = tuple[str, int, Evidence]
 
 
@@ -44,9 +46,11 @@ def _configured(subject: Subject) -> Iterator[Length]:
     reaches 131,072.
     """
     raw = subject.config_raw.value or {}
-    positions = raw.get("max_position_embeddings")
-    if _whole(positions):
-        yield "config.json", positions, subject.config_key("max_position_embeddings")
+    text = raw.get("text_config")
+    raw = text | raw if isinstance(text, dict) else raw  # of a model that reads images too
+    key = next((key for key in _POSITIONS if _whole(raw.get(key))), "")
+    if key:
+        yield "config.json", raw[key], subject.source.key(CONFIG, key, raw[key])
     scaling = raw.get("rope_scaling") or raw.get("rope_parameters")
     if isinstance(scaling, dict) and (scaling.get("rope_type") or scaling.get("type")) in ("linear", "yarn"):
         factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")

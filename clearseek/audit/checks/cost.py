@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from clearseek.audit import questions as ask
-from clearseek.audit.checks import energy, operations
+from clearseek.audit.checks import energy, operations, parameters
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.facts import ComputeFact
+from clearseek.audit.facts import ComputeFact, MemoryFact
 from clearseek.audit.read.claims import Claim, agree, settled
-from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.subject import CONFIG, INDEX, Subject
 from clearseek.counts import flops_per_token
 from clearseek.errors import UserError
 from clearseek.plan.formulas import DOLLARS_PER_HOUR, PLAUSIBLE, is_plausible, six_nd, utilisation
@@ -44,26 +45,28 @@ class Compute:
     """With attention, from the shapes, where these are known."""
     doubt: str = ""
     """Why the tokens may not be this run's, where the text has several figures of them."""
+    shapes: bool = False
+    """Whether the parameters are those of the configuration, and not the card's word."""
 
 
 def rows(subject: Subject) -> Iterator[Row]:
-    """Compute, price, energy, memory to run, and figures stated twice."""
+    """Compute, memory to run, figures stated twice; price, devices, operations and energy where they are stated."""
     compute = _compute(subject)
     hours = _hours(subject)
     yield _consistent(subject, hours)
     yield _hours_fit(compute, hours.get("pre-training") or hours.get("all"))
     counted = () if compute is None else tuple(each for each in (compute.six_n_d, compute.exact) if each is not None)
     where = None if compute is None else compute.tokens.evidence
-    shapes, doubt = compute is not None and compute.exact is not None, compute.doubt if compute else ""
+    shapes, doubt = compute is not None and compute.shapes, compute.doubt if compute else ""
     yield from operations.rows(subject, counted, where, shapes, doubt)
-    yield _price(subject, hours)
-    yield energy.row(subject, _device)
+    yield from _price(subject, hours)
+    yield from energy.rows(subject, _device)
     yield _memory(subject)
 
 
 def _compute(subject: Subject) -> Compute | None:
     """From the configuration, or by 6ND from the one figure of parameters that is stated."""
-    counts, config, tokens = subject.counts, subject.config.value, subject.stated("tokens")
+    counted, config, tokens = subject.counted.value, subject.config.value, subject.stated("tokens")
     if not tokens:
         return None
     most = max(tokens, key=lambda claim: claim.value)
@@ -71,21 +74,20 @@ def _compute(subject: Subject) -> Compute | None:
     doubt = ""
     if most.about == "several" or sum(figures) > LATER_STAGES * most.value:
         doubt = f"the tokens of this run are not clear: {', '.join((most.text, *list(figures.values())[:4]))}"
-    if counts is not None and config is not None:
-        rule = six_nd(counts.activated_without_embedding, most.value)
-        return Compute(most, rule, flops_per_token(config, SEQUENCE, mtp=False) * most.value, doubt)
+    if counted is not None and counted.activated is not None and not counted.defaults:
+        visited = counted.activated - (counted.embedding if counted.head else 0)
+        exact = None if config is None else flops_per_token(config, SEQUENCE, mtp=False) * most.value
+        return Compute(most, six_nd(visited, most.value), exact, doubt, True)
     own, others = settled(subject.stated("activated") or subject.stated("total"))
     sizes = {claim.value for claim in own}
     return Compute(most, six_nd(sizes.pop(), most.value), None, doubt) if len(sizes) == 1 and not others else None
 
 
 def _hours(subject: Subject) -> dict[str, Claim]:
-    """Stage -> hours, from the words beside them."""
+    """Stage -> hours, from the words of their sentence."""
     found: dict[str, Claim] = {}
     for claim in subject.stated("gpu_hours")[: operations.MOST]:
-        sentences = re.split(r"(?<=[a-z)])\. ", claim.evidence.quote)
-        sentence = next((each for each in sentences if claim.text.split()[0] in each), claim.evidence.quote)
-        stage = next((stage for stage, words in _STAGES if re.search(words, sentence, re.I)), "all")
+        stage = next((stage for stage, words in _STAGES if re.search(words, claim.evidence.quote, re.I)), "all")
         found.setdefault(stage, claim)
     return found
 
@@ -108,7 +110,7 @@ def _consistent(subject: Subject, hours: dict[str, Claim]) -> Row:
         groups = [group for group in (bare, [claim for claim in own if claim not in bare]) if len(group) > 1]
         compared += [claim for group in groups for claim in group]
         figures = ", ".join(sorted({claim.text for claim in own or others}))
-        if not agree(own):
+        if not agree(own) and not all(parameters.fits(subject, claim) for claim in own):
             wrong.append(f"{kind}: {figures}")
         elif len({claim.text for claim in others}) > 1 or (own and others):
             unsure.append(f"{kind}: {', '.join(sorted({claim.text for claim in (*own, *others)}))}")
@@ -165,7 +167,7 @@ def _hours_fit(compute: Compute | None, claim: Claim | None) -> Row:
     return ask.COST_COMPUTE.answer("yes" if fits else "no", grade, reason, *places, facts=stated)
 
 
-def _price(subject: Subject, hours: dict[str, Claim]) -> Row:
+def _price(subject: Subject, hours: dict[str, Claim]) -> Iterator[Row]:
     dollars, prices = subject.stated("dollars"), subject.stated("dollars_per_hour")
     claim = hours.get("all") or hours.get("pre-training")
     run = match(subject.counts) if subject.counts else None
@@ -175,14 +177,13 @@ def _price(subject: Subject, hours: dict[str, Claim]) -> Row:
         fits = any(abs(computed - each.value) <= each.tolerance + spread for each in dollars)
         stated = (dollars[0].evidence, claim.evidence, prices[0].evidence)
         reason = f"{claim.text} hours at {prices[0].text} are ${computed:,.0f}; stated: {dollars[0].text}" + _scope(run)
-        return ask.COST_PRICE.answer("yes" if fits else "no", Grade.CHECKED if fits else Grade.CLAIMED, reason, *stated)
-    if run is not None:
-        return _published_price(run, claim)
-    places = tuple(each.evidence for each in (*dollars, *prices))[:4]
-    if not dollars:
-        return ask.COST_PRICE.not_applicable("no cost is stated here")
-    reason = f"{dollars[0].text} is stated without hours and a price to compute it from"
-    return ask.COST_PRICE.unknown(Grade.CLAIMED, reason, *places)
+        grade = Grade.CHECKED if fits else Grade.CLAIMED
+        yield ask.COST_PRICE.answer("yes" if fits else "no", grade, reason, *stated)
+    elif run is not None:
+        yield _published_price(run, claim)
+    elif dollars:
+        reason = f"{dollars[0].text} is stated without hours and a price to compute it from"
+        yield ask.COST_PRICE.unknown(Grade.CLAIMED, reason, *tuple(each.evidence for each in (*dollars, *prices))[:4])
 
 
 def _scope(run: PublishedRun | None) -> str:
@@ -206,24 +207,47 @@ def _published_price(run: PublishedRun, claim: Claim | None) -> Row:
     return ask.COST_PRICE.answer(answer, Grade.LINKED if agrees else Grade.CLAIMED, reason, claim.evidence)
 
 
+_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+
+
 def _memory(subject: Subject) -> Row:
     """Whether one accelerator holds the weights."""
-    config = subject.config.value
-    places: tuple[Evidence, ...]
+    config, raw = subject.config.value, subject.config_raw.value or {}
+    metadata = subject.source.settings(INDEX).get("metadata")
+    listed = metadata.get("total_size") if isinstance(metadata, dict) else None
+    about = ""
+    places: tuple[Evidence, ...] = (subject.source.whole(CONFIG),) if raw else ()
     if subject.weights.complete:
         size = sum(entry.size for _, entry in subject.weights.tensors.values())
         places = tuple(Evidence(file) for file in list(subject.weights.headers)[:4])
-        grade = Grade.CHECKED
+    elif type(listed) is int and listed > 0:
+        size, places = listed, (subject.source.whole(INDEX),)
     elif config is not None:
-        quantised = bool((subject.config_raw.value or {}).get("quantization_config"))
+        quantised = bool(raw.get("quantization_config"))
         size = sum(
             spec.size * (1 if quantised and spec.kind in FP8_KINDS else 2 if spec.dtype == "BF16" else 4)
             for spec in tensors(config)
         )
-        places, grade = (subject.source.whole("config.json"),), Grade.CHECKED
+    elif (counted := subject.counted.value) is not None and (width := _width(raw)):
+        ends = counted.embedding + counted.head
+        size, about = round((counted.total + counted.mtp - ends) * width + 2 * ends), "about "
     else:
-        return ask.BARRIERS_HARDWARE.unknown(Grade.ABSENT, "neither weights nor a config that is understood")
+        why = subject.counted.error or "config.json does not say in which type the weights are stored"
+        return ask.BARRIERS_HARDWARE.unknown(Grade.ABSENT, f"there are no weight files here, and {why}")
     need = -(-size // (72 * 10**9))  # a tenth stays for the cache and the runtime
     shown = f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
-    reason = f"{shown} of weights" + (f": {need} accelerators of 80 GB, caches aside" if need > 1 else "")
-    return ask.BARRIERS_HARDWARE.answer("yes" if need <= 1 else "no", grade, reason, *places)
+    reason = f"{about}{shown} of weights" + (f": {need} accelerators of 80 GB, caches aside" if need > 1 else "")
+    facts = (MemoryFact(size, need),)
+    grade = Grade.PRESENT if about else Grade.CHECKED
+    return ask.BARRIERS_HARDWARE.answer("yes" if need <= 1 else "no", grade, reason, *places, facts=facts)
+
+
+def _width(raw: dict[str, Any]) -> float | None:
+    """Bytes of a weight inside the layers, scales included, as config.json states its type; None where it does not."""
+    quantisation = raw.get("quantization_config")
+    if not isinstance(quantisation, dict):
+        return _BYTES.get(str(raw.get("torch_dtype") or raw.get("dtype")))
+    method, bits = quantisation.get("quant_method"), quantisation.get("bits")
+    if "fp4" in (*map(str, (raw.get("expert_dtype"), quantisation.get("expert_dtype"))),) or method == "mxfp4":
+        return 0.53  # most weights are experts': four bits, and eight for every 32 of them
+    return bits / 8 if type(bits) is int and 0 < bits <= 16 else 1.0 if method in ("fp8", "fbgemm_fp8") else None

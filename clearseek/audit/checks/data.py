@@ -39,15 +39,8 @@ BYTES_PER_TOKEN: Final = 0.02
 """Fewest that published data can have for each token that a model was trained on: compressed, and read many times."""
 _MOST_LOOKED_UP: Final = 20
 _HUB_NAME = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
-_SHARE = re.compile(r"tokens|%|percent|proportion|weight|share|ratio|epochs|sampling|比例", re.I)
-_AMOUNT = re.compile(r"[~≈]?\d[\d,.]*\s?(?:%|[KMBT]|GB|TB)?")
 _DATA = r"(?:data(?:\b|-?sets?)|corp(?:us|ora)|训练数据|数据集|语料)"
 _DESCRIBED = re.compile(rf"tokens|{_DATA}|samples|数据", re.I)
-_SOURCES = re.compile(
-    r"common ?crawl|wikipedia|github|arxiv|stack ?exchange|the pile|dolma|\bc4\b|refined-?web|fine-?web|redpajama"
-    r"|books",
-    re.I,
-)
 _PUBLIC = re.compile(
     r"\b(?:the pile|c4|mc4|redpajama|slimpajama|refinedweb|fineweb(?:-edu)?|dolma|openwebtext|starcoderdata|the stack"
     r"|roots corpus|oscar|culturax|dclm|nemotron-cc|minipile|tinystories|ultrachat|ultrafeedback|openhermes"
@@ -90,7 +83,7 @@ _GIVEN = re.compile(
     r"releas|publish|provid|open-?sourc|shar|available|download|upload|contain|here|开源|发布|下载", re.I
 )
 _OPEN = re.compile(
-    r"(?=.*\b(?:releas|publish|open-?sourc|publicly available|includes?\b|fully open))"
+    r"^(?=.*\b(?:releas|publish|open-?sourc|publicly available|includes?\b|fully open))"
     rf"(?:.*\btraining {_DATA}|(?=.*\b(?:weights|checkpoints|code)\b).*\bdata-?sets\b)",
     re.I,
 )
@@ -132,19 +125,14 @@ def _training(subject: Subject) -> Row:
         return ask.DATA_TRAINING.no(Grade.CLAIMED, reason, refused)
     if found.hollow or found.unread:
         return found.missing(subject.source, ask.DATA_TRAINING, "")
-    for pattern in (_PUBLIC, _SOURCES, _DESCRIBED):
-        if place := _said(subject, partial(_is_trained_on, pattern=pattern)):
-            break
-    else:
-        return ask.DATA_TRAINING.no(
-            Grade.ABSENT, "no training data here, no link to any, and no document says what they were"
-        )
-    if pattern is _PUBLIC:
+    if place := _said(subject, partial(_is_trained_on, pattern=_PUBLIC)):
         reason = f"public data sets are named, not linked, as what it was trained on: “{place.quote}”"
         return ask.DATA_TRAINING.partly(Grade.CLAIMED, reason, place)
-    told = "their sources are named in words" if pattern is _SOURCES else "they are described in words"
-    reason = f"no training data here and no link to any; {told} only: “{place.quote}”"
-    return ask.DATA_TRAINING.no(Grade.ABSENT, reason, place)
+    if place := _said(subject, partial(_is_trained_on, pattern=_DESCRIBED)):
+        reason = f"no training data here and no link to any; they are described in words only: “{place.quote}”"
+        return ask.DATA_TRAINING.no(Grade.ABSENT, reason, place)
+    reason = "no training data here, no link to any, and no document says what they were"
+    return ask.DATA_TRAINING.no(Grade.ABSENT, reason)
 
 
 def _bytes(subject: Subject, found: Sifted) -> Row:
@@ -156,7 +144,7 @@ def _bytes(subject: Subject, found: Sifted) -> Row:
     reason = f"the training data are in {len(found.real)} files here, {size:,} bytes: {', '.join(found.real[:4])}"
     reason += ", …" if len(found.real) > 4 else ""
     stated = max(subject.stated("tokens"), key=lambda claim: claim.value, default=None)
-    if stated is not None and size < BYTES_PER_TOKEN * stated.value:
+    if stated is not None and size < BYTES_PER_TOKEN * stated.value and _base(subject) is None:
         reason += f", which cannot hold the {stated.text} tokens that are stated"
         return ask.DATA_TRAINING.partly(Grade.CLAIMED, reason, *places, stated.evidence)
     known = listing(subject.source)
@@ -194,9 +182,6 @@ def _links(subject: Subject, linked: list[DataSet]) -> Row:
     reason = "the documents link what it was trained on" if told else "the documents link data sets of its maker"
     reason += f": {', '.join(names[:12])}{', …' if len(names) > 12 else ''} (not read)"
     places = tuple({each.evidence.quote: each.evidence for each in linked[:40]}.values())[:6]
-    if proportions := _proportions(subject):
-        reason += "; a table gives the share of each source"
-        places += (proportions,)
     if scripts := linked_data_code(subject):
         reason += "; the code that made them is linked"
         places += tuple(scripts[:1])
@@ -222,21 +207,6 @@ def _links(subject: Subject, linked: list[DataSet]) -> Row:
         reason = "; ".join((reason, *(words for words, _ in missing)))
         return ask.DATA_TRAINING.partly(Grade.LINKED, reason, *places, *(each for _, each in missing if each))
     return ask.DATA_TRAINING.yes(Grade.LINKED, reason, *places)
-
-
-def _proportions(subject: Subject) -> Evidence | None:
-    """A table that says how much of each source there was."""
-    for document in subject.documents:
-        rows: dict[tuple[str, ...], set[str]] = {}
-        for cell in document.cells:
-            header = cell.header[cell.column][:80] if cell.column < len(cell.header) else ""
-            if cell.column and _AMOUNT.fullmatch(cell.text[:40]) and len(cell.header) > 1 and _SHARE.search(header):
-                source = cell.row[0][:200]
-                if _SOURCES.search(source) or "huggingface.co/datasets" in source or _PUBLIC.search(source):
-                    rows.setdefault(cell.header, set()).add(source)
-                    if len(rows[cell.header]) > 1:
-                        return document.at(cell.line)
-    return None
 
 
 def _base(subject: Subject) -> Evidence | None:

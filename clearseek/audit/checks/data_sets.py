@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, Literal
 
 from clearseek.audit.checks.evaluations import BENCHMARK
@@ -112,11 +112,12 @@ _PRETRAINING = re.compile(
 )
 _MARKING: Final = frozenset({
     "eval", "evals", "evaluation", "evaluate", "evaluations", "evaluator", "bench", "benches", "benchmark",
-    "benchmarks", "test", "tests", "testing", "testset", "heldout", "dev", "valid", "validation", "exam", "exams", "quiz", "puzzle", "puzzles",
-    "question", "questions", "gold", "golden", "answers", "references", "leaderboard", "mmlu", "cmmlu", "ceval",
-    "gsm8k", "humaneval", "mbpp", "bbh", "gpqa", "aime", "hellaswag", "winogrande", "piqa", "arc", "truthfulqa",
-    "livecodebench", "ifeval", "mtbench", "triviaqa", "result", "results", "outputs", "predictions", "scores",
-    "prompts", "templates", "calibration", "analysis", "metrics", "inference", "serving", "throughput", "quantize", "quantization",
+    "benchmarks", "test", "tests", "testing", "testset", "heldout", "dev", "valid", "validation", "exam", "exams",
+    "quiz", "puzzle", "puzzles", "question", "questions", "gold", "golden", "answers", "references", "leaderboard",
+    "mmlu", "cmmlu", "ceval", "gsm8k", "humaneval", "mbpp", "bbh", "gpqa", "aime", "hellaswag", "winogrande", "piqa",
+    "arc", "truthfulqa", "livecodebench", "ifeval", "mtbench", "triviaqa", "result", "results", "outputs",
+    "predictions", "scores", "prompts", "templates", "calibration", "analysis", "metrics", "inference", "serving",
+    "throughput", "quantize", "quantization",
 })  # fmt: skip
 """Words of a path that speak against training data."""
 _ASKING: Final = frozenset({
@@ -147,6 +148,7 @@ _MARKED: Final = frozenset({
 })  # fmt: skip
 """Keys of a record that is asked and marked."""
 _MOST_FILES: Final = 5_000
+_MOST_SETS: Final = 1_000
 _MOST_OPENED: Final = 60
 _HEAD: Final = 16_384
 SMALLEST_SET: Final = 100_000
@@ -179,31 +181,32 @@ def data_sets(subject: Subject) -> tuple[DataSet, ...]:
     names = frozenset(map(normalise, subject.names))
     files = _by_name(subject.source)
     found = list(_tagged(subject))
-    for document in own_documents(subject):
-        folder = "/" in document.file
-        for mention in (*mentions(document), *_naming_files(document, files), *_loading(document)):
-            target = mention.target
-            base = target.partition("#")[0].rstrip("/").rpartition("/")[2]
-            paths = () if "://" in target else files.get(base, ()) or files.get(base + "/", ())
-            if paths or _is_place(mention, subject):
-                own = bool(paths) or subject.is_own(target) is True
-                use, hub = _use(mention, names, own), _HUB.match(target)
-                use = "other" if use == "listed" and (folder or not (own or document is subject.card)) else use
-                for name in paths or (hub[1] if hub else target,):
-                    sample = bool(paths) and _words(name) & _SAMPLES
-                    unsure = bool(paths) and (use != "trained" or folder)
-                    marked = sample or (unsure and not _may_train(subject.source, name))
-                    found.append(
-                        DataSet(
-                            name,
-                            "other" if marked else use,
-                            _stage(mention),
-                            mention.place,
-                            bool(paths),
-                            mention.sentence,
-                        )
-                    )
+    documents = own_documents(subject)
+    named = (each for document in documents for each in (*_naming_files(document, files), *_loading(document)))
+    for mention in chain(mentions(subject), islice(named, _MOST_FILES)):
+        if len(found) < _MOST_SETS:
+            found += _judged(mention, subject, names, files)
     return tuple(found)
+
+
+def _judged(
+    mention: Mention, subject: Subject, names: frozenset[str], files: dict[str, tuple[str, ...]]
+) -> Iterator[DataSet]:
+    """The data set, or the files, that a link leads to; none where it leads to something else."""
+    target, below = mention.target, "/" in mention.document.file
+    base = target.partition("#")[0].rstrip("/").rpartition("/")[2]
+    paths = () if "://" in target else files.get(base, ()) or files.get(base + "/", ())
+    if not paths and not _is_place(mention, subject):
+        return
+    own = bool(paths) or subject.is_own(target) is True
+    use, stage, hub = _use(mention, names, own), _stage(mention), _HUB.match(target)
+    if use == "listed" and (below or not (own or mention.document is subject.card)):
+        use = "other"
+    for path in paths:
+        marked = _words(path) & _SAMPLES or ((use != "trained" or below) and not _may_train(subject.source, path))
+        yield DataSet(path, "other" if marked else use, stage, mention.place, True, mention.sentence)
+    if not paths:
+        yield DataSet(hub[1] if hub else target, use, stage, mention.place, False, mention.sentence)
 
 
 def _loading(document: Document) -> Iterator[Mention]:
@@ -237,7 +240,8 @@ def _is_place(mention: Mention, subject: Subject) -> bool:
     if _PLACE.match(target):
         return _NAMES_DATA.search(f"{near} {mention.after[:30]} {target}") is not None
     last = target.rstrip("/").rpartition("/")[2] if "github.com" in target else ""
-    return bool(_REPOSITORY.match(target) and _NAMES_DATA.search(f"{mention.link.text} {last}"))
+    trained = _ON.search(mention.before) and _NAMES_DATA.search(mention.before[-40:])
+    return bool(_REPOSITORY.match(target) and (trained or _NAMES_DATA.search(f"{mention.link.text} {last}")))
 
 
 def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
@@ -245,9 +249,7 @@ def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
     if _SAMPLE.search(mention.around or mention.sentence):
         return "other"
     name = f"{mention.target.rpartition('/')[2]} {mention.link.text}"
-    if (BENCHMARK.search(name) or _words(name) & _ASKING) and not _ON.search(
-        mention.before
-    ):
+    if (BENCHMARK.search(name) or _words(name) & _ASKING) and not _ON.search(mention.before):
         return "evaluated"
     told = list(CUES["trained"].finditer(mention.before))
     if told or CUES["trained"].search(mention.link.text):

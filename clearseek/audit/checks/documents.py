@@ -245,17 +245,12 @@ def _told_elsewhere(subject: Subject) -> Row | None:
         return question.yes(Grade.CLAIMED, "scores in the card's metadata (model-index); no raw outputs", card.at(line))
     linked = [each for each in data_sets(subject) if each.use == "evaluated" and "result" in each.sentence.lower()]
     own = {each.target for each in own_papers(subject)}
-    for document in own_documents(subject):
-        for each in mentions(document):
-            about = " ".join((each.sentence, *each.headings[-1:]))
-            if each.link.image == each.link.target and _PICTURED.search(
-                f"{about} {each.link.target.rpartition('/')[2]}"
-            ):
-                reason = "scores are shown in a picture, which was not read"
-                return question.partly(Grade.CLAIMED, reason, each.place)
-            if each.link.target in own and _REPORTED.search(about):
-                linked_place = (each.place,)
-                return question.yes(Grade.LINKED, f"in the linked report, not read: {each.link.target}", *linked_place)
+    for each in mentions(subject):
+        about = " ".join((each.sentence, *each.headings[-1:]))
+        if each.link.image == each.target and _PICTURED.search(f"{about} {each.target.rpartition('/')[2]}"):
+            return question.partly(Grade.CLAIMED, "scores are shown in a picture, which was not read", each.place)
+        if each.target in own and _REPORTED.search(about):
+            return question.yes(Grade.LINKED, f"in the linked report, not read: {each.target}", each.place)
     if linked:
         return question.yes(Grade.LINKED, f"linked, not read: {linked[0].name}", linked[0].evidence)
     if own:

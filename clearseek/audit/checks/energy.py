@@ -47,40 +47,36 @@ class Amount:
     evidence: Evidence
 
 
-def row(subject: Subject, device: Device) -> Row:
-    """Whether energy or emissions are stated, and fit the hours and each other."""
+def rows(subject: Subject, device: Device) -> Iterator[Row]:
+    """Whether the energy or emissions that are stated fit the hours and each other; no row where none are."""
     used, emitted = (list(islice(_stated(subject, each), MOST)) for each in (_ENERGY, _CARBON))
-    drawn = _drawn(subject, device)
     if not used and not emitted:
-        guess = ""
-        if drawn:
-            claim, kwh = drawn[0]
-            guess = f"; {claim.text} {claim.device} hours are at most about {kwh / 1e6:.1f} GWh"
-        return ask.COST_ENERGY.no(Grade.ABSENT, f"no document states them{guess}")
+        return
     places = tuple(dict.fromkeys(each.evidence for each in (*used, *emitted)))[:4]
-    fits, wrong = _against_hours(used, drawn)
-    if fits and wrong:
-        return ask.COST_ENERGY.unknown(Grade.CLAIMED, f"{fits}; but {wrong}", *places)
-    if not wrong:
-        wrong = _against_energy(used, emitted)
-    if wrong:
-        return ask.COST_ENERGY.no(Grade.CLAIMED, wrong, *places)
-    if fits:
-        return ask.COST_ENERGY.yes(Grade.CHECKED, fits, *places)
+    fits, wrong = _against_hours(used, _drawn(subject, device))
     stated = ", ".join(dict.fromkeys(each.text for each in (*used, *emitted)[:4]))
-    return ask.COST_ENERGY.yes(Grade.CLAIMED, stated, *places)
+    if fits and wrong:
+        yield ask.COST_ENERGY.unknown(Grade.CLAIMED, f"{fits}; but {wrong}", *places)
+    elif wrong := wrong or _against_energy(used, emitted):
+        yield ask.COST_ENERGY.no(Grade.CLAIMED, wrong, *places)
+    else:
+        yield ask.COST_ENERGY.yes(Grade.CHECKED if fits else Grade.CLAIMED, fits or stated, *places)
 
 
 def _stated(subject: Subject, pattern: re.Pattern[str]) -> Iterator[Amount]:
-    """Amounts on lines, or under headings, that speak of training."""
+    """Amounts in paragraphs and rows of tables that speak of training, or stand under headings that do."""
     word = "wh" if pattern is _ENERGY else "co"
     for document in subject.documents:
-        for number, line in enumerate(document.lines, 1):
-            if word not in line.lower() or not _OF_TRAINING.search(" ".join((*document.headings[number - 1], line))):
-                continue
-            place = document.at(number)
-            for match in islice(pattern.finditer(line), 20):
-                yield Amount(_base(match), match[0], place)
+        said = [(each.text, each.line, each.headings) for each in document.blocks]
+        said += [
+            (" ".join(cell.row), cell.line, (*document.headings[cell.line - 1], *cell.header))
+            for cell in document.cells
+            if cell.column == len(cell.row) - 1
+        ]
+        for text, line, headings in said:
+            if word in text.lower() and _OF_TRAINING.search(" ".join((*headings, text))):
+                for match in islice(pattern.finditer(text), 20):
+                    yield Amount(_base(match), match[0], document.at(line, text))
 
 
 def _base(match: re.Match[str]) -> float | None:

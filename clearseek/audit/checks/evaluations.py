@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from clearseek.audit import questions as ask
+from clearseek.audit.checks.papers import own_papers
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.card import Cell, Document
 from clearseek.audit.read.mentions import own_documents
@@ -102,5 +103,8 @@ def _protocol(subject: Subject) -> Row:
     places = tuple(dict.fromkeys(found.values()))[:8]
     if not missing:
         return ask.CLAIMS_PROTOCOL.yes(Grade.CLAIMED, f"stated: {', '.join(found)}", *places)
+    if not found and (own := own_papers(subject)):
+        reason = "nothing of it is told here; the model's own report is linked and was not read"
+        return ask.CLAIMS_PROTOCOL.unknown(Grade.ABSENT, reason, own[0].evidence)
     reason = f"not stated: {', '.join(missing)}" + (f"; stated: {', '.join(found)}" if found else "")
     return ask.CLAIMS_PROTOCOL.answer("partly" if found else "no", Grade.CLAIMED, reason, *places)

@@ -16,7 +16,8 @@ from typing import Final
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.read.card import plain, shorten
+from clearseek.audit.facts import ComputeFact
+from clearseek.audit.read.card import shorten
 from clearseek.audit.read.claims import read_quantity
 from clearseek.audit.read.subject import Subject
 from clearseek.plan.formulas import compute_class
@@ -47,6 +48,7 @@ _TOTAL = re.compile(
     rf"(?<![\w.,$]){_NUMBER}\s?(?P<scale>[KkMB]|thousand|million)? (?:\w{{1,30}} )?(?:GPU|TPU|chip|device)[ -]?hours\b",
     re.I,
 )
+_SPAN = re.compile(r"\d.{0,400}\b(?:hours?|days?|weeks?)\b", re.I)
 _HOURS: Final = {"hour": 1, "day": 24, "week": 168}
 _RAISED: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 
@@ -63,7 +65,7 @@ class Stated:
 def rows(
     subject: Subject, computed: tuple[float, ...], tokens: Evidence | None, shapes: bool = False, doubt: str = ""
 ) -> Iterator[Row]:
-    """Stated operations; the thresholds; devices times duration.
+    """The thresholds; operations, and devices times duration, where they are stated.
 
     Args:
         subject: The release.
@@ -73,39 +75,34 @@ def rows(
         doubt: Why the tokens may be another run's; then nothing is shown.
     """
     stated = list(islice(stated_operations(subject), MOST))
-    yield _agree(stated, computed, tokens, doubt)
+    if stated:
+        yield _agree(stated, computed, tokens, doubt)
     yield _threshold(stated, computed, tokens, Grade.CHECKED if shapes and not doubt else Grade.CLAIMED, doubt)
-    yield _devices(subject)
+    yield from _devices(subject)
 
 
 def stated_operations(subject: Subject) -> Iterator[Stated]:
     """Numbers of training's operations in prose, in order."""
     for document in subject.documents:
-        for number, line in enumerate(document.lines, 1):
-            for match in _POWER.finditer(plain(line)) if re.search("flop|operations", line, re.I) else ():
+        for sentence in document.sentences:
+            for match in _POWER.finditer(sentence.text) if re.search("flop|operations", sentence.text, re.I) else ():
                 power = (match["power"] or match["exponent"]).translate(_RAISED)
                 value = float(match["number"].replace(",", "")) * 10.0 ** int(power)
                 if value >= 1e12:  # fewer are of a layer or a token
-                    yield Stated(value, match[0], document.at(number))
+                    yield Stated(value, match[0], document.at(sentence.line_at(match.start())))
 
 
 def _agree(stated: list[Stated], computed: tuple[float, ...], tokens: Evidence | None, doubt: str) -> Row:
     shown = " to ".join(f"{value:.2e}" for value in sorted({min(computed), max(computed)})) if computed else ""
     places = (*(each.evidence for each in stated[:4]), *([tokens] if tokens else []))
-    if not stated:
-        reason = "no document states them" + (f"; computed: {shown}" if shown else "")
-        return ask.COST_OPERATIONS.not_applicable(reason, *places)
-    if not computed:
-        reason = f"“{stated[0].text}” is stated; tokens or parameters to compute it from are not"
+    if not computed or doubt:
+        reason = f"“{stated[0].text}” is stated; {doubt or 'tokens or parameters to compute it from are not'}"
         return ask.COST_OPERATIONS.unknown(Grade.CLAIMED, reason, *places)
-    if doubt:
-        return ask.COST_OPERATIONS.unknown(Grade.CLAIMED, f"“{stated[0].text}” is stated; {doubt}", *places)
     low, high = CONVENTIONS[0] * min(computed), CONVENTIONS[1] * max(computed)
-    wrong = [each for each in stated if not low <= each.value <= high]
-    if len(wrong) == len(stated):
-        reason = f"“{wrong[0].text}” is not what tokens and parameters give: {shown}"
+    fine = next((each for each in stated if low <= each.value <= high), None)
+    if fine is None:
+        reason = f"“{stated[0].text}” is not what tokens and parameters give: {shown}"
         return ask.COST_OPERATIONS.no(Grade.CLAIMED, reason, *places)
-    fine = next(each for each in stated if each not in wrong)
     return ask.COST_OPERATIONS.yes(Grade.CHECKED, f"“{fine.text}” agrees with {shown}", *places)
 
 
@@ -127,30 +124,24 @@ def _threshold(
         "1e25 or more": "from 10^25 on a systemic risk is presumed (AI Act, article 51)",
     }[kind]
     answer: Answer = "no" if not doubt and min(values) >= SYSTEMIC else "yes" if most < SYSTEMIC else "unknown"
-    return ask.COST_THRESHOLD.answer(answer, grade, f"{most:.2e}: {where}{doubt and f'; {doubt}'}", *places)
+    reason = f"{most:.2e}: {where}{doubt and f'; {doubt}'}"
+    return ask.COST_THRESHOLD.answer(answer, grade, reason, *places, facts=(ComputeFact(most, None),))
 
 
-def _devices(subject: Subject) -> Row:
+def _devices(subject: Subject) -> Iterator[Row]:
     """Devices times duration, in the sentence that states both and the hours."""
-    wrong: list[tuple[str, Evidence]] = []
-    fine: list[tuple[str, Evidence]] = []
-    for document in subject.documents:
-        for number, line in enumerate(document.lines, 1):
-            if not re.search(r"hours|days|weeks", line, re.I):
-                continue
-            if len(wrong) + len(fine) >= MOST:
-                break
-            for sentence in re.split(r"(?<=[a-z)\d])\.\s", plain(line), maxsplit=40):
-                verdict = product(sentence)
-                if verdict is not None:
-                    (fine if verdict[0] else wrong).append((verdict[1], document.at(number, shorten(sentence))))
-    if wrong:
-        places = tuple(place for _, place in wrong)[:8]
-        return ask.COST_DEVICES.no(Grade.CLAIMED, "; ".join(text for text, _ in wrong[:4]), *places)
-    if fine:
-        places = tuple(place for _, place in fine)[:8]
-        return ask.COST_DEVICES.yes(Grade.CHECKED, "; ".join(text for text, _ in fine[:4]), *places)
-    return ask.COST_DEVICES.not_applicable("no sentence states devices, duration and device-hours together")
+    found = [
+        (*verdict, document.at(sentence.line, shorten(sentence.text)))
+        for document in subject.documents
+        for sentence in islice((each for each in document.sentences if _SPAN.search(each.text)), MOST)
+        if (verdict := product(sentence.text)) is not None
+    ]
+    chosen = [each for each in found if not each[0]] or found
+    if chosen:
+        reason, places = "; ".join(text for _, text, _ in chosen[:4]), [place for _, _, place in chosen[:8]]
+        fine = chosen[0][0]
+        grade = Grade.CHECKED if fine else Grade.CLAIMED
+        yield ask.COST_DEVICES.answer("yes" if fine else "no", grade, reason, *places)
 
 
 def product(sentence: str) -> tuple[bool, str] | None:

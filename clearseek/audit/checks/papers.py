@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from clearseek.audit.evidence import Evidence
@@ -59,6 +59,7 @@ _OTHERS = re.compile(
 _TERM = re.compile(r"\b(?:[A-Z]{2,}\w*|[A-Z][a-z]+[A-Z]\w*|[A-Z][a-z]*-?\d\w*)\b")
 """Names of methods and models, as LoRA, GPTQ or GPT-3."""
 _ASIDE = re.compile(r"([\w.-]{2,40})[*`'\"]?\s*[(\[\uff08][^()\uff08\uff09]{0,60}$")
+_NO_PAPER = re.compile(r"licen[cs]e|polic(?:y|ies)|terms|guide|agreement|协议|许可|/issues/|shields\.io", re.I)
 _CALLED = re.compile(rf"^\W*(?:the )?([\w.+ -]{{2,40}}?)(?: technical| tech| research)? {_KIND}\W*$", re.I)
 _ELSEWHERE = re.compile(
     r"related|acknowledg|referenc|credit|thanks|bibliograph|致谢|参考|further reading|awesome|projects using"
@@ -94,11 +95,10 @@ def papers(subject: Subject) -> tuple[Paper, ...]:
     """The papers that the documents link or cite, each target once for each judgement."""
     names = tuple(filter(None, (_key(name) for name in subject.names)))
     found: dict[tuple[str, bool | None], Paper] = {}
-    for document in own_documents(subject):
-        depth = document.file.count("/")
-        for each in (*_linked(document, names), *_cited(document, names)):
-            own = None if depth and each.own else each.own
-            found.setdefault((each.target, own), Paper(each.target, own, each.evidence, each.reviewed))
+    cited = (each for document in own_documents(subject) for each in _cited(document, names))
+    for each in chain(_linked(subject, names), cited):
+        own = None if "/" in each.evidence.file and each.own else each.own
+        found.setdefault((each.target, own), Paper(each.target, own, each.evidence, each.reviewed))
     for paper in _tagged(subject):
         found.setdefault((paper.target, paper.own), paper)
     known = {each.target for each in found.values() if each.own is not None}
@@ -109,7 +109,7 @@ def _tagged(subject: Subject) -> Iterator[Paper]:
     """Papers of the card's metadata: of a key for one, or of a tag, which may be of any that the card links."""
     metadata, card = subject.metadata.value or {}, subject.card
     tags = metadata.get("tags")
-    named = [(metadata.get(key), True) for key in ("arxiv", "paper", "paper_url")]
+    named: list[tuple[object, bool | None]] = [(metadata.get(key), True) for key in ("arxiv", "paper", "paper_url")]
     named += [(tag, None) for tag in (tags if isinstance(tags, list) else [])[:100] if str(tag).startswith("arxiv:")]
     for value, own in named:
         if card is not None and (match := _ARXIV.search(str(value)[:300])):
@@ -137,22 +137,20 @@ def _names(title: str, names: tuple[str, ...]) -> bool:
     return any(name in spoken for name in names)
 
 
-def _linked(document: Document, names: tuple[str, ...]) -> Iterator[Paper]:
-    first = next(
-        (block.line for block in document.blocks if block.kind == "heading" and len(block.headings) > 1), 1 << 30
-    )
-    for mention in mentions(document):
+def _linked(subject: Subject, names: tuple[str, ...]) -> Iterator[Paper]:
+    tops: dict[str, int] = {}
+    for document in own_documents(subject):
+        heads = (block.line for block in document.blocks if block.kind == "heading" and len(block.headings) > 1)
+        tops[document.file] = next(heads, 1 << 30)
+    for mention in mentions(subject):
         target, text = mention.target, mention.link.text
         said = _GENERIC.match(text) is not None and not re.match(r"\W*(?:here|link|pdf)\W*$", text, re.I)
         if mention.link.image == target or not (_PAPER.search(target) or (said and re.match(r"https?://", target))):
             continue
-        if re.search(
-            r"licen[cs]e|polic(?:y|ies)|terms|guide|agreement|协议|许可|/issues/|shields\.io", f"{target} {text}", re.I
-        ):
+        if _NO_PAPER.search(f"{target} {text}"):
             continue
-        yield Paper(
-            target, _whose(mention, names, mention.link.line < first), mention.place, bool(REVIEWED.search(target))
-        )
+        own = _whose(mention, names, mention.link.line < tops[mention.document.file])
+        yield Paper(target, own, mention.place, bool(REVIEWED.search(target)))
 
 
 def _whose(mention: Mention, names: tuple[str, ...], top: bool) -> bool | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from math import prod
 
 from clearseek.audit import questions as ask
@@ -28,6 +29,10 @@ _FILE = re.compile(
 _ARCHIVES = ("bin", "tar", "tgz", "gz", "zip")
 _SPOKEN = re.compile(r"\b(?:weights|checkpoints?|pre-?trained)\b|权重", re.I)
 _OTHER_FILES = re.compile(r"\b(?:data ?sets?|corpus|logs?|code|demo|embeddings)\b", re.I)
+_NO_WEIGHTS = re.compile(
+    r"tokeni[sz]er|data(?:set)?s?(?=$|[-_\d])|corpus|eval|bench|logs|tensorboard|demo|assets|docs", re.I
+)
+"""Names of repositories on a hub that hold something else, whatever they are kept as."""
 _PROGRAMS = ("*.py", "*.sh", "*.ipynb", "*.yaml", "*.yml", "*.toml", "dockerfile")
 _MOST_PROGRAMS = 300
 _LARGEST_PROGRAM = 200_000
@@ -260,7 +265,8 @@ def _elsewhere(subject: Subject, away: str) -> Row:
     if away:
         return ask.WEIGHTS_FINAL.partly(Grade.CLAIMED, away, *_pointers(subject))
     models = [each for each in subject.repositories
-              if each.kind in ("model", "collection", "owner") and not each.others]  # fmt: skip
+              if each.kind in ("model", "collection", "owner") and not each.others
+              and not _NO_WEIGHTS.search(each.name)]  # fmt: skip
     if not models:
         return ask.WEIGHTS_FINAL.no(Grade.ABSENT, "no weight files here, and no document links to any")
     places = tuple(each.place for each in models[:4])
@@ -273,6 +279,7 @@ def _elsewhere(subject: Subject, away: str) -> Row:
     return ask.WEIGHTS_FINAL.unknown(Grade.LINKED, reason, *places)
 
 
+@lru_cache(maxsize=1)
 def weight_links(subject: Subject) -> list[Evidence]:
     """Links to this model's weights: repositories on a hub, in prose, commands and programs, and files to download.
 
@@ -281,15 +288,13 @@ def weight_links(subject: Subject) -> list[Evidence]:
     groups: dict[str, list[Evidence]] = {}
     sized = bool(SIZE.search(subject.name.lower()))
     for each in subject.repositories:
-        if each.kind in ("model", "collection") and (kin := subject.kin(each.name)):
+        holds = each.kind in ("model", "collection") and not _NO_WEIGHTS.search(each.name)
+        if holds and (kin := subject.kin(each.name)):
             own = subject.is_own(each.address)
             if kin == "same" or (own and not each.others and (kin == "form" or not sized or each.kind == "collection")):
                 groups.setdefault(kin, []).append(each.place)
     if found := [place for kin in ("same", "form", "variant") for place in groups.get(kin, ())]:
         return found
-    named = [each for each in subject.repositories if each.kind == "model" and each.weights and not each.others]
-    if len({(each.owner, each.name) for each in named}) == 1 and not subject.kin(named[0].name):
-        return [each.place for each in named]
     return _files_elsewhere(subject) or _in_code(subject)
 
 

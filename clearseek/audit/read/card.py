@@ -79,7 +79,8 @@ class Document:
     @cached_property
     def _parts(self) -> Parts:
         end = self._end_of_metadata
-        return take_apart(self.text.splitlines(), 0 if end is None else end + 1)
+        marked = "readme" in self.file.lower() or not self.file.lower().endswith((".txt", ".rst"))
+        return take_apart(self.text.splitlines(), 0 if end is None else end + 1, marked)
 
     @property
     def blocks(self) -> list[Block]:

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from html import unescape
 from html.parser import HTMLParser
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal
 
-from clearseek.audit.read.parts import Block, Cell, Link, Parts
+from clearseek.audit.read.grid import Grid
+from clearseek.audit.read.parts import Block, Link, Parts
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -33,7 +34,6 @@ LONGEST_LINE: Final = 20_000
 MOST_LINES: Final = 20_000
 MOST_LINKS: Final = 5_000
 MOST_CELLS: Final = 50_000
-MOST_COLUMNS: Final = 200
 LONGEST_CELL: Final = 2_000
 LONGEST_TARGET: Final = 2_000
 _PIECE: Final = 4_000
@@ -72,9 +72,15 @@ def _markdown() -> MarkdownIt:
     return markdown
 
 
-def take_apart(lines: Sequence[str], begin: int = 0) -> Parts:
-    """The parts of a text, of which the lines before index `begin` are not prose: only bare links are found there."""
-    reader = _Reader(begin)
+def take_apart(lines: Sequence[str], begin: int = 0, marked: bool = True) -> Parts:
+    """The parts of a text.
+
+    Args:
+        lines: The text.
+        begin: Index of the first line of prose; before it only bare links are found.
+        marked: Whether there is Markdown within lines; a log of a run has stars and brackets, and no emphasis.
+    """
+    reader = _Reader(begin, marked)
     for number, line in enumerate(lines[:begin], 1):
         reader.bare(line[:LONGEST_LINE], number)
     room = LONGEST_TEXT
@@ -122,25 +128,11 @@ def _attributes(tag: str) -> dict[str, str]:
     return {name: (value or "").strip()[:LONGEST_TARGET] for name, value in parser.found}
 
 
-@dataclass(slots=True)
-class _Table:
-    """A table that is being read."""
-
-    header: tuple[str, ...] = ()
-    row: list[tuple[str, int, tuple[Link, ...]]] = field(default_factory=list)
-    """Cells: text, line, links."""
-    heads: int = 0
-    """Cells of the row that are ``<th>``."""
-    in_head: bool = False
-    rows: int = 0
-    spans: dict[int, tuple[int, str]] = field(default_factory=dict)
-    """Column -> rows that a cell above still fills, and its text."""
-
-
 class _Reader:
     """Collects the parts of a text from its elements."""
 
-    def __init__(self, offset: int) -> None:
+    def __init__(self, offset: int, marked: bool) -> None:
+        self.marked = marked
         self.parts = Parts()
         self.offset = offset
         self.line = 1
@@ -151,9 +143,9 @@ class _Reader:
         self.kind: Literal["paragraph", "item"] = "paragraph"
         self.path: list[tuple[int, str]] = []
         self.level = 0
-        self.tables: list[_Table] = []
-        self.cell: tuple[int, int, int, bool] | None = None
-        """Line, columns, rows of the open cell, and whether it is a heading."""
+        self.tables: list[Grid] = []
+        self.cell: tuple[int, bool, dict[str, str]] | None = None
+        """Line of the open cell, whether it is a heading, and its attributes."""
         self.open: tuple[str, int, int, str] | None = None
         """Target, line, place, picture of the open link."""
         self.hidden = ""
@@ -215,7 +207,7 @@ class _Reader:
         """A piece of Markdown: emphasis goes, links and tags become elements."""
         marks = sum(map(piece.count, "*_`<&\\"))
         brackets = piece.count("[")
-        if not (marks or brackets) or brackets > _MOST_BRACKETS or marks > _MOST_MARKS:
+        if not (self.marked and (marks or brackets)) or brackets > _MOST_BRACKETS or marks > _MOST_MARKS:
             for number, line in enumerate(piece.split("\n")):
                 if number:
                     self.line += 1
@@ -250,8 +242,10 @@ class _Reader:
             self.end_link()
         elif token.type == "image":
             self.picture(str(token.attrs.get("src", "")), token.content)
-        elif token.type == "html_inline":
+        elif token.type == "html_inline" and _TAG.search(token.content):
             self.html(token.content, environment)
+        elif token.type == "html_inline":  # what markdown-it takes for a tag and this reader does not would come back for ever
+            self.words(token.content)
 
     # -- HTML -------------------------------------------------------------------------------------------------------
 
@@ -416,14 +410,13 @@ class _Reader:
             self.end_cell()
             self.flush()
             if len(self.tables) < _DEEPEST:
-                self.tables.append(_Table())
+                self.tables.append(Grid())
         elif not self.tables:
             return
         elif tag in ("td", "th"):
             self.end_cell()
             self.flush()
-            columns, rows = (_number(attributes.get(name, "")) for name in ("colspan", "rowspan"))
-            self.cell = (self.line, columns, rows, tag == "th")
+            self.cell = (self.line, tag == "th", attributes)
         else:
             self.end_row()
             self.tables[-1].in_head = tag == "thead" or (self.tables[-1].in_head and tag == "tr")
@@ -432,48 +425,19 @@ class _Reader:
         if self.cell is None:
             return
         self.end_link()
-        line, columns, rows, heads = self.cell
+        line, head, attributes = self.cell
         text = "".join(self.text).strip()[:LONGEST_CELL]
-        table = self.tables[-1]
-        links = tuple(self.links)
+        self.tables[-1].add(text, line, tuple(self.links), attributes, head)
         self.cell = None
         self.text, self.length, self.places, self.links = [], 0, [], []
-        self._fill(table)
-        for column in range(len(table.row), min(len(table.row) + columns, MOST_COLUMNS)):
-            table.row.append((text, line, links))
-            table.heads += heads
-            if rows > 1:
-                table.spans[column] = (rows - 1, text)
-
-    def _fill(self, table: _Table) -> None:
-        """Cells that the rows above reach into this one with."""
-        while (held := table.spans.pop(len(table.row), None)) is not None and len(table.row) < MOST_COLUMNS:
-            if held[0] > 1:
-                table.spans[len(table.row)] = (held[0] - 1, held[1])
-            table.row.append((held[1], self.line, ()))
 
     def end_row(self) -> None:
         self.end_cell()
-        table = self.tables[-1] if self.tables else None
-        if table is None or not table.row:
-            return
-        self._fill(table)
-        row, heads, table.row, table.heads = table.row, table.heads, [], 0
-        texts = tuple(text for text, _, _ in row)
-        table.rows += 1
-        guessed = table.rows == 1 and not any(re.search(r"\d", text) for text in texts[1:])
-        if table.in_head or (heads == len(row) and table.rows <= 2):
-            table.header = _joined(table.header, texts)
-            return
+        cells = self.tables[-1].end_row(self.line) if self.tables else []
         room = MOST_CELLS - len(self.parts.cells)
-        if len(row) > room:
+        if len(cells) > room:
             self.parts.unread = f"only the first {MOST_CELLS:,} cells of its tables were read"
-        self.parts.cells += (
-            Cell(texts, table.header, column, text, line, links)
-            for column, (text, line, links) in enumerate(row[: max(0, room)])
-        )
-        if guessed:  # it may give columns their names, or be the first pair of a name and a value
-            table.header = texts
+        self.parts.cells += cells[: max(0, room)]
 
     def end_tables(self) -> None:
         """All open tables end, and an open link."""
@@ -481,15 +445,3 @@ class _Reader:
             self.end_row()
             self.tables.pop()
         self.end_link()
-
-
-def _joined(above: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of columns in two rows as one."""
-    return tuple(
-        f"{above[n]} {name}".strip() if n < len(above) and above[n] != name else name for n, name in enumerate(names)
-    )
-
-
-def _number(text: str, most: int = 50) -> int:
-    """A count of columns or rows as HTML gives it."""
-    return max(1, min(int(text), most)) if text.isdecimal() and len(text) < 4 else 1

@@ -8,9 +8,11 @@ before it in its sentence, the names of its row and column, the line that leads 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 from clearseek.audit.evidence import Evidence
@@ -21,6 +23,9 @@ from clearseek.audit.read.subject import Subject
 
 _LONGEST: Final = 400
 """Characters on either side of a link that are looked at."""
+_MOST: Final = 20_000
+_MOST_TEXT: Final = 500_000
+"""Links in all, and characters of a document in which the model's name is looked for."""
 _WORD = re.compile(r"[^\W\d_]{2,40}")
 _TOOLS = re.compile(r"(?:^|/)(?:third[-_]?part\w*|vendor|eval\w*|bench\w*|demos?|[\w-]*harness[\w-]*)/")
 _FURTHER = re.compile(r"[,;] (?!which|that|on which|used|to|where)")
@@ -31,7 +36,9 @@ _VERB = re.compile(
     r"|have|uses?)\b"
 )
 _OURS = re.compile(r"\b(?:we|our|this|these|it|they|its|all)\b|我们|本", re.I)
-_BASE = re.compile(r"\b(?:is|from|(?:version|variant|copy) of|based on|on top of|tuned|upon) (?:the |an? )?[\w./-]{0,40}$")
+_BASE = re.compile(
+    r"\b(?:is|from|(?:version|variant|copy) of|based on|on top of|tuned|upon) (?:the |an? )?[\w./-]{0,40}$"
+)
 _DEVICE = re.compile(r"(?:[HABV]\d00|[BH]20|RTX|TPU|GPU|CUDA|MI\d)", re.I)
 _COMMON: Final = frozenset({
     "github", "huggingface", "pytorch", "modelscope", "llm", "llms", "sft", "rl", "dpo", "hf",
@@ -100,46 +107,46 @@ def is_model_name(text: str) -> bool:
 
 def of_another(text: str, names: frozenset[str]) -> bool:
     """Whether the last subject of these words is a model of another name than these (normalised), not "we" or "it"."""
-    last, other = -1, False
-    for match in _NAME.finditer(text[-_LONGEST:]):
+    text = text[-_LONGEST:]
+    for match in reversed(list(_NAME.finditer(text))):
         name = normalise(match[0].rstrip(".-"))
-        inner = re.search(r"[a-z][A-Z]|-[A-Z]\b", match[0]) and _VERB.match(text[-_LONGEST:], match.end())
-        if _BASE.search(text[-_LONGEST:][: match.start()]):
-            continue  # what it was made from
-        if any(own and (own.startswith(name) or name.startswith(own)) for own in names):
-            last, other = match.start(), False
-        elif name in _FAMILIES or (
-            not _DEVICE.match(match[0]) and (re.search(r"\d", name) or inner) and name not in _COMMON
-        ):
-            last, other = match.start(), True
-    return other and not any(match.start() > last for match in _OURS.finditer(text[-_LONGEST:]))
+        inner = re.search(r"[a-z][A-Z]|-[A-Z]\b", match[0]) and _VERB.match(text, match.end())
+        own = any(each and (each.startswith(name) or name.startswith(each)) for each in names)
+        other = name in _FAMILIES or (name not in _COMMON and (re.search(r"\d", name) or inner))
+        if _BASE.search(text[max(0, match.start() - 80) : match.start()]) or not (own or other):
+            continue  # what it was made from, or another word
+        return not own and not _DEVICE.match(match[0]) and not _OURS.search(text, match.end())
+    return False
 
 
 @lru_cache(maxsize=1)
 def own_documents(subject: Subject) -> tuple[Document, ...]:
     """The documents that speak of the model: those at the top, and those below that name it; not those of tests."""
     names = [each for each in map(normalise, subject.names) if len(each) > 2]
-    return tuple(
-        each
-        for each in subject.documents
-        if "/" not in each.file
-        or (
-            not (is_test(each.file) or _TOOLS.search(each.file.lower())) and any(map(normalise(each.text).count, names))
-        )
-    )
+
+    def is_own(document: Document) -> bool:
+        if "/" not in document.file or is_test(document.file) or _TOOLS.search(document.file.lower()):
+            return "/" not in document.file
+        return any(map(re.sub(r"[^a-z0-9.]", "", document.text[:_MOST_TEXT].lower()).count, names))
+
+    return tuple(filter(is_own, subject.documents))
+
+
+@lru_cache(maxsize=1)
+def mentions(subject: Subject) -> tuple[Mention, ...]:
+    """The links of these documents, each with its words; of those in code only the headings are known."""
+    return tuple(islice((each for document in own_documents(subject) for each in _mentions(document)), _MOST))
 
 
 def first_link(subject: Subject, wanted: re.Pattern[str]) -> Mention | None:
-    """The first link of the release's own documents whose words are the wanted."""
-    every = (each for document in own_documents(subject) for each in mentions(document))
-    return next((each for each in every if wanted.search(each.link.text)), None)
+    """The first link whose words are the wanted."""
+    return next((each for each in mentions(subject) if wanted.search(each.link.text)), None)
 
 
-def mentions(document: Document) -> Iterator[Mention]:
-    """The links of a document, each with its words; of those in code only the headings are known."""
+def _mentions(document: Document) -> Iterator[Mention]:
     seen: set[tuple[str, int]] = set()
     for each in (*_in_prose(document), *_in_tables(document)):
-        seen.add((each.link.target, each.link.line))
+        seen.add((each.target, each.link.line))
         yield each
     for link in document.links:
         if (link.target, link.line) not in seen and link.line <= len(document.headings):
@@ -151,13 +158,12 @@ def _in_prose(document: Document) -> Iterator[Mention]:
     for block in document.blocks:
         lead = lead if block.kind == "item" else ""
         headings = block.headings[:-1] if block.kind == "heading" else block.headings
-        bar = bool(block.links) and _is_bar(block)
-        for sentence in block.sentences if block.links else ():
-            for link in sentence.links:
-                place = link.place - sentence.begin
-                before = sentence.text[:place][-_LONGEST:]
-                after = sentence.text[place + len(link.text) :][:_LONGEST]
-                yield Mention(link, document, before, after, lead, headings, block.text[:1_000], bar)
+        bar, begins = bool(block.links) and _is_bar(block), [each.begin for each in block.sentences]
+        for link in block.links if begins else ():
+            sentence = block.sentences[max(0, bisect_right(begins, link.place) - 1)]
+            before = sentence.text[: link.place - sentence.begin][-_LONGEST:]
+            after = sentence.text[link.place - sentence.begin + len(link.text) :][:_LONGEST]
+            yield Mention(link, document, before, after, lead, headings, block.text[:1_000], bar)
         if block.kind == "paragraph" and block.text.rstrip().endswith((":", "\uff1a")):
             lead = block.text[-_LONGEST:]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -189,19 +189,6 @@ def parsed(raw: bytes) -> Any:
         return json.loads(raw)
     except (ValueError, RecursionError):
         return None
-
-
-def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """The fractions in a JSON value, each with the keys it stands under."""
-    waiting = [(key, value)]
-    while waiting:
-        name, each = waiting.pop()
-        if isinstance(each, float):
-            yield name, each
-        elif isinstance(each, dict):
-            waiting += [(f"{name[-400:]} {part}", below) for part, below in each.items()]
-        elif isinstance(each, list):
-            waiting += [(name, below) for below in each]
 
 
 def _no_json(source: Source, path: str, ending: str) -> str:

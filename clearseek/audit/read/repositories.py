@@ -60,11 +60,11 @@ _WRITTEN = re.compile(
     + r")[:/][\w./-]{1,200}"
 )  # fmt: skip
 _OTHERS = re.compile(
-    r"\b(?:thank|acknowledg|inspired by|built (?:up)?on|based on|adapted from|borrow|fork(?:ed)? (?:of|from)|forks?\b"
+    r"\b(?:thank|acknowledg|inspired by|built (?:up)?on|based on|adapted from|borrow|forked|forks?\b"
     r"|derived from|we (?:\w+ )?follow\b|following the (?:work|paper|recipe|setup|data)|initiali[sz]ed|teacher|credits?"
     r"|fine-?tun\w+ (?:from|version)|fine-?tuned on|distill?(?:ed|ation)|compared? (?:to|with)|outperform|unofficial"
-    r"|third[- ]party|community|such as|base model|related|previous|another model|quanti[sz]|converted by|contributed by"
-    r"|supported by|e\.g\.)",
+    r"|third[- ]party|community|such as|base model|related|previous|another model|quanti[sz]|converted by"
+    r"|contributed by|supported by|e\.g\.)",
     re.I,
 )
 """Words about the work of others."""
@@ -115,7 +115,8 @@ def read_address(target: str) -> tuple[Kind, str, str] | None:
             "datasets": "data set", "spaces": "space", "collections": "collection", "models": "model",
             "organization": "owner",
         }  # fmt: skip
-        kind = kinds.get(parts[0].lower(), "model") if parts else "model"
+        plain: Kind = "data set" if host.endswith("kaggle.com") else "model"
+        kind = kinds.get(parts[0].lower(), plain) if parts else plain
         parts = parts[1:] if parts and parts[0].lower() in kinds else parts
     else:
         return None

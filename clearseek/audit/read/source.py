@@ -26,7 +26,7 @@ from clearseek.signing.tree import Problem, Tree, open_file, walk
 from clearseek.sysfiles import system_file
 
 MOST_TEXTS = 200
-MOST_TEXT = 8_000_000
+MOST_TEXT = 3_000_000
 """Files of prose that are read, and bytes of them in all."""
 LONGEST_TEXT = 8_000_000
 """Bytes of a text file that are read; the rest of a longer one is not looked at."""

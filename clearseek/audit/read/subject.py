@@ -22,9 +22,10 @@ from clearseek.audit.read.identity import Identity, identify, kin, stem
 from clearseek.audit.read.repositories import Repository, read_address, repositories
 from clearseek.audit.read.source import Source, prose
 from clearseek.config import ModelConfig
-from clearseek.counts import ParameterCount, count_parameters
+from clearseek.counts import Counted, ParameterCount, count_parameters
 from clearseek.errors import UserError
 from clearseek.hub.config_json import parse_hf_config
+from clearseek.hub.parameters import count_config
 from clearseek.hub.safetensors import Entry, Header
 from clearseek.sysfiles import system_file
 
@@ -250,8 +251,20 @@ class Subject:
 
     @cached_property
     def counts(self) -> ParameterCount | None:
-        """Parameters that the config stands for."""
+        """Parameters that the config stands for, where ClearSeek knows all tensors."""
         return None if self.config.value is None else count_parameters(self.config.value)
+
+    @cached_property
+    def counted(self) -> Part[Counted]:
+        """Parameters that config.json stands for, of any architecture; the error says why they are not known.
+
+        Where no figure is stated to compare them with, no process is started to count them.
+        """
+        raw = self.config_raw
+        if raw.value is None:
+            return Part(None, raw.error or "there is no config.json")
+        content = raw.value
+        return attempt(lambda: count_config(content, Path(CONFIG), bool(self.stated("total", "activated", "tokens"))))
 
     @cached_property
     def documents(self) -> tuple[Document, ...]:
@@ -294,7 +307,7 @@ class Subject:
     @cached_property
     def claims(self) -> tuple[Claim, ...]:
         """Figures that the prose states about this model."""
-        return tuple(claim for document in self.documents for claim in find_claims(document, self.name))
+        return tuple(claim for document in self.documents for claim in find_claims(document, *self.names))
 
     def stated(self, *kinds: str) -> tuple[Claim, ...]:
         """The claims of these kinds."""

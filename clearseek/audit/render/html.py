@@ -1,18 +1,19 @@
 """An audit as one page that needs nothing else: no script, no font, no picture from elsewhere.
 
 Everything a release says is foreign text, so every piece is escaped, and the page forbids itself (by its
-Content-Security-Policy) to load or run anything.
+Content-Security-Policy) to load or run anything. What opens and closes does so without a script.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from clearseek.audit.evidence import Answer, Audit, Dimension, Row
+from clearseek.audit.evidence import Answer, Audit
 from clearseek.audit.read.card import shorten
-from clearseek.audit.render.text import DIMENSIONS, MARKS, headline
+from clearseek.audit.render.text import DIMENSIONS, LEGEND, MARKS, differing, is_shown, names_of
+from clearseek.audit.verdict import verdict
 from clearseek.audit.views import views
 from clearseek.signing.tree import visible
 from clearseek.templates import render
@@ -24,37 +25,30 @@ _LOOK: Final[dict[Answer, str]] = {
 
 
 def as_html(audit: Audit) -> str:
-    """The whole page."""
-    found = views(audit)
-    name = str(audit.facts["name"])
-    return _page("audit.html.jinja", title=name, audit=audit, views=found, headline=headline(audit, found[0]))
+    """The whole page: the verdict, the rows that tell something, the others folded, and what frameworks make of it."""
+    found, rows = verdict(audit), {each: audit.of(each) for each in DIMENSIONS}
+    told = {
+        each: ([row for row in of if is_shown(row)], [row for row in of if not is_shown(row)])
+        for each, of in rows.items()
+    }
+    return _page("audit.html.jinja", title=found.model, audit=audit, verdict=found, views=views(audit), rows=told)
 
 
-def comparison_html(audits: Sequence[Audit]) -> str:
-    """Releases side by side: a column a release, a line an assertion; pointing at a cell shows its reason."""
-
-    def titles(dimension: Dimension) -> dict[str, str]:
-        return {row.id: row.title for audit in audits for row in audit.of(dimension)}
-
-    title = " beside ".join(str(audit.facts["name"]) for audit in audits)
-    readings = list(zip(*map(views, audits), strict=True))
-    return _page("comparison.html.jinja", title=title, audits=audits, readings=readings, titles=titles)
+def comparison_html(audits: Sequence[Audit], everything: bool = False) -> str:
+    """Releases side by side: each one's verdict and licence, then the rows that differ, a narrow column a release."""
+    found = [verdict(audit) for audit in audits]
+    return _page(
+        "comparison.html.jinja", title=f"{len(audits)} releases compared", audits=audits, verdicts=found,
+        names=names_of(found, audits), readings=list(map(views, audits)), rows=differing(audits, everything),
+        everything=everything,
+    )  # fmt: skip
 
 
 def _page(name: str, **values: Any) -> str:
-    values |= {"dimensions": DIMENSIONS, "marks": MARKS, "look": _LOOK, "bars": _bars}
+    values |= {"dimensions": DIMENSIONS, "marks": MARKS, "look": _LOOK, "legend": LEGEND}
     return render("clearseek.audit.render", name, joined, shorten, shown=visible, **values)
 
 
 def joined(text: str) -> str:
     """The lines of a part as one, for templates with a tag a line; foreign text has no line ends (`visible`)."""
     return re.sub(r"\n\s*", "", text)
-
-
-def _bars(rows: tuple[Row, ...]) -> Iterator[tuple[Answer, int, float, float]]:
-    """For each answer that was given: how often, and where its bar begins and how wide it is."""
-    x, width = 230.0, 400.0 / max(1, len(rows))
-    for answer in MARKS:
-        if count := sum(row.answer == answer for row in rows):
-            yield answer, count, x, count * width - 1
-            x += count * width

@@ -112,16 +112,6 @@ def test_data_that_are_kept_back_are_missing(release: Path, line: str, answer: s
     assert audited(release)["data.training"].answer == answer
 
 
-TABLE = "| Source | Tokens |\n|---|---|\n| Wikipedia | 3B |\n| GitHub | 20B |\n"
-
-
-def test_what_more_is_told_of_linked_data_is_said(release: Path) -> None:
-    text = "# x\nTrained on [Dolma](https://huggingface.co/datasets/allenai/dolma).\n\n"
-    for more, told in (("", "(not read)"), (TABLE, "a table gives the share of each source")):
-        (release / "README.md").write_text(text + more)
-        assert audited(release)["data.training"].reason.endswith(told)
-
-
 @pytest.mark.parametrize("content", ["", "{}", "[" * 100_000, '{"model": {"vocab": {}}}', "x"])
 def test_a_tokenizer_without_a_vocabulary_is_none(release: Path, content: str) -> None:
     (release / "tokenizer.json").write_text(content)

@@ -165,12 +165,17 @@ HOURS = "Training took 7.7M GPU hours on H100-80GB (TDP of 700W)."
         ("Training took 433 MWh and emitted 25,000 tonnes of CO2.", "no", Grade.CLAIMED),
         ("Training took 433 MWh and emitted 0 tons CO2eq, by offsets.", "yes", Grade.CLAIMED),
         ("Training took 433 MWh; emissions: 17 CO2.", "yes", Grade.CLAIMED),
-        ("Training took long.", "no", Grade.ABSENT),
     ],
 )
 def test_energy_is_hours_times_watts(tmp_path: Path, text: str, answer: str, grade: Grade) -> None:
     row = of_card(tmp_path, text)["cost.energy"]
     assert (row.answer, row.grade) == (answer, grade), row.reason
+
+
+def test_what_nobody_states_has_no_row(tmp_path: Path) -> None:
+    found = of_card(tmp_path, "Training took long.")
+    for id in ("cost.energy", "cost.devices", "cost.operations", "cost.price"):
+        assert found.get(id) is None
 
 
 SCORE = "## Benchmarks\n\n| Benchmark | Tiny |\n|---|---|\n| AIME 2024 | 55.5 |\n\n"

@@ -62,7 +62,8 @@ def test_commands_and_calls(line: str, found: list[str]) -> None:
     [
         ("Foo-7B", "Foo", "same"), ("foo_7b_chat", "Foo 7B", "same"), ("Foo-7B-Instruct-2507", "foo", "same"),
         ("Foo-v2", "Foo", "same"), ("Foo-30B-A3B-Base", "Foo", "same"), ("Foo-7B-GGUF", "Foo-7B", "form"),
-        ("Foo-34B-200K", "Foo-34B", "variant"), ("Foo-Math-7B", "Foo", "variant"), ("Foo-checkpoints", "Foo", "variant"),
+        ("Foo-34B-200K", "Foo-34B", "variant"), ("Foo-Math-7B", "Foo", "variant"),
+        ("Foo-checkpoints", "Foo", "variant"),
         ("Foobar", "Foo", ""), ("Foo-13B", "Foo-1", ""), ("Foo2.5", "Foo2", ""), ("Bar-Foo", "Foo", ""), ("x", "", ""),
         ("FOO.1-dev", "Foo", "variant"),
     ],

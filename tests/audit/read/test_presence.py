@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearseek.audit.read.listing import listing
-from clearseek.audit.read.presence import Kind, different_words, fault, numbers, sift
+from clearseek.audit.read.presence import Kind, different_words, fault, sift
 from clearseek.audit.read.source import Folder
 from clearseek.errors import UserError
 
@@ -48,7 +48,6 @@ def test_any_bytes_get_an_answer(tmp_path_factory: pytest.TempPathFactory, kind:
 def test_any_manifest_gets_an_answer(tmp_path_factory: pytest.TempPathFactory, content: dict[str, object]) -> None:
     found = listing(folder(tmp_path_factory.mktemp("release"), "data/manifest.json", json.dumps(content).encode()))
     assert found is None or not found.counted or found.problem
-    assert all(isinstance(value, float) for _, value in numbers(content))
 
 
 @pytest.mark.parametrize(

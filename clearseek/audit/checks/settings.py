@@ -1,0 +1,178 @@
+"""The settings of a run and the software it used: what somebody needs who has the code and wants the same model.
+
+Settings count wherever people write them: constants, defaults and keywords of Python, options of a command, variables of a
+shell, YAML, TOML, JSON; in a card they are a claim. Software counts when its versions are exact.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from clearseek.audit import questions as ask
+from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit.facts import PackagesFact
+from clearseek.audit.read.card import Document
+from clearseek.audit.read.program import Program, has_number, read_program
+from clearseek.audit.read.sources import SOFTWARE, SourceFile
+from clearseek.audit.read.subject import Subject
+
+MOST_SETTINGS: Final = 3_000_000
+"""Bytes that are taken apart in search of settings."""
+_NAMES: Final = {
+    "learning rate": r"\w*learning_?rates?|\w*_?lr(?:_max|_peak)?|lr_\w*rate|eta",
+    "batch size": r"(?!\w*(?:eval|test|val|infer))\w*(?:batch_?size\w*|batchsize|_bsz?)|bsz?|tokens_per_batch"
+                  r"|gradient_accumulation_steps|samples_per_gpu",
+    "sequence length": r"\w*seq(?:uence)?_?len(?:gth)?s?|block_size|\w*context_(?:len(?:gth)?|size|window)|n_ctx|\w*max_length"
+                       r"|cutoff_len|ctx_len|model_max_length|image_size|resolution",
+    "steps or tokens": r"\w*steps|\w*epochs?|\w*iters|\w*iterations|(?:max|total|train\w*)_(?:tokens|duration)|train_samples",
+    "optimiser": r"\w*optim\w*",
+    "weight decay": r"\w*weight_decay|wd",
+    "schedule": r"\w*warm_?up\w*|\w*schedule\w*|\w*decay_(?:style|iters|steps)",
+    "seed": r"\w*seed",
+}  # fmt: skip
+"""Settings that a run cannot be repeated without, by the keys that people give them."""
+_SETTINGS: Final = {setting: re.compile(keys, re.I) for setting, keys in _NAMES.items()}
+_WORDS: Final = ("optimiser", "schedule")
+"""Settings whose value may be a word."""
+_NOT_A_RUN: Final = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "package.json")
+_ITEM = re.compile(r"([A-Za-z][\w ()/-]{1,60}?)\s*[:=]\s*(\S.{0,200})")
+
+
+def configuration(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
+    """Files that give at least learning rate and batch size, and what else they give; else what the card gives."""
+    question = ask.CODE_CONFIGURATION
+    found: dict[str, tuple[Evidence, frozenset[str]]] = {}
+    unread: list[SourceFile] = []
+    length = 0
+    for each in sorted(
+        sources, key=lambda each: (each.example, each.is_code, not re.search(r"conf|train|recipe", each.path))
+    ):
+        low = each.raw[:2_000_000].lower() if each.path.rpartition("/")[2] not in _NOT_A_RUN else b""
+        if not (b"lr" in low or b"rate" in low) or not (b"batch" in low or b"bs" in low) or length > MOST_SETTINGS:
+            continue
+        length += len(each.raw)
+        given = settings_of(each.program)
+        if {"learning rate", "batch size"} <= given:
+            found[each.path] = each.evidence, given
+        elif each.unread:
+            unread.append(each)
+    if found:
+        every = frozenset().union(*(given for _, given in found.values()))
+        missing = [part for part in _SETTINGS if part not in every]
+        reason = f"{', '.join(part for part in _SETTINGS if part in every)} in {', '.join(list(found)[:4])}"
+        reason += f"; not {', '.join(missing)}" if missing else ""
+        places = tuple(where for where, _ in list(found.values())[:4])
+        return question.answer("partly" if missing else "yes", Grade.PRESENT, reason, *places)
+    for document in subject.documents:
+        for line, given in _told(document):
+            if {"learning rate", "batch size"} <= given:
+                reason = f"a document gives {', '.join(part for part in _SETTINGS if part in given)}; no file of settings does"
+                return question.partly(Grade.CLAIMED, reason, document.at(line))
+    if unread:
+        reason = f"{unread[0].path} {unread[0].unread}; no file that was read gives learning rate and batch size"
+        return question.unknown(Grade.ABSENT, reason, unread[0].evidence)
+    return question.no(Grade.ABSENT, "no file here gives learning rate and batch size, and no document does")
+
+
+def settings_of(program: Program) -> frozenset[str]:
+    """The settings that a program gives values for."""
+    given = {part for part, named in _SETTINGS.items() for key, value in program.settings.items()
+             if named.fullmatch(key) and (has_number(value) or part in _WORDS)}  # fmt: skip
+    if any(call.name.startswith(("torch.optim.", "optax.")) or "adam" in call.last.lower() for call in program.calls):
+        given.add("optimiser")
+    return frozenset(given)
+
+
+def _told(document: Document) -> Iterator[tuple[int, frozenset[str]]]:
+    """Settings that a document gives: in its tables and lists under one heading, in a block of settings, in a sentence."""
+    under: dict[tuple[str, ...], Program] = {}
+    begins: dict[tuple[str, ...], int] = {}
+
+    def give(path: tuple[str, ...], line: int, key: str, value: str) -> None:
+        begins.setdefault(path, line)
+        under.setdefault(path, Program()).give("_".join(re.findall(r"\w+", key.lower()))[:80], value)
+
+    for block in document.blocks:
+        for match in _ITEM.finditer(block.text[:2_000]):
+            give(block.headings, block.line, match[1], match[2])
+    for cell in document.cells:
+        path = document.headings[cell.line - 1]
+        if cell.column and cell.row:
+            give(path, cell.line, cell.row[0], cell.text)
+            if cell.column < len(cell.header):
+                give(path, cell.line, cell.header[cell.column], cell.text)
+    for path, program in under.items():
+        yield begins[path], settings_of(program)
+    for line, kind, text in fenced(document):
+        yield line, settings_of(read_program(f"a.{kind}", text.encode()))
+
+
+def fenced(document: Document) -> Iterator[tuple[int, str, str]]:
+    """Blocks of code in a document: line, language, text."""
+    begin, kind = 0, ""
+    for number, line in enumerate(document.lines, 1):
+        mark = line.strip()
+        if mark.startswith("```") and begin:
+            yield begin, kind, "\n".join(document.lines[begin : number - 1])
+            begin = 0
+        elif mark.startswith("```"):
+            begin, kind = number, mark.strip("`").strip().lower().partition(" ")[0]
+            kind = {"python": "py", "bash": "sh", "shell": "sh", "console": "sh", "": "sh"}.get(kind, kind)
+
+
+_PIN = re.compile(r"^[ \t\"'-]{0,12}([A-Za-z][\w.-]{0,80})(?:\[[\w,. -]{0,80}\])?={1,3}(v?\d[\w.+!-]{0,40})", re.M)
+_TOLD_PIN = re.compile(
+    r"^[ \t*-]{0,8}(Transformers|Py[Tt]orch|TRL|Datasets|Tokenizers|PEFT)[: ]{1,3}(\d[\w.+!-]{0,40})\s*$", re.M
+)
+_LOCKED = re.compile(r'^name = "([\w.-]{1,100})"\nversion = "([\w.+!-]{1,100})"', re.M)
+_IMAGE = re.compile(r"^FROM\s{1,9}(\S{0,200}(?:torch|nemo|jax|tensorflow)\S{0,100}:[\w.-]{0,100}\d[\w.-]{0,100})", re.M)
+_PIPFILE = re.compile(r'"([\w.-]{1,100})": \{[^{}]{0,4000}?"version": "==([\w.+!-]{1,100})"')
+_MOST_PACKAGES: Final = 5_000
+_FRAMEWORK = re.compile(
+    r"(?:torch|pytorch|tensorflow|jax|jaxlib|flax|mxnet|paddlepaddle|mindspore|megatron|transformers|deepspeed|lightning"
+    r"|composer|mlx|equinox|oneflow|tinygrad|nemo|keras|colossalai)(?:[-_](?:gpu|cpu|core|lm|toolkit|cuda\w{0,10}))?",
+    re.I,
+)
+_OTHER_PURPOSE = re.compile(r"(?:^|/)(?:docs?|documentation|website|eval\w{0,40}|bench\w{0,40}|tests?|examples?)/")
+
+
+def _pins(file: SourceFile) -> list[tuple[str, str]]:
+    """Packages with exact versions, as pip, conda, lock files and images name them."""
+    base = file.path.rpartition("/")[2].lower()
+    if not base.startswith(SOFTWARE) and not base.endswith(".lock"):
+        return []
+    text = file.raw.decode("utf-8", errors="replace")
+    found = [*_PIN.findall(text), *_LOCKED.findall(text), *_PIPFILE.findall(text)]
+    return [(str(name), str(version)) for name, version in found] + [
+        ("image", str(each)) for each in _IMAGE.findall(text)
+    ]
+
+
+def environment(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
+    """Files that pin the software of training: what builds the pages or runs tests and benchmarks is other software."""
+    question = ask.CODE_ENVIRONMENT
+    pinned = [(each, pins) for each in sources if (pins := _pins(each))]
+    other = [each for each, _ in pinned if _OTHER_PURPOSE.search(each.path.lower())]
+    pinned = [(each, pins) for each, pins in pinned if each not in other]
+    training = [
+        (each, pins) for each, pins in pinned if any(_FRAMEWORK.fullmatch(name) or name == "image" for name, _ in pins)
+    ]
+    if training:
+        shown = ", ".join(f"{len(pins)} packages pinned in {each.path}" for each, pins in training[:4])
+        first = PackagesFact(dict(sorted(training[0][1][:_MOST_PACKAGES])))
+        return question.yes(Grade.PRESENT, shown, *(each.evidence for each, _ in training[:4]), facts=(first,))
+    if pinned:
+        each, pins = pinned[0]
+        reason = f"{len(pins)} packages pinned in {each.path}, and none of them trains a model"
+        return question.partly(Grade.CLAIMED, reason, each.evidence)
+    for document in subject.documents:
+        for number, line in enumerate(document.lines, 1):
+            if _PIN.match(line.strip()) and "==" in line or _TOLD_PIN.match(line):
+                reason = "a document names versions; no file pins them"
+                return question.partly(Grade.CLAIMED, reason, document.at(number))
+    if other:
+        reason = f"{other[0].path} pins what documentation, tests or evaluation need; nothing pins the run's software"
+        return question.no(Grade.CLAIMED, reason, other[0].evidence)
+    return question.no(Grade.ABSENT, "no lock file and no pinned requirements")
