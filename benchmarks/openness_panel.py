@@ -239,9 +239,9 @@ MOT: Final = {
 
 def tool(found: Audit, entry: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """Component, our answer, the tool's, and our reason, for what the tool's entry decides."""
-    from clearseek.audit.views import framework
+    from clearseek.audit.views import view
 
-    entries = {each.name: each for each in framework(found).entries}
+    entries = {each.name: each for each in view(found, "mof").entries}
     invalid = {name for name, _ in entry["invalid_III"]} | set(entry["missing_III"]) | set(entry["unlicensed_III"])
     theirs = {"III Open Model: Model parameters (Final)": "Model parameters (Final)" not in invalid}
     if entry["class"] == 1:
