@@ -1,9 +1,9 @@
 """Public summaries of training content: fields that the audit finds filled, beside grades that people gave.
 
-``python benchmarks/summary_panel.py FOLDER`` reads the PDFs of the AI Accountability Lab's archive (``public/archive`` of
-its repository) that ``panels/aial.json`` names, each as the audit reads one, and prints fields beside grades. A grade is of
-how well a field is filled, the audit's count of whether it is: so a low count should come with a low grade, and a full
-one says nothing of quality. ``!`` is a model of which nobody found a summary.
+``python benchmarks/summary_panel.py FOLDER`` reads the PDFs of the AI Accountability Lab's archive
+(``public/archive`` of its repository) that ``panels/aial.json`` names, each as the audit reads one, and prints fields
+beside grades. A grade is of how well fields are filled, the audit's count of whether they are: so a low count should
+come with a low grade, and a full one says nothing of quality. ``!`` is a model of which nobody found a summary.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ def test_an_audit_answers_the_listed_questions_in_their_order(name: str, release
     listed = [each for each in QUESTIONS if found.get(each) is not None]
     assert [row.question for row in found] == listed
     assert {each.id for each in QUESTIONS if each not in listed} <= {
-        "parameters.mtp", "parameters.stored", "weights.trajectory", "lineage.weights", "cost.operations",
-        "cost.devices", "cost.price", "cost.energy",
+        "parameters.mtp", "parameters.stored", "files.signature", "weights.trajectory", "lineage.weights",
+        "cost.operations", "cost.devices", "cost.price", "cost.energy",
     }  # fmt: skip
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.pickles import is_pickle
 from clearseek.audit.read.subject import CONFIG, Subject, attempt
-from clearseek.errors import UserError
 from clearseek.hub.safetensors import LONGEST_HEADER
-from clearseek.jsontext import strict_json
+from clearseek.signing.bundle import read_bundle
 from clearseek.signing.dsse import LONGEST_BUNDLE
 from clearseek.signing.manifest import NOT_CONTENT, SIGNATURE
 from clearseek.signing.tree import is_below
@@ -26,7 +22,6 @@ _LOOK = 65_536
 _TORCH_BIN = re.compile(r"(?:pytorch_model|adapter_model|training_args|optimizer|scheduler|random_states)[\w.-]*\.bin")
 """Names under which PyTorch's own programs write pickles."""
 _LOOSE_PICKLE = re.compile(rb"[\w/-]\.pkl")
-_SIGSTORE = "application/vnd.dev.sigstore.bundle"
 _SETTINGS = (
     CONFIG,
     "tokenizer_config.json",
@@ -41,14 +36,13 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield _inventory(subject)
     yield _names(subject)
     yield _execution(subject)
-    yield _signature(subject)
-
-
-def _signature(subject: Subject) -> Row:
     found = [path for path in (SIGNATURE, "model.sigstore.json") if path in subject.source.sizes]
-    if not found:
-        return ask.FILES_SIGNATURE.unknown(Grade.ABSENT, "there is no signature in it")
-    part = attempt(lambda: _bundle(subject.source.read(found[0], LONGEST_BUNDLE), found[0]))
+    if found:
+        yield _signature(subject, found)
+
+
+def _signature(subject: Subject, found: list[str]) -> Row:
+    part = attempt(lambda: read_bundle(subject.source.read(found[0], LONGEST_BUNDLE), found[0]))
     places = (subject.source.whole(found[0]),)
     if part.value is None:
         return ask.FILES_SIGNATURE.no(Grade.CLAIMED, part.error, *places)
@@ -75,63 +69,6 @@ def _signature(subject: Subject) -> Row:
 
 def _few(paths: list[str], most: int = 4) -> str:
     return ", ".join(paths[:most]) + (f" and {len(paths) - most:,} more" if len(paths) > most else "")
-
-
-@dataclass(frozen=True, slots=True)
-class _Bundle:
-    """What a signature says, before anybody's key was tried on it."""
-
-    by: str
-    check: str
-    """What tells whose it is."""
-    digests: dict[str, str]
-    """File -> SHA-256 in hex; empty where another hash was taken. No entry where it signs something else than files."""
-    ignored: tuple[str, ...]
-
-
-def _bundle(raw: bytes, where: str) -> _Bundle:
-    """Read a sigstore bundle over files. Raises UserError where it is none."""
-    content = strict_json(raw, where)
-    envelope, material = content.get("dsseEnvelope"), content.get("verificationMaterial")
-    if not str(content.get("mediaType")).startswith(_SIGSTORE) or not isinstance(material, dict):
-        raise UserError(f"{where}: no sigstore bundle, so no signature that is known here")
-    key = "publicKey" in material
-    by = "a key" if key else "a certificate of sigstore"
-    check = "the publisher's public key (clearseek verify --key)"
-    if not key:
-        check = "its certificate (model_signing verify sigstore, with the identity that should have signed)"
-    if "messageSignature" in content and envelope is None:
-        return _Bundle(by, check, {}, ())
-    if not isinstance(envelope, dict):
-        raise UserError(f"{where}: a sigstore bundle without a statement or a signature")
-    signatures, payload = envelope.get("signatures"), envelope.get("payload")
-    try:
-        signed = [base64.b64decode(each["sig"], validate=True) for each in signatures]  # type: ignore[union-attr]
-        statement = strict_json(base64.b64decode(payload, validate=True), where)  # type: ignore[arg-type]
-    except (TypeError, KeyError, ValueError):
-        raise UserError(f"{where}: a sigstore bundle whose signature or statement cannot be read") from None
-    predicate = statement.get("predicate")
-    if not isinstance(predicate, dict) or "resources" not in predicate:
-        return _Bundle(by, check, {}, ())
-    listed, settings = predicate["resources"], predicate.get("serialization")
-    digests = dict(map(_signed_file, listed)) if isinstance(listed, list) and all(map(_is_named, listed)) else {}
-    if not signed or not all(signed) or not digests:
-        raise UserError(f"{where}: a sigstore bundle that signs no file")
-    ignored = settings.get("ignore_paths") if isinstance(settings, dict) else None
-    paths = tuple(each for each in ignored if isinstance(each, str)) if isinstance(ignored, list) else ()
-    return _Bundle(by, check, digests, paths)
-
-
-def _is_named(value: object) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("name"), str)
-
-
-def _signed_file(value: dict[str, Any]) -> tuple[str, str]:
-    digest = value.get("digest")
-    if isinstance(digest, dict):
-        digest = digest.get("sha256")
-    other = value.get("algorithm", "sha256") != "sha256" or not isinstance(digest, str)
-    return value["name"], "" if other else str(digest)
 
 
 def _inventory(subject: Subject) -> Row:

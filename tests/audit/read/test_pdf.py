@@ -1,4 +1,4 @@
-"""The text of a stranger's PDF: read where pypdf is here, bounded in size and time, and never a verdict where it is not."""
+"""The text of a stranger's PDF: read where pypdf is here, bounded in size and time, never a no where it is not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def write_pdf(file: Path, lines: tuple[str, ...], packed: bytes = b"") -> None:
     stream = packed or zlib.compress(f"BT /F1 11 Tf 40 800 Td {shown} ET".encode("latin-1", errors="replace"))
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 900] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 900] /Contents 4 0 R /Resources "
+        b"<< /Font << /F1 5 0 R >> >> >>",
         b"<< /Length %d /Filter /FlateDecode >>\nstream\n%s\nendstream" % (len(stream), stream),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]  # fmt: skip
