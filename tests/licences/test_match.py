@@ -194,7 +194,7 @@ def test_known_terms_without_shipped_text() -> None:
     assert match.label == "LicenseRef-Llama-3.1 (by its title)" and not match.exact
     openmdw = standard("OpenMDW-1.0").replace("1.0", "1.1").replace("any patent,", "any patent or copyright,")
     assert identify(openmdw).label == "OpenMDW-1.1"
-    assert identify("Gemma Terms of Use: see the web page.").licence is None
+    assert identify("Gemma Terms of Use: see the web page.").label == "LicenseRef-Gemma (by its title)"
 
 
 def test_the_same_words_in_another_order_are_no_licence() -> None:
