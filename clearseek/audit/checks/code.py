@@ -143,13 +143,9 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
 def _named(subject: Subject, piece: Piece) -> Row | None:
     """The row of a model that others' code can run, as its configuration or an example in its documents says."""
     if piece.question == ask.CODE_ARCHITECTURE:
-        named = (subject.config_raw.value or {}).get("architectures")
-        if (
-            isinstance(named, list)
-            and named
-            and isinstance(named[0], str)
-            and "auto_map" not in subject.config_raw.value
-        ):
+        config = subject.config_raw.value or {}
+        named = config.get("architectures")
+        if isinstance(named, list) and named and isinstance(named[0], str) and "auto_map" not in config:
             reason = f"no code here; config.json names {named[0][:80]}, a class that a library has to bring"
             return piece.question.partly(Grade.CLAIMED, reason, subject.config_key("architectures"))
     if piece.question == ask.CODE_INFERENCE:

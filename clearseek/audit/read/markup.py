@@ -246,7 +246,7 @@ class _Reader:
             self.picture(str(token.attrs.get("src", "")), token.content)
         elif token.type == "html_inline" and _TAG.search(token.content):
             self.html(token.content, environment)
-        elif token.type == "html_inline":  # what markdown-it takes for a tag and this reader does not would come back for ever
+        elif token.type == "html_inline":  # a tag to markdown-it only, which would come back for ever
             self.words(token.content)
 
     # -- HTML -------------------------------------------------------------------------------------------------------
