@@ -250,12 +250,12 @@ def writing(path: Path, size: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn an error of the file system at `path` into a UserError."""
+def reading(path: Path | str, cure: str = "") -> Iterator[None]:
+    """Turn an error of the file system at `path` into a UserError, which says the cure where one is given."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from None
+        raise UserError(f"{path}: cannot read: {error.strerror}{f'; {cure}' * bool(cure)}") from None
 
 
 def _cure(error: OSError, path: Path, size: int | None) -> str | None:

@@ -65,17 +65,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = (), record: bool = False) -> Recipe:
-    """Validate the tables of a recipe in TOML or JSON.
+    """Validate the tables of a recipe in TOML or JSON; of a `record` of what was trained, not its retired settings.
 
-    Args:
-        raw: The tables.
-        where: File that they are from.
-        overrides: Strings that `raw` was changed by, as for :func:`load_recipe`.
-        record: Whether to leave out retired settings whatever they were: a model that was trained with them is a model.
-
-    Raises:
-        UserError: each line begins with `where` or with the override that set the key.
-        OtherVersionError: the only fault is in retired settings, with which an earlier version can train.
+    Raises UserError, each line of which begins with `where` (a file name) or with the override that set the key;
+    OtherVersionError where retired settings are the only fault, for an earlier version can train with them.
     """
     tables, retired = _without_retired(raw)
     entries: list[Any] = [] if record else retired

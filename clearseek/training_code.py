@@ -43,11 +43,7 @@ def code_here() -> str:
 
 
 def trainers_code(sources: Mapping[str, bytes], roots: Sequence[str] = ROOTS) -> dict[str, str]:
-    """SHA-256 of every source that the trainer imports, directly or not, by path.
-
-    Args:
-        sources: Sources by path.
-        roots: Modules of the trainer.
+    """SHA-256 of every source that the trainer's modules, `roots`, import, directly or not, by path.
 
     Raises UserError where one of `roots` is missing or a source is not Python.
     """

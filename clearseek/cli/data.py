@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 from clearseek.cli.options import RECIPE, add_overrides
@@ -25,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from clearseek.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    with DataProgress(Console(stderr=True), quiet=arguments.json) as progress:
+    with closing(DataProgress(Console(stderr=True), quiet=arguments.json)) as progress:
         manifest = prepare_data(recipe.data, recipe.model.vocab_size, arguments.out, progress)
     if arguments.json:
         print_json(manifest.model_dump(mode="json", exclude={"config"}))

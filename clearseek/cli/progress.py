@@ -199,40 +199,23 @@ STAGES = {"read": "reading documents", "tokenizer": "training the tokenizer", "t
 
 
 class DataProgress:
-    """Progress of `prepare_data`, which it is called by: bars with ETA in a terminal, one line a stage elsewhere.
-
-    A context manager, which restores the terminal. Bars are drawn from the first call on.
-    """
+    """Progress of `prepare_data`, which calls it: bars with ETA in a terminal, one line a stage elsewhere."""
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
-        self._console, self._quiet = console, quiet
-        self._stages: dict[str, TaskID | None] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        self._bars = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._lines = not (quiet or console.is_terminal)
+        self._bars = Progress(*columns, console=console, transient=True, disable=quiet or self._lines)
+        self._stages: dict[str, TaskID] = {}
 
-    def __enter__(self) -> DataProgress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.pause()
-
-    def pause(self) -> None:
-        """Take the bars away until the next call, so that other lines can be printed."""
-        if self._bars is not None:
-            self._bars.stop()
+    def close(self) -> None:
+        """Restore the terminal, until the next call: then other lines can be printed."""
+        self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if self._quiet:
-            return
-        name, new = STAGES.get(stage, stage), stage not in self._stages
-        if self._bars is None:
-            if new:
-                self._console.print(name, markup=False)
-            self._stages[stage] = None
-            return
-        if new:
+        if stage not in self._stages:
+            name = STAGES.get(stage, stage)
+            if self._lines:
+                self._bars.console.print(name, markup=False)
             self._stages[stage] = self._bars.add_task(name, total=total or None)
         self._bars.start()
-        task = self._stages[stage]
-        assert task is not None
-        self._bars.update(task, completed=done, total=total or None)
+        self._bars.update(self._stages[stage], completed=done, total=total or None)

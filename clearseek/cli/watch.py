@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ def run_training(
 
     console = Console(stderr=True) if quiet else Console(highlight=False)
     with (
-        DataProgress(Console(stderr=True), quiet) as on_data,
+        closing(DataProgress(Console(stderr=True), quiet)) as on_data,
         Display(recipe.train.steps, recipe.name, console=console) as display,
     ):
 
         def say(line: str) -> None:
-            on_data.pause()
+            on_data.close()
             console.print(line, markup=False, soft_wrap=True)
 
         outcome = train_recipe(

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from clearseek.config import DataConfig, Settings
 from clearseek.errors import OtherVersionError, UserError
-from clearseek.files import sha256_file
+from clearseek.files import reading, sha256_file
 from clearseek.jsontext import is_later
 
 Counts = dict[str, int]
@@ -244,15 +244,12 @@ def read_manifest(folder: Path) -> Manifest:
 def read_documents(folder: Path) -> Iterator[DocumentEntry]:
     """The lines of documents.jsonl, one at a time. Raises UserError when the file is missing or damaged."""
     path = folder / "documents.jsonl"
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield DocumentEntry.model_validate_json(line)
-                except ValidationError:
-                    raise UserError(f"{path}:{number}: damaged: prepare the data again") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from None
+    with reading(path), path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield DocumentEntry.model_validate_json(line)
+            except ValidationError:
+                raise UserError(f"{path}:{number}: damaged: prepare the data again") from None
 
 
 def check_files(folder: Path, manifest: Manifest, hashes: bool = True) -> None:
@@ -261,11 +258,9 @@ def check_files(folder: Path, manifest: Manifest, hashes: bool = True) -> None:
         path = folder / entry.name
         kind = "shard" if entry.name.endswith(".bin") else "file"
         cure = f"restore it, or delete {folder} and prepare the data again"
-        try:
+        with reading(path, cure):
             size = path.stat().st_size
             if size != entry.bytes:
                 raise UserError(f"{path}: changed {kind}: {size} bytes instead of {entry.bytes}; {cure}")
             if hashes and sha256_file(path) != entry.sha256:
                 raise UserError(f"{path}: changed {kind}: its SHA-256 is not the manifest's; {cure}")
-        except OSError as error:
-            raise UserError(f"{path}: cannot read the {kind}: {error.strerror}; {cure}") from None

@@ -49,7 +49,7 @@ from clearseek.data.scan import scan as read_once
 from clearseek.data.sources import Document, Source, open_source
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
-from clearseek.files import atomic_folder, sha256_bytes, sha256_file
+from clearseek.files import atomic_folder, reading, sha256_bytes, sha256_file
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total): "read" counts documents (total 0: unknown), "tokenizer" and "tokenise" bytes."""
@@ -146,12 +146,11 @@ def _remarks(source: Source, scan: Scan, vocabulary: int) -> Remarks:
 def held_out_bytes(folder: Path) -> bytes:
     """The held-out documents' bytes, one after another. Raises UserError when the file is not the manifest's."""
     entry = next(entry for entry in read_manifest(folder).files if entry.name == "heldout.txt")
-    try:
-        content = (folder / entry.name).read_bytes()
-    except OSError as error:
-        raise UserError(f"{folder / entry.name}: cannot read: {error.strerror}; prepare the data again") from None
+    path = folder / entry.name
+    with reading(path, "prepare the data again"):
+        content = path.read_bytes()
     if sha256_bytes(content) != entry.sha256:
-        raise UserError(f"{folder / entry.name}: changed file: delete {folder} and prepare the data again")
+        raise UserError(f"{path}: changed file: delete {folder} and prepare the data again")
     return content
 
 

@@ -28,7 +28,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from clearseek.errors import UserError
-from clearseek.files import sha256_bytes, write_atomic
+from clearseek.files import reading, sha256_bytes, write_atomic
 from clearseek.filetypes import HEAD_BYTES, UTF8_BOM, recognise
 
 BOS = "<｜begin▁of▁sentence｜>"
@@ -114,10 +114,8 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
         """Read a tokenizer.json. Raises UserError when it is missing, damaged, or has no BOS or EOS token."""
-        try:
+        with reading(path):
             return cls(Path(path).read_bytes(), str(path))
-        except OSError as error:
-            raise UserError(f"{path}: cannot read the tokenizer: {error.strerror}") from None
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer.json atomically, byte for byte as it was read or trained."""

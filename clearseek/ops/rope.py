@@ -79,10 +79,8 @@ def places(
 ) -> Places:
     """Positions start .. start + length - 1; with `start_BS`, each document begins at 0 again.
 
-    Raises ValueError where a document starts before the sequence or after one of its tokens.
-
     DeepSeek-V3 packs documents into sequences without such isolation in pre-training (report, section 4.1), and
-    isolates them in fine-tuning (section 5.1).
+    isolates them in fine-tuning (section 5.1). Raises ValueError for a start after its token, or before the sequence.
     """
     turn_SP2 = rotations(config, start, length, device)
     if start_BS is None:

@@ -51,10 +51,7 @@ def gather(run: Run, data: Path, dtype: str, name: str) -> Made:
         )
     transcript = check_transcript(run.transcript)
     if transcript.version > 1 and transcript.header.get("code_sha256") != code_here():
-        raise UserError(
-            f"{run.root}: trained by other code than this ClearSeek's, which a release would carry: release it with "
-            f"the ClearSeek that trained it (code_sha256 of its transcript; here {code_here()})"
-        )
+        raise UserError(f"{run.root}: trained by other code than this ClearSeek's: release it with the one that did")
     settle_numerics(recipe.train.threads, "cpu")  # others must get the following figures to the bit
     reached = transcript.begin + len(transcript.steps)
     if reached < recipe.train.steps:

@@ -18,6 +18,7 @@ from threading import Event, Lock
 
 from clearseek.cores import usable_cores
 from clearseek.errors import UserError
+from clearseek.files import reading
 from clearseek.signing.tree import File, open_file, visible
 
 BUFFER = 256 * 1024
@@ -65,7 +66,7 @@ def _hash(root: Path, file: File, count: _Count) -> str:
     with open_file(root, file.path) as stream:
         before = os.fstat(stream.fileno())
         total = fresh = 0
-        try:
+        with reading(where):
             while size := stream.readinto(buffer):  # type: ignore[attr-defined]
                 digest.update(buffer[:size])
                 total += size
@@ -75,8 +76,6 @@ def _hash(root: Path, file: File, count: _Count) -> str:
                     fresh = 0
                 if count.stop.is_set():
                     break
-        except OSError as error:
-            raise UserError(f"{where}: cannot read: {error.strerror}") from None
         count.add(fresh)
         after = os.fstat(stream.fileno())
     unchanged = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clearseek.errors import UserError
+from clearseek.files import reading
 from clearseek.sysfiles import system_file
 
 DEEPEST = 64
@@ -160,15 +161,13 @@ def read_bytes(root: Path, path: str, limit: int) -> bytes:
 
 def read_file(file: Path, limit: int) -> bytes:
     """A file that the user named, through any links, but neither a fifo nor a device. Raises UserError."""
-    try:
+    with reading(file):
         handle = os.open(file, _FILE & ~os.O_NOFOLLOW)
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
             raise UserError(f"{file}: not a regular file")
         with os.fdopen(handle, "rb", buffering=0) as stream:
             return _read(stream, limit, str(file))
-    except OSError as error:
-        raise UserError(f"{file}: cannot read: {error.strerror}") from None
 
 
 def name_problem(path: str) -> str | None:

@@ -12,6 +12,7 @@ pictures/          loss curve, expert loads
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import FileIO
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from clearseek.config import Recipe
 from clearseek.errors import UserError
-from clearseek.files import append, write_atomic, writing
+from clearseek.files import append, reading, write_atomic, writing
 from clearseek.recipe import parse_recipe, recipe_json
 
 if TYPE_CHECKING:  # a path and a recipe need none of it
@@ -250,19 +251,16 @@ class Loads:
 
 def _entries(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Complete lines up to the first that is damaged, each with the bytes to its end, one in memory at a time."""
-    try:
-        with path.open("rb") as file:
-            end = 0
-            while (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
-                try:
-                    entry = json.loads(line)
-                except (ValueError, RecursionError):
-                    return
-                if not isinstance(entry, dict) or not isinstance(entry.get("step"), int) or "load" not in entry:
-                    return
-                end += len(line)
-                yield entry, end
-    except FileNotFoundError:
+    if not os.path.exists(path):  # noqa: PTH110 (Path.exists raises where a folder above cannot be searched)
         return
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from None
+    with reading(path), path.open("rb") as file:
+        end = 0
+        while (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                return
+            if not isinstance(entry, dict) or not isinstance(entry.get("step"), int) or "load" not in entry:
+                return
+            end += len(line)
+            yield entry, end

@@ -134,10 +134,7 @@ class Trainer:
         return Outcome(self.training.step, finished, self.training.weights_hash(), time.perf_counter() - began)
 
     def stop(self) -> None:
-        """End the run after the current step, with a checkpoint, or in the final evaluation, which is begun again.
-
-        A task that evaluates nothing has no such evaluation: its run is then finished.
-        """
+        """End the run after the current step, with a checkpoint, or in a final evaluation, which is begun again."""
         self._stop = True
 
     def _take_step(self, on_step: OnStep | None) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import clearseek
 from clearseek.errors import OtherVersionError, UserError
-from clearseek.files import sha256_bytes
+from clearseek.files import reading, sha256_bytes
 from clearseek.train.record import StepRecord, decode, encode
 
 if TYPE_CHECKING:
@@ -69,16 +69,13 @@ def read_lines(path: Path) -> Iterator[Line]:
     Raises:
         UserError: the file is missing, or a line breaks the chain; the message names it.
     """
-    try:
-        with path.open("rb") as file:
-            line: Line | None = None
-            for number, raw in enumerate(file, start=1):
-                if not raw.endswith(b"\n"):
-                    return
-                line = _next(path, number, raw[:-1], line)
-                yield line
-    except OSError as error:
-        raise unreadable(path, error) from None
+    line: Line | None = None
+    with reading(path), path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.endswith(b"\n"):
+                return
+            line = _next(path, number, raw[:-1], line)
+            yield line
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -151,7 +148,7 @@ def _version(path: Path, stated: Any) -> int:
         raise UserError(f'{path}, line 1: not the header of a transcript: "format" is not "{FORMAT}"')
     if int(found[1]) not in (1, 2):
         raise OtherVersionError(
-            f"{path}: {stated}: a format of another version of ClearSeek; {clearseek.__version__} reads formats 1 and 2"
+            f"{path}, line 1: {stated}: a format of another ClearSeek; {clearseek.__version__} reads formats 1 and 2"
         )
     return int(found[1])
 
@@ -178,7 +175,3 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
 def canonical(entry: dict[str, Any]) -> bytes:
     """One canonical JSON line, without the newline."""
     return json.dumps(entry, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path}: cannot read the transcript: {error.strerror}")

@@ -16,11 +16,11 @@ from typing import Any
 
 import clearseek
 from clearseek.errors import OtherVersionError, UserError
-from clearseek.files import append, sha256_bytes, writing
+from clearseek.files import append, reading, sha256_bytes, writing
 from clearseek.locks import lock
 from clearseek.train.header import differences
 from clearseek.train.record import StepRecord, encode
-from clearseek.train.transcript import FORMAT, Line, begin, canonical, read_lines, unreadable
+from clearseek.train.transcript import FORMAT, Line, begin, canonical, read_lines
 
 
 class TranscriptWriter:
@@ -69,10 +69,8 @@ class TranscriptWriter:
             UserError: this run's header differs from the recorded one (the message names every key that does), a line
                 was altered, the transcript ends before `step`, or another process is writing it.
         """
-        try:
+        with reading(path):
             file = FileIO(path, "r+")
-        except OSError as error:
-            raise unreadable(path, error) from None
         try:
             _lock(file, path)
             refuse_format_1(path)

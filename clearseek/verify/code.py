@@ -21,8 +21,7 @@ _BINARY: Final = (".so", ".pyd", ".pyc", ".pth", ".dll", ".dylib")
 def other_code(root: Path, transcript: RunRecord) -> str:
     """Differences between the code that trains here and that of the run, in words, or an empty string.
 
-    Raises UserError where the release does not carry the code that the run began with, by its transcript;
-    OtherVersionError where the list of that code is of a later format.
+    Raises UserError where the release does not carry the code that the run began with, by its transcript.
     """
     if transcript.version == 1:
         return "the transcript does not say by what code, as before ClearSeek 0.2"

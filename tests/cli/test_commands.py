@@ -432,7 +432,7 @@ def test_what_a_killed_preparation_left_is_cleared(cli: Cli, work: Work, tmp_pat
     assert not left.exists() and weights(tmp_path / "r") == work.weights
 
 
-LONG_STEPS = 100
+LONG_STEPS = 200
 """So many that a run is not over before a signal reaches it, though the machine be busy."""
 LONG = ("--set", f"train.steps={LONG_STEPS}", "--set", "train.checkpoint_every=1000", "--set", "train.hash_every=1000")
 

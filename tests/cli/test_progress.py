@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from contextlib import closing
 
 import pytest
 from rich.console import Console
@@ -201,14 +202,14 @@ def test_duration(seconds: float, text: str) -> None:
 
 def test_a_message_takes_bars_of_data_away_until_they_move_again() -> None:
     out = Terminal()
-    with DataProgress(Console(file=out, force_terminal=True, width=60, color_system=None)) as progress:
-        progress.pause()  # a message before any bar
+    with closing(DataProgress(Console(file=out, force_terminal=True, width=60, color_system=None))) as progress:
+        progress.close()  # a message before any bar
         assert out.getvalue() == ""
         progress("read", 1, 4)
-        progress.pause()
+        progress.close()
         before = len(out.getvalue())
         progress("tokenise", 2, 4)
-        progress.pause()
+        progress.close()
         text = out.getvalue()[before:]
     assert "reading documents" in text and "tokenising" in text and "50%" not in text
     assert out.getvalue().count("\x1b[?25l") == out.getvalue().count("\x1b[?25h") == 2
@@ -216,12 +217,12 @@ def test_a_message_takes_bars_of_data_away_until_they_move_again() -> None:
 
 def test_a_pipe_gets_a_line_for_each_stage_of_data() -> None:
     out = io.StringIO()
-    with DataProgress(Console(file=out)) as progress:
+    with closing(DataProgress(Console(file=out))) as progress:
         for done in range(3):
             progress("read", done, 2)
-        progress.pause()
+        progress.close()
         progress("tokenise", 0, 2)
     assert out.getvalue() == "reading documents\ntokenising\n"
-    with DataProgress(Console(file=out), quiet=True) as progress:
+    with closing(DataProgress(Console(file=out), quiet=True)) as progress:
         progress("tokenizer", 0, 2)
     assert out.getvalue() == "reading documents\ntokenising\n"

@@ -741,6 +741,16 @@ def test_an_import_has_no_training_to_release(made: Path, tmp_path: Path) -> Non
         make_release(Run(tmp_path / "run"), tmp_path / "out")
 
 
+def test_a_run_of_other_code_is_refused(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source in the release would not be what trained it."""
+    recipe = tiny(data={"paths": [str(corpus / "*.txt")]}, train={"steps": 1})
+    train_recipe(recipe, Run(tmp_path / "run"))
+    monkeypatch.setattr("clearseek.release.gather.code_here", lambda: "0" * 64)
+    with pytest.raises(UserError, match="trained by other code than this ClearSeek's"):
+        make_release(Run(tmp_path / "run"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unfinished_run_is_refused(tmp_path: Path, corpus: Path) -> None:
     recipe = tiny(data={"paths": [str(corpus / "*.txt")]}, train={"steps": 4})
     run = Run(tmp_path / "run")

@@ -59,7 +59,8 @@ print(choose(Fp8Config(), torch.device("cpu")).backend.name)
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     triton, deepgemm, cublas, chosen = ran.stdout.splitlines()
     assert triton == deepgemm == "Triton is not installed: pip install -e '.[triton]'"
-    assert cublas == "it needs an NVIDIA GPU" and chosen == "dequantised"
+    assert cublas == "it needs an NVIDIA GPU"
+    assert chosen in ("dequantised", "reference")  # the faster one in a measurement, which a busy machine disturbs
 
 
 def changed(**parts: Any) -> Callable[[], Backend]:
