@@ -1,6 +1,6 @@
 """How far the audit agrees with people, on releases that its rules were not written with in sight.
 
-Two kinds of panel. **Repositories**, read by a person before the audit was asked:
+Two kinds of panel. **Repositories**, read by one reader before the audit was asked:
 
     python benchmarks/openness_panel.py --labels benchmarks/panels/repositories.toml --folder checkouts
 
@@ -66,7 +66,7 @@ Rows = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A repository with a person's answers, the likeliest first."""
+    """a repository with a reader's answers, the likeliest first."""
 
     repository: str
     """``owner/name``."""
@@ -139,7 +139,7 @@ def as_x(folder: Path, place: Path) -> Path:
 
 
 def measure(release: Release, folder: Path, code: Path) -> dict[str, Any]:
-    """What the audit says about one release under both names, beside what a person says."""
+    """What the audit says about one release under both names, beside what a reader says."""
     labels = {question: " ".join(answers) for question, answers in release.cells.items()}
     out: dict[str, Any] = {"repository": release.repository, "labels": labels}
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
@@ -186,7 +186,7 @@ def _percent(count: Counter[str], releases: int) -> float:
 
 
 def lines(results: list[dict[str, Any]]) -> Iterator[str]:
-    """The table for people: a line a release, ``!`` where a person says something else, then the wrong rows."""
+    """The table for people: a line a release, ``!`` where a reader says something else, then the wrong rows."""
     for each in results:
         shown = []
         for question in QUESTIONS:
@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("releases", nargs="*", metavar="INDEX_FILE=FOLDER", help="with --panel")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--panel", type=Path, help="ratings that others published")
-    which.add_argument("--labels", type=Path, help="repositories with a person's answers")
+    which.add_argument("--labels", type=Path, help="repositories with a reader's answers")
     parser.add_argument("--folder", type=Path, default=Path(), help="where OWNER/NAME are checked out")
     here = Path(__file__).parent.parent
     parser.add_argument("--code", type=Path, default=here, help="the checkout of ClearSeek that audits")
