@@ -217,7 +217,9 @@ def _for_this_model(
     """What fine-tuning code is to this model: how it was made, what one may do with it, or another model's."""
     card = "" if subject.card is None else subject.card.text.lower()
     keys = (b"model_name", b"base_model", b"from_pretrained", b"model_id")
-    naming = [each for each in sources if each.runs and deeds.has(each.path, "tunes") and any(k in each.raw for k in keys)]
+    naming = [
+        each for each in sources if each.runs and deeds.has(each.path, "tunes") and any(k in each.raw for k in keys)
+    ]
     others = [base for each in naming[:_MOST_NAMING] if _is_others(subject, base := deeds.base(each.program))]
     made = next((base for base in others if base.rpartition("/")[2].lower() in card), "")
     ours = (subject.metadata.value or {}).get("base_model") or made or _TUNED.search(card)

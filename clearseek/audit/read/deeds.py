@@ -178,7 +178,9 @@ def evaluation(program: Program, path: str) -> Deed | None:
         return Deed()
     if not has(path, "scoring") or has(path, "speed"):
         return None
-    return Deed() if any(has(name, "scores") for name in (*program.functions, *(c.last for c in program.calls))) else None
+    return (
+        Deed() if any(has(name, "scores") for name in (*program.functions, *(c.last for c in program.calls))) else None
+    )
 
 
 def preparation(program: Program, path: str) -> Deed | None:

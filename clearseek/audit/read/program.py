@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, Final
 
 import yaml
@@ -46,18 +46,13 @@ ENDINGS: Final = (".py", ".ipynb", *_REMARKS)
 _CALL = re.compile(r"(?P<kind>\b(?:def|class|fn|function|func|void)\s{1,9})?(?P<name>\w[\w.:]{0,200}!?)[ \t]{0,9}\(")
 _HEREDOC = re.compile(r"<<-?[ ]?['\"]?(\w{1,40})['\"]?[^\n]*\n.*?(?:^\s*\1\s*$|\Z)", re.S | re.M)
 _SHELL = re.compile(
-    r"(?P<remark>(?<![^\s;])#[^\n]*)|(?P<end>[\n;|&]+)"
+    r"(?<![^\s;])#[^\n]*|(?P<end>[\n;|&]+)"
     r"|(?P<word>(?:[^\s'\"\\;|&]|\\.|'[^']*(?:'|\Z)|\"(?:\\.|[^\"\\])*(?:\"|\Z))+)",
     re.S,
 )
 _GIVEN = re.compile(r"[-+@]{0,3}(?P<key>[A-Za-z][\w.@/-]{0,120}?)\s*[:=]\s*(?P<value>\S.*)", re.S)
 _COMMANDS = ("command", "cmd", "run", "script", "entrypoint", "args", "launch", "commands")
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
-
-
-def several(names: str) -> frozenset[str]:
-    """The names in a text, without order."""
-    return frozenset(names.split())
 
 
 def has_number(text: str) -> bool:
@@ -133,12 +128,10 @@ def read_program(path: str, raw: bytes) -> Program:
         return out
     ending = "." + name.rpartition(".")[2]
     try:
-        if name.endswith(".ipynb"):
-            code, shell = _cells(text)
+        if ending in (".py", ".ipynb"):
+            code, shell = _cells(text) if ending == ".ipynb" else (text, "")
             _python(out, code)
             _shell(out, shell)
-        elif name.endswith(".py"):
-            _python(out, text)
         elif name.endswith(SCRIPTS):
             _shell(out, text)
         elif name.endswith(SETTINGS):
@@ -154,17 +147,10 @@ def read_program(path: str, raw: bytes) -> Program:
 
 def _cells(text: str) -> tuple[str, str]:
     """The code of a notebook: lines of Python, and those for the shell."""
-    kept: list[str] = []
-    shell: list[str] = []
-    for cell in json.loads(text)["cells"]:
-        if cell["cell_type"] == "code":
-            code = "".join(cell["source"])
-            (shell if code.startswith("%%") else kept).extend(code.split("\n"))
-    for number, line in enumerate(kept):
-        if line.lstrip().startswith(("%", "!")):
-            shell.append(line.lstrip("%! \t"))
-            kept[number] = line[: len(line) - len(line.lstrip())] + "pass"
-    return "\n".join(kept), "\n".join(shell)
+    cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    code = "\n".join(each for each in cells if not each.startswith("%%"))
+    shell = [each for each in cells if each.startswith("%%")] + re.findall(r"^[ \t]*[%!][%! \t]*(.*)", code, re.M)
+    return re.sub(r"^([ \t]*)[%!].*", r"\1pass", code, flags=re.M), "\n".join(shell)
 
 
 def _python(out: Program, text: str) -> None:
@@ -358,23 +344,19 @@ def _command(out: Program, command: list[str]) -> None:
 
 
 def _settings(out: Program, ending: str, text: str) -> None:
+    """Settings, and the commands that some of them are."""
     if len(text) > LONGEST_SETTINGS:
         out.unread = "is longer than settings are"
-    elif ending in (".yaml", ".yml"):
-        _walk(out, _events(text))
-    elif ending == ".json":
-        _walk(out, _leaves(json.loads(text)))
-    elif ending == ".toml":
-        _walk(out, _leaves(tomllib.loads(text)))
+        return
+    values: Iterator[tuple[str, Any]]
+    if ending in (".yaml", ".yml"):
+        values = _events(text)
+    elif ending in (".json", ".toml"):
+        values = _leaves(json.loads(text) if ending == ".json" else tomllib.loads(text))
     else:
         lines = (_GIVEN.fullmatch(line.partition("#")[0].strip()) for line in text.split("\n"))
-        _walk(out, ((given["key"], given["value"]) for given in lines if given))
-
-
-def _walk(out: Program, values: Iterator[tuple[str, Any]]) -> None:
-    for number, (key, value) in enumerate(values):
-        if number >= _MOST_VALUES:
-            break
+        values = ((given["key"], given["value"]) for given in lines if given)
+    for key, value in islice(values, _MOST_VALUES):
         out.give(key, value)
         if key.lower() in _COMMANDS and isinstance(value, str) and " " in value:
             _shell(out, value[:20_000])
