@@ -55,7 +55,7 @@ def configuration(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
             continue
         length += len(each.raw)
         given = settings_of(each.program)
-        if _LEAST <= given:
+        if given >= _LEAST:
             found[each.path] = each.evidence, given
         elif each.unread:
             unread.append(each)
@@ -68,7 +68,7 @@ def configuration(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
         return question.answer("partly" if missing else "yes", Grade.PRESENT, reason, *places)
     for document in subject.documents:
         for line, given in _told(document):
-            if _LEAST <= given:
+            if given >= _LEAST:
                 told = ", ".join(part for part in _SETTINGS if part in given)
                 reason = f"a document gives {told}; no file of settings does"
                 return question.partly(Grade.CLAIMED, reason, document.at(line))

@@ -16,8 +16,8 @@ from typing import Final
 
 from clearseek.audit.read.program import Call, Program, words
 
-WORDS: Final = {name: frozenset(text.split())
-                for name, text in tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8")).items()}  # fmt: skip
+_TABLE: Final = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+WORDS: Final = {name: frozenset(text.split()) for name, text in _TABLE.items()}
 TUNING: Final = "it goes on from weights that are there: fine-tuning"
 
 
@@ -73,7 +73,7 @@ def training(program: Program, path: str, here: frozenset[str]) -> Deed | None:
 
 
 def _loop(program: Program) -> bool:
-    """Whether gradients are taken and an optimiser steps; of other languages only names are known: ``adamw_update(``."""
+    """Whether gradients are taken and an optimiser steps, or, where only names are known, ``adamw_update(``."""
     taken = {call.owner for call in program.calls if call.last in WORDS["gradients"] or "backward" in words(call.last)}
     for call in program.calls:
         both = call.last in WORDS["both"]
