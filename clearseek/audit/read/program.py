@@ -17,10 +17,10 @@ import tokenize
 import tomllib
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, islice
 from typing import Any, Final
 
 import yaml
@@ -35,32 +35,24 @@ _DEEPEST: Final = 60
 """Brackets within brackets of Python that is parsed: what people write has a dozen."""
 SCRIPTS: Final = (".sh", ".bash", ".slurm", ".sbatch", ".mk", "makefile", ".bat")
 SETTINGS: Final = (".yaml", ".yml", ".json", ".toml", ".gin", ".cfg", ".ini", ".conf", ".args")
+_TEXTS: Final = r"|\"(?:\\.|[^\"\\])*(?:\"|\Z)|'(?:\\.[^'\n]{0,8}|[^'\\\n])'"
+_C: Final = re.compile(r"//[^\n]*|/\*.*?(?:\*/|\Z)|\br(?P<hashes>#{0,3})\".*?(?:\"(?P=hashes)|\Z)" + _TEXTS, re.S)
 _REMARKS: Final = {
-    **dict.fromkeys((".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".rs", ".swift", ".go", ".java"), re.compile(
-        r"//[^\n]*|/\*.*?(?:\*/|\Z)"
-        r"|\br(?P<hashes>#{0,3})\".*?(?:\"(?P=hashes)|\Z)|\"(?:\\.|[^\"\\])*(?:\"|\Z)"
-        r"|'(?:\\.[^'\n]{0,8}|[^'\\\n])'", re.S)),
-    ".jl": re.compile(
-        r"#=.*?(?:=#|\Z)|#[^\n]*|\"\"\".*?(?:\"\"\"|\Z)|\"(?:\\.|[^\"\\])*(?:\"|\Z)"
-        r"|'(?:\\.[^'\n]{0,8}|[^'\\\n])'", re.S),
-}  # fmt: skip
+    **dict.fromkeys((".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".rs", ".swift", ".go", ".java"), _C),
+    ".jl": re.compile(r"#=.*?(?:=#|\Z)|#[^\n]*|\"\"\".*?(?:\"\"\"|\Z)" + _TEXTS, re.S),
+}
 """Remarks and strings of other languages; each pattern consumes what it begins, so that a text is gone over once."""
 ENDINGS: Final = (".py", ".ipynb", *_REMARKS)
 _CALL = re.compile(r"(?P<kind>\b(?:def|class|fn|function|func|void)\s{1,9})?(?P<name>\w[\w.:]{0,200}!?)[ \t]{0,9}\(")
 _HEREDOC = re.compile(r"<<-?[ ]?['\"]?(\w{1,40})['\"]?[^\n]*\n.*?(?:^\s*\1\s*$|\Z)", re.S | re.M)
 _SHELL = re.compile(
-    r"(?P<remark>(?<![^\s;])#[^\n]*)|(?P<end>[\n;|&]+)"
+    r"(?<![^\s;])#[^\n]*|(?P<end>[\n;|&]+)"
     r"|(?P<word>(?:[^\s'\"\\;|&]|\\.|'[^']*(?:'|\Z)|\"(?:\\.|[^\"\\])*(?:\"|\Z))+)",
     re.S,
 )
 _GIVEN = re.compile(r"[-+@]{0,3}(?P<key>[A-Za-z][\w.@/-]{0,120}?)\s*[:=]\s*(?P<value>\S.*)", re.S)
 _COMMANDS = ("command", "cmd", "run", "script", "entrypoint", "args", "launch", "commands")
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
-
-
-def several(names: str) -> frozenset[str]:
-    """The names in a text, without order."""
-    return frozenset(names.split())
 
 
 def has_number(text: str) -> bool:
@@ -136,12 +128,10 @@ def read_program(path: str, raw: bytes) -> Program:
         return out
     ending = "." + name.rpartition(".")[2]
     try:
-        if name.endswith(".ipynb"):
-            code, shell = _cells(text)
+        if ending in (".py", ".ipynb"):
+            code, shell = _cells(text) if ending == ".ipynb" else (text, "")
             _python(out, code)
             _shell(out, shell)
-        elif name.endswith(".py"):
-            _python(out, text)
         elif name.endswith(SCRIPTS):
             _shell(out, text)
         elif name.endswith(SETTINGS):
@@ -157,55 +147,33 @@ def read_program(path: str, raw: bytes) -> Program:
 
 def _cells(text: str) -> tuple[str, str]:
     """The code of a notebook: lines of Python, and those for the shell."""
-    kept: list[str] = []
-    shell: list[str] = []
-    for cell in json.loads(text)["cells"]:
-        if cell["cell_type"] == "code":
-            code = "".join(cell["source"])
-            (shell if code.startswith("%%") else kept).extend(code.split("\n"))
-    for number, line in enumerate(kept):
-        if line.lstrip().startswith(("%", "!")):
-            shell.append(line.lstrip("%! \t"))
-            kept[number] = line[: len(line) - len(line.lstrip())] + "pass"
-    return "\n".join(kept), "\n".join(shell)
+    cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    code = "\n".join(each for each in cells if not each.startswith("%%"))
+    shell = [each for each in cells if each.startswith("%%")] + re.findall(r"^[ \t]*[%!][%! \t]*(.*)", code, re.M)
+    return re.sub(r"^([ \t]*)[%!].*", r"\1pass", code, flags=re.M), "\n".join(shell)
 
 
 def _python(out: Program, text: str) -> None:
     """Python by its parser, or where that refuses, by its tokens."""
-    depth = deepest = 0
-    for match in re.finditer(r"[\[({]|[\])}]", text):
-        depth = depth + 1 if match[0] in "[({" else max(0, depth - 1)
-        deepest = max(deepest, depth)
+    depths = accumulate(1 if match[0] in "[({" else -1 for match in re.finditer(r"[\[({\])}]", text))
     try:
-        if deepest > _DEEPEST:
+        if max(depths, default=0) > _DEEPEST:
             raise SyntaxError
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            nodes = _nodes(ast.parse(text))
+            nodes = list(_nodes(ast.parse(text)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         _names(out, _tokens(out, text))
         return
     _Reader(out).read(nodes)
 
 
-def _nodes(tree: ast.AST) -> list[ast.AST]:
-    """All nodes of a parsed file in its order, without marks of context and operators, which say nothing here."""
-    out: list[ast.AST] = []
+def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes of a parsed file in its order."""
     waiting = [tree]
     while waiting:
-        node = waiting.pop()
-        out.append(node)
-        below: list[ast.AST] = []
-        for value in node.__dict__.values():
-            if isinstance(value, list):
-                below += [each for each in value if isinstance(each, ast.AST)]
-            elif isinstance(value, ast.AST) and not isinstance(value, _MARKS):
-                below.append(value)
-        waiting += reversed(below)
-    return out
-
-
-_MARKS: Final = (ast.expr_context, ast.operator, ast.boolop, ast.unaryop, ast.cmpop)
+        yield (node := waiting.pop())
+        waiting += reversed(list(ast.iter_child_nodes(node)))
 
 
 def _tokens(out: Program, text: str) -> str:
@@ -245,40 +213,36 @@ class _Reader:
         of: defaultdict[type[ast.AST], list[Any]] = defaultdict(list)
         for node in nodes:
             of[type(node)].append(node)
-        docs = {id(each.value) for each in of[ast.Expr] if isinstance(each.value, ast.Constant)}
+        docs = {id(each.value): each.lineno for each in of[ast.Expr] if isinstance(each.value, ast.Constant)}
         lines = {each.lineno for each in nodes if isinstance(each, ast.expr | ast.stmt) and id(each) not in docs}
-        self.out.lines = len(lines - {each.lineno for each in of[ast.Expr] if id(each.value) in docs})
-        for each in of[ast.Import]:
-            self.out.imports.update(alias.name for alias in each.names)
-            self.names.update((alias.asname, alias.name) for alias in each.names if alias.asname)
-        for each in of[ast.ImportFrom]:
-            module = "." * each.level + (each.module or "")
-            self.out.imports.add(module)
-            self.names.update((alias.asname or alias.name, f"{module}.{alias.name}") for alias in each.names)
+        self.out.lines = len(lines - set(docs.values()))
+        for each in of[ast.Import] + of[ast.ImportFrom]:
+            module = "." * getattr(each, "level", 0) + (getattr(each, "module", "") or "")
+            self.out.imports.update([module] if module else [alias.name for alias in each.names])
+            for alias in each.names:
+                if module or alias.asname:
+                    self.names[alias.asname or alias.name] = f"{module}.{alias.name}" if module else alias.name
         for each in of[ast.Assign]:
             self._assign(each.targets, each.value)
         for each in of[ast.AnnAssign] + of[ast.NamedExpr]:
             self._assign([each.target], each.value)
         for each in of[ast.withitem]:
-            if each.optional_vars:
-                self._assign([each.optional_vars], each.context_expr)
+            self._assign([each.optional_vars] if each.optional_vars else [], each.context_expr)
         for each in of[ast.Call]:
             self._call(each)
-        for each in of[ast.ClassDef]:
-            self.out.classes[each.name] = tuple(map(self.dotted, each.bases))
+        self.out.classes = {each.name: tuple(map(self.dotted, each.bases)) for each in of[ast.ClassDef]}
         for each in of[ast.FunctionDef] + of[ast.AsyncFunctionDef]:
             self.out.functions.add(each.name)
-            plain = (each.args.posonlyargs + each.args.args)[::-1]
-            self._give(plain, each.args.defaults[::-1])
-            self._give(each.args.kwonlyargs, each.args.kw_defaults)
+            plain = each.args.posonlyargs + each.args.args
+            self._give([key.arg for key in plain[::-1]], each.args.defaults[::-1])
+            self._give([key.arg for key in each.args.kwonlyargs], each.args.kw_defaults)
         for each in of[ast.Dict]:
-            self._give(each.keys, each.values)
+            self._give([getattr(key, "value", None) for key in each.keys], each.values)
 
     def _give(self, keys: list[Any], values: list[ast.expr | None]) -> None:
         for key, value in zip(keys, values, strict=False):
-            name = key.arg if isinstance(key, ast.arg) else key.value if isinstance(key, ast.Constant) else None
-            if isinstance(name, str):
-                self.out.give(name, _value(value))
+            if isinstance(key, str):
+                self.out.give(key, _value(value))
 
     def dotted(self, node: ast.AST | None) -> str:
         """A name with its dots; of what is called or taken by index, the name of that."""
@@ -300,35 +264,32 @@ class _Reader:
         return ".".join(reversed(parts))
 
     def _assign(self, targets: list[ast.expr], value: ast.expr | None) -> None:
+        call = value.value if isinstance(value, ast.Await) else value
         for target in targets:
-            for each in target.elts if isinstance(target, ast.Tuple | ast.List) else (target,):
-                name = self.dotted(each)
-                call = value.value if isinstance(value, ast.Await) else value
-                if isinstance(call, ast.Call):
-                    passed = {self.dotted(given) for given in (*call.args, *(key.value for key in call.keywords))}
-                    made = self.out.makers.setdefault(name, [])
-                    if name not in passed and len(made) < 20:
-                        made.append(self.dotted(call))
-                if not isinstance(target, ast.Tuple | ast.List):
+            several = target.elts if isinstance(target, ast.Tuple | ast.List) else None
+            for name in map(self.dotted, several or (target,)):
+                made = self.out.makers.setdefault(name, []) if isinstance(call, ast.Call) else []
+                if isinstance(call, ast.Call) and len(made) < 20:
+                    passed = map(self.dotted, (*call.args, *(key.value for key in call.keywords)))
+                    made += [self.dotted(call)] if name not in passed else []
+                if several is None:
                     self.out.give(name, _value(value))
 
     def _call(self, node: ast.Call) -> None:
         name = self.dotted(node.func)
         keys = {each.arg: each.value for each in node.keywords[:200] if each.arg}
-        plain = [
-            each
+        given = tuple(
+            str(each.value)[:200] if isinstance(each, ast.Constant) else self.dotted(each)
             for each in (*node.args[:20], *keys.values())
             if isinstance(each, ast.Name | ast.Attribute | ast.Constant)
-        ]
-        given = tuple(str(each.value)[:200] if isinstance(each, ast.Constant) else self.dotted(each) for each in plain)
+        )
         maker = " ".join(self.out.makers.get(name.rpartition(".")[0], ()))
         self.out.calls.append(Call(name, maker, frozenset(keys), given))
         if name.endswith(("add_argument", "option")):
-            option = next((each for each in given if each.startswith("--")), "")
-            self.out.give(option or "-", _value(keys.get("default")))
+            option = next((each for each in given if each.startswith("--")), "-")
+            self._give([option], [keys.get("default")])
         else:
-            for key, value in keys.items():
-                self.out.give(key, _value(value))
+            self._give(list(keys), list(keys.values()))
 
 
 def _value(node: ast.expr | None) -> object:
@@ -361,57 +322,44 @@ def _shell(out: Program, text: str) -> None:
     text = _HEREDOC.sub("\n", text.replace("\\\r\n", " ").replace("\\\n", " "))
     out.lines += sum(1 for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#"))
     for match in _SHELL.finditer(text + "\n"):
-        if match["word"] is not None:
+        if match["word"]:
             command.append(match["word"].replace('"', "").replace("'", "")[:1000])
-        elif match["end"] is not None and command:
-            if len(out.commands) < _MOST_VALUES:
-                out.commands.append(tuple(command))
+        elif match["end"] and command:
+            _command(out, command)
             command = []
-    for line in out.commands[:_MOST_VALUES]:
-        for word in line:
-            given = _GIVEN.fullmatch(word)
-            if (
-                given and " " in given["value"] and "-" in given["value"]
-            ):  # a command, or a part of one, kept in a variable
-                inner = given["value"].split()
-                out.commands.append(tuple(inner))
-                _options(out, inner)
-            elif given:
-                out.give(given["key"], given["value"])
-        _options(out, line)
 
 
-def _options(out: Program, line: Sequence[str]) -> None:
-    for word, after in pairwise(line):
-        if word.startswith("--") and "=" not in word and not after.startswith("--"):
-            out.give(word, after or None)
+def _command(out: Program, command: list[str]) -> None:
+    if len(out.commands) >= _MOST_VALUES:
+        return
+    out.commands.append(tuple(command))
+    for word, after in zip(command, (*command[1:], ""), strict=True):
+        given = _GIVEN.fullmatch(word)
+        if given and " " in given["value"] and "-" in given["value"]:  # a command, or a part of one, in a variable
+            _command(out, given["value"].split())
+        elif given:
+            out.give(given["key"], given["value"])
+        elif word.startswith("--") and after and not after.startswith("--"):
+            out.give(word, after)
 
 
 def _settings(out: Program, ending: str, text: str) -> None:
+    """Settings, and the commands that some of them are."""
     if len(text) > LONGEST_SETTINGS:
         out.unread = "is longer than settings are"
-    elif ending in (".yaml", ".yml"):
-        _walk(out, _events(text))
-    elif ending == ".json":
-        _walk(out, _leaves(json.loads(text)))
-    elif ending == ".toml":
-        _walk(out, _leaves(tomllib.loads(text)))
+        return
+    values: Iterator[tuple[str, Any]]
+    if ending in (".yaml", ".yml"):
+        values = _events(text)
+    elif ending in (".json", ".toml"):
+        values = _leaves(json.loads(text) if ending == ".json" else tomllib.loads(text))
     else:
         lines = (_GIVEN.fullmatch(line.partition("#")[0].strip()) for line in text.split("\n"))
-        _walk(out, ((given["key"], given["value"]) for given in lines if given))
-
-
-def _walk(out: Program, values: Iterator[tuple[str, Any]]) -> None:
-    for number, (key, value) in enumerate(values):
-        if number >= _MOST_VALUES:
-            break
+        values = ((given["key"], given["value"]) for given in lines if given)
+    for key, value in islice(values, _MOST_VALUES):
         out.give(key, value)
         if key.lower() in _COMMANDS and isinstance(value, str) and " " in value:
-            inner = Program()
-            _shell(inner, value[:20_000])
-            out.commands += inner.commands
-            for name, given in inner.settings.items():
-                out.give(name, given)
+            _shell(out, value[:20_000])
     out.lines = len(out.settings)
 
 
@@ -436,19 +384,19 @@ def _events(text: str) -> Iterator[tuple[str, str]]:
     """For each open collection: the key whose value comes next, or ``""`` where a key comes next; None in a list."""
     name = ""
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        match event:
-            case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
-                if keys and keys[-1]:
-                    yield keys[-1], "…"
-                keys.append("" if isinstance(event, yaml.MappingStartEvent) else None)
-            case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                keys.pop()
-                if keys and keys[-1]:
-                    keys[-1] = ""
-            case yaml.ScalarEvent() if keys and keys[-1] == "":
-                keys[-1] = name = event.value or "?"
-            case yaml.ScalarEvent() | yaml.AliasEvent():
-                if isinstance(event, yaml.ScalarEvent) and event.value not in ("null", "~", ""):
-                    yield (keys[-1] if keys and keys[-1] else name), event.value
-                if keys and keys[-1]:
-                    keys[-1] = ""
+        if isinstance(event, yaml.CollectionStartEvent):
+            if keys and keys[-1]:
+                yield name, "…"
+            keys.append("" if isinstance(event, yaml.MappingStartEvent) else None)
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            keys.pop()
+        elif not isinstance(event, yaml.NodeEvent):
+            continue
+        elif keys and keys[-1] == "":
+            keys[-1] = name = getattr(event, "value", "") or "?"
+            continue
+        elif (value := getattr(event, "value", "")) not in ("null", "~", ""):
+            yield name, value
+        if keys and keys[-1]:
+            keys[-1] = ""

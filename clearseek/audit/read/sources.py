@@ -10,7 +10,7 @@ from typing import Final
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.archive import members
-from clearseek.audit.read.program import ENDINGS, SCRIPTS, SETTINGS, Program, read_program, several
+from clearseek.audit.read.program import ENDINGS, SCRIPTS, SETTINGS, Program, read_program
 from clearseek.audit.read.source import Source
 from clearseek.errors import UserError
 
@@ -21,14 +21,12 @@ MOST_SOURCES: Final = 4_000
 MOST_SOURCE: Final = 100_000_000
 """Source files, and bytes of them in all."""
 SOFTWARE: Final = ("requirements", "constraints", "environment", "dockerfile", "setup.py", "pyproject", "pipfile")
-_THEIRS: Final = several(
-    "dependencies third_party third-party thirdparty 3rdparty vendor vendored node_modules site-packages external "
-    ".github .circleci .buildkite tests test testing unittests unit_tests fixtures"
+_THEIRS: Final = re.compile(
+    r"(?:^|/)(?:dependencies|(?:third|3rd)[_-]?party|vendor(?:ed)?|node_modules|site-packages|external|\.github"
+    r"|\.circleci|\.buildkite|tests?|testing|unit_?tests|fixtures)/|(?:^|/)(?:test_[^/]*|[^/]*_test|conftest)\.py$"
 )
-_TRIES: Final = re.compile(r"(?:^|/)(?:test_[^/]*|[^/]*_test|conftest)\.py$")
-_EXAMPLES: Final = several(
-    "example examples demo demos tutorial tutorials cookbook cookbooks docs doc playground samples colab colabs "
-    "notebook notebooks"
+_EXAMPLES: Final = re.compile(
+    r"(?:^|/)(?:(?:example|demo|tutorial|cookbook|doc|colab|notebook)s?|playground|samples)/", re.I
 )
 
 
@@ -65,10 +63,10 @@ class SourceFile:
         """Whether it is code, a script, or a file that may hold commands."""
         return self.path.lower().endswith((*ENDINGS, *SCRIPTS, ".yaml", ".yml"))
 
-    @cached_property
+    @property
     def example(self) -> bool:
         """Whether its folder says that it shows others how to."""
-        return not _EXAMPLES.isdisjoint(self.path.lower().split("/")[:-1])
+        return _EXAMPLES.search(self.path) is not None
 
     @property
     def cost(self) -> int:
@@ -78,42 +76,37 @@ class SourceFile:
 
 def source_files(source: Source) -> tuple[SourceFile, ...]:
     """The release's own source files and files of settings: code first, shallow before deep."""
-
-    def rank(path: str) -> tuple[bool, int, str]:
-        return not path.lower().endswith((*ENDINGS, *SCRIPTS)), path.count("/"), path
-
     beside = frozenset(path.rpartition("/")[2] for path in source.sizes)
+    code = (*ENDINGS, *SCRIPTS)
     out: list[SourceFile] = []
     length = 0
-    for path in sorted(source.sizes, key=rank):
-        for each in _read(source, path, beside):
-            out.append(each)
-            length += len(each.raw)
+    for path in sorted(source.sizes, key=lambda each: (not each.lower().endswith(code), each.count("/"), each)):
+        try:
+            for inner, raw, limit in _read(source, path):
+                where = Evidence(path, f"member {inner}" if inner else "", "", source.sha256(path))
+                cut = f"is longer than {limit:,} bytes" if len(raw) >= limit else ""
+                out.append(SourceFile(f"{path}!{inner}" if inner else path, raw, where, beside, cut))
+                length += len(raw)
+        except UserError as error:
+            if path.lower().endswith(ENDINGS):
+                out.append(SourceFile(path, b"", Evidence(path), beside, f"could not be read: {error}"))
         if len(out) >= MOST_SOURCES or length > MOST_SOURCE:
             break
     return tuple(out)
 
 
-def _read(source: Source, path: str, beside: frozenset[str]) -> Iterator[SourceFile]:
-    try:
-        if _is_source(path):
-            limit = LONGEST_NOTEBOOK if path.endswith(".ipynb") else LONGEST_SOURCE
-            raw = source.read(path, limit)
-            cut = f"is longer than {limit:,} bytes" if len(raw) < source.sizes[path] else ""
-            yield SourceFile(path, raw, source.whole(path), beside, cut)
-        elif path.endswith((".tar.gz", ".tgz", ".tar")) and "/" in path:
-            for member, raw in members(source, path, LONGEST_SOURCE):
-                if _is_source(member):
-                    where = Evidence(path, f"member {member}", "", source.sha256(path))
-                    cut = f"is longer than {LONGEST_SOURCE:,} bytes" if len(raw) == LONGEST_SOURCE else ""
-                    yield SourceFile(f"{path}!{member}", raw, where, beside, cut)
-    except UserError as error:
-        if path.lower().endswith(ENDINGS):
-            yield SourceFile(path, b"", Evidence(path), beside, f"could not be read: {error}")
+def _read(source: Source, path: str) -> Iterator[tuple[str, bytes, int]]:
+    """The sources in a file: name in an archive or empty, bytes, and the number of bytes that are read at most."""
+    if _is_source(path):
+        limit = LONGEST_NOTEBOOK if path.endswith(".ipynb") else LONGEST_SOURCE
+        yield "", source.read(path, limit), limit
+    elif path.endswith((".tar.gz", ".tgz", ".tar")) and "/" in path:
+        for member, raw in members(source, path, LONGEST_SOURCE):
+            if _is_source(member):
+                yield member, raw, LONGEST_SOURCE
 
 
 def _is_source(path: str) -> bool:
     low = path.lower()
-    if not _THEIRS.isdisjoint(low.split("/")[:-1]) or _TRIES.search(low):
-        return False
-    return low.endswith((*ENDINGS, *SCRIPTS, *SETTINGS, ".lock")) or low.rpartition("/")[2].startswith(SOFTWARE)
+    own = low.endswith((*ENDINGS, *SCRIPTS, *SETTINGS, ".lock")) or low.rpartition("/")[2].startswith(SOFTWARE)
+    return own and _THEIRS.search(low) is None
