@@ -26,7 +26,7 @@ _DROPPED = frozenset(
     ("the", "license", "licence", "agreement", "version", "v", "lizenz", "licencia", "licenza", "licença")
 )
 _CALLED = re.compile(r"licen[cs]|terms|agreement|rail|non-?commercial|research|\bnc\b|mnpl|mrl", re.I)
-_CALLED_AFTER = re.compile(r"['\u2019s]{0,2}[\W_]*(?:community|model|research|open|public|own)?[\W_]*"
+_CALLED_AFTER = re.compile(r"['\u2019s]{0,2}[\W_]*(?:community|model|research|open|public|own|模型|社区){0,2}[\W_]*"
                            r"(?:licen[cs]e|lizenz|terms|agreement|许可|协议|ライセンス)", re.I)  # fmt: skip
 _CALLED_BEFORE = re.compile(r"(?:licen[cs]e|lizenz|licencia|licenza|许可证?|协议)\W{1,4}$", re.I)
 _REPOSITORIES = re.compile(r"(?:^|\.)(?:github|gitlab|huggingface|hf|gitee|modelscope|githubusercontent)\.", re.I)

@@ -45,7 +45,8 @@ def _gate(subject: Subject) -> Row:
                 reason = f"{document.file}, line {line}: “{shorten(sentence.text, 160)}”"
                 return ask.BARRIERS_ACCESS.no(Grade.CLAIMED, reason, document.at(line, shorten(sentence.text)))
     if weight_links(subject):
-        return ask.BARRIERS_ACCESS.unknown(Grade.LINKED, "linked; whether the place asks for anything was not looked at")
+        reason = "linked; whether the place asks for anything was not looked at"
+        return ask.BARRIERS_ACCESS.unknown(Grade.LINKED, reason)
     return ask.BARRIERS_ACCESS.not_applicable("there are no weights")
 
 

@@ -66,13 +66,27 @@ def _kind(subject: Subject, kind: Kind) -> Row:
     if text is None and not stated:
         return question.no(Grade.ABSENT, "no licence text, no tag and no sentence covers them")
     row = _by_word(question, kind, stated) if text is None else _of_text(question, kind, text, stated)
-    said = contradicting(subject, weights_licence(subject)) if kind == "weights" and row.answer == "yes" else ()
-    if not said:
+    if kind != "weights" or row.answer != "yes":
         return row
+    said = contradicting(subject, weights_licence(subject))
+    if not said:
+        closed = next((each for each in stated if text and _goes_before(each, text)), None)
+        if closed is None or closed.deciding is None:
+            return row
+        reason = f"but the card, {closed.place.where}, says {closed.deciding.name}: {_restricted(closed.deciding)}"
+        row = row.adding(reason, closed.place, answer="no", grade=Grade.CLAIMED)
+        return replace(row, facts=(*map(licence_fact, closed.licences), *_flag_facts(closed.deciding)))
     places = (quote(each.file, each.clause) for each in said[:4])
     answer: Answer = "no" if said[0].sure else "unknown"
     changed = row.adding(f"but {said[0].words}", *places, answer=answer, grade=min(row.grade, Grade.PRESENT))
     return replace(changed, facts=(*row.facts, *_clause_facts(said[0].file, (said[0].clause,))))
+
+
+def _goes_before(stated: Statement, text: Text) -> bool:
+    """Whether the card names restricted terms for the weights in particular, or along with the licence of a text."""
+    closed = stated.deciding is not None and stated.deciding.restricted and not stated.tag
+    together = text.match.licence in stated.licences and not stated.either
+    return closed and (together or ("weights" in stated.kinds and not text.kinds))
 
 
 def _by_word(question: Question, kind: Kind, stated: list[Statement]) -> Row:
@@ -203,7 +217,8 @@ def _sources(subject: Subject, kind: Kind) -> Iterator[_Source]:
         unread = match.is_cut or (match.licence is None and not text.limits) or (text.points and len(texts) > 1)
         if unread or not (kind in kinds or not (kinds or named)):
             continue
-        own_terms = match.licence is None or (is_free(match.licence) and (match.changes or (text.points and text.limits)))
+        changed = match.changes or (text.points and text.limits)
+        own_terms = match.licence is None or (is_free(match.licence) and changed)
         ids = frozenset(["LicenseRef-Modified-MIT"] if own_terms else [each.id for each in match.licences])
         label = "terms of its own, which restrict" if match.licence is None else match.label
         yield _Source(label, text.file, ids, text.evidence, not kinds, 2, match.exact)
@@ -260,6 +275,7 @@ def _freedom(subject: Subject, weights: Row) -> Row:
     if weights.grade is Grade.ABSENT:
         return ask.LICENCE_FREEDOM.no(Grade.ABSENT, "no licence is named: without one, nothing is allowed")
     answer: Answer = "unknown" if weights.answer == "partly" else weights.answer
-    if answer == "no" and licence and is_free(licence) and not any(isinstance(f, RestrictionFact) for f in weights.facts):
+    restricted = any(isinstance(fact, RestrictionFact) for fact in weights.facts)
+    if answer == "no" and licence and is_free(licence) and not restricted:
         answer = "yes"
     return replace(weights, question=ask.LICENCE_FREEDOM, answer=answer, facts=())
