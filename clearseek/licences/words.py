@@ -64,6 +64,11 @@ class Text:
     cut: bool
     """There is more than was looked at."""
 
+    def span(self, begin: int, end: int) -> str:
+        """These words as they stand there, with the mark that ends their sentence."""
+        last = self.words[end - 1].end
+        return self.raw[self.words[begin].begin : last + (self.raw[last : last + 1] in (".", "!", "?"))]
+
     def quote(self, begin: int, end: int, longest: int = 300) -> str:
         """What these words say, as it stands there."""
         if begin >= end:
