@@ -22,7 +22,7 @@ from clearseek.licences.known import Known, known, sketch_places, standard, word
 from clearseek.licences.named import by_name
 from clearseek.licences.names import NEUTRAL, adds_nothing, is_grant, is_operative, told
 from clearseek.licences.table import Licence
-from clearseek.licences.words import Op, Text, Word, differences, phrases, read, shorten
+from clearseek.licences.words import Op, Text, differences, phrases, read, shorten
 
 _LEAST = 12
 """Words of a rest in which a further licence is looked for."""

@@ -48,7 +48,10 @@ _OF_OTHERS = re.compile(
     re.I,
 )
 """Says that a licence is of something else, or no more."""
-_MODEL = re.compile(r"\b[A-Za-z][\w.]{1,40}(?:[- ][\w.]{1,20}){0,4}?[- ]\d+(?:\.\d+)?(?:[bBmM]|x\d+[bB]|(?<=-2[3-9][01]\d))\b(?:-[\w.]+)*")
+_MODEL = re.compile(
+    r"\b[A-Za-z][\w.]{1,40}(?:[- ][\w.]{1,20}){0,4}?[- ]\d+(?:\.\d+)?(?:[bBmM]|x\d+[bB]|(?<=-2[3-9][01]\d))\b"
+    r"(?:-[\w.]+)*"
+)
 """A model's name with its size, or with its month: ``Foo-Large-2407``."""
 _SAID_OF = re.compile(r"(?P<what>[A-Z][\w.]{1,30}(?:[ -][\w.]{1,20}){0,3}?) (?:is|are|was|were|has|have) ")
 _ASIDE = re.compile(r"acknowledg|thank|citation|related|reference|致谢|引用|upstream|third[- ]party", re.I)
@@ -219,9 +222,7 @@ def _each(text: str, names: list[Named], headings: tuple[str, ...], place: Evide
     yield _statement(text, group, headings, place, begin)
 
 
-def _statement(
-    text: str, group: list[Named], headings: tuple[str, ...], place: Evidence, begin: int = 0
-) -> Statement:
+def _statement(text: str, group: list[Named], headings: tuple[str, ...], place: Evidence, begin: int = 0) -> Statement:
     """What a group of names is for: as the words before it say, those after it, or the headings."""
     kinds = _nearest(text[begin : group[0].begin])
     if not kinds and (match := _FOR.match(text, group[-1].end)):
