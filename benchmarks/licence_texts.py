@@ -18,10 +18,11 @@ import textwrap
 import tomllib
 import xml.etree.ElementTree as ET
 from bisect import bisect_left
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from clearseek.licences.words import phrases, read, sketch
+from clearseek.licences.words import PHRASE, phrases, read
 
 HERE = Path(__file__).parents[1] / "clearseek" / "licences"
 TEXTS = HERE / "texts"
@@ -79,6 +80,22 @@ class _Writer:
         whole = re.sub(r"\x03\s*", "", "".join(self.parts))
         paragraphs = [" ".join(each.split()) for each in re.split(r"\n\s*\n", whole)]
         return "\n\n".join(paragraphs)
+
+
+_SKETCH = 32
+"""Phrases of a text by which it is found."""
+
+
+def sketch(words: Sequence[str], spare: Set[int] = frozenset(), shared: Set[int] = frozenset()) -> list[int]:
+    """A few phrases of a text that stand for all: those with the smallest numbers.
+
+    Args:
+        words: All words.
+        spare: Places of words that copies leave out; no phrase has them.
+        shared: Phrases that other texts have too.
+    """
+    whole = [each for at, each in enumerate(phrases(words)) if spare.isdisjoint(range(at, at + PHRASE))]
+    return sorted(set(whole) - shared)[:_SKETCH]
 
 
 def _render(node: ET.Element) -> tuple[str, list[list[Any]]]:

@@ -40,13 +40,19 @@ class Clause:
     """Where it begins, from 1."""
 
 
-def _any(patterns: list[str]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
-
-
 _DATA = tomllib.loads((files(__package__) / "clauses.toml").read_text(encoding="utf-8"))
-_PATTERNS: dict[Flag, re.Pattern[str]] = {flag: _any(patterns) for flag, patterns in _DATA["flags"].items()}
-_TRIGGER, _HARMLESS, _LIST_OF_USES = (_any(_DATA[name]) for name in ("trigger", "harmless", "list_of_uses"))
+
+
+def _any(patterns: list[str]) -> re.Pattern[str]:
+    plain = "|".join(f"(?:{pattern})" for pattern in patterns)
+    return re.compile(re.sub(r"<([a-z]+)>", lambda match: _DATA["words"][match[1]], plain))
+
+
+_ANYWHERE: dict[str, re.Pattern[str]] = {flag: _any(patterns) for flag, patterns in _DATA["anywhere"].items()}
+_PATTERNS: dict[Flag, re.Pattern[str]] = {
+    flag: _any([*patterns, *_DATA["anywhere"].get(flag, ())]) for flag, patterns in _DATA["flags"].items()
+}
+_HARMLESS, _LIST_OF_USES = (_any(_DATA["sentences"][name]) for name in ("harmless", "list_of_uses"))
 _BULLET = "[-*\u2022\u2013\u00b7]"
 _BREAK = re.compile(
     rf"\n[^\S\n]*\n|\n(?=[^\S\n]*(?:{_BULLET}|\(?(?:\d{{1,2}}|[a-z]|[ivx]{{1,4}})[.)])\s)"
@@ -77,14 +83,21 @@ def restrictions(text: str) -> tuple[Clause, ...]:
 
 
 def _flags(plain: str) -> list[Flag]:
-    if not _TRIGGER.search(plain) and not _PATTERNS["field_of_use"].search(plain):
-        return []
     flags: list[Flag] = [flag for flag, pattern in _PATTERNS.items() if pattern.search(plain)]
     if "field_of_use" in flags and ("no_compete" in flags or _HARMLESS.search(plain)):
         flags.remove("field_of_use")
     if "output_restriction" in flags and "naming_rule" in flags:
         flags.remove("output_restriction")
     return flags
+
+
+def in_prose(sentence: str) -> tuple[Flag | None, bool]:
+    """What a sentence restricts where no licence speaks, and whether it is a plain ban in another language."""
+    plain = sentence.lower()
+    if _ANYWHERE["abroad"].search(plain):
+        return "non_commercial", True
+    flags: tuple[Flag, ...] = ("geo_exclusion", "non_commercial", "field_of_use")
+    return next((flag for flag in flags if _ANYWHERE[flag].search(plain)), None), False
 
 
 def _sentences(text: str) -> Iterator[tuple[str, int, bool, bool]]:

@@ -12,7 +12,6 @@ by a sketch of their phrases, and said to be word for word theirs where all word
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import pairwise
@@ -23,7 +22,7 @@ from clearseek.licences.known import Known, known, sketch_places, standard, word
 from clearseek.licences.named import by_name
 from clearseek.licences.names import NEUTRAL, adds_nothing, is_grant, is_operative, told
 from clearseek.licences.table import Licence
-from clearseek.licences.words import Op, Text, Word, differences, phrases, read, shorten
+from clearseek.licences.words import Op, Text, differences, phrases, read, shorten
 
 _LEAST = 12
 """Words of a rest in which a further licence is looked for."""
@@ -323,34 +322,16 @@ def _matters(each: Known, found: Text, op: Op) -> bool:
     if standard(each.id).raw[ours[0].begin :].startswith("Copyright") if ours else False:
         lost = []
     if any(is_grant(word) or is_operative(word) for word in lost):
-        return not _is_paragraph_of_disclaimer(ours, theirs)
+        return True
     gained = [word for word in theirs if word.text not in allowed and word.text not in NEUTRAL and not word.item]
-    if not gained or (ours and _plural(ours) == _plural(theirs)):
+    if not gained:
         return False
-    raw = found.raw[theirs[0].begin : theirs[-1].end]
+    raw = found.span(op.k, op.l) if not ours else found.raw[theirs[0].begin : theirs[-1].end]
     grants = _GRANTS.search(standard(each.id).sentence(op.i, op.j))
-    sentence = not ours and len(theirs) > 5
-    if sentence or (not names and (not grants or (not ours and _own_line(found, op)))):
+    sentence = not ours and (len(theirs) > 5 or raw.endswith((".", "!", "?")))
+    if sentence or (not names and not grants):
         return bool(told(raw).rules)
     return not adds_nothing(raw, {word.text for word in theirs} - {word.text for word in gained}, any_case=names)
-
-
-def _plural(words: Sequence[Word]) -> list[str]:
-    return [word.text.removesuffix("s") for word in words]
-
-
-def _own_line(found: Text, op: Op) -> bool:
-    """Whether words are whole lines."""
-    before = found.words[op.k - 1].line if op.k else 0
-    after = found.words[op.l].line if op.l < len(found.words) else len(found.raw)
-    return before < found.words[op.k].line and found.words[op.l - 1].line < after
-
-
-def _is_paragraph_of_disclaimer(ours: Sequence[Word], theirs: Sequence[Word]) -> bool:
-    """Whether a whole sentence on warranty or liability is left out."""
-    text = {word.text for word in ours}
-    about = text & {"warranty", "warranties", "liable", "liability"}
-    return not theirs and len(ours) > 12 and bool(about) and not text & {"granted", "grants", "permission"}
 
 
 def _bundle(part: Part, begin: int | None) -> Part:
@@ -375,7 +356,7 @@ def _rest(search: _Search, parts: list[Part]) -> tuple[list[Change], list[str], 
         if begin >= end:
             continue
         words = search.text.words
-        raw = search.text.raw[words[begin].begin : words[end - 1].end]
+        raw = search.text.span(begin, end)
         after = any(part.end <= begin for part in parts)
         piece = told(raw, others=bundled is not None, may_begin=after)
         if bundled is None and piece.others:

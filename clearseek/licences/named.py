@@ -26,13 +26,15 @@ _DROPPED = frozenset(
     ("the", "license", "licence", "agreement", "version", "v", "lizenz", "licencia", "licenza", "licença")
 )
 _CALLED = re.compile(r"licen[cs]|terms|agreement|rail|non-?commercial|research|\bnc\b|mnpl|mrl", re.I)
-_CALLED_AFTER = re.compile(r"['\u2019s]{0,2}[\W_]*(?:community|model|research|open|public|own)?[\W_]*"
+_CALLED_AFTER = re.compile(r"['\u2019s]{0,2}[\W_]*(?:community|model|research|open|public|own|模型|社区){0,2}[\W_]*"
                            r"(?:licen[cs]e|lizenz|terms|agreement|许可|协议|ライセンス)", re.I)  # fmt: skip
 _CALLED_BEFORE = re.compile(r"(?:licen[cs]e|lizenz|licencia|licenza|许可证?|协议)\W{1,4}$", re.I)
 _REPOSITORIES = re.compile(r"(?:^|\.)(?:github|gitlab|huggingface|hf|gitee|modelscope|githubusercontent)\.", re.I)
 _COMMONS = re.compile(
     r"creativecommons\.org/(?:licenses/(?P<terms>[a-z-]{2,10})/(?P<version>\d\.\d)|publicdomain/zero)"
 )
+_OWN_TERMS = ("community", "research", "rail", "source-available")
+"""Families of licences that are called after products."""
 _LONGEST = 16
 _LONGEST_TEXT = 20_000
 _HEAD = 700
@@ -77,24 +79,16 @@ def named(text: str, context: bool = False) -> list[Named]:
         words = tuple(token[0] for token in tokens[at : at + _LONGEST])
         size = next((size for size in range(len(words), 0, -1) if words[:size] in choices), 0)
         row = choices.get(words[:size])
-        end = tokens[at + size - 1].end() if size else 0
-        if row is not None and _own_terms(row) and not _is_called_so(text, tokens[at].start(), end):
-            at += 1
-            continue
+        begin, end = tokens[at].start(), tokens[at + max(size, 1) - 1].end()
         if (
-            row is not None
-            and (size > 2 or context)
-            and _is_whole(lower, tokens[at].start(), tokens[at + size - 1].end())
-        ):
-            found.append(Named(row, tokens[at].start(), end))
+            row is not None and (size > 2 or context) and _is_whole(lower, begin, end)
+            and (row.family not in _OWN_TERMS or _is_called_so(text, begin, end))
+        ):  # fmt: skip
+            found.append(Named(row, begin, end))
             at += size
         else:
             at += 1
     return found
-
-
-def _own_terms(row: Licence) -> bool:
-    return row.family in ("community", "research", "rail", "source-available")
 
 
 def _is_called_so(text: str, begin: int, end: int) -> bool:

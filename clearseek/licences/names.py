@@ -36,6 +36,12 @@ _MOST_SMALL = 3
 """Words in lower case, unknown here, that a copyright line may have: some people and teams write themselves so."""
 _NAMES_TOO = _WORDS["names_too"]
 """Words that are names as well, as they are written then."""
+_ALLOWED = (
+    ("of_disclaimers", "disclaims", "forbids", "a disclaimer"),
+    ("of_exceptions", "excepts", "forbids", "an exception that allows more"),
+    ("of_owners", "owns", "does", "a note"),
+)
+"""Operative words that do not rule in a sentence about one thing, unless it has another: what it is then."""
 _STOP = re.compile(r"(?:[.;!?]|(?<!opyright)(?<!\d):)\s+(?=\S)", re.I)
 
 
@@ -113,12 +119,8 @@ def adds_nothing(raw: str, allowed: Set[str] = frozenset(), any_case: bool = Fal
     """Whether words in the middle of a rule can be a name: capitals, numbers, and nothing that rules."""
     raw = _OF_HOLDERS.sub("", _ADDRESS.sub("", raw))
     words = [word for word in WORD.findall(raw) if word.lower() not in allowed]
-    if (
-        len(words) > _LONGEST_NAME
-        or not one_sentence(raw)
-        or any(map(_rules, words))
-        or (any(map(is_operative, words)) or _PATTERNS["foreign"].search(raw))
-    ):
+    ruling = any(_rules(word) or is_operative(word) for word in words) or _PATTERNS["foreign"].search(raw)
+    if len(words) > _LONGEST_NAME or not one_sentence(raw) or ruling:
         return False
     if any(word.lower() in _WORDS["places"] and not (any_case and word[0].isupper()) for word in words):
         return False
@@ -194,29 +196,13 @@ def _judge(piece: str, alone: bool, others: bool) -> str:
         return "rule"
     low = [word.lower() for word in words]
     owned = plain.lower().startswith("copyright") and sum(word.islower() for word in words) < 12
-    if (
-        any(word.lower() in _WORDS["places"] and not (owned and word[0].isupper()) for word in words)
-        and not _PATTERNS["origin"].search(plain)
-        and not _PLAIN_ADDRESS.fullmatch(plain)
-    ):
+    placed = any(word.lower() in _WORDS["places"] and not (owned and word[0].isupper()) for word in words)
+    if placed and not _PATTERNS["origin"].search(plain) and not _PLAIN_ADDRESS.fullmatch(plain):
         return "rule"
     ruling = {word.lower() for word in words if _rules(word)}
-    if (
-        ruling
-        and ruling <= _WORDS["of_disclaimers"]
-        and _PATTERNS["disclaims"].search(plain)
-        and not _PATTERNS["forbids"].search(plain)
-    ):
-        return "a disclaimer"
-    if ruling and ruling <= _WORDS["of_exceptions"] and "exception" in low and not _PATTERNS["forbids"].search(plain):
-        return "an exception that allows more"
-    if (
-        ruling
-        and ruling <= _WORDS["of_owners"]
-        and _PATTERNS["owns"].search(plain)
-        and not _PATTERNS["does"].search(bare)
-    ):
-        return "a note"
+    for allowed, about, but, kind in _ALLOWED:
+        if ruling and ruling <= _WORDS[allowed] and _PATTERNS[about].search(plain) and not _PATTERNS[but].search(bare):
+            return kind
     if ruling:
         return "rule"
     abroad, english = sum(word in _WORDS["abroad"] for word in low), sum(word in _WORDS["english"] for word in low)

@@ -77,6 +77,10 @@ class Licence:
     """Words that a NOTICE file must have."""
     marks_changes: bool = False
     """Changed files must say that they were changed."""
+    bases: tuple[str, ...] = ()
+    """Patterns of well-known models' names that are under it, where it asks something of what follows: how the name
+    begins, for many have another model's inside (`open_llama_3b` is not Meta's), or what one was tuned from. Only what
+    is known for certain; a base that is not listed is unknown, not free."""
     credit_only: bool = False
     """Credit and a link are enough: no copy of the text need come along."""
 
@@ -170,7 +174,7 @@ def _key(name: str) -> str:
 def _read() -> tuple[Licence, ...]:
     """The rows of ``table.toml``, in its order."""
     content = tomllib.loads((files(__package__) / "table.toml").read_text(encoding="utf-8"))
-    lists = {"suits": frozenset, "aliases": tuple, "shown": tuple}
+    lists = {"suits": frozenset, "aliases": tuple, "shown": tuple, "bases": tuple}
     return tuple(
         Licence(id, **{key: lists.get(key, lambda value: value)(value) for key, value in row.items()})
         for id, row in content.items()

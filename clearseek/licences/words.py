@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
@@ -25,9 +25,7 @@ LONGEST_TEXT = 200_000
 _MOST_WORDS = 30_000
 _SHINGLE = 5
 """Words in an anchor."""
-_PHRASE = 6
-_SKETCH = 32
-"""Phrases of a text by which it is found."""
+PHRASE = 6
 _WIDEST_GAP = 40_000
 """Pairs of words that are compared between two anchors; a wider gap counts as replaced."""
 
@@ -35,7 +33,6 @@ _NUMBER = re.compile(r"\d{1,2}|[a-z]|[ivx]{1,4}")
 _LIST_START = re.compile(
     r"^[^\w(]*(?:\(?(?:\d{1,2}(?:\.\d{1,2})*|[A-Za-z]|[ivx]{1,4})[.)]+(?=\s)|\d\d?(?:\.\d\d?)+(?=\s))"
 )
-_SPDX_NOTICE = re.compile(r"^\W*SPDX-FileCopyrightText:\s*(?:copyright\s*)?", re.I)
 _RESERVED = re.compile(r"^\W*all rights reserved\W*$", re.I)
 _SAME = {"licence": "license", "licences": "licenses", "licenced": "licensed", "https": "http"}
 
@@ -63,6 +60,11 @@ class Text:
     """Line number and line."""
     cut: bool
     """There is more than was looked at."""
+
+    def span(self, begin: int, end: int) -> str:
+        """These words as they stand there, with the mark that ends their sentence."""
+        last = self.words[end - 1].end
+        return self.raw[self.words[begin].begin : last + (self.raw[last : last + 1] in (".", "!", "?"))]
 
     def quote(self, begin: int, end: int, longest: int = 300) -> str:
         """What these words say, as it stands there."""
@@ -102,9 +104,7 @@ def read(text: str) -> Text:
     notices: list[tuple[int, str]] = []
     place = 0
     for number, line in enumerate(raw.split("\n"), 1):
-        if is_notice(_SPDX_NOTICE.sub("Copyright ", line)) or (
-            notices and notices[-1][0] == number - 1 and goes_on(notices[-1][1], line)
-        ):
+        if is_notice(line) or (notices and notices[-1][0] == number - 1 and goes_on(notices[-1][1], line)):
             notices.append((number, shorten(line)))
         elif not _RESERVED.match(line):
             start = _LIST_START.match(line)
@@ -131,19 +131,7 @@ def _word(match: re.Match[str], line: str, place: int, number: int, limit: int) 
 
 def phrases(words: Sequence[str]) -> list[int]:
     """A number for each run of six words, by its place."""
-    return [crc32(" ".join(words[i : i + _PHRASE]).encode()) for i in range(len(words) - _PHRASE + 1)]
-
-
-def sketch(words: Sequence[str], spare: Set[int] = frozenset(), shared: Set[int] = frozenset()) -> list[int]:
-    """A few phrases of a text that stand for all: those with the smallest numbers.
-
-    Args:
-        words: All words.
-        spare: Places of words that copies leave out; no phrase has them.
-        shared: Phrases that other texts have too.
-    """
-    whole = [each for at, each in enumerate(phrases(words)) if spare.isdisjoint(range(at, at + _PHRASE))]
-    return sorted(set(whole) - shared)[:_SKETCH]
+    return [crc32(" ".join(words[i : i + PHRASE]).encode()) for i in range(len(words) - PHRASE + 1)]
 
 
 class Op(NamedTuple):

@@ -22,6 +22,14 @@ def test_a_rule_of_a_few_words_is_found(text: str) -> None:
     assert not identify(text).exact
 
 
+@pytest.mark.parametrize("text", [MIT, BSD])
+def test_no_sentence_is_too_short_to_be_seen(text: str) -> None:
+    for before in ("THE SOFTWARE IS PROVIDED", "THIS SOFTWARE IS PROVIDED", "Copyright (c)"):
+        changed = text.replace(before, f"Be kind.\n\n{before}", 1)
+        assert changed == text or not identify(changed).exact, before
+    assert not identify(f"{text}\nBe kind.\n").exact
+
+
 HONEST = {
     "heading": "Foo Toolkit: licence of the parser\n\n" + BSD,
     "bare heading": "BSD 3-Clause License\n\n" + BSD,

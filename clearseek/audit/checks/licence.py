@@ -9,17 +9,15 @@ contradicts itself, unless one of them is for the code and the other for the wei
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.data_sets import data_files
 from clearseek.audit.checks.terms import (
     KINDS,
-    NOBODY,
     Text,
     contradicting,
-    covered,
     is_free,
     licence_files,
     licence_texts,
@@ -40,36 +38,55 @@ _QUESTIONS: Final[dict[Kind, Question]] = {
     "documents": ask.LICENCE_DOCUMENTS,
 }  # fmt: skip
 _FLAGS: Final = {
-    "field_of_use": "some uses are ruled out",
-    "non_commercial": "no commercial use",
-    "no_compete": "no use for other models",
-    "output_restriction": "limits on outputs",
-    "geo_exclusion": "places left out",
-}
+    "field_of_use": "some uses are ruled out", "non_commercial": "no commercial use",
+    "no_compete": "no use for other models", "output_restriction": "limits on outputs",
+    "geo_exclusion": "places left out", "user_cap": "another licence is needed above a number of users",
+    "no_derivatives": "what was changed may not be passed on",
+}  # fmt: skip
 """Restrictions of a known licence, in words."""
+_FAMILIES: Final = {"rail": "use-restricted (RAIL family)", "community": "a community licence with conditions"}
+_LOOSE: Final = ("BSD", "GPL", "LGPL", "GFDL", "OpenRAIL")
+"""Names of families, which agree with their members."""
 
 
 def rows(subject: Subject) -> Iterator[Row]:
     """One row a kind, then whether the sources agree, and what one may do with the weights."""
-    for kind in KINDS:
-        yield _kind(subject, kind)
+    found = [_kind(subject, kind) for kind in KINDS]
+    yield from found
     yield _agreement(subject)
-    yield _freedom(subject)
+    yield _freedom(subject, found[0])
 
 
 def _kind(subject: Subject, kind: Kind) -> Row:
     question, text, stated = _QUESTIONS[kind], licence_texts(subject).get(kind), stated_of(subject, kind)
     if kind == "data" and not data_files(subject):
-        return question.not_applicable("there are no training data here to be licensed")
-    if text is not None:
-        row = _of_text(question, kind, text, stated)
-        licence = text.match.licence
-    elif stated:
-        row = _by_word(question, kind, stated)
-        licence = next((each.deciding for each in stated if each.deciding), None)
-    else:
+        if not stated:
+            return question.not_applicable("there are no training data here to be licensed")
+        text = None  # a text that is here does not cover what lies elsewhere
+    if text is None and not stated:
         return question.no(Grade.ABSENT, "no licence text, no tag and no sentence covers them")
-    return _unless_said(subject, row, licence) if kind == "weights" else row
+    row = _by_word(question, kind, stated) if text is None else _of_text(question, kind, text, stated)
+    if kind != "weights" or row.answer != "yes":
+        return row
+    said = contradicting(subject, weights_licence(subject))
+    if not said:
+        closed = next((each for each in stated if text and _goes_before(each, text)), None)
+        if closed is None or closed.deciding is None:
+            return row
+        reason = f"but the card, {closed.place.where}, says {closed.deciding.name}: {_restricted(closed.deciding)}"
+        row = row.adding(reason, closed.place, answer="no", grade=Grade.CLAIMED)
+        return replace(row, facts=(*map(licence_fact, closed.licences), *_flag_facts(closed.deciding)))
+    places = (quote(each.file, each.clause) for each in said[:4])
+    answer: Answer = "no" if said[0].sure else "unknown"
+    changed = row.adding(f"but {said[0].words}", *places, answer=answer, grade=min(row.grade, Grade.PRESENT))
+    return replace(changed, facts=(*row.facts, *_clause_facts(said[0].file, (said[0].clause,))))
+
+
+def _goes_before(stated: Statement, text: Text) -> bool:
+    """Whether the card names restricted terms for the weights in particular, or along with the licence of a text."""
+    closed = stated.deciding is not None and stated.deciding.restricted and not stated.tag
+    together = text.match.licence in stated.licences and not stated.either
+    return closed and (together or ("weights" in stated.kinds and not text.kinds))
 
 
 def _by_word(question: Question, kind: Kind, stated: list[Statement]) -> Row:
@@ -81,107 +98,75 @@ def _by_word(question: Question, kind: Kind, stated: list[Statement]) -> Row:
         reason = f"“{shorten(each.name, 80)}” is no licence that is known here, and its text is not here"
         return question.unknown(Grade.CLAIMED, reason, each.place, facts=facts)
     first = next((each for each in known if each.deciding and each.deciding.restricted), known[0])
-    ids = (" or " if first.either else " and ").join(licence.id for licence in first.licences)
+    ids = (" OR " if first.either else " AND ").join(licence.id for licence in first.licences)
     approved = ", approved by the OSI" if all(licence.osi for licence in first.licences) else ""
     are_open = [is_open_for(licence, kind) for licence in first.licences]
     answer: Answer = "yes" if all(are_open) or (first.either and any(are_open)) else "no"
     if answer == "no" and any(are_open):
         answer = "unknown"  # which of them covers the weights?
-    why = f": {_restricted(first.deciding)}" if answer == "no" and first.deciding else ""
-    reason = f"{ids}{approved}, by word; {'its text is' if len(are_open) == 1 else 'their texts are'} not here{why}"
-    facts = (*_named(first), *(_flag_facts(first.deciding) if answer == "no" and first.deciding else ()))
+    reason = f"{ids.replace(' OR ', ' or ').replace(' AND ', ' and ')}{approved}, by word; "
+    reason += "its text is not here" if len(are_open) == 1 else "their texts are not here"
+    facts = named_licences(ids)
+    if answer == "no" and first.deciding:
+        reason, facts = f"{reason}: {_restricted(first.deciding)}", (*facts, *_flag_facts(first.deciding))
     return question.answer(answer, Grade.CLAIMED, reason, *(each.place for each in known[:4]), facts=facts)
-
-
-def _named(stated: Statement) -> tuple[LicenceFact, ...]:
-    if stated.either and len(stated.licences) > 1:
-        return named_licences(" OR ".join(licence.id for licence in stated.licences))
-    return tuple(map(licence_fact, stated.licences))
 
 
 def _restricted(licence: Licence) -> str:
     """What a known licence takes back, in words."""
     told = [words for flag, words in _FLAGS.items() if getattr(licence, flag)]
-    told += [f"another licence is needed above {licence.user_cap:,} monthly users"] if licence.user_cap else []
-    told += ["what was changed may not be passed on"] if licence.no_derivatives else []
     own = "its maker's own terms, which no list of open licences has"
     return ", ".join(told) or (own if licence.id.startswith("LicenseRef") else "no list of open licences has it")
 
 
 def _flag_facts(licence: Licence) -> tuple[RestrictionFact, ...]:
-    flags = [flag for flag in sorted(RESTRICTING) if getattr(licence, flag, None)]
-    return tuple(map(RestrictionFact, flags))
+    return tuple(RestrictionFact(flag) for flag in sorted(RESTRICTING) if getattr(licence, flag, None))
 
 
-def _clause_facts(file: str, clauses: tuple[Clause, ...] | list[Clause]) -> tuple[RestrictionFact, ...]:
-    kinds = {clause.flag: clause for clause in reversed(strongest(tuple(clauses)))}
+def _clause_facts(file: str, clauses: tuple[Clause, ...]) -> tuple[RestrictionFact, ...]:
+    kinds = {clause.flag: clause for clause in reversed(strongest(clauses))}
     return tuple(RestrictionFact(flag, shorten(each.quote), file, each.line) for flag, each in kinds.items())
-
-
-def _unless_said(subject: Subject, row: Row, licence: Licence | None) -> Row:
-    """The row of the weights; something else here that restricts them decides."""
-    said = contradicting(subject, licence) if row.answer == "yes" else ()
-    if not said:
-        return row
-    places = (quote(each.file, each.clause) for each in said[:4])
-    answer: Answer = "no" if said[0].sure else "unknown"
-    facts = (*row.facts, *_clause_facts(said[0].file, [said[0].clause]))
-    changed = row.adding(f"but {said[0].words}", *places, answer=answer, grade=min(row.grade, Grade.PRESENT))
-    return replace(changed, facts=facts)
 
 
 def _of_text(question: Question, kind: Kind, text: Text, stated: list[Statement]) -> Row:
     """A kind of thing by the text that covers it."""
     match, licence, limits = text.match, text.match.licence, text.limits
-    places = (text.evidence, *(quote(text.file, clause) for clause in strongest(limits)))
+    places = [text.evidence, *(quote(text.file, clause) for clause in strongest(limits))]
     facts: tuple[Fact, ...] = (*_text_facts(text), *_clause_facts(text.file, limits))
     worst = f": {forbidden(limits)}" if limits else ""
-    if licence is None:
-        near = f"; the nearest is {match.nearest.id} ({100 * match.similarity:.0f} % alike)" if match.nearest else ""
-        if limits:
-            reason = f"{text.file} has terms of its own, which restrict{worst}{near}"
-            return question.no(Grade.PRESENT, reason, *places, facts=facts)
-        return question.unknown(Grade.PRESENT, f"{text.file}: unknown licence{near}", *places, facts=facts)
     what = f"{text.file} is {match.label}"
-    if match.changes:
-        return _of_changed(question, kind, text, what, places, facts)
-    if match.is_cut:
-        return question.unknown(Grade.PRESENT, f"{what}: it is too long", *places, facts=facts)
-    if not is_open_for(licence, kind) or (limits and match.basis == "title"):
-        family = {"rail": "use-restricted (RAIL family)", "community": "a community licence with conditions"}
-        closed = (
-            what + f", {family.get(licence.family, f'not open for {kind}')}" + (worst or f": {_restricted(licence)}")
-        )
-        return question.no(Grade.PRESENT, closed, *places, facts=(*facts, *(() if limits else _flag_facts(licence))))
-    shut = next((other for other in match.others if not is_open_for(other, kind)), None)
-    if shut is not None:
-        reason = f"{what}; which of them is for what is not said, and {shut.id} is not open: {_restricted(shut)}"
-        return question.answer("partly", Grade.PRESENT, reason, *places, facts=(*facts, *_flag_facts(shut)))
-    if not match.exact:
-        what += ", whose standard text is not here to be compared with"
-        return question.yes(Grade.CLAIMED, what, *places, facts=facts)
-    agreeing = [each.place for each in stated if licence in each.licences]
-    if agreeing:
-        return question.yes(Grade.CHECKED, f"{what}, as the card says", *places, *agreeing[:4], facts=facts)
-    return question.yes(Grade.PRESENT, what, *places, facts=facts)
-
-
-def _of_changed(
-    question: Question, kind: Kind, text: Text, what: str, places: tuple[Evidence, ...], facts: tuple[Fact, ...]
-) -> Row:
-    """A known text with words that rule added, left out or replaced."""
-    match, limits = text.match, text.limits
-    change = match.changes[0]
-    what += f", line {change.line}: " + _differs(change.expected, change.found)
-    changed = RestrictionFact("changed", shorten(change.found or change.expected), text.file, change.line)
-    place = Evidence(text.file, f"line {change.line}", shorten(change.context))
-    closed = not all(is_open_for(licence, kind) for licence in match.licences)
-    answer: Answer = "no" if limits or closed else "partly"
-    if not limits:
-        facts = (*facts, changed)
-    elif shorten(limits[0].quote, 60) not in what:
-        what += f"; it restricts: {forbidden(limits)}"
-    return question.answer(answer, Grade.PRESENT, what, *places, place, facts=facts)
+    answer: Answer = "yes"
+    grade = Grade.PRESENT
+    if licence is None:
+        answer = "no" if limits else "unknown"
+        what = text.file + (f" has terms of its own, which restrict{worst}" if limits else ": unknown licence")
+        if match.nearest:
+            what += f"; the nearest is {match.nearest.id} ({100 * match.similarity:.0f} % alike)"
+    elif match.changes:
+        change = match.changes[0]
+        closed = not all(is_open_for(licence, kind) for licence in match.licences)
+        answer = "no" if limits or closed else "partly"
+        what += f", line {change.line}: " + _differs(change.expected, change.found)
+        places.append(Evidence(text.file, f"line {change.line}", shorten(change.context)))
+        if not limits:
+            quoted = shorten(change.found or change.expected)
+            facts = (*facts, RestrictionFact("changed", quoted, text.file, change.line))
+        elif shorten(limits[0].quote, 60) not in what:
+            what += f"; it restricts{worst}"
+    elif match.is_cut:
+        answer, what = "unknown", f"{what}: it is too long"
+    elif not is_open_for(licence, kind) or (limits and match.basis == "title"):
+        answer = "no"
+        what += f", {_FAMILIES.get(licence.family, f'not open for {kind}')}" + (worst or f": {_restricted(licence)}")
+        facts = facts if limits else (*facts, *_flag_facts(licence))
+    elif shut := next((other for other in match.others if not is_open_for(other, kind)), None):
+        answer, facts = "partly", (*facts, *_flag_facts(shut))
+        what += f"; which of them is for what is not said, and {shut.id} is not open: {_restricted(shut)}"
+    elif not match.exact:
+        grade, what = Grade.CLAIMED, f"{what}, whose standard text is not here to be compared with"
+    elif agreeing := [each.place for each in stated if licence in each.licences]:
+        grade, what, places = Grade.CHECKED, f"{what}, as the card says", [*places, *agreeing[:4]]
+    return question.answer(answer, grade, what, *places, facts=facts)
 
 
 def _text_facts(text: Text) -> tuple[LicenceFact, ...]:
@@ -200,141 +185,97 @@ def _differs(expected: str, found: str) -> str:
     return f"“{shorten(found, 120)}” is added" if found else f"“{shorten(expected, 120)}” is missing"
 
 
-@dataclass(frozen=True)
-class _Source:
+class _Source(NamedTuple):
     """Something that says which licence a kind of thing is under."""
 
-    where: str
     label: str
+    where: str
     ids: frozenset[str]
     place: Evidence
     general: bool
     """It does not say what for."""
-    text: Text | None = None
-    tag: bool = False
+    rank: int
+    """0: a sentence, 1: the tag, 2: a text."""
+    exact: bool = False
 
 
-def _sources(subject: Subject, kind: Kind) -> list[_Source]:
-    found: list[_Source] = []
+def _sources(subject: Subject, kind: Kind) -> Iterator[_Source]:
     every = statements(subject)
     own_words = any(kind in each.kinds for each in every)
     for each in every:
-        if own_words and not each.kinds and not each.tag:
-            continue  # the card says in particular what this kind is under
-        if each.licences and (kind in each.kinds or (not each.kinds and kind == "weights")):
+        # what is said of the whole release counts where nothing is said of this kind in particular
+        general = not each.kinds and kind == "weights" and (each.tag or not own_words)
+        if each.licences and (kind in each.kinds or general):
             label = " and ".join(licence.id for licence in each.licences)
             where = "the metadata" if each.tag else f"the card, {each.place.where}"
             ids = frozenset(licence.id for licence in each.licences)
-            found.append(_Source(where, label, ids, each.place, not each.kinds, tag=each.tag))
-    own = [(text, kinds) for text in licence_files(subject) if (kinds := covered(subject, text)) is not None]
-    named = any(kind in kinds for _, kinds in own)
-    for text, kinds in own:
-        match = text.match
-        if (
-            not (kind in kinds or (not kinds and not named))
-            or match.is_cut
-            or (match.licence is None and not text.limits)
-        ):
+            yield _Source(label, where, ids, each.place, not each.kinds, int(each.tag))
+    texts = [text for text in licence_files(subject) if text.kinds is not None]
+    named = any(kind in (text.kinds or ()) for text in texts)
+    for text in texts:
+        match, kinds = text.match, text.kinds or ()
+        unread = match.is_cut or (match.licence is None and not text.limits) or (text.points and len(texts) > 1)
+        if unread or not (kind in kinds or not (kinds or named)):
             continue
-        if match.basis == "title" and is_free(match.licence or NOBODY) and len(own) > 1:
-            continue  # it points to the others
-        own_terms = match.licence is None or (match.changes and is_free(match.licence)) or (
-            match.basis == "title" and is_free(match.licence) and text.limits
-        )  # fmt: skip
+        changed = match.changes or (text.points and text.limits)
+        own_terms = match.licence is None or (is_free(match.licence) and changed)
         ids = frozenset(["LicenseRef-Modified-MIT"] if own_terms else [each.id for each in match.licences])
         label = "terms of its own, which restrict" if match.licence is None else match.label
-        found.append(_Source(text.file, label, ids, text.evidence, not kinds, text))
-    return found
+        yield _Source(label, text.file, ids, text.evidence, not kinds, 2, match.exact)
 
 
 def _agreement(subject: Subject) -> Row:
     """Whether all sources of each kind name the same licence."""
-    sources = {kind: _sources(subject, kind) for kind in KINDS}
+    sources = {kind: list(_sources(subject, kind)) for kind in KINDS}
     problems: list[str] = []
-    places: list[Evidence] = []
     fine: list[str] = []
+    places: dict[Evidence, None] = {}
     exact = True
     for kind, found in sources.items():
-        elsewhere = frozenset().union(
-            *(each.ids for other, rest in sources.items() if other != kind for each in rest if not each.general)
-        )
-        own = [each for each in found if not each.general]
+        particular = [(other, each) for other, rest in sources.items() for each in rest if not each.general]
+        elsewhere = {id for other, each in particular if other != kind for id in each.ids}
+        named = frozenset(id for other, each in particular if other == kind for id in each.ids)
         # what is said of the whole release may be meant for another kind, of which the same is said
-        named = frozenset().union(*(each.ids for each in own))
-        compared = [
-            each for each in found if not each.general or not own or _same(each.ids, named) or not each.ids & elsewhere
-        ]
-        compared = compared if any(each.text is None for each in compared) or kind == "weights" else []
-        # two sentences of a card may be about two models: each is compared with a text or the tag
-        first = next((each for each in compared if each.text), next((each for each in compared if each.tag), None))
-        if first is None or len(compared) < 2:
+        compared = [each for each in found if not (each.general and named and each.ids & elsewhere)
+                    or _same(each.ids, named)]  # fmt: skip
+        # two sentences of a card may be about two models, and two texts for two parts: a word is compared with a text
+        # or the tag
+        first = max(compared, key=lambda each: each.rank, default=None)
+        if first is None or len(compared) < 2 or not first.rank or all(each.rank == 2 for each in compared):
             continue
-        against = [each for each in compared if not _same(each.ids, first.ids)]
-        places += [each.place for each in compared[:4]]
-        if against:
-            problems.append(f"{kind}: {against[0].label} by {against[0].where}, and {_is(first)}")
+        places.update(dict.fromkeys(each.place for each in compared[:4]))
+        if against := next((each for each in compared if not _same(each.ids, first.ids)), None):
+            other = f"{first.where} is {first.label}" if first.rank == 2 else f"{first.label} by {first.where}"
+            problems.append(f"{kind}: {against.label} by {against.where}, and {other}")
         else:
             fine.append(f"{kind}: {first.label} by {' and by '.join(each.where for each in compared[:3])}")
-            exact = exact and any(each.text and each.text.match.exact for each in compared)
+            exact = exact and any(each.exact for each in compared)
     if problems:
-        return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, "; ".join(problems), *dict.fromkeys(places[:8]))
+        return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, "; ".join(problems), *list(places)[:8])
     if against_use := [said for said in contradicting(subject, weights_licence(subject)) if said.sure]:
-        said = [quote(each.file, each.clause) for each in against_use[:4]]
-        return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, against_use[0].words, *said, *places[:4])
+        quoted = [quote(each.file, each.clause) for each in against_use[:4]]
+        return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, against_use[0].words, *quoted, *list(places)[:4])
     if not fine:
         return ask.LICENCE_AGREEMENT.unknown(Grade.ABSENT, "there are no two sources to compare")
-    return ask.LICENCE_AGREEMENT.yes(
-        Grade.CHECKED if exact else Grade.PRESENT, "; ".join(fine), *dict.fromkeys(places[:8])
-    )
-
-
-def _is(source: _Source) -> str:
-    return f"{source.where} is {source.label}" if source.text else f"{source.label} by {source.where}"
+    grade = Grade.CHECKED if exact else Grade.PRESENT
+    return ask.LICENCE_AGREEMENT.yes(grade, "; ".join(fine), *list(places)[:8])
 
 
 def _same(a: frozenset[str], b: frozenset[str]) -> bool:
     """Whether two sources name a licence in common; the name of a family agrees with its members."""
-    families = {each.removeprefix("LicenseRef-") for each in a | b if each.startswith("LicenseRef-")}
     return bool(a & b) or any(
-        family in "-".join(each for each in other)
-        for family in families if family in ("BSD", "GPL", "LGPL", "GFDL", "OpenRAIL")
-        for other in (a, b) if f"LicenseRef-{family}" not in other
+        family in member
+        for family in _LOOSE for one, other in ((a, b), (b, a)) if f"LicenseRef-{family}" in one for member in other
     )  # fmt: skip
 
 
-def _freedom(subject: Subject) -> Row:
-    text, stated = licence_texts(subject).get("weights"), stated_of(subject, "weights")
+def _freedom(subject: Subject, weights: Row) -> Row:
+    """What the row of the weights comes to for whoever uses them: a licence may be free, and not made for weights."""
     licence = weights_licence(subject)
-    places = (text.evidence,) if text is not None else tuple(each.place for each in stated[:3])
-    if text is not None and (limits := _limits(text)):
-        places = (*places, *(quote(text.file, clause) for clause in strongest(limits)))
-        kinds = ", ".join(dict.fromkeys(clause.flag.replace("_", " ") for clause in limits))
-        first = strongest(limits)[0]
-        reason = f"{text.file} limits the use ({kinds}); line {first.line}: “{shorten(first.quote, 160)}”"
-        return ask.LICENCE_FREEDOM.no(Grade.PRESENT, reason, *places)
-    if said := contradicting(subject, licence):
-        places = (*places, *(quote(each.file, each.clause) for each in said[:4]))
-        return ask.LICENCE_FREEDOM.answer("no" if said[0].sure else "unknown", Grade.PRESENT, said[0].words, *places)
-    if licence is None and text is not None:
-        return ask.LICENCE_FREEDOM.unknown(Grade.PRESENT, f"{text.file}: unknown licence", *places)
-    if licence is None:
-        reason = "no licence is named: without one, nothing is allowed"
-        reason = "a licence is named that is not known here" if places else reason
-        return ask.LICENCE_FREEDOM.answer("no" if not places else "unknown", Grade.ABSENT, reason, *places)
-    if text is None:
-        answer: Answer = "yes" if is_free(licence) else "no"
-        reason = f"{licence.name}, by word{'' if is_free(licence) else f': {_restricted(licence)}'}"
-        return ask.LICENCE_FREEDOM.answer(answer, Grade.CLAIMED, reason, *places)
-    if not is_free(licence):
-        return ask.LICENCE_FREEDOM.no(Grade.PRESENT, f"{text.match.label}: {_restricted(licence)}", *places)
-    if text.match.exact and all(map(is_free, text.match.others)):
-        return ask.LICENCE_FREEDOM.yes(Grade.CHECKED, f"{text.match.label}, word for word", *places)
-    if text.match.basis == "title":
-        return ask.LICENCE_FREEDOM.yes(Grade.CLAIMED, text.match.label, *places)
-    return ask.LICENCE_FREEDOM.unknown(Grade.PRESENT, f"{text.match.label}: see licence.weights", *places)
-
-
-def _limits(text: Text) -> tuple[Clause, ...]:
-    """What a licence takes back, or asks beyond notices."""
-    flags = RESTRICTING | {"pass_on", "naming_rule"}
-    return tuple(clause for clause in text.match.clauses if clause.flag in flags)
+    if weights.grade is Grade.ABSENT:
+        return ask.LICENCE_FREEDOM.no(Grade.ABSENT, "no licence is named: without one, nothing is allowed")
+    answer: Answer = "unknown" if weights.answer == "partly" else weights.answer
+    restricted = any(isinstance(fact, RestrictionFact) for fact in weights.facts)
+    if answer == "no" and licence and is_free(licence) and not restricted:
+        answer = "yes"
+    return replace(weights, question=ask.LICENCE_FREEDOM, answer=answer, facts=())

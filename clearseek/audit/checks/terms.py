@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import wraps
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, TypeVar
-from weakref import WeakKeyDictionary
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import shorten
@@ -23,8 +22,6 @@ T = TypeVar("T")
 _MOST_FILES = 40
 """Licences, and policies, that are read."""
 KINDS: Final[tuple[Kind, ...]] = ("weights", "code", "data", "documents")
-NOBODY = Licence("", "", "permissive", frozenset())
-"""Stands for a licence that is not known."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +32,20 @@ class Text:
     match: Match
     evidence: Evidence
     text: str
+    kinds: tuple[Kind, ...] | None
+    """What it is for; empty: all that has no other; None: somebody else's."""
+    beside: bool = False
+    """It is for weights in the same folder."""
 
     @property
     def limits(self) -> tuple[Clause, ...]:
         """Clauses that limit who may use a thing, or what for."""
         return tuple(clause for clause in self.match.clauses if clause.flag in RESTRICTING)
+
+    @property
+    def points(self) -> bool:
+        """Whether it only names a licence that restricts nothing: "under either of LICENSE.APACHE and LICENSE.BSD"."""
+        return self.match.basis == "title" and self.match.licence is not None and is_free(self.match.licence)
 
 
 @dataclass(frozen=True)
@@ -58,16 +64,8 @@ class Said:
 
 
 def per_subject(make: Callable[[Subject], T]) -> Callable[[Subject], T]:
-    """Keep what was found in a release for as long as the release is kept."""
-    kept: WeakKeyDictionary[Subject, T] = WeakKeyDictionary()
-
-    @wraps(make)
-    def get(subject: Subject) -> T:
-        if subject not in kept:
-            kept[subject] = make(subject)
-        return kept[subject]
-
-    return get
+    """Keep what was found in the releases that were looked at last."""
+    return lru_cache(maxsize=2)(make)
 
 
 @per_subject
@@ -78,33 +76,32 @@ def licence_files(subject: Subject) -> tuple[Text, ...]:
     plain = ("license", "licence", "copying")
     named.sort(key=lambda path: (path.count("/"), path.rpartition("/")[2].lower().split(".")[0] not in plain, path))
     for document in subject.source.readable(named[:_MOST_FILES]):
-        text = without_markup(document.text)
-        found.append(Text(document.file, identify(text), subject.source.whole(document.file), text))
+        text, file = without_markup(document.text), document.file
+        kinds, folder = covers(file), file.rpartition("/")[0]
+        beside = kinds is None and any(path.rpartition("/")[0] == folder for path in subject.weight_files)
+        kinds = ("weights",) if beside else kinds
+        found.append(Text(file, identify(text), subject.source.whole(file), text, kinds, beside))
+    if any(not text.kinds and text.match.licence and is_free(text.match.licence) for text in found):
+        return tuple(replace(text, kinds=("weights",)) if _of_models(text) else text for text in found)
     return tuple(found)
 
 
-def covered(subject: Subject, text: Text) -> tuple[Kind, ...] | None:
-    """What a licence file is for: by its name, or by the weights that lie beside it in a folder."""
-    kinds, folder = covers(text.file), text.file.rpartition("/")[0]
-    if kinds is None and folder and "/" not in folder:
-        beside = any(path.startswith(f"{folder}/") for path in subject.weight_files)
-        return ("weights",) if beside else None
-    return kinds
+def _of_models(text: Text) -> bool:
+    """Whether a text that is named after nothing is made for models alone, and so is not the code's."""
+    licence = text.match.licence
+    return text.kinds == () and licence is not None and licence.restricted and licence.suits == {"weights"}
 
 
 @per_subject
 def licence_texts(subject: Subject) -> dict[Kind, Text]:
     """The licence file that covers each kind: one named after it, or else the general one."""
+    texts = [text for text in licence_files(subject) if text.kinds is not None]
+    # one that only points to the others is read after them
+    texts.sort(key=lambda text: (text.beside, not text.kinds, text.points))
     found: dict[Kind, Text] = {}
-    own = [(text, kinds) for text in licence_files(subject) if (kinds := covers(text.file)) is not None]
-    for text, kinds in own:
-        for kind in kinds:
+    for text in texts:
+        for kind in text.kinds or KINDS:
             found.setdefault(kind, text)
-    general = [text for text, kinds in own if not kinds]
-    # a file that only points to others ("under either of LICENSE.APACHE and LICENSE.BSD") is read after them
-    general.sort(key=lambda text: text.match.basis == "title" and not (text.match.licence or NOBODY).restricted)
-    for kind in KINDS if general else ():
-        found.setdefault(kind, general[0])
     return found
 
 
@@ -117,11 +114,10 @@ def said_elsewhere(subject: Subject) -> tuple[Said, ...]:
     for document in subject.source.readable([path for path in subject.source.sizes if is_policy(path)][:_MOST_FILES]):
         found += [Said(document.file, clause) for clause in said_in_policy(document)]
     chosen = licence_texts(subject).get("weights")
-    for text in licence_files(subject):
-        kinds = covers(text.file)
-        if chosen is None or text is chosen or kinds is None or "weights" not in (kinds or KINDS):
-            continue
-        if bool(kinds) == bool(covers(chosen.file)):  # one that is named after the weights goes before the general one
+    for text in licence_files(subject) if chosen else ():
+        # one that is named after the weights goes before the general one
+        rival = text is not chosen and text.kinds is not None and "weights" in (text.kinds or KINDS)
+        if rival and chosen and bool(text.kinds) == bool(chosen.kinds) and not text.beside:
             found += [Said(text.file, clause, sure=False) for clause in text.limits]
     return tuple(found)
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, Link
+from clearseek.audit.read.identity import kin
 from clearseek.audit.read.subject import Subject
 from clearseek.licences.named import CONTEXT, Named, by_url, named
 from clearseek.licences.table import Kind, Licence, choices, lookup
@@ -47,9 +48,12 @@ _OF_OTHERS = re.compile(
     re.I,
 )
 """Says that a licence is of something else, or no more."""
-_MODEL = re.compile(r"\b[A-Za-z][\w.]{1,40}(?:[- ][\w.]{1,20}){0,4}?[- ]\d+(?:\.\d+)?(?:[bBmM]|x\d+[bB])\b(?:-[\w.]+)*")
-"""A model's name with its size."""
-_SAID_OF = re.compile(r"(?P<what>[A-Z][\w.]{1,30}(?:[ -][\w.]{1,20}){0,3}?) (?:is|are|was|were) ")
+_MODEL = re.compile(
+    r"\b[A-Za-z][\w.]{1,40}(?:[- ][\w.]{1,20}){0,4}?[- ]\d+(?:\.\d+)?(?:[bBmM]|x\d+[bB]|(?<=-2[3-9][01]\d))\b"
+    r"(?:-[\w.]+)*"
+)
+"""A model's name with its size, or with its month: ``Foo-Large-2407``."""
+_SAID_OF = re.compile(r"(?P<what>[A-Z][\w.]{1,30}(?:[ -][\w.]{1,20}){0,3}?) (?:is|are|was|were|has|have) ")
 _ASIDE = re.compile(r"acknowledg|thank|citation|related|reference|致谢|引用|upstream|third[- ]party", re.I)
 _OF_DATA = re.compile(r"\bdata(?:\b|sets?)|corpus|数据", re.I)
 _NAMES_ONE = re.compile(
@@ -63,6 +67,11 @@ _NO_NAME = re.compile(
 )
 _EITHER = re.compile(r"\bor\b|\beither\b|\bdual|\boder\b|\bou\b|或", re.I)
 _FOR = re.compile(r"\W{0,3}(?:licen[cs]e)?\W{0,3}(?:for|covers|applies to|\(|für|pour|para)(?P<what>[^.;]{0,40})", re.I)
+
+
+_NOT_KINDS = re.compile(r"\bopen[- ]source\b|\blanguage models?\b(?= \()|\bmodel card\b", re.I)
+_NEAR = 40
+"""Characters between the members of a list of kinds: "the code, the weights and all data"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +143,7 @@ def _badges(card: Document) -> Iterator[Statement]:
         words = re.sub(r"_+", " ", address.replace("--", "\0").replace("-", " ")).replace("\0", "-")
         for text in (f"{link.text} ", words):
             if CONTEXT.search(text) and (names := named(text)):
-                yield _statement(text, names[0], names[:1], (), card, link.line)
+                yield _statement(text, names[:1], (), card.at(link.line, text.strip()))
                 break
 
 
@@ -144,34 +153,34 @@ def _sentences(subject: Subject, card: Document) -> Iterator[Statement]:
             continue
         section = bool(block.headings) and bool(_SECTION.fullmatch(block.headings[-1])) and block.kind != "heading"
         for sentence in block.sentences:
-            text = sentence.text[:_LONGEST]
-            if not (section or CONTEXT.search(text)) or _OF_OTHERS.search(text) or _of_siblings(subject, text):
+            text, headings = sentence.text[:_LONGEST], sentence.headings
+            if not (section or CONTEXT.search(text)) or _OF_OTHERS.search(text) or _of_others(subject, text):
                 continue
-            short = section and len(text) < 200
-            names = [each for each in named(text, context=section) if not _is_its_own(subject, text, each)]
-            if names and (short or block.kind != "heading" or len(text) < 80):
-                yield from _each(text, names, sentence.headings, card, sentence.line)
+            names = [each for each in named(text, context=section) if not _is_anothers(subject, text, each)]
+            place = card.at(sentence.line, text.strip())
+            if names and ((section and len(text) < 200) or block.kind != "heading" or len(text) < 80):
+                yield from _each(text, names, headings, place)
             elif section and (known := _linked(sentence.links)) is not None:
-                yield _statement(
-                    text, Named(known, 0, len(text)), [Named(known, 0, 0)], sentence.headings, card, sentence.line
-                )
+                yield _statement(text, [Named(known, len(text), len(text))], headings, place)
             elif (match := _NAMES_ONE.fullmatch(text)) and not _NO_NAME.search(match["name"]):
-                place = card.at(sentence.line, text)
                 yield Statement(_kinds(text[: match.start("name")]), (), False, match["name"], place)
 
 
-def _of_siblings(subject: Subject, text: str) -> bool:
-    """Whether a sentence names other models by their sizes, and not this one."""
+def _of_others(subject: Subject, text: str) -> bool:
+    """Whether a sentence names other models, by their sizes or files, and not this one."""
     found = _MODEL.findall(text)
-    return bool(found and subject.names) and not any(subject.kin(name) in ("same", "form") for name in found)
+    return bool(found and subject.names) and not any(_is_this(subject, name) for name in found)
 
 
-def _is_its_own(subject: Subject, text: str, name: Named) -> bool:
-    """Whether a sentence says of another model that it is under the terms that bear its name."""
+def _is_anothers(subject: Subject, text: str, name: Named) -> bool:
+    """Whether a sentence says of another model, which is linked or whose name the terms bear, what it is under."""
     match = _SAID_OF.match(text)
-    words = match["what"].lower() if match else ""
-    own = name.licence.id.startswith("LicenseRef") and words in name.licence.name.lower()
-    return bool(words and own and subject.names and not subject.kin(words))
+    words = match["what"] if match else ""
+    if not words or not subject.names or subject.kin(words):
+        return False
+    own = name.licence.id.startswith("LicenseRef") and words.lower() in name.licence.name.lower()
+    others = (each.name for each in subject.repositories if not subject.kin(each.name))
+    return own or (not _kinds(words) and any(kin(other, words) in ("same", "form") for other in others))
 
 
 def _linked(links: tuple[Link, ...]) -> Licence | None:
@@ -200,34 +209,46 @@ def _is_this(subject: Subject, name: str) -> bool:
     return subject.kin(name) in ("same", "form")
 
 
-def _each(text: str, names: list[Named], headings: tuple[str, ...], card: Document, line: int) -> Iterator[Statement]:
+def _each(text: str, names: list[Named], headings: tuple[str, ...], place: Evidence) -> Iterator[Statement]:
     """A statement for each group of names that are for the same."""
     begin = 0
     group: list[Named] = []
-    for at, name in enumerate(names):
-        if group and (_kinds(text[group[-1].end : name.begin]) or text[group[-1].end : name.begin].count(".") > 1):
-            yield _statement(text[begin:], group[0], group, headings, card, line, begin)
+    for name in names:
+        between = text[group[-1].end : name.begin] if group else ""
+        if _kinds(between) or between.count(".") > 1:
+            yield _statement(text, group, headings, place, begin)
             begin, group = group[-1].end, []
         group.append(name)
-        if at == len(names) - 1:
-            yield _statement(text[begin:], group[0], group, headings, card, line, begin)
+    yield _statement(text, group, headings, place, begin)
 
 
-def _statement(
-    text: str, first: Named, group: list[Named], headings: tuple[str, ...], card: Document, line: int, begin: int = 0
-) -> Statement:
-    before, after = text[: max(0, first.begin - begin)], text[group[-1].end - begin :]
-    kinds = _kinds(before)
-    if not kinds and (match := _FOR.match(after)):
+def _statement(text: str, group: list[Named], headings: tuple[str, ...], place: Evidence, begin: int = 0) -> Statement:
+    """What a group of names is for: as the words before it say, those after it, or the headings."""
+    kinds = _nearest(text[begin : group[0].begin])
+    if not kinds and (match := _FOR.match(text, group[-1].end)):
         kinds = _kinds(match["what"])
     if not kinds and headings and _SECTION.fullmatch(headings[-1]):
         kinds = _kinds(headings[-1])
     if not kinds and any(_OF_DATA.search(heading) for heading in headings[1:]):
         kinds = frozenset(("data",))
     licences = tuple(dict.fromkeys(each.licence for each in group))
-    return Statement(kinds, licences, bool(_EITHER.search(text)), text.strip()[:200], card.at(line, text.strip()))
+    return Statement(kinds, licences, bool(_EITHER.search(text, begin)), text[begin:].strip()[:200], place)
+
+
+def _nearest(text: str) -> frozenset[Kind]:
+    """What the last words that name a kind name, with those that are listed before it."""
+    plain = _NOT_KINDS.sub(" ", text)
+    found = sorted((match.start(), match.end(), kind) for kind, words in KIND_WORDS.items()
+                   for match in words.finditer(plain))  # fmt: skip
+    kinds: set[Kind] = set()
+    begin = len(plain)
+    for start, end, kind in reversed(found):
+        if kinds and begin - end > _NEAR:
+            break
+        kinds.add(kind)
+        begin = start
+    return frozenset(kinds)
 
 
 def _kinds(text: str) -> frozenset[Kind]:
-    plain = re.sub(r"\bopen[- ]source\b|\blanguage models?\b(?= \()|\bmodel card\b", " ", text, flags=re.I)
-    return frozenset(kind for kind, words in KIND_WORDS.items() if words.search(plain))
+    return frozenset(kind for kind, words in KIND_WORDS.items() if words.search(_NOT_KINDS.sub(" ", text)))
