@@ -184,6 +184,16 @@ def data_sets(subject: Subject) -> tuple[DataSet, ...]:
     return tuple(found)
 
 
+def trained_on(subject: Subject) -> list[DataSet]:
+    """The linked data sets that it was trained on, or that are listed as its data."""
+    return [each for each in data_sets(subject) if each.use in ("trained", "listed") and not each.file]
+
+
+def linked_results(subject: Subject) -> list[DataSet]:
+    """The linked data sets that hold results of its evaluation."""
+    return [each for each in data_sets(subject) if each.use == "evaluated" and "result" in each.sentence.lower()]
+
+
 def _judged(
     mention: Mention, subject: Subject, names: frozenset[str], files: dict[str, tuple[str, ...]]
 ) -> Iterator[DataSet]:

@@ -71,6 +71,11 @@ def score_cells(document: Document) -> Iterator[Cell]:
                     break
 
 
+def score_lines(document: Document) -> list[int]:
+    """Lines of tables with scores."""
+    return [cell.line for cell in score_cells(document)]
+
+
 def listed_scores(document: Document) -> list[int]:
     """Lines of sentences and list items that state a score on a benchmark."""
     out = []
