@@ -19,6 +19,7 @@ from clearseek.audit.read.mentions import first_link
 from clearseek.audit.read.pdf import pdf_lines
 from clearseek.audit.read.presence import sift
 from clearseek.audit.read.subject import Subject, attempt
+from clearseek.audit.read.words import WORDS
 from clearseek.errors import UserError
 
 _NAMED = re.compile(r"ai-act|training-(?:data|content)-summary|summary-of-training|public-summary")
@@ -51,28 +52,7 @@ class Field(NamedTuple):
     """Pattern of its heading in the Commission's form."""
 
 
-FIELDS: Final = (
-    Field("1.1 provider", r"(?:provider|developer)\b", r"(?:provider|developer) (?:name and contact|identification)"),
-    Field("1.2 model", r"(?:versioned )?models?\b(?![- ]generated)", r"versioned model name\(?s?\)?"),
-    Field("1.3 modality and size", r"(?:training data )?size\b|modalit(?:y|ies).{0,20}size", r"training data size"),
-    Field("1.3 types of content", r"types? of content|content types?", r"types? of content"),
-    Field("1.3 latest acquisition", r"latest (?:date of )?(?:data )?(?:acquisition|collection)",
-          r"latest date of data\W{0,3}acquisition\S{0,14}(?: for model training)?"),
-    Field("1.3 languages", r"languages?\b|linguistic", r"linguistic characteristics(?: of the overall training data)?"),
-    Field("2.1 public data sets", r"public(?:ly available)? data ?sets?", r"publicly available data ?sets"),
-    Field("2.2 private data sets", r"private|licensed|commercially licensed",
-          r"private non-publicly available data ?sets"),
-    Field("2.3 crawled data", r"crawl|scrap", r"data crawled and scraped"),
-    Field("2.4 user data", r"user data|data (?:collected )?from users", r"user data"),
-    Field("2.5 synthetic data", r"synthetic|model[- ]generated", r"synthetic data"),
-    Field("2.6 other data", r"other (?:sources|data)", r"other sources of data"),
-    Field("3.1 reservations of rights", r"reservations?|opt-?outs?|copyright|text and data mining|\btdm\b",
-          r"respect of reservation of rights"),
-    Field("3.2 illegal content", r"illegal|unlawful", r"removal of illegal content"),
-    Field("3.3 other information", r"other (?:information|remarks|measures)|additional|optional", r"other information"),
-)  # fmt: skip
-
-
+FIELDS: Final = tuple(Field(**each) for each in WORDS["template"])
 Told = dict[str, tuple[str, Evidence]]
 """Field -> what a summary says in it, and where."""
 

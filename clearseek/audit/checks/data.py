@@ -33,6 +33,7 @@ from clearseek.audit.read.mentions import is_model_name, of_another, own_documen
 from clearseek.audit.read.presence import Sifted, sift
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.words import WORDS, any_of
 
 BYTES_PER_TOKEN: Final = 0.02
 """Fewest that published data can have for each token that a model was trained on: compressed, and read many times."""
@@ -58,12 +59,7 @@ _TRAINED_ON = re.compile(
     r"|train(?:ing)? (?:data|corpus|set)|训练",
     re.I,
 )
-_ON_PUBLIC = Said(_TRAINED_ON, (re.compile(
-    r"\b(?:the pile|c4|mc4|redpajama|slimpajama|refinedweb|fineweb(?:-edu)?|dolma|openwebtext|starcoderdata|the stack"
-    r"|roots corpus|oscar|culturax|dclm|nemotron-cc|minipile|tinystories|ultrachat|ultrafeedback|openhermes"
-    r"|metamathqa|oasst1?|openassistant|dolly-15k|slimorca|flan collection|bookcorpus|wikitext(?:-103)?|enwik8)\b",
-    re.I,
-),))  # fmt: skip
+_ON_PUBLIC = Said(_TRAINED_ON, (any_of(WORDS["names"]["data_sets"], around=r"\b{}\b"),))
 """On data sets that anybody can have under the name that sentences give them."""
 _DESCRIBED = Said(_TRAINED_ON, (re.compile(rf"tokens|{_DATA}|samples|数据", re.I),))
 _REFUSAL = Said(

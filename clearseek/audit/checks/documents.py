@@ -23,6 +23,7 @@ from clearseek.audit.read.mentions import first_link, mentions, own_documents
 from clearseek.audit.read.presence import Sifted, different_words, sift
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.words import WORDS, any_of
 
 _RESULT_FOLDER = re.compile(r"(?:^|/)(?:eval\w{0,40}|results?|\.eval_results)(?:/|$)")
 _RESULT = re.compile(r"\.(?:jsonl?|csv|tsv|parquet)(?:\.gz|\.zst)?$|(?:result|metric|score)[^/]*\.(?:txt|md|ya?ml)$")
@@ -38,28 +39,17 @@ _DATA_CARD = re.compile(
 )
 _PICTURED = re.compile(r"bench|eval|result|perform|score|compar|leaderboard|radar|accuracy|评测|性能", re.I)
 _REPORTED = re.compile(r"eval|benchmark|results|scores|performance|评测|性能", re.I)
-_REVIEWED = re.compile(
-    r"\b(?:accepted|published|appear\w*|presented|oral|spotlight|poster)\b.{0,40}\b(?:NeurIPS|ICLR|ICML|ACL|EMNLP"
-    r"|NAACL|COLM|TMLR|JMLR|AAAI|Nature|Science|CVPR|ECCV|ICCV|COLING|EACL|INTERSPEECH|ICASSP|KDD|SIGIR|MLSys)\b"
+_REVIEWED = any_of(
+    WORDS["names"]["venues"],
+    re.NOFLAG,
+    r"\b(?:accepted|published|appear\w*|presented|oral|spotlight|poster)\b.{0,40}\b{}\b",
 )
 FEWEST_WORDS: Final = 30
 """Different words that a card has at least to be one."""
 _SHORTEST_POLICY: Final = 15
 """Different words of a section that says something."""
 _CODE = re.compile(r"\.(?:py|sh|ipynb|js|ts|c|cc|cpp|cu|h|rs|go|java|jl|ya?ml|toml|lock)$")
-SECTIONS = {
-    "what the model is": r"introduction|summary|description|details|overview|architecture|about|^model$"
-    r"|介绍|介紹|简介|簡介|概述|概览|架构|présentation|aperçu|introducci|descripci|resumen|arquitectura|einführung"
-    r"|einleitung|beschreibung|übersicht|überblick|architektur",
-    "how to use it": r"usage|how to|use|inference|run|quick ?start|getting started|使用|用法|快速|推理|部署"
-    r"|utilisation|\buso\b|utilizaci|verwendung|nutzung|anwendung",
-    "evaluation": r"evaluation|results|benchmark|performance|评测|評測|评估|評估|结果|結果|性能|基准"
-    r"|évaluation|résultat|evaluaci|resultado|auswertung|bewertung|ergebnis|leistung",
-    "training": r"training|pre-?train|data|训练|訓練|数据|數據|entra[iî]nement|données|entrenamiento|datos|daten",
-    "limits and risks": r"limitation|bias|risk|safety|out-of-scope|responsib|局限|限制|偏见|偏見|风险|風險|安全"
-    r"|limite|biais|risque|limitaci|sesgo|riesgo|einschränkung|grenzen|verzerrung|risik",
-    "licence": r"licen[cs]e|terms|许可|許可|协议|協議|授权|授權|licencia|lizenz",
-}
+SECTIONS: Final = {part: any_of(words) for part, words in WORDS["sections"].items()}
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -93,7 +83,7 @@ def _here_or_linked(subject: Subject, question: Question, found: Sifted, words: 
     if found.real:
         return found.here(subject.source, question, 6)
     link = first_link(subject, words)
-    return link and question.yes(Grade.LINKED, f"linked, not read: {link.target}", link.place)
+    return question.yes(Grade.LINKED, f"linked, not read: {link.target}", link.place) if link else None
 
 
 def _model_card(subject: Subject) -> Row:
@@ -106,7 +96,7 @@ def _model_card(subject: Subject) -> Row:
         reason = f"named like one and holds nothing: {card.file} holds {words} words"
         return question.no(Grade.CLAIMED, reason, place)
     filled = sections(card)
-    found = [part for part, words in SECTIONS.items() if any(re.search(words, each, re.I) for each in filled)]
+    found = [part for part, words in SECTIONS.items() if any(map(words.search, filled))]
     missing = [part for part in SECTIONS if part not in found]
     if len(found) < 2:
         reason = f"{card.file} has no sections that a card has, or nothing stands in them"

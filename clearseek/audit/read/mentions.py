@@ -20,6 +20,7 @@ from clearseek.audit.read.card import Block, Document, Link
 from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.words import WORDS
 
 _LONGEST: Final = 400
 """Characters on either side of a link that are looked at."""
@@ -40,14 +41,8 @@ _BASE = re.compile(
     r"\b(?:is|from|(?:version|variant|copy) of|based on|on top of|tuned|upon) (?:the |an? )?[\w./-]{0,40}$"
 )
 _DEVICE = re.compile(r"(?:[HABV]\d00|[BH]20|RTX|TPU|GPU|CUDA|MI\d)", re.I)
-_COMMON: Final = frozenset({
-    "github", "huggingface", "pytorch", "modelscope", "llm", "llms", "sft", "rl", "dpo", "hf",
-})  # fmt: skip
-_FAMILIES: Final = frozenset({
-    "pythia", "falcon", "alpaca", "vicuna", "mistral", "mixtral", "gemma", "gemini", "claude", "qwen", "llama",
-    "grok", "bert", "bloom", "opt", "mpt", "palm", "phi", "meta", "openai",
-})  # fmt: skip
-"""Names of models and makers that look like other words."""
+_COMMON: Final = frozenset(WORDS["names"]["common"])
+_FAMILIES: Final = frozenset(WORDS["names"]["families"])
 
 
 @dataclass(frozen=True)

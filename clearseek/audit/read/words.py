@@ -1,0 +1,16 @@
+"""Words and names that checks look for: what a test set is called, how a card's sections are titled, in ``words.toml``."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+WORDS: Final[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "words.toml").read_text("utf-8"))
+
+
+def any_of(words: Iterable[str], flags: re.RegexFlag = re.I, around: str = "{}") -> re.Pattern[str]:
+    """The pattern of any of these words, within `around`."""
+    return re.compile(around.replace("{}", f"(?:{'|'.join(words)})"), flags)
