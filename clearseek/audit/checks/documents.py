@@ -39,11 +39,8 @@ _DATA_CARD = re.compile(
 )
 _PICTURED = re.compile(r"bench|eval|result|perform|score|compar|leaderboard|radar|accuracy|评测|性能", re.I)
 _REPORTED = re.compile(r"eval|benchmark|results|scores|performance|评测|性能", re.I)
-_REVIEWED = any_of(
-    WORDS["names"]["venues"],
-    re.NOFLAG,
-    r"\b(?:accepted|published|appear\w*|presented|oral|spotlight|poster)\b.{0,40}\b{}\b",
-)
+_PRINTED = r"\b(?:accepted|published|appear\w*|presented|oral|spotlight|poster)\b.{0,40}\b{}\b"
+_REVIEWED = any_of(WORDS["names"]["venues"], re.NOFLAG, _PRINTED)
 FEWEST_WORDS: Final = 30
 """Different words that a card has at least to be one."""
 _SHORTEST_POLICY: Final = 15

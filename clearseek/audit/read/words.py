@@ -1,4 +1,4 @@
-"""Words and names that checks look for: what a test set is called, how a card's sections are titled, in ``words.toml``."""
+"""Words and names that checks look for, such as those of test sets and of a card's sections: ``words.toml``, read."""
 
 from __future__ import annotations
 
