@@ -33,7 +33,7 @@ from clearseek.audit.read.mentions import is_model_name, of_another, own_documen
 from clearseek.audit.read.presence import Sifted, sift
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import WORDS, any_of
+from clearseek.audit.read.words import WORDS, any_of, cue
 
 BYTES_PER_TOKEN: Final = 0.02
 """Fewest that published data can have for each token that a model was trained on: compressed, and read many times."""
@@ -52,72 +52,16 @@ class Said(NamedTuple):
     """What the sentence does not have."""
 
 
-_DATA = r"(?:data(?:\b|-?sets?)|corp(?:us|ora)|训练数据|数据集|语料)"
-_DENIED = re.compile(r"\b(?:no|not|nor|never|without|neither|free of|instead of|remov\w+|exclud\w+|filter\w*)\b", re.I)
-_TRAINED_ON = re.compile(
-    r"(?:train|tun)(?:ed|ing)\b[^.;]{0,60}?\b(?:on|with|using|over)\b|\btrain\b[^.;,]{0,50}\bon\b"
-    r"|train(?:ing)? (?:data|corpus|set)|训练",
-    re.I,
-)
-_ON_PUBLIC = Said(_TRAINED_ON, (any_of(WORDS["names"]["data_sets"], around=r"\b{}\b"),))
+_DENIED = cue("denied")
+_ON_PUBLIC = Said(cue("trained_on"), (any_of(WORDS["names"]["data_sets"], around=r"\b{}\b"),))
 """On data sets that anybody can have under the name that sentences give them."""
-_DESCRIBED = Said(_TRAINED_ON, (re.compile(rf"tokens|{_DATA}|samples|数据", re.I),))
-_REFUSAL = Said(
-    re.compile(
-        r"\b(?:not|n't|n\u2019t|cannot|unable|never|no (?:plans?|intention))\b[^.;]{0,40}?(?:\b(?:releas|publish|shar"
-        r"|disclos|open-?sourc|distribut|provid)\w*|\b(?:publicly )?(?:available|public|open)\b)|\b(?:is|are|remains?"
-        r"|kept) (?:strictly |fully )?(?:proprietary|confidential|undisclosed|closed|private)\b|\bwithh(?:e|o)ld"
-        r"|(?:不|未|无法|暂不|没有)(?:会|予|能|便)?(?:开源|公开|发布|提供|共享)",
-        re.I,
-    ),
-    (re.compile(_DATA, re.I), re.compile(rf"{CUES['trained'].pattern}|\b(?:the|our|its) (?:\w+ )?data", re.I)),
-    (re.compile(
-        r"\b(?:only|just|yet another|unlike|personal|private information|user|evaluation|benchmark|test|weights"
-        r"|responsib|guarantee|licen[cs]e|third[- ]part|remov\w+|filter\w*|web page)\b|if the",
-        re.I,
-    ),),
-)  # fmt: skip
-_HELD_BACK = Said(
-    re.compile(
-        r"\b(?:proprietary|in-house|internal|undisclosed|non-public|closed|private(?:ly)?)\s(?:[\w-]{1,30}\s){0,3}"
-        r"(?:data(?:sets?)?|corpus|corpora|mix(?:ture)?)\b|(?:自有|私有|内部)(?:训练)?数据",
-        re.I,
-    ),
-    (CUES["trained"],),
-    (_DENIED,),
-)
-_PART = Said(
-    re.compile(
-        rf"\b(?:sample|subset|part|portion|fraction|excerpt|preview|selection|some|half|\d{{1,2}} ?%)\s(?:\w+\s)?of\b"
-        rf"(?:\s(?:the|our|its|this|all))?(?:\s[\w-]+){{0,3}}?\s{_DATA}|(?:部分|一部分|抽样)[^。]{{0,8}}数据",
-        re.I,
-    ),
-    (
-        re.compile(
-            r"releas|publish|provid|open-?sourc|shar|available|download|upload|contain|here|开源|发布|下载", re.I
-        ),
-    ),
-    (CUES["evaluated"], _DENIED),
-)
-_RELEASE = Said(
-    re.compile(
-        r"^(?=.*\b(?:releas|publish|open-?sourc|publicly available|includes?\b|fully open))"
-        rf"(?:.*\btraining {_DATA}|(?=.*\b(?:weights|checkpoints|code)\b).*\bdata-?sets\b)",
-        re.I,
-    ),
-    but=(_DENIED,),
-)
-_PRETRAINED = Said(re.compile(
-    r"\bpre-?train\w*\b|\btrained from scratch\b|\b(?:train\w*|on|over) (?:on )?(?:\w+ ){0,3}?[\d.,]+ ?(?:T|B"
-    r"|trillion|billion)\+? (?:[\w-]+ ){0,4}tokens|预训练|预訓練",
-    re.I,
-))  # fmt: skip
-_FROM_ANOTHER = re.compile(
-    r"\b(?:fine-?tuned|tuned|adapted|distilled|trained) (?:version of|from) (?P<of>[\w./ -]{2,60})|\b(?:fine-?tuned"
-    r"|by fine-?tuning) (?:the )?(?P<it>[\w./-]*\d[\w./-]*)|\bbased on (?P<on>[\w./-]*\d+\.?\d*b)\b"
-    r"|\binitiali[sz]ed from (?P<init>[\w./-]{2,60})",
-    re.I,
-)
+_DESCRIBED = Said(cue("trained_on"), (cue("described"),))
+_REFUSAL = Said(cue("not_given"), (cue("data"), cue("trained", "data_of_ours")), (cue("not_about"),))
+_HELD_BACK = Said(cue("held_back"), (CUES["trained"],), (_DENIED,))
+_PART = Said(cue("part"), (cue("given"),), (CUES["evaluated"], _DENIED))
+_RELEASE = Said(cue("all_given"), but=(_DENIED,))
+_PRETRAINED = Said(cue("pretrained"))
+_FROM_ANOTHER = cue("from_another")
 
 
 def rows(subject: Subject) -> Iterator[Row]:

@@ -22,7 +22,7 @@ from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.mentions import Mention, mentions, of_another, own_documents
 from clearseek.audit.read.source import Source, is_test
 from clearseek.audit.read.subject import Subject, attempt
-from clearseek.audit.read.words import WORDS
+from clearseek.audit.read.words import WORDS, cue
 from clearseek.filetypes import LFS_START
 
 Use = Literal["trained", "listed", "evaluated", "other"]
@@ -31,67 +31,19 @@ _HUB = re.compile(
     r"https?://(?:www\.)?(?:(?:huggingface\.co|hf\.co|modelscope\.(?:cn|com))/datasets"
     r"|kaggle\.com/datasets)/([\w.-]+(?:/[\w.-]+)?)"
 )
-_PLACE = re.compile(
-    r"https?://(?:www\.)?(?:the-eye\.eu|pile\.eleuther\.ai|commoncrawl\.org|data\.[\w-]+\.\w+|dumps\.wikimedia\.org"
-    r"|zenodo\.org|opendatalab\.\w+|archive\.org|drive\.google\.com|docs\.google\.com/spreadsheets"
-    r"|s3[\w.-]*\.amazonaws\.com|storage\.googleapis\.com|(?:huggingface\.co|hf\.co)/collections)/"
-    r"|https?://\S+?\.(?:parquet|jsonl?|arrow|tfrecord|csv|tsv|txt|tar|zip)(?:\.(?:gz|zst|xz|bz2))?(?:$|[?#])",
-    re.I,
-)
-"""Addresses that may hold data; a model's weights and pictures may lie there too."""
+_PLACE = cue("data_place")
 _REPOSITORY = re.compile(
     r"https?://(?:www\.)?(?:github\.com|gitlab\.com|gitee\.com|huggingface\.co|hf\.co|modelscope\.cn)/\S"
 )
-_PAGE = re.compile(
-    r"/spaces/|/papers/|/docs/|/issues/|/pull/|\.(?:py|sh|md|ipynb|ya?ml|pdf|png|jpe?g|svg|gif)(?:$|[?#])", re.I
-)
-_CODE = re.compile(
-    r"code\b|\blogs?\b|script|pipeline|cleaning|processing|generation|filter|licen[cs]e|\bcard\b|viewer|代码", re.I
-)
-_NAMES_DATA = re.compile(
-    r"(?:\b|_)(?:data|data-?sets?|corpus|corpora)(?:\b|_)|\bpile\b|pajama|数据|數據|语料|données|daten|datos", re.I
-)
-_TRAIN = r"(?:pre-?|fine-?|post-?|mid-?)?(?:train|tun)"
-CUES: Final = {
-    "evaluated": re.compile(
-        r"(?<![a-z])eval(?:s\b|uat\w*)|bench(?:es|mark\w*)?\b|leaderboard|\btest(?:ed|ing)?[ -](?:set|split|data"
-        r"|suite|question)\w*|\btested\b|\baccuracy\b|\bscores?\b|held-?out|\bvalidation\b|decontaminat\w+"
-        r"|\bresults?\b|评测|评估|测试|測試|基准|évalu|bewert",
-        re.I,
-    ),
-    "other": re.compile(
-        r"\b(?:same \w+(?: \w+)? as|similar to|compared? (?:to|with)|(?<!-)following|than|inspired|unlike|instead of"
-        r"|format|based on|buil[dt]s? (?:up)?on|deriv\w+ from|remov\w+|exclud\w+|e\.g\.|such as|data ?sets like"
-        r"|for instance|examples?|tutorial|demo|toy|dummy|by default|related work|acknowledge?ments?|thank\w*|your"
-        r"|community|ecosystem)\b|格式|示例|样例|参考|参照|致谢|您|你|自己的|默认|社区|生态",
-        re.I,
-    ),
-    "trained": re.compile(
-        rf"\b{_TRAIN}(?:ed|ing)\b|\bwe (?:\w+ )?{_TRAIN}e?\b|\btrain(?: \w+)?[ -](?:data|set|mix|corp|split)\w*"
-        rf"|\bcorp(?:us|ora)\b"
-        r"|\b(?:sft|rlhf|dpo|rl|instruct\w*|alignment|preference|annealing)[ -](?:\w+[ -])?(?:data|set|mix|corp"
-        r"|pairs)\w*"
-        rf"|\bused (?:\w+ )?(?:to|for) {_TRAIN}\w*|训练|訓練|微调|语料|entra[iî]n|trainiert|trainings?daten|entren",
-        re.I,
-    ),
-}  # fmt: skip
+_PAGE = cue("page")
+_CODE = cue("data_code")
+_NAMES_DATA = cue("data_named")
+CUES: Final = {kind: cue(kind) for kind in ("evaluated", "other", "trained")}
 """Words that say what a data set is to a model."""
-_TOLD = re.compile(
-    rf"\b(?:was|were|is|are|been|being|have|has|models?)\b.{{0,80}}?\b{_TRAIN}(?:ed)\b|\bused\b.{{0,40}}\b(?:to|for"
-    rf"|in) {_TRAIN}|\bwe used?$|\bwe use is\b|\b(?:our|the) (?:\w+ )?{_TRAIN}ing[ -]data|训练自|我们",
-    re.I,
-)
-"""A statement of what was done, where an instruction would say what to do."""
-_ON = re.compile(rf"{_TRAIN}(?:ed|ing)\b[^.;]{{0,60}}\b(?:on|with|using)\b[^.;]{{0,100}}$", re.I)
-_PART_OF = re.compile(
-    r"\b(?:classifiers?|tokeni[sz]ers?|reward models?|filters?|judge|verifier|retriever|encoder)\b[^.;]{0,60}$", re.I
-)
-"""Other things that are trained beside the model."""
-_INSTRUCTS = re.compile(
-    r"\b(?:you(?:r)?|please|examples?|format|by default|e\.g\.|tutorial|can be (?:fine-?)?tuned|demonstrate"
-    r"|show\w* how|how to)\b|格式|示例|样例|您|你|默认",
-    re.I,
-)
+_TOLD = cue("told")
+_ON = re.compile(rf"{WORDS['parts']['train']}(?:ed|ing)\b[^.;]{{0,60}}\b(?:on|with|using)\b[^.;]{{0,100}}$", re.I)
+_PART_OF = cue("part_of")
+_INSTRUCTS = cue("instructs")
 _OURS = re.compile(r"\bour\b.{0,60}(?:data|corp|mix)", re.I)
 _LISTED = re.compile(
     r"^(?!.*\b(?:an?|another)\b)\W*(?:[\w'\u2019.,&-]+ ){0,4}(?:open[- ])?(?:data|data-?sets?|corpora|数据|数据集"
@@ -99,14 +51,8 @@ _LISTED = re.compile(
     re.I,
 )
 """A title, or a link's words, that name data and say no more."""
-_TUNING = re.compile(
-    r"fine-?tun|post-?train|\bsft\b|\bdpo\b|rlhf|instruct|\balign|prefer|\bchat\b|\brl\b|\btun(?:ed|ing)\b"
-    r"|conversation|微调|对齐|指令",
-    re.I,
-)
-_PRETRAINING = re.compile(
-    r"pre-?train|mid-?train|from scratch|\bbase\b|预训练|預訓練|pré-?entra|vortrain|annealing", re.I
-)
+_TUNING = cue("tuning")
+_PRETRAINING = cue("pretraining")
 _PATH: Final = {kind: frozenset(words) for kind, words in WORDS["paths"].items()}
 _SAMPLES, _TRAINING = _PATH["samples"], _PATH["training"]
 _MARKING: Final = _PATH["asking"] | _PATH["results"] | _PATH["marking"]
@@ -121,11 +67,7 @@ _MOST_OPENED: Final = 60
 _HEAD: Final = 16_384
 SMALLEST_SET: Final = 100_000
 """Bytes that training data have at least, where no manifest lists them with sizes and counts."""
-_RECORDS_SAID = re.compile(
-    r"\bdata\b|data-?sets?|corp(?:us|ora)\b|instructions?|conversations?|dialogues?|\btexts?\b|documents|examples"
-    r"|samples|records|pairs|pages|urls|数据|语料",
-    re.I,
-)
+_RECORDS_SAID = cue("records_said")
 _LOADED = re.compile(r"load_dataset\(\s*[\"']([\w.-]{1,96}/[\w.-]{1,96})[\"']")
 _TOKEN = re.compile(r"[\w.-][\w./-]{2,200}")
 

@@ -12,21 +12,15 @@ from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.card import Cell, Document
 from clearseek.audit.read.mentions import own_documents
 from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import WORDS, any_of
+from clearseek.audit.read.words import WORDS, any_of, cue
 
 BENCHMARK: Final = any_of(WORDS["names"]["benchmarks"], around=r"(?<![a-z]){}(?![a-z])")
 """Test sets that anybody can have under these names."""
-_MEASURE = re.compile(
-    r"accuracy|\bacc\b|pass@|\bem\b|\bf1\b|\bbpb\b|bits per byte|perplexity|\bppl\b|scores?\b|win ?rate|exact match"
-    r"|percentile|rating|\belo\b|\bwer\b|\bbleu\b|\brouge|average|\bavg\b|准确率|得分|平均",
-    re.I,
-)
+_MEASURE = cue("measure")
 _NUMBER = re.compile(r"[~≈]?\d{1,4}(?:\.\d{1,6})?\s?%?\W{0,3}(?:±\s?[\d.]{1,8}%?|\([^()]{0,20}\))?")
 _LISTED = re.compile(r"[\s:\uff1a=]{1,4}(?:\([^()]{0,30}\))?\W{0,4}\d{1,3}(?:\.\d{1,3})?\s?%?(?![\w-])")
 _REACHED = re.compile(r"\d{1,3}(?:\.\d{1,3})?\s?%?(?: accuracy| points)? (?:on|in) (?:the )?$")
-_EVALUATION = re.compile(
-    r"(?<!i)eval|benchmark|(?<!as a )(?<!a )\bresults?\b|\bscores?\b|metric|accuracy|leaderboard|评测|评估|测试", re.I
-)
+_EVALUATION = cue("evaluation")
 PROTOCOL: Final = {part: any_of(words) for part, words in WORDS["protocol"].items()}
 
 

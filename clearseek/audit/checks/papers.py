@@ -19,19 +19,11 @@ from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.mentions import Mention, mentions, own_documents
 from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.words import WORDS, cue
 
-_PRINTED: Final = (
-    r"openreview\.net/|aclanthology\.org/|proceedings\.|papers\.nips\.cc|nature\.com/articles|dl\.acm\.org|jmlr\.org"
-    r"|ieeexplore|link\.springer\.com"
-)
-REVIEWED: Final = re.compile(_PRINTED, re.I)
-"""Addresses of places that review what they print."""
-_PAPER = re.compile(
-    rf"(?:ar5iv|arxiv)\.org/|doi\.org/|\.pdf(?:$|[?#])|/papers/\d{{4}}|alphaxiv\.org|biorxiv\.org|techrxiv\.org"
-    rf"|hal\.science|semanticscholar\.org|{_PRINTED}",
-    re.I,
-)
-_KIND: Final = r"(?:papers?|reports?|preprints?|manuscript|publication|white ?paper|arxiv|system card|论文|报告|報告)"
+_REVIEWED = cue("reviewed")
+_PAPER = cue("reviewed", "paper_address")
+_KIND: Final = WORDS["parts"]["paper"]
 _GENERIC = re.compile(
     rf"^\W*(?:(?:our|the|this|read|see|full|official|technical|tech|research|model|original|paper|arxiv|link|static"
     rf"|badge|here|on|v?\d|pdf|详细)\W+){{0,5}}(?:技术|技術)?(?:{_KIND}|paper link|here|link|pdf)(?:\W+(?:link|pdf"
@@ -39,31 +31,14 @@ _GENERIC = re.compile(
     re.I,
 )
 """Words of a link that say only that it is a paper."""
-_OWN = re.compile(
-    rf"\bour\W+(?:\w+\W+){{0,2}}$|\bour (?:\w+ ){{0,2}}(?:{_KIND}|work|study)\b|\bthis (?:work|paper|repo\w*|project"
-    rf"|report)\b|accompan"
-    r"|\bofficial\b|(?:more|further|training|additional|full|other|evaluation) (?:\w+ )?(?:details|information"
-    r"|results)|refer to|details (?:are|can)|(?:described|presented|introduced) in|\bwe (?:\w+ )?(?:releas|publish"
-    r"|present)\w*|code (?:and models )?(?:from|of)|released (?:the|a)|check out|cite\b|我们|本文|详见|引用",
-    re.I,
-)
-_OTHERS = re.compile(
-    r"\b(?:follow\w*|based on|bas(?:ed|ing) upon|buil[dt]s? (?:up)?on|inspired|similar\w*|propos\w+|adopt\w*"
-    r"|borrow\w*|extend\w*|using|uses?|via|like|compar\w+|implement\w+ (?:of|from)|thank\w*|method\w*|technique\w*"
-    r"|related|such as|e\.g\.|derived|introduced by|as in|et al|benchmark|baseline|unlike|prior|previous|earlier)\b"
-    r"|参考|借鉴|基于|采用|致谢",
-    re.I,
-)
+_OWN = cue("own_paper")
+_OTHERS = cue("others_paper")
 _TERM = re.compile(r"\b(?:[A-Z]{2,}\w*|[A-Z][a-z]+[A-Z]\w*|[A-Z][a-z]*-?\d\w*)\b")
 """Names of methods and models, as LoRA, GPTQ or GPT-3."""
 _ASIDE = re.compile(r"([\w.-]{2,40})[*`'\"]?\s*[(\[\uff08][^()\uff08\uff09]{0,60}$")
-_NO_PAPER = re.compile(r"licen[cs]e|polic(?:y|ies)|terms|guide|agreement|协议|许可|/issues/|shields\.io", re.I)
+_NO_PAPER = cue("no_paper")
 _CALLED = re.compile(rf"^\W*(?:the )?([\w.+ -]{{2,40}}?)(?: technical| tech| research)? {_KIND}\W*$", re.I)
-_ELSEWHERE = re.compile(
-    r"related|acknowledg|referenc|credit|thanks|bibliograph|致谢|参考|further reading|awesome|projects using"
-    r"|community",
-    re.I,
-)
+_ELSEWHERE = cue("elsewhere")
 _ENTRY = re.compile(
     r"@\s?(?:article|inproceedings|misc|techreport|conference|proceedings|online|unpublished|book|software"
     r"|report)\s?\{",
@@ -149,7 +124,7 @@ def _linked(subject: Subject, names: tuple[str, ...]) -> Iterator[Paper]:
         if _NO_PAPER.search(f"{target} {text}"):
             continue
         own = _whose(mention, names, mention.link.line < tops[mention.document.file])
-        yield Paper(target, own, mention.place, bool(REVIEWED.search(target)))
+        yield Paper(target, own, mention.place, bool(_REVIEWED.search(target)))
 
 
 def _whose(mention: Mention, names: tuple[str, ...], top: bool) -> bool | None:
@@ -202,7 +177,7 @@ def _cited(document: Document, names: tuple[str, ...]) -> Iterator[Paper]:
         if not target and not re.search(r"report|paper", fields["title"], re.I):
             continue
         journal = re.sub(r".*(?:arxiv|corr|preprint).*", "", fields.get("journal", ""), flags=re.I)
-        reviewed = bool(fields.get("booktitle") or journal or REVIEWED.search(where))
+        reviewed = bool(fields.get("booktitle") or journal or _REVIEWED.search(where))
         place = Evidence(document.file, f"line {line}", fields["title"][:200], document.sha256)
         yield Paper(target or fields["title"], named[number] or bool(sole), place, reviewed)
 

@@ -14,3 +14,11 @@ WORDS: Final[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "words.tom
 def any_of(words: Iterable[str], flags: re.RegexFlag = re.I, around: str = "{}") -> re.Pattern[str]:
     """The pattern of any of these words, within `around`."""
     return re.compile(around.replace("{}", f"(?:{'|'.join(words)})"), flags)
+
+
+def cue(*kinds: str) -> re.Pattern[str]:
+    """The pattern of the words of these kinds, a table of ``words.toml``."""
+    pattern = "|".join(word for kind in kinds for word in WORDS["cues"][kind])
+    for part, words in WORDS["parts"].items():
+        pattern = pattern.replace(f"<{part}>", words)
+    return re.compile(pattern, re.I)
