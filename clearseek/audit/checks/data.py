@@ -29,7 +29,7 @@ from clearseek.audit.checks.weights import weight_links
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.listing import listing
-from clearseek.audit.read.mentions import is_model_name, of_another, own_documents
+from clearseek.audit.read.mentions import is_model_name, of_another, own_documents, tagged
 from clearseek.audit.read.presence import Sifted, sift
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import Subject
@@ -164,11 +164,8 @@ def _base(subject: Subject) -> Evidence | None:
     card = subject.card
     if card is None:
         return None
-    named = (subject.metadata.value or {}).get("base_model")
-    for each in named if isinstance(named, list) else [named]:
-        if isinstance(each, str) and each.strip():
-            line = next((n for n, text in enumerate(card.lines, 1) if each in text), 1)
-            return Evidence(card.file, f"line {line}, key base_model", each[:200], card.sha256)
+    for _, place in tagged(subject, "base_model"):
+        return place
     for sentence in card.sentences[:400]:
         if found := _FROM_ANOTHER.search(sentence.text[:600]):
             name = next(filter(None, found.groups()), "").strip()

@@ -19,7 +19,7 @@ from clearseek.audit.checks.evaluations import BENCHMARK
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, Link
 from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.mentions import Mention, mentions, of_another, own_documents
+from clearseek.audit.read.mentions import Mention, mentions, of_another, own_documents, tagged
 from clearseek.audit.read.source import Source, is_test
 from clearseek.audit.read.subject import Subject, attempt
 from clearseek.audit.read.words import WORDS, cue
@@ -90,7 +90,8 @@ def data_sets(subject: Subject) -> tuple[DataSet, ...]:
     """The data sets of the metadata and of all links, and files that a sentence names, each with its use."""
     names = frozenset(map(normalise, subject.names))
     files = _by_name(subject.source)
-    found = list(_tagged(subject))
+    # those of the metadata are, as the hub defines the key, what the model was trained on
+    found = [DataSet(name, "trained", "", place) for name, place in islice(tagged(subject, "datasets"), 50)]
     documents = own_documents(subject)
     named = (each for document in documents for each in (*_naming_files(document, files), *_loading(document)))
     for mention in chain(mentions(subject), islice(named, _MOST_FILES)):
@@ -135,16 +136,6 @@ def _loading(document: Document) -> Iterator[Mention]:
         for match in islice(_LOADED.finditer(line), 10) if "load_dataset" in line else ():
             link = Link(f"https://huggingface.co/datasets/{match[1]}", "", number)
             yield Mention(link, document, headings=document.headings[number - 1])
-
-
-def _tagged(subject: Subject) -> Iterator[DataSet]:
-    """The metadata's data sets: those that the model was trained on, as the hub defines the key."""
-    named, card = (subject.metadata.value or {}).get("datasets"), subject.card
-    for each in (named if isinstance(named, list) else [named])[:50]:
-        if isinstance(each, str) and each.strip() and card is not None:
-            line = next((n for n, text in enumerate(card.lines, 1) if each in text), 1)
-            place = Evidence(card.file, f"line {line}, key datasets", each[:200], card.sha256)
-            yield DataSet(each.strip(), "trained", "", place)
 
 
 def _is_place(mention: Mention) -> bool:

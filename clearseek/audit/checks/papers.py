@@ -17,7 +17,7 @@ from typing import Final
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.mentions import Mention, mentions, own_documents
+from clearseek.audit.read.mentions import Mention, mentions, own_documents, tagged
 from clearseek.audit.read.subject import Subject
 from clearseek.audit.read.words import WORDS, cue
 
@@ -81,14 +81,10 @@ def papers(subject: Subject) -> tuple[Paper, ...]:
 
 def _tagged(subject: Subject) -> Iterator[Paper]:
     """Papers of the card's metadata: of a key for one, or of a tag, which may be of any that the card links."""
-    metadata, card = subject.metadata.value or {}, subject.card
-    tags = metadata.get("tags")
-    named: list[tuple[object, bool | None]] = [(metadata.get(key), True) for key in ("arxiv", "paper", "paper_url")]
-    named += [(tag, None) for tag in (tags if isinstance(tags, list) else [])[:100] if str(tag).startswith("arxiv:")]
-    for value, own in named:
-        if card is not None and (match := _ARXIV.search(str(value)[:300])):
-            line = next((n for n, text in enumerate(card.lines, 1) if match[1] in text), 1)
-            yield Paper(f"arXiv:{match[1]}", own, card.at(line))
+    for key in ("arxiv", "paper", "paper_url", "tags"):
+        for value, place in tagged(subject, key):
+            if (match := _ARXIV.search(value[:300])) and (key != "tags" or value.startswith("arxiv:")):
+                yield Paper(f"arXiv:{match[1]}", None if key == "tags" else True, place)
 
 
 def own_papers(subject: Subject) -> list[Paper]:

@@ -133,6 +133,15 @@ def mentions(subject: Subject) -> tuple[Mention, ...]:
     return tuple(islice((each for document in own_documents(subject) for each in _mentions(document)), _MOST))
 
 
+def tagged(subject: Subject, key: str) -> Iterator[tuple[str, Evidence]]:
+    """The strings under a key of the card's metadata, one or a list, each with its place."""
+    value, card = (subject.metadata.value or {}).get(key), subject.card
+    for each in (value if isinstance(value, list) else [value])[:100] if card else ():
+        if card and isinstance(each, str) and (each := each.strip()):
+            line = next((n for n, text in enumerate(card.lines, 1) if each in text), 1)
+            yield each, Evidence(card.file, f"line {line}, key {key}", each[:200], card.sha256)
+
+
 def first_link(subject: Subject, wanted: re.Pattern[str]) -> Mention | None:
     """The first link whose words are the wanted."""
     return next((each for each in mentions(subject) if wanted.search(each.link.text)), None)
