@@ -23,7 +23,7 @@ from clearseek.audit.checks.data_sets import (
     is_evaluation_data,
     trained_on,
 )
-from clearseek.audit.checks.evaluations import BENCHMARK, score_cells
+from clearseek.audit.checks.evaluations import score_cells
 from clearseek.audit.checks.papers import own_papers
 from clearseek.audit.checks.weights import weight_links
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
@@ -33,7 +33,7 @@ from clearseek.audit.read.mentions import is_model_name, of_another, own_documen
 from clearseek.audit.read.presence import Sifted, sift
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import WORDS, any_of, cue
+from clearseek.audit.read.words import BENCHMARK, WORDS, any_of, cue
 
 BYTES_PER_TOKEN: Final = 0.02
 """Fewest that published data can have for each token that a model was trained on: compressed, and read many times."""

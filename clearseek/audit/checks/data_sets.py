@@ -15,14 +15,13 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Final, Literal
 
-from clearseek.audit.checks.evaluations import BENCHMARK
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, Link
 from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.mentions import Mention, mentions, of_another, own_documents, tagged
 from clearseek.audit.read.source import Source, is_test
 from clearseek.audit.read.subject import Subject, attempt
-from clearseek.audit.read.words import WORDS, cue
+from clearseek.audit.read.words import BENCHMARK, WORDS, cue
 from clearseek.filetypes import LFS_START
 
 Use = Literal["trained", "listed", "evaluated", "other"]

@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from clearseek.audit import questions as ask
+from clearseek.audit.checks.data_sets import linked_results
 from clearseek.audit.checks.papers import own_papers
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.card import Cell, Document
 from clearseek.audit.read.mentions import own_documents
 from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import WORDS, any_of, cue
+from clearseek.audit.read.words import BENCHMARK, WORDS, any_of, cue
 
-BENCHMARK: Final = any_of(WORDS["names"]["benchmarks"], around=r"(?<![a-z]){}(?![a-z])")
-"""Test sets that anybody can have under these names."""
 _MEASURE = cue("measure")
 _NUMBER = re.compile(r"[~≈]?\d{1,4}(?:\.\d{1,6})?\s?%?\W{0,3}(?:±\s?[\d.]{1,8}%?|\([^()]{0,20}\))?")
 _LISTED = re.compile(r"[\s:\uff1a=]{1,4}(?:\([^()]{0,30}\))?\W{0,4}\d{1,3}(?:\.\d{1,3})?\s?%?(?![\w-])")
@@ -72,7 +71,9 @@ def _protocol(subject: Subject) -> Row:
             line = next((line for line, text in texts if pattern.search(text[:4_000])), None)
             if line is not None:
                 found.setdefault(part, document.at(line))
-    if not scored:
+    if results := linked_results(subject):
+        found.setdefault("raw outputs", results[0].evidence)
+    if not scored and not results:
         return ask.CLAIMS_PROTOCOL.not_applicable("the documents state no scores in tables or lists")
     missing = [part for part in PROTOCOL if part not in found]
     places = tuple(dict.fromkeys(found.values()))[:8]

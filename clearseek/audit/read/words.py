@@ -18,7 +18,12 @@ def any_of(words: Iterable[str], flags: re.RegexFlag = re.I, around: str = "{}")
 
 def cue(*kinds: str) -> re.Pattern[str]:
     """The pattern of the words of these kinds, a table of ``words.toml``."""
-    pattern = "|".join(word for kind in kinds for word in WORDS["cues"][kind])
-    for part, words in WORDS["parts"].items():
-        pattern = pattern.replace(f"<{part}>", words)
+    words = (word for kind in kinds for word in WORDS["cues"][kind])
+    pattern = "|".join(word if isinstance(word, str) else rf"\b(?:{'|'.join(word)})\b" for word in words)
+    for part, meaning in WORDS["parts"].items():
+        pattern = pattern.replace(f"<{part}>", meaning)
     return re.compile(pattern, re.I)
+
+
+BENCHMARK: Final = any_of(WORDS["names"]["benchmarks"], around=r"(?<![a-z]){}(?![a-z])")
+"""Test sets that anybody can have under these names."""
