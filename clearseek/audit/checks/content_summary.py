@@ -19,24 +19,16 @@ from clearseek.audit.read.mentions import first_link
 from clearseek.audit.read.pdf import pdf_lines
 from clearseek.audit.read.presence import sift
 from clearseek.audit.read.subject import Subject, attempt
-from clearseek.audit.read.words import WORDS
+from clearseek.audit.read.words import WORDS, cue
 from clearseek.errors import UserError
 
 _NAMED = re.compile(r"ai-act|training-(?:data|content)-summary|summary-of-training|public-summary")
-_LINKED = re.compile(
-    r"summary of (?:the )?training[- ](?:data|content)|training[- ](?:data|content) (?:public )?summary"
-    r"|public summary|53\(1\)\(d\)|AI act summary",
-    re.I,
-)
+_LINKED = cue("summary_linked")
 _READ = (".md", ".txt", ".rst")
 _PAGES = (".pdf", ".docx", ".odt", ".html", ".htm")
 _MOST_LABELS = 2_000
 """Rows, and sections, of a summary that are looked at: a hundred times those of the template."""
-_EMPTY = re.compile(
-    r"[-\u2013\u2014.\u2026?\s]*|(?:n/?a|tbd|todo)\b.{0,40}|(?:is )?(?:not|un)[- ]?(?:stated|known|measured|recorded"
-    r"|disclosed).*",
-    re.I,
-)
+_EMPTY = cue("says_nothing")
 _UNTICKED = re.compile(r"\u2610 ?yes[^\u2612\u2611]{0,40}\u2610 ?no\b", re.I)
 """A question of the form without an answer."""
 

@@ -39,11 +39,7 @@ _ASIDE = re.compile(r"([\w.-]{2,40})[*`'\"]?\s*[(\[\uff08][^()\uff08\uff09]{0,60
 _NO_PAPER = cue("no_paper")
 _CALLED = re.compile(rf"^\W*(?:the )?([\w.+ -]{{2,40}}?)(?: technical| tech| research)? {_KIND}\W*$", re.I)
 _ELSEWHERE = cue("elsewhere")
-_ENTRY = re.compile(
-    r"@\s?(?:article|inproceedings|misc|techreport|conference|proceedings|online|unpublished|book|software"
-    r"|report)\s?\{",
-    re.I,
-)
+_ENTRY = cue("citation")
 _FIELD = re.compile(
     r"\b(title|url|eprint|doi|journal|booktitle|howpublished|note|author)\s*=\s*[{\"]{0,2}([^\n]{1,600})", re.I
 )

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.read.source import Source
+from clearseek.audit.read.words import WORDS, any_of
 from clearseek.errors import UserError
 from clearseek.filetypes import HEAD_BYTES, LFS_START, UTF8_BOM, recognise
 
@@ -42,17 +43,7 @@ _LEAST: Final[dict[Kind, int]] = {"data": 100}
 """Bytes that a file of records has at least."""
 _WORD = re.compile(r"[^\W\d_]{2,40}")
 _CJK = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+")
-_SUBJECTS: Final = (
-    r"train|训练|訓練|entra[iî]n|entren", r"mod[eèé]l|模型", r"data|donn[ée]e|daten|datos|数据|數據|corpus|corpora",
-    r"token|词元", r"par[aá]m[eèé]t|参数|參數", r"evaluat|[ée]valuation|evaluaci|评估|评测|benchmark",
-    r"architect|架构",
-)  # fmt: skip
-_RIGHTS: Final = (r"copyright|urheber|droit|derecho|版权|opt-?s?[ -]?out|licen[cs]|rights|reserv",)
-_WANTED: Final[dict[Kind, tuple[int, int, tuple[str, ...]]]] = {
-    "report": (60, 2, _SUBJECTS), "data card": (30, 1, (_SUBJECTS[2],)), "policy": (20, 1, _RIGHTS),
-    "summary": (1, 0, ()),
-}  # fmt: skip
-"""Different words that a text has at least, and how many of these subjects it names."""
+_WANTED: Final = WORDS["documents"]
 SMALLEST_VOCABULARY: Final = 16
 
 
@@ -151,12 +142,11 @@ def _no_document(source: Source, path: str, ending: str, kind: Kind) -> str:
     if ending not in _TEXTS and ending:
         return f"is not of a kind that documents are ({ending})"
     text = source.read(path, _TEXT).decode("utf-8", errors="replace")
-    least, subjects, patterns = _WANTED[kind]
-    words = different_words(text)
-    if words < least:
+    wanted, words = _WANTED[kind], different_words(text)
+    if words < wanted["words"]:
         return f"holds {words} different words"
-    named = sum(bool(re.search(pattern, text, re.I)) for pattern in patterns)
-    return "" if named >= subjects else "says nothing of what it is called after"
+    named = sum(bool(any_of(subject).search(text)) for subject in wanted["subjects"])
+    return "" if named >= wanted["named"] else "says nothing of what it is called after"
 
 
 def different_words(text: str) -> int:
