@@ -174,9 +174,7 @@ def _paper(subject: Subject) -> Row:
                 place = document.at(sentence.line, sentence.text[:200])
                 return question.yes(Grade.CLAIMED, f"said to be printed after review: “{place.quote}”", place)
     if own:
-        return question.unknown(
-            Grade.ABSENT, "a preprint is linked; whether it was reviewed elsewhere is not said here"
-        )
+        return question.unknown(Grade.ABSENT, "a preprint is linked; whether it was reviewed is not said here")
     if any(each.own is None for each in papers(subject)):
         return question.unknown(Grade.ABSENT, "whether a paper that is linked is this model's is not said")
     return question.no(Grade.ABSENT, "the documents link and cite no paper on this model")
