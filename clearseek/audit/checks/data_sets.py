@@ -15,13 +15,13 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Final, Literal
 
-from clearseek.audit.checks.evaluations import BENCHMARK
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, Link
 from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.mentions import Mention, mentions, of_another, own_documents
+from clearseek.audit.read.mentions import Mention, mentions, of_another, own_documents, tagged
 from clearseek.audit.read.source import Source, is_test
 from clearseek.audit.read.subject import Subject, attempt
+from clearseek.audit.read.words import BENCHMARK, WORDS, cue
 from clearseek.filetypes import LFS_START
 
 Use = Literal["trained", "listed", "evaluated", "other"]
@@ -30,129 +30,43 @@ _HUB = re.compile(
     r"https?://(?:www\.)?(?:(?:huggingface\.co|hf\.co|modelscope\.(?:cn|com))/datasets"
     r"|kaggle\.com/datasets)/([\w.-]+(?:/[\w.-]+)?)"
 )
-_PLACE = re.compile(
-    r"https?://(?:www\.)?(?:the-eye\.eu|pile\.eleuther\.ai|commoncrawl\.org|data\.[\w-]+\.\w+|dumps\.wikimedia\.org"
-    r"|zenodo\.org|opendatalab\.\w+|archive\.org|drive\.google\.com|docs\.google\.com/spreadsheets"
-    r"|s3[\w.-]*\.amazonaws\.com|storage\.googleapis\.com|(?:huggingface\.co|hf\.co)/collections)/"
-    r"|https?://\S+?\.(?:parquet|jsonl?|arrow|tfrecord|csv|tsv|txt|tar|zip)(?:\.(?:gz|zst|xz|bz2))?(?:$|[?#])",
-    re.I,
-)
-"""Addresses that may hold data; a model's weights and pictures may lie there too."""
+_PLACE = cue("data_place")
 _REPOSITORY = re.compile(
     r"https?://(?:www\.)?(?:github\.com|gitlab\.com|gitee\.com|huggingface\.co|hf\.co|modelscope\.cn)/\S"
 )
-_PAGE = re.compile(
-    r"/spaces/|/papers/|/docs/|/issues/|/pull/|\.(?:py|sh|md|ipynb|ya?ml|pdf|png|jpe?g|svg|gif)(?:$|[?#])", re.I
-)
-_CODE = re.compile(
-    r"code\b|\blogs?\b|script|pipeline|cleaning|processing|generation|filter|licen[cs]e|\bcard\b|viewer|代码", re.I
-)
-_NAMES_DATA = re.compile(
-    r"(?:\b|_)(?:data|data-?sets?|corpus|corpora)(?:\b|_)|\bpile\b|pajama|数据|數據|语料|données|daten|datos", re.I
-)
-_TRAIN = r"(?:pre-?|fine-?|post-?|mid-?)?(?:train|tun)"
-CUES: Final = {
-    "evaluated": re.compile(
-        r"(?<![a-z])eval(?:s\b|uat\w*)|bench(?:es|mark\w*)?\b|leaderboard|\btest(?:ed|ing)?[ -](?:set|split|data"
-        r"|suite|question)\w*|\btested\b|\baccuracy\b|\bscores?\b|held-?out|\bvalidation\b|decontaminat\w+"
-        r"|\bresults?\b|评测|评估|测试|測試|基准|évalu|bewert",
-        re.I,
-    ),
-    "other": re.compile(
-        r"\b(?:same \w+(?: \w+)? as|similar to|compared? (?:to|with)|(?<!-)following|than|inspired|unlike|instead of"
-        r"|format|based on|buil[dt]s? (?:up)?on|deriv\w+ from|remov\w+|exclud\w+|e\.g\.|such as|data ?sets like"
-        r"|for instance|examples?|tutorial|demo|toy|dummy|by default|related work|acknowledge?ments?|thank\w*|your"
-        r"|community|ecosystem)\b|格式|示例|样例|参考|参照|致谢|您|你|自己的|默认|社区|生态",
-        re.I,
-    ),
-    "trained": re.compile(
-        rf"\b{_TRAIN}(?:ed|ing)\b|\bwe (?:\w+ )?{_TRAIN}e?\b|\btrain(?: \w+)?[ -](?:data|set|mix|corp|split)\w*"
-        rf"|\bcorp(?:us|ora)\b"
-        r"|\b(?:sft|rlhf|dpo|rl|instruct\w*|alignment|preference|annealing)[ -](?:\w+[ -])?(?:data|set|mix|corp"
-        r"|pairs)\w*"
-        rf"|\bused (?:\w+ )?(?:to|for) {_TRAIN}\w*|训练|訓練|微调|语料|entra[iî]n|trainiert|trainings?daten|entren",
-        re.I,
-    ),
-}  # fmt: skip
+_PAGE = cue("page")
+_CODE = cue("data_code")
+_NAMES_DATA = cue("data_named")
+CUES: Final = {kind: cue(kind) for kind in ("evaluated", "other", "trained")}
 """Words that say what a data set is to a model."""
-_TOLD = re.compile(
-    rf"\b(?:was|were|is|are|been|being|have|has|models?)\b.{{0,80}}?\b{_TRAIN}(?:ed)\b|\bused\b.{{0,40}}\b(?:to|for"
-    rf"|in) {_TRAIN}|\bwe used?$|\bwe use is\b|\b(?:our|the) (?:\w+ )?{_TRAIN}ing[ -]data|训练自|我们",
-    re.I,
-)
-"""A statement of what was done, where an instruction would say what to do."""
-_ON = re.compile(rf"{_TRAIN}(?:ed|ing)\b[^.;]{{0,60}}\b(?:on|with|using)\b[^.;]{{0,100}}$", re.I)
-_PART_OF = re.compile(
-    r"\b(?:classifiers?|tokeni[sz]ers?|reward models?|filters?|judge|verifier|retriever|encoder)\b[^.;]{0,60}$", re.I
-)
-"""Other things that are trained beside the model."""
-_INSTRUCTS = re.compile(
-    r"\b(?:you(?:r)?|please|examples?|format|by default|e\.g\.|tutorial|can be (?:fine-?)?tuned|demonstrate"
-    r"|show\w* how|how to)\b|格式|示例|样例|您|你|默认",
-    re.I,
-)
+_TOLD = cue("told")
+_ON = re.compile(rf"{WORDS['parts']['train']}(?:ed|ing)\b[^.;]{{0,60}}\b(?:on|with|using)\b[^.;]{{0,100}}$", re.I)
+_PART_OF = cue("part_of")
+_INSTRUCTS = cue("instructs")
 _OURS = re.compile(r"\bour\b.{0,60}(?:data|corp|mix)", re.I)
-_SAMPLE = re.compile(
-    r"\b(?:example|sample|demo|toy|dummy) (?:data|file|set|input)|\b(?:demo|toy|dummy|demonstrates?)\b|示例|样例", re.I
-)
-_TRAINING_DATA = re.compile(r"data|corp(?:us|ora)|数据|语料|donn|daten|datos", re.I)
 _LISTED = re.compile(
     r"^(?!.*\b(?:an?|another)\b)\W*(?:[\w'\u2019.,&-]+ ){0,4}(?:open[- ])?(?:data|data-?sets?|corpora|数据|数据集"
     r"|开源数据集)(?: \(.{1,20}\)| [\w.]{1,8})?\W*$",
     re.I,
 )
 """A title, or a link's words, that name data and say no more."""
-_TUNING = re.compile(
-    r"fine-?tun|post-?train|\bsft\b|\bdpo\b|rlhf|instruct|\balign|prefer|\bchat\b|\brl\b|\btun(?:ed|ing)\b"
-    r"|conversation|微调|对齐|指令",
-    re.I,
-)
-_PRETRAINING = re.compile(
-    r"pre-?train|mid-?train|from scratch|\bbase\b|预训练|預訓練|pré-?entra|vortrain|annealing", re.I
-)
-_ASKING: Final = frozenset({
-    "eval", "evals", "evaluation", "evaluations", "bench", "benches", "benchmark", "benchmarks", "heldout",
-    "validation", "exam", "exams", "quiz", "puzzle", "puzzles", "question", "questions",
-})  # fmt: skip
-_RESULTS: Final = frozenset({
-    "result", "results", "outputs", "predictions", "scores", "prompt", "prompts", "templates", "log", "logs", "config",
-    "configs", "statistics", "metrics", "analysis", "inference", "serving", "throughput", "calibration",
-    "quantize", "quantization",
-})  # fmt: skip
-_SAMPLES: Final = frozenset({"demo", "demos", "dummy", "example", "examples", "sample", "samples", "toy", "mock"})
-_MARKING: Final = _ASKING | _RESULTS | {
-    "evaluate", "evaluator", "test", "tests", "testing", "testset", "dev", "val", "valid", "gold", "golden", "answers",
-    "references", "leaderboard",
-}  # fmt: skip
+_TUNING = cue("tuning")
+_PRETRAINING = cue("pretraining")
+_PATH: Final = {kind: frozenset(words) for kind, words in WORDS["paths"].items()}
+_SAMPLES, _TRAINING = _PATH["samples"], _PATH["training"]
+_MARKING: Final = _PATH["asking"] | _PATH["results"] | _PATH["marking"]
 """Words of a path that speak against training data."""
-_TRAINING: Final = frozenset({
-    "train", "training", "pretrain", "pretraining", "corpus", "sft", "instruct", "instruction", "instructions",
-    "finetune", "finetuning", "dpo", "rlhf",
-})  # fmt: skip
 _RECORDS = re.compile(r"\.(?:jsonl?|parquet|arrow|csv|tsv|txt|bin|npy|tfrecord|tar|zip)(?:\.(?:gz|zst|xz|bz2))?$", re.I)
 _SHARDS = re.compile(r"\.(?:parquet|jsonl(?:\.gz|\.zst)?|arrow|bin|npy|tfrecord|tar\.zst)$")
-_READ_BY_TRAINING: Final = (
-    {"instruction", "output"}, {"instruction", "response"}, {"prompt", "completion"}, {"prompt", "response"},
-    {"chosen", "rejected"}, {"messages"}, {"conversations"}, {"conversation"}, {"text"},
-    {"input", "target"}, {"inputs", "targets"},
-)  # fmt: skip
-"""Keys of one record of the forms that training reads."""
-_MARKED: Final = frozenset({
-    "canonical_solution", "entry_point", "test", "tests", "test_list", "choices", "gold", "gold_answer", "answerkey",
-    "expected", "expected_output", "reference", "references", "options", "correct", "label", "distractors",
-})  # fmt: skip
-"""Keys of a record that is asked and marked."""
+_READ_BY_TRAINING: Final = tuple(map(frozenset, WORDS["records"]["read_by_training"]))
+_MARKED: Final = frozenset(WORDS["records"]["marked"])
 _MOST_FILES: Final = 5_000
 _MOST_SETS: Final = 1_000
 _MOST_OPENED: Final = 60
 _HEAD: Final = 16_384
 SMALLEST_SET: Final = 100_000
 """Bytes that training data have at least, where no manifest lists them with sizes and counts."""
-_RECORDS_SAID = re.compile(
-    r"\bdata\b|data-?sets?|corp(?:us|ora)\b|instructions?|conversations?|dialogues?|\btexts?\b|documents|examples"
-    r"|samples|records|pairs|pages|urls|数据|语料",
-    re.I,
-)
+_RECORDS_SAID = cue("records_said")
 _LOADED = re.compile(r"load_dataset\(\s*[\"']([\w.-]{1,96}/[\w.-]{1,96})[\"']")
 _TOKEN = re.compile(r"[\w.-][\w./-]{2,200}")
 
@@ -175,13 +89,24 @@ def data_sets(subject: Subject) -> tuple[DataSet, ...]:
     """The data sets of the metadata and of all links, and files that a sentence names, each with its use."""
     names = frozenset(map(normalise, subject.names))
     files = _by_name(subject.source)
-    found = list(_tagged(subject))
+    # those of the metadata are, as the hub defines the key, what the model was trained on
+    found = [DataSet(name, "trained", "", place) for name, place in islice(tagged(subject, "datasets"), 50)]
     documents = own_documents(subject)
     named = (each for document in documents for each in (*_naming_files(document, files), *_loading(document)))
     for mention in chain(mentions(subject), islice(named, _MOST_FILES)):
         if len(found) < _MOST_SETS:
             found += _judged(mention, subject, names, files)
     return tuple(found)
+
+
+def trained_on(subject: Subject) -> list[DataSet]:
+    """The linked data sets that it was trained on, or that are listed as its data."""
+    return [each for each in data_sets(subject) if each.use in ("trained", "listed") and not each.file]
+
+
+def linked_results(subject: Subject) -> list[DataSet]:
+    """The linked data sets that hold results of its evaluation."""
+    return [each for each in data_sets(subject) if each.use == "evaluated" and "result" in each.sentence.lower()]
 
 
 def _judged(
@@ -191,7 +116,7 @@ def _judged(
     target, below = mention.target, "/" in mention.document.file
     base = target.partition("#")[0].rstrip("/").rpartition("/")[2]
     paths = () if "://" in target else files.get(base, ()) or files.get(base + "/", ())
-    if not paths and not _is_place(mention, subject):
+    if not paths and not _is_place(mention):
         return
     own = bool(paths) or subject.is_own(target) is True
     use, stage, hub = _use(mention, names, own), _stage(mention), _HUB.match(target)
@@ -212,61 +137,47 @@ def _loading(document: Document) -> Iterator[Mention]:
             yield Mention(link, document, headings=document.headings[number - 1])
 
 
-def _tagged(subject: Subject) -> Iterator[DataSet]:
-    """The metadata's data sets: those that the model was trained on, as the hub defines the key."""
-    named, card = (subject.metadata.value or {}).get("datasets"), subject.card
-    for each in (named if isinstance(named, list) else [named])[:50]:
-        if isinstance(each, str) and each.strip() and card is not None:
-            line = next((n for n, text in enumerate(card.lines, 1) if each in text), 1)
-            place = Evidence(card.file, f"line {line}, key datasets", each[:200], card.sha256)
-            yield DataSet(each.strip(), "trained", "", place)
-
-
-def _is_place(mention: Mention, subject: Subject) -> bool:
+def _is_place(mention: Mention) -> bool:
     """Whether a link leads to data: by its address, or to a place of any kind whose nearest words say so."""
-    target = mention.target
+    target, text = mention.target, mention.link.text
     if _HUB.match(target):
         return True
-    if _PAGE.search(target) or mention.link.image or _CODE.search(mention.link.text) or "log" in _words(target):
+    if _PAGE.search(target) or mention.link.image or _CODE.search(text):
         return False
-    near = f"{mention.link.text} {mention.before[-160:]} {mention.label}"
-    if _PLACE.match(target) and re.search(r"\b(?:weights|checkpoints?|models?)\b", mention.before[-60:], re.I):
-        return bool(_NAMES_DATA.search(mention.link.text))
     if _PLACE.match(target):
-        return _NAMES_DATA.search(f"{near} {mention.after[:30]} {target}") is not None
-    last = target.rstrip("/").rpartition("/")[2] if "github.com" in target else ""
-    model = re.search(r"huggingface\.co|hf\.co|modelscope", target)
-    trained = not model and _ON.search(mention.before) and _NAMES_DATA.search(mention.before[-40:])
-    return bool(_REPOSITORY.match(target) and (trained or _NAMES_DATA.search(f"{mention.link.text} {last}")))
+        near = f"{text} {mention.before[-160:]} {mention.label} {mention.after[:30]} {target}"
+        return _NAMES_DATA.search(near) is not None
+    if not _REPOSITORY.match(target):
+        return False
+    if "github.com" in target:
+        text += f" {target.rstrip('/').rpartition('/')[2]}"
+    coded = not re.search(r"huggingface\.co|hf\.co|modelscope", target) and _ON.search(mention.before)
+    return bool(_NAMES_DATA.search(f"{text} {mention.before[-40:]}" if coded else text))
 
 
 def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
     """What the words around a data set say that it is to this model."""
-    if _SAMPLE.search(mention.around or mention.sentence):
-        return "other"
-    name = f"{mention.target.rpartition('/')[2]} {mention.link.text}"
-    if (BENCHMARK.search(name) or _words(name) & _ASKING) and not _ON.search(mention.before):
+    text, before, target = mention.link.text, mention.before, mention.target
+    name = f"{target.rpartition('/')[2]} {text}"
+    if (BENCHMARK.search(name) or _words(name) & _PATH["asking"]) and not _ON.search(before):
         return "evaluated"
-    told = list(CUES["trained"].finditer(mention.before))
-    if told or CUES["trained"].search(mention.link.text):
-        subject = mention.before[: told[-1].start()] if told else mention.before or mention.label
+    told = list(CUES["trained"].finditer(before))
+    if told or CUES["trained"].search(text):
+        subject = before[: told[-1].start()] if told else before or mention.label
         if of_another(subject, names) or _PART_OF.search(subject):
             return "other"
-    titles = (mention.link.text, mention.before.rstrip(": "), *mention.label.split(" | "))
-    listed = any(_LISTED.match(text) for text in titles if text) or (own and _OURS.search(mention.sentence))
-    cues = {kind: cue for kind, cue in CUES.items() if kind != "other" or not own or "://" not in mention.target}
+    titles = (text, before.rstrip(": "), *mention.label.split(" | "))
+    listed = any(_LISTED.match(each) for each in titles if each) or (own and _OURS.search(mention.sentence))
+    cues = {kind: cue for kind, cue in CUES.items() if kind != "other" or not own or "://" not in target}
+    done = own or _TOLD.search(mention.sentence)
     cue = mention.nearest(cues, headings=False)
-    if not cue and not listed and (cue := mention.nearest(cues, headings=True)) == "trained" and not own:
-        heads = any(
-            _TRAINING_DATA.search(each) and CUES["trained"].search(each) for each in mention.headings
-        )  # a chapter on training may mention any data
-        cue = cue if heads or _TOLD.search(mention.sentence) else "other"
-    if cue == "trained":
-        below = "/" in mention.document.file  # documents of tools speak of their users' data
-        elsewhere = "github.com" in mention.target and not told
-        instructs = below or elsewhere or _INSTRUCTS.search(mention.around or mention.sentence)
-        done = own or _TOLD.search(mention.sentence) or not instructs
-        return "trained" if done else "other"
+    if not cue and not listed and (cue := mention.nearest(cues, headings=True)) == "trained" and not done:
+        data = any(_NAMES_DATA.search(each) and CUES["trained"].search(each) for each in mention.headings)
+        cue = "trained" if data else "other"  # a chapter on training may mention any data
+    if cue == "trained":  # documents of tools speak of their users' data
+        elsewhere = "/" in mention.document.file or ("github.com" in target and not told)
+        asks = elsewhere or _INSTRUCTS.search(mention.around or mention.sentence)
+        return "trained" if done or not asks else "other"
     if cue:
         return "evaluated" if cue == "evaluated" else "other"
     return "listed" if listed or any(map(_LISTED.match, mention.headings[-1:])) else "other"
@@ -291,49 +202,48 @@ def data_files(subject: Subject) -> tuple[str, ...]:
     """Files of training data: those that the documents name as such, those in folders of data, and by their records."""
     named = [each for each in data_sets(subject) if each.file]
     trained = {each.name for each in named if each.use in ("trained", "listed")}
-    others = {each.name for each in named} - trained
-    source = subject.source
-    trained |= {path for path in source.sizes if is_data(path) and path not in others and _may_train(source, path)}
-    records = (path for path in source.sizes if re.search(r"\.jsonl?$", path) and source.sizes[path] >= SMALLEST_SET)
-    trained |= {
-        path for path in islice(records, _MOST_OPENED) if path not in others and _may_train(source, path, surely=True)
-    }
+    source, others = subject.source, {each.name for each in named} - trained
+    unnamed = [path for path in source.sizes if path not in others]
+    trained |= {path for path in unnamed if is_data(path) and _may_train(source, path)}
+    records = (path for path in unnamed if path.endswith((".json", ".jsonl")) and source.sizes[path] >= SMALLEST_SET)
+    trained |= {path for path in islice(records, _MOST_OPENED) if _may_train(source, path, surely=True)}
     return tuple(path for path in source.sizes if path in trained)
 
 
 def is_evaluation_data(source: Source, path: str) -> bool:
     """Whether a file is data to evaluate on, by the words of its path."""
     folder, _, base = path.rpartition("/")
-    if is_test(path) or not _RECORDS.search(base) or _words(base) & _TRAINING or _words(path) & (_RESULTS | _SAMPLES):
-        return False
-    if not (
-        _words(base) & {"heldout", "validation", "benchmark", "bench"}
-        or (_words(folder) & _ASKING and not base.endswith(".txt"))
+    if (
+        is_test(path)
+        or not _RECORDS.search(base)
+        or _words(base) & _TRAINING
+        or _words(path) & (_PATH["results"] | _SAMPLES)
     ):
+        return False
+    asks = _words(folder) & _PATH["asking"] and not base.endswith(".txt")
+    if not asks and not _words(base) & {"heldout", "validation", "benchmark", "bench"}:
         return False
     return not base.endswith(".json") or bool(_keys(source, path))
 
 
 def _words(path: str) -> set[str]:
-    path = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", path)
-    return set(
-        re.findall(r"[a-z]+\d?[a-z]*", path.lower().replace("held_out", "heldout").replace("held-out", "heldout"))
-    )
+    path = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", path).lower()
+    return set(re.findall(r"[a-z]+\d?[a-z]*", re.sub(r"held[_-]out", "heldout", path)))
 
 
 def _may_train(source: Source, path: str, surely: bool = False) -> bool:
     """Whether nothing in a file's path and first record speaks against training data, or `surely` all speaks for it."""
     folder, _, base = path.rpartition("/")
-    words = _words(base)
+    words, trains = _words(base), _words(base) & _TRAINING
     if is_test(path) or _words(path) & _SAMPLES or _words(folder) & _MARKING:
         return False
-    if (BENCHMARK.search(path) or words & _MARKING) and not words & _TRAINING:
+    if (BENCHMARK.search(path) or words & _MARKING) and not trains:
         return False
-    keys = _keys(source, path) if re.search(r"\.jsonl?$", path) else set()
+    keys = _keys(source, path) if path.endswith((".json", ".jsonl")) else set()
     reads = any(form <= keys for form in _READ_BY_TRAINING)
-    if surely:
-        return reads and not keys & _MARKED
-    return reads or not keys or bool(words & _TRAINING and not keys & _MARKED)
+    if surely or (keys and not reads):
+        return bool(reads or (trains and not surely)) and not keys & _MARKED
+    return True
 
 
 def _holds_records(source: Source, path: str) -> bool:

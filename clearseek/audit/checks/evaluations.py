@@ -7,50 +7,20 @@ from collections.abc import Iterator
 from typing import Final
 
 from clearseek.audit import questions as ask
+from clearseek.audit.checks.data_sets import linked_results
 from clearseek.audit.checks.papers import own_papers
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.card import Cell, Document
 from clearseek.audit.read.mentions import own_documents
 from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.words import BENCHMARK, WORDS, any_of, cue
 
-BENCHMARK: Final = re.compile(
-    r"(?<![a-z])(?:[a-z]{0,3}mmlu(?:-?pro|-?redux)?|gsm-?8k|math-?500|aime|humaneval\+?|mbpp\+?|arc[-_ ]?(?:[ce]"
-    r"|challenge|easy)|hellaswag|bbh|big-?bench|gpqa|wino(?:grande|gender)|piqa|c-?eval|truthfulqa|trivi\w*qa|drop"
-    r"|boolq|lambada|openbookqa|ifeval|livecodebench|swe-?bench|mt-?bench|alpaca-?eval|mgsm|agieval|superglue|squad"
-    r"|natural ?(?:questions|qs)|simpleqa|arena-?hard|c?math|wikitext|chinesesimpleqa|race|multipl-?e|evalplus"
-    r"|bigcodebench|ruler|needle|common ?sense ?qa|siqa|gaokao|xwinograd|flores|wmt\d\d|librispeech|fleurs"
-    r"|common ?voice|glue|imagenet|mmmu|vqav?2|chartqa|docvqa|mteb|codeforces|hle)(?![a-z])",
-    re.I,
-)
-"""Test sets that anybody can have under these names."""
-_MEASURE = re.compile(
-    r"accuracy|\bacc\b|pass@|\bem\b|\bf1\b|\bbpb\b|bits per byte|perplexity|\bppl\b|scores?\b|win ?rate|exact match"
-    r"|percentile|rating|\belo\b|\bwer\b|\bbleu\b|\brouge|average|\bavg\b|准确率|得分|平均",
-    re.I,
-)
+_MEASURE = cue("measure")
 _NUMBER = re.compile(r"[~≈]?\d{1,4}(?:\.\d{1,6})?\s?%?\W{0,3}(?:±\s?[\d.]{1,8}%?|\([^()]{0,20}\))?")
 _LISTED = re.compile(r"[\s:\uff1a=]{1,4}(?:\([^()]{0,30}\))?\W{0,4}\d{1,3}(?:\.\d{1,3})?\s?%?(?![\w-])")
 _REACHED = re.compile(r"\d{1,3}(?:\.\d{1,3})?\s?%?(?: accuracy| points)? (?:on|in) (?:the )?$")
-_ANSWERS = r"(?:responses|samples|completions|answers|generations|attempts|solutions|rollouts)"
-_SAMPLES: Final = (
-    rf"generat\w{{1,4}} (\d{{1,4}}) {_ANSWERS}|(?<![\w.,])(\d{{1,4}}) {_ANSWERS} (?:per|for each|for every|to each) "
-    r"(?:question|problem|query|prompt|task|example|item|instance)"
-    rf"|averag\w{{1,4}} (?:over|across|of) (\d{{1,4}}) (?:independent |random |different )?(?:{_ANSWERS}|runs)"
-    r"|\b(?:avg|mean)@\d{1,4}\b|\bpass@1[:@] ?\d{1,4}\b|\bpass@(?:k|1)\b[^.|\n]{0,80}?(?<![\w-])k ?= ?\d{1,4}\b"
-)
-"""How many answers were taken to each question; the many other numbers called k are no such number."""
-_EVALUATION = re.compile(
-    r"(?<!i)eval|benchmark|(?<!as a )(?<!a )\bresults?\b|\bscores?\b|metric|accuracy|leaderboard|评测|评估|测试", re.I
-)
-PROTOCOL = {
-    "shots": r"\b\d+[- ]shot|zero[- ]shot|few[- ]shot|# ?shots|\bshots?\b",
-    "answers a question": _SAMPLES,
-    "temperature": r"temperature",
-    "length of answers": r"(?:generation|output|\bmax\w{0,10}) (?:length|tokens)",
-    "seed": r"random seeds?|\bseeds? ?[:=]|\bseeds? \d|fixed seed",
-    "harness and version": r"lm[-_ ]eval|lighteval|simple-evals|opencompass|evaluation harness|evalplus|inspect.ai",
-    "raw outputs": r"raw outputs|raw results|sample outputs|predictions? files?",
-}
+_EVALUATION = cue("evaluation")
+PROTOCOL: Final = {part: any_of(words) for part, words in WORDS["protocol"].items()}
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -69,6 +39,11 @@ def score_cells(document: Document) -> Iterator[Cell]:
                 if about[text]:
                     yield cell
                     break
+
+
+def score_lines(document: Document) -> list[int]:
+    """Lines of tables with scores."""
+    return [cell.line for cell in score_cells(document)]
 
 
 def listed_scores(document: Document) -> list[int]:
@@ -92,12 +67,13 @@ def _protocol(subject: Subject) -> Row:
         for sentence in document.sentences:
             if any(map(_EVALUATION.search, (sentence.text, *sentence.headings))):
                 texts.append((sentence.line, sentence.text))
-        for part, words in PROTOCOL.items() if texts else ():
-            pattern = re.compile(words, re.I)
+        for part, pattern in PROTOCOL.items() if texts else ():
             line = next((line for line, text in texts if pattern.search(text[:4_000])), None)
             if line is not None:
                 found.setdefault(part, document.at(line))
-    if not scored:
+    if results := linked_results(subject):
+        found.setdefault("raw outputs", results[0].evidence)
+    if not scored and not results:
         return ask.CLAIMS_PROTOCOL.not_applicable("the documents state no scores in tables or lists")
     missing = [part for part in PROTOCOL if part not in found]
     places = tuple(dict.fromkeys(found.values()))[:8]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Final
@@ -17,22 +17,13 @@ from typing import Final
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.mentions import Mention, mentions, own_documents
+from clearseek.audit.read.mentions import Mention, mentions, own_documents, tagged
 from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.words import WORDS, cue
 
-_PAPER = re.compile(
-    r"(?:ar5iv|arxiv)\.org/|doi\.org/|openreview\.net/|aclanthology\.org/|\.pdf(?:$|[?#])|dl\.acm\.org"
-    r"|nature\.com/articles|/papers/\d{4}|alphaxiv\.org|proceedings\.|papers\.nips\.cc|jmlr\.org|ieeexplore"
-    r"|link\.springer\.com|biorxiv\.org|techrxiv\.org|hal\.science|semanticscholar\.org",
-    re.I,
-)
-REVIEWED: Final = re.compile(
-    r"openreview\.net/|aclanthology\.org/|proceedings\.|papers\.nips\.cc|nature\.com/articles|dl\.acm\.org|jmlr\.org"
-    r"|ieeexplore|link\.springer\.com",
-    re.I,
-)
-"""Addresses of places that review what they print."""
-_KIND: Final = r"(?:papers?|reports?|preprints?|manuscript|publication|white ?paper|arxiv|system card|论文|报告|報告)"
+_REVIEWED = cue("reviewed")
+_PAPER = cue("reviewed", "paper_address")
+_KIND: Final = WORDS["parts"]["paper"]
 _GENERIC = re.compile(
     rf"^\W*(?:(?:our|the|this|read|see|full|official|technical|tech|research|model|original|paper|arxiv|link|static"
     rf"|badge|here|on|v?\d|pdf|详细)\W+){{0,5}}(?:技术|技術)?(?:{_KIND}|paper link|here|link|pdf)(?:\W+(?:link|pdf"
@@ -40,40 +31,21 @@ _GENERIC = re.compile(
     re.I,
 )
 """Words of a link that say only that it is a paper."""
-_OWN = re.compile(
-    rf"\bour\W+(?:\w+\W+){{0,2}}$|\bour (?:\w+ ){{0,2}}(?:{_KIND}|work|study)\b|\bthis (?:work|paper|repo\w*|project"
-    rf"|report)\b|accompan"
-    r"|\bofficial\b|(?:more|further|training|additional|full|other|evaluation) (?:\w+ )?(?:details|information"
-    r"|results)|refer to|details (?:are|can)|(?:described|presented|introduced) in|\bwe (?:\w+ )?(?:releas|publish"
-    r"|present)\w*|code (?:and models )?(?:from|of)|released (?:the|a)|check out|cite\b|我们|本文|详见|引用",
-    re.I,
-)
-_OTHERS = re.compile(
-    r"\b(?:follow\w*|based on|bas(?:ed|ing) upon|buil[dt]s? (?:up)?on|inspired|similar\w*|propos\w+|adopt\w*"
-    r"|borrow\w*|extend\w*|using|uses?|via|like|compar\w+|implement\w+ (?:of|from)|thank\w*|method\w*|technique\w*"
-    r"|related|such as|e\.g\.|derived|introduced by|as in|et al|benchmark|baseline|unlike|prior|previous|earlier)\b"
-    r"|参考|借鉴|基于|采用|致谢",
-    re.I,
-)
+_OWN = cue("own_paper")
+_OTHERS = cue("others_paper")
 _TERM = re.compile(r"\b(?:[A-Z]{2,}\w*|[A-Z][a-z]+[A-Z]\w*|[A-Z][a-z]*-?\d\w*)\b")
 """Names of methods and models, as LoRA, GPTQ or GPT-3."""
 _ASIDE = re.compile(r"([\w.-]{2,40})[*`'\"]?\s*[(\[\uff08][^()\uff08\uff09]{0,60}$")
-_NO_PAPER = re.compile(r"licen[cs]e|polic(?:y|ies)|terms|guide|agreement|协议|许可|/issues/|shields\.io", re.I)
+_NO_PAPER = cue("no_paper")
 _CALLED = re.compile(rf"^\W*(?:the )?([\w.+ -]{{2,40}}?)(?: technical| tech| research)? {_KIND}\W*$", re.I)
-_ELSEWHERE = re.compile(
-    r"related|acknowledg|referenc|credit|thanks|bibliograph|致谢|参考|further reading|awesome|projects using"
-    r"|community",
-    re.I,
-)
-_ENTRY = re.compile(
-    r"@\s?(?:article|inproceedings|misc|techreport|conference|proceedings|online|unpublished|book|software"
-    r"|report)\s?\{",
-    re.I,
-)
+_ELSEWHERE = cue("elsewhere")
+_ENTRY = cue("citation")
 _FIELD = re.compile(
     r"\b(title|url|eprint|doi|journal|booktitle|howpublished|note|author)\s*=\s*[{\"]{0,2}([^\n]{1,600})", re.I
 )
 _ARXIV = re.compile(r"\b(\d{4}\.\d{4,5})(?:v\d+)?\b")
+_CITES = re.compile(r"cit(?:e|ing|ation)|bibtex|引用|引文", re.I)
+_CITES_ALSO = re.compile(r"\balso cite|original|please also", re.I)
 _MOST_ENTRIES: Final = 40
 
 
@@ -95,25 +67,20 @@ def papers(subject: Subject) -> tuple[Paper, ...]:
     names = tuple(filter(None, (_key(name) for name in subject.names)))
     found: dict[tuple[str, bool | None], Paper] = {}
     cited = (each for document in own_documents(subject) for each in _cited(document, names))
-    for each in chain(_linked(subject, names), cited):
-        own = None if "/" in each.evidence.file and each.own else each.own
-        found.setdefault((each.target, own), Paper(each.target, own, each.evidence, each.reviewed))
-    for paper in _tagged(subject):
-        found.setdefault((paper.target, paper.own), paper)
+    for each in chain(_linked(subject, names), cited, _tagged(subject)):
+        if "/" in each.evidence.file and each.own:  # documents of parts may be about the parts
+            each = replace(each, own=None)
+        found.setdefault((each.target, each.own), each)
     known = {each.target for each in found.values() if each.own is not None}
     return tuple(each for each in found.values() if each.own is not None or each.target not in known)
 
 
 def _tagged(subject: Subject) -> Iterator[Paper]:
     """Papers of the card's metadata: of a key for one, or of a tag, which may be of any that the card links."""
-    metadata, card = subject.metadata.value or {}, subject.card
-    tags = metadata.get("tags")
-    named: list[tuple[object, bool | None]] = [(metadata.get(key), True) for key in ("arxiv", "paper", "paper_url")]
-    named += [(tag, None) for tag in (tags if isinstance(tags, list) else [])[:100] if str(tag).startswith("arxiv:")]
-    for value, own in named:
-        if card is not None and (match := _ARXIV.search(str(value)[:300])):
-            line = next((n for n, text in enumerate(card.lines, 1) if match[1] in text), 1)
-            yield Paper(f"arXiv:{match[1]}", own, card.at(line))
+    for key in ("arxiv", "paper", "paper_url", "tags"):
+        for value, place in tagged(subject, key):
+            if (match := _ARXIV.search(value[:300])) and (key != "tags" or value.startswith("arxiv:")):
+                yield Paper(f"arXiv:{match[1]}", None if key == "tags" else True, place)
 
 
 def own_papers(subject: Subject) -> list[Paper]:
@@ -149,87 +116,69 @@ def _linked(subject: Subject, names: tuple[str, ...]) -> Iterator[Paper]:
         if _NO_PAPER.search(f"{target} {text}"):
             continue
         own = _whose(mention, names, mention.link.line < tops[mention.document.file])
-        yield Paper(target, own, mention.place, bool(REVIEWED.search(target)))
+        yield Paper(target, own, mention.place, bool(_REVIEWED.search(target)))
 
 
 def _whose(mention: Mention, names: tuple[str, ...], top: bool) -> bool | None:
     """Whose paper a link leads to, by the words that it stands in."""
-    text = mention.link.text or ""
-    generic = _GENERIC.match(text) is not None or not text or "://" in text
-    said = generic and bool(text) and not re.search(r"\w{3}", mention.before)
-    if "et al" in f"{mention.before[-40:]}{text}" or (any(map(_ELSEWHERE.search, mention.headings[-2:])) and not said):
+    text, before = mention.link.text, mention.before[-160:]
+    generic = not text or "://" in text or _GENERIC.match(text) is not None
+    alone = generic and not re.search(r"\w{3}", before)
+    if "et al" in f"{before[-40:]}{text}" or (any(map(_ELSEWHERE.search, mention.headings[-2:])) and not alone):
         return False
-    before = mention.before[-160:]
     if _names(text, names):
         return True
-    called = _CALLED.match(text)
-    if called and not generic:  # the "Bar paper"
+    if not generic and (called := _CALLED.match(text)):  # the "Bar paper"
         name = normalise(called[1])
-        return (
-            True
-            if any(len(name) > 2 and each.startswith(name) for each in names)
-            else None
-            if any(map(name.startswith, names))
-            else False
-        )
+        longer = None if any(map(name.startswith, names)) else False
+        return True if any(len(name) > 2 and each.startswith(name) for each in names) else longer
     parts = [part for part in mention.label.split(" | ") if part]
     if generic and " | " in mention.label and all(_GENERIC.match(part) or _names(part, names) for part in parts):
         return True  # the row or column is called after it
-    aside = _ASIDE.search(before) if generic else None
+    aside = _ASIDE.search(before)
     if aside and _TERM.search(aside[1]) and not _names(aside[1], names):
         return False  # "LoRA ([paper](...))"
     cues = [(match.start(), own) for own, cue in ((True, _OWN), (False, _OTHERS)) for match in cue.finditer(before)]
     nearest = max(cues)[1] if cues else None
     if generic and (mention.bar or re.fullmatch(rf"\W*(?:\w+ ){{0,2}}{_KIND}\W*", before, re.I)):
         return True if nearest is not False and (top or not mention.label) else None
-    if mention.bar and top and nearest is not False and (mention.link.image or mention.around.strip() != text):
-        return True
     if nearest is not None:
         return nearest if nearest or not _names(before[-80:], names) else None
-    if generic and not _names(before, names):
-        if re.search(r"report|报告|報告", text, re.I) and not mention.label and not _TERM.search(before):
-            return True
-        return False if _TERM.search(before) or mention.label else None
-    return generic
+    if mention.bar and top and (mention.link.image or mention.around.strip() != text):
+        return True
+    if not generic or _names(before, names):
+        return generic
+    if mention.label or _TERM.search(before):
+        return False
+    return True if re.search(r"report|报告|報告", text, re.I) else None
 
 
 def _cited(document: Document, names: tuple[str, ...]) -> Iterator[Paper]:
     """Entries of BibTeX: those whose title names the model, or where none does, the first of a section on citing."""
-    entries = []
-    for match in islice(_ENTRY.finditer(document.text), _MOST_ENTRIES):
-        body = document.text[match.end() : match.end() + 3_000]
-        following = _ENTRY.search(body)
-        fields = {
-            key.lower(): value.strip(' {},"')
-            for key, value in _FIELD.findall(body[: following.start() if following else None])
-        }
-        line = document.text.count("\n", 0, match.start()) + 1
-        if fields.get("title") and line <= len(document.headings):
-            entries.append((fields, line))
-    named = [_names(f"{fields['title']}", names) for fields, _ in entries]
+    entries = list(_entries(document))
+    named = [_names(fields["title"], names) for fields, _ in entries]
     for number, (fields, line) in enumerate(entries):
-        headings = document.headings[line - 1]
         about = " ".join(document.lines[max(0, line - 8) : line - 1])
-        cites = re.search(r"cit(?:e|ing|ation)|bibtex|引用|引文", " ".join((*headings[-1:], about)), re.I) is not None
-        sole = (
-            number == 0 and not any(named) and cites and not re.search(r"\balso cite|original|please also", about, re.I)
-        )
+        cites = _CITES.search(" ".join((*document.headings[line - 1][-1:], about)))
+        sole = number == 0 and not any(named) and cites and not _CITES_ALSO.search(about)
         where = next(
-            (
-                fields[key]
-                for key in ("url", "eprint", "doi", "journal", "booktitle", "howpublished")
-                if fields.get(key)
-            ),
-            "",
+            filter(None, map(fields.get, ("url", "eprint", "doi", "journal", "booktitle", "howpublished"))), ""
         )
-        arxiv = _ARXIV.search(
-            " ".join(fields.get(key, "") for key in ("eprint", "journal", "url", "note", "howpublished"))
-        )
+        arxiv = _ARXIV.search(" ".join(map(fields.get, ("eprint", "journal", "url", "note", "howpublished"), [""] * 5)))
         target = f"arXiv:{arxiv[1]}" if arxiv else where if _PAPER.search(where) or fields.get("booktitle") else ""
         if not target and not re.search(r"report|paper", fields["title"], re.I):
             continue
-        reviewed = bool(fields.get("booktitle") or REVIEWED.search(where)) or bool(
-            fields.get("journal") and not re.search(r"arxiv|corr|preprint", fields["journal"], re.I)
-        )
+        journal = re.sub(r".*(?:arxiv|corr|preprint).*", "", fields.get("journal", ""), flags=re.I)
+        reviewed = bool(fields.get("booktitle") or journal or _REVIEWED.search(where))
         place = Evidence(document.file, f"line {line}", fields["title"][:200], document.sha256)
-        yield Paper(target or fields["title"], named[number] or sole, place, reviewed)
+        yield Paper(target or fields["title"], named[number] or bool(sole), place, reviewed)
+
+
+def _entries(document: Document) -> Iterator[tuple[dict[str, str], int]]:
+    """Fields, and line, of each entry of BibTeX that has a title."""
+    for match in islice(_ENTRY.finditer(document.text), _MOST_ENTRIES):
+        body = _ENTRY.split(document.text[match.end() : match.end() + 3_000], maxsplit=1)[0]
+        fields = {key.lower(): value.strip(' {},"') for key, value in _FIELD.findall(body)}
+        line = document.text.count("\n", 0, match.start()) + 1
+        if fields.get("title") and line <= len(document.headings):
+            yield fields, line

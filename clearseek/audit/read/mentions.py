@@ -20,6 +20,7 @@ from clearseek.audit.read.card import Block, Document, Link
 from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.words import WORDS
 
 _LONGEST: Final = 400
 """Characters on either side of a link that are looked at."""
@@ -40,14 +41,8 @@ _BASE = re.compile(
     r"\b(?:is|from|(?:version|variant|copy) of|based on|on top of|tuned|upon) (?:the |an? )?[\w./-]{0,40}$"
 )
 _DEVICE = re.compile(r"(?:[HABV]\d00|[BH]20|RTX|TPU|GPU|CUDA|MI\d)", re.I)
-_COMMON: Final = frozenset({
-    "github", "huggingface", "pytorch", "modelscope", "llm", "llms", "sft", "rl", "dpo", "hf",
-})  # fmt: skip
-_FAMILIES: Final = frozenset({
-    "pythia", "falcon", "alpaca", "vicuna", "mistral", "mixtral", "gemma", "gemini", "claude", "qwen", "llama",
-    "grok", "bert", "bloom", "opt", "mpt", "palm", "phi", "meta", "openai",
-})  # fmt: skip
-"""Names of models and makers that look like other words."""
+_COMMON: Final = frozenset(WORDS["names"]["common"])
+_FAMILIES: Final = frozenset(WORDS["names"]["families"])
 
 
 @dataclass(frozen=True)
@@ -136,6 +131,15 @@ def own_documents(subject: Subject) -> tuple[Document, ...]:
 def mentions(subject: Subject) -> tuple[Mention, ...]:
     """The links of these documents, each with its words; of those in code only the headings are known."""
     return tuple(islice((each for document in own_documents(subject) for each in _mentions(document)), _MOST))
+
+
+def tagged(subject: Subject, key: str) -> Iterator[tuple[str, Evidence]]:
+    """The strings under a key of the card's metadata, one or a list, each with its place."""
+    value, card = (subject.metadata.value or {}).get(key), subject.card
+    for each in (value if isinstance(value, list) else [value])[:100] if card else ():
+        if card and isinstance(each, str) and (each := each.strip()):
+            line = next((n for n, text in enumerate(card.lines, 1) if each in text), 1)
+            yield each, Evidence(card.file, f"line {line}, key {key}", each[:200], card.sha256)
 
 
 def first_link(subject: Subject, wanted: re.Pattern[str]) -> Mention | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
 from io import BytesIO
 from typing import Final
 
@@ -45,11 +46,9 @@ def _main() -> int:
         import pypdf
     except ImportError:
         return 3
-    try:
+    with suppress(ImportError):  # Windows has no such limits, and the caller stops it after a while
         import resource
-    except ImportError:  # Windows has no such limits, and the caller stops it after a while
-        pass
-    else:
+
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     room = LONGEST
