@@ -341,13 +341,9 @@ class Subject:
         """
         named = (path for path in self.source.find("*.safetensors") if is_weights(path))
         found = [path for path in named if self.source.pointer(path) is None]
-        top = [path for path in found if "/" not in path]
-        if any(path.startswith("model") for path in top):
-            top = [path for path in top if path not in self.second_copy]
-        for folder in () if top else _MAIN_FOLDERS:
-            if held := [path for path in found if path.rpartition("/")[0] == folder]:
-                return tuple(held)
-        return tuple(top)
+        top = [path for path in found if "/" not in path and path not in self.second_copy]
+        folders = ([path for path in found if path.rpartition("/")[0] == folder] for folder in _MAIN_FOLDERS)
+        return tuple(top or next(filter(None, folders), ()))
 
     @cached_property
     def pointed_weights(self) -> tuple[str, ...]:
