@@ -23,6 +23,7 @@ NAMELESS: Final = "this model"
 """Name of a model that nothing names."""
 _TOKEN = re.compile(r"[^\W_]+(?:\.[^\W_]+)*")
 SIZE = re.compile(r"(?:\d+x)?\d+(?:\.\d+)?[bm]|a\d+(?:\.\d+)?b|\d+e")
+_INNER_SIZE = re.compile(r"[-_](?:\d+x)?\d+(?:\.\d+)?[bm](?=[-_])", re.I)
 _VERSION = re.compile(r"v?\d+(?:\.\d+)*")
 _KINDS = re.compile(
     r"base|chat|instruct|it|pt|pretrain|pretrained|sft|dpo|rl|rlhf|hf|final|preview|release|main|model|models|"
@@ -78,6 +79,9 @@ def kin(found: str, wanted: str) -> Kin:
     ``Foo-7B`` and ``Foo-Chat`` are the same as ``Foo``, ``Foo-GGUF`` is a form of it; ``Foo-34B-200K`` is a variant of
     ``Foo-34B``, and ``Foobar`` is nothing to it.
     """
+    sized = bool(SIZE.search(" ".join(_TOKEN.findall(wanted.lower()))))
+    if not sized and wanted.count("-"):  # of Foo-4-32B-0414 and Foo-4-0414 the size may stand anywhere
+        found = _INNER_SIZE.sub("", found)
     if not (key := normalise(wanted)) or not normalise(found).startswith(key):
         return ""
     place, left = 0, len(key)
@@ -90,7 +94,6 @@ def kin(found: str, wanted: str) -> Kin:
     if (rest[:1].isdigit() and key[-1].isdigit()) or (key[-1].isdigit() and re.match(r"\.\d", rest)):
         return ""
     tokens = _TOKEN.findall(rest.replace("_", " "))
-    sized = bool(SIZE.search(" ".join(_TOKEN.findall(wanted.lower()))))
     result: Kin = "same"
     for token in tokens:
         if _KINDS.fullmatch(token) or (not sized and (SIZE.fullmatch(token) or _VERSION.fullmatch(token))):
