@@ -23,12 +23,8 @@ _TORCH_BIN = re.compile(r"(?:pytorch_model|adapter_model|training_args|optimizer
 """Names under which PyTorch's own programs write pickles."""
 _LOOSE_PICKLE = re.compile(rb"[\w/-]\.pkl")
 _SETTINGS = (
-    CONFIG,
-    "tokenizer_config.json",
-    "generation_config.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-)
+    CONFIG, "tokenizer_config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
+)  # fmt: skip
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -91,11 +87,10 @@ def _inventory(subject: Subject) -> Row:
 
 def _names(subject: Subject) -> Row:
     problems = subject.source.problems
-    if problems:
-        reason = "; ".join(f"{problem.path!r:.120}: {problem.what}" for problem in problems[:6])
-        reason += f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        return ask.FILES_NAMES.no(Grade.PRESENT, reason, *(Evidence(problem.path) for problem in problems[:8]))
-    return ask.FILES_NAMES.yes(Grade.CHECKED, f"{len(subject.source.sizes):,} names looked at")
+    if not problems:
+        return ask.FILES_NAMES.yes(Grade.CHECKED, f"{len(subject.source.sizes):,} names looked at")
+    reason = _few([f"{problem.path!r:.120}: {problem.what}" for problem in problems], 6)
+    return ask.FILES_NAMES.no(Grade.PRESENT, reason, *(Evidence(problem.path) for problem in problems[:8]))
 
 
 def _execution(subject: Subject) -> Row:

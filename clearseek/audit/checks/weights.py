@@ -11,10 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from math import prod
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.identity import SIZE
 from clearseek.audit.read.repositories import written
 from clearseek.audit.read.source import is_test
@@ -54,9 +55,9 @@ def rows(subject: Subject) -> Iterator[Row]:
 def _format(subject: Subject) -> Row:
     weights, index = subject.weights, subject.index
     away = _away(subject)
+    if not subject.weight_files and not away:
+        return ask.WEIGHTS_FORMAT.not_applicable("there are no safetensors files here")
     if not subject.weight_files:
-        if not away:
-            return ask.WEIGHTS_FORMAT.not_applicable("there are no safetensors files here")
         return ask.WEIGHTS_FORMAT.unknown(Grade.LINKED, f"not read: {away}", *_pointers(subject))
     problems = [*weights.errors.values(), *(f"{each}: twice" for each in weights.twice), *_index_problems(subject)]
     places = tuple(subject.source.whole(file) for file in subject.weight_files[:8])
@@ -98,10 +99,9 @@ def _index_problems(subject: Subject) -> Iterator[str]:
     """How index and headers disagree, as far as the files are here."""
     weights, index = subject.weights, subject.index.value
     if index is None:
-        if subject.index.error:
-            yield subject.index.error
-        elif len(subject.weight_files) > 1 and all("/" not in file for file in subject.weight_files):
-            yield f"{len(subject.weight_files)} weight files and no {INDEX}"
+        top = [each for each in subject.weight_files if "/" not in each]
+        if subject.index.error or len(top) > 1:
+            yield subject.index.error or f"{len(top)} weight files and no {INDEX}"
         return
     for tensor, file in index.tensors.items():
         where = weights.tensors.get(tensor)
@@ -123,25 +123,19 @@ def _tensors(subject: Subject) -> Row:
     if not weights.headers:
         return ask.WEIGHTS_TENSORS.not_applicable("there are no weight files here")
     if config is None:
-        raw = subject.config_raw
-        why = subject.config.error or raw.error or "there is no config.json"
-        reason = f"unknown which tensors there should be: {why}"
-        return ask.WEIGHTS_TENSORS.unknown(Grade.PRESENT, reason)
-    quantised = bool((subject.config_raw.value or {}).get("quantization_config"))
-    if quantised:
-        expected = {tensor.name: tensor.shape for tensor in fp8_tensors(config)}
-    else:
-        expected = {spec.name: spec.shape for spec in tensors(config)}
+        why = subject.config.error or subject.config_raw.error or "there is no config.json"
+        return ask.WEIGHTS_TENSORS.unknown(Grade.PRESENT, f"unknown which tensors there should be: {why}")
     found = {tensor: entry.shape for tensor, (_, entry) in weights.tensors.items()}
-    if config.num_nextn_predict_layers and not any(f".{config.num_hidden_layers}." in tensor for tensor in found):
-        kept = {spec.name for spec in tensors(config, mtp=False)}
-        expected = {tensor: shape for tensor, shape in expected.items() if tensor.removesuffix("_scale_inv") in kept}
+    quantised = bool((subject.config_raw.value or {}).get("quantization_config"))
+    predicts = any(f".{config.num_hidden_layers}." in tensor for tensor in found)
+    listed = (fp8_tensors if quantised else tensors)(config, mtp=predicts)
+    expected = {tensor.name: tensor.shape for tensor in listed}
     problems = [f"{tensor} is missing" for tensor in expected if tensor not in found]
     problems += [f"{tensor} belongs to no such model" for tensor in found if tensor not in expected]
     problems += [
         f"{tensor} is {[*found[tensor]]} instead of {[*shape]}"
         for tensor, shape in expected.items()
-        if tensor in found and found[tensor] != shape
+        if found.get(tensor, shape) != shape
     ]
     places = (subject.source.whole("config.json"),)
     if problems:
@@ -158,41 +152,37 @@ def dtype_census(weights: Weights) -> dict[str, int]:
     return dict(census.most_common())
 
 
-_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+_NAMES = {
+    "bfloat16": "BF16", "float16": "F16", "float32": "F32", "fp8": "F8_E4M3", "mxfp4": "U8",
+    "compressed-tensors float-quantized": "F8_E4M3",
+}  # fmt: skip
+"""The type that most elements have, by a configuration's word for it or its method of quantisation."""
 
 
 def _dtype(subject: Subject) -> Row:
     raw = subject.config_raw.value or {}
     stated = raw.get("torch_dtype") or raw.get("dtype")
-    quantisation = raw.get("quantization_config")
-    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+    settings = raw.get("quantization_config")
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
     keys = tuple(subject.config_key(key) for key in ("torch_dtype", "dtype", "quantization_config") if raw.get(key))
     census = dtype_census(subject.weights)
     if not census or not keys:
-        grade = Grade.CLAIMED if keys else Grade.ABSENT
         said = f"config.json says {stated or 'nothing'}" + (f", quantised as {method}" if method else "")
-        reason = f"{said}; {'no weights are here to compare' if not census else 'nothing to compare them with'}"
-        return ask.WEIGHTS_DTYPE.unknown(grade, reason, *keys)
+        said += "; nothing to compare them with" if census else "; no weights are here to compare"
+        return ask.WEIGHTS_DTYPE.unknown(Grade.CLAIMED if keys else Grade.ABSENT, said, *keys)
     total = sum(census.values())
     shares = ", ".join(f"{kind} {100 * count / total:.2f} %" for kind, count in census.items())
-    main = next(iter(census))
-    note = f"; config.json says {stated}" + (f" and quantised as {method}" if method else "")
-    expected = _quantised(quantisation) if quantisation else _NAMES.get(str(stated), str(stated))
+    shares += f"; config.json says {stated}" + (f" and quantised as {method}" if method else "")
+    expected = _NAMES.get(str(stated), str(stated))
+    if settings:
+        layout = settings.get("format") if method == "compressed-tensors" else None
+        expected = _NAMES.get(f"{method} {layout}" if layout else str(method), "")
     if not expected:
-        reason = f"{shares}{note}, of which it is not known here what it stores"
+        reason = f"{shares}, of which it is not known here what it stores"
         return ask.WEIGHTS_DTYPE.unknown(Grade.PRESENT, reason, *keys)
-    answer: Answer = "yes" if main == expected else "no"
-    return ask.WEIGHTS_DTYPE.answer(answer, Grade.CHECKED if answer == "yes" else Grade.CLAIMED, shares + note, *keys)
-
-
-def _quantised(settings: object) -> str:
-    """The type that most elements have by a method of quantisation; empty where that is not known."""
-    if not isinstance(settings, dict):
-        return ""
-    method = settings.get("quant_method")
-    if method == "compressed-tensors":
-        return "F8_E4M3" if settings.get("format") == "float-quantized" else ""
-    return {"fp8": "F8_E4M3", "mxfp4": "U8"}.get(str(method), "")
+    if next(iter(census)) == expected:
+        return ask.WEIGHTS_DTYPE.yes(Grade.CHECKED, shares, *keys)
+    return ask.WEIGHTS_DTYPE.no(Grade.CLAIMED, shares, *keys)
 
 
 def _health(subject: Subject) -> Row:
@@ -267,11 +257,11 @@ def _elsewhere(subject: Subject, away: str) -> Row:
     models = [each for each in subject.repositories
               if each.kind in ("model", "collection", "owner") and not each.others
               and not _NO_WEIGHTS.search(each.name)]  # fmt: skip
-    if not models and subject.unread:
-        reason = f"no weight files here, and no link to any in what was read; {subject.unread}"
-        return ask.WEIGHTS_FINAL.unknown(Grade.ABSENT, reason)
     if not models:
-        return ask.WEIGHTS_FINAL.no(Grade.ABSENT, "no weight files here, and no document links to any")
+        reason = "no weight files here, and no document links to any"
+        if subject.unread:
+            return ask.WEIGHTS_FINAL.unknown(Grade.ABSENT, f"{reason}, as far as was read; {subject.unread}")
+        return ask.WEIGHTS_FINAL.no(Grade.ABSENT, reason)
     places = tuple(each.place for each in models[:4])
     shown = _some(list(dict.fromkeys(each.address for each in models)), 3)
     reason = f"no weight files here; the documents link to {shown}, none of which is called {subject.name}"
@@ -306,8 +296,7 @@ def _files_elsewhere(subject: Subject) -> list[Evidence]:
     found = []
     for document in subject.documents:
         for link in document.links:
-            file = _FILE.search(link.target)
-            if file is None:
+            if (file := _FILE.search(link.target)) is None:
                 continue
             words = " ".join((link.text, *document.headings[link.line - 1], document.lines[link.line - 1]))
             words = _FILE.sub("", words)
@@ -321,17 +310,15 @@ def _files_elsewhere(subject: Subject) -> list[Evidence]:
 def _in_code(subject: Subject) -> list[Evidence]:
     """Places in programs that load this model from a hub, or fetch a file of weights that is called after it."""
     found = []
-    paths = [path for path in subject.source.find(*_PROGRAMS) if not is_test(path)][:_MOST_PROGRAMS]
-    for document in subject.source.readable(path for path in paths if subject.source.sizes[path] <= _LARGEST_PROGRAM):
-        if not _MAY_LOAD.search(document.text):
-            continue
-        for number, line in enumerate(document.lines, 1):
+    sizes, paths = subject.source.sizes, (path for path in subject.source.find(*_PROGRAMS) if not is_test(path))
+    chosen = (path for path in islice(paths, _MOST_PROGRAMS) if sizes[path] <= _LARGEST_PROGRAM)
+    for document in subject.source.readable(chosen):
+        for number, line in enumerate(document.lines if _MAY_LOAD.search(document.text) else (), 1):
             if not _MAY_LOAD.search(line):
                 continue
-            same = any(kind == "model" and subject.kin(name) == "same" for kind, _, name in written(line))
             file = _FILE.search(line)
-            parts = file[0].split("/")[2:] if file else []
-            if same or any(map(subject.kin, parts)):
+            same = any(kind == "model" and subject.kin(name) == "same" for kind, _, name in written(line))
+            if same or (file and any(map(subject.kin, file[0].split("/")[2:]))):
                 found.append(document.at(number, line.strip()[:200]))
     return found[:8]
 

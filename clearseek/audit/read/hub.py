@@ -53,6 +53,7 @@ class Hub(Source):
 
     def __init__(self, name: str) -> None:
         """Look the repository up. Raises UserError when it cannot be had."""
+        super().__init__()
         match = NAME.fullmatch(name)
         if match is None:
             raise UserError(

@@ -23,6 +23,7 @@ NAMELESS: Final = "this model"
 """Name of a model that nothing names."""
 _TOKEN = re.compile(r"[^\W_]+(?:\.[^\W_]+)*")
 SIZE = re.compile(r"(?:\d+x)?\d+(?:\.\d+)?[bm]|a\d+(?:\.\d+)?b|\d+e")
+_INNER_SIZE = re.compile(r"[-_](?:\d+x)?\d+(?:\.\d+)?[bm](?=[-_])", re.I)
 _VERSION = re.compile(r"v?\d+(?:\.\d+)*")
 _KINDS = re.compile(
     r"base|chat|instruct|it|pt|pretrain|pretrained|sft|dpo|rl|rlhf|hf|final|preview|release|main|model|models|"
@@ -41,7 +42,8 @@ _GENERIC = re.compile(
     r"the|a|an|and|for|llm|llms|language|large|official|repository|repo|release|information|documentation|home|"
     r"project|welcome|to|key|features|feature|how|use|our|this|is|it|with|installation|requirements|background|"
     r"what|new|series|family|open|source|inference|evaluation|results|training|data|demo|citation|contact|"
-    r"disclaimer|announcement|general|purpose|in|code|logo|banner|image|模型介绍|介绍|简介|目录|模型|概述"
+    r"disclaimer|announcement|general|purpose|in|code|logo|banner|image|performance|benchmarks?|change(?:s|log)|"
+    r"roadmap|history|faq|status|we|work|experiments|[ivx]{1,4}|模型介绍|介绍|简介|目录|模型|概述|更新日志|性能|评测"
 )
 _LEADING = re.compile(
     r"(?:(?:the )?(?:official )?(?:model ?card|read ?me|code|repo|repository|implementation) (?:for|of|:)|model ?card:?"
@@ -77,6 +79,9 @@ def kin(found: str, wanted: str) -> Kin:
     ``Foo-7B`` and ``Foo-Chat`` are the same as ``Foo``, ``Foo-GGUF`` is a form of it; ``Foo-34B-200K`` is a variant of
     ``Foo-34B``, and ``Foobar`` is nothing to it.
     """
+    sized = bool(SIZE.search(" ".join(_TOKEN.findall(wanted.lower()))))
+    if not sized and wanted.count("-"):  # of Foo-4-32B-0414 and Foo-4-0414 the size may stand anywhere
+        found = _INNER_SIZE.sub("", found)
     if not (key := normalise(wanted)) or not normalise(found).startswith(key):
         return ""
     place, left = 0, len(key)
@@ -89,7 +94,6 @@ def kin(found: str, wanted: str) -> Kin:
     if (rest[:1].isdigit() and key[-1].isdigit()) or (key[-1].isdigit() and re.match(r"\.\d", rest)):
         return ""
     tokens = _TOKEN.findall(rest.replace("_", " "))
-    sized = bool(SIZE.search(" ".join(_TOKEN.findall(wanted.lower()))))
     result: Kin = "same"
     for token in tokens:
         if _KINDS.fullmatch(token) or (not sized and (SIZE.fullmatch(token) or _VERSION.fullmatch(token))):
@@ -162,24 +166,21 @@ def identify(
     bases = {each.lower() for each in _texts(metadata.get("base_model"))}
     available = [each for each in found if f"{each.owner}/{each.name}".lower() not in bases]
     models = [each for each in available if each.kind == "model"]
-    title, origin = (([given], "") if given else _from_card(card, metadata, available)) or ([], "")
+    title, origin = ([given], "") if given else _from_card(card, metadata, available)
     if not title:
         name, origin = _from_config(config)
         return Identity(name or NAMELESS, (), origin, (), _makers(found, (), owner))
     wanted = title[0]
     linked = Counter(each.name for each in models if not each.others and kin(each.name, wanted) == "same")
-    family = list(dict.fromkeys([*title[1:], *linked]))
-    exact = [each for each in family if normalise(each) == normalise(wanted)]
-    members = [each for each in family if each not in exact]
-    if given or exact or len(title) > 1 or not members:
-        chosen = wanted
-        if len(title) > 1 and not given:
-            chosen = _of_size([wanted, *members], parameters) or wanted
-    else:
+    exact = [each for each in dict.fromkeys([*title[1:], *linked]) if normalise(each) == normalise(wanted)]
+    members = [each for each in dict.fromkeys([*title[1:], *linked]) if each not in exact]
+    chosen = wanted
+    if len(title) > 1 and not given:
+        chosen = _of_size([wanted, *members], parameters) or wanted
+    elif members and not exact and not given:
         chosen = _of_size(members, parameters) or max(members, key=lambda each: linked[each])
-    others = () if given else tuple(each for each in [wanted, *members] if normalise(each) != normalise(chosen))
     own = [chosen, *exact] + ([wanted] if len(title) == 1 else [])
-    siblings = tuple(each for each in others if each not in own)
+    siblings = () if given else tuple(each for each in [wanted, *members] if each not in own)
     return Identity(chosen, tuple(dict.fromkeys(own)), origin, siblings, _makers(found, tuple(own), owner))
 
 
@@ -191,9 +192,7 @@ def _from_card(
         if names := [each.rpartition("/")[2] for each in _texts(metadata.get(key))]:
             return names[:1], f"the card's metadata ({key})"
     known = [each for each in found if each.kind in ("model", "code", "collection") and not each.others]
-    said: list[tuple[list[str], str]] = []
-    if card is not None:
-        said = list(_said(card, known))
+    said = [] if card is None else list(_said(card, known))
     for names, place in said:
         if any(kin(each.name, name) for name in names for each in known):
             return names, place
@@ -204,25 +203,24 @@ def _from_card(
         return said[0]
     models = [each for each in found if each.kind == "model"]
     linked = Counter(each.name for each in models if not each.others) or Counter(each.name for each in models)
-    return ([linked.most_common(1)[0][0]], "the repository that the card links most") if linked else ([], "")
+    return [name for name, _ in linked.most_common(1)], "the repository that the card links most"
 
 
 def _said(card: Document, known: list[Repository]) -> Iterator[tuple[list[str], str]]:
     """Names that a card gives its model and where, the likeliest first: headings, a logo, a sentence about it."""
     headings = [block for block in card.blocks if block.kind == "heading"]
     top = min((block.level for block in headings), default=0)
-    early = {id(block) for block in card.blocks[:_EARLY]}
     keys = {normalise(each.name) for each in known}
     for block in [each for each in headings if each.level == top][:3]:
         place = f"the card's heading in line {block.line}"
         names = title_names(block.text)
-        if names and any(kin(each.name, name) for each in known for name in names):
+        if any(kin(each.name, name) for each in known for name in names):
             yield names, place
         words = [each.strip(".,:;()!?") for each in block.text.split()[:40]]
         spoken = (" ".join(words[at : at + size]) for size in (3, 2, 1) for at in range(len(words)))
         if whole := next((each for each in spoken if len(normalise(each)) > 1 and normalise(each) in keys), ""):
             yield [whole], place
-        if names and id(block) in early:
+        if names and block in card.blocks[:_EARLY]:
             yield names, place
     for link in islice(card.links, 3):
         if link.image == link.target and normalise(link.text) in keys:
@@ -249,18 +247,18 @@ def _from_config(config: dict[str, Any]) -> tuple[str, str]:
 
 
 def _texts(value: object) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return [each.strip()[:200] for each in values[:50] if isinstance(each, str) and each.strip()]
+    values = value[:50] if isinstance(value, list) else [value]
+    return [each.strip()[:200] for each in values if isinstance(each, str) and each.strip()]
 
 
 def _of_size(names: Iterable[str], parameters: float) -> str:
     """The name that says this many parameters; empty where none or several do."""
-    fitting = []
-    for name in names:
-        sizes = [float(each[1]) * {"b": 1e9, "m": 1e6}[each[2]]
-                 for each in re.finditer(r"(?<![\w.])(\d{1,4}(?:\.\d{1,3})?)([bm])\b", name.lower())]  # fmt: skip
-        if sizes and parameters and 0.8 < parameters / sizes[0] < 1.25:
-            fitting.append(name)
+    fitting = [
+        name
+        for name in names
+        for each in islice(re.finditer(r"(?<![\w.])(\d{1,4}(?:\.\d{1,3})?)([bm])\b", name.lower()), 1)
+        if 0.8 < parameters / max(float(each[1]) * {"b": 1e9, "m": 1e6}[each[2]], 1) < 1.25
+    ]
     return fitting[0] if len(fitting) == 1 else ""
 
 
@@ -271,17 +269,15 @@ def _makers(found: tuple[Repository, ...], names: tuple[str, ...], owner: str) -
     votes: Counter[str] = Counter()
     mentions = Counter(stem(each.owner) for each in found if not each.others)
     for who, name, others, ours in {(each.owner, each.name, each.others, each.ours) for each in found}:
-        closest = {kin(name, each) for each in names} if name else set()
-        exact = bool(name) and any(normalise(name) == normalise(each) for each in names)
-        vote = 8 if exact else 4 if "same" in closest else 1 if closest & {"form", "variant"} else 0
         root = stem(who)
+        closest = {kin(name, each) for each in names} if name else set()
+        vote = 4 if "same" in closest else 1 if closest & {"form", "variant"} else 0
+        vote = 8 if name and normalise(name) in map(normalise, names) else vote
         vote += 4 * (len(root) > 2 and any(normalise(each).startswith(root) for each in names))
         votes[root] += (vote // 2 if others else vote) + 2 * (ours and not others)
-    most = max((count + min(mentions[who], 8) for who, count in votes.items() if count >= 4), default=0)
-    if most:
-        return frozenset(
-            who for who, count in votes.items() if count >= 4 and (count + min(mentions[who], 8)) * 2 >= most
-        )
+    voted = {who: count + min(mentions[who], 8) for who, count in votes.items() if count >= 4}
+    if voted:
+        return frozenset(who for who, count in voted.items() if count * 2 >= max(voted.values()))
     shared = Counter(stem(each.owner) for each in {(each.owner, each.name): each for each in found
                                                    if each.kind == "model" and not each.others}.values())  # fmt: skip
     return frozenset(who for who, count in shared.items() if count > 1 and count * 2 > shared.total())

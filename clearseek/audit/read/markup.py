@@ -6,7 +6,7 @@ from which :class:`_Reader` collects whole sentences, rows and links. Nothing is
 
 Strangers write these texts. markdown-it needs quadratic time for some of them (thousands of open brackets), so a line,
 a piece of prose and its brackets, cells and links are bounded, and what is left out is said. HTML tags are found by a
-pattern that never looks past the next ``<``; html.parser, which rescans an unfinished tag, sees only finished ones.
+pattern that never looks past the next ``<``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from html import unescape
-from html.parser import HTMLParser
-from itertools import islice
-from typing import TYPE_CHECKING, Final, Literal
+from itertools import accumulate, islice
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from clearseek.audit.read.grid import Grid
 from clearseek.audit.read.parts import Block, Link, Parts
@@ -49,6 +48,7 @@ _BARE = re.compile(r"https?://[^\s<>()\[\]\"'`{}|\\^]{1,2000}")
 _TAG = re.compile(
     r"<(?P<end>/?)(?P<name>[a-zA-Z][a-zA-Z0-9-]{0,30}+)(?P<rest>(?:[^<>\"']++|\"[^\"<]*+\"|'[^'<]*+'|[\"'])*+)>"
 )
+_ATTRIBUTE = re.compile(r"(?<![\w=-])([\w-]{1,30}+)\s{0,20}+=\s{0,20}+(\"[^\"]*+\"|'[^']*+'|[^\s\"'>][^\s>]*+)")
 _SPACE = re.compile(r"\s+")
 _BLOCKS: Final = re.compile(
     r"p|div|center|section|article|header|footer|[uod]l|d[td]|li|blockquote|details|summary|hr|fig(?:ure|caption)|main|pre"
@@ -83,20 +83,16 @@ def take_apart(lines: Sequence[str], begin: int = 0, marked: bool = True) -> Par
     reader = _Reader(begin, marked)
     for number, line in enumerate(lines[:begin], 1):
         reader.bare(line[:LONGEST_LINE], number)
-    room = LONGEST_TEXT
-    prose: list[str] = []
-    for line in lines[begin:]:
-        prose.append(line[:LONGEST_LINE])
-        room -= len(prose[-1]) + 1
-        if room < 0 or len(prose) > MOST_LINES:
-            prose.pop()
-            reader.parts.unread = f"only its first {begin + len(prose):,} lines were read"
-            break
+    prose = [line[:LONGEST_LINE] for line in lines[begin : begin + MOST_LINES]]
+    ends = accumulate(len(line) + 1 for line in prose)
+    count = sum(end <= LONGEST_TEXT for end in ends)
+    if begin + count < len(lines):
+        reader.parts.unread = f"only its first {begin + count:,} lines were read"
     if any(len(line) > LONGEST_LINE for line in lines) and not reader.parts.unread:
         reader.parts.unread = f"only the first {LONGEST_LINE:,} characters of its longest lines were read"
-    text = without_comments("\n".join(prose).replace("\0", "\ufffd"))
+    text = without_comments("\n".join(prose[:count]).replace("\0", "\ufffd"))
     tokens: list[Token] = []
-    environment: dict[str, object] = {}
+    environment: dict[str, Any] = {}
     _markdown().block.parse(text, _markdown(), environment, tokens)
     reader.read(tokens, environment)
     return reader.parts
@@ -112,22 +108,9 @@ def without_comments(text: str) -> str:
     return "".join([*pieces, text[place:]]).replace("<!", "< ").replace("<?", "< ")
 
 
-class _Attributes(HTMLParser):
-    """Attributes of one finished tag."""
-
-    found: list[tuple[str, str | None]]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found = attrs
-
-
 def _attributes(tag: str) -> dict[str, str]:
-    if len(tag) > _LONGEST_TAG:
-        return {}
-    parser = _Attributes()
-    parser.found = []
-    parser.feed(tag)
-    return {name: (value or "").strip()[:LONGEST_TARGET] for name, value in parser.found}
+    found = _ATTRIBUTE.finditer(tag[:_LONGEST_TAG])
+    return {each[1].lower(): unescape(each[2].strip("\"'")).strip()[:LONGEST_TARGET] for each in found}
 
 
 class _Reader:
@@ -138,13 +121,9 @@ class _Reader:
         self.parts = Parts()
         self.offset = offset
         self.line = 1
-        self.text: list[str] = []
-        self.length = 0
-        self.places: list[tuple[int, int]] = []
-        self.links: list[Link] = []
+        self.begin_text()
         self.kind: Literal["paragraph", "item"] = "paragraph"
         self.path: list[tuple[int, str]] = []
-        self.level = 0
         self.tables: list[Grid] = []
         self.cell: tuple[int, bool, dict[str, str]] | None = None
         """Line of the open cell, whether it is a heading, and its attributes."""
@@ -153,9 +132,17 @@ class _Reader:
         self.hidden = ""
         self.code = 0
 
+    def begin_text(self) -> None:
+        """No text is open."""
+        self.text: list[str] = []
+        self.length = 0
+        self.places: list[tuple[int, int]] = []
+        self.links: list[Link] = []
+        self.level = 0
+
     # -- Markdown's tokens ------------------------------------------------------------------------------------------
 
-    def read(self, tokens: Sequence[Token], environment: dict[str, object]) -> None:
+    def read(self, tokens: Sequence[Token], environment: dict[str, Any]) -> None:
         """Read the blocks that markdown-it found."""
         for token in tokens:
             if token.map:
@@ -182,39 +169,29 @@ class _Reader:
         self.flush()
         self.definitions(environment)
 
-    def definitions(self, environment: dict[str, object]) -> None:
+    def definitions(self, environment: dict[str, Any]) -> None:
         """Definitions of links that no words refer to."""
-        held = environment.get("references")
         used = {link.target for link in self.parts.links}
-        for each in islice(held.values(), MOST_LINKS) if isinstance(held, dict) else ():
+        for each in islice(environment.get("references", {}).values(), MOST_LINKS):
             if each["href"] not in used:
                 self.add(Link(each["href"][:LONGEST_TARGET], "", self.offset + each["map"][0] + 1))
 
-    def prose(self, content: str, environment: dict[str, object]) -> None:
+    def prose(self, content: str, environment: dict[str, Any]) -> None:
         """Markdown within a block, in pieces of bounded size."""
-        first = self.line
         while content:
-            piece = content
-            if len(content) > _PIECE:
-                cut = content.rfind("\n", 1, _PIECE)
-                piece = content[: cut + 1 if cut > 0 else _PIECE]
-            content = content[len(piece) :]
+            cut = content.rfind("\n", 1, _PIECE) + 1 if len(content) > _PIECE else len(content)
+            piece, content = content[: cut or _PIECE], content[cut or _PIECE :]
+            after = self.line + piece.count("\n")
             self.inline(piece, environment)
-            first += piece.count("\n")
-            self.line = first
+            self.line = after
             if self.length > _LONGEST_BLOCK and not self.level:
                 self.flush()
 
-    def inline(self, piece: str, environment: dict[str, object]) -> None:
+    def inline(self, piece: str, environment: dict[str, Any]) -> None:
         """A piece of Markdown: emphasis goes, links and tags become elements."""
-        marks = sum(map(piece.count, "*_`<&\\"))
-        brackets = piece.count("[")
+        marks, brackets = sum(map(piece.count, "*_`<&\\")), piece.count("[")
         if not (self.marked and (marks or brackets)) or brackets > _MOST_BRACKETS or marks > _MOST_MARKS:
-            for number, line in enumerate(piece.split("\n")):
-                if number:
-                    self.line += 1
-                    self.words("\n")
-                self.words(line)
+            self.lines(piece)
             return
         tokens: list[Token] = []
         _markdown().inline.parse(piece, _markdown(), environment, tokens)
@@ -222,23 +199,13 @@ class _Reader:
         first, lines = self.line, piece.split("\n")
         for token in tokens:
             self.inline_token(token, environment)
-        for number in range(begun, len(self.parts.links)):  # a span of code may hide the end of a line
-            link = self.parts.links[number]
+        for number, link in enumerate(self.parts.links[begun:], begun):  # a span of code may hide the end of a line
             if link.target not in "".join(lines[link.line - first : link.line - first + 1]):
                 near = next((n for n, each in enumerate(lines) if link.target in each), link.line - first)
                 self.parts.links[number] = replace(link, line=first + near)
 
-    def inline_token(self, token: Token, environment: dict[str, object]) -> None:
-        if token.type in ("text", "text_special"):
-            self.words(token.content)
-        elif token.type in ("softbreak", "hardbreak"):
-            self.line += 1
-            self.words("\n")
-            if token.type == "hardbreak":
-                self.start("br", {})
-        elif token.type == "code_inline":
-            self.words(token.content)
-        elif token.type == "link_open":
+    def inline_token(self, token: Token, environment: dict[str, Any]) -> None:
+        if token.type == "link_open":
             self.begin_link(str(token.attrs.get("href", "")))
         elif token.type == "link_close":
             self.end_link()
@@ -246,12 +213,24 @@ class _Reader:
             self.picture(str(token.attrs.get("src", "")), token.content)
         elif token.type == "html_inline" and _TAG.search(token.content):
             self.html(token.content, environment)
-        elif token.type == "html_inline":  # a tag to markdown-it only, which would come back for ever
+        elif token.type in ("softbreak", "hardbreak"):
+            self.lines("\n")
+            if token.type == "hardbreak":
+                self.start("br", {})
+        else:  # also a tag to markdown-it only, which would come back for ever
             self.words(token.content)
+
+    def lines(self, text: str) -> None:
+        """Plain words."""
+        for number, line in enumerate(text.split("\n")):
+            if number:
+                self.line += 1
+                self.words("\n")
+            self.words(line)
 
     # -- HTML -------------------------------------------------------------------------------------------------------
 
-    def html(self, content: str, environment: dict[str, object]) -> None:
+    def html(self, content: str, environment: dict[str, Any]) -> None:
         """Tags, and what stands between them, which may be Markdown."""
         line, place = self.line, 0
         for match in _TAG.finditer(content):
@@ -270,14 +249,14 @@ class _Reader:
             self.line = line
         self.between(content[place:], environment)
 
-    def between(self, text: str, environment: dict[str, object]) -> None:
+    def between(self, text: str, environment: dict[str, Any]) -> None:
         if self.code:
             for number, line in enumerate(text.split("\n"), self.line):
                 self.bare(line, number)
-        elif text and not text.isspace():
+        elif text.strip():
             self.prose(text, environment)
-        elif text:
-            self.words(" ")
+        else:
+            self.words(text)
 
     # -- elements ---------------------------------------------------------------------------------------------------
 
@@ -286,21 +265,17 @@ class _Reader:
         if tag in _HIDDEN:
             self.hidden = tag
         elif tag == "a":
-            if target := attributes.get("href"):
-                self.begin_link(target)
+            self.begin_link(attributes.get("href", ""))
         elif tag == "img":
             self.picture(attributes.get("src", ""), attributes.get("alt", ""))
-        elif tag == "br":
-            if self.cell or self.open:
-                self.words(" ")
-            else:
-                self.flush()
+        elif tag == "br" and (self.cell or self.open):
+            self.words(" ")
         elif tag in ("table", "thead", "tbody", "tr", "td", "th"):
             self.start_table(tag, attributes)
         elif tag in _HEADINGS and self.cell is None:
             self.flush()
             self.level = _HEADINGS[tag]
-        elif _BLOCKS.fullmatch(tag):
+        elif tag == "br" or _BLOCKS.fullmatch(tag):
             self.flush()
             self.code += tag == "pre"
             self.kind = "item" if tag in ("li", "dd") else self.kind
@@ -313,14 +288,12 @@ class _Reader:
             self.end_link()
         elif tag in ("td", "th"):
             self.end_cell()
-        elif tag == "tr":
+        elif tag in ("tr", "thead", "table"):
             self.end_row()
-        elif tag == "thead" and self.tables:
-            self.end_row()
-            self.tables[-1].in_head = False
-        elif tag == "table" and self.tables:
-            self.end_row()
-            self.tables.pop()
+            if self.tables and tag == "thead":
+                self.tables[-1].in_head = False
+            elif self.tables and tag == "table":
+                self.tables.pop()
         elif tag in _HEADINGS or _BLOCKS.fullmatch(tag):
             self.flush()
             self.code = max(0, self.code - (tag == "pre"))
@@ -351,8 +324,8 @@ class _Reader:
             self.add(Link(match[0].rstrip(".,;:!?*_"), "", line, place=place + match.start()))
 
     def begin_link(self, target: str) -> None:
-        self.end_link()
         if target := _SPACE.sub("", target)[:LONGEST_TARGET]:
+            self.end_link()
             self.open = (target, self.line, self.length, "")
 
     def end_link(self) -> None:
@@ -360,22 +333,18 @@ class _Reader:
             return
         target, line, place, image = self.open
         self.open = None
-        text = "".join(self.text)[place:].strip() if self.length > place else ""
-        if image and not text:
-            image, _, text = image.partition(" ")
-        self.add(Link(target, text[:300], line, image.partition(" ")[0], place))
+        image, _, alternative = image.partition(" ")
+        text = "".join(self.text)[place:].strip() or alternative
+        self.add(Link(target, text[:300], line, image, place))
 
     def picture(self, source: str, alternative: str) -> None:
         """A picture: the link's that it stands in, or one by itself."""
         source = _SPACE.sub("", source)[:LONGEST_TARGET]
         alternative = _SPACE.sub(" ", unescape(alternative)).strip()[:300]
-        if not source or self.hidden:
-            return
-        if self.open is not None:
-            if not self.open[3]:
-                self.open = (*self.open[:3], f"{source} {alternative}")
-        else:
+        if source and self.open is None and not self.hidden:
             self.add(Link(source, alternative, self.line, source, self.length))
+        elif source and self.open is not None and not self.open[3] and not self.hidden:
+            self.open = (*self.open[:3], f"{source} {alternative}")
 
     def add(self, link: Link) -> None:
         if len(self.parts.links) < MOST_LINKS:
@@ -392,18 +361,15 @@ class _Reader:
         text = "".join(self.text).rstrip()
         if text or (self.level and self.links):
             title = text or next((link.text for link in self.links if link.text), "")
-            if self.level:
-                self.path = [(level, name) for level, name in self.path if level < self.level]
-                self.path.append((self.level, title))
-                self.parts.paths.append((self.places[0][1] if self.places else self.line, self._headings()))
             places = tuple(self.places) or ((0, self.line),)
+            if self.level:
+                self.path = [each for each in self.path if each[0] < self.level] + [(self.level, title)]
+            above = tuple(name for _, name in self.path)
+            if self.level:
+                self.parts.paths.append((places[0][1], above))
             kind = "heading" if self.level else self.kind
-            links = tuple(self.links)
-            self.parts.blocks.append(Block(kind, title, places[0][1], self._headings(), links, self.level, places))
-        self.text, self.length, self.places, self.links, self.level = [], 0, [], [], 0
-
-    def _headings(self) -> tuple[str, ...]:
-        return tuple(title for _, title in self.path)
+            self.parts.blocks.append(Block(kind, title, places[0][1], above, tuple(self.links), self.level, places))
+        self.begin_text()
 
     # -- tables -----------------------------------------------------------------------------------------------------
 
@@ -413,13 +379,11 @@ class _Reader:
             self.flush()
             if len(self.tables) < _DEEPEST:
                 self.tables.append(Grid())
-        elif not self.tables:
-            return
-        elif tag in ("td", "th"):
+        elif self.tables and tag in ("td", "th"):
             self.end_cell()
             self.flush()
             self.cell = (self.line, tag == "th", attributes)
-        else:
+        elif self.tables:
             self.end_row()
             self.tables[-1].in_head = tag == "thead" or (self.tables[-1].in_head and tag == "tr")
 
@@ -431,7 +395,7 @@ class _Reader:
         text = "".join(self.text).strip()[:LONGEST_CELL]
         self.tables[-1].add(text, line, tuple(self.links), attributes, head)
         self.cell = None
-        self.text, self.length, self.places, self.links = [], 0, [], []
+        self.begin_text()
 
     def end_row(self) -> None:
         self.end_cell()
@@ -444,6 +408,5 @@ class _Reader:
     def end_tables(self) -> None:
         """All open tables end, and an open link."""
         while self.tables:
-            self.end_row()
-            self.tables.pop()
+            self.end("table")
         self.end_link()

@@ -14,21 +14,17 @@ from typing import Final, Literal
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, shorten
 from clearseek.audit.read.markup import without_comments
-from clearseek.audit.read.parts import Link
 
 Kind = Literal["model", "data set", "space", "collection", "code", "owner"]
 _MOST: Final = 2_000
 """Repositories of a document that are looked at."""
 _HUBS: Final = (
-    "huggingface.co",
-    "hf.co",
-    "hf-mirror.com",
-    "modelscope.cn",
-    "modelscope.ai",
-    "wisemodel.cn",
-    "kaggle.com",
-)
+    "huggingface.co", "hf.co", "hf-mirror.com", "modelscope.cn", "modelscope.ai", "wisemodel.cn", "kaggle.com",
+)  # fmt: skip
 _FORGES: Final = ("github.com", "gitlab.com", "gitee.com", "codeberg.org", "raw.githubusercontent.com", "bitbucket.org")
+_FOLDERS: Final[dict[str, Kind]] = {
+    "datasets": "data set", "spaces": "space", "collections": "collection", "models": "model", "organization": "owner",
+}  # fmt: skip
 _NO_OWNERS = re.compile(
     r"docs|transformers|blog|papers|learn|tasks|join|login|settings|pricing|chat|organizations|new|api|course|front|posts|"
     r"terms-of-service|privacy|enterprise|inference-endpoints|topics|features|sponsors|marketplace|about|apps|"
@@ -95,7 +91,7 @@ class Repository:
     def address(self) -> str:
         """A web address of it."""
         host = "github.com" if self.kind == "code" else "huggingface.co"
-        folder = {"data set": "datasets/", "space": "spaces/", "collection": "collections/"}.get(self.kind, "")
+        folder = next((f"{path}/" for path, kind in list(_FOLDERS.items())[:3] if kind == self.kind), "")
         return f"https://{host}/{folder}{self.owner}/{self.name}".rstrip("/")
 
 
@@ -106,18 +102,13 @@ def read_address(target: str) -> tuple[Kind, str, str] | None:
         return None
     host = match["host"].lower()
     parts = [each for each in match["path"].split("/") if each][:4]
+    kind: Kind = "code"
     if host in _FORGES:
-        if parts[:1] == ["orgs"]:
-            parts = parts[1:]
-        kind: Kind = "code"
+        parts = parts[1:] if parts[:1] == ["orgs"] else parts
     elif host in _HUBS:
-        kinds: dict[str, Kind] = {
-            "datasets": "data set", "spaces": "space", "collections": "collection", "models": "model",
-            "organization": "owner",
-        }  # fmt: skip
-        plain: Kind = "data set" if host.endswith("kaggle.com") else "model"
-        kind = kinds.get(parts[0].lower(), plain) if parts else plain
-        parts = parts[1:] if parts and parts[0].lower() in kinds else parts
+        kind = "data set" if host.endswith("kaggle.com") else "model"
+        if parts and parts[0].lower() in _FOLDERS:
+            kind, parts = _FOLDERS[parts[0].lower()], parts[1:]
     else:
         return None
     if not parts or _NO_OWNERS.fullmatch(parts[0].lower()):
@@ -129,9 +120,8 @@ def read_address(target: str) -> tuple[Kind, str, str] | None:
 
 def repositories(document: Document) -> Iterator[Repository]:
     """The repositories that a document links to, and those in its commands and programs."""
-    about: dict[Link, str] = {}
-    for block in document.blocks if document.links else ():
-        about |= {link: sentence.text for sentence in block.sentences for link in sentence.links}
+    about = {link: sentence.text for block in document.blocks if document.links
+             for sentence in block.sentences for link in sentence.links}  # fmt: skip
     for cell in document.cells:
         about |= dict.fromkeys(cell.links, " ".join((*cell.header[cell.column :][:1], *cell.row[:2])))
     seen: set[tuple[int, str, str]] = set()

@@ -57,6 +57,12 @@ class Source(ABC):
     whole_bytes: int = 256_000_000
     """Weights up to this size are read whole."""
 
+    def __init__(self) -> None:
+        """Nothing is read yet."""
+        self._documents: dict[str, Document] = {}
+        self._pointers: dict[str, Pointer | None] = {}
+        self._headers: dict[str, Header] = {}
+
     @property
     @abstractmethod
     def sizes(self) -> dict[str, int]:
@@ -85,11 +91,10 @@ class Source(ABC):
     def pointer(self, path: str) -> Pointer | None:
         """What a file points to, in a clone without large files; None for a file that is here."""
         if path not in self._pointers:
-            held = self.sizes[path] <= POINTER_BYTES and self.sizes[path] > 0
-            try:
-                self._pointers[path] = read_pointer(self.read(path, POINTER_BYTES)) if held else None
-            except UserError:
-                self._pointers[path] = None
+            self._pointers[path] = None
+            if 0 < self.sizes[path] <= POINTER_BYTES:
+                with suppress(UserError):
+                    self._pointers[path] = read_pointer(self.read(path, POINTER_BYTES))
         return self._pointers[path]
 
     def stored_size(self, path: str) -> int:
@@ -120,18 +125,6 @@ class Source(ABC):
             with suppress(UserError):
                 yield self.document(path)
 
-    @cached_property
-    def _documents(self) -> dict[str, Document]:
-        return {}
-
-    @cached_property
-    def _pointers(self) -> dict[str, Pointer | None]:
-        return {}
-
-    @cached_property
-    def _headers(self) -> dict[str, Header]:
-        return {}
-
     def json(self, path: str) -> dict[str, Any]:
         """A JSON object without a key twice. Raises UserError naming the file."""
         if self.pointer(path) is not None:
@@ -154,26 +147,23 @@ class Source(ABC):
 
     def settings(self, path: str) -> dict[str, Any]:
         """A JSON object; empty where it is not here or cannot be read."""
-        try:
+        with suppress(UserError):
             return self.json(path) if path in self.sizes else {}
-        except UserError:
-            return {}
+        return {}
 
     def is_other(self, path: str, sha256: object) -> bool:
         """Whether a file is not here, or is known to have another hash than this one."""
-        if path not in self.sizes:
-            return True
-        pointer = self.pointer(path)
-        return (self.sha256(path) if pointer is None else pointer.sha256) not in ("", sha256)
+        pointer = self.pointer(path) if path in self.sizes else None
+        known = pointer.sha256 if pointer is not None else self.sha256(path) if path in self.sizes else "absent"
+        return known not in ("", sha256)
 
     def whole(self, path: str) -> Evidence:
         """A whole file as evidence; of one that is only pointed to, with the hash that the pointer names."""
         pointer = self.pointer(path)
-        if pointer is not None:
-            return Evidence(
-                path, "pointer", f"{pointer.size:,} bytes, SHA-256 {pointer.sha256 or 'not named'}", self.sha256(path)
-            )
-        return Evidence(path, sha256=self.sha256(path))
+        if pointer is None:
+            return Evidence(path, sha256=self.sha256(path))
+        told = f"{pointer.size:,} bytes, SHA-256 {pointer.sha256 or 'not named'}"
+        return Evidence(path, "pointer", told, self.sha256(path))
 
     def key(self, path: str, key: str, value: Any) -> Evidence:
         """A key of a JSON file as evidence."""
@@ -185,6 +175,7 @@ class Folder(Source):
 
     def __init__(self, root: Path, hashes: dict[str, str] | None = None) -> None:
         """Walk the folder; `hashes` are those already taken. Raises UserError when it is none."""
+        super().__init__()
         if not root.is_dir():
             what = "is no folder" if root.exists() else "no such folder, nor the name of a repository (owner/name)"
             raise UserError(f"{root}: {what}: give the folder of a release")
@@ -244,7 +235,6 @@ def prose(source: Source) -> tuple[list[str], list[str]]:
 
 def _is_prose(path: str) -> bool:
     base = _base(path).lower()
-    stem, dot, ending = base.rpartition(".")
     if base.startswith((".", "license", "licence", "copying", "notice", "merges", "vocab", "requirements")):
         return False
-    return (dot + ending if stem else "") in (".md", ".txt", ".rst") or base in ("readme", "model_card", "card")
+    return base.endswith((".md", ".txt", ".rst")) or base in ("readme", "model_card", "card")

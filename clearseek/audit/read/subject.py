@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from math import prod
 from pathlib import Path
@@ -153,11 +153,8 @@ class Weights:
     @cached_property
     def packed(self) -> frozenset[str]:
         """Tensors whose elements hold several quantised numbers each."""
-        return frozenset(
-            name
-            for name, (_, entry) in self.tensors.items()
-            if entry.dtype in ("I32", "U32", "U8", "I8") and _PACKED.search(name)
-        )
+        kept = {name for name, (_, entry) in self.tensors.items() if entry.dtype in ("I32", "U32", "U8", "I8")}
+        return frozenset(filter(_PACKED.search, kept))
 
     @property
     def complete(self) -> bool:
@@ -190,31 +187,27 @@ class Subject:
     @cached_property
     def config(self) -> Part[ModelConfig]:
         """config.json as a model that ClearSeek knows all tensors of."""
-        raw = self.config_raw
-        if raw.value is None:
+        raw, content = self.config_raw, self.config_raw.value
+        if content is None:
             return Part(None, raw.error)
-        content = raw.value
         return attempt(lambda: _bounded(parse_hf_config(content, Path(CONFIG))))
 
     @cached_property
     def repositories(self) -> tuple[Repository, ...]:
         """Repositories of models, data and code that the documents link to, clone or load."""
-        documents = (each for document in self.documents for each in repositories(document))
-        return tuple(islice(chain(documents, *map(submodules, self.source.readable(self._modules))), MOST_LINKS))
-
-    @property
-    def _modules(self) -> tuple[str, ...]:
-        return tuple(path for path in (".gitmodules",) if path in self.source.sizes)
+        linked = (each for document in self.documents for each in repositories(document))
+        modules = self.source.readable(path for path in (".gitmodules",) if path in self.source.sizes)
+        return tuple(islice(chain(linked, (each for document in modules for each in submodules(document))), MOST_LINKS))
 
     @cached_property
     def identity(self) -> Identity:
         """Which model this is, and who made it."""
         elements = sum(prod(entry.shape) for _, entry in self.weights.tensors.values())
-        counted = self.counts.total if self.counts is not None else elements
         owner, _, name = self.source.repository.rpartition("/")
-        metadata, config = self.metadata.value or {}, self.config_raw.value or {}
-        given = self.given or name
-        return identify(self.card, metadata, self.repositories, config, given, owner, counted)
+        return identify(
+            self.card, self.metadata.value or {}, self.repositories, self.config_raw.value or {},
+            self.given or name, owner, self.counts.total if self.counts is not None else elements,
+        )  # fmt: skip
 
     @property
     def name(self) -> str:
@@ -241,15 +234,11 @@ class Subject:
             return None if re.match(r"[a-z][a-z0-9+.-]{0,20}:|//|git@|www\.", target, re.I) else True
         _, owner, name = found
         root, makers = stem(owner), self.identity.makers
-        if root in makers:
+        if any(root == each or (min(len(root), len(each)) > 3 and (root.startswith(each) or each.startswith(root)))
+               for each in makers):  # fmt: skip
             return True
-        if any(min(len(root), len(each)) > 3 and (root.startswith(each) or each.startswith(root)) for each in makers):
-            return True
-        if (owner, name) in self._spoken_of:
-            others, ours = self._spoken_of[owner, name]
-            if others or ours:
-                return ours
-        return False if makers and not self.kin(name) else None
+        others, ours = self._spoken_of.get((owner, name), (False, False))
+        return ours if others or ours else False if makers and not self.kin(name) else None
 
     @cached_property
     def _spoken_of(self) -> dict[tuple[str, str], tuple[bool, bool]]:
@@ -271,10 +260,9 @@ class Subject:
 
         Where no figure is stated to compare them with, no process is started to count them.
         """
-        raw = self.config_raw
-        if raw.value is None:
+        raw, content = self.config_raw, self.config_raw.value
+        if content is None:
             return Part(None, raw.error or "there is no config.json")
-        content = raw.value
         return attempt(lambda: count_config(content, Path(CONFIG), bool(self.stated("total", "activated", "tokens"))))
 
     @cached_property
@@ -290,18 +278,6 @@ class Subject:
         told += [f"{document.file}: {document.unread}" for document in self.documents if document.unread]
         return "; ".join(told)
 
-    def links(
-        self, wanted: Callable[[str], object] | None = None, about: Callable[[Document, int], object] | None = None
-    ) -> list[Evidence]:
-        """Links of the documents, quoted as their targets: those that are `wanted`, on lines that are `about` it."""
-        found: list[Evidence] = []
-        for document in self.documents:
-            judged = cache(partial(about or (lambda *_: True), document))  # a line may have hundreds of links
-            for link in document.links:
-                if (wanted is None or wanted(link.target)) and judged(link.line):
-                    found.append(Evidence(document.file, f"line {link.line}", link.target))
-        return found
-
     def heading(self, pattern: re.Pattern[str]) -> tuple[Document, int] | None:
         """The first heading, and its line, that matches in lower case and with dashes for spaces."""
         for document in self.documents:
@@ -313,9 +289,8 @@ class Subject:
     @cached_property
     def card(self) -> Document | None:
         """The README at the top of the release."""
-        return next(
-            (each for each in self.documents if each.file.lower() in ("readme.md", "readme", "readme.txt")), None
-        )
+        names = ("readme.md", "readme", "readme.txt")
+        return next((each for each in self.documents if each.file.lower() in names), None)
 
     @cached_property
     def metadata(self) -> Part[dict[str, Any]]:
@@ -341,13 +316,9 @@ class Subject:
         """
         named = (path for path in self.source.find("*.safetensors") if is_weights(path))
         found = [path for path in named if self.source.pointer(path) is None]
-        top = [path for path in found if "/" not in path]
-        if any(path.startswith("model") for path in top):
-            top = [path for path in top if path not in self.second_copy]
-        for folder in () if top else _MAIN_FOLDERS:
-            if held := [path for path in found if path.rpartition("/")[0] == folder]:
-                return tuple(held)
-        return tuple(top)
+        top = [path for path in found if "/" not in path and path not in self.second_copy]
+        folders = ([path for path in found if path.rpartition("/")[0] == folder] for folder in _MAIN_FOLDERS)
+        return tuple(top or next(filter(None, folders), ()))
 
     @cached_property
     def pointed_weights(self) -> tuple[str, ...]:
@@ -378,20 +349,16 @@ class Subject:
     @cached_property
     def weights(self) -> Weights:
         """Headers of the final weights."""
-        headers: dict[str, Header] = {}
-        errors: dict[str, str] = {}
+        parts = {file: attempt(partial(self.source.header, file)) for file in self.weight_files}
+        headers = {file: part.value for file, part in parts.items() if part.value is not None}
         seen: dict[str, str] = {}
-        twice: list[str] = []
-        for file in self.weight_files:
-            part = attempt(lambda file=file: self.source.header(file))  # type: ignore[misc]
-            if part.value is None:
-                errors[file] = part.error
-                continue
-            headers[file] = part.value
-            for entry in part.value.entries:
-                if seen.setdefault(entry.name, file) != file:
-                    twice.append(f"{entry.name} in {seen[entry.name]} and {file}")
-        return Weights(headers, errors, tuple(twice))
+        twice = tuple(
+            f"{entry.name} in {seen[entry.name]} and {file}"
+            for file, header in headers.items()
+            for entry in header.entries
+            if seen.setdefault(entry.name, file) != file
+        )
+        return Weights(headers, {file: part.error for file, part in parts.items() if part.error}, twice)
 
     def config_key(self, key: str) -> Evidence:
         """A top-level key of config.json as evidence."""

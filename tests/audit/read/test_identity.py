@@ -65,7 +65,7 @@ def test_commands_and_calls(line: str, found: list[str]) -> None:
         ("Foo-34B-200K", "Foo-34B", "variant"), ("Foo-Math-7B", "Foo", "variant"),
         ("Foo-checkpoints", "Foo", "variant"),
         ("Foobar", "Foo", ""), ("Foo-13B", "Foo-1", ""), ("Foo2.5", "Foo2", ""), ("Bar-Foo", "Foo", ""), ("x", "", ""),
-        ("FOO.1-dev", "Foo", "variant"),
+        ("FOO.1-dev", "Foo", "variant"), ("Foo-4-32B-0414", "Foo-4-0414", "same"), ("Foo-32B", "Foo-4-0414", ""),
     ],
 )  # fmt: skip
 def test_kin(found: str, wanted: str, what: str) -> None:
@@ -77,7 +77,7 @@ def test_kin(found: str, wanted: str, what: str) -> None:
     [
         ("Foo-7B", ["Foo-7B"]), ("🚀 Foo: a model that hums", ["Foo"]), ("Model Card for Foo-7B", ["Foo-7B"]),
         ("Foo 7B Model Card", ["Foo 7B"]), ("Foo-7B and Foo-13B", ["Foo-7B", "Foo-13B"]), ("What is Foo?", ["Foo"]),
-        ("Introduction", []), ("Model Details", []), ("1. Overview", []), ("Foo (第二代)", ["Foo"]), ("", []),
+        ("Introduction", []), ("Model Details", []), ("II. Performance", []), ("Foo (第二代)", ["Foo"]), ("", []),
         ("The Foo family of open language models", ["Foo"]),
     ],
 )  # fmt: skip
