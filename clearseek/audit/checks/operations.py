@@ -45,15 +45,6 @@ _OF_TRAINING = re.compile("train|carbon|emission|footprint|environmental impact"
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
-    """A number of operations that a text states."""
-
-    value: float
-    text: str
-    evidence: Evidence
-
-
-@dataclass(frozen=True, slots=True)
 class Compute:
     """What is known of the operations of a run."""
 
@@ -77,7 +68,7 @@ def rows(subject: Subject, compute: Compute | None) -> Iterator[Row]:
     yield from _energy(subject)
 
 
-def stated_operations(subject: Subject) -> Iterator[Stated]:
+def stated_operations(subject: Subject) -> Iterator[Claim]:
     """Numbers of training's operations in prose, in order."""
     for document in subject.documents:
         for sentence in document.sentences:
@@ -85,10 +76,10 @@ def stated_operations(subject: Subject) -> Iterator[Stated]:
                 power = (match["power"] or match["exponent"]).translate(_RAISED)
                 value = float(match["number"].replace(",", "")) * 10.0 ** int(power)
                 if value >= 1e12:  # fewer are of a layer or a token
-                    yield Stated(value, match[0], document.at(sentence.line_at(match.start())))
+                    yield Claim("operations", value, match[0], 0.0, document.at(sentence.line_at(match.start())))
 
 
-def _agree(stated: list[Stated], compute: Compute | None) -> Row:
+def _agree(stated: list[Claim], compute: Compute | None) -> Row:
     places = tuple(each.evidence for each in stated[:4])
     if compute is None or compute.doubt:
         why = compute.doubt if compute else "tokens or parameters to compute it from are not"
@@ -104,7 +95,7 @@ def _agree(stated: list[Stated], compute: Compute | None) -> Row:
     return ask.COST_OPERATIONS.yes(Grade.CHECKED, f"“{fine.text}” agrees with {shown}", *places)
 
 
-def _threshold(stated: list[Stated], compute: Compute | None) -> Row:
+def _threshold(stated: list[Claim], compute: Compute | None) -> Row:
     """Two thresholds of the AI Act; both counts must lie on one side of the higher.
 
     The most tokens that are stated are taken, so a doubt about them speaks against “no” alone.

@@ -23,7 +23,7 @@ from clearseek.audit.read.whose import is_this_model as is_this_model
 
 Kind = Literal[
     "total", "activated", "mtp", "mtp_activated", "mtp_stored", "stored", "tokens", "gpu_hours", "dollars",
-    "dollars_per_hour", "context", "context_extended",
+    "dollars_per_hour", "context", "context_extended", "operations",
 ]  # fmt: skip
 SCALES = {
     "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12,
