@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from clearseek.audit import questions as ask
-from clearseek.audit.checks import energy, operations, parameters
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.checks import operations, parameters
+from clearseek.audit.checks.operations import Compute
+from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.facts import ComputeFact, MemoryFact
 from clearseek.audit.read.claims import Claim, agree, settled
 from clearseek.audit.read.subject import CONFIG, INDEX, Subject
@@ -35,32 +36,13 @@ SEQUENCE = 4096
 """Context during pre-training where nothing else is known, for the share of attention."""
 
 
-@dataclass(frozen=True)
-class Compute:
-    """What is known of the operations of a run."""
-
-    tokens: Claim
-    six_n_d: float
-    exact: float | None
-    """With attention, from the shapes, where these are known."""
-    doubt: str = ""
-    """Why the tokens may not be this run's, where the text has several figures of them."""
-    shapes: bool = False
-    """Whether the parameters are those of the configuration, and not the card's word."""
-
-
 def rows(subject: Subject) -> Iterator[Row]:
     """Compute, memory to run, figures stated twice; price, devices, operations and energy where they are stated."""
-    compute = _compute(subject)
-    hours = _hours(subject)
+    compute, hours = _compute(subject), _hours(subject)
     yield _consistent(subject, hours)
     yield _hours_fit(compute, hours.get("pre-training") or hours.get("all"))
-    counted = () if compute is None else tuple(each for each in (compute.six_n_d, compute.exact) if each is not None)
-    where = None if compute is None else compute.tokens.evidence
-    shapes, doubt = compute is not None and compute.shapes, compute.doubt if compute else ""
-    yield from operations.rows(subject, counted, where, shapes, doubt)
+    yield from operations.rows(subject, compute)
     yield from _price(subject, hours)
-    yield from energy.rows(subject, _device)
     yield _memory(subject)
 
 
@@ -107,19 +89,18 @@ def _consistent(subject: Subject, hours: dict[str, Claim]) -> Row:
     for kind in ("total", "activated", "context", "stored"):  # several counts of tokens are several stages
         own, others = settled(subject.stated(kind))
         bare = [claim for claim in own if claim.includes == "neither"]
-        groups = [group for group in (bare, [claim for claim in own if claim not in bare]) if len(group) > 1]
-        compared += [claim for group in groups for claim in group]
-        figures = ", ".join(sorted({claim.text for claim in own or others}))
+        rest = [claim for claim in own if claim.includes != "neither"]
+        compared += [claim for group in (bare, rest) if len(group) > 1 for claim in group]
         if not agree(own) and not all(parameters.fits(subject, claim) for claim in own):
-            wrong.append(f"{kind}: {figures}")
+            wrong.append(f"{kind}: {_listed(own)}")
         elif len({claim.text for claim in others}) > 1 or (own and others):
-            unsure.append(f"{kind}: {', '.join(sorted({claim.text for claim in (*own, *others)}))}")
-            compared += [claim for claim in others if claim not in compared]
+            unsure.append(f"{kind}: {_listed((*own, *others))}")
+            compared += others
     if {"all", "pre-training", "rest"} <= hours.keys():
         whole, parts = hours["all"], (hours["pre-training"], hours["rest"])
-        difference = abs(whole.value - sum(part.value for part in parts))
         compared += [whole, *parts]
-        if difference > whole.tolerance + sum(part.tolerance for part in parts):
+        slack = whole.tolerance + sum(part.tolerance for part in parts)
+        if abs(whole.value - sum(part.value for part in parts)) > slack:
             wrong.append(f"GPU-hours: {whole.text} in all, and {' + '.join(part.text for part in parts)} in parts")
     places = tuple(dict.fromkeys(claim.evidence for claim in compared))[:8]
     if wrong:
@@ -133,38 +114,42 @@ def _consistent(subject: Subject, hours: dict[str, Claim]) -> Row:
     return ask.CLAIMS_CONSISTENT.yes(Grade.CHECKED, f"{len(compared)} figures of {kinds} agree", *places)
 
 
+def _listed(claims: tuple[Claim, ...]) -> str:
+    return ", ".join(sorted({claim.text for claim in claims}))
+
+
 def _hours_fit(compute: Compute | None, claim: Claim | None) -> Row:
-    operations = None if compute is None else compute.exact or compute.six_n_d
-    stated = (ComputeFact(operations, claim.value if claim else None, claim.device if claim else ""),)
+    """Whether hours and operations give a share of the device's peak that runs reach."""
+    places = tuple(each.evidence for each in (claim, compute.tokens if compute else None) if each is not None)
+    fact = ComputeFact(
+        compute.exact or compute.six_n_d if compute else None,
+        claim.value if claim else None,
+        claim.device if claim else "",
+    )
+    answer = partial(ask.COST_COMPUTE.answer, facts=(fact,) if places else ())
     if compute is None or claim is None:
         missing = [what for what, part in (("tokens and parameters", compute), ("device-hours", claim)) if part is None]
-        there = [each.evidence for each in (claim, compute.tokens if compute else None) if each is not None]
-        grade = Grade.CLAIMED if there else Grade.ABSENT
-        reason = f"not stated here: {'; '.join(missing)}"
-        return ask.COST_COMPUTE.unknown(grade, reason, *there, facts=stated if there else ())
-    places = (compute.tokens.evidence, claim.evidence)
+        grade = Grade.CLAIMED if places else Grade.ABSENT
+        return answer("unknown", grade, f"not stated here: {'; '.join(missing)}", *places)
+    chip = _device(claim)
     size = f"{compute.six_n_d:.2e} operations by 6ND"
     if compute.exact is not None:
         size = f"{compute.exact:.2e} operations ({compute.six_n_d:.2e} by 6ND)"
-    chip = _device(claim)
-    if compute.doubt or claim.about == "several":
-        doubt = compute.doubt or f"{claim.text} hours are those of several runs"
-        return ask.COST_COMPUTE.unknown(Grade.CLAIMED, f"{size}; {doubt}", *places, facts=stated)
-    if chip is None:
-        reason = f"{size}; the device of the hours is not named, or not known here"
-        return ask.COST_COMPUTE.unknown(Grade.CLAIMED, reason, *places, facts=stated)
+    if compute.doubt or claim.about == "several" or chip is None:
+        unnamed = "the device of the hours is not named, or not known here"
+        several = f"{claim.text} hours are those of several runs" if claim.about == "several" else unnamed
+        return answer("unknown", Grade.CLAIMED, f"{size}; {compute.doubt or several}", *places)
     rule = utilisation(compute.six_n_d, claim.value, chip.bf16)
     share = f"{100 * rule:.1f} % of BF16's peak"
     if compute.exact is not None:
-        exact = utilisation(compute.exact, claim.value, chip.bf16)
-        share = f"{100 * exact:.1f} % of BF16's peak ({100 * rule:.1f} % by 6ND)"
-    fits = is_plausible(rule)
+        share = f"{100 * utilisation(compute.exact, claim.value, chip.bf16):.1f} % of BF16's peak"
+        share += f" ({100 * rule:.1f} % by 6ND)"
     reason = (
         f"{size} in {claim.text} {chip.name.upper()} hours: {share}; "
         f"published runs reach {100 * PLAUSIBLE[0]:.0f} to {100 * PLAUSIBLE[1]:.0f} %"
     )
-    grade = Grade.CHECKED if fits else Grade.CLAIMED
-    return ask.COST_COMPUTE.answer("yes" if fits else "no", grade, reason, *places, facts=stated)
+    fits = is_plausible(rule)
+    return answer("yes" if fits else "no", Grade.CHECKED if fits else Grade.CLAIMED, reason, *places)
 
 
 def _price(subject: Subject, hours: dict[str, Claim]) -> Iterator[Row]:
@@ -200,11 +185,11 @@ def _published_price(run: PublishedRun, claim: Claim | None) -> Row:
     )
     if claim is None:
         return ask.COST_PRICE.yes(Grade.LINKED, f"{reason}; no hours are stated here")
-    agrees = claim.agrees(total)
-    what = "agrees with" if agrees else "disagrees with"
-    reason += f". The card's {claim.text} hours {what} it"
-    answer: Answer = "yes" if agrees else "no"
-    return ask.COST_PRICE.answer(answer, Grade.LINKED if agrees else Grade.CLAIMED, reason, claim.evidence)
+    if claim.agrees(total):
+        return ask.COST_PRICE.yes(
+            Grade.LINKED, f"{reason}. The card's {claim.text} hours agree with it", claim.evidence
+        )
+    return ask.COST_PRICE.no(Grade.CLAIMED, f"{reason}. The card's {claim.text} hours disagree with it", claim.evidence)
 
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -212,7 +197,7 @@ _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 def _memory(subject: Subject) -> Row:
     """Whether one accelerator holds the weights."""
-    config, raw = subject.config.value, subject.config_raw.value or {}
+    raw = subject.config_raw.value or {}
     metadata = subject.source.settings(INDEX).get("metadata")
     listed = metadata.get("total_size") if isinstance(metadata, dict) else None
     about = ""
@@ -222,7 +207,7 @@ def _memory(subject: Subject) -> Row:
         places = tuple(Evidence(file) for file in list(subject.weights.headers)[:4])
     elif type(listed) is int and listed > 0:
         size, places = listed, (subject.source.whole(INDEX),)
-    elif config is not None:
+    elif (config := subject.config.value) is not None:
         quantised = bool(raw.get("quantization_config"))
         size = sum(
             spec.size * (1 if quantised and spec.kind in FP8_KINDS else 2 if spec.dtype == "BF16" else 4)
@@ -237,8 +222,7 @@ def _memory(subject: Subject) -> Row:
     need = -(-size // (72 * 10**9))  # a tenth stays for the cache and the runtime
     shown = f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
     reason = f"{about}{shown} of weights" + (f": {need} accelerators of 80 GB, caches aside" if need > 1 else "")
-    facts = (MemoryFact(size, need),)
-    grade = Grade.PRESENT if about else Grade.CHECKED
+    grade, facts = Grade.PRESENT if about else Grade.CHECKED, (MemoryFact(size, need),)
     return ask.BARRIERS_HARDWARE.answer("yes" if need <= 1 else "no", grade, reason, *places, facts=facts)
 
 

@@ -8,16 +8,15 @@ they are published. Those of another model, those that a model was made from and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
-from typing import Final
+from typing import Final, Literal
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, Link, shorten
 from clearseek.audit.read.hub import STEP_REVISION
 from clearseek.audit.read.parts import Sentence
-from clearseek.audit.read.repositories import read_address, written
+from clearseek.audit.read.repositories import read_address
 from clearseek.audit.read.subject import Subject
 
 _MOST: Final = 40
@@ -52,132 +51,106 @@ _PROMISED = re.compile(
     r"|即将|后续|稍后|demnächst|bientôt",
     re.I,
 )
-_GIVING = re.compile(
-    r"\b(?:releas|publish|provid|shar|upload|open-?sourc|host|offer|includ|mak|made|distribut|featur)\w{0,6}"
-    r"(?: [^\s.;:]{1,24}){0,6} ?$",
-    re.I,
-)
 _GIVEN = re.compile(
-    r"^[^.;]{0,80}\b(?:available|released|published|provided|shared|uploaded|hosted|open|public\w*|found|downloaded|accessed"
-    r"|accessible|included|distributed)\b",
+    r"\b(?:releas|publish|provid|shar|upload|open|host|offer|includ|mak|made|distribut|featur|availab|public|found|download"
+    r"|access)\w{0,9}\b",
     re.I,
 )
 _ABOUT_THEM = re.compile(r"\b(?:analys|evaluat|result|stud|figure|plot|code|script|metric|log|loss)\w{0,8}\b", re.I)
 _REVISION = re.compile(r"\brevision\b[\"']?\s{0,4}[=: ]\s{0,4}[\"']?([\w./-]{1,100})")
+_NAME = re.compile(r"(?<![\w./-])([\w.-]{2,60}/[\w.-]{2,90})(?=[\"',\s])")
 _IN_ADDRESS = re.compile(r"/(?:tree|blob|resolve|raw|commits)/([^?#\s]{1,300})")
 _READING = re.compile(
     r"arxiv\.org|doi\.org|openreview\.net|aclanthology\.org|\.pdf(?:$|[?#])|wandb\.ai|\.(?:png|svg|jpe?g|gif)\b"
-    r"|//(?:[\w-]{1,40}\.)?(?:twitter|x|youtube|discord|medium|linkedin|reddit)\.(?:com|gg)\b|/(?:blog|news)\b"
+    r"|//(?:[\w-]{1,40}\.)?(?:twitter|x|youtube|discord|medium|linkedin|reddit)\.(?:com|gg)\b|/(?:blog|news)\b|^#"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Offers:
-    """What the documents offer."""
+def offers(subject: Subject) -> tuple[tuple[Evidence, ...], bool]:
+    """Where the documents offer intermediate checkpoints of this model, and whether these are links, or only words.
 
-    places: tuple[Evidence, ...]
-    linked: bool
-    """Whether these are links, and not only words."""
-
-
-def offers(subject: Subject) -> Offers:
-    """Where the documents offer intermediate checkpoints of this model."""
-    links = tuple(dict.fromkeys(islice((each for document in subject.documents for each in _linked(subject, document)),
-                                       _MOST)))  # fmt: skip
+    Documents deep in folders are mostly those of other people's tools.
+    """
+    documents = [document for document in subject.documents if document.file.count("/") < 2]
+    links = dict.fromkeys(islice((each for document in documents for each in _linked(subject, document)), _MOST))
     if links:
-        return Offers(links, True)
-    said = (document.at(each.line, each.text) for document in subject.documents for each in _said(document))
-    return Offers(tuple(islice(said, _MOST)), False)
+        return tuple(links), True
+    said = (document.at(each.line, each.text) for document in documents for each in _said(document))
+    return tuple(islice(said, _MOST)), False
 
 
 def _linked(subject: Subject, document: Document) -> Iterator[Evidence]:
     for link in document.links:
-        if _is_step_address(link.target) and subject.is_own(link.target) is not False:
+        match = _IN_ADDRESS.search(link.target)
+        parts = match[1].replace("%2F", "/").split("/")[:6] if match and read_address(link.target) else ()
+        if any(map(_is_step, parts)) and subject.is_own(link.target) is not False:
             yield document.at(link.line, link.target)
-    yield from _loaded(subject, document)
-    for place, sentence in _speaking(document):
-        offered = _is_offered(sentence)
-        for link in _links_of(document, place, sentence):
-            if _may_hold(subject, link, offered):
-                yield document.at(link.line, link.target)
-    for block in document.blocks:
-        if block.kind != "heading" and any(_SPOKEN.search(title[:300]) for title in block.headings[1:]):
-            yield from (document.at(link.line, link.target) for link in block.links if _may_hold(subject, link, False))
-    for cell in document.cells:
-        title = cell.header[cell.column] if cell.column < len(cell.header) else ""
-        if cell.links and any(_SPOKEN.search(text[:300]) for text in (title, cell.row[0], cell.text)):
-            yield from (document.at(link.line, link.target) for link in cell.links if _may_hold(subject, link, False))
-
-
-def _is_step_address(target: str) -> bool:
-    """Whether an address leads to a revision, or a folder of one, that is named after a step."""
-    match = _IN_ADDRESS.search(target)
-    parts = match[1].replace("%2F", "/").split("/")[:6] if match and read_address(target) else []
-    return any((found := STEP_REVISION.search(part)) is not None and found["step"] is not None for part in parts)
-
-
-def _loaded(subject: Subject, document: Document) -> Iterator[Evidence]:
-    """Lines of examples that load a revision named after a step."""
-    for number, line in enumerate(document.lines, 1):
-        if "revision" not in line:
-            continue
-        for match in islice(_REVISION.finditer(line), 4):
-            found = STEP_REVISION.search(match[1])
-            if found is None or found["step"] is None:
-                continue
-            near = [each for text in document.lines[max(0, number - 5) : number] for each in written(text)]
-            if not near or subject.is_own(f"https://huggingface.co/{near[-1][1]}/{near[-1][2]}") is not False:
+    for number, line in enumerate(document.lines, 1):  # of examples
+        if "revision" in line and any(_is_step(match[1]) for match in islice(_REVISION.finditer(line), 4)):
+            near = _NAME.findall("\n".join(document.lines[max(0, number - 5) : number]) + "\n")
+            if not near or subject.is_own(f"https://huggingface.co/{near[-1]}") is not False:
                 yield document.at(number, shorten(line.strip()))
+    for links, offered in _near(document):
+        yield from (document.at(each.line, each.target) for each in links if _may_hold(subject, each, offered))
 
 
-def _speaking(document: Document) -> Iterator[tuple[int, Sentence]]:
-    """Sentences about such checkpoints that neither deny nor promise them, nor say what was made from them.
+def _is_step(name: str) -> bool:
+    """Whether a revision or a folder is named after a step."""
+    found = STEP_REVISION.search(name)
+    return found is not None and found["step"] is not None
 
-    With each the place of its block.
+
+def _near(document: Document) -> Iterator[tuple[Iterable[Link], bool]]:
+    """Links beside words about such checkpoints, and whether the words say that these are given to others.
+
+    Beside are those of a sentence and of the list after its colon, of a section, and of a cell with its row and column.
     """
-    for place, sentence in ((place, each) for place, block in enumerate(document.blocks) for each in block.sentences):
-        text = sentence.text[:_LONGEST]
-        found = list(islice(_SPOKEN.finditer(text), 4)) if _WORDS.search(text) else []
-        if found and not _PROMISED.search(text) and not any(_is_none(text, match) for match in found):
-            yield place, sentence
+    for place, block in enumerate(document.blocks):
+        if block.links and block.kind != "heading" and any(_SPOKEN.search(each[:300]) for each in block.headings[1:]):
+            yield block.links, False
+        for sentence in block.sentences:
+            if spoken := _speaks(sentence.text[:_LONGEST]):
+                yield sentence.links, spoken == "given"
+                if sentence.text.rstrip().endswith((":", "\uff1a")):
+                    below = takewhile(lambda each: each.kind == "item", document.blocks[place + 1 : place + 200])
+                    yield (link for each in below for link in each.links), spoken == "given"
+    for cell in document.cells:
+        titles = (*cell.header[cell.column :][:1], cell.row[0], cell.text) if cell.links else ()
+        if any(_SPOKEN.search(text[:300]) for text in titles):
+            yield cell.links, False
 
 
-def _is_none(text: str, match: re.Match[str]) -> bool:
-    """Whether a sentence says that there are none, or what was made from them."""
-    before, after = text[: match.start()], text[match.end() :]
-    near = re.split(r"[,;:]", before)[-1][-60:], re.split(r"[,;:]", after)[0][:60]
-    return bool(_MADE_FROM.search(before)) or any(_DENIED.search(each) for each in near)
+def _speaks(text: str) -> Literal["given", "named", ""]:
+    """Whether a sentence says that such checkpoints are given to others, or only names some.
 
-
-def _is_offered(sentence: Sentence) -> bool:
-    """Whether a sentence says that they are given to others."""
-    text = sentence.text[:_LONGEST]
-    for match in islice(_SPOKEN.finditer(text), 4):
-        giving = _GIVING.search(text[max(0, match.start() - 160) : match.start()])
-        given = _GIVEN.match(text[match.end() :]) or _GIVEN.match(match[0])
-        if given or (giving and not _ABOUT_THEM.search(giving[0])):
-            return True
-    return False
+    It does neither where it denies or promises them, or says what was made from them.
+    """
+    found = list(islice(_SPOKEN.finditer(text), 4)) if _WORDS.search(text) else []
+    if not found or _PROMISED.search(text):
+        return ""
+    given = False
+    for match in found:
+        before, after = re.split("[.;:]", text[: match.start()])[-1], re.split("[.;]", text[match.end() :])[0]
+        near = before.split(",")[-1][-60:], re.split("[,:]", after)[0][:60]
+        if _MADE_FROM.search(text[: match.start()]) or any(map(_DENIED.search, near)):
+            return ""
+        giving = before[-100:]
+        given |= bool(
+            _GIVEN.search(match[0] + after[:80]) or (_GIVEN.search(giving) and not _ABOUT_THEM.search(giving))
+        )
+    return "given" if given else "named"
 
 
 def _said(document: Document) -> Iterator[Sentence]:
-    return (sentence for _, sentence in _speaking(document) if _is_offered(sentence))
-
-
-def _links_of(document: Document, place: int, sentence: Sentence) -> Iterator[Link]:
-    """The links of a sentence, and where it ends in a colon those of the list below its block."""
-    yield from sentence.links
-    if sentence.text.rstrip().endswith((":", "\uff1a")):
-        below = takewhile(lambda block: block.kind == "item", document.blocks[place + 1 : place + 200])
-        yield from (link for block in below for link in block.links)
+    sentences = (each for block in document.blocks for each in block.sentences)
+    return (each for each in sentences if _speaks(each.text[:_LONGEST]) == "given")
 
 
 def _may_hold(subject: Subject, link: Link, offered: bool) -> bool:
     """Whether checkpoints can lie behind a link: a hub or a store, or where they are offered a page of the maker's."""
-    own = subject.is_own(link.target)
-    if own is False or _READING.search(link.target) or link.target.startswith("#"):
+    own, found = subject.is_own(link.target), read_address(link.target)
+    if own is False or _READING.search(link.target):
         return False
-    found = read_address(link.target)
-    if found is not None and found[0] in ("code", "space"):
-        return offered and own is True
-    return found is None or found[0] != "data set" or offered
+    if found is not None and found[0] in ("code", "space", "data set"):
+        return offered and (own is True or found[0] == "data set")
+    return True

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from math import prod
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
+from clearseek.audit.evidence import Answer, Grade, Question, Row
 from clearseek.audit.read.claims import Claim, settled
 from clearseek.audit.read.subject import INDEX, Subject
 from clearseek.counts import Counted
@@ -23,14 +23,14 @@ Ways = dict[str, float]
 
 def rows(subject: Subject) -> Iterator[Row]:
     """One row for each quantity: total, activated, and of our own architectures multi-token prediction and storage."""
-    counted = subject.counted.value
-    elements = _elements(subject)
-    yield _row(subject, ask.PARAMETERS_TOTAL, subject.stated("total"), _totals(counted) if counted else {}, elements)
-    yield _row(subject, ask.PARAMETERS_ACTIVATED, subject.stated("activated"), _visited(counted) if counted else {}, {})
+    counted, elements = subject.counted.value, _elements(subject)
+    yield _row(subject, ask.PARAMETERS_TOTAL, {"total": _totals(counted) if counted else {}}, elements)
+    yield _row(subject, ask.PARAMETERS_ACTIVATED, {"activated": _visited(counted) if counted else {}}, {})
     if subject.counts is not None and subject.counts.mtp:
-        yield _mtp(subject)
+        yield _row(subject, ask.PARAMETERS_MTP, _mtp(subject), {})
     if subject.counts is not None:
-        yield _stored(subject)
+        ways = {"all elements by config.json, scales included": float(_expected_elements(subject))}
+        yield _row(subject, ask.PARAMETERS_STORED, {"stored": ways}, _elements(subject, all_of_them=True))
 
 
 def billions(count: float) -> str:
@@ -77,31 +77,41 @@ def _visited(count: Counted) -> Ways:
     return ways
 
 
-def _row(subject: Subject, question: Question, claims: tuple[Claim, ...], ways: Ways, elements: Ways) -> Row:
-    """Figures of this model against the ways to count it; one that may be another's accuses nobody."""
-    counted = subject.counted.value
-    base = (subject.source.whole("config.json"),) if ways else ()
-    shown = ", ".join(f"{billions(value)} {way}" for way, value in list((ways or elements).items())[:3])
-    note = _note(counted) if counted and ways else ""
+def _row(subject: Subject, question: Question, counts: dict[str, Ways], elements: Ways) -> Row:
+    """Figures against the ways to count what they are of; one that may be another model's accuses nobody."""
+    counted, claims = subject.counted.value, subject.stated(*counts)
+    base = (subject.source.whole("config.json"),) if counted and any(counts.values()) else ()
+    shown = _listed(next(iter(counts.values())) or elements)
+    note = _note(counted) if counted and base else ""
     if not claims:
-        reason = f"nothing is stated; computed: {shown}{note}" if shown else "nothing is stated"
-        return question.not_applicable(reason, *base)
-    if not ways and not elements:
+        return question.not_applicable("nothing is stated" + (shown and f"; computed: {shown}{note}"), *base)
+    if not shown:
         why = subject.counted.error or "a token's share of the experts is not to be told from config.json"
         stated = ", ".join(dict.fromkeys(f"“{claim.text}”" for claim in claims[:4]))
-        return question.unknown(Grade.CLAIMED, f"{stated} stated; not counted: {why}", *_places(claims))
-    sure = not (counted and ways) or not (counted.defaults or "auto_map" in (subject.config_raw.value or {}))
-    verdicts = {claim: _verdict(claim, ways, elements, sure) for claim in claims}
-    own, others = settled(claims)
-    strange = [claim for claim in others if not verdicts[claim][0]]
-    strange += [claim for claim in own if verdicts[claim][0] is None]
-    judged = [claim for claim in claims if claim in (*own, *others) and claim not in strange]
-    row = _judged(question, {claim: (bool(verdicts[claim][0]), verdicts[claim][1]) for claim in judged}, base, note)
-    if not strange or row.answer in ("no", "partly"):
-        return row
-    told = "; ".join(dict.fromkeys(verdicts[claim][1] if verdicts[claim][0] is None else
-                     f"“{claim.text}” may be said of another model or a part" for claim in strange))  # fmt: skip
-    return question.unknown(Grade.CLAIMED, f"{told}; computed: {shown}{note}", *_places((*strange, *own)), *base)
+        places = dict.fromkeys(claim.evidence for claim in claims)
+        return question.unknown(Grade.CLAIMED, f"{stated} stated; not counted: {why}", *list(places)[:8])
+    sure = not (counted and base and (counted.defaults or "auto_map" in (subject.config_raw.value or {})))
+    verdicts: dict[Claim, tuple[bool | None, str]] = {}
+    for kind, ways in counts.items():
+        own, others = settled(subject.stated(kind))
+        verdicts |= {claim: _verdict(claim, ways, elements, sure) for claim in (*own, *others)}
+        for claim in others:
+            if verdicts[claim][0] is False:
+                verdicts[claim] = None, f"“{claim.text}” may be said of another model or a part"
+    wrong, right, unclear = (
+        list(dict.fromkeys(text for fine, text in verdicts.values() if fine is each)) for each in (False, True, None)
+    )
+    places = dict.fromkeys(claim.evidence for claim in sorted(verdicts, key=lambda claim: verdicts[claim][0] is True))
+    if unclear and not wrong:
+        reason = f"{'; '.join(unclear)}; computed: {shown}{note}"
+        return question.unknown(Grade.CLAIMED, reason, *list(places)[:8], *base)
+    answer: Answer = "yes" if not wrong else "partly" if right else "no"
+    grade = Grade.CHECKED if right else Grade.CLAIMED
+    return question.answer(answer, grade, "; ".join(wrong + right) + note, *list(places)[:8], *base)
+
+
+def _listed(ways: Ways) -> str:
+    return ", ".join(f"{billions(value)} {way}" for way, value in list(ways.items())[:3])
 
 
 def _note(counted: Counted) -> str:
@@ -112,22 +122,12 @@ def _note(counted: Counted) -> str:
     return f"; counted by {counted.by}, whose defaults were taken for what config.json leaves out: {some}"
 
 
-def _judged(question: Question, verdicts: dict[Claim, tuple[bool, str]], base: tuple[Evidence, ...], note: str) -> Row:
-    """The row of figures that were compared; each distinct one is reported once, with all its places."""
-    bad = list(dict.fromkeys(text for fine, text in verdicts.values() if not fine))
-    good = list(dict.fromkeys(text for fine, text in verdicts.values() if fine))
-    answer: Answer = "yes" if not bad else "partly" if good else "no"
-    grade = Grade.CHECKED if good else Grade.CLAIMED
-    places = _places(tuple(sorted(verdicts, key=lambda claim: verdicts[claim][0])))
-    return question.answer(answer, grade, "; ".join(bad + good) + note, *places, *base)
-
-
 _WORDS = {
     "mtp": "in the MTP module", "mtp_activated": "activated in the MTP module", "mtp_stored": "stored for MTP",
 }  # fmt: skip
 
 
-def _verdict(claim: Claim, ways: Ways, elements: Ways, sure: bool = True) -> tuple[bool | None, str]:
+def _verdict(claim: Claim, ways: Ways, elements: Ways, sure: bool) -> tuple[bool | None, str]:
     """Whether a figure is right, None where it cannot be told, and the sentence that says why."""
     allowed = ways | elements
     if claim.includes:  # the words say what is in it
@@ -143,56 +143,37 @@ def _verdict(claim: Claim, ways: Ways, elements: Ways, sure: bool = True) -> tup
         way = (found if claim.kind == "total" else rounded or found)[0]  # of totals the plainest
         how = "" if way in rounded else ", cut off"
         return True, f"{said} is right{how}: {billions(allowed[way])} {way}"
-    listed = ", ".join(f"{billions(value)} {way}" for way, value in list((ways or elements).items())[:3])
-    if not allowed or (
-        not claim.includes and min(allowed.values()) <= claim.high and claim.low <= max(allowed.values())
-    ):
+    counts = allowed.values()
+    if not counts or (not claim.includes and min(counts) <= claim.high and claim.low <= max(counts)):
         return None, f"{said}: by which count is not clear"
     if not sure:
         return None, f"{said} is not what transformers' class of this name gives, which may be another model"
-    return False, f"{said} is not what the {'configuration gives' if ways else 'weights hold'}: {listed}"
+    return (
+        False,
+        f"{said} is not what the {'configuration gives' if ways else 'weights hold'}: {_listed(ways or elements)}",
+    )
 
 
-def _mtp(subject: Subject) -> Row:
+def _mtp(subject: Subject) -> dict[str, Ways]:
+    """The ways to count a multi-token-prediction module, what a token visits of it, and what is stored for it."""
     config, counts = subject.config.value, subject.counts
     assert config is not None and counts is not None
     module = [spec for spec in memory_tensors(config) if spec.mtp]
     projection = sum(spec.size for spec in module if spec.kind == "mtp_proj")
-    visited = sum(
-        spec.size * config.num_experts_per_tok // config.n_routed_experts if spec.kind == "expert" else spec.size
-        for spec in module
-    )
+    experts = sum(spec.size for spec in module if spec.kind == "expert")
     ends = counts.embedding + counts.head
-    ways: dict[str, Ways] = {
+    visited = counts.mtp - experts + experts * config.num_experts_per_tok // config.n_routed_experts + ends
+    return {
         "mtp": {"its own": counts.mtp, "its own without eh_proj": counts.mtp - projection},
         "mtp_activated": {
-            "with embedding and head": visited + ends,
-            "with embedding and head, without eh_proj": visited + ends - projection,
+            "with embedding and head": visited,
+            "with embedding and head, without eh_proj": visited - projection,
         },
         "mtp_stored": {
             "everything stored beyond the main model": _expected_elements(subject) - counts.total,
             "with its copies of embedding and head": counts.mtp + ends,
         },
     }
-    claims = subject.stated("mtp", "mtp_activated", "mtp_stored")
-    return _exact(ask.PARAMETERS_MTP, {claim: ways[claim.kind] for claim in claims},
-                  subject.config_key("num_nextn_predict_layers"))  # fmt: skip
-
-
-def _stored(subject: Subject) -> Row:
-    ways = {"all elements by config.json, scales included": float(_expected_elements(subject))}
-    if subject.weights.complete:
-        found = sum(prod(entry.shape) for _, entry in subject.weights.tensors.values())
-        ways["elements in the weight files"] = float(found)
-    return _exact(ask.PARAMETERS_STORED, dict.fromkeys(subject.stated("stored"), ways))
-
-
-def _exact(question: Question, claims: dict[Claim, Ways], *base: Evidence) -> Row:
-    """Figures of which every way to count is known: beside them there is nothing between."""
-    if not claims:
-        return question.not_applicable("nothing is stated", *base)
-    verdicts = {claim: _verdict(claim, ways, {}) for claim, ways in claims.items()}
-    return _judged(question, {claim: (bool(fine), text) for claim, (fine, text) in verdicts.items()}, base, "")
 
 
 def _expected_elements(subject: Subject) -> int:
@@ -204,32 +185,27 @@ def _expected_elements(subject: Subject) -> int:
     return counts.checkpoint
 
 
-def _elements(subject: Subject) -> Ways:
-    """Elements in the weight files, scales and masks left out; empty where they are not the model's parameters.
+def _elements(subject: Subject, all_of_them: bool = False) -> Ways:
+    """Elements in the weight files; scales and masks, which are no parameters, only where `all_of_them` are asked for.
 
-    That is so where a file is missing or unreadable, where numbers are packed several to an element, and for adapters.
+    Empty where a file is missing or unreadable, numbers are packed several to an element, or it is an adapter.
     """
-    files = [file for file in subject.weights.headers if not file.startswith("consolidated")] or subject.weights.headers
+    weights, files = subject.weights, list(subject.weights.headers)
+    files = [file for file in files if not file.startswith("consolidated")] or files
     named = subject.source.settings(INDEX).get("weight_map")
     missing = set(map(str, named.values())) - set(subject.source.sizes) if isinstance(named, dict) else set()
-    if subject.weights.errors or missing or any("adapter" in file.lower() for file in files):
+    if weights.errors or missing or any("adapter" in file.lower() for file in files):
         return {}
-    sizes: dict[str, float] = {}
-    for file in files:
-        for entry in subject.weights.headers[file].entries:
-            if entry.name.endswith(SCALE_SUFFIX) or entry.dtype == "BOOL" or len(entry.shape) == 0:
-                continue
-            if not entry.dtype.startswith(("F", "BF")):
-                return {}
-            sizes[entry.name] = float(prod(entry.shape))
-    if not sizes:
-        return {}
-    ways = {"elements of the weight files": sum(sizes.values())}
-    if (subject.config_raw.value or {}).get("tie_word_embeddings") and (head := sizes.get("lm_head.weight")):
-        ways["without the second copy of the embedding"] = ways["elements of the weight files"] - head
+    entries = [entry for file in files for entry in weights.headers[file].entries]
+    if not all_of_them:
+        entries = [
+            each for each in entries if each.dtype != "BOOL" and each.shape and not each.name.endswith(SCALE_SUFFIX)
+        ]
+        if not all(entry.dtype.startswith(("F", "BF")) for entry in entries):
+            return {}
+    sizes = {entry.name: float(prod(entry.shape)) for entry in entries}
+    ways = {"elements of the weight files": sum(sizes.values())} if sizes else {}
+    head = sizes.get("lm_head.weight", 0.0) if (subject.config_raw.value or {}).get("tie_word_embeddings") else 0.0
+    if head and not all_of_them:
+        ways["without the second copy of the embedding"] = sum(sizes.values()) - head
     return ways
-
-
-def _places(claims: tuple[Claim, ...]) -> tuple[Evidence, ...]:
-    """Where the claims stand, each place once, at most eight."""
-    return tuple(dict.fromkeys(claim.evidence for claim in claims))[:8]

@@ -21,7 +21,6 @@ from clearseek.audit.read.subject import Subject, is_weights
 from clearseek.sysfiles import system_file
 
 _STEP = re.compile(r"(?:^|/)(?:step|checkpoint|ckpt|iter)[-_]?(\d+)(?:/|$)|(?:^|/)(\d{3,})/")
-_FINAL = "the final weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +31,8 @@ class State:
     stage: str
     """The text before the step: states of one stage are of one run."""
     step: int
-    weights: dict[str, frozenset[str]]
-    """Kind of weight file, such as ``model.safetensors``, whatever its shards -> their hashes."""
+    weights: frozenset[str]
+    """Hashes of its weight files."""
     place: Evidence
 
 
@@ -44,7 +43,13 @@ def rows(subject: Subject) -> Iterator[Row]:
     states = folders or tuple(_revisions(subject))
     note = "" if folders else str(getattr(subject.source, "revisions_note", ""))
     yield _intermediate(subject, states, note)
-    yield _optimizer(subject, steps)
+    state = [path for files in steps.values() for path in files if "optim" in path.rpartition("/")[2]]
+    if state:
+        places = map(subject.source.whole, state[:6])
+        yield ask.WEIGHTS_OPTIMIZER.yes(Grade.PRESENT, f"with {len(state)} checkpoints", *places)
+    else:
+        reason = "no folder of a checkpoint holds a file of the optimiser's state"
+        yield ask.WEIGHTS_OPTIMIZER.no(Grade.ABSENT, reason)
     if len(states) > 1 or note:
         yield _distinct(subject, states, note)
 
@@ -62,32 +67,24 @@ def checkpoints(subject: Subject) -> dict[int, tuple[str, ...]]:
 
 def _folders(subject: Subject, steps: dict[int, tuple[str, ...]]) -> Iterator[State]:
     for step, files in steps.items():
-        if held := [path for path in files if is_weights(path)]:
-            hashes = {path.rpartition("/")[2]: subject.source.sha256(path) for path in held}
-            yield State(f"step {step}", "", step, _kinds(hashes), subject.source.whole(held[0]))
+        if held := {path: subject.source.sha256(path) for path in files if is_weights(path)}:
+            yield State(f"step {step}", "", step, _hashes(held), subject.source.whole(next(iter(held))))
 
 
 def _revisions(subject: Subject) -> list[State]:
     """Branches and tags named after a step that hold weights, in the order of their steps."""
     found: list[State] = []
     for name, files in subject.source.revisions.items():
-        match = STEP_REVISION.search(name)
-        weights = _kinds(files)
-        if match and weights:
+        if (match := STEP_REVISION.search(name)) and (weights := _hashes(files)):
             step, stage = int(match["step"] or match["number"]), name[: match.start()].strip("-_/.")
             found.append(State(name, stage, step, weights, Evidence("./", f"revision {name}")))
     return sorted(found, key=lambda each: (each.stage, each.step, each.name))
 
 
-def _kinds(hashes: dict[str, str]) -> dict[str, frozenset[str]]:
-    """Kind of weight file -> hashes. Adapters are told by themselves: the weights below them stay the same."""
-    found: dict[str, set[str]] = {}
-    for path, digest in hashes.items():
-        if digest and is_weights(path):
-            kind = re.sub(r"[-_.]\d{2,}(?:[-_]of[-_]\d+)?(?=[-_.])", "", path)
-            found.setdefault(kind, set()).add(digest)
-    adapters = {kind: held for kind, held in found.items() if "adapter" in kind}
-    return {kind: frozenset(held) for kind, held in (adapters or found).items()}
+def _hashes(files: dict[str, str]) -> frozenset[str]:
+    """Hashes of the weights; where there are adapters, of these alone: the weights below them stay the same."""
+    held = {path: digest for path, digest in files.items() if digest and is_weights(path)}
+    return frozenset(digest for path, digest in held.items() if "adapter" in path) or frozenset(held.values())
 
 
 def _intermediate(subject: Subject, states: tuple[State, ...], note: str) -> Row:
@@ -96,35 +93,24 @@ def _intermediate(subject: Subject, states: tuple[State, ...], note: str) -> Row
         listed = ", ".join(each.name for each in states[:8]) + (", …" if len(states) > 8 else "")
         reason = f"{len(states)} checkpoints, named after their steps: {listed}{after}"
         return ask.WEIGHTS_INTERMEDIATE.yes(Grade.PRESENT, reason, *(each.place for each in states[:8]))
-    found = offers(subject)
-    if found.places:
-        shown = ", ".join(list(dict.fromkeys(place.quote for place in found.places))[:4])
-        reason = f"not here; {'a document links to them' if found.linked else 'a document says so'}: {shown}{after}"
-        grade = Grade.LINKED if found.linked else Grade.CLAIMED
-        return ask.WEIGHTS_INTERMEDIATE.yes(grade, reason, *found.places[:6])
+    places, linked = offers(subject)
+    if places:
+        shown = ", ".join(list(dict.fromkeys(place.quote for place in places))[:4])
+        reason = f"not here; {'a document links to them' if linked else 'a document says so'}: {shown}{after}"
+        return ask.WEIGHTS_INTERMEDIATE.yes(Grade.LINKED if linked else Grade.CLAIMED, reason, *places[:6])
     if note:
-        return ask.WEIGHTS_INTERMEDIATE.unknown(Grade.ABSENT, f"no checkpoint of an earlier step is here; {note}")
+        return ask.WEIGHTS_INTERMEDIATE.unknown(Grade.ABSENT, f"no checkpoint of an earlier step is here{after}")
     reason = "no checkpoint of an earlier step is here, and no document offers any"
     return ask.WEIGHTS_INTERMEDIATE.no(Grade.ABSENT, reason)
 
 
-def _optimizer(subject: Subject, steps: dict[int, tuple[str, ...]]) -> Row:
-    files = tuple(path for files in steps.values() for path in files if "optim" in path.rpartition("/")[2])
-    if files:
-        places = tuple(subject.source.whole(path) for path in files[:6])
-        return ask.WEIGHTS_OPTIMIZER.yes(Grade.PRESENT, f"with {len(files)} checkpoints", *places)
-    return ask.WEIGHTS_OPTIMIZER.no(Grade.ABSENT, "no folder of a checkpoint holds a file of the optimiser's state")
-
-
 def _distinct(subject: Subject, states: tuple[State, ...], note: str) -> Row:
     """States of different steps hold different files, and none but the last of a stage holds the final weights'."""
-    same = _copies(subject, states)
-    after = f"; {note}" if note else ""
+    same, after = _copies(subject, states), f"; {note}" if note else ""
+    places = tuple(each.place for each in states if not same or each.name in same)[:8]
     if same:
         shown = "; ".join(f"{state} holds the files of {other}" for state, other in list(same.items())[:6])
-        places = tuple(each.place for each in states if each.name in same)[:8]
         return ask.WEIGHTS_TRAJECTORY.no(Grade.PRESENT, f"{len(same)} of {len(states)}: {shown}{after}", *places)
-    places = tuple(each.place for each in states[:8])
     if getattr(subject.source, "revisions_failed", False) or not states:
         return ask.WEIGHTS_TRAJECTORY.unknown(Grade.ABSENT, note, *places)
     if not all(each.weights for each in states):
@@ -136,24 +122,17 @@ def _distinct(subject: Subject, states: tuple[State, ...], note: str) -> Row:
 
 def _copies(subject: Subject, states: tuple[State, ...]) -> dict[str, str]:
     """State -> what it is a copy of."""
-    final = _kinds({path: digest for path, digest in subject.source.hashes.items() if "/" not in path})
-    first: dict[str, State] = {}
-    last: dict[str, State] = {}
-    for each in states:  # sorted by stage and step
-        first.setdefault(each.stage, each)
-        last[each.stage] = each
+    final = _hashes({path: digest for path, digest in subject.source.hashes.items() if "/" not in path})
+    first = {each.stage: each.step for each in reversed(states)}  # sorted by stage and step
+    last = {each.stage: each.step for each in states}
     same: dict[str, str] = {}
     seen: dict[frozenset[str], State] = {}
-    for each in states:
-        if each.step != last[each.stage].step and set(each.weights.values()) & set(final.values()):  # all of a kind
-            same[each.name] = _FINAL
-        for held in each.weights.values():
-            twin = seen.setdefault(held, each)
-            alias = twin.step == each.step  # one checkpoint under two names
-            passed_on = twin.stage != each.stage and (
-                (twin == last[twin.stage] and each == first[each.stage])
-                or (each == last[each.stage] and twin == first[twin.stage])
-            )
-            if not alias and not passed_on:
-                same.setdefault(each.name, twin.name)
+    for each in (each for each in states if each.weights):
+        if each.step != last[each.stage] and final and (each.weights <= final or final <= each.weights):
+            same[each.name] = "the final weights"
+        twin = seen.setdefault(each.weights, each)
+        pairs = ((twin, each), (each, twin)) if twin.stage != each.stage else ()
+        passed_on = any(one.step == last[one.stage] and other.step == first[other.stage] for one, other in pairs)
+        if twin.step != each.step and not passed_on:  # of one step they are one checkpoint under two names
+            same.setdefault(each.name, twin.name)
     return same

@@ -23,7 +23,7 @@ from clearseek.audit.read.whose import is_this_model as is_this_model
 
 Kind = Literal[
     "total", "activated", "mtp", "mtp_activated", "mtp_stored", "stored", "tokens", "gpu_hours", "dollars",
-    "dollars_per_hour", "context", "context_extended",
+    "dollars_per_hour", "context", "context_extended", "operations",
 ]  # fmt: skip
 SCALES = {
     "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12,
@@ -64,7 +64,6 @@ _BOUND = re.compile(
 _TRIMMED = re.compile(r"^[~\u2248] ?| (?:total )?(?:tokens|param\w{0,10})$")
 _UNIT = re.compile(r"[(\[](?:in )?(?P<scale>[bmt]|[mb]illions?|trillions?)[)\]]")
 """A scale that a column's title gives to its figures."""
-_LARGE = ("b", "m", "t", "billion", "million", "trillion")
 
 # The words of one figure end where those of the next begin.
 _PARTING = re.compile(r"[,;()\u2013\u2014/]|\.\s|\b(?:and|with|while|but|whereas|of|out|from|among)\b")
@@ -198,27 +197,25 @@ def _in_prose(text: str, headings: tuple[str, ...], wanted: frozenset[str]) -> I
     mtp = any("mtp" in title.lower() for title in headings)
     matches = list(islice(QUANTITY.finditer(text), MOST_FIGURES))
     low = text.lower()
-    found: list[tuple[Kind, re.Match[str]]] = []
-    for number, match in enumerate(matches):
-        begin = matches[number - 1].end() if number else 0
-        end = matches[number + 1].start() if number + 1 < len(matches) else len(text)
+    begins = [0, *(match.end() for match in matches)]
+    ends = [*(match.start() for match in matches[1:]), len(text)]
+    roles: dict[re.Match[str], Kind] = {}
+    for match, begin, end in zip(matches, begins, ends, strict=False):
         near = low[max(0, match.start() - 60) : match.start()]
         kind = _role(low, match, begin, end, mtp or bool(re.search(r"mtp|multi-token[- ]prediction", near)))
         if kind is not None:
-            found.append((kind, match))
-    roles = {match.start(): kind for kind, match in found}
+            roles[match] = kind
     for first, second in pairwise(matches):  # "activates 14B of its 142B parameters": the part, and the whole
-        if second.start() in roles and _PART_OF.fullmatch(low[first.end() : second.start()]):
-            roles |= {first.start(): "activated", second.start(): "total"}
+        if second in roles and _PART_OF.fullmatch(low[first.end() : second.start()]):
+            roles |= {first: "activated", second: "total"}
             if not re.search(r"activ|(?:per|each|every) token", low):
-                del roles[first.start()]
-    found = [(roles[match.start()], match) for match in matches if match.start() in roles]
+                del roles[first]
     figures: dict[tuple[Kind, int], set[str]] = {}
-    for kind, match in found:
+    for match, kind in roles.items():
         if not _is_bare(match, text[match.end() :][:40]):
             figures.setdefault((kind, _clause(text, match.start())), set()).add(match[0])
-    for kind, match in found:
-        begin = _clause(text, match.start())
+    for match in sorted(roles, key=lambda each: each.start()):
+        kind, begin = roles[match], _clause(text, match.start())
         alone = len(figures.get((kind, begin), ())) < 2
         about = whose(low, match, kind, begin, wanted) if alone else "several"
         yield match.start(), _claim(match, kind, text[match.end() : match.end() + 90], about)
@@ -249,35 +246,30 @@ def _role(low: str, match: re.Match[str], begin: int, end: int, mtp: bool) -> Ki
         return "tokens"
     if re.match(r"\s*(?:\w+ ){0,2}(?:gpu|tpu|chip|device)[ -]?hours\b", wide_after):
         return "gpu_hours"
-    if scale not in _LARGE and (scale or value < 1e6):
+    if (SCALES[scale] if scale else value) < 1e6:
         return None
     if re.search(r"mtp|multi-token prediction", after[:60]) and re.match(r"\s*(?:\w+ ){0,3}of ", after):
         return "mtp_stored"
     if re.search(r"total size\b.{0,80}\bis\s*$", before):
         return "stored"
+    if "param" not in low and "activ" not in low:
+        return None
     own = _PARTING.split(after, maxsplit=1)[0]
     left = _CLAUSE.split(before)[-1] if not re.search(r"\([^()]*\)\s*[:=]\s*$", before) else before
-    spoken = "param" in low or "activ" in low
     if _ACTIVE_AFTER.match(own):
-        return "mtp_activated" if mtp else "activated" if spoken else None
-    total: Kind = "mtp" if mtp else "total"
-    if (_TOTAL_AFTER.match(own) and spoken) or re.match(r"[\s-]*total param", own):
-        return total
-    if _ACTIVE_BEFORE.search(left) and spoken and not _NOT_PARAMETERS.match(own):
         return "mtp_activated" if mtp else "activated"
-    if _PARAM_AFTER.match(own) or _PARAM_BEFORE.search(left) or (_TOTAL_BEFORE.search(left) and "param" in low):
-        return total
+    if not _TOTAL_AFTER.match(own) and _ACTIVE_BEFORE.search(left) and not _NOT_PARAMETERS.match(own):
+        return "mtp_activated" if mtp else "activated"
+    total = _TOTAL_AFTER.match(own) or _PARAM_AFTER.match(own) or _PARAM_BEFORE.search(left)
+    if total or (_TOTAL_BEFORE.search(left) and "param" in low):
+        return "mtp" if mtp else "total"
     return None
 
 
 def _context(before: str, after: str, match: re.Match[str]) -> Kind | None:
     """Whether the number is a context length, natively or by a way to extend it."""
-    scale = (match["scale"] or "").lower()
-    if scale not in ("", "k", "m", "thousand", "million"):
-        return None
-    if not 256 <= read_quantity(match["number"], scale or None)[0] <= 1e9:
-        return None
-    if not scale and not ("," in match["number"] or len(match["number"]) > 3):
+    scale, least = match["scale"], 256 if match["scale"] or "," in match["number"] else 1000
+    if not least <= read_quantity(match["number"], scale)[0] <= 1e9 or (scale and SCALES[scale.lower()] > 1e6):
         return None
     label = r"(?:context|sequence)(?:[ -](?:length|window|size)s?)?"
     said = (
@@ -352,13 +344,11 @@ def _claim(match: re.Match[str], kind: Kind, after: str, about: About = "some", 
             tolerance = max(tolerance, min(tolerance * zeros, 0.05 * value))
         else:  # 7,000,000,000 is as precise as 7B
             tolerance = max(tolerance, 0.5 * zeros)
+    elif kind in ("context", "context_extended") and scale:  # 128K is 131,072 or 128,000; 1M is 1,000,000 to 1,048,576
+        thousands = SCALES[scale.lower()] == 1e3
+        value *= 1.024 if thousands else 1.024**2
+        tolerance = value * (24 / 1024 if thousands else 0.05)
     near = after[:40] + " " + match.string[max(0, match.start() - 300) : match.start() + 300]
     device = _DEVICES.search(near) if kind == "gpu_hours" else None
-    if kind in ("context", "context_extended") and scale:
-        thousands = scale.lower() in ("k", "thousand")
-        # 128K is 131,072 or 128,000; 1M is 1,000,000 to 1,048,576
-        value = float(match["number"].replace(",", "")) * (1024.0 if thousands else 1024.0 * 1024.0)
-        tolerance = value * (24 / 1024 if thousands else 0.05)
-    return Claim(
-        kind, value, match[0].strip(), tolerance, Evidence(""), includes, device[0] if device else "", about, cut
-    )
+    text = match[0].strip()
+    return Claim(kind, value, text, tolerance, Evidence(""), includes, device[0] if device else "", about, cut)

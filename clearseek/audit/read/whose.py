@@ -15,13 +15,13 @@ from clearseek.audit.read.identity import normalise
 About = Literal["named", "some", "several"]
 """Whether words name this model, nobody, or (also) another, several or a part."""
 _SUFFIXES = frozenset({"", "base", "chat", "instruct", "it", "zero", "hf", "final"})
-_SCALED = r"\d(?:[\d.,]{0,20}\d)?[ -]?(?:[kmbt]|thousand|[mb]illion|trillion)?"
+_SCALE = r"(?:[kmbt]|thousand|[mb]illion|trillion)"
+_AND = r"(?:and|or|to|through|&)"
 _LISTED_BEFORE = re.compile(
-    r"\d(?:[\d.,]{0,20}\d)?(?:[ -]?(?:[kmbt]|thousand|[mb]illion|trillion)\)?(?:, ?|[-\u2013\u2014/+~\u223c])"
-    r"|(?:[ -]?(?:[kmbt]|thousand|[mb]illion|trillion))?\)?,? (?:and|or|to|through|&) (?:over |up to )?)$"
+    rf"\d(?:[ -]?{_SCALE}\)?(?:, ?|[-\u2013\u2014/+~\u223c])|(?:[ -]?{_SCALE})?\)?,? {_AND} (?:over |up to )?)$"
 )
 _LISTED_AFTER = re.compile(
-    rf"(?:,? (?:and|or|to|through|&) |, ?(?:and |or )?|[-\u2013\u2014/+~\u223c]){_SCALED}(?![\w]| ?\(?activ)"
+    rf"(?:,? {_AND} |, ?(?:and |or )?|[-\u2013\u2014/+~\u223c])\d(?:[\d.,]{{0,20}}\d)?[ -]?{_SCALE}?(?![\w]| ?\(?activ)"
 )
 _OTHER_MODEL = re.compile(
     r"teacher|student|draft|reward model|judge|(?<!of[- ])experts? (?:of|with|has|have)|projector|adapter|\blora\b"
