@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal
@@ -78,7 +78,6 @@ class Group:
     entries: tuple[Requirement, ...]
     name: str = ""
     count: str = ""
-    points: bool = False
     met: str = ""
     not_met: str = ""
     undecided: str = ""
@@ -102,8 +101,8 @@ class Framework:
 
 
 Way = Literal["claimed", "proven"]
+Found = list[tuple[Group, list[Entry]]]
 _ORDER: Final[tuple[Answer, ...]] = ("no", "unknown", "partly", "yes")
-_POINTS: Final = {"yes": 1.0, "partly": 0.5}
 
 
 @cache
@@ -113,11 +112,9 @@ def frameworks() -> dict[str, Framework]:
     return {each["id"]: _made(Framework, each) for each in table["view"]}
 
 
-def _made(kind: type, values: Any) -> Any:
+def _made(kind: type, values: dict[str, Any]) -> Any:
     """A row of the table as `kind`, lists as tuples, tables in them as what the field holds."""
     inner = {"group": Group, "entries": Requirement}
-    unknown = set(values) - {each.name for each in fields(kind)}
-    assert not unknown, unknown
     return kind(**{
         name: tuple(_made(inner[name], each) if name in inner else each for each in value)
         if isinstance(value, list) else value
@@ -134,26 +131,22 @@ def view(audit: Audit, id: str) -> View:
     """One framework's view of an audit."""
     framework = frameworks()[id]
     found = [(group, [_entry(audit, each) for each in group.entries]) for group in framework.group]
-    results = [
-        _class(found, way) if framework.cumulative else "; ".join(filter(None, (_result(*each, way) for each in found)))
-        for way in ("claimed", "proven")
-    ]
-    prefix = framework.cumulative
+    told = _class if framework.cumulative else _results
     entries = tuple(
-        Entry(f"{group.name}: {each.name}" if prefix else each.name, each.claimed, each.proven, each.rows)
+        replace(each, name=f"{group.name}: {each.name}") if framework.cumulative else each
         for group, held in found
         for each in held
     )
-    return View(framework.id, framework.name, results[0], results[1], entries, framework.source, framework.date)
+    claimed, proven = told(found, "claimed"), told(found, "proven")
+    return View(framework.id, framework.name, claimed, proven, entries, framework.source, framework.date)
 
 
 def _entry(audit: Audit, asked: Requirement) -> Entry:
-    rows = dict.fromkeys((*asked.all, *asked.any))
-    if asked.field:
-        rows = dict.fromkeys((DOCUMENTS_DATA_SUMMARY.id, *rows))
-    for id in (asked.licence, asked.halved_by):
-        rows |= {id: None} if id and audit.get(id) is not None else {}
-    return Entry(asked.name, _answered(audit, asked, "claimed"), _answered(audit, asked, "proven"), tuple(rows))
+    """A requirement, answered both ways."""
+    summary = (DOCUMENTS_DATA_SUMMARY.id,) if asked.field else ()
+    also = (id for id in (asked.licence, asked.halved_by) if id and audit.get(id) is not None)
+    rows = tuple(dict.fromkeys((*summary, *asked.all, *asked.any, *also)))
+    return Entry(asked.name, _answered(audit, asked, "claimed"), _answered(audit, asked, "proven"), rows)
 
 
 def _answered(audit: Audit, asked: Requirement, way: Way) -> Answer:
@@ -213,14 +206,17 @@ def _filled(audit: Audit, name: str, way: Way) -> Answer:
     return "yes" if way == "claimed" or row.grade >= Grade.PRESENT else "no"
 
 
-def _result(group: Group, entries: list[Entry], way: Way) -> str:
+def _results(found: Found, way: Way) -> str:
+    """The results of all groups that have one."""
+    return "; ".join(filter(None, (_result(group, [getattr(each, way) for each in held]) for group, held in found)))
+
+
+def _result(group: Group, given: list[Answer]) -> str:
     """A group's result in words; empty where it has none."""
-    given: list[Answer] = [getattr(each, way) for each in entries]
     if group.count:
-        return group.count.format(yes=given.count("yes"), all=len(given))
-    if group.points:
-        undecided = f", {given.count('unknown')} undecided" if "unknown" in given else ""
-        return f"{sum(_POINTS.get(each, 0.0) for each in given):g} of {len(given)}{undecided}"
+        yes, unknown = given.count("yes"), given.count("unknown")
+        points, open_ = yes + given.count("partly") / 2, f", {unknown} undecided" if unknown else ""
+        return group.count.format(yes=yes, points=f"{points:g}", all=len(given), open=open_)
     held = list(zip(group.entries, given, strict=True))
     presumed = [asked for asked, answer in held if asked.presumed and answer == "unknown"]
     missing, undecided = _lacking((asked.name, answer) for asked, answer in held if asked not in presumed)
@@ -232,17 +228,14 @@ def _result(group: Group, entries: list[Entry], way: Way) -> str:
 
 def _lacking(answers: Iterable[tuple[str, Answer]]) -> tuple[str, str]:
     """Names of what is missing, or there in part only, and of what is undecided."""
-    missing: list[str] = []
-    undecided: list[str] = []
-    for name, answer in answers:
-        if answer == "unknown":
-            undecided.append(name)
-        elif answer != "yes":
-            missing.append(f"{name} (in part)" if answer == "partly" else f"no {name}")
-    return ", ".join(missing), ", ".join(undecided)
+    given = list(answers)
+    missing = [
+        f"{name} (in part)" if each == "partly" else f"no {name}" for name, each in given if each in ("no", "partly")
+    ]
+    return ", ".join(missing), ", ".join(name for name, each in given if each == "unknown")
 
 
-def _class(found: list[tuple[Group, list[Entry]]], way: Way) -> str:
+def _class(found: Found, way: Way) -> str:
     """The highest class that is met with all below it, and what stands before the next."""
     reached = ""
     for group, entries in found:
