@@ -10,8 +10,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from clearseek.audit.evidence import Audit, Evidence, Grade, Question
-from clearseek.audit.render.html import as_html, comparison_html
-from clearseek.audit.render.markdown import as_markdown
+from clearseek.audit.render.pages import as_html, as_markdown, comparison_html
 from clearseek.release.source_archive import source_files
 from clearseek.templates import render
 

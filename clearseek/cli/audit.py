@@ -113,8 +113,7 @@ def _bar(size: int) -> Iterator[Progress]:
 def _render(audits: list[Audit], kind: str, compare: bool, everything: bool) -> str:
     """The audits in a format; an empty string for the terminal's format."""
     from clearseek.audit.render import exports
-    from clearseek.audit.render.html import as_html, comparison_html
-    from clearseek.audit.render.markdown import as_markdown, comparison
+    from clearseek.audit.render.pages import as_html, as_markdown, comparison_html, comparison_markdown
     from clearseek.audit.verdict import verdict
     from clearseek.audit.views import views
 
@@ -127,7 +126,7 @@ def _render(audits: list[Audit], kind: str, compare: bool, everything: bool) -> 
         ]
         return json.dumps(_writable(content if compare else content[0]), indent=1, ensure_ascii=False) + "\n"
     if kind == "markdown":
-        return comparison(audits, everything) if compare else as_markdown(audits[0], everything)
+        return comparison_markdown(audits, everything) if compare else as_markdown(audits[0], everything)
     if kind == "html":
         return comparison_html(audits, everything) if compare else as_html(audits[0])
     if compare:

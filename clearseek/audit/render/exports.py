@@ -47,6 +47,7 @@ def _known(audit: Audit) -> dict[str, Any]:
     """What the forms ask for, as far as the audit knows it."""
     revision, repository = str(audit.facts.get("revision", "")), audit.subject.partition("@")[0]
     data, counts = audit.get(ask.DATA_TRAINING), audit.facts.get("parameters", {})
+    links = [each.quote for each in data.evidence if each.quote.startswith("https://")] if data else []
     return {
         "clearseek": clearseek.__version__,
         "id": f"urn:uuid:{uuid5(NAMESPACE_URL, audit.subject + ''.join(audit.files.values()))}",
@@ -62,7 +63,7 @@ def _known(audit: Audit) -> dict[str, Any]:
         "training": "; ".join(
             row.told for each in (ask.DATA_TRAINING, ask.COST_COMPUTE) if (row := audit.get(each)) and row.claimed
         ),
-        "data": {"place": _link(data)} if data is not None and data.claimed else None,
+        "data": {"link": next(iter(links), "")} if data is not None and data.claimed else None,
         "files": [
             {"ref": f"file-{number}", "path": path, "sha256": digest, "purpose": "data" if is_data(path) else "file"}
             for number, (path, digest) in enumerate(audit.files.items(), 1)
@@ -90,14 +91,12 @@ def _is_declared(row: Row | None) -> bool:
     return row is None or row.grade < Grade.PRESENT or row.answer == "unknown"
 
 
-def _link(row: Row, place: str = "") -> str:
-    """The address that a row shows first, or else `place`."""
-    return next((each.quote for each in row.evidence if each.quote.startswith(("https://", "http://"))), place)
-
-
-def _place(row: Row) -> str | None:
-    """An address, or the first file that a row shows."""
-    return _link(row, row.evidence[0].file) if row.evidence else None
+def _place(row: Row | None) -> str | None:
+    """What a row shows first: an address, or a file's name in the release."""
+    if row is None or not row.evidence:
+        return None
+    first = row.evidence[0]
+    return first.quote if first.quote.startswith(("https://", "http://")) else first.file
 
 
 def _document(form: str, audit: Audit, **values: Any) -> dict[str, Any]:
@@ -190,7 +189,7 @@ def as_european_index(audit: Audit) -> str:
     }
     for entry in view(audit, "osai").entries:
         row, given = audit.get(entry.rows[0]), _CLASSES.get(entry.claimed)
-        link = _place(row) if row else None
+        link = _place(row)
         told = row.told if row else "not looked at"
         content[entry.name] = {"class": given, "link": link, "notes": told if given else f"unknown: {told}"}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
