@@ -209,10 +209,13 @@ class Audit:
         id = name if isinstance(name, str) else name.id
         return next((row for row in self.rows if row.id == id), None)
 
+    def row(self, question: Question) -> Row:
+        """The row of this question, or one that leaves it open."""
+        return self.get(question) or question.unknown(Grade.ABSENT, "not looked at")
+
     def facts_of(self, question: Question, kind: type[F]) -> tuple[F, ...]:
         """The facts of one kind in the row of this question; none without the row."""
-        row = self.get(question)
-        return () if row is None else row.facts_of(kind)
+        return self.row(question).facts_of(kind)
 
     def of(self, dimension: Dimension) -> tuple[Row, ...]:
         """The rows of one dimension."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Audit, Grade, Question, Row
+from clearseek.audit.evidence import Answer, Audit, Grade, Row
 from clearseek.audit.facts import ComputeFact, LicenceFact, MemoryFact, RestrictionFact
 from clearseek.licences.table import lookup
 from clearseek.licences.words import shorten
@@ -97,21 +97,16 @@ def verdict(audit: Audit) -> Verdict:
     plain = (("data", ask.DATA_TRAINING), ("training code", ask.CODE_TRAINING), ("report", ask.DOCUMENTS_REPORT))
     lines = (
         _weights(audit, licence),
-        *(Line(label, _where(audit.get(each)), (each.id,), _answer(audit, each)) for label, each in plain),
+        *(Line(label, _where(row := audit.row(each)), (row.id,), row.answer) for label, each in plain),
         _practice(audit),
         _contradictions(audit),
     )
     return Verdict(name, choice, _sentence(audit), licence, lines)
 
 
-def _answer(audit: Audit, question: Question) -> Answer:
-    row = audit.get(question)
-    return "unknown" if row is None else row.answer
-
-
 def _sentence(audit: Audit) -> str:
     """What one gets and under which terms, then whether it is open source."""
-    found = {name: _answer(audit, question) for name, question in _PARTS.items()}
+    found = {name: audit.row(question).answer for name, question in _PARTS.items()}
     if set(found.values()) == {"no"}:
         return f"nothing that makes a model open source was found here: no {', no '.join(found)}"
     weights, terms = found.pop("weights"), _terms(audit)
@@ -123,17 +118,17 @@ def _sentence(audit: Audit) -> str:
     else:
         if weights == "partly":
             terms = f"only a part of the {terms.removeprefix('open ')}"
-        if _answer(audit, ask.BARRIERS_ACCESS) == "no":
+        if audit.row(ask.BARRIERS_ACCESS).answer == "no":
             terms = terms.removeprefix("open ").replace("weights", "weights behind a gate,", 1)
     return f"{terms}; {_openness(audit)}"
 
 
 def _terms(audit: Audit) -> str:
     """The weights with their terms."""
-    answer, names, limits = _answer(audit, ask.LICENCE_WEIGHTS), _names(audit), _restrictions(audit)
+    answer, names, limits = audit.row(ask.LICENCE_WEIGHTS).answer, _names(audit), _restrictions(audit)
     if answer == "yes":
-        agreed = _answer(audit, ask.LICENCE_AGREEMENT) != "no"
-        return f"open weights under {names or 'an open licence'}{'' if agreed else ' (card and licence do not agree)'}"
+        differ = " (card and licence do not agree)" * (audit.row(ask.LICENCE_AGREEMENT).answer == "no")
+        return f"open weights under {names or 'an open licence'}{differ}"
     if answer == "no" and limits:
         return f"open weights under a restricted licence ({', '.join(limits)})"
     if answer == "partly":
@@ -147,8 +142,8 @@ def _openness(audit: Audit) -> str:
     """Whether it is open source: what is missing, or else what is undecided."""
     missing, closed, partly, undecided, unseen = (list[str]() for _ in range(5))
     for name, question in _PARTS.items():
-        row, terms = audit.get(question), audit.get(_LICENCES[name])
-        if row is None or row.answer in ("unknown", "not applicable"):
+        row, terms = audit.row(question), audit.row(_LICENCES[name])
+        if row.answer in ("unknown", "not applicable"):
             undecided.append(name)
             continue
         if row.answer == "no":
@@ -159,9 +154,9 @@ def _openness(audit: Audit) -> str:
             unseen.append(name)
             if name != "weights":  # a licence here is not that of what lies elsewhere
                 continue
-        if terms is not None and terms.answer in ("no", "partly") and terms.grade > Grade.ABSENT:
+        if terms.answer in ("no", "partly") and terms.grade > Grade.ABSENT:
             closed.append(name)
-        elif terms is None or terms.answer not in ("yes", *["not applicable"] * (name != "weights")):
+        elif terms.answer not in ("yes", *["not applicable"] * (name != "weights")):
             undecided.append(f"the licence of the {name}")
     if missing or closed:  # the licence of the weights was told before, and is repeated only if nothing else is missing
         told = [each for each in closed if each != "weights"] if missing or len(closed) > 1 else closed
@@ -188,20 +183,18 @@ def _names(audit: Audit) -> str:
 def _restrictions(audit: Audit) -> dict[str, str]:
     """Kind of restriction in words -> its clause, or an empty text; the worst kind first."""
     found: dict[str, str] = {}
-    if _answer(audit, ask.LICENCE_WEIGHTS) != "yes":
+    if audit.row(ask.LICENCE_WEIGHTS).answer != "yes":
         for fact in audit.facts_of(ask.LICENCE_WEIGHTS, RestrictionFact):
             found[fact.flag] = found.get(fact.flag) or fact.quote
-    places = audit.get(ask.BARRIERS_GEOGRAPHY)
-    if places is not None and places.answer == "no":
+    places = audit.row(ask.BARRIERS_GEOGRAPHY)
+    if places.answer == "no":
         found.setdefault("geo_exclusion", places.evidence[0].quote if places.evidence else "")
     return {words: found[flag] for flag, words in RESTRICTIONS.items() if flag in found}
 
 
 def _licence(audit: Audit) -> str:
     """The licence of the weights: its name, whether it is open, how that is known, and its worst clauses."""
-    row, names, limits = audit.get(ask.LICENCE_WEIGHTS), _names(audit), _restrictions(audit)
-    if row is None:
-        return "not looked at"
+    row, names, limits = audit.row(ask.LICENCE_WEIGHTS), _names(audit), _restrictions(audit)
     files = _some(fact.file for fact in row.facts_of(LicenceFact) if fact.file)
     named = f"{names} ({files or 'by name; its text is not here'})" if names else ""
     if row.answer == "yes":
@@ -216,22 +209,20 @@ def _licence(audit: Audit) -> str:
 
 def _weights(audit: Audit, licence: str) -> Line:
     """Where the weights are, how large, and what one may do with them."""
-    answer, memory = _answer(audit, ask.WEIGHTS_FINAL), _memory(audit)
+    row, memory = audit.row(ask.WEIGHTS_FINAL), _memory(audit)
     count = (audit.facts.get("parameters") or audit.facts.get("counted") or {}).get("total")
     sizes = [f"{count / 1e9:,.2f} billion parameters"] if count else []
     sizes += [_bytes(memory.bytes)] if memory is not None else []
-    size = f"{'' if answer == 'yes' or not sizes else 'by its configuration '}{', '.join(sizes)}"
-    gated = _answer(audit, ask.BARRIERS_ACCESS) == "no"
+    size = f"{'' if row.answer == 'yes' or not sizes else 'by its configuration '}{', '.join(sizes)}"
+    gated = audit.row(ask.BARRIERS_ACCESS).answer == "no"
     gate = "behind a gate: one must ask or agree first" if gated else ""
-    parts = (_where(audit.get(ask.WEIGHTS_FINAL)), gate, size, f"licence: {licence}")
+    parts = (_where(row), gate, size, f"licence: {licence}")
     rows = (ask.WEIGHTS_FINAL.id, ask.BARRIERS_ACCESS.id, ask.LICENCE_WEIGHTS.id)
-    return Line("weights", "; ".join(filter(None, parts)), rows, answer)
+    return Line("weights", "; ".join(filter(None, parts)), rows, row.answer)
 
 
-def _where(row: Row | None) -> str:
+def _where(row: Row) -> str:
     """Whether a thing is published, and where it can be seen, by answer, grade and evidence."""
-    if row is None:
-        return "not looked at"
     if row.answer == "unknown":
         return f"could not be told: {_told(row)}"
     if row.answer == "not applicable":
@@ -256,16 +247,14 @@ def _told(row: Row) -> str:
 
 def _practice(audit: Audit) -> Line:
     """What it takes to run the model, and where its training lies between the thresholds of the AI Act."""
-    row, memory = audit.get(ask.BARRIERS_HARDWARE), _memory(audit)
-    if memory is None:
-        text = f"memory could not be told{f': {_told(row)}' if row is not None else ''}"
-    else:
+    memory, text = _memory(audit), f"memory could not be told: {_told(audit.row(ask.BARRIERS_HARDWARE))}"
+    if memory is not None:
         devices = "one GPU of 80 GB holds" if memory.accelerators <= 1 else f"{memory.accelerators} GPUs of 80 GB hold"
         text = f"{devices} the {_bytes(memory.bytes)} of weights"
     counted = next((each.operations for each in audit.facts_of(ask.COST_THRESHOLD, ComputeFact)), None)
     trained = "how many operations training took is not stated"
     if counted is not None:
-        sure = "above" if _answer(audit, ask.COST_THRESHOLD) == "no" else "perhaps above"
+        sure = "above" if audit.row(ask.COST_THRESHOLD).answer == "no" else "perhaps above"
         side = next(words for least, words in _SIDES if counted >= least).format(sure)
         mantissa, _, power = f"{counted:.1e}".partition("e+")
         trained = f"training took about {mantissa} x 10^{int(power)} operations, {side}"

@@ -46,8 +46,9 @@ _CLASSES: Final = {"yes": "open", "partly": "partial", "no": "closed"}
 def _known(audit: Audit) -> dict[str, Any]:
     """What the forms ask for, as far as the audit knows it."""
     revision, repository = str(audit.facts.get("revision", "")), audit.subject.partition("@")[0]
-    data, counts = audit.get(ask.DATA_TRAINING), audit.facts.get("parameters", {})
-    links = [each.quote for each in data.evidence if each.quote.startswith("https://")] if data else []
+    data, counts = audit.row(ask.DATA_TRAINING), audit.facts.get("parameters", {})
+    links = [each.quote for each in data.evidence if each.quote.startswith("https://")]
+    terms = {what: audit.row(question) for what, question in _LICENCES.items()}
     return {
         "clearseek": clearseek.__version__,
         "id": f"urn:uuid:{uuid5(NAMESPACE_URL, audit.subject + ''.join(audit.files.values()))}",
@@ -60,35 +61,29 @@ def _known(audit: Audit) -> dict[str, Any]:
         "settings": [
             {"type": "DictionaryEntry", "key": f"parameters.{key}", "value": str(each)} for key, each in counts.items()
         ],
-        "training": "; ".join(
-            row.told for each in (ask.DATA_TRAINING, ask.COST_COMPUTE) if (row := audit.get(each)) and row.claimed
-        ),
-        "data": {"link": next(iter(links), "")} if data is not None and data.claimed else None,
+        "training": "; ".join(row.told for row in (data, audit.row(ask.COST_COMPUTE)) if row.claimed),
+        "data": {"link": next(iter(links), "")} if data.claimed else None,
         "files": [
             {"ref": f"file-{number}", "path": path, "sha256": digest, "purpose": "data" if is_data(path) else "file"}
             for number, (path, digest) in enumerate(audit.files.items(), 1)
         ],
         "packages": _packages(audit),
-        "licences": {what: audit.facts_of(question, LicenceFact) for what, question in _LICENCES.items()},
-        "declared": {what for what, question in _LICENCES.items() if _is_declared(audit.get(question))},
+        "licences": {what: row.facts_of(LicenceFact) for what, row in terms.items()},
+        # no more than the publisher's word, or contradicted by something here
+        "declared": {what for what, row in terms.items() if row.grade < Grade.PRESENT or row.answer == "unknown"},
     }
 
 
 def _packages(audit: Audit) -> list[dict[str, str]]:
     """The run's software, where a file pins it and nothing contradicts it."""
-    row = audit.get(ask.CODE_ENVIRONMENT)
-    pinned = row.facts_of(PackagesFact) if row is not None and row.grade >= Grade.PRESENT else ()
+    row = audit.row(ask.CODE_ENVIRONMENT)
+    pinned = row.facts_of(PackagesFact) if row.grade >= Grade.PRESENT else ()
     return [
         {"ref": f"package-{name}", "name": name, "version": version,
          "purl": f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(version, safe='')}"}
         for each in pinned
         for name, version in each.versions.items()
     ]  # fmt: skip
-
-
-def _is_declared(row: Row | None) -> bool:
-    """Whether a licence is no more than the publisher's word, or something here contradicts it."""
-    return row is None or row.grade < Grade.PRESENT or row.answer == "unknown"
 
 
 def _place(row: Row | None) -> str | None:
