@@ -8,6 +8,7 @@ answers, grades, evidence and facts. A row's reason is shown where it says what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -202,7 +203,8 @@ def _licence(audit: Audit) -> str:
     if row.answer != "unknown" and row.grade == Grade.ABSENT and not names:
         return "none found"
     told = {"no": "not open", "partly": "open in part"}.get(row.answer, f"could not be judged: {_told(row)}")
-    worst = [f"{words}: “{shorten(quote, _CLAUSE).rstrip('.,;:')}”" for words, quote in limits.items() if quote]
+    quotes = {words: shorten(quote, _CLAUSE).rstrip(".,;:") for words, quote in limits.items() if quote}
+    worst = [f"{words}: “{re.sub(r' [^ ]{0,30}…$', ' …', quote)}”" for words, quote in quotes.items()]  # cut at a word
     shown = "; ".join(worst[: 2 if len("".join(worst[:2])) <= _CLAUSE else 1]) or ", ".join(limits)
     return f"{f'{named}, ' if named else ''}{told}{f': {shown}' if shown else ''}"
 
