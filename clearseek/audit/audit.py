@@ -27,7 +27,7 @@ from clearseek.audit.checks import (
     trajectory,
     weights,
 )
-from clearseek.audit.evidence import Audit, Row, unique
+from clearseek.audit.evidence import Audit, Row
 from clearseek.audit.read.hub import NAME, Hub, as_far_as_read
 from clearseek.audit.read.source import Folder, Source
 from clearseek.audit.read.subject import Subject
@@ -83,9 +83,11 @@ def audit_release(release: str | Path | Source, name: str = "", base: str | Path
 
 def audit_subject(subject: Subject) -> Audit:
     """Answer every row about a release that was taken apart."""
-    source, order = subject.source, {"technical": 0, "definition": 1, "impact": 2}
-    found = unique(row for check in CHECKS for row in check(subject))
-    rows = tuple(sorted(found, key=lambda row: order[row.dimension]))
+    source, order = subject.source, ("technical", "definition", "impact")
+    rows = tuple(
+        sorted((row for check in CHECKS for row in check(subject)), key=lambda row: order.index(row.dimension))
+    )
+    assert len({row.id for row in rows}) == len(rows), "two checks answer one question"
     return as_far_as_read(Audit(source.name, rows, _facts(subject), dict(sorted(source.hashes.items()))), source)
 
 
@@ -95,21 +97,18 @@ _COUNTS: Final = (
 
 
 def _facts(subject: Subject) -> dict[str, Any]:
-    """Numbers that reports show beside the rows."""
-    facts: dict[str, Any] = {"name": subject.name, "files": len(subject.source.sizes)}
-    if origin := subject.identity.origin:
-        facts["name_from"] = origin
-    if siblings := subject.identity.siblings:  # which of them is meant, --name says
-        facts["siblings"] = list(siblings[:20])
-    facts["bytes"] = sum(subject.source.sizes.values())
-    if subject.source.revision:
-        facts["revision"] = subject.source.revision
-    if subject.source.released:
-        facts["released"] = subject.source.released
-    if subject.counts is not None:
-        facts["parameters"] = {name: getattr(subject.counts, name) for name in _COUNTS}
-    if (counted := subject.counted.value) is not None:  # of any architecture
-        facts["counted"] = {"total": counted.total, "activated": counted.activated, "by": counted.by}
-    if census := weights.dtype_census(subject.weights):
-        facts["elements"] = census
-    return facts
+    """Numbers that reports show beside the rows; what is not known is left out."""
+    source, counts, counted = subject.source, subject.counts, subject.counted.value
+    facts: dict[str, Any] = {
+        "name": subject.name,
+        "files": len(source.sizes),
+        "name_from": subject.identity.origin,
+        "siblings": list(subject.identity.siblings[:20]),  # which of them is meant, --name says
+        "bytes": sum(source.sizes.values()),
+        "revision": source.revision,
+        "released": source.released,
+        "parameters": counts and {name: getattr(counts, name) for name in _COUNTS},
+        "counted": counted and {"total": counted.total, "activated": counted.activated, "by": counted.by},
+        "elements": weights.dtype_census(subject.weights),
+    }
+    return {name: value for name, value in facts.items() if value not in (None, "", [], {}, ())}

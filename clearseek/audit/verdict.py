@@ -8,12 +8,13 @@ answers, grades, evidence and facts. A row's reason is shown where it says what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Audit, Grade, Question, Row
+from clearseek.audit.evidence import Answer, Audit, Grade, Row
 from clearseek.audit.facts import ComputeFact, LicenceFact, MemoryFact, RestrictionFact
 from clearseek.licences.table import lookup
 from clearseek.licences.words import shorten
@@ -38,13 +39,19 @@ COMPARISONS: Final = (
 """Rows that compare what a release says with what else it says or holds: a “no” among them is a contradiction."""
 _NO_REFUTATION: Final = "context.length"
 """Row whose “partly” tells of two lengths, neither of which is wrong; other rows say with it that some figures are."""
-_PARTS: Final = (
-    (ask.WEIGHTS_FINAL, "weights", ask.LICENCE_WEIGHTS),
-    (ask.DATA_TRAINING, "data", ask.LICENCE_DATA),
-    (ask.CODE_TRAINING, "training code", ask.LICENCE_CODE),
+_PARTS: Final = {"weights": ask.WEIGHTS_FINAL, "data": ask.DATA_TRAINING, "training code": ask.CODE_TRAINING}
+"""What makes a model open source."""
+_LICENCES: Final = {"weights": ask.LICENCE_WEIGHTS, "data": ask.LICENCE_DATA, "training code": ask.LICENCE_CODE}
+_SIDES: Final = (
+    (1e25, "{} 10^25, from which on the EU's AI Act presumes a systemic risk"),
+    (1e23, "above 10^23 (a general-purpose model in the EU's AI Act), below 10^25 (systemic risk presumed)"),
+    (0, "below 10^23, from which on the EU's AI Act sees a general-purpose model"),
 )
+"""Operations of training -> where they lie between the thresholds of the AI Act."""
 _LONGEST: Final = 160
 """Characters of a quotation, or of a finding."""
+_CLAUSE: Final = 200
+"""Characters of a clause, which tells only whole; a second one is shown if both fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +65,6 @@ class Line:
     look: Answer | None = None
     """Answer whose sign and colour it is shown with, if any."""
 
-    def as_json(self) -> dict[str, Any]:
-        """The line as JSON values."""
-        return {"text": self.text, "rows": list(self.rows)}
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -69,10 +72,8 @@ class Verdict:
 
     model: str
     """Name of the model that the audit is about."""
-    origin: str
-    """Where the name is from, or an empty string."""
-    others: tuple[str, ...]
-    """Other models that the release could be about."""
+    choice: str
+    """Which model was taken and how to choose another; empty where only one could be meant."""
     sentence: str
     """The answer in one sentence, without the name."""
     licence: str
@@ -80,73 +81,57 @@ class Verdict:
     lines: tuple[Line, ...]
     """Weights, data, training code, report, in practice, contradictions."""
 
-    @property
-    def choice(self) -> str:
-        """Which model was taken and how to choose another; empty where only one could be meant."""
-        if not self.others:
-            return ""
-        origin = f", by {self.origin}" if self.origin else ""
-        return f"taken for {self.model}{origin}; it could also be {_some(self.others)}: choose with --name"
-
     def as_json(self) -> dict[str, Any]:
         """The verdict as JSON values."""
-        lines = {line.label.replace(" ", "_"): line.as_json() for line in self.lines}
-        choice = {"choice": self.choice} if self.others else {}
+        lines = {each.label.replace(" ", "_"): {"text": each.text, "rows": list(each.rows)} for each in self.lines}
+        choice = {"choice": self.choice} if self.choice else {}
         return {"model": self.model, "sentence": self.sentence, **choice, "licence": self.licence, **lines}
 
 
 def verdict(audit: Audit) -> Verdict:
     """The verdict over an audit's rows."""
+    name, choice = str(audit.facts.get("name", audit.subject)), ""
+    if others := audit.facts.get("siblings"):
+        origin = f", by {audit.facts['name_from']}" if audit.facts.get("name_from") else ""
+        choice = f"taken for {name}{origin}; it could also be {_some(map(str, others))}: choose with --name"
+    licence = _licence(audit)
+    plain = (("data", ask.DATA_TRAINING), ("training code", ask.CODE_TRAINING), ("report", ask.DOCUMENTS_REPORT))
     lines = (
-        _weights_line(audit),
-        _line("data", audit, ask.DATA_TRAINING),
-        _line("training code", audit, ask.CODE_TRAINING),
-        _line("report", audit, ask.DOCUMENTS_REPORT),
+        _weights(audit, licence),
+        *(Line(label, _where(row := audit.row(each)), (row.id,), row.answer) for label, each in plain),
         _practice(audit),
         _contradictions(audit),
     )
-    name, origin = str(audit.facts.get("name", audit.subject)), str(audit.facts.get("name_from", ""))
-    others = tuple(map(str, audit.facts.get("siblings", ())))
-    return Verdict(name, origin, others, _sentence(audit), licence_text(audit), lines)
+    return Verdict(name, choice, _sentence(audit), licence, lines)
 
 
 def _sentence(audit: Audit) -> str:
-    """What one gets, then whether it is open source."""
-    if all(_answer(audit, question) == "no" for question, _, _ in _PARTS):
-        return (
-            f"nothing that makes a model open source was found here: no {', no '.join(name for _, name, _ in _PARTS)}"
-        )
-    return f"{_offer(audit)}; {_openness(audit)}"
-
-
-def _answer(audit: Audit, question: Question) -> Answer:
-    row = audit.get(question)
-    return "unknown" if row is None else row.answer
-
-
-def _offer(audit: Audit) -> str:
-    """What one gets, and under which terms."""
-    weights, terms = _answer(audit, ask.WEIGHTS_FINAL), _terms(audit)
+    """What one gets and under which terms, then whether it is open source."""
+    found = {name: audit.row(question).answer for name, question in _PARTS.items()}
+    if set(found.values()) == {"no"}:
+        return f"nothing that makes a model open source was found here: no {', no '.join(found)}"
+    weights, terms = found.pop("weights"), _terms(audit)
     if weights == "no":
-        found = [name for question, name, _ in _PARTS[1:] if _answer(audit, question) in ("yes", "partly")]
-        return f"{' and '.join(found) or 'a release'} without weights"
-    if weights not in ("yes", "partly"):
-        return "whether its weights are published could not be told"
-    if weights == "partly":
-        terms = f"only a part of the {terms.removeprefix('open ')}"
-    if _answer(audit, ask.BARRIERS_ACCESS) == "no":
-        return terms.removeprefix("open ").replace("weights", "weights behind a gate,", 1)
-    return terms
+        others = [name for name, answer in found.items() if answer in ("yes", "partly")]
+        terms = f"{' and '.join(others) or 'a release'} without weights"
+    elif weights not in ("yes", "partly"):
+        terms = "whether its weights are published could not be told"
+    else:
+        if weights == "partly":
+            terms = f"only a part of the {terms.removeprefix('open ')}"
+        if audit.row(ask.BARRIERS_ACCESS).answer == "no":
+            terms = terms.removeprefix("open ").replace("weights", "weights behind a gate,", 1)
+    return f"{terms}; {_openness(audit)}"
 
 
 def _terms(audit: Audit) -> str:
     """The weights with their terms."""
-    answer, names, limits = _answer(audit, ask.LICENCE_WEIGHTS), _licence_names(audit), _restrictions(audit)
+    answer, names, limits = audit.row(ask.LICENCE_WEIGHTS).answer, _names(audit), _restrictions(audit)
     if answer == "yes":
-        agreed = _answer(audit, ask.LICENCE_AGREEMENT) != "no"
-        return f"open weights under {names or 'an open licence'}{'' if agreed else ' (card and licence do not agree)'}"
+        differ = " (card and licence do not agree)" * (audit.row(ask.LICENCE_AGREEMENT).answer == "no")
+        return f"open weights under {names or 'an open licence'}{differ}"
     if answer == "no" and limits:
-        return f"open weights under a restricted licence ({', '.join(map(_words, limits))})"
+        return f"open weights under a restricted licence ({', '.join(limits)})"
     if answer == "partly":
         return f"weights under a licence that is open in part ({names})"
     if answer == "no":
@@ -156,35 +141,28 @@ def _terms(audit: Audit) -> str:
 
 def _openness(audit: Audit) -> str:
     """Whether it is open source: what is missing, or else what is undecided."""
-    missing: list[str] = []
-    closed: list[str] = []
-    partly: list[str] = []
-    undecided: list[str] = []
-    unseen: list[str] = []
-    for question, name, licence in _PARTS:
-        row, terms = audit.get(question), audit.get(licence)
-        if row is None or row.answer in ("unknown", "not applicable"):
+    missing, closed, partly, undecided, unseen = (list[str]() for _ in range(5))
+    for name, question in _PARTS.items():
+        row, terms = audit.row(question), audit.row(_LICENCES[name])
+        if row.answer in ("unknown", "not applicable"):
             undecided.append(name)
             continue
         if row.answer == "no":
             missing.append(f"no {name}")
             continue
-        partly += [f"only a part of the {name}"] if row.answer == "partly" else []
+        partly += [f"only a part of the {name}"] * (row.answer == "partly")
         if row.grade < Grade.PRESENT:
             unseen.append(name)
             if name != "weights":  # a licence here is not that of what lies elsewhere
                 continue
-        if terms is not None and terms.answer in ("no", "partly") and terms.grade > Grade.ABSENT:
-            closed.append(f"no open licence for the {name}")
-        elif (
-            terms is None
-            or terms.answer in ("no", "partly", "unknown")
-            or (name == "weights" and terms.answer != "yes")
-        ):
+        if terms.answer in ("no", "partly") and terms.grade > Grade.ABSENT:
+            closed.append(name)
+        elif terms.answer not in ("yes", *["not applicable"] * (name != "weights")):
             undecided.append(f"the licence of the {name}")
-    if missing or closed:
-        told = missing + [each for each in closed if "weights" not in each]
-        return f"not open source: {', '.join((*(told or closed), *partly))}"
+    if missing or closed:  # the licence of the weights was told before, and is repeated only if nothing else is missing
+        told = [each for each in closed if each != "weights"] if missing or len(closed) > 1 else closed
+        reasons = (*missing, *(f"no open licence for the {each}" for each in told), *partly)
+        return f"not open source: {', '.join(reasons)}"
     if undecided:
         return f"whether it is open source could not be told: {' and '.join(undecided)}"
     if partly:
@@ -194,7 +172,7 @@ def _openness(audit: Audit) -> str:
     return "open source: weights, data and training code are here under open licences"
 
 
-def _licence_names(audit: Audit) -> str:
+def _names(audit: Audit) -> str:
     """The licences of the weights by name: SPDX's id, or the title where SPDX has none."""
     names: list[str] = []
     for fact in audit.facts_of(ask.LICENCE_WEIGHTS, LicenceFact):
@@ -203,62 +181,50 @@ def _licence_names(audit: Audit) -> str:
     return " and ".join(dict.fromkeys(names))
 
 
-def _restrictions(audit: Audit) -> list[RestrictionFact]:
-    """One restriction of each kind, the worst kind first."""
-    found: dict[str, RestrictionFact] = {}
-    if _answer(audit, ask.LICENCE_WEIGHTS) != "yes":
+def _restrictions(audit: Audit) -> dict[str, str]:
+    """Kind of restriction in words -> its clause, or an empty text; the worst kind first."""
+    found: dict[str, str] = {}
+    if audit.row(ask.LICENCE_WEIGHTS).answer != "yes":
         for fact in audit.facts_of(ask.LICENCE_WEIGHTS, RestrictionFact):
-            if fact.flag not in found or (fact.quote and not found[fact.flag].quote):
-                found[fact.flag] = fact
-    places = audit.get(ask.BARRIERS_GEOGRAPHY)
-    if places is not None and places.answer == "no" and "geo_exclusion" not in found:
-        quote = places.evidence[0].quote if places.evidence else ""
-        found["geo_exclusion"] = RestrictionFact("geo_exclusion", quote)
-    order = list(RESTRICTIONS)
-    return sorted(found.values(), key=lambda fact: order.index(fact.flag) if fact.flag in order else len(order))
+            found[fact.flag] = found.get(fact.flag) or fact.quote
+    places = audit.row(ask.BARRIERS_GEOGRAPHY)
+    if places.answer == "no":
+        found.setdefault("geo_exclusion", places.evidence[0].quote if places.evidence else "")
+    return {words: found[flag] for flag, words in RESTRICTIONS.items() if flag in found}
 
 
-def licence_text(audit: Audit) -> str:
+def _licence(audit: Audit) -> str:
     """The licence of the weights: its name, whether it is open, how that is known, and its worst clauses."""
-    row, names, limits = audit.get(ask.LICENCE_WEIGHTS), _licence_names(audit), _restrictions(audit)
-    if row is None:
-        return "not looked at"
-    files = _some(fact.file for fact in audit.facts_of(ask.LICENCE_WEIGHTS, LicenceFact) if fact.file)
+    row, names, limits = audit.row(ask.LICENCE_WEIGHTS), _names(audit), _restrictions(audit)
+    files = _some(fact.file for fact in row.facts_of(LicenceFact) if fact.file)
     named = f"{names} ({files or 'by name; its text is not here'})" if names else ""
     if row.answer == "yes":
         return f"{named or 'not named'}, open"
     if row.answer != "unknown" and row.grade == Grade.ABSENT and not names:
         return "none found"
     told = {"no": "not open", "partly": "open in part"}.get(row.answer, f"could not be judged: {_told(row)}")
-    worst = [f"{_words(each)}: “{shorten(each.quote).rstrip('.,;:')}”" for each in limits if each.quote][:2]
-    worst = worst[:1] if len("".join(worst)) > 2 * _LONGEST else worst
-    shown = "; ".join(worst) or ", ".join(map(_words, limits))
-    return f"{named}{', ' * bool(named)}{told}{f': {shown}' * bool(shown)}"
+    quotes = {words: shorten(quote, _CLAUSE).rstrip(".,;:") for words, quote in limits.items() if quote}
+    worst = [f"{words}: “{re.sub(r' [^ ]{0,30}…$', ' …', quote)}”" for words, quote in quotes.items()]  # cut at a word
+    shown = "; ".join(worst[: 2 if len("".join(worst[:2])) <= _CLAUSE else 1]) or ", ".join(limits)
+    return f"{f'{named}, ' if named else ''}{told}{f': {shown}' if shown else ''}"
 
 
-def _weights_line(audit: Audit) -> Line:
+def _weights(audit: Audit, licence: str) -> Line:
     """Where the weights are, how large, and what one may do with them."""
-    line = _line("weights", audit, ask.WEIGHTS_FINAL)
+    row, memory = audit.row(ask.WEIGHTS_FINAL), _memory(audit)
     count = (audit.facts.get("parameters") or audit.facts.get("counted") or {}).get("total")
-    memory = _memory(audit)
     sizes = [f"{count / 1e9:,.2f} billion parameters"] if count else []
     sizes += [_bytes(memory.bytes)] if memory is not None else []
-    here = ", ".join(sizes) if line.look == "yes" or not sizes else f"by its configuration {', '.join(sizes)}"
-    parts = [line.text, here, f"licence: {licence_text(audit)}"]
-    if _answer(audit, ask.BARRIERS_ACCESS) == "no":
-        parts.insert(1, "behind a gate: one must ask or agree first")
-    ids = (*line.rows, ask.BARRIERS_ACCESS.id, ask.LICENCE_WEIGHTS.id)
-    return Line(line.label, "; ".join(filter(None, parts)), ids, line.look)
+    size = f"{'' if row.answer == 'yes' or not sizes else 'by its configuration '}{', '.join(sizes)}"
+    gated = audit.row(ask.BARRIERS_ACCESS).answer == "no"
+    gate = "behind a gate: one must ask or agree first" if gated else ""
+    parts = (_where(row), gate, size, f"licence: {licence}")
+    rows = (ask.WEIGHTS_FINAL.id, ask.BARRIERS_ACCESS.id, ask.LICENCE_WEIGHTS.id)
+    return Line("weights", "; ".join(filter(None, parts)), rows, row.answer)
 
 
-def _line(label: str, audit: Audit, question: Question) -> Line:
-    return Line(label, _where(audit.get(question)), (question.id,), _answer(audit, question))
-
-
-def _where(row: Row | None) -> str:
+def _where(row: Row) -> str:
     """Whether a thing is published, and where it can be seen, by answer, grade and evidence."""
-    if row is None:
-        return "not looked at"
     if row.answer == "unknown":
         return f"could not be told: {_told(row)}"
     if row.answer == "not applicable":
@@ -283,29 +249,18 @@ def _told(row: Row) -> str:
 
 def _practice(audit: Audit) -> Line:
     """What it takes to run the model, and where its training lies between the thresholds of the AI Act."""
-    row, memory = audit.get(ask.BARRIERS_HARDWARE), _memory(audit)
-    if memory is None:
-        text = f"memory could not be told{f': {_told(row)}' if row is not None else ''}"
-    else:
+    memory, text = _memory(audit), f"memory could not be told: {_told(audit.row(ask.BARRIERS_HARDWARE))}"
+    if memory is not None:
         devices = "one GPU of 80 GB holds" if memory.accelerators <= 1 else f"{memory.accelerators} GPUs of 80 GB hold"
         text = f"{devices} the {_bytes(memory.bytes)} of weights"
     counted = next((each.operations for each in audit.facts_of(ask.COST_THRESHOLD, ComputeFact)), None)
-    return Line(
-        "in practice", f"{text}; {_operations(audit, counted)}", (ask.BARRIERS_HARDWARE.id, ask.COST_THRESHOLD.id)
-    )
-
-
-def _operations(audit: Audit, counted: float | None) -> str:
-    if counted is None:
-        return "how many operations training took is not stated"
-    side = "below 10^23, from which on the EU's AI Act sees a general-purpose model"
-    if counted >= 1e23:
-        side = "above 10^23 (a general-purpose model in the EU's AI Act), below 10^25 (systemic risk presumed)"
-    if counted >= 1e25:
-        sure = "above" if _answer(audit, ask.COST_THRESHOLD) == "no" else "perhaps above"
-        side = f"{sure} 10^25, from which on the EU's AI Act presumes a systemic risk"
-    mantissa, _, power = f"{counted:.1e}".partition("e+")
-    return f"training took about {mantissa} x 10^{int(power)} operations, {side}"
+    trained = "how many operations training took is not stated"
+    if counted is not None:
+        sure = "above" if audit.row(ask.COST_THRESHOLD).answer == "no" else "perhaps above"
+        side = next(words for least, words in _SIDES if counted >= least).format(sure)
+        mantissa, _, power = f"{counted:.1e}".partition("e+")
+        trained = f"training took about {mantissa} x 10^{int(power)} operations, {side}"
+    return Line("in practice", f"{text}; {trained}", (ask.BARRIERS_HARDWARE.id, ask.COST_THRESHOLD.id))
 
 
 def _contradictions(audit: Audit) -> Line:
@@ -323,10 +278,6 @@ def _contradictions(audit: Audit) -> Line:
 
 def _memory(audit: Audit) -> MemoryFact | None:
     return next(iter(audit.facts_of(ask.BARRIERS_HARDWARE, MemoryFact)), None)
-
-
-def _words(limit: RestrictionFact) -> str:
-    return RESTRICTIONS.get(limit.flag, limit.flag.replace("_", " "))
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal
 
 from clearseek.audit.evidence import Answer, Audit, Grade, Row
 from clearseek.audit.facts import SummaryFact
-from clearseek.audit.questions import DOCUMENTS_DATA_SUMMARY
+from clearseek.audit.questions import DOCUMENTS_DATA_SUMMARY, QUESTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,6 @@ class Group:
     entries: tuple[Requirement, ...]
     name: str = ""
     count: str = ""
-    points: bool = False
     met: str = ""
     not_met: str = ""
     undecided: str = ""
@@ -102,8 +101,9 @@ class Framework:
 
 
 Way = Literal["claimed", "proven"]
+Rows = dict[str, Row]
+Found = list[tuple[Group, list[Entry]]]
 _ORDER: Final[tuple[Answer, ...]] = ("no", "unknown", "partly", "yes")
-_POINTS: Final = {"yes": 1.0, "partly": 0.5}
 
 
 @cache
@@ -113,11 +113,9 @@ def frameworks() -> dict[str, Framework]:
     return {each["id"]: _made(Framework, each) for each in table["view"]}
 
 
-def _made(kind: type, values: Any) -> Any:
+def _made(kind: type, values: dict[str, Any]) -> Any:
     """A row of the table as `kind`, lists as tuples, tables in them as what the field holds."""
     inner = {"group": Group, "entries": Requirement}
-    unknown = set(values) - {each.name for each in fields(kind)}
-    assert not unknown, unknown
     return kind(**{
         name: tuple(_made(inner[name], each) if name in inner else each for each in value)
         if isinstance(value, list) else value
@@ -132,95 +130,88 @@ def views(audit: Audit) -> tuple[View, ...]:
 
 def view(audit: Audit, id: str) -> View:
     """One framework's view of an audit."""
-    framework = frameworks()[id]
-    found = [(group, [_entry(audit, each) for each in group.entries]) for group in framework.group]
-    results = [
-        _class(found, way) if framework.cumulative else "; ".join(filter(None, (_result(*each, way) for each in found)))
-        for way in ("claimed", "proven")
-    ]
-    prefix = framework.cumulative
+    framework, rows = frameworks()[id], {each.id: audit.row(each) for each in QUESTIONS}
+    found = [(group, [_entry(rows, each) for each in group.entries]) for group in framework.group]
+    told = _class if framework.cumulative else _results
     entries = tuple(
-        Entry(f"{group.name}: {each.name}" if prefix else each.name, each.claimed, each.proven, each.rows)
+        replace(each, name=f"{group.name}: {each.name}") if framework.cumulative else each
         for group, held in found
         for each in held
     )
-    return View(framework.id, framework.name, results[0], results[1], entries, framework.source, framework.date)
+    claimed, proven = told(found, "claimed"), told(found, "proven")
+    return View(framework.id, framework.name, claimed, proven, entries, framework.source, framework.date)
 
 
-def _entry(audit: Audit, asked: Requirement) -> Entry:
-    rows = dict.fromkeys((*asked.all, *asked.any))
-    if asked.field:
-        rows = dict.fromkeys((DOCUMENTS_DATA_SUMMARY.id, *rows))
-    for id in (asked.licence, asked.halved_by):
-        rows |= {id: None} if id and audit.get(id) is not None else {}
-    return Entry(asked.name, _answered(audit, asked, "claimed"), _answered(audit, asked, "proven"), tuple(rows))
+def _entry(rows: Rows, asked: Requirement) -> Entry:
+    """A requirement, answered both ways."""
+    summary = DOCUMENTS_DATA_SUMMARY.id if asked.field else ""
+    told = dict.fromkeys(filter(None, (summary, *asked.all, *asked.any, asked.licence, asked.halved_by)))
+    return Entry(asked.name, _answered(rows, asked, "claimed"), _answered(rows, asked, "proven"), tuple(told))
 
 
-def _answered(audit: Audit, asked: Requirement, way: Way) -> Answer:
+def _answered(rows: Rows, asked: Requirement, way: Way) -> Answer:
     """The answer of an entry, by its rows."""
-    given = [_answer(audit.get(id), way) for id in (*asked.all, *asked.any)]
+    here = [rows[id] for id in (*asked.all, *asked.any)]
+    given = [_answer(row, way) for row in here]
     answer: Answer = (min if asked.all else max)(given, key=_ORDER.index, default="no")
     if asked.field:
-        answer = max(answer, _filled(audit, asked.field, way), key=_ORDER.index)
-    here = [row for id in (*asked.all, *asked.any) if (row := audit.get(id)) is not None]
+        answer = max(answer, _filled(rows[DOCUMENTS_DATA_SUMMARY.id], asked.field, way), key=_ORDER.index)
     if answer == "partly":
         answer = asked.partly
-    if asked.or_linked and _is_linked(audit.get(asked.or_linked)):
+    if asked.or_linked and _is_linked(rows[asked.or_linked]):
         answer = max(answer, "yes" if way == "claimed" else "unknown", key=_ORDER.index)
     if answer == "no" and all(row.grade == Grade.ABSENT for row in here if row.answer == "no"):
-        answer = "unknown" if any(_is_linked(audit.get(id)) for id in asked.behind) else answer
+        answer = "unknown" if any(_is_linked(rows[id]) for id in asked.behind) else answer
     if asked.licence and any(row.claimed and row.grade >= Grade.PRESENT for row in here):
-        answer = min(answer, _answer(audit.get(asked.licence), way), key=_ORDER.index)
-    if answer == "yes" and asked.halved_by and _answer(audit.get(asked.halved_by), way) == "no":
+        answer = min(answer, _answer(rows[asked.licence], way), key=_ORDER.index)
+    if answer == "yes" and asked.halved_by and _answer(rows[asked.halved_by], way) == "no":
         answer = "partly"
-    if answer in ("no", "unknown") and any(_tells(audit, each) for each in asked.told_by):
+    if answer in ("no", "unknown") and any(_tells(rows, each) for each in asked.told_by):
         answer = "partly" if way == "claimed" else "unknown"
     return answer
 
 
-def _answer(row: Row | None, way: Way) -> Answer:
+def _answer(row: Row, way: Way) -> Answer:
     """A row's answer at a strictness; only of a licence is nothing asked where the thing is not there."""
-    if row is None:
-        return "unknown"
     if row.answer == "not applicable":
         return "yes" if row.id.startswith("licence.") else "unknown"
-    if row.answer in ("yes", "partly") and way == "proven" and row.grade < Grade.PRESENT:
-        return "unknown"
-    return row.answer
+    shown = row.answer not in ("yes", "partly") or way == "claimed" or row.grade >= Grade.PRESENT
+    return row.answer if shown else "unknown"
 
 
-def _is_linked(row: Row | None) -> bool:
-    return row is not None and row.claimed and row.grade == Grade.LINKED
+def _is_linked(row: Row) -> bool:
+    return row.claimed and row.grade == Grade.LINKED
 
 
-def _tells(audit: Audit, path: str) -> bool:
+def _tells(rows: Rows, path: str) -> bool:
     """Whether a row has such a fact, or states anything at all."""
-    id, _, value = path.rpartition(".") if path.count(".") > 1 else (path, "", "")
-    row = audit.get(id)
-    if row is None or not value:
-        return row is not None and row.answer != "not applicable" and row.grade >= Grade.CLAIMED
-    return any(getattr(fact, value, None) is not None for fact in row.facts)
+    subject, name, *fact = path.split(".")
+    row = rows[f"{subject}.{name}"]
+    if fact:
+        return any(getattr(each, fact[0], None) is not None for each in row.facts)
+    return row.answer != "not applicable" and row.grade >= Grade.CLAIMED
 
 
-def _filled(audit: Audit, name: str, way: Way) -> Answer:
+def _filled(row: Row, name: str, way: Way) -> Answer:
     """Whether a summary fills a field of the template; unknown where there is a summary that was not read."""
-    row = audit.get(DOCUMENTS_DATA_SUMMARY)
-    facts = audit.facts_of(DOCUMENTS_DATA_SUMMARY, SummaryFact)
-    if row is None or not facts:
-        return "unknown" if row is not None and (row.answer == "unknown" or row.claimed) else "no"
-    if row.answer == "no" or not any(name in each.fields for each in facts):
-        return "no"
-    return "yes" if way == "claimed" or row.grade >= Grade.PRESENT else "no"
+    facts = row.facts_of(SummaryFact)
+    if not facts:
+        return "unknown" if row.answer == "unknown" or row.claimed else "no"
+    filled = row.answer != "no" and any(name in each.fields for each in facts)
+    return "yes" if filled and (way == "claimed" or row.grade >= Grade.PRESENT) else "no"
 
 
-def _result(group: Group, entries: list[Entry], way: Way) -> str:
+def _results(found: Found, way: Way) -> str:
+    """The results of all groups that have one."""
+    return "; ".join(filter(None, (_result(group, [getattr(each, way) for each in held]) for group, held in found)))
+
+
+def _result(group: Group, given: list[Answer]) -> str:
     """A group's result in words; empty where it has none."""
-    given: list[Answer] = [getattr(each, way) for each in entries]
     if group.count:
-        return group.count.format(yes=given.count("yes"), all=len(given))
-    if group.points:
-        undecided = f", {given.count('unknown')} undecided" if "unknown" in given else ""
-        return f"{sum(_POINTS.get(each, 0.0) for each in given):g} of {len(given)}{undecided}"
+        yes, unknown = given.count("yes"), given.count("unknown")
+        points, open_ = yes + given.count("partly") / 2, f", {unknown} undecided" if unknown else ""
+        return group.count.format(yes=yes, points=f"{points:g}", all=len(given), open=open_)
     held = list(zip(group.entries, given, strict=True))
     presumed = [asked for asked, answer in held if asked.presumed and answer == "unknown"]
     missing, undecided = _lacking((asked.name, answer) for asked, answer in held if asked not in presumed)
@@ -232,17 +223,14 @@ def _result(group: Group, entries: list[Entry], way: Way) -> str:
 
 def _lacking(answers: Iterable[tuple[str, Answer]]) -> tuple[str, str]:
     """Names of what is missing, or there in part only, and of what is undecided."""
-    missing: list[str] = []
-    undecided: list[str] = []
-    for name, answer in answers:
-        if answer == "unknown":
-            undecided.append(name)
-        elif answer != "yes":
-            missing.append(f"{name} (in part)" if answer == "partly" else f"no {name}")
-    return ", ".join(missing), ", ".join(undecided)
+    given = list(answers)
+    missing = [
+        f"{name} (in part)" if each == "partly" else f"no {name}" for name, each in given if each in ("no", "partly")
+    ]
+    return ", ".join(missing), ", ".join(name for name, each in given if each == "unknown")
 
 
-def _class(found: list[tuple[Group, list[Entry]]], way: Way) -> str:
+def _class(found: Found, way: Way) -> str:
     """The highest class that is met with all below it, and what stands before the next."""
     reached = ""
     for group, entries in found:

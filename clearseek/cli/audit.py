@@ -112,10 +112,8 @@ def _bar(size: int) -> Iterator[Progress]:
 
 def _render(audits: list[Audit], kind: str, compare: bool, everything: bool) -> str:
     """The audits in a format; an empty string for the terminal's format."""
-    from clearseek.audit.render.exports import TEXTS, as_croissant, as_cyclonedx
-    from clearseek.audit.render.html import as_html, comparison_html
-    from clearseek.audit.render.markdown import as_markdown, comparison
-    from clearseek.audit.render.spdx import as_spdx
+    from clearseek.audit.render import exports
+    from clearseek.audit.render.pages import as_html, as_markdown, comparison_html, comparison_markdown
     from clearseek.audit.verdict import verdict
     from clearseek.audit.views import views
 
@@ -128,17 +126,15 @@ def _render(audits: list[Audit], kind: str, compare: bool, everything: bool) -> 
         ]
         return json.dumps(_writable(content if compare else content[0]), indent=1, ensure_ascii=False) + "\n"
     if kind == "markdown":
-        return comparison(audits, everything) if compare else as_markdown(audits[0], everything)
+        return comparison_markdown(audits, everything) if compare else as_markdown(audits[0], everything)
     if kind == "html":
         return comparison_html(audits, everything) if compare else as_html(audits[0])
     if compare:
         raise UserError(
             f"--format {kind} shows one release: leave out --compare (text, json, markdown and html compare)"
         )
-    if kind in TEXTS:
-        return str(_writable(TEXTS[kind](audits[0])))
-    documents = {"cyclonedx": as_cyclonedx, "spdx": as_spdx, "croissant": as_croissant}
-    return json.dumps(_writable(documents[kind](audits[0])), indent=1) + "\n"
+    document = _writable(getattr(exports, f"as_{kind.replace('-', '_')}")(audits[0]))
+    return str(document) if isinstance(document, str) else json.dumps(document, indent=1) + "\n"
 
 
 def _writable(value: Any) -> Any:

@@ -21,8 +21,6 @@ PACKAGE = Path(clearseek.__file__).parent
 PRINTING = {
     ("audit/render/text.py", "_print_row"),
     ("audit/verdict.py", "_told"),
-    ("audit/render/exports.py", "as_cyclonedx"),
-    ("audit/render/spdx.py", "as_spdx"),
     ("cli/verify.py", "run"),
 }
 """Functions that print a reason, and read nothing in it; `clearseek.audit.evidence` itself may read it anywhere."""

@@ -43,23 +43,13 @@ def mark(console: Console, answer: Answer) -> str:
     return ("-" if answer == "not applicable" else answer).ljust(len("unknown"))
 
 
-def is_shown(row: Row) -> bool:
-    """Whether a row tells something of a release without being asked for with ``--all``."""
-    return row.answer != "not applicable" and (row.answer != "unknown" or bool(row.evidence))
-
-
-def rows_of(audit: Audit, dimension: Dimension, everything: bool = False) -> tuple[Row, ...]:
-    """The rows of a dimension that tell something, or all."""
-    return tuple(row for row in audit.of(dimension) if everything or is_shown(row))
-
-
 def differing(audits: Sequence[Audit], everything: bool = False) -> dict[Dimension, dict[str, str]]:
     """Dimension -> id -> title, of the rows whose answers or grades differ between releases, or of all."""
     found: dict[Dimension, dict[str, str]] = {}
     for dimension in DIMENSIONS:
         for id, title in {row.id: row.title for audit in audits for row in audit.of(dimension)}.items():
             rows = [audit.get(id) for audit in audits]
-            if everything or len({(row.answer, row.grade) if row and is_shown(row) else None for row in rows}) > 1:
+            if everything or len({(row.answer, row.grade) if row and row.tells else None for row in rows}) > 1:
                 found.setdefault(dimension, {})[id] = title
     return found
 
@@ -82,9 +72,10 @@ def print_audit(console: Console, audit: Audit, evidence: bool = False, everythi
     width = max((len(row.id) for row in audit), default=0)
     for dimension, question in DIMENSIONS.items():
         console.print(Text(f"\n{question}", style="bold"), soft_wrap=True)
-        for row in rows_of(audit, dimension, everything):
-            _print_row(console, row, width, evidence)
-    if left := sum(not everything and not is_shown(row) for row in audit):
+        for row in audit.of(dimension):
+            if everything or row.tells:
+                _print_row(console, row, width, evidence)
+    if left := sum(not everything and not row.tells for row in audit):
         text = f"{left} more rows do not apply, or have nothing to show: --all"
         console.print(Text(f"\n{text}", style="dim"), soft_wrap=True)
     console.print(Text("\nWhat frameworks make of it", style="bold"), soft_wrap=True)

@@ -13,8 +13,7 @@ import pytest
 import yaml
 
 from clearseek.audit.evidence import Audit
-from clearseek.audit.render.exports import as_croissant, as_cyclonedx, as_european_index, as_mot
-from clearseek.audit.render.spdx import as_spdx
+from clearseek.audit.render.exports import as_croissant, as_cyclonedx, as_european_index, as_mot, as_spdx
 from clearseek.audit.views import frameworks
 from clearseek.errors import UserError
 from clearseek.licences.table import LICENCES

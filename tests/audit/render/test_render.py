@@ -11,9 +11,8 @@ import pytest
 from rich.console import Console
 
 from clearseek.audit.evidence import Audit, Evidence, Grade, Question
-from clearseek.audit.render.html import as_html, comparison_html
-from clearseek.audit.render.markdown import as_markdown, comparison
-from clearseek.audit.render.text import DIMENSIONS, MARKS, is_shown, print_audit, print_comparison
+from clearseek.audit.render.pages import as_html, as_markdown, comparison_html, comparison_markdown
+from clearseek.audit.render.text import DIMENSIONS, MARKS, print_audit, print_comparison
 from clearseek.audit.verdict import verdict
 from clearseek.cli import main
 from tests.releases import audited, edit_json, fixture
@@ -74,7 +73,8 @@ def test_markdown_rows_stay_rows(release: Path, hostile: Audit) -> None:
     assert len(lines) == 1
     assert lines[0].replace("\\|", "").count("|") == 6
     assert "<script>" not in lines[0]
-    lines = [line for line in comparison([found, hostile], everything=True).splitlines() if line.startswith("|")]
+    text = comparison_markdown([found, hostile], everything=True)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == (2 + 2) + (2 + len(found.rows) + 1) + (2 + 5)
 
 
@@ -103,13 +103,13 @@ def test_every_form_begins_with_the_verdict(published: list[Audit], capsys: pyte
 
 
 def test_rows_with_nothing_to_show_stand_behind_all(published: list[Audit], capsys: pytest.CaptureFixture[str]) -> None:
-    hidden = [row for row in published[0] if not is_shown(row)]
+    hidden = [row for row in published[0] if not row.tells]
     assert hidden and all(row.answer in ("not applicable", "unknown") for row in hidden)
     for everything in (False, True):
         print_audit(Console(highlight=False), published[0], everything=everything)
         out, text = capsys.readouterr().out, as_markdown(published[0], everything)
         assert [row.id for row in published[0] if f"  {row.id} " in out] == [
-            row.id for row in published[0] if everything or is_shown(row)
+            row.id for row in published[0] if everything or row.tells
         ]
         assert all((f"| {row.id} |" in text) == everything for row in hidden)
         assert (f"{len(hidden)} more rows" in out) != everything
