@@ -1,6 +1,6 @@
 """Every setting of a run, in one place.
 
-A *recipe* is one TOML file with four tables: ``[model]``, ``[data]``, ``[train]`` and ``[optimizer]``. It is read into
+A *recipe* is one TOML file with tables such as ``[model]``, ``[data]`` and ``[train]``. It is read into
 frozen pydantic models, so a setting has one name, one type, one default and one explanation (the text under the field).
 Unknown keys are refused, with the nearest valid key; settings that contradict each other are refused together, in one
 error that names them all. Nothing is changed behind the user's back. :mod:`clearseek.recipe` reads the files.
@@ -270,8 +270,7 @@ class TrainConfig(Settings):
     micro_batch_size: PositiveInt | None = None
     """Sequences per forward pass; leave out for the whole batch."""
     lanes: PositiveInt | None = None
-    """Equal runs of micro-batches whose gradients are summed one after the other; a fixed binary tree adds the runs, so
-    that up to as many processes give the same bits. Leave out for the largest of 8, 4, 2, 1 that divides them."""
+    """Equal runs of micro-batches, added by a fixed tree; leave out for the largest of 8, 4, 2, 1 that divides them."""
     precision: Literal["auto", "bf16", "fp32", "fp8"] = "auto"
     """Type of weights and activations in matrix products; `auto` is BF16 where this processor is faster in it."""
     kernels: Literal["auto", "torch", "numba", "compile"] = "auto"
@@ -368,8 +367,6 @@ class Recipe(Settings):
              "the first or raise the second"),
             (data.source != "python-stdlib" and not data.paths,
              f'data.paths is empty, but data.source = "{data.source}" needs it'),
-            (data.source == "python-stdlib" and data.exclude,
-             'data.exclude is of no use to data.source = "python-stdlib": leave it out'),
             *((self.train.precision == "fp8" and size % 128,
                f'model.{name} = {size} is not a multiple of 128, as train.precision = "fp8" needs it: gate and up are '
                "one product, and a block of 128 rows must not hold rows of both")

@@ -32,6 +32,10 @@ RETIRED = {
 """Retired settings by dotted key, all of FP8. Records stay readable: a recipe may have them at their old defaults."""
 
 
+USELESS = ("paths", "exclude", "text_field", "unusable")
+"""Settings of data that `python-stdlib` does not read. A record may have them: earlier versions did not refuse all."""
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
@@ -61,11 +65,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     changed = {".".join(_key(override)) for override in overrides}
     if changed & {"data.paths", "data.source"} and "data.licence" not in changed and isinstance(raw.get("data"), dict):
         raw["data"].pop("licence", None)  # the recipe's licence is that of its own texts
-    return parse_recipe(raw, str(file), overrides)
+    recipe = parse_recipe(raw, str(file), overrides)
+    for name in USELESS if recipe.data.source == "python-stdlib" else ():
+        if getattr(recipe.data, name) != type(recipe.data).model_fields[name].default:
+            where = _origin({"loc": ("data", name)}, overrides) or str(file)
+            fault = f'data.{name} is of no use to data.source = "python-stdlib"'
+            raise UserError(f"{where}: {fault}: leave it out, or set data.source")
+    return recipe
 
 
 def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = (), record: bool = False) -> Recipe:
-    """Validate the tables of a recipe in TOML or JSON; of a `record` of what was trained, not its retired settings.
+    """Validate the tables of a recipe in TOML or JSON; in the `record` of a run, retired settings may have any value.
 
     Raises UserError, each line of which begins with `where` (a file name) or with the override that set the key;
     OtherVersionError where retired settings are the only fault, for an earlier version can train with them.
@@ -78,7 +88,8 @@ def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = (), record: bo
         entries = entries + error.errors(include_url=False)
     if not entries:
         return recipe
-    message = "\n".join(f"{_origin(entry, overrides) or where}: {_explain(entry)}" for entry in entries)
+    start = " ".join((where, *(f"--set {override}" for override in overrides)))  # contradictions name no setting
+    message = "\n".join(f"{_origin(entry, overrides) or start}: {_explain(entry)}" for entry in entries)
     raise OtherVersionError(message) if entries == retired else UserError(message)
 
 
@@ -166,7 +177,7 @@ def _explain(entry: Any) -> str:
         for part in entry["loc"][:-1]:
             field = group.model_fields.get(str(part))
             inner = (field.annotation, *get_args(field.annotation)) if field else ()
-            group = next(filter(_is_settings, inner), group)
+            group = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, Settings)), group)
         valid = sorted(group.model_fields)
         tables = [(name, field.annotation) for name, field in group.model_fields.items() if group is Recipe]
         inside = sorted(f"{name}.{location}" for name, kind in tables if location in getattr(kind, "model_fields", ()))
@@ -183,10 +194,6 @@ def _explain(entry: Any) -> str:
 
 
 _PLAIN_WORDS = {"model_type": "must be a table of settings", "tuple_type": "must be a list"}
-
-
-def _is_settings(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Settings)
 
 
 def recipe_json(recipe: Recipe) -> str:

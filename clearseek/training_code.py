@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import clearseek
 from clearseek.errors import UserError
+from clearseek.files import reading
 
 ROOTS: Final = ("clearseek.train.trainer", "clearseek.train.pretrain")
 FORMAT: Final = "clearseek-code-1"
@@ -29,16 +30,17 @@ CODE: Final = "training/code.json"
 def package_sources() -> dict[str, bytes]:
     """Sources of this ClearSeek, by path such as ``clearseek/train/step.py``."""
     package = Path(clearseek.__file__).parent
-    return {
-        path.relative_to(package.parent).as_posix(): path.read_bytes()
-        for path in package.rglob("*.py")
-        if "__pycache__" not in path.parts
-    }
+    with reading(package):
+        return {
+            path.relative_to(package.parent).as_posix(): path.read_bytes()
+            for path in package.rglob("[!.]*.py")  # not what editors leave
+            if "__pycache__" not in path.parts and path.is_file()
+        }
 
 
 @cache
 def code_here() -> str:
-    """Hash of the code that trains in this process."""
+    """Hash of the code that trains in this process, as it stood when this was first asked."""
     return code_hash(trainers_code(package_sources()))
 
 
@@ -50,7 +52,7 @@ def trainers_code(sources: Mapping[str, bytes], roots: Sequence[str] = ROOTS) ->
     modules = {module_of(path): path for path in sources}
     missing = [root for root in roots if root not in modules]
     if missing:
-        raise UserError(f"no source of {', '.join(missing)}: not the code of a trainer")
+        raise UserError(f"no source of {missing[0]:.100}: not the code of a trainer")
     found: set[str] = set()
     waiting = list(roots)
     while waiting:

@@ -21,7 +21,7 @@ def loaded(code: str) -> set[str]:
 
 
 def test_every_name_is_there_and_in_the_guide() -> None:
-    assert set(clearseek.__all__) < set(dir(clearseek))
+    assert {"__doc__", "__version__", *clearseek.__all__} <= set(dir(clearseek))
     for name in clearseek.__all__:
         assert getattr(clearseek, name).__name__ == name
         assert getattr(clearseek, name).__doc__

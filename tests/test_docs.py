@@ -99,7 +99,9 @@ def whole_recipes() -> list[str]:
     return [block for page in PAGES for block in blocks(page, "toml") if "name" in tomllib.loads(block)]
 
 
-@pytest.mark.parametrize("page", pages_with("python"))
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] * (page == "docs/python.md")) for page in pages_with("python")]
+)
 def test_python_runs(page: str, desk: Path) -> None:
     code = "\n".join(blocks(page, "python"))
     for mark, library in {"transformers": "transformers", "signing.keys": "cryptography"}.items():

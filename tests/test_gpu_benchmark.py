@@ -18,6 +18,7 @@ from clearseek.fp8.formats import Quantised
 from clearseek.fp8.quantise import dequantise, quantise_blocks, quantise_tiles
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.slow
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="the smoke run is for machines without a GPU")
 
 

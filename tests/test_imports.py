@@ -54,6 +54,7 @@ def test_commands_that_only_count_load_no_pytorch(arguments: list[str]) -> None:
     assert loaded(arguments, ("torch", "matplotlib", "jinja2", "yaml", "tokenizers")) == []
 
 
+@pytest.mark.slow
 def test_data_and_a_dry_run_of_a_run_load_no_pytorch(tmp_path: Path) -> None:
     recipe, out = str(recipe_file(tmp_path)), str(tmp_path / "data")
     assert loaded(["data", recipe, "--out", out], ("torch", "matplotlib", "jinja2", "yaml")) == []

@@ -198,6 +198,7 @@ print(applied, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 def test_kept_heap_takes_no_page_faults() -> None:
     """In a process of its own, since the setting is for good. Mapped anew, 3 x 64 MB are 46,875 faults."""
     run = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)

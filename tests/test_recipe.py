@@ -374,3 +374,20 @@ def test_other_texts_do_not_have_the_recipes_licence() -> None:
     assert load_recipe("shakespeare", ['data.paths=["mine.txt"]']).data.licence == "unknown"
     mine = load_recipe("shakespeare", ['data.paths=["mine.txt"]', "data.licence=CC-BY-4.0"])
     assert mine.data.licence == "CC-BY-4.0"
+
+
+@pytest.mark.parametrize("setting", ['paths=["my.txt"]', 'exclude=["*.md"]', "text_field=body", "unusable=skip"])
+def test_settings_that_python_stdlib_does_not_read(setting: str) -> None:
+    """A text of one's own that is ignored in silence would train on Python's library instead."""
+    message = r'^--set data\..*: data\..* is of no use to data\.source = "python-stdlib".*set data\.source$'
+    with pytest.raises(UserError, match=message):
+        load_recipe("quickstart", ["data." + setting])
+    recorded = load_recipe("quickstart").model_dump(mode="json")
+    name, _, value = setting.partition("=")
+    recorded["data"][name] = ["x"] if value.startswith("[") else value
+    parse_recipe(recorded, "recipe.json")  # what an earlier version recorded can be read
+
+
+def test_a_contradiction_names_what_was_set() -> None:
+    with pytest.raises(UserError, match=r"quickstart\.toml --set data\.sequence_length=9999: .*max_position_emb"):
+        load_recipe("quickstart", ["data.sequence_length=9999"])

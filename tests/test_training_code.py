@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import clearseek
 from clearseek.errors import UserError
 from clearseek.training_code import code_hash, code_list, package_sources, trainers_code
 
@@ -68,6 +70,16 @@ def test_imports_of_every_form_are_followed() -> None:
     } | {f"clearseek/{name}.py": b"" for name in ("late", "typed", "other", "named", "unused", "hidden")}
     left_out = {"clearseek/__init__.py", "clearseek/typed.py", "clearseek/unused.py", "clearseek/hidden.py"}
     assert trainers_code(sources).keys() == sources.keys() - left_out
+
+
+def test_what_editors_leave_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "clearseek"
+    package.mkdir()
+    (package / "__init__.py").write_bytes(b"")
+    (package / ".#trainer.py").symlink_to("ada@host.1")
+    (package / "folder.py").mkdir()
+    monkeypatch.setattr(clearseek, "__file__", str(package / "__init__.py"))
+    assert package_sources() == {"clearseek/__init__.py": b""}
 
 
 @pytest.mark.parametrize("content", [b"def (", b"\x00", b"(" * 5000])

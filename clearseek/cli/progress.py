@@ -203,7 +203,7 @@ class DataProgress:
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        self._lines = not (quiet or console.is_terminal)
+        self._lines = not (quiet or console.is_interactive)
         self._bars = Progress(*columns, console=console, transient=True, disable=quiet or self._lines)
         self._stages: dict[str, TaskID] = {}
 

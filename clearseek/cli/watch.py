@@ -18,10 +18,7 @@ def run_training(
     recipe: Recipe, run: Run, data: Path | None = None, device: str = "cpu", resume: bool = False,
     from_step: int | None = None, quiet: bool = False, parent: Run | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train with a display, on standard output or, if `quiet`, on standard error.
-
-    Returns the fields of :class:`~clearseek.train.session.Outcome` and the final `held_out_bpb`, as JSON values.
-    """
+    """Train with a display (on standard error if `quiet`); the outcome with `held_out_bpb`, as JSON values."""
     from clearseek.train.session import train_recipe
 
     console = Console(stderr=True) if quiet else Console(highlight=False)

@@ -56,9 +56,8 @@ def held_out_bits(
     stride = max(1, window // 2)
     chosen = range(window_count(len(tokens), window)) if windows is None else windows
     device = model.head_weight.device
-    nats, predicted = 0.0, 0
-    if progress is not None:
-        progress(0, len(chosen))
+    nats, predicted, told = 0.0, 0, progress or (lambda done, total: None)
+    told(0, len(chosen))
     for first in range(0, len(chosen), batch):
         part = chosen[first : first + batch]
         inputs = np.zeros((len(part), window), dtype=np.int64)
@@ -75,8 +74,7 @@ def held_out_bits(
         losses = token_losses(hidden.index_select(0, counted), model.head_weight, target.index_select(0, counted))
         nats += losses.double().sum().item()
         predicted += counted.numel()
-        if progress is not None:
-            progress(first + len(part), len(chosen))
+        told(first + len(part), len(chosen))
     return nats / math.log(2), predicted
 
 

@@ -18,7 +18,7 @@ from clearseek.train.preflight import settle_numerics
 from clearseek.train.record import HELD_OUT
 from clearseek.train.run import Run, is_imported, read_metrics
 from clearseek.train.transcript import RunRecord, check_transcript, hasher
-from clearseek.training_code import code_here
+from clearseek.training_code import code_list, package_sources, trainers_code
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Made:
     """Steps that have a checkpoint."""
     seconds: float
     """Seconds of training by the metrics, or 0 without metrics."""
+    code: dict[str, Any]
+    """List of the code that trained (:mod:`clearseek.training_code`)."""
     provider: str = ""
     """Publisher and contact, or an empty string."""
     languages: str = ""
@@ -50,7 +52,8 @@ def gather(run: Run, data: Path, dtype: str, name: str) -> Made:
             f"{command('export', run.root, 'OUT')}, or release a run that was trained here"
         )
     transcript = check_transcript(run.transcript)
-    if transcript.version > 1 and transcript.header.get("code_sha256") != code_here():
+    code = code_list(trainers_code(package_sources()))
+    if transcript.version > 1 and transcript.header.get("code_sha256") != code["sha256"]:
         raise UserError(f"{run.root}: trained by other code than this ClearSeek's: release it with the one that did")
     settle_numerics(recipe.train.threads, "cpu")  # others must get the following figures to the bit
     reached = transcript.begin + len(transcript.steps)
@@ -68,7 +71,7 @@ def gather(run: Run, data: Path, dtype: str, name: str) -> Made:
         raise UserError(f"{run.root}: the last step's checkpoint is missing: train again, or go on from an older one")
     return Made(
         name, recipe, transcript, manifest, dtype, _evaluate(run, recipe, data, manifest, transcript), steps,
-        _training_seconds(run.metrics, recipe),
+        _training_seconds(run.metrics, recipe), code,
     )  # fmt: skip
 
 

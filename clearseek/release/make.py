@@ -31,7 +31,7 @@ from clearseek.signing.keys import PrivateKey
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.run import Run
-from clearseek.training_code import CODE, code_list, package_sources, trainers_code
+from clearseek.training_code import CODE
 
 _GIT = b"""* -text
 *.safetensors filter=lfs diff=lfs merge=lfs -text
@@ -90,6 +90,7 @@ def make_release(
     _refuse_place(out, run, folder)
     remove_unfinished(out)
     say("checking the run and evaluating its last checkpoint")
+    archive, content = source_archive()  # with the list of its files that `gather` makes, before anything takes long
     made = replace(gather(run, folder, dtype, name or out.name), provider=provider, languages=languages)
     with atomic_folder(out) as place:
         say("writing weights and logits")
@@ -98,10 +99,9 @@ def make_release(
         say(f"copying {len(made.steps)} checkpoints and the data")
         _training(run, place, made)
         _copy(folder, place / "data")
-        archive, content = source_archive()
         _write(place / "code" / archive, content)
         if made.transcript.version > 1:  # before, transcripts did not say by what code
-            _write_json(place / CODE, code_list(trainers_code(package_sources())))
+            _write_json(place / CODE, made.code)
         for path, text in documents.all_documents(made, place).items():
             _write(place / path, text)
         _licences(place, made)

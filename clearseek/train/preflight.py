@@ -101,17 +101,12 @@ def refuse_device(recipe: Recipe, device: str) -> None:
         raise UserError(f"--device {device}: PyTorch finds {torch.cuda.device_count()} CUDA devices here: use cpu")
     machine = describe()
     have = machine["memory"] if kind.type == "cpu" else machine["gpus"][kind.index or 0]["memory"]
-    precision = recipe.train.precision
-    memory = training_memory(
-        recipe.model,
-        recipe.optimizer.name,
-        "fp32" if precision == "auto" else precision,
-        recipe.train.held_sums,
-        recipe.optimizer.moments,
-    )
+    optimizer, sums = recipe.optimizer, recipe.train.held_sums
+    precision = "fp32" if recipe.train.precision == "auto" else recipe.train.precision
+    memory = training_memory(recipe.model, optimizer.name, precision, sums, optimizer.moments)
     need = memory.total + memory.partial_sums
     if need > have:
         raise UserError(
-            f"{recipe.name}: weights, gradients and optimiser state alone take {amount(need)}, and this machine has "
-            f"{amount(have)}: train a smaller model (see clearseek recipes), or use a larger machine"
+            f"{recipe.name}: weights, gradients, their sums and optimiser state alone take {amount(need)}, "
+            f"and this machine has {amount(have)}: train a smaller model (see clearseek recipes), or on a larger one"
         )

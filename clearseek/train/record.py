@@ -66,10 +66,8 @@ def decode(line: Mapping[str, Any], version: int = 2) -> StepRecord:
     Raises KeyError, TypeError, ValueError or OverflowError where it is none.
     """
     if version == 1:  # losses stood beside the rest, under the names that they have among the scalars
-        line = {
-            **line,
-            "scalars": {LOSS: line[LOSS]} | {name: line[name] for name in (MTP_LOSS, HELD_OUT) if name in line},
-        }
+        others = {name: line[name] for name in (MTP_LOSS, HELD_OUT) if name in line}
+        line = {**line, "scalars": {LOSS: line[LOSS]} | others}
         line = {name: value for name, value in line.items() if name not in line["scalars"]}
     for name, kind in (("step", int), ("tokens", int), ("balance", list), ("scalars", dict)):
         if type(line[name]) is not kind:

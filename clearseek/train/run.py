@@ -12,8 +12,8 @@ pictures/          loss curve, expert loads
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -115,7 +115,7 @@ class Run:
         try:
             raw = json.loads(self.recipe.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{self.root}: not a run folder: it has no {self.recipe.name}") from None
+            raise UserError(f"{self.root}: not a run folder: it has no recipe.json: give a run's folder") from None
         except OSError as error:
             raise UserError(f"{self.recipe}: cannot read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
@@ -125,18 +125,14 @@ class Run:
     def read_parent(self) -> dict[str, Any] | None:
         """What the run began from, where that was the end of another one. Raises UserError when it is damaged."""
         file = self.parent / PARENT
-        try:
+        with reading(file), suppress(ValueError, RecursionError, KeyError, TypeError):
+            if not self.extends:
+                return None
             record = json.loads(file.read_bytes())
             numbers = {"step": record["step"], "tokens": record.get("tokens", 0)}  # tokens since transcript format 2
             texts = (value for name, value in record.items() if name not in numbers)
             if all(type(each) is int for each in numbers.values()) and all(isinstance(each, str) for each in texts):
                 return dict(record)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise UserError(f"{file}: cannot read: {error.strerror}") from None
-        except (ValueError, RecursionError, KeyError, TypeError):
-            pass
         raise UserError(f"{file}: damaged: restore it from a copy")
 
     def write_recipe(self, recipe: Recipe) -> None:
@@ -251,9 +247,7 @@ class Loads:
 
 def _entries(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Complete lines up to the first that is damaged, each with the bytes to its end, one in memory at a time."""
-    if not os.path.exists(path):  # noqa: PTH110 (Path.exists raises where a folder above cannot be searched)
-        return
-    with reading(path), path.open("rb") as file:
+    with reading(path), suppress(FileNotFoundError), path.open("rb") as file:
         end = 0
         while (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
             try:

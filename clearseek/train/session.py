@@ -29,6 +29,7 @@ from clearseek.train.run import Loads, Run, is_imported
 from clearseek.train.task import Progress
 from clearseek.train.trainer import OnStep, Outcome, Trainer
 from clearseek.train.transcript import last_line, read_header, read_lines
+from clearseek.training_code import code_here
 
 
 def train_recipe(
@@ -65,6 +66,7 @@ def train_recipe(
             machine, or what :class:`Trainer` refuses.
     """
     run, data = run if isinstance(run, Run) else Run(run), None if data is None else Path(data)
+    code_here()  # before the data, which may take long: what was imported is what trains
     _refuse_foreign(run, resume)
     if data is not None and not data.is_dir():
         raise UserError(f"{data}: no such data folder: make it with: {command('data', 'RECIPE', '--out', data)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from clearseek.train.record import StepRecord, decode, encode
 from clearseek.train.run import Metrics, Run
 from clearseek.train.step import NotFiniteError, Training
 from clearseek.train.task import Progress, Task
+from clearseek.train.transcript import last_line
 from clearseek.train.writer import TranscriptWriter, refuse_format_1
 from clearseek.training_code import code_here
 
@@ -99,6 +100,10 @@ class Trainer:
             return TranscriptWriter.resume(self.run.transcript, header, self.training.step)
         refuse_format_1(self.run.transcript)
         saved = checkpoint.load(path)
+        if saved.step == self.recipe.train.steps:  # where the line of that step is there too, nothing is left to do
+            with suppress(UserError):  # a damaged last line is written again
+                if (end := last_line(self.run.transcript)).step == saved.step:
+                    header["code_sha256"] = end.header.get("code_sha256")
         head, pending = saved.state.get("transcript_head"), _pending(path, saved.state, saved.step)
         tokens = saved.state.get("tokens")
         if not isinstance(head, str) or type(tokens) is not int:

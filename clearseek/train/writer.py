@@ -157,12 +157,13 @@ def refuse_format_1(path: Path) -> None:
 
 
 def _refuse_other(path: Path, recorded: Line, now: dict[str, Any]) -> None:
-    changes = differences(recorded.header, json.loads(canonical(now)))
-    if changes:
+    if changes := differences(recorded.header, json.loads(canonical(now))):
+        code = any("code_sha256" in change for change in changes)
+        hint = " (code_sha256: use the ClearSeek that began the run)" if code else ""
         raise UserError(
             f"{path}: this run would not have the bits of the recorded one. What differs, recorded -> now:\n  "
             + "\n  ".join(changes)
-            + "\nSet these back (code_sha256: use the ClearSeek that began the run), or start a new run elsewhere"
+            + f"\nSet these back{hint}, or start a new run elsewhere"
         )
 
 

@@ -10,7 +10,7 @@ from clearseek.audit.read.source import Folder
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.jsontext import is_later, strict_json
 from clearseek.train.transcript import RunRecord
-from clearseek.training_code import CODE, FORMAT, code_list, module_of, package_sources, trainers_code
+from clearseek.training_code import CODE, FORMAT, ROOTS, code_list, module_of, package_sources, trainers_code
 
 _LONGEST_SOURCE: Final = 200_000
 """Bytes: a parser of Python takes about 1,000 times as much memory."""
@@ -21,7 +21,7 @@ _BINARY: Final = (".so", ".pyd", ".pyc", ".pth", ".dll", ".dylib")
 def other_code(root: Path, transcript: RunRecord) -> str:
     """Differences between the code that trains here and that of the run, in words, or an empty string.
 
-    Raises UserError where the release does not carry the code that the run began with, by its transcript.
+    Raises UserError where the release does not carry the run's code, OtherVersionError for a list of a later format.
     """
     if transcript.version == 1:
         return "the transcript does not say by what code, as before ClearSeek 0.2"
@@ -31,17 +31,17 @@ def other_code(root: Path, transcript: RunRecord) -> str:
     listed = strict_json((root / CODE).read_bytes(), CODE)
     if is_later(listed.get("format"), FORMAT):
         raise OtherVersionError(f"{CODE}: format {listed['format']}, and this version reads {FORMAT}: use a newer one")
-    if listed.get("sha256") != began:
+    if not isinstance(began, str) or listed.get("sha256") != began:
         raise UserError(f"{CODE}: not the list of the code that the run began with, whose hash its transcript has")
     published, roots = archived_sources(root), listed.get("roots")
-    if not isinstance(roots, list) or not all(isinstance(each, str) for each in roots):
+    if not isinstance(roots, list) or not roots or not all(isinstance(each, str) for each in roots):
         raise UserError(f"{CODE}: does not name the modules of the trainer")
     if not published:
         return "the release has no source archive in code/"
     if listed != code_list(trainers_code(published, roots), roots):
         raise UserError(f"{CODE}: not the list of what the trainer in code/ imports, or not their hashes")
     here = trainers_code(package_sources())
-    theirs: dict[str, str] = listed["files"]
+    theirs = trainers_code(published) if set(map(module_of, published)).issuperset(ROOTS) else listed["files"]
     changed = sorted(path for path in here.keys() | theirs.keys() if here.get(path) != theirs.get(path))
     return f"{len(changed)} files, such as {changed[0]}" if changed else ""
 

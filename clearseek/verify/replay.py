@@ -93,7 +93,7 @@ def open_release(root: Path) -> Release:
         raise UserError(f"{run.transcript}: its header does not say on what machine the run was")
     begin = transcript.begin
     later = (step for step in checkpoint.steps(root / "checkpoints") if step > begin)
-    return Release(root, run, transcript, run.read_recipe(), begin, (begin, *later))
+    return Release(root, run, transcript, run.read_recipe(record=True), begin, (begin, *later))
 
 
 def every_segment(release: Release) -> tuple[Segment, ...]:
@@ -145,8 +145,7 @@ class Replay:
 
     @cached_property
     def other_bits(self) -> str:
-        """Why other bits may follow from the code that trains here: as `other_code`, and where its list is a later
-        version's, which is no reason not to compare."""
+        """As `other_code`, in words also where the list is a later version's: that is no reason not to compare."""
         try:
             return self.other_code
         except OtherVersionError as error:
@@ -181,6 +180,8 @@ class Replay:
 
     def _begin(self) -> Training:
         release = self.release
+        if release.transcript.version == 1:
+            release.run.read_recipe()  # may have settings that only ClearSeek 0.1 could train with
         try:
             setup = preflight(release.recipe, self._device(), release.environment)
         except UserError as error:

@@ -181,7 +181,7 @@ def test_every_example_parses() -> None:
         (["train", "quickstart", "--device", "cuda:99"], "--device cuda:99: PyTorch finds "),
         (["train", "--resume", "gone"], "gone: not a run folder: it has no recipe.json"),
         (["train", "--resume", "file"], "cannot read: Not a directory"),
-        (["train", "v3-671b"], "v3-671b: weights, gradients and optimiser state alone take 19.9 TiB"),
+        (["train", "v3-671b"], "v3-671b: weights, gradients, their sums and optimiser state alone take 19.9 TiB"),
         (["data", "quickstart"], "the following arguments are required: --out"),
         (["data", "shakespeare", "--out", "d"], "tinyshakespeare.txt: data.paths names no file"),
         (["generate", "gone"], "gone: no such folder"),
@@ -413,6 +413,7 @@ def test_mistakes_name_the_likeliest_cure(cli: Cli, work: Work, tmp_path: Path) 
     assert "text: a file: give a run folder or an exported one" in refused(cli("generate", tmp_path / "text"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", '{"format": "clear'])
 def test_a_run_killed_before_its_first_line_begins_anew(content: str, cli: Cli, work: Work, tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
@@ -432,7 +433,7 @@ def test_what_a_killed_preparation_left_is_cleared(cli: Cli, work: Work, tmp_pat
     assert not left.exists() and weights(tmp_path / "r") == work.weights
 
 
-LONG_STEPS = 200
+LONG_STEPS = 100
 """So many that a run is not over before a signal reaches it, though the machine be busy."""
 LONG = ("--set", f"train.steps={LONG_STEPS}", "--set", "train.checkpoint_every=1000", "--set", "train.hash_every=1000")
 
@@ -445,6 +446,7 @@ def long_run(work: Work, tmp_path_factory: pytest.TempPathFactory) -> str:
     return weights(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGHUP))]
 )

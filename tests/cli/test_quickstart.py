@@ -138,6 +138,7 @@ def test_everything_promised_is_there(finished: tuple[Path, dict[str, Any]]) -> 
     assert not list(run.rglob(".*"))
 
 
+@pytest.mark.slow
 def test_transformers_loads_the_export_and_computes_the_same(finished: tuple[Path, dict[str, Any]]) -> None:
     transformers = pytest.importorskip("transformers")
     run = Run(finished[0] / "quickstart")
@@ -246,6 +247,7 @@ def test_nothing_held_out_is_nothing_measured(tmp_path: Path, capfd: pytest.Capt
     assert "held-out text     none\n" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_in_json_the_summary_is_all_of_standard_output(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = [part for setting in [*TINY, "train.steps=1"] for part in ("--set", setting)]
     assert main(["quickstart", "--json", "--runs", str(tmp_path), *options]) == 0

@@ -59,6 +59,7 @@ def test_a_compiled_model_has_the_same_loss_and_gradients() -> None:
         assert torch.equal(compiled[name], again[name]), name
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_bits_do_not_depend_on_the_shapes_seen_before() -> None:
     use_kernels("compile")

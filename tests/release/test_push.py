@@ -132,6 +132,7 @@ def push(
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
 
 
+@pytest.mark.slow
 def test_every_file_arrives_as_it_is(hub: HubServer, release: Path) -> None:
     (release / "data").mkdir()
     (release / "data" / "train.bin").write_bytes(bytes(range(256)) * 100)

@@ -183,6 +183,7 @@ def test_a_signed_statement_must_still_be_one(
         verify_folder(release, key.public, raw)
 
 
+@pytest.mark.slow
 @given(place=st.sampled_from(PARTS), value=VALUES)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_part_replaced(release: Path, key: PrivateKey, place: tuple[Any, ...], value: Any) -> None:

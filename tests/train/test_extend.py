@@ -51,6 +51,7 @@ def test_it_begins_where_the_parent_ended_and_says_so(parent: Run, tmp_path: Pat
     assert [line["step"] for line in read_metrics(run.metrics)] == list(range(9, 14))
 
 
+@pytest.mark.slow
 def test_it_is_what_one_run_would_have_done_where_the_schedule_is_level(tmp_path: Path, data: Path) -> None:
     """Weights, biases, optimiser and the order of the data go on; only what is a share of the run may differ."""
 
@@ -95,6 +96,7 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(parent: Run, tmp_path: Path
     assert checkpoint.steps(parts.checkpoints) == checkpoint.steps(whole.checkpoints)
 
 
+@pytest.mark.slow
 def test_an_extended_run_can_be_extended(parent: Run, tmp_path: Path, data: Path) -> None:
     again = extend(extend(parent, tmp_path / "more", data, 2), tmp_path / "again", data, 1)
     assert [step.step for step in check_transcript(again.transcript).steps] == [11]

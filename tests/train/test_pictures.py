@@ -45,6 +45,7 @@ def test_a_diverged_run_can_be_drawn(tmp_path: Path) -> None:
     png_size(tmp_path / "loss.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 2), (50, 6, 16), (900, 58, 64)])
 def test_expert_load(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     loads = np.random.default_rng(0).integers(0, 100, shape)

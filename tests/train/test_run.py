@@ -78,6 +78,7 @@ def test_what_follows_a_damaged_line_is_left_out(damaged: str, tmp_path: Path) -
     assert steps(path) == [1]
 
 
+@pytest.mark.slow
 def test_metrics_are_read_line_by_line(tmp_path: Path) -> None:
     path, line = tmp_path / "metrics.jsonl", json.dumps({"step": 0, "load": [[1] * 64] * 16})
     path.write_text("".join(line.replace("0", str(step), 1) + "\n" for step in range(1, 2001)), encoding="utf-8")
@@ -203,3 +204,11 @@ def test_a_recipe_that_does_not_fit_the_checkpoint_is_named(change: dict[str, An
     Run(tmp_path).recipe.write_text(json.dumps(raw), encoding="utf-8")
     with pytest.raises(UserError, match=r"step-00000001: not of the model that .*recipe\.json describes"):
         Run(tmp_path).load_model()
+
+
+def test_metrics_that_cannot_be_read_are_not_none(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    assert list(read_metrics(file)) == []
+    file.symlink_to(file)
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot read: "):
+        list(read_metrics(file))

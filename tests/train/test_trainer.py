@@ -181,6 +181,7 @@ def test_weights_and_batches_each_follow_their_own_seed(tmp_path: Path, data: Pa
     assert windows.index(task.loader.windows(0).tolist()) == 0 and windows[0] not in windows[1:]
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_give_the_same_gradients_but_for_rounding(tmp_path: Path, data: Path) -> None:
     """Equal bits would need equal matrix products; the tree's order itself is tested with the tree."""
     losses = []
@@ -330,6 +331,29 @@ def test_code_that_changed_between_runs_is_refused_by_name(
     monkeypatch.setattr("clearseek.train.trainer.code_here", lambda: "0" * 64)
     with pytest.raises(UserError, match=r"code_sha256: .* -> \"000.*(?s:.*)use the ClearSeek that began the run"):
         run(tiny(), tmp_path, data, resume=True)
+
+
+def test_other_code_may_open_a_run_that_has_no_step_left(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quickstart that was killed while it exported goes on after an upgrade."""
+    run(tiny(), tmp_path, data)
+    before = (tmp_path / "transcript.jsonl").read_bytes()
+    monkeypatch.setattr("clearseek.train.trainer.code_here", lambda: "0" * 64)
+    assert run(tiny(), tmp_path, data, resume=True)[0].finished
+    assert (tmp_path / "transcript.jsonl").read_bytes() == before
+    with pytest.raises(UserError, match="code_sha256"):  # steps 7 and 8 would be trained again
+        run(tiny(), tmp_path, data, resume=True, from_step=6)
+    assert (tmp_path / "transcript.jsonl").read_bytes() == before
+
+
+def test_a_damaged_last_line_is_written_again(tmp_path: Path, data: Path) -> None:
+    run(tiny(), tmp_path, data)
+    file = tmp_path / "transcript.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b'"step":8', b'"step":9'))
+    assert run(tiny(), tmp_path, data, resume=True)[0].finished
+    assert file.read_bytes() == whole
 
 
 class Unmeasured(Interrupting):

@@ -302,6 +302,7 @@ def test_code_that_was_not_run_is_said_to_be(release: Path, made: Path) -> None:
     assert next(row for row in found if row.id == "verify.steps.1-3").grade == Grade.REEXECUTED
 
 
+@pytest.mark.slow
 def test_other_figures_with_other_code_are_said_to_be(release: Path) -> None:
     def other(held_out: dict[str, Any]) -> None:
         held_out["windows"][0]["bits"] = (2 * float.fromhex(held_out["windows"][0]["bits"])).hex()

@@ -42,7 +42,9 @@ def test_nothing_is_said_where_nothing_is_emulated(monkeypatch: pytest.MonkeyPat
 
 def test_loops_that_are_not_installed_here_are_this_machines_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tiny(train={"kernels": "numba"})
-    release: Any = SimpleNamespace(recipe=recipe, environment={"precision": "float32", "device": "cpu"})
+    transcript = SimpleNamespace(version=2)
+    environment = {"precision": "float32", "device": "cpu"}
+    release: Any = SimpleNamespace(recipe=recipe, environment=environment, transcript=transcript)
     monkeypatch.setattr(launch, "unavailable", lambda: "numba is not installed")
     with pytest.raises(MachineError, match="numba is not installed"):
         Replay(release).train(Segment(0, 3))

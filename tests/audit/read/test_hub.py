@@ -156,6 +156,7 @@ def rows_of(hub: HubServer) -> dict[str, Any]:
     return {row["id"]: row for row in json.loads(ended.stdout)["rows"]}
 
 
+@pytest.mark.slow
 def test_steps_published_as_branches_must_differ(hub: HubServer) -> None:
     steps = [f"step{number}000" for number in range(1, 5)]
     hub.branches = {name: {"model.safetensors": f"{number:064x}"} for number, name in enumerate(steps)}
@@ -170,6 +171,7 @@ def test_steps_published_as_branches_must_differ(hub: HubServer) -> None:
     assert "step3000 holds the files of step1000" in row["reason"]
 
 
+@pytest.mark.slow
 def test_a_step_that_holds_the_final_weights_is_none(hub: HubServer) -> None:
     final = hashlib.sha256((hub.root / "model.safetensors").read_bytes()).hexdigest()
     hub.branches = {f"step{number}": {"model.safetensors": f"{number:064x}"} for number in (0, 500, 1000)}

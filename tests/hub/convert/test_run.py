@@ -130,6 +130,7 @@ def test_every_kind_of_model_both_ways(config: ModelConfig, tmp_path: Path) -> N
     assert tree(tmp_path / "back") == tree(fp8)
 
 
+@pytest.mark.slow
 def test_pieces_of_any_size_give_the_same_bytes(
     source: Path, wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from clearseek.fp8.backends.triton.products import grouped_scaled_mm as grouped
 from clearseek.fp8.backends.triton.products import scaled_mm
 from clearseek.fp8.backends.triton.weight_gradient import grouped_weight_gradient, weight_gradient
 
+pytestmark = pytest.mark.slow
 ROUNDING = 2.0**-24
 LAUNCHES = [
     Launch(halves, 8, 3, tma, together) for halves, tma, together in ((1, False, 8), (2, False, 1), (2, True, 8))
