@@ -2,7 +2,8 @@
 
 ``tests/fixtures/audit/NAME/files/`` is a release and ``expect.json`` beside it says why it is there and what is right:
 row -> allowed answers, or an object with ``answer`` (allowed answers), ``reason`` (words of which the row's reason has
-one or, as text, the one that it has) and ``not_reason`` (words that it must not have). The row ``headline`` is the verdict.
+one or, as text, the one that it has) and ``not_reason`` (words that it must not have). The row ``headline`` is the
+verdict.
 Every release is audited twice, the second time in a folder with a name that says nothing.
 """
 

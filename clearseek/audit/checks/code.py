@@ -78,7 +78,7 @@ class Piece:
 
 
 PIECES: Final = (
-    Piece(ask.CODE_ARCHITECTURE, lambda file: deeds.architecture(file.program),
+    Piece(ask.CODE_ARCHITECTURE, lambda file: deeds.architecture(file.program, file.path),
           rf"{_near('model|architecture|modell?ing|(?:pre-?)?training')}"
           r"|^\W*(?:(?:our|official|source) )*code(?:base)?\W*$|^\W*(?:source )?code\W*:",
           ("model",), ("seeds_architecture",)),
@@ -108,11 +108,27 @@ class _Found:
     unread: list[SourceFile] = field(default_factory=list)
 
 
+_SHOWN: Final = (ask.CODE_ARCHITECTURE, ask.CODE_INFERENCE, ask.CODE_EVALUATION)
+"""Pieces that an example in a document may show how to have from a library."""
+_PUBLIC: Final = {
+    ask.CODE_ARCHITECTURE: re.compile(r"/models?/|modell?ing_|/(?:transformers|vllm|sglang|diffusers)/?$", re.I),
+    ask.CODE_EVALUATION: re.compile(r"eval|bench|harness|opencompass|helm", re.I),
+}
+"""Libraries of others in which a piece may lie that was not made anew."""
+_WITHHELD = re.compile(
+    r"\btrain\w{0,10}\b.{0,80}\b(?:proprietary|internal|in-house|private|optimi[sz]ed)\b.{0,60}"
+    r"\b(?:versions?|code\w{0,8}|frameworks?|librar\w{1,4}|stack|infrastructure|tools?|toolkits?|forks?|pipelines?)\b",
+    re.I,
+)
+"""Says that what trained the model is not what is published."""
+
+
 def rows(subject: Subject) -> Iterator[Row]:
     """A row for each piece, for settings and environment, and for the whole."""
     sources = source_files(subject.source)
     found = [_piece(subject, piece, sources) for piece in PIECES]
-    found += [configuration(subject, sources), environment(subject, sources)]
+    trains = found[1].answer in ("yes", "partly") and found[1].grade >= Grade.PRESENT
+    found += [configuration(subject, sources), environment(subject, sources, trains)]
     yield from found
     yield _complete(found)
 
@@ -124,7 +140,7 @@ def _shown(told: Iterable[str]) -> str:
 def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> Row:
     found, question = _search(piece, sources), piece.question
     does = found.does
-    if question == ask.CODE_TRAINING and any(deed.lack == deeds.TUNING for _, deed in does):
+    if question == ask.CODE_TRAINING and does:
         does = _for_this_model(subject, sources, does)
     full = [each for each in does if not each[1].lack]
     links = [] if full else list(_links(subject, piece.words))
@@ -136,6 +152,9 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
     if links:
         here = f"; here, in part: {does[0][0].path} ({does[0][1].told})" if does else ""
         reason = f"linked and not read: {_shown(each.quote for each in links)}{here}"
+        if question == ask.CODE_TRAINING and (withheld := _withheld(subject)):
+            reason += f"; but {withheld.file}, {withheld.where}, says that what trained it was another version"
+            return question.partly(Grade.LINKED, reason, withheld, *links[:_ENOUGH])
         return question.yes(Grade.LINKED, reason, *links[:_ENOUGH])
     if unread := found.unread:
         shown = _shown(f"{each.path} {each.unread or 'was not looked at'}" for each in unread)
@@ -147,6 +166,13 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
     return _named(subject, question) or _absent(subject, piece, sum(1 for each in sources if each.is_code))
 
 
+def _withheld(subject: Subject) -> Evidence | None:
+    """Where a document says that the code which trained the model is not the one that is published."""
+    sentences = ((document, each) for document in subject.documents[:_ENOUGH] for each in document.sentences)
+    return next((document.at(each.line, each.text) for document, each in sentences
+                 if _WITHHELD.search(each.text[:2_000])), None)  # fmt: skip
+
+
 def _named(subject: Subject, question: Question) -> Row | None:
     """The row of a model that others' code can run, as its configuration or an example in its documents says."""
     config = subject.config_raw.value or {}
@@ -154,11 +180,23 @@ def _named(subject: Subject, question: Question) -> Row | None:
     if question == ask.CODE_ARCHITECTURE and isinstance(named, list) and named and "auto_map" not in config:
         reason = f"no code here; config.json names {str(named[0])[:80]}, a class that a library has to bring"
         return question.partly(Grade.CLAIMED, reason, subject.config_key("architectures"))
-    for document in subject.documents[:_ENOUGH] if question == ask.CODE_INFERENCE else ():
-        for line, kind, text in fenced(document):
-            if kind == "py" and deeds.inference(read_program("a.py", text.encode())):
-                reason = f"no program here; {document.file} shows how to run it with a library"
-                return question.partly(Grade.CLAIMED, reason, document.at(line))
+    blocks = ((document, *block) for document in subject.documents[:_ENOUGH] for block in fenced(document))
+    for document, line, kind, text in blocks if question in _SHOWN else ():
+        program = read_program(f"a.{kind}", text.encode())
+        where = document.at(line)
+        if question == ask.CODE_INFERENCE and kind == "py" and deeds.inference(program):
+            reason = f"no program here; {document.file} shows how to run it with a library"
+            return question.partly(Grade.CLAIMED, reason, where)
+        if question == ask.CODE_EVALUATION and (deed := deeds.evaluation(program, "")):
+            reason = f"no program here; {document.file} shows how to score it with {deed.how}"
+            return question.partly(Grade.CLAIMED, reason, where)
+        base = deeds.base(program) if question == ask.CODE_ARCHITECTURE and kind == "py" else ""
+        if base and not _is_others(subject, base):
+            if "trust_remote_code" in text:
+                reason = f"no code here; {document.file} loads {base} with the code that lies there, which was not read"
+                return question.unknown(Grade.LINKED, reason, where)
+            reason = f"no code here; {document.file} loads {base} with a library, which has to bring it"
+            return question.partly(Grade.CLAIMED, reason, where)
     return None
 
 
@@ -169,7 +207,11 @@ def _absent(subject: Subject, piece: Piece, code: int) -> Row:
         reason = f"there is no code here; {shown} is linked, and nothing says whether it holds this"
         return piece.question.unknown(Grade.LINKED, reason, *elsewhere[:_ENOUGH])
     looked = f"none of the {code} source files does it" if code else "there is no source file"
-    others = list(_links(subject, piece.words, whose=False))[:1]
+    others = list(_links(subject, piece.words, whose=False))
+    if public := [each for each in others if (needed := _PUBLIC.get(piece.question)) and needed.search(each.quote)]:
+        reason = f"{looked}; {public[0].quote} has it, a library that others keep"
+        return piece.question.partly(Grade.LINKED, reason, *public[:_ENOUGH])
+    others = others[:1]
     said = "".join(f" ({each.quote} is somebody else's)" for each in others)
     reason = f"{looked}, and no repository of the maker that is said to hold it is linked{said}"
     return piece.question.no(Grade.ABSENT, reason, *others)
@@ -224,11 +266,16 @@ def _for_this_model(
     made = next((base for base in others if base.rpartition("/")[2].lower() in card), "")
     ours = (subject.metadata.value or {}).get("base_model") or made or _TUNED.search(card)
     out = []
+    goes_on = deeds.started_from_weights(each.program for each in sources if each.runs and b"model_name" in each.raw)
     for file, deed in found:
+        if not deed.lack and file.path.rpartition("/")[2] in goes_on:
+            deed = replace(deed, lack=deeds.TUNING)
         if deed.lack == deeds.TUNING and ours:
             deed = Deed(f"fine-tuning{' of ' * bool(made) + made}, by which this model was made")
         elif deed.lack == deeds.TUNING and _is_others(subject, base := deeds.base(file.program)):
-            deed = replace(deed, lack=f"it fine-tunes {base}, which the card does not name")
+            deed = Deed(f"fine-tuning of {base}, which is another maker's")
+        if file.example:
+            deed = replace(deed, lack=deed.lack or "an example")
         out.append((file, deed))
     return out
 

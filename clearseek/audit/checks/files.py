@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 
 from clearseek.audit import questions as ask
+from clearseek.audit.checks.weights import weight_links
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.pickles import is_pickle
+from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import CONFIG, Subject, attempt
 from clearseek.hub.safetensors import LONGEST_HEADER
 from clearseek.signing.bundle import read_bundle
@@ -25,6 +27,10 @@ _LOOSE_PICKLE = re.compile(rb"[\w/-]\.pkl")
 _SETTINGS = (
     CONFIG, "tokenizer_config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
 )  # fmt: skip
+
+
+_MOST_SETTINGS = 40
+_REMOTE_CODE = re.compile(r"trust[-_]remote[-_]code(?! ?= ?False)", re.I)
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -100,7 +106,8 @@ def _execution(subject: Subject) -> Row:
     unseen = [path for path in found if source.pointer(path) is not None]
     here = (path for path in found if path not in unseen)
     problems = [(f"{path} is a pickle, which is a program", source.whole(path)) for path in here]
-    for path in _SETTINGS:
+    settings = [path for path in source.sizes if path.rpartition("/")[2] in _SETTINGS and not is_test(path)]
+    for path in settings[:_MOST_SETTINGS]:
         if asked := source.settings(path).get("auto_map"):
             what = f"{path} asks to import code of the release (auto_map)"
             problems.append((what, source.key(path, "auto_map", asked)))
@@ -110,7 +117,22 @@ def _execution(subject: Subject) -> Row:
     if unseen:
         reason = f"{_few(unseen)}: named as pickles are; pointers to files that are not in this copy"
         return ask.FILES_EXECUTION.unknown(Grade.CLAIMED, reason, *map(source.whole, unseen[:8]))
+    if not subject.weight_files and not subject.pointed_weights and _are_elsewhere(subject):
+        asks = next((document.at(n) for document in subject.documents for n, line in enumerate(document.lines, 1)
+                     if _REMOTE_CODE.search(line)), None)  # fmt: skip
+        reason = "the weights are not here, so what runs when they are loaded was not seen"
+        reason += (
+            f"; {asks.file}, {asks.where}, loads them with code from where they are (trust_remote_code)" if asks else ""
+        )
+        return ask.FILES_EXECUTION.unknown(Grade.CLAIMED, reason, *([asks] if asks else []))
     return ask.FILES_EXECUTION.yes(Grade.CHECKED, "no pickle among the files, by name or by content, and no auto_map")
+
+
+def _are_elsewhere(subject: Subject) -> bool:
+    """Whether a document or a program says where weights are that are not here."""
+    return bool(subject.absent_shards or weight_links(subject)) or any(
+        each.kind in ("model", "collection") for each in subject.repositories
+    )
 
 
 def _pickles(subject: Subject) -> Iterator[str]:

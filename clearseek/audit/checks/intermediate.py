@@ -15,6 +15,7 @@ from typing import Final, Literal
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, Link, shorten
 from clearseek.audit.read.hub import STEP_REVISION
+from clearseek.audit.read.identity import STATE
 from clearseek.audit.read.parts import Sentence
 from clearseek.audit.read.repositories import read_address
 from clearseek.audit.read.subject import Subject
@@ -83,7 +84,9 @@ def _linked(subject: Subject, document: Document) -> Iterator[Evidence]:
     for link in document.links:
         match = _IN_ADDRESS.search(link.target)
         parts = match[1].replace("%2F", "/").split("/")[:6] if match and read_address(link.target) else ()
-        if any(map(_is_step, parts)) and subject.is_own(link.target) is not False:
+        repository = read_address(link.target)
+        state = repository is not None and STATE.search(repository[2]) and subject.kin(repository[2])
+        if (state or any(map(_is_step, parts))) and subject.is_own(link.target) is not False:
             yield document.at(link.line, link.target)
     for number, line in enumerate(document.lines, 1):  # of examples
         if "revision" in line and any(_is_step(match[1]) for match in islice(_REVISION.finditer(line), 4)):

@@ -215,7 +215,8 @@ def _sources(subject: Subject, kind: Kind) -> Iterator[_Source]:
     for text in texts:
         match, kinds = text.match, text.kinds or ()
         unread = match.is_cut or (match.licence is None and not text.limits) or (text.points and len(texts) > 1)
-        if unread or not (kind in kinds or not (kinds or named)):
+        elsewhere = kind == "data" and not kinds and not data_files(subject)  # it does not cover what lies elsewhere
+        if unread or elsewhere or not (kind in kinds or not (kinds or named)):
             continue
         changed = match.changes or (text.points and text.limits)
         own_terms = match.licence is None or (is_free(match.licence) and changed)

@@ -125,6 +125,7 @@ _TOLD_PIN = re.compile(
     r"^[ \t*-]{0,8}(Transformers|Py[Tt]orch|TRL|Datasets|Tokenizers|PEFT)[: ]{1,3}(\d[\w.+!-]{0,40})\s*$", re.M
 )
 _IMAGE = re.compile(r"^FROM\s{1,9}(\S{0,200}(?:torch|nemo|jax|tensorflow)\S{0,100}:[\w.-]{0,100}\d[\w.-]{0,100})", re.M)
+_UNPINNED = re.compile(r"^[ \t]{0,8}([A-Za-z][\w.-]{0,100})(?:\[[\w,. -]{0,80}\])?[ \t]{0,8}(?:$|[<>~!;#])", re.M)
 _MOST_PACKAGES: Final = 5_000
 _FRAMEWORK = re.compile(
     r"(?:torch|pytorch|tensorflow|jax|jaxlib|flax|mxnet|paddlepaddle|mindspore|megatron|transformers|deepspeed|lightning"
@@ -143,20 +144,35 @@ def _pins(file: SourceFile) -> dict[str, str]:
     return dict([*_PIN.findall(text)[:_MOST_PACKAGES], *(("image", each) for each in _IMAGE.findall(text))])
 
 
-def environment(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
-    """Files that pin the software of training: what builds the pages or runs tests and benchmarks is other software."""
+def _loose(file: SourceFile) -> list[str]:
+    """Frameworks of training that a list of requirements names without a version."""
+    if not file.path.lower().endswith(".txt"):
+        return []
+    return [
+        name for name in _UNPINNED.findall(file.raw.decode("utf-8", errors="replace")) if _FRAMEWORK.fullmatch(name)
+    ]
+
+
+def environment(subject: Subject, sources: tuple[SourceFile, ...], trains: bool) -> Row:
+    """Files that pin the software of training: what builds the pages or runs tests and benchmarks is other software.
+
+    Without code here that `trains`, the software is that of something else.
+    """
     question = ask.CODE_ENVIRONMENT
     every = [(each, pins) for each in sources if (pins := _pins(each))]
     pinned = [(each, pins) for each, pins in every if not _OTHER_PURPOSE.search(each.path.lower())]
     training = [(each, pins) for each, pins in pinned
                 if any(_FRAMEWORK.fullmatch(name) or name == "image" for name in pins)]  # fmt: skip
-    if training:
+    loose = next((name for each, _ in training for name in _loose(each)), "")
+    if training and not loose and trains:
         shown = ", ".join(f"{len(pins)} packages pinned in {each.path}" for each, pins in training[:4])
         first = PackagesFact(dict(sorted(training[0][1].items())))
         return question.yes(Grade.PRESENT, shown, *(each.evidence for each, _ in training[:4]), facts=(first,))
     if pinned:
-        each, pins = pinned[0]
-        reason = f"{len(pins)} packages pinned in {each.path}, and none of them trains a model"
+        each, pins = (training or pinned)[0]
+        why = f"{loose} has no version" if training and loose else "no training code is here that they are for"
+        why = why if training else "none of them trains a model"
+        reason = f"{len(pins)} packages pinned in {each.path}; but {why}"
         return question.partly(Grade.CLAIMED, reason, each.evidence)
     for document in subject.documents:
         for number, line in enumerate(document.lines, 1):

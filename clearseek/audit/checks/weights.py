@@ -38,6 +38,9 @@ _PROGRAMS = ("*.py", "*.sh", "*.ipynb", "*.yaml", "*.yml", "*.toml", "dockerfile
 _MOST_PROGRAMS = 300
 _LARGEST_PROGRAM = 200_000
 _MAY_LOAD = re.compile(r"://|from_pretrained|snapshot_download|hf_hub_download|\bmodel\w{0,30} ?[=:] ?[\"']")
+_FETCHES = re.compile(r"(?:^|/)(?=[^/]*(?:download|fetch))(?=[^/]*(?:models?|weights|checkpoints?|ckpts?))[^/]*$", re.I)
+_BUCKET = re.compile(r"(?:https?|gs|s3)://(?!(?:www\.)?git(?:hub|lab|ee)\.com|huggingface\.co)[\w.-]{4,200}/\S", re.I)
+"""A program that fetches weights, by its name, and an address that it puts names of files behind."""
 _LARGE = (".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".nemo", ".tflite", ".onnx")
 LEAST_ELEMENTS = 100_000
 """Fewest elements of a model where no configuration says what it should have; each is a byte or more."""
@@ -318,6 +321,7 @@ def _in_code(subject: Subject) -> list[Evidence]:
                 continue
             file = _FILE.search(line)
             same = any(kind == "model" and subject.kin(name) == "same" for kind, _, name in written(line))
+            same = same or (_FETCHES.search(document.file) is not None and _BUCKET.search(line) is not None)
             if same or (file and any(map(subject.kin, file[0].split("/")[2:]))):
                 found.append(document.at(number, line.strip()[:200]))
     return found[:8]

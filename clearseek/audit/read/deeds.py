@@ -18,6 +18,7 @@ from clearseek.audit.read.program import Call, Program, words
 
 _TABLE: Final = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 WORDS: Final = {name: frozenset(text.split()) for name, text in _TABLE.items()}
+_GOES_ON: Final = {"--model_name_or_path", "--base_model", "--finetune", "--use_lora"}
 TUNING: Final = "it goes on from weights that are there: fine-tuning"
 
 
@@ -129,10 +130,15 @@ def tuning(program: Program, path: str) -> bool:
     if has(path, "tunes") or _roots(program.imports) & {"trl", "trlx"}:
         return True
     anew = [any(not _loads(each) for each in makers) for makers in program.makers.values() if any(map(_loads, makers))]
-    options = {word for command in program.commands for word in command}
-    return (any(_loads(call.name) for call in program.calls) and not (anew and all(anew))) or bool(
-        options & {"--model_name_or_path", "--base_model", "--finetune", "--use_lora"}
-    )
+    if any(_loads(call.name) for call in program.calls) and not (anew and all(anew)):
+        return True
+    return any(not _GOES_ON.isdisjoint(command) for command in program.commands)
+
+
+def started_from_weights(programs: Iterable[Program]) -> set[str]:
+    """Names of the programs that others start on weights which are there."""
+    commands = (command for each in programs for command in each.commands if not _GOES_ON.isdisjoint(command))
+    return {word.rpartition("/")[2] for command in commands for word in command if word.endswith(".py")}
 
 
 def _loads(name: str) -> bool:
@@ -150,8 +156,10 @@ def base(program: Program) -> str:
     return next((each for each in (*loaded, *named) if re.fullmatch(r"[\w-]{2,60}/[\w.-]{2,90}", each)), "")
 
 
-def architecture(program: Program) -> Deed | None:
+def architecture(program: Program, path: str) -> Deed | None:
     """Whether a file defines a model: classes or functions with layers of parameters, and a way through them."""
+    if has(path.rpartition("/")[0], "beside"):
+        return None
     last = [call.last for call in program.calls]
     if any(has(base.rpartition(".")[2], "modules") for bases in program.classes.values() for base in bases):
         layers = sum(1 for each in last if each in WORDS["layers"] or each in program.classes)
@@ -175,7 +183,7 @@ def inference(program: Program) -> Deed | None:
 def evaluation(program: Program, path: str) -> Deed | None:
     """Whether a file scores a model: with a harness, or with functions of its own."""
     if _roots((*program.imports, *(word for each in program.commands for word in each[:8]))) & WORDS["harnesses"]:
-        return Deed()
+        return Deed("a harness that is public")
     if not has(path, "scoring") or has(path, "speed"):
         return None
     return (

@@ -68,6 +68,13 @@ _ORGANISED = re.compile(r"ai|labs?|inc|org|ll?m|nlp|research|team|hq|community|o
 _ENDING = re.compile(r"(?<=.{5})(?:ai|labs?|research|team)$")
 
 
+STATE = re.compile(
+    r"(?:^|-)(?:intermediate-)?(?:step|iter|ckpt|checkpoint)s?-?\d[\w.]{0,12}(?:-\d{1,5}(?:\.\d)?[bt](?:-?tokens)?)?",
+    re.I,
+)
+"""A state of a model while it was trained, in a name: ``-intermediate-step-240k-503b``."""
+
+
 def normalise(name: str) -> str:
     """A name as it is compared: letters, digits and dots alone."""
     return re.sub(r"[^\w.]|_", "", name.lower())
@@ -93,7 +100,7 @@ def kin(found: str, wanted: str) -> Kin:
         return ""
     if (rest[:1].isdigit() and key[-1].isdigit()) or (key[-1].isdigit() and re.match(r"\.\d", rest)):
         return ""
-    tokens = _TOKEN.findall(rest.replace("_", " "))
+    tokens = _TOKEN.findall(STATE.sub("", rest.replace("_", "-")))
     result: Kin = "same"
     for token in tokens:
         if _KINDS.fullmatch(token) or (not sized and (SIZE.fullmatch(token) or _VERSION.fullmatch(token))):
