@@ -152,7 +152,8 @@ def _entry(rows: Rows, asked: Requirement) -> Entry:
 def _answered(rows: Rows, asked: Requirement, way: Way) -> Answer:
     """The answer of an entry, by its rows."""
     here = [rows[id] for id in (*asked.all, *asked.any)]
-    given = [_answer(row, way) for row in here]
+    own_words = asked.field and way == "proven"  # what other documents say fills no field of the summary
+    given = [] if own_words else [_answer(row, way) for row in here]
     answer: Answer = (min if asked.all else max)(given, key=_ORDER.index, default="no")
     if asked.field:
         answer = max(answer, _filled(rows[DOCUMENTS_DATA_SUMMARY.id], asked.field, way), key=_ORDER.index)

@@ -11,7 +11,6 @@ by a sketch of their phrases, and said to be word for word theirs where all word
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import pairwise
@@ -37,10 +36,6 @@ _NEARLY = 0.8
 _MARGIN = 12
 _WIDE = 400
 """Words that may stand in the middle of a text."""
-_GRANTS = re.compile(
-    r"\b(?:permission|grant|permit|rights?|may|redistribut|use|licen[cs]ed|provided that|conditions?)", re.I
-)
-"""Sentences of a licence in which every word counts."""
 _MOST_OFF = 40.0
 """Equal words that outweigh a difference of any length."""
 
@@ -327,10 +322,11 @@ def _matters(each: Known, found: Text, op: Op) -> bool:
     if not gained:
         return False
     raw = found.span(op.k, op.l) if not ours else found.raw[theirs[0].begin : theirs[-1].end]
-    grants = _GRANTS.search(standard(each.id).sentence(op.i, op.j))
     sentence = not ours and (len(theirs) > 5 or raw.endswith((".", "!", "?")))
-    if sentence or (not names and not grants):
+    if sentence:
         return bool(told(raw).rules)
+    if not ours and not names and standard(each.id).continues(op.i):
+        return True  # a word more within a sentence of which each counts
     return not adds_nothing(raw, {word.text for word in theirs} - {word.text for word in gained}, any_case=names)
 
 

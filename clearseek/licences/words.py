@@ -66,6 +66,12 @@ class Text:
         last = self.words[end - 1].end
         return self.raw[self.words[begin].begin : last + (self.raw[last : last + 1] in (".", "!", "?"))]
 
+    def continues(self, place: int) -> bool:
+        """Whether a sentence goes on from the word before this place to the word there."""
+        if not 0 < place < len(self.words):
+            return False
+        return _STOP.search(self.raw[self.words[place - 1].end : self.words[place].begin]) is None
+
     def quote(self, begin: int, end: int, longest: int = 300) -> str:
         """What these words say, as it stands there."""
         if begin >= end:

@@ -21,6 +21,7 @@ from clearseek.audit.checks import content_summary
 from clearseek.audit.checks.code import PIECES
 from clearseek.audit.checks.data_sets import data_files
 from clearseek.audit.checks.operations import SYSTEMIC
+from clearseek.audit.checks.parameters import fits
 from clearseek.audit.checks.trajectory import checkpoints
 from clearseek.audit.evidence import Evidence, Grade, Question, Row
 from clearseek.audit.read.archive import members
@@ -76,6 +77,17 @@ def _lifted(row: Row, check: Check, records: Records) -> Row:
     if agrees:
         return row.adding(what, *place, grade=Grade.CHECKED)
     return row.refuted(what, *place)
+
+
+def _card(records: Records) -> Result:
+    """The card states a figure that the configuration comes to."""
+    stated = records.subject.stated("total", "activated")
+    if not stated or records.subject.counted.value is None:
+        return None
+    figure = next((claim for claim in stated if fits(records.subject, claim)), None)
+    if figure is None:
+        return False, f"its “{stated[0].text}” is not what the configuration gives", "config.json"
+    return True, f"its “{figure.text}” is what the configuration gives", "config.json"
 
 
 def _config(records: Records) -> Result:
@@ -316,6 +328,7 @@ _CHECKS: Final[dict[Question, Check]] = {
     ask.COST_THRESHOLD: (_operations,),
     ask.DOCUMENTS_DATA_SUMMARY: (_content_summary, DATA_MANIFEST),
     ask.DOCUMENTS_REPORT: (_report, "REPORT.md", TRANSCRIPT),
+    ask.DOCUMENTS_MODEL_CARD: (_card,),
     ask.DOCUMENTS_EVALUATION: (_evaluation, _HELD_OUT, DATA_MANIFEST),
     **dict.fromkeys((ask.DATA_TRAINING, ask.DATA_ORDER, ask.DATA_EVALUATION), (attrgetter("data"), DATA_MANIFEST)),
     ask.DATA_TOKENIZER: (_tokenizer, "tokenizer.json", "data/tokenizer.json", DATA_MANIFEST),

@@ -146,6 +146,8 @@ def _verdict(claim: Claim, ways: Ways, elements: Ways, sure: bool) -> tuple[bool
     counts = allowed.values()
     if not counts or (not claim.includes and min(counts) <= claim.high and claim.low <= max(counts)):
         return None, f"{said}: by which count is not clear"
+    if not ways and claim.high < max(counts):
+        return None, f"{said} is less than all that the weights hold, {_listed(elements)}, some of which may not count"
     if not sure:
         return None, f"{said} is not what transformers' class of this name gives, which may be another model"
     return (

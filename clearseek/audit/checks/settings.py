@@ -173,7 +173,7 @@ def environment(subject: Subject, sources: tuple[SourceFile, ...], trains: bool)
         why = f"{loose} has no version" if training and loose else "no training code is here that they are for"
         why = why if training else "none of them trains a model"
         reason = f"{len(pins)} packages pinned in {each.path}; but {why}"
-        return question.partly(Grade.CLAIMED, reason, each.evidence)
+        return question.partly(Grade.PRESENT if training else Grade.CLAIMED, reason, each.evidence)
     for document in subject.documents:
         for number, line in enumerate(document.lines, 1):
             if ("==" in line and _PIN.match(line.strip())) or _TOLD_PIN.match(line):

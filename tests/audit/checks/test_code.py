@@ -75,10 +75,14 @@ def test_files_of_pins_that_train_nothing_are_no_environment(release: Path) -> N
     row = audited(release)["code.environment"]
     assert (row.answer, row.grade) == ("partly", Grade.CLAIMED)
     (release / "requirements.txt").write_text("numpy==1.26.1\ntorch==2.7.0\n")
+    row = audited(release)["code.environment"]
+    assert (row.answer, row.grade) == ("partly", Grade.PRESENT)  # of what is not here
+    (release / "train.py").write_text(EVERYTHING)
     assert audited(release)["code.environment"].answer == "yes"
 
 
 def test_lock_files_pin_too(release: Path) -> None:
+    (release / "train.py").write_text(EVERYTHING)
     (release / "uv.lock").write_text('[[package]]\nname = "torch"\nversion = "2.7.0"\n')
     found = audited(release)
     assert found["code.environment"].answer == "yes"
