@@ -42,6 +42,9 @@ _WORDS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
 )
 
 
+_OF_WEIGHTS = re.compile(r"(?:model|weights?|checkpoints?)[-_ ]licen[cs]e(?![a-z])", re.I)
+
+
 def is_licence(path: str) -> bool:
     """Whether a file is named as a licence, wherever it lies."""
     folder, _, base = path.rpartition("/")
@@ -51,8 +54,12 @@ def is_licence(path: str) -> bool:
 
 def covers(path: str) -> tuple[Kind, ...] | None:
     """The kinds that a licence file is named after; empty: it is the general one; None: it is not the release's own."""
-    folder = path.rpartition("/")[0]
-    if "/" in folder or _ELSEWHERE.search(path):
+    folder, _, base = path.rpartition("/")
+    if _ELSEWHERE.search(path):
+        return None
+    if _OF_WEIGHTS.match(base):
+        return ("weights",)
+    if "/" in folder:
         return None
     kinds = tuple(kind for kind, words in _WORDS if words.search(path))
     if not folder or folder.lower() in _TOP:

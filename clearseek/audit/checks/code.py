@@ -53,6 +53,13 @@ _TUNED = re.compile(
 )
 
 
+_NOT_OF_DATA: Final = r"(?!\W(?:data|set|corpus|corpora|mix|tokens|details))"
+_PRETRAINED = re.compile(
+    r"\bpre-?train|\bfrom scratch\b|\btrillions? (?:of )?tokens\b|\b\d+(?:\.\d+)?t (?:\w+ )?tokens\b"
+)
+"""Says that a model was not made from another one."""
+
+
 def _near(these: str, those: str = _CODE) -> str:
     between = r"\W{1,3}(?:\w+\W{1,3}){0,6}?"
     return rf"\b(?:{these})\b{between}(?:{those})\b|\b(?:{those})\b{between}(?:{these})\b"
@@ -79,11 +86,11 @@ class Piece:
 
 PIECES: Final = (
     Piece(ask.CODE_ARCHITECTURE, lambda file: deeds.architecture(file.program, file.path),
-          rf"{_near('model|architecture|modell?ing|(?:pre-?)?training')}"
+          rf"{_near(f'model|architecture|modell?ing|(?:pre-?)?training{_NOT_OF_DATA}')}"
           r"|^\W*(?:(?:our|official|source) )*code(?:base)?\W*$|^\W*(?:source )?code\W*:",
           ("model",), ("seeds_architecture",)),
     Piece(ask.CODE_TRAINING, lambda file: deeds.training(file.program, file.path, file.beside),
-          _near(r"(?:pre-?)?train(?:ing)?(?!\W(?:data|set|corpus|corpora|mix|tokens|details))")
+          _near(rf"(?:pre-?)?train(?:ing)?{_NOT_OF_DATA}")
           + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{_CODE}|itsname)\b",
           ("train", "tune"), ("seeds_training",)),
     Piece(ask.CODE_INFERENCE, lambda file: deeds.inference(file.program),
@@ -127,7 +134,7 @@ def rows(subject: Subject) -> Iterator[Row]:
     """A row for each piece, for settings and environment, and for the whole."""
     sources = source_files(subject.source)
     found = [_piece(subject, piece, sources) for piece in PIECES]
-    trains = found[1].answer in ("yes", "partly") and found[1].grade >= Grade.PRESENT
+    trains = found[1].answer == "yes" and found[1].grade >= Grade.PRESENT
     found += [configuration(subject, sources), environment(subject, sources, trains)]
     yield from found
     yield _complete(found)
@@ -264,6 +271,8 @@ def _for_this_model(
     ]
     others = [base for each in naming[:_MOST_NAMING] if _is_others(subject, base := deeds.base(each.program))]
     made = next((base for base in others if base.rpartition("/")[2].lower() in card), "")
+    bases = {base for file, _ in found if _is_others(subject, base := deeds.base(file.program))}
+    only = len(bases) == 1 and not _PRETRAINED.search(card)
     ours = (subject.metadata.value or {}).get("base_model") or made or _TUNED.search(card)
     out = []
     goes_on = deeds.started_from_weights(each.program for each in sources if each.runs and b"model_name" in each.raw)
@@ -273,7 +282,8 @@ def _for_this_model(
         if deed.lack == deeds.TUNING and ours:
             deed = Deed(f"fine-tuning{' of ' * bool(made) + made}, by which this model was made")
         elif deed.lack == deeds.TUNING and _is_others(subject, base := deeds.base(file.program)):
-            deed = Deed(f"fine-tuning of {base}, which is another maker's")
+            said = f"of {base}, which is another maker's"
+            deed = Deed(f"fine-tuning {said}") if only else replace(deed, lack=f"fine-tuning {said}")
         if file.example:
             deed = replace(deed, lack=deed.lack or "an example")
         out.append((file, deed))

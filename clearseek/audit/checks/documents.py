@@ -92,7 +92,8 @@ def _model_card(subject: Subject) -> Row:
     if words < 2:
         reason = f"named like one and holds nothing: {card.file} holds {words} words"
         return question.no(Grade.CLAIMED, reason, place)
-    filled = sections(card)
+    beside = [each for each in subject.documents if re.fullmatch(r"model[-_ ]?card\.\w{2,3}", each.file, re.I)]
+    filled = tuple(title for each in (card, *beside) for title in sections(each))
     found = [part for part, words in SECTIONS.items() if any(map(words.search, filled))]
     missing = [part for part in SECTIONS if part not in found]
     if len(found) < 2:
@@ -118,7 +119,8 @@ def sections(card: Document) -> tuple[str, ...]:
 
 def _data_card(subject: Subject) -> Row:
     question = ask.DOCUMENTS_DATA_CARD
-    named = (path for path in subject.source.sizes if _DATA_CARD.fullmatch(path.lower()))
+    named = [path for path in subject.source.sizes if _DATA_CARD.fullmatch(path.lower())]
+    named = [path for path in named if not path.lower().endswith("readme.md") or _trains(subject, path)]
     found = sift(subject.source, (path for path in named if not _CODE.search(path.lower())), "data card")
     words = re.compile(r"data ?sheet|data(?:set)? (?:card|statement)", re.I)
     if row := _here_or_linked(subject, question, found, words):
@@ -127,6 +129,11 @@ def _data_card(subject: Subject) -> Row:
         reason = "no data card here; the documents link the training data's own pages, which may be ones"
         return question.partly(Grade.LINKED, reason, *_places(linked))
     return found.missing(subject.source, question, "no data card here, and no link to one")
+
+
+def _trains(subject: Subject, path: str) -> bool:
+    """Whether the page of a folder of data speaks of training: data to evaluate on have pages, too."""
+    return any(re.search(r"\btrain|训练", document.text, re.I) for document in subject.source.readable([path]))
 
 
 def _places(links: Iterable[Evidence]) -> list[Evidence]:

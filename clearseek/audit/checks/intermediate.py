@@ -27,7 +27,7 @@ _LONGEST: Final = 2_000
 _PLURAL = r"(?:check-?points|ckpts|snapshots)"
 _TRAINING = r"(?:the )?(?:entire |whole |full |course of )?(?:pre-?)?training"
 _EVERY = r"\b(?:every|each) \S{1,12} (?:\S{1,12} ){0,2}(?:steps|tokens|iterations|updates|samples)\b"
-_KIND = r"(?:intermediate|intermediary|partially[- ]trained|mid-?training|in-training|training-time)"
+_KIND = r"(?:interme\w{1,4}ate|intermediary|partially[- ]trained|mid-?training|in-training|training-time)"
 _SPOKEN = re.compile(
     rf"\b{_KIND} (?:[\w-]{{1,20}} ){{0,3}}(?:{_PLURAL}|weights|revisions)\b"
     rf"|\b(?:each|every|all|any) {_KIND} (?:[\w-]{{1,20}} ){{0,2}}check-?points?\b"
@@ -61,6 +61,8 @@ _ABOUT_THEM = re.compile(r"\b(?:analys|evaluat|result|stud|figure|plot|code|scri
 _REVISION = re.compile(r"\brevision\b[\"']?\s{0,4}[=: ]\s{0,4}[\"']?([\w./-]{1,100})")
 _NAME = re.compile(r"(?<![\w./-])([\w.-]{2,60}/[\w.-]{2,90})(?=[\"',\s])")
 _IN_ADDRESS = re.compile(r"/(?:tree|blob|resolve|raw|commits)/([^?#\s]{1,300})")
+_COLLECTED = re.compile(r"(?:-|_|intermediate)(?:checkpoints|ckpts)$", re.I)
+"""Ends the name of a repository that holds many states of a model."""
 _READING = re.compile(
     r"arxiv\.org|doi\.org|openreview\.net|aclanthology\.org|\.pdf(?:$|[?#])|wandb\.ai|\.(?:png|svg|jpe?g|gif)\b"
     r"|//(?:[\w-]{1,40}\.)?(?:twitter|x|youtube|discord|medium|linkedin|reddit)\.(?:com|gg)\b|/(?:blog|news)\b|^#"
@@ -85,7 +87,8 @@ def _linked(subject: Subject, document: Document) -> Iterator[Evidence]:
         match = _IN_ADDRESS.search(link.target)
         parts = match[1].replace("%2F", "/").split("/")[:6] if match and read_address(link.target) else ()
         repository = read_address(link.target)
-        state = repository is not None and STATE.search(repository[2]) and subject.kin(repository[2])
+        name = repository[2] if repository is not None and repository[0] == "model" else ""
+        state = (STATE.search(name) and subject.kin(name)) or _COLLECTED.search(name)
         if (state or any(map(_is_step, parts))) and subject.is_own(link.target) is not False:
             yield document.at(link.line, link.target)
     for number, line in enumerate(document.lines, 1):  # of examples

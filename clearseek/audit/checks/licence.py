@@ -71,6 +71,12 @@ def _kind(subject: Subject, kind: Kind) -> Row:
     said = contradicting(subject, weights_licence(subject))
     if not said:
         closed = next((each for each in stated if text and _goes_before(each, text)), None)
+        unknown = next((each for each in stated if not each.licences and not each.tag), None)
+        if unknown is not None and (closed is None or closed.deciding is None):
+            reason = (
+                f"but the card, {unknown.place.where}, names “{shorten(unknown.name, 80)}”, which is not known here"
+            )
+            return row.adding(reason, unknown.place, answer="unknown", grade=Grade.CLAIMED)
         if closed is None or closed.deciding is None:
             return row
         reason = f"but the card, {closed.place.where}, says {closed.deciding.name}: {_restricted(closed.deciding)}"

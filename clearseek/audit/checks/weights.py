@@ -268,10 +268,8 @@ def _elsewhere(subject: Subject, away: str) -> Row:
     places = tuple(each.place for each in models[:4])
     shown = _some(list(dict.fromkeys(each.address for each in models)), 3)
     reason = f"no weight files here; the documents link to {shown}, none of which is called {subject.name}"
-    own = [each for each in models if subject.is_own(each.address)]
-    if own and not SIZE.search(subject.name.lower()):
-        named = any(each.weights and each.name for each in own)
-        return ask.WEIGHTS_FINAL.answer("yes" if named else "partly", Grade.LINKED, reason, *places)
+    if any(subject.is_own(each.address) for each in models) and not SIZE.search(subject.name.lower()):
+        return ask.WEIGHTS_FINAL.partly(Grade.LINKED, reason, *places)
     return ask.WEIGHTS_FINAL.unknown(Grade.LINKED, reason, *places)
 
 
@@ -291,7 +289,16 @@ def weight_links(subject: Subject) -> list[Evidence]:
                 groups.setdefault(kin, []).append(each.place)
     if found := [place for kin in ("same", "form", "variant") for place in groups.get(kin, ())]:
         return found
-    return _files_elsewhere(subject) or _in_code(subject)
+    return _files_elsewhere(subject) or _in_code(subject) or _own_models(subject)
+
+
+def _own_models(subject: Subject) -> list[Evidence]:
+    """The maker's models under other names, where the card is of a family or a method, which names no size."""
+    if SIZE.search(subject.name.lower()):
+        return []
+    named = (each for each in subject.repositories if each.kind in ("model", "collection") and each.name)
+    return [each.place for each in named
+            if not each.others and not _NO_WEIGHTS.search(each.name) and subject.is_own(each.address)]  # fmt: skip
 
 
 def _files_elsewhere(subject: Subject) -> list[Evidence]:

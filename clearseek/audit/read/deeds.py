@@ -184,11 +184,11 @@ def evaluation(program: Program, path: str) -> Deed | None:
     """Whether a file scores a model: with a harness, or with functions of its own."""
     if _roots((*program.imports, *(word for each in program.commands for word in each[:8]))) & WORDS["harnesses"]:
         return Deed("a harness that is public")
-    if not has(path, "scoring") or has(path, "speed"):
+    names = (*program.functions, *(call.last for call in program.calls))
+    if not has(path, "scoring") or has(path, "speed") or not any(has(name, "scores") for name in names):
         return None
-    return (
-        Deed() if any(has(name, "scores") for name in (*program.functions, *(c.last for c in program.calls))) else None
-    )
+    asked = has(path, "benchmarks") or any(has(name, "benchmarks") for name in (*names, *program.settings.values()))
+    return Deed(lack="" if asked else "it names no benchmark")
 
 
 def preparation(program: Program, path: str) -> Deed | None:
@@ -199,5 +199,10 @@ def preparation(program: Program, path: str) -> Deed | None:
     if not has(path, "prepares") or folders & WORDS["beside"] - WORDS["prepares"]:
         return None
     last = {call.last for call in program.calls}
+    if program.classes and not last & WORDS["starts"]:
+        return None  # a library of loaders
     makes = any(has(each, "makes") for each in last | program.functions)
-    return Deed() if makes and any(each in WORDS["writes"] or has(each, "writes") for each in last) else None
+    if not makes or not any(each in WORDS["writes"] or has(each, "writes") for each in last):
+        return None
+    chosen = has(path, "chooses") or any(has(name, "chooses") for name in program.functions)
+    return Deed(lack="" if chosen else "it brings texts into the form for training, and chooses or cleans none")

@@ -145,6 +145,11 @@ def _badges(card: Document) -> Iterator[Statement]:
             if CONTEXT.search(text) and (names := named(text)):
                 yield _statement(text, names[:1], (), card.at(link.line, text.strip()))
                 break
+        else:
+            label, *rest = address.replace("--", "\0").split("-")
+            name = re.sub(r"[_\0]+", " ", rest[0]).strip() if len(rest) > 1 else ""
+            if re.search(r"licen[cs]e", label, re.I) and name and not _NO_NAME.search(name):
+                yield Statement(_kinds(label), (), False, name, card.at(link.line, words))
 
 
 def _sentences(subject: Subject, card: Document) -> Iterator[Statement]:

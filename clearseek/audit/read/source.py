@@ -223,7 +223,9 @@ def prose(source: Source) -> tuple[list[str], list[str]]:
 
     The cards come first, then other text files; licences are left out.
     """
+    others = others_projects(source)
     chosen = [path for path in source.sizes if _is_prose(path) and source.pointer(path) is None]
+    chosen = [path for path in chosen if not path.startswith(others)]
     chosen.sort(key=lambda path: (path.count("/"), "readme" not in path.lower(), path))
     length = 0
     for number, path in enumerate(chosen):
@@ -231,6 +233,19 @@ def prose(source: Source) -> tuple[list[str], list[str]]:
         if number == MOST_TEXTS or (number and length > MOST_TEXT):
             return chosen[:number], chosen[number:]
     return chosen, []
+
+
+def others_projects(source: Source) -> tuple[str, ...]:
+    """Folders that hold whole projects of others, each with its own licence and its own file for packaging."""
+    held: dict[str, set[str]] = {}
+    for path in source.sizes:
+        folder, _, base = path.lower().rpartition("/")
+        name = base.partition(".")[0] if base.startswith(("license", "licence", "copying")) else base
+        if folder and name in ("license", "licence", "copying", "setup.py", "pyproject.toml"):
+            held.setdefault(path[: len(folder) + 1], set()).add(
+                "built" if name.endswith((".py", ".toml")) else "licence"
+            )
+    return tuple(folder for folder, kinds in held.items() if len(kinds) == 2)
 
 
 def _is_prose(path: str) -> bool:

@@ -26,7 +26,7 @@ _THEIRS: Final = re.compile(
     r"|\.circleci|\.buildkite|tests?|testing|unit_?tests|fixtures)/|(?:^|/)(?:test_[^/]*|[^/]*_test|conftest)\.py$"
 )
 _EXAMPLES: Final = re.compile(
-    r"(?:^|/)(?:(?:example|demo|tutorial|cookbook|doc|colab|notebook)s?|playground|samples)/", re.I
+    r"(?:^|/)(?:[\w-]{0,40}[_-])?(?:(?:example|demo|tutorial|cookbook|doc|colab|notebook)s?|playground|samples)/", re.I
 )
 
 
