@@ -11,6 +11,7 @@ by a sketch of their phrases, and said to be word for word theirs where all word
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import pairwise
@@ -342,6 +343,17 @@ def _restricts(text: str) -> bool:
     return bool(told(text, others=True).rules) or any(each.flag in RESTRICTING for each in restrictions(text))
 
 
+def _is_translation(raw: str, licence: Licence) -> bool:
+    """Whether a text that follows on a licence says of itself that it is this licence, in another script."""
+    named = licence.name.split()[0].lower() in raw[:200].lower()
+    foreign = sum(1 for letter in raw if letter > "\u2e80")
+    return (
+        named
+        and foreign > len(raw) // 2
+        and re.search("许可|許可|ライセンス|라이선스|라이센스", raw[:2_000]) is not None
+    )
+
+
 def _rest(search: _Search, parts: list[Part]) -> tuple[list[Change], list[str], int | None]:
     """What stands outside of the licences: rules, the names of what is harmless, and where others' parts begin."""
     changes: list[Change] = []
@@ -358,6 +370,11 @@ def _rest(search: _Search, parts: list[Part]) -> tuple[list[Change], list[str], 
         if bundled is None and piece.others:
             bundled = begin
         first = words[begin].line
+        if parts and parts[0].end <= begin and _is_translation(raw, parts[0].licence):
+            limits = (clause for clause in restrictions(raw) if clause.flag in RESTRICTING)
+            changes += [Change("insert", "", each.quote, first + each.line - 1, each.quote) for each in limits]
+            added.append("a translation")
+            continue
         if bundled is not None:
             limits = (clause for clause in restrictions(raw) if clause.flag in RESTRICTING)
             changes += [Change("insert", "", each.quote, first + each.line - 1, each.quote) for each in limits]

@@ -14,7 +14,7 @@ from clearseek.licences.table import Kind
 _LICENCE = re.compile(
     r"^(?:licen[cs]es?|copying|unlicen[cs]e)(?![a-z])"
     r"|^(?:model|weights?|code|source|data|dataset|docs?|documentation)[-_ ]licen[cs]e(?![a-z])"
-    r"|licen[cs]e(?:[-_ ]agreement)?(?:\.\w{1,4})?$",
+    r"|licen[cs]e(?:[-_ ]?agreement)?(?:\.\w{1,4})?$",
     re.I,
 )
 _POLICY = re.compile(
@@ -42,7 +42,9 @@ _WORDS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
 )
 
 
-_OF_WEIGHTS = re.compile(r"(?:model|weights?|checkpoints?)[-_ ]licen[cs]e(?![a-z])", re.I)
+_OF_WEIGHTS = re.compile(
+    r"(?:models?|weights?|checkpoints?)(?:[-_ ]?[a-z]{1,20}){0,2}?[-_ ]?licen[cs]e(?:[-_ ]?agreement)?(?![a-z])", re.I
+)
 
 
 def is_licence(path: str) -> bool:

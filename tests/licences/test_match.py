@@ -250,7 +250,7 @@ def test_no_edit_of_one_word_passes(name: str, place: int, word: str, keep: bool
     begin, end = WORDS[name][place]
     # remove the word, replace it, or put another before it
     edited = text[:begin] + word + (" " + text[begin:end] if keep and word else "") + text[end:]
-    assume(edited != text)
+    assume(edited.lower() != text.lower())
     match = identify(edited)
     assert not match.exact, (text[begin:end], word)
     assert match.licence is not None and match.licence.id == name and match.changes

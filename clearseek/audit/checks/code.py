@@ -246,7 +246,7 @@ def _search(piece: Piece, sources: tuple[SourceFile, ...]) -> _Found:
         if length > max(MOST_PARSED, each.cost):
             out.unread.append(each)
             continue
-        deed = piece.does(each)
+        deed = None if each.example and piece.question == ask.CODE_DATA else piece.does(each)
         if deed and training and each.example:
             deed = replace(deed, lack=deed.lack or "an example")
         if deed and each.program.lines < (1 if deed.launches else piece.least):

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, Link, shorten
+from clearseek.audit.read.deeds import has
 from clearseek.audit.read.hub import STEP_REVISION
 from clearseek.audit.read.identity import STATE
 from clearseek.audit.read.parts import Sentence
@@ -74,7 +75,8 @@ def offers(subject: Subject) -> tuple[tuple[Evidence, ...], bool]:
 
     Documents deep in folders are mostly those of other people's tools.
     """
-    documents = [document for document in subject.documents if document.file.count("/") < 2]
+    documents = [each for each in subject.documents
+                 if each.file.count("/") < 3 and not has(each.file.rpartition("/")[0], "beside")]  # fmt: skip
     links = dict.fromkeys(islice((each for document in documents for each in _linked(subject, document)), _MOST))
     if links:
         return tuple(links), True

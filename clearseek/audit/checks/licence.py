@@ -262,6 +262,10 @@ def _agreement(subject: Subject) -> Row:
     if against_use := [said for said in contradicting(subject, weights_licence(subject)) if said.sure]:
         quoted = [quote(each.file, each.clause) for each in against_use[:4]]
         return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, against_use[0].words, *quoted, *list(places)[:4])
+    unknown = next((each for each in stated_of(subject, "weights") if not each.licences and not each.tag), None)
+    if unknown is not None:
+        reason = f"the card, {unknown.place.where}, names “{shorten(unknown.name, 80)}”, which is not known here"
+        return ask.LICENCE_AGREEMENT.unknown(Grade.CLAIMED, reason, unknown.place)
     if not fine:
         return ask.LICENCE_AGREEMENT.unknown(Grade.ABSENT, "there are no two sources to compare")
     grade = Grade.CHECKED if exact else Grade.PRESENT

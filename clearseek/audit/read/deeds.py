@@ -199,8 +199,8 @@ def preparation(program: Program, path: str) -> Deed | None:
     if not has(path, "prepares") or folders & WORDS["beside"] - WORDS["prepares"]:
         return None
     last = {call.last for call in program.calls}
-    if program.classes and not last & WORDS["starts"]:
-        return None  # a library of loaders
+    if (program.classes and not last & WORDS["starts"]) or last & WORDS["of_weights"]:
+        return None  # a library of loaders, or a program that converts weights
     makes = any(has(each, "makes") for each in last | program.functions)
     if not makes or not any(each in WORDS["writes"] or has(each, "writes") for each in last):
         return None

@@ -99,10 +99,11 @@ class Block(torch.nn.Module):
         return self.down(self.up(x * self.norm))
 def generate(x):
     return model(x).argmax()
-def score(x):
+def score_mmlu(x):
     return model(x) == x
-def prepare(texts):
+def clean(texts):
     write(tokenize(texts, shard=1))
+main()
 loss = model(x)
 loss.backward()
 optimizer.step()
