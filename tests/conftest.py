@@ -14,6 +14,7 @@ import torch
 
 from clearseek import machine
 from clearseek.cli import main
+from clearseek.cores import default_threads
 from clearseek.data.shards import prepare_data
 from clearseek.ops.compiled import use_kernels
 from clearseek.train.run import Run
@@ -30,10 +31,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="slow tests too; a file or a test that is named runs anyway")
 
 
+def _named(config: pytest.Config) -> bool:
+    """Whether a file or a test is asked for, rather than folders."""
+    return any("::" in argument or argument.endswith(".py") for argument in config.args)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Two processes or more run folders of tests, a file in one of them; what is named begins at once in this one."""
+    option, worker = config.option, hasattr(config, "workerinput")  # a worker that had workers would be a fork bomb
+    if worker or not config.pluginmanager.hasplugin("xdist") or option.numprocesses is not None or option.usepdb:
+        return
+    if not _named(config) and "gpu" not in option.markexpr:
+        option.numprocesses, option.dist = max(2, min(4, default_threads())), "loadfile"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave slow tests out, unless everything, a mark, a file or a test is asked for."""
-    named = any("::" in argument or argument.endswith(".py") for argument in config.args)
-    if config.option.all or config.option.markexpr or named:
+    if config.option.all or config.option.markexpr or _named(config):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
