@@ -187,7 +187,10 @@ def evaluation(program: Program, path: str) -> Deed | None:
     names = (*program.functions, *(call.last for call in program.calls))
     if not has(path, "scoring") or has(path, "speed") or not any(has(name, "scores") for name in names):
         return None
-    asked = has(path, "benchmarks") or any(has(name, "benchmarks") for name in (*names, *program.settings.values()))
+    told = {
+        part for name in (path, *names, *program.settings.values()) for part in re.split(r"[^a-z0-9]+", name.lower())
+    }
+    asked = told & WORDS["benchmarks"] or any(has(name, "benchmarks") for name in (path, *names))
     return Deed(lack="" if asked else "it names no benchmark")
 
 
