@@ -44,7 +44,8 @@ _OF_OTHERS = re.compile(
     r"\boriginal(?:ly)?\b|\bthird[- ]part|\bdependenc|\bwhich (?:is|are|was|were)(?: \w+){0,2} (?:licen[cs]ed|released)"
     r"|\b(?:its|their|the) base model(?:'s)? (?:is|was|licen)|\bunlike\b|\bwhereas\b"
     r"|\bnot (?:under|licensed|released|covered)\b|\bno longer\b|\bprevious(?:ly)?\b|\bformerly\b|\binspired\b"
-    r"|\b(?:majority|parts?|portions?) of\b|\bother models\b|\bcompatible\b|\bdemo\b|\bthanks? to\b|\bborrow|\badapted from\b|原始|第三方",
+    r"|\b(?:majority|parts?|portions?) of\b"
+    r"|\bother models\b|\bcompatible\b|\bdemo\b|\bthanks? to\b|\bborrow|\badapted from\b|原始|第三方",
     re.I,
 )
 """Says that a licence is of something else, or no more."""
