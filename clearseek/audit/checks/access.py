@@ -18,7 +18,9 @@ _GATE = re.compile(
     re.I,
 )
 _THE_WEIGHTS = re.compile(r"download|weights|checkpoints?|\bmodels?\b|hugging ?face|\bhf\b|\bhub\b|\brepo", re.I)
-_ELSEWHERE = re.compile(r"commercial|business|\bapi\b|playground|demo|wait ?list|white ?list|\bdata ?sets?\b", re.I)
+_ELSEWHERE = re.compile(
+    r"commercial|business|\bapi\b|playground|demo|trial|试用|wait ?list|white ?list|\bdata ?sets?\b", re.I
+)
 """Forms for a use or a service: a matter of the licence, or of another thing than the weights."""
 
 

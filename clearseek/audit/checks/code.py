@@ -30,7 +30,7 @@ _ENOUGH: Final = 4
 _MOST_NAMING: Final = 100
 _NO_CODE = re.compile(
     r"/(?:issues|discussions|wiki|releases|actions|pulls?|stargazers|graphs|commits)\b"
-    r"|\.(?:svg|png|jpe?g|gif|pdf|md|bib)\b|#L\d|LICEN[CS]E",
+    r"|\.(?:svg|png|jpe?g|gif|pdf|md|bib)\b|#[\w-]+$|LICEN[CS]E",
     re.I,
 )
 """Addresses in a repository that are no code."""
@@ -151,6 +151,8 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
         does = _for_this_model(subject, sources, does)
     full = [each for each in does if not each[1].lack]
     links = [] if full else list(_links(subject, piece.words))
+    if not full and not links and question == ask.CODE_TRAINING:
+        links = list(_submodules(subject))
     if full or (does and not links):
         told = (full or does)[:_ENOUGH]
         shown = _shown(f"{file.path} ({deed.told})" if deed.told else file.path for file, deed in told)
@@ -193,6 +195,9 @@ def _named(subject: Subject, question: Question) -> Row | None:
         where = document.at(line)
         if question == ask.CODE_INFERENCE and kind == "py" and deeds.inference(program):
             reason = f"no program here; {document.file} shows how to run it with a library"
+            return question.partly(Grade.CLAIMED, reason, where)
+        if question == ask.CODE_INFERENCE and any(deeds.serves(command) for command in program.commands):
+            reason = f"no program here; {document.file} shows how to serve it with a program of others"
             return question.partly(Grade.CLAIMED, reason, where)
         if question == ask.CODE_EVALUATION and (deed := deeds.evaluation(program, "")):
             reason = f"no program here; {document.file} shows how to score it with {deed.how}"
@@ -239,6 +244,8 @@ def _search(piece: Piece, sources: tuple[SourceFile, ...]) -> _Found:
             not each.raw or (piece.named and deeds.has(each.path, piece.named)) or
             any(seed in each.raw for seed in (seeds if each.path.endswith((".py", ".ipynb")) else starting)))
     ]  # fmt: skip
+    if piece.question in (ask.CODE_ARCHITECTURE, ask.CODE_DATA, ask.CODE_INFERENCE):
+        maybe = [each for each in maybe if not each.others]
     maybe.sort(key=lambda each: (each.example, not likely(each.path.rpartition("/")[2]), not likely(each.path)))
     out, length = _Found(), 0
     for each in maybe:
@@ -328,6 +335,13 @@ def _told(document: Document) -> Iterator[tuple[str, Link]]:
     for cell in document.cells:
         for link in cell.links:
             yield ": ".join((*cell.header[cell.column :][:1], " ".join(cell.row))), link
+
+
+def _submodules(subject: Subject) -> Iterator[Evidence]:
+    """Programs that train, which git would put into a folder here."""
+    for each in subject.repositories:
+        if each.place.file == ".gitmodules" and each.kind == "code" and deeds.trains_by_name(each.name):
+            yield each.place
 
 
 def linked_data_code(subject: Subject) -> list[Evidence]:

@@ -10,7 +10,7 @@ from clearseek.audit.checks.weights import weight_links
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.pickles import is_pickle
 from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import CONFIG, Subject, attempt
+from clearseek.audit.read.subject import CONFIG, Subject, attempt, is_weights
 from clearseek.hub.safetensors import LONGEST_HEADER
 from clearseek.signing.bundle import read_bundle
 from clearseek.signing.dsse import LONGEST_BUNDLE
@@ -104,6 +104,9 @@ def _execution(subject: Subject) -> Row:
     source = subject.source
     found = list(_pickles(subject))
     unseen = [path for path in found if source.pointer(path) is not None]
+    if not subject.weight_files and not subject.pointed_weights and _are_elsewhere(subject):
+        # what a tool below keeps in a pickle is not what loading the model runs
+        unseen += [path for path in found if "/" in path and not is_weights(path) and path not in unseen]
     here = (path for path in found if path not in unseen)
     problems = [(f"{path} is a pickle, which is a program", source.whole(path)) for path in here]
     settings = [path for path in source.sizes if path.rpartition("/")[2] in _SETTINGS and not is_test(path)]
@@ -115,7 +118,11 @@ def _execution(subject: Subject) -> Row:
         reason = "; ".join(what for what, _ in problems[:6])
         return ask.FILES_EXECUTION.no(Grade.PRESENT, reason, *(place for _, place in problems[:8]))
     if unseen:
-        reason = f"{_few(unseen)}: named as pickles are; pointers to files that are not in this copy"
+        pointers = all(source.pointer(path) is not None for path in unseen)
+        what = (
+            "pointers to files that are not in this copy" if pointers else "whether the model needs them is not known"
+        )
+        reason = f"{_few(unseen)}: named as pickles are; {what}"
         return ask.FILES_EXECUTION.unknown(Grade.CLAIMED, reason, *map(source.whole, unseen[:8]))
     if not subject.weight_files and not subject.pointed_weights and _are_elsewhere(subject):
         asks = next((document.at(n) for document in subject.documents for n, line in enumerate(document.lines, 1)

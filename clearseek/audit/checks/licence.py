@@ -25,6 +25,7 @@ from clearseek.audit.checks.terms import (
     stated_of,
     weights_licence,
 )  # fmt: skip
+from clearseek.audit.checks.weights import weight_links
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.facts import Fact, LicenceFact, RestrictionFact, licence_fact, named_licences
 from clearseek.audit.read.card import shorten
@@ -45,6 +46,9 @@ _FLAGS: Final = {
 }  # fmt: skip
 """Restrictions of a known licence, in words."""
 _FAMILIES: Final = {"rail": "use-restricted (RAIL family)", "community": "a community licence with conditions"}
+_SMALL: Final = 1_000_000
+"""Bytes of data below which a general licence is not said to cover the training data: an example is not them."""
+CODE: Final = ("*.py", "*.ipynb", "*.sh", "*.cpp", "*.cu", "*.jl", "*.rs")
 _LOOSE: Final = ("BSD", "GPL", "LGPL", "GFDL", "OpenRAIL")
 """Names of families, which agree with their members."""
 
@@ -59,12 +63,17 @@ def rows(subject: Subject) -> Iterator[Row]:
 
 def _kind(subject: Subject, kind: Kind) -> Row:
     question, text, stated = _QUESTIONS[kind], licence_texts(subject).get(kind), stated_of(subject, kind)
-    if kind == "data" and not data_files(subject):
+    size = sum(subject.source.sizes[path] for path in data_files(subject)) if kind == "data" else 0
+    if kind == "data" and (not size or (text is not None and not text.kinds and size < _SMALL)):
         if not stated:
             return question.not_applicable("there are no training data here to be licensed")
         text = None  # a text that is here does not cover what lies elsewhere
     if text is None and not stated:
         return question.no(Grade.ABSENT, "no licence text, no tag and no sentence covers them")
+    if kind == "weights" and text is not None and not stated and _is_of_code(subject, text):
+        reason = f"{text.file} is {text.match.label}, for what is here; the weights lie elsewhere, and no document"
+        reason += " says what they are under"
+        return question.unknown(Grade.CLAIMED, reason, text.evidence, facts=_text_facts(text))
     row = _by_word(question, kind, stated) if text is None else _of_text(question, kind, text, stated)
     if kind != "weights" or row.answer != "yes":
         return row
@@ -86,6 +95,13 @@ def _kind(subject: Subject, kind: Kind) -> Row:
     answer: Answer = "no" if said[0].sure else "unknown"
     changed = row.adding(f"but {said[0].words}", *places, answer=answer, grade=min(row.grade, Grade.PRESENT))
     return replace(changed, facts=(*row.facts, *_clause_facts(said[0].file, (said[0].clause,))))
+
+
+def _is_of_code(subject: Subject, text: Text) -> bool:
+    """Whether a general licence that restricts nothing lies in a repository of code, and the weights elsewhere."""
+    free = text.match.licence is not None and is_free(text.match.licence) and not text.limits
+    here = subject.weight_files or subject.pointed_weights or subject.absent_shards
+    return free and not text.kinds and not here and bool(subject.source.find(*CODE)) and bool(weight_links(subject))
 
 
 def _goes_before(stated: Statement, text: Text) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.facts import PackagesFact
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.program import Program, has_number, read_program
@@ -38,6 +38,8 @@ _SETTINGS: Final = {setting: re.compile(keys, re.I) for setting, keys in _NAMES.
 _WORDS: Final = ("optimiser", "schedule")
 """Settings whose value may be a word."""
 _LEAST: Final = {"learning rate", "batch size"}
+_SPARE: Final = 2
+"""Settings that may be left to a program's defaults."""
 _NOT_A_RUN: Final = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "package.json")
 _ITEM = re.compile(r"([A-Za-z][\w ()/-]{1,60}?)\s*[:=]\s*(\S.{0,200})")
 
@@ -65,7 +67,8 @@ def configuration(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
         reason = f"{', '.join(part for part in _SETTINGS if part in every)} in {', '.join(list(found)[:4])}"
         reason += f"; not {', '.join(missing)}" if missing else ""
         places = tuple(where for where, _ in list(found.values())[:4])
-        return question.answer("partly" if missing else "yes", Grade.PRESENT, reason, *places)
+        answer: Answer = "yes" if len(missing) <= _SPARE else "partly"
+        return question.answer(answer, Grade.PRESENT, reason, *places)
     for document in subject.documents:
         for line, given in _told(document):
             if given >= _LEAST:

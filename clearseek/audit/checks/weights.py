@@ -27,6 +27,12 @@ _FILE = re.compile(
     r"(?![\w/.-])",
     re.I,
 )
+_STORE = re.compile(
+    r"//(?:drive\.google|docs\.google|(?:www\.)?dropbox|1drv|onedrive\.live|pan\.baidu|zenodo|(?:www\.)?figshare|mega"
+    r"|cloud\.tsinghua|[\w.-]{0,60}the-eye)\.\w{2,3}(?:\.\w{2})?/|//storage\.googleapis\.com/|s3[\w.-]{0,30}\.amazonaws\.com/",
+    re.I,
+)
+"""Places where people put files that a hub has not."""
 _ARCHIVES = ("bin", "tar", "tgz", "gz", "zip")
 _SPOKEN = re.compile(r"\b(?:weights|checkpoints?|pre-?trained)\b|权重", re.I)
 _OTHER_FILES = re.compile(r"\b(?:data ?sets?|corpus|logs?|code|demo|embeddings)\b", re.I)
@@ -288,7 +294,7 @@ def weight_links(subject: Subject) -> list[Evidence]:
             if kin == "same" or (own and not each.others and (kin == "form" or not sized or each.kind == "collection")):
                 groups.setdefault(kin, []).append(each.place)
     if found := [place for kin in ("same", "form", "variant") for place in groups.get(kin, ())]:
-        return found
+        return found if "same" in groups else [*found, *_own_models(subject)]
     return _files_elsewhere(subject) or _in_code(subject) or _own_models(subject)
 
 
@@ -306,9 +312,11 @@ def _files_elsewhere(subject: Subject) -> list[Evidence]:
     found = []
     for document in subject.documents:
         for link in document.links:
-            if (file := _FILE.search(link.target)) is None:
-                continue
             words = " ".join((link.text, *document.headings[link.line - 1], document.lines[link.line - 1]))
+            if (file := _FILE.search(link.target)) is None:
+                if _STORE.search(link.target) and _SPOKEN.search(words) and not _OTHER_FILES.search(words):
+                    found.append(Evidence(document.file, f"line {link.line}", link.target, document.sha256))
+                continue
             words = _FILE.sub("", words)
             spoken = _SPOKEN.search(words) and not _OTHER_FILES.search(words)
             called = any(map(subject.kin, link.target.split("/")[3:]))

@@ -68,9 +68,22 @@ def training(program: Program, path: str, here: frozenset[str]) -> Deed | None:
         return Deed("a training loop", lack)
     if any(_fits(call, program, base) for call in program.calls):
         return Deed("calls a library's trainer", lack, True)
+    runs = _roots(program.imports) & WORDS["frameworks"] - WORDS["libraries"]
+    if runs and has(base, "train") and any(call.last in ("main", "run", "train") for call in program.calls):
+        return Deed(f"runs {sorted(runs)[0]}", lack, True)
     starts = [start for command in program.commands if (start := _started(command, here))]
     starts.sort(key=lambda start: not start[1])
     return Deed(f"starts {starts[0][0]}", lack or "which is not here" * (not starts[0][1]), True) if starts else None
+
+
+def serves(command: tuple[str, ...]) -> bool:
+    """Whether a command starts a program of others that answers with a model."""
+    return not WORDS["servers"].isdisjoint(re.split(r"[./]", word.lower())[0] for word in command[:3])
+
+
+def trains_by_name(name: str) -> bool:
+    """Whether a repository is called after a framework of training, or after training."""
+    return has(name, "train") or not words(name).isdisjoint(WORDS["frameworks"])
 
 
 def _loop(program: Program) -> bool:
@@ -185,6 +198,8 @@ def evaluation(program: Program, path: str) -> Deed | None:
     if _roots((*program.imports, *(word for each in program.commands for word in each[:8]))) & WORDS["harnesses"]:
         return Deed("a harness that is public")
     names = (*program.functions, *(call.last for call in program.calls))
+    if any(call.last in ("validate", "evaluate") and has(call.owner, "trainer") for call in program.calls):
+        return Deed(lack="it names no benchmark")
     if not has(path, "scoring") or has(path, "speed") or not any(has(name, "scores") for name in names):
         return None
     told = {

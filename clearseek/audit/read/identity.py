@@ -69,7 +69,7 @@ _ENDING = re.compile(r"(?<=.{5})(?:ai|labs?|research|team)$")
 
 
 STATE = re.compile(
-    r"(?:^|-)(?:intermediate-)?(?:step|iter|ckpt|checkpoint)s?-?\d[\w.]{0,12}(?:-\d{1,5}(?:\.\d)?[bt](?:-?tokens)?)?",
+    r"-(?:intermediate-)?(?:step|iter|ckpt|checkpoint)s?-?\d[\w.]{0,12}(?:-\d{1,5}(?:\.\d)?[bt](?:-?tokens)?)?",
     re.I,
 )
 """A state of a model while it was trained, in a name: ``-intermediate-step-240k-503b``."""

@@ -11,7 +11,7 @@ from typing import Final
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.archive import members
 from clearseek.audit.read.program import ENDINGS, SCRIPTS, SETTINGS, Program, read_program
-from clearseek.audit.read.source import Source
+from clearseek.audit.read.source import Source, others_projects
 from clearseek.errors import UserError
 
 LONGEST_SOURCE: Final = 1_000_000
@@ -42,6 +42,8 @@ class SourceFile:
     """Names of all files of the release, without their folders."""
     cut: str = ""
     """Why not all of it was read."""
+    others: bool = False
+    """It is in a project of others that was copied in."""
 
     @cached_property
     def program(self) -> Program:
@@ -77,7 +79,7 @@ class SourceFile:
 def source_files(source: Source) -> tuple[SourceFile, ...]:
     """The release's own source files and files of settings: code first, shallow before deep."""
     beside = frozenset(path.rpartition("/")[2] for path in source.sizes)
-    code = (*ENDINGS, *SCRIPTS)
+    code, theirs = (*ENDINGS, *SCRIPTS), others_projects(source)
     out: list[SourceFile] = []
     length = 0
     for path in sorted(source.sizes, key=lambda each: (not each.lower().endswith(code), each.count("/"), each)):
@@ -85,7 +87,8 @@ def source_files(source: Source) -> tuple[SourceFile, ...]:
             for inner, raw, limit in _read(source, path):
                 where = Evidence(path, f"member {inner}" if inner else "", "", source.sha256(path))
                 cut = f"is longer than {limit:,} bytes" if len(raw) >= limit else ""
-                out.append(SourceFile(f"{path}!{inner}" if inner else path, raw, where, beside, cut))
+                copied = path.startswith(theirs)
+                out.append(SourceFile(f"{path}!{inner}" if inner else path, raw, where, beside, cut, copied))
                 length += len(raw)
         except UserError as error:
             if path.lower().endswith(ENDINGS):
