@@ -269,8 +269,8 @@ def _contradictions(audit: Audit) -> Line:
     wrong = [row for row in compared if row.answer == "no" or (row.answer == "partly" and row.id != _NO_REFUTATION)]
     ids = tuple(row.id for row in wrong)
     if wrong:
-        more = f"; and {', '.join(ids[2:])}" if len(wrong) > 2 else ""
-        return Line("contradictions", "; ".join(f"{row.id}: {_told(row)}" for row in wrong[:2]) + more, ids, "no")
+        more = f"; and {len(wrong) - 2} more: {', '.join(ids[2:])}" if len(wrong) > 2 else ""
+        return Line("contradictions", "; ".join(map(_told, wrong[:2])) + more, ids, "no")
     if not compared:
         return Line("contradictions", "nothing here could be compared with anything else", ids)
     return Line("contradictions", f"none in {len(compared)} comparison{'s' * (len(compared) > 1)}", ids, "yes")

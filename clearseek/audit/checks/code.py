@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
 from typing import Final, get_args
 
 from clearseek.audit import questions as ask
@@ -18,8 +20,8 @@ from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.read import deeds
 from clearseek.audit.read.card import Document, Link
 from clearseek.audit.read.deeds import Deed
-from clearseek.audit.read.program import read_program, words
-from clearseek.audit.read.repositories import read_address
+from clearseek.audit.read.program import Program, read_program, words
+from clearseek.audit.read.repositories import NOT_THERE, read_address
 from clearseek.audit.read.sources import SourceFile, source_files
 from clearseek.audit.read.subject import Subject
 
@@ -149,6 +151,8 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
     does = found.does
     if question == ask.CODE_TRAINING and does:
         does = _for_this_model(subject, sources, does)
+    if question == ask.CODE_DATA and does and _chooses(sources, does[0][0].path):
+        does = [(file, replace(deed, lack="")) for file, deed in does]
     full = [each for each in does if not each[1].lack]
     links = [] if full else list(_links(subject, piece.words))
     if not full and not links and question == ask.CODE_TRAINING:
@@ -175,11 +179,25 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
     return _named(subject, question) or _absent(subject, piece, sum(1 for each in sources if each.is_code))
 
 
+def _chooses(sources: tuple[SourceFile, ...], path: str) -> bool:
+    """Whether a file in the same folder chooses or cleans texts: what makes data is often several files."""
+    folder = path.rpartition("/")[0]
+    beside = [each for each in sources if each.path.rpartition("/")[0] == folder and each.path.endswith(".py")]
+    return any(deeds.has(name, "chooses") for each in beside[:_MOST_NAMING] for name in each.program.functions)
+
+
 def _withheld(subject: Subject) -> Evidence | None:
     """Where a document says that the code which trained the model is not the one that is published."""
     sentences = ((document, each) for document in subject.documents[:_ENOUGH] for each in document.sentences)
     return next((document.at(each.line, each.text) for document, each in sentences
                  if _WITHHELD.search(each.text[:2_000])), None)  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def _shown_programs(subject: Subject) -> tuple[tuple[Document, int, str, str, Program], ...]:
+    """Examples in the first documents, taken apart."""
+    blocks = ((document, *block) for document in subject.documents[:_ENOUGH] for block in fenced(document))
+    return tuple((*block, read_program(f"a.{block[2]}", block[3].encode())) for block in islice(blocks, _MOST_NAMING))
 
 
 def _named(subject: Subject, question: Question) -> Row | None:
@@ -189,9 +207,7 @@ def _named(subject: Subject, question: Question) -> Row | None:
     if question == ask.CODE_ARCHITECTURE and isinstance(named, list) and named and "auto_map" not in config:
         reason = f"no code here; config.json names {str(named[0])[:80]}, a class that a library has to bring"
         return question.partly(Grade.CLAIMED, reason, subject.config_key("architectures"))
-    blocks = ((document, *block) for document in subject.documents[:_ENOUGH] for block in fenced(document))
-    for document, line, kind, text in blocks if question in _SHOWN else ():
-        program = read_program(f"a.{kind}", text.encode())
+    for document, line, kind, text, program in _shown_programs(subject) if question in _SHOWN else ():
         where = document.at(line)
         if question == ask.CODE_INFERENCE and kind == "py" and deeds.inference(program):
             reason = f"no program here; {document.file} shows how to run it with a library"
@@ -315,7 +331,7 @@ def _links(subject: Subject, words: str, clear: bool = True, whose: bool = True)
                 continue
             called = link.text and re.sub(r"\W", "", link.text.lower()) == re.sub(r"\W", "", name.lower())
             said = text.replace(link.text, f"{link.text} itsname") if called else text  # a tool that goes by its name
-            if re.search(words, said, re.I) and (clear or subject.kin(name)):
+            if re.search(words, said, re.I) and not NOT_THERE.search(text) and (clear or subject.kin(name)):
                 own = subject.is_own(link.target)
                 if own is None:
                     own = not clear or bool(_OURS.search(text)) or not _OFFERED.search(text)

@@ -17,6 +17,7 @@ from clearseek.audit.checks.operations import Compute
 from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.facts import ComputeFact, MemoryFact
 from clearseek.audit.read.claims import Claim, agree, settled
+from clearseek.audit.read.identity import SIZE
 from clearseek.audit.read.subject import CONFIG, INDEX, Subject
 from clearseek.counts import flops_per_token
 from clearseek.errors import UserError
@@ -30,6 +31,10 @@ _STAGES = (
     ("rest", r"subsequent|post-training stages|after pre-?training|fine-?tun"),
     ("pre-training", r"pre-?train"),
 )
+_FAR = 1.5
+"""Figures further apart than this are of two sizes of a family that names none."""
+_POOL = 1e14
+"""More tokens than any model has been trained on: those of a pool."""
 LATER_STAGES = 0.2
 """Tokens of later stages, as a share of the first's, that leave a run's operations what they are."""
 SEQUENCE = 4096
@@ -49,6 +54,7 @@ def rows(subject: Subject) -> Iterator[Row]:
 def _compute(subject: Subject) -> Compute | None:
     """From the configuration, or by 6ND from the one figure of parameters that is stated."""
     counted, config, tokens = subject.counted.value, subject.config.value, subject.stated("tokens")
+    tokens = tuple(claim for claim in tokens if claim.value < _POOL)
     if not tokens:
         return None
     most = max(tokens, key=lambda claim: claim.value)
@@ -91,7 +97,15 @@ def _consistent(subject: Subject, hours: dict[str, Claim]) -> Row:
         bare = [claim for claim in own if claim.includes == "neither"]
         rest = [claim for claim in own if claim.includes != "neither"]
         compared += [claim for group in (bare, rest) if len(group) > 1 for claim in group]
-        if not agree(own) and not all(parameters.fits(subject, claim) for claim in own):
+        family = (
+            not SIZE.search(subject.name.lower())
+            and len(own) > 1
+            and (max(claim.value for claim in own) > _FAR * min(claim.value for claim in own))
+        )
+        if family and not agree(own):
+            unsure.append(f"{kind}: {_listed(own)}")
+            compared += own
+        elif not agree(own) and not all(parameters.fits(subject, claim) for claim in own):
             wrong.append(f"{kind}: {_listed(own)}")
         elif len({claim.text for claim in others}) > 1 or (own and others):
             unsure.append(f"{kind}: {_listed((*own, *others))}")
@@ -221,7 +235,9 @@ def _memory(subject: Subject) -> Row:
         return ask.BARRIERS_HARDWARE.unknown(Grade.ABSENT, f"there are no weight files here, and {why}")
     need = -(-size // (72 * 10**9))  # a tenth stays for the cache and the runtime
     shown = f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
-    reason = f"{about}{shown} of weights" + (f": {need} accelerators of 80 GB, caches aside" if need > 1 else "")
+    reason = f"{about}{shown} of weights" + (
+        f": {need} accelerators of 80 GB, a tenth of each kept for caches" if need > 1 else ""
+    )
     grade, facts = Grade.PRESENT if about else Grade.CHECKED, (MemoryFact(size, need),)
     return ask.BARRIERS_HARDWARE.answer("yes" if need <= 1 else "no", grade, reason, *places, facts=facts)
 

@@ -46,7 +46,7 @@ _FLAGS: Final = {
 }  # fmt: skip
 """Restrictions of a known licence, in words."""
 _FAMILIES: Final = {"rail": "use-restricted (RAIL family)", "community": "a community licence with conditions"}
-_SMALL: Final = 1_000_000
+_SMALL: Final = 100_000
 """Bytes of data below which a general licence is not said to cover the training data: an example is not them."""
 CODE: Final = ("*.py", "*.ipynb", "*.sh", "*.cpp", "*.cu", "*.jl", "*.rs")
 _LOOSE: Final = ("BSD", "GPL", "LGPL", "GFDL", "OpenRAIL")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from clearseek.audit import questions as ask
@@ -38,6 +39,7 @@ _SETTINGS: Final = {setting: re.compile(keys, re.I) for setting, keys in _NAMES.
 _WORDS: Final = ("optimiser", "schedule")
 """Settings whose value may be a word."""
 _LEAST: Final = {"learning rate", "batch size"}
+_MOST_BLOCKS: Final = 200
 _SPARE: Final = 2
 """Settings that may be left to a program's defaults."""
 _NOT_A_RUN: Final = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "package.json")
@@ -102,7 +104,7 @@ def _told(document: Document) -> Iterator[tuple[int, frozenset[str]]]:
         under.setdefault(path, (line, Program()))[1].give("_".join(re.findall(r"\w+", key.lower()))[:80], value)
     for line, program in under.values():
         yield line, settings_of(program)
-    for line, kind, text in fenced(document):
+    for line, kind, text in islice(fenced(document), _MOST_BLOCKS):
         yield line, settings_of(read_program(f"a.{kind}", text.encode()))
 
 

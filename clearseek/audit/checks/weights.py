@@ -16,6 +16,7 @@ from math import prod
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit.read.card import Document
 from clearseek.audit.read.identity import SIZE
 from clearseek.audit.read.repositories import written
 from clearseek.audit.read.source import is_test
@@ -28,11 +29,19 @@ _FILE = re.compile(
     re.I,
 )
 _STORE = re.compile(
-    r"//(?:drive\.google|docs\.google|(?:www\.)?dropbox|1drv|onedrive\.live|pan\.baidu|zenodo|(?:www\.)?figshare|mega"
+    r"//(?:drive\.google|(?:www\.)?dropbox|1drv|onedrive\.live|pan\.baidu|zenodo|(?:www\.)?figshare|mega"
     r"|cloud\.tsinghua|[\w.-]{0,60}the-eye)\.\w{2,3}(?:\.\w{2})?/|//storage\.googleapis\.com/|s3[\w.-]{0,30}\.amazonaws\.com/",
     re.I,
 )
 """Places where people put files that a hub has not."""
+_SHARD = re.compile(r"-\d{3,6}-of-\d{3,6}\.")
+_DATA_FILE = re.compile(r"\.(?:jsonl?|csv|tsv|txt|parquet|arrow|idx)$|_document$|tokeni[sz]er|vocab|messages", re.I)
+"""Ends the name of a packed file that holds data, before its last ending."""
+_FETCHED = re.compile(
+    r"\b(?:s3|gs)://[\w.-]{3,80}/[\w./-]{0,200}|\bmagnet:\?[\w:=&%.-]{10,80}|\bollama (?:run|pull) ([\w.-]{2,60})"
+    r"|https://github\.com/[\w.-]{1,60}/[\w.-]{1,80}/releases\b[\w./-]{0,200}"
+)
+"""Places that are no link to a hub: buckets, torrents, releases, names in a program's library."""
 _ARCHIVES = ("bin", "tar", "tgz", "gz", "zip")
 _SPOKEN = re.compile(r"\b(?:weights|checkpoints?|pre-?trained)\b|权重", re.I)
 _OTHER_FILES = re.compile(r"\b(?:data ?sets?|corpus|logs?|code|demo|embeddings)\b", re.I)
@@ -42,6 +51,7 @@ _NO_WEIGHTS = re.compile(
 """Names of repositories on a hub that hold something else, whatever they are kept as."""
 _PROGRAMS = ("*.py", "*.sh", "*.ipynb", "*.yaml", "*.yml", "*.toml", "dockerfile")
 _MOST_PROGRAMS = 300
+_MOST_LINES = 20_000
 _LARGEST_PROGRAM = 200_000
 _MAY_LOAD = re.compile(r"://|from_pretrained|snapshot_download|hf_hub_download|\bmodel\w{0,30} ?[=:] ?[\"']")
 _FETCHES = re.compile(r"(?:^|/)(?=[^/]*(?:download|fetch))(?=[^/]*(?:models?|weights|checkpoints?|ckpts?))[^/]*$", re.I)
@@ -109,8 +119,9 @@ def _index_problems(subject: Subject) -> Iterator[str]:
     weights, index = subject.weights, subject.index.value
     if index is None:
         top = [each for each in subject.weight_files if "/" not in each]
-        if subject.index.error or len(top) > 1:
-            yield subject.index.error or f"{len(top)} weight files and no {INDEX}"
+        shards = [each for each in top if _SHARD.search(each)]  # others may be an adapter, or another precision
+        if subject.index.error or len(shards) > 1:
+            yield subject.index.error or f"{len(shards)} shards and no {INDEX}"
         return
     for tensor, file in index.tensors.items():
         where = weights.tensors.get(tensor)
@@ -170,19 +181,20 @@ _NAMES = {
 
 def _dtype(subject: Subject) -> Row:
     raw = subject.config_raw.value or {}
-    stated = raw.get("torch_dtype") or raw.get("dtype")
+    stated = str(raw.get("torch_dtype") or raw.get("dtype") or "").removeprefix("torch.")
+    stated = "" if stated == "auto" else stated
     settings = raw.get("quantization_config")
     method = settings.get("quant_method") if isinstance(settings, dict) else None
     keys = tuple(subject.config_key(key) for key in ("torch_dtype", "dtype", "quantization_config") if raw.get(key))
     census = dtype_census(subject.weights)
-    if not census or not keys:
+    if not census or not keys or not (stated or settings):
         said = f"config.json says {stated or 'nothing'}" + (f", quantised as {method}" if method else "")
         said += "; nothing to compare them with" if census else "; no weights are here to compare"
         return ask.WEIGHTS_DTYPE.unknown(Grade.CLAIMED if keys else Grade.ABSENT, said, *keys)
     total = sum(census.values())
     shares = ", ".join(f"{kind} {100 * count / total:.2f} %" for kind, count in census.items())
     shares += f"; config.json says {stated}" + (f" and quantised as {method}" if method else "")
-    expected = _NAMES.get(str(stated), str(stated))
+    expected = _NAMES.get(stated, stated)
     if settings:
         layout = settings.get("format") if method == "compressed-tensors" else None
         expected = _NAMES.get(f"{method} {layout}" if layout else str(method), "")
@@ -191,6 +203,8 @@ def _dtype(subject: Subject) -> Row:
         return ask.WEIGHTS_DTYPE.unknown(Grade.PRESENT, reason, *keys)
     if next(iter(census)) == expected:
         return ask.WEIGHTS_DTYPE.yes(Grade.CHECKED, shares, *keys)
+    if not settings and next(iter(census)) == "F32":
+        return ask.WEIGHTS_DTYPE.partly(Grade.CLAIMED, f"{shares}, in which they are loaded", *keys)
     return ask.WEIGHTS_DTYPE.no(Grade.CLAIMED, shares, *keys)
 
 
@@ -319,10 +333,23 @@ def _files_elsewhere(subject: Subject) -> list[Evidence]:
                 continue
             words = _FILE.sub("", words)
             spoken = _SPOKEN.search(words) and not _OTHER_FILES.search(words)
+            if _DATA_FILE.search(file["name"]):
+                continue
             called = any(map(subject.kin, link.target.split("/")[3:]))
             if file["kind"].lower() not in _ARCHIVES or called or spoken:
                 found.append(Evidence(document.file, f"line {link.line}", link.target, document.sha256))
-    return found
+        for number, line in enumerate(document.lines[:_MOST_LINES], 1):
+            place = _FETCHED.search(line) if ":" in line or "ollama" in line else None
+            if place and (subject.kin(place[1]) if place[1] else _is_fetched(document, number, place[0])):
+                found.append(Evidence(document.file, f"line {number}", place[0], document.sha256))
+    return found[:40]
+
+
+def _is_fetched(document: Document, number: int, target: str) -> bool:
+    """Whether the words around an address, or its own, say that weights are behind it."""
+    words = " ".join((*document.headings[number - 1], *document.lines[max(0, number - 3) : number]))
+    spoken = _SPOKEN.search(words) and not _OTHER_FILES.search(words)
+    return bool(spoken or re.search(r"/(?:pretrained_)?(?:models?|weights|checkpoints?|ckpts?)(?:/|$)", target, re.I))
 
 
 def _in_code(subject: Subject) -> list[Evidence]:
@@ -337,8 +364,10 @@ def _in_code(subject: Subject) -> list[Evidence]:
             file = _FILE.search(line)
             same = any(kind == "model" and subject.kin(name) == "same" for kind, _, name in written(line))
             same = same or (_FETCHES.search(document.file) is not None and _BUCKET.search(line) is not None)
+            address = next((f"https://huggingface.co/{owner}/{name}" for kind, owner, name in written(line)
+                            if kind == "model" and subject.kin(name) == "same"), file[0] if file else "")  # fmt: skip
             if same or (file and any(map(subject.kin, file[0].split("/")[2:]))):
-                found.append(document.at(number, line.strip()[:200]))
+                found.append(document.at(number, address or line.strip()[:200]))
     return found[:8]
 
 

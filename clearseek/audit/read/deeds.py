@@ -217,10 +217,10 @@ def preparation(program: Program, path: str) -> Deed | None:
     if not has(path, "prepares") or folders & WORDS["beside"] - WORDS["prepares"]:
         return None
     last = {call.last for call in program.calls}
-    if (program.classes and not last & WORDS["starts"]) or last & WORDS["of_weights"]:
+    chosen = has(path, "chooses") or any(has(name, "chooses") for name in program.functions)
+    if (program.classes and not chosen and not last & WORDS["starts"]) or last & WORDS["of_weights"]:
         return None  # a library of loaders, or a program that converts weights
     makes = any(has(each, "makes") for each in last | program.functions)
     if not makes or not any(each in WORDS["writes"] or has(each, "writes") for each in last):
         return None
-    chosen = has(path, "chooses") or any(has(name, "chooses") for name in program.functions)
     return Deed(lack="" if chosen else "it brings texts into the form for training, and chooses or cleans none")

@@ -118,6 +118,14 @@ def read_address(target: str) -> tuple[Kind, str, str] | None:
     return kind, parts[0], re.sub(r"\.git$", "", parts[1].rstrip(".,;:)")).rstrip("-_")
 
 
+NOT_THERE = re.compile(
+    r"\bwill (?:\w+ ){0,2}be (?:\w+ )?(?:releas|publish|shar|upload|open|provid)|\bcoming soon\b"
+    r"|\b(?:has|have|was|were) (?:been )?(?:withdrawn|removed|taken down|deleted)\b|\bno longer (?:available|online)\b",
+    re.I,
+)
+"""Says that what is linked is not there yet, or no more."""
+
+
 def repositories(document: Document) -> Iterator[Repository]:
     """The repositories that a document links to, and those in its commands and programs."""
     about = {link: sentence.text for block in document.blocks if document.links
@@ -134,8 +142,8 @@ def repositories(document: Document) -> Iterator[Repository]:
         seen.add((link.line, found[1], found[2]))
         words = about.get(link, "")[:2000] + " " + " ".join(headings[link.line - 1][1:]) + " " + link.text
         place = Evidence(document.file, f"line {link.line}", link.target, document.sha256)
-        spoken = (bool(pattern.search(words)) for pattern in (_OTHERS, _OURS, _WEIGHTS))
-        yield Repository(*found, place, *spoken)
+        others, ours, weights = (bool(pattern.search(words)) for pattern in (_OTHERS, _OURS, _WEIGHTS))
+        yield Repository(*found, place, others or bool(NOT_THERE.search(words)), ours, weights)
     count = 0
     for number, line in enumerate(without_comments("\n".join(document.lines)).split("\n"), 1):
         if "/" not in line or count > _MOST:

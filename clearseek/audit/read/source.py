@@ -235,13 +235,22 @@ def prose(source: Source) -> tuple[list[str], list[str]]:
     return chosen, []
 
 
+LONGEST_LICENCE = 60_000
+
+
 def others_projects(source: Source) -> tuple[str, ...]:
     """Folders that hold whole projects of others, each with its own licence and its own file for packaging."""
     held: dict[str, set[str]] = {}
+    own = [
+        path for path in source.sizes if "/" not in path and path.lower().startswith(("license", "licence", "copying"))
+    ]
+    texts = {b" ".join(source.read(path, LONGEST_LICENCE).split()) for path in own}
     for path in source.sizes:
         folder, _, base = path.lower().rpartition("/")
         name = base.partition(".")[0] if base.startswith(("license", "licence", "copying")) else base
         if folder and name in ("license", "licence", "copying", "setup.py", "pyproject.toml"):
+            if not name.endswith((".py", ".toml")) and b" ".join(source.read(path, LONGEST_LICENCE).split()) in texts:
+                continue  # a package of the release itself
             held.setdefault(path[: len(folder) + 1], set()).add(
                 "built" if name.endswith((".py", ".toml")) else "licence"
             )
