@@ -94,7 +94,7 @@ PIECES: Final = (
     Piece(ask.CODE_TRAINING, lambda file: deeds.training(file.program, file.path, file.beside),
           _near(rf"(?:pre-?)?train(?:ing)?{_NOT_OF_DATA}")
           + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{_CODE}|itsname)\b",
-          ("train", "tune"), ("seeds_training",)),
+          ("train", "tune"), ("seeds_training",), "train"),
     Piece(ask.CODE_INFERENCE, lambda file: deeds.inference(file.program),
           r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally|model)",
           ("infer", "generat", "sampl", "chat"), ("seeds_inference",)),
@@ -137,7 +137,7 @@ def rows(subject: Subject) -> Iterator[Row]:
     sources = source_files(subject.source)
     found = [_piece(subject, piece, sources) for piece in PIECES]
     trains = found[1].answer == "yes" and found[1].grade >= Grade.PRESENT
-    found += [configuration(subject, sources), environment(subject, sources, trains)]
+    found += [configuration(subject, sources, trains), environment(subject, sources, trains)]
     yield from found
     yield _complete(found)
 
@@ -151,7 +151,7 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
     does = found.does
     if question == ask.CODE_TRAINING and does:
         does = _for_this_model(subject, sources, does)
-    if question == ask.CODE_DATA and does and _chooses(sources, does[0][0].path):
+    if question == ask.CODE_DATA and any(_chooses(sources, file.path) for file, _ in does):
         does = [(file, replace(deed, lack="")) for file, deed in does]
     full = [each for each in does if not each[1].lack]
     links = [] if full else list(_links(subject, piece.words))
@@ -183,7 +183,7 @@ def _chooses(sources: tuple[SourceFile, ...], path: str) -> bool:
     """Whether a file in the same folder chooses or cleans texts: what makes data is often several files."""
     folder = path.rpartition("/")[0]
     beside = [each for each in sources if each.path.rpartition("/")[0] == folder and each.path.endswith(".py")]
-    return any(deeds.has(name, "chooses") for each in beside[:_MOST_NAMING] for name in each.program.functions)
+    return any(deeds.has(name, "curates") for each in beside[:_MOST_NAMING] for name in each.program.functions)
 
 
 def _withheld(subject: Subject) -> Evidence | None:

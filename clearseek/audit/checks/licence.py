@@ -64,7 +64,7 @@ def rows(subject: Subject) -> Iterator[Row]:
 def _kind(subject: Subject, kind: Kind) -> Row:
     question, text, stated = _QUESTIONS[kind], licence_texts(subject).get(kind), stated_of(subject, kind)
     size = sum(subject.source.sizes[path] for path in data_files(subject)) if kind == "data" else 0
-    if kind == "data" and (not size or (text is not None and not text.kinds and size < _SMALL)):
+    if kind == "data" and (not size or (text is not None and not text.kinds and size < _SMALL and not stated)):
         if not stated:
             return question.not_applicable("there are no training data here to be licensed")
         text = None  # a text that is here does not cover what lies elsewhere

@@ -46,8 +46,11 @@ _NOT_A_RUN: Final = ("config.json", "generation_config.json", "tokenizer.json", 
 _ITEM = re.compile(r"([A-Za-z][\w ()/-]{1,60}?)\s*[:=]\s*(\S.{0,200})")
 
 
-def configuration(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
-    """Files that give at least learning rate and batch size, and what else they give; else what the card gives."""
+def configuration(subject: Subject, sources: tuple[SourceFile, ...], trains: bool) -> Row:
+    """Files that give at least learning rate and batch size, and what else they give; else what the card gives.
+
+    Where the code that `trains` is here, some may be its defaults.
+    """
     question = ask.CODE_CONFIGURATION
     found: dict[str, tuple[Evidence, frozenset[str]]] = {}
     unread: list[SourceFile] = []
@@ -69,7 +72,7 @@ def configuration(subject: Subject, sources: tuple[SourceFile, ...]) -> Row:
         reason = f"{', '.join(part for part in _SETTINGS if part in every)} in {', '.join(list(found)[:4])}"
         reason += f"; not {', '.join(missing)}" if missing else ""
         places = tuple(where for where, _ in list(found.values())[:4])
-        answer: Answer = "yes" if len(missing) <= _SPARE else "partly"
+        answer: Answer = "yes" if len(missing) <= _SPARE * trains else "partly"
         return question.answer(answer, Grade.PRESENT, reason, *places)
     for document in subject.documents:
         for line, given in _told(document):
