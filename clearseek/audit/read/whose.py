@@ -28,13 +28,18 @@ _OTHER_MODEL = re.compile(
     r"|(?:vision|image|audio|speech|text) (?:encoder|tower|model|transformer)|famil(?:y|ies)|\bsuites?\b|collection"
     r"|\bsizes\b|\brang(?:e|ing)\b|series|variants|counterpart|another model|a (?:larger|smaller|bigger)\b"
     r"|(?:larger|smaller|bigger|better) than|compared (?:to|with)|distil|predecessor|previous|cumulative|nominal"
-    r"|equivalent|effective|trainable"
+    r"|equivalent|effective|trainable|\bprior\b|earlier|ensemble|(?:whole|full|entire) (?:system|pipeline)"
+    r"|upcoming|planned|coming soon|\bwill (?:have|be|follow|come|bring)\b|\bnext (?:version|release|model|generation)\b"
 )
 _COMPARED = re.compile(
     r"\b(?:outperform\w{0,3}|surpass\w{0,3}|beats?|rivals?|match(?:es|ing)|on par|comparable|competitive|against|"
     r"versus|vs|unlike|models (?:with|of|up to|at|in|having|around|such))\b"
 )
 """Before a figure: words of a comparison, so that the figure may be the other's."""
+_MADE_OF = re.compile(
+    r"\b(?:pruned|distilled|compressed|reduced|grown|expanded|upcycled|scaled)\b.{0,40}\bfrom (?:the )?$"
+)
+"""Before a figure: what the model was made from."""
 _PLURAL = re.compile(r"[\s-]*(?:total )?param\w{0,10}(?: [a-z]{1,12})? models\b")
 _WORD = re.compile(r"[a-z][\w.+-]{0,80}|\d[\w.]{0,20}")
 _SIZED = re.compile(r"[a-z][\w.]*-(?:[\w.]+-)*\d+(?:\.\d+)?[bm](?:-\w+)*")
@@ -64,7 +69,7 @@ def whose(low: str, match: re.Match[str], kind: str, begin: int, wanted: frozens
         return "several"
     if kind in ("context", "context_extended"):
         return "several" if _OTHER_CONTEXT.search(words) or "another model" in words else "some"
-    if _OTHER_MODEL.search(words) or _COMPARED.search(before) or _PLURAL.match(after):
+    if _OTHER_MODEL.search(words) or _COMPARED.search(before) or _PLURAL.match(after) or _MADE_OF.search(before):
         return "several"
     if kind in ("total", "activated", "tokens") and (_LISTED_BEFORE.search(before) or _LISTED_AFTER.match(after)):
         return "several"
