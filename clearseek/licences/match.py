@@ -35,6 +35,8 @@ _SAME = 0.75
 _NEARLY = 0.8
 """Share of its sketch from which a text counts as one that is not shipped."""
 _MARGIN = 12
+_TITLE = 8
+"""Words at the head of a licence among which a product's name may stand."""
 _WIDE = 400
 """Words that may stand in the middle of a text."""
 _MOST_OFF = 40.0
@@ -307,17 +309,24 @@ def _matters(each: Known, found: Text, op: Op) -> bool:
     allowed: set[str] = set()
     names = False
     lost = [
-        ours[at - op.i].text
+        ours[at - op.i]
         for at in range(op.i, op.j)
         if not any(a <= at < b and (spare or wild or words) for a, b, words, wild, spare in each.slots)
     ]
+    own = standard(each.id)
     for a, b, words, wild, _ in each.slots:
         if a <= op.i <= b or a < op.j <= b or op.i <= a <= b <= op.j:
             allowed |= words
             names = names or wild
-    if standard(each.id).raw[ours[0].begin :].startswith("Copyright") if ours else False:
+    if ours and own.raw.startswith("Copyright", ours[0].begin):
         lost = []
-    if any(is_grant(word) or is_operative(word) for word in lost):
+    within = own.continues(op.i) or own.continues(op.j)
+    if any(is_grant(word.text) or is_operative(word.text) for word in lost):
+        return True
+    # in a sentence each word counts; another name or number may stand for one
+    if within and any(
+        word.text not in NEUTRAL and (not theirs or own.raw[word.begin].islower()) for word in lost
+    ):
         return True
     gained = [word for word in theirs if word.text not in allowed and word.text not in NEUTRAL and not word.item]
     if not gained:
@@ -326,14 +335,14 @@ def _matters(each: Known, found: Text, op: Op) -> bool:
     sentence = not ours and (len(theirs) > 5 or raw.endswith((".", "!", "?")))
     if sentence:
         return bool(told(raw).rules)
-    if not ours and not names and standard(each.id).continues(op.i):
-        return True  # a word more within a sentence of which each counts
+    if not ours and not names and op.i > _TITLE and (own.continues(op.i) or len(gained) > 1):
+        return True  # a word more within a sentence or a heading more between two
     return not adds_nothing(raw, {word.text for word in theirs} - {word.text for word in gained}, any_case=names)
 
 
 def _bundle(part: Part, begin: int | None) -> Part:
     """A part that is somebody else's: of what differs in it only what restricts counts."""
-    if begin is None or part.begin < begin:
+    if begin is None or part.begin < begin or part.licence.restricted:
         return part
     kept = tuple(change for change in part.changes if _restricts(change.found) or _restricts(change.context))
     return replace(part, bundled=True, changes=kept)
