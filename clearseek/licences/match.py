@@ -12,6 +12,7 @@ by a sketch of their phrases, and said to be word for word theirs where all word
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import pairwise
@@ -19,7 +20,7 @@ from typing import Literal
 
 from clearseek.licences.clauses import RESTRICTING, Clause, restrictions
 from clearseek.licences.known import Known, known, sketch_places, standard, words_of
-from clearseek.licences.named import by_name
+from clearseek.licences.named import by_name, named
 from clearseek.licences.names import NEUTRAL, adds_nothing, is_grant, is_operative, told
 from clearseek.licences.table import Licence
 from clearseek.licences.words import Op, Text, differences, phrases, read, shorten
@@ -35,6 +36,9 @@ _SAME = 0.75
 _NEARLY = 0.8
 """Share of its sketch from which a text counts as one that is not shipped."""
 _MARGIN = 12
+_ABROAD = re.compile(r"[\u2e80-\uffef]+")
+_LEAST_LATIN = 3
+"""Words of a sentence that is read in a text of another script."""
 _TITLE = 8
 """Words at the head of a licence among which a product's name may stand."""
 _WIDE = 400
@@ -103,6 +107,8 @@ class Match:
     """Further licences in the same text."""
     bundled: tuple[Licence, ...] = ()
     """Licences of parts that are included."""
+    unread: bool = False
+    """A text in another language follows, which was not read."""
 
     @property
     def label(self) -> str:
@@ -112,10 +118,12 @@ class Match:
         name = " and ".join(licence.id for licence in (self.licence, *self.others))
         if self.basis == "title":
             return f"{name} (by its title)"
-        if self.is_cut:
-            return f"{name} as far as it was compared"
         if self.changes:
             return f"modified {name}"
+        if self.unread:
+            return f"{name}, with a text in another language that was not read"
+        if self.is_cut:
+            return f"{name} as far as it was compared"
         if not self.exact:
             return f"{name}, nearly word for word"
         return f"{name}, with {self.added} added" if self.added else name
@@ -151,18 +159,21 @@ def identify(text: str) -> Match:
         basis: Literal["title", "none"] = "title" if licences else "none"
         main, others = (licences[0], licences[1:]) if licences else (None, ())
         return Match(main, share, False, nearest, basis, (), found.copyright, clauses, others=others)
-    left, added, bundled_from = _rest(search, parts)
-    parts = [_bundle(part, bundled_from) for part in parts]
-    changes = tuple(sorted([*left, *(change for part in parts for change in part.changes)], key=lambda each: each.line))
+    rest_of_it = _rest(search, parts)
+    parts = [_bundle(part, rest_of_it.bundled) for part in parts]
+    added = rest_of_it.added
+    changes = tuple(sorted([*rest_of_it.changes, *(change for part in parts for change in part.changes)], key=lambda each: each.line))
     first, *rest = sorted(parts, key=lambda part: (part.bundled, part.begin))
     others = tuple(dict.fromkeys(part.licence for part in rest if not part.bundled and part.licence != first.licence))
     bundled = tuple(dict.fromkeys(part.licence for part in rest if part.bundled))
     if bundled:
         added = [*added, "the licences of bundled parts"]
-    exact = not changes and not found.cut and all(part.exact for part in parts if not part.bundled)
+    is_cut = found.cut or rest_of_it.unread
+    exact = not changes and not is_cut and all(part.exact for part in parts if not part.bundled)
     return Match(
         first.licence, share, exact, first.licence, "text", changes[:_MOST_CHANGES], found.copyright,
-        _beside(clauses, search, parts), found.cut, " and ".join(dict.fromkeys(added)), others, bundled,
+        _beside(clauses, search, parts), is_cut, " and ".join(dict.fromkeys(added)), others, bundled,
+        rest_of_it.unread,
     )  # fmt: skip
 
 
@@ -363,32 +374,62 @@ def _is_translation(raw: str, licence: Licence) -> bool:
     )
 
 
-def _rest(search: _Search, parts: list[Part]) -> tuple[list[Change], list[str], int | None]:
+@dataclass(slots=True)
+class _Rest:
     """What stands outside of the licences: rules, the names of what is harmless, and where others' parts begin."""
-    changes: list[Change] = []
-    added: list[str] = []
+
+    changes: list[Change] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
     bundled: int | None = None
+    unread: bool = False
+
+    def rules(self, first: int, found: Iterable[tuple[int, str]]) -> None:
+        """Add sentences that may rule, each with the number of line breaks before it."""
+        for line, rule in found:
+            change = Change("insert", "", shorten(rule), first + line, shorten(rule))
+            if change not in self.changes and len(self.changes) < _MOST_CHANGES:
+                self.changes.append(change)
+
+
+def _rest(search: _Search, parts: list[Part]) -> _Rest:
+    """What stands outside of the licences."""
+    rest = _Rest()
+    known_ids = {part.licence.id for part in parts}
+    others = False
     edges = [0, *(at for part in parts for at in (part.begin, part.end)), len(search.words)]
     for begin, end in zip(edges[::2], edges[1::2], strict=True):
         if begin >= end:
             continue
-        words = search.text.words
-        raw = search.text.span(begin, end)
+        raw, first = search.text.span(begin, end), search.text.words[begin].line
         after = any(part.end <= begin for part in parts)
-        piece = told(raw, others=bundled is not None, may_begin=after)
-        if bundled is None and piece.others:
-            bundled = begin
-        first = words[begin].line
-        if parts and parts[0].end <= begin and _is_translation(raw, parts[0].licence):
-            limits = (clause for clause in restrictions(raw) if clause.flag in RESTRICTING)
-            changes += [Change("insert", "", each.quote, first + each.line - 1, each.quote) for each in limits]
-            added.append("a translation")
+        if after and _is_translation(raw, parts[0].licence):
+            rest.unread = True
+            rest.rules(first, [*_limits(raw), *_latin(raw)])
             continue
-        if bundled is not None:
-            limits = (clause for clause in restrictions(raw) if clause.flag in RESTRICTING)
-            changes += [Change("insert", "", each.quote, first + each.line - 1, each.quote) for each in limits]
-        for line, rule in piece.rules:
-            changes.append(Change("insert", "", shorten(rule), first + line, shorten(rule)))
+        piece = told(raw, others=others, may_begin=after)
+        rest.rules(first, piece.rules)
+        rest.rules(first, ((line, text) for line, text in piece.own if _names_restricted(text, known_ids)))
+        if others or piece.others:
+            rest.rules(first, _limits(raw))
+            rest.bundled = begin if rest.bundled is None else rest.bundled
         if piece.kind:
-            added.append(piece.kind)
-    return changes, added, bundled
+            rest.added.append(piece.kind)
+        others = piece.lasting
+    return rest
+
+
+def _limits(raw: str) -> Iterator[tuple[int, str]]:
+    return ((each.line - 1, each.quote) for each in restrictions(raw) if each.flag in RESTRICTING)
+
+
+def _names_restricted(text: str, but: set[str]) -> bool:
+    """Whether a sentence names a licence that shuts somebody out and whose text is not here."""
+    return any(each.licence.restricted and each.licence.id not in but for each in named(text, context=True))
+
+
+def _latin(raw: str) -> Iterator[tuple[int, str]]:
+    """The rules among the Latin words of a text in another script."""
+    for number, line in enumerate(raw.split("\n")):
+        for words in _ABROAD.split(line):
+            if len(words.split()) >= _LEAST_LATIN:
+                yield from ((number, rule) for _, rule in told(words.strip()).rules)

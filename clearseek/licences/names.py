@@ -28,9 +28,12 @@ _LONGEST_NOTICE = 400
 _LONGEST_NAME = 12
 """Words that a holder's name may have."""
 _MOST_RULES = 50
+_MOST_OWN = 500
 _LONGEST_PIECE = 20_000
 """Characters of a sentence; a longer one is not read, and may rule."""
-_CHOICE = re.compile(r"\W{0,20}alternatively\b.{0,300}\blicen[cs]e", re.I | re.S)
+_CHOICE = re.compile(
+    r"\W{0,20}alternatively\b[^.;]{1,200}\b(?:may|can|could|is|are)\b[^.;]{1,200}\bunder\b.{0,300}\blicen[cs]e", re.I | re.S
+)
 """Begins the offer of another licence."""
 _MOST_SMALL = 3
 """Words in lower case, unknown here, that a copyright line may have: some people and teams write themselves so."""
@@ -107,7 +110,11 @@ class Told(NamedTuple):
     kind: str
     """Name of what is harmless; empty if there is none."""
     others: bool
-    """Notices of parts that are somebody else's have begun."""
+    """Parts that are somebody else's were spoken of."""
+    lasting: bool
+    """Their notices began with a heading, and not within one block."""
+    own: tuple[tuple[int, str], ...]
+    """The sentences that are not of others' parts, with the line breaks before each."""
 
 
 def is_grant(word: str) -> bool:
@@ -137,20 +144,30 @@ def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
         may_begin: Such notices may begin in it, with a line that rules nothing.
     """
     rules: list[tuple[int, str]] = []
+    own: list[tuple[int, str]] = []
     kind = ""
     place = 0
+    lasting = shown = here = begun = others
     for block in [*_BLANK.finditer(raw), None]:
         end = block.start() if block else len(raw)
+        shown = shown or (lasting and _PATTERNS["shown"].search(raw, place, end) is not None)
+        here = (lasting and shown) or (here and not WORD.search(raw, place, end))
         choice = _CHOICE.match(raw, place, end) is not None  # what one may choose instead takes nothing back
         for begin, piece, alone in _pieces(raw[place:end]):
-            found = _judge(piece, alone, others or choice)
+            of_this = _PATTERNS["of_this"].search(piece) is not None
+            line = raw.count("\n", 0, place + begin)
+            found = _judge(piece, alone, (here or choice) and not of_this)
             if found == "rule" and len(rules) < _MOST_RULES:
-                rules.append((raw.count("\n", 0, place + begin), piece.strip()))
+                rules.append((line, piece.strip()))
             elif found and found != "rule" and kind != "a note":
                 kind = found
-            others = others or (may_begin and found != "rule" and bool(_PATTERNS["of_others"].search(piece)))
+            if (of_this or not here) and len(own) < _MOST_OWN:
+                own.append((line, piece))
+            if may_begin and not of_this and found != "rule" and _PATTERNS["of_others"].search(piece):
+                here = begun = True
+                lasting = lasting or alone or piece.rstrip().endswith(":")
         place = block.end() if block else end
-    return Told(tuple(rules), kind, others)
+    return Told(tuple(rules), kind, begun, lasting, tuple(own))
 
 
 def _pieces(block: str) -> Iterator[tuple[int, str, bool]]:
