@@ -162,7 +162,11 @@ def identify(text: str) -> Match:
     rest_of_it = _rest(search, parts)
     parts = [_bundle(part, rest_of_it.bundled) for part in parts]
     added = rest_of_it.added
-    changes = tuple(sorted([*rest_of_it.changes, *(change for part in parts for change in part.changes)], key=lambda each: each.line))
+    changes = tuple(
+        sorted(
+            [*rest_of_it.changes, *(change for part in parts for change in part.changes)], key=lambda each: each.line
+        )
+    )
     first, *rest = sorted(parts, key=lambda part: (part.bundled, part.begin))
     others = tuple(dict.fromkeys(part.licence for part in rest if not part.bundled and part.licence != first.licence))
     bundled = tuple(dict.fromkeys(part.licence for part in rest if part.bundled))
@@ -335,9 +339,7 @@ def _matters(each: Known, found: Text, op: Op) -> bool:
     if any(is_grant(word.text) or is_operative(word.text) for word in lost):
         return True
     # in a sentence each word counts; another name or number may stand for one
-    if within and any(
-        word.text not in NEUTRAL and (not theirs or own.raw[word.begin].islower()) for word in lost
-    ):
+    if within and any(word.text not in NEUTRAL and (not theirs or own.raw[word.begin].islower()) for word in lost):
         return True
     gained = [word for word in theirs if word.text not in allowed and word.text not in NEUTRAL and not word.item]
     if not gained:
@@ -346,7 +348,12 @@ def _matters(each: Known, found: Text, op: Op) -> bool:
     sentence = not ours and (len(theirs) > 5 or raw.endswith((".", "!", "?")))
     if sentence:
         return bool(told(raw).rules)
-    if not ours and not names and op.i > _TITLE and (own.continues(op.i) or len(gained) > 1):
+    if (
+        not ours
+        and not names
+        and op.i > _TITLE
+        and (own.continues(op.i) or len(gained) > 1 or not found.alone(op.k, op.l))
+    ):
         return True  # a word more within a sentence or a heading more between two
     return not adds_nothing(raw, {word.text for word in theirs} - {word.text for word in gained}, any_case=names)
 

@@ -32,7 +32,8 @@ _MOST_OWN = 500
 _LONGEST_PIECE = 20_000
 """Characters of a sentence; a longer one is not read, and may rule."""
 _CHOICE = re.compile(
-    r"\W{0,20}alternatively\b[^.;]{1,200}\b(?:may|can|could|is|are)\b[^.;]{1,200}\bunder\b.{0,300}\blicen[cs]e", re.I | re.S
+    r"\W{0,20}alternatively\b[^.;]{1,200}\b(?:may|can|could|is|are)\b[^.;]{1,200}\bunder\b.{0,300}\blicen[cs]e",
+    re.I | re.S,
 )
 """Begins the offer of another licence."""
 _MOST_SMALL = 3
@@ -52,6 +53,11 @@ def is_operative(word: str) -> bool:
     """Whether a word makes a rule. Will and May are also names."""
     low = word.lower()
     return word not in _NAMES_TOO and (low in OPERATIVE or bool(_PATTERNS["stems"].match(low)))
+
+
+def _is_no_name(word: str) -> bool:
+    """Whether a word with a capital is one that no name has."""
+    return word[0].isupper() and word.lower() in _WORDS["never_names"]
 
 
 def one_sentence(text: str) -> bool:
@@ -75,7 +81,11 @@ def is_notice(line: str) -> bool:
         return False
     line = _OF_HOLDERS.sub("", _RESERVED.sub("", _ADDRESS.sub("", line)))
     words = [match[0] for match in WORD.finditer(line)]
-    if any(is_operative(word) for word in words) or _PATTERNS["chinese"].search(line) or "limited to" in line.lower():
+    if (
+        any(is_operative(word) or _is_no_name(word) for word in words)
+        or _PATTERNS["chinese"].search(line)
+        or "limited to" in line.lower()
+    ):
         return False
     return sum(word.islower() and word not in _WORDS["between_names"] for word in words) <= _MOST_SMALL
 
@@ -84,7 +94,10 @@ def goes_on(notice: str, line: str) -> bool:
     """Whether a line is the rest of a copyright line that was too long."""
     words = WORD.findall(line)
     rest = [word for word in words if word.lower() not in _WORDS["between_names"]]
-    named = not any(word.islower() or is_operative(word) for word in rest) and _PATTERNS["foreign"].search(line) is None
+    named = (
+        not any(word.islower() or is_operative(word) or _is_no_name(word) for word in rest)
+        and _PATTERNS["foreign"].search(line) is None
+    )
     alone = (
         len(rest) == 1
         or line.strip(_MARKS)[:4].lower() in ("and ", "of t", "inc.")
@@ -126,7 +139,9 @@ def adds_nothing(raw: str, allowed: Set[str] = frozenset(), any_case: bool = Fal
     """Whether words in the middle of a rule can be a name: capitals, numbers, and nothing that rules."""
     raw = _OF_HOLDERS.sub("", _ADDRESS.sub("", raw))
     words = [word for word in WORD.findall(raw) if word.lower() not in allowed]
-    ruling = any(_rules(word) or is_operative(word) for word in words) or _PATTERNS["foreign"].search(raw)
+    ruling = any(_rules(word) or is_operative(word) or _is_no_name(word) for word in words) or _PATTERNS[
+        "foreign"
+    ].search(raw)
     if len(words) > _LONGEST_NAME or not one_sentence(raw) or ruling:
         return False
     if any(word.lower() in _WORDS["places"] and not (any_case and word[0].isupper()) for word in words):
@@ -208,6 +223,11 @@ def _judge(piece: str, alone: bool, others: bool) -> str:
         return ""
     if others:
         return "rule" if _PATTERNS["fields"].search(plain) or _PATTERNS["chinese"].search(plain) else "a note"
+    if _PATTERNS["harmless"].fullmatch(" ".join(_ADDRESS.sub(" ", plain.lstrip(_MARKS)).split())):
+        return "a note"
+    subject = _PATTERNS["of_licence"].match(plain)
+    if subject and not _PATTERNS["licence_says"].match(plain, subject.end()):
+        return "rule"
     foreign = _PATTERNS["no_rule_abroad"].sub("", bare)
     if _PATTERNS["chinese"].search(foreign) or len(_PATTERNS["foreign"].findall(foreign)) > _MOST_FOREIGN:
         return "rule"
