@@ -161,7 +161,7 @@ def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
     rules: list[tuple[int, str]] = []
     own: list[tuple[int, str]] = []
     kind = ""
-    place = 0
+    place = line = seen = 0
     lasting = shown = here = begun = others
     for block in [*_BLANK.finditer(raw), None]:
         end = block.start() if block else len(raw)
@@ -170,7 +170,8 @@ def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
         choice = _CHOICE.match(raw, place, end) is not None  # what one may choose instead takes nothing back
         for begin, piece, alone in _pieces(raw[place:end]):
             of_this = _PATTERNS["of_this"].search(piece) is not None
-            line = raw.count("\n", 0, place + begin)
+            line += raw.count("\n", seen, place + begin)
+            seen = max(seen, place + begin)
             found = _judge(piece, alone, (here or choice) and not of_this)
             if found == "rule" and len(rules) < _MOST_RULES:
                 rules.append((line, piece.strip()))
