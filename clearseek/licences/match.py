@@ -12,6 +12,7 @@ by a sketch of their phrases, and said to be word for word theirs where all word
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import pairwise
@@ -19,7 +20,7 @@ from typing import Literal
 
 from clearseek.licences.clauses import RESTRICTING, Clause, restrictions
 from clearseek.licences.known import Known, known, sketch_places, standard, words_of
-from clearseek.licences.named import by_name
+from clearseek.licences.named import by_name, named
 from clearseek.licences.names import NEUTRAL, adds_nothing, is_grant, is_operative, told
 from clearseek.licences.table import Licence
 from clearseek.licences.words import Op, Text, differences, phrases, read, shorten
@@ -35,6 +36,11 @@ _SAME = 0.75
 _NEARLY = 0.8
 """Share of its sketch from which a text counts as one that is not shipped."""
 _MARGIN = 12
+_ABROAD = re.compile(r"[\u2e80-\uffef]+")
+_LEAST_LATIN = 3
+"""Words of a sentence that is read in a text of another script."""
+_TITLE = 8
+"""Words at the head of a licence among which a product's name may stand."""
 _WIDE = 400
 """Words that may stand in the middle of a text."""
 _MOST_OFF = 40.0
@@ -101,6 +107,8 @@ class Match:
     """Further licences in the same text."""
     bundled: tuple[Licence, ...] = ()
     """Licences of parts that are included."""
+    unread: bool = False
+    """A text in another language follows, which was not read."""
 
     @property
     def label(self) -> str:
@@ -110,10 +118,12 @@ class Match:
         name = " and ".join(licence.id for licence in (self.licence, *self.others))
         if self.basis == "title":
             return f"{name} (by its title)"
-        if self.is_cut:
-            return f"{name} as far as it was compared"
         if self.changes:
             return f"modified {name}"
+        if self.unread:
+            return f"{name}, with a text in another language that was not read"
+        if self.is_cut:
+            return f"{name} as far as it was compared"
         if not self.exact:
             return f"{name}, nearly word for word"
         return f"{name}, with {self.added} added" if self.added else name
@@ -149,18 +159,25 @@ def identify(text: str) -> Match:
         basis: Literal["title", "none"] = "title" if licences else "none"
         main, others = (licences[0], licences[1:]) if licences else (None, ())
         return Match(main, share, False, nearest, basis, (), found.copyright, clauses, others=others)
-    left, added, bundled_from = _rest(search, parts)
-    parts = [_bundle(part, bundled_from) for part in parts]
-    changes = tuple(sorted([*left, *(change for part in parts for change in part.changes)], key=lambda each: each.line))
+    rest_of_it = _rest(search, parts)
+    parts = [_bundle(part, rest_of_it.bundled) for part in parts]
+    added = rest_of_it.added
+    changes = tuple(
+        sorted(
+            [*rest_of_it.changes, *(change for part in parts for change in part.changes)], key=lambda each: each.line
+        )
+    )
     first, *rest = sorted(parts, key=lambda part: (part.bundled, part.begin))
     others = tuple(dict.fromkeys(part.licence for part in rest if not part.bundled and part.licence != first.licence))
     bundled = tuple(dict.fromkeys(part.licence for part in rest if part.bundled))
     if bundled:
         added = [*added, "the licences of bundled parts"]
-    exact = not changes and not found.cut and all(part.exact for part in parts if not part.bundled)
+    is_cut = found.cut or rest_of_it.unread
+    exact = not changes and not is_cut and all(part.exact for part in parts if not part.bundled)
     return Match(
         first.licence, share, exact, first.licence, "text", changes[:_MOST_CHANGES], found.copyright,
-        _beside(clauses, search, parts), found.cut, " and ".join(dict.fromkeys(added)), others, bundled,
+        _beside(clauses, search, parts), is_cut, " and ".join(dict.fromkeys(added)), others, bundled,
+        rest_of_it.unread,
     )  # fmt: skip
 
 
@@ -307,17 +324,22 @@ def _matters(each: Known, found: Text, op: Op) -> bool:
     allowed: set[str] = set()
     names = False
     lost = [
-        ours[at - op.i].text
+        ours[at - op.i]
         for at in range(op.i, op.j)
         if not any(a <= at < b and (spare or wild or words) for a, b, words, wild, spare in each.slots)
     ]
+    own = standard(each.id)
     for a, b, words, wild, _ in each.slots:
         if a <= op.i <= b or a < op.j <= b or op.i <= a <= b <= op.j:
             allowed |= words
             names = names or wild
-    if standard(each.id).raw[ours[0].begin :].startswith("Copyright") if ours else False:
+    if ours and own.raw.startswith("Copyright", ours[0].begin):
         lost = []
-    if any(is_grant(word) or is_operative(word) for word in lost):
+    within = own.continues(op.i) or own.continues(op.j)
+    if any(is_grant(word.text) or is_operative(word.text) for word in lost):
+        return True
+    # in a sentence each word counts; another name or number may stand for one
+    if within and any(word.text not in NEUTRAL and (not theirs or own.raw[word.begin].islower()) for word in lost):
         return True
     gained = [word for word in theirs if word.text not in allowed and word.text not in NEUTRAL and not word.item]
     if not gained:
@@ -326,14 +348,19 @@ def _matters(each: Known, found: Text, op: Op) -> bool:
     sentence = not ours and (len(theirs) > 5 or raw.endswith((".", "!", "?")))
     if sentence:
         return bool(told(raw).rules)
-    if not ours and not names and standard(each.id).continues(op.i):
-        return True  # a word more within a sentence of which each counts
+    if (
+        not ours
+        and not names
+        and op.i > _TITLE
+        and (own.continues(op.i) or len(gained) > 1 or not found.alone(op.k, op.l))
+    ):
+        return True  # a word more within a sentence or a heading more between two
     return not adds_nothing(raw, {word.text for word in theirs} - {word.text for word in gained}, any_case=names)
 
 
 def _bundle(part: Part, begin: int | None) -> Part:
     """A part that is somebody else's: of what differs in it only what restricts counts."""
-    if begin is None or part.begin < begin:
+    if begin is None or part.begin < begin or part.licence.restricted:
         return part
     kept = tuple(change for change in part.changes if _restricts(change.found) or _restricts(change.context))
     return replace(part, bundled=True, changes=kept)
@@ -354,32 +381,62 @@ def _is_translation(raw: str, licence: Licence) -> bool:
     )
 
 
-def _rest(search: _Search, parts: list[Part]) -> tuple[list[Change], list[str], int | None]:
+@dataclass(slots=True)
+class _Rest:
     """What stands outside of the licences: rules, the names of what is harmless, and where others' parts begin."""
-    changes: list[Change] = []
-    added: list[str] = []
+
+    changes: list[Change] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
     bundled: int | None = None
+    unread: bool = False
+
+    def rules(self, first: int, found: Iterable[tuple[int, str]]) -> None:
+        """Add sentences that may rule, each with the number of line breaks before it."""
+        for line, rule in found:
+            change = Change("insert", "", shorten(rule), first + line, shorten(rule))
+            if change not in self.changes and len(self.changes) < _MOST_CHANGES:
+                self.changes.append(change)
+
+
+def _rest(search: _Search, parts: list[Part]) -> _Rest:
+    """What stands outside of the licences."""
+    rest = _Rest()
+    known_ids = {part.licence.id for part in parts}
+    others = False
     edges = [0, *(at for part in parts for at in (part.begin, part.end)), len(search.words)]
     for begin, end in zip(edges[::2], edges[1::2], strict=True):
         if begin >= end:
             continue
-        words = search.text.words
-        raw = search.text.span(begin, end)
+        raw, first = search.text.span(begin, end), search.text.words[begin].line
         after = any(part.end <= begin for part in parts)
-        piece = told(raw, others=bundled is not None, may_begin=after)
-        if bundled is None and piece.others:
-            bundled = begin
-        first = words[begin].line
-        if parts and parts[0].end <= begin and _is_translation(raw, parts[0].licence):
-            limits = (clause for clause in restrictions(raw) if clause.flag in RESTRICTING)
-            changes += [Change("insert", "", each.quote, first + each.line - 1, each.quote) for each in limits]
-            added.append("a translation")
+        if after and _is_translation(raw, parts[0].licence):
+            rest.unread = True
+            rest.rules(first, [*_limits(raw), *_latin(raw)])
             continue
-        if bundled is not None:
-            limits = (clause for clause in restrictions(raw) if clause.flag in RESTRICTING)
-            changes += [Change("insert", "", each.quote, first + each.line - 1, each.quote) for each in limits]
-        for line, rule in piece.rules:
-            changes.append(Change("insert", "", shorten(rule), first + line, shorten(rule)))
+        piece = told(raw, others=others, may_begin=after)
+        rest.rules(first, piece.rules)
+        rest.rules(first, ((line, text) for line, text in piece.own if _names_restricted(text, known_ids)))
+        if others or piece.others:
+            rest.rules(first, _limits(raw))
+            rest.bundled = begin if rest.bundled is None else rest.bundled
         if piece.kind:
-            added.append(piece.kind)
-    return changes, added, bundled
+            rest.added.append(piece.kind)
+        others = piece.lasting
+    return rest
+
+
+def _limits(raw: str) -> Iterator[tuple[int, str]]:
+    return ((each.line - 1, each.quote) for each in restrictions(raw) if each.flag in RESTRICTING)
+
+
+def _names_restricted(text: str, but: set[str]) -> bool:
+    """Whether a sentence names a licence that shuts somebody out and whose text is not here."""
+    return any(each.licence.restricted and each.licence.id not in but for each in named(text, context=True))
+
+
+def _latin(raw: str) -> Iterator[tuple[int, str]]:
+    """The rules among the Latin words of a text in another script."""
+    for number, line in enumerate(raw.split("\n")):
+        for words in _ABROAD.split(line):
+            if len(words.split()) >= _LEAST_LATIN:
+                yield from ((number, rule) for _, rule in told(words.strip()).rules)

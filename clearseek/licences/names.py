@@ -28,9 +28,13 @@ _LONGEST_NOTICE = 400
 _LONGEST_NAME = 12
 """Words that a holder's name may have."""
 _MOST_RULES = 50
+_MOST_OWN = 500
 _LONGEST_PIECE = 20_000
 """Characters of a sentence; a longer one is not read, and may rule."""
-_CHOICE = re.compile(r"\W{0,20}alternatively\b.{0,300}\blicen[cs]e", re.I | re.S)
+_CHOICE = re.compile(
+    r"\W{0,20}alternatively\b[^.;]{1,200}\b(?:may|can|could|is|are)\b[^.;]{1,200}\bunder\b.{0,300}\blicen[cs]e",
+    re.I | re.S,
+)
 """Begins the offer of another licence."""
 _MOST_SMALL = 3
 """Words in lower case, unknown here, that a copyright line may have: some people and teams write themselves so."""
@@ -49,6 +53,11 @@ def is_operative(word: str) -> bool:
     """Whether a word makes a rule. Will and May are also names."""
     low = word.lower()
     return word not in _NAMES_TOO and (low in OPERATIVE or bool(_PATTERNS["stems"].match(low)))
+
+
+def _is_no_name(word: str) -> bool:
+    """Whether a word with a capital is one that no name has."""
+    return word[0].isupper() and word.lower() in _WORDS["never_names"]
 
 
 def one_sentence(text: str) -> bool:
@@ -72,7 +81,11 @@ def is_notice(line: str) -> bool:
         return False
     line = _OF_HOLDERS.sub("", _RESERVED.sub("", _ADDRESS.sub("", line)))
     words = [match[0] for match in WORD.finditer(line)]
-    if any(is_operative(word) for word in words) or _PATTERNS["chinese"].search(line) or "limited to" in line.lower():
+    if (
+        any(is_operative(word) or _is_no_name(word) for word in words)
+        or _PATTERNS["chinese"].search(line)
+        or "limited to" in line.lower()
+    ):
         return False
     return sum(word.islower() and word not in _WORDS["between_names"] for word in words) <= _MOST_SMALL
 
@@ -81,7 +94,10 @@ def goes_on(notice: str, line: str) -> bool:
     """Whether a line is the rest of a copyright line that was too long."""
     words = WORD.findall(line)
     rest = [word for word in words if word.lower() not in _WORDS["between_names"]]
-    named = not any(word.islower() or is_operative(word) for word in rest) and _PATTERNS["foreign"].search(line) is None
+    named = (
+        not any(word.islower() or is_operative(word) or _is_no_name(word) for word in rest)
+        and _PATTERNS["foreign"].search(line) is None
+    )
     alone = (
         len(rest) == 1
         or line.strip(_MARKS)[:4].lower() in ("and ", "of t", "inc.")
@@ -107,7 +123,11 @@ class Told(NamedTuple):
     kind: str
     """Name of what is harmless; empty if there is none."""
     others: bool
-    """Notices of parts that are somebody else's have begun."""
+    """Parts that are somebody else's were spoken of."""
+    lasting: bool
+    """Their notices began with a heading, and not within one block."""
+    own: tuple[tuple[int, str], ...]
+    """The sentences that are not of others' parts, with the line breaks before each."""
 
 
 def is_grant(word: str) -> bool:
@@ -119,7 +139,9 @@ def adds_nothing(raw: str, allowed: Set[str] = frozenset(), any_case: bool = Fal
     """Whether words in the middle of a rule can be a name: capitals, numbers, and nothing that rules."""
     raw = _OF_HOLDERS.sub("", _ADDRESS.sub("", raw))
     words = [word for word in WORD.findall(raw) if word.lower() not in allowed]
-    ruling = any(_rules(word) or is_operative(word) for word in words) or _PATTERNS["foreign"].search(raw)
+    ruling = any(_rules(word) or is_operative(word) or _is_no_name(word) for word in words) or _PATTERNS[
+        "foreign"
+    ].search(raw)
     if len(words) > _LONGEST_NAME or not one_sentence(raw) or ruling:
         return False
     if any(word.lower() in _WORDS["places"] and not (any_case and word[0].isupper()) for word in words):
@@ -137,20 +159,31 @@ def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
         may_begin: Such notices may begin in it, with a line that rules nothing.
     """
     rules: list[tuple[int, str]] = []
+    own: list[tuple[int, str]] = []
     kind = ""
-    place = 0
+    place = line = seen = 0
+    lasting = shown = here = begun = others
     for block in [*_BLANK.finditer(raw), None]:
         end = block.start() if block else len(raw)
+        shown = shown or (lasting and _PATTERNS["shown"].search(raw, place, end) is not None)
+        here = (lasting and shown) or (here and not WORD.search(raw, place, end))
         choice = _CHOICE.match(raw, place, end) is not None  # what one may choose instead takes nothing back
         for begin, piece, alone in _pieces(raw[place:end]):
-            found = _judge(piece, alone, others or choice)
+            of_this = _PATTERNS["of_this"].search(piece) is not None
+            line += raw.count("\n", seen, place + begin)
+            seen = max(seen, place + begin)
+            found = _judge(piece, alone, (here or choice) and not of_this)
             if found == "rule" and len(rules) < _MOST_RULES:
-                rules.append((raw.count("\n", 0, place + begin), piece.strip()))
+                rules.append((line, piece.strip()))
             elif found and found != "rule" and kind != "a note":
                 kind = found
-            others = others or (may_begin and found != "rule" and bool(_PATTERNS["of_others"].search(piece)))
+            if (of_this or not here) and len(own) < _MOST_OWN:
+                own.append((line, piece))
+            if may_begin and not of_this and found != "rule" and _PATTERNS["of_others"].search(piece):
+                here = begun = True
+                lasting = lasting or alone or piece.rstrip().endswith(":")
         place = block.end() if block else end
-    return Told(tuple(rules), kind, others)
+    return Told(tuple(rules), kind, begun, lasting, tuple(own))
 
 
 def _pieces(block: str) -> Iterator[tuple[int, str, bool]]:
@@ -191,6 +224,11 @@ def _judge(piece: str, alone: bool, others: bool) -> str:
         return ""
     if others:
         return "rule" if _PATTERNS["fields"].search(plain) or _PATTERNS["chinese"].search(plain) else "a note"
+    if _PATTERNS["harmless"].fullmatch(" ".join(_ADDRESS.sub(" ", plain.lstrip(_MARKS)).split())):
+        return "a note"
+    subject = _PATTERNS["of_licence"].match(plain)
+    if subject and not _PATTERNS["licence_says"].match(plain, subject.end()):
+        return "rule"
     foreign = _PATTERNS["no_rule_abroad"].sub("", bare)
     if _PATTERNS["chinese"].search(foreign) or len(_PATTERNS["foreign"].findall(foreign)) > _MOST_FOREIGN:
         return "rule"

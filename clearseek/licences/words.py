@@ -72,6 +72,12 @@ class Text:
             return False
         return _STOP.search(self.raw[self.words[place - 1].end : self.words[place].begin]) is None
 
+    def alone(self, begin: int, end: int) -> bool:
+        """Whether these words are all that their lines have."""
+        before, after = self.words[max(0, begin - 1)], self.words[min(end, len(self.words) - 1)]
+        first, last = self.words[begin], self.words[end - 1]
+        return (begin == 0 or before.line < first.line) and (end == len(self.words) or after.line > last.line)
+
     def quote(self, begin: int, end: int, longest: int = 300) -> str:
         """What these words say, as it stands there."""
         if begin >= end:

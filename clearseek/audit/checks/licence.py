@@ -176,7 +176,7 @@ def _of_text(question: Question, kind: Kind, text: Text, stated: list[Statement]
         elif shorten(limits[0].quote, 60) not in what:
             what += f"; it restricts{worst}"
     elif match.is_cut:
-        answer, what = "unknown", f"{what}: it is too long"
+        answer, what = "unknown", what if match.unread else f"{what}: it is too long"
     elif not is_open_for(licence, kind) or (limits and match.basis == "title"):
         answer = "no"
         what += f", {_FAMILIES.get(licence.family, f'not open for {kind}')}" + (worst or f": {_restricted(licence)}")
