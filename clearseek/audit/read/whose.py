@@ -29,7 +29,7 @@ _OTHER_MODEL = re.compile(
     r"|\bsizes\b|\brang(?:e|ing)\b|series|variants|counterpart|another model|a (?:larger|smaller|bigger)\b"
     r"|(?:larger|smaller|bigger|better) than|compared (?:to|with)|distil|predecessor|previous|cumulative|nominal"
     r"|equivalent|effective|trainable|\bprior\b|earlier|ensemble|(?:whole|full|entire) (?:system|pipeline)"
-    r"|upcoming|planned|coming soon|\bwill (?:have|be|follow|come|bring)\b|\bnext (?:version|release|model|generation)\b"
+    r"|upcoming|planned|coming soon|\bwill (?:have|be|follow|come|bring)\b|\bnext (?:version|release|model)\b"
 )
 _COMPARED = re.compile(
     r"\b(?:outperform\w{0,3}|surpass\w{0,3}|beats?|rivals?|match(?:es|ing)|on par|comparable|competitive|against|"
