@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import shorten
-from clearseek.audit.read.licensed import Statement, statements
+from clearseek.audit.read.licensed import Statement, own_names, statements
 from clearseek.audit.read.prose import said_in_policy, said_of_use
 from clearseek.audit.read.subject import Subject
 from clearseek.licences.clauses import RESTRICTING, Clause
@@ -110,7 +110,7 @@ def said_elsewhere(subject: Subject) -> tuple[Said, ...]:
     """Restrictions of the weights in the card, in policies, and in licences beside the one that covers them."""
     found: list[Said] = []
     if subject.card is not None:
-        found += [Said(subject.card.file, clause) for clause in said_of_use(subject.card)]
+        found += [Said(subject.card.file, clause) for clause in said_of_use(subject.card, own_names(subject))]
     for document in subject.source.readable([path for path in subject.source.sizes if is_policy(path)][:_MOST_FILES]):
         found += [Said(document.file, clause) for clause in said_in_policy(document)]
     chosen = licence_texts(subject).get("weights")
@@ -136,7 +136,7 @@ def contradicting(subject: Subject, licence: Licence | None) -> tuple[Said, ...]
 
 def stated_of(subject: Subject, kind: Kind) -> list[Statement]:
     """What the card says of this kind; where it says nothing of it in particular, what it says of the whole release."""
-    every = statements(subject)
+    every = [each for each in statements(subject) if not each.file]
     own = [each for each in every if kind in each.kinds]
     return own or [each for each in every if not each.kinds and (kind != "data")]
 
