@@ -102,7 +102,14 @@ def _is_of_code(subject: Subject, text: Text) -> bool:
     free = text.match.licence is not None and is_free(text.match.licence) and not text.limits
     here = subject.weight_files or subject.pointed_weights or subject.absent_shards
     told = any("weights" in each.kinds and each.file == text.file for each in statements(subject))
-    return free and not text.kinds and not told and not here and bool(subject.source.find(*CODE)) and bool(weight_links(subject))
+    return (
+        free
+        and not text.kinds
+        and not told
+        and not here
+        and bool(subject.source.find(*CODE))
+        and bool(weight_links(subject))
+    )
 
 
 def _goes_before(stated: Statement, text: Text) -> bool:
@@ -271,13 +278,19 @@ def _agreement(subject: Subject) -> Row:
         if first is None or len(compared) < 2 or not first.rank or all(each.rank == 2 for each in compared):
             continue
         places.update(dict.fromkeys(each.place for each in compared[:4]))
-        if against := next((each for each in compared if not _same(each.ids, first.ids)
-                         and not (each.ids <= several and first.ids <= several)), None):  # fmt: skip
+        # one that agrees with any of several texts contradicts none: they may be for two parts
+        best = [each for each in compared if each.rank == first.rank]
+        wrong = (each for each in compared if not any(_same(each.ids, other.ids) or (each.ids | other.ids) <= several
+                                                      for other in best) and each.rank < first.rank)  # fmt: skip
+        if against := next(wrong, None):
             other = f"{first.where} is {first.label}" if first.rank == 2 else f"{first.label} by {first.where}"
             problems.append(f"{kind}: {against.label} by {against.where}, and {other}")
         else:
-            fine.append(f"{kind}: {first.label} by {' and by '.join(each.where for each in compared[:3])}")
-            exact = exact and any(each.exact for each in compared)
+            words = [each for each in compared if each.rank < first.rank]
+            first = next((each for each in best if any(_same(each.ids, word.ids) for word in words)), first)
+            same = [each for each in compared if _same(each.ids, first.ids) or each.ids <= several]
+            fine.append(f"{kind}: {first.label} by {' and by '.join(each.where for each in same[:3])}")
+            exact = exact and any(each.exact for each in same)
     if problems:
         return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, "; ".join(problems), *list(places)[:8])
     if against_use := [said for said in contradicting(subject, weights_licence(subject)) if said.sure]:

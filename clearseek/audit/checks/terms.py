@@ -84,6 +84,7 @@ def licence_files(subject: Subject) -> tuple[Text, ...]:
     named.sort(key=lambda path: (path.count("/"), path.rpartition("/")[2].lower().split(".")[0] not in plain, path))
     pointed = {each.file: each.kinds for each in statements(subject) if each.file}
     code = {path.rpartition("/")[0] for path in subject.source.sizes if path.endswith(".py")}
+    own_folder = any(_is_called(subject, path.partition("/")[0]) for path in named if "/" in path)
     read = 0
     for document in subject.source.readable(named[:_MOST_FILES]):
         text, file = without_markup(document.text), document.file
@@ -93,9 +94,12 @@ def licence_files(subject: Subject) -> tuple[Text, ...]:
             break
         beside = kinds is None and any(path.rpartition("/")[0] == folder for path in subject.weight_files)
         called = kinds is None and not is_elsewhere(file) and folder not in code and _is_called(subject, folder)
+        called = called and covers(file.rpartition("/")[2]) == ()
         kinds = ("weights",) if beside or called else kinds
         if kinds == () and (told := pointed.get(file)):
             kinds = tuple(kind for kind in KINDS if kind in told)
+        if kinds and folder and own_folder and not called and covers(f"{folder}/LICENSE") is None:
+            kinds = None  # the folder of another model
         perhaps = kinds is None and folder not in code and perhaps_of_weights(file)
         found.append(Text(file, identify(text), subject.source.whole(file), text, kinds, beside, perhaps))
     if any(not text.kinds and text.match.licence and is_free(text.match.licence) for text in found):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, Final
@@ -26,7 +26,7 @@ from clearseek.licences.places import is_licence
 from clearseek.licences.table import Kind, Licence, choices, lookup
 
 _MOST = 60
-_MOST_SENTENCES = 2_000
+_MOST_SENTENCES = 1_000
 """Sentences, and cells, that speak of a licence and are looked at."""
 _LONGEST = 1_500
 _KIND_WORDS: Final[tuple[tuple[Kind, str], ...]] = (
@@ -34,7 +34,7 @@ _KIND_WORDS: Final[tuple[tuple[Kind, str], ...]] = (
      r"\b(?:models?|weights?|checkpoints?|parameters|modell\w*|gewichte\w*|modèles?|poids|modelos?|pesos|modelli)\b"
      r"|模型|权重|權重|モデル|모델|модел|вес"),
     ("code",
-     r"\b(?:(?:source )?codes?|codebase|software|scripts|implementation|quell\w*code|logiciel|código|codice)\b"
+     r"\b(?:(?:source )?codes?|codebase|software|scripts|implementation|library|package|toolkit|quell\w*code|logiciel|código|codice)\b"
      r"|代码|源码|源代码|代碼|コード|코드|код\b"),
     ("data",
      r"\b(?:data|data ?sets?|corpus|corpora|daten\w*|données|datos|dados)\b|数据|數據|データ|데이터"),
@@ -60,12 +60,15 @@ _WITH_OTHERS = re.compile(
 )
 """Says so where the words next to it do not say that it is of this model."""
 _FORMER = re.compile(r"\W{0,3}(?:originally|previously|formerly)\b|\s+to\s", re.I)
-_ANEW = re.compile(r"\bre-?licen[cs]|\blicen[cs]e (?:has |was )?(?:been )?(?:changed|updated)|\bnow (?:\w+ )?under\b", re.I)
+_ANEW = re.compile(
+    r"\bre-?licen[cs]|\blicen[cs]e (?:has |was )?(?:been )?(?:changed|updated)|\bnow (?:\w+ )?under\b", re.I
+)
 _DATED = re.compile(r"^\W*(?:20[12]\d[-/. ]\d|\[?20[12]\d\b|\w{3,9} \d{0,2},? ?20[12]\d)|\b(?:was|were)\b")
 _VERSION_FIRST = re.compile(r"\bversion (\d(?:\.\d)?) of the ([A-Z][\w ]{1,60}?) licen[cs]e", re.I)
 _FOLLOWS = re.compile(r"\b(?:following|below) licen[cs]e\b|\blicen[cs]e below\b", re.I)
-_CALLED = re.compile(r"(?:[A-Z][\w.-]* ){1,6}(?:licen[cs]e|agreement|terms)|《[^》]*(?:许可|协议)[^》]*》", re.I)
+_CALLED = re.compile(r"(?:[A-Z][\w.-]* ){1,6}(?:[Ll]icen[cs]e|[Aa]greement|[Tt]erms)\b|《[^》]*(?:许可|协议)[^》]*》")
 _HERE = re.compile(r"\b(?:LICEN[CS]E|COPYING)(?:[-_.][\w.-]{1,40})?(?![\w])")
+_FILE = re.compile(r"\.(?:tar|zip|tgz|gz|bin|safetensors|gguf|pth?)\b.*")
 _PART = re.compile(r";\s+(?=\S)")
 _MODEL = re.compile(
     r"\b[A-Za-z][\w.]{1,40}(?:[- ][\w.]{1,20}){0,4}?[- ]\d+(?:\.\d+)?(?:[bBmM]|x\d+[bB]|(?<=-2[3-9][01]\d))\b"
@@ -135,7 +138,12 @@ def statements(subject: Subject) -> tuple[Statement, ...]:
 
 def _key(each: Statement) -> tuple[object, ...]:
     """What a statement says; a name that is not known is like no other."""
-    return each.kinds, each.licences, each.file, "" if each.licences or each.file else each.name
+    return (
+        each.kinds,
+        tuple(licence.id for licence in each.licences),
+        each.file,
+        "" if each.licences or each.file else each.name,
+    )
 
 
 def _tags(metadata: dict[str, Any], card: Document) -> Iterator[Statement]:
@@ -201,14 +209,15 @@ def _sentences(subject: Subject, card: Document) -> Iterator[Statement]:
             continue
         section = bool(block.headings) and bool(_SECTION.fullmatch(block.headings[-1])) and block.kind != "heading"
         for sentence in block.sentences:
-            if not (section or CONTEXT.search(sentence.text[:_LONGEST])) or _of_others(subject, sentence.text[:_LONGEST]):
+            text = sentence.text[:_LONGEST]
+            if not (section or CONTEXT.search(text)) or _of_others(subject, text, block.headings):
                 continue
             looked += 1
             if looked > _MOST_SENTENCES:
                 return
             begin = 0
-            for match in (*_PART.finditer(sentence.text[:_LONGEST]), None):
-                end = match.end() if match else min(len(sentence.text), _LONGEST)
+            for match in (*_PART.finditer(text), None):
+                end = match.end() if match else len(text)
                 yield from _clause(subject, card, own, sentence, (begin, end), section)
                 begin = end
 
@@ -225,7 +234,7 @@ def _clause(
     ours, end = True, 0
     for each in named(text, context=section):
         before = text[end : each.begin]
-        told = about(text[: each.begin] if not end else before, own, text[each.end : each.end + 60])
+        told = about(text[: each.begin] if not end else before, own, text[each.end : each.end + 60], section)
         ours, end = ours if told is None else told, each.end
         aside = _OF_OTHERS.search(before) or _FORMER.match(text, each.end, each.end + 20)
         aside = aside or (told is None and _WITH_OTHERS.search(before))
@@ -234,8 +243,10 @@ def _clause(
             names.append(each)
     kind = sentence.block.kind
     if names and ((section and len(text) < 200) or kind != "heading" or len(text) < 80):
-        yield from _each(text, names, headings, place)
-    elif end or _OF_OTHERS.search(text) or about(text, own) is False:
+        named_so = kind == "item" and _is_sized(subject, text)  # of several models, each with its own licence
+        for statement in _each(text, names, headings, place):
+            yield replace(statement, kinds=frozenset(("weights",))) if named_so and not statement.kinds else statement
+    elif end or _OF_OTHERS.search(text) or about(text, own, section=section) is False:
         return
     elif section and (known := _linked(tuple(links))) is not None:
         yield _statement(text, [Named(known, len(text), len(text))], headings, place)
@@ -273,14 +284,19 @@ def own_names(subject: Subject) -> Own:
 
 
 def _is_sized(subject: Subject, text: str) -> bool:
-    """Whether a sentence names this model with its size, as one of several."""
-    return any(_is_this(subject, name) for name in _MODEL.findall(text[:_LONGEST]))
+    """Whether a text names this model with its size, or one of its files."""
+    sized = [each for each in subject.names if _MODEL.search(each)] or subject.names
+    found = (_FILE.sub("", part) for name in _MODEL.findall(text[:_LONGEST]) for part in {name, name.split()[-1]})
+    return any(kin(name, each) in ("same", "form") for name in found for each in sized)
 
 
-def _of_others(subject: Subject, text: str) -> bool:
-    """Whether a sentence names other models, by their sizes or files, and not this one."""
+def _of_others(subject: Subject, text: str, headings: tuple[str, ...]) -> bool:
+    """Whether a sentence names other models, by their sizes or files, and neither this one nor what it stands under."""
     found = _MODEL.findall(text)
-    return bool(found and subject.names) and not any(_is_this(subject, name) for name in found)
+    return bool(found and subject.names) and not (
+        any(_is_sized(subject, name) for name in found)
+        or any(name.split()[-1] in heading for name in found for heading in headings)
+    )
 
 
 def _is_anothers(subject: Subject, text: str, name: Named) -> bool:
@@ -301,10 +317,11 @@ def _linked(links: tuple[Link, ...]) -> Licence | None:
 def _rows(subject: Subject, card: Document) -> Iterator[Statement]:
     """Cells of tables, in a row or a column that is called a licence."""
     looked = (each for each in card.cells if each.column and len(each.text) < _LONGEST)
+    columns: dict[tuple[tuple[str, ...], int], list[Statement]] = {}
     for cell in islice(looked, 10 * _MOST_SENTENCES):
         first = cell.row[0] if cell.row else ""
         head = cell.header[cell.column] if cell.column < len(cell.header) else ""
-        title = next((each for each in (first, head) if cell.column and len(each) < 40 and CONTEXT.search(each)), None)
+        title = next((each for each in (first, head) if len(each) < 40 and CONTEXT.search(each)), None)
         if title is None:
             continue
         if title == head and (
@@ -314,11 +331,15 @@ def _rows(subject: Subject, card: Document) -> Iterator[Statement]:
         names = named(cell.text, context=True)
         known = names[0].licence if names else _linked(cell.links)
         if known is not None:
-            yield Statement(_kinds(title), (known,), False, cell.text, card.at(cell.line, " | ".join(cell.row)))
+            found = Statement(_kinds(title), (known,), False, cell.text, card.at(cell.line, " | ".join(cell.row)))
+            columns.setdefault((cell.header if title == head else (title,), cell.column), []).append(found)
+    for said in columns.values():
+        if len({each.licences for each in said}) == 1:  # else it depends on which of its sizes or states is meant
+            yield from said
 
 
 def _is_this(subject: Subject, name: str) -> bool:
-    return subject.kin(re.sub(r"\.(?:tar|zip|tgz|gz|bin|safetensors|gguf|pth?)\b.*", "", name)) in ("same", "form")
+    return subject.kin(name) in ("same", "form")
 
 
 def _each(text: str, names: list[Named], headings: tuple[str, ...], place: Evidence) -> Iterator[Statement]:

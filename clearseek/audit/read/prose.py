@@ -54,13 +54,15 @@ _NO_BAN = re.compile(
     r"|\b(?:do|does|is|are) not (?:prohibit|forbid|ban|restrict)\w*|\bnobody (?:prohibit|forbid)"
 )
 """Says that nothing is forbidden, or what somebody else said."""
-_NO_PLACE = re.compile(r"not apply in (?:the )?(?:cases?|event|respect|relation|so far|addition|any way|practice|full)\b")
+_NO_PLACE = re.compile(
+    r"not apply in (?:the )?(?:cases?|event|respect|relation|so far|addition|any way|practice|full)\b"
+)
 
 
 def said_of_use(card: Document, own: Own | None = None) -> tuple[Clause, ...]:
     """Sentences of a card that restrict the use of its model."""
     found: list[Clause] = []
-    for line, text, headings in _spoken(card):
+    for line, text, headings in _spoken(card, own or Own()):
         sentence = text[:_LONGEST_SENTENCE]
         flag, abroad = in_prose(sentence)
         if flag is None or _NO_BAN.search(sentence.lower()) or _NO_PLACE.search(sentence.lower()):
@@ -93,12 +95,18 @@ def _banning(sentence: str) -> str:
     return ""
 
 
+_CJK = re.compile("[\u3040-\u9fff\uac00-\ud7af]")
+_OURS = re.compile("本|该|我们|此|この|이 ")
+
+
 def _of_others(clause: str, own: Own) -> bool:
     """Whether a clause says that something else is restricted, or that others restrict."""
+    if _CJK.search(clause) and not _OURS.search(clause):
+        return judge(clause, own) is False
     return judge(subject_of(clause), own) is False
 
 
-def _spoken(card: Document) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+def _spoken(card: Document, own: Own) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     """Sentences and rows of tables: line, text, headings."""
     for sentence in card.sentences:
         begin = 0
@@ -107,7 +115,9 @@ def _spoken(card: Document) -> Iterator[tuple[int, str, tuple[str, ...]]]:
             yield sentence.line_at(begin), sentence.text[begin:end].strip(), sentence.headings
             begin = end
     for cell in card.cells:
-        if not cell.column:
+        # in a wide table a row is of this model where its first cell names it
+        wide = len(cell.row) > 2 and own.names and not any(own.has(word) for word in cell.row[0].split()[:12])
+        if not cell.column and not wide:
             yield cell.line, " ".join(cell.row), card.headings[cell.line - 1]
 
 

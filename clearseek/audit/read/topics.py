@@ -20,7 +20,7 @@ _VERB = re.compile(
 _BREAK = re.compile(r"[,;:(]\s*|\s(?:and|but|while|because|since|although|that)\s", re.I)
 _OWN = re.compile(
     r"\b(?:models?|weights?|checkpoints?|parameters|codes?|codebase|software|scripts|data|data ?sets?|corpus|corpora|docs"
-    r"|documents?|documentation|paper|report|project\w*|repo|repository|releases?|everything|all|both|we|i|it|its|this"
+    r"|documents?|documentation|paper|report|project\w*|library|package|framework|repo|repository|releases?|everything|all|both|we|i|it|its|this"
     r"|these|they|here|files?|materials?|rights?|works?|use|uses|usage|commercial|you|users?|licensees?|anyone|nobody"
     r"|no one|versions?|variants?|series|family|modell\w*|gewichte|modèles?|modelos?|pesos|projekt|projet|proyecto)\b"
     r"|licen[cs]|terms|\d[bm]\b",
@@ -69,15 +69,18 @@ def _begins(longer: str, shorter: str) -> bool:
     return len(shorter) > 1 and longer.lower().startswith(shorter.lower()) and not rest[:1].isalpha()
 
 
-def judge(phrase: str, own: Own) -> bool | None:
-    """Whether words name this release or a part of it (True), or something else (False); None: they name nothing."""
+def judge(phrase: str, own: Own, section: bool = False) -> bool | None:
+    """Whether words name this release or a part of it (True), or something else (False); None: they name nothing.
+
+    In a `section` on the licence, a kind of thing is one of this release, whatever it is called.
+    """
     phrase = phrase.strip(" \"'“”`*_#>-•([")
     if not re.search(r"\w", phrase):
         return None
     if re.match(r"(?:your|whose|which|their|who|some|most|many|other|another)\b", phrase, re.I):
         return False
     foreign = _foreign(phrase, own)
-    if foreign is not None and own.names:
+    if foreign is not None and own.names and not (section and _OWN.search(phrase)):
         return not foreign
     return bool(foreign is not None or _OWN.search(phrase) or not phrase.isascii())
 
@@ -93,38 +96,40 @@ def _foreign(phrase: str, own: Own) -> bool | None:
     return True if names else None
 
 
-def about(before: str, own: Own, after: str = "") -> bool | None:
+def about(before: str, own: Own, after: str = "", section: bool = False) -> bool | None:
     """Whether what stands between these words is said of this release; None: they do not say of what."""
     if _ITS_OWN.match(after):
         return False
     if (match := _ADJECTIVE.match(after)) is not None:
-        return judge(match["what"], own)
+        return judge(match["what"], own, section)
     text = before[-_LONGEST:]
     if (match := _OBJECT.search(text)) is not None:
-        return judge(match["what"], own)
+        return judge(match["what"], own, section)
     if re.search(r"(?:\b(?:whose|which|who)\b|\bthat (?:is|are|was|were))[^,;:]*$", text, re.I):
         return False
     verbs = list(_VERB.finditer(text))
     if not verbs:
         plain = _BY.sub(" ", text)
         return False if not _OWN.search(plain) and own.names and _foreign(plain.strip(), own) else None
-    if re.search(r"\b(?:from|using|with|based on|built on)\b[^,;(]*\($", text) and _foreign(text[verbs[-1].end() :], own):
+    if re.search(r"\b(?:from|using|with|based on|built on)\b[^,;(]*\($", text) and _foreign(
+        text[verbs[-1].end() :], own
+    ):
         return False
     at = len(verbs) - 1
     while at and verbs[at].start() - verbs[at - 1].end() < 6:
         at -= 1
-    return _subject(text[: verbs[at].start()], text[: verbs[at - 1].end()] if at else "", own)
+    return _subject(text[: verbs[at].start()], text[: verbs[at - 1].end()] if at else "", own, section)
 
 
-def _subject(text: str, told: str, own: Own) -> bool | None:
+def _subject(text: str, told: str, own: Own, section: bool) -> bool | None:
     """What the words before a verb name: those after the last break, or all."""
     region = text[len(told) :]
     breaks = [match for match in _BREAK.finditer(region) if told or match[0].strip().lower() != "and"]
     for match in reversed(breaks):
-        if (found := judge(region[match.end() :], own)) is not None:
+        if (found := judge(region[match.end() :], own, section)) is not None:
             return found
         region = region[: match.start()]
-    return judge(region, own)
+    return judge(region, own, section)
 
 
 def subject_of(clause: str) -> str:
