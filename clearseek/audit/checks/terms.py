@@ -10,14 +10,19 @@ from typing import Final, TypeVar
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import shorten
-from clearseek.audit.read.licensed import Statement, own_names, statements
+from clearseek.audit.read.licensed import KIND_WORDS, Statement, own_names, statements
 from clearseek.audit.read.prose import said_in_policy, said_of_use
 from clearseek.audit.read.subject import Subject
 from clearseek.licences.clauses import RESTRICTING, Clause
 from clearseek.licences.markup import without_markup
 from clearseek.licences.match import Match, identify
 from clearseek.licences.places import (
-    covers, is_elsewhere, is_licence, is_notice_file, is_policy, perhaps_of_weights
+    covers,
+    is_elsewhere,
+    is_licence,
+    is_notice_file,
+    is_policy,
+    perhaps_of_weights,
 )  # fmt: skip
 from clearseek.licences.table import Kind, Licence
 
@@ -82,7 +87,7 @@ def licence_files(subject: Subject) -> tuple[Text, ...]:
     named = [path for path in subject.source.sizes if is_licence(path)]
     plain = ("license", "licence", "copying")
     named.sort(key=lambda path: (path.count("/"), path.rpartition("/")[2].lower().split(".")[0] not in plain, path))
-    pointed = {each.file: each.kinds for each in statements(subject) if each.file}
+    pointed = {each.file: each.kinds for each in statements(subject) if each.file and "weights" in each.kinds}
     code = {path.rpartition("/")[0] for path in subject.source.sizes if path.endswith(".py")}
     own_folder = any(_is_called(subject, path.partition("/")[0]) for path in named if "/" in path)
     read = 0
@@ -96,7 +101,7 @@ def licence_files(subject: Subject) -> tuple[Text, ...]:
         called = kinds is None and not is_elsewhere(file) and folder not in code and _is_called(subject, folder)
         called = called and covers(file.rpartition("/")[2]) == ()
         kinds = ("weights",) if beside or called else kinds
-        if kinds == () and (told := pointed.get(file)):
+        if not kinds and (told := pointed.get(file)):
             kinds = tuple(kind for kind in KINDS if kind in told)
         if kinds and folder and own_folder and not called and covers(f"{folder}/LICENSE") is None:
             kinds = None  # the folder of another model
@@ -149,7 +154,8 @@ def said_elsewhere(subject: Subject) -> tuple[Said, ...]:
         found += [Said(document.file, clause) for clause in said_in_policy(document)]
     notices = [path for path in subject.source.sizes if "/" not in path and is_notice_file(path)]
     for document in subject.source.readable(notices[:_MOST_FILES]):
-        found += [Said(document.file, clause) for clause in said_of_use(document, own_names(subject))]
+        found += [Said(document.file, clause) for clause in said_of_use(document, own_names(subject))
+                  if KIND_WORDS["weights"].search(clause.quote)]  # fmt: skip
     chosen = licence_texts(subject).get("weights")
     for text in licence_files(subject) if chosen else ():
         # one that is named after the weights goes before the general one

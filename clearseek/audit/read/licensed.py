@@ -34,7 +34,8 @@ _KIND_WORDS: Final[tuple[tuple[Kind, str], ...]] = (
      r"\b(?:models?|weights?|checkpoints?|parameters|modell\w*|gewichte\w*|modèles?|poids|modelos?|pesos|modelli)\b"
      r"|模型|权重|權重|モデル|모델|модел|вес"),
     ("code",
-     r"\b(?:(?:source )?codes?|codebase|software|scripts|implementation|library|package|toolkit|quell\w*code|logiciel|código|codice)\b"
+     r"\b(?:(?:source )?codes?|codebase|software|scripts|implementation|library|package|toolkit"
+     r"|quell\w*code|logiciel|código|codice)\b"
      r"|代码|源码|源代码|代碼|コード|코드|код\b"),
     ("data",
      r"\b(?:data|data ?sets?|corpus|corpora|daten\w*|données|datos|dados)\b|数据|數據|データ|데이터"),
@@ -236,8 +237,8 @@ def _clause(
         before = text[end : each.begin]
         told = about(text[: each.begin] if not end else before, own, text[each.end : each.end + 60], section)
         ours, end = ours if told is None else told, each.end
-        aside = _OF_OTHERS.search(before) or _FORMER.match(text, each.end, each.end + 20)
-        aside = aside or (told is None and _WITH_OTHERS.search(before))
+        aside = bool(_OF_OTHERS.search(before) or _FORMER.match(text, each.end, each.end + 20))
+        aside = aside or (told is None and _WITH_OTHERS.search(before) is not None)
         picture = any(begin <= each.begin < begin + size for begin, size in pictures)
         if ours and not aside and not picture and not _is_anothers(subject, text, each):
             names.append(each)
@@ -250,16 +251,16 @@ def _clause(
         return
     elif section and (known := _linked(tuple(links))) is not None:
         yield _statement(text, [Named(known, len(text), len(text))], headings, place)
-    elif (match := _NAMES_ONE.fullmatch(text)) and not _NO_NAME.search(match["name"]):
-        yield Statement(_kinds(text[: match.start("name")]), (), False, match["name"], place)
+    elif (only := _NAMES_ONE.fullmatch(text)) is not None and not _NO_NAME.search(only["name"]):
+        yield Statement(_kinds(text[: only.start("name")]), (), False, only["name"], place)
     else:
         yield from _pointing(subject, card, text, links, place)
 
 
 def _pointing(subject: Subject, card: Document, text: str, links: list[Link], place: Evidence) -> Iterator[Statement]:
-    """A licence of the weights that is not named: one that follows, a file here, or terms that a link is called after."""
-    kinds = _kinds(_CALLED.sub(" ", text)) | ({"weights"} if _is_sized(subject, text) else set())
-    if not kinds or kinds == {"documents"}:
+    """A licence of the weights that is not named: one that follows, a file here, or what a link is called."""
+    kinds = _kinds(_CALLED.sub(" ", text)) or (_kinds("weights") if _is_sized(subject, text) else frozenset())
+    if not kinds & {"weights", "code"}:
         return
     if _FOLLOWS.search(text) and (line := re.search(r"\d+", place.where)) is not None:
         after = "\n".join(card.lines[int(line[0]) : int(line[0]) + 12])
@@ -269,6 +270,7 @@ def _pointing(subject: Subject, card: Document, text: str, links: list[Link], pl
     files = [unquote(each.target).removeprefix("./").partition("#")[0] for each in links]
     files += [match[0].rstrip(".") for match in _HERE.finditer(text)]
     here = next((path for path in files if path in subject.source.sizes and is_licence(path)), "")
+    here = here if not here.lower().endswith(".pdf") else ""
     called = next((each.text for each in links if _CALLED.fullmatch(each.text.strip()) and not each.image), "")
     if here:
         yield Statement(kinds, (), False, text.strip()[:200], place, file=here)

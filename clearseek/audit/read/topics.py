@@ -1,7 +1,8 @@
 """What a clause is about: this model and what comes with it, or something else that is spoken of along the way.
 
-"The tokenizer is under X", "most labs use X" and "distilled from Bar (X)" name a licence of something else. So the words
-before the verb are read: they name a kind of thing that is released here, or this model, or nothing of this release.
+"The tokenizer is under X", "most labs use X" and "distilled from Bar (X)" name a licence of something else. So the
+words before the verb are read: they name a kind of thing that is released here, or this model, or nothing of
+this release.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from dataclasses import dataclass
 from clearseek.audit.read.identity import kin, normalise
 
 _VERB = re.compile(
-    r"\b(?:is|are|was|were|be|been|has|have|had|(?<=[a-z]s )use|(?<=we )use|uses|adopts?|follows?|comes?|falls?|remains?"
-    r"|contains?|includes?|carr(?:y|ies)|inherits?|may|must|can|cannot|shall|will|prohibits?|forbids?|bans?|requires?"
+    r"\b(?:is|are|was|were|be|been|has|have|had|(?<=[a-z]s )use|(?<=we )use|uses|adopts?|follows?|comes?|falls?"
+    r"|remains?|contains?|includes?|carr(?:y|ies)|inherits?|may|must|can|cannot|shall|will|prohibits?|forbids?|bans?|requires?"
     r"|restricts?)\b",
     re.I,
 )
 _BREAK = re.compile(r"[,;:(]\s*|\s(?:and|but|while|because|since|although|that)\s", re.I)
 _OWN = re.compile(
-    r"\b(?:models?|weights?|checkpoints?|parameters|codes?|codebase|software|scripts|data|data ?sets?|corpus|corpora|docs"
-    r"|documents?|documentation|paper|report|project\w*|library|package|framework|repo|repository|releases?|everything|all|both|we|i|it|its|this"
+    r"\b(?:models?|weights?|checkpoints?|parameters|codes?|codebase|software|scripts|data|data ?sets?|corpus|corpora"
+    r"|docs|documents?|documentation|paper|report|project\w*|library|package|framework|repo|repository|releases?|everything|all|both|we|i|it|its|this"
     r"|these|they|here|files?|materials?|rights?|works?|use|uses|usage|commercial|you|users?|licensees?|anyone|nobody"
     r"|no one|versions?|variants?|series|family|modell\w*|gewichte|modèles?|modelos?|pesos|projekt|projet|proyecto)\b"
     r"|licen[cs]|terms|\d[bm]\b",
