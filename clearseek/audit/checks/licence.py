@@ -71,8 +71,8 @@ def _kind(subject: Subject, kind: Kind) -> Row:
     if text is None and not stated:
         return question.no(Grade.ABSENT, "no licence text, no tag and no sentence covers them")
     if kind == "weights" and text is not None and not stated and _is_of_code(subject, text):
-        reason = f"{text.file} is {text.match.label}, for what is here; the weights lie elsewhere, and no document"
-        reason += " says what they are under"
+        reason = "the weights' own licence is not stated here; "
+        reason += f"{text.file} ({text.match.label}) is this repository's, and the weights lie elsewhere"
         return question.unknown(Grade.CLAIMED, reason, text.evidence, facts=_text_facts(text))
     row = _by_word(question, kind, stated) if text is None else _of_text(question, kind, text, stated)
     if kind != "weights" or row.answer != "yes":
@@ -101,7 +101,15 @@ def _is_of_code(subject: Subject, text: Text) -> bool:
     """Whether a general licence that restricts nothing lies in a repository of code, and the weights elsewhere."""
     free = text.match.licence is not None and is_free(text.match.licence) and not text.limits
     here = subject.weight_files or subject.pointed_weights or subject.absent_shards
-    return free and not text.kinds and not here and bool(subject.source.find(*CODE)) and bool(weight_links(subject))
+    told = any("weights" in each.kinds and each.file == text.file for each in statements(subject))
+    return (
+        free
+        and not text.kinds
+        and not told
+        and not here
+        and bool(subject.source.find(*CODE))
+        and bool(weight_links(subject))
+    )
 
 
 def _goes_before(stated: Statement, text: Text) -> bool:
@@ -237,7 +245,8 @@ def _sources(subject: Subject, kind: Kind) -> Iterator[_Source]:
     for text in texts:
         match, kinds = text.match, text.kinds or ()
         unread = match.is_cut or (match.licence is None and not text.limits) or (text.points and len(texts) > 1)
-        elsewhere = kind == "data" and not kinds and not data_files(subject)  # it does not cover what lies elsewhere
+        # a general text covers no data that lie elsewhere, nor a paper of which the card says something else
+        elsewhere = not kinds and ((kind == "data" and not data_files(subject)) or (kind == "documents" and own_words))
         if unread or elsewhere or not (kind in kinds or not (kinds or named)):
             continue
         changed = match.changes or (text.points and text.limits)
@@ -255,6 +264,8 @@ def _agreement(subject: Subject) -> Row:
     places: dict[Evidence, None] = {}
     exact = True
     for kind, found in sources.items():
+        # a choice, or a list, of licences agrees with a text of each
+        several = frozenset(id for each in found if len(each.ids) > 1 and each.rank < 2 for id in each.ids)
         particular = [(other, each) for other, rest in sources.items() for each in rest if not each.general]
         elsewhere = {id for other, each in particular if other != kind for id in each.ids}
         named = frozenset(id for other, each in particular if other == kind for id in each.ids)
@@ -267,12 +278,19 @@ def _agreement(subject: Subject) -> Row:
         if first is None or len(compared) < 2 or not first.rank or all(each.rank == 2 for each in compared):
             continue
         places.update(dict.fromkeys(each.place for each in compared[:4]))
-        if against := next((each for each in compared if not _same(each.ids, first.ids)), None):
+        # one that agrees with any of several texts contradicts none: they may be for two parts
+        best = [each for each in compared if each.rank == first.rank]
+        wrong = (each for each in compared if not any(_same(each.ids, other.ids) or (each.ids | other.ids) <= several
+                                                      for other in best) and each.rank < first.rank)  # fmt: skip
+        if against := next(wrong, None):
             other = f"{first.where} is {first.label}" if first.rank == 2 else f"{first.label} by {first.where}"
             problems.append(f"{kind}: {against.label} by {against.where}, and {other}")
         else:
-            fine.append(f"{kind}: {first.label} by {' and by '.join(each.where for each in compared[:3])}")
-            exact = exact and any(each.exact for each in compared)
+            words = [each for each in compared if each.rank < first.rank]
+            first = next((each for each in best if any(_same(each.ids, word.ids) for word in words)), first)
+            same = [each for each in compared if _same(each.ids, first.ids) or each.ids <= several]
+            fine.append(f"{kind}: {first.label} by {' and by '.join(each.where for each in same[:3])}")
+            exact = exact and any(each.exact for each in same)
     if problems:
         return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, "; ".join(problems), *list(places)[:8])
     if against_use := [said for said in contradicting(subject, weights_licence(subject)) if said.sure]:

@@ -9,26 +9,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain, islice
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, Link
-from clearseek.audit.read.identity import kin
+from clearseek.audit.read.identity import kin, title_names
+from clearseek.audit.read.parts import Sentence
 from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.topics import Own, about
 from clearseek.licences.named import CONTEXT, Named, by_url, named
+from clearseek.licences.places import is_licence
 from clearseek.licences.table import Kind, Licence, choices, lookup
 
 _MOST = 60
+_MOST_SENTENCES = 1_000
+"""Sentences, and cells, that speak of a licence and are looked at."""
 _LONGEST = 1_500
 _KIND_WORDS: Final[tuple[tuple[Kind, str], ...]] = (
     ("weights",
      r"\b(?:models?|weights?|checkpoints?|parameters|modell\w*|gewichte\w*|modèles?|poids|modelos?|pesos|modelli)\b"
      r"|模型|权重|權重|モデル|모델|модел|вес"),
     ("code",
-     r"\b(?:(?:source )?codes?|codebase|software|scripts|implementation|quell\w*code|logiciel|código|codice)\b"
-     r"|代码|代碼|コード|코드|код\b"),
+     r"\b(?:(?:source )?codes?|codebase|software|scripts|implementation|library|package|toolkit"
+     r"|quell\w*code|logiciel|código|codice)\b"
+     r"|代码|源码|源代码|代碼|コード|코드|код\b"),
     ("data",
      r"\b(?:data|data ?sets?|corpus|corpora|daten\w*|données|datos|dados)\b|数据|數據|データ|데이터"),
     ("documents", r"\b(?:documentation|docs|documents?|report|paper|images and text)\b|文档"),
@@ -41,14 +49,28 @@ _SECTION = re.compile(
     re.I,
 )
 _OF_OTHERS = re.compile(
-    r"\boriginal(?:ly)?\b|\bthird[- ]part|\bdependenc|\bwhich (?:is|are|was|were)(?: \w+){0,2} (?:licen[cs]ed|released)"
-    r"|\b(?:its|their|the) base model(?:'s)? (?:is|was|licen)|\bunlike\b|\bwhereas\b"
-    r"|\bnot (?:under|licensed|released|covered)\b|\bno longer\b|\bprevious(?:ly)?\b|\bformerly\b|\binspired\b"
-    r"|\b(?:majority|parts?|portions?) of\b"
-    r"|\bother models\b|\bcompatible\b|\bdemo\b|\bthanks? to\b|\bborrow|\badapted from\b|原始|第三方",
+    r"\boriginal(?:ly)?\b|\bthird[- ]part|\bwhich (?:is|are|was|were)(?: \w+){0,2} (?:licen[cs]ed|released)"
+    r"|\b(?:its|their|the) base model(?:'s)? (?:is|was|licen)|\bunlike\b|\bwhereas\b|\bvs\b|\bcompar"
+    r"|\bnot (?:under|licensed|released|covered)\b|\bno longer\b|\bprevious(?:ly)?\b|\bformerly\b|\buntil\b"
+    r"|\b(?:majority|parts?|portions?) of\b|\bused to be\b|\bother models\b|原始|第三方",
     re.I,
 )
 """Says that a licence is of something else, or no more."""
+_WITH_OTHERS = re.compile(
+    r"\bdependenc|\binspired\b|\bcompatible\b|\bdemo\b|\bthank|\bborrow|\badapted from\b|\bcontribut", re.I
+)
+"""Says so where the words next to it do not say that it is of this model."""
+_FORMER = re.compile(r"\W{0,3}(?:originally|previously|formerly)\b|\s+to\s", re.I)
+_ANEW = re.compile(
+    r"\bre-?licen[cs]|\blicen[cs]e (?:has |was )?(?:been )?(?:changed|updated)|\bnow (?:\w+ )?under\b", re.I
+)
+_DATED = re.compile(r"^\W*(?:20[12]\d[-/. ]\d|\[?20[12]\d\b|\w{3,9} \d{0,2},? ?20[12]\d)|\b(?:was|were)\b")
+_VERSION_FIRST = re.compile(r"\bversion (\d(?:\.\d)?) of the ([A-Z][\w ]{1,60}?) licen[cs]e", re.I)
+_FOLLOWS = re.compile(r"\b(?:following|below) licen[cs]e\b|\blicen[cs]e below\b", re.I)
+_CALLED = re.compile(r"(?:[A-Z][\w.-]* ){1,6}(?:[Ll]icen[cs]e|[Aa]greement|[Tt]erms)\b|《[^》]*(?:许可|协议)[^》]*》")
+_HERE = re.compile(r"\b(?:LICEN[CS]E|COPYING)(?:[-_.][\w.-]{1,40})?(?![\w])")
+_FILE = re.compile(r"\.(?:tar|zip|tgz|gz|bin|safetensors|gguf|pth?)\b.*")
+_PART = re.compile(r";\s+(?=\S)")
 _MODEL = re.compile(
     r"\b[A-Za-z][\w.]{1,40}(?:[- ][\w.]{1,20}){0,4}?[- ]\d+(?:\.\d+)?(?:[bBmM]|x\d+[bB]|(?<=-2[3-9][01]\d))\b"
     r"(?:-[\w.]+)*"
@@ -89,6 +111,8 @@ class Statement:
     place: Evidence
     tag: bool = False
     """It is in the metadata."""
+    file: str = ""
+    """A file here that it points to instead of naming a licence."""
 
     @property
     def deciding(self) -> Licence | None:
@@ -97,18 +121,30 @@ class Statement:
         return ranked[0] if ranked else None
 
 
+@lru_cache(maxsize=2)
 def statements(subject: Subject) -> tuple[Statement, ...]:
     """All that the card says of licences: the metadata first, then as it stands there."""
     card = subject.card
     if card is None:
         return ()
     found = [*_tags(subject.metadata.value or {}, card)]
-    for each in (*_badges(card), *_sentences(subject, card), *_rows(subject, card)):
-        if len(found) < _MOST and not any(
-            each.kinds == other.kinds and each.licences == other.licences and not other.tag for other in found
-        ):
+    for each in chain(_badges(subject, card), _sentences(subject, card), _rows(subject, card)):
+        if len(found) >= _MOST:
+            break
+        if not any(_key(each) == _key(other) and not other.tag for other in found):
             found.append(each)
-    return tuple(found)
+    anew = [each for each in found if each.licences and _ANEW.search(each.name)]
+    return tuple(each for each in found if not anew or each in anew or each.tag or not _DATED.search(each.place.quote))
+
+
+def _key(each: Statement) -> tuple[object, ...]:
+    """What a statement says; a name that is not known is like no other."""
+    return (
+        each.kinds,
+        tuple(licence.id for licence in each.licences),
+        each.file,
+        "" if each.licences or each.file else each.name,
+    )
 
 
 def _tags(metadata: dict[str, Any], card: Document) -> Iterator[Statement]:
@@ -133,14 +169,27 @@ def _tags(metadata: dict[str, Any], card: Document) -> Iterator[Statement]:
         whole = len(known) >= len(words)
         place = Evidence(card.file, f"line {line}, key license", said, card.sha256)
         yield Statement(frozenset(), tuple(known) if whole else (), either, said, place, tag=True)
+    if tag and known and isinstance(name, str) and name not in words and not _agrees(name, known):
+        line = next((n for n, text in enumerate(card.lines, 1) if text.startswith("license_name:")), line)
+        place = Evidence(card.file, f"line {line}, key license_name", name, card.sha256)
+        yield Statement(frozenset(), (), False, name[:200], place)
 
 
-def _badges(card: Document) -> Iterator[Statement]:
-    """Pictures with words such as ``License-Apache_2.0``."""
+def _agrees(name: str, known: list[Licence]) -> bool:
+    """Whether a second name in the metadata is one of the known licences'."""
+    found = [each.licence for each in named(name.replace("-", " "), context=True)]
+    return lookup(name) in known or (bool(found) and all(each in known for each in found))
+
+
+def _badges(subject: Subject, card: Document) -> Iterator[Statement]:
+    """Pictures with words such as ``License-Apache_2.0``, unless they lead to somebody else's repository."""
     for link in card.links:
-        if not link.image and "shields.io" not in link.target and "/badge" not in link.target:
+        address = link.image or link.target
+        if not ("shields.io" in address or "badge" in address.lower()):
             continue
-        address = unquote(urlsplit(link.image or link.target).path.rpartition("/badge/")[2] or "")
+        if link.image and link.image != link.target and subject.is_own(link.target) is False:
+            continue
+        address = unquote(urlsplit(address).path.rpartition("/badge/")[2] or "")
         words = re.sub(r"_+", " ", address.replace("--", "\0").replace("-", " ")).replace("\0", "-")
         for text in (f"{link.text} ", words):
             if CONTEXT.search(text) and (names := named(text)):
@@ -154,28 +203,102 @@ def _badges(card: Document) -> Iterator[Statement]:
 
 
 def _sentences(subject: Subject, card: Document) -> Iterator[Statement]:
+    own = own_names(subject)
+    looked = 0
     for block in card.blocks:
         if any(_ASIDE.search(heading) for heading in block.headings[1:]):
             continue
         section = bool(block.headings) and bool(_SECTION.fullmatch(block.headings[-1])) and block.kind != "heading"
         for sentence in block.sentences:
-            text, headings = sentence.text[:_LONGEST], sentence.headings
-            if not (section or CONTEXT.search(text)) or _OF_OTHERS.search(text) or _of_others(subject, text):
+            text = sentence.text[:_LONGEST]
+            if not (section or CONTEXT.search(text)) or _of_others(subject, text, block.headings):
                 continue
-            names = [each for each in named(text, context=section) if not _is_anothers(subject, text, each)]
-            place = card.at(sentence.line, text.strip())
-            if names and ((section and len(text) < 200) or block.kind != "heading" or len(text) < 80):
-                yield from _each(text, names, headings, place)
-            elif section and (known := _linked(sentence.links)) is not None:
-                yield _statement(text, [Named(known, len(text), len(text))], headings, place)
-            elif (match := _NAMES_ONE.fullmatch(text)) and not _NO_NAME.search(match["name"]):
-                yield Statement(_kinds(text[: match.start("name")]), (), False, match["name"], place)
+            looked += 1
+            if looked > _MOST_SENTENCES:
+                return
+            begin = 0
+            for match in (*_PART.finditer(text), None):
+                end = match.end() if match else len(text)
+                yield from _clause(subject, card, own, sentence, (begin, end), section)
+                begin = end
 
 
-def _of_others(subject: Subject, text: str) -> bool:
-    """Whether a sentence names other models, by their sizes or files, and not this one."""
+def _clause(
+    subject: Subject, card: Document, own: Own, sentence: Sentence, span: tuple[int, int], section: bool
+) -> Iterator[Statement]:
+    """What a clause of a sentence says of licences."""
+    text, headings = _VERSION_FIRST.sub(r"\2 License \1", sentence.text[span[0] : span[1]]), sentence.headings
+    place = card.at(sentence.line_at(span[0]), text.strip())
+    links = [each for each in sentence.links if span[0] <= each.place - sentence.begin < span[1]]
+    pictures = [(each.place - sentence.begin - span[0], len(each.text)) for each in links if each.image]
+    names: list[Named] = []
+    ours, end = True, 0
+    for each in named(text, context=section):
+        before = text[end : each.begin]
+        told = about(text[: each.begin] if not end else before, own, text[each.end : each.end + 60], section)
+        ours, end = ours if told is None else told, each.end
+        aside = bool(_OF_OTHERS.search(before) or _FORMER.match(text, each.end, each.end + 20))
+        aside = aside or (told is None and _WITH_OTHERS.search(before) is not None)
+        picture = any(begin <= each.begin < begin + size for begin, size in pictures)
+        if ours and not aside and not picture and not _is_anothers(subject, text, each):
+            names.append(each)
+    kind = sentence.block.kind
+    if names and ((section and len(text) < 200) or kind != "heading" or len(text) < 80):
+        named_so = kind == "item" and _is_sized(subject, text)  # of several models, each with its own licence
+        for statement in _each(text, names, headings, place):
+            yield replace(statement, kinds=frozenset(("weights",))) if named_so and not statement.kinds else statement
+    elif end or _OF_OTHERS.search(text) or about(text, own, section=section) is False:
+        return
+    elif section and (known := _linked(tuple(links))) is not None:
+        yield _statement(text, [Named(known, len(text), len(text))], headings, place)
+    elif (only := _NAMES_ONE.fullmatch(text)) is not None and not _NO_NAME.search(only["name"]):
+        yield Statement(_kinds(text[: only.start("name")]), (), False, only["name"], place)
+    else:
+        yield from _pointing(subject, card, text, links, place)
+
+
+def _pointing(subject: Subject, card: Document, text: str, links: list[Link], place: Evidence) -> Iterator[Statement]:
+    """A licence of the weights that is not named: one that follows, a file here, or what a link is called."""
+    kinds = _kinds(_CALLED.sub(" ", text)) or (_kinds("weights") if _is_sized(subject, text) else frozenset())
+    if not kinds & {"weights", "code"}:
+        return
+    if _FOLLOWS.search(text) and (line := re.search(r"\d+", place.where)) is not None:
+        after = "\n".join(card.lines[int(line[0]) : int(line[0]) + 12])
+        if names := named(after, context=True)[:1]:
+            yield Statement(kinds, (names[0].licence,), False, text, place)
+        return
+    files = [unquote(each.target).removeprefix("./").partition("#")[0] for each in links]
+    files += [match[0].rstrip(".") for match in _HERE.finditer(text)]
+    here = next((path for path in files if path in subject.source.sizes and is_licence(path)), "")
+    here = here if not here.lower().endswith(".pdf") else ""
+    called = next((each.text for each in links if _CALLED.fullmatch(each.text.strip()) and not each.image), "")
+    if here:
+        yield Statement(kinds, (), False, text.strip()[:200], place, file=here)
+    elif called and len(called) < 120:
+        yield Statement(kinds, (), False, called, place)
+
+
+def own_names(subject: Subject) -> Own:
+    """The names of the model, of what the card is about, and of the makers."""
+    card = subject.card
+    title = next((block.text for block in card.blocks if block.kind == "heading"), "") if card is not None else ""
+    return Own((*subject.names, *title_names(title)), tuple(subject.identity.makers))
+
+
+def _is_sized(subject: Subject, text: str) -> bool:
+    """Whether a text names this model with its size, or one of its files."""
+    sized = [each for each in subject.names if _MODEL.search(each)] or subject.names
+    found = (_FILE.sub("", part) for name in _MODEL.findall(text[:_LONGEST]) for part in {name, name.split()[-1]})
+    return any(kin(name, each) in ("same", "form") for name in found for each in sized)
+
+
+def _of_others(subject: Subject, text: str, headings: tuple[str, ...]) -> bool:
+    """Whether a sentence names other models, by their sizes or files, and neither this one nor what it stands under."""
     found = _MODEL.findall(text)
-    return bool(found and subject.names) and not any(_is_this(subject, name) for name in found)
+    return bool(found and subject.names) and not (
+        any(_is_sized(subject, name) for name in found)
+        or any(name.split()[-1] in heading for name in found for heading in headings)
+    )
 
 
 def _is_anothers(subject: Subject, text: str, name: Named) -> bool:
@@ -195,10 +318,12 @@ def _linked(links: tuple[Link, ...]) -> Licence | None:
 
 def _rows(subject: Subject, card: Document) -> Iterator[Statement]:
     """Cells of tables, in a row or a column that is called a licence."""
-    for cell in card.cells:
+    looked = (each for each in card.cells if each.column and len(each.text) < _LONGEST)
+    columns: dict[tuple[tuple[str, ...], int], list[Statement]] = {}
+    for cell in islice(looked, 10 * _MOST_SENTENCES):
         first = cell.row[0] if cell.row else ""
         head = cell.header[cell.column] if cell.column < len(cell.header) else ""
-        title = next((each for each in (first, head) if cell.column and len(each) < 40 and CONTEXT.search(each)), None)
+        title = next((each for each in (first, head) if len(each) < 40 and CONTEXT.search(each)), None)
         if title is None:
             continue
         if title == head and (
@@ -208,7 +333,11 @@ def _rows(subject: Subject, card: Document) -> Iterator[Statement]:
         names = named(cell.text, context=True)
         known = names[0].licence if names else _linked(cell.links)
         if known is not None:
-            yield Statement(_kinds(title), (known,), False, cell.text, card.at(cell.line, " | ".join(cell.row)))
+            found = Statement(_kinds(title), (known,), False, cell.text, card.at(cell.line, " | ".join(cell.row)))
+            columns.setdefault((cell.header if title == head else (title,), cell.column), []).append(found)
+    for said in columns.values():
+        if len({each.licences for each in said}) == 1:  # else it depends on which of its sizes or states is meant
+            yield from said
 
 
 def _is_this(subject: Subject, name: str) -> bool:

@@ -2,7 +2,8 @@
 
 A card is no licence, and most of its warnings are advice: "out-of-scope use", "we do not recommend", "should not be
 relied on". So only sentences count that forbid, and that speak of the model or of its licence; those about a data set,
-about another model, or under a heading about risks do not. What is not found may still be there.
+about another model, or under a heading about risks do not. Where one clause of a sentence forbids by itself, it alone
+is judged: what the sentence goes on to recommend takes nothing back. What is not found may still be there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterator
 
 from clearseek.audit.read.card import Document
+from clearseek.audit.read.topics import Own, judge, subject_of
 from clearseek.licences.clauses import Clause, in_prose, restrictions
 from clearseek.licences.words import shorten
 
@@ -43,24 +45,68 @@ _LAWFUL = re.compile(
 _PART = re.compile(r";\s+(?=[A-Z\"“(•-])")
 
 
-def said_of_use(card: Document) -> tuple[Clause, ...]:
+_CLAUSE = re.compile(r"[,;:]\s+|\s[\u2013\u2014-]+\s|\s(?:that|but|because|while)\s|\s\(")
+_RELATIVE = re.compile(r"(?:which|whose|who|where|whereas|unlike)\b")
+_THE_MODEL = re.compile(r"\b(?:this|the|our|these) (?:[\w.-]+ ){0,2}?(?:models?|weights?|checkpoints?|release)\b")
+_NO_BAN = re.compile(
+    r"\bno commercial use (?!of\b|is\b|are\b|allowed|permitted|without|or\b|and\b|for\b|by\b|in\b|unless|what)\w"
+    r"|\bno (?:\w+ ){0,2}(?:prohibit|forbid|ban|restrict)\w*|\b(?:wrote|writes|says|said|claims?)\b"
+    r"|\b(?:do|does|is|are) not (?:prohibit|forbid|ban|restrict)\w*|\bnobody (?:prohibit|forbid)"
+)
+"""Says that nothing is forbidden, or what somebody else said."""
+_NO_PLACE = re.compile(
+    r"not apply in (?:the )?(?:cases?|event|respect|relation|so far|addition|any way|practice|full)\b"
+)
+
+
+def said_of_use(card: Document, own: Own | None = None) -> tuple[Clause, ...]:
     """Sentences of a card that restrict the use of its model."""
     found: list[Clause] = []
-    for line, text, headings in _spoken(card):
-        low = text[:_LONGEST_SENTENCE].lower()
-        flag, abroad = in_prose(low)
-        if flag is None or _ELSEWHERE.search(low) or _LAWFUL.search(low):
+    for line, text, headings in _spoken(card, own or Own()):
+        sentence = text[:_LONGEST_SENTENCE]
+        flag, abroad = in_prose(sentence)
+        if flag is None or _NO_BAN.search(sentence.lower()) or _NO_PLACE.search(sentence.lower()):
+            continue
+        alone = _banning(sentence)
+        said = alone or sentence
+        low = said.lower()
+        if _ELSEWHERE.search(low) or _LAWFUL.search(sentence.lower()) or _of_others(said, own or Own()):
             continue
         licence = bool(headings) and bool(_LICENCE.search(headings[-1]))
         advice = not licence and any(_ADVICE.search(heading) for heading in headings[1:] or headings)
+        sure = bool(alone) and flag != "field_of_use" and bool(_THE_MODEL.search(low))
         of_licence = licence or bool(_LICENCE.search(low))
         about = abroad or licence or bool(_MODEL.search(low))
-        if not advice and about and (of_licence or flag != "field_of_use"):
+        if (sure or not advice) and about and (of_licence or flag != "field_of_use"):
             found.append(Clause(flag, shorten(text), line))
-    return tuple(found[:_MOST])
+            if len(found) >= _MOST:
+                break
+    return tuple(found)
 
 
-def _spoken(card: Document) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+def _banning(sentence: str) -> str:
+    """The clause that forbids by itself, or an empty text."""
+    begin = 0
+    for match in (*_CLAUSE.finditer(sentence), None):
+        clause = sentence[begin : match.start() if match else len(sentence)]
+        if in_prose(clause)[0] is not None:
+            return "" if _RELATIVE.match(clause.strip().lower()) else clause
+        begin = match.end() if match else begin
+    return ""
+
+
+_CJK = re.compile("[\u3040-\u9fff\uac00-\ud7af]")
+_OURS = re.compile("本|该|我们|此|この|이 ")
+
+
+def _of_others(clause: str, own: Own) -> bool:
+    """Whether a clause says that something else is restricted, or that others restrict."""
+    if _CJK.search(clause) and not _OURS.search(clause):
+        return judge(clause, own) is False
+    return judge(subject_of(clause), own) is False
+
+
+def _spoken(card: Document, own: Own) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     """Sentences and rows of tables: line, text, headings."""
     for sentence in card.sentences:
         begin = 0
@@ -69,7 +115,9 @@ def _spoken(card: Document) -> Iterator[tuple[int, str, tuple[str, ...]]]:
             yield sentence.line_at(begin), sentence.text[begin:end].strip(), sentence.headings
             begin = end
     for cell in card.cells:
-        if not cell.column:
+        # in a wide table a row is of this model where its first cell names it
+        wide = len(cell.row) > 2 and own.names and not any(own.has(word) for word in cell.row[0].split()[:12])
+        if not cell.column and not wide:
             yield cell.line, " ".join(cell.row), card.headings[cell.line - 1]
 
 
