@@ -136,7 +136,7 @@ def _terms(audit: Audit) -> str:
         return f"weights under a licence that is open in part ({names})"
     if answer == "no":
         return f"weights under a licence that is not open ({names})" if names else "weights without a licence here"
-    return f"weights whose licence could not be judged{f' ({names})' if names else ''}"
+    return f"weights whose licence is not stated, or not known here{f' ({names})' if names else ''}"
 
 
 def _openness(audit: Audit) -> str:
@@ -202,7 +202,7 @@ def _licence(audit: Audit) -> str:
         return f"{named or 'not named'}, open"
     if row.answer != "unknown" and row.grade == Grade.ABSENT and not names:
         return "none found"
-    told = {"no": "not open", "partly": "open in part"}.get(row.answer, f"could not be judged: {_told(row)}")
+    told = {"no": "not open", "partly": "open in part"}.get(row.answer, f"undecided: {_told(row)}")
     quotes = {words: shorten(quote, _CLAUSE).rstrip(".,;:") for words, quote in limits.items() if quote}
     worst = [f"{words}: “{re.sub(r' [^ ]{0,30}…$', ' …', quote)}”" for words, quote in quotes.items()]  # cut at a word
     shown = "; ".join(worst[: 2 if len("".join(worst[:2])) <= _CLAUSE else 1]) or ", ".join(limits)

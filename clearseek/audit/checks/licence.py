@@ -73,7 +73,7 @@ def _kind(subject: Subject, kind: Kind) -> Row:
     if kind == "weights" and text is not None and not stated and _is_of_code(subject, text):
         reason = "the weights' own licence is not stated here; "
         reason += f"{text.file} ({text.match.label}) is this repository's, and the weights lie elsewhere"
-        return question.unknown(Grade.CLAIMED, reason, text.evidence, facts=_text_facts(text))
+        return question.unknown(Grade.CLAIMED, reason, text.evidence)
     row = _by_word(question, kind, stated) if text is None else _of_text(question, kind, text, stated)
     if kind != "weights" or row.answer != "yes":
         return row
