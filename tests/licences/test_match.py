@@ -74,7 +74,7 @@ def test_deepseek_models_licence_is_of_the_rail_family() -> None:
     match = identify(published("deepseek-v3/LICENSE-MODEL"))
     assert match.licence is not None and match.licence.id == "LicenseRef-DeepSeek-1.0"
     assert match.licence.family == "rail" and match.basis in ("title", "text")
-    assert match.nearest is not None and match.nearest.family == "rail" and 0.88 < match.similarity < 0.91
+    assert match.nearest is not None and match.nearest.family == "rail" and match.similarity > 0.88
     flags = {clause.flag for clause in match.clauses}
     assert {"field_of_use", "pass_on", "patent_termination", "output_restriction", "remote_restriction"} <= flags
     assert any(clause.quote == "For military use in any way;" and clause.line == 82 for clause in match.clauses)
