@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import pickle
 import resource
 import tarfile
 import tempfile
@@ -21,14 +22,20 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from clearseek.audit.checks.evaluations import scores
+from clearseek.audit.checks import data, documents, evaluations
+from clearseek.audit.checks.evaluations import listed_scores, score_cells
 from clearseek.audit.checks.template import problem
 from clearseek.audit.read.archive import members
 from clearseek.audit.read.card import Document, read_yaml
 from clearseek.audit.read.claims import find_claims
-from clearseek.audit.read.program import code_of
+from clearseek.audit.read.identity import identify as identify_model
+from clearseek.audit.read.pickles import is_pickle
+from clearseek.audit.read.program import read_program
+from clearseek.audit.read.repositories import repositories
 from clearseek.audit.read.source import Folder
+from clearseek.audit.read.subject import Subject
 from clearseek.errors import UserError
+from clearseek.filetypes import read_pointer
 from clearseek.hub.safetensors import build_header, parse_header
 from clearseek.jsontext import strict_json
 from clearseek.licences.match import identify
@@ -41,6 +48,20 @@ from clearseek.train.transcript import check_transcript
 
 RESULT = Path(__file__).parent / "results" / "fuzz_openness.json"
 LONGEST_SECONDS = 2.0
+SAID = """---
+base_model: lab/Base-7B
+tags: [arxiv:2501.00001]
+---
+# Tiny
+Tiny was pre-trained on our [Broth](https://huggingface.co/datasets/lab/broth), a sample of our data; see our
+[paper](https://arxiv.org/abs/2501.00001), LoRA ([paper](https://arxiv.org/abs/2106.09685)) and `data/train.jsonl`.
+We cannot release the training data. Udon-7B was trained on [Wheat](https://huggingface.co/datasets/u/w):
+- [x](https://zenodo.org/records/1) load_dataset("a/b"), MMLU: 61.2, 70 % on GSM8K
+| Training data | [hub](https://huggingface.co/datasets/lab/x) |
+|---|---|
+| MMLU (5-shot) | 61.2 |
+@article{a, title={Tiny: soups}, journal={arXiv preprint arXiv:2501.00001}}
+"""
 CARD = """---
 license: mit
 datasets: [a/b]
@@ -51,6 +72,17 @@ We present Tiny with 671B total parameters with 37B activated, trained on 14.8T 
 |---|---|---|
 | Tiny | 671B | 128K |
 The weights are licensed under the [MIT License](LICENSE). See https://arxiv.org/abs/1.
+<table><tr><th>Model</th><th colspan="2">MMLU</th></tr>
+<tr><td rowspan=2><b>Tiny</b></td><td>1</td><td><a href="https://hf.co/lab/Tiny"><img src="b.svg" alt="x"></a>
+</table>
+
+- [![badge](https://b.example/a.svg)](https://github.com/lab/tiny) *one* **two** `hf download lab/Tiny-7B`
+- [reference][r] <https://auto.example> <!-- hidden -->
+
+```py
+AutoModel.from_pretrained("lab/Tiny")
+```
+[r]: https://r.example "title"
 """
 HEADER = build_header([StoredTensor("a", "BF16", (2, 3)), StoredTensor("b", "F32", (4,))], {"format": "pt"}).raw
 INDEX = b'{"metadata": {"total_size": 28}, "weight_map": {"a": "model.safetensors", "b": "model.safetensors"}}'
@@ -77,6 +109,7 @@ def corpus() -> dict[str, list[bytes]]:
         "safetensors header": [HEADER],
         "index": [INDEX],
         "card": [CARD.encode()],
+        "what a card says": [SAID.encode()],
         "YAML": [b"license: mit\ndatasets:\n- a/b\nx: {y: [1, 2]}\n"],
         "licence": licences,
         "manifest": [manifest],
@@ -84,6 +117,8 @@ def corpus() -> dict[str, list[bytes]]:
         "archive": [buffer.getvalue()],
         "signature": [bundle],
         "chat template": [TEMPLATE],
+        "pickle": [b"cos\nsystem\n(S'id'\ntR.", pickle.dumps({"a": [1.5, "b"]}, 0), pickle.dumps(UserError("a"), 1)],
+        "pointer": [b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 9\n"],
         "program": [
             Path(__file__).read_bytes()[:1500],
             b'{"cells": [{"cell_type": "code", "source": ["a = 1  # b"]}]}',
@@ -106,8 +141,20 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
     def card(raw: bytes) -> None:
         document = Document("README.md", text(raw))
         list(find_claims(document, "Tiny"))
-        list(scores(document, "Tiny"))
-        _ = document.links, document.headings, document.metadata
+        list(score_cells(document)), listed_scores(document)
+        assert all(
+            0 < each.line <= len(document.lines) for each in (*document.sentences, *document.cells, *document.links)
+        )
+        found = tuple(repositories(document))
+        identify_model(document, {}, found, {})
+        _ = document.headings, document.metadata
+
+    def said(raw: bytes) -> None:
+        (folder / "said").mkdir(exist_ok=True)
+        (folder / "said/README.md").write_bytes(raw)
+        subject = Subject(Folder(folder / "said"))
+        for check in (data, documents, evaluations):
+            list(check.rows(subject))
 
     def transcript(raw: bytes) -> None:
         (folder / "transcript.jsonl").write_bytes(raw)
@@ -122,6 +169,7 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
         "safetensors header": lambda raw: parse_header(raw, None, "x"),
         "index": lambda raw: strict_json(raw, "x"),
         "card": card,
+        "what a card says": said,
         "YAML": lambda raw: read_yaml(text(raw), "x"),
         "licence": lambda raw: identify(text(raw)),
         "manifest": parse,
@@ -129,7 +177,9 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
         "archive": archive,
         "signature": lambda raw: verify_statement(raw, key),
         "chat template": lambda raw: problem(text(raw)),
-        "program": lambda raw: [code_of(name, text(raw), False) for name in ("a.py", "a.ipynb")],
+        "pickle": lambda raw: [is_pickle(raw, cut) for cut in (True, False)],
+        "pointer": read_pointer,
+        "program": lambda raw: [read_program(name, raw) for name in ("a.py", "a.ipynb", "a.sh", "a.yaml", "a.toml")],
     }
 
 

@@ -36,6 +36,30 @@ class ParameterCount:
     """Activated parameters of the decoder layers and the last norm alone (V3: 35.70 billion)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Parameters of a model, as its configuration gives them."""
+
+    total: int
+    """Parameters of the main model, multi-token prediction left out."""
+    embedding: int
+    """Parameters of the input embedding."""
+    head: int
+    """Parameters of the output head; 0 where it is the embedding."""
+    activated: int | None
+    """Parameters that one token visits, embedding and head included; None where it is not known."""
+    mtp: int = 0
+    """Parameters of the multi-token-prediction module."""
+    towers: int = 0
+    """Parameters of parts that read something other than text."""
+    lookups: int = 0
+    """Parameters of embeddings beside the input's."""
+    by: str = "ClearSeek's table of tensors"
+    """What it was counted by."""
+    defaults: tuple[str, ...] = ()
+    """Sizes that config.json leaves out, with the value that was taken for each."""
+
+
 def count_parameters(config: ModelConfig) -> ParameterCount:
     """Count parameters from shapes alone."""
     stored = list(memory_tensors(config))

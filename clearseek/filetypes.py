@@ -92,8 +92,34 @@ _LFS = re.compile(
 )
 LFS_START = b"version https://git-lfs.github.com/spec/"
 """Beginning of every Git-LFS pointer, whatever its version and further lines."""
-_ANNEX = re.compile(rb"/annex/objects/\S+\s*")
-_LFS_LONGEST = 1024  # by the specification of git-lfs
+_ANNEX = re.compile(rb"(?:\.\./){0,40}(?:\.git)?/annex/objects/\S+\s*")
+_ANNEX_KEY = re.compile(rb"/SHA256E?-s(?P<size>\d{1,20})--(?P<oid>[0-9a-f]{64})")
+POINTER_BYTES = 1024
+"""Most bytes of a pointer, by the specification of git-lfs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """What a clone without large files holds in place of one."""
+
+    size: int
+    """Bytes of the file that it points to; 0 where it does not say."""
+    sha256: str
+    """The file's SHA-256 in hex, or an empty string."""
+
+
+def read_pointer(content: bytes) -> Pointer | None:
+    """What a file points to, by its whole content; None for a file that is its own content."""
+    if len(content) > POINTER_BYTES:
+        return None
+    if content.startswith(LFS_START):
+        size = re.search(rb"^size (\d{1,18})\s*$", content, re.M)
+        oid = re.search(rb"^oid sha256:([0-9a-f]{64})\s*$", content, re.M)
+        return Pointer(int(size[1]) if size else 0, oid[1].decode() if oid else "")
+    if _ANNEX.fullmatch(content):
+        key = _ANNEX_KEY.search(content)
+        return Pointer(int(key["size"]), key["oid"].decode()) if key else Pointer(0, "")
+    return None
 
 
 def recognise(head: bytes, name: str = "") -> FileKind | None:
@@ -182,11 +208,11 @@ def _weights(head: bytes) -> FileKind | None:
 
 def _pointer(head: bytes) -> FileKind | None:
     """Kind of a pointer, which a clone holds in place of a large file."""
-    if len(head) <= _LFS_LONGEST and (match := _LFS.fullmatch(head)):
+    if len(head) <= POINTER_BYTES and (match := _LFS.fullmatch(head)):
         size, oid = int(match["size"]), match["oid"].decode()[:12]
         phrase = f"a Git-LFS pointer (to {size:,} bytes, SHA-256 {oid}…)"
         return FileKind("Git-LFS pointer", phrase, "fetch the content with git lfs pull")
-    if len(head) <= _LFS_LONGEST and _ANNEX.fullmatch(head):
+    if len(head) <= POINTER_BYTES and _ANNEX.fullmatch(head):
         return FileKind("git-annex pointer", "a git-annex pointer", "fetch the content with git annex get")
     return None
 

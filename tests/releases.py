@@ -17,6 +17,8 @@ from clearseek.counts import count_parameters
 from clearseek.hub.config_json import hf_config
 from clearseek.hub.safetensors import build_header
 from clearseek.signing.hashing import hash_files
+from clearseek.signing.keys import PublicKey
+from clearseek.signing.manifest import MANIFEST, check, read
 from clearseek.tensors import StoredTensor, tensors
 from tests.published import published
 
@@ -119,6 +121,16 @@ def audited(folder: Path, name: str = "Tiny", hashes: bool = True) -> Audit:
     if hashes:
         source.hashes.update(hash_files(folder, source.tree.files))
     return audit_release(source, name)
+
+
+def compared(folder: Path, *trusted: PublicKey) -> Audit:
+    """The audit of a ClearSeek release, as level 1 of a verification compares it with the release's records."""
+    from clearseek.verify.static import static_audit
+
+    source = Folder(folder)
+    source.hashes.update(hash_files(folder, source.tree.files))
+    intact = (folder / MANIFEST).is_file() and not check(folder, read(folder))[0]
+    return static_audit(source, trusted, intact)
 
 
 def edit_json(file: Path, change: Callable[[dict[str, Any]], None]) -> None:

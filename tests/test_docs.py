@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
@@ -22,10 +23,13 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from rich.console import Console
 
 from clearseek import cli, config
+from clearseek.audit.audit import audit_release
 from clearseek.audit.questions import QUESTIONS
-from clearseek.audit.render.text import DIMENSIONS
+from clearseek.audit.render.text import DIMENSIONS, print_verdict
+from clearseek.audit.verdict import verdict
 from clearseek.cli.report import si
 from clearseek.counts import count_parameters
 from clearseek.errors import UserError
@@ -33,6 +37,7 @@ from clearseek.hub.write import export_hf
 from clearseek.recipe import load_recipe, parse_recipe, shipped_recipes
 from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
+from tests.published import published
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -188,8 +193,37 @@ def test_every_question_is_listed() -> None:
     assert generated("questions").strip() in prose("docs/audit.md"), message
 
 
+SCREENS = {
+    "deepseek_r1": ("deepseek-r1/LICENSE", ""), "deepseek_v3": ("deepseek-v3/LICENSE-MODEL", ""),
+    "llama_3": ("llama3/LICENSE", "Meta-Llama-3-8B"), "mistral": ("mistral-inference/LICENSE", "Mistral-7B-v0.3"),
+    "olmo": ("OLMo/LICENSE", "OLMo-2-1124-7B"),
+}  # fmt: skip
+"""First screens of docs/audit.md, each with a file that the published folder must have, and ``--name``."""
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_first_screens_are_what_is_printed(name: str) -> None:
+    message = "write the screens anew with: python -m tests.test_docs"
+    assert screen(*SCREENS[name]) in PAGES["docs/audit.md"].read_text(encoding="utf-8"), message
+    if name == "deepseek_r1":
+        assert generated("sentence_deepseek_r1") in PAGES["README.md"].read_text(encoding="utf-8"), message
+
+
+def screen(file: str, model: str) -> str:
+    """The first screen of the audit of the folder of a published file, in a terminal of 100 columns."""
+    folder = published(file).parent
+    out = io.StringIO()
+    console = Console(file=out, width=100, force_terminal=True, color_system=None, highlight=False)
+    print_verdict(console, verdict(audit_release(folder, model)))
+    return f"```text\n{re.sub(r' +$', '', out.getvalue(), flags=re.M)}```\n"
+
+
 def generated(name: str) -> str:
     """The table that stands under this name."""
+    if name.startswith("screen_"):
+        return screen(*SCREENS[name.removeprefix("screen_")])
+    if name == "sentence_deepseek_r1":
+        return "```text\n" + "\n".join(screen(*SCREENS["deepseek_r1"]).splitlines()[1:3]) + "\n```\n"
     if name == "questions":
         rows = ["| row | what it asserts |", "|---|---|"]
         for dimension, heading in DIMENSIONS.items():
@@ -233,11 +267,19 @@ def _explanation(key: str, field: FieldInfo) -> str:
     return text
 
 
+def anew(match: re.Match[str]) -> str:
+    """A generated part, written anew where what it needs is here."""
+    try:
+        return match[1] + generated(match[2]) + match[4]
+    except pytest.skip.Exception:
+        return match[0]
+
+
 def write_tables() -> None:
     """Write every generated table anew."""
     for page in PAGES.values():
         text = page.read_text(encoding="utf-8")
-        fresh = GENERATED.sub(lambda match: match[1] + generated(match[2]) + match[4], text)
+        fresh = GENERATED.sub(anew, text)
         if fresh != text:
             page.write_text(fresh, encoding="utf-8")
 

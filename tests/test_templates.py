@@ -10,8 +10,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from clearseek.audit.evidence import Audit, Evidence, Grade, Question
-from clearseek.audit.render.html import as_html, comparison_html
-from clearseek.audit.render.markdown import as_markdown
+from clearseek.audit.render.pages import as_html, as_markdown, comparison_html
 from clearseek.release.source_archive import source_files
 from clearseek.templates import render
 
@@ -22,7 +21,7 @@ ENTRIES = [path for path in TEMPLATES if path.name not in ("page.html.jinja", "p
 
 @pytest.mark.parametrize("path", ENTRIES, ids=lambda path: path.name)
 def test_a_name_without_a_value_is_an_error(path: Path) -> None:
-    filters = [named(name) for name in ("figure", "band", "cell", "joined", "shorten")]
+    filters = [named(name) for name in ("figure", "band", "cell", "joined", "shorten", "listed", "expression")]
     with pytest.raises(UndefinedError):
         render(".".join(path.relative_to(ROOT).parts[:-2]), path.name, *filters)
 
@@ -44,7 +43,7 @@ def test_templates_and_other_files_are_in_the_wheel_and_in_a_release() -> None:
         for path in (ROOT / package.replace(".", "/")).glob(pattern)
     }
     needed = {path for path in (ROOT / "clearseek").rglob("*") if path.suffix in (".jinja", ".toml", ".txt", ".typed")}
-    assert len(ENTRIES) == 9 and needed > set(TEMPLATES)
+    assert len(ENTRIES) == 11 and needed > set(TEMPLATES)
     assert needed <= shipped
     assert needed <= set(source_files())
 
@@ -54,7 +53,7 @@ def test_foreign_text_is_neither_markup_nor_a_template() -> None:
     row = Question("a.b", "technical", evil).no(Grade.CLAIMED, evil, Evidence(evil, evil, evil))
     audit = Audit(evil, (row,), {"name": evil, "files": 1, "bytes": 2})
     shown = "&lt;b onclick=&#x27;x&#x27; title=&quot;y&quot;&gt;{{ 7 * 7 }}&lt;/b&gt;{% raw %}{# gone #}\\x1b\\u202e"
-    for page in (as_html(audit), comparison_html([audit, audit])):
+    for page in (as_html(audit), comparison_html([audit, audit], everything=True)):
         assert page.count(shown) >= 4
         assert not [part for part in ("<b ", "\x1b", "\u202e", "'x'", '"y"') if part in page]
     assert "{{ 7 \\* 7 }}" in as_markdown(audit)

@@ -13,35 +13,30 @@ from typing import Any, Final
 
 from clearseek.audit.checks import (
     access,
-    attestations,
     code,
     context,
     cost,
-    crosscheck,
     data,
     documents,
     evaluations,
     files,
     licence,
     lineage,
-    overlap,
     parameters,
     template,
     trajectory,
     weights,
 )
-from clearseek.audit.evidence import Audit, Row, unique
+from clearseek.audit.evidence import Audit, Row
 from clearseek.audit.read.hub import NAME, Hub, as_far_as_read
 from clearseek.audit.read.source import Folder, Source
 from clearseek.audit.read.subject import Subject
 from clearseek.errors import UserError
 from clearseek.signing.hashing import hash_files
-from clearseek.signing.keys import PublicKey
 
 CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
     files.rows, weights.rows, trajectory.rows, parameters.rows, context.rows, template.rows, licence.rows,
-    documents.rows, data.rows, code.rows, access.rows, cost.rows, evaluations.rows, overlap.rows, lineage.rows,
-    attestations.rows,
+    documents.rows, data.rows, code.rows, access.rows, cost.rows, evaluations.rows, lineage.rows,
 )  # fmt: skip
 
 
@@ -66,16 +61,12 @@ def open_source(release: str | Path) -> Source:
     return source
 
 
-def audit_release(
-    release: str | Path | Source, name: str = "", trusted: tuple[PublicKey, ...] = (),
-    base: str | Path | Source | None = None,
-) -> Audit:  # fmt: skip
+def audit_release(release: str | Path | Source, name: str = "", base: str | Path | Source | None = None) -> Audit:
     """Answer every row about a release. Nothing of it is executed.
 
     Args:
         release: As for :func:`open_source`, its files hashed first; or a source that is open, as it is.
-        name: The model's name where the folder's is another, as cards name it: ``DeepSeek-V3``.
-        trusted: Keys of those whose signed verifications in it count as re-execution.
+        name: The model's name where the card names several or none: ``DeepSeek-V3``.
         base: A release that it may have been made from: their weights are compared.
 
     Raises:
@@ -87,11 +78,16 @@ def audit_release(
             source.hashes.update(hash_files(source.root, source.tree.files))
     else:
         source = release
-    subject = Subject(source, name, trusted, open_source(base) if isinstance(base, str | Path) else base)
-    order = {"technical": 0, "definition": 1, "impact": 2}
-    found = crosscheck.lift(subject, unique(row for check in CHECKS for row in check(subject)))
-    found = attestations.lift(subject, found)
-    rows = tuple(sorted(found, key=lambda row: order[row.dimension]))
+    return audit_subject(Subject(source, name, open_source(base) if isinstance(base, str | Path) else base))
+
+
+def audit_subject(subject: Subject) -> Audit:
+    """Answer every row about a release that was taken apart."""
+    source, order = subject.source, ("technical", "definition", "impact")
+    rows = tuple(
+        sorted((row for check in CHECKS for row in check(subject)), key=lambda row: order.index(row.dimension))
+    )
+    assert len({row.id for row in rows}) == len(rows), "two checks answer one question"
     return as_far_as_read(Audit(source.name, rows, _facts(subject), dict(sorted(source.hashes.items()))), source)
 
 
@@ -101,15 +97,18 @@ _COUNTS: Final = (
 
 
 def _facts(subject: Subject) -> dict[str, Any]:
-    """Numbers that reports show beside the rows."""
-    facts: dict[str, Any] = {"name": subject.name, "files": len(subject.source.sizes)}
-    facts["bytes"] = sum(subject.source.sizes.values())
-    if subject.source.revision:
-        facts["revision"] = subject.source.revision
-    if subject.source.released:
-        facts["released"] = subject.source.released
-    if subject.counts is not None:
-        facts["parameters"] = {name: getattr(subject.counts, name) for name in _COUNTS}
-    if census := weights.dtype_census(subject.weights):
-        facts["elements"] = census
-    return facts
+    """Numbers that reports show beside the rows; what is not known is left out."""
+    source, counts, counted = subject.source, subject.counts, subject.counted.value
+    facts: dict[str, Any] = {
+        "name": subject.name,
+        "files": len(source.sizes),
+        "name_from": subject.identity.origin,
+        "siblings": list(subject.identity.siblings[:20]),  # which of them is meant, --name says
+        "bytes": sum(source.sizes.values()),
+        "revision": source.revision,
+        "released": source.released,
+        "parameters": counts and {name: getattr(counts, name) for name in _COUNTS},
+        "counted": counted and {"total": counted.total, "activated": counted.activated, "by": counted.by},
+        "elements": weights.dtype_census(subject.weights),
+    }
+    return {name: value for name, value in facts.items() if value not in (None, "", [], {}, ())}

@@ -9,8 +9,8 @@ anew. A row's reason is a sentence for people; what programs need of it is in it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal, TypeVar
 
@@ -151,6 +151,11 @@ class Row:
         return self.answer == "yes" and self.grade >= Grade.PRESENT
 
     @property
+    def tells(self) -> bool:
+        """Whether it tells something of a release without being asked for."""
+        return self.answer != "not applicable" and (self.answer != "unknown" or bool(self.evidence))
+
+    @property
     def told(self) -> str:
         """Grade and reason, to be printed: ``E3 present: 4 files``."""
         return f"{self.grade.label}: {self.reason}"
@@ -172,19 +177,10 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """The row as JSON values."""
-        content: dict[str, Any] = {
-            "id": self.id,
-            "dimension": self.dimension,
-            "title": self.title,
-            "answer": self.answer,
-            "grade": int(self.grade),
-            "reason": self.reason,
-            "evidence": [
-                {name: value for name in ("file", "where", "quote", "sha256") if (value := getattr(each, name))}
-                for each in self.evidence
-            ],
-        }
-        return {**content, "facts": [fact.as_json() for fact in self.facts]} if self.facts else content
+        content = {name: getattr(self, name) for name in ("id", "dimension", "title", "answer", "grade", "reason")}
+        places = [{name: value for name, value in asdict(each).items() if value} for each in self.evidence]
+        facts = {"facts": [fact.as_json() for fact in self.facts]} if self.facts else {}
+        return {**content, "grade": int(self.grade), "evidence": places, **facts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,27 +209,18 @@ class Audit:
         id = name if isinstance(name, str) else name.id
         return next((row for row in self.rows if row.id == id), None)
 
+    def row(self, question: Question) -> Row:
+        """The row of this question, or one that leaves it open."""
+        return self.get(question) or question.unknown(Grade.ABSENT, "not looked at")
+
     def facts_of(self, question: Question, kind: type[F]) -> tuple[F, ...]:
         """The facts of one kind in the row of this question; none without the row."""
-        row = self.get(question)
-        return () if row is None else row.facts_of(kind)
+        return self.row(question).facts_of(kind)
 
     def of(self, dimension: Dimension) -> tuple[Row, ...]:
         """The rows of one dimension."""
         return tuple(row for row in self.rows if row.dimension == dimension)
 
-    def problems(self) -> tuple[Row, ...]:
-        """Rows whose assertion is false or only partly true."""
-        return tuple(row for row in self.rows if row.answer in ("no", "partly"))
-
     def as_json(self) -> dict[str, Any]:
         """The audit as JSON values."""
         return {"subject": self.subject, "facts": self.facts, "rows": [row.as_json() for row in self.rows]}
-
-
-def unique(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """The rows as they are. Two checks that answer one id are a defect of ours: raises AssertionError."""
-    kept = tuple(rows)
-    names = [row.id for row in kept]
-    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})
-    return kept

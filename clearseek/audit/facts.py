@@ -74,7 +74,31 @@ class SummaryFact(_Fact):
     """Field of the Commission's template -> its text, shortened."""
 
 
-Fact = LicenceFact | ComputeFact | PackagesFact | SummaryFact
+@dataclass(frozen=True, slots=True)
+class RestrictionFact(_Fact):
+    """Something that a licence, or a text beside it, takes back."""
+
+    kind: ClassVar[str] = "restriction"
+    flag: str
+    """Kind of the clause, as :mod:`clearseek.licences.clauses` names it; ``changed`` for words that were added."""
+    quote: str = ""
+    """The words; empty where only the licence's name is here."""
+    file: str = ""
+    """File in which the words stand."""
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFact(_Fact):
+    """What it takes to hold the weights."""
+
+    kind: ClassVar[str] = "memory"
+    bytes: int
+    accelerators: int
+    """Accelerators of 80 GB that hold them, a tenth of each left for caches."""
+
+
+Fact = LicenceFact | ComputeFact | PackagesFact | SummaryFact | RestrictionFact | MemoryFact
 
 
 def licence_fact(licence: Licence, file: str = "") -> LicenceFact:

@@ -20,14 +20,12 @@ _technical, _definition, _impact = _about("technical"), _about("definition"), _a
 FILES_INVENTORY = _technical("files.inventory", "Every file is named and hashed")
 FILES_NAMES = _technical("files.names", "No name or link leads out of the release or deceives the eye")
 FILES_EXECUTION = _technical("files.execution", "Loading the model runs none of its code")
-FILES_MANIFEST = _technical("files.manifest", "The files are those that the manifest lists")
 FILES_SIGNATURE = _technical("files.signature", "The release is signed")
 WEIGHTS_FORMAT = _technical("weights.format", "The weight files are sound safetensors, and the index agrees with them")
 WEIGHTS_TENSORS = _technical("weights.tensors", "The tensors are those that the configuration asks for")
 WEIGHTS_DTYPE = _technical("weights.dtype", "The number format is the one that config.json names")
 WEIGHTS_HEALTH = _technical("weights.health", "The weights are finite numbers, none constant, none a copy of another")
 WEIGHTS_TRAJECTORY = _technical("weights.trajectory", "Checkpoints of different steps are different")
-WEIGHTS_ORDER = _technical("weights.order", "The weights of checkpoints lie in the order of their steps")
 PARAMETERS_TOTAL = _technical("parameters.total", "The stated total of parameters is what the tensors come to")
 PARAMETERS_ACTIVATED = _technical(
     "parameters.activated", "The stated activated parameters follow from the configuration"
@@ -56,7 +54,6 @@ DOCUMENTS_DATA_CARD = _definition("documents.data_card", "There is a data card")
 DOCUMENTS_REPORT = _definition("documents.report", "There is a technical report")
 DOCUMENTS_EVALUATION = _definition("documents.evaluation", "Evaluation results are published")
 DATA_TRAINING = _definition("data.training", "The complete training data are published")
-DATA_ORDER = _definition("data.order", "The order in which the data were used is published")
 DATA_TOKENIZER = _definition("data.tokenizer", "The tokenizer is published")
 DATA_EVALUATION = _definition("data.evaluation", "The data it was evaluated on are published")
 CODE_ARCHITECTURE = _definition("code.architecture", "The model's code is published")
@@ -87,9 +84,11 @@ COST_PRICE = _impact("cost.price", "The cost that is stated is hours times a pri
 COST_ENERGY = _impact("cost.energy", "The energy or emissions of training are stated")
 BARRIERS_HARDWARE = _impact("barriers.hardware", "One accelerator of 80 GB holds the weights")
 CLAIMS_PROTOCOL = _impact("claims.protocol", "An outsider could repeat the evaluation")
-CLAIMS_POSSIBLE = _impact("claims.possible", "The stated scores are possible for the number of questions")
-DATA_OVERLAP = _impact("data.overlap", "The evaluation's data are not in the training data")
 LICENCE_UPSTREAM = _impact("licence.upstream", "What the licences of the bases ask of derived models is done")
+
+WEIGHTS_ORDER = _technical("weights.order", "The weights of checkpoints lie in the order of their steps")
+DATA_ORDER = _definition("data.order", "The order in which the data were used is published")
+DATA_OVERLAP = _impact("data.overlap", "The evaluation's data are not in the training data")
 VERIFICATION_PARTIES = _impact("verification.parties", "Others have re-executed it, and signed what came out")
 
 VERIFY_FILES = _impact("verify.files", "Every file is the one that the manifest lists")
@@ -111,8 +110,10 @@ VERIFY_CODE = _impact("verify.code", "The training code that runs here is the re
 VERIFY_STEPS = _impact("verify.steps", "Steps {}, trained again, give the same bits")
 VERIFY_DRIFT = _impact("verify.drift", "Steps {}, trained again on another kind of machine, end within honest drift")
 
+OWN: Final = (WEIGHTS_ORDER, DATA_ORDER, DATA_OVERLAP, VERIFICATION_PARTIES)
+"""Questions of records that only a ClearSeek release has; a verification answers them."""
 _ALL: Final = tuple(each for each in list(globals().values()) if isinstance(each, Question))
-QUESTIONS: Final = tuple(each for each in _ALL if not each.id.startswith("verify."))
+QUESTIONS: Final = tuple(each for each in _ALL if not each.id.startswith("verify.") and each not in OWN)
 """Questions of an audit, in the order of its rows."""
-VERIFICATIONS: Final = tuple(each for each in _ALL if each.id.startswith("verify."))
-"""Questions of a verification."""
+VERIFICATIONS: Final = tuple(each for each in _ALL if each not in QUESTIONS)
+"""Questions that only a verification answers."""

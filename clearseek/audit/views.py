@@ -1,21 +1,24 @@
 """What the frameworks of openness make of the rows: the Model Openness Framework, OSI's definition, the European index,
 article 53 of the AI Act, and the plain question: weights, documents, data, code?
 
-A view judges nothing anew. Each of its entries names the rows it rests on and is answered twice: *as claimed*, if the
-publisher's word counts, and *as proven*, if only bytes do. The difference is what openness on paper is worth.
-Sources: MOF 1.0 (arXiv 2403.13784); OSAID 1.0; osai-index.eu; Regulation (EU) 2024/1689, articles 51 and 53, annex XI.
+A view judges nothing anew. The frameworks are a table, ``views.toml``, which says what each asks as ids of rows, where
+that stands and of what date it is. Each entry is answered twice: *as claimed*, if the publisher's word or link counts,
+and *as proven*, if only bytes do. The difference is what openness on paper is worth. A result names what is missing,
+and apart from it what is undecided: what is unknown breaks nothing.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, Literal
 
-from clearseek.audit import questions as ask
-from clearseek.audit.checks.content_summary import FIELDS, Field
-from clearseek.audit.evidence import Answer, Audit, Grade, Question, Row
-from clearseek.audit.facts import ComputeFact, SummaryFact
+from clearseek.audit.evidence import Answer, Audit, Grade, Row
+from clearseek.audit.facts import SummaryFact
+from clearseek.audit.questions import DOCUMENTS_DATA_SUMMARY, QUESTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,233 +43,202 @@ class View:
     proven: str
     """Its result if only bytes do."""
     entries: tuple[Entry, ...]
+    source: str = ""
+    """Where the framework's requirements stand."""
+    date: str = ""
+    """Date of that text."""
 
     def as_json(self) -> dict[str, Any]:
         """The view as JSON values."""
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """An entry of the table; ``views.toml`` says what the fields mean."""
+
+    name: str
+    kind: str = ""
+    all: tuple[str, ...] = ()
+    any: tuple[str, ...] = ()
+    licence: str = ""
+    or_linked: str = ""
+    behind: tuple[str, ...] = ()
+    partly: Answer = "partly"
+    halved_by: str = ""
+    told_by: tuple[str, ...] = ()
+    presumed: str = ""
+    field: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Requirements that have one result."""
+
+    entries: tuple[Requirement, ...]
+    name: str = ""
+    count: str = ""
+    met: str = ""
+    not_met: str = ""
+    undecided: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Framework:
+    """A view of the table."""
+
+    id: str
+    name: str
+    source: str
+    date: str
+    group: tuple[Group, ...]
+    cumulative: bool = False
+
+    @property
+    def requirements(self) -> tuple[Requirement, ...]:
+        """Those of all groups."""
+        return tuple(each for group in self.group for each in group.entries)
+
+
+Way = Literal["claimed", "proven"]
+Rows = dict[str, Row]
+Found = list[tuple[Group, list[Entry]]]
 _ORDER: Final[tuple[Answer, ...]] = ("no", "unknown", "partly", "yes")
 
 
-def _answer(row: Row | None, proven: bool) -> Answer:
-    """A row's answer at a strictness; only of a licence is nothing asked where the thing is not there."""
-    if row is None:
-        return "unknown"
-    if row.answer == "not applicable":
-        return "yes" if row.id.startswith("licence.") else "unknown"
-    if row.answer in ("yes", "partly") and proven and row.grade < Grade.PRESENT:
-        return "unknown"
-    return row.answer
+@cache
+def frameworks() -> dict[str, Framework]:
+    """Id -> framework, as the table has them."""
+    table = tomllib.loads((files("clearseek.audit") / "views.toml").read_text(encoding="utf-8"))
+    return {each["id"]: _made(Framework, each) for each in table["view"]}
 
 
-def entry(audit: Audit, name: str, *questions: Question, one: bool = False) -> Entry:
-    """All of the rows must hold, or with `one` any of them."""
-    pick = max if one else min
-
-    def over(proven: bool) -> Answer:
-        return pick((_answer(audit.get(each), proven) for each in questions), key=_ORDER.index)
-
-    return Entry(name, over(False), over(True), tuple(each.id for each in questions))
-
-
-def _all(answers: Iterable[Answer], met: str, not_met: str, undecided: str) -> str:
-    """A verdict over requirements: only what is answered can break it."""
-    given = set(answers)
-    if given & {"no", "partly"}:
-        return not_met
-    return undecided if "unknown" in given else met
+def _made(kind: type, values: dict[str, Any]) -> Any:
+    """A row of the table as `kind`, lists as tuples, tables in them as what the field holds."""
+    inner = {"group": Group, "entries": Requirement}
+    return kind(**{
+        name: tuple(_made(inner[name], each) if name in inner else each for each in value)
+        if isinstance(value, list) else value
+        for name, value in values.items()
+    })  # fmt: skip
 
 
 def views(audit: Audit) -> tuple[View, ...]:
     """All views of an audit."""
-    return plain(audit), framework(audit), definition(audit), european(audit), ai_act(audit)
+    return tuple(view(audit, id) for id in frameworks())
 
 
-def _weights(audit: Audit, name: str = "weights") -> Entry:
-    """Published weights; behind a gate they are open in part."""
-    found = entry(audit, name, ask.WEIGHTS_FINAL)
-    gate = audit.get(ask.BARRIERS_ACCESS)
-    if gate is None or gate.answer != "no" or found.claimed != "yes":
-        return found
-    proven: Answer = "partly" if found.proven == "yes" else found.proven
-    return Entry(found.name, "partly", proven, (*found.rows, gate.id))
-
-
-def plain(audit: Audit) -> View:
-    """The question as people ask it: what is open?"""
-    entries = (
-        _weights(audit),
-        entry(audit, "technical documents", ask.DOCUMENTS_REPORT, ask.DOCUMENTS_MODEL_CARD, one=True),
-        entry(audit, "complete training data", ask.DATA_TRAINING),
-        entry(audit, "full code", ask.CODE_COMPLETE),
+def view(audit: Audit, id: str) -> View:
+    """One framework's view of an audit."""
+    framework, rows = frameworks()[id], {each.id: audit.row(each) for each in QUESTIONS}
+    found = [(group, [_entry(rows, each) for each in group.entries]) for group in framework.group]
+    told = _class if framework.cumulative else _results
+    entries = tuple(
+        replace(each, name=f"{group.name}: {each.name}") if framework.cumulative else each
+        for group, held in found
+        for each in held
     )
-    claimed, proven = (sum(getattr(each, way) == "yes" for each in entries) for way in ("claimed", "proven"))
-    return View("plain", "What is published", f"{claimed} of 4", f"{proven} of 4", entries)
+    claimed, proven = told(found, "claimed"), told(found, "proven")
+    return View(framework.id, framework.name, claimed, proven, entries, framework.source, framework.date)
 
 
-MOF: Final[tuple[tuple[str, tuple[tuple[str, tuple[Question, ...]], ...]], ...]] = (
-    ("III Open Model", (
-        ("Model architecture", (ask.CODE_ARCHITECTURE, ask.LICENCE_CODE)),
-        ("Model parameters (Final)", (ask.WEIGHTS_FINAL, ask.LICENCE_WEIGHTS)),
-        ("Model card", (ask.DOCUMENTS_MODEL_CARD, ask.LICENCE_DOCUMENTS)),
-        ("Data card", (ask.DOCUMENTS_DATA_CARD, ask.LICENCE_DOCUMENTS)),
-        ("Technical report", (ask.DOCUMENTS_REPORT, ask.LICENCE_DOCUMENTS)),
-        ("Evaluation results", (ask.DOCUMENTS_EVALUATION, ask.LICENCE_DOCUMENTS)),
-    )),
-    ("II Open Tooling", (
-        ("Training code", (ask.CODE_TRAINING, ask.LICENCE_CODE)),
-        ("Inference code", (ask.CODE_INFERENCE, ask.LICENCE_CODE)),
-        ("Evaluation code", (ask.CODE_EVALUATION, ask.LICENCE_CODE)),
-        ("Evaluation data", (ask.DATA_EVALUATION,)),
-    )),
-    ("I Open Science", (
-        ("Research paper", (ask.DOCUMENTS_REPORT, ask.LICENCE_DOCUMENTS)),
-        ("Datasets", (ask.DATA_TRAINING,)),
-        ("Data preprocessing code", (ask.CODE_DATA, ask.LICENCE_CODE)),
-        ("Model parameters (Intermediate)", (ask.WEIGHTS_INTERMEDIATE, ask.LICENCE_WEIGHTS)),
-    )),
-)  # fmt: skip
-"""Classes of the Model Openness Framework, each with its components and the questions they rest on."""
+def _entry(rows: Rows, asked: Requirement) -> Entry:
+    """A requirement, answered both ways."""
+    summary = DOCUMENTS_DATA_SUMMARY.id if asked.field else ""
+    told = dict.fromkeys(filter(None, (summary, *asked.all, *asked.any, asked.licence, asked.halved_by)))
+    return Entry(asked.name, _answered(rows, asked, "claimed"), _answered(rows, asked, "proven"), tuple(told))
 
 
-def _component(audit: Audit, name: str, questions: tuple[Question, ...]) -> Entry:
-    """A component of the framework. A report elsewhere does not take this repository's licence: its own is unknown."""
-    report = audit.get(ask.DOCUMENTS_REPORT)
-    if ask.DOCUMENTS_REPORT not in questions or report is None or report.grade >= Grade.PRESENT:
-        return entry(audit, name, *questions)
-    found = entry(audit, name, ask.DOCUMENTS_REPORT)
-    claimed, proven = (min(each, "unknown", key=_ORDER.index) for each in (found.claimed, found.proven))
-    return Entry(name, claimed, proven, found.rows)
+def _answered(rows: Rows, asked: Requirement, way: Way) -> Answer:
+    """The answer of an entry, by its rows."""
+    here = [rows[id] for id in (*asked.all, *asked.any)]
+    own_words = asked.field and way == "proven"  # what other documents say fills no field of the summary
+    given = [] if own_words else [_answer(row, way) for row in here]
+    answer: Answer = (min if asked.all else max)(given, key=_ORDER.index, default="no")
+    if asked.field:
+        answer = max(answer, _filled(rows[DOCUMENTS_DATA_SUMMARY.id], asked.field, way), key=_ORDER.index)
+    if answer == "partly":
+        answer = asked.partly
+    if asked.or_linked and _is_linked(rows[asked.or_linked]):
+        answer = max(answer, "yes" if way == "claimed" else "unknown", key=_ORDER.index)
+    if answer == "no" and all(row.grade == Grade.ABSENT for row in here if row.answer == "no"):
+        answer = "unknown" if any(_is_linked(rows[id]) for id in asked.behind) else answer
+    if asked.licence and any(row.claimed and row.grade >= Grade.PRESENT for row in here):
+        answer = min(answer, _answer(rows[asked.licence], way), key=_ORDER.index)
+    if answer == "yes" and asked.halved_by and _answer(rows[asked.halved_by], way) == "no":
+        answer = "partly"
+    if answer in ("no", "unknown") and any(_tells(rows, each) for each in asked.told_by):
+        answer = "partly" if way == "claimed" else "unknown"
+    return answer
 
 
-def framework(audit: Audit) -> View:
-    """The Model Openness Framework: the highest class all of whose components, and those below, are there and open."""
-    entries: list[Entry] = []
-    reached = {"claimed": "", "proven": ""}
-    whole = {"claimed": True, "proven": True}
-    for label, components in MOF:
-        found = [_component(audit, f"{label}: {name}", questions) for name, questions in components]
-        entries += found
-        for way in reached:
-            state = _all([getattr(each, way) for each in found], f"class {label}", "none", "undecided")
-            if whole[way] and (state.startswith("class") or not reached[way]):
-                reached[way] = state
-            whole[way] = whole[way] and state.startswith("class")
-    return View("mof", "Model Openness Framework 1.0", reached["claimed"], reached["proven"], tuple(entries))
+def _answer(row: Row, way: Way) -> Answer:
+    """A row's answer at a strictness; only of a licence is nothing asked where the thing is not there."""
+    if row.answer == "not applicable":
+        return "yes" if row.id.startswith("licence.") else "unknown"
+    shown = row.answer not in ("yes", "partly") or way == "claimed" or row.grade >= Grade.PRESENT
+    return row.answer if shown else "unknown"
 
 
-def definition(audit: Audit) -> View:
-    """The Open Source AI Definition 1.0, which a system meets or does not, as far as that can be told."""
-    entries = (
-        entry(audit, "data information", ask.DATA_TRAINING, ask.DOCUMENTS_DATA_CARD),
-        entry(audit, "code", ask.CODE_COMPLETE, ask.LICENCE_CODE),
-        entry(audit, "parameters", ask.WEIGHTS_FINAL, ask.LICENCE_WEIGHTS),
-    )
-    claimed, proven = (
-        _all([getattr(each, way) for each in entries], "met", "not met", "undecided") for way in ("claimed", "proven")
-    )
-    return View("osaid", "Open Source AI Definition 1.0", claimed, proven, entries)
+def _is_linked(row: Row) -> bool:
+    return row.claimed and row.grade == Grade.LINKED
 
 
-OSAI: Final = (
-    ("datasources_basemodel", (ask.DATA_TRAINING,)),
-    ("datasources_endmodel", (ask.DATA_TRAINING,)),
-    ("weights_basemodel", (ask.WEIGHTS_FINAL,)),
-    ("weights_endmodel", (ask.WEIGHTS_FINAL,)),
-    ("trainingcode", (ask.CODE_TRAINING,)),
-    ("code", (ask.CODE_COMPLETE,)),
-    ("hardware_architecture", (ask.COST_COMPUTE,)),
-    ("preprint", (ask.DOCUMENTS_REPORT,)),
-    ("paper", (ask.DOCUMENTS_PAPER,)),
-    ("modelcard", (ask.DOCUMENTS_MODEL_CARD,)),
-    ("datasheet", (ask.DOCUMENTS_DATA_CARD,)),
-    ("licenses", (ask.LICENCE_WEIGHTS,)),
-)
-"""Dimensions of the European Open Source AI Index and the questions they rest on."""
-POINTS: Final[dict[Answer, float]] = {"yes": 1.0, "partly": 0.5, "no": 0.0, "unknown": 0.0, "not applicable": 0.0}
+def _tells(rows: Rows, path: str) -> bool:
+    """Whether a row has such a fact, or states anything at all."""
+    subject, name, *fact = path.split(".")
+    row = rows[f"{subject}.{name}"]
+    if fact:
+        return any(getattr(each, fact[0], None) is not None for each in row.facts)
+    return row.answer != "not applicable" and row.grade >= Grade.CLAIMED
 
 
-def european(audit: Audit) -> View:
-    """The European Open Source AI Index: twelve dimensions, open 1, partial 0.5, closed 0; what is unknown is told."""
-    entries = tuple(_dimension(audit, name, questions) for name, questions in OSAI)
-    claimed, proven = (_score([getattr(each, way) for each in entries]) for way in ("claimed", "proven"))
-    return View("osai", "European Open Source AI Index", claimed, proven, entries)
+def _filled(row: Row, name: str, way: Way) -> Answer:
+    """Whether a summary fills a field of the template; unknown where there is a summary that was not read."""
+    facts = row.facts_of(SummaryFact)
+    if not facts:
+        return "unknown" if row.answer == "unknown" or row.claimed else "no"
+    filled = row.answer != "no" and any(name in each.fields for each in facts)
+    return "yes" if filled and (way == "claimed" or row.grade >= Grade.PRESENT) else "no"
 
 
-def _dimension(audit: Audit, name: str, questions: tuple[Question, ...]) -> Entry:
-    if questions == (ask.WEIGHTS_FINAL,):
-        return _weights(audit, name)
-    return _hardware(audit, name) if questions == (ask.COST_COMPUTE,) else entry(audit, name, *questions)
+def _results(found: Found, way: Way) -> str:
+    """The results of all groups that have one."""
+    return "; ".join(filter(None, (_result(group, [getattr(each, way) for each in held]) for group, held in found)))
 
 
-def _hardware(audit: Audit, name: str) -> Entry:
-    """What a model was trained with: told in part where hours or devices are stated, whether or not they fit."""
-    found = entry(audit, name, ask.COST_COMPUTE)
-    devices = audit.get(ask.COST_DEVICES)
-    hours = any(each.hours is not None for each in audit.facts_of(ask.COST_COMPUTE, ComputeFact))
-    if found.claimed == "yes" or not (hours or (devices is not None and devices.grade >= Grade.CLAIMED)):
-        return found
-    return Entry(name, "partly", "unknown", (ask.COST_COMPUTE.id, ask.COST_DEVICES.id))
+def _result(group: Group, given: list[Answer]) -> str:
+    """A group's result in words; empty where it has none."""
+    if group.count:
+        yes, unknown = given.count("yes"), given.count("unknown")
+        points, open_ = yes + given.count("partly") / 2, f", {unknown} undecided" if unknown else ""
+        return group.count.format(yes=yes, points=f"{points:g}", all=len(given), open=open_)
+    held = list(zip(group.entries, given, strict=True))
+    presumed = [asked for asked, answer in held if asked.presumed and answer == "unknown"]
+    missing, undecided = _lacking((asked.name, answer) for asked, answer in held if asked not in presumed)
+    if missing and group.not_met:
+        return group.not_met.format(missing=missing) + (f"; undecided: {undecided}" if undecided else "")
+    text = group.undecided.format(open=undecided) if undecided else group.met
+    return ", ".join((text, *(each.presumed for each in presumed))) if text else ""
 
 
-def _score(answers: list[Answer]) -> str:
-    undecided = answers.count("unknown")
-    return f"{sum(POINTS[each] for each in answers):g} of {len(OSAI)}" + (f", {undecided} undecided" * bool(undecided))
+def _lacking(answers: Iterable[tuple[str, Answer]]) -> tuple[str, str]:
+    """Names of what is missing, or there in part only, and of what is undecided."""
+    given = list(answers)
+    missing = [
+        f"{name} (in part)" if each == "partly" else f"no {name}" for name, each in given if each in ("no", "partly")
+    ]
+    return ", ".join(missing), ", ".join(name for name, each in given if each == "unknown")
 
 
-ANNEX_XI: Final = (
-    ("53(1)(a) architecture and number of parameters", (ask.PARAMETERS_TOTAL, ask.CODE_ARCHITECTURE)),
-    ("53(1)(a) how to use and integrate it", (ask.DOCUMENTS_MODEL_CARD,)),
-    ("53(1)(a) training process and design choices", (ask.DOCUMENTS_REPORT, ask.CODE_CONFIGURATION)),
-    ("53(1)(a) data: provenance, curation, scope", (ask.DATA_TRAINING, ask.DOCUMENTS_DATA_CARD)),
-    ("53(1)(a) computational resources", (ask.COST_COMPUTE,)),
-    ("53(1)(a) energy", (ask.COST_ENERGY,)),
-)
-"""What annex XI asks the documentation to hold, as far as a row speaks of it. Open models are exempt from it."""
-
-
-def ai_act(audit: Audit) -> View:
-    """Article 53 of the AI Act: what a free and open licence exempts from, and the duties that it does not lift."""
-    exempting = (
-        entry(audit, "53(2) weights, architecture and usage are public", ask.WEIGHTS_FINAL, ask.DOCUMENTS_MODEL_CARD),
-        entry(audit, "53(2) free and open licence", ask.LICENCE_WEIGHTS, ask.LICENCE_FREEDOM),
-    )
-    risk = entry(audit, "53(2) training took less than 10^25 operations", ask.COST_THRESHOLD)
-    policy = entry(audit, "53(1)(c) copyright policy", ask.DOCUMENTS_COPYRIGHT_POLICY)
-    summary = entry(audit, "53(1)(d) summary of training content", ask.DOCUMENTS_DATA_SUMMARY)
-    annex = tuple(_dimension(audit, name, questions) for name, questions in ANNEX_XI)
-    fields = tuple(_template_field(audit, field) for field in FIELDS)
-    results = []
-    for way in ("claimed", "proven"):
-        text = _exempt([getattr(each, way) for each in exempting], getattr(risk, way))
-        for what, answers in (("lacks", ("no", "partly")), ("undecided:", ("unknown",))):
-            left = [each.name.split()[0] for each in (policy, summary) if getattr(each, way) in answers]
-            text += f"; {what} {' and '.join(left)}" if left else ""
-        filled = sum(getattr(each, way) == "yes" for each in fields)
-        results.append(f"{text}; {filled} of {len(fields)} fields of the summary")
-    entries = (*exempting, risk, *annex, policy, summary, *fields)
-    return View("ai-act", "EU AI Act, article 53", results[0], results[1], entries)
-
-
-def _exempt(answers: list[Answer], risk: Answer) -> str:
-    """Article 53(2): open models are exempt, those with a systemic risk, as 10^25 operations let presume, never."""
-    duties = "53(1)(a) and (b)"
-    if risk == "no":
-        return f"not exempt from {duties}: 10^25 operations or more"
-    unless = ", unless training took 10^25 operations" if risk == "unknown" else ""
-    return _all(
-        answers, f"exempt from {duties}{unless}", f"not exempt from {duties}", f"undecided whether exempt from {duties}"
-    )
-
-
-def _template_field(audit: Audit, field: Field) -> Entry:
-    """A field of the summary's template: claimed where the summary fills it or a document tells the same."""
-    row = audit.get(ask.DOCUMENTS_DATA_SUMMARY)
-    told = any(field.name in each.fields for each in audit.facts_of(ask.DOCUMENTS_DATA_SUMMARY, SummaryFact))
-    filled = told and row is not None and row.answer != "no"
-    elsewhere = entry(audit, "", *field.elsewhere, one=True).claimed if field.elsewhere else "no"
-    claimed: Answer = "yes" if filled else elsewhere
-    proven: Answer = "yes" if filled and row is not None and row.grade >= Grade.PRESENT else "no"
-    rows = tuple(each.id for each in (ask.DOCUMENTS_DATA_SUMMARY, *field.elsewhere))
-    return Entry(f"53(1)(d) {field.name}", claimed, proven, rows)
+def _class(found: Found, way: Way) -> str:
+    """The highest class that is met with all below it, and what stands before the next."""
+    reached = ""
+    for group, entries in found:
+        missing, undecided = _lacking((each.name, getattr(each, way)) for each in entries)
+        if missing or undecided:
+            state = reached or ("none" if missing else "undecided")
+            why = [f"class {group.name}: {missing}"] * bool(missing) + [f"undecided: {undecided}"] * bool(undecided)
+            return f"{state}; {'; '.join(why)}" if missing else f"{state}; class {group.name}, {why[0]}"
+        reached = f"class {group.name}"
+    return reached

@@ -26,24 +26,23 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  clearseek audit my-model --format html --out audit.html\n"
         "  clearseek audit one other --compare\n"
-        "  clearseek audit my-model --require weights.tensors=E4   (exit code 1 unless it holds)\n"
-        "  clearseek audit my-model --trust alice.pub        (E5 where Alice did it again)"
+        "  clearseek audit my-model --require licence.weights=E3   (exit code 1 unless it holds)"
     )
     parser.add_argument("releases", nargs="+", metavar="RELEASE",
                         help="folder of a release, or a repository on the hub: owner/name or "
                         "owner/name@revision")  # fmt: skip
-    parser.add_argument("--name", help="the model's name in its documents (default: the folder's)")
+    parser.add_argument("--name", help="the model's name, where its card names several or none")
     parser.add_argument("--compare", action="store_true", help="put several releases side by side")
+    parser.add_argument("--all", action="store_true",
+                        help="show also rows that have nothing to show; with --compare, those alike")  # fmt: skip
     parser.add_argument("--evidence", action="store_true", help="show where each finding can be seen")
     parser.add_argument("--format", default="text", help="how to say it (default: text)",
-                        choices=("text", "json", "markdown", "html", "sarif", "cyclonedx", "spdx", "croissant", "mot",
+                        choices=("text", "json", "markdown", "html", "cyclonedx", "spdx", "croissant", "mot",
                                  "european-index"))  # fmt: skip
     parser.add_argument("--out", type=Path, help="file to write instead of standard output")
     parser.add_argument("--no-hash", action="store_true", help="do not hash the files: faster, and proves less")
     parser.add_argument("--require", action="append", default=[], metavar="ROW[=GRADE]",
                         help="exit with 1 unless this row is a yes, of this grade at least; repeatable")  # fmt: skip
-    parser.add_argument("--trust", action="append", default=[], type=Path, metavar="KEY.pub",
-                        help="count what this key signed in attestations/ as re-execution; repeatable")  # fmt: skip
     parser.add_argument("--base", metavar="RELEASE", help="release it may be made from: their weights are compared")
     parser.add_argument("--json", action="store_true", help="same as --format json")
 
@@ -53,7 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
     from clearseek.audit.render.text import print_audit, print_comparison
     from clearseek.cli.report import output
     from clearseek.files import write_atomic
-    from clearseek.signing.keys import load_public_key
     from clearseek.signing.tree import visible
 
     paths: list[str] = arguments.releases
@@ -62,15 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.name and len(paths) > 1:
         raise UserError("--name goes with one release")
     required = {each: _required(each) for each in arguments.require}
-    trusted = tuple(load_public_key(path) for path in arguments.trust)
     base = None if arguments.base is None else _source(arguments.base)
     audits = []
     for path in paths:
         source = _source(path, not arguments.no_hash, arguments.json)
-        audits.append(audit_release(source, arguments.name or "", trusted, base))
+        audits.append(audit_release(source, arguments.name or "", base))
     missing = [line for found in audits for line in _missing(found, required)]
     kind = "json" if arguments.json else arguments.format
-    text = _render(audits, kind, arguments.compare)
+    text = _render(audits, kind, arguments.compare, arguments.all)
     if arguments.out is not None:
         if kind == "text":
             raise UserError("--out writes a file: choose its --format, such as html or json")
@@ -79,9 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
     elif kind != "text":
         sys.stdout.write(text)
     elif arguments.compare:
-        print_comparison(output(), audits)
+        print_comparison(output(), audits, arguments.all)
     else:
-        print_audit(output(), audits[0], evidence=arguments.evidence)
+        print_audit(output(), audits[0], arguments.evidence, arguments.all)
     for line in missing:
         print(f"clearseek: {visible(line)}", file=sys.stderr)
     return FAILED if missing else 0
@@ -113,33 +110,31 @@ def _bar(size: int) -> Iterator[Progress]:
         yield lambda done, _: bar.update(task, completed=done)
 
 
-def _render(audits: list[Audit], kind: str, compare: bool) -> str:
+def _render(audits: list[Audit], kind: str, compare: bool, everything: bool) -> str:
     """The audits in a format; an empty string for the terminal's format."""
-    from clearseek.audit.render.croissant import as_croissant
-    from clearseek.audit.render.exports import TEXTS, as_cyclonedx
-    from clearseek.audit.render.html import as_html, comparison_html
-    from clearseek.audit.render.markdown import as_markdown, comparison
-    from clearseek.audit.render.sarif import as_sarif
-    from clearseek.audit.render.spdx import as_spdx
+    from clearseek.audit.render import exports
+    from clearseek.audit.render.pages import as_html, as_markdown, comparison_html, comparison_markdown
+    from clearseek.audit.verdict import verdict
     from clearseek.audit.views import views
 
     if kind == "text":
         return ""
     if kind == "json":
-        content = [{**each.as_json(), "views": [view.as_json() for view in views(each)]} for each in audits]
+        content = [
+            {"verdict": verdict(each).as_json(), **each.as_json(), "views": [view.as_json() for view in views(each)]}
+            for each in audits
+        ]
         return json.dumps(_writable(content if compare else content[0]), indent=1, ensure_ascii=False) + "\n"
     if kind == "markdown":
-        return comparison(audits) if compare else as_markdown(audits[0])
+        return comparison_markdown(audits, everything) if compare else as_markdown(audits[0], everything)
     if kind == "html":
-        return comparison_html(audits) if compare else as_html(audits[0])
+        return comparison_html(audits, everything) if compare else as_html(audits[0])
     if compare:
         raise UserError(
             f"--format {kind} shows one release: leave out --compare (text, json, markdown and html compare)"
         )
-    if kind in TEXTS:
-        return str(_writable(TEXTS[kind](audits[0])))
-    documents = {"sarif": as_sarif, "cyclonedx": as_cyclonedx, "spdx": as_spdx, "croissant": as_croissant}
-    return json.dumps(_writable(documents[kind](audits[0])), indent=1) + "\n"
+    document = _writable(getattr(exports, f"as_{kind.replace('-', '_')}")(audits[0]))
+    return str(document) if isinstance(document, str) else json.dumps(document, indent=1) + "\n"
 
 
 def _writable(value: Any) -> Any:

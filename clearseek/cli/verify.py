@@ -17,7 +17,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  clearseek verify my-release --segments 2 --key release.key.pub\n"
         "  clearseek verify my-release --levels 6                    (the whole run)\n"
-        "  clearseek verify my-release --sign my.key --make-key      (and say so to others)"
+        "  clearseek verify my-release --sign my.key --make-key      (and say so to others)\n"
+        "  clearseek verify my-release --levels 0,1 --trust alice.pub  (E5 where Alice did it again)"
     )
     parser.add_argument("release", type=Path, help="folder of a release")
     parser.add_argument("--levels", default="0,1,2,3,4,5",
@@ -26,6 +27,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--segments", type=int, default=1, help="segments to train again at level 5 (default: 1)")
     parser.add_argument("--nonce", help="text that chooses the segments (default: random)")
     parser.add_argument("--key", type=Path, help="the publisher's public key")
+    parser.add_argument("--trust", action="append", default=[], type=Path, metavar="KEY.pub",
+                        help="count what this key signed in attestations/ as re-execution; repeatable")  # fmt: skip
     parser.add_argument("--read-sources", action="store_true",
                         help="make the data again from the files on this machine that the recipe names")  # fmt: skip
     parser.add_argument("--sign", type=Path, metavar="KEY", help="add a statement of the result, signed with this key")
@@ -45,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from clearseek.files import write_atomic
     from clearseek.machine import describe
     from clearseek.signing.dsse import sign_statement
+    from clearseek.signing.keys import load_public_key
     from clearseek.signing.manifest import ATTESTATIONS
     from clearseek.signing.tree import visible
     from clearseek.verify.run import verify_release
@@ -56,14 +60,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.make_key and arguments.sign is None:
         raise UserError("--make-key goes with --sign FILE, the file of the new key")
     nonce = arguments.nonce or os.urandom(16).hex()
+    trusted = tuple(load_public_key(path) for path in arguments.trust)
     console = Console(highlight=False, stderr=arguments.json)
     with signing_key(arguments.sign, arguments.make_key) as private:
         found = verify_release(
-            arguments.release, levels, nonce, arguments.segments, arguments.key, arguments.read_sources, say
+            arguments.release, levels, nonce, arguments.segments, arguments.key, arguments.read_sources, say, trusted
         )
     for row in found.rows:
-        sign = Text(f"  {mark(console, row.answer)} ", style=MARKS[row.answer][1])
-        console.print(sign + Text(f"{row.title}: {visible(row.reason)}"), soft_wrap=True)
+        own = row.id.startswith("verify.")
+        sign = Text(f"{'  ' if own else '    '}{mark(console, row.answer)} ", style=MARKS[row.answer][1])
+        said = f"{row.title}: {row.reason}" if own else f"E{int(row.grade)}  {row.id}: {row.reason}"
+        console.print(sign + Text(visible(said)), soft_wrap=True)
     statement = as_statement(found, {**describe(), "platform": platform.platform()})
     if private is not None:
         signer = private.public.fingerprint[:12]

@@ -9,9 +9,11 @@ still be there, so an empty answer is not a promise.
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from importlib.resources import files
+from typing import Final, Literal
 
 from clearseek.licences.words import LONGEST_TEXT, shorten
 
@@ -19,9 +21,13 @@ Flag = Literal[
     "field_of_use", "user_cap", "non_commercial", "no_compete", "output_restriction", "naming_rule", "share_alike",
     "pass_on", "patent_termination", "remote_restriction", "geo_exclusion",
 ]  # fmt: skip
+RESTRICTING: Final[frozenset[str]] = frozenset(
+    ("field_of_use", "non_commercial", "user_cap", "no_compete", "output_restriction", "remote_restriction",
+     "geo_exclusion")
+)  # fmt: skip
+"""Clauses that limit who may use a thing, or what for."""
 _MOST = 200
 _LONGEST_SENTENCE = 2000
-_DENIED = r"(?:(?:shall|must|will|may|can|do|does|agrees?|is|are) ?not|cannot|never|prohibited from|not to)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,93 +40,19 @@ class Clause:
     """Where it begins, from 1."""
 
 
-def _any(*patterns: str) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+_DATA = tomllib.loads((files(__package__) / "clauses.toml").read_text(encoding="utf-8"))
 
 
+def _any(patterns: list[str]) -> re.Pattern[str]:
+    plain = "|".join(f"(?:{pattern})" for pattern in patterns)
+    return re.compile(re.sub(r"<([a-z]+)>", lambda match: _DATA["words"][match[1]], plain))
+
+
+_ANYWHERE: dict[str, re.Pattern[str]] = {flag: _any(patterns) for flag, patterns in _DATA["anywhere"].items()}
 _PATTERNS: dict[Flag, re.Pattern[str]] = {
-    "user_cap": _any(r"monthly active users"),
-    "no_compete": _any(
-        rf"{_DENIED}\b.{{0,250}}\bto (?:develop or |create or |train, create, or )?(?:improve|train|create|develop)\b"
-        r".{0,40}\b(?:other|foundational?|competing)\b.{0,60}\bmodels?\b",
-    ),
-    "output_restriction": _any(
-        r"no use of the output\b", r"outputs?\)? for research purposes",
-        r"use of the outputs?\b.{0,60}license agreement",
-        r"not to contravene .{0,80}\boutput", rf"{_DENIED} use\b.{{0,120}}\b(?:any )?outputs?\b",
-        r"any outputs shall be subject to", r"interest in and to the output",
-        rf"{_DENIED}.{{0,80}}\boutput or results\b",
-    ),
-    "naming_rule": _any(
-        r"[\"'](?:built|improved|powered) (?:with|using|by|on)\b",
-        r"beginning of (?:any such|its|the|your)\b.{0,20}\bname",
-        r"is built using .{0,40}technology",
-    ),
-    "share_alike": _any(
-        r"must be (?:only )?(?:made available )?under the terms of this license", r"must be only under the terms",
-        r"same license elements", r"as a whole\b.{0,80}\bunder (?:the terms of )?this license",
-        r"must be published under this agreement", r"will remain subject to this agreement",
-    ),
-    "pass_on": _any(
-        r"as (?:an )?enforceable provisions?", r"always have to include\b.{0,60}restrictions",
-        r"(?:require|ensure|procure)\b.{0,20}\ball (?:of )?(?:your users|persons)", r"bind each recipient",
-        r"not contradict the restrictions in",
-        r"shall be subject to the restrictions set out",
-    ),
-    "patent_termination": _any(
-        r"(?:institute|initiate|file|commence|bring|assert)s?\b.{0,200}(?:litigation|lawsuit|proceedings?|legal action"
-        r"|claim).{0,700}\bterminat",
-    ),
-    "remote_restriction": _any(r"\bremotely or otherwise\b", r"restrict remotely"),
-    "geo_exclusion": _any(
-        r"not (?:being )?(?:granted|licensed|available|apply)\b.{0,220}"
-        r"(?:european union|\beea\b|\beu\b|united kingdom)",
-        r"excluding\b.{0,80}(?:european union|united kingdom)",
-    ),
-    "non_commercial": _any(
-        r"(?:for|in) non-? ?commercial (?:purposes|uses?|research)\b", r"research purposes\b", r"non-? ?production env",
-        r"noncommercial purposes only", r"not primarily intended for or directed towards commercial",
-        rf"{_DENIED}\b.{{0,100}}\bcommercial (?:purposes?|uses?|exploitation|activity|application)",
-        r"non-commercial uses? only",
-    ),
-    "field_of_use": _any(
-        r"\b(?:you|licensees?|users?|they|who|anyone)\b.{0,60}\b(?:(?:shall|must|will|may|can) ?not|cannot|"
-        r"agrees? not to),? (?:or allow others to )?use\b",
-        r"\bagrees? not to use\b", r"\b(?:shall|must|may|will) not be (?:used|employed)\b",
-        r"\bnot be used (?:for|in)\b",
-        r"\bnot use, or allow others to use", r"\bnot for (?:any )?military", r"shall be used for good",
-        r"^use-based restrictions? (?:as|incorporating)\b", r"^use restrictions$", r"^prohibited uses$",
-        r"(?:acceptable|prohibited) use policy", r"\bmilitary (?:use|purposes?|applications?)",
-        r"solely for computational",
-        r"consistent with .{0,30}trustworthy ai", r"use(?:s)? (?:is|are) (?:prohibited|forbidden)",
-    ),
-}  # fmt: skip
-_TRIGGER = _any(
-    r"\bnot\b", r"never", r"cannot", r"prohibit", r"restrict", r"monthly active", r"output", r"built|improved|powered",
-    r"beginning of", r"under ", r"elements", r"enforceable", r"ensure", r"require", r"procure", r"bind", r"terminat",
-    r"remotely", r"exclud", r"commercial", r"production env", r"research", r"use policy", r"used for", r"military",
-    r"solely", r"consistent", r"forbidden",
-)  # fmt: skip
-_HARMLESS = _any(
-    r"except in compliance",
-    r"trade ?mark|trade names|service marks",
-    r"to (?:endorse|promote|advertise)",
-    r"does not (?:grant|limit|restrict|affect|apply)",
-    r"(?:shall|must|may|will) not be used in advertising",
-    r"not limited to the (?:warranties|implied)",
-    r"technical measures",
-    r"cannot use both",
-    r"used to construe",
-)
-"""Sentences about names, warranties or the grant itself that use the same words."""
-_LIST_OF_USES = _any(
-    rf"{_DENIED} (?:allow others to )?use\b.*:$",
-    r"restricted uses?:$",
-    r"not be used.*:$",
-    r"prohibited uses?:$",
-    r"you (?:shall|must|will|may) not:$",
-    r"not use, or allow others to use,.*:$",
-)
+    flag: _any([*patterns, *_DATA["anywhere"].get(flag, ())]) for flag, patterns in _DATA["flags"].items()
+}
+_HARMLESS, _LIST_OF_USES = (_any(_DATA["sentences"][name]) for name in ("harmless", "list_of_uses"))
 _BULLET = "[-*\u2022\u2013\u00b7]"
 _BREAK = re.compile(
     rf"\n[^\S\n]*\n|\n(?=[^\S\n]*(?:{_BULLET}|\(?(?:\d{{1,2}}|[a-z]|[ivx]{{1,4}})[.)])\s)"
@@ -151,14 +83,21 @@ def restrictions(text: str) -> tuple[Clause, ...]:
 
 
 def _flags(plain: str) -> list[Flag]:
-    if not _TRIGGER.search(plain) and not _PATTERNS["field_of_use"].search(plain):
-        return []
     flags: list[Flag] = [flag for flag, pattern in _PATTERNS.items() if pattern.search(plain)]
     if "field_of_use" in flags and ("no_compete" in flags or _HARMLESS.search(plain)):
         flags.remove("field_of_use")
     if "output_restriction" in flags and "naming_rule" in flags:
         flags.remove("output_restriction")
     return flags
+
+
+def in_prose(sentence: str) -> tuple[Flag | None, bool]:
+    """What a sentence restricts where no licence speaks, and whether it is a plain ban in another language."""
+    plain = sentence.lower()
+    if _ANYWHERE["abroad"].search(plain):
+        return "non_commercial", True
+    flags: tuple[Flag, ...] = ("geo_exclusion", "non_commercial", "field_of_use")
+    return next((flag for flag in flags if _ANYWHERE[flag].search(plain)), None), False
 
 
 def _sentences(text: str) -> Iterator[tuple[str, int, bool, bool]]:

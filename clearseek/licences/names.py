@@ -8,72 +8,63 @@ between them. One word that could rule, and it is no name.
 from __future__ import annotations
 
 import re
+import tomllib
+from collections.abc import Iterator, Set
+from importlib.resources import files
+from typing import NamedTuple
 
+_DATA = tomllib.loads((files(__package__) / "words.toml").read_text(encoding="utf-8"))
+_WORDS: dict[str, frozenset[str]] = {name: frozenset(words.split()) for name, words in _DATA["words"].items()}
+_PATTERNS: dict[str, re.Pattern[str]] = {
+    name: re.compile("".join(pieces)) for name, pieces in _DATA["patterns"].items()
+}
+NEUTRAL = _WORDS["neutral"]
+OPERATIVE = _WORDS["operative"]
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
-_NOTICE = re.compile(
-    r"^[^\w(©]*(?:portions\s+)?(?:(?:©|\(c\))\s*(?:copyright|\d{4})|copyright\s*(?:\(c\)|©|\d{4}|[<\[{]|by\b))", re.I
-)
-_BARE_NOTICE = re.compile(
-    r"^\W*Copyright:? (?!holders?\b|owners?\b|and\b|or\b|notices?\b|licen[sc]e|law|acts?\b|rights?\b)"
-)
 _RESERVED = re.compile(r"\ball rights reserved\b", re.I)
-_ADDRESS = re.compile(r"<?(?:\S+@\S+|https?://\S+|www\.\S+)>?")
+_ADDRESS = re.compile(r"<?(?:[^\s@]{1,80}@\S{1,200}|https?://\S{1,500}|www\.\S{1,500})>?")
 _OF_HOLDERS = re.compile(r"(?<!for )(?<!For )(?<!FOR )\b(?:Research|RESEARCH)\b|\bPrivate(?= Limited| Ltd)|\bLimited$")
 _LONGEST_NOTICE = 400
+_LONGEST_NAME = 12
+"""Words that a holder's name may have."""
+_MOST_RULES = 50
+_MOST_OWN = 500
+_LONGEST_PIECE = 20_000
+"""Characters of a sentence; a longer one is not read, and may rule."""
+_CHOICE = re.compile(
+    r"\W{0,20}alternatively\b[^.;]{1,200}\b(?:may|can|could|is|are)\b[^.;]{1,200}\bunder\b.{0,300}\blicen[cs]e",
+    re.I | re.S,
+)
+"""Begins the offer of another licence."""
 _MOST_SMALL = 3
 """Words in lower case, unknown here, that a copyright line may have: some people and teams write themselves so."""
-_BETWEEN_NAMES = frozenset(
-    ("copyright", "c", "by", "and", "the", "of", "all", "rights", "reserved", "or", "its", "team", "authors", "others",
-     "contributors", "project", "developers", "see", "file", "txt", "present", "as", "in", "listed", "respective",
-     "affiliates", "author", "holder", "holders", "owner", "name", "year", "email", "fullname", "yyyy", "portions",
-     "de", "da", "di", "del", "la", "van", "von", "der", "den", "ten", "et", "al", "for", "at", "dot", "com", "org")
-)  # fmt: skip
-_RULES = """
-not no nor never only except unless must shall may cannot will can agree provided forbidden prohibited prohibit military
-commercial noncommercial non research without restrict restricted restriction restrictions require required condition
-conditions subject permission permitted permit grant granted terminate evil good use used using purposes academic
-educational personal evaluation internal private students hobbyists fee royalty pay revenue profit donate weapon weapons
-harm government governments
-if until when where while whenever after before during outside against but than above below beyond per percent each
-every everybody everyone everything anybody anyone any nobody none whoever who whom whose which these those void invalid
-null ban banned bans bar barred fees royalties pays paying paid payment payments payable owe owes owed price prices cost
-costs euro euros dollar dollars usd eur user users licensee licensees person persons people citizens residents nationals
-companies universities corporations businesses enterprises employees competitor competitors rival rivals countries
-nations sell sells sold trial valid obey comply consent promise promises should ought
-"""
-OPERATIVE = frozenset(_RULES.split())
-"""Words that make a rule. Where one of them stands, a line is more than a name."""
-_STEMS = re.compile(
-    r"(?:expir|exclu|except|limit|prohib|forb[ia]d|restrict|revo[ck]|terminat|den(?:y|ied|ies)|disallow|refus|withdr|"
-    r"withh|charg|requir|violat|infring|oblig|compensat|reimburs|subscri|embargo|sanction)"
-)
-_CHINESE = re.compile(r"禁|不得|不可|不准|仅|除外|必须|商用|非商业|军事|到期|のみ|限る")
-_NAMES_TOO = frozenset(
-    ("Will", "May", "Good", "Price", "Costs", "Bar", "Bans", "Person", "Null", "Valid", "Limited", "LIMITED", "Per")
-)
+_NAMES_TOO = _WORDS["names_too"]
 """Words that are names as well, as they are written then."""
-_ABBREVIATED = re.compile(
-    r"(?:^|[\s.,&(])(?:\w|inc|ltd|co|corp|llc|gmbh|jr|sr|dr|st|al|etc|univ|dept|prof|intl?|bros|mr|mrs|ph\.d)$", re.I
+_ALLOWED = (
+    ("of_disclaimers", "disclaims", "forbids", "a disclaimer"),
+    ("of_exceptions", "excepts", "forbids", "an exception that allows more"),
+    ("of_owners", "owns", "does", "a note"),
 )
-_NEXT_SENTENCE = re.compile(
-    r"\W*(?:all(?: rights)?(?: reserved| *$)|portions copyright|copyright|\(c\)|©|see |https?://"
-    r"|www\.|<|and others|contributors|\(the )",
-    re.I,
-)
+"""Operative words that do not rule in a sentence about one thing, unless it has another: what it is then."""
 _STOP = re.compile(r"(?:[.;!?]|(?<!opyright)(?<!\d):)\s+(?=\S)", re.I)
 
 
 def is_operative(word: str) -> bool:
     """Whether a word makes a rule. Will and May are also names."""
     low = word.lower()
-    return word not in _NAMES_TOO and (low in OPERATIVE or bool(_STEMS.match(low)))
+    return word not in _NAMES_TOO and (low in OPERATIVE or bool(_PATTERNS["stems"].match(low)))
+
+
+def _is_no_name(word: str) -> bool:
+    """Whether a word with a capital is one that no name has."""
+    return word[0].isupper() and word.lower() in _WORDS["never_names"]
 
 
 def one_sentence(text: str) -> bool:
     """Whether nothing follows a full stop but reserved rights, another copyright or an address."""
     return all(
-        _NEXT_SENTENCE.match(text, stop.end())
-        or (text[stop.start()] == "." and _ABBREVIATED.search(text[: stop.start()]))
+        _PATTERNS["next_sentence"].match(text, stop.end())
+        or (text[stop.start()] == "." and _PATTERNS["abbreviated"].search(text[: stop.start()]))
         for stop in _STOP.finditer(text)
         if text[: stop.start()].strip()
     )
@@ -83,13 +74,191 @@ def is_notice(line: str) -> bool:
     """Whether a line is a copyright line and nothing else."""
     if "opyright" not in line and "OPYRIGHT" not in line and "©" not in line and "(c)" not in line.lower():
         return False
-    if not _NOTICE.match(line) and not (_BARE_NOTICE.match(line) and len(line.split()) <= 8):
+    if not _PATTERNS["notice"].match(line) and not (_PATTERNS["bare_notice"].match(line) and len(line.split()) <= 8):
         return False
     # a rule may hide behind a name: "Copyright (c) 2024 X. Not for military use."
     if len(line) > _LONGEST_NOTICE or not one_sentence(line):
         return False
     line = _OF_HOLDERS.sub("", _RESERVED.sub("", _ADDRESS.sub("", line)))
     words = [match[0] for match in WORD.finditer(line)]
-    if any(is_operative(word) for word in words) or _CHINESE.search(line) or "limited to" in line.lower():
+    if (
+        any(is_operative(word) or _is_no_name(word) for word in words)
+        or _PATTERNS["chinese"].search(line)
+        or "limited to" in line.lower()
+    ):
         return False
-    return sum(word.islower() and word not in _BETWEEN_NAMES for word in words) <= _MOST_SMALL
+    return sum(word.islower() and word not in _WORDS["between_names"] for word in words) <= _MOST_SMALL
+
+
+def goes_on(notice: str, line: str) -> bool:
+    """Whether a line is the rest of a copyright line that was too long."""
+    words = WORD.findall(line)
+    rest = [word for word in words if word.lower() not in _WORDS["between_names"]]
+    named = (
+        not any(word.islower() or is_operative(word) or _is_no_name(word) for word in rest)
+        and _PATTERNS["foreign"].search(line) is None
+    )
+    alone = (
+        len(rest) == 1
+        or line.strip(_MARKS)[:4].lower() in ("and ", "of t", "inc.")
+        or notice.rstrip().endswith((",", " of", " and", " the"))
+    )
+    placed = any(word.lower() in _WORDS["places"] for word in rest)
+    return 0 < len(words) <= _LONGEST_NAME and named and alone and one_sentence(line) and (not placed or len(rest) == 1)
+
+
+_PLAIN_ADDRESS = re.compile(r"[^a-z]*(?:\d|,)[^a-z]*")
+_MOST_FOREIGN = 8
+_SENTENCE = re.compile(r"(?<=[.!?;])\s+(?=[\"“(A-Z\d])")
+_MARKS = " \t#/*;-%.>|"
+"""Begin lines of comments and of lists."""
+_BLANK = re.compile(r"\n[^\S\n]*\n")
+
+
+class Told(NamedTuple):
+    """What stands beside a licence."""
+
+    rules: tuple[tuple[int, str], ...]
+    """Sentences that may rule, each after the number of line breaks before it."""
+    kind: str
+    """Name of what is harmless; empty if there is none."""
+    others: bool
+    """Parts that are somebody else's were spoken of."""
+    lasting: bool
+    """Their notices began with a heading, and not within one block."""
+    own: tuple[tuple[int, str], ...]
+    """The sentences that are not of others' parts, with the line breaks before each."""
+
+
+def is_grant(word: str) -> bool:
+    """Whether a licence that lacks the word may give less."""
+    return word in _WORDS["grants"] or bool(_PATTERNS["grant_stems"].match(word))
+
+
+def adds_nothing(raw: str, allowed: Set[str] = frozenset(), any_case: bool = False) -> bool:
+    """Whether words in the middle of a rule can be a name: capitals, numbers, and nothing that rules."""
+    raw = _OF_HOLDERS.sub("", _ADDRESS.sub("", raw))
+    words = [word for word in WORD.findall(raw) if word.lower() not in allowed]
+    ruling = any(_rules(word) or is_operative(word) or _is_no_name(word) for word in words) or _PATTERNS[
+        "foreign"
+    ].search(raw)
+    if len(words) > _LONGEST_NAME or not one_sentence(raw) or ruling:
+        return False
+    if any(word.lower() in _WORDS["places"] and not (any_case and word[0].isupper()) for word in words):
+        return False
+    lower = [word for word in words if word[0].islower() and word not in NEUTRAL]
+    return len(lower) <= (_MOST_SMALL if any_case else 0)
+
+
+def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
+    """What a text beside a licence says: the sentences that may rule, and what the rest is.
+
+    Args:
+        raw: The text.
+        others: It stands among the notices of parts that are somebody else's, where only what restricts counts.
+        may_begin: Such notices may begin in it, with a line that rules nothing.
+    """
+    rules: list[tuple[int, str]] = []
+    own: list[tuple[int, str]] = []
+    kind = ""
+    place = line = seen = 0
+    lasting = shown = here = begun = others
+    for block in [*_BLANK.finditer(raw), None]:
+        end = block.start() if block else len(raw)
+        shown = shown or (lasting and _PATTERNS["shown"].search(raw, place, end) is not None)
+        here = (lasting and shown) or (here and not WORD.search(raw, place, end))
+        choice = _CHOICE.match(raw, place, end) is not None  # what one may choose instead takes nothing back
+        for begin, piece, alone in _pieces(raw[place:end]):
+            of_this = _PATTERNS["of_this"].search(piece) is not None
+            line += raw.count("\n", seen, place + begin)
+            seen = max(seen, place + begin)
+            found = _judge(piece, alone, (here or choice) and not of_this)
+            if found == "rule" and len(rules) < _MOST_RULES:
+                rules.append((line, piece.strip()))
+            elif found and found != "rule" and kind != "a note":
+                kind = found
+            if (of_this or not here) and len(own) < _MOST_OWN:
+                own.append((line, piece))
+            if may_begin and not of_this and found != "rule" and _PATTERNS["of_others"].search(piece):
+                here = begun = True
+                lasting = lasting or alone or piece.rstrip().endswith(":")
+        place = block.end() if block else end
+    return Told(tuple(rules), kind, begun, lasting, tuple(own))
+
+
+def _pieces(block: str) -> Iterator[tuple[int, str, bool]]:
+    """The headings of a block, and its sentences; where each begins, and whether it stands alone."""
+    place = 0
+    text = ""
+    for line in block.split("\n"):
+        begins = not text or line.lstrip(_MARKS)[:1].islower() or text.rstrip().endswith(",") or not text.strip()
+        if not begins and (len(text.split("\n")[-1]) < 60 or is_notice(text.split("\n")[-1])):
+            yield from _sentences(text, place - len(text))
+            text = ""
+        text += line + "\n"
+        place += len(line) + 1
+    yield from _sentences(text, place - len(text))
+
+
+def _sentences(text: str, begin: int) -> Iterator[tuple[int, str, bool]]:
+    place = 0
+    sentences = _SENTENCE.split(text)
+    for sentence in sentences:
+        place = text.find(sentence, place)
+        yield begin + place, sentence, len(sentences) == 1 and not sentence.rstrip().endswith(".")
+        place += len(sentence)
+
+
+def _judge(piece: str, alone: bool, others: bool) -> str:
+    """``rule``, the name of what a line or sentence is, or nothing where it has no words."""
+    if len(piece) > _LONGEST_PIECE:
+        return "rule"
+    plain = " ".join(piece.split())
+    if is_notice(plain) or all(is_notice(line) or not WORD.search(line) for line in piece.split("\n")):
+        return ""
+    bare = _PATTERNS["phrases"].sub(" ", _OF_HOLDERS.sub("", _ADDRESS.sub(" ", plain)))
+    words = WORD.findall(bare)
+    if _PATTERNS["table_line"].fullmatch(plain) or all(
+        word.lower() in _WORDS["titles"] or word.isdigit() for word in words
+    ):
+        return ""
+    if others:
+        return "rule" if _PATTERNS["fields"].search(plain) or _PATTERNS["chinese"].search(plain) else "a note"
+    if _PATTERNS["harmless"].fullmatch(" ".join(_ADDRESS.sub(" ", plain.lstrip(_MARKS)).split())):
+        return "a note"
+    subject = _PATTERNS["of_licence"].match(plain)
+    if subject and not _PATTERNS["licence_says"].match(plain, subject.end()):
+        return "rule"
+    foreign = _PATTERNS["no_rule_abroad"].sub("", bare)
+    if _PATTERNS["chinese"].search(foreign) or len(_PATTERNS["foreign"].findall(foreign)) > _MOST_FOREIGN:
+        return "rule"
+    low = [word.lower() for word in words]
+    owned = plain.lower().startswith("copyright") and sum(word.islower() for word in words) < 12
+    placed = any(word.lower() in _WORDS["places"] and not (owned and word[0].isupper()) for word in words)
+    if placed and not _PATTERNS["origin"].search(plain) and not _PLAIN_ADDRESS.fullmatch(plain):
+        return "rule"
+    ruling = {word.lower() for word in words if _rules(word)}
+    for allowed, about, but, kind in _ALLOWED:
+        if ruling and ruling <= _WORDS[allowed] and _PATTERNS[about].search(plain) and not _PATTERNS[but].search(bare):
+            return kind
+    if ruling:
+        return "rule"
+    abroad, english = sum(word in _WORDS["abroad"] for word in low), sum(word in _WORDS["english"] for word in low)
+    if abroad > 1 and abroad > english:
+        return "rule"
+    if "SPDX-" in plain:
+        return "an SPDX line"
+    sentence = any(word.islower() and word not in _WORDS["between_names"] for word in words) and (
+        plain.endswith((".", "!")) or len(words) > 8
+    )
+    if sentence and not _PATTERNS["about"].search(plain):
+        return "rule"
+    return "a heading" if alone or not plain.endswith(".") else "a note"
+
+
+def _rules(word: str) -> bool:
+    """Whether a word of a sentence makes a rule."""
+    low = word.lower()
+    if low in _WORDS["also"] or _PATTERNS["more_stems"].match(low):
+        return True
+    return is_operative(word) and low not in _WORDS["weak"]

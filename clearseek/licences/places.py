@@ -14,12 +14,13 @@ from clearseek.licences.table import Kind
 _LICENCE = re.compile(
     r"^(?:licen[cs]es?|copying|unlicen[cs]e)(?![a-z])"
     r"|^(?:model|weights?|code|source|data|dataset|docs?|documentation)[-_ ]licen[cs]e(?![a-z])"
-    r"|licen[cs]e(?:[-_ ]agreement)?(?:\.\w{1,4})?$",
+    r"|licen[cs]e(?:[-_ ]?agreement)?(?:\.\w{1,4})?$",
     re.I,
 )
 _POLICY = re.compile(
     r"^(?:acceptable|prohibited|restricted)[-_ ]uses?(?![a-z])|^us(?:e|age)[-_ ](?:polic|restriction)"
-    r"|^terms(?:[-_ ](?:of|and)[-_ ]\w+)?\.|[-_ ]policy\.(?:md|txt|rst)$",
+    r"|(?:^|[-_ ])(?:terms|eula)(?:[-_ ](?:of|and)[-_ ]\w+){0,2}(?:\.(?:md|txt|rst|pdf))?$"
+    r"|[-_ ]policy\.(?:md|txt|rst)$",
     re.I,
 )
 _OTHER_POLICY = re.compile(
@@ -32,6 +33,8 @@ _ELSEWHERE = re.compile(r"third[-_ ]?part|3rd[-_ ]?part|vendor|dependenc|bundled
 _CODE = (
     ".py", ".json", ".js", ".ts", ".sh", ".yml", ".yaml", ".toml", ".c", ".cc", ".cpp", ".h", ".rs", ".png", ".svg",
 )  # fmt: skip
+_LISTS: Final = frozenset(("licenses", "licences"))
+_NO_LICENCE = re.compile(r"readme|index|notices?\b|third|changelog|summary", re.I)
 _TOP: Final = frozenset(("license", "licence", "licenses", "licences", "legal"))
 """Folders whose licences are the release's own."""
 _WORDS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
@@ -42,23 +45,46 @@ _WORDS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
 )
 
 
+_OF_WEIGHTS = re.compile(
+    r"(?:models?|weights?|checkpoints?)(?:[-_ ]?[a-z]{1,20}){0,2}?[-_ ]?licen[cs]e(?:[-_ ]?agreement)?(?![a-z])", re.I
+)
+
+
 def is_licence(path: str) -> bool:
     """Whether a file is named as a licence, wherever it lies."""
     folder, _, base = path.rpartition("/")
-    by_reuse = folder == "LICENSES" and base.endswith((".txt", ".md"))  # LICENSES/MIT.txt, by the REUSE specification
+    # LICENSES/MIT.txt, by the REUSE specification, licenses/weights.txt, model_licenses/foo.md
+    listed = folder.lower() in _LISTS or (not folder.count("/") and bool(_OF_WEIGHTS.fullmatch(folder.rstrip("sS"))))
+    by_reuse = listed and base.endswith((".txt", ".md")) and not _NO_LICENCE.match(base)
     return (by_reuse or bool(_LICENCE.search(base))) and not base.lower().endswith(_CODE)
 
 
 def covers(path: str) -> tuple[Kind, ...] | None:
     """The kinds that a licence file is named after; empty: it is the general one; None: it is not the release's own."""
-    folder = path.rpartition("/")[0]
-    if "/" in folder or _ELSEWHERE.search(path):
+    folder, _, base = path.rpartition("/")
+    if _ELSEWHERE.search(path):
+        return None
+    if _OF_WEIGHTS.match(base):
+        return ("weights",)
+    if "/" in folder:
         return None
     kinds = tuple(kind for kind, words in _WORDS if words.search(path))
     if not folder or folder.lower() in _TOP:
         return kinds
+    if _OF_WEIGHTS.fullmatch(folder.rstrip("sS")):
+        return ("weights",)
     named = tuple(kind for kind, words in _WORDS if words.fullmatch(folder))
     return named or None
+
+
+def perhaps_of_weights(path: str) -> bool:
+    """Whether a licence that covers nothing for sure may be for weights, by a word in its path."""
+    return bool(_WORDS[0][1].search(path.replace("_", "-")))
+
+
+def is_elsewhere(path: str) -> bool:
+    """Whether a file lies among what is somebody else's."""
+    return bool(_ELSEWHERE.search(path))
 
 
 def is_policy(path: str) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Literal
 
@@ -39,8 +40,6 @@ class Licence:
     """Hugging Face tags and other spellings; `lookup` ignores case, spaces and punctuation."""
     osi: bool = False
     """Approved by the Open Source Initiative."""
-    fsf_libre: bool = False
-    """On the Free Software Foundation's list, as SPDX repeats it."""
     open_data: bool = False
     """Meets the Open Definition: on its list, or the same freedoms without being listed (software licences, CDLA)."""
     field_of_use: bool = False
@@ -48,6 +47,8 @@ class Licence:
     user_cap: int | None = None
     """Monthly active users from which another licence must be asked for."""
     non_commercial: bool = False
+    no_derivatives: bool = False
+    """What was changed may not be passed on."""
     no_compete: bool = False
     """Outputs or materials may not be used to improve other models."""
     output_restriction: bool = False
@@ -63,7 +64,7 @@ class Licence:
     geo_exclusion: str | None = None
     """Where, or to whom there, nothing is granted."""
     weights_too: bool = False
-    """Open for weights, though not approved by the OSI, which looks at software only."""
+    """Open for weights, though not software's licence."""
     documents_too: bool = False
     """Open for documents, though not approved by the OSI."""
     read_in_part: bool = False
@@ -76,12 +77,10 @@ class Licence:
     """Words that a NOTICE file must have."""
     marks_changes: bool = False
     """Changed files must say that they were changed."""
-    rules_begin: str = ""
-    """Words before which the text says what it is, which copies may leave out; else its first short lines."""
-    rules_end: str = ""
-    """Words from which on the text says how to apply it, which copies may leave out."""
-    name_slots: tuple[str, ...] = ()
-    """Where the licensor's name stands in the middle of a rule, in words of the text that a name may replace."""
+    bases: tuple[str, ...] = ()
+    """Patterns of well-known models' names that are under it, where it asks something of what follows: how the name
+    begins, for many have another model's inside (`open_llama_3b` is not Meta's), or what one was tuned from. Only what
+    is known for certain; a base that is not listed is unknown, not free."""
     credit_only: bool = False
     """Credit and a link are enough: no copy of the text need come along."""
 
@@ -89,31 +88,68 @@ class Licence:
     def restricted(self) -> bool:
         """Whether anybody or any use is shut out."""
         shut = (self.field_of_use, self.non_commercial, self.no_compete, self.output_restriction)
-        return any(shut) or self.user_cap is not None or self.geo_exclusion is not None
+        own_terms = self.family in ("rail", "community", "research")
+        return own_terms or any(shut) or self.user_cap is not None or self.geo_exclusion is not None
 
 
 def is_open_for(licence: Licence, kind: Kind) -> bool:
     """Whether a thing of this kind is open under this licence.
 
-    Code: approved by the OSI. Weights: that, or CC0, CC-BY, CDLA-Permissive, OpenMDW. Data: conformant with the Open
-    Definition. Documents: CC0, CC-BY, CC-BY-SA or approved by the OSI. Never where a use or a user is shut out.
+    Code: approved by the OSI, or a licence for software that is free by the FSF's or permissive by the Blue Oak
+    Council's list. Weights: that, or CC0, CC-BY, CC-BY-SA, CDLA-Permissive. Data: conformant with the Open Definition.
+    Documents: CC0, CC-BY, CC-BY-SA or as for code. Never where a use or a user is shut out.
     """
-    if licence.restricted:
+    if licence.restricted or licence.no_derivatives:
         return False
+    free = licence.family in ("permissive", "copyleft", "public-domain")
+    software = licence.osi or (free and "code" in licence.suits)
     match kind:
         case "code":
-            return licence.osi
+            return software
         case "weights":
-            return licence.osi or licence.weights_too
+            return software or licence.weights_too
         case "data":
-            return licence.open_data
+            return licence.open_data or software
         case "documents":
-            return licence.osi or licence.documents_too
+            return software or licence.documents_too
 
 
 def lookup(name: str) -> Licence | None:
     """The row for an SPDX id, a hub's tag or another spelling; None if there is none."""
-    return _BY_KEY.get(_key(name[:200]))
+    key = _key(name[:200])
+    return _BY_KEY.get(key) or spdx().get(key)
+
+
+@cache
+def spdx() -> dict[str, Licence]:
+    """The licences of SPDX's list that have no row of their own, by their ids and names."""
+    found: dict[str, Licence] = {}
+    lines = (files(__package__) / "spdx.tsv").read_text(encoding="utf-8").split("\n")
+    for line in lines[1:]:
+        if not line:
+            continue
+        id, name, flags = line.split("\t")
+        licence = _BY_KEY.get(_key(id)) or _by_flags(id, name, flags)
+        for each in (id, name):
+            if (key := _key(each)) not in _BY_KEY:
+                found.setdefault(key, licence)
+    return found
+
+
+def _by_flags(id: str, name: str, flags: str) -> Licence:
+    """A row from what SPDX's list says, and from what an id of Creative Commons or PolyForm spells out."""
+    commons = id.startswith("CC-BY")
+    shut = "-NC" in id or "oncommercial" in id
+    no_changes = commons and "-ND" in id
+    plain = commons and not shut and not no_changes
+    software = bool(set("OFP") & set(flags))
+    family: Family = "content" if commons else "permissive" if software else "source-available"
+    return Licence(
+        id, name, family, frozenset(("data", "documents")) if commons else frozenset(("code", "weights")),
+        osi="O" in flags, open_data=plain, weights_too=plain, documents_too=plain,
+        non_commercial=shut, no_derivatives=no_changes, share_alike="-SA" in id,
+        read_in_part=not software and not commons,
+    )  # fmt: skip
 
 
 def choices(expression: str) -> tuple[Licence, ...]:
@@ -138,7 +174,7 @@ def _key(name: str) -> str:
 def _read() -> tuple[Licence, ...]:
     """The rows of ``table.toml``, in its order."""
     content = tomllib.loads((files(__package__) / "table.toml").read_text(encoding="utf-8"))
-    lists = {"suits": frozenset, "aliases": tuple, "shown": tuple, "name_slots": tuple}
+    lists = {"suits": frozenset, "aliases": tuple, "shown": tuple, "bases": tuple}
     return tuple(
         Licence(id, **{key: lists.get(key, lambda value: value)(value) for key, value in row.items()})
         for id, row in content.items()

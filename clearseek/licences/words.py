@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import NamedTuple
+from zlib import crc32
 
-from clearseek.licences.names import WORD, is_notice
+from clearseek.licences.names import WORD, goes_on, is_notice
 
 LONGEST_TEXT = 200_000
 """Characters that are looked at; the longest licence in use has a fifth of that."""
 _MOST_WORDS = 30_000
 _SHINGLE = 5
 """Words in an anchor."""
+PHRASE = 6
 _WIDEST_GAP = 40_000
 """Pairs of words that are compared between two anchors; a wider gap counts as replaced."""
 
@@ -31,7 +33,6 @@ _NUMBER = re.compile(r"\d{1,2}|[a-z]|[ivx]{1,4}")
 _LIST_START = re.compile(
     r"^[^\w(]*(?:\(?(?:\d{1,2}(?:\.\d{1,2})*|[A-Za-z]|[ivx]{1,4})[.)]+(?=\s)|\d\d?(?:\.\d\d?)+(?=\s))"
 )
-_SPDX_NOTICE = re.compile(r"^\W*SPDX-FileCopyrightText:\s*(?:copyright\s*)?", re.I)
 _RESERVED = re.compile(r"^\W*all rights reserved\W*$", re.I)
 _SAME = {"licence": "license", "licences": "licenses", "licenced": "licensed", "https": "http"}
 
@@ -59,6 +60,23 @@ class Text:
     """Line number and line."""
     cut: bool
     """There is more than was looked at."""
+
+    def span(self, begin: int, end: int) -> str:
+        """These words as they stand there, with the mark that ends their sentence."""
+        last = self.words[end - 1].end
+        return self.raw[self.words[begin].begin : last + (self.raw[last : last + 1] in (".", "!", "?"))]
+
+    def continues(self, place: int) -> bool:
+        """Whether a sentence goes on from the word before this place to the word there."""
+        if not 0 < place < len(self.words):
+            return False
+        return _STOP.search(self.raw[self.words[place - 1].end : self.words[place].begin]) is None
+
+    def alone(self, begin: int, end: int) -> bool:
+        """Whether these words are all that their lines have."""
+        before, after = self.words[max(0, begin - 1)], self.words[min(end, len(self.words) - 1)]
+        first, last = self.words[begin], self.words[end - 1]
+        return (begin == 0 or before.line < first.line) and (end == len(self.words) or after.line > last.line)
 
     def quote(self, begin: int, end: int, longest: int = 300) -> str:
         """What these words say, as it stands there."""
@@ -98,7 +116,7 @@ def read(text: str) -> Text:
     notices: list[tuple[int, str]] = []
     place = 0
     for number, line in enumerate(raw.split("\n"), 1):
-        if is_notice(_SPDX_NOTICE.sub("Copyright ", line)):
+        if is_notice(line) or (notices and notices[-1][0] == number - 1 and goes_on(notices[-1][1], line)):
             notices.append((number, shorten(line)))
         elif not _RESERVED.match(line):
             start = _LIST_START.match(line)
@@ -123,15 +141,9 @@ def _word(match: re.Match[str], line: str, place: int, number: int, limit: int) 
     return Word(_SAME.get(text, text), place + match.start(), place + match.end(), number, item)
 
 
-def bag(words: Sequence[Word]) -> Counter[str]:
-    """How often each word occurs."""
-    return Counter(word.text for word in words)
-
-
-def dice(a: Counter[str], b: Counter[str]) -> float:
-    """Share of the words that two texts have in common: 1 for the same words in any order."""
-    total = a.total() + b.total()
-    return 2 * sum(min(count, b[word]) for word, count in a.items()) / total if total else 0.0
+def phrases(words: Sequence[str]) -> list[int]:
+    """A number for each run of six words, by its place."""
+    return [crc32(" ".join(words[i : i + PHRASE]).encode()) for i in range(len(words) - PHRASE + 1)]
 
 
 class Op(NamedTuple):
@@ -173,7 +185,7 @@ def _gap(a: Sequence[str], b: Sequence[str], gap: Op) -> list[Op]:
 
 def _anchors(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
     """Places of word sequences that both texts have, as many as are in the same order in both."""
-    ours, theirs = _places(a), _places(b)
+    ours, theirs = _own_places(tuple(a)), _places(b)
     pairs = [(i[0], theirs[shingle][0]) for shingle, i in ours.items() if len(i) == 1 and shingle in theirs]
     # the longest increasing run of places in b
     tails: list[int] = []
@@ -193,6 +205,11 @@ def _anchors(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
         chain.append(pairs[index])
         index = before[index]
     return chain[::-1]
+
+
+@lru_cache(maxsize=200)
+def _own_places(words: tuple[str, ...]) -> dict[tuple[str, ...], list[int]]:
+    return _places(words)
 
 
 def _places(words: Sequence[str]) -> dict[tuple[str, ...], list[int]]:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from clearseek.audit.render.croissant import dataset
 from clearseek.counts import count_parameters, flops_per_token
+from clearseek.data.croissant import dataset
 from clearseek.signing.hashing import hash_files
 from clearseek.signing.tree import walk
 from clearseek.templates import render

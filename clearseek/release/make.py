@@ -17,8 +17,7 @@ from typing import Any
 
 from clearseek.audit.audit import audit_release
 from clearseek.audit.read.source import Folder
-from clearseek.audit.render.exports import as_cyclonedx
-from clearseek.audit.render.spdx import as_spdx
+from clearseek.audit.render.exports import as_cyclonedx, as_spdx
 from clearseek.errors import UserError
 from clearseek.evaluate.logits import as_json, prompt_logits
 from clearseek.files import atomic_folder, remove_unfinished

@@ -1,12 +1,12 @@
 """Verification: parts of a release made again, and compared bit for bit.
 
-An audit reads; verification re-executes. Level 0 checks hashes and signature; 1 runs the audit's own checks; 2 computes
-logits of fixed prompts; 3 evaluates the published weights on the published data; 4 reads the documents out of the
-tokens, and makes documents, tokenizer and tokens again from their sources where these are at hand; 5 trains segments
-again: from a published checkpoint, with the published data and recipe, the steps up to the next checkpoint, whose
-transcript lines and final state must be the published ones, byte for byte. The publisher cannot choose the segments:
-they follow from the manifest's root and a nonce that the verifier draws afterwards. Level 6 trains all of them. Two
-things remain unproven: that no other run was tried before, and that the data are lawful.
+An audit reads; verification re-executes. Level 0 checks hashes and signature; 1 audits, and compares the rows with the
+release's own records; 2 computes logits of fixed prompts; 3 evaluates the published weights on the published data; 4
+reads the documents out of the tokens, and makes documents, tokenizer and tokens again from their sources where these
+are at hand; 5 trains segments again: from a published checkpoint, with the published data and recipe, the steps up to
+the next checkpoint, whose transcript lines and final state must be the published ones, byte for byte. The publisher
+cannot choose the segments: they follow from the manifest's root and a nonce that the verifier draws afterwards. Level 6
+trains all of them. Two things remain unproven: that no other run was tried before, and that the data are lawful.
 
 Cheating in a share f of the steps is missed by s segments of equal length with probability (1 - f)^s.
 """
@@ -21,13 +21,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clearseek.audit import questions as ask
-from clearseek.audit.audit import audit_release
-from clearseek.audit.evidence import Audit, Evidence, Grade, Row
+from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.source import Folder
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import sha256_bytes
 from clearseek.signing import manifest as manifests
 from clearseek.signing.folder import verify_folder
+from clearseek.signing.hashing import hash_files
 from clearseek.signing.keys import PublicKey, load_public_key
 from clearseek.signing.tree import Tree, is_below, is_stray, visible
 from clearseek.sysfiles import system_file
@@ -38,13 +38,9 @@ from clearseek.verify.model import evaluation_row, final_row, logits_row
 from clearseek.verify.replay import Release, Replay, Segment, choose_segments, every_segment, open_release
 from clearseek.verify.rows import attempted
 from clearseek.verify.segments import segment_row, transcript_line
+from clearseek.verify.static import compared_rows, static_audit, static_row
 
 LEVELS = (0, 1, 2, 3, 4, 5, 6)
-_FIGURES = (
-    ask.CLAIMS_CONSISTENT, ask.CLAIMS_POSSIBLE, ask.COST_COMPUTE, ask.COST_OPERATIONS, ask.COST_DEVICES, ask.COST_PRICE,
-    ask.DOCUMENTS_DATA_SUMMARY,
-)  # fmt: skip
-"""Questions of the practical dimension that a false figure refutes."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,7 @@ class Verified:
     """Result of a verification, and its scope."""
 
     rows: tuple[Row, ...]
+    """What was verified, and behind ``verify.static`` the rows of the audit that records bear on."""
     manifest_sha256: str
     """SHA-256 of the manifest that the release was checked against."""
     merkle_root: str
@@ -76,6 +73,7 @@ def verify_release(
     public_key: str | Path | None = None,
     read_sources: bool = False,
     say: Callable[[str], None] = lambda _: None,
+    trusted: tuple[PublicKey, ...] = (),
 ) -> Verified:
     """Verify a release.
 
@@ -87,6 +85,7 @@ def verify_release(
         public_key: The publisher's key, from a place that you trust.
         read_sources: Whether the data may be made again from files that the recipe names on this machine.
         say: Called with each stage in words.
+        trusted: Keys of others whose signed verifications count as re-execution.
 
     Raises:
         UserError: `root` is not a release, or `public_key` not a key. Every fault of a release is a row instead.
@@ -98,8 +97,10 @@ def verify_release(
     rows, tree, intact = _files(root, manifest, key)
     if 1 in levels:
         source = Folder(root)
-        source.hashes.update({entry.path: entry.sha256 for entry in manifest.files if intact})
-        rows.append(_static(audit_release(source)))
+        listed = {entry.path: entry.sha256 for entry in manifest.files}
+        source.hashes.update(listed if intact else hash_files(source.root, source.tree.files))
+        found = static_audit(source, trusted, intact)
+        rows += (static_row(found), *compared_rows(found))
     every: tuple[Segment, ...] = ()
     chosen: tuple[Segment, ...] = ()
     if {2, 3, 4, 5, 6} & set(levels) and not tree.problems:  # links that lead outside and FIFOs are never opened
@@ -227,26 +228,6 @@ def _signature(root: Path, key: PublicKey, strays: tuple[str, ...]) -> Row:
         return ask.VERIFY_SIGNATURE.no(Grade.CLAIMED, "; ".join(wrong[:8]), Evidence(manifests.SIGNATURE))
     reason = f"{result.signed:,} files, key {result.fingerprint}"
     return ask.VERIFY_SIGNATURE.yes(Grade.CHECKED, reason, Evidence(manifests.SIGNATURE))
-
-
-def _static(found: Audit) -> Row:
-    """Row of the audit's findings that refute a statement of the release."""
-    wrong = [row.id for row in found if _is_false(row)]
-    if wrong:
-        return ask.VERIFY_STATIC.no(Grade.CLAIMED, f"see {', '.join(wrong)} (clearseek audit --evidence)")
-    return ask.VERIFY_STATIC.yes(Grade.CHECKED, f"{len(found.rows)} rows")
-
-
-def _is_false(row: Row) -> bool:
-    """Whether a row refutes a statement, which stays at E1, rather than says that evidence is missing, which is E0."""
-    if row.dimension == "technical":
-        kind = row.id.split(".")[0]
-        return row.answer in ("no", "partly") and kind in (
-            "files", "weights", "parameters", "context", "tokenizer", "claims", "licence",
-        )  # fmt: skip
-    if row.dimension == "definition":
-        return row.answer == "no" and row.grade == Grade.CLAIMED
-    return row.answer == "no" and row.question in _FIGURES and bool(row.evidence)
 
 
 def _complete(release: Release) -> Row:

@@ -22,8 +22,14 @@ _FAILED, _OPEN = ("no", "partly"), ("unknown", "not applicable")
 """Answers of rows that failed, and of undecided rows."""
 
 
+def verified(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The rows of the verification itself: ``verify.static`` speaks for those of the audit."""
+    return tuple(row for row in rows if row.id.startswith("verify."))
+
+
 def verdict(rows: tuple[Row, ...]) -> Verdict:
     """in-toto's result: WARNED where a row is undecided, or decided only within a band of drift."""
+    rows = verified(rows)
     if _ids(rows, *_FAILED):
         return "FAILED"
     return "WARNED" if _ids(rows, *_OPEN) or any(VERIFY_DRIFT.covers(row.id) for row in rows) else "PASSED"
@@ -35,7 +41,7 @@ def _ids(rows: tuple[Row, ...], *answers: str) -> list[str]:
 
 def as_statement(found: Verified, environment: dict[str, Any]) -> dict[str, Any]:
     """The statement, ready to be signed."""
-    rows = found.rows
+    rows = verified(found.rows)
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": manifests.MANIFEST, "digest": {"sha256": found.manifest_sha256}}],
@@ -66,7 +72,7 @@ def as_statement(found: Verified, environment: dict[str, Any]) -> dict[str, Any]
 
 def summary(found: Verified) -> str:
     """The verdict, with the number of rows that passed, failed and are undecided."""
-    rows = found.rows
+    rows = verified(found.rows)
     text = f"{verdict(rows)}: {len(_ids(rows, 'yes'))} of {len(rows)}"
     counts = {"failed": len(_ids(rows, *_FAILED)), "undecided": len(_ids(rows, *_OPEN))}
     return text + "".join(f"; {count} {name}" for name, count in counts.items() if count)

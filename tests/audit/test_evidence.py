@@ -20,13 +20,10 @@ from tests.releases import audited, fixture
 PACKAGE = Path(clearseek.__file__).parent
 PRINTING = {
     ("audit/render/text.py", "_print_row"),
-    ("audit/render/sarif.py", "_result"),
-    ("audit/render/exports.py", "as_cyclonedx"),
-    ("audit/render/spdx.py", "as_spdx"),
-    ("audit/render/spdx.py", "_model"),
+    ("audit/verdict.py", "_told"),
     ("cli/verify.py", "run"),
 }
-"""Functions that print a reason whole; `clearseek.audit.evidence` itself may read it anywhere."""
+"""Functions that print a reason, and read nothing in it; `clearseek.audit.evidence` itself may read it anywhere."""
 ASKED = Question("a.b", "impact", "It is so")
 
 
@@ -89,7 +86,10 @@ def test_an_audit_answers_the_listed_questions_in_their_order(name: str, release
     found = audit_release(Folder(fixture(name) if name else release))
     listed = [each for each in QUESTIONS if found.get(each) is not None]
     assert [row.question for row in found] == listed
-    assert {each.id for each in QUESTIONS if each not in listed} <= {"parameters.mtp", "parameters.stored"}
+    assert {each.id for each in QUESTIONS if each not in listed} <= {
+        "parameters.mtp", "parameters.stored", "files.signature", "weights.trajectory", "lineage.weights",
+        "cost.operations", "cost.devices", "cost.price", "cost.energy",
+    }  # fmt: skip
 
 
 def test_views_rest_on_listed_questions(release: Path) -> None:

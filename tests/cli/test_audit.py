@@ -16,10 +16,10 @@ def test_formats_and_out(release: Path, tmp_path: Path, capsys: pytest.CaptureFi
     content = json.loads(capsys.readouterr().out)
     assert {row["id"] for row in content["rows"]} >= {"weights.final", "data.training"}
     assert {view["id"] for view in content["views"]} == {"plain", "mof", "osaid", "osai", "ai-act"}
-    for kind in ("html", "markdown", "sarif", "json"):
+    for kind in ("html", "markdown", "cyclonedx", "json"):
         out = tmp_path / kind
         assert main(["audit", str(release), "--format", kind, "--out", str(out)]) == 0
-        assert out.stat().st_size > 1000
+        assert out.stat().st_size > 500
 
 
 def test_compare(release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +48,7 @@ def test_required_rows_decide_the_exit_code(release: Path, capsys: pytest.Captur
         (["{}", "--require", "no.such"], "no row no.such"),
         (["{}", "--require", "data.trainig=E3"], 'no row data.trainig (did you mean "data.training"?)'),
         (["{}", "--require", "data.training=E9"], "must be E1 to E5"),
-        (["{}", "{}", "--compare", "--format", "sarif"], "shows one release"),
+        (["{}", "{}", "--compare", "--format", "mot"], "shows one release"),
     ],
 )
 def test_wrong_use(release: Path, arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:

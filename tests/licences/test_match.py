@@ -10,11 +10,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from clearseek.licences import LICENCES, identify
-from clearseek.licences.match import _standards
+from clearseek.licences import identify, lookup
+from clearseek.licences.match import known
+from clearseek.licences.match import standard as text_of
+from clearseek.licences.names import is_grant, is_operative
 from tests.licences.examples import APACHE, LLAMA_3_1, MIT, published, standard
 
-SHIPPED = [each.licence.id for each in _standards()]
+SHIPPED = [each.id for each in known() if each.shipped and "~" not in each.id]
 POISON = ["not", "military", "xyzzy", "only", "noncommercial", "Example"]
 
 
@@ -27,7 +29,7 @@ def test_every_shipped_text_is_itself(name: str) -> None:
 
 
 def test_every_shipped_text_has_a_row() -> None:
-    assert set(SHIPPED) <= {licence.id for licence in LICENCES} and len(SHIPPED) > 25
+    assert all((row := lookup(name)) is not None and row.id == name for name in SHIPPED) and len(SHIPPED) > 80
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -71,8 +73,8 @@ def test_copyright_lines_are_reported() -> None:
 def test_deepseek_models_licence_is_of_the_rail_family() -> None:
     match = identify(published("deepseek-v3/LICENSE-MODEL"))
     assert match.licence is not None and match.licence.id == "LicenseRef-DeepSeek-1.0"
-    assert match.licence.family == "rail" and match.basis == "title" and not match.exact
-    assert match.nearest is not None and match.nearest.family == "rail" and 0.88 < match.similarity < 0.91
+    assert match.licence.family == "rail" and match.basis in ("title", "text")
+    assert match.nearest is not None and match.nearest.family == "rail" and match.similarity > 0.88
     flags = {clause.flag for clause in match.clauses}
     assert {"field_of_use", "pass_on", "patent_termination", "output_restriction", "remote_restriction"} <= flags
     assert any(clause.quote == "For military use in any way;" and clause.line == 82 for clause in match.clauses)
@@ -184,15 +186,15 @@ def test_what_is_too_long_to_be_compared_is_not_exact() -> None:
 
 def test_a_licence_with_other_texts_below_is_recognised() -> None:
     match = identify(MIT + "\n" + "Parts are of the Example project, which has its own notice.\n" * 500)
-    assert match.label == "modified MIT" and len(match.changes) == 1 and match.changes[0].kind == "insert"
+    assert match.exact and match.label == "MIT, with a note added"
 
 
 def test_known_terms_without_shipped_text() -> None:
     match = identify(LLAMA_3_1)
     assert match.label == "LicenseRef-Llama-3.1 (by its title)" and not match.exact
     openmdw = standard("OpenMDW-1.0").replace("1.0", "1.1").replace("any patent,", "any patent or copyright,")
-    assert identify(openmdw).label == "OpenMDW-1.1 (by its title)"
-    assert identify("Gemma Terms of Use: see the web page.").licence is None
+    assert identify(openmdw).label == "OpenMDW-1.1"
+    assert identify("Gemma Terms of Use: see the web page.").label == "LicenseRef-Gemma (by its title)"
 
 
 def test_the_same_words_in_another_order_are_no_licence() -> None:
@@ -227,10 +229,14 @@ def test_any_text_gets_an_answer(text: str) -> None:
     assert all(1 <= clause.line <= text.count("\n") + 1 and len(clause.quote) <= 300 for clause in match.clauses)
 
 
+SPARE = {each.id: {at for a, b, _, _, spare in each.slots if spare for at in range(a, b)} for each in known()}
 WORDS = {
-    name: [(match.begin, match.end) for match in each.text.words[each.start : each.stop] if not match.item]
-    for each in _standards()
-    if (name := each.licence.id) in ("MIT", "Apache-2.0", "CC-BY-4.0", "MPL-2.0", "CC0-1.0")
+    name: [
+        (word.begin, word.end)
+        for at, word in enumerate(text_of(name).words)
+        if at not in SPARE[name] and (is_operative(word.text) or is_grant(word.text))
+    ]
+    for name in ("MIT", "Apache-2.0", "CC-BY-4.0", "MPL-2.0", "CC0-1.0")
 }
 
 
@@ -244,7 +250,7 @@ def test_no_edit_of_one_word_passes(name: str, place: int, word: str, keep: bool
     begin, end = WORDS[name][place]
     # remove the word, replace it, or put another before it
     edited = text[:begin] + word + (" " + text[begin:end] if keep and word else "") + text[end:]
-    assume(edited != text)
+    assume(edited.lower() != text.lower())
     match = identify(edited)
     assert not match.exact, (text[begin:end], word)
     assert match.licence is not None and match.licence.id == name and match.changes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clearseek.licences.places import covers, is_licence, is_notice_file, is_policy
+from clearseek.licences.places import covers, is_licence, is_notice_file, is_policy, perhaps_of_weights
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,12 @@ def test_policies_and_notices() -> None:
     for path in ("SECURITY_POLICY.md", "privacy_policy.md", "NOTICE", "vendor/USE_POLICY.md", "policy.py"):
         assert not is_policy(path), path
     assert is_notice_file("NOTICE") and is_notice_file("notice.txt") and not is_notice_file("noticeable.md")
+
+
+def test_lists_agreements_and_folders() -> None:
+    for path, kinds in (("licenses/weights.txt", ("weights",)), ("model_licenses/LICENSE-FOO-dev", ("weights",))):
+        assert is_licence(path) and covers(path) == kinds
+    for path in ("EULA.md", "WEIGHTS_TERMS.md", "terms-of-use.txt"):
+        assert is_policy(path), path
+    assert not is_licence("licenses/README.md") and not is_licence("licenses/NOTICE.txt")
+    assert perhaps_of_weights("third_party_weights/LICENSE") and not perhaps_of_weights("vendor/LICENSE")

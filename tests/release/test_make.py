@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clearseek.audit.evidence import Answer, Audit, Grade, Row
+from clearseek.audit.evidence import Answer, Grade, Row
 from clearseek.cli import main
 from clearseek.errors import UserError
 from clearseek.release.make import make_release
@@ -28,7 +29,7 @@ from clearseek.training_code import CODE, code_list, trainers_code
 from clearseek.verify.code import archived_sources
 from clearseek.verify.replay import Segment, choose_segments, open_release
 from clearseek.verify.run import verify_release
-from tests.releases import audited, edit_json
+from tests.releases import audited, compared, edit_json
 from tests.tiny import tiny
 
 pytest.importorskip("cryptography", reason="signing needs the extra `release`")
@@ -45,18 +46,27 @@ def rows(release: Path, **options: Any) -> dict[str, Row]:
 
 
 def test_every_row_of_the_definition_is_cross_checked(made: Path) -> None:
-    found = audited(made)
+    found = compared(made)
     assert {row.id: (row.answer, int(row.grade)) for row in found.of("definition")} == {
         row.id: ("yes", 4) for row in found.of("definition")
     }
     assert [row.id for row in found.of("technical") if row.answer in ("no", "partly")] == []
-    assert found["files.manifest"].answer == "yes"
+    assert rows(made, levels=(0,))["verify.files"].answer == "yes"
+
+
+def test_what_only_such_a_release_has_is_no_row_of_an_audit(made: Path) -> None:
+    audit, verified = audited(made), rows(made, levels=(1,))
+    assert max(row.grade for row in audit.of("definition") if row.id.startswith("data.")) == Grade.PRESENT
+    for id in ("data.order", "weights.order"):
+        assert audit.get(id) is None
+        assert (verified[id].answer, verified[id].grade) == ("yes", Grade.CHECKED)
+    assert (verified["weights.trajectory"].grade, audit["weights.trajectory"].grade) == (Grade.CHECKED, Grade.PRESENT)
 
 
 @pytest.mark.slow
 def test_everything_is_made_again_to_the_bit(made: Path) -> None:
     found = rows(made, levels=(0, 1, 2, 3, 4, 6), public_key=made.parent / "key.pub", read_sources=True)
-    assert {row.id: row.answer for row in found.values()} == {
+    assert {row.id: row.answer for row in found.values() if row.id.startswith("verify.")} == {
         "verify.files": "yes",
         "verify.signature": "yes",
         "verify.static": "yes",
@@ -72,9 +82,12 @@ def test_everything_is_made_again_to_the_bit(made: Path) -> None:
         "verify.steps.4-6": "yes",
         "verify.steps.7-8": "yes",
     }
-    compared = {"verify.files", "verify.signature", "verify.static", "verify.complete", "verify.data", "verify.code"}
-    assert {row.id for row in found.values() if row.grade == Grade.CHECKED} == compared
-    assert {row.id for row in found.values() if row.grade == Grade.REEXECUTED} == found.keys() - compared
+    read = {"verify.files", "verify.signature", "verify.static", "verify.complete", "verify.data", "verify.code"}
+    assert {row.id for row in found.values() if row.grade < Grade.REEXECUTED} == read | {
+        id for id in found if not id.startswith("verify.")
+    }
+    summary = {row.id: row.answer for row in found.values() if row.answer != "yes"}
+    assert summary == {"documents.data_summary": "partly"}, "nobody said who publishes it, and in which language it is"
 
 
 def test_its_bills_list_every_file_and_package(made: Path) -> None:
@@ -191,7 +204,9 @@ def better_card(release: Path) -> None:
 def more_parameters(release: Path) -> None:
     file = release / "README.md"
     text = file.read_text(encoding="utf-8")
-    file.write_text(text.replace("M total parameters", "9M total parameters"), encoding="utf-8")
+    more = re.sub(r"[\d.]+(?=M total parameters)", lambda found: f"{2 * float(found[0]):.2f}", text)
+    assert more != text
+    file.write_text(more, encoding="utf-8")
 
 
 def other_licence(release: Path) -> None:
@@ -265,26 +280,24 @@ TAMPERED: dict[str, tuple[Spoil, str]] = {
     "another tokenizer": (other_tokenizer, "data.tokenizer"),
     "a key twice": (duplicate_key, "weights.final"),
     "a missing licence text": (lambda r: (r / "data/LICENSE.CC0-1.0").unlink(), "licence.data"),
-    "a bit of the final weights": (flip("model.safetensors"), "files.manifest"),
+    "a bit of the final weights": (flip("model.safetensors"), "verify.files"),
 }
-
-
-def refuted(found: Audit, row: str) -> Answer:
-    return found[row].answer
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", TAMPERED)
 def test_tampering_shows_in_its_row_and_in_the_manifest(release: Path, made: Path, kind: str) -> None:
     spoil, row = TAMPERED[kind]
-    assert refuted(audited(made), row) == "yes"
+    before = {row.id: row for row in compared(made)} | rows(made, levels=(0,))
+    assert before[row].answer == "yes"
     spoil(release)
-    found = audited(release)
-    assert refuted(found, row) in ("no", "partly"), found[row].reason
-    assert found["files.manifest"].answer == "no"
-    checked = rows(release, levels=(0,), public_key=made.parent / "key.pub")
+    checked = rows(release, levels=(0, 1), public_key=made.parent / "key.pub")
+    found = {row.id: row for row in compared(release)} | checked
+    assert found[row].answer in ("no", "partly"), found[row].reason
     assert checked["verify.files"].answer == "no"
     assert checked["verify.signature"].answer == "no"
+    if found[row].grade == Grade.CLAIMED or row.startswith("files."):
+        assert checked["verify.static"].answer == "no"
 
 
 def test_other_final_weights_give_other_logits(release: Path) -> None:
@@ -389,7 +402,7 @@ def test_nothing_is_done_with_files_that_lead_elsewhere(release: Path, tmp_path:
     place.rename(tmp_path / "elsewhere")
     place.symlink_to(tmp_path / "elsewhere") if kind == "link" else os.mkfifo(place)
     found = rows(release, levels=(0, 1, 2, 3, 4, 5))
-    assert found.keys() == {"verify.files", "verify.static"}
+    assert {id for id in found if id.startswith("verify.")} == {"verify.files", "verify.static"}
     assert found["verify.files"].answer == "no"
     assert "checkpoints/step-00000003/weights.safetensors" in found["verify.files"].reason
 
@@ -409,7 +422,7 @@ def test_what_is_left_out_on_purpose_is_found(release: Path, made: Path) -> None
         assert found[row].answer == "no"
         assert "checkpoints" in found[row].reason
         assert "left out on purpose" in found[row].reason
-    assert audited(release)["files.manifest"].answer == "no"
+    assert rows(release, levels=(0,))["verify.files"].answer == "no"
 
 
 def encoded(value: Any) -> bytes:
@@ -676,7 +689,7 @@ def test_a_consistent_forgery_is_found_by_training_again(release: Path) -> None:
         weights["model.norm.weight"][0] += 2.0**-20
 
     rewrite_history(release, nudge)
-    assert audited(release)["weights.intermediate"].answer == "yes"  # nothing that can be read contradicts it
+    assert compared(release)["weights.intermediate"].answer == "yes"  # nothing that can be read contradicts it
     found = rows(release, levels=(6,))
     assert found["verify.steps.1-3"].answer == "yes"
     assert found["verify.steps.4-6"].answer == "no"
@@ -712,7 +725,8 @@ def test_what_an_operating_system_left_is_no_tampering(release: Path, made: Path
         for name in (".DS_Store", "desktop.ini", "Thumbs.db", "._model.safetensors"):
             (folder / name).write_bytes(b"\0\0\0\1Bud1")
     found = rows(release, levels=(0, 1, 2), public_key=made.parent / "key.pub")
-    assert {name: row.answer for name, row in found.items() if row.answer != "yes"} == {"verify.strays": "unknown"}
+    verified = {name: row.answer for name, row in found.items() if name.startswith("verify.")}
+    assert {name: answer for name, answer in verified.items() if answer != "yes"} == {"verify.strays": "unknown"}
     reason = found["verify.strays"].reason
     assert "macOS's Finder" in reason and f"find {release} -name .DS_Store -delete" in reason and "'._*'" in reason
     (release / ".DS_Store").unlink()
@@ -735,13 +749,14 @@ def test_a_release_of_an_extended_run_says_what_it_does_not_cover(made: Path, tm
     train_recipe(longer_recipe(parent, 4), run, parent=parent)
     make_release(run, tmp_path / "out")
     found = verify_release(tmp_path / "out", levels=(0, 1, 2, 3, 4, 6), read_sources=True)
-    assert {row.id: row.answer for row in found if row.answer != "yes"} == {"verify.parent": "unknown"}
+    verified = [row for row in found if row.id.startswith("verify.")]
+    assert {row.id: row.answer for row in verified if row.answer != "yes"} == {"verify.parent": "unknown"}
     assert (
         "continues another run from step 8: only a release of that run could prove"
         in {row.id: row.reason for row in found}["verify.parent"]
     )
     assert found.steps == (4, 4)
-    assert [row.id for row in audited(tmp_path / "out").of("technical") if row.answer in ("no", "partly")] == []
+    assert [row.id for row in compared(tmp_path / "out").of("technical") if row.answer in ("no", "partly")] == []
     weights = tmp_path / "out/training/parent/step-00000008/weights.safetensors"
     tensors = load_file(weights)
     next(iter(tensors.values())).mul_(2)

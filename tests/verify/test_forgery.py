@@ -34,14 +34,18 @@ from tests.release.test_make import (
     rewrite_lines,
     rows,
 )  # fmt: skip
-from tests.releases import audited, edit_json
+from tests.releases import compared, edit_json
 from tests.tiny import tiny
 
 pytest.importorskip("cryptography", reason="signing needs the extra `release`")
 # Of these the row that finds it is the manifest's or says what is missing, and no statement is refuted.
 NOT_FALSE = {"a bit of the final weights", "a pickle", "a missing licence text"}
 
-FOUND_BY = {"a licence's word": "licence.agreement", "other code": "code.environment", "a key twice": "weights.tensors"}
+FOUND_BY = {
+    "a licence's word": "licence.agreement",
+    "other code": "code.environment",
+    "a key twice": "code.environment",
+}
 """The row that says so where another one than the audit's."""
 
 
@@ -152,7 +156,7 @@ def test_figures_of_the_data_are_not_the_publishers_to_choose(
     assert found["verify.files"].answer == "yes"
     assert found[row].answer == "no", found[row]
     if row == "verify.documents":
-        assert audited(release)["data.training"].answer in ("no", "partly")
+        assert compared(release)["data.training"].answer in ("no", "partly")
 
 
 def test_a_manifest_reads_nothing_outside(release: Path) -> None:
@@ -266,7 +270,7 @@ def test_a_checkpoint_that_was_taken_away_is_missed(release: Path) -> None:
     shutil.rmtree(release / "checkpoints/step-00000003")
     reseal(release)
     assert rows(release, levels=(2,))["verify.complete"].answer == "no"
-    assert audited(release)["weights.intermediate"].answer == "no"
+    assert compared(release)["weights.intermediate"].answer == "no"
 
 
 @pytest.mark.slow
@@ -392,18 +396,16 @@ def test_a_statement_says_what_was_asked_and_how_much_was_done(
 def test_others_can_attest_and_lift_rows_with_their_share(release: Path, tmp_path: Path) -> None:
     key = tmp_path / "mine"
     assert main(["verify", str(release), "--levels", "0,5", "--sign", str(key), "--make-key"]) == 0
-    from clearseek.audit.audit import audit_release
-    from clearseek.audit.read.source import Folder
-    from clearseek.signing.hashing import hash_files
     from clearseek.signing.keys import load_public_key
 
-    source = Folder(release)
-    source.hashes.update(hash_files(source.root, source.tree.files))
-    found = audit_release(source, trusted=(load_public_key(tmp_path / "mine.pub"),))
+    found = rows(release, levels=(1,), trusted=(load_public_key(tmp_path / "mine.pub"),))
     for row in ("data.training", "code.training"):
         assert found[row].grade == Grade.REEXECUTED
         assert "of 8 steps" in found[row].reason
     assert found["documents.evaluation"].grade == Grade.CHECKED
+    assert (found["verification.parties"].answer, found["verification.parties"].grade) == ("yes", Grade.REEXECUTED)
+    assert rows(release, levels=(1,))["verification.parties"].answer == "unknown"
+    assert main(["verify", str(release), "--levels", "0,1", "--trust", str(tmp_path / "mine.pub")]) == 0
 
 
 @pytest.mark.slow

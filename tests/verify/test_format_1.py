@@ -15,7 +15,7 @@ from clearseek.train.transcript import check_transcript
 from clearseek.train.writer import TranscriptWriter
 from clearseek.verify.replay import Release, Replay, Segment, every_segment, open_release
 from clearseek.verify.run import verify_release
-from tests.releases import audited
+from tests.releases import compared
 
 pytest.importorskip("cryptography", reason="signing needs the extra `release`")
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -53,7 +53,7 @@ def old_run(old: Path, tmp_path: Path) -> Run:
 
 
 def test_its_rows_of_the_definition_are_cross_checked(old: Path) -> None:
-    found = audited(old)
+    found = compared(old)
     assert [(row.id, row.answer, row.reason) for row in found.of("definition") if row.answer != "yes"] == []
     assert [row.id for row in found.of("technical") if row.answer in ("no", "partly")] == []
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from clearseek.audit import questions as ask
-from clearseek.audit.checks.licence import licence_texts, quote, said_elsewhere
+from clearseek.audit.checks.terms import licence_texts, quote, said_elsewhere
 from clearseek.audit.checks.weights import weight_links
 from clearseek.audit.evidence import Grade, Row
 from clearseek.audit.read.card import shorten
@@ -17,6 +17,11 @@ _GATE = re.compile(
     r"request (?:is|has been|will be) (?:approved|processed)|gated (?:model|repo)|fill (?:out|in) .{0,30}form",
     re.I,
 )
+_THE_WEIGHTS = re.compile(r"download|weights|checkpoints?|\bmodels?\b|hugging ?face|\bhf\b|\bhub\b|\brepo", re.I)
+_ELSEWHERE = re.compile(
+    r"commercial|business|\bapi\b|playground|demo|trial|试用|wait ?list|white ?list|\bdata ?sets?\b", re.I
+)
+"""Forms for a use or a service: a matter of the licence, or of another thing than the weights."""
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -27,23 +32,23 @@ def rows(subject: Subject) -> Iterator[Row]:
 
 def _gate(subject: Subject) -> Row:
     gated = [key for key in subject.metadata.value or {} if key.startswith("extra_gated")]
-    card = subject.card
-    if gated and card is not None:
+    if gated and subject.card is not None:
         reason = f"the card's metadata set up a gate: {', '.join(gated)}"
-        return ask.BARRIERS_ACCESS.no(Grade.CLAIMED, reason, card.at(1, gated[0]))
+        return ask.BARRIERS_ACCESS.no(Grade.CLAIMED, reason, subject.card.at(1, gated[0]))
     if getattr(subject.source, "gated", False):
         return ask.BARRIERS_ACCESS.no(Grade.PRESENT, "the hub has a gate before the repository")
     if subject.weight_files:
         return ask.BARRIERS_ACCESS.yes(Grade.PRESENT, "they are here")
     for document in subject.documents[:3]:
-        for number, line in enumerate(document.lines, 1):
-            if _GATE.search(line):
-                reason = "a document asks to agree or to request first"
-                return ask.BARRIERS_ACCESS.no(Grade.CLAIMED, reason, document.at(number))
+        for sentence in document.sentences:
+            match = _GATE.search(sentence.text)
+            if match and _THE_WEIGHTS.search(sentence.text) and not _ELSEWHERE.search(sentence.text):
+                line = sentence.line_at(match.start())
+                reason = f"{document.file}, line {line}: “{shorten(sentence.text, 160)}”"
+                return ask.BARRIERS_ACCESS.no(Grade.CLAIMED, reason, document.at(line, shorten(sentence.text)))
     if weight_links(subject):
-        return ask.BARRIERS_ACCESS.unknown(
-            Grade.LINKED, "linked; whether the place asks for anything was not looked at"
-        )
+        reason = "linked; whether the place asks for anything was not looked at"
+        return ask.BARRIERS_ACCESS.unknown(Grade.LINKED, reason)
     return ask.BARRIERS_ACCESS.not_applicable("there are no weights")
 
 
@@ -52,22 +57,17 @@ def _geography(subject: Subject) -> Row:
     text = licence_texts(subject).get("weights")
     clauses = [(text.file, clause) for clause in text.match.clauses] if text is not None else []
     clauses += [(said.file, said.clause) for said in said_elsewhere(subject)]
-    found = [(file, clause) for file, clause in clauses if clause.flag == "geo_exclusion"]
-    if found:
-        file, clause = found[0]
-        reason = f"{file}, line {clause.line}: “{shorten(clause.quote, 160)}”"
-        return ask.BARRIERS_GEOGRAPHY.no(Grade.PRESENT, reason, *(quote(file, clause) for file, clause in found[:4]))
+    if found := [quote(file, clause) for file, clause in clauses if clause.flag == "geo_exclusion"]:
+        reason = f"{found[0].file}, {found[0].where}: “{shorten(found[0].quote, 160)}”"
+        return ask.BARRIERS_GEOGRAPHY.no(Grade.PRESENT, reason, *found[:4])
     if (subject.metadata.value or {}).get("extra_gated_eu_disallowed") is True and subject.card is not None:
         reason = "the card's metadata shut out the European Union"
         return ask.BARRIERS_GEOGRAPHY.no(Grade.CLAIMED, reason, subject.card.at(1, "extra_gated_eu_disallowed"))
     if text is None:
         return ask.BARRIERS_GEOGRAPHY.unknown(Grade.ABSENT, "there is no licence text to read")
-    match, places = text.match, (text.evidence,)
-    if match.exact and match.licence is not None and match.licence.geo_exclusion is None:
-        reason = f"{text.file} is {match.label}, word for word, which leaves no place out"
-        return ask.BARRIERS_GEOGRAPHY.yes(Grade.PRESENT, reason, *places)
-    if match.basis == "title" and match.licence is not None and match.licence.geo_exclusion is None:
-        reason = f"{text.file} is {match.label}; no clause on places was found in it"
-        return ask.BARRIERS_GEOGRAPHY.yes(Grade.CLAIMED, reason, *places)
-    reason = f"{text.file} is {match.label}; no clause on places was found, which is no promise"
-    return ask.BARRIERS_GEOGRAPHY.unknown(Grade.PRESENT, reason, *places)
+    match = text.match
+    reason = f"{text.file} is {match.label}; no clause on places was found in it"
+    if match.licence is not None and match.licence.geo_exclusion is None and (match.exact or match.basis == "title"):
+        grade = Grade.PRESENT if match.exact else Grade.CLAIMED
+        return ask.BARRIERS_GEOGRAPHY.yes(grade, reason, text.evidence)
+    return ask.BARRIERS_GEOGRAPHY.unknown(Grade.PRESENT, f"{reason}, which is no promise", text.evidence)

@@ -1,38 +1,70 @@
 """Code: what it takes to train the model again, piece by piece: model, data, training, inference, evaluation, settings.
 
-Code is recognised by what it does, not by what a card says about it: training code computes gradients and steps an
-optimiser. It is only read. A repository elsewhere counts as linked if a line names what it holds.
+Files are judged by what they do (:mod:`clearseek.audit.read.deeds`), not by what a card says about them, and only the
+release's own: tests, and what is somebody else's, are left out. A repository elsewhere counts as linked if it is the
+maker's and the words around the link name what it holds. What could not be read is no proof that a piece is missing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
-from typing import Final
+from typing import Final, get_args
 
 from clearseek.audit import questions as ask
+from clearseek.audit.checks.settings import configuration, environment, fenced
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
-from clearseek.audit.facts import PackagesFact
-from clearseek.audit.read.archive import members
-from clearseek.audit.read.card import Document, plain
-from clearseek.audit.read.program import code_of
-from clearseek.audit.read.source import Source, is_test
+from clearseek.audit.read import deeds
+from clearseek.audit.read.card import Document, Link
+from clearseek.audit.read.deeds import Deed
+from clearseek.audit.read.program import Program, read_program, words
+from clearseek.audit.read.repositories import NOT_THERE, read_address
+from clearseek.audit.read.sources import SourceFile, source_files
 from clearseek.audit.read.subject import Subject
-from clearseek.errors import UserError
 
-LONGEST_SOURCE: Final = 1_000_000
-"""Bytes of a source file that are read."""
-MOST_SOURCES: Final = 4_000
-MOST_SOURCE: Final = 100_000_000
-"""Source files, and characters of them in all."""
-MOST_PARSED: Final = 3_000_000
-"""Characters of Python that are taken apart for each piece: a second's work."""
-_ENDINGS = (".py", ".cu", ".cpp", ".rs", ".jl", ".sh", ".ipynb")
-_REPOSITORY = re.compile(r"https?://(?:www\.)?(?:github|gitlab|gitee)\.com/[\w.-]+/[\w.-]+")
-_NO_CODE = re.compile(r"/issues/|\.(?:svg|png|jpe?g|gif)\b|LICEN[CS]E")
+MOST_PARSED: Final = 1_500_000
+"""Bytes that are taken apart for each piece: a second's work."""
+_ENOUGH: Final = 4
+"""Files that are named where there are more."""
+_MOST_NAMING: Final = 100
+_NO_CODE = re.compile(
+    r"/(?:issues|discussions|wiki|releases|actions|pulls?|stargazers|graphs|commits)\b"
+    r"|\.(?:svg|png|jpe?g|gif|pdf|md|bib)\b|#[\w-]+$|LICEN[CS]E",
+    re.I,
+)
+"""Addresses in a repository that are no code."""
+_CODE: Final = (
+    r"code|scripts?|recipes?|repo|repository|codebase|pipeline|framework|implementation|github|toolkit|librar(?:y|ies)"
+)
+_POSSESSED = re.compile(
+    rf"\bour (?:own )?(?:[\w-]+ ){{0,4}}?(?:{_CODE})\b|\bwe (?:have )?(?:developed|built|wrote|created|maintain)", re.I
+)
+_OURS = re.compile(r"\bour\b|\bwe (?:\w+ )?(?:release|publish|provide|share|open)|\bofficial\b", re.I)
+_OFFERED = re.compile(
+    r"such as|e\.g|example|suggest|recommend|\blike\b|\busing\b|\bwith\b|\bvia\b|third|communit|other|thank"
+    r"|\b(?:based|built (?:up)?) ?on|adapted|fork|inspired|compar|\bfrom\b|support",
+    re.I,
+)
+"""Words by which a card speaks of what others made."""
+_TUNED = re.compile(
+    r"\b(?:is|are|was|were|by) (?:[\w-]+ ){0,4}(?:fine-?tun(?:ed|ing)|post-?trained|distilled)(?: \w+){0,3} "
+    r"(?:from|version|on top|using|the|a)\b"
+)
+
+
+_NOT_OF_DATA: Final = r"(?!\W(?:data|set|corpus|corpora|mix|tokens|details))"
+_PRETRAINED = re.compile(
+    r"\bpre-?train|\bfrom scratch\b|\btrillions? (?:of )?tokens\b|\b\d+(?:\.\d+)?t (?:\w+ )?tokens\b"
+)
+"""Says that a model was not made from another one."""
+
+
+def _near(these: str, those: str = _CODE) -> str:
+    between = r"\W{1,3}(?:\w+\W{1,3}){0,6}?"
+    return rf"\b(?:{these})\b{between}(?:{those})\b|\b(?:{those})\b{between}(?:{these})\b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,257 +72,308 @@ class Piece:
     """One part of the full code."""
 
     question: Question
-    does: tuple[str, ...]
-    """Patterns all of which the text of one file shows."""
-    path: str
-    """Pattern of the paths that may hold it; empty for any."""
+    does: Callable[[SourceFile], Deed | None]
+    """How a file does it, if it does."""
     words: str
-    """How a card names it on a line with a link."""
+    """How the words around a link say that a repository holds it."""
+    hints: tuple[str, ...]
+    """What is likely in the names of files that do it."""
+    seeds: tuple[str, ...]
+    """Lists of words of which a file has one that may do it; others are not taken apart."""
+    named: str = ""
+    """A list of words; a file with one of them in its path may do it, too."""
     least: int = 10
-    """Lines of code that a file has at least which does it."""
-    strings: bool = False
-    """Whether what it does may show in strings, such as names of files."""
+    """Lines of code that a file has at least which does it itself."""
 
 
 PIECES: Final = (
-    Piece(ask.CODE_ARCHITECTURE, (r"class \w{1,80}\((?:\w{1,40}\.){0,6}\w{0,20}Module\)", r"attention|attn"), "",
-          r"model(?:l?ing)? code|architecture|source code|(?<!\w)code(?! license)"),
-    Piece(ask.CODE_TRAINING,
-          (r"\.backward\(|value_and_grad|jax\.grad|autograd\.grad", r"\.step\(|optax\.|apply_updates"), "",
-          r"train(?:ing)? (?:code|scripts?|framework|recipes?|repo\w*|pipeline)"
-          r"|(?:used to|were|was) (?:pre-?)?train(?:ed)?\b.{0,40}\b(?:with|using)"
-          r"|(?:code|scripts?|recipes?|repo|repository) (?:\w+ ){0,3}(?:for|to) (?:\w+ ){0,2}(?:pre-?)?"
-          r"train(?!\w* data)"
-          r"|(?:code|repo|repository|codebase) ?\([^()]{0,60}\b(?:pre-?)?train(?:ing)?\b(?! data)"),
-    Piece(ask.CODE_INFERENCE,
-          (r"def (?:generate|sample|decode)\w{0,60}\(", r"argmax|multinomial|categorical|temperature|top_p"), "",
-          r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally)"),
-    Piece(ask.CODE_EVALUATION,
-          (r"def \w{0,60}?(?:eval|score|accuracy|perplexity|bits)\w{0,60}\(|lm_eval|lighteval",), r"eval|bench|score",
-          r"eval\w* (?:code|scripts?|harness|framework|suite)",
-          least=2),
-    Piece(ask.CODE_DATA,
-          (r"tokeni[sz]e|encode", r"shard|memmap|parquet|jsonl|dedup|documents?\b"), r"data|token|prepar|preprocess",
-          r"data (?:code|scripts?|processing|pipeline|curation|toolkit)"
-          r"|(?:code|scripts?|toolkit) (?:\w+ ){0,3}(?:for|to) (?:\w+ ){0,3}data",
-          strings=True),
+    Piece(ask.CODE_ARCHITECTURE, lambda file: deeds.architecture(file.program, file.path),
+          rf"{_near(f'model|architecture|modell?ing|(?:pre-?)?training{_NOT_OF_DATA}')}"
+          r"|^\W*(?:(?:our|official|source) )*code(?:base)?\W*$|^\W*(?:source )?code\W*:",
+          ("model",), ("seeds_architecture",)),
+    Piece(ask.CODE_TRAINING, lambda file: deeds.training(file.program, file.path, file.beside),
+          _near(rf"(?:pre-?)?train(?:ing)?{_NOT_OF_DATA}")
+          + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{_CODE}|itsname)\b",
+          ("train", "tune"), ("seeds_training",), "train"),
+    Piece(ask.CODE_INFERENCE, lambda file: deeds.inference(file.program),
+          r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally|model)",
+          ("infer", "generat", "sampl", "chat"), ("seeds_inference",)),
+    Piece(ask.CODE_EVALUATION, lambda file: deeds.evaluation(file.program, file.path),
+          _near(r"evaluat\w*|benchmark\w*|eval", rf"{_CODE}|harness|suite"),
+          ("eval", "bench"), ("harnesses",), "scoring", 2),
+    Piece(ask.CODE_DATA, lambda file: deeds.preparation(file.program, file.path),
+          _near(r"data|corpus|dataset", rf"{_CODE}|process\w*|curat\w*|prepar\w*|filter\w*"),
+          ("data", "prep"), ("toolkits",), "prepares"),
 )  # fmt: skip
-_NAMES: Final = {
-    "learning rate": r"learning_rate|\w*lr",
-    "batch size": r"\w*batch_size\w*|tokens_per_batch|gradient_accumulation_steps",
-    "sequence length": r"\w*seq(?:uence)?_?len(?:gth)?|block_size|context_len(?:gth)?|n_ctx|max_length",
-    "steps or tokens": r"\w*steps|(?:num_)?(?:train_)?epochs|(?:max|total|train)_(?:tokens|iters|duration)",
-    "optimiser": r"optim(?:izer)?\w*",
-    "weight decay": r"weight_decay|wd",
-    "schedule": r"\w*warm_?up\w*|\w*schedule\w*",
-    "seed": r"\w*seed",
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the search for a piece found."""
+
+    does: list[tuple[SourceFile, Deed]] = field(default_factory=list)
+    short: list[SourceFile] = field(default_factory=list)
+    """Files too short to do it that yet name it."""
+    unread: list[SourceFile] = field(default_factory=list)
+
+
+_SHOWN: Final = (ask.CODE_ARCHITECTURE, ask.CODE_INFERENCE, ask.CODE_EVALUATION)
+"""Pieces that an example in a document may show how to have from a library."""
+_PUBLIC: Final = {
+    ask.CODE_ARCHITECTURE: re.compile(r"/models?/|modell?ing_|/(?:transformers|vllm|sglang|diffusers)/?$", re.I),
+    ask.CODE_EVALUATION: re.compile(r"eval|bench|harness|opencompass|helm", re.I),
 }
-"""Settings that a run cannot be repeated without, by the keys that configuration files give them."""
-_SETTINGS: Final = {setting: re.compile(keys, re.I) for setting, keys in _NAMES.items()}
-_KEY = re.compile(r"(?<![\w.])(\w{1,60})(?:[\"']?\]?\s{0,20}[:=]|\])")
-_MOST_KEYS = 20_000
+"""Libraries of others in which a piece may lie that was not made anew."""
+_WITHHELD = re.compile(
+    r"\btrain\w{0,10}\b.{0,80}\b(?:proprietary|internal|in-house|private|optimi[sz]ed)\b.{0,60}"
+    r"\b(?:versions?|code\w{0,8}|frameworks?|librar\w{1,4}|stack|infrastructure|tools?|toolkits?|forks?|pipelines?)\b",
+    re.I,
+)
+"""Says that what trained the model is not what is published."""
 
 
 def rows(subject: Subject) -> Iterator[Row]:
     """A row for each piece, for settings and environment, and for the whole."""
-    sources = tuple(_sources(subject.source))
+    sources = source_files(subject.source)
     found = [_piece(subject, piece, sources) for piece in PIECES]
-    found += [_configuration(subject, sources), _environment(subject, sources)]
+    trains = found[1].answer == "yes" and found[1].grade >= Grade.PRESENT
+    found += [configuration(subject, sources, trains), environment(subject, sources, trains)]
     yield from found
     yield _complete(found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A source file of the release, or of an archive in it."""
-
-    path: str
-    """Inside the release; for a member of an archive, ``archive.tar.gz!member``."""
-    text: str
-    evidence: Evidence
+def _shown(told: Iterable[str]) -> str:
+    return "; ".join(list(dict.fromkeys(told))[:_ENOUGH])
 
 
-def _sources(source: Source) -> Iterator[_Source]:
-    count = length = 0
-    for path in sorted(source.sizes, key=lambda path: (path.count("/"), path)):
-        if _FOREIGN.search(path):
-            continue
-        if path.lower().endswith((*_ENDINGS, ".toml", ".yaml", ".yml", ".json", ".txt", ".lock")):
-            if path.endswith((".json", ".txt", ".yaml", ".yml")) and not _may_be_settings(path):
-                continue
-            text = source.read(path, LONGEST_SOURCE).decode("utf-8", errors="replace")
-            yield _Source(path, text, source.whole(path))
-            count, length = count + 1, length + len(text)
-        elif path.endswith((".tar.gz", ".tgz", ".tar")) and "/" in path:
-            try:
-                for member, raw in members(source, path, LONGEST_SOURCE):
-                    if member.lower().endswith((*_ENDINGS, ".toml", ".txt", ".lock")):
-                        where = Evidence(path, f"member {member}", "", source.sha256(path))
-                        yield _Source(f"{path}!{member}", raw.decode("utf-8", errors="replace"), where)
-                        count, length = count + 1, length + len(raw)
-            except UserError:
-                continue
-        if count >= MOST_SOURCES or length > MOST_SOURCE:
-            return
-
-
-_FOREIGN = re.compile(r"(?:^|/)(?:dependencies|third[-_]party|vendor|node_modules|site-packages|external)/")
-
-
-def _may_be_settings(path: str) -> bool:
-    base = path.rpartition("/")[2].lower()
-    if base in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
-        return False
-    return bool(
-        re.search(r"recipe|train|requirements|constraints|hparams|configs?[/.]|config|environment|lock", path.lower())
-    )
-
-
-@lru_cache(maxsize=64)
-def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(text, re.I)
-
-
-def _piece(subject: Subject, piece: Piece, sources: tuple[_Source, ...]) -> Row:
-    short: list[_Source] = []
-    holding = list(islice(_holding(piece, sources, short), 4))
-    if holding:
-        places = tuple(dict.fromkeys(each.evidence for each in holding))
-        shown = ", ".join(each.path for each in holding)
-        return piece.question.yes(Grade.PRESENT, f"in {shown}", *places)
-    links = _linked(subject, piece)
+def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> Row:
+    found, question = _search(piece, sources), piece.question
+    does = found.does
+    if question == ask.CODE_TRAINING and does:
+        does = _for_this_model(subject, sources, does)
+    if question == ask.CODE_DATA and any(_chooses(sources, file.path) for file, _ in does):
+        does = [(file, replace(deed, lack="")) for file, deed in does]
+    full = [each for each in does if not each[1].lack]
+    links = [] if full else list(_links(subject, piece.words))
+    if not full and not links and question == ask.CODE_TRAINING:
+        links = list(_submodules(subject))
+    if full or (does and not links):
+        told = (full or does)[:_ENOUGH]
+        shown = _shown(f"{file.path} ({deed.told})" if deed.told else file.path for file, deed in told)
+        places = dict.fromkeys(file.evidence for file, _ in told)
+        return question.answer("yes" if full else "partly", Grade.PRESENT, f"in {shown}", *places)
     if links:
-        reason = f"not here; named beside a link to {', '.join(list(dict.fromkeys(each.quote for each in links))[:4])}"
-        return piece.question.yes(Grade.LINKED, reason, *links[:4])
-    if short:
-        reason = f"{short[0].path} does it in fewer than {piece.least} lines of code, which is no more than its words"
-        return piece.question.no(Grade.CLAIMED, reason, short[0].evidence)
-    looked = f"none of the {len(sources)} source files" if sources else "there is no source file"
-    reason = f"{looked}{' does it' if sources else ''}, and no line of the documents links to it"
-    return piece.question.no(Grade.ABSENT, reason)
+        here = f"; here, in part: {does[0][0].path} ({does[0][1].told})" if does else ""
+        reason = f"linked and not read: {_shown(each.quote for each in links)}{here}"
+        if question == ask.CODE_TRAINING and (withheld := _withheld(subject)):
+            reason += f"; but {withheld.file}, {withheld.where}, says that what trained it was another version"
+            return question.partly(Grade.LINKED, reason, withheld, *links[:_ENOUGH])
+        return question.yes(Grade.LINKED, reason, *links[:_ENOUGH])
+    if unread := found.unread:
+        shown = _shown(f"{each.path} {each.unread or 'was not looked at'}" for each in unread)
+        reason = f"no file that was read does it, and {len(unread)} could not be read: {shown}"
+        return question.unknown(Grade.ABSENT, reason, *(each.evidence for each in unread[:_ENOUGH]))
+    if found.short:
+        reason = f"{found.short[0].path} names it in fewer than {piece.least} lines of code, too few to do it"
+        return question.no(Grade.CLAIMED, reason, found.short[0].evidence)
+    return _named(subject, question) or _absent(subject, piece, sum(1 for each in sources if each.is_code))
 
 
-def _holding(piece: Piece, sources: tuple[_Source, ...], short: list[_Source]) -> Iterator[_Source]:
-    """The files that do it, those first whose names say so; those too short for it go to `short`."""
-    hint = piece.question.id.removeprefix("code.")[:5]
+def _chooses(sources: tuple[SourceFile, ...], path: str) -> bool:
+    """Whether a file in the same folder chooses or cleans texts: what makes data is often several files."""
+    folder = path.rpartition("/")[0]
+    beside = [each for each in sources if each.path.rpartition("/")[0] == folder and each.path.endswith(".py")]
+    return any(deeds.has(name, "curates") for each in beside[:_MOST_NAMING] for name in each.program.functions)
+
+
+def _withheld(subject: Subject) -> Evidence | None:
+    """Where a document says that the code which trained the model is not the one that is published."""
+    sentences = ((document, each) for document in subject.documents[:_ENOUGH] for each in document.sentences)
+    return next((document.at(each.line, each.text) for document, each in sentences
+                 if _WITHHELD.search(each.text[:2_000])), None)  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def _shown_programs(subject: Subject) -> tuple[tuple[Document, int, str, str, Program], ...]:
+    """Examples in the first documents, taken apart."""
+    blocks = ((document, *block) for document in subject.documents[:_ENOUGH] for block in fenced(document))
+    return tuple((*block, read_program(f"a.{block[2]}", block[3].encode())) for block in islice(blocks, _MOST_NAMING))
+
+
+def _named(subject: Subject, question: Question) -> Row | None:
+    """The row of a model that others' code can run, as its configuration or an example in its documents says."""
+    config = subject.config_raw.value or {}
+    named = config.get("architectures")
+    if question == ask.CODE_ARCHITECTURE and isinstance(named, list) and named and "auto_map" not in config:
+        reason = f"no code here; config.json names {str(named[0])[:80]}, a class that a library has to bring"
+        return question.partly(Grade.CLAIMED, reason, subject.config_key("architectures"))
+    for document, line, kind, text, program in _shown_programs(subject) if question in _SHOWN else ():
+        where = document.at(line)
+        if question == ask.CODE_INFERENCE and kind == "py" and deeds.inference(program):
+            reason = f"no program here; {document.file} shows how to run it with a library"
+            return question.partly(Grade.CLAIMED, reason, where)
+        if question == ask.CODE_INFERENCE and any(deeds.serves(command) for command in program.commands):
+            reason = f"no program here; {document.file} shows how to serve it with a program of others"
+            return question.partly(Grade.CLAIMED, reason, where)
+        if question == ask.CODE_EVALUATION and (deed := deeds.evaluation(program, "")):
+            reason = f"no program here; {document.file} shows how to score it with {deed.how}"
+            return question.partly(Grade.CLAIMED, reason, where)
+        base = deeds.base(program) if question == ask.CODE_ARCHITECTURE and kind == "py" else ""
+        if base and not _is_others(subject, base):
+            if "trust_remote_code" in text:
+                reason = f"no code here; {document.file} loads {base} with the code that lies there, which was not read"
+                return question.unknown(Grade.LINKED, reason, where)
+            reason = f"no code here; {document.file} loads {base} with a library, which has to bring it"
+            return question.partly(Grade.CLAIMED, reason, where)
+    return None
+
+
+def _absent(subject: Subject, piece: Piece, code: int) -> Row:
+    """The row of a piece that is nowhere, or perhaps in a repository of which nothing is said."""
+    if not code and (elsewhere := list(_links(subject, rf"\b(?:{_CODE})\b", clear=False))):
+        shown = _shown(each.quote for each in elsewhere)
+        reason = f"there is no code here; {shown} is linked, and nothing says whether it holds this"
+        return piece.question.unknown(Grade.LINKED, reason, *elsewhere[:_ENOUGH])
+    looked = f"none of the {code} source files does it" if code else "there is no source file"
+    others = list(_links(subject, piece.words, whose=False))
+    if public := [each for each in others if (needed := _PUBLIC.get(piece.question)) and needed.search(each.quote)]:
+        reason = f"{looked}; {public[0].quote} has it, a library that others keep"
+        return piece.question.partly(Grade.LINKED, reason, *public[:_ENOUGH])
+    others = others[:1]
+    said = "".join(f" ({each.quote} is somebody else's)" for each in others)
+    reason = f"{looked}, and no repository of the maker that is said to hold it is linked{said}"
+    return piece.question.no(Grade.ABSENT, reason, *others)
+
+
+def _search(piece: Piece, sources: tuple[SourceFile, ...]) -> _Found:
+    """Files that do it, those first whose names say so; files that hardly do; files that could not be read."""
+
+    def likely(path: str) -> bool:
+        return any(hint in path for hint in piece.hints)
+
+    seeds = [word.encode() for each in piece.seeds for word in deeds.WORDS[each]]
+    training = piece.question == ask.CODE_TRAINING
+    starting = [word.encode() for word in deeds.WORDS["seeds_starting"]] if training else seeds
+    commands = training or piece.question == ask.CODE_EVALUATION
     maybe = [
-        each
-        for each in sources
-        if each.path.lower().endswith(_ENDINGS)
-        and (not piece.path or _pattern(piece.path).search(each.path))
-        and _does(each.text, piece)
-    ]
-    length = 0
-    maybe.sort(key=lambda each: ("test" in each.path, hint not in each.path.rpartition("/")[2], hint not in each.path))
+        each for each in sources if (each.is_code or (commands and each.runs)) and (
+            not each.raw or (piece.named and deeds.has(each.path, piece.named)) or
+            any(seed in each.raw for seed in (seeds if each.path.endswith((".py", ".ipynb")) else starting)))
+    ]  # fmt: skip
+    if piece.question in (ask.CODE_ARCHITECTURE, ask.CODE_DATA, ask.CODE_INFERENCE):
+        maybe = [each for each in maybe if not each.others]
+    maybe.sort(key=lambda each: (each.example, not likely(each.path.rpartition("/")[2]), not likely(each.path)))
+    out, length = _Found(), 0
     for each in maybe:
-        code = code_of(each.path, each.text, piece.strings)
-        if _does(code, piece):
-            if sum(1 for line in code.split("\n") if line.strip()) >= piece.least:
-                yield each
-            else:
-                short.append(each)
-        length += len(each.text)
-        if length > MOST_PARSED:
-            return
+        length += each.cost
+        if length > max(MOST_PARSED, each.cost):
+            out.unread.append(each)
+            continue
+        deed = None if each.example and piece.question == ask.CODE_DATA else piece.does(each)
+        if deed and training and each.example:
+            deed = replace(deed, lack=deed.lack or "an example")
+        if deed and each.program.lines < (1 if deed.launches else piece.least):
+            out.short.append(each)
+        elif deed:
+            out.does.append((each, deed))
+        elif each.unread and each.is_code:
+            out.unread.append(each)
+        if sum(1 for _, deed in out.does if not deed.lack) >= _ENOUGH:
+            break
+    return out
 
 
-def _does(text: str, piece: Piece) -> bool:
-    return all(_pattern(pattern).search(text) for pattern in piece.does)
+def _for_this_model(
+    subject: Subject, sources: tuple[SourceFile, ...], found: list[tuple[SourceFile, Deed]]
+) -> list[tuple[SourceFile, Deed]]:
+    """What fine-tuning code is to this model: how it was made, what one may do with it, or another model's."""
+    card = "" if subject.card is None else subject.card.text.lower()
+    keys = (b"model_name", b"base_model", b"from_pretrained", b"model_id")
+    naming = [
+        each for each in sources if each.runs and deeds.has(each.path, "tunes") and any(k in each.raw for k in keys)
+    ]
+    others = [base for each in naming[:_MOST_NAMING] if _is_others(subject, base := deeds.base(each.program))]
+    made = next((base for base in others if base.rpartition("/")[2].lower() in card), "")
+    bases = {base for file, _ in found if _is_others(subject, base := deeds.base(file.program))}
+    only = len(bases) == 1 and not _PRETRAINED.search(card)
+    ours = (subject.metadata.value or {}).get("base_model") or made or _TUNED.search(card)
+    out = []
+    goes_on = deeds.started_from_weights(each.program for each in sources if each.runs and b"model_name" in each.raw)
+    for file, deed in found:
+        if not deed.lack and file.path.rpartition("/")[2] in goes_on:
+            deed = replace(deed, lack=deeds.TUNING)
+        if deed.lack == deeds.TUNING and ours:
+            deed = Deed(f"fine-tuning{' of ' * bool(made) + made}, by which this model was made")
+        elif deed.lack == deeds.TUNING and _is_others(subject, base := deeds.base(file.program)):
+            said = f"of {base}, which is another maker's"
+            deed = Deed(f"fine-tuning {said}") if only else replace(deed, lack=f"fine-tuning {said}")
+        if file.example:
+            deed = replace(deed, lack=deed.lack or "an example")
+        out.append((file, deed))
+    return out
 
 
-def _linked(subject: Subject, piece: Piece) -> list[Evidence]:
-    """Lines that name this piece and link to a repository."""
+def _is_others(subject: Subject, model: str) -> bool:
+    """Whether a model on a hub is somebody else's."""
+    own = subject.is_own(f"https://huggingface.co/{model}")
+    if own is None:
+        called = set().union(*(words(each) for each in (*subject.names, subject.name)))
+        own = any(len(each) > 2 and each in called for each in words(model))
+    return bool(model) and not own and not subject.kin(model.rpartition("/")[2])
 
-    def is_repository(target: str) -> bool:
-        return bool(_REPOSITORY.match(target)) and not _NO_CODE.search(target)
 
-    def names_it(document: Document, number: int) -> bool:
-        line = document.lines[number - 1]
-        return any(_pattern(piece.words).search(text) for text in {line, plain(line)})
+def _links(subject: Subject, words: str, clear: bool = True, whose: bool = True) -> Iterator[Evidence]:
+    """Links to repositories among these words: the maker's, or others'; if `clear`, only those that surely are."""
+    for document in subject.documents:
+        for text, link in _told(document):
+            kind, _, name = read_address(link.target) or ("", "", "")
+            if kind != "code" or _NO_CODE.search(link.target):
+                continue
+            called = link.text and re.sub(r"\W", "", link.text.lower()) == re.sub(r"\W", "", name.lower())
+            said = text.replace(link.text, f"{link.text} itsname") if called else text  # a tool that goes by its name
+            if re.search(words, said, re.I) and not NOT_THERE.search(text) and (clear or subject.kin(name)):
+                own = subject.is_own(link.target)
+                if own is None:
+                    own = not clear or bool(_OURS.search(text)) or not _OFFERED.search(text)
+                if (own or bool(_POSSESSED.search(text) and not _OFFERED.search(text))) == whose:
+                    yield Evidence(document.file, f"line {link.line}", link.target)
 
-    return subject.links(is_repository, names_it)
+
+def _told(document: Document) -> Iterator[tuple[str, Link]]:
+    """Each link with what is said about it: its part of a sentence and the heading above, or its row of a table."""
+    for each in document.sentences:
+        above = each.headings[-1] if each.headings and len(each.text.split()) < 9 else ""
+        ends = [link.place - each.begin for link in each.links[1:]] + [len(each.text)]
+        begin = 0
+        for link, end in zip(each.links, ends, strict=False):
+            yield f"{above}: {each.text[max(0, begin) : end]}", link
+            begin = link.place + len(link.text) - each.begin
+    for cell in document.cells:
+        for link in cell.links:
+            yield ": ".join((*cell.header[cell.column :][:1], " ".join(cell.row))), link
+
+
+def _submodules(subject: Subject) -> Iterator[Evidence]:
+    """Programs that train, which git would put into a folder here."""
+    for each in subject.repositories:
+        if each.place.file == ".gitmodules" and each.kind == "code" and deeds.trains_by_name(each.name):
+            yield each.place
 
 
 def linked_data_code(subject: Subject) -> list[Evidence]:
     """Links to the code that made the data."""
-    return next(_linked(subject, piece) for piece in PIECES if piece.question == ask.CODE_DATA)
-
-
-def _configuration(subject: Subject, sources: tuple[_Source, ...]) -> Row:
-    """Files of settings that give at least learning rate and batch size, and what else they give."""
-    given_in = ((each, _settings(each.text)) for each in sources if not each.path.endswith(_ENDINGS))
-    settings = {each: given for each, given in given_in if {"learning rate", "batch size"} <= given}
-    holding = list(settings)
-    if not holding:
-        return ask.CODE_CONFIGURATION.no(Grade.ABSENT, "no file here gives learning rate and batch size")
-    missing = [part for part in _SETTINGS if not any(part in given for given in settings.values())]
-    places = tuple(each.evidence for each in holding[:4])
-    given = ", ".join(part for part in _SETTINGS if part not in missing)
-    reason = f"{given} in {', '.join(each.path for each in holding[:4])}"
-    if missing:
-        reason += f"; not {', '.join(missing)}"
-    return ask.CODE_CONFIGURATION.answer("partly" if missing else "yes", Grade.PRESENT, reason, *places)
-
-
-def _settings(text: str) -> frozenset[str]:
-    """The settings that a file gives."""
-    keys = set(islice((match[1] for match in _KEY.finditer(text)), _MOST_KEYS))
-    return frozenset(part for part, named in _SETTINGS.items() if any(named.fullmatch(key) for key in keys))
-
-
-_PIN = re.compile(r"^([\w.-]+)(?:\[[\w,. -]*\])?==([\w.+!-]+)", re.M)
-_LOCKED = re.compile(r'^name = "([\w.-]{1,100})"\nversion = "([\w.+!-]{1,100})"', re.M)
-_MOST_PACKAGES = 5_000
-_FRAMEWORK = re.compile(
-    r"(?:torch|pytorch|tensorflow|jax|jaxlib|flax|mxnet|paddlepaddle|mindspore|megatron|transformers|deepspeed|lightning"
-    r"|composer|mlx|equinox|oneflow|tinygrad|nemo|keras|colossalai)(?:[-_](?:gpu|cpu|core|lm|toolkit|cuda\w{0,10}))?",
-    re.I,
-)
-_OTHER_PURPOSE = re.compile(r"(?:^|/)(?:docs?|documentation|website|eval\w{0,40}|bench\w{0,40})/")
-
-
-def _pins(text: str) -> list[tuple[str, str]]:
-    """Packages with exact versions, as pip writes them and as lock files do."""
-    return [(str(name), str(version)) for name, version in (*_PIN.findall(text), *_LOCKED.findall(text))]
-
-
-def _environment(subject: Subject, sources: tuple[_Source, ...]) -> Row:
-    """Files that pin the software of training: what builds the pages or runs tests and benchmarks is other software."""
-    pinned = [
-        (each, pins) for each in sources if each.path.lower().endswith((".txt", ".lock")) and (pins := _pins(each.text))
-    ]
-    other = [each for each, _ in pinned if is_test(each.path) or _OTHER_PURPOSE.search(each.path.lower())]
-    pinned = [(each, pins) for each, pins in pinned if each not in other]
-    training = [(each, pins) for each, pins in pinned if any(_FRAMEWORK.fullmatch(package) for package, _ in pins)]
-    if training:
-        places = tuple(each.evidence for each, _ in training[:4])
-        shown = ", ".join(f"{len(pins)} packages pinned in {each.path}" for each, pins in training[:4])
-        first = PackagesFact(dict(sorted(training[0][1][:_MOST_PACKAGES])))
-        return ask.CODE_ENVIRONMENT.yes(Grade.PRESENT, shown, *places, facts=(first,))
-    if pinned:
-        each, pins = pinned[0]
-        reason = f"{len(pins)} packages pinned in {each.path}, and none of them trains a model"
-        return ask.CODE_ENVIRONMENT.partly(Grade.CLAIMED, reason, each.evidence)
-    for document in subject.documents:
-        for number, line in enumerate(document.lines, 1):
-            if _PIN.match(line.strip()):
-                reason = "a document names versions, for running the model; no file pins them"
-                return ask.CODE_ENVIRONMENT.partly(Grade.CLAIMED, reason, document.at(number))
-    if other:
-        reason = f"{other[0].path} pins what documentation, tests or evaluation need; nothing pins the run's software"
-        return ask.CODE_ENVIRONMENT.no(Grade.CLAIMED, reason, other[0].evidence)
-    return ask.CODE_ENVIRONMENT.no(Grade.ABSENT, "no lock file and no pinned requirements")
+    return list(_links(subject, PIECES[-1].words))
 
 
 def _complete(parts: list[Row]) -> Row:
     """Everything together: the row that tables of openness call “code”."""
-    missing = [row.id.removeprefix("code.") for row in parts if row.answer not in ("yes", "partly")]
-    partly = [row.id.removeprefix("code.") for row in parts if row.answer == "partly"]
-    answer: Answer = "no" if "training" in missing else "partly" if missing or partly else "yes"
-    grade = Grade.ABSENT if missing else min(row.grade for row in parts)
-    have = [row.id.removeprefix("code.") for row in parts if row.answer in ("yes", "partly")]
-    reason = f"missing: {', '.join(missing)}" if missing else "all parts"
-    reason += f"; there is {', '.join(have)}" if have and missing else ""
-    reason += f"; in part only: {', '.join(partly)}" if partly else ""
+    by = {answer: [row.id.removeprefix("code.") for row in parts if row.answer == answer]
+          for answer in get_args(Answer)}  # fmt: skip
+    missing, open_, partly = by["no"], by["unknown"], by["partly"]
+    answer: Answer = "no" if "training" in missing else "unknown" if "training" in open_ else "partly"
+    answer = answer if missing or open_ or partly else "yes"
+    grade = Grade.ABSENT if missing or open_ else min(row.grade for row in parts)
+    said = (("missing", missing), ("not known", open_), ("there is", by["yes"]), ("in part only", partly))
+    reason = "; ".join(f"{what}: {', '.join(ids)}" for what, ids in said if ids)
     places = tuple(place for row in parts if row.answer == "yes" for place in row.evidence[:1])[:6]
-    return ask.CODE_COMPLETE.answer(answer, grade, reason, *places)
+    return ask.CODE_COMPLETE.answer(answer, grade, reason if answer != "yes" else "all parts", *places)

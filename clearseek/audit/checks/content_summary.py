@@ -1,146 +1,144 @@
 """The AI Act's summary of training content: which fields of the Commission's template are filled, and by what.
 
 Every provider of a general-purpose model must publish one, open or not (Regulation (EU) 2024/1689, article 53(1)(d);
-template of 24 July 2025). The template has no machine-readable form, so a summary is read as people write it: a table
-or sections, whose names or numbers are the template's. "None" is an answer; "not stated" is not.
+template of 24 July 2025). The template has no machine-readable form, so a summary is read as people write it: a table,
+sections or a PDF, whose names or numbers are the template's. "None" is an answer; "not stated" is not.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterator
+from itertools import islice, pairwise
+from typing import Final, NamedTuple
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
+from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.facts import SummaryFact
-from clearseek.audit.read.card import Document
-from clearseek.audit.read.presence import fault
+from clearseek.audit.read.mentions import first_link
+from clearseek.audit.read.pdf import pdf_lines
+from clearseek.audit.read.presence import sift
 from clearseek.audit.read.subject import Subject, attempt
+from clearseek.audit.read.words import WORDS, cue
+from clearseek.errors import UserError
 
 _NAMED = re.compile(r"ai-act|training-(?:data|content)-summary|summary-of-training|public-summary")
+_LINKED = cue("summary_linked")
 _READ = (".md", ".txt", ".rst")
 _PAGES = (".pdf", ".docx", ".odt", ".html", ".htm")
 _MOST_LABELS = 2_000
 """Rows, and sections, of a summary that are looked at: a hundred times those of the template."""
-_EMPTY = re.compile(
-    r"[-\u2013\u2014.\u2026?\s]*|(?:n/?a|tbd|todo)\b.{0,40}"
-    r"|(?:is )?(?:not|un)[- ]?(?:stated|known|measured|recorded|disclosed).*",
-    re.I,
-)
+_EMPTY = cue("says_nothing")
+_UNTICKED = re.compile(r"\u2610 ?yes[^\u2612\u2611]{0,40}\u2610 ?no\b", re.I)
+"""A question of the form without an answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One field of the template."""
 
     name: str
-    """Section and subject."""
+    """Number of its section, and subject."""
     words: str
     """Pattern of the names it goes by, without a section's number."""
-    elsewhere: tuple[Question, ...] = ()
-    """Questions whose rows tell the same outside of a summary."""
+    heading: str
+    """Pattern of its heading in the Commission's form."""
 
 
-FIELDS: Final = (
-    Field("1.1 provider", r"provider\b"),
-    Field("1.2 model", r"(?:versioned )?models?\b(?![- ]generated)", (ask.DOCUMENTS_MODEL_CARD,)),
-    Field("1.3 modality and size", r"(?:training data )?size\b|modalit(?:y|ies).{0,20}size"),
-    Field("1.3 types of content", r"types? of content|content types?"),
-    Field("1.3 latest acquisition", r"latest (?:date of )?(?:data )?(?:acquisition|collection)"),
-    Field("1.3 languages", r"languages?\b|linguistic"),
-    Field("2.1 public data sets", r"public(?:ly available)? data ?sets?", (ask.DATA_TRAINING,)),
-    Field("2.2 private data sets", r"private|licensed|commercially licensed"),
-    Field("2.3 crawled data", r"crawl|scrap"),
-    Field("2.4 user data", r"user data|data (?:collected )?from users"),
-    Field("2.5 synthetic data", r"synthetic|model[- ]generated"),
-    Field("2.6 other data", r"other (?:sources|data)"),
-    Field("3.1 reservations of rights", r"reservations?|opt-?outs?|copyright|text and data mining|\btdm\b",
-          (ask.DOCUMENTS_COPYRIGHT_POLICY,)),
-    Field("3.2 illegal content", r"illegal|unlawful"),
-    Field("3.3 other information", r"other (?:information|remarks|measures)|additional|optional"),
-)  # fmt: skip
+FIELDS: Final = tuple(Field(**each) for each in WORDS["template"])
+Told = dict[str, tuple[str, Evidence]]
+"""Field -> what a summary says in it, and where."""
 
 
 def row(subject: Subject) -> Row:
     """Whether a summary is there, and which fields it fills."""
-    found = summary_file(subject)
-    if found is None:
+    question, path = ask.DOCUMENTS_DATA_SUMMARY, summary_file(subject)
+    if path is None:
+        if link := first_link(subject, _LINKED):
+            reason = f"linked, not read, so which fields it fills is not known: {link.target}"
+            return question.partly(Grade.LINKED, reason, link.place)
         if section := subject.heading(_NAMED):
-            document, number = section
-            reason = f"a section of {document.file}; its fields were not read"
-            return ask.DOCUMENTS_DATA_SUMMARY.partly(Grade.CLAIMED, reason, document.at(number))
-        return ask.DOCUMENTS_DATA_SUMMARY.no(Grade.ABSENT, "no file and no section of that name")
-    part = attempt(lambda: fault(subject.source, found, "summary"))
-    if part.value is None:
-        return ask.DOCUMENTS_DATA_SUMMARY.unknown(Grade.CLAIMED, f"{found}: {part.error}", Evidence(found))
-    if part.value:
-        reason = f"named like one and holds nothing: {found} {part.value}"
-        return ask.DOCUMENTS_DATA_SUMMARY.no(Grade.CLAIMED, reason, subject.source.whole(found))
-    if not found.lower().endswith(_READ):
-        reason = f"{found}, of a form that is not read field by field: which fields it fills is not known"
-        return ask.DOCUMENTS_DATA_SUMMARY.partly(Grade.PRESENT, reason, subject.source.whole(found))
-    filled = fields(subject)
-    places = (subject.source.whole(found), *(place for _, place in filled.values()))[:8]
-    missing = [each.name for each in FIELDS if each.name not in filled]
-    reason = f"{found} fills {len(filled)} of {len(FIELDS)} fields of the Commission's template"
+            reason = f"a section of {section[0].file}; its fields were not read"
+            return question.partly(Grade.CLAIMED, reason, section[0].at(section[1]))
+        return question.no(Grade.ABSENT, "no file and no section of that name")
+    found = sift(subject.source, [path], "summary")
+    if not found.real:
+        return found.missing(subject.source, question, "")
+    told, place = attempt(lambda: _told(subject, path)), subject.source.whole(path)
+    if told.value is None:
+        reason = f"{told.error}; it was not read field by field, so which fields it fills is not known"
+        return question.partly(Grade.PRESENT, reason, place)
+    missing = [each.name for each in FIELDS if each.name not in told.value]
+    reason = f"{path} fills {len(told.value)} of {len(FIELDS)} fields of the Commission's template"
     reason += f"; not {', '.join(missing)}" if missing else ""
-    answer: Answer = "yes" if not missing else "partly" if filled else "no"
-    facts = (SummaryFact({field: text[:500] for field, (text, _) in filled.items()}),) if filled else ()
-    return ask.DOCUMENTS_DATA_SUMMARY.answer(answer, Grade.PRESENT, reason, *places, facts=facts)
+    answer: Answer = "yes" if not missing else "partly" if told.value else "no"
+    facts = (SummaryFact({field: text[:500] for field, (text, _) in told.value.items()}),) if told.value else ()
+    places = (place, *(where for _, where in told.value.values()))[:8]
+    return question.answer(answer, Grade.PRESENT, reason, *places, facts=facts)
 
 
 def summary_file(subject: Subject) -> str | None:
     """The file that calls itself such a summary, one that can be read first."""
-    named = [
-        path
-        for path in subject.source.sizes
-        if _NAMED.search(path.rpartition("/")[2].lower().replace("_", "-")) and path.lower().endswith((*_READ, *_PAGES))
-    ]
-    return min(
-        named, key=lambda path: (not path.lower().endswith(_READ), not subject.source.sizes[path], path), default=None
-    )
+    sizes = subject.source.sizes
+    named = [path for path in sizes if _NAMED.search(path.rpartition("/")[2].lower().replace("_", "-"))]
+    named = [path for path in named if path.lower().endswith((*_READ, *_PAGES))]
+    return min(named, key=lambda path: (not path.lower().endswith(_READ), not sizes[path], path), default=None)
 
 
-def fields(subject: Subject) -> dict[str, tuple[str, Evidence]]:
-    """Field -> what the summary says in it and where; fields that say nothing are left out."""
+def fields(subject: Subject) -> Told:
+    """What the summary says in each field, as far as it can be read; fields that say nothing are left out."""
     path = summary_file(subject)
-    if path is None or not path.lower().endswith(_READ):
-        return {}
-    document = subject.source.document(path)
-    found: dict[str, tuple[str, Evidence]] = {}
-    for label, text, line in (*_table(document)[:_MOST_LABELS], *_sections(document)[:_MOST_LABELS]):
-        if _EMPTY.fullmatch(text):
-            continue
-        for each in FIELDS:
-            if each.name not in found and _is(label, each):
-                found[each.name] = text, document.at(line)
-                break
+    return {} if path is None else attempt(lambda: _told(subject, path)).value or {}
+
+
+def _told(subject: Subject, path: str) -> Told:
+    """What a summary says in each field. Raises UserError where that cannot be read."""
+    if path.lower().endswith(".pdf"):
+        found = _in_text(pdf_lines(subject.source, path), subject.source.whole(path))
+        if not found:
+            raise UserError(f"{path} has none of the template's headings in English: its fields were not read")
+        return found
+    if not path.lower().endswith(_READ):
+        raise UserError(f"{path} is of a form that is not taken apart")
+    found = {}
+    for label, text, line in islice(_labelled(subject, path), _MOST_LABELS):
+        name = next((each.name for each in FIELDS if each.name not in found and _is(label, each)), None)
+        if name is not None and not _EMPTY.fullmatch(text):
+            found[name] = text, subject.source.document(path).at(line)
     return found
+
+
+def _labelled(subject: Subject, path: str) -> Iterator[tuple[str, str, int]]:
+    """Rows of tables with two columns, and headings with the text under them: label, text, line."""
+    document = subject.source.document(path)
+    for cell in document.cells:
+        if cell.column == 1 and len(cell.row) == 2:
+            yield *cell.row, cell.line
+    for title, below in pairwise(document.blocks):
+        if title.kind == "heading" and below.kind != "heading":
+            yield title.text, below.text, title.line
 
 
 def _is(label: str, field: Field) -> bool:
     """Whether a label is this field's: by its section's number and its words, or by the words at its beginning."""
-    label = label.strip().lower()
-    number, _, rest = label.partition(" ")
-    section = field.name.partition(" ")[0]
-    if number.rstrip(".") == section:
+    number, _, rest = label.strip().lower().partition(" ")
+    if number.rstrip(".") == field.name.partition(" ")[0]:
         return re.search(field.words, rest, re.I) is not None
-    return number[:1].isalpha() and re.match(rf"(?:the )?(?:{field.words})", label, re.I) is not None
+    return number[:1].isalpha() and re.match(rf"\s*(?:the )?(?:{field.words})", label, re.I) is not None
 
 
-def _table(document: Document) -> list[tuple[str, str, int]]:
-    """Rows of tables with two columns: name, value, line."""
-    return [(cell.row[0], cell.row[1], cell.line) for cell in document.cells if cell.column == 1 and len(cell.row) == 2]
-
-
-def _sections(document: Document) -> list[tuple[str, str, int]]:
-    """Headings with the first line of text under them."""
-    out = []
-    for number, line in enumerate(document.lines, 1):
-        if line.startswith("#"):
-            below = (text.strip() for text in document.lines[number : number + 20])
-            text = next((each for each in below if each), "")
-            if text and not text.startswith(("#", "|")):
-                out.append((line.strip("# "), text, number))
-    return out
+def _in_text(lines: list[str], place: Evidence) -> Told:
+    """What stands between each heading of the template and the next: a PDF's text has no other form."""
+    text, begin = " ".join(" ".join(lines).split()), 0
+    found: list[tuple[str, int, int]] = []
+    for name, _, heading in FIELDS:
+        numbered = re.compile(rf"{re.escape(name.partition(' ')[0])}\.? (?:{heading})", re.I).search(text, begin)
+        if match := numbered or re.compile(rf"(?:{heading})\W{{0,3}}", re.I).search(text, begin):
+            found.append((name, match.start(), begin := match.end()))
+    told: Told = {}
+    ends = [start for _, start, _ in found[1:]] + [len(text)]
+    for number, (name, _, after) in enumerate(found):
+        between = (text[after:end].strip() for end in ends[number:])  # headings of columns follow on each other
+        answer = next((part for part in between if re.search(r"\w", part)), "")
+        if answer and not _EMPTY.fullmatch(answer[:500]) and not _UNTICKED.search(answer):
+            told[name] = answer, place
+    return told

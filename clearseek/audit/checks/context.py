@@ -22,18 +22,15 @@ _UNLIMITED = 10**12
 def rows(subject: Subject) -> Iterator[Row]:
     """Context length from four sources; tokenizer against embedding; special tokens."""
     yield _length(subject)
-    tokenizer = read_tokenizer(subject)
+    tokenizer: Part[dict[str, Any]] = Part(None)
+    if "tokenizer.json" in subject.source.sizes:
+        tokenizer = attempt(lambda: subject.source.json("tokenizer.json"))
     yield _vocabulary(subject, tokenizer)
     yield _special(subject, tokenizer)
 
 
-def read_tokenizer(subject: Subject) -> Part[dict[str, Any]]:
-    """tokenizer.json at the top of the release."""
-    if "tokenizer.json" not in subject.source.sizes:
-        return Part(None)
-    return attempt(lambda: subject.source.json("tokenizer.json"))
-
-
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+"""Settings with the number of positions, by the names that classes of transformers have for it."""
 Length = tuple[str, int, Evidence]
 
 
@@ -44,9 +41,11 @@ def _configured(subject: Subject) -> Iterator[Length]:
     reaches 131,072.
     """
     raw = subject.config_raw.value or {}
-    positions = raw.get("max_position_embeddings")
-    if _whole(positions):
-        yield "config.json", positions, subject.config_key("max_position_embeddings")
+    text = raw.get("text_config")
+    raw = text | raw if isinstance(text, dict) else raw  # of a model that reads images too
+    key = next((key for key in _POSITIONS if _whole(raw.get(key))), "")
+    if key:
+        yield "config.json", raw[key], subject.source.key(CONFIG, key, raw[key])
     scaling = raw.get("rope_scaling") or raw.get("rope_parameters")
     if isinstance(scaling, dict) and (scaling.get("rope_type") or scaling.get("type")) in ("linear", "yarn"):
         factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
@@ -69,20 +68,20 @@ def _length(subject: Subject) -> Row:
     places = tuple(place for _, _, place in found) + tuple(claim.evidence for claim in (*claims, *extended))[:4]
     listed = [f"{length:,} in {file}" for file, length, _ in found]
     listed += sorted({f"{claim.text} in the card" for claim in claims if claim not in others})
-    unsure = ", ".join(dict.fromkeys(claim.text for claim in others))
-    note = f"; the card also has {unsure}, which may be by extension or of another model: not checked" if unsure else ""
-    if len(found) + bool(claims) < 2 and not (found and others):
-        grade = Grade.CLAIMED if listed or others else Grade.ABSENT
-        reason = f"only one source: {listed[0]}{note}" if listed else note.removeprefix("; ") or "nothing says it"
-        return ask.CONTEXT_LENGTH.unknown(grade, reason, *places)
+    reason = ", ".join(listed)
+    if others:
+        unsure = ", ".join(dict.fromkeys(claim.text for claim in others))
+        note = f"the card also has {unsure}, which may be by extension or of another model: not checked"
+        reason = f"{reason}; {note}" if reason else note
     if len(lengths) > 1 or not all(claim.agrees(length) for claim in own for length in lengths):
-        reason = ", ".join(listed) + "; the length that is computed is not the one that was stated or tested" + note
+        reason += "; the length that is computed is not the one that was stated or tested"
         return ask.CONTEXT_LENGTH.partly(Grade.CLAIMED, reason, *places)
-    if others and not (own and found and all(claim in extended for claim in others)):
-        return ask.CONTEXT_LENGTH.unknown(Grade.CLAIMED, ", ".join(listed) + note, *places)
-    if not found:
-        return ask.CONTEXT_LENGTH.unknown(Grade.CLAIMED, f"only the card says it: {listed[0]}", *places)
-    return ask.CONTEXT_LENGTH.yes(Grade.CHECKED, ", ".join(listed) + note, *places)
+    doubtful = others and not (own and all(claim in extended for claim in others))
+    if len(found) + bool(claims) >= 2 and not doubtful:
+        return ask.CONTEXT_LENGTH.yes(Grade.CHECKED, reason, *places)
+    grade = Grade.CLAIMED if reason else Grade.ABSENT
+    only = "only one source: " if len(listed) == 1 else ""
+    return ask.CONTEXT_LENGTH.unknown(grade, only + reason or "nothing says it", *places)
 
 
 def _vocabulary(subject: Subject, tokenizer: Part[dict[str, Any]]) -> Row:
@@ -98,48 +97,43 @@ def _vocabulary(subject: Subject, tokenizer: Part[dict[str, Any]]) -> Row:
         reason = f"{len(ids):,} tokens; config.json does not say vocab_size"
         return ask.TOKENIZER_VOCABULARY.unknown(Grade.PRESENT, reason, place)
     highest = max(ids.values())
-    fits = highest < rows_
-    verdict = "fits" if fits else "does not fit"
-    reason = f"{len(ids):,} tokens, highest id {highest:,}: {verdict} the {rows_:,} rows of the embedding"
+    reason, of = f"{len(ids):,} tokens, highest id {highest:,}", f"the {rows_:,} rows of the embedding"
     places = (place, subject.config_key("vocab_size"))
-    grade = Grade.CHECKED if fits else Grade.CLAIMED
-    return ask.TOKENIZER_VOCABULARY.answer("yes" if fits else "no", grade, reason, *places)
+    if highest >= rows_:
+        return ask.TOKENIZER_VOCABULARY.no(Grade.CLAIMED, f"{reason}: does not fit {of}", *places)
+    return ask.TOKENIZER_VOCABULARY.yes(Grade.CHECKED, f"{reason}: fits {of}", *places)
 
 
 def token_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
     """Token -> id of a tokenizer.json, added tokens included; what is not of that form is left out."""
-    model = tokenizer.get("model")
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    ids: dict[str, int] = {}
-    if isinstance(vocabulary, dict):
-        ids = {token: number for token, number in vocabulary.items() if type(number) is int}
-    elif isinstance(vocabulary, list):  # Unigram: a list of [token, score]
-        ids = {str(each[0]): number for number, each in enumerate(vocabulary) if isinstance(each, list) and each}
-    added = tokenizer.get("added_tokens")
-    for each in added if isinstance(added, list) else ():
-        if isinstance(each, dict) and type(each.get("id")) is int and isinstance(each.get("content"), str):
-            ids[each["content"]] = each["id"]
-    return ids
+    pairs: list[tuple[Any, Any]] = list(vocabulary.items()) if isinstance(vocabulary, dict) else []
+    if isinstance(vocabulary, list):  # Unigram: a list of [token, score]
+        pairs += ((each[0], number) for number, each in enumerate(vocabulary) if isinstance(each, list) and each)
+    pairs += (
+        (each.get("content"), each.get("id"))
+        for each in (added if isinstance(added, list) else ())
+        if isinstance(each, dict)
+    )
+    return {token: number for token, number in pairs if isinstance(token, str) and type(number) is int}
 
 
 def _special(subject: Subject, tokenizer: Part[dict[str, Any]]) -> Row:
-    found: dict[str, list[tuple[str, Any, Evidence]]] = {}
-    for file in (CONFIG, "generation_config.json"):
-        content = subject.source.settings(file)
-        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            value = content.get(key)
+    found: dict[str, list[tuple[str, Any, Evidence]]] = {"bos_token": [], "eos_token": [], "pad_token": []}
+    settings = subject.source.settings("tokenizer_config.json")
+    ids = token_ids(tokenizer.value or {})
+    for name, values in found.items():
+        for file in (CONFIG, "generation_config.json"):
+            value = subject.source.settings(file).get(f"{name}_id")
             if value is not None:
-                found.setdefault(key, []).append((file, value, subject.source.key(file, key, value)))
-    if tokenizer.value is not None:
-        settings = subject.source.settings("tokenizer_config.json")
-        ids = token_ids(tokenizer.value)
-        for name in ("bos_token", "eos_token", "pad_token"):
-            token = settings.get(name)
-            token = token.get("content") if isinstance(token, dict) else token
-            if isinstance(token, str):
-                place = subject.source.key("tokenizer_config.json", name, token)
-                found.setdefault(f"{name}_id", []).append(("tokenizer", ids.get(token), place))
-    compared = {key: values for key, values in found.items() if len(values) > 1}
+                values.append((file, value, subject.source.key(file, f"{name}_id", value)))
+        token = settings.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        if tokenizer.value is not None and isinstance(token, str):
+            place = subject.source.key("tokenizer_config.json", name, token)
+            values.append(("tokenizer", ids.get(token), place))
+    compared = {f"{name}_id": values for name, values in found.items() if len(values) > 1}
     places = tuple(place for values in compared.values() for _, _, place in values)[:8]
     if not compared:
         return ask.TOKENIZER_SPECIAL.unknown(Grade.ABSENT, "no id stands in two places")

@@ -1,193 +1,162 @@
 """Training data: how far an outsider could come to having the same.
 
-A ladder, each step of which someone calls "open data": 0 nothing is said, 1 described, 2 sources named, 3 data sets
-linked, 4 with proportions, 5 the scripts that made them, 6 the bytes, hashed. Complete means 6 with a list of what
-there is, or 3 and up where nothing says that more was used: what is linked is not read. A model made from another was
-trained on that one's data too, so what a tuning used is a part; so is what leaves data out that are kept back.
+What counts as published is what a reader of the release can take: files that are here, or places that its documents
+link as what the model was trained on. What is linked is not read. A model that was tuned from another's is judged by
+the data of the tuning; its base's are a question about the base. That the maker keeps data back, or publishes a sample,
+is in the maker's words or in none.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.code import linked_data_code
+from clearseek.audit.checks.data_sets import (
+    CUES,
+    SMALLEST_SET,
+    DataSet,
+    data_files,
+    data_sets,
+    is_evaluation_data,
+    trained_on,
+)
+from clearseek.audit.checks.evaluations import score_cells
+from clearseek.audit.checks.papers import own_papers
 from clearseek.audit.checks.weights import weight_links
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.read.card import Document, plain
-from clearseek.audit.read.listing import Listing, listing
+from clearseek.audit.read.claims import normalise
+from clearseek.audit.read.listing import listing
+from clearseek.audit.read.mentions import is_model_name, of_another, own_documents, tagged
 from clearseek.audit.read.presence import Sifted, sift
 from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import Subject, attempt
-from clearseek.audit.read.tables import table_cells
+from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.words import BENCHMARK, WORDS, any_of, cue
 
-LEVELS = (
-    "nothing is said", "described in words", "sources named", "data sets linked", "with proportions",
-    "scripts published", "bytes published",
-)  # fmt: skip
-_DATASET = re.compile(
-    r"https?://(?:huggingface\.co|hf\.co)/datasets/[\w.-]+/[\w.-]+|https?://(?:the-eye\.eu|pile\.eleuther\.ai|commoncrawl\.org|data\.together\.xyz)\S*"
-)
-_ON_HUB = re.compile(r"(?:huggingface\.co|hf\.co)/datasets/([\w.-]+/[\w.-]+)")
-_HUB_NAME = re.compile(r"([\w.-]{1,96}(?:/[\w.-]{1,96})?)")
-_MOST_LOOKED_UP: Final = 20
-_URL = re.compile(r"https?://[^\s)]+")
-_TRAINED = re.compile(r"(?:pre-?|fine-?)?train(?:ed|ing)?\b", re.I)
-_DESCRIBED = re.compile(r"tokens|corpus|corpora|data ?sets?\b|training data|samples", re.I)
-_SOURCES = re.compile(
-    r"common ?crawl|wikipedia|github|arxiv|stack ?exchange|the pile|dolma|c4\b|refinedweb|fineweb|redpajama|books", re.I
-)
 BYTES_PER_TOKEN: Final = 0.02
 """Fewest that published data can have for each token that a model was trained on: compressed, and read many times."""
-_BENCHMARK = re.compile(r"mmlu|gsm8k|\bc?math\b|math-?500|humaneval|arc-|hellaswag|bbh|aime|gpqa|winogrande|piqa", re.I)
-SMALLEST_SET: Final = 100_000
-"""Bytes that training data have at least, where no manifest lists them with sizes and counts."""
-_PROPORTION = re.compile(r"tokens|%|percent|proportion|weight|share|ratio|epochs|sampling|比例", re.I)
-_HELD_BACK = re.compile(
-    r"\b(?:proprietary|in-house|internal|undisclosed|non-public|private(?:ly)?)\s(?:[\w-]{1,30}\s){0,3}"
-    r"(?:data(?:sets?)?|corpus|corpora)\b",
-    re.I,
-)
-_DENIED = re.compile(r"\b(?:no|not|nor|never|without|neither|free of|instead of|remov\w+|exclud\w+|filter\w*)\b", re.I)
-_TUNED = re.compile(r"fine-?tun|post-?train|\bsft\b|\bdpo\b|rlhf|instruct|align|prefer", re.I)
-_PRETRAINED = re.compile(r"pre-?train", re.I)
-_FROM_ANOTHER = re.compile(r"\bfine-?tuned (?:version of|from)\b", re.I)
-_ORDER = re.compile(
-    r"(?:^|[-_.])(?:order|indices|index_?maps?|idx_?maps?)(?:[-_.].*)?\.(?:npy|npz|bin|idx|jsonl?|csv|parquet)$"
-)
-_HELD_OUT = re.compile(r"\.(?:jsonl?|parquet|bin|arrow|npy|csv|tsv|txt|tfrecord|offsets)(?:\.gz|\.zst)?$")
-_DATA_FILES = re.compile(r"\.(?:parquet|jsonl(?:\.gz|\.zst)?|arrow|bin|npy|tfrecord|tar\.zst)$")
+_MOST_LOOKED_UP: Final = 20
+_HUB_NAME = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
+_URL = re.compile(r"https?://\S+")
+
+
+class Said(NamedTuple):
+    """A kind of statement that a maker makes of the data, by the words that its sentence has."""
+
+    words: re.Pattern[str]
+    also: tuple[re.Pattern[str], ...] = ()
+    """What the sentence, or the heading above, has beside them."""
+    but: tuple[re.Pattern[str], ...] = ()
+    """What the sentence does not have."""
+
+
+_DENIED = cue("denied")
+_ON_PUBLIC = Said(cue("trained_on"), (any_of(WORDS["names"]["data_sets"], around=r"\b{}\b"),))
+"""On data sets that anybody can have under the name that sentences give them."""
+_DESCRIBED = Said(cue("trained_on"), (cue("described"),))
+_REFUSAL = Said(cue("not_given"), (cue("data"), cue("trained", "data_of_ours")), (cue("not_about"),))
+_HELD_BACK = Said(cue("held_back"), (CUES["trained"],), (_DENIED,))
+_PART = Said(cue("part"), (cue("given"),), (CUES["evaluated"], _DENIED))
+_RELEASE = Said(cue("all_given"), but=(_DENIED,))
+_PRETRAINED = Said(cue("pretrained"))
+_FROM_ANOTHER = cue("from_another")
 
 
 def rows(subject: Subject) -> Iterator[Row]:
-    """The training data, their order, the tokenizer."""
+    """The training data, their sources, the tokenizer, the data of the evaluation."""
     yield _training(subject)
     yield _sources(subject)
-    yield _order(subject)
     yield _tokenizer(subject)
     yield _evaluation(subject)
 
 
-def _evaluation(subject: Subject) -> Row:
-    found = sift(subject.source, (path for path in subject.source.sizes if _is_held_out(path)), "data", 4)
-    if found.real:
-        return found.here(subject.source, ask.DATA_EVALUATION, 4)
-    for document in subject.documents:
-        named: dict[str, int] = {}
-        for cell in table_cells(document):
-            label = next((text for text in cell.row[1::-1] if len(text) < 100 and _BENCHMARK.search(text)), "")
-            if label and len(cell.row) > 1 and "://" not in label:
-                named.setdefault(label, cell.line)
-        if named:
-            shown = sorted(named)
-            reason = f"public benchmarks by name: {', '.join(shown[:6])}" + (", …" if len(shown) > 6 else "")
-            return ask.DATA_EVALUATION.yes(Grade.CLAIMED, reason, document.at(named[shown[0]]))
-    return found.missing(subject.source, ask.DATA_EVALUATION, "neither files nor names of public benchmarks")
-
-
-def _is_held_out(path: str) -> bool:
-    """Whether a file is evaluation data, by its name or its folder's."""
-    folder, _, base = path.lower().rpartition("/")
-    if is_test(path) or not _HELD_OUT.search(base):
-        return False
-    if re.search(r"held-?out", path.lower()) or re.search(r"(?:^|/)validation(?:/|$)", folder):
-        return True
-    return re.search(r"eval\w*(?:/|$)", folder) is not None and bool(
-        re.search(r"\.(?:jsonl|parquet|bin|arrow)(?:\.gz|\.zst)?$", base)
-    )
+# -- data.training --------------------------------------------------------------------------------------------------
 
 
 def _training(subject: Subject) -> Row:
-    found = sift(subject.source, data_files(subject), "data")
+    question, found = ask.DATA_TRAINING, sift(subject.source, data_files(subject), "data")
     here = _bytes(subject, found) if found.real else None
-    linked = _linked(subject)
+    linked = trained_on(subject)
     if linked and (here is None or here.answer != "yes"):  # a sample of what is linked
         return _links(subject, linked)
     if here is not None:
         return here
+    if refused := _said(subject, _REFUSAL):
+        reason = f"the maker says that the training data are not given out: “{refused.quote}”"
+        return question.no(Grade.CLAIMED, reason, refused)
     if found.hollow or found.unread:
-        return found.missing(subject.source, ask.DATA_TRAINING, "")
-    for level, pattern in ((2, _SOURCES), (1, _DESCRIBED)):
-        places = tuple(_lines(subject, pattern))
-        if places:
-            reason = f"level {level}, {LEVELS[level]}, and no more: no data here, no list of data sets, no link to one"
-            return ask.DATA_TRAINING.no(Grade.ABSENT, reason, *places[:4])
-    return ask.DATA_TRAINING.no(Grade.ABSENT, f"level 0: {LEVELS[0]}")
+        return found.missing(subject.source, question, "")
+    if place := _said(subject, _ON_PUBLIC):
+        reason = f"public data sets are named, not linked, as what it was trained on: “{place.quote}”"
+        return question.partly(Grade.CLAIMED, reason, place)
+    if place := _said(subject, _DESCRIBED):
+        reason = f"no training data here and no link to any; they are described in words only: “{place.quote}”"
+        return question.no(Grade.ABSENT, reason, place)
+    return question.no(Grade.ABSENT, "no training data here, no link to any, and no document says what they were")
 
 
 def _bytes(subject: Subject, found: Sifted) -> Row:
     """Files of data that are here: whether they can be all of it."""
-    size = sum(subject.source.sizes[path] for path in found.real)
-    places = tuple(subject.source.whole(path) for path in found.real[:6])
-    reason = f"level 6, {LEVELS[6]}: {len(found.real)} files, {size:,} bytes"
+    question, size = ask.DATA_TRAINING, sum(subject.source.sizes[path] for path in found.real)
+    named = {each.name: each.evidence for each in data_sets(subject) if each.file and each.use == "trained"}
+    places = [subject.source.whole(path) for path in found.real[:6]]
+    places += list(dict.fromkeys(named[path] for path in found.real if path in named))[:2]
+    shown = ", ".join(found.real[:4]) + (", …" if len(found.real) > 4 else "")
+    reason = f"the training data are in {len(found.real)} files here, {size:,} bytes: {shown}"
     stated = max(subject.stated("tokens"), key=lambda claim: claim.value, default=None)
-    if stated is not None and size < BYTES_PER_TOKEN * stated.value:
+    if stated is not None and size < BYTES_PER_TOKEN * stated.value and _base(subject) is None:
         reason += f", which cannot hold the {stated.text} tokens that are stated"
-        return ask.DATA_TRAINING.partly(Grade.CLAIMED, reason, *places, stated.evidence)
+        return question.partly(Grade.CLAIMED, reason, *places, stated.evidence)
     known = listing(subject.source)
-    problem = _incomplete(found, known)
-    if size < SMALLEST_SET and (known is None or not known.counted):
-        reason += ": too few for a training set, and no manifest lists them with their sizes and counts of tokens"
-        return ask.DATA_TRAINING.partly(Grade.CLAIMED, reason, *places)
-    if problem:
-        return ask.DATA_TRAINING.partly(Grade.PRESENT, f"{reason}; {problem}", *places)
-    return ask.DATA_TRAINING.yes(Grade.PRESENT, reason, *places)
+    counted = known is not None and known.counted
+    if size < SMALLEST_SET and not counted:
+        reason += ": too few for a training set, and no list gives their sizes and counts of tokens"
+        return question.partly(Grade.CLAIMED, reason, *places)
+    if part := _said(subject, _PART):
+        reason += f"; a document says that they are a part: “{part.quote}”"
+        return question.partly(Grade.PRESENT, reason, *places, part)
+    others = [f"{path} {why}" for path, why in (found.hollow | found.unread).items()]
+    problem = "no list says which files there should be" if known is None else known.problem
+    if others and (problem or not counted):  # else an empty split, listed as one
+        problem = others[0]
+    if problem and (others or not named.keys() >= set(found.real)):
+        return question.partly(Grade.PRESENT, f"{reason}; {problem}", *places)
+    return question.yes(Grade.PRESENT, reason, *places)
 
 
-def _incomplete(found: Sifted, known: Listing | None) -> str:
-    """What stands against these being all of the data; empty where nothing does."""
-    not_real = {**found.hollow, **found.unread}
-    if not_real and not (known is not None and known.counted and not known.problem):  # an empty split, listed as one
-        path, why = next(iter(not_real.items()))
-        return f"{path} {why}"
-    if known is None:
-        return "no manifest"
-    return known.problem
-
-
-def _links(subject: Subject, linked: list[Evidence]) -> Row:
-    """Data sets that are linked: how much more is told of them, and whether something says that they are not all."""
-    shown = ", ".join(list(dict.fromkeys(each.quote for each in linked))[:16])
-    proportions, scripts = _proportions(subject), linked_data_code(subject)
-    level = 5 if scripts else 4 if proportions else 3
-    reason = f"level {level}, {LEVELS[level]}: {shown}; none was read"
-    places = tuple(linked[:6])
-    if proportions:
-        reason += "; proportions in a table" if scripts else ""
-        places += (proportions,)
-    places += tuple(scripts[:1])
-    base = _base(subject)
-    if base is not None and not _covers_base(subject):
-        reason += f"; it was made from {base.quote}, and what that was trained on is not among them"
-        return ask.DATA_TRAINING.partly(Grade.LINKED, reason, *places, base)
-    kept = _held_back(subject)
-    if kept is not None:
-        reason += "; a document speaks of data that are kept back"
-        return ask.DATA_TRAINING.partly(Grade.LINKED, reason, *places, kept)
-    return ask.DATA_TRAINING.yes(Grade.LINKED, reason, *places)
-
-
-def _proportions(subject: Subject) -> Evidence | None:
-    """A table that says how much of each source there was."""
-    for document in subject.documents:
-        rows: dict[tuple[str, ...], set[str]] = {}
-        for cell in table_cells(document):
-            if (
-                cell.column
-                and re.fullmatch(r"[~≈]?\d[\d,.]*\s?(?:%|[KMBT]|GB|TB)?", cell.text)
-                and len(cell.header) > 1
-            ):
-                header = cell.header[cell.column][:80] if cell.column < len(cell.header) else ""
-                source = cell.row[0][:200]
-                named = _SOURCES.search(source) or _ON_HUB.search(source)
-                if named and _PROPORTION.search(header):
-                    rows.setdefault(cell.header, set()).add(source)
-                    if len(rows[cell.header]) > 1:
-                        return document.at(cell.line)
-    return None
+def _links(subject: Subject, linked: list[DataSet]) -> Row:
+    """Data sets that are linked: how much more is told of them, and what says that they are not all."""
+    linked = sorted(linked, key=lambda each: each.use != "trained")
+    names = list(dict.fromkeys(each.name for each in linked))
+    trained = [each for each in linked if each.use == "trained"]
+    told = bool(trained) or _said(subject, _RELEASE) is not None
+    reason = "the documents link what it was trained on" if told else "the documents link data sets of its maker"
+    reason += f": {', '.join(names[:12])}{', …' if len(names) > 12 else ''} (not read)"
+    places = list({each.evidence.quote: each.evidence for each in linked[:40]}.values())[:6]
+    if scripts := linked_data_code(subject):
+        reason += "; the code that made them is linked"
+        places += scripts[:1]
+    base, pretrained = _base(subject), _said(subject, _PRETRAINED)
+    missing: list[tuple[str, Evidence | None]] = []
+    if base is None and trained and all(each.stage == "fine-tuning" for each in trained):
+        missing.append(("these are the data of the fine-tuning; those of the pre-training are not linked", pretrained))
+    elif not told and (pretrained or not any(each.sentence for each in linked)):
+        missing.append(("no sentence says that they are all that it was trained on", pretrained))
+    for words, kind in (
+        ("a document speaks of data that are kept back", _HELD_BACK),
+        ("the maker does not give out other data", _REFUSAL),
+        ("what is published is said to be a part", _PART),
+    ):
+        if place := _said(subject, kind):
+            missing.append((f"{words}: “{place.quote}”", place))
+    if base is not None:
+        reason += f"; it was made from {base.quote}, whose own training data are a question about that model"
+        places.append(base)
+    reason = "; ".join((reason, *(words for words, _ in missing)))
+    places += [place for _, place in missing if place]
+    return ask.DATA_TRAINING.answer("partly" if missing else "yes", Grade.LINKED, reason, *places)
 
 
 def _base(subject: Subject) -> Evidence | None:
@@ -195,123 +164,103 @@ def _base(subject: Subject) -> Evidence | None:
     card = subject.card
     if card is None:
         return None
-    named = (subject.metadata.value or {}).get("base_model")
-    for each in named if isinstance(named, list) else [named]:
-        if isinstance(each, str) and each.strip():
-            line = next((n for n, text in enumerate(card.lines, 1) if each in text), 1)
-            return Evidence(card.file, f"line {line}, key base_model", each[:200], card.sha256)
-    said = next((n for n, text in enumerate(card.lines, 1) if _FROM_ANOTHER.search(text)), None)
-    return None if said is None else card.at(said)
-
-
-def _covers_base(subject: Subject) -> bool:
-    """Whether a data set is linked where a document speaks of what came before the tuning."""
-    for document in subject.documents:
-        for number in sorted({link.line for link in document.links if _DATASET.match(link.target)}):
-            text = document.lines[number - 1] + " " + " ".join(document.headings[number - 1])
-            if _PRETRAINED.search(text) and not _TUNED.search(text):
-                return True
-    return False
-
-
-def _held_back(subject: Subject) -> Evidence | None:
-    """A line about training on data that nobody else has."""
-    for document in subject.documents:
-        for number, line in enumerate(document.lines, 1):
-            match = _HELD_BACK.search(line)
-            if match and _TRAINED.search(line) and not _DENIED.search(line[: match.start()]):
-                return document.at(number)
+    for _, place in tagged(subject, "base_model"):
+        return place
+    for sentence in card.sentences[:400]:
+        if found := _FROM_ANOTHER.search(sentence.text[:600]):
+            name = next(filter(None, found.groups()), "").strip()
+            if is_model_name(name) and not subject.kin(name.rpartition("/")[2]):
+                return card.at(sentence.line_at(found.start()), name)
     return None
 
 
-def data_files(subject: Subject) -> tuple[str, ...]:
-    """Files of training data."""
-    return tuple(path for path in subject.source.sizes if is_data(path))
+def _said(subject: Subject, kind: Said) -> Evidence | None:
+    """The first sentence of a kind in the release's own documents that is not about another model."""
+    names = frozenset(map(normalise, subject.names))
+    for document in own_documents(subject):
+        for sentence in document.sentences if "/" not in document.file else ():
+            text = _URL.sub("", sentence.text[:1_000])
+            found = kind.words.search(text)
+            if found is None or any(each.search(text) for each in kind.but):
+                continue
+            about = " ".join((*sentence.headings[-1:], text))
+            if all(each.search(about) for each in kind.also) and not of_another(text[: found.start()], names):
+                return document.at(sentence.line, sentence.text[:240])
+    return None
 
 
-def is_data(path: str) -> bool:
-    """Whether a file is training data, by its name: in a folder of data, and of a kind that holds them."""
-    folder = re.match(r"(?:.*/)?(?:data(?:sets?)?|corpus|training_data)/", path.lower())
-    return folder is not None and _DATA_FILES.search(path.lower()) is not None
-
-
-def _linked(subject: Subject) -> list[Evidence]:
-    """Data sets that the metadata or a line about training links to."""
-    out = []
-    metadata = subject.metadata.value or {}
-    named = metadata.get("datasets")
-    card = subject.card
-    if card is not None and isinstance(named, list):
-        for each in named[:50]:
-            if isinstance(each, str):
-                line = next((n for n, text in enumerate(card.lines, 1) if each in text), 1)
-                out.append(Evidence(card.file, f"line {line}, key datasets", each, card.sha256))
-    hashes = {document.file: document.sha256 for document in subject.documents}
-    linked = subject.links(_DATASET.match, _about_training)
-    return out + [replace(each, sha256=hashes[each.file]) for each in linked]
+# -- the other rows -------------------------------------------------------------------------------------------------
 
 
 def _sources(subject: Subject) -> Row:
     """The data sets that are named, looked up on the hub where the release is."""
-    linked = _linked(subject)
+    question, linked = ask.DATA_SOURCES, trained_on(subject)
     if not linked:
-        return ask.DATA_SOURCES.not_applicable("no data set is named")
-    named: dict[str, Evidence] = {}
-    for each in linked:
-        match = _ON_HUB.search(each.quote) or _HUB_NAME.fullmatch(each.quote)
-        if match:
-            named.setdefault(match[1], each)
-    found = {each: subject.source.data_set(each) for each in list(named)[:_MOST_LOOKED_UP]}
+        return question.not_applicable("no data set is named that it was trained on")
+    named = {each.name: each.evidence for each in reversed(linked) if _HUB_NAME.fullmatch(each.name)}
+    found = {each: subject.source.data_set(each) for each in list(named)[::-1][:_MOST_LOOKED_UP]}
     known = {each: what for each, what in found.items() if what is not None}
     if not known:
-        reason = f"{len(linked)} named or linked; nothing beyond this folder was asked for them"
-        return ask.DATA_SOURCES.unknown(Grade.LINKED, reason, *linked[:6])
+        reason = f"{len(linked)} links to data sets; none was followed, for only this folder was read"
+        return question.unknown(Grade.LINKED, reason, *(each.evidence for each in linked[:6]))
     missing = [each for each, what in known.items() if not what]
     shown = "; ".join(f"{each}: {what or 'not there, or private'}" for each, what in known.items())
-    places = tuple(named[each] for each in (missing or list(known)))[:6]
     answer: Answer = "no" if len(missing) == len(known) else "partly" if missing else "yes"
-    return ask.DATA_SOURCES.answer(answer, Grade.LINKED, shown[:1500], *places)
+    return question.answer(answer, Grade.LINKED, shown[:1500], *(named[each] for each in (missing or list(known))[:6]))
 
 
-def _about_training(document: Document, line: int) -> bool:
-    text = document.lines[line - 1] + " " + " ".join(document.headings[line - 1])
-    return bool(_TRAINED.search(text)) and not re.search(r"evaluat|benchmark", text, re.I)
-
-
-def _lines(subject: Subject, pattern: re.Pattern[str]) -> Iterator[Evidence]:
-    """Lines about training on something."""
-    for document in subject.documents:
-        for number, line in enumerate(document.lines, 1):
-            if re.search(
-                r"train(?:ed)?\b.{0,60}\bon\b|fine-?tuned\b.{0,40}\bwith\b|training data", line, re.I
-            ) and pattern.search(plain(_URL.sub("", line))):
-                yield document.at(number)
-
-
-def _order(subject: Subject) -> Row:
-    named = (path for path in subject.source.sizes if _ORDER.search(path.rpartition("/")[2].lower()))
-    found = sift(subject.source, (path for path in named if not is_test(path)), "order", 4)
-    if found.real:
-        return found.here(subject.source, ask.DATA_ORDER, 4)
-    transcripts = subject.source.find("transcript.jsonl")
-    if transcripts and data_files(subject) and _names_data(subject, transcripts[0]):
-        place = subject.source.whole(transcripts[0])
-        reason = f"a function of data fingerprint, seed and step, which {transcripts[0]} records"
-        return ask.DATA_ORDER.yes(Grade.PRESENT, reason, place)
-    return found.missing(subject.source, ask.DATA_ORDER, "no file of indices, and nothing to compute it from")
-
-
-def _names_data(subject: Subject, transcript: str) -> bool:
-    """Whether a transcript's first line says which data were used."""
-    head = attempt(lambda: subject.source.read(transcript, 1_000_000)).value or b""
-    return b'"data_fingerprint"' in head.partition(b"\n")[0]
+_TOKENIZERS: Final = (
+    "tokenizer.json", "tokenizer*.model", "*.tiktoken", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
+    "*tokenizer*.txt", "sentencepiece*.model", "*bpe*.model", "*vocab*.txt",
+)  # fmt: skip
+_LOADED = re.compile(r"Tokenizer\.from_pretrained\(\s*[\"'][\w.-]{1,96}/[\w.-]{1,96}[\"']")
 
 
 def _tokenizer(subject: Subject) -> Row:
-    named = subject.source.find("tokenizer.json", "tokenizer.model", "*.tiktoken", "vocab.json", "spiece.model")
+    question, named = ask.DATA_TOKENIZER, subject.source.find(*_TOKENIZERS)
     found = sift(subject.source, (path for path in named if not is_test(path)), "tokenizer", 4)
     if found.real:
-        return found.here(subject.source, ask.DATA_TOKENIZER, 4)
+        return found.here(subject.source, question, 4)
     if links := weight_links(subject):
-        return ask.DATA_TOKENIZER.yes(Grade.LINKED, "not here; it comes with the linked weights", *links[:2])
-    return found.missing(subject.source, ask.DATA_TOKENIZER, "no file of one")
+        return question.yes(Grade.LINKED, "not here; it comes with the linked weights", *links[:2])
+    for document in subject.documents:
+        line = next((number for number, text in enumerate(document.lines, 1) if _LOADED.search(text)), None)
+        if line is not None:
+            reason = "not here; a document says where it is loaded from"
+            return question.yes(Grade.LINKED, reason, document.at(line))
+    reason = "no tokenizer's file here (tokenizer.json, tokenizer.model, …), and no link to weights with one"
+    return found.missing(subject.source, question, reason)
+
+
+def _evaluation(subject: Subject) -> Row:
+    question, source = ask.DATA_EVALUATION, subject.source
+    found = sift(source, (path for path in source.sizes if is_evaluation_data(source, path)), "data", 4)
+    if found.real:
+        return found.here(source, question, 4)
+    if linked := [each for each in data_sets(subject) if each.use == "evaluated" and not each.file]:
+        reason = f"linked, not read: {', '.join(dict.fromkeys(each.name for each in linked[:6]))}"
+        return question.yes(Grade.LINKED, reason, *(each.evidence for each in linked[:4]))
+    if named := _benchmarks(subject):
+        shown = sorted(named)
+        reason = f"public benchmarks by name: {', '.join(shown[:6])}" + (", …" if len(shown) > 6 else "")
+        return question.yes(Grade.CLAIMED, reason, *dict.fromkeys(named[each] for each in shown[:4]))
+    if own := own_papers(subject):
+        reason = "no evaluation data here and no benchmark by name; the model's own report is linked and was not read"
+        return question.unknown(Grade.ABSENT, reason, own[0].evidence)
+    reason = "no files of evaluation data, no link to any, and no public benchmark by name"
+    return found.missing(source, question, reason)
+
+
+def _benchmarks(subject: Subject) -> dict[str, Evidence]:
+    """Public benchmarks that head scores in tables or, where none does, that a sentence on evaluation names."""
+    named: dict[str, Evidence] = {}
+    for document in own_documents(subject):
+        for cell in score_cells(document):
+            for label in (*cell.row[:2], *cell.header[cell.column : cell.column + 1]):
+                if label not in named and len(label) < 60 and BENCHMARK.search(label) and len(named) < 50:
+                    named[label] = document.at(cell.line)
+        for sentence in document.sentences if not named else ():
+            text = sentence.text[:2_000]
+            if (match := BENCHMARK.search(text)) and CUES["evaluated"].search(" ".join((text, *sentence.headings))):
+                named.setdefault(match[0], document.at(sentence.line))
+    return named

@@ -1,52 +1,52 @@
 """Documents: model card, data card, report, paper, evaluation results, each here, linked or only spoken of.
 
-The word "paper" in a card is no paper. A report counts as linked when a link leads to one, as present when its file is
-here; and a card counts as a card when it says what cards are for.
+The word "paper" in a card is no paper. A report counts as linked when a link leads to the model's own
+(:mod:`clearseek.audit.checks.papers`), as present when its file is here; and a card counts as a card when it says what
+cards are for. Scores stand in tables, lists, metadata and pictures, or in a report that was not read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from itertools import islice, takewhile
-from math import prod
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks import content_summary
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.checks.data_sets import linked_results, trained_on
+from clearseek.audit.checks.evaluations import listed_scores, score_lines
+from clearseek.audit.checks.papers import own_papers, papers
+from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.presence import different_words, numbers, parsed, sift
+from clearseek.audit.read.mentions import first_link, mentions, own_documents
+from clearseek.audit.read.presence import Sifted, different_words, sift
 from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import Subject, attempt
-from clearseek.audit.read.tables import table_cells
+from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.words import WORDS, any_of
 
-_PAPER = re.compile(
-    r"arxiv\.org/(?:abs|pdf)/|doi\.org/|openreview\.net/|aclanthology\.org/|\.pdf(?:$|[?#])|dl\.acm\.org|nature\.com/articles"
-)
-_REVIEWED = re.compile(r"openreview\.net/|aclanthology\.org/|proceedings\.|nature\.com/articles|dl\.acm\.org")
 _RESULT_FOLDER = re.compile(r"(?:^|/)(?:eval\w{0,40}|results?|\.eval_results)(?:/|$)")
 _RESULT = re.compile(r"\.(?:jsonl?|csv|tsv|parquet)(?:\.gz|\.zst)?$|(?:result|metric|score)[^/]*\.(?:txt|md|ya?ml)$")
+_ASKED = re.compile(
+    r"(?:^|[/_.-])(?:data|datasets?|tasks?|questions?|prompts?|configs?|test|testdata|benchmark|harness"
+    r"|statistics)(?:[/_.-]|$)"
+)
+"""Words of a path that say what is asked, not what was answered."""
 _POLICY = re.compile(r"copyright-policy|opt-?out")
-_PLOTS = re.compile(r"(?:^|/)(?:plot|fig|image|img|logo|picture)\w{0,40}/")
-_LARGEST_RESULT: Final = 1_000_000
-_MOST_NUMBERS: Final = 1_000
+_PLOTS = re.compile(r"(?:^|/)(?:plot|fig|image|img|logo|picture|asset)\w{0,40}/")
+_DATA_CARD = re.compile(
+    r"(?:.*/)?(?:(?:data(?:set)?_?card|datasheet)[^/]*|croissant[^/]*\.json)|(?:.*/)?data(?:set)?s?/readme\.md"
+)
+_PICTURED = re.compile(r"bench|eval|result|perform|score|compar|leaderboard|radar|accuracy|评测|性能", re.I)
+_REPORTED = re.compile(r"eval|benchmark|results|scores|performance|评测|性能", re.I)
+_PRINTED = r"\b(?:accepted|published|appear\w*|presented|oral|spotlight|poster)\b.{0,40}\b{}\b"
+_REVIEWED = any_of(WORDS["names"]["venues"], re.NOFLAG, _PRINTED)
 FEWEST_WORDS: Final = 30
 """Different words that a card has at least to be one."""
-SECTIONS = {
-    "what the model is": r"introduction|summary|description|details|overview|architecture|about|^model$"
-    r"|介绍|介紹|简介|簡介|概述|概览|架构|présentation|aperçu|introducci|descripci|resumen|arquitectura"
-    r"|einführung|einleitung|beschreibung|übersicht|überblick|architektur",
-    "how to use it": r"usage|how to|use|inference|run|quick ?start|getting started|使用|用法|快速|推理|部署"
-    r"|utilisation|\buso\b|utilizaci|verwendung|nutzung|anwendung",
-    "evaluation": r"evaluation|results|benchmark|performance|评测|評測|评估|評估|结果|結果|性能|基准"
-    r"|évaluation|résultat|evaluaci|resultado|auswertung|bewertung|ergebnis|leistung",
-    "training": r"training|pre-?train|data|训练|訓練|数据|數據|entra[iî]nement|données|entrenamiento|datos|daten",
-    "limits and risks": r"limitation|bias|risk|safety|out-of-scope|responsib|局限|限制|偏见|偏見|风险|風險|安全"
-    r"|limite|biais|risque|limitaci|sesgo|riesgo|einschränkung|grenzen|verzerrung|risik",
-    "licence": r"licen[cs]e|terms|许可|許可|协议|協議|授权|授權|licencia|lizenz",
-}
+_SHORTEST_POLICY: Final = 15
+"""Different words of a section that says something."""
+_CODE = re.compile(r"\.(?:py|sh|ipynb|js|ts|c|cc|cpp|cu|h|rs|go|java|jl|ya?ml|toml|lock)$")
+SECTIONS: Final = {part: any_of(words) for part, words in WORDS["sections"].items()}
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -62,220 +62,172 @@ def rows(subject: Subject) -> Iterator[Row]:
 
 def _policy(subject: Subject) -> Row:
     """A document that the AI Act asks for, by its file's name or by a heading."""
+    question = ask.DOCUMENTS_COPYRIGHT_POLICY
     named = (path for path in subject.source.sizes if _POLICY.search(path.rpartition("/")[2].lower().replace("_", "-")))
     found = sift(subject.source, (path for path in named if not _CODE.search(path.lower())), "policy", 1)
-    if found.real:
-        path = found.real[0]
-        return ask.DOCUMENTS_COPYRIGHT_POLICY.yes(Grade.PRESENT, path, subject.source.whole(path))
+    if row := _here_or_linked(subject, question, found, re.compile(r"copyright polic|opt-?out polic", re.I)):
+        return row
     if section := subject.heading(_POLICY):
-        document, number = section
-        below = takewhile(lambda text: not text.startswith("#"), document.lines[number : number + 200])
-        grade = Grade.PRESENT if different_words(" ".join(below)) >= _SHORTEST_POLICY else Grade.CLAIMED
-        return ask.DOCUMENTS_COPYRIGHT_POLICY.yes(grade, f"a section of {document.file}", document.at(number))
-    return found.missing(subject.source, ask.DOCUMENTS_COPYRIGHT_POLICY, "no file and no section of that name")
+        document, line = section
+        below = [each.text for each in document.blocks if each.headings == document.headings[line - 1]]
+        grade = Grade.PRESENT if different_words(" ".join(below[1:])) >= _SHORTEST_POLICY else Grade.CLAIMED
+        return question.yes(grade, f"a section of {document.file}", document.at(line))
+    return found.missing(subject.source, question, "no file, section or link of that name (copyright policy, opt-out)")
 
 
-_SHORTEST_POLICY: Final = 15
-"""Different words of a section that says something."""
-_CODE = re.compile(r"\.(?:py|sh|ipynb|js|ts|c|cc|cpp|cu|h|rs|go|java|jl|ya?ml|toml|lock)$")
+def _here_or_linked(subject: Subject, question: Question, found: Sifted, words: re.Pattern[str]) -> Row | None:
+    """The yes of a document that is here, or of a link of these words."""
+    if found.real:
+        return found.here(subject.source, question, 6)
+    link = first_link(subject, words)
+    return question.yes(Grade.LINKED, f"linked, not read: {link.target}", link.place) if link else None
 
 
 def _model_card(subject: Subject) -> Row:
-    card = subject.card
+    card, question = subject.card, ask.DOCUMENTS_MODEL_CARD
     if card is None:
-        return ask.DOCUMENTS_MODEL_CARD.no(Grade.ABSENT, "no README at the top of the release")
-    place = (Evidence(card.file, "", "", card.sha256),)
+        return question.no(Grade.ABSENT, "no README at the top of the release")
+    place = Evidence(card.file, "", "", card.sha256)
     words = different_words(card.text[:400_000])
     if words < 2:
         reason = f"named like one and holds nothing: {card.file} holds {words} words"
-        return ask.DOCUMENTS_MODEL_CARD.no(Grade.CLAIMED, reason, *place)
-    filled = sections(card)
-    found = [part for part, words in SECTIONS.items() if any(re.search(words, each, re.I) for each in filled)]
+        return question.no(Grade.CLAIMED, reason, place)
+    beside = [each for each in subject.documents if re.fullmatch(r"model[-_ ]?card\.\w{2,3}", each.file, re.I)]
+    filled = tuple(title for each in (card, *beside) for title in sections(each))
+    found = [part for part, words in SECTIONS.items() if any(map(words.search, filled))]
     missing = [part for part in SECTIONS if part not in found]
     if len(found) < 2:
         reason = f"{card.file} has no sections that a card has, or nothing stands in them"
-        return ask.DOCUMENTS_MODEL_CARD.partly(Grade.PRESENT, reason, *place)
+        return question.partly(Grade.PRESENT, reason, place)
     reason = f"{card.file} has sections on {', '.join(found)}" + (f"; none on {', '.join(missing)}" if missing else "")
-    answer: Answer = "yes" if not missing or missing == ["limits and risks"] else "partly"
     if words < FEWEST_WORDS:
-        answer, reason = "partly", f"{reason}; {words} different words in all"
-    borne = _borne_out(subject, card)
-    if borne is not None:
-        figure, what = borne
-        reason += f"; its {figure.quote or 'figure'} is what {what} comes to"
-        return ask.DOCUMENTS_MODEL_CARD.answer(answer, Grade.CHECKED, reason, *place, figure)
-    return ask.DOCUMENTS_MODEL_CARD.answer(answer, Grade.PRESENT, reason, *place)
+        return question.partly(Grade.PRESENT, f"{reason}; {words} different words in all", place)
+    answer: Answer = "yes" if not missing or missing == ["limits and risks"] else "partly"
+    return question.answer(answer, Grade.PRESENT, reason, place)
 
 
 def sections(card: Document) -> tuple[str, ...]:
     """Titles of the sections in which something stands."""
-    found: dict[str, None] = {}
-    for line, path in zip(card.lines, card.headings, strict=True):
-        if path and not line.lstrip().startswith("#") and re.search(r"\w", line):
-            found.update(dict.fromkeys(path))
-    return tuple(title[:300] for title in found)
-
-
-def _borne_out(subject: Subject, card: Document) -> tuple[Evidence, str] | None:
-    """A figure of the card that other bytes give, and which bytes."""
-    ways: dict[str, list[tuple[float, str]]] = {"total": [], "activated": [], "context": []}
-    counts = subject.counts
-    if counts is not None:
-        ways["total"] = [(float(each), "config.json") for each in (counts.total, counts.total + counts.mtp)]
-        ways["activated"] = [
-            (float(each), "config.json")
-            for each in (
-                counts.activated, counts.activated_without_embedding, counts.activated_without_embedding_and_head,
-            )
-        ]  # fmt: skip
-    elif subject.weights.complete:
-        elements = sum(prod(entry.shape) for _, entry in subject.weights.tensors.values())
-        ways["total"] = [(float(elements), "the tensors of the weight files")]
-    positions = (subject.config_raw.value or {}).get("max_position_embeddings")
-    if type(positions) is int and 0 < positions < 10**12:
-        ways["context"] = [(float(positions), "config.json")]
-    for claim in subject.claims:
-        if claim.evidence.file == card.file:
-            for actual, what in ways.get(claim.kind, ()):
-                if claim.agrees(actual):
-                    return Evidence(card.file, claim.evidence.where, claim.text, card.sha256), what
-    return _score_borne_out(subject, card)
-
-
-def _score_borne_out(subject: Subject, card: Document) -> tuple[Evidence, str] | None:
-    """A score in the card's tables that a file of raw results has under the same benchmark, and that file."""
-    small = [
-        path for path in subject.source.sizes if _is_result(path) and subject.source.sizes[path] <= _LARGEST_RESULT
-    ]
-    raw = sift(subject.source, (path for path in small if path.lower().endswith(".json")), "results")
-    held = [
-        (normalise(key), value, path)
-        for path in raw.real[:6]
-        for key, value in islice(numbers(_value(subject, path)), _MOST_NUMBERS)
-    ]
-    for cell in islice(table_cells(card), _MOST_NUMBERS) if held else ():
-        match = re.fullmatch(r"\d{1,3}\.(\d{1,4})\s?%?", cell.text)
-        if match is None:
-            continue
-        names = [normalise(text[:60].partition("(")[0]) for text in cell.row[:2]]
-        for key, value, path in held:
-            close = any(f"{each:.{len(match[1])}f}" == cell.text.rstrip(" %") for each in (value, 100 * value))
-            if close and any(len(name) > 2 and name in key for name in names):
-                return Evidence(card.file, f"line {cell.line}", cell.text, card.sha256), path
-    return None
-
-
-def _value(subject: Subject, path: str) -> Any:
-    """The JSON value of a file; None where it cannot be read."""
-    raw = attempt(lambda: subject.source.read(path, _LARGEST_RESULT)).value
-    return None if raw is None else parsed(raw)
+    titles = {block.line for block in card.blocks if block.kind == "heading"}
+    filled = (
+        path
+        for number, (line, path) in enumerate(zip(card.lines, card.headings, strict=True), 1)
+        if path and number not in titles and re.search(r"\w", line)  # text, a table or an example of code
+    )
+    return tuple(dict.fromkeys(title[:300] for path in filled for title in path))
 
 
 def _data_card(subject: Subject) -> Row:
-    files = subject.source.find("data_card*", "datacard*", "dataset_card*", "datasheet*", "croissant*.json")
-    files += tuple(
-        path for path in subject.source.sizes if re.fullmatch(r"(?:.*/)?data(?:set)?s?/readme\.md", path.lower())
-    )
-    found = sift(subject.source, (path for path in files if not _CODE.search(path.lower())), "data card")
-    if found.real:
-        return found.here(subject.source, ask.DOCUMENTS_DATA_CARD, 6)
-    sets = re.compile(r"huggingface\.co/datasets/", re.I)
-    if links := [each for each in subject.links() if sets.search(each.quote)]:
-        reason = "no data card here; the documents link to data sets, which have their own"
-        return ask.DOCUMENTS_DATA_CARD.partly(Grade.LINKED, reason, *_places(links))
-    return found.missing(subject.source, ask.DOCUMENTS_DATA_CARD, "no data card here, and no link to one")
+    question = ask.DOCUMENTS_DATA_CARD
+    named = [path for path in subject.source.sizes if _DATA_CARD.fullmatch(path.lower())]
+    named = [path for path in named if not path.lower().endswith("readme.md") or _trains(subject, path)]
+    found = sift(subject.source, (path for path in named if not _CODE.search(path.lower())), "data card")
+    words = re.compile(r"data ?sheet|data(?:set)? (?:card|statement)", re.I)
+    if row := _here_or_linked(subject, question, found, words):
+        return row
+    if linked := [each.evidence for each in trained_on(subject)]:
+        reason = "no data card here; the documents link the training data's own pages, which may be ones"
+        return question.partly(Grade.LINKED, reason, *_places(linked))
+    return found.missing(subject.source, question, "no data card here, and no link to one")
 
 
-def _places(links: list[Evidence]) -> list[Evidence]:
+def _trains(subject: Subject, path: str) -> bool:
+    """Whether the page of a folder of data speaks of training: data to evaluate on have pages, too."""
+    return any(re.search(r"\btrain|训练", document.text, re.I) for document in subject.source.readable([path]))
+
+
+def _places(links: Iterable[Evidence]) -> list[Evidence]:
     """Links, each target once, at most six."""
-    return list({link.quote: link for link in reversed(links)}.values())[::-1][:6]
-
-
-def _own_papers(subject: Subject) -> list[Evidence]:
-    """Links to papers that present this model: cited by the card, or named as its paper or report."""
-
-    def presents(document: Document, number: int) -> bool:
-        line = document.lines[number - 1].lower()
-        around = " ".join(document.lines[max(0, number - 12) : number]).lower()
-        cited = "@" in around and ("title" in around or "eprint" in around or "url" in line)
-        return cited or re.search(r"paper|report|preprint", line) is not None
-
-    return subject.links(_PAPER.search, presents)
+    first: dict[str, Evidence] = {}
+    for link in links:
+        first.setdefault(link.quote, link)
+    return list(first.values())[:6]
 
 
 def _report(subject: Subject) -> Row:
-    named = (
-        path
-        for path in subject.source.find("*.pdf", "*report*.md", "*paper*.md", "*.tex")
-        if not path.startswith(".") and _is_report(path, normalise(subject.name))
-    )
-    found = sift(subject.source, named, "report")
+    question, model = ask.DOCUMENTS_REPORT, normalise(subject.name)
+    named = subject.source.find("*.pdf", "*report*.md", "*paper*.md", "*.tex")
+    found = sift(subject.source, (path for path in named if path[0] != "." and _is_report(path, model)), "report")
     if found.real:
-        return found.here(subject.source, ask.DOCUMENTS_REPORT, 6)
-    if links := _own_papers(subject):
-        reason = f"linked: {', '.join(dict.fromkeys(link.quote for link in links))}"
-        return ask.DOCUMENTS_REPORT.yes(Grade.LINKED, reason, *_places(links))
-    return found.missing(subject.source, ask.DOCUMENTS_REPORT, "no report here, and none linked")
+        return found.here(subject.source, question, 6)
+    if own := own_papers(subject):
+        reason = f"the model's own, linked and not read: {', '.join(dict.fromkeys(each.target for each in own[:4]))}"
+        return question.yes(Grade.LINKED, reason, *_places(each.evidence for each in own))
+    unclear = [each for each in papers(subject) if each.own is None]
+    if unclear and not (found.hollow or found.unread):
+        reason = f"no report here; whether a paper that is linked is this model's is not said: {unclear[0].target}"
+        return question.unknown(Grade.ABSENT, reason, *_places(each.evidence for each in unclear))
+    others = "; the papers that are linked are others' work" if papers(subject) else ""
+    return found.missing(subject.source, question, f"no report here, and no link to one{others}")
 
 
 def _is_report(path: str, model: str) -> bool:
-    """A document about the model: named so, or a PDF beside the card; plots and bug reports are none."""
+    """A document about the model: named so, or a PDF named after it; plots, guides and bug reports are none."""
     base = path.rpartition("/")[2].lower()
-    if is_test(path) or _PLOTS.search(path.lower()):
+    if is_test(path) or _PLOTS.search(path.lower()) or re.search(r"bug|issue|licen[cs]e|polic|terms|guide", base):
         return False
-    named = bool(re.search(r"report|paper", base)) and not re.search(r"bug|issue|license", base)
-    return named or (base.endswith(".pdf") and ("/" not in path or model in normalise(base)))
+    named = base.endswith(".pdf") and len(model) > 2 and model in normalise(base)
+    return named or re.search(r"report|paper|preprint", base) is not None
 
 
 def _paper(subject: Subject) -> Row:
-    if links := [link for link in _own_papers(subject) if _REVIEWED.search(link.quote)]:
-        reason = f"linked: {', '.join(dict.fromkeys(link.quote for link in links))}"
-        return ask.DOCUMENTS_PAPER.yes(Grade.LINKED, reason, *_places(links))
-    preprint = bool(_own_papers(subject))
-    reason = "a preprint is linked; whether it was reviewed elsewhere is not said here" if preprint else "none is named"
-    return ask.DOCUMENTS_PAPER.answer("unknown" if preprint else "no", Grade.ABSENT, reason)
-
-
-def score_tables(document: Document) -> list[int]:
-    """Lines of table cells that hold a score of a known kind, which make an evaluation."""
-    words = re.compile(
-        r"accuracy|acc\.|pass@|\bem\b|\bf1\b|bpb|bits per byte|perplexity|score|win ?rate|exact match|percentile|rating"
-        r"|mmlu|gsm8k",
-        re.I,
-    )
-    about: dict[str, bool] = {}
-
-    def named(text: str) -> bool:
-        if text not in about:
-            about[text] = words.search(text[:200]) is not None
-        return about[text]
-
-    return [
-        cell.line
-        for cell in table_cells(document)
-        if re.fullmatch(r"\d{1,4}(?:\.\d+)?\s?%?", cell.text)
-        and any(named(text) for text in (*cell.row[:2], *cell.header[cell.column : cell.column + 1]))
-    ]
+    question, own = ask.DOCUMENTS_PAPER, own_papers(subject)
+    if reviewed := [each for each in own if each.reviewed]:
+        reason = f"linked or cited: {', '.join(dict.fromkeys(each.target for each in reviewed))}"
+        return question.yes(Grade.LINKED, reason, *_places(each.evidence for each in reviewed))
+    for document in own_documents(subject) if own else ():
+        for sentence in document.sentences if "/" not in document.file else ():
+            if _REVIEWED.search(sentence.text[:1_000]):
+                place = document.at(sentence.line, sentence.text[:200])
+                return question.yes(Grade.CLAIMED, f"said to be printed after review: “{place.quote}”", place)
+    if own:
+        return question.unknown(Grade.ABSENT, "a preprint is linked; whether it was reviewed is not said here")
+    if any(each.own is None for each in papers(subject)):
+        return question.unknown(Grade.ABSENT, "whether a paper that is linked is this model's is not said")
+    return question.no(Grade.ABSENT, "the documents link and cite no paper on this model")
 
 
 def _evaluation(subject: Subject) -> Row:
+    question = ask.DOCUMENTS_EVALUATION
     raw = sift(subject.source, (path for path in subject.source.sizes if _is_result(path)), "results")
     if raw.real:
-        places = tuple(subject.source.whole(path) for path in raw.real[:6])
-        return ask.DOCUMENTS_EVALUATION.yes(Grade.PRESENT, f"{len(raw.real)} files of results, raw", *places)
-    for document in subject.documents:
-        lines = score_tables(document)
-        if lines:
-            reason = (
-                f"{len(lines)} scores in tables, lines {lines[0]} to {lines[-1]} of {document.file}; no raw outputs"
-            )
-            return ask.DOCUMENTS_EVALUATION.yes(Grade.CLAIMED, reason, document.at(lines[0]))
-    return raw.missing(subject.source, ask.DOCUMENTS_EVALUATION, "no table of scores and no results")
+        places = map(subject.source.whole, raw.real[:6])
+        return question.yes(Grade.PRESENT, f"{len(raw.real)} files of results, raw", *places)
+    for form, scores in (("tables", score_lines), ("sentences or lists", listed_scores)):
+        for document in own_documents(subject):
+            if lines := scores(document):
+                where = f"lines {lines[0]} to {lines[-1]} of {document.file}"
+                reason = f"{len(lines)} scores in {form}, {where}; no raw outputs"
+                return question.yes(Grade.CLAIMED, reason, *map(document.at, lines[:1]))
+    reason = "no scores in tables, lists, metadata or pictures, and no results"
+    return _told_elsewhere(subject) or raw.missing(subject.source, question, reason)
+
+
+def _told_elsewhere(subject: Subject) -> Row | None:
+    """Scores in metadata, pictures, and places that are linked; None where nothing speaks of any."""
+    question, card = ask.DOCUMENTS_EVALUATION, subject.card
+    index = (subject.metadata.value or {}).get("model-index")
+    if card is not None and isinstance(index, list) and "value" in str(index)[:100_000]:
+        line = next((n for n, text in enumerate(card.lines, 1) if text.startswith("model-index")), 1)
+        return question.yes(Grade.CLAIMED, "scores in the card's metadata (model-index); no raw outputs", card.at(line))
+    own = {each.target: each.evidence for each in own_papers(subject)}
+    for each in mentions(subject):
+        about = " ".join((each.sentence, *each.headings[-1:]))
+        if each.link.image == each.target and _PICTURED.search(f"{about} {each.target.rpartition('/')[2]}"):
+            return question.partly(Grade.CLAIMED, "scores are shown in a picture, which was not read", each.place)
+        if each.target in own and _REPORTED.search(about):
+            return question.yes(Grade.LINKED, f"in the linked report, not read: {each.target}", each.place)
+    if linked := linked_results(subject):
+        return question.yes(Grade.LINKED, f"linked, not read: {linked[0].name}", linked[0].evidence)
+    if own:
+        reason = "no scores in the documents here; the model's own report is linked and was not read"
+        return question.unknown(Grade.LINKED, reason, *_places(own.values()))
+    return None
 
 
 def _is_result(path: str) -> bool:
     """Whether a file holds results of an evaluation, by its name and its folders'."""
     folder, _, base = path.lower().rpartition("/")
-    if is_test(path) or not _RESULT_FOLDER.search(folder):
+    if is_test(path) or not _RESULT_FOLDER.search(folder) or _ASKED.search(path.lower()):
         return False
     return bool(_RESULT.search(base)) or (folder.startswith(".eval_results") and base.endswith((".yaml", ".yml")))

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import pickletools
 import re
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 from clearseek.audit import questions as ask
+from clearseek.audit.checks.weights import weight_links
 from clearseek.audit.evidence import Evidence, Grade, Row
-from clearseek.audit.read.source import prose
-from clearseek.audit.read.subject import CONFIG, Subject, attempt
-from clearseek.errors import UserError
+from clearseek.audit.read.pickles import is_pickle
+from clearseek.audit.read.source import is_test
+from clearseek.audit.read.subject import CONFIG, Subject, attempt, is_weights
 from clearseek.hub.safetensors import LONGEST_HEADER
-from clearseek.jsontext import strict_json
+from clearseek.signing.bundle import read_bundle
 from clearseek.signing.dsse import LONGEST_BUNDLE
-from clearseek.signing.manifest import LONGEST, MANIFEST, NOT_CONTENT, SIGNATURE, parse
+from clearseek.signing.manifest import NOT_CONTENT, SIGNATURE
 from clearseek.signing.tree import is_below
 from clearseek.sysfiles import system_file
 
@@ -28,15 +24,13 @@ _LOOK = 65_536
 _TORCH_BIN = re.compile(r"(?:pytorch_model|adapter_model|training_args|optimizer|scheduler|random_states)[\w.-]*\.bin")
 """Names under which PyTorch's own programs write pickles."""
 _LOOSE_PICKLE = re.compile(rb"[\w/-]\.pkl")
-_IMPORT = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
-_SIGSTORE = "application/vnd.dev.sigstore.bundle"
 _SETTINGS = (
-    CONFIG,
-    "tokenizer_config.json",
-    "generation_config.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-)
+    CONFIG, "tokenizer_config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
+)  # fmt: skip
+
+
+_MOST_SETTINGS = 40
+_REMOTE_CODE = re.compile(r"trust[-_]remote[-_]code(?! ?= ?False)", re.I)
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -44,44 +38,13 @@ def rows(subject: Subject) -> Iterator[Row]:
     yield _inventory(subject)
     yield _names(subject)
     yield _execution(subject)
-    yield _manifest(subject)
-    yield _signature(subject)
-
-
-def _manifest(subject: Subject) -> Row:
-    source = subject.source
-    if MANIFEST not in source.sizes:
-        return ask.FILES_MANIFEST.not_applicable(f"there is no {MANIFEST}")
-    part = attempt(lambda: parse(source.read(MANIFEST, LONGEST), MANIFEST))
-    if part.value is None:
-        return ask.FILES_MANIFEST.no(Grade.CLAIMED, part.error, Evidence(MANIFEST))
-    listed = {entry.path: entry for entry in part.value.files}
-    left_out = frozenset((MANIFEST, SIGNATURE, *NOT_CONTENT))
-    problems = [f"{path} is listed, and is not here" for path in listed if path not in source.sizes]
-    problems += [
-        f"{path} is here, and is not listed"
-        for path in source.sizes
-        if path not in listed and not is_below(path, left_out) and not system_file(path)
-    ]
-    problems += [
-        f"{path} is another file than the one that is listed"
-        for path, entry in listed.items()
-        if path in source.sizes and (source.sizes[path] != entry.size or source.is_other(path, entry.sha256))
-    ]
-    if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        return ask.FILES_MANIFEST.no(Grade.CLAIMED, "; ".join(problems[:6]) + more, Evidence(MANIFEST))
-    hashed = all(source.sha256(path) for path in listed)
-    reason = f"{len(listed):,} files, Merkle root {part.value.root}" + ("" if hashed else "; sizes alone were compared")
-    grade = Grade.CHECKED if hashed else Grade.PRESENT
-    return ask.FILES_MANIFEST.answer("yes" if hashed else "unknown", grade, reason, Evidence(MANIFEST))
-
-
-def _signature(subject: Subject) -> Row:
     found = [path for path in (SIGNATURE, "model.sigstore.json") if path in subject.source.sizes]
-    if not found:
-        return ask.FILES_SIGNATURE.unknown(Grade.ABSENT, "there is no signature in it")
-    part = attempt(lambda: _bundle(subject.source.read(found[0], LONGEST_BUNDLE), found[0]))
+    if found:
+        yield _signature(subject, found)
+
+
+def _signature(subject: Subject, found: list[str]) -> Row:
+    part = attempt(lambda: read_bundle(subject.source.read(found[0], LONGEST_BUNDLE), found[0]))
     places = (subject.source.whole(found[0]),)
     if part.value is None:
         return ask.FILES_SIGNATURE.no(Grade.CLAIMED, part.error, *places)
@@ -110,99 +73,73 @@ def _few(paths: list[str], most: int = 4) -> str:
     return ", ".join(paths[:most]) + (f" and {len(paths) - most:,} more" if len(paths) > most else "")
 
 
-@dataclass(frozen=True, slots=True)
-class _Bundle:
-    """What a signature says, before anybody's key was tried on it."""
-
-    by: str
-    check: str
-    """What tells whose it is."""
-    digests: dict[str, str]
-    """File -> SHA-256 in hex; empty where another hash was taken. No entry where it signs something else than files."""
-    ignored: tuple[str, ...]
-
-
-def _bundle(raw: bytes, where: str) -> _Bundle:
-    """Read a sigstore bundle over files. Raises UserError where it is none."""
-    content = strict_json(raw, where)
-    envelope, material = content.get("dsseEnvelope"), content.get("verificationMaterial")
-    if not str(content.get("mediaType")).startswith(_SIGSTORE) or not isinstance(material, dict):
-        raise UserError(f"{where}: no sigstore bundle, so no signature that is known here")
-    key = "publicKey" in material
-    by = "a key" if key else "a certificate of sigstore"
-    check = "the publisher's public key (clearseek verify --key)"
-    if not key:
-        check = "its certificate (model_signing verify sigstore, with the identity that should have signed)"
-    if "messageSignature" in content and envelope is None:
-        return _Bundle(by, check, {}, ())
-    if not isinstance(envelope, dict):
-        raise UserError(f"{where}: a sigstore bundle without a statement or a signature")
-    signatures, payload = envelope.get("signatures"), envelope.get("payload")
-    try:
-        signed = [base64.b64decode(each["sig"], validate=True) for each in signatures]  # type: ignore[union-attr]
-        statement = strict_json(base64.b64decode(payload, validate=True), where)  # type: ignore[arg-type]
-    except (TypeError, KeyError, ValueError):
-        raise UserError(f"{where}: a sigstore bundle whose signature or statement cannot be read") from None
-    predicate = statement.get("predicate")
-    if not isinstance(predicate, dict) or "resources" not in predicate:
-        return _Bundle(by, check, {}, ())
-    listed, settings = predicate["resources"], predicate.get("serialization")
-    digests = dict(map(_signed_file, listed)) if isinstance(listed, list) and all(map(_is_named, listed)) else {}
-    if not signed or not all(signed) or not digests:
-        raise UserError(f"{where}: a sigstore bundle that signs no file")
-    ignored = settings.get("ignore_paths") if isinstance(settings, dict) else None
-    paths = tuple(each for each in ignored if isinstance(each, str)) if isinstance(ignored, list) else ()
-    return _Bundle(by, check, digests, paths)
-
-
-def _is_named(value: object) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("name"), str)
-
-
-def _signed_file(value: dict[str, Any]) -> tuple[str, str]:
-    digest = value.get("digest")
-    if isinstance(digest, dict):
-        digest = digest.get("sha256")
-    other = value.get("algorithm", "sha256") != "sha256" or not isinstance(digest, str)
-    return value["name"], "" if other else str(digest)
-
-
 def _inventory(subject: Subject) -> Row:
     source = subject.source
     hashed = [path for path in source.sizes if source.sha256(path)]
     size = sum(source.sizes.values())
     text = f"{len(source.sizes):,} files, {size:,} bytes"
-    if left := prose(source)[1]:
-        text += f"; {len(left):,} text files, from {left[0]} on, are more than is read"
+    notes = ""
+    if pointers := [path for path in source.sizes if source.pointer(path) is not None]:
+        size = sum(map(source.stored_size, pointers))
+        notes = f"; {len(pointers):,} of them are pointers to {size:,} bytes that are not in this copy"
+    notes += f"; {subject.unread}" if subject.unread else ""
     if not source.sizes:
         return ask.FILES_INVENTORY.no(Grade.ABSENT, "there are no files")
     if len(hashed) == len(source.sizes):
-        return ask.FILES_INVENTORY.yes(Grade.PRESENT, f"{text}, each with its SHA-256")
-    reason = f"{text}; {len(hashed):,} of them hashed (run without --no-hash to hash all)"
+        return ask.FILES_INVENTORY.yes(Grade.PRESENT, f"{text}, each with its SHA-256{notes}")
+    reason = f"{text}; {len(hashed):,} of them hashed (run without --no-hash to hash all){notes}"
     return ask.FILES_INVENTORY.unknown(Grade.PRESENT, reason)
 
 
 def _names(subject: Subject) -> Row:
     problems = subject.source.problems
-    if problems:
-        reason = "; ".join(f"{problem.path!r:.120}: {problem.what}" for problem in problems[:6])
-        reason += f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        return ask.FILES_NAMES.no(Grade.PRESENT, reason, *(Evidence(problem.path) for problem in problems[:8]))
-    return ask.FILES_NAMES.yes(Grade.CHECKED, f"{len(subject.source.sizes):,} names looked at")
+    if not problems:
+        return ask.FILES_NAMES.yes(Grade.CHECKED, f"{len(subject.source.sizes):,} names looked at")
+    reason = _few([f"{problem.path!r:.120}: {problem.what}" for problem in problems], 6)
+    return ask.FILES_NAMES.no(Grade.PRESENT, reason, *(Evidence(problem.path) for problem in problems[:8]))
 
 
 def _execution(subject: Subject) -> Row:
     """Whether loading the model could run code: pickles, and classes that config files ask to import."""
     source = subject.source
-    problems = [(f"{path} is a pickle, which is a program", source.whole(path)) for path in _pickles(subject)]
-    for path in _SETTINGS:
+    found = list(_pickles(subject))
+    unseen = [path for path in found if source.pointer(path) is not None]
+    if not subject.weight_files and not subject.pointed_weights and _are_elsewhere(subject):
+        # what a tool below keeps in a pickle is not what loading the model runs
+        unseen += [path for path in found if "/" in path and not is_weights(path) and path not in unseen]
+    here = (path for path in found if path not in unseen)
+    problems = [(f"{path} is a pickle, which is a program", source.whole(path)) for path in here]
+    settings = [path for path in source.sizes if path.rpartition("/")[2] in _SETTINGS and not is_test(path)]
+    for path in settings[:_MOST_SETTINGS]:
         if asked := source.settings(path).get("auto_map"):
             what = f"{path} asks to import code of the release (auto_map)"
             problems.append((what, source.key(path, "auto_map", asked)))
     if problems:
         reason = "; ".join(what for what, _ in problems[:6])
         return ask.FILES_EXECUTION.no(Grade.PRESENT, reason, *(place for _, place in problems[:8]))
+    if unseen:
+        pointers = all(source.pointer(path) is not None for path in unseen)
+        what = (
+            "pointers to files that are not in this copy" if pointers else "whether the model needs them is not known"
+        )
+        reason = f"{_few(unseen)}: named as pickles are; {what}"
+        return ask.FILES_EXECUTION.unknown(Grade.CLAIMED, reason, *map(source.whole, unseen[:8]))
+    if not subject.weight_files and not subject.pointed_weights and _are_elsewhere(subject):
+        asks = next((document.at(n) for document in subject.documents for n, line in enumerate(document.lines, 1)
+                     if _REMOTE_CODE.search(line)), None)  # fmt: skip
+        reason = "the weights are not here, so what runs when they are loaded was not seen"
+        reason += (
+            f"; {asks.file}, {asks.where}, loads them with code from where they are (trust_remote_code)" if asks else ""
+        )
+        return ask.FILES_EXECUTION.unknown(Grade.CLAIMED, reason, *([asks] if asks else []))
     return ask.FILES_EXECUTION.yes(Grade.CHECKED, "no pickle among the files, by name or by content, and no auto_map")
+
+
+def _are_elsewhere(subject: Subject) -> bool:
+    """Whether a document or a program says where weights are that are not here."""
+    return bool(subject.absent_shards or weight_links(subject)) or any(
+        each.kind in ("model", "collection") for each in subject.repositories
+    )
 
 
 def _pickles(subject: Subject) -> Iterator[str]:
@@ -236,27 +173,3 @@ def _ends(subject: Subject, path: str, begin: bytes) -> bytes:
 def _is_tensors(begin: bytes) -> bool:
     """Whether a file begins as safetensors do."""
     return begin[8:9] == b"{" and int.from_bytes(begin[:8], "little") <= LONGEST_HEADER
-
-
-def is_pickle(begin: bytes, cut: bool) -> bool:
-    """Whether bytes are a pickle of any protocol, by their opcodes, none of which is run.
-
-    Args:
-        begin: The file's first bytes.
-        cut: Whether the file goes on after them.
-    """
-    if len(begin) > 1 and begin[0] == 0x80 and 1 <= begin[1] <= 5:
-        return True
-    names = 0
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in what is no pickle
-            for opcode, argument, _ in pickletools.genops(begin):
-                if opcode.name in ("GLOBAL", "INST") and _IMPORT.fullmatch(str(argument)):
-                    names += 1
-                names += opcode.name == "STACK_GLOBAL"
-    except ValueError as error:
-        return bool(names) and cut and ("exhausted" in str(error) or "not enough" in str(error))
-    except (UnicodeError, IndexError, OverflowError):
-        return False
-    return bool(names)

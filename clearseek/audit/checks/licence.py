@@ -1,282 +1,212 @@
 """Licences: for weights, code, data and documents, the text that is here, the tag, and what the card says of them.
 
-A tag is a word; the text is what binds. So each kind of thing is answered from the text that covers it, compared word
-by word with the standard text, and only where there is none from the tag or the card, which then counts as a claim.
+A tag is a word; the text is what binds. So each kind of thing is answered from the text that covers it, and only where
+there is none from the tag or the card, which then counts as a claim. A restriction that is found decides, wherever it
+stands. And all sources of one kind are compared with each other: a card that says MIT beside a text of Apache-2.0
+contradicts itself, unless one of them is for the code and the other for the weights.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import wraps
-from typing import Final, TypeVar
-from weakref import WeakKeyDictionary
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 from clearseek.audit import questions as ask
-from clearseek.audit.checks.data import data_files
-from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
-from clearseek.audit.facts import LicenceFact, licence_fact, named_licences
-from clearseek.audit.read.card import shorten
-from clearseek.audit.read.prose import said_in_policy, said_of_use
-from clearseek.audit.read.subject import Subject
-from clearseek.licences.clauses import Clause, forbidden, strongest
-from clearseek.licences.markup import without_markup
-from clearseek.licences.match import Match, identify
-from clearseek.licences.places import covers, is_licence, is_policy
-from clearseek.licences.table import Kind, Licence, choices, is_open_for, lookup
-
-T = TypeVar("T")
-Tag = tuple[str, Evidence]
-Stated = tuple[Licence | None, Evidence]
-_MOST_FILES = 40
-"""Licences, and policies, that are read."""
-
-RESTRICTING: Final = frozenset(
-    ("field_of_use", "non_commercial", "user_cap", "no_compete", "output_restriction", "remote_restriction",
-     "geo_exclusion")
+from clearseek.audit.checks.data_sets import data_files
+from clearseek.audit.checks.terms import (
+    KINDS,
+    Text,
+    contradicting,
+    is_free,
+    licence_files,
+    licence_texts,
+    quote,
+    stated_of,
+    weights_licence,
 )  # fmt: skip
-"""Clauses that limit who may use a thing, or what for."""
-_WORDS: Final[dict[Kind, str]] = {"weights": r"model|weights", "code": r"code|software", "data": r"data",
-                                 "documents": r"doc"}  # fmt: skip
+from clearseek.audit.checks.weights import weight_links
+from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
+from clearseek.audit.facts import Fact, LicenceFact, RestrictionFact, licence_fact, named_licences
+from clearseek.audit.read.card import shorten
+from clearseek.audit.read.licensed import Statement, statements
+from clearseek.audit.read.subject import Subject
+from clearseek.licences.clauses import RESTRICTING, Clause, forbidden, strongest
+from clearseek.licences.table import Kind, Licence, is_open_for
+
 _QUESTIONS: Final[dict[Kind, Question]] = {
     "weights": ask.LICENCE_WEIGHTS, "code": ask.LICENCE_CODE, "data": ask.LICENCE_DATA,
     "documents": ask.LICENCE_DOCUMENTS,
 }  # fmt: skip
-KINDS: Final = tuple(_QUESTIONS)
-_MAY_STATE = re.compile(r"\b(?:are|is) .{0,20}(?:under|subject to)\b", re.I)
-_STATED = re.compile(
-    r"(?P<what>.{0,160}?)\b(?:are|is) (?:both )?(?:(?:licensed|released|available|distributed) under|under|subject to)"
-    r"(?: the terms of)? (?P<licence>.{3,120})",
-    re.I,
-)
-
-
-@dataclass(frozen=True)
-class Text:
-    """A licence file and what it is."""
-
-    file: str
-    match: Match
-    evidence: Evidence
-    text: str
-
-
-@dataclass(frozen=True)
-class Said:
-    """A restriction that stands elsewhere than in the licence."""
-
-    file: str
-    clause: Clause
-    sure: bool = True
-    """Another licence file may cover something else."""
-
-    @property
-    def words(self) -> str:
-        """With its place."""
-        return f"{self.file}, line {self.clause.line}, says “{shorten(self.clause.quote, 160)}”"
+_FLAGS: Final = {
+    "field_of_use": "some uses are ruled out", "non_commercial": "no commercial use",
+    "no_compete": "no use for other models", "output_restriction": "limits on outputs",
+    "geo_exclusion": "places left out", "user_cap": "another licence is needed above a number of users",
+    "no_derivatives": "what was changed may not be passed on",
+}  # fmt: skip
+"""Restrictions of a known licence, in words."""
+_FAMILIES: Final = {"rail": "use-restricted (RAIL family)", "community": "a community licence with conditions"}
+_SMALL: Final = 100_000
+"""Bytes of data below which a general licence is not said to cover the training data: an example is not them."""
+CODE: Final = ("*.py", "*.ipynb", "*.sh", "*.cpp", "*.cu", "*.jl", "*.rs")
+_LOOSE: Final = ("BSD", "GPL", "LGPL", "GFDL", "OpenRAIL")
+"""Names of families, which agree with their members."""
 
 
 def rows(subject: Subject) -> Iterator[Row]:
     """One row a kind, then whether the sources agree, and what one may do with the weights."""
-    texts = licence_texts(subject)
-    for kind in KINDS:
-        yield _kind(subject, kind, texts)
-    yield _agreement(subject, texts)
-    yield _freedom(subject, texts)
+    found = [_kind(subject, kind) for kind in KINDS]
+    yield from found
+    yield _agreement(subject)
+    yield _freedom(subject, found[0])
 
 
-def per_subject(make: Callable[[Subject], T]) -> Callable[[Subject], T]:
-    """Keep what was found in a release for as long as the release is kept."""
-    kept: WeakKeyDictionary[Subject, T] = WeakKeyDictionary()
-
-    @wraps(make)
-    def get(subject: Subject) -> T:
-        if subject not in kept:
-            kept[subject] = make(subject)
-        return kept[subject]
-
-    return get
-
-
-@per_subject
-def licence_files(subject: Subject) -> tuple[Text, ...]:
-    """The files named as licences, wherever they lie: those at the top first, and there those named so and no more."""
-    found: list[Text] = []
-    named = [path for path in subject.source.sizes if is_licence(path)]
-    plainest = re.compile(r"(?:.*/)?(?:licen[cs]e|copying)(?:\.\w+)?$", re.I)
-    named.sort(key=lambda path: (path.count("/"), not plainest.match(path), path))
-    for document in subject.source.readable(named[:_MOST_FILES]):
-        text = without_markup(document.text)
-        found.append(Text(document.file, identify(text), subject.source.whole(document.file), text))
-    return tuple(found)
-
-
-@per_subject
-def licence_texts(subject: Subject) -> dict[Kind, Text]:
-    """The licence file that covers each kind: one named after it, or else the general one."""
-    found: dict[Kind, Text] = {}
-    own = [(text, kinds) for text in licence_files(subject) if (kinds := covers(text.file)) is not None]
-    for text, kinds in own:
-        for kind in kinds:
-            found.setdefault(kind, text)
-    general = next((text for text, kinds in own if not kinds), None)
-    for kind in KINDS if general is not None else ():
-        found.setdefault(kind, general)  # type: ignore[arg-type]
-    return found
-
-
-@per_subject
-def said_elsewhere(subject: Subject) -> tuple[Said, ...]:
-    """Restrictions of the weights in the card, in policies, and in licences beside the one that covers them."""
-    found: list[Said] = []
-    if subject.card is not None:
-        found += [Said(subject.card.file, clause) for clause in said_of_use(subject.card)]
-    for document in subject.source.readable([path for path in subject.source.sizes if is_policy(path)][:_MOST_FILES]):
-        found += [Said(document.file, clause) for clause in said_in_policy(document)]
-    chosen = licence_texts(subject).get("weights")
-    for text in licence_files(subject):
-        kinds = covers(text.file)
-        if chosen is None or text is chosen or kinds is None or "weights" not in (kinds or KINDS):
-            continue
-        if bool(kinds) == bool(covers(chosen.file)):  # one that is named after the weights goes before the general one
-            limits = (clause for clause in text.match.clauses if clause.flag in RESTRICTING)
-            found += [Said(text.file, clause, sure=False) for clause in limits]
-    return tuple(found)
-
-
-def is_free(licence: Licence) -> bool:
-    """Whether anybody may use, change and pass on for any purpose what is under a licence."""
-    return not licence.restricted and "-ND-" not in licence.id and "arXiv" not in licence.id
-
-
-def contradicting(subject: Subject, licence: Licence | None) -> tuple[Said, ...]:
-    """What is said elsewhere against a licence that restricts nothing: first what is sure."""
-    if licence is None or not is_free(licence):
-        return ()
-    return tuple(sorted(said_elsewhere(subject), key=lambda said: not said.sure))
-
-
-def _tag(subject: Subject) -> Tag | None:
-    """The metadata's licence tag."""
-    metadata, card = subject.metadata.value or {}, subject.card
-    tag = metadata.get("license")
-    if isinstance(tag, list):
-        tag = " AND ".join(map(str, tag))  # a list does not say that one may choose
-    if isinstance(tag, str) and tag.lower() == "other":
-        tag = metadata.get("license_name") or tag
-    if not isinstance(tag, str) or card is None:
-        return None
-    line = next((n for n, text in enumerate(card.lines, 1) if text.startswith(("license:", "license_name:"))), 1)
-    return tag, Evidence(card.file, f"line {line}, key license", tag, card.sha256)
-
-
-def _stated(subject: Subject, kind: Kind) -> Stated | None:
-    """What a sentence of the card says about the licence of this kind."""
-    words = _WORDS[kind]
-    card = subject.card
-    if card is None:
-        return None
-    for number, line in enumerate(card.lines, 1):
-        if not _MAY_STATE.search(line):
-            continue
-        for sentence in re.split(r"(?<=[a-z)])\.\s", line):
-            match = _STATED.search(sentence)
-            if match and re.search(words, match["what"], re.I):
-                name = re.sub(r"\[([^\]]*)\].*", r"\1", match["licence"]).strip(" .*_`[")
-                return lookup(name), card.at(number, sentence.strip())
-    return None
-
-
-def _kind(subject: Subject, kind: Kind, texts: dict[Kind, Text]) -> Row:
-    question, text, stated, tag = _QUESTIONS[kind], texts.get(kind), _stated(subject, kind), _tag(subject)
-    if kind == "data" and not data_files(subject):
-        return question.not_applicable("there are no training data here to be licensed")
-    if text is not None:
-        row = replace(_judge(question, kind, text, stated, tag), facts=_of_text(text))
-        return _unless_said(subject, row, text.match.licence) if kind == "weights" else row
-    claim = stated or ((lookup(tag[0]), tag[1]) if tag and kind == "weights" else None)
-    if claim is None:
+def _kind(subject: Subject, kind: Kind) -> Row:
+    question, text, stated = _QUESTIONS[kind], licence_texts(subject).get(kind), stated_of(subject, kind)
+    size = sum(subject.source.sizes[path] for path in data_files(subject)) if kind == "data" else 0
+    if kind == "data" and (not size or (text is not None and not text.kinds and size < _SMALL and not stated)):
+        if not stated:
+            return question.not_applicable("there are no training data here to be licensed")
+        text = None  # a text that is here does not cover what lies elsewhere
+    if text is None and not stated:
         return question.no(Grade.ABSENT, "no licence text, no tag and no sentence covers them")
-    licence, place = claim
-    if licence is None and tag is not None and place is tag[1] and (named := choices(tag[0])):
-        return _unless_said(subject, _by_expression(question, kind, named, tag), named[0])
-    if licence is None:
-        reason = "a licence is named that is not known here, and its text is not here"
-        facts = named_licences(tag[0]) if tag and kind == "weights" else ()
-        return question.unknown(Grade.CLAIMED, reason, place, facts=facts)
-    answer: Answer = "yes" if is_open_for(licence, kind) else "no"
-    reason = f"{licence.id} by word; its text is not here"
-    row = question.answer(answer, Grade.CLAIMED, reason, place, facts=(licence_fact(licence),))
-    return _unless_said(subject, row, licence) if kind == "weights" else row
+    if kind == "weights" and text is not None and not stated and _is_of_code(subject, text):
+        reason = "the weights' own licence is not stated here; "
+        reason += f"{text.file} ({text.match.label}) is this repository's, and the weights lie elsewhere"
+        return question.unknown(Grade.CLAIMED, reason, text.evidence)
+    row = _by_word(question, kind, stated) if text is None else _of_text(question, kind, text, stated)
+    if kind != "weights" or row.answer != "yes":
+        return row
+    said = contradicting(subject, weights_licence(subject))
+    if not said:
+        closed = next((each for each in stated if text and _goes_before(each, text)), None)
+        unknown = next((each for each in stated if not each.licences and not each.tag), None)
+        if unknown is not None and (closed is None or closed.deciding is None):
+            reason = (
+                f"but the card, {unknown.place.where}, names “{shorten(unknown.name, 80)}”, which is not known here"
+            )
+            return row.adding(reason, unknown.place, answer="unknown", grade=Grade.CLAIMED)
+        if closed is None or closed.deciding is None:
+            return row
+        reason = f"but the card, {closed.place.where}, says {closed.deciding.name}: {_restricted(closed.deciding)}"
+        row = row.adding(reason, closed.place, answer="no", grade=Grade.CLAIMED)
+        return replace(row, facts=(*map(licence_fact, closed.licences), *_flag_facts(closed.deciding)))
+    places = (quote(each.file, each.clause) for each in said[:4])
+    answer: Answer = "no" if said[0].sure else "unknown"
+    changed = row.adding(f"but {said[0].words}", *places, answer=answer, grade=min(row.grade, Grade.PRESENT))
+    return replace(changed, facts=(*row.facts, *_clause_facts(said[0].file, (said[0].clause,))))
 
 
-def _by_expression(question: Question, kind: Kind, licences: tuple[Licence, ...], tag: Tag) -> Row:
-    """Several licences by word, the one that decides first."""
-    answer: Answer = "yes" if is_open_for(licences[0], kind) else "no"
-    if answer == "no" and any(is_open_for(licence, kind) for licence in licences):
+def _is_of_code(subject: Subject, text: Text) -> bool:
+    """Whether a general licence that restricts nothing lies in a repository of code, and the weights elsewhere."""
+    free = text.match.licence is not None and is_free(text.match.licence) and not text.limits
+    here = subject.weight_files or subject.pointed_weights or subject.absent_shards
+    told = any("weights" in each.kinds and each.file == text.file for each in statements(subject))
+    return (
+        free
+        and not text.kinds
+        and not told
+        and not here
+        and bool(subject.source.find(*CODE))
+        and bool(weight_links(subject))
+    )
+
+
+def _goes_before(stated: Statement, text: Text) -> bool:
+    """Whether the card names restricted terms for the weights in particular, or along with the licence of a text."""
+    closed = stated.deciding is not None and stated.deciding.restricted and not stated.tag
+    together = text.match.licence in stated.licences and not stated.either
+    return closed and (together or ("weights" in stated.kinds and not text.kinds))
+
+
+def _by_word(question: Question, kind: Kind, stated: list[Statement]) -> Row:
+    """A licence by the card's word alone. Of several statements one that restricts decides."""
+    known = [each for each in stated if each.licences]
+    if not known:
+        each = stated[0]
+        facts: tuple[Fact, ...] = named_licences(each.name) if kind == "weights" else ()
+        reason = f"“{shorten(each.name, 80)}” is no licence that is known here, and its text is not here"
+        return question.unknown(Grade.CLAIMED, reason, each.place, facts=facts)
+    first = next((each for each in known if each.deciding and each.deciding.restricted), known[0])
+    ids = (" OR " if first.either else " AND ").join(licence.id for licence in first.licences)
+    approved = ", approved by the OSI" if all(licence.osi for licence in first.licences) else ""
+    are_open = [is_open_for(licence, kind) for licence in first.licences]
+    answer: Answer = "yes" if all(are_open) or (first.either and any(are_open)) else "no"
+    if answer == "no" and any(are_open):
         answer = "unknown"  # which of them covers the weights?
-    reason = f"{', '.join(licence.id for licence in licences)} by word; their texts are not here"
-    return question.answer(answer, Grade.CLAIMED, reason, tag[1], facts=named_licences(tag[0]))
+    reason = f"{ids.replace(' OR ', ' or ').replace(' AND ', ' and ')}{approved}, by word; "
+    reason += "its text is not here" if len(are_open) == 1 else "their texts are not here"
+    facts = named_licences(ids)
+    if answer == "no" and first.deciding:
+        reason, facts = f"{reason}: {_restricted(first.deciding)}", (*facts, *_flag_facts(first.deciding))
+    return question.answer(answer, Grade.CLAIMED, reason, *(each.place for each in known[:4]), facts=facts)
 
 
-def _of_text(text: Text) -> tuple[LicenceFact, ...]:
-    """The licence that a file holds; none where its text is unknown, or goes on after the end of the known one."""
+def _restricted(licence: Licence) -> str:
+    """What a known licence takes back, in words."""
+    told = [words for flag, words in _FLAGS.items() if getattr(licence, flag)]
+    own = "its maker's own terms, which no list of open licences has"
+    return ", ".join(told) or (own if licence.id.startswith("LicenseRef") else "no list of open licences has it")
+
+
+def _flag_facts(licence: Licence) -> tuple[RestrictionFact, ...]:
+    return tuple(RestrictionFact(flag) for flag in sorted(RESTRICTING) if getattr(licence, flag, None))
+
+
+def _clause_facts(file: str, clauses: tuple[Clause, ...]) -> tuple[RestrictionFact, ...]:
+    kinds = {clause.flag: clause for clause in reversed(strongest(clauses))}
+    return tuple(RestrictionFact(flag, shorten(each.quote), file, each.line) for flag, each in kinds.items())
+
+
+def _of_text(question: Question, kind: Kind, text: Text, stated: list[Statement]) -> Row:
+    """A kind of thing by the text that covers it."""
+    match, licence, limits = text.match, text.match.licence, text.limits
+    places = [text.evidence, *(quote(text.file, clause) for clause in strongest(limits))]
+    facts: tuple[Fact, ...] = (*_text_facts(text), *_clause_facts(text.file, limits))
+    worst = f": {forbidden(limits)}" if limits else ""
+    what = f"{text.file} is {match.label}"
+    answer: Answer = "yes"
+    grade = Grade.PRESENT
+    if licence is None:
+        answer = "no" if limits else "unknown"
+        what = text.file + (f" has terms of its own, which restrict{worst}" if limits else ": unknown licence")
+        if match.nearest:
+            what += f"; the nearest is {match.nearest.id} ({100 * match.similarity:.0f} % alike)"
+    elif match.changes:
+        change = match.changes[0]
+        closed = not all(is_open_for(licence, kind) for licence in match.licences)
+        answer = "no" if limits or closed else "partly"
+        what += f", line {change.line}: " + _differs(change.expected, change.found)
+        places.append(Evidence(text.file, f"line {change.line}", shorten(change.context)))
+        if not limits:
+            quoted = shorten(change.found or change.expected)
+            facts = (*facts, RestrictionFact("changed", quoted, text.file, change.line))
+        elif shorten(limits[0].quote, 60) not in what:
+            what += f"; it restricts{worst}"
+    elif match.is_cut:
+        answer, what = "unknown", what if match.unread else f"{what}: it is too long"
+    elif not is_open_for(licence, kind) or (limits and match.basis == "title"):
+        answer = "no"
+        what += f", {_FAMILIES.get(licence.family, f'not open for {kind}')}" + (worst or f": {_restricted(licence)}")
+        facts = facts if limits else (*facts, *_flag_facts(licence))
+    elif shut := next((other for other in match.others if not is_open_for(other, kind)), None):
+        answer, facts = "partly", (*facts, *_flag_facts(shut))
+        what += f"; which of them is for what is not said, and {shut.id} is not open: {_restricted(shut)}"
+    elif not match.exact:
+        grade, what = Grade.CLAIMED, f"{what}, whose standard text is not here to be compared with"
+    elif agreeing := [each.place for each in stated if licence in each.licences]:
+        grade, what, places = Grade.CHECKED, f"{what}, as the card says", [*places, *agreeing[:4]]
+    return question.answer(answer, grade, what, *places, facts=facts)
+
+
+def _text_facts(text: Text) -> tuple[LicenceFact, ...]:
+    """The licences that a file holds; none where its text is unknown, or goes on after the end of the known one."""
     match = text.match
     if match.licence is None or match.is_cut:
         return ()
-    return (LicenceFact(match.label, file=text.file) if match.changes else licence_fact(match.licence, text.file),)
-
-
-def _unless_said(subject: Subject, row: Row, licence: Licence | None) -> Row:
-    """The row of the weights; in doubt where something else here restricts them."""
-    said = contradicting(subject, licence) if row.answer == "yes" else ()
-    if not said:
-        return row
-    places = (quote(each.file, each.clause) for each in said[:4])
-    return row.adding(f"but {said[0].words}", *places, answer="unknown", grade=min(row.grade, Grade.PRESENT))
-
-
-def _judge(question: Question, kind: Kind, text: Text, stated: Stated | None, tag: Tag | None) -> Row:
-    match, licence = text.match, text.match.licence
-    limits = tuple(clause for clause in match.clauses if clause.flag in RESTRICTING)
-    places = (text.evidence, *(quote(text.file, clause) for clause in strongest(limits)))
-    nearest_id = match.nearest.id if match.nearest else "none"
-    if licence is None:
-        nearest = f"; the nearest is {nearest_id} ({100 * match.similarity:.0f} % alike)" if match.nearest else ""
-        return question.unknown(Grade.PRESENT, f"{text.file}: unknown licence{nearest}", *places)
-    what = f"{text.file} is {match.label}"
     if match.changes:
-        change = match.changes[0]
-        what += f", line {change.line}: " + _differs(change.expected, change.found)
-        return question.no(Grade.PRESENT, what, *places)
-    if match.is_cut:
-        return question.unknown(Grade.PRESENT, f"{what}: it is too long", *places)
-    if not is_open_for(licence, kind):
-        family = {"rail": "use-restricted (RAIL family)", "community": "a community licence with conditions"}
-        what += f", {family.get(licence.family, 'not open for ' + kind)}"
-        if licence.family == "rail":
-            what += f", {100 * match.similarity:.0f} % alike to {nearest_id}"
-        what += f": {forbidden(limits)}" if limits else ""
-        return question.no(Grade.PRESENT, what, *places)
-    if not match.exact:
-        return _by_title(question, what, places, limits)
-    agreeing = [place for found, place in ([stated] if stated else []) if found is not None and found.id == licence.id]
-    if tag is not None and licence in (lookup(tag[0]), *choices(tag[0])):
-        agreeing.append(tag[1])
-    if agreeing:
-        return question.yes(Grade.CHECKED, f"{what}, as the card says", *places, *agreeing)
-    return question.yes(Grade.PRESENT, what, *places)
-
-
-def _by_title(question: Question, what: str, places: tuple[Evidence, ...], limits: tuple[Clause, ...]) -> Row:
-    """An open licence that only its title tells: no more than a claim, and none where the text takes back."""
-    if limits:
-        first = strongest(limits)[0]
-        what += f", which restricts nothing; but line {first.line}: “{shorten(first.quote, 160)}”"
-        return question.no(Grade.PRESENT, what, *places)
-    what += ", whose standard text is not here to be compared with"
-    return question.yes(Grade.CLAIMED, what, *places)
+        return (LicenceFact(match.label, file=text.file),)
+    return tuple(licence_fact(licence, text.file) for licence in match.licences)
 
 
 def _differs(expected: str, found: str) -> str:
@@ -285,104 +215,112 @@ def _differs(expected: str, found: str) -> str:
     return f"“{shorten(found, 120)}” is added" if found else f"“{shorten(expected, 120)}” is missing"
 
 
-def quote(file: str, clause: Clause) -> Evidence:
-    """A clause as evidence."""
-    return Evidence(file, f"line {clause.line}", shorten(clause.quote))
+class _Source(NamedTuple):
+    """Something that says which licence a kind of thing is under."""
+
+    label: str
+    where: str
+    ids: frozenset[str]
+    place: Evidence
+    general: bool
+    """It does not say what for."""
+    rank: int
+    """0: a sentence, 1: the tag, 2: a text."""
+    exact: bool = False
 
 
-def _agreement(subject: Subject, texts: dict[Kind, Text]) -> Row:
-    said: list[tuple[Kind, str, Evidence]] = []
-    for kind in KINDS:
-        if (stated := _stated(subject, kind)) is not None and stated[0] is not None:
-            said.append((kind, stated[0].id, stated[1]))
-    if (tag := _tag(subject)) is not None and (tagged := lookup(tag[0])) is not None:
-        said.append(("weights", tagged.id, tag[1]))
-    wrong: list[tuple[Kind, str, Text, Evidence]] = []
-    fine: list[tuple[Kind, str, Text, Evidence]] = []
-    for kind, id_, place in said:
-        text = texts.get(kind)
-        if text is None or text.match.licence is None:
+def _sources(subject: Subject, kind: Kind) -> Iterator[_Source]:
+    every = statements(subject)
+    own_words = any(kind in each.kinds for each in every)
+    for each in every:
+        # what is said of the whole release counts where nothing is said of this kind in particular
+        general = not each.kinds and kind == "weights" and (each.tag or not own_words)
+        if each.licences and (kind in each.kinds or general):
+            label = " and ".join(licence.id for licence in each.licences)
+            where = "the metadata" if each.tag else f"the card, {each.place.where}"
+            ids = frozenset(licence.id for licence in each.licences)
+            yield _Source(label, where, ids, each.place, not each.kinds, int(each.tag))
+    texts = [text for text in licence_files(subject) if text.kinds is not None]
+    named = any(kind in (text.kinds or ()) for text in texts)
+    for text in texts:
+        match, kinds = text.match, text.kinds or ()
+        unread = match.is_cut or (match.licence is None and not text.limits) or (text.points and len(texts) > 1)
+        # a general text covers no data that lie elsewhere, nor a paper of which the card says something else
+        elsewhere = not kinds and ((kind == "data" and not data_files(subject)) or (kind == "documents" and own_words))
+        if unread or elsewhere or not (kind in kinds or not (kinds or named)):
             continue
-        if text.match.licence.id == id_ and text.match.is_cut:  # neither whole nor changed
+        changed = match.changes or (text.points and text.limits)
+        own_terms = match.licence is None or (is_free(match.licence) and changed)
+        ids = frozenset(["LicenseRef-Modified-MIT"] if own_terms else [each.id for each in match.licences])
+        label = "terms of its own, which restrict" if match.licence is None else match.label
+        yield _Source(label, text.file, ids, text.evidence, not kinds, 2, match.exact)
+
+
+def _agreement(subject: Subject) -> Row:
+    """Whether all sources of each kind name the same licence."""
+    sources = {kind: list(_sources(subject, kind)) for kind in KINDS}
+    problems: list[str] = []
+    fine: list[str] = []
+    places: dict[Evidence, None] = {}
+    exact = True
+    for kind, found in sources.items():
+        # a choice, or a list, of licences agrees with a text of each
+        several = frozenset(id for each in found if len(each.ids) > 1 and each.rank < 2 for id in each.ids)
+        particular = [(other, each) for other, rest in sources.items() for each in rest if not each.general]
+        elsewhere = {id for other, each in particular if other != kind for id in each.ids}
+        named = frozenset(id for other, each in particular if other == kind for id in each.ids)
+        # what is said of the whole release may be meant for another kind, of which the same is said
+        compared = [each for each in found if not (each.general and named and each.ids & elsewhere)
+                    or _same(each.ids, named)]  # fmt: skip
+        # two sentences of a card may be about two models, and two texts for two parts: a word is compared with a text
+        # or the tag
+        first = max(compared, key=lambda each: each.rank, default=None)
+        if first is None or len(compared) < 2 or not first.rank or all(each.rank == 2 for each in compared):
             continue
-        (fine if text.match.licence.id == id_ and _is_whole(text) else wrong).append((kind, id_, text, place))
-    compared = wrong + fine
-    places = tuple(place for _, _, _, place in compared) + tuple(text.evidence for _, _, text, _ in compared[:4])
-    if wrong:
-        reason = "; ".join(
-            f"{kind}: {id_} by the card, and {text.file} is {text.match.label}" for kind, id_, text, _ in wrong
-        )
-        return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, reason, *places[:8])
-    if against := _against(subject, texts):
-        places = (*(quote(each.file, each.clause) for each in against[:4]), *places)
-        return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, against[0].words, *places[:8])
+        places.update(dict.fromkeys(each.place for each in compared[:4]))
+        # one that agrees with any of several texts contradicts none: they may be for two parts
+        best = [each for each in compared if each.rank == first.rank]
+        wrong = (each for each in compared if not any(_same(each.ids, other.ids) or (each.ids | other.ids) <= several
+                                                      for other in best) and each.rank < first.rank)  # fmt: skip
+        if against := next(wrong, None):
+            other = f"{first.where} is {first.label}" if first.rank == 2 else f"{first.label} by {first.where}"
+            problems.append(f"{kind}: {against.label} by {against.where}, and {other}")
+        else:
+            words = [each for each in compared if each.rank < first.rank]
+            first = next((each for each in best if any(_same(each.ids, word.ids) for word in words)), first)
+            same = [each for each in compared if _same(each.ids, first.ids) or each.ids <= several]
+            fine.append(f"{kind}: {first.label} by {' and by '.join(each.where for each in same[:3])}")
+            exact = exact and any(each.exact for each in same)
+    if problems:
+        return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, "; ".join(problems), *list(places)[:8])
+    if against_use := [said for said in contradicting(subject, weights_licence(subject)) if said.sure]:
+        quoted = [quote(each.file, each.clause) for each in against_use[:4]]
+        return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, against_use[0].words, *quoted, *list(places)[:4])
+    unknown = next((each for each in stated_of(subject, "weights") if not each.licences and not each.tag), None)
+    if unknown is not None:
+        reason = f"the card, {unknown.place.where}, names “{shorten(unknown.name, 80)}”, which is not known here"
+        return ask.LICENCE_AGREEMENT.unknown(Grade.CLAIMED, reason, unknown.place)
     if not fine:
         return ask.LICENCE_AGREEMENT.unknown(Grade.ABSENT, "there are no two sources to compare")
-    reason = "; ".join(f"{kind}: {id_} by the card and by {text.file}" for kind, id_, text, _ in fine)
-    grade = Grade.CHECKED if all(text.match.exact for _, _, text, _ in fine) else Grade.PRESENT
-    return ask.LICENCE_AGREEMENT.yes(grade, reason, *places[:8])
+    grade = Grade.CHECKED if exact else Grade.PRESENT
+    return ask.LICENCE_AGREEMENT.yes(grade, "; ".join(fine), *list(places)[:8])
 
 
-def _is_whole(text: Text) -> bool:
-    """Whether a text is the licence that it is taken for, as far as that can be known."""
-    match = text.match
-    if match.basis == "title" and match.licence is not None and is_free(match.licence):
-        return not any(clause.flag in RESTRICTING for clause in match.clauses)
-    return match.exact or match.basis == "title"
+def _same(a: frozenset[str], b: frozenset[str]) -> bool:
+    """Whether two sources name a licence in common; the name of a family agrees with its members."""
+    return bool(a & b) or any(
+        family in member
+        for family in _LOOSE for one, other in ((a, b), (b, a)) if f"LicenseRef-{family}" in one for member in other
+    )  # fmt: skip
 
 
-def _against(subject: Subject, texts: dict[Kind, Text]) -> list[Said]:
-    """What the card and policies say against the licence of the weights."""
-    licence = _licence(subject, texts)[0]
-    return [said for said in contradicting(subject, licence) if said.sure]
-
-
-def _licence(subject: Subject, texts: dict[Kind, Text]) -> tuple[Licence | None, tuple[Evidence, ...]]:
-    """The licence of the weights: by its text, or else by the card or the tag."""
-    if (text := texts.get("weights")) is not None:
-        return text.match.licence, (text.evidence,)
-    stated, tag = _stated(subject, "weights"), _tag(subject)
-    tagged = (lookup(tag[0]) or next(iter(choices(tag[0])), None)) if tag else None
-    licence = (stated[0] if stated else None) or tagged
-    return licence, tuple(each[1] for each in (stated, tag) if each)
-
-
-def weights_licence(subject: Subject) -> Licence | None:
-    """The licence that the weights are under, by their text or by word."""
-    return _licence(subject, licence_texts(subject))[0]
-
-
-def _freedom(subject: Subject, texts: dict[Kind, Text]) -> Row:
-    text = texts.get("weights")
-    licence, places = _licence(subject, texts)
-    if text is not None and (limits := _limits(text)):
-        places = (*places, *(quote(text.file, clause) for clause in strongest(limits)))
-        kinds = ", ".join(dict.fromkeys(clause.flag.replace("_", " ") for clause in limits))
-        first = strongest(limits)[0]
-        reason = f"{text.match.label} restricts: {kinds}; line {first.line}: “{shorten(first.quote, 160)}”"
-        return ask.LICENCE_FREEDOM.no(Grade.PRESENT, reason, *places)
-    if said := contradicting(subject, licence):
-        places = (*places, *(quote(each.file, each.clause) for each in said[:4]))
-        return ask.LICENCE_FREEDOM.answer("no" if said[0].sure else "unknown", Grade.PRESENT, said[0].words, *places)
-    if licence is None and text is not None:
-        return ask.LICENCE_FREEDOM.unknown(Grade.PRESENT, f"{text.file}: unknown licence", *places)
-    if licence is None:
-        reason = "no licence is named: without one, nothing is allowed"
-        reason = "a licence is named that is not known here" if places else reason
-        return ask.LICENCE_FREEDOM.answer("no" if not places else "unknown", Grade.ABSENT, reason, *places)
-    if text is None:
-        reason = f"{licence.name}, by word"
-        return ask.LICENCE_FREEDOM.answer("yes" if is_free(licence) else "no", Grade.CLAIMED, reason, *places)
-    if not is_free(licence):
-        return ask.LICENCE_FREEDOM.no(Grade.PRESENT, text.match.label, *places)
-    if text.match.exact:
-        return ask.LICENCE_FREEDOM.yes(Grade.CHECKED, f"{text.match.label}, word for word", *places)
-    if text.match.basis == "title":
-        return ask.LICENCE_FREEDOM.yes(Grade.CLAIMED, text.match.label, *places)
-    return ask.LICENCE_FREEDOM.unknown(Grade.PRESENT, f"{text.match.label}: see licence.weights", *places)
-
-
-def _limits(text: Text) -> tuple[Clause, ...]:
-    """What a licence takes back, or asks beyond notices."""
-    flags = RESTRICTING | {"pass_on", "naming_rule"}
-    return tuple(clause for clause in text.match.clauses if clause.flag in flags)
+def _freedom(subject: Subject, weights: Row) -> Row:
+    """What the row of the weights comes to for whoever uses them: a licence may be free, and not made for weights."""
+    licence = weights_licence(subject)
+    if weights.grade is Grade.ABSENT:
+        return ask.LICENCE_FREEDOM.no(Grade.ABSENT, "no licence is named: without one, nothing is allowed")
+    answer: Answer = "unknown" if weights.answer == "partly" else weights.answer
+    restricted = any(isinstance(fact, RestrictionFact) for fact in weights.facts)
+    if answer == "no" and licence and is_free(licence) and not restricted:
+        answer = "yes"
+    return replace(weights, question=ask.LICENCE_FREEDOM, answer=answer, facts=())

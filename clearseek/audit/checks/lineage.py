@@ -11,19 +11,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import islice
 from typing import Final
 
 import numpy as np
 
 from clearseek.audit import questions as ask
-from clearseek.audit.checks.licence import is_free, licence_files, licence_texts, per_subject, weights_licence
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.checks.terms import is_free, licence_files, licence_texts, per_subject, weights_licence
+from clearseek.audit.evidence import Evidence, Grade, Row
 from clearseek.audit.read.card import shorten
 from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.numbers import matrices, numbers
-from clearseek.audit.read.subject import Subject, attempt
+from clearseek.audit.read.subject import Subject
 from clearseek.errors import UserError
 from clearseek.licences.places import is_notice_file
 from clearseek.licences.table import Licence
@@ -33,12 +32,10 @@ DERIVED: Final = 0.5
 UNRELATED: Final = 0.1
 """Cosine between matrices of two models, the median: above, one comes from the other; below, neither does."""
 _MOST_MATRICES = 48
-TOKENIZER: Final = "tokenizer.json"
 MOST_MODELS: Final = 100
 """Models with their bases that are looked at; the longest tables of cards have some dozens."""
 _SHORTEST_AGREEMENT = 400
 """Words; the shortest of the companies' agreements has three times that."""
-_MOST_TOKENIZER = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -51,9 +48,10 @@ class Derived:
 
 
 def rows(subject: Subject) -> Iterator[Row]:
-    """Whether what the bases' licences ask is done."""
+    """Whether what the bases' licences ask is done, and where another release is beside it, whether it is a base."""
     yield _duties(subject)
-    yield _weights(subject)
+    if subject.base is not None:
+        yield _weights(subject, subject.base)
 
 
 @per_subject
@@ -86,27 +84,27 @@ def _duties(subject: Subject) -> Row:
         return ask.LICENCE_UPSTREAM.not_applicable("no base model is named")
     known = [(each, licence) for each in derived if (licence := licence_of(each.base)) is not None]
     owed = [(each, licence) for each, licence in known if not _is_owner(subject, each.base)]
-    others = list(dict.fromkeys(each.base for each in derived if licence_of(each.base) is None))
+    others = ", ".join(list(dict.fromkeys(each.base for each in derived if licence_of(each.base) is None))[:20])
+    places = tuple(each.evidence for each in ([each for each, _ in known] or derived))[:8]
     if not known:
-        reason = f"bases: {', '.join(others[:20])}; none of them is known to ask for more than notices"
-        return ask.LICENCE_UPSTREAM.unknown(Grade.CLAIMED, reason, *tuple(each.evidence for each in derived)[:8])
+        reason = f"bases: {others}; none of them is known to ask for more than notices"
+        return ask.LICENCE_UPSTREAM.unknown(Grade.CLAIMED, reason, *places)
     if not owed and not others:
         reason = "the release and its bases are of one owner, who owes himself nothing"
-        return ask.LICENCE_UPSTREAM.not_applicable(reason, known[0][0].evidence, grade=Grade.CLAIMED)
+        return ask.LICENCE_UPSTREAM.not_applicable(reason, places[0], grade=Grade.CLAIMED)
     problems: list[str] = []
-    unchecked: list[str] = []
+    unchecked: dict[str, None] = {}
     for each, licence in owed:
         undone, left = _check(subject, each, licence)
-        unchecked += [what for what in left if what not in unchecked]
+        unchecked |= dict.fromkeys(left)
         if undone:
             problems.append(f"{each.model} is made from {each.base} ({licence.name}): {', '.join(undone)}")
-    places = tuple(each.evidence for each, _ in known)[:8]
     if problems:
         return ask.LICENCE_UPSTREAM.no(Grade.CLAIMED, "; ".join(problems), *places)
     names = ", ".join(dict.fromkeys(licence.name for _, licence in owed))
     done = f"what shows in files and names of what {names or 'nobody'} asks for is here, texts by their title"
-    unchecked += [f"what {', '.join(others[:20])} asks for"] if others else []
-    unchecked += [f"models beyond the first {MOST_MODELS}"] if len(derived) == MOST_MODELS else []
+    unchecked |= {f"what {others} asks for": None} if others else {}
+    unchecked |= {f"models beyond the first {MOST_MODELS}": None} if len(derived) == MOST_MODELS else {}
     if unchecked:
         return ask.LICENCE_UPSTREAM.unknown(Grade.PRESENT, f"{done}; not checked: {'; '.join(unchecked)}", *places)
     return ask.LICENCE_UPSTREAM.yes(Grade.PRESENT, done, *places)
@@ -122,10 +120,9 @@ def _check(subject: Subject, each: Derived, base: Licence) -> tuple[list[str], l
     """What a model owes to its base's licence and is not done, and what cannot be told from files."""
     undone: list[str] = []
     left: list[str] = []
+    own, licence = licence_texts(subject).get("weights"), weights_licence(subject)
     if naming_problem(each.model.rpartition("/")[2], base):
         undone.append(f"its name must begin with “{base.name_prefix}”")
-    own = licence_texts(subject).get("weights")
-    licence = weights_licence(subject)
     for duty in duties(base):
         if duty.check == "shown" and not any(each.lower() in _prose(subject) for each in base.shown):
             undone.append(f"“{duty.value}” must be shown, and is not")
@@ -145,10 +142,8 @@ def _check(subject: Subject, each: Derived, base: Licence) -> tuple[list[str], l
                 undone.append(f"{what}, and it is under {licence.name}")
     if base.non_commercial and licence is not None and not licence.non_commercial:
         undone.append(f"the base may not be used for commerce, and this is under {licence.name}")
-    if base.read_in_part:
-        left.append(f"what else {base.name} asks for")
-    if base.family == "content":
-        left.append("whether credit is given, and changes are named")
+    left += [f"what else {base.name} asks for"] if base.read_in_part else []
+    left += ["whether credit is given, and changes are named"] if base.family == "content" else []
     return undone, left
 
 
@@ -179,73 +174,39 @@ def _bare(text: str) -> str:
     return " ".join(word for word in re.findall(r"[^\W_]+", text.lower()) if word != "c")
 
 
-def _weights(subject: Subject) -> Row:
+def _weights(subject: Subject, base: Subject) -> Row:
     """Sampled matrices of the release beside the same of another."""
-    base = subject.base
     named = list(dict.fromkeys(each.base for each in derived_models(subject)))
-    if base is None:
-        if not named:
-            return ask.LINEAGE_WEIGHTS.not_applicable("no base model is named")
-        more = f" and {len(named) - 4} more" if len(named) > 4 else ""
-        reason = f"{', '.join(named[:4])}{more} named; --base compares their weights"
-        return ask.LINEAGE_WEIGHTS.unknown(Grade.CLAIMED, reason)
     ours, theirs = subject.weights.tensors, base.weights.tensors
     most = min(_MOST_MATRICES, subject.source.most_samples, base.source.most_samples)
     shared = matrices(ours, theirs, most=most)
-    if not shared:
-        reason = f"no matrix of plain floats has the same name and shape in {base.source.model_name}"
-        reason += _tokenizers(subject, base)
-        return ask.LINEAGE_WEIGHTS.unknown(Grade.PRESENT, reason)
     try:
         pairs = [(numbers(subject.source, ours, one), numbers(base.source, theirs, one)) for one in shared]
     except UserError as error:
         return ask.LINEAGE_WEIGHTS.unknown(Grade.PRESENT, str(error))
     cosines = [_cosine(one, other) for one, other in pairs if len(one) == len(other)]
-    middle = float(np.median(cosines)) if cosines else 0.0
+    if not cosines:
+        reason = f"no matrix of plain floats has the same name and shape in {base.name}"
+        return ask.LINEAGE_WEIGHTS.unknown(Grade.PRESENT, reason)
+    middle = float(np.median(cosines))
     same = sum(bool(np.array_equal(one, other)) for one, other in pairs)
-    reason = (
-        f"{len(shared)} matrices beside {base.source.model_name}'s: cosine {middle:.4f} in the median, {same} the same"
-        f"{_tokenizers(subject, base)}"
-    )
-    is_named = any(_alike(each, base.source.model_name) for each in named)
-    places = tuple(Evidence(*ours[one][:1]) for one in shared[:1])
-    if UNRELATED < middle < DERIVED:
-        return ask.LINEAGE_WEIGHTS.unknown(Grade.PRESENT, f"{reason}: neither near nor far", *places)
+    reason = f"{len(shared)} matrices beside {base.name}'s: cosine {middle:.4f} in the median, {same} the same"
+    place = Evidence(*ours[shared[0]][:1])
+    if UNRELATED < middle < DERIVED or (named and not base.names):
+        why = "neither near nor far" if base.names or not named else "what the other is called is not known"
+        return ask.LINEAGE_WEIGHTS.unknown(Grade.PRESENT, f"{reason}: {why}", place)
     comes = middle >= DERIVED
-    if comes == is_named:
-        what = "it is named" if comes else "and it is not named"
-        answer: Answer = "yes" if comes else "not applicable"
-        return ask.LINEAGE_WEIGHTS.answer(answer, Grade.CHECKED, f"{reason}; {what}", *places)
+    is_named = any(normalise(each.rpartition("/")[2]) == normalise(name) for each in named for name in base.names)
+    if comes and is_named:
+        return ask.LINEAGE_WEIGHTS.yes(Grade.CHECKED, f"{reason}; it is named", place)
+    if not comes and not is_named:
+        return ask.LINEAGE_WEIGHTS.not_applicable(f"{reason}; and it is not named", place, grade=Grade.CHECKED)
     what = "it comes from there, or both from one other, and it does not say so"
     what = what if comes else "named, and it does not come from there"
-    return ask.LINEAGE_WEIGHTS.no(Grade.CLAIMED, f"{reason}: {what}", *places)
-
-
-def _tokenizers(subject: Subject, base: Subject) -> str:
-    """Whether tokenizer.json is that of the base, as words to add; empty where one of them cannot be read."""
-    ours, theirs = _tokenizer_hash(subject), _tokenizer_hash(base)
-    if not ours or not theirs:
-        return ""
-    return f", {TOKENIZER} {'the same' if ours == theirs else 'differs'}"
-
-
-def _tokenizer_hash(subject: Subject) -> str:
-    source = subject.source
-    if TOKENIZER not in source.sizes:
-        return ""
-    if known := source.sha256(TOKENIZER):
-        return known
-    if source.sizes[TOKENIZER] > _MOST_TOKENIZER:
-        return ""
-    raw = attempt(lambda: source.read(TOKENIZER, _MOST_TOKENIZER)).value
-    return "" if raw is None else sha256(raw).hexdigest()
+    return ask.LINEAGE_WEIGHTS.no(Grade.CLAIMED, f"{reason}: {what}", place)
 
 
 def _cosine(one: np.ndarray, other: np.ndarray) -> float:
-    length = float(np.linalg.norm(one.astype(np.float64)) * np.linalg.norm(other.astype(np.float64)))
-    return float(one.astype(np.float64) @ other.astype(np.float64)) / length if length else 0.0
-
-
-def _alike(one: str, other: str) -> bool:
-    """Whether two names, owner aside, are of one model."""
-    return normalise(one.rpartition("/")[2]) == normalise(other)
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    length = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / length if length else 0.0

@@ -1,7 +1,7 @@
-"""A model card, read as text with places: lines, headings, tables, links and the YAML block on top.
+"""A text of a release, such as its card: lines, and what stands in them, each piece with its line.
 
-Every statement that an audit quotes must be found again by a reader, so nothing is rendered: a document stays a list of
-lines, and each piece taken from it knows its line. Only as much Markdown is understood as cards use for facts.
+Every statement that an audit quotes must be found again by a reader, so a document stays a list of lines, and each
+piece taken from it (:mod:`clearseek.audit.read.markup`) knows where it begins.
 Source of the metadata block: Hugging Face's model card specification.
 """
 
@@ -11,22 +11,20 @@ import codecs
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import yaml
 
 from clearseek.audit.evidence import Evidence
+from clearseek.audit.read.markup import take_apart
+from clearseek.audit.read.parts import Block, Cell, Link, Parts, Sentence
 from clearseek.errors import UserError
 
+__all__ = ["Block", "Cell", "Document", "Link", "Sentence", "decode", "plain", "read_yaml", "shorten"]
 LONGEST_BLOCK = 1_000_000
 """Characters of YAML that are read."""
 LONGEST_LINE = 4_000
 """Characters of a line that are looked at: facts stand in prose and tables, and longer lines are data."""
-MOST_CELLS = 100
-"""Cells of a table's row, and links of a line, that are looked at."""
-MOST_LINKS = 5_000
-"""Links of a document that are looked at."""
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -35,37 +33,9 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 """Marks of byte order and what they stand for; UTF-32's begins as UTF-16's does."""
-_HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
-_LINK = re.compile(
-    r"\[(?P<text>[^\[\]]{0,300})\]\((?P<target>[^()\s]{1,2000})\)|(?:href|src)=\"(?P<href>[^\"]{1,2000})\""
-)
-_BARE = re.compile(r"https?://[^\s<>()\[\]\"'`{}|\\^]{1,2000}")
 _EMPHASIS = re.compile(r"\*\*|__|`|<[^<>]{0,200}>")
 _INLINE_LINK = re.compile(r"\[([^\[\]]{0,300})\]\([^()\s]{1,2000}\)")
 _MARKED = re.compile(r"[\[*_`<]")
-_RULE = re.compile(r":?-+:?")
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A link and the words it stands on."""
-
-    target: str
-    text: str
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell of a table with its row's and column's names."""
-
-    row: tuple[str, ...]
-    """The row's other cells, markup removed."""
-    header: tuple[str, ...]
-    """The table's column names."""
-    column: int
-    text: str
-    line: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +58,13 @@ class Document:
         return Evidence(self.file, f"line {line}", shorten(shown), self.sha256)
 
     @cached_property
+    def _end_of_metadata(self) -> int | None:
+        """Index of the line that ends the YAML block on top; None where there is no such block, or no end."""
+        if not self.lines or self.lines[0].strip() != "---":
+            return None
+        return next((n for n, line in enumerate(self.lines[1:], 1) if line.strip() in ("---", "...")), None)
+
+    @cached_property
     def metadata(self) -> dict[str, Any]:
         """The YAML block between ``---`` lines at the top; empty where there is none.
 
@@ -95,68 +72,50 @@ class Document:
         """
         if not self.lines or self.lines[0].strip() != "---":
             return {}
-        end = next((n for n, line in enumerate(self.lines[1:], 1) if line.strip() in ("---", "...")), None)
-        if end is None:
+        if self._end_of_metadata is None:
             raise UserError(f"{self.file}, line 1: the YAML block that begins here has no end (a line ---)")
-        return read_yaml("\n".join(self.lines[1:end]), self.file)
+        return read_yaml("\n".join(self.lines[1 : self._end_of_metadata]), self.file)
+
+    @cached_property
+    def _parts(self) -> Parts:
+        end = self._end_of_metadata
+        marked = "readme" in self.file.lower() or not self.file.lower().endswith((".txt", ".rst"))
+        return take_apart(self.text.splitlines(), 0 if end is None else end + 1, marked)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Paragraphs, items of lists and headings, each as one text without markup."""
+        return self._parts.blocks
+
+    @cached_property
+    def sentences(self) -> tuple[Sentence, ...]:
+        """The sentences of all blocks."""
+        return tuple(sentence for block in self.blocks for sentence in block.sentences)
+
+    @property
+    def links(self) -> list[Link]:
+        """All links, Markdown's, HTML's and bare ones, in order."""
+        return self._parts.links
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells of all tables, of pipes or HTML, row by row, without rows of column names."""
+        return self._parts.cells
+
+    @property
+    def unread(self) -> str:
+        """What of it was not taken apart because it is too much, in words, or an empty string."""
+        return self._parts.unread
 
     @cached_property
     def headings(self) -> tuple[tuple[str, ...], ...]:
         """For each line, the headings it stands under, outermost first."""
-        path: list[tuple[int, str]] = []
         out: list[tuple[str, ...]] = []
-        fenced = False
-        for line in self.lines:
-            if line.lstrip().startswith(("```", "~~~")):
-                fenced = not fenced
-            match = None if fenced else _HEADING.match(line)
-            if match:
-                level = len(match[1])
-                path = [(depth, title) for depth, title in path if depth < level]
-                path.append((level, plain(match[2].rstrip().rstrip("#"))))
-            out.append(tuple(title for _, title in path))
-        return tuple(out)
-
-    @cached_property
-    def links(self) -> tuple[Link, ...]:
-        """All links, Markdown's, HTML's and bare ones, in order."""
-        found: list[Link] = []
-        for number, line in enumerate(self.lines, 1):
-            seen: set[str] = set()
-            if len(found) >= MOST_LINKS:
-                break
-            for match in islice(_LINK.finditer(line), MOST_CELLS):
-                target = match["target"] or match["href"]
-                seen.add(target)
-                found.append(Link(target, plain(match["text"] or ""), number))
-            for match in islice(_BARE.finditer(line), MOST_CELLS):
-                target = match[0].rstrip(".,;:!?")
-                if target not in seen:
-                    found.append(Link(target, "", number))
-        return tuple(found[:MOST_LINKS])
-
-    @cached_property
-    def cells(self) -> tuple[Cell, ...]:
-        """The cells of all pipe tables, row by row, without header rows."""
-        found: list[Cell] = []
-        header: tuple[str, ...] = ()
-        for number, line in enumerate(self.lines, 1):
-            if not line.lstrip().startswith("|"):
-                header = ()
-                continue
-            row = _row(line)
-            if row and all(_RULE.fullmatch(cell) for cell in row):
-                continue
-            if not header:
-                header = row
-                continue
-            found += (Cell(row, header, column, text, number) for column, text in enumerate(row))
-        return tuple(found)
-
-
-def _row(line: str) -> tuple[str, ...]:
-    inner = line.strip().removeprefix("|").removesuffix("|")
-    return tuple(plain(cell) for cell in re.split(r"(?<!\\)\|", inner, maxsplit=MOST_CELLS)[:MOST_CELLS])
+        path: tuple[str, ...] = ()
+        for line, below in self._parts.paths:
+            out += [path] * (line - 1 - len(out))
+            path = below
+        return tuple(out + [path] * (len(self.lines) - len(out)))
 
 
 def decode(raw: bytes) -> str:

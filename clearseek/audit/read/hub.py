@@ -53,12 +53,13 @@ class Hub(Source):
 
     def __init__(self, name: str) -> None:
         """Look the repository up. Raises UserError when it cannot be had."""
+        super().__init__()
         match = NAME.fullmatch(name)
         if match is None:
             raise UserError(
                 f"{name}: neither a folder nor the name of a repository (owner/name, or owner/name@revision)"
             )
-        self.repo = match["repo"]
+        self.repo = self.repository = match["repo"]
         self._hub = library()
         info = ask(
             self.repo, lambda: self._hub.HfApi().model_info(self.repo, revision=match["revision"], files_metadata=True)
@@ -126,6 +127,9 @@ class Hub(Source):
         licence = card.get("license") if hasattr(card, "get") else None
         gate = ", behind a gate" if getattr(info, "gated", False) else ""
         return f"commit {str(info.sha)[:12]}{gate}, licence {visible(str(licence or 'not said'))[:40]}"
+
+    def pointer(self, path: str) -> None:
+        """Nothing: the hub gives what a pointer stands for."""
 
     def sha256(self, path: str) -> str:
         """What the hub recorded of a large file; of a small one, taken here when it has been read whole."""

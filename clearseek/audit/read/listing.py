@@ -9,6 +9,7 @@ from typing import Any, Final
 from clearseek.audit.read.source import Source
 
 _NAMES: Final = ("manifest.json", "croissant.json", "dataset_info.json", "dataset_infos.json")
+_NAMED: Final = ("name", "path", "file", "contentUrl")
 _LONGEST: Final = 64_000_000
 
 
@@ -34,58 +35,40 @@ def listing(source: Source) -> Listing | None:
 
 
 def _read(source: Source, path: str, content: dict[str, Any]) -> Listing | None:
-    folder = path.rpartition("/")[0]
-    entries = list(_entries(content))
-    if entries:
-        sizes = {name: size for name, size in entries if "://" not in name}
-        return Listing(path, _counted(content, sizes), _misfit(source, path, folder, sizes))
-    if any(
-        isinstance(each, dict) and (each.get("splits") or each.get("features")) for each in (content, *content.values())
-    ):
-        return Listing(path, False)
-    if content.get("distribution") or content.get("recordSet"):
-        return Listing(path, False)
-    return None
+    if sizes := dict(_entries(content)):
+        return Listing(path, _counted(content, sizes), _misfit(source, path, sizes))
+    described = [each for each in (content, *content.values()) if isinstance(each, dict)]
+    known = any(each.get(key) for each in described for key in ("splits", "features", "distribution", "recordSet"))
+    return Listing(path, False) if known else None
 
 
 def _entries(content: dict[str, Any]) -> Iterator[tuple[str, int | None]]:
-    """Name and size of each file that is listed, a size where one is given."""
-    for key in ("files", "shards", "distribution"):
+    """Name and size of each file that is listed; of Croissant's objects those that are files of the release."""
+    for key, names in (("files", _NAMED), ("shards", _NAMED), ("distribution", ("contentUrl",))):
         for each in listed if isinstance(listed := content.get(key), list) else ():
-            if isinstance(each, str):
-                yield each, None
-            elif isinstance(each, dict):
-                name = next(
-                    (each[k] for k in ("name", "path", "file", "contentUrl") if isinstance(each.get(k), str)), ""
-                )
-                size = next((each[k] for k in ("bytes", "size") if type(each.get(k)) is int), None)
-                if name and (key != "distribution" or "contentUrl" in each):
-                    yield each["contentUrl"] if key == "distribution" else name, size
+            entry = each if isinstance(each, dict) else {"name": each}
+            name = next((entry[k] for k in names if isinstance(entry.get(k), str)), "")
+            if name and "://" not in name:
+                yield name, next((entry[k] for k in ("bytes", "size") if type(entry.get(k)) is int), None)
 
 
 def _counted(content: dict[str, Any], sizes: dict[str, int | None]) -> bool:
     """Whether the shards to train on have sizes that hold the tokens counted."""
-    train = content.get("train")
-    shards = train.get("shards") if isinstance(train, dict) else None
-    if not isinstance(train, dict) or not isinstance(shards, list) or not isinstance(content.get("fingerprint"), str):
+    train, width = content.get("train"), content.get("token_bytes")
+    shards, tokens = (train.get("shards"), train.get("tokens")) if isinstance(train, dict) else (None, None)
+    if not isinstance(shards, list) or type(tokens) is not int or not isinstance(content.get("fingerprint"), str):
         return False
-    tokens, width = train.get("tokens"), content.get("token_bytes")
     held = [sizes.get(each) for each in shards if isinstance(each, str)]
-    return (
-        type(tokens) is int
-        and width in (2, 4)
-        and tokens > 0
-        and all(type(size) is int for size in held)
-        and sum(size or 0 for size in held) == tokens * width
-    )
+    return tokens > 0 and width in (2, 4) and None not in held and sum(filter(None, held)) == tokens * width
 
 
-def _misfit(source: Source, path: str, folder: str, sizes: dict[str, int | None]) -> str:
+def _misfit(source: Source, path: str, sizes: dict[str, int | None]) -> str:
     """A file that is listed and not here, or of another size; empty where all are."""
+    folder = path.rpartition("/")[0]
     for name, size in sizes.items():
         here = next((each for each in (f"{folder}/{name}", name) if each in source.sizes), None)
         if here is None:
             return f"{name}, which {path} lists, is not here"
-        if size is not None and source.sizes[here] != size:
-            return f"{here} has {source.sizes[here]:,} bytes, and {path} says {size:,}"
+        if size is not None and source.stored_size(here) != size:
+            return f"{here} has {source.stored_size(here):,} bytes, and {path} says {size:,}"
     return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Final
 
@@ -10,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clearseek.audit.read.source import Source
-from clearseek.errors import UserError
 from clearseek.hub.safetensors import DTYPE_BYTES, Entry, tensor_bytes
 
 Tensors = Mapping[str, tuple[str, Entry]]
 """Tensor -> its file and its entry."""
 ELEMENTS: Final = 2_048
 """Read of a matrix at its beginning, its middle and its end."""
-_PIECE: Final = 4_096
-"""Bytes that a sampled hash takes of a tensor at its beginning, its middle and its end."""
 _FLOATS = ("BF16", "F16", "F32", "F64")
 
 
@@ -44,30 +40,6 @@ def numbers(source: Source, tensors: Tensors, name: str) -> NDArray[np.float32]:
     width = DTYPE_BYTES[entry.dtype]
     raw = b"".join(tensor_bytes(source.read, file, entry, ELEMENTS * width))
     return _decoded(raw[: len(raw) // width * width], entry.dtype)
-
-
-def fingerprint(source: Source, tensors: Tensors, most: int | None = None) -> bytes:
-    """A hash of what tensors hold, whatever they and their files are called. Raises UserError.
-
-    With `most`, of pieces of that many of them, spread evenly from the largest to the smallest.
-    """
-    ordered = sorted(tensors.values(), key=lambda each: (-each[1].size, each[1].dtype, each[1].shape, each[1].name))
-    chosen = ordered if most is None else ordered[:: max(1, -(-len(ordered) // most))]
-    held = sorted(
-        f"{entry.dtype} {entry.shape} {_hash(source, file, entry, most is not None)}" for file, entry in chosen
-    )
-    return hashlib.sha256("\n".join(held).encode()).digest()
-
-
-def _hash(source: Source, file: str, entry: Entry, sampled: bool) -> str:
-    """SHA-256 of a tensor's bytes, or of its beginning, middle and end."""
-    piece, digest, count = _PIECE if sampled else None, hashlib.sha256(), 0
-    for raw in tensor_bytes(source.read, file, entry, piece):
-        digest.update(raw)
-        count += len(raw)
-    if count != sum(end - begin for begin, end in entry.spans(piece)):
-        raise UserError(f"{file}: {entry.name} is cut off")
-    return digest.hexdigest()
 
 
 def _decoded(raw: bytes, dtype: str) -> NDArray[np.float32]:

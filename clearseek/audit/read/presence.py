@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.read.source import Source
+from clearseek.audit.read.words import WORDS, any_of
 from clearseek.errors import UserError
 from clearseek.filetypes import HEAD_BYTES, LFS_START, UTF8_BOM, recognise
 
-Kind = Literal["report", "data card", "policy", "summary", "results", "data", "order", "tokenizer"]
+Kind = Literal["report", "data card", "policy", "summary", "results", "data", "tokenizer"]
 _HEAD: Final = 65_536
 _TEXT: Final = 400_000
 """Bytes of a text that are read."""
@@ -36,23 +37,14 @@ _RECORDS: Final = {
     ".parquet": {"Parquet"}, ".arrow": {"Arrow"}, ".gz": {"gzip"}, ".zst": {"zstd"}, ".npz": {"NumPy", "zip"},
 }  # fmt: skip
 """Kinds of file (:mod:`clearseek.filetypes`) that a name's ending says."""
-_LEAST: Final[dict[Kind, int]] = {"results": 20, "data": 100, "order": 200}
-"""Bytes that a file of numbers or records has at least."""
+_SMALLEST_POINTED: Final = 1_000
+"""Bytes that something worth a pointer has."""
+_LEAST: Final[dict[Kind, int]] = {"data": 100}
+"""Bytes that a file of records has at least."""
 _WORD = re.compile(r"[^\W\d_]{2,40}")
 _CJK = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+")
-_SUBJECTS: Final = (
-    r"train|训练|訓練|entra[iî]n|entren", r"mod[eèé]l|模型", r"data|donn[ée]e|daten|datos|数据|數據|corpus|corpora",
-    r"token|词元", r"par[aá]m[eèé]t|参数|參數", r"evaluat|[ée]valuation|evaluaci|评估|评测|benchmark",
-    r"architect|架构",
-)  # fmt: skip
-_RIGHTS: Final = (r"copyright|urheber|droit|derecho|版权|opt-?s?[ -]?out|licen[cs]|rights|reserv",)
-_WANTED: Final[dict[Kind, tuple[int, int, tuple[str, ...]]]] = {
-    "report": (60, 2, _SUBJECTS), "data card": (30, 1, (_SUBJECTS[2],)), "policy": (20, 1, _RIGHTS),
-    "summary": (1, 0, ()),
-}  # fmt: skip
-"""Different words that a text has at least, and how many of these subjects it names."""
+_WANTED: Final = WORDS["documents"]
 SMALLEST_VOCABULARY: Final = 16
-_TOKENIZERS: Final = (".model", ".tiktoken")
 
 
 @dataclass
@@ -65,13 +57,24 @@ class Sifted:
     """File -> why it is not what it is called."""
     unread: dict[str, str] = field(default_factory=dict)
     """File -> why that is not known."""
+    pointed: list[str] = field(default_factory=list)
+    """Those of the unread files that a pointer stands for, to as many bytes as such a file has."""
+    kind: Kind = "report"
 
     def here(self, source: Source, question: Question, most: int) -> Row:
         """The yes of files that are real, the first of them named."""
         return question.yes(Grade.PRESENT, ", ".join(self.real[:most]), *map(source.whole, self.real[:most]))
 
     def missing(self, source: Source, question: Question, reason: str) -> Row:
-        """The answer where none is real: unknown if one could not be read, else no, for `reason` without any file."""
+        """The answer where none is real: unknown if one could not be read, else no, for `reason` without any file.
+
+        Files that a pointer stands for are published, with name, size and hash, and only not in this copy.
+        """
+        if self.pointed:
+            named = ", ".join(f"{path} ({source.stored_size(path):,} bytes)" for path in self.pointed[:4])
+            reason = f"published, and not in this copy, which was made without large files: {named}"
+            whole: Answer = "partly" if self.kind in ("data", "summary") else "yes"
+            return question.answer(whole, Grade.LINKED, reason, *map(source.whole, self.pointed[:4]))
         found = self.unread or self.hollow
         if not found:
             return question.no(Grade.ABSENT, reason)
@@ -84,79 +87,66 @@ class Sifted:
 
 def sift(source: Source, paths: Iterable[str], kind: Kind, enough: int = 6) -> Sifted:
     """Tell the files apart; once `enough` are real, the others count as they do unless they are empty."""
-    out = Sifted()
-    looked = 0
+    out, looked = Sifted(kind=kind), 0
     for path in paths:
+        if (pointer := source.pointer(path)) is not None:
+            out.unread[path] = f"is a pointer to {pointer.size:,} bytes that are not here"
+            if pointer.size >= _SMALLEST_POINTED:
+                out.pointed.append(path)
+            continue
         if source.sizes[path] and (len(out.real) >= enough or looked >= _MOST_LOOKED_AT):
             if out.real:
                 out.real.append(path)
             continue
         looked += bool(source.sizes[path])
         try:
-            why = fault(source, path, kind)
+            if why := fault(source, path, kind):
+                out.hollow[path] = why
+            else:
+                out.real.append(path)
         except UserError as error:
             out.unread[path] = f"cannot be judged: {error}"
-            continue
-        if why:
-            out.hollow[path] = why
-        else:
-            out.real.append(path)
     return out
 
 
 def fault(source: Source, path: str, kind: Kind) -> str:
     """Why a file is not what its name says; empty where it is. Raises UserError where that cannot be seen."""
-    if not source.sizes[path]:
+    size, base = source.sizes[path], path.rpartition("/")[2].lower()
+    if not size:
         return "is empty"
-    ending = _ending(path)
+    ending = "." + base.rpartition(".")[2] if "." in base else ""
+    head = source.read(path, _HEAD)
+    found = recognise(head[:HEAD_BYTES], path)
+    if head.startswith(LFS_START) or (found and found.name.endswith("pointer")):
+        raise UserError("it points to bytes that are not here")
     if kind == "tokenizer":
         return _no_tokenizer(source, path, ending)
-    head = source.read(path, _HEAD)
-    begins = _kind(head, path)
+    if size < _LEAST.get(kind, 0):
+        return f"has {size} bytes"
+    if kinds := (_PAGES if kind in _WANTED else _RECORDS).get(ending):
+        if found is None or found.name not in kinds:
+            return f"does not begin as {ending} files do"
+        few = kind in _WANTED and size <= _SHORTEST_PAGES  # pages are not taken apart
+        return f"has {size:,} bytes, too few for pages of text" if few else ""
+    if ending in (".json", ".jsonl") and kind in ("data card", "data", "results"):
+        return _no_json(source, path, ending == ".jsonl")
     if kind in _WANTED:
         return _no_document(source, path, ending, kind)
-    if source.sizes[path] < _LEAST[kind] and kind != "results":
-        return f"has {source.sizes[path]} bytes"
-    if kinds := _RECORDS.get(ending):
-        return "" if begins in kinds else f"does not begin as {ending} files do"
-    if ending in (".json", ".jsonl"):
-        return _no_json(source, path, ending)
     if kind == "results":
         return "" if re.search(rb"\d", head) else "has no number in it"
     return "is one byte over and over" if len(set(head)) < 2 else ""
 
 
-def _kind(head: bytes, path: str) -> str:
-    """What a file begins as; empty for text and what is not known. Raises UserError for a pointer to other bytes."""
-    found = recognise(head[:HEAD_BYTES], path)
-    if head.startswith(LFS_START) or (found and found.name.endswith("pointer")):
-        raise UserError("it points to bytes that are not here")
-    return found.name if found else ""
-
-
-def _ending(path: str) -> str:
-    base = path.rpartition("/")[2].lower()
-    return "." + base.rpartition(".")[2] if "." in base else ""
-
-
 def _no_document(source: Source, path: str, ending: str, kind: Kind) -> str:
-    """A document has words about its subject; pages that are not taken apart have a beginning and a size."""
-    if kinds := _PAGES.get(ending):
-        if _kind(source.read(path, HEAD_BYTES), path) not in kinds:
-            return f"does not begin as {ending} files do"
-        size = source.sizes[path]
-        return f"has {size:,} bytes, too few for pages of text" if size <= _SHORTEST_PAGES else ""
-    if ending == ".json" and kind == "data card":
-        return _no_json(source, path, ending)
+    """A document has words about its subject."""
     if ending not in _TEXTS and ending:
         return f"is not of a kind that documents are ({ending})"
     text = source.read(path, _TEXT).decode("utf-8", errors="replace")
-    least, subjects, patterns = _WANTED[kind]
-    words = different_words(text)
-    if words < least:
+    wanted, words = _WANTED[kind], different_words(text)
+    if words < wanted["words"]:
         return f"holds {words} different words"
-    named = sum(bool(re.search(pattern, text, re.I)) for pattern in patterns)
-    return "" if named >= subjects else "says nothing of what it is called after"
+    named = sum(bool(any_of(subject).search(text)) for subject in wanted["subjects"])
+    return "" if named >= wanted["named"] else "says nothing of what it is called after"
 
 
 def different_words(text: str) -> int:
@@ -165,7 +155,7 @@ def different_words(text: str) -> int:
     return len({each.lower() for each in _WORD.findall(_CJK.sub(" ", text))} | characters)
 
 
-def parsed(raw: bytes) -> Any:
+def _parsed(raw: bytes) -> Any:
     """A JSON value; None where the bytes are none."""
     try:
         return json.loads(raw)
@@ -173,47 +163,27 @@ def parsed(raw: bytes) -> Any:
         return None
 
 
-def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """The fractions in a JSON value, each with the keys it stands under."""
-    waiting = [(key, value)]
-    while waiting:
-        name, each = waiting.pop()
-        if isinstance(each, float):
-            yield name, each
-        elif isinstance(each, dict):
-            waiting += [(f"{name[-400:]} {part}", below) for part, below in each.items()]
-        elif isinstance(each, list):
-            waiting += [(name, below) for below in each]
-
-
-def _no_json(source: Source, path: str, ending: str) -> str:
-    """JSON that parses and holds something; of JSON lines the first."""
-    if ending == ".jsonl":
-        head = source.read(path, _HEAD)
-        line, end, _ = head.removeprefix(UTF8_BOM).lstrip().partition(b"\n")
-        if not end and len(head) < source.sizes[path]:
-            return "" if line[:1] in (b"{", b"[") else "is not JSON, line by line"
-        value = parsed(line)
-        return "is not JSON, line by line" if value is None else ""
-    if source.sizes[path] > _JSON:
-        return "" if source.read(path, _HEAD).removeprefix(UTF8_BOM).lstrip()[:1] in (b"{", b"[") else "is not JSON"
-    value = parsed(source.read(path, _JSON))
-    if value is None:
-        return "is not JSON"
-    return "" if value else "is JSON that holds nothing"
+def _no_json(source: Source, path: str, lines: bool) -> str:
+    """JSON that parses and holds something; of JSON lines the first, and of what is too long the beginning."""
+    most = _HEAD if lines else _JSON
+    raw, whole = source.read(path, most).removeprefix(UTF8_BOM).lstrip(), source.sizes[path] <= most
+    if lines:
+        raw, end, _ = raw.partition(b"\n")
+        whole = whole or bool(end)
+    if not whole:
+        return "" if raw[:1] in (b"{", b"[") else "is not JSON"
+    value = _parsed(raw)
+    return "is not JSON" if value is None else "" if value or lines else "is JSON that holds nothing"
 
 
 def _no_tokenizer(source: Source, path: str, ending: str) -> str:
     """A tokenizer has a vocabulary."""
-    if ending in _TOKENIZERS or ending != ".json":
-        _kind(source.read(path, HEAD_BYTES), path)
-        size = source.sizes[path]
+    size = source.sizes[path]
+    if ending != ".json":
         return f"has {size} bytes, too few for a vocabulary" if size <= 1000 else ""
-    raw = source.read(path, min(source.sizes[path], _VOCABULARY))
-    _kind(raw, path)
-    if source.sizes[path] > _VOCABULARY:
+    if size > _VOCABULARY:
         raise UserError(f"larger than {_VOCABULARY:,} bytes")
-    value = parsed(raw)
+    value = _parsed(source.read(path, size))
     if not isinstance(value, dict):
         return "is no JSON object"
     model = value.get("model")

@@ -2,7 +2,8 @@
 
 A card is no licence, and most of its warnings are advice: "out-of-scope use", "we do not recommend", "should not be
 relied on". So only sentences count that forbid, and that speak of the model or of its licence; those about a data set,
-about another model, or under a heading about risks do not. What is not found may still be there.
+about another model, or under a heading about risks do not. Where one clause of a sentence forbids by itself, it alone
+is judged: what the sentence goes on to recommend takes nothing back. What is not found may still be there.
 """
 
 from __future__ import annotations
@@ -10,61 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from clearseek.audit.read.card import Document, plain
-from clearseek.licences.clauses import Clause, Flag, restrictions
+from clearseek.audit.read.card import Document
+from clearseek.audit.read.topics import Own, judge, subject_of
+from clearseek.licences.clauses import Clause, in_prose, restrictions
 from clearseek.licences.words import shorten
 
 _MOST = 20
 _LONGEST_SENTENCE = 4000
-_NON = r"non[- ]?commercial(?:ly)?"
-_USE = r"(?:use|uses|usage|purposes?|applications?)"
-_FORBIDDEN = r"(?:prohibited|forbidden|not (?:allowed|permitted|granted))"
-_COMMERCE = re.compile(
-    rf"\b(?:only|solely|exclusively|strictly)\b.{{0,40}}\b(?:for|to|under)?\b.{{0,30}}\b{_NON}\b|\b{_NON}\b.{{0,60}}\bonly\b"
-    rf"|\b(?:restricted|limited) to (?:\w+ (?:and|or) )?(?:{_NON}|(?:academic|scientific) research|research {_USE})"
-    rf"|\bonly (?:be used )?(?:for|in) (?:(?:academic|scientific|research)(?:,| and| or)? ?){{1,3}}{_USE}"
-    rf"|\bfor (?:(?:academic|scientific|research)(?:,| and| or)? ?){{1,3}}{_USE} only\b"
-    rf"|\bcommercial {_USE} (?:\w+ ){{0,6}}(?:is|are) (?:\w+ ){{0,2}}{_FORBIDDEN}"
-    rf"|\bno commercial {_USE}\b|\b(?:may|must|can|shall) ?not be used (?:for (?:any )?commercial|commercially)"
-    r"|仅(?:供|限|用于|可用于|能用于).{0,12}(?:学术|研究|科研|非商)|(?:禁止|不得|不可|严禁).{0,10}(?:商用|商业)"
-    rf"|\bprohibits? (?:\w+ ){{0,3}}commercial {_USE}|\bnot for commercial {_USE}|\bcommercial {_USE} requires? "
-)
-# The same in other languages: what is not found may still be there, but a plain ban is seen.
-_COMMERCE_ABROAD = re.compile(
-    r"\bnicht(?:[- ](?:für )?)kommerziell|\bnichtkommerziell"
-    r"|\bkommerzielle\w* (?:nutzung|verwendung|zwecke\w*|einsatz)\b.{0,60}"
-    r"\b(?:untersagt|verboten|nicht|ausgeschlossen)\b"
-    r"|\bnur (?:für|zu) .{0,40}(?:forschung|privat)"
-    r"|\b(?:usage|utilisation)s? commerciale?s?\b.{0,30}\b(?:interdit|prohib|non autoris|pas autoris|exclu)"
-    r"|\b(?:interdit|interdite|interdits)\b.{0,40}\bcommercial|\bne (?:peut|peuvent|doit|doivent)\b.{0,50}\bcommercial"
-    r"|\b(?:uniquement|exclusivement|seulement|esclusivamente|unicamente|solamente|únicamente|exclusivamente|somente"
-    r"|apenas|sólo|solo|soltanto)\b.{0,40}\b(?:non|no|não)[- ]com?mercia"
-    r"|\buso comm?erciale?\b.{0,30}\b(?:prohibid|proibid|vietat|no (?:está |se )?permit|não (?:é )?permit|non (?:è )?"
-    r"consentit)|\b(?:prohíbe|prohibido|proibido|vietato)\b.{0,40}\bcomm?ercial"
-    r"|\b(?:no puede|no podrá|no se permite|não pode|não é permitido|non può|non è consentito)\b.{0,50}\bcomm?ercial"
-    r"|\bcommercieel gebruik\b.{0,30}\b(?:verboden|niet toegestaan)|\bniet[- ]commercieel"
-    r"|商用利用.{0,6}(?:禁止|不可|できません|認め)|商業利用.{0,6}(?:禁止|不可)|研究目的.{0,4}(?:のみ|限)"
-    r"|상업적.{0,16}(?:금지|불가|허용되지)|비상업적.{0,12}(?:만|한정)"
-    r"|коммерческ\w+ .{0,30}(?:запрещ|не допуска|не разреш)|запрещ\w+.{0,40}коммерческ|только .{0,30}некоммерческ"
-)
-_BOTH_ABROAD = re.compile(
-    r"sowohl|als auch|auch kommerziell|nicht nur|non seulement|aussi bien|no solo|não só|non solo|datens[aä]tz|données"
-    r"|datos|dados|dati\b|データ|데이터|данны"
-)
-_USES = re.compile(
-    r"\b(?:you|users?|licensees?|anyone) (?:may|must|shall|can|agree) ?not (?:to )?use\b"
-    r"|\b(?:may|must|shall) not be used (?:for|in|by|to|as)\b|\bprohibited from using\b"
-    rf"|\bmilitary {_USE} (?:is|are) (?:\w+ )?{_FORBIDDEN}"
-    r"|\b(?:not|never) be used (?:for|in) (?:any )?military\b"
-)
-_PLACE = re.compile(
-    r"\bnot (?:being )?granted\b.{0,220}(?:european union|\beea\b|\beu\b|united kingdom|china|germany)"
-    r"|(?:licen[cs]e|agreement) (?:does|shall) not apply in\b"
-    r"|\bnot (?:available|licensed) (?:to|for) .{0,80}\bdomiciled in\b"
-)
 _MODEL = re.compile(
     r"\b(?:models?|weights?|checkpoints?|licen[cs]ed?|release[ds]?|project|repository|commercial use|rights)\b"
-    r"|模型|权重|许可|协议|本项目"
+    r"|模型|权重|许可|协议|本项目|^(?:it|this|these|they)\b"
 )
 _LICENCE = re.compile(r"licen[cs]|terms|agreement|legal|usage restriction|use polic|copyright|许可|协议", re.I)
 _ADVICE = re.compile(
@@ -78,78 +34,91 @@ _ELSEWHERE = re.compile(
     r"|should|out[- ]of[- ]scope|data ?sets?|corpus|corpora|training data|demo|api"
     r"|dual[- ]licen[cs]|alternativ|trade ?marks?|logos?|for example|e\.g\.|base model|derived from)\b"
     r"|non[- ]?commercial(?: use)?,? (?:and|or|as well as|but also|&) commercial|数据"
+    r"|sowohl|als auch|auch kommerziell|nicht nur|non seulement|aussi bien|no solo|não só|non solo|datens[aä]tz|données"
+    r"|datos|dados|dati\b|データ|데이터|данны"
 )
 _LAWFUL = re.compile(
     r"\bexcept in compliance with the licen[cs]e\b|\bunless (?:required by applicable law|in compliance)\b"
     r"|\b(?:infring|misappropriat|violat)\w*\b.{0,80}\b(?:rights?|laws?)\b|\b(?:applicable|any) laws?\b"
 )
 """Notices of open licences, and what the law forbids anyway: neither takes anything back."""
-_MAY_RESTRICT = re.compile(
-    r"commerc|comercial|kommerz|research|forschung|academic|\bnot\b|prohib|military|仅|禁止|不得|不可|商用|商業|研究|상업"
-    r"|коммерческ",
-    re.I,
+_PART = re.compile(r";\s+(?=[A-Z\"“(•-])")
+
+
+_CLAUSE = re.compile(r"[,;:]\s+|\s[\u2013\u2014-]+\s|\s(?:that|but|because|while)\s|\s\(")
+_RELATIVE = re.compile(r"(?:which|whose|who|where|whereas|unlike)\b")
+_THE_MODEL = re.compile(r"\b(?:this|the|our|these) (?:[\w.-]+ ){0,2}?(?:models?|weights?|checkpoints?|release)\b")
+_NO_BAN = re.compile(
+    r"\bno commercial use (?!of\b|is\b|are\b|allowed|permitted|without|or\b|and\b|for\b|by\b|in\b|unless|what)\w"
+    r"|\bno (?:\w+ ){0,2}(?:prohibit|forbid|ban|restrict)\w*|\b(?:wrote|writes|says|said|claims?)\b"
+    r"|\b(?:do|does|is|are) not (?:prohibit|forbid|ban|restrict)\w*|\bnobody (?:prohibit|forbid)"
 )
-_BEGINS = re.compile(r"\s*(?:#|\||[-*+] |\d+\. |>|```|---|\w+:)")
-_SENTENCE = re.compile(r"(?<=[.;!?])\s+(?=[A-Z\"“(•-])")
+"""Says that nothing is forbidden, or what somebody else said."""
+_NO_PLACE = re.compile(
+    r"not apply in (?:the )?(?:cases?|event|respect|relation|so far|addition|any way|practice|full)\b"
+)
 
 
-def said_of_use(card: Document) -> tuple[Clause, ...]:
+def said_of_use(card: Document, own: Own | None = None) -> tuple[Clause, ...]:
     """Sentences of a card that restrict the use of its model."""
     found: list[Clause] = []
-    for first, lines in _paragraphs(card):
-        text = " ".join(lines)
-        headings = card.headings[first - 1]
+    for line, text, headings in _spoken(card, own or Own()):
+        sentence = text[:_LONGEST_SENTENCE]
+        flag, abroad = in_prose(sentence)
+        if flag is None or _NO_BAN.search(sentence.lower()) or _NO_PLACE.search(sentence.lower()):
+            continue
+        alone = _banning(sentence)
+        said = alone or sentence
+        low = said.lower()
+        if _ELSEWHERE.search(low) or _LAWFUL.search(sentence.lower()) or _of_others(said, own or Own()):
+            continue
         licence = bool(headings) and bool(_LICENCE.search(headings[-1]))
         advice = not licence and any(_ADVICE.search(heading) for heading in headings[1:] or headings)
-        if advice or not _MAY_RESTRICT.search(text):
-            continue
-        place = 0
-        for sentence in _SENTENCE.split(text):
-            low = sentence[:_LONGEST_SENTENCE].lower()
-            flag = _flag(low, licence or bool(_LICENCE.search(low)))
-            about = licence or bool(_MODEL.search(low)) or bool(re.match(r"(?:it|this|these|they)\b", low))
-            if _COMMERCE_ABROAD.search(low) and not _BOTH_ABROAD.search(low):
-                flag, about = "non_commercial", True
-            if flag and about and not _ELSEWHERE.search(low) and not _LAWFUL.search(low):
-                found.append(Clause(flag, shorten(sentence), first + _line(lines, text.find(sentence, place))))
-            place += len(sentence)
-        if len(found) >= _MOST:
-            break
-    return tuple(found[:_MOST])
+        sure = bool(alone) and flag != "field_of_use" and bool(_THE_MODEL.search(low))
+        of_licence = licence or bool(_LICENCE.search(low))
+        about = abroad or licence or bool(_MODEL.search(low))
+        if (sure or not advice) and about and (of_licence or flag != "field_of_use"):
+            found.append(Clause(flag, shorten(text), line))
+            if len(found) >= _MOST:
+                break
+    return tuple(found)
 
 
-def _paragraphs(card: Document) -> Iterator[tuple[int, list[str]]]:
-    """Lines that belong together, without markup, with the number of the first."""
-    begin, lines = 0, list[str]()
-    for number, line in enumerate(card.lines, 1):
-        if lines and (not line.strip() or _BEGINS.match(line)):
-            yield begin, lines
-            lines = []
-        if line.strip():
-            begin = begin if lines else number
-            lines.append(plain(line))
-        if line.startswith("#"):  # a heading stands alone
-            yield begin, lines
-            lines = []
-    if lines:
-        yield begin, lines
+def _banning(sentence: str) -> str:
+    """The clause that forbids by itself, or an empty text."""
+    begin = 0
+    for match in (*_CLAUSE.finditer(sentence), None):
+        clause = sentence[begin : match.start() if match else len(sentence)]
+        if in_prose(clause)[0] is not None:
+            return "" if _RELATIVE.match(clause.strip().lower()) else clause
+        begin = match.end() if match else begin
+    return ""
 
 
-def _line(lines: list[str], place: int) -> int:
-    """Which of these lines, joined by spaces, a place is in."""
-    for number, line in enumerate(lines):
-        if place <= len(line):
-            return number
-        place -= len(line) + 1
-    return len(lines) - 1
+_CJK = re.compile("[\u3040-\u9fff\uac00-\ud7af]")
+_OURS = re.compile("本|该|我们|此|この|이 ")
 
 
-def _flag(sentence: str, licence: bool) -> Flag | None:
-    if _PLACE.search(sentence):
-        return "geo_exclusion"
-    if _COMMERCE.search(sentence):
-        return "non_commercial"
-    return "field_of_use" if licence and _USES.search(sentence) else None
+def _of_others(clause: str, own: Own) -> bool:
+    """Whether a clause says that something else is restricted, or that others restrict."""
+    if _CJK.search(clause) and not _OURS.search(clause):
+        return judge(clause, own) is False
+    return judge(subject_of(clause), own) is False
+
+
+def _spoken(card: Document, own: Own) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    """Sentences and rows of tables: line, text, headings."""
+    for sentence in card.sentences:
+        begin = 0
+        for match in (*_PART.finditer(sentence.text), None):
+            end = match.end() if match else len(sentence.text)
+            yield sentence.line_at(begin), sentence.text[begin:end].strip(), sentence.headings
+            begin = end
+    for cell in card.cells:
+        # in a wide table a row is of this model where its first cell names it
+        wide = len(cell.row) > 2 and own.names and not any(own.has(word) for word in cell.row[0].split()[:12])
+        if not cell.column and not wide:
+            yield cell.line, " ".join(cell.row), card.headings[cell.line - 1]
 
 
 def said_in_policy(policy: Document) -> tuple[Clause, ...]:

@@ -19,18 +19,20 @@ from typing import Any
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, decode
 from clearseek.errors import UserError
+from clearseek.filetypes import POINTER_BYTES, Pointer, read_pointer
 from clearseek.hub.safetensors import LONGEST_HEADER, Header, parse_header
 from clearseek.jsontext import strict_json
 from clearseek.signing.tree import Problem, Tree, open_file, walk
 from clearseek.sysfiles import system_file
 
 MOST_TEXTS = 200
-MOST_TEXT = 8_000_000
+MOST_TEXT = 3_000_000
 """Files of prose that are read, and bytes of them in all."""
 LONGEST_TEXT = 8_000_000
 """Bytes of a text file that are read; the rest of a longer one is not looked at."""
 LONGEST_JSON = 200_000_000
 _TESTS = re.compile(r"(?:^|/)(?:tests?|testing|test[-_]\w+|fixtures?|examples?)/")
+POINTED = "a pointer: this copy was made without large files (fetch it with git lfs pull)"
 NOT_READ = (".git", ".cache")
 """Folders of version control and download tools, which are no part of a release."""
 
@@ -40,6 +42,8 @@ class Source(ABC):
 
     name: str
     """How the user called it."""
+    repository: str = ""
+    """Owner and name on the hub; a folder's name says nothing about what is in it."""
     revision: str = ""
     """The commit, where there is one."""
     released: str = ""
@@ -52,6 +56,12 @@ class Source(ABC):
     """Tensors of which numbers are read, where not all are."""
     whole_bytes: int = 256_000_000
     """Weights up to this size are read whole."""
+
+    def __init__(self) -> None:
+        """Nothing is read yet."""
+        self._documents: dict[str, Document] = {}
+        self._pointers: dict[str, Pointer | None] = {}
+        self._headers: dict[str, Header] = {}
 
     @property
     @abstractmethod
@@ -78,10 +88,19 @@ class Source(ABC):
         """
         return None
 
-    @cached_property
-    def model_name(self) -> str:
-        """The model's name: the last part of the release's."""
-        return self.name.rstrip("/").rpartition("/")[2].partition("@")[0]
+    def pointer(self, path: str) -> Pointer | None:
+        """What a file points to, in a clone without large files; None for a file that is here."""
+        if path not in self._pointers:
+            self._pointers[path] = None
+            if 0 < self.sizes[path] <= POINTER_BYTES:
+                with suppress(UserError):
+                    self._pointers[path] = read_pointer(self.read(path, POINTER_BYTES))
+        return self._pointers[path]
+
+    def stored_size(self, path: str) -> int:
+        """Bytes of a file, or of the one that it points to."""
+        pointer = self.pointer(path)
+        return self.sizes[path] if pointer is None else pointer.size
 
     def find(self, *patterns: str) -> tuple[str, ...]:
         """Paths whose last part matches one of the patterns (case as given, or in lower case)."""
@@ -106,22 +125,18 @@ class Source(ABC):
             with suppress(UserError):
                 yield self.document(path)
 
-    @cached_property
-    def _documents(self) -> dict[str, Document]:
-        return {}
-
-    @cached_property
-    def _headers(self) -> dict[str, Header]:
-        return {}
-
     def json(self, path: str) -> dict[str, Any]:
         """A JSON object without a key twice. Raises UserError naming the file."""
+        if self.pointer(path) is not None:
+            raise UserError(f"{path}: {POINTED}")
         if self.sizes[path] > LONGEST_JSON:
             raise UserError(f"{path}: larger than {LONGEST_JSON:,} bytes, which no such file is")
         return strict_json(self.read(path, LONGEST_JSON), path)
 
     def header(self, path: str) -> Header:
         """The header of a safetensors file, read strictly. Raises UserError naming the file."""
+        if self.pointer(path) is not None:
+            raise UserError(f"{path}: {POINTED}")
         if path not in self._headers:
             raw = self.read(path, 8)
             length = int.from_bytes(raw, "little")
@@ -132,18 +147,23 @@ class Source(ABC):
 
     def settings(self, path: str) -> dict[str, Any]:
         """A JSON object; empty where it is not here or cannot be read."""
-        try:
+        with suppress(UserError):
             return self.json(path) if path in self.sizes else {}
-        except UserError:
-            return {}
+        return {}
 
     def is_other(self, path: str, sha256: object) -> bool:
         """Whether a file is not here, or is known to have another hash than this one."""
-        return path not in self.sizes or self.sha256(path) not in ("", sha256)
+        pointer = self.pointer(path) if path in self.sizes else None
+        known = pointer.sha256 if pointer is not None else self.sha256(path) if path in self.sizes else "absent"
+        return known not in ("", sha256)
 
     def whole(self, path: str) -> Evidence:
-        """A whole file as evidence."""
-        return Evidence(path, sha256=self.sha256(path))
+        """A whole file as evidence; of one that is only pointed to, with the hash that the pointer names."""
+        pointer = self.pointer(path)
+        if pointer is None:
+            return Evidence(path, sha256=self.sha256(path))
+        told = f"{pointer.size:,} bytes, SHA-256 {pointer.sha256 or 'not named'}"
+        return Evidence(path, "pointer", told, self.sha256(path))
 
     def key(self, path: str, key: str, value: Any) -> Evidence:
         """A key of a JSON file as evidence."""
@@ -155,6 +175,7 @@ class Folder(Source):
 
     def __init__(self, root: Path, hashes: dict[str, str] | None = None) -> None:
         """Walk the folder; `hashes` are those already taken. Raises UserError when it is none."""
+        super().__init__()
         if not root.is_dir():
             what = "is no folder" if root.exists() else "no such folder, nor the name of a repository (owner/name)"
             raise UserError(f"{root}: {what}: give the folder of a release")
@@ -163,11 +184,6 @@ class Folder(Source):
         self.tree: Tree = walk(root, skip=NOT_READ)
         self.problems = self.tree.problems
         self.hashes = hashes or {}
-
-    @cached_property
-    def model_name(self) -> str:
-        """The folder's own name, whatever path led there."""
-        return self.root.resolve().name
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -207,7 +223,9 @@ def prose(source: Source) -> tuple[list[str], list[str]]:
 
     The cards come first, then other text files; licences are left out.
     """
-    chosen = [path for path in source.sizes if _is_prose(path)]
+    others = others_projects(source)
+    chosen = [path for path in source.sizes if _is_prose(path) and source.pointer(path) is None]
+    chosen = [path for path in chosen if not path.startswith(others)]
     chosen.sort(key=lambda path: (path.count("/"), "readme" not in path.lower(), path))
     length = 0
     for number, path in enumerate(chosen):
@@ -217,9 +235,30 @@ def prose(source: Source) -> tuple[list[str], list[str]]:
     return chosen, []
 
 
+LONGEST_LICENCE = 60_000
+
+
+def others_projects(source: Source) -> tuple[str, ...]:
+    """Folders that hold whole projects of others, each with its own licence and its own file for packaging."""
+    held: dict[str, set[str]] = {}
+    own = [
+        path for path in source.sizes if "/" not in path and path.lower().startswith(("license", "licence", "copying"))
+    ]
+    texts = {b" ".join(source.read(path, LONGEST_LICENCE).split()) for path in own}
+    for path in source.sizes:
+        folder, _, base = path.lower().rpartition("/")
+        name = base.partition(".")[0] if base.startswith(("license", "licence", "copying")) else base
+        if folder and name in ("license", "licence", "copying", "setup.py", "pyproject.toml"):
+            if not name.endswith((".py", ".toml")) and b" ".join(source.read(path, LONGEST_LICENCE).split()) in texts:
+                continue  # a package of the release itself
+            held.setdefault(path[: len(folder) + 1], set()).add(
+                "built" if name.endswith((".py", ".toml")) else "licence"
+            )
+    return tuple(folder for folder, kinds in held.items() if len(kinds) == 2)
+
+
 def _is_prose(path: str) -> bool:
     base = _base(path).lower()
-    stem, dot, ending = base.rpartition(".")
     if base.startswith((".", "license", "licence", "copying", "notice", "merges", "vocab", "requirements")):
         return False
-    return (dot + ending if stem else "") in (".md", ".txt", ".rst") or base in ("readme", "model_card", "card")
+    return base.endswith((".md", ".txt", ".rst")) or base in ("readme", "model_card", "card")

@@ -9,20 +9,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
+from itertools import chain, islice
+from math import prod
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import Claim, find_claims
+from clearseek.audit.read.identity import Identity, identify, kin, stem
+from clearseek.audit.read.repositories import Repository, read_address, repositories, submodules
 from clearseek.audit.read.source import Source, prose
 from clearseek.config import ModelConfig
-from clearseek.counts import ParameterCount, count_parameters
+from clearseek.counts import Counted, ParameterCount, count_parameters
 from clearseek.errors import UserError
 from clearseek.hub.config_json import parse_hf_config
+from clearseek.hub.parameters import count_config
 from clearseek.hub.safetensors import Entry, Header
-from clearseek.signing.keys import PublicKey
 from clearseek.sysfiles import system_file
 
 T = TypeVar("T")
@@ -31,6 +35,8 @@ INDEX = "model.safetensors.index.json"
 MOST_TENSORS = 2_000_000
 """Twenty times DeepSeek-V3's."""
 MOST_ROWS = 10**9
+MOST_LINKS = 20_000
+"""Repositories of all documents that are looked at."""
 _NO_WEIGHTS = re.compile(r"optim|buffers|rng|scheduler|training_args|tokeni[sz]er|trainer_state|random_states")
 _NAMED_WEIGHTS = re.compile(
     r"(?:^|[-_.])(?:model|models|consolidated|weights?|ckpt|checkpoint|ggml|params)(?=[-_.\d])[\w.-]*"
@@ -68,6 +74,27 @@ def attempt(make: Callable[[], T]) -> Part[T]:
         return Part(make())
     except UserError as error:
         return Part(None, str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index of weights: what it says of files that may not be here."""
+
+    tensors: dict[str, str]
+    """Tensor -> file."""
+    files: tuple[str, ...]
+    size: int | None
+    """Bytes of all tensors; None where it does not say."""
+
+
+def _index(content: dict[str, Any]) -> Index:
+    listed, metadata = content.get("weight_map"), content.get("metadata")
+    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+        raise UserError(f"{INDEX}: weight_map is missing or not a map of names")
+    size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if isinstance(size, float) and size.is_integer():  # some programs write 6.5e9
+        size = int(size)
+    return Index(listed, tuple(sorted(set(listed.values()))), size if type(size) is int and size >= 0 else None)
 
 
 def _bounded(config: ModelConfig) -> ModelConfig:
@@ -126,11 +153,8 @@ class Weights:
     @cached_property
     def packed(self) -> frozenset[str]:
         """Tensors whose elements hold several quantised numbers each."""
-        return frozenset(
-            name
-            for name, (_, entry) in self.tensors.items()
-            if entry.dtype in ("I32", "U32", "U8", "I8") and _PACKED.search(name)
-        )
+        kept = {name for name, (_, entry) in self.tensors.items() if entry.dtype in ("I32", "U32", "U8", "I8")}
+        return frozenset(filter(_PACKED.search, kept))
 
     @property
     def complete(self) -> bool:
@@ -141,21 +165,17 @@ class Weights:
 class Subject:
     """A release, taken apart as checks ask for it."""
 
-    def __init__(
-        self, source: Source, name: str = "", trusted: tuple[PublicKey, ...] = (), base: Source | None = None
-    ) -> None:
+    def __init__(self, source: Source, name: str = "", base: Source | None = None) -> None:
         """Take a release apart.
 
         Args:
             source: The release.
-            name: The model's, where the release's own name does not say it.
-            trusted: Verifiers' keys.
+            name: The model's, where its card names several or none.
             base: The release that it may have been made from.
         """
         self.source = source
-        self.trusted = trusted
         self.base = None if base is None else Subject(base)
-        self.name = name or source.model_name
+        self.given = name
 
     @cached_property
     def config_raw(self) -> Part[dict[str, Any]]:
@@ -167,48 +187,110 @@ class Subject:
     @cached_property
     def config(self) -> Part[ModelConfig]:
         """config.json as a model that ClearSeek knows all tensors of."""
-        raw = self.config_raw
-        if raw.value is None:
+        raw, content = self.config_raw, self.config_raw.value
+        if content is None:
             return Part(None, raw.error)
-        content = raw.value
         return attempt(lambda: _bounded(parse_hf_config(content, Path(CONFIG))))
 
     @cached_property
+    def repositories(self) -> tuple[Repository, ...]:
+        """Repositories of models, data and code that the documents link to, clone or load."""
+        linked = (each for document in self.documents for each in repositories(document))
+        modules = self.source.readable(path for path in (".gitmodules",) if path in self.source.sizes)
+        return tuple(islice(chain(linked, (each for document in modules for each in submodules(document))), MOST_LINKS))
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Which model this is, and who made it."""
+        elements = sum(prod(entry.shape) for _, entry in self.weights.tensors.values())
+        owner, _, name = self.source.repository.rpartition("/")
+        return identify(
+            self.card, self.metadata.value or {}, self.repositories, self.config_raw.value or {},
+            self.given or name, owner, self.counts.total if self.counts is not None else elements,
+        )  # fmt: skip
+
+    @property
+    def name(self) -> str:
+        """The model's name: the user's, or by its card, its links or its configuration; never a folder's."""
+        return self.identity.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names under which the documents speak of this model; empty where nothing names it."""
+        return self.identity.names
+
+    def kin(self, name: str) -> str:
+        """What a repository's name is to this model: ``same``, ``form``, ``variant``, or empty for another model."""
+        found = [kin(name, each) for each in self.names]
+        return next((each for each in ("same", "form", "variant") if each in found), "")
+
+    def is_own(self, target: str) -> bool | None:
+        """Whether a link leads to a repository of this model's maker, or to another's; None where that is unclear.
+
+        A link without a host leads into the release itself, which is the maker's.
+        """
+        found = read_address(target)
+        if found is None:
+            return None if re.match(r"[a-z][a-z0-9+.-]{0,20}:|//|git@|www\.", target, re.I) else True
+        _, owner, name = found
+        root, makers = stem(owner), self.identity.makers
+        if any(root == each or (min(len(root), len(each)) > 3 and (root.startswith(each) or each.startswith(root)))
+               for each in makers):  # fmt: skip
+            return True
+        others, ours = self._spoken_of.get((owner, name), (False, False))
+        return ours if others or ours else False if makers and not self.kin(name) else None
+
+    @cached_property
+    def _spoken_of(self) -> dict[tuple[str, str], tuple[bool, bool]]:
+        """Owner and name of a repository -> whether all words around it are about others' work, or some say "our"."""
+        out: dict[tuple[str, str], tuple[bool, bool]] = {}
+        for each in self.repositories:
+            others, ours = out.get((each.owner, each.name), (True, False))
+            out[each.owner, each.name] = (others and each.others, ours or (each.ours and not each.others))
+        return out
+
+    @cached_property
     def counts(self) -> ParameterCount | None:
-        """Parameters that the config stands for."""
+        """Parameters that the config stands for, where ClearSeek knows all tensors."""
         return None if self.config.value is None else count_parameters(self.config.value)
+
+    @cached_property
+    def counted(self) -> Part[Counted]:
+        """Parameters that config.json stands for, of any architecture; the error says why they are not known.
+
+        Where no figure is stated to compare them with, no process is started to count them.
+        """
+        raw, content = self.config_raw, self.config_raw.value
+        if content is None:
+            return Part(None, raw.error or "there is no config.json")
+        return attempt(lambda: count_config(content, Path(CONFIG), bool(self.stated("total", "activated", "tokens"))))
 
     @cached_property
     def documents(self) -> tuple[Document, ...]:
         """Prose, the card first."""
         return tuple(self.source.document(path) for path in prose(self.source)[0])
 
-    def links(
-        self, wanted: Callable[[str], object] | None = None, about: Callable[[Document, int], object] | None = None
-    ) -> list[Evidence]:
-        """Links of the documents, quoted as their targets: those that are `wanted`, on lines that are `about` it."""
-        found: list[Evidence] = []
-        for document in self.documents:
-            judged = cache(partial(about or (lambda *_: True), document))  # a line may have hundreds of links
-            for link in document.links:
-                if (wanted is None or wanted(link.target)) and judged(link.line):
-                    found.append(Evidence(document.file, f"line {link.line}", link.target))
-        return found
+    @cached_property
+    def unread(self) -> str:
+        """What of the documents was too much to read, in words; empty where all was read: "no" is said only then."""
+        left = prose(self.source)[1]
+        told = [f"{len(left):,} text files, from {left[0]} on, are more than is read"] if left else []
+        told += [f"{document.file}: {document.unread}" for document in self.documents if document.unread]
+        return "; ".join(told)
 
     def heading(self, pattern: re.Pattern[str]) -> tuple[Document, int] | None:
         """The first heading, and its line, that matches in lower case and with dashes for spaces."""
         for document in self.documents:
-            for number, line in enumerate(document.lines, 1):
-                if line.startswith("#") and pattern.search(line.lower().replace(" ", "-")):
-                    return document, number
+            for block in document.blocks:
+                if block.kind == "heading" and pattern.search(block.text.lower().replace(" ", "-")):
+                    return document, block.line
         return None
 
     @cached_property
     def card(self) -> Document | None:
         """The README at the top of the release."""
-        return next(
-            (each for each in self.documents if each.file.lower() in ("readme.md", "readme", "readme.txt")), None
-        )
+        names = ("readme.md", "readme", "readme.txt")
+        return next((each for each in self.documents if each.file.lower() in names), None)
 
     @cached_property
     def metadata(self) -> Part[dict[str, Any]]:
@@ -219,7 +301,7 @@ class Subject:
     @cached_property
     def claims(self) -> tuple[Claim, ...]:
         """Figures that the prose states about this model."""
-        return tuple(claim for document in self.documents for claim in find_claims(document, self.name))
+        return tuple(claim for document in self.documents for claim in find_claims(document, *self.names))
 
     def stated(self, *kinds: str) -> tuple[Claim, ...]:
         """The claims of these kinds."""
@@ -229,16 +311,33 @@ class Subject:
     def weight_files(self) -> tuple[str, ...]:
         """The final weights: safetensors files at the top of the release, or where there is none, in its folders.
 
-        A release may hold them twice, in its publisher's own layout beside the hub's: then the hub's are meant.
+        A release may hold them twice, in its publisher's own layout beside the hub's: then the hub's are meant. Files
+        that only point to weights are :attr:`pointed_weights`.
         """
-        found = [path for path in self.source.find("*.safetensors") if is_weights(path)]
-        top = [path for path in found if "/" not in path]
-        if any(path.startswith("model") for path in top):
-            top = [path for path in top if path not in self.second_copy]
-        for folder in () if top else _MAIN_FOLDERS:
-            if held := [path for path in found if path.rpartition("/")[0] == folder]:
-                return tuple(held)
-        return tuple(top)
+        named = (path for path in self.source.find("*.safetensors") if is_weights(path))
+        found = [path for path in named if self.source.pointer(path) is None]
+        top = [path for path in found if "/" not in path and path not in self.second_copy]
+        folders = ([path for path in found if path.rpartition("/")[0] == folder] for folder in _MAIN_FOLDERS)
+        return tuple(top or next(filter(None, folders), ()))
+
+    @cached_property
+    def pointed_weights(self) -> tuple[str, ...]:
+        """Pointers to files of weights, of any format, in a copy that was made without large files."""
+        named = (path for path in self.source.sizes if is_weights(path))
+        return tuple(path for path in named if self.source.pointer(path) is not None)
+
+    @cached_property
+    def index(self) -> Part[Index]:
+        """The index of the weights."""
+        if INDEX not in self.source.sizes:
+            return Part(None)
+        return attempt(lambda: _index(self.source.json(INDEX)))
+
+    @cached_property
+    def absent_shards(self) -> tuple[str, ...]:
+        """Files that the index names and this copy does not have, not even as pointers."""
+        named = self.index.value.files if self.index.value is not None else ()
+        return tuple(file for file in named if file not in self.source.sizes)
 
     @cached_property
     def second_copy(self) -> tuple[str, ...]:
@@ -250,20 +349,16 @@ class Subject:
     @cached_property
     def weights(self) -> Weights:
         """Headers of the final weights."""
-        headers: dict[str, Header] = {}
-        errors: dict[str, str] = {}
+        parts = {file: attempt(partial(self.source.header, file)) for file in self.weight_files}
+        headers = {file: part.value for file, part in parts.items() if part.value is not None}
         seen: dict[str, str] = {}
-        twice: list[str] = []
-        for file in self.weight_files:
-            part = attempt(lambda file=file: self.source.header(file))  # type: ignore[misc]
-            if part.value is None:
-                errors[file] = part.error
-                continue
-            headers[file] = part.value
-            for entry in part.value.entries:
-                if seen.setdefault(entry.name, file) != file:
-                    twice.append(f"{entry.name} in {seen[entry.name]} and {file}")
-        return Weights(headers, errors, tuple(twice))
+        twice = tuple(
+            f"{entry.name} in {seen[entry.name]} and {file}"
+            for file, header in headers.items()
+            for entry in header.entries
+            if seen.setdefault(entry.name, file) != file
+        )
+        return Weights(headers, {file: part.error for file, part in parts.items() if part.error}, twice)
 
     def config_key(self, key: str) -> Evidence:
         """A top-level key of config.json as evidence."""

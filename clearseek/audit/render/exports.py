@@ -1,13 +1,18 @@
-"""The evidence in other people's forms: the Model Openness Tool's YAML, the European index's, a CycloneDX ML-BOM.
+"""The evidence in other people's forms: CycloneDX's bill, SPDX's document, Croissant, and the YAML of two indexes.
 
-Each form has less room than the audit: it can say that a component is there and where, and not how far that was
-checked. So only what the bytes prove is exported as there, and what the form has notes for says the grade. The forms:
-MOT's ``schema/mof_schema.json``; the index's contribution template; CycloneDX 1.6.
+One set of facts feeds every form, and a template has the form's words. Each form has less room than the audit: it can
+say that a component is there and where, and not how far that was checked. So only what is here or linked is exported as
+there, what the form has notes for says the grade, and what nobody knows is left out. Components and dimensions are
+those of the views (``views.toml``). The forms: CycloneDX 1.6; SPDX 3.0.1; Croissant 1.1; the Model Openness Tool's
+``schema/mof_schema.json``; the European index's contribution template.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+import re
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
@@ -16,138 +21,94 @@ import yaml
 
 import clearseek
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Audit, Evidence, Grade, Question
+from clearseek.audit.checks.data_sets import is_data
+from clearseek.audit.evidence import Audit, Grade, Row
 from clearseek.audit.facts import LicenceFact, PackagesFact
-from clearseek.audit.views import OSAI, european
+from clearseek.audit.views import Requirement, frameworks, view
+from clearseek.data.croissant import dataset
+from clearseek.errors import UserError
+from clearseek.templates import render
 
-COMPONENTS: Final = (
-    ("Model architecture", ask.CODE_ARCHITECTURE, "code"),
-    ("Data preprocessing code", ask.CODE_DATA, "code"),
-    ("Training code", ask.CODE_TRAINING, "code"),
-    ("Inference code", ask.CODE_INFERENCE, "code"),
-    ("Evaluation code", ask.CODE_EVALUATION, "code"),
-    ("Model parameters (Final)", ask.WEIGHTS_FINAL, "data"),
-    ("Model parameters (Intermediate)", ask.WEIGHTS_INTERMEDIATE, "data"),
-    ("Datasets", ask.DATA_TRAINING, "datasets"),
-    ("Evaluation data", ask.DATA_EVALUATION, "datasets"),
-    ("Model metadata", ask.CODE_CONFIGURATION, "code"),
-    ("Model card", ask.DOCUMENTS_MODEL_CARD, "document"),
-    ("Data card", ask.DOCUMENTS_DATA_CARD, "document"),
-    ("Technical report", ask.DOCUMENTS_REPORT, "document"),
-    ("Evaluation results", ask.DOCUMENTS_EVALUATION, "document"),
-)
-"""Components of the framework as its tool spells them, the row each rests on, and what its licence is one of."""
-LICENCE_ROWS: Final = {
-    "code": ask.LICENCE_CODE, "data": ask.LICENCE_WEIGHTS, "document": ask.LICENCE_DOCUMENTS,
-    "datasets": ask.LICENCE_DATA,
+_LICENCES: Final = {
+    "model": ask.LICENCE_WEIGHTS, "data": ask.LICENCE_DATA, "code": ask.LICENCE_CODE,
+    "document": ask.LICENCE_DOCUMENTS,
 }  # fmt: skip
-"""The tool's types, its “data” being parameters; and data sets, which have licences of their own."""
-_NOT_LISTED: Final = frozenset(("OpenMDW-1.1",))
+_KINDS: Final = {"code": "code", "data": "model", "document": "document", "datasets": "data"}
+"""Kinds of the Model Openness Tool, whose “data” are parameters -> what has a licence here."""
+_METADATA: Final = Requirement("Model metadata", kind="code", all=(ask.CODE_CONFIGURATION.id,))
+"""A component that no class of the framework asks for."""
+_NOT_LISTED: Final = ("OpenMDW-1.1",)
 """SPDX ids that are younger than the list in CycloneDX 1.6's schema."""
+_CLASSES: Final = {"yes": "open", "partly": "partial", "no": "closed"}
+"""Classes of the European index. What is unknown has none: it is not closed."""
 
 
-def is_declared(audit: Audit, question: Question) -> bool:
-    """Whether a licence is no more than the publisher's word, or something here contradicts it."""
-    row = audit[question]
-    return row.grade < Grade.PRESENT or row.answer == "unknown"
-
-
-def packages(audit: Audit) -> dict[str, str]:
-    """Package -> version of the software that the run used, where a file pins it and nothing contradicts it."""
-    row = audit.get(ask.CODE_ENVIRONMENT)
-    pinned = row.facts_of(PackagesFact) if row is not None and row.grade >= Grade.PRESENT else ()
-    return {name: version for each in pinned for name, version in each.versions.items()}
-
-
-def package_url(name: str, version: str) -> str:
-    """Package URL of a package on PyPI, by the purl specification."""
-    return f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(version, safe='')}"
-
-
-def as_mot(audit: Audit) -> str:
-    """The Model Openness Tool's YAML: the components that are here or linked, with licences and paths."""
-    named = {kind: _name_and_path(audit, question) for kind, question in LICENCE_ROWS.items()}
-    components: list[dict[str, str]] = []
-    for name, question, kind in COMPONENTS:
-        row = audit.get(question)
-        if row is None or not row.claimed or row.grade < Grade.LINKED:
-            continue
-        entry = {"name": name, "description": row.told[:500]}
-        ours = row.grade >= Grade.PRESENT or kind == "data"  # a licence here does not cover what others publish
-        if named[kind][0] and ours:
-            entry["license"], entry["license_path"] = named[kind]
-        if row.evidence:
-            entry["component_path"] = row.evidence[0].quote if row.grade == Grade.LINKED else row.evidence[0].file
-        components.append(entry)
-    release: dict[str, Any] = {
+def _known(audit: Audit) -> dict[str, Any]:
+    """What the forms ask for, as far as the audit knows it."""
+    revision, repository = str(audit.facts.get("revision", "")), audit.subject.partition("@")[0]
+    data, counts = audit.row(ask.DATA_TRAINING), audit.facts.get("parameters", {})
+    links = [each.quote for each in data.evidence if each.quote.startswith("https://")]
+    terms = {what: audit.row(question) for what, question in _LICENCES.items()}
+    return {
+        "clearseek": clearseek.__version__,
+        "id": f"urn:uuid:{uuid5(NAMESPACE_URL, audit.subject + ''.join(audit.files.values()))}",
         "name": str(audit.facts["name"]),
-        "version": str(audit.facts.get("revision", ""))[:12] or "unversioned",
-        "license": {
-            kind: {"name": name or None, "path": path or None}
-            for kind, (name, path) in named.items()
-            if kind != "datasets"
-        },
-        "type": "language",
-        "producer": _owner(audit) or "unknown",
-        "components": components,
+        "revision": revision,
+        "owner": repository.partition("/")[0] if revision else "",  # a folder's place on this machine tells nothing
+        "place": f"https://huggingface.co/{repository}/tree/{revision}" if revision else "",
+        "released": str(audit.facts.get("released") or ""),
+        "total": counts.get("total"),
+        "settings": [
+            {"type": "DictionaryEntry", "key": f"parameters.{key}", "value": str(each)} for key, each in counts.items()
+        ],
+        "training": "; ".join(row.told for row in (data, audit.row(ask.COST_COMPUTE)) if row.claimed),
+        "data": {"link": next(iter(links), "")} if data.claimed else None,
+        "files": [
+            {"ref": f"file-{number}", "path": path, "sha256": digest, "purpose": "data" if is_data(path) else "file"}
+            for number, (path, digest) in enumerate(audit.files.items(), 1)
+        ],
+        "packages": _packages(audit),
+        "licences": {what: row.facts_of(LicenceFact) for what, row in terms.items()},
+        # no more than the publisher's word, or contradicted by something here
+        "declared": {what for what, row in terms.items() if row.grade < Grade.PRESENT or row.answer == "unknown"},
     }
-    if "parameters" in audit.facts:
-        release["architecture"] = "transformer decoder"
-    if "released" in audit.facts:
-        release["date"] = str(audit.facts["released"])[:10]
-    framework = {"name": "Model Openness Framework", "version": "1.0", "date": "2024-12-15"}
-    return yaml.safe_dump({"framework": framework, "release": release}, sort_keys=False, allow_unicode=True)
 
 
-def _name_and_path(audit: Audit, question: Question) -> tuple[str, str]:
-    """Names of the licences, and the file of the first; empty where there is none."""
-    found = audit.facts_of(question, LicenceFact)
-    return " AND ".join(each.name for each in found), found[0].file if found else ""
+def _packages(audit: Audit) -> list[dict[str, str]]:
+    """The run's software, where a file pins it and nothing contradicts it."""
+    row = audit.row(ask.CODE_ENVIRONMENT)
+    pinned = row.facts_of(PackagesFact) if row.grade >= Grade.PRESENT else ()
+    return [
+        {"ref": f"package-{name}", "name": name, "version": version,
+         "purl": f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(version, safe='')}"}
+        for each in pinned
+        for name, version in each.versions.items()
+    ]  # fmt: skip
 
 
-def _owner(audit: Audit) -> str:
-    """Who publishes it, where it was read on a hub; a folder's place on this machine tells nothing."""
-    return audit.subject.partition("/")[0] if "revision" in audit.facts else ""
+def _place(row: Row | None) -> str | None:
+    """What a row shows first: an address, or a file's name in the release."""
+    if row is None or not row.evidence:
+        return None
+    first = row.evidence[0]
+    return first.quote if first.quote.startswith(("https://", "http://")) else first.file
 
 
-_CLASSES: Final[dict[Answer, str]] = {"yes": "open", "partly": "partial", "no": "closed"}
-"""What is unknown has no class: it is not closed."""
+def _document(form: str, audit: Audit, **values: Any) -> dict[str, Any]:
+    """A form's template with the facts in it."""
+    text = render("clearseek.audit.render", f"{form}.json.jinja", listed, expression, **_known(audit), **values)
+    return dict(json.loads(text))
 
 
-def as_european_index(audit: Audit) -> str:
-    """The European index's YAML: twelve dimensions as claimed, with the grade in each note."""
-    entries = {entry.name: entry for entry in european(audit).entries}
-    content: dict[str, Any] = {
-        "system": {
-            "name": str(audit.facts["name"]),
-            "link": audit.subject if _owner(audit) else None,
-            "type": "text",
-            "notes": "",
-        },
-        "org": {"name": "", "link": "", "notes": ""},
-    }
-    for name, ids in OSAI:
-        row = audit.get(ids[0])
-        place = row.evidence[0] if row and row.evidence else None
-        given, told = _CLASSES.get(entries[name].claimed), row.told if row else "not looked at"
-        content[name] = {"class": given, "link": place and _link(place), "notes": told if given else f"unknown: {told}"}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+def as_cyclonedx(audit: Audit, findings: bool = True) -> dict[str, Any]:
+    """A CycloneDX 1.6 bill of materials: the model, its files, the packages that it was made with.
+
+    With `findings` every row is a property of the model, with its grade.
+    """
+    return _document("cyclonedx", audit, rows=audit.rows if findings else ())
 
 
-def _link(place: Evidence) -> str:
-    """An address, or the file's name in the release."""
-    return place.quote if place.quote.startswith(("https://", "http://")) else place.file
-
-
-def _parameters(audit: Audit) -> dict[str, Any]:
-    """What is known of the architecture; nothing where the configuration was not understood."""
-    if "parameters" not in audit.facts:
-        return {}
-    total = audit.facts["parameters"]["total"]
-    return {"architectureFamily": "transformer", "modelArchitecture": f"mixture of experts, {total:,} parameters"}
-
-
-def _licence(fact: LicenceFact, declared: bool) -> dict[str, Any]:
+def listed(fact: LicenceFact, declared: bool) -> Any:
     """A licence by its id, a choice as an expression, and by its name what has no id that CycloneDX knows."""
     said = {"acknowledgement": "declared"} if declared else {}
     if fact.spdx_id is not None and " " in fact.spdx_id:
@@ -156,51 +117,92 @@ def _licence(fact: LicenceFact, declared: bool) -> dict[str, Any]:
     return {"license": {"id" if known else "name": fact.name, **said}}
 
 
-def as_cyclonedx(audit: Audit, findings: bool = True) -> dict[str, Any]:
-    """A CycloneDX 1.6 bill of materials: the model, its files, the packages that it was made with.
+def as_spdx(audit: Audit, findings: bool = True) -> dict[str, Any]:
+    """An SPDX 3.0.1 document, with the rows as annotations if `findings`.
 
-    With `findings` every row is a property of the model, with its grade.
+    Its one time stamp is ``SOURCE_DATE_EPOCH`` where that is set, and now otherwise.
     """
-    name = str(audit.facts["name"])
-    model: dict[str, Any] = {
-        "type": "machine-learning-model",
-        "bom-ref": "model",
-        "name": name,
-        "version": str(audit.facts.get("revision", "")) or "unversioned",
-        "modelCard": {"modelParameters": _parameters(audit)},
-    }
-    if findings:
-        model["properties"] = [
-            {"name": f"clearseek:{row.id}", "value": f"{row.answer} ({row.grade.label}): {row.reason}"} for row in audit
-        ]
-    if found := audit.facts_of(ask.LICENCE_WEIGHTS, LicenceFact):
-        model["licenses"] = [_licence(each, is_declared(audit, ask.LICENCE_WEIGHTS)) for each in found]
-    files = audit.files
-    components = [
-        {
-            "type": "data" if path.startswith("data/") else "file",
-            "bom-ref": f"file:{path}",
-            "name": path,
-            "hashes": [{"alg": "SHA-256", "content": digest}],
-        }
-        for path, digest in files.items()
-    ]
-    for package, version in packages(audit).items():
-        purl = package_url(package, version)
-        components.append(
-            {"type": "library", "bom-ref": purl, "name": package, "version": version, "purl": purl, "scope": "excluded"}
-        )
-    return {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid5(NAMESPACE_URL, audit.subject + ''.join(files.values()))}",
-        "version": 1,
-        "metadata": {
-            "tools": {"components": [{"type": "application", "name": "clearseek", "version": clearseek.__version__}]},
-            "component": model,
-        },
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
+    now = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    found = _document("spdx", audit, rows=audit.rows if findings else (), now=now)
+    _, document, *elements = found["@graph"]
+    document["element"] = [each["spdxId"] for each in elements]
+    return found
+
+
+def expression(found: tuple[LicenceFact, ...]) -> str:
+    """The licences as an SPDX expression; what is not on SPDX's list is a LicenseRef of its name."""
+    parts = []
+    for each in found:
+        spelt = each.name.removeprefix("LicenseRef-").replace("+", "-plus-")
+        bare = re.sub(r"[^A-Za-z0-9.]+", "-", spelt).strip("-.")
+        parts.append(each.spdx_id or f"LicenseRef-{bare or 'unnamed'}")
+    return parts[0] if len(parts) == 1 else " AND ".join(f"({each})" if " " in each else each for each in parts)
+
+
+def as_mot(audit: Audit) -> str:
+    """The Model Openness Tool's YAML: the components that are here or linked, with licences and paths."""
+    known, framework = _known(audit), frameworks()["mof"]
+    terms: dict[str, dict[str, str | None]] = {}
+    for kind, what in _KINDS.items():
+        held = known["licences"][what]
+        names, path = " AND ".join(each.name for each in held), held[0].file if held else ""
+        terms[kind] = {"name": names or None, "path": path or None}
+    components = []
+    for asked in (*framework.requirements, _METADATA):
+        ids = (*(asked.all[:1] or asked.any), asked.or_linked)
+        rows = [row for id in ids if (row := audit.get(id)) and row.claimed and row.grade >= Grade.LINKED]
+        if not rows:
+            continue
+        row = max(rows, key=lambda each: each.grade)
+        entry: dict[str, str | None] = {"name": asked.name, "description": row.told[:500]}
+        if row.grade >= Grade.PRESENT or asked.kind == "data":  # a licence here does not cover what others publish
+            entry |= {"license": terms[asked.kind]["name"], "license_path": terms[asked.kind]["path"]}
+        entry["component_path"] = _place(row)
+        components.append({name: value for name, value in entry.items() if value})
+    release = {
+        "name": known["name"],
+        "version": known["revision"][:12] or "unversioned",
+        "license": {kind: terms[kind] for kind in ("code", "data", "document")},
+        "producer": known["owner"] or "unknown",
         "components": components,
     }
+    if known["released"]:
+        release["date"] = known["released"][:10]
+    about = {"name": "Model Openness Framework", "version": "1.0", "date": framework.date}
+    return yaml.safe_dump({"framework": about, "release": release}, sort_keys=False, allow_unicode=True)
 
 
-TEXTS: Final[dict[str, Callable[[Audit], str]]] = {"mot": as_mot, "european-index": as_european_index}
+def as_european_index(audit: Audit) -> str:
+    """The European index's YAML: twelve dimensions as claimed, with the grade in each note."""
+    known = _known(audit)
+    link = audit.subject if known["owner"] else None
+    content: dict[str, Any] = {
+        "system": {"name": known["name"], "link": link, "type": "text", "notes": ""},
+        "org": {"name": known["owner"], "link": "", "notes": ""},
+    }
+    for entry in view(audit, "osai").entries:
+        row, given = audit.get(entry.rows[0]), _CLASSES.get(entry.claimed)
+        link = _place(row)
+        told = row.told if row else "not looked at"
+        content[entry.name] = {"class": given, "link": link, "notes": told if given else f"unknown: {told}"}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def as_croissant(audit: Audit) -> dict[str, Any]:
+    """Croissant metadata of the training data. Raises UserError where there are none, or nothing was hashed."""
+    if not audit.files:
+        raise UserError("croissant lists files with their hashes: leave out --no-hash")
+    hashes = {path: digest for path, digest in audit.files.items() if is_data(path)}
+    if not hashes:
+        raise UserError(f"{audit.facts['name']}: no files of training data in it, so there is nothing to describe")
+    lists = ("data/documents.jsonl", "data/manifest.json", "data/README.md")
+    hashes |= {path: digest for path, digest in audit.files.items() if path in lists}
+    known = _known(audit)
+    return dataset(
+        f"{known['name']} training data",
+        f"Training data found in {known['name']}. {audit[ask.DATA_TRAINING].told}", hashes,
+        licences=[each.name for each in known["licences"]["data"]] or ["unknown"],
+        citation=f"{known['name']} training data, {audit.subject}", published=known["released"][:10],
+    )  # fmt: skip

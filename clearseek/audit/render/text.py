@@ -1,4 +1,7 @@
-"""An audit in a terminal: three questions, a line a row, then what the frameworks make of it."""
+"""An audit in a terminal: the verdict, then a line for each row with something to see, then what frameworks make of it.
+
+In a terminal long texts go on below their beginning; in a pipe each line stays whole.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from clearseek.audit.evidence import Answer, Audit, Dimension, Row
-from clearseek.audit.views import View, views
+from clearseek.audit.verdict import Verdict, verdict
+from clearseek.audit.views import views
 from clearseek.signing.tree import visible
 
 MARKS: Final[dict[Answer, tuple[str, str]]] = {
@@ -20,7 +24,11 @@ MARKS: Final[dict[Answer, tuple[str, str]]] = {
     "not applicable": ("-", "dim"),
 }
 """Sign and colour of an answer."""
-LEGEND: Final = "E0 absent, E1 claimed, E2 linked, E3 present, E4 cross-checked, E5 re-executed"
+LEGEND: Final = (
+    "E0 absent: not found; E1 claimed: a text says so; E2 linked: a text says where; E3 present: it is here; "
+    "E4 cross-checked: it agrees with other files here; E5 re-executed: made again with the same result"
+)
+"""Grades in words: how far an answer has been shown."""
 DIMENSIONS: Final[dict[Dimension, str]] = {
     "technical": "What the weights are and allow",
     "definition": "What is open",
@@ -35,73 +43,117 @@ def mark(console: Console, answer: Answer) -> str:
     return ("-" if answer == "not applicable" else answer).ljust(len("unknown"))
 
 
-def _legend(console: Console) -> str:
-    named = ", ".join(f"{mark(console, answer)} {answer}" for answer in MARKS)
-    return f"{named}; {LEGEND}" if console.encoding.lower().startswith("utf") else f"- not applicable; {LEGEND}"
+def differing(audits: Sequence[Audit], everything: bool = False) -> dict[Dimension, dict[str, str]]:
+    """Dimension -> id -> title, of the rows whose answers or grades differ between releases, or of all."""
+    found: dict[Dimension, dict[str, str]] = {}
+    for dimension in DIMENSIONS:
+        for id, title in {row.id: row.title for audit in audits for row in audit.of(dimension)}.items():
+            rows = [audit.get(id) for audit in audits]
+            if everything or len({(row.answer, row.grade) if row and row.tells else None for row in rows}) > 1:
+                found.setdefault(dimension, {})[id] = title
+    return found
 
 
-def print_audit(console: Console, audit: Audit, evidence: bool = False) -> None:
-    """Print all rows; with `evidence`, where to see each."""
-    name, size = visible(str(audit.facts["name"])), audit.facts["bytes"]
-    head = Text(f"{name}", style="bold") + Text(
-        f"  {audit.facts['files']:,} files, {size:,} bytes, {visible(audit.subject)}"
-    )
-    console.print(head, soft_wrap=True)
-    width = max(len(row.id) for row in audit)
+def names_of(verdicts: Sequence[Verdict], audits: Sequence[Audit]) -> list[str]:
+    """The models' names; where two releases are of one model, with their folders or repositories."""
+    given = [each.model for each in verdicts]
+    return [
+        f"{name} ({audit.subject})" if given.count(name) > 1 else name
+        for name, audit in zip(given, audits, strict=True)
+    ]
+
+
+def print_audit(console: Console, audit: Audit, evidence: bool = False, everything: bool = False) -> None:
+    """Print the verdict and the rows that tell something, or all; with `evidence`, where to see each."""
+    print_verdict(console, verdict(audit))
+    size = f"{audit.facts['files']:,} files, {audit.facts['bytes']:,} bytes, {visible(audit.subject)}"
+    console.print(Text(f"\n{size}", style="dim"), soft_wrap=True)
+    _print_legend(console)
+    width = max((len(row.id) for row in audit), default=0)
     for dimension, question in DIMENSIONS.items():
         console.print(Text(f"\n{question}", style="bold"), soft_wrap=True)
         for row in audit.of(dimension):
-            _print_row(console, row, width, evidence)
+            if everything or row.tells:
+                _print_row(console, row, width, evidence)
+    if left := sum(not everything and not row.tells for row in audit):
+        text = f"{left} more rows do not apply, or have nothing to show: --all"
+        console.print(Text(f"\n{text}", style="dim"), soft_wrap=True)
     console.print(Text("\nWhat frameworks make of it", style="bold"), soft_wrap=True)
-    found = views(audit)
-    widest = max(len(view.name) for view in found)
-    for view in found:
-        line = f"  {view.name.ljust(widest)}  claimed: {view.claimed};  proven: {view.proven}"
-        console.print(Text(line), soft_wrap=True)
-    console.print()
-    console.print(Text(_legend(console), style="dim"), soft_wrap=True)
-    console.print(Text(headline(audit, found[0]), style="bold"), soft_wrap=True)
+    for view in views(audit):
+        _print(console, Text(f"  {view.name}: "), Text(f"claimed: {view.claimed}; proven: {view.proven}"), 4)
+
+
+def print_verdict(console: Console, found: Verdict) -> None:
+    """Print the first screen: the sentence, which model was taken, and the six lines."""
+    _print(console, Text(f"{visible(found.model)}: ", style="bold"), Text(visible(found.sentence), style="bold"), 0)
+    if found.choice:
+        _print(console, Text(), Text(visible(found.choice), style="yellow"), 0)
+    width = max(len(line.label) for line in found.lines)
+    for line in found.lines:
+        head = _head(console, line.look, "", line.label.ljust(width + 2))
+        _print(console, head, Text(visible(line.text)), head.cell_len)
+
+
+def _print_legend(console: Console) -> None:
+    named = ", ".join(f"{mark(console, answer)} {answer}" for answer in MARKS)
+    answers = f"{named}. " if console.encoding.lower().startswith("utf") else ""
+    console.print(Text(f"{answers}{LEGEND}", style="dim"), soft_wrap=not console.is_terminal)
 
 
 def _print_row(console: Console, row: Row, width: int, evidence: bool) -> None:
-    line = (
-        Text(f"  {mark(console, row.answer)} ", style=MARKS[row.answer][1])
-        + Text(f"E{int(row.grade)}  ", style="dim")
-        + Text(row.id.ljust(width + 2))
-    )
-    console.print(line + Text(visible(row.reason)), soft_wrap=True)
+    head = _head(console, row.answer, f"E{int(row.grade)}  ", row.id.ljust(width + 2))
+    _print(console, head, Text(visible(row.reason)), head.cell_len)
     for each in row.evidence if evidence else ():
-        console.print(Text(f"{' ' * (width + 10)}{visible(str(each))}", style="dim"), soft_wrap=True)
+        indent = Text(" " * head.cell_len)
+        _print(console, indent, Text(visible(str(each)), style="dim"), head.cell_len)
 
 
-def headline(audit: Audit, plain: View) -> str:
-    """The gap between what is claimed and what is proven, in a sentence."""
-    rows = [row for row in audit.of("definition") if row.answer != "not applicable"]
-    claimed, proven = sum(row.claimed for row in rows), sum(row.proven for row in rows)
-    parts = ", ".join(f"{entry.name} {MARKS[entry.claimed][0]}" for entry in plain.entries)
-    return f"{parts}. Of {len(rows)} things that make a model open, {claimed} are claimed and {proven} are proven here."
+def _head(console: Console, answer: Answer | None, grade: str, name: str) -> Text:
+    if answer is None:
+        return Text(f"  {' ' * len(mark(console, 'yes'))} {grade}{name}")
+    return Text.assemble((f"  {mark(console, answer)} ", MARKS[answer][1]), (grade, "dim"), name)
 
 
-def print_comparison(console: Console, audits: Sequence[Audit]) -> None:
-    """Releases side by side: a line an assertion, a column a release."""
-    ids = list(dict.fromkeys(row.id for audit in audits for row in audit))
-    names = [visible(str(audit.facts["name"]))[:24] for audit in audits]
-    widths = [max(len(name), len(mark(console, "yes")) + 3) + 2 for name in names]
-    label = max(map(len, ids)) + 2
-    head = "".join(name.ljust(width) for name, width in zip(names, widths, strict=True))
-    console.print(Text(" " * label + head, style="bold"), soft_wrap=True)
-    for id in ids:
-        line = Text(id.ljust(label))
-        for audit, width in zip(audits, widths, strict=True):
-            row = audit.get(id)
-            cell = f"{mark(console, row.answer)} E{int(row.grade)}" if row else ""
-            line += Text(cell.ljust(width), style=MARKS[row.answer][1] if row else "")
-        console.print(line, soft_wrap=True)
-    console.print()
-    found = [views(audit) for audit in audits]
-    for place, view in enumerate(found[0]):
-        console.print(Text(view.name, style="bold"), soft_wrap=True)
-        for name, each in zip(names, found, strict=True):
-            result = f"  {name.ljust(26)}claimed: {each[place].claimed};  proven: {each[place].proven}"
-            console.print(Text(result), soft_wrap=True)
-    console.print(Text(_legend(console), style="dim"), soft_wrap=True)
+def _print(console: Console, head: Text, body: Text, indent: int) -> None:
+    """Print a text after its head; what does not fit goes on below, so many columns from the left."""
+    if not console.is_terminal or console.width < indent + 20:
+        console.print(head + body, soft_wrap=True)
+        return
+    lines = (Text(" " * (head.cell_len - indent)) + body).wrap(console, console.width - indent)
+    lines[0] = head + lines[0][head.cell_len - indent :]
+    for number, line in enumerate(lines):
+        console.print(Text(" " * indent * (number > 0)) + line, soft_wrap=True)
+
+
+def print_comparison(console: Console, audits: Sequence[Audit], everything: bool = False) -> None:
+    """Each release's verdict and licence, then the rows that differ: a line a row, a narrow column a release."""
+    verdicts = list(map(verdict, audits))
+    for number, (found, name, audit) in enumerate(zip(verdicts, names_of(verdicts, audits), audits, strict=True), 1):
+        head = Text.assemble((f"{number}  {visible(name)}: ", "bold"))
+        _print(console, head, Text(visible(found.sentence)), 3)
+        _print(console, Text("   licence: "), Text(visible(found.licence)), 3)
+        if found.choice:
+            _print(console, Text("   "), Text(visible(found.choice), style="yellow"), 3)
+        for view in views(audit) if everything else ():
+            _print(console, Text(f"   {view.name}: "), Text(f"claimed: {view.claimed}; proven: {view.proven}"), 3)
+    rows = differing(audits, everything)
+    label = 2 + max(map(len, (*DIMENSIONS.values(), *(id for ids in rows.values() for id in ids))))
+    most = max(1, (console.width - label) // 6)
+    console.print(Text(f"\n{'All rows' if everything else 'Rows that differ (--all shows all)'}", style="bold"))
+    _print_legend(console)
+    for first in range(0, len(audits), most):
+        chosen = audits[first : first + most]
+        for dimension, ids in rows.items():
+            names = "".join(f"{number:<6}" for number in range(first + 1, first + 1 + len(chosen)))
+            title = DIMENSIONS[dimension].ljust(label)
+            console.print(Text(f"\n{title}{names}".rstrip(), style="bold"), soft_wrap=True)
+            for id in ids:
+                console.print(_cells(console, id.ljust(label), [audit.get(id) for audit in chosen]), soft_wrap=True)
+
+
+def _cells(console: Console, head: str, rows: Sequence[Row | None]) -> Text:
+    line = Text(head)
+    for row in rows:
+        cell = f"{mark(console, row.answer)[0]} E{int(row.grade)}" if row else ""
+        line += Text(cell.ljust(6), style=MARKS[row.answer][1] if row else "")
+    return line

@@ -83,13 +83,13 @@ def test_a_licence_of_the_model_is_seen_beside_a_general_one(tmp_path: Path, nam
 )
 def test_what_else_is_said_counts(tmp_path: Path, card: str, files: dict[str, str]) -> None:
     found = audit_of(tmp_path, "mit", card, LICENSE=MIT, **files)
-    assert answers(found) == ("unknown", "no", "no")
+    assert answers(found) == ("no", "no", "no")
     for row in ("weights", "agreement", "freedom"):
         assert "purposes" in found[f"licence.{row}"].reason
     assert found["licence.code"].answer == "yes"
     (tmp_path / "LICENSE").unlink()
     found = audited(tmp_path)
-    assert found["licence.weights"].answer == "unknown" and found["licence.freedom"].answer == "no"
+    assert found["licence.weights"].answer == "no" == found["licence.freedom"].answer
 
 
 def test_a_second_licence_leaves_it_open(tmp_path: Path) -> None:
@@ -106,5 +106,5 @@ def test_places_that_are_shut_out(tmp_path: Path) -> None:
     assert row.answer == "no" and "domiciled" in row.reason and row.evidence[0].where == "line 6"
     row = audit_of(tmp_path, "llama3.1", LICENSE=LLAMA_3_1)["barriers.geography"]
     assert row.answer == "no" and "European Union" in row.evidence[0].quote
-    changed = MIT.replace("THE SOFTWARE IS", "Be kind.\n\nTHE SOFTWARE IS", 1)
+    changed = MIT.replace("THE SOFTWARE IS", "Be kind to Ada, or pay.\n\nTHE SOFTWARE IS", 1)
     assert audit_of(tmp_path, LICENSE=changed)["barriers.geography"].answer == "unknown"

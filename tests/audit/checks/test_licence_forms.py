@@ -62,7 +62,6 @@ ADDED = (
     "You may not use the model for commercial purposes.",
     "This project includes components. Commercial use requires a fee.",
     "This project bundles parts of foo:\n\nMIT License, but only for research.",
-    "This project bundles parts of foo.",
 )
 
 
@@ -108,7 +107,7 @@ ALLOWS = (
 @pytest.mark.parametrize("said", FORBIDS)
 def test_a_ban_in_another_language_is_seen(said: str, tmp_path: Path) -> None:
     found = rows(tmp_path, card("mit", said), LICENSE=text("MIT"))
-    assert found["licence.weights"].answer == "unknown" and found["licence.freedom"].answer == "no"
+    assert found["licence.weights"].answer == "no" == found["licence.freedom"].answer
     assert said[:20] in found["licence.weights"].reason
 
 

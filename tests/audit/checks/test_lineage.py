@@ -13,9 +13,8 @@ from clearseek.audit.evidence import Grade, Row
 from clearseek.audit.read.source import Folder
 from clearseek.audit.read.subject import Subject
 from clearseek.licences.table import LICENCES
-from clearseek.signing.hashing import hash_files
 from tests.licences.examples import LLAMA_3_1, MIT, published
-from tests.releases import audited, edit_json, make_release
+from tests.releases import audited
 
 AGREEMENT = LLAMA_3_1 + "\nAnd so on, as the agreement says." * 100
 
@@ -87,19 +86,3 @@ def test_very_many_bases_take_no_time(tmp_path: Path) -> None:
     assert time.process_time() - begun < 20
     assert len(derived) == MOST_MODELS and derived[7].evidence.where == "line 10, key base_model"
     assert derived_models(subject) is derived
-
-
-def test_the_tokenizer_is_compared_with_the_bases(tmp_path: Path) -> None:
-    ours, theirs = make_release(tmp_path / "Tiny"), make_release(tmp_path / "Base")
-
-    def reason(hashed: bool) -> str:
-        source = Folder(ours)
-        if hashed:
-            source.hashes.update(hash_files(ours, source.tree.files))
-        return audit_release(source, base=Folder(theirs))["lineage.weights"].reason
-
-    assert "tokenizer.json the same" in reason(True) and "tokenizer.json the same" in reason(False)
-    edit_json(theirs / "tokenizer.json", lambda content: content.update(version="2"))
-    assert "tokenizer.json differs" in reason(True)
-    (theirs / "tokenizer.json").unlink()
-    assert "tokenizer" not in reason(True)

@@ -127,6 +127,19 @@ def test_any_text_is_read(text: str) -> None:
         ("| | |\n|---|---|\n| **Context length** | 16K tokens |", [("context", "16K")]),
         ("| Item | Value |\n|---|---|\n| Architecture | 14B parameters, dense |", [("total", "14B")]),
         ("| | Tiny-V1 |\n|---|---|\n| InfiniteBench context | 27.3 |", []),
+        ("activates 14B parameters out of a total of 142B", [("activated", "14B"), ("total", "142B")]),
+        ("142B total, 14B active parameters", [("total", "142B"), ("activated", "14B")]),
+        ("Of its 142B parameters, 14B are active.", [("total", "142B"), ("activated", "14B")]),
+        ("activates only 14B of its 142B parameters per token", [("activated", "14B"), ("total", "142B")]),
+        ("only 14B of 142B parameters are active", [("activated", "14B"), ("total", "142B")]),
+        ("a total of 142B parameters with 14B activated", [("total", "142B"), ("activated", "14B")]),
+        ("Parameters: 142B (14B activated)", [("total", "142B"), ("activated", "14B")]),
+        ("We have verified its speed up to 7B parameters.", []),
+        ("uses 7B of the 70B parameters", [("total", "70B")]),
+        ("8 of 128 experts are active, of 30B parameters", [("total", "30B")]),
+        ("An 8x7B mixture with 47B parameters, as Big3-235B-A22B.", [("total", "47B")]),
+        ("a context length of 1\nmillion tokens", [("context", "1 million")]),
+        ("has 355 billion total\nparameters", [("total", "355 billion")]),
     ],
 )
 def test_other_wordings_are_read(line: str, expected: list[tuple[str, str]]) -> None:
@@ -152,6 +165,13 @@ def test_other_wordings_are_read(line: str, expected: list[tuple[str, str]]) -> 
         ("It has 8 experts of 7B parameters each.", "several"),
         ("Our 12B parameter models are good.", "several"),
         ("Tiny-V1 has 355 billion total parameters, while Air has 106 billion total parameters.", "several"),
+        ("Big-70B is another. It has 70B parameters.", "several"),
+        ("Tiny-V1 Mini, an 880M parameter model.", "several"),
+        ("Tiny-V1 Large has 2.3B parameters.", "several"),
+        ("Tiny-V1 comes with a larger, 20B parameter chat model.", "several"),
+        ("Tiny-V1 activates 18B~31B parameters.", "several"),
+        ("# Tiny-V1\n\n## Big-70B\n\nIt has 70B parameters.", "several"),
+        ("# Tiny-V1\n\n- Tiny-V1-Long: a context length of 200K", "several"),
     ],
 )
 def test_whose_figure_it_is(line: str, about: str) -> None:
@@ -177,6 +197,16 @@ def test_a_number_written_out_is_as_precise_as_its_digits() -> None:
     assert claim.agrees(6.74e9) and not claim.agrees(8e9)
     (claim,) = find_claims(Document("a.md", "It has 6,738,415,616 parameters."), "x")
     assert claim.agrees(6_738_415_616) and not claim.agrees(6_738_415_617)
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [("2.4B", 2.35e9, 2.4999e9), ("37B", 36.5e9, 37.999e9), ("120B", 115e9, 125e9), ("671B", 670.5e9, 671.99e9)],
+)
+def test_a_figure_may_be_rounded_or_cut_off(text: str, low: float, high: float) -> None:
+    (claim,) = find_claims(Document("a.md", f"It has {text} parameters."), "x")
+    assert claim.agrees(low) and claim.agrees(high)
+    assert not claim.agrees(low * 0.999) and not claim.agrees(high * 1.001)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_steps_published_as_branches_must_differ(hub: HubServer) -> None:
     hub.branches["docs"] = {"model.safetensors": "f" * 64}  # named after no step
     rows = rows_of(hub)
     assert rows["weights.intermediate"]["answer"] == "yes"
-    assert "4 revisions" in rows["weights.intermediate"]["reason"]
+    assert "4 checkpoints" in rows["weights.intermediate"]["reason"]
     assert (rows["weights.trajectory"]["answer"], rows["weights.trajectory"]["grade"]) == ("yes", 3)
     hub.branches["step1000"] = hub.branches["step3000"]
     row = rows_of(hub)["weights.trajectory"]

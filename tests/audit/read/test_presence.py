@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clearseek.audit.evidence import Grade
+from clearseek.audit.questions import DOCUMENTS_REPORT
 from clearseek.audit.read.listing import listing
-from clearseek.audit.read.presence import Kind, different_words, fault, numbers, sift
+from clearseek.audit.read.presence import Kind, different_words, fault, sift
 from clearseek.audit.read.source import Folder
 from clearseek.errors import UserError
+from clearseek.filetypes import read_pointer
 
 ENDINGS = ("md", "pdf", "json", "jsonl", "npy", "bin", "parquet", "csv", "json.gz", "model", "")
 VALUES = st.recursive(
@@ -48,7 +51,6 @@ def test_any_bytes_get_an_answer(tmp_path_factory: pytest.TempPathFactory, kind:
 def test_any_manifest_gets_an_answer(tmp_path_factory: pytest.TempPathFactory, content: dict[str, object]) -> None:
     found = listing(folder(tmp_path_factory.mktemp("release"), "data/manifest.json", json.dumps(content).encode()))
     assert found is None or not found.counted or found.problem
-    assert all(isinstance(value, float) for _, value in numbers(content))
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,29 @@ def test_a_pointer_is_not_judged(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not here"):
         fault(source, "a.bin", "data")
     assert sift(source, ["a.bin"], "data").unread
+
+
+def test_a_pointer_names_size_and_hash(tmp_path: Path) -> None:
+    text = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 2000000\n"
+    source = folder(tmp_path, "report.pdf", text)
+    pointer = source.pointer("report.pdf")
+    assert pointer is not None and (pointer.size, pointer.sha256) == (2_000_000, "a" * 64)
+    assert source.stored_size("report.pdf") == 2_000_000
+    assert not source.is_other("report.pdf", "a" * 64) and source.is_other("report.pdf", "b" * 64)
+    row = sift(source, ["report.pdf"], "report").missing(source, DOCUMENTS_REPORT, "nothing")
+    assert (row.answer, row.grade) == ("yes", Grade.LINKED) and "2,000,000 bytes" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        (b"../../.git/annex/objects/a/b/SHA256E-s7--" + b"c" * 64 + b".bin\n", 7),
+        (b"/annex/objects/MD5-s9--0", 0),
+        (b"version https://git-lfs.github.com/spec/v2\nsize 5\n", 5),
+        (b"See /annex/objects/x for more.", None),
+        (b"version 2 of the text", None),
+    ],
+)
+def test_what_a_pointer_is(text: bytes, size: int | None) -> None:
+    found = read_pointer(text)
+    assert (None if found is None else found.size) == size

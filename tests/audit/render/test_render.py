@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,12 +11,11 @@ import pytest
 from rich.console import Console
 
 from clearseek.audit.evidence import Audit, Evidence, Grade, Question
-from clearseek.audit.render.html import as_html, comparison_html
-from clearseek.audit.render.markdown import as_markdown, comparison
-from clearseek.audit.render.sarif import as_sarif
-from clearseek.audit.render.text import print_audit, print_comparison
+from clearseek.audit.render.pages import as_html, as_markdown, comparison_html, comparison_markdown
+from clearseek.audit.render.text import DIMENSIONS, MARKS, print_audit, print_comparison
+from clearseek.audit.verdict import verdict
 from clearseek.cli import main
-from tests.releases import audited, edit_json
+from tests.releases import audited, edit_json, fixture
 
 EVIL = "<script>alert(1)</script> | `x` [red]y[/red] \x1b[31m\n| a"
 
@@ -59,35 +58,86 @@ def test_the_page_holds_every_row_and_nothing_that_runs(release: Path, hostile: 
 def test_a_page_puts_releases_side_by_side(release: Path, hostile: Audit) -> None:
     found = audited(release)
     page = Collector()
-    page.feed(comparison_html([found, hostile, found]))
+    page.feed(comparison_html([found, hostile, found], everything=True))
     assert all(row.id in page.text for row in (*found, *hostile))
-    assert page.text.count(str(found.facts["name"])) >= 8
+    assert page.text.count(verdict(found).sentence) == 2
     assert "script" not in page.tags
     assert not [name for name, value in page.attributes if name.startswith("on") or name in ("src", "href")]
 
 
 def test_markdown_rows_stay_rows(release: Path, hostile: Audit) -> None:
     found = audited(release)
-    text = as_markdown(found)
+    text = as_markdown(found, everything=True)
     assert all(f"| {row.id} |" in text for row in found)
     lines = [line for line in as_markdown(hostile).splitlines() if "a.b" in line]
     assert len(lines) == 1
     assert lines[0].replace("\\|", "").count("|") == 6
     assert "<script>" not in lines[0]
-    assert comparison([found, hostile]).count("\n") == len(found.rows) + 3 + 5
+    text = comparison_markdown([found, hostile], everything=True)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == (2 + 2) + (2 + len(found.rows) + 1) + (2 + 5)
 
 
-def test_sarif_names_rules_results_and_places(release: Path) -> None:
-    found = audited(release)
-    log = as_sarif(found)
-    run = log["runs"][0]
-    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
-    assert rules == [row.id for row in found]
-    assert {result["ruleId"] for result in run["results"]} == {
-        row.id for row in found if row.answer in ("no", "partly", "unknown")
-    }
-    assert all(rules[result["ruleIndex"]] == result["ruleId"] for result in run["results"])
-    json.dumps(log)
+@pytest.fixture
+def published() -> list[Audit]:
+    return [audited(fixture("deepseek-v3"), "DeepSeek-V3"), audited(fixture("deepseek-r1"), "DeepSeek-R1")]
+
+
+def test_every_form_begins_with_the_verdict(published: list[Audit], capsys: pytest.CaptureFixture[str]) -> None:
+    found = verdict(published[0])
+    print_audit(Console(highlight=False), published[0])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{found.model}: {found.sentence}"
+    told = [line for line in lines[1:] if line][: len(found.lines) + bool(found.choice)]
+    assert all(any(line.label in each and line.text in each for each in told) for line in found.lines)
+    markdown = [line for line in as_markdown(published[0]).splitlines() if line]
+    assert markdown[1].replace("\\", "") == f"**{found.sentence}**"
+    assert [line[:2] for line in markdown[2 + bool(found.choice) :][:6]] == ["- "] * 6
+    page = Collector()
+    page.feed(as_html(published[0]).partition("<body>")[2])
+    assert page.text.split("\n")[1:3] == [found.model, found.sentence]
+    told = page.text.partition(DIMENSIONS["technical"])[0]
+    for line in found.lines:  # each after the one before it
+        told = told.partition(f"{line.label}\u2002{line.text}")[2]
+        assert told
+
+
+def test_rows_with_nothing_to_show_stand_behind_all(published: list[Audit], capsys: pytest.CaptureFixture[str]) -> None:
+    hidden = [row for row in published[0] if not row.tells]
+    assert hidden and all(row.answer in ("not applicable", "unknown") for row in hidden)
+    for everything in (False, True):
+        print_audit(Console(highlight=False), published[0], everything=everything)
+        out, text = capsys.readouterr().out, as_markdown(published[0], everything)
+        assert [row.id for row in published[0] if f"  {row.id} " in out] == [
+            row.id for row in published[0] if everything or row.tells
+        ]
+        assert all((f"| {row.id} |" in text) == everything for row in hidden)
+        assert (f"{len(hidden)} more rows" in out) != everything
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_eight_releases_fit_in_80_columns(published: list[Audit], encoding: str) -> None:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, errors="replace")
+    console = Console(file=file, width=80, force_terminal=True, color_system=None, highlight=False)
+    print_comparison(console, published * 4)
+    print_audit(console, published[0], evidence=True)
+    file.flush()
+    lines = raw.getvalue().decode(encoding).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.split()[-8:] == list("12345678") for line in lines) == 3
+    (row,) = [line for line in lines if line.startswith("licence.weights  ")]
+    answers = [audit["licence.weights"].answer for audit in published]
+    assert row.split()[1::2][:2] == [MARKS[each][0] if encoding == "utf-8" else each[0] for each in answers]
+
+
+def test_only_rows_that_differ_are_compared(published: list[Audit], capsys: pytest.CaptureFixture[str]) -> None:
+    print_comparison(Console(highlight=False, width=80), published)
+    out = capsys.readouterr().out
+    assert "code.training" not in out and "\nparameters.total " in out
+    assert verdict(published[1]).licence in out
+    print_comparison(Console(highlight=False, width=80), published, everything=True)
+    assert "\ncode.training " in capsys.readouterr().out
 
 
 def test_the_terminal_gets_foreign_text_as_text(hostile: Audit, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +157,7 @@ We use [a b|c](https://github.com/a/b) training code `x` | pipe
 """
 
 
-@pytest.mark.parametrize("kind", ["markdown", "html", "sarif", "json", "cyclonedx", "spdx", "mot", "european-index"])
+@pytest.mark.parametrize("kind", ["markdown", "html", "json", "cyclonedx", "spdx", "mot", "european-index"])
 def test_no_format_lets_foreign_text_act(release: Path, tmp_path: Path, kind: str) -> None:
     (release / "README.md").write_text(CARD, encoding="utf-8")
     (release / "a b#%.md").write_text("# t\n", encoding="utf-8")
@@ -123,10 +173,3 @@ def test_no_format_lets_foreign_text_act(release: Path, tmp_path: Path, kind: st
     if kind == "markdown":
         assert "evil.example" in text
         assert not re.search(r"(?<!\\)[\[\]`]|(?<!\\):(?=//)|!\(", text.partition("##")[2])
-
-
-def test_sarif_has_no_links_in_its_messages_and_places_that_are_uris() -> None:
-    row = Question("a.b", "technical", "t").no(Grade.CLAIMED, "[x](https://evil) \u202e", Evidence("a b#%.md"))
-    (result,) = as_sarif(Audit("x", (row,), {"name": "x", "files": 1, "bytes": 2}))["runs"][0]["results"]
-    assert result["message"]["text"].endswith("\\[x\\](https://evil) \\\\u202e")
-    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "a%20b%23%25.md"
