@@ -8,6 +8,7 @@ contradicts itself, unless one of them is for the code and the other for the wei
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -102,14 +103,27 @@ def _is_of_code(subject: Subject, text: Text) -> bool:
     free = text.match.licence is not None and is_free(text.match.licence) and not text.limits
     here = subject.weight_files or subject.pointed_weights or subject.absent_shards
     told = any("weights" in each.kinds and each.file == text.file for each in statements(subject))
-    return (
-        free
-        and not text.kinds
-        and not told
-        and not here
-        and bool(subject.source.find(*CODE))
-        and bool(weight_links(subject))
-    )
+    elsewhere = not here and bool(subject.source.find(*CODE)) and bool(weight_links(subject))
+    codes = any(each.kinds == {"code"} and (each.file == text.file or text.match.licence in each.licences)
+                for each in statements(subject))  # fmt: skip
+    return free and not text.kinds and not told and elsewhere and (codes or _is_made_of_others(subject))
+
+
+def _is_made_of_others(subject: Subject) -> bool:
+    """Whether a document says that the model was made from one whose maker's terms go with it."""
+    sentences = (each.text[:1_000] for document in subject.documents[:4] for each in document.sentences)
+    return any(_MADE_OF.search(text) for text in sentences)
+
+
+_FAMILIES_WITH_TERMS = r"\b(?:llama|vicuna|gemma|bloomz?)\b"
+_MADE_OF = re.compile(
+    r"\b(?:based (?:up)?on|built (?:up)?on|fine-?tun\w{0,4}|initiali[sz]ed|continu\w{0,5} (?:pre-?)?train\w{0,4}"
+    r"|derived from|start\w{0,4} from|adapt\w{0,5}|extend\w{0,4}|pre-?training|backbone|base model|base llm|delta"
+    rf"|checkpoints? of)\b.{{0,60}}?{_FAMILIES_WITH_TERMS}"
+    rf"|{_FAMILIES_WITH_TERMS}.{{0,40}}\b(?:base|backbone|weights|checkpoints?|licen[cs]e)\b",
+    re.I,
+)
+"""Says that a model comes from a family whose makers keep conditions on what is made of it."""
 
 
 def _goes_before(stated: Statement, text: Text) -> bool:
