@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import islice
 from typing import Final, get_args
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.settings import configuration, environment, fenced
+from clearseek.audit.checks.terms import per_subject
 from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.read import deeds
 from clearseek.audit.read.card import Document, Link
@@ -193,7 +193,7 @@ def _withheld(subject: Subject) -> Evidence | None:
                  if _WITHHELD.search(each.text[:2_000])), None)  # fmt: skip
 
 
-@lru_cache(maxsize=2)
+@per_subject
 def _shown_programs(subject: Subject) -> tuple[tuple[Document, int, str, str, Program], ...]:
     """Examples in the first documents, taken apart."""
     blocks = ((document, *block) for document in subject.documents[:_ENOUGH] for block in fenced(document))

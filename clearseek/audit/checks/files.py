@@ -104,7 +104,8 @@ def _execution(subject: Subject) -> Row:
     source = subject.source
     found = list(_pickles(subject))
     unseen = [path for path in found if source.pointer(path) is not None]
-    if not subject.weight_files and not subject.pointed_weights and _are_elsewhere(subject):
+    elsewhere = not subject.weight_files and not subject.pointed_weights and _are_elsewhere(subject)
+    if elsewhere:
         # what a tool below keeps in a pickle is not what loading the model runs
         unseen += [path for path in found if "/" in path and not is_weights(path) and path not in unseen]
     here = (path for path in found if path not in unseen)
@@ -124,7 +125,7 @@ def _execution(subject: Subject) -> Row:
         )
         reason = f"{_few(unseen)}: named as pickles are; {what}"
         return ask.FILES_EXECUTION.unknown(Grade.CLAIMED, reason, *map(source.whole, unseen[:8]))
-    if not subject.weight_files and not subject.pointed_weights and _are_elsewhere(subject):
+    if elsewhere:
         asks = next((document.at(n) for document in subject.documents for n, line in enumerate(document.lines, 1)
                      if _REMOTE_CODE.search(line)), None)  # fmt: skip
         reason = "the weights are not here, so what runs when they are loaded was not seen"

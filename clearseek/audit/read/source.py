@@ -12,7 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -235,26 +236,36 @@ def prose(source: Source) -> tuple[list[str], list[str]]:
     return chosen, []
 
 
-LONGEST_LICENCE = 60_000
+_LICENCES = ("license", "licence", "copying")
+_PACKAGING = ("setup.py", "pyproject.toml")
+_MOST_PROJECTS = 100
+"""Folders whose licence is compared; of a release with more the others are somebody else's."""
 
 
+@lru_cache(maxsize=2)
 def others_projects(source: Source) -> tuple[str, ...]:
-    """Folders that hold whole projects of others, each with its own licence and its own file for packaging."""
-    held: dict[str, set[str]] = {}
-    own = [
-        path for path in source.sizes if "/" not in path and path.lower().startswith(("license", "licence", "copying"))
-    ]
-    texts = {b" ".join(source.read(path, LONGEST_LICENCE).split()) for path in own}
+    """Folders that hold whole projects of others, each with its own licence and its own file for packaging.
+
+    One with the release's own licence is a package of the release.
+    """
+    licences: dict[str, str] = {}
+    packed: set[str] = set()
     for path in source.sizes:
-        folder, _, base = path.lower().rpartition("/")
-        name = base.partition(".")[0] if base.startswith(("license", "licence", "copying")) else base
-        if folder and name in ("license", "licence", "copying", "setup.py", "pyproject.toml"):
-            if not name.endswith((".py", ".toml")) and b" ".join(source.read(path, LONGEST_LICENCE).split()) in texts:
-                continue  # a package of the release itself
-            held.setdefault(path[: len(folder) + 1], set()).add(
-                "built" if name.endswith((".py", ".toml")) else "licence"
-            )
-    return tuple(folder for folder, kinds in held.items() if len(kinds) == 2)
+        folder, _, base = path.rpartition("/")
+        if base.lower() in _PACKAGING:
+            packed.add(folder)
+        elif base.lower().partition(".")[0] in _LICENCES:
+            licences.setdefault(folder, path)
+    found = {folder: path for folder, path in licences.items() if folder in packed - {""}}
+    top = [path for path in source.sizes if "/" not in path and path.lower().startswith(_LICENCES)]
+    own = set(map(_words_of, source.readable(top[:_MOST_PROJECTS])))
+    compared = source.readable(islice(found.values(), _MOST_PROJECTS)) if own else ()
+    ours = {document.file for document in compared if _words_of(document) in own}
+    return tuple(f"{folder}/" for folder, path in found.items() if path not in ours)
+
+
+def _words_of(document: Document) -> str:
+    return " ".join(document.text.split())
 
 
 def _is_prose(path: str) -> bool:
