@@ -4,3 +4,7 @@ ROWS_PER_SUM = 64
 """Rows whose gradients of a norm's weight are added up together, whatever the number of threads."""
 TILE = 64
 """Rows of queries that go through attention together, and keys whose values are added up together."""
+PAGE = 16
+"""Positions of a sequence that are cached together."""
+BLOCK = 16
+"""Weight rows that stay in cache while all inputs of a step pass."""

@@ -15,6 +15,7 @@ import functools
 import hashlib
 import os
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -121,12 +122,31 @@ def _word(argument: Tensor | int | float | None) -> int:
     return argument or 0
 
 
+class Call:
+    """A kernel with its arguments, to be run as often as wanted; tensors must stay where they are."""
+
+    def __init__(self, name: str, units: int, *arguments: Tensor | int | float | None) -> None:
+        self.kept = arguments
+        self.name, self.address = name, _address(name)
+        words = [_pool().thread_number, _pool().thread_count, units, *map(_word, arguments)]
+        self.array = (ctypes.c_int64 * len(words))(*words)
+        self.place = ctypes.addressof(self.array)
+
+    def run(self) -> None:
+        """Run the kernel on all of PyTorch's threads."""
+        _pool().parallel(self.address, self.place, torch.get_num_threads(), 0)
+
+
 def launch(name: str, units: int, *arguments: Tensor | int | float | None) -> None:
     """Run a kernel, such as ``rows.norm``, over `units` pieces of work on all of PyTorch's threads.
 
     Tensors are passed as addresses (float32, complex64 or int64, dense where the kernel takes no stride), None as 0.
     """
-    pool = _pool()
-    words = [pool.thread_number, pool.thread_count, units, *map(_word, arguments)]
-    array = (ctypes.c_int64 * len(words))(*words)
-    pool.parallel(_address(name), ctypes.addressof(array), torch.get_num_threads(), 0)
+    Call(name, units, *arguments).run()
+
+
+def run(calls: Sequence[Call]) -> None:
+    """Run kernels one after the other."""
+    parallel, threads = _pool().parallel, torch.get_num_threads()
+    for call in calls:
+        parallel(call.address, call.place, threads, 0)

@@ -1,0 +1,203 @@
+"""A step of generation by compiled loops: the calls of every layer, prepared once.
+
+Shapes: T tokens of a step, D hidden, H heads, C numbers cached per token and layer, E experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clearseek.inference.packed import FeedForward, Layer, Matrix, Packed, wide
+from clearseek.kernels import BLOCK, PAGE
+from clearseek.kernels.launch import Call, run
+from clearseek.ops.rope import rotations, softmax_scale
+
+
+class Rows(NamedTuple):
+    """Tokens of one step. All tensors are int64."""
+
+    tokens: Tensor
+    """Ids [T]."""
+    positions: Tensor
+    """Places in their sequences [T]."""
+    pages: Tensor
+    """Pages of each token's sequence, in order [T, most pages]."""
+    wanted: Tensor
+    """Rows whose logits are wanted."""
+
+
+def _kind(matrix: Matrix) -> int:
+    return ("F32", "BF16", "I8").index(matrix.kind)
+
+
+class Loops:
+    """A packed model with its cache and buffers for steps of at most `rows` tokens."""
+
+    def __init__(self, model: Packed, pages: int, rows: int, longest: int) -> None:
+        c = self.config = model.config
+        self.model, self.rows = model, rows
+        self.heads = wide(c.num_attention_heads, 4)
+        self.nope, self.rope, self.rank, self.value = (
+            wide(n) for n in (c.qk_nope_head_dim, c.qk_rope_head_dim, c.kv_lora_rank, c.v_head_dim)
+        )
+        self.cached = self.rank + self.rope
+        self.hidden = wide(c.hidden_size)
+        self.cache = torch.zeros(len(model.layers), pages, PAGE, self.cached)
+        self.longest = longest
+        turns = torch.view_as_real(rotations(c, 0, longest, torch.device("cpu"))).flatten(1)
+        self.turns = turns.contiguous()
+        self.rotary = c.qk_rope_head_dim
+        self.scale = softmax_scale(c)
+        self._buffers()
+        self.routing: list[Tensor] = []
+        self.calls = self._calls()
+
+    def _buffers(self) -> None:
+        c, rows, threads = self.config, self.rows, torch.get_num_threads()
+        whole = {"dtype": torch.int64}
+        self.count, self.wanted_count = torch.zeros(1, **whole), torch.zeros(1, **whole)  # type: ignore[call-overload]
+        self.positions, self.places = torch.zeros(rows, **whole), torch.zeros(rows, **whole)  # type: ignore[call-overload]
+        self.lists, self.wanted = torch.zeros(rows, **whole), torch.zeros(rows, **whole)  # type: ignore[call-overload]
+        k = c.num_experts_per_tok
+        self.identity = torch.arange(rows * max(k, 1))
+        first = self.rank + self.rope + (wide(c.q_lora_rank) if c.q_lora_rank else 0)
+        self.x, self.normed = torch.zeros(rows, self.hidden), torch.zeros(rows, self.hidden)
+        self.first = torch.zeros(rows, first)
+        self.queries = torch.zeros(rows, self.heads * (self.nope + self.rope))
+        self.absorbed = torch.zeros(rows, self.heads, self.cached)
+        self.latents = torch.zeros(rows, self.heads, self.rank)
+        self.mixed = torch.zeros(rows, self.heads, self.value)
+        self.added = torch.zeros(rows, self.hidden)
+        self.line = wide(self.longest) + 16
+        self.scores = torch.zeros(threads, 4, self.line)
+        self.inner = torch.zeros(threads, rows, 2 * BLOCK)
+        self.router = torch.zeros(rows, wide(c.n_routed_experts))
+        self.weights = torch.zeros(rows * k)
+        self.pair_tokens, self.pairs = torch.zeros(rows * k, **whole), torch.zeros(rows * k, **whole)  # type: ignore[call-overload]
+        self.ends = torch.zeros(c.n_routed_experts, **whole)  # type: ignore[call-overload]
+        widest = max(layer.dense.width for layer in self.model.layers)
+        self.act = torch.zeros(rows, wide(widest))
+        self.routed_act = torch.zeros(rows * k, wide(c.moe_intermediate_size))
+        self.parts = torch.zeros(rows * k, self.hidden)
+        self.logits = torch.zeros(rows, self.model.head.values.shape[0])
+
+    def _calls(self) -> list[Call]:
+        calls: list[Call] = []
+        layers, eps = self.model.layers, self.config.rms_norm_eps
+        calls.append(self._norm(layers[0].norm))
+        for index, layer in enumerate(layers):
+            calls += self._attention(layer, index)
+            calls.append(self._add_and_norm(layer.mlp_norm, self.added, None, 0, eps))
+            calls += self._feed_forward(layer)
+            after = layers[index + 1].norm if index + 1 < len(layers) else self.model.norm
+            parts, k = (self.parts, self.config.num_experts_per_tok) if layer.routed else (None, 0)
+            calls.append(self._add_and_norm(after, self.added, parts, k, eps))
+        head = self.model.head
+        calls.append(self._matrix(head, self.normed, self.logits, self.wanted_count, self.wanted))
+        return calls
+
+    def _norm(self, weight: Tensor) -> Call:
+        return Call(
+            "decoder.norm", 0, self.count, self.config.hidden_size, self.x, self.hidden, weight,
+            self.config.rms_norm_eps, self.normed, self.hidden,
+        )  # fmt: skip
+
+    def _add_and_norm(self, weight: Tensor, more: Tensor, parts: Tensor | None, k: int, eps: float) -> Call:
+        return Call(
+            "decoder.add_and_norm", 0, self.count, self.config.hidden_size, self.x, self.hidden, weight, eps,
+            self.normed, parts, k, more,
+        )  # fmt: skip
+
+    def _matrix(self, w: Matrix, x: Tensor, y: Tensor, count: Tensor | None = None, index: Tensor | None = None) -> Call:
+        rows, inner = w.values.shape
+        count, index = self.count if count is None else count, self.identity if index is None else index
+        return Call(
+            "decoder.matrix", rows, count, _kind(w), inner, w.values.data_ptr(), w.scales, x, x[0].numel(), index,
+            y, y[0].numel(), self.identity,
+        )  # fmt: skip
+
+    def _heads(self, w: Matrix, x: Tensor, x_head: int, y: Tensor, y_head: int) -> Call:
+        rows, inner = w.values.shape
+        return Call(
+            "decoder.heads", self.heads, self.count, _kind(w), inner, rows // self.heads, w.values.data_ptr(), w.scales,
+            x, x[0].numel(), x_head, y, y[0].numel(), y_head, self.identity,
+        )  # fmt: skip
+
+    def _attention(self, layer: Layer, index: int) -> list[Call]:
+        c, eps = self.config, 1e-6
+        q_rank = c.q_lora_rank or 0
+        cache = self.cache[index]
+        rope_at = self.queries.view(-1)[self.heads * self.nope :]
+        return [
+            self._matrix(layer.first, self.normed, self.first),
+            Call(
+                "decoder.remember", 0, self.count, self.positions, self.first, self.first.shape[1], q_rank, wide(q_rank),
+                layer.q_norm, c.kv_lora_rank, self.rank, layer.kv_norm, eps, self.rotary, self.turns, cache, self.cached,
+                self.places,
+            ),
+            self._matrix(layer.queries, self.first if q_rank else self.normed, self.queries),
+            self._heads(layer.keys, self.queries, self.nope, self.absorbed, self.cached),
+            Call(
+                "decoder.turn_queries", 0, self.count, self.positions, rope_at, self.queries.shape[1], self.rope,
+                self.heads, self.rotary, self.turns, 1.0, self.absorbed.view(-1)[self.rank :], self.cached,
+                self.heads * self.cached,
+            ),
+            Call(
+                "decoder.attend", self.heads // 4, self.count, self.positions, self.lists, cache, self.cached, self.rank,
+                self.absorbed, self.heads * self.cached, self.latents, self.heads * self.rank, self.scores, self.line,
+                self.identity, self.scale,
+            ),
+            self._heads(layer.values, self.latents, self.rank, self.mixed, self.value),
+            self._matrix(layer.out, self.mixed, self.added),
+        ]  # fmt: skip
+
+    def _swiglu(self, w: FeedForward, tokens: Tensor, pairs: Tensor, ends: Tensor, weights: Tensor | None, act: Tensor,
+                out: Tensor) -> list[Call]:  # fmt: skip
+        return [
+            Call(
+                "decoder.gate", w.experts, _kind(w.gate_up), w.gate_up.values.shape[1], w.width,
+                w.gate_up.values.data_ptr(), w.gate_up.scales, self.normed, self.hidden, tokens, pairs, ends, weights,
+                act, act.shape[1], self.inner, self.rows, self.identity,
+            ),
+            Call(
+                "decoder.down", w.experts, _kind(w.down), w.down.values.shape[1], self.config.hidden_size,
+                w.down.values.data_ptr(), w.down.scales, act, act.shape[1], pairs, ends, out, self.hidden,
+            ),
+        ]  # fmt: skip
+
+    def _feed_forward(self, layer: Layer) -> list[Call]:
+        c = self.config
+        dense = layer.dense
+        act = torch.zeros(self.rows, dense.down.values.shape[1])
+        calls = self._swiglu(dense, self.identity, self.identity, self.count, None, act, self.added)
+        if layer.routed is None or layer.router is None:
+            return calls
+        chosen = torch.zeros(self.rows, c.num_experts_per_tok, dtype=torch.int64)
+        self.routing.append(chosen)
+        factor = c.routed_scaling_factor if c.topk_method == "noaux_tc" or not c.norm_topk_prob else 1.0
+        route = Call(
+            "decoder.route", 1, self.count, c.n_routed_experts, c.num_experts_per_tok, self.router, self.router.shape[1],
+            layer.bias, int(c.scoring_func == "softmax"), c.n_group, c.topk_group, 2 if c.topk_method == "noaux_tc" else 1,
+            int(c.norm_topk_prob), float(factor), chosen, self.weights, self.pair_tokens, self.pairs, self.ends,
+        )  # fmt: skip
+        routed = self._swiglu(
+            layer.routed, self.pair_tokens, self.pairs, self.ends, self.weights, self.routed_act, self.parts
+        )
+        return [self._matrix(layer.router, self.normed, self.router), route, *calls, *routed]
+
+    def step(self, rows: Rows) -> Tensor:
+        """Logits of the wanted tokens, FP32 [wanted, V]; the tokens' latents are in the cache afterwards."""
+        count, wanted = len(rows.tokens), len(rows.wanted)
+        assert 0 < count <= self.rows, "a step has more tokens than its buffers"
+        self.count[0], self.wanted_count[0] = count, wanted
+        self.positions[:count], self.wanted[:wanted] = rows.positions, rows.wanted
+        pages = rows.pages.contiguous()
+        numbers = torch.arange(count)
+        self.places[:count] = pages[numbers, rows.positions // PAGE] * PAGE + rows.positions % PAGE
+        self.lists[:count] = pages.data_ptr() + 8 * pages.shape[1] * numbers
+        self.x[:count, : self.config.hidden_size] = self.model.embedding[rows.tokens].float()
+        run(self.calls)
+        return self.logits[:wanted, : self.config.vocab_size].clone()
