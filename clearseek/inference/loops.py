@@ -5,28 +5,14 @@ Shapes: T tokens of a step, D hidden, H heads, C numbers cached per token and la
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from clearseek.inference.engine import Rows
 from clearseek.inference.packed import FeedForward, Layer, Matrix, Packed, wide
 from clearseek.kernels import BLOCK, PAGE
 from clearseek.kernels.launch import Call, run
 from clearseek.ops.rope import rotations, softmax_scale
-
-
-class Rows(NamedTuple):
-    """Tokens of one step. All tensors are int64."""
-
-    tokens: Tensor
-    """Ids [T]."""
-    positions: Tensor
-    """Places in their sequences [T]."""
-    pages: Tensor
-    """Pages of each token's sequence, in order [T, most pages]."""
-    wanted: Tensor
-    """Rows whose logits are wanted."""
 
 
 def _kind(matrix: Matrix) -> int:
@@ -38,14 +24,15 @@ class Loops:
 
     def __init__(self, model: Packed, pages: int, rows: int, longest: int) -> None:
         c = self.config = model.config
-        self.model, self.rows = model, rows
+        self.model, self.rows, self.page_count = model, rows, pages
         self.heads = wide(c.num_attention_heads, 4)
         self.nope, self.rope, self.rank, self.value = (
             wide(n) for n in (c.qk_nope_head_dim, c.qk_rope_head_dim, c.kv_lora_rank, c.v_head_dim)
         )
         self.cached = self.rank + self.rope
         self.hidden = wide(c.hidden_size)
-        self.cache = torch.zeros(len(model.layers), pages, PAGE, self.cached)
+        layers = len(model.layers) + (model.draft is not None)
+        self.cache = torch.zeros(layers, pages, PAGE, self.cached)
         self.longest = longest
         turns = torch.view_as_real(rotations(c, 0, longest, torch.device("cpu"))).flatten(1)
         self.turns = turns.contiguous()
@@ -54,6 +41,7 @@ class Loops:
         self._buffers()
         self.routing: list[Tensor] = []
         self.calls = self._calls()
+        self.draft_calls = self._draft_calls()
 
     def _buffers(self) -> None:
         c, rows, threads = self.config, self.rows, torch.get_num_threads()
@@ -85,30 +73,50 @@ class Loops:
         self.logits = torch.zeros(rows, self.model.head.values.shape[0])
 
     def _calls(self) -> list[Call]:
-        calls: list[Call] = []
-        layers, eps = self.model.layers, self.config.rms_norm_eps
-        calls.append(self._norm(layers[0].norm))
+        layers = self.model.layers
+        calls = [self._norm(self.x, layers[0].norm, self.normed, self.hidden)]
         for index, layer in enumerate(layers):
-            calls += self._attention(layer, index)
-            calls.append(self._add_and_norm(layer.mlp_norm, self.added, None, 0, eps))
-            calls += self._feed_forward(layer)
             after = layers[index + 1].norm if index + 1 < len(layers) else self.model.norm
-            parts, k = (self.parts, self.config.num_experts_per_tok) if layer.routed else (None, 0)
-            calls.append(self._add_and_norm(after, self.added, parts, k, eps))
-        head = self.model.head
-        calls.append(self._matrix(head, self.normed, self.logits, self.wanted_count, self.wanted))
-        return calls
+            calls += self._layer(layer, index, after)
+        return [*calls, self._head()]
 
-    def _norm(self, weight: Tensor) -> Call:
+    def _draft_calls(self) -> list[Call]:
+        draft = self.model.draft
+        if draft is None:
+            return []
+        self.joined, self.given = torch.zeros(self.rows, 2 * self.hidden), torch.zeros(self.rows, self.hidden)
+        return [
+            self._norm(self.x, draft.token_norm, self.joined, 2 * self.hidden),
+            self._norm(self.given, draft.hidden_norm, self.joined.view(-1)[self.hidden :], 2 * self.hidden),
+            self._matrix(draft.join, self.joined, self.x),
+            self._norm(self.x, draft.layer.norm, self.normed, self.hidden),
+            *self._layer(draft.layer, len(self.model.layers), draft.norm),
+            self._head(),
+        ]
+
+    def _head(self) -> Call:
+        return self._matrix(self.model.head, self.normed, self.logits, self.wanted_count, self.wanted)
+
+    def _layer(self, layer: Layer, index: int, after: Tensor) -> list[Call]:
+        """A layer's calls; it ends with the norm that comes `after` it."""
+        parts, k = (self.parts, self.config.num_experts_per_tok) if layer.routed else (None, 0)
+        return [
+            *self._attention(layer, index),
+            self._add_and_norm(layer.mlp_norm, None, 0),
+            *self._feed_forward(layer),
+            self._add_and_norm(after, parts, k),
+        ]
+
+    def _norm(self, x: Tensor, weight: Tensor, y: Tensor, y_row: int) -> Call:
         return Call(
-            "decoder.norm", 0, self.count, self.config.hidden_size, self.x, self.hidden, weight,
-            self.config.rms_norm_eps, self.normed, self.hidden,
+            "decoder.norm", 0, self.count, self.config.hidden_size, x, self.hidden, weight, self.config.rms_norm_eps,
+            y, y_row,
         )  # fmt: skip
 
-    def _add_and_norm(self, weight: Tensor, more: Tensor, parts: Tensor | None, k: int, eps: float) -> Call:
+    def _add_and_norm(self, weight: Tensor, parts: Tensor | None, k: int) -> Call:
         return Call(
-            "decoder.add_and_norm", 0, self.count, self.config.hidden_size, self.x, self.hidden, weight, eps,
-            self.normed, parts, k, more,
+            "decoder.add_and_norm", 0, self.count, self.config.hidden_size, self.x, self.hidden, weight,
+            self.config.rms_norm_eps, self.normed, parts, k, self.added,
         )  # fmt: skip
 
     def _matrix(self, w: Matrix, x: Tensor, y: Tensor, count: Tensor | None = None, index: Tensor | None = None) -> Call:
@@ -189,7 +197,18 @@ class Loops:
         return [self._matrix(layer.router, self.normed, self.router), route, *calls, *routed]
 
     def step(self, rows: Rows) -> Tensor:
-        """Logits of the wanted tokens, FP32 [wanted, V]; the tokens' latents are in the cache afterwards."""
+        """Logits of the wanted rows, FP32 [wanted, V]; the tokens' latents are in the cache afterwards."""
+        return self._run(rows, self.calls)
+
+    def draft(self, rows: Rows, sources: Tensor) -> Tensor:
+        """Logits of the token after the next, FP32 [wanted, V], by the multi-token-prediction layer.
+
+        Row t of `rows` holds the token that follows row `sources[t]` of the last :meth:`step`, and that row's position.
+        """
+        self.given[: len(sources)] = self.normed[sources]
+        return self._run(rows, self.draft_calls)
+
+    def _run(self, rows: Rows, calls: list[Call]) -> Tensor:
         count, wanted = len(rows.tokens), len(rows.wanted)
         assert 0 < count <= self.rows, "a step has more tokens than its buffers"
         self.count[0], self.wanted_count[0] = count, wanted
@@ -199,5 +218,13 @@ class Loops:
         self.places[:count] = pages[numbers, rows.positions // PAGE] * PAGE + rows.positions % PAGE
         self.lists[:count] = pages.data_ptr() + 8 * pages.shape[1] * numbers
         self.x[:count, : self.config.hidden_size] = self.model.embedding[rows.tokens].float()
-        run(self.calls)
+        run(calls)
         return self.logits[:wanted, : self.config.vocab_size].clone()
+
+    def experts(self, row: int) -> tuple[tuple[int, ...], ...]:
+        """Experts that a row of the last step visited, in each layer with experts, the drafting one left out."""
+        return tuple(tuple(chosen[row].tolist()) for chosen in self.routing[: self._moe_layers])
+
+    @property
+    def _moe_layers(self) -> int:
+        return sum(layer.routed is not None for layer in self.model.layers)

@@ -10,7 +10,7 @@ I width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,6 +104,18 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Draft:
+    """The multi-token-prediction layer (DeepSeek-V3 report, section 2.2)."""
+
+    token_norm: Tensor
+    hidden_norm: Tensor
+    join: Matrix
+    """[D, 2D]: what joins the next token's embedding and the hidden state."""
+    layer: Layer
+    norm: Tensor
+
+
+@dataclass(frozen=True)
 class Packed:
     """A whole model."""
 
@@ -114,7 +126,7 @@ class Packed:
     layers: list[Layer]
     norm: Tensor
     head: Matrix
-    mtp: Mapping[str, Tensor | Matrix] | None = None
+    draft: Draft | None
 
 
 def pack(config: ModelConfig, take: Callable[[str], Tensor], kind: Kind) -> Packed:
@@ -129,7 +141,19 @@ def pack(config: ModelConfig, take: Callable[[str], Tensor], kind: Kind) -> Pack
     table = take("model.embed_tokens.weight")
     embedding = table.to(torch.float32 if kind == "F32" else torch.bfloat16).contiguous()
     head = Matrix.of(table if config.tie_word_embeddings else take("lm_head.weight"), kind)
-    return Packed(config, kind, embedding, layers, take("model.norm.weight").float(), head)
+    draft = _draft(config, take, f"model.layers.{config.num_hidden_layers}.", kind) if config.num_nextn_predict_layers else None
+    return Packed(config, kind, embedding, layers, take("model.norm.weight").float(), head, draft)
+
+
+def _draft(c: ModelConfig, take: Callable[[str], Tensor], prefix: str, kind: Kind) -> Draft:
+    halves = take(prefix + "eh_proj.weight").unflatten(1, (2, -1))
+    return Draft(
+        token_norm=take(prefix + "enorm.weight").float(),
+        hidden_norm=take(prefix + "hnorm.weight").float(),
+        join=Matrix.of(padded(halves, wide(c.hidden_size)).flatten(1), kind),
+        layer=_layer(c, take, prefix, c.num_hidden_layers, kind),
+        norm=take(prefix + "shared_head.norm.weight").float(),
+    )
 
 
 def _layer(c: ModelConfig, take: Callable[[str], Tensor], prefix: str, index: int, kind: Kind) -> Layer:
