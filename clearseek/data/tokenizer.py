@@ -108,6 +108,8 @@ class Tokenizer:
                 f"{where}: no token {' and '.join(missing)}: use a tokenizer of the DeepSeek family, "
                 "or leave data.tokenizer out to train one"
             )
+        self.added = frozenset(self._decoder.get_added_tokens_decoder())
+        """Ids of tokens that are not made of bytes."""
         self.bos_id = self.id_of(BOS)
         self.eos_id = self.id_of(EOS)
 
@@ -134,6 +136,11 @@ class Tokenizer:
         """Text of `ids`, with BOS, EOS and padding left out if `skip_control`; bytes not UTF-8 become U+FFFD."""
         text: str = self._decoder.decode(list(ids), skip_special_tokens=skip_control)
         return text
+
+    def token_of(self, identity: int) -> str | None:
+        """Name of a token in the vocabulary, or None where the id has none."""
+        name: str | None = self._decoder.id_to_token(identity)
+        return name
 
     def id_of(self, token: str) -> int:
         """Id of a token, such as ``FIM_BEGIN``. Raises UserError when the vocabulary has no such token."""

@@ -262,16 +262,25 @@ class Engine:
 
     def _draw(self, request: Request, logits_V: Logits, row: int) -> int:
         """Draw the next token from the logits of a row; end the request where it ends."""
-        s, answer = request.settings, [chosen.token for chosen in request.answer]
-        token = pick(adjusted(logits_V, s, request.prompt, answer), s, request.length)
+        s, token = request.settings, self._pick(request, logits_V)
         if token in s.stop_tokens:
             self._end(request, "stop")
             return token
         request.answer.append(self._noted(logits_V, token, s.logprobs, row))
         self.counts.drawn += 1
-        if len(request.answer) == s.max_tokens or request.length == self.forward.longest:
+        if request.guide is not None and request.guide.saw(token):
+            self._end(request, "stop")
+        elif len(request.answer) == s.max_tokens or request.length == self.forward.longest:
             self._end(request, "length")
         return token
+
+    def _pick(self, request: Request, logits_V: Logits) -> int:
+        """Token that follows the request's tokens, by these logits."""
+        s, answer = request.settings, [chosen.token for chosen in request.answer]
+        logits_V = adjusted(logits_V, s, request.prompt, answer)
+        if request.guide is not None:
+            logits_V = request.guide.allow(logits_V)
+        return pick(logits_V, s, request.length)
 
     def _draft(self, pieces: Sequence[_Piece]) -> None:
         """Let the multi-token-prediction layer read what the step read, and propose a token for each answer."""
@@ -292,8 +301,7 @@ class Engine:
         for request, _, following, row in after:
             last = row + len(following) - 1
             if last in logits:
-                s, answer = request.settings, [chosen.token for chosen in request.answer]
-                request.draft = pick(adjusted(logits[last], s, request.prompt, answer), s, request.length)
+                request.draft = self._pick(request, logits[last])
 
     def _noted(self, logits_V: Logits, token: int, alternatives: int | None, row: int) -> Chosen:
         experts = self.forward.experts(row)

@@ -6,7 +6,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from clearseek.errors import UserError
 
@@ -40,8 +43,6 @@ class Settings:
     """Seed of the draws."""
     stop_tokens: frozenset[int] = frozenset()
     """Tokens that end the answer and do not belong to it."""
-    stop: tuple[str, ...] = ()
-    """Texts that end the answer and do not belong to it."""
     logprobs: int | None = None
     """Alternatives whose log-probabilities are wanted beside each token's; None for none at all."""
     prompt_logprobs: bool = False
@@ -84,6 +85,18 @@ class Chosen:
     """Whether the multi-token-prediction layer had proposed it."""
 
 
+class Guide(Protocol):
+    """What watches an answer, and may restrict or end it."""
+
+    def allow(self, logits_V: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits with those of forbidden tokens at minus infinity."""
+        ...
+
+    def saw(self, token: int) -> bool:
+        """Note a token of the answer; whether the answer ends with it."""
+        ...
+
+
 @dataclass
 class Request:
     """A prompt on its way through the engine."""
@@ -92,6 +105,7 @@ class Request:
     settings: Settings
     deadline: float | None = None
     """Time of :func:`time.monotonic` at which the answer ends as it is."""
+    guide: Guide | None = None
     answer: list[Chosen] = field(default_factory=list)
     prompt_logprobs: list[Chosen] = field(default_factory=list)
     finish: Finish | None = None
