@@ -1,0 +1,106 @@
+"""Conversations as OpenAI's clients send them, checked and brought into one form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clearseek.errors import UserError
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+
+Message = dict[str, Any]
+
+
+def conversation(messages: Any) -> list[Message]:
+    """Messages with known roles and texts as strings.
+
+    Args:
+        messages: OpenAI's form: `role`, and `content` as text or as parts of text; an assistant's `reasoning_content`
+            (or `reasoning`) and `tool_calls`.
+
+    Raises:
+        UserError: a message is of another form; the error names it, such as ``messages[2].content``.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise UserError("messages: give a list of at least one message")
+    return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def tool_list(tools: Any) -> list[Mapping[str, Any]]:
+    """Tools as ``{"name", "description", "parameters"}`` with the parameters' schema as JSON text."""
+    if tools is None:
+        return []
+    if not isinstance(tools, Sequence) or isinstance(tools, str):
+        raise UserError("tools: give a list")
+    found = []
+    for index, tool in enumerate(tools):
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
+            raise UserError(f"tools[{index}]: give a function with a name")
+        parameters = function.get("parameters") or {}
+        description = _text(function.get("description"), f"tools[{index}].description")
+        found.append({"name": function["name"], "description": description, "parameters": as_json(parameters)})
+    return found
+
+
+def as_json(value: Any) -> str:
+    """JSON text as the template writes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _message(message: Any, where: str) -> Message:
+    if not isinstance(message, Mapping):
+        raise UserError(f"{where}: give an object with role and content")
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise UserError(f"{where}.role: {role!r}: use system, user, assistant or tool")
+    found: Message = {"role": ROLES[role], "content": _text(message.get("content"), f"{where}.content")}
+    calls = message.get("tool_calls")
+    if role == "assistant":
+        reasoning = message.get("reasoning_content", message.get("reasoning"))
+        found["reasoning_content"] = _text(reasoning, f"{where}.reasoning_content")
+        if calls:
+            found["tool_calls"] = [_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(_list(calls, where))]
+    elif message.get("content") is None:
+        raise UserError(f"{where}.content: give a text")
+    return found
+
+
+def _list(calls: Any, where: str) -> Sequence[Any]:
+    if not isinstance(calls, Sequence) or isinstance(calls, str):
+        raise UserError(f"{where}.tool_calls: give a list")
+    return calls
+
+
+def _call(call: Any, where: str) -> Mapping[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise UserError(f"{where}: give a function with name and arguments")
+    return {"function": {"name": function["name"], "arguments": as_json(function.get("arguments") or {})}}
+
+
+def _text(content: Any, where: str) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return _sound(content, where)
+    if not isinstance(content, Sequence):
+        raise UserError(f"{where}: give a text, or a list of parts of text")
+    pieces = []
+    for index, part in enumerate(content):
+        kind = part.get("type", "text") if isinstance(part, Mapping) else None
+        if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
+            raise UserError(f"{where}[{index}]: {kind or 'no part'}: this model reads text alone")
+        pieces.append(_sound(part["text"], f"{where}[{index}].text"))
+    return "".join(pieces)
+
+
+def _sound(text: str, where: str) -> str:
+    """The text. Raises UserError for half a surrogate pair, which no encoding of Unicode can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: character {error.start} is half of a surrogate pair: send whole characters") from None
+    return text

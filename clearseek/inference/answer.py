@@ -1,0 +1,199 @@
+"""An answer as text, and its record: all that is needed to derive it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clearseek.errors import UserError
+from clearseek.files import write_atomic
+from clearseek.inference.model import Model, environment
+from clearseek.inference.request import Chosen, Finish, Request, Settings
+from clearseek.inference.text import Bytes, Text
+
+FORM = "clearseek-answer-1"
+LARGEST_RECORD = 64 << 20
+"""Most bytes of a record that is read."""
+
+
+class Answer:
+    """A request whose tokens become text as they are drawn; stop texts end it."""
+
+    def __init__(self, request: Request, bytes_of: Bytes, stops: tuple[str, ...] = ()) -> None:
+        self.request, self.stops = request, stops
+        self._text = Text(bytes_of, stops)
+        self._pieces: list[str] = []
+        self._ended = False
+        request.guide = self
+
+    @property
+    def text(self) -> str:
+        """The text so far, as far as it is certain."""
+        return "".join(self._pieces)
+
+    def allow(self, logits_V: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits as they are: a stop text forbids nothing."""
+        return logits_V
+
+    def saw(self, token: int) -> bool:
+        """Note a token; whether a stop text is complete with it."""
+        self._pieces.append(self._text.add(token))
+        return self._text.stopped is not None
+
+    def take(self) -> str:
+        """Text that came since the last call, and the rest of it once the request has ended."""
+        if self.request.finish is not None and not self._ended:
+            self._ended = True
+            self._pieces.append(self._text.end())
+        new, self._pieces = "".join(self._pieces), []
+        return new
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Draws(_Strict):
+    """Settings as a record writes them."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: dict[str, float]
+    seed: int
+    stop_tokens: list[int]
+
+
+Id = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Record(_Strict):
+    """An answer, and what decides it. Log-probabilities are hexadecimal, so every bit of them is kept."""
+
+    form: Literal["clearseek-answer-1"] = FORM
+    model: str
+    weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    environment: dict[str, str]
+    prompt: list[Id]
+    settings: _Draws
+    stop: list[str] = []
+    answer: list[Id]
+    logprobs: list[str] = []
+    finish: str
+    text: str = ""
+
+    def save(self, file: Path) -> None:
+        """Write the record atomically."""
+        write_atomic(file, (self.model_dump_json(indent=1) + "\n").encode())
+
+
+def record_of(model: Model, answer: Answer, text: str) -> Record:
+    """The record of an ended answer."""
+    request = answer.request
+    draws = asdict(request.settings)
+    draws = {key: draws[key] for key in _Draws.model_fields}
+    draws["logit_bias"] = {str(token): value for token, value in request.settings.logit_bias.items()}
+    draws["stop_tokens"] = sorted(request.settings.stop_tokens)
+    return Record(
+        model=model.name, weights_sha256=model.weights_sha256, environment=environment(model.packed),
+        prompt=request.prompt, settings=_Draws(**draws), stop=list(answer.stops),
+        answer=[chosen.token for chosen in request.answer],
+        logprobs=[chosen.logprob.hex() for chosen in request.answer if chosen.logprob is not None],
+        finish=request.finish or "aborted", text=text,
+    )  # fmt: skip
+
+
+def read_record(file: Path) -> Record:
+    """Read a record. Raises UserError with the first thing that is wrong in it."""
+    try:
+        if file.stat().st_size > LARGEST_RECORD:
+            raise UserError(f"{file}: larger than {LARGEST_RECORD >> 20} MiB: give the record of one answer")
+        return Record.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}: give a record that chat or the server has saved") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole file"
+        raise UserError(f"{file}: {where}: {first['msg']}: give a record that chat or the server has saved") from None
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """How a derived answer compares with its record."""
+
+    tokens: int
+    """Tokens of the record."""
+    differs: int | None
+    """Place of the first token, or of the first log-probability, that differs; None where all bits are the same."""
+    what: str = ""
+    """What differs there."""
+    notes: list[str] = field(default_factory=list)
+    """What is not as it was: weights, environment."""
+
+
+def derive(model: Model, record: Record, pages: int) -> Derivation:
+    """Derive a recorded answer again, and compare every token and log-probability."""
+    notes = _differences(model, record)
+    draws = record.settings.model_dump()
+    bias, stops = draws.pop("logit_bias"), frozenset(draws.pop("stop_tokens"))
+    settings = Settings(
+        **draws, logit_bias=_biases(bias), stop_tokens=stops, logprobs=0 if record.logprobs else None
+    )
+    largest = max((*record.prompt, *record.answer), default=0)
+    if largest >= model.config.vocab_size:
+        raise UserError(f"the record has token {largest}, but the model knows {model.config.vocab_size}: give its model")
+    request = Request(list(record.prompt), settings)
+    Answer(request, Bytes(model.tokenizer), tuple(record.stop))
+    model.engine(pages).run([request])
+    place, what = _first_difference(record, request)
+    return Derivation(len(record.answer), place, what, notes)
+
+
+def _biases(biases: Mapping[str, float]) -> dict[int, float]:
+    if not all(token.isdecimal() for token in biases):
+        raise UserError("settings.logit_bias: a key is not a token's id")
+    return {int(token): value for token, value in biases.items()}
+
+
+def _differences(model: Model, record: Record) -> list[str]:
+    notes = []
+    if model.weights_sha256 != record.weights_sha256:
+        notes.append(f"other weights: {model.weights_sha256[:16]}… instead of {record.weights_sha256[:16]}…")
+    here = environment(model.packed)
+    for key in sorted(here.keys() | record.environment.keys()):
+        if here.get(key) != record.environment.get(key):
+            notes.append(f"{key}: {here.get(key, 'none')} instead of {record.environment.get(key, 'none')}")
+    return notes
+
+
+def _first_difference(record: Record, request: Request) -> tuple[int | None, str]:
+    cut: tuple[Finish, ...] = ("aborted", "deadline")
+    derived = request.answer[: len(record.answer)] if record.finish in cut else request.answer
+    for place in range(max(len(derived), len(record.answer))):
+        old = record.answer[place] if place < len(record.answer) else None
+        new: Chosen | None = derived[place] if place < len(derived) else None
+        if new is None or new.token != old:
+            return place, f"token {new.token if new else 'none'} instead of {'none' if old is None else old}"
+        if record.logprobs and new.logprob is not None and new.logprob.hex() != record.logprobs[place]:
+            return place, f"log-probability {new.logprob!r} instead of {float.fromhex(record.logprobs[place])!r}"
+    if record.finish not in cut and request.finish != record.finish:
+        return len(record.answer), f"it ended by {request.finish} instead of {record.finish}"
+    return None, ""
+
+
+def json_of(record: Record) -> dict[str, Any]:
+    """The record as JSON values."""
+    loaded: dict[str, Any] = json.loads(record.model_dump_json())
+    return loaded

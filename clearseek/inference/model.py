@@ -1,0 +1,92 @@
+"""A model ready to answer: packed weights, tokenizer, and the fingerprint that its answers are recorded under."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from clearseek.config import ModelConfig
+from clearseek.data.tokenizer import Tokenizer
+from clearseek.errors import UserError
+from clearseek.inference.engine import Engine, Forward
+from clearseek.inference.packed import Kind, Packed, pack
+from clearseek.inference.plain import Plain
+from clearseek.kernels import PAGE, launch
+from clearseek.tensors import memory_tensors
+
+
+@dataclass(frozen=True)
+class Model:
+    """A packed model with its tokenizer."""
+
+    name: str
+    packed: Packed
+    tokenizer: Tokenizer
+    weights_sha256: str
+    """SHA-256 of the weights as they were read, in the order of their names."""
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.packed.config
+
+    @staticmethod
+    def of(name: str, config: ModelConfig, tensors: dict[str, Tensor], tokenizer: Tokenizer, kind: Kind) -> Model:
+        """Pack tensors by their memory names; each is given up when it is packed, so nothing is held twice."""
+        digest = _hash(tensors)
+        expected = {spec.name for spec in memory_tensors(config)}
+        missing = sorted(expected - tensors.keys())
+        if missing:
+            raise UserError(f"{name}: no tensor {missing[0]} among the weights: the checkpoint is not whole")
+        return Model(name, pack(config, tensors.pop, kind), tokenizer, digest)
+
+    def without_drafts(self) -> Model:
+        """The same model without its multi-token-prediction layer."""
+        return replace(self, packed=replace(self.packed, draft=None))
+
+    def engine(self, pages: int, rows: int = 256, longest: int | None = None, drafts: bool = True, most: int = 64) -> Engine:
+        """An engine with a cache of `pages` pages, for steps of at most `rows` tokens."""
+        longest = self.config.max_position_embeddings if longest is None else longest
+        forward = forward_of(self.packed, pages, rows, longest)
+        return Engine(forward, most, drafts and self.packed.draft is not None)
+
+
+def pages_for(config: ModelConfig, memory: int) -> int:
+    """Pages that fit `memory` bytes."""
+    layers = config.num_hidden_layers + config.num_nextn_predict_layers
+    return memory // (4 * PAGE * layers * (config.kv_lora_rank + config.qk_rope_head_dim))
+
+
+def forward_of(packed: Packed, pages: int, rows: int, longest: int) -> Forward:
+    """Compiled loops where they can be had, PyTorch's operations elsewhere."""
+    if packed.embedding.is_cpu and launch.unavailable() is None:
+        from clearseek.inference.loops import Loops
+
+        return Loops(packed, pages, rows, longest)
+    return Plain(packed, pages, rows, longest)
+
+
+def environment(packed: Packed) -> dict[str, str]:
+    """What besides weights, prompt and settings decides an answer's bits."""
+    found = {"weights stored as": packed.kind, "processor": platform.machine()}
+    if packed.embedding.is_cpu and launch.unavailable() is None:
+        return found | {"sums": "loops-1", "numba": _version("numba"), "numpy": _version("numpy")}
+    return found | {"sums": "torch", "torch": torch.__version__, "device": packed.embedding.device.type}
+
+
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        digest.update(f"{name} {tensor.dtype} {[*tensor.shape]}\n".encode())
+        digest.update(memoryview(tensor.view(-1).view(torch.uint8).cpu().numpy()))
+    return digest.hexdigest()
