@@ -62,7 +62,9 @@ def _message(message: Any, where: str) -> Message:
         reasoning = message.get("reasoning_content", message.get("reasoning"))
         found["reasoning_content"] = _text(reasoning, f"{where}.reasoning_content")
         if calls:
-            found["tool_calls"] = [_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(_list(calls, where))]
+            found["tool_calls"] = [
+                _call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(_list(calls, where))
+            ]
     elif message.get("content") is None:
         raise UserError(f"{where}.content: give a text")
     return found
@@ -102,5 +104,7 @@ def _sound(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: character {error.start} is half of a surrogate pair: send whole characters") from None
+        raise UserError(
+            f"{where}: character {error.start} is half of a surrogate pair: send whole characters"
+        ) from None
     return text

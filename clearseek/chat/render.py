@@ -5,7 +5,6 @@ and special tokens with the texts' places between them. Only special tokens that
 tokens: a user's text that spells ``<｜Assistant｜>`` stays plain text (encoding a rendered string would not keep them
 apart).
 """
-# ruff: noqa: RUF002 - full-width bars are meant
 
 from __future__ import annotations
 

@@ -39,6 +39,11 @@ class Reply:
             except UserError:
                 continue  # a tokenizer without the token never writes it
 
+    @property
+    def part(self) -> Part:
+        """The part that the next token belongs to, unless it divides."""
+        return self._part
+
     def place(self, token: int) -> tuple[Part, int] | None:
         """The part and the number of the call to which a token's text belongs, or None for a token that only divides."""
         name = self._ids.get(token)

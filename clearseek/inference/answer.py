@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from clearseek.chat.reply import Part, Reply
 from clearseek.errors import UserError
 from clearseek.files import write_atomic
+from clearseek.inference.grammar import Grammar, Grammars
 from clearseek.inference.model import Model, environment
 from clearseek.inference.request import Chosen, Finish, Request, Settings
 from clearseek.inference.text import Bytes, Text
@@ -23,37 +25,66 @@ LARGEST_RECORD = 64 << 20
 """Most bytes of a record that is read."""
 
 
-class Answer:
-    """A request whose tokens become text as they are drawn; stop texts end it."""
+class Delta(NamedTuple):
+    """A piece of an answer's text."""
 
-    def __init__(self, request: Request, bytes_of: Bytes, stops: tuple[str, ...] = ()) -> None:
-        self.request, self.stops = request, stops
-        self._text = Text(bytes_of, stops)
-        self._pieces: list[str] = []
+    part: Part
+    call: int
+    """Number of the tool's call that the piece belongs to, or -1."""
+    text: str
+
+
+class Answer:
+    """A request whose tokens become text as they are drawn; stop texts and a grammar may end it."""
+
+    def __init__(
+        self, request: Request, bytes_of: Bytes, stops: Sequence[str] = (), reply: Reply | None = None,
+        grammar: Grammar | None = None,
+    ) -> None:  # fmt: skip
+        """`reply` tells parts of the answer apart; stop texts count in its content. `grammar` restricts its content."""
+        self.request, self.stops, self.grammar = request, tuple(stops), grammar
+        self._bytes_of, self.reply = bytes_of, reply
+        self._place: tuple[Part, int] = ("content", -1)
+        self._text = Text(bytes_of, self.stops)
+        self._deltas: list[Delta] = []
         self._ended = False
         request.guide = self
 
-    @property
-    def text(self) -> str:
-        """The text so far, as far as it is certain."""
-        return "".join(self._pieces)
-
     def allow(self, logits_V: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits as they are: a stop text forbids nothing."""
-        return logits_V
+        """Logits with those of tokens that the grammar forbids at minus infinity."""
+        if self.grammar is None or (self.reply is not None and self.reply.part == "reasoning"):
+            return logits_V
+        return self.grammar.allow(logits_V)
 
     def saw(self, token: int) -> bool:
-        """Note a token; whether a stop text is complete with it."""
-        self._pieces.append(self._text.add(token))
-        return self._text.stopped is not None
+        """Note a token; whether the answer ends with it."""
+        ruled = self.grammar is not None and (self.reply is None or self.reply.part != "reasoning")
+        place = self.reply.place(token) if self.reply is not None else ("content", -1)
+        if place is None or place != self._place:
+            self._note(self._text.end())
+            self._place = place or self._place
+            self._text = Text(self._bytes_of, self.stops if self._place[0] == "content" else ())
+        if place is None:
+            return False
+        self._note(self._text.add(token))
+        return self._text.stopped is not None or (ruled and self.grammar is not None and self.grammar.saw(token))
 
-    def take(self) -> str:
-        """Text that came since the last call, and the rest of it once the request has ended."""
+    def take(self) -> list[Delta]:
+        """Pieces that came since the last call, and the rest of them once the request has ended."""
         if self.request.finish is not None and not self._ended:
             self._ended = True
-            self._pieces.append(self._text.end())
-        new, self._pieces = "".join(self._pieces), []
+            self._note(self._text.end())
+        new, self._deltas = self._deltas, []
         return new
+
+    def _note(self, text: str) -> None:
+        if text:
+            self._deltas.append(Delta(*self._place, text))
+
+
+def joined(deltas: Iterable[Delta], part: Part = "content") -> str:
+    """The text of one part."""
+    return "".join(delta.text for delta in deltas if delta.part == part)
 
 
 class _Strict(BaseModel):
@@ -89,6 +120,11 @@ class Record(_Strict):
     prompt: list[Id]
     settings: _Draws
     stop: list[str] = []
+    thinking: bool | None = None
+    """Whether the answer began with thinking; None for plain text, where no token divides."""
+    tools: bool = False
+    schema_: Annotated[str | None, Field(alias="schema")] = None
+    """JSON schema of the answer's content, as text."""
     answer: list[Id]
     logprobs: list[str] = []
     finish: str
@@ -96,19 +132,20 @@ class Record(_Strict):
 
     def save(self, file: Path) -> None:
         """Write the record atomically."""
-        write_atomic(file, (self.model_dump_json(indent=1) + "\n").encode())
+        write_atomic(file, (self.model_dump_json(indent=1, by_alias=True) + "\n").encode())
 
 
 def record_of(model: Model, answer: Answer, text: str) -> Record:
     """The record of an ended answer."""
-    request = answer.request
-    draws = asdict(request.settings)
-    draws = {key: draws[key] for key in _Draws.model_fields}
+    request, reply = answer.request, answer.reply
+    draws = {key: getattr(request.settings, key) for key in _Draws.model_fields}
     draws["logit_bias"] = {str(token): value for token, value in request.settings.logit_bias.items()}
     draws["stop_tokens"] = sorted(request.settings.stop_tokens)
     return Record(
         model=model.name, weights_sha256=model.weights_sha256, environment=environment(model.packed),
         prompt=request.prompt, settings=_Draws(**draws), stop=list(answer.stops),
+        thinking=None if reply is None else reply.thinking, tools=reply is not None and reply.tools,
+        schema=None if answer.grammar is None else answer.grammar.schema,
         answer=[chosen.token for chosen in request.answer],
         logprobs=[chosen.logprob.hex() for chosen in request.answer if chosen.logprob is not None],
         finish=request.finish or "aborted", text=text,
@@ -148,14 +185,18 @@ def derive(model: Model, record: Record, pages: int) -> Derivation:
     notes = _differences(model, record)
     draws = record.settings.model_dump()
     bias, stops = draws.pop("logit_bias"), frozenset(draws.pop("stop_tokens"))
-    settings = Settings(
-        **draws, logit_bias=_biases(bias), stop_tokens=stops, logprobs=0 if record.logprobs else None
-    )
+    settings = Settings(**draws, logit_bias=_biases(bias), stop_tokens=stops, logprobs=0 if record.logprobs else None)
     largest = max((*record.prompt, *record.answer), default=0)
     if largest >= model.config.vocab_size:
-        raise UserError(f"the record has token {largest}, but the model knows {model.config.vocab_size}: give its model")
+        raise UserError(
+            f"the record has token {largest}, but the model knows {model.config.vocab_size}: give its model"
+        )
     request = Request(list(record.prompt), settings)
-    Answer(request, Bytes(model.tokenizer), tuple(record.stop))
+    reply = None if record.thinking is None else Reply(model.tokenizer, record.thinking, record.tools)
+    grammar = (
+        None if record.schema_ is None else Grammars(model.tokenizer, model.config.vocab_size).of_schema(record.schema_)
+    )
+    Answer(request, Bytes(model.tokenizer), record.stop, reply, grammar)
     model.engine(pages).run([request])
     place, what = _first_difference(record, request)
     return Derivation(len(record.answer), place, what, notes)
@@ -195,5 +236,5 @@ def _first_difference(record: Record, request: Request) -> tuple[int | None, str
 
 def json_of(record: Record) -> dict[str, Any]:
     """The record as JSON values."""
-    loaded: dict[str, Any] = json.loads(record.model_dump_json())
+    loaded: dict[str, Any] = json.loads(record.model_dump_json(by_alias=True))
     return loaded

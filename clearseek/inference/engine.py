@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -127,7 +127,7 @@ class Engine:
             return late
         logits = self._read(pieces)
         self.counts.steps += 1
-        changed = [piece.request for piece in pieces if self._advance(piece, logits)]
+        changed = [piece.request for piece in pieces if self._safely(piece, logits)]
         if self.drafts:
             self._draft(pieces)
         return late + changed
@@ -229,6 +229,16 @@ class Engine:
             self.counts.read += len(ids)
         logits = self.forward.step(_rows(pieces, wanted)).numpy()
         return dict(zip(wanted, logits, strict=True))
+
+    def _safely(self, piece: _Piece, logits: dict[int, Logits]) -> bool:
+        """Advance a request; what goes wrong with it ends it alone."""
+        try:
+            return self._advance(piece, logits)
+        except UserError as error:
+            piece.request.error = str(error)
+            if piece.request.finish is None:
+                self._end(piece.request, "error")
+            return True
 
     def _advance(self, piece: _Piece, logits: dict[int, Logits]) -> bool:
         """Note what was read; draw the next tokens where all was read. Whether the request changed."""

@@ -119,7 +119,9 @@ class Loops:
             self.config.rms_norm_eps, self.normed, parts, k, self.added,
         )  # fmt: skip
 
-    def _matrix(self, w: Matrix, x: Tensor, y: Tensor, count: Tensor | None = None, index: Tensor | None = None) -> Call:
+    def _matrix(
+        self, w: Matrix, x: Tensor, y: Tensor, count: Tensor | None = None, index: Tensor | None = None
+    ) -> Call:
         rows, inner = w.values.shape
         count, index = self.count if count is None else count, self.identity if index is None else index
         return Call(

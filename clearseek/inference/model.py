@@ -49,7 +49,9 @@ class Model:
         """The same model without its multi-token-prediction layer."""
         return replace(self, packed=replace(self.packed, draft=None))
 
-    def engine(self, pages: int, rows: int = 256, longest: int | None = None, drafts: bool = True, most: int = 64) -> Engine:
+    def engine(
+        self, pages: int, rows: int = 256, longest: int | None = None, drafts: bool = True, most: int = 64
+    ) -> Engine:
         """An engine with a cache of `pages` pages, for steps of at most `rows` tokens."""
         longest = self.config.max_position_embeddings if longest is None else longest
         forward = forward_of(self.packed, pages, rows, longest)

@@ -141,7 +141,11 @@ def pack(config: ModelConfig, take: Callable[[str], Tensor], kind: Kind) -> Pack
     table = take("model.embed_tokens.weight")
     embedding = table.to(torch.float32 if kind == "F32" else torch.bfloat16).contiguous()
     head = Matrix.of(table if config.tie_word_embeddings else take("lm_head.weight"), kind)
-    draft = _draft(config, take, f"model.layers.{config.num_hidden_layers}.", kind) if config.num_nextn_predict_layers else None
+    draft = (
+        _draft(config, take, f"model.layers.{config.num_hidden_layers}.", kind)
+        if config.num_nextn_predict_layers
+        else None
+    )
     return Packed(config, kind, embedding, layers, take("model.norm.weight").float(), head, draft)
 
 
@@ -171,7 +175,9 @@ def _layer(c: ModelConfig, take: Callable[[str], Tensor], prefix: str, index: in
         q_name, q_norm = "q_b_proj.weight", take(attention + "q_a_layernorm.weight").float()
     q = take(attention + q_name).unflatten(0, (count, -1))
     parts = q.split([c.qk_nope_head_dim, c.qk_rope_head_dim], dim=1)
-    queries = torch.cat([padded(part, heads, width, inner).flatten(0, 1) for part, width in zip(parts, (nope, rope), strict=True)])
+    queries = torch.cat(
+        [padded(part, heads, width, inner).flatten(0, 1) for part, width in zip(parts, (nope, rope), strict=True)]
+    )
     kv = take(attention + "kv_b_proj.weight").unflatten(0, (count, -1))
     k, v = kv.split([c.qk_nope_head_dim, c.v_head_dim], dim=1)
     out = take(attention + "o_proj.weight").unflatten(1, (count, -1))

@@ -9,7 +9,6 @@ channels, C = R + P numbers cached, S positions, K experts per token, E experts.
 
 from __future__ import annotations
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,7 +37,9 @@ class Plain:
         self.turns = rotations(c, 0, longest, self.device)
         self.scale = softmax_scale(c)
         drafting = [] if model.draft is None else [model.draft.layer]
-        self.routers = {id(layer): self._router(layer) for layer in [*model.layers, *drafting] if layer.router is not None}
+        self.routers = {
+            id(layer): self._router(layer) for layer in [*model.layers, *drafting] if layer.router is not None
+        }
         self.hidden = torch.empty(0)
         self.routing: list[Tensor] = []
 
@@ -69,7 +70,10 @@ class Plain:
         draft = self.model.draft
         assert draft is not None, "the model has no multi-token-prediction layer"
         rows = Rows(*(tensor.to(self.device) for tensor in rows))
-        halves = self._norm(self._embed(rows.tokens), draft.token_norm), self._norm(self.hidden[sources], draft.hidden_norm)
+        halves = (
+            self._norm(self._embed(rows.tokens), draft.token_norm),
+            self._norm(self.hidden[sources], draft.hidden_norm),
+        )
         width = draft.join.values.shape[1] // 2
         x_TD = self._times(draft.join, torch.cat([padded(half, width) for half in halves], dim=-1))
         routing, self.routing = self.routing, []
@@ -138,7 +142,10 @@ class Plain:
 
     def _swiglu(self, w: FeedForward, expert: int, x_TD: Tensor) -> Tensor:
         gate_up, down = (
-            Matrix(m.values.unflatten(0, (w.experts, -1))[expert], None if m.scales is None else m.scales.unflatten(0, (w.experts, -1))[expert])
+            Matrix(
+                m.values.unflatten(0, (w.experts, -1))[expert],
+                None if m.scales is None else m.scales.unflatten(0, (w.experts, -1))[expert],
+            )
             for m in (w.gate_up, w.down)
         )
         gate, up = self._times(gate_up, x_TD).chunk(2, dim=-1)
@@ -153,5 +160,3 @@ class Plain:
             token, k = (index_TK == expert).nonzero(as_tuple=True)
             y_TD[token] += self._swiglu(layer.routed, expert, x_TD[token]) * weight_TK[token, k].unsqueeze(1)
         return y_TD
-
-

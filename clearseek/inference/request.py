@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from clearseek.errors import UserError
 
-Finish = Literal["stop", "length", "aborted", "deadline"]
-"""Why an answer ended: a stop token or text, its longest length, its client, its time."""
+Finish = Literal["stop", "length", "aborted", "deadline", "error"]
+"""Why an answer ended: a stop token or text, its longest length, its client, its time, a fault."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,12 @@ class Settings:
                 ("frequency_penalty", self.frequency_penalty, abs(self.frequency_penalty) <= 10, "from -10 to 10"),
                 ("seed", self.seed, 0 <= self.seed < 2**63, "a whole number from 0 to 2^63 - 1"),
                 ("logprobs", self.logprobs, self.logprobs is None or 0 <= self.logprobs <= 20, "0 to 20"),
-                ("logit_bias", dict(self.logit_bias), all(abs(x) <= 100 for x in self.logit_bias.values()), "-100 to 100"),
+                (
+                    "logit_bias",
+                    dict(self.logit_bias),
+                    all(abs(x) <= 100 for x in self.logit_bias.values()),
+                    "-100 to 100",
+                ),
             )
             if not fits  # false for NaN too
         ]
@@ -109,6 +114,8 @@ class Request:
     answer: list[Chosen] = field(default_factory=list)
     prompt_logprobs: list[Chosen] = field(default_factory=list)
     finish: Finish | None = None
+    error: str = ""
+    """What went wrong, where `finish` is ``error``."""
     pages: list[int] = field(default_factory=list)
     """Pages of the cache, in order."""
     read: int = 0

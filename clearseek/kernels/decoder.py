@@ -27,12 +27,11 @@ from clearseek.kernels.lanes import (
     float_of,
     floats,
     integers,
-    largest,
     multiply_four,
     scale,
     share,
 )
-from clearseek.kernels.tiles import BYTES, product
+from clearseek.kernels.tiles import product
 
 _LARGEST = np.float32(88)
 _ZERO = np.float32(0)
@@ -288,7 +287,14 @@ def gate(a):
     """silu(gate x) * up x * weight, for the tokens of each expert: [pair, I]."""
     experts, kind, n, width, w, scales = a[2], a[3], a[4], a[5], a[6], a[7]
     x, x_row, tokens, pairs, ends = a[8], a[9], a[10], a[11], integers(a[12])
-    weights, y, y_row, inner, lines, identity = a[13], a[14], a[15], a[16] + 8 * BLOCK * call(a[0]) * a[17], a[17], a[18]
+    weights, y, y_row, inner, lines, identity = (
+        a[13],
+        a[14],
+        a[15],
+        a[16] + 8 * BLOCK * call(a[0]) * a[17],
+        a[17],
+        a[18],
+    )
     blocks, size = (width + BLOCK - 1) // BLOCK, 4 if kind == 0 else 2 if kind == 1 else 1
     first, last = share(a, experts * blocks)
     for unit in range(first, last):

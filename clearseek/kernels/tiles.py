@@ -175,5 +175,3 @@ def product(kind, first, last, n, w, scale, inputs, x, x_row, x_index, y, y_row,
         _of_i8(first, last, n, w, scale, inputs, x, x_row, x_index, y, y_row, y_index)
     else:
         _of_f32(first, last, n, w, scale, inputs, x, x_row, x_index, y, y_row, y_index)
-
-
