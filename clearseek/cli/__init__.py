@@ -27,6 +27,9 @@ COMMANDS = {
     "train": "Train a recipe, or go on with a run.",
     "data": "Prepare a recipe's data: tokenizer, token shards, manifest.",
     "generate": "Write text with a trained model.",
+    "chat": "Talk with a model in the terminal.",
+    "serve": "Serve a model over HTTP: OpenAI's and Anthropic's clients, and a page for a browser.",
+    "derive": "Derive a saved answer again, and compare every bit.",
     "export": "Write a model as a Hugging Face folder.",
     "import": "Make a run folder from a Hugging Face folder.",
     "convert": "Convert a DeepSeek checkpoint between FP8 and BF16, in little memory; resumes.",
@@ -48,6 +51,9 @@ EXAMPLES = """examples:
   clearseek train --resume runs/quickstart          go on, to the bit, where a run was stopped
   clearseek train --resume runs/quickstart --more-steps 200   a new run that goes on from a finished one
   clearseek generate runs/quickstart --prompt "def "
+  clearseek chat my-model                           talk with a model
+  clearseek serve my-model                          a page and an API at http://127.0.0.1:8000
+  clearseek derive my-model answer.json             a saved answer again, bit for bit
   clearseek export runs/quickstart my-model         a folder that transformers loads
   clearseek import my-model runs/imported           and back
   clearseek convert DeepSeek-V3 v3-bf16 --dtype bf16   FP8 weights to BF16, or back, in little memory

@@ -45,6 +45,10 @@ class Model:
             raise UserError(f"{name}: no tensor {missing[0]} among the weights: the checkpoint is not whole")
         return Model(name, pack(config, tensors.pop, kind), tokenizer, digest)
 
+    def named(self, name: str) -> Model:
+        """The same model under another name."""
+        return replace(self, name=name)
+
     def without_drafts(self) -> Model:
         """The same model without its multi-token-prediction layer."""
         return replace(self, packed=replace(self.packed, draft=None))

@@ -1,0 +1,81 @@
+"""Models that commands open: run folders, exported folders, releases."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clearseek.cli.options import number
+from clearseek.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clearseek.config import ModelConfig
+    from clearseek.data.tokenizer import Tokenizer
+    from clearseek.inference.model import Model
+
+STORED = {"bf16": "BF16", "int8": "I8", "fp32": "F32"}
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the model, and how the engine holds it."""
+    parser.add_argument("model", type=Path, help="a run folder, an exported folder or a release")
+    parser.add_argument("--step", type=int, help="checkpoint of a run (default: the newest)")
+    parser.add_argument("--weights", choices=STORED, default="bf16", help="how matrices are stored (default: bf16)")
+    parser.add_argument("--cache", type=number, default=None, metavar="BYTES",
+                        help="memory for the cache, such as 512M (default: 8 times the longest sequence)")  # fmt: skip
+    parser.add_argument("--no-drafts", action="store_true", help="leave the multi-token-prediction layer out")
+
+
+def tensors_of(folder: Path, step: int | None) -> tuple[ModelConfig, dict[str, Tensor], Path]:
+    """Dimensions, tensors by their names in memory, and the tokenizer's file of a model."""
+    from clearseek.hub.read import import_hf
+    from clearseek.hub.tokenizer_files import refuse_without_tokenizer
+    from clearseek.train.run import Run
+
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: {'a file' if folder.exists() else 'no such folder'}: give a run folder or an exported one"
+        )
+    if (folder / "config.json").is_file():
+        if step is not None:
+            raise UserError("--step is for run folders: an exported folder holds one model")
+        refuse_without_tokenizer(folder)
+        config, tensors = import_hf(folder, allow_missing_mtp=True)
+        return config, tensors, folder / "tokenizer.json"
+    trained = Run(folder)
+    model, _ = trained.load_model(step)
+    return model.config, dict(model.state_dict()), trained.tokenizer
+
+
+def tokenizer_of(file: Path, config: ModelConfig) -> Tokenizer:
+    """A model's tokenizer."""
+    from clearseek.hub.tokenizer_files import load_tokenizer
+
+    return load_tokenizer(file, config)
+
+
+def open_model(arguments: argparse.Namespace) -> Model:
+    """The model of the arguments of :func:`add_model`, packed for the engine."""
+    from clearseek.inference.model import Model
+
+    config, tensors, file = tensors_of(arguments.model, arguments.step)
+    name = arguments.model.resolve().name
+    kind = STORED[arguments.weights]
+    model = Model.of(name, config, tensors, tokenizer_of(file, config), kind)  # type: ignore[arg-type]
+    return model.without_drafts() if arguments.no_drafts else model
+
+
+def cache_pages(arguments: argparse.Namespace, model: Model, sequences: int = 8) -> int:
+    """Pages of the cache that the arguments ask for. Raises UserError for one that holds no sequence."""
+    from clearseek.inference.model import pages_for
+    from clearseek.kernels import PAGE
+
+    if arguments.cache is None:
+        return sequences * -(-model.config.max_position_embeddings // PAGE)
+    pages = pages_for(model.config, int(arguments.cache))
+    if pages < 2:
+        raise UserError(f"--cache {arguments.cache:.0f}: too small for two pages: give at least 1M")
+    return pages
