@@ -34,7 +34,7 @@ def tool_list(tools: Any) -> list[Mapping[str, Any]]:
         return []
     if not isinstance(tools, Sequence) or isinstance(tools, str):
         raise UserError("tools: give a list")
-    found = []
+    found: list[Mapping[str, Any]] = []
     for index, tool in enumerate(tools):
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:

@@ -45,7 +45,7 @@ class Reply:
         return self._part
 
     def place(self, token: int) -> tuple[Part, int] | None:
-        """The part and the number of the call to which a token's text belongs, or None for a token that only divides."""
+        """The part, and the number of the call, that a token's text belongs to; None for a token that only divides."""
         name = self._ids.get(token)
         if name is None:
             return self._part, self.call

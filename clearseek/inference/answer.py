@@ -20,7 +20,6 @@ from clearseek.inference.model import Model, environment
 from clearseek.inference.request import Chosen, Finish, Request, Settings
 from clearseek.inference.text import Bytes, Text
 
-FORM = "clearseek-answer-1"
 LARGEST_RECORD = 64 << 20
 """Most bytes of a record that is read."""
 
@@ -113,7 +112,7 @@ Id = Annotated[int, Field(ge=0, lt=2**31)]
 class Record(_Strict):
     """An answer, and what decides it. Log-probabilities are hexadecimal, so every bit of them is kept."""
 
-    form: Literal["clearseek-answer-1"] = FORM
+    form: Literal["clearseek-answer-1"] = "clearseek-answer-1"
     model: str
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     environment: dict[str, str]
@@ -123,7 +122,7 @@ class Record(_Strict):
     thinking: bool | None = None
     """Whether the answer began with thinking; None for plain text, where no token divides."""
     tools: bool = False
-    schema_: Annotated[str | None, Field(alias="schema")] = None
+    json_schema: str | None = None
     """JSON schema of the answer's content, as text."""
     answer: list[Id]
     logprobs: list[str] = []
@@ -132,7 +131,7 @@ class Record(_Strict):
 
     def save(self, file: Path) -> None:
         """Write the record atomically."""
-        write_atomic(file, (self.model_dump_json(indent=1, by_alias=True) + "\n").encode())
+        write_atomic(file, (self.model_dump_json(indent=1) + "\n").encode())
 
 
 def record_of(model: Model, answer: Answer, text: str) -> Record:
@@ -145,7 +144,7 @@ def record_of(model: Model, answer: Answer, text: str) -> Record:
         model=model.name, weights_sha256=model.weights_sha256, environment=environment(model.packed),
         prompt=request.prompt, settings=_Draws(**draws), stop=list(answer.stops),
         thinking=None if reply is None else reply.thinking, tools=reply is not None and reply.tools,
-        schema=None if answer.grammar is None else answer.grammar.schema,
+        json_schema=None if answer.grammar is None else answer.grammar.schema,
         answer=[chosen.token for chosen in request.answer],
         logprobs=[chosen.logprob.hex() for chosen in request.answer if chosen.logprob is not None],
         finish=request.finish or "aborted", text=text,
@@ -194,7 +193,9 @@ def derive(model: Model, record: Record, pages: int) -> Derivation:
     request = Request(list(record.prompt), settings)
     reply = None if record.thinking is None else Reply(model.tokenizer, record.thinking, record.tools)
     grammar = (
-        None if record.schema_ is None else Grammars(model.tokenizer, model.config.vocab_size).of_schema(record.schema_)
+        None
+        if record.json_schema is None
+        else Grammars(model.tokenizer, model.config.vocab_size).of_schema(record.json_schema)
     )
     Answer(request, Bytes(model.tokenizer), record.stop, reply, grammar)
     model.engine(pages).run([request])
@@ -236,5 +237,5 @@ def _first_difference(record: Record, request: Request) -> tuple[int | None, str
 
 def json_of(record: Record) -> dict[str, Any]:
     """The record as JSON values."""
-    loaded: dict[str, Any] = json.loads(record.model_dump_json(by_alias=True))
+    loaded: dict[str, Any] = json.loads(record.model_dump_json())
     return loaded

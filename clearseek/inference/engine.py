@@ -32,8 +32,10 @@ class Rows(NamedTuple):
     """Ids [T]."""
     positions: Tensor
     """Places in their sequences [T]."""
+    sequences: Tensor
+    """Sequence of each token [T]."""
     pages: Tensor
-    """Pages of each token's sequence, in order [T, most pages]."""
+    """Pages of each sequence, in order [sequences, most pages]."""
     wanted: Tensor
     """Rows whose logits are wanted, rising."""
 
@@ -160,6 +162,7 @@ class Engine:
                 self._release(request)
                 break
             self.waiting.popleft()
+            self.counts.reused += request.reused
             self.running.append(request)
             chosen.append((request, n))
             room -= n
@@ -258,8 +261,10 @@ class Engine:
         token = self._draw(request, logits[last], last)
         if len(ids) > last + 1 - row:
             request.drafts += 1
+            self.counts.drafts += 1
             if token == draft and request.finish is None:
                 request.accepted += 1
+                self.counts.accepted += 1
                 request.read += 1
                 self._keep(request, request.read - 1)
                 self._draw(request, logits[last + 1], last + 1)
@@ -276,7 +281,7 @@ class Engine:
         if token in s.stop_tokens:
             self._end(request, "stop")
             return token
-        request.answer.append(self._noted(logits_V, token, s.logprobs, row))
+        request.add(self._noted(logits_V, token, s.logprobs, row))
         self.counts.drawn += 1
         if request.guide is not None and request.guide.saw(token):
             self._end(request, "stop")
@@ -286,8 +291,8 @@ class Engine:
 
     def _pick(self, request: Request, logits_V: Logits) -> int:
         """Token that follows the request's tokens, by these logits."""
-        s, answer = request.settings, [chosen.token for chosen in request.answer]
-        logits_V = adjusted(logits_V, s, request.prompt, answer)
+        s, begin = request.settings, len(request.prompt)
+        logits_V = adjusted(logits_V, s, request.tokens, begin)
         if request.guide is not None:
             logits_V = request.guide.allow(logits_V)
         return pick(logits_V, s, request.length)
@@ -325,9 +330,12 @@ class Engine:
 def _rows(pieces: Sequence[_Piece], wanted: Sequence[int]) -> Rows:
     """A step's tensors."""
     most = max(len(piece.request.pages) for piece in pieces)
-    tokens, positions, pages = [], [], []
-    for request, start, ids, _ in pieces:
+    tokens: list[int] = []
+    positions: list[int] = []
+    sequences: list[int] = []
+    for index, (_, start, ids, _) in enumerate(pieces):
         tokens += ids
         positions += range(start, start + len(ids))
-        pages += [request.pages + [0] * (most - len(request.pages))] * len(ids)
-    return Rows(*(torch.tensor(x, dtype=torch.int64) for x in (tokens, positions, pages, wanted)))
+        sequences += [index] * len(ids)
+    pages = [piece.request.pages + [0] * (most - len(piece.request.pages)) for piece in pieces]
+    return Rows(*(torch.tensor(x, dtype=torch.int64) for x in (tokens, positions, sequences, pages, wanted)))

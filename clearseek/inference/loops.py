@@ -144,9 +144,9 @@ class Loops:
         return [
             self._matrix(layer.first, self.normed, self.first),
             Call(
-                "decoder.remember", 0, self.count, self.positions, self.first, self.first.shape[1], q_rank, wide(q_rank),
-                layer.q_norm, c.kv_lora_rank, self.rank, layer.kv_norm, eps, self.rotary, self.turns, cache, self.cached,
-                self.places,
+                "decoder.remember", 0, self.count, self.positions, self.first, self.first.shape[1], q_rank,
+                wide(q_rank), layer.q_norm, c.kv_lora_rank, self.rank, layer.kv_norm, eps, self.rotary, self.turns,
+                cache, self.cached, self.places,
             ),
             self._matrix(layer.queries, self.first if q_rank else self.normed, self.queries),
             self._heads(layer.keys, self.queries, self.nope, self.absorbed, self.cached),
@@ -156,9 +156,9 @@ class Loops:
                 self.heads * self.cached,
             ),
             Call(
-                "decoder.attend", self.heads // 4, self.count, self.positions, self.lists, cache, self.cached, self.rank,
-                self.absorbed, self.heads * self.cached, self.latents, self.heads * self.rank, self.scores, self.line,
-                self.identity, self.scale,
+                "decoder.attend", self.heads // 4, self.count, self.positions, self.lists, cache, self.cached,
+                self.rank, self.absorbed, self.heads * self.cached, self.latents, self.heads * self.rank, self.scores,
+                self.line, self.identity, self.scale,
             ),
             self._heads(layer.values, self.latents, self.rank, self.mixed, self.value),
             self._matrix(layer.out, self.mixed, self.added),
@@ -189,9 +189,10 @@ class Loops:
         self.routing.append(chosen)
         factor = c.routed_scaling_factor if c.topk_method == "noaux_tc" or not c.norm_topk_prob else 1.0
         route = Call(
-            "decoder.route", 1, self.count, c.n_routed_experts, c.num_experts_per_tok, self.router, self.router.shape[1],
-            layer.bias, int(c.scoring_func == "softmax"), c.n_group, c.topk_group, 2 if c.topk_method == "noaux_tc" else 1,
-            int(c.norm_topk_prob), float(factor), chosen, self.weights, self.pair_tokens, self.pairs, self.ends,
+            "decoder.route", 1, self.count, c.n_routed_experts, c.num_experts_per_tok, self.router,
+            self.router.shape[1], layer.bias, int(c.scoring_func == "softmax"), c.n_group, c.topk_group,
+            2 if c.topk_method == "noaux_tc" else 1, int(c.norm_topk_prob), float(factor), chosen, self.weights,
+            self.pair_tokens, self.pairs, self.ends,
         )  # fmt: skip
         routed = self._swiglu(
             layer.routed, self.pair_tokens, self.pairs, self.ends, self.weights, self.routed_act, self.parts
@@ -216,9 +217,8 @@ class Loops:
         self.count[0], self.wanted_count[0] = count, wanted
         self.positions[:count], self.wanted[:wanted] = rows.positions, rows.wanted
         pages = rows.pages.contiguous()
-        numbers = torch.arange(count)
-        self.places[:count] = pages[numbers, rows.positions // PAGE] * PAGE + rows.positions % PAGE
-        self.lists[:count] = pages.data_ptr() + 8 * pages.shape[1] * numbers
+        self.places[:count] = pages[rows.sequences, rows.positions // PAGE] * PAGE + rows.positions % PAGE
+        self.lists[:count] = pages.data_ptr() + 8 * pages.shape[1] * rows.sequences
         self.x[:count, : self.config.hidden_size] = self.model.embedding[rows.tokens].float()
         run(calls)
         return self.logits[:wanted, : self.config.vocab_size].clone()

@@ -94,5 +94,5 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().contiguous()
         digest.update(f"{name} {tensor.dtype} {[*tensor.shape]}\n".encode())
-        digest.update(memoryview(tensor.view(-1).view(torch.uint8).cpu().numpy()))
+        digest.update(tensor.view(-1).view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()

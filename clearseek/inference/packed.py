@@ -1,7 +1,7 @@
 """A model's weights as generation reads them.
 
-Each matrix is stored once, in FP32, BF16, or int8 with one scale per row. Rows are padded with zeros to a multiple of 16
-numbers, and heads to a multiple of four, so that kernels have no remainders. Key and value parts of `kv_b_proj` are
+Each matrix is stored once, in FP32, BF16, or int8 with one scale per row. Rows are padded with zeros to a multiple of
+16 numbers, and heads to a multiple of four, so that kernels have no remainders. Key and value parts of `kv_b_proj` are
 apart: the key part, transposed, takes queries into the latents' space ("absorbed", DeepSeek-V2 report, section 2.1.2).
 
 Shapes: V vocabulary, D hidden, H heads, N channels without position, P rotary channels, R latent rank, E experts,
@@ -21,7 +21,7 @@ from torch import Tensor
 from clearseek.config import ModelConfig
 
 Kind = Literal["F32", "BF16", "I8"]
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "I8": torch.int8}
+DTYPES: dict[Kind, torch.dtype] = {"F32": torch.float32, "BF16": torch.bfloat16, "I8": torch.int8}
 
 
 def wide(n: int, to: int = 16) -> int:
@@ -58,7 +58,7 @@ class Matrix:
     @property
     def kind(self) -> Kind:
         """The stored type."""
-        return next(kind for kind, dtype in DTYPES.items() if dtype == self.values.dtype)  # type: ignore[return-value]
+        return next(kind for kind, dtype in DTYPES.items() if dtype == self.values.dtype)
 
     def floats(self) -> Tensor:
         """The numbers, FP32 [rows, inner]."""

@@ -113,7 +113,7 @@ class Plain:
         turn_TP2 = self.turns[rows.positions]
         first = self._times(layer.first, x_TD)
         query, latent, key = first.split([first.shape[1] - self.rank - self.rope, self.rank, self.rope], dim=1)
-        places_T = rows.pages.gather(1, (rows.positions // PAGE).unsqueeze(1))[:, 0] * PAGE + rows.positions % PAGE
+        places_T = rows.pages[rows.sequences, rows.positions // PAGE] * PAGE + rows.positions % PAGE
         cache[places_T, : c.kv_lora_rank] = self._norm(latent[:, : c.kv_lora_rank], layer.kv_norm, 1e-6)
         cache[places_T, self.rank : self.rank + c.qk_rope_head_dim] = rotate(key[:, : c.qk_rope_head_dim], turn_TP2)
 
@@ -132,7 +132,7 @@ class Plain:
         step = max(1, _AT_ONCE // (seen * cache.shape[1]))
         for start in range(0, count, step):
             part = slice(start, start + step)
-            past_TSC = cache[rows.pages[part][:, at_S // PAGE] * PAGE + at_S % PAGE]
+            past_TSC = cache[rows.pages[rows.sequences[part]][:, at_S // PAGE] * PAGE + at_S % PAGE]
             scores_THS = torch.einsum("thc,tsc->ths", q_THC[part], past_TSC) * self.scale
             hidden_TS = at_S > rows.positions[part].unsqueeze(1)
             p_THS = scores_THS.masked_fill(hidden_TS.unsqueeze(1), float("-inf")).softmax(-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -127,14 +126,18 @@ class Request:
     drafts: int = 0
     """Tokens that were proposed and checked."""
     accepted: int = 0
-    started: float = field(default_factory=time.monotonic)
+    tokens: list[int] = field(init=False)
+    """Prompt and answer."""
 
-    @property
-    def tokens(self) -> list[int]:
-        """Prompt and answer."""
-        return [*self.prompt, *(chosen.token for chosen in self.answer)]
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt)
 
     @property
     def length(self) -> int:
         """Tokens of prompt and answer."""
-        return len(self.prompt) + len(self.answer)
+        return len(self.tokens)
+
+    def add(self, chosen: Chosen) -> None:
+        """Lengthen the answer by a token."""
+        self.answer.append(chosen)
+        self.tokens.append(chosen.token)

@@ -1,10 +1,10 @@
 """The next token from its logits: a function of the logits, the settings, the text so far, and nothing else.
 
 A token is drawn by the Gumbel-max rule: the largest of ``logit / temperature + noise``, where each token's noise is a
-function of seed, position and token. The draw at a position is therefore the same whether the position was reached token
-by token or as the check of a draft. A draft that is drawn with the same noise often agrees, and never changes an answer:
-speculative decoding here is exact in every token, not only in distribution (the coupling of Daliri et al., "Coupling
-without communication and drafter-invariant speculative decoding", arXiv 2408.07978).
+function of seed, position and token. The draw at a position is therefore the same whether the position was reached
+token by token or as the check of a draft. A draft that is drawn with the same noise often agrees, and never changes an
+answer: speculative decoding here is exact in every token, not only in distribution (the coupling of Daliri et al.,
+"Coupling without communication and drafter-invariant speculative decoding", arXiv 2408.07978).
 
 Shapes: V vocabulary.
 """
@@ -43,20 +43,23 @@ def noise(seed: int, position: int, tokens: NDArray[np.int64]) -> Numbers:
     return result
 
 
-def adjusted(logits_V: Logits, settings: Settings, prompt: Sequence[int], answer: Sequence[int]) -> Logits:
-    """Logits after penalties and biases; the array itself where there are none."""
+def adjusted(logits_V: Logits, settings: Settings, tokens: Sequence[int], begin: int) -> Logits:
+    """Logits after penalties and biases; the array itself where there are none.
+
+    `tokens` are the prompt's and, from `begin` on, the answer's.
+    """
     s, size = settings, len(logits_V)
     plain = s.repetition_penalty == 1 and not s.presence_penalty and not s.frequency_penalty and not s.logit_bias
     if plain:
         return logits_V
     logits_V = logits_V.copy()
     if s.repetition_penalty != 1:
-        seen = np.unique(np.array([*prompt, *answer], dtype=np.int64))
+        seen = np.unique(np.array(tokens, dtype=np.int64))
         values = logits_V[seen]
         factor = np.float32(s.repetition_penalty)
         logits_V[seen] = np.where(values > 0, values / factor, values * factor)
     if s.presence_penalty or s.frequency_penalty:
-        for token, times in Counter(answer).items():
+        for token, times in Counter(tokens[begin:]).items():
             logits_V[token] -= np.float32(s.presence_penalty + s.frequency_penalty * times)
     for token, bias in s.logit_bias.items():
         if 0 <= token < size:

@@ -1,14 +1,14 @@
 """The phases of a step of generation, over a few tokens each (numba compiles them).
 
 Queries are multiplied into the latents' space once ("absorbed", DeepSeek-V2 report, section 2.1.2), so that attention
-reads a page's latents and rotary keys as they are cached. Each token sees the cached positions of its own sequence up to
-its own. No sum depends on the other tokens of a step: a prompt read in pieces, a prompt read whole, and tokens generated
-one by one have the same bits.
+reads a page's latents and rotary keys as they are cached. Each token sees the cached positions of its own sequence up
+to its own. No sum depends on the other tokens of a step: a prompt read in pieces, a prompt read whole, and tokens
+generated one by one have the same bits.
 
 Arguments are addresses and sizes; sizes that change from step to step stand at addresses (`count`). Rows of weights and
-buffers are padded with zeros to multiples of 16 numbers (:mod:`clearseek.inference.packed`). Shapes: T tokens of a step,
-D hidden, H heads (rounded up to a multiple of 4), N channels without position, R latent rank, P rotary channels, V value
-channels, C = R + P numbers cached, E experts, K experts per token, I width.
+buffers are padded with zeros to multiples of 16 numbers (:mod:`clearseek.inference.packed`). Shapes: T tokens of a
+step, D hidden, H heads (rounded up to a multiple of 4), N channels without position, R latent rank, P rotary channels,
+V value channels, C = R + P numbers cached, E experts, K experts per token, I width.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from clearseek.kernels.lanes import (
     scale,
     share,
 )
-from clearseek.kernels.tiles import product
+from clearseek.kernels.tiles import BYTES, product
 
 _LARGEST = np.float32(88)
 _ZERO = np.float32(0)
@@ -53,7 +53,7 @@ def heads(a):
     """y[t, h] = w[h] x[t, h]: a matrix of its own for each head."""
     units, count, kind, n, outputs, w, scales = a[2], integers(a[3])[0], a[4], a[5], a[6], a[7], a[8]
     x, x_row, x_head, y, y_row, y_head, index = a[9], a[10], a[11], a[12], a[13], a[14], a[15]
-    blocks, size = (outputs + BLOCK - 1) // BLOCK, 4 if kind == 0 else 2 if kind == 1 else 1
+    blocks, size = (outputs + BLOCK - 1) // BLOCK, BYTES[kind]
     first, last = share(a, units * blocks)
     for unit in range(first, last):
         head, block = unit // blocks, unit % blocks
@@ -82,7 +82,8 @@ def _add(x, y, n):
 
 def norm(a):
     """y = norm(x)."""
-    count, n, x, x_row, weight, eps, y, y_row = integers(a[3])[0], a[4], a[5], a[6], floats(a[7]), float_of(a[8]), a[9], a[10]  # fmt: skip
+    count, n, x, x_row = integers(a[3])[0], a[4], a[5], a[6]
+    weight, eps, y, y_row = floats(a[7]), float_of(a[8]), a[9], a[10]
     first, last = share(a, count)
     for t in range(first, last):
         _norm(floats(x + 4 * t * x_row), weight, eps, floats(y + 4 * t * y_row), n)
@@ -287,15 +288,8 @@ def gate(a):
     """silu(gate x) * up x * weight, for the tokens of each expert: [pair, I]."""
     experts, kind, n, width, w, scales = a[2], a[3], a[4], a[5], a[6], a[7]
     x, x_row, tokens, pairs, ends = a[8], a[9], a[10], a[11], integers(a[12])
-    weights, y, y_row, inner, lines, identity = (
-        a[13],
-        a[14],
-        a[15],
-        a[16] + 8 * BLOCK * call(a[0]) * a[17],
-        a[17],
-        a[18],
-    )
-    blocks, size = (width + BLOCK - 1) // BLOCK, 4 if kind == 0 else 2 if kind == 1 else 1
+    weights, y, y_row, inner, identity = a[13], a[14], a[15], a[16] + 8 * BLOCK * call(a[0]) * a[17], a[18]
+    blocks, size = (width + BLOCK - 1) // BLOCK, BYTES[kind]
     first, last = share(a, experts * blocks)
     for unit in range(first, last):
         e, o = unit // blocks, unit % blocks * BLOCK
@@ -319,7 +313,7 @@ def down(a):
     """down act, for the pairs of each expert: [pair, D]."""
     experts, kind, n, width, w, scales = a[2], a[3], a[4], a[5], a[6], a[7]
     x, x_row, pairs, ends, y, y_row = a[8], a[9], a[10], integers(a[11]), a[12], a[13]
-    blocks, size = (width + BLOCK - 1) // BLOCK, 4 if kind == 0 else 2 if kind == 1 else 1
+    blocks, size = (width + BLOCK - 1) // BLOCK, BYTES[kind]
     first, last = share(a, experts * blocks)
     for unit in range(first, last):
         e, o = unit // blocks, unit % blocks * BLOCK
