@@ -13,7 +13,12 @@ from clearseek.inference.plain import Plain
 from clearseek.model.transformer import DeepSeekModel
 from tests.model.test_parity import BASE
 
-SMALL: dict[str, Any] = {"vocab_size": 40, "max_position_embeddings": 160, "initializer_range": 0.2, "num_nextn_predict_layers": 1}
+SMALL: dict[str, Any] = {
+    "vocab_size": 40,
+    "max_position_embeddings": 160,
+    "initializer_range": 0.2,
+    "num_nextn_predict_layers": 1,
+}
 
 
 def model_of(**changes: Any) -> DeepSeekModel:

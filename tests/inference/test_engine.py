@@ -118,7 +118,10 @@ def test_plain_operations_give_the_same_text() -> None:
     prompt = [3, 1, 4, 1, 5]
     for drafts in (False, True):
         found = [
-            [each.token for each in Engine(forward, drafts=drafts).run([Request(prompt, Settings(max_tokens=40))])[0].answer]
+            [
+                each.token
+                for each in Engine(forward, drafts=drafts).run([Request(prompt, Settings(max_tokens=40))])[0].answer
+            ]
             for forward in (Loops(small(), 20, 32, 160), Plain(small(), 20, 32, 160))
         ]
         assert found[0] == found[1]

@@ -124,7 +124,9 @@ def test_a_models_weights_are_held_once_and_the_cache_has_the_promised_size() ->
 
 
 def test_int8_keeps_each_row_within_half_a_step() -> None:
-    weight = torch.randn(5, 20, generator=torch.Generator().manual_seed(1)) * torch.tensor([[1.0], [10], [0], [1e-3], [5]])
+    weight = torch.randn(5, 20, generator=torch.Generator().manual_seed(1)) * torch.tensor(
+        [[1.0], [10], [0], [1e-3], [5]]
+    )
     stored = Matrix.of(weight, "I8")
     assert stored.values.shape == (5, wide(20)) and stored.scales is not None
     error = (stored.floats()[:, :20] - weight).abs()
