@@ -23,8 +23,8 @@ def product(matrix: Matrix, x: torch.Tensor) -> torch.Tensor:
     rows, inner = matrix.values.shape
     y, count, index = torch.zeros(len(x), rows), torch.tensor([len(x)]), torch.arange(len(x))
     launch(
-        "decoder.matrix", rows, count, KINDS.index(matrix.kind), inner, matrix.values.data_ptr(), matrix.scales, x, inner,
-        index, y, rows, index,
+        "decoder.matrix", rows, count, KINDS.index(matrix.kind), inner, matrix.values.data_ptr(), matrix.scales, x,
+        inner, index, y, rows, index,
     )  # fmt: skip
     return y
 
