@@ -61,20 +61,17 @@ def ours(kind: Any, threads: int) -> tuple[Step, Step]:
     state = dict(model.state_dict())
     loops = Loops(pack(model.config, state.pop, kind), 16 * 64 // PAGE * 2 + PROMPT // PAGE, 256, 1024)
     del model
-    draw = torch.Generator().manual_seed(1)
+    draw = np.random.default_rng(1)
 
     def decode(batch: int, context: int) -> None:
-        tokens = torch.randint(0, MODEL["vocab_size"], (batch,), generator=draw)
-        pages = torch.arange(batch * 8).view(batch, 8)
-        at = torch.arange(batch)
-        loops.step(Rows(tokens, torch.full((batch,), context), at, pages, at))
+        tokens, at = draw.integers(0, MODEL["vocab_size"], batch), np.arange(batch)
+        loops.step(Rows(tokens, np.full(batch, context), at, np.arange(batch * 8).reshape(batch, 8), at))
 
     def read(batch: int, length: int) -> None:
-        tokens, pages = torch.randint(0, MODEL["vocab_size"], (length,), generator=draw), torch.arange(length // PAGE)
+        tokens, pages = draw.integers(0, MODEL["vocab_size"], length), np.arange(length // PAGE)[None]
         for start in range(0, length, 256):
-            at = torch.arange(start, start + 256)
-            rows = Rows(tokens[at], at, torch.zeros(256, dtype=torch.int64), pages.unsqueeze(0), torch.tensor([255]))
-            loops.step(rows)
+            at = np.arange(start, start + 256)
+            loops.step(Rows(tokens[at], at, np.zeros(256, dtype=np.int64), pages, np.array([255])))
 
     for batch in BATCHES:
         for context in range(CONTEXT):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clearseek.errors import UserError
@@ -24,19 +24,21 @@ from clearseek.inference.request import Chosen, Finish, Request
 from clearseek.inference.sampling import Logits, adjusted, log_probabilities, pick
 from clearseek.kernels import PAGE
 
+Whole = NDArray[np.int64]
+
 
 class Rows(NamedTuple):
-    """Tokens of one step. All tensors are int64."""
+    """Tokens of one step."""
 
-    tokens: Tensor
+    tokens: Whole
     """Ids [T]."""
-    positions: Tensor
+    positions: Whole
     """Places in their sequences [T]."""
-    sequences: Tensor
+    sequences: Whole
     """Sequence of each token [T]."""
-    pages: Tensor
+    pages: Whole
     """Pages of each sequence, in order [sequences, most pages]."""
-    wanted: Tensor
+    wanted: Whole
     """Rows whose logits are wanted, rising."""
 
 
@@ -53,7 +55,7 @@ class Forward(Protocol):
         """Logits of the wanted rows, FP32 [wanted, V]."""
         ...
 
-    def draft(self, rows: Rows, sources: Tensor) -> Tensor:
+    def draft(self, rows: Rows, sources: Whole) -> Tensor:
         """Logits of the token after the next, FP32 [wanted, V], from rows `sources` of the last step."""
         ...
 
@@ -312,7 +314,7 @@ class Engine:
                 wanted += [len(sources) - 1] if request.read == request.length - 1 else []
         if not after:
             return
-        logits = dict(zip(wanted, self.forward.draft(_rows(after, wanted), torch.tensor(sources)).numpy(), strict=True))
+        logits = dict(zip(wanted, self.forward.draft(_rows(after, wanted), np.array(sources)).numpy(), strict=True))
         for request, _, following, row in after:
             last = row + len(following) - 1
             if last in logits:
@@ -338,4 +340,4 @@ def _rows(pieces: Sequence[_Piece], wanted: Sequence[int]) -> Rows:
         positions += range(start, start + len(ids))
         sequences += [index] * len(ids)
     pages = [piece.request.pages + [0] * (most - len(piece.request.pages)) for piece in pieces]
-    return Rows(*(torch.tensor(x, dtype=torch.int64) for x in (tokens, positions, sequences, pages, wanted)))
+    return Rows(*(np.array(x, dtype=np.int64) for x in (tokens, positions, sequences, pages, wanted)))

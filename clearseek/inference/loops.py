@@ -5,10 +5,11 @@ Shapes: T tokens of a step, D hidden, H heads, C numbers cached per token and la
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from clearseek.inference.engine import Rows
+from clearseek.inference.engine import Rows, Whole
 from clearseek.inference.packed import FeedForward, Layer, Matrix, Packed, wide
 from clearseek.kernels import BLOCK, PAGE
 from clearseek.kernels.launch import Call, run
@@ -41,7 +42,13 @@ class Loops:
         self._buffers()
         self.routing: list[Tensor] = []
         self.calls = self._calls()
+        self._visited = [chosen.numpy() for chosen in self.routing]
         self.draft_calls = self._draft_calls()
+        # the same memory, in the form that is quick for a few numbers
+        self._numbers = [
+            tensor.numpy()
+            for tensor in (self.count, self.wanted_count, self.positions, self.places, self.lists, self.wanted)
+        ]
 
     def _buffers(self) -> None:
         c, rows, threads = self.config, self.rows, torch.get_num_threads()
@@ -203,30 +210,28 @@ class Loops:
         """Logits of the wanted rows, FP32 [wanted, V]; the tokens' latents are in the cache afterwards."""
         return self._run(rows, self.calls)
 
-    def draft(self, rows: Rows, sources: Tensor) -> Tensor:
+    def draft(self, rows: Rows, sources: Whole) -> Tensor:
         """Logits of the token after the next, FP32 [wanted, V], by the multi-token-prediction layer.
 
         Row t of `rows` holds the token that follows row `sources[t]` of the last :meth:`step`, and that row's position.
         """
-        self.given[: len(sources)] = self.normed[sources]
+        self.given[: len(sources)] = self.normed[torch.from_numpy(sources)]
         return self._run(rows, self.draft_calls)
 
     def _run(self, rows: Rows, calls: list[Call]) -> Tensor:
         count, wanted = len(rows.tokens), len(rows.wanted)
         assert 0 < count <= self.rows, "a step has more tokens than its buffers"
-        self.count[0], self.wanted_count[0] = count, wanted
-        self.positions[:count], self.wanted[:wanted] = rows.positions, rows.wanted
-        pages = rows.pages.contiguous()
-        self.places[:count] = pages[rows.sequences, rows.positions // PAGE] * PAGE + rows.positions % PAGE
-        self.lists[:count] = pages.data_ptr() + 8 * pages.shape[1] * rows.sequences
-        self.x[:count, : self.config.hidden_size] = self.model.embedding[rows.tokens].float()
+        count_, wanted_, positions, places, lists, wanted_rows = self._numbers
+        count_[0], wanted_[0] = count, wanted
+        positions[:count], wanted_rows[:wanted] = rows.positions, rows.wanted
+        pages = np.ascontiguousarray(rows.pages)
+        places[:count] = pages[rows.sequences, rows.positions // PAGE] * PAGE + rows.positions % PAGE
+        lists[:count] = pages.ctypes.data + 8 * pages.shape[1] * rows.sequences
+        embedded = self.model.embedding.index_select(0, torch.from_numpy(rows.tokens))
+        self.x[:count, : self.config.hidden_size] = embedded
         run(calls)
         return self.logits[:wanted, : self.config.vocab_size].clone()
 
     def experts(self, row: int) -> tuple[tuple[int, ...], ...]:
         """Experts that a row of the last step visited, in each layer with experts, the drafting one left out."""
-        return tuple(tuple(chosen[row].tolist()) for chosen in self.routing[: self._moe_layers])
-
-    @property
-    def _moe_layers(self) -> int:
-        return sum(layer.routed is not None for layer in self.model.layers)
+        return tuple(tuple(chosen[row].tolist()) for chosen in self._visited)

@@ -9,11 +9,13 @@ channels, C = R + P numbers cached, S positions, K experts per token, E experts.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clearseek.inference.engine import Rows
+from clearseek.inference.engine import Rows, Whole
 from clearseek.inference.packed import FeedForward, Layer, Matrix, Packed, padded, wide
 from clearseek.kernels import PAGE
 from clearseek.model.router import Router
@@ -21,6 +23,20 @@ from clearseek.ops.rope import rotate, rotations, softmax_scale
 
 _AT_ONCE = 2**24
 """Most numbers of the cache that are gathered at a time."""
+
+
+class _Rows(NamedTuple):
+    """:class:`clearseek.inference.engine.Rows` as tensors of a device."""
+
+    tokens: Tensor
+    positions: Tensor
+    sequences: Tensor
+    pages: Tensor
+    wanted: Tensor
+
+    @staticmethod
+    def on(device: torch.device, rows: Rows) -> _Rows:
+        return _Rows(*(torch.from_numpy(numbers).to(device) for numbers in rows))
 
 
 class Plain:
@@ -56,30 +72,30 @@ class Plain:
     @torch.no_grad()
     def step(self, rows: Rows) -> Tensor:
         """Logits of the wanted rows, FP32 [wanted, V]; the tokens' latents are in the cache afterwards."""
-        rows = Rows(*(tensor.to(self.device) for tensor in rows))
+        at = _Rows.on(self.device, rows)
         self.routing = []
-        x_TD = self._embed(rows.tokens)
+        x_TD = self._embed(at.tokens)
         for index, layer in enumerate(self.model.layers):
-            x_TD = self._layer(layer, index, x_TD, rows)
+            x_TD = self._layer(layer, index, x_TD, at)
         self.hidden = self._norm(x_TD, self.model.norm)
-        return self._logits(self.hidden, rows)
+        return self._logits(self.hidden, at)
 
     @torch.no_grad()
-    def draft(self, rows: Rows, sources: Tensor) -> Tensor:
+    def draft(self, rows: Rows, sources: Whole) -> Tensor:
         """Logits of the token after the next, FP32 [wanted, V], from rows `sources` of the last :meth:`step`."""
         draft = self.model.draft
         assert draft is not None, "the model has no multi-token-prediction layer"
-        rows = Rows(*(tensor.to(self.device) for tensor in rows))
+        at = _Rows.on(self.device, rows)
         halves = (
-            self._norm(self._embed(rows.tokens), draft.token_norm),
-            self._norm(self.hidden[sources], draft.hidden_norm),
+            self._norm(self._embed(at.tokens), draft.token_norm),
+            self._norm(self.hidden[torch.from_numpy(sources)], draft.hidden_norm),
         )
         width = draft.join.values.shape[1] // 2
         x_TD = self._times(draft.join, torch.cat([padded(half, width) for half in halves], dim=-1))
         routing, self.routing = self.routing, []
-        x_TD = self._layer(draft.layer, len(self.model.layers), x_TD, rows)
+        x_TD = self._layer(draft.layer, len(self.model.layers), x_TD, at)
         self.routing = routing
-        return self._logits(self._norm(x_TD, draft.norm), rows)
+        return self._logits(self._norm(x_TD, draft.norm), at)
 
     def experts(self, row: int) -> tuple[tuple[int, ...], ...]:
         """Experts that a row of the last step visited, in each layer with experts."""
@@ -88,7 +104,7 @@ class Plain:
     def _embed(self, tokens_T: Tensor) -> Tensor:
         return self.model.embedding[tokens_T].float()
 
-    def _logits(self, hidden_TD: Tensor, rows: Rows) -> Tensor:
+    def _logits(self, hidden_TD: Tensor, rows: _Rows) -> Tensor:
         return self._times(self.model.head, hidden_TD[rows.wanted])[:, : self.config.vocab_size].cpu()
 
     def _times(self, w: Matrix, x: Tensor) -> Tensor:
@@ -101,13 +117,13 @@ class Plain:
     def _norm(self, x: Tensor, weight: Tensor, eps: float | None = None) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps if eps is None else eps)
 
-    def _layer(self, layer: Layer, index: int, x_TD: Tensor, rows: Rows) -> Tensor:
+    def _layer(self, layer: Layer, index: int, x_TD: Tensor, rows: _Rows) -> Tensor:
         x_TD = x_TD + self._attention(layer, index, self._norm(x_TD, layer.norm), rows)
         normed_TD = self._norm(x_TD, layer.mlp_norm)
         x_TD = x_TD + self._swiglu(layer.dense, 0, normed_TD)
         return x_TD if layer.routed is None else x_TD + self._routed(layer, normed_TD)
 
-    def _attention(self, layer: Layer, index: int, x_TD: Tensor, rows: Rows) -> Tensor:
+    def _attention(self, layer: Layer, index: int, x_TD: Tensor, rows: _Rows) -> Tensor:
         c = self.config
         count, cache = len(x_TD), self.cache[index]
         turn_TP2 = self.turns[rows.positions]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,8 +25,8 @@ def read(forward: Forward, tokens: Tensor, pieces: Sequence[int], pages: Sequenc
     found, start = [], 0
     for n in pieces:
         rows = Rows(
-            tokens[start : start + n], torch.arange(start, start + n), torch.zeros(n, dtype=torch.int64),
-            torch.tensor([pages]), torch.arange(n),
+            tokens[start : start + n].numpy(), np.arange(start, start + n), np.zeros(n, dtype=np.int64),
+            np.array([pages]), np.arange(n),
         )  # fmt: skip
         found.append(forward.step(rows))
         start += n
@@ -83,10 +84,10 @@ def test_drafts_are_the_training_models(name: str, changes: dict[str, object]) -
     forward = FORWARDS[name](packed(model), 4, 40, 64)
     found = []
     for start, n in ((0, 20), (20, 13)):
-        at = torch.arange(start, start + n)
-        same = torch.zeros(n, dtype=torch.int64), torch.tensor([[2, 0, 3]]), torch.arange(n)
-        forward.step(Rows(tokens[start : start + n], at, *same))
-        found.append(forward.draft(Rows(tokens[start + 1 : start + n + 1], at, *same), torch.arange(n)))
+        at, ids = np.arange(start, start + n), tokens.numpy()
+        same = np.zeros(n, dtype=np.int64), np.array([[2, 0, 3]]), np.arange(n)
+        forward.step(Rows(ids[start : start + n], at, *same))
+        found.append(forward.draft(Rows(ids[start + 1 : start + n + 1], at, *same), np.arange(n)))
     assert (torch.cat(found) - expected).abs().max() <= 1e-4
 
 
