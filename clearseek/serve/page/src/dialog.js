@@ -32,7 +32,6 @@ export function connect(changed) {
     keep();
   });
   byId("open-settings").addEventListener("click", () => dialog.showModal());
-  byId("close-settings").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.addEventListener("close", changed);
   checkSchema();

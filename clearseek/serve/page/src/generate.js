@@ -64,11 +64,17 @@ export async function generate(kind, request, node, signal, changed) {
 
 function chatTokens(choice) {
   return (choice.logprobs?.content ?? []).map((each, index) => ({
-    text: each.token,
+    text: shown(each),
     logprob: each.logprob,
-    others: each.top_logprobs.map((other) => [other.token, other.logprob]),
+    others: each.top_logprobs.map((other) => [shown(other), other.logprob]),
     ...details(choice, index),
   }));
+}
+
+/** A token as text; bytes that are no characters by themselves as ⟨E2 96⟩. */
+function shown({ token, bytes }) {
+  if (!token.includes("\ufffd") || !bytes) return token;
+  return `⟨${bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ")}⟩`;
 }
 
 function textTokens(choice) {
@@ -84,7 +90,6 @@ function textTokens(choice) {
 function details(choice, index) {
   const told = choice.details?.[index] ?? {};
   const found = { id: told.token, experts: told.experts ?? [] };
-  if (told.drafted === true) found.draft = "accepted";
-  if (typeof told.refused === "string") found.draft = told.refused;
+  if (told.drafted) found.draft = told.drafted.token === told.token ? true : told.drafted.text;
   return found;
 }

@@ -8,7 +8,8 @@ const percent = (logprob) => {
   return `${p >= 99.95 ? "100" : p >= 0.1 ? p.toPrecision(3) : p.toExponential(1)} %`;
 };
 const special = (text) => /^<(?:\/?think|｜.*｜)>$/.test(text);
-const quoted = (text) => (special(text) ? text : JSON.stringify(text));
+const quoted = (text) => (special(text) || /^⟨.*⟩$/.test(text) ? text : JSON.stringify(text));
+const alike = (token) => ([text, logprob]) => text === token.text && logprob === token.logprob;
 
 /** The view of an answer's tokens. `architecture` has the model's `experts` and `layers`. */
 export class TokenView {
@@ -47,8 +48,8 @@ export class TokenView {
     const tokens = this.node.tokens ?? [];
     for (const token of tokens.slice(this.spans.length)) this.add(token);
     const total = tokens.reduce((sum, token) => sum + bits(token), 0);
-    const drafts = tokens.filter((token) => token.draft);
-    const accepted = drafts.filter((token) => token.draft === "accepted").length;
+    const drafts = tokens.filter((token) => token.draft !== undefined);
+    const accepted = drafts.filter((token) => token.draft === true).length;
     this.summary.textContent = [
       `${tokens.length} tokens`,
       tokens.length ? `${(total / tokens.length).toFixed(2)} bits each` : "",
@@ -65,7 +66,7 @@ export class TokenView {
     shown.setAttribute("aria-label", `${quoted(token.text)}, ${percent(token.logprob)}`);
     shown.style.setProperty("--surprise", `${Math.round((100 * Math.min(bits(token), RAREST)) / RAREST)}%`);
     if (special(token.text)) shown.classList.add("special");
-    if (token.draft === "accepted") shown.classList.add("accepted");
+    if (token.draft === true) shown.classList.add("accepted");
     else if (token.draft !== undefined) shown.classList.add("refused");
     shown.append(token.text.replace(/\t/g, "→\t").replace(/ $/, "\u00a0").replace(/\n/g, "↵\n") || "∅");
     this.spans.push(shown);
@@ -103,12 +104,11 @@ export class TokenView {
     const first = (this.architecture.layers ?? layers.length) - layers.length;
     const words = layers.map((chosen, layer) => `Layer ${first + layer}: ${[...chosen].sort((a, b) => a - b).join(", ")}`);
     const canvas = make("canvas.experts", { role: "img", "aria-label": `Experts. ${words.join(". ")}` });
-    const caption = `Experts: ${layers.length} layers down, ${count} across. Shade: how often this answer went there.`;
+    const rows = layers.length === 1 ? `layer ${first}` : `layers ${first} to ${first + layers.length - 1} downwards`;
+    const caption = `Experts: ${rows}, ${count} across. Blue: visited here. Grey: how often in this answer.`;
     const list = make("ol.words", {}, ...words.map((each) => make("li", {}, each)));
-    const figure = make(
-      "figure.map", {}, make("div.axis", {}, make("span", {}, `layer ${first}`), make("span", {}, `${first + layers.length - 1}`)),
-      canvas, make("figcaption", {}, caption, make("details", {}, make("summary", {}, "In numbers"), list)),
-    );
+    const numbers = make("details", {}, make("summary", {}, "In numbers"), list);
+    const figure = make("figure.map", {}, canvas, make("figcaption", {}, caption, numbers));
     requestAnimationFrame(() => draw(canvas, layers, (this.visits ??= visits(this.node.tokens, layers.length, count)), count));
     return figure;
   }
@@ -143,15 +143,16 @@ function draw(canvas, layers, shades, count) {
 }
 
 function alternatives(token) {
-  const known = token.others.some(([text]) => text === token.text);
+  const known = token.others.some(alike(token));
   const rows = known ? token.others : [...token.others, [token.text, token.logprob]];
   return make(
     "table.alternatives", {},
     make("caption.unseen", {}, "Likely tokens here"),
-    make("tbody", {}, ...rows.map(([text, logprob]) => {
+    make("tbody", {}, ...rows.map((row) => {
+      const [text, logprob] = row;
       const bar = make("span.bar");
       bar.style.setProperty("--share", `${(100 * Math.exp(logprob)).toFixed(2)}%`);
-      const here = text === token.text;
+      const here = alike(token)(row);
       return make(here ? "tr.here" : "tr", {}, make("th", { scope: "row" }, make("code", {}, quoted(text))),
         make("td", {}, bar), make("td.number", {}, percent(logprob), here ? make("span.unseen", {}, " (chosen)") : null));
     })),
@@ -159,7 +160,7 @@ function alternatives(token) {
 }
 
 function draft(token) {
-  if (token.draft === "accepted") return make("p.draft", {}, "Drafted by the multi-token-prediction layer, and accepted.");
+  if (token.draft === true) return make("p.draft", {}, "Drafted by the multi-token-prediction layer, and accepted.");
   if (token.draft !== undefined) return make("p.draft", {}, "The multi-token-prediction layer had drafted ", make("code", {}, quoted(token.draft)), ": refused.");
   return null;
 }
