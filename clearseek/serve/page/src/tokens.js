@@ -31,7 +31,7 @@ export class TokenView {
     const of = (event) => Number(event.target.closest("[data-at]")?.dataset.at ?? -1);
     this.strip.addEventListener("pointerover", (event) => of(event) >= 0 && event.pointerType === "mouse" && this.show(of(event)));
     this.strip.addEventListener("click", (event) => of(event) >= 0 && this.show(of(event)));
-    this.strip.addEventListener("focus", () => this.at < 0 && this.spans.length && this.show(0));
+    this.strip.addEventListener("focus", () => this.strip.matches(":focus-visible") && this.at < 0 && this.spans.length && this.show(0));
     this.strip.addEventListener("keydown", (event) => {
       const last = this.spans.length - 1;
       const to = { ArrowRight: this.at + 1, ArrowDown: this.at + 10, ArrowLeft: this.at - 1, ArrowUp: this.at - 10, Home: 0, End: last };
@@ -54,6 +54,7 @@ export class TokenView {
       `${tokens.length} tokens`,
       tokens.length ? `${(total / tokens.length).toFixed(2)} bits each` : "",
       drafts.length ? `${accepted} of ${drafts.length} drafts accepted` : "",
+      "probabilities before temperature and filters",
     ].filter(Boolean).join(" · ");
     this.visits = null;
     if (this.at < 0) this.inspector.replaceChildren(make("p.hint", {}, "Point at a token, tap it, or move with the arrow keys."));
@@ -144,7 +145,7 @@ function draw(canvas, layers, shades, count) {
 
 function alternatives(token) {
   const known = token.others.some(alike(token));
-  const rows = known ? token.others : [...token.others, [token.text, token.logprob]];
+  const rows = known ? token.others : [...token.others, [token.text, token.logprob]].sort((a, b) => b[1] - a[1]);
   return make(
     "table.alternatives", {},
     make("caption.unseen", {}, "Likely tokens here"),
