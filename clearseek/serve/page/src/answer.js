@@ -50,7 +50,7 @@ export class AnswerView {
     if (this.frame) return;
     this.frame = setTimeout(() => {
       this.frame = 0;
-      if (!this.busy) return;
+      if (!this.busy || !this.element.isConnected) return;
       const began = performance.now();
       this.show();
       this.due = Math.max(16, 4 * (performance.now() - began));
@@ -109,7 +109,7 @@ export class AnswerView {
       const step = (count) => this.tell("", `Deriving again: ${count} of ${total} tokens`);
       const found = await derive(this.conversation, this.index, this.deriving.signal, step);
       if (found) this.node.derived = found;
-      this.acts.keep();
+      this.acts.keep(this.conversation);
     } catch (error) {
       this.tell("bad", `Not derived: ${error.message}`);
       return;

@@ -74,7 +74,7 @@ export class Chat {
   answer(index) {
     return new AnswerView(this.app.conversation, index, {
       retry: (at) => this.app.running || this.ask(this.app.conversation.nodes[at].parent),
-      keep: () => this.app.keep(),
+      keep: (conversation) => this.app.keep(conversation),
       architecture: () => this.app.model ?? {},
       branches: (at) => this.branches(at),
     });

@@ -1,7 +1,7 @@
 /** The page of a base model: one text, and what the model adds to it. */
 import { AnswerView } from "./answer.js";
 import { add, children, path } from "./conversation.js";
-import { byId, make } from "./dom.js";
+import { byId, fit, make } from "./dom.js";
 
 /** The view of a text that is continued. `app` runs answers, and keeps conversations. */
 export class Complete {
@@ -13,6 +13,7 @@ export class Complete {
       if (app.running) app.stop();
       else this.go();
     });
+    this.area.addEventListener("input", () => fit(this.area));
     this.area.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || app.running) return;
       event.preventDefault();
@@ -32,6 +33,7 @@ export class Complete {
     const { index } = this;
     const { nodes } = this.app.conversation;
     this.area.value = index === null ? (nodes.at(-1)?.content ?? "") : nodes[nodes[index].parent].content + nodes[index].content;
+    fit(this.area);
     const view = index === null ? null : this.answer(index);
     byId("added").replaceChildren(view?.element ?? "");
     view?.toggle(true);
@@ -57,7 +59,7 @@ export class Complete {
   answer(index) {
     return new AnswerView(this.app.conversation, index, {
       retry: (at) => this.app.running || this.ask(this.app.conversation.nodes[at].parent),
-      keep: () => this.app.keep(),
+      keep: (conversation) => this.app.keep(conversation),
       architecture: () => this.app.model ?? {},
       branches: (at) => this.app.chat.branches(at),
     });
@@ -104,6 +106,7 @@ export class Complete {
       update: () => {
         if (!inner.view && node.tokens.length) inner.toggle(true);
         this.area.value = nodes[parent].content + node.content;
+        fit(this.area);
         this.area.scrollTop = this.area.scrollHeight;
         inner.update();
       },

@@ -72,23 +72,24 @@ export function all() {
 }
 
 /**
- * Keep a conversation. Where the browser's room ends, the tokens' details of other conversations are dropped first,
- * then this one's: answers can be derived again, details and all. Whether there was room.
+ * Keep a conversation. Where the browser's room ends, the tokens' details of other conversations are dropped, the
+ * oldest first, then this one's: answers can be derived again, details and all. Whether there was room.
  */
-export function keep(conversation, others = []) {
+export function keep(conversation, others = all()) {
   const write = (each) => localStorage.setItem(PREFIX + each.id, JSON.stringify(each));
-  const oldest = [...others].sort((a, b) => a.changed - b.changed).filter((each) => each.id !== conversation.id);
-  for (const next of [...oldest, conversation, null]) {
+  const slim = (each) => ({ ...each, nodes: each.nodes.map(({ tokens: _, ...node }) => node) });
+  const oldest = others.filter((each) => each.id !== conversation.id).sort((a, b) => a.changed - b.changed);
+  const ways = [() => write(conversation)];
+  for (const other of oldest) ways.push(() => (write(slim(other)), write(conversation)));
+  ways.push(() => write(slim(conversation)));
+  return ways.some((way) => {
     try {
-      write(conversation);
+      way();
       return true;
     } catch {
-      if (next === null) return false;
-      for (const node of next.nodes) delete node.tokens;
-      if (next !== conversation) write(next);
+      return false;
     }
-  }
-  return false;
+  });
 }
 
 /** Forget a conversation. */

@@ -3,7 +3,7 @@ import { key } from "./api.js";
 import { byId, make } from "./dom.js";
 import { NUMBERS, keep, schema, settings } from "./settings.js";
 
-/** Fill and connect the dialog; `changed` is called when it closes. */
+/** Fill and connect the dialog; `changed` is told when it closes, and whether the key is another one. */
 export function connect(changed) {
   const dialog = byId("settings");
   for (const [name, label, least, most, step, without, meaning] of NUMBERS) {
@@ -24,7 +24,6 @@ export function connect(changed) {
   byId("set-schema").value = settings.schema;
   byId("set-schema").addEventListener("input", checkSchema);
   byId("set-key").value = key.get();
-  byId("set-key").addEventListener("change", () => key.set(byId("set-key").value.trim()));
   byId("reset").addEventListener("click", () => {
     for (const [name] of NUMBERS) (delete settings[name], (byId(`set-${name}`).value = ""));
     for (const name of ["system", "schema"]) byId(`set-${name}`).value = settings[name] = "";
@@ -33,7 +32,11 @@ export function connect(changed) {
   });
   byId("open-settings").addEventListener("click", () => dialog.showModal());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  dialog.addEventListener("close", changed);
+  dialog.addEventListener("close", () => {
+    const before = key.get();
+    key.set(byId("set-key").value.trim());
+    changed(key.get() !== before);
+  });
   checkSchema();
   showTheme();
 }

@@ -54,10 +54,16 @@ class App {
     byId("trouble").hidden = false;
   }
 
+  /** Follow a change of settings. */
+  changed(newKey) {
+    if (newKey || !this.model || this.started !== settings.mode) this.start();
+    else this.view.settle();
+  }
+
   /** Begin, or begin again after the key or the mode has changed. */
   async start() {
-    if (this.running) return this.view.settle();
     await this.connect();
+    if (this.running) return this.view.settle();
     const kept = conversations.all();
     const last = kept.find((each) => each.id === (this.conversation.nodes.length ? this.conversation.id : sessionStorage.getItem(LAST)));
     const fits = last && (!settings.mode || last.kind === settings.mode || this.started === settings.mode);
@@ -78,9 +84,9 @@ class App {
     byId(conversation.kind === "text" ? "whole" : "input").focus();
   }
 
-  /** Write the conversation down. */
-  keep() {
-    if (conversations.keep(this.conversation, conversations.all())) return;
+  /** Write a conversation down. */
+  keep(conversation = this.conversation) {
+    if (conversations.keep(conversation)) return;
     notice("There is no room in this browser to keep this conversation: export it, and delete others.");
   }
 
@@ -98,10 +104,19 @@ class App {
   prepare(parent) {
     if (this.running) return null;
     const given = asked(this.conversation, parent);
-    const index = conversations.add(this.conversation, parent, "assistant", "");
+    const index = this.place(parent);
     Object.assign(this.conversation.nodes[index], { asked: given, model: this.model.id });
     if (settings.system.trim() && this.conversation.kind === "chat") this.conversation.nodes[index].system = settings.system;
     return index;
+  }
+
+  /** Index of a new answer, in the place of one that failed where there is such. */
+  place(parent) {
+    const { nodes, chosen } = this.conversation;
+    const failed = conversations.children(this.conversation, parent).find((at) => nodes[at].error && !nodes[at].content);
+    if (failed === undefined) return conversations.add(this.conversation, parent, "assistant", "");
+    nodes[failed] = { parent, role: "assistant", content: "" };
+    return (chosen[parent] = failed);
   }
 
   /** Have an answer written, shown and kept. */
@@ -123,8 +138,8 @@ class App {
     }
     this.running = null;
     const follow = this.chat.atEnd;
-    view.finish();
-    if (!conversations.keep(conversation, conversations.all())) notice("There is no room in this browser to keep this conversation.");
+    if (this.conversation === conversation) view.finish(); // it may have been left
+    this.keep(conversation);
     side.show(this);
     this.view.settle();
     if (follow) this.chat.end();
@@ -165,7 +180,7 @@ function listen(app) {
 }
 
 const app = new App();
-dialog.connect(() => app.start());
+dialog.connect((newKey) => app.changed(newKey));
 side.connect(app);
 listen(app);
 fold(narrow.matches || settings.side === false);

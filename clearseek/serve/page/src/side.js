@@ -20,7 +20,7 @@ export function connect(app) {
       if (file.size > LARGEST_FILE) throw new Error("the file is larger than 64 MB");
       const found = read(JSON.parse(await file.text()));
       if (all().some((each) => each.id === found.id)) found.id = crypto.randomUUID();
-      if (!keep(found, all())) notice("There is no room in this browser to keep the conversation.");
+      if (!keep(found)) notice("There is no room in this browser to keep the conversation.");
       app.open(found);
     } catch (error) {
       notice(`${file.name} was not imported: ${error.message}`);
@@ -44,5 +44,5 @@ function remove(app, conversation) {
   forget(conversation);
   if (conversation.id === app.conversation.id) app.open(begin(app.mode));
   else show(app);
-  notice("The conversation was deleted.", "Undo", () => (keep(conversation, all()), show(app)));
+  notice("The conversation was deleted.", "Undo", () => (keep(conversation), show(app)));
 }
