@@ -86,7 +86,7 @@ class Chosen:
     experts: tuple[tuple[int, ...], ...] = ()
     """Experts that the token before it visited in each layer with experts."""
     drafted: int | None = None
-    """Token that the multi-token-prediction layer had proposed for this place, if any: accepted where it is the same."""
+    """Token that the multi-token-prediction layer had proposed here, or None; accepted where it is `token`."""
 
 
 class Guide(Protocol):

@@ -247,7 +247,9 @@ def test_derive_again_and_reload(opened: Any, tmp_path: Path, model: Model) -> N
     before = answer.locator(".text").first.inner_text()
     _press(answer, "Derive again")
     answer.locator(".verdict.good").wait_for()
-    assert re.fullmatch(r"The same: 60 tokens, every bit\. Beside [12] other answers\.", answer.locator(".verdict").inner_text())
+    assert re.fullmatch(
+        r"The same: 60 tokens, every bit\. Beside [12] other answers\.", answer.locator(".verdict").inner_text()
+    )
     record = _download(page, lambda: _press(answer, "Save record"), tmp_path / "record.json")
     assert derive(model, read_record(record), 100).differs is None
     page.reload()
@@ -328,10 +330,13 @@ def test_thinking_is_folded(opened: Any) -> None:
 
 HARM = """
 <script>fetch("https://example.org/x")</script><img src=x onerror="fetch('https://example.org/y')">
-![a picture](https://example.org/picture.png) [a link](javascript:alert(1)) [another](data:text/html,<script>alert(1)</script>)
+![a picture](https://example.org/picture.png) [a link](javascript:alert(1))
+[another](data:text/html,<script>alert(1)</script>)
 <style>body { display: none }</style> <form action="https://example.org"><input name=a></form>
-<svg><a xlink:href="javascript:alert(1)"><text>x</text></a></svg> $\\href{javascript:alert(1)}{x}$ $\\url{javascript:alert(1)}$
-$$\\color{red}\\boxed{x}\\rule{1em}{1em} \\htmlStyle{color:red}{y}$$ $\\def\\a{\\a\\a}\\a$ <math><mtext><style><img src=x onerror=alert(1)>
+<svg><a xlink:href="javascript:alert(1)"><text>x</text></a></svg>
+$\\href{javascript:alert(1)}{x}$ $\\url{javascript:alert(1)}$ $x \\text{ style="position:fixed" onclick="alert(1)"}$
+$$\\color{red}\\boxed{x}\\rule{1em}{1em} \\htmlStyle{color:red}{y}$$ $\\def\\a{\\a\\a}\\a$
+<math><mtext><style><img src=x onerror=alert(1)>
 https://example.org/plain <iframe src="https://example.org"></iframe> <｜Assistant｜></think>
 """
 
@@ -354,11 +359,13 @@ def test_harmful_markdown_is_harmless(opened: Any, tmp_path: Path) -> None:
 def test_markdown_code_and_formulas(opened: Any, tmp_path: Path) -> None:
     page = opened()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    text = "# Head\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\ndef f(x):\n    return x\n```\n\n\\[ \\int_0^1 x^2 dx \\]\n\nand $e^{i\\pi}$, \\(a\\)"
+    text = """# Head\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\ndef f(x):\n    return x\n```
+\n\\[ \\int_0^1 x^2 dx \\]\n\nand $e^{i\\pi}$, \\(a\\), [a link][1]\n\n[1]: https://example.org/there"""
     _import(page, tmp_path, _conversation("show", text))
     answer = page.locator(".answer")
     answer.locator("table").wait_for()
     assert answer.locator("math").count() == 3 and answer.locator("math[display=block] mo").first.text_content() == "∫"
+    assert answer.get_by_role("link", name="a link").get_attribute("href") == "https://example.org/there"
     assert answer.locator(".hljs-keyword").first.inner_text() == "def"
     answer.locator("figure.code").get_by_role("button", name="Copy").click()
     answer.get_by_role("button", name="Copied").wait_for()
@@ -377,7 +384,12 @@ def test_special_tokens_in_a_message_are_text(opened: Any, tmp_path: Path, model
 
 def test_a_schema_is_followed(opened: Any) -> None:
     page = opened()
-    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": ["x", "y"]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
     page.locator("#open-settings").click()
     page.locator("#set-schema").fill("[1, 2")
     assert "Not used" in page.locator("#schema-error").inner_text()
@@ -465,7 +477,9 @@ def test_a_phone_shows_it_all(opened: Any, tmp_path: Path, scheme: str) -> None:
     _press(answer, "Tokens")
     answer.get_by_role("option").nth(4).tap()
     assert "token 5 of 30" in answer.locator(".inspector").inner_text()
-    wide = page.evaluate("() => Math.max(document.documentElement.scrollWidth, document.querySelector('#log').scrollWidth)")
+    wide = page.evaluate(
+        "() => Math.max(document.documentElement.scrollWidth, document.querySelector('#log').scrollWidth)"
+    )
     assert wide <= 360
     page.get_by_role("button", name="Conversations").tap()
     assert page.locator("#list .entry").is_visible()
@@ -479,3 +493,44 @@ def test_an_unchanged_page_is_not_sent_twice(served: Callable[..., Server]) -> N
     with pytest.raises(urllib.error.HTTPError) as found:
         urllib.request.urlopen(again)
     assert found.value.code == 304
+
+
+def test_a_full_storage_keeps_the_words(opened: Any) -> None:
+    page = opened()
+    _set(page, max_tokens=60)
+    _say(page, "one")
+    page.evaluate(
+        """() => {
+            for (let size = 1 << 20, n = 0; size > 500; )
+                try { localStorage.setItem(`filler${n++}`, 'x'.repeat(size)); } catch { size >>= 1; }
+        }"""
+    )
+    page.locator("#new").click()
+    _say(page, "two")
+    page.reload()
+    answer = _ended(page)
+    assert page.locator(".said").inner_text() == "two" and page.locator("#list .entry").all_inner_texts() == [
+        "two",
+        "one",
+    ]
+    page.locator("#list .entry").nth(1).click()
+    page.locator(".said").get_by_text("one").wait_for()
+    answer = _ended(page)
+    _press(answer, "Tokens")
+    answer.locator(".verdict.good").wait_for()
+    assert answer.get_by_role("option").count() == 60
+
+
+def test_another_conversation_is_opened_while_an_answer_is_written(opened: Any) -> None:
+    page = opened()
+    _set(page, max_tokens=800)
+    page.locator("#input").fill("one")
+    page.locator("#input").press("Enter")
+    page.locator(".answer .text:not(:empty)").first.wait_for()
+    page.locator("#new").click()
+    page.get_by_role("button", name="Send", exact=True).wait_for()
+    _set(page, max_tokens=4)
+    _say(page, "two")
+    page.locator("#list .entry").nth(1).click()
+    page.locator(".said").get_by_text("one").wait_for()
+    assert "stopped" in _ended(page).locator(".stats").inner_text()

@@ -10,13 +10,18 @@ const text = (name) => readFile(new URL(name, here), "utf8");
 async function fingerprint() {
   const hash = createHash("sha256");
   const sources = (await readdir(new URL("src/", here))).sort().map((name) => `src/${name}`);
-  for (const name of ["build.mjs", "package-lock.json", "package.json", ...sources]) hash.update(`${name}\0${await text(name)}\0`);
+  for (const name of ["build.mjs", "package-lock.json", "package.json", ...sources])
+    hash.update(`${name}\0${await text(name)}\0`);
   return hash.digest("hex");
 }
 
 /** Names, versions and licences of the packages that are in the page. */
 async function notices(inputs) {
-  const folders = new Set(Object.keys(inputs).map((path) => /^node_modules\/(@[^/]+\/)?[^/]+/.exec(path)?.[0]).filter(Boolean));
+  const folders = new Set(
+    Object.keys(inputs)
+      .map((path) => /^node_modules\/(@[^/]+\/)?[^/]+/.exec(path)?.[0])
+      .filter(Boolean),
+  );
   const found = [];
   for (const folder of [...folders].sort()) {
     const { name, version, license } = JSON.parse(await text(`${folder}/package.json`));
@@ -29,14 +34,31 @@ async function notices(inputs) {
 }
 
 const { outputFiles, metafile } = await build({
-  absWorkingDir: new URL(".", here).pathname, entryPoints: ["src/main.js"], bundle: true, minify: true, write: false, metafile: true,
-  format: "iife", target: "es2022", charset: "utf8", legalComments: "none",
+  absWorkingDir: new URL(".", here).pathname,
+  entryPoints: ["src/main.js"],
+  bundle: true,
+  minify: true,
+  write: false,
+  metafile: true,
+  format: "iife",
+  target: "es2022",
+  charset: "utf8",
+  legalComments: "none",
 });
-const style = await build({ absWorkingDir: new URL(".", here).pathname, entryPoints: ["src/page.css"], minify: true, write: false, charset: "utf8" });
+const styles = await build({
+  absWorkingDir: new URL(".", here).pathname,
+  entryPoints: ["src/page.css"],
+  bundle: true,
+  minify: true,
+  write: false,
+  charset: "utf8",
+  external: ["*.woff2"],
+});
+const style = styles.outputFiles[0].text.trim().replace(/@font-face\{[^}]*\}/g, ""); // a font would be another file
 const script = outputFiles[0].text.trim().replaceAll("</script", "<\\/script");
 const sources = await fingerprint();
 const page = (await text("src/page.html"))
-  .replace("/*STYLE*/", () => style.outputFiles[0].text.trim())
+  .replace("/*STYLE*/", () => style)
   .replace("/*SCRIPT*/", () => script)
   .replace("<html", () => `<!-- built by build.mjs from sources ${sources} -->\n<html`)
   .trimEnd();

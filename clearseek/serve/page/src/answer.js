@@ -1,7 +1,7 @@
 /** One answer on the page: its thinking, its text, what can be done with it. */
 import { announce, copy, download, make } from "./dom.js";
 import { derivable, derive } from "./derive.js";
-import { rendered } from "./markdown.js";
+import { show } from "./markdown.js";
 import { schema } from "./settings.js";
 import { TokenView } from "./tokens.js";
 
@@ -16,7 +16,15 @@ const action = (words, act) => make("button.quiet", { type: "button", onclick: a
  */
 export class AnswerView {
   constructor(conversation, index, acts) {
-    Object.assign(this, { conversation, index, acts, node: conversation.nodes[index], view: null, busy: false, due: 0 });
+    Object.assign(this, {
+      conversation,
+      index,
+      acts,
+      node: conversation.nodes[index],
+      view: null,
+      busy: false,
+      due: 0,
+    });
     this.text = make("div.text");
     this.thought = make("div.text.thought");
     this.summary = make("summary", {}, "Thinking");
@@ -37,8 +45,14 @@ export class AnswerView {
     this.bar = make("div.actions", {}, this.branches, ...Object.values(this.buttons), this.stats);
     const whole = conversation.kind === "chat";
     this.element = make(
-      "article.answer", { "aria-label": "Answer", tabIndex: -1 }, whole ? this.thinking : null, whole ? this.text : null, this.error,
-      this.bar, this.verdict, this.place,
+      "article.answer",
+      { "aria-label": "Answer", tabIndex: -1 },
+      whole ? this.thinking : null,
+      whole ? this.text : null,
+      this.error,
+      this.bar,
+      this.verdict,
+      this.place,
     );
     this.finish(false);
   }
@@ -71,9 +85,9 @@ export class AnswerView {
     if (node.reasoning) {
       const still = this.busy && !node.content;
       this.summary.textContent = still ? "Thinking …" : "Thinking";
-      this.thought.replaceChildren(rendered(node.reasoning));
+      show(this.thought, node.reasoning);
     }
-    this.text.replaceChildren(rendered(asText(node)));
+    show(this.text, asText(node));
     this.text.classList.toggle("waits", this.busy && !node.content);
     this.error.hidden = !node.error;
     this.error.textContent = node.error ?? "";
@@ -156,9 +170,9 @@ function asText(node) {
 
 function stats(node) {
   const count = node.record?.answer.length ?? node.tokens?.length ?? 0;
-  const found = [`${count} tokens`];
+  const found = count ? [`${count} tokens`] : [];
   if (count > 1 && node.seconds > 0) found.push(`${((count - 1) / node.seconds).toFixed(1)} a second`);
   if (node.asked?.seed !== undefined) found.push(`seed ${node.asked.seed}`);
   if (ENDS[node.finish]) found.push(ENDS[node.finish]);
-  return count || node.finish ? found.join(" · ") : "";
+  return found.join(" · ");
 }

@@ -52,11 +52,21 @@ export class Chat {
 
   welcome() {
     const { model } = this.app;
-    const warning = model && !model.chat ? "This model was not trained to chat: it may continue your words rather than answer them." : null;
+    const warning =
+      model && !model.chat
+        ? "This model was not trained to chat: it may continue your words rather than answer them."
+        : null;
     return make(
-      "div.welcome", {}, make("h2", {}, model ? model.id : "ClearSeek"), warning && make("p.warning", {}, warning),
+      "div.welcome",
+      {},
+      make("h2", {}, model ? model.id : "ClearSeek"),
+      warning && make("p.warning", {}, warning),
       make("p", {}, "Every answer here can be derived again, bit for bit, from the model, the words and a seed."),
-      make("p.hint", {}, "Tokens shows how likely each token was, what else was likely, and which experts worked on it."),
+      make(
+        "p.hint",
+        {},
+        "Tokens shows how likely each token was, what else was likely, and which experts worked on it.",
+      ),
     );
   }
 
@@ -66,8 +76,18 @@ export class Chat {
   }
 
   question(index, node) {
-    const bar = make("div.actions", {}, this.branches(index) ?? "", action("Edit", () => this.edit(index, element)));
-    const element = make("article.question", { "aria-label": "You", tabIndex: -1 }, make("p.said", {}, node.content), bar);
+    const bar = make(
+      "div.actions",
+      {},
+      this.branches(index) ?? "",
+      action("Edit", () => this.edit(index, element)),
+    );
+    const element = make(
+      "article.question",
+      { "aria-label": "You", tabIndex: -1 },
+      make("p.said", {}, node.content),
+      bar,
+    );
     return element;
   }
 
@@ -87,10 +107,22 @@ export class Chat {
     if (siblings.length < 2) return null;
     const place = siblings.indexOf(index);
     const button = (words, text, by) =>
-      make("button.quiet", { type: "button", "aria-label": words, disabled: siblings[place + by] === undefined, onclick: () => this.app.turn(index, by) }, text);
+      make(
+        "button.quiet",
+        {
+          type: "button",
+          "aria-label": words,
+          disabled: siblings[place + by] === undefined,
+          onclick: () => this.app.turn(index, by),
+        },
+        text,
+      );
     const group = make(
-      "span.branches", { role: "group", "aria-label": `Branch ${place + 1} of ${siblings.length}` },
-      button("Earlier branch", "‹", -1), make("span", {}, `${place + 1}/${siblings.length}`), button("Later branch", "›", 1),
+      "span.branches",
+      { role: "group", "aria-label": `Branch ${place + 1} of ${siblings.length}` },
+      button("Earlier branch", "‹", -1),
+      make("span", {}, `${place + 1}/${siblings.length}`),
+      button("Later branch", "›", 1),
     );
     group.addEventListener("keydown", (event) => {
       const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -114,7 +146,8 @@ export class Chat {
     area.addEventListener("input", () => fit(area));
     area.addEventListener("keydown", (event) => {
       if (event.key === "Escape") (event.stopPropagation(), cancel());
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !coarse.matches) (event.preventDefault(), save());
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !coarse.matches)
+        (event.preventDefault(), save());
     });
     element.replaceChildren(area, make("div.actions", {}, action("Send", save), action("Cancel", cancel)));
     fit(area);

@@ -32,7 +32,8 @@ export class Complete {
   show() {
     const { index } = this;
     const { nodes } = this.app.conversation;
-    this.area.value = index === null ? (nodes.at(-1)?.content ?? "") : nodes[nodes[index].parent].content + nodes[index].content;
+    this.area.value =
+      index === null ? (nodes.at(-1)?.content ?? "") : nodes[nodes[index].parent].content + nodes[index].content;
     fit(this.area);
     const view = index === null ? null : this.answer(index);
     byId("added").replaceChildren(view?.element ?? "");
@@ -51,7 +52,11 @@ export class Complete {
     byId("back").hidden = running || this.index === null;
     byId("about").replaceChildren(
       ...(model && !model.chat
-        ? [make("strong", {}, `${model.id} is a base model. `), "It goes on with a text in the manner of the texts it was trained on. It was not trained to answer questions or to follow instructions."]
+        ? [
+            make("strong", {}, `${model.id} is a base model. `),
+            "It goes on with a text in the manner of the texts it was trained on. ",
+            "It was not trained to answer questions or to follow instructions.",
+          ]
         : ["The model goes on with this text as it stands, without the form of a conversation."]),
     );
   }

@@ -119,9 +119,11 @@ export function read(value) {
 
 function readNode(node, index) {
   const wrong = (what) => new Error(`message ${index}: ${what}`);
-  if (!Number.isInteger(node?.parent) || node.parent < -1 || node.parent >= index) throw wrong("parent is no earlier message");
+  if (!Number.isInteger(node?.parent) || node.parent < -1 || node.parent >= index)
+    throw wrong("parent is no earlier message");
   if (node.role !== "user" && node.role !== "assistant") throw wrong("role is neither user nor assistant");
-  if (typeof node.content !== "string" || node.content.length > LARGEST_NODE) throw wrong("content is no text, or too long");
+  if (typeof node.content !== "string" || node.content.length > LARGEST_NODE)
+    throw wrong("content is no text, or too long");
   const found = { parent: node.parent, role: node.role, content: node.content };
   for (const name of ["reasoning", "finish", "error", "model", "fingerprint", "system"])
     if (typeof node[name] === "string") found[name] = node[name];
@@ -134,4 +136,7 @@ function readNode(node, index) {
 }
 
 const isToken = (token) =>
-  typeof token?.text === "string" && Array.isArray(token.others) && Array.isArray(token.experts) && token.others.every(Array.isArray);
+  typeof token?.text === "string" &&
+  Array.isArray(token.others) &&
+  Array.isArray(token.experts) &&
+  token.others.every(Array.isArray);

@@ -29,9 +29,20 @@ export async function derive(conversation, index, signal, changed) {
   const others = new AbortController();
   let beside = 0;
   for (let each = 1; each <= BESIDE; each++) {
-    const other = { ...request, seed: (request.seed + each) % Number.MAX_SAFE_INTEGER, record: false, details: false };
+    const other = {
+      ...request,
+      seed: (request.seed + each) % Number.MAX_SAFE_INTEGER,
+      record: false,
+      details: false,
+    };
     const sibling = {};
-    generate(conversation.kind, other, sibling, others.signal, () => (beside += sibling.tokens.length === 1 ? 1 : 0)).catch(() => {});
+    generate(
+      conversation.kind,
+      other,
+      sibling,
+      others.signal,
+      () => (beside += sibling.tokens.length === 1 ? 1 : 0),
+    ).catch(() => {});
   }
   try {
     await generate(conversation.kind, request, again, signal, () => changed(again.tokens.length));
@@ -59,9 +70,17 @@ export function compare(old, again) {
   const length = cut ? before.length : Math.max(before.length, after.length);
   for (let at = 0; at < length; at++) {
     const [a, b] = [before[at], after[at]];
-    if (!a || !b) return { same: false, at, tokens: before.length, what: a ? "the new answer ends here" : "the new answer goes on" };
+    if (!a || !b)
+      return {
+        same: false,
+        at,
+        tokens: before.length,
+        what: a ? "the new answer ends here" : "the new answer goes on",
+      };
     if (a.id !== b.id) {
-      const [was, now] = [old, again].map((each) => JSON.stringify(each.tokens?.[at]?.text ?? `token ${marks(each)[at].id}`));
+      const [was, now] = [old, again].map((each) =>
+        JSON.stringify(each.tokens?.[at]?.text ?? `token ${marks(each)[at].id}`),
+      );
       return { same: false, at, tokens: before.length, what: `${now} instead of ${was}` };
     }
     const exact = old.record ? a.hex === b.hex : Object.is(a.logprob, b.logprob);
@@ -72,5 +91,9 @@ export function compare(old, again) {
 
 function marks(node) {
   if (!node.record) return node.tokens.map(({ id, logprob }) => ({ id, logprob }));
-  return node.record.answer.map((id, at) => ({ id, hex: node.record.logprobs[at], logprob: node.tokens?.[at]?.logprob }));
+  return node.record.answer.map((id, at) => ({
+    id,
+    hex: node.record.logprobs[at],
+    logprob: node.tokens?.[at]?.logprob,
+  }));
 }

@@ -7,7 +7,16 @@ import { NUMBERS, keep, schema, settings } from "./settings.js";
 export function connect(changed) {
   const dialog = byId("settings");
   for (const [name, label, least, most, step, without, meaning] of NUMBERS) {
-    const input = make("input", { id: `set-${name}`, type: "number", min: least, max: most, step, placeholder: without, inputMode: "decimal", "aria-describedby": `hint-${name}` });
+    const input = make("input", {
+      id: `set-${name}`,
+      type: "number",
+      min: least,
+      max: most,
+      step,
+      placeholder: without,
+      inputMode: "decimal",
+      "aria-describedby": `hint-${name}`,
+    });
     if (Number.isFinite(settings[name])) input.value = settings[name];
     input.addEventListener("change", () => {
       const good = input.value !== "" && input.checkValidity();

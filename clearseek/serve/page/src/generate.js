@@ -20,7 +20,12 @@ export function body(conversation, index, changes = {}) {
   const node = conversation.nodes[index];
   const shared = { ...node.asked, ...changes, model: node.model, details: true, record: true };
   if (conversation.kind === "text") {
-    return { ...shared, prompt: conversation.nodes[node.parent].content, logprobs: ALTERNATIVES, stream_options: { include_usage: true } };
+    return {
+      ...shared,
+      prompt: conversation.nodes[node.parent].content,
+      logprobs: ALTERNATIVES,
+      stream_options: { include_usage: true },
+    };
   }
   const messages = ancestry(conversation, node.parent).map((at) => {
     const { role, content } = conversation.nodes[at];
@@ -50,7 +55,8 @@ export async function generate(kind, request, node, signal, changed) {
       node.tokens.push(...tokens);
       node.content += (kind === "chat" ? choice.delta.content : choice.text) ?? "";
       node.reasoning += choice.delta?.reasoning_content ?? choice.delta?.reasoning ?? "";
-      for (const call of choice.delta?.tool_calls ?? []) node.content += `${call.function.name ?? ""}${call.function.arguments ?? ""}`;
+      for (const call of choice.delta?.tool_calls ?? [])
+        node.content += `${call.function.name ?? ""}${call.function.arguments ?? ""}`;
       if (first !== null) node.seconds = (now - first) / 1000;
       if (choice.record) node.record = choice.record;
       if (choice.finish_reason) node.finish = choice.finish_reason;

@@ -49,7 +49,9 @@ class App {
   trouble(error) {
     const wants = error instanceof Failure && error.status === 401;
     const again = make("button", { type: "button" }, wants ? "Enter the key" : "Try again");
-    again.addEventListener("click", () => (wants ? (byId("settings").showModal(), byId("set-key").focus()) : this.start()));
+    again.addEventListener("click", () =>
+      wants ? (byId("settings").showModal(), byId("set-key").focus()) : this.start(),
+    );
     byId("trouble").replaceChildren(wants ? "This server wants an API key. " : `${error.message} `, again);
     byId("trouble").hidden = false;
   }
@@ -65,7 +67,9 @@ class App {
     await this.connect();
     if (this.running) return this.view.settle();
     const kept = conversations.all();
-    const last = kept.find((each) => each.id === (this.conversation.nodes.length ? this.conversation.id : sessionStorage.getItem(LAST)));
+    const last = kept.find(
+      (each) => each.id === (this.conversation.nodes.length ? this.conversation.id : sessionStorage.getItem(LAST)),
+    );
     const fits = last && (!settings.mode || last.kind === settings.mode || this.started === settings.mode);
     this.started = settings.mode;
     this.open(fits ? last : conversations.begin(this.mode), false);
@@ -106,14 +110,17 @@ class App {
     const given = asked(this.conversation, parent);
     const index = this.place(parent);
     Object.assign(this.conversation.nodes[index], { asked: given, model: this.model.id });
-    if (settings.system.trim() && this.conversation.kind === "chat") this.conversation.nodes[index].system = settings.system;
+    if (settings.system.trim() && this.conversation.kind === "chat")
+      this.conversation.nodes[index].system = settings.system;
     return index;
   }
 
   /** Index of a new answer, in the place of one that failed where there is such. */
   place(parent) {
     const { nodes, chosen } = this.conversation;
-    const failed = conversations.children(this.conversation, parent).find((at) => nodes[at].error && !nodes[at].content);
+    const failed = conversations
+      .children(this.conversation, parent)
+      .find((at) => nodes[at].error && !nodes[at].content);
     if (failed === undefined) return conversations.add(this.conversation, parent, "assistant", "");
     nodes[failed] = { parent, role: "assistant", content: "" };
     return (chosen[parent] = failed);
@@ -155,7 +162,7 @@ const narrow = matchMedia("(max-width: 60rem)");
 function fold(folded) {
   document.body.classList.toggle("folded", folded);
   byId("menu").setAttribute("aria-expanded", String(!folded));
-  if (!narrow.matches) (settings.side = !folded), keepSettings();
+  if (!narrow.matches) ((settings.side = !folded), keepSettings());
 }
 
 function listen(app) {

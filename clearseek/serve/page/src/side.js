@@ -31,9 +31,17 @@ export function connect(app) {
 /** Show the list, with the open conversation marked. */
 export function show(app) {
   const items = all().map((each) => {
-    const open = make("button.entry", { type: "button", onclick: () => app.open(each), title: each.title }, each.title || "Untitled");
+    const open = make(
+      "button.entry",
+      { type: "button", onclick: () => app.open(each), title: each.title },
+      each.title || "Untitled",
+    );
     if (each.id === app.conversation.id) open.setAttribute("aria-current", "true");
-    const away = make("button.quiet", { type: "button", "aria-label": `Delete ${each.title || "Untitled"}`, onclick: () => remove(app, each) }, "×");
+    const away = make(
+      "button.quiet",
+      { type: "button", "aria-label": `Delete ${each.title || "Untitled"}`, onclick: () => remove(app, each) },
+      "×",
+    );
     return make("li", {}, open, away);
   });
   byId("list").replaceChildren(...items);

@@ -9,7 +9,10 @@ const percent = (logprob) => {
 };
 const special = (text) => /^<(?:\/?think|｜.*｜)>$/.test(text);
 const quoted = (text) => (special(text) || /^⟨.*⟩$/.test(text) ? text : JSON.stringify(text));
-const alike = (token) => ([text, logprob]) => text === token.text && logprob === token.logprob;
+const alike =
+  (token) =>
+  ([text, logprob]) =>
+    text === token.text && logprob === token.logprob;
 
 /** The view of an answer's tokens. `architecture` has the model's `experts` and `layers`. */
 export class TokenView {
@@ -20,7 +23,11 @@ export class TokenView {
     this.at = -1;
     this.visits = null;
     this.strip = make("div.strip", { role: "listbox", tabIndex: 0, "aria-label": "Tokens of the answer" });
-    this.inspector = make("div.inspector", { role: "region", "aria-label": "The chosen token", "aria-live": "polite" });
+    this.inspector = make("div.inspector", {
+      role: "region",
+      "aria-label": "The chosen token",
+      "aria-live": "polite",
+    });
     this.summary = make("p.summary");
     this.element = make("div.tokens", {}, make("div", {}, this.strip, legend(), this.summary), this.inspector);
     this.listen();
@@ -29,12 +36,25 @@ export class TokenView {
 
   listen() {
     const of = (event) => Number(event.target.closest("[data-at]")?.dataset.at ?? -1);
-    this.strip.addEventListener("pointerover", (event) => of(event) >= 0 && event.pointerType === "mouse" && this.show(of(event)));
+    this.strip.addEventListener(
+      "pointerover",
+      (event) => of(event) >= 0 && event.pointerType === "mouse" && this.show(of(event)),
+    );
     this.strip.addEventListener("click", (event) => of(event) >= 0 && this.show(of(event)));
-    this.strip.addEventListener("focus", () => this.strip.matches(":focus-visible") && this.at < 0 && this.spans.length && this.show(0));
+    this.strip.addEventListener(
+      "focus",
+      () => this.strip.matches(":focus-visible") && this.at < 0 && this.spans.length && this.show(0),
+    );
     this.strip.addEventListener("keydown", (event) => {
       const last = this.spans.length - 1;
-      const to = { ArrowRight: this.at + 1, ArrowDown: this.at + 10, ArrowLeft: this.at - 1, ArrowUp: this.at - 10, Home: 0, End: last };
+      const to = {
+        ArrowRight: this.at + 1,
+        ArrowDown: this.at + 10,
+        ArrowLeft: this.at - 1,
+        ArrowUp: this.at - 10,
+        Home: 0,
+        End: last,
+      };
       if (!(event.key in to) || last < 0) return;
       event.preventDefault();
       event.stopPropagation();
@@ -55,14 +75,21 @@ export class TokenView {
       tokens.length ? `${(total / tokens.length).toFixed(2)} bits each` : "",
       drafts.length ? `${accepted} of ${drafts.length} drafts accepted` : "",
       "probabilities before temperature and filters",
-    ].filter(Boolean).join(" · ");
+    ]
+      .filter(Boolean)
+      .join(" · ");
     this.visits = null;
-    if (this.at < 0) this.inspector.replaceChildren(make("p.hint", {}, "Point at a token, tap it, or move with the arrow keys."));
+    if (this.at < 0)
+      this.inspector.replaceChildren(make("p.hint", {}, "Point at a token, tap it, or move with the arrow keys."));
   }
 
   add(token) {
     const at = this.spans.length;
-    const shown = make("span.token", { role: "option", id: `token-${Math.random().toString(36).slice(2)}`, "aria-selected": "false" });
+    const shown = make("span.token", {
+      role: "option",
+      id: `token-${Math.random().toString(36).slice(2)}`,
+      "aria-selected": "false",
+    });
     shown.dataset.at = at;
     shown.setAttribute("aria-label", `${quoted(token.text)}, ${percent(token.logprob)}`);
     shown.style.setProperty("--surprise", `${Math.round((100 * Math.min(bits(token), RAREST)) / RAREST)}%`);
@@ -94,23 +121,33 @@ export class TokenView {
     const numbers = make("p.numbers", {}, `${percent(token.logprob)}, ${Math.abs(bits(token)).toFixed(2)} bits`);
     const place = make("p.place", {}, `token ${at + 1} of ${this.spans.length}, id ${token.id ?? "unknown"}`);
     this.inspector.replaceChildren(
-      make("p.name", {}, make("code", {}, quoted(token.text))), numbers, place, alternatives(token), draft(token) ?? "", this.experts(token),
+      make("p.name", {}, make("code", {}, quoted(token.text))),
+      numbers,
+      place,
+      alternatives(token),
+      draft(token) ?? "",
+      this.experts(token),
     );
   }
 
   experts(token) {
     const layers = token.experts;
     if (!layers?.length) return "";
-    const count = this.architecture.experts ?? 1 + Math.max(...this.node.tokens.flatMap((each) => each.experts.flat()));
+    const count =
+      this.architecture.experts ?? 1 + Math.max(...this.node.tokens.flatMap((each) => each.experts.flat()));
     const first = (this.architecture.layers ?? layers.length) - layers.length;
-    const words = layers.map((chosen, layer) => `Layer ${first + layer}: ${[...chosen].sort((a, b) => a - b).join(", ")}`);
+    const words = layers.map(
+      (chosen, layer) => `Layer ${first + layer}: ${[...chosen].sort((a, b) => a - b).join(", ")}`,
+    );
     const canvas = make("canvas.experts", { role: "img", "aria-label": `Experts. ${words.join(". ")}` });
     const rows = layers.length === 1 ? `layer ${first}` : `layers ${first} to ${first + layers.length - 1} downwards`;
     const caption = `Experts: ${rows}, ${count} across. Blue: visited here. Grey: how often in this answer.`;
     const list = make("ol.words", {}, ...words.map((each) => make("li", {}, each)));
     const numbers = make("details", {}, make("summary", {}, "In numbers"), list);
     const figure = make("figure.map", {}, canvas, make("figcaption", {}, caption, numbers));
-    requestAnimationFrame(() => draw(canvas, layers, (this.visits ??= visits(this.node.tokens, layers.length, count)), count));
+    requestAnimationFrame(() =>
+      draw(canvas, layers, (this.visits ??= visits(this.node.tokens, layers.length, count)), count),
+    );
     return figure;
   }
 }
@@ -118,7 +155,8 @@ export class TokenView {
 /** How often each expert of each layer was visited, 0 to 1. */
 function visits(tokens, layers, count) {
   const found = Array.from({ length: layers }, () => new Float32Array(count));
-  for (const token of tokens) token.experts.forEach((chosen, layer) => chosen.forEach((expert) => found[layer] && (found[layer][expert] += 1)));
+  for (const token of tokens)
+    token.experts.forEach((chosen, layer) => chosen.forEach((expert) => found[layer] && (found[layer][expert] += 1)));
   const most = Math.max(1, ...found.map((row) => Math.max(...row)));
   return found.map((row) => row.map((value) => value / most));
 }
@@ -137,38 +175,69 @@ function draw(canvas, layers, shades, count) {
   const fill = (layer, expert, colour, alpha) => {
     pen.globalAlpha = alpha;
     pen.fillStyle = colour;
-    pen.fillRect(expert * cell * scale, layer * high * scale, (cell - gap) * scale, (high - (high > 4 ? 1 : 0)) * scale);
+    pen.fillRect(
+      expert * cell * scale,
+      layer * high * scale,
+      (cell - gap) * scale,
+      (high - (high > 4 ? 1 : 0)) * scale,
+    );
   };
-  shades.forEach((row, layer) => row.forEach((value, expert) => fill(layer, expert, colours.color, 0.06 + 0.4 * value)));
-  layers.forEach((chosen, layer) => chosen.forEach((expert) => fill(layer, expert, colours.getPropertyValue("--accent").trim(), 1)));
+  shades.forEach((row, layer) =>
+    row.forEach((value, expert) => fill(layer, expert, colours.color, 0.06 + 0.4 * value)),
+  );
+  layers.forEach((chosen, layer) =>
+    chosen.forEach((expert) => fill(layer, expert, colours.getPropertyValue("--accent").trim(), 1)),
+  );
 }
 
 function alternatives(token) {
   const known = token.others.some(alike(token));
   const rows = known ? token.others : [...token.others, [token.text, token.logprob]].sort((a, b) => b[1] - a[1]);
   return make(
-    "table.alternatives", {},
+    "table.alternatives",
+    {},
     make("caption.unseen", {}, "Likely tokens here"),
-    make("tbody", {}, ...rows.map((row) => {
-      const [text, logprob] = row;
-      const bar = make("span.bar");
-      bar.style.setProperty("--share", `${(100 * Math.exp(logprob)).toFixed(2)}%`);
-      const here = alike(token)(row);
-      return make(here ? "tr.here" : "tr", {}, make("th", { scope: "row" }, make("code", {}, quoted(text))),
-        make("td", {}, bar), make("td.number", {}, percent(logprob), here ? make("span.unseen", {}, " (chosen)") : null));
-    })),
+    make(
+      "tbody",
+      {},
+      ...rows.map((row) => {
+        const [text, logprob] = row;
+        const bar = make("span.bar");
+        bar.style.setProperty("--share", `${(100 * Math.exp(logprob)).toFixed(2)}%`);
+        const here = alike(token)(row);
+        return make(
+          here ? "tr.here" : "tr",
+          {},
+          make("th", { scope: "row" }, make("code", {}, quoted(text))),
+          make("td", {}, bar),
+          make("td.number", {}, percent(logprob), here ? make("span.unseen", {}, " (chosen)") : null),
+        );
+      }),
+    ),
   );
 }
 
 function draft(token) {
   if (token.draft === true) return make("p.draft", {}, "Drafted by the multi-token-prediction layer, and accepted.");
-  if (token.draft !== undefined) return make("p.draft", {}, "The multi-token-prediction layer had drafted ", make("code", {}, quoted(token.draft)), ": refused.");
+  if (token.draft !== undefined)
+    return make(
+      "p.draft",
+      {},
+      "The multi-token-prediction layer had drafted ",
+      make("code", {}, quoted(token.draft)),
+      ": refused.",
+    );
   return null;
 }
 
 function legend() {
   return make(
-    "p.legend", {}, make("span", {}, "likely"), make("span.scale", { role: "img", "aria-label": "from no colour to full colour" }), make("span", {}, "surprising"),
-    make("span.sample.accepted", {}, "draft accepted"), make("span.sample.refused", {}, "draft refused"),
+    "p.legend",
+    {},
+    make("span", {}, "likely"),
+    make("span.scale", { role: "img", "aria-label": "from no colour to full colour" }),
+    make("span", {}, "surprising"),
+    make("span.sample.accepted", {}, "draft accepted"),
+    make("span.sample.refused", {}, "draft refused"),
   );
 }
