@@ -5,7 +5,7 @@ import { show } from "./markdown.js";
 import { schema } from "./settings.js";
 import { TokenView } from "./tokens.js";
 
-const ENDS = { length: "cut at its longest length", stopped: "stopped", tool_calls: "calls a tool" };
+const ENDS = { length: "cut at the limit", stopped: "stopped", tool_calls: "calls a tool" };
 
 /** A button of an answer. */
 const action = (words, act) => make("button.quiet", { type: "button", onclick: act }, words);

@@ -26,26 +26,18 @@ export async function derive(conversation, index, signal, changed) {
   const node = conversation.nodes[index];
   const request = body(conversation, index, recorded(node));
   const again = {};
+  const derived = generate(conversation.kind, request, again, signal, () => changed(again.tokens.length));
   const others = new AbortController();
   let beside = 0;
   for (let each = 1; each <= BESIDE; each++) {
-    const other = {
-      ...request,
-      seed: (request.seed + each) % Number.MAX_SAFE_INTEGER,
-      record: false,
-      details: false,
-    };
+    const seed = (request.seed + each) % Number.MAX_SAFE_INTEGER;
     const sibling = {};
-    generate(
-      conversation.kind,
-      other,
-      sibling,
-      others.signal,
-      () => (beside += sibling.tokens.length === 1 ? 1 : 0),
-    ).catch(() => {});
+    const count = () => (beside += sibling.tokens.length === 1 ? 1 : 0);
+    const other = { ...request, seed, record: false, details: false };
+    generate(conversation.kind, other, sibling, others.signal, count).catch(() => {}); // a busy server refuses these
   }
   try {
-    await generate(conversation.kind, request, again, signal, () => changed(again.tokens.length));
+    await derived;
   } finally {
     others.abort();
   }

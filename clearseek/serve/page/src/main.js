@@ -81,6 +81,7 @@ class App {
     this.conversation = conversation;
     sessionStorage.setItem(LAST, conversation.id);
     document.body.dataset.kind = conversation.kind;
+    for (const place of ["log", "added"]) byId(place).replaceChildren();
     side.show(this);
     this.view.show();
     if (!moves) return;
@@ -166,13 +167,16 @@ function fold(folded) {
 }
 
 function listen(app) {
-  byId("menu").addEventListener("click", () => fold(!document.body.classList.contains("folded")));
+  byId("menu").addEventListener("click", () => {
+    fold(!document.body.classList.contains("folded"));
+    if (narrow.matches && !document.body.classList.contains("folded")) byId("new").focus();
+  });
   byId("shade").addEventListener("click", () => fold(true));
   document.addEventListener("keydown", (event) => {
     const writing = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement?.tagName ?? "");
     if (event.key === "Escape" && !byId("settings").open) {
       if (app.running) app.stop();
-      else if (narrow.matches) fold(true);
+      else if (narrow.matches) (fold(true), byId("menu").focus());
     } else if (event.key === "/" && !writing && !event.ctrlKey && !event.metaKey) {
       event.preventDefault();
       byId(app.conversation.kind === "text" ? "whole" : "input").focus();

@@ -108,6 +108,7 @@ export class TokenView {
     const shown = Math.min(at, this.spans.length - 1);
     this.spans[shown].classList.add("differs");
     this.show(shown);
+    this.spans[shown].scrollIntoView({ block: "center" });
   }
 
   /** Show a token's details. */
