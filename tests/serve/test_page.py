@@ -28,6 +28,8 @@ from clearseek.model.transformer import DeepSeekModel
 uvicorn = pytest.importorskip("uvicorn", reason="serving needs uvicorn: pip install -e '.[serve]'")
 
 FOLDER = Path(clearseek.serve.page.__file__).parent
+PLAIN = "page.test"
+"""A name by which the browser finds the server, and that it does not trust as it trusts this machine's address."""
 TEXTS = ["hello world, how are you? " * 50, "The quick brown fox jumps over the lazy dog. " * 20]
 
 
@@ -95,7 +97,7 @@ class Server:
 
         self.worker = Worker(model.engine(400, rows=64))
         self.worker.start()
-        app = application(Service(model, self.worker, Limits(), chat), keys)
+        app = application(Service(model, self.worker, Limits(), chat), keys, [PLAIN])
         self._server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -130,12 +132,15 @@ def served(model: Model) -> Iterator[Callable[..., Server]]:
         server.end()
 
 
+ARGUMENTS = ["--no-sandbox", f"--host-resolver-rules=MAP {PLAIN} 127.0.0.1"]
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need a browser: make browser-test")
     with playwright.sync_playwright() as p:
         try:
-            opened = p.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            opened = p.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
         except playwright.Error as error:
             pytest.skip(f"no Chromium starts here: {str(error).splitlines()[0]}")
         yield opened
@@ -148,16 +153,17 @@ def opened(browser: Any, served: Callable[..., Server]) -> Iterator[Callable[...
     wrong: list[str] = []
     contexts = []
 
-    def begin(server: Server | None = None, **given: Any) -> Any:
-        server = server or served()
+    def begin(server: Server | None = None, plain: bool = False, **given: Any) -> Any:
+        url = (server or served()).url
+        url = url.replace("127.0.0.1", PLAIN) if plain else url
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 860}} | given))
         context.set_default_timeout(30_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("console", lambda told: wrong.append(told.text) if "Content Security Policy" in told.text else None)
-        page.on("request", lambda asked: wrong.append(asked.url) if not _own(asked.url, server.url) else None)
-        page.goto(server.url)
+        page.on("request", lambda asked: wrong.append(asked.url) if not _own(asked.url, url) else None)
+        page.goto(url)
         return page
 
     yield begin
@@ -184,10 +190,20 @@ def _say(page: Any, text: str) -> Any:
     return _ended(page)
 
 
+def _begun(page: Any) -> None:
+    """Wait for the first words, or thoughts, of an answer."""
+    page.locator(".answer .text:visible:not(:empty), .answer .thinking:visible").first.wait_for()
+
+
 def _ended(page: Any) -> Any:
     answer = page.locator(".answer").last
     answer.locator(".stats:not(:empty)").wait_for()
     return answer
+
+
+def _count(answer: Any) -> int:
+    """Tokens of an ended answer; a model that was not trained may end it anywhere."""
+    return int(answer.locator(".stats").inner_text().split()[0])
 
 
 def _press(answer: Any, name: str) -> None:
@@ -225,31 +241,30 @@ def test_type_stream_and_look_at_tokens(opened: Any) -> None:
     page.keyboard.press("Enter")
     answer = _ended(page)
     assert page.locator(".said").inner_text() == "hello\nworld"
-    assert "40 tokens" in answer.locator(".stats").inner_text()
+    assert _count(answer) > 5
     assert page.locator("#status").inner_text().startswith("Answer: ")
     _press(answer, "Tokens")
     tokens = answer.get_by_role("option")
-    assert tokens.count() == 40
+    assert tokens.count() == _count(answer)
     tokens.nth(3).hover()
-    assert "token 4 of 40" in answer.locator(".inspector").inner_text()
+    assert f"token 4 of {_count(answer)}" in answer.locator(".inspector").inner_text()
     assert answer.locator(".alternatives tr").count() >= 5 and answer.locator(".alternatives tr.here").count() == 1
     assert re.search(r"Layer 1: \d, \d\. Layer 2: \d, \d$", answer.locator("canvas").get_attribute("aria-label"))
     answer.get_by_role("listbox").press("ArrowRight")
-    assert "token 5 of 40" in answer.locator(".inspector").inner_text()
+    assert f"token 5 of {_count(answer)}" in answer.locator(".inspector").inner_text()
     drafts = answer.locator(".token.accepted, .token.refused")
-    assert drafts.count() > 5 and f"of {drafts.count()} drafts" in answer.locator(".summary").inner_text()
+    assert drafts.count() > 1 and f"of {drafts.count()} drafts" in answer.locator(".summary").inner_text()
 
 
 def test_derive_again_and_reload(opened: Any, tmp_path: Path, model: Model) -> None:
     page = opened()
-    _set(page, max_tokens=60, temperature=0.8, top_p=0.9)
+    _set(page, max_tokens=60, temperature=0.8, top_p=0.9, seed=11)
     answer = _say(page, "how are you?")
     before = answer.locator(".text").first.inner_text()
     _press(answer, "Derive again")
     answer.locator(".verdict.good").wait_for()
-    assert re.fullmatch(
-        r"The same: 60 tokens, every bit\. Beside [12] other answers\.", answer.locator(".verdict").inner_text()
-    )
+    said = answer.locator(".verdict").inner_text()
+    assert re.fullmatch(rf"The same: {_count(answer)} tokens, every bit\.( Beside [12] other answers\.)?", said)
     record = _download(page, lambda: _press(answer, "Save record"), tmp_path / "record.json")
     assert derive(model, read_record(record), 100).differs is None
     page.reload()
@@ -261,25 +276,25 @@ def test_derive_again_and_reload(opened: Any, tmp_path: Path, model: Model) -> N
 
 def test_the_first_differing_token_is_marked(opened: Any, tmp_path: Path) -> None:
     page = opened()
-    _set(page, max_tokens=30)
+    _set(page, max_tokens=30, seed=5)
     _say(page, "hello")
     saved = json.loads(_download(page, lambda: page.locator("#export").click(), tmp_path / "c.json").read_text())
     record = saved["nodes"][1]["record"]
-    record["logprobs"][17] = (float.fromhex(record["logprobs"][17]) * (1 + 2**-50)).hex()
+    record["logprobs"][2] = (float.fromhex(record["logprobs"][2]) * (1 + 2**-50)).hex()
     _import(page, tmp_path, saved)
     answer = _ended(page)
     _press(answer, "Derive again")
     answer.locator(".verdict.bad").wait_for()
-    assert "from token 18 of 30 on, another log-probability" in answer.locator(".verdict").inner_text()
-    assert answer.locator(".token.differs").get_attribute("data-at") == "17"
+    assert f"from token 3 of {_count(answer)} on, another log-probability" in answer.locator(".verdict").inner_text()
+    assert answer.locator(".token.differs").get_attribute("data-at") == "2"
 
 
 def test_stop_and_derive_what_there_was(opened: Any, served: Callable[..., Server]) -> None:
     page = opened()
-    _set(page, max_tokens=900)
+    _set(page, max_tokens=900, seed=5)
     page.locator("#input").fill("hello world")
     page.locator("#input").press("Enter")
-    page.locator(".answer .text:not(:empty)").first.wait_for()
+    _begun(page)
     page.keyboard.press("Escape")
     answer = _ended(page)
     assert "stopped" in answer.locator(".stats").inner_text()
@@ -410,7 +425,7 @@ def test_a_base_model_goes_on_with_a_text(opened: Any, served: Callable[..., Ser
     answer = _ended(page)
     whole = page.locator("#whole").input_value()
     assert whole.startswith("The quick") and len(whole) > 9
-    assert answer.get_by_role("option").count() == 20
+    assert answer.get_by_role("option").count() == _count(answer)
     _press(answer, "Derive again")
     answer.locator(".verdict.good").wait_for()
     _press(answer, "Retry")
@@ -476,7 +491,7 @@ def test_a_phone_shows_it_all(opened: Any, tmp_path: Path, scheme: str) -> None:
     answer = _ended(page)
     _press(answer, "Tokens")
     answer.get_by_role("option").nth(4).tap()
-    assert "token 5 of 30" in answer.locator(".inspector").inner_text()
+    assert f"token 5 of {_count(answer)}" in answer.locator(".inspector").inner_text()
     wide = page.evaluate(
         "() => Math.max(document.documentElement.scrollWidth, document.querySelector('#log').scrollWidth)"
     )
@@ -498,7 +513,10 @@ def test_an_unchanged_page_is_not_sent_twice(served: Callable[..., Server]) -> N
 def test_a_full_storage_keeps_the_words(opened: Any) -> None:
     page = opened()
     _set(page, max_tokens=60)
-    _say(page, "one")
+    answer = _say(page, "one")
+    while _count(answer) < 40:
+        _press(answer, "Retry")
+        answer = _ended(page)
     page.evaluate(
         """() => {
             for (let size = 1 << 20, n = 0; size > 500; )
@@ -518,15 +536,15 @@ def test_a_full_storage_keeps_the_words(opened: Any) -> None:
     answer = _ended(page)
     _press(answer, "Tokens")
     answer.locator(".verdict.good").wait_for()
-    assert answer.get_by_role("option").count() == 60
+    assert answer.get_by_role("option").count() == _count(answer) > 0
 
 
 def test_another_conversation_is_opened_while_an_answer_is_written(opened: Any) -> None:
     page = opened()
-    _set(page, max_tokens=800)
+    _set(page, max_tokens=800, seed=5)
     page.locator("#input").fill("one")
     page.locator("#input").press("Enter")
-    page.locator(".answer .text:not(:empty)").first.wait_for()
+    _begun(page)
     page.locator("#new").click()
     page.get_by_role("button", name="Send", exact=True).wait_for()
     _set(page, max_tokens=4)
@@ -534,3 +552,15 @@ def test_another_conversation_is_opened_while_an_answer_is_written(opened: Any) 
     page.locator("#list .entry").nth(1).click()
     page.locator(".said").get_by_text("one").wait_for()
     assert "stopped" in _ended(page).locator(".stats").inner_text()
+
+
+def test_the_page_works_without_https(opened: Any) -> None:
+    page = opened(plain=True)
+    assert page.evaluate("() => isSecureContext") is False
+    _set(page, max_tokens=10, system="Be brief.")
+    assert page.locator("#in-use").inner_text() == "with system text"
+    answer = _say(page, "hello")
+    _press(answer, "Copy")
+    answer.get_by_role("button", name="Copied").wait_for()
+    _press(answer, "Derive again")
+    answer.locator(".verdict.good").wait_for()

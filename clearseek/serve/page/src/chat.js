@@ -47,6 +47,8 @@ export class Chat {
     byId("send").textContent = running ? "Stop" : "Send";
     byId("send").classList.toggle("stop", running);
     this.thinking.setAttribute("aria-pressed", String(settings.thinking));
+    const used = [settings.system.trim() && "system text", settings.schema.trim() && "JSON schema"].filter(Boolean);
+    byId("in-use").textContent = used.length ? `with ${used.join(" and ")}` : "";
     this.input.disabled = !this.app.model;
   }
 

@@ -11,9 +11,13 @@ export const FORM = "clearseek-conversation-1";
 const PREFIX = "clearseek.conversation.";
 const LARGEST_NODE = 1 << 20;
 
+/** A random name; without https a browser has no crypto.randomUUID. */
+export const newId = () =>
+  Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("");
+
 /** A new conversation. */
 export function begin(kind) {
-  return { form: FORM, id: crypto.randomUUID(), kind, title: "", changed: Date.now(), nodes: [], chosen: {} };
+  return { form: FORM, id: newId(), kind, title: "", changed: Date.now(), nodes: [], chosen: {} };
 }
 
 /** Add a message below another; it is shown from now on. Gives its index. */
@@ -108,7 +112,7 @@ export function read(value) {
   }
   return {
     form: FORM,
-    id: /^[\w-]{1,64}$/.test(value.id) ? value.id : crypto.randomUUID(),
+    id: /^[\w-]{1,64}$/.test(value.id) ? value.id : newId(),
     kind: value.kind === "text" ? "text" : "chat",
     title: String(value.title ?? "").slice(0, 80),
     changed: Number.isFinite(value.changed) ? value.changed : Date.now(),

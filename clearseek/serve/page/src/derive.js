@@ -28,11 +28,11 @@ export async function derive(conversation, index, signal, changed) {
   const again = {};
   const derived = generate(conversation.kind, request, again, signal, () => changed(again.tokens.length));
   const others = new AbortController();
-  let beside = 0;
+  const beside = new Set();
   for (let each = 1; each <= BESIDE; each++) {
     const seed = (request.seed + each) % Number.MAX_SAFE_INTEGER;
     const sibling = {};
-    const count = () => (beside += sibling.tokens.length === 1 ? 1 : 0);
+    const count = () => sibling.tokens.length && beside.add(each);
     const other = { ...request, seed, record: false, details: false };
     generate(conversation.kind, other, sibling, others.signal, count).catch(() => {}); // a busy server refuses these
   }
@@ -42,7 +42,7 @@ export async function derive(conversation, index, signal, changed) {
     others.abort();
   }
   if (again.finish === "stopped") return null;
-  const found = { ...compare(node, again), beside, when: Date.now() };
+  const found = { ...compare(node, again), beside: beside.size, when: Date.now() };
   if (node.fingerprint && node.fingerprint !== again.fingerprint) {
     found.note = `The server has changed: ${again.fingerprint} instead of ${node.fingerprint}.`;
   }
@@ -58,7 +58,7 @@ export async function derive(conversation, index, signal, changed) {
 export function compare(old, again) {
   const before = marks(old);
   const after = marks(again);
-  const cut = !old.record;
+  const cut = !old.record || ["aborted", "deadline"].includes(old.record.finish);
   const length = cut ? before.length : Math.max(before.length, after.length);
   for (let at = 0; at < length; at++) {
     const [a, b] = [before[at], after[at]];

@@ -49,10 +49,20 @@ export async function copy(text, button) {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
   } catch {
-    button.textContent = "Not allowed";
+    button.textContent = copyOldWay(text) ? "Copied" : "Not allowed"; // without https there is no clipboard
+    button.focus();
   }
   announce(button.textContent);
   setTimeout(() => (button.textContent = before), 1500);
+}
+
+function copyOldWay(text) {
+  const area = make("textarea.unseen", { value: text });
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  return done;
 }
 
 /** Make a text area as high as its text; CSS limits it. */

@@ -1,5 +1,5 @@
 /** The list of conversations. */
-import { all, begin, forget, keep, read } from "./conversation.js";
+import { all, begin, forget, keep, newId, read } from "./conversation.js";
 import { byId, download, make, notice } from "./dom.js";
 
 const LARGEST_FILE = 64 << 20;
@@ -19,7 +19,7 @@ export function connect(app) {
     try {
       if (file.size > LARGEST_FILE) throw new Error("the file is larger than 64 MB");
       const found = read(JSON.parse(await file.text()));
-      if (all().some((each) => each.id === found.id)) found.id = crypto.randomUUID();
+      if (all().some((each) => each.id === found.id)) found.id = newId();
       if (!keep(found)) notice("There is no room in this browser to keep the conversation.");
       app.open(found);
     } catch (error) {
