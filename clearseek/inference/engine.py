@@ -260,8 +260,9 @@ class Engine:
             self._end(request, "length")
             return True
         last = row + request.length - start - 1
-        token = self._draw(request, logits[last], last)
-        if len(ids) > last + 1 - row:
+        checked = len(ids) > last + 1 - row
+        token = self._draw(request, logits[last], last, draft if checked else None)
+        if checked:
             request.drafts += 1
             self.counts.drafts += 1
             if token == draft and request.finish is None:
@@ -277,13 +278,13 @@ class Engine:
         for index in range(start // PAGE, request.read // PAGE):
             self.pages.keep(request.pages, index, request.tokens[index * PAGE : index * PAGE + PAGE])
 
-    def _draw(self, request: Request, logits_V: Logits, row: int) -> int:
+    def _draw(self, request: Request, logits_V: Logits, row: int, draft: int | None = None) -> int:
         """Draw the next token from the logits of a row; end the request where it ends."""
         s, token = request.settings, self._pick(request, logits_V)
         if token in s.stop_tokens:
             self._end(request, "stop")
             return token
-        request.add(self._noted(logits_V, token, s.logprobs, row))
+        request.add(self._noted(logits_V, token, s.logprobs, row, draft))
         self.counts.drawn += 1
         if request.guide is not None and request.guide.saw(token):
             self._end(request, "stop")
@@ -320,13 +321,15 @@ class Engine:
             if last in logits:
                 request.draft = self._pick(request, logits[last])
 
-    def _noted(self, logits_V: Logits, token: int, alternatives: int | None, row: int) -> Chosen:
+    def _noted(
+        self, logits_V: Logits, token: int, alternatives: int | None, row: int, draft: int | None = None
+    ) -> Chosen:
         experts = self.forward.experts(row)
         if alternatives is None:
-            return Chosen(token, None, (), experts)
+            return Chosen(token, None, (), experts, draft)
         log_p = log_probabilities(logits_V)
         best = np.argsort(-log_p, kind="stable")[:alternatives]
-        return Chosen(token, float(log_p[token]), tuple((int(i), float(log_p[i])) for i in best), experts)
+        return Chosen(token, float(log_p[token]), tuple((int(i), float(log_p[i])) for i in best), experts, draft)
 
 
 def _rows(pieces: Sequence[_Piece], wanted: Sequence[int]) -> Rows:

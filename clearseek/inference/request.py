@@ -85,8 +85,8 @@ class Chosen:
     """The likeliest tokens and their log-probabilities, falling."""
     experts: tuple[tuple[int, ...], ...] = ()
     """Experts that the token before it visited in each layer with experts."""
-    drafted: bool = False
-    """Whether the multi-token-prediction layer had proposed it."""
+    drafted: int | None = None
+    """Token that the multi-token-prediction layer had proposed here, or None; accepted where it is `token`."""
 
 
 class Guide(Protocol):

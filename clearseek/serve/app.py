@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ValidationError
 
 from clearseek.errors import UserError
 from clearseek.serve import openai
 from clearseek.serve.guard import Guard, error_body
 from clearseek.serve.metrics import Metrics
+from clearseek.serve.page import page
 from clearseek.serve.schemas import Chat, Completion, Tokenize
 from clearseek.serve.service import Refused, Service
 from clearseek.serve.worker import Busy, Job
@@ -131,6 +132,13 @@ def _generation(app: FastAPI, service: Service) -> None:
 
 
 def _plain(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    text, headers = page()
+
+    @app.get("/", response_model=None, include_in_schema=False)
+    async def root(request: Request) -> Response:
+        known = request.headers.get("if-none-match") == headers["ETag"]
+        return Response(None, 304, headers) if known else HTMLResponse(text, headers=headers)
+
     @app.get("/health", response_model=None)
     async def health() -> Response:
         broken = service.worker.broken
@@ -167,5 +175,6 @@ def _model(service: Service) -> dict[str, Any]:
     return {
         "id": service.model.name, "object": "model", "created": service.started, "owned_by": "clearseek",
         "max_model_len": service.worker.engine.forward.longest, "weights_sha256": service.model.weights_sha256,
-        "system_fingerprint": service.fingerprint, "chat": service.chat,
+        "system_fingerprint": service.fingerprint, "chat": service.chat, "most_tokens": service.limits.tokens,
+        "layers": service.model.config.num_hidden_layers, "experts": service.model.config.n_routed_experts,
     }  # fmt: skip

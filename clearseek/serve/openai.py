@@ -115,9 +115,13 @@ def chat_logprobs(service: Service, chosen: Sequence[Chosen]) -> Piece | None:
     }
 
 
-def details(chosen: Sequence[Chosen]) -> list[Piece]:
+def details(service: Service, chosen: Sequence[Chosen]) -> list[Piece]:
     """What no other server tells: ids, experts in each layer, drafts."""
-    return [{"token": each.token, "experts": each.experts, "drafted": each.drafted} for each in chosen]
+
+    def drafted(token: int | None) -> Piece | None:
+        return None if token is None else {"token": token, "text": service.token_text(token)[0]}
+
+    return [{"token": each.token, "experts": each.experts, "drafted": drafted(each.drafted)} for each in chosen]
 
 
 def chat_end(update: Update, called: bool) -> str | None:
@@ -152,7 +156,7 @@ async def _chat_choice(service: Service, asked: Chat, job: Job, index: int) -> P
         message["content"] = ""
     choice = {"index": index, "message": message, "logprobs": chat_logprobs(service, chosen), "finish_reason": end}
     if asked.details:
-        choice["details"] = details(chosen)
+        choice["details"] = details(service, chosen)
     if asked.record and last is not None:
         choice["record"] = service.record(job, message["content"] or "")
     return choice
@@ -172,7 +176,7 @@ async def stream_chat(service: Service, asked: Chat, jobs: list[Job]) -> AsyncIt
         end = chat_end(update, bool(calls[index].ids))
         choice = {"index": index, "delta": delta, "logprobs": chat_logprobs(service, update.chosen), "finish_reason": end}
         if asked.details:
-            choice["details"] = details(update.chosen)
+            choice["details"] = details(service, update.chosen)
         if asked.record and end is not None:
             choice["record"] = service.record(jobs[index], texts[index])
         if delta or end is not None or update.chosen:
@@ -291,7 +295,7 @@ async def _completion_choice(service: Service, asked: Completion, job: Job, inde
     logprobs = None if asked.logprobs is None else completion_logprobs(service, shown, 0)
     choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": end}
     if asked.details:
-        choice["details"] = details(chosen)
+        choice["details"] = details(service, chosen)
     if asked.record:
         choice["record"] = service.record(job, text)
     return choice
@@ -313,7 +317,7 @@ async def stream_completion(service: Service, asked: Completion, jobs: list[Job]
         logprobs = None if asked.logprobs is None else completion_logprobs(service, shown, len(texts[index]) - len(text))
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": end}
         if asked.details:
-            choice["details"] = details(update.chosen)
+            choice["details"] = details(service, update.chosen)
         if asked.record and end is not None:
             choice["record"] = service.record(jobs[index], texts[index])
         if text or end is not None or shown:

@@ -35,7 +35,7 @@ class Asked(BaseModel):
     record: bool = False
     """Whether the answer carries the record by which it can be derived again."""
     details: bool = False
-    """Whether tokens carry the experts that they visited and whether they had been drafted."""
+    """Whether tokens carry the experts that they visited and what had been drafted in their places."""
 
 
 class Chat(Asked):
