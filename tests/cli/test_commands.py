@@ -162,7 +162,7 @@ def test_every_example_parses() -> None:
         ([], "the following arguments are required: COMMAND"),
         (["trian"], "no command 'trian' (did you mean \"train\"?); commands: quickstart, recipes,"),
         (["frobnicate"], "no command 'frobnicate'; commands: "),
-        (["export", "a", "b", "--format", "gguf"], "argument --format: invalid choice: 'gguf'"),
+        (["export", "a", "b", "--format", "onnx"], "argument --format: invalid choice: 'onnx'"),
         (["recipes", "--jsn"], "unrecognized arguments: --jsn"),
         (["train"], "give either a recipe to train or --resume RUN"),
         (["train", "quickstart", "--resume", "x"], "give either a recipe to train or --resume RUN"),
