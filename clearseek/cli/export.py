@@ -13,7 +13,7 @@ DTYPES = {"hf": ("bf16", "fp32", "fp8"), "gguf": ("bf16", "f32", "f16", "q8_0", 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "examples:\n  clearseek export runs/quickstart my-model\n"
+        "example:\n  clearseek export runs/quickstart my-model\n"
         "  clearseek export runs/quickstart my-model.gguf --format gguf --dtype q8_0"
     )
     parser.add_argument("model", type=Path, help="a run folder; for GGUF also an exported folder or a release")
