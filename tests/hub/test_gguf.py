@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -298,3 +300,19 @@ def test_tokenizers_that_llama_cpp_would_misread_are_refused(tokenizer: Tokenize
 def test_a_part_knows_its_bytes() -> None:
     part = ours.Part("n", "s", (3, 64), lambda x: x, (3, 64), gguf.GGMLQuantizationType.Q8_0)
     assert part.bytes == 3 * 2 * 34 and replace(part, type=gguf.GGMLQuantizationType.BF16).bytes == 3 * 64 * 2
+
+
+def _write_golden() -> None:
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        own = Tokenizer.load(tokenizer_file(Path(name)))
+        for dtype in ("f32", "q8_0"):
+            found[dtype] = description(written(FULL, own, Path(name) / dtype / "model.gguf", dtype))
+    text = json.dumps(found, indent=1)
+    text = re.sub(r"\[\s+([^\[\]]+?)\s+\]", lambda list_: f"[{' '.join(list_[1].split())}]", text)  # a list a line
+    text = re.sub(r"\[\s+(\"[^\[\]]+\[[^\[\]]+\])\s+\]", lambda pair: f"[{' '.join(pair[1].split())}]", text)
+    GOLDEN.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _write_golden()
