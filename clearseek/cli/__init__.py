@@ -30,7 +30,7 @@ COMMANDS = {
     "chat": "Talk with a model in the terminal.",
     "serve": "Serve a model over HTTP: OpenAI's and Anthropic's clients, and a page for a browser.",
     "derive": "Derive a saved answer again, and compare every bit.",
-    "export": "Write a model as a Hugging Face folder.",
+    "export": "Write a model as a Hugging Face folder, or as a GGUF file for llama.cpp.",
     "import": "Make a run folder from a Hugging Face folder.",
     "convert": "Convert a DeepSeek checkpoint between FP8 and BF16, in little memory; resumes.",
     "plan": "What a recipe would cost: operations, memory, hours, dollars, energy.",

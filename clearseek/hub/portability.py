@@ -2,8 +2,9 @@
 
 Each inference engine makes assumptions: llama.cpp tells DeepSeek's sizes apart by their layer count, vLLM's
 latent-attention kernels are compiled for two cache widths, GGUF packs rows in blocks of 32 or 256. An assumption costs
-nothing to meet before training, and a retraining after. Dimensions that ``ModelConfig`` refuses by itself (no shared
-expert, groups that do not divide the experts or limit nothing) are not repeated here.
+nothing to meet before training, and a retraining after. Dimensions that ``ModelConfig`` refuses by itself are not
+repeated here: no shared expert, groups that do not divide the experts or limit nothing, more than one
+multi-token-prediction layer or one without experts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from clearseek.config import ModelConfig
 from clearseek.tensors import FP8_KINDS, tensors
 
 LLAMA_CPP_LITE_LAYERS = (26, 27)
+LLAMA_CPP_MOST_BLOCKS = 512
+LLAMA_CPP_MOST_EXPERTS = 1024
+LLAMA_CPP_YARN_BETAS = (32.0, 1.0)
 VLLM_MLA_WIDTHS = (320, 576)
 LATENT_NORM_EPS = 1e-6
 
@@ -58,13 +62,12 @@ def check_portability(config: ModelConfig, own_tokenizer: bool = True) -> list[F
         ("error", "llama.cpp", not lite and rank is None,
          "reads plain queries (no q_lora_rank) only in models of 26 or 27 layers, but num_hidden_layers = "
          f"{layers}: set q_lora_rank, or 26 or 27 layers"),
-        ("error", "llama.cpp", config.n_group > 1 and config.n_group >= config.n_routed_experts,
-         f"stops when n_group = {config.n_group} is not below n_routed_experts = {config.n_routed_experts}"),
+        *_llama_cpp(config),
         ("warning", "llama.cpp", *norms),
         # get_vocab_base_pre compares the SHA-256 of the ids of one text, which every vocabulary gives differently.
-        ("warning", "llama.cpp", own_tokenizer,
+        ("note", "llama.cpp", own_tokenizer,
          "its convert_hf_to_gguf.py knows a tokenizer by a hash of token ids and stops at one trained here (BPE "
-         'pre-tokenizer was not recognized): tell it that the pre-tokenizer is "deepseek-v3", as docs/export.md shows'),
+         "pre-tokenizer was not recognized): use clearseek export --format gguf"),
         *_gguf(config),
         ("warning", "vLLM", width not in VLLM_MLA_WIDTHS,
          f"its latent-attention kernels take kv_lora_rank + qk_rope_head_dim of 320 or 576, and this is {width}: "
@@ -81,6 +84,37 @@ def check_portability(config: ModelConfig, own_tokenizer: bool = True) -> list[F
         *_fp8(config),
     ]  # fmt: skip
     return [Finding(severity, tool, message) for severity, tool, true, message in checks if true]
+
+
+def _llama_cpp(config: ModelConfig) -> Iterator[tuple[Severity, str, object, str]]:
+    """Asserts of llama.cpp's loader, and what its graph for this architecture takes for granted."""
+    blocks = config.num_hidden_layers + config.num_nextn_predict_layers
+    yield (
+        "error", "llama.cpp", config.n_group >= config.n_routed_experts,
+        f"stops when n_group = {config.n_group} is not below n_routed_experts = {config.n_routed_experts}"
+    )  # fmt: skip
+    yield (
+        "error", "llama.cpp", blocks > LLAMA_CPP_MOST_BLOCKS or config.n_routed_experts > LLAMA_CPP_MOST_EXPERTS,
+        f"stops above {LLAMA_CPP_MOST_BLOCKS} layers or {LLAMA_CPP_MOST_EXPERTS} experts, and this model has {blocks} "
+        f"and {config.n_routed_experts}"
+    )  # fmt: skip
+    yield (
+        "error", "llama.cpp", config.topk_method == "group_limited_greedy" and config.n_group > 1,
+        "scores a group of experts by its two best, as V3 does, and V2's group_limited_greedy by its best alone: other "
+        "experts are chosen; set n_group = 1, or use noaux_tc"
+    )  # fmt: skip
+    yarn = config.rope_scaling
+    betas = (yarn.beta_fast, yarn.beta_slow) if yarn else LLAMA_CPP_YARN_BETAS
+    yield (
+        "error", "llama.cpp", betas != LLAMA_CPP_YARN_BETAS,
+        f"takes YaRN's beta_fast = 32 and beta_slow = 1 whatever the file says, but they are {betas[0]:g} and "
+        f"{betas[1]:g}: train with 32 and 1"
+    )  # fmt: skip
+    yield (
+        "warning", "llama.cpp", config.num_nextn_predict_layers and config.q_lora_rank is None,
+        "drafts with an MTP layer (draft-mtp) only where queries are compressed, and stops otherwise: set q_lora_rank, "
+        "or leave draft-mtp out"
+    )  # fmt: skip
 
 
 def _gguf(config: ModelConfig) -> Iterator[tuple[Severity, str, object, str]]:

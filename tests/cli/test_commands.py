@@ -162,7 +162,7 @@ def test_every_example_parses() -> None:
         ([], "the following arguments are required: COMMAND"),
         (["trian"], "no command 'trian' (did you mean \"train\"?); commands: quickstart, recipes,"),
         (["frobnicate"], "no command 'frobnicate'; commands: "),
-        (["export", "a", "b", "--format", "gguf"], "argument --format: invalid choice: 'gguf'"),
+        (["export", "a", "b", "--format", "onnx"], "argument --format: invalid choice: 'onnx'"),
         (["recipes", "--jsn"], "unrecognized arguments: --jsn"),
         (["train"], "give either a recipe to train or --resume RUN"),
         (["train", "quickstart", "--resume", "x"], "give either a recipe to train or --resume RUN"),
@@ -496,6 +496,7 @@ def test_a_full_disk_leaves_no_half_data_export_or_run(cli: Cli, work: Work, tmp
     for arguments in (
         ("data", work.recipe, "--out", tmp_path / "new"),
         ("export", work.run, tmp_path / "new"),
+        ("export", work.run, tmp_path / "new.gguf", "--format", "gguf"),
         ("import", work.export, tmp_path / "new"),
     ):
         with disk_full(10_000):
@@ -618,6 +619,30 @@ def test_export_import_export_gives_the_same_bytes(dtype: str, cli: Cli, work: W
         loaded = Run(back).load_model()[0].state_dict()
         trained = Run(work.run).load_model()[0].state_dict()
         assert all(torch.equal(loaded[name], trained[name]) for name in trained)
+
+
+def test_a_run_and_its_export_give_the_same_gguf_file(cli: Cli, work: Work, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    wide, files = tmp_path / "wide", [tmp_path / name / "model.gguf" for name in ("of-run", "of-export")]
+    assert cli("export", work.run, wide, "--dtype", "fp32").code == 0
+    for folder, file in zip((work.run, wide), files, strict=True):
+        said = cli("export", folder, file, "--format", "gguf")
+        assert said.code == 0 and said.out == f"{file}: {folder} as bf16, a GGUF file for llama.cpp\n", said
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert "already exists" in refused(cli("export", work.run, files[0], "--format", "gguf"))
+    said = cli("export", work.run, tmp_path / "q8.gguf", "--format", "gguf", "--dtype", "q8_0")
+    assert "F16 instead of q8_0, whose blocks of 32 their rows do not fill: attn_q_b (3 tensors), " in said.out
+
+
+def test_types_belong_to_formats(cli: Cli, work: Work, tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    said = refused(cli("export", work.run, out, "--format", "gguf", "--dtype", "fp8"))
+    assert "--dtype fp8: --format gguf stores bf16, f32, f16, q8_0, q4_0" in said
+    assert "--dtype q8_0: --format hf stores bf16, fp32, fp8" in refused(
+        cli("export", work.run, out, "--dtype", "q8_0")
+    )
+    assert "new.gguf: names a GGUF file" in refused(cli("export", work.run, tmp_path / "new.gguf"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_export_and_its_import_write_the_same(cli: Cli, work: Work, tmp_path: Path) -> None:

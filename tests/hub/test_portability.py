@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from clearseek.config import RopeScaling
 from clearseek.data.tokenizer import Tokenizer, trained_here
 from clearseek.hub.portability import check_portability
 from clearseek.recipe import load_recipe
@@ -25,9 +26,33 @@ def test_llama_cpp_ties_compressed_queries_to_the_layer_count(layers: int, rank:
 
 
 def test_llama_cpp_refuses_as_many_groups_as_experts() -> None:
+    assert ("error", "llama.cpp") in found(n_routed_experts=1, num_experts_per_tok=1)
+    assert ("error", "llama.cpp") not in found(n_group=4, topk_group=2)
+
+
+def test_llama_cpp_has_one_way_to_score_groups() -> None:
     v2 = V2 | {"topk_method": "group_limited_greedy"}
-    assert ("error", "llama.cpp") in found(**v2, n_group=8, topk_group=4)
-    assert ("error", "llama.cpp") not in found(**v2, n_group=4, topk_group=2)
+    assert ("error", "llama.cpp") in found(**v2, n_group=4, topk_group=2)
+    assert ("error", "llama.cpp") not in found(**v2)
+
+
+def test_llama_cpp_has_room_for_512_blocks_and_1024_experts() -> None:
+    assert ("error", "llama.cpp") not in found(num_hidden_layers=512, n_routed_experts=1024)
+    assert ("error", "llama.cpp") in found(num_hidden_layers=512, num_nextn_predict_layers=1)
+    assert ("error", "llama.cpp") in found(n_routed_experts=1025)
+
+
+@pytest.mark.parametrize(("fast", "slow", "refused"), [(32.0, 1.0, False), (16.0, 1.0, True), (32.0, 2.0, True)])
+def test_llama_cpp_does_not_read_yarns_betas(fast: float, slow: float, refused: bool) -> None:
+    yarn = RopeScaling(beta_fast=fast, beta_slow=slow)
+    assert (("error", "llama.cpp") in found(rope_scaling=yarn)) == refused
+
+
+def test_llama_cpp_drafts_with_compressed_queries_only() -> None:
+    plain = {"q_lora_rank": None, "num_hidden_layers": 26}
+    assert ("warning", "llama.cpp") in found(**plain, num_nextn_predict_layers=1)
+    assert ("warning", "llama.cpp") not in found(**plain)
+    assert ("warning", "llama.cpp") not in found(num_nextn_predict_layers=1)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +105,8 @@ def test_gpu_recipe_fills_every_fp8_tile() -> None:
 def test_llama_cpp_stops_at_tokenizers_trained_here() -> None:
     config = small()
     said = [finding for finding in check_portability(config) if "hash" in finding.message]
-    assert [(finding.severity, finding.tool) for finding in said] == [("warning", "llama.cpp")]
-    assert "deepseek-v3" in said[0].message
+    assert [(finding.severity, finding.tool) for finding in said] == [("note", "llama.cpp")]
+    assert "--format gguf" in said[0].message
     assert set(check_portability(config)) - set(check_portability(config, own_tokenizer=False)) == set(said)
 
 
