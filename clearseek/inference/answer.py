@@ -69,6 +69,11 @@ class Answer:
         self._note(self._text.add(token))
         return self._text.stopped is not None or (ruled and self.grammar is not None and self.grammar.saw(token))
 
+    @property
+    def stopped(self) -> str | None:
+        """The stop text that ended the answer."""
+        return self._text.stopped
+
     def take(self) -> list[Delta]:
         """Pieces that came since the last call, and the rest of them once the request has ended."""
         if self.request.finish is not None and not self._ended:
@@ -124,7 +129,7 @@ class Record(_Strict):
     """Whether the answer began with thinking; None for plain text, where no token divides."""
     tools: bool = False
     schema_: Annotated[str | None, Field(alias="schema")] = None
-    """JSON schema of the answer's content, as text."""
+    """JSON schema of the answer's content as text, or a grammar of its calls in Lark's form."""
     answer: list[Id]
     logprobs: list[str] = []
     finish: str
@@ -194,7 +199,7 @@ def derive(model: Model, record: Record, pages: int) -> Derivation:
     request = Request(list(record.prompt), settings)
     reply = None if record.thinking is None else Reply(model.tokenizer, record.thinking, record.tools)
     grammar = (
-        None if record.schema_ is None else Grammars(model.tokenizer, model.config.vocab_size).of_schema(record.schema_)
+        None if record.schema_ is None else Grammars(model.tokenizer, model.config.vocab_size).of_text(record.schema_)
     )
     Answer(request, Bytes(model.tokenizer), record.stop, reply, grammar)
     model.engine(pages).run([request])
