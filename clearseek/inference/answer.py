@@ -64,9 +64,8 @@ class Answer:
             self._note(self._text.end())
             self._place = place or self._place
             self._text = Text(self._bytes_of, self.stops if self._place[0] == "content" else ())
-        if place is None:
-            return False
-        self._note(self._text.add(token))
+        if place is not None:
+            self._note(self._text.add(token))
         return self._text.stopped is not None or (ruled and self.grammar is not None and self.grammar.saw(token))
 
     @property
