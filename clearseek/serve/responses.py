@@ -143,17 +143,20 @@ class _Response:
 
     def __init__(self, service: Service, asked: Responses, job: Job) -> None:
         self.service, self.asked, self.job = service, asked, job
-        self.blocks, self.logprobs, self.finish = Blocks(), dict[int, list[Piece]](), ""
+        self.blocks, self.finish = Blocks(), ""
+        self.logprobs: dict[int, list[Piece]] = {}
+        """Log-probabilities of each block's tokens."""
+        self._held: list[Piece] = []
         self._name, self._created = f"resp_{secrets.token_hex(12)}", int(time.time())
 
     def take(self, update: Any) -> Iterator[tuple[Event, list[Piece]]]:
         """What an update changes, and the log-probabilities of a text that grows."""
         self.finish = update.finish or ""
-        new = token_logprobs(self.service, update.chosen)
+        self._held += token_logprobs(self.service, update.chosen)
         for event in self.blocks.take(update):
             own: list[Piece] = []
-            if event.what == "text" and event.block.kind == "content":
-                own, new = new, []
+            if event.what != "begin":  # a token may be part of a character, whose text comes later
+                own, self._held = self._held, []
                 self.logprobs.setdefault(event.block.index, []).extend(own)
             yield event, own
 
