@@ -165,12 +165,14 @@ class Service:
             found.append(Answer(request, self.bytes_of, stops, parts, None if grammar is None else grammar.copy()))
         return found
 
-    def _biases(self, biases: Mapping[str, float]) -> dict[int, float]:
+    def _biases(self, biases: Mapping[str, Any]) -> dict[int, float]:
         size = self.model.config.vocab_size
         for token in biases:
             if not (token.isascii() and token.isdecimal() and len(token) < 10 and int(token) < size):
                 raise Refused(400, f"logit_bias: {token[:20]!r} is no token: use 0 to {size - 1}", parameter="logit_bias")
-        return {int(token): value for token, value in biases.items()}
+        if not all(isinstance(value, int | float) and -100 <= value <= 100 for value in biases.values()):
+            raise Refused(400, "logit_bias: use numbers from -100 to 100", parameter="logit_bias")
+        return {int(token): float(value) for token, value in biases.items()}
 
     @property
     def grammars(self) -> Grammars:

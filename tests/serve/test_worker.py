@@ -38,7 +38,7 @@ def test_no_place_is_429_before_any_work(model: Model) -> None:
             for path in ("/v1/chat/completions", "/tokenize"):
                 refused = narrow.post(path, SHORT)
                 assert (refused.status_code, refused.headers.get("Retry-After")) == (429, "1"), refused.text
-        narrow.wait_until_idle()
+        narrow.wait_until_idle()  # though the stream was not read to its end
         assert narrow.post("/v1/chat/completions", SHORT).status_code == 200
         more = narrow.post("/v1/chat/completions", SHORT | {"n": 3})
         assert (more.status_code, more.json()["error"]["param"]) == (400, "n")
