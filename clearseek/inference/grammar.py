@@ -1,4 +1,5 @@
 """Answers of a given form: JSON schemas and calls of tools, by llguidance (an extra)."""
+# ruff: noqa: RUF001 - full-width bars are meant
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ LARGEST_SCHEMA = 64 << 10
 """Most characters of a schema."""
 LARGEST_MULTIPLE = 10_000
 """Largest product of a schema's `multipleOf`: the automaton that checks a remainder has as many states."""
-SPACES = {"whitespace_pattern": " "}
+SPACES: Any = {"whitespace_pattern": " "}
 """At most one space between parts of a JSON value, so that an answer cannot go on with white space for ever."""
 LARK = "start:"
 """Beginning of a grammar in Lark's form; every other text is a JSON schema."""
@@ -53,7 +54,9 @@ class Grammars:
         )
         odd = [name for name, _ in tools if not _NAME.fullmatch(name)]
         if odd:
-            raise UserError(f"tools: {odd[0][:80]!r}: a call can be required of names of letters, digits, _, - and . alone")
+            raise UserError(
+                f"tools: {odd[0][:80]!r}: a call can be required of names of letters, digits, _, - and . alone"
+            )
         lines = [
             f"{LARK} {begin} call{'+' if several else ''} {end}",
             f"call: {call} ({' | '.join(f'call_{i}' for i in range(len(tools)))}) {call_end}",
@@ -123,7 +126,9 @@ def _checked(schema: Any) -> str:
         raise UserError("the schema cannot be followed: a number in it is not finite") from None
     product = math.prod(_multiples(schema))
     if product > LARGEST_MULTIPLE:
-        raise UserError(f"the schema cannot be followed: its multipleOf have the product {product}: use at most {LARGEST_MULTIPLE}")
+        raise UserError(
+            f"the schema cannot be followed: its multipleOf have the product {product}: use at most {LARGEST_MULTIPLE}"
+        )
     return text
 
 

@@ -14,7 +14,7 @@ from clearseek.serve.blocks import Block, Blocks
 from clearseek.serve.events import sent
 from clearseek.serve.openai import Piece, chat_answers
 from clearseek.serve.schemas import Chat, Number, Objects, Text
-from clearseek.serve.service import Refused, Service, updates
+from clearseek.serve.service import RefusedError, Service, updates
 from clearseek.serve.worker import Job
 
 SETTINGS = ("model", "temperature", "top_p", "top_k", "seed", "record", "details")
@@ -77,7 +77,7 @@ def _chat(asked: Counted) -> Chat:
         return Chat.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise Refused(400, f"{'.'.join(map(str, first['loc']))[:200]}: {first['msg'][:500]}") from None
+        raise RefusedError(400, f"{'.'.join(map(str, first['loc']))[:200]}: {first['msg'][:500]}") from None
 
 
 def _format(asked: Messages) -> Piece | None:
@@ -85,14 +85,14 @@ def _format(asked: Messages) -> Piece | None:
     if form is None:
         return None
     if not isinstance(form, dict) or form.get("type") != "json_schema":
-        raise Refused(400, "output_config.format.type: use json_schema")
+        raise RefusedError(400, "output_config.format.type: use json_schema")
     return {"type": "json_schema", "json_schema": {"schema": form.get("schema")}}
 
 
 def _choice(choice: Piece) -> Piece:
     kind = choice.get("type")
     if kind not in ("auto", "any", "tool", "none"):
-        raise Refused(400, "tool_choice.type: use auto, any, tool or none")
+        raise RefusedError(400, "tool_choice.type: use auto, any, tool or none")
     named = {"type": "function", "function": {"name": choice.get("name")}}
     one = {"parallel_tool_calls": False} if choice.get("disable_parallel_tool_use") is True else {}
     return {"tool_choice": {"any": "required", "tool": named}.get(kind, kind)} | one
@@ -100,7 +100,9 @@ def _choice(choice: Piece) -> Piece:
 
 def _tool(tool: Piece, index: int) -> Piece:
     if tool.get("type", "custom") != "custom" or not isinstance(tool.get("input_schema"), dict):
-        raise Refused(400, f"tools[{index}]: give a tool of one's own, with name and input_schema: the server runs none")
+        raise RefusedError(
+            400, f"tools[{index}]: give a tool of one's own, with name and input_schema: the server runs none"
+        )
     inner = {"name": tool.get("name"), "description": tool.get("description"), "parameters": tool["input_schema"]}
     return {"type": "function", "function": inner}
 
@@ -110,7 +112,7 @@ def _texts(content: Any, where: str) -> str:
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     for index, block in enumerate(blocks if isinstance(blocks, list) else [None]):
         if not isinstance(block, dict) or block.get("type") != "text" or not isinstance(block.get("text"), str):
-            raise Refused(400, f"{where}[{index}]: this model reads text alone")
+            raise RefusedError(400, f"{where}[{index}]: this model reads text alone")
     return "".join(block["text"] for block in blocks)
 
 
@@ -118,7 +120,7 @@ def _messages(message: Piece, where: str) -> Iterator[Piece]:
     """A message as a chat has it: results of tools become messages of their own."""
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant", "system"):
-        raise Refused(400, f"{where}.role: use user or assistant")
+        raise RefusedError(400, f"{where}.role: use user or assistant")
     if not isinstance(content, list):
         yield {"role": role, "content": content}
         return

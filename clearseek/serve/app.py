@@ -20,8 +20,8 @@ from clearseek.serve.events import Events, sent
 from clearseek.serve.guard import Guard, error_body
 from clearseek.serve.metrics import Metrics
 from clearseek.serve.schemas import Chat, Completion, Tokenize
-from clearseek.serve.service import Refused, Service
-from clearseek.serve.worker import Busy, Ended, Job
+from clearseek.serve.service import RefusedError, Service
+from clearseek.serve.worker import BusyError, EndedError, Job
 
 Form = TypeVar("Form", bound=BaseModel)
 Result = TypeVar("Result")
@@ -79,21 +79,23 @@ def application(service: Service, keys: Collection[str] = (), hosts: Collection[
     for path, way in WAYS.items():
         _generation(app, service, metrics, path, way)
     _plain(app, service, metrics)
-    return Guard(app, service.limits, keys, hosts, lambda path, status: metrics.requests.labels(path, str(status)).inc())
+    return Guard(
+        app, service.limits, keys, hosts, lambda path, status: metrics.requests.labels(path, str(status)).inc()
+    )
 
 
-def refusal(error: Exception) -> Refused:
+def refusal(error: Exception) -> RefusedError:
     """An error as a client is told."""
-    if isinstance(error, Refused):
+    if isinstance(error, RefusedError):
         return error
-    if isinstance(error, Busy):
-        return Refused(429, "as many answers are being written as this server allows: try again", "busy")
-    if isinstance(error, Ended):
-        return Refused(503, str(error), "unavailable")
-    return Refused(400, str(error), "invalid_request")
+    if isinstance(error, BusyError):
+        return RefusedError(429, "as many answers are being written as this server allows: try again", "busy")
+    if isinstance(error, EndedError):
+        return RefusedError(503, str(error), "unavailable")
+    return RefusedError(400, str(error), "invalid_request")
 
 
-def _told(request: Request, error: Refused) -> Response:
+def _told(request: Request, error: RefusedError) -> Response:
     body = error_body(request.url.path, error.status, str(error), error.code, error.parameter)
     return Json(body, error.status, {"Retry-After": "1"} if error.status in (429, 503) else None)
 
@@ -102,32 +104,34 @@ def _errors(app: FastAPI) -> None:
     async def known(request: Request, error: Exception) -> Response:
         return _told(request, refusal(error))
 
-    for kind in (Refused, UserError, Busy, Ended):
+    for kind in (RefusedError, UserError, BusyError, EndedError):
         app.add_exception_handler(kind, known)
 
     @app.exception_handler(404)
     async def unknown(request: Request, error: Exception) -> Response:
-        return _told(request, Refused(404, "no such path", "not_found"))
+        return _told(request, RefusedError(404, "no such path", "not_found"))
 
     @app.exception_handler(405)
     async def method(request: Request, error: Any) -> Response:
-        response = _told(request, Refused(405, "no such method here", "method_not_allowed"))
+        response = _told(request, RefusedError(405, "no such method here", "method_not_allowed"))
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> Response:
-        return _told(request, Refused(500, "a fault of the server, which has noted it", "internal_error"))
+        return _told(request, RefusedError(500, "a fault of the server, which has noted it", "internal_error"))
 
 
 async def read(request: Request, form: type[Form]) -> Form:
-    """The request's body in a form. Raises Refused for the first thing that is wrong with it."""
+    """The request's body in a form. Raises RefusedError for the first thing that is wrong with it."""
     try:
         return form.model_validate_json(await request.body())
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"]))[:200]
-        raise Refused(400, f"{where + ': ' if where else ''}{first['msg'][:500]}", parameter=where or None) from None
+        raise RefusedError(
+            400, f"{where + ': ' if where else ''}{first['msg'][:500]}", parameter=where or None
+        ) from None
 
 
 async def until_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
@@ -141,7 +145,7 @@ async def until_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Res
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Refused(499, "the client left", "client_left")
+            raise RefusedError(499, "the client left", "client_left")
         return task.result()
     finally:
         left.cancel()
@@ -178,7 +182,7 @@ async def _to_its_end(path: str, events: AsyncIterator[str]) -> AsyncIterator[st
     try:
         async for event in events:
             yield event
-    except Refused as error:
+    except RefusedError as error:
         body = error_body(path, error.status, str(error), error.code, error.parameter)
         yield sent(body, "error" if path != "/v1/chat/completions" and path != "/v1/completions" else "")
 
@@ -223,7 +227,7 @@ def _tokens(service: Service, asked: Tokenize) -> list[int]:
         return service.chat_prompt(Chat(messages=asked.messages, tools=asked.tools), False)
     text = asked.prompt if asked.prompt is not None else asked.content
     if text is None:
-        raise Refused(400, "give prompt or messages", parameter="prompt")
+        raise RefusedError(400, "give prompt or messages", parameter="prompt")
     first = [service.model.tokenizer.bos_id] if asked.add_special_tokens else []
     return [*first, *service.tokens(text)]
 

@@ -11,7 +11,7 @@ from clearseek.inference.request import Chosen
 from clearseek.serve.events import DONE, sent
 from clearseek.serve.openai import LEAST_LOGPROB, Piece, details, head
 from clearseek.serve.schemas import Completion
-from clearseek.serve.service import FINISH, Refused, Service, merged_updates, updates, usage
+from clearseek.serve.service import FINISH, RefusedError, Service, merged_updates, updates, usage
 from clearseek.serve.worker import Job
 
 
@@ -41,7 +41,7 @@ def _ids(service: Service, prompt: str | list[int]) -> list[int]:
         return [service.model.tokenizer.bos_id, *service.tokens(prompt)]
     size = service.model.config.vocab_size
     if min(prompt) < 0 or max(prompt) >= size:
-        raise Refused(400, f"prompt: a token outside 0 to {size - 1}", parameter="prompt")
+        raise RefusedError(400, f"prompt: a token outside 0 to {size - 1}", parameter="prompt")
     return prompt
 
 

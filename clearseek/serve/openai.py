@@ -15,7 +15,7 @@ from clearseek.inference.request import Chosen
 from clearseek.serve.blocks import Blocks, Event, order
 from clearseek.serve.events import DONE, sent
 from clearseek.serve.schemas import Chat
-from clearseek.serve.service import FINISH, Refused, Service, merged_updates, updates, usage
+from clearseek.serve.service import FINISH, RefusedError, Service, merged_updates, updates, usage
 from clearseek.serve.worker import Job, Update
 
 Piece = dict[str, Any]
@@ -40,10 +40,12 @@ def _grammar(service: Service, asked: Chat) -> Grammar | None:
     if names is None:
         return None if schema is None else service.grammars.of_schema(schema)
     if schema is not None:
-        raise Refused(400, "response_format and a required call exclude each other: leave one out", parameter="tool_choice")
+        raise RefusedError(
+            400, "response_format and a required call exclude each other: leave one out", parameter="tool_choice"
+        )
     tools = [(tool["name"], tool["parameters"]) for tool in _functions(asked) if tool["name"] in names]
     if not tools:
-        raise Refused(400, "tool_choice: no such function among the tools", parameter="tool_choice")
+        raise RefusedError(400, "tool_choice: no such function among the tools", parameter="tool_choice")
     return service.grammars.of_calls(tools, asked.parallel_tool_calls is not False)
 
 
@@ -56,10 +58,12 @@ def _schema(asked: Chat) -> Any:
         inner = form.get("json_schema")
         schema = inner.get("schema") if isinstance(inner, dict) else None
         if not isinstance(schema, dict):
-            raise Refused(400, "response_format.json_schema.schema: give a schema", parameter="response_format")
+            raise RefusedError(400, "response_format.json_schema.schema: give a schema", parameter="response_format")
         return schema
     if kind != "text":
-        raise Refused(400, "response_format.type: use text, json_object or json_schema", parameter="response_format")
+        raise RefusedError(
+            400, "response_format.type: use text, json_object or json_schema", parameter="response_format"
+        )
     return None
 
 
@@ -69,7 +73,7 @@ def _functions(asked: Chat) -> list[Piece]:
     functions = [tool.get("function", tool) for tool in asked.tools or ()]
     for index, function in enumerate(functions):
         if not isinstance(function.get("parameters") or {}, dict):
-            raise Refused(400, f"tools[{index}].parameters: give a schema", parameter="tools")
+            raise RefusedError(400, f"tools[{index}].parameters: give a schema", parameter="tools")
     return [{"name": function["name"], "parameters": function.get("parameters") or {}} for function in functions]
 
 
@@ -84,7 +88,7 @@ def _required(asked: Chat) -> set[str] | None:
         function = choice.get("function", choice)
         if isinstance(function, dict) and isinstance(function.get("name"), str):
             return {function["name"]}
-    raise Refused(400, "tool_choice: use none, auto, required, or a function's name", parameter="tool_choice")
+    raise RefusedError(400, "tool_choice: use none, auto, required, or a function's name", parameter="tool_choice")
 
 
 def message_delta(events: Iterable[Event], blocks: Blocks) -> Piece:
@@ -94,7 +98,11 @@ def message_delta(events: Iterable[Event], blocks: Blocks) -> Piece:
         if block.kind == "call":
             call: Piece = {"index": order(blocks.all, block)}
             if what == "begin":
-                call |= {"id": f"call_{block.id}", "type": "function", "function": {"name": block.name, "arguments": ""}}
+                call |= {
+                    "id": f"call_{block.id}",
+                    "type": "function",
+                    "function": {"name": block.name, "arguments": ""},
+                }
             elif what == "text":
                 call["function"] = {"arguments": text}
             if what != "end":

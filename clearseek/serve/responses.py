@@ -14,7 +14,7 @@ from clearseek.serve.blocks import Block, Blocks, Event
 from clearseek.serve.events import sent
 from clearseek.serve.openai import Piece, chat_answers, token_logprobs
 from clearseek.serve.schemas import Chat, Number, Objects
-from clearseek.serve.service import Refused, Service, updates, usage
+from clearseek.serve.service import RefusedError, Service, updates, usage
 from clearseek.serve.worker import Job
 
 LOGPROBS = "message.output_text.logprobs"
@@ -54,7 +54,9 @@ def answers(service: Service, asked: Responses) -> list[Answer]:
     """The answer of a request, not yet begun."""
     for name in ("store", "background", "previous_response_id", "conversation", "prompt"):
         if getattr(asked, name):
-            raise Refused(400, f"{name}: this server keeps nothing: send the whole conversation as input", parameter=name)
+            raise RefusedError(
+                400, f"{name}: this server keeps nothing: send the whole conversation as input", parameter=name
+            )
     messages: list[Piece] = [{"role": "system", "content": asked.instructions}] if asked.instructions else []
     given = [{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input
     for index, item in enumerate(given):
@@ -68,14 +70,14 @@ def answers(service: Service, asked: Responses) -> list[Answer]:
         reasoning_effort=effort if isinstance(effort, str) else None,
     )  # fmt: skip
     if not messages:
-        raise Refused(400, "input: give a message", parameter="input")
+        raise RefusedError(400, "input: give a message", parameter="input")
     return chat_answers(service, chat)
 
 
 def _tools(asked: Responses) -> list[Piece] | None:
     for index, tool in enumerate(asked.tools or ()):
         if tool.get("type", "function") != "function":
-            raise Refused(400, f"tools[{index}].type: use function: this server runs no tools", parameter="tools")
+            raise RefusedError(400, f"tools[{index}].type: use function: this server runs no tools", parameter="tools")
     return asked.tools or None
 
 
@@ -103,11 +105,14 @@ def _add(messages: list[Piece], item: Piece, where: str) -> None:
         call = {"name": item.get("name"), "arguments": item.get("arguments")}
         messages[-1].setdefault("tool_calls", []).append({"function": call})
     elif kind == "reasoning":
-        parts = item.get("content") if isinstance(item.get("content"), list) else []
+        content = item.get("content")
+        parts = content if isinstance(content, list) else []
         text = "".join(str(part.get("text") or "") for part in parts if isinstance(part, dict))
         messages.append({"role": "assistant", "content": "", "reasoning_content": text})
     else:
-        raise Refused(400, f"{where}.type: use message, function_call, function_call_output or reasoning", parameter="input")
+        raise RefusedError(
+            400, f"{where}.type: use message, function_call, function_call_output or reasoning", parameter="input"
+        )
 
 
 def _open(messages: list[Piece]) -> bool:
@@ -174,8 +179,9 @@ class _Response:
             "id": self._name, "object": "response", "created_at": self._created, "status": status, "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if done and cut else None,
             "instructions": asked.instructions, "max_output_tokens": asked.max_output_tokens, "metadata": {},
-            "model": self.service.model.name, "output": output, "parallel_tool_calls": asked.parallel_tool_calls is not False,
-            "previous_response_id": None, "reasoning": {"effort": (asked.reasoning or {}).get("effort"), "summary": None},
+            "model": self.service.model.name, "output": output, "previous_response_id": None,
+            "parallel_tool_calls": asked.parallel_tool_calls is not False,
+            "reasoning": {"effort": (asked.reasoning or {}).get("effort"), "summary": None},
             "store": False, "temperature": 1.0 if asked.temperature is None else asked.temperature,
             "text": asked.text or {"format": {"type": "text"}}, "tool_choice": asked.tool_choice or "auto",
             "tools": asked.tools or [], "top_logprobs": asked.top_logprobs or 0,
@@ -234,7 +240,10 @@ def _events(event: Event, logprobs: list[Piece], found: _Response) -> Iterator[t
         if not call:
             yield "content_part.added", place | {"part": _part(block, text="")}
     elif event.what == "text":
-        yield f"{name}.delta", place | {"delta": event.text} | ({"logprobs": logprobs} if block.kind == "content" else {})
+        yield (
+            f"{name}.delta",
+            place | {"delta": event.text} | ({"logprobs": logprobs} if block.kind == "content" else {}),
+        )
     else:
         whole = {"arguments": block.text, "name": block.name} if call else {"text": block.text}
         yield f"{name}.done", place | whole | ({"logprobs": all_logprobs} if block.kind == "content" else {})

@@ -19,7 +19,7 @@ CONNECTIONS = 1024
 
 
 class Server(uvicorn.Server):
-    """A server that on its first signal takes no more requests and ends its answers, and on the second ends them at once."""
+    """A server whose first signal lets open answers end, and whose second one ends them at once."""
 
     def __init__(self, app: Any, worker: Worker, seconds: float = DRAIN_SECONDS, **settings: Any) -> None:
         config = uvicorn.Config(

@@ -27,7 +27,7 @@ from clearseek.serve.worker import Job, Update, Worker
 Result = TypeVar("Result")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request that is not answered: an HTTP status, a message, OpenAI's type and code, the parameter."""
 
     def __init__(self, status: int, message: str, code: str = "invalid_request", parameter: str | None = None) -> None:
@@ -73,12 +73,16 @@ class Service:
     def check_model(self, name: str) -> None:
         """Refuse the name of another model."""
         if name and name != self.model.name:
-            raise Refused(404, f"no model {name[:200]!r}: this server has {self.model.name!r}", "model_not_found", "model")
+            raise RefusedError(
+                404, f"no model {name[:200]!r}: this server has {self.model.name!r}", "model_not_found", "model"
+            )
 
     async def aside(self, work: Callable[[], Result], places: int = 1, keep: bool = False) -> Result:
         """The result of work that takes long, done in a thread while `places` are reserved; `keep` leaves them so."""
         if places > self.limits.waiting:
-            raise Refused(400, f"{places} answers in one request: ask for at most {self.limits.waiting}", parameter="n")
+            raise RefusedError(
+                400, f"{places} answers in one request: ask for at most {self.limits.waiting}", parameter="n"
+            )
         self.worker.reserve(places)
         done = False
         try:
@@ -116,7 +120,7 @@ class Service:
     def _check_characters(self, count: int, where: str) -> None:
         """Refuse, before it is read, a text that is too long even if each of its tokens were the longest one."""
         if count > self.longest * self._widest:
-            raise Refused(
+            raise RefusedError(
                 400, f"the prompt has {count} characters, and the model sees {self.longest} tokens",
                 "context_length_exceeded", where,
             )  # fmt: skip
@@ -139,14 +143,14 @@ class Service:
         self.check_model(asked.model)
         room = self.longest - len(prompt)
         if room < (0 if most == 0 else 1):
-            raise Refused(
+            raise RefusedError(
                 400, f"the prompt has {len(prompt)} tokens, and the model sees {self.longest} with the answer",
                 "context_length_exceeded", "messages" if isinstance(asked, Chat) else "prompt",
             )  # fmt: skip
         most = min(self.limits.tokens, room, self.limits.tokens if most is None else most)
         seed = secrets.randbits(53) if asked.seed is None else asked.seed % 2**63
         stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-        given = {
+        given: dict[str, Any] = {
             "temperature": asked.temperature, "top_p": asked.top_p, "min_p": asked.min_p,
             "presence_penalty": asked.presence_penalty, "frequency_penalty": asked.frequency_penalty,
             "repetition_penalty": asked.repetition_penalty, "top_k": None if asked.top_k == -1 else asked.top_k,
@@ -169,9 +173,11 @@ class Service:
         size = self.model.config.vocab_size
         for token in biases:
             if not (token.isascii() and token.isdecimal() and len(token) < 10 and int(token) < size):
-                raise Refused(400, f"logit_bias: {token[:20]!r} is no token: use 0 to {size - 1}", parameter="logit_bias")
+                raise RefusedError(
+                    400, f"logit_bias: {token[:20]!r} is no token: use 0 to {size - 1}", parameter="logit_bias"
+                )
         if not all(isinstance(value, int | float) and -100 <= value <= 100 for value in biases.values()):
-            raise Refused(400, "logit_bias: use numbers from -100 to 100", parameter="logit_bias")
+            raise RefusedError(400, "logit_bias: use numbers from -100 to 100", parameter="logit_bias")
         return {int(token): float(value) for token, value in biases.items()}
 
     @property
@@ -193,14 +199,14 @@ class Service:
 
 
 async def updates(service: Service, job: Job) -> AsyncIterator[Update]:
-    """What comes of an answer, to its end. Raises Refused where a fault ended it."""
+    """What comes of an answer, to its end. Raises RefusedError where a fault ended it."""
     finish = None
     while finish is None:
         update = await job.updates.get()
         finish = update.finish
         if finish == "error":
             ending = service.worker.broken or service.worker.draining
-            raise Refused(503 if ending else 400, update.error, "generation_failed")
+            raise RefusedError(503 if ending else 400, update.error, "generation_failed")
         yield update
 
 

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from clearseek.errors import UserError
@@ -39,11 +40,11 @@ class Job:
     """Time of the first token."""
 
 
-class Busy(Exception):
+class BusyError(Exception):
     """As many answers are open as may be."""
 
 
-class Ended(Exception):
+class EndedError(Exception):
     """The engine takes no more requests; the text says why."""
 
 
@@ -91,11 +92,11 @@ class Worker:
         return self._draining
 
     def reserve(self, count: int) -> None:
-        """Take places for answers. Raises :class:`Busy` where too few are left, :class:`Ended` where none will be."""
+        """Take places for answers. Raises BusyError where too few are left, EndedError where none will be."""
         with self._lock:
             self._refuse_when_ended()
             if self._open + count > self.most_waiting:
-                raise Busy
+                raise BusyError
             self._open += count
 
     def release(self, count: int) -> None:
@@ -104,7 +105,7 @@ class Worker:
             self._open -= count
 
     def submit(self, answers: list[Answer]) -> list[Job]:
-        """Queue answers, for which places are reserved. Raises :class:`Ended`; the places are then still reserved."""
+        """Queue answers, for which places are reserved. Raises EndedError; the places are then still reserved."""
         loop = asyncio.get_running_loop()
         jobs = [Job(answer, loop) for answer in answers]
         with self._lock:
@@ -120,9 +121,9 @@ class Worker:
 
     def _refuse_when_ended(self) -> None:
         if self.broken is not None:
-            raise Ended(f"the engine broke down: {self.broken}")
+            raise EndedError(f"the engine broke down: {self.broken}")
         if self._draining or self._ended:
-            raise Ended("the server is about to end")
+            raise EndedError("the server is about to end")
 
     # --- In the engine's thread ---------------------------------------------------------------------------------------
 
@@ -187,7 +188,5 @@ class Worker:
         if request.finish is not None:
             del self._jobs[id(request)]
             self.release(1)
-        try:
+        with suppress(RuntimeError):  # the event loop is closed: nobody waits
             job.loop.call_soon_threadsafe(job.updates.put_nowait, update)
-        except RuntimeError:
-            pass  # the event loop is closed: nobody waits

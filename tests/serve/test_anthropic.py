@@ -29,7 +29,9 @@ def test_a_stream_is_the_same_message_in_pieces(claude: anthropic.Anthropic) -> 
     whole = claude.messages.create(**settings(system="Be kind."))
     pieces = streamed(claude, settings(system=[{"type": "text", "text": "Be kind."}]))
     assert whole.content[0].type == "text"
-    assert [block.model_dump(exclude={"parsed_output"}) for block in pieces.content] == [b.model_dump() for b in whole.content]
+    assert [block.model_dump(exclude={"parsed_output"}) for block in pieces.content] == [
+        b.model_dump() for b in whole.content
+    ]
     assert whole.stop_reason == pieces.stop_reason == "max_tokens"
     assert whole.usage.output_tokens == pieces.usage.output_tokens == 12
     assert pieces.usage.input_tokens + (pieces.usage.cache_read_input_tokens or 0) > 0

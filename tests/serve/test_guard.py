@@ -44,7 +44,9 @@ def test_keys(locked: Served) -> None:
     assert httpx2.get(locked.url + "/health").json() == {"status": "ok"}
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "localhost@evil.example"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "localhost@evil.example"]
+)
 def test_other_hosts_are_refused(served: Served, host: str) -> None:
     assert b" 403 " in raw(served, f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
 
@@ -84,13 +86,18 @@ def test_a_client_that_leaves_while_it_sends_asks_nothing(served: Served) -> Non
     host, port = served.url.removeprefix("http://").split(":")
     before = served.worker.engine.counts.read
     with socket.create_connection((host, int(port))) as line:
-        line.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{\"prompt\": \"x\"}")
+        line.sendall(b'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"prompt": "x"}')
     time.sleep(0.1)
     assert served.worker.engine.counts.read == before
 
 
-@pytest.mark.parametrize("data", [b"\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n",
-                                  b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n"])  # fmt: skip
+NOT_HTTP = (
+    b"\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n",
+    b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("data", NOT_HTTP)
 def test_what_is_not_http_is_refused(served: Served, data: bytes) -> None:
     assert raw(served, data + b"\r\n\r\n").startswith(b"HTTP/1.1 4")
 

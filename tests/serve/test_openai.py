@@ -106,7 +106,12 @@ def test_white_space_cannot_go_on_for_ever(client: openai.OpenAI, model: Model) 
     blanks = {str(token): 100 for token in range(600) if (model.tokenizer.token_of(token) or "x").strip("ĠĊčĉ") == ""}
     form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
     choice = client.chat.completions.create(
-        model="tiny", messages=HELLO, max_tokens=60, seed=1, response_format=form, logit_bias=blanks  # type: ignore[arg-type]
+        model="tiny",
+        messages=HELLO,
+        max_tokens=60,
+        seed=1,
+        response_format=form,
+        logit_bias=blanks,  # type: ignore[arg-type]
     ).choices[0]
     assert choice.finish_reason == "stop"
 
@@ -158,7 +163,11 @@ def test_completions_echo_with_logprobs_as_evaluations_need(client: openai.OpenA
     assert choice.text.startswith("hello world")
     assert choice.logprobs.token_logprobs is not None
     assert choice.logprobs.token_logprobs[0] is None
-    assert len(choice.logprobs.token_logprobs) == len(choice.logprobs.tokens or ()) == len(choice.logprobs.text_offset or ())
+    assert (
+        len(choice.logprobs.token_logprobs)
+        == len(choice.logprobs.tokens or ())
+        == len(choice.logprobs.text_offset or ())
+    )
     read = client.completions.create(model="tiny", prompt=["hello world", "how"], max_tokens=0, echo=True, logprobs=1)
     assert read.choices[0].text == "hello world"
     assert read.choices[0].logprobs is not None
@@ -172,7 +181,9 @@ def test_completions_echo_with_logprobs_as_evaluations_need(client: openai.OpenA
 
 def test_completions_take_ids_and_echo_without_logprobs(client: openai.OpenAI, model: Model) -> None:
     ids = [model.tokenizer.bos_id, *model.tokenizer.encode("hello world")]
-    a, b = (client.completions.create(model="tiny", prompt=p, max_tokens=4, seed=1, echo=True) for p in (ids, "hello world"))
+    a, b = (
+        client.completions.create(model="tiny", prompt=p, max_tokens=4, seed=1, echo=True) for p in (ids, "hello world")
+    )
     assert a.choices[0].text == b.choices[0].text
     assert a.choices[0].logprobs is None
     many = client.completions.create(model="tiny", prompt=[ids, ids[:3]], n=2, max_tokens=2)

@@ -27,7 +27,10 @@ def streamed(client: openai.OpenAI, given: dict[str, Any]) -> tuple[list[Any], A
 
 def same(a: Any, b: Any) -> bool:
     """Whether two outputs differ in their ids alone."""
-    without = [[{k: v for k, v in item.model_dump().items() if k not in ("id", "call_id")} for item in x.output] for x in (a, b)]
+    without = [
+        [{k: v for k, v in item.model_dump().items() if k not in ("id", "call_id")} for item in x.output]
+        for x in (a, b)
+    ]
     return without[0] == without[1]
 
 
@@ -70,13 +73,17 @@ def test_thinking_is_an_item_and_goes_back(client: openai.OpenAI) -> None:
     assert same(whole, told)
     assert "response.reasoning_text.delta" in {event.type for event in events}
     before: Any = [{"role": "user", "content": "hello"}, *[item.model_dump() for item in whole.output],
-                   {"role": "assistant", "content": [{"type": "output_text", "text": "hi"}]}, {"role": "user", "content": "x"}]  # fmt: skip
+                   {"role": "assistant", "content": [{"type": "output_text", "text": "hi"}]},
+                   {"role": "user", "content": "x"}]  # fmt: skip
     assert client.responses.create(**settings(input=before)).status == "incomplete"
 
 
 def test_a_schema_is_followed(client: openai.OpenAI) -> None:
     form = {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}
-    assert set(json.loads(client.responses.create(**settings(text=form, max_output_tokens=60)).output_text)) == {"a", "b"}
+    assert set(json.loads(client.responses.create(**settings(text=form, max_output_tokens=60)).output_text)) == {
+        "a",
+        "b",
+    }
 
 
 @pytest.mark.parametrize(

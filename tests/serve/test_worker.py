@@ -71,7 +71,10 @@ def test_a_deadline_ends_an_answer(model: Model) -> None:
 
 def test_a_prompt_that_the_cache_cannot_hold_is_refused_alone(model: Model) -> None:
     with serving(model, pages=4) as small:
-        assert small.post("/v1/completions", {"prompt": "hello " * 200}).json()["error"]["code"] == "context_length_exceeded"
+        assert (
+            small.post("/v1/completions", {"prompt": "hello " * 200}).json()["error"]["code"]
+            == "context_length_exceeded"
+        )
         full = small.post("/v1/completions", {"prompt": "hello", "max_tokens": 500, "logit_bias": {"1": -100}, "n": 4})
         assert [choice["finish_reason"] for choice in full.json()["choices"]] == ["length"] * 4
         small.wait_until_idle()
@@ -105,11 +108,12 @@ def test_a_drain_that_lasts_too_long_ends_streams_by_an_error(model: Model) -> N
 
 def test_a_breakdown_is_told_to_all(model: Model) -> None:
     with serving(model) as running:
+
         def broken(*_: Any) -> None:
             raise MemoryError("no room")
 
-        with httpx2.stream("POST", running.url + "/v1/messages", json={
-            "max_tokens": 900, "stream": True, "messages": SHORT["messages"], "seed": 6}, timeout=60) as response:  # fmt: skip
+        asked = {"max_tokens": 900, "stream": True, "messages": SHORT["messages"], "seed": 6}
+        with httpx2.stream("POST", running.url + "/v1/messages", json=asked, timeout=60) as response:
             pieces = response.iter_lines()
             next(pieces)
             running.worker.engine.forward.step = broken  # type: ignore[method-assign,assignment]
