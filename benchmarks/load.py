@@ -104,7 +104,7 @@ async def _load(url: str, clients: int, seconds: float, pid: int | None) -> dict
         "statuses": dict(sorted(statuses.items())), "unexpected": odd, "only_expected": not odd and health == 200,
         "pages": told["clearseek_pages"], "free_pages": told["clearseek_free_pages"],
         "open_answers": told["clearseek_open_answers"],
-        "no_page_leaked": told["clearseek_free_pages"] == told["clearseek_pages"] and not told["clearseek_open_answers"],
+        "no_page_leaked": told["clearseek_free_pages"] + told["clearseek_open_answers"] == told["clearseek_pages"],
         "tokens": told["clearseek_tokens_written"], "first_event_seconds_median": median(firsts or [0]),
         "megabytes_second_quarter": before, "megabytes_second_half": after,
         "megabytes": megabytes[:: max(1, half // 8)],

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from clearseek.inference.answer import Answer
 from clearseek.serve.blocks import Block, Blocks
@@ -73,11 +73,7 @@ def _chat(asked: Counted) -> Chat:
         given["thinking"] = asked.thinking.get("type") in ("enabled", "adaptive")
     if isinstance(asked, Messages):
         given |= {"max_tokens": asked.max_tokens, "stop": asked.stop_sequences, "response_format": _format(asked)}
-    try:
-        return Chat.model_validate(given)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise RefusedError(400, f"{'.'.join(map(str, first['loc']))[:200]}: {first['msg'][:500]}") from None
+    return Chat.model_validate(given)
 
 
 def _format(asked: Messages) -> Piece | None:

@@ -92,6 +92,10 @@ def refusal(error: Exception) -> RefusedError:
         return RefusedError(429, "as many answers are being written as this server allows: try again", "busy")
     if isinstance(error, EndedError):
         return RefusedError(503, str(error), "unavailable")
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"]))[:200]
+        return RefusedError(400, f"{where + ': ' if where else ''}{first['msg'][:500]}", parameter=where or None)
     return RefusedError(400, str(error), "invalid_request")
 
 
@@ -104,7 +108,7 @@ def _errors(app: FastAPI) -> None:
     async def known(request: Request, error: Exception) -> Response:
         return _told(request, refusal(error))
 
-    for kind in (RefusedError, UserError, BusyError, EndedError):
+    for kind in (RefusedError, UserError, BusyError, EndedError, ValidationError):
         app.add_exception_handler(kind, known)
 
     @app.exception_handler(404)
@@ -123,15 +127,8 @@ def _errors(app: FastAPI) -> None:
 
 
 async def read(request: Request, form: type[Form]) -> Form:
-    """The request's body in a form. Raises RefusedError for the first thing that is wrong with it."""
-    try:
-        return form.model_validate_json(await request.body())
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"]))[:200]
-        raise RefusedError(
-            400, f"{where + ': ' if where else ''}{first['msg'][:500]}", parameter=where or None
-        ) from None
+    """The request's body in a form. Raises ValidationError, of which the first fault is told."""
+    return form.model_validate_json(await request.body())
 
 
 async def until_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
