@@ -2,8 +2,8 @@
 
 Both want many packages, so they live in an environment of their own (``python -m venv E && E/bin/pip install llm
 "lm-eval[api]" transformers``; no torch). ``python benchmarks/clients.py E/bin/python`` writes
-``benchmarks/results/clients.json``: whether `llm` gets the answer that a plain request gets, whole and streamed, and the
-largest difference between log-likelihoods by lm-eval and those of the engine without a server (aim: 1e-4).
+``benchmarks/results/clients.json``: whether `llm` gets the answer that a plain request gets, whole and streamed, and
+the largest difference between log-likelihoods by lm-eval and those of the engine without a server (aim: 1e-4).
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from tests.serve.served import PAGES, Served, serving, tiny_model
 RESULT = Path(__file__).parent / "results" / "clients.json"
 AIM = 1e-4
 PAIRS = [
-    ("hello world, how", " are you? hello world"), ("The quick", " brown fox."), ("The quick brown fox.", " The slow one"),
-    ("x", "y"), ("hello " * 100, "world"), ("日本語", "テスト 123"), ("how are", " you?\n\nhello"),
+    ("hello world, how", " are you? hello world"), ("The quick", " brown fox."), ("x", "y"),
+    ("The quick brown fox.", " The slow one"), ("hello " * 100, "world"), ("日本語", "テスト 123"), ("how are", " you?\n\nhello"),
 ]  # fmt: skip
 LM_EVAL = """
 import json, sys
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 url, folder, pairs = json.loads(sys.argv[1])
-lm = LocalCompletionsAPI(base_url=url + "/v1/completions", model="tiny", tokenizer=folder, batch_size=4, max_length=1024)
+url += "/v1/completions"
+lm = LocalCompletionsAPI(base_url=url, model="tiny", tokenizer=folder, batch_size=4, max_length=1024)
 found = lm.loglikelihood([Instance("loglikelihood", {}, tuple(pair), i) for i, pair in enumerate(pairs)])
 tokens = [lm._encode_pair(*pair) for pair in pairs]
 print("RESULT" + json.dumps([[a, b, c, d] for (a, b), (c, d) in zip(found, tokens)]))

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
@@ -47,6 +47,7 @@ class Served:
     url: str
     service: Service
     server: Server
+    client: httpx2.Client = field(default_factory=lambda: httpx2.Client(timeout=60))
 
     @property
     def worker(self) -> Worker:
@@ -54,7 +55,7 @@ class Served:
 
     def post(self, path: str, body: Any = None, **more: Any) -> httpx2.Response:
         """A request's response."""
-        return httpx2.post(self.url + path, json=body, timeout=60, **more)
+        return self.client.post(self.url + path, json=body, **more)
 
     def wait_until_idle(self, seconds: float = 20.0) -> None:
         """Wait until no answer is open; every page must be free then."""

@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Iterator
 
-import httpx2
 import pytest
 
 from clearseek.inference.model import Model
@@ -40,8 +39,8 @@ def test_keys(locked: Served) -> None:
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
     for headers in ({"Authorization": "Bearer one"}, {"x-api-key": "two"}):
         assert locked.post("/v1/chat/completions", ASK, headers=headers).status_code == 200
-    assert httpx2.get(locked.url + "/metrics").status_code == 401
-    assert httpx2.get(locked.url + "/health").json() == {"status": "ok"}
+    assert locked.client.get(locked.url + "/metrics").status_code == 401
+    assert locked.client.get(locked.url + "/health").json() == {"status": "ok"}
 
 
 @pytest.mark.parametrize(
@@ -65,8 +64,8 @@ def test_large_bodies_are_refused_and_not_kept(served: Served) -> None:
         for _ in range(100):
             yield b"x" * (1 << 20)
 
-    known = httpx2.post(served.url + "/v1/chat/completions", content=b"x" * (100 << 20), timeout=60)
-    unknown = httpx2.post(served.url + "/v1/chat/completions", content=body(), timeout=60)
+    known = served.client.post(served.url + "/v1/chat/completions", content=b"x" * (100 << 20), timeout=60)
+    unknown = served.client.post(served.url + "/v1/chat/completions", content=body(), timeout=60)
     for refused in (known, unknown):
         assert (refused.status_code, refused.json()["error"]["code"]) == (413, "too_large")
     head = "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n"
@@ -103,7 +102,7 @@ def test_what_is_not_http_is_refused(served: Served, data: bytes) -> None:
 
 
 def test_paths_and_methods(served: Served) -> None:
-    assert httpx2.get(served.url + "/none").json()["error"]["code"] == "not_found"
-    assert httpx2.get(served.url + "/v1/completions").status_code == 405
-    assert httpx2.options(served.url + "/v1/completions").status_code == 405
-    assert 'path="/v1/completions",status="405"' in httpx2.get(served.url + "/metrics").text
+    assert served.client.get(served.url + "/none").json()["error"]["code"] == "not_found"
+    assert served.client.get(served.url + "/v1/completions").status_code == 405
+    assert served.client.options(served.url + "/v1/completions").status_code == 405
+    assert 'path="/v1/completions",status="405"' in served.client.get(served.url + "/metrics").text
