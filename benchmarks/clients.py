@@ -27,7 +27,8 @@ RESULT = Path(__file__).parent / "results" / "clients.json"
 AIM = 1e-4
 PAIRS = [
     ("hello world, how", " are you? hello world"), ("The quick", " brown fox."), ("x", "y"),
-    ("The quick brown fox.", " The slow one"), ("hello " * 100, "world"), ("日本語", "テスト 123"), ("how are", " you?\n\nhello"),
+    ("The quick brown fox.", " The slow one"),
+    ("hello " * 100, "world"), ("日本語", "テスト 123"), ("how are", " you?\n\nhello"),
 ]  # fmt: skip
 LM_EVAL = """
 import json, sys
