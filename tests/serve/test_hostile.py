@@ -114,8 +114,11 @@ RAW = [
 ]  # fmt: skip
 
 
+SLOW = ("/v1/chat/completions", "/v1/responses", "/tokenize")
+
+
 @pytest.mark.parametrize(
-    "path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/tokenize"]
+    "path", ["/v1/completions", "/v1/messages", *(pytest.param(p, marks=pytest.mark.slow) for p in SLOW)]
 )
 def test_wrong_bytes_get_one_clear_error(served: Served, path: str) -> None:
     for body in RAW[:-1] if path == "/tokenize" else RAW:
