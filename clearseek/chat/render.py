@@ -78,7 +78,9 @@ def render(
     ids: list[int] = []
     written: list[bool] = []
     for text, special, own in _pieces(conversation(messages), tool_list(tools), thinking, prompt):
-        new = [tokenizer.id_of(text)] if special else tokenizer.encode(text)
+        new = (
+            [tokenizer.id_of(text)] if special else tokenizer.encode_batch([text])[0]
+        )  # encode() would stop all threads
         ids += new
         written += [own] * len(new)
     return Rendered(ids, written)

@@ -42,9 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
         if value < 1:
             raise UserError(f"{name} {value}: use a number from 1 up")
     try:
-        import uvicorn
-
         from clearseek.serve.app import application
+        from clearseek.serve.server import Server
         from clearseek.serve.service import Limits, Service
         from clearseek.serve.worker import Worker
     except ModuleNotFoundError as error:
@@ -68,8 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{model.name}: http://{shown}:{port}/  ({service.fingerprint}; Ctrl-C ends it)", flush=True)
     if engine.forward.__class__.__name__ == "Plain":
         print(f"slow and not invariant: {_why()}", file=sys.stderr)
-    config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=15, timeout_graceful_shutdown=30)
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(app, worker).run(sockets=[listener])
     return 0
 
 

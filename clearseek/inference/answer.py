@@ -63,10 +63,14 @@ class Answer:
             self._note(self._text.end())
             self._place = place or self._place
             self._text = Text(self._bytes_of, self.stops if self._place[0] == "content" else ())
-        if place is None:
-            return False
-        self._note(self._text.add(token))
+        if place is not None:
+            self._note(self._text.add(token))
         return self._text.stopped is not None or (ruled and self.grammar is not None and self.grammar.saw(token))
+
+    @property
+    def stopped(self) -> str | None:
+        """The stop text that ended the answer."""
+        return self._text.stopped
 
     def take(self) -> list[Delta]:
         """Pieces that came since the last call, and the rest of them once the request has ended."""
@@ -123,7 +127,7 @@ class Record(_Strict):
     """Whether the answer began with thinking; None for plain text, where no token divides."""
     tools: bool = False
     json_schema: str | None = None
-    """JSON schema of the answer's content, as text."""
+    """JSON schema of the answer's content as text, or a grammar of its calls in Lark's form."""
     answer: list[Id]
     logprobs: list[str] = []
     finish: str
@@ -195,7 +199,7 @@ def derive(model: Model, record: Record, pages: int) -> Derivation:
     grammar = (
         None
         if record.json_schema is None
-        else Grammars(model.tokenizer, model.config.vocab_size).of_schema(record.json_schema)
+        else Grammars(model.tokenizer, model.config.vocab_size).of_text(record.json_schema)
     )
     Answer(request, Bytes(model.tokenizer), record.stop, reply, grammar)
     model.engine(pages).run([request])

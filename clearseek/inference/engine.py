@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -319,7 +320,8 @@ class Engine:
         for request, _, following, row in after:
             last = row + len(following) - 1
             if last in logits:
-                request.draft = self._pick(request, logits[last])
+                with suppress(UserError):  # a proposal that cannot be made is not needed
+                    request.draft = self._pick(request, logits[last])
 
     def _noted(
         self, logits_V: Logits, token: int, alternatives: int | None, row: int, draft: int | None = None

@@ -5,86 +5,131 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 
 from clearseek.errors import UserError
-from clearseek.serve import openai
+from clearseek.inference.answer import Answer
+from clearseek.serve import anthropic, completions, openai, responses
+from clearseek.serve.events import Events, sent
 from clearseek.serve.guard import Guard, error_body
 from clearseek.serve.metrics import Metrics
 from clearseek.serve.page import page
 from clearseek.serve.schemas import Chat, Completion, Tokenize
-from clearseek.serve.service import Refused, Service
-from clearseek.serve.worker import Busy, Job
-
+from clearseek.serve.service import RefusedError, Service
+from clearseek.serve.worker import BusyError, EndedError, Job
 
 Form = TypeVar("Form", bound=BaseModel)
 Result = TypeVar("Result")
+DRAIN_SECONDS = 25.0
+"""Time in which open answers may end after the server was told to end."""
 
 
-def application(service: Service, keys: Collection[str] = (), hosts: Collection[str] = ()) -> Any:
+@dataclass(frozen=True)
+class Way:
+    """How one path's requests become answers, and answers its responses."""
+
+    form: type[Any]
+    answers: Callable[[Service, Any], list[Answer]]
+    """Prepares the answers; runs in a thread."""
+    whole: Callable[[Service, Any, list[Job]], Coroutine[Any, Any, Any]]
+    stream: Callable[[Service, Any, list[Job]], AsyncIterator[str]]
+    count: Callable[[Any], int] = lambda asked: 1
+    """Answers that a request asks for."""
+
+
+WAYS = {
+    "/v1/chat/completions": Way(
+        Chat, openai.chat_answers, openai.chat, openai.stream_chat, lambda asked: asked.n or 1
+    ),
+    "/v1/completions": Way(
+        Completion, completions.completion_answers, completions.completion, completions.stream_completion,
+        completions.completion_count,
+    ),
+    "/v1/responses": Way(responses.Responses, responses.answers, responses.response, responses.stream_response),
+    "/v1/messages": Way(anthropic.Messages, anthropic.answers, anthropic.message, anthropic.stream_message),
+}  # fmt: skip
+
+
+class Json(Response):
+    """A response of JSON."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """The value as bytes."""
+        return to_json(content)
+
+
+def application(service: Service, keys: Collection[str] = (), hosts: Collection[str] = ()) -> Guard:
     """The ASGI application of a served model."""
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.worker.drain, 30.0)
+        await asyncio.to_thread(service.worker.drain, DRAIN_SECONDS)
 
     app = FastAPI(title="ClearSeek", version="1", lifespan=life, docs_url=None, redoc_url=None)
     metrics = Metrics(service.worker)
     _errors(app)
-    _generation(app, service)
+    for path, way in WAYS.items():
+        _generation(app, service, metrics, path, way)
     _plain(app, service, metrics)
-
-    @app.middleware("http")
-    async def count(request: Request, call: Callable[[Request], Coroutine[Any, Any, Response]]) -> Response:
-        response = await call(request)
-        route = request.scope.get("route")
-        metrics.requests.labels(getattr(route, "path", "other"), str(response.status_code)).inc()
-        return response
-
-    refused = metrics.requests.labels
-    return Guard(app, service.limits, keys, hosts, lambda status: refused("refused", str(status)).inc())
+    return Guard(
+        app, service.limits, keys, hosts, lambda path, status: metrics.requests.labels(path, str(status)).inc()
+    )
 
 
-def _refusal(status: int, message: str, code: str, parameter: str | None = None) -> JSONResponse:
-    headers = {"Retry-After": "1"} if status == 429 else None
-    return JSONResponse(error_body(status, message, code, parameter), status, headers)
+def refusal(error: Exception) -> RefusedError:
+    """An error as a client is told."""
+    if isinstance(error, RefusedError):
+        return error
+    if isinstance(error, BusyError):
+        return RefusedError(429, "as many answers are being written as this server allows: try again", "busy")
+    if isinstance(error, EndedError):
+        return RefusedError(503, str(error), "unavailable")
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"]))[:200]
+        return RefusedError(400, f"{where + ': ' if where else ''}{first['msg'][:500]}", parameter=where or None)
+    return RefusedError(400, str(error), "invalid_request")
+
+
+def _told(request: Request, error: RefusedError) -> Response:
+    body = error_body(request.url.path, error.status, str(error), error.code, error.parameter)
+    return Json(body, error.status, {"Retry-After": "1"} if error.status in (429, 503) else None)
 
 
 def _errors(app: FastAPI) -> None:
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> Response:
-        return _refusal(error.status, str(error), error.code, error.parameter)
+    async def known(request: Request, error: Exception) -> Response:
+        return _told(request, refusal(error))
 
-    @app.exception_handler(UserError)
-    async def user_error(request: Request, error: UserError) -> Response:
-        return _refusal(400, str(error), "invalid_request")
-
-    @app.exception_handler(Busy)
-    async def busy(request: Request, error: Busy) -> Response:
-        return _refusal(429, "as many answers are being written as this server allows: try again", "busy")
+    for kind in (RefusedError, UserError, BusyError, EndedError, ValidationError):
+        app.add_exception_handler(kind, known)
 
     @app.exception_handler(404)
     async def unknown(request: Request, error: Exception) -> Response:
-        return _refusal(404, "no such path", "not_found")
+        return _told(request, RefusedError(404, "no such path", "not_found"))
 
     @app.exception_handler(405)
-    async def method(request: Request, error: Exception) -> Response:
-        return _refusal(405, "no such method here", "method_not_allowed")
+    async def method(request: Request, error: Any) -> Response:
+        response = _told(request, RefusedError(405, "no such method here", "method_not_allowed"))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> Response:
+        return _told(request, RefusedError(500, "a fault of the server, which has noted it", "internal_error"))
 
 
 async def read(request: Request, form: type[Form]) -> Form:
-    """The request's body in a form. Raises Refused for the first thing that is wrong with it."""
-    try:
-        return form.model_validate_json(await request.body())
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise Refused(400, f"{where + ': ' if where else ''}{first['msg']}", parameter=where or None) from None
+    """The request's body in a form. Raises ValidationError, of which the first fault is told."""
+    return form.model_validate_json(await request.body())
 
 
 async def until_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
@@ -98,12 +143,12 @@ async def until_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Res
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            raise Refused(499, "the client left", "client_left")
+            raise RefusedError(499, "the client left", "client_left")
         return task.result()
     finally:
         left.cancel()
+        task.cancel()
+        await asyncio.gather(task, left, return_exceptions=True)
 
 
 def body_of(form: type[BaseModel]) -> dict[str, Any]:
@@ -111,24 +156,33 @@ def body_of(form: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": form.model_json_schema()}}}}
 
 
-def _events(events: AsyncIterator[str]) -> StreamingResponse:
-    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+def _generation(app: FastAPI, service: Service, metrics: Metrics, path: str, way: Way) -> None:
+    async def answer(request: Request) -> Response:
+        asked = await read(request, way.form)
+        jobs = await service.begin(lambda: way.answers(service, asked), way.count(asked))
+
+        def end() -> None:
+            service.end(jobs)
+            metrics.answered(jobs)
+
+        if asked.stream:
+            return Events(_to_its_end(path, way.stream(service, asked, jobs)), end)
+        try:
+            return Json(await until_gone(request, way.whole(service, asked, jobs)))
+        finally:
+            end()
+
+    app.add_api_route(path, answer, methods=["POST"], openapi_extra=body_of(way.form), response_model=None, name=path)
 
 
-def _generation(app: FastAPI, service: Service) -> None:
-    def route(
-        path: str, form: type[Any], begin: Callable[..., list[Job]], whole: Callable[..., Any], stream: Callable[..., Any]
-    ) -> None:
-        async def answer(request: Request) -> Response:
-            asked = await read(request, form)
-            if asked.stream:
-                return _events(stream(service, asked, begin(service, asked)))
-            return JSONResponse(await until_gone(request, whole(service, asked)))
-
-        app.add_api_route(path, answer, methods=["POST"], openapi_extra=body_of(form), response_model=None)
-
-    route("/v1/chat/completions", Chat, openai.begin_chat, openai.chat, openai.stream_chat)
-    route("/v1/completions", Completion, openai.begin_completion, openai.completion, openai.stream_completion)
+async def _to_its_end(path: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Events; an error among them is told by a last one."""
+    try:
+        async for event in events:
+            yield event
+    except RefusedError as error:
+        body = error_body(path, error.status, str(error), error.code, error.parameter)
+        yield sent(body, "error" if path != "/v1/chat/completions" and path != "/v1/completions" else "")
 
 
 def _plain(app: FastAPI, service: Service, metrics: Metrics) -> None:
@@ -142,7 +196,9 @@ def _plain(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.get("/health", response_model=None)
     async def health() -> Response:
         broken = service.worker.broken
-        return JSONResponse({"status": "ok"} if broken is None else {"status": "broken", "error": broken}, 503 if broken else 200)
+        if broken is not None:
+            return Json({"status": "broken", "error": broken}, 503)
+        return Json({"status": "ending"}, 503) if service.worker.draining else Json({"status": "ok"})
 
     @app.get("/metrics", response_model=None)
     async def told() -> Response:
@@ -150,31 +206,41 @@ def _plain(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
     @app.get("/v1/models", response_model=None)
     async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [_model(service)]})
+        return Json({"object": "list", "data": [_model(service)]})
 
     @app.get("/v1/models/{name:path}", response_model=None)
     async def model(name: str) -> Response:
         service.check_model(name)
-        return JSONResponse(_model(service))
+        return Json(_model(service))
 
     @app.post("/tokenize", response_model=None, openapi_extra=body_of(Tokenize))
     async def tokenize(request: Request) -> Response:
         asked = await read(request, Tokenize)
-        if asked.messages is not None:
-            tokens = service.chat_prompt(Chat(messages=asked.messages), False)
-        else:
-            text = asked.prompt if asked.prompt is not None else asked.content
-            if text is None:
-                raise Refused(400, "give prompt or messages", parameter="prompt")
-            first = [service.model.tokenizer.bos_id] if asked.add_special_tokens else []
-            tokens = [*first, *service.model.tokenizer.encode(text)]
-        return JSONResponse({"count": len(tokens), "max_model_len": service.worker.engine.forward.longest, "tokens": tokens})
+        tokens = await service.aside(lambda: _tokens(service, asked))
+        return Json({"count": len(tokens), "max_model_len": service.longest, "tokens": tokens})
+
+    @app.post("/v1/messages/count_tokens", response_model=None, openapi_extra=body_of(anthropic.Counted))
+    async def count(request: Request) -> Response:
+        asked = await read(request, anthropic.Counted)
+        return Json({"input_tokens": await service.aside(lambda: anthropic.count(service, asked))})
+
+
+def _tokens(service: Service, asked: Tokenize) -> list[int]:
+    """Tokens of a text or a conversation."""
+    service.check_model(asked.model)
+    if asked.messages is not None:
+        return service.chat_prompt(Chat(messages=asked.messages, tools=asked.tools), False)
+    text = asked.prompt if asked.prompt is not None else asked.content
+    if text is None:
+        raise RefusedError(400, "give prompt or messages", parameter="prompt")
+    first = [service.model.tokenizer.bos_id] if asked.add_special_tokens else []
+    return [*first, *service.tokens(text)]
 
 
 def _model(service: Service) -> dict[str, Any]:
     return {
         "id": service.model.name, "object": "model", "created": service.started, "owned_by": "clearseek",
-        "max_model_len": service.worker.engine.forward.longest, "weights_sha256": service.model.weights_sha256,
+        "max_model_len": service.longest, "weights_sha256": service.model.weights_sha256,
         "system_fingerprint": service.fingerprint, "chat": service.chat, "most_tokens": service.limits.tokens,
         "layers": service.model.config.num_hidden_layers, "experts": service.model.config.n_routed_experts,
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -33,10 +34,11 @@ class Metrics:
         ):
             Gauge(f"clearseek_{name}", words, **own).set_function(value)
 
-    def answered(self, job: Job) -> None:
-        """Note an answer's time."""
-        if job.first is not None:
-            self.first.observe(job.first - job.arrived)
+    def answered(self, jobs: Sequence[Job]) -> None:
+        """Note the times of ended answers."""
+        for job in jobs:
+            if job.first is not None:
+                self.first.observe(job.first - job.arrived)
 
     def text(self) -> bytes:
         """All of it."""

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Text = Annotated[str, Field(max_length=4096)]
+Text = Annotated[str, Field(max_length=512)]
+Objects = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
+"""Objects, of which the first wrong one is told: a request can hold a million of them."""
 
 
 class Asked(BaseModel):
@@ -23,7 +25,7 @@ class Asked(BaseModel):
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     """Answers."""
-    stop: str | Annotated[list[Text], Field(max_length=16)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=16, fail_fast=True)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     """Seed of the draws; drawn, and told in the answer, where none is given."""
     stream: bool | None = None
@@ -31,7 +33,8 @@ class Asked(BaseModel):
     presence_penalty: Annotated[Number, Field(ge=-10, le=10)] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-10, le=10)] | None = None
     repetition_penalty: Annotated[Number, Field(gt=0, le=10)] | None = None
-    logit_bias: Annotated[dict[str, Annotated[Number, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=1024)] | None = None
+    """Numbers from -100 to 100 by tokens' ids."""
     record: bool = False
     """Whether the answer carries the record by which it can be derived again."""
     details: bool = False
@@ -41,13 +44,15 @@ class Asked(BaseModel):
 class Chat(Asked):
     """``/v1/chat/completions``."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=4096)]
+    messages: Annotated[Objects, Field(min_length=1, max_length=4096)]
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
-    tool_choice: Any = None
+    tools: Annotated[Objects, Field(max_length=128)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    """`none`, `auto`, `required`, or a function by its name."""
+    parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     thinking: bool | dict[str, Any] | None = None
     enable_thinking: bool | None = None
@@ -65,10 +70,15 @@ class Chat(Asked):
         return self.reasoning_effort not in (None, "none", "minimal")
 
 
+Prompts = Annotated[list[str], Field(min_length=1, max_length=64, fail_fast=True)]
+Ids = Annotated[list[Annotated[int, Field(strict=True)]], Field(min_length=1, max_length=2**20, fail_fast=True)]
+IdsOfEach = Annotated[list[Ids], Field(min_length=1, max_length=64, fail_fast=True)]
+
+
 class Completion(Asked):
     """``/v1/completions``."""
 
-    prompt: str | Annotated[list[str] | list[int] | list[list[int]], Field(min_length=1, max_length=2**20)]
+    prompt: str | Prompts | Ids | IdsOfEach
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = 16
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -81,5 +91,6 @@ class Tokenize(BaseModel):
     model: str = ""
     prompt: str | None = None
     content: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: Objects | None = None
+    tools: Objects | None = None
     add_special_tokens: bool = True

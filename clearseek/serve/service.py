@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import secrets
+import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from clearseek.chat.render import render
 from clearseek.chat.reply import Reply
-from clearseek.errors import UserError
 from clearseek.inference.answer import Answer, json_of, record_of
-from clearseek.inference.grammar import Grammars
+from clearseek.inference.grammar import Grammar, Grammars
 from clearseek.inference.model import Model, environment
 from clearseek.inference.request import Request, Settings
 from clearseek.inference.text import Bytes
+from clearseek.kernels import PAGE
 from clearseek.serve.schemas import Asked, Chat
 from clearseek.serve.worker import Job, Update, Worker
 
+Result = TypeVar("Result")
 
-class Refused(Exception):
+
+class RefusedError(Exception):
     """A request that is not answered: an HTTP status, a message, OpenAI's type and code, the parameter."""
 
     def __init__(self, status: int, message: str, code: str = "invalid_request", parameter: str | None = None) -> None:
@@ -44,6 +49,8 @@ class Limits:
     """Time of one answer."""
     upload_seconds: float = 30.0
     """Time in which a request must have arrived."""
+    send_seconds: float = 60.0
+    """Longest time in which a client may take nothing of its answer."""
 
 
 class Service:
@@ -56,21 +63,71 @@ class Service:
         told = json.dumps([model.weights_sha256, self.environment], sort_keys=True)
         self.fingerprint = "cs-" + hashlib.sha256(told.encode()).hexdigest()[:16]
         self.started = int(time.time())
+        self.longest = min(worker.engine.forward.longest, worker.engine.pages.count * PAGE)
+        """Most tokens of a prompt with its answer: as many as the model sees and the cache holds."""
+        self._widest = max(len(self.bytes_of(token)) for token in range(model.config.vocab_size))
         self._grammars: Grammars | None = None
+        self._making = threading.Lock()
+        self._threads = ThreadPoolExecutor(2, "preparing")
 
     def check_model(self, name: str) -> None:
         """Refuse the name of another model."""
         if name and name != self.model.name:
-            raise Refused(404, f"no model {name[:200]!r}: this server has {self.model.name!r}", "model_not_found", "model")
+            raise RefusedError(
+                404, f"no model {name[:200]!r}: this server has {self.model.name!r}", "model_not_found", "model"
+            )
+
+    async def aside(self, work: Callable[[], Result], places: int = 1, keep: bool = False) -> Result:
+        """The result of work that takes long, done in a thread while `places` are reserved; `keep` leaves them so."""
+        if places > self.limits.waiting:
+            raise RefusedError(
+                400, f"{places} answers in one request: ask for at most {self.limits.waiting}", parameter="n"
+            )
+        self.worker.reserve(places)
+        done = False
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            done = True
+            return result
+        finally:
+            if not (done and keep):
+                self.worker.release(places)
+
+    async def begin(self, make: Callable[[], list[Answer]], count: int) -> list[Job]:
+        """Queue `count` answers, which `make` prepares; whoever calls this must end them by :meth:`end`."""
+        answers = await self.aside(make, count, keep=True)
+        try:
+            return self.worker.submit(answers)
+        except BaseException:
+            self.worker.release(count)
+            raise
+
+    def end(self, jobs: Sequence[Job]) -> None:
+        """End answers whose client has them, or has left."""
+        self.worker.abort(job for job in jobs if job.answer.request.finish is None)
+
+    def tokens(self, text: str) -> list[int]:
+        """Tokens of a text; by a call that lets other threads run."""
+        self._check_characters(len(text), "prompt")
+        return self.model.tokenizer.encode_batch([text])[0]
 
     def chat_prompt(self, asked: Chat, thinking: bool) -> list[int]:
         """Tokens of a conversation."""
         tools = asked.tools if asked.tool_choice != "none" else None
+        self._check_characters(sum(_characters(message.get("content")) for message in asked.messages), "messages")
         return render(self.model.tokenizer, asked.messages, tools, thinking).ids
+
+    def _check_characters(self, count: int, where: str) -> None:
+        """Refuse, before it is read, a text that is too long even if each of its tokens were the longest one."""
+        if count > self.longest * self._widest:
+            raise RefusedError(
+                400, f"the prompt has {count} characters, and the model sees {self.longest} tokens",
+                "context_length_exceeded", where,
+            )  # fmt: skip
 
     def answers(
         self, asked: Asked, prompt: Sequence[int], most: int | None, logprobs: int | None = None,
-        reply: tuple[bool, bool] | None = None, schema: Any = None, prompt_logprobs: bool = False,
+        reply: tuple[bool, bool] | None = None, grammar: Grammar | None = None, prompt_logprobs: bool = False,
     ) -> list[Answer]:  # fmt: skip
         """The answers that a request asks for, not yet begun.
 
@@ -80,19 +137,20 @@ class Service:
             most: Most tokens of an answer; None for as many as the server allows.
             logprobs: Alternatives a token, or None.
             reply: Whether an answer begins with thinking, and whether tools were offered; None for plain text.
-            schema: JSON schema of the answers, or None.
+            grammar: What the answers must follow, or None.
             prompt_logprobs: Whether the prompt's tokens get log-probabilities.
         """
-        room = self.worker.engine.forward.longest - len(prompt)
+        self.check_model(asked.model)
+        room = self.longest - len(prompt)
         if room < (0 if most == 0 else 1):
-            raise Refused(
-                400, f"the prompt has {len(prompt)} tokens, and the model sees {self.worker.engine.forward.longest}",
+            raise RefusedError(
+                400, f"the prompt has {len(prompt)} tokens, and the model sees {self.longest} with the answer",
                 "context_length_exceeded", "messages" if isinstance(asked, Chat) else "prompt",
             )  # fmt: skip
         most = min(self.limits.tokens, room, self.limits.tokens if most is None else most)
         seed = secrets.randbits(53) if asked.seed is None else asked.seed % 2**63
         stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-        given = {
+        given: dict[str, Any] = {
             "temperature": asked.temperature, "top_p": asked.top_p, "min_p": asked.min_p,
             "presence_penalty": asked.presence_penalty, "frequency_penalty": asked.frequency_penalty,
             "repetition_penalty": asked.repetition_penalty, "top_k": None if asked.top_k == -1 else asked.top_k,
@@ -108,20 +166,27 @@ class Service:
             )  # fmt: skip
             request = Request(list(prompt), own, deadline)
             parts = None if reply is None else Reply(self.model.tokenizer, *reply)
-            grammar = None if schema is None else self._grammar(schema)
-            found.append(Answer(request, self.bytes_of, stops, parts, grammar))
+            found.append(Answer(request, self.bytes_of, stops, parts, None if grammar is None else grammar.copy()))
         return found
 
-    def _biases(self, biases: Mapping[str, float]) -> dict[int, float]:
-        try:
-            return {int(token): value for token, value in biases.items()}
-        except ValueError:
-            raise Refused(400, "logit_bias: a key is not a token's id", parameter="logit_bias") from None
+    def _biases(self, biases: Mapping[str, Any]) -> dict[int, float]:
+        size = self.model.config.vocab_size
+        for token in biases:
+            if not (token.isascii() and token.isdecimal() and len(token) < 10 and int(token) < size):
+                raise RefusedError(
+                    400, f"logit_bias: {token[:20]!r} is no token: use 0 to {size - 1}", parameter="logit_bias"
+                )
+        if not all(isinstance(value, int | float) and -100 <= value <= 100 for value in biases.values()):
+            raise RefusedError(400, "logit_bias: use numbers from -100 to 100", parameter="logit_bias")
+        return {int(token): float(value) for token, value in biases.items()}
 
-    def _grammar(self, schema: Any) -> Any:
-        if self._grammars is None:
-            self._grammars = Grammars(self.model.tokenizer, self.model.config.vocab_size)
-        return self._grammars.of_schema(schema)
+    @property
+    def grammars(self) -> Grammars:
+        """Grammars over the model's tokenizer, made when they are first needed."""
+        with self._making:
+            if self._grammars is None:
+                self._grammars = Grammars(self.model.tokenizer, self.model.config.vocab_size)
+            return self._grammars
 
     def token_text(self, token: int) -> tuple[str, list[int]]:
         """A token as text, with marks for bytes that are no characters, and its bytes."""
@@ -134,21 +199,36 @@ class Service:
 
 
 async def updates(service: Service, job: Job) -> AsyncIterator[Update]:
-    """What comes of an answer, to its end; a reader that leaves ends the answer.
+    """What comes of an answer, to its end. Raises RefusedError where a fault ended it."""
+    finish = None
+    while finish is None:
+        update = await job.updates.get()
+        finish = update.finish
+        if finish == "error":
+            ending = service.worker.broken or service.worker.draining
+            raise RefusedError(503 if ending else 400, update.error, "generation_failed")
+        yield update
 
-    Raises Refused where the engine ended it by a fault.
-    """
-    ended = False
+
+async def merged_updates(service: Service, jobs: Sequence[Job]) -> AsyncIterator[tuple[int, Update]]:
+    """Updates of several answers as they come."""
+    streams = [updates(service, job) for job in jobs]
+    tasks = {asyncio.ensure_future(anext(stream)): index for index, stream in enumerate(streams)}
     try:
-        while not ended:
-            update = await job.updates.get()
-            ended = update.finish is not None
-            if update.finish == "error":
-                raise Refused(500 if service.worker.broken else 400, update.error, "generation_failed")
-            yield update
+        while tasks:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                index = tasks.pop(task)
+                try:
+                    update = task.result()
+                except StopAsyncIteration:
+                    continue
+                tasks[asyncio.ensure_future(anext(streams[index]))] = index
+                yield index, update
     finally:
-        if not ended:
-            service.worker.abort(job)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 FINISH = {"stop": "stop", "length": "length", "deadline": "length", "aborted": "stop", "error": "stop"}
@@ -169,6 +249,9 @@ def usage(service: Service, jobs: Sequence[Job]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def refuse(error: UserError) -> Refused:
-    """A user's error as HTTP tells it."""
-    return Refused(400, str(error))
+def _characters(content: Any) -> int:
+    """Characters of a message's content, a text or parts of text."""
+    if isinstance(content, str):
+        return len(content)
+    parts = content if isinstance(content, list) else []
+    return sum(len(part["text"]) for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
