@@ -115,6 +115,9 @@ _MARKS = " \t#/*;-%.>|"
 _BLANK = re.compile(r"\n[^\S\n]*\n")
 
 
+_VERSION = re.compile(r"v\d+")
+
+
 class Told(NamedTuple):
     """What stands beside a licence."""
 
@@ -146,7 +149,7 @@ def adds_nothing(raw: str, allowed: Set[str] = frozenset(), any_case: bool = Fal
         return False
     if any(word.lower() in _WORDS["places"] and not (any_case and word[0].isupper()) for word in words):
         return False
-    lower = [word for word in words if word[0].islower() and word not in NEUTRAL]
+    lower = [word for word in words if word[0].islower() and word not in NEUTRAL and not _VERSION.fullmatch(word)]
     return len(lower) <= (_MOST_SMALL if any_case else 0)
 
 
@@ -172,7 +175,8 @@ def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
             of_this = _PATTERNS["of_this"].search(piece) is not None
             line += raw.count("\n", seen, place + begin)
             seen = max(seen, place + begin)
-            found = _judge(piece, alone, (here or choice) and not of_this)
+            title = alone and not may_begin
+            found = _judge(piece, alone, (here or choice) and not of_this, title)
             if found == "rule" and len(rules) < _MOST_RULES:
                 rules.append((line, piece.strip()))
             elif found and found != "rule" and kind != "a note":
@@ -209,7 +213,7 @@ def _sentences(text: str, begin: int) -> Iterator[tuple[int, str, bool]]:
         place += len(sentence)
 
 
-def _judge(piece: str, alone: bool, others: bool) -> str:
+def _judge(piece: str, alone: bool, others: bool, title: bool) -> str:
     """``rule``, the name of what a line or sentence is, or nothing where it has no words."""
     if len(piece) > _LONGEST_PIECE:
         return "rule"
@@ -230,6 +234,8 @@ def _judge(piece: str, alone: bool, others: bool) -> str:
     if subject and not _PATTERNS["licence_says"].match(plain, subject.end()):
         return "rule"
     foreign = _PATTERNS["no_rule_abroad"].sub("", bare)
+    if not title and _PATTERNS["uses"].search(bare) and not _PATTERNS["origin"].search(plain):
+        return "rule"
     if _PATTERNS["chinese"].search(foreign) or len(_PATTERNS["foreign"].findall(foreign)) > _MOST_FOREIGN:
         return "rule"
     low = [word.lower() for word in words]

@@ -8,13 +8,12 @@ contradicts itself, unless one of them is for the code and the other for the wei
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 from clearseek.audit import questions as ask
-from clearseek.audit.checks.data_sets import data_files
+from clearseek.audit.checks.data_sets import data_files, trained_on
 from clearseek.audit.checks.terms import (
     KINDS,
     Text,
@@ -32,6 +31,7 @@ from clearseek.audit.facts import Fact, LicenceFact, RestrictionFact, licence_fa
 from clearseek.audit.read.card import shorten
 from clearseek.audit.read.licensed import Statement, statements
 from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.words import cue
 from clearseek.licences.clauses import RESTRICTING, Clause, forbidden, strongest
 from clearseek.licences.table import Kind, Licence, is_open_for
 
@@ -49,6 +49,8 @@ _FLAGS: Final = {
 _FAMILIES: Final = {"rail": "use-restricted (RAIL family)", "community": "a community licence with conditions"}
 _SMALL: Final = 100_000
 """Bytes of data below which a general licence is not said to cover the training data: an example is not them."""
+_MADE_OF: Final = cue("made_of")
+"""Says that a model comes from a family whose makers keep conditions on what is made of it."""
 CODE: Final = ("*.py", "*.ipynb", "*.sh", "*.cpp", "*.cu", "*.jl", "*.rs")
 _LOOSE: Final = ("BSD", "GPL", "LGPL", "GFDL", "OpenRAIL")
 """Names of families, which agree with their members."""
@@ -65,8 +67,12 @@ def rows(subject: Subject) -> Iterator[Row]:
 def _kind(subject: Subject, kind: Kind) -> Row:
     question, text, stated = _QUESTIONS[kind], licence_texts(subject).get(kind), stated_of(subject, kind)
     size = sum(subject.source.sizes[path] for path in data_files(subject)) if kind == "data" else 0
-    if kind == "data" and (not size or (text is not None and not text.kinds and size < _SMALL and not stated)):
+    if kind == "data" and (not size or (text is not None and not text.kinds and not stated
+                                        and (size < _SMALL or trained_on(subject)))):  # fmt: skip
         if not stated:
+            if linked := trained_on(subject):
+                reason = "what the training data are under is not said here: they lie elsewhere"
+                return question.unknown(Grade.LINKED, reason, *(each.evidence for each in linked[:4]))
             return question.not_applicable("there are no training data here to be licensed")
         text = None  # a text that is here does not cover what lies elsewhere
     if text is None and not stated:
@@ -113,17 +119,6 @@ def _is_made_of_others(subject: Subject) -> bool:
     """Whether a document says that the model was made from one whose maker's terms go with it."""
     sentences = (each.text[:1_000] for document in subject.documents[:4] for each in document.sentences)
     return any(_MADE_OF.search(text) for text in sentences)
-
-
-_FAMILIES_WITH_TERMS = r"\b(?:llama|vicuna|gemma|bloomz?)\b"
-_MADE_OF = re.compile(
-    r"\b(?:based (?:up)?on|built (?:up)?on|fine-?tun\w{0,4}|initiali[sz]ed|continu\w{0,5} (?:pre-?)?train\w{0,4}"
-    r"|derived from|start\w{0,4} from|adapt\w{0,5}|extend\w{0,4}|pre-?training|backbone|base model|base llm|delta"
-    rf"|checkpoints? of)\b.{{0,60}}?{_FAMILIES_WITH_TERMS}"
-    rf"|{_FAMILIES_WITH_TERMS}.{{0,40}}\b(?:base|backbone|weights|checkpoints?|licen[cs]e)\b",
-    re.I,
-)
-"""Says that a model comes from a family whose makers keep conditions on what is made of it."""
 
 
 def _goes_before(stated: Statement, text: Text) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from os.path import commonprefix
 from typing import Final, TypeVar
 
 from clearseek.audit.evidence import Evidence
@@ -129,7 +130,9 @@ def licence_texts(subject: Subject) -> dict[Kind, Text]:
     texts = [text for text in licence_files(subject) if text.kinds is not None]
     # one that only points to the others is read after them
     restricted = {text.file: bool(text.limits) for text in texts}
+    near = _letters(subject.name)
     texts.sort(key=lambda text: (text.beside, not text.kinds, text.points, not _is_named(subject, text.file),
+                                 -len(commonprefix((near, _letters(text.file)))) if "/" in text.file else 0,
                                  bool(text.kinds) and restricted[text.file]))  # fmt: skip
     found: dict[Kind, Text] = {}
     for text in texts:
@@ -140,8 +143,12 @@ def licence_texts(subject: Subject) -> dict[Kind, Text]:
 
 def _is_named(subject: Subject, path: str) -> bool:
     """Whether a licence is called after the model: ``LICENSE-FOO2-dev``."""
-    name = re.sub(r"(?:model|licen[cs]e|agreement|\.\w{2,4}$)|[\W_]", "", path.rpartition("/")[2].lower())
-    return bool(name) and name in {re.sub(r"[\W_]", "", each.lower()) for each in subject.names}
+    name = _letters(re.sub(r"(?:model|licen[cs]e|agreement|\.\w{2,4}$)", "", path.rpartition("/")[2].lower()))
+    return bool(name) and name in map(_letters, subject.names)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())
 
 
 @per_subject

@@ -47,7 +47,7 @@ _PART = re.compile(r";\s+(?=[A-Z\"“(•-])")
 
 _CLAUSE = re.compile(r"[,;:]\s+|\s[\u2013\u2014-]+\s|\s(?:that|but|because|while)\s|\s\(")
 _RELATIVE = re.compile(r"(?:which|whose|who|where|whereas|unlike)\b")
-_THE_MODEL = re.compile(r"\b(?:this|the|our|these) (?:[\w.-]+ ){0,2}?(?:models?|weights?|checkpoints?|release)\b")
+_THE_MODEL = re.compile(r"\b(?:this|the|our|these) (?:[\w.-]+ ){0,2}?(?:models?|weights?|checkpoints?)\b")
 _NO_BAN = re.compile(
     r"\bno commercial use (?!of\b|is\b|are\b|allowed|permitted|without|or\b|and\b|for\b|by\b|in\b|unless|what)\w"
     r"|\bno (?:\w+ ){0,2}(?:prohibit|forbid|ban|restrict)\w*|\b(?:wrote|writes|says|said|claims?)\b"
