@@ -23,6 +23,7 @@ from clearseek.audit.checks.terms import (
     licence_texts,
     quote,
     stated_of,
+    unread_licence,
     weights_licence,
 )  # fmt: skip
 from clearseek.audit.checks.weights import weight_links
@@ -82,6 +83,9 @@ def _kind(subject: Subject, kind: Kind) -> Row:
         reason += f"{text.file} ({text.match.label}) is this repository's, and the weights lie elsewhere"
         return question.unknown(Grade.CLAIMED, reason, text.evidence)
     row = _by_word(question, kind, stated) if text is None else _of_text(question, kind, text, stated)
+    if left := unread_licence(subject, kind):
+        answer: Answer = "unknown" if row.answer == "yes" else row.answer
+        row = row.adding(f"{left} was not read: the licences here are too long", answer=answer)
     if kind != "weights" or row.answer != "yes":
         return row
     said = contradicting(subject, weights_licence(subject))
@@ -99,7 +103,7 @@ def _kind(subject: Subject, kind: Kind) -> Row:
         row = row.adding(reason, closed.place, answer="no", grade=Grade.CLAIMED)
         return replace(row, facts=(*map(licence_fact, closed.licences), *_flag_facts(closed.deciding)))
     places = (quote(each.file, each.clause) for each in said[:4])
-    answer: Answer = "no" if said[0].sure else "unknown"
+    answer = "no" if said[0].sure else "unknown"
     changed = row.adding(f"but {said[0].words}", *places, answer=answer, grade=min(row.grade, Grade.PRESENT))
     return replace(changed, facts=(*row.facts, *_clause_facts(said[0].file, (said[0].clause,))))
 
@@ -236,6 +240,10 @@ class _Source(NamedTuple):
     rank: int
     """0: a sentence, 1: the tag, 2: a text."""
     exact: bool = False
+    base: frozenset[str] = frozenset()
+    """The licences that a text is but for words which restrict nothing."""
+    added: str = ""
+    """How it differs from them."""
 
 
 def _sources(subject: Subject, kind: Kind) -> Iterator[_Source]:
@@ -253,16 +261,21 @@ def _sources(subject: Subject, kind: Kind) -> Iterator[_Source]:
     named = any(kind in (text.kinds or ()) for text in texts)
     for text in texts:
         match, kinds = text.match, text.kinds or ()
-        unread = match.is_cut or (match.licence is None and not text.limits) or (text.points and len(texts) > 1)
+        said = any(match.licence in each.licences for each in every)
+        unread = (match.is_cut and not said) or (match.licence is None and not text.limits)
+        unread = unread or (text.points and len(texts) > 1)
         # a general text covers no data that lie elsewhere, nor a paper of which the card says something else
         elsewhere = not kinds and ((kind == "data" and not data_files(subject)) or (kind == "documents" and own_words))
         if unread or elsewhere or not (kind in kinds or not (kinds or named)):
             continue
         changed = match.changes or (text.points and text.limits)
         own_terms = match.licence is None or (is_free(match.licence) and changed)
-        ids = frozenset(["LicenseRef-Modified-MIT"] if own_terms else [each.id for each in match.licences])
+        ids = base = frozenset(each.id for each in match.licences)
+        ids = frozenset([f"LicenseRef-Modified-{'-'.join(sorted(base))}"]) if own_terms else ids
         label = "terms of its own, which restrict" if match.licence is None else match.label
-        yield _Source(label, text.file, ids, text.evidence, not kinds, 2, match.exact)
+        added = "".join(f": {_differs(each.expected, each.found)}" for each in match.changes[:1] if own_terms)
+        base = base if own_terms and not text.limits else frozenset()
+        yield _Source(label, text.file, ids, text.evidence, not kinds, 2, match.exact, base, added)
 
 
 def _agreement(subject: Subject) -> Row:
@@ -270,6 +283,7 @@ def _agreement(subject: Subject) -> Row:
     sources = {kind: list(_sources(subject, kind)) for kind in KINDS}
     problems: list[str] = []
     fine: list[str] = []
+    refuted = False
     places: dict[Evidence, None] = {}
     exact = True
     for kind, found in sources.items():
@@ -292,8 +306,9 @@ def _agreement(subject: Subject) -> Row:
         wrong = (each for each in compared if not any(_same(each.ids, other.ids) or (each.ids | other.ids) <= several
                                                       for other in best) and each.rank < first.rank)  # fmt: skip
         if against := next(wrong, None):
-            other = f"{first.where} is {first.label}" if first.rank == 2 else f"{first.label} by {first.where}"
+            other = f"{first.where} is {first.label}{first.added}" if first.rank == 2 else f"{first.label} by {first.where}"
             problems.append(f"{kind}: {against.label} by {against.where}, and {other}")
+            refuted = refuted or not against.ids <= first.base
         else:
             words = [each for each in compared if each.rank < first.rank]
             first = next((each for each in best if any(_same(each.ids, word.ids) for word in words)), first)
@@ -301,7 +316,8 @@ def _agreement(subject: Subject) -> Row:
             fine.append(f"{kind}: {first.label} by {' and by '.join(each.where for each in same[:3])}")
             exact = exact and any(each.exact for each in same)
     if problems:
-        return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, "; ".join(problems), *list(places)[:8])
+        answer: Answer = "no" if refuted else "partly"
+        return ask.LICENCE_AGREEMENT.answer(answer, Grade.PRESENT, "; ".join(problems), *list(places)[:8])
     if against_use := [said for said in contradicting(subject, weights_licence(subject)) if said.sure]:
         quoted = [quote(each.file, each.clause) for each in against_use[:4]]
         return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, against_use[0].words, *quoted, *list(places)[:4])

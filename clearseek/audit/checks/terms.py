@@ -81,13 +81,26 @@ def per_subject(make: Callable[[Subject], T]) -> Callable[[Subject], T]:
     return lru_cache(maxsize=2)(make)
 
 
+def _named(subject: Subject) -> list[str]:
+    plain = ("license", "licence", "copying")
+    named = [path for path in subject.source.sizes if is_licence(path)]
+    return sorted(named, key=lambda path: (path.count("/"), path.rpartition("/")[2].lower().split(".")[0] not in plain,
+                                           path))  # fmt: skip
+
+
+def unread_licence(subject: Subject, kind: Kind) -> str:
+    """The first licence that may cover this kind and was not read, for there are too many or too long ones."""
+    read = {text.file for text in licence_files(subject)}
+    left = (path for path in _named(subject) if path not in read and (kinds := covers(path)) is not None
+            and (kind in kinds or not kinds))  # fmt: skip
+    return next(left, "")
+
+
 @per_subject
 def licence_files(subject: Subject) -> tuple[Text, ...]:
     """The files named as licences, wherever they lie: those at the top first, and there those named so and no more."""
     found: list[Text] = []
-    named = [path for path in subject.source.sizes if is_licence(path)]
-    plain = ("license", "licence", "copying")
-    named.sort(key=lambda path: (path.count("/"), path.rpartition("/")[2].lower().split(".")[0] not in plain, path))
+    named = _named(subject)
     pointed = {each.file: each.kinds for each in statements(subject) if each.file and "weights" in each.kinds}
     code = {path.rpartition("/")[0] for path in subject.source.sizes if path.endswith(".py")}
     own_folder = any(_is_called(subject, path.partition("/")[0]) for path in named if "/" in path)
@@ -95,9 +108,9 @@ def licence_files(subject: Subject) -> tuple[Text, ...]:
     for document in subject.source.readable(named[:_MOST_FILES]):
         text, file = without_markup(document.text), document.file
         kinds, folder = covers(file), file.rpartition("/")[0]
+        if found and read + len(text) > _MOST_CHARACTERS:
+            continue
         read += len(text)
-        if found and read > _MOST_CHARACTERS:
-            break
         beside = kinds is None and any(path.rpartition("/")[0] == folder for path in subject.weight_files)
         called = kinds is None and not is_elsewhere(file) and folder not in code and _is_called(subject, folder)
         called = called and covers(file.rpartition("/")[2]) == ()

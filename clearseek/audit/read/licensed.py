@@ -198,8 +198,10 @@ def _badges(subject: Subject, card: Document) -> Iterator[Statement]:
         else:
             label, *rest = address.replace("--", "\0").split("-")
             name = re.sub(r"[_\0]+", " ", rest[0]).strip() if len(rest) > 1 else ""
+            here = unquote(link.target).removeprefix("./")
+            here = here if here in subject.source.sizes and is_licence(here) else ""
             if re.search(r"licen[cs]e", label, re.I) and name and not _NO_NAME.search(name):
-                yield Statement(_kinds(label), (), False, name, card.at(link.line, words))
+                yield Statement(_kinds(label), (), False, name, card.at(link.line, words), file=here)
 
 
 def _sentences(subject: Subject, card: Document) -> Iterator[Statement]:
