@@ -23,6 +23,11 @@ Dimension = Literal["technical", "definition", "impact"]
 """What the weights are and allow; what is open; what it means in practice."""
 
 
+def amount(number: int, noun: str, many: str = "") -> str:
+    """A number with its noun: ``1 file``, ``2,000 files``."""
+    return f"{number:,} {noun if number == 1 else many or noun + 's'}"
+
+
 class Grade(IntEnum):
     """How far something has been shown to be there, and to be what it is said to be."""
 

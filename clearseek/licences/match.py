@@ -1,11 +1,12 @@
 """Which licence a text is: known texts are found in it, taken out, and what is left is read for rules.
 
 Copies of one licence differ in ways that mean nothing: a heading, a product line, another holder, a list of authors,
-the licences of parts that are bundled. And two licences differ in one word: CC-BY-NC-4.0 shares 98 % of its words
-with CC-BY-4.0. So a text is first *covered* with known ones (`cover.py`). A difference then counts only where it can rule: where it has operative words, names a
-place, is in another language, or is a sentence that says something else than what belongs to whom (`names.py`). It is
-quoted as a `Change`; all else is told as added and harmless. Terms of companies are not shipped; they are recognised
-by a sketch of their phrases, and said to be word for word theirs where all words give the same hash.
+the licences of parts that are bundled. And two licences differ in one word: CC-BY-NC-4.0 shares 98 % of its words with
+CC-BY-4.0. So a text is first *covered* with known ones (`cover.py`). A difference then counts only where it can rule:
+where it has operative words, names a place, is in another language, or is a sentence that says something else than
+what belongs to whom (`names.py`). It is quoted as a `Change`; all else is told as added and harmless. Terms of
+companies are not shipped; they are recognised by a sketch of their phrases, and said to be word for word theirs where
+all words give the same hash.
 """
 
 from __future__ import annotations
@@ -79,7 +80,6 @@ class Match:
     def licences(self) -> tuple[Licence, ...]:
         """All that cover what the text is for."""
         return (() if self.licence is None else (self.licence,)) + self.others
-
 
 
 def identify(text: str) -> Match:

@@ -14,7 +14,7 @@ from typing import Final
 from clearseek.audit import questions as ask
 from clearseek.audit.audit import audit_subject
 from clearseek.audit.checks.data_sets import data_files
-from clearseek.audit.evidence import Audit, Grade, Row
+from clearseek.audit.evidence import Audit, Grade, Row, amount
 from clearseek.audit.read.source import Source
 from clearseek.audit.read.subject import Subject
 from clearseek.verify import attestations, crosscheck, overlap, trajectory
@@ -75,7 +75,7 @@ def static_row(found: Audit) -> Row:
     wrong = [row.id for row in found if _is_false(row)]
     if wrong:
         return ask.VERIFY_STATIC.no(Grade.CLAIMED, f"see {', '.join(wrong)}")
-    return ask.VERIFY_STATIC.yes(Grade.CHECKED, f"{len(found.rows)} rows")
+    return ask.VERIFY_STATIC.yes(Grade.CHECKED, f"{amount(len(found.rows), 'row')}")
 
 
 def _is_false(row: Row) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.evidence import Answer, Evidence, Grade, Row, amount
 from clearseek.audit.read.claims import settled
 from clearseek.audit.read.subject import CONFIG, Part, Subject, attempt
 
@@ -144,7 +144,7 @@ def _special(subject: Subject, tokenizer: Part[dict[str, Any]]) -> Row:
     ]
     if bad:
         return ask.TOKENIZER_SPECIAL.no(Grade.CLAIMED, "; ".join(bad), *places)
-    reason = f"{', '.join(sorted(compared))} agree in {max(map(len, compared.values()))} places"
+    reason = f"{', '.join(sorted(compared))} agree in {amount(max(map(len, compared.values())), 'place')}"
     return ask.TOKENIZER_SPECIAL.yes(Grade.CHECKED, reason, *places)
 
 

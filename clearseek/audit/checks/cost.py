@@ -14,7 +14,7 @@ from typing import Any
 from clearseek.audit import questions as ask
 from clearseek.audit.checks import operations, parameters
 from clearseek.audit.checks.operations import Compute
-from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit.evidence import Evidence, Grade, Row, amount
 from clearseek.audit.facts import ComputeFact, MemoryFact
 from clearseek.audit.read.claims import Claim, agree, settled
 from clearseek.audit.read.identity import SIZE
@@ -125,7 +125,7 @@ def _consistent(subject: Subject, hours: dict[str, Claim]) -> Row:
     if not compared:
         return ask.CLAIMS_CONSISTENT.not_applicable("nothing is stated twice")
     kinds = ", ".join(dict.fromkeys(claim.kind.replace("_", " ") for claim in compared))
-    return ask.CLAIMS_CONSISTENT.yes(Grade.CHECKED, f"{len(compared)} figures of {kinds} agree", *places)
+    return ask.CLAIMS_CONSISTENT.yes(Grade.CHECKED, f"{amount(len(compared), 'figure')} of {kinds} agree", *places)
 
 
 def _listed(claims: tuple[Claim, ...]) -> str:

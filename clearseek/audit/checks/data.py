@@ -26,7 +26,7 @@ from clearseek.audit.checks.data_sets import (
 from clearseek.audit.checks.evaluations import score_cells
 from clearseek.audit.checks.papers import own_papers
 from clearseek.audit.checks.weights import weight_links
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.evidence import Answer, Evidence, Grade, Row, amount
 from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.listing import listing
 from clearseek.audit.read.mentions import is_model_name, of_another, own_documents, tagged
@@ -104,7 +104,7 @@ def _bytes(subject: Subject, found: Sifted) -> Row:
     places = [subject.source.whole(path) for path in found.real[:6]]
     places += list(dict.fromkeys(named[path] for path in found.real if path in named))[:2]
     shown = ", ".join(found.real[:4]) + (", …" if len(found.real) > 4 else "")
-    reason = f"the training data are in {len(found.real)} files here, {size:,} bytes: {shown}"
+    reason = f"the training data are in {amount(len(found.real), 'file')} here, {size:,} bytes: {shown}"
     stated = max(subject.stated("tokens"), key=lambda claim: claim.value, default=None)
     if stated is not None and size < BYTES_PER_TOKEN * stated.value and _base(subject) is None:
         reason += f", which cannot hold the {stated.text} tokens that are stated"
@@ -201,7 +201,7 @@ def _sources(subject: Subject) -> Row:
     found = {each: subject.source.data_set(each) for each in list(named)[::-1][:_MOST_LOOKED_UP]}
     known = {each: what for each, what in found.items() if what is not None}
     if not known:
-        reason = f"{len(linked)} links to data sets; none was followed, for only this folder was read"
+        reason = f"{amount(len(linked), 'link')} to data sets; none was followed, for only this folder was read"
         return question.unknown(Grade.LINKED, reason, *(each.evidence for each in linked[:6]))
     missing = [each for each, what in known.items() if not what]
     shown = "; ".join(f"{each}: {what or 'not there, or private'}" for each, what in known.items())

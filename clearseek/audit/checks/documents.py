@@ -16,7 +16,7 @@ from clearseek.audit.checks import content_summary
 from clearseek.audit.checks.data_sets import linked_results, trained_on
 from clearseek.audit.checks.evaluations import listed_scores, score_lines
 from clearseek.audit.checks.papers import own_papers, papers
-from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
+from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row, amount
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.mentions import first_link, mentions, own_documents
@@ -192,12 +192,12 @@ def _evaluation(subject: Subject) -> Row:
     raw = sift(subject.source, (path for path in subject.source.sizes if _is_result(path)), "results")
     if raw.real:
         places = map(subject.source.whole, raw.real[:6])
-        return question.yes(Grade.PRESENT, f"{len(raw.real)} files of results, raw", *places)
+        return question.yes(Grade.PRESENT, f"{amount(len(raw.real), 'file')} of results, raw", *places)
     for form, scores in (("tables", score_lines), ("sentences or lists", listed_scores)):
         for document in own_documents(subject):
             if lines := scores(document):
                 where = f"lines {lines[0]} to {lines[-1]} of {document.file}"
-                reason = f"{len(lines)} scores in {form}, {where}; no raw outputs"
+                reason = f"{amount(len(lines), 'score')} in {form}, {where}; no raw outputs"
                 return question.yes(Grade.CLAIMED, reason, *map(document.at, lines[:1]))
     reason = "no scores in tables, lists, metadata or pictures, and no results"
     return _told_elsewhere(subject) or raw.missing(subject.source, question, reason)

@@ -262,7 +262,7 @@ def _sources(subject: Subject, kind: Kind) -> Iterator[_Source]:
     for text in texts:
         match, kinds = text.match, text.kinds or ()
         said = any(match.licence in each.licences for each in every)
-        unread = (match.is_cut and not said) or (match.licence is None and not text.limits)
+        unread = (match.is_cut and not (match.unread and said)) or (match.licence is None and not text.limits)
         unread = unread or (text.points and len(texts) > 1)
         # a general text covers no data that lie elsewhere, nor a paper of which the card says something else
         elsewhere = not kinds and ((kind == "data" and not data_files(subject)) or (kind == "documents" and own_words))
@@ -306,7 +306,8 @@ def _agreement(subject: Subject) -> Row:
         wrong = (each for each in compared if not any(_same(each.ids, other.ids) or (each.ids | other.ids) <= several
                                                       for other in best) and each.rank < first.rank)  # fmt: skip
         if against := next(wrong, None):
-            other = f"{first.where} is {first.label}{first.added}" if first.rank == 2 else f"{first.label} by {first.where}"
+            other = f"{first.label} by {first.where}"
+            other = f"{first.where} is {first.label}{first.added}" if first.rank == 2 else other
             problems.append(f"{kind}: {against.label} by {against.where}, and {other}")
             refuted = refuted or not against.ids <= first.base
         else:

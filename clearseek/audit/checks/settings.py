@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.evidence import Answer, Evidence, Grade, Row, amount
 from clearseek.audit.facts import PackagesFact
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.program import Program, has_number, read_program
@@ -173,14 +173,14 @@ def environment(subject: Subject, sources: tuple[SourceFile, ...], trains: bool)
                 if any(_FRAMEWORK.fullmatch(name) or name == "image" for name in pins)]  # fmt: skip
     loose = next((name for each, _ in training for name in _loose(each)), "")
     if training and not loose and trains:
-        shown = ", ".join(f"{len(pins)} packages pinned in {each.path}" for each, pins in training[:4])
+        shown = ", ".join(f"{amount(len(pins), 'package')} pinned in {each.path}" for each, pins in training[:4])
         first = PackagesFact(dict(sorted(training[0][1].items())))
         return question.yes(Grade.PRESENT, shown, *(each.evidence for each, _ in training[:4]), facts=(first,))
     if pinned:
         each, pins = (training or pinned)[0]
         why = f"{loose} has no version" if training and loose else "no training code is here that they are for"
         why = why if training else "none of them trains a model"
-        reason = f"{len(pins)} packages pinned in {each.path}; but {why}"
+        reason = f"{amount(len(pins), 'package')} pinned in {each.path}; but {why}"
         return question.partly(Grade.PRESENT if training else Grade.CLAIMED, reason, each.evidence)
     for document in subject.documents:
         for number, line in enumerate(document.lines, 1):

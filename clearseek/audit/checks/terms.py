@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from os.path import commonprefix
 from typing import Final, TypeVar
 
 from clearseek.audit.evidence import Evidence
@@ -145,7 +144,7 @@ def licence_texts(subject: Subject) -> dict[Kind, Text]:
     restricted = {text.file: bool(text.limits) for text in texts}
     near = _letters(subject.name)
     texts.sort(key=lambda text: (text.beside, not text.kinds, text.points, not _is_named(subject, text.file),
-                                 -len(commonprefix((near, _letters(text.file)))) if "/" in text.file else 0,
+                                 "/" in text.file and -_shared(near, _letters(text.file)),
                                  bool(text.kinds) and restricted[text.file]))  # fmt: skip
     found: dict[Kind, Text] = {}
     for text in texts:
@@ -158,6 +157,11 @@ def _is_named(subject: Subject, path: str) -> bool:
     """Whether a licence is called after the model: ``LICENSE-FOO2-dev``."""
     name = _letters(re.sub(r"(?:model|licen[cs]e|agreement|\.\w{2,4}$)", "", path.rpartition("/")[2].lower()))
     return bool(name) and name in map(_letters, subject.names)
+
+
+def _shared(one: str, other: str) -> int:
+    """How many letters two names begin with in common."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _letters(name: str) -> str:

@@ -15,7 +15,7 @@ from itertools import islice
 from math import prod
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit.evidence import Evidence, Grade, Row, amount
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.identity import SIZE
 from clearseek.audit.read.repositories import written
@@ -84,7 +84,7 @@ def _format(subject: Subject) -> Row:
         wrong = tuple(Evidence(file) for file in weights.errors) or places
         return ask.WEIGHTS_FORMAT.no(Grade.CLAIMED, _some(problems), *wrong)
     count = len(weights.tensors)
-    reason = f"{len(weights.headers)} files, {count:,} tensors, no gap, no overlap, no key twice"
+    reason = f"{amount(len(weights.headers), 'file')}, {amount(count, 'tensor')}, no gap, no overlap, no key twice"
     if away:
         return ask.WEIGHTS_FORMAT.unknown(Grade.PRESENT, f"{reason}; the others were not read: {away}", *places)
     reason += "; the index names each" if index.value is not None else ""
@@ -121,7 +121,7 @@ def _index_problems(subject: Subject) -> Iterator[str]:
         top = [each for each in subject.weight_files if "/" not in each]
         shards = [each for each in top if _SHARD.search(each)]  # others may be an adapter, or another precision
         if subject.index.error or len(shards) > 1:
-            yield subject.index.error or f"{len(shards)} shards and no {INDEX}"
+            yield subject.index.error or f"{amount(len(shards), 'shard')} and no {INDEX}"
         return
     for tensor, file in index.tensors.items():
         where = weights.tensors.get(tensor)
@@ -220,7 +220,9 @@ def _health(subject: Subject) -> Row:
         wrong = tuple(sample.where)[:8] or places
         return ask.WEIGHTS_HEALTH.no(Grade.PRESENT, _some(list(sample.problems)), *wrong)
     whole = "all" if sample.whole else "a sample of"
-    reason = f"{whole} {sample.tensors:,} tensors, {sample.bytes:,} bytes read: all finite, none constant, no copies"
+    reason = (
+        f"{whole} {amount(sample.tensors, 'tensor')}, {sample.bytes:,} bytes read: all finite, none constant, no copies"
+    )
     return ask.WEIGHTS_HEALTH.yes(Grade.CHECKED, reason, *places)
 
 
@@ -229,7 +231,8 @@ def _final(subject: Subject, matching: Row) -> Row:
     if weights.headers:
         places = tuple(subject.source.whole(file) for file in weights.headers)[:8]
         size = sum(entry.size for _, entry in weights.tensors.values())
-        reason = f"{len(weights.tensors):,} tensors, {size:,} bytes in {len(weights.headers)} safetensors files"
+        reason = f"{amount(len(weights.tensors), 'tensor')}, {size:,} bytes in "
+        reason += amount(len(weights.headers), "safetensors file")
         if weights.complete and matching.answer == "yes":
             reason += ", exactly those that config.json asks for"
             return ask.WEIGHTS_FINAL.yes(Grade.CHECKED, reason, *places)
@@ -246,7 +249,7 @@ def _final(subject: Subject, matching: Row) -> Row:
     other = _others(subject)
     if other:
         places = tuple(subject.source.whole(file) for file in other[:8])
-        reason = f"{len(other)} files of weights in formats that are not read here ({other[0]})"
+        reason = f"{amount(len(other), 'file')} of weights in formats that are not read here ({other[0]})"
         if sum(subject.source.sizes[path] for path in other) < LEAST_ELEMENTS:
             reason += ", too small for those of a model"
             return ask.WEIGHTS_FINAL.partly(Grade.PRESENT, reason, *places)

@@ -14,7 +14,6 @@ from typing import Final, Literal
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, shorten
 from clearseek.audit.read.markup import without_comments
-from clearseek.audit.read.words import cue
 
 Kind = Literal["model", "data set", "space", "collection", "code", "owner"]
 _MOST: Final = 2_000
@@ -119,7 +118,11 @@ def read_address(target: str) -> tuple[Kind, str, str] | None:
     return kind, parts[0], re.sub(r"\.git$", "", parts[1].rstrip(".,;:)")).rstrip("-_")
 
 
-NOT_THERE: Final = cue("not_there")
+NOT_THERE = re.compile(
+    r"\bwill (?:\w+ ){0,2}be (?:\w+ )?(?:releas|publish|shar|upload|open|provid)|\bcoming soon\b"
+    r"|\b(?:has|have|was|were) (?:been )?(?:withdrawn|removed|taken down|deleted)\b|\bno longer (?:available|online)\b",
+    re.I,
+)
 """Says that what is linked is not there yet, or no more."""
 
 

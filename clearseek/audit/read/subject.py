@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from clearseek.audit.evidence import Evidence
+from clearseek.audit.evidence import Evidence, amount
 from clearseek.audit.read.card import Document
 from clearseek.audit.read.claims import Claim, find_claims
 from clearseek.audit.read.identity import Identity, identify, kin, stem
@@ -274,7 +274,7 @@ class Subject:
     def unread(self) -> str:
         """What of the documents was too much to read, in words; empty where all was read: "no" is said only then."""
         left = prose(self.source)[1]
-        told = [f"{len(left):,} text files, from {left[0]} on, are more than is read"] if left else []
+        told = [f"{amount(len(left), 'text file')}, from {left[0]} on, are more than is read"] if left else []
         told += [f"{document.file}: {document.unread}" for document in self.documents if document.unread]
         return "; ".join(told)
 
