@@ -55,7 +55,7 @@ class Said(NamedTuple):
 _DENIED = cue("denied")
 _ON_PUBLIC = Said(cue("trained_on"), (any_of(WORDS["names"]["data_sets"], around=r"\b{}\b"),))
 """On data sets that anybody can have under the name that sentences give them."""
-_DESCRIBED = Said(cue("trained_on"), (cue("described"),))
+_DESCRIBED = Said(cue("described"), but=(cue("not_described"),))
 _REFUSAL = Said(cue("not_given"), (cue("data"), cue("trained", "data_of_ours")), (cue("not_about"),))
 _HELD_BACK = Said(cue("held_back"), (CUES["trained"],), (_DENIED,))
 _PART = Said(cue("part"), (cue("given"),), (CUES["evaluated"], _DENIED))

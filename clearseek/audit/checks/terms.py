@@ -102,7 +102,7 @@ def licence_files(subject: Subject) -> tuple[Text, ...]:
     named = _named(subject)
     pointed = {each.file: each.kinds for each in statements(subject) if each.file and "weights" in each.kinds}
     code = {path.rpartition("/")[0] for path in subject.source.sizes if path.endswith(".py")}
-    own_folder = any(_is_called(subject, path.partition("/")[0]) for path in named if "/" in path)
+    own = _own_folders(subject, named)
     read = 0
     for document in subject.source.readable(named[:_MOST_FILES]):
         text, file = without_markup(document.text), document.file
@@ -111,12 +111,12 @@ def licence_files(subject: Subject) -> tuple[Text, ...]:
             continue
         read += len(text)
         beside = kinds is None and any(path.rpartition("/")[0] == folder for path in subject.weight_files)
-        called = kinds is None and not is_elsewhere(file) and folder not in code and _is_called(subject, folder)
+        called = kinds is None and not is_elsewhere(file) and folder not in code and folder in own
         called = called and covers(file.rpartition("/")[2]) == ()
         kinds = ("weights",) if beside or called else kinds
         if not kinds and (told := pointed.get(file)):
             kinds = tuple(kind for kind in KINDS if kind in told)
-        if kinds and folder and own_folder and not called and covers(f"{folder}/LICENSE") is None:
+        if kinds and folder and own and not called and covers(f"{folder}/LICENSE") is None:
             kinds = None  # the folder of another model
         perhaps = kinds is None and folder not in code and perhaps_of_weights(file)
         found.append(Text(file, identify(text), subject.source.whole(file), text, kinds, beside, perhaps))
@@ -125,9 +125,15 @@ def licence_files(subject: Subject) -> tuple[Text, ...]:
     return tuple(found)
 
 
-def _is_called(subject: Subject, folder: str) -> bool:
-    """Whether a folder is called after the model."""
-    return bool(folder) and subject.kin(folder.rpartition("/")[2]) in ("same", "form")
+def _own_folders(subject: Subject, named: list[str]) -> frozenset[str]:
+    """The folders with licences that are called after the model, and of several generations after this one."""
+    name, near = _letters(subject.name), dict[str, int]()
+    for folder in {path.rpartition("/")[0] for path in named} - {""}:
+        last = folder.rpartition("/")[2]
+        if subject.kin(last) in ("same", "form"):
+            letters = _letters(last)
+            near[folder] = 2 * sum(letters[: at + 1] == name[: at + 1] for at in range(len(letters))) - len(letters)
+    return frozenset(folder for folder, same in near.items() if same == max(near.values()))
 
 
 def _of_models(text: Text) -> bool:
@@ -142,9 +148,7 @@ def licence_texts(subject: Subject) -> dict[Kind, Text]:
     texts = [text for text in licence_files(subject) if text.kinds is not None]
     # one that only points to the others is read after them
     restricted = {text.file: bool(text.limits) for text in texts}
-    near = _letters(subject.name)
     texts.sort(key=lambda text: (text.beside, not text.kinds, text.points, not _is_named(subject, text.file),
-                                 "/" in text.file and -_shared(near, _letters(text.file)),
                                  bool(text.kinds) and restricted[text.file]))  # fmt: skip
     found: dict[Kind, Text] = {}
     for text in texts:
@@ -157,11 +161,6 @@ def _is_named(subject: Subject, path: str) -> bool:
     """Whether a licence is called after the model: ``LICENSE-FOO2-dev``."""
     name = _letters(re.sub(r"(?:model|licen[cs]e|agreement|\.\w{2,4}$)", "", path.rpartition("/")[2].lower()))
     return bool(name) and name in map(_letters, subject.names)
-
-
-def _shared(one: str, other: str) -> int:
-    """How many letters two names begin with in common."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _letters(name: str) -> str:
