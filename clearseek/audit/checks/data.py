@@ -56,6 +56,8 @@ _DENIED = cue("denied")
 _ON_PUBLIC = Said(cue("trained_on"), (any_of(WORDS["names"]["data_sets"], around=r"\b{}\b"),))
 """On data sets that anybody can have under the name that sentences give them."""
 _DESCRIBED = Said(cue("described"), but=(cue("not_described"),))
+_TOLD = _DESCRIBED._replace(also=(cue("data_told"),))
+"""Sentences that also say how much the data are, or where they are from."""
 _REFUSAL = Said(cue("not_given"), (cue("data"), cue("trained", "data_of_ours")), (cue("not_about"),))
 _HELD_BACK = Said(cue("held_back"), (CUES["trained"],), (_DENIED,))
 _PART = Said(cue("part"), (cue("given"),), (CUES["evaluated"], _DENIED))
@@ -91,7 +93,7 @@ def _training(subject: Subject) -> Row:
     if place := _said(subject, _ON_PUBLIC):
         reason = f"public data sets are named, not linked, as what it was trained on: “{place.quote}”"
         return question.partly(Grade.CLAIMED, reason, place)
-    if place := _said(subject, _DESCRIBED):
+    if place := _said(subject, _TOLD) or _said(subject, _DESCRIBED):
         reason = f"no training data here and no link to any; they are described in words only: “{place.quote}”"
         return question.no(Grade.ABSENT, reason, place)
     return question.no(Grade.ABSENT, "no training data here, no link to any, and no document says what they were")
