@@ -22,7 +22,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from clearseek.audit.checks import data, documents, evaluations
+from clearseek.audit.checks import data, documents, evaluations, licence
 from clearseek.audit.checks.evaluations import listed_scores, score_cells
 from clearseek.audit.checks.template import problem
 from clearseek.audit.read.archive import members
@@ -50,9 +50,12 @@ RESULT = Path(__file__).parent / "results" / "fuzz_openness.json"
 LONGEST_SECONDS = 2.0
 SAID = """---
 base_model: lab/Base-7B
+license: mit
 tags: [arxiv:2501.00001]
 ---
 # Tiny
+The code is under MIT, the weights under [Acme terms](LICENSE); no commercial use of the model.
+
 Tiny was pre-trained on our [Broth](https://huggingface.co/datasets/lab/broth), a sample of our data; see our
 [paper](https://arxiv.org/abs/2501.00001), LoRA ([paper](https://arxiv.org/abs/2106.09685)) and `data/train.jsonl`.
 We cannot release the training data. Udon-7B was trained on [Wheat](https://huggingface.co/datasets/u/w):
@@ -153,7 +156,7 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
         (folder / "said").mkdir(exist_ok=True)
         (folder / "said/README.md").write_bytes(raw)
         subject = Subject(Folder(folder / "said"))
-        for check in (data, documents, evaluations):
+        for check in (data, documents, evaluations, licence):
             list(check.rows(subject))
 
     def transcript(raw: bytes) -> None:

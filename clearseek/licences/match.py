@@ -186,7 +186,7 @@ def _rest(search: Search, parts: list[Part]) -> _Rest:
             rest.unread = True
             rest.rules(first, [*_limits(raw), *_latin(raw)])
             continue
-        piece = told(raw, others=others, may_begin=after)
+        piece = told(raw, others=others, may_begin=after, ends=end == len(search.words))
         rest.rules(first, piece.rules)
         rest.rules(first, ((line, text) for line, text in piece.own if _names_restricted(text, known_ids)))
         if others or piece.others:

@@ -153,13 +153,14 @@ def adds_nothing(raw: str, allowed: Set[str] = frozenset(), any_case: bool = Fal
     return len(lower) <= (_MOST_SMALL if any_case else 0)
 
 
-def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
+def told(raw: str, others: bool = False, may_begin: bool = False, ends: bool = False) -> Told:
     """What a text beside a licence says: the sentences that may rule, and what the rest is.
 
     Args:
         raw: The text.
         others: It stands among the notices of parts that are somebody else's, where only what restricts counts.
         may_begin: Such notices may begin in it, with a line that rules nothing.
+        ends: Nothing follows it; words in capitals at its end then head nothing, and may rule.
     """
     rules: list[tuple[int, str]] = []
     own: list[tuple[int, str]] = []
@@ -181,6 +182,9 @@ def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
                 rules.append((line, piece.strip()))
             elif found and found != "rule" and kind != "a note":
                 kind = found
+            shouts = found == "a heading" and _shouts(piece) and not WORD.search(raw, place + begin + len(piece))
+            if ends and may_begin and shouts:
+                rules.append((line, piece.strip()))
             if (of_this or not here) and len(own) < _MOST_OWN:
                 own.append((line, piece))
             if may_begin and not of_this and found != "rule" and _PATTERNS["of_others"].search(piece):
@@ -188,6 +192,13 @@ def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
                 lasting = lasting or alone or piece.rstrip().endswith(":")
         place = block.end() if block else end
     return Told(tuple(rules), kind, begun, lasting, tuple(own))
+
+
+def _shouts(heading: str) -> bool:
+    """Whether a heading is of several words in capitals, names nobody, and does not say that a text ends."""
+    words = WORD.findall(heading)
+    named = _PATTERNS["origin"].search(heading) or _PATTERNS["about"].search(heading) or words[:1] == ["END"]
+    return len([word for word in words if word.isalpha()]) > 1 and heading.isupper() and not named
 
 
 def _pieces(block: str) -> Iterator[tuple[int, str, bool]]:
