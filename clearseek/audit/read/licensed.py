@@ -16,13 +16,14 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from clearseek.audit.evidence import Evidence
-from clearseek.audit.read.card import Document, Link
+from clearseek.audit.read.card import Document, Link, shorten
 from clearseek.audit.read.identity import kin, title_names
 from clearseek.audit.read.parts import Sentence
 from clearseek.audit.read.subject import Subject
 from clearseek.audit.read.topics import Own, about
+from clearseek.audit.read.words import cue
 from clearseek.licences.named import CONTEXT, Named, by_url, named
-from clearseek.licences.places import is_licence
+from clearseek.licences.places import covers, is_licence
 from clearseek.licences.table import Kind, Licence, choices, lookup
 
 _MOST = 60
@@ -69,6 +70,8 @@ _VERSION_FIRST = re.compile(r"\bversion (\d(?:\.\d)?) of the ([A-Z][\w ]{1,60}?)
 _FOLLOWS = re.compile(r"\b(?:following|below) licen[cs]e\b|\blicen[cs]e below\b", re.I)
 _CALLED = re.compile(r"(?:[A-Z][\w.-]* ){1,6}(?:[Ll]icen[cs]e|[Aa]greement|[Tt]erms)\b|《[^》]*(?:许可|协议)[^》]*》")
 _HERE = re.compile(r"\b(?:LICEN[CS]E|COPYING)(?:[-_.][\w.-]{1,40})?(?![\w])")
+_APART = cue("apart")
+"""Says that the weights are under something else, without its name."""
 _FILE = re.compile(r"\.(?:tar|zip|tgz|gz|bin|safetensors|gguf|pth?)\b.*")
 _PART = re.compile(r";\s+(?=\S)")
 _MODEL = re.compile(
@@ -249,6 +252,9 @@ def _clause(
         named_so = kind == "item" and _is_sized(subject, text)  # of several models, each with its own licence
         for statement in _each(text, names, headings, place):
             yield replace(statement, kinds=frozenset(("weights",))) if named_so and not statement.kinds else statement
+    elif _APART.search(text) and about(text, own, section=section) is not False:
+        if not any(is_licence(path) and "weights" in (covers(path) or ()) for path in subject.source.sizes):
+            yield Statement(frozenset(("weights",)), (), False, shorten(text.strip(), 80), place)
     elif end or _OF_OTHERS.search(text) or about(text, own, section=section) is False:
         return
     elif section and (known := _linked(tuple(links))) is not None:
