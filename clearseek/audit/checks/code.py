@@ -20,10 +20,11 @@ from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
 from clearseek.audit.read import deeds
 from clearseek.audit.read.card import Document, Link
 from clearseek.audit.read.deeds import Deed
-from clearseek.audit.read.program import Program, read_program, words
+from clearseek.audit.read.program import Program, read_program
 from clearseek.audit.read.repositories import NOT_THERE, read_address
 from clearseek.audit.read.sources import SourceFile, source_files
 from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.words import words
 
 MOST_PARSED: Final = 1_500_000
 """Bytes that are taken apart for each piece: a second's work."""

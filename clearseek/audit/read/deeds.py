@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from clearseek.audit.read.program import Call, Program, words
+from clearseek.audit.read.program import Call, Program
+from clearseek.audit.read.words import words
 
 _TABLE: Final = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 WORDS: Final = {name: frozenset(text.split()) for name, text in _TABLE.items()}
