@@ -21,10 +21,10 @@ from clearseek.audit.read import deeds
 from clearseek.audit.read.card import Document, Link
 from clearseek.audit.read.deeds import Deed
 from clearseek.audit.read.program import Program, read_program
-from clearseek.audit.read.repositories import NOT_THERE, read_address
+from clearseek.audit.read.repositories import NOT_THERE, Repository, read_address
 from clearseek.audit.read.sources import SourceFile, source_files
 from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import words
+from clearseek.audit.read.words import BENCHMARK, words
 
 MOST_PARSED: Final = 1_500_000
 """Bytes that are taken apart for each piece: a second's work."""
@@ -32,7 +32,7 @@ _ENOUGH: Final = 4
 """Files that are named where there are more."""
 _MOST_NAMING: Final = 100
 _NO_CODE = re.compile(
-    r"/(?:issues|discussions|wiki|releases|actions|pulls?|stargazers|graphs|commits)\b"
+    r"/(?:issues|discussions|wiki|releases|actions|pulls?|security|stargazers|graphs|commits)\b"
     r"|\.(?:svg|png|jpe?g|gif|pdf|md|bib)\b|#[\w-]+$|LICEN[CS]E",
     re.I,
 )
@@ -43,6 +43,11 @@ _CODE: Final = (
 _POSSESSED = re.compile(
     rf"\bour (?:own )?(?:[\w-]+ ){{0,4}}?(?:{_CODE})\b|\bwe (?:have )?(?:developed|built|wrote|created|maintain)", re.I
 )
+_USED = re.compile(
+    r"\b(?:code(?:base)?|scripts?|recipes?)\W{1,3}(?:(?:that|which) )?(?:we|was|were|is|has been) (?:\w+ )?used (?:to|for|in)\b",
+    re.I,
+)
+"""Says of code that this model was made with it, whoever keeps it."""
 _OURS = re.compile(r"\bour\b|\bwe (?:\w+ )?(?:release|publish|provide|share|open)|\bofficial\b", re.I)
 _OFFERED = re.compile(
     r"such as|e\.g|example|suggest|recommend|\blike\b|\busing\b|\bwith\b|\bvia\b|third|communit|other|thank"
@@ -58,7 +63,8 @@ _TUNED = re.compile(
 
 _NOT_OF_DATA: Final = r"(?!\W(?:data|set|corpus|corpora|mix|tokens|details))"
 _PRETRAINED = re.compile(
-    r"\bpre-?train|\bfrom scratch\b|\btrillions? (?:of )?tokens\b|\b\d+(?:\.\d+)?t (?:\w+ )?tokens\b"
+    r"\bpre-?train(?:ed|ing)\b[^.\n]{0,80}\d ?(?:[bt]|billion|trillion)\b[^.\n]{0,20}\btokens?\b"
+    r"|\bfrom scratch\b|\btrillions? (?:of )?tokens\b|\b\d+(?:\.\d+)?t (?:\w+ )?tokens\b"
 )
 """Says that a model was not made from another one."""
 
@@ -96,14 +102,16 @@ PIECES: Final = (
           _near(rf"(?:pre-?)?train(?:ing)?{_NOT_OF_DATA}")
           + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{_CODE}|itsname)\b",
           ("train", "tune"), ("seeds_training",), "train"),
-    Piece(ask.CODE_INFERENCE, lambda file: deeds.inference(file.program),
+    Piece(ask.CODE_INFERENCE, lambda file: deeds.inference(file.program, file.path),
           r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally|model)",
           ("infer", "generat", "sampl", "chat"), ("seeds_inference",)),
     Piece(ask.CODE_EVALUATION, lambda file: deeds.evaluation(file.program, file.path),
           _near(r"evaluat\w*|benchmark\w*|eval", rf"{_CODE}|harness|suite"),
-          ("eval", "bench"), ("harnesses",), "scoring", 2),
+          ("eval", "bench"), ("harnesses", "seeds_evaluation"), "scoring", 2),
     Piece(ask.CODE_DATA, lambda file: deeds.preparation(file.program, file.path),
-          _near(r"data|corpus|dataset", rf"{_CODE}|process\w*|curat\w*|prepar\w*|filter\w*"),
+          _near(r"data(?:sets?)?|corpus|corpora", r"process(?:ing|ors?)|curat(?:ion|ing)|prep(?:ar(?:e|ing|ation))?|dedup\w*"
+                r"|filter(?:s|ing)?|clean(?:ing|up)?|(?:gener|synthe|collec|construc)(?:at|si|t)(?:s|ing|ion)|pipelines?|crawl\w*")
+          + rf"|\b(?:data(?:set)?|corpus)[ -](?:{_CODE})\b|\b(?:code|scripts?) (?:\w+ ){{0,3}}(?:data(?:sets?)?|corpus)\b",
           ("data", "prep"), ("toolkits",), "prepares"),
 )  # fmt: skip
 
@@ -137,10 +145,22 @@ def rows(subject: Subject) -> Iterator[Row]:
     """A row for each piece, for settings and environment, and for the whole."""
     sources = source_files(subject.source)
     found = [_piece(subject, piece, sources) for piece in PIECES]
+    found[0] = _brought(*found[:2])
     trains = found[1].answer == "yes" and found[1].grade >= Grade.PRESENT
     found += [configuration(subject, sources, trains), environment(subject, sources, trains)]
     yield from found
     yield _complete(found)
+
+
+def _brought(architecture: Row, training: Row) -> Row:
+    """The row of a model that is not defined here and yet trained: what trains it has to know it."""
+    if architecture.answer != "no" or training.answer not in ("yes", "partly"):
+        return architecture
+    if training.grade == Grade.LINKED:
+        reason = "no code here; what trains it is linked and was not read: it may define the model"
+        return ask.CODE_ARCHITECTURE.unknown(Grade.LINKED, reason, *training.evidence)
+    reason = "no code here defines it; what trains it takes it from a library"
+    return ask.CODE_ARCHITECTURE.partly(Grade.CLAIMED, reason, *training.evidence[:1])
 
 
 def _shown(told: Iterable[str]) -> str:
@@ -152,8 +172,12 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
     does = found.does
     if question == ask.CODE_TRAINING and does:
         does = _for_this_model(subject, sources, does)
-    if question == ask.CODE_DATA and any(_chooses(sources, file.path) for file, _ in does):
+    if (question == ask.CODE_DATA and any(_chooses(sources, file.path) for file, _ in does)) or (
+        question == ask.CODE_EVALUATION and any(_has_benchmarks(subject, file.path) for file, _ in does)
+    ):
         does = [(file, replace(deed, lack="")) for file, deed in does]
+    demonstrated = [file for file, deed in does if deed.lack == deeds.DEMONSTRATION]
+    does = [each for each in does if each[1].lack != deeds.DEMONSTRATION]
     full = [each for each in does if not each[1].lack]
     links = [] if full else list(_links(subject, piece.words))
     if not full and not links and question == ask.CODE_TRAINING:
@@ -161,7 +185,7 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
     if full or (does and not links):
         told = (full or does)[:_ENOUGH]
         shown = _shown(f"{file.path} ({deed.told})" if deed.told else file.path for file, deed in told)
-        places = dict.fromkeys(file.evidence for file, _ in told)
+        places = dict.fromkeys(_place(file, deed) for file, deed in told)
         return question.answer("yes" if full else "partly", Grade.PRESENT, f"in {shown}", *places)
     if links:
         here = f"; here, in part: {does[0][0].path} ({does[0][1].told})" if does else ""
@@ -169,7 +193,8 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
         if question == ask.CODE_TRAINING and (withheld := _withheld(subject)):
             reason += f"; but {withheld.file}, {withheld.where}, says that what trained it was another version"
             return question.partly(Grade.LINKED, reason, withheld, *links[:_ENOUGH])
-        return question.yes(Grade.LINKED, reason, *links[:_ENOUGH])
+        shows = question == ask.CODE_DATA and all("/examples/" in each.quote for each in links)
+        return question.answer("partly" if shows else "yes", Grade.LINKED, reason, *links[:_ENOUGH])
     if unread := found.unread:
         shown = _shown(f"{each.path} {each.unread or 'was not looked at'}" for each in unread)
         reason = f"no file that was read does it, and {len(unread)} could not be read: {shown}"
@@ -177,7 +202,18 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
     if found.short:
         reason = f"{found.short[0].path} names it in fewer than {piece.least} lines of code, too few to do it"
         return question.no(Grade.CLAIMED, reason, found.short[0].evidence)
+    if demonstrated:
+        reason = f"{demonstrated[0].path} is {deeds.DEMONSTRATION}; nothing else does it"
+        return question.no(Grade.CLAIMED, reason, demonstrated[0].evidence)
     return _named(subject, question) or _absent(subject, piece, sum(1 for each in sources if each.is_code))
+
+
+def _place(file: SourceFile, deed: Deed) -> Evidence:
+    """Where a file does it: the line and the call, where they are known."""
+    if deed.at is None or not deed.at.line or not file.path.endswith(".py"):
+        return file.evidence
+    where = "; ".join(each for each in (file.evidence.where, f"line {deed.at.line}") if each)
+    return replace(file.evidence, where=where, quote=deed.at.name)
 
 
 def _chooses(sources: tuple[SourceFile, ...], path: str) -> bool:
@@ -185,6 +221,12 @@ def _chooses(sources: tuple[SourceFile, ...], path: str) -> bool:
     folder = path.rpartition("/")[0]
     beside = [each for each in sources if each.path.rpartition("/")[0] == folder and each.path.endswith(".py")]
     return any(deeds.has(name, "curates") for each in beside[:_MOST_NAMING] for name in each.program.functions)
+
+
+def _has_benchmarks(subject: Subject, path: str) -> bool:
+    """Whether the folder of a file that scores holds the questions of a benchmark."""
+    folder, slash, _ = path.rpartition("/")
+    return any(BENCHMARK.search(each[len(folder) :]) for each in subject.source.sizes if slash and each.startswith(folder + slash))
 
 
 def _withheld(subject: Subject) -> Evidence | None:
@@ -231,9 +273,11 @@ def _named(subject: Subject, question: Question) -> Row | None:
 
 def _absent(subject: Subject, piece: Piece, code: int) -> Row:
     """The row of a piece that is nowhere, or perhaps in a repository of which nothing is said."""
-    if not code and (elsewhere := list(_links(subject, rf"\b(?:{_CODE})\b", clear=False))):
+    elsewhere = [] if code else list(_links(subject, rf"\b(?:{_CODE})\b", clear=False))
+    elsewhere += [each.place for each in subject.repositories if _likely(subject, piece, each)]
+    if elsewhere:
         shown = _shown(each.quote for each in elsewhere)
-        reason = f"there is no code here; {shown} is linked, and nothing says whether it holds this"
+        reason = f"it is not here; {shown} is linked, and nothing says whether it holds this"
         return piece.question.unknown(Grade.LINKED, reason, *elsewhere[:_ENOUGH])
     looked = f"none of the {code} source files does it" if code else "there is no source file"
     others = list(_links(subject, piece.words, whose=False))
@@ -244,6 +288,13 @@ def _absent(subject: Subject, piece: Piece, code: int) -> Row:
     said = "".join(f" ({each.quote} is somebody else's)" for each in others)
     reason = f"{looked}, and no repository of the maker that is said to hold it is linked{said}"
     return piece.question.no(Grade.ABSENT, reason, *others)
+
+
+def _likely(subject: Subject, piece: Piece, linked: Repository) -> bool:
+    """Whether a repository is another of the maker's, and its name is that of such a piece."""
+    fits = linked.kind == "code" and any(hint in linked.name.lower() for hint in piece.hints)
+    address = linked.place.quote
+    return fits and subject.is_own(linked.address) is True and subject.kin(linked.name) != "same" and not _NO_CODE.search(address)
 
 
 def _search(piece: Piece, sources: tuple[SourceFile, ...]) -> _Found:
@@ -271,7 +322,7 @@ def _search(piece: Piece, sources: tuple[SourceFile, ...]) -> _Found:
             out.unread.append(each)
             continue
         deed = None if each.example and piece.question == ask.CODE_DATA else piece.does(each)
-        if deed and training and each.example:
+        if deed and each.example and piece.question in (ask.CODE_TRAINING, ask.CODE_EVALUATION):
             deed = replace(deed, lack=deed.lack or "an example")
         if deed and each.program.lines < (1 if deed.launches else piece.least):
             out.short.append(each)
@@ -303,7 +354,9 @@ def _for_this_model(
     for file, deed in found:
         if not deed.lack and file.path.rpartition("/")[2] in goes_on:
             deed = replace(deed, lack=deeds.TUNING)
-        if deed.lack == deeds.TUNING and ours:
+        if deed.lack == deeds.TUNING and ours and _PRETRAINED.search(card):
+            deed = replace(deed, lack="fine-tuning, which is not all of its training")
+        elif deed.lack == deeds.TUNING and ours:
             deed = Deed(f"fine-tuning{' of ' * bool(made) + made}, by which this model was made")
         elif deed.lack == deeds.TUNING and _is_others(subject, base := deeds.base(file.program)):
             said = f"of {base}, which is another maker's"
@@ -336,7 +389,8 @@ def _links(subject: Subject, words: str, clear: bool = True, whose: bool = True)
                 own = subject.is_own(link.target)
                 if own is None:
                     own = not clear or bool(_OURS.search(text)) or not _OFFERED.search(text)
-                if (own or bool(_POSSESSED.search(text) and not _OFFERED.search(text))) == whose:
+                own = own or bool(_USED.search(text) or (_POSSESSED.search(text) and not _OFFERED.search(text)))
+                if own == whose:
                     yield Evidence(document.file, f"line {link.line}", link.target)
 
 
