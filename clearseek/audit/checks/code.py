@@ -33,7 +33,7 @@ _ENOUGH: Final = 4
 _MOST_NAMING: Final = 100
 _NO_CODE = re.compile(
     r"/(?:issues|discussions|wiki|releases|actions|pulls?|security|stargazers|graphs|commits)\b"
-    r"|\.(?:svg|png|jpe?g|gif|pdf|md|bib)\b|#[\w-]+$|LICEN[CS]E",
+    r"|\.(?:svg|png|jpe?g|gif|pdf|md|bib|txt|jsonl?|csv|parquet|zip)\b|#[\w-]+$|LICEN[CS]E",
     re.I,
 )
 """Addresses in a repository that are no code."""
@@ -50,7 +50,7 @@ _USED = re.compile(
 """Says of code that this model was made with it, whoever keeps it."""
 _OURS = re.compile(r"\bour\b|\bwe (?:\w+ )?(?:release|publish|provide|share|open)|\bofficial\b", re.I)
 _OFFERED = re.compile(
-    r"such as|e\.g|example|suggest|recommend|\blike\b|\busing\b|\bwith\b|\bvia\b|third|communit|other|thank"
+    r"such as|e\.g|example|refer to|suggest|recommend|\blike\b|\busing\b|\bwith\b|\bvia\b|third|communit|other|thank"
     r"|\b(?:based|built (?:up)?) ?on|adapted|fork|inspired|compar|\bfrom\b|support",
     re.I,
 )
@@ -101,7 +101,7 @@ PIECES: Final = (
     Piece(ask.CODE_TRAINING, lambda file: deeds.training(file.program, file.path, file.beside),
           _near(rf"(?:pre-?)?train(?:ing)?{_NOT_OF_DATA}")
           + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{_CODE}|itsname)\b",
-          ("train", "tune"), ("seeds_training",), "train"),
+          ("train", "tune", "pretrain"), ("seeds_training",), "train"),
     Piece(ask.CODE_INFERENCE, lambda file: deeds.inference(file.program, file.path),
           r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally|model)",
           ("infer", "generat", "sampl", "chat"), ("seeds_inference",)),
@@ -109,9 +109,9 @@ PIECES: Final = (
           _near(r"evaluat\w*|benchmark\w*|eval", rf"{_CODE}|harness|suite"),
           ("eval", "bench"), ("harnesses", "seeds_evaluation"), "scoring", 2),
     Piece(ask.CODE_DATA, lambda file: deeds.preparation(file.program, file.path),
-          _near(r"data(?:sets?)?|corpus|corpora", r"process(?:ing|ors?)|curat(?:ion|ing)|prep(?:ar(?:e|ing|ation))?|dedup\w*"
-                r"|filter(?:s|ing)?|clean(?:ing|up)?|(?:gener|synthe|collec|construc)(?:at|si|t)(?:s|ing|ion)|pipelines?|crawl\w*")
-          + rf"|\b(?:data(?:set)?|corpus)[ -](?:{_CODE})\b|\b(?:code|scripts?) (?:\w+ ){{0,3}}(?:data(?:sets?)?|corpus)\b",
+          _near(r"data(?:sets?)?|corpus|corpora", r"(?:pre-?)?process(?:ing|ors?)?|tokeni[sz](?:e|ing|ation)|curat(?:ion|ing)|prep(?:ar(?:e|ing|ation))?|dedup\w*"
+                r"|filter(?:s|ing)?|clean(?:ing|up)?|(?:synthesi|collecti|constructi)(?:s|ng|on)|crawl\w*")
+          + rf"|\b(?:data(?:set)?|corpus)[ -](?:code|scripts?|recipes?)\b|\b(?:code|scripts?) (?:\w+ ){{0,3}}(?:data(?:sets?)?|corpus)\b",
           ("data", "prep"), ("toolkits",), "prepares"),
 )  # fmt: skip
 
@@ -126,6 +126,7 @@ class _Found:
     unread: list[SourceFile] = field(default_factory=list)
 
 
+_QUESTIONS: Final = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _SHOWN: Final = (ask.CODE_ARCHITECTURE, ask.CODE_INFERENCE, ask.CODE_EVALUATION)
 """Pieces that an example in a document may show how to have from a library."""
 _PUBLIC: Final = {
@@ -226,7 +227,8 @@ def _chooses(sources: tuple[SourceFile, ...], path: str) -> bool:
 def _has_benchmarks(subject: Subject, path: str) -> bool:
     """Whether the folder of a file that scores holds the questions of a benchmark."""
     folder, slash, _ = path.rpartition("/")
-    return any(BENCHMARK.search(each[len(folder) :]) for each in subject.source.sizes if slash and each.startswith(folder + slash))
+    beside = (each for each in subject.source.sizes if slash and each.startswith(folder + slash))
+    return any(each.endswith(_QUESTIONS) and BENCHMARK.search(each[len(folder) :]) for each in beside)
 
 
 def _withheld(subject: Subject) -> Evidence | None:
@@ -292,7 +294,7 @@ def _absent(subject: Subject, piece: Piece, code: int) -> Row:
 
 def _likely(subject: Subject, piece: Piece, linked: Repository) -> bool:
     """Whether a repository is another of the maker's, and its name is that of such a piece."""
-    fits = linked.kind == "code" and any(hint in linked.name.lower() for hint in piece.hints)
+    fits = linked.kind == "code" and any(word.startswith(piece.hints) for word in words(linked.name))
     address = linked.place.quote
     return fits and subject.is_own(linked.address) is True and subject.kin(linked.name) != "same" and not _NO_CODE.search(address)
 
@@ -384,7 +386,7 @@ def _links(subject: Subject, words: str, clear: bool = True, whose: bool = True)
             if kind != "code" or _NO_CODE.search(link.target):
                 continue
             called = link.text and re.sub(r"\W", "", link.text.lower()) == re.sub(r"\W", "", name.lower())
-            said = text.replace(link.text, f"{link.text} itsname") if called else text  # a tool that goes by its name
+            said = text.replace(link.text, f"{link.text} itsname") if called else f"{text} ({name})"  # a tool's name
             if re.search(words, said, re.I) and not NOT_THERE.search(text) and (clear or subject.kin(name)):
                 own = subject.is_own(link.target)
                 if own is None:

@@ -147,7 +147,7 @@ _FRAMEWORK = re.compile(
     r"|composer|mlx|equinox|oneflow|tinygrad|nemo|keras|colossalai)(?:[-_](?:gpu|cpu|core|lm|toolkit|cuda\w{0,10}))?",
     re.I,
 )
-_NO_TRAINING = re.compile(r"infer|serv(?:e|ing|ice)|demo|deploy")
+_NO_TRAINING = re.compile(r"infer|serv(?:e|ing|ice)|demo|deploy|eval|bench|(?:^|/)data/")
 _OTHER_PURPOSE = re.compile(r"(?:^|/)(?:docs?|documentation|website|eval\w{0,40}|bench\w{0,40}|tests?|examples?)/")
 
 

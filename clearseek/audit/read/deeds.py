@@ -221,7 +221,7 @@ def evaluation(program: Program, path: str) -> Deed | None:
         part for name in (path, *names, *program.settings.values()) for part in re.split(r"[^a-z0-9]+", name.lower())
     }
     asked = told & WORDS["benchmarks"] or any(has(name, "benchmarks") for name in (path, *names))
-    return Deed(lack="" if asked else "it names no benchmark")
+    return Deed(lack="" if asked else "it names no benchmark") if asked or not validates else None
 
 
 def preparation(program: Program, path: str) -> Deed | None:
@@ -235,7 +235,8 @@ def preparation(program: Program, path: str) -> Deed | None:
         return None
     last = {call.last for call in program.calls}
     library = program.classes and not last & WORDS["starts"]
-    if library and any(has(base, "loaders") for bases in program.classes.values() for base in bases):
+    loads = any(has(base, "loaders") for bases in program.classes.values() for base in bases)
+    if library and loads:
         return None
     if _roots(program.imports) & WORDS["toolkits"]:
         return Deed()
@@ -244,6 +245,6 @@ def preparation(program: Program, path: str) -> Deed | None:
     writing = next((call for call in program.calls if call.last in WORDS["writes"] or has(call.last, "writes")), None)
     if writing is None or not any(has(each, "makes") for each in last | program.functions):
         return None
-    chosen = has(path, "chooses") or any(has(name, "chooses") for name in program.functions)
+    chosen = has(path, "chooses") or (not loads and any(has(name, "chooses") for name in program.functions))
     lack = "" if chosen else "it brings texts into the form for training, and chooses or cleans none"
     return Deed(lack=lack, at=writing)
