@@ -134,10 +134,10 @@ _TOLD_PIN = re.compile(
     r"^[ \t*-]{0,8}(Transformers|Py[Tt]orch|TRL|Datasets|Tokenizers|PEFT)[: ]{1,3}(\d[\w.+!-]{0,40})\s*$", re.M
 )
 _IMAGE = re.compile(
-    r"^FROM\s{1,9}(\S{0,200}(?:torch|nemo|jax|tensorflow|megatron)\S{0,100}(?::[\w.-]{0,100}\d|@sha256:)[\w.-]{0,100})", re.M
-)  # fmt: skip
+    r"^FROM\s{1,9}(\S{0,200}(?:torch|nemo|jax|tensorflow)\S{0,100}(?::[\w.-]{0,100}\d|@sha256:)[\w.-]{0,100})", re.M
+)
 _UNPINNED = re.compile(
-    r"^[ \t\"'-]{0,24}([A-Za-z][\w.-]{1,100})(?:\[[\w,. -]{0,80}\])?[ \t]{0,8}(?:$|[<>~!;#\"'@]|==[\d.]*\*| = \"[\^~>*])", re.M
+    r"^[ \t\"'-]{0,24}([A-Za-z][\w.-]{1,100})(?:\[[\w,. -]{0,80}\])?[ \t]{0,8}(?:$|[<>~!;#\"'@]| = \"[\^~>*])", re.M
 )
 _INSTALLED = re.compile(r"\bpip3? install ((?:[^\n&;|\\]|\\\n)*)")
 _LOCK = re.compile(r"(?:^|[/._-])lock(?:$|\.)")
@@ -164,8 +164,7 @@ def _loose(file: SourceFile) -> set[str]:
     """Packages without an exact version, in a list of packages or in the commands of an image."""
     text = file.raw.decode("utf-8", errors="replace")
     if "dockerfile" in file.path.lower():
-        words = [word for each in _INSTALLED.findall(text)[:_MOST_PACKAGES] for word in each.split()]
-        given = (word for before, word in zip(["", *words], words, strict=False) if before not in ("-r", "-c", "-f", "-e"))
+        given = re.sub(r"(?:^|\s)-[rcfe]\s+\S+", " ", " ".join(_INSTALLED.findall(text)[:_MOST_PACKAGES])).split()
         return {word for word in given if re.match(r"[A-Za-z]", word) and "==" not in word and "/" not in word}
     return set(_UNPINNED.findall(text)[:_MOST_PACKAGES])
 
@@ -202,8 +201,7 @@ def environment(subject: Subject, sources: tuple[SourceFile, ...], trains: bool)
     if pinned:
         each, pins = (training or pinned)[0]
         why = (not whole and _lacks(each, pins)) or "no training code is here that they are for"
-        why = why if training else "none of them trains a model"
-        reason = f"{len(pins)} packages pinned in {each.path}; but {why}"
+        reason = f"{len(pins)} packages pinned in {each.path}; but {why if training else 'none of them trains a model'}"
         return question.partly(Grade.PRESENT if training else Grade.CLAIMED, reason, each.evidence)
     for document in subject.documents:
         for number, line in enumerate(document.lines, 1):
