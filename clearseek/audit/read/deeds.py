@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from clearseek.audit.read.program import Call, Program, words
+from clearseek.audit.read.program import Call, Program
+from clearseek.audit.read.words import words
 
 _TABLE: Final = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 WORDS: Final = {name: frozenset(text.split()) for name, text in _TABLE.items()}
 _GOES_ON: Final = {"--model_name_or_path", "--base_model", "--finetune", "--use_lora"}
 TUNING: Final = "it goes on from weights that are there: fine-tuning"
+DEMONSTRATION: Final = "a demonstration of training, by its name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Deed:
     """What is missing or different, in words, where it counts only in part."""
     launches: bool = False
     """Whether it has another program do it."""
+    at: Call | None = None
+    """The call that does it, where it is one."""
 
     @property
     def told(self) -> str:
@@ -42,7 +46,7 @@ class Deed:
 def has(name: str, *lists: str) -> bool:
     """Whether a name or path has a word of these lists in it; fine-tuning is written in two words, too."""
     found = words(name)
-    if "fine" in found and found & {"tune", "tuning"}:
+    if "fine" in found and found & {"tune", "tuner", "tuning"}:
         found |= {"finetune"}
     return any(found & WORDS[each] for each in lists)
 
@@ -63,11 +67,11 @@ def training(program: Program, path: str, here: frozenset[str]) -> Deed | None:
     folders, _, base = path.rpartition("/")
     if (has(base, "not_model") and not has(base, "train")) or has(folders, "beside"):
         return None
-    lack = TUNING if tuning(program, path) else ""
-    if _loop(program):
-        return Deed("a training loop", lack)
-    if any(_fits(call, program, base) for call in program.calls):
-        return Deed("calls a library's trainer", lack, True)
+    lack = TUNING if tuning(program, path) else DEMONSTRATION if has(path, "demonstrates") else ""
+    if step := _loop(program):
+        return Deed("a training loop", lack, at=step)
+    if call := next((call for call in program.calls if _fits(call, program, base)), None):
+        return Deed("calls a library's trainer", lack, True, call)
     runs = _roots(program.imports) & WORDS["frameworks"] - WORDS["libraries"]
     if runs and has(base, "train") and any(call.last in ("main", "run", "train") for call in program.calls):
         return Deed(f"runs {sorted(runs)[0]}", lack, True)
@@ -86,30 +90,35 @@ def trains_by_name(name: str) -> bool:
     return has(name, "train") or not words(name).isdisjoint(WORDS["frameworks"])
 
 
-def _loop(program: Program) -> bool:
-    """Whether gradients are taken and an optimiser steps, or, where only names are known, ``adamw_update(``."""
+def _loop(program: Program) -> Call | None:
+    """The step of a training loop: gradients are taken, and an optimiser, or a line written by hand, uses them."""
     taken = {call.owner for call in program.calls if call.last in WORDS["gradients"] or "backward" in words(call.last)}
     for call in program.calls:
-        both = call.last in WORDS["both"]
-        if both or (taken and words(call.last) & WORDS["steps"]):
-            named = " ".join((call.name, call.maker, *call.given))
-            if has(named, "optimiser") or (call.owner in taken and not call.given):
-                return True
-    return False
+        named = " ".join((call.name, call.maker, *call.given))
+        both = call.last in WORDS["both"] and (taken or has(named, "optimiser"))
+        steps = taken and words(call.last) & WORDS["steps"] and (
+            has(named, "optimiser") or (call.owner in taken and not call.given))  # fmt: skip
+        by_hand = taken and call.last in WORDS["subtracts"] and has(" ".join(call.given), "rate")
+        if both or steps or by_hand or call.last in WORDS["whole_step"]:
+            return call
+    return None
 
 
 def _fits(call: Call, program: Program, base: str) -> bool:
-    """Whether a call hands the model to a trainer of a library."""
+    """Whether a call hands the model to a trainer of a library, or makes one with all that it needs."""
     owner = f"{call.owner} {call.maker}"
     if has(owner, "not_model"):
         return False
-    if has(owner, "trainer"):
-        return call.last in WORDS["fits"] or (call.last == "step" and "ppo" in words(owner))
+    if has(owner, "trainer") and call.last in WORDS["fits"]:
+        return True
+    if has(call.last, "trainer") and call.last[:1].isupper() and call.keys & WORDS["trains_with"]:
+        return True
     if "estimator" in words(owner):
         return call.last.startswith("train")
     if call.last == "fit":
-        return any(each.owner == call.owner and each.last == "compile" and each.keys & {"optimizer", "loss"}
-                   for each in program.calls)  # fmt: skip
+        return bool(call.keys & WORDS["fits_with"]) or any(
+            each.owner == call.owner and each.last == "compile" and each.keys & {"optimizer", "loss"}
+            for each in program.calls)  # fmt: skip
     root, _, rest = call.name.partition(".")
     verb = re.match(r"[a-z]*", call.last)
     assert verb is not None
@@ -140,7 +149,7 @@ def tuning(program: Program, path: str) -> bool:
     """Whether a file that trains goes on from weights that are there, as fine-tuning does."""
     if "pretrain" in path.lower():
         return False
-    if has(path, "tunes") or _roots(program.imports) & {"trl", "trlx"}:
+    if has(path, "tunes") or _roots(program.imports) & {"trl", "trlx", "peft"}:
         return True
     anew = [any(not _loads(each) for each in makers) for makers in program.makers.values() if any(map(_loads, makers))]
     if any(_loads(call.name) for call in program.calls) and not (anew and all(anew)):
@@ -171,21 +180,27 @@ def base(program: Program) -> str:
 
 def architecture(program: Program, path: str) -> Deed | None:
     """Whether a file defines a model: classes or functions with layers of parameters, and a way through them."""
-    if has(path.rpartition("/")[0], "beside"):
+    folders, _, base = path.rpartition("/")
+    if has(folders, "beside", "aside") or has(base, "not_architecture"):
         return None
     last = [call.last for call in program.calls]
     if any(has(base.rpartition(".")[2], "modules") for bases in program.classes.values() for base in bases):
         layers = sum(1 for each in last if each in WORDS["layers"] or each in program.classes)
         ways = program.functions & {"forward", "__call__", "call", "construct", "apply"}
-        return Deed() if layers >= 3 and ways else None
+        if layers >= 3 and ways:
+            return Deed()
+    if sum(1 for each in last if each in WORDS["layers"]) >= 3 and WORDS["chains"].intersection(last):
+        return Deed()
     variables = sum(1 for each in last if each in ("get_variable", "param", "get_parameter"))
     foreign = sum(1 for each in program.functions if each.endswith("_forward"))
     return Deed() if max(variables, foreign) >= 3 else None
 
 
-def inference(program: Program) -> Deed | None:
+def inference(program: Program, path: str = "") -> Deed | None:
     """Whether a file runs a model: chooses tokens or steps of its own, or loads one and has it answer."""
-    last = {call.last for call in program.calls}
+    if words(path) & (WORDS["chooses"] | WORDS["aside"]) - WORDS["runs"]:
+        return None  # it works on texts
+    last = {call.last for call in program.calls if call.owner not in WORDS["formats"]}
     if last & WORDS["choices"] and any(has(name, "runs") for name in program.functions):
         return Deed()
     asks = any(has(call.last, "runs") and not words(call.owner) & {"tokenizer", "processor", "random", "rng"} and
@@ -198,29 +213,38 @@ def evaluation(program: Program, path: str) -> Deed | None:
     if _roots((*program.imports, *(word for each in program.commands for word in each[:8]))) & WORDS["harnesses"]:
         return Deed("a harness that is public")
     names = (*program.functions, *(call.last for call in program.calls))
-    if any(call.last in ("validate", "evaluate") and has(call.owner, "trainer") for call in program.calls):
-        return Deed(lack="it names no benchmark")
-    if not has(path, "scoring") or has(path, "speed") or not any(has(name, "scores") for name in names):
+    validates = any(call.last in ("validate", "evaluate") and has(call.owner, "trainer") for call in program.calls)
+    if has(path, "aside", "speed") or not (
+            validates or (has(path, "scoring") and any(has(name, "scores") for name in names))):  # fmt: skip
         return None
     told = {
         part for name in (path, *names, *program.settings.values()) for part in re.split(r"[^a-z0-9]+", name.lower())
     }
     asked = told & WORDS["benchmarks"] or any(has(name, "benchmarks") for name in (path, *names))
-    return Deed(lack="" if asked else "it names no benchmark")
+    return Deed(lack="" if asked else "it names no benchmark") if asked or not validates else None
 
 
 def preparation(program: Program, path: str) -> Deed | None:
-    """Whether a file makes training data: with a toolkit for that, or by writing what it makes of texts."""
-    if _roots(program.imports) & WORDS["toolkits"]:
-        return Deed()
+    """Whether a file makes training data: with a toolkit for that, or by writing what it makes of texts.
+
+    Code that fetches texts and brings them into the form for training made data only in part; what loads them while
+    a model trains, or rewards its answers, made none.
+    """
     folders = words(path.rpartition("/")[0])
-    if not has(path, "prepares") or folders & WORDS["beside"] - WORDS["prepares"]:
+    if folders & (WORDS["beside"] | WORDS["aside"]) - WORDS["prepares"] or has(path, "rewards"):
         return None
     last = {call.last for call in program.calls}
-    chosen = has(path, "chooses") or any(has(name, "chooses") for name in program.functions)
-    if (program.classes and not chosen and not last & WORDS["starts"]) or last & WORDS["of_weights"]:
-        return None  # a library of loaders, or a program that converts weights
-    makes = any(has(each, "makes") for each in last | program.functions)
-    if not makes or not any(each in WORDS["writes"] or has(each, "writes") for each in last):
+    library = program.classes and not last & WORDS["starts"]
+    loads = any(has(base, "loaders") for bases in program.classes.values() for base in bases)
+    if library and loads:
         return None
-    return Deed(lack="" if chosen else "it brings texts into the form for training, and chooses or cleans none")
+    if _roots(program.imports) & WORDS["toolkits"]:
+        return Deed()
+    if not has(path, "prepares") or (library and not has(path, "chooses")) or last & WORDS["of_weights"]:
+        return None
+    writing = next((call for call in program.calls if call.last in WORDS["writes"] or has(call.last, "writes")), None)
+    if writing is None or not any(has(each, "makes") for each in last | program.functions):
+        return None
+    chosen = has(path, "chooses") or (not loads and any(has(name, "chooses") for name in program.functions))
+    lack = "" if chosen else "it brings texts into the form for training, and chooses or cleans none"
+    return Deed(lack=lack, at=writing)

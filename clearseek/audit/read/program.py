@@ -19,7 +19,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import accumulate, islice
 from typing import Any, Final
 
@@ -52,18 +51,11 @@ _SHELL = re.compile(
 )
 _GIVEN = re.compile(r"[-+@]{0,3}(?P<key>[A-Za-z][\w.@/-]{0,120}?)\s*[:=]\s*(?P<value>\S.*)", re.S)
 _COMMANDS = ("command", "cmd", "run", "script", "entrypoint", "args", "launch", "commands")
-_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
 
 
 def has_number(text: str) -> bool:
     """Whether a value is a number, or has one in it."""
     return any(character.isdigit() for character in text)
-
-
-@lru_cache(maxsize=50_000)
-def words(name: str) -> frozenset[str]:
-    """The words that a name is made of, in lower case: ``SFTTrainer.train_step`` has sft, trainer, train, step."""
-    return frozenset(part.lower() for part in _PARTS.findall(name[:500]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +70,8 @@ class Call:
     """Its keywords."""
     given: tuple[str, ...] = ()
     """Names and short strings that it is given."""
+    line: int = 0
+    """Where it stands in a file of Python; 0 elsewhere."""
 
     @property
     def last(self) -> str:
@@ -213,23 +207,24 @@ class _Reader:
         of: defaultdict[type[ast.AST], list[Any]] = defaultdict(list)
         for node in nodes:
             of[type(node)].append(node)
-        docs = {id(each.value): each.lineno for each in of[ast.Expr] if isinstance(each.value, ast.Constant)}
-        lines = {each.lineno for each in nodes if isinstance(each, ast.expr | ast.stmt) and id(each) not in docs}
-        self.out.lines = len(lines - set(docs.values()))
+        docs = {each.lineno for each in of[ast.Expr] if isinstance(each.value, ast.Constant)}
+        self.out.lines = len({each.lineno for each in nodes if isinstance(each, ast.expr | ast.stmt)} - docs)
         for each in of[ast.Import] + of[ast.ImportFrom]:
             module = "." * getattr(each, "level", 0) + (getattr(each, "module", "") or "")
             self.out.imports.update([module] if module else [alias.name for alias in each.names])
             for alias in each.names:
                 if module or alias.asname:
                     self.names[alias.asname or alias.name] = f"{module}.{alias.name}" if module else alias.name
-        for each in of[ast.Assign]:
-            self._assign(each.targets, each.value)
-        for each in of[ast.AnnAssign] + of[ast.NamedExpr]:
-            self._assign([each.target], each.value)
+        for each in of[ast.Assign] + of[ast.AnnAssign] + of[ast.NamedExpr]:
+            self._assign(getattr(each, "targets", None) or [each.target], each.value)
         for each in of[ast.withitem]:
             self._assign([each.optional_vars] if each.optional_vars else [], each.context_expr)
         for each in of[ast.Call]:
             self._call(each)
+        for each in of[ast.AugAssign] + of[ast.BinOp]:  # ``p -= lr * g`` is as good as a call that does so
+            right = each.value if isinstance(each, ast.AugAssign) else each.right
+            if isinstance(each.op, ast.Sub) and isinstance(right, ast.BinOp):
+                self.out.calls.append(Call("-", given=self._given(right), line=each.lineno))
         self.out.classes = {each.name: tuple(map(self.dotted, each.bases)) for each in of[ast.ClassDef]}
         for each in of[ast.FunctionDef] + of[ast.AsyncFunctionDef]:
             self.out.functions.add(each.name)
@@ -263,6 +258,14 @@ class _Reader:
                     break
         return ".".join(reversed(parts))
 
+    def _given(self, node: ast.AST) -> tuple[str, ...]:
+        """Names and short strings of a plain expression."""
+        parts = islice(ast.walk(node), 16) if isinstance(node, ast.BinOp | ast.UnaryOp) else (node,)
+        return tuple(
+            str(each.value)[:200] if isinstance(each, ast.Constant) else self.dotted(each)
+            for each in parts if isinstance(each, ast.Name | ast.Attribute | ast.Constant)
+        )  # fmt: skip
+
     def _assign(self, targets: list[ast.expr], value: ast.expr | None) -> None:
         call = value.value if isinstance(value, ast.Await) else value
         for target in targets:
@@ -278,13 +281,9 @@ class _Reader:
     def _call(self, node: ast.Call) -> None:
         name = self.dotted(node.func)
         keys = {each.arg: each.value for each in node.keywords[:200] if each.arg}
-        given = tuple(
-            str(each.value)[:200] if isinstance(each, ast.Constant) else self.dotted(each)
-            for each in (*node.args[:20], *keys.values())
-            if isinstance(each, ast.Name | ast.Attribute | ast.Constant)
-        )
+        given = tuple(part for each in (*node.args[:20], *keys.values()) for part in self._given(each))
         maker = " ".join(self.out.makers.get(name.rpartition(".")[0], ()))
-        self.out.calls.append(Call(name, maker, frozenset(keys), given))
+        self.out.calls.append(Call(name, maker, frozenset(keys), given, node.lineno))
         if name.endswith(("add_argument", "option")):
             option = next((each for each in given if each.startswith("--")), "-")
             self._give([option], [keys.get("default")])
@@ -304,15 +303,10 @@ def _value(node: ast.expr | None) -> object:
                 node = node.left if isinstance(node.left, ast.Constant | ast.BinOp) else node.right
             case ast.List() | ast.Tuple() if node.elts:
                 node = node.elts[0]
-            case ast.Call():
-                default = next((each.value for each in node.keywords if each.arg == "default"), None)
-                if default is None:
-                    return "…"
-                node = default
-            case ast.Dict():
-                return "…"
+            case ast.Call() if default := [each.value for each in node.keywords if each.arg == "default"]:
+                node = default[0]
             case _:
-                return None
+                return "…" if isinstance(node, ast.Call | ast.Dict) else None
     return None
 
 
@@ -348,14 +342,12 @@ def _settings(out: Program, ending: str, text: str) -> None:
     if len(text) > LONGEST_SETTINGS:
         out.unread = "is longer than settings are"
         return
-    values: Iterator[tuple[str, Any]]
+    lines = (_GIVEN.fullmatch(line.partition("#")[0].strip()) for line in text.split("\n"))
+    values: Iterator[tuple[str, Any]] = ((given["key"], given["value"]) for given in lines if given)
     if ending in (".yaml", ".yml"):
         values = _events(text)
     elif ending in (".json", ".toml"):
         values = _leaves(json.loads(text) if ending == ".json" else tomllib.loads(text))
-    else:
-        lines = (_GIVEN.fullmatch(line.partition("#")[0].strip()) for line in text.split("\n"))
-        values = ((given["key"], given["value"]) for given in lines if given)
     for key, value in islice(values, _MOST_VALUES):
         out.give(key, value)
         if key.lower() in _COMMANDS and isinstance(value, str) and " " in value:

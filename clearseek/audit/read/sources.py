@@ -67,8 +67,9 @@ class SourceFile:
 
     @property
     def example(self) -> bool:
-        """Whether its folder says that it shows others how to."""
-        return _EXAMPLES.search(self.path) is not None
+        """Whether its folder says that it shows others how to, or tries out the package that is beside it."""
+        tried = "experiments/" in self.path and not self.beside.isdisjoint(("setup.py", "pyproject.toml"))
+        return tried or _EXAMPLES.search(self.path) is not None
 
     @property
     def cost(self) -> int:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 WORDS: Final[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "words.toml").read_text("utf-8"))
+_PARTS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
+
+
+@lru_cache(maxsize=50_000)
+def words(name: str) -> frozenset[str]:
+    """The words that a name is made of, in lower case: ``SFTTrainer.train_step`` has sft, trainer, train, step."""
+    return frozenset(part.lower() for part in _PARTS.findall(name[:500]))
 
 
 def any_of(words: Iterable[str], flags: re.RegexFlag = re.I, around: str = "{}") -> re.Pattern[str]:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearseek.audit.evidence import Grade
-from clearseek.audit.read.program import read_program, words
+from clearseek.audit.read.program import read_program
+from clearseek.audit.read.words import words
 from tests.releases import audited
 
 TRAINER = '''"""loss.backward()"""
