@@ -278,7 +278,7 @@ def _elsewhere(subject: Subject, away: str) -> Row:
     if away:
         return ask.WEIGHTS_FINAL.partly(Grade.CLAIMED, away, *_pointers(subject))
     models = [each for each in subject.repositories
-              if each.kind in ("model", "collection", "owner") and not each.others
+              if each.kind in ("model", "collection", "owner") and not each.others and not each.withheld
               and not _NO_WEIGHTS.search(each.name)]  # fmt: skip
     if not models:
         reason = "no weight files here, and no document links to any"
@@ -303,7 +303,7 @@ def weight_links(subject: Subject) -> list[Evidence]:
     sized = bool(SIZE.search(subject.name.lower()))
     for each in subject.repositories:
         holds = each.kind in ("model", "collection") and not _NO_WEIGHTS.search(each.name)
-        if holds and (kin := subject.kin(each.name)):
+        if holds and not each.withheld and (kin := subject.kin(each.name)):
             own = subject.is_own(each.address)
             if kin == "same" or (own and not each.others and (kin == "form" or not sized or each.kind == "collection")):
                 groups.setdefault(kin, []).append(each.place)
@@ -318,14 +318,16 @@ def _own_models(subject: Subject) -> list[Evidence]:
         return []
     named = (each for each in subject.repositories if each.kind in ("model", "collection") and each.name)
     return [each.place for each in named
-            if not each.others and not _NO_WEIGHTS.search(each.name) and subject.is_own(each.address)]  # fmt: skip
+            if not (each.others or each.withheld) and not _NO_WEIGHTS.search(each.name) and subject.is_own(each.address)]  # fmt: skip
 
 
 def _files_elsewhere(subject: Subject) -> list[Evidence]:
     """Links to files of weights: by their ending, or archives that are called or spoken of as weights."""
     found = []
     for document in subject.documents:
-        for link in document.links:
+        links = [each for each in document.links if (each.line, each.target) not in document.withheld]
+        away = {line for line, _ in document.withheld}
+        for link in links:
             words = " ".join((link.text, *document.headings[link.line - 1], document.lines[link.line - 1]))
             if (file := _FILE.search(link.target)) is None:
                 if _STORE.search(link.target) and _SPOKEN.search(words) and not _OTHER_FILES.search(words):
@@ -339,7 +341,7 @@ def _files_elsewhere(subject: Subject) -> list[Evidence]:
             if file["kind"].lower() not in _ARCHIVES or called or spoken:
                 found.append(Evidence(document.file, f"line {link.line}", link.target, document.sha256))
         for number, line in enumerate(document.lines[:_MOST_LINES], 1):
-            place = _FETCHED.search(line) if ":" in line or "ollama" in line else None
+            place = _FETCHED.search(line) if (":" in line or "ollama" in line) and number not in away else None
             if place and (subject.kin(place[1]) if place[1] else _is_fetched(document, number, place[0])):
                 found.append(Evidence(document.file, f"line {number}", place[0], document.sha256))
     return found[:40]

@@ -69,6 +69,11 @@ class Mention:
         return self.link.target
 
     @property
+    def withheld(self) -> bool:
+        """Whether its words say that nothing is given out there."""
+        return (self.link.line, self.link.target) in self.document.withheld
+
+    @property
     def sentence(self) -> str:
         """All words of its sentence or cell."""
         return f"{self.before} {self.link.text} {self.after}"
