@@ -88,6 +88,9 @@ def _training(subject: Subject) -> Row:
         return question.no(Grade.CLAIMED, reason, refused)
     if found.hollow or found.unread:
         return found.missing(subject.source, question, "")
+    if away := [each.evidence for each in data_sets(subject) if each.use == "withheld"]:
+        reason = "no training data here; the link to some says that they are not given out there, or not yet"
+        return question.no(Grade.CLAIMED, reason, *away[:4])
     if place := _said(subject, _ON_PUBLIC):
         reason = f"public data sets are named, not linked, as what it was trained on: “{place.quote}”"
         return question.partly(Grade.CLAIMED, reason, place)
@@ -144,6 +147,8 @@ def _links(subject: Subject, linked: list[DataSet]) -> Row:
         missing.append(("these are the data of the fine-tuning; those of the pre-training are not linked", pretrained))
     elif not told and (pretrained or not any(each.sentence for each in linked)):
         missing.append(("no sentence says that they are all that it was trained on", pretrained))
+    if all(each.part for each in trained or linked):
+        missing.append(("a sample, or another part, is linked, and no more", None))
     for words, kind in (
         ("a document speaks of data that are kept back", _HELD_BACK),
         ("the maker does not give out other data", _REFUSAL),

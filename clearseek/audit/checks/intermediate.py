@@ -20,6 +20,8 @@ from clearseek.audit.read.identity import STATE
 from clearseek.audit.read.parts import Sentence
 from clearseek.audit.read.repositories import read_address
 from clearseek.audit.read.subject import Subject
+from clearseek.audit.read.withheld import is_withheld
+from clearseek.audit.read.words import cue
 
 _MOST: Final = 40
 """Places that are kept; those after them add nothing."""
@@ -32,6 +34,9 @@ _KIND = r"(?:interme\w{1,4}ate|intermediary|partially[- ]trained|mid-?training|i
 _SPOKEN = re.compile(
     rf"\b{_KIND} (?:[\w-]{{1,20}} ){{0,3}}(?:{_PLURAL}|weights|revisions)\b"
     rf"|\b(?:each|every|all|any) {_KIND} (?:[\w-]{{1,20}} ){{0,2}}check-?points?\b"
+    rf"|\b(?:(?:early|earlier)|(?:all|every|each|our) (?:pre-?)?training) {_PLURAL}\b"
+    rf"|\b{_PLURAL}\b[^.;\d]{{0,40}}\d[\d.]{{0,6}} ?[kmbt]?(?: tokens| steps)?,[^.;]{{0,60}}\b(?:tokens|steps)\b"
+    r"|\b(?:branch(?:es)?|revisions?)\b[^.;]{0,90}\b(?:training |number of |different )(?:steps?|tokens)\b"
     rf"|\b{_PLURAL}\b[^.;]{{0,60}}\b(?:throughout|during|over the|along|across) {_TRAINING}"
     rf"|\b{_PLURAL}\b[^.;]{{0,80}}{_EVERY}|{_EVERY}[^.;]{{0,40}}\bcheck-?points?\b"
     rf"|\b\d{{2,4}} (?:[\w-]{{1,20}} ){{0,2}}{_PLURAL}\b[^.;]{{0,60}}\b(?:steps?|each model)\b"
@@ -41,21 +46,22 @@ _SPOKEN = re.compile(
     re.I,
 )
 """Checkpoints of earlier steps, as people speak of them."""
-_WORDS = re.compile(r"check-?point|ckpt|snapshot|weights|revisions|contrôle|control|Zwischen|中|过程|過程", re.I)
+_WORDS = re.compile(r"branch|check-?point|ckpt|snapshot|weights|revisions|contrôle|control|Zwischen|中|过程|過程", re.I)
 """What any of these has; most sentences have nothing of it."""
 _MADE_FROM = re.compile(
-    r"\b(?:initiali[sz]|start|resum|continu|merg|averag|soup|ensembl|interpolat|weight)\w{0,8}\b[^.;]{0,60}$", re.I
+    r"\b(?:initiali[sz]|start|resum|continu|merg|averag|soup|ensembl|interpolat|weight)\w{0,8}\b[^.;]{0,60}$"
+    r"|\b(?:unlike|other (?:models|projects|families))\b[^.;]{0,80}$", re.I
 )
+_ON_REQUEST = cue("on_request")
+_SAVED = re.compile(
+    r"(?<!we )\b(?:saves?|stores?|writes?|dumps?)\b|\bsave_|--save|\b(?:saved|stored|written) (?:\w+ )?(?:in|to|under)(?:to)? "
+    r"(?!the (?:hub|repo)|branch|revision|hugging)|\byour?\b(?! can (?:find|get|download|load|use|access) (?!.*\byour\b))", re.I,
+)  # fmt: skip
+"""Says what a program does for whoever runs it."""
 _DENIED = re.compile(r"\b(?:no|not(?! only)|never|without|cannot|neither|nor)\b|n['\u2019]t\b", re.I)
-_PROMISED = re.compile(
-    r"\bwill (?:\w+ ){0,3}(?:be|releas|publish|shar|upload|open|provid|follow)|\b(?:soon|planned|plan to|going to"
-    r"|to-?do|upcoming|coming|on request|upon request|by request|contact us|e-?mail)\b"
-    r"|即将|后续|稍后|demnächst|bientôt",
-    re.I,
-)
 _GIVEN = re.compile(
     r"\b(?:releas|publish|provid|shar|upload|open|host|offer|includ|mak|made|distribut|featur|availab|public|found|download"
-    r"|access)\w{0,9}\b",
+    r"|access|hold|contain|load|veröffentlich|disponib|publi)\w{0,9}\b|开源|发布|公开|提供",
     re.I,
 )
 _ABOUT_THEM = re.compile(r"\b(?:analys|evaluat|result|stud|figure|plot|code|script|metric|log|loss)\w{0,8}\b", re.I)
@@ -64,6 +70,8 @@ _NAME = re.compile(r"(?<![\w./-])([\w.-]{2,60}/[\w.-]{2,90})(?=[\"',\s])")
 _IN_ADDRESS = re.compile(r"/(?:tree|blob|resolve|raw|commits)/([^?#\s]{1,300})")
 _COLLECTED = re.compile(r"(?:-|_|intermediate)(?:checkpoints|ckpts)$", re.I)
 """Ends the name of a repository that holds many states of a model."""
+_COUNTED = re.compile(r"#? ?(?:training |seen )?(?:tokens|steps?|iterations?)(?: seen| trained)?", re.I)
+"""Heads the first column of a table of states."""
 _READING = re.compile(
     r"arxiv\.org|doi\.org|openreview\.net|aclanthology\.org|\.pdf(?:$|[?#])|wandb\.ai|\.(?:png|svg|jpe?g|gif)\b"
     r"|//(?:[\w-]{1,40}\.)?(?:twitter|x|youtube|discord|medium|linkedin|reddit)\.(?:com|gg)\b|/(?:blog|news)\b|^#"
@@ -85,7 +93,7 @@ def offers(subject: Subject) -> tuple[tuple[Evidence, ...], bool]:
 
 
 def _linked(subject: Subject, document: Document) -> Iterator[Evidence]:
-    for link in document.links:
+    for link in (each for each in document.links if (each.line, each.target) not in document.withheld):
         match = _IN_ADDRESS.search(link.target)
         parts = match[1].replace("%2F", "/").split("/")[:6] if match and read_address(link.target) else ()
         repository = read_address(link.target)
@@ -99,7 +107,8 @@ def _linked(subject: Subject, document: Document) -> Iterator[Evidence]:
             if not near or subject.is_own(f"https://huggingface.co/{near[-1]}") is not False:
                 yield document.at(number, shorten(line.strip()))
     for links, offered in _near(document):
-        yield from (document.at(each.line, each.target) for each in links if _may_hold(subject, each, offered))
+        held = (each for each in links if (each.line, each.target) not in document.withheld)
+        yield from (document.at(each.line, each.target) for each in held if _may_hold(subject, each, offered))
 
 
 def _is_step(name: str) -> bool:
@@ -124,7 +133,8 @@ def _near(document: Document) -> Iterator[tuple[Iterable[Link], bool]]:
                     yield (link for each in below for link in each.links), spoken == "given"
     for cell in document.cells:
         titles = (*cell.header[cell.column :][:1], cell.row[0], cell.text) if cell.links else ()
-        if any(_SPOKEN.search(text[:300]) for text in titles):
+        counted = cell.links and _COUNTED.fullmatch(cell.header[0] if cell.header else "") and cell.column
+        if counted or any(_SPOKEN.search(text[:300]) for text in titles):
             yield cell.links, False
 
 
@@ -134,13 +144,14 @@ def _speaks(text: str) -> Literal["given", "named", ""]:
     It does neither where it denies or promises them, or says what was made from them.
     """
     found = list(islice(_SPOKEN.finditer(text), 4)) if _WORDS.search(text) else []
-    if not found or _PROMISED.search(text):
+    if not found or _ON_REQUEST.search(text) or _SAVED.search(text):
         return ""
     given = False
     for match in found:
         before, after = re.split("[.;:]", text[: match.start()])[-1], re.split("[.;]", text[match.end() :])[0]
         near = before.split(",")[-1][-60:], re.split("[,:]", after)[0][:60]
-        if _MADE_FROM.search(text[: match.start()]) or any(map(_DENIED.search, near)):
+        held = is_withheld(text[: match.start()], match[0], text[match.end() :])
+        if held or _MADE_FROM.search(text[: match.start()]) or any(map(_DENIED.search, near)):
             return ""
         giving = before[-100:]
         given |= bool(

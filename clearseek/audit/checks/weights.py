@@ -282,6 +282,9 @@ def _elsewhere(subject: Subject, away: str) -> Row:
               and not _NO_WEIGHTS.search(each.name)]  # fmt: skip
     if not models:
         reason = "no weight files here, and no document links to any"
+        if promised := [each.place for each in subject.repositories if each.withheld and subject.kin(each.name)]:
+            reason = "no weight files here; the link to some says that they are not given out there, or not yet"
+            return ask.WEIGHTS_FINAL.no(Grade.CLAIMED, reason, *promised[:4])
         if subject.unread:
             return ask.WEIGHTS_FINAL.unknown(Grade.ABSENT, f"{reason}, as far as was read; {subject.unread}")
         return ask.WEIGHTS_FINAL.no(Grade.ABSENT, reason)

@@ -29,7 +29,7 @@ _MOST_TEXT: Final = 500_000
 """Links in all, and characters of a document in which the model's name is looked for."""
 _WORD = re.compile(r"[^\W\d_]{2,40}")
 _TOOLS = re.compile(r"(?:^|/)(?:third[-_]?part\w*|vendor|eval\w*|bench\w*|demos?|[\w-]*harness[\w-]*)/")
-_FURTHER = re.compile(r"[,;] (?!which|that|on which|used|to|where)")
+FURTHER = re.compile(r"[,;] (?!which|that|on which|used|to|where)")
 """Where the rest of a sentence goes on to something else."""
 _NAME = re.compile(r"(?<![\w/.-])[A-Z][\w.-]{1,40}")
 _VERB = re.compile(
@@ -91,7 +91,7 @@ class Mention:
         texts = () if headings is True else near
         for number, text in enumerate((*texts, *(() if headings is False else self.headings[::-1]))):
             if texts and number == 3:
-                text = _FURTHER.split(text, maxsplit=1)[0]
+                text = FURTHER.split(text, maxsplit=1)[0]
             found = [(match.start(), kind) for kind, cue in cues.items() for match in cue.finditer(text)]
             if found:
                 return (min if texts and number == 3 else max)(found)[1]
@@ -149,7 +149,7 @@ def tagged(subject: Subject, key: str) -> Iterator[tuple[str, Evidence]]:
 
 def first_link(subject: Subject, wanted: re.Pattern[str]) -> Mention | None:
     """The first link whose words are the wanted."""
-    return next((each for each in mentions(subject) if wanted.search(each.link.text)), None)
+    return next((each for each in mentions(subject) if wanted.search(each.link.text) and not each.withheld), None)
 
 
 def _mentions(document: Document) -> Iterator[Mention]:
