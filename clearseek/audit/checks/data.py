@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from clearseek.audit import questions as ask
@@ -25,11 +26,11 @@ from clearseek.audit.checks.data_sets import (
 )
 from clearseek.audit.checks.evaluations import score_cells
 from clearseek.audit.checks.papers import own_papers
-from clearseek.audit.checks.weights import weight_links
+from clearseek.audit.checks.weights import may_lie_elsewhere, weight_links
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row
 from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.listing import listing
-from clearseek.audit.read.mentions import is_model_name, of_another, own_documents, tagged
+from clearseek.audit.read.mentions import is_model_name, mentions, of_another, own_documents, tagged
 from clearseek.audit.read.presence import Sifted, sift
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import Subject
@@ -218,7 +219,13 @@ _TOKENIZERS: Final = (
     "tokenizer.json", "tokenizer*.model", "*.tiktoken", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
     "*tokenizer*.txt", "sentencepiece*.model", "*bpe*.model", "*vocab*.txt",
 )  # fmt: skip
-_LOADED = re.compile(r"Tokenizer\.from_pretrained\(\s*[\"'][\w.-]{1,96}/[\w.-]{1,96}[\"']")
+_LOADED = re.compile(
+    r"Tokenizer\w*\.from_pretrained\(\s*[\"'][\w.-]{1,96}/[\w.-]{1,96}[\"']"
+    r"|tiktoken\.(?:get_encoding|encoding_for_model)\(\s*[\"']"
+)
+_CALLED = re.compile(r"tokeni[sz]er\b(?!s\b)", re.I)
+_NAMED_TOKENIZER: Final = Said(re.compile(cue("tokenizer_named").pattern), but=(_DENIED,))
+_MOST_PROGRAMS: Final = 300
 
 
 def _tokenizer(subject: Subject) -> Row:
@@ -228,11 +235,20 @@ def _tokenizer(subject: Subject) -> Row:
         return found.here(subject.source, question, 4)
     if links := weight_links(subject):
         return question.yes(Grade.LINKED, "not here; it comes with the linked weights", *links[:2])
-    for document in subject.documents:
+    for each in mentions(subject):
+        if not each.withheld and _CALLED.search(f"{each.target} {each.link.text}") and subject.is_own(each.target) is not False:
+            return question.yes(Grade.LINKED, f"linked, not read: {each.target}", each.place)
+    programs = subject.source.readable(islice(subject.source.find("*.py"), _MOST_PROGRAMS))
+    for document in chain(subject.documents, programs):
         line = next((number for number, text in enumerate(document.lines, 1) if _LOADED.search(text)), None)
         if line is not None:
-            reason = "not here; a document says where it is loaded from"
+            reason = f"not here; {document.file} says where it is loaded from"
             return question.yes(Grade.LINKED, reason, document.at(line))
+    if (place := _said(subject, _NAMED_TOKENIZER)) is not None:
+        return question.partly(Grade.CLAIMED, f"not here; another's is named: “{place.quote}”", place)
+    if places := may_lie_elsewhere(subject):
+        reason = "not here; whether it comes with the models that are linked is not said"
+        return question.unknown(Grade.LINKED, reason, *places[:2])
     reason = "no tokenizer's file here (tokenizer.json, tokenizer.model, …), and no link to weights with one"
     return found.missing(subject.source, question, reason)
 
