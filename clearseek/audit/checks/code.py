@@ -316,6 +316,9 @@ def _for_this_model(
 def _is_others(subject: Subject, model: str) -> bool:
     """Whether a model on a hub is somebody else's."""
     own = subject.is_own(f"https://huggingface.co/{model}")
+    name = model.rpartition("/")[2].lower()  # a copy of the maker's own is not another's
+    if any(each.name.lower() == name and subject.is_own(each.address) for each in subject.repositories):
+        return False
     if own is None:
         called = set().union(*(words(each) for each in (*subject.names, subject.name)))
         own = any(len(each) > 2 and each in called for each in words(model))
