@@ -22,6 +22,8 @@ _NO_GATE = cue("no_gate")
 _THE_WEIGHTS = cue("weights_said")
 _ELSEWHERE = cue("another_gate")
 """Forms for a use, a service or another model: a matter of the licence, or of another thing than the weights."""
+_LICENCE = re.compile(r"licen[cs]|lizenz|terms|disclaimer|协议|许可|声明", re.I)
+_FETCH = re.compile(r"download|access|obtain|get the|下载|获取", re.I)
 _HUBS = re.compile(r"//(?:www\.)?(?:huggingface\.co|hf\.co|modelscope|wisemodel|kaggle)|drive\.google|docs\.google|forms\.", re.I)
 
 
@@ -65,9 +67,10 @@ def _said(subject: Subject, words: re.Pattern[str]) -> Evidence | None:
             match = words.search(sentence.text[:_LONGEST])
             if match is None or _ELSEWHERE.search(sentence.text) or (words is _GATE and _NO_GATE.search(sentence.text)):
                 continue
+            licence = _LICENCE.search(" ".join(sentence.headings[-1:])) and not _FETCH.search(sentence.text)
             own = {each for link in sentence.block.links if (each := subject.is_own(link.target)) is not None}
             spoken = _THE_WEIGHTS.search(sentence.text) or True in own
-            if spoken and own != {False} and not of_another(sentence.text[: match.start()], names):
+            if spoken and not licence and own != {False} and not of_another(sentence.text[: match.start()], names):
                 return document.at(sentence.line_at(match.start()), sentence.text)
     return None
 

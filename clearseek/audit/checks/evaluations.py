@@ -79,7 +79,7 @@ def _protocol(subject: Subject) -> Row:
     scripts = [path for path in subject.source.sizes if _SCRIPTS.search(path.lower()) and not is_test(path)]
     if scripts and (texts_of or scored):
         found.setdefault("its code", subject.source.whole(scripts[0]))
-    if not scored and not results and not found:
+    if not scored and not results and not {"its code", "harness and version"} & found.keys():
         return ask.CLAIMS_PROTOCOL.not_applicable("the documents state no scores in tables or lists")
     missing = [part for part in PROTOCOL if part not in found]
     places = tuple(dict.fromkeys(found.values()))[:8]
