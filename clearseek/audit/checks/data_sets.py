@@ -40,6 +40,8 @@ _NAMES_DATA = cue("data_named")
 CUES: Final = {kind: cue(kind) for kind in ("evaluated", "other", "trained")}
 """Words that say what a data set is to a model."""
 _TOLD = cue("told")
+_VERB_LAST = re.compile(r"trainiert|训练|訓練|学習|학습")
+"""Says of a model, behind the data, that it was trained on them."""
 _ON = re.compile(rf"{WORDS['parts']['train']}(?:ed|ing)\b[^.;]{{0,60}}\b(?:on|with|using)\b[^.;]{{0,100}}$", re.I)
 _PART_OF = cue("part_of")
 _INSTRUCTS = cue("instructs")
@@ -176,7 +178,7 @@ def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
     if (BENCHMARK.search(name) or _words(name) & _PATH["asking"]) and not _ON.search(before):
         return "evaluated"
     told = list(CUES["trained"].finditer(before))
-    if told or CUES["trained"].search(text):
+    if told or CUES["trained"].search(text) or _VERB_LAST.search(mention.after):
         subject = before[: told[-1].start()] if told else before or mention.label
         if of_another(subject, names) or _PART_OF.search(subject):
             return "other"

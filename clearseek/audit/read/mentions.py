@@ -36,7 +36,11 @@ _VERB = re.compile(
     r"['\u2019]s?\b|,\s(?:an?|the|which|whose)\b|\s(?:(?:models?|LLMs?|series|family|paper)\s)?(?:is|was|are|were|has"
     r"|have|uses?)\b"
 )
-_OURS = re.compile(r"\b(?:we|our|this|these|it|they|its|all)\b|我们|本", re.I)
+_OURS = re.compile(
+    r"\b(?:we|our|this|these|it|they|its|all|dies\w*|unser\w*|wir|ce|cette|notre|nous|este|nuestro)\b|我们|本|この|当社|이 모델", re.I
+)
+_MODEL_BEFORE = re.compile(r"(?:Modell|modèle|modelo|模型|モデル|모델)\s?$")
+_MODEL_AFTER = re.compile(r"\s?(?:模型|モデル|모델)|-Modell")
 _BASE = re.compile(
     r"\b(?:is|from|(?:version|variant|copy) of|based on|on top of|tuned|upon) (?:the |an? )?[\w./-]{0,40}$"
 )
@@ -112,7 +116,8 @@ def of_another(text: str, names: frozenset[str]) -> bool:
         name = normalise(match[0].rstrip(".-"))
         inner = re.search(r"[a-z][A-Z]|-[A-Z]\b", match[0]) and _VERB.match(text, match.end())
         own = any(each and (each.startswith(name) or name.startswith(each)) for each in names)
-        other = name in _FAMILIES or (name not in _COMMON and (re.search(r"\d", name) or inner))
+        model = _MODEL_BEFORE.search(text, 0, match.start()) or _MODEL_AFTER.match(text, match.end())
+        other = name in _FAMILIES or model or (name not in _COMMON and (re.search(r"\d", name) or inner))
         if _BASE.search(text[max(0, match.start() - 80) : match.start()]) or not (own or other):
             continue  # what it was made from, or another word
         return not own and not _DEVICE.match(match[0]) and not _OURS.search(text, match.end())
