@@ -18,6 +18,11 @@ from clearseek.audit.read.words import cue
 _LONGEST = 2_000
 
 _GATE = cue("gate")
+_ASKS = re.compile(
+    "request|accept|agree|sign|acknowledg|appl|ask|gate|form|questionnaire|approv|regist|log|submit|account|申|填|同意|签|无需|antrag"
+    "|anmeld|demande|inscri|solicit|フォーム", re.I
+)  # fmt: skip
+"""What any gate has; most sentences have nothing of it."""
 _NO_GATE = cue("no_gate")
 _THE_WEIGHTS = cue("weights_said")
 _ELSEWHERE = cue("another_gate")
@@ -64,7 +69,7 @@ def _said(subject: Subject, words: re.Pattern[str]) -> Evidence | None:
     names = frozenset(map(normalise, subject.names))
     for document in own_documents(subject)[:6]:
         for sentence in document.sentences:
-            match = words.search(sentence.text[:_LONGEST])
+            match = words.search(sentence.text[:_LONGEST]) if _ASKS.search(sentence.text[:_LONGEST]) else None
             if match is None or _ELSEWHERE.search(sentence.text) or (words is _GATE and _NO_GATE.search(sentence.text)):
                 continue
             licence = _LICENCE.search(" ".join(sentence.headings[-1:])) and not _FETCH.search(sentence.text)

@@ -344,7 +344,7 @@ def _links(subject: Subject, words: str, clear: bool = True, whose: bool = True)
 
 def _told(document: Document) -> Iterator[tuple[str, Link]]:
     """Each link with what is said about it: its part of a sentence and the heading above, or its row of a table."""
-    for each in document.sentences:
+    for each in (sentence for sentence in document.sentences if sentence.block.links):
         above = each.headings[-1] if each.headings and len(each.text.split()) < 9 else ""
         ends = [link.place - each.begin for link in each.links[1:]] + [len(each.text)]
         begin = 0

@@ -51,6 +51,8 @@ class Said(NamedTuple):
     """What the sentence, or the heading above, has beside them."""
     but: tuple[re.Pattern[str], ...] = ()
     """What the sentence does not have."""
+    first: re.Pattern[str] | None = None
+    """What it has at least, where that is quicker to see."""
 
 
 _DENIED = cue("denied")
@@ -185,8 +187,9 @@ def _said(subject: Subject, kind: Said) -> Evidence | None:
     names = frozenset(map(normalise, subject.names))
     for document in own_documents(subject):
         for sentence in document.sentences if "/" not in document.file else ():
-            text = _URL.sub("", sentence.text[:1_000])
-            found = kind.words.search(text)
+            text = sentence.text[:1_000]
+            text = _URL.sub("", text) if "://" in text else text
+            found = kind.words.search(text) if kind.first is None or kind.first.search(text) else None
             if found is None or any(each.search(text) for each in kind.but):
                 continue
             about = " ".join((*sentence.headings[-1:], text))
@@ -224,7 +227,7 @@ _LOADED = re.compile(
     r"|tiktoken\.(?:get_encoding|encoding_for_model)\(\s*[\"']"
 )
 _CALLED = re.compile(r"tokeni[sz]er\b(?!s\b)", re.I)
-_NAMED_TOKENIZER: Final = Said(re.compile(cue("tokenizer_named").pattern), but=(_DENIED,))
+_NAMED_TOKENIZER: Final = Said(re.compile(cue("tokenizer_named").pattern), but=(_DENIED,), first=re.compile("tokeni|bpe|_?base|0k|vocab|词", re.I))
 _MOST_PROGRAMS: Final = 300
 
 

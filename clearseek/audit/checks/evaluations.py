@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 from clearseek.audit import questions as ask
@@ -23,6 +24,12 @@ _REACHED = re.compile(r"\d{1,3}(?:\.\d{1,3})?\s?%?(?: accuracy| points)? (?:on|i
 _EVALUATION = cue("evaluation")
 _SCRIPTS = re.compile(r"(?:^|/)(?:eval\w*|bench\w*)/(?:[^/]+/)*[^/]+\.(?:py|sh)$|(?:^|/)[^/]*eval(?:uat\w+)?[^/]*\.(?:py|sh)$")
 PROTOCOL: Final = {part: any_of(words) for part, words in WORDS["protocol"].items()}
+
+
+@lru_cache(maxsize=4096)
+def _spoken(heading: str) -> bool:
+    """Whether a heading speaks of evaluation."""
+    return _EVALUATION.search(heading) is not None
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -48,10 +55,11 @@ def score_lines(document: Document) -> list[int]:
     return [cell.line for cell in score_cells(document)]
 
 
+@lru_cache(maxsize=64)
 def listed_scores(document: Document) -> list[int]:
     """Lines of sentences and list items that state a score on a benchmark."""
     out = []
-    for block in document.blocks:
+    for block in (each for each in document.blocks if re.search(r"\d", each.text)):
         match = BENCHMARK.search(block.text[:2_000]) if block.kind != "heading" else None
         if match and (_LISTED.match(block.text, match.end()) or _REACHED.search(block.text[: match.start()])):
             out.append(block.line_at(match.start()))
@@ -67,7 +75,7 @@ def _protocol(subject: Subject) -> Row:
         scored = scored or bool(tables) or bool(listed_scores(document))
         texts = list(tables.items())
         for sentence in document.sentences:
-            if any(map(_EVALUATION.search, (sentence.text, *sentence.headings))):
+            if _EVALUATION.search(sentence.text) or any(map(_spoken, sentence.headings)):
                 texts.append((sentence.line, sentence.text))
         texts_of = texts_of or bool(texts)
         for part, pattern in PROTOCOL.items() if texts else ():

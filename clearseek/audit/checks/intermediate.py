@@ -85,14 +85,23 @@ def offers(subject: Subject) -> tuple[tuple[Evidence, ...], bool]:
     """
     documents = [each for each in subject.documents
                  if each.file.count("/") < 3 and not has(each.file.rpartition("/")[0], "beside")]  # fmt: skip
-    links = dict.fromkeys(islice((each for document in documents for each in _linked(subject, document)), _MOST))
-    if links:
-        return tuple(links), True
-    said = (document.at(each.line, each.text) for document in documents for each in _said(document))
-    return tuple(islice(said, _MOST)), False
+    spoken = [_spoken(document) for document in documents]
+    links = (each for document, said in zip(documents, spoken, strict=True) for each in _linked(subject, document, said))
+    if found := tuple(dict.fromkeys(islice(links, _MOST))):
+        return found, True
+    words = (document.at(each.line, each.text) for document, said in zip(documents, spoken, strict=True)
+             for _, each, given in said if given)  # fmt: skip
+    return tuple(islice(words, _MOST)), False
 
 
-def _linked(subject: Subject, document: Document) -> Iterator[Evidence]:
+def _spoken(document: Document) -> list[tuple[int, Sentence, bool]]:
+    """Sentences that speak of such checkpoints: number of the block, sentence, whether it says that they are given."""
+    said = ((place, each, _speaks(each.text[:_LONGEST]))
+            for place, block in enumerate(document.blocks) for each in block.sentences)  # fmt: skip
+    return [(place, each, spoken == "given") for place, each, spoken in said if spoken]
+
+
+def _linked(subject: Subject, document: Document, said: list[tuple[int, Sentence, bool]]) -> Iterator[Evidence]:
     for link in (each for each in document.links if (each.line, each.target) not in document.withheld):
         match = _IN_ADDRESS.search(link.target)
         parts = match[1].replace("%2F", "/").split("/")[:6] if match and read_address(link.target) else ()
@@ -106,7 +115,7 @@ def _linked(subject: Subject, document: Document) -> Iterator[Evidence]:
             near = _NAME.findall("\n".join(document.lines[max(0, number - 5) : number]) + "\n")
             if not near or subject.is_own(f"https://huggingface.co/{near[-1]}") is not False:
                 yield document.at(number, shorten(line.strip()))
-    for links, offered in _near(document):
+    for links, offered in _near(document, said):
         held = (each for each in links if (each.line, each.target) not in document.withheld)
         yield from (document.at(each.line, each.target) for each in held if _may_hold(subject, each, offered))
 
@@ -117,20 +126,19 @@ def _is_step(name: str) -> bool:
     return found is not None and found["step"] is not None
 
 
-def _near(document: Document) -> Iterator[tuple[Iterable[Link], bool]]:
+def _near(document: Document, said: list[tuple[int, Sentence, bool]]) -> Iterator[tuple[Iterable[Link], bool]]:
     """Links beside words about such checkpoints, and whether the words say that these are given to others.
 
     Beside are those of a sentence and of the list after its colon, of a section, and of a cell with its row and column.
     """
-    for place, block in enumerate(document.blocks):
+    for block in document.blocks:
         if block.links and block.kind != "heading" and any(_SPOKEN.search(each[:300]) for each in block.headings[1:]):
             yield block.links, False
-        for sentence in block.sentences:
-            if spoken := _speaks(sentence.text[:_LONGEST]):
-                yield sentence.links, spoken == "given"
-                if sentence.text.rstrip().endswith((":", "\uff1a")):
-                    below = takewhile(lambda each: each.kind == "item", document.blocks[place + 1 : place + 200])
-                    yield (link for each in below for link in each.links), spoken == "given"
+    for place, sentence, given in said:
+        yield sentence.links, given
+        if sentence.text.rstrip().endswith((":", "\uff1a")):
+            below = takewhile(lambda each: each.kind == "item", document.blocks[place + 1 : place + 200])
+            yield (link for each in below for link in each.links), given
     for cell in document.cells:
         titles = (*cell.header[cell.column :][:1], cell.row[0], cell.text) if cell.links else ()
         counted = cell.links and _COUNTED.fullmatch(cell.header[0] if cell.header else "") and cell.column
@@ -158,11 +166,6 @@ def _speaks(text: str) -> Literal["given", "named", ""]:
             _GIVEN.search(match[0] + after[:80]) or (_GIVEN.search(giving) and not _ABOUT_THEM.search(giving))
         )
     return "given" if given else "named"
-
-
-def _said(document: Document) -> Iterator[Sentence]:
-    sentences = (each for block in document.blocks for each in block.sentences)
-    return (each for each in sentences if _speaks(each.text[:_LONGEST]) == "given")
 
 
 def _may_hold(subject: Subject, link: Link, offered: bool) -> bool:
