@@ -29,7 +29,9 @@ _ELSEWHERE = cue("another_gate")
 """Forms for a use, a service or another model: a matter of the licence, or of another thing than the weights."""
 _LICENCE = re.compile(r"licen[cs]|lizenz|terms|disclaimer|协议|许可|声明", re.I)
 _FETCH = re.compile(r"download|access|obtain|get the|下载|获取", re.I)
-_HUBS = re.compile(r"//(?:www\.)?(?:huggingface\.co|hf\.co|modelscope|wisemodel|kaggle)|drive\.google|docs\.google|forms\.", re.I)
+_HUBS = re.compile(
+    r"//(?:www\.)?(?:huggingface\.co|hf\.co|modelscope|wisemodel|kaggle)|drive\.google|docs\.google|forms\.", re.I
+)
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -54,7 +56,9 @@ def _gate(subject: Subject) -> Row:
         unclear = may_lie_elsewhere(subject)
         if not unclear:
             return ask.BARRIERS_ACCESS.not_applicable("there are no weights")
-        return ask.BARRIERS_ACCESS.unknown(Grade.LINKED, "whether the linked models are this one is not said", *unclear[:4])
+        return ask.BARRIERS_ACCESS.unknown(
+            Grade.LINKED, "whether the linked models are this one is not said", *unclear[:4]
+        )
     if (place := _said(subject, _NO_GATE)) is not None:
         reason = f"{place.file}, {place.where}: “{shorten(place.quote, 160)}”"
         return ask.BARRIERS_ACCESS.yes(Grade.CLAIMED, reason, place)

@@ -172,7 +172,8 @@ def _hours_fit(compute: Compute | None, claim: Claim | None) -> Row:
 
 def _price(subject: Subject, hours: dict[str, Claim]) -> Iterator[Row]:
     dollars, prices = (
-        tuple(each for each in subject.stated(kind) if each.about != "several") for kind in ("dollars", "dollars_per_hour")
+        tuple(each for each in subject.stated(kind) if each.about != "several")
+        for kind in ("dollars", "dollars_per_hour")
     )
     claim = hours.get("all") or hours.get("pre-training")
     claim = claim if claim and claim.about != "several" else None

@@ -227,7 +227,9 @@ _LOADED = re.compile(
     r"|tiktoken\.(?:get_encoding|encoding_for_model)\(\s*[\"']"
 )
 _CALLED = re.compile(r"tokeni[sz]er\b(?!s\b)", re.I)
-_NAMED_TOKENIZER: Final = Said(re.compile(cue("tokenizer_named").pattern), but=(_DENIED,), first=re.compile("tokeni|bpe|_?base|0k|vocab|词", re.I))
+_NAMED_TOKENIZER: Final = Said(
+    re.compile(cue("tokenizer_named").pattern), but=(_DENIED,), first=re.compile("tokeni|bpe|_?base|0k|vocab|词", re.I)
+)
 _MOST_PROGRAMS: Final = 300
 
 
@@ -239,7 +241,11 @@ def _tokenizer(subject: Subject) -> Row:
     if links := weight_links(subject):
         return question.yes(Grade.LINKED, "not here; it comes with the linked weights", *links[:2])
     for each in mentions(subject):
-        if not each.withheld and _CALLED.search(f"{each.target} {each.link.text}") and subject.is_own(each.target) is not False:
+        if (
+            not each.withheld
+            and _CALLED.search(f"{each.target} {each.link.text}")
+            and subject.is_own(each.target) is not False
+        ):
             return question.yes(Grade.LINKED, f"linked, not read: {each.target}", each.place)
     programs = subject.source.readable(islice(subject.source.find("*.py"), _MOST_PROGRAMS))
     for document in chain(subject.documents, programs):

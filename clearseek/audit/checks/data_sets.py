@@ -136,7 +136,9 @@ def _judged(
         marked = _words(path) & _SAMPLES or ((use != "trained" or below) and not _may_train(subject.source, path))
         yield DataSet(path, "other" if marked else use, stage, mention.place, True, mention.sentence)
     if not paths:
-        yield DataSet(hub[1] if hub else target, use, stage, mention.place, False, mention.sentence, _is_sample(mention))
+        yield DataSet(
+            hub[1] if hub else target, use, stage, mention.place, False, mention.sentence, _is_sample(mention)
+        )
 
 
 def _is_sample(mention: Mention) -> bool:

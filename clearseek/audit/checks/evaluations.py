@@ -22,7 +22,9 @@ _NUMBER = re.compile(r"[~≈]?\d{1,4}(?:\.\d{1,6})?\s?%?\W{0,3}(?:±\s?[\d.]{1,8
 _LISTED = re.compile(r"[\s:\uff1a=]{1,4}(?:\([^()]{0,30}\))?\W{0,4}\d{1,3}(?:\.\d{1,3})?\s?%?(?![\w-])")
 _REACHED = re.compile(r"\d{1,3}(?:\.\d{1,3})?\s?%?(?: accuracy| points)? (?:on|in) (?:the )?$")
 _EVALUATION = cue("evaluation")
-_SCRIPTS = re.compile(r"(?:^|/)(?:eval\w*|bench\w*)/(?:[^/]+/)*[^/]+\.(?:py|sh)$|(?:^|/)[^/]*eval(?:uat\w+)?[^/]*\.(?:py|sh)$")
+_SCRIPTS = re.compile(
+    r"(?:^|/)(?:eval\w*|bench\w*)/(?:[^/]+/)*[^/]+\.(?:py|sh)$|(?:^|/)[^/]*eval(?:uat\w+)?[^/]*\.(?:py|sh)$"
+)
 PROTOCOL: Final = {part: any_of(words) for part, words in WORDS["protocol"].items()}
 
 

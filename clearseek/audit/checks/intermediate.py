@@ -50,12 +50,14 @@ _WORDS = re.compile(r"branch|check-?point|ckpt|snapshot|weights|revisions|contr√
 """What any of these has; most sentences have nothing of it."""
 _MADE_FROM = re.compile(
     r"\b(?:initiali[sz]|start|resum|continu|merg|averag|soup|ensembl|interpolat|weight)\w{0,8}\b[^.;]{0,60}$"
-    r"|\b(?:unlike|other (?:models|projects|families))\b[^.;]{0,80}$", re.I
+    r"|\b(?:unlike|other (?:models|projects|families))\b[^.;]{0,80}$",
+    re.I,
 )
 _ON_REQUEST = cue("on_request")
 _SAVED = re.compile(
-    r"(?<!we )\b(?:saves?|stores?|writes?|dumps?)\b|\bsave_|--save|\b(?:saved|stored|written) (?:\w+ )?(?:in|to|under)(?:to)? "
-    r"(?!the (?:hub|repo)|branch|revision|hugging)|\byour?\b(?! can (?:find|get|download|load|use|access) (?!.*\byour\b))", re.I,
+    r"(?<!we )\b(?:saves?|stores?|writes?|dumps?)\b|\bsave_|--save"
+    r"|\b(?:saved|stored|written) (?:\w+ )?(?:in|to|under)(?:to)? (?!the (?:hub|repo)|branch|revision|hugging)"
+    r"|\byour?\b(?! can (?:find|get|download|load|use|access) (?!.*\byour\b))", re.I,
 )  # fmt: skip
 """Says what a program does for whoever runs it."""
 _DENIED = re.compile(r"\b(?:no|not(?! only)|never|without|cannot|neither|nor)\b|n['\u2019]t\b", re.I)
@@ -86,7 +88,9 @@ def offers(subject: Subject) -> tuple[tuple[Evidence, ...], bool]:
     documents = [each for each in subject.documents
                  if each.file.count("/") < 3 and not has(each.file.rpartition("/")[0], "beside")]  # fmt: skip
     spoken = [_spoken(document) for document in documents]
-    links = (each for document, said in zip(documents, spoken, strict=True) for each in _linked(subject, document, said))
+    links = (
+        each for document, said in zip(documents, spoken, strict=True) for each in _linked(subject, document, said)
+    )
     if found := tuple(dict.fromkeys(islice(links, _MOST))):
         return found, True
     words = (document.at(each.line, each.text) for document, said in zip(documents, spoken, strict=True)

@@ -131,7 +131,7 @@ def _devices(subject: Subject) -> Iterator[Row]:
 
 
 def product(hours: Claim) -> tuple[bool, str] | None:
-    """Whether the devices of a sentence times its duration are its device-hours; None unless it has one of each and no more."""
+    """Whether the devices of a sentence times its duration are its device-hours; None unless it has one of each."""
     if hours.about == "several" or _NO_PRODUCT.search(hours.evidence.quote):
         return None
     clusters, times = (list(islice(each.finditer(hours.evidence.quote), 9)) for each in (_CLUSTER, _DURATION))

@@ -329,9 +329,8 @@ def _own_models(subject: Subject) -> list[Evidence]:
     """The maker's models under other names, where the card is of a family or a method, which names no size."""
     if SIZE.search(subject.name.lower()):
         return []
-    named = (each for each in subject.repositories if each.kind in ("model", "collection") and each.name)
-    return [each.place for each in named
-            if not (each.others or each.withheld) and not _NO_WEIGHTS.search(each.name) and subject.is_own(each.address)]  # fmt: skip
+    named = (each for each in _models(subject) if each.kind != "owner" and each.name)
+    return [each.place for each in named if subject.is_own(each.address)]
 
 
 def _files_elsewhere(subject: Subject) -> list[Evidence]:

@@ -37,7 +37,9 @@ _VERB = re.compile(
     r"|have|uses?)\b"
 )
 _OURS = re.compile(
-    r"\b(?:we|our|this|these|it|they|its|all|dies\w*|unser\w*|wir|ce|cette|notre|nous|este|nuestro)\b|我们|本|この|当社|이 모델", re.I
+    r"\b(?:we|our|this|these|it|they|its|all|dies\w*|unser\w*|wir|ce|cette|notre|nous|este|nuestro)\b"
+    r"|我们|本|この|当社|이 모델",
+    re.I,
 )
 _MODEL_BEFORE = re.compile(r"(?:Modell|modèle|modelo|模型|モデル|모델)\s?$")
 _MODEL_AFTER = re.compile(r"\s?(?:模型|モデル|모델)|-Modell")

@@ -18,21 +18,22 @@ from clearseek.audit.read.words import cue
 NOT_THERE: Final = cue("not_there")
 """Says that something is not there yet, or not given out."""
 _LONGEST: Final = 600
-_WITH_IT = r"(?!\s*(?:(?:which|that|it|they|this|these|will|is|are|at|on|in|under|here|from|to|also)\b|{}))".format(
-    NOT_THERE.pattern
-)
+_GOES_WITH: Final = "which|that|it|they|this|these|will|is|are|at|on|in|under|here|from|to|also"
+_WITH_IT = rf"(?!\s*(?:(?:{_GOES_WITH})\b|{NOT_THERE.pattern}))"
 _BREAK = re.compile(
     rf"[;\uff1b。]|[,(\uff0c\uff08]{_WITH_IT}|\b(?:but|while|whereas|although|though|however|aber|mais|pero)\b|但", re.I
 )
 """Ends what is said of a link: something else follows."""
-_AND = re.compile(rf"(?:\band\b|&|[—–]|\s-\s|\|){_WITH_IT}|\b(?:und|et|y)\b|和", re.I)
+_AND = re.compile(rf"(?:\band\b|&|[\u2014\u2013]|\s-\s|\|){_WITH_IT}|\b(?:und|et|y)\b|和", re.I)
 _FURTHER = cue("further")
 _ABOUT = cue("described_there")
 _OPEN_TASK = re.compile(r"\[ ?\]\s|[\u2610\u2b1c\U0001f51c\u23f3]")
 _DONE_TASK = re.compile(r"\[[xX]\]|[\u2611\u2705\u2714]")
 _PLANS = cue("plans")
 _STATE = re.compile(r"status|availab|releas|state\b|public|open|note|remark|comment|when|date|状态|发布|开源", re.I)
-_NOT = re.compile(r"(?:no|not|none|private|internal|closed|n/a|✗|✘|❌|×|x|否|未)\b.{0,20}|[✗✘❌×]\ufe0f?", re.I)
+_NOT = re.compile(
+    r"(?:no|not|none|private|internal|closed|n/a|x|否|未)\b.{0,20}|[\u2717\u2718\u274c\u00d7]\ufe0f?", re.I
+)
 _GOES_ON = re.compile(r"(?:it|they|this|these|the (?:link|page|address|repo\w*))\b", re.I)
 
 
@@ -100,5 +101,7 @@ def _in_row(cell: Cell) -> bool:
     short = [each for each in (title, *takewhile(lambda each: each != cell.text, cell.row)) if len(each) < 80]
     if any(map(NOT_THERE.search, short)):
         return True
-    states = (text for text, name in zip(cell.row, cell.header, strict=False) if _STATE.search(name) and text != cell.text)
+    states = (
+        text for text, name in zip(cell.row, cell.header, strict=False) if _STATE.search(name) and text != cell.text
+    )
     return any(NOT_THERE.search(each) or _NOT.fullmatch(each.strip()) for each in states)
