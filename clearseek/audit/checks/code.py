@@ -340,6 +340,9 @@ def _for_this_model(subject: Subject, sources: tuple[SourceFile, ...], found: _D
 def _is_others(subject: Subject, model: str) -> bool:
     """Whether a model on a hub is somebody else's."""
     own = subject.is_own(f"https://huggingface.co/{model}")
+    name = model.rpartition("/")[2].lower()  # a copy of the maker's own is not another's
+    if any(each.name.lower() == name and subject.is_own(each.address) for each in subject.repositories):
+        return False
     if own is None:
         called = set().union(*(words(each) for each in (*subject.names, subject.name)))
         own = any(len(each) > 2 and each in called for each in words(model))
@@ -366,7 +369,7 @@ def _links(subject: Subject, words: str, clear: bool = True, whose: bool = True)
 
 def _told(document: Document) -> Iterator[tuple[str, Link]]:
     """Each link with what is said about it: its part of a sentence and the heading above, or its row of a table."""
-    for each in document.sentences:
+    for each in (sentence for sentence in document.sentences if sentence.block.links):
         above = each.headings[-1] if each.headings and len(each.text.split()) < 9 else ""
         ends = [link.place - each.begin for link in each.links[1:]] + [len(each.text)]
         begin = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from clearseek.audit import questions as ask
@@ -25,11 +26,11 @@ from clearseek.audit.checks.data_sets import (
 )
 from clearseek.audit.checks.evaluations import score_cells
 from clearseek.audit.checks.papers import own_papers
-from clearseek.audit.checks.weights import weight_links
+from clearseek.audit.checks.weights import may_lie_elsewhere, weight_links
 from clearseek.audit.evidence import Answer, Evidence, Grade, Row, amount
 from clearseek.audit.read.claims import normalise
 from clearseek.audit.read.listing import listing
-from clearseek.audit.read.mentions import is_model_name, of_another, own_documents, tagged
+from clearseek.audit.read.mentions import is_model_name, mentions, of_another, own_documents, tagged
 from clearseek.audit.read.presence import Sifted, sift
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import Subject
@@ -50,6 +51,8 @@ class Said(NamedTuple):
     """What the sentence, or the heading above, has beside them."""
     but: tuple[re.Pattern[str], ...] = ()
     """What the sentence does not have."""
+    first: re.Pattern[str] | None = None
+    """What it has at least, where that is quicker to see."""
 
 
 _DENIED = cue("denied")
@@ -90,6 +93,9 @@ def _training(subject: Subject) -> Row:
         return question.no(Grade.CLAIMED, reason, refused)
     if found.hollow or found.unread:
         return found.missing(subject.source, question, "")
+    if away := [each.evidence for each in data_sets(subject) if each.use == "withheld"]:
+        reason = "no training data here; the link to some says that they are not given out there, or not yet"
+        return question.no(Grade.CLAIMED, reason, *away[:4])
     if place := _said(subject, _ON_PUBLIC):
         reason = f"public data sets are named, not linked, as what it was trained on: “{place.quote}”"
         return question.partly(Grade.CLAIMED, reason, place)
@@ -146,6 +152,8 @@ def _links(subject: Subject, linked: list[DataSet]) -> Row:
         missing.append(("these are the data of the fine-tuning; those of the pre-training are not linked", pretrained))
     elif not told and (pretrained or not any(each.sentence for each in linked)):
         missing.append(("no sentence says that they are all that it was trained on", pretrained))
+    if all(each.part for each in trained or linked):
+        missing.append(("a sample, or another part, is linked, and no more", None))
     for words, kind in (
         ("a document speaks of data that are kept back", _HELD_BACK),
         ("the maker does not give out other data", _REFUSAL),
@@ -181,8 +189,9 @@ def _said(subject: Subject, kind: Said) -> Evidence | None:
     names = frozenset(map(normalise, subject.names))
     for document in own_documents(subject):
         for sentence in document.sentences if "/" not in document.file else ():
-            text = _URL.sub("", sentence.text[:1_000])
-            found = kind.words.search(text)
+            text = sentence.text[:1_000]
+            text = _URL.sub("", text) if "://" in text else text
+            found = kind.words.search(text) if kind.first is None or kind.first.search(text) else None
             if found is None or any(each.search(text) for each in kind.but):
                 continue
             about = " ".join((*sentence.headings[-1:], text))
@@ -215,7 +224,15 @@ _TOKENIZERS: Final = (
     "tokenizer.json", "tokenizer*.model", "*.tiktoken", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
     "*tokenizer*.txt", "sentencepiece*.model", "*bpe*.model", "*vocab*.txt",
 )  # fmt: skip
-_LOADED = re.compile(r"Tokenizer\.from_pretrained\(\s*[\"'][\w.-]{1,96}/[\w.-]{1,96}[\"']")
+_LOADED = re.compile(
+    r"Tokenizer\w*\.from_pretrained\(\s*[\"'][\w.-]{1,96}/[\w.-]{1,96}[\"']"
+    r"|tiktoken\.(?:get_encoding|encoding_for_model)\(\s*[\"']"
+)
+_CALLED = re.compile(r"tokeni[sz]er\b(?!s\b)", re.I)
+_NAMED_TOKENIZER: Final = Said(
+    re.compile(cue("tokenizer_named").pattern), but=(_DENIED,), first=re.compile("tokeni|bpe|_?base|0k|vocab|词", re.I)
+)
+_MOST_PROGRAMS: Final = 300
 
 
 def _tokenizer(subject: Subject) -> Row:
@@ -225,11 +242,24 @@ def _tokenizer(subject: Subject) -> Row:
         return found.here(subject.source, question, 4)
     if links := weight_links(subject):
         return question.yes(Grade.LINKED, "not here; it comes with the linked weights", *links[:2])
-    for document in subject.documents:
+    for each in mentions(subject):
+        if (
+            not each.withheld
+            and _CALLED.search(f"{each.target} {each.link.text}")
+            and subject.is_own(each.target) is not False
+        ):
+            return question.yes(Grade.LINKED, f"linked, not read: {each.target}", each.place)
+    programs = subject.source.readable(islice(subject.source.find("*.py"), _MOST_PROGRAMS))
+    for document in chain(subject.documents, programs):
         line = next((number for number, text in enumerate(document.lines, 1) if _LOADED.search(text)), None)
         if line is not None:
-            reason = "not here; a document says where it is loaded from"
+            reason = f"not here; {document.file} says where it is loaded from"
             return question.yes(Grade.LINKED, reason, document.at(line))
+    if (place := _said(subject, _NAMED_TOKENIZER)) is not None:
+        return question.partly(Grade.CLAIMED, f"not here; another's is named: “{place.quote}”", place)
+    if places := may_lie_elsewhere(subject):
+        reason = "not here; whether it comes with the models that are linked is not said"
+        return question.unknown(Grade.LINKED, reason, *places[:2])
     reason = "no tokenizer's file here (tokenizer.json, tokenizer.model, …), and no link to weights with one"
     return found.missing(subject.source, question, reason)
 

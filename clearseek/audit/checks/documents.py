@@ -23,7 +23,7 @@ from clearseek.audit.read.mentions import first_link, mentions, own_documents
 from clearseek.audit.read.presence import Sifted, different_words, sift
 from clearseek.audit.read.source import is_test
 from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import WORDS, any_of
+from clearseek.audit.read.words import WORDS, any_of, cue
 
 _RESULT_FOLDER = re.compile(r"(?:^|/)(?:eval\w{0,40}|results?|\.eval_results)(?:/|$)")
 _RESULT = re.compile(r"\.(?:jsonl?|csv|tsv|parquet)(?:\.gz|\.zst)?$|(?:result|metric|score)[^/]*\.(?:txt|md|ya?ml)$")
@@ -41,6 +41,10 @@ _PICTURED = re.compile(r"bench|eval|result|perform|score|compar|leaderboard|rada
 _REPORTED = re.compile(r"eval|benchmark|results|scores|performance|评测|性能", re.I)
 _PRINTED = r"\b(?:accepted|published|appear\w*|presented|oral|spotlight|poster)\b.{0,40}\b{}\b"
 _REVIEWED = any_of(WORDS["names"]["venues"], re.NOFLAG, _PRINTED)
+_TRAINED, _ON_DATA = re.compile(r"train(?:ed|ing)\b|训练|entra[iî]n|trainiert|学習", re.I), cue("described")
+_EARLY: Final = 12
+_FEWEST_TOLD: Final = 15
+_MOST_TOLD: Final = 500
 FEWEST_WORDS: Final = 30
 """Different words that a card has at least to be one."""
 _SHORTEST_POLICY: Final = 15
@@ -93,7 +97,7 @@ def _model_card(subject: Subject) -> Row:
         reason = f"named like one and holds nothing: {card.file} holds {words} words"
         return question.no(Grade.CLAIMED, reason, place)
     beside = [each for each in subject.documents if re.fullmatch(r"model[-_ ]?card\.\w{2,3}", each.file, re.I)]
-    filled = tuple(title for each in (card, *beside) for title in sections(each))
+    filled = tuple(title for each in (card, *beside) for title in (*sections(each), *_told(subject, each)))
     found = [part for part, words in SECTIONS.items() if any(map(words.search, filled))]
     missing = [part for part in SECTIONS if part not in found]
     if len(found) < 2:
@@ -104,6 +108,17 @@ def _model_card(subject: Subject) -> Row:
         return question.partly(Grade.PRESENT, f"{reason}; {words} different words in all", place)
     answer: Answer = "yes" if not missing or missing == ["limits and risks"] else "partly"
     return question.answer(answer, Grade.PRESENT, reason, place)
+
+
+def _told(subject: Subject, card: Document) -> Iterator[str]:
+    """Subjects of sections that a card tells without one: a paragraph below the title, a sentence, a tag, a file."""
+    top = card.blocks[:_EARLY]
+    if any(len(block.text.split()) >= _FEWEST_TOLD for block in top if block.kind == "paragraph"):
+        yield "introduction"
+    if any(_TRAINED.search(each.text) and _ON_DATA.search(each.text) for each in card.sentences[:_MOST_TOLD]):
+        yield "training"
+    if (subject.metadata.value or {}).get("license") or subject.source.find("licen[cs]e*"):
+        yield "licence"
 
 
 def sections(card: Document) -> tuple[str, ...]:

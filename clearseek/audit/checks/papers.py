@@ -111,7 +111,11 @@ def _linked(subject: Subject, names: tuple[str, ...]) -> Iterator[Paper]:
     for mention in mentions(subject):
         target, text = mention.target, mention.link.text
         said = _GENERIC.match(text) is not None and not re.match(r"\W*(?:here|link|pdf)\W*$", text, re.I)
-        if mention.link.image == target or not (_PAPER.search(target) or (said and re.match(r"https?://", target))):
+        if (
+            mention.withheld
+            or mention.link.image == target
+            or not (_PAPER.search(target) or (said and re.match(r"https?://", target)))
+        ):
             continue
         if _NO_PAPER.search(f"{target} {text}"):
             continue

@@ -43,7 +43,7 @@ _MOST_BLOCKS: Final = 200
 _SPARE: Final = 2
 """Settings that may be left to a program's defaults."""
 _NOT_A_RUN: Final = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "package.json")
-_ITEM = re.compile(r"([A-Za-z][\w ()/-]{1,60}?)\s*[:=]\s*(\S.{0,200})")
+_ITEM = re.compile(r"(?<![\w-])(?<![\w)] )([A-Za-z][\w ()/-]{1,60}?)\s*[:=]\s*(\S.{0,200})")
 
 
 def configuration(subject: Subject, sources: tuple[SourceFile, ...], trains: bool) -> Row:

@@ -18,6 +18,7 @@ import yaml
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.markup import take_apart
 from clearseek.audit.read.parts import Block, Cell, Link, Parts, Sentence
+from clearseek.audit.read.withheld import withheld
 from clearseek.errors import UserError
 
 __all__ = ["Block", "Cell", "Document", "Link", "Sentence", "decode", "plain", "read_yaml", "shorten"]
@@ -96,6 +97,11 @@ class Document:
     def links(self) -> list[Link]:
         """All links, Markdown's, HTML's and bare ones, in order."""
         return self._parts.links
+
+    @cached_property
+    def withheld(self) -> frozenset[tuple[int, str]]:
+        """Line and target of the links of which the words say that nothing is given out there."""
+        return withheld(self._parts)
 
     @property
     def cells(self) -> list[Cell]:

@@ -20,6 +20,7 @@ from clearseek.audit.read.card import Cell, Document
 from clearseek.audit.read.identity import normalise as normalise
 from clearseek.audit.read.whose import About, is_other, whose
 from clearseek.audit.read.whose import is_this_model as is_this_model
+from clearseek.audit.read.words import cue
 
 Kind = Literal[
     "total", "activated", "mtp", "mtp_activated", "mtp_stored", "stored", "tokens", "gpu_hours", "dollars",
@@ -45,6 +46,8 @@ _MONEY = re.compile(
 _BOTH = re.compile(r"includ\w* .{0,40}embedding.{0,40}head", re.I)
 _NEITHER = re.compile(r"exclud\w* .{0,40}embedding.{0,40}head", re.I)
 _NO_EMBEDDING = re.compile(r"non[- ]?embedding|(?:without|exclud\w{0,5}) (?:the )?(?:input )?embedding", re.I)
+_NOT_THE_RUN = cue("not_the_run")
+_NUMBERED = re.compile(r"(?<![\w/.-])[A-Z][A-Za-z]{1,20}[-. ]?[A-Za-z]{0,12}-?\d[\w.-]{0,20}")
 _DEVICES = re.compile(r"\b(?:H800|H100|H200|H20|A100|A800|V100|B200|GB200|MI250X?|MI300X|TPU ?v\d\w{0,3})\b")
 _FOOTNOTE = re.compile("[\u2020\u2021\u00a7\u00b9\u00b2\u00b3]")
 """Marks of a note that may say how something was counted."""
@@ -218,13 +221,21 @@ def _in_prose(text: str, headings: tuple[str, ...], wanted: frozenset[str]) -> I
         kind, begin = roles[match], _clause(text, match.start())
         alone = len(figures.get((kind, begin), ())) < 2
         about = whose(low, match, kind, begin, wanted) if alone else "several"
+        about = "several" if kind == "gpu_hours" and not _of_the_run(text, wanted) else about
         yield match.start(), _claim(match, kind, text[match.end() : match.end() + 90], about)
+    spent: About = "some" if "$" in text and _of_the_run(text, wanted) else "several"
     for match in islice(_MONEY.finditer(text), MOST_FIGURES):
         before, after = low[max(0, match.start() - 80) : match.start()], low[match.end() :][:80]
         if re.match(r"\s*(?:/|per|an?)\s*(?:\w+[ -])?(?:gpu[ -])?hour", after):
-            yield match.start(), _claim(match, "dollars_per_hour", after)
+            yield match.start(), _claim(match, "dollars_per_hour", after, spent)
         elif re.search(r"cost|train|total", before + after):
-            yield match.start(), _claim(match, "dollars", after)
+            yield match.start(), _claim(match, "dollars", after, spent)
+
+
+def _of_the_run(text: str, wanted: frozenset[str]) -> bool:
+    """Whether nothing in a sentence on hours or money speaks of more than the run, of another use or another model."""
+    named = (match[0] for match in _NUMBERED.finditer(text) if not _DEVICES.search(match[0]))
+    return not _NOT_THE_RUN.search(text) and all(any(map(normalise(each).startswith, wanted)) for each in named)
 
 
 def _clause(line: str, place: int) -> int:

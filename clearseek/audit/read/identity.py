@@ -53,6 +53,12 @@ _LEADING = re.compile(
 )
 _PARTS = re.compile(r":\s|\uff1a| [-\u2013\u2014|] | \(|\uff08|, (?=an? )| [\u2013\u2014]|, (?=\w+ \w+ \w+)")
 _LIST = re.compile(r", (?:and )?| and | & |/| / |、|和")
+_BY_LINKS: Final = "the repository that the card links most"
+_NEWS = re.compile(
+    r"(?<!official )(?<!the )\b(?:released|launched|announc\w+|(?:is|are) (?:out|here|live|available|now)"
+    r"|now (?:available|open|live)|(?:has|have) (?:moved|been)|moved to)\b|启动|发布|上线|已开源|更新啦|verfügbar|disponible|公開しました", re.I
+)  # fmt: skip
+"""Says in a heading what is new, so that it is no title."""
 _ODD = re.compile(r"[^\w\s.,:;()/&+'\u2019\u2013\u2014|\uff08\uff09\uff1a、-]")
 """What no name has: emoji, marks, quotes."""
 _INTRODUCED = re.compile(
@@ -129,7 +135,7 @@ def title_names(title: str) -> list[str]:
     words = text.split()
     while len(words) > 1 and is_generic(words[-1]):
         words.pop()
-    text = " ".join(words)
+    text = re.sub(r"[-_](?:series|family|models?|suite)$", "", " ".join(words), flags=re.I)
     listed = [each.strip(" .,") for each in _LIST.split(text)]
     names = listed if len(listed) > 1 and all(re.search(r"\d", each) for each in listed) else [text.strip(" .,")]
     return [each for each in names if each and len(each) <= 60 and len(each.split()) <= 6 and not is_generic(each)]
@@ -187,8 +193,14 @@ def identify(
     elif members and not exact and not given:
         chosen = _of_size(members, parameters) or max(members, key=lambda each: linked[each])
     own = [chosen, *exact] + ([wanted] if len(title) == 1 else [])
-    siblings = () if given else tuple(each for each in [wanted, *members] if each not in own)
-    return Identity(chosen, tuple(dict.fromkeys(own)), origin, siblings, _makers(found, tuple(own), owner))
+    makers = _makers(found, tuple(own), owner)
+    siblings = [each for each in [wanted, *members] if each not in own]
+    if not exact or origin == _BY_LINKS:  # a family's name, or nobody's
+        theirs = [each.name for each in models if not each.others and stem(each.owner) in makers]
+        theirs = [each for each in dict.fromkeys(theirs) if each not in own and kin(each, chosen) != "form"]
+        if len(theirs) > 1 or any(normalise(wanted) in normalise(each) for each in theirs) or exact:
+            siblings = list(dict.fromkeys([*siblings, *theirs]))
+    return Identity(chosen, tuple(dict.fromkeys(own)), origin, () if given else tuple(siblings), makers)
 
 
 def _from_card(
@@ -210,7 +222,10 @@ def _from_card(
         return said[0]
     models = [each for each in found if each.kind == "model"]
     linked = Counter(each.name for each in models if not each.others) or Counter(each.name for each in models)
-    return [name for name, _ in linked.most_common(1)], "the repository that the card links most"
+    if not linked:  # programs of others are linked as well
+        code = Counter(each.name for each in found if each.kind == "code" and not each.others).most_common(2)
+        linked.update(dict(code[:1]) if code and code[0][1] >= 2 * sum(count for _, count in code[1:]) + 2 else {})
+    return [name for name, _ in linked.most_common(1)], _BY_LINKS
 
 
 def _said(card: Document, known: list[Repository]) -> Iterator[tuple[list[str], str]]:
@@ -218,7 +233,8 @@ def _said(card: Document, known: list[Repository]) -> Iterator[tuple[list[str], 
     headings = [block for block in card.blocks if block.kind == "heading"]
     top = min((block.level for block in headings), default=0)
     keys = {normalise(each.name) for each in known}
-    for block in [each for each in headings if each.level == top][:3]:
+    pictured = {normalise(each.name) for each in known if each.kind != "code"}
+    for block in [each for each in headings if each.level == top and not _NEWS.search(each.text)][:3]:
         place = f"the card's heading in line {block.line}"
         names = title_names(block.text)
         if any(kin(each.name, name) for each in known for name in names):
@@ -230,7 +246,7 @@ def _said(card: Document, known: list[Repository]) -> Iterator[tuple[list[str], 
         if names and block in card.blocks[:_EARLY]:
             yield names, place
     for link in islice(card.links, 3):
-        if link.image == link.target and normalise(link.text) in keys:
+        if link.image == link.target and normalise(link.text) in pictured:
             yield [link.text], f"the picture in the card's line {link.line}"
     for block in [each for each in card.blocks[:80] if each.kind == "paragraph"][:6]:
         for match in islice(_INTRODUCED.finditer(block.text[:600]), 3):

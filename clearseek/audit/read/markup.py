@@ -54,8 +54,6 @@ _BLOCKS: Final = re.compile(
     r"p|div|center|section|article|header|footer|[uod]l|d[td]|li|blockquote|details|summary|hr|fig(?:ure|caption)|main|pre"
 )
 _HEADINGS: Final = {f"h{level}": level for level in range(1, 7)}
-_ASKED: Final = ("a", "img", "td", "th")
-"""Elements of which attributes matter."""
 _LONGEST_TAG: Final = 4_000
 _HIDDEN: Final = ("script", "style", "template")
 _WIDE = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
@@ -140,8 +138,6 @@ class _Reader:
         self.links: list[Link] = []
         self.level = 0
 
-    # -- Markdown's tokens ------------------------------------------------------------------------------------------
-
     def read(self, tokens: Sequence[Token], environment: dict[str, Any]) -> None:
         """Read the blocks that markdown-it found."""
         for token in tokens:
@@ -167,12 +163,8 @@ class _Reader:
                 self.end(token.tag)
         self.end_tables()
         self.flush()
-        self.definitions(environment)
-
-    def definitions(self, environment: dict[str, Any]) -> None:
-        """Definitions of links that no words refer to."""
         used = {link.target for link in self.parts.links}
-        for each in islice(environment.get("references", {}).values(), MOST_LINKS):
+        for each in islice(environment.get("references", {}).values(), MOST_LINKS):  # to which no words refer
             if each["href"] not in used:
                 self.add(Link(each["href"][:LONGEST_TARGET], "", self.offset + each["map"][0] + 1))
 
@@ -228,8 +220,6 @@ class _Reader:
                 self.words("\n")
             self.words(line)
 
-    # -- HTML -------------------------------------------------------------------------------------------------------
-
     def html(self, content: str, environment: dict[str, Any]) -> None:
         """Tags, and what stands between them, which may be Markdown."""
         line, place = self.line, 0
@@ -241,7 +231,7 @@ class _Reader:
             if match["end"]:
                 self.end(name)
             else:
-                attributes = _attributes(match[0]) if name in _ASKED else {}
+                attributes = _attributes(match[0]) if "=" in match["rest"] else {}
                 target = attributes.get("href") or attributes.get("src") or ""
                 self.line += match[0].count("\n", 0, max(0, match[0].find(target)))  # a tag may be several lines
                 self.start(name, attributes)
@@ -257,8 +247,6 @@ class _Reader:
             self.prose(text, environment)
         else:
             self.words(text)
-
-    # -- elements ---------------------------------------------------------------------------------------------------
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         """An element begins."""
@@ -370,8 +358,6 @@ class _Reader:
             kind = "heading" if self.level else self.kind
             self.parts.blocks.append(Block(kind, title, places[0][1], above, tuple(self.links), self.level, places))
         self.begin_text()
-
-    # -- tables -----------------------------------------------------------------------------------------------------
 
     def start_table(self, tag: str, attributes: dict[str, str]) -> None:
         if tag == "table":

@@ -29,14 +29,20 @@ _MOST_TEXT: Final = 500_000
 """Links in all, and characters of a document in which the model's name is looked for."""
 _WORD = re.compile(r"[^\W\d_]{2,40}")
 _TOOLS = re.compile(r"(?:^|/)(?:third[-_]?part\w*|vendor|eval\w*|bench\w*|demos?|[\w-]*harness[\w-]*)/")
-_FURTHER = re.compile(r"[,;] (?!which|that|on which|used|to|where)")
+FURTHER = re.compile(r"[,;] (?!which|that|on which|used|to|where)")
 """Where the rest of a sentence goes on to something else."""
 _NAME = re.compile(r"(?<![\w/.-])[A-Z][\w.-]{1,40}")
 _VERB = re.compile(
     r"['\u2019]s?\b|,\s(?:an?|the|which|whose)\b|\s(?:(?:models?|LLMs?|series|family|paper)\s)?(?:is|was|are|were|has"
     r"|have|uses?)\b"
 )
-_OURS = re.compile(r"\b(?:we|our|this|these|it|they|its|all)\b|我们|本", re.I)
+_OURS = re.compile(
+    r"\b(?:we|our|this|these|it|they|its|all|dies\w*|unser\w*|wir|ce|cette|notre|nous|este|nuestro)\b"
+    r"|我们|本|この|当社|이 모델",
+    re.I,
+)
+_MODEL_BEFORE = re.compile(r"(?:Modell|modèle|modelo|模型|モデル|모델)\s?$")
+_MODEL_AFTER = re.compile(r"\s?(?:模型|モデル|모델)|-Modell")
 _BASE = re.compile(
     r"\b(?:is|from|(?:version|variant|copy) of|based on|on top of|tuned|upon) (?:the |an? )?[\w./-]{0,40}$"
 )
@@ -69,6 +75,11 @@ class Mention:
         return self.link.target
 
     @property
+    def withheld(self) -> bool:
+        """Whether its words say that nothing is given out there."""
+        return (self.link.line, self.link.target) in self.document.withheld
+
+    @property
     def sentence(self) -> str:
         """All words of its sentence or cell."""
         return f"{self.before} {self.link.text} {self.after}"
@@ -86,7 +97,7 @@ class Mention:
         texts = () if headings is True else near
         for number, text in enumerate((*texts, *(() if headings is False else self.headings[::-1]))):
             if texts and number == 3:
-                text = _FURTHER.split(text, maxsplit=1)[0]
+                text = FURTHER.split(text, maxsplit=1)[0]
             found = [(match.start(), kind) for kind, cue in cues.items() for match in cue.finditer(text)]
             if found:
                 return (min if texts and number == 3 else max)(found)[1]
@@ -107,7 +118,8 @@ def of_another(text: str, names: frozenset[str]) -> bool:
         name = normalise(match[0].rstrip(".-"))
         inner = re.search(r"[a-z][A-Z]|-[A-Z]\b", match[0]) and _VERB.match(text, match.end())
         own = any(each and (each.startswith(name) or name.startswith(each)) for each in names)
-        other = name in _FAMILIES or (name not in _COMMON and (re.search(r"\d", name) or inner))
+        model = _MODEL_BEFORE.search(text, 0, match.start()) or _MODEL_AFTER.match(text, match.end())
+        other = name in _FAMILIES or model or (name not in _COMMON and (re.search(r"\d", name) or inner))
         if _BASE.search(text[max(0, match.start() - 80) : match.start()]) or not (own or other):
             continue  # what it was made from, or another word
         return not own and not _DEVICE.match(match[0]) and not _OURS.search(text, match.end())
@@ -144,7 +156,7 @@ def tagged(subject: Subject, key: str) -> Iterator[tuple[str, Evidence]]:
 
 def first_link(subject: Subject, wanted: re.Pattern[str]) -> Mention | None:
     """The first link whose words are the wanted."""
-    return next((each for each in mentions(subject) if wanted.search(each.link.text)), None)
+    return next((each for each in mentions(subject) if wanted.search(each.link.text) and not each.withheld), None)
 
 
 def _mentions(document: Document) -> Iterator[Mention]:

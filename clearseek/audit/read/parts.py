@@ -109,6 +109,8 @@ class Sentence:
     @property
     def links(self) -> tuple[Link, ...]:
         """The links in it."""
+        if not self.block.links:
+            return ()
         end = self.begin + len(self.text)
         last = end >= len(self.block.text)
         return tuple(each for each in self.block.links if self.begin <= each.place < end + last)

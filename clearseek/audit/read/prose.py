@@ -95,14 +95,8 @@ def _banning(sentence: str) -> str:
     return ""
 
 
-_CJK = re.compile("[\u3040-\u9fff\uac00-\ud7af]")
-_OURS = re.compile("本|该|我们|此|この|이 ")
-
-
 def _of_others(clause: str, own: Own) -> bool:
     """Whether a clause says that something else is restricted, or that others restrict."""
-    if _CJK.search(clause) and not _OURS.search(clause):
-        return judge(clause, own) is False
     return judge(subject_of(clause), own) is False
 
 

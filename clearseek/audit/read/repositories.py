@@ -14,6 +14,7 @@ from typing import Final, Literal
 from clearseek.audit.evidence import Evidence
 from clearseek.audit.read.card import Document, shorten
 from clearseek.audit.read.markup import without_comments
+from clearseek.audit.read.withheld import NOT_THERE as NOT_THERE
 
 Kind = Literal["model", "data set", "space", "collection", "code", "owner"]
 _MOST: Final = 2_000
@@ -86,6 +87,8 @@ class Repository:
     """Whether they say that it is the authors' own."""
     weights: bool = False
     """Whether they are about weights to download."""
+    withheld: bool = False
+    """Whether nothing is given out there, by the words of each link to it."""
 
     @property
     def address(self) -> str:
@@ -118,14 +121,6 @@ def read_address(target: str) -> tuple[Kind, str, str] | None:
     return kind, parts[0], re.sub(r"\.git$", "", parts[1].rstrip(".,;:)")).rstrip("-_")
 
 
-NOT_THERE = re.compile(
-    r"\bwill (?:\w+ ){0,2}be (?:\w+ )?(?:releas|publish|shar|upload|open|provid)|\bcoming soon\b"
-    r"|\b(?:has|have|was|were) (?:been )?(?:withdrawn|removed|taken down|deleted)\b|\bno longer (?:available|online)\b",
-    re.I,
-)
-"""Says that what is linked is not there yet, or no more."""
-
-
 def repositories(document: Document) -> Iterator[Repository]:
     """The repositories that a document links to, and those in its commands and programs."""
     about = {link: sentence.text for block in document.blocks if document.links
@@ -133,6 +128,9 @@ def repositories(document: Document) -> Iterator[Repository]:
     for cell in document.cells:
         about |= dict.fromkeys(cell.links, " ".join((*cell.header[cell.column :][:1], *cell.row[:2])))
     seen: set[tuple[int, str, str]] = set()
+    linked = [(read_address(link.target), (link.line, link.target) in document.withheld) for link in document.links]
+    given = {address for address, withheld in linked if not withheld}
+    promised = {address for address, withheld in linked if withheld and address not in given}
     headings = document.headings
     for link in islice(document.links, _MOST):
         if picture := read_address(link.image):
@@ -143,7 +141,7 @@ def repositories(document: Document) -> Iterator[Repository]:
         words = about.get(link, "")[:2000] + " " + " ".join(headings[link.line - 1][1:]) + " " + link.text
         place = Evidence(document.file, f"line {link.line}", link.target, document.sha256)
         others, ours, weights = (bool(pattern.search(words)) for pattern in (_OTHERS, _OURS, _WEIGHTS))
-        yield Repository(*found, place, others or bool(NOT_THERE.search(words)), ours, weights)
+        yield Repository(*found, place, others, ours, weights, found in promised)
     count = 0
     for number, line in enumerate(without_comments("\n".join(document.lines)).split("\n"), 1):
         if "/" not in line or count > _MOST:
@@ -151,7 +149,7 @@ def repositories(document: Document) -> Iterator[Repository]:
         for found in written(line):
             if (number, *found[1:]) not in seen:
                 count += 1
-                yield Repository(*found, document.at(number, shorten(line.strip())))
+                yield Repository(*found, document.at(number, shorten(line.strip())), withheld=found in promised)
 
 
 def submodules(document: Document) -> Iterator[Repository]:

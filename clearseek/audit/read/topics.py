@@ -11,28 +11,13 @@ import re
 from dataclasses import dataclass
 
 from clearseek.audit.read.identity import kin, normalise
+from clearseek.audit.read.words import WORDS, any_of
 
-_VERB = re.compile(
-    r"\b(?:is|are|was|were|be|been|has|have|had|(?<=[a-z]s )use|(?<=we )use|uses|adopts?|follows?|comes?|falls?"
-    r"|remains?|contains?|includes?|carr(?:y|ies)|inherits?|may|must|can|cannot|shall|will|prohibits?|forbids?|bans?|requires?"
-    r"|restricts?)\b",
-    re.I,
-)
-_BREAK = re.compile(r"[,;:(]\s*|\s(?:and|but|while|because|since|although|that)\s", re.I)
-_OWN = re.compile(
-    r"\b(?:models?|weights?|checkpoints?|parameters|codes?|codebase|software|scripts|data|data ?sets?|corpus|corpora"
-    r"|docs|documents?|documentation|paper|report|project\w*|library|package|framework|repo|repository|releases?|everything|all|both|we|i|it|its|this"
-    r"|these|they|here|files?|materials?|rights?|works?|use|uses|usage|commercial|you|users?|licensees?|anyone|nobody"
-    r"|no one|versions?|variants?|series|family|modell\w*|gewichte|modèles?|modelos?|pesos|projekt|projet|proyecto)\b"
-    r"|licen[cs]|terms|\d[bm]\b",
-    re.I,
-)
-"""Kinds of things that are released, and words that stand for them."""
-_PLAIN = re.compile(
-    r"ai|llms?|lms?|nlp|readme|gpu|apache|mit|bsd|gpl|cc|spdx\S*|the|an?|our|all|this|these|note|open|source|use|legal"
-    r"|commercial|non|no|usage|copyright|released|research|see|each|by|for|any|and|of|large|language",
-    re.I,
-)
+_VERB, _BREAK, _OWN = (any_of(WORDS["topics"][kind]) for kind in ("verbs", "breaks", "released"))
+_PLAIN = any_of(WORDS["topics"]["plain"])
+_OF_OTHERS, _OF_THIS = (any_of(WORDS["topics"][kind]) for kind in ("of_others", "of_this"))
+_CJK = re.compile("[\u3040-\u9fff\uac00-\ud7af]")
+_NOUNS_IN_CAPITALS = re.compile(r"\b(?:der|die|das|des|dem|den|eine?[rsnm]?|dies\w*|unser\w*)\b", re.I)
 _TOKEN = re.compile(r"[A-Za-z][\w.+-]{0,60}")
 _BY = re.compile(r"\b(?:on|at|via|through|in|by|to|under) (?:the )?[A-Z][\w.-]{0,40}(?: [A-Z][\w.-]{0,40}){0,3}")
 _OBJECT = re.compile(
@@ -80,6 +65,10 @@ def judge(phrase: str, own: Own, section: bool = False) -> bool | None:
         return None
     if re.match(r"(?:your|whose|which|their|who|some|most|many|other|another)\b", phrase, re.I):
         return False
+    if _OF_THIS.match(phrase):
+        return True
+    if _OF_OTHERS.search(phrase):
+        return False
     foreign = _foreign(phrase, own)
     if foreign is not None and own.names and not (section and _OWN.search(phrase)):
         return not foreign
@@ -90,8 +79,9 @@ def _foreign(phrase: str, own: Own) -> bool | None:
     """Whether the names in a phrase are all of others; None: there are none."""
     words = [match for match in _TOKEN.finditer(phrase)
              if not _PLAIN.fullmatch(match[0].strip(".-")) and not _OWN.search(match[0])]  # fmt: skip
+    named = not _NOUNS_IN_CAPITALS.search(phrase)  # as in German
     names = [match[0].strip(".-") for match in words if re.search(r"\d|.[A-Z]", match[0])
-             or (match[0][0].isupper() and match.start())]  # fmt: skip
+             or (match[0][0].isupper() and named and (match.start() or _CJK.search(phrase)))]  # fmt: skip
     if any(own.has(match[0].strip(".-")) for match in words):
         return False
     return True if names else None
