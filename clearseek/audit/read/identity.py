@@ -56,7 +56,8 @@ _LIST = re.compile(r", (?:and )?| and | & |/| / |、|和")
 _BY_LINKS: Final = "the repository that the card links most"
 _NEWS = re.compile(
     r"(?<!official )(?<!the )\b(?:released|launched|announc\w+|(?:is|are) (?:out|here|live|available|now)"
-    r"|now (?:available|open|live)|(?:has|have) (?:moved|been)|moved to)\b|启动|发布|上线|已开源|更新啦|verfügbar|disponible|公開しました", re.I
+    r"|now (?:available|open|live)|(?:has|have) (?:moved|been)|moved to)\b"
+    r"|启动|发布|上线|已开源|更新啦|verfügbar|disponible|公開しました", re.I
 )  # fmt: skip
 """Says in a heading what is new, so that it is no title."""
 _ODD = re.compile(r"[^\w\s.,:;()/&+'\u2019\u2013\u2014|\uff08\uff09\uff1a、-]")
