@@ -22,6 +22,7 @@ from clearseek.audit.read.card import Document, Link
 from clearseek.audit.read.deeds import Deed
 from clearseek.audit.read.program import Program, read_program
 from clearseek.audit.read.repositories import NOT_THERE, read_address
+from clearseek.audit.read.source import is_test
 from clearseek.audit.read.sources import SourceFile, source_files
 from clearseek.audit.read.subject import Subject
 from clearseek.audit.read.words import BENCHMARK, words
@@ -191,7 +192,14 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
     few = f"names it in fewer than {piece.least} lines of code, too few to do it"
     for file, why in [(each, few) for each in short] + [(each, f"is {deeds.DEMONSTRATION}") for each in demonstrated]:
         return question.no(Grade.CLAIMED, f"{file.path} {why}", file.evidence)
-    return _named(subject, question) or _absent(subject, piece, sum(1 for each in sources if each.is_code))
+    if row := _named(subject, question):
+        return row
+    called = [each for each in sources if each.is_code and not is_test(each.path) and not each.others
+              and any(word.startswith(piece.hints) for word in words(each.path.rpartition("/")[2]))]  # fmt: skip
+    if called and question != ask.CODE_DATA:  # a loader makes no data
+        reason = f"{_shown(each.path for each in called)} by name; nothing in it that is known here does it"
+        return question.unknown(Grade.PRESENT, reason, *(each.evidence for each in called[:_ENOUGH]))
+    return _absent(subject, piece, sum(1 for each in sources if each.is_code))
 
 
 def _place(file: SourceFile, deed: Deed) -> Evidence:

@@ -58,6 +58,10 @@ class Said(NamedTuple):
 _DENIED = cue("denied")
 _ON_PUBLIC = Said(cue("trained_on"), (any_of(WORDS["names"]["data_sets"], around=r"\b{}\b"),))
 """On data sets that anybody can have under the name that sentences give them."""
+_NAMED = Said(any_of(WORDS["names"]["data_sets"], around=r"\b{}\b"), but=(CUES["evaluated"],))
+"""On such data sets, without a word on what they are to the model."""
+_LIST: Final = 30
+"""Lines in which a list follows the sentence that announces it."""
 _DESCRIBED = Said(cue("described"), but=(cue("not_described"),))
 _TOLD = _DESCRIBED._replace(also=(cue("data_told"),))
 """Sentences that also say how much the data are, or where they are from."""
@@ -99,10 +103,31 @@ def _training(subject: Subject) -> Row:
     if place := _said(subject, _ON_PUBLIC):
         reason = f"public data sets are named, not linked, as what it was trained on: “{place.quote}”"
         return question.partly(Grade.CLAIMED, reason, place)
-    if place := _said(subject, _TOLD) or _said(subject, _DESCRIBED):
+    place, named = _said(subject, _TOLD) or _said(subject, _DESCRIBED), _said(subject, _NAMED)
+    if named is not None:
+        under = place is not None and place.file == named.file and 0 <= _line(named) - _line(place) <= _LIST
+        if under:
+            reason = f"public data sets are named, not linked, as what it was trained on: “{named.quote}”"
+            return question.partly(Grade.CLAIMED, reason, named)
+        reason = f"a public data set is named, and nothing clearly says whether it was trained on that: “{named.quote}”"
+        return question.unknown(Grade.CLAIMED, reason, named)
+    if unclear := [
+        each.evidence
+        for each in data_sets(subject)
+        if each.use == "other" and not each.file and re.fullmatch(r"[\w.-]+/[\w.-]+", each.name)
+    ]:
+        reason = f"nothing says whether it was trained on the data set that is linked: {unclear[0].quote}"
+        return question.unknown(Grade.LINKED, reason, *unclear[:4])
+    if place:
         reason = f"no training data here and no link to any; they are described in words only: “{place.quote}”"
         return question.no(Grade.ABSENT, reason, place)
     return question.no(Grade.ABSENT, "no training data here, no link to any, and no document says what they were")
+
+
+def _line(place: Evidence) -> int:
+    """A place's line, or 0 where it has none."""
+    found = re.match(r"line (\d+)", place.where)
+    return int(found[1]) if found else 0
 
 
 def _bytes(subject: Subject, found: Sifted) -> Row:

@@ -93,7 +93,10 @@ def kin(found: str, wanted: str) -> Kin:
     ``Foo-7B`` and ``Foo-Chat`` are the same as ``Foo``, ``Foo-GGUF`` is a form of it; ``Foo-34B-200K`` is a variant of
     ``Foo-34B``, and ``Foobar`` is nothing to it.
     """
-    sized = bool(SIZE.search(" ".join(_TOKEN.findall(wanted.lower()))))
+    sizes = [SIZE.findall(" ".join(_TOKEN.findall(each.lower()))) for each in (found, wanted)]
+    if sizes[0] == sizes[1] != [] and len({normalise(SIZE.sub("", each.lower())) for each in (found, wanted)}) == 1:
+        return "same"  # Foo-7B-Chat and FooChat 7B
+    sized = bool(sizes[1])
     if not sized and wanted.count("-"):  # of Foo-4-32B-0414 and Foo-4-0414 the size may stand anywhere
         found = _INNER_SIZE.sub("", found)
     if not (key := normalise(wanted)) or not normalise(found).startswith(key):

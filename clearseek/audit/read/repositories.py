@@ -118,7 +118,8 @@ def read_address(target: str) -> tuple[Kind, str, str] | None:
         return None
     if len(parts) == 1:
         return "owner", parts[0], ""
-    return kind, parts[0], re.sub(r"\.git$", "", parts[1].rstrip(".,;:)")).rstrip("-_")
+    name = re.sub(r"-[0-9a-f]{24}$", "", parts[1]) if kind == "collection" else parts[1]  # a collection's number
+    return kind, parts[0], re.sub(r"\.git$", "", name.rstrip(".,;:)")).rstrip("-_")
 
 
 def repositories(document: Document) -> Iterator[Repository]:
