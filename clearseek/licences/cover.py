@@ -233,10 +233,11 @@ def _matters(each: Known, found: Text, op: Op) -> bool:
     sentence = not ours and (len(theirs) > 5 or raw.endswith((".", "!", "?")))
     if sentence:
         return bool(told(raw).rules)
+    begun = any(is_grant(word.text) or is_operative(word.text) for word in own.words[: min(op.i, _TITLE)])
     if (
         not ours
         and not names
-        and op.i > _TITLE
+        and (op.i > _TITLE or begun)
         and (own.continues(op.i) or len(gained) > 1 or not found.alone(op.k, op.l))
     ):
         return True  # a word more within a sentence or a heading more between two
