@@ -25,21 +25,21 @@ from hypothesis import strategies as st
 from clearseek.audit.checks import data, documents, evaluations, licence
 from clearseek.audit.checks.evaluations import listed_scores, score_cells
 from clearseek.audit.checks.template import problem
-from clearseek.audit.read.archive import members
-from clearseek.audit.read.card import Document, read_yaml
-from clearseek.audit.read.claims import find_claims
-from clearseek.audit.read.identity import identify as identify_model
-from clearseek.audit.read.pickles import is_pickle
-from clearseek.audit.read.program import read_program
-from clearseek.audit.read.repositories import repositories
-from clearseek.audit.read.source import Folder
-from clearseek.audit.read.subject import Subject
 from clearseek.errors import UserError
 from clearseek.filetypes import read_pointer
 from clearseek.hub.safetensors import build_header, parse_header
 from clearseek.jsontext import strict_json
 from clearseek.licences.match import identify
 from clearseek.machine import describe
+from clearseek.reading.archive import members
+from clearseek.reading.card import Document, read_yaml
+from clearseek.reading.claims import find_claims
+from clearseek.reading.identity import identify as identify_model
+from clearseek.reading.pickles import is_pickle
+from clearseek.reading.program import read_program
+from clearseek.reading.repositories import repositories
+from clearseek.reading.source import Folder
+from clearseek.reading.subject import Subject
 from clearseek.signing.dsse import verify_statement
 from clearseek.signing.keys import load_public_key
 from clearseek.signing.manifest import Entry, Manifest, parse

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Audit, Grade, Row, amount
+from clearseek.audit.evidence import Answer, Audit, Grade, Row
 from clearseek.audit.facts import ComputeFact, LicenceFact, MemoryFact, RestrictionFact
-from clearseek.audit.read.repositories import read_address, written
 from clearseek.licences.table import lookup
 from clearseek.licences.words import shorten
+from clearseek.reading.evidence import amount
+from clearseek.reading.repositories import read_address, written
 
 RESTRICTIONS: Final = {
     "non_commercial": "no commercial use",

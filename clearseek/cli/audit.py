@@ -16,7 +16,7 @@ from clearseek.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from clearseek.audit.evidence import Audit, Grade, Question
-    from clearseek.audit.read.source import Source
+    from clearseek.reading.source import Source
     from clearseek.signing.hashing import Progress
 
 _HALVES: Final = re.compile("[\ud800-\udfff]")
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _source(path: str, hashed: bool = False, quiet: bool = False) -> Source:
     """A release; the files of a folder are hashed if `hashed`."""
     from clearseek.audit.audit import open_source
-    from clearseek.audit.read.source import Folder
+    from clearseek.reading.source import Folder
     from clearseek.signing.hashing import hash_files
 
     source = open_source(path)

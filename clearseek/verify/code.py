@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from clearseek.audit.evidence import amount
-from clearseek.audit.read.archive import members
-from clearseek.audit.read.source import Folder
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.jsontext import is_later, strict_json
+from clearseek.reading.archive import members
+from clearseek.reading.evidence import amount
+from clearseek.reading.source import Folder
 from clearseek.train.transcript import RunRecord
 from clearseek.training_code import CODE, FORMAT, ROOTS, code_list, module_of, package_sources, trainers_code
 

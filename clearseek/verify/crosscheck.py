@@ -23,12 +23,13 @@ from clearseek.audit.checks.data_sets import data_files
 from clearseek.audit.checks.operations import SYSTEMIC
 from clearseek.audit.checks.parameters import fits
 from clearseek.audit.checks.trajectory import checkpoints
-from clearseek.audit.evidence import Evidence, Grade, Question, Row, amount
-from clearseek.audit.read.archive import members
+from clearseek.audit.evidence import Grade, Question, Row
 from clearseek.config import ModelConfig
 from clearseek.counts import flops_per_token
 from clearseek.errors import UserError
 from clearseek.jsontext import strict_json
+from clearseek.reading.archive import members
+from clearseek.reading.evidence import Evidence, amount
 from clearseek.verify.records import DATA_MANIFEST, LONGEST_RECORD, TRANSCRIPT, Records, Result
 from clearseek.verify.stored_hash import hash_stored
 

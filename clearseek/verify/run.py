@@ -21,10 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Evidence, Grade, Row, amount
-from clearseek.audit.read.source import Folder
+from clearseek.audit.evidence import Grade, Row
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import sha256_bytes
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.source import Folder
 from clearseek.signing import manifest as manifests
 from clearseek.signing.folder import verify_folder
 from clearseek.signing.hashing import hash_files

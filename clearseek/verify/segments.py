@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Evidence, Grade, Question, Row, amount
+from clearseek.audit.evidence import Grade, Question, Row
+from clearseek.reading.evidence import Evidence, amount
 from clearseek.train import checkpoint
 from clearseek.train.record import StepRecord, encode
 from clearseek.train.transcript import hasher

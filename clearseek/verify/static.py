@@ -14,9 +14,10 @@ from typing import Final
 from clearseek.audit import questions as ask
 from clearseek.audit.audit import audit_subject
 from clearseek.audit.checks.data_sets import data_files
-from clearseek.audit.evidence import Audit, Grade, Row, amount
-from clearseek.audit.read.source import Source
-from clearseek.audit.read.subject import Subject
+from clearseek.audit.evidence import Audit, Grade, Row
+from clearseek.reading.evidence import amount
+from clearseek.reading.source import Source
+from clearseek.reading.subject import Subject
 from clearseek.verify import attestations, crosscheck, overlap, trajectory
 from clearseek.verify.attestations import Keys
 from clearseek.verify.records import TRANSCRIPT, Records

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.trajectory import checkpoints
-from clearseek.audit.evidence import Grade, Row, amount
-from clearseek.audit.read.numbers import Tensors, matrices, numbers
-from clearseek.audit.read.source import Source
-from clearseek.audit.read.subject import Subject, is_weights
+from clearseek.audit.evidence import Grade, Row
 from clearseek.errors import UserError
 from clearseek.hub.safetensors import Entry, tensor_bytes
+from clearseek.reading.evidence import amount
+from clearseek.reading.numbers import Tensors, matrices, numbers
+from clearseek.reading.source import Source
+from clearseek.reading.subject import Subject, is_weights
 
 _MOST_CHECKPOINTS: Final = 64
 _MOST_MATRICES: Final = 24

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.terms import licence_texts, quote, said_elsewhere
 from clearseek.audit.checks.weights import FILE_ADDRESS, may_lie_elsewhere, other_weights, weight_links
-from clearseek.audit.evidence import Evidence, Grade, Row
-from clearseek.audit.read.card import shorten
-from clearseek.audit.read.identity import normalise
-from clearseek.audit.read.mentions import of_another, own_documents
-from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import cue
+from clearseek.audit.evidence import Grade, Row
+from clearseek.reading.card import shorten
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.identity import normalise
+from clearseek.reading.mentions import of_another, own_documents
+from clearseek.reading.subject import Subject
+from clearseek.reading.words import cue
 
 _LONGEST = 2_000
 

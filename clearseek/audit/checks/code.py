@@ -1,6 +1,6 @@
 """Code: what it takes to train the model again, piece by piece: model, data, training, inference, evaluation, settings.
 
-Files are judged by what they do (:mod:`clearseek.audit.read.deeds`), not by what a card says about them, and only the
+Files are judged by what they do (:mod:`clearseek.reading.deeds`), not by what a card says about them, and only the
 release's own: tests, and what is somebody else's, are left out. A repository elsewhere counts as linked if it is the
 maker's and the words around the link name what it holds. What could not be read is no proof that a piece is missing.
 """
@@ -16,16 +16,17 @@ from typing import Final, get_args
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.settings import configuration, environment, fenced
 from clearseek.audit.checks.terms import per_subject
-from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
-from clearseek.audit.read import deeds
-from clearseek.audit.read.card import Document, Link
-from clearseek.audit.read.deeds import Deed
-from clearseek.audit.read.program import Program, read_program
-from clearseek.audit.read.repositories import NOT_THERE, read_address
-from clearseek.audit.read.source import is_test
-from clearseek.audit.read.sources import SourceFile, source_files
-from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import BENCHMARK, words
+from clearseek.audit.evidence import Answer, Grade, Question, Row
+from clearseek.reading import deeds
+from clearseek.reading.card import Document, Link
+from clearseek.reading.deeds import Deed
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.program import Program, read_program
+from clearseek.reading.repositories import NOT_THERE, read_address
+from clearseek.reading.source import is_test
+from clearseek.reading.sources import SourceFile, source_files
+from clearseek.reading.subject import Subject
+from clearseek.reading.words import BENCHMARK, words
 
 _Done = list[tuple[SourceFile, Deed]]
 MOST_PARSED: Final = 1_500_000

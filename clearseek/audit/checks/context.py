@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row, amount
-from clearseek.audit.read.claims import settled
-from clearseek.audit.read.subject import CONFIG, Part, Subject, attempt
+from clearseek.audit.evidence import Answer, Grade, Row
+from clearseek.reading.claims import settled
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.subject import CONFIG, Part, Subject, attempt
 
 _UNLIMITED = 10**12
 """Tokenizers without a limit say something above this."""

@@ -15,16 +15,17 @@ from typing import Any
 from clearseek.audit import questions as ask
 from clearseek.audit.checks import operations, parameters
 from clearseek.audit.checks.operations import Compute
-from clearseek.audit.evidence import Evidence, Grade, Row, amount
+from clearseek.audit.evidence import Grade, Row
 from clearseek.audit.facts import ComputeFact, MemoryFact
-from clearseek.audit.read.claims import Claim, agree, settled
-from clearseek.audit.read.identity import SIZE
-from clearseek.audit.read.subject import CONFIG, INDEX, Subject
 from clearseek.counts import flops_per_token
 from clearseek.errors import UserError
 from clearseek.plan.formulas import DOLLARS_PER_HOUR, PLAUSIBLE, is_plausible, six_nd, utilisation
 from clearseek.plan.hardware import Hardware, find_hardware
 from clearseek.plan.published import PublishedRun, match
+from clearseek.reading.claims import Claim, agree, settled
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.identity import SIZE
+from clearseek.reading.subject import CONFIG, INDEX, Subject
 from clearseek.tensors import FP8_KINDS, tensors
 
 _STAGES = (

@@ -27,14 +27,15 @@ from clearseek.audit.checks.data_sets import (
 from clearseek.audit.checks.evaluations import score_cells
 from clearseek.audit.checks.papers import own_papers
 from clearseek.audit.checks.weights import may_lie_elsewhere, weight_links
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row, amount
-from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.listing import listing
-from clearseek.audit.read.mentions import is_model_name, mentions, of_another, own_documents, tagged
-from clearseek.audit.read.presence import Sifted, sift
-from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import BENCHMARK, WORDS, any_of, cue
+from clearseek.audit.evidence import Answer, Grade, Row
+from clearseek.audit.presence import Sifted, sift
+from clearseek.reading.claims import normalise
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.listing import listing
+from clearseek.reading.mentions import is_model_name, mentions, of_another, own_documents, tagged
+from clearseek.reading.source import is_test
+from clearseek.reading.subject import Subject
+from clearseek.reading.words import BENCHMARK, WORDS, any_of, cue
 
 BYTES_PER_TOKEN: Final = 0.02
 """Fewest that published data can have for each token that a model was trained on: compressed, and read many times."""

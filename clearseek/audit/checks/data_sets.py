@@ -1,7 +1,7 @@
 """Data sets that a release links or holds, and what each is to its model: trained on, evaluated on, or only mentioned.
 
 A link to a data set says nothing by itself: the card of a closed model links benchmarks, formats to copy and the data
-of others. What counts is what the card says of it, nearest words first (:mod:`clearseek.audit.read.mentions`), and
+of others. What counts is what the card says of it, nearest words first (:mod:`clearseek.reading.mentions`), and
 whose it is. Files count by the same words, and by what is in them: records of the forms that training reads.
 """
 
@@ -15,14 +15,14 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Final, Literal
 
-from clearseek.audit.evidence import Evidence
-from clearseek.audit.read.card import Document, Link
-from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.mentions import FURTHER, Mention, mentions, of_another, own_documents, tagged
-from clearseek.audit.read.source import Source, is_test
-from clearseek.audit.read.subject import Subject, attempt
-from clearseek.audit.read.words import BENCHMARK, WORDS, cue
 from clearseek.filetypes import LFS_START
+from clearseek.reading.card import Document, Link
+from clearseek.reading.claims import normalise
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.mentions import FURTHER, Mention, mentions, of_another, own_documents, tagged
+from clearseek.reading.source import Source, is_test
+from clearseek.reading.subject import Subject, attempt
+from clearseek.reading.words import BENCHMARK, WORDS, cue
 
 Use = Literal["trained", "listed", "evaluated", "withheld", "other"]
 Stage = Literal["pre-training", "fine-tuning", ""]

@@ -16,14 +16,15 @@ from clearseek.audit.checks import content_summary
 from clearseek.audit.checks.data_sets import linked_results, trained_on
 from clearseek.audit.checks.evaluations import listed_scores, score_lines
 from clearseek.audit.checks.papers import own_papers, papers
-from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row, amount
-from clearseek.audit.read.card import Document
-from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.mentions import first_link, mentions, own_documents
-from clearseek.audit.read.presence import Sifted, different_words, sift
-from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import WORDS, any_of, cue
+from clearseek.audit.evidence import Answer, Grade, Question, Row
+from clearseek.audit.presence import Sifted, different_words, sift
+from clearseek.reading.card import Document
+from clearseek.reading.claims import normalise
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.mentions import first_link, mentions, own_documents
+from clearseek.reading.source import is_test
+from clearseek.reading.subject import Subject
+from clearseek.reading.words import WORDS, any_of, cue
 
 _RESULT_FOLDER = re.compile(r"(?:^|/)(?:eval\w{0,40}|results?|\.eval_results)(?:/|$)")
 _RESULT = re.compile(r"\.(?:jsonl?|csv|tsv|parquet)(?:\.gz|\.zst)?$|(?:result|metric|score)[^/]*\.(?:txt|md|ya?ml)$")

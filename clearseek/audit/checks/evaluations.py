@@ -10,12 +10,13 @@ from typing import Final
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.data_sets import linked_results
 from clearseek.audit.checks.papers import own_papers
-from clearseek.audit.evidence import Evidence, Grade, Row
-from clearseek.audit.read.card import Cell, Document
-from clearseek.audit.read.mentions import own_documents
-from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import BENCHMARK, WORDS, any_of, cue
+from clearseek.audit.evidence import Grade, Row
+from clearseek.reading.card import Cell, Document
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.mentions import own_documents
+from clearseek.reading.source import is_test
+from clearseek.reading.subject import Subject
+from clearseek.reading.words import BENCHMARK, WORDS, any_of, cue
 
 _MEASURE = cue("measure")
 _NUMBER = re.compile(r"[~≈]?\d{1,4}(?:\.\d{1,6})?\s?%?\W{0,3}(?:±\s?[\d.]{1,8}%?|\([^()]{0,20}\))?")

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.weights import weight_links
-from clearseek.audit.evidence import Evidence, Grade, Row, amount
-from clearseek.audit.read.pickles import is_pickle
-from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import CONFIG, Subject, attempt, is_weights
+from clearseek.audit.evidence import Grade, Row
 from clearseek.hub.safetensors import LONGEST_HEADER
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.pickles import is_pickle
+from clearseek.reading.source import is_test
+from clearseek.reading.subject import CONFIG, Subject, attempt, is_weights
 from clearseek.signing.bundle import read_bundle
 from clearseek.signing.dsse import LONGEST_BUNDLE
 from clearseek.signing.manifest import NOT_CONTENT, SIGNATURE

@@ -12,16 +12,16 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
 from typing import Final, Literal
 
-from clearseek.audit.evidence import Evidence
-from clearseek.audit.read.card import Document, Link, shorten
-from clearseek.audit.read.deeds import has
-from clearseek.audit.read.hub import STEP_REVISION
-from clearseek.audit.read.identity import STATE
-from clearseek.audit.read.parts import Sentence
-from clearseek.audit.read.repositories import read_address
-from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.withheld import is_withheld
-from clearseek.audit.read.words import cue
+from clearseek.audit.hub import STEP_REVISION
+from clearseek.reading.card import Document, Link, shorten
+from clearseek.reading.deeds import has
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.identity import STATE
+from clearseek.reading.parts import Sentence
+from clearseek.reading.repositories import read_address
+from clearseek.reading.subject import Subject
+from clearseek.reading.withheld import is_withheld
+from clearseek.reading.words import cue
 
 _MOST: Final = 40
 """Places that are kept; those after them add nothing."""

@@ -27,14 +27,15 @@ from clearseek.audit.checks.terms import (
     weights_licence,
 )  # fmt: skip
 from clearseek.audit.checks.weights import may_lie_elsewhere, weight_links
-from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
+from clearseek.audit.evidence import Answer, Grade, Question, Row
 from clearseek.audit.facts import Fact, LicenceFact, RestrictionFact, licence_fact, named_licences
-from clearseek.audit.read.card import shorten
-from clearseek.audit.read.licensed import Statement, statements
-from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import cue
 from clearseek.licences.clauses import RESTRICTING, Clause, forbidden, strongest
 from clearseek.licences.table import Kind, Licence, is_open_for
+from clearseek.reading.card import shorten
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.licensed import Statement, statements
+from clearseek.reading.subject import Subject
+from clearseek.reading.words import cue
 
 _QUESTIONS: Final[dict[Kind, Question]] = {
     "weights": ask.LICENCE_WEIGHTS, "code": ask.LICENCE_CODE, "data": ask.LICENCE_DATA,

@@ -15,12 +15,13 @@ from itertools import islice
 from typing import Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.evidence import Answer, Grade, Row
 from clearseek.audit.facts import ComputeFact
-from clearseek.audit.read.claims import Claim, read_quantity
-from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import cue
 from clearseek.plan.formulas import compute_class
+from clearseek.reading.claims import Claim, read_quantity
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.subject import Subject
+from clearseek.reading.words import cue
 
 CONVENTIONS: Final = (0.7, 1.5)
 """What a stated number may be of the computed: with or without attention, embedding, head and MTP, rounded."""

@@ -12,12 +12,13 @@ from itertools import islice
 from typing import Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row, amount
+from clearseek.audit.evidence import Answer, Grade, Row
 from clearseek.audit.facts import PackagesFact
-from clearseek.audit.read.card import Document
-from clearseek.audit.read.program import LONGEST_SETTINGS, Program, has_number, read_program
-from clearseek.audit.read.sources import SOFTWARE, SourceFile
-from clearseek.audit.read.subject import Subject
+from clearseek.reading.card import Document
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.program import LONGEST_SETTINGS, Program, has_number, read_program
+from clearseek.reading.sources import SOFTWARE, SourceFile
+from clearseek.reading.subject import Subject
 
 MOST_SETTINGS: Final = 3_000_000
 """Bytes that are taken apart in search of settings."""
@@ -201,7 +202,8 @@ def environment(subject: Subject, sources: tuple[SourceFile, ...], trains: bool)
     if pinned:
         each, pins = (training or pinned)[0]
         why = (not whole and _lacks(each, pins)) or "no training code is here that they are for"
-        reason = f"{amount(len(pins), 'package')} pinned in {each.path}; but {why if training else 'none of them trains a model'}"
+        why = why if training else "none of them trains a model"
+        reason = f"{amount(len(pins), 'package')} pinned in {each.path}; but {why}"
         return question.partly(Grade.PRESENT if training else Grade.CLAIMED, reason, each.evidence)
     for document in subject.documents:
         for number, line in enumerate(document.lines, 1):

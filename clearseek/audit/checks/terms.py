@@ -8,11 +8,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, TypeVar
 
-from clearseek.audit.evidence import Evidence
-from clearseek.audit.read.card import shorten
-from clearseek.audit.read.licensed import KIND_WORDS, Statement, own_names, statements
-from clearseek.audit.read.prose import said_in_policy, said_of_use
-from clearseek.audit.read.subject import Subject
 from clearseek.licences.clauses import RESTRICTING, Clause
 from clearseek.licences.markup import without_markup
 from clearseek.licences.match import Match, identify
@@ -25,6 +20,11 @@ from clearseek.licences.places import (
     perhaps_of_weights,
 )  # fmt: skip
 from clearseek.licences.table import Kind, Licence
+from clearseek.reading.card import shorten
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.licensed import KIND_WORDS, Statement, own_names, statements
+from clearseek.reading.prose import said_in_policy, said_of_use
+from clearseek.reading.subject import Subject
 
 T = TypeVar("T")
 _MOST_FILES = 40

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.intermediate import offers
-from clearseek.audit.evidence import Evidence, Grade, Row, amount
-from clearseek.audit.read.hub import STEP_REVISION
-from clearseek.audit.read.subject import Subject, is_weights
+from clearseek.audit.evidence import Grade, Row
+from clearseek.audit.hub import STEP_REVISION
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.subject import Subject, is_weights
 from clearseek.sysfiles import system_file
 
 _STEP = re.compile(r"(?:^|/)(?:step|checkpoint|ckpt|iter)[-_]?(\d+)(?:/|$)|(?:^|/)(\d{3,})/")

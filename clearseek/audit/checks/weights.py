@@ -15,12 +15,13 @@ from itertools import islice
 from math import prod
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Evidence, Grade, Row, amount
-from clearseek.audit.read.card import Document
-from clearseek.audit.read.identity import SIZE
-from clearseek.audit.read.repositories import Repository, written
-from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import INDEX, Subject, Weights, is_weights, not_settings
+from clearseek.audit.evidence import Grade, Row
+from clearseek.reading.card import Document
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.identity import SIZE
+from clearseek.reading.repositories import Repository, written
+from clearseek.reading.source import is_test
+from clearseek.reading.subject import INDEX, Subject, Weights, is_weights, not_settings
 from clearseek.tensors import fp8_tensors, tensors
 
 FILE_ADDRESS = re.compile(
@@ -212,7 +213,7 @@ def _health(subject: Subject) -> Row:
     weights = subject.weights
     if not weights.headers:
         return ask.WEIGHTS_HEALTH.not_applicable("there are no weight files here")
-    from clearseek.audit.read.sample import take_sample  # NumPy takes long to load, and most cards come without weights
+    from clearseek.reading.sample import take_sample  # NumPy takes long to load, and most cards come without weights
 
     sample = take_sample(subject)
     places = tuple(Evidence(file, f"bytes {begin}-{end - 1}") for file, begin, end in sample.places[:4])

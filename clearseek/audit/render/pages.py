@@ -10,11 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from clearseek.audit.evidence import Answer, Audit, Evidence
-from clearseek.audit.read.card import shorten
+from clearseek.audit.evidence import Answer, Audit
 from clearseek.audit.render.text import DIMENSIONS, LEGEND, MARKS, NOT_ASKED, differing, names_of
 from clearseek.audit.verdict import verdict
 from clearseek.audit.views import views
+from clearseek.reading.card import shorten
+from clearseek.reading.evidence import Evidence
 from clearseek.signing.tree import visible
 from clearseek.templates import render
 

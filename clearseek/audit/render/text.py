@@ -11,9 +11,10 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from clearseek.audit.evidence import Answer, Audit, Dimension, Row, amount
+from clearseek.audit.evidence import Answer, Audit, Dimension, Row
 from clearseek.audit.verdict import Verdict, verdict
 from clearseek.audit.views import views
+from clearseek.reading.evidence import amount
 from clearseek.signing.tree import visible
 
 MARKS: Final[dict[Answer, tuple[str, str]]] = {

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from clearseek.audit.evidence import Audit, Evidence, Grade, Question
+from clearseek.audit.evidence import Audit, Grade, Question
 from clearseek.audit.render.pages import as_html, as_markdown, comparison_html, comparison_markdown
 from clearseek.audit.render.text import DIMENSIONS, MARKS, print_audit, print_comparison
 from clearseek.audit.verdict import verdict
 from clearseek.cli import main
+from clearseek.reading.evidence import Evidence
 from tests.releases import audited, edit_json, fixture
 
 EVIL = "<script>alert(1)</script> | `x` [red]y[/red] \x1b[31m\n| a"
