@@ -14,15 +14,15 @@ from itertools import islice
 from typing import Final, get_args
 
 from clearseek.audit import questions as ask
+from clearseek.audit.checks.code_links import CODE, NO_CODE, code_links, is_here
 from clearseek.audit.checks.settings import configuration, environment, fenced
 from clearseek.audit.checks.terms import per_subject
 from clearseek.audit.evidence import Answer, Grade, Question, Row
 from clearseek.reading import deeds
-from clearseek.reading.card import Document, Link
+from clearseek.reading.card import Document
 from clearseek.reading.deeds import Deed
 from clearseek.reading.evidence import Evidence
 from clearseek.reading.program import Program, read_program
-from clearseek.reading.repositories import NOT_THERE, read_address
 from clearseek.reading.source import is_test
 from clearseek.reading.sources import SourceFile, source_files
 from clearseek.reading.subject import Subject
@@ -34,30 +34,6 @@ MOST_PARSED: Final = 1_500_000
 _ENOUGH: Final = 4
 """Files that are named where there are more."""
 _MOST_NAMING: Final = 100
-_NO_CODE = re.compile(
-    r"/(?:issues|discussions|wiki|releases|actions|pulls?|security|stargazers|graphs|commits)\b"
-    r"|\.(?:svg|png|jpe?g|gif|pdf|md|bib|txt|jsonl?|csv|parquet|zip)\b|#[\w-]+$|LICEN[CS]E",
-    re.I,
-)
-"""Addresses in a repository that are no code."""
-_CODE: Final = (
-    r"code|scripts?|recipes?|repo|repository|codebase|pipeline|framework|implementation|github|toolkit|librar(?:y|ies)"
-)
-_POSSESSED = re.compile(
-    rf"\bour (?:own )?(?:[\w-]+ ){{0,4}}?(?:{_CODE})\b|\bwe (?:have )?(?:developed|built|wrote|created|maintain)", re.I
-)
-_USED = re.compile(
-    r"\b(?:code(?:base)?|scripts?|recipes?)\W{1,3}(?:(?:that|which) )?(?:we|was|were) (?:\w+ )?used (?:to|for|in)\b",
-    re.I,
-)
-"""Says of code that this model was made with it, whoever keeps it."""
-_OURS = re.compile(r"\bour\b|\bwe (?:\w+ )?(?:release|publish|provide|share|open)|\bofficial\b", re.I)
-_OFFERED = re.compile(
-    r"such as|e\.g|example|refer to|suggest|recommend|\blike\b|\busing\b|\bwith\b|\bvia\b|third|communit|other|thank"
-    r"|\b(?:based|built (?:up)?) ?on|adapted|fork|inspired|compar|\bfrom\b|support",
-    re.I,
-)
-"""Words by which a card speaks of what others made."""
 _TUNED = re.compile(
     r"\b(?:is|are|was|were|by) (?:[\w-]+ ){0,4}(?:fine-?tun(?:ed|ing)|post-?trained|distilled)(?: \w+){0,3} "
     r"(?:from|version|on top|using|the|a)\b"
@@ -71,7 +47,7 @@ _PRETRAINED = re.compile(
 """Says that a model was not made from another one."""
 
 
-def _near(these: str, those: str = _CODE) -> str:
+def _near(these: str, those: str = CODE) -> str:
     between = r"\W{1,3}(?:\w+\W{1,3}){0,6}?"
     return rf"\b(?:{these})\b{between}(?:{those})\b|\b(?:{those})\b{between}(?:{these})\b"
 
@@ -102,13 +78,13 @@ PIECES: Final = (
           ("model",), ("seeds_architecture",)),
     Piece(ask.CODE_TRAINING, lambda file: deeds.training(file.program, file.path, file.beside),
           _near(rf"(?:pre-?)?train(?:ing)?{_NOT_OF_DATA}")
-          + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{_CODE}|itsname)\b",
+          + rf"|\btrained (?:\w+ ){{0,3}}(?:with|using|by)\b.{{0,80}}?\b(?:{CODE}|itsname)\b",
           ("train", "tune", "pretrain"), ("seeds_training",), "train"),
     Piece(ask.CODE_INFERENCE, lambda file: deeds.inference(file.program, file.path),
           r"inference|serving|generat|(?:start|launch|run|deploy)\w* (?:\w+ ){0,3}(?:service|server|locally|model)",
           ("infer", "generat", "sampl", "chat"), ("seeds_inference",)),
     Piece(ask.CODE_EVALUATION, lambda file: deeds.evaluation(file.program, file.path),
-          _near(r"evaluat\w*|benchmark\w*|eval", rf"{_CODE}|harness|suite"),
+          _near(r"evaluat\w*|benchmark\w*|eval", rf"{CODE}|harness|suite"),
           ("eval", "bench"), ("harnesses", "seeds_evaluation"), "scoring", 2),
     Piece(ask.CODE_DATA, lambda file: deeds.preparation(file.program, file.path),
           _near(_DATA, r"(?:pre-?)?process(?:ing|ors?)?|tokeni[sz](?:e|ing|ation)|curat(?:ion|ing)|prep(?:aration)?"
@@ -169,7 +145,7 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
     demonstrated = [file for file, deed in does if deed.lack == deeds.DEMONSTRATION]
     does = [each for each in does if each[1].lack != deeds.DEMONSTRATION]
     full = [each for each in does if not each[1].lack]
-    links = [] if full else list(_links(subject, piece.words))
+    links = [] if full else list(code_links(subject, piece.words))
     if not full and not links and question == ask.CODE_TRAINING:  # programs that git would put into a folder here
         links = [each.place for each in subject.repositories if each.place.file == ".gitmodules"
                  and each.kind == "code" and deeds.trains_by_name(each.name)]  # fmt: skip
@@ -195,7 +171,7 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
         return question.no(Grade.CLAIMED, f"{file.path} {why}", file.evidence)
     if row := _named(subject, question):
         return row
-    called = [each for each in sources if each.is_code and not is_test(each.path) and not each.others
+    called = [each for each in sources if each.is_code and not is_test(each.path)
               and any(word.startswith(piece.hints) for word in words(each.path.rpartition("/")[2]))]  # fmt: skip
     if called and question != ask.CODE_DATA:  # a loader makes no data
         reason = f"{_shown(each.path for each in called)} by name; nothing in it that is known here does it"
@@ -260,16 +236,19 @@ def _named(subject: Subject, question: Question) -> Row | None:
 
 def _absent(subject: Subject, piece: Piece, code: int) -> Row:
     """The row of a piece that is nowhere, or perhaps in a repository of which nothing is said."""
-    elsewhere = [] if code else list(_links(subject, rf"\b(?:{_CODE})\b", clear=False))
+    elsewhere = [] if code else list(code_links(subject, rf"\b(?:{CODE})\b", clear=False))
+    elsewhere = [
+        each for each in elsewhere if not is_here(subject, subject.kin(each.quote.rstrip("/").rpartition("/")[2]))
+    ]
     elsewhere += [each.place for each in subject.repositories if each.kind == "code"  # of the maker, called after it
                   and any(word.startswith(piece.hints) for word in words(each.name)) and subject.is_own(each.address)
-                  and subject.kin(each.name) != "same" and not _NO_CODE.search(each.place.quote)]  # fmt: skip
+                  and subject.kin(each.name) != "same" and not NO_CODE.search(each.place.quote)]  # fmt: skip
     if elsewhere:
         shown = _shown(each.quote for each in elsewhere)
         reason = f"it is not here; {shown} is linked, and nothing says whether it holds this"
         return piece.question.unknown(Grade.LINKED, reason, *elsewhere[:_ENOUGH])
     looked = f"none of the {code} source files does it" if code else "there is no source file"
-    others = list(_links(subject, piece.words, whose=False))
+    others = list(code_links(subject, piece.words, whose=False))
     if public := [each for each in others if (needed := _PUBLIC.get(piece.question)) and needed.search(each.quote)]:
         reason = f"{looked}; {public[0].quote} has it, a library that others keep"
         return piece.question.partly(Grade.LINKED, reason, *public[:_ENOUGH])
@@ -358,41 +337,9 @@ def _is_others(subject: Subject, model: str) -> bool:
     return bool(model) and not own and not subject.kin(model.rpartition("/")[2])
 
 
-def _links(subject: Subject, words: str, clear: bool = True, whose: bool = True) -> Iterator[Evidence]:
-    """Links to repositories among these words: the maker's, or others'; if `clear`, only those that surely are."""
-    for document in subject.documents:
-        for text, link in _told(document):
-            kind, _, name = read_address(link.target) or ("", "", "")
-            if kind != "code" or _NO_CODE.search(link.target):
-                continue
-            called = link.text and re.sub(r"\W", "", link.text.lower()) == re.sub(r"\W", "", name.lower())
-            said = text.replace(link.text, f"{link.text} itsname") if called else f"{text} ({name})"  # a tool's name
-            if re.search(words, said, re.I) and not NOT_THERE.search(text) and (clear or subject.kin(name)):
-                own = subject.is_own(link.target)
-                if own is None:
-                    own = not clear or bool(_OURS.search(text)) or not _OFFERED.search(text)
-                own = own or bool(_USED.search(text) or (_POSSESSED.search(text) and not _OFFERED.search(text)))
-                if own == whose:
-                    yield Evidence(document.file, f"line {link.line}", link.target)
-
-
-def _told(document: Document) -> Iterator[tuple[str, Link]]:
-    """Each link with what is said about it: its part of a sentence and the heading above, or its row of a table."""
-    for each in (sentence for sentence in document.sentences if sentence.block.links):
-        above = each.headings[-1] if each.headings and len(each.text.split()) < 9 else ""
-        ends = [link.place - each.begin for link in each.links[1:]] + [len(each.text)]
-        begin = 0
-        for link, end in zip(each.links, ends, strict=False):
-            yield f"{above}: {each.text[max(0, begin) : end]}", link
-            begin = link.place + len(link.text) - each.begin
-    for cell in document.cells:
-        for link in cell.links:
-            yield ": ".join((*cell.header[cell.column :][:1], " ".join(cell.row))), link
-
-
 def linked_data_code(subject: Subject) -> list[Evidence]:
     """Links to the code that made the data."""
-    return list(_links(subject, PIECES[-1].words))
+    return list(code_links(subject, PIECES[-1].words))
 
 
 def _complete(parts: list[Row]) -> Row:

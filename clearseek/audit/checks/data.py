@@ -61,6 +61,7 @@ _ON_PUBLIC = Said(cue("trained_on"), (any_of(WORDS["names"]["data_sets"], around
 """On data sets that anybody can have under the name that sentences give them."""
 _NAMED = Said(any_of(WORDS["names"]["data_sets"], around=r"\b{}\b"), but=(CUES["evaluated"],))
 """On such data sets, without a word on what they are to the model."""
+_TRAINS = re.compile(rf"\b{WORDS['parts']['train']}(?:ed|ing|s)?\b", re.I)
 _LIST: Final = 30
 """Lines in which a list follows the sentence that announces it."""
 _DESCRIBED = Said(cue("described"), but=(cue("not_described"),))
@@ -107,16 +108,15 @@ def _training(subject: Subject) -> Row:
     place, named = _said(subject, _TOLD) or _said(subject, _DESCRIBED), _said(subject, _NAMED)
     if named is not None:
         under = place is not None and place.file == named.file and 0 <= _line(named) - _line(place) <= _LIST
-        if under:
+        if under or _TRAINS.search(named.quote):
             reason = f"public data sets are named, not linked, as what it was trained on: “{named.quote}”"
             return question.partly(Grade.CLAIMED, reason, named)
         reason = f"a public data set is named, and nothing clearly says whether it was trained on that: “{named.quote}”"
         return question.unknown(Grade.CLAIMED, reason, named)
-    if unclear := [
-        each.evidence
-        for each in data_sets(subject)
-        if each.use == "other" and not each.file and re.fullmatch(r"[\w.-]+/[\w.-]+", each.name)
-    ]:
+    badges = [each for each in data_sets(subject)
+              if each.use == "other" and not each.file and 0 < len(each.sentence.split()) < 3
+              and re.fullmatch(r"[\w.-]+/[\w.-]+", each.name)]  # fmt: skip
+    if unclear := [each.evidence for each in badges]:
         reason = f"nothing says whether it was trained on the data set that is linked: {unclear[0].quote}"
         return question.unknown(Grade.LINKED, reason, *unclear[:4])
     if place:

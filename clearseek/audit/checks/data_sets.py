@@ -128,6 +128,8 @@ def _judged(
         return
     own = bool(paths) or subject.is_own(target) is True
     use, stage, hub = _use(mention, names, own), _stage(mention), _HUB.match(target)
+    if use == "trained" and "github.com" in target and subject.is_own(target) is False:
+        use = "other"  # a program of others
     if use == "listed" and (below or not (own or mention.document is subject.card)):
         use = "other"
     if use != "other" and (mention.withheld or _ON_REQUEST.search(mention.sentence)):

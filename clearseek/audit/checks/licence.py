@@ -78,9 +78,9 @@ def _kind(subject: Subject, kind: Kind) -> Row:
             return question.not_applicable("there are no training data here to be licensed")
         text = None  # a text that is here does not cover what lies elsewhere
     if text is None and not stated:
-        if kind == "weights" and (places := may_lie_elsewhere(subject)):
+        if kind == "weights" and (elsewhere := may_lie_elsewhere(subject)):
             reason = "no text, tag or sentence here covers the weights; they lie elsewhere, where one may be named"
-            return question.unknown(Grade.LINKED, reason, *places[:4])
+            return question.unknown(Grade.LINKED, reason, *elsewhere[:4])
         return question.no(Grade.ABSENT, "no licence text, no tag and no sentence covers them")
     if kind == "weights" and text is not None and not stated and _is_of_code(subject, text):
         reason = "the weights' own licence is not stated here; "
