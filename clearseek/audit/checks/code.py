@@ -171,7 +171,7 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
         return question.no(Grade.CLAIMED, f"{file.path} {why}", file.evidence)
     if row := _named(subject, question):
         return row
-    called = [each for each in sources if each.is_code and not is_test(each.path)
+    called = [each for each in sources if each.is_code and each.program.lines >= piece.least and not is_test(each.path)
               and any(word.startswith(piece.hints) for word in words(each.path.rpartition("/")[2]))]  # fmt: skip
     if called and question != ask.CODE_DATA:  # a loader makes no data
         reason = f"{_shown(each.path for each in called)} by name; nothing in it that is known here does it"

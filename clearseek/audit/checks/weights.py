@@ -15,6 +15,7 @@ from itertools import islice
 from math import prod
 
 from clearseek.audit import questions as ask
+from clearseek.audit.checks.gates import GATE, said_of_access
 from clearseek.audit.evidence import Grade, Row
 from clearseek.reading.card import Document
 from clearseek.reading.evidence import Evidence, amount
@@ -287,6 +288,8 @@ def _elsewhere(subject: Subject, away: str) -> Row:
         if promised := [each.place for each in subject.repositories if each.withheld and subject.kin(each.name)]:
             reason = "no weight files here; the link to some says that they are not given out there, or not yet"
             return ask.WEIGHTS_FINAL.no(Grade.CLAIMED, reason, *promised[:4])
+        if gate := said_of_access(subject, GATE):
+            return ask.WEIGHTS_FINAL.partly(Grade.CLAIMED, f"{reason}; they are to be asked for: “{gate.quote}”", gate)
         if subject.unread:
             return ask.WEIGHTS_FINAL.unknown(Grade.ABSENT, f"{reason}, as far as was read; {subject.unread}")
         return ask.WEIGHTS_FINAL.no(Grade.ABSENT, reason)
