@@ -28,7 +28,7 @@ import json, resource, sys, time
 begun = time.perf_counter()
 from pathlib import Path
 from clearseek.audit.audit import audit_release
-from clearseek.audit.read.source import Folder
+from clearseek.reading.source import Folder
 found = audit_release(Folder(Path(sys.argv[1])), "DeepSeek-V3")
 print(json.dumps({
     "seconds": time.perf_counter() - begun,

@@ -22,24 +22,24 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from clearseek.audit.checks import data, documents, evaluations
+from clearseek.audit.checks import data, documents, evaluations, licence
 from clearseek.audit.checks.evaluations import listed_scores, score_cells
 from clearseek.audit.checks.template import problem
-from clearseek.audit.read.archive import members
-from clearseek.audit.read.card import Document, read_yaml
-from clearseek.audit.read.claims import find_claims
-from clearseek.audit.read.identity import identify as identify_model
-from clearseek.audit.read.pickles import is_pickle
-from clearseek.audit.read.program import read_program
-from clearseek.audit.read.repositories import repositories
-from clearseek.audit.read.source import Folder
-from clearseek.audit.read.subject import Subject
 from clearseek.errors import UserError
 from clearseek.filetypes import read_pointer
 from clearseek.hub.safetensors import build_header, parse_header
 from clearseek.jsontext import strict_json
 from clearseek.licences.match import identify
 from clearseek.machine import describe
+from clearseek.reading.archive import members
+from clearseek.reading.card import Document, read_yaml
+from clearseek.reading.claims import find_claims
+from clearseek.reading.identity import identify as identify_model
+from clearseek.reading.pickles import is_pickle
+from clearseek.reading.program import read_program
+from clearseek.reading.repositories import repositories
+from clearseek.reading.source import Folder
+from clearseek.reading.subject import Subject
 from clearseek.signing.dsse import verify_statement
 from clearseek.signing.keys import load_public_key
 from clearseek.signing.manifest import Entry, Manifest, parse
@@ -50,9 +50,12 @@ RESULT = Path(__file__).parent / "results" / "fuzz_openness.json"
 LONGEST_SECONDS = 2.0
 SAID = """---
 base_model: lab/Base-7B
+license: mit
 tags: [arxiv:2501.00001]
 ---
 # Tiny
+The code is under MIT, the weights under [Acme terms](LICENSE); no commercial use of the model.
+
 Tiny was pre-trained on our [Broth](https://huggingface.co/datasets/lab/broth), a sample of our data; see our
 [paper](https://arxiv.org/abs/2501.00001), LoRA ([paper](https://arxiv.org/abs/2106.09685)) and `data/train.jsonl`.
 We cannot release the training data. Udon-7B was trained on [Wheat](https://huggingface.co/datasets/u/w):
@@ -153,7 +156,7 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
         (folder / "said").mkdir(exist_ok=True)
         (folder / "said/README.md").write_bytes(raw)
         subject = Subject(Folder(folder / "said"))
-        for check in (data, documents, evaluations):
+        for check in (data, documents, evaluations, licence):
             list(check.rows(subject))
 
     def transcript(raw: bytes) -> None:

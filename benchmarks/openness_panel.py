@@ -257,7 +257,7 @@ def tool(found: Audit, entry: dict[str, Any]) -> list[tuple[str, str, str, str]]
 def ratings(arguments: argparse.Namespace) -> None:
     """Compare with what others published, print every cell, keep all with their evidence."""
     from clearseek.audit.audit import audit_release
-    from clearseek.audit.read.source import Folder
+    from clearseek.reading.source import Folder
 
     content: dict[str, Any] = json.loads(arguments.panel.read_text(encoding="utf-8"))
     panel, tools = content["osai"], content.get("mot", {})

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from clearseek.audit.checks import content_summary
 from clearseek.audit.facts import SummaryFact
-from clearseek.audit.read.source import Folder
-from clearseek.audit.read.subject import Subject
+from clearseek.reading.source import Folder
+from clearseek.reading.subject import Subject
 
 PANEL = Path(__file__).parent / "panels" / "aial.json"
 

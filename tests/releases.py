@@ -11,11 +11,11 @@ import numpy as np
 
 from clearseek.audit.audit import audit_release
 from clearseek.audit.evidence import Audit
-from clearseek.audit.read.source import Folder
 from clearseek.config import ModelConfig
 from clearseek.counts import count_parameters
 from clearseek.hub.config_json import hf_config
 from clearseek.hub.safetensors import build_header
+from clearseek.reading.source import Folder
 from clearseek.signing.hashing import hash_files
 from clearseek.signing.keys import PublicKey
 from clearseek.signing.manifest import MANIFEST, check, read

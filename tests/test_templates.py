@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
-from clearseek.audit.evidence import Audit, Evidence, Grade, Question
+from clearseek.audit.evidence import Audit, Grade, Question
 from clearseek.audit.render.pages import as_html, as_markdown, comparison_html
+from clearseek.reading.evidence import Evidence
 from clearseek.release.source_archive import source_files
 from clearseek.templates import render
 

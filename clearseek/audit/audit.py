@@ -28,10 +28,10 @@ from clearseek.audit.checks import (
     weights,
 )
 from clearseek.audit.evidence import Audit, Row
-from clearseek.audit.read.hub import NAME, Hub, as_far_as_read
-from clearseek.audit.read.source import Folder, Source
-from clearseek.audit.read.subject import Subject
+from clearseek.audit.hub import NAME, Hub, as_far_as_read
 from clearseek.errors import UserError
+from clearseek.reading.source import Folder, Source
+from clearseek.reading.subject import Subject
 from clearseek.signing.hashing import hash_files
 
 CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (

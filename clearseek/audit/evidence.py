@@ -15,6 +15,7 @@ from enum import IntEnum
 from typing import Any, Literal, TypeVar
 
 from clearseek.audit.facts import Fact
+from clearseek.reading.evidence import Evidence
 
 F = TypeVar("F", bound=Fact)
 Facts = tuple[Fact, ...]
@@ -44,24 +45,6 @@ class Grade(IntEnum):
         """``E0 absent`` to ``E5 re-executed``."""
         words = ("absent", "claimed", "linked", "present", "cross-checked", "re-executed")
         return f"E{int(self)} {words[self]}"
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """A place in a release that anybody can look up."""
-
-    file: str
-    """Path inside the release; a folder ends in a slash."""
-    where: str = ""
-    """``line 12``, ``bytes 8-4095``, ``key rope_scaling.factor``; empty for the whole file."""
-    quote: str = ""
-    """The text at this place, shortened."""
-    sha256: str = ""
-    """SHA-256 of the whole file in hex, where it was read whole."""
-
-    def __str__(self) -> str:
-        place = f"{self.file}, {self.where}" if self.where else self.file
-        return f"{place}: “{self.quote}”" if self.quote else place
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from clearseek.audit.evidence import Answer, Audit, Grade, Row
 from clearseek.audit.facts import ComputeFact, LicenceFact, MemoryFact, RestrictionFact
 from clearseek.licences.table import lookup
 from clearseek.licences.words import shorten
+from clearseek.reading.evidence import amount
+from clearseek.reading.repositories import read_address, written
 
 RESTRICTIONS: Final = {
     "non_commercial": "no commercial use",
@@ -229,7 +231,7 @@ def _where(row: Row) -> str:
         return f"could not be told: {_told(row)}"
     if row.answer == "not applicable":
         return _told(row)
-    quotes = [shorten(each.quote, _LONGEST) for each in row.evidence if each.quote]
+    quotes = [shorten(_address(each.quote), _LONGEST) for each in row.evidence if each.quote]
     if row.answer == "no":
         described = f"; described only, in {row.evidence[0].file}: “{quotes[0]}”" if quotes else ""
         return f"none found{described}" if row.grade == Grade.ABSENT else f"none: {_told(row)}"
@@ -240,6 +242,15 @@ def _where(row: Row) -> str:
         Grade.LINKED: f"linked and not read: {_some([each for each in quotes if '://' in each] or quotes or files)}",
     }.get(row.grade, f"here: {_some(files)}")
     return f"in part: {what}; {_told(row)}" if row.answer == "partly" else what
+
+
+def _address(quote: str) -> str:
+    """The repository that a line of a program names, or that the address of one of its pages leads into."""
+    lines = [] if " " not in quote and "://" not in quote else list(written(quote))
+    if "://" not in quote.split(" ")[0]:
+        return next((f"{owner}/{name}" for kind, owner, name in lines if kind == "model"), quote)
+    page = re.match(r"(\S+?)/(?:tree|blob|resolve)/", quote)
+    return page[1] if page and (read_address(quote) or ("",))[0] == "model" else quote
 
 
 def _told(row: Row) -> str:
@@ -253,12 +264,12 @@ def _practice(audit: Audit) -> Line:
     if memory is not None:
         devices = "one GPU of 80 GB holds" if memory.accelerators <= 1 else f"{memory.accelerators} GPUs of 80 GB hold"
         text = f"{devices} the {_bytes(memory.bytes)} of weights"
-    counted = next((each.operations for each in audit.facts_of(ask.COST_THRESHOLD, ComputeFact)), None)
+    total = next((each.operations for each in audit.facts_of(ask.COST_THRESHOLD, ComputeFact)), None)
     trained = "how many operations training took is not stated"
-    if counted is not None:
+    if total is not None:
         sure = "above" if audit.row(ask.COST_THRESHOLD).answer == "no" else "perhaps above"
-        side = next(words for least, words in _SIDES if counted >= least).format(sure)
-        mantissa, _, power = f"{counted:.1e}".partition("e+")
+        side = next(words for least, words in _SIDES if total >= least).format(sure)
+        mantissa, _, power = f"{total:.1e}".partition("e+")
         trained = f"training took about {mantissa} x 10^{int(power)} operations, {side}"
     return Line("in practice", f"{text}; {trained}", (ask.BARRIERS_HARDWARE.id, ask.COST_THRESHOLD.id))
 
@@ -267,13 +278,18 @@ def _contradictions(audit: Audit) -> Line:
     """The rows that refute what the release says."""
     compared = [row for row in audit if row.id in COMPARISONS and row.answer in ("yes", "partly", "no")]
     wrong = [row for row in compared if row.answer == "no" or (row.answer == "partly" and row.id != _NO_REFUTATION)]
-    ids = tuple(row.id for row in wrong)
-    if wrong:
-        more = f"; and {len(wrong) - 2} more: {', '.join(ids[2:])}" if len(wrong) > 2 else ""
-        return Line("contradictions", "; ".join(map(_told, wrong[:2])) + more, ids, "no")
-    if not compared:
-        return Line("contradictions", "nothing here could be compared with anything else", ids)
-    return Line("contradictions", f"none in {len(compared)} comparison{'s' * (len(compared) > 1)}", ids, "yes")
+    owed = audit.row(ask.LICENCE_UPSTREAM)
+    undone = (owed,) if owed.answer in ("no", "partly") else ()
+    ids = tuple(row.id for row in (*wrong, *undone))
+    told = [
+        *map(_told, wrong[:2]),
+        *[f"and {len(wrong) - 2} more: {', '.join(ids[2 : len(wrong)])}"] * (len(wrong) > 2),
+    ]
+    if not wrong:
+        told = [f"none in {amount(len(compared), 'comparison')}"] if compared else []
+    told += [f"owed to a base's licence and not done: {_told(row)}" for row in undone]
+    look: Answer | None = "no" if wrong else "partly" if undone else "yes" if compared else None
+    return Line("contradictions", "; ".join(told) or "nothing here could be compared with anything else", ids, look)
 
 
 def _memory(audit: Audit) -> MemoryFact | None:

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from textwrap import fill
 from types import ModuleType
 
 import clearseek
@@ -99,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"clearseek {clearseek.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser)
     for name, text in COMMANDS.items():
-        commands.add_parser(name, help=text, description=text, formatter_class=raw)
+        commands.add_parser(name, help=text, description=fill(text, 79), formatter_class=raw)
     return parser
 
 

@@ -16,7 +16,7 @@ from clearseek.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from clearseek.audit.evidence import Audit, Grade, Question
-    from clearseek.audit.read.source import Source
+    from clearseek.reading.source import Source
     from clearseek.signing.hashing import Progress
 
 _HALVES: Final = re.compile("[\ud800-\udfff]")
@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  clearseek audit my-model --format html --out audit.html\n"
         "  clearseek audit one other --compare\n"
-        "  clearseek audit my-model --require licence.weights=E3   (exit code 1 unless it holds)"
+        "  clearseek audit my-model --require licence.weights=E3   (else exit code 1)"
     )
     parser.add_argument("releases", nargs="+", metavar="RELEASE",
                         help="folder of a release, or a repository on the hub: owner/name or "
@@ -36,7 +36,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true",
                         help="show also rows that have nothing to show; with --compare, those alike")  # fmt: skip
     parser.add_argument("--evidence", action="store_true", help="show where each finding can be seen")
-    parser.add_argument("--format", default="text", help="how to say it (default: text)",
+    parser.add_argument("--format", default="text", metavar="FORM",
+                        help="text (default), json, markdown or html, or for other tools: cyclonedx, spdx, croissant, "
+                        "mot, european-index",
                         choices=("text", "json", "markdown", "html", "cyclonedx", "spdx", "croissant", "mot",
                                  "european-index"))  # fmt: skip
     parser.add_argument("--out", type=Path, help="file to write instead of standard output")
@@ -87,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _source(path: str, hashed: bool = False, quiet: bool = False) -> Source:
     """A release; the files of a folder are hashed if `hashed`."""
     from clearseek.audit.audit import open_source
-    from clearseek.audit.read.source import Folder
+    from clearseek.reading.source import Folder
     from clearseek.signing.hashing import hash_files
 
     source = open_source(path)

@@ -1,7 +1,8 @@
 """Licences: what they allow, which one a text is, and what they ask of whoever builds on a model."""
 
 from clearseek.licences.clauses import Clause, restrictions
-from clearseek.licences.match import Change, Match, identify
+from clearseek.licences.cover import Change
+from clearseek.licences.match import Match, identify
 from clearseek.licences.table import LICENCES, Licence, is_open_for, lookup
 from clearseek.licences.upstream import Duty, duties, naming_problem
 

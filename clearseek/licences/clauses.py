@@ -52,7 +52,9 @@ _ANYWHERE: dict[str, re.Pattern[str]] = {flag: _any(patterns) for flag, patterns
 _PATTERNS: dict[Flag, re.Pattern[str]] = {
     flag: _any([*patterns, *_DATA["anywhere"].get(flag, ())]) for flag, patterns in _DATA["flags"].items()
 }
-_HARMLESS, _LIST_OF_USES = (_any(_DATA["sentences"][name]) for name in ("harmless", "list_of_uses"))
+_HARMLESS, _LIST_OF_USES, _SHOWN_NAME, _OTHER_LICENCE = (
+    _any(_DATA["sentences"][name]) for name in ("harmless", "list_of_uses", "shown_name", "other_licence")
+)
 _BULLET = "[-*\u2022\u2013\u00b7]"
 _BREAK = re.compile(
     rf"\n[^\S\n]*\n|\n(?=[^\S\n]*(?:{_BULLET}|\(?(?:\d{{1,2}}|[a-z]|[ivx]{{1,4}})[.)])\s)"
@@ -88,6 +90,8 @@ def _flags(plain: str) -> list[Flag]:
         flags.remove("field_of_use")
     if "output_restriction" in flags and "naming_rule" in flags:
         flags.remove("output_restriction")
+    if "user_cap" in flags and _SHOWN_NAME.search(plain) and not _OTHER_LICENCE.search(plain):
+        flags[flags.index("user_cap")] = "naming_rule"
     return flags
 
 

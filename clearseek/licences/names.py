@@ -115,6 +115,9 @@ _MARKS = " \t#/*;-%.>|"
 _BLANK = re.compile(r"\n[^\S\n]*\n")
 
 
+_VERSION = re.compile(r"v\d+")
+
+
 class Told(NamedTuple):
     """What stands beside a licence."""
 
@@ -146,17 +149,18 @@ def adds_nothing(raw: str, allowed: Set[str] = frozenset(), any_case: bool = Fal
         return False
     if any(word.lower() in _WORDS["places"] and not (any_case and word[0].isupper()) for word in words):
         return False
-    lower = [word for word in words if word[0].islower() and word not in NEUTRAL]
+    lower = [word for word in words if word[0].islower() and word not in NEUTRAL and not _VERSION.fullmatch(word)]
     return len(lower) <= (_MOST_SMALL if any_case else 0)
 
 
-def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
+def told(raw: str, others: bool = False, may_begin: bool = False, ends: bool = False) -> Told:
     """What a text beside a licence says: the sentences that may rule, and what the rest is.
 
     Args:
         raw: The text.
         others: It stands among the notices of parts that are somebody else's, where only what restricts counts.
         may_begin: Such notices may begin in it, with a line that rules nothing.
+        ends: Nothing follows it; words in capitals at its end then head nothing, and may rule.
     """
     rules: list[tuple[int, str]] = []
     own: list[tuple[int, str]] = []
@@ -172,11 +176,15 @@ def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
             of_this = _PATTERNS["of_this"].search(piece) is not None
             line += raw.count("\n", seen, place + begin)
             seen = max(seen, place + begin)
-            found = _judge(piece, alone, (here or choice) and not of_this)
+            title = alone and not may_begin
+            found = _judge(piece, alone, (here or choice) and not of_this, title)
             if found == "rule" and len(rules) < _MOST_RULES:
                 rules.append((line, piece.strip()))
             elif found and found != "rule" and kind != "a note":
                 kind = found
+            shouts = found == "a heading" and _shouts(piece) and not WORD.search(raw, place + begin + len(piece))
+            if ends and may_begin and shouts:
+                rules.append((line, piece.strip()))
             if (of_this or not here) and len(own) < _MOST_OWN:
                 own.append((line, piece))
             if may_begin and not of_this and found != "rule" and _PATTERNS["of_others"].search(piece):
@@ -184,6 +192,13 @@ def told(raw: str, others: bool = False, may_begin: bool = False) -> Told:
                 lasting = lasting or alone or piece.rstrip().endswith(":")
         place = block.end() if block else end
     return Told(tuple(rules), kind, begun, lasting, tuple(own))
+
+
+def _shouts(heading: str) -> bool:
+    """Whether a heading is of several words in capitals, names nobody, and does not say that a text ends."""
+    words = WORD.findall(heading)
+    named = _PATTERNS["origin"].search(heading) or _PATTERNS["about"].search(heading) or words[:1] == ["END"]
+    return len([word for word in words if word.isalpha()]) > 1 and heading.isupper() and not named
 
 
 def _pieces(block: str) -> Iterator[tuple[int, str, bool]]:
@@ -209,7 +224,7 @@ def _sentences(text: str, begin: int) -> Iterator[tuple[int, str, bool]]:
         place += len(sentence)
 
 
-def _judge(piece: str, alone: bool, others: bool) -> str:
+def _judge(piece: str, alone: bool, others: bool, title: bool) -> str:
     """``rule``, the name of what a line or sentence is, or nothing where it has no words."""
     if len(piece) > _LONGEST_PIECE:
         return "rule"
@@ -230,6 +245,8 @@ def _judge(piece: str, alone: bool, others: bool) -> str:
     if subject and not _PATTERNS["licence_says"].match(plain, subject.end()):
         return "rule"
     foreign = _PATTERNS["no_rule_abroad"].sub("", bare)
+    if not title and _PATTERNS["uses"].search(bare) and not _PATTERNS["origin"].search(plain):
+        return "rule"
     if _PATTERNS["chinese"].search(foreign) or len(_PATTERNS["foreign"].findall(foreign)) > _MOST_FOREIGN:
         return "rule"
     low = [word.lower() for word in words]

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from clearseek.audit.audit import audit_release
-from clearseek.audit.read.source import Folder
 from clearseek.audit.render.exports import as_cyclonedx, as_spdx
 from clearseek.errors import UserError
 from clearseek.evaluate.logits import as_json, prompt_logits
 from clearseek.files import atomic_folder, remove_unfinished
 from clearseek.hub.write import DTYPES, export_hf, export_scales
+from clearseek.reading.source import Folder
 from clearseek.release import documents
 from clearseek.release.gather import Made, gather
 from clearseek.release.source_archive import environment_lock, source_archive

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from clearseek.audit.read.hub import ask, library
+from clearseek.audit.hub import ask, library
 from clearseek.errors import UserError
 
 REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")

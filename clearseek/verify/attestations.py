@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Evidence, Grade, Row
-from clearseek.audit.read.subject import Subject
+from clearseek.audit.evidence import Grade, Row
 from clearseek.errors import UserError
 from clearseek.files import sha256_bytes
 from clearseek.jsontext import strict_json
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.subject import Subject
 from clearseek.signing.dsse import verify_statement
 from clearseek.signing.keys import LONGEST_KEY, PublicKey, load_public_key
 from clearseek.signing.manifest import ATTESTATIONS, LONGEST, MANIFEST, SIGNATURE, parse

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from clearseek.audit.read.archive import members
-from clearseek.audit.read.source import Folder
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.jsontext import is_later, strict_json
+from clearseek.reading.archive import members
+from clearseek.reading.evidence import amount
+from clearseek.reading.source import Folder
 from clearseek.train.transcript import RunRecord
 from clearseek.training_code import CODE, FORMAT, ROOTS, code_list, module_of, package_sources, trainers_code
 
@@ -43,7 +44,7 @@ def other_code(root: Path, transcript: RunRecord) -> str:
     here = trainers_code(package_sources())
     theirs = trainers_code(published) if set(map(module_of, published)).issuperset(ROOTS) else listed["files"]
     changed = sorted(path for path in here.keys() | theirs.keys() if here.get(path) != theirs.get(path))
-    return f"{len(changed)} files, such as {changed[0]}" if changed else ""
+    return f"{amount(len(changed), 'file')}, such as {changed[0]}" if changed else ""
 
 
 def archived_sources(root: Path) -> dict[str, bytes]:

@@ -23,12 +23,13 @@ from clearseek.audit.checks.data_sets import data_files
 from clearseek.audit.checks.operations import SYSTEMIC
 from clearseek.audit.checks.parameters import fits
 from clearseek.audit.checks.trajectory import checkpoints
-from clearseek.audit.evidence import Evidence, Grade, Question, Row
-from clearseek.audit.read.archive import members
+from clearseek.audit.evidence import Grade, Question, Row
 from clearseek.config import ModelConfig
 from clearseek.counts import flops_per_token
 from clearseek.errors import UserError
 from clearseek.jsontext import strict_json
+from clearseek.reading.archive import members
+from clearseek.reading.evidence import Evidence, amount
 from clearseek.verify.records import DATA_MANIFEST, LONGEST_RECORD, TRANSCRIPT, Records, Result
 from clearseek.verify.stored_hash import hash_stored
 
@@ -113,7 +114,7 @@ def _checkpoints(records: Records, group: str) -> Result:
     every = train["checkpoint_every"]
     regular = min(train["keep_checkpoints"], -(-train["steps"] // every) - records.begin // every)
     if len(found) < regular:
-        return False, f"the run keeps {regular} checkpoints, and {len(found)} are here", TRANSCRIPT
+        return False, f"the run keeps {amount(regular, 'checkpoint')}, and {len(found)} are here", TRANSCRIPT
     compared = 0
     for step, folder in folders.items():
         record = records.json(f"{folder}/checkpoint.json")["checkpoint"]
@@ -177,7 +178,7 @@ def _croissant(records: Records) -> Result:
         return None
     if missing:
         return False, f"{path} does not list {missing[0]}", path
-    return True, f"{path} has the true hashes of {len(listed)} files", path
+    return True, f"{path} has the true hashes of {amount(len(listed), 'file')}", path
 
 
 def _content_summary(records: Records) -> Result:
@@ -195,7 +196,7 @@ def _content_summary(records: Records) -> Result:
             if count not in figures:
                 return False, f"{place.file}, {field}: {count:,} is not among its figures", DATA_MANIFEST
             compared += 1
-    return (True, f"{compared} figures are those of data/manifest.json", DATA_MANIFEST) if compared else None
+    return (True, f"{amount(compared, 'figure')} are those of data/manifest.json", DATA_MANIFEST) if compared else None
 
 
 def _operations(records: Records) -> Result:

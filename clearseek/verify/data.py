@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit.evidence import Grade, Row
 from clearseek.data.decode import check_documents
 from clearseek.data.manifest import Manifest, check_files, read_manifest
 from clearseek.data.shards import prepare_data
 from clearseek.errors import UserError
+from clearseek.reading.evidence import Evidence
 from clearseek.verify.replay import Release
 from clearseek.verify.rows import MachineError, attempted
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit.evidence import Grade, Row
 from clearseek.data.loader import Stream
 from clearseek.data.manifest import check_files, read_manifest
 from clearseek.evaluate.bits import compressed_bits_per_byte, every_window, per_byte, window_count
@@ -18,6 +18,7 @@ from clearseek.files import sha256_file
 from clearseek.hub.config_json import fp8_scales
 from clearseek.hub.write import export_hf
 from clearseek.jsontext import strict_json
+from clearseek.reading.evidence import Evidence
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.preflight import settle_numerics

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.read.subject import Subject, attempt
+from clearseek.audit.evidence import Answer, Grade, Row
 from clearseek.errors import UserError
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.subject import Subject, attempt
 
 RUN: Final = 13
 """Tokens of a run."""

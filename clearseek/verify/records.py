@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from clearseek.audit.read.subject import Subject
 from clearseek.data.manifest import DocumentEntry, Manifest, check_lists
 from clearseek.errors import UserError
 from clearseek.files import sha256_bytes
 from clearseek.jsontext import strict_json
+from clearseek.reading.subject import Subject
 
 TRANSCRIPT: Final = "training/transcript.jsonl"
 DATA_MANIFEST: Final = "data/manifest.json"

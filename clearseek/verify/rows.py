@@ -13,8 +13,9 @@ from typing import Final
 
 from safetensors import SafetensorError
 
-from clearseek.audit.evidence import Evidence, Grade, Question, Row
+from clearseek.audit.evidence import Grade, Question, Row
 from clearseek.errors import OtherVersionError, UserError
+from clearseek.reading.evidence import Evidence
 
 _MACHINE: Final = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.EIO, errno.EAGAIN)

@@ -21,10 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Evidence, Grade, Row
-from clearseek.audit.read.source import Folder
+from clearseek.audit.evidence import Grade, Row
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import sha256_bytes
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.source import Folder
 from clearseek.signing import manifest as manifests
 from clearseek.signing.folder import verify_folder
 from clearseek.signing.hashing import hash_files
@@ -197,7 +198,7 @@ def _hashes(root: Path, manifest: manifests.Manifest, differences: manifests.Dif
         wrong.insert(0, f"{manifests.MANIFEST} is not in the canonical form that its hash is taken of")
     if wrong:
         return ask.VERIFY_FILES.no(Grade.CLAIMED, "; ".join(wrong[:8]), Evidence(manifests.MANIFEST))
-    reason = f"{len(manifest.files):,} files, Merkle root {manifest.root}"
+    reason = f"{amount(len(manifest.files), 'file')}, Merkle root {manifest.root}"
     return ask.VERIFY_FILES.yes(Grade.CHECKED, reason, Evidence(manifests.MANIFEST))
 
 
@@ -226,7 +227,7 @@ def _signature(root: Path, key: PublicKey, strays: tuple[str, ...]) -> Row:
     wrong = [*signed.problems, *_hidden(result.ignored)]
     if wrong:
         return ask.VERIFY_SIGNATURE.no(Grade.CLAIMED, "; ".join(wrong[:8]), Evidence(manifests.SIGNATURE))
-    reason = f"{result.signed:,} files, key {result.fingerprint}"
+    reason = f"{amount(result.signed, 'file')}, key {result.fingerprint}"
     return ask.VERIFY_SIGNATURE.yes(Grade.CHECKED, reason, Evidence(manifests.SIGNATURE))
 
 
@@ -237,19 +238,20 @@ def _complete(release: Release) -> Row:
     if release.transcript.header.get("recipe") != json.loads(release.run.recipe.read_bytes()):
         return ask.VERIFY_COMPLETE.no(Grade.CLAIMED, "the transcript began with another recipe", transcript_line(0))
     if not asked == written == last:
-        reason = f"the recipe asks for {asked} steps, the transcript has {written}, the last checkpoint is of {last}"
+        reason = f"the recipe asks for {amount(asked, 'step')}, the transcript has {written}, "
+        reason += f"the last checkpoint is of {last}"
         return ask.VERIFY_COMPLETE.no(Grade.CLAIMED, reason, end)
     train = release.recipe.train
     regular = min(
         train.keep_checkpoints, -(-train.steps // train.checkpoint_every) - release.begin // train.checkpoint_every
     )
     if len(release.steps) - 1 < regular:
-        reason = f"the run keeps {regular} checkpoints, and {len(release.steps) - 1} are here"
+        reason = f"the run keeps {amount(regular, 'checkpoint')}, and {len(release.steps) - 1} are here"
         return ask.VERIFY_COMPLETE.no(Grade.CLAIMED, reason)
     if strange := [each for each in checkpoint.unexpected_files(release.checkpoints) if not system_file(each)]:
         shown = ", ".join(visible(each) for each in strange[:4])
         return ask.VERIFY_COMPLETE.no(Grade.CLAIMED, f"checkpoints/ holds what no checkpoint has: {shown}")
-    return ask.VERIFY_COMPLETE.yes(Grade.CHECKED, f"all are of {asked} steps", end)
+    return ask.VERIFY_COMPLETE.yes(Grade.CHECKED, f"all are of {amount(asked, 'step')}", end)
 
 
 def _parent(release: Release) -> Row:

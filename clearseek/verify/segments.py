@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Evidence, Grade, Question, Row
+from clearseek.audit.evidence import Grade, Question, Row
+from clearseek.reading.evidence import Evidence, amount
 from clearseek.train import checkpoint
 from clearseek.train.record import StepRecord, encode
 from clearseek.train.transcript import hasher
@@ -40,7 +41,7 @@ def _segment(question: Question, replay: Replay, segment: Segment, place: Eviden
         return _within_drift(replay, segment, outcome(records, tensors), saved, found[0])
     if found is not None:
         return question.no(Grade.CLAIMED, *found)
-    reason = f"{len(records)} lines of the transcript and every tensor of the checkpoint"
+    reason = f"{amount(len(records), 'line')} of the transcript and every tensor of the checkpoint"
     if replay.differs:
         reason += f", though this machine differs: {', '.join(replay.differs)}"
     return question.yes(Grade.REEXECUTED, reason, place)

@@ -15,8 +15,9 @@ from clearseek.audit import questions as ask
 from clearseek.audit.audit import audit_subject
 from clearseek.audit.checks.data_sets import data_files
 from clearseek.audit.evidence import Audit, Grade, Row
-from clearseek.audit.read.source import Source
-from clearseek.audit.read.subject import Subject
+from clearseek.reading.evidence import amount
+from clearseek.reading.source import Source
+from clearseek.reading.subject import Subject
 from clearseek.verify import attestations, crosscheck, overlap, trajectory
 from clearseek.verify.attestations import Keys
 from clearseek.verify.records import TRANSCRIPT, Records
@@ -75,7 +76,7 @@ def static_row(found: Audit) -> Row:
     wrong = [row.id for row in found if _is_false(row)]
     if wrong:
         return ask.VERIFY_STATIC.no(Grade.CLAIMED, f"see {', '.join(wrong)}")
-    return ask.VERIFY_STATIC.yes(Grade.CHECKED, f"{len(found.rows)} rows")
+    return ask.VERIFY_STATIC.yes(Grade.CHECKED, f"{amount(len(found.rows), 'row')}")
 
 
 def _is_false(row: Row) -> bool:

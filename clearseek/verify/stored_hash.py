@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterable
 from typing import Final
 
-from clearseek.audit.read.subject import Subject
 from clearseek.errors import UserError
 from clearseek.hub.safetensors import DTYPE_BYTES, Entry, tensor_bytes
+from clearseek.reading.subject import Subject
 
 _NAMES: Final = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16",

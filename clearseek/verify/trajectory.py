@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.trajectory import checkpoints
 from clearseek.audit.evidence import Grade, Row
-from clearseek.audit.read.numbers import Tensors, matrices, numbers
-from clearseek.audit.read.source import Source
-from clearseek.audit.read.subject import Subject, is_weights
 from clearseek.errors import UserError
 from clearseek.hub.safetensors import Entry, tensor_bytes
+from clearseek.reading.evidence import amount
+from clearseek.reading.numbers import Tensors, matrices, numbers
+from clearseek.reading.source import Source
+from clearseek.reading.subject import Subject, is_weights
 
 _MOST_CHECKPOINTS: Final = 64
 _MOST_MATRICES: Final = 24
@@ -51,8 +52,8 @@ def _distinct(subject: Subject, held: dict[int, tuple[str, ...]]) -> Row:
     if same:
         reason = "; ".join(f"{' and '.join(group[:4])} hold the same numbers in every tensor" for group in same[:6])
         return ask.WEIGHTS_TRAJECTORY.no(Grade.PRESENT, reason, *places)
-    looked = f"{len(chosen)} of {len(held)}" if len(chosen) < len(held) else f"{len(held)}"
-    return ask.WEIGHTS_TRAJECTORY.yes(Grade.CHECKED, f"{looked} checkpoints, no two with the same numbers", *places)
+    looked = f"{len(chosen)} of " * (len(chosen) < len(held)) + amount(len(held), "checkpoint")
+    return ask.WEIGHTS_TRAJECTORY.yes(Grade.CHECKED, f"{looked}, no two with the same numbers", *places)
 
 
 def _same_numbers(subject: Subject, held: dict[int, tuple[str, ...]]) -> list[list[str]]:
@@ -98,7 +99,8 @@ def _ordered(subject: Subject, held: dict[int, tuple[str, ...]]) -> Row:
         reason = f"nothing lies between {found}: the same numbers wherever they were sampled"
         return ask.WEIGHTS_ORDER.no(Grade.CLAIMED, reason, *places)
     astray = _astray(vectors)
-    sampled = f"{len(chosen)} checkpoints by {len(names)} matrices of each, {sum(map(len, vectors)):,} numbers"
+    sampled = f"{amount(len(chosen), 'checkpoint')} by {amount(len(names), 'matrix', 'matrices')} of each, "
+    sampled += f"{sum(map(len, vectors)):,} numbers"
     if astray:
         found = "; ".join(f"step {chosen[one]} lies nearest to step {chosen[other]}" for one, other in astray[:4])
         return ask.WEIGHTS_ORDER.no(Grade.CLAIMED, f"{found} and to neither neighbour: {sampled}", *places)

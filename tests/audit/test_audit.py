@@ -329,7 +329,7 @@ def test_prose_that_is_too_much_is_counted_and_left(release: Path, monkeypatch: 
         (release / f"docs/{number}.md").write_text(f"page {number} " * 100)
     (release / "docs/2.md").write_text("Tiny has 5B parameters.")
     assert "text files" not in audited(release)["files.inventory"].reason
-    monkeypatch.setattr("clearseek.audit.read.source.MOST_TEXT", (release / "README.md").stat().st_size + 2000)
+    monkeypatch.setattr("clearseek.reading.source.MOST_TEXT", (release / "README.md").stat().st_size + 2000)
     assert "2 text files, from docs/3.md on, are more than is read" in audited(release)["files.inventory"].reason
-    monkeypatch.setattr("clearseek.audit.read.source.MOST_TEXTS", 2)
+    monkeypatch.setattr("clearseek.reading.source.MOST_TEXTS", 2)
     assert "4 text files, from docs/1.md on, are more than is read" in audited(release)["files.inventory"].reason

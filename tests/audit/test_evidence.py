@@ -10,11 +10,12 @@ import pytest
 
 import clearseek
 from clearseek.audit.audit import audit_release
-from clearseek.audit.evidence import Evidence, Grade, Question
+from clearseek.audit.evidence import Grade, Question
 from clearseek.audit.facts import ComputeFact, LicenceFact
 from clearseek.audit.questions import QUESTIONS, VERIFICATIONS
-from clearseek.audit.read.source import Folder
 from clearseek.audit.views import views
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.source import Folder
 from tests.releases import audited, fixture
 
 PACKAGE = Path(clearseek.__file__).parent

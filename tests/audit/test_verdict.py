@@ -9,10 +9,11 @@ from typing import Any, get_args
 import pytest
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Audit, Evidence, Grade, Question, Row
+from clearseek.audit.evidence import Answer, Audit, Grade, Question, Row
 from clearseek.audit.facts import ComputeFact, Fact, LicenceFact, MemoryFact, RestrictionFact
 from clearseek.audit.questions import QUESTIONS
 from clearseek.audit.verdict import COMPARISONS, RESTRICTIONS, verdict
+from clearseek.reading.evidence import Evidence
 
 MIT = LicenceFact("MIT", "MIT", "LICENSE")
 PARTS = (ask.WEIGHTS_FINAL, ask.LICENCE_WEIGHTS, ask.DATA_TRAINING, ask.CODE_TRAINING)

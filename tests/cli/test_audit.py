@@ -62,7 +62,7 @@ def test_a_mistyped_folder_is_not_asked_of_the_hub(
     def asked(name: str) -> None:
         raise AssertionError(name)
 
-    monkeypatch.setattr("clearseek.audit.read.hub.Hub", asked)
+    monkeypatch.setattr("clearseek.audit.hub.Hub", asked)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     assert main(["audit", "models/tpyo"]) == 2

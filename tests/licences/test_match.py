@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from clearseek.licences import identify, lookup
-from clearseek.licences.match import known
-from clearseek.licences.match import standard as text_of
+from clearseek.licences.known import known
+from clearseek.licences.known import standard as text_of
 from clearseek.licences.names import is_grant, is_operative
 from tests.licences.examples import APACHE, LLAMA_3_1, MIT, published, standard
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from clearseek.licences import LICENCES, identify, is_open_for
-from clearseek.licences.match import known
+from clearseek.licences.known import known
 from clearseek.licences.table import Kind, Licence
 from clearseek.licences.words import read
 from tests.licences.examples import MIT, standard

@@ -527,7 +527,7 @@ def test_bits_are_not_expected_of_another_clearseek(release: Path, size: float, 
     assert found["verify.steps.1-3"].grade == Grade.REEXECUTED
     row = found["verify.drift.4-6"]
     assert row.answer == answer
-    assert "this ClearSeek is not the release's: 1 files, such as clearseek/train/trainer.py" in row.reason
+    assert "this ClearSeek is not the release's: 1 file, such as clearseek/train/trainer.py" in row.reason
 
 
 @pytest.mark.slow

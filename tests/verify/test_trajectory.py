@@ -9,8 +9,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from clearseek.audit.evidence import Grade, Row
-from clearseek.audit.read.source import Folder
-from clearseek.audit.read.subject import Subject
+from clearseek.reading.source import Folder
+from clearseek.reading.subject import Subject
 from clearseek.verify import trajectory
 
 

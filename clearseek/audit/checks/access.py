@@ -6,22 +6,16 @@ import re
 from collections.abc import Iterator
 
 from clearseek.audit import questions as ask
+from clearseek.audit.checks.gates import GATE, NO_GATE, said_of_access
 from clearseek.audit.checks.terms import licence_texts, quote, said_elsewhere
-from clearseek.audit.checks.weights import weight_links
+from clearseek.audit.checks.weights import FILE_ADDRESS, may_lie_elsewhere, other_weights, weight_links
 from clearseek.audit.evidence import Grade, Row
-from clearseek.audit.read.card import shorten
-from clearseek.audit.read.subject import Subject
+from clearseek.reading.card import shorten
+from clearseek.reading.subject import Subject
 
-_GATE = re.compile(
-    r"(?:accept|agree to) (?:our|the) (?:licen[cs]e|terms|agreement|acceptable use)|request access|access request|"
-    r"request (?:is|has been|will be) (?:approved|processed)|gated (?:model|repo)|fill (?:out|in) .{0,30}form",
-    re.I,
+_HUBS = re.compile(
+    r"//(?:www\.)?(?:huggingface\.co|hf\.co|modelscope|wisemodel|kaggle)|drive\.google|docs\.google|forms\.", re.I
 )
-_THE_WEIGHTS = re.compile(r"download|weights|checkpoints?|\bmodels?\b|hugging ?face|\bhf\b|\bhub\b|\brepo", re.I)
-_ELSEWHERE = re.compile(
-    r"commercial|business|\bapi\b|playground|demo|trial|试用|wait ?list|white ?list|\bdata ?sets?\b", re.I
-)
-"""Forms for a use or a service: a matter of the licence, or of another thing than the weights."""
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -37,19 +31,25 @@ def _gate(subject: Subject) -> Row:
         return ask.BARRIERS_ACCESS.no(Grade.CLAIMED, reason, subject.card.at(1, gated[0]))
     if getattr(subject.source, "gated", False):
         return ask.BARRIERS_ACCESS.no(Grade.PRESENT, "the hub has a gate before the repository")
-    if subject.weight_files:
+    if subject.weight_files or other_weights(subject):
         return ask.BARRIERS_ACCESS.yes(Grade.PRESENT, "they are here")
-    for document in subject.documents[:3]:
-        for sentence in document.sentences:
-            match = _GATE.search(sentence.text)
-            if match and _THE_WEIGHTS.search(sentence.text) and not _ELSEWHERE.search(sentence.text):
-                line = sentence.line_at(match.start())
-                reason = f"{document.file}, line {line}: “{shorten(sentence.text, 160)}”"
-                return ask.BARRIERS_ACCESS.no(Grade.CLAIMED, reason, document.at(line, shorten(sentence.text)))
-    if weight_links(subject):
-        reason = "linked; whether the place asks for anything was not looked at"
-        return ask.BARRIERS_ACCESS.unknown(Grade.LINKED, reason)
-    return ask.BARRIERS_ACCESS.not_applicable("there are no weights")
+    if (place := said_of_access(subject, GATE)) is not None:
+        reason = f"{place.file}, {place.where}: “{shorten(place.quote, 160)}”"
+        return ask.BARRIERS_ACCESS.no(Grade.CLAIMED, reason, place)
+    if not (links := weight_links(subject)) and not subject.pointed_weights and not subject.absent_shards:
+        unclear = may_lie_elsewhere(subject)
+        if not unclear:
+            return ask.BARRIERS_ACCESS.not_applicable("there are no weights")
+        return ask.BARRIERS_ACCESS.unknown(
+            Grade.LINKED, "whether the linked models are this one is not said", *unclear[:4]
+        )
+    if (place := said_of_access(subject, NO_GATE)) is not None:
+        reason = f"{place.file}, {place.where}: “{shorten(place.quote, 160)}”"
+        return ask.BARRIERS_ACCESS.yes(Grade.CLAIMED, reason, place)
+    if links and all(FILE_ADDRESS.search(each.quote) and not _HUBS.search(each.quote) for each in links):
+        return ask.BARRIERS_ACCESS.yes(Grade.LINKED, "linked as files, which were not fetched", *links[:4])
+    reason = "linked; whether the place asks for anything was not looked at"
+    return ask.BARRIERS_ACCESS.unknown(Grade.LINKED, reason, *links[:4])
 
 
 def _geography(subject: Subject) -> Row:

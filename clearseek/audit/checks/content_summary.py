@@ -13,14 +13,15 @@ from itertools import islice, pairwise
 from typing import Final, NamedTuple
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.evidence import Answer, Grade, Row
 from clearseek.audit.facts import SummaryFact
-from clearseek.audit.read.mentions import first_link
-from clearseek.audit.read.pdf import pdf_lines
-from clearseek.audit.read.presence import sift
-from clearseek.audit.read.subject import Subject, attempt
-from clearseek.audit.read.words import WORDS, cue
+from clearseek.audit.presence import sift
 from clearseek.errors import UserError
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.mentions import first_link
+from clearseek.reading.pdf import pdf_lines
+from clearseek.reading.subject import Subject, attempt
+from clearseek.reading.words import WORDS, cue
 
 _NAMED = re.compile(r"ai-act|training-(?:data|content)-summary|summary-of-training|public-summary")
 _LINKED = cue("summary_linked")

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.read.claims import settled
-from clearseek.audit.read.subject import CONFIG, Part, Subject, attempt
+from clearseek.audit.evidence import Answer, Grade, Row
+from clearseek.reading.claims import settled
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.subject import CONFIG, Part, Subject, attempt
 
 _UNLIMITED = 10**12
 """Tokenizers without a limit say something above this."""
@@ -144,7 +145,7 @@ def _special(subject: Subject, tokenizer: Part[dict[str, Any]]) -> Row:
     ]
     if bad:
         return ask.TOKENIZER_SPECIAL.no(Grade.CLAIMED, "; ".join(bad), *places)
-    reason = f"{', '.join(sorted(compared))} agree in {max(map(len, compared.values()))} places"
+    reason = f"{', '.join(sorted(compared))} agree in {amount(max(map(len, compared.values())), 'place')}"
     return ask.TOKENIZER_SPECIAL.yes(Grade.CHECKED, reason, *places)
 
 

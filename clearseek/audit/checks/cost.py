@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks import operations, parameters
 from clearseek.audit.checks.operations import Compute
-from clearseek.audit.evidence import Evidence, Grade, Row
+from clearseek.audit.evidence import Grade, Row
 from clearseek.audit.facts import ComputeFact, MemoryFact
-from clearseek.audit.read.claims import Claim, agree, settled
-from clearseek.audit.read.identity import SIZE
-from clearseek.audit.read.subject import CONFIG, INDEX, Subject
 from clearseek.counts import flops_per_token
 from clearseek.errors import UserError
 from clearseek.plan.formulas import DOLLARS_PER_HOUR, PLAUSIBLE, is_plausible, six_nd, utilisation
 from clearseek.plan.hardware import Hardware, find_hardware
 from clearseek.plan.published import PublishedRun, match
+from clearseek.reading.claims import Claim, agree, settled
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.identity import SIZE
+from clearseek.reading.subject import CONFIG, INDEX, Subject
 from clearseek.tensors import FP8_KINDS, tensors
 
 _STAGES = (
@@ -74,9 +76,12 @@ def _compute(subject: Subject) -> Compute | None:
 def _hours(subject: Subject) -> dict[str, Claim]:
     """Stage -> hours, from the words of their sentence."""
     found: dict[str, Claim] = {}
-    for claim in subject.stated("gpu_hours")[: operations.MOST]:
+    stated = subject.stated("gpu_hours")[: operations.MOST]
+    for claim in sorted(stated, key=lambda claim: claim.about == "several"):
         stage = next((stage for stage, words in _STAGES if re.search(words, claim.evidence.quote, re.I)), "all")
-        found.setdefault(stage, claim)
+        first = found.setdefault(stage, claim)
+        if claim.about != "several" and not first.overlaps(claim):  # which of them are the run's is not said
+            found[stage] = replace(first, about="several")
     return found
 
 
@@ -125,7 +130,7 @@ def _consistent(subject: Subject, hours: dict[str, Claim]) -> Row:
     if not compared:
         return ask.CLAIMS_CONSISTENT.not_applicable("nothing is stated twice")
     kinds = ", ".join(dict.fromkeys(claim.kind.replace("_", " ") for claim in compared))
-    return ask.CLAIMS_CONSISTENT.yes(Grade.CHECKED, f"{len(compared)} figures of {kinds} agree", *places)
+    return ask.CLAIMS_CONSISTENT.yes(Grade.CHECKED, f"{amount(len(compared), 'figure')} of {kinds} agree", *places)
 
 
 def _listed(claims: tuple[Claim, ...]) -> str:
@@ -167,9 +172,14 @@ def _hours_fit(compute: Compute | None, claim: Claim | None) -> Row:
 
 
 def _price(subject: Subject, hours: dict[str, Claim]) -> Iterator[Row]:
-    dollars, prices = subject.stated("dollars"), subject.stated("dollars_per_hour")
+    dollars, prices = (
+        tuple(each for each in subject.stated(kind) if each.about != "several")
+        for kind in ("dollars", "dollars_per_hour")
+    )
     claim = hours.get("all") or hours.get("pre-training")
+    claim = claim if claim and claim.about != "several" else None
     run = match(subject.counts) if subject.counts else None
+    several = any(len({each.value for each in group}) > 1 for group in (dollars, prices))
     if dollars and claim and prices:
         computed = claim.value * prices[0].value
         spread = claim.tolerance * prices[0].value  # a price is taken as it is written: "$2" is not $2.49
@@ -177,7 +187,7 @@ def _price(subject: Subject, hours: dict[str, Claim]) -> Iterator[Row]:
         stated = (dollars[0].evidence, claim.evidence, prices[0].evidence)
         reason = f"{claim.text} hours at {prices[0].text} are ${computed:,.0f}; stated: {dollars[0].text}" + _scope(run)
         grade = Grade.CHECKED if fits else Grade.CLAIMED
-        yield ask.COST_PRICE.answer("yes" if fits else "no", grade, reason, *stated)
+        yield ask.COST_PRICE.answer("yes" if fits else "unknown" if several else "no", grade, reason, *stated)
     elif run is not None:
         yield _published_price(run, claim)
     elif dollars:

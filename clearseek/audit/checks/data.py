@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from clearseek.audit import questions as ask
@@ -25,15 +26,16 @@ from clearseek.audit.checks.data_sets import (
 )
 from clearseek.audit.checks.evaluations import score_cells
 from clearseek.audit.checks.papers import own_papers
-from clearseek.audit.checks.weights import weight_links
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.listing import listing
-from clearseek.audit.read.mentions import is_model_name, of_another, own_documents, tagged
-from clearseek.audit.read.presence import Sifted, sift
-from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import BENCHMARK, WORDS, any_of, cue
+from clearseek.audit.checks.weights import may_lie_elsewhere, weight_links
+from clearseek.audit.evidence import Answer, Grade, Row
+from clearseek.audit.presence import Sifted, sift
+from clearseek.reading.claims import normalise
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.listing import listing
+from clearseek.reading.mentions import is_model_name, mentions, of_another, own_documents, tagged
+from clearseek.reading.source import is_test
+from clearseek.reading.subject import Subject
+from clearseek.reading.words import BENCHMARK, WORDS, any_of, cue
 
 BYTES_PER_TOKEN: Final = 0.02
 """Fewest that published data can have for each token that a model was trained on: compressed, and read many times."""
@@ -50,12 +52,21 @@ class Said(NamedTuple):
     """What the sentence, or the heading above, has beside them."""
     but: tuple[re.Pattern[str], ...] = ()
     """What the sentence does not have."""
+    first: re.Pattern[str] | None = None
+    """What it has at least, where that is quicker to see."""
 
 
 _DENIED = cue("denied")
 _ON_PUBLIC = Said(cue("trained_on"), (any_of(WORDS["names"]["data_sets"], around=r"\b{}\b"),))
 """On data sets that anybody can have under the name that sentences give them."""
-_DESCRIBED = Said(cue("trained_on"), (cue("described"),))
+_NAMED = Said(any_of(WORDS["names"]["data_sets"], around=r"\b{}\b"), but=(CUES["evaluated"],))
+"""On such data sets, without a word on what they are to the model."""
+_TRAINS = re.compile(rf"\b{WORDS['parts']['train']}(?:ed|ing|s)?\b", re.I)
+_LIST: Final = 30
+"""Lines in which a list follows the sentence that announces it."""
+_DESCRIBED = Said(cue("described"), but=(cue("not_described"),))
+_TOLD = _DESCRIBED._replace(also=(cue("data_told"),))
+"""Sentences that also say how much the data are, or where they are from."""
 _REFUSAL = Said(cue("not_given"), (cue("data"), cue("trained", "data_of_ours")), (cue("not_about"),))
 _HELD_BACK = Said(cue("held_back"), (CUES["trained"],), (_DENIED,))
 _PART = Said(cue("part"), (cue("given"),), (CUES["evaluated"], _DENIED))
@@ -88,13 +99,36 @@ def _training(subject: Subject) -> Row:
         return question.no(Grade.CLAIMED, reason, refused)
     if found.hollow or found.unread:
         return found.missing(subject.source, question, "")
+    if away := [each.evidence for each in data_sets(subject) if each.use == "withheld"]:
+        reason = "no training data here; the link to some says that they are not given out there, or not yet"
+        return question.no(Grade.CLAIMED, reason, *away[:4])
     if place := _said(subject, _ON_PUBLIC):
         reason = f"public data sets are named, not linked, as what it was trained on: “{place.quote}”"
         return question.partly(Grade.CLAIMED, reason, place)
-    if place := _said(subject, _DESCRIBED):
+    place, named = _said(subject, _TOLD) or _said(subject, _DESCRIBED), _said(subject, _NAMED)
+    if named is not None:
+        under = place is not None and place.file == named.file and 0 <= _line(named) - _line(place) <= _LIST
+        if under or _TRAINS.search(named.quote):
+            reason = f"public data sets are named, not linked, as what it was trained on: “{named.quote}”"
+            return question.partly(Grade.CLAIMED, reason, named)
+        reason = f"a public data set is named, and nothing clearly says whether it was trained on that: “{named.quote}”"
+        return question.unknown(Grade.CLAIMED, reason, named)
+    badges = [each for each in data_sets(subject)
+              if each.use == "other" and not each.file and 0 < len(each.sentence.split()) < 3
+              and re.fullmatch(r"[\w.-]+/[\w.-]+", each.name)]  # fmt: skip
+    if unclear := [each.evidence for each in badges]:
+        reason = f"nothing says whether it was trained on the data set that is linked: {unclear[0].quote}"
+        return question.unknown(Grade.LINKED, reason, *unclear[:4])
+    if place:
         reason = f"no training data here and no link to any; they are described in words only: “{place.quote}”"
         return question.no(Grade.ABSENT, reason, place)
     return question.no(Grade.ABSENT, "no training data here, no link to any, and no document says what they were")
+
+
+def _line(place: Evidence) -> int:
+    """A place's line, or 0 where it has none."""
+    found = re.match(r"line (\d+)", place.where)
+    return int(found[1]) if found else 0
 
 
 def _bytes(subject: Subject, found: Sifted) -> Row:
@@ -104,7 +138,7 @@ def _bytes(subject: Subject, found: Sifted) -> Row:
     places = [subject.source.whole(path) for path in found.real[:6]]
     places += list(dict.fromkeys(named[path] for path in found.real if path in named))[:2]
     shown = ", ".join(found.real[:4]) + (", …" if len(found.real) > 4 else "")
-    reason = f"the training data are in {len(found.real)} files here, {size:,} bytes: {shown}"
+    reason = f"the training data are in {amount(len(found.real), 'file')} here, {size:,} bytes: {shown}"
     stated = max(subject.stated("tokens"), key=lambda claim: claim.value, default=None)
     if stated is not None and size < BYTES_PER_TOKEN * stated.value and _base(subject) is None:
         reason += f", which cannot hold the {stated.text} tokens that are stated"
@@ -144,6 +178,8 @@ def _links(subject: Subject, linked: list[DataSet]) -> Row:
         missing.append(("these are the data of the fine-tuning; those of the pre-training are not linked", pretrained))
     elif not told and (pretrained or not any(each.sentence for each in linked)):
         missing.append(("no sentence says that they are all that it was trained on", pretrained))
+    if all(each.part for each in trained or linked):
+        missing.append(("a sample, or another part, is linked, and no more", None))
     for words, kind in (
         ("a document speaks of data that are kept back", _HELD_BACK),
         ("the maker does not give out other data", _REFUSAL),
@@ -179,8 +215,9 @@ def _said(subject: Subject, kind: Said) -> Evidence | None:
     names = frozenset(map(normalise, subject.names))
     for document in own_documents(subject):
         for sentence in document.sentences if "/" not in document.file else ():
-            text = _URL.sub("", sentence.text[:1_000])
-            found = kind.words.search(text)
+            text = sentence.text[:1_000]
+            text = _URL.sub("", text) if "://" in text else text
+            found = kind.words.search(text) if kind.first is None or kind.first.search(text) else None
             if found is None or any(each.search(text) for each in kind.but):
                 continue
             about = " ".join((*sentence.headings[-1:], text))
@@ -201,7 +238,7 @@ def _sources(subject: Subject) -> Row:
     found = {each: subject.source.data_set(each) for each in list(named)[::-1][:_MOST_LOOKED_UP]}
     known = {each: what for each, what in found.items() if what is not None}
     if not known:
-        reason = f"{len(linked)} links to data sets; none was followed, for only this folder was read"
+        reason = f"{amount(len(linked), 'link')} to data sets; none was followed, for only this folder was read"
         return question.unknown(Grade.LINKED, reason, *(each.evidence for each in linked[:6]))
     missing = [each for each, what in known.items() if not what]
     shown = "; ".join(f"{each}: {what or 'not there, or private'}" for each, what in known.items())
@@ -213,7 +250,15 @@ _TOKENIZERS: Final = (
     "tokenizer.json", "tokenizer*.model", "*.tiktoken", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
     "*tokenizer*.txt", "sentencepiece*.model", "*bpe*.model", "*vocab*.txt",
 )  # fmt: skip
-_LOADED = re.compile(r"Tokenizer\.from_pretrained\(\s*[\"'][\w.-]{1,96}/[\w.-]{1,96}[\"']")
+_LOADED = re.compile(
+    r"Tokenizer\w*\.from_pretrained\(\s*[\"'][\w.-]{1,96}/[\w.-]{1,96}[\"']"
+    r"|tiktoken\.(?:get_encoding|encoding_for_model)\(\s*[\"']"
+)
+_CALLED = re.compile(r"tokeni[sz]er\b(?!s\b)", re.I)
+_NAMED_TOKENIZER: Final = Said(
+    re.compile(cue("tokenizer_named").pattern), but=(_DENIED,), first=re.compile("tokeni|bpe|_?base|0k|vocab|词", re.I)
+)
+_MOST_PROGRAMS: Final = 300
 
 
 def _tokenizer(subject: Subject) -> Row:
@@ -223,11 +268,24 @@ def _tokenizer(subject: Subject) -> Row:
         return found.here(subject.source, question, 4)
     if links := weight_links(subject):
         return question.yes(Grade.LINKED, "not here; it comes with the linked weights", *links[:2])
-    for document in subject.documents:
+    for each in mentions(subject):
+        if (
+            not each.withheld
+            and _CALLED.search(f"{each.target} {each.link.text}")
+            and subject.is_own(each.target) is not False
+        ):
+            return question.yes(Grade.LINKED, f"linked, not read: {each.target}", each.place)
+    programs = subject.source.readable(islice(subject.source.find("*.py"), _MOST_PROGRAMS))
+    for document in chain(subject.documents, programs):
         line = next((number for number, text in enumerate(document.lines, 1) if _LOADED.search(text)), None)
         if line is not None:
-            reason = "not here; a document says where it is loaded from"
+            reason = f"not here; {document.file} says where it is loaded from"
             return question.yes(Grade.LINKED, reason, document.at(line))
+    if (place := _said(subject, _NAMED_TOKENIZER)) is not None:
+        return question.partly(Grade.CLAIMED, f"not here; another's is named: “{place.quote}”", place)
+    if places := may_lie_elsewhere(subject):
+        reason = "not here; whether it comes with the models that are linked is not said"
+        return question.unknown(Grade.LINKED, reason, *places[:2])
     reason = "no tokenizer's file here (tokenizer.json, tokenizer.model, …), and no link to weights with one"
     return found.missing(subject.source, question, reason)
 

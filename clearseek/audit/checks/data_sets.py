@@ -1,7 +1,7 @@
 """Data sets that a release links or holds, and what each is to its model: trained on, evaluated on, or only mentioned.
 
 A link to a data set says nothing by itself: the card of a closed model links benchmarks, formats to copy and the data
-of others. What counts is what the card says of it, nearest words first (:mod:`clearseek.audit.read.mentions`), and
+of others. What counts is what the card says of it, nearest words first (:mod:`clearseek.reading.mentions`), and
 whose it is. Files count by the same words, and by what is in them: records of the forms that training reads.
 """
 
@@ -15,16 +15,16 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Final, Literal
 
-from clearseek.audit.evidence import Evidence
-from clearseek.audit.read.card import Document, Link
-from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.mentions import Mention, mentions, of_another, own_documents, tagged
-from clearseek.audit.read.source import Source, is_test
-from clearseek.audit.read.subject import Subject, attempt
-from clearseek.audit.read.words import BENCHMARK, WORDS, cue
 from clearseek.filetypes import LFS_START
+from clearseek.reading.card import Document, Link
+from clearseek.reading.claims import normalise
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.mentions import FURTHER, Mention, mentions, of_another, own_documents, tagged
+from clearseek.reading.source import Source, is_test
+from clearseek.reading.subject import Subject, attempt
+from clearseek.reading.words import BENCHMARK, WORDS, cue
 
-Use = Literal["trained", "listed", "evaluated", "other"]
+Use = Literal["trained", "listed", "evaluated", "withheld", "other"]
 Stage = Literal["pre-training", "fine-tuning", ""]
 _HUB = re.compile(
     r"https?://(?:www\.)?(?:(?:huggingface\.co|hf\.co|modelscope\.(?:cn|com))/datasets"
@@ -40,6 +40,8 @@ _NAMES_DATA = cue("data_named")
 CUES: Final = {kind: cue(kind) for kind in ("evaluated", "other", "trained")}
 """Words that say what a data set is to a model."""
 _TOLD = cue("told")
+_VERB_LAST = re.compile(r"trainiert|训练|訓練|学習|학습")
+"""Says of a model, behind the data, that it was trained on them."""
 _ON = re.compile(rf"{WORDS['parts']['train']}(?:ed|ing)\b[^.;]{{0,60}}\b(?:on|with|using)\b[^.;]{{0,100}}$", re.I)
 _PART_OF = cue("part_of")
 _INSTRUCTS = cue("instructs")
@@ -68,6 +70,8 @@ SMALLEST_SET: Final = 100_000
 """Bytes that training data have at least, where no manifest lists them with sizes and counts."""
 _RECORDS_SAID = cue("records_said")
 _LOADED = re.compile(r"load_dataset\(\s*[\"']([\w.-]{1,96}/[\w.-]{1,96})[\"']")
+_ON_REQUEST = cue("on_request")
+_SAMPLE = cue("sample")
 _TOKEN = re.compile(r"[\w.-][\w./-]{2,200}")
 
 
@@ -82,6 +86,8 @@ class DataSet:
     evidence: Evidence
     file: bool = False
     sentence: str = ""
+    part: bool = False
+    """Whether it is a sample, or another part of what it is taken from."""
 
 
 @lru_cache(maxsize=1)
@@ -91,12 +97,14 @@ def data_sets(subject: Subject) -> tuple[DataSet, ...]:
     files = _by_name(subject.source)
     # those of the metadata are, as the hub defines the key, what the model was trained on
     found = [DataSet(name, "trained", "", place) for name, place in islice(tagged(subject, "datasets"), 50)]
-    documents = own_documents(subject)
+    tags, documents = len(found), own_documents(subject)
     named = (each for document in documents for each in (*_naming_files(document, files), *_loading(document)))
     for mention in chain(mentions(subject), islice(named, _MOST_FILES)):
         if len(found) < _MOST_SETS:
             found += _judged(mention, subject, names, files)
-    return tuple(found)
+    given = {each.name for each in found[tags:] if each.use != "withheld"}
+    withheld = {each.name for each in found if each.use == "withheld"} - given
+    return tuple(each for each in found if (each.name in withheld) == (each.use == "withheld"))
 
 
 def trained_on(subject: Subject) -> list[DataSet]:
@@ -120,13 +128,25 @@ def _judged(
         return
     own = bool(paths) or subject.is_own(target) is True
     use, stage, hub = _use(mention, names, own), _stage(mention), _HUB.match(target)
+    if use == "trained" and "github.com" in target and subject.is_own(target) is False:
+        use = "other"  # a program of others
     if use == "listed" and (below or not (own or mention.document is subject.card)):
         use = "other"
+    if use != "other" and (mention.withheld or _ON_REQUEST.search(mention.sentence)):
+        use = "withheld"
     for path in paths:
         marked = _words(path) & _SAMPLES or ((use != "trained" or below) and not _may_train(subject.source, path))
         yield DataSet(path, "other" if marked else use, stage, mention.place, True, mention.sentence)
     if not paths:
-        yield DataSet(hub[1] if hub else target, use, stage, mention.place, False, mention.sentence)
+        yield DataSet(
+            hub[1] if hub else target, use, stage, mention.place, False, mention.sentence, _is_sample(mention)
+        )
+
+
+def _is_sample(mention: Mention) -> bool:
+    """Whether the words of a link are those of a sample; not where the model was trained on one."""
+    near = f"{mention.label}: {mention.before[-200:]} {mention.link.text} {FURTHER.split(mention.after)[0][:60]}"
+    return any(not _ON.search(near[: match.start()]) for match in _SAMPLE.finditer(near))
 
 
 def _loading(document: Document) -> Iterator[Mention]:
@@ -162,7 +182,7 @@ def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
     if (BENCHMARK.search(name) or _words(name) & _PATH["asking"]) and not _ON.search(before):
         return "evaluated"
     told = list(CUES["trained"].finditer(before))
-    if told or CUES["trained"].search(text):
+    if told or CUES["trained"].search(text) or _VERB_LAST.search(mention.after):
         subject = before[: told[-1].start()] if told else before or mention.label
         if of_another(subject, names) or _PART_OF.search(subject):
             return "other"

@@ -16,14 +16,15 @@ from clearseek.audit.checks import content_summary
 from clearseek.audit.checks.data_sets import linked_results, trained_on
 from clearseek.audit.checks.evaluations import listed_scores, score_lines
 from clearseek.audit.checks.papers import own_papers, papers
-from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
-from clearseek.audit.read.card import Document
-from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.mentions import first_link, mentions, own_documents
-from clearseek.audit.read.presence import Sifted, different_words, sift
-from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import WORDS, any_of
+from clearseek.audit.evidence import Answer, Grade, Question, Row
+from clearseek.audit.presence import Sifted, different_words, sift
+from clearseek.reading.card import Document
+from clearseek.reading.claims import normalise
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.mentions import first_link, mentions, own_documents
+from clearseek.reading.source import is_test
+from clearseek.reading.subject import Subject
+from clearseek.reading.words import WORDS, any_of, cue
 
 _RESULT_FOLDER = re.compile(r"(?:^|/)(?:eval\w{0,40}|results?|\.eval_results)(?:/|$)")
 _RESULT = re.compile(r"\.(?:jsonl?|csv|tsv|parquet)(?:\.gz|\.zst)?$|(?:result|metric|score)[^/]*\.(?:txt|md|ya?ml)$")
@@ -41,6 +42,10 @@ _PICTURED = re.compile(r"bench|eval|result|perform|score|compar|leaderboard|rada
 _REPORTED = re.compile(r"eval|benchmark|results|scores|performance|评测|性能", re.I)
 _PRINTED = r"\b(?:accepted|published|appear\w*|presented|oral|spotlight|poster)\b.{0,40}\b{}\b"
 _REVIEWED = any_of(WORDS["names"]["venues"], re.NOFLAG, _PRINTED)
+_TRAINED, _ON_DATA = re.compile(r"train(?:ed|ing)\b|训练|entra[iî]n|trainiert|学習", re.I), cue("described")
+_EARLY: Final = 12
+_FEWEST_TOLD: Final = 15
+_MOST_TOLD: Final = 500
 FEWEST_WORDS: Final = 30
 """Different words that a card has at least to be one."""
 _SHORTEST_POLICY: Final = 15
@@ -93,7 +98,7 @@ def _model_card(subject: Subject) -> Row:
         reason = f"named like one and holds nothing: {card.file} holds {words} words"
         return question.no(Grade.CLAIMED, reason, place)
     beside = [each for each in subject.documents if re.fullmatch(r"model[-_ ]?card\.\w{2,3}", each.file, re.I)]
-    filled = tuple(title for each in (card, *beside) for title in sections(each))
+    filled = tuple(title for each in (card, *beside) for title in (*sections(each), *_told(subject, each)))
     found = [part for part, words in SECTIONS.items() if any(map(words.search, filled))]
     missing = [part for part in SECTIONS if part not in found]
     if len(found) < 2:
@@ -104,6 +109,17 @@ def _model_card(subject: Subject) -> Row:
         return question.partly(Grade.PRESENT, f"{reason}; {words} different words in all", place)
     answer: Answer = "yes" if not missing or missing == ["limits and risks"] else "partly"
     return question.answer(answer, Grade.PRESENT, reason, place)
+
+
+def _told(subject: Subject, card: Document) -> Iterator[str]:
+    """Subjects of sections that a card tells without one: a paragraph below the title, a sentence, a tag, a file."""
+    top = card.blocks[:_EARLY]
+    if any(len(block.text.split()) >= _FEWEST_TOLD for block in top if block.kind == "paragraph"):
+        yield "introduction"
+    if any(_TRAINED.search(each.text) and _ON_DATA.search(each.text) for each in card.sentences[:_MOST_TOLD]):
+        yield "training"
+    if (subject.metadata.value or {}).get("license") or subject.source.find("licen[cs]e*"):
+        yield "licence"
 
 
 def sections(card: Document) -> tuple[str, ...]:
@@ -192,12 +208,12 @@ def _evaluation(subject: Subject) -> Row:
     raw = sift(subject.source, (path for path in subject.source.sizes if _is_result(path)), "results")
     if raw.real:
         places = map(subject.source.whole, raw.real[:6])
-        return question.yes(Grade.PRESENT, f"{len(raw.real)} files of results, raw", *places)
+        return question.yes(Grade.PRESENT, f"{amount(len(raw.real), 'file')} of results, raw", *places)
     for form, scores in (("tables", score_lines), ("sentences or lists", listed_scores)):
         for document in own_documents(subject):
             if lines := scores(document):
                 where = f"lines {lines[0]} to {lines[-1]} of {document.file}"
-                reason = f"{len(lines)} scores in {form}, {where}; no raw outputs"
+                reason = f"{amount(len(lines), 'score')} in {form}, {where}; no raw outputs"
                 return question.yes(Grade.CLAIMED, reason, *map(document.at, lines[:1]))
     reason = "no scores in tables, lists, metadata or pictures, and no results"
     return _told_elsewhere(subject) or raw.missing(subject.source, question, reason)

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.data_sets import linked_results
 from clearseek.audit.checks.papers import own_papers
-from clearseek.audit.evidence import Evidence, Grade, Row
-from clearseek.audit.read.card import Cell, Document
-from clearseek.audit.read.mentions import own_documents
-from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import BENCHMARK, WORDS, any_of, cue
+from clearseek.audit.evidence import Grade, Row
+from clearseek.reading.card import Cell, Document
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.mentions import own_documents
+from clearseek.reading.source import is_test
+from clearseek.reading.subject import Subject
+from clearseek.reading.words import BENCHMARK, WORDS, any_of, cue
 
 _MEASURE = cue("measure")
 _NUMBER = re.compile(r"[~≈]?\d{1,4}(?:\.\d{1,6})?\s?%?\W{0,3}(?:±\s?[\d.]{1,8}%?|\([^()]{0,20}\))?")
 _LISTED = re.compile(r"[\s:\uff1a=]{1,4}(?:\([^()]{0,30}\))?\W{0,4}\d{1,3}(?:\.\d{1,3})?\s?%?(?![\w-])")
 _REACHED = re.compile(r"\d{1,3}(?:\.\d{1,3})?\s?%?(?: accuracy| points)? (?:on|in) (?:the )?$")
 _EVALUATION = cue("evaluation")
+_SCRIPTS = re.compile(
+    r"(?:^|/)(?:eval\w*|bench\w*)/(?:[^/]+/)*[^/]+\.(?:py|sh)$|(?:^|/)[^/]*eval(?:uat\w+)?[^/]*\.(?:py|sh)$"
+)
 PROTOCOL: Final = {part: any_of(words) for part, words in WORDS["protocol"].items()}
+
+
+@lru_cache(maxsize=4096)
+def _spoken(heading: str) -> bool:
+    """Whether a heading speaks of evaluation."""
+    return _EVALUATION.search(heading) is not None
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -46,10 +58,11 @@ def score_lines(document: Document) -> list[int]:
     return [cell.line for cell in score_cells(document)]
 
 
+@lru_cache(maxsize=64)
 def listed_scores(document: Document) -> list[int]:
     """Lines of sentences and list items that state a score on a benchmark."""
     out = []
-    for block in document.blocks:
+    for block in (each for each in document.blocks if re.search(r"\d", each.text)):
         match = BENCHMARK.search(block.text[:2_000]) if block.kind != "heading" else None
         if match and (_LISTED.match(block.text, match.end()) or _REACHED.search(block.text[: match.start()])):
             out.append(block.line_at(match.start()))
@@ -59,21 +72,25 @@ def listed_scores(document: Document) -> list[int]:
 def _protocol(subject: Subject) -> Row:
     """How much of what a repetition needs is told where evaluation is spoken of."""
     found: dict[str, Evidence] = {}
-    scored = False
+    scored = texts_of = False
     for document in own_documents(subject):
         tables = {cell.line: " ".join((*cell.header, *cell.row[:2])) for cell in score_cells(document)}
         scored = scored or bool(tables) or bool(listed_scores(document))
         texts = list(tables.items())
         for sentence in document.sentences:
-            if any(map(_EVALUATION.search, (sentence.text, *sentence.headings))):
+            if _EVALUATION.search(sentence.text) or any(map(_spoken, sentence.headings)):
                 texts.append((sentence.line, sentence.text))
+        texts_of = texts_of or bool(texts)
         for part, pattern in PROTOCOL.items() if texts else ():
             line = next((line for line, text in texts if pattern.search(text[:4_000])), None)
             if line is not None:
                 found.setdefault(part, document.at(line))
     if results := linked_results(subject):
         found.setdefault("raw outputs", results[0].evidence)
-    if not scored and not results:
+    scripts = [path for path in subject.source.sizes if _SCRIPTS.search(path.lower()) and not is_test(path)]
+    if scripts and (texts_of or scored):
+        found.setdefault("its code", subject.source.whole(scripts[0]))
+    if not scored and not results and not {"its code", "harness and version"} & found.keys():
         return ask.CLAIMS_PROTOCOL.not_applicable("the documents state no scores in tables or lists")
     missing = [part for part in PROTOCOL if part not in found]
     places = tuple(dict.fromkeys(found.values()))[:8]

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.weights import weight_links
-from clearseek.audit.evidence import Evidence, Grade, Row
-from clearseek.audit.read.pickles import is_pickle
-from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import CONFIG, Subject, attempt, is_weights
+from clearseek.audit.evidence import Grade, Row
 from clearseek.hub.safetensors import LONGEST_HEADER
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.pickles import is_pickle
+from clearseek.reading.source import is_test
+from clearseek.reading.subject import CONFIG, Subject, attempt, is_weights
 from clearseek.signing.bundle import read_bundle
 from clearseek.signing.dsse import LONGEST_BUNDLE
 from clearseek.signing.manifest import NOT_CONTENT, SIGNATURE
@@ -60,7 +61,7 @@ def _signature(subject: Subject, found: list[str]) -> Row:
     ]
     beside = [path for path in sizes if path not in bundle.digests and not is_below(path, outside)]
     unsigned = [path for path in beside if not system_file(path)]
-    told = [f"{found[0]} names {len(bundle.digests):,} files, signed with {bundle.by}"]
+    told = [f"{found[0]} names {amount(len(bundle.digests), 'file')}, signed with {bundle.by}"]
     told += [f"it leaves out {_few(unsigned)}"] if unsigned else []
     if other:
         reason = f"{told[0]}; not here, or other than what was signed: {_few(other)}"
@@ -77,7 +78,7 @@ def _inventory(subject: Subject) -> Row:
     source = subject.source
     hashed = [path for path in source.sizes if source.sha256(path)]
     size = sum(source.sizes.values())
-    text = f"{len(source.sizes):,} files, {size:,} bytes"
+    text = f"{amount(len(source.sizes), 'file')}, {size:,} bytes"
     notes = ""
     if pointers := [path for path in source.sizes if source.pointer(path) is not None]:
         size = sum(map(source.stored_size, pointers))
@@ -94,7 +95,7 @@ def _inventory(subject: Subject) -> Row:
 def _names(subject: Subject) -> Row:
     problems = subject.source.problems
     if not problems:
-        return ask.FILES_NAMES.yes(Grade.CHECKED, f"{len(subject.source.sizes):,} names looked at")
+        return ask.FILES_NAMES.yes(Grade.CHECKED, f"{amount(len(subject.source.sizes), 'name')} looked at")
     reason = _few([f"{problem.path!r:.120}: {problem.what}" for problem in problems], 6)
     return ask.FILES_NAMES.no(Grade.PRESENT, reason, *(Evidence(problem.path) for problem in problems[:8]))
 

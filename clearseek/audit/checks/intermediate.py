@@ -12,14 +12,16 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
 from typing import Final, Literal
 
-from clearseek.audit.evidence import Evidence
-from clearseek.audit.read.card import Document, Link, shorten
-from clearseek.audit.read.deeds import has
-from clearseek.audit.read.hub import STEP_REVISION
-from clearseek.audit.read.identity import STATE
-from clearseek.audit.read.parts import Sentence
-from clearseek.audit.read.repositories import read_address
-from clearseek.audit.read.subject import Subject
+from clearseek.audit.hub import STEP_REVISION
+from clearseek.reading.card import Document, Link, shorten
+from clearseek.reading.deeds import has
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.identity import STATE
+from clearseek.reading.parts import Sentence
+from clearseek.reading.repositories import read_address
+from clearseek.reading.subject import Subject
+from clearseek.reading.withheld import is_withheld
+from clearseek.reading.words import cue
 
 _MOST: Final = 40
 """Places that are kept; those after them add nothing."""
@@ -32,6 +34,9 @@ _KIND = r"(?:interme\w{1,4}ate|intermediary|partially[- ]trained|mid-?training|i
 _SPOKEN = re.compile(
     rf"\b{_KIND} (?:[\w-]{{1,20}} ){{0,3}}(?:{_PLURAL}|weights|revisions)\b"
     rf"|\b(?:each|every|all|any) {_KIND} (?:[\w-]{{1,20}} ){{0,2}}check-?points?\b"
+    rf"|\b(?:(?:early|earlier)|(?:all|every|each|our) (?:pre-?)?training) {_PLURAL}\b"
+    rf"|\b{_PLURAL}\b[^.;\d]{{0,40}}\d[\d.]{{0,6}} ?[kmbt]?(?: tokens| steps)?,[^.;]{{0,60}}\b(?:tokens|steps)\b"
+    r"|\b(?:branch(?:es)?|revisions?)\b[^.;]{0,90}\b(?:training |number of |different )(?:steps?|tokens)\b"
     rf"|\b{_PLURAL}\b[^.;]{{0,60}}\b(?:throughout|during|over the|along|across) {_TRAINING}"
     rf"|\b{_PLURAL}\b[^.;]{{0,80}}{_EVERY}|{_EVERY}[^.;]{{0,40}}\bcheck-?points?\b"
     rf"|\b\d{{2,4}} (?:[\w-]{{1,20}} ){{0,2}}{_PLURAL}\b[^.;]{{0,60}}\b(?:steps?|each model)\b"
@@ -41,21 +46,24 @@ _SPOKEN = re.compile(
     re.I,
 )
 """Checkpoints of earlier steps, as people speak of them."""
-_WORDS = re.compile(r"check-?point|ckpt|snapshot|weights|revisions|contrôle|control|Zwischen|中|过程|過程", re.I)
+_WORDS = re.compile(r"branch|check-?point|ckpt|snapshot|weights|revisions|contrôle|control|Zwischen|中|过程|過程", re.I)
 """What any of these has; most sentences have nothing of it."""
 _MADE_FROM = re.compile(
-    r"\b(?:initiali[sz]|start|resum|continu|merg|averag|soup|ensembl|interpolat|weight)\w{0,8}\b[^.;]{0,60}$", re.I
-)
-_DENIED = re.compile(r"\b(?:no|not(?! only)|never|without|cannot|neither|nor)\b|n['\u2019]t\b", re.I)
-_PROMISED = re.compile(
-    r"\bwill (?:\w+ ){0,3}(?:be|releas|publish|shar|upload|open|provid|follow)|\b(?:soon|planned|plan to|going to"
-    r"|to-?do|upcoming|coming|on request|upon request|by request|contact us|e-?mail)\b"
-    r"|即将|后续|稍后|demnächst|bientôt",
+    r"\b(?:initiali[sz]|start|resum|continu|merg|averag|soup|ensembl|interpolat|weight)\w{0,8}\b[^.;]{0,60}$"
+    r"|\b(?:unlike|other (?:models|projects|families))\b[^.;]{0,80}$",
     re.I,
 )
+_ON_REQUEST = cue("on_request")
+_SAVED = re.compile(
+    r"(?<!we )\b(?:saves?|stores?|writes?|dumps?)\b|\bsave_|--save"
+    r"|\b(?:saved|stored|written) (?:\w+ )?(?:in|to|under)(?:to)? (?!the (?:hub|repo)|branch|revision|hugging)"
+    r"|\byour?\b(?! can (?:find|get|download|load|use|access) (?!.*\byour\b))", re.I,
+)  # fmt: skip
+"""Says what a program does for whoever runs it."""
+_DENIED = re.compile(r"\b(?:no|not(?! only)|never|without|cannot|neither|nor)\b|n['\u2019]t\b", re.I)
 _GIVEN = re.compile(
     r"\b(?:releas|publish|provid|shar|upload|open|host|offer|includ|mak|made|distribut|featur|availab|public|found|download"
-    r"|access)\w{0,9}\b",
+    r"|access|hold|contain|load|veröffentlich|disponib|publi)\w{0,9}\b|开源|发布|公开|提供",
     re.I,
 )
 _ABOUT_THEM = re.compile(r"\b(?:analys|evaluat|result|stud|figure|plot|code|script|metric|log|loss)\w{0,8}\b", re.I)
@@ -64,6 +72,8 @@ _NAME = re.compile(r"(?<![\w./-])([\w.-]{2,60}/[\w.-]{2,90})(?=[\"',\s])")
 _IN_ADDRESS = re.compile(r"/(?:tree|blob|resolve|raw|commits)/([^?#\s]{1,300})")
 _COLLECTED = re.compile(r"(?:-|_|intermediate)(?:checkpoints|ckpts)$", re.I)
 """Ends the name of a repository that holds many states of a model."""
+_COUNTED = re.compile(r"#? ?(?:training |seen )?(?:tokens|steps?|iterations?)(?: seen| trained)?", re.I)
+"""Heads the first column of a table of states."""
 _READING = re.compile(
     r"arxiv\.org|doi\.org|openreview\.net|aclanthology\.org|\.pdf(?:$|[?#])|wandb\.ai|\.(?:png|svg|jpe?g|gif)\b"
     r"|//(?:[\w-]{1,40}\.)?(?:twitter|x|youtube|discord|medium|linkedin|reddit)\.(?:com|gg)\b|/(?:blog|news)\b|^#"
@@ -77,15 +87,26 @@ def offers(subject: Subject) -> tuple[tuple[Evidence, ...], bool]:
     """
     documents = [each for each in subject.documents
                  if each.file.count("/") < 3 and not has(each.file.rpartition("/")[0], "beside")]  # fmt: skip
-    links = dict.fromkeys(islice((each for document in documents for each in _linked(subject, document)), _MOST))
-    if links:
-        return tuple(links), True
-    said = (document.at(each.line, each.text) for document in documents for each in _said(document))
-    return tuple(islice(said, _MOST)), False
+    spoken = [_spoken(document) for document in documents]
+    links = (
+        each for document, said in zip(documents, spoken, strict=True) for each in _linked(subject, document, said)
+    )
+    if found := tuple(dict.fromkeys(islice(links, _MOST))):
+        return found, True
+    words = (document.at(each.line, each.text) for document, said in zip(documents, spoken, strict=True)
+             for _, each, given in said if given)  # fmt: skip
+    return tuple(islice(words, _MOST)), False
 
 
-def _linked(subject: Subject, document: Document) -> Iterator[Evidence]:
-    for link in document.links:
+def _spoken(document: Document) -> list[tuple[int, Sentence, bool]]:
+    """Sentences that speak of such checkpoints: number of the block, sentence, whether it says that they are given."""
+    said = ((place, each, _speaks(each.text[:_LONGEST]))
+            for place, block in enumerate(document.blocks) for each in block.sentences)  # fmt: skip
+    return [(place, each, spoken == "given") for place, each, spoken in said if spoken]
+
+
+def _linked(subject: Subject, document: Document, said: list[tuple[int, Sentence, bool]]) -> Iterator[Evidence]:
+    for link in (each for each in document.links if (each.line, each.target) not in document.withheld):
         match = _IN_ADDRESS.search(link.target)
         parts = match[1].replace("%2F", "/").split("/")[:6] if match and read_address(link.target) else ()
         repository = read_address(link.target)
@@ -98,8 +119,9 @@ def _linked(subject: Subject, document: Document) -> Iterator[Evidence]:
             near = _NAME.findall("\n".join(document.lines[max(0, number - 5) : number]) + "\n")
             if not near or subject.is_own(f"https://huggingface.co/{near[-1]}") is not False:
                 yield document.at(number, shorten(line.strip()))
-    for links, offered in _near(document):
-        yield from (document.at(each.line, each.target) for each in links if _may_hold(subject, each, offered))
+    for links, offered in _near(document, said):
+        held = (each for each in links if (each.line, each.target) not in document.withheld)
+        yield from (document.at(each.line, each.target) for each in held if _may_hold(subject, each, offered))
 
 
 def _is_step(name: str) -> bool:
@@ -108,23 +130,23 @@ def _is_step(name: str) -> bool:
     return found is not None and found["step"] is not None
 
 
-def _near(document: Document) -> Iterator[tuple[Iterable[Link], bool]]:
+def _near(document: Document, said: list[tuple[int, Sentence, bool]]) -> Iterator[tuple[Iterable[Link], bool]]:
     """Links beside words about such checkpoints, and whether the words say that these are given to others.
 
     Beside are those of a sentence and of the list after its colon, of a section, and of a cell with its row and column.
     """
-    for place, block in enumerate(document.blocks):
+    for block in document.blocks:
         if block.links and block.kind != "heading" and any(_SPOKEN.search(each[:300]) for each in block.headings[1:]):
             yield block.links, False
-        for sentence in block.sentences:
-            if spoken := _speaks(sentence.text[:_LONGEST]):
-                yield sentence.links, spoken == "given"
-                if sentence.text.rstrip().endswith((":", "\uff1a")):
-                    below = takewhile(lambda each: each.kind == "item", document.blocks[place + 1 : place + 200])
-                    yield (link for each in below for link in each.links), spoken == "given"
+    for place, sentence, given in said:
+        yield sentence.links, given
+        if sentence.text.rstrip().endswith((":", "\uff1a")):
+            below = takewhile(lambda each: each.kind == "item", document.blocks[place + 1 : place + 200])
+            yield (link for each in below for link in each.links), given
     for cell in document.cells:
         titles = (*cell.header[cell.column :][:1], cell.row[0], cell.text) if cell.links else ()
-        if any(_SPOKEN.search(text[:300]) for text in titles):
+        counted = cell.links and _COUNTED.fullmatch(cell.header[0] if cell.header else "") and cell.column
+        if counted or any(_SPOKEN.search(text[:300]) for text in titles):
             yield cell.links, False
 
 
@@ -134,24 +156,20 @@ def _speaks(text: str) -> Literal["given", "named", ""]:
     It does neither where it denies or promises them, or says what was made from them.
     """
     found = list(islice(_SPOKEN.finditer(text), 4)) if _WORDS.search(text) else []
-    if not found or _PROMISED.search(text):
+    if not found or _ON_REQUEST.search(text) or _SAVED.search(text):
         return ""
     given = False
     for match in found:
         before, after = re.split("[.;:]", text[: match.start()])[-1], re.split("[.;]", text[match.end() :])[0]
         near = before.split(",")[-1][-60:], re.split("[,:]", after)[0][:60]
-        if _MADE_FROM.search(text[: match.start()]) or any(map(_DENIED.search, near)):
+        held = is_withheld(text[: match.start()], match[0], text[match.end() :])
+        if held or _MADE_FROM.search(text[: match.start()]) or any(map(_DENIED.search, near)):
             return ""
         giving = before[-100:]
         given |= bool(
             _GIVEN.search(match[0] + after[:80]) or (_GIVEN.search(giving) and not _ABOUT_THEM.search(giving))
         )
     return "given" if given else "named"
-
-
-def _said(document: Document) -> Iterator[Sentence]:
-    sentences = (each for block in document.blocks for each in block.sentences)
-    return (each for each in sentences if _speaks(each.text[:_LONGEST]) == "given")
 
 
 def _may_hold(subject: Subject, link: Link, offered: bool) -> bool:

@@ -8,13 +8,12 @@ contradicts itself, unless one of them is for the code and the other for the wei
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 from clearseek.audit import questions as ask
-from clearseek.audit.checks.data_sets import data_files
+from clearseek.audit.checks.data_sets import data_files, trained_on
 from clearseek.audit.checks.terms import (
     KINDS,
     Text,
@@ -24,16 +23,19 @@ from clearseek.audit.checks.terms import (
     licence_texts,
     quote,
     stated_of,
+    unread_licence,
     weights_licence,
 )  # fmt: skip
-from clearseek.audit.checks.weights import weight_links
-from clearseek.audit.evidence import Answer, Evidence, Grade, Question, Row
+from clearseek.audit.checks.weights import may_lie_elsewhere, weight_links
+from clearseek.audit.evidence import Answer, Grade, Question, Row
 from clearseek.audit.facts import Fact, LicenceFact, RestrictionFact, licence_fact, named_licences
-from clearseek.audit.read.card import shorten
-from clearseek.audit.read.licensed import Statement, statements
-from clearseek.audit.read.subject import Subject
 from clearseek.licences.clauses import RESTRICTING, Clause, forbidden, strongest
 from clearseek.licences.table import Kind, Licence, is_open_for
+from clearseek.reading.card import shorten
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.licensed import Statement, statements
+from clearseek.reading.subject import Subject
+from clearseek.reading.words import cue
 
 _QUESTIONS: Final[dict[Kind, Question]] = {
     "weights": ask.LICENCE_WEIGHTS, "code": ask.LICENCE_CODE, "data": ask.LICENCE_DATA,
@@ -49,6 +51,8 @@ _FLAGS: Final = {
 _FAMILIES: Final = {"rail": "use-restricted (RAIL family)", "community": "a community licence with conditions"}
 _SMALL: Final = 100_000
 """Bytes of data below which a general licence is not said to cover the training data: an example is not them."""
+_MADE_OF: Final = cue("made_of")
+"""Says that a model comes from a family whose makers keep conditions on what is made of it."""
 CODE: Final = ("*.py", "*.ipynb", "*.sh", "*.cpp", "*.cu", "*.jl", "*.rs")
 _LOOSE: Final = ("BSD", "GPL", "LGPL", "GFDL", "OpenRAIL")
 """Names of families, which agree with their members."""
@@ -65,17 +69,27 @@ def rows(subject: Subject) -> Iterator[Row]:
 def _kind(subject: Subject, kind: Kind) -> Row:
     question, text, stated = _QUESTIONS[kind], licence_texts(subject).get(kind), stated_of(subject, kind)
     size = sum(subject.source.sizes[path] for path in data_files(subject)) if kind == "data" else 0
-    if kind == "data" and (not size or (text is not None and not text.kinds and size < _SMALL and not stated)):
+    if kind == "data" and (not size or (text is not None and not text.kinds and not stated
+                                        and (size < _SMALL or trained_on(subject)))):  # fmt: skip
         if not stated:
+            if linked := trained_on(subject):
+                reason = "what the training data are under is not said here: they lie elsewhere"
+                return question.unknown(Grade.LINKED, reason, *(each.evidence for each in linked[:4]))
             return question.not_applicable("there are no training data here to be licensed")
         text = None  # a text that is here does not cover what lies elsewhere
     if text is None and not stated:
+        if kind == "weights" and (elsewhere := may_lie_elsewhere(subject)):
+            reason = "no text, tag or sentence here covers the weights; they lie elsewhere, where one may be named"
+            return question.unknown(Grade.LINKED, reason, *elsewhere[:4])
         return question.no(Grade.ABSENT, "no licence text, no tag and no sentence covers them")
     if kind == "weights" and text is not None and not stated and _is_of_code(subject, text):
         reason = "the weights' own licence is not stated here; "
         reason += f"{text.file} ({text.match.label}) is this repository's, and the weights lie elsewhere"
         return question.unknown(Grade.CLAIMED, reason, text.evidence)
     row = _by_word(question, kind, stated) if text is None else _of_text(question, kind, text, stated)
+    if left := unread_licence(subject, kind):
+        answer: Answer = "unknown" if row.answer == "yes" else row.answer
+        row = row.adding(f"{left} was not read: the licences here are too long", answer=answer)
     if kind != "weights" or row.answer != "yes":
         return row
     said = contradicting(subject, weights_licence(subject))
@@ -93,7 +107,7 @@ def _kind(subject: Subject, kind: Kind) -> Row:
         row = row.adding(reason, closed.place, answer="no", grade=Grade.CLAIMED)
         return replace(row, facts=(*map(licence_fact, closed.licences), *_flag_facts(closed.deciding)))
     places = (quote(each.file, each.clause) for each in said[:4])
-    answer: Answer = "no" if said[0].sure else "unknown"
+    answer = "no" if said[0].sure else "unknown"
     changed = row.adding(f"but {said[0].words}", *places, answer=answer, grade=min(row.grade, Grade.PRESENT))
     return replace(changed, facts=(*row.facts, *_clause_facts(said[0].file, (said[0].clause,))))
 
@@ -113,17 +127,6 @@ def _is_made_of_others(subject: Subject) -> bool:
     """Whether a document says that the model was made from one whose maker's terms go with it."""
     sentences = (each.text[:1_000] for document in subject.documents[:4] for each in document.sentences)
     return any(_MADE_OF.search(text) for text in sentences)
-
-
-_FAMILIES_WITH_TERMS = r"\b(?:llama|vicuna|gemma|bloomz?)\b"
-_MADE_OF = re.compile(
-    r"\b(?:based (?:up)?on|built (?:up)?on|fine-?tun\w{0,4}|initiali[sz]ed|continu\w{0,5} (?:pre-?)?train\w{0,4}"
-    r"|derived from|start\w{0,4} from|adapt\w{0,5}|extend\w{0,4}|pre-?training|backbone|base model|base llm|delta"
-    rf"|checkpoints? of)\b.{{0,60}}?{_FAMILIES_WITH_TERMS}"
-    rf"|{_FAMILIES_WITH_TERMS}.{{0,40}}\b(?:base|backbone|weights|checkpoints?|licen[cs]e)\b",
-    re.I,
-)
-"""Says that a model comes from a family whose makers keep conditions on what is made of it."""
 
 
 def _goes_before(stated: Statement, text: Text) -> bool:
@@ -241,6 +244,10 @@ class _Source(NamedTuple):
     rank: int
     """0: a sentence, 1: the tag, 2: a text."""
     exact: bool = False
+    base: frozenset[str] = frozenset()
+    """The licences that a text is but for words which restrict nothing."""
+    added: str = ""
+    """How it differs from them."""
 
 
 def _sources(subject: Subject, kind: Kind) -> Iterator[_Source]:
@@ -258,16 +265,21 @@ def _sources(subject: Subject, kind: Kind) -> Iterator[_Source]:
     named = any(kind in (text.kinds or ()) for text in texts)
     for text in texts:
         match, kinds = text.match, text.kinds or ()
-        unread = match.is_cut or (match.licence is None and not text.limits) or (text.points and len(texts) > 1)
+        said = any(match.licence in each.licences for each in every)
+        unread = (match.is_cut and not (match.unread and said)) or (match.licence is None and not text.limits)
+        unread = unread or (text.points and len(texts) > 1)
         # a general text covers no data that lie elsewhere, nor a paper of which the card says something else
         elsewhere = not kinds and ((kind == "data" and not data_files(subject)) or (kind == "documents" and own_words))
         if unread or elsewhere or not (kind in kinds or not (kinds or named)):
             continue
         changed = match.changes or (text.points and text.limits)
         own_terms = match.licence is None or (is_free(match.licence) and changed)
-        ids = frozenset(["LicenseRef-Modified-MIT"] if own_terms else [each.id for each in match.licences])
+        ids = base = frozenset(each.id for each in match.licences)
+        ids = frozenset([f"LicenseRef-Modified-{'-'.join(sorted(base))}"]) if own_terms else ids
         label = "terms of its own, which restrict" if match.licence is None else match.label
-        yield _Source(label, text.file, ids, text.evidence, not kinds, 2, match.exact)
+        added = "".join(f": {_differs(each.expected, each.found)}" for each in match.changes[:1] if own_terms)
+        base = base if own_terms and not text.limits else frozenset()
+        yield _Source(label, text.file, ids, text.evidence, not kinds, 2, match.exact, base, added)
 
 
 def _agreement(subject: Subject) -> Row:
@@ -275,6 +287,7 @@ def _agreement(subject: Subject) -> Row:
     sources = {kind: list(_sources(subject, kind)) for kind in KINDS}
     problems: list[str] = []
     fine: list[str] = []
+    refuted = False
     places: dict[Evidence, None] = {}
     exact = True
     for kind, found in sources.items():
@@ -297,8 +310,10 @@ def _agreement(subject: Subject) -> Row:
         wrong = (each for each in compared if not any(_same(each.ids, other.ids) or (each.ids | other.ids) <= several
                                                       for other in best) and each.rank < first.rank)  # fmt: skip
         if against := next(wrong, None):
-            other = f"{first.where} is {first.label}" if first.rank == 2 else f"{first.label} by {first.where}"
+            other = f"{first.label} by {first.where}"
+            other = f"{first.where} is {first.label}{first.added}" if first.rank == 2 else other
             problems.append(f"{kind}: {against.label} by {against.where}, and {other}")
+            refuted = refuted or not against.ids <= first.base
         else:
             words = [each for each in compared if each.rank < first.rank]
             first = next((each for each in best if any(_same(each.ids, word.ids) for word in words)), first)
@@ -306,7 +321,8 @@ def _agreement(subject: Subject) -> Row:
             fine.append(f"{kind}: {first.label} by {' and by '.join(each.where for each in same[:3])}")
             exact = exact and any(each.exact for each in same)
     if problems:
-        return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, "; ".join(problems), *list(places)[:8])
+        answer: Answer = "no" if refuted else "partly"
+        return ask.LICENCE_AGREEMENT.answer(answer, Grade.PRESENT, "; ".join(problems), *list(places)[:8])
     if against_use := [said for said in contradicting(subject, weights_licence(subject)) if said.sure]:
         quoted = [quote(each.file, each.clause) for each in against_use[:4]]
         return ask.LICENCE_AGREEMENT.no(Grade.PRESENT, against_use[0].words, *quoted, *list(places)[:4])

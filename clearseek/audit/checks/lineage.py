@@ -18,15 +18,16 @@ import numpy as np
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.terms import is_free, licence_files, licence_texts, per_subject, weights_licence
-from clearseek.audit.evidence import Evidence, Grade, Row
-from clearseek.audit.read.card import shorten
-from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.numbers import matrices, numbers
-from clearseek.audit.read.subject import Subject
+from clearseek.audit.evidence import Grade, Row
 from clearseek.errors import UserError
 from clearseek.licences.places import is_notice_file
 from clearseek.licences.table import Licence
 from clearseek.licences.upstream import duties, licence_of, naming_problem
+from clearseek.reading.card import shorten
+from clearseek.reading.claims import normalise
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.numbers import matrices, numbers
+from clearseek.reading.subject import Subject
 
 DERIVED: Final = 0.5
 UNRELATED: Final = 0.1
@@ -190,7 +191,8 @@ def _weights(subject: Subject, base: Subject) -> Row:
         return ask.LINEAGE_WEIGHTS.unknown(Grade.PRESENT, reason)
     middle = float(np.median(cosines))
     same = sum(bool(np.array_equal(one, other)) for one, other in pairs)
-    reason = f"{len(shared)} matrices beside {base.name}'s: cosine {middle:.4f} in the median, {same} the same"
+    reason = f"{amount(len(shared), 'matrix', 'matrices')} beside {base.name}'s: "
+    reason += f"cosine {middle:.4f} in the median, {same} the same"
     place = Evidence(*ours[shared[0]][:1])
     if UNRELATED < middle < DERIVED or (named and not base.names):
         why = "neither near nor far" if base.names or not named else "what the other is called is not known"

@@ -15,11 +15,13 @@ from itertools import islice
 from typing import Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.evidence import Answer, Grade, Row
 from clearseek.audit.facts import ComputeFact
-from clearseek.audit.read.claims import Claim, read_quantity
-from clearseek.audit.read.subject import Subject
 from clearseek.plan.formulas import compute_class
+from clearseek.reading.claims import Claim, read_quantity
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.subject import Subject
+from clearseek.reading.words import cue
 
 CONVENTIONS: Final = (0.7, 1.5)
 """What a stated number may be of the computed: with or without attention, embedding, head and MTP, rounded."""
@@ -39,6 +41,7 @@ _CLUSTER = re.compile(
 )
 _DURATION = re.compile(rf"(?<![\w.,]){_NUMBER} (?P<unit>hour|day|week)s?\b", re.I)
 _HOURS: Final = {"hour": 1, "day": 24, "week": 168}
+_NO_PRODUCT = cue("not_a_product")
 _RAISED: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _ENERGY = re.compile(rf"(?<![\w.,-]){_NUMBER}\s?(?:[kMGT]Wh\b|(?:\w{{1,6}} ){{0,2}}(?:k|M)?(?:g|t)?CO[2\u2082])")
 _OF_TRAINING = re.compile("train|carbon|emission|footprint|environmental impact", re.I)
@@ -130,6 +133,8 @@ def _devices(subject: Subject) -> Iterator[Row]:
 
 def product(hours: Claim) -> tuple[bool, str] | None:
     """Whether the devices of a sentence times its duration are its device-hours; None unless it has one of each."""
+    if hours.about == "several" or _NO_PRODUCT.search(hours.evidence.quote):
+        return None
     clusters, times = (list(islice(each.finditer(hours.evidence.quote), 9)) for each in (_CLUSTER, _DURATION))
     if len(clusters) != 1 or len(times) != 1 or hours.evidence.quote.endswith("…"):  # more may stand behind
         return None

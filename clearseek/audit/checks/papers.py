@@ -14,12 +14,12 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Final
 
-from clearseek.audit.evidence import Evidence
-from clearseek.audit.read.card import Document
-from clearseek.audit.read.claims import normalise
-from clearseek.audit.read.mentions import Mention, mentions, own_documents, tagged
-from clearseek.audit.read.subject import Subject
-from clearseek.audit.read.words import WORDS, cue
+from clearseek.reading.card import Document
+from clearseek.reading.claims import normalise
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.mentions import Mention, mentions, own_documents, tagged
+from clearseek.reading.subject import Subject
+from clearseek.reading.words import WORDS, cue
 
 _REVIEWED = cue("reviewed")
 _PAPER = cue("reviewed", "paper_address")
@@ -111,7 +111,11 @@ def _linked(subject: Subject, names: tuple[str, ...]) -> Iterator[Paper]:
     for mention in mentions(subject):
         target, text = mention.target, mention.link.text
         said = _GENERIC.match(text) is not None and not re.match(r"\W*(?:here|link|pdf)\W*$", text, re.I)
-        if mention.link.image == target or not (_PAPER.search(target) or (said and re.match(r"https?://", target))):
+        if (
+            mention.withheld
+            or mention.link.image == target
+            or not (_PAPER.search(target) or (said and re.match(r"https?://", target)))
+        ):
             continue
         if _NO_PAPER.search(f"{target} {text}"):
             continue

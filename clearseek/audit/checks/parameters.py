@@ -12,9 +12,9 @@ from math import prod
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Answer, Grade, Question, Row
-from clearseek.audit.read.claims import Claim, settled
-from clearseek.audit.read.subject import INDEX, Subject
 from clearseek.counts import Counted
+from clearseek.reading.claims import Claim, settled
+from clearseek.reading.subject import INDEX, Subject
 from clearseek.tensors import SCALE_SUFFIX, fp8_tensors, memory_tensors
 
 Ways = dict[str, float]

@@ -12,12 +12,13 @@ from itertools import islice
 from typing import Final
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
+from clearseek.audit.evidence import Answer, Grade, Row
 from clearseek.audit.facts import PackagesFact
-from clearseek.audit.read.card import Document
-from clearseek.audit.read.program import Program, has_number, read_program
-from clearseek.audit.read.sources import SOFTWARE, SourceFile
-from clearseek.audit.read.subject import Subject
+from clearseek.reading.card import Document
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.program import LONGEST_SETTINGS, Program, has_number, read_program
+from clearseek.reading.sources import SOFTWARE, SourceFile
+from clearseek.reading.subject import Subject
 
 MOST_SETTINGS: Final = 3_000_000
 """Bytes that are taken apart in search of settings."""
@@ -43,7 +44,7 @@ _MOST_BLOCKS: Final = 200
 _SPARE: Final = 2
 """Settings that may be left to a program's defaults."""
 _NOT_A_RUN: Final = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "package.json")
-_ITEM = re.compile(r"([A-Za-z][\w ()/-]{1,60}?)\s*[:=]\s*(\S.{0,200})")
+_ITEM = re.compile(r"(?<![\w-])(?<![\w)] )([A-Za-z][\w ()/-]{1,60}?)\s*[:=]\s*(\S.{0,200})")
 
 
 def configuration(subject: Subject, sources: tuple[SourceFile, ...], trains: bool) -> Row:
@@ -57,7 +58,8 @@ def configuration(subject: Subject, sources: tuple[SourceFile, ...], trains: boo
     length = 0
     likely = re.compile(r"conf|train|recipe")
     for each in sorted(sources, key=lambda each: (each.example, each.is_code, not likely.search(each.path))):
-        low = each.raw[:2_000_000].lower() if each.path.rpartition("/")[2] not in _NOT_A_RUN else b""
+        no_run = each.path.rpartition("/")[2] in _NOT_A_RUN or (not each.is_code and len(each.raw) > LONGEST_SETTINGS)
+        low = b"" if no_run else each.raw[:2_000_000].lower()
         if not (b"lr" in low or b"rate" in low) or not (b"batch" in low or b"bs" in low) or length > MOST_SETTINGS:
             continue
         length += len(each.raw)
@@ -125,21 +127,28 @@ def fenced(document: Document) -> Iterator[tuple[int, str, str]]:
 
 
 _PIN = re.compile(
-    r"^[ \t\"'-]{0,12}(?:name = \")?([A-Za-z][\w.-]{0,100})(?:\[[\w,. -]{0,80}\])?"
+    r"^[ \t\"'-]{0,24}(?:name = \")?([A-Za-z][\w.-]{0,100})(?:\[[\w,. -]{0,80}\])?"
     r"(?:={1,3}|\"\nversion = \"|\": \{[^{}]{0,4000}?\"version\": \"==)(v?\d[\w.+!-]{0,100})", re.M
 )  # fmt: skip
 """A package and its exact version, as pip, conda, uv, poetry and pipenv write them."""
 _TOLD_PIN = re.compile(
     r"^[ \t*-]{0,8}(Transformers|Py[Tt]orch|TRL|Datasets|Tokenizers|PEFT)[: ]{1,3}(\d[\w.+!-]{0,40})\s*$", re.M
 )
-_IMAGE = re.compile(r"^FROM\s{1,9}(\S{0,200}(?:torch|nemo|jax|tensorflow)\S{0,100}:[\w.-]{0,100}\d[\w.-]{0,100})", re.M)
-_UNPINNED = re.compile(r"^[ \t]{0,8}([A-Za-z][\w.-]{0,100})(?:\[[\w,. -]{0,80}\])?[ \t]{0,8}(?:$|[<>~!;#])", re.M)
+_IMAGE = re.compile(
+    r"^FROM\s{1,9}(\S{0,200}(?:torch|nemo|jax|tensorflow)\S{0,100}(?::[\w.-]{0,100}\d|@sha256:)[\w.-]{0,100})", re.M
+)
+_UNPINNED = re.compile(
+    r"^[ \t\"'-]{0,24}([A-Za-z][\w.-]{1,100})(?:\[[\w,. -]{0,80}\])?[ \t]{0,8}(?:$|[<>~!;#\"'@]| = \"[\^~>*])", re.M
+)
+_INSTALLED = re.compile(r"\bpip3? install ((?:[^\n&;|\\]|\\\n)*)")
+_LOCK = re.compile(r"(?:^|[/._-])lock(?:$|\.)")
 _MOST_PACKAGES: Final = 5_000
 _FRAMEWORK = re.compile(
     r"(?:torch|pytorch|tensorflow|jax|jaxlib|flax|mxnet|paddlepaddle|mindspore|megatron|transformers|deepspeed|lightning"
     r"|composer|mlx|equinox|oneflow|tinygrad|nemo|keras|colossalai)(?:[-_](?:gpu|cpu|core|lm|toolkit|cuda\w{0,10}))?",
     re.I,
 )
+_NO_TRAINING = re.compile(r"infer|serv(?:e|ing|ice)|demo|deploy|eval|bench|(?:^|/)data/")
 _OTHER_PURPOSE = re.compile(r"(?:^|/)(?:docs?|documentation|website|eval\w{0,40}|bench\w{0,40}|tests?|examples?)/")
 
 
@@ -152,35 +161,49 @@ def _pins(file: SourceFile) -> dict[str, str]:
     return dict([*_PIN.findall(text)[:_MOST_PACKAGES], *(("image", each) for each in _IMAGE.findall(text))])
 
 
-def _loose(file: SourceFile) -> list[str]:
-    """Frameworks of training that a list of requirements names without a version."""
-    if not file.path.lower().endswith(".txt"):
-        return []
-    return [
-        name for name in _UNPINNED.findall(file.raw.decode("utf-8", errors="replace")) if _FRAMEWORK.fullmatch(name)
-    ]
+def _loose(file: SourceFile) -> set[str]:
+    """Packages without an exact version, in a list of packages or in the commands of an image."""
+    text = file.raw.decode("utf-8", errors="replace")
+    if "dockerfile" in file.path.lower():
+        given = re.sub(r"(?:^|\s)-[rcfe]\s+\S+", " ", " ".join(_INSTALLED.findall(text)[:_MOST_PACKAGES])).split()
+        return {word for word in given if re.match(r"[A-Za-z]", word) and "==" not in word and "/" not in word}
+    return set(_UNPINNED.findall(text)[:_MOST_PACKAGES])
+
+
+def _lacks(file: SourceFile, pins: dict[str, str]) -> str:
+    """What keeps a person from building the same software again from a file, in words; empty for nothing."""
+    if _LOCK.search(file.path.rpartition("/")[2].lower()):
+        return ""
+    loose = _loose(file) - set(pins)
+    if framework := next((each for each in sorted(loose) if _FRAMEWORK.fullmatch(each)), ""):
+        return f"{framework} has no version"
+    image = "dockerfile" not in file.path.lower() or "image" in pins
+    if len(pins) <= len(loose) or ("image" in pins and loose) or not image:
+        return f"{len(loose)} packages have no version" if image else "the image is not named by an exact version"
+    return ""
 
 
 def environment(subject: Subject, sources: tuple[SourceFile, ...], trains: bool) -> Row:
     """Files that pin the software of training: what builds the pages or runs tests and benchmarks is other software.
 
-    Without code here that `trains`, the software is that of something else.
+    A lock file pins all, a list most of what it names, an image by its exact tag what it brings. Without code here that
+    `trains`, the software is that of something else.
     """
     question = ask.CODE_ENVIRONMENT
     every = [(each, pins) for each in sources if (pins := _pins(each))]
     pinned = [(each, pins) for each, pins in every if not _OTHER_PURPOSE.search(each.path.lower())]
-    training = [(each, pins) for each, pins in pinned
-                if any(_FRAMEWORK.fullmatch(name) or name == "image" for name in pins)]  # fmt: skip
-    loose = next((name for each, _ in training for name in _loose(each)), "")
-    if training and not loose and trains:
-        shown = ", ".join(f"{len(pins)} packages pinned in {each.path}" for each, pins in training[:4])
-        first = PackagesFact(dict(sorted(training[0][1].items())))
-        return question.yes(Grade.PRESENT, shown, *(each.evidence for each, _ in training[:4]), facts=(first,))
+    training = [(each, pins) for each, pins in pinned if not _NO_TRAINING.search(each.path.lower())
+                and any(_FRAMEWORK.fullmatch(name) or name == "image" for name in pins)]  # fmt: skip
+    whole = [(each, pins) for each, pins in training if not _lacks(each, pins)]
+    if whole and trains:
+        shown = ", ".join(f"{amount(len(pins), 'package')} pinned in {each.path}" for each, pins in whole[:4])
+        first = PackagesFact(dict(sorted(whole[0][1].items())))
+        return question.yes(Grade.PRESENT, shown, *(each.evidence for each, _ in whole[:4]), facts=(first,))
     if pinned:
         each, pins = (training or pinned)[0]
-        why = f"{loose} has no version" if training and loose else "no training code is here that they are for"
+        why = (not whole and _lacks(each, pins)) or "no training code is here that they are for"
         why = why if training else "none of them trains a model"
-        reason = f"{len(pins)} packages pinned in {each.path}; but {why}"
+        reason = f"{amount(len(pins), 'package')} pinned in {each.path}; but {why}"
         return question.partly(Grade.PRESENT if training else Grade.CLAIMED, reason, each.evidence)
     for document in subject.documents:
         for number, line in enumerate(document.lines, 1):

@@ -16,8 +16,9 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Answer, Evidence, Grade, Row
-from clearseek.audit.read.subject import Subject
+from clearseek.audit.evidence import Answer, Grade, Row
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.subject import Subject
 
 LONGEST: Final = 200_000
 """Characters of a template."""

@@ -8,11 +8,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, TypeVar
 
-from clearseek.audit.evidence import Evidence
-from clearseek.audit.read.card import shorten
-from clearseek.audit.read.licensed import KIND_WORDS, Statement, own_names, statements
-from clearseek.audit.read.prose import said_in_policy, said_of_use
-from clearseek.audit.read.subject import Subject
 from clearseek.licences.clauses import RESTRICTING, Clause
 from clearseek.licences.markup import without_markup
 from clearseek.licences.match import Match, identify
@@ -25,6 +20,11 @@ from clearseek.licences.places import (
     perhaps_of_weights,
 )  # fmt: skip
 from clearseek.licences.table import Kind, Licence
+from clearseek.reading.card import shorten
+from clearseek.reading.evidence import Evidence
+from clearseek.reading.licensed import KIND_WORDS, Statement, own_names, statements
+from clearseek.reading.prose import said_in_policy, said_of_use
+from clearseek.reading.subject import Subject
 
 T = TypeVar("T")
 _MOST_FILES = 40
@@ -80,30 +80,43 @@ def per_subject(make: Callable[[Subject], T]) -> Callable[[Subject], T]:
     return lru_cache(maxsize=2)(make)
 
 
+def _named(subject: Subject) -> list[str]:
+    plain = ("license", "licence", "copying")
+    named = [path for path in subject.source.sizes if is_licence(path)]
+    return sorted(named, key=lambda path: (path.count("/"), path.rpartition("/")[2].lower().split(".")[0] not in plain,
+                                           path))  # fmt: skip
+
+
+def unread_licence(subject: Subject, kind: Kind) -> str:
+    """The first licence that may cover this kind and was not read, for there are too many or too long ones."""
+    read = {text.file for text in licence_files(subject)}
+    left = (path for path in _named(subject) if path not in read and (kinds := covers(path)) is not None
+            and (kind in kinds or not kinds))  # fmt: skip
+    return next(left, "")
+
+
 @per_subject
 def licence_files(subject: Subject) -> tuple[Text, ...]:
     """The files named as licences, wherever they lie: those at the top first, and there those named so and no more."""
     found: list[Text] = []
-    named = [path for path in subject.source.sizes if is_licence(path)]
-    plain = ("license", "licence", "copying")
-    named.sort(key=lambda path: (path.count("/"), path.rpartition("/")[2].lower().split(".")[0] not in plain, path))
+    named = _named(subject)
     pointed = {each.file: each.kinds for each in statements(subject) if each.file and "weights" in each.kinds}
     code = {path.rpartition("/")[0] for path in subject.source.sizes if path.endswith(".py")}
-    own_folder = any(_is_called(subject, path.partition("/")[0]) for path in named if "/" in path)
+    own = _own_folders(subject, named)
     read = 0
     for document in subject.source.readable(named[:_MOST_FILES]):
         text, file = without_markup(document.text), document.file
         kinds, folder = covers(file), file.rpartition("/")[0]
+        if found and read + len(text) > _MOST_CHARACTERS:
+            continue
         read += len(text)
-        if found and read > _MOST_CHARACTERS:
-            break
         beside = kinds is None and any(path.rpartition("/")[0] == folder for path in subject.weight_files)
-        called = kinds is None and not is_elsewhere(file) and folder not in code and _is_called(subject, folder)
+        called = kinds is None and not is_elsewhere(file) and folder not in code and folder in own
         called = called and covers(file.rpartition("/")[2]) == ()
         kinds = ("weights",) if beside or called else kinds
         if not kinds and (told := pointed.get(file)):
             kinds = tuple(kind for kind in KINDS if kind in told)
-        if kinds and folder and own_folder and not called and covers(f"{folder}/LICENSE") is None:
+        if kinds and folder and own and not called and covers(f"{folder}/LICENSE") is None:
             kinds = None  # the folder of another model
         perhaps = kinds is None and folder not in code and perhaps_of_weights(file)
         found.append(Text(file, identify(text), subject.source.whole(file), text, kinds, beside, perhaps))
@@ -112,9 +125,15 @@ def licence_files(subject: Subject) -> tuple[Text, ...]:
     return tuple(found)
 
 
-def _is_called(subject: Subject, folder: str) -> bool:
-    """Whether a folder is called after the model."""
-    return bool(folder) and subject.kin(folder.rpartition("/")[2]) in ("same", "form")
+def _own_folders(subject: Subject, named: list[str]) -> frozenset[str]:
+    """The folders with licences that are called after the model, and of several generations after this one."""
+    name, near = _letters(subject.name), dict[str, int]()
+    for folder in {path.rpartition("/")[0] for path in named} - {""}:
+        last = folder.rpartition("/")[2]
+        if subject.kin(last) in ("same", "form"):
+            letters = _letters(last)
+            near[folder] = 2 * sum(letters[: at + 1] == name[: at + 1] for at in range(len(letters))) - len(letters)
+    return frozenset(folder for folder, same in near.items() if same == max(near.values()))
 
 
 def _of_models(text: Text) -> bool:
@@ -140,8 +159,12 @@ def licence_texts(subject: Subject) -> dict[Kind, Text]:
 
 def _is_named(subject: Subject, path: str) -> bool:
     """Whether a licence is called after the model: ``LICENSE-FOO2-dev``."""
-    name = re.sub(r"(?:model|licen[cs]e|agreement|\.\w{2,4}$)|[\W_]", "", path.rpartition("/")[2].lower())
-    return bool(name) and name in {re.sub(r"[\W_]", "", each.lower()) for each in subject.names}
+    name = _letters(re.sub(r"(?:model|licen[cs]e|agreement|\.\w{2,4}$)", "", path.rpartition("/")[2].lower()))
+    return bool(name) and name in map(_letters, subject.names)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())
 
 
 @per_subject

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.intermediate import offers
-from clearseek.audit.evidence import Evidence, Grade, Row
-from clearseek.audit.read.hub import STEP_REVISION
-from clearseek.audit.read.subject import Subject, is_weights
+from clearseek.audit.evidence import Grade, Row
+from clearseek.audit.hub import STEP_REVISION
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.subject import Subject, is_weights
 from clearseek.sysfiles import system_file
 
 _STEP = re.compile(r"(?:^|/)(?:step|checkpoint|ckpt|iter)[-_]?(\d+)(?:/|$)|(?:^|/)(\d{3,})/")
@@ -46,7 +47,7 @@ def rows(subject: Subject) -> Iterator[Row]:
     state = [path for files in steps.values() for path in files if "optim" in path.rpartition("/")[2]]
     if state:
         places = map(subject.source.whole, state[:6])
-        yield ask.WEIGHTS_OPTIMIZER.yes(Grade.PRESENT, f"with {len(state)} checkpoints", *places)
+        yield ask.WEIGHTS_OPTIMIZER.yes(Grade.PRESENT, f"with {amount(len(state), 'checkpoint')}", *places)
     else:
         reason = "no folder of a checkpoint holds a file of the optimiser's state"
         yield ask.WEIGHTS_OPTIMIZER.no(Grade.ABSENT, reason)
@@ -91,7 +92,7 @@ def _intermediate(subject: Subject, states: tuple[State, ...], note: str) -> Row
     after = f"; {note}" if note else ""
     if states:
         listed = ", ".join(each.name for each in states[:8]) + (", …" if len(states) > 8 else "")
-        reason = f"{len(states)} checkpoints, named after their steps: {listed}{after}"
+        reason = f"{amount(len(states), 'checkpoint')}, named after their steps: {listed}{after}"
         return ask.WEIGHTS_INTERMEDIATE.yes(Grade.PRESENT, reason, *(each.place for each in states[:8]))
     places, linked = offers(subject)
     if places:
@@ -115,7 +116,7 @@ def _distinct(subject: Subject, states: tuple[State, ...], note: str) -> Row:
         return ask.WEIGHTS_TRAJECTORY.unknown(Grade.ABSENT, note, *places)
     if not all(each.weights for each in states):
         return ask.WEIGHTS_TRAJECTORY.unknown(Grade.PRESENT, "the checkpoints were not hashed (--no-hash)", *places)
-    reason = f"{len(states)} checkpoints, no two with the same weight files, by their hashes; "
+    reason = f"{amount(len(states), 'checkpoint')}, no two with the same weight files, by their hashes; "
     reason += f"their numbers were not compared{after}"
     return ask.WEIGHTS_TRAJECTORY.yes(Grade.PRESENT, reason, *places)
 

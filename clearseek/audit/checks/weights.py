@@ -15,15 +15,17 @@ from itertools import islice
 from math import prod
 
 from clearseek.audit import questions as ask
-from clearseek.audit.evidence import Evidence, Grade, Row
-from clearseek.audit.read.card import Document
-from clearseek.audit.read.identity import SIZE
-from clearseek.audit.read.repositories import written
-from clearseek.audit.read.source import is_test
-from clearseek.audit.read.subject import INDEX, Subject, Weights, is_weights, not_settings
+from clearseek.audit.checks.gates import GATE, said_of_access
+from clearseek.audit.evidence import Grade, Row
+from clearseek.reading.card import Document
+from clearseek.reading.evidence import Evidence, amount
+from clearseek.reading.identity import SIZE
+from clearseek.reading.repositories import Repository, written
+from clearseek.reading.source import is_test
+from clearseek.reading.subject import INDEX, Subject, Weights, is_weights, not_settings
 from clearseek.tensors import fp8_tensors, tensors
 
-_FILE = re.compile(
+FILE_ADDRESS = re.compile(
     r"(?:https?|gs|s3)://[^\s?#\"'<>]{1,600}/(?P<name>[\w.%-]{1,200})\.(?P<kind>safetensors|gguf|pth?|ckpt|bin|tar|tgz|gz|zip)"
     r"(?![\w/.-])",
     re.I,
@@ -84,7 +86,7 @@ def _format(subject: Subject) -> Row:
         wrong = tuple(Evidence(file) for file in weights.errors) or places
         return ask.WEIGHTS_FORMAT.no(Grade.CLAIMED, _some(problems), *wrong)
     count = len(weights.tensors)
-    reason = f"{len(weights.headers)} files, {count:,} tensors, no gap, no overlap, no key twice"
+    reason = f"{amount(len(weights.headers), 'file')}, {amount(count, 'tensor')}, no gap, no overlap, no key twice"
     if away:
         return ask.WEIGHTS_FORMAT.unknown(Grade.PRESENT, f"{reason}; the others were not read: {away}", *places)
     reason += "; the index names each" if index.value is not None else ""
@@ -121,7 +123,7 @@ def _index_problems(subject: Subject) -> Iterator[str]:
         top = [each for each in subject.weight_files if "/" not in each]
         shards = [each for each in top if _SHARD.search(each)]  # others may be an adapter, or another precision
         if subject.index.error or len(shards) > 1:
-            yield subject.index.error or f"{len(shards)} shards and no {INDEX}"
+            yield subject.index.error or f"{amount(len(shards), 'shard')} and no {INDEX}"
         return
     for tensor, file in index.tensors.items():
         where = weights.tensors.get(tensor)
@@ -212,7 +214,7 @@ def _health(subject: Subject) -> Row:
     weights = subject.weights
     if not weights.headers:
         return ask.WEIGHTS_HEALTH.not_applicable("there are no weight files here")
-    from clearseek.audit.read.sample import take_sample  # NumPy takes long to load, and most cards come without weights
+    from clearseek.reading.sample import take_sample  # NumPy takes long to load, and most cards come without weights
 
     sample = take_sample(subject)
     places = tuple(Evidence(file, f"bytes {begin}-{end - 1}") for file, begin, end in sample.places[:4])
@@ -220,7 +222,9 @@ def _health(subject: Subject) -> Row:
         wrong = tuple(sample.where)[:8] or places
         return ask.WEIGHTS_HEALTH.no(Grade.PRESENT, _some(list(sample.problems)), *wrong)
     whole = "all" if sample.whole else "a sample of"
-    reason = f"{whole} {sample.tensors:,} tensors, {sample.bytes:,} bytes read: all finite, none constant, no copies"
+    reason = (
+        f"{whole} {amount(sample.tensors, 'tensor')}, {sample.bytes:,} bytes read: all finite, none constant, no copies"
+    )
     return ask.WEIGHTS_HEALTH.yes(Grade.CHECKED, reason, *places)
 
 
@@ -229,7 +233,8 @@ def _final(subject: Subject, matching: Row) -> Row:
     if weights.headers:
         places = tuple(subject.source.whole(file) for file in weights.headers)[:8]
         size = sum(entry.size for _, entry in weights.tensors.values())
-        reason = f"{len(weights.tensors):,} tensors, {size:,} bytes in {len(weights.headers)} safetensors files"
+        reason = f"{amount(len(weights.tensors), 'tensor')}, {size:,} bytes in "
+        reason += amount(len(weights.headers), "safetensors file")
         if weights.complete and matching.answer == "yes":
             reason += ", exactly those that config.json asks for"
             return ask.WEIGHTS_FINAL.yes(Grade.CHECKED, reason, *places)
@@ -243,10 +248,10 @@ def _final(subject: Subject, matching: Row) -> Row:
         else:
             return ask.WEIGHTS_FINAL.yes(Grade.PRESENT, reason, *places)
         return ask.WEIGHTS_FINAL.partly(Grade.PRESENT, f"{reason}; {what}", *places)
-    other = _others(subject)
+    other = other_weights(subject)
     if other:
         places = tuple(subject.source.whole(file) for file in other[:8])
-        reason = f"{len(other)} files of weights in formats that are not read here ({other[0]})"
+        reason = f"{amount(len(other), 'file')} of weights in formats that are not read here ({other[0]})"
         if sum(subject.source.sizes[path] for path in other) < LEAST_ELEMENTS:
             reason += ", too small for those of a model"
             return ask.WEIGHTS_FINAL.partly(Grade.PRESENT, reason, *places)
@@ -254,7 +259,7 @@ def _final(subject: Subject, matching: Row) -> Row:
     return _elsewhere(subject, away)
 
 
-def _others(subject: Subject) -> tuple[str, ...]:
+def other_weights(subject: Subject) -> tuple[str, ...]:
     """Files of weights that are no safetensors: named as such, or large and of a kind that holds little else."""
     return tuple(
         path
@@ -277,11 +282,14 @@ def _elsewhere(subject: Subject, away: str) -> Row:
         return ask.WEIGHTS_FINAL.yes(Grade.LINKED, reason, *links[:4])
     if away:
         return ask.WEIGHTS_FINAL.partly(Grade.CLAIMED, away, *_pointers(subject))
-    models = [each for each in subject.repositories
-              if each.kind in ("model", "collection", "owner") and not each.others
-              and not _NO_WEIGHTS.search(each.name)]  # fmt: skip
+    models = _models(subject)
     if not models:
         reason = "no weight files here, and no document links to any"
+        if promised := [each.place for each in subject.repositories if each.withheld and subject.kin(each.name)]:
+            reason = "no weight files here; the link to some says that they are not given out there, or not yet"
+            return ask.WEIGHTS_FINAL.no(Grade.CLAIMED, reason, *promised[:4])
+        if gate := said_of_access(subject, GATE):
+            return ask.WEIGHTS_FINAL.partly(Grade.CLAIMED, f"{reason}; they are to be asked for: “{gate.quote}”", gate)
         if subject.unread:
             return ask.WEIGHTS_FINAL.unknown(Grade.ABSENT, f"{reason}, as far as was read; {subject.unread}")
         return ask.WEIGHTS_FINAL.no(Grade.ABSENT, reason)
@@ -291,6 +299,18 @@ def _elsewhere(subject: Subject, away: str) -> Row:
     if any(subject.is_own(each.address) for each in models) and not SIZE.search(subject.name.lower()):
         return ask.WEIGHTS_FINAL.partly(Grade.LINKED, reason, *places)
     return ask.WEIGHTS_FINAL.unknown(Grade.LINKED, reason, *places)
+
+
+def _models(subject: Subject) -> list[Repository]:
+    """Models that are linked, and whose words are not about others' work."""
+    return [each for each in subject.repositories
+            if each.kind in ("model", "collection", "owner") and not each.others and not each.withheld
+            and not _NO_WEIGHTS.search(each.name)]  # fmt: skip
+
+
+def may_lie_elsewhere(subject: Subject) -> list[Evidence]:
+    """Places where the weights are, or may be under another name; empty where nothing leads to any."""
+    return weight_links(subject) or [each.place for each in _models(subject)] or list(_pointers(subject))
 
 
 @lru_cache(maxsize=1)
@@ -303,7 +323,7 @@ def weight_links(subject: Subject) -> list[Evidence]:
     sized = bool(SIZE.search(subject.name.lower()))
     for each in subject.repositories:
         holds = each.kind in ("model", "collection") and not _NO_WEIGHTS.search(each.name)
-        if holds and (kin := subject.kin(each.name)):
+        if holds and not each.withheld and (kin := subject.kin(each.name)):
             own = subject.is_own(each.address)
             if kin == "same" or (own and not each.others and (kin == "form" or not sized or each.kind == "collection")):
                 groups.setdefault(kin, []).append(each.place)
@@ -316,22 +336,23 @@ def _own_models(subject: Subject) -> list[Evidence]:
     """The maker's models under other names, where the card is of a family or a method, which names no size."""
     if SIZE.search(subject.name.lower()):
         return []
-    named = (each for each in subject.repositories if each.kind in ("model", "collection") and each.name)
-    return [each.place for each in named
-            if not each.others and not _NO_WEIGHTS.search(each.name) and subject.is_own(each.address)]  # fmt: skip
+    named = (each for each in _models(subject) if each.kind != "owner" and each.name)
+    return [each.place for each in named if subject.is_own(each.address)]
 
 
 def _files_elsewhere(subject: Subject) -> list[Evidence]:
     """Links to files of weights: by their ending, or archives that are called or spoken of as weights."""
     found = []
     for document in subject.documents:
-        for link in document.links:
+        links = [each for each in document.links if (each.line, each.target) not in document.withheld]
+        away = {line for line, _ in document.withheld}
+        for link in links:
             words = " ".join((link.text, *document.headings[link.line - 1], document.lines[link.line - 1]))
-            if (file := _FILE.search(link.target)) is None:
+            if (file := FILE_ADDRESS.search(link.target)) is None:
                 if _STORE.search(link.target) and _SPOKEN.search(words) and not _OTHER_FILES.search(words):
                     found.append(Evidence(document.file, f"line {link.line}", link.target, document.sha256))
                 continue
-            words = _FILE.sub("", words)
+            words = FILE_ADDRESS.sub("", words)
             spoken = _SPOKEN.search(words) and not _OTHER_FILES.search(words)
             if _DATA_FILE.search(file["name"]):
                 continue
@@ -339,7 +360,7 @@ def _files_elsewhere(subject: Subject) -> list[Evidence]:
             if file["kind"].lower() not in _ARCHIVES or called or spoken:
                 found.append(Evidence(document.file, f"line {link.line}", link.target, document.sha256))
         for number, line in enumerate(document.lines[:_MOST_LINES], 1):
-            place = _FETCHED.search(line) if ":" in line or "ollama" in line else None
+            place = _FETCHED.search(line) if (":" in line or "ollama" in line) and number not in away else None
             if place and (subject.kin(place[1]) if place[1] else _is_fetched(document, number, place[0])):
                 found.append(Evidence(document.file, f"line {number}", place[0], document.sha256))
     return found[:40]
@@ -361,7 +382,7 @@ def _in_code(subject: Subject) -> list[Evidence]:
         for number, line in enumerate(document.lines if _MAY_LOAD.search(document.text) else (), 1):
             if not _MAY_LOAD.search(line):
                 continue
-            file = _FILE.search(line)
+            file = FILE_ADDRESS.search(line)
             same = any(kind == "model" and subject.kin(name) == "same" for kind, _, name in written(line))
             same = same or (_FETCHES.search(document.file) is not None and _BUCKET.search(line) is not None)
             address = next((f"https://huggingface.co/{owner}/{name}" for kind, owner, name in written(line)

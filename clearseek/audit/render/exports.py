@@ -34,7 +34,7 @@ _LICENCES: Final = {
     "document": ask.LICENCE_DOCUMENTS,
 }  # fmt: skip
 _KINDS: Final = {"code": "code", "data": "model", "document": "document", "datasets": "data"}
-"""Kinds of the Model Openness Tool, whose “data” are parameters -> what has a licence here."""
+"""Kinds of the tool's components, where “data” are parameters, which name their own licence -> what has one here."""
 _METADATA: Final = Requirement("Model metadata", kind="code", all=(ask.CODE_CONFIGURATION.id,))
 """A component that no class of the framework asks for."""
 _NOT_LISTED: Final = ("OpenMDW-1.1",)
@@ -164,7 +164,7 @@ def as_mot(audit: Audit) -> str:
     release = {
         "name": known["name"],
         "version": known["revision"][:12] or "unversioned",
-        "license": {kind: terms[kind] for kind in ("code", "data", "document")},
+        "license": {"code": terms["code"], "data": terms["datasets"], "document": terms["document"]},
         "producer": known["owner"] or "unknown",
         "components": components,
     }

@@ -10,11 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from clearseek.audit.evidence import Answer, Audit, Evidence
-from clearseek.audit.read.card import shorten
-from clearseek.audit.render.text import DIMENSIONS, LEGEND, MARKS, differing, names_of
+from clearseek.audit.evidence import Answer, Audit
+from clearseek.audit.render.text import DIMENSIONS, LEGEND, MARKS, NOT_ASKED, differing, names_of
 from clearseek.audit.verdict import verdict
 from clearseek.audit.views import views
+from clearseek.reading.card import shorten
+from clearseek.reading.evidence import Evidence
 from clearseek.signing.tree import visible
 from clearseek.templates import render
 
@@ -50,7 +51,7 @@ def _document(name: str, audits: Sequence[Audit], everything: bool = False) -> s
     return render(
         "clearseek.audit.render", f"{name}.jinja", joined, cell, shorten, shown=visible, audits=audits, verdicts=found,
         names=names_of(found, audits), readings=list(map(views, audits)), rows=differing(audits, everything),
-        everything=everything, dimensions=DIMENSIONS, marks=MARKS, look=_LOOK, legend=LEGEND,
+        everything=everything, dimensions=DIMENSIONS, marks=MARKS, look=_LOOK, legend=LEGEND, not_asked=NOT_ASKED,
     )  # fmt: skip
 
 

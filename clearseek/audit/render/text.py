@@ -14,6 +14,7 @@ from rich.text import Text
 from clearseek.audit.evidence import Answer, Audit, Dimension, Row
 from clearseek.audit.verdict import Verdict, verdict
 from clearseek.audit.views import views
+from clearseek.reading.evidence import amount
 from clearseek.signing.tree import visible
 
 MARKS: Final[dict[Answer, tuple[str, str]]] = {
@@ -29,6 +30,10 @@ LEGEND: Final = (
     "E4 cross-checked: it agrees with other files here; E5 re-executed: made again with the same result"
 )
 """Grades in words: how far an answer has been shown."""
+NOT_ASKED: Final = "An empty cell: the row was not asked of that release, for it has nothing that the row is about."
+"""What a comparison leaves empty, in words."""
+_LEAST_TITLE: Final = 32
+"""Columns that a row's title has at least."""
 DIMENSIONS: Final[dict[Dimension, str]] = {
     "technical": "What the weights are and allow",
     "definition": "What is open",
@@ -66,7 +71,7 @@ def names_of(verdicts: Sequence[Verdict], audits: Sequence[Audit]) -> list[str]:
 def print_audit(console: Console, audit: Audit, evidence: bool = False, everything: bool = False) -> None:
     """Print the verdict and the rows that tell something, or all; with `evidence`, where to see each."""
     print_verdict(console, verdict(audit))
-    size = f"{audit.facts['files']:,} files, {audit.facts['bytes']:,} bytes, {visible(audit.subject)}"
+    size = f"{amount(audit.facts['files'], 'file')}, {audit.facts['bytes']:,} bytes, {visible(audit.subject)}"
     console.print(Text(f"\n{size}", style="dim"), soft_wrap=True)
     _print_legend(console)
     width = max((len(row.id) for row in audit), default=0)
@@ -76,7 +81,7 @@ def print_audit(console: Console, audit: Audit, evidence: bool = False, everythi
             if everything or row.tells:
                 _print_row(console, row, width, evidence)
     if left := sum(not everything and not row.tells for row in audit):
-        text = f"{left} more rows do not apply, or have nothing to show: --all"
+        text = f"{amount(left, 'more row')} do not apply, or have nothing to show: --all"
         console.print(Text(f"\n{text}", style="dim"), soft_wrap=True)
     console.print(Text("\nWhat frameworks make of it", style="bold"), soft_wrap=True)
     for view in views(audit):
@@ -137,22 +142,22 @@ def print_comparison(console: Console, audits: Sequence[Audit], everything: bool
         for view in views(audit) if everything else ():
             _print(console, Text(f"   {view.name}: "), Text(f"claimed: {view.claimed}; proven: {view.proven}"), 3)
     rows = differing(audits, everything)
-    label = 2 + max(map(len, (*DIMENSIONS.values(), *(id for ids in rows.values() for id in ids))))
-    most = max(1, (console.width - label) // 6)
+    most = max(1, (console.width - _LEAST_TITLE) // 6)
     console.print(Text(f"\n{'All rows' if everything else 'Rows that differ (--all shows all)'}", style="bold"))
     _print_legend(console)
+    console.print(Text(NOT_ASKED, style="dim"), soft_wrap=not console.is_terminal)
     for first in range(0, len(audits), most):
         chosen = audits[first : first + most]
         for dimension, ids in rows.items():
             names = "".join(f"{number:<6}" for number in range(first + 1, first + 1 + len(chosen)))
-            title = DIMENSIONS[dimension].ljust(label)
-            console.print(Text(f"\n{title}{names}".rstrip(), style="bold"), soft_wrap=True)
-            for id in ids:
-                console.print(_cells(console, id.ljust(label), [audit.get(id) for audit in chosen]), soft_wrap=True)
+            console.print(Text(f"\n{names}{DIMENSIONS[dimension]}", style="bold"), soft_wrap=True)
+            for id, title in ids.items():
+                cells = _cells(console, [audit.get(id) for audit in chosen])
+                _print(console, cells, Text.assemble(title, (f"  {id}", "dim")), cells.cell_len)
 
 
-def _cells(console: Console, head: str, rows: Sequence[Row | None]) -> Text:
-    line = Text(head)
+def _cells(console: Console, rows: Sequence[Row | None]) -> Text:
+    line = Text()
     for row in rows:
         cell = f"{mark(console, row.answer)[0]} E{int(row.grade)}" if row else ""
         line += Text(cell.ljust(6), style=MARKS[row.answer][1] if row else "")

@@ -10,8 +10,8 @@ import pytest
 from clearseek.audit.checks.code import rows
 from clearseek.audit.evidence import Grade
 from clearseek.audit.facts import PackagesFact
-from clearseek.audit.read.source import Folder
-from clearseek.audit.read.subject import Subject
+from clearseek.reading.source import Folder
+from clearseek.reading.subject import Subject
 from tests.releases import audited
 
 YAML = """\

@@ -8,9 +8,9 @@ import pytest
 
 from clearseek.audit.checks import data
 from clearseek.audit.checks.data_sets import is_evaluation_data
-from clearseek.audit.read.mentions import of_another
-from clearseek.audit.read.source import Folder
-from clearseek.audit.read.subject import Subject
+from clearseek.reading.mentions import of_another
+from clearseek.reading.source import Folder
+from clearseek.reading.subject import Subject
 
 HF = "https://huggingface.co/datasets/"
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from clearseek.audit.audit import audit_release
 from clearseek.audit.evidence import Grade, Row
-from clearseek.audit.read.source import Folder
+from clearseek.reading.source import Folder
 from tests.releases import audited, write_weights
 
 

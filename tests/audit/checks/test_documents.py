@@ -10,8 +10,8 @@ import pytest
 
 from clearseek.audit.checks import code, data, documents
 from clearseek.audit.evidence import Grade
-from clearseek.audit.read.source import Folder
-from clearseek.audit.read.subject import Subject
+from clearseek.reading.source import Folder
+from clearseek.reading.subject import Subject
 from tests.releases import audited
 
 WORDS = (

@@ -45,6 +45,16 @@ def test_a_text_longer_than_what_is_compared_is_unknown(tmp_path: Path) -> None:
     assert "too long" in found["licence.weights"].reason
 
 
+def test_a_licence_that_was_not_read_is_said(tmp_path: Path) -> None:
+    filler = "".join(f"{number} is a number. " for number in range(30_000))
+    found = audit_of(tmp_path, LICENSE=MIT, **{"LICENSE-2.txt": filler})
+    assert answers(found)[::2] == ("unknown", "unknown")
+    assert "LICENSE-2.txt was not read" in found["licence.weights"].reason
+    assert found["licence.data"].answer == "not applicable"
+    (tmp_path / "LICENSE-2.txt").rename(tmp_path / "LICENSE-CODE-2.txt")
+    assert audited(tmp_path)["licence.weights"].answer == "yes"
+
+
 def test_a_title_proves_no_open_licence(tmp_path: Path) -> None:
     found = audit_of(tmp_path, "openmdw-1.1", LICENSE=OPENMDW)
     assert found["licence.weights"].answer == "yes" and found["licence.weights"].grade == Grade.CLAIMED

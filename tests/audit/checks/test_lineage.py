@@ -10,9 +10,9 @@ import pytest
 from clearseek.audit.audit import audit_release
 from clearseek.audit.checks.lineage import MOST_MODELS, derived_models
 from clearseek.audit.evidence import Grade, Row
-from clearseek.audit.read.source import Folder
-from clearseek.audit.read.subject import Subject
 from clearseek.licences.table import LICENCES
+from clearseek.reading.source import Folder
+from clearseek.reading.subject import Subject
 from tests.licences.examples import LLAMA_3_1, MIT, published
 from tests.releases import audited
 

@@ -8,10 +8,10 @@ import pytest
 
 from clearseek.audit.checks.operations import product, stated_operations
 from clearseek.audit.evidence import Grade
-from clearseek.audit.read.card import Document
-from clearseek.audit.read.claims import find_claims
-from clearseek.audit.read.source import Folder
-from clearseek.audit.read.subject import Subject
+from clearseek.reading.card import Document
+from clearseek.reading.claims import find_claims
+from clearseek.reading.source import Folder
+from clearseek.reading.subject import Subject
 from tests.releases import audited, card
 
 LARGE = "Large has 405B total parameters and was trained on 15.6 trillion tokens. It took 30.84M H100 GPU hours.\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from clearseek.audit.checks.papers import own_papers, papers
-from clearseek.audit.read.source import Folder
-from clearseek.audit.read.subject import Subject
+from clearseek.reading.source import Folder
+from clearseek.reading.subject import Subject
 
 A = "https://arxiv.org/abs/2304.00001"
 HUB = "[Weights](https://huggingface.co/foolab/Foo)"

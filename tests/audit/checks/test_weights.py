@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from clearseek.audit.evidence import Audit
-from clearseek.audit.read.source import Folder
-from clearseek.audit.read.subject import Subject
+from clearseek.reading.source import Folder
+from clearseek.reading.subject import Subject
 from tests.releases import audited
 
 RNG = np.random.default_rng(0)
