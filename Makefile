@@ -17,6 +17,11 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+browser-test: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
+	command -v chromium >/dev/null || $(BIN)/python -m playwright install chromium
+	$(BIN)/python -m pytest tests/serve/test_page.py
+
 wheel: .venv/installed-dev
 	.ci/wheel $(BIN)/python
 
@@ -35,4 +40,4 @@ wheel: .venv/installed-dev
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: demo test test-quick lint wheel clean
+.PHONY: demo test test-quick lint browser-test wheel clean

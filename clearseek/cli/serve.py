@@ -6,6 +6,7 @@ import argparse
 import os
 import socket
 import sys
+from pathlib import Path
 
 from clearseek.cli.models import add_model, cache_pages, open_model
 from clearseek.cores import default_threads, sharing_cores
@@ -27,6 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-key", action="store_true", help="serve other machines without an API key")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME",
                         help="a further name by which clients call this server; may be repeated")  # fmt: skip
+    parser.add_argument("--base", action="store_true", help="the page is for continuing a text, not for chat")
     parser.add_argument("--most-tokens", type=int, default=4096, help="most tokens of an answer (default: 4096)")
     parser.add_argument("--most-waiting", type=int, default=256, help="most answers at once (default: 256)")
     parser.add_argument("--at-once", type=int, default=64, help="most answers that are written at once (default: 64)")
@@ -58,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     engine = model.engine(cache_pages(arguments, model), most=arguments.at_once)
     worker = Worker(engine, arguments.most_waiting)
     limits = Limits(waiting=arguments.most_waiting, tokens=arguments.most_tokens)
-    service = Service(model, worker, limits, chat=True)
+    service = Service(model, worker, limits, chat=not arguments.base and _chats(arguments.model))
     hosts = [] if arguments.host in ("0.0.0.0", "::") else [arguments.host]
     app = application(service, keys, [*hosts, *arguments.allow_host, *_own_names(arguments.host)])
     worker.start()
@@ -69,6 +71,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"slow and not invariant: {_why()}", file=sys.stderr)
     Server(app, worker).run(sockets=[listener])
     return 0
+
+
+def _chats(folder: Path) -> bool:
+    """Whether a model was trained to chat: ClearSeek's own runs and exports are of pre-trained models so far."""
+    card = folder / "README.md"
+    if not (folder / "config.json").is_file():
+        return False
+    return "clearseek" not in (card.read_text(encoding="utf-8", errors="replace")[:2000] if card.is_file() else "")
 
 
 def _why() -> str:

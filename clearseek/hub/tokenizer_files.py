@@ -1,11 +1,4 @@
-# ruff: noqa: RUF001
-"""Small files beside the weights: tokenizer settings, chat template, generation settings.
-
-The template has DeepSeek-V3's form: the beginning-of-text token, the system text bare, then for each turn
-``<｜User｜>question<｜Assistant｜>answer<｜end▁of▁sentence｜>``. The ``generation`` tags around the assistant's text
-let a trainer mask everything else (without them ``assistant_only_loss`` trains on nothing); inference engines skip
-them.
-"""
+"""Small files beside the weights: tokenizer settings and generation settings."""
 
 from __future__ import annotations
 
@@ -17,26 +10,6 @@ from clearseek.config import ModelConfig
 from clearseek.data.tokenizer import BOS, EOS, PAD, Tokenizer
 from clearseek.errors import UserError
 from clearseek.filetypes import expect
-
-CHAT_TEMPLATE = (
-    "{{- bos_token -}}"
-    "{%- set ns = namespace(first_system=true) -%}"
-    "{%- for message in messages if message['role'] == 'system' -%}"
-    "{{- ('' if ns.first_system else '\n\n') + message['content'] -}}"
-    "{%- set ns.first_system = false -%}"
-    "{%- endfor -%}"
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'user' -%}"
-    "{{- '<｜User｜>' + message['content'] -}}"
-    "{%- elif message['role'] == 'assistant' -%}"
-    "{{- '<｜Assistant｜>' -}}"
-    "{%- generation -%}{{- message['content'] + eos_token -}}{%- endgeneration -%}"
-    "{%- elif message['role'] != 'system' -%}"
-    "{{- raise_exception('unknown role: ' + message['role']) -}}"
-    "{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<｜Assistant｜>' -}}{%- endif -%}"
-)
 
 
 @dataclass(frozen=True, slots=True)

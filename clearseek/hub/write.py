@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from clearseek.chat.render import template
 from clearseek.config import ModelConfig, Recipe
 from clearseek.counts import count_parameters
 from clearseek.data.tokenizer import Tokenizer
@@ -29,7 +30,7 @@ from clearseek.files import atomic_folder
 from clearseek.hub.block_fp8 import encode
 from clearseek.hub.config_json import Scales, hf_config, quantization_config
 from clearseek.hub.folder import INDEX
-from clearseek.hub.tokenizer_files import CHAT_TEMPLATE, generation_config, special_ids, tokenizer_config
+from clearseek.hub.tokenizer_files import generation_config, special_ids, tokenizer_config
 from clearseek.templates import render
 from clearseek.tensors import FP8_KINDS, SCALE_SUFFIX, TensorSpec, memory_tensors, scale_shape, tensors
 
@@ -102,7 +103,7 @@ def export_hf(
         _write_json(folder / "generation_config.json", generation_config(ids))
         _write_json(folder / "tokenizer_config.json", tokenizer_config(ids, config.max_position_embeddings))
         (folder / "tokenizer.json").write_bytes(tokenizer.content)
-        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(template(), encoding="utf-8")
         card = render(
             "clearseek.hub", "model-card.md.jinja", name=out.name, config=config, dtype=stored_as,
             count=count_parameters(config), extra=extra_card, mark=EXPORT_MARK,
