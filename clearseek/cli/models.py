@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from clearseek.config import ModelConfig
     from clearseek.data.tokenizer import Tokenizer
     from clearseek.inference.model import Model
+    from clearseek.inference.packed import Packed
 
 STORED = {"bf16": "BF16", "int8": "I8", "fp32": "F32"}
 
@@ -65,7 +67,18 @@ def open_model(arguments: argparse.Namespace) -> Model:
     name = arguments.model.resolve().name
     kind = STORED[arguments.weights]
     model = Model.of(name, config, tensors, tokenizer_of(file, config), kind)  # type: ignore[arg-type]
+    say_if_plain(model.packed)
     return model.without_drafts() if arguments.no_drafts else model
+
+
+def say_if_plain(packed: Packed) -> None:
+    """Say on standard error where PyTorch's own operations do the work: slower, and without the promise of bits."""
+    from clearseek.inference.model import loops_run
+    from clearseek.kernels.launch import unavailable
+
+    if not loops_run(packed):
+        why = unavailable() or "the weights are on a GPU"
+        print(f"slower, and an answer's last bits may depend on its neighbours: {why}", file=sys.stderr)
 
 
 def cache_pages(arguments: argparse.Namespace, model: Model, sequences: int = 8) -> int:

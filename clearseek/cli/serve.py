@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import sys
 from pathlib import Path
 
 from clearseek.cli.models import add_model, cache_pages, open_model
@@ -67,8 +66,6 @@ def run(arguments: argparse.Namespace) -> int:
     port = listener.getsockname()[1]
     shown = arguments.host if ":" not in arguments.host else f"[{arguments.host}]"
     print(f"{model.name}: http://{shown}:{port}/  ({service.fingerprint}; Ctrl-C ends it)", flush=True)
-    if engine.forward.__class__.__name__ == "Plain":
-        print(f"slow and not invariant: {_why()}", file=sys.stderr)
     Server(app, worker).run(sockets=[listener])
     return 0
 
@@ -79,12 +76,6 @@ def _chats(folder: Path) -> bool:
     if not (folder / "config.json").is_file():
         return False
     return "clearseek" not in (card.read_text(encoding="utf-8", errors="replace")[:2000] if card.is_file() else "")
-
-
-def _why() -> str:
-    from clearseek.kernels.launch import unavailable
-
-    return unavailable() or "the model is on a GPU"
 
 
 def _listener(host: str, port: int) -> socket.socket:

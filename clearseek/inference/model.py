@@ -68,9 +68,14 @@ def pages_for(config: ModelConfig, memory: int) -> int:
     return memory // (4 * PAGE * layers * (config.kv_lora_rank + config.qk_rope_head_dim))
 
 
+def loops_run(packed: Packed) -> bool:
+    """Whether the compiled loops can run a model here."""
+    return packed.embedding.is_cpu and launch.unavailable() is None
+
+
 def forward_of(packed: Packed, pages: int, rows: int, longest: int) -> Forward:
     """Compiled loops where they can be had, PyTorch's operations elsewhere."""
-    if packed.embedding.is_cpu and launch.unavailable() is None:
+    if loops_run(packed):
         from clearseek.inference.loops import Loops
 
         return Loops(packed, pages, rows, longest)
@@ -80,7 +85,7 @@ def forward_of(packed: Packed, pages: int, rows: int, longest: int) -> Forward:
 def environment(packed: Packed) -> dict[str, str]:
     """What besides weights, prompt and settings decides an answer's bits."""
     found = {"weights stored as": packed.kind, "processor": platform.machine()}
-    if packed.embedding.is_cpu and launch.unavailable() is None:
+    if loops_run(packed):
         return found | {"sums": "loops-1", "numba": _version("numba"), "numpy": _version("numpy")}
     return found | {"sums": "torch", "torch": torch.__version__, "device": packed.embedding.device.type}
 

@@ -101,7 +101,7 @@ class Guide(Protocol):
         ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Request:
     """A prompt on its way through the engine."""
 
