@@ -23,7 +23,7 @@ HELP = "/again answers anew, /save FILE keeps the last answer's record, /new beg
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "examples:\n  clearseek chat my-model\n  echo 'What is 2 + 2?' | clearseek chat my-model --save answer.json"
+        "example:\n  clearseek chat my-model\n  echo 'What is 2 + 2?' | clearseek chat my-model --save answer.json"
     )
     add_model(parser)
     parser.add_argument("--system", default="", help="text that tells the model how to answer")

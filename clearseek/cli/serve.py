@@ -17,7 +17,7 @@ KEY = "CLEARSEEK_API_KEY"
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "examples:\n  clearseek serve runs/quickstart\n  clearseek serve my-model --port 9000 --weights int8\n"
+        "example:\n  clearseek serve runs/quickstart\n  clearseek serve my-model --port 9000 --weights int8\n"
         f"  {KEY}=secret clearseek serve my-model --host 0.0.0.0"
     )
     add_model(parser)

@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(ended)
     elif ended["finished"]:
+        print(f"a page for it, with clearseek[serve]: {command('serve', folder.root)}")
         print(f"done: {folder.root}  weights {ended['weights_sha256'][:16]}  next: {command('generate', folder.root)}")
-        print(f"a page for it: {command('serve', folder.root)}  (needs: pip install 'clearseek[serve]')")
     else:
         elsewhere = ("--data", arguments.data) if arguments.data else ()
         where = " in the final evaluation" if ended["steps"] == recipe.train.steps else ""

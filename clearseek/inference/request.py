@@ -85,7 +85,7 @@ class Chosen:
     """The likeliest tokens and their log-probabilities, falling."""
     experts: tuple[tuple[int, ...], ...] = ()
     """Experts that the token before it visited in each layer with experts."""
-    drafted: int | None = None
+    drafted: int | None = field(default=None, compare=False)
     """Token that the multi-token-prediction layer had proposed here, or None; accepted where it is `token`."""
 
 

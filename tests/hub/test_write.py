@@ -102,8 +102,8 @@ def test_transformers_loads_tokenizer_and_template(tmp_path: Path) -> None:
     ]
     text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert text == (
-        "<｜begin▁of▁sentence｜>Be brief.<｜User｜>seaweed?<｜Assistant｜>saltmark<｜end▁of▁sentence｜>"
-        "<｜User｜>sandline?<｜Assistant｜>"
+        "<｜begin▁of▁sentence｜>Be brief.<｜User｜>seaweed?<｜Assistant｜></think>saltmark<｜end▁of▁sentence｜>"
+        "<｜User｜>sandline?<｜Assistant｜></think>"
     )
     encoded = theirs.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
     trained = [i for i, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if mask]

@@ -15,6 +15,7 @@ from typing import Final, get_args
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks.code_links import CODE, NO_CODE, code_links, is_here
+from clearseek.audit.checks.data_sets import data_files
 from clearseek.audit.checks.settings import configuration, environment, fenced
 from clearseek.audit.checks.terms import per_subject
 from clearseek.audit.evidence import Answer, Grade, Question, Row
@@ -142,6 +143,8 @@ def _piece(subject: Subject, piece: Piece, sources: tuple[SourceFile, ...]) -> R
         does = _for_this_model(subject, sources, does)
     if question == ask.CODE_EVALUATION and any(_has_benchmarks(subject, file.path) for file, _ in does):
         does = [(file, replace(deed, lack="")) for file, deed in does]
+    if question == ask.CODE_DATA and data_files(subject):
+        does = [(file, replace(deed, lack="")) for file, deed in does]  # the texts are here: no choice is hidden
     demonstrated = [file for file, deed in does if deed.lack == deeds.DEMONSTRATION]
     does = [each for each in does if each[1].lack != deeds.DEMONSTRATION]
     full = [each for each in does if not each[1].lack]
