@@ -109,14 +109,14 @@ def theirs(dtype: torch.dtype, threads: int) -> tuple[Step, Step]:
 def llama(kind: str, threads: int) -> tuple[Step, Step]:
     """Steps of llama.cpp over the exported file."""
     import llama_cpp
-    from clearseek.hub.gguf import write_gguf
+    from clearseek.hub.gguf import export_gguf
 
     from clearseek.data.tokenizer import train
 
     folder = Path(tempfile.mkdtemp())
     model = trained()
     words = train([f"word{i} " * 3 for i in range(2000)], 1024)
-    write_gguf(model.config, dict(model.state_dict()), words, folder / "model.gguf", kind)  # type: ignore[call-arg, arg-type]
+    export_gguf(dict(model.state_dict()), model.config, words, folder / "model.gguf", kind)  # type: ignore[arg-type]
     del model
     llama_cpp.llama_backend_init()
     settings = llama_cpp.llama_model_default_params()

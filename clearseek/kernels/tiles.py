@@ -42,6 +42,14 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32"), [a, b, c])
 
 
+def _prefetch(builder: Any, address: Any) -> None:
+    """Ask for a cache line of the tile after next: rows are too short for a processor to see them coming."""
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    builder.call(function, [builder.inttoptr(address, byte), *(ir.Constant(_INT, n) for n in (0, 3, 1))])
+
+
 def _widened(builder: Any, address: Any, kind: int) -> Any:
     """Sixteen weights as FP32."""
     if kind == 0:
@@ -85,6 +93,9 @@ def _tile(rows: int, inputs: int, kind: int) -> Any:
             ]
             start, step = ir.Constant(_WORD, 0), ir.Constant(_WORD, LANES)
             with cgutils.for_range_slice(builder, start, n, step, intp=_WORD) as (k, _):
+                for line in lines:
+                    ahead = builder.add(line, builder.mul(w_row, ir.Constant(_WORD, 2 * rows)))
+                    _prefetch(builder, _plus(builder, ahead, k, BYTES[kind]))
                 weights = [_widened(builder, _plus(builder, line, k, BYTES[kind]), kind) for line in lines]
                 for i, source in enumerate(sources):
                     place = _at(builder, _plus(builder, source, k, 4), _VECTOR)
