@@ -109,9 +109,9 @@ def theirs(dtype: torch.dtype, threads: int) -> tuple[Step, Step]:
 def llama(kind: str, threads: int) -> tuple[Step, Step]:
     """Steps of llama.cpp over the exported file."""
     import llama_cpp
-    from clearseek.hub.gguf import export_gguf
 
     from clearseek.data.tokenizer import train
+    from clearseek.hub.gguf import export_gguf
 
     folder = Path(tempfile.mkdtemp())
     model = trained()
