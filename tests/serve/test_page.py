@@ -558,7 +558,7 @@ def test_the_page_works_without_https(opened: Any) -> None:
     page = opened(plain=True)
     assert page.evaluate("() => isSecureContext") is False
     _set(page, max_tokens=10, system="Be brief.")
-    assert page.locator("#in-use").inner_text() == "with system text"
+    page.wait_for_function("() => document.getElementById('in-use').textContent === 'with system text'")
     answer = _say(page, "hello")
     _press(answer, "Copy")
     answer.get_by_role("button", name="Copied").wait_for()
