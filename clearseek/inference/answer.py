@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,5 +240,4 @@ def _first_difference(record: Record, request: Request) -> tuple[int | None, str
 
 def json_of(record: Record) -> dict[str, Any]:
     """The record as JSON values."""
-    loaded: dict[str, Any] = json.loads(record.model_dump_json())
-    return loaded
+    return record.model_dump(mode="json")

@@ -51,7 +51,8 @@ class Loops:
         ]
 
     def _buffers(self) -> None:
-        c, rows, threads = self.config, self.rows, torch.get_num_threads()
+        c, rows = self.config, self.rows
+        threads = self.threads = torch.get_num_threads()
         whole = {"dtype": torch.int64}
         self.count, self.wanted_count = torch.zeros(1, **whole), torch.zeros(1, **whole)  # type: ignore[call-overload]
         self.positions, self.places = torch.zeros(rows, **whole), torch.zeros(rows, **whole)  # type: ignore[call-overload]
@@ -229,7 +230,7 @@ class Loops:
         lists[:count] = pages.ctypes.data + 8 * pages.shape[1] * rows.sequences
         embedded = self.model.embedding.index_select(0, torch.from_numpy(rows.tokens))
         self.x[:count, : self.config.hidden_size] = embedded
-        run(calls)
+        run(calls, self.threads)
         return self.logits[:wanted, : self.config.vocab_size].clone()
 
     def experts(self, row: int) -> tuple[tuple[int, ...], ...]:

@@ -40,9 +40,9 @@ class Bytes:
 class Text:
     """The text of an answer, as far as it is certain."""
 
-    def __init__(self, bytes_of: Bytes, stops: Sequence[str] = (), silent: frozenset[int] = frozenset()) -> None:
-        """Tokens in `silent` give no text; texts in `stops` end the answer and are left out."""
-        self._bytes_of, self._stops, self._silent = bytes_of, [stop for stop in stops if stop], silent
+    def __init__(self, bytes_of: Bytes, stops: Sequence[str] = ()) -> None:
+        """Texts in `stops` end the answer and are left out."""
+        self._bytes_of, self._stops = bytes_of, [stop for stop in stops if stop]
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.stopped: str | None = None
@@ -52,7 +52,7 @@ class Text:
         """Text that became certain with a token; what may be the beginning of a stop text is held back."""
         if self.stopped is not None:
             return ""
-        return self._search(self._decoder.decode(b"" if token in self._silent else self._bytes_of(token)))
+        return self._search(self._decoder.decode(self._bytes_of(token)))
 
     def end(self) -> str:
         """The rest, at the end of the answer."""

@@ -127,7 +127,7 @@ class Call:
 
     def __init__(self, name: str, units: int, *arguments: Tensor | int | float | None) -> None:
         self.kept = arguments
-        self.name, self.address = name, _address(name)
+        self.address = _address(name)
         words = [_pool().thread_number, _pool().thread_count, units, *map(_word, arguments)]
         self.array = (ctypes.c_int64 * len(words))(*words)
         self.place = ctypes.addressof(self.array)
@@ -145,8 +145,8 @@ def launch(name: str, units: int, *arguments: Tensor | int | float | None) -> No
     Call(name, units, *arguments).run()
 
 
-def run(calls: Sequence[Call]) -> None:
-    """Run kernels one after the other."""
-    parallel, threads = _pool().parallel, torch.get_num_threads()
+def run(calls: Sequence[Call], threads: int) -> None:
+    """Run kernels one after the other, on the number of threads that their buffers were made for."""
+    parallel = _pool().parallel
     for call in calls:
         parallel(call.address, call.place, threads, 0)

@@ -11,7 +11,7 @@ from typing import Any
 from clearseek.serve.service import Limits
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
-OPEN = ("/health", "/", "/page.json")
+OPEN = ("/health", "/")
 """Paths that need no key: they tell nothing of anybody's text."""
 ANTHROPIC = "/v1/messages"
 KINDS = {

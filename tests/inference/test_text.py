@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clearseek.data.tokenizer import EOS, SPECIAL_TOKENS, Tokenizer, train
+from clearseek.data.tokenizer import SPECIAL_TOKENS, Tokenizer, train
 from clearseek.inference.text import Bytes, Text
 
 WORDS = ["the end of the text, die Größe, 世界, 🌍🚀 and ends"] * 30
@@ -68,8 +68,3 @@ def test_a_character_is_shown_when_it_is_whole() -> None:
     text = Text(lambda token: bytes([token]))  # type: ignore[arg-type]
     assert [text.add(byte) for byte in "é世".encode()] == ["", "é", "", "", "世"]
     assert text.add(0xE4) == "" and text.end() == "�"
-
-
-def test_silent_tokens_have_no_text() -> None:
-    end = tokenizer().id_of(EOS)
-    assert Text(Bytes(tokenizer()), silent=frozenset({end})).add(end) == ""
