@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from clearseek.config import ModelConfig
+from clearseek.counts import count_parameters
 from clearseek.inference.engine import Rows
 from clearseek.inference.loops import Loops
 from clearseek.inference.packed import pack
@@ -55,7 +56,7 @@ def trained() -> DeepSeekModel:
     return model
 
 
-def ours(kind: Any, threads: int) -> tuple[Step, Step]:
+def ours(kind: Any) -> tuple[Step, Step]:
     """Steps of the engine's forward: decoding, and reading a prompt."""
     model = trained()
     state = dict(model.state_dict())
@@ -79,7 +80,7 @@ def ours(kind: Any, threads: int) -> tuple[Step, Step]:
     return decode, read
 
 
-def theirs(dtype: torch.dtype, threads: int) -> tuple[Step, Step]:
+def theirs(dtype: torch.dtype) -> tuple[Step, Step]:
     """Steps of transformers' own implementation, through its cache."""
     import transformers
 
@@ -159,8 +160,8 @@ def llama(kind: str, threads: int) -> tuple[Step, Step]:
 def build(name: str, threads: int) -> tuple[Step, Step]:
     """A candidate's steps."""
     if name in OURS:
-        return ours(OURS[name], threads)
-    return theirs(THEIRS[name], threads) if name in THEIRS else llama(LLAMA[name], threads)
+        return ours(OURS[name])
+    return theirs(THEIRS[name]) if name in THEIRS else llama(LLAMA[name], threads)
 
 
 def work(name: str, threads: int, pipe: Connection) -> None:
@@ -236,7 +237,7 @@ def main() -> None:
     names = arguments.only or [*OURS, *THEIRS, *(LLAMA if arguments.llama else ())]
     rate = read_rate()
     found = measure(names, arguments.rounds, arguments.threads)
-    activated = 93.9e6 * 2
+    activated = 2 * count_parameters(ModelConfig(**MODEL)).activated_without_embedding  # bytes in BF16
     for name, values in found.items():
         shown = "  ".join(f"{key} {each['cpu_ms']:8.1f}" for key, each in values.items() if key != "peak_bytes")
         print(f"{name:20}  {shown}  {values['peak_bytes'] / 1e9:.2f} GB")
