@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import shutil
 import statistics
 import tempfile
 import time
@@ -121,11 +122,15 @@ def llama(kind: str, threads: int) -> tuple[Step, Step]:
     del model
     llama_cpp.llama_backend_init()
     settings = llama_cpp.llama_model_default_params()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file() and "amx_tile" in cpuinfo.read_text():
+        settings.use_extra_bufts = False  # with AMX, version 0.3.36 aborts on 16-bit and 8-bit files that it repacks
     loaded = llama_cpp.llama_model_load_from_file(str(folder / "model.gguf").encode(), settings)
     asked = llama_cpp.llama_context_default_params()
-    asked.n_ctx, asked.n_batch, asked.n_ubatch, asked.n_seq_max = 16 * 256, 512, 512, 16
+    asked.n_ctx, asked.n_batch, asked.n_ubatch, asked.n_seq_max = 16 * 2 * PROMPT, PROMPT, PROMPT, 16
     asked.n_threads = asked.n_threads_batch = threads
     context_ = llama_cpp.llama_init_from_model(loaded, asked)
+    shutil.rmtree(folder)
     memory = llama_cpp.llama_get_memory(context_)
     batch_ = llama_cpp.llama_batch_init(512, 0, 16)
     reached: dict[int, int] = {}
@@ -202,6 +207,7 @@ def measure(names: list[str], rounds: int, threads: int) -> dict[str, Any]:
     for name in names:
         mine, other = context.Pipe()
         context.Process(target=work, args=(name, threads, other), daemon=True).start()
+        other.close()  # a process that fails ends the measurement
         mine.recv()
         pipes[name] = mine
         print(f"{name} is ready", flush=True)

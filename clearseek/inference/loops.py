@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from clearseek.inference.engine import Rows, Whole
-from clearseek.inference.packed import FeedForward, Layer, Matrix, Packed, wide
+from clearseek.inference.packed import FeedForward, Layer, Packed
+from clearseek.inference.storage import Matrix, wide
 from clearseek.kernels import BLOCK, PAGE
 from clearseek.kernels.launch import Call, run
 from clearseek.ops.rope import rotations, softmax_scale
@@ -74,8 +75,6 @@ class Loops:
         self.weights = torch.zeros(rows * k)
         self.pair_tokens, self.pairs = torch.zeros(rows * k, **whole), torch.zeros(rows * k, **whole)  # type: ignore[call-overload]
         self.ends = torch.zeros(c.n_routed_experts, **whole)  # type: ignore[call-overload]
-        widest = max(layer.dense.width for layer in self.model.layers)
-        self.act = torch.zeros(rows, wide(widest))
         self.routed_act = torch.zeros(rows * k, wide(c.moe_intermediate_size))
         self.parts = torch.zeros(rows * k, self.hidden)
         self.logits = torch.zeros(rows, self.model.head.values.shape[0])
@@ -181,7 +180,7 @@ class Loops:
                 act, act.shape[1], self.inner, self.rows, self.identity,
             ),
             Call(
-                "decoder.down", w.experts, _kind(w.down), w.down.values.shape[1], self.config.hidden_size,
+                "decoder.down", w.experts, _kind(w.down), w.down.values.shape[1], self.hidden,
                 w.down.values.data_ptr(), w.down.scales, act, act.shape[1], pairs, ends, out, self.hidden,
             ),
         ]  # fmt: skip

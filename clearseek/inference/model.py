@@ -15,8 +15,9 @@ from clearseek.config import ModelConfig
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.inference.engine import Engine, Forward
-from clearseek.inference.packed import Kind, Packed, pack
+from clearseek.inference.packed import Packed, pack
 from clearseek.inference.plain import Plain
+from clearseek.inference.storage import Kind
 from clearseek.kernels import PAGE, launch
 from clearseek.tensors import memory_tensors
 

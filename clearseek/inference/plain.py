@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clearseek.inference.engine import Rows, Whole
-from clearseek.inference.packed import FeedForward, Layer, Matrix, Packed, padded, wide
-from clearseek.kernels import PAGE
+from clearseek.inference.packed import FeedForward, Layer, Packed
+from clearseek.inference.storage import Matrix, padded, wide
+from clearseek.kernels import BLOCK, PAGE
 from clearseek.model.router import Router
 from clearseek.ops.rope import rotate, rotations, softmax_scale
 
@@ -64,7 +65,8 @@ class Plain:
         assert layer.router is not None
         with torch.device("meta"):
             router = Router(self.config)
-        router.weight = nn.Parameter(layer.router.values[:, : self.config.hidden_size], requires_grad=False)
+        weight = layer.router.values[: self.config.n_routed_experts, : self.config.hidden_size]
+        router.weight = nn.Parameter(weight, requires_grad=False)
         if layer.bias is not None:
             router.e_score_correction_bias = layer.bias
         return router
@@ -91,7 +93,7 @@ class Plain:
             self._norm(self.hidden[torch.from_numpy(sources)], draft.hidden_norm),
         )
         width = draft.join.values.shape[1] // 2
-        x_TD = self._times(draft.join, torch.cat([padded(half, width) for half in halves], dim=-1))
+        x_TD = self._hidden(draft.join, torch.cat([padded(half, width) for half in halves], dim=-1))
         routing, self.routing = self.routing, []
         x_TD = self._layer(draft.layer, len(self.model.layers), x_TD, at)
         self.routing = routing
@@ -108,11 +110,15 @@ class Plain:
         return self._times(self.model.head, hidden_TD[rows.wanted])[:, : self.config.vocab_size].cpu()
 
     def _times(self, w: Matrix, x: Tensor) -> Tensor:
-        """w x in FP32; on a GPU the product is of the stored type."""
+        """w x in FP32, rows of padding included; on a GPU the product is of the stored type."""
         x = padded(x, w.values.shape[1])
         if x.is_cuda and w.values.dtype == torch.bfloat16:
             return F.linear(x.to(torch.bfloat16), w.values).float()
         return F.linear(x, w.floats())
+
+    def _hidden(self, w: Matrix, x: Tensor) -> Tensor:
+        """w x, of the residual stream's size."""
+        return self._times(w, x)[:, : self.config.hidden_size]
 
     def _norm(self, x: Tensor, weight: Tensor, eps: float | None = None) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps if eps is None else eps)
@@ -154,18 +160,12 @@ class Plain:
             p_THS = scores_THS.masked_fill(hidden_TS.unsqueeze(1), float("-inf")).softmax(-1)
             mixed_THR[part] = torch.einsum("ths,tsr->thr", p_THS, past_TSC[..., : self.rank])
         values_HVR = layer.values.floats().unflatten(0, (self.heads, -1))
-        return self._times(layer.out, torch.einsum("thr,hvr->thv", mixed_THR, values_HVR).flatten(1))
+        return self._hidden(layer.out, torch.einsum("thr,hvr->thv", mixed_THR, values_HVR).flatten(1))
 
     def _swiglu(self, w: FeedForward, expert: int, x_TD: Tensor) -> Tensor:
-        gate_up, down = (
-            Matrix(
-                m.values.unflatten(0, (w.experts, -1))[expert],
-                None if m.scales is None else m.scales.unflatten(0, (w.experts, -1))[expert],
-            )
-            for m in (w.gate_up, w.down)
-        )
-        gate, up = self._times(gate_up, x_TD).chunk(2, dim=-1)
-        return self._times(down, F.silu(gate) * up)
+        gate_up, down = (matrix.part(expert, w.experts) for matrix in (w.gate_up, w.down))
+        gate, up = self._times(gate_up, x_TD).unflatten(1, (-1, 2, BLOCK)).unbind(2)
+        return self._hidden(down, (F.silu(gate) * up).flatten(1))
 
     def _routed(self, layer: Layer, x_TD: Tensor) -> Tensor:
         assert layer.routed is not None

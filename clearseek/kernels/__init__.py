@@ -8,3 +8,5 @@ PAGE = 16
 """Positions of a sequence that are cached together."""
 BLOCK = 16
 """Weight rows that stay in cache while all inputs of a step pass."""
+TOGETHER = 2
+"""Weight rows of a narrow type whose numbers lie side by side."""

@@ -42,9 +42,9 @@ def matrix(a):
     """y = w x for `count` inputs: a linear layer, the router, or the output head."""
     rows, count, kind, n, w, scales = a[2], integers(a[3])[0], a[4], a[5], a[6], a[7]
     x, x_row, x_index, y, y_row, y_index = a[8], a[9], a[10], a[11], a[12], a[13]
-    first, last = share(a, (rows + BLOCK - 1) // BLOCK)
+    first, last = share(a, rows // BLOCK)
     product(
-        kind, first * BLOCK, min(rows, last * BLOCK), n, w, scales, count,
+        kind, first * BLOCK, last * BLOCK, n, w, scales, count,
         x, 4 * x_row, x_index, y, 4 * y_row, y_index,
     )  # fmt: skip
 
@@ -53,12 +53,12 @@ def heads(a):
     """y[t, h] = w[h] x[t, h]: a matrix of its own for each head."""
     units, count, kind, n, outputs, w, scales = a[2], integers(a[3])[0], a[4], a[5], a[6], a[7], a[8]
     x, x_row, x_head, y, y_row, y_head, index = a[9], a[10], a[11], a[12], a[13], a[14], a[15]
-    blocks, size = (outputs + BLOCK - 1) // BLOCK, BYTES[kind]
+    blocks, size = outputs // BLOCK, BYTES[kind]
     first, last = share(a, units * blocks)
     for unit in range(first, last):
         head, block = unit // blocks, unit % blocks
         product(
-            kind, block * BLOCK, min(outputs, block * BLOCK + BLOCK), n,
+            kind, block * BLOCK, block * BLOCK + BLOCK, n,
             w + head * outputs * n * size, scales + 4 * head * outputs, count,
             x + 4 * head * x_head, 4 * x_row, index, y + 4 * head * y_head, 4 * y_row, index,
         )  # fmt: skip
@@ -162,7 +162,7 @@ def attend(a):
         for j in range((seen + PAGE - 1) // PAGE):
             latents = cache + 4 * pages[j] * PAGE * cached
             product(
-                0, 0, min(PAGE, seen - j * PAGE), cached, latents, 0, 4,
+                0, 0, PAGE, cached, latents, 0, 4,
                 q, 4 * cached, identity, scores + 4 * j * PAGE, 4 * line, identity,
             )  # fmt: skip
         for h in range(4):
@@ -289,37 +289,34 @@ def gate(a):
     experts, kind, n, width, w, scales = a[2], a[3], a[4], a[5], a[6], a[7]
     x, x_row, tokens, pairs, ends = a[8], a[9], a[10], a[11], integers(a[12])
     weights, y, y_row, inner, identity = a[13], a[14], a[15], a[16] + 8 * BLOCK * call(a[0]) * a[17], a[18]
-    blocks, size = (width + BLOCK - 1) // BLOCK, BYTES[kind]
+    blocks, size = width // BLOCK, BYTES[kind]
     first, last = share(a, experts * blocks)
     for unit in range(first, last):
         e, o = unit // blocks, unit % blocks * BLOCK
         start = ends[e - 1] if e > 0 else 0
-        inputs, rows = ends[e] - start, min(BLOCK, width - o)
+        inputs, row = ends[e] - start, 2 * unit * BLOCK
         if inputs == 0:
             continue
-        for half in range(2):
-            row = e * 2 * width + half * width + o
-            product(
-                kind, 0, rows, n, w + row * n * size, scales + 4 * row, inputs,
-                x, 4 * x_row, tokens + 8 * start, inner + 4 * half * BLOCK, 8 * BLOCK, identity,
-            )  # fmt: skip
+        product(
+            kind, 0, 2 * BLOCK, n, w + row * n * size, scales + 4 * row, inputs,
+            x, 4 * x_row, tokens + 8 * start, inner, 8 * BLOCK, identity,
+        )  # fmt: skip
         for i in range(inputs):
             pair, own = integers(pairs)[start + i], inner + 8 * BLOCK * i
             weight = floats(weights)[pair] if weights != 0 else ONE
-            _swiglu(floats(own), floats(own + 4 * BLOCK), weight, floats(y + 4 * (pair * y_row + o)), rows)
+            _swiglu(floats(own), floats(own + 4 * BLOCK), weight, floats(y + 4 * (pair * y_row + o)), BLOCK)
 
 
 def down(a):
     """down act, for the pairs of each expert: [pair, D]."""
     experts, kind, n, width, w, scales = a[2], a[3], a[4], a[5], a[6], a[7]
     x, x_row, pairs, ends, y, y_row = a[8], a[9], a[10], integers(a[11]), a[12], a[13]
-    blocks, size = (width + BLOCK - 1) // BLOCK, BYTES[kind]
+    blocks, size = width // BLOCK, BYTES[kind]
     first, last = share(a, experts * blocks)
     for unit in range(first, last):
         e, o = unit // blocks, unit % blocks * BLOCK
-        start = ends[e - 1] if e > 0 else 0
-        row = e * width + o
+        start, row = ends[e - 1] if e > 0 else 0, unit * BLOCK
         product(
-            kind, 0, min(BLOCK, width - o), n, w + row * n * size, scales + 4 * row, ends[e] - start,
+            kind, 0, BLOCK, n, w + row * n * size, scales + 4 * row, ends[e] - start,
             x, 4 * x_row, pairs + 8 * start, y + 4 * o, 4 * y_row, pairs + 8 * start,
         )  # fmt: skip

@@ -2,31 +2,52 @@
 
 Generation multiplies each weight matrix with few inputs, so its time is that of reading the weights. They are stored in
 FP32, in BF16, or in int8 with one scale per row, and widened to FP32 in registers. A tile is some weight rows times
-some inputs. Each of its sums runs through the inner dimension in 16 interleaved lanes of fused multiply-adds, which are
-then joined by halves, whatever the tile's shape. So *a product's bits do not depend on the number of inputs*, on the
-tile, on the threads, or on the width of the processor's vectors.
+some inputs, as many as registers hold. Each of its sums runs through the inner dimension in 16 interleaved lanes of
+fused multiply-adds, which are then joined by halves, whatever the tile's shape. So *a product's bits do not depend on
+the number of inputs*, on the tile, on the threads, or on the width of the processor's vectors.
 
-Inner dimensions are multiples of 16: rows of weights and inputs are padded with zeros.
+Rows come in blocks of 16 and inner dimensions in multiples of 16, padded with zeros. Narrow types lie in pairs of rows
+(:mod:`clearseek.inference.storage`); FP32 rows lie one behind the other, as the cache's latents do.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 
-from clearseek.kernels import BLOCK
-from clearseek.kernels.lanes import LANES, OPTIONS, integers
+from clearseek.kernels import BLOCK, TOGETHER
+from clearseek.kernels.lanes import LANES, OPTIONS
 
 KINDS = ("F32", "BF16", "I8")
 """Types of stored weights; kernels are told a type by its place here."""
 BYTES = (4, 2, 1)
 
+
+def _many_registers() -> bool:
+    """Whether the code is for a processor with AVX-512: 32 registers of 16 numbers instead of 16 registers of 8."""
+    chosen = config.CPU_NAME  # type: ignore[attr-defined]
+    if chosen:
+        return "avx512" in f"{chosen} {config.CPU_FEATURES}"  # type: ignore[attr-defined]
+    return bool(llvm.get_host_cpu_features().get("avx512f", False))
+
+
+_ROWS, _MOST = (4, 4) if _many_registers() else (2, 3)
+"""Weight rows of a tile, and its most inputs: what registers hold."""
+_LINES = tuple(max(1, LANES * _ROWS * size // 64) for size in BYTES)
+_AHEAD = 8192
+"""Bytes between the weights that are multiplied and those that are asked for from memory."""
+
 _NUMBER, _WORD, _INT = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _VECTOR, _INTS = ir.VectorType(_NUMBER, LANES), ir.VectorType(_INT, LANES)
+
+
+def _places(*numbers: int) -> Any:
+    return ir.Constant(ir.VectorType(_INT, len(numbers)), [*numbers])
 
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:
@@ -43,7 +64,6 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def _prefetch(builder: Any, address: Any) -> None:
-    """Ask for a cache line of the tile after next: rows are too short for a processor to see them coming."""
     byte = ir.IntType(8).as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
@@ -54,118 +74,138 @@ def _widened(builder: Any, address: Any, kind: int) -> Any:
     """Sixteen weights as FP32."""
     if kind == 0:
         return builder.load(_at(builder, address, _VECTOR), align=4, typ=_VECTOR)
-    stored = ir.VectorType(ir.IntType(8 * BYTES[kind]), LANES)
-    raw = builder.load(_at(builder, address, stored), align=BYTES[kind], typ=stored)
     if kind == 2:
+        stored = ir.VectorType(ir.IntType(8), LANES)
+        raw = builder.load(_at(builder, address, stored), align=1, typ=stored)
         return builder.sitofp(builder.sext(raw, _INTS), _VECTOR)
-    return builder.bitcast(builder.shl(builder.zext(raw, _INTS), ir.Constant(_INTS, [16] * LANES)), _VECTOR)
+    half = LANES // 2
+    words = ir.VectorType(_INT, half)
+    raw = builder.load(_at(builder, address, words), align=4, typ=words)
+    first = builder.shl(raw, _places(*[16] * half))
+    second = builder.and_(raw, _places(*[-65536] * half))
+    return builder.bitcast(builder.shuffle_vector(first, second, _places(*range(LANES))), _VECTOR)
 
 
-def _joined(builder: Any, lanes: Any) -> Any:
-    """Sum of sixteen lanes, by halves."""
-    width = LANES
-    while width > 1:
-        undefined, half = ir.Constant(lanes.type, ir.Undefined), width // 2
-        low, high = (
-            builder.shuffle_vector(lanes, undefined, ir.Constant(ir.VectorType(_INT, half), [*places]))
-            for places in (range(half), range(half, width))
-        )
-        lanes, width = builder.fadd(low, high), half
-    return builder.extract_element(lanes, ir.Constant(_INT, 0))
+def _sums(builder: Any, four: Any) -> Any:
+    """Sums of the lanes of four vectors, by halves: a vector of four."""
+
+    def join(a: Any, b: Any, *low: int) -> Any:
+        """What stands at places `low` of both plus what stands the same number of places further."""
+        step = next(n for n in range(1, LANES) if n not in low)
+        parts = (builder.shuffle_vector(a, b, _places(*(n + more for n in low))) for more in (0, step))
+        return builder.fadd(*parts)
+
+    halves = [join(v, v, *range(8)) for v in four]
+    one, two = (join(halves[i], halves[i + 2], *range(4), *range(8, 12)) for i in (0, 1))
+    both = join(one, two, 0, 1, 8, 9, 4, 5, 12, 13)
+    return join(both, both, 0, 2, 4, 6)
 
 
-def _tile(rows: int, inputs: int, kind: int) -> Any:
-    """An operation: `rows` weight rows times `inputs` inputs.
+def _loop(builder: Any, kind: int, w: Any, n: Any, xs: list[Any], soon: Any, span: Any) -> list[list[Any]]:
+    """Sums in lanes of a tile's weight rows, the first of which is at `w`, times inputs: [input][row]."""
+    zero, size = ir.Constant(_VECTOR, None), LANES * BYTES[kind]
+    sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(_ROWS)] for _ in xs]
+    for total in (total for line in sums for total in line):
+        builder.store(zero, total)
+    together = TOGETHER if kind else 1
+    apart = builder.mul(n, ir.Constant(_WORD, together * BYTES[kind]))
+    part = builder.udiv(span, ir.Constant(_WORD, _LINES[kind]))
+    pace = builder.udiv(builder.shl(part, ir.Constant(_WORD, 8)), n)  # bytes of a part that a number stands for, times 256
+    with cgutils.for_range_slice(builder, ir.Constant(_WORD, 0), n, ir.Constant(_WORD, LANES), intp=_WORD) as (k, _):
+        weights = []
+        reached = builder.add(soon, builder.lshr(builder.mul(k, pace), ir.Constant(_WORD, 8)))
+        for i in range(_LINES[kind]):
+            _prefetch(builder, _plus(builder, reached, part, i))
+        for r in range(0, _ROWS, together):
+            line = _plus(builder, _plus(builder, w, apart, r // together), k, together * BYTES[kind])
+            weights += [
+                _widened(builder, builder.add(line, ir.Constant(_WORD, i * size)), kind) for i in range(together)
+            ]
+        for x, totals in zip(xs, sums, strict=True):
+            value = builder.load(_at(builder, _plus(builder, x, k, 4), _VECTOR), align=4, typ=_VECTOR)
+            for weight, total in zip(weights, totals, strict=True):
+                builder.store(_fma(builder, weight, value, builder.load(total, typ=_VECTOR)), total)
+    return [[builder.load(total, typ=_VECTOR) for total in line] for line in sums]
 
-    Its arguments: address of the first weight row, bytes from a row to the next, inner dimension, address of the rows'
-    scales (int8), addresses of the inputs, addresses of the first result of each input (results of rows are adjacent).
+
+def _store(builder: Any, sums: list[list[Any]], scales: Any, ys: list[Any]) -> None:
+    """Join lanes, multiply by the rows' scales (int8), and write the results of each input."""
+    together = 4 // _ROWS  # inputs whose sums are joined at once: four sums
+    for i in range(0, len(sums), together):
+        of = [min(j, len(sums) - 1) for j in range(i, i + together)]
+        joined = _sums(builder, [total for j in of for total in sums[j]])
+        for part, j in enumerate(of[: len(sums) - i]):
+            result = joined
+            if _ROWS < 4:
+                result = builder.shuffle_vector(joined, joined, _places(*range(part * _ROWS, part * _ROWS + _ROWS)))
+            if scales is not None:
+                factor = builder.load(_at(builder, scales, result.type), align=4, typ=result.type)
+                result = builder.fmul(result, factor)
+            builder.store(result, _at(builder, ys[j], result.type), align=4)
+
+
+def _strip(inputs: int, kind: int) -> Any:
+    """An operation: a block of 16 weight rows times `inputs` inputs.
+
+    Its arguments: address of the block, inner dimension, address of its scales (int8); address of input 0, bytes from
+    an input to the next, address of the inputs' numbers; the same of the results.
     """
 
     @intrinsic
-    def multiply(context: Any, w: Any, w_row: Any, n: Any, scale: Any, x: Any, y: Any) -> Any:
+    def multiply(context: Any, w: Any, n: Any, scale: Any, x: Any, x_row: Any, x_at: Any, y: Any, y_row: Any,
+                 y_at: Any, soon: Any, span: Any) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            w, w_row, n, scale, x, y = arguments
-            lines = [_plus(builder, w, w_row, r) for r in range(rows)]
-            sources = [builder.extract_value(x, i) for i in range(inputs)]
-            sums = [
-                [cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, None)) for _ in range(inputs)]
-                for _ in range(rows)
-            ]
-            start, step = ir.Constant(_WORD, 0), ir.Constant(_WORD, LANES)
-            with cgutils.for_range_slice(builder, start, n, step, intp=_WORD) as (k, _):
-                for line in lines:
-                    ahead = builder.add(line, builder.mul(w_row, ir.Constant(_WORD, 2 * rows)))
-                    _prefetch(builder, _plus(builder, ahead, k, BYTES[kind]))
-                weights = [_widened(builder, _plus(builder, line, k, BYTES[kind]), kind) for line in lines]
-                for i, source in enumerate(sources):
-                    place = _at(builder, _plus(builder, source, k, 4), _VECTOR)
-                    value = builder.load(place, align=4, typ=_VECTOR)
-                    for r, weight in enumerate(weights):
-                        total = builder.load(sums[r][i], typ=_VECTOR)
-                        builder.store(_fma(builder, weight, value, total), sums[r][i])
-            for i in range(inputs):
-                target = builder.extract_value(y, i)
-                for r in range(rows):
-                    total, offset = _joined(builder, builder.load(sums[r][i], typ=_VECTOR)), ir.Constant(_WORD, 4 * r)
-                    if kind == 2:
-                        place = _at(builder, builder.add(scale, offset), _NUMBER)
-                        total = builder.fmul(total, builder.load(place, align=4, typ=_NUMBER))
-                    builder.store(total, _at(builder, builder.add(target, offset), _NUMBER), align=4)
+            w, n, scale, x, x_row, x_at, y, y_row, y_at, soon, span = arguments
+
+            def addresses(base: Any, row: Any, numbers: Any) -> list[Any]:
+                pointer = _at(builder, numbers, _WORD)
+                found = (builder.load(builder.gep(pointer, [ir.Constant(_WORD, i)]), typ=_WORD) for i in range(inputs))
+                return [builder.add(base, builder.mul(row, number)) for number in found]
+
+            xs, ys = addresses(x, x_row, x_at), addresses(y, y_row, y_at)
+            start, stop, step = (ir.Constant(_WORD, number) for number in (0, BLOCK, _ROWS))
+            with cgutils.for_range_slice(builder, start, stop, step, intp=_WORD) as (row, _):
+                first = _plus(builder, w, builder.mul(row, n), BYTES[kind])
+                scales = _plus(builder, scale, row, 4) if kind == 2 else None
+                wanted = builder.add(soon, builder.mul(builder.udiv(row, ir.Constant(_WORD, _ROWS)), span))
+                _store(builder, _loop(builder, kind, first, n, xs, wanted, span), scales, [_plus(builder, y, row, 4) for y in ys])
             return context.get_dummy_value()
 
-        words, addresses = types.int64, types.UniTuple(types.int64, inputs)
-        return types.void(words, words, words, words, addresses, addresses), generate
+        return types.void(*[types.int64] * 11), generate
 
     return multiply
 
 
 def _product(kind: int) -> Any:
     """The compiled product of weights of one type."""
-    size = BYTES[kind]
-    four_one, one_one = _tile(4, 1, kind), _tile(1, 1, kind)
-    two_two, one_two = _tile(2, 2, kind), _tile(1, 2, kind)
-    two_four, one_four = _tile(2, 4, kind), _tile(1, 4, kind)
+    row = BYTES[kind]
+    most, three, two, one = (_strip(inputs, kind) for inputs in (_MOST, 3, 2, 1))
 
     @njit(**OPTIONS)
     def product(first, last, n, w, scale, inputs, x, x_row, x_index, y, y_row, y_index):
-        row = n * size
-        x_at, y_at = integers(x_index), integers(y_index)
-        for start in range(first, last, BLOCK):
-            end = min(last, start + BLOCK)
+        strips = (inputs + _MOST - 1) // _MOST
+        size = BLOCK * n * row
+        span = _ROWS * n * row
+        soon = w + first * n * row + _AHEAD
+        if strips > 1:
+            soon += size - _AHEAD
+            span = (span // strips + 63) // 64 * 64
+        each = span * (BLOCK // _ROWS)
+        for o in range(first, last, BLOCK):
+            block, scales, target = w + o * n * row, scale + 4 * o, y + 4 * o
             i = 0
-            while i + 4 <= inputs:
-                xs = (x + x_at[i] * x_row, x + x_at[i + 1] * x_row, x + x_at[i + 2] * x_row, x + x_at[i + 3] * x_row)
-                y0, y1 = y + y_at[i] * y_row, y + y_at[i + 1] * y_row
-                y2, y3 = y + y_at[i + 2] * y_row, y + y_at[i + 3] * y_row
-                o = start
-                while o + 2 <= end:
-                    ys = (y0 + 4 * o, y1 + 4 * o, y2 + 4 * o, y3 + 4 * o)
-                    two_four(w + o * row, row, n, scale + 4 * o, xs, ys)
-                    o += 2
-                if o < end:
-                    ys = (y0 + 4 * o, y1 + 4 * o, y2 + 4 * o, y3 + 4 * o)
-                    one_four(w + o * row, row, n, scale + 4 * o, xs, ys)
-                i += 4
-            while i + 2 <= inputs:
-                xs2 = (x + x_at[i] * x_row, x + x_at[i + 1] * x_row)
-                y0, y1 = y + y_at[i] * y_row, y + y_at[i + 1] * y_row
-                o = start
-                while o + 2 <= end:
-                    two_two(w + o * row, row, n, scale + 4 * o, xs2, (y0 + 4 * o, y1 + 4 * o))
-                    o += 2
-                if o < end:
-                    one_two(w + o * row, row, n, scale + 4 * o, xs2, (y0 + 4 * o, y1 + 4 * o))
-                i += 2
-            if i < inputs:
-                xs1 = (x + x_at[i] * x_row,)
-                y0 = y + y_at[i] * y_row
-                o = start
-                while o + 4 <= end:
-                    four_one(w + o * row, row, n, scale + 4 * o, xs1, (y0 + 4 * o,))
-                    o += 4
-                while o < end:
-                    one_one(w + o * row, row, n, scale + 4 * o, xs1, (y0 + 4 * o,))
-                    o += 1
+            own = soon
+            while inputs - i >= _MOST:
+                most(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
+                i += _MOST
+                own += each
+            if _MOST > 3 and inputs - i == 3:
+                three(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
+            elif inputs - i == 2:
+                two(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
+            elif inputs - i == 1:
+                one(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
+            soon += size
 
     return product
 
@@ -175,7 +215,7 @@ _of_f32, _of_bf16, _of_i8 = (_product(kind) for kind in range(3))
 
 @njit(**OPTIONS)
 def product(kind, first, last, n, w, scale, inputs, x, x_row, x_index, y, y_row, y_index):
-    """``y[y_index[i]][o] = w[o] . x[x_index[i]]`` for inputs i and weight rows first <= o < last.
+    """``y[y_index[i]][o] = w[o] . x[x_index[i]]`` for inputs i and weight rows first <= o < last, multiples of 16.
 
     `w`, `scale`, `x`, `y` are addresses; `n` is the inner dimension; `x_row` and `y_row` are bytes from a row to the
     next; the indices are addresses of int64 numbers.

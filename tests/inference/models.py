@@ -8,8 +8,9 @@ import torch
 
 from clearseek.config import ModelConfig
 from clearseek.inference.loops import Loops
-from clearseek.inference.packed import Kind, Packed, pack
+from clearseek.inference.packed import Packed, pack
 from clearseek.inference.plain import Plain
+from clearseek.inference.storage import Kind
 from clearseek.model.transformer import DeepSeekModel
 from tests.model.test_parity import BASE
 

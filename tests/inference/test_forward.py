@@ -12,7 +12,7 @@ from torch import Tensor
 from clearseek.config import ModelConfig
 from clearseek.inference.engine import Forward, Rows
 from clearseek.inference.loops import Loops
-from clearseek.inference.packed import Kind, Matrix, wide
+from clearseek.inference.storage import Kind, Store, wide
 from clearseek.kernels import PAGE
 from clearseek.model.transformer import DeepSeekModel, MTPLayer
 from clearseek.ops.rope import places
@@ -128,7 +128,7 @@ def test_int8_keeps_each_row_within_half_a_step() -> None:
     weight = torch.randn(5, 20, generator=torch.Generator().manual_seed(1)) * torch.tensor(
         [[1.0], [10], [0], [1e-3], [5]]
     )
-    stored = Matrix.of(weight, "I8")
-    assert stored.values.shape == (5, wide(20)) and stored.scales is not None
-    error = (stored.floats()[:, :20] - weight).abs()
-    assert (error <= stored.scales.unsqueeze(1) * 0.5001).all()
+    stored = Store("I8").matrix(weight)
+    assert stored.values.shape == (wide(5), wide(20)) and stored.scales is not None
+    error = (stored.floats()[:5, :20] - weight).abs()
+    assert (error <= stored.scales[:5].unsqueeze(1) * 0.5001).all()

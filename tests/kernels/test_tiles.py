@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from clearseek.inference.packed import Kind, Matrix
+from clearseek.inference.storage import Kind, Matrix, Store
 from clearseek.kernels.launch import launch, unavailable
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=unavailable() or "")
@@ -32,7 +32,7 @@ def product(matrix: Matrix, x: torch.Tensor) -> torch.Tensor:
 def example(kind: Kind, rows: int = 37, inner: int = 80, inputs: int = 23) -> tuple[Matrix, torch.Tensor]:
     generator = torch.Generator().manual_seed(rows + inner)
     weight, x = (torch.randn(n, inner, generator=generator) for n in (rows, inputs))
-    return Matrix.of(weight, kind), x
+    return Store(kind).matrix(weight), x
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -43,6 +43,31 @@ def test_products_are_right(kind: Kind, rows: int, inner: int, inputs: int) -> N
     # FP32 sums in 16 lanes: each of inner / 16 steps rounds by at most 2^-24 of a partial sum
     bound = (x.abs().double() @ matrix.floats().abs().double().T) * (inner / 16 + 5) * 2.0**-24
     assert ((product(matrix, x) - expected).abs() <= bound).all()
+
+
+def stored(matrix: Matrix) -> np.ndarray:
+    """The stored numbers, row by row, found by the stated order of pairs; int8 without scales."""
+    rows, inner = matrix.values.shape
+    flat, found = matrix.values.flatten().float().numpy(), np.empty((rows, inner), np.float32)
+    for o in range(rows):
+        for k in range(inner):
+            place = o * inner + k
+            if matrix.kind != "F32":
+                lane = k % 16 if matrix.kind == "I8" else 2 * (k % 8) + k // 8 % 2
+                place = o // 2 * 2 * inner + k // 16 * 32 + o % 2 * 16 + lane
+            found[o, k] = flat[place]
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_lie_where_it_is_stated(kind: Kind) -> None:
+    matrix, _ = example(kind)
+    factors = 1.0 if matrix.scales is None else matrix.scales.unsqueeze(1).numpy()
+    assert np.array_equal(stored(matrix) * factors, matrix.floats().numpy())
+    weight = torch.arange(35.0 * 70).view(35, 70) % 127 - 63  # whole numbers are exact in BF16 and int8
+    weight[:, 0] = 127
+    kept = Store(kind).matrix(weight).floats()
+    assert torch.equal(kept[:35, :70], weight) and not kept[35:].any() and not kept[:, 70:].any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,8 +82,8 @@ def test_bits_are_those_of_the_input_alone(kind: Kind) -> None:
 def test_bits_follow_the_stated_order(kind: Kind) -> None:
     """The order of the docstring, in numpy: fused steps in 16 lanes, lanes joined by halves."""
     matrix, x = example(kind, rows=5, inputs=3)
-    weights = matrix.values.float().numpy()
-    expected = np.empty((3, 5), np.float32)
+    weights = stored(matrix)
+    expected = np.empty((3, len(weights)), np.float32)
     for i, row in enumerate(x.numpy()):
         for o, weight in enumerate(weights):
             lanes = np.zeros(16, np.float32)
