@@ -51,9 +51,11 @@ class Forward(Protocol):
     longest: int
     """Most tokens of a sequence."""
     page_count: int
+    vocabulary: int
+    """Tokens have numbers below this."""
 
     def step(self, rows: Rows) -> Tensor:
-        """Logits of the wanted rows, FP32 [wanted, V]."""
+        """Logits of the wanted rows, FP32 [wanted, V], which may be overwritten by the next call."""
         ...
 
     def draft(self, rows: Rows, sources: Whole) -> Tensor:
@@ -101,14 +103,17 @@ class Engine:
     def add(self, request: Request) -> None:
         """Queue a request.
 
-        Raises UserError for a prompt that is empty, or that leaves no room for an answer in the model's context or in
-        the cache.
+        Raises UserError for a prompt that is empty, has tokens that the model does not know, or leaves no room for an
+        answer in the model's context or in the cache.
         """
         length, room = len(request.prompt), min(self.forward.longest, self.pages.count * PAGE)
         if not request.prompt:
             raise UserError("the prompt is empty: give at least one token")
         if length + (request.settings.max_tokens > 0) > room:
             raise UserError(f"the prompt has {length} tokens, but there is room for {room} with the answer: shorten it")
+        known = self.forward.vocabulary
+        if (wrong := next((t for t in request.prompt if not 0 <= t < known), None)) is not None:
+            raise UserError(f"the prompt has token {wrong}, but the model's tokens are 0 to {known - 1}")
         self.waiting.append(request)
 
     def abort(self, request: Request, reason: Finish = "aborted") -> None:

@@ -26,6 +26,7 @@ class Loops:
 
     def __init__(self, model: Packed, pages: int, rows: int, longest: int) -> None:
         c = self.config = model.config
+        self.vocabulary = c.vocab_size
         self.model, self.rows, self.page_count = model, rows, pages
         self.heads = wide(c.num_attention_heads, 4)
         self.nope, self.rope, self.rank, self.value = (
@@ -48,7 +49,7 @@ class Loops:
         # the same memory, in the form that is quick for a few numbers
         self._numbers = [
             tensor.numpy()
-            for tensor in (self.count, self.wanted_count, self.positions, self.places, self.lists, self.wanted)
+            for tensor in (self.count, self.wanted_count, self.tokens, self.positions, self.places, self.lists, self.wanted)
         ]
 
     def _buffers(self) -> None:
@@ -56,6 +57,7 @@ class Loops:
         threads = self.threads = torch.get_num_threads()
         whole = {"dtype": torch.int64}
         self.count, self.wanted_count = torch.zeros(1, **whole), torch.zeros(1, **whole)  # type: ignore[call-overload]
+        self.tokens = torch.zeros(rows, **whole)  # type: ignore[call-overload]
         self.positions, self.places = torch.zeros(rows, **whole), torch.zeros(rows, **whole)  # type: ignore[call-overload]
         self.lists, self.wanted = torch.zeros(rows, **whole), torch.zeros(rows, **whole)  # type: ignore[call-overload]
         k = c.num_experts_per_tok
@@ -81,7 +83,7 @@ class Loops:
 
     def _calls(self) -> list[Call]:
         layers = self.model.layers
-        calls = [self._norm(self.x, layers[0].norm, self.normed, self.hidden)]
+        calls = [self._embed(), self._norm(self.x, layers[0].norm, self.normed, self.hidden)]
         for index, layer in enumerate(layers):
             after = layers[index + 1].norm if index + 1 < len(layers) else self.model.norm
             calls += self._layer(layer, index, after)
@@ -93,6 +95,7 @@ class Loops:
             return []
         self.joined, self.given = torch.zeros(self.rows, 2 * self.hidden), torch.zeros(self.rows, self.hidden)
         return [
+            self._embed(),
             self._norm(self.x, draft.token_norm, self.joined, 2 * self.hidden),
             self._norm(self.given, draft.hidden_norm, self.joined.view(-1)[self.hidden :], 2 * self.hidden),
             self._matrix(draft.join, self.joined, self.x),
@@ -113,6 +116,14 @@ class Loops:
             *self._feed_forward(layer),
             self._add_and_norm(after, parts, k),
         ]
+
+    def _embed(self) -> Call:
+        table = self.model.embedding
+        narrow = int(table.dtype == torch.bfloat16)
+        return Call(
+            "decoder.embed", 0, self.count, narrow, self.config.hidden_size, table.data_ptr(), self.tokens, self.x,
+            self.hidden,
+        )  # fmt: skip
 
     def _norm(self, x: Tensor, weight: Tensor, y: Tensor, y_row: int) -> Call:
         return Call(
@@ -207,7 +218,7 @@ class Loops:
         return [self._matrix(layer.router, self.normed, self.router), route, *calls, *routed]
 
     def step(self, rows: Rows) -> Tensor:
-        """Logits of the wanted rows, FP32 [wanted, V]; the tokens' latents are in the cache afterwards."""
+        """Logits of the wanted rows, FP32 [wanted, V], until the next call; the tokens' latents are in the cache."""
         return self._run(rows, self.calls)
 
     def draft(self, rows: Rows, sources: Whole) -> Tensor:
@@ -221,16 +232,14 @@ class Loops:
     def _run(self, rows: Rows, calls: list[Call]) -> Tensor:
         count, wanted = len(rows.tokens), len(rows.wanted)
         assert 0 < count <= self.rows, "a step has more tokens than its buffers"
-        count_, wanted_, positions, places, lists, wanted_rows = self._numbers
+        count_, wanted_, tokens, positions, places, lists, wanted_rows = self._numbers
         count_[0], wanted_[0] = count, wanted
-        positions[:count], wanted_rows[:wanted] = rows.positions, rows.wanted
+        tokens[:count], positions[:count], wanted_rows[:wanted] = rows.tokens, rows.positions, rows.wanted
         pages = np.ascontiguousarray(rows.pages)
         places[:count] = pages[rows.sequences, rows.positions // PAGE] * PAGE + rows.positions % PAGE
         lists[:count] = pages.ctypes.data + 8 * pages.shape[1] * rows.sequences
-        embedded = self.model.embedding.index_select(0, torch.from_numpy(rows.tokens))
-        self.x[:count, : self.config.hidden_size] = embedded
         run(calls, self.threads)
-        return self.logits[:wanted, : self.config.vocab_size].clone()
+        return self.logits[:wanted, : self.config.vocab_size]
 
     def experts(self, row: int) -> tuple[tuple[int, ...], ...]:
         """Experts that a row of the last step visited, in each layer with experts, the drafting one left out."""

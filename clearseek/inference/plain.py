@@ -45,6 +45,7 @@ class Plain:
 
     def __init__(self, model: Packed, pages: int, rows: int, longest: int) -> None:
         c = self.config = model.config
+        self.vocabulary = c.vocab_size
         self.model, self.rows, self.longest, self.page_count = model, rows, longest, pages
         self.device = model.embedding.device
         self.heads = wide(c.num_attention_heads, 4)

@@ -21,6 +21,7 @@ from clearseek.kernels.lanes import (
     ONE,
     OPTIONS,
     call,
+    copy,
     dot,
     exp,
     exp_below_largest,
@@ -30,6 +31,7 @@ from clearseek.kernels.lanes import (
     multiply_four,
     scale,
     share,
+    widen,
 )
 from clearseek.kernels.tiles import BYTES, product
 
@@ -62,6 +64,18 @@ def heads(a):
             w + head * outputs * n * size, scales + 4 * head * outputs, count,
             x + 4 * head * x_head, 4 * x_row, index, y + 4 * head * y_head, 4 * y_row, index,
         )  # fmt: skip
+
+
+def embed(a):
+    """x[t] = table[tokens[t]], FP32 or BF16."""
+    count, narrow, n, table, tokens, x, x_row = integers(a[3])[0], a[4], a[5], a[6], integers(a[7]), a[8], a[9]
+    first, last = share(a, count)
+    for t in range(first, last):
+        row, y = tokens[t] * n, floats(x + 4 * t * x_row)
+        if narrow != 0:
+            widen(table + 2 * row, y, n)
+        else:
+            copy(floats(table + 4 * row), y, n)
 
 
 # --- Norms and the residual stream ------------------------------------------------------------------------------------

@@ -55,6 +55,12 @@ def integers(context: Any, address: Any) -> Any:
 
 
 @intrinsic
+def halves_of(context: Any, address: Any) -> Any:
+    """The array of 16-bit numbers at an address."""
+    return types.CPointer(types.uint16)(types.int64), _pointer
+
+
+@intrinsic
 def call(context: Any, address: Any) -> Any:
     """The result of the C function ``int f(void)`` at an address."""
 
@@ -240,6 +246,14 @@ def fill(x, start, end, value):
 def copy(x, y, n):
     for i in range(n):
         y[i] = x[i]
+
+
+@njit(**OPTIONS)
+def widen(x, y, n):
+    """y = x, whose BF16 numbers lie at an address."""
+    halves = halves_of(x)
+    for i in range(n):
+        y[i] = _float32_of_bits(np.int32(halves[i]) << np.int32(16))
 
 
 @njit(**OPTIONS)

@@ -39,7 +39,7 @@ def _many_registers() -> bool:
 _ROWS, _MOST = (4, 4) if _many_registers() else (2, 3)
 """Weight rows of a tile, and its most inputs: what registers hold."""
 _LINES = tuple(max(1, LANES * _ROWS * size // 64) for size in BYTES)
-_AHEAD = 8192
+_AHEAD = 4096
 """Bytes between the weights that are multiplied and those that are asked for from memory."""
 
 _NUMBER, _WORD, _INT = ir.FloatType(), ir.IntType(64), ir.IntType(32)
@@ -188,6 +188,26 @@ def _product(kind: int) -> Any:
         span = _ROWS * n * row
         soon = w + first * n * row + _AHEAD
         if strips > 1:
+            soon += size - _AHEAD
+            span = (span // strips + 63) // 64 * 64
+        each = span * (BLOCK // _ROWS)
+        for o in range(first, last, BLOCK):
+            block, scales, target = w + o * n * row, scale + 4 * o, y + 4 * o
+            i = 0
+            own = soon
+            while inputs - i >= _MOST and (_MOST == 4 or inputs - i != 4):  # four are better two and two than three and one
+                most(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
+                i += _MOST
+                own += each
+            if _MOST == 4 and inputs - i == 3:
+                three(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
+                i += 3
+            while inputs - i >= 2:
+                two(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
+                i += 2
+                own += each
+            if i < inputs:
+                one(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
             soon += size - _AHEAD
             span = (span // strips + 63) // 64 * 64
         each = span * (BLOCK // _ROWS)

@@ -28,7 +28,7 @@ def read(forward: Forward, tokens: Tensor, pieces: Sequence[int], pages: Sequenc
             tokens[start : start + n].numpy(), np.arange(start, start + n), np.zeros(n, dtype=np.int64),
             np.array([pages]), np.arange(n),
         )  # fmt: skip
-        found.append(forward.step(rows))
+        found.append(forward.step(rows).clone())
         start += n
     return torch.cat(found)
 
@@ -87,7 +87,7 @@ def test_drafts_are_the_training_models(name: str, changes: dict[str, object]) -
         at, ids = np.arange(start, start + n), tokens.numpy()
         same = np.zeros(n, dtype=np.int64), np.array([[2, 0, 3]]), np.arange(n)
         forward.step(Rows(ids[start : start + n], at, *same))
-        found.append(forward.draft(Rows(ids[start + 1 : start + n + 1], at, *same), np.arange(n)))
+        found.append(forward.draft(Rows(ids[start + 1 : start + n + 1], at, *same), np.arange(n)).clone())
     assert (torch.cat(found) - expected).abs().max() <= 1e-4
 
 
