@@ -47,10 +47,8 @@ class Loops:
         self._visited = [chosen.numpy() for chosen in self.routing]
         self.draft_calls = self._draft_calls()
         # the same memory, in the form that is quick for a few numbers
-        self._numbers = [
-            tensor.numpy()
-            for tensor in (self.count, self.wanted_count, self.tokens, self.positions, self.places, self.lists, self.wanted)
-        ]
+        given = (self.count, self.wanted_count, self.tokens, self.positions, self.places, self.lists, self.wanted)
+        self._numbers = [tensor.numpy() for tensor in given]
 
     def _buffers(self) -> None:
         c, rows = self.config, self.rows

@@ -330,7 +330,8 @@ def down(a):
     for unit in range(first, last):
         e, o = unit // blocks, unit % blocks * BLOCK
         start, row = ends[e - 1] if e > 0 else 0, unit * BLOCK
+        inputs = ends[e] - start
         product(
-            kind, 0, BLOCK, n, w + row * n * size, scales + 4 * row, ends[e] - start,
+            kind, 0, BLOCK, n, w + row * n * size, scales + 4 * row, inputs,
             x, 4 * x_row, pairs + 8 * start, y + 4 * o, 4 * y_row, pairs + 8 * start,
         )  # fmt: skip

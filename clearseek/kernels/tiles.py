@@ -39,8 +39,12 @@ def _many_registers() -> bool:
 _ROWS, _MOST = (4, 4) if _many_registers() else (2, 3)
 """Weight rows of a tile, and its most inputs: what registers hold."""
 _LINES = tuple(max(1, LANES * _ROWS * size // 64) for size in BYTES)
+"""Cache lines of weights that a tile reads for 16 numbers of the inner dimension, by the type's place."""
 _AHEAD = 4096
-"""Bytes between the weights that are multiplied and those that are asked for from memory."""
+"""Bytes between the weights that are multiplied and those that are asked for from memory: farther, the processor's own
+prefetcher loses the stream; nearer, they come too late."""
+_FEW = 4
+"""Inputs that stay in a core's nearest cache; a block of weight rows stays there while more pass."""
 
 _NUMBER, _WORD, _INT = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _VECTOR, _INTS = ir.VectorType(_NUMBER, LANES), ir.VectorType(_INT, LANES)
@@ -102,7 +106,10 @@ def _sums(builder: Any, four: Any) -> Any:
 
 
 def _loop(builder: Any, kind: int, w: Any, n: Any, xs: list[Any], soon: Any, span: Any) -> list[list[Any]]:
-    """Sums in lanes of a tile's weight rows, the first of which is at `w`, times inputs: [input][row]."""
+    """Sums in lanes of a tile's weight rows, the first of which is at `w`, times inputs: [input][row].
+
+    Meanwhile `span` bytes at address `soon` are asked for from memory.
+    """
     zero, size = ir.Constant(_VECTOR, None), LANES * BYTES[kind]
     sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(_ROWS)] for _ in xs]
     for total in (total for line in sums for total in line):
@@ -110,7 +117,7 @@ def _loop(builder: Any, kind: int, w: Any, n: Any, xs: list[Any], soon: Any, spa
     together = TOGETHER if kind else 1
     apart = builder.mul(n, ir.Constant(_WORD, together * BYTES[kind]))
     part = builder.udiv(span, ir.Constant(_WORD, _LINES[kind]))
-    pace = builder.udiv(builder.shl(part, ir.Constant(_WORD, 8)), n)  # bytes of a part that a number stands for, times 256
+    pace = builder.udiv(builder.shl(part, ir.Constant(_WORD, 8)), n)  # bytes of a part for each number, times 256
     with cgutils.for_range_slice(builder, ir.Constant(_WORD, 0), n, ir.Constant(_WORD, LANES), intp=_WORD) as (k, _):
         weights = []
         reached = builder.add(soon, builder.lshr(builder.mul(k, pace), ir.Constant(_WORD, 8)))
@@ -145,17 +152,18 @@ def _store(builder: Any, sums: list[list[Any]], scales: Any, ys: list[Any]) -> N
 
 
 def _strip(inputs: int, kind: int) -> Any:
-    """An operation: a block of 16 weight rows times `inputs` inputs.
+    """An operation: weight rows, a few tiles of them, times `inputs` inputs.
 
-    Its arguments: address of the block, inner dimension, address of its scales (int8); address of input 0, bytes from
-    an input to the next, address of the inputs' numbers; the same of the results.
+    Its arguments: address of the rows, inner dimension, address of their scales (int8); address of input 0, bytes from
+    an input to the next, address of the inputs' numbers; the same of the results; number of rows; address of what to
+    ask for from memory, and how many bytes of it while each tile is multiplied.
     """
 
     @intrinsic
     def multiply(context: Any, w: Any, n: Any, scale: Any, x: Any, x_row: Any, x_at: Any, y: Any, y_row: Any,
-                 y_at: Any, soon: Any, span: Any) -> Any:  # fmt: skip
+                 y_at: Any, count: Any, soon: Any, span: Any) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            w, n, scale, x, x_row, x_at, y, y_row, y_at, soon, span = arguments
+            w, n, scale, x, x_row, x_at, y, y_row, y_at, count, soon, span = arguments
 
             def addresses(base: Any, row: Any, numbers: Any) -> list[Any]:
                 pointer = _at(builder, numbers, _WORD)
@@ -163,15 +171,16 @@ def _strip(inputs: int, kind: int) -> Any:
                 return [builder.add(base, builder.mul(row, number)) for number in found]
 
             xs, ys = addresses(x, x_row, x_at), addresses(y, y_row, y_at)
-            start, stop, step = (ir.Constant(_WORD, number) for number in (0, BLOCK, _ROWS))
-            with cgutils.for_range_slice(builder, start, stop, step, intp=_WORD) as (row, _):
+            start, step = (ir.Constant(_WORD, number) for number in (0, _ROWS))
+            with cgutils.for_range_slice(builder, start, count, step, intp=_WORD) as (row, _):
                 first = _plus(builder, w, builder.mul(row, n), BYTES[kind])
+                wanted = builder.add(soon, builder.mul(builder.udiv(row, step), span))
+                sums = _loop(builder, kind, first, n, xs, wanted, span)
                 scales = _plus(builder, scale, row, 4) if kind == 2 else None
-                wanted = builder.add(soon, builder.mul(builder.udiv(row, ir.Constant(_WORD, _ROWS)), span))
-                _store(builder, _loop(builder, kind, first, n, xs, wanted, span), scales, [_plus(builder, y, row, 4) for y in ys])
+                _store(builder, sums, scales, [_plus(builder, y, row, 4) for y in ys])
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 11), generate
+        return types.void(*[types.int64] * 12), generate
 
     return multiply
 
@@ -184,48 +193,25 @@ def _product(kind: int) -> Any:
     @njit(**OPTIONS)
     def product(first, last, n, w, scale, inputs, x, x_row, x_index, y, y_row, y_index):
         strips = (inputs + _MOST - 1) // _MOST
-        size = BLOCK * n * row
-        span = _ROWS * n * row
-        soon = w + first * n * row + _AHEAD
-        if strips > 1:
-            soon += size - _AHEAD
+        rows, ahead, span = _ROWS, _AHEAD, _ROWS * n * row
+        if strips > 1:  # they share the work of asking for weights
             span = (span // strips + 63) // 64 * 64
-        each = span * (BLOCK // _ROWS)
-        for o in range(first, last, BLOCK):
+        if inputs > _FEW:
+            rows, ahead = BLOCK, BLOCK * n * row
+        for o in range(first, last, rows):
             block, scales, target = w + o * n * row, scale + 4 * o, y + 4 * o
-            i = 0
-            own = soon
-            while inputs - i >= _MOST and (_MOST == 4 or inputs - i != 4):  # four are better two and two than three and one
-                most(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
-                i += _MOST
-                own += each
+            soon, i = block + ahead, 0
+            while inputs - i >= _MOST and (_MOST == 4 or inputs - i != 4):  # four go better as two and two
+                most(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, rows, soon, span)
+                i, soon = i + _MOST, soon + span * (rows // _ROWS)
             if _MOST == 4 and inputs - i == 3:
-                three(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
+                three(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, rows, soon, span)
                 i += 3
             while inputs - i >= 2:
-                two(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
-                i += 2
-                own += each
+                two(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, rows, soon, span)
+                i, soon = i + 2, soon + span * (rows // _ROWS)
             if i < inputs:
-                one(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
-            soon += size - _AHEAD
-            span = (span // strips + 63) // 64 * 64
-        each = span * (BLOCK // _ROWS)
-        for o in range(first, last, BLOCK):
-            block, scales, target = w + o * n * row, scale + 4 * o, y + 4 * o
-            i = 0
-            own = soon
-            while inputs - i >= _MOST:
-                most(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
-                i += _MOST
-                own += each
-            if _MOST > 3 and inputs - i == 3:
-                three(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
-            elif inputs - i == 2:
-                two(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
-            elif inputs - i == 1:
-                one(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, own, span)
-            soon += size
+                one(block, n, scales, x, x_row, x_index + 8 * i, target, y_row, y_index + 8 * i, rows, soon, span)
 
     return product
 
