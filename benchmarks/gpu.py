@@ -1,9 +1,10 @@
 """One command for a GPU that is lent for minutes: are the FP8 kernels right, how fast are they, and is training?
 
 ``python benchmarks/gpu.py`` checks every kernel against the reference on fresh random inputs, times kernels at
-DeepSeek's sizes, the whole expert layer, and training in BF16 and FP8, each against what this machine was measured to
-reach; then it says which of the project's bars are met. It keeps to ``--seconds`` by itself, needs no network, and
-writes ``benchmarks/results/gpu.json`` after every piece of work, so that whatever ends it, what was measured is kept.
+DeepSeek's sizes, the whole expert layer, generation, and training in BF16 and FP8, each against what this machine was
+measured to reach; then it says which of the project's bars are met. It keeps to ``--seconds`` by itself, needs no
+network, and writes ``benchmarks/results/gpu.json`` after every piece of work, so that whatever ends it, what was
+measured is kept.
 
 ``--smoke --out FILE`` walks the same code on a CPU at tiny sizes, with Triton's interpreter: it tests the benchmark and
 says nothing about speed.
@@ -33,6 +34,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs
 
 from gpu_checks import checks  # noqa: E402
 from gpu_common import Bench, BrokenDeviceError  # noqa: E402
+from gpu_generate import generate  # noqa: E402
 from gpu_kernels import kernels, tune  # noqa: E402
 from gpu_layer import layer  # noqa: E402
 from gpu_machine import machine  # noqa: E402
@@ -46,6 +48,7 @@ SECTIONS = {
     "kernels": (kernels, 0.16),
     "layer": (layer, 0.12),
     "tune": (tune, 0.30),
+    "generate": (generate, 0.08),
     "training": (training, 0.36),
 }
 """What is done in which order, and each one's share of the time; what a section leaves goes to those after it."""

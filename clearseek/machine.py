@@ -81,6 +81,18 @@ def describe() -> dict[str, Any]:
     }
 
 
+def find_device(name: str) -> torch.device:
+    """The device of a `--device` option. Raises UserError for one that is not here."""
+    device = None
+    with suppress(RuntimeError):
+        device = torch.device(name)
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: use cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: PyTorch finds {torch.cuda.device_count()} CUDA devices here: use cpu")
+    return device
+
+
 def bit_environment(precision: torch.dtype, device: str) -> dict[str, Any]:
     """Properties of machine and set-up that decide the bits of a run, for the header of its transcript.
 

@@ -44,9 +44,10 @@ def test_every_section_runs_and_every_check_passes(tmp_path: Path) -> None:
     assert report["state"] == "complete"
     missing = {"warming up fp8, a scale a matrix"}  # oneDNN has this product only on processors beyond AVX2
     assert {error["what"] for error in report.get("errors", [])} <= missing
-    sections = {"machine", "checks", "kernels", "layer", "tune", "training"}
+    sections = {"machine", "checks", "kernels", "layer", "tune", "generate", "training"}
     assert sections <= report.keys() and report["section_seconds"].keys() == sections
     assert report["machine"]["backends"]["triton"] == {"why_not": None}
+    assert report["generate"]["checks"][0]["same best"] > 0.9
     assert report["checks_passed"] and len(report["checks"]["checks"]) > 70
     assert {run["precision"] for run in report["training"]["runs"]} == {"bf16", "fp8"}
     assert len(report["bars"]) == 8 and all(bar["figure"] is not None for bar in report["bars"])

@@ -15,8 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearseek.errors import UserError
-
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
@@ -87,14 +85,9 @@ def examine(device_name: str | None = None) -> dict[str, Any]:
 def _device(name: str | None) -> torch.device:
     import torch
 
-    device = None
-    with suppress(RuntimeError):
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name is None else name)
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name}: use cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: PyTorch finds {torch.cuda.device_count()} CUDA devices here: use cpu")
-    return device
+    from clearseek.machine import find_device
+
+    return find_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _rates(backend: Backend, device: torch.device, size: tuple[int, int, int]) -> dict[str, float]:

@@ -28,6 +28,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", choices=STORED, default="bf16", help="how matrices are stored (default: bf16)")
     parser.add_argument("--cache", type=number, default=None, metavar="BYTES",
                         help="memory for the cache, such as 512M (default: 8 times the longest sequence)")  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--no-drafts", action="store_true", help="leave the multi-token-prediction layer out")
 
 
@@ -62,23 +63,27 @@ def tokenizer_of(file: Path, config: ModelConfig) -> Tokenizer:
 def open_model(arguments: argparse.Namespace) -> Model:
     """The model of the arguments of :func:`add_model`, packed for the engine."""
     from clearseek.inference.model import Model
+    from clearseek.machine import find_device
 
+    device = find_device(arguments.device)
     config, tensors, file = tensors_of(arguments.model, arguments.step)
     name = arguments.model.resolve().name
     kind = STORED[arguments.weights]
-    model = Model.of(name, config, tensors, tokenizer_of(file, config), kind)  # type: ignore[arg-type]
+    tokenizer = tokenizer_of(file, config)
+    model = Model.of(name, config, tensors, tokenizer, kind, device)  # type: ignore[arg-type]
     say_if_plain(model.packed)
     return model.without_drafts() if arguments.no_drafts else model
 
 
 def say_if_plain(packed: Packed) -> None:
-    """Say on standard error where PyTorch's own operations do the work: slower, and without the promise of bits."""
+    """Say on standard error where PyTorch's own operations do the work, without the promise of bits."""
     from clearseek.inference.model import loops_run
     from clearseek.kernels.launch import unavailable
 
-    if not loops_run(packed):
-        why = unavailable() or "the weights are on a GPU"
-        print(f"slower, and an answer's last bits may depend on its neighbours: {why}", file=sys.stderr)
+    if not packed.embedding.is_cpu:
+        print("on a GPU an answer's last bits may depend on its neighbours", file=sys.stderr)
+    elif not loops_run(packed):
+        print(f"slower, and an answer's last bits may depend on its neighbours: {unavailable()}", file=sys.stderr)
 
 
 def cache_pages(arguments: argparse.Namespace, model: Model, sequences: int = 8) -> int:

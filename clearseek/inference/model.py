@@ -37,14 +37,17 @@ class Model:
         return self.packed.config
 
     @staticmethod
-    def of(name: str, config: ModelConfig, tensors: dict[str, Tensor], tokenizer: Tokenizer, kind: Kind) -> Model:
+    def of(
+        name: str, config: ModelConfig, tensors: dict[str, Tensor], tokenizer: Tokenizer, kind: Kind,
+        device: torch.device | None = None,
+    ) -> Model:  # fmt: skip
         """Pack tensors by their memory names; each is given up when it is packed, so nothing is held twice."""
         digest = _hash(tensors)
         expected = {spec.name for spec in memory_tensors(config)}
         missing = sorted(expected - tensors.keys())
         if missing:
             raise UserError(f"{name}: no tensor {missing[0]} among the weights: the checkpoint is not whole")
-        return Model(name, pack(config, tensors.pop, kind), tokenizer, digest)
+        return Model(name, pack(config, lambda key: tensors.pop(key).to(device), kind), tokenizer, digest)
 
     def named(self, name: str) -> Model:
         """The same model under another name."""
@@ -75,11 +78,15 @@ def loops_run(packed: Packed) -> bool:
 
 
 def forward_of(packed: Packed, pages: int, rows: int, longest: int) -> Forward:
-    """Compiled loops where they can be had, PyTorch's operations elsewhere."""
+    """Compiled loops where they can be had, graphs of PyTorch's operations on a GPU, those operations elsewhere."""
     if loops_run(packed):
         from clearseek.inference.loops import Loops
 
         return Loops(packed, pages, rows, longest)
+    if packed.embedding.is_cuda and packed.kind == "BF16":
+        from clearseek.inference.graphs import Graphed
+
+        return Graphed(packed, pages, rows, longest)
     return Plain(packed, pages, rows, longest)
 
 
@@ -88,7 +95,11 @@ def environment(packed: Packed) -> dict[str, str]:
     found = {"weights stored as": packed.kind, "processor": platform.machine()}
     if loops_run(packed):
         return found | {"sums": "loops-1", "numba": _version("numba"), "numpy": _version("numpy")}
-    return found | {"sums": "torch", "torch": torch.__version__, "device": packed.embedding.device.type}
+    return found | {"sums": "torch", "torch": torch.__version__, "device": _device(packed.embedding.device)}
+
+
+def _device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _version(package: str) -> str:

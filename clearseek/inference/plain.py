@@ -1,7 +1,8 @@
 """A step of generation in PyTorch's own operations: where numba is not installed, and on GPUs.
 
 The same packed weights, pages and interface as :class:`clearseek.inference.loops.Loops`. PyTorch chooses an order of
-sums by the number of rows, so here an answer's last bits may depend on what else was in its steps.
+sums by the number of rows, so here an answer's last bits may depend on what else was in its steps. On a GPU,
+:class:`clearseek.inference.graphs.Graphed` replays these operations.
 
 Shapes: T tokens of a step, D hidden, H heads, N channels without position, P rotary channels, R latent rank, V value
 channels, C = R + P numbers cached, S positions, K experts per token, E experts.
@@ -20,13 +21,14 @@ from clearseek.inference.packed import FeedForward, Layer, Packed
 from clearseek.inference.storage import Matrix, padded, wide
 from clearseek.kernels import BLOCK, PAGE
 from clearseek.model.router import Router
+from clearseek.ops.dispatch import Routing
 from clearseek.ops.rope import rotate, rotations, softmax_scale
 
 _AT_ONCE = 2**24
 """Most numbers of the cache that are gathered at a time."""
 
 
-class _Rows(NamedTuple):
+class RowsOnDevice(NamedTuple):
     """:class:`clearseek.inference.engine.Rows` as tensors of a device."""
 
     tokens: Tensor
@@ -36,12 +38,26 @@ class _Rows(NamedTuple):
     wanted: Tensor
 
     @staticmethod
-    def on(device: torch.device, rows: Rows) -> _Rows:
-        return _Rows(*(torch.from_numpy(numbers).to(device) for numbers in rows))
+    def on(device: torch.device, rows: Rows) -> RowsOnDevice:
+        return RowsOnDevice(*(torch.from_numpy(numbers).to(device) for numbers in rows))
+
+
+class Done(NamedTuple):
+    """What reading tokens gives."""
+
+    logits: Tensor
+    """FP32 [wanted, V]."""
+    hidden: Tensor
+    """FP32 [T, D]: after the last norm."""
+    routing: Tensor
+    """int64 [layers with experts, T, K]."""
 
 
 class Plain:
     """A packed model with its cache."""
+
+    spare = 0
+    """Pages of the cache beside those that requests have."""
 
     def __init__(self, model: Packed, pages: int, rows: int, longest: int) -> None:
         c = self.config = model.config
@@ -51,15 +67,16 @@ class Plain:
         self.heads = wide(c.num_attention_heads, 4)
         self.rank, self.rope = wide(c.kv_lora_rank), wide(c.qk_rope_head_dim)
         layers = len(model.layers) + (model.draft is not None)
-        self.cache = torch.zeros(layers, pages * PAGE, self.rank + self.rope, device=self.device)
+        self.cache = torch.zeros(layers, (pages + self.spare) * PAGE, self.rank + self.rope, device=self.device)
         self.turns = rotations(c, 0, longest, self.device)
         self.scale = softmax_scale(c)
+        self.grouped = self.device.type == "cuda" and model.kind == "BF16"
         drafting = [] if model.draft is None else [model.draft.layer]
         self.routers = {
             id(layer): self._router(layer) for layer in [*model.layers, *drafting] if layer.router is not None
         }
-        self.hidden = torch.empty(0)
-        self.routing: list[Tensor] = []
+        self._done = Done(torch.empty(0), torch.empty(0), torch.empty(0))
+        self._visited: list[list[list[int]]] | None = None
 
     def _router(self, layer: Layer) -> Router:
         """The training module, over the same weights."""
@@ -75,40 +92,51 @@ class Plain:
     @torch.no_grad()
     def step(self, rows: Rows) -> Tensor:
         """Logits of the wanted rows, FP32 [wanted, V]; the tokens' latents are in the cache afterwards."""
-        at = _Rows.on(self.device, rows)
-        self.routing = []
-        x_TD = self._embed(at.tokens)
-        for index, layer in enumerate(self.model.layers):
-            x_TD = self._layer(layer, index, x_TD, at)
-        self.hidden = self._norm(x_TD, self.model.norm)
-        return self._logits(self.hidden, at)
+        self._done, self._visited = self._read(rows), None
+        return self._done.logits.cpu()
 
     @torch.no_grad()
     def draft(self, rows: Rows, sources: Whole) -> Tensor:
         """Logits of the token after the next, FP32 [wanted, V], from rows `sources` of the last :meth:`step`."""
-        draft = self.model.draft
-        assert draft is not None, "the model has no multi-token-prediction layer"
-        at = _Rows.on(self.device, rows)
-        halves = (
-            self._norm(self._embed(at.tokens), draft.token_norm),
-            self._norm(self.hidden[torch.from_numpy(sources)], draft.hidden_norm),
-        )
-        width = draft.join.values.shape[1] // 2
-        x_TD = self._hidden(draft.join, torch.cat([padded(half, width) for half in halves], dim=-1))
-        routing, self.routing = self.routing, []
-        x_TD = self._layer(draft.layer, len(self.model.layers), x_TD, at)
-        self.routing = routing
-        return self._logits(self._norm(x_TD, draft.norm), at)
+        assert self.model.draft is not None, "the model has no multi-token-prediction layer"
+        return self._read(rows, self._done.hidden[torch.from_numpy(sources).to(self.device)]).logits.cpu()
 
     def experts(self, row: int) -> tuple[tuple[int, ...], ...]:
         """Experts that a row of the last step visited, in each layer with experts."""
-        return tuple(tuple(chosen[row].tolist()) for chosen in self.routing)
+        if self._visited is None:
+            self._visited = self._done.routing.tolist()
+        return tuple(tuple(layer[row]) for layer in self._visited)
+
+    def _read(self, rows: Rows, hidden_TD: Tensor | None = None) -> Done:
+        """Read tokens; with hidden states of the tokens before them, by the multi-token-prediction layer."""
+        return self._forward(RowsOnDevice.on(self.device, rows), int(rows.positions.max()) + 1, hidden_TD)
+
+    def _forward(self, at: RowsOnDevice, seen: int, hidden_TD: Tensor | None) -> Done:
+        """Read tokens of which none sees more than `seen` positions; nothing here waits for a GPU."""
+        layers, norm, first = self.model.layers, self.model.norm, 0
+        x_TD = self._embed(at.tokens)
+        if hidden_TD is not None:
+            draft = self.model.draft
+            assert draft is not None
+            halves = self._norm(x_TD, draft.token_norm), self._norm(hidden_TD, draft.hidden_norm)
+            width = draft.join.values.shape[1] // 2
+            x_TD = self._hidden(draft.join, torch.cat([padded(half, width) for half in halves], dim=-1))
+            layers, norm, first = [draft.layer], draft.norm, len(layers)
+        routing = []
+        for index, layer in enumerate(layers, first):
+            x_TD = x_TD + self._attention(layer, index, self._norm(x_TD, layer.norm), at, seen)
+            normed_TD = self._norm(x_TD, layer.mlp_norm)
+            x_TD = x_TD + self._swiglu(layer.dense, 0, normed_TD)
+            if layer.routed is not None:
+                choice = self.routers[id(layer)](normed_TD)
+                routing.append(choice.index_TK)
+                x_TD = x_TD + self._routed(layer.routed, normed_TD, choice)
+        hidden_TD = self._norm(x_TD, norm)
+        logits = self._times(self.model.head, hidden_TD[at.wanted])[:, : self.config.vocab_size]
+        return Done(logits, hidden_TD, torch.stack(routing) if routing else torch.empty(0, len(x_TD), 0))
 
     def _embed(self, tokens_T: Tensor) -> Tensor:
         return self.model.embedding[tokens_T].float()
-
-    def _logits(self, hidden_TD: Tensor, rows: _Rows) -> Tensor:
-        return self._times(self.model.head, hidden_TD[rows.wanted])[:, : self.config.vocab_size].cpu()
 
     def _times(self, w: Matrix, x: Tensor) -> Tensor:
         """w x in FP32, rows of padding included; on a GPU the product is of the stored type."""
@@ -124,13 +152,7 @@ class Plain:
     def _norm(self, x: Tensor, weight: Tensor, eps: float | None = None) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps if eps is None else eps)
 
-    def _layer(self, layer: Layer, index: int, x_TD: Tensor, rows: _Rows) -> Tensor:
-        x_TD = x_TD + self._attention(layer, index, self._norm(x_TD, layer.norm), rows)
-        normed_TD = self._norm(x_TD, layer.mlp_norm)
-        x_TD = x_TD + self._swiglu(layer.dense, 0, normed_TD)
-        return x_TD if layer.routed is None else x_TD + self._routed(layer, normed_TD)
-
-    def _attention(self, layer: Layer, index: int, x_TD: Tensor, rows: _Rows) -> Tensor:
+    def _attention(self, layer: Layer, index: int, x_TD: Tensor, rows: RowsOnDevice, seen: int) -> Tensor:
         c = self.config
         count, cache = len(x_TD), self.cache[index]
         turn_TP2 = self.turns[rows.positions]
@@ -150,7 +172,6 @@ class Plain:
         turned_THP = rotate(rope_THP[..., : c.qk_rope_head_dim], turn_TP2.unsqueeze(1))
         q_THC = torch.cat([torch.einsum("thn,hrn->thr", nope_THN, keys_HRN), padded(turned_THP, self.rope)], dim=-1)
         mixed_THR = torch.empty(count, self.heads, self.rank, device=self.device)
-        seen = int(rows.positions.max()) + 1
         at_S = torch.arange(seen, device=self.device)
         step = max(1, _AT_ONCE // (seen * cache.shape[1]))
         for start in range(0, count, step):
@@ -168,12 +189,25 @@ class Plain:
         gate, up = self._times(gate_up, x_TD).unflatten(1, (-1, 2, BLOCK)).unbind(2)
         return self._hidden(down, (F.silu(gate) * up).flatten(1))
 
-    def _routed(self, layer: Layer, x_TD: Tensor) -> Tensor:
-        assert layer.routed is not None
-        index_TK, weight_TK, *_ = self.routers[id(layer)](x_TD)
-        self.routing.append(index_TK)
+    def _routed(self, w: FeedForward, x_TD: Tensor, choice: Routing) -> Tensor:
+        if self.grouped:
+            return self._grouped(w, x_TD, choice)
         y_TD = torch.zeros_like(x_TD)
-        for expert in index_TK.unique().tolist():
-            token, k = (index_TK == expert).nonzero(as_tuple=True)
-            y_TD[token] += self._swiglu(layer.routed, expert, x_TD[token]) * weight_TK[token, k].unsqueeze(1)
+        for expert in choice.index_TK.unique().tolist():
+            token, k = (choice.index_TK == expert).nonzero(as_tuple=True)
+            y_TD[token] += self._swiglu(w, expert, x_TD[token]) * choice.weight_TK[token, k].unsqueeze(1)
+        return y_TD
+
+    def _grouped(self, w: FeedForward, x_TD: Tensor, choice: Routing) -> Tensor:
+        """All experts in one product of groups of rows, without asking a GPU which experts have any."""
+        k = choice.index_TK.shape[1]
+        ends_E = choice.load_E.cumsum(0).to(torch.int32)
+        gate_up_EID, down_EDI = (matrix.values.unflatten(0, (w.experts, -1)) for matrix in (w.gate_up, w.down))
+        x_PD = padded(x_TD, gate_up_EID.shape[2])[choice.order_P // k].to(gate_up_EID.dtype)
+        inner = F.grouped_mm(x_PD, gate_up_EID.mT, offs=ends_E)
+        gate, up = inner.float().unflatten(1, (-1, 2, BLOCK)).unbind(2)
+        act_PI = (F.silu(gate) * up).flatten(1).to(down_EDI.dtype)
+        y_PD = F.grouped_mm(act_PI, down_EDI.mT, offs=ends_E).float() * choice.weight_TK.flatten()[choice.order_P, None]
+        parts_PD = torch.empty_like(y_PD).index_copy_(0, choice.order_P, y_PD)
+        y_TD: Tensor = parts_PD.unflatten(0, (-1, k)).sum(1)[:, : self.config.hidden_size]
         return y_TD

@@ -20,7 +20,7 @@ from clearseek.errors import UserError
 from clearseek.files import amount
 from clearseek.fp8.backends.choose import choose
 from clearseek.fp8.linear import Fp8
-from clearseek.machine import Precision, bit_environment, describe, keep_heap, pick_precision
+from clearseek.machine import Precision, bit_environment, describe, find_device, keep_heap, pick_precision
 from clearseek.ops.compiled import Kernels, choose_kernels, kernels_environment, use_kernels
 
 
@@ -91,14 +91,7 @@ def settle_numerics(threads: int | None, device: str) -> None:
 
 def refuse_device(recipe: Recipe, device: str) -> None:
     """Refuse a device that is not there, or that the model cannot fit in."""
-    try:
-        kind = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"--device {device}: use cpu or cuda") from None
-    if kind.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {device}: use cpu or cuda")
-    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {device}: PyTorch finds {torch.cuda.device_count()} CUDA devices here: use cpu")
+    kind = find_device(device)
     machine = describe()
     have = machine["memory"] if kind.type == "cpu" else machine["gpus"][kind.index or 0]["memory"]
     optimizer, sums = recipe.optimizer, recipe.train.held_sums

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from clearseek.config import ModelConfig
+from clearseek.inference.graphs import Captured, Graphed
 from clearseek.inference.loops import Loops
 from clearseek.inference.packed import Packed, pack
 from clearseek.inference.plain import Plain
@@ -40,4 +41,15 @@ def packed(model: DeepSeekModel, kind: Kind = "F32") -> Packed:
     return pack(model.config, dict(model.state_dict()).__getitem__, kind)
 
 
-FORWARDS: dict[str, type[Loops] | type[Plain]] = {"loops": Loops, "plain": Plain}
+class OnACPU(Graphed):
+    """The GPU's operations and rounded sizes; each replay computes anew."""
+
+    def __init__(self, model: Packed, pages: int, rows: int, longest: int) -> None:
+        super().__init__(model, pages, rows, longest)
+        self.grouped = model.kind == "F32"
+
+    def _capture(self, graph: Captured, drafting: bool) -> None:
+        graph.replay = lambda: self._run(graph, drafting)
+
+
+FORWARDS: dict[str, type[Loops] | type[Plain]] = {"loops": Loops, "plain": Plain, "graphs": OnACPU}
