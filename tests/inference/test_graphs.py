@@ -36,6 +36,7 @@ def test_rounding_sizes_up_changes_neither_logits_nor_anothers_pages() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_graphs_compute_what_the_operations_compute() -> None:
     model = model_of(**SMALL)
     state = {name: tensor.cuda() for name, tensor in model.state_dict().items()}
