@@ -116,11 +116,14 @@ def _loop(builder: Any, kind: int, w: Any, n: Any, xs: list[Any], soon: Any, spa
         builder.store(zero, total)
     together = TOGETHER if kind else 1
     apart = builder.mul(n, ir.Constant(_WORD, together * BYTES[kind]))
-    part = builder.udiv(span, ir.Constant(_WORD, _LINES[kind]))
-    pace = builder.udiv(builder.shl(part, ir.Constant(_WORD, 8)), n)  # bytes of a part for each number, times 256
+    part, steps = builder.udiv(span, ir.Constant(_WORD, _LINES[kind])), builder.udiv(n, ir.Constant(_WORD, LANES))
+    pace = builder.udiv(builder.add(part, builder.sub(steps, ir.Constant(_WORD, 1))), steps)
+    wanted = cgutils.alloca_once(builder, _WORD)
+    builder.store(soon, wanted)
     with cgutils.for_range_slice(builder, ir.Constant(_WORD, 0), n, ir.Constant(_WORD, LANES), intp=_WORD) as (k, _):
         weights = []
-        reached = builder.add(soon, builder.lshr(builder.mul(k, pace), ir.Constant(_WORD, 8)))
+        reached = builder.load(wanted)
+        builder.store(builder.add(reached, pace), wanted)
         for i in range(_LINES[kind]):
             _prefetch(builder, _plus(builder, reached, part, i))
         for r in range(0, _ROWS, together):
