@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clearseek.cli.models import add_model, cache_pages, open_model
 from clearseek.cores import default_threads, sharing_cores
-from clearseek.errors import UserError
+from clearseek.errors import UserError, one_line
 from clearseek.interrupts import stop_on_signal
 
 if TYPE_CHECKING:
@@ -52,12 +52,13 @@ def run(arguments: argparse.Namespace) -> int:
             line = "/quit"
         if line == "/quit" or (alone and not line):
             break
-        if line.startswith("/") and not alone:
-            talk.command(line)
-        elif line:
-            talk.answer(line)
         if alone:
+            talk.answer(line)
             break
+        try:
+            talk.take(line)
+        except UserError as error:  # the conversation goes on
+            print(f"clearseek: {one_line(str(error))}", file=sys.stderr)
     if arguments.save is not None:
         talk.save(arguments.save)
     return 0
@@ -81,18 +82,34 @@ class _Talk:
         system = self.arguments.system
         self.messages = [{"role": "system", "content": system}] if system else []
 
+    def take(self, line: str) -> None:
+        """Answer a line, or do what it says where it begins with a slash."""
+        if line.startswith("/"):
+            self.command(line)
+        elif line:
+            self.answer(line)
+
     def command(self, line: str) -> None:
         """Do what a line that begins with a slash says."""
         name, _, rest = line.partition(" ")
         if name == "/new":
             self.restart()
         elif name == "/again" and self.messages and self.messages[-1]["role"] == "assistant":
-            self.messages.pop()
-            self.answer(self.messages.pop()["content"])
+            self.again()
         elif name == "/save" and rest:
             self.save(Path(rest))
         else:
             print(HELP)
+
+    def again(self) -> None:
+        """Answer the last message anew; the old answer stays where there is no new one."""
+        before = self.messages
+        self.messages = before[:-2]
+        try:
+            self.answer(before[-2]["content"])
+        except UserError:
+            self.messages = before
+            raise
 
     def save(self, file: Path) -> None:
         """Save the last answer's record."""

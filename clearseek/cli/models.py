@@ -93,7 +93,7 @@ def cache_pages(arguments: argparse.Namespace, model: Model, sequences: int = 8)
 
     if arguments.cache is None:
         return sequences * -(-model.config.max_position_embeddings // PAGE)
-    pages = pages_for(model.config, int(arguments.cache))
+    pages = pages_for(model.packed, int(arguments.cache))
     if pages < 2:
         raise UserError(f"--cache {arguments.cache:.0f}: too small for two pages: give at least 1M")
     return pages

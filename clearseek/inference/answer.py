@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from clearseek.chat.reply import Part, Reply
 from clearseek.errors import UserError
@@ -49,14 +49,26 @@ class Answer:
         request.guide = self
 
     def allow(self, logits_V: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits with those of tokens that the grammar forbids at minus infinity."""
-        if self.grammar is None or (self.reply is not None and self.reply.part == "reasoning"):
+        """Logits with those of tokens that the grammar forbids at minus infinity.
+
+        While the model thinks, that is what would end the answer: content that follows the grammar is still to come.
+        """
+        if self.grammar is None:
             return logits_V
-        return self.grammar.allow(logits_V)
+        if self._ruled:
+            return self.grammar.allow(logits_V)
+        logits_V = logits_V.copy()
+        logits_V[[token for token in self.request.settings.stop_tokens if 0 <= token < len(logits_V)]] = -np.inf
+        return logits_V
+
+    @property
+    def _ruled(self) -> bool:
+        """Whether the next token is the grammar's."""
+        return self.grammar is not None and (self.reply is None or self.reply.part != "reasoning")
 
     def saw(self, token: int) -> bool:
         """Note a token; whether the answer ends with it."""
-        ruled = self.grammar is not None and (self.reply is None or self.reply.part != "reasoning")
+        ruled = self._ruled
         place = self.reply.place(token) if self.reply is not None else ("content", -1)
         if place is None or place != self._place:
             self._note(self._text.end())
@@ -93,23 +105,37 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def _hexadecimal(text: str) -> str:
+    """The text of a number as :meth:`float.hex` writes it. Raises ValueError for another text."""
+    try:
+        same = float.fromhex(text).hex() == text
+    except (ValueError, OverflowError):
+        same = False
+    if not same:
+        raise ValueError(f"{text[:40]!r} is not a number as float.hex writes it")
+    return text
+
+
+Id = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+IdText = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,8})$")]
+Hexadecimal = Annotated[str, AfterValidator(_hexadecimal)]
+
+
 class _Draws(_Strict):
     """Settings as a record writes them."""
 
-    max_tokens: int
+    max_tokens: Count
     temperature: float
     top_p: float
-    top_k: int
+    top_k: Count
     min_p: float
     repetition_penalty: float
     presence_penalty: float
     frequency_penalty: float
-    logit_bias: dict[str, float]
-    seed: int
-    stop_tokens: list[int]
-
-
-Id = Annotated[int, Field(ge=0, lt=2**31)]
+    logit_bias: dict[IdText, float]
+    seed: Count
+    stop_tokens: list[Id]
 
 
 class Record(_Strict):
@@ -128,9 +154,18 @@ class Record(_Strict):
     json_schema: str | None = None
     """JSON schema of the answer's content as text, or a grammar of its calls in Lark's form."""
     answer: list[Id]
-    logprobs: list[str] = []
-    finish: str
+    logprobs: list[Hexadecimal] = []
+    """One for each token of the answer, or none."""
+    finish: Finish
     text: str = ""
+
+    @field_validator("logprobs")
+    @classmethod
+    def _one_for_each_token(cls, logprobs: list[str], info: ValidationInfo) -> list[str]:
+        tokens = len(info.data.get("answer", logprobs))
+        if logprobs and len(logprobs) != tokens:
+            raise ValueError(f"{len(logprobs)} log-probabilities for {tokens} tokens")
+        return logprobs
 
     def save(self, file: Path) -> None:
         """Write the record atomically."""
@@ -186,8 +221,9 @@ def derive(model: Model, record: Record, pages: int) -> Derivation:
     """Derive a recorded answer again, and compare every token and log-probability."""
     notes = _differences(model, record)
     draws = record.settings.model_dump()
-    bias, stops = draws.pop("logit_bias"), frozenset(draws.pop("stop_tokens"))
-    settings = Settings(**draws, logit_bias=_biases(bias), stop_tokens=stops, logprobs=0 if record.logprobs else None)
+    bias = {int(token): value for token, value in draws.pop("logit_bias").items()}
+    stops = frozenset(draws.pop("stop_tokens"))
+    settings = Settings(**draws, logit_bias=bias, stop_tokens=stops, logprobs=0 if record.logprobs else None)
     largest = max((*record.prompt, *record.answer), default=0)
     if largest >= model.config.vocab_size:
         raise UserError(
@@ -204,12 +240,6 @@ def derive(model: Model, record: Record, pages: int) -> Derivation:
     model.engine(pages).run([request])
     place, what = _first_difference(record, request)
     return Derivation(len(record.answer), place, what, notes)
-
-
-def _biases(biases: Mapping[str, float]) -> dict[int, float]:
-    if not all(token.isdecimal() for token in biases):
-        raise UserError("settings.logit_bias: a key is not a token's id")
-    return {int(token): value for token, value in biases.items()}
 
 
 def _differences(model: Model, record: Record) -> list[str]:

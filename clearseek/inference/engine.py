@@ -22,7 +22,7 @@ from torch import Tensor
 from clearseek.errors import UserError
 from clearseek.inference.pages import Pages
 from clearseek.inference.request import Chosen, Finish, Request
-from clearseek.inference.sampling import Logits, adjusted, log_probabilities, pick
+from clearseek.inference.sampling import Logits, adjusted, likeliest, log_probabilities, pick
 from clearseek.kernels import PAGE
 
 Whole = NDArray[np.int64]
@@ -87,6 +87,8 @@ class _Piece(NamedTuple):
     start: int
     tokens: list[int]
     first_row: int
+    pages: list[int]
+    """The request's pages, also after it ended in this step."""
 
 
 class Engine:
@@ -95,6 +97,8 @@ class Engine:
     def __init__(self, forward: Forward, most_running: int = 64, drafts: bool = False) -> None:
         self.forward, self.drafts = forward, drafts
         self.pages = Pages(forward.page_count)
+        self.longest = min(forward.longest, self.pages.count * PAGE)
+        """Most tokens of a sequence, in the model's context and in the cache."""
         self.most_running = min(most_running, forward.rows)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
@@ -106,7 +110,7 @@ class Engine:
         Raises UserError for a prompt that is empty, has tokens that the model does not know, or leaves no room for an
         answer in the model's context or in the cache.
         """
-        length, room = len(request.prompt), min(self.forward.longest, self.pages.count * PAGE)
+        length, room = len(request.prompt), self.longest
         if not request.prompt:
             raise UserError("the prompt is empty: give at least one token")
         if length + (request.settings.max_tokens > 0) > room:
@@ -170,14 +174,16 @@ class Engine:
                 self._release(request)
                 break
             self.waiting.popleft()
-            self.counts.reused += request.reused
+            if not request.begun:  # one that was put back finds its own pages, which saves nothing
+                request.begun, request.reused = True, request.read
+                self.counts.reused += request.reused
             self.running.append(request)
             chosen.append((request, n))
             room -= n
         pieces, row = [], 0
         for request, n in chosen:
             if request in self.running:  # a later one may have put it back
-                pieces.append(_Piece(request, request.read, self._unread(request)[:n], row))
+                pieces.append(_Piece(request, request.read, self._unread(request)[:n], row, request.pages))
                 row += n
         return pieces
 
@@ -190,7 +196,7 @@ class Engine:
         """Find what was read before."""
         if not request.settings.prompt_logprobs:
             request.pages = self.pages.reuse(request.tokens)
-            request.read = request.reused = len(request.pages) * PAGE
+            request.read = len(request.pages) * PAGE
 
     def _find_pages(self, request: Request, length: int, put_back: bool = True) -> bool:
         """Give the request pages for `length` tokens, from requests that came later if need be."""
@@ -233,7 +239,7 @@ class Engine:
     def _read(self, pieces: Sequence[_Piece]) -> dict[int, Logits]:
         """Logits by row, of the rows that are needed."""
         wanted: list[int] = []
-        for request, start, ids, row in pieces:
+        for request, start, ids, row, _ in pieces:
             everything = request.settings.prompt_logprobs and not request.answer
             known = request.length - start
             wanted += range(row if everything else row + known - 1, row + len(ids))
@@ -253,7 +259,7 @@ class Engine:
 
     def _advance(self, piece: _Piece, logits: dict[int, Logits]) -> bool:
         """Note what was read; draw the next tokens where all was read. Whether the request changed."""
-        request, start, ids, row = piece
+        request, start, ids, row, _ = piece
         s, draft = request.settings, request.draft
         request.read, request.draft = min(start + len(ids), request.length), None
         self._keep(request, start)
@@ -294,7 +300,7 @@ class Engine:
         self.counts.drawn += 1
         if request.guide is not None and request.guide.saw(token):
             self._end(request, "stop")
-        elif len(request.answer) == s.max_tokens or request.length == self.forward.longest:
+        elif len(request.answer) == s.max_tokens or request.length == self.longest:
             self._end(request, "length")
         return token
 
@@ -307,22 +313,27 @@ class Engine:
         return pick(logits_V, s, request.length)
 
     def _draft(self, pieces: Sequence[_Piece]) -> None:
-        """Let the multi-token-prediction layer read what the step read, and propose a token for each answer."""
+        """Let the multi-token-prediction layer read what the step read, and propose a token for each answer.
+
+        What a request read in its last step is read too: its pages are kept for later requests, who draft from them.
+        """
         after: list[_Piece] = []
         sources: list[int] = []
         wanted: list[int] = []
-        for request, start, ids, row in pieces:
-            following = request.tokens[start + 1 : min(start + len(ids), request.read) + 1]
-            if request.finish is not None or not following:
+        for request, start, ids, row, pages in pieces:
+            following = request.tokens[start + 1 : start + len(ids) + 1]  # nothing follows a draft that was dropped
+            if not following:
                 continue
-            after.append(_Piece(request, start, following, len(sources)))
+            after.append(_Piece(request, start, following, len(sources), pages))
             sources += range(row, row + len(following))
-            if request.length + 1 < self.forward.longest and len(request.answer) + 1 < request.settings.max_tokens:
+            if request.finish is not None:
+                continue
+            if request.length + 1 < self.longest and len(request.answer) + 1 < request.settings.max_tokens:
                 wanted += [len(sources) - 1] if request.read == request.length - 1 else []
         if not after:
             return
         logits = dict(zip(wanted, self.forward.draft(_rows(after, wanted), np.array(sources)).numpy(), strict=True))
-        for request, _, following, row in after:
+        for request, _, following, row, _ in after:
             last = row + len(following) - 1
             if last in logits:
                 with suppress(UserError):  # a proposal that cannot be made is not needed
@@ -335,19 +346,19 @@ class Engine:
         if alternatives is None:
             return Chosen(token, None, (), experts, draft)
         log_p = log_probabilities(logits_V)
-        best = np.argsort(-log_p, kind="stable")[:alternatives]
+        best = likeliest(log_p, alternatives) if alternatives else ()
         return Chosen(token, float(log_p[token]), tuple((int(i), float(log_p[i])) for i in best), experts, draft)
 
 
 def _rows(pieces: Sequence[_Piece], wanted: Sequence[int]) -> Rows:
     """A step's tensors."""
-    most = max(len(piece.request.pages) for piece in pieces)
+    most = max(len(piece.pages) for piece in pieces)
     tokens: list[int] = []
     positions: list[int] = []
     sequences: list[int] = []
-    for index, (_, start, ids, _) in enumerate(pieces):
+    for index, (_, start, ids, _, _) in enumerate(pieces):
         tokens += ids
         positions += range(start, start + len(ids))
         sequences += [index] * len(ids)
-    pages = [piece.request.pages + [0] * (most - len(piece.request.pages)) for piece in pieces]
+    pages = [piece.pages + [0] * (most - len(piece.pages)) for piece in pieces]
     return Rows(*(np.array(x, dtype=np.int64) for x in (tokens, positions, sequences, pages, wanted)))

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +18,8 @@ from clearseek.errors import UserError
 from clearseek.inference.engine import Engine, Forward
 from clearseek.inference.packed import Packed, pack
 from clearseek.inference.plain import Plain
-from clearseek.inference.storage import Kind
+from clearseek.inference.sampling import draws
+from clearseek.inference.storage import Kind, wide
 from clearseek.kernels import PAGE, launch
 from clearseek.tensors import memory_tensors
 
@@ -66,10 +68,11 @@ class Model:
         return Engine(forward, most, drafts and self.packed.draft is not None)
 
 
-def pages_for(config: ModelConfig, memory: int) -> int:
-    """Pages that fit `memory` bytes."""
-    layers = config.num_hidden_layers + config.num_nextn_predict_layers
-    return memory // (4 * PAGE * layers * (config.kv_lora_rank + config.qk_rope_head_dim))
+def pages_for(packed: Packed, memory: int) -> int:
+    """Pages that fit `memory` bytes, as :func:`forward_of` makes them."""
+    layers = len(packed.layers) + (packed.draft is not None)
+    cached = wide(packed.config.kv_lora_rank) + wide(packed.config.qk_rope_head_dim)
+    return memory // (4 * PAGE * layers * cached)
 
 
 def loops_run(packed: Packed) -> bool:
@@ -92,7 +95,9 @@ def forward_of(packed: Packed, pages: int, rows: int, longest: int) -> Forward:
 
 def environment(packed: Packed) -> dict[str, str]:
     """What besides weights, prompt and settings decides an answer's bits."""
-    found = {"weights stored as": packed.kind, "processor": platform.machine()}
+    found = {"weights stored as": packed.kind, "processor": platform.machine(), "draws": draws()}
+    with suppress(importlib.metadata.PackageNotFoundError):  # it decides which tokens a schema allows
+        found["llguidance"] = _version("llguidance")
     if loops_run(packed):
         return found | {"sums": "loops-1", "numba": _version("numba"), "numpy": _version("numpy")}
     return found | {"sums": "torch", "torch": torch.__version__, "device": _device(packed.embedding.device)}

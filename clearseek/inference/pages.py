@@ -29,7 +29,9 @@ class Pages:
         self._unused: OrderedDict[int, None] = OrderedDict((page, None) for page in range(count))
         """Pages of no request, those to be taken first in front."""
         self._held: dict[int, Prefix] = {}
+        """What each full page holds."""
         self._known: dict[Prefix, int] = {}
+        """Of the pages that hold the same, the one that is found."""
 
     @property
     def free(self) -> int:
@@ -41,28 +43,29 @@ class Pages:
         if not self._unused:
             return None
         page, _ = self._unused.popitem(last=False)
-        held = self._held.pop(page, None)
-        if held is not None:
-            del self._known[held]
+        if self._found(page):
+            del self._known[self._held[page]]
+        self._held.pop(page, None)
         self._edition[page] += 1
         self._uses[page] = 1
         return page
 
     def give_back(self, pages: Sequence[int]) -> None:
-        """End a request's use of its pages. Those that hold no known prefix are taken first, then ends of sequences."""
+        """End a request's use of its pages. Those that no request can find are taken first, then ends of sequences."""
         for page in reversed(pages):
             self._uses[page] -= 1
             assert self._uses[page] >= 0, "a page was given back twice"
             if self._uses[page] == 0:
                 self._unused[page] = None
-                if page not in self._held:
+                if not self._found(page):
                     self._unused.move_to_end(page, last=False)
 
     def keep(self, pages: Sequence[int], index: int, tokens: Sequence[int]) -> None:
         """Remember that page `index` of a sequence is full with `tokens`, for later requests."""
-        page, prefix = pages[index], (self._place(pages[index - 1] if index else None), tuple(tokens))
-        if page not in self._held and prefix not in self._known:
-            self._held[page], self._known[prefix] = prefix, page
+        page = pages[index]
+        if page not in self._held:
+            self._held[page] = self._place(pages[index - 1] if index else None), tuple(tokens)
+            self._known.setdefault(self._held[page], page)
 
     def reuse(self, tokens: Sequence[int]) -> list[int]:
         """Pages that hold the beginning of `tokens`, now used by one request more; at least one token is left out."""
@@ -78,5 +81,16 @@ class Pages:
             self._unused.pop(page, None)
         return found
 
+    def _found(self, page: int) -> bool:
+        """Whether a later request can find a page."""
+        return page in self._held and self._known.get(self._held[page]) == page
+
     def _place(self, page: int | None) -> tuple[int, int]:
-        return _START if page is None else (page, self._edition[page])
+        """A full page with its edition; of pages that hold the same, the one that is found.
+
+        So sequences that were read side by side, each into its own pages, go on from one place.
+        """
+        if page is None:
+            return _START
+        known = self._known.setdefault(self._held[page], page)  # its equal may have been taken since
+        return known, self._edition[known]

@@ -119,6 +119,8 @@ class Request:
     """Pages of the cache, in order."""
     read: int = 0
     """Tokens whose latents are in the pages."""
+    begun: bool = False
+    """Whether any of its tokens was ever read."""
     reused: int = 0
     """Tokens of the prompt that an earlier request had read."""
     draft: int | None = None

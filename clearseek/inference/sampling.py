@@ -6,6 +6,9 @@ token by token or as the check of a draft. A draft that is drawn with the same n
 answer: speculative decoding here is exact in every token, not only in distribution (the coupling of Daliri et al.,
 "Coupling without communication and drafter-invariant speculative decoding", arXiv 2408.07978).
 
+Exponentials and logarithms are those of :mod:`clearseek.kernels.draws`, which have the same bits on every processor.
+Without numba they are NumPy's, whose bits depend on the processor's instructions (:func:`draws`).
+
 Shapes: V vocabulary.
 """
 
@@ -13,17 +16,41 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clearseek.errors import UserError
 from clearseek.inference.request import Settings
+from clearseek.kernels import launch
 
 Logits = NDArray[np.float32]
 Numbers = NDArray[np.float64]
+Whole = NDArray[np.int64]
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
+_DEPTHS = 3.0, 6.0, 12.0
+"""How far below the largest logit top-p looks first, so that it sorts few tokens; they change no result."""
+
+
+def draws() -> str:
+    """What decides the bits of exponentials and logarithms here, besides their argument."""
+    if launch.unavailable() is None:
+        return "loops-1"
+    try:
+        from numpy.lib.introspect import opt_func_info
+    except ImportError:  # before NumPy 2.1
+        return f"numpy {np.__version__}, unknown instructions"
+    found = opt_func_info(func_name="^(exp|log)$", signature="float64")
+    codes = sorted({code["current"] for kinds in found.values() for code in kinds.values()})
+    return f"numpy {np.__version__}, {' '.join(codes) or 'baseline'}"
+
+
+def _loop(name: str, *arguments: NDArray[Any] | float) -> None:
+    """Run a loop on this thread alone: a second thread would take longer to wake than it saves."""
+    words = (each.ctypes.data if isinstance(each, np.ndarray) else each for each in arguments)
+    launch.run([launch.Call(f"draws.{name}", 1, *words)], threads=1)
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -33,13 +60,18 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def noise(seed: int, position: int, tokens: NDArray[np.int64]) -> Numbers:
+def noise(seed: int, position: int, tokens: Whole) -> Numbers:
     """Gumbel noise of some tokens at a position, FP64: ``-ln(-ln(u))`` for uniform u."""
+    if launch.unavailable() is None:
+        tokens = np.ascontiguousarray(tokens, dtype=np.int64)
+        result: Numbers = np.empty(len(tokens))
+        _loop("noise", seed, position, tokens, result, len(tokens))
+        return result
     stream = np.array([seed * _GOLDEN & _MASK], dtype=np.uint64)
     place = _mixed(_mixed(stream) + np.uint64((position + 1) * _GOLDEN & _MASK))
     bits = _mixed(place + (tokens.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)) >> np.uint64(11)
     uniform = (bits.astype(np.float64) + 0.5) * 2.0**-53
-    result: Numbers = -np.log(-np.log(uniform))
+    result = -np.log(-np.log(uniform))
     return result
 
 
@@ -77,29 +109,83 @@ def pick(logits_V: Logits, settings: Settings, position: int) -> int:
         raise UserError("the model's output is not finite: its weights are damaged or its training diverged")
     if settings.temperature == 0:
         return int(logits_V.argmax())
-    kept, scaled = _kept((logits_V.astype(np.float64) - most) / settings.temperature, settings)
-    return int(kept[np.argmax(scaled + noise(settings.seed, position, kept))])
+    scaled_V = (logits_V.astype(np.float64) - most) / settings.temperature
+    kept = _kept(scaled_V, settings)
+    scaled = scaled_V if kept is None else scaled_V[kept]
+    index = _largest(scaled, settings.seed, position, kept)
+    return index if kept is None else int(kept[index])
 
 
-def _kept(scaled_V: Numbers, settings: Settings) -> tuple[NDArray[np.int64], Numbers]:
-    """Tokens that top-k, min-p and top-p leave, and their logits less the largest."""
-    tokens = np.arange(len(scaled_V))
+def _largest(scaled: Numbers, seed: int, position: int, kept: Whole | None) -> int:
+    """Index of the largest sum of logit and noise."""
+    if launch.unavailable() is None:
+        found: Whole = np.empty(1, dtype=np.int64)
+        _loop("pick", seed, position, 0 if kept is None else kept, scaled, len(scaled), found)
+        return int(found[0])
+    return int(np.argmax(scaled + noise(seed, position, np.arange(len(scaled)) if kept is None else kept)))
+
+
+def _kept(scaled_V: Numbers, settings: Settings) -> Whole | None:
+    """Tokens that min-p, top-k and top-p leave, of logits less the largest; None for all."""
+    kept = None
     if settings.min_p > 0:
-        tokens = tokens[scaled_V >= np.log(settings.min_p)]
-    if 0 < settings.top_k < len(tokens) or settings.top_p < 1:
-        tokens = tokens[np.argsort(-scaled_V[tokens], kind="stable")]
-        if settings.top_k:
-            tokens = tokens[: settings.top_k]
-        if settings.top_p < 1:
-            p = np.exp(scaled_V[tokens])
-            before = np.cumsum(p) - p
-            tokens = tokens[before < settings.top_p * p.sum()]
-    return tokens, scaled_V[tokens]
+        kept = np.flatnonzero(scaled_V >= _logarithm(settings.min_p))
+    if 0 < settings.top_k < (len(scaled_V) if kept is None else len(kept)):
+        best = likeliest(scaled_V if kept is None else scaled_V[kept], settings.top_k)
+        kept = best if kept is None else kept[best]
+    if settings.top_p < 1:
+        best = _nucleus(scaled_V if kept is None else scaled_V[kept], settings.top_p)
+        kept = best if kept is None else kept[best]
+    return kept
+
+
+def likeliest(numbers: Numbers, count: int) -> Whole:
+    """Indices of the largest numbers, falling; of equal numbers the first comes first."""
+    few = np.arange(len(numbers))
+    if 0 < count < len(numbers):
+        place = len(numbers) - count
+        few = np.flatnonzero(numbers >= np.partition(numbers, place)[place])
+    return few[np.argsort(-numbers[few], kind="stable")[:count]]
+
+
+def _nucleus(scaled: Numbers, top_p: float) -> Whole:
+    """Indices of the fewest likeliest tokens that hold this probability, falling."""
+    p, total = _exponentials(scaled)
+    for depth in (*_DEPTHS, np.inf):
+        few = np.flatnonzero(scaled >= -depth)
+        few = few[np.argsort(-scaled[few], kind="stable")]
+        held = np.cumsum(p[few])
+        if held[-1] >= top_p * total:
+            break
+    return few[: np.searchsorted(held, top_p * total) + 1]
+
+
+def _exponentials(x: Numbers) -> tuple[Numbers, float]:
+    """e^x for x <= 0, and the sum."""
+    if launch.unavailable() is not None:
+        p: Numbers = np.exp(x)
+        return p, float(p.sum())
+    p, total = np.empty(len(x)), np.empty(1)
+    _loop("exponentials", x, p, total, len(x))
+    return p, float(total[0])
+
+
+def _logarithm(x: float) -> float:
+    if launch.unavailable() is not None:
+        return float(np.log(x))
+    found = np.array([x])
+    _loop("logarithms", found, found, 1)
+    return float(found[0])
 
 
 def log_probabilities(logits_V: Logits) -> Numbers:
     """Natural logarithms of the model's own probabilities, FP64 [V]."""
+    if launch.unavailable() is None:
+        logits_V = np.ascontiguousarray(logits_V, dtype=np.float32)
+        result, scratch = np.empty((2, len(logits_V)))
+        _loop("log_probabilities", logits_V, float(logits_V.max()), result, scratch, len(logits_V))
+        return result
     wide_V = logits_V.astype(np.float64)
     wide_V -= wide_V.max()
-    result: Numbers = wide_V - np.log(np.exp(wide_V).sum())
-    return result
+    wide_V -= np.log(np.exp(wide_V).sum())
+    return wide_V

@@ -81,7 +81,7 @@ def _float32_of_bits(context: Any, bits: Any) -> Any:
 
 
 @intrinsic
-def _float64_of_bits(context: Any, bits: Any) -> Any:
+def float64_of_bits(context: Any, bits: Any) -> Any:
     return types.float64(types.int64), _bitcast
 
 
@@ -188,7 +188,7 @@ def multiply_four(context: Any, a: Any, a_row: Any, a_inner: Any, b: Any, b_inne
 
 @njit(inline="always", **OPTIONS)
 def float_of(bits):
-    return np.float32(_float64_of_bits(bits))
+    return np.float32(float64_of_bits(bits))
 
 
 @njit(inline="always", **OPTIONS)

@@ -16,6 +16,7 @@ from clearseek.inference.packed import Packed
 from clearseek.inference.plain import Plain
 from clearseek.inference.request import Request, Settings
 from clearseek.inference.sampler import Sampling, generate
+from clearseek.kernels import PAGE
 from tests.inference.models import SMALL, model_of, packed
 
 VOCABULARY = 40
@@ -148,6 +149,52 @@ def test_a_prefix_is_read_once() -> None:
     shared.run([second])
     assert (first.reused, second.reused) == (0, 64)
     assert shared.counts.read - read == 1 + 2
+
+
+def test_a_follow_up_reuses_what_was_read_beside_an_equal_prefix() -> None:
+    shared = engine()
+    prefix = [*range(32), *range(32)]
+    first, second = (Request([*prefix, last], Settings(max_tokens=80, temperature=0)) for last in (1, 2))
+    shared.run([first, second])
+    for before in (first, second):
+        after = Request([*before.tokens[:130], 3], Settings(max_tokens=1))
+        shared.run([after])
+        assert after.reused == 128
+
+
+def test_reuse_is_counted_once_and_of_the_prompt_alone() -> None:
+    tight = engine(pages=10, rows=16)
+    tight.run([Request([9] * 33, Settings(max_tokens=1))])
+    requests = [Request([9] * 33 + [i] * 7, Settings(max_tokens=60, seed=i)) for i in range(4)]
+    tight.run(requests)
+    assert tight.counts.put_back
+    assert all(request.reused <= len(request.prompt) for request in requests)
+    assert tight.counts.reused == sum(request.reused for request in requests)
+
+
+def test_a_request_that_outgrows_the_cache_ends() -> None:
+    for drafts in (False, True):
+        small_cache = engine(pages=2, drafts=drafts)
+        request = Request([1, 2], Settings(max_tokens=100))
+        small_cache.add(request)
+        for _ in range(200):
+            small_cache.step()
+        assert (request.finish, request.length) == ("length", 2 * PAGE)
+        assert small_cache.pages.free == 2
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+def test_drafts_go_on_from_pages_of_a_request_that_ended_with_its_prompt(limit: int) -> None:
+    prompt = [(7 * i) % VOCABULARY for i in range(64)]
+    kept = []
+    for most in (limit, 3):
+        shared = engine(rows=128, drafts=True)
+        shared.run([Request([*prompt, 5], Settings(max_tokens=most))])
+        found = shared.pages.reuse([*prompt, 5])
+        assert len(found) == 4
+        kept.append(shared.forward.cache[:, found].clone())  # type: ignore[attr-defined]
+    assert kept[1][-1].abs().sum(-1).min() > 0
+    assert torch.equal(*kept)
 
 
 def test_who_came_last_is_put_back_and_ends_as_well() -> None:

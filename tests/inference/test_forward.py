@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from clearseek.config import ModelConfig
 from clearseek.inference.engine import Forward, Rows
 from clearseek.inference.loops import Loops
+from clearseek.inference.model import pages_for
 from clearseek.inference.storage import Kind, Store, wide
 from clearseek.kernels import PAGE
 from clearseek.model.transformer import DeepSeekModel, MTPLayer
@@ -122,6 +124,15 @@ def test_a_models_weights_are_held_once_and_the_cache_has_the_promised_size() ->
     c: ModelConfig = model.config
     bytes_a_token = (c.num_hidden_layers + 1) * (c.kv_lora_rank + c.qk_rope_head_dim) * 4
     assert forward.cache.nbytes == 5 * PAGE * bytes_a_token
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+@pytest.mark.parametrize("drafts", [False, True])
+def test_pages_are_as_many_as_fit_the_memory(name: str, drafts: bool) -> None:
+    weights = packed(model_of(kv_lora_rank=20, qk_rope_head_dim=6, num_nextn_predict_layers=1), "BF16")
+    weights = weights if drafts else replace(weights, draft=None)
+    memory = FORWARDS[name](weights, 7, 8, 64).cache.nbytes
+    assert [pages_for(weights, n) for n in (memory - 1, memory, memory + 1)] == [6, 7, 7]
 
 
 def test_int8_keeps_each_row_within_half_a_step() -> None:

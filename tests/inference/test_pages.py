@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from random import Random
+
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -19,20 +22,27 @@ class Requests(RuleBasedStateMachine):
         self.contents: dict[int, list[int]] = {}
 
     @rule(letters=st.lists(st.integers(0, 1), max_size=4), last=st.integers(0, 1))
-    def come(self, letters: list[int], last: int) -> None:
+    def come(self, letters: list[int], last: int, most: int = 5) -> None:
         tokens = [letter for letter in letters for _ in range(PAGE)] + [last]
         found = self.pages.reuse(tokens)
         for index, page in enumerate(found):
             assert self.contents[page] == tokens[: (index + 1) * PAGE]
         self.live.append((tokens, found))
-        self.grow(len(self.live) - 1)
+        self.grow(len(self.live) - 1, most)
 
-    @rule(index=st.integers(0, 3))
-    def grow(self, index: int) -> None:
+    @rule(letters=st.lists(st.integers(0, 1), max_size=4), last=st.integers(0, 1))
+    def come_slowly(self, letters: list[int], last: int) -> None:
+        """A sequence that reads a page at a time, beside others that may be equal."""
+        self.come(letters, last, most=1)
+
+    @rule(index=st.integers(0, 3), most=st.integers(1, 5))
+    def grow(self, index: int, most: int) -> None:
         if index >= len(self.live):
             return
         tokens, pages = self.live[index]
-        while len(pages) * PAGE < len(tokens):
+        for _ in range(most):
+            if len(pages) * PAGE >= len(tokens):
+                break
             page = self.pages.take()
             if page is None:
                 break
@@ -55,6 +65,41 @@ class Requests(RuleBasedStateMachine):
 
 
 TestRequests = Requests.TestCase
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=4), min_size=1, max_size=4), st.randoms())
+def test_whatever_was_read_side_by_side_is_found_whole(sequences: list[list[int]], random: Random) -> None:
+    pages = Pages(16)
+    own: list[list[int]] = [[] for _ in sequences]
+    turns = [number for number, letters in enumerate(sequences) for _ in letters]
+    random.shuffle(turns)
+    content: dict[int, list[int]] = {}
+    for number in turns:
+        page = pages.take()
+        assert page is not None
+        own[number].append(page)
+        content[page] = sequences[number][: len(own[number])]
+        pages.keep(own[number], len(own[number]) - 1, [content[page][-1]] * PAGE)
+    for letters in sequences:
+        found = pages.reuse([letter for letter in letters for _ in range(PAGE)] + [7])
+        assert [content[page] for page in found] == [letters[: i + 1] for i in range(len(letters))]
+
+
+def test_a_sequence_goes_on_after_its_equal_was_taken() -> None:
+    """Of two that were read side by side the first goes, and its page is filled anew: the other takes its place."""
+    pages = Pages(4)
+    first, second = ([page for page in (pages.take(),) if page is not None] for _ in range(2))
+    for each in (first, second):
+        pages.keep(each, 0, [1] * PAGE)
+    pages.give_back(first)
+    others = [page for page in (pages.take(), pages.take(), pages.take()) if page is not None]
+    assert first[0] in others
+    pages.give_back(others)
+    follow = pages.take()
+    assert follow is not None
+    second.append(follow)
+    pages.keep(second, 1, [2] * PAGE)
+    assert pages.reuse([1] * PAGE + [2] * PAGE + [7]) == second
 
 
 def test_a_prompt_is_never_found_whole() -> None:

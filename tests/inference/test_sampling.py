@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
+from torch import Tensor
 
 from clearseek.errors import UserError
-from clearseek.inference.request import Settings
-from clearseek.inference.sampling import adjusted, log_probabilities, noise, pick
+from clearseek.inference.engine import Engine, Rows
+from clearseek.inference.request import Request, Settings
+from clearseek.inference.sampling import Logits, adjusted, draws, likeliest, log_probabilities, noise, pick
+from clearseek.kernels import PAGE, launch
 
 LOGITS = np.array([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -3.0, 1.5], dtype=np.float32)
 DRAWS = 100_000
+
+
+@pytest.fixture
+def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(launch, "unavailable", lambda: "left out")
+    yield
 
 
 def drawn(settings: dict[str, Any], count: int = DRAWS) -> NDArray[np.int64]:
@@ -57,19 +69,40 @@ def test_neighbouring_positions_are_drawn_independently() -> None:
 DRAFT = np.array([0.0, 1.0, 0.5, 2.0, -0.5, -1.0, 1.0, 1.5], dtype=np.float32)
 
 
-def speculated(seed: int, accept_all: bool) -> int:
-    """A token by draft and check, as the engine does it; with a deliberately wrong rule, the draft itself."""
-    settings = Settings(seed=seed)
-    draft, checked = pick(DRAFT, settings, 7), pick(LOGITS, settings, 7)
-    return draft if accept_all else checked
+class Fixed:
+    """A model that always gives LOGITS, and whose drafts are drawn from other ones."""
+
+    rows, longest, page_count, vocabulary = 128, 4 * PAGE, 64 * 4, len(LOGITS)
+
+    def step(self, rows: Rows) -> Tensor:
+        return torch.from_numpy(LOGITS).repeat(len(rows.wanted), 1)
+
+    def draft(self, rows: Rows, sources: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(DRAFT).repeat(len(rows.wanted), 1)
+
+    def experts(self, row: int) -> tuple[tuple[int, ...], ...]:
+        return ()
+
+
+class AcceptsAll(Engine):
+    """A wrong rule: every draft becomes a token."""
+
+    def _draw(self, request: Request, logits_V: Logits, row: int, draft: int | None = None) -> int:
+        only = np.where(np.arange(len(logits_V)) == draft, 0, -np.inf).astype(np.float32)
+        return super()._draw(request, logits_V if draft is None else only, row, draft)
 
 
 @pytest.mark.slow
-def test_speculative_draws_follow_the_model_and_a_wrong_rule_does_not() -> None:
-    expected = probabilities(1, 8) * DRAWS
-    for wrong in (False, True):
-        seen = np.bincount([speculated(seed, wrong) for seed in range(DRAWS)], minlength=8)
-        assert (stats.chisquare(seen, expected).pvalue > 0.001) is not wrong
+@pytest.mark.parametrize("wrong", [False, True])
+def test_speculative_draws_follow_the_model_and_a_wrong_rule_does_not(wrong: bool) -> None:
+    engine = (AcceptsAll if wrong else Engine)(Fixed(), drafts=True)
+    requests = [Request([0], Settings(max_tokens=50, seed=seed)) for seed in range(DRAWS // 50)]
+    engine.run(requests)
+    assert engine.counts.drafts > DRAWS / 3
+    assert (engine.counts.accepted == engine.counts.drafts) is wrong
+    seen = np.bincount([chosen.token for request in requests for chosen in request.answer], minlength=8)
+    assert seen.sum() == DRAWS
+    assert (stats.chisquare(seen, probabilities(1, 8) * DRAWS).pvalue > 0.001) is not wrong
 
 
 def test_drafts_agree_more_often_than_chance() -> None:
@@ -105,6 +138,67 @@ def test_a_drawn_token_is_among_those_that_the_filters_leave(
     p = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
     p = np.sort(p / p.sum())[::-1]
     assert p[:rank].sum() <= top_p + 1e-9
+
+
+LARGE = np.random.default_rng(1).normal(size=5000)
+SHAPES = {"flat": LARGE * 0.01, "usual": LARGE * 3, "steep": LARGE * 30, "equal": np.round(LARGE)}
+
+
+def by_definition(logits: Logits, s: Settings, position: int) -> int:
+    """The drawn token, by filters in their plainest form."""
+    scaled = (logits.astype(np.float64) - logits.max()) / s.temperature
+    order = [i for i in np.argsort(-scaled, kind="stable") if math.exp(scaled[i]) >= s.min_p]
+    order = order[: s.top_k or None]
+    held, kept, total = 0.0, [], sum(math.exp(scaled[i]) for i in order)
+    for token in order:
+        if held >= s.top_p * total:
+            break
+        kept.append(token)
+        held += math.exp(scaled[token])
+    tokens = np.array(kept)
+    return int(tokens[np.argmax(scaled[tokens] + noise(s.seed, position, tokens))])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("changes", [
+    {}, {"top_p": 0.95}, {"top_p": 0.3}, {"top_p": 1e-9}, {"top_k": 1}, {"top_k": 40}, {"top_k": 40, "top_p": 0.5},
+    {"min_p": 0.1}, {"min_p": 0.02, "top_p": 0.7, "top_k": 9}, {"temperature": 5.0, "top_p": 0.999},
+])  # fmt: skip
+def test_draws_are_those_of_the_definition(shape: str, changes: dict[str, Any]) -> None:
+    logits = SHAPES[shape].astype(np.float32)
+    logits[7] = -np.inf
+    for seed in range(20):
+        settings = Settings(seed=seed, **changes)
+        assert pick(logits, settings, seed) == by_definition(logits, settings, seed)
+
+
+@pytest.mark.skipif(launch.unavailable() is not None, reason=str(launch.unavailable()))
+def test_loops_and_numpy_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, tokens = SHAPES["usual"].astype(np.float32), np.arange(50_000)
+    settings = [Settings(seed=seed * 2**50, top_p=p) for seed in range(100) for p in (1.0, 0.9)]
+
+    def all_of_it() -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]]:
+        return [pick(logits, s, 3) for s in settings], noise(2**63 - 1, 2**40, tokens), log_probabilities(logits)
+
+    by_loops, told = all_of_it(), draws()
+    monkeypatch.setattr(launch, "unavailable", lambda: "left out")
+    by_numpy = all_of_it()
+    assert by_loops[0] == by_numpy[0]
+    for found, expected in zip(by_loops[1:], by_numpy[1:], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+    assert told == "loops-1" != draws()
+
+
+def test_without_numba_the_instructions_are_told(without_numba: None) -> None:
+    told = draws()
+    assert np.__version__ in told
+    assert told.removeprefix(f"numpy {np.__version__}, ")
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(1, 45))
+def test_the_likeliest_are_the_first_of_a_stable_sort(values: list[int], count: int) -> None:
+    numbers = np.array(values, dtype=np.float64)
+    assert likeliest(numbers, count).tolist() == np.argsort(-numbers, kind="stable")[:count].tolist()
 
 
 @given(Finite)

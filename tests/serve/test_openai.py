@@ -138,6 +138,22 @@ def test_a_required_call_comes_whole_and_in_pieces(client: openai.OpenAI, choice
     assert (names, arguments) == (["pick"], call.function.arguments)
 
 
+@pytest.mark.parametrize("wanted", [
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
+    {"tools": [TOOL], "tool_choice": "required"},
+])  # fmt: skip
+def test_thinking_that_would_end_at_once_does_not_skip_the_form(client: openai.OpenAI, wanted: Any) -> None:
+    """Token 1 ends an answer, token 6 the thinking; the end is likelier by far."""
+    choice = client.chat.completions.create(
+        model="tiny", messages=HELLO, max_tokens=400, seed=4, extra_body={"thinking": True},
+        logit_bias={"1": 30, "6": 8}, **wanted,
+    ).choices[0]  # fmt: skip
+    call = choice.message.tool_calls[0] if choice.message.tool_calls else None
+    value = call.function.arguments if call is not None and call.type == "function" else choice.message.content
+    assert choice.finish_reason == ("tool_calls" if "tools" in wanted else "stop")
+    assert json.loads(value or "")["b"] in "xy"
+
+
 def test_a_call_and_its_result_go_back(client: openai.OpenAI) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "pick", "arguments": '{"a": 1, "b": "x"}'}}
     messages: Any = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]},
