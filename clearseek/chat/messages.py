@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,18 +15,27 @@ Message = dict[str, Any]
 
 
 def conversation(messages: Any) -> list[Message]:
-    """Messages with known roles and texts as strings.
+    """Messages with known roles and texts as strings; results of tools stand in the order of their calls.
+
+    The template names no call beside a result, so a model can tell results apart by their order alone.
 
     Args:
         messages: OpenAI's form: `role`, and `content` as text or as parts of text; an assistant's `reasoning_content`
-            (or `reasoning`) and `tool_calls`.
+            (or `reasoning`) and `tool_calls`; a tool's `tool_call_id`, which only the result of a lone call may lack.
 
     Raises:
         UserError: a message is of another form; the error names it, such as ``messages[2].content``.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise UserError("messages: give a list of at least one message")
-    return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    found = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    start = 0
+    for role, group in itertools.groupby(found, lambda message: message["role"]):
+        end = start + len(list(group))
+        if role == "tool":
+            found[start:end] = _in_order(_calls_before(found, start), found[start:end], start)
+        start = end
+    return found
 
 
 def tool_list(tools: Any) -> list[Mapping[str, Any]]:
@@ -50,6 +60,31 @@ def as_json(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def _calls_before(messages: Sequence[Message], end: int) -> list[str]:
+    """Ids of the calls in the assistant's messages right before a place, in order; empty texts where they have none."""
+    before = itertools.takewhile(lambda message: message["role"] == "assistant", reversed(messages[:end]))
+    return [call["id"] for message in reversed(list(before)) for call in message.get("tool_calls", ())]
+
+
+def _in_order(calls: Sequence[str], results: list[Message], start: int) -> list[Message]:
+    """Results in the order of their calls. Raises UserError where ids do not join each call with one result."""
+    if not calls or (len(calls) == len(results) == 1 and not (calls[0] and results[0]["tool_call_id"])):
+        return results
+    known, places = set(calls), dict[str, Message]()
+    if "" in known or len(known) < len(calls):
+        raise UserError(f"messages[{start}]: results follow calls without ids: give each call an id of its own")
+    for index, result in enumerate(results, start):
+        name = result["tool_call_id"]
+        if name not in known or name in places:
+            fault = "a second result of one call" if name in places else "no such call right before it"
+            raise UserError(f"messages[{index}].tool_call_id: {name[:80]!r}: {fault}: give the call's id")
+        places[name] = result
+    missing = [name for name in calls if name not in places]
+    if missing:
+        raise UserError(f"messages[{start}]: the call {missing[0][:80]!r} has no result: give a result of each call")
+    return [places[name] for name in calls]
+
+
 def _message(message: Any, where: str) -> Message:
     if not isinstance(message, Mapping):
         raise UserError(f"{where}: give an object with role and content")
@@ -59,7 +94,8 @@ def _message(message: Any, where: str) -> Message:
     found: Message = {"role": ROLES[role], "content": _text(message.get("content"), f"{where}.content")}
     calls = message.get("tool_calls")
     if role == "assistant":
-        reasoning = message.get("reasoning_content", message.get("reasoning"))
+        named = message.get("reasoning_content")
+        reasoning = message.get("reasoning") if named is None else named
         found["reasoning_content"] = _text(reasoning, f"{where}.reasoning_content")
         if calls:
             found["tool_calls"] = [
@@ -67,6 +103,8 @@ def _message(message: Any, where: str) -> Message:
             ]
     elif message.get("content") is None:
         raise UserError(f"{where}.content: give a text")
+    if role == "tool":
+        found["tool_call_id"] = _id(message.get("tool_call_id"), f"{where}.tool_call_id")
     return found
 
 
@@ -80,7 +118,15 @@ def _call(call: Any, where: str) -> Mapping[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise UserError(f"{where}: give a function with name and arguments")
-    return {"function": {"name": function["name"], "arguments": as_json(function.get("arguments") or {})}}
+    inner = {"name": function["name"], "arguments": as_json(function.get("arguments") or {})}
+    return {"id": _id(call.get("id"), f"{where}.id"), "function": inner}
+
+
+def _id(value: Any, where: str) -> str:
+    """The id of a call, or an empty text for none."""
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where}: give a text")
+    return value or ""
 
 
 def _text(content: Any, where: str) -> str:

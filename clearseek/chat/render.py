@@ -16,7 +16,9 @@ from importlib import resources
 from typing import Any
 
 from clearseek.chat.messages import Message, conversation, tool_list
+from clearseek.chat.reply import THINK
 from clearseek.data.tokenizer import BOS, EOS, SPECIAL_TOKENS, Tokenizer
+from clearseek.errors import UserError
 
 _START, _END = "\ue000", "\ue001"
 """Characters that enclose a placeholder's number, and, with a letter, a piece that the model writes."""
@@ -31,6 +33,8 @@ class Rendered:
     ids: list[int]
     written: list[bool]
     """Of each token, whether an assistant's message holds it: what a model learns to write."""
+    thinking: bool
+    """Whether the tokens end with ``<think>``, so that thoughts follow. After a tool's result they do not."""
 
 
 @functools.cache
@@ -61,8 +65,9 @@ def _compiled() -> Any:
 
 
 def render(
-    tokenizer: Tokenizer, messages: Any, tools: Any = None, thinking: bool = False, prompt: bool = True
-) -> Rendered:
+    tokenizer: Tokenizer, messages: Any, tools: Any = None, thinking: bool = False, prompt: bool = True,
+    continued: bool = False,
+) -> Rendered:  # fmt: skip
     """Tokens of a conversation.
 
     Args:
@@ -71,19 +76,27 @@ def render(
         tools: Functions that the model may call, in OpenAI's form.
         thinking: Whether the model thinks before it answers, or, in training, has thought.
         prompt: Whether an assistant's message is to follow.
+        continued: Whether the last message, a text of the assistant, stays open, so that the answer goes on with it.
 
     Raises:
-        UserError: a message or tool is of another form, or the tokenizer has no such special tokens.
+        UserError: a message or tool is of another form, the last one cannot be continued, or the tokenizer has no such
+            special tokens.
     """
+    checked = conversation(messages)
+    if continued and (checked[-1]["role"] != "assistant" or "tool_calls" in checked[-1]):
+        raise UserError(f"messages[{len(checked) - 1}]: give a text of the assistant to be continued, without calls")
+    pieces = _pieces(checked, tool_list(tools), thinking, prompt and not continued)
+    if continued:
+        pieces.pop()  # the token that ends the message
     ids: list[int] = []
     written: list[bool] = []
-    for text, special, own in _pieces(conversation(messages), tool_list(tools), thinking, prompt):
+    for text, special, own in pieces:
         new = (
             [tokenizer.id_of(text)] if special else tokenizer.encode_batch([text])[0]
         )  # encode() would stop all threads
         ids += new
         written += [own] * len(new)
-    return Rendered(ids, written)
+    return Rendered(ids, written, pieces[-1][:2] == (THINK, True))
 
 
 def _pieces(

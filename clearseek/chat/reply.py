@@ -11,9 +11,9 @@ from clearseek.errors import UserError
 
 Part = Literal["reasoning", "content", "name", "arguments"]
 
-_THINK, _THOUGHT = "<think>", "</think>"
+THINK, _THOUGHT = "<think>", "</think>"
 _CALLS, _CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
-_CALL, _CALL_END, _SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
+_CALL, CALL_END, _SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
 
 
 @dataclass
@@ -32,12 +32,16 @@ class Reply:
 
     def __post_init__(self) -> None:
         self._part = "reasoning" if self.thinking else "content"
-        names = [_THINK, _THOUGHT, *((_CALLS, _CALLS_END, _CALL, _CALL_END, _SEPARATOR) if self.tools else ())]
+        names = [THINK, _THOUGHT, *((_CALLS, _CALLS_END, _CALL, CALL_END, _SEPARATOR) if self.tools else ())]
         for name in names:
             try:
                 self._ids[self.tokenizer.id_of(name)] = name
             except UserError:
                 continue  # a tokenizer without the token never writes it
+
+    def anew(self) -> Reply:
+        """The same reply before its first token."""
+        return Reply(self.tokenizer, self.thinking, self.tools)
 
     @property
     def part(self) -> Part:
@@ -49,9 +53,9 @@ class Reply:
         name = self._ids.get(token)
         if name is None:
             return self._part, self.call
-        if name == _THINK:
+        if name == THINK:
             self._part = "reasoning"
-        elif name in (_THOUGHT, _CALLS, _CALLS_END, _CALL_END):
+        elif name in (_THOUGHT, _CALLS, _CALLS_END, CALL_END):
             self._part = "content"
         elif name == _CALL:
             self._part, self.call = "name", self.call + 1

@@ -17,7 +17,7 @@ from clearseek.serve.schemas import Chat, Number, Objects, Text
 from clearseek.serve.service import RefusedError, Service, updates
 from clearseek.serve.worker import Job
 
-SETTINGS = ("model", "temperature", "top_p", "top_k", "seed", "record", "details")
+SETTINGS = ("model", "temperature", "top_p", "top_k", "seed", "record")
 """Fields that a chat has by the same name."""
 
 
@@ -57,8 +57,7 @@ def answers(service: Service, asked: Messages) -> list[Answer]:
 def count(service: Service, asked: Counted) -> int:
     """Tokens of a prompt."""
     service.check_model(asked.model)
-    chat = _chat(asked)
-    return len(service.chat_prompt(chat, chat.thinks()))
+    return len(service.chat_prompt(_chat(asked)).ids)
 
 
 def _chat(asked: Counted) -> Chat:
@@ -69,6 +68,7 @@ def _chat(asked: Counted) -> Chat:
     given: Piece = {name: getattr(asked, name) for name in SETTINGS if hasattr(asked, name)}
     given |= {"messages": messages, "tools": [_tool(tool, i) for i, tool in enumerate(asked.tools or ())] or None}
     given |= _choice(asked.tool_choice or {"type": "auto"})
+    given["continue_final_message"] = bool(messages) and messages[-1]["role"] == "assistant"
     if asked.thinking is not None:
         given["thinking"] = asked.thinking.get("type") in ("enabled", "adaptive")
     if isinstance(asked, Messages):
@@ -124,10 +124,11 @@ def _messages(message: Piece, where: str) -> Iterator[Piece]:
     for index, block in enumerate(content):
         place, kind = f"{where}.content[{index}]", block.get("type") if isinstance(block, dict) else None
         if kind == "tool_result" and role == "user":
-            yield {"role": "tool", "content": _texts(block.get("content") or "", f"{place}.content")}
+            result = _texts(block.get("content") or "", f"{place}.content")
+            yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": result}
         elif kind == "tool_use" and role == "assistant":
             call = {"name": block.get("name"), "arguments": block.get("input") or {}}
-            found.setdefault("tool_calls", []).append({"function": call})
+            found.setdefault("tool_calls", []).append({"id": block.get("id"), "function": call})
         elif kind == "thinking" and role == "assistant":
             found["reasoning_content"] = found.get("reasoning_content", "") + str(block.get("thinking") or "")
         elif kind != "redacted_thinking" or role != "assistant":
@@ -210,7 +211,7 @@ async def stream_message(service: Service, asked: Messages, jobs: list[Job]) -> 
     yield told("message_start", message=_head(service) | {"usage": _usage(jobs[0]) | {"output_tokens": 0}})
     async for update in updates(service, jobs[0]):
         finish = update.finish or ""
-        for what, block, text in blocks.take(update):
+        for what, block, text, _ in blocks.take(update):
             if what == "begin":
                 yield told("content_block_start", index=block.index, content_block=_begun(block))
             elif what == "text":

@@ -229,7 +229,7 @@ def _tokens(service: Service, asked: Tokenize) -> list[int]:
     """Tokens of a text or a conversation."""
     service.check_model(asked.model)
     if asked.messages is not None:
-        return service.chat_prompt(Chat(messages=asked.messages, tools=asked.tools), False)
+        return service.chat_prompt(Chat(messages=asked.messages, tools=asked.tools)).ids
     text = asked.prompt if asked.prompt is not None else asked.content
     if text is None:
         raise RefusedError(400, "give prompt or messages", parameter="prompt")

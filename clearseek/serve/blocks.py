@@ -27,11 +27,12 @@ class Block:
 
 
 class Event(NamedTuple):
-    """What happens to a block; `text` is new text."""
+    """What happens to a block; `text` is new text, `last` tells that the answer ends with it."""
 
     what: Literal["begin", "text", "end"]
     block: Block
     text: str = ""
+    last: bool = False
 
 
 class Blocks:
@@ -57,7 +58,8 @@ class Blocks:
         for delta in update.deltas:
             yield from self._add(delta)
         if update.finish is not None:
-            yield from self._end()
+            for event in self._end():
+                yield event._replace(last=True)
 
     def _add(self, delta: Delta) -> Iterator[Event]:
         if delta.part == "name":

@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from clearseek.serve.worker import Job, Worker
+
+
+class _Engine(Collector):
+    """What the engine counts itself, read when it is asked for: levels, and counts that only rise."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def collect(self) -> Iterator[Metric]:
+        """Each number with its words."""
+        worker, engine = self._worker, self._worker.engine
+        for name, words, level in (
+            ("open_answers", "Answers that wait or are written.", worker.open),
+            ("waiting_answers", "Answers that wait for room.", len(engine.waiting)),
+            ("free_pages", "Pages of the cache in no answer's use.", engine.pages.free),
+            ("pages", "Pages of the cache.", engine.pages.count),
+        ):
+            yield GaugeMetricFamily(f"clearseek_{name}", words, level)
+        for name, words, count in (
+            ("steps", "Steps of the engine.", engine.counts.steps),
+            ("tokens_read", "Tokens that went through the model.", engine.counts.read),
+            ("tokens_reused", "Tokens of prompts that an earlier answer had read.", engine.counts.reused),
+            ("tokens_written", "Tokens of answers.", engine.counts.drawn),
+            ("drafts", "Tokens that were drafted.", engine.counts.drafts),
+            ("drafts_accepted", "Drafted tokens that were drawn.", engine.counts.accepted),
+            ("put_back", "Answers that gave their pages to others.", engine.counts.put_back),
+        ):
+            yield CounterMetricFamily(f"clearseek_{name}", words, count)
 
 
 class Metrics:
@@ -18,21 +48,7 @@ class Metrics:
         own: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("clearseek_requests", "Requests, by path and status.", ["path", "status"], **own)
         self.first = Histogram("clearseek_first_token_seconds", "Time to an answer's first token.", **own)
-        counts, pages = worker.engine.counts, worker.engine.pages
-        for name, words, value in (
-            ("open_answers", "Answers that wait or are written.", lambda: worker.open),
-            ("waiting_answers", "Answers that wait for room.", lambda: len(worker.engine.waiting)),
-            ("free_pages", "Pages of the cache in no answer's use.", lambda: pages.free),
-            ("pages", "Pages of the cache.", lambda: pages.count),
-            ("steps", "Steps of the engine.", lambda: counts.steps),
-            ("tokens_read", "Tokens that went through the model.", lambda: counts.read),
-            ("tokens_reused", "Tokens of prompts that an earlier answer had read.", lambda: counts.reused),
-            ("tokens_written", "Tokens of answers.", lambda: counts.drawn),
-            ("drafts", "Tokens that were drafted.", lambda: counts.drafts),
-            ("drafts_accepted", "Drafted tokens that were drawn.", lambda: counts.accepted),
-            ("put_back", "Answers that gave their pages to others.", lambda: counts.put_back),
-        ):
-            Gauge(f"clearseek_{name}", words, **own).set_function(value)
+        self.registry.register(_Engine(worker))
 
     def answered(self, jobs: Sequence[Job]) -> None:
         """Note the times of ended answers."""

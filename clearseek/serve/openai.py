@@ -25,13 +25,18 @@ LEAST_LOGPROB = -9999.0
 
 def chat_answers(service: Service, asked: Chat) -> list[Answer]:
     """The answers of a chat, not yet begun."""
-    thinking = asked.thinks()
     grammar = _grammar(service, asked)
-    prompt = service.chat_prompt(asked, thinking)
+    if asked.continue_final_message and (grammar is not None or asked.thinks()):
+        raise RefusedError(
+            400, "a message of the assistant cannot be continued by thinking, by a schema or by a required call",
+            parameter="messages",
+        )  # fmt: skip
+    prompt = service.chat_prompt(asked)
     most = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
     tools = bool(asked.tools) and asked.tool_choice != "none"
-    return service.answers(asked, prompt, most, logprobs, (thinking, tools), grammar)
+    one_call = tools and grammar is None and asked.parallel_tool_calls is False
+    return service.answers(asked, prompt.ids, most, logprobs, (prompt.thinking, tools), grammar, one_call=one_call)
 
 
 def _grammar(service: Service, asked: Chat) -> Grammar | None:
@@ -94,23 +99,18 @@ def _required(asked: Chat) -> set[str] | None:
 def message_delta(events: Iterable[Event], blocks: Blocks) -> Piece:
     """What happened to blocks, as fields of a message in a stream."""
     found: Piece = {}
-    for what, block, text in events:
-        if block.kind == "call":
-            call: Piece = {"index": order(blocks.all, block)}
+    calls: dict[int, Piece] = {}
+    for what, block, text, _ in events:
+        if block.kind == "call" and what != "end":
+            call = calls.setdefault(block.index, {"index": order(blocks.all, block), "function": {"arguments": ""}})
             if what == "begin":
-                call |= {
-                    "id": f"call_{block.id}",
-                    "type": "function",
-                    "function": {"name": block.name, "arguments": ""},
-                }
-            elif what == "text":
-                call["function"] = {"arguments": text}
-            if what != "end":
-                found.setdefault("tool_calls", []).append(call)
+                call |= {"id": f"call_{block.id}", "type": "function"}
+                call["function"]["name"] = block.name
+            call["function"]["arguments"] += text
         elif what == "text":
             for name in ("content",) if block.kind == "content" else ("reasoning_content", "reasoning"):
                 found[name] = found.get(name, "") + text
-    return found
+    return found | ({"tool_calls": list(calls.values())} if calls else {})
 
 
 def whole_message(blocks: Blocks) -> Piece:
@@ -167,7 +167,7 @@ def head(service: Service, kind: str, prefix: str) -> Piece:
 async def chat(service: Service, asked: Chat, jobs: list[Job]) -> Piece:
     """A whole chat completion."""
     choices = await asyncio.gather(*(_choice(service, asked, job, i) for i, job in enumerate(jobs)))
-    return head(service, "chat.completion", "chatcmpl") | {"choices": choices, "usage": usage(service, jobs)}
+    return head(service, "chat.completion", "chatcmpl") | {"choices": choices, "usage": usage(jobs, len(jobs))}
 
 
 async def _choice(service: Service, asked: Chat, job: Job, index: int) -> Piece:
@@ -207,5 +207,5 @@ async def stream_chat(service: Service, asked: Chat, jobs: list[Job]) -> AsyncIt
         if delta or end is not None or update.chosen:
             yield sent(start | {"choices": [choice]})
     if (asked.stream_options or {}).get("include_usage"):
-        yield sent(start | {"choices": [], "usage": usage(service, jobs)})
+        yield sent(start | {"choices": [], "usage": usage(jobs, len(jobs))})
     yield DONE

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from clearseek.inference.answer import Answer
+from clearseek.inference.request import Chosen
 from clearseek.serve.blocks import Block, Blocks, Event
 from clearseek.serve.events import sent
 from clearseek.serve.openai import Piece, chat_answers, token_logprobs
@@ -98,12 +99,12 @@ def _add(messages: list[Piece], item: Piece, where: str) -> None:
         else:
             messages.append(message)
     elif kind == "function_call_output":
-        messages.append({"role": "tool", "content": item.get("output")})
+        messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")})
     elif kind == "function_call":
         if not messages or messages[-1]["role"] != "assistant":
             messages.append({"role": "assistant", "content": ""})
         call = {"name": item.get("name"), "arguments": item.get("arguments")}
-        messages[-1].setdefault("tool_calls", []).append({"function": call})
+        messages[-1].setdefault("tool_calls", []).append({"id": item.get("call_id"), "function": call})
     elif kind == "reasoning":
         content = item.get("content")
         parts = content if isinstance(content, list) else []
@@ -151,23 +152,52 @@ class _Response:
         self.blocks, self.finish = Blocks(), ""
         self.logprobs: dict[int, list[Piece]] = {}
         """Log-probabilities of each block's tokens."""
-        self._held: list[Piece] = []
+        self._told: dict[int, int] = {}
+        """How many of them events have told."""
+        assert job.answer.reply is not None  # a chat's answer
+        self._reply = job.answer.reply.anew()
+        self._stretches: list[tuple[str, int]] = []
+        """Kind and call of each stretch of tokens: what the blocks are made of, in order."""
+        self._wordless: list[tuple[tuple[str, int], Chosen]] = []
+        """Tokens without text, which begin no block: they wait for one that does."""
         self._name, self._created = f"resp_{secrets.token_hex(12)}", int(time.time())
 
     def take(self, update: Any) -> Iterator[tuple[Event, list[Piece]]]:
         """What an update changes, and the log-probabilities of a text that grows."""
         self.finish = update.finish or ""
-        self._held += token_logprobs(self.service, update.chosen)
+        for chosen in update.chosen:
+            self._weigh(chosen)
         for event in self.blocks.take(update):
-            own: list[Piece] = []
-            if event.what != "begin":  # a token may be part of a character, whose text comes later
-                own, self._held = self._held, []
-                self.logprobs.setdefault(event.block.index, []).extend(own)
+            at, own = event.block.index, list[Piece]()
+            if event.what == "text":
+                own = self.logprobs.get(at, [])[self._told.get(at, 0) :]
+                self._told[at] = self._told.get(at, 0) + len(own)
             yield event, own
+
+    def _weigh(self, chosen: Chosen) -> None:
+        """Note the log-probability of a token at the block that its text belongs to, also where that comes later."""
+        place = self._reply.place(chosen.token)
+        if place is None:
+            return
+        part, call = place
+        stretch, own = ("call", call) if part in ("name", "arguments") else (part, -1), [chosen]
+        if not self._stretches or self._stretches[-1] != stretch:
+            if not self.service.bytes_of(chosen.token):
+                self._wordless.append((stretch, chosen))
+                return
+            own = [token for kind, token in self._wordless if kind == stretch] + own
+            self._wordless.clear()
+            self._stretches.append(stretch)
+        self.logprobs.setdefault(len(self._stretches) - 1, []).extend(token_logprobs(self.service, own))
+
+    @property
+    def cut(self) -> bool:
+        """Whether a limit has ended the answer, and with it its last item."""
+        return self.finish in ("length", "deadline")
 
     def told(self, status: str = "") -> Piece:
         """The response, whole or as far as it is."""
-        asked, cut = self.asked, self.finish in ("length", "deadline")
+        asked, cut = self.asked, self.cut
         status = status or ("incomplete" if cut else "completed")
         last = len(self.blocks.all) - 1
         output = [
@@ -192,10 +222,11 @@ class _Response:
         return found | record
 
     def _usage(self) -> Piece:
-        told = usage(self.service, [self.job])
+        told = usage([self.job], 1)
+        reasoning = told["completion_tokens_details"]["reasoning_tokens"]
         return {
             "input_tokens": told["prompt_tokens"], "output_tokens": told["completion_tokens"],
-            "total_tokens": told["total_tokens"], "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": told["total_tokens"], "output_tokens_details": {"reasoning_tokens": reasoning},
             "input_tokens_details": told["prompt_tokens_details"] | {"cache_write_tokens": 0},
         }  # fmt: skip
 
@@ -232,7 +263,8 @@ def _events(event: Event, logprobs: list[Piece], found: _Response) -> Iterator[t
     """Names and values of the events that tell what happened to a block."""
     block = event.block
     call, all_logprobs = block.kind == "call", found.logprobs.get(block.index) or []
-    item = _item(block, "completed" if event.what == "end" else "in_progress", all_logprobs)
+    ended = "incomplete" if event.last and found.cut else "completed"
+    item = _item(block, ended if event.what == "end" else "in_progress", all_logprobs)
     place: Piece = {"item_id": item["id"], "output_index": block.index} | ({} if call else {"content_index": 0})
     name = {"call": "function_call_arguments", "reasoning": "reasoning_text", "content": "output_text"}[block.kind]
     if event.what == "begin":

@@ -53,11 +53,14 @@ class Chat(Asked):
     tool_choice: str | dict[str, Any] | None = None
     """`none`, `auto`, `required`, or a function by its name."""
     parallel_tool_calls: bool | None = None
+    """False ends an answer with its first call."""
     response_format: dict[str, Any] | None = None
     thinking: bool | dict[str, Any] | None = None
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool = False
+    """Whether the answer goes on with the last message, an assistant's, rather than follow it."""
 
     def thinks(self) -> bool:
         """Whether the model is to think first, by whichever name the client says it."""

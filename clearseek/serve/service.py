@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from clearseek.chat.render import render
-from clearseek.chat.reply import Reply
+from clearseek.chat.render import Rendered, render
+from clearseek.chat.reply import CALL_END, Reply
 from clearseek.inference.answer import Answer, json_of, record_of
 from clearseek.inference.grammar import Grammar, Grammars
 from clearseek.inference.model import Model, environment
@@ -111,11 +111,12 @@ class Service:
         self._check_characters(len(text), "prompt")
         return self.model.tokenizer.encode_batch([text])[0]
 
-    def chat_prompt(self, asked: Chat, thinking: bool) -> list[int]:
-        """Tokens of a conversation."""
+    def chat_prompt(self, asked: Chat) -> Rendered:
+        """Tokens of a conversation, and whether thoughts follow."""
         tools = asked.tools if asked.tool_choice != "none" else None
         self._check_characters(sum(_characters(message.get("content")) for message in asked.messages), "messages")
-        return render(self.model.tokenizer, asked.messages, tools, thinking).ids
+        continued = asked.continue_final_message
+        return render(self.model.tokenizer, asked.messages, tools, asked.thinks(), continued=continued)
 
     def _check_characters(self, count: int, where: str) -> None:
         """Refuse, before it is read, a text that is too long even if each of its tokens were the longest one."""
@@ -128,6 +129,7 @@ class Service:
     def answers(
         self, asked: Asked, prompt: Sequence[int], most: int | None, logprobs: int | None = None,
         reply: tuple[bool, bool] | None = None, grammar: Grammar | None = None, prompt_logprobs: bool = False,
+        one_call: bool = False,
     ) -> list[Answer]:  # fmt: skip
         """The answers that a request asks for, not yet begun.
 
@@ -139,6 +141,7 @@ class Service:
             reply: Whether an answer begins with thinking, and whether tools were offered; None for plain text.
             grammar: What the answers must follow, or None.
             prompt_logprobs: Whether the prompt's tokens get log-probabilities.
+            one_call: Whether an answer ends with its first call of a tool.
         """
         self.check_model(asked.model)
         room = self.longest - len(prompt)
@@ -158,14 +161,16 @@ class Service:
         }  # fmt: skip
         settings = {key: value for key, value in given.items() if value is not None}
         deadline = time.monotonic() + self.limits.seconds
+        tokenizer = self.model.tokenizer
+        ends = frozenset({tokenizer.eos_id, *([tokenizer.id_of(CALL_END)] if one_call else ())})
         found = []
         for index in range(asked.n or 1):
             own = Settings(
-                max_tokens=most, seed=(seed + index) % 2**63, stop_tokens=frozenset({self.model.tokenizer.eos_id}),
-                logprobs=logprobs, prompt_logprobs=prompt_logprobs, **settings,
+                max_tokens=most, seed=(seed + index) % 2**63, stop_tokens=ends, logprobs=logprobs,
+                prompt_logprobs=prompt_logprobs, **settings,
             )  # fmt: skip
             request = Request(list(prompt), own, deadline)
-            parts = None if reply is None else Reply(self.model.tokenizer, *reply)
+            parts = None if reply is None else Reply(tokenizer, *reply)
             found.append(Answer(request, self.bytes_of, stops, parts, None if grammar is None else grammar.copy()))
         return found
 
@@ -235,18 +240,27 @@ FINISH = {"stop": "stop", "length": "length", "deadline": "length", "aborted": "
 """OpenAI's words for ends."""
 
 
-def usage(service: Service, jobs: Sequence[Job]) -> dict[str, Any]:
-    """Tokens that were read and written."""
+def usage(jobs: Sequence[Job], each: int) -> dict[str, Any]:
+    """Tokens that were read and written by answers, of which every `each` have one prompt, which is read once."""
     requests = [job.answer.request for job in jobs]
-    prompt, written = len(requests[0].prompt), sum(len(request.answer) for request in requests)
+    prompt, written = sum(len(r.prompt) for r in requests[::each]), sum(len(r.answer) for r in requests)
     return {
         "prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written,
-        "prompt_tokens_details": {"cached_tokens": requests[0].reused},
+        "prompt_tokens_details": {"cached_tokens": sum(request.reused for request in requests[::each])},
         "completion_tokens_details": {
+            "reasoning_tokens": sum(_thoughts(job.answer) for job in jobs),
             "accepted_prediction_tokens": sum(request.accepted for request in requests),
             "rejected_prediction_tokens": sum(request.drafts - request.accepted for request in requests),
         },
     }  # fmt: skip
+
+
+def _thoughts(answer: Answer) -> int:
+    """Tokens of an answer's thinking."""
+    if answer.reply is None:
+        return 0
+    reply = answer.reply.anew()
+    return sum((reply.place(chosen.token) or ("", -1))[0] == "reasoning" for chosen in answer.request.answer)
 
 
 def _characters(content: Any) -> int:

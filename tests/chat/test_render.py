@@ -148,6 +148,70 @@ def test_messages_of_another_form_are_named(messages: Any, words: str) -> None:
         render(tokenizer(), messages)
 
 
+def calls_of(*names: Any) -> dict[str, Any]:
+    """Calls with these ids."""
+    calls = [{"id": name, "function": {"name": f"f{name}", "arguments": "{}"}} for name in names]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
+
+
+def results_of(*names: Any) -> list[dict[str, Any]]:
+    """Results with these ids."""
+    return [{"role": "tool", "tool_call_id": name, "content": f"result {name}"} for name in names]
+
+
+def test_results_stand_in_the_order_of_their_calls() -> None:
+    rest = [{"role": "assistant", "content": "so"}, USER, calls_of("c"), *results_of("c")]
+    ordered, mixed = ([USER, calls_of("a", "b"), *results_of(*names), *rest] for names in ("ab", "ba"))
+    assert render(tokenizer(), mixed) == render(tokenizer(), ordered)
+    assert text(mixed).index("result a") < text(mixed).index("result b") < text(mixed).index("result c")
+
+
+@pytest.mark.parametrize(
+    ("calls", "results", "words"),
+    [
+        ("ab", [None, None], r"messages\[2\]\.tool_call_id: ''"),
+        ("ab", ["a", "c"], r"messages\[3\]\.tool_call_id: 'c': no such call"),
+        ("ab", ["b", "b"], r"messages\[3\]\.tool_call_id: 'b': a second result"),
+        ("ab", ["b"], r"messages\[2\]: the call 'a' has no result"),
+        ("aa", ["a", "a"], "an id of its own"),
+        ([None, None], [None, None], "an id of its own"),
+        ("a", ["b"], "'b': no such call"),
+        ("a", [5], r"tool_call_id: give a text"),
+    ],
+)
+def test_results_must_name_their_calls(calls: Any, results: list[Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        render(tokenizer(), [USER, calls_of(*calls), *results_of(*results)])
+
+
+def test_the_result_of_a_lone_call_needs_no_id() -> None:
+    expected = render(tokenizer(), [USER, calls_of("a"), *results_of("a")])
+    for call, result in (("a", None), (None, "a"), (None, None)):
+        messages = [USER, calls_of(call), *results_of(result)]
+        messages[1]["tool_calls"][0]["function"]["name"], messages[2]["content"] = "fa", "result a"
+        assert render(tokenizer(), messages) == expected
+
+
+def test_thoughts_come_by_either_name() -> None:
+    for own in ({"reasoning": "hm"}, {"reasoning_content": None, "reasoning": "hm"}, {"reasoning_content": "hm"}):
+        assert "<think>hm</think>4" in text([USER, {"role": "assistant", "content": "4"} | own], thinking=True)
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_whether_thoughts_follow_is_told_by_the_last_token(thinking: bool) -> None:
+    assert render(tokenizer(), [USER], thinking=thinking).thinking is thinking
+    assert not render(tokenizer(), [USER, CALL, {"role": "tool", "content": "<think>"}], thinking=thinking).thinking
+    assert not render(tokenizer(), [{"role": "user", "content": "<think>"}], thinking=thinking, prompt=False).thinking
+
+
+def test_a_text_of_the_assistant_stays_open() -> None:
+    messages = [USER, {"role": "assistant", "content": "It is"}]
+    assert text(messages, continued=True) == "<｜begin▁of▁sentence｜><｜User｜>2 + 2?<｜Assistant｜></think>It is"
+    for wrong in ([USER], [USER, CALL]):
+        with pytest.raises(UserError, match="to be continued"):
+            render(tokenizer(), wrong, continued=True)
+
+
 def test_an_answer_is_taken_apart_by_its_tokens() -> None:
     reply, tokens = Reply(tokenizer(), thinking=True), []
     calls = [("sum", "{}"), ("f", "1")]

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
+import numpy as np
+import pytest
 import torch
 
 from clearseek.config import ModelConfig
-from clearseek.data.tokenizer import train
+from clearseek.data.tokenizer import SPECIAL_TOKENS, Tokenizer, train
+from clearseek.inference.answer import Answer
 from clearseek.inference.model import Model
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.serve.app import application
@@ -64,6 +67,27 @@ class Served:
             assert time.monotonic() < until, f"{self.worker.open} answers are still open"
             time.sleep(0.01)
         assert self.worker.engine.pages.free == self.worker.engine.pages.count
+
+
+def ids(tokenizer: Tokenizer, *pieces: str) -> list[int]:
+    """Tokens of texts and of special tokens."""
+    return [
+        token
+        for piece in pieces
+        for token in ([tokenizer.id_of(piece)] if piece in SPECIAL_TOKENS else tokenizer.encode(piece))
+    ]
+
+
+def script(patch: pytest.MonkeyPatch, tokenizer: Tokenizer, tokens: list[int]) -> None:
+    """Let every answer write these tokens and then end."""
+
+    def allow(answer: Answer, logits_V: Any) -> Any:
+        place = len(answer.request.answer)
+        only_V = np.full_like(logits_V, -np.inf)
+        only_V[tokens[place] if place < len(tokens) else tokenizer.eos_id] = 0
+        return only_V
+
+    patch.setattr(Answer, "allow", allow)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from clearseek.data.tokenizer import train
 from clearseek.inference.answer import derive, read_record
 from clearseek.inference.model import Model
 from clearseek.model.transformer import DeepSeekModel
+from tests.serve.served import ids, script
 
 uvicorn = pytest.importorskip("uvicorn", reason="serving needs uvicorn: pip install -e '.[serve]'")
 
@@ -552,6 +553,50 @@ def test_another_conversation_is_opened_while_an_answer_is_written(opened: Any) 
     page.locator("#list .entry").nth(1).click()
     page.locator(".said").get_by_text("one").wait_for()
     assert "stopped" in _ended(page).locator(".stats").inner_text()
+
+
+def test_a_page_that_is_left_marks_the_answer_that_was_being_written(opened: Any, tmp_path: Path) -> None:
+    page = opened()
+    _set(page, max_tokens=900, seed=5)
+    conversation = _conversation("one", "", "two", "whole")
+    _, failed, second, whole = conversation["nodes"]
+    failed["error"], second["parent"], whole["finish"] = "the server was busy", -1, "stop"
+    _import(page, tmp_path, conversation | {"chosen": {"-1": 0}})
+    page.locator(".said").get_by_text("one").wait_for()
+    _press(page.locator(".answer"), "Retry")  # its answer is written in the place of the one that failed
+    _begun(page)
+    page.reload()
+    page.locator(".said").get_by_text("one").wait_for()
+    saved = json.loads(_download(page, lambda: page.locator("#export").click(), tmp_path / "c.json").read_text())
+    assert [node.get("finish") for node in saved["nodes"]] == [None, "stopped", None, "stop"]
+
+
+def test_what_was_taken_back_stays_so(opened: Any, served: Callable[..., Server]) -> None:
+    page = opened(served(chat=False))
+    _set(page, max_tokens=6, seed=3)
+    page.locator("#whole").fill("The quick")
+    for round_ in range(2):
+        page.locator("#go").click()
+        answer = _ended(page)
+        assert answer.locator(".branches").count() == round_
+        page.get_by_role("button", name="Take back").click()
+        page.reload()
+        page.locator("#about").get_by_text("base model").wait_for()
+        assert page.locator("#whole").input_value() == "The quick"
+        assert page.locator(".answer").count() == 0 and not page.locator("#back").is_visible()
+
+
+def test_bytes_of_a_continued_text_are_shown_as_bytes(
+    opened: Any, served: Callable[..., Server], model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(monkeypatch, model.tokenizer, ids(model.tokenizer, "a世"))
+    page = opened(served(chat=False))
+    page.locator("#whole").fill("The quick")
+    page.locator("#go").click()
+    answer = _ended(page)
+    assert page.locator("#whole").input_value() == "The quicka世"
+    answer.get_by_role("option").nth(1).hover()
+    assert "⟨E4⟩" in answer.locator(".inspector .name").inner_text()
 
 
 def test_the_page_works_without_https(opened: Any) -> None:

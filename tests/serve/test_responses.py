@@ -8,6 +8,8 @@ from typing import Any
 import openai
 import pytest
 
+from clearseek.inference.model import Model
+from tests.serve.served import ids, script
 from tests.serve.test_openai import SCHEMA
 
 TOOL: Any = {"type": "function", "name": "pick", "parameters": SCHEMA, "strict": True}
@@ -92,3 +94,33 @@ def test_a_schema_is_followed(client: openai.OpenAI) -> None:
 def test_stored_state_is_refused(client: openai.OpenAI, wrong: dict[str, Any]) -> None:
     with pytest.raises(openai.BadRequestError, match="keeps nothing"):
         client.responses.create(**settings(**wrong))
+
+
+def test_log_probabilities_are_those_of_the_tokens_of_the_text(
+    client: openai.OpenAI, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(monkeypatch, model.tokenizer, ids(model.tokenizer, "ab", "</think>", "cé"))
+    given = settings(reasoning={"effort": "high"}, include=["message.output_text.logprobs"])
+    whole = client.responses.create(**given)
+    events, told = streamed(client, given)
+    assert same(whole, told)
+    text = whole.output[1].content[0]  # type: ignore[union-attr,index]
+    assert [each.bytes for each in text.logprobs] == [list(b"c"), [0xC3], [0xA9]]  # type: ignore[union-attr]
+    pieces = [each for e in events if e.type == "response.output_text.delta" for each in e.logprobs]
+    assert [each.logprob for each in pieces] == [each.logprob for each in text.logprobs]  # type: ignore[union-attr]
+
+
+def test_an_item_that_is_cut_is_incomplete_and_thoughts_are_counted(
+    client: openai.OpenAI, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(monkeypatch, model.tokenizer, ids(model.tokenizer, "ab", "</think>", "cde"))
+    events, told = streamed(client, settings(reasoning={"effort": "high"}, max_output_tokens=4))
+    done = [event.item.status for event in events if event.type == "response.output_item.done"]
+    assert done == [item.status for item in told.output] == ["completed", "incomplete"]
+    assert told.usage.output_tokens_details.reasoning_tokens == 2
+    chat = client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "hello"}], reasoning_effort="high"
+    )
+    assert chat.usage is not None
+    assert chat.usage.completion_tokens_details is not None
+    assert chat.usage.completion_tokens_details.reasoning_tokens == 2

@@ -33,7 +33,7 @@ export class Complete {
     const { index } = this;
     const { nodes } = this.app.conversation;
     this.area.value =
-      index === null ? (nodes.at(-1)?.content ?? "") : nodes[nodes[index].parent].content + nodes[index].content;
+      index === null ? (nodes[path(this.app.conversation).at(-1)]?.content ?? "") : nodes[nodes[index].parent].content + nodes[index].content;
     fit(this.area);
     const view = index === null ? null : this.answer(index);
     byId("added").replaceChildren(view?.element ?? "");
@@ -77,10 +77,13 @@ export class Complete {
   /** Take the last addition away; it stays among the branches. */
   back() {
     const { conversation } = this.app;
-    const parent = conversation.nodes[this.index].parent;
-    const text = conversation.nodes[parent].content;
-    const above = conversation.nodes[parent].parent;
-    if (above !== -1) conversation.chosen[above] = add(conversation, above, "user", text);
+    const { nodes } = conversation;
+    const { content: text, parent: above } = nodes[nodes[this.index].parent];
+    const bare = children(conversation, above).find(
+      (at) => nodes[at].content === text && !children(conversation, at).length,
+    );
+    conversation.chosen[above] = bare ?? add(conversation, above, "user", text);
+    this.app.keep();
     this.area.value = text;
     byId("added").replaceChildren();
     byId("back").hidden = true;

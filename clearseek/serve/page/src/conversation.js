@@ -112,7 +112,7 @@ export function read(value) {
   }
   return {
     form: FORM,
-    id: /^[\w-]{1,64}$/.test(value.id) ? value.id : newId(),
+    id: typeof value.id === "string" && /^[\w-]{1,64}$/.test(value.id) ? value.id : newId(),
     kind: value.kind === "text" ? "text" : "chat",
     title: String(value.title ?? "").slice(0, 80),
     changed: Number.isFinite(value.changed) ? value.changed : Date.now(),

@@ -83,12 +83,20 @@ function shown({ token, bytes }) {
   return `⟨${bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ")}⟩`;
 }
 
+/** The same of a token as a completion names it: its text, or its bytes as bytes:\xe2\x96. */
+function readable(name) {
+  if (!/^bytes:(\\x[0-9a-f]{2})+$/.test(name)) return name;
+  return `⟨${name.slice(8).toUpperCase().split("\\X").join(" ")}⟩`;
+}
+
 function textTokens(choice) {
   const told = choice.logprobs;
   return (told?.tokens ?? []).map((text, index) => ({
-    text,
+    text: readable(text),
     logprob: told.token_logprobs[index],
-    others: Object.entries(told.top_logprobs[index] ?? {}).sort((a, b) => b[1] - a[1]),
+    others: Object.entries(told.top_logprobs[index] ?? {})
+      .map(([other, logprob]) => [readable(other), logprob])
+      .sort((a, b) => b[1] - a[1]),
     ...details(choice, index),
   }));
 }

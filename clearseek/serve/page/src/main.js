@@ -15,6 +15,7 @@ class App {
   constructor() {
     this.model = null;
     this.running = null;
+    this.written = null; // the answer that is being written, and its conversation, which may have been left
     this.started = settings.mode;
     this.conversation = conversations.begin("chat");
     this.chat = new Chat(this);
@@ -131,6 +132,7 @@ class App {
   async run(index, node, view) {
     const { conversation } = this;
     this.running = new AbortController();
+    this.written = { conversation, node };
     this.view.settle();
     announce("Answering");
     try {
@@ -144,7 +146,7 @@ class App {
       node.error = error.message;
       if (error.status === 401) this.trouble(error);
     }
-    this.running = null;
+    this.running = this.written = null;
     const follow = this.chat.atEnd;
     if (this.conversation === conversation) view.finish(); // it may have been left
     this.keep(conversation);
@@ -183,10 +185,9 @@ function listen(app) {
     }
   });
   window.addEventListener("pagehide", () => {
-    if (!app.running) return;
-    const node = app.conversation.nodes.at(-1);
-    node.finish = "stopped";
-    app.keep();
+    if (!app.written) return;
+    app.written.node.finish = "stopped";
+    app.keep(app.written.conversation);
   });
 }
 
