@@ -20,6 +20,8 @@ from clearseek.serve.worker import Worker
 
 CONNECTIONS = 1024
 """Most connections at once; others get 503."""
+SYSTEM_BYTES = 1 << 17
+"""Bytes that the system keeps for a client. With the megabytes of its own choice, it is long before reading shows."""
 TICK = 0.5
 """Seconds between two looks at a connection."""
 
@@ -41,6 +43,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to look at the connection."""
         super().connection_made(transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SYSTEM_BYTES)
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
