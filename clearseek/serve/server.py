@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
     """A server whose first signal lets open answers end, and whose second one ends them at once."""
 
     def __init__(self, app: Guard, worker: Worker, seconds: float = DRAIN_SECONDS, **settings: Any) -> None:
-        # h11 bounds a head by 64 KiB; the other parser of HTTP takes all that comes. Websockets would pass the guard by.
+        # h11 bounds a head by 64 KiB, and the other parser of HTTP does not. Websockets would pass the guard by.
         config = uvicorn.Config(
             app, http=partial(Connection, app.limits), ws="none",  # type: ignore[arg-type]
             log_level="warning", timeout_keep_alive=15, timeout_graceful_shutdown=int(seconds) + 5,

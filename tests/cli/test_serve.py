@@ -127,7 +127,9 @@ def test_ipv6_is_in_brackets(export: Path, host: str) -> None:
         assert health(url) == 200 and httpx2.get(url + "v1/models").json()["data"][0]["chat"] is True
 
 
-def test_a_missing_extra_is_named(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_extra_is_named(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in [name for name in sys.modules if name.startswith("clearseek.serve")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fastapi", None)
@@ -141,7 +143,9 @@ def test_a_missing_extra_is_named(run: Path, monkeypatch: pytest.MonkeyPatch, ca
      (["--base", "--chat"], "not allowed with"), (["--port", "70000"], "give another --host or --port"),
      (["--at-once", "0"], "--at-once 0")],
 )  # fmt: skip
-def test_wrong_arguments_get_one_line(run: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_get_one_line(
+    run: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["serve", str(run), *arguments]) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1

@@ -238,11 +238,10 @@ def test_a_head_that_does_not_arrive_is_given_up(hasty: Served, data: bytes) -> 
     begun = time.monotonic()
     assert raw(hasty, data) == b""
     assert time.monotonic() - begun < 4
-    with socket.create_connection(hasty.place, timeout=5) as line:  # bytes that come one by one gain no time
-        with pytest.raises(OSError):  # noqa: PT011 - the system names a closed line in several ways
-            for byte in b"GET / HTTP/1.1\r\nX: " + b"x" * 200:
-                line.sendall(bytes([byte]))
-                time.sleep(0.05)
+    with socket.create_connection(hasty.place, timeout=5) as line, pytest.raises(OSError):
+        for byte in b"GET / HTTP/1.1\r\nX: " + b"x" * 200:  # bytes that come one by one gain no time
+            line.sendall(bytes([byte]))
+            time.sleep(0.05)
     wait_until_closed(hasty)
 
 
