@@ -17,9 +17,12 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-browser-test: .venv/installed-dev
+browser: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
-	command -v chromium >/dev/null || $(BIN)/python -m playwright install chromium
+	command -v chromium >/dev/null || $(BIN)/python -m playwright install --only-shell chromium
+	$(BIN)/python .ci/starts_chromium.py
+
+browser-test: browser
 	$(BIN)/python -m pytest tests/serve/test_page.py
 
 wheel: .venv/installed-dev
@@ -40,4 +43,4 @@ wheel: .venv/installed-dev
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: demo test test-quick lint browser-test wheel clean
+.PHONY: demo test test-quick lint browser browser-test wheel clean

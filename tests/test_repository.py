@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +48,26 @@ def test_make_targets_that_are_called_exist() -> None:
     assert all(run.startswith("make ") for run in runs), "one way to do it: what a job does is a target of the Makefile"
     phony = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)[0].split()
     assert set(phony) == targets
+
+
+@pytest.mark.parametrize(
+    ("browser", "tests", "seconds", "code", "words"),
+    [("true", "true", 9, 0, ""), ("true", "false", 9, 1, ""), ("echo Error: no host; false", "false", 9, 0, "no host"),
+     ("sleep 30", "false", 1, 0, "not installed within 1 seconds")],
+)  # fmt: skip
+def test_the_page_is_tested_in_a_browser_where_one_can_be_had(
+    browser: str, tests: str, seconds: int, code: int, words: str, tmp_path: Path
+) -> None:
+    """`make` is another one here, which does as told."""
+    assert (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()[-3:] == ["make lint", "make test", ".ci/browser"]
+    (tmp_path / "make").write_text(f"#!/bin/sh\ncase $1 in browser) {browser};; *) echo tests ran; {tests};; esac\n")
+    (tmp_path / "make").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "BROWSER_SECONDS": str(seconds)}
+    said = subprocess.run([ROOT / ".ci/browser"], env=os.environ | path, capture_output=True, text=True, timeout=60)
+    assert said.returncode == code and said.stderr == ""
+    assert (said.stdout == "tests ran\n") == (not words)
+    assert not words or (said.stdout.startswith("The page was NOT tested in a browser") and words in said.stdout)
+    assert said.stdout.count("\n") == 1
 
 
 def test_workflows_may_only_read_and_pin_their_actions() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
 from pathlib import Path
 
+from clearseek.cli.exits import INTERRUPTED
 from clearseek.cli.models import add_model, cache_pages, open_model
 from clearseek.cores import default_threads, sharing_cores
 from clearseek.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Hosts that stand for all addresses of this machine, and the address by which this machine calls itself then."""
 KEY = "CLEARSEEK_API_KEY"
 
 
@@ -26,8 +30,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the model for clients (default: the folder's)")
     parser.add_argument("--no-key", action="store_true", help="serve other machines without an API key")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME",
-                        help="a further name by which clients call this server; may be repeated")  # fmt: skip
-    parser.add_argument("--base", action="store_true", help="the page is for continuing a text, not for chat")
+                        help="a further name by which clients call this server, such as a proxy's; a port may follow; "
+                        "may be repeated")  # fmt: skip
+    page = parser.add_mutually_exclusive_group()
+    page.add_argument("--base", action="store_true", help="the page is for continuing a text, not for chat")
+    page.add_argument("--chat", action="store_true",
+                      help="the page is for chat (default: for models with a chat template of their own)")  # fmt: skip
     parser.add_argument("--most-tokens", type=int, default=4096, help="most tokens of an answer (default: 4096)")
     parser.add_argument("--most-waiting", type=int, default=256, help="most answers at once (default: 256)")
     parser.add_argument("--at-once", type=int, default=64, help="most answers that are written at once (default: 64)")
@@ -38,6 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     keys = [key for key in os.environ.get(KEY, "").split(",") if key]
     if arguments.host not in LOOPBACK and not keys and not arguments.no_key:
         raise UserError(f"--host {arguments.host}: anybody could use this server: set {KEY}, or say --no-key")
+    for name in arguments.allow_host:
+        if "/" in name or not name:
+            raise UserError(f"--allow-host {name}: give a name alone, such as chat.example.org, or a name and :port")
     for name, value in (("--most-tokens", arguments.most_tokens), ("--most-waiting", arguments.most_waiting),
                         ("--at-once", arguments.at_once)):  # fmt: skip
         if value < 1:
@@ -59,23 +70,69 @@ def run(arguments: argparse.Namespace) -> int:
     engine = model.engine(cache_pages(arguments, model), most=arguments.at_once)
     worker = Worker(engine, arguments.most_waiting)
     limits = Limits(waiting=arguments.most_waiting, tokens=arguments.most_tokens)
-    service = Service(model, worker, limits, chat=not arguments.base and _chats(arguments.model))
-    hosts = [] if arguments.host in ("0.0.0.0", "::") else [arguments.host]
-    app = application(service, keys, [*hosts, *arguments.allow_host, *_own_names(arguments.host)])
-    worker.start()
+    service = Service(model, worker, limits, arguments.chat or (not arguments.base and chats(arguments.model)))
     port = listener.getsockname()[1]
-    shown = arguments.host if ":" not in arguments.host else f"[{arguments.host}]"
-    print(f"{model.name}: http://{shown}:{port}/  ({service.fingerprint}; Ctrl-C ends it)", flush=True)
+    hosts = [f"{name}:{port}" for name in _own_names(arguments.host)]
+    app = application(service, keys, [*hosts, *arguments.allow_host])
+    worker.start()
+    print(f"{model.name}: {_places(arguments.host, port)}  ({service.fingerprint}; Ctrl-C ends it)", flush=True)
     Server(app, worker).run(sockets=[listener])
-    return 0
+    return INTERRUPTED
 
 
-def _chats(folder: Path) -> bool:
-    """Whether a model was trained to chat: ClearSeek's own runs and exports are of pre-trained models so far."""
-    card = folder / "README.md"
-    if not (folder / "config.json").is_file():
-        return False
-    return "clearseek" not in (card.read_text(encoding="utf-8", errors="replace")[:2000] if card.is_file() else "")
+def chats(folder: Path) -> bool:
+    """Whether a model was trained to chat: a model of another's that has a chat template of its own.
+
+    Runs are of pre-trained models. Exports and releases of ours carry ClearSeek's template, trained to chat or not, so
+    that it tells nothing; their card's tag ``conversational``, by which Hugging Face knows such models, does.
+    """
+    from clearseek.chat.render import template
+
+    config = _read(folder / "tokenizer_config.json")
+    try:
+        held = json.loads(config).get("chat_template")
+    except (ValueError, AttributeError, RecursionError):
+        held = None
+    own = _read(folder / "chat_template.jinja")
+    found = [text for text in (held, own) if text]
+    if any(text != template() for text in found):
+        return True
+    return (folder / "config.json").is_file() and "conversational" in _tags(folder / "README.md")
+
+
+def _tags(card: Path) -> list[object]:
+    """Tags of a model's card, or none where it has no front matter that can be read."""
+    from clearseek.reading.card import read_yaml
+
+    before, _, rest = _read(card).partition("---\n")
+    try:
+        tags = read_yaml(rest.partition("\n---")[0], str(card)).get("tags") if not before.strip() else None
+    except UserError:
+        return []
+    return tags if isinstance(tags, list) else []
+
+
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+
+
+def _places(host: str, port: int) -> str:
+    """Addresses to open in a browser: for this machine, and for others where they can come in."""
+    from clearseek.serve.guard import in_address
+
+    here = f"http://{in_address(EVERY.get(host, host))}:{port}/"
+    return f"{here}, for others http://{in_address(_outer(host))}:{port}/" if host in EVERY else here
+
+
+def _outer(host: str) -> str:
+    """Address by which other machines may reach this one: the one that its own packets bear. No packet is sent."""
+    family, there = (socket.AF_INET6, "2001:db8::1") if host == "::" else (socket.AF_INET, "192.0.2.1")
+    with socket.socket(family, socket.SOCK_DGRAM) as line:
+        try:
+            line.connect((there, 9))
+        except OSError:  # no network
+            return socket.gethostname()
+        return str(line.getsockname()[0])
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -92,5 +149,8 @@ def _listener(host: str, port: int) -> socket.socket:
 
 
 def _own_names(host: str) -> list[str]:
-    """Names of this machine, where it serves others."""
-    return [socket.gethostname()] if host not in LOOPBACK else []
+    """Names of this machine by which clients may call it; the address that a client reached is known without."""
+    from clearseek.serve.guard import in_address
+
+    given = [] if host in EVERY else [in_address(host)]
+    return given if host in LOOPBACK else [*given, socket.gethostname()]

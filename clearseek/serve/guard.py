@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import json
 from collections.abc import Callable, Collection
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from clearseek.serve.service import Limits
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
+PORTS = {"http": "80", "https": "443"}
+"""Ports that an address need not name, by its scheme."""
 OPEN = ("/health", "/")
 """Paths that need no key: they tell nothing of anybody's text."""
 ANTHROPIC = "/v1/messages"
@@ -30,12 +33,38 @@ def error_body(path: str, status: int, message: str, code: str, parameter: str |
     return {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
 
 
+def in_address(host: str) -> str:
+    """A host as an address has it: IPv6 in brackets, in its one form, without a zone."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return host.lower()
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or f"[{address}]")
+
+
+def place(text: str) -> tuple[str, str]:
+    """Host and port of ``host:port``, of a host alone, or of a bare IPv6 address; without a port, it is empty."""
+    host, colon, port = text.rpartition(":")
+    whole = not colon or not port.isdecimal() or (":" in host and not host.endswith("]"))
+    return (in_address(text), "") if whole else (in_address(host), port)
+
+
 class _LeftError(Exception):
     """The client left before its request was whole."""
 
 
 class Guard:
-    """An ASGI application around another; `answered` is told each response's route and status."""
+    """An ASGI application around another.
+
+    Args:
+        app: The application to guard.
+        limits: What one request may take.
+        keys: API keys, one of which a request must show; where there are none, anybody may ask.
+        hosts: Names by which clients call the server beside this machine's own, each with a port or without.
+        answered: Is told each response's route and status.
+    """
 
     def __init__(
         self,
@@ -47,7 +76,8 @@ class Guard:
     ) -> None:
         self.app, self.limits, self.answered = app, limits, answered
         self.keys = [key.encode() for key in keys]
-        self.hosts = {host.lower() for host in (*LOCAL, *hosts)}
+        self.named = {place(host) for host in hosts}
+        self.hosts = self.named | {place(host) for host in LOCAL}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on, or refuse it."""
@@ -55,7 +85,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value for name, value in scope["headers"]}
-        wrong = self._wrong(scope["path"], headers)
+        wrong = self._wrong(scope, headers)
         if wrong is not None:
             await self._refuse(scope, send, *wrong)
             return
@@ -72,33 +102,45 @@ class Guard:
         await self.app(scope, _again(body, receive), self._watched(scope, send))
 
     def _watched(self, scope: Any, send: Any) -> Any:
-        """`send`, which counts the response, and gives up a client that takes nothing of it."""
+        """`send`, which counts the response."""
 
         async def watched(message: Any) -> None:
             if message["type"] == "http.response.start":
                 self.answered(getattr(scope.get("route"), "path", "other"), message["status"])
-            await asyncio.wait_for(send(message), self.limits.send_seconds)
+            await send(message)
 
         return watched
 
-    def _wrong(self, path: str, headers: dict[str, bytes]) -> tuple[int, str, str] | None:
-        if not self._known(headers.get("host", b"").decode("latin-1")):
-            return 403, "this server does not answer for that Host: start it with --host or --allow-host", "host"
+    def _wrong(self, scope: Any, headers: dict[str, bytes]) -> tuple[int, str, str] | None:
+        host = place(headers.get("host", b"").decode("latin-1"))
+        if not self._known(host, scope["server"]):
+            return 403, "this server does not answer for that Host: start it with --allow-host and the name", "host"
         origin = headers.get("origin", b"").decode("latin-1")
-        if origin and not self._known(origin.partition("://")[2]):
+        if origin and not self._own(origin, host):
             return 403, "pages of other origins may not use this server", "origin"
-        if self.keys and path not in OPEN:
+        if self.keys and scope["path"] not in OPEN:
             given = headers.get("authorization", b"").removeprefix(b"Bearer ") or headers.get("x-api-key", b"")
             if not any([hmac.compare_digest(given, key) for key in self.keys]):  # noqa: C419 - all are compared
                 return 401, "wrong or missing API key", "invalid_api_key"
+        kind = headers.get("content-type", b"").partition(b";")[0].strip().lower()
+        if scope["method"] == "POST" and kind != b"application/json":  # a page can send other types unasked
+            return 415, "send JSON, with the header Content-Type: application/json", "content_type"
         return None
 
-    def _known(self, place: str) -> bool:
-        host = place.lower()
-        if not host.endswith("]"):
-            name, colon, port = host.rpartition(":")
-            host = name if colon and port.isdecimal() else host
-        return host in self.hosts
+    def _known(self, host: tuple[str, str], server: tuple[str, int | None] | None) -> bool:
+        """Whether a Host names this server: the address that the client reached, or a name that was allowed.
+
+        A page whose own name leads to this machine (DNS rebinding) sends that name, which is neither.
+        """
+        reached = server is not None and host[0] == in_address(server[0])
+        return reached or host in self.hosts or (host[0], "") in self.hosts
+
+    def _own(self, origin: str, host: tuple[str, str]) -> bool:
+        """Whether a page is this server's own, or of a name that was allowed: another port is another's page."""
+        scheme, _, rest = origin.partition("://")
+        found, port = place(rest), PORTS.get(scheme, "")
+        same = (found[0], found[1] or port) == (host[0], host[1] or port)
+        return bool(port) and (same or found in self.named)
 
     async def _body(self, receive: Any, headers: dict[str, bytes]) -> bytes | None:
         """The request's body, or None for one that is too large.

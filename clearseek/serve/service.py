@@ -47,8 +47,10 @@ class Limits:
     """Tokens of one answer."""
     seconds: float = 600.0
     """Time of one answer."""
+    head_seconds: float = 10.0
+    """Time in which the head of a request must have arrived."""
     upload_seconds: float = 30.0
-    """Time in which a request must have arrived."""
+    """Time in which the rest of a request must have arrived."""
     send_seconds: float = 60.0
     """Longest time in which a client may take nothing of its answer."""
 

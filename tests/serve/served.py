@@ -26,6 +26,7 @@ from clearseek.serve.service import Limits, Service
 from clearseek.serve.worker import Worker
 
 PAGES = 400
+JSON = {"Content-Type": "application/json"}
 
 
 def tiny_model() -> Model:
@@ -50,11 +51,17 @@ class Served:
     url: str
     service: Service
     server: Server
-    client: httpx2.Client = field(default_factory=lambda: httpx2.Client(timeout=60))
+    client: httpx2.Client = field(default_factory=lambda: httpx2.Client(timeout=60, headers=JSON))
 
     @property
     def worker(self) -> Worker:
         return self.service.worker
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port for a socket."""
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, int(port)
 
     def post(self, path: str, body: Any = None, **more: Any) -> httpx2.Response:
         """A request's response."""

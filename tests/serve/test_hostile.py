@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.serve.served import Served
+from tests.serve.served import JSON, Served
 from tests.serve.test_bits import record
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -136,7 +136,7 @@ def test_wrong_bytes_get_one_clear_error(served: Served, path: str) -> None:
 def test_a_million_wrong_elements_are_told_as_one(served: Served) -> None:
     begun = time.monotonic()
     response = httpx2.post(
-        served.url + "/v1/completions", content=b'{"prompt":[' + b"{}," * 10**6 + b"{}]}", timeout=30
+        served.url + "/v1/completions", content=b'{"prompt":[' + b"{}," * 10**6 + b"{}]}", headers=JSON, timeout=30
     )
     assert response.status_code == 400
     assert time.monotonic() - begun < 10  # pydantic alone needed 110 s and 5.8 GB to tell of each

@@ -26,7 +26,7 @@ from clearseek.inference.model import Model
 from clearseek.model.transformer import DeepSeekModel
 from tests.serve.served import ids, script
 
-uvicorn = pytest.importorskip("uvicorn", reason="serving needs uvicorn: pip install -e '.[serve]'")
+pytest.importorskip("uvicorn", reason="serving needs uvicorn: pip install -e '.[serve]'")
 
 FOLDER = Path(clearseek.serve.page.__file__).parent
 PLAIN = "page.test"
@@ -92,6 +92,7 @@ class Server:
     """A served model."""
 
     def __init__(self, model: Model, chat: bool, keys: tuple[str, ...] = ()) -> None:
+        from clearseek.serve import server
         from clearseek.serve.app import application
         from clearseek.serve.service import Limits, Service
         from clearseek.serve.worker import Worker
@@ -99,7 +100,7 @@ class Server:
         self.worker = Worker(model.engine(400, rows=64))
         self.worker.start()
         app = application(Service(model, self.worker, Limits(), chat), keys, [PLAIN])
-        self._server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+        self._server = server.Server(app, self.worker, 5.0, host="127.0.0.1", port=0)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         while not self._server.started:
