@@ -16,7 +16,8 @@ from numba.extending import intrinsic
 
 from clearseek.kernels.lanes import _bitcast, _pointer, float64_of_bits, floats, integers, share
 
-EXACT: dict[str, Any] = {"error_model": "numpy"}
+EXACT: dict[str, Any] = {"fastmath": False, "error_model": "numpy"}
+"""Without `fastmath` a function would take over its caller's."""
 DOUBLES = types.CPointer(types.float64)
 _MOST_NOISE = 37.5
 """No noise is larger: ``-ln(-ln(1 - 2^-54))`` is 37.43."""

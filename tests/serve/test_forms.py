@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -108,8 +109,7 @@ def test_results_go_to_the_model_in_the_order_of_their_calls(served: Served, for
 def test_results_that_fit_no_call_are_refused(served: Served, form: str, results: str, words: str) -> None:
     response = served.post(PATHS[form], asked(form, called(form, results, "ab")))
     assert response.status_code == 400
-    with pytest.raises(ValueError, match=words):
-        raise ValueError(response.json()["error"]["message"])
+    assert re.search(words, response.json()["error"]["message"])
 
 
 ONE_CALL: dict[str, dict[str, Any]] = {
