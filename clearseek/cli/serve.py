@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 from clearseek.cli.exits import INTERRUPTED
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     listener = _listener(arguments.host, arguments.port)
     torch.set_num_threads(default_threads())
     model = open_model(arguments)
+    print(f"{arguments.model}: read; the first time, loops are compiled for about half a minute", file=sys.stderr)
     if arguments.name:
         model = model.named(arguments.name)
     engine = model.engine(cache_pages(arguments, model), most=arguments.at_once)
