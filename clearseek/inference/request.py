@@ -56,7 +56,7 @@ class Settings:
                 ("top_p", self.top_p, 0 < self.top_p <= 1, "a number above 0 and up to 1"),
                 ("top_k", self.top_k, self.top_k >= 0, "a number from 0 up"),
                 ("min_p", self.min_p, 0 <= self.min_p <= 1, "a number from 0 to 1"),
-                ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty <= 10, "above 0, up to 10"),
+                ("repetition_penalty", self.repetition_penalty, 0.01 <= self.repetition_penalty <= 10, "0.01 to 10"),
                 ("presence_penalty", self.presence_penalty, abs(self.presence_penalty) <= 10, "from -10 to 10"),
                 ("frequency_penalty", self.frequency_penalty, abs(self.frequency_penalty) <= 10, "from -10 to 10"),
                 ("seed", self.seed, 0 <= self.seed < 2**63, "a whole number from 0 to 2^63 - 1"),

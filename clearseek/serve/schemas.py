@@ -32,7 +32,7 @@ class Asked(BaseModel):
     stream_options: dict[str, Any] | None = None
     presence_penalty: Annotated[Number, Field(ge=-10, le=10)] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-10, le=10)] | None = None
-    repetition_penalty: Annotated[Number, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[Number, Field(ge=0.01, le=10)] | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=1024)] | None = None
     """Numbers from -100 to 100 by tokens' ids."""
     record: bool = False
