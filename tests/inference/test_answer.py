@@ -97,6 +97,8 @@ def test_a_malformed_record_is_one_clear_error(case: str, tmp_path: Path, capsys
     assert told.count("\n") == 1 and last in told and "Traceback" not in told
 
 
+PARTS = ["prompt", "settings", "stop", "thinking", "tools", "json_schema", "answer", "logprobs", "finish"]
+"""What deriving uses."""
 Json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.integers(-(10**400), 10**400) | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -114,16 +116,21 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @given(st.data())
 def test_only_clear_errors_come_of_a_mutated_record(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     record = copy.deepcopy(valid())
-    for _ in range(data.draw(st.integers(1, 3))):
-        *path, last = data.draw(st.sampled_from(places(record)))
+    for _ in range(data.draw(st.sampled_from([1, 1, 1, 2, 3]))):
+        key = data.draw(st.sampled_from([key for key in PARTS if key in record] or [*record]))
+        *path, last = data.draw(st.sampled_from(places(record[key], (key,))))
         holder = record
         for key in path:
             holder = holder[key]
-        old, what = holder[last], data.draw(st.sampled_from(["other", "none", "longer", "near"]))
+        old, what = holder[last], data.draw(st.sampled_from(["other", "text", "none", "longer", "shorter", "near"]))
         if what == "none":
             del holder[last]
         elif what == "longer" and isinstance(old, list) and old:
             holder[last] = old * data.draw(st.integers(0, 3))
+        elif what == "shorter" and isinstance(old, list):
+            holder[last] = old[:-1]
+        elif what == "text" and isinstance(old, str):
+            holder[last] = data.draw(st.sampled_from(["x", "0x1p+9999", "nan", "{", "start: x", "7" * 5000]))
         elif what == "near" and isinstance(old, int | float):
             holder[last] = old + data.draw(st.integers(-3, 3))
         else:

@@ -152,10 +152,11 @@ def test_a_prefix_is_read_once() -> None:
 
 
 def test_a_follow_up_reuses_what_was_read_beside_an_equal_prefix() -> None:
-    shared = engine()
+    shared = engine(rows=256)
     prefix = [*range(32), *range(32)]
     first, second = (Request([*prefix, last], Settings(max_tokens=80, temperature=0)) for last in (1, 2))
     shared.run([first, second])
+    assert (first.reused, second.reused) == (0, 0)
     for before in (first, second):
         after = Request([*before.tokens[:130], 3], Settings(max_tokens=1))
         shared.run([after])
