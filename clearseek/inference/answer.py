@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -190,17 +192,32 @@ def record_of(model: Model, answer: Answer, text: str) -> Record:
 
 
 def read_record(file: Path) -> Record:
-    """Read a record. Raises UserError with the first thing that is wrong in it."""
+    """Read a record, or the one that a server's response holds.
+
+    Raises UserError with the first thing that is wrong in it.
+    """
     try:
         if file.stat().st_size > LARGEST_RECORD:
             raise UserError(f"{file}: larger than {LARGEST_RECORD >> 20} MiB: give the record of one answer")
-        return Record.model_validate_json(file.read_bytes())
+        return Record.model_validate_json(_of_response(file.read_bytes()))
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}: give a record that chat or the server has saved") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole file"
         raise UserError(f"{file}: {where}: {first['msg']}: give a record that chat or the server has saved") from None
+
+
+def _of_response(text: bytes) -> bytes:
+    """The only record within a server's response; any other text as it is."""
+    with suppress(ValueError, RecursionError):
+        response = json.loads(text)
+        if isinstance(response, dict):
+            parts = response.get("choices") if isinstance(response.get("choices"), list) else [response]
+            records = [part["record"] for part in parts if isinstance(part, dict) and "record" in part]
+            if len(records) == 1:
+                return json.dumps(records[0]).encode()
+    return text
 
 
 @dataclass(frozen=True)

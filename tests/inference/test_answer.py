@@ -69,6 +69,16 @@ def test_a_record_derives(tmp_path: Path) -> None:
     assert derive(model(), read_record(file), PAGES).differs is None
 
 
+def test_the_record_within_a_servers_response_is_found(tmp_path: Path) -> None:
+    file, record = tmp_path / "response.json", valid()
+    for response in ({"object": "chat.completion", "choices": [{"index": 0, "record": record}]}, {"record": record}):
+        file.write_text(json.dumps(response))
+        assert json_of(read_record(file)) == record
+    file.write_text(json.dumps({"choices": [{"record": record}, {"record": record}]}))
+    with pytest.raises(UserError, match="response.json"):
+        read_record(file)
+
+
 WRONG: dict[str, tuple[tuple[str, ...], Any]] = {
     "too few log-probabilities": (("logprobs",), ["0x1.0000000000000p+0"]),
     "text for a log-probability": (("logprobs",), ["x"] * 1000),
