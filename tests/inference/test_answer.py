@@ -75,7 +75,7 @@ def test_the_record_within_a_servers_response_is_found(tmp_path: Path) -> None:
         file.write_text(json.dumps(response))
         assert json_of(read_record(file)) == record
     file.write_text(json.dumps({"choices": [{"record": record}, {"record": record}]}))
-    with pytest.raises(UserError, match="response.json"):
+    with pytest.raises(UserError, match=r"response\.json"):
         read_record(file)
 
 
