@@ -213,7 +213,8 @@ def _of_response(text: bytes) -> bytes:
     with suppress(ValueError, RecursionError):
         response = json.loads(text)
         if isinstance(response, dict):
-            parts = response.get("choices") if isinstance(response.get("choices"), list) else [response]
+            choices = response.get("choices")
+            parts = choices if isinstance(choices, list) else [response]
             records = [part["record"] for part in parts if isinstance(part, dict) and "record" in part]
             if len(records) == 1:
                 return json.dumps(records[0]).encode()
