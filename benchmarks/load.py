@@ -105,7 +105,7 @@ async def _load(url: str, clients: int, seconds: float, pid: int | None) -> dict
         "pages": told["clearseek_pages"], "free_pages": told["clearseek_free_pages"],
         "open_answers": told["clearseek_open_answers"],
         "no_page_leaked": told["clearseek_free_pages"] + told["clearseek_open_answers"] == told["clearseek_pages"],
-        "tokens": told["clearseek_tokens_written"], "first_event_seconds_median": median(firsts or [0]),
+        "tokens": told["clearseek_tokens_written_total"], "first_event_seconds_median": median(firsts or [0]),
         "megabytes_second_quarter": before, "megabytes_second_half": after,
         "megabytes": megabytes[:: max(1, half // 8)],
         "flat_memory": after - before < max(20.0, 0.05 * before),
