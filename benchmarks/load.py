@@ -132,7 +132,8 @@ async def _client(
         try:
             if kind == "garbage":
                 path = draw.choice(("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"))
-                statuses[str((await client.post(path, content=draw.choice(GARBAGE))).status_code)] += 1
+                json_ = {"Content-Type": "application/json"}
+                statuses[str((await client.post(path, content=draw.choice(GARBAGE), headers=json_)).status_code)] += 1
                 continue
             status = await _stream(client, draw, kind == "leave", firsts)
             statuses[status] += 1
