@@ -104,11 +104,10 @@ def chats(folder: Path) -> bool:
 
 def _tags(card: Path) -> list[object]:
     """Tags of a model's card, or none where it has no front matter that can be read."""
-    from clearseek.reading.card import read_yaml
+    from clearseek.reading.card import Document
 
-    before, _, rest = _read(card).partition("---\n")
     try:
-        tags = read_yaml(rest.partition("\n---")[0], str(card)).get("tags") if not before.strip() else None
+        tags = Document(str(card), _read(card)).metadata.get("tags")
     except UserError:
         return []
     return tags if isinstance(tags, list) else []

@@ -1,8 +1,8 @@
 """Generation on a GPU: steps of few tokens are captured as CUDA graphs, one for each size, and replayed.
 
 A step of generation is some hundred small operations. Launching them one by one takes longer than a GPU needs to
-compute them; a graph launches them at once. Sizes are rounded up: rows that are not needed read token 0 into a page of
-the cache that no request has.
+compute them; a graph launches them at once (PyTorch's documentation, "CUDA Graphs"). Sizes are rounded up: rows that
+are not needed read token 0 into a page of the cache that no request has.
 """
 
 from __future__ import annotations

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from clearseek.inference.engine import Rows, Whole
 from clearseek.inference.packed import FeedForward, Layer, Packed
-from clearseek.inference.storage import Matrix, wide
+from clearseek.inference.storage import DTYPES, Matrix, wide
 from clearseek.kernels import BLOCK, PAGE
 from clearseek.kernels.launch import Call, run
 from clearseek.ops.rope import rotations, softmax_scale
 
 
 def _kind(matrix: Matrix) -> int:
-    return ("F32", "BF16", "I8").index(matrix.kind)
+    return [*DTYPES].index(matrix.kind)
 
 
 class Loops:

@@ -1,4 +1,4 @@
-"""Loops compiled by numba, for FP32 training on a CPU; and the sizes that loops and their callers share."""
+"""Loops compiled by numba, for FP32 training and for generation on a CPU; and the sizes that they and callers share."""
 
 ROWS_PER_SUM = 64
 """Rows whose gradients of a norm's weight are added up together, whatever the number of threads."""

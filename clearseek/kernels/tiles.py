@@ -23,9 +23,8 @@ from numba.extending import intrinsic
 from clearseek.kernels import BLOCK, TOGETHER
 from clearseek.kernels.lanes import LANES, OPTIONS
 
-KINDS = ("F32", "BF16", "I8")
-"""Types of stored weights; kernels are told a type by its place here."""
 BYTES = (4, 2, 1)
+"""Bytes of a stored weight, by its type's place in `DTYPES` (:mod:`clearseek.inference.storage`), by which kernels are told it."""
 
 
 def _many_registers() -> bool:
