@@ -24,7 +24,7 @@ from clearseek.kernels import BLOCK, TOGETHER
 from clearseek.kernels.lanes import LANES, OPTIONS
 
 BYTES = (4, 2, 1)
-"""Bytes of a stored weight, by its type's place in `DTYPES` (:mod:`clearseek.inference.storage`), by which kernels are told it."""
+"""Bytes of a stored weight. Kernels know its type by its place in `DTYPES` of :mod:`clearseek.inference.storage`."""
 
 
 def _many_registers() -> bool:
