@@ -198,9 +198,8 @@ def _begun(page: Any) -> None:
 
 
 def _ended(page: Any) -> Any:
-    answer = page.locator(".answer").last
-    answer.locator(".stats:not(:empty)").wait_for()
-    return answer
+    page.locator(".answer:not([aria-busy]) .stats:not(:empty)").last.wait_for()
+    return page.locator(".answer").last
 
 
 def _count(answer: Any) -> int:

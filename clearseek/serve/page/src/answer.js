@@ -59,8 +59,11 @@ export class AnswerView {
 
   /** Show what has come; not more often than the page can bear. */
   update() {
-    this.element.setAttribute("aria-busy", "true");
-    this.busy = true;
+    if (!this.busy) {
+      this.busy = true;
+      this.element.setAttribute("aria-busy", "true");
+      this.show(); // at once: nothing of an ended answer may be seen, or pressed, while this one begins
+    }
     if (this.frame) return;
     this.frame = setTimeout(() => {
       this.frame = 0;
