@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from clearseek.config import Recipe, Settings
+from clearseek.config.posttraining import with_defaults
 from clearseek.errors import OtherVersionError, UserError, nearest
 
 
@@ -36,13 +38,18 @@ USELESS = ("paths", "exclude", "text_field", "unusable")
 """Settings of data that `python-stdlib` does not read. A record may have them: earlier versions did not refuse all."""
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+ModelOf = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Gives the dimensions of the model that a recipe's table ``[parent]`` names."""
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), model_of: ModelOf | None = None) -> Recipe:
     """Read a recipe.
 
     Args:
         path: A TOML file, or the name of a shipped recipe such as ``quickstart``.
         overrides: ``table.key=value`` strings (``--set``); values are TOML, bare words are strings. Other texts than
             the recipe's own (`data.paths`, `data.source`) have no known licence unless `data.licence` is set too.
+        model_of: How to find the dimensions of a parent; without it, recipes with ``[parent]`` are refused.
 
     Raises:
         UserError: the file is missing or not TOML, a key is unknown, a value has the wrong type or range, or settings
@@ -65,13 +72,25 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     changed = {".".join(_key(override)) for override in overrides}
     if changed & {"data.paths", "data.source"} and "data.licence" not in changed and isinstance(raw.get("data"), dict):
         raw["data"].pop("licence", None)  # the recipe's licence is that of its own texts
-    recipe = parse_recipe(raw, str(file), overrides)
+    recipe = parse_recipe(_with_parent(raw, str(file), model_of), str(file), overrides)
     for name in USELESS if recipe.data.source == "python-stdlib" else ():
         if getattr(recipe.data, name) != type(recipe.data).model_fields[name].default:
             where = _origin({"loc": ("data", name)}, overrides) or str(file)
             fault = f'data.{name} is of no use to data.source = "python-stdlib"'
             raise UserError(f"{where}: {fault}: leave it out, or set data.source")
     return recipe
+
+
+def _with_parent(raw: dict[str, Any], where: str, model_of: ModelOf | None) -> dict[str, Any]:
+    """The tables with those that follow from ``[parent]``, where there is one."""
+    parent = raw.get("parent")
+    if not isinstance(parent, dict) or not isinstance(parent.get("path"), str):
+        return raw
+    if "model" in raw:
+        raise UserError(f"{where}: [model] beside [parent]: the dimensions are the parent's: leave [model] out")
+    if model_of is None:
+        raise UserError(f"{where}: it modifies another model, which clearseek train does")
+    return with_defaults(raw) | {"model": model_of(parent)}
 
 
 def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = (), record: bool = False) -> Recipe:
@@ -176,11 +195,12 @@ def _explain(entry: Any) -> str:
         group: type[BaseModel] = Recipe
         for part in entry["loc"][:-1]:
             field = group.model_fields.get(str(part))
-            inner = (field.annotation, *get_args(field.annotation)) if field else ()
-            group = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, Settings)), group)
+            group = next(iter(_kinds(field) if field else ()), group)
         valid = sorted(group.model_fields)
-        tables = [(name, field.annotation) for name, field in group.model_fields.items() if group is Recipe]
-        inside = sorted(f"{name}.{location}" for name, kind in tables if location in getattr(kind, "model_fields", ()))
+        tables = [
+            (name, kind) for name, field in group.model_fields.items() if group is Recipe for kind in _kinds(field)
+        ]
+        inside = sorted(f"{name}.{location}" for name, kind in tables if location in kind.model_fields)
         if inside:
             return f"unknown key {location} (did you mean {' or '.join(inside)}?)"
         return f"unknown key {location}{nearest(str(entry['loc'][-1]), valid)}; valid keys here: {', '.join(valid)}"
@@ -191,6 +211,12 @@ def _explain(entry: Any) -> str:
         return f"{location}: {message}" if location else message
     message = _PLAIN_WORDS.get(entry["type"], message[0].lower() + message[1:])
     return f"{location or 'the recipe'} = {json.dumps(entry['input'], default=str)[:80]}: {message}"
+
+
+def _kinds(field: FieldInfo) -> list[type[Settings]]:
+    """Groups of settings that a field may hold."""
+    inner = (field.annotation, *get_args(field.annotation))
+    return [kind for kind in inner if isinstance(kind, type) and issubclass(kind, Settings)]
 
 
 _PLAIN_WORDS = {"model_type": "must be a table of settings", "tuple_type": "must be a list"}

@@ -30,9 +30,9 @@ def test_what_trains_nothing_decides_no_bits(sources: dict[str, bytes], path: st
     assert trainers_code(changed(sources, f"clearseek/{path}")) == trainers_code(sources)
 
 
-@pytest.mark.parametrize("path", ["ops/loss.py", "kernels/rows.py", "model/router.py", "data/loader.py", "config.py",
-                                  "train/pretrain.py", "fp8/backends/triton/products.py", "fp8/backends/cublas.py",
-                                  "evaluate/bits.py", "train/muon.py"])  # fmt: skip
+@pytest.mark.parametrize("path", ["ops/loss.py", "kernels/rows.py", "model/router.py", "data/loader.py",
+                                  "config/model.py", "train/pretrain.py", "fp8/backends/triton/products.py",
+                                  "fp8/backends/cublas.py", "evaluate/bits.py", "train/muon.py"])  # fmt: skip
 def test_what_trains_decides_bits(sources: dict[str, bytes], path: str) -> None:
     before, after = trainers_code(sources), trainers_code(changed(sources, f"clearseek/{path}"))
     assert [name for name in before if before[name] != after[name]] == [f"clearseek/{path}"]

@@ -39,7 +39,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "train/writer.py": ("train/test_transcript.py", "train/test_trainer.py"),
     "train/extend.py": ("train/test_extend.py",),
     "train": (*STEPS, "train/test_optimizer.py", "train/test_trainer.py", "train/test_run.py", "train/test_extend.py"),
-    "config.py": ("ops/test_rope.py", *FORWARD),
+    "config/model.py": ("ops/test_rope.py", *FORWARD),
     "model/router.py": ("model/test_router.py", *FORWARD),
     "fp8/feed_forward.py": IN_EIGHT_BITS[::-1],
     "ops": (*FORWARD, "model/test_fp8.py"),

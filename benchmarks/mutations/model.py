@@ -130,7 +130,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "model/transformer.py:DecoderLayer.forward": [
         ("return x_BSD + y_BSD, routing", "return h_BSD + y_BSD, routing", "the residual after the norm"),
     ],
-    "config.py:RopeScaling": [
+    "config/model.py:RopeScaling": [
         ("/ self.growth(self.mscale_all_dim)", "", "YaRN's multiplier not divided"),
     ],
     "ops/loss.py:token_losses": [

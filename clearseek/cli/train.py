@@ -33,6 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from clearseek.cli.report import print_json
+    from clearseek.posttrain.parent import dimensions
     from clearseek.recipe import load_recipe
     from clearseek.train.run import Run
 
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     parent = None
     if arguments.resume is None:
         folder = Run(arguments.run or Path("runs") / Path(arguments.recipe).stem)
-        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        recipe = load_recipe(arguments.recipe, arguments.overrides, dimensions)
     elif arguments.more_steps is None:
         folder = Run(arguments.resume)
         recipe = folder.read_recipe()

@@ -19,6 +19,7 @@ def run_training(
     from_step: int | None = None, quiet: bool = False, parent: Run | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train with a display (on standard error if `quiet`); the outcome with `held_out_bpb`, as JSON values."""
+    from clearseek.posttrain.methods import method_of
     from clearseek.train.session import train_recipe
 
     console = Console(stderr=True) if quiet else Console(highlight=False)
@@ -34,6 +35,7 @@ def run_training(
         outcome = train_recipe(
             recipe, run, data, device, resume, from_step, parent,
             on_step=display.update, on_evaluation=display.evaluating, on_data=on_data, say=say,
+            method=method_of(recipe),
         )  # fmt: skip
     return {
         "steps": outcome.steps,

@@ -1,4 +1,4 @@
-"""Where a run begins: values drawn from its seed, or the end of another run."""
+"""Where a run begins: values drawn from its seed, the end of another run, or another model's weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from clearseek.errors import UserError
 from clearseek.train import checkpoint
+from clearseek.train.chunks import hash_tensors
 from clearseek.train.run import Run
 from clearseek.train.step import Training
 from clearseek.train.transcript import hasher
@@ -61,10 +62,41 @@ class Parent:
             raise UserError(f"{path}: not the weights that the run began with: restore it from a copy")
 
 
-def origin_of(run: Run) -> Seed | Parent:
+@dataclass(frozen=True)
+class Child:
+    """A run that begins with another model's weights and balance biases, at its own step 0 and with a new optimiser."""
+
+    run: Run
+    """The new run, in whose folder they are."""
+    record: dict[str, Any]
+    """Its `parent.json`."""
+    step: int = 0
+    """Step that the run begins after."""
+
+    def header(self) -> dict[str, Any]:
+        """Entries of the transcript's header."""
+        return {"parent": self.record}
+
+    def begin(self, training: Training) -> None:
+        """Go to the parent's weights. Raises UserError where they were changed, or are of other dimensions."""
+        training.begin()
+        path = checkpoint.find(self.run.parent, 0)
+        saved = checkpoint.load(path, checkpoint.MODEL).tensors
+        weights = [pair for group in checkpoint.MODEL for pair in saved.get(group, {}).items()]
+        if hash_tensors(weights) != self.record["weights_sha256"]:
+            raise UserError(f"{path}: not the weights that the run began with: restore it from a copy")
+        try:
+            training.adopt(saved)
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"{path}: does not fit the recipe: {error!r:.200}") from None
+
+
+def origin_of(run: Run) -> Seed | Parent | Child:
     """Origin of the run in a folder. Raises UserError where the record of its parent is damaged."""
     record = run.read_parent()
-    return Seed() if record is None else Parent(run, record)
+    if record is None:
+        return Seed()
+    return Parent(run, record) if "optimizer_sha256" in record else Child(run, record)
 
 
 def restore(training: Training, path: Path, saved: checkpoint.Checkpoint, tokens: int) -> None:

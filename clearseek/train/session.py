@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -26,10 +27,31 @@ from clearseek.train.pictures import expert_load, loss_curve
 from clearseek.train.preflight import Setup, preflight
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.run import Loads, Run, is_imported
-from clearseek.train.task import Progress
+from clearseek.train.step import Trainable, everything
+from clearseek.train.task import Progress, Task
 from clearseek.train.trainer import OnStep, Outcome, Trainer
 from clearseek.train.transcript import last_line, read_header, read_lines
 from clearseek.training_code import code_here
+
+OnData = Callable[[str, int, int], None]
+"""Called with a stage of the preparation of data, what is done of it, and its size."""
+Say = Callable[[str], None]
+
+
+class Method(Protocol):
+    """What a kind of training does around the steps; pre-training's is :class:`PreTrain`."""
+
+    def data(self, recipe: Recipe, run: Run, data: Path | None, resume: bool, on_data: OnData | None, say: Say) -> Path:
+        """Folder of what the run trains on, made where it is missing; its ``tokenizer.json`` is the model's."""
+
+    def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
+        """What the run trains on."""
+
+    def trainable(self, recipe: Recipe, run: Run) -> Trainable:
+        """What is trained."""
+
+    def draw(self, run: Run, folder: Path, title: str) -> None:
+        """Draw the pictures of a complete run."""
 
 
 def train_recipe(
@@ -43,8 +65,9 @@ def train_recipe(
     *,
     on_step: OnStep | None = None,
     on_evaluation: Progress | None = None,
-    on_data: Callable[[str, int, int], None] | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    on_data: OnData | None = None,
+    say: Say = lambda _: None,
+    method: Method | None = None,
 ) -> Outcome:
     """Train: prepare the data if need be, take the steps, and draw the pictures when the run is complete.
 
@@ -60,12 +83,14 @@ def train_recipe(
         on_evaluation: Called with the windows evaluated so far, and with their number.
         on_data: Called with a stage of the preparation of data, what is done of it, and its size.
         say: Called with each line that people want to read before the first step.
+        method: What is done around the steps; pre-training by default.
 
     Raises:
         UserError: the run folder holds something else, the data do not fit the model, the model does not fit the
             machine, or what :class:`Trainer` refuses.
     """
     run, data = run if isinstance(run, Run) else Run(run), None if data is None else Path(data)
+    method = method or PreTrain()
     code_here()  # before the data, which may take long: what was imported is what trains
     _refuse_foreign(run, resume)
     if data is not None and not data.is_dir():
@@ -77,17 +102,18 @@ def train_recipe(
         resume = _clear(run, resume, say)
         if parent is not None:
             adopt(parent, run, with_data=data is None)
-        folder = _data_folder(recipe, run, data, resume, on_data, say)
+        folder = method.data(recipe, run, data, resume, on_data, say)
         if from_step is not None:
             checkpoint.find(run.checkpoints, from_step)
         _say_how(recipe, setup, say)
-        trainer = Trainer(recipe, run, PreTraining(recipe, folder), setup, resume, from_step)
+        task, trainable = method.task(recipe, run, folder), method.trainable(recipe, run)
+        trainer = Trainer(recipe, run, task, setup, resume, from_step, trainable)
         write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
         if trainer.training.step:
             say(f"going on after step {trainer.training.step} of {recipe.train.steps}")
         outcome = trainer.train(on_step, on_evaluation)
         if outcome.finished:
-            draw_pictures(run, folder, recipe.name)
+            method.draw(run, folder, recipe.name)
     last = last_line(run.transcript).record
     return outcome if last is None else replace(outcome, scalars=last.scalars)
 
@@ -111,22 +137,35 @@ def exclusively(run: Run) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _data_folder(
-    recipe: Recipe, run: Run, data: Path | None, resume: bool,
-    on_data: Callable[[str, int, int], None] | None, say: Callable[[str], None],
-) -> Path:  # fmt: skip
-    """The folder of data to train on, made where it is missing."""
-    folder = data or run.data
-    if data is None and not resume and run.read_parent() is None:
-        made = prepare_data(recipe.data, recipe.model.vocab_size, folder, on_data)
-        for line in made.remarks.lines():
-            say(f"data: {line}")
-    elif data is None and not folder.is_dir():
-        raise UserError(
-            f"{folder}: the run's data are not in its folder: say where they are, as when it began, with --data FOLDER"
-        )
-    _refuse_other_data(recipe, folder, given=data is not None and not resume)
-    return folder
+class PreTrain:
+    """Pre-training: documents become tokens, and a model begins from its seed or goes on from a run's end."""
+
+    def data(self, recipe: Recipe, run: Run, data: Path | None, resume: bool, on_data: OnData | None, say: Say) -> Path:
+        """The folder of data to train on, made where it is missing."""
+        folder = data or run.data
+        if data is None and not resume and run.read_parent() is None:
+            made = prepare_data(recipe.data, recipe.model.vocab_size, folder, on_data)
+            for line in made.remarks.lines():
+                say(f"data: {line}")
+        elif data is None and not folder.is_dir():
+            raise UserError(
+                f"{folder}: the run's data are not in its folder: say where they are, as when it began, with "
+                "--data FOLDER"
+            )
+        _refuse_other_data(recipe, folder, given=data is not None and not resume)
+        return folder
+
+    def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
+        """Next-token prediction of the folder's stream of tokens."""
+        return PreTraining(recipe, folder)
+
+    def trainable(self, recipe: Recipe, run: Run) -> Trainable:
+        """All parameters."""
+        return everything
+
+    def draw(self, run: Run, folder: Path, title: str) -> None:
+        """Write the loss curve and the expert-load heat map."""
+        draw_pictures(run, folder, title)
 
 
 def _say_how(recipe: Recipe, setup: Setup, say: Callable[[str], None]) -> None:
@@ -180,6 +219,11 @@ def draw_pictures(run: Run, data: Path, title: str) -> None:
         manifest.train.bytes / manifest.train.tokens,
         title,
     )
+    draw_loads(run)
+
+
+def draw_loads(run: Run) -> None:
+    """Write the expert-load heat map of a run's metrics."""
     model = run.read_recipe().model
     depth = model.num_hidden_layers + model.num_nextn_predict_layers
     layers = [

@@ -34,6 +34,9 @@ class NotFiniteError(UserError):
     """Loss or gradients are infinite, or no numbers."""
 
 
+ADAPTED = (".lora_A", ".lora_B")
+"""Ends of the names of parameters that are added to a model, and that its parent does not have."""
+
 Named = list[tuple[str, nn.Parameter]]
 Trainable = Callable[[DeepSeekModel], Named]
 """Which parameters of a model the optimiser has, by name; the others stay as they are."""
@@ -72,6 +75,19 @@ class Training:
             parameter.requires_grad_(True)
         self.optimizer = MasterOptimizer(trained, self.recipe.optimizer)
         self.step, self.tokens = 0, 0
+
+    def adopt(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over another model's weights and balance biases; what the other does not have (adapters) stays.
+
+        Raises KeyError or RuntimeError where the other has other dimensions.
+        """
+        trained = dict(zip(self.optimizer.names, self.optimizer.masters, strict=True))
+        for name, tensor in (trained | self._frozen()).items():
+            if name in state["weights"] or not name.endswith(ADAPTED):
+                tensor.copy_(state["weights"][name])
+        self.optimizer.round_into_model()
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(state["buffers"][name])
 
     def load(self, step: int, tokens: int, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Go to the state after a step, as :meth:`state` gave it.

@@ -24,7 +24,7 @@ from clearseek.train.origin import origin_of, restore
 from clearseek.train.preflight import Setup
 from clearseek.train.record import StepRecord, decode, encode
 from clearseek.train.run import Metrics, Run
-from clearseek.train.step import NotFiniteError, Training
+from clearseek.train.step import NotFiniteError, Trainable, Training, everything
 from clearseek.train.task import Progress, Task
 from clearseek.train.transcript import last_line
 from clearseek.train.writer import TranscriptWriter, refuse_format_1
@@ -60,6 +60,7 @@ class Trainer:
         setup: How to compute here.
         resume: Go on from a checkpoint instead of starting; the recipe must be the one the run was begun with.
         from_step: With `resume`, the checkpoint to go on from; the newest by default.
+        trainable: What is trained.
 
     Raises:
         UserError: the run folder is in use or of another recipe, a checkpoint is damaged, ...
@@ -67,10 +68,10 @@ class Trainer:
 
     def __init__(
         self, recipe: Recipe, run: Run, task: Task, setup: Setup, resume: bool = False,
-        from_step: int | None = None,
+        from_step: int | None = None, trainable: Trainable = everything,
     ) -> None:  # fmt: skip
         self.recipe, self.run = recipe, run
-        self.training = Training(recipe, task, setup)
+        self.training = Training(recipe, task, setup, trainable)
         origin = origin_of(run)
         origin.begin(self.training)
         header: dict[str, Any] = {

@@ -1,0 +1,222 @@
+"""What a run that modifies another model adds to a recipe: the parent, and one of `sft`, `grpo` and `distil`.
+
+A recipe with ``[parent]`` has no ``[model]``: the dimensions are the parent's. A method's own defaults for the common
+tables (:data:`DEFAULTS`) stand where the recipe says nothing, and the recorded recipe shows them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from clearseek.config.settings import (
+    Fraction,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+    refuse,
+)
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ParentConfig(Settings):
+    """The model that a run begins with."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A run folder, an exported folder or a release; in a TOML file, from the working directory."""
+    sha256: Sha256 | None = None
+    """SHA-256 of its weights, as a transcript states it; leave it out to take what is there, which is recorded."""
+
+
+class ProblemsConfig(Settings):
+    """Problems that are made by a generator, each addressed by the seed and its number."""
+
+    kind: Literal["addition", "sums", "countdown", "reasoning-gym"]
+    """Kind of problem: two numbers to add, several numbers to add, a number to be made of others, or a data set."""
+    digits: Annotated[int, Field(ge=1, le=9)] = 2
+    """Digits of the largest numbers in `addition` and `sums`."""
+    numbers: Annotated[int, Field(ge=2, le=6)] = 3
+    """How many numbers a problem of `sums` or `countdown` has."""
+    working: bool = False
+    """Whether the demonstrations of `addition` write every column down before the answer."""
+    dataset: str | None = None
+    """Name of a data set of reasoning-gym (extra `gym`), whose generators are used and whose scorers are not."""
+    template: Literal["plain", "chat", "r1-zero"] = "plain"
+    """How a problem becomes a prompt: its bare text, DeepSeek-V3.1's chat, or R1-Zero's (arXiv 2501.12948, table 1)."""
+    seed: NonNegativeInt = 0
+    """Seed of the problems."""
+    held_out_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of problems that are never trained on, chosen by the hash of their text."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ProblemsConfig:
+        gym = self.kind == "reasoning-gym"
+        refuse(
+            (gym and self.dataset is None, 'kind = "reasoning-gym" needs dataset, such as "basic_arithmetic"'),
+            (not gym and self.dataset is not None, f'dataset goes with kind = "reasoning-gym", not "{self.kind}"'),
+            (self.working and self.kind != "addition", f'working goes with kind = "addition", not "{self.kind}"'),
+        )
+        return self
+
+
+class SftConfig(Settings):
+    """Supervised fine-tuning: learn to write the assistant's part of conversations."""
+
+    messages: str = "messages"
+    """Key of a line's list of messages, in OpenAI's form."""
+    tools: str = "tools"
+    """Key of a line's list of tools that the model may call, where it has one."""
+    prompt: str | None = None
+    """Key of the user's text, for lines without messages; goes with `answer`."""
+    answer: str | None = None
+    """Key of the assistant's text, for lines without messages."""
+    system: str | None = None
+    """Key of the system's text, for lines without messages that have one."""
+    strip: str | None = None
+    """Regular expression of what is taken out of answers, such as gsm8k's ``<<[^>]*>>``."""
+    demonstrations: NonNegativeInt = 0
+    """How many problems of ``[problems]`` to learn from, with their solutions, instead of files."""
+    thinking: bool = False
+    """Whether conversations are rendered with thinking: an answer's `reasoning_content` is learnt before it."""
+    too_long: Literal["refuse", "skip", "crop"] = "refuse"
+    """What a conversation longer than `data.sequence_length` does: stop all, be left out and counted, or be cut."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SftConfig:
+        refuse(
+            ((self.prompt is None) != (self.answer is None), "prompt and answer go together: give both keys, or none"),
+            (self.system is not None and self.prompt is None, "system goes with prompt and answer"),
+        )
+        return self
+
+
+class GrpoConfig(Settings):
+    """Group relative policy optimisation (arXiv 2402.03300) and its family, on problems with a checked answer."""
+
+    loss: Literal["grpo", "dr-grpo", "dapo", "gspo", "cispo"] = "dapo"
+    """Whose loss: GRPO, Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071) or CISPO (2506.13585)."""
+    completions: Annotated[int, Field(ge=2, le=4096)] = 16
+    """Completions of each prompt: a group. `train.batch_size` is the number of all completions of a step."""
+    updates: PositiveInt = 1
+    """Optimiser steps taken with the same completions."""
+    max_tokens: PositiveInt = 64
+    """Longest completion, in tokens."""
+    temperature: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+    """Divisor of the logits, in sampling and in every log-probability."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Probability that the fewest likeliest tokens, which are drawn from, must hold."""
+    advantage: Literal["mean", "std"] = "mean"
+    """Reward less the group's mean (Dr. GRPO, DeepSeek-V3.2), or that over the group's standard deviation (GRPO)."""
+    clip_low: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+    """How far below 1 the probability ratio counts."""
+    clip_high: Annotated[float, Field(ge=0.0)] = 0.28
+    """How far above 1 the probability ratio counts (0.28 in DAPO)."""
+    beta: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the KL divergence from the parent; 0 needs no second model."""
+    unbiased_kl: bool = False
+    """Whether the KL estimate is corrected by the probability ratio (DeepSeek-V3.2, arXiv 2512.02556, section 3.1)."""
+    off_policy_threshold: PositiveFloat | None = None
+    """KL from the sampling policy above which a completion of negative advantage is left out (V3.2, section 3.1)."""
+    keep_routing: bool = True
+    """Whether updates visit the experts that the completions visited when they were sampled (V3.2, section 3.1)."""
+    keep_sampling_mask: bool = True
+    """Whether log-probabilities are over the tokens that `top_p` left when sampling (V3.2, section 3.1)."""
+    entropy: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of a bonus for entropy, estimated from the drawn tokens."""
+    patience: PositiveInt = 20
+    """Steps in a row without any spread of rewards in a group after which the run stops with advice."""
+    evaluate_problems: PositiveInt = 512
+    """Held-out problems of an evaluation."""
+    keep_rollouts: bool = True
+    """Whether the completions of every step are kept in the run folder, by which strangers can check them."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GrpoConfig:
+        refuse(
+            (self.unbiased_kl and not self.beta, "unbiased_kl goes with beta above 0"),
+            (self.loss == "dr-grpo" and self.advantage == "std",
+             'loss = "dr-grpo" has no division by the standard deviation: use advantage = "mean"'),
+        )  # fmt: skip
+        return self
+
+
+class DistilConfig(Settings):
+    """Distillation: learn another model's distributions, or the texts that it writes."""
+
+    teacher: Annotated[str, Field(min_length=1)]
+    """A run folder, an exported folder, a release, or for `text` the address of an OpenAI-compatible endpoint."""
+    teacher_sha256: Sha256 | None = None
+    """SHA-256 of the teacher's weights; leave it out to take what is there, which is recorded."""
+    form: Literal["logits", "text", "on-policy"] = "logits"
+    """Learn the teacher's distributions over the data, its texts, or its distributions over the student's own texts."""
+    divergence: Literal["forward", "reverse", "jsd"] = "forward"
+    """KL of the student from the teacher, of the teacher from the student, or generalised Jensen-Shannon."""
+    beta: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Weight of the teacher in the mixture of `jsd` (GKD, arXiv 2306.13649)."""
+    temperature: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+    """Divisor of both models' logits, and of the teacher's when it writes."""
+    top_k: NonNegativeInt = 0
+    """Likeliest tokens of the teacher that are compared, the rest as one; 0 for all tokens."""
+    hard: Fraction = 0.0
+    """Share of the plain loss on the data's tokens."""
+    max_tokens: PositiveInt = 64
+    """Longest text that teacher or student writes, in tokens."""
+    texts: NonNegativeInt = 0
+    """How many texts the teacher writes for `text`."""
+    model_name: str = ""
+    """Name of the model at an endpoint."""
+
+
+class LoraConfig(Settings):
+    """Low-rank adaptation (arXiv 2106.09685): small matrices beside frozen ones."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Rank of the update."""
+    alpha: PositiveFloat = 16.0
+    """Numerator of the update's scale, alpha / rank."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("attention", "experts")
+    """Groups (`attention`, `dense`, `shared`, `experts`, `all`) or names of the matrices that get an update."""
+
+
+class ExpertsConfig(Settings):
+    """Expert-specialised tuning (arXiv 2407.01906): train only the experts that the data use."""
+
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """Sum of scores that the fewest chosen experts of a layer must hold."""
+    score: Literal["gate", "token"] = "gate"
+    """Score of an expert: its mean router weight, or its share of the choices, of a layer's total."""
+    batches: PositiveInt = 8
+    """Batches of the data that the scores are taken from."""
+
+
+METHODS = ("sft", "grpo", "distil")
+TABLES = ("parent", "problems", *METHODS, "lora", "experts")
+"""Tables that a recipe for pre-training does not have, nor its record."""
+
+_QUIET = {"bias_update_speed": 0.0, "balance_loss_weight": 0.0, "mtp_loss_weight": 0.0, "mtp_loss_weight_final": 0.0}
+_WARM = [{"shape": "linear", "until": 0.05, "to": 1.0}, {"shape": "constant", "until": 1.0, "to": 1.0}]
+_FALL = [{"shape": "linear", "until": 0.05, "to": 1.0}, {"shape": "linear", "until": 1.0, "to": 0.1}]
+DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "sft": {"optimizer": {"weight_decay": 0.0, "schedule": _FALL}, "train": {"bias_update_speed": 0.0}},
+    "distil": {"optimizer": {"weight_decay": 0.0, "schedule": _FALL}, "train": _QUIET},
+    "grpo": {
+        "optimizer": {"learning_rate": 1e-3, "muon_learning_rate": 3e-3, "weight_decay": 0.0, "schedule": _WARM},
+        "train": _QUIET,
+    },
+}
+"""Defaults of the common tables by method. A policy takes a twentieth of pre-training's rate under Muon: at 0.02 it is
+destroyed within 20 steps (docs/notebook.md)."""
+
+
+def with_defaults(raw: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's tables with its method's defaults where they say nothing; others as they are."""
+    for method in METHODS:
+        if isinstance(raw.get(method), dict):
+            for table, settings in DEFAULTS[method].items():
+                given = raw.get(table, {})
+                if isinstance(given, dict):
+                    raw = raw | {table: settings | given}
+    return raw

@@ -1,0 +1,1 @@
+"""Post-training: a model modified into another one, with provenance back to it."""
