@@ -97,7 +97,7 @@ class Rollouts:
         return len(self.length_N)
 
     @property
-    def completion_N(self) -> Tensor:
+    def drawn_n(self) -> Tensor:
         """Tokens of each completion, int64."""
         return self.length_N - self.prompt_N
 
@@ -133,14 +133,14 @@ class Rollouts:
 
     def _check(self) -> None:
         """Raise ValueError unless the parts fit each other."""
-        count, drawn, whole = len(self.length_N), int(self.completion_N.sum()), int(self.length_N.sum())
+        count, drawn, whole = len(self.length_N), int(self.drawn_n.sum()), int(self.length_N.sum())
         sized = {self.problem_N: count, self.seed_N: count, self.prompt_N: count, self.ended_N: count}
         sized |= {self.reward_N: count, self.token_T: whole, self.logp_C: drawn}
         wrong = any(tensor.shape != (size,) for tensor, size in sized.items())
         ends = self.kept_ends_C
         if wrong or self.route_LTK.ndim != 3 or self.route_LTK.shape[1] != whole or bool((self.prompt_N < 1).any()):
             raise ValueError("its parts have different lengths")
-        if bool((self.completion_N < 1).any()):
+        if bool((self.drawn_n < 1).any()):
             raise ValueError("a completion has no token")
         if len(ends) not in (0, drawn) or (len(ends) and int(ends[-1]) != len(self.kept_ids)):
             raise ValueError("what filters left is not of every draw")
