@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from clearseek.config import ModelConfig
 from clearseek.fp8.feed_forward import feed_forward_fp8
-from clearseek.fp8.linear import Fp8, QuantisedWeight
+from clearseek.fp8.linear import Fp8, Kind, QuantisedWeight
 from clearseek.model.lora import Frozen, FrozenFp8, FrozenWeight, LowRank, adapted_experts
 from clearseek.ops.dispatch import ALIGNMENT, Layout, Routing, alignment_of, combine, lay_out
 from clearseek.ops.grouped import gradient_space, grouped_mm, grouped_mm_weight, parts, space_for
@@ -107,7 +107,7 @@ class Experts(nn.Module):
             frozen = [FrozenWeight(each) for each in projections]
         else:
             weights = [keeper.get(fp8, each) for keeper, each in zip(self.quantised, projections, strict=True)]
-            kinds = ("dispatch", "gradient"), ("activation", "combine_gradient")
+            kinds: list[tuple[Kind, Kind]] = [("dispatch", "gradient"), ("activation", "combine_gradient")]
             frozen = [FrozenFp8(weight, fp8, kind) for weight, kind in zip(weights, kinds, strict=True)]
         adapters = self.gate_up_adapter, self.down_adapter
         width = self.down_proj.shape[2]

@@ -197,7 +197,7 @@ class _Low(NamedTuple):
     b_EYL: Tensor
 
     @staticmethod
-    def of(a_ELX: Tensor | None, b_EYL: Tensor | None, scale: float) -> _Low | None:
+    def of(scale: float, a_ELX: Tensor | None, b_EYL: Tensor | None) -> _Low | None:
         """None without an adapter. On a GPU the rank is padded to a multiple of 8, as grouped products need it."""
         if a_ELX is None or b_EYL is None:
             return None
@@ -267,7 +267,7 @@ class _AdaptedExperts(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         rows, (gate_up, down) = layout.token_R.numel(), frozen
         weight_R1 = layout.weights(weight_TK, x_TD.dtype)
-        inner, outer = _Low.of(*matrices[:2], scales[0]), _Low.of(*matrices[2:], scales[1])
+        inner, outer = _Low.of(scales[0], *matrices[:2]), _Low.of(scales[1], *matrices[2:])
         gate_up_space, y_space = space_for(x_TD, rows, 2 * width), space_for(x_TD, rows, x_TD.shape[1])
         low_spaces = [None if low is None else low.space(rows) for low in (inner, outer)]
         lows: list[Tensor | None] = [None, None]

@@ -159,7 +159,7 @@ def test_a_second_adapter_is_refused() -> None:
 
 
 def test_each_expert_is_drawn_by_itself() -> None:
-    """As PEFT draws: uniform within 1 / sqrt(inputs). A larger model begins with the same values where it is the same."""
+    """As PEFT draws: uniform within 1 / sqrt(inputs). A larger model begins with the same values."""
     small, large = model_of(), model_of(n_routed_experts=16, num_hidden_layers=4)
     for model in (small, large):
         add_lora(model, LoraSettings(rank=4), seed=7)
