@@ -177,7 +177,7 @@ class LoraConfig(Settings):
     """Rank of the update."""
     alpha: PositiveFloat = 16.0
     """Numerator of the update's scale, alpha / rank."""
-    targets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("attention", "experts")
+    targets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("all",)
     """Groups (`attention`, `dense`, `shared`, `experts`, `all`) or names of the matrices that get an update."""
 
 
