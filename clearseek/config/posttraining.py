@@ -6,6 +6,7 @@ tables (:data:`DEFAULTS`) stand where the recipe says nothing, and the recorded 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -89,8 +90,19 @@ class SftConfig(Settings):
         refuse(
             ((self.prompt is None) != (self.answer is None), "prompt and answer go together: give both keys, or none"),
             (self.system is not None and self.prompt is None, "system goes with prompt and answer"),
-        )
+            (self.strip is not None and _wrong_expression(self.strip),
+             f"strip = {self.strip!r}: not a regular expression: {_wrong_expression(self.strip or '')}"),
+        )  # fmt: skip
         return self
+
+
+def _wrong_expression(text: str) -> str:
+    """What is wrong with a regular expression, or an empty text."""
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        return str(error) or "too long"
+    return ""
 
 
 class GrpoConfig(Settings):

@@ -18,7 +18,6 @@ from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import use_kernels
 from clearseek.posttrain.lora import (
     GROUPS,
-    LoraConfig,
     adapter_parameters,
     add_lora,
     count_lora,
