@@ -36,6 +36,7 @@ FLOORS = (
     ("evaluate",),
     ("serve",),
     ("train",),
+    ("posttrain",),
     ("release",),
     ("verify",),
     ("cli",),

@@ -1,0 +1,1 @@
+"""Modifying a trained model: fine-tuning, distillation, and reinforcement learning with rewards that can be checked."""
