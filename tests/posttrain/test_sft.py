@@ -312,7 +312,7 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(
     recipe_file: Path, tuned: Run, tmp_path: Path, processes: ForkServerContext
 ) -> None:
     folder = tmp_path / "runs" / "killed"
-    for last in (1, 4, 7):
+    for last in (1, 6):
         process = processes.Process(target=train_until, args=(str(recipe_file), str(folder), last))
         process.start()
         wait_for(process, lambda last=last: steps_done(folder) >= last)  # type: ignore[misc]
@@ -321,6 +321,13 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(
         process.join()
     assert main(["train", "--resume", str(folder), "--json"]) == 0
     assert (folder / "transcript.jsonl").read_bytes() == tuned.transcript.read_bytes()
+
+
+def test_a_finished_run_is_trained_for_longer(tuned: Run, tmp_path: Path) -> None:
+    longer = tmp_path / "longer"
+    assert main(["train", "--resume", str(tuned.root), "--more-steps", "2", "--run", str(longer), "--json"]) == 0
+    steps = check_transcript(longer / "transcript.jsonl").steps
+    assert [step.step for step in steps] == [9, 10] and "held_out_nats" in steps[-1].scalars
 
 
 def test_killed_while_data_are_prepared_it_begins_again(recipe_file: Path, tuned: Run, tmp_path: Path) -> None:
