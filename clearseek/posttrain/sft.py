@@ -37,8 +37,9 @@ class Sft(Child):
     def data(self, recipe: Recipe, run: Run, data: Path | None, resume: bool, on_data: OnData | None, say: Say) -> Path:
         """The folder of packed conversations, made where it is missing; the parent's weights, too."""
         adopt(recipe, run)
-        folder, tokenizer = data or run.data, Tokenizer.load(run.parent / "tokenizer.json")
-        if data is None and not resume:
+        folder, longer = data or run.data, "optimizer_sha256" in (run.read_parent() or {})
+        tokenizer = None if longer else Tokenizer.load(run.parent / "tokenizer.json")
+        if tokenizer is not None and data is None and not resume:
             prepare(recipe, tokenizer, folder, on_data)
         elif not folder.is_dir():
             raise UserError(
@@ -133,12 +134,12 @@ class FineTuning:
         return nats / max(tokens, 1)
 
 
-def refuse_other_packs(recipe: Recipe, manifest: Manifest, tokenizer: Tokenizer, folder: Path) -> None:
-    """Refuse data of another tokenizer than the parent's, and other data than the recipe says."""
+def refuse_other_packs(recipe: Recipe, manifest: Manifest, tokenizer: Tokenizer | None, folder: Path) -> None:
+    """Refuse data of another tokenizer than the parent's, where that is given, and other data than the recipe says."""
     packs, cure = manifest.packs, "change the recipe, or prepare anew"
     if packs is None:
         raise UserError(f"{folder}: a stream of documents, and [sft] needs packed conversations: prepare anew")
-    if manifest.tokenizer_sha256 != tokenizer.sha256:
+    if tokenizer is not None and manifest.tokenizer_sha256 != tokenizer.sha256:
         raise UserError(f"{folder}: made with another tokenizer than the parent's: prepare anew")
     pairs = [
         (f"data.{name}", getattr(recipe.data, name), getattr(manifest.config, name))
