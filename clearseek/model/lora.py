@@ -198,10 +198,10 @@ class _Low(NamedTuple):
 
     @staticmethod
     def of(scale: float, a_ELX: Tensor | None, b_EYL: Tensor | None) -> _Low | None:
-        """None without an adapter. On a GPU the rank is padded to a multiple of 8, as grouped products need it."""
+        """None without an adapter; a rank that grouped products do not take is padded with zeros."""
         if a_ELX is None or b_EYL is None:
             return None
-        missing = 0 if a_ELX.device.type == "cpu" else -a_ELX.shape[1] % 8
+        missing = -a_ELX.shape[1] % _rank_step(a_ELX.device)
         return _Low(F.pad(a_ELX * scale, (0, 0, 0, missing)), F.pad(b_EYL, (0, missing)) if missing else b_EYL)
 
     def space(self, rows: int) -> Tensor | None:
@@ -225,12 +225,17 @@ class _Low(NamedTuple):
         return d_low_RL
 
 
+def _rank_step(device: torch.device) -> int:
+    """What ranks must be a multiple of: a GPU's grouped products need rows of 16 bytes."""
+    return 1 if device.type == "cpu" else 8
+
+
 def _add_product(y_RY: Tensor, x_RX: Tensor, w_EXY: Tensor, part: Part) -> None:
     """Add the part's rows of x, times their experts' matrices, to y."""
-    if y_RY.device.type == "cpu":
-        y_RY.addmm_(x_RX, w_EXY[0])
-    else:
+    if part.experts == slice(None):
         y_RY.add_(F.grouped_mm(x_RX, w_EXY, offs=part.ends_E))
+    else:
+        y_RY.addmm_(x_RX, w_EXY[0])
 
 
 class _Gradients:

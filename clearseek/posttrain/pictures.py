@@ -27,13 +27,14 @@ def expert_use(before: Usage, after: Usage, chosen: Chosen, out_png: Path) -> No
         raise UserError(f"{out_png}: the models before and after have other layers: measure the same task on both")
     scores = before.scores(chosen.score).numpy(), after.scores(chosen.score).numpy()
     experts = scores[0].shape[1]
+    edges = [expert - 0.5 for expert in range(experts + 1)]
     shown = spread(len(before.layers), MOST_LAYERS)
     share = "mean router weight" if chosen.score == "gate" else "share of choices"
     with figure_in(out_png, 9.0, 1.6 + 1.1 * len(shown)) as figure:
         grid = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
         for axes, layer in zip(grid, shown, strict=True):
             tuned = chosen.layers.get(before.layers[layer], ())
-            axes.bar(range(experts), scores[0][layer], width=0.8, color=BLUE, alpha=0.75, label="before")
+            axes.stairs(scores[0][layer], edges, fill=True, color=BLUE, alpha=0.75, label="before")
             axes.plot(range(experts), scores[1][layer], linestyle="", marker="_", color=ORANGE, label="after",
                       markersize=max(2.0, 300 / experts), markeredgewidth=2)  # fmt: skip
             axes.plot(tuned, [0.0] * len(tuned), linestyle="", marker="^", markersize=min(7.0, 200 / experts),

@@ -11,6 +11,10 @@ from torch import Tensor
 from clearseek.config import Fp8Config, LoraConfig, ModelConfig
 from clearseek.errors import UserError
 from clearseek.fp8.backends.choose import choose
+from clearseek.inference.engine import Engine
+from clearseek.inference.packed import pack
+from clearseek.inference.plain import Plain
+from clearseek.inference.request import Request, Settings
 from clearseek.inference.sampler import Sampling, generate
 from clearseek.kernels import launch
 from clearseek.model.lora import adapters_of
@@ -227,3 +231,15 @@ def test_fp8_bases() -> None:
     assert 0.01 < max(errors) < 0.5 and sum(errors) / len(errors) < 0.25
     merge(model)
     assert float((results()[0] - narrow[0]).abs()) < 0.02
+
+
+def test_the_engine_takes_the_merged_tensors() -> None:
+    """The engine's greedy tokens are those of the unmerged model, which keeps its adapters."""
+    model = learnt(model_of(num_nextn_predict_layers=1), LoraSettings(rank=4))
+    prompt = tokens_of(model, rows=1)[0].tolist()
+    tensors = merged_tensors(model)
+    forward = Plain(pack(model.config, tensors.__getitem__, "F32"), pages=8, rows=64, longest=64)
+    request = Request(prompt, Settings(max_tokens=12, temperature=0))
+    answer = Engine(forward, drafts=False).run([request])[0].answer
+    assert [chosen.token for chosen in answer] == list(generate(model, prompt, 12, Sampling(temperature=0)))
+    assert len(list(adapters_of(model))) > 10
