@@ -235,7 +235,7 @@ def test_fp8_bases() -> None:
 
 def test_the_engine_takes_the_merged_tensors() -> None:
     """The engine's greedy tokens are those of the unmerged model, which keeps its adapters."""
-    model = learnt(model_of(num_nextn_predict_layers=1), LoraSettings(rank=4))
+    model = learnt(model_of(num_nextn_predict_layers=1), LoraConfig(rank=4))
     prompt = tokens_of(model, rows=1)[0].tolist()
     tensors = merged_tensors(model)
     forward = Plain(pack(model.config, tensors.__getitem__, "F32"), pages=8, rows=64, longest=64)
