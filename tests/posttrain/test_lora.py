@@ -17,7 +17,7 @@ from clearseek.inference.plain import Plain
 from clearseek.inference.request import Request, Settings
 from clearseek.inference.sampler import Sampling, generate
 from clearseek.kernels import launch
-from clearseek.model.lora import adapters_of
+from clearseek.model.lora import adapters_of, merge
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import use_kernels
 from clearseek.posttrain.lora import (
@@ -25,7 +25,6 @@ from clearseek.posttrain.lora import (
     adapter_parameters,
     add_lora,
     count_lora,
-    merge,
     merged_tensors,
     targets_of,
 )
