@@ -97,7 +97,7 @@ class Grpo(Child):
         """As the recipe says, without the multi-token-prediction layer, which takes no part."""
         chosen = super().trainable(recipe, run)
         outside = f"model.layers.{recipe.model.num_hidden_layers}."
-        return lambda model: [pair for pair in chosen(model) if not pair[0].startswith(outside)]
+        return lambda model: [each for each in chosen(model) if not each.name.startswith(outside)]
 
 
 @dataclass(frozen=True)
