@@ -59,15 +59,14 @@ class Teacher:
             "tokenizer_sha256": self.tokenizer_sha256,
         }
 
-    def like(self, student: DeepSeekModel) -> Network:
-        """The network on the student's device and in its type."""
-        if isinstance(self.network, nn.Module):
-            head = student.head_weight
-            if self.network.head_weight.device != head.device or self.network.head_weight.dtype != head.dtype:
-                self.network.to(head.device)
-                for parameter in self.network.parameters():
-                    parameter.data = parameter.data.to(head.dtype)
-        return self.network
+    def on(self, device: torch.device, dtype: torch.dtype) -> Network:
+        """The network on a device and in a type; the routers' balance biases stay FP32."""
+        network, head = self.network, self.network.head_weight
+        if isinstance(network, nn.Module) and (head.device, head.dtype) != (device, dtype):
+            network.to(device)
+            for parameter in network.parameters():
+                parameter.data = parameter.data.to(dtype)
+        return network
 
 
 def open_teacher(settings: DistilConfig, tokenizer_sha256: str, vocab_size: int) -> Teacher:

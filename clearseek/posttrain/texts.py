@@ -22,13 +22,19 @@ from clearseek.data.manifest import canonical_sha256
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.files import append, reading, writing
+from clearseek.inference.batch import Completion, complete, pages_needed
+from clearseek.inference.model import forward_of
+from clearseek.inference.packed import Packed, pack
+from clearseek.inference.request import Settings
 from clearseek.posttrain.endpoint import Endpoint, Written
 from clearseek.posttrain.parent import tokenizer_file, weights_of
 from clearseek.train.chunks import hash_tensors
 
 TEXTS = "texts.jsonl"
 _AT_ONCE = 64
-"""Texts that the engine writes at once, and that are kept together."""
+"""Texts that are written at once, and kept together."""
+_ROWS = 256
+"""Tokens that the engine reads at once."""
 _REQUESTS = 4
 """Requests to an endpoint at once."""
 
@@ -75,9 +81,7 @@ class _Remote:
 class _Local:
     def __init__(self, settings: DistilConfig) -> None:
         from clearseek.hub.tokenizer_files import load_tokenizer, refuse_without_tokenizer
-        from clearseek.inference.model import Model
         from clearseek.inference.text import Bytes
-        from clearseek.kernels import PAGE
 
         folder = Path(settings.teacher)
         if not folder.is_dir():
@@ -95,34 +99,30 @@ class _Local:
         tokenizer = load_tokenizer(tokenizer_file(folder), config)
         self._settings, self._tokenizer, self._bytes = settings, tokenizer, Bytes(tokenizer)
         self._record = {"name": said["name"], "weights_sha256": sha256, "tokenizer_sha256": tokenizer.sha256}
-        model = Model.of(said["name"], config, tensors, tokenizer, "F32").without_drafts()
-        self._engine = model.engine(_AT_ONCE * -(-config.max_position_embeddings // PAGE), most=_AT_ONCE)
+        self._packed = pack(config.model_copy(update={"num_nextn_predict_layers": 0}), tensors.__getitem__, "F32")
 
     def record(self) -> dict[str, str]:
         return self._record
 
     def write(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Written]:
-        from clearseek.inference.request import Request, Settings
-
-        s, tokenizer = self._settings, self._tokenizer
-        stops = frozenset({tokenizer.eos_id})
-        requests = [
-            Request(
-                [tokenizer.bos_id, *tokenizer.encode(prompt)],
-                Settings(s.max_tokens, s.temperature, seed=seed, stop_tokens=stops),
-            )
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
-        for request in self._engine.run(requests):
-            if request.error:
-                raise UserError(f"{s.teacher}: {request.error}")
+        bos, eos = self._tokenizer.bos_id, self._tokenizer.eos_id
+        ids = [[bos, *self._tokenizer.encode(prompt)] for prompt in prompts]
+        settings = Settings(self._settings.max_tokens, self._settings.temperature, stop_tokens=frozenset({eos}))
         return [
-            Written(
-                b"".join(self._bytes(chosen.token) for chosen in request.answer).decode("utf-8", "replace"),
-                request.finish == "stop",
-            )
-            for request in requests
-        ]
+            Written(b"".join(map(self._bytes, each.tokens[: len(each.tokens) - each.ended].tolist())).decode(
+                "utf-8", "replace"), each.ended)
+            for each in completions(self._packed, ids, seeds, settings)
+        ]  # fmt: skip
+
+
+def completions(
+    packed: Packed, prompts: Sequence[list[int]], seeds: Sequence[int], settings: Settings
+) -> list[Completion]:
+    """One completion of each prompt, with its own seed; the last token of one that ended is its stop token."""
+    longest = max(map(len, prompts)) + settings.max_tokens
+    pages = pages_needed(prompts, len(prompts), settings)
+    forward = forward_of(packed, pages, _ROWS, min(longest, packed.config.max_position_embeddings))
+    return complete(forward, prompts, range(len(prompts)), seeds, settings)
 
 
 def beginnings(data: Path, count: int, tokens: int) -> list[str]:

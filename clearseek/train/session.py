@@ -26,7 +26,7 @@ from clearseek.train.extend import adopt
 from clearseek.train.pictures import expert_load, loss_curve
 from clearseek.train.preflight import Setup, preflight
 from clearseek.train.pretrain import PreTraining
-from clearseek.train.run import Loads, Run, is_imported
+from clearseek.train.run import TEACHER, Loads, Run, is_imported
 from clearseek.train.step import Trainable, everything
 from clearseek.train.task import Progress, Task
 from clearseek.train.trainer import OnStep, Outcome, Trainer
@@ -289,6 +289,7 @@ def _refuse_foreign(run: Run, resume: bool) -> None:
     # what a kill before the first step leaves
     expected = {run.data.name, run.recipe.name, run.metrics.name, run.transcript.name}
     expected |= {run.parent.name} if run.extends else set()
+    expected |= {run.teacher.name} if (run.teacher / TEACHER).is_file() else set()
     names = sorted(path.name for path in run.root.iterdir()) if run.root.exists() else []
     foreign = [name for name in names if name not in expected and not name.startswith(".") and not system_file(name)]
     if foreign:
