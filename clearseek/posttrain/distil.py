@@ -30,9 +30,9 @@ from clearseek.posttrain import asked
 from clearseek.posttrain.lessons import Logits, OnPolicy, Texts
 from clearseek.posttrain.methods import Child
 from clearseek.posttrain.parent import adopt
-from clearseek.posttrain.soft_labels import window_bytes, write_soft_labels
+from clearseek.posttrain.soft_labels import SoftLabels, window_bytes, write_soft_labels
 from clearseek.posttrain.teacher import Teacher, open_teacher
-from clearseek.posttrain.texts import TEXTS, beginnings, write_texts, writer_of
+from clearseek.posttrain.texts import TEXTS, prompts_of, write_texts, writer_of
 from clearseek.train.run import Run
 from clearseek.train.session import OnData, Say
 from clearseek.train.step import Trainable
@@ -80,7 +80,8 @@ class Distil(Child):
         if settings.form == "on-policy":
             assert teacher is not None
             return OnPolicy(recipe, folder, teacher, record)
-        return Logits(recipe, folder, teacher or run.teacher, record)
+        labels = SoftLabels(run.teacher, list(record["files"])) if teacher is None else teacher
+        return Logits(recipe, folder, labels, record)
 
     def trainable(self, recipe: Recipe, run: Run) -> Trainable:
         """What the recipe trains, without the MTP module where its loss counts nothing."""
@@ -144,7 +145,7 @@ def _soft_labels(recipe: Recipe, run: Run, folder: Path, teacher: Teacher, on_da
 def _ask_for_texts(recipe: Recipe, run: Run, folder: Path, fingerprint: str, on_data: OnData, say: Say) -> None:
     settings = _settings(recipe)
     writer = writer_of(settings)
-    prompts = beginnings(folder, settings.texts, settings.prompt_tokens)
+    prompts = prompts_of(folder, settings.texts, settings.prompt_tokens)
     record: dict[str, Any] = {
         "form": settings.form,
         **writer.record(),

@@ -9,56 +9,39 @@ Shapes: B sequences, S positions, X = S + look-ahead, T = B * S tokens, D hidden
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clearseek.config import DistilConfig, Recipe
-from clearseek.data.loader import Ints, Permutation
+from clearseek.config import Recipe
+from clearseek.data.loader import Permutation, Stream
 from clearseek.data.manifest import canonical_sha256
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
-from clearseek.model.transformer import DeepSeekModel
+from clearseek.inference.request import Settings
+from clearseek.model.transformer import DeepSeekModel, States
 from clearseek.ops.divergence import divergence
 from clearseek.ops.loss import cross_entropy
+from clearseek.posttrain.rollouts import Rollouts, seed_of, write_completions
 from clearseek.posttrain.soft_labels import SoftLabels, likeliest
 from clearseek.posttrain.teacher import Teacher
-from clearseek.posttrain.texts import beginnings, read_texts
+from clearseek.posttrain.texts import beginning, read_texts
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.record import LOSS, MTP_LOSS
 from clearseek.train.schedule import value_at
 from clearseek.train.task import Batch, Loss, Progress
 
 DIVERGENCE = "divergence"
-"""Name of the scalar that is learned from distributions: nats a token, before the factor temperature squared."""
-
-
-@dataclass(frozen=True)
-class Taught(Batch):
-    """A batch with a teacher's soft labels."""
-
-    index_BSK: Tensor | None = None
-    """Ids of the likeliest next tokens, int64."""
-    logp_BSK: Tensor | None = None
-    """Log-probabilities of those, FP32."""
-
-    def split(self, count: int) -> Iterator[Batch]:
-        """`count` micro-batches of as many sequences each, in order."""
-        assert self.index_BSK is not None and self.logp_BSK is not None
-        parts = self.index_BSK.chunk(count), self.logp_BSK.chunk(count)
-        for micro, index_BSK, logp_BSK in zip(super().split(count), *parts, strict=True):
-            yield replace(micro, index_BSK=index_BSK, logp_BSK=logp_BSK)  # type: ignore[call-arg]
+"""Name of the scalar: the weighted mean of the tokens' divergences in nats, before the factor temperature squared."""
 
 
 class _Lesson:
     """What the tasks share: the data's held-out documents, and a fingerprint of data and teacher together."""
-
-    name = ""
 
     def __init__(self, recipe: Recipe, data: Path, record: Mapping[str, Any]) -> None:
         assert recipe.distil is not None
@@ -70,84 +53,78 @@ class _Lesson:
         """Bits per byte of the data's held-out documents, as in pre-training."""
         return self.plain.evaluate(model, step, progress)
 
-    def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
-        """What a micro-batch costs."""
-        return self.plain.loss(model, micro)
+    def _order(self, size: int, step: int) -> list[int]:
+        """Which of `size` things are in the batch of a step: each once an epoch, in the epoch's own order."""
+        count, chosen = self.recipe.train.batch_size, []
+        for sample in range((step - 1) * count, step * count):
+            epoch, position = divmod(sample, size)
+            order = Permutation(size, canonical_sha256([self.fingerprint, self.recipe.data.seed, epoch]))
+            chosen.append(int(order(np.array([position]))[0]))
+        return chosen
 
-    def _taught(self, model: DeepSeekModel, micro: Batch, teacher: Teacher | None) -> Loss:
-        """The divergence from the teacher, with what the plain loss adds of its own."""
-        train, settings, depth = self.recipe.train, self.settings, model.config.num_nextn_predict_layers
+
+class _Soft(_Lesson):
+    """Tasks that learn distributions: a teacher that is run in every step, or its soft labels."""
+
+    def __init__(self, recipe: Recipe, data: Path, teacher: Teacher | SoftLabels, record: Mapping[str, Any]) -> None:
+        super().__init__(recipe, data, record)
+        self.teacher = teacher
+
+    def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
+        """The divergence from the teacher, mixed with the plain loss as the recipe says.
+
+        The divergence counts temperature squared, so that its gradients keep their size (arXiv 1503.02531, section 2).
+        """
+        train, s, depth = self.recipe.train, self.settings, model.config.num_nextn_predict_layers
         mtp = bool(depth and (train.mtp_loss_weight or train.mtp_loss_weight_final))
         length = micro.tokens_BX.shape[1] - 1 - depth
-        tokens_BX = micro.tokens_BX if mtp else micro.tokens_BX[:, : length + 1]
-        target_T, weight_T = (each_BX[:, 1 : length + 1].flatten() for each_BX in (tokens_BX, micro.weight_BX))
         weight_B = micro.weight_BX[:, 1 : length + 1].sum(1) if train.balance_loss_weight else None
+        tokens_BX = micro.tokens_BX if mtp else micro.tokens_BX[:, : length + 1]
         states = model.states(tokens_BX, mtp, weight_B, valid_BX=micro.valid_BX)
-        hidden_TD, head_VD = states.main_BSD.flatten(0, 1), model.head_weight
-        found = self._divergence(hidden_TD, head_VD, weight_T, micro, tokens_BX[:, :length], teacher)
-        total, scalars = (1 - settings.hard) * settings.temperature**2 * found, {DIVERGENCE: found.detach()}
-        if settings.hard:
-            plain = cross_entropy(hidden_TD, head_VD, target_T, weight_T)
-            total, scalars[LOSS] = total + settings.hard * plain, plain.detach()
+        hidden_TD, weight_T = states.main_BSD.flatten(0, 1), micro.weight_BX[:, 1 : length + 1].flatten()
+        found = self._divergence(hidden_TD, model.head_weight, weight_T, micro, length)
+        total, scalars = (1 - s.hard) * s.temperature**2 * found, {DIVERGENCE: found.detach()}
+        if s.hard:
+            plain = cross_entropy(hidden_TD, model.head_weight, tokens_BX[:, 1 : length + 1].flatten(), weight_T)
+            total, scalars[LOSS] = total + s.hard * plain, plain.detach()
         if states.mtp_BSD is not None:
             ahead = (each_BX[:, 2 : length + 2].flatten() for each_BX in (tokens_BX, micro.weight_BX))
-            of_mtp = cross_entropy(states.mtp_BSD.flatten(0, 1), head_VD, *ahead)
-            total, scalars[MTP_LOSS] = total + _mtp_weight(self.recipe, micro.step) * of_mtp, of_mtp.detach()
+            of_mtp = cross_entropy(states.mtp_BSD.flatten(0, 1), model.head_weight, *ahead)
+            at_first, at_last = train.mtp_loss_weight, train.mtp_loss_weight_final
+            total = total + value_at(micro.step, train.steps, train.mtp_switch, at_first, at_last) * of_mtp
+            scalars[MTP_LOSS] = of_mtp.detach()
         for routing in states.routings:
             if routing.balance_loss is not None:
                 total = total + train.balance_loss_weight * routing.balance_loss
         return Loss(total, scalars, model.loads(states.routings))
 
     def _divergence(
-        self, hidden_TD: Tensor, head_VD: Tensor, weight_T: Tensor, micro: Batch, tokens_BS: Tensor,
-        teacher: Teacher | None,
-    ) -> Tensor:  # fmt: skip
+        self, hidden_TD: Tensor, head_VD: Tensor, weight_T: Tensor, micro: Batch, length: int
+    ) -> Tensor:
+        """The weighted sum of the tokens' divergences, FP32 scalar."""
         s = self.settings
-        if isinstance(micro, Taught):
-            assert micro.index_BSK is not None and micro.logp_BSK is not None
-            labels = micro.index_BSK.flatten(0, 1), micro.logp_BSK.flatten(0, 1)
+        if isinstance(self.teacher, SoftLabels):
+            assert micro.row_B is not None
+            index_BSK, logp_BSK = self.teacher.rows(micro.row_B.cpu().numpy())
+            kept = index_BSK.flatten(0, 1).to(head_VD.device), logp_BSK.flatten(0, 1).to(head_VD.device)
         else:
-            assert teacher is not None
-            network = teacher.on(head_VD.device, head_VD.dtype)
+            network = self.teacher.on(head_VD.device, head_VD.dtype)
             with torch.no_grad():
-                states_TD = network(tokens_BS).flatten(0, 1)
-            labels = likeliest(states_TD, network.head_weight, s.top_k, s.temperature) if s.top_k else None
-        raise NotImplementedError
+                states_TE = network(micro.tokens_BX[:, :length]).flatten(0, 1)
+            kept = likeliest(states_TE, network.head_weight, s.top_k, s.temperature) if s.top_k else None
+        target = Soft(states_TE, network.head_weight) if kept is None else kept
+        return divergence(hidden_TD, head_VD, target, weight_T, s.divergence, s.beta, s.temperature)
 
 
-class Logits(_Lesson):
-    """Learn a teacher's distributions over the data's tokens.
-
-    Args:
-        recipe: The recipe.
-        data: Folder of the data.
-        teacher: The teacher, which is run in every step, or the folder of its soft labels.
-        record: What the run says of the teacher.
-    """
+class Logits(_Soft):
+    """Learn a teacher's distributions over the data's tokens."""
 
     name = "distillation on logits"
 
-    def __init__(self, recipe: Recipe, data: Path, teacher: Teacher | Path, record: Mapping[str, Any]) -> None:
-        super().__init__(recipe, data, record)
-        self.teacher = teacher if isinstance(teacher, Teacher) else None
-        self.labels = None if isinstance(teacher, Teacher) else SoftLabels(teacher, list(record["files"]))
-        windows = self.plain.loader.windows_per_epoch
-        if self.labels is not None and len(self.labels) != windows:
-            raise UserError(f"{teacher}: soft labels of {len(self.labels)} windows for {windows}: begin the run again")
-
     def batch(self, step: int, model: DeepSeekModel) -> Batch:
-        """The windows of a step, as in pre-training, with their soft labels where the teacher's are kept."""
-        batch = self.plain.batch(step, model)
-        if self.labels is None:
-            return batch
-        device = model.head_weight.device
-        index_BSK, logp_BSK = (each.to(device) for each in self.labels.rows(self.plain.loader.windows(step - 1)))
-        same = {each.name: getattr(batch, each.name) for each in fields(batch)}
-        return Taught(**same, index_BSK=index_BSK, logp_BSK=logp_BSK)
-
-    def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
-        """The divergence from the teacher, mixed with the plain loss as the recipe says."""
-        return self._taught(model, micro, self.teacher)
+        """The windows of a step, as in pre-training."""
+        windows_B = torch.from_numpy(self.plain.loader.windows(step - 1))
+        return replace(self.plain.batch(step, model), row_B=windows_B)
 
     def contents(self, step: int) -> list[str]:
         """Ids of the documents in the batch of a step."""
@@ -183,49 +160,46 @@ class Texts(_Lesson):
         return [f"text {self._numbers[number]}" for number in self._chosen(step)]
 
     def _chosen(self, step: int) -> list[int]:
-        return _order(len(self._rows), step, self.recipe, self.fingerprint)
+        return self._order(len(self._rows), step)
+
+    def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
+        """The plain loss, over the texts' tokens."""
+        return self.plain.loss(model, micro)
 
 
-class OnPolicy(_Lesson):
+class OnPolicy(_Soft):
     """Learn a teacher's distributions over texts that the student writes in the step itself."""
 
     name = "distillation on-policy"
 
     def __init__(self, recipe: Recipe, data: Path, teacher: Teacher, record: Mapping[str, Any]) -> None:
-        super().__init__(recipe, data, record)
-        self.teacher = teacher
-        tokenizer, documents = Tokenizer.load(data / "tokenizer.json"), read_manifest(data).train.documents
-        self._eos = tokenizer.eos_id
-        texts = beginnings(data, documents, self.settings.prompt_tokens)
-        self._prompts = [
-            [tokenizer.bos_id, *tokenizer.encode(text)[: self.settings.prompt_tokens]] for text in texts
-        ]
+        super().__init__(recipe, data, teacher, record)
+        self._end, self._stream = Tokenizer.load(data / "tokenizer.json").eos_id, Stream(data, "train")
 
     def batch(self, step: int, model: DeepSeekModel) -> Batch:
         """What the student writes after the beginnings of a step's documents."""
-        s, prompts = self.settings, [self._prompts[number] for number in self._chosen(step)]
-        state = model.state_dict()
-        config = model.config.model_copy(update={"num_nextn_predict_layers": 0})
-        packed = pack(config, state.__getitem__, "F32" if model.head_weight.dtype == torch.float32 else "BF16")
-        settings = Settings(s.max_tokens, s.temperature, stop_tokens=frozenset({self._eos}))
-        seeds = [
-            int(canonical_sha256(["on-policy", self.recipe.train.seed, step, sample])[:15], 16)
-            for sample in range(len(prompts))
-        ]
-        written = completions(packed, prompts, seeds, settings)
+        s, chosen = self.settings, self._chosen(step)
+        prompts = [beginning(self._stream, number, s.prompt_tokens) for number in chosen]
+        settings = Settings(s.max_tokens, s.temperature, stop_tokens=frozenset({self._end}))
+        numbers = range(len(prompts))
+        seeds = [seed_of(self.recipe.train.seed, step, number) for number in numbers]
+        written = write_completions(model, prompts, numbers, seeds, settings)
         rows = [Row(prompt, each.tokens.tolist()) for prompt, each in zip(prompts, written, strict=True)]
-        return _padded(step, rows, model)
-
-    def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
-        """The divergence from the teacher on the written tokens."""
-        return self._taught(model, micro, self.teacher)
+        return replace(
+            _padded(step, rows, model),
+            scalars={
+                "length": sum(len(row.text) for row in rows) / len(rows),
+                "ended": sum(each.ended for each in written) / len(rows),
+            },
+            rollouts_sha256=Rollouts.of(chosen, prompts, seeds, written).sha256(),
+        )
 
     def contents(self, step: int) -> list[str]:
         """Numbers of the documents whose beginnings were the prompts of a step."""
         return [f"document {number}" for number in self._chosen(step)]
 
     def _chosen(self, step: int) -> list[int]:
-        return _order(len(self._prompts), step, self.recipe, self.fingerprint)
+        return self._order(len(self._stream.offsets) - 1, step)
 
 
 class Row(NamedTuple):
@@ -247,18 +221,3 @@ def _padded(step: int, rows: Sequence[Row], model: DeepSeekModel) -> Batch:
         weight_BX[row, begin:end] = 1.0 / counted
         valid_BX[row, :end] = True
     return Batch(step, tokens_BX, weight_BX, counted, valid_BX=valid_BX).to(model.head_weight.device)
-
-
-def _order(size: int, step: int, recipe: Recipe, fingerprint: str) -> list[int]:
-    """Which of `size` things are in the batch of a step: each once an epoch, in the epoch's own order."""
-    count, chosen = recipe.train.batch_size, []
-    for sample in range((step - 1) * count, step * count):
-        epoch, position = divmod(sample, size)
-        order = Permutation(size, canonical_sha256([fingerprint, recipe.data.seed, epoch]))
-        chosen.append(int(order(np.array([position]))[0]))
-    return chosen
-
-
-def _mtp_weight(recipe: Recipe, step: int) -> float:
-    train = recipe.train
-    return value_at(step, train.steps, train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight_final)

@@ -15,6 +15,10 @@ def method_of(recipe: Recipe) -> Method:
     """What is done around the steps of a recipe's run."""
     if recipe.parent is None:
         return PreTrain()
+    if recipe.distil is not None:
+        from clearseek.posttrain.distil import Distil
+
+        return Distil()
     raise UserError(f"{recipe.name}: no method yet")
 
 

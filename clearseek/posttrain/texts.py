@@ -15,6 +15,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from clearseek.config import DistilConfig
 from clearseek.cores import sharing_cores
 from clearseek.data.loader import Stream
@@ -22,19 +24,16 @@ from clearseek.data.manifest import canonical_sha256
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.files import append, reading, writing
-from clearseek.inference.batch import Completion, complete, pages_needed
-from clearseek.inference.model import forward_of
-from clearseek.inference.packed import Packed, pack
 from clearseek.inference.request import Settings
+from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.endpoint import Endpoint, Written
 from clearseek.posttrain.parent import tokenizer_file, weights_of
+from clearseek.posttrain.rollouts import write_completions
 from clearseek.train.chunks import hash_tensors
 
 TEXTS = "texts.jsonl"
 _AT_ONCE = 64
 """Texts that are written at once, and kept together."""
-_ROWS = 256
-"""Tokens that the engine reads at once."""
 _REQUESTS = 4
 """Requests to an endpoint at once."""
 
@@ -51,14 +50,7 @@ class Writer(Protocol):
 
 def writer_of(settings: DistilConfig) -> Writer:
     """The teacher that a recipe names. Raises UserError where there is none, or other weights."""
-    if is_address(settings.teacher):
-        return _Remote(settings)
-    return _Local(settings)
-
-
-def is_address(teacher: str) -> bool:
-    """Whether a recipe's teacher is an endpoint."""
-    return teacher.startswith(("http://", "https://"))
+    return _Remote(settings) if settings.at_endpoint else _Local(settings)
 
 
 class _Remote:
@@ -99,7 +91,9 @@ class _Local:
         tokenizer = load_tokenizer(tokenizer_file(folder), config)
         self._settings, self._tokenizer, self._bytes = settings, tokenizer, Bytes(tokenizer)
         self._record = {"name": said["name"], "weights_sha256": sha256, "tokenizer_sha256": tokenizer.sha256}
-        self._packed = pack(config.model_copy(update={"num_nextn_predict_layers": 0}), tensors.__getitem__, "F32")
+        with torch.device("meta"):
+            self._model = DeepSeekModel(config).requires_grad_(False)
+        self._model.load_state_dict(tensors, assign=True)
 
     def record(self) -> dict[str, str]:
         return self._record
@@ -111,22 +105,18 @@ class _Local:
         return [
             Written(b"".join(map(self._bytes, each.tokens[: len(each.tokens) - each.ended].tolist())).decode(
                 "utf-8", "replace"), each.ended)
-            for each in completions(self._packed, ids, seeds, settings)
+            for each in write_completions(self._model, ids, range(len(ids)), seeds, settings)
         ]  # fmt: skip
 
 
-def completions(
-    packed: Packed, prompts: Sequence[list[int]], seeds: Sequence[int], settings: Settings
-) -> list[Completion]:
-    """One completion of each prompt, with its own seed; the last token of one that ended is its stop token."""
-    longest = max(map(len, prompts)) + settings.max_tokens
-    pages = pages_needed(prompts, len(prompts), settings)
-    forward = forward_of(packed, pages, _ROWS, min(longest, packed.config.max_position_embeddings))
-    return complete(forward, prompts, range(len(prompts)), seeds, settings)
+def beginning(stream: Stream, document: int, tokens: int) -> list[int]:
+    """The first token of a document and as many as `tokens` after it, never its end."""
+    start, end = stream.offsets[document : document + 2].tolist()
+    return stream[start : min(start + 1 + tokens, end - 1)].tolist()
 
 
-def beginnings(data: Path, count: int, tokens: int) -> list[str]:
-    """`count` prompts: the first tokens of the training documents in their order, again from the first after the last.
+def prompts_of(data: Path, count: int, tokens: int) -> list[str]:
+    """`count` prompts: beginnings of the training documents in their order, again from the first after the last.
 
     Raises UserError where there is no document.
     """
@@ -134,11 +124,9 @@ def beginnings(data: Path, count: int, tokens: int) -> list[str]:
     documents = len(stream.offsets) - 1
     if documents < 1:
         raise UserError(f"{data}: no document to take a beginning from: add text")
-    found = []
-    for start, end in zip(stream.offsets[: min(count, documents)], stream.offsets[1:], strict=False):
-        ids = stream[int(start) + 1 : min(int(start) + 1 + tokens, int(end) - 1)]
-        found.append(tokenizer.decode(ids.tolist()).rstrip("\ufffd"))  # a character may be cut
-    return [found[number % len(found)] for number in range(count)]
+    first = [beginning(stream, document, tokens)[1:] for document in range(min(count, documents))]
+    texts = [tokenizer.decode(ids).rstrip("\ufffd") for ids in first]  # a character may be cut
+    return [texts[number % len(texts)] for number in range(count)]
 
 
 @sharing_cores()
