@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from clearseek.config import DataConfig, DistilConfig, Recipe
+from clearseek.config import DistilConfig, Recipe
 from clearseek.data.loader import Loader, Stream
 from clearseek.data.manifest import canonical_sha256, read_manifest
 from clearseek.data.shards import prepare_data
@@ -28,13 +28,13 @@ from clearseek.errors import UserError
 from clearseek.files import amount
 from clearseek.posttrain import asked
 from clearseek.posttrain.lessons import Logits, OnPolicy, Texts
-from clearseek.posttrain.methods import Child
+from clearseek.posttrain.child import Child
 from clearseek.posttrain.parent import adopt
 from clearseek.posttrain.soft_labels import SoftLabels, window_bytes, write_soft_labels
 from clearseek.posttrain.teacher import Teacher, open_teacher
 from clearseek.posttrain.texts import TEXTS, prompts_of, write_texts, writer_of
 from clearseek.train.run import Run
-from clearseek.train.session import OnData, Say
+from clearseek.train.session import OnData, Say, refuse_other_data
 from clearseek.train.step import Trainable
 from clearseek.train.task import Task
 
@@ -46,17 +46,20 @@ class Distil(Child):
         """The folder of data, made where it is missing, with the teacher's answers asked for beside it in the run."""
         adopt(recipe, run)
         folder, tokenizer = data or run.data, Tokenizer.load(run.parent / "tokenizer.json")
-        if not resume:
-            _refuse_other_tokenizer(recipe.data, tokenizer)
-            if data is None:
-                config = recipe.data.model_copy(update={"tokenizer": str(run.parent / "tokenizer.json")})
-                for line in prepare_data(config, recipe.model.vocab_size, folder, on_data).remarks.lines():
-                    say(f"data: {line}")
-        manifest = read_manifest(folder)
-        if manifest.tokenizer_sha256 != tokenizer.sha256:
+        if data is None and not resume:
+            config = recipe.data.model_copy(update={"tokenizer": str(run.parent / "tokenizer.json")})
+            for line in prepare_data(config, recipe.model.vocab_size, folder, on_data).remarks.lines():
+                say(f"data: {line}")
+        elif not folder.is_dir():
             raise UserError(
-                f"{folder}: made with another tokenizer than the parent's: give data that were made with "
-                f"data.tokenizer = {str(run.parent / 'tokenizer.json')!r}"
+                f"{folder}: the run's data are not in its folder: say where they are, as when it began, with "
+                "--data FOLDER"
+            )
+        refuse_other_data(recipe, folder, given=data is not None and not resume)
+        if read_manifest(folder).tokenizer_sha256 != tokenizer.sha256:
+            raise UserError(
+                f"{folder}: made with another tokenizer than the parent's: leave --data out, or give data that were "
+                "made with the parent's tokenizer.json as data.tokenizer"
             )
         if resume:
             asked.check(run)
@@ -95,13 +98,6 @@ class Distil(Child):
 def _settings(recipe: Recipe) -> DistilConfig:
     assert recipe.distil is not None
     return recipe.distil
-
-
-def _refuse_other_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
-    if config.tokenizer is not None and Tokenizer.load(config.tokenizer).sha256 != tokenizer.sha256:
-        raise UserError(
-            f"data.tokenizer = {config.tokenizer!r}: not the parent's tokenizer, which the student keeps: leave it out"
-        )
 
 
 def _ask(recipe: Recipe, run: Run, folder: Path, tokenizer: Tokenizer, on_data: OnData, say: Say) -> None:

@@ -152,7 +152,7 @@ class PreTrain:
                 f"{folder}: the run's data are not in its folder: say where they are, as when it began, with "
                 "--data FOLDER"
             )
-        _refuse_other_data(recipe, folder, given=data is not None and not resume)
+        refuse_other_data(recipe, folder, given=data is not None and not resume)
         return folder
 
     def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
@@ -187,7 +187,7 @@ def _say_how(recipe: Recipe, setup: Setup, say: Callable[[str], None]) -> None:
         )
 
 
-def _refuse_other_data(recipe: Recipe, folder: Path, given: bool) -> None:
+def refuse_other_data(recipe: Recipe, folder: Path, given: bool) -> None:
     """Refuse data of more tokens than the model has, and data given by hand that are not those of the recipe.
 
     The recipe goes into the record of the run, so it must say what the data are.
