@@ -130,6 +130,7 @@ class Endpoint:
                     raw += piece
                     if time.monotonic() > until:
                         raise TimeoutError
+                size = response.headers.get("Content-Length", "")
         except urllib.error.HTTPError as error:
             with error:
                 said = _said(error)
@@ -145,6 +146,8 @@ class Endpoint:
             raise _LaterError(f"the answer broke off ({error!r:.100})") from None
         if len(raw) > LONGEST:
             raise UserError(f"{where}: its answer is longer than {LONGEST >> 20} MiB")
+        if size.isdigit() and size.isascii() and len(size) < 19 and len(raw) < int(size):
+            raise _LaterError("the answer broke off")
         return strict_json(raw, where)
 
 
