@@ -173,13 +173,10 @@ def _foreign(folder: Path) -> _Foreign:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{folder}: transformers does not read it as a causal language model: {reason}") from None
     network = _Foreign(whole.eval().requires_grad_(False))
+    tokens_BS = torch.arange(min(64, network.head_weight.shape[0])).unsqueeze(0)
     with torch.no_grad():
-        tokens_BS = torch.arange(4).unsqueeze(0)
-        whole_V, ours_V = (
-            whole(input_ids=tokens_BS).logits[0, -1],
-            network(tokens_BS)[0, -1] @ network.head_weight.T,
-        )
-    if not torch.allclose(whole_V, ours_V, rtol=1e-4, atol=1e-4):
+        whole_BSV, ours_BSV = whole(input_ids=tokens_BS).logits, network(tokens_BS) @ network.head_weight.T
+    if not torch.allclose(whole_BSV, ours_BSV, rtol=1e-4, atol=1e-4):
         raise UserError(
             f"{folder}: its logits are more than its head's product with the final hidden states ({type(whole).__name__} "
             'scales or caps them): such a teacher can only write texts, with distil.form = "text" behind an endpoint'
