@@ -212,7 +212,7 @@ def test_padding_counts_nowhere(kernels: Kernels) -> None:
     assert padded.mtp.item() == pytest.approx(more.mtp.item(), rel=1e-6)
     expected, found = gradients_of(model, more), gradients_of(model, padded)
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
     assert alone.load_LE.sum(1).tolist() == [84, 84, 84]
 
 
