@@ -56,7 +56,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = measure(Path(folder), arguments)
-    report |= {"machine": describe(), "settings": {k: v for k, v in vars(arguments).items() if k not in ("text", "out")}}
+    report |= {
+        "machine": describe(),
+        "settings": {k: v for k, v in vars(arguments).items() if k not in ("text", "out")},
+    }
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for name, runs in report["held_out_bpb"].items():
         spread = f" ± {statistics.stdev(runs):.4f}" if len(runs) > 1 else ""
@@ -123,7 +126,12 @@ def _number(text: str) -> float:
 
 def recipe(name: str, data: dict[str, Any], size: dict[str, Any], steps: int, seed: int) -> Any:
     """A recipe of pre-training."""
-    tables = {"model": MODEL | size, "data": data, "optimizer": OPTIMIZER, "train": TRAIN | {"steps": steps, "seed": seed}}
+    tables = {
+        "model": MODEL | size,
+        "data": data,
+        "optimizer": OPTIMIZER,
+        "train": TRAIN | {"steps": steps, "seed": seed},
+    }
     return parse_recipe({"name": name, **tables}, name)
 
 

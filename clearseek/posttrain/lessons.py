@@ -98,9 +98,7 @@ class _Soft(_Lesson):
                 total = total + train.balance_loss_weight * routing.balance_loss
         return Loss(total, scalars, model.loads(states.routings))
 
-    def _divergence(
-        self, hidden_TD: Tensor, head_VD: Tensor, weight_T: Tensor, micro: Batch, length: int
-    ) -> Tensor:
+    def _divergence(self, hidden_TD: Tensor, head_VD: Tensor, weight_T: Tensor, micro: Batch, length: int) -> Tensor:
         """The weighted sum of the tokens' divergences, FP32 scalar."""
         s = self.settings
         if isinstance(self.teacher, SoftLabels):

@@ -48,7 +48,10 @@ def recipe(folder: Path, models: Path, corpus: Path, distil: dict[str, Any], **t
     }  # fmt: skip
     lines = ['name = "student"']
     for name, table in given.items():
-        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in (table | tables.get(name, {})).items())]
+        lines += [
+            f"[{name}]",
+            *(f"{key} = {json.dumps(value)}" for key, value in (table | tables.get(name, {})).items()),
+        ]
     for name in tables.keys() - given.keys():
         lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in tables[name].items())]
     file = folder / "distil.toml"
@@ -245,9 +248,7 @@ def test_recipes_that_are_refused(
     assert told in message and "Traceback" not in message
 
 
-def test_a_teacher_that_changed(
-    tmp_path: Path, models: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_teacher_that_changed(tmp_path: Path, models: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run goes on with the teacher that it began with, by name and by answers."""
     shutil.copytree(models / "big", tmp_path / "big")
     file = recipe(tmp_path, models, corpus, {"teacher": str(tmp_path / "big")})
