@@ -47,7 +47,10 @@ def _hf(arguments: argparse.Namespace, dtype: str) -> int:
     recipe = folder.read_recipe(record=True)
     model, step = folder.load_model(arguments.step)
     scales = export_scales(recipe)
-    export_hf(model.state_dict(), recipe.model, folder.tokenizer, arguments.out, DTYPES[dtype], scales=scales)
+    export_hf(
+        model.state_dict(), recipe.model, folder.tokenizer, arguments.out, DTYPES[dtype], scales=scales,
+        conversational=recipe.conversational,
+    )  # fmt: skip
     print(f"{arguments.out}: step {step} of {folder.root} as {dtype}, a Hugging Face folder")
     print_findings(output(), check_portability(recipe.model, trained_here(Tokenizer.load(folder.tokenizer))))
     return 0

@@ -7,7 +7,6 @@ training: it draws between steps, at most a few times a second.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,10 +19,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from clearseek.train.record import HELD_OUT, MTP_LOSS, StepRecord
+from clearseek.train.record import HELD_OUT, HELD_OUT_NATS, HELD_OUT_NATS_BEFORE, MEASURED, MTP_LOSS, StepRecord
 
 _REDRAW_SECONDS = 0.25
 _SHORT = {MTP_LOSS: "mtp"}
+_MEASURED = {
+    HELD_OUT: ("", " bits/byte"),
+    HELD_OUT_NATS: ("", " nats/token"),
+    HELD_OUT_NATS_BEFORE: ("before ", " nats/token"),
+}
+"""Words before and behind a figure of held-out data."""
 _ETA_WINDOW = 50  # steps that the remaining time is judged by
 _BLOCKS, _ASCII_BLOCKS = "▁▂▃▄▅▆▇█", ".:-=+*#@"
 
@@ -60,7 +65,7 @@ class Display:
         self._shown_at = float("-inf")
         self._shown_step = 0
         self._last: StepRecord | None = None
-        self._held_out: tuple[int, float] | None = None
+        self._held_out = ""
 
     def __enter__(self) -> Display:
         return self  # drawing begins with the first step, below earlier output
@@ -75,14 +80,14 @@ class Display:
         """Take in a finished step, and show it when due; the last step a second time, with its evaluation."""
         again = self._last is not None and self._last.step == record.step
         self._last = record
-        if HELD_OUT in record.scalars:
-            self._held_out = (record.step, record.scalars[HELD_OUT])
+        if measured := _measured(record):
+            self._held_out = f"{measured} (step {record.step})"
         if again:
             self._show_held_out(record)
             return
         now = self._clock()
         self._times.append((record.step, now))
-        evaluated = self._live is None and HELD_OUT in record.scalars
+        evaluated = self._live is None and bool(_measured(record))
         if self._due(now) or record.step == self._total or evaluated:
             self._show(record)
 
@@ -92,7 +97,7 @@ class Display:
         if not self._due(now):
             return
         self._shown_at = now
-        text = f"evaluating held-out text: {done:,} of {total:,} windows"
+        text = f"evaluating on held-out data: {done:,} of {total:,}"
         if self._live is not None:
             self._draw(Text(text) if self._last is None else Group(self._panel(self._last), text))
         else:
@@ -102,8 +107,7 @@ class Display:
         if self._live is not None:
             self._draw(self._panel(record))
         else:
-            bits = record.scalars.get(HELD_OUT, math.nan)
-            self._print(f"step {record.step}/{self._total}  held-out {bits:.4f} bits/byte")
+            self._print(f"step {record.step}/{self._total}  held-out {_measured(record) or 'nothing'}")
 
     def _draw(self, shown: RenderableType) -> None:
         assert self._live is not None
@@ -134,8 +138,8 @@ class Display:
 
     def _one_line(self, record: StepRecord) -> str:
         parts = [f"step {record.step}/{self._total}", *_losses(record)]
-        if HELD_OUT in record.scalars:
-            parts.append(f"held-out {record.scalars[HELD_OUT]:.4f} bits/byte")
+        if measured := _measured(record):
+            parts.append(f"held-out {measured}")
         parts += [f"grad {record.grad_norm:.3g}", f"lr {record.learning_rate:.2e}"]
         parts += [f"{record.tokens_per_second:,.0f} tokens/s", f"MFU {record.mfu:.0%}"]
         if record.balance:
@@ -149,10 +153,9 @@ class Display:
         top.add_column(justify="right", no_wrap=True)
         bar = ProgressBar(total=self._total, completed=record.step)
         top.add_row(f"step {record.step}/{self._total}", bar, f"{record.step / self._total:4.0%}  ETA {self._eta()}")
-        held_out = "{1:.4f} bits/byte (step {0})".format(*self._held_out) if self._held_out else "not yet"
         rows = [
             ("loss", Text("   ".join(_losses(record)).removeprefix("loss "), style="bold")),
-            ("held-out", Text(held_out)),
+            ("held-out", Text(self._held_out or "not yet")),
             ("speed", Text(f"{record.tokens_per_second:,.0f} tokens/s   MFU {record.mfu:.1%} of the measured peak")),
             ("gradient", Text(f"norm {record.grad_norm:.3g}   learning rate {record.learning_rate:.2e}")),
         ]
@@ -168,7 +171,18 @@ class Display:
 
 def _losses(record: StepRecord) -> list[str]:
     """Measurements of the task in the step, by short names."""
-    return [f"{_SHORT.get(name, name)} {value:.4f}" for name, value in record.scalars.items() if name != HELD_OUT]
+    pairs = ((name, value) for name, value in record.scalars.items() if not name.startswith(MEASURED))
+    return [f"{_SHORT.get(name, name)} {value:.4f}" for name, value in pairs]
+
+
+def _measured(record: StepRecord) -> str:
+    """Figures of held-out data in the step, or an empty text."""
+    found = []
+    for name, value in record.scalars.items():
+        if name.startswith(MEASURED):
+            before, behind = _MEASURED.get(name, (name.removeprefix(MEASURED).replace("_", " ") + " ", ""))
+            found.append(f"{before}{value:.4f}{behind}")
+    return ", ".join(found)
 
 
 def balance_bars(balance: Sequence[float], ascii_only: bool = False) -> Text:
@@ -195,7 +209,12 @@ def duration(seconds: float) -> str:
     return f"{whole}s"
 
 
-STAGES = {"read": "reading documents", "tokenizer": "training the tokenizer", "tokenise": "tokenising"}
+STAGES = {
+    "read": "reading documents",
+    "conversations": "reading conversations",
+    "tokenizer": "training the tokenizer",
+    "tokenise": "tokenising",
+}
 
 
 class DataProgress:

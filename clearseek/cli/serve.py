@@ -83,13 +83,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def chats(folder: Path) -> bool:
-    """Whether a model was trained to chat: a model of another's that has a chat template of its own.
+    """Whether a model was trained to chat: a run that says so, or a model of another's with a chat template of its own.
 
-    Runs are of pre-trained models. Exports and releases of ours carry ClearSeek's template, trained to chat or not, so
+    Exports and releases of ours carry ClearSeek's template, trained to chat or not, so
     that it tells nothing; their card's tag ``conversational``, by which Hugging Face knows such models, does.
     """
     from clearseek.chat.render import template
+    from clearseek.train.run import Run
 
+    if not (folder / "config.json").is_file():
+        return Run(folder).read_recipe(record=True).conversational
     config = _read(folder / "tokenizer_config.json")
     try:
         held = json.loads(config).get("chat_template")
@@ -99,7 +102,7 @@ def chats(folder: Path) -> bool:
     found = [text for text in (held, own) if text]
     if any(text != template() for text in found):
         return True
-    return (folder / "config.json").is_file() and "conversational" in _tags(folder / "README.md")
+    return "conversational" in _tags(folder / "README.md")
 
 
 def _tags(card: Path) -> list[object]:

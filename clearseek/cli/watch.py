@@ -10,7 +10,7 @@ from rich.console import Console
 
 from clearseek.cli.progress import DataProgress, Display
 from clearseek.config import Recipe
-from clearseek.train.record import HELD_OUT
+from clearseek.train.record import HELD_OUT, MEASURED
 from clearseek.train.run import Run
 
 
@@ -18,7 +18,11 @@ def run_training(
     recipe: Recipe, run: Run, data: Path | None = None, device: str = "cpu", resume: bool = False,
     from_step: int | None = None, quiet: bool = False, parent: Run | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train with a display (on standard error if `quiet`); the outcome with `held_out_bpb`, as JSON values."""
+    """Train with a display (on standard error if `quiet`); the outcome, as JSON values.
+
+    What was measured on held-out data is in it by name: `held_out_bpb` of pre-training, None where nothing was held
+    out.
+    """
     from clearseek.posttrain.methods import method_of
     from clearseek.train.session import train_recipe
 
@@ -37,10 +41,12 @@ def run_training(
             on_step=display.update, on_evaluation=display.evaluating, on_data=on_data, say=say,
             method=method_of(recipe),
         )  # fmt: skip
+    measured = {name: value for name, value in outcome.scalars.items() if name.startswith(MEASURED)}
     return {
         "steps": outcome.steps,
         "finished": outcome.finished,
         "weights_sha256": outcome.weights_sha256,
         "seconds": outcome.seconds,
-        "held_out_bpb": outcome.scalars.get(HELD_OUT),
+        **({HELD_OUT: None} if recipe.parent is None else {}),
+        **measured,
     }

@@ -69,6 +69,12 @@ class Recipe(Settings):
         """Tokens of all training steps."""
         return self.train.steps * self.train.batch_size * self.data.sequence_length
 
+    @property
+    def conversational(self) -> bool:
+        """Whether a model learns to answer in the chat template."""
+        made = self.sft is None or bool(self.sft.demonstrations)
+        return self.problems is not None and self.problems.template == "chat" if made else True
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         data, longest = self.data, self.model.max_position_embeddings
@@ -109,10 +115,12 @@ class Recipe(Settings):
             (grpo is not None and grpo.max_tokens >= self.data.sequence_length,
              f"grpo.max_tokens leaves no room for a prompt in data.sequence_length = {self.data.sequence_length}"),
             (self.distil is not None and self.distil.top_k > self.model.vocab_size,
-             f"distil.top_k is above model.vocab_size = {self.model.vocab_size}: lower it, or leave it out for all tokens"),
+             f"distil.top_k is above model.vocab_size = {self.model.vocab_size}: leave it out for all tokens"),
             (self.distil is not None and self.distil.form != "logits"
              and self.distil.prompt_tokens + self.distil.max_tokens > self.data.sequence_length,
              "distil.prompt_tokens and distil.max_tokens are more than data.sequence_length together: lower one"),
             (child and self.data.fim_rate, "data.fim_rate is for pre-training: leave it out"),
             (child and self.data.tokenizer is not None, "data.tokenizer: the tokenizer is the parent's: leave it out"),
+            (self.sft is not None and self.data.text_field != "text",
+             "data.text_field is for pre-training: sft.messages, or sft.prompt and sft.answer, name a line's keys"),
         ]  # fmt: skip

@@ -6,6 +6,7 @@ tables (:data:`DEFAULTS`) stand where the recipe says nothing, and the recorded 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -89,8 +90,19 @@ class SftConfig(Settings):
         refuse(
             ((self.prompt is None) != (self.answer is None), "prompt and answer go together: give both keys, or none"),
             (self.system is not None and self.prompt is None, "system goes with prompt and answer"),
-        )
+            (self.strip is not None and _wrong_expression(self.strip),
+             f"strip = {self.strip!r}: not a regular expression: {_wrong_expression(self.strip or '')}"),
+        )  # fmt: skip
         return self
+
+
+def _wrong_expression(text: str) -> str:
+    """What is wrong with a regular expression, or an empty text."""
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        return str(error) or "too long"
+    return ""
 
 
 class GrpoConfig(Settings):
@@ -181,7 +193,7 @@ class DistilConfig(Settings):
         text = self.form == "text"
         refuse(
             (self.at_endpoint and not text,
-             f'an endpoint shows no distributions: use form = "text", not "{self.form}", or a teacher that is a folder'),
+             f'an endpoint shows no distributions: use form = "text", not "{self.form}", or a folder as teacher'),
             (self.at_endpoint and self.teacher_sha256 is not None,
              "teacher_sha256 cannot be checked at an endpoint: leave it out"),
             (not self.at_endpoint and self.model_name, "model_name goes with an endpoint's address as teacher"),
@@ -202,7 +214,7 @@ class LoraConfig(Settings):
     """Rank of the update."""
     alpha: PositiveFloat = 16.0
     """Numerator of the update's scale, alpha / rank."""
-    targets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("attention", "experts")
+    targets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("all",)
     """Groups (`attention`, `dense`, `shared`, `experts`, `all`) or names of the matrices that get an update."""
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from clearseek.data.loader import Stream
 from clearseek.data.manifest import SPLITS, DocumentEntry, check_lists, read_documents, read_manifest
+from clearseek.data.packs import check_packs
 from clearseek.data.tokenizer import FIM_BEGIN, FIM_END, FIM_HOLE, Tokenizer
 from clearseek.errors import UserError
 from clearseek.files import sha256_bytes
@@ -34,6 +35,8 @@ def check_documents(folder: Path, wanted: Callable[[int], bool] = lambda number:
         UserError: the first contradiction found, with its document.
     """
     manifest = read_manifest(folder)
+    if manifest.packs is not None:
+        return check_packs(folder, wanted)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     check_lists(manifest, read_documents(folder), tokenizer.sha256)
     streams = {split: Stream(folder, split) for split in SPLITS}

@@ -15,12 +15,21 @@ Shapes: B batch, S sequence length, A look-ahead.
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from clearseek.data.manifest import Split, canonical_sha256, check_files, read_documents, read_manifest
+from clearseek.data.manifest import (
+    PackedEntry,
+    Split,
+    canonical_sha256,
+    check_files,
+    read_documents,
+    read_manifest,
+)
 from clearseek.errors import UserError
 
 Ints = npt.NDArray[np.int64]
@@ -61,19 +70,32 @@ def _mix(words: _Words) -> _Words:
     return words ^ (words >> np.uint64(31))
 
 
-class Stream:
-    """A split's tokens as one array, over memory-mapped shards."""
+Part = Literal["bin", "mask", "starts"]
+"""Kinds of files that hold a number for each token, by their names' ends: ids, and of rows what is learnt, and where
+documents begin."""
 
-    def __init__(self, folder: Path, split: Split) -> None:
+
+class Stream:
+    """A split's tokens as one array, over memory-mapped shards; or what another kind of file says of each token."""
+
+    def __init__(self, folder: Path, split: Split, part: Part = "bin") -> None:
         """Open the shards. Raises UserError when the manifest or a shard is missing, or a file has the wrong size."""
         self.manifest = read_manifest(folder)
         check_files(folder, self.manifest, hashes=False)
-        entry = self.manifest.split(split)
-        dtype = np.dtype(f"<u{self.manifest.token_bytes}")
-        self._shards = [np.memmap(folder / name, dtype=dtype, mode="r") for name in entry.shards]
+        packs = self.manifest.packs
+        sizes = {"bin": self.manifest.token_bytes, "mask": 1, "starts": packs.start_bytes if packs else 2}
+        dtype, listed = np.dtype(f"<u{sizes[part]}"), {entry.name for entry in self.manifest.files}
+        names = [name.removesuffix("bin") + part for name in self.manifest.split(split).shards]
+        if missing := [name for name in names if name not in listed]:
+            raise UserError(f"{folder}: its manifest does not list {missing[0]}: prepare the data again")
+        self._shards = [np.memmap(folder / name, dtype=dtype, mode="r") for name in names]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
-        self.offsets = np.fromfile(folder / f"{split}.offsets", dtype="<i8")
+        self._offsets = folder / f"{split}.offsets"
+
+    @cached_property
+    def offsets(self) -> Ints:
         """First token of each document, and the end of the last document: [documents + 1]."""
+        return np.fromfile(self._offsets, dtype="<i8").astype(np.int64)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -117,8 +139,16 @@ class Loader:
         self._folder, self._split = Path(folder), split
         self._stream = Stream(self._folder, split)
         self.sequence_length, self.batch_size, self.seed, self.lookahead = sequence_length, batch_size, seed, lookahead
-        self.fingerprint = self._stream.manifest.fingerprint
-        self.windows_per_epoch = (len(self._stream) - lookahead) // sequence_length
+        self.manifest = self._stream.manifest
+        self.fingerprint, packs = self.manifest.fingerprint, self.manifest.packs
+        self.stride = sequence_length if packs is None else sequence_length + lookahead
+        """Tokens between the beginnings of two windows; rows of packed conversations do not overlap."""
+        if packs is not None and (packs.row, packs.room) != (self.stride, sequence_length + 1):
+            raise UserError(
+                f"{folder}: conversations packed into rows of {packs.room - 1} + {packs.row - packs.room + 1} tokens, "
+                f"and this model takes {sequence_length} + {lookahead}: prepare the data again"
+            )
+        self.windows_per_epoch = (len(self._stream) - (sequence_length + lookahead - self.stride)) // self.stride
         if self.windows_per_epoch < 1:
             raise UserError(
                 f"{folder}: {len(self._stream)} {split} tokens are fewer than one sequence of "
@@ -131,16 +161,24 @@ class Loader:
         Inputs are ``[:, :S]``, the targets of depth d are ``[:, d : d + S]``. Raises UserError where an id is outside
         the vocabulary, because the data may be a stranger's.
         """
-        windows_B = self.windows(step, rows)
-        tokens_BX = np.empty((len(windows_B), self.sequence_length + self.lookahead), dtype=np.int64)
-        for row, window in zip(tokens_BX, windows_B.tolist(), strict=True):
-            self._stream.read(window * self.sequence_length, row)
-        if tokens_BX.size and tokens_BX.max() >= self._stream.manifest.vocab_size:
+        return self.tokens(self.windows(step, rows), f"of step {step + 1} ")
+
+    def tokens(self, windows_B: Ints, place: str = "") -> Ints:
+        """Token ids of some windows of the stream, [B, S + A]; `place` says in an error whose they are."""
+        tokens_BX = self._read(self._stream, windows_B)
+        if tokens_BX.size and tokens_BX.max() >= self.manifest.vocab_size:
             raise UserError(
-                f"{self._folder}: the {self._split} tokens of step {step + 1} hold the id {tokens_BX.max()}, but the "
-                f"manifest's vocabulary ends at {self._stream.manifest.vocab_size - 1}: prepare the data again"
+                f"{self._folder}: the {self._split} tokens {place}hold the id {tokens_BX.max()}, but the "
+                f"manifest's vocabulary ends at {self.manifest.vocab_size - 1}: prepare the data again"
             )
         return tokens_BX
+
+    def _read(self, stream: Stream, windows_B: Ints) -> Ints:
+        """What a stream holds in some windows, [B, S + A]."""
+        out_BX = np.empty((len(windows_B), self.sequence_length + self.lookahead), dtype=np.int64)
+        for row, window in zip(out_BX, windows_B.tolist(), strict=True):
+            stream.read(window * self.stride, row)
+        return out_BX
 
     def documents(self, step: int) -> list[str]:
         """Ids of the documents in the batch of `step`, in the order of its rows, without repetition."""
@@ -156,7 +194,7 @@ class Loader:
 
     def check_hashes(self) -> None:
         """Compare the SHA-256 of every file with the manifest. Raises UserError naming a changed shard."""
-        check_files(self._folder, self._stream.manifest)
+        check_files(self._folder, self.manifest)
 
     def windows(self, step: int, rows: range | None = None) -> Ints:
         """Windows of the stream in the batch, [B]: samples step * B and on, each in its epoch's order."""
@@ -169,3 +207,50 @@ class Loader:
             chosen_B = epochs_B == epoch
             windows_B[chosen_B] = Permutation(self.windows_per_epoch, key)(positions_B[chosen_B])
         return windows_B
+
+
+CONTEXT, LEARNT, PADDING = 0, 1, 2
+"""What a mask says of a token: it is only read, a model learns to write it, or it fills a row up."""
+
+
+class Rows(NamedTuple):
+    """Rows of packed conversations."""
+
+    tokens_BX: Ints
+    """Token ids, [B, S + A]."""
+    mask_BX: Ints
+    """`CONTEXT`, `LEARNT` or `PADDING` for each token."""
+    start_BX: Ints
+    """Place in the row of the first token of each token's conversation."""
+
+
+class PackLoader(Loader):
+    """Batches of packed conversations, addressed by step: a pack is a window, and the order is a stream's."""
+
+    def __init__(
+        self, folder: Path, split: Split, sequence_length: int, batch_size: int, seed: int, lookahead: int = 1
+    ) -> None:
+        """Open a folder that :func:`clearseek.data.packs.prepare_packs` made; arguments as for :class:`Loader`."""
+        super().__init__(folder, split, sequence_length, batch_size, seed, lookahead)
+        if self.manifest.packs is None:
+            raise UserError(f"{folder}: a stream of documents, not packed conversations: prepare the data again")
+        self._mask, self._starts = Stream(self._folder, split, "mask"), Stream(self._folder, split, "starts")
+        if not len(self._stream) == len(self._mask) == len(self._starts) == self.windows_per_epoch * self.stride:
+            raise UserError(f"{folder}: its {split} files are not of whole rows: prepare the data again")
+
+    def rows(self, windows_B: Ints) -> Rows:
+        """Some rows. Raises UserError where they are no packs, because the data may be a stranger's."""
+        found = Rows(self.tokens(windows_B), self._read(self._mask, windows_B), self._read(self._starts, windows_B))
+        place_X = np.arange(self.stride)
+        if (found.mask_BX > PADDING).any() or (found.start_BX > place_X).any():
+            raise UserError(f"{self._folder}: its masks or starts are not those of packs: prepare the data again")
+        return found
+
+    def documents(self, step: int) -> list[str]:
+        """Ids of the conversations in the batch of `step`, in the order of its rows."""
+        rows = self.windows(step).tolist()
+        names: dict[int, list[str]] = {row: [] for row in rows}
+        for entry in read_documents(self._folder):
+            if isinstance(entry, PackedEntry) and entry.split == self._split and entry.row in names:
+                names[entry.row].append(entry.id)
+        return [name for row in names for name in names[row]]

@@ -14,11 +14,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from clearseek.config import DataConfig, Settings
+from clearseek.config import DataConfig, ProblemsConfig, Settings, SftConfig
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import reading, sha256_file
 from clearseek.jsontext import is_later
@@ -53,6 +53,17 @@ class DocumentEntry(Settings):
     """Tokens in the shards, special ones included."""
     fim: bool
     """Whether the document was rearranged as prefix, suffix, middle."""
+
+
+class PackedEntry(DocumentEntry):
+    """One line of documents.jsonl where conversations are packed into rows."""
+
+    row: int
+    """Number of the row in its split, from 0."""
+    first: int
+    """Place of its first token in the row."""
+    learnt: int
+    """Tokens that a model learns to write."""
 
 
 _ROWS = frozenset({"CSV", "TSV", "JSON", "JSON lines"})
@@ -107,6 +118,33 @@ class SplitEntry(Settings):
     """Names of the token files, in the order of the split's stream of tokens."""
 
 
+class PackEntry(Settings):
+    """How conversations were packed into rows (:mod:`clearseek.data.packs`)."""
+
+    row: Annotated[int, Field(ge=2)]
+    """Tokens of a row in the files, look-ahead included."""
+    room: Annotated[int, Field(ge=2)]
+    """Tokens of a row that conversations may fill: one more than a model's inputs."""
+    start_bytes: Literal[2, 4]
+    """Bytes of one entry of the ``.starts`` files, a little-endian unsigned integer."""
+    rows: dict[Split, int]
+    """Rows of each split."""
+    learnt: dict[Split, int]
+    """Tokens of each split that a model learns to write."""
+    longest: int
+    """Tokens of the longest conversation, before cropping."""
+    too_long: int = 0
+    """Number of conversations left out because they are longer than a row, or crop to one without an answer."""
+    cropped: int = 0
+    """Number of conversations that were cut off at a row's end."""
+    spelled: int = 0
+    """How often texts spell a special token; the spelling stays plain text."""
+    sft: SftConfig
+    """How lines became conversations."""
+    problems: ProblemsConfig | None = None
+    """Problems whose solutions are the conversations, where there are no files."""
+
+
 class Manifest(Settings):
     """The whole of manifest.json."""
 
@@ -131,6 +169,13 @@ class Manifest(Settings):
     files: tuple[FileEntry, ...]
     versions: dict[str, str]
     remarks: Remarks = Remarks()
+    packs: PackEntry | None = None
+    """How conversations were packed; None for a stream of documents."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_packs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A stream's manifest has no word of packs, as before there were any."""
+        return {name: value for name, value in handler(self).items() if name != "packs" or value is not None}
 
     @model_validator(mode="after")
     def _names_its_own_files(self) -> Self:
@@ -151,6 +196,28 @@ class Manifest(Settings):
     def split(self, name: Split) -> SplitEntry:
         """The split called `name`."""
         return self.train if name == "train" else self.heldout
+
+    def entry(self, line: bytes) -> DocumentEntry:
+        """A line of documents.jsonl. Raises ValidationError when it is damaged."""
+        return (DocumentEntry if self.packs is None else PackedEntry).model_validate_json(line)
+
+    def pack_lines(self) -> list[str]:
+        """What packing did, for people; nothing for a stream of documents."""
+        packs = self.packs
+        if packs is None:
+            return []
+        tokens, rows = self.train.tokens + self.heldout.tokens, sum(packs.rows.values())
+        padding, learnt = 1 - tokens / (rows * packs.room), sum(packs.learnt.values()) / tokens
+        said = [
+            f"{self.train.documents:,} conversations in {packs.rows['train']:,} rows of {packs.room - 1:,} tokens, "
+            f"{self.heldout.documents:,} held out in {packs.rows['heldout']:,}",
+            f"padding {padding:.1%}; {learnt:.1%} of the conversations' tokens are learnt; the longest conversation "
+            f"has {packs.longest:,} tokens, and {packs.cropped:,} were cropped",
+            f"left out: {self.duplicates:,} duplicates, {packs.too_long:,} too long, {self.left_out:,} unusable",
+        ]
+        if packs.spelled:
+            said.append(f"special tokens spelled in texts, which stay plain text: {packs.spelled:,}")
+        return said
 
 
 def canonical_sha256(value: Any) -> str:
@@ -177,6 +244,13 @@ def fingerprint_of(config: DataConfig, documents: str, tokenizer_sha256: str, to
     """The fingerprint of a folder, from its parts."""
     content = content_of(config, documents)
     return canonical_sha256({**content, "tokenizer": tokenizer_sha256, "token_bytes": token_bytes})
+
+
+def pack_fingerprint(documents: str, tokenizer_sha256: str, row: int, room: int) -> str:
+    """The fingerprint of packed conversations, whose hashes cover their texts and what of these is learnt."""
+    return canonical_sha256(
+        {"format": FORMAT, "documents": documents, "tokenizer": tokenizer_sha256, "packs": {"row": row, "room": room}}
+    )
 
 
 def check_lists(manifest: Manifest, documents: Iterable[DocumentEntry], tokenizer_sha256: str) -> None:
@@ -211,7 +285,11 @@ def check_lists(manifest: Manifest, documents: Iterable[DocumentEntry], tokenize
         raise UserError("documents.jsonl lists other licences, or other numbers of documents, than manifest.json")
     if tokenizer_sha256 != manifest.tokenizer_sha256:
         raise UserError("tokenizer.json is not the tokenizer whose SHA-256 manifest.json states")
-    found = fingerprint_of(manifest.config, documents_sha256(iter(hashes)), tokenizer_sha256, manifest.token_bytes)
+    listed, packs = documents_sha256(iter(hashes)), manifest.packs
+    if packs is None:
+        found = fingerprint_of(manifest.config, listed, tokenizer_sha256, manifest.token_bytes)
+    else:
+        found = pack_fingerprint(listed, tokenizer_sha256, packs.row, packs.room)
     if found != manifest.fingerprint:
         raise UserError(f"manifest.json states another fingerprint than documents and tokenizer have: {found}")
 
@@ -242,12 +320,12 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_documents(folder: Path) -> Iterator[DocumentEntry]:
-    """The lines of documents.jsonl, one at a time. Raises UserError when the file is missing or damaged."""
-    path = folder / "documents.jsonl"
+    """The lines of documents.jsonl, one at a time. Raises UserError when it or the manifest is missing or damaged."""
+    path, manifest = folder / "documents.jsonl", read_manifest(folder)
     with reading(path), path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield DocumentEntry.model_validate_json(line)
+                yield manifest.entry(line)
             except ValidationError:
                 raise UserError(f"{path}:{number}: damaged: prepare the data again") from None
 

@@ -99,7 +99,7 @@ def prepare_data(
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file: choose a folder")
     if out.exists():
-        return _reuse(out, inputs)
+        return reuse(out, inputs)
     tokenizer = given or _train(source, scan, vocab_size, report)
     token_bytes: Literal[2, 4] = 2 if vocab_size <= 2**16 else 4
     with atomic_folder(out) as folder:
@@ -122,7 +122,8 @@ def prepare_data(
             token_bytes=token_bytes,
             duplicates=scan.duplicates,
             skipped=tuple(scan.tally.skipped),
-            **splits,
+            train=splits["train"],
+            heldout=splits["heldout"],
             tokenizer_sha256=tokenizer.sha256,
             files=tuple(files),
             versions={
@@ -154,7 +155,8 @@ def held_out_bytes(folder: Path) -> bytes:
     return content
 
 
-def _reuse(out: Path, inputs: str) -> Manifest:
+def reuse(out: Path, inputs: str) -> Manifest:
+    """The manifest of a folder that was made before. Raises UserError where it has other inputs, or is damaged."""
     manifest = read_manifest(out)
     if manifest.inputs != inputs:
         raise UserError(

@@ -142,9 +142,14 @@ class Tokenizer:
         name: str | None = self._decoder.id_to_token(identity)
         return name
 
+    def find(self, token: str) -> int | None:
+        """Id of a token, or None where the vocabulary has none of that name."""
+        identity: int | None = self._decoder.token_to_id(token)
+        return identity
+
     def id_of(self, token: str) -> int:
         """Id of a token, such as ``FIM_BEGIN``. Raises UserError when the vocabulary has no such token."""
-        identity: int | None = self._decoder.token_to_id(token)
+        identity = self.find(token)
         if identity is None:
             raise UserError(f"the tokenizer has no token {token}")
         return identity

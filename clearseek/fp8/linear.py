@@ -78,16 +78,25 @@ class QuantisedWeight:
 
 
 class Linear(nn.Linear):
-    """A linear layer without bias that computes in FP8 once :attr:`fp8` is set."""
+    """A linear layer without bias that computes in FP8 once :attr:`fp8` is set.
+
+    :attr:`adapter` may hold a :class:`clearseek.model.lora.LowRank`, which adds to the output.
+    """
+
+    adapter: nn.Module | None
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
         self.fp8: Fp8 | None = None
         self.quantised = QuantisedWeight()
+        self.register_module("adapter", None)
 
     def forward(self, x: Tensor, kind: Kind = "activation") -> Tensor:
         """``x @ weight.T`` for [..., K]; `kind` says which tensor `x` is."""
-        return super().forward(x) if self.fp8 is None else linears(x, (self,), kind)[0]
+        if self.fp8 is not None:
+            return linears(x, (self,), kind)[0]
+        y = super().forward(x)
+        return y if self.adapter is None else self.adapter(y, x)
 
 
 def linears(x: Tensor, layers: tuple[Linear, ...], kind: Kind = "activation") -> tuple[Tensor, ...]:
@@ -96,7 +105,10 @@ def linears(x: Tensor, layers: tuple[Linear, ...], kind: Kind = "activation") ->
     if fp8 is None:
         return tuple(layer(x) for layer in layers)
     weights = [layer.quantised.get(fp8, layer.weight) for layer in layers]
-    outputs = _Linears.apply(x.reshape(-1, x.shape[-1]), fp8, kind, weights, *(layer.weight for layer in layers))  # type: ignore[no-untyped-call]
+    x_TK = x.reshape(-1, x.shape[-1])
+    outputs = _Linears.apply(x_TK, fp8, kind, weights, *(layer.weight for layer in layers))  # type: ignore[no-untyped-call]
+    pairs = zip(outputs, layers, strict=True)
+    outputs = [y_TN if layer.adapter is None else layer.adapter(y_TN, x_TK) for y_TN, layer in pairs]
     return tuple(y_TN.view(*x.shape[:-1], -1) for y_TN in outputs)
 
 

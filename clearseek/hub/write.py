@@ -64,6 +64,7 @@ def export_hf(
     shard_bytes: int = 5_000_000_000,
     extra_card: str | None = None,
     scales: Scales = "float",
+    conversational: bool = False,
 ) -> None:
     """Write a folder that transformers, vLLM and SGLang load without remote code.
 
@@ -81,6 +82,7 @@ def export_hf(
         shard_bytes: Largest weight file, in bytes; a model above it is sharded.
         extra_card: Markdown added to README.md.
         scales: Form of the FP8 blocks' scales; other types have no scales.
+        conversational: Whether the model was trained to chat, which the card's tags then say.
 
     Raises:
         UserError: tensors are missing, unknown or misshapen; the tokenizer does not fit; `out` holds something else;
@@ -106,7 +108,8 @@ def export_hf(
         (folder / "chat_template.jinja").write_text(template(), encoding="utf-8")
         card = render(
             "clearseek.hub", "model-card.md.jinja", name=out.name, config=config, dtype=stored_as,
-            count=count_parameters(config), extra=extra_card, mark=EXPORT_MARK,
+            count=count_parameters(config), extra=extra_card, conversational=conversational,
+            mark=EXPORT_MARK,
         )  # fmt: skip
         (folder / "README.md").write_text(card, encoding="utf-8")
 

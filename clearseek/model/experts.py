@@ -18,7 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from clearseek.config import ModelConfig
 from clearseek.fp8.feed_forward import feed_forward_fp8
-from clearseek.fp8.linear import Fp8, QuantisedWeight
+from clearseek.fp8.linear import Fp8, Kind, QuantisedWeight
+from clearseek.model.lora import Frozen, FrozenFp8, FrozenWeight, LowRank, adapted_experts
 from clearseek.ops.dispatch import ALIGNMENT, DOCUMENT_ALIGNMENT, Layout, Routing, alignment_of, combine, lay_out
 from clearseek.ops.grouped import gradient_space, grouped_mm, grouped_mm_weight, parts, space_for
 from clearseek.ops.swiglu import weighted_swiglu, weighted_swiglu_backward
@@ -77,7 +78,13 @@ class _Experts(torch.autograd.Function):
 
 
 class Experts(nn.Module):
-    """The routed experts of one layer, stacked: gate and up projections [E, 2I, D], down projections [E, D, I]."""
+    """The routed experts of one layer, stacked: gate and up projections [E, 2I, D], down projections [E, D, I].
+
+    With an adapter, both projections are frozen.
+    """
+
+    gate_up_adapter: LowRank | None
+    down_adapter: LowRank | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -86,16 +93,38 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
         self.fp8: Fp8 | None = None
         self.quantised = QuantisedWeight(), QuantisedWeight()
+        self.register_module("gate_up_adapter", None)
+        self.register_module("down_adapter", None)
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Weighted sum of each token's experts: [T, D]."""
         gate_up, down = self.gate_up_proj, self.down_proj
+        if self.gate_up_adapter is not None or self.down_adapter is not None:
+            return self._adapted(x_TD, routing)
         if self.fp8 is not None:
             layout = lay_out(routing, ALIGNMENT, padding=len(x_TD))
             return feed_forward_fp8(x_TD, routing.weight_TK, layout, self.fp8, self.quantised, (gate_up,), down)
-        if routing.document_T is not None and x_TD.device.type == "cpu":
-            layout = lay_out(routing, DOCUMENT_ALIGNMENT, by_document=True)
-        else:
-            layout = lay_out(routing, alignment_of(routing.order_P.numel(), len(gate_up), x_TD.device))
+        layout = self._layout(x_TD, routing)
         y: Tensor = _Experts.apply(x_TD, routing.weight_TK, gate_up, down, layout)  # type: ignore[no-untyped-call]
         return y
+
+    def _layout(self, x_TD: Tensor, routing: Routing) -> Layout:
+        """Rows of the pairs; on a CPU no document shares a block with another."""
+        if routing.document_T is not None and x_TD.device.type == "cpu":
+            return lay_out(routing, DOCUMENT_ALIGNMENT, by_document=True)
+        return lay_out(routing, alignment_of(routing.order_P.numel(), len(self.down_proj), x_TD.device))
+
+    def _adapted(self, x_TD: Tensor, routing: Routing) -> Tensor:
+        fp8, projections = self.fp8, (self.gate_up_proj, self.down_proj)
+        assert not any(each.requires_grad for each in projections), "what has an adapter is frozen"
+        layout = self._layout(x_TD, routing) if fp8 is None else lay_out(routing, ALIGNMENT)
+        frozen: list[Frozen]
+        if fp8 is None:
+            frozen = [FrozenWeight(each) for each in projections]
+        else:
+            weights = [keeper.get(fp8, each) for keeper, each in zip(self.quantised, projections, strict=True)]
+            kinds: list[tuple[Kind, Kind]] = [("dispatch", "gradient"), ("activation", "combine_gradient")]
+            frozen = [FrozenFp8(weight, fp8, kind) for weight, kind in zip(weights, kinds, strict=True)]
+        adapters = self.gate_up_adapter, self.down_adapter
+        width = self.down_proj.shape[2]
+        return adapted_experts(x_TD, routing.weight_TK, layout, (frozen[0], frozen[1]), width, adapters)

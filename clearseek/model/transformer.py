@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
 from clearseek.fp8.feed_forward import feed_forward_fp8
-from clearseek.fp8.linear import Fp8, Linear, QuantisedWeight
+from clearseek.fp8.linear import Fp8, Linear, QuantisedWeight, linears
 from clearseek.model.attention import LatentCache, MultiHeadLatentAttention
 from clearseek.model.experts import Experts
 from clearseek.model.router import Router
@@ -45,8 +45,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., D] to [..., D]."""
-        if self.fp8 is None:
-            y: Tensor = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        adapted = any(each.adapter is not None for each in (self.gate_proj, self.up_proj, self.down_proj))
+        if self.fp8 is None or adapted:
+            y: Tensor = self.down_proj(swiglu(*linears(x, (self.gate_proj, self.up_proj))))
             return y
         x_TD, gate_up = x.reshape(-1, x.shape[-1]), (self.gate_proj.weight, self.up_proj.weight)
         y_TD = feed_forward_fp8(x_TD, None, None, self.fp8, self.quantised, gate_up, self.down_proj.weight)
@@ -156,6 +157,12 @@ class Losses(NamedTuple):
     """Next-token cross-entropy of every token before its weight, FP32 without graph; None unless asked for."""
 
 
+def generator_of(seed: int, name: str, number: int) -> torch.Generator:
+    """The CPU generator that draws matrix `number` of parameter `name`."""
+    digest = hashlib.sha256(f"{seed} {name} {number}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
 class DeepSeekModel(nn.Module):
     """A causal language model of DeepSeek-V2's or V3's architecture."""
 
@@ -188,9 +195,8 @@ class DeepSeekModel(nn.Module):
                 parameter.fill_(1.0)
                 continue
             for number, matrix in enumerate(parameter if parameter.ndim == 3 else parameter.unsqueeze(0)):
-                digest = hashlib.sha256(f"{seed} {name} {number}".encode()).digest()
-                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
                 drawn = torch.empty(matrix.shape, dtype=torch.float32)
+                generator = generator_of(seed, name, number)
                 matrix.copy_(drawn.normal_(0.0, self.config.initializer_range, generator=generator))
         for buffer in self.buffers():
             buffer.zero_()

@@ -118,8 +118,8 @@ def _check(target_T: Tensor, weight_T: Tensor, temperature: float, kept: Kept | 
     token_N = torch.arange(len(counts_T), device=counts_T.device).repeat_interleave(counts_T)
     found_T = counts_T == 0
     found_T[token_N[kept.ids_N == target_T[token_N]]] = True
-    if bool(missing := (~found_T & (weight_T > 0)).nonzero().numel()):
-        token = int((~found_T & (weight_T > 0)).nonzero()[0])
+    if bool(missing := (~found_T & (weight_T != 0)).nonzero().numel()):
+        token = int((~found_T & (weight_T != 0)).nonzero()[0])
         raise ValueError(f"{missing} tokens are not among the ids that they were sampled from, the first is {token}")
 
 
@@ -138,7 +138,7 @@ class _ThroughHead(torch.autograd.Function):
         d_head_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device) if for_head else None
         total = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
         losses_T = torch.empty(tokens, dtype=torch.float32, device=hidden_TD.device)
-        largest = weight_T.max().clamp(min=torch.finfo(torch.float32).tiny)
+        largest = weight_T.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
         share_T1 = (weight_T / largest).unsqueeze(1)  # all 1 for equal weights: nothing is rounded
         chunk = min(tokens, chunk_tokens(vocabulary, hidden_TD.device))
         # All chunks share one space for logits, which stays in cache.
@@ -180,7 +180,7 @@ def through_head(
     Args:
         hidden_TD: Final hidden states, of the head's type.
         head_VD: Output head.
-        weight_T: Weights of the tokens, FP32 and at least 0.
+        weight_T: Weights of the tokens, FP32; a negative one makes its token less likely.
         scale: Factor on the gradients of the logits that `passes` returns, which is applied in FP32.
         passes: The loss of a chunk.
     """
@@ -224,7 +224,7 @@ def cross_entropy(
         hidden_TD: Final hidden states (after the last norm), of the head's type.
         head_VD: Output head.
         target_T: Token ids, int64.
-        weight_T: Weights, FP32 and at least 0; 1 / T each for the mean.
+        weight_T: Weights, FP32; a negative one makes its token less likely; 1 / T each for the mean.
         temperature: Divisor of the logits, in FP32.
         kept: The ids over which each token's softmax is taken; None for the whole vocabulary.
 

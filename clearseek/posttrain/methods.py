@@ -5,6 +5,7 @@ from __future__ import annotations
 from clearseek.config import Recipe
 from clearseek.errors import UserError
 from clearseek.posttrain.distil import Distil
+from clearseek.posttrain.sft import Sft
 from clearseek.train.session import Method, PreTrain
 
 
@@ -14,4 +15,6 @@ def method_of(recipe: Recipe) -> Method:
         return PreTrain()
     if recipe.distil is not None:
         return Distil()
+    if recipe.sft is not None:
+        return Sft()
     raise UserError(f"{recipe.name}: no method yet")

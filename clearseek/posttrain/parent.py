@@ -20,6 +20,8 @@ from clearseek.train.run import PARENT, Run
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clearseek.data.tokenizer import Tokenizer
+
 _CONFIG = "config.json"
 
 
@@ -94,7 +96,7 @@ def adopt(recipe: Recipe, run: Run) -> None:
             f"{folder}: its weights have the SHA-256 {found}, and parent.sha256 is {recipe.parent.sha256}: give the "
             "right folder, or change the recipe"
         )
-    tokenizer = _tokenizer(folder, config)
+    tokenizer = tokenizer_of(folder, config)
     record = {"step": 0, **said, "weights_sha256": found, "tokenizer_sha256": tokenizer.sha256}
     with atomic_folder(run.parent, replace=True) as made:
         checkpoint.save(made, 0, tensors, {}, keep=1)
@@ -102,7 +104,8 @@ def adopt(recipe: Recipe, run: Run) -> None:
         write_atomic(made / PARENT, json.dumps(record, indent=1) + "\n")
 
 
-def _tokenizer(folder: Path, config: ModelConfig) -> Any:
+def tokenizer_of(folder: Path, config: ModelConfig) -> Tokenizer:
+    """The tokenizer of the model in a folder. Raises UserError for none, or one that the model does not fit."""
     from clearseek.hub.tokenizer_files import load_tokenizer, refuse_without_tokenizer
 
     refuse_without_tokenizer(folder)

@@ -105,7 +105,7 @@ class SoftLabels:
         starts = [0]
         for name in sorted(names):
             try:
-                file = safe_open(folder / name, framework="numpy")
+                file: Any = safe_open(folder / name, framework="numpy")
                 self._parts.append((file.get_slice("index"), file.get_slice("logp")))
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{folder / name}: not a readable file of soft labels: {error}") from None

@@ -166,7 +166,7 @@ def _foreign(folder: Path) -> _Foreign:
     from transformers import AutoModelForCausalLM
 
     try:
-        whole = AutoModelForCausalLM.from_pretrained(
+        whole: Any = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
         )
     except Exception as error:  # whatever a class of another's raises
@@ -178,7 +178,7 @@ def _foreign(folder: Path) -> _Foreign:
         whole_BSV, ours_BSV = whole(input_ids=tokens_BS).logits, network(tokens_BS) @ network.head_weight.T
     if not torch.allclose(whole_BSV, ours_BSV, rtol=1e-4, atol=1e-4):
         raise UserError(
-            f"{folder}: its logits are more than its head's product with the final hidden states ({type(whole).__name__} "
+            f"{folder}: its logits are not its head's product with the final hidden states ({type(whole).__name__} "
             'scales or caps them): such a teacher can only write texts, with distil.form = "text" behind an endpoint'
         )
     return network

@@ -112,7 +112,8 @@ class _Local:
 def beginning(stream: Stream, document: int, tokens: int) -> list[int]:
     """The first token of a document and as many as `tokens` after it, never its end."""
     start, end = stream.offsets[document : document + 2].tolist()
-    return stream[start : min(start + 1 + tokens, end - 1)].tolist()
+    ids: list[int] = stream[start : min(start + 1 + tokens, end - 1)].tolist()
+    return ids
 
 
 def prompts_of(data: Path, count: int, tokens: int) -> list[str]:

@@ -130,7 +130,10 @@ def _refuse_place(out: Path, run: Run, data: Path) -> None:
 def _weights(run: Run, place: Path, made: Made) -> None:
     model, _ = run.load_model()
     recipe = made.recipe
-    export_hf(model.state_dict(), recipe.model, run.tokenizer, place, DTYPES[made.dtype], scales=export_scales(recipe))
+    export_hf(
+        model.state_dict(), recipe.model, run.tokenizer, place, DTYPES[made.dtype], scales=export_scales(recipe),
+        conversational=recipe.conversational,
+    )  # fmt: skip
 
 
 def _training(run: Run, place: Path, made: Made) -> None:

@@ -47,16 +47,7 @@ class PreTraining:
 
     def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
         """Cross-entropy, the MTP module's times lambda, and the sequence-wise balance loss times alpha."""
-        train = self.recipe.train
-        mtp_weight = value_at(
-            micro.step, train.steps, train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight_final
-        )
-        losses = model.loss(
-            micro.tokens_BX, train.balance_loss_weight, mtp_weight, micro.weight_BX, micro.start_BX,
-            micro.routing_LBSK, micro.valid_BX,
-        )
-        scalars = {LOSS: losses.main} | ({} if losses.mtp is None else {MTP_LOSS: losses.mtp})
-        return Loss(losses.total, scalars, losses.load_LE)
+        return next_tokens_loss(self.recipe, model, micro)
 
     def evaluate(self, model: DeepSeekModel, step: int, progress: Progress | None = None) -> dict[str, float]:
         """Bits per byte of held-out text: now and then of a fixed sample of windows, after the last step of all."""
@@ -73,3 +64,15 @@ class PreTraining:
     def contents(self, step: int) -> list[str]:
         """Ids of the documents in the batch of a step."""
         return self.loader.documents(step - 1)
+
+
+def next_tokens_loss(recipe: Recipe, model: DeepSeekModel, micro: Batch) -> Loss:
+    """Cross-entropy, the MTP module's times lambda, and the sequence-wise balance loss times alpha."""
+    train = recipe.train
+    mtp_weight = value_at(micro.step, train.steps, train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight_final)
+    losses = model.loss(
+        micro.tokens_BX, train.balance_loss_weight, mtp_weight, micro.weight_BX, micro.start_BX, micro.routing_LBSK,
+        micro.valid_BX,
+    )  # fmt: skip
+    scalars = {LOSS: losses.main} | ({} if losses.mtp is None else {MTP_LOSS: losses.mtp})
+    return Loss(losses.total, scalars, losses.load_LE)

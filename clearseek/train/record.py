@@ -12,6 +12,12 @@ from typing import Any
 
 LOSS, MTP_LOSS, HELD_OUT = "loss", "mtp_loss", "held_out_bpb"
 """Names of pre-training's scalars: nats per token, nats per token, bits per byte of held-out text."""
+MEASURED = "held_out_"
+"""How names of scalars begin that were measured on held-out data, now and then."""
+HELD_OUT_NATS = "held_out_nats"
+"""Nats per token of held-out answers."""
+HELD_OUT_NATS_BEFORE = "held_out_nats_before"
+"""The same of the parent, before the first step."""
 _HASHES = ("weights_sha256", "optimizer_sha256", "rollouts_sha256")
 _LINE = {"step", "scalars", "grad_norm", "tokens", "balance", *_HASHES, "prev"}
 TAKEN = _LINE | {"lr", "tokens_per_second", "mfu", "load"}

@@ -93,7 +93,7 @@ def test_a_student_learns(form: str, tmp_path: Path, models: Path, corpus: Path)
     assert last_line(run / "transcript.jsonl").record.scalars["held_out_bpb"] > 0
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """What ends a run in a test."""
 
 
@@ -104,10 +104,10 @@ def stop_after(step: int, recipe_file: Path, run: Path) -> None:
 
     def stop(record: StepRecord) -> None:
         if record.step == step:
-            raise Stopped
+            raise StoppedError
 
     loaded = load_recipe(recipe_file, (), dimensions)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train_recipe(loaded, run, on_step=stop, method=method_of(loaded))
 
 
@@ -138,16 +138,16 @@ def test_killed_while_the_teacher_answers(
         written.append(data)
         if len(written) == 3:
             append(out, data[: len(data) // 2])
-            raise Stopped
+            raise StoppedError
         append(out, data)
 
     def save_twice(arrays: Any) -> bytes:
         written.append(b"")
         if len(written) == 3:
-            raise Stopped
+            raise StoppedError
         return save(arrays)
 
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(texts, "append", append_twice)
         patch.setattr(soft_labels, "save", save_twice)
         main(["train", str(file), "--run", str(killed)])
@@ -160,7 +160,7 @@ def test_killed_while_the_teacher_answers(
 def test_other_questions_are_asked_anew(tmp_path: Path, models: Path, corpus: Path) -> None:
     """A run that was killed before its first step, and whose recipe was then changed, takes no old answer."""
     run = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(Trainer, "__init__", stopping)
         main(["train", str(recipe(tmp_path, models, corpus, {"top_k": 4})), "--run", str(run)])
     assert json.loads((run / "teacher" / "teacher.json").read_text())["top_k"] == 4
@@ -169,7 +169,7 @@ def test_other_questions_are_asked_anew(tmp_path: Path, models: Path, corpus: Pa
 
 
 def stopping(*_: Any, **__: Any) -> None:
-    raise Stopped
+    raise StoppedError
 
 
 def test_kept_answers_are_those_of_the_running_teacher(tmp_path: Path, models: Path, corpus: Path) -> None:
