@@ -27,8 +27,8 @@ from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.files import amount
 from clearseek.posttrain import asked
-from clearseek.posttrain.lessons import Logits, OnPolicy, Texts
 from clearseek.posttrain.child import Child
+from clearseek.posttrain.lessons import Logits, OnPolicy, Texts
 from clearseek.posttrain.parent import adopt
 from clearseek.posttrain.soft_labels import SoftLabels, window_bytes, write_soft_labels
 from clearseek.posttrain.teacher import Teacher, open_teacher

@@ -24,7 +24,7 @@ from clearseek.data.manifest import canonical_sha256
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.inference.request import Settings
-from clearseek.model.transformer import DeepSeekModel, States
+from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.divergence import Soft, divergence
 from clearseek.ops.loss import cross_entropy
 from clearseek.posttrain.rollouts import Rollouts, seed_of, write_completions

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from safetensors.numpy import save
 
 from clearseek.cli import main
+from clearseek.data.shards import prepare_data
 from clearseek.files import append
 from clearseek.posttrain import soft_labels, texts
 from clearseek.posttrain.methods import method_of
@@ -157,6 +160,36 @@ def test_killed_while_the_teacher_answers(
     assert before and left.read_bytes().startswith(before[:200]) and lines_of(killed) == lines_of(whole)
 
 
+def train_until_killed(arguments: list[str]) -> None:
+    """In a process of its own."""
+    assert main(["train", *arguments]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["top-k", "text", "on-policy"])
+def test_killed_at_random_moments(
+    form: str, tmp_path: Path, models: Path, corpus: Path, processes: ForkServerContext
+) -> None:
+    """SIGKILL while data are made, the teacher answers, the student writes or trains: the bits are the same."""
+    file, whole, killed = recipe(tmp_path, models, corpus, FORMS[form]), tmp_path / "whole", tmp_path / "killed"
+    assert main(["train", str(file), "--run", str(whole)]) == 0
+    chance, kills = random.Random(0), 0
+    for wait in (2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 1000.0):
+        begun = Run(killed).begun
+        arguments = ["--resume", str(killed)] if begun else [str(file), "--run", str(killed)]
+        process = processes.Process(target=train_until_killed, args=(arguments,))
+        process.start()
+        process.join(wait + chance.uniform(0.0, 0.5))
+        if process.is_alive():
+            process.kill()
+            kills += 1
+        process.join()
+        if process.exitcode == 0:
+            break
+    assert process.exitcode == 0 and kills
+    assert lines_of(killed) == lines_of(whole)
+
+
 def test_other_questions_are_asked_anew(tmp_path: Path, models: Path, corpus: Path) -> None:
     """A run that was killed before its first step, and whose recipe was then changed, takes no old answer."""
     run = tmp_path / "run"
@@ -246,6 +279,23 @@ def test_recipes_that_are_refused(
 ) -> None:  # fmt: skip
     message = refused(capsys, recipe(tmp_path, models, corpus, settings), "--run", str(tmp_path / "run"))
     assert told in message and "Traceback" not in message
+
+
+def test_data_that_are_given(tmp_path: Path, models: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Data of the parent's tokenizer and the recipe's text are taken, others are refused."""
+    file = recipe(tmp_path, models, corpus, {})
+    own, other = tmp_path / "own", tmp_path / "other"
+    settings = {"paths": [str(corpus / "*.txt")], "tokenizer": str(models / "small" / "tokenizer.json")}
+    prepare_data(tiny(data=settings).data, 300, own)
+    assert main(["train", str(file), "--run", str(tmp_path / "one"), "--data", str(own)]) == 0
+    assert main(["train", str(file), "--run", str(tmp_path / "two")]) == 0
+    assert lines_of(tmp_path / "one") == lines_of(tmp_path / "two")
+    prepare_data(tiny(data={"paths": [str(corpus / "*.txt")]}, model={"vocab_size": 290}).data, 290, other)
+    message = refused(capsys, file, "--run", str(tmp_path / "three"), "--data", str(other))
+    assert "made with another tokenizer than the parent's" in message
+    narrow = recipe(tmp_path, models, corpus, {}, data={"paths": [str(corpus / "0*.txt")]})
+    message = refused(capsys, narrow, "--run", str(tmp_path / "four"), "--data", str(own))
+    assert "not the data of the recipe" in message
 
 
 def test_a_teacher_that_changed(tmp_path: Path, models: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
