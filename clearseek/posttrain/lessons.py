@@ -1,0 +1,221 @@
+"""What a student trains on: the tasks of distillation.
+
+All three are measured as pre-training is, in bits per byte of the data's held-out documents, so forms of distillation
+and plain training can be compared. Order is a function: the documents of a step follow from fingerprint, seed and step,
+and what a student writes from its weights too, every draw with noise addressed by (seed, step, sample, position).
+
+Shapes: B sequences, S positions, X = S + look-ahead, T = B * S tokens, D hidden, K likeliest tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clearseek.config import Recipe
+from clearseek.data.loader import Permutation, Stream
+from clearseek.data.manifest import canonical_sha256
+from clearseek.data.tokenizer import Tokenizer
+from clearseek.errors import UserError
+from clearseek.inference.request import Settings
+from clearseek.model.transformer import DeepSeekModel
+from clearseek.ops.divergence import Soft, divergence
+from clearseek.ops.loss import cross_entropy
+from clearseek.posttrain.rollouts import Rollouts, seed_of, write_completions
+from clearseek.posttrain.soft_labels import SoftLabels, likeliest
+from clearseek.posttrain.teacher import Teacher
+from clearseek.posttrain.texts import beginning, read_texts
+from clearseek.train.pretrain import PreTraining
+from clearseek.train.record import LOSS, MTP_LOSS
+from clearseek.train.schedule import value_at
+from clearseek.train.task import Batch, Loss, Progress
+
+DIVERGENCE = "divergence"
+"""Name of the scalar: the weighted mean of the tokens' divergences in nats, before the factor temperature squared."""
+
+
+class _Lesson:
+    """What the tasks share: the data's held-out documents, and a fingerprint of data and teacher together."""
+
+    def __init__(self, recipe: Recipe, data: Path, record: Mapping[str, Any]) -> None:
+        assert recipe.distil is not None
+        self.recipe, self.settings = recipe, recipe.distil
+        self.plain = PreTraining(recipe, data)
+        self.fingerprint = canonical_sha256({"data": self.plain.fingerprint, "teacher": record})
+
+    def evaluate(self, model: DeepSeekModel, step: int, progress: Progress | None = None) -> dict[str, float]:
+        """Bits per byte of the data's held-out documents, as in pre-training."""
+        return self.plain.evaluate(model, step, progress)
+
+    def _order(self, size: int, step: int) -> list[int]:
+        """Which of `size` things are in the batch of a step: each once an epoch, in the epoch's own order."""
+        count, chosen = self.recipe.train.batch_size, []
+        for sample in range((step - 1) * count, step * count):
+            epoch, position = divmod(sample, size)
+            order = Permutation(size, canonical_sha256([self.fingerprint, self.recipe.data.seed, epoch]))
+            chosen.append(int(order(np.array([position]))[0]))
+        return chosen
+
+
+class _Soft(_Lesson):
+    """Tasks that learn distributions: a teacher that is run in every step, or its soft labels."""
+
+    def __init__(self, recipe: Recipe, data: Path, teacher: Teacher | SoftLabels, record: Mapping[str, Any]) -> None:
+        super().__init__(recipe, data, record)
+        self.teacher = teacher
+
+    def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
+        """The divergence from the teacher, mixed with the plain loss as the recipe says.
+
+        The divergence counts temperature squared, so that its gradients keep their size (arXiv 1503.02531, section 2).
+        """
+        train, s, depth = self.recipe.train, self.settings, model.config.num_nextn_predict_layers
+        mtp = bool(depth and (train.mtp_loss_weight or train.mtp_loss_weight_final))
+        length = micro.tokens_BX.shape[1] - 1 - depth
+        weight_B = micro.weight_BX[:, 1 : length + 1].sum(1) if train.balance_loss_weight else None
+        tokens_BX = micro.tokens_BX if mtp else micro.tokens_BX[:, : length + 1]
+        states = model.states(tokens_BX, mtp, weight_B, valid_BX=micro.valid_BX)
+        hidden_TD, weight_T = states.main_BSD.flatten(0, 1), micro.weight_BX[:, 1 : length + 1].flatten()
+        found = self._divergence(hidden_TD, model.head_weight, weight_T, micro, length)
+        total, scalars = (1 - s.hard) * s.temperature**2 * found, {DIVERGENCE: found.detach()}
+        if s.hard:
+            plain = cross_entropy(hidden_TD, model.head_weight, tokens_BX[:, 1 : length + 1].flatten(), weight_T)
+            total, scalars[LOSS] = total + s.hard * plain, plain.detach()
+        if states.mtp_BSD is not None:
+            ahead = (each_BX[:, 2 : length + 2].flatten() for each_BX in (tokens_BX, micro.weight_BX))
+            of_mtp = cross_entropy(states.mtp_BSD.flatten(0, 1), model.head_weight, *ahead)
+            at_first, at_last = train.mtp_loss_weight, train.mtp_loss_weight_final
+            total = total + value_at(micro.step, train.steps, train.mtp_switch, at_first, at_last) * of_mtp
+            scalars[MTP_LOSS] = of_mtp.detach()
+        for routing in states.routings:
+            if routing.balance_loss is not None:
+                total = total + train.balance_loss_weight * routing.balance_loss
+        return Loss(total, scalars, model.loads(states.routings))
+
+    def _divergence(self, hidden_TD: Tensor, head_VD: Tensor, weight_T: Tensor, micro: Batch, length: int) -> Tensor:
+        """The weighted sum of the tokens' divergences, FP32 scalar."""
+        s = self.settings
+        if isinstance(self.teacher, SoftLabels):
+            assert micro.row_B is not None
+            index_BSK, logp_BSK = self.teacher.rows(micro.row_B.cpu().numpy())
+            kept = index_BSK.flatten(0, 1).to(head_VD.device), logp_BSK.flatten(0, 1).to(head_VD.device)
+        else:
+            network = self.teacher.on(head_VD.device, head_VD.dtype)
+            with torch.no_grad():
+                states_TE = network(micro.tokens_BX[:, :length]).flatten(0, 1)
+            kept = likeliest(states_TE, network.head_weight, s.top_k, s.temperature) if s.top_k else None
+        target = Soft(states_TE, network.head_weight) if kept is None else kept
+        return divergence(hidden_TD, head_VD, target, weight_T, s.divergence, s.beta, s.temperature)
+
+
+class Logits(_Soft):
+    """Learn a teacher's distributions over the data's tokens."""
+
+    name = "distillation on logits"
+
+    def batch(self, step: int, model: DeepSeekModel) -> Batch:
+        """The windows of a step, as in pre-training."""
+        windows_B = torch.from_numpy(self.plain.loader.windows(step - 1))
+        return replace(self.plain.batch(step, model), row_B=windows_B)
+
+    def contents(self, step: int) -> list[str]:
+        """Ids of the documents in the batch of a step."""
+        return self.plain.contents(step)
+
+
+class Texts(_Lesson):
+    """Learn a teacher's texts, token by token; their prompts are read and not learnt."""
+
+    name = "distillation on text"
+
+    def __init__(self, recipe: Recipe, data: Path, file: Path, record: Mapping[str, Any]) -> None:
+        super().__init__(recipe, data, record)
+        tokenizer, longest = Tokenizer.load(data / "tokenizer.json"), recipe.data.sequence_length + 1
+        self._rows: list[Row] = []
+        self._numbers: list[int] = []
+        for line in read_texts(file):
+            prompt = [tokenizer.bos_id, *tokenizer.encode(line["prompt"])]
+            text = tokenizer.encode(line["text"]) + [tokenizer.eos_id] * line["ended"]
+            if text and len(prompt) < longest:
+                self._rows.append(Row(prompt, text[: longest - len(prompt)]))
+                self._numbers.append(line["number"])
+        if not self._rows:
+            raise UserError(f"{file}: all texts are empty, so there is nothing to learn: ask another teacher")
+
+    def batch(self, step: int, model: DeepSeekModel) -> Batch:
+        """The texts of a step, each epoch in an order of its own."""
+        chosen = self._chosen(step)
+        return _padded(step, [self._rows[number] for number in chosen], model)
+
+    def contents(self, step: int) -> list[str]:
+        """Numbers of the texts in the batch of a step."""
+        return [f"text {self._numbers[number]}" for number in self._chosen(step)]
+
+    def _chosen(self, step: int) -> list[int]:
+        return self._order(len(self._rows), step)
+
+    def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
+        """The plain loss, over the texts' tokens."""
+        return self.plain.loss(model, micro)
+
+
+class OnPolicy(_Soft):
+    """Learn a teacher's distributions over texts that the student writes in the step itself."""
+
+    name = "distillation on-policy"
+
+    def __init__(self, recipe: Recipe, data: Path, teacher: Teacher, record: Mapping[str, Any]) -> None:
+        super().__init__(recipe, data, teacher, record)
+        self._end, self._stream = Tokenizer.load(data / "tokenizer.json").eos_id, Stream(data, "train")
+
+    def batch(self, step: int, model: DeepSeekModel) -> Batch:
+        """What the student writes after the beginnings of a step's documents."""
+        s, chosen = self.settings, self._chosen(step)
+        prompts = [beginning(self._stream, number, s.prompt_tokens) for number in chosen]
+        settings = Settings(s.max_tokens, s.temperature, stop_tokens=frozenset({self._end}))
+        numbers = range(len(prompts))
+        seeds = [seed_of(self.recipe.train.seed, step, number) for number in numbers]
+        written = write_completions(model, prompts, numbers, seeds, settings)
+        rows = [Row(prompt, each.tokens.tolist()) for prompt, each in zip(prompts, written, strict=True)]
+        return replace(
+            _padded(step, rows, model),
+            scalars={
+                "length": sum(len(row.text) for row in rows) / len(rows),
+                "ended": sum(each.ended for each in written) / len(rows),
+            },
+            rollouts_sha256=Rollouts.of(chosen, prompts, seeds, written).sha256(),
+        )
+
+    def contents(self, step: int) -> list[str]:
+        """Numbers of the documents whose beginnings were the prompts of a step."""
+        return [f"document {number}" for number in self._chosen(step)]
+
+    def _chosen(self, step: int) -> list[int]:
+        return self._order(len(self._stream.offsets) - 1, step)
+
+
+class Row(NamedTuple):
+    """A sequence of which the end is learnt."""
+
+    prompt: list[int]
+    text: list[int]
+
+
+def _padded(step: int, rows: Sequence[Row], model: DeepSeekModel) -> Batch:
+    """Rows side by side, padded at their ends; every token of their texts counts alike."""
+    width = max(len(row.prompt) + len(row.text) for row in rows) + model.config.num_nextn_predict_layers
+    tokens_BX = torch.zeros(len(rows), width, dtype=torch.int64)
+    weight_BX, valid_BX = torch.zeros(len(rows), width), torch.zeros(len(rows), width, dtype=torch.bool)
+    counted = sum(len(row.text) for row in rows)
+    for row, (prompt, text) in enumerate(rows):
+        begin, end = len(prompt), len(prompt) + len(text)
+        tokens_BX[row, :end] = torch.tensor(prompt + text)
+        weight_BX[row, begin:end] = 1.0 / counted
+        valid_BX[row, :end] = True
+    return Batch(step, tokens_BX, weight_BX, counted, valid_BX=valid_BX).to(model.head_weight.device)
