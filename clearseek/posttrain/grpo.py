@@ -14,6 +14,7 @@ Shapes: B completions of a batch, X tokens of the longest, S = X - 1 inputs, T t
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from clearseek.posttrain.child import Child
 from clearseek.posttrain.losses import LossSettings, advantages, token_weights
 from clearseek.posttrain.parent import adopt
 from clearseek.posttrain.pictures import learning_curve
+from clearseek.posttrain.problems import Problem
 from clearseek.posttrain.questions import Questions, questions_of
 from clearseek.posttrain.rollouts import Rollouts, seed_of, settings_of, write_completions
 from clearseek.posttrain.samples import write_samples
@@ -41,7 +43,6 @@ from clearseek.train import checkpoint
 from clearseek.train.record import LOSS
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import OnData, Say
-from clearseek.train.step import Trainable
 from clearseek.train.task import Batch, Loss, Progress, Task
 from clearseek.train.transcript import check_transcript
 
@@ -93,12 +94,6 @@ class Grpo(Child):
         rounds = range(-(-records[-1].step // task.grpo.updates))
         write_samples([task.file_of(number) for number in rounds], task.questions, run.root / "completions.md")
 
-    def trainable(self, recipe: Recipe, run: Run) -> Trainable:
-        """As the recipe says, without the multi-token-prediction layer, which takes no part."""
-        chosen = super().trainable(recipe, run)
-        outside = f"model.layers.{recipe.model.num_hidden_layers}."
-        return lambda model: [each for each in chosen(model) if not each.name.startswith(outside)]
-
 
 @dataclass(frozen=True)
 class _Round:
@@ -111,7 +106,7 @@ class _Round:
     notes: dict[str, float]
 
 
-@dataclass
+@dataclass(eq=False)
 class PolicyOptimisation:
     """The task of a recipe with ``[grpo]``."""
 
@@ -339,15 +334,21 @@ class PolicyOptimisation:
             return {}
         return self.measure(model, progress)
 
+    @functools.cache  # noqa: B019 - a task lives as long as its run
+    def _held_out(self) -> list[Problem]:
+        """Held-out problems, all different."""
+        return self.questions.problems.held_out_set(self.grpo.evaluate_problems)
+
     def measure(self, model: DeepSeekModel, progress: Progress | None = None) -> dict[str, float]:
         """As :meth:`evaluate`, of any model."""
         count, right = self.grpo.evaluate_problems, 0
         drawing = Settings(self.grpo.max_tokens, stop_tokens=self.drawing.stop_tokens)
+        every = self._held_out()
         for first in range(0, count, _AT_ONCE if progress else count):
             if progress is not None:
                 progress(first, count)
             numbers = range(first, min(first + (_AT_ONCE if progress else count), count))
-            problems = [self.questions.problems.held_out(number) for number in numbers]
+            problems = [every[number] for number in numbers]
             seeds = [seed_of(self.recipe.data.seed, EVALUATION, number) for number in numbers]
             ids = [self.questions.ids(problem) for problem in problems]
             found = write_completions(model, ids, range(len(ids)), seeds, drawing)
