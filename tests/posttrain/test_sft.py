@@ -31,12 +31,12 @@ from clearseek.posttrain.parent import dimensions
 from clearseek.posttrain.sft import FineTuning
 from clearseek.recipe import load_recipe
 from clearseek.train import checkpoint
-from clearseek.train.record import StepRecord
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import train_recipe
 from clearseek.train.task import Batch
 from clearseek.train.transcript import check_transcript
 from tests.posttrain.conftest import RECIPE, questions, write_lines
+from tests.posttrain.killed import train_until
 
 
 @pytest.fixture(scope="module")
@@ -288,18 +288,6 @@ def test_the_loss_is_transformers(tuned: Run, parent: Run, tmp_path: Path) -> No
 def steps_done(folder: Path) -> int:
     file = folder / "transcript.jsonl"
     return file.read_bytes().count(b"\n") - 1 if file.exists() else -1
-
-
-def train_until(recipe_file: str, folder: str, last: int) -> None:
-    """In a process of its own: begin or resume a run that pauses in step `last` for ever."""
-
-    def pause(record: StepRecord) -> None:
-        if record.step == last:
-            signal.pause()
-
-    run = Run(folder)
-    recipe = run.read_recipe() if run.begun else load_recipe(recipe_file, (), dimensions)
-    train_recipe(recipe, run, resume=run.begun, on_step=pause, method=method_of(recipe))
 
 
 def wait_for(process: BaseProcess, event: Callable[[], bool]) -> None:
