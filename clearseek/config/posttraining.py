@@ -37,7 +37,7 @@ class ProblemsConfig(Settings):
 
     kind: Literal["addition", "sums", "countdown", "reasoning-gym"]
     """Kind of problem: two numbers to add, several numbers to add, a number to be made of others, or a data set."""
-    digits: Annotated[int, Field(ge=1, le=9)] = 2
+    digits: Annotated[int, Field(ge=1, le=6)] = 2
     """Digits of the largest numbers in `addition` and `sums`."""
     numbers: Annotated[int, Field(ge=2, le=6)] = 3
     """How many numbers a problem of `sums` or `countdown` has."""
@@ -189,7 +189,7 @@ class LoraConfig(Settings):
     """Rank of the update."""
     alpha: PositiveFloat = 16.0
     """Numerator of the update's scale, alpha / rank."""
-    targets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("attention", "experts")
+    targets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("all",)
     """Groups (`attention`, `dense`, `shared`, `experts`, `all`) or names of the matrices that get an update."""
 
 

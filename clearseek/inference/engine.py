@@ -66,6 +66,14 @@ class Forward(Protocol):
         """Experts that a row of the last step visited, in each layer with experts."""
         ...
 
+    def routes(self, count: int) -> Whole:
+        """Experts that the first rows of the last step visited, [layers with experts, rows, experts per token]."""
+        ...
+
+    def copy_pages(self, sources: Whole, targets: Whole) -> None:
+        """Copy pages of the cache."""
+        ...
+
 
 @dataclass
 class Counts:

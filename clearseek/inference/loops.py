@@ -242,3 +242,13 @@ class Loops:
     def experts(self, row: int) -> tuple[tuple[int, ...], ...]:
         """Experts that a row of the last step visited, in each layer with experts, the drafting one left out."""
         return tuple(tuple(chosen[row].tolist()) for chosen in self._visited)
+
+    def routes(self, count: int) -> Whole:
+        """Experts that the first rows of the last step visited, [layers with experts, rows, experts per token]."""
+        if not self._visited:
+            return np.empty((0, count, 0), dtype=np.int64)
+        return np.stack([chosen[:count] for chosen in self._visited])
+
+    def copy_pages(self, sources: Whole, targets: Whole) -> None:
+        """Copy pages of the cache."""
+        self.cache[:, torch.from_numpy(targets)] = self.cache[:, torch.from_numpy(sources)]

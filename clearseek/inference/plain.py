@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,6 +107,15 @@ class Plain:
         if self._visited is None:
             self._visited = self._done.routing.tolist()
         return tuple(tuple(layer[row]) for layer in self._visited)
+
+    def routes(self, count: int) -> Whole:
+        """Experts that the first rows of the last step visited, [layers with experts, rows, experts per token]."""
+        return self._done.routing[:, :count].cpu().numpy().astype(np.int64)
+
+    def copy_pages(self, sources: Whole, targets: Whole) -> None:
+        """Copy pages of the cache."""
+        pages = self.cache.unflatten(1, (-1, PAGE))
+        pages[:, torch.from_numpy(targets)] = pages[:, torch.from_numpy(sources)]
 
     def _read(self, rows: Rows, hidden_TD: Tensor | None = None) -> Done:
         """Read tokens; with hidden states of the tokens before them, by the multi-token-prediction layer."""

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from clearseek.errors import UserError
@@ -30,6 +32,7 @@ Numbers = NDArray[np.float64]
 Whole = NDArray[np.int64]
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
+_NOT_FINITE = "the model's output is not finite: its weights are damaged or its training diverged"
 _DEPTHS = 3.0, 6.0, 12.0
 """How far below the largest logit top-p looks first, so that it sorts few tokens; they change no result."""
 
@@ -106,7 +109,7 @@ def pick(logits_V: Logits, settings: Settings, position: int) -> int:
     """
     most = logits_V.max()
     if not np.isfinite(most):
-        raise UserError("the model's output is not finite: its weights are damaged or its training diverged")
+        raise UserError(_NOT_FINITE)
     if settings.temperature == 0:
         return int(logits_V.argmax())
     scaled_V = (logits_V.astype(np.float64) - most) / settings.temperature
@@ -114,6 +117,62 @@ def pick(logits_V: Logits, settings: Settings, position: int) -> int:
     scaled = scaled_V if kept is None else scaled_V[kept]
     index = _largest(scaled, settings.seed, position, kept)
     return index if kept is None else int(kept[index])
+
+
+class Draws(NamedTuple):
+    """Tokens drawn for several rows."""
+
+    tokens: Whole
+    logp: Numbers
+    """Natural logarithms of their probabilities in the distributions that they were drawn from."""
+    kept: list[Whole] | None
+    """Tokens that filters left in each row; None where there are no filters."""
+
+
+def draw_rows(logits_RV: Logits, settings: Settings, seed_R: Whole, position_R: Whole) -> Draws:
+    """Draw a token for each row, as :func:`pick` does with the row's own seed and position.
+
+    Raises UserError where logits are not finite.
+    """
+    s, (rows, size) = settings, logits_RV.shape
+    if s.temperature == 0 or s.top_p < 1 or s.top_k or s.min_p or launch.unavailable() is not None:
+        each = [
+            _draw_row(*row)
+            for row in zip(logits_RV, (replace(s, seed=int(n)) for n in seed_R), position_R, strict=True)
+        ]
+        filtered = s.temperature == 0 or s.top_p < 1 or s.top_k or s.min_p
+        tokens, logp = np.array([one[0] for one in each]), np.array([one[1] for one in each])
+        return Draws(tokens, logp, [one[2] for one in each] if filtered else None)
+    logits_RV = np.ascontiguousarray(logits_RV)
+    tokens, logp = np.empty(rows, dtype=np.int64), np.empty(rows)
+    threads = torch.get_num_threads()
+    scratch = np.empty((threads, 2, size))
+    words = [
+        np.ascontiguousarray(seed_R),
+        np.ascontiguousarray(position_R),
+        logits_RV,
+        size,
+        float(s.temperature),
+        scratch,
+        tokens,
+        logp,
+    ]
+    found = [each.ctypes.data if isinstance(each, np.ndarray) else each for each in words]
+    launch.run([launch.Call("draws.rows", rows, *found)], threads)
+    if not np.isfinite(logp).all():
+        raise UserError(_NOT_FINITE)
+    return Draws(tokens, logp, None)
+
+
+def _draw_row(logits_V: Logits, settings: Settings, position: int) -> tuple[int, float, Whole]:
+    """A row's token, its log-probability, and the tokens that it was drawn from."""
+    token = pick(logits_V, settings, int(position))
+    if settings.temperature == 0:
+        return token, 0.0, np.array([token])
+    scaled_V = (logits_V.astype(np.float64) - logits_V.max()) / settings.temperature
+    kept = _kept(scaled_V, settings)
+    kept = np.arange(len(scaled_V)) if kept is None else np.sort(kept)
+    return token, float(scaled_V[token]) - _logarithm(_exponentials(scaled_V[kept])[1]), kept
 
 
 def _largest(scaled: Numbers, seed: int, position: int, kept: Whole | None) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
-from clearseek.kernels.lanes import _bitcast, _pointer, float64_of_bits, floats, integers, share
+from clearseek.kernels.lanes import _bitcast, _pointer, call, float64_of_bits, floats, integers, share
 
 EXACT: dict[str, Any] = {"fastmath": False, "error_model": "numpy"}
 """Without `fastmath` a function would take over its caller's."""
@@ -156,6 +156,36 @@ def _log_probabilities(x, most, y, scratch, n):
         y[i] = np.float64(x[i]) - most
     _exponentials(y, scratch, n)
     _subtract(y, log(_sum(scratch, n)), y, n)
+
+
+@njit(**EXACT)
+def _row(place, x, temperature, y, e, n):
+    """Token of a row of logits, and its log-probability; NaN where they are not finite."""
+    most = x[0]
+    for i in range(n):
+        most = max(most, x[i])
+    for i in range(n):
+        y[i] = (np.float64(x[i]) - np.float64(most)) / temperature
+    token = _pick(place, 0, y, n)
+    _exponentials(y, e, n)
+    total = _sum(e, n)
+    for i in range(n):
+        if y[i] != y[i]:  # exp takes NaN for a small number
+            total = np.nan
+    return token, y[token] - log(total) if total == total else np.nan
+
+
+def rows(a):
+    """tokens[r], logp[r] = the draw of each row of logits, by its own seed and position."""
+    start, end = share(a, a[2])
+    n, temperature = a[6], float64_of_bits(a[7])
+    scratch = a[8] + 16 * n * call(a[0])
+    for r in range(start, end):
+        place = _place(integers(a[3])[r], integers(a[4])[r])
+        x = floats(a[5] + 4 * n * r)
+        token, logp = _row(place, x, temperature, doubles(scratch), doubles(scratch + 8 * n), n)
+        integers(a[9])[r] = token
+        doubles(a[10])[r] = logp
 
 
 # --- What is launched, with one piece of work -------------------------------------------------------------------------

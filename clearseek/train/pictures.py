@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#8A8A8A"
-_MOST_LAYERS = 8  # panels that fit one picture; of more layers, evenly spaced ones are shown
+BLUE, ORANGE, _GREY = "#0072B2", "#D55E00", "#8A8A8A"
+MOST_LAYERS = 8  # panels that fit one picture; of more layers, evenly spaced ones are shown
 _MOST_COLUMNS = 400  # of a heat map; more steps are averaged
 
 
@@ -57,20 +57,20 @@ def loss_curve(records: Iterable[StepRecord], out_png: Path, bytes_per_token: fl
         if HELD_OUT in record.scalars:
             held_out.append((record.step, record.scalars[HELD_OUT]))
     bits = np.array(losses) / math.log(2) / bytes_per_token
-    with _figure(out_png, 8.0, 4.5) as figure:
+    with figure_in(out_png, 8.0, 4.5) as figure:
         axes = figure.add_subplot()
-        axes.plot(steps, bits, color=_BLUE, alpha=0.35, linewidth=1, label="training, each step")
-        axes.plot(steps, smooth(bits), color=_BLUE, linewidth=2, label="training, smoothed")
+        axes.plot(steps, bits, color=BLUE, alpha=0.35, linewidth=1, label="training, each step")
+        axes.plot(steps, smooth(bits), color=BLUE, linewidth=2, label="training, smoothed")
         if held_out:
             x, y = zip(*held_out, strict=True)
-            axes.plot(x, y, color=_ORANGE, marker="o", markersize=5, linewidth=1.2, label="held out")
+            axes.plot(x, y, color=ORANGE, marker="o", markersize=5, linewidth=1.2, label="held out")
             offset = (0, 8)
-            axes.annotate(f"{y[-1]:.3f}", (x[-1], y[-1]), offset, textcoords="offset points", ha="right", color=_ORANGE)
+            axes.annotate(f"{y[-1]:.3f}", (x[-1], y[-1]), offset, textcoords="offset points", ha="right", color=ORANGE)
         axes.set_xlabel("step")
         axes.set_ylabel("loss (bits per byte)")
         axes.set_title(title or "Loss", loc="left")
         axes.legend(frameon=False)
-        _clean(axes)
+        clean(axes)
 
 
 def expert_load(loads: LoadHistory, out_png: Path, layers: Sequence[str] | None = None) -> None:
@@ -89,9 +89,9 @@ def expert_load(loads: LoadHistory, out_png: Path, layers: Sequence[str] | None 
     columns, final = _summary(loads, steps)
     _, depth, experts = columns.shape
     names = [f"layer {index}" for index in range(depth)] if layers is None else list(layers)
-    shown = _spread(depth, _MOST_LAYERS)
+    shown = spread(depth, MOST_LAYERS)
     relative, final = columns[:, shown], final[shown]
-    with _figure(out_png, 9.0, 1.9 + 1.05 * len(shown)) as figure:
+    with figure_in(out_png, 9.0, 1.9 + 1.05 * len(shown)) as figure:
         grid = figure.subplots(len(shown), 2, squeeze=False, sharex="col", width_ratios=(4, 1))
         for row, (axes, bars) in enumerate(grid):
             image = axes.imshow(
@@ -105,13 +105,13 @@ def expert_load(loads: LoadHistory, out_png: Path, layers: Sequence[str] | None 
                 extent=(0.5, steps + 0.5, -0.5, experts - 0.5),
             )
             axes.set_ylabel(f"{names[shown[row]]}\nexpert")
-            bars.barh(range(experts), final[row], height=1.0 if experts > 32 else 0.8, color=_BLUE)
+            bars.barh(range(experts), final[row], height=1.0 if experts > 32 else 0.8, color=BLUE)
             bars.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
             bars.set_ylim(-0.5, experts - 0.5)
             bars.set_yticks([])
             bars.set_xlim(0, max(2.0, float(final.max()) * 1.05))
             axes.set_yticks([0, experts - 1])
-            _clean(bars)
+            clean(bars)
         some = "" if len(shown) == depth else f", {len(shown)} of {depth} layers"
         grid[0][0].set_title(f"Load of each of {experts} experts over training{some}", loc="left")
         grid[0][1].set_title("at the end", loc="left")
@@ -153,18 +153,19 @@ def _summary(loads: LoadHistory, steps: int) -> tuple[NDArray[np.float64], NDArr
     return np.stack(columns), relative_load(final)
 
 
-def _spread(count: int, most: int) -> list[int]:
+def spread(count: int, most: int) -> list[int]:
     """At most `most` of `count` indices, evenly spaced, with the first and the last."""
     return sorted({round(index) for index in np.linspace(0, count - 1, min(count, most))})
 
 
-def _clean(axes: Axes) -> None:
+def clean(axes: Axes) -> None:
+    """Leave out the frame's upper and right side, and draw a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=_GREY, alpha=0.2)
 
 
 @contextmanager
-def _figure(out_png: Path, width: float, height: float) -> Iterator[Figure]:
+def figure_in(out_png: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure to draw on, in inches; written when the block ends. No global state, no window, no user's style file."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

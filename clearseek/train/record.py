@@ -18,7 +18,7 @@ HELD_OUT_NATS = "held_out_nats"
 """Nats per token of held-out answers."""
 HELD_OUT_NATS_BEFORE = "held_out_nats_before"
 """The same of the parent, before the first step."""
-_HASHES = ("weights_sha256", "optimizer_sha256")
+_HASHES = ("weights_sha256", "optimizer_sha256", "rollouts_sha256")
 _LINE = {"step", "scalars", "grad_norm", "tokens", "balance", *_HASHES, "prev"}
 TAKEN = _LINE | {"lr", "tokens_per_second", "mfu", "load"}
 """Names that a task's scalars may not have: those of fields in the transcript and in metrics.jsonl."""
@@ -42,6 +42,8 @@ class StepRecord:
     """Hash of all weights after the step, in the steps that take it."""
     optimizer_sha256: str | None = None
     """Hash of the optimiser's state after the step."""
+    rollouts_sha256: str | None = None
+    """Hash of the file of what the model wrote for the step."""
     learning_rate: float = field(default=0.0, compare=False)
     """AdamW's rate in this step. Not in the transcript, as all that follows."""
     tokens_per_second: float = field(default=0.0, compare=False)
@@ -86,4 +88,4 @@ def decode(line: Mapping[str, Any], version: int = 2) -> StepRecord:
     scalars = {name: float.fromhex(value) for name, value in line["scalars"].items()}
     balance = tuple(map(float.fromhex, line["balance"]))
     norm = float.fromhex(line["grad_norm"])
-    return StepRecord(line["step"], scalars, norm, line["tokens"], balance, hashes[0], hashes[1])
+    return StepRecord(line["step"], scalars, norm, line["tokens"], balance, hashes[0], hashes[1], hashes[2])

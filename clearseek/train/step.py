@@ -124,6 +124,7 @@ class Training:
         use_kernels(self.setup.kernels)  # a callback may have chosen others for a model of its own
         batch = self.task.batch(step, self.model)
         gradients, scalars, load_LE = self._gradients(batch)
+        scalars |= batch.scalars
         norm = gradient_norm(gradients)
         self._refuse_non_finite(step, scalars, norm)
         factor = multiplier(self.recipe.optimizer.schedule, step, train.steps)
@@ -142,6 +143,7 @@ class Training:
             balance=tuple((load_LE.amax(1) / load_LE.double().mean(1)).tolist()) if load_LE.numel() else (),
             weights_sha256=self.weights_hash() if hashed else None,
             optimizer_sha256=hash_tensors(self.optimizer.state().items()) if hashed else None,
+            rollouts_sha256=batch.rollouts_sha256,
             learning_rate=self.recipe.optimizer.learning_rate * factor,
             tokens_per_second=batch.counted / seconds,
             mfu=self._flops / seconds / max(self.setup.precision.rates.values()),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -37,10 +37,16 @@ class Batch:
     start_BX: Tensor | None = None
     """First position of each token's document, int64: attention reaches no further back, and positions restart there.
     None: documents of a sequence see each other, as in DeepSeek-V3's pre-training (report, section 4.1)."""
+    valid_BX: Tensor | None = None
+    """False for padding, which counts neither as the experts' load nor in their balance loss; None: no padding."""
     routing_LBSK: Tensor | None = None
     """Experts to take instead of those that the router would choose, int64."""
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    """More to log of the step, as JSON values."""
+    row_B: Tensor | None = None
+    """Numbers of the rows, by which a task finds what else it has of them, int64."""
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    """What is logged of the batch besides its loss, by name."""
+    rollouts_sha256: str | None = None
+    """SHA-256 of the record of what the model wrote for the batch."""
 
     def split(self, count: int) -> Iterator[Batch]:
         """`count` micro-batches of as many sequences each, in order."""
@@ -53,12 +59,14 @@ class Batch:
                 tokens_BX=self.tokens_BX[rows],
                 weight_BX=self.weight_BX[rows],
                 start_BX=None if self.start_BX is None else self.start_BX[rows],
+                valid_BX=None if self.valid_BX is None else self.valid_BX[rows],
                 routing_LBSK=None if self.routing_LBSK is None else self.routing_LBSK[:, rows],
+                row_B=None if self.row_B is None else self.row_B[rows],
             )
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        names = ("tokens_BX", "weight_BX", "start_BX", "routing_LBSK")
+        names = ("tokens_BX", "weight_BX", "start_BX", "valid_BX", "routing_LBSK", "row_B")
         moved = {name: value.to(device) for name in names if (value := getattr(self, name)) is not None}
         return replace(self, **moved)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearseek.errors import UserError
-from clearseek.train.pictures import _spread, _summary, expert_load, loss_curve, relative_load, smooth
+from clearseek.train.pictures import _summary, expert_load, loss_curve, relative_load, smooth, spread
 from clearseek.train.record import StepRecord
 
 
@@ -112,7 +112,7 @@ def test_loads_read_one_by_one_are_summed_up_as_all_together(steps: int) -> None
 
 
 def test_spread_has_both_ends() -> None:
-    assert _spread(3, 8) == [0, 1, 2]
-    assert _spread(1, 8) == [0]
-    chosen = _spread(58, 8)
+    assert spread(3, 8) == [0, 1, 2]
+    assert spread(1, 8) == [0]
+    chosen = spread(58, 8)
     assert len(chosen) == 8 and chosen[0] == 0 and chosen[-1] == 57

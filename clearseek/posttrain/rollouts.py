@@ -1,0 +1,170 @@
+"""Completions that a policy learns from, as a record: made by the engine, kept in a file, checked by strangers.
+
+Every draw follows from an address. The seed of a completion's draws is a hash of the recipe's seed, the round and the
+completion's number, and the noise at each position follows from that seed (:mod:`clearseek.inference.sampling`): a
+completion does not depend on what else was being written. So the record holds tokens, rewards and seeds, and whoever
+has the weights can write them again, or check each draw in one pass (:mod:`clearseek.verify`).
+
+Shapes: N completions, T tokens of all prompts and completions, one completion after the other, C tokens that were
+drawn, L layers with experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from clearseek.config import GrpoConfig
+from clearseek.errors import UserError
+from clearseek.files import reading, sha256_bytes, write_atomic
+from clearseek.inference.batch import Completion, complete, pages_needed
+from clearseek.inference.model import forward_of
+from clearseek.inference.packed import pack
+from clearseek.inference.request import Settings
+from clearseek.inference.storage import Kind
+from clearseek.model.transformer import DeepSeekModel
+
+Whole = NDArray[np.int64]
+MOST_ROWS = 512
+"""Most completions that get a token in one step of generation."""
+
+
+def seed_of(*address: int) -> int:
+    """Seed of a completion's draws by its address: the recipe's seed, the round, the completion's number; 63 bits."""
+    digest = hashlib.sha256(("rollout " + " ".join(map(str, address))).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The completions of a round."""
+
+    problem_N: Tensor
+    """Number of each completion's problem, int64."""
+    seed_N: Tensor
+    """Seeds of the draws, int64."""
+    prompt_N: Tensor
+    """Tokens of each prompt, int64."""
+    length_N: Tensor
+    """Tokens of prompt and completion, int64."""
+    token_T: Tensor
+    """Token ids, int32."""
+    logp_C: Tensor
+    """Log-probability of each drawn token in the distribution that was drawn from, FP32."""
+    ended_N: Tensor
+    """Whether the model ended the completion, uint8."""
+    reward_N: Tensor
+    """Rewards, FP32."""
+    route_LTK: Tensor
+    """Experts that each token visited, int16; of the last token of a completion, which was not read, 0."""
+    kept_ids: Tensor
+    """Tokens that filters left at each draw, one draw's after the other's, int32; empty without filters."""
+    kept_ends_C: Tensor
+    """End of each draw's tokens in `kept_ids`, int64; empty without filters."""
+
+    @staticmethod
+    def of(
+        problems: Sequence[int], prompts: Sequence[Sequence[int]], seeds: Sequence[int], found: Sequence[Completion]
+    ) -> Rollouts:
+        """The record of completions, each with its problem, prompt and seed; rewards are 0."""
+        tokens = [np.concatenate([prompt, each.tokens]) for prompt, each in zip(prompts, found, strict=True)]
+        routes = [np.pad(each.routes, ((0, 0), (0, 1), (0, 0))) for each in found]
+        kept = [ids for each in found for ids in each.kept or ()]
+        return Rollouts(
+            problem_N=torch.tensor(problems),
+            seed_N=torch.tensor(seeds),
+            prompt_N=torch.tensor([len(prompt) for prompt in prompts]),
+            length_N=torch.tensor([len(each) for each in tokens]),
+            token_T=torch.from_numpy(np.concatenate(tokens)).to(torch.int32),
+            logp_C=torch.from_numpy(np.concatenate([each.logp for each in found])).float(),
+            ended_N=torch.tensor([each.ended for each in found]).to(torch.uint8),
+            reward_N=torch.zeros(len(found)),
+            route_LTK=torch.from_numpy(np.concatenate(routes, axis=1)).to(torch.int16),
+            kept_ids=torch.from_numpy(np.concatenate(kept) if kept else np.empty(0)).to(torch.int32),
+            kept_ends_C=torch.from_numpy(np.cumsum([len(ids) for ids in kept], dtype=np.int64)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.length_N)
+
+    @property
+    def drawn_n(self) -> Tensor:
+        """Tokens of each completion, int64."""
+        return self.length_N - self.prompt_N
+
+    def completions(self) -> list[list[int]]:
+        """Tokens of each completion."""
+        pieces = self.token_T.split(self.length_N.tolist())
+        return [piece[prompt:].tolist() for piece, prompt in zip(pieces, self.prompt_N.tolist(), strict=True)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+        return {each.name: getattr(self, each.name).contiguous() for each in fields(self)}
+
+    def sha256(self) -> str:
+        """SHA-256 of its file."""
+        return sha256_bytes(save(self.tensors()))
+
+    def write(self, file: Path) -> None:
+        """Write it, whole or not at all."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, save(self.tensors()))
+
+    @staticmethod
+    def read(file: Path) -> Rollouts:
+        """Read a file that :meth:`write` wrote. Raises UserError where it is missing or damaged."""
+        with reading(file):
+            content = file.read_bytes()
+        try:
+            rollouts = Rollouts(**load(content))
+            rollouts._check()
+        except (SafetensorError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{file}: damaged: {error!r:.200}: restore it from a copy") from None
+        return rollouts
+
+    def _check(self) -> None:
+        """Raise ValueError unless the parts fit each other."""
+        count, drawn, whole = len(self.length_N), int(self.drawn_n.sum()), int(self.length_N.sum())
+        sized = {self.problem_N: count, self.seed_N: count, self.prompt_N: count, self.ended_N: count}
+        sized |= {self.reward_N: count, self.token_T: whole, self.logp_C: drawn}
+        wrong = any(tensor.shape != (size,) for tensor, size in sized.items())
+        ends = self.kept_ends_C
+        if wrong or self.route_LTK.ndim != 3 or self.route_LTK.shape[1] != whole or bool((self.prompt_N < 1).any()):
+            raise ValueError("its parts have different lengths")
+        if bool((self.drawn_n < 1).any()):
+            raise ValueError("a completion has no token")
+        if len(ends) not in (0, drawn) or (len(ends) and int(ends[-1]) != len(self.kept_ids)):
+            raise ValueError("what filters left is not of every draw")
+
+
+def settings_of(grpo: GrpoConfig, end: int) -> Settings:
+    """How completions are drawn; `end` is the token that ends one."""
+    return Settings(grpo.max_tokens, grpo.temperature, grpo.top_p, stop_tokens=frozenset([end]))
+
+
+def write_completions(
+    model: DeepSeekModel, prompts: Sequence[Sequence[int]], prompt_N: Sequence[int], seeds: Sequence[int],
+    settings: Settings,
+) -> list[Completion]:  # fmt: skip
+    """Completions by the engine with a model's present weights: FP32 for FP32, and BF16 for other types.
+
+    Arguments as for :func:`clearseek.inference.batch.complete`. The multi-token-prediction layer takes no part.
+    """
+    kind: Kind = "F32" if model.head_weight.dtype == torch.float32 else "BF16"
+    weights: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
+    config = model.config.model_copy(update={"num_nextn_predict_layers": 0})
+    rows = min(MOST_ROWS, max(len(seeds), max(map(len, prompts))))
+    longest = max(map(len, prompts)) + settings.max_tokens
+    pages = pages_needed(prompts, rows, settings)
+    with torch.no_grad():
+        forward = forward_of(pack(config, weights.__getitem__, kind), pages, rows, longest)
+        return complete(forward, prompts, prompt_N, seeds, settings)
