@@ -37,7 +37,7 @@ class ProblemsConfig(Settings):
 
     kind: Literal["addition", "sums", "countdown", "reasoning-gym"]
     """Kind of problem: two numbers to add, several numbers to add, a number to be made of others, or a data set."""
-    digits: Annotated[int, Field(ge=1, le=9)] = 2
+    digits: Annotated[int, Field(ge=1, le=6)] = 2
     """Digits of the largest numbers in `addition` and `sums`."""
     numbers: Annotated[int, Field(ge=2, le=6)] = 3
     """How many numbers a problem of `sums` or `countdown` has."""

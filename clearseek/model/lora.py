@@ -13,8 +13,8 @@ inputs and Y outputs of a matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ from clearseek.fp8.linear import Fp8, Kind
 from clearseek.ops.dispatch import Layout, combine
 from clearseek.ops.grouped import Part, gradient_space, grouped_mm, grouped_mm_weight, parts, space_for
 from clearseek.ops.swiglu import weighted_swiglu, weighted_swiglu_backward
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class LowRank(nn.Module):
@@ -118,6 +120,29 @@ def adapters_of(model: nn.Module) -> Iterator[tuple[str, LowRank]]:
             owner, _, attribute = path.rpartition(".")
             kind = attribute.removesuffix("adapter").removesuffix("_")
             yield f"{owner}.{kind}_proj" if kind else f"{owner}.weight", module
+
+
+@torch.no_grad()
+def merge(model: M) -> M:
+    """Fold the adapters into the frozen matrices, in FP32, round each sum to its matrix's type, and remove them.
+
+    Matrices of which nothing was adapted keep their bits. Returns the model.
+    """
+    for name, adapter in list(adapters_of(model)):
+        weight = model.get_parameter(name)
+        weight.copy_(adapter.folded(weight))
+        detach(model, name)
+    return model
+
+
+def attach_as(model: nn.Module, tensors: Mapping[str, Tensor], alpha: float) -> None:
+    """Give a model the adapters whose matrices are among a checkpoint's tensors, with `alpha`, so that they load."""
+    for name in tensors:
+        path, _, last = name.rpartition(".")
+        if last == "lora_A":
+            owner, _, attribute = path.rpartition(".")
+            kind = attribute.removesuffix("adapter").removesuffix("_")
+            attach(model, f"{owner}.{kind}_proj" if kind else f"{owner}.weight", tensors[name].shape[-2], alpha)
 
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:

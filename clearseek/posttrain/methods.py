@@ -5,6 +5,7 @@ from __future__ import annotations
 from clearseek.config import Recipe
 from clearseek.errors import UserError
 from clearseek.posttrain.distil import Distil
+from clearseek.posttrain.grpo import Grpo
 from clearseek.posttrain.sft import Sft
 from clearseek.train.session import Method, PreTrain
 
@@ -17,4 +18,6 @@ def method_of(recipe: Recipe) -> Method:
         return Distil()
     if recipe.sft is not None:
         return Sft()
+    if recipe.grpo is not None:
+        return Grpo()
     raise UserError(f"{recipe.name}: no method yet")

@@ -196,15 +196,21 @@ def is_imported(run: Run) -> bool:
 
 
 def model_of(recipe: Recipe, tensors: dict[str, dict[str, torch.Tensor]], dtype: torch.dtype) -> DeepSeekModel:
-    """A model with the weights of a checkpoint. Raises KeyError or RuntimeError where they are of another model."""
+    """A model with the weights of a checkpoint, adapters folded in.
+
+    Raises KeyError or RuntimeError where they are of another model.
+    """
     import torch
 
+    from clearseek.model.lora import attach_as, merge
     from clearseek.model.transformer import DeepSeekModel
 
     with torch.device("meta"):
         model = DeepSeekModel(recipe.model)
+        if recipe.lora is not None:
+            attach_as(model, tensors["weights"], recipe.lora.alpha)
     model.load_state_dict({**tensors["weights"], **tensors["buffers"]}, assign=True)
-    return model.set_dtype(dtype).requires_grad_(False)
+    return merge(model.set_dtype(dtype).requires_grad_(False))
 
 
 class Metrics:

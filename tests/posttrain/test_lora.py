@@ -17,7 +17,7 @@ from clearseek.inference.plain import Plain
 from clearseek.inference.request import Request, Settings
 from clearseek.inference.sampler import Sampling, generate
 from clearseek.kernels import launch
-from clearseek.model.lora import adapters_of
+from clearseek.model.lora import adapters_of, merge
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import use_kernels
 from clearseek.posttrain.lora import (
@@ -25,7 +25,6 @@ from clearseek.posttrain.lora import (
     adapter_parameters,
     add_lora,
     count_lora,
-    merge,
     merged_tensors,
     targets_of,
 )
@@ -235,7 +234,7 @@ def test_fp8_bases() -> None:
 
 def test_the_engine_takes_the_merged_tensors() -> None:
     """The engine's greedy tokens are those of the unmerged model, which keeps its adapters."""
-    model = learnt(model_of(num_nextn_predict_layers=1), LoraSettings(rank=4))
+    model = learnt(model_of(num_nextn_predict_layers=1), LoraConfig(rank=4))
     prompt = tokens_of(model, rows=1)[0].tolist()
     tensors = merged_tensors(model)
     forward = Plain(pack(model.config, tensors.__getitem__, "F32"), pages=8, rows=64, longest=64)
