@@ -9,7 +9,7 @@ Shapes: B sequences, S positions, X = S + look-ahead, T = B * S tokens, D hidden
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.inference.request import Settings
 from clearseek.model.transformer import DeepSeekModel
-from clearseek.ops.divergence import Soft, divergence
+from clearseek.ops.divergence import TopK, divergence
 from clearseek.ops.loss import cross_entropy
 from clearseek.posttrain.rollouts import Rollouts, seed_of, write_completions
 from clearseek.posttrain.soft_labels import SoftLabels, likeliest
@@ -88,8 +88,8 @@ class _Soft(_Lesson):
             plain = cross_entropy(hidden_TD, model.head_weight, tokens_BX[:, 1 : length + 1].flatten(), weight_T)
             total, scalars[LOSS] = total + s.hard * plain, plain.detach()
         if states.mtp_BSD is not None:
-            ahead = (each_BX[:, 2 : length + 2].flatten() for each_BX in (tokens_BX, micro.weight_BX))
-            of_mtp = cross_entropy(states.mtp_BSD.flatten(0, 1), model.head_weight, *ahead)
+            ahead_T, weight_T = (each_BX[:, 2 : length + 2].flatten() for each_BX in (tokens_BX, micro.weight_BX))
+            of_mtp = cross_entropy(states.mtp_BSD.flatten(0, 1), model.head_weight, ahead_T, weight_T)
             at_first, at_last = train.mtp_loss_weight, train.mtp_loss_weight_final
             total = total + value_at(micro.step, train.steps, train.mtp_switch, at_first, at_last) * of_mtp
             scalars[MTP_LOSS] = of_mtp.detach()
@@ -100,18 +100,23 @@ class _Soft(_Lesson):
 
     def _divergence(self, hidden_TD: Tensor, head_VD: Tensor, weight_T: Tensor, micro: Batch, length: int) -> Tensor:
         """The weighted sum of the tokens' divergences, FP32 scalar."""
-        s = self.settings
+        s, device = self.settings, head_VD.device
+        beta = {"forward": 0.0, "reverse": 1.0, "jsd": s.beta}[s.divergence]
+        said: TopK | Callable[[slice], Tensor]
         if isinstance(self.teacher, SoftLabels):
             assert micro.row_B is not None
-            index_BSK, logp_BSK = self.teacher.rows(micro.row_B.cpu().numpy())
-            kept = index_BSK.flatten(0, 1).to(head_VD.device), logp_BSK.flatten(0, 1).to(head_VD.device)
+            said = self.teacher.rows(micro.row_B.cpu().numpy(), device)
         else:
-            network = self.teacher.on(head_VD.device, head_VD.dtype)
+            network = self.teacher.on(device, head_VD.dtype)
             with torch.no_grad():
                 states_TE = network(micro.tokens_BX[:, :length]).flatten(0, 1)
-            kept = likeliest(states_TE, network.head_weight, s.top_k, s.temperature) if s.top_k else None
-        target = Soft(states_TE, network.head_weight) if kept is None else kept
-        return divergence(hidden_TD, head_VD, target, weight_T, s.divergence, s.beta, s.temperature)
+            head_VE = network.head_weight
+            said = (
+                likeliest(states_TE, head_VE, s.top_k, s.temperature)
+                if s.top_k
+                else (lambda rows: states_TE[rows] @ head_VE.T)
+            )
+        return divergence(hidden_TD, head_VD, said, weight_T, beta, s.temperature)
 
 
 class Logits(_Soft):
