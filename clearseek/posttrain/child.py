@@ -34,7 +34,8 @@ class Child:
             return recipe
         usage = measure_usage(_parent(recipe, run), _tokens(recipe, task, _parent(recipe, run)))
         chosen = choose_experts(usage, experts.score, experts.share)
-        found = experts.model_copy(update={"layers": dict(chosen.layers)})
+        layers = {name: numbers for name, numbers in chosen.layers.items() if not name.startswith(_left_out(recipe))}
+        found = experts.model_copy(update={"layers": layers})
         return recipe.model_copy(update={"experts": found})
 
     def trainable(self, recipe: Recipe, run: Run) -> Trainable:
@@ -42,11 +43,8 @@ class Child:
 
         The multi-token-prediction layer is left out where its loss counts nothing.
         """
-        chosen, train = _chosen(recipe), recipe.train
-        if train.mtp_loss_weight or train.mtp_loss_weight_final:
-            return chosen
-        mtp = f"model.layers.{recipe.model.num_hidden_layers}."
-        return lambda model: [each for each in chosen(model) if not each.name.startswith(mtp)]
+        chosen, outside = _chosen(recipe), _left_out(recipe)
+        return lambda model: [each for each in chosen(model) if not each.name.startswith(outside)]
 
     def draw(self, run: Run, folder: Path, title: str) -> None:
         """Draw the expert-load heat map and, where experts were tuned, what the task uses before and after."""
@@ -61,6 +59,12 @@ class Child:
         layers = {name: tuple(experts) for name, experts in (recipe.experts.layers or {}).items()}
         chosen = Chosen(layers, recipe.experts.score, recipe.experts.share, used.tokens)
         expert_use(used, uses, chosen, run.pictures / "experts-of-the-task.png")
+
+
+def _left_out(recipe: Recipe) -> tuple[str, ...]:
+    """Beginnings of the names of parameters that take no part."""
+    counts = recipe.train.mtp_loss_weight or recipe.train.mtp_loss_weight_final
+    return () if counts else (f"model.layers.{recipe.model.num_hidden_layers}.",)
 
 
 def _chosen(recipe: Recipe) -> Trainable:

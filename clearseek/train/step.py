@@ -80,10 +80,11 @@ class Training:
         Raises KeyError or RuntimeError where the other has other dimensions.
         """
         theirs = state["weights"]
-        own = {name for name in self.optimizer.names if name not in theirs and name.endswith(ADAPTED)}
+        frozen = self._frozen()
+        own = {name for name in (*self.optimizer.names, *frozen) if name not in theirs and name.endswith(ADAPTED)}
         self.optimizer.adopt(theirs, own)
-        for name, tensor in self._frozen().items():
-            tensor.copy_(theirs[name])
+        for name in frozen.keys() - own:
+            frozen[name].copy_(theirs[name])
         for name, buffer in self.model.named_buffers():
             buffer.copy_(state["buffers"][name])
 
