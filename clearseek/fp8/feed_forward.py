@@ -2,7 +2,8 @@
 
 Tokens and gradients are quantised before they are gathered, so that eight bits with scales would travel to an expert's
 device (DeepSeek-V3 report, section 3.3.3). Only SwiGLU's input is kept, as FP8 tiles; the backward recomputes and
-quantises its output. The router's weight is applied inside SwiGLU. Weight gradients are FP32.
+quantises its output. The router's weight is applied inside SwiGLU. Weight gradients are FP32; what is frozen costs no
+product.
 
 Shapes: T tokens, K experts per token, R rows sorted by expert in blocks of multiples of 128, E experts, D hidden,
 I expert width.
@@ -90,7 +91,7 @@ class _FeedForward(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         quantiser, products, (gate_up, down) = fp8.backend.quantiser, fp8.backend.products, operands
         rows = len(x_TD) if layout is None else layout.token_R.numel()
-        ends_E = torch.full((1,), rows, dtype=torch.int32, device=x_TD.device) if layout is None else layout.ends_E
+        ends_E = torch.full((1,), rows, dtype=torch.int32, device=x_TD.device) if layout is None else layout.ends_G
         if layout is None or weight_TK is None:
             weight_R1 = x_TD.new_ones(rows, 1)
         else:
@@ -105,7 +106,8 @@ class _FeedForward(torch.autograd.Function):
             y_r = products.grouped_mm(act, products.pick(down.forward, e), part.ends_E)
             y_RD = _store(y_RD, (rows, x_TD.shape[1]), r, y_r)
             kept += inner
-        ctx.save_for_backward(*x, weight_R1, ends_E, *kept)
+        kept_x = x if any(ctx.needs_input_grad[5:-1]) else (None, None)
+        ctx.save_for_backward(*kept_x, weight_R1, ends_E, *kept)
         ctx.layout, ctx.fp8, ctx.operands = layout, fp8, operands
         ctx.shapes = [parameter.shape for parameter in parameters]
         ctx.k = 0 if weight_TK is None else weight_TK.shape[1]
@@ -117,6 +119,7 @@ class _FeedForward(torch.autograd.Function):
     def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor | None, ...]:
         data, scale, weight_R1, ends_E, *kept = ctx.saved_tensors
         x, fp8, layout = Quantised(data, scale), ctx.fp8, ctx.layout
+        for_x, for_weight, _, _, _, *for_gate_up, for_down = ctx.needs_input_grad
         quantiser, products, (gate_up, down) = fp8.backend.quantiser, fp8.backend.products, ctx.operands
         rows = len(weight_R1)
         x_scales, g_scales = (fp8.power_of_two(kind) for kind in _kinds(layout))
@@ -129,23 +132,29 @@ class _FeedForward(torch.autograd.Function):
         d_down_EDI: Tensor | None = None
         for i, part in enumerate(parts(ends_E, rows)):
             e, r = part.experts, part.rows
-            g_r, x_r = _gather(g, layout, r), _gather(x, layout, r)
+            g_r = _gather(g, layout, r)
             d_act_RI = products.grouped_mm(g_r, products.pick(down.backward, e), part.ends_E)
             inner = Quantised(*kept[2 * i : 2 * i + 2])
             tiles, columns, act, d_weight_R[r] = quantiser.swiglu_backward(
                 d_act_RI, inner, weight_R1[r], fp8.power_of_two("gradient")
             )
-            d_x_r = products.grouped_mm(tiles, products.pick(gate_up.backward, e), part.ends_E)
-            d_x_RD = _store(d_x_RD, (rows, hidden), r, d_x_r)
-            d_down_e = products.grouped_mm_weight(quantiser.retile(g_r, g_scales), act, part.ends_E)
-            d_down_EDI = _store(d_down_EDI, (experts, hidden, width), e, d_down_e)
-            d_gate_up_e = products.grouped_mm_weight(columns, quantiser.retile(x_r, x_scales), part.ends_E)
-            d_gate_up_EID = _store(d_gate_up_EID, (experts, 2 * width, hidden), e, d_gate_up_e)
-        assert d_x_RD is not None and d_gate_up_EID is not None and d_down_EDI is not None
+            if for_x:
+                d_x_r = products.grouped_mm(tiles, products.pick(gate_up.backward, e), part.ends_E)
+                d_x_RD = _store(d_x_RD, (rows, hidden), r, d_x_r)
+            if for_down:
+                d_down_e = products.grouped_mm_weight(quantiser.retile(g_r, g_scales), act, part.ends_E)
+                d_down_EDI = _store(d_down_EDI, (experts, hidden, width), e, d_down_e)
+            if any(for_gate_up):
+                x_columns = quantiser.retile(_gather(x, layout, r), x_scales)
+                d_gate_up_e = products.grouped_mm_weight(columns, x_columns, part.ends_E)
+                d_gate_up_EID = _store(d_gate_up_EID, (experts, 2 * width, hidden), e, d_gate_up_e)
         *gate_up_shapes, down_shape = ctx.shapes
-        d_gate_up = d_gate_up_EID.view(len(gate_up_shapes), *gate_up_shapes[0]).unbind()
-        d_parameters = (*d_gate_up, d_down_EDI.view(down_shape))
-        if layout is None:
-            return d_x_RD, None, None, None, None, *d_parameters
-        d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)
-        return combine(d_x_RD, layout.place_P, ctx.k), d_weight_TK, None, None, None, *d_parameters
+        d_parameters: list[Tensor | None] = [None] * len(gate_up_shapes)
+        if d_gate_up_EID is not None:
+            d_parameters = list(d_gate_up_EID.view(len(gate_up_shapes), *gate_up_shapes[0]).unbind())
+        d_parameters.append(None if d_down_EDI is None else d_down_EDI.view(down_shape))
+        d_weight_TK = None
+        if layout is not None:
+            d_x_RD = None if d_x_RD is None else combine(d_x_RD, layout.place_P, ctx.k)
+            d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k) if for_weight else None
+        return d_x_RD, d_weight_TK, None, None, None, *d_parameters

@@ -5,7 +5,8 @@ input as FP8 tiles, from which the backward makes the columns for the weight gra
 3.3.1 to 3.3.3). Several matrices that read the same input share its quantisation. The input of the projection after
 attention is kept in E5M6 instead, because that tensor is sensitive.
 
-Weight gradients are FP32, for parameters whose `grad_dtype` is FP32.
+Weight gradients are FP32, for parameters whose `grad_dtype` is FP32; a frozen weight costs no product, and where all
+are frozen no input is kept.
 
 Shapes: T tokens, K inputs, N outputs.
 """
@@ -117,7 +118,7 @@ class _Linears(torch.autograd.Function):
         ctx: Any, x_TK: Tensor, fp8: Fp8, kind: Kind, weights: list[Weight], *parameters_NK: Tensor
     ) -> tuple[Tensor, ...]:
         x = fp8.backend.quantiser.tiles(x_TK, fp8.power_of_two(kind))
-        if any(ctx.needs_input_grad):
+        if any(ctx.needs_input_grad[4:]):
             ctx.save_for_backward(*(quantise_e5m6(x_TK) if kind == "attention_output" else x))
         ctx.fp8, ctx.kind, ctx.weights, ctx.inputs = fp8, kind, weights, x_TK.shape[1]
         return tuple(fp8.backend.products.mm(x, weight.forward) for weight in weights)
@@ -127,17 +128,30 @@ class _Linears(torch.autograd.Function):
     def backward(ctx: Any, *gradients_TN: Tensor) -> tuple[Tensor | None, ...]:
         fp8: Fp8 = ctx.fp8
         quantiser, products = fp8.backend.quantiser, fp8.backend.products
-        kept = Quantised(*ctx.saved_tensors)
-        power_of_two = fp8.power_of_two(ctx.kind)
-        if ctx.kind == "attention_output":
-            x = quantiser.columns(dequantise_e5m6(kept, ctx.inputs, fp8.backend.dtype), power_of_two)
-        else:
-            x = quantiser.retile(kept, power_of_two)
+        for_x, _, _, _, *for_parameters = ctx.needs_input_grad
+        x = _Linears.columns(ctx) if any(for_parameters) else None
         dx_TK: Tensor | None = None
-        d_parameters = []
-        for g_TN, weight in zip(gradients_TN, ctx.weights, strict=True):
-            tiles, columns = quantiser.gradient(g_TN.contiguous(), fp8.power_of_two("gradient"))
-            part_TK = products.mm(tiles, weight.backward)
-            dx_TK = part_TK if dx_TK is None else dx_TK.add_(part_TK)
-            d_parameters.append(products.mm_weight(columns, x))
+        d_parameters: list[Tensor | None] = []
+        power_of_two = fp8.power_of_two("gradient")
+        for g_TN, weight, for_parameter in zip(gradients_TN, ctx.weights, for_parameters, strict=True):
+            g_TN = g_TN.contiguous()
+            if for_x and for_parameter:
+                tiles, columns = quantiser.gradient(g_TN, power_of_two)
+            elif for_x:
+                tiles = quantiser.tiles(g_TN, power_of_two)
+            elif for_parameter:
+                columns = quantiser.columns(g_TN, power_of_two)
+            if for_x:
+                part_TK = products.mm(tiles, weight.backward)
+                dx_TK = part_TK if dx_TK is None else dx_TK.add_(part_TK)
+            d_parameters.append(products.mm_weight(columns, x) if for_parameter else None)
         return dx_TK, None, None, None, *d_parameters
+
+    @staticmethod
+    def columns(ctx: Any) -> Any:
+        """The input as operand of the weight gradients."""
+        fp8: Fp8 = ctx.fp8
+        kept, power_of_two = Quantised(*ctx.saved_tensors), fp8.power_of_two(ctx.kind)
+        if ctx.kind == "attention_output":
+            return fp8.backend.quantiser.columns(dequantise_e5m6(kept, ctx.inputs, fp8.backend.dtype), power_of_two)
+        return fp8.backend.quantiser.retile(kept, power_of_two)

@@ -34,14 +34,16 @@ def normalise(x_TD: Tensor, w_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return y_TD, rstd_T1
 
 
-def normalise_backward(g_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor) -> tuple[Tensor, Tensor]:
-    """(dx, dw)."""
+def normalise_backward(
+    g_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor, for_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(dx, dw if wanted)."""
     g_TD, x_TD = _rows(g_TD), _rows(x_TD)
     dx_TD = x_TD.new_empty(x_TD.shape)
-    dw_SD = x_TD.new_empty(-(-len(x_TD) // ROWS_PER_SUM), x_TD.shape[1])
+    dw_SD = x_TD.new_empty(-(-len(x_TD) // ROWS_PER_SUM), x_TD.shape[1]) if for_weight else None
     strides = g_TD.stride(0), x_TD.stride(0)
     launch("rows.norm_backward", *x_TD.shape, g_TD, strides[0], x_TD, strides[1], w_D, rstd_T1, dx_TD, dw_SD)
-    return dx_TD, dw_SD.sum(0)
+    return dx_TD, None if dw_SD is None else dw_SD.sum(0)
 
 
 def swiglu(gate_RI: Tensor, up_RI: Tensor) -> Tensor:

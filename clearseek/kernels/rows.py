@@ -54,9 +54,14 @@ def norm(a):
 
 
 @njit(**OPTIONS)
-def _norm_backward_row(g, x, w, scale, dx, dw, n):
+def _add_weight_gradient(g, x, scale, dw, n):
     for i in range(n):
         dw[i] += g[i] * (x[i] * scale)
+
+
+@njit(**OPTIONS)
+def _norm_backward_row(g, x, w, scale, dx, n):
+    for i in range(n):
         dx[i] = g[i] * w[i]
     excess = dot(dx, x, n) * (scale * scale / np.float32(n))
     for i in range(n):
@@ -64,16 +69,19 @@ def _norm_backward_row(g, x, w, scale, dx, dw, n):
 
 
 def norm_backward(a):
-    """dx, and for every 64 rows the sum of their g * x * rstd."""
+    """dx, and where wanted, for every 64 rows the sum of their g * x * rstd."""
     rows, n, g, g_stride, x, stride, w, rstd = a[2], a[3], a[4], a[5], a[6], a[7], floats(a[8]), floats(a[9])
     dx, dw = a[10], a[11]
     first, last = share(a, (rows + ROWS_PER_SUM - 1) // ROWS_PER_SUM)
     for block in range(first, last):
         sums = floats(dw + 4 * block * n)
-        fill(sums, 0, n, np.float32(0))
+        if dw != 0:
+            fill(sums, 0, n, np.float32(0))
         for r in range(block * ROWS_PER_SUM, min(rows, (block + 1) * ROWS_PER_SUM)):
             g_row, x_row = floats(g + 4 * r * g_stride), floats(x + 4 * r * stride)
-            _norm_backward_row(g_row, x_row, w, rstd[r], floats(dx + 4 * r * n), sums, n)
+            if dw != 0:
+                _add_weight_gradient(g_row, x_row, rstd[r], sums, n)
+            _norm_backward_row(g_row, x_row, w, rstd[r], floats(dx + 4 * r * n), n)
 
 
 # --- SwiGLU -----------------------------------------------------------------------------------------------------------

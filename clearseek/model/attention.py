@@ -89,7 +89,9 @@ class MultiHeadLatentAttention(nn.Module):
             seen = cache.length
         kv_BSHX = self.kv_b_proj(latent_BSR).view(batch, seen, heads, nope + c.v_head_dim)
         if cache is None and loops_take(q_BSHC):
-            out_BSHV = latent_attention(q_BSHC, kv_BSHX, rope_BSP, *places, nope, self.softmax_scale)
+            out_BSHV = latent_attention(
+                q_BSHC, kv_BSHX, rope_BSP, places.turn, places.start_BS, nope, self.softmax_scale
+            )
         else:
             q_BHSC = heads_of_queries(q_BSHC, places.turn, nope, self.softmax_scale)
             k_BHSC, v_BHSV = heads_of_keys_and_values(kv_BSHX, rope_BSP, nope)

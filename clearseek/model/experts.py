@@ -3,7 +3,7 @@
 Pairs are sorted by expert (:mod:`clearseek.ops.dispatch`), so that one grouped matrix product computes all experts. The
 router's weight is applied inside SwiGLU, before the down-projection, as in DeepSeek's training kernels: the result is
 the same, and the backward computes the weight's gradient without keeping the experts' outputs. The backward recomputes
-SwiGLU (DeepSeek-V3 report, section 3.2.3).
+SwiGLU (DeepSeek-V3 report, section 3.2.3), and computes no gradient that nobody asks for: frozen experts have none.
 
 Shapes: T tokens, K experts per token, R rows (pairs and padding), E experts, D hidden, I expert width.
 """
@@ -20,7 +20,7 @@ from clearseek.config import ModelConfig
 from clearseek.fp8.feed_forward import feed_forward_fp8
 from clearseek.fp8.linear import Fp8, Kind, QuantisedWeight
 from clearseek.model.lora import Frozen, FrozenFp8, FrozenWeight, LowRank, adapted_experts
-from clearseek.ops.dispatch import ALIGNMENT, Layout, Routing, alignment_of, combine, lay_out
+from clearseek.ops.dispatch import ALIGNMENT, DOCUMENT_ALIGNMENT, Layout, Routing, alignment_of, combine, lay_out
 from clearseek.ops.grouped import gradient_space, grouped_mm, grouped_mm_weight, parts, space_for
 from clearseek.ops.swiglu import weighted_swiglu, weighted_swiglu_backward
 
@@ -33,7 +33,7 @@ class _Experts(torch.autograd.Function):
         rows, width, hidden = layout.token_R.numel(), down_EDI.shape[2], x_TD.shape[1]
         weight_R1 = layout.weights(weight_TK, x_TD.dtype)
         inner_space, out_space = space_for(x_TD, rows, 2 * width), space_for(x_TD, rows, hidden)
-        for part in parts(layout.ends_E, rows):
+        for part in parts(layout.ends_G, rows, layout.expert_G):
             e, r = part.experts, part.rows
             x_RD = x_TD.index_select(0, layout.token_R[r])
             gate_up_RI2 = grouped_mm(x_RD, gate_up_EID[e].mT, part.ends_E, inner_space, r)
@@ -48,21 +48,32 @@ class _Experts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weight_R1, gate_up_RI2, gate_up_EID, down_EDI, *tensors = ctx.saved_tensors
+        for_x, for_weight, for_gate_up, for_down, _ = ctx.needs_input_grad
         layout = Layout(*tensors)
         rows, width = layout.token_R.numel(), down_EDI.shape[2]
-        d_x_space = space_for(x_TD, rows, x_TD.shape[1])
-        d_gate_up_space, d_down_space = (gradient_space(w) for w in (gate_up_EID, down_EDI))
+        d_x_space = space_for(x_TD, rows, x_TD.shape[1]) if for_x else None
+        d_gate_up_space = gradient_space(gate_up_EID) if for_gate_up else None
+        d_down_space = gradient_space(down_EDI) if for_down else None
+        d_x_RD = d_gate_up_EID = d_down_EDI = None
         d_weight_R = x_TD.new_zeros(rows, dtype=torch.float32)
-        for part in parts(layout.ends_E, rows):
+        for part in parts(layout.ends_G, rows, layout.expert_G):
             e, r, ends = part.experts, part.rows, part.ends_E
-            g_RD, x_RD = g_TD.index_select(0, layout.token_R[r]), x_TD.index_select(0, layout.token_R[r])
-            d_act_RI = grouped_mm(g_RD, down_EDI[e], ends, space_for(x_TD, len(g_RD), width), slice(None))
-            act_RI, d_gate_up_RI2, d_weight_R[r] = weighted_swiglu_backward(d_act_RI, gate_up_RI2[r], weight_R1[r])
-            d_down_EDI = grouped_mm_weight(g_RD, act_RI, ends, d_down_space, e)
-            d_gate_up_EID = grouped_mm_weight(d_gate_up_RI2, x_RD, ends, d_gate_up_space, e)
-            d_x_RD = grouped_mm(d_gate_up_RI2, gate_up_EID[e], ends, d_x_space, r)
-        d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)
-        d_x_TD = combine(d_x_RD if d_x_space is None else d_x_space, layout.place_P, ctx.k)
+            g_RD = g_TD.index_select(0, layout.token_R[r])
+            if not (for_x or for_weight or for_gate_up):
+                act_RI = weighted_swiglu(gate_up_RI2[r], weight_R1[r])
+            else:
+                d_act_RI = grouped_mm(g_RD, down_EDI[e], ends, space_for(x_TD, len(g_RD), width), slice(None))
+                act_RI, d_gate_up_RI2, d_weight_R[r] = weighted_swiglu_backward(d_act_RI, gate_up_RI2[r], weight_R1[r])
+            if for_down:
+                d_down_EDI = grouped_mm_weight(g_RD, act_RI, part, d_down_space)
+            if for_gate_up:
+                x_RD = x_TD.index_select(0, layout.token_R[r])
+                d_gate_up_EID = grouped_mm_weight(d_gate_up_RI2, x_RD, part, d_gate_up_space)
+            if for_x:
+                d_x_RD = grouped_mm(d_gate_up_RI2, gate_up_EID[e], ends, d_x_space, r)
+        d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k) if for_weight else None
+        d_rows = d_x_RD if d_x_space is None else d_x_space
+        d_x_TD = None if d_rows is None else combine(d_rows, layout.place_P, ctx.k)
         return d_x_TD, d_weight_TK, d_gate_up_EID, d_down_EDI, None
 
 
@@ -93,15 +104,20 @@ class Experts(nn.Module):
         if self.fp8 is not None:
             layout = lay_out(routing, ALIGNMENT, padding=len(x_TD))
             return feed_forward_fp8(x_TD, routing.weight_TK, layout, self.fp8, self.quantised, (gate_up,), down)
-        layout = lay_out(routing, alignment_of(routing.order_P.numel(), len(gate_up), x_TD.device))
+        layout = self._rows(routing, x_TD.device)
         y: Tensor = _Experts.apply(x_TD, routing.weight_TK, gate_up, down, layout)  # type: ignore[no-untyped-call]
         return y
+
+    def _rows(self, routing: Routing, device: torch.device) -> Layout:
+        """Rows of the pairs where products are not FP8."""
+        if routing.document_T is not None and device.type == "cpu":
+            return lay_out(routing, DOCUMENT_ALIGNMENT, by_document=True)
+        return lay_out(routing, alignment_of(routing.order_P.numel(), len(self.down_proj), device))
 
     def _adapted(self, x_TD: Tensor, routing: Routing) -> Tensor:
         fp8, projections = self.fp8, (self.gate_up_proj, self.down_proj)
         assert not any(each.requires_grad for each in projections), "what has an adapter is frozen"
-        alignment = alignment_of(routing.order_P.numel(), len(self.down_proj), x_TD.device)
-        layout = lay_out(routing, alignment if fp8 is None else ALIGNMENT)
+        layout = self._rows(routing, x_TD.device) if fp8 is None else lay_out(routing, ALIGNMENT)
         frozen: list[Frozen]
         if fp8 is None:
             frozen = [FrozenWeight(each) for each in projections]

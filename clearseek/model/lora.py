@@ -249,7 +249,7 @@ class _Gradients:
         """Take the gradients of a part's experts."""
         pairs = ((d_low_RL, x_RX), (g_RY, low_RL))
         d_a, d_b = (
-            grouped_mm_weight(left, right, part.ends_E, space, part.experts)
+            grouped_mm_weight(left, right, part, space)
             for (left, right), space in zip(pairs, self._spaces, strict=True)
         )
         self._found = d_a, d_b
@@ -276,7 +276,7 @@ class _AdaptedExperts(torch.autograd.Function):
         gate_up_space, y_space = space_for(x_TD, rows, 2 * width), space_for(x_TD, rows, x_TD.shape[1])
         low_spaces = [None if low is None else low.space(rows) for low in (inner, outer)]
         lows: list[Tensor | None] = [None, None]
-        for part in parts(layout.ends_E, rows):
+        for part in parts(layout.ends_G, rows, layout.expert_G):
             r = part.rows
             x_RD = x_TD.index_select(0, layout.token_R[r])
             gate_up_RI2 = gate_up.times(x_RD, part, gate_up_space, r)
@@ -304,7 +304,7 @@ class _AdaptedExperts(torch.autograd.Function):
         rows, back_to_x = layout.token_R.numel(), ctx.needs_input_grad[0]
         d_x_space, d_x_RD = space_for(x_TD, rows, x_TD.shape[1]) if back_to_x else None, None
         d_weight_R = x_TD.new_zeros(rows, dtype=torch.float32)
-        for part in parts(layout.ends_E, rows):
+        for part in parts(layout.ends_G, rows, layout.expert_G):
             r = part.rows
             g_RD, x_RD = g_TD.index_select(0, layout.token_R[r]), x_TD.index_select(0, layout.token_R[r])
             d_act_RI = down.back(g_RD, part, space_for(x_TD, len(g_RD), ctx.width), slice(None))

@@ -38,18 +38,25 @@ def _limit_groups(choice_TE: Tensor, groups: int, kept: int, best_per_group: int
     return masked_TE
 
 
-def sequence_balance_loss(scores_TE: Tensor, k: int, weight_B: Tensor) -> Tensor:
+def sequence_balance_loss(scores_TE: Tensor, k: int, weight_B: Tensor, valid_T: Tensor | None = None) -> Tensor:
     """Weighted sum over sequences of sum_i f_i * P_i (DeepSeek-V3 report, equations 17-20), as an FP32 scalar.
 
     f_i counts how often expert i is among the top K *unbiased* scores, times E / (K * S); P_i is its mean score after
-    normalising each token's scores to one.
+    normalising each token's scores to one. With `valid_T`, S are a sequence's valid tokens, and padding is left out.
     """
     scores_BSE = scores_TE.unflatten(0, (len(weight_B), -1))
     experts = scores_TE.shape[-1]
     with torch.no_grad():
         threshold = scores_BSE.topk(k, dim=-1).values[..., -1:]
-        f_BE = (scores_BSE >= threshold).float().mean(1) * (experts / k)
-    p_BE = (scores_BSE / scores_BSE.sum(-1, keepdim=True)).mean(1)
+        chosen_BSE = (scores_BSE >= threshold).float()
+    share_BSE = scores_BSE / scores_BSE.sum(-1, keepdim=True)
+    if valid_T is None:
+        f_BE, p_BE = chosen_BSE.mean(1) * (experts / k), share_BSE.mean(1)
+    else:
+        valid_BS1 = valid_T.view(len(weight_B), -1, 1).float()
+        count_B1 = valid_BS1.sum(1).clamp(min=1.0)  # of a sequence of padding the loss is 0
+        f_BE = (chosen_BSE * valid_BS1).sum(1) / count_B1 * (experts / k)
+        p_BE = (share_BSE * valid_BS1).sum(1) / count_B1
     loss: Tensor = ((f_BE * p_BE).sum(-1) * weight_B).sum()
     return loss
 
@@ -67,7 +74,10 @@ class Router(nn.Module):
             bias = torch.zeros(config.n_routed_experts, dtype=torch.float32)
             self.register_buffer("e_score_correction_bias", bias)
 
-    def forward(self, x_TD: Tensor, weight_B: Tensor | None = None, index_TK: Tensor | None = None) -> Routing:
+    def forward(
+        self, x_TD: Tensor, weight_B: Tensor | None = None, index_TK: Tensor | None = None,
+        valid_T: Tensor | None = None, document_T: Tensor | None = None,
+    ) -> Routing:  # fmt: skip
         """Route tokens.
 
         Args:
@@ -75,6 +85,8 @@ class Router(nn.Module):
             weight_B: Weights of the equally long sequences in x_TD, for the balance loss; None leaves that loss out.
             index_TK: Experts to choose again, because a policy's gradient needs the routing of its rollouts ("rollout
                 routing replay", arXiv 2510.11370). Their weights are computed anew.
+            valid_T: False for padding, which visits experts but counts neither as load nor in the balance loss.
+            document_T: Number of each token's document, ascending, where documents are told apart.
         """
         c = self.config
         logits_TE = F.linear(x_TD.float(), self.weight.float())
@@ -86,8 +98,10 @@ class Router(nn.Module):
             weight_TK = weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
         if c.topk_method == "noaux_tc" or not c.norm_topk_prob:  # V2 normalises or scales, never both
             weight_TK = weight_TK * c.routed_scaling_factor
-        balance = None if weight_B is None else sequence_balance_loss(scores_TE, c.num_experts_per_tok, weight_B)
-        return Routing.of(index_TK, weight_TK, c.n_routed_experts, balance)
+        balance = None
+        if weight_B is not None:
+            balance = sequence_balance_loss(scores_TE, c.num_experts_per_tok, weight_B, valid_T)
+        return Routing.of(index_TK, weight_TK, c.n_routed_experts, balance, valid_T, document_T)
 
     def _choose(self, scores_TE: Tensor) -> Tensor:
         """Experts of each token, [T, K]."""

@@ -9,6 +9,7 @@ Shapes: B sequences, S positions, T = B * S tokens, D hidden, E experts, L mixtu
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from clearseek.model.experts import Experts
 from clearseek.model.router import Router
 from clearseek.ops.dispatch import Routing
 from clearseek.ops.embedding import Embedding
-from clearseek.ops.loss import cross_entropy
+from clearseek.ops.loss import Kept, cross_entropy, cross_entropy_of_tokens
 from clearseek.ops.norm import RMSNorm
 from clearseek.ops.rope import Places, places
 from clearseek.ops.swiglu import swiglu
@@ -63,11 +64,12 @@ class MoE(nn.Module):
         self.shared_experts = MLP(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
 
     def forward(
-        self, x_BSD: Tensor, weight_B: Tensor | None = None, index_TK: Tensor | None = None
-    ) -> tuple[Tensor, Routing]:
+        self, x_BSD: Tensor, weight_B: Tensor | None = None, index_TK: Tensor | None = None,
+        valid_T: Tensor | None = None, document_T: Tensor | None = None,
+    ) -> tuple[Tensor, Routing]:  # fmt: skip
         """Return the layer's output [B, S, D] and its routing; arguments as for :class:`Router`."""
         x_TD = x_BSD.flatten(0, 1)
-        routing: Routing = self.gate(x_TD, weight_B, index_TK)
+        routing: Routing = self.gate(x_TD, weight_B, index_TK, valid_T, document_T)
         y_TD = self.experts(x_TD, routing) + self.shared_experts(x_TD)
         return y_TD.view(x_BSD.shape), routing
 
@@ -85,14 +87,14 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self, x_BSD: Tensor, places: Places, cache: LatentCache | None = None, weight_B: Tensor | None = None,
-        index_TK: Tensor | None = None,
+        index_TK: Tensor | None = None, valid_T: Tensor | None = None,
     ) -> tuple[Tensor, Routing | None]:  # fmt: skip
         """Return the residual stream [B, S, D] and, for a layer with experts, its routing."""
         x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), places, cache)
         h_BSD = self.post_attention_layernorm(x_BSD)
         if isinstance(self.mlp, MLP):
             return x_BSD + self.mlp(h_BSD), None
-        y_BSD, routing = self.mlp(h_BSD, weight_B, index_TK)
+        y_BSD, routing = self.mlp(h_BSD, weight_B, index_TK, valid_T, places.document_T)
         return x_BSD + y_BSD, routing
 
 
@@ -129,6 +131,17 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
+class States(NamedTuple):
+    """What the layers make of a training batch of S inputs."""
+
+    main_BSD: Tensor
+    """Final hidden states, from which the output head predicts the next token."""
+    mtp_BSD: Tensor | None
+    """The MTP module's, from which the same head predicts the token after next; None if it was left out."""
+    routings: list[Routing]
+    """Of each layer with experts that was run, the MTP module's last."""
+
+
 class Losses(NamedTuple):
     """Losses of one training batch: sums over its tokens by their weights."""
 
@@ -137,9 +150,11 @@ class Losses(NamedTuple):
     main: Tensor
     """Next-token cross-entropy in nats, FP32 scalar."""
     mtp: Tensor | None
-    """Cross-entropy of the token after next in nats, FP32 scalar; None without an MTP module."""
+    """Cross-entropy of the token after next in nats, FP32 scalar; None without an MTP module, or if left out."""
     load_LE: Tensor
-    """Tokens per expert in each layer with experts (an MTP layer last), int64."""
+    """Tokens per expert in each layer with experts (an MTP layer last, zero if left out), int64, without padding."""
+    tokens_T: Tensor | None = None
+    """Next-token cross-entropy of every token before its weight, FP32 without graph; None unless asked for."""
 
 
 def generator_of(seed: int, name: str, number: int) -> torch.Generator:
@@ -207,13 +222,14 @@ class DeepSeekModel(nn.Module):
 
     def _run(
         self, tokens_BS: Tensor, places: Places, caches: list[LatentCache] | None = None,
-        weight_B: Tensor | None = None, replayed: Sequence[Tensor | None] = (),
+        weight_B: Tensor | None = None, replayed: Sequence[Tensor | None] = (), valid_T: Tensor | None = None,
     ) -> tuple[Tensor, list[Routing]]:  # fmt: skip
         x_BSD = self.model.embed_tokens(tokens_BS)
         routings: list[Routing] = []
         for i in range(self.config.num_hidden_layers):
             index_TK = replayed[len(routings)] if replayed and self.config.is_moe_layer(i) else None
-            x_BSD, routing = self.model.layers[i](x_BSD, places, caches[i] if caches else None, weight_B, index_TK)
+            cache = caches[i] if caches else None
+            x_BSD, routing = self.model.layers[i](x_BSD, places, cache, weight_B, index_TK, valid_T)
             if routing is not None:
                 routings.append(routing)
         return self.model.norm(x_BSD), routings
@@ -236,57 +252,121 @@ class DeepSeekModel(nn.Module):
         """Empty caches for :meth:`forward`."""
         return [LatentCache() for _ in range(self.config.num_hidden_layers)]
 
+    def states(
+        self, tokens_BX: Tensor, mtp: bool = True, weight_B: Tensor | None = None, start_BX: Tensor | None = None,
+        routing_LBSK: Tensor | None = None, valid_BX: Tensor | None = None,
+    ) -> States:  # fmt: skip
+        """Hidden states of a training batch, for :meth:`loss` or another one.
+
+        Args:
+            tokens_BX: Token ids [B, S + 1], or [B, S + 2] where the MTP module is run.
+            mtp: Whether to run the MTP module of a model that has one.
+            weight_B: Weights of the sequences' balance losses; None leaves those out.
+            start_BX: First position of each token's document (see :func:`clearseek.ops.rope.places`).
+            routing_LBSK: Experts to choose again in each layer with experts that is run, the MTP layer last.
+            valid_BX: False for padding, which the load and the balance losses leave out. The MTP layer's leave out also
+                tokens whose next token is padding, or another document's.
+
+        Raises ValueError: routing of another number of layers, or documents that start after one of their tokens.
+        """
+        depth = self.config.num_nextn_predict_layers if mtp else 0
+        length = tokens_BX.shape[1] - 1 - depth
+        starts = None if start_BX is None else start_BX[:, :length]
+        at = places(self.config, 0, length, tokens_BX.device, starts)
+        replayed = [] if routing_LBSK is None else [index_BSK.flatten(0, 1) for index_BSK in routing_LBSK]
+        layers = sum(map(self.config.is_moe_layer, range(self.config.num_hidden_layers + depth)))
+        if routing_LBSK is not None and len(replayed) != layers:
+            raise ValueError(f"routing of {len(replayed)} layers for {layers} with experts")
+        valid_T = None if valid_BX is None else valid_BX[:, :length].flatten()
+        main_BSD, routings = self._run(tokens_BX[:, :length], at, None, weight_B, replayed, valid_T)
+        if not depth:
+            return States(main_BSD, None, routings)
+        layer: MTPLayer = self.model.layers[self.config.num_hidden_layers]  # type: ignore[assignment]
+        joined_BSD = layer.join(self.model.embed_tokens(tokens_BX[:, 1 : length + 1]), main_BSD)
+        followed_BS = _followed(1, length, start_BX, valid_BX)
+        valid_T = None if followed_BS is None else followed_BS.flatten()
+        if valid_T is not None and at.document_T is not None:
+            # A document's last input is joined with another's first token, which must change nothing either.
+            changes_T = torch.stack([at.document_T, valid_T.long()]).diff().any(0)
+            at = at._replace(document_T=F.pad(changes_T, (1, 0)).cumsum(0))
+        mtp_BSD, routing = layer(joined_BSD, at, None, weight_B, replayed[-1] if replayed else None, valid_T)
+        routings += [routing] if routing is not None else []
+        return States(main_BSD, layer.shared_head["norm"](mtp_BSD), routings)
+
+    def loads(self, routings: list[Routing]) -> Tensor:
+        """Tokens per expert in every layer with experts [L, E], int64, without padding; 0 where no layer was run."""
+        layers = len(self.moe_layers)
+        load_LE = torch.zeros(
+            layers, self.config.n_routed_experts if layers else 0, dtype=torch.int64, device=self.head_weight.device
+        )
+        for load_E, routing in zip(load_LE, routings, strict=False):
+            load_E.copy_(routing.counted_E)
+        return load_LE
+
     def loss(
-        self, tokens_BX: Tensor, balance_weight: float = 0.0, mtp_weight: float = 0.0, weight_BX: Tensor | None = None,
-        start_BX: Tensor | None = None, routing_LBSK: Tensor | None = None,
+        self, tokens_BX: Tensor, balance_weight: float = 0.0, mtp_weight: float | None = 0.0,
+        weight_BX: Tensor | None = None, start_BX: Tensor | None = None, routing_LBSK: Tensor | None = None,
+        valid_BX: Tensor | None = None, *, temperature: float = 1.0, kept: Kept | None = None, per_token: bool = False,
     ) -> Losses:  # fmt: skip
         """Training loss of a batch.
 
         Args:
             tokens_BX: Token ids [B, S + 1], or [B, S + 2] with an MTP module: inputs and shifted targets.
-            balance_weight: Factor alpha of the sequence-wise balance loss; 0 leaves it out.
-            mtp_weight: Factor lambda of the MTP loss.
-            weight_BX: Weight of predicting each token, FP32; by default equal weights with the sum 1. A sequence's
-                balance loss has the weight of its tokens.
+            balance_weight: Factor alpha of the sequence-wise balance loss; 0 leaves it out. A sequence is a row of the
+                batch, however many documents are packed into it.
+            mtp_weight: Factor lambda of the MTP loss; None leaves the module out, and its token of look-ahead.
+            weight_BX: Weight of predicting each token, FP32; by default equal weights of all tokens that are not
+                padding, with the sum 1. A sequence's balance loss has the weight of its tokens. The MTP loss weighs
+                its targets alike, except that a target has no weight where it is padding, or in another document than
+                the token that it is predicted from.
             start_BX: First position of each token's document (see :func:`clearseek.ops.rope.places`).
             routing_LBSK: Experts to choose again in each layer with experts, the MTP layer last (:class:`Router`).
+            valid_BX: False for padding (see :meth:`states`); its weight must be 0.
+            temperature: Divisor of the next-token logits; the MTP module's keep theirs.
+            kept: The ids that each of the B * S next tokens was sampled from (:class:`~clearseek.ops.loss.Kept`).
+            per_token: Whether to return the tokens' own losses, too.
+
+        Raises ValueError as :meth:`states` does, and where a token with weight is not among the kept ids.
         """
-        depth = self.config.num_nextn_predict_layers
+        depth = self.config.num_nextn_predict_layers if mtp_weight is not None else 0
         length = tokens_BX.shape[1] - 1 - depth
         if weight_BX is None:
-            share = 1.0 / (len(tokens_BX) * length)
-            weight_BX = torch.full(tokens_BX.shape, share, dtype=torch.float32, device=tokens_BX.device)
+            weight_BX = _equal_weights(tokens_BX, length, valid_BX)
         weight_B = weight_BX[:, 1 : length + 1].sum(1) if balance_weight > 0 else None
-        starts = None if start_BX is None else start_BX[:, :length]
-        at = places(self.config, 0, length, tokens_BX.device, starts)
-
-        def nats(hidden_BSD: Tensor, ahead: int) -> Tensor:
-            aim = slice(ahead, length + ahead)
-            targets = tokens_BX[:, aim].flatten(), weight_BX[:, aim].flatten()
-            return cross_entropy(hidden_BSD.flatten(0, 1), self.head_weight, *targets)
-
-        replayed = [] if routing_LBSK is None else [index_BSK.flatten(0, 1) for index_BSK in routing_LBSK]
-        if routing_LBSK is not None and len(replayed) != len(self.moe_layers):
-            raise ValueError(f"routing of {len(replayed)} layers for {len(self.moe_layers)} with experts")
-        hidden_BSD, routings = self._run(tokens_BX[:, :length], at, None, weight_B, replayed)
-        main, mtp = nats(hidden_BSD, 1), None
+        states = self.states(tokens_BX, depth > 0, weight_B, start_BX, routing_LBSK, valid_BX)
+        targets = tokens_BX[:, 1 : length + 1].flatten(), weight_BX[:, 1 : length + 1].flatten()
+        head_VD, mtp = self.head_weight, None
+        main, tokens_T = cross_entropy_of_tokens(states.main_BSD.flatten(0, 1), head_VD, *targets, temperature, kept)
         total = main
-        if depth:
-            layer: MTPLayer = self.model.layers[self.config.num_hidden_layers]  # type: ignore[assignment]
-            joined_BSD = layer.join(self.model.embed_tokens(tokens_BX[:, 1 : length + 1]), hidden_BSD)
-            index_TK = replayed[-1] if replayed else None
-            mtp_BSD, routing = layer(joined_BSD, at, None, weight_B, index_TK)
-            mtp = nats(layer.shared_head["norm"](mtp_BSD), 2)
+        if states.mtp_BSD is not None and mtp_weight is not None:
+            weight_BS, followed_BS = weight_BX[:, 2 : length + 2], _followed(2, length, start_BX, valid_BX)
+            weight_BS = weight_BS if followed_BS is None else weight_BS * followed_BS
+            targets = tokens_BX[:, 2 : length + 2].flatten(), weight_BS.flatten()
+            mtp = cross_entropy(states.mtp_BSD.flatten(0, 1), head_VD, *targets)
             total = total + mtp_weight * mtp
-            routings += [routing] if routing is not None else []
-        for routing in routings:
+        for routing in states.routings:
             if routing.balance_loss is not None:
                 total = total + balance_weight * routing.balance_loss
-        none = torch.zeros(0, 0, dtype=torch.int64, device=tokens_BX.device)
-        load_LE = torch.stack([r.load_E for r in routings]) if routings else none
-        return Losses(total, main.detach(), None if mtp is None else mtp.detach(), load_LE)
+        mtp = None if mtp is None else mtp.detach()
+        return Losses(total, main.detach(), mtp, self.loads(states.routings), tokens_T if per_token else None)
 
     def update_biases(self, load_LE: Tensor, speed: float) -> None:
         """Move every layer's balance bias one step against the load of a whole batch, [L, E]."""
         for layer, load_E in zip(self.moe_layers, load_LE, strict=True):
             layer.gate.update_bias(load_E, speed)
+
+
+def _followed(ahead: int, length: int, start_BX: Tensor | None, valid_BX: Tensor | None) -> Tensor | None:
+    """Whether the token `ahead` of each of the first S is in the same document, and no padding; None where all are."""
+    now, then = slice(length), slice(ahead, ahead + length)
+    tests = [] if start_BX is None else [start_BX[:, then] == start_BX[:, now]]
+    tests += [] if valid_BX is None else [valid_BX[:, then] & valid_BX[:, now]]
+    return functools.reduce(torch.logical_and, tests) if tests else None
+
+
+def _equal_weights(tokens_BX: Tensor, length: int, valid_BX: Tensor | None) -> Tensor:
+    """The same weight for every token that is no padding; 1 is their sum over the next tokens."""
+    if valid_BX is None:
+        share = 1.0 / (len(tokens_BX) * length)
+        return torch.full(tokens_BX.shape, share, dtype=torch.float32, device=tokens_BX.device)
+    return valid_BX.float() / valid_BX[:, 1 : length + 1].sum().clamp(min=1)

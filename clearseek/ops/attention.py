@@ -63,25 +63,36 @@ class _BlockedAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_BQHV: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, g_BQHV: Tensor) -> tuple[Tensor | None, ...]:
         q_NQC, k_NSC, v_NSV, *kept = ctx.saved_tensors
         g_NQV = g_BQHV.transpose(1, 2).reshape(*q_NQC.shape[:2], -1)
-        dq_NQC, dk_NSC, dv_NSV = torch.empty_like(q_NQC), torch.empty_like(k_NSC), torch.empty_like(v_NSV)
+        for_q, for_k, for_v, _ = ctx.needs_input_grad
+        dq_NQC = torch.empty_like(q_NQC) if for_q else None
+        dk_NSC: Tensor | None = None
+        dv_NSV: Tensor | None = None
         blocks = list(zip(_query_blocks(q_NQC.shape[1]), kept, strict=True))
         for (start, end), p_NQS in reversed(blocks):  # the last block sees every key: it writes, the others add
             seen = p_NQS.shape[2]
             g_NBV, q_NBC = g_NQV[:, start:end], q_NQC[:, start:end]
-            dp_NQS = torch.bmm(g_NBV, v_NSV[:, :seen].transpose(1, 2))
-            ds_NQS = torch._softmax_backward_data(dp_NQS, p_NQS, -1, p_NQS.dtype)
-            dq_NQC[:, start:end] = torch.bmm(ds_NQS, k_NSC[:, :seen])
-            dv, dk = torch.bmm(p_NQS.transpose(1, 2), g_NBV), torch.bmm(ds_NQS.transpose(1, 2), q_NBC)
-            if seen == k_NSC.shape[1]:
-                dv_NSV, dk_NSC = dv, dk
-            else:
-                dv_NSV[:, :seen] += dv
-                dk_NSC[:, :seen] += dk
-        q_shape, k_shape, v_shape = ctx.shapes
-        return dq_NQC.view(q_shape), dk_NSC.view(k_shape), dv_NSV.view(v_shape), None
+            if for_q or for_k:
+                dp_NQS = torch.bmm(g_NBV, v_NSV[:, :seen].transpose(1, 2))
+                ds_NQS = torch._softmax_backward_data(dp_NQS, p_NQS, -1, p_NQS.dtype)
+            if dq_NQC is not None:
+                dq_NQC[:, start:end] = torch.bmm(ds_NQS, k_NSC[:, :seen])
+            if for_v:
+                dv_NSV = _add(dv_NSV, torch.bmm(p_NQS.transpose(1, 2), g_NBV))
+            if for_k:
+                dk_NSC = _add(dk_NSC, torch.bmm(ds_NQS.transpose(1, 2), q_NBC))
+        gradients = zip((dq_NQC, dk_NSC, dv_NSV), ctx.shapes, strict=True)
+        return *(None if d is None else d.view(shape) for d, shape in gradients), None
+
+
+def _add(total_NSX: Tensor | None, part_NSX: Tensor) -> Tensor:
+    """The sum, where the part is of the first keys; the first part is of all."""
+    if total_NSX is None:
+        return part_NSX
+    total_NSX[:, : part_NSX.shape[1]] += part_NSX
+    return total_NSX
 
 
 def causal_attention(q_BHQC: Tensor, k_BHSC: Tensor, v_BHSV: Tensor, start_BQ: Tensor | None = None) -> Tensor:

@@ -50,27 +50,32 @@ def _normalise(x_TD: Tensor, w_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return y_TD, rstd_T1
 
 
-def _backward_formula(g_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor) -> tuple[Tensor, Tensor]:
+def _backward_formula(
+    g_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor, for_weight: bool
+) -> tuple[Tensor, Tensor | None]:
     g32_TD, unit_TD = g_TD.float(), x_TD.float() * rstd_T1
     gw_TD = g32_TD * w_D.float()
     dx_TD = (gw_TD - unit_TD * (gw_TD * unit_TD).mean(-1, keepdim=True)) * rstd_T1
-    return dx_TD.to(x_TD.dtype), (g32_TD * unit_TD).sum(0).to(w_D.dtype)
+    return dx_TD.to(x_TD.dtype), (g32_TD * unit_TD).sum(0).to(w_D.dtype) if for_weight else None
 
 
 @compiled_from(_backward_formula, operations.normalise_backward)
-def _normalise_backward(g_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor) -> tuple[Tensor, Tensor]:
-    """(dx, dw): dx = rstd * g * w - x * rstd^3 * mean(g * w * x), dw = sum over tokens of g * x * rstd."""
+def _normalise_backward(
+    g_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor, for_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(dx, dw): dx = rstd * g * w - x * rstd^3 * mean(g * w * x), dw = sum over tokens of g * x * rstd, if wanted."""
     # Factors per token are rounded to the type of x, because mixed types would make a CPU copy whole tensors.
     rounded_T1 = rstd_T1.to(x_TD.dtype)
-    dx_TD, dw_D = torch.empty_like(x_TD), torch.zeros_like(w_D, dtype=torch.float32)
+    dx_TD, dw_D = torch.empty_like(x_TD), torch.zeros_like(w_D, dtype=torch.float32) if for_weight else None
     for rows in _row_blocks(x_TD):
         x, g, rstd = x_TD[rows], g_TD[rows], rounded_T1[rows]
         gx_TD = g * x
-        dw_D += torch.mm(rstd.t(), gx_TD).squeeze(0)
+        if dw_D is not None:
+            dw_D += torch.mm(rstd.t(), gx_TD).squeeze(0)
         mean_T1 = torch.mv(gx_TD, w_D).float().unsqueeze(-1).div_(x_TD.shape[-1])
         torch.mul(x, (mean_T1 * rstd_T1[rows].pow(3)).neg_().to(x.dtype), out=dx_TD[rows])
         dx_TD[rows].addcmul_(g * w_D, rstd)
-    return dx_TD, dw_D.to(w_D.dtype)
+    return dx_TD, None if dw_D is None else dw_D.to(w_D.dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -82,8 +87,9 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor, Tensor, None]:
-        return *_normalise_backward(g_TD, *ctx.saved_tensors), None
+    def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        x_TD, w_D, rstd_T1 = ctx.saved_tensors
+        return *_normalise_backward(g_TD, x_TD, w_D, rstd_T1, ctx.needs_input_grad[1]), None
 
 
 class RMSNorm(nn.Module):

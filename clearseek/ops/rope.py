@@ -72,6 +72,8 @@ class Places(NamedTuple):
     """Rotations, complex64 [S, P / 2], or [B, S, P / 2] where documents begin within sequences."""
     start_BS: Tensor | None = None
     """First position of each token's document, int64, where attention ends; None for one document a sequence."""
+    document_T: Tensor | None = None
+    """Number of each token's document in the batch, int64, ascending; None for one document a sequence."""
 
 
 def places(
@@ -89,7 +91,7 @@ def places(
     place_BS = torch.arange(length, device=device) - start_BS
     if bool(((place_BS < 0) | (start_BS < 0)).any()):
         raise ValueError("a document starts before its sequence, or after one of its tokens")
-    return Places(turn_SP2[place_BS], start_BS)
+    return Places(turn_SP2[place_BS], start_BS, (place_BS == 0).flatten().cumsum(0) - 1)
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:

@@ -37,6 +37,8 @@ class Batch:
     start_BX: Tensor | None = None
     """First position of each token's document, int64: attention reaches no further back, and positions restart there.
     None: documents of a sequence see each other, as in DeepSeek-V3's pre-training (report, section 4.1)."""
+    valid_BX: Tensor | None = None
+    """False for padding, which counts neither as the experts' load nor in their balance loss; None: no padding."""
     routing_LBSK: Tensor | None = None
     """Experts to take instead of those that the router would choose, int64."""
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -53,12 +55,13 @@ class Batch:
                 tokens_BX=self.tokens_BX[rows],
                 weight_BX=self.weight_BX[rows],
                 start_BX=None if self.start_BX is None else self.start_BX[rows],
+                valid_BX=None if self.valid_BX is None else self.valid_BX[rows],
                 routing_LBSK=None if self.routing_LBSK is None else self.routing_LBSK[:, rows],
             )
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        names = ("tokens_BX", "weight_BX", "start_BX", "routing_LBSK")
+        names = ("tokens_BX", "weight_BX", "start_BX", "valid_BX", "routing_LBSK")
         moved = {name: value.to(device) for name in names if (value := getattr(self, name)) is not None}
         return replace(self, **moved)
 

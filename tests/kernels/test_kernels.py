@@ -62,7 +62,7 @@ def test_exp_is_right_to_a_rounding_and_keeps_nan() -> None:
 def test_norm(tokens: int, channels: int) -> None:
     x, g, w = drawn(tokens, channels + 3)[:, :channels], drawn(tokens, channels, seed=1), drawn(channels, seed=2)
     y, rstd = operations.normalise(x, w, 1e-6)
-    dx, dw = operations.normalise_backward(g, x, w, rstd)
+    dx, dw = operations.normalise_backward(g, x, w, rstd, True)
     exact = by_autograd(lambda x, w: x * w / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt(), g, x, w)
     for found, true in zip((y, dx, dw), exact, strict=True):
         assert_close(found, true, 2e-6)
@@ -233,7 +233,7 @@ def test_bits_depend_neither_on_threads_nor_on_other_rows() -> None:
         y, rstd = operations.normalise(x, w, 1e-6)
         out, stats = operations.attention(*inputs[:4], None, 16, 0.3)
         gradients = operations.attention_backward(inputs[4], *inputs[:4], None, stats, 16, 0.3)
-        found.append((y, *operations.normalise_backward(g, x, w, rstd), out, *gradients))
+        found.append((y, *operations.normalise_backward(g, x, w, rstd, True), out, *gradients))
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
     assert torch.equal(operations.normalise(x[150:], w, 1e-6)[0], found[0][0][150:])

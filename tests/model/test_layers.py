@@ -106,7 +106,7 @@ def test_grouped_products_with_any_block_sizes(counts: list[int]) -> None:
     y, dw = torch.empty(rows, 4), torch.zeros(len(counts), 4, 5)
     for part in parts(ends, rows):
         grouped_mm(x[part.rows], w[part.experts], part.ends_E, y, part.rows)
-        grouped_mm_weight(g[part.rows], x[part.rows], part.ends_E, dw, part.experts)
+        grouped_mm_weight(g[part.rows], x[part.rows], part, dw)
     blocks = list(zip(torch.split(x, counts), torch.split(g, counts), strict=True))
     torch.testing.assert_close(y, torch.cat([a @ w[e] for e, (a, _) in enumerate(blocks)]))
     torch.testing.assert_close(dw, torch.stack([b.t() @ a for a, b in blocks]))
@@ -133,9 +133,9 @@ def test_layout_gives_every_pair_its_own_row_in_its_experts_block(
     assert layout.pair_R[layout.place_P].tolist() == list(range(2 * tokens))
     assert layout.token_R[layout.place_P].tolist() == [t for t in range(tokens) for _ in range(2)]
     assert torch.equal(layout.weights(weight, torch.float32)[layout.place_P, 0], weight.flatten())
-    blocks = torch.searchsorted(layout.ends_E, layout.place_P, right=True)
+    blocks = torch.searchsorted(layout.ends_G, layout.place_P, right=True)
     assert blocks.tolist() == index.flatten().tolist()
-    assert (layout.ends_E % alignment == 0).all() and layout.ends_E[-1] <= layout.token_R.numel()
+    assert (layout.ends_G % alignment == 0).all() and layout.ends_G[-1] <= layout.token_R.numel()
     spare = torch.ones(layout.token_R.numel(), dtype=torch.bool).index_fill_(0, layout.place_P, False)
     assert (layout.token_R[spare] == padding).all() and not layout.weights(weight, torch.float32)[spare].any()
     rows = layout.place_P.view(tokens, 2)  # pairs of one expert stand in the order of their tokens
