@@ -109,7 +109,7 @@ def test_all_experts_at_once_as_on_a_gpu(which: tuple[str, ...], rank: int, monk
 
     grouped_mm = F.grouped_mm
     monkeypatch.setattr(F, "grouped_mm", spare_rows_are_nan)
-    monkeypatch.setattr(lora, "parts", lambda ends, rows: [Part(slice(None), slice(0, rows), ends)])
+    monkeypatch.setattr(lora, "parts", lambda ends, rows, _: [Part(slice(None), slice(0, rows), ends)])
     monkeypatch.setattr(lora, "space_for", lambda *_: None)
     monkeypatch.setattr(lora, "gradient_space", lambda _: None)
     monkeypatch.setattr(lora, "_rank_step", lambda _: 8)
