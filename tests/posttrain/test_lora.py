@@ -248,7 +248,7 @@ def test_the_engine_takes_the_merged_tensors() -> None:
 def test_documents_of_a_pack_do_not_touch(kernels: Any) -> None:
     """Packed gives the losses and gradients of the documents alone, and what is before a document changes no bit."""
     use_kernels(kernels)
-    model = learnt(model_of(), LoraSettings(rank=4))
+    model = learnt(model_of(), LoraConfig(rank=4))
     adapters = [parameter for _, parameter in adapter_parameters(model)]
     one, two, other = (torch.randint(0, 160, (1, n), generator=torch.Generator().manual_seed(n)) for n in (17, 24, 18))
 
