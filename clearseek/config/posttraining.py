@@ -227,6 +227,9 @@ class ExpertsConfig(Settings):
     """Score of an expert: its mean router weight, or its share of the choices, of a layer's total."""
     batches: PositiveInt = 8
     """Batches of the data that the scores are taken from."""
+    layers: dict[str, Annotated[tuple[int, ...], Field(min_length=1, strict=False)]] | None = None
+    """Numbers of the experts to train by layer, such as ``"model.layers.1.mlp.experts" = [0, 5]``; leave it out to have
+    them chosen by their scores. The recorded recipe has them."""
 
 
 METHODS = ("sft", "grpo", "distil")

@@ -36,7 +36,6 @@ from clearseek.posttrain.teacher import Teacher, open_teacher
 from clearseek.posttrain.texts import TEXTS, write_texts, writer_of
 from clearseek.train.run import Run
 from clearseek.train.session import OnData, Say, refuse_other_data
-from clearseek.train.step import Trainable
 from clearseek.train.task import Task
 
 
@@ -99,14 +98,6 @@ class Distil(Child):
             return OnPolicy(recipe, material, tokenizer, teacher, record)
         labels = SoftLabels(run.teacher, list(record["files"])) if teacher is None else teacher
         return Logits(recipe, material, labels, record)
-
-    def trainable(self, recipe: Recipe, run: Run) -> Trainable:
-        """What the recipe trains, without the MTP module where its loss counts nothing."""
-        chosen, train = super().trainable(recipe, run), recipe.train
-        if train.mtp_loss_weight or train.mtp_loss_weight_final:
-            return chosen
-        mtp = f"model.layers.{recipe.model.num_hidden_layers}."
-        return lambda model: [(name, each) for name, each in chosen(model) if not name.startswith(mtp)]
 
 
 def _settings(recipe: Recipe) -> DistilConfig:

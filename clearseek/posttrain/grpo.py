@@ -14,6 +14,7 @@ Shapes: B completions of a batch, X tokens of the longest, S = X - 1 inputs, T t
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from clearseek.posttrain.child import Child
 from clearseek.posttrain.losses import LossSettings, advantages, token_weights
 from clearseek.posttrain.parent import adopt
 from clearseek.posttrain.pictures import learning_curve
+from clearseek.posttrain.problems import Problem
 from clearseek.posttrain.questions import Questions, questions_of
 from clearseek.posttrain.rollouts import Rollouts, seed_of, settings_of, write_completions
 from clearseek.posttrain.samples import write_samples
@@ -41,7 +43,6 @@ from clearseek.train import checkpoint
 from clearseek.train.record import LOSS
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import OnData, Say
-from clearseek.train.step import Trainable
 from clearseek.train.task import Batch, Loss, Progress, Task
 from clearseek.train.transcript import check_transcript
 
@@ -86,12 +87,6 @@ class Grpo(Child):
         rounds = range(-(-records[-1].step // task.grpo.updates))
         write_samples([task.file_of(number) for number in rounds], task.questions, run.root / "completions.md")
 
-    def trainable(self, recipe: Recipe, run: Run) -> Trainable:
-        """As the recipe says, without the multi-token-prediction layer, which takes no part."""
-        chosen = super().trainable(recipe, run)
-        outside = f"model.layers.{recipe.model.num_hidden_layers}."
-        return lambda model: [pair for pair in chosen(model) if not pair[0].startswith(outside)]
-
 
 @dataclass(frozen=True)
 class _Round:
@@ -104,7 +99,7 @@ class _Round:
     notes: dict[str, float]
 
 
-@dataclass
+@dataclass(eq=False)
 class PolicyOptimisation:
     """The task of a recipe with ``[grpo]``."""
 
@@ -332,10 +327,15 @@ class PolicyOptimisation:
             return {}
         return self.measure(model, progress)
 
+    @functools.cache  # noqa: B019 - a task lives as long as its run
+    def _held_out(self) -> list[Problem]:
+        """Held-out problems, all different."""
+        return self.questions.problems.held_out_set(self.grpo.evaluate_problems)
+
     def measure(self, model: DeepSeekModel, progress: Progress | None = None) -> dict[str, float]:
         """As :meth:`evaluate`, of any model."""
-        grpo = self.grpo
-        return measure(model, self.questions, grpo.evaluate_problems, grpo.max_tokens, self.recipe.data.seed, progress)
+        seed, most = self.recipe.data.seed, self.grpo.max_tokens
+        return measure(model, self.questions, self._held_out(), most, seed, progress)
 
     def contents(self, step: int) -> list[str]:
         """Numbers of the problems of a step."""

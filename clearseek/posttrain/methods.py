@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from clearseek.config import Recipe
-from clearseek.errors import UserError
 from clearseek.posttrain.distil import Distil
 from clearseek.posttrain.grpo import Grpo
 from clearseek.posttrain.sft import Sft
@@ -16,8 +15,4 @@ def method_of(recipe: Recipe) -> Method:
         return PreTrain()
     if recipe.distil is not None:
         return Distil()
-    if recipe.sft is not None:
-        return Sft()
-    if recipe.grpo is not None:
-        return Grpo()
-    raise UserError(f"{recipe.name}: no method yet")
+    return Grpo() if recipe.grpo is not None else Sft()

@@ -88,4 +88,6 @@ def decode(line: Mapping[str, Any], version: int = 2) -> StepRecord:
     scalars = {name: float.fromhex(value) for name, value in line["scalars"].items()}
     balance = tuple(map(float.fromhex, line["balance"]))
     norm = float.fromhex(line["grad_norm"])
-    return StepRecord(line["step"], scalars, norm, line["tokens"], balance, hashes[0], hashes[1], rollouts_sha256=hashes[2])
+    return StepRecord(
+        line["step"], scalars, norm, line["tokens"], balance, hashes[0], hashes[1], rollouts_sha256=hashes[2]
+    )

@@ -47,6 +47,9 @@ class Method(Protocol):
     def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
         """What the run trains on."""
 
+    def resolved(self, recipe: Recipe, run: Run, task: Task) -> Recipe:
+        """The recipe with what is settled before the first step, as it is recorded."""
+
     def trainable(self, recipe: Recipe, run: Run) -> Trainable:
         """What is trained."""
 
@@ -106,8 +109,9 @@ def train_recipe(
         if from_step is not None:
             checkpoint.find(run.checkpoints, from_step)
         _say_how(recipe, setup, say)
-        task, trainable = method.task(recipe, run, folder), method.trainable(recipe, run)
-        trainer = Trainer(recipe, run, task, setup, resume, from_step, trainable)
+        task = method.task(recipe, run, folder)
+        recipe = method.resolved(recipe, run, task)
+        trainer = Trainer(recipe, run, task, setup, resume, from_step, method.trainable(recipe, run))
         write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
         if trainer.training.step:
             say(f"going on after step {trainer.training.step} of {recipe.train.steps}")
@@ -158,6 +162,10 @@ class PreTrain:
     def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
         """Next-token prediction of the folder's stream of tokens."""
         return PreTraining(recipe, folder)
+
+    def resolved(self, recipe: Recipe, run: Run, task: Task) -> Recipe:
+        """The recipe as it is."""
+        return recipe
 
     def trainable(self, recipe: Recipe, run: Run) -> Trainable:
         """All parameters."""

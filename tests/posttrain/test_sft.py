@@ -20,23 +20,27 @@ import torch.nn.functional as F
 from clearseek.chat.render import render
 from clearseek.cli import main
 from clearseek.cli.serve import chats
+from clearseek.config import ProblemsConfig
+from clearseek.data.decode import check_documents
 from clearseek.data.loader import LEARNT
 from clearseek.data.manifest import read_manifest
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.hub.write import export_hf
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.posttrain.conversations import demonstrations
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import dimensions
+from clearseek.posttrain.questions import problems_of
 from clearseek.posttrain.sft import FineTuning
 from clearseek.recipe import load_recipe
 from clearseek.train import checkpoint
-from clearseek.train.record import StepRecord
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import train_recipe
 from clearseek.train.task import Batch
 from clearseek.train.transcript import check_transcript
 from tests.posttrain.conftest import RECIPE, questions, write_lines
+from tests.posttrain.killed import train_until
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +221,7 @@ def test_packed_equals_separate(tuned: Run, parent: Run, mtp: float) -> None:
     def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
         return list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True))
 
-    packed = model.loss(batch.tokens_BX, 0.0, mtp, batch.weight_BX, batch.start_BX).total
+    packed = model.loss(batch.tokens_BX, 0.0, mtp, batch.weight_BX, batch.start_BX, None, batch.valid_BX).total
     alone = torch.zeros(())
     for tokens, weights in conversations(task, batch):
         ends = torch.tensor([tokens[-1], tokens[-1]])  # look-ahead without weight
@@ -290,18 +294,6 @@ def steps_done(folder: Path) -> int:
     return file.read_bytes().count(b"\n") - 1 if file.exists() else -1
 
 
-def train_until(recipe_file: str, folder: str, last: int) -> None:
-    """In a process of its own: begin or resume a run that pauses in step `last` for ever."""
-
-    def pause(record: StepRecord) -> None:
-        if record.step == last:
-            signal.pause()
-
-    run = Run(folder)
-    recipe = run.read_recipe() if run.begun else load_recipe(recipe_file, (), dimensions)
-    train_recipe(recipe, run, resume=run.begun, on_step=pause, method=method_of(recipe))
-
-
 def wait_for(process: BaseProcess, event: Callable[[], bool]) -> None:
     while not event():
         assert process.is_alive(), "the run was over before it could be killed"
@@ -328,6 +320,33 @@ def test_a_finished_run_is_trained_for_longer(tuned: Run, tmp_path: Path) -> Non
     assert main(["train", "--resume", str(tuned.root), "--more-steps", "2", "--run", str(longer), "--json"]) == 0
     steps = check_transcript(longer / "transcript.jsonl").steps
     assert [step.step for step in steps] == [9, 10] and "held_out_nats" in steps[-1].scalars
+
+
+@pytest.mark.parametrize("template", ["plain", "chat"])
+def test_demonstrations_of_problems_are_learnt(parent: Run, tmp_path: Path, template: str) -> None:
+    (tmp_path / "sft.toml").write_text(
+        f'name = "start"\n[parent]\npath = "{parent.root}"\n[problems]\nkind = "addition"\ntemplate = "{template}"\n'
+        "[sft]\ndemonstrations = 150\n[data]\nsequence_length = 63\nheld_out_fraction = 0.1\n"
+        '[train]\nsteps = 2\nbatch_size = 2\nprecision = "fp32"\nkernels = "torch"\nthreads = 1\n'
+    )
+    run = Run(tmp_path / "run")
+    assert main(["train", str(tmp_path / "sft.toml"), "--run", str(run.root), "--json"]) == 0
+    manifest = read_manifest(run.data)
+    assert manifest.train.documents + manifest.heldout.documents == 150 and manifest.duplicates == 0
+    assert manifest.source == "addition" and manifest.licences == {"Apache-2.0": 150}
+    assert check_documents(run.data) == 150 and chats(run.root) == (template == "chat")
+    tokenizer, problems = Tokenizer.load(run.tokenizer), problems_of(ProblemsConfig(kind="addition"))
+    task, model = beginning(run, parent)
+    for name, (tokens, weights) in zip(task.contents(1), conversations(task, task.batch(1, model)), strict=True):
+        problem = problems.train(int(name.partition(":")[2]))
+        assert not problems.is_held_out(problem)
+        assert tokenizer.decode(tokens[weights > 0].tolist(), skip_control=True) == problem.solution
+
+
+def test_more_demonstrations_than_problems_are_refused(parent: Run, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(parent.tokenizer)
+    with pytest.raises(UserError, match=r"sft\.demonstrations = 200: only \d+ different problems"):
+        list(demonstrations(ProblemsConfig(kind="addition", digits=1), 200, tokenizer))
 
 
 def test_killed_while_data_are_prepared_it_begins_again(recipe_file: Path, tuned: Run, tmp_path: Path) -> None:
