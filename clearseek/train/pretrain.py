@@ -51,15 +51,8 @@ class PreTraining:
         mtp_weight = value_at(
             micro.step, train.steps, train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight_final
         )
-        losses = model.loss(
-            micro.tokens_BX,
-            train.balance_loss_weight,
-            mtp_weight,
-            micro.weight_BX,
-            micro.start_BX,
-            micro.routing_LBSK,
-            micro.valid_BX,
-        )
+        weights = train.balance_loss_weight, mtp_weight, micro.weight_BX
+        losses = model.loss(micro.tokens_BX, *weights, micro.start_BX, micro.routing_LBSK, micro.valid_BX)
         scalars = {LOSS: losses.main} | ({} if losses.mtp is None else {MTP_LOSS: losses.mtp})
         return Loss(losses.total, scalars, losses.load_LE)
 
