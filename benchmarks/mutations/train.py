@@ -118,7 +118,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_loss_weight_final, train.mtp_loss_weight", "MTP's weights swapped"),
         ("train.balance_loss_weight, mtp_weight", "0.0, mtp_weight", "the balance loss is ignored"),
         ("train.balance_loss_weight, mtp_weight", "mtp_weight, train.balance_loss_weight", "loss weights swapped"),
-        ("micro.weight_BX, micro.start_BX", "None, micro.start_BX", "every micro-batch counts as a whole step"),
+        ("mtp_weight, micro.weight_BX", "mtp_weight, None", "every micro-batch counts as a whole step"),
     ],
     "train/pretrain.py:PreTraining.evaluate": [
         ("np.linspace(0, count - 1,", "np.linspace(0, count // 2,", "only the first half is sampled"),
