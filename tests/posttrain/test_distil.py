@@ -77,16 +77,21 @@ FORMS: dict[str, dict[str, Any]] = {
     "reverse": {"divergence": "reverse"},
     "jsd": {"divergence": "jsd", "beta": 0.1, "top_k": 20},
     "text": {"form": "text", "texts": 40, "max_tokens": 12, "prompt_tokens": 6},
+    "adapters": {"form": "on-policy", "max_tokens": 8, "prompt_tokens": 6},
+    "experts": {"top_k": 8},
     "on-policy": {"form": "on-policy", "max_tokens": 12, "prompt_tokens": 6, "divergence": "reverse"},
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_student_learns(form: str, tmp_path: Path, models: Path, corpus: Path) -> None:
-    file, run = recipe(tmp_path, models, corpus, FORMS[form]), tmp_path / "run"
+    tables = {"adapters": {"lora": {"rank": 4}}, "experts": {"experts": {"share": 0.5}}}.get(form, {})
+    file, run = recipe(tmp_path, models, corpus, FORMS[form], **tables), tmp_path / "run"
     assert main(["train", str(file), "--run", str(run)]) == 0
     found = losses(run, "loss" if form == "text" else "divergence")
-    assert len(found) == STEPS and (min(found) if form == "on-policy" else found[-1]) < found[0]
+    assert len(found) == STEPS
+    if form not in ("on-policy", "adapters", "experts"):  # steps of other texts, or of few weights, differ by more
+        assert found[-1] < found[0]
     header = read_header(run / "transcript.jsonl")
     teacher = read_header(models / "big" / "transcript.jsonl")
     assert header["teacher"]["name"] == "tiny" and header["parent"]["name"] == "tiny"
@@ -94,7 +99,9 @@ def test_a_student_learns(form: str, tmp_path: Path, models: Path, corpus: Path)
     assert header["teacher"]["tokenizer_sha256"] == header["parent"]["tokenizer_sha256"]
     assert header["data_fingerprint"] != teacher["data_fingerprint"]
     assert set(json.loads((run / "recipe.json").read_text())["distil"]) >= {"teacher", "form"}
-    assert last_line(run / "transcript.jsonl").record.scalars["held_out_bpb"] > 0
+    before, after = (last_line(each / "transcript.jsonl").record for each in (models / "small", run))
+    assert before is not None and after is not None
+    assert after.scalars["held_out_bpb"] < before.scalars["held_out_bpb"]
 
 
 @pytest.mark.parametrize("template", ["plain", "chat"])
