@@ -26,6 +26,7 @@ from clearseek.recipe import load_recipe
 from clearseek.train.chunks import gradient_norm
 from clearseek.train.optimizer import MasterOptimizer
 from clearseek.train.preflight import settle_numerics
+from clearseek.train.step import everything
 
 RESULTS = Path(__file__).parent / "results"
 VARIANTS = {
@@ -59,7 +60,7 @@ def main() -> None:
         model.initialise(0)
         model.set_dtype(dtype)
         model.use_fp8(None if settings is None else choose(settings, torch.device("cpu"), dtype))
-        sides[name] = model, MasterOptimizer(model.named_parameters(), recipe.optimizer)
+        sides[name] = model, MasterOptimizer(everything(model), recipe.optimizer)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     generator = torch.Generator().manual_seed(0)
     for number in range(arguments.rounds + 2):  # two rounds until heap and kernels are settled
@@ -68,8 +69,7 @@ def main() -> None:
             start = time.perf_counter()
             losses = model.loss(tokens, train.balance_loss_weight, train.mtp_loss_weight)
             losses.total.backward()
-            gradients = [p.grad.float() for p in model.parameters() if p.grad is not None]
-            model.zero_grad()
+            gradients = optimizer.take_gradients()
             optimizer.step(gradients, gradient_norm(gradients), 0.1)
             model.update_biases(losses.load_LE, train.bias_update_speed)
             if number >= 2:

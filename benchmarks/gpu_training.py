@@ -141,6 +141,7 @@ def _train(bench: Bench, recipe: Any, precision: str, micro: int) -> dict[str, A
     """Some steps; the first ones, in which kernels are built, do not count."""
     from clearseek.counts import flops_per_token
     from clearseek.train.optimizer import MasterOptimizer
+    from clearseek.train.step import everything
 
     held = 0
     if bench.cuda:
@@ -148,7 +149,7 @@ def _train(bench: Bench, recipe: Any, precision: str, micro: int) -> dict[str, A
         held = torch.cuda.memory_allocated(bench.device)
     began = bench.elapsed
     model, backend = _model(bench, recipe, precision)
-    optimizer = MasterOptimizer(model.named_parameters(), recipe.optimizer)
+    optimizer = MasterOptimizer(everything(model), recipe.optimizer)
     sequences, warm_up, most = bench.pick((SEQUENCES, 3, 12), (2, 1, 1))
     seconds: list[float] = []
     losses: list[float] = []
@@ -200,13 +201,10 @@ def _step(
     for micro in batch.chunk(micro_batches):
         losses = model.loss(micro, train.balance_loss_weight, train.mtp_loss_weight)
         (losses.total / micro_batches).backward()
-        gradients = []
-        for parameter in model.parameters():
-            gradient, parameter.grad = parameter.grad, None
-            gradients.append(gradient.float())
+        gradients = optimizer.take_gradients()
         sums.push([*gradients, losses.main / micro_batches])
         loads.append(losses.load_LE.cpu())
-        del losses, gradients, gradient
+        del losses, gradients
     *gradients, loss = sums.result()
     optimizer.step(gradients, gradient_norm(gradients), factor)
     load_LE = torch.stack(loads).sum(0)

@@ -31,7 +31,7 @@ from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import choose_kernels, use_kernels
 from clearseek.recipe import load_recipe
 from clearseek.train.chunks import gradient_norm
-from clearseek.train.optimizer import MasterOptimizer
+from clearseek.train.optimizer import MasterOptimizer, Trained
 
 RESULTS = Path(__file__).parent / "results"
 LARGE: dict[str, Any] = {  # nine times the quickstart's parameters, five times its work per token
@@ -51,16 +51,12 @@ Step = Callable[[torch.Tensor], float]
 
 def stepper(model: torch.nn.Module, loss: Callable[[torch.Tensor], torch.Tensor], config: OptimizerConfig) -> Step:
     """One full training step: forward, backward, clip, update of FP32 masters."""
-    optimizer = MasterOptimizer(model.named_parameters(), config)
+    optimizer = MasterOptimizer((Trained(*named) for named in model.named_parameters()), config)
 
     def step(tokens: torch.Tensor) -> float:
         value = loss(tokens)
         value.backward()
-        gradients = [
-            p.grad.float() if p.grad is not None else torch.zeros_like(p, dtype=torch.float32)
-            for p in model.parameters()
-        ]
-        model.zero_grad()
+        gradients = optimizer.take_gradients()
         optimizer.step(gradients, gradient_norm(gradients), 1.0)
         return value.item()
 

@@ -31,6 +31,7 @@ from clearseek.audit.questions import QUESTIONS
 from clearseek.audit.render.text import DIMENSIONS, print_verdict
 from clearseek.audit.verdict import verdict
 from clearseek.cli.report import si
+from clearseek.config.posttraining import with_defaults
 from clearseek.counts import count_parameters
 from clearseek.errors import UserError
 from clearseek.hub.write import export_hf
@@ -81,6 +82,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         text = "".join(" ".join(draw.choices(words, k=9)).capitalize() + ".\n" for _ in range(100))
         (folder / "texts" / str(number % 4)).mkdir(parents=True, exist_ok=True)
         (folder / "texts" / str(number % 4) / f"{number}.txt").write_text(text, encoding="utf-8")
+    sums = [{"question": f"{a}+{b}", "answer": str(a + b)} for a in range(10) for b in range(10)]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in sums), encoding="utf-8")
     for recipe in whole_recipes():
         (folder / recipe.splitlines()[0].removeprefix("# ")).write_text(recipe, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -143,7 +146,11 @@ def test_commands_are_found() -> None:
 def test_recipes_are_valid(page: str) -> None:
     for block in blocks(page, "toml"):
         shown = tomllib.loads(block)
-        base = {} if "name" in shown else tomllib.loads(shipped_recipes()["quickstart"].read_text(encoding="utf-8"))
+        quickstart = tomllib.loads(shipped_recipes()["quickstart"].read_text(encoding="utf-8"))
+        if "parent" in shown:
+            parse_recipe(with_defaults(shown) | {"model": quickstart["model"]}, page)
+            continue
+        base = {} if "name" in shown else quickstart
         parse_recipe({**base, **{k: base.get(k, {}) | v if isinstance(v, dict) else v for k, v in shown.items()}}, page)
 
 

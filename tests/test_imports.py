@@ -41,6 +41,17 @@ def recipe_file(folder: Path) -> Path:
     return path
 
 
+def child_file(folder: Path, parent: Path) -> Path:
+    """A recipe that fine-tunes a run on a few lines."""
+    lines, path = folder / "a.jsonl", folder / "child.toml"
+    lines.write_text("".join(f'{{"q": "{n}", "a": "{n + 1}"}}\n' for n in range(20)))
+    path.write_text(
+        f'name = "child"\n[parent]\npath = "{parent}"\n[sft]\nprompt = "q"\nanswer = "a"\n[data]\nsource = "jsonl"\n'
+        f'paths = ["{lines}"]\nsequence_length = 32\nheld_out_fraction = 0.2\n[train]\nsteps = 1\nbatch_size = 1\n'
+    )
+    return path
+
+
 def _toml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
@@ -63,6 +74,9 @@ def test_data_and_a_dry_run_of_a_run_load_no_pytorch(tmp_path: Path) -> None:
     assert loaded(["train", recipe, "--data", out, "--run", str(run), *plain], UNUSED) == []
     assert loaded(["train", "--resume", str(run), "--dry-run"], ("torch", "matplotlib")) == []
     assert loaded(["train", "--resume", str(run), "--more-steps", "2", "--dry-run"], ("torch", "matplotlib")) == []
+    child, heavy = str(child_file(tmp_path, run)), ("torch", "matplotlib", "transformers")
+    assert loaded(["train", child, "--dry-run"], (*heavy, "jinja2", "tokenizers")) == []
+    assert loaded(["data", child, "--out", str(tmp_path / "packs")], heavy) == []
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

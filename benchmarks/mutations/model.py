@@ -27,13 +27,18 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("torch.sign(load_E.mean() - load_E)", "torch.sign(load_E.median() - load_E)", "the median load for the mean"),
     ],
     "model/transformer.py:DeepSeekModel.loss": [
-        ("layer.shared_head[\"norm\"](mtp_BSD), 2)", "layer.shared_head[\"norm\"](mtp_BSD), 1)", "MTP predicts the next token"),
+        ("tokens_BX[:, 2 : length + 2].flatten(), weight_BS", "tokens_BX[:, 1 : length + 1].flatten(), weight_BS", "MTP predicts the next token"),
         ("total = total + mtp_weight * mtp", "total = total + mtp", "MTP's weight left out"),
         ("total = total + balance_weight * routing.balance_loss", "total = total + routing.balance_loss", "balance weight left out"),
+        ("weight_BS if followed_BS is None else weight_BS * followed_BS", "weight_BS", "MTP predicts other documents and padding"),
+        ("tokens_T if per_token else None", "None", "the tokens' losses are not returned"),
+    ],
+    "model/transformer.py:DeepSeekModel.states": [
         ("routings += [routing] if routing is not None else []", "", "MTP's loads left out"),
         ("layer.shared_head[\"norm\"](mtp_BSD)", "self.model.norm(mtp_BSD)", "the main norm for MTP"),
-        ("layer(joined_BSD, at, None, weight_B, index_TK)", "layer(joined_BSD, at, None, None, index_TK)", "MTP has no balance loss"),
-        ("length + 1]), hidden_BSD)", "length + 1]), hidden_BSD.detach())", "MTP does not teach the main model"),
+        ("layer(joined_BSD, at, None, weight_B, replayed", "layer(joined_BSD, at, None, None, replayed", "MTP has no balance loss"),
+        ("length + 1]), main_BSD)", "length + 1]), main_BSD.detach())", "MTP does not teach the main model"),
+        ("at = at._replace(document_T=F.pad(changes_T, (1, 0)).cumsum(0))", "pass", "the next document changes bits of MTP"),
     ],
     "model/transformer.py": [
         ("torch.cat([self.enorm(embedding_BSD), self.hnorm(hidden_BSD)]", "torch.cat([self.hnorm(hidden_BSD), self.enorm(embedding_BSD)]", "MTP's halves swapped"),

@@ -40,7 +40,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("eps=config.eps", "eps=1e-8", "epsilon not the recipe's"),
         ("config.momentum, config.weight_decay", "config.weight_decay, config.momentum", "Muon's arguments swapped"),
         ("computes_in, config.momentum, config.weight_decay", "computes_in", "Muon's defaults instead of the recipe's"),
-        ("computes_in = self.parameters[0].dtype", "computes_in = torch.bfloat16", "Muon in BF16, whatever the model"),
+        ("computes_in = self.trained[0].parameter.dtype", "computes_in = torch.bfloat16", "Muon in BF16, whatever the model"),
     ],
     "train/optimizer.py:MasterOptimizer.step": [
         ("if factor < 1.0:", "if True:", "clipping scales small gradients up"),
@@ -52,7 +52,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "train/optimizer.py:MasterOptimizer.load": [
         ("        self.round_into_model()\n", "", "a restored model keeps its fresh weights"),
-        ("master.copy_(weights[name])", "", "masters are not restored"),
+        ("master.copy_(each.of(weights[name].to(master.device)))", "pass", "masters are not restored"),
+        ("each.parameter.copy_(weights[name])", "pass", "rows that are not trained are not restored"),
         ("_placed(v, view)", "_placed(v if v.ndim else v * 0, view)", "AdamW counts its steps from zero after a resume"),
     ],
     "train/muon.py": [
@@ -154,8 +155,9 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("self.step, self.tokens = step, tokens", "self.step, self.tokens = step - 1, tokens", "a step is done twice"),
         ("            tensor.copy_(state[\"weights\"][name])", "            pass", "what is not trained is not restored"),
     ],
-    "train/step.py:_gradient": [
-        ("gradient, parameter.grad = parameter.grad, None", "gradient = parameter.grad", "gradients of the step before stay"),
+    "train/optimizer.py:Trained.take_gradient": [
+        ("gradient, self.parameter.grad = self.parameter.grad, None", "gradient = self.parameter.grad", "gradients of the step before stay"),
+        ("self.of(gradient).float()", "gradient[: len(self.rows or gradient)].float()", "gradients of the first experts for the chosen ones"),
     ],
     "train/trainer.py:Trainer.train": [
         ("or self._stop:", "or False:", "a stopped run is not saved"),
@@ -185,7 +187,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("{**tensors[\"weights\"], **tensors[\"buffers\"]}, assign=True", "{**tensors[\"weights\"]}, strict=False, assign=True", "a model without its biases"),
     ],
     "train/optimizer.py:MasterOptimizer.round_into_model": [
-        ("(self.parameters, self.masters)", "(self.parameters[:-1], self.masters[:-1])", "in BF16 the last parameter never learns"),
+        ("if t.rows is None]", "if t.rows is None][:-1]", "in BF16 the last parameter never learns"),
+        ("each.parameter.index_copy_(0, each.index, master.to(each.parameter.dtype))", "pass", "chosen experts never learn"),
     ],
     "train/schedule.py:_share": [
         ("return step / steps", "return (step - 1) / max(steps - 1, 1)", "steps count from zero"),

@@ -214,6 +214,8 @@ STAGES = {
     "conversations": "reading conversations",
     "tokenizer": "training the tokenizer",
     "tokenise": "tokenising",
+    "teacher": "asking the teacher for its likeliest tokens",
+    "texts": "the teacher writes",
 }
 
 

@@ -37,7 +37,7 @@ class ProblemsConfig(Settings):
 
     kind: Literal["addition", "sums", "countdown", "reasoning-gym"]
     """Kind of problem: two numbers to add, several numbers to add, a number to be made of others, or a data set."""
-    digits: Annotated[int, Field(ge=1, le=9)] = 2
+    digits: Annotated[int, Field(ge=1, le=6)] = 2
     """Digits of the largest numbers in `addition` and `sums`."""
     numbers: Annotated[int, Field(ge=2, le=6)] = 3
     """How many numbers a problem of `sums` or `countdown` has."""
@@ -174,12 +174,37 @@ class DistilConfig(Settings):
     """Likeliest tokens of the teacher that are compared, the rest as one; 0 for all tokens."""
     hard: Fraction = 0.0
     """Share of the plain loss on the data's tokens."""
+    prompt_tokens: NonNegativeInt = 16
+    """First tokens of a document, from which `text` and `on-policy` go on."""
     max_tokens: PositiveInt = 64
     """Longest text that teacher or student writes, in tokens."""
     texts: NonNegativeInt = 0
     """How many texts the teacher writes for `text`."""
     model_name: str = ""
-    """Name of the model at an endpoint."""
+    """Name of the model at an endpoint; may be left out where there is only one."""
+
+    @property
+    def at_endpoint(self) -> bool:
+        """Whether the teacher is an endpoint, which shows text alone."""
+        return self.teacher.startswith(("http://", "https://"))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DistilConfig:
+        text = self.form == "text"
+        refuse(
+            (self.at_endpoint and not text,
+             f'an endpoint shows no distributions: use form = "text", not "{self.form}", or a folder as teacher'),
+            (self.at_endpoint and self.teacher_sha256 is not None,
+             "teacher_sha256 cannot be checked at an endpoint: leave it out"),
+            (not self.at_endpoint and self.model_name, "model_name goes with an endpoint's address as teacher"),
+            (text and not self.texts, 'form = "text" needs texts, the number of texts that the teacher writes'),
+            (not text and self.texts, f'texts goes with form = "text", not "{self.form}"'),
+            (text and self.top_k, 'top_k compares distributions, and form = "text" has none: leave it out'),
+            (text and self.hard, 'hard mixes in the plain loss, and form = "text" has no other: leave it out'),
+            (self.form == "on-policy" and self.hard,
+             'hard learns the data\'s tokens, and with form = "on-policy" they are the student\'s own: leave it out'),
+        )  # fmt: skip
+        return self
 
 
 class LoraConfig(Settings):
@@ -202,6 +227,9 @@ class ExpertsConfig(Settings):
     """Score of an expert: its mean router weight, or its share of the choices, of a layer's total."""
     batches: PositiveInt = 8
     """Batches of the data that the scores are taken from."""
+    layers: dict[str, Annotated[tuple[int, ...], Field(min_length=1, strict=False)]] | None = None
+    """Numbers of the experts to train by layer, such as ``"model.layers.1.mlp.experts" = [0, 5]``; leave it out to have
+    them chosen by their scores. The recorded recipe has them."""
 
 
 METHODS = ("sft", "grpo", "distil")

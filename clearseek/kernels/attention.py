@@ -5,6 +5,9 @@ softmax, weighted values. Scores above the diagonal are computed for at most 15 
 largest score and the inverse of its sum is kept for the backward, which computes the probabilities again (Dao et al.,
 "FlashAttention", 2022).
 
+Where documents are told apart, a tile leaves out the keys before the first that any of its queries sees, in groups of
+16: packed short documents cost what their own lengths cost.
+
 Keys and queries are computed in groups of four: a number that is not finite spreads within its group, also to earlier
 positions.
 
@@ -55,15 +58,26 @@ def _first_seen(starts, index):
 
 
 @njit(**OPTIONS)
+def _first_of_tile(starts, index, rows):
+    """A multiple of 16, before which no query of a tile sees a key."""
+    if starts == 0:
+        return 0
+    first = integers(starts)[index]
+    for i in range(1, rows):
+        first = min(first, integers(starts)[index + i])
+    return first // 16 * 16
+
+
+@njit(**OPTIONS)
 def _scale_and_turn(source, turn, nope, rotary, factor, sign, target):
     multiply(floats(source), factor, floats(target), nope)
     _turn(floats(source + 4 * nope), floats(turn), factor, sign, floats(target + 4 * nope), rotary // 2)
 
 
 @njit(**OPTIONS)
-def _scores(q, width, keys, line, channels, first, rows, out):
-    """out[i][s] = q[i] . keys[:, s] for the keys that query `first + i` sees, and some more."""
-    for s in range(0, first + rows, 16):
+def _scores(q, width, keys, line, channels, begin, first, rows, out):
+    """out[i][s] = q[i] . keys[:, s] for the keys from `begin` on that query `first + i` sees, and some more."""
+    for s in range(begin, first + rows, 16):
         for i in range(max(0, s - first), rows, 4):
             multiply_four(
                 floats(q + 4 * i * width), width, 1, floats(keys + 4 * s), line, channels,
@@ -72,22 +86,22 @@ def _scores(q, width, keys, line, channels, first, rows, out):
 
 
 @njit(**OPTIONS)
-def _sums_over_keys(p, line, first, rows, x, width, out):
-    """out[i] = sum over the keys s that query `first + i` sees of p[i][s] x[s]."""
-    for s in range(0, first + rows, TILE):
+def _sums_over_keys(p, line, begin, first, rows, x, width, out):
+    """out[i] = sum over the keys s from `begin` on that query `first + i` sees of p[i][s] x[s]."""
+    for s in range(begin, first + rows, TILE):
         for i in range(0, rows, 4):
             seen = min(TILE, first + i + 4 - s)
             for c in range(0, width, 16):
                 multiply_four(
                     floats(p + 4 * (i * line + s)), line, 1, floats(x + 4 * (s * width + c)), width, seen,
-                    floats(out + 4 * (i * width + c)), width, s,
+                    floats(out + 4 * (i * width + c)), width, s - begin,
                 )  # fmt: skip
 
 
 @njit(**OPTIONS)
-def _add_sums_over_queries(p, line, first, rows, x, width, out):
-    """out[s] += sum over the queries i that see key s of p[i][s] x[i]."""
-    for s in range(0, first + rows, 4):
+def _add_sums_over_queries(p, line, begin, first, rows, x, width, out):
+    """out[s] += sum over the queries i that see key s of p[i][s] x[i], for the keys from `begin` on."""
+    for s in range(begin, first + rows, 4):
         start = max(0, s - first)
         for c in range(0, width, 16):
             multiply_four(
@@ -116,22 +130,23 @@ def forward(a):
             copy(floats(at_kv + 4 * (s * heads * both + nope)), floats(v + 4 * s * width_v), values)
         for first in range(0, length, TILE):
             rows = min(TILE, length - first)
+            begin = _first_of_tile(starts, b * length + first, rows)
             for i in range(rows):
                 row = ((b * length + first + i) * heads + h) * channels
                 _scale_and_turn(
                     q + 4 * row, at_turn + 4 * (first + i) * rotary, nope, rotary, factor, ONE,
                     tile_q + 4 * i * channels,
                 )  # fmt: skip
-            _scores(tile_q, channels, keys, line, channels, first, rows, p)
+            _scores(tile_q, channels, keys, line, channels, begin, first, rows, p)
             kept = floats(stats + 8 * (unit * length + first))
             for i in range(rows):
                 low = _first_seen(starts, b * length + first + i)
                 whole = low // LANES * LANES  # from `whole` on, so that all lanes belong to this row
                 fill(floats(p + 4 * i * line), whole, low, np.float32(-np.inf))
                 most, total = exp_below_largest(floats(p + 4 * (i * line + whole)), first + i + 1 - whole)
-                fill(floats(p + 4 * i * line), 0, low, np.float32(0))
+                fill(floats(p + 4 * i * line), begin, low, np.float32(0))
                 kept[2 * i], kept[2 * i + 1] = most, ONE / total
-            _sums_over_keys(p, line, first, rows, v, width_v, tile_out)
+            _sums_over_keys(p, line, begin, first, rows, v, width_v, tile_out)
             for i in range(rows):
                 row = ((b * length + first + i) * heads + h) * values
                 multiply(floats(tile_out + 4 * i * width_v), kept[2 * i + 1], floats(out + 4 * row), values)
@@ -178,6 +193,7 @@ def backward(a):
         fill(floats(dv), 0, length * width_v, np.float32(0))
         for first in range(0, length, TILE):
             rows = min(TILE, length - first)
+            begin = _first_of_tile(starts, b * length + first, rows)
             for i in range(rows):
                 row = (b * length + first + i) * heads + h
                 _scale_and_turn(
@@ -185,16 +201,18 @@ def backward(a):
                     tile_q + 4 * i * width,
                 )  # fmt: skip
                 copy(floats(g + 4 * row * values), floats(tile_g + 4 * i * width_v), values)
-            _scores(tile_q, width, keys, line, channels, first, rows, p)
-            _scores(tile_g, width_v, v, line, values, first, rows, dp)
+            _scores(tile_q, width, keys, line, channels, begin, first, rows, p)
+            _scores(tile_g, width_v, v, line, values, begin, first, rows, dp)
             kept = floats(stats + 8 * (unit * length + first))
             for i in range(rows):
-                _softmax_again(floats(p + 4 * i * line), kept[2 * i], kept[2 * i + 1], first + i + 1)
-                fill(floats(p + 4 * i * line), 0, _first_seen(starts, b * length + first + i), np.float32(0))
-                _softmax_backward(floats(p + 4 * i * line), floats(dp + 4 * i * line), first + i + 1)
-            _add_sums_over_queries(p, line, first, rows, tile_g, width_v, dv)
-            _add_sums_over_queries(dp, line, first, rows, tile_q, width, dk)
-            _sums_over_keys(dp, line, first, rows, rows_k, width, tile_dq)
+                at, seen = 4 * (i * line + begin), first + i + 1 - begin
+                _softmax_again(floats(p + at), kept[2 * i], kept[2 * i + 1], seen)
+                low = _first_seen(starts, b * length + first + i)
+                fill(floats(p + 4 * i * line), begin, low, np.float32(0))
+                _softmax_backward(floats(p + at), floats(dp + at), seen)
+            _add_sums_over_queries(p, line, begin, first, rows, tile_g, width_v, dv)
+            _add_sums_over_queries(dp, line, begin, first, rows, tile_q, width, dk)
+            _sums_over_keys(dp, line, begin, first, rows, rows_k, width, tile_dq)
             for i in range(rows):
                 row = ((b * length + first + i) * heads + h) * channels
                 _scale_and_turn(

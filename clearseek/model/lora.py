@@ -13,8 +13,8 @@ inputs and Y outputs of a matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ from clearseek.fp8.linear import Fp8, Kind
 from clearseek.ops.dispatch import Layout, combine
 from clearseek.ops.grouped import Part, gradient_space, grouped_mm, grouped_mm_weight, parts, space_for
 from clearseek.ops.swiglu import weighted_swiglu, weighted_swiglu_backward
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class LowRank(nn.Module):
@@ -120,6 +122,29 @@ def adapters_of(model: nn.Module) -> Iterator[tuple[str, LowRank]]:
             yield f"{owner}.{kind}_proj" if kind else f"{owner}.weight", module
 
 
+@torch.no_grad()
+def merge(model: M) -> M:
+    """Fold the adapters into the frozen matrices, in FP32, round each sum to its matrix's type, and remove them.
+
+    Matrices of which nothing was adapted keep their bits. Returns the model.
+    """
+    for name, adapter in list(adapters_of(model)):
+        weight = model.get_parameter(name)
+        weight.copy_(adapter.folded(weight))
+        detach(model, name)
+    return model
+
+
+def attach_as(model: nn.Module, tensors: Mapping[str, Tensor], alpha: float) -> None:
+    """Give a model the adapters whose matrices are among a checkpoint's tensors, with `alpha`, so that they load."""
+    for name in tensors:
+        path, _, last = name.rpartition(".")
+        if last == "lora_A":
+            owner, _, attribute = path.rpartition(".")
+            kind = attribute.removesuffix("adapter").removesuffix("_")
+            attach(model, f"{owner}.{kind}_proj" if kind else f"{owner}.weight", tensors[name].shape[-2], alpha)
+
+
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The module that an adapter belongs to, and the attribute that holds it."""
     path, _, parameter = name.rpartition(".")
@@ -198,10 +223,10 @@ class _Low(NamedTuple):
 
     @staticmethod
     def of(scale: float, a_ELX: Tensor | None, b_EYL: Tensor | None) -> _Low | None:
-        """None without an adapter. On a GPU the rank is padded to a multiple of 8, as grouped products need it."""
+        """None without an adapter; a rank that grouped products do not take is padded with zeros."""
         if a_ELX is None or b_EYL is None:
             return None
-        missing = 0 if a_ELX.device.type == "cpu" else -a_ELX.shape[1] % 8
+        missing = -a_ELX.shape[1] % _rank_step(a_ELX.device)
         return _Low(F.pad(a_ELX * scale, (0, 0, 0, missing)), F.pad(b_EYL, (0, missing)) if missing else b_EYL)
 
     def space(self, rows: int) -> Tensor | None:
@@ -225,12 +250,17 @@ class _Low(NamedTuple):
         return d_low_RL
 
 
+def _rank_step(device: torch.device) -> int:
+    """What ranks must be a multiple of: a GPU's grouped products need rows of 16 bytes."""
+    return 1 if device.type == "cpu" else 8
+
+
 def _add_product(y_RY: Tensor, x_RX: Tensor, w_EXY: Tensor, part: Part) -> None:
     """Add the part's rows of x, times their experts' matrices, to y."""
-    if y_RY.device.type == "cpu":
-        y_RY.addmm_(x_RX, w_EXY[0])
-    else:
+    if part.experts == slice(None):
         y_RY.add_(F.grouped_mm(x_RX, w_EXY, offs=part.ends_E))
+    else:
+        y_RY.addmm_(x_RX, w_EXY[0])
 
 
 class _Gradients:

@@ -15,7 +15,7 @@ from typing import Any
 
 from clearseek.chat.messages import Message, conversation
 from clearseek.chat.render import render
-from clearseek.config import DataConfig, Recipe, SftConfig
+from clearseek.config import DataConfig, ProblemsConfig, Recipe, SftConfig
 from clearseek.data.find import Finder
 from clearseek.data.manifest import Manifest
 from clearseek.data.packs import Example, Reading, prepare_packs
@@ -49,14 +49,37 @@ def prepare(
             :func:`clearseek.data.packs.prepare_packs` refuses.
     """
     assert recipe.sft is not None
+    reading, source = Reading(), str(recipe.data.source)
     if recipe.sft.demonstrations:
-        raise UserError(f"{recipe.name}: sft.demonstrations: no problems yet")
-    reading = Reading()
+        assert recipe.problems is not None
+        examples, source = demonstrations(recipe.problems, recipe.sft.demonstrations, tokenizer), recipe.problems.kind
+    else:
+        examples = read_conversations(recipe.data, recipe.sft, tokenizer, reading, base or Path.cwd())
     return prepare_packs(
-        read_conversations(recipe.data, recipe.sft, tokenizer, reading, base or Path.cwd()), tokenizer, recipe.data,
-        recipe.sft, 1 + recipe.model.num_nextn_predict_layers, recipe.model.vocab_size, out,
-        source=recipe.data.source, reading=reading, progress=progress,
+        examples, tokenizer, recipe.data, recipe.sft, 1 + recipe.model.num_nextn_predict_layers,
+        recipe.model.vocab_size, out, source=source, reading=reading, problems=recipe.problems, progress=progress,
     )  # fmt: skip
+
+
+def demonstrations(config: ProblemsConfig, count: int, tokenizer: Tokenizer) -> Iterator[Example]:
+    """The first `count` different problems to train on, with their solutions, which alone are learnt.
+
+    They are made by ClearSeek's generators, so their licence is the code's. Raises UserError where there are not so
+    many.
+    """
+    from clearseek.posttrain.prompts import demonstration
+    from clearseek.posttrain.questions import problems_of
+
+    problems, seen = problems_of(config), set[str]()
+    for index in range(10_000 + 10 * count):
+        if len(seen) == count:
+            return
+        problem = problems.train(index)
+        if problem.prompt not in seen:
+            seen.add(problem.prompt)
+            rendered = demonstration(tokenizer, problem, config.template)
+            yield Example(f"{config.kind}:{index}", rendered.ids, rendered.written, config.kind, "Apache-2.0")
+    raise UserError(f"sft.demonstrations = {count}: only {len(seen)} different problems were found: ask for fewer")
 
 
 def read_conversations(

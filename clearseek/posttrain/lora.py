@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from clearseek.config import LoraConfig, ModelConfig
 from clearseek.errors import UserError, nearest
-from clearseek.model.lora import adapters_of, attach, detach
+from clearseek.model.lora import adapters_of, attach
 from clearseek.model.transformer import DeepSeekModel, generator_of
 from clearseek.tensors import TensorKind, TensorSpec, memory_tensors
 
@@ -95,19 +95,6 @@ def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Names and parameters of a model's adapters, in the model's order."""
     mine = {id(parameter) for _, adapter in adapters_of(model) for parameter in adapter.parameters()}
     return [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) in mine]
-
-
-@torch.no_grad()
-def merge(model: DeepSeekModel) -> DeepSeekModel:
-    """Fold the adapters into the frozen matrices, in FP32, round each sum to its matrix's type, and remove them.
-
-    Matrices of which nothing was adapted keep their bits. Returns the model, which is still frozen.
-    """
-    for name, adapter in list(adapters_of(model)):
-        weight = model.get_parameter(name)
-        weight.copy_(adapter.folded(weight))
-        detach(model, name)
-    return model
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from clearseek.config import Recipe
-from clearseek.errors import UserError
+from clearseek.posttrain.distil import Distil
+from clearseek.posttrain.grpo import Grpo
 from clearseek.posttrain.sft import Sft
 from clearseek.train.session import Method, PreTrain
 
@@ -12,6 +13,6 @@ def method_of(recipe: Recipe) -> Method:
     """What is done around the steps of a recipe's run."""
     if recipe.parent is None:
         return PreTrain()
-    if recipe.sft is not None:
-        return Sft()
-    raise UserError(f"{recipe.name}: no method yet")
+    if recipe.distil is not None:
+        return Distil()
+    return Grpo() if recipe.grpo is not None else Sft()

@@ -68,10 +68,13 @@ def weights_of(folder: Path) -> tuple[ModelConfig, dict[str, dict[str, Tensor]],
     recipe, path = run.read_recipe(record=True), checkpoint.latest(run.checkpoints)
     if path is None:
         raise UserError(f"{folder}: no checkpoint yet: train first, or give another parent")
-    saved = checkpoint.load(path, checkpoint.MODEL)
     said = {"name": recipe.name}
     if run.begun:
         said["transcript_head"] = last_line(run.transcript).head
+    if recipe.lora is not None:  # the child begins from the merged weights
+        model, _ = run.load_model()
+        return recipe.model, {"weights": dict(model.named_parameters()), "buffers": dict(model.named_buffers())}, said
+    saved = checkpoint.load(path, checkpoint.MODEL)
     return recipe.model, {group: saved.tensors[group] for group in checkpoint.MODEL}, said
 
 

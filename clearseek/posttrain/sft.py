@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from clearseek.config import Recipe
-from clearseek.data.loader import LEARNT, PackLoader, Rows
+from clearseek.data.loader import LEARNT, PADDING, PackLoader, Rows
 from clearseek.data.manifest import Manifest, read_manifest
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
@@ -37,8 +37,9 @@ class Sft(Child):
     def data(self, recipe: Recipe, run: Run, data: Path | None, resume: bool, on_data: OnData | None, say: Say) -> Path:
         """The folder of packed conversations, made where it is missing; the parent's weights, too."""
         adopt(recipe, run)
-        folder, tokenizer = data or run.data, Tokenizer.load(run.parent / "tokenizer.json")
-        if data is None and not resume:
+        folder, longer = data or run.data, "optimizer_sha256" in (run.read_parent() or {})
+        tokenizer = None if longer else Tokenizer.load(run.parent / "tokenizer.json")
+        if tokenizer is not None and data is None and not resume:
             prepare(recipe, tokenizer, folder, on_data)
         elif not folder.is_dir():
             raise UserError(
@@ -83,7 +84,8 @@ class FineTuning:
         learnt_BX, counted = self._learnt(rows)
         weight_BX = torch.from_numpy(learnt_BX).float() / max(counted, 1)
         start_BX, tokens_BX = torch.from_numpy(rows.start_BX), torch.from_numpy(rows.tokens_BX)
-        return Batch(step, tokens_BX, weight_BX, counted, start_BX).to(model.head_weight.device)
+        valid_BX = torch.from_numpy(rows.mask_BX != PADDING)
+        return Batch(step, tokens_BX, weight_BX, counted, start_BX, valid_BX).to(model.head_weight.device)
 
     def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
         """As in pre-training, over what is learnt."""
@@ -120,25 +122,25 @@ class FineTuning:
         assert self.held_out is not None
         size = self.recipe.train.micro_batch_size or self.recipe.train.batch_size
         device, told = model.head_weight.device, progress or (lambda done, total: None)
-        nats, tokens = 0.0, 0
+        nats, tokens, end = 0.0, 0, self.recipe.data.sequence_length + 1  # what the MTP module looks ahead is not read
         told(0, len(rows))
         for first in range(0, len(rows), size):
             part = self.held_out.rows(np.array(rows[first : first + size], dtype=np.int64))
             learnt_BX, counted = self._learnt(part)
-            arrays = (torch.from_numpy(each).to(device) for each in (part.tokens_BX, learnt_BX, part.start_BX))
-            tokens_BX, learnt, start_BX = arrays
-            losses = model.loss(tokens_BX, weight_BX=learnt.float(), start_BX=start_BX)
+            arrays = part.tokens_BX, learnt_BX.astype(np.float32), part.start_BX
+            tokens_BX, weight_BX, start_BX = (torch.from_numpy(each[:, :end]).to(device) for each in arrays)
+            losses = model.loss(tokens_BX, 0.0, None, weight_BX, start_BX)
             nats, tokens = nats + losses.main.item(), tokens + counted
             told(first + len(part.tokens_BX), len(rows))
         return nats / max(tokens, 1)
 
 
-def refuse_other_packs(recipe: Recipe, manifest: Manifest, tokenizer: Tokenizer, folder: Path) -> None:
-    """Refuse data of another tokenizer than the parent's, and other data than the recipe says."""
+def refuse_other_packs(recipe: Recipe, manifest: Manifest, tokenizer: Tokenizer | None, folder: Path) -> None:
+    """Refuse data of another tokenizer than the parent's, where that is given, and other data than the recipe says."""
     packs, cure = manifest.packs, "change the recipe, or prepare anew"
     if packs is None:
         raise UserError(f"{folder}: a stream of documents, and [sft] needs packed conversations: prepare anew")
-    if manifest.tokenizer_sha256 != tokenizer.sha256:
+    if tokenizer is not None and manifest.tokenizer_sha256 != tokenizer.sha256:
         raise UserError(f"{folder}: made with another tokenizer than the parent's: prepare anew")
     pairs = [
         (f"data.{name}", getattr(recipe.data, name), getattr(manifest.config, name))

@@ -29,10 +29,10 @@ def all_documents(made: Made, place: Path) -> dict[str, str]:
     """Path -> text of every document."""
     values = facts(made)
     texts = {path: render("clearseek.release", name, figure, band, cell, **values) for path, name in TEMPLATES.items()}
-    return texts | {
-        "data/croissant.json": json.dumps(croissant(made, place / "data"), indent=1) + "\n",
-        "evaluation/held_out.json": json.dumps(made.evaluation, indent=1) + "\n",
-    }
+    texts["data/croissant.json"] = json.dumps(croissant(made, place / "data"), indent=1) + "\n"
+    if made.evaluation:
+        texts["evaluation/held_out.json"] = json.dumps(made.evaluation, indent=1) + "\n"
+    return texts
 
 
 def facts(made: Made) -> dict[str, Any]:

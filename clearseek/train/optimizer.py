@@ -5,6 +5,9 @@ rounds the result back into the model (DeepSeek-V3 report, section 3.3.1). A mod
 master. Matrices have weight decay, vectors have none. Under Muon, the matrices inside the layers (attention, dense
 and expert projections) are Muon's; embedding, head, router and norms stay with AdamW.
 
+Of stacked experts some may be trained and the others not. Masters, gradients and optimiser state are then of the chosen
+ones alone, because weight decay and momentum move also what has no gradient.
+
 AdamW's moments may be kept in BF16, as DeepSeek-V3's are (report, section 3.3.3, which saw no loss from it): they are
 widened, updated by PyTorch's fused step, and rounded to nearest. With beta2 = 0.95 a second moment moves by up to 5 % a
 step, well above BF16's half unit of 0.2 %.
@@ -12,7 +15,9 @@ step, well above BF16's half unit of 0.2 %.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,6 +27,44 @@ from torch.optim.adamw import adamw
 from clearseek.config import OptimizerConfig
 from clearseek.errors import UserError
 from clearseek.train.muon import Groups, Muon
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A parameter that is trained, or some rows of it.
+
+    Raises ValueError: rows that are not ascending, or that the parameter does not have.
+    """
+
+    name: str
+    """Its name in the model."""
+    parameter: nn.Parameter
+    """The tensor."""
+    rows: tuple[int, ...] | None = None
+    """Indices along the first dimension (experts of [E, ...]) that are trained, ascending; None for all."""
+
+    def __post_init__(self) -> None:
+        if self.rows is not None:
+            limits = (-1, *self.rows, len(self.parameter))
+            if not self.rows or any(low >= high for low, high in pairwise(limits)):
+                raise ValueError(f"{self.name}: rows {self.rows} must be ascending numbers below {limits[-1]}")
+
+    @property
+    def index(self) -> Tensor:
+        """The rows, int64, on the parameter's device."""
+        return torch.tensor(self.rows, dtype=torch.int64, device=self.parameter.device)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The trained part of a tensor of the parameter's shape: a copy of the rows, or the tensor itself."""
+        return tensor if self.rows is None else tensor.index_select(0, self.index)
+
+    def take_gradient(self) -> Tensor:
+        """The trained part's gradient, FP32, which the parameter no longer has; zero if the step did not use it."""
+        gradient, self.parameter.grad = self.parameter.grad, None
+        if gradient is None:
+            like = self.parameter if self.rows is None else self.parameter[: len(self.rows)]
+            return torch.zeros_like(like, dtype=torch.float32, requires_grad=False)
+        return self.of(gradient).float()
 
 
 class AdamW(Groups):
@@ -85,14 +128,14 @@ class MasterOptimizer:
     """Optimiser over FP32 masters of a model's parameters.
 
     Args:
-        parameters: Names and parameters to train, in a fixed order: all of a model, or some.
+        trained: What to train, in a fixed order: all parameters of a model, or some, or rows of them.
         config: Which optimiser, and its settings.
     """
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:
-        self.config = config
-        self.names, self.parameters = map(list, zip(*parameters, strict=True))
-        self.masters = [p.detach() if p.dtype == torch.float32 else p.detach().float() for p in self.parameters]
+    def __init__(self, trained: Iterable[Trained], config: OptimizerConfig) -> None:
+        self.config, self.trained = config, list(trained)
+        self.names = [each.name for each in self.trained]
+        self.masters = [each.of(each.parameter.detach()).float() for each in self.trained]  # FP32: the model's own
         muon: list[Tensor] = []
         decayed: list[Tensor] = []
         plain: list[Tensor] = []
@@ -111,7 +154,7 @@ class MasterOptimizer:
             betas=config.betas,
             eps=config.eps,
         )
-        computes_in = self.parameters[0].dtype
+        computes_in = self.trained[0].parameter.dtype
         rates = config.muon_learning_rate, computes_in, config.momentum, config.weight_decay
         self._muon = Muon(muon, *rates) if muon else None
 
@@ -120,7 +163,7 @@ class MasterOptimizer:
         """Clip, update the masters, round them into the model.
 
         Args:
-            gradients: FP32, in the order of the parameters; they are scaled in place.
+            gradients: FP32, of what is trained, in its order; they are scaled in place.
             norm: Their :func:`~clearseek.train.chunks.gradient_norm`.
             multiplier: The schedule's factor on the learning rates.
         """
@@ -140,12 +183,43 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def round_into_model(self) -> None:
-        """Give the model the masters, in its own precision."""
-        torch._foreach_copy_(self.parameters, self.masters)
+        """Give the model the masters, in its own precision; no other byte of it is written."""
+        whole = [(t.parameter, master) for t, master in zip(self.trained, self.masters, strict=True) if t.rows is None]
+        if whole:
+            torch._foreach_copy_([parameter for parameter, _ in whole], [master for _, master in whole])
+        for each, master in zip(self.trained, self.masters, strict=True):
+            if each.rows is not None:
+                each.parameter.index_copy_(0, each.index, master.to(each.parameter.dtype))
 
+    @torch.no_grad()
     def weights(self) -> dict[str, Tensor]:
-        """The FP32 masters by parameter name."""
-        return dict(zip(self.names, self.masters, strict=True))
+        """Whole parameters in FP32 by name: the masters, and around them the rows that are not trained."""
+        found: dict[str, Tensor] = {}
+        for each, master in zip(self.trained, self.masters, strict=True):
+            whole = each.parameter.detach()
+            if each.rows is None:
+                whole = master
+            elif whole.dtype != torch.float32:
+                whole = whole.float().index_copy_(0, each.index, master)
+            found[each.name] = whole
+        return found
+
+    @torch.no_grad()
+    def adopt(self, weights: Mapping[str, Tensor], own: Collection[str] = ()) -> None:
+        """Take other whole weights over, but of the parameters in `own`, and round the masters into the model.
+
+        Raises KeyError or RuntimeError where one is missing or misshapen.
+        """
+        for each, master in zip(self.trained, self.masters, strict=True):
+            if each.name not in own:
+                master.copy_(each.of(weights[each.name].to(master.device)))
+                if each.rows is not None:
+                    each.parameter.copy_(weights[each.name])
+        self.round_into_model()
+
+    def take_gradients(self) -> list[Tensor]:
+        """The FP32 gradients of what is trained, taken from the parameters."""
+        return [each.take_gradient() for each in self.trained]
 
     def state(self) -> dict[str, Tensor]:
         """The optimisers' own tensors, by ``parameter.slot``; empty before the first step."""
@@ -161,17 +235,19 @@ class MasterOptimizer:
 
         Raises UserError if they are of another model or optimiser.
         """
-        for name, master, view in zip(self.names, self.masters, self._views, strict=True):
-            owner = self._owner(view)
+        for each, master, view in zip(self.trained, self.masters, self._views, strict=True):
+            name, owner = each.name, self._owner(view)
             slots = ("momentum_buffer",) if owner is self._muon else ("step", "exp_avg", "exp_avg_sq")
             missing = [key for key in (name,) if key not in weights] + [
                 key for slot in slots if (key := f"{name}.{slot}") not in state
             ]
-            if missing or weights[name].shape != master.shape:
+            if missing or weights[name].shape != each.parameter.shape:
                 raise UserError(
                     f"the checkpoint does not fit the recipe: {(missing or [name])[0]} is missing or misshapen"
                 )
-            master.copy_(weights[name])
+            master.copy_(each.of(weights[name].to(master.device)))
+            if each.rows is not None:
+                each.parameter.copy_(weights[name])
             values = {slot: state[f"{name}.{slot}"] for slot in slots}
             owner.state[view] = {slot: _placed(v, view) for slot, v in values.items()}
         self.round_into_model()

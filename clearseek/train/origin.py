@@ -74,8 +74,9 @@ class Child:
     """Step that the run begins after."""
 
     def header(self) -> dict[str, Any]:
-        """Entries of the transcript's header."""
-        return {"parent": self.record}
+        """Entries of the transcript's header: the parent, and the teacher where it learns from one."""
+        teacher = self.run.read_teacher()
+        return {"parent": self.record} | ({} if teacher is None else {"teacher": teacher})
 
     def begin(self, training: Training) -> None:
         """Go to the parent's weights. Raises UserError where they were changed, or are of other dimensions."""

@@ -71,7 +71,8 @@ def next_tokens_loss(recipe: Recipe, model: DeepSeekModel, micro: Batch) -> Loss
     train = recipe.train
     mtp_weight = value_at(micro.step, train.steps, train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight_final)
     losses = model.loss(
-        micro.tokens_BX, train.balance_loss_weight, mtp_weight, micro.weight_BX, micro.start_BX, micro.routing_LBSK
-    )
+        micro.tokens_BX, train.balance_loss_weight, mtp_weight, micro.weight_BX, micro.start_BX, micro.routing_LBSK,
+        micro.valid_BX,
+    )  # fmt: skip
     scalars = {LOSS: losses.main} | ({} if losses.mtp is None else {MTP_LOSS: losses.mtp})
     return Loss(losses.total, scalars, losses.load_LE)

@@ -42,14 +42,14 @@ class StepRecord:
     """Hash of all weights after the step, in the steps that take it."""
     optimizer_sha256: str | None = None
     """Hash of the optimiser's state after the step."""
-    rollouts_sha256: str | None = None
-    """Hash of the file of what the model wrote for the step."""
     learning_rate: float = field(default=0.0, compare=False)
     """AdamW's rate in this step. Not in the transcript, as all that follows."""
     tokens_per_second: float = field(default=0.0, compare=False)
     """Tokens trained on per second."""
     mfu: float = field(default=0.0, compare=False)
     """Model FLOP/s over the machine's measured rate of matrix products: 0 to 1."""
+    rollouts_sha256: str | None = None
+    """Hash of the file of what the model wrote for the step, in the transcript where there is one."""
 
     def __post_init__(self) -> None:
         if taken := sorted(TAKEN & self.scalars.keys()):
@@ -88,4 +88,6 @@ def decode(line: Mapping[str, Any], version: int = 2) -> StepRecord:
     scalars = {name: float.fromhex(value) for name, value in line["scalars"].items()}
     balance = tuple(map(float.fromhex, line["balance"]))
     norm = float.fromhex(line["grad_norm"])
-    return StepRecord(line["step"], scalars, norm, line["tokens"], balance, hashes[0], hashes[1], hashes[2])
+    return StepRecord(
+        line["step"], scalars, norm, line["tokens"], balance, hashes[0], hashes[1], rollouts_sha256=hashes[2]
+    )

@@ -6,6 +6,7 @@ transcript.jsonl   what happened, hash-chained: the same bytes in every identica
 metrics.jsonl      speed and expert loads per step: differs from run to run
 checkpoints/       everything needed to go on
 parent/            what a run that goes on from another one began with
+teacher/           what a run that learns from another model asked of it
 pictures/          loss curve, expert loads
 """
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:  # a path and a recipe need none of it
 
 PARENT = "parent.json"
 """In the parent's folder: step, hashes of weights and optimiser, and of the transcript's last line."""
+TEACHER = "teacher.json"
+"""In the teacher's folder: which model it is, what it was asked, and the hashes of what it answered."""
 _LONGEST_LINE = 64 * 2**20
 """Bytes of a line of metrics: without a limit, a file without line ends would be read whole."""
 
@@ -93,6 +96,11 @@ class Run:
         return (self.parent / PARENT).is_file()
 
     @property
+    def teacher(self) -> Path:
+        """Where a run that learns from another model keeps what it asked of it."""
+        return self.root / "teacher"
+
+    @property
     def pictures(self) -> Path:
         """Folder of pictures."""
         return self.root / "pictures"
@@ -133,6 +141,17 @@ class Run:
             texts = (value for name, value in record.items() if name not in numbers)
             if all(type(each) is int for each in numbers.values()) and all(isinstance(each, str) for each in texts):
                 return dict(record)
+        raise UserError(f"{file}: damaged: restore it from a copy")
+
+    def read_teacher(self) -> dict[str, Any] | None:
+        """The model that the run learns from, and what was asked of it. Raises UserError when the record is damaged."""
+        file = self.teacher / TEACHER
+        with reading(file), suppress(ValueError, RecursionError):
+            if not file.is_file():
+                return None
+            record = json.loads(file.read_bytes())
+            if isinstance(record, dict):
+                return record
         raise UserError(f"{file}: damaged: restore it from a copy")
 
     def write_recipe(self, recipe: Recipe) -> None:
@@ -177,15 +196,21 @@ def is_imported(run: Run) -> bool:
 
 
 def model_of(recipe: Recipe, tensors: dict[str, dict[str, torch.Tensor]], dtype: torch.dtype) -> DeepSeekModel:
-    """A model with the weights of a checkpoint. Raises KeyError or RuntimeError where they are of another model."""
+    """A model with the weights of a checkpoint, adapters folded in.
+
+    Raises KeyError or RuntimeError where they are of another model.
+    """
     import torch
 
+    from clearseek.model.lora import attach_as, merge
     from clearseek.model.transformer import DeepSeekModel
 
     with torch.device("meta"):
         model = DeepSeekModel(recipe.model)
+        if recipe.lora is not None:
+            attach_as(model, tensors["weights"], recipe.lora.alpha)
     model.load_state_dict({**tensors["weights"], **tensors["buffers"]}, assign=True)
-    return model.set_dtype(dtype).requires_grad_(False)
+    return merge(model.set_dtype(dtype).requires_grad_(False))
 
 
 class Metrics:

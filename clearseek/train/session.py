@@ -26,7 +26,7 @@ from clearseek.train.extend import adopt
 from clearseek.train.pictures import expert_load, loss_curve
 from clearseek.train.preflight import Setup, preflight
 from clearseek.train.pretrain import PreTraining
-from clearseek.train.run import Loads, Run, is_imported
+from clearseek.train.run import TEACHER, Loads, Run, is_imported
 from clearseek.train.step import Trainable, everything
 from clearseek.train.task import Progress, Task
 from clearseek.train.trainer import OnStep, Outcome, Trainer
@@ -46,6 +46,9 @@ class Method(Protocol):
 
     def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
         """What the run trains on."""
+
+    def resolved(self, recipe: Recipe, run: Run, task: Task) -> Recipe:
+        """The recipe with what is settled before the first step, as it is recorded."""
 
     def trainable(self, recipe: Recipe, run: Run) -> Trainable:
         """What is trained."""
@@ -106,8 +109,9 @@ def train_recipe(
         if from_step is not None:
             checkpoint.find(run.checkpoints, from_step)
         _say_how(recipe, setup, say)
-        task, trainable = method.task(recipe, run, folder), method.trainable(recipe, run)
-        trainer = Trainer(recipe, run, task, setup, resume, from_step, trainable)
+        task = method.task(recipe, run, folder)
+        recipe = method.resolved(recipe, run, task)
+        trainer = Trainer(recipe, run, task, setup, resume, from_step, method.trainable(recipe, run))
         write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
         if trainer.training.step:
             say(f"going on after step {trainer.training.step} of {recipe.train.steps}")
@@ -152,12 +156,16 @@ class PreTrain:
                 f"{folder}: the run's data are not in its folder: say where they are, as when it began, with "
                 "--data FOLDER"
             )
-        _refuse_other_data(recipe, folder, given=data is not None and not resume)
+        refuse_other_data(recipe, folder, given=data is not None and not resume)
         return folder
 
     def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
         """Next-token prediction of the folder's stream of tokens."""
         return PreTraining(recipe, folder)
+
+    def resolved(self, recipe: Recipe, run: Run, task: Task) -> Recipe:
+        """The recipe as it is."""
+        return recipe
 
     def trainable(self, recipe: Recipe, run: Run) -> Trainable:
         """All parameters."""
@@ -187,7 +195,7 @@ def _say_how(recipe: Recipe, setup: Setup, say: Callable[[str], None]) -> None:
         )
 
 
-def _refuse_other_data(recipe: Recipe, folder: Path, given: bool) -> None:
+def refuse_other_data(recipe: Recipe, folder: Path, given: bool) -> None:
     """Refuse data of more tokens than the model has, and data given by hand that are not those of the recipe.
 
     The recipe goes into the record of the run, so it must say what the data are.
@@ -289,6 +297,7 @@ def _refuse_foreign(run: Run, resume: bool) -> None:
     # what a kill before the first step leaves
     expected = {run.data.name, run.recipe.name, run.metrics.name, run.transcript.name}
     expected |= {run.parent.name} if run.extends else set()
+    expected |= {run.teacher.name} if (run.teacher / TEACHER).is_file() else set()
     names = sorted(path.name for path in run.root.iterdir()) if run.root.exists() else []
     foreign = [name for name in names if name not in expected and not name.startswith(".") and not system_file(name)]
     if foreign:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clearseek.config import Recipe
 from clearseek.counts import flops_per_token
@@ -23,7 +23,7 @@ from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import use_kernels
 from clearseek.train.accumulate import LaneSum
 from clearseek.train.chunks import gradient_norm, hash_tensors
-from clearseek.train.optimizer import MasterOptimizer
+from clearseek.train.optimizer import MasterOptimizer, Trained
 from clearseek.train.preflight import Setup
 from clearseek.train.record import StepRecord
 from clearseek.train.schedule import multiplier, value_at
@@ -37,14 +37,13 @@ class NotFiniteError(UserError):
 ADAPTED = (".lora_A", ".lora_B")
 """Ends of the names of parameters that are added to a model, and that its parent does not have."""
 
-Named = list[tuple[str, nn.Parameter]]
-Trainable = Callable[[DeepSeekModel], Named]
-"""Which parameters of a model the optimiser has, by name; the others stay as they are."""
+Trainable = Callable[[DeepSeekModel], list[Trained]]
+"""Which parameters of a model, or rows of them, the optimiser has; the others stay as they are."""
 
 
-def everything(model: DeepSeekModel) -> Named:
+def everything(model: DeepSeekModel) -> list[Trained]:
     """All parameters."""
-    return list(model.named_parameters())
+    return [Trained(name, parameter) for name, parameter in model.named_parameters()]
 
 
 class Training:
@@ -59,8 +58,7 @@ class Training:
 
     def __init__(self, recipe: Recipe, task: Task, setup: Setup, trainable: Trainable = everything) -> None:
         self.recipe, self.task, self.setup, self._trainable = recipe, task, setup, trainable
-        length, size = recipe.data.sequence_length, recipe.train.batch_size
-        self._flops = flops_per_token(recipe.model, length) * size * length
+        self._flops_per_token = flops_per_token(recipe.model, recipe.data.sequence_length)
         self.begin()
 
     def begin(self) -> None:
@@ -71,8 +69,8 @@ class Training:
         self.model.to(self.setup.device).set_dtype(self.setup.precision.dtype).use_fp8(self.setup.fp8)
         trained = self._trainable(self.model)
         self.model.requires_grad_(False)
-        for _, parameter in trained:
-            parameter.requires_grad_(True)
+        for each in trained:
+            each.parameter.requires_grad_(True)
         self.optimizer = MasterOptimizer(trained, self.recipe.optimizer)
         self.step, self.tokens = 0, 0
 
@@ -81,11 +79,12 @@ class Training:
 
         Raises KeyError or RuntimeError where the other has other dimensions.
         """
-        trained = dict(zip(self.optimizer.names, self.optimizer.masters, strict=True))
-        for name, tensor in (trained | self._frozen()).items():
-            if name in state["weights"] or not name.endswith(ADAPTED):
-                tensor.copy_(state["weights"][name])
-        self.optimizer.round_into_model()
+        theirs = state["weights"]
+        frozen = self._frozen()
+        own = {name for name in (*self.optimizer.names, *frozen) if name not in theirs and name.endswith(ADAPTED)}
+        self.optimizer.adopt(theirs, own)
+        for name in frozen.keys() - own:
+            frozen[name].copy_(theirs[name])
         for name, buffer in self.model.named_buffers():
             buffer.copy_(state["buffers"][name])
 
@@ -146,7 +145,7 @@ class Training:
             rollouts_sha256=batch.rollouts_sha256,
             learning_rate=self.recipe.optimizer.learning_rate * factor,
             tokens_per_second=batch.counted / seconds,
-            mfu=self._flops / seconds / max(self.setup.precision.rates.values()),
+            mfu=batch.counted * self._flops_per_token / seconds / max(self.setup.precision.rates.values()),
         )
         return record, load_LE
 
@@ -159,7 +158,7 @@ class Training:
             loss = self.task.loss(self.model, micro)
             loss.total.backward()
             names = list(loss.scalars)
-            sums.push([*map(_gradient, self.optimizer.parameters), torch.stack(list(loss.scalars.values()))])
+            sums.push([*self.optimizer.take_gradients(), torch.stack(list(loss.scalars.values()))])
             load_LE = load_LE + loss.load_LE
         *gradients, values = sums.result()
         return gradients, dict(zip(names, values.tolist(), strict=True)), load_LE.cpu()
@@ -178,9 +177,3 @@ class Training:
     def _frozen(self) -> dict[str, Tensor]:
         trained = set(self.optimizer.names)
         return {name: p.detach() for name, p in self.model.named_parameters() if name not in trained}
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    gradient, parameter.grad = parameter.grad, None
-    assert gradient is not None
-    return gradient.float()

@@ -18,7 +18,9 @@ from clearseek.audit.evidence import Grade, Row
 from clearseek.data.decode import check_documents
 from clearseek.data.manifest import Manifest, check_files, read_manifest
 from clearseek.data.shards import prepare_data
+from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
+from clearseek.posttrain.conversations import prepare
 from clearseek.reading.evidence import Evidence
 from clearseek.verify.replay import Release
 from clearseek.verify.rows import MachineError, attempted
@@ -83,7 +85,7 @@ def _rebuilt(release: Release, read_sources: bool) -> Row:
     theirs = read_manifest(release.data)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            made = prepare_data(recipe.data, recipe.model.vocab_size, Path(folder) / "data")
+            made = _prepared(release, Path(folder) / "data")
         except UserError as error:
             raise MachineError(f"the source is not at hand: {error}") from None
     differing = _differing(made, theirs)
@@ -100,6 +102,14 @@ def _rebuilt(release: Release, read_sources: bool) -> Row:
         reason += f"; this machine differs: {', '.join(changed)}"
         return ask.VERIFY_DATA_REBUILT.unknown(Grade.PRESENT, reason, _PLACE)
     return ask.VERIFY_DATA_REBUILT.no(Grade.CLAIMED, f"{reason}; with the same versions", _PLACE)
+
+
+def _prepared(release: Release, out: Path) -> Manifest:
+    """The data made again from their source; a fine-tuned model's with the tokenizer that it has from its parent."""
+    recipe = release.recipe
+    if recipe.sft is not None:
+        return prepare(recipe, Tokenizer.load(release.data / "tokenizer.json"), out)
+    return prepare_data(recipe.data, recipe.model.vocab_size, out)
 
 
 def _differing(made: Manifest, theirs: Manifest) -> list[str]:

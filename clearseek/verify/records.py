@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from clearseek.data.manifest import DocumentEntry, Manifest, check_lists
+from clearseek.data.manifest import Manifest, check_lists
 from clearseek.errors import UserError
 from clearseek.files import sha256_bytes
 from clearseek.jsontext import strict_json
@@ -102,7 +102,7 @@ class Records:
         lines = self.source.read("data/documents.jsonl", LONGEST_RECORD).splitlines()
         tokenizer = sha256_bytes(self.source.read("data/tokenizer.json", LONGEST_RECORD))
         try:
-            check_lists(manifest, (DocumentEntry.model_validate_json(line) for line in lines), tokenizer)
+            check_lists(manifest, map(manifest.entry, lines), tokenizer)
         except UserError as error:
             return False, f"data/{error}", DATA_MANIFEST
         what = f"its {len(manifest.files)} files have the manifest's hashes, {len(lines):,} documents make"

@@ -231,6 +231,19 @@ def test_a_system_error_names_its_file(cli: Cli, monkeypatch: pytest.MonkeyPatch
 # Recipes
 
 
+def test_a_recipe_that_modifies_a_model_is_listed_with_its_parent(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tuned.toml").write_text(
+        'name = "tuned"\ndescription = "Answers."\n[parent]\npath = "runs/elsewhere"\n[sft]\n[data]\nsource = "jsonl"\n'
+        'paths = ["a.jsonl"]\nsequence_length = 4096\n[train]\nsteps = 1\nbatch_size = 1\n'
+    )
+    monkeypatch.setattr("clearseek.recipe.shipped_recipes", lambda: {"tuned": tmp_path / "tuned.toml"})
+    assert re.search(r"tuned +of +runs/elsewhere +Answers\.", cli("recipes").out)
+    listed = json.loads(cli("recipes", "--json").out)["tuned"]
+    assert listed["parent"]["path"] == "runs/elsewhere" and "model" not in listed
+
+
 def test_recipes_are_listed_one_a_line(cli: Cli) -> None:
     said = cli("recipes")
     names = [line.split()[0] for line in said.out.splitlines()]

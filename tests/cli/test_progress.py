@@ -56,6 +56,18 @@ def test_a_pipe_gets_a_line_every_ten_seconds_the_evaluations_and_the_last_step(
     assert steps == [1, 11, 15, 25, 35, 45, 55, 65, 75, 85, 95, 100]
 
 
+def test_every_figure_of_held_out_data_is_shown_with_its_unit() -> None:
+    clock = Clock()
+    display, out = piped(clock, 3)
+    with display:
+        for step, scalars in enumerate([{"held_out_nats_before": 4.5}, {}, {"held_out_nats": 2.0}], 1):
+            display.update(StepRecord(step, {"loss": 3.0} | scalars, 1.0, step))
+        display.update(StepRecord(3, {"loss": 3.0, "held_out_nats": 2.5, "held_out_pass_1": 0.25}, 1.0, 3))
+    first, *_, last = out.getvalue().splitlines()
+    assert "  loss 3.0000  held-out before 4.5000 nats/token  grad" in first
+    assert last == "step 3/3  held-out 2.5000 nats/token, pass 1 0.2500"
+
+
 def test_a_line_has_every_number_and_is_plain() -> None:
     clock = Clock()
     display, out = piped(clock)

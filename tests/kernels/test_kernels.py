@@ -117,10 +117,18 @@ def attention_inputs(batch: int, length: int, heads: int, nope: int, rotary: int
     )
 
 
+def documents(batch: int, length: int) -> Tensor:
+    """First position of each token's document, [B, S]: documents of 1 to 90 tokens, other ones in each sequence."""
+    begins = torch.rand(batch, length, generator=torch.Generator().manual_seed(5)) < 0.04
+    return torch.where(begins, torch.arange(length), 0).cummax(1).values
+
+
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_attention(shape: tuple[int, ...]) -> None:
+def test_attention(shape: tuple[int, ...], packed: bool) -> None:
     q, kv, rope, turn, g = attention_inputs(*shape)
-    _, length, heads, nope, rotary, _ = shape
+    batch, length, heads, nope, rotary, _ = shape
+    start = documents(batch, length) if packed else None
     turns = turn.to(torch.complex128).unsqueeze(1)
 
     def formula(q: Tensor, kv: Tensor, rope: Tensor) -> Tensor:
@@ -129,11 +137,13 @@ def test_attention(shape: tuple[int, ...]) -> None:
         keys = torch.cat([kv[..., :nope], rope.unsqueeze(2).expand(-1, -1, heads, -1)], dim=-1)
         scores = torch.einsum("bqhc,bshc->bhqs", queries, keys)
         hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+        if start is not None:
+            hidden = (hidden | (torch.arange(length) < start.unsqueeze(-1))).unsqueeze(1)
         return torch.einsum("bhqs,bshv->bqhv", scores.masked_fill(hidden, -torch.inf).softmax(-1), kv[..., nope:])
 
     exact = by_autograd(formula, g, q, kv, rope)
-    out, stats = operations.attention(q, kv, rope, turn, None, nope, 0.3)
-    found = out, *operations.attention_backward(g, q, kv, rope, turn, None, stats, nope, 0.3)
+    out, stats = operations.attention(q, kv, rope, turn, start, nope, 0.3)
+    found = out, *operations.attention_backward(g, q, kv, rope, turn, start, stats, nope, 0.3)
     for mine, true in zip(found, exact, strict=True):
         assert_close(mine, true, 2e-6)
 

@@ -15,8 +15,8 @@ from clearseek.model.transformer import DeepSeekModel, Losses
 from clearseek.ops.compiled import Kernels, use_kernels
 from tests.model.test_parity import BASE, YARN
 
-LENGTHS = (1, 37, 70, 16, 9)
-"""Of the documents: across tiles of 64 queries and lanes of 16 keys."""
+LENGTHS = (1, 37, 70, 16, 9, 130, 3, 15, 48)
+"""Of the documents: across tiles of 64 queries and lanes of 16 keys, of which whole tiles see none before theirs."""
 
 
 @pytest.fixture(params=["torch", "numba"])

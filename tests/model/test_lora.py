@@ -15,10 +15,12 @@ from clearseek.config import Fp8Config, ModelConfig
 from clearseek.fp8.backends.choose import choose
 from clearseek.fp8.linear import Linear
 from clearseek.kernels import launch
+from clearseek.model import lora
 from clearseek.model.experts import Experts
 from clearseek.model.lora import LowRank, adapters_of, attach, detach
 from clearseek.ops.compiled import use_kernels
 from clearseek.ops.dispatch import Routing
+from clearseek.ops.grouped import Part
 from tests.model.test_parity import BASE
 
 SMALL = ModelConfig(**(BASE | {"hidden_size": 12, "moe_intermediate_size": 10}))
@@ -85,6 +87,59 @@ def test_experts_equal_a_loop_over_tokens(
     torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
     for a, b in zip(gradients(ours, leaves), gradients(plain, leaves), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("which", [("gate_up_proj",), ("down_proj",), ("gate_up_proj", "down_proj")])
+@pytest.mark.parametrize("rank", [3, 8])
+def test_all_experts_at_once_as_on_a_gpu(which: tuple[str, ...], rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One grouped product for all experts, padded ranks, and whatever the memory held in spare rows."""
+    sizes = SMALL.model_copy(update={"moe_intermediate_size": 8})
+    experts = adapted(Experts(sizes), which, rank, 3.0)
+    index = torch.stack([torch.randperm(6)[:3] for _ in range(20)])  # two experts without tokens
+    x, weight = torch.randn(20, 12, requires_grad=True), torch.rand(20, 3, requires_grad=True)
+    leaves = [x, weight, *(p for _, each in adapters_of(experts) for p in each.parameters())]
+    by_expert = experts(x, Routing.of(index, weight, 8))
+    by_expert_gradients = gradients(by_expert, leaves)
+
+    def spare_rows_are_nan(x_RK: Tensor, w: Tensor, offs: Tensor) -> Tensor:
+        y = grouped_mm(x_RK, w, offs=offs)
+        if y.ndim == 2:
+            y[int(offs[-1]) :] = float("nan")
+        return y
+
+    grouped_mm = F.grouped_mm
+    monkeypatch.setattr(F, "grouped_mm", spare_rows_are_nan)
+    monkeypatch.setattr(lora, "parts", lambda ends, rows, _: [Part(slice(None), slice(0, rows), ends)])
+    monkeypatch.setattr(lora, "space_for", lambda *_: None)
+    monkeypatch.setattr(lora, "gradient_space", lambda _: None)
+    monkeypatch.setattr(lora, "_rank_step", lambda _: 8)
+    at_once = experts(x, Routing.of(index, weight, 8))
+    torch.testing.assert_close(at_once, by_expert, rtol=1e-5, atol=1e-5)
+    for a, b in zip(gradients(at_once, leaves), by_expert_gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("rank", [3, 8])
+def test_a_gpu_computes_the_same(rank: int) -> None:
+    config = ModelConfig(**(BASE | {"hidden_size": 64, "moe_intermediate_size": 32}))
+    experts = adapted(Experts(config), ("gate_up_proj", "down_proj"), rank, 3.0)
+    index, x, weight = (
+        torch.stack([torch.randperm(8)[:3] for _ in range(300)]),
+        torch.randn(300, 64),
+        torch.rand(300, 3),
+    )
+    found = []
+    for device in ("cpu", "cuda"):
+        experts.to(device, torch.bfloat16)
+        leaves = [x.to(device, torch.bfloat16).requires_grad_(), weight.to(device).requires_grad_()]
+        leaves += [p for _, each in adapters_of(experts) for p in each.parameters()]
+        out = experts(leaves[0], Routing.of(index.to(device), leaves[1], 8))
+        found.append([out, *torch.autograd.grad(out.float().square().sum(), leaves)])
+    for a, b in zip(*found, strict=True):
+        a, b = a.detach().float(), b.detach().float().cpu()
+        assert float((a - b).norm() / a.norm()) < 0.02
 
 
 def test_experts_without_tokens_have_no_gradient() -> None:

@@ -11,9 +11,13 @@ from torch import Tensor
 from clearseek.config import Fp8Config, LoraConfig, ModelConfig
 from clearseek.errors import UserError
 from clearseek.fp8.backends.choose import choose
+from clearseek.inference.engine import Engine
+from clearseek.inference.packed import pack
+from clearseek.inference.plain import Plain
+from clearseek.inference.request import Request, Settings
 from clearseek.inference.sampler import Sampling, generate
 from clearseek.kernels import launch
-from clearseek.model.lora import adapters_of
+from clearseek.model.lora import adapters_of, merge
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import use_kernels
 from clearseek.posttrain.lora import (
@@ -21,7 +25,6 @@ from clearseek.posttrain.lora import (
     adapter_parameters,
     add_lora,
     count_lora,
-    merge,
     merged_tensors,
     targets_of,
 )
@@ -227,3 +230,36 @@ def test_fp8_bases() -> None:
     assert 0.01 < max(errors) < 0.5 and sum(errors) / len(errors) < 0.25
     merge(model)
     assert float((results()[0] - narrow[0]).abs()) < 0.02
+
+
+def test_the_engine_takes_the_merged_tensors() -> None:
+    """The engine's greedy tokens are those of the unmerged model, which keeps its adapters."""
+    model = learnt(model_of(num_nextn_predict_layers=1), LoraConfig(rank=4))
+    prompt = tokens_of(model, rows=1)[0].tolist()
+    tensors = merged_tensors(model)
+    forward = Plain(pack(model.config, tensors.__getitem__, "F32"), pages=8, rows=64, longest=64)
+    request = Request(prompt, Settings(max_tokens=12, temperature=0))
+    answer = Engine(forward, drafts=False).run([request])[0].answer
+    assert [chosen.token for chosen in answer] == list(generate(model, prompt, 12, Sampling(temperature=0)))
+    assert len(list(adapters_of(model))) > 10
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_documents_of_a_pack_do_not_touch(kernels: Any) -> None:
+    """Packed gives the losses and gradients of the documents alone, and what is before a document changes no bit."""
+    use_kernels(kernels)
+    model = learnt(model_of(), LoraConfig(rank=4))
+    adapters = [parameter for _, parameter in adapter_parameters(model)]
+    one, two, other = (torch.randint(0, 160, (1, n), generator=torch.Generator().manual_seed(n)) for n in (17, 24, 18))
+
+    def results(tokens: Tensor, weight: Tensor, start: Tensor | None = None) -> list[Tensor]:
+        losses = model.loss(tokens, weight_BX=weight, start_BX=start)
+        return [losses.main, *torch.autograd.grad(losses.total, adapters)]
+
+    start = torch.cat([torch.zeros(1, 17), torch.full((1, 24), 17)], dim=1).long()
+    of_two = torch.cat([torch.zeros(1, 18), torch.ones(1, 23)], dim=1)
+    packed = results(torch.cat([one, two], dim=1), of_two, start)
+    for a, b in zip(packed, results(two, torch.ones(1, 24)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    for a, b in zip(packed, results(torch.cat([other[:, :17], two], dim=1), of_two, start), strict=True):
+        assert torch.equal(a, b)

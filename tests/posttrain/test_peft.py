@@ -17,9 +17,9 @@ from torch import Tensor
 from clearseek.config import LoraConfig, ModelConfig
 from clearseek.errors import UserError
 from clearseek.hub.write import export_hf
-from clearseek.model.lora import adapters_of
+from clearseek.model.lora import adapters_of, merge
 from clearseek.model.transformer import DeepSeekModel
-from clearseek.posttrain.lora import adapter_parameters, add_lora, merge
+from clearseek.posttrain.lora import adapter_parameters, add_lora
 from clearseek.posttrain.peft import CONFIG, PICKLE, WEIGHTS, export_peft, load_peft
 from tests.hub.examples import small, tokenizer_file
 from tests.model.test_parity import BASE

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -10,7 +11,7 @@ from clearseek.config import OptimizerConfig
 from clearseek.errors import UserError
 from clearseek.train.chunks import gradient_norm
 from clearseek.train.muon import Muon, orthogonalise
-from clearseek.train.optimizer import AdamW, MasterOptimizer
+from clearseek.train.optimizer import AdamW, MasterOptimizer, Trained
 
 
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24), (16, 16)])
@@ -41,7 +42,7 @@ def test_orthogonalised_updates_have_singular_values_near_one(dtype: torch.dtype
     assert values.min() > 0.5 and values.max() < 1.3
 
 
-def parameters(dtype: torch.dtype) -> list[tuple[str, nn.Parameter]]:
+def parameters(dtype: torch.dtype) -> list[Trained]:
     torch.manual_seed(1)
     shapes = {
         "model.embed_tokens.weight": (10, 8),
@@ -49,13 +50,13 @@ def parameters(dtype: torch.dtype) -> list[tuple[str, nn.Parameter]]:
         "model.layers.0.mlp.gate.weight": (3, 8),
         "model.norm.weight": (8,),
     }
-    return [(name, nn.Parameter(torch.randn(shape).to(dtype))) for name, shape in shapes.items()]
+    return [Trained(name, nn.Parameter(torch.randn(shape).to(dtype))) for name, shape in shapes.items()]
 
 
 def steps(optimizer: MasterOptimizer, first: int, last: int) -> None:
     for step in range(first, last):
         torch.manual_seed(step)
-        gradients = [torch.randn(p.shape) for p in optimizer.parameters]
+        gradients = [torch.randn(master.shape) for master in optimizer.masters]
         optimizer.step(gradients, gradient_norm(gradients), 0.5)
 
 
@@ -72,10 +73,10 @@ def test_state_restores_to_the_bit(name: str, dtype: torch.dtype) -> None:
     second = MasterOptimizer(parameters(dtype), config)
     second.load(weights, state)
     steps(second, 3, 6)
-    for a, b in zip(whole.parameters, second.parameters, strict=True):
-        assert torch.equal(a, b) and a.dtype == dtype
-    for a, b in zip(whole.masters, second.masters, strict=True):
-        assert torch.equal(a, b) and a.dtype == torch.float32
+    for a, b in zip(whole.trained, second.trained, strict=True):
+        assert torch.equal(a.parameter, b.parameter) and a.parameter.dtype == dtype
+    for one, other in zip(whole.masters, second.masters, strict=True):
+        assert torch.equal(one, other) and one.dtype == torch.float32
 
 
 def test_state_of_another_optimiser_is_refused() -> None:
@@ -87,17 +88,17 @@ def test_state_of_another_optimiser_is_refused() -> None:
 
 
 def test_masters_keep_what_bf16_rounds_away() -> None:
-    named = [("w", nn.Parameter(torch.ones(1, 4, dtype=torch.bfloat16)))]
+    named = [Trained("w", nn.Parameter(torch.ones(1, 4, dtype=torch.bfloat16)))]
     optimizer = MasterOptimizer(named, OptimizerConfig(learning_rate=1e-4, weight_decay=0.0))
     for _ in range(100):
         gradient = [torch.ones(1, 4)]
         optimizer.step(gradient, gradient_norm(gradient), 1.0)
     assert optimizer.masters[0].max().item() == pytest.approx(0.99, abs=1e-4)
-    assert named[0][1].max().item() == pytest.approx(0.99, abs=4e-3)
+    assert named[0].parameter.max().item() == pytest.approx(0.99, abs=4e-3)
 
 
 def test_gradients_are_clipped_to_the_norm() -> None:
-    named = [("w", nn.Parameter(torch.zeros(1, 4)))]
+    named = [Trained("w", nn.Parameter(torch.zeros(1, 4)))]
     optimizer = MasterOptimizer(named, OptimizerConfig(grad_clip=1.0))
     gradient = [torch.full((1, 4), 10.0)]
     norm = gradient_norm(gradient)
@@ -180,7 +181,7 @@ def test_matrices_decay_and_vectors_do_not(name: str, moments: str) -> None:
     optimizer = MasterOptimizer(parameters(torch.float32), config)
     before = {key: value.clone() for key, value in optimizer.weights().items()}
     for _ in range(2):
-        gradients = [torch.zeros(p.shape) for p in optimizer.parameters]
+        gradients = [torch.zeros(master.shape) for master in optimizer.masters]
         optimizer.step(gradients, gradient_norm(gradients), 0.5)
     for key, weight in optimizer.weights().items():
         rate = 0.02 if name == "muon" and "experts" in key else 0.01
@@ -197,7 +198,7 @@ def test_muon_owns_the_matrices_inside_the_layers_alone() -> None:
         "model.layers.1.input_layernorm.weight": False, "model.norm.weight": False, "lm_head.weight": False,
     }  # fmt: skip
     shapes = {key: (8,) if "norm" in key else (2, 4, 8) if ".experts." in key else (4, 8) for key in names}
-    named = [(key, nn.Parameter(torch.randn(shapes[key]))) for key in names]
+    named = [Trained(key, nn.Parameter(torch.randn(shapes[key]))) for key in names]
     optimizer = MasterOptimizer(named, OptimizerConfig(name="muon"))
     steps(optimizer, 0, 1)
     assert {key: f"{key}.momentum_buffer" in optimizer.state() for key in names} == names
@@ -205,7 +206,7 @@ def test_muon_owns_the_matrices_inside_the_layers_alone() -> None:
 
 @pytest.mark.parametrize(("size", "kept"), [(0.01, 0.01), (0.4, 0.4), (50.0, 0.5)])
 def test_only_gradients_above_the_limit_are_scaled(size: float, kept: float) -> None:
-    named = [("w", nn.Parameter(torch.zeros(1, 4))), ("v", nn.Parameter(torch.zeros(4)))]
+    named = [Trained("w", nn.Parameter(torch.zeros(1, 4))), Trained("v", nn.Parameter(torch.zeros(4)))]
     optimizer = MasterOptimizer(named, OptimizerConfig(grad_clip=0.5))
     gradients = [torch.full((1, 4), size * 8**-0.5), torch.full((4,), -size * 8**-0.5)]
     norm = gradient_norm(gradients)
@@ -221,7 +222,7 @@ def test_muon_takes_the_recipes_momentum_and_rate() -> None:
     name = "model.layers.0.mlp.experts.gate_up_proj"
     before = optimizer.weights()[name].clone()
     torch.manual_seed(0)
-    gradients = [torch.randn(p.shape) for p in optimizer.parameters]
+    gradients = [torch.randn(master.shape) for master in optimizer.masters]
     given = gradients[1].clone()
     optimizer.step(gradients, gradient_norm(gradients), 0.5)
     torch.testing.assert_close(optimizer.state()[f"{name}.momentum_buffer"], 0.25 * given)
@@ -238,7 +239,7 @@ def test_gate_and_up_of_an_expert_are_two_matrices_to_muon() -> None:
     single = [nn.Parameter(half.clone()) for expert in before for half in expert.chunk(2)]
     theirs = torch.optim.Muon(single, lr=0.03, momentum=0.75, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     torch.manual_seed(0)
-    gradients = [torch.randn(p.shape) for p in optimizer.parameters]
+    gradients = [torch.randn(master.shape) for master in optimizer.masters]
     halves = [half.clone() for expert in gradients[1] for half in expert.chunk(2)]
     for parameter, gradient in zip(single, halves, strict=True):
         parameter.grad = gradient
@@ -247,3 +248,74 @@ def test_gate_and_up_of_an_expert_are_two_matrices_to_muon() -> None:
     expected = torch.stack([parameter.detach() for parameter in single]).view(before.shape)
     # PyTorch's orthogonalises in BF16, ours in whatever type: a few percent of a step
     assert (stacked - expected).norm() < 0.05 * (expected - before).norm()
+
+
+CHOSEN = (0, 2)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rows_that_are_not_chosen_keep_every_byte(name: str, dtype: torch.dtype) -> None:
+    """With weight decay, momentum and large gradients; and the chosen rows take the steps that they take alone."""
+    config = OptimizerConfig(name=name, weight_decay=0.5, learning_rate=0.1, muon_learning_rate=0.1)  # type: ignore[arg-type]
+    stacked = [each.parameter for each in parameters(dtype) if each.parameter.ndim == 3]
+    begun = [parameter.detach().clone() for parameter in stacked]
+    key = "model.layers.0.mlp.experts.gate_up_proj"
+    some = MasterOptimizer([Trained(key, parameter, CHOSEN) for parameter in stacked], config)
+    alone = MasterOptimizer([Trained(key, nn.Parameter(b[list(CHOSEN)].clone())) for b in begun], config)
+    for step in range(3):
+        torch.manual_seed(step)
+        for each, peer in zip(some.trained, alone.trained, strict=True):
+            each.parameter.grad = torch.randn(each.parameter.shape).to(dtype)
+            peer.parameter.grad = each.parameter.grad[list(CHOSEN)].clone()
+        for optimizer in (some, alone):
+            gradients = optimizer.take_gradients()
+            optimizer.step(gradients, gradient_norm(gradients), 1.0)
+    for each, peer, before in zip(some.trained, alone.trained, begun, strict=True):
+        assert torch.equal(each.parameter[1], before[1])
+        assert torch.equal(each.parameter[list(CHOSEN)], peer.parameter)
+        assert not torch.equal(peer.parameter, before[list(CHOSEN)])
+    assert {tensor.shape for tensor in some.state().values() if tensor.ndim} == {(2, 12, 8)}
+    whole = some.weights()[key]
+    assert whole.dtype == torch.float32 and torch.equal(whole[1], begun[0][1].float())
+    assert torch.equal(whole[list(CHOSEN)], some.masters[0])
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_chosen_rows_restore_to_the_bit(name: str, dtype: torch.dtype) -> None:
+    config = OptimizerConfig(name=name)  # type: ignore[arg-type]
+
+    def fresh() -> MasterOptimizer:
+        chosen = [replace(each, rows=CHOSEN) if each.parameter.ndim == 3 else each for each in parameters(dtype)]
+        return MasterOptimizer(chosen, config)
+
+    whole, first = fresh(), fresh()
+    steps(whole, 0, 5)
+    steps(first, 0, 2)
+    weights = {k: v.clone() for k, v in first.weights().items()}
+    state = {k: v.clone() for k, v in first.state().items()}
+    second = fresh()
+    with torch.no_grad():
+        for each in second.trained:
+            each.parameter.mul_(3)  # what is not chosen is restored, too
+    second.load(weights, state)
+    steps(second, 2, 5)
+    for one, other in zip(whole.trained, second.trained, strict=True):
+        assert torch.equal(one.parameter, other.parameter)
+    assert all(torch.equal(a, b) for a, b in zip(whole.masters, second.masters, strict=True))
+    mine, theirs = whole.state(), second.state()
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine.keys() | theirs.keys())
+
+
+def test_a_parameter_without_gradient_has_a_zero_one() -> None:
+    trained = [replace(each, rows=(1,)) if each.parameter.ndim == 3 else each for each in parameters(torch.bfloat16)]
+    gradients = MasterOptimizer(trained, OptimizerConfig()).take_gradients()
+    assert [g.shape for g in gradients] == [(10, 8), (1, 12, 8), (3, 8), (8,)]
+    assert not any(g.any() for g in gradients) and {g.dtype for g in gradients} == {torch.float32}
+
+
+@pytest.mark.parametrize("rows", [(), (1, 1), (2, 1), (-1,), (3,)])
+def test_rows_that_cannot_be_are_refused(rows: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must be ascending numbers below 3"):
+        Trained("w", nn.Parameter(torch.zeros(3, 2)), rows)

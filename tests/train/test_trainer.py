@@ -27,11 +27,12 @@ from clearseek.ops.compiled import use_kernels
 from clearseek.train import checkpoint
 from clearseek.train.accumulate import LaneSum, TreeSum, block
 from clearseek.train.chunks import gradient_norm, hash_tensors
+from clearseek.train.optimizer import Trained
 from clearseek.train.preflight import preflight
 from clearseek.train.pretrain import PreTraining
-from clearseek.train.record import StepRecord
+from clearseek.train.record import LOSS, StepRecord
 from clearseek.train.run import Run, read_metrics
-from clearseek.train.step import Named, Training
+from clearseek.train.step import Training
 from clearseek.train.task import Batch, Loss, Progress
 from clearseek.train.trainer import Outcome, Trainer
 from clearseek.train.transcript import check_transcript
@@ -291,8 +292,8 @@ def test_any_number_of_processes_would_have_these_gradients(
     assert gradient_norm(together) == record.grad_norm
 
 
-def without_experts(model: DeepSeekModel) -> Named:
-    return [(name, parameter) for name, parameter in model.named_parameters() if ".experts." not in name]
+def without_experts(model: DeepSeekModel) -> list[Trained]:
+    return [Trained(name, parameter) for name, parameter in model.named_parameters() if ".experts." not in name]
 
 
 @pytest.mark.slow
@@ -311,6 +312,57 @@ def test_what_is_not_trained_stays_and_is_saved(precision: str, data: Path) -> N
     training.begin()
     training.load(step, tokens, state)
     assert training.advance()[0] == following
+
+
+def some_experts(model: DeepSeekModel) -> list[Trained]:
+    return [Trained(name, p, (1, 6)) for name, p in model.named_parameters() if ".experts." in name]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_only_the_chosen_experts_change_and_a_run_goes_on_to_the_bit(
+    optimizer: str, precision: str, data: Path
+) -> None:
+    recipe = tiny(
+        optimizer={"name": optimizer, "weight_decay": 0.5},
+        train={"precision": precision, "steps": 5, "bias_update_speed": 0.0},
+    )
+    training = Training(recipe, PreTraining(recipe, data), preflight(recipe), some_experts)
+    asking = {name for name, parameter in training.model.named_parameters() if parameter.requires_grad}
+    assert asking == set(training.optimizer.names) and all(".experts." in name for name in asking)
+    begun = {name: parameter.detach().clone() for name, parameter in training.model.named_parameters()}
+    for _ in range(2):
+        training.advance()
+    state = {group: {k: v.clone() for k, v in held.items()} for group, held in training.state().items()}
+    assert state["weights"].keys() == begun.keys()
+    for name, parameter in training.model.named_parameters():
+        for e, (now, before) in enumerate(zip(parameter, begun[name], strict=True)):
+            chosen = ".experts." in name and e in (1, 6)
+            assert torch.equal(now, before) != chosen, (name, e)
+    assert {tensor.shape[0] for tensor in state["optimizer"].values() if tensor.ndim} == {2}
+    step, tokens = training.step, training.tokens
+    records = [training.advance()[0] for _ in range(3)]
+    training.begin()
+    training.load(step, tokens, state)
+    assert [training.advance()[0] for _ in range(3)] == records
+    assert records[-1].weights_sha256 is not None
+
+
+class WithoutMTP(PreTraining):
+    """Leaves the MTP module out."""
+
+    def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
+        losses = model.loss(micro.tokens_BX[:, :-1], mtp_weight=None, weight_BX=micro.weight_BX[:, :-1])
+        return Loss(losses.total, {LOSS: losses.main}, losses.load_LE)
+
+
+def test_what_a_step_does_not_use_counts_as_a_zero_gradient(data: Path) -> None:
+    recipe = tiny(optimizer={"name": "adamw", "weight_decay": 0.0}, train={"steps": 4})
+    training = Training(recipe, WithoutMTP(recipe, data), preflight(recipe))
+    begun = {name: parameter.detach().clone() for name, parameter in training.model.named_parameters()}
+    training.advance()
+    still = {name for name, p in training.model.named_parameters() if torch.equal(p, begun[name])}
+    assert still == {name for name in begun if name.startswith("model.layers.2.")}
 
 
 def test_a_recipe_edited_between_runs_is_refused_by_name(tmp_path: Path, data: Path) -> None:

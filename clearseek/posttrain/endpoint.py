@@ -1,0 +1,206 @@
+"""A client of OpenAI-compatible endpoints, which trusts nothing that comes back.
+
+A request has a time limit, an answer a largest size and one form. What may pass (no connection, a time-out, status 408,
+409, 429 or 5xx) is tried again, later each time; everything else is one error that says what the endpoint said. The key
+comes from the environment and goes over TLS, or to this machine, and nowhere else: redirects are not followed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from clearseek.errors import UserError
+from clearseek.jsontext import strict_json
+
+KEY: Final = "CLEARSEEK_TEACHER_KEY"
+"""Environment variable of the endpoint's API key."""
+SECONDS: Final = 300.0
+"""Most seconds of a request."""
+TRIES: Final = 6
+LONGEST: Final = 16 << 20
+"""Most bytes of an answer."""
+_LATER: Final = (408, 409, 429)
+_LONGEST_WAIT: Final = 60.0
+
+
+class Endpoint:
+    """An OpenAI-compatible endpoint.
+
+    Args:
+        address: Its base, such as ``http://127.0.0.1:8000/v1``.
+        model: Name of the model there, or an empty string for the only one.
+        key: The API key; that of :data:`KEY` by default.
+        seconds: Most seconds of a request.
+        tries: How often a request is sent at most.
+        sleep: Waits for some seconds; replaced in tests.
+
+    Raises:
+        UserError: the address is none of an endpoint, or the key would go over the network in clear text.
+    """
+
+    def __init__(
+        self, address: str, model: str = "", *, key: str | None = None, seconds: float = SECONDS, tries: int = TRIES,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
+        try:
+            parts = urlsplit(address)
+            host, _ = parts.hostname, parts.port
+        except ValueError as error:
+            raise UserError(f"distil.teacher = {address!r:.200}: not an address: {error}") from None
+        if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+            raise UserError(f"distil.teacher = {address!r:.200}: not an address such as http://127.0.0.1:8000/v1")
+        if parts.username is not None or parts.password is not None:
+            raise UserError(f"distil.teacher: the address holds a name or password: give a key by {KEY} instead")
+        self.address, self._seconds, self._tries, self._sleep = address.rstrip("/"), seconds, tries, sleep
+        here = _is_here(host)
+        self._key = os.environ.get(KEY, "") if key is None else key
+        if self._key and parts.scheme == "http" and not here:
+            raise UserError(f"{self.address}: the key of {KEY} would go over the network in clear text: use https")
+        if any(not 32 < ord(each) < 127 for each in self._key):
+            raise UserError(f"{KEY}: the key has characters that no key has, such as spaces or line ends")
+        handlers = [_NoRedirect(), *([urllib.request.ProxyHandler({})] if here else [])]
+        self._opener = urllib.request.build_opener(*handlers)
+        self.model = model or self._only_model()
+
+    def write(self, prompt: str | list[dict[str, str]], max_tokens: int, temperature: float, seed: int) -> Written:
+        """The text that the model goes on with: of a text, or of a conversation.
+
+        Raises UserError: the endpoint refuses, fails for longer than all tries, or answers in another form.
+        """
+        asked: dict[str, Any] = {
+            "model": self.model, "max_tokens": max_tokens, "temperature": temperature, "seed": seed, "n": 1,
+        }  # fmt: skip
+        chat = not isinstance(prompt, str)
+        path = "/chat/completions" if chat else "/completions"
+        answer = self._send(path, asked | {"messages" if chat else "prompt": prompt})
+        where = f"{self.address}{path}"
+        try:
+            choice = answer["choices"][0]
+            text, reason = choice["message"]["content"] if chat else choice["text"], choice.get("finish_reason")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise UserError(f"{where}: its answer has no text: {_short(answer)}: is it OpenAI's form?") from None
+        if not isinstance(text, str) or not (reason is None or isinstance(reason, str)):
+            raise UserError(f"{where}: its answer has a text that is none: {_short(choice)}")
+        return Written(text, reason == "stop")
+
+    def _only_model(self) -> str:
+        answer = self._send("/models", None)
+        listed = answer.get("data")
+        names = [each.get("id") for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+        if len(names) != 1 or not isinstance(names[0], str):
+            shown = ", ".join(str(name) for name in names[:8]) or "none"
+            raise UserError(f"{self.address}: it has several models or none ({shown}): say which as distil.model_name")
+        return names[0]
+
+    def _send(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        """The answer to a request, a JSON object."""
+        wait = 1.0
+        for left in reversed(range(self._tries)):
+            try:
+                return self._once(path, body)
+            except _LaterError as error:
+                if not left:
+                    raise UserError(
+                        f"{self.address}{path}: {error}, {self._tries} times in a row: see whether the endpoint runs"
+                    ) from None
+                self._sleep(min(_LONGEST_WAIT, max(wait, error.seconds)))
+                wait *= 2
+        raise AssertionError("at least one try")
+
+    def _once(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        data = None if body is None else json.dumps(body).encode()
+        where = f"{self.address}{path}"
+        try:
+            request = urllib.request.Request(where, data, headers)
+            until = time.monotonic() + self._seconds
+            with self._opener.open(request, timeout=self._seconds) as response:
+                raw = b""
+                while len(raw) <= LONGEST and (piece := response.read1(1 << 20)):
+                    raw += piece
+                    if time.monotonic() > until:
+                        raise TimeoutError
+                size = response.headers.get("Content-Length", "")
+        except urllib.error.HTTPError as error:
+            with error:
+                said = _said(error)
+            if error.code in _LATER or error.code >= 500:
+                raise _LaterError(f"status {error.code}{said}", _seconds(error.headers.get("Retry-After"))) from None
+            cure = f": set {KEY}" if error.code in (401, 403) else ""
+            raise UserError(f"{where}: refused with status {error.code}{said}{cure}") from None
+        except TimeoutError:
+            raise _LaterError(f"no answer within {self._seconds:g} s") from None
+        except urllib.error.URLError as error:
+            raise _LaterError(f"no connection ({error.reason})") from None
+        except (http.client.HTTPException, OSError) as error:
+            raise _LaterError(f"the answer broke off ({error!r:.100})") from None
+        if len(raw) > LONGEST:
+            raise UserError(f"{where}: its answer is longer than {LONGEST >> 20} MiB")
+        if size.isdigit() and size.isascii() and len(size) < 19 and len(raw) < int(size):
+            raise _LaterError("the answer broke off")
+        return strict_json(raw, where)
+
+
+class Written:
+    """A text, and whether its writer ended it."""
+
+    __slots__ = ("ended", "text")
+
+    def __init__(self, text: str, ended: bool) -> None:
+        self.text, self.ended = text, ended
+
+
+class _LaterError(Exception):
+    """A request that may succeed later."""
+
+    def __init__(self, message: str, seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """An answer that names another place is an error: the key is not for that place."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """What the endpoint said of its refusal, as one short line."""
+    try:
+        raw = error.read(1 << 16)
+        message = json.loads(raw)["error"]
+        message = message["message"] if isinstance(message, dict) else message
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return f" ({_short(message)})"
+
+
+def _seconds(text: str | None) -> float:
+    """Seconds of a ``Retry-After``; 0 for none, or a date."""
+    return float(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 6 else 0.0
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return "".join(each if each.isprintable() else "?" for each in text[:200])

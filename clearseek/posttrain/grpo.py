@@ -1,0 +1,350 @@
+"""Group relative policy optimisation: write completions, reward them, and make the better ones of a group likelier.
+
+A round writes `completions` answers to each of some problems with the present weights; an answer's advantage is its
+reward less its group's mean (arXiv 2402.03300, section 4.1; no division by the spread by default: 2503.20783). The
+loss is a function of log-probabilities alone (:mod:`clearseek.posttrain.losses`), so a step needs no more than a
+weighted cross-entropy: each drawn token's weight is minus the loss's derivative by its log-probability. In a round's
+first update policy and sampler are the same model, and the ratio is 1 without a forward pass.
+
+Rounds are functions of weights, seed and number. A round's record (:mod:`clearseek.posttrain.rollouts`) is written
+before its first update: a run that is killed in the middle of a round goes on with it.
+
+Shapes: B completions of a batch, X tokens of the longest, S = X - 1 inputs, T tokens drawn in a round, N completions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from clearseek.config import GrpoConfig, Recipe
+from clearseek.data.manifest import canonical_sha256
+from clearseek.data.tokenizer import Tokenizer
+from clearseek.errors import UserError
+from clearseek.inference.request import Settings
+from clearseek.model.transformer import DeepSeekModel
+from clearseek.ops.loss import Kept, cross_entropy_of_tokens, token_losses
+from clearseek.posttrain.child import Child
+from clearseek.posttrain.losses import LossSettings, advantages, token_weights
+from clearseek.posttrain.parent import adopt
+from clearseek.posttrain.pictures import learning_curve
+from clearseek.posttrain.questions import Questions, questions_of
+from clearseek.posttrain.rollouts import Rollouts, seed_of, settings_of, write_completions
+from clearseek.posttrain.samples import write_samples
+from clearseek.posttrain.solved import PASS, measure
+from clearseek.train import checkpoint
+from clearseek.train.record import LOSS
+from clearseek.train.run import Run, model_of
+from clearseek.train.session import OnData, Say
+from clearseek.train.task import Batch, Loss, Progress, Task
+from clearseek.train.transcript import check_transcript
+
+
+def loss_settings(grpo: GrpoConfig) -> LossSettings:
+    """The loss that a recipe asks for."""
+    return LossSettings(
+        kind=grpo.loss,
+        clip_low=grpo.clip_low,
+        clip_high=grpo.clip_high,
+        beta=grpo.beta,
+        importance="sequence" if grpo.loss == "gspo" else "token",
+        unbiased_kl=grpo.unbiased_kl,
+        off_policy_threshold=grpo.off_policy_threshold,
+        max_completion=grpo.max_tokens,
+    )
+
+
+class Grpo(Child):
+    """Policy optimisation around the steps."""
+
+    def data(self, recipe: Recipe, run: Run, data: Path | None, resume: bool, on_data: OnData | None, say: Say) -> Path:
+        """The folder of the parent's tokenizer: problems are made, not read."""
+        if data is not None:
+            raise UserError("--data: [grpo] makes its problems itself: leave the option out")
+        adopt(recipe, run)
+        return run.parent
+
+    def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
+        """Completions of the recipe's problems."""
+        assert recipe.problems is not None
+        questions = questions_of(recipe.problems, Tokenizer.load(folder / "tokenizer.json"))
+        return PolicyOptimisation(recipe, run, questions)
+
+    def draw(self, run: Run, folder: Path, title: str) -> None:
+        """Draw rewards and expert loads, and write some completions down."""
+        super().draw(run, folder, title)
+        records = check_transcript(run.transcript).steps
+        learning_curve(records, PASS, run.pictures / "rewards.png", title)
+        task = self.task(run.read_recipe(), run, folder)
+        assert isinstance(task, PolicyOptimisation)
+        rounds = range(-(-records[-1].step // task.grpo.updates))
+        write_samples([task.file_of(number) for number in rounds], task.questions, run.root / "completions.md")
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A round's completions, and what all of its updates use."""
+
+    number: int
+    rollouts: Rollouts
+    advantage_N: Tensor
+    file_sha256: str
+    notes: dict[str, float]
+
+
+@dataclass(eq=False)
+class PolicyOptimisation:
+    """The task of a recipe with ``[grpo]``."""
+
+    recipe: Recipe
+    run: Run
+    questions: Questions
+    name = "grpo"
+    _round: _Round | None = None
+    _reference: DeepSeekModel | None = None
+    _without_spread: int = 0
+    settings: LossSettings = field(init=False)
+
+    def __post_init__(self) -> None:
+        assert self.recipe.grpo is not None
+        self.grpo: GrpoConfig = self.recipe.grpo
+        self.settings = loss_settings(self.grpo)
+        self.drawing: Settings = settings_of(self.grpo, self.questions.end)
+        self.fingerprint: str = canonical_sha256(["rollouts-1", self.questions.fingerprint])
+
+    # --- A round ------------------------------------------------------------------------------------------------------
+
+    def file_of(self, number: int) -> Path:
+        """Where a round's record is."""
+        return self.run.root / "rollouts" / f"round-{number:08d}.safetensors"
+
+    def rollouts(self, number: int, model: DeepSeekModel) -> Rollouts:
+        """Completions of a round by a model's present weights, with their rewards."""
+        size, group = self.recipe.train.batch_size, self.grpo.completions
+        problems = [number * (size // group) + k for k in range(size // group)]
+        prompts = [self.questions.ids(self.questions.problems.train(index)) for index in problems]
+        prompt_N = [k for k in range(len(problems)) for _ in range(group)]
+        seeds = [seed_of(self.recipe.data.seed, number, k) for k in range(size)]
+        found = write_completions(model, prompts, prompt_N, seeds, self.drawing)
+        made = Rollouts.of([problems[k] for k in prompt_N], [prompts[k] for k in prompt_N], seeds, found)
+        made.reward_N.copy_(self.rewards(made))
+        return made
+
+    def rewards(self, rollouts: Rollouts) -> Tensor:
+        """Rewards of completions of training problems, FP32 [N]."""
+        rows = zip(rollouts.problem_N.tolist(), rollouts.completions(), rollouts.ended_N.tolist(), strict=True)
+        problems = {index: self.questions.problems.train(index) for index in set(rollouts.problem_N.tolist())}
+        return torch.tensor([self.questions.reward(problems[i], tokens, bool(ended)) for i, tokens, ended in rows])
+
+    def _enter(self, number: int, update: int, model: DeepSeekModel) -> _Round:
+        """The round, written by the model at its first update, read again at a later one."""
+        if self._round is None or self._round.number != number:
+            file = self.file_of(number)
+            if update:
+                rollouts = Rollouts.read(file)
+            else:
+                rollouts = self.rollouts(number, model)
+                rollouts.write(file)
+                if not self.grpo.keep_rollouts:
+                    self.file_of(number - 1).unlink(missing_ok=True)
+            advantage_N = advantages(
+                rollouts.reward_N, self.grpo.completions, "std" if self.grpo.advantage == "std" else "none"
+            )
+            self._round = _Round(number, rollouts, advantage_N, rollouts.sha256(), _notes(rollouts, self.grpo))
+            self._count_spread(advantage_N)
+        return self._round
+
+    def _count_spread(self, advantage_N: Tensor) -> None:
+        self._without_spread = 0 if bool(advantage_N.any()) else self._without_spread + 1
+        if self._without_spread >= self.grpo.patience:
+            assert self._round is not None
+            mean = self._round.notes["reward"]
+            advice = (
+                "begin from a model that solves some of the problems (a cold start by [sft]), or take easier ones"
+                if mean < 0.5
+                else "the problems are solved: stop, or take harder ones"
+            )
+            raise UserError(
+                f"{self.recipe.name}: {self.grpo.patience} rounds in which all completions of each problem had the "
+                f"same reward, {mean:.2f} on average: nothing can be learnt from them: {advice}"
+            )
+
+    # --- A step -------------------------------------------------------------------------------------------------------
+
+    def batch(self, step: int, model: DeepSeekModel) -> Batch:
+        """The completions of the step's round, weighted by the loss."""
+        number, update = divmod(step - 1, self.grpo.updates)
+        before = self._start(step, model)
+        current = self._enter(number, update, model)
+        rollouts, device = current.rollouts, model.head_weight.device
+        every = self._rows(step, rollouts, torch.arange(len(rollouts)), torch.zeros(len(rollouts.logp_C)))
+        needs_forward = update > 0 or self.grpo.beta > 0
+        logp_C = self._logp(model, every.to(device)) if needs_forward else rollouts.logp_C
+        reference_C = self._logp(self._parent(model), every.to(device)) if self.grpo.beta else None
+        sequence_C = torch.arange(len(rollouts)).repeat_interleave(rollouts.drawn_n)
+        weight_C, loss = token_weights(
+            logp_C, rollouts.logp_C, current.advantage_N, sequence_C, self.settings, reference_C
+        )
+        if self.grpo.entropy:
+            weight_C = weight_C + self._for_entropy(rollouts.logp_C)
+        weighted_N = torch.zeros(len(rollouts)).index_add_(0, sequence_C, weight_C.abs()) > 0
+        notes = current.notes | {name: value for name, value in loss.metrics.items() if needs_forward} | before
+        batch = self._rows(step, rollouts, self._chosen(weighted_N), weight_C)
+        return replace(batch, scalars=notes, rollouts_sha256=current.file_sha256).to(device)
+
+    def _chosen(self, weighted_N: Tensor) -> Tensor:
+        """Completions that count, and as many others as make equal micro-batches."""
+        order_N = torch.argsort(weighted_N.logical_not().to(torch.int8), stable=True)
+        micro = self.recipe.train.micro_batches
+        count = max(micro, -(-int(weighted_N.sum()) // micro) * micro)
+        return order_N[:count].sort().values
+
+    def _for_entropy(self, logp_C: Tensor) -> Tensor:
+        """Weights whose gradient raises the entropy: minus log p, less its mean, of each drawn token."""
+        return self.grpo.entropy * (logp_C.mean() - logp_C) / len(logp_C)
+
+    def _rows(self, step: int, rollouts: Rollouts, chosen_B: Tensor, weight_C: Tensor) -> Batch:
+        """Some completions as rows of a batch, each with its prompt, padded behind."""
+        lengths = rollouts.length_N.tolist()
+        token_rows = rollouts.token_T.long().split(lengths)
+        tokens_BX = pad_sequence([token_rows[b] for b in chosen_B.tolist()], batch_first=True)
+        prompt_B, length_B = rollouts.prompt_N[chosen_B], rollouts.length_N[chosen_B]
+        place_X = torch.arange(tokens_BX.shape[1])
+        valid_BX = place_X < length_B.unsqueeze(1)
+        drawn_BX = valid_BX & (place_X >= prompt_B.unsqueeze(1))
+        weight_rows = weight_C.split(rollouts.drawn_n.tolist())
+        weight_BX = torch.zeros(tokens_BX.shape)
+        weight_BX[drawn_BX] = torch.cat([weight_rows[b] for b in chosen_B.tolist()])
+        routing_LBSK = None
+        if self.grpo.keep_routing and rollouts.route_LTK.numel():
+            routing_LBSK = self._routes(rollouts, chosen_B, tokens_BX.shape[1] - 1)
+        return Batch(
+            step=step, tokens_BX=tokens_BX, weight_BX=weight_BX, counted=int(rollouts.drawn_n.sum()),
+            routing_LBSK=routing_LBSK, valid_BX=valid_BX, row_B=chosen_B,
+        )  # fmt: skip
+
+    def _routes(self, rollouts: Rollouts, chosen_B: Tensor, inputs: int) -> Tensor:
+        """Experts of some completions' inputs [L, B, S, K]; padding visits the first K."""
+        layers, _, k = rollouts.route_LTK.shape
+        routes = rollouts.route_LTK.long().transpose(0, 1).split(rollouts.length_N.tolist())
+        padded = torch.arange(k).expand(len(chosen_B), inputs + 1, layers, k).clone()
+        for row, b in enumerate(chosen_B.tolist()):
+            padded[row, : len(routes[b]) - 1] = routes[b][:-1]
+        return padded[:, :inputs].permute(2, 0, 1, 3).contiguous()
+
+    def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
+        """Weighted cross-entropy of the drawn tokens, of the distribution that they were drawn from."""
+        assert self._round is not None and micro.row_B is not None and micro.valid_BX is not None
+        rollouts, device = self._round.rollouts, micro.tokens_BX.device
+        states = model.states(micro.tokens_BX, False, None, None, micro.routing_LBSK, micro.valid_BX)
+        kept = self._kept(rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1] - 1)
+        target_T, weight_T = micro.tokens_BX[:, 1:].flatten(), micro.weight_BX[:, 1:].flatten()
+        total, nats_T = cross_entropy_of_tokens(
+            states.main_BSD.flatten(0, 1), model.head_weight, target_T, weight_T, self.grpo.temperature, kept
+        )
+        drawn_T, old_C = self._drawn(rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1])
+        gap = (nats_T[drawn_T.to(device)] + old_C.to(device)).abs().sum() / len(rollouts.logp_C)
+        scalars = {LOSS: total.detach(), "probability_gap": gap}
+        if not self.grpo.keep_routing and states.routings:
+            scalars["routing_flips"] = self._flips(rollouts, micro, [each.index_TK for each in states.routings])
+        return Loss(total, scalars, model.loads(states.routings))
+
+    def _drawn(self, rollouts: Rollouts, row_B: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Which of the B * S next tokens were drawn, and log-probabilities of these when they were."""
+        place_S = torch.arange(1, length)
+        prompt_B1, length_B1 = rollouts.prompt_N[row_B].unsqueeze(1), rollouts.length_N[row_B].unsqueeze(1)
+        drawn_BS = (place_S >= prompt_B1) & (place_S < length_B1)
+        rows = rollouts.logp_C.split(rollouts.drawn_n.tolist())
+        return drawn_BS.flatten(), torch.cat([rows[b] for b in row_B.tolist()])
+
+    def _kept(self, rollouts: Rollouts, row_B: Tensor, inputs: int) -> Kept | None:
+        """What filters left at each of the B * S next tokens that was drawn."""
+        if not len(rollouts.kept_ends_C) or not self.grpo.keep_sampling_mask:
+            return None
+        drawn_T, _ = self._drawn(rollouts, row_B, inputs + 1)
+        counts_C = rollouts.kept_ends_C.diff(prepend=torch.zeros(1, dtype=torch.int64))
+        count_rows = counts_C.split(rollouts.drawn_n.tolist())
+        chosen_C = torch.cat([count_rows[b] for b in row_B.tolist()])
+        per_row = rollouts.kept_ids.long().split([int(each.sum()) for each in count_rows])
+        counts_T = torch.zeros(len(drawn_T), dtype=torch.int64)
+        counts_T[drawn_T] = chosen_C
+        return Kept(torch.cat([per_row[b] for b in row_B.tolist()]), counts_T.cumsum(0))
+
+    def _flips(self, rollouts: Rollouts, micro: Batch, index: list[Tensor]) -> Tensor:
+        """Share of the round's tokens and layers for which other experts were chosen than when it was written."""
+        assert micro.valid_BX is not None and micro.row_B is not None
+        there_LBSK = self._routes(rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1] - 1).sort().values
+        here_LBSK = torch.stack(index).view(there_LBSK.shape).cpu().sort().values
+        read_BS = micro.valid_BX[:, 1:].cpu()
+        flipped = (here_LBSK != there_LBSK).any(-1) & read_BS
+        whole = int((rollouts.length_N - 1).sum()) * len(index)
+        return flipped.sum().float() / whole
+
+    @torch.no_grad()
+    def _logp(self, model: DeepSeekModel, every: Batch) -> Tensor:
+        """Log-probabilities of a round's drawn tokens under a model, FP32 [T], a micro-batch at a time."""
+        assert self._round is not None
+        found = []
+        for micro in every.split(self.recipe.train.micro_batches):
+            assert micro.row_B is not None
+            states = model.states(micro.tokens_BX, False, None, None, micro.routing_LBSK, micro.valid_BX)
+            kept = self._kept(self._round.rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1] - 1)
+            nats_T = token_losses(
+                states.main_BSD.flatten(0, 1), model.head_weight, micro.tokens_BX[:, 1:].flatten(),
+                self.grpo.temperature, kept,
+            )  # fmt: skip
+            drawn_T, _ = self._drawn(self._round.rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1])
+            found.append(-nats_T[drawn_T.to(nats_T.device)].cpu())
+        return torch.cat(found)
+
+    def _parent(self, model: DeepSeekModel) -> DeepSeekModel:
+        """The model that the run began with, of the same type and on the same device."""
+        if self._reference is None:
+            saved = checkpoint.load(checkpoint.find(self.run.parent, 0), checkpoint.MODEL)
+            reference = model_of(self.recipe, saved.tensors, model.head_weight.dtype)
+            self._reference = reference.to(model.head_weight.device)
+        return self._reference
+
+    # --- Evaluation ---------------------------------------------------------------------------------------------------
+
+    def _start(self, step: int, model: DeepSeekModel) -> dict[str, float]:
+        """What the parent solves, in the first step."""
+        if step != 1 or not self.recipe.train.eval_every:
+            return {}
+        return {f"{name}_before": value for name, value in self.measure(model).items()}
+
+    def evaluate(self, model: DeepSeekModel, step: int, progress: Progress | None = None) -> dict[str, float]:
+        """Share of held-out problems that one completion at temperature 1 solves, with its interval of 95 %."""
+        train = self.recipe.train
+        if step != train.steps and (not train.eval_every or step % train.eval_every):
+            return {}
+        return self.measure(model, progress)
+
+    def measure(self, model: DeepSeekModel, progress: Progress | None = None) -> dict[str, float]:
+        """As :meth:`evaluate`, of any model."""
+        grpo = self.grpo
+        return measure(model, self.questions, grpo.evaluate_problems, grpo.max_tokens, self.recipe.data.seed, progress)
+
+    def contents(self, step: int) -> list[str]:
+        """Numbers of the problems of a step."""
+        size = self.recipe.train.batch_size // self.grpo.completions
+        first = (step - 1) // self.grpo.updates * size
+        return [f"problem {number}" for number in range(first, first + size)]
+
+
+def _notes(rollouts: Rollouts, grpo: GrpoConfig) -> dict[str, Any]:
+    """What is logged of a round."""
+    reward_GC = rollouts.reward_N.double().view(-1, grpo.completions)
+    return {
+        "reward": float(reward_GC.mean()),
+        "reward_spread": float(reward_GC.std(1, correction=0).mean()),
+        "groups_without_spread": float((reward_GC == reward_GC[:, :1]).all(1).double().mean()),
+        "entropy": float(-rollouts.logp_C.double().mean()),
+        "length": float(rollouts.drawn_n.double().mean()),
+        "truncated": float(1 - rollouts.ended_N.double().mean()),
+    }

@@ -1,0 +1,163 @@
+"""Policy optimisation: rounds are functions, updates replay them, kills change no bit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clearseek.errors import UserError
+from clearseek.posttrain.grpo import PASS, Grpo, PolicyOptimisation
+from clearseek.posttrain.questions import Questions
+from clearseek.posttrain.rollouts import Rollouts, seed_of
+from clearseek.train.preflight import preflight
+from clearseek.train.run import Run
+from clearseek.train.session import train_recipe
+from clearseek.train.step import Training
+from clearseek.train.transcript import check_transcript
+from tests.posttrain.tiny import child, easy, parent
+
+GRPO: dict[str, Any] = {"completions": 4, "max_tokens": 6, "evaluate_problems": 8}
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(Questions, "reward", easy)
+    return parent(tmp_path / "base")
+
+
+def task_of(base: Run, folder: Path, **grpo: Any) -> tuple[PolicyOptimisation, Training]:
+    """A task, and a training that begins from the parent's weights."""
+    recipe = child(base, grpo=GRPO | grpo, problems={"kind": "addition"})
+    run, method = Run(folder), Grpo()
+    folder.mkdir()
+    task = method.task(recipe, run, method.data(recipe, run, None, False, None, lambda line: None))
+    assert isinstance(task, PolicyOptimisation)
+    training = Training(recipe, task, preflight(recipe), method.trainable(recipe, run))
+    from clearseek.train.origin import origin_of
+
+    origin_of(run).begin(training)
+    return task, training
+
+
+def test_two_runs_and_a_kill_in_any_place_give_the_same_bits(base: Run, tmp_path: Path) -> None:
+    recipe = child(base, grpo=GRPO | {"updates": 2}, problems={"kind": "addition"}, train={"eval_every": 3})
+    first, second = Run(tmp_path / "first"), Run(tmp_path / "second")
+    for run in (first, second):
+        train_recipe(recipe, run, method=Grpo())
+    assert first.transcript.read_bytes() == second.transcript.read_bytes()
+    steps = check_transcript(first.transcript).steps
+    for record in steps:
+        number = (record.step - 1) // 2
+        file = first.root / "rollouts" / f"round-{number:08d}.safetensors"
+        assert record.rollouts_sha256 == Rollouts.read(file).sha256()
+        assert 0 < record.scalars["reward"] < 1
+    assert f"{PASS}_before" in steps[0].scalars and PASS in steps[2].scalars and PASS in steps[-1].scalars
+    for step in (2, 4):  # the round of step 4 is begun with; that of step 2 is over
+        again = Run(tmp_path / f"again-{step}")
+        shutil.copytree(first.root, again.root)
+        for later in range(step // 2, 3):
+            (again.root / "rollouts" / f"round-{later:08d}.safetensors").unlink()
+        train_recipe(again.read_recipe(), again, resume=True, from_step=step, method=Grpo())
+        assert again.transcript.read_bytes() == first.transcript.read_bytes()
+
+
+def test_a_run_goes_on_in_the_middle_of_a_round(base: Run, tmp_path: Path) -> None:
+    recipe = child(base, grpo=GRPO | {"updates": 3}, problems={"kind": "addition"})
+    first = Run(tmp_path / "first")
+    train_recipe(recipe, first, method=Grpo())
+    again = Run(tmp_path / "again")
+    shutil.copytree(first.root, again.root)
+    train_recipe(again.read_recipe(), again, resume=True, from_step=2, method=Grpo())
+    assert again.transcript.read_bytes() == first.transcript.read_bytes()
+    lost = Run(tmp_path / "lost")
+    shutil.copytree(first.root, lost.root)
+    (lost.root / "rollouts" / "round-00000000.safetensors").unlink()
+    with pytest.raises(UserError, match="round-00000000"):
+        train_recipe(lost.read_recipe(), lost, resume=True, from_step=2, method=Grpo())
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_replay_has_the_experts_and_log_probabilities_of_the_engine(base: Run, tmp_path: Path, top_p: float) -> None:
+    task, training = task_of(base, tmp_path / "run", updates=2, temperature=1.2, top_p=top_p)
+    record, _ = training.advance()
+    assert record.scalars["probability_gap"] < 1e-6
+    rollouts = Rollouts.read(task.file_of(0))
+    every = task._rows(1, rollouts, torch.arange(len(rollouts)), torch.zeros(len(rollouts.logp_C)))
+    chosen: list[torch.Tensor] = []
+    model = training.model
+    training.load(0, 0, {**_state(base, training), "optimizer": training.optimizer.state()})
+    for layer in model.moe_layers:
+        layer.gate.register_forward_hook(lambda module, given, routing: chosen.append(routing.index_TK))
+    logp_C = task._logp(model, every)
+    assert float((logp_C - rollouts.logp_C).abs().max()) < 1e-5
+    assert every.routing_LBSK is not None
+    assert all(map(torch.equal, chosen, every.routing_LBSK.flatten(1, 2)))
+    free = every.routing_LBSK
+    chosen.clear()
+    model.states(every.tokens_BX, False, None, None, None, every.valid_BX)
+    assert every.valid_BX is not None
+    read = every.valid_BX[:, 1:].flatten()
+    for own, replayed in zip(chosen, free.flatten(1, 2), strict=True):
+        assert torch.equal(own[read].sort().values, replayed[read].sort().values)
+
+
+def _state(base: Run, training: Training) -> dict[str, Any]:
+    from clearseek.train import checkpoint
+
+    return dict(checkpoint.load(checkpoint.find(base.checkpoints, 0)).tensors)
+
+
+def test_without_replay_flips_are_reported(base: Run, tmp_path: Path) -> None:
+    _, training = task_of(base, tmp_path / "run", updates=4, keep_routing=False)
+    flips = [training.advance()[0].scalars["routing_flips"] for _ in range(4)]
+    assert flips[0] == 0 and 0 <= max(flips) < 1
+
+
+def test_completions_follow_from_their_address(base: Run, tmp_path: Path) -> None:
+    task, training = task_of(base, tmp_path / "run")
+    made = task.rollouts(3, training.model)
+    assert made.seed_N.tolist() == [seed_of(0, 3, k) for k in range(8)]
+    assert made.problem_N.tolist() == [6, 6, 6, 6, 7, 7, 7, 7]
+    assert made.sha256() == task.rollouts(3, training.model).sha256() != task.rollouts(4, training.model).sha256()
+
+
+def test_rewards_without_spread_end_the_run_with_advice(
+    base: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Questions, "reward", lambda *given: 0.0)
+    _, training = task_of(base, tmp_path / "run", patience=2)
+    before = training.weights_hash()
+    training.advance()
+    assert training.weights_hash() == before  # nothing was learnt from the first
+    with pytest.raises(UserError, match=r"2 rounds in which .* 0\.00 on average: .* cold start"):
+        training.advance()
+
+
+def test_micro_batches_change_nothing_but_roundings(base: Run, tmp_path: Path) -> None:
+    found = []
+    for size in (8, 2):
+        recipe = child(base, grpo=GRPO | {"beta": 0.1}, problems={"kind": "addition"}, train={"micro_batch_size": size})
+        run, method = Run(tmp_path / str(size)), Grpo()
+        task = method.task(recipe, run, method.data(recipe, run, None, False, None, lambda line: None))
+        training = Training(recipe, task, preflight(recipe), method.trainable(recipe, run))
+        from clearseek.train.origin import origin_of
+
+        origin_of(run).begin(training)
+        found.append([training.advance()[0] for _ in range(2)])
+    for one, other in zip(*found, strict=True):
+        assert one.scalars["kl_reference"] == pytest.approx(other.scalars["kl_reference"], rel=1e-3, abs=1e-6)
+        assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
+    assert found[0][0].scalars["kl_reference"] < 1e-9 < found[0][1].scalars["kl_reference"]
+
+
+def test_damaged_rollouts_are_refused(base: Run, tmp_path: Path) -> None:
+    task, training = task_of(base, tmp_path / "run")
+    training.advance()
+    file = task.file_of(0)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(UserError, match="damaged"):
+        Rollouts.read(file)
