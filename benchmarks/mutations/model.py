@@ -19,7 +19,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("float().mean(1) * (experts / k)", "float().mean((0, 1), keepdim=True)[0] * (experts / k)", "loads over the batch instead of the sequence"),
         ("(scores_BSE / scores_BSE.sum(-1, keepdim=True)).mean(1)", "scores_BSE.mean(1)", "balance loss of scores that are not normalised"),
         ("((f_BE * p_BE).sum(-1) * weight_B).sum()", "(f_BE * p_BE).sum(-1).sum()", "balance loss summed over sequences"),
-        ("index_TK = self._choose(scores_TE.detach())", "index_TK = self._choose(scores_TE.detach() * 0)", "the first experts are chosen"),
+        ("index_TK = self.choose(scores_TE.detach())", "index_TK = self.choose(scores_TE.detach() * 0)", "the first experts are chosen"),
         ("if index_TK is None:", "if True:", "the routing to replay is ignored"),
         ("(scores_BSE >= threshold)", "(scores_BSE > threshold)", "f counts K - 1 experts"),
         ("if c.topk_method == \"noaux_tc\" or not c.norm_topk_prob:", "if True:", "V2 normalises and scales"),

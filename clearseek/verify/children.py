@@ -7,7 +7,6 @@ model wrote). Nothing is ever written into a release, so it works in a folder of
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,11 +46,11 @@ def working_run(training: Run, folder: Path, parent: Path | None) -> Run:
     """
     for path in sorted(training.root.iterdir()):
         if path.name not in (ROLLOUTS, training.parent.name):
-            os.symlink(path.resolve(), folder / path.name)
+            (folder / path.name).symlink_to(path.resolve())
     run = Run(folder)
     run.parent.mkdir()
     for path in sorted(training.parent.iterdir()) if training.parent.is_dir() else ():
-        os.symlink(path.resolve(), run.parent / path.name)
+        (run.parent / path.name).symlink_to(path.resolve())
     if parent is not None and not checkpoint.steps(run.parent):
         stated = (run.read_parent() or {}).get("weights_sha256")
         _, tensors, _ = weights_of(parent)

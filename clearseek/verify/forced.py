@@ -14,7 +14,7 @@ with experts, T = B * S inputs, K experts per token, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -180,7 +180,10 @@ def _judge(
     """Judge the draws of all completions that have these sequences."""
     said_C = rollouts.logp_C.double().numpy()
     for chosen, draws in _parts(rows, rollouts, len(head_VD)):
-        spans = [(int(rollouts.prompt_N[rows.members[row][0]]), int(rollouts.length_N[rows.members[row][0]])) for row in chosen]
+        spans = [
+            (int(rollouts.prompt_N[rows.members[row][0]]), int(rollouts.length_N[rows.members[row][0]]))
+            for row in chosen
+        ]
         states_UD = torch.cat([states_BSD[row, a - 1 : b - 1] for row, (a, b) in zip(chosen, spans, strict=True)])
         logits_UV = F.linear(states_UD, head_VD).float().cpu().numpy()
         logits_CV, said = logits_UV[draws.state], said_C[draws.record]
@@ -190,7 +193,7 @@ def _judge(
         )
         if ours.kept is not None or len(rollouts.kept_ends_C):
             theirs = [_kept(rollouts, number) for number in draws.record.tolist()]
-            mine = ours.kept or [None] * len(theirs)
+            mine: Sequence[NDArray[np.int64] | None] = ours.kept or [None] * len(theirs)
             suspect |= [not _alike(one, other) for one, other in zip(mine, theirs, strict=True)]
         found.draws += len(suspect)
         for c in np.flatnonzero(suspect).tolist():
@@ -203,8 +206,8 @@ def _judge(
 
 def _tolerance(logits_CV: NDArray[np.float32], settings: Settings, share: float) -> NDArray[np.float64]:
     """How far rounding may move sums of these logits, over the temperature."""
-    size_C = np.abs(logits_CV).max(1).astype(np.float64)
-    return share * np.maximum(size_C, 1.0) / settings.temperature
+    size_C: NDArray[np.float64] = np.maximum(np.abs(logits_CV).max(1).astype(np.float64), 1.0)
+    return size_C * (share / settings.temperature)
 
 
 def _kept(rollouts: Rollouts, draw: int) -> NDArray[np.int64] | None:
@@ -259,7 +262,7 @@ def _look(draw: _Draw, settings: Settings, share: float, where: str, found: Judg
 def _is_set(draw: _Draw, size: int) -> bool:
     kept = draw.kept
     assert kept is not None
-    return len(kept) > 0 and len(np.unique(kept)) == len(kept) and 0 <= kept.min() and bool(kept.max() < size)
+    return len(kept) > 0 and len(np.unique(kept)) == len(kept) and bool(kept.min() >= 0) and bool(kept.max() < size)
 
 
 def _may_keep(scaled_V: NDArray[np.float64], kept: NDArray[np.int64], top_p: float, margin: float) -> bool:

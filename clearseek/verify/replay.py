@@ -162,6 +162,12 @@ class Replay:
             if began.get(key) != here.get(key)
         )
 
+    @property
+    def task(self) -> Task:
+        """What the run trained on. Raises UserError where that is not what the transcript names."""
+        self._training = self._training or self._begin()
+        return self._training.task
+
     @cached_property
     def other_code(self) -> str:
         """Differences between the code that trains here and the release's, by :mod:`clearseek.verify.code`."""
@@ -243,9 +249,7 @@ class Replay:
         if not given:
             return task
         assert isinstance(task, PolicyOptimisation)
-        return children.Given(
-            task.recipe, task.run, task.questions, training=release.run, stated=release.stated_rounds
-        )
+        return children.Given(task.recipe, task.run, task.questions, training=release.run, stated=release.stated_rounds)
 
     def _bring_round(self, step: int) -> None:
         """Put the published completions of the round that a step is in the middle of where the task reads them."""

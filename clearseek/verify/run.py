@@ -38,6 +38,7 @@ from clearseek.verify.children import parent_row
 from clearseek.verify.data import data_rows
 from clearseek.verify.model import evaluation_row, final_row, logits_row
 from clearseek.verify.replay import Release, Replay, Segment, choose_segments, every_segment, open_release
+from clearseek.verify.rollouts import rollouts_row
 from clearseek.verify.rows import attempted
 from clearseek.verify.segments import segment_row, transcript_line
 from clearseek.verify.static import compared_rows, static_audit, static_row
@@ -190,6 +191,9 @@ def _again(
     if 4 in levels:
         say("reading and making the data again")
         yield from data_rows(release, nonce, read_sources)
+        if release.recipe.grpo is not None:
+            say("checking the draws of every round whose weights are here")
+            yield _with_code(rollouts_row(replay), replay)
     if 5 in levels or 6 in levels:
         yield _code(replay)
         if price := replay.price(segments):

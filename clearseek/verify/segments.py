@@ -8,7 +8,7 @@ import torch
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Grade, Question, Row
-from clearseek.posttrain.grpo import PASS
+from clearseek.posttrain.solved import PASS
 from clearseek.reading.evidence import Evidence, amount
 from clearseek.train import checkpoint
 from clearseek.train.record import LOSS, StepRecord, encode
