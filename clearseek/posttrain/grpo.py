@@ -331,8 +331,8 @@ class PolicyOptimisation:
 
     def measure(self, model: DeepSeekModel, progress: Progress | None = None) -> dict[str, float]:
         """As :meth:`evaluate`, of any model."""
-        grpo = self.grpo
-        return measure(model, self.questions, grpo.evaluate_problems, grpo.max_tokens, self.recipe.data.seed, progress)
+        seed, problems = self.recipe.data.seed, self.questions.held_out(self.grpo.evaluate_problems)
+        return measure(model, self.questions, problems, self.grpo.max_tokens, seed, progress)
 
     def contents(self, step: int) -> list[str]:
         """Numbers of the problems of a step."""
