@@ -20,7 +20,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("share_BSE = scores_BSE / scores_BSE.sum(-1, keepdim=True)", "share_BSE = scores_BSE", "balance loss of scores that are not normalised"),
         ("(chosen_BSE * valid_BS1).sum(1)", "chosen_BSE.sum(1)", "padding counts in the balance loss"),
         ("((f_BE * p_BE).sum(-1) * weight_B).sum()", "(f_BE * p_BE).sum(-1).sum()", "balance loss summed over sequences"),
-        ("index_TK = self._choose(scores_TE.detach())", "index_TK = self._choose(scores_TE.detach() * 0)", "the first experts are chosen"),
+        ("index_TK = self.choose(scores_TE.detach())", "index_TK = self.choose(scores_TE.detach() * 0)", "the first experts are chosen"),
         ("if index_TK is None:", "if True:", "the routing to replay is ignored"),
         ("(scores_BSE >= threshold)", "(scores_BSE > threshold)", "f counts K - 1 experts"),
         ("if c.topk_method == \"noaux_tc\" or not c.norm_topk_prob:", "if True:", "V2 normalises and scales"),
