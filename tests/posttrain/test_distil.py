@@ -261,6 +261,40 @@ def test_kept_answers_are_those_of_the_running_teacher(tmp_path: Path, models: P
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jsd"])
+def test_the_loss_is_the_formulas(kind: str, tmp_path: Path, models: Path, corpus: Path) -> None:
+    """Of whole distributions by autograd: the divergence times temperature squared, the plain loss, MTP and balance."""
+    settings = {"divergence": kind, "beta": 0.3, "temperature": 1.7, "hard": 0.25}
+    weights = {"mtp_loss_weight": 0.2, "mtp_loss_weight_final": 0.2, "balance_loss_weight": 0.01}
+    run, file = Run(tmp_path / "run"), recipe(tmp_path, models, corpus, settings, train=weights | {"steps": 1})
+    assert main(["train", str(file), "--run", str(run.root)]) == 0
+    task = method_of(run.read_recipe()).task(run.read_recipe(), run, run.data)
+    student, teacher = Run(models / "small").load_model()[0].requires_grad_(True), Run(models / "big").load_model()[0]
+    batch = task.batch(1, student)
+    found = task.loss(student, batch)
+    plain = student.loss(batch.tokens_BX, 0.01, 0.0)
+    inputs_BS, targets_BS = batch.tokens_BX[:, :32], batch.tokens_BX[:, 1:33]
+    q_TV, p_TV = (each.logits(inputs_BS).flatten(0, 1).double() for each in (student, teacher))
+    nats = torch.nn.functional.cross_entropy(q_TV, targets_BS.flatten())
+    q_TV, p_TV = (q_TV / 1.7).log_softmax(-1), (p_TV / 1.7).log_softmax(-1)
+    if kind == "jsd":
+        m_TV = (0.3 * p_TV.exp() + 0.7 * q_TV.exp()).log()
+        each_TV = 0.3 * p_TV.exp() * (p_TV - m_TV) + 0.7 * q_TV.exp() * (q_TV - m_TV)
+    else:
+        each_TV = p_TV.exp() * (p_TV - q_TV) if kind == "forward" else q_TV.exp() * (q_TV - p_TV)
+    divergence = each_TV.sum(-1).mean()
+    bare, mtp = student.loss(batch.tokens_BX).total, student.loss(batch.tokens_BX, 0.0, 1.0).total
+    total = 0.75 * 1.7**2 * divergence + 0.25 * nats + 0.2 * (mtp - bare) + (plain.total - bare)
+    assert found.scalars["divergence"].item() == pytest.approx(divergence.item(), rel=1e-5)
+    assert found.scalars["loss"].item() == pytest.approx(nats.item(), rel=1e-5)
+    assert found.total.item() == pytest.approx(total.item(), rel=1e-5)
+    assert torch.equal(found.load_LE, plain.load_LE)
+    parameters = list(student.parameters())
+    gradients = (torch.autograd.grad(each, parameters) for each in (found.total, total))
+    for one, other in zip(*gradients, strict=True):
+        assert (one - other).norm() <= 1e-4 * other.norm() + 1e-8
+
+
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
