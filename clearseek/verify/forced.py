@@ -8,8 +8,9 @@ a router that decided between numbers as close.
 
 Sums are compared with a margin: a share (:data:`MARGIN`) of the largest logit, over the temperature.
 
-Shapes: N completions, B of a batch, X tokens of the longest, S = X - 1 inputs, C drawn tokens, V vocabulary, L layers
-with experts, T = B * S inputs, K experts per token, E experts.
+Shapes: N completions, B different sequences of a batch, U prompts of P tokens, X drawn tokens of the longest, S = X - 1
+inputs after the prompt, T tokens that are read, C draws, V vocabulary, L layers with experts, K experts per token, E
+experts, D hidden.
 """
 
 from __future__ import annotations
@@ -66,17 +67,27 @@ class Judged:
 
 
 class _Rows(NamedTuple):
-    """Different sequences of a record, with the completions that have them."""
+    """Different sequences of a record with prompts of one length, and the completions that have them."""
 
-    tokens_BX: Tensor
-    route_LBSK: Tensor | None
-    valid_BX: Tensor
+    prompts_UP: Tensor
+    """The different prompts."""
+    prompt_route_LUPK: Tensor
+    prompt_B: Tensor
+    """Which of the prompts each sequence has."""
+    drawn_BX: Tensor
+    """Tokens after the prompts, the last of each of which is not read."""
+    route_LBSK: Tensor
+    read_BS: Tensor
+    """Which of the tokens after the prompts are read."""
     members: list[list[int]]
+    """Of each sequence, its completions."""
 
 
 @torch.no_grad()
 def check_draws(model: DeepSeekModel, rollouts: Rollouts, settings: Settings) -> Judged:
     """Recompute every draw, log-probability and choice of experts of a record.
+
+    Prompts are read once, as are equal completions of one.
 
     Args:
         model: The policy as it was when the record was made, in the type that it computed in.
@@ -87,51 +98,86 @@ def check_draws(model: DeepSeekModel, rollouts: Rollouts, settings: Settings) ->
     if kind != torch.float32:  # the sampler keeps weights in BF16, and adds up in FP32
         model = deepcopy(model).set_dtype(torch.float32).use_fp8(None)
     # PyTorch multiplies in BF16 on a GPU alone.
-    coarse = kind != torch.float32 and model.head_weight.is_cuda
-    exactness = torch.bfloat16 if coarse else torch.float32
+    exactness = kind if model.head_weight.is_cuda else torch.float32
     found = Judged(choices=int((rollouts.length_N - 1).sum()) * len(rollouts.route_LTK))
     for rows in _batches(rollouts):
-        with _watched(model, rows, _ROUTER[exactness], found):
-            states = model.states(
-                rows.tokens_BX.to(model.head_weight.device), False, None, None,
-                None if rows.route_LBSK is None else rows.route_LBSK.to(model.head_weight.device), rows.valid_BX,
-            )  # fmt: skip
-        _judge(states.main_BSD, model.head_weight, rows, rollouts, settings, MARGIN[exactness], found)
+        states_BXD = _states(model, rows, _ROUTER[exactness], found)
+        _judge(states_BXD, model.head_weight, rows, rollouts, settings, MARGIN[exactness], found)
     return found
 
 
+def _states(model: DeepSeekModel, rows: _Rows, margin: float, found: Judged) -> Tensor:
+    """Hidden states that each token after the prompts was drawn from [B, X, D]."""
+    device, caches = model.head_weight.device, model.new_caches()
+    first_B = [rows.members[row][0] for row in range(len(rows.prompt_B))]
+    owners = [first_B[rows.prompt_B.tolist().index(u)] for u in range(len(rows.prompts_UP))]
+    every = torch.ones(rows.prompts_UP.shape, dtype=torch.bool)
+    with _watched(model, every, owners, 0, margin, found):
+        prompts_UPD: Tensor = model(rows.prompts_UP.to(device), caches, _given(rows.prompt_route_LUPK, device))
+    prompt_B = rows.prompt_B.to(device)
+    last_B1D = prompts_UPD[:, -1:][prompt_B]
+    inputs_BS = rows.drawn_BX[:, :-1].to(device)
+    if not inputs_BS.shape[1]:
+        return last_B1D
+    for cache in caches:
+        assert cache.latent_BSR is not None and cache.rope_BSP is not None
+        cache.latent_BSR, cache.rope_BSP = cache.latent_BSR[prompt_B], cache.rope_BSP[prompt_B]
+    with _watched(model, rows.read_BS, first_B, rows.prompts_UP.shape[1], margin, found):
+        drawn_BSD = model(inputs_BS, caches, _given(rows.route_LBSK, device))
+    return torch.cat([last_B1D, drawn_BSD], dim=1)
+
+
+def _given(route_LBSK: Tensor, device: torch.device) -> Tensor | None:
+    return route_LBSK.to(device) if len(route_LBSK) else None
+
+
 def _batches(rollouts: Rollouts) -> Iterator[_Rows]:
-    """The record's different sequences, the shortest first: one is read once, however many completions it is."""
-    lengths = rollouts.length_N.tolist()
+    """The record's different sequences, by their lengths: one is read once, however many completions it is."""
+    prompts, lengths = rollouts.prompt_N.tolist(), rollouts.length_N.tolist()
     tokens = rollouts.token_T.long().split(lengths)
-    routes = rollouts.route_LTK.long().transpose(0, 1).split(lengths)
-    same: dict[tuple[int, bytes, bytes], list[int]] = {}
+    routes = rollouts.route_LTK.long().transpose(0, 1).contiguous().split(lengths)
+    same: dict[tuple[int, int, bytes], list[int]] = {}
     for number, (ids, visited) in enumerate(zip(tokens, routes, strict=True)):
-        key = (len(ids), ids.numpy().tobytes(), visited[:-1].contiguous().numpy().tobytes())
-        same.setdefault(key, []).append(number)
+        content = ids.numpy().tobytes() + visited[:-1].numpy().tobytes()
+        same.setdefault((prompts[number], lengths[number], content), []).append(number)
     ordered = [same[key] for key in sorted(same)]
     first = 0
     while first < len(ordered):
-        last = first + 1
-        while last < len(ordered) and (last + 1 - first) * lengths[ordered[last][0]] <= _TOKENS:
+        prompt, last = prompts[ordered[first][0]], first + 1
+        while (
+            last < len(ordered)
+            and prompts[ordered[last][0]] == prompt
+            and (last + 1 - first) * lengths[ordered[last][0]] <= _TOKENS
+        ):
             last += 1
-        members = ordered[first:last]
-        chosen = [each[0] for each in members]
-        tokens_BX = pad_sequence([tokens[n] for n in chosen], batch_first=True)
-        valid_BX = torch.arange(tokens_BX.shape[1]) < rollouts.length_N[chosen].unsqueeze(1)
-        yield _Rows(tokens_BX, _padded([routes[n] for n in chosen], tokens_BX.shape[1]), valid_BX, members)
+        chosen = [members[0] for members in ordered[first:last]]
+        yield _rows(prompt, [tokens[n] for n in chosen], [routes[n] for n in chosen], ordered[first:last])
         first = last
 
 
-def _padded(routes: list[Tensor], length: int) -> Tensor | None:
-    """Experts of each input [L, B, S, K]; padding visits the first K."""
-    layers, k = routes[0].shape[1:]
-    if not layers:
-        return None
-    padded = torch.arange(k).expand(len(routes), length, layers, k).clone()
-    for row, visited in enumerate(routes):
-        padded[row, : len(visited) - 1] = visited[:-1]
-    return padded[:, : length - 1].permute(2, 0, 1, 3).contiguous()
+def _rows(prompt: int, tokens: list[Tensor], routes: list[Tensor], members: list[list[int]]) -> _Rows:
+    """Sequences with prompts of one length."""
+    numbers: dict[bytes, int] = {}
+    which, owners = list[int](), list[int]()
+    for row, (ids, visited) in enumerate(zip(tokens, routes, strict=True)):
+        key = ids[:prompt].numpy().tobytes() + visited[:prompt].numpy().tobytes()
+        which.append(numbers.setdefault(key, len(numbers)))
+        if len(numbers) > len(owners):
+            owners.append(row)
+    drawn_BX = pad_sequence([ids[prompt:] for ids in tokens], batch_first=True)
+    read_BS = torch.arange(drawn_BX.shape[1] - 1) < torch.tensor([len(ids) - prompt - 1 for ids in tokens]).unsqueeze(1)
+    route_BXLK = pad_sequence([visited[prompt:] for visited in routes], batch_first=True)
+    padding_K = torch.arange(route_BXLK.shape[-1])  # visits the first K
+    route_BSLK = torch.where(read_BS[..., None, None], route_BXLK[:, :-1], padding_K)
+    return _Rows(
+        prompts_UP=torch.stack([tokens[row][:prompt] for row in owners]),
+        prompt_route_LUPK=torch.stack([routes[row][:prompt] for row in owners]).permute(2, 0, 1, 3).contiguous(),
+        prompt_B=torch.tensor(which),
+        drawn_BX=drawn_BX,
+        route_LBSK=route_BSLK.permute(2, 0, 1, 3).contiguous(),
+        read_BS=read_BS,
+        members=members,
+    )
 
 
 # -- draws ------------------------------------------------------------------------------------------------------------
@@ -150,43 +196,52 @@ class _Draws(NamedTuple):
     """Its number among the draws of the record."""
 
 
-def _parts(rows: _Rows, rollouts: Rollouts, vocabulary: int) -> Iterator[tuple[list[int], _Draws]]:
-    """Numbers of some rows with their draws, as many as have room for their logits."""
-    begins = (rollouts.drawn_n.cumsum(0) - rollouts.drawn_n).tolist()
-    prompts, lengths = rollouts.prompt_N.tolist(), rollouts.length_N.tolist()
-    room = max(1, _LOGITS // vocabulary)
-    chosen, columns, states, draws = list[int](), list[list[NDArray[np.int64]]](), 0, 0
+def _draws(rows: _Rows, chosen: range, rollouts: Rollouts) -> _Draws:
+    """Draws of all completions that have some of the sequences."""
+    drawn_n, prompt = rollouts.drawn_n.numpy(), rows.prompts_UP.shape[1]
+    draw_begins, token_begins = (each.cumsum() - each for each in (drawn_n, rollouts.length_N.numpy()))
+    members = rows.members[chosen.start : chosen.stop]
+    number_M = np.concatenate([np.array(each) for each in members])
+    counts = drawn_n[[each[0] for each in members]]
+    state_M = np.repeat(counts.cumsum() - counts, [len(each) for each in members])
+    count_M = drawn_n[number_M]
+    completion = np.repeat(number_M, count_M)
+    within = np.arange(len(completion)) - np.repeat(count_M.cumsum() - count_M, count_M)
+    return _Draws(
+        state=np.repeat(state_M, count_M) + within,
+        completion=completion,
+        seed=rollouts.seed_N.numpy()[completion],
+        position=prompt + within,
+        token=rollouts.token_T.numpy()[token_begins[completion] + prompt + within].astype(np.int64),
+        record=draw_begins[completion] + within,
+    )
+
+
+def _parts(rows: _Rows, vocabulary: int) -> Iterator[range]:
+    """Sequences side by side, as many as have room for the logits of all of their completions."""
+    width, room, first, size = rows.drawn_BX.shape[1], max(1, _LOGITS // vocabulary), 0, 0
     for row, members in enumerate(rows.members):
-        prompt, length = prompts[members[0]], lengths[members[0]]
-        count = length - prompt
-        if chosen and draws + count * len(members) > room:
-            yield chosen, _Draws(*map(np.concatenate, zip(*columns, strict=True)))
-            chosen, columns, states, draws = [], [], 0, 0
-        for number in members:
-            places = np.arange(prompt, length)
-            columns.append([
-                states + np.arange(count), np.full(count, number), np.full(count, int(rollouts.seed_N[number])), places,
-                rows.tokens_BX[row, prompt:length].numpy(), begins[number] + np.arange(count),
-            ])  # fmt: skip
-        chosen.append(row)
-        states, draws = states + count, draws + count * len(members)
-    yield chosen, _Draws(*map(np.concatenate, zip(*columns, strict=True)))
+        if row > first and size + len(members) * width > room:
+            yield range(first, row)
+            first, size = row, 0
+        size += len(members) * width
+    yield range(first, len(rows.members))
 
 
 def _judge(
-    states_BSD: Tensor, head_VD: Tensor, rows: _Rows, rollouts: Rollouts, settings: Settings, share: float,
+    states_BXD: Tensor, head_VD: Tensor, rows: _Rows, rollouts: Rollouts, settings: Settings, share: float,
     found: Judged,
 ) -> None:  # fmt: skip
     """Judge the draws of all completions that have these sequences."""
     said_C = rollouts.logp_C.double().numpy()
-    for chosen, draws in _parts(rows, rollouts, len(head_VD)):
-        spans = [
-            (int(rollouts.prompt_N[rows.members[row][0]]), int(rollouts.length_N[rows.members[row][0]]))
-            for row in chosen
-        ]
-        states_UD = torch.cat([states_BSD[row, a - 1 : b - 1] for row, (a, b) in zip(chosen, spans, strict=True)])
+    for chosen in _parts(rows, len(head_VD)):
+        draws = _draws(rows, chosen, rollouts)
+        part = slice(chosen.start, chosen.stop)
+        drawn_BX = F.pad(rows.read_BS[part], (1, 0), value=True).to(states_BXD.device)
+        states_UD = states_BXD[part][drawn_BX]
         logits_UV = F.linear(states_UD, head_VD).float().cpu().numpy()
-        logits_CV, said = logits_UV[draws.state], said_C[draws.record]
+        once = len(draws.state) == len(logits_UV)  # then they are in this order
+        logits_CV, said = logits_UV if once else logits_UV[draws.state], said_C[draws.record]
         ours = draw_rows(logits_CV, settings, draws.seed, draws.position)
         suspect = (ours.tokens != draws.token) | ~(
             np.abs(ours.logp - said) <= _tolerance(logits_UV, settings, share)[draws.state]
@@ -206,8 +261,9 @@ def _judge(
 
 def _tolerance(logits_CV: NDArray[np.float32], settings: Settings, share: float) -> NDArray[np.float64]:
     """How far rounding may move sums of these logits, over the temperature."""
-    size_C: NDArray[np.float64] = np.maximum(np.abs(logits_CV).max(1).astype(np.float64), 1.0)
-    return size_C * (share / settings.temperature)
+    size_C = np.maximum(logits_CV.max(1), -logits_CV.min(1)).astype(np.float64)
+    found: NDArray[np.float64] = np.maximum(size_C, 1.0) * (share / settings.temperature)
+    return found
 
 
 def _kept(rollouts: Rollouts, draw: int) -> NDArray[np.int64] | None:
@@ -280,20 +336,24 @@ def _may_keep(scaled_V: NDArray[np.float64], kept: NDArray[np.int64], top_p: flo
 
 
 @contextmanager
-def _watched(model: DeepSeekModel, rows: _Rows, margin: float, found: Judged) -> Iterator[None]:
-    """While it lasts, compare the experts that routers are told to choose with those that they would choose."""
-    valid_T = rows.valid_BX[:, 1:].flatten()  # an input counts where its next token is there
-    inputs = rows.tokens_BX.shape[1] - 1
+def _watched(
+    model: DeepSeekModel, read_BS: Tensor, owners: list[int], begin: int, margin: float, found: Judged
+) -> Iterator[None]:
+    """While it lasts, compare the experts that routers are told to choose with those that they would choose.
+
+    `owners` are the completions whose tokens are read, from position `begin` on.
+    """
+    read_T, inputs = read_BS.flatten(), read_BS.shape[1]
 
     def compare(router: Router, given: tuple[Any, ...], routing: Any) -> None:
         x_TD, told_TK = given[0], given[2]
         own_TK = router.choose(router.scores(x_TD))
-        other_T = (own_TK.sort(-1).values != told_TK.sort(-1).values).any(-1).cpu() & valid_T
+        other_T = (own_TK.sort(-1).values != told_TK.sort(-1).values).any(-1).cpu() & read_T
         for t in torch.nonzero(other_T).flatten().tolist():
             if _may_choose(router, x_TD[t], told_TK[t], margin):
                 found.close += 1
             else:
-                where = f"completion {rows.members[t // inputs][0]}, position {t % inputs}"
+                where = f"completion {owners[t // inputs]}, position {begin + t % inputs}"
                 told, own = (sorted(each[t].tolist()) for each in (told_TK, own_TK))
                 found.wrong.append(f"{where}: experts {told}, and the router chooses {own}")
 
