@@ -4,8 +4,8 @@ Three comparisons, by turns, in FP32:
 
 * A training step (forward, backward, clip, AdamW) on the adapters, against PEFT's. Losses must agree step by step.
 * The same against ClearSeek's own step on all parameters.
-* Greedy decoding at batch 1 through a cache with adapters that are *not* merged, against PEFT's ``generate``. Both write
-  the same tokens where no two logits are within rounding, and how many are the same is recorded.
+* Greedy decoding at batch 1 through a cache with adapters that are *not* merged, against PEFT's ``generate``. Both
+  write the same tokens where no two logits are within rounding, and how many are the same is recorded.
 
 The model is random, and its adapters are too: both matrices of each. PEFT gets its fastest pair of attention and expert
 implementation for training, and another for decoding, found by trying. ``python benchmarks/lora_speed.py --peer-python
