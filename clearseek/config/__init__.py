@@ -116,9 +116,13 @@ class Recipe(Settings):
              f"grpo.max_tokens leaves no room for a prompt in data.sequence_length = {self.data.sequence_length}"),
             (self.distil is not None and self.distil.top_k > self.model.vocab_size,
              f"distil.top_k is above model.vocab_size = {self.model.vocab_size}: leave it out for all tokens"),
-            (self.distil is not None and self.distil.form != "logits"
+            (self.distil is not None and self.distil.form != "logits" and self.problems is None
              and self.distil.prompt_tokens + self.distil.max_tokens > self.data.sequence_length,
              "distil.prompt_tokens and distil.max_tokens are more than data.sequence_length together: lower one"),
+            (self.distil is not None and self.problems is not None and self.distil.form == "logits",
+             '[problems] have no tokens to compare distributions over: use distil.form = "text" or "on-policy"'),
+            (self.distil is not None and self.problems is not None and self.data.paths,
+             "[distil] learns from [problems] or from data.paths: leave one out"),
             (child and self.data.fim_rate, "data.fim_rate is for pre-training: leave it out"),
             (child and self.data.tokenizer is not None, "data.tokenizer: the tokenizer is the parent's: leave it out"),
             (self.sft is not None and self.data.text_field != "text",

@@ -9,7 +9,7 @@ import torch
 
 from clearseek.config import Recipe
 from clearseek.model.transformer import DeepSeekModel
-from clearseek.posttrain.experts import Chosen, Tokens, choose_experts, measure_usage
+from clearseek.posttrain.experts import Chosen, choose_experts, measure_usage
 from clearseek.posttrain.lora import add_lora
 from clearseek.posttrain.pictures import expert_use
 from clearseek.train import checkpoint
@@ -17,7 +17,7 @@ from clearseek.train.optimizer import Trained
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import draw_loads
 from clearseek.train.step import Trainable, everything
-from clearseek.train.task import Task
+from clearseek.train.task import Batch, Task
 
 
 class Child:
@@ -32,9 +32,11 @@ class Child:
         experts = recipe.experts
         if experts is None or experts.layers is not None:
             return recipe
-        usage = measure_usage(_parent(recipe, run), _tokens(recipe, task, _parent(recipe, run)))
+        model = _parent(recipe, run)
+        usage = measure_usage(model, _batches(recipe, task, model))
         chosen = choose_experts(usage, experts.score, experts.share)
-        found = experts.model_copy(update={"layers": dict(chosen.layers)})
+        layers = {name: numbers for name, numbers in chosen.layers.items() if not name.startswith(_left_out(recipe))}
+        found = experts.model_copy(update={"layers": layers})
         return recipe.model_copy(update={"experts": found})
 
     def trainable(self, recipe: Recipe, run: Run) -> Trainable:
@@ -42,11 +44,8 @@ class Child:
 
         The multi-token-prediction layer is left out where its loss counts nothing.
         """
-        chosen, train = _chosen(recipe), recipe.train
-        if train.mtp_loss_weight or train.mtp_loss_weight_final:
-            return chosen
-        mtp = f"model.layers.{recipe.model.num_hidden_layers}."
-        return lambda model: [each for each in chosen(model) if not each.name.startswith(mtp)]
+        chosen, outside = _chosen(recipe), _left_out(recipe)
+        return lambda model: [each for each in chosen(model) if not each.name.startswith(outside)]
 
     def draw(self, run: Run, folder: Path, title: str) -> None:
         """Draw the expert-load heat map and, where experts were tuned, what the task uses before and after."""
@@ -57,10 +56,16 @@ class Child:
             return
         task = self.task(recipe, run, folder)
         before, after = _parent(recipe, run), run.load_model()[0]
-        used, uses = (measure_usage(model, _tokens(recipe, task, before)) for model in (before, after))
+        used, uses = (measure_usage(model, _batches(recipe, task, before)) for model in (before, after))
         layers = {name: tuple(experts) for name, experts in (recipe.experts.layers or {}).items()}
         chosen = Chosen(layers, recipe.experts.score, recipe.experts.share, used.tokens)
         expert_use(used, uses, chosen, run.pictures / "experts-of-the-task.png")
+
+
+def _left_out(recipe: Recipe) -> tuple[str, ...]:
+    """Beginnings of the names of parameters that take no part."""
+    counts = recipe.train.mtp_loss_weight or recipe.train.mtp_loss_weight_final
+    return () if counts else (f"model.layers.{recipe.model.num_hidden_layers}.",)
 
 
 def _chosen(recipe: Recipe) -> Trainable:
@@ -80,10 +85,7 @@ def _parent(recipe: Recipe, run: Run) -> DeepSeekModel:
     return model_of(recipe, saved.tensors, torch.float32)
 
 
-def _tokens(recipe: Recipe, task: Task, model: DeepSeekModel) -> Iterator[Tokens]:
-    """Tokens of the task's first batches."""
+def _batches(recipe: Recipe, task: Task, model: DeepSeekModel) -> Iterator[Batch]:
+    """The task's first batches."""
     assert recipe.experts is not None
-    for step in range(1, min(recipe.experts.batches, recipe.train.steps) + 1):
-        batch = task.batch(step, model)
-        valid_BX = torch.ones_like(batch.tokens_BX, dtype=torch.bool) if batch.valid_BX is None else batch.valid_BX
-        yield Tokens(batch.tokens_BX, valid_BX, batch.start_BX)
+    return (task.batch(step, model) for step in range(1, min(recipe.experts.batches, recipe.train.steps) + 1))

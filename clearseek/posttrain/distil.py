@@ -29,10 +29,11 @@ from clearseek.files import amount
 from clearseek.posttrain import asked
 from clearseek.posttrain.child import Child
 from clearseek.posttrain.lessons import Logits, OnPolicy, Texts
+from clearseek.posttrain.material import Material, material_of
 from clearseek.posttrain.parent import adopt
 from clearseek.posttrain.soft_labels import SoftLabels, window_bytes, write_soft_labels
 from clearseek.posttrain.teacher import Teacher, open_teacher
-from clearseek.posttrain.texts import TEXTS, prompts_of, write_texts, writer_of
+from clearseek.posttrain.texts import TEXTS, write_texts, writer_of
 from clearseek.train.run import Run
 from clearseek.train.session import OnData, Say, refuse_other_data
 from clearseek.train.task import Task
@@ -44,6 +45,22 @@ class Distil(Child):
     def data(self, recipe: Recipe, run: Run, data: Path | None, resume: bool, on_data: OnData | None, say: Say) -> Path:
         """The folder of data, made where it is missing, with the teacher's answers asked for beside it in the run."""
         adopt(recipe, run)
+        if recipe.problems is None:
+            folder = self._documents(recipe, run, data, resume, on_data, say)
+        elif data is None:
+            folder = run.parent  # of the tokenizer: problems are made, not read
+        else:
+            raise UserError("--data: [problems] are made, not read: leave the option out")
+        if resume:
+            asked.check(run)
+        else:
+            _ask(recipe, run, folder, on_data or (lambda stage, done, total: None), say)
+        return folder
+
+    def _documents(
+        self, recipe: Recipe, run: Run, data: Path | None, resume: bool, on_data: OnData | None, say: Say
+    ) -> Path:
+        """The folder of documents, made where it is missing."""
         folder, tokenizer = data or run.data, Tokenizer.load(run.parent / "tokenizer.json")
         if data is None and not resume:
             config = recipe.data.model_copy(update={"tokenizer": str(run.parent / "tokenizer.json")})
@@ -60,17 +77,14 @@ class Distil(Child):
                 f"{folder}: made with another tokenizer than the parent's: leave --data out, or give data that were "
                 "made with the parent's tokenizer.json as data.tokenizer"
             )
-        if resume:
-            asked.check(run)
-        else:
-            _ask(recipe, run, folder, tokenizer, on_data or (lambda stage, done, total: None), say)
         return folder
 
     def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
         """What the form of distillation trains on."""
-        settings, record = _settings(recipe), asked.check(run)
+        settings, record, material = _settings(recipe), asked.check(run), material_of(recipe, folder)
+        tokenizer = Tokenizer.load(folder / "tokenizer.json")
         if settings.form == "text":
-            return Texts(recipe, folder, run.teacher / TEXTS, record)
+            return Texts(recipe, material, tokenizer, run.teacher / TEXTS, record)
         teacher = None
         if settings.form == "on-policy" or not settings.top_k:
             teacher = open_teacher(settings, str(record["tokenizer_sha256"]), recipe.model.vocab_size)
@@ -81,9 +95,9 @@ class Distil(Child):
                 )
         if settings.form == "on-policy":
             assert teacher is not None
-            return OnPolicy(recipe, folder, teacher, record)
+            return OnPolicy(recipe, material, tokenizer, teacher, record)
         labels = SoftLabels(run.teacher, list(record["files"])) if teacher is None else teacher
-        return Logits(recipe, folder, labels, record)
+        return Logits(recipe, material, labels, record)
 
 
 def _settings(recipe: Recipe) -> DistilConfig:
@@ -91,12 +105,13 @@ def _settings(recipe: Recipe) -> DistilConfig:
     return recipe.distil
 
 
-def _ask(recipe: Recipe, run: Run, folder: Path, tokenizer: Tokenizer, on_data: OnData, say: Say) -> None:
+def _ask(recipe: Recipe, run: Run, folder: Path, on_data: OnData, say: Say) -> None:
     """Ask the teacher for everything that does not depend on the student, where that is not done yet."""
-    settings, fingerprint = _settings(recipe), read_manifest(folder).fingerprint
+    settings = _settings(recipe)
     if settings.form == "text":
-        _ask_for_texts(recipe, run, folder, fingerprint, on_data, say)
+        _ask_for_texts(recipe, run, material_of(recipe, folder), on_data, say)
         return
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
     teacher = open_teacher(settings, tokenizer.sha256, recipe.model.vocab_size)
     record: dict[str, Any] = {"form": settings.form, **teacher.record()}
     say(f"teacher: {teacher.name}, weights {teacher.weights_sha256[:16]}")
@@ -105,7 +120,7 @@ def _ask(recipe: Recipe, run: Run, folder: Path, tokenizer: Tokenizer, on_data: 
         asked.finish(run, [])
         return
     record |= {
-        "data_fingerprint": fingerprint,
+        "data_fingerprint": read_manifest(folder).fingerprint,
         "sequence_length": recipe.data.sequence_length,
         "top_k": settings.top_k,
         "temperature": settings.temperature.hex(),
@@ -129,21 +144,21 @@ def _soft_labels(recipe: Recipe, run: Run, folder: Path, teacher: Teacher, on_da
     )  # fmt: skip
 
 
-def _ask_for_texts(recipe: Recipe, run: Run, folder: Path, fingerprint: str, on_data: OnData, say: Say) -> None:
+def _ask_for_texts(recipe: Recipe, run: Run, material: Material, on_data: OnData, say: Say) -> None:
     settings = _settings(recipe)
     writer = writer_of(settings)
-    prompts = prompts_of(folder, settings.texts, settings.prompt_tokens)
+    prompts = material.prompts(settings.texts)
     record: dict[str, Any] = {
         "form": settings.form,
         **writer.record(),
-        "data_fingerprint": fingerprint,
+        "data_fingerprint": material.fingerprint,
         "prompts_sha256": canonical_sha256(prompts),
         "max_tokens": settings.max_tokens,
         "temperature": settings.temperature.hex(),
-        "seed": recipe.train.seed,
+        "seed": recipe.data.seed,
     }
     say(f"teacher: {record['name']} writes {settings.texts:,} texts of at most {settings.max_tokens} tokens")
     if not asked.begin(run, record):
         file = run.teacher / TEXTS
-        write_texts(file, prompts, writer, recipe.train.seed, lambda done, total: on_data("texts", done, total))
+        write_texts(file, prompts, writer, recipe.data.seed, lambda done, total: on_data("texts", done, total))
         asked.finish(run, [file.name])

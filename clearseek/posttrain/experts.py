@@ -6,17 +6,17 @@ of the choices (``token``: equation 7). Scores are normalised *within the layer*
 trained whose scores are highest and sum to p, as few as do. (The published script divides by sums over the layers,
 which makes scores of a layer depend on the other layers.)
 
-Shapes: B sequences, X tokens of each, T tokens, K experts per token, L layers with experts, E experts.
+Shapes: B sequences, S inputs and X tokens of each, T = B * S tokens, K experts per token, L layers with experts, E
+experts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,21 +26,10 @@ from clearseek.errors import UserError, one_line
 from clearseek.jsontext import strict_json
 from clearseek.model.experts import Experts
 from clearseek.model.transformer import DeepSeekModel
-from clearseek.ops.dispatch import Routing
+from clearseek.train.task import Batch
 
 Score = Literal["gate", "token"]
 _FORMAT: Final = "clearseek-experts-1"
-
-
-class Tokens(NamedTuple):
-    """Some of a task's tokens, as they are trained on."""
-
-    tokens_BX: Tensor
-    """Token ids, int64."""
-    real_BX: Tensor
-    """Which of them are prompts and answers, bool: not padding."""
-    start_BX: Tensor | None = None
-    """First position of each token's document (see :class:`clearseek.train.task.Batch`)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +43,7 @@ class Usage:
     token_LE: Tensor
     """How often each expert was chosen, int64."""
     tokens: int
-    """Tokens that were counted in each layer but the MTP layer."""
+    """Tokens that were counted in every layer but the MTP layer."""
 
     def scores(self, score: Score) -> Tensor:
         """Scores of the experts, FP64 [L, E], with the sum 1 in each layer."""
@@ -63,8 +52,11 @@ class Usage:
 
 
 @torch.no_grad()
-def measure_usage(model: DeepSeekModel, batches: Iterable[Tokens]) -> Usage:
+def measure_usage(model: DeepSeekModel, batches: Iterable[Batch]) -> Usage:
     """Run a task's tokens through the model, and count which experts they visit.
+
+    Prompts and answers count alike; padding (`valid_BX`) does not. In the MTP layer, which joins every token with the
+    next, a token counts if the next is of the same document.
 
     Raises UserError where the model has no experts, the batches have no tokens, or a weight is not finite.
     """
@@ -74,18 +66,15 @@ def measure_usage(model: DeepSeekModel, batches: Iterable[Tokens]) -> Usage:
     experts, tokens = model.config.n_routed_experts, 0
     gate_LE = torch.zeros(len(layers), experts, dtype=torch.float64, device=device)
     token_LE = torch.zeros(len(layers), experts, dtype=torch.int64, device=device)
-    for batch in batches:
-        tokens_BX, real_BX, start_BX = (None if each is None else each.to(device) for each in batch)
-        assert tokens_BX is not None and real_BX is not None
-        with _watched(model) as routings:
-            model.loss(tokens_BX, mtp_weight=1.0, start_BX=start_BX)
-        real_layers = _real_of_layers(model.config, real_BX)
-        tokens += int(real_layers[0].sum())
-        for number, (routing, real_T) in enumerate(zip(routings, real_layers, strict=True)):
-            index_TK, weight_TK = routing.index_TK[real_T], routing.weight_TK[real_T].double()
-            gate_TE = torch.zeros(len(index_TK), experts, dtype=torch.float64, device=device)
-            gate_LE[number] += gate_TE.scatter(1, index_TK, weight_TK).sum(0)  # an index once in a row: order is free
-            token_LE[number] += gate_TE.scatter(1, index_TK, 1.0).sum(0).long()
+    for batch in (each.to(device) for each in batches):
+        routings = model.states(batch.tokens_BX, start_BX=batch.start_BX, valid_BX=batch.valid_BX).routings
+        counted = _counted(model.config, batch)
+        tokens += int(counted[0].sum())
+        for number, (routing, counted_T) in enumerate(zip(routings, counted, strict=True)):
+            index_TK, weight_TK = routing.index_TK[counted_T], routing.weight_TK[counted_T].double()
+            none_TE = torch.zeros(len(index_TK), experts, dtype=torch.float64, device=device)
+            gate_LE[number] += none_TE.scatter(1, index_TK, weight_TK).sum(0)  # an index once in a row: order is free
+            token_LE[number] += none_TE.scatter(1, index_TK, 1.0).sum(0).long()
     if not tokens:
         raise UserError("no tokens to choose experts by: all of the task's batches are empty or padding")
     if not gate_LE.isfinite().all():
@@ -98,28 +87,17 @@ def experts_of(model: DeepSeekModel) -> tuple[str, ...]:
     return tuple(name for name, module in model.named_modules() if isinstance(module, Experts))
 
 
-@contextmanager
-def _watched(model: DeepSeekModel) -> Iterator[list[Routing]]:
-    """The routing of each layer with experts, in the order in which tokens visit them, once the block has run."""
-    routings: list[Routing] = []
-    handles = [
-        layer.gate.register_forward_hook(lambda module, inputs, routing: routings.append(routing))
-        for layer in model.moe_layers
-    ]
-    try:
-        yield routings
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _real_of_layers(config: ModelConfig, real_BX: Tensor) -> list[Tensor]:
-    """Which rows of each layer's routing are real tokens; the MTP layer joins every token with the one before."""
+def _counted(config: ModelConfig, batch: Batch) -> list[Tensor]:
+    """Which of the tokens count in each layer with experts, bool [T]."""
     depth = config.num_nextn_predict_layers
-    length = real_BX.shape[1] - 1 - depth
-    main = [real_BX[:, :length].flatten()] * sum(map(config.is_moe_layer, range(config.num_hidden_layers)))
-    mtp = [(real_BX[:, :length] & real_BX[:, 1 : length + 1]).flatten()] * depth
-    return [*main, *(mtp if config.is_moe_layer(config.num_hidden_layers) else [])]
+    length = batch.tokens_BX.shape[1] - 1 - depth
+    valid_BX = torch.ones_like(batch.tokens_BX, dtype=torch.bool) if batch.valid_BX is None else batch.valid_BX
+    now, then = slice(length), slice(1, length + 1)
+    joined_BS = valid_BX[:, now] & valid_BX[:, then]
+    if batch.start_BX is not None:
+        joined_BS &= batch.start_BX[:, now] == batch.start_BX[:, then]
+    masks = [valid_BX[:, now]] * config.num_hidden_layers + [joined_BS] * depth
+    return [mask.flatten() for layer, mask in enumerate(masks) if config.is_moe_layer(layer)]
 
 
 @dataclass(frozen=True)

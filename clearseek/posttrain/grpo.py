@@ -14,7 +14,6 @@ Shapes: B completions of a batch, X tokens of the longest, S = X - 1 inputs, T t
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from clearseek.config import GrpoConfig, Recipe
 from clearseek.data.manifest import canonical_sha256
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
-from clearseek.evaluate.statistics import wilson_interval
 from clearseek.inference.request import Settings
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.loss import Kept, cross_entropy_of_tokens, token_losses
@@ -35,23 +33,16 @@ from clearseek.posttrain.child import Child
 from clearseek.posttrain.losses import LossSettings, advantages, token_weights
 from clearseek.posttrain.parent import adopt
 from clearseek.posttrain.pictures import learning_curve
-from clearseek.posttrain.problems import Problem
 from clearseek.posttrain.questions import Questions, questions_of
 from clearseek.posttrain.rollouts import Rollouts, seed_of, settings_of, write_completions
 from clearseek.posttrain.samples import write_samples
+from clearseek.posttrain.solved import PASS, measure
 from clearseek.train import checkpoint
 from clearseek.train.record import LOSS
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import OnData, Say
 from clearseek.train.task import Batch, Loss, Progress, Task
 from clearseek.train.transcript import check_transcript
-
-PASS = "held_out_pass_at_1"
-"""Name of the share of held-out problems that are solved; its interval of 95 % has ``_low`` and ``_high``."""
-EVALUATION = -1
-"""Number of the round that evaluations draw by."""
-_AT_ONCE = 64
-"""Held-out problems between two reports of progress."""
 
 
 def loss_settings(grpo: GrpoConfig) -> LossSettings:
@@ -132,13 +123,17 @@ class PolicyOptimisation:
         """Where a round's record is."""
         return self.run.root / "rollouts" / f"round-{number:08d}.safetensors"
 
-    def rollouts(self, number: int, model: DeepSeekModel) -> Rollouts:
-        """Completions of a round by a model's present weights, with their rewards."""
+    def asked(self, number: int) -> tuple[list[int], list[list[int]], list[int], list[int]]:
+        """Problems of a round, their prompts, the prompt's number of each completion, and the seeds of its draws."""
         size, group = self.recipe.train.batch_size, self.grpo.completions
         problems = [number * (size // group) + k for k in range(size // group)]
         prompts = [self.questions.ids(self.questions.problems.train(index)) for index in problems]
         prompt_N = [k for k in range(len(problems)) for _ in range(group)]
-        seeds = [seed_of(self.recipe.data.seed, number, k) for k in range(size)]
+        return problems, prompts, prompt_N, [seed_of(self.recipe.data.seed, number, k) for k in range(size)]
+
+    def rollouts(self, number: int, model: DeepSeekModel) -> Rollouts:
+        """Completions of a round by a model's present weights, with their rewards."""
+        problems, prompts, prompt_N, seeds = self.asked(number)
         found = write_completions(model, prompts, prompt_N, seeds, self.drawing)
         made = Rollouts.of([problems[k] for k in prompt_N], [prompts[k] for k in prompt_N], seeds, found)
         made.reward_N.copy_(self.rewards(made))
@@ -334,28 +329,10 @@ class PolicyOptimisation:
             return {}
         return self.measure(model, progress)
 
-    @functools.cache  # noqa: B019 - a task lives as long as its run
-    def _held_out(self) -> list[Problem]:
-        """Held-out problems, all different."""
-        return self.questions.problems.held_out_set(self.grpo.evaluate_problems)
-
     def measure(self, model: DeepSeekModel, progress: Progress | None = None) -> dict[str, float]:
         """As :meth:`evaluate`, of any model."""
-        count, right = self.grpo.evaluate_problems, 0
-        drawing = Settings(self.grpo.max_tokens, stop_tokens=self.drawing.stop_tokens)
-        every = self._held_out()
-        for first in range(0, count, _AT_ONCE if progress else count):
-            if progress is not None:
-                progress(first, count)
-            numbers = range(first, min(first + (_AT_ONCE if progress else count), count))
-            problems = [every[number] for number in numbers]
-            seeds = [seed_of(self.recipe.data.seed, EVALUATION, number) for number in numbers]
-            ids = [self.questions.ids(problem) for problem in problems]
-            found = write_completions(model, ids, range(len(ids)), seeds, drawing)
-            scored = zip(problems, found, strict=True)
-            right += sum(self.questions.reward(p, each.tokens.tolist(), each.ended) == 1.0 for p, each in scored)
-        low, high = wilson_interval(right, count)
-        return {PASS: right / count, f"{PASS}_low": low, f"{PASS}_high": high}
+        seed, problems = self.recipe.data.seed, self.questions.held_out(self.grpo.evaluate_problems)
+        return measure(model, self.questions, problems, self.grpo.max_tokens, seed, progress)
 
     def contents(self, step: int) -> list[str]:
         """Numbers of the problems of a step."""

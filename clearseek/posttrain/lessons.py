@@ -1,37 +1,37 @@
 """What a student trains on: the tasks of distillation.
 
-All three are measured as pre-training is, in bits per byte of the data's held-out documents, so forms of distillation
-and plain training can be compared. Order is a function: the documents of a step follow from fingerprint, seed and step,
-and what a student writes from its weights too, every draw with noise addressed by (seed, step, sample, position).
+Over documents all three are measured as pre-training is, in bits per byte of those that are held out, so that they can
+be compared with each other and with plain training (:mod:`clearseek.posttrain.material`). Order is a function: the
+documents of a step follow from fingerprint, seed and step, and what a student writes from its weights too, every draw
+with noise addressed by (seed, step, sample, position).
 
 Shapes: B sequences, S positions, X = S + look-ahead, T = B * S tokens, D hidden, K likeliest tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from clearseek.config import Recipe
-from clearseek.data.loader import Permutation, Stream
 from clearseek.data.manifest import canonical_sha256
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.inference.request import Settings
 from clearseek.model.transformer import DeepSeekModel
-from clearseek.ops.divergence import Soft, divergence
+from clearseek.ops.divergence import TopK, divergence
 from clearseek.ops.loss import cross_entropy
+from clearseek.posttrain.material import Documents, Material, ids_of, order
 from clearseek.posttrain.rollouts import Rollouts, seed_of, write_completions
 from clearseek.posttrain.soft_labels import SoftLabels, likeliest
 from clearseek.posttrain.teacher import Teacher
-from clearseek.posttrain.texts import beginning, read_texts
-from clearseek.train.pretrain import PreTraining
+from clearseek.posttrain.texts import read_texts
+from clearseek.train.pretrain import PreTraining, next_tokens_loss
 from clearseek.train.record import LOSS, MTP_LOSS
 from clearseek.train.schedule import value_at
 from clearseek.train.task import Batch, Loss, Progress
@@ -41,33 +41,25 @@ DIVERGENCE = "divergence"
 
 
 class _Lesson:
-    """What the tasks share: the data's held-out documents, and a fingerprint of data and teacher together."""
+    """What the tasks share: what they are about, and a fingerprint of that and the teacher together."""
 
-    def __init__(self, recipe: Recipe, data: Path, record: Mapping[str, Any]) -> None:
+    def __init__(self, recipe: Recipe, material: Material, record: Mapping[str, Any]) -> None:
         assert recipe.distil is not None
-        self.recipe, self.settings = recipe, recipe.distil
-        self.plain = PreTraining(recipe, data)
-        self.fingerprint = canonical_sha256({"data": self.plain.fingerprint, "teacher": record})
+        self.recipe, self.settings, self.material = recipe, recipe.distil, material
+        self.fingerprint = canonical_sha256({"data": material.fingerprint, "teacher": record})
 
     def evaluate(self, model: DeepSeekModel, step: int, progress: Progress | None = None) -> dict[str, float]:
-        """Bits per byte of the data's held-out documents, as in pre-training."""
-        return self.plain.evaluate(model, step, progress)
-
-    def _order(self, size: int, step: int) -> list[int]:
-        """Which of `size` things are in the batch of a step: each once an epoch, in the epoch's own order."""
-        count, chosen = self.recipe.train.batch_size, []
-        for sample in range((step - 1) * count, step * count):
-            epoch, position = divmod(sample, size)
-            order = Permutation(size, canonical_sha256([self.fingerprint, self.recipe.data.seed, epoch]))
-            chosen.append(int(order(np.array([position]))[0]))
-        return chosen
+        """Bits per byte of held-out documents, or the share of held-out problems that are solved."""
+        return self.material.evaluate(model, step, progress)
 
 
 class _Soft(_Lesson):
     """Tasks that learn distributions: a teacher that is run in every step, or its soft labels."""
 
-    def __init__(self, recipe: Recipe, data: Path, teacher: Teacher | SoftLabels, record: Mapping[str, Any]) -> None:
-        super().__init__(recipe, data, record)
+    def __init__(
+        self, recipe: Recipe, material: Material, teacher: Teacher | SoftLabels, record: Mapping[str, Any]
+    ) -> None:
+        super().__init__(recipe, material, record)
         self.teacher = teacher
 
     def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
@@ -88,8 +80,8 @@ class _Soft(_Lesson):
             plain = cross_entropy(hidden_TD, model.head_weight, tokens_BX[:, 1 : length + 1].flatten(), weight_T)
             total, scalars[LOSS] = total + s.hard * plain, plain.detach()
         if states.mtp_BSD is not None:
-            ahead = (each_BX[:, 2 : length + 2].flatten() for each_BX in (tokens_BX, micro.weight_BX))
-            of_mtp = cross_entropy(states.mtp_BSD.flatten(0, 1), model.head_weight, *ahead)
+            ahead_T, weight_T = (each_BX[:, 2 : length + 2].flatten() for each_BX in (tokens_BX, micro.weight_BX))
+            of_mtp = cross_entropy(states.mtp_BSD.flatten(0, 1), model.head_weight, ahead_T, weight_T)
             at_first, at_last = train.mtp_loss_weight, train.mtp_loss_weight_final
             total = total + value_at(micro.step, train.steps, train.mtp_switch, at_first, at_last) * of_mtp
             scalars[MTP_LOSS] = of_mtp.detach()
@@ -100,33 +92,43 @@ class _Soft(_Lesson):
 
     def _divergence(self, hidden_TD: Tensor, head_VD: Tensor, weight_T: Tensor, micro: Batch, length: int) -> Tensor:
         """The weighted sum of the tokens' divergences, FP32 scalar."""
-        s = self.settings
+        s, device = self.settings, head_VD.device
+        beta = {"forward": 0.0, "reverse": 1.0, "jsd": s.beta}[s.divergence]
+        said: TopK | Callable[[slice], Tensor]
         if isinstance(self.teacher, SoftLabels):
             assert micro.row_B is not None
-            index_BSK, logp_BSK = self.teacher.rows(micro.row_B.cpu().numpy())
-            kept = index_BSK.flatten(0, 1).to(head_VD.device), logp_BSK.flatten(0, 1).to(head_VD.device)
+            said = self.teacher.rows(micro.row_B.cpu().numpy(), device)
         else:
-            network = self.teacher.on(head_VD.device, head_VD.dtype)
+            network = self.teacher.on(device, head_VD.dtype)
             with torch.no_grad():
                 states_TE = network(micro.tokens_BX[:, :length]).flatten(0, 1)
-            kept = likeliest(states_TE, network.head_weight, s.top_k, s.temperature) if s.top_k else None
-        target = Soft(states_TE, network.head_weight) if kept is None else kept
-        return divergence(hidden_TD, head_VD, target, weight_T, s.divergence, s.beta, s.temperature)
+            head_VE = network.head_weight
+            said = (
+                likeliest(states_TE, head_VE, s.top_k, s.temperature)
+                if s.top_k
+                else (lambda rows: states_TE[rows] @ head_VE.T)
+            )
+        return divergence(hidden_TD, head_VD, said, weight_T, beta, s.temperature)
 
 
 class Logits(_Soft):
-    """Learn a teacher's distributions over the data's tokens."""
+    """Learn a teacher's distributions over the tokens of documents."""
 
     name = "distillation on logits"
 
+    @property
+    def _plain(self) -> PreTraining:
+        assert isinstance(self.material, Documents)
+        return self.material.plain
+
     def batch(self, step: int, model: DeepSeekModel) -> Batch:
         """The windows of a step, as in pre-training."""
-        windows_B = torch.from_numpy(self.plain.loader.windows(step - 1))
-        return replace(self.plain.batch(step, model), row_B=windows_B)
+        windows_B = torch.from_numpy(self._plain.loader.windows(step - 1))
+        return replace(self._plain.batch(step, model), row_B=windows_B)
 
     def contents(self, step: int) -> list[str]:
         """Ids of the documents in the batch of a step."""
-        return self.plain.contents(step)
+        return self._plain.contents(step)
 
 
 class Texts(_Lesson):
@@ -134,13 +136,15 @@ class Texts(_Lesson):
 
     name = "distillation on text"
 
-    def __init__(self, recipe: Recipe, data: Path, file: Path, record: Mapping[str, Any]) -> None:
-        super().__init__(recipe, data, record)
-        tokenizer, longest = Tokenizer.load(data / "tokenizer.json"), recipe.data.sequence_length + 1
+    def __init__(
+        self, recipe: Recipe, material: Material, tokenizer: Tokenizer, file: Path, record: Mapping[str, Any]
+    ) -> None:
+        super().__init__(recipe, material, record)
+        longest = recipe.data.sequence_length + 1
         self._rows: list[Row] = []
         self._numbers: list[int] = []
         for line in read_texts(file):
-            prompt = [tokenizer.bos_id, *tokenizer.encode(line["prompt"])]
+            prompt = ids_of(tokenizer, line["prompt"])
             text = tokenizer.encode(line["text"]) + [tokenizer.eos_id] * line["ended"]
             if text and len(prompt) < longest:
                 self._rows.append(Row(prompt, text[: longest - len(prompt)]))
@@ -158,11 +162,11 @@ class Texts(_Lesson):
         return [f"text {self._numbers[number]}" for number in self._chosen(step)]
 
     def _chosen(self, step: int) -> list[int]:
-        return self._order(len(self._rows), step)
+        return order(len(self._rows), step, self.recipe, self.fingerprint)
 
     def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
         """The plain loss, over the texts' tokens."""
-        return self.plain.loss(model, micro)
+        return next_tokens_loss(self.recipe, model, micro)
 
 
 class OnPolicy(_Soft):
@@ -170,17 +174,18 @@ class OnPolicy(_Soft):
 
     name = "distillation on-policy"
 
-    def __init__(self, recipe: Recipe, data: Path, teacher: Teacher, record: Mapping[str, Any]) -> None:
-        super().__init__(recipe, data, teacher, record)
-        self._end, self._stream = Tokenizer.load(data / "tokenizer.json").eos_id, Stream(data, "train")
+    def __init__(
+        self, recipe: Recipe, material: Material, tokenizer: Tokenizer, teacher: Teacher, record: Mapping[str, Any]
+    ) -> None:
+        super().__init__(recipe, material, teacher, record)
+        self._end = tokenizer.eos_id
 
     def batch(self, step: int, model: DeepSeekModel) -> Batch:
-        """What the student writes after the beginnings of a step's documents."""
-        s, chosen = self.settings, self._chosen(step)
-        prompts = [beginning(self._stream, number, s.prompt_tokens) for number in chosen]
+        """What the student writes after the prompts of a step."""
+        s, (chosen, prompts) = self.settings, self.material.step(step)
         settings = Settings(s.max_tokens, s.temperature, stop_tokens=frozenset({self._end}))
         numbers = range(len(prompts))
-        seeds = [seed_of(self.recipe.train.seed, step, number) for number in numbers]
+        seeds = [seed_of(self.recipe.data.seed, step, number) for number in numbers]
         written = write_completions(model, prompts, numbers, seeds, settings)
         rows = [Row(prompt, each.tokens.tolist()) for prompt, each in zip(prompts, written, strict=True)]
         return replace(
@@ -193,11 +198,8 @@ class OnPolicy(_Soft):
         )
 
     def contents(self, step: int) -> list[str]:
-        """Numbers of the documents whose beginnings were the prompts of a step."""
-        return [f"document {number}" for number in self._chosen(step)]
-
-    def _chosen(self, step: int) -> list[int]:
-        return self._order(len(self._stream.offsets) - 1, step)
+        """Numbers of the documents or problems that were the prompts of a step."""
+        return [f"prompt {number}" for number in self.material.step(step)[0]]
 
 
 class Row(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from clearseek.posttrain.problems import Problem, Problems
 from clearseek.posttrain.prompts import Template, prompt, score
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Questions:
     """Problems in a template."""
 
@@ -30,6 +31,11 @@ class Questions:
     def fingerprint(self) -> str:
         """SHA-256 of what decides prompts and rewards."""
         return canonical_sha256([self.problems.fingerprint, self.template, self.tokenizer.sha256])
+
+    @functools.cache  # noqa: B019 - questions live as long as a run
+    def held_out(self, count: int) -> list[Problem]:
+        """The first held-out problems, all different. Raises UserError where there are not so many."""
+        return self.problems.held_out_set(count)
 
     def ids(self, problem: Problem) -> list[int]:
         """Tokens of a problem's prompt."""

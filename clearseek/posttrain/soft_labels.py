@@ -1,11 +1,12 @@
 """Soft labels: a teacher's likeliest next tokens with their probabilities, computed once for every window of the data.
 
 A whole distribution a token is vocabulary x 4 bytes, while a few tokens hold nearly all of it. So for each position
-the likeliest K tokens are kept, with the natural logarithms of their probabilities at the distillation's temperature;
-what they leave out is the remainder, 1 less their sum. Epochs then never run the teacher again.
+the likeliest K tokens are kept, with the natural logarithms of their probabilities at the distillation's temperature,
+and that of all others together (:class:`clearseek.ops.divergence.TopK`). Epochs then never run the teacher again.
 
-``teacher-00000.safetensors`` and on hold ``index`` (uint16, or int32 for more than 65,536 tokens) and ``logp`` (FP32),
-both [windows, S, K], K falling in probability, of windows in the order of the stream (:mod:`clearseek.data.loader`).
+``teacher-00000.safetensors`` and on hold ``ids`` (uint16, or int32 for more than 65,536 tokens) and ``logp`` (FP32),
+both [windows, S, K], and ``rest`` (FP32) [windows, S], of windows in the order of the stream
+(:mod:`clearseek.data.loader`).
 
 Shapes: W windows, S positions, K tokens kept, V vocabulary, T tokens.
 """
@@ -26,6 +27,7 @@ from torch import Tensor
 from clearseek.data.loader import Ints, Stream
 from clearseek.errors import UserError
 from clearseek.files import atomic_file
+from clearseek.ops.divergence import TopK
 from clearseek.ops.loss import chunk_tokens
 from clearseek.posttrain.teacher import Network
 
@@ -37,7 +39,7 @@ _TOKENS = 4096
 
 def window_bytes(length: int, top_k: int, vocab_size: int) -> int:
     """Bytes of a window's soft labels."""
-    return length * top_k * (4 + (2 if vocab_size <= 1 << 16 else 4))
+    return length * (top_k * (4 + (2 if vocab_size <= 1 << 16 else 4)) + 4)
 
 
 def file_name(number: int) -> str:
@@ -70,30 +72,27 @@ def write_soft_labels(
         size, file = min(per_file, windows - first), folder / file_name(number)
         names.append(file.name)
         if not file.exists():
-            index_WSK, logp_WSK = np.empty((size, length, top_k), dtype), np.empty((size, length, top_k), np.float32)
+            ids_WSK, logp_WSK = np.empty((size, length, top_k), dtype), np.empty((size, length, top_k), np.float32)
+            rest_WS = np.empty((size, length), np.float32)
             for rows in _parts(size, max(1, _TOKENS // length)):
                 tokens_WS = np.stack([stream[(first + row) * length : (first + row + 1) * length] for row in rows])
                 hidden_TD = network(torch.from_numpy(tokens_WS).to(device)).flatten(0, 1)
-                index_TK, logp_TK = likeliest(hidden_TD, network.head_weight, top_k, temperature)
-                part = slice(rows.start, rows.stop)
-                index_WSK[part] = index_TK.cpu().numpy().reshape(len(rows), length, top_k)
-                logp_WSK[part] = logp_TK.cpu().numpy().reshape(len(rows), length, top_k)
+                best = likeliest(hidden_TD, network.head_weight, top_k, temperature)
+                for kept, found in zip((ids_WSK, logp_WSK, rest_WS), best, strict=True):
+                    part = kept[rows.start : rows.stop]
+                    part[...] = found.cpu().numpy().reshape(part.shape)
                 progress(first + rows.stop, windows)
-            _save(file, {"index": index_WSK, "logp": logp_WSK})
+            _save(file, {"ids": ids_WSK, "logp": logp_WSK, "rest": rest_WS})
         progress(first + size, windows)
     return names
 
 
 @torch.no_grad()
-def likeliest(hidden_TD: Tensor, head_VD: Tensor, top_k: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """Ids [T, K], int64, and log-probabilities [T, K], FP32, of each token's likeliest next tokens, falling."""
-    index, logp = [], []
-    for h_CD in hidden_TD.split(chunk_tokens(head_VD.shape[0], head_VD.device)):
-        logits_CV = (h_CD @ head_VD.T).float() / temperature
-        best_CK, index_CK = logits_CV.topk(top_k, dim=1)
-        index.append(index_CK)
-        logp.append(best_CK - logits_CV.logsumexp(1, keepdim=True))
-    return torch.cat(index), torch.cat(logp)
+def likeliest(hidden_TD: Tensor, head_VD: Tensor, top_k: int, temperature: float) -> TopK:
+    """The likeliest next tokens by final hidden states and an output head, a chunk of tokens at a time."""
+    chunk = chunk_tokens(head_VD.shape[0], head_VD.device)
+    parts = [TopK.of(h_CD @ head_VD.T, top_k, temperature) for h_CD in hidden_TD.split(chunk)]
+    return TopK(*map(torch.cat, zip(*parts, strict=True)))
 
 
 class SoftLabels:
@@ -101,30 +100,28 @@ class SoftLabels:
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         """Open files that :func:`write_soft_labels` made. Raises UserError where one cannot be read."""
-        self._parts: list[tuple[Any, Any]] = []
+        self._files: list[list[Any]] = []
         starts = [0]
         for name in sorted(names):
             try:
                 file: Any = safe_open(folder / name, framework="numpy")
-                self._parts.append((file.get_slice("index"), file.get_slice("logp")))
+                self._files.append([file.get_slice(part) for part in ("ids", "logp", "rest")])
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{folder / name}: not a readable file of soft labels: {error}") from None
-            starts.append(starts[-1] + self._parts[-1][0].get_shape()[0])
+            starts.append(starts[-1] + self._files[-1][0].get_shape()[0])
         self._starts = np.array(starts)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def rows(self, windows_B: Ints) -> tuple[Tensor, Tensor]:
-        """Ids, int64, and log-probabilities, FP32, of some windows, both [B, S, K]."""
-        index, logp = [], []
-        for window in windows_B.tolist():
-            part = int(np.searchsorted(self._starts, window, side="right")) - 1
-            row = window - int(self._starts[part])
-            of_index, of_logp = self._parts[part]
-            index.append(np.asarray(of_index[row], dtype=np.int64))
-            logp.append(of_logp[row])
-        return torch.from_numpy(np.stack(index)), torch.from_numpy(np.stack(logp))
+    def rows(self, windows_B: Ints, device: torch.device) -> TopK:
+        """Soft labels of some windows, one after the other."""
+        numbers_B = np.searchsorted(self._starts, windows_B, side="right") - 1
+        places = zip(numbers_B.tolist(), (windows_B - self._starts[numbers_B]).tolist(), strict=True)
+        found = [[part[row] for part in self._files[number]] for number, row in places]
+        ids_TK, logp_TK, rest_T = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        numbers = (torch.from_numpy(each) for each in (ids_TK.astype(np.int64), logp_TK, rest_T))
+        return TopK(*(each.to(device) for each in numbers))
 
 
 def _parts(size: int, most: int) -> Iterator[range]:

@@ -1,9 +1,9 @@
 """Texts that a teacher writes for its student, each addressed by its number (Kim and Rush, arXiv 1606.07947).
 
-A teacher that shows only text teaches by it: it goes on from the first tokens of documents, and the student learns what
-it wrote. The teacher is a model that our engine runs, whose text follows from weights, prompt, seed and number, or an
-endpoint (:mod:`clearseek.posttrain.endpoint`), which promises nothing. Texts cost time or money, so each is kept when
-it comes: a run that was killed asks only for those that are missing.
+A teacher that shows only text teaches by it: it goes on from the first tokens of documents, or answers problems, and
+the student learns what it wrote. The teacher is a model that our engine runs, whose text follows from weights, prompt,
+seed and number, or an endpoint (:mod:`clearseek.posttrain.endpoint`), which promises nothing. Texts cost time or money,
+so each is kept when it comes: a run that was killed asks only for those that are missing.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ import torch
 
 from clearseek.config import DistilConfig
 from clearseek.cores import sharing_cores
-from clearseek.data.loader import Stream
 from clearseek.data.manifest import canonical_sha256
-from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.files import append, reading, writing
 from clearseek.inference.request import Settings
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.endpoint import Endpoint, Written
+from clearseek.posttrain.material import Prompt, ids_of
 from clearseek.posttrain.parent import tokenizer_file, weights_of
 from clearseek.posttrain.rollouts import write_completions
 from clearseek.train.chunks import hash_tensors
@@ -44,7 +43,7 @@ class Writer(Protocol):
     def record(self) -> dict[str, str]:
         """What a run says of its teacher."""
 
-    def write(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Written]:
+    def write(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Written]:
         """The texts that go on from prompts."""
 
 
@@ -60,10 +59,10 @@ class _Remote:
     def record(self) -> dict[str, str]:
         return {"name": self._endpoint.model, "address": self._endpoint.address}
 
-    def write(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Written]:
+    def write(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Written]:
         s = self._settings
 
-        def one(prompt: str, seed: int) -> Written:
+        def one(prompt: Prompt, seed: int) -> Written:
             return self._endpoint.write(prompt, s.max_tokens, s.temperature, seed)
 
         with ThreadPoolExecutor(_REQUESTS) as pool:
@@ -98,10 +97,10 @@ class _Local:
     def record(self) -> dict[str, str]:
         return self._record
 
-    def write(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Written]:
-        bos, eos = self._tokenizer.bos_id, self._tokenizer.eos_id
-        ids = [[bos, *self._tokenizer.encode(prompt)] for prompt in prompts]
-        settings = Settings(self._settings.max_tokens, self._settings.temperature, stop_tokens=frozenset({eos}))
+    def write(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Written]:
+        ids = [ids_of(self._tokenizer, prompt) for prompt in prompts]
+        end = frozenset({self._tokenizer.eos_id})
+        settings = Settings(self._settings.max_tokens, self._settings.temperature, stop_tokens=end)
         return [
             Written(b"".join(map(self._bytes, each.tokens[: len(each.tokens) - each.ended].tolist())).decode(
                 "utf-8", "replace"), each.ended)
@@ -109,30 +108,9 @@ class _Local:
         ]  # fmt: skip
 
 
-def beginning(stream: Stream, document: int, tokens: int) -> list[int]:
-    """The first token of a document and as many as `tokens` after it, never its end."""
-    start, end = stream.offsets[document : document + 2].tolist()
-    ids: list[int] = stream[start : min(start + 1 + tokens, end - 1)].tolist()
-    return ids
-
-
-def prompts_of(data: Path, count: int, tokens: int) -> list[str]:
-    """`count` prompts: beginnings of the training documents in their order, again from the first after the last.
-
-    Raises UserError where there is no document.
-    """
-    tokenizer, stream = Tokenizer.load(data / "tokenizer.json"), Stream(data, "train")
-    documents = len(stream.offsets) - 1
-    if documents < 1:
-        raise UserError(f"{data}: no document to take a beginning from: add text")
-    first = [beginning(stream, document, tokens)[1:] for document in range(min(count, documents))]
-    texts = [tokenizer.decode(ids).rstrip("\ufffd") for ids in first]  # a character may be cut
-    return [texts[number % len(texts)] for number in range(count)]
-
-
 @sharing_cores()
 def write_texts(
-    file: Path, prompts: Sequence[str], writer: Writer, seed: int, progress: Callable[[int, int], None]
+    file: Path, prompts: Sequence[Prompt], writer: Writer, seed: int, progress: Callable[[int, int], None]
 ) -> None:
     """Write the texts that are missing in a file, in order, a few at a time.
 
@@ -179,13 +157,15 @@ def read_texts(file: Path) -> list[dict[str, Any]]:
 
 def _line(raw: bytes) -> dict[str, Any]:
     line = json.loads(raw)
-    forms = {"number": int, "prompt": str, "text": str, "ended": bool}
+    forms = {"number": int, "text": str, "ended": bool}
     if not isinstance(line, dict) or any(type(line.get(name)) is not kind for name, kind in forms.items()):
         raise ValueError("a line is not of a text")
+    if not isinstance(line.get("prompt"), (str, list)):
+        raise ValueError("a line has no prompt")
     return line
 
 
-def _cut_back(file: Path, prompts: Sequence[str]) -> int:
+def _cut_back(file: Path, prompts: Sequence[Prompt]) -> int:
     """Number of texts that are there already; what a kill left of the next one is cut off."""
     if not file.exists():
         return 0

@@ -17,8 +17,9 @@ from torch import Tensor
 from clearseek.config import ModelConfig
 from clearseek.errors import UserError
 from clearseek.model.transformer import DeepSeekModel
-from clearseek.posttrain.experts import Chosen, Tokens, Usage, choose_experts, experts_of, measure_usage
+from clearseek.posttrain.experts import Chosen, Usage, choose_experts, experts_of, measure_usage
 from clearseek.posttrain.pictures import expert_use
+from clearseek.train.task import Batch
 from tests.model.test_parity import BASE, V2
 from tests.train.test_pictures import png_size
 
@@ -35,8 +36,13 @@ def model_of(**changes: Any) -> DeepSeekModel:
     return model
 
 
-def batch(rows: int, length: int, seed: int = 0) -> Tensor:
+def tokens_of(rows: int, length: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 160, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def batch_of(tokens: Tensor, valid: Tensor | None = None, start: Tensor | None = None) -> Batch:
+    """A batch whose weights, those of a prompt, must not matter."""
+    return Batch(1, tokens, torch.zeros(tokens.shape), 0, start, valid)
 
 
 def usage_of(token_LE: list[list[int]]) -> Usage:
@@ -48,8 +54,8 @@ def usage_of(token_LE: list[list[int]]) -> Usage:
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_usage_is_that_of_each_token_by_itself(changes: dict[str, Any]) -> None:
     """The first layer's experts see each position by itself; all layers have K choices a token."""
-    model, tokens = model_of(**changes), batch(3, 20)
-    usage = measure_usage(model, [Tokens(tokens, torch.ones_like(tokens, dtype=torch.bool))])
+    model, tokens = model_of(**changes), tokens_of(3, 20)
+    usage = measure_usage(model, [batch_of(tokens)])
     length = 19 - model.config.num_nextn_predict_layers
     assert usage.layers == experts_of(model)
     assert usage.tokens == 3 * length
@@ -67,13 +73,13 @@ def test_usage_is_that_of_each_token_by_itself(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_padding_is_not_counted(changes: dict[str, Any]) -> None:
     """A short sequence gives the same alone and padded, whatever the padding is."""
-    model, tokens = model_of(**changes), batch(1, 12)
+    model, tokens = model_of(**changes), tokens_of(1, 12)
     ahead = 1 + model.config.num_nextn_predict_layers
-    alone = measure_usage(model, [Tokens(tokens, torch.ones_like(tokens, dtype=torch.bool))])
+    alone = measure_usage(model, [batch_of(tokens)])
     for seed in (1, 2):
-        padded = torch.cat([tokens, batch(1, 9, seed)], dim=1)
+        padded = torch.cat([tokens, tokens_of(1, 9, seed)], dim=1)
         real = (torch.arange(21) < 12 - ahead).unsqueeze(0)
-        found = measure_usage(model, [Tokens(padded, real)])
+        found = measure_usage(model, [batch_of(padded, real)])
         assert found.tokens == alone.tokens == 12 - ahead
         main = len(found.layers) - (ahead - 1)
         assert torch.equal(found.token_LE[:main], alone.token_LE[:main])
@@ -81,16 +87,33 @@ def test_padding_is_not_counted(changes: dict[str, Any]) -> None:
         assert (found.token_LE[main:].sum(1) == 3 * (11 - ahead)).all()  # the MTP layer joins pairs of tokens
 
 
-def test_batches_add_up_and_models_are_left_as_they_were() -> None:
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+def test_packed_documents_count_as_they_do_alone(changes: dict[str, Any]) -> None:
+    """But for the look-ahead at the end, which a document alone has no inputs for."""
+    model, lengths = model_of(**changes), (9, 6, 8)
+    ahead = 1 + model.config.num_nextn_predict_layers
+    documents = [tokens_of(1, length + ahead, seed) for seed, length in enumerate(lengths)]
+    alone = measure_usage(model, map(batch_of, documents))
+    starts = torch.tensor([0, 9, 15, 23]).repeat_interleave(torch.tensor([*lengths, ahead])).unsqueeze(0)
+    inputs = [document[:, :length] for document, length in zip(documents, lengths, strict=True)]
+    packed = torch.cat([*inputs, documents[-1][:, -ahead:]], dim=1)
+    together = measure_usage(model, [batch_of(packed, start=starts)])
+    main = len(alone.layers) - (ahead - 1)
+    assert together.tokens == alone.tokens == sum(lengths)
+    assert torch.equal(together.token_LE[:main], alone.token_LE[:main])
+    torch.testing.assert_close(together.gate_LE[:main], alone.gate_LE[:main])
+    assert (together.token_LE[main:].sum(1) == 3 * (sum(lengths) - 3)).all()
+
+
+def test_batches_add_up() -> None:
     model = model_of()
-    parts = [Tokens(batch(2, 15, seed), torch.ones(2, 15, dtype=torch.bool)) for seed in range(3)]
+    parts = [batch_of(tokens_of(2, 15, seed)) for seed in range(3)]
     together = measure_usage(model, parts)
     single = [measure_usage(model, [part]) for part in parts]
     assert torch.equal(together.token_LE, sum(each.token_LE for each in single))
     assert together.tokens == 3 * 2 * 14
     again = measure_usage(model, parts)
     assert torch.equal(together.gate_LE, again.gate_LE)
-    assert not any(layer.gate._forward_hooks for layer in model.moe_layers)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=7), st.integers(1, 20))
@@ -139,8 +162,8 @@ def test_sums_are_exact(counts: list[int], p: float, taken: tuple[int, ...]) -> 
 
 
 def test_rows_are_of_the_models_parameters() -> None:
-    model, tokens = model_of(num_nextn_predict_layers=1), batch(3, 20)
-    usage = measure_usage(model, [Tokens(tokens, torch.ones_like(tokens, dtype=torch.bool))])
+    model, tokens = model_of(num_nextn_predict_layers=1), tokens_of(3, 20)
+    usage = measure_usage(model, [batch_of(tokens)])
     chosen = choose_experts(usage, "gate", 0.4)
     names = [f"model.layers.{i}.mlp.experts.{stack}" for i in (1, 2, 3) for stack in ("gate_up_proj", "down_proj")]
     assert [name for name, _ in chosen.rows()] == names
@@ -156,19 +179,19 @@ def test_p_out_of_range_is_refused(p: float) -> None:
 
 
 def test_nothing_to_choose_by_is_refused() -> None:
-    tokens = batch(1, 8)
-    for batches in ([], [Tokens(tokens, torch.zeros_like(tokens, dtype=torch.bool))]):
+    tokens = tokens_of(1, 8)
+    for batches in ([], [batch_of(tokens, torch.zeros_like(tokens, dtype=torch.bool))]):
         with pytest.raises(UserError, match="no tokens to choose experts by"):
             measure_usage(model_of(), batches)
     with pytest.raises(UserError, match="no layer with experts"):
-        measure_usage(model_of(first_k_dense_replace=3), [Tokens(tokens, torch.ones_like(tokens, dtype=torch.bool))])
+        measure_usage(model_of(first_k_dense_replace=3), [batch_of(tokens)])
     with pytest.raises(UserError, match=r"layers\.1.*no tokens"):
         choose_experts(usage_of([[1, 2], [0, 0]]), "token", 0.5)
     broken = model_of()
     with torch.no_grad():
         broken.model.embed_tokens.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="not finite"):
-        measure_usage(broken, [Tokens(tokens, torch.ones_like(tokens, dtype=torch.bool))])
+        measure_usage(broken, [batch_of(tokens)])
 
 
 CHOSEN = Chosen({"model.layers.1.mlp.experts": (0, 5), "model.layers.2.mlp.experts": (7,)}, "gate", 0.2, 99)

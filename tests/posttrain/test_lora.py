@@ -242,3 +242,24 @@ def test_the_engine_takes_the_merged_tensors() -> None:
     answer = Engine(forward, drafts=False).run([request])[0].answer
     assert [chosen.token for chosen in answer] == list(generate(model, prompt, 12, Sampling(temperature=0)))
     assert len(list(adapters_of(model))) > 10
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_documents_of_a_pack_do_not_touch(kernels: Any) -> None:
+    """Packed gives the losses and gradients of the documents alone, and what is before a document changes no bit."""
+    use_kernels(kernels)
+    model = learnt(model_of(), LoraConfig(rank=4))
+    adapters = [parameter for _, parameter in adapter_parameters(model)]
+    one, two, other = (torch.randint(0, 160, (1, n), generator=torch.Generator().manual_seed(n)) for n in (17, 24, 18))
+
+    def results(tokens: Tensor, weight: Tensor, start: Tensor | None = None) -> list[Tensor]:
+        losses = model.loss(tokens, weight_BX=weight, start_BX=start)
+        return [losses.main, *torch.autograd.grad(losses.total, adapters)]
+
+    start = torch.cat([torch.zeros(1, 17), torch.full((1, 24), 17)], dim=1).long()
+    of_two = torch.cat([torch.zeros(1, 18), torch.ones(1, 23)], dim=1)
+    packed = results(torch.cat([one, two], dim=1), of_two, start)
+    for a, b in zip(packed, results(two, torch.ones(1, 24)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    for a, b in zip(packed, results(torch.cat([other[:, :17], two], dim=1), of_two, start), strict=True):
+        assert torch.equal(a, b)

@@ -36,11 +36,12 @@ __all__ = ["models"]
 def test_soft_labels_are_the_largest_log_probabilities(seed: int, top_k: int, temperature: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     hidden_TD, head_VD = torch.randn(7, 5, generator=generator), torch.randn(20, 5, generator=generator)
-    index_TK, logp_TK = likeliest(hidden_TD, head_VD, top_k, temperature)
+    ids_TK, logp_TK, rest_T = likeliest(hidden_TD, head_VD, top_k, temperature)
     whole_TV = torch.log_softmax((hidden_TD.double() @ head_VD.double().T) / temperature, dim=1)
     expected_TK = whole_TV.sort(dim=1, descending=True).values[:, :top_k]
     torch.testing.assert_close(logp_TK.double(), expected_TK, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(whole_TV.gather(1, index_TK), expected_TK, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(whole_TV.gather(1, ids_TK), expected_TK, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(rest_T.double().exp(), 1 - expected_TK.exp().sum(1), atol=1e-5)
 
 
 @pytest.mark.parametrize("vocab_size", [300, 70_000])
@@ -70,11 +71,11 @@ def test_kept_soft_labels_are_those_of_their_windows(
     labels = SoftLabels(tmp_path, names)
     assert len(labels) == windows
     chosen = np.array([10, 0, 4, 3, 3])
-    index_BSK, logp_BSK = labels.rows(chosen)
-    for row, window in enumerate(chosen.tolist()):
-        tokens_S = torch.from_numpy(stream[window * length : (window + 1) * length])
-        index_SK, logp_SK = likeliest(table_VD[tokens_S], Table.head_weight, top_k, 2.0)
-        assert torch.equal(index_BSK[row], index_SK) and torch.equal(logp_BSK[row], logp_SK)
+    found = labels.rows(chosen, torch.device("cpu"))
+    tokens_T = torch.from_numpy(np.concatenate([stream[n * length : (n + 1) * length] for n in chosen.tolist()]))
+    expected = likeliest(table_VD[tokens_T], Table.head_weight, top_k, 2.0)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_run_and_its_export_are_one_teacher(tmp_path: Path, models: Path) -> None:

@@ -35,11 +35,11 @@ def parent(folder: Path, **changes: Any) -> Run:
     return run
 
 
-def child(parent: Run, **tables: Any) -> Recipe:
+def child(base: Run, **tables: Any) -> Recipe:
     """A recipe that begins from it."""
     raw = {
-        "name": "child", "parent": {"path": str(parent.root)},
-        "model": parent.read_recipe(record=True).model.model_dump(mode="json"), "data": {"sequence_length": 40},
+        "name": "child", "parent": {"path": str(base.root)},
+        "model": base.read_recipe(record=True).model.model_dump(mode="json"), "data": {"sequence_length": 40},
         "train": {"steps": 6, "batch_size": 8, "precision": "fp32", "threads": 1, "checkpoint_every": 2,
                   "hash_every": 1, "keep_checkpoints": 10},
     }  # fmt: skip
