@@ -1,7 +1,7 @@
 """``clearseek ladder``: DeepSeek-R1's recipe in miniature, from a random model to one that solves what it is asked.
 
-What the rungs are, and what follows what, is in :mod:`clearseek.posttrain.ladder`. A finished rung is kept, and one that
-was stopped goes on, when the command is run again.
+What the rungs are, and what follows what, is in :mod:`clearseek.posttrain.ladder`. When the command is run again, a
+finished rung is kept, and one that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         if state == "done":
             console.print(f"{folder.root}: finished, kept", markup=False, soft_wrap=True)
             continue
+        if state == "resume":
+            recipe = folder.read_recipe()  # the same, with paths as they were when it began
         ended = run_training(recipe, folder, resume=state == "resume", quiet=quiet)
         seconds = log.get(rung.name, {}).get("seconds", 0.0) + ended["seconds"]
         if not ended["finished"]:

@@ -17,7 +17,7 @@ from clearseek.train.record import StepRecord
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_COMPLETIONS = 14
+MOST_COMPLETIONS = 16
 """Completions of a column in the picture of a ladder."""
 
 
