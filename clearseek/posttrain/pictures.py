@@ -135,7 +135,7 @@ def ladder_picture(
         UserError: the file cannot be written.
     """
     with figure_in(out_png, 11.0, 7.5) as figure:
-        above, below = figure.subfigures(2, 1, height_ratios=(3, 2))
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2))[:, 0]
         curve, bars = above.subplots(1, 2, width_ratios=(2, 1))
         _rewards(curve, records, measured)
         curve.set_xlabel("step of grpo")
