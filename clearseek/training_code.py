@@ -4,7 +4,8 @@ Two versions of ClearSeek train to the same bits on the same machine if these fi
 command line, server or audit. A transcript's header has one hash of their list, and a release carries the list. Imports
 are read from the sources, and nothing is run: imports at the top of a file, inside functions, and of modules named in a
 string, as the choice of an FP8 backend names them. Imports for type checkers alone do not count, nor does the package's
-own ``__init__.py``, which only lists names: it has the version number, and so is another in every version.
+own ``__init__.py``, which only lists names: it has the version number, and so is another in every version. Code of
+post-training decides the bits of runs that begin with another model, and of no others.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from clearseek.errors import UserError
 from clearseek.files import reading
 
 ROOTS: Final = ("clearseek.train.trainer", "clearseek.train.pretrain")
+CHILDS_ROOTS: Final = (*ROOTS, ".".join(("clearseek", "posttrain", "methods")))  # whole, the name would be an import
+"""Roots of a run that begins with another model."""
 FORMAT: Final = "clearseek-code-1"
 CODE: Final = "training/code.json"
 """Path of the list in a release."""
@@ -39,9 +42,9 @@ def package_sources() -> dict[str, bytes]:
 
 
 @cache
-def code_here() -> str:
-    """Hash of the code that trains in this process, as it stood when this was first asked."""
-    return code_hash(trainers_code(package_sources()))
+def code_here(child: bool = False) -> str:
+    """Hash of the code that trains in this process, or trains a `child` of another model, when this was first asked."""
+    return code_hash(trainers_code(package_sources(), CHILDS_ROOTS if child else ROOTS))
 
 
 def trainers_code(sources: Mapping[str, bytes], roots: Sequence[str] = ROOTS) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 import clearseek
 from clearseek.errors import UserError
-from clearseek.training_code import code_hash, code_list, package_sources, trainers_code
+from clearseek.training_code import CHILDS_ROOTS, code_hash, code_list, package_sources, trainers_code
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,13 @@ def test_what_trains_decides_bits(sources: dict[str, bytes], path: str) -> None:
     before, after = trainers_code(sources), trainers_code(changed(sources, f"clearseek/{path}"))
     assert [name for name in before if before[name] != after[name]] == [f"clearseek/{path}"]
     assert code_hash(before) != code_hash(after)
+
+
+def test_post_training_decides_the_bits_of_children_alone(sources: dict[str, bytes]) -> None:
+    more = changed(sources, "clearseek/posttrain/losses.py")
+    assert trainers_code(more) == trainers_code(sources)
+    assert trainers_code(more, CHILDS_ROOTS) != trainers_code(sources, CHILDS_ROOTS)
+    assert trainers_code(sources).items() <= trainers_code(sources, CHILDS_ROOTS).items()
 
 
 def test_a_server_that_comes_later_decides_nothing(sources: dict[str, bytes]) -> None:

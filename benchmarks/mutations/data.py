@@ -6,12 +6,12 @@ from __future__ import annotations
 
 FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "data/loader.py": [
-        ("(len(self._stream) - lookahead) // sequence_length", "len(self._stream) // sequence_length", "a window past the end"),
+        ("(len(self._stream) - (sequence_length + lookahead - self.stride)) // self.stride", "len(self._stream) // self.stride", "a window past the end"),
         ("step * self.batch_size + np.array", "step + np.array", "batches overlap"),
         ("[self.fingerprint, self.seed, epoch]", "[self.fingerprint, self.seed]", "every epoch in the same order"),
         ("[self.fingerprint, self.seed, epoch]", "[self.fingerprint, epoch]", "the seed is ignored"),
         ("[self.fingerprint, self.seed, epoch]", "[self.seed, epoch]", "the data do not decide the order"),
-        ("window * self.sequence_length, row", "window, row", "windows overlap"),
+        ("window * self.stride, row", "window, row", "windows overlap"),
         ("done, shard = done + len(part), shard + 1", "done, shard = done + len(part), shard", "a shard read twice"),
         ("end = start + self.sequence_length + self.lookahead", "end = start + self.sequence_length", "a document at the end is not named"),
         ("(start, end - 1)", "(start, end)", "a document too many"),
@@ -19,7 +19,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("left ^ (_mix(right ^ key) & self._mask)", "left ^ (right ^ key) & self._mask", "an order that is hardly mixed"),
         ("_ROUNDS = 8", "_ROUNDS = 1", "an order of a single round"),
         ("[self.fingerprint, self.seed, epoch]", "[self.fingerprint, self.seed, int(epochs_B[0])]", "a batch over two epochs in one order"),
-        ("f\"<u{self.manifest.token_bytes}\"", "\"<u2\"", "tokens of four bytes are read as two"),
+        ("\"bin\": self.manifest.token_bytes", "\"bin\": 2", "tokens of four bytes are read as two"),
     ],
     "data/shards.py": [
         ("ids = bos + next(encoded) + eos", "ids = next(encoded) + eos", "no beginning of a document"),

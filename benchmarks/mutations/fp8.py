@@ -48,7 +48,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "fp8/linear.py": [
         ("versions != self._versions", "False", "quantised weights of the step before"),
         ("dx_TK = part_TK if dx_TK is None else dx_TK.add_(part_TK)", "dx_TK = part_TK", "the gradient of the last layer alone"),
-        ("quantiser.gradient(g_TN.contiguous(), fp8.power_of_two(\"gradient\"))", "quantiser.gradient(g_TN.contiguous(), True)", "the gradient's scales always powers of two"),
+        ("power_of_two = fp8.power_of_two(\"gradient\")", "power_of_two = True", "the gradient's scales always powers of two"),
         ("quantise_e5m6(x_TK) if kind == \"attention_output\" else x", "quantise_e5m6(x_TK * 1.0625) if kind == \"attention_output\" else x", "another input is kept than was used"),
     ],
     "fp8/feed_forward.py": [

@@ -32,7 +32,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("rotary, factor, -ONE,", "rotary, factor, ONE,", "queries' gradients turned on, not back"),
         ("multiply(floats(source), factor, floats(target), nope)", "multiply(floats(source), ONE, floats(target), nope)", "channels without position are not scaled"),
         ("fill(floats(dk), 0, length * width, np.float32(0))", "pass", "the last head's gradients stay"),
-        ("kept = floats(stats + 8 * (unit * length + first))\n            for i in range(rows):\n                _softmax_again", "kept = floats(stats + 8 * unit * length)\n            for i in range(rows):\n                _softmax_again", "the first tile's sums for all"),
+        ("kept = floats(stats + 8 * (unit * length + first))\n            for i in range(rows):\n                at, seen", "kept = floats(stats + 8 * unit * length)\n            for i in range(rows):\n                at, seen", "the first tile's sums for all"),
     ],
     "kernels/newton_schulz.py": [
         ("range(0, j + 16, 4):\n                factors", "range(0, j, 4):\n                factors", "no blocks on the diagonal"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "recipe.py:_without_retired": [
-        ("if settings[key] != always:", "if False:", "what is no longer done is dropped in silence"),
+        ("settings[key] != always:", "False:", "what is no longer done is dropped in silence"),
         ("if name != key}", "}", "a retired setting stays in the tables"),
     ],
     "train/schedule.py:multiplier": [
@@ -113,12 +113,12 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("self.loader.batch(step - 1)", "self.loader.batch(step)", "the first batch is left out"),
         ("1.0 / counted", "1.0 / self.recipe.train.batch_size", "a mean over sequences, not tokens"),
     ],
-    "train/pretrain.py:PreTraining.loss": [
+    "train/pretrain.py:next_tokens_loss": [
         ("train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_loss_weight, train.mtp_loss_weight", "MTP's weight never switches"),
         ("train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_loss_weight_final, train.mtp_loss_weight", "MTP's weights swapped"),
         ("train.balance_loss_weight, mtp_weight", "0.0, mtp_weight", "the balance loss is ignored"),
         ("train.balance_loss_weight, mtp_weight", "mtp_weight, train.balance_loss_weight", "loss weights swapped"),
-        ("micro.weight_BX, micro.start_BX", "None, micro.start_BX", "every micro-batch counts as a whole step"),
+        ("mtp_weight, micro.weight_BX", "mtp_weight, None", "every micro-batch counts as a whole step"),
     ],
     "train/pretrain.py:PreTraining.evaluate": [
         ("np.linspace(0, count - 1,", "np.linspace(0, count // 2,", "only the first half is sampled"),

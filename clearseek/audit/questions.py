@@ -106,6 +106,9 @@ VERIFY_EVALUATION = _impact("verify.evaluation", "The evaluation gives the publi
 VERIFY_DATA = _impact("verify.data", "The data are those that the transcript names")
 VERIFY_DOCUMENTS = _impact("verify.documents", "The tokens are those of the documents that are listed")
 VERIFY_DATA_REBUILT = _impact("verify.data_rebuilt", "The data come out the same when they are made from their source")
+VERIFY_ROLLOUTS = _impact(
+    "verify.rollouts", "The completions it learned from are what weights and noise give, and rewarded as they deserve"
+)
 VERIFY_CODE = _impact("verify.code", "The training code that runs here is the release's")
 VERIFY_STEPS = _impact("verify.steps", "Steps {}, trained again, give the same bits")
 VERIFY_DRIFT = _impact("verify.drift", "Steps {}, trained again on another kind of machine, end within honest drift")

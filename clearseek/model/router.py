@@ -89,10 +89,9 @@ class Router(nn.Module):
             document_T: Number of each token's document, ascending, where documents are told apart.
         """
         c = self.config
-        logits_TE = F.linear(x_TD.float(), self.weight.float())
-        scores_TE = logits_TE.sigmoid() if c.scoring_func == "sigmoid" else logits_TE.softmax(-1)
+        scores_TE = self.scores(x_TD)
         if index_TK is None:
-            index_TK = self._choose(scores_TE.detach())
+            index_TK = self.choose(scores_TE.detach())
         weight_TK = scores_TE.gather(1, index_TK)
         if c.norm_topk_prob:
             weight_TK = weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
@@ -103,8 +102,13 @@ class Router(nn.Module):
             balance = sequence_balance_loss(scores_TE, c.num_experts_per_tok, weight_B, valid_T)
         return Routing.of(index_TK, weight_TK, c.n_routed_experts, balance, valid_T, document_T)
 
-    def _choose(self, scores_TE: Tensor) -> Tensor:
-        """Experts of each token, [T, K]."""
+    def scores(self, x_TD: Tensor) -> Tensor:
+        """Scores of all experts for each token, FP32 [T, E]."""
+        logits_TE = F.linear(x_TD.float(), self.weight.float())
+        return logits_TE.sigmoid() if self.config.scoring_func == "sigmoid" else logits_TE.softmax(-1)
+
+    def choose(self, scores_TE: Tensor) -> Tensor:
+        """Experts of each token by their scores, [T, K]."""
         c = self.config
         choice_TE = scores_TE + self.e_score_correction_bias if c.topk_method == "noaux_tc" else scores_TE
         if c.n_group > 1:

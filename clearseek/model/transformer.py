@@ -234,15 +234,20 @@ class DeepSeekModel(nn.Module):
                 routings.append(routing)
         return self.model.norm(x_BSD), routings
 
-    def forward(self, tokens_BS: Tensor, caches: list[LatentCache] | None = None) -> Tensor:
+    def forward(
+        self, tokens_BS: Tensor, caches: list[LatentCache] | None = None, routing_LBSK: Tensor | None = None
+    ) -> Tensor:
         """Final hidden states [B, S, D] of token ids [B, S], after the last norm.
 
         Args:
             tokens_BS: Token ids, int64.
             caches: One cache a layer (see :meth:`new_caches`), with the positions before these tokens.
+            routing_LBSK: Experts to choose again in each layer with experts.
         """
         start = caches[0].length if caches else 0
-        return self._run(tokens_BS, places(self.config, start, tokens_BS.shape[1], tokens_BS.device), caches)[0]
+        at = places(self.config, start, tokens_BS.shape[1], tokens_BS.device)
+        replayed = [] if routing_LBSK is None else [index_BSK.flatten(0, 1) for index_BSK in routing_LBSK]
+        return self._run(tokens_BS, at, caches, None, replayed)[0]
 
     def logits(self, tokens_BS: Tensor, caches: list[LatentCache] | None = None) -> Tensor:
         """Next-token logits [B, S, V], in the model's type."""

@@ -123,13 +123,17 @@ class PolicyOptimisation:
         """Where a round's record is."""
         return self.run.root / "rollouts" / f"round-{number:08d}.safetensors"
 
-    def rollouts(self, number: int, model: DeepSeekModel) -> Rollouts:
-        """Completions of a round by a model's present weights, with their rewards."""
+    def asked(self, number: int) -> tuple[list[int], list[list[int]], list[int], list[int]]:
+        """Problems of a round, their prompts, the prompt's number of each completion, and the seeds of its draws."""
         size, group = self.recipe.train.batch_size, self.grpo.completions
         problems = [number * (size // group) + k for k in range(size // group)]
         prompts = [self.questions.ids(self.questions.problems.train(index)) for index in problems]
         prompt_N = [k for k in range(len(problems)) for _ in range(group)]
-        seeds = [seed_of(self.recipe.data.seed, number, k) for k in range(size)]
+        return problems, prompts, prompt_N, [seed_of(self.recipe.data.seed, number, k) for k in range(size)]
+
+    def rollouts(self, number: int, model: DeepSeekModel) -> Rollouts:
+        """Completions of a round by a model's present weights, with their rewards."""
+        problems, prompts, prompt_N, seeds = self.asked(number)
         found = write_completions(model, prompts, prompt_N, seeds, self.drawing)
         made = Rollouts.of([problems[k] for k in prompt_N], [prompts[k] for k in prompt_N], seeds, found)
         made.reward_N.copy_(self.rewards(made))
@@ -327,8 +331,8 @@ class PolicyOptimisation:
 
     def measure(self, model: DeepSeekModel, progress: Progress | None = None) -> dict[str, float]:
         """As :meth:`evaluate`, of any model."""
-        grpo = self.grpo
-        return measure(model, self.questions, grpo.evaluate_problems, grpo.max_tokens, self.recipe.data.seed, progress)
+        seed, problems = self.recipe.data.seed, self.questions.held_out(self.grpo.evaluate_problems)
+        return measure(model, self.questions, problems, self.grpo.max_tokens, seed, progress)
 
     def contents(self, step: int) -> list[str]:
         """Numbers of the problems of a step."""

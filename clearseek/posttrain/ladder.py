@@ -171,9 +171,9 @@ def measure_rung(out: Path, rung: Rung, recipes: Mapping[str, Recipe]) -> dict[s
     grpo, run = recipes["grpo"], Run(out / rung.name)
     assert grpo.grpo is not None
     questions, (model, _) = _questions(run, grpo), run.load_model()
-    count, longest, seed = grpo.grpo.evaluate_problems, grpo.grpo.max_tokens, grpo.data.seed
-    once = measure(model, questions, count, longest, seed)
-    return {_BY: _measured_by(recipes), **once, **measure_at_k(model, questions, count, SAMPLES, longest, seed)}
+    problems, longest, seed = questions.held_out(grpo.grpo.evaluate_problems), grpo.grpo.max_tokens, grpo.data.seed
+    once = measure(model, questions, problems, longest, seed)
+    return {_BY: _measured_by(recipes), **once, **measure_at_k(model, questions, problems, SAMPLES, longest, seed)}
 
 
 def _questions(run: Run, recipe: Recipe) -> Questions:

@@ -6,6 +6,7 @@ per byte of held-out documents, as pre-training is, or by the held-out problems 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from clearseek.data.manifest import canonical_sha256
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.posttrain.problems import Problem
 from clearseek.posttrain.prompts import score
 from clearseek.posttrain.questions import questions_of
 from clearseek.posttrain.solved import PROBLEMS, measure
@@ -136,7 +138,14 @@ class Exercises:
         assert distil is not None
         if step != train.steps and (not train.eval_every or step % train.eval_every):
             return {}
-        return measure(model, self.questions, PROBLEMS, distil.max_tokens, self.recipe.data.seed, progress)
+        seed = self.recipe.data.seed
+        return measure(model, self.questions, self._held_out, distil.max_tokens, seed, progress)
+
+    @functools.cached_property
+    def _held_out(self) -> list[Problem]:
+        """Different problems among the first that are held out: fewer where few exist."""
+        every = (self.questions.problems.held_out(number) for number in range(PROBLEMS))
+        return list({problem.prompt: problem for problem in every}.values())
 
 
 def material_of(recipe: Recipe, folder: Path) -> Material:

@@ -12,7 +12,7 @@ drawn, L layers with experts, K experts per token.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from clearseek.inference.packed import pack
 from clearseek.inference.request import Settings
 from clearseek.inference.storage import Kind
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.posttrain.lora import merged_tensors
 
 Whole = NDArray[np.int64]
 MOST_ROWS = 512
@@ -155,16 +156,16 @@ def write_completions(
     model: DeepSeekModel, prompts: Sequence[Sequence[int]], prompt_N: Sequence[int], seeds: Sequence[int],
     settings: Settings,
 ) -> list[Completion]:  # fmt: skip
-    """Completions by the engine with a model's present weights: FP32 for FP32, and BF16 for other types.
+    """Completions by the engine with a model's present weights and adapters: FP32 for FP32, and BF16 for other types.
 
     Arguments as for :func:`clearseek.inference.batch.complete`. The multi-token-prediction layer takes no part.
     """
     kind: Kind = "F32" if model.head_weight.dtype == torch.float32 else "BF16"
-    weights: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
     config = model.config.model_copy(update={"num_nextn_predict_layers": 0})
     rows = min(MOST_ROWS, max(len(seeds), max(map(len, prompts))))
     longest = max(map(len, prompts)) + settings.max_tokens
     pages = pages_needed(prompts, rows, settings)
     with torch.no_grad():
+        weights = merged_tensors(model)
         forward = forward_of(pack(config, weights.__getitem__, kind), pages, rows, longest)
         return complete(forward, prompts, prompt_N, seeds, settings)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clearseek.evaluate.statistics import mean_pass_at_k, wilson_interval
 from clearseek.inference.request import Settings
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.posttrain.problems import Problem
 from clearseek.posttrain.questions import Questions
 from clearseek.posttrain.rollouts import seed_of, write_completions
 from clearseek.train.task import Progress
@@ -14,35 +17,36 @@ PASS = "held_out_pass_at_1"
 EVALUATION = -1
 """Number of the round that evaluations draw by."""
 PROBLEMS = 512
-"""Held-out problems of an evaluation, where a recipe does not say."""
+"""Most held-out problems of an evaluation, where a recipe does not say."""
 _AT_ONCE = 64
 """Held-out problems between two reports of progress."""
 
 
 def measure(
-    model: DeepSeekModel, questions: Questions, count: int, max_tokens: int, seed: int, progress: Progress | None = None
-) -> dict[str, float]:
-    """Share of held-out problems that one completion at temperature 1 solves, with its interval of 95 %.
+    model: DeepSeekModel, questions: Questions, problems: Sequence[Problem], max_tokens: int, seed: int,
+    progress: Progress | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Share of problems that one completion at temperature 1 solves, with its interval of 95 %.
 
     Args:
         model: The model.
-        questions: The problems.
-        count: How many of those that are held out.
+        questions: The problems' template and rewards.
+        problems: Held-out problems.
         max_tokens: Longest completion.
         seed: Seed of the draws.
         progress: Called with the problems done, and with their number.
     """
-    right, drawing = 0, Settings(max_tokens, stop_tokens=frozenset([questions.end]))
-    at_once, every = _AT_ONCE if progress else count, questions.held_out(count)
+    right, count, drawing = 0, len(problems), Settings(max_tokens, stop_tokens=frozenset([questions.end]))
+    at_once = _AT_ONCE if progress else count
     for first in range(0, count, at_once):
         if progress is not None:
             progress(first, count)
         numbers = range(first, min(first + at_once, count))
-        problems = [every[number] for number in numbers]
+        part = [problems[number] for number in numbers]
         seeds = [seed_of(seed, EVALUATION, number) for number in numbers]
-        ids = [questions.ids(problem) for problem in problems]
+        ids = [questions.ids(problem) for problem in part]
         found = write_completions(model, ids, range(len(ids)), seeds, drawing)
-        scored = zip(problems, found, strict=True)
+        scored = zip(part, found, strict=True)
         right += sum(questions.reward(p, each.tokens.tolist(), each.ended) == 1.0 for p, each in scored)
     low, high = wilson_interval(right, count)
     return {PASS: right / count, f"{PASS}_low": low, f"{PASS}_high": high}
@@ -54,14 +58,14 @@ def pass_at(k: int) -> str:
 
 
 def measure_at_k(
-    model: DeepSeekModel, questions: Questions, count: int, k: int, max_tokens: int, seed: int
+    model: DeepSeekModel, questions: Questions, problems: Sequence[Problem], k: int, max_tokens: int, seed: int
 ) -> dict[str, float]:
-    """Share of held-out problems that at least one of k completions at temperature 1 solves: pass@k without bias.
+    """Share of problems that at least one of k completions at temperature 1 solves: pass@k without bias.
 
     k completions of each problem are written, so that problems are solved or not, and the share has a binomial
     interval. Other arguments are those of :func:`measure`, whose completions are others.
     """
-    problems, drawing = questions.held_out(count), Settings(max_tokens, stop_tokens=frozenset([questions.end]))
+    count, drawing = len(problems), Settings(max_tokens, stop_tokens=frozenset([questions.end]))
     rows = [number for number in range(count) for _ in range(k)]
     seeds = [seed_of(seed, EVALUATION, number, sample) for number in range(count) for sample in range(k)]
     found = write_completions(model, [questions.ids(problem) for problem in problems], rows, seeds, drawing)

@@ -18,7 +18,7 @@ from clearseek.train.preflight import settle_numerics
 from clearseek.train.record import HELD_OUT
 from clearseek.train.run import Run, is_imported, read_metrics
 from clearseek.train.transcript import RunRecord, check_transcript, hasher
-from clearseek.training_code import code_list, package_sources, trainers_code
+from clearseek.training_code import CHILDS_ROOTS, ROOTS, code_list, package_sources, trainers_code
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def gather(run: Run, data: Path, dtype: str, name: str) -> Made:
             f"{command('export', run.root, 'OUT')}, or release a run that was trained here"
         )
     transcript = check_transcript(run.transcript)
-    code = code_list(trainers_code(package_sources()))
+    roots = ROOTS if recipe.parent is None else CHILDS_ROOTS
+    code = code_list(trainers_code(package_sources(), roots), roots)
     if transcript.version > 1 and transcript.header.get("code_sha256") != code["sha256"]:
         raise UserError(f"{run.root}: trained by other code than this ClearSeek's: release it with the one that did")
     settle_numerics(recipe.train.threads, "cpu")  # others must get the following figures to the bit

@@ -112,7 +112,7 @@ class AdamW(Groups):
 
 
 def _is_muon_matrix(name: str, parameter: Tensor) -> bool:
-    outside = ("embed_tokens.weight", "lm_head.weight", "mlp.gate.weight")
+    outside = ("embed_tokens.weight", "lm_head.weight", "mlp.gate.weight", ".lora_A", ".lora_B")
     return parameter.ndim >= 2 and not name.endswith(outside)
 
 

@@ -37,7 +37,7 @@ class StepRecord:
     tokens: int
     """Tokens trained on since the run began, this step's included."""
     balance: tuple[float, ...] = ()
-    """Load of the busiest expert over the mean load, for each layer with experts."""
+    """Load of the busiest expert over the mean load, for each layer with experts; 0 for one that saw no token."""
     weights_sha256: str | None = None
     """Hash of all weights after the step, in the steps that take it."""
     optimizer_sha256: str | None = None

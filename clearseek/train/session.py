@@ -94,7 +94,7 @@ def train_recipe(
     """
     run, data = run if isinstance(run, Run) else Run(run), None if data is None else Path(data)
     method = method or PreTrain()
-    code_here()  # before the data, which may take long: what was imported is what trains
+    code_here(recipe.parent is not None)  # before the data, which may take long: what was imported is what trains
     _refuse_foreign(run, resume)
     if data is not None and not data.is_dir():
         raise UserError(f"{data}: no such data folder: make it with: {command('data', 'RECIPE', '--out', data)}")

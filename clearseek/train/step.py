@@ -139,7 +139,7 @@ class Training:
             scalars=scalars if step == train.steps else scalars | self.task.evaluate(self.model, step),
             grad_norm=norm,
             tokens=self.tokens,
-            balance=tuple((load_LE.amax(1) / load_LE.double().mean(1)).tolist()) if load_LE.numel() else (),
+            balance=_balance(load_LE),
             weights_sha256=self.weights_hash() if hashed else None,
             optimizer_sha256=hash_tensors(self.optimizer.state().items()) if hashed else None,
             rollouts_sha256=batch.rollouts_sha256,
@@ -177,3 +177,10 @@ class Training:
     def _frozen(self) -> dict[str, Tensor]:
         trained = set(self.optimizer.names)
         return {name: p.detach() for name, p in self.model.named_parameters() if name not in trained}
+
+
+def _balance(load_LE: Tensor) -> tuple[float, ...]:
+    """Load of the busiest expert over the mean load in each layer with experts; 0 in a layer that saw no token."""
+    if not load_LE.numel():
+        return ()
+    return tuple((load_LE.amax(1) / load_LE.double().mean(1).clamp(min=1 / load_LE.shape[1])).tolist())

@@ -78,7 +78,7 @@ class Trainer:
             "recipe": recipe.model_dump(mode="json"),
             "task": task.name,
             "data_fingerprint": task.fingerprint,
-            "code_sha256": code_here(),
+            "code_sha256": code_here(recipe.parent is not None),
             "environment": setup.environment(),
             **origin.header(),
         }

@@ -11,7 +11,16 @@ from clearseek.reading.archive import members
 from clearseek.reading.evidence import amount
 from clearseek.reading.source import Folder
 from clearseek.train.transcript import RunRecord
-from clearseek.training_code import CODE, FORMAT, ROOTS, code_list, module_of, package_sources, trainers_code
+from clearseek.training_code import (
+    CHILDS_ROOTS,
+    CODE,
+    FORMAT,
+    ROOTS,
+    code_list,
+    module_of,
+    package_sources,
+    trainers_code,
+)
 
 _LONGEST_SOURCE: Final = 200_000
 """Bytes: a parser of Python takes about 1,000 times as much memory."""
@@ -41,8 +50,11 @@ def other_code(root: Path, transcript: RunRecord) -> str:
         return "the release has no source archive in code/"
     if listed != code_list(trainers_code(published, roots), roots):
         raise UserError(f"{CODE}: not the list of what the trainer in code/ imports, or not their hashes")
-    here = trainers_code(package_sources())
-    theirs = trainers_code(published) if set(map(module_of, published)).issuperset(ROOTS) else listed["files"]
+    recipe = transcript.header.get("recipe")
+    known = CHILDS_ROOTS if isinstance(recipe, dict) and "parent" in recipe else ROOTS
+    here = trainers_code(package_sources(), known)
+    whole = set(map(module_of, published)).issuperset(known)
+    theirs = trainers_code(published, known) if whole else listed["files"]
     changed = sorted(path for path in here.keys() | theirs.keys() if here.get(path) != theirs.get(path))
     return f"{amount(len(changed), 'file')}, such as {changed[0]}" if changed else ""
 

@@ -1,17 +1,20 @@
 """Segments of a release trained again: from a published checkpoint, with the published data and recipe.
 
-A segment lies between two checkpoints; the first begins at step 0, whose weights follow from the seed. Hashing the
-release's root with a later nonce decides which segments are trained again, so a publisher cannot prepare for them.
+A segment lies between two checkpoints; the first begins at step 0, whose weights follow from the seed, or are those of
+the model that the run began with. Hashing the release's root with a later nonce decides which segments are trained
+again, so a publisher cannot prepare for them. What a model learns from its own completions, it writes again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any
 
@@ -24,15 +27,18 @@ from clearseek.counts import flops_per_token
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.interrupts import stop_on_signal
 from clearseek.machine import pick_precision
+from clearseek.posttrain.grpo import PolicyOptimisation
+from clearseek.posttrain.methods import method_of
 from clearseek.train import checkpoint
 from clearseek.train.header import differences
 from clearseek.train.origin import origin_of, restore
 from clearseek.train.preflight import preflight
-from clearseek.train.pretrain import PreTraining
 from clearseek.train.record import StepRecord
 from clearseek.train.run import Run
 from clearseek.train.step import Training
+from clearseek.train.task import Task
 from clearseek.train.transcript import RunRecord, check_transcript
+from clearseek.verify import children
 from clearseek.verify.code import other_code
 from clearseek.verify.drift import NUDGES, nudge
 from clearseek.verify.rows import MachineError
@@ -50,7 +56,7 @@ class Release:
     begin: int
     """Step after which the run began: 0, or the last step of the run that it continues."""
     steps: tuple[int, ...]
-    """Steps with a checkpoint, and before them `begin`, which follows from the seed or is the parent's end."""
+    """Steps with a checkpoint, and before them `begin`: the state of the seed, of the parent, or of its end."""
 
     def record(self, step: int) -> StepRecord:
         """Record of a step in the transcript."""
@@ -61,6 +67,14 @@ class Release:
         """Properties of the run's machine that decide bits."""
         found: dict[str, Any] = self.transcript.header["environment"]
         return found
+
+    @cached_property
+    def stated_rounds(self) -> dict[int, str | None]:
+        """Round of completions -> the hash that its first line states; empty for runs that learn from no such."""
+        if self.recipe.grpo is None:
+            return {}
+        lines = ((children.round_of(self.recipe, line.step), line) for line in self.transcript.steps)
+        return {number: line.rollouts_sha256 for (number, update), line in lines if update == 0}
 
     @property
     def data(self) -> Path:
@@ -121,9 +135,19 @@ def choose_segments(release: Release, root: str, nonce: str, count: int) -> tupl
 class Replay:
     """Trains segments of a release again, all in one training: setting up takes longer than a short segment."""
 
-    def __init__(self, release: Release) -> None:
-        self.release = release
+    def __init__(self, release: Release, read_sources: bool = False, parent: Path | None = None) -> None:
+        """Train segments of a release again; arguments as for :func:`clearseek.verify.run.verify_release`."""
+        self.release, self.read_sources, self.parent = release, read_sources, parent
         self._training: Training | None = None
+        self._place: TemporaryDirectory[str] | None = None
+
+    @cached_property
+    def run(self) -> Run:
+        """The run folder that tasks read and write: the release's own where they write nothing."""
+        if self.release.recipe.parent is None:
+            return self.release.run
+        self._place = TemporaryDirectory()  # gone with this object
+        return children.working_run(self.release.run, Path(self._place.name), self.parent)
 
     @property
     def differs(self) -> tuple[str, ...]:
@@ -137,6 +161,12 @@ class Replay:
             for key in keys
             if began.get(key) != here.get(key)
         )
+
+    @property
+    def task(self) -> Task:
+        """What the run trained on. Raises UserError where that is not what the transcript names."""
+        self._training = self._training or self._begin()
+        return self._training.task
 
     @cached_property
     def other_code(self) -> str:
@@ -152,18 +182,20 @@ class Replay:
             return str(error)
 
     @sharing_cores()
-    def train(self, segment: Segment, nudged: float = 0.0) -> tuple[list[StepRecord], dict[str, dict[str, Tensor]]]:
+    def train(
+        self, segment: Segment, nudged: float = 0.0, given: bool = False
+    ) -> tuple[list[StepRecord], dict[str, dict[str, Tensor]]]:
         """Train a segment from the checkpoint before it; its records, and the tensors after its last step.
 
         Args:
             segment: The steps.
             nudged: Relative change of the weights at the beginning, to measure the effect of rounding.
+            given: Whether completions are the published ones instead of written again.
 
         Raises:
             UserError: the recipe cannot be trained on this machine.
         """
-        training = self._training = self._training or self._begin()
-        self._go_to(training, segment.begin)
+        training = self.at(segment.begin, given)
         if nudged:
             nudge(training.optimizer.masters, nudged)
             training.optimizer.round_into_model()
@@ -178,6 +210,15 @@ class Replay:
             records[-1] = replace(records[-1], scalars={**records[-1].scalars, **measured})
         return records, training.state()
 
+    def at(self, step: int, given: bool = False) -> Training:
+        """A training in the state that the run had after a step. Raises UserError as :meth:`train` does."""
+        training = self._training = self._training or self._begin()
+        if self.release.recipe.grpo is not None:  # a task keeps its round, which another begin would write anew
+            training.task = self._task(given)
+            self._bring_round(step)
+        self._go_to(training, step)
+        return training
+
     def _begin(self) -> Training:
         release = self.release
         if release.transcript.version == 1:
@@ -186,12 +227,38 @@ class Replay:
             setup = preflight(release.recipe, self._device(), release.environment)
         except UserError as error:
             raise MachineError(str(error)) from None
-        task = PreTraining(release.recipe, release.data)
+        task = self._task(given=False)
         now = {"recipe": release.recipe.model_dump(mode="json"), "data_fingerprint": task.fingerprint}
         changes = differences({key: release.transcript.header.get(key) for key in now}, now)
         if changes:
-            raise UserError(f"{release.run.transcript}: of another run than recipe and data: {'; '.join(changes)}")
-        return Training(release.recipe, task, setup)
+            words = f"{release.run.transcript}: of another run than recipe and data: {'; '.join(changes)}"
+            if task.fingerprint != release.transcript.header.get("data_fingerprint") and self._other_generators():
+                raise MachineError(f"{words}; this machine generates other problems")
+            raise UserError(words)
+        return Training(release.recipe, task, setup, method_of(release.recipe).trainable(release.recipe, self.run))
+
+    def _other_generators(self) -> bool:
+        """Whether problems may be others here, by another version of what generates them."""
+        recipe = self.release.recipe
+        gym = recipe.problems is not None and recipe.problems.kind == "reasoning-gym"
+        return recipe.grpo is not None and (gym or bool(self.other_bits))
+
+    def _task(self, given: bool) -> Task:
+        release = self.release
+        task = children.task_of(release.recipe, self.run, release.data, self.read_sources)
+        if not given:
+            return task
+        assert isinstance(task, PolicyOptimisation)
+        return children.Given(task.recipe, task.run, task.questions, training=release.run, stated=release.stated_rounds)
+
+    def _bring_round(self, step: int) -> None:
+        """Put the published completions of the round that a step is in the middle of where the task reads them."""
+        number, update = children.round_of(self.release.recipe, step + 1)
+        if update:
+            children.published_round(self.release.run, number, self.release.stated_rounds.get(number))
+            kept = children.round_file(self.run, number)
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copyfile(children.round_file(self.release.run, number), kept)
 
     def _go_to(self, training: Training, step: int) -> None:
         """Restore the state that the run had after a step."""
@@ -205,7 +272,9 @@ class Replay:
                 "train these steps again; later segments begin from checkpoints"
             )
         else:
-            origin_of(release.run).begin(training)
+            if release.recipe.parent is not None:
+                children.refuse_absent_parent(self.run)
+            origin_of(self.run).begin(training)
 
     def price(self, segments: tuple[Segment, ...]) -> str:
         """Least time to train these segments where this machine emulates the run's type, in words; else empty.
@@ -213,7 +282,7 @@ class Replay:
         The time follows from the operations of the model's shapes and the measured rate of products.
         """
         recipe, device = self.release.recipe, self._device()
-        if device != "cpu" or self.release.environment.get("precision") != "bfloat16":
+        if recipe.grpo is not None or device != "cpu" or self.release.environment.get("precision") != "bfloat16":
             return ""
         found = pick_precision("bf16")
         if not found.emulated:

@@ -34,9 +34,11 @@ from clearseek.signing.tree import Tree, is_below, is_stray, visible
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.transcript import hasher
+from clearseek.verify.children import parent_row
 from clearseek.verify.data import data_rows
 from clearseek.verify.model import evaluation_row, final_row, logits_row
 from clearseek.verify.replay import Release, Replay, Segment, choose_segments, every_segment, open_release
+from clearseek.verify.rollouts import rollouts_row
 from clearseek.verify.rows import attempted
 from clearseek.verify.segments import segment_row, transcript_line
 from clearseek.verify.static import compared_rows, static_audit, static_row
@@ -75,6 +77,7 @@ def verify_release(
     read_sources: bool = False,
     say: Callable[[str], None] = lambda _: None,
     trusted: tuple[PublicKey, ...] = (),
+    parent: str | Path | None = None,
 ) -> Verified:
     """Verify a release.
 
@@ -87,6 +90,7 @@ def verify_release(
         read_sources: Whether the data may be made again from files that the recipe names on this machine.
         say: Called with each stage in words.
         trusted: Keys of others whose signed verifications count as re-execution.
+        parent: Folder of the model that the release was made from, where the release only names its weights.
 
     Raises:
         UserError: `root` is not a release, or `public_key` not a key. Every fault of a release is a row instead.
@@ -117,7 +121,8 @@ def verify_release(
                 chosen = every
             elif 5 in levels:
                 chosen = choose_segments(release, manifest.root, nonce, segments)
-            rows += _again(release, levels, nonce, read_sources, chosen, say)
+            given = None if parent is None else Path(parent)
+            rows += _again(release, levels, nonce, read_sources, given, chosen, say)
     decided = {row.id.rpartition(".")[2] for row in rows if row.answer != "unknown" and _is_training(row)}
     trained = tuple(segment for segment in chosen if f"{segment.begin + 1}-{segment.end}" in decided)
     return Verified(
@@ -165,14 +170,17 @@ def _files(root: Path, manifest: manifests.Manifest, key: PublicKey | None) -> t
 
 
 def _again(
-    release: Release, levels: tuple[int, ...], nonce: str, read_sources: bool, segments: tuple[Segment, ...],
-    say: Callable[[str], None],
+    release: Release, levels: tuple[int, ...], nonce: str, read_sources: bool, parent: Path | None,
+    segments: tuple[Segment, ...], say: Callable[[str], None],
 ) -> Iterator[Row]:  # fmt: skip
     """Rows of what is computed again."""
     yield attempted(ask.VERIFY_COMPLETE, lambda: _complete(release), transcript_line(0))
     if release.begin:
         yield attempted(ask.VERIFY_PARENT, lambda: _parent(release), transcript_line(0))
-    replay = Replay(release)
+    elif release.recipe.parent is not None:
+        child = (release.run, release.transcript.header, release.recipe)
+        yield attempted(ask.VERIFY_PARENT, lambda: parent_row(*child), transcript_line(0))
+    replay = Replay(release, read_sources, parent)
     if 2 in levels:
         say("comparing the final weights with the last checkpoint")
         yield _with_code(final_row(release), replay)
@@ -183,6 +191,9 @@ def _again(
     if 4 in levels:
         say("reading and making the data again")
         yield from data_rows(release, nonce, read_sources)
+        if release.recipe.grpo is not None:
+            say("checking the draws of every round whose weights are here")
+            yield _with_code(rollouts_row(replay), replay)
     if 5 in levels or 6 in levels:
         yield _code(replay)
         if price := replay.price(segments):

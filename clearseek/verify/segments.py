@@ -8,9 +8,10 @@ import torch
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Grade, Question, Row
+from clearseek.posttrain.solved import PASS
 from clearseek.reading.evidence import Evidence, amount
 from clearseek.train import checkpoint
-from clearseek.train.record import StepRecord, encode
+from clearseek.train.record import LOSS, StepRecord, encode
 from clearseek.train.transcript import hasher
 from clearseek.verify.drift import NUDGES, Distance, Outcome, distance, farthest, outcome
 from clearseek.verify.replay import Release, Replay, Segment
@@ -38,7 +39,7 @@ def _segment(question: Question, replay: Replay, segment: Segment, place: Eviden
     records, tensors = replay.train(segment)
     found = _first_difference(replay, segment, records, tensors, saved)
     if found is not None and (replay.differs or replay.other_bits):
-        return _within_drift(replay, segment, outcome(records, tensors), saved, found[0])
+        return _elsewhere(replay, segment, records, tensors, saved, found[0])
     if found is not None:
         return question.no(Grade.CLAIMED, *found)
     reason = f"{amount(len(records), 'line')} of the transcript and every tensor of the checkpoint"
@@ -91,16 +92,59 @@ def _first_tensor(tensors: dict[str, dict[str, torch.Tensor]], saved: checkpoint
     return None
 
 
-def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkpoint.Checkpoint, first: str) -> Row:
+def _elsewhere(
+    replay: Replay, segment: Segment, records: list[StepRecord], tensors: dict[str, dict[str, torch.Tensor]],
+    saved: checkpoint.Checkpoint, first: str,
+) -> Row:  # fmt: skip
+    """Row of a segment with other bits, on another kind of machine or by other code.
+
+    Where a model learns from what it writes, one draw that rounds the other way changes all that comes after it. So it
+    learns from the published completions, whose draws :mod:`clearseek.verify.rollouts` checks one by one.
+    """
+    recipe, release = replay.release.recipe, replay.release
+    place = transcript_line(segment.end - release.begin)
+    stated = [release.record(step) for step in range(segment.begin + 1, segment.end + 1)]
+    if recipe.distil is not None and recipe.distil.form == "on-policy":
+        question = ask.VERIFY_STEPS.of_steps(segment.begin + 1, segment.end)
+        reason = f"its texts are drawn anew, and the published ones are not kept to compare; first difference: {first}"
+        return question.unknown(Grade.PRESENT, reason, place)
+    if recipe.grpo is None:
+        return _within_drift(replay, segment, outcome(records, tensors), stated, saved, first)
+    if wrong := _other_share(records, stated):
+        return ask.VERIFY_DRIFT.of_steps(segment.begin + 1, segment.end).no(Grade.CLAIMED, wrong, place)
+    records, tensors = replay.train(segment, given=True)
+    return _within_drift(replay, segment, outcome(_losses(records), tensors), _losses(stated), saved, first)
+
+
+def _other_share(records: list[StepRecord], stated: list[StepRecord]) -> str:
+    """A published share of solved problems that lies outside the interval of ours, in words; else empty."""
+    for ours, theirs in zip(records, stated, strict=True):
+        for name in (PASS, f"{PASS}_before"):
+            if name in ours.scalars:
+                low, high = (ours.scalars[name.replace(PASS, f"{PASS}_{end}")] for end in ("low", "high"))
+                if not low <= theirs.scalars.get(name, -1.0) <= high:
+                    said = theirs.scalars.get(name)
+                    return f"step {ours.step}: {name} is {ours.scalars[name]:.4f}, and the transcript says {said}"
+    return ""
+
+
+def _losses(records: list[StepRecord]) -> list[StepRecord]:
+    """Records of policy optimisation without shares of tokens and of problems, which jump as single ones do."""
+    kept = (LOSS, "reward")
+    return [replace(each, scalars={k: v for k, v in each.scalars.items() if k in kept}) for each in records]
+
+
+def _within_drift(
+    replay: Replay, segment: Segment, ours: Outcome, stated: list[StepRecord], saved: checkpoint.Checkpoint, first: str
+) -> Row:
     """Row of a segment on another kind of machine: the distance to the published run against the drift here."""
     question = ask.VERIFY_DRIFT.of_steps(segment.begin + 1, segment.end)
     place = transcript_line(segment.end - replay.release.begin)
-    stated = [replay.release.record(step) for step in range(segment.begin + 1, segment.end + 1)]
     published = outcome(stated, saved.tensors)
     away = distance(ours, published)
     if away.groups.get("weights") == 0 and any(away.groups.values()):
         return question.no(Grade.CLAIMED, f"the weights are ours, and the rest of the state is not: {first}", place)
-    drift = farthest([distance(ours, outcome(*replay.train(segment, nudged=size))) for size in NUDGES])
+    drift = farthest([distance(ours, _nudged(replay, segment, size)) for size in NUDGES])
     differs = f"this machine differs: {', '.join(replay.differs)}" if replay.differs else ""
     if replay.other_bits:
         differs += f"{' and ' * bool(differs)}this ClearSeek is not the release's: {replay.other_bits}"
@@ -111,6 +155,13 @@ def _within_drift(replay: Replay, segment: Segment, ours: Outcome, saved: checkp
     if away.within(drift, _slack(replay, ours)):
         return question.yes(Grade.CHECKED, reason, place)
     return question.no(Grade.CLAIMED, f"more than rounding does: {reason}", place)
+
+
+def _nudged(replay: Replay, segment: Segment, size: float) -> Outcome:
+    """Outcome from weights that differ in their last places."""
+    given = replay.release.recipe.grpo is not None
+    records, tensors = replay.train(segment, size, given)
+    return outcome(_losses(records) if given else records, tensors)
 
 
 def _slack(replay: Replay, ours: Outcome) -> dict[str, float]:

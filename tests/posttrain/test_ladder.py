@@ -250,7 +250,7 @@ def test_pass_at_k_counts_problems_that_one_of_k_completions_solves(monkeypatch:
         return found
 
     monkeypatch.setattr(solved, "write_completions", write)
-    found = solved.measure_at_k(None, questions, 5, 4, 8, seed=3)  # type: ignore[arg-type]
+    found = solved.measure_at_k(None, questions, questions.held_out(5), 4, 8, seed=3)  # type: ignore[arg-type]
     low, high = wilson_interval(2, 5)
     assert found == {"held_out_pass_at_4": 0.4, "held_out_pass_at_4_low": low, "held_out_pass_at_4_high": high}
     assert len(set(asked)) == 20 and not set(asked) & {seed_of(3, solved.EVALUATION, number) for number in range(5)}

@@ -380,7 +380,7 @@ def test_code_that_changed_between_runs_is_refused_by_name(
     interrupted(tiny(), tmp_path, data, after=2)
     header = check_transcript(tmp_path / "transcript.jsonl").header
     assert header["code_sha256"] == code_hash(trainers_code(package_sources()))
-    monkeypatch.setattr("clearseek.train.trainer.code_here", lambda: "0" * 64)
+    monkeypatch.setattr("clearseek.train.trainer.code_here", lambda child: "0" * 64)
     with pytest.raises(UserError, match=r"code_sha256: .* -> \"000.*(?s:.*)use the ClearSeek that began the run"):
         run(tiny(), tmp_path, data, resume=True)
 
@@ -391,7 +391,7 @@ def test_other_code_may_open_a_run_that_has_no_step_left(
     """A quickstart that was killed while it exported goes on after an upgrade."""
     run(tiny(), tmp_path, data)
     before = (tmp_path / "transcript.jsonl").read_bytes()
-    monkeypatch.setattr("clearseek.train.trainer.code_here", lambda: "0" * 64)
+    monkeypatch.setattr("clearseek.train.trainer.code_here", lambda child: "0" * 64)
     assert run(tiny(), tmp_path, data, resume=True)[0].finished
     assert (tmp_path / "transcript.jsonl").read_bytes() == before
     with pytest.raises(UserError, match="code_sha256"):  # steps 7 and 8 would be trained again
