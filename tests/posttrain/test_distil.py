@@ -17,7 +17,9 @@ from clearseek.cli import main
 from clearseek.data.shards import prepare_data
 from clearseek.files import append
 from clearseek.posttrain import material, soft_labels, texts
+from clearseek.posttrain.material import Exercises
 from clearseek.posttrain.methods import method_of
+from clearseek.recipe import parse_recipe
 from clearseek.train.record import StepRecord
 from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
@@ -392,3 +394,48 @@ def test_a_teacher_that_changed(tmp_path: Path, models: Path, corpus: Path, caps
     labels.write_bytes(content)
     assert main(["train", "--resume", str(tmp_path / "kept")]) != 0
     assert "teacher-00000.safetensors: changed file" in capsys.readouterr().err
+
+
+def test_only_right_answers_are_learnt_one_of_each_problem(models: Path, tmp_path: Path) -> None:
+    problems = {"kind": "addition", "digits": 1, "held_out_fraction": 0.5, "template": "r1-zero"}
+    raw = tiny().model_dump(mode="json")
+    raw |= {"parent": {"path": "x"}, "problems": problems, "data": {"sequence_length": 32}}
+    raw |= {"distil": {"teacher": "x", "form": "text", "texts": 9, "correct": True}}
+    exercises = Exercises(parse_recipe(raw, "student.toml"), models / "small")
+    answers = [int(exercises.questions.problems.train(number).answer) for number in range(200)]
+
+    def line(number: int, text: str, ended: bool = True) -> dict[str, Any]:
+        return {"number": number, "prompt": "", "text": f"<answer> {text} </answer>", "ended": ended}
+
+    assert exercises.solved([line(number, str(answer + 1)) for number, answer in enumerate(answers)]) == []
+    assert exercises.solved([line(0, f"0{answers[0]}"), line(1, str(answers[1]), ended=False)]) == []
+    right = [line(number, str(answer)) for number, answer in enumerate(answers)]
+    kept, prompts = exercises.solved(right), {exercises.questions.problems.train(n).prompt for n in range(200)}
+    assert len(kept) == len(prompts) < 100 and kept[0] == right[0]
+    assert exercises.solved([line(0, "x"), right[0], right[0]]) == [right[0]]
+
+
+@pytest.mark.parametrize(
+    ("distil", "message"),
+    [
+        ({"form": "text", "texts": 5}, r"distil.correct needs [problems]: only their answers can be checked"),
+        ({"form": "on-policy"}, 'correct goes with form = "text", not "on-policy"'),
+    ],
+)
+def test_right_answers_need_problems_and_texts(
+    distil: dict[str, Any], message: str, tmp_path: Path, models: Path, corpus: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = recipe(tmp_path, models, corpus, distil | {"correct": True})
+    assert main(["train", str(file), "--run", str(tmp_path / "run")]) == 2
+    assert message in capfd.readouterr().err
+
+
+def test_a_teacher_that_answers_nothing_right_is_named(
+    tmp_path: Path, models: Path, corpus: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    distil = {"form": "text", "texts": 5, "max_tokens": 4, "correct": True}
+    file = recipe(tmp_path, models, corpus, distil, problems={"kind": "addition"})
+    assert main(["train", str(file), "--run", str(tmp_path / "run")]) == 2
+    assert (
+        "texts.jsonl: none of 5 texts solves its problem: ask a better teacher, or for more" in capfd.readouterr().err
+    )
