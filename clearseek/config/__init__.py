@@ -52,8 +52,11 @@ class Recipe(Settings):
     problems: ProblemsConfig | None = None
     """Problems to learn from, instead of files."""
     sft: SftConfig | None = None
+    """Supervised fine-tuning: learn to write the assistant's part of conversations."""
     grpo: GrpoConfig | None = None
+    """Policy optimisation: make rewarded answers to problems likelier."""
     distil: DistilConfig | None = None
+    """Distillation: learn another model's distributions, or the texts that it writes."""
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of the weights."""
     experts: ExpertsConfig | None = None
