@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from clearseek.config import Recipe
-from clearseek.data.manifest import canonical_sha256
+from clearseek.data.manifest import taught_fingerprint
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.inference.request import Settings
@@ -46,7 +46,7 @@ class _Lesson:
     def __init__(self, recipe: Recipe, material: Material, record: Mapping[str, Any]) -> None:
         assert recipe.distil is not None
         self.recipe, self.settings, self.material = recipe, recipe.distil, material
-        self.fingerprint = canonical_sha256({"data": material.fingerprint, "teacher": record})
+        self.fingerprint = taught_fingerprint(material.fingerprint, record)
 
     def evaluate(self, model: DeepSeekModel, step: int, progress: Progress | None = None) -> dict[str, float]:
         """Bits per byte of held-out documents, or the share of held-out problems that are solved."""
