@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -171,11 +171,14 @@ class Manifest(Settings):
     remarks: Remarks = Remarks()
     packs: PackEntry | None = None
     """How conversations were packed; None for a stream of documents."""
+    problems: ProblemsConfig | None = None
+    """What generated the documents, which are prompts; None for documents that were read."""
 
     @model_serializer(mode="wrap")
-    def _without_absent_packs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A stream's manifest has no word of packs, as before there were any."""
-        return {name: value for name, value in handler(self).items() if name != "packs" or value is not None}
+    def _without_absent_kinds(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A stream's manifest has no word of packs and problems, as before there were any."""
+        kinds = ("packs", "problems")
+        return {name: value for name, value in handler(self).items() if name not in kinds or value is not None}
 
     @model_validator(mode="after")
     def _names_its_own_files(self) -> Self:
@@ -253,6 +256,11 @@ def pack_fingerprint(documents: str, tokenizer_sha256: str, row: int, room: int)
     )
 
 
+def taught_fingerprint(fingerprint: str, teacher: Mapping[str, Any] | None) -> str:
+    """The fingerprint of data with what a teacher said of them, by its record; that of the data without a teacher."""
+    return fingerprint if teacher is None else canonical_sha256({"data": fingerprint, "teacher": teacher})
+
+
 def check_lists(manifest: Manifest, documents: Iterable[DocumentEntry], tokenizer_sha256: str) -> None:
     """Count the list of documents again: splits, bytes, tokens, licences, and the fingerprint.
 
@@ -269,7 +277,7 @@ def check_lists(manifest: Manifest, documents: Iterable[DocumentEntry], tokenize
     hashes: list[tuple[str, Split]] = []
     for entry in documents:
         held_out = int(entry.sha256[:16], 16) < manifest.config.held_out_fraction * 2**64
-        if held_out != (entry.split == "heldout"):
+        if manifest.problems is None and held_out != (entry.split == "heldout"):
             raise UserError(
                 f"documents.jsonl: {entry.id!r:.100} is under {entry.split}, but its hash puts it into the other split"
             )
@@ -285,6 +293,8 @@ def check_lists(manifest: Manifest, documents: Iterable[DocumentEntry], tokenize
         raise UserError("documents.jsonl lists other licences, or other numbers of documents, than manifest.json")
     if tokenizer_sha256 != manifest.tokenizer_sha256:
         raise UserError("tokenizer.json is not the tokenizer whose SHA-256 manifest.json states")
+    if manifest.problems is not None:  # their fingerprint is that of the generator
+        return
     listed, packs = documents_sha256(iter(hashes)), manifest.packs
     if packs is None:
         found = fingerprint_of(manifest.config, listed, tokenizer_sha256, manifest.token_bytes)

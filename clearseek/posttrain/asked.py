@@ -9,21 +9,14 @@ answers is another run.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clearseek.data.manifest import canonical_sha256
 from clearseek.errors import UserError
 from clearseek.files import atomic_folder, reading, remove_folder, sha256_file, write_atomic
 from clearseek.train.run import TEACHER, Run
 
 _FILES = "files"
-
-
-def fingerprint(material: str, teacher: Mapping[str, Any]) -> str:
-    """Fingerprint of a task that learns from a teacher: of its material's, and of the teacher's record."""
-    return canonical_sha256({"data": material, "teacher": teacher})
 
 
 def begin(run: Run, asked: dict[str, Any]) -> bool:

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from clearseek.config import Recipe
+from clearseek.data.manifest import taught_fingerprint
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.inference.request import Settings
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.divergence import TopK, divergence
 from clearseek.ops.loss import cross_entropy
-from clearseek.posttrain.asked import fingerprint
 from clearseek.posttrain.material import Documents, Exercises, Material, ids_of, order
 from clearseek.posttrain.rollouts import Rollouts, seed_of, write_completions
 from clearseek.posttrain.soft_labels import SoftLabels, likeliest
@@ -46,7 +46,7 @@ class _Lesson:
     def __init__(self, recipe: Recipe, material: Material, record: Mapping[str, Any]) -> None:
         assert recipe.distil is not None
         self.recipe, self.settings, self.material = recipe, recipe.distil, material
-        self.fingerprint = fingerprint(material.fingerprint, record)
+        self.fingerprint = taught_fingerprint(material.fingerprint, record)
 
     def evaluate(self, model: DeepSeekModel, step: int, progress: Progress | None = None) -> dict[str, float]:
         """Bits per byte of held-out documents, or the share of held-out problems that are solved."""

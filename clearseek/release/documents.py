@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from clearseek.counts import count_parameters, flops_per_token
 from clearseek.data.croissant import dataset
+from clearseek.posttrain.solved import PASS
 from clearseek.signing.hashing import hash_files
 from clearseek.signing.tree import walk
 from clearseek.templates import render
+from clearseek.train.record import HELD_OUT_NATS
 
 if TYPE_CHECKING:
     from clearseek.release.gather import Made
@@ -41,6 +43,10 @@ def facts(made: Made) -> dict[str, Any]:
     environment = made.transcript.header["environment"]
     return {
         "made": made,
+        "lineage": made.lineage,
+        "measured": [
+            (measure(name), float.fromhex(text)) for name, text in made.evaluation.get("measured", {}).items()
+        ],
         "recipe": recipe,
         "data": made.data,
         "evaluation": made.evaluation,
@@ -53,6 +59,17 @@ def facts(made: Made) -> dict[str, Any]:
         "settings": json.dumps(recipe.model_dump(mode="json"), indent=1),
         "today": datetime.now(UTC),
     }
+
+
+def measure(name: str) -> str:
+    """Name of a scalar that was measured on held-out data, in words."""
+    words = (
+        (PASS, "pass@1"), (HELD_OUT_NATS, "nats per token of answers"), ("_low", ", 95 % interval, low end"),
+        ("_high", ", 95 % interval, high end"), ("_before", ", of the base"),
+    )  # fmt: skip
+    for short, long in words:
+        name = name.replace(short, long)
+    return name
 
 
 def figure(count: int) -> str:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from clearseek.config import Recipe
 from clearseek.data.loader import Stream
-from clearseek.data.manifest import Manifest, check_files, read_manifest
+from clearseek.data.manifest import Manifest, check_files, read_manifest, taught_fingerprint
 from clearseek.errors import UserError
 from clearseek.evaluate.bits import compressed_bits_per_byte, every_window, per_byte
+from clearseek.posttrain.lessons import DIVERGENCE
 from clearseek.program import command
+from clearseek.release.lineage import OURS, Lineage
 from clearseek.train import checkpoint
 from clearseek.train.preflight import settle_numerics
-from clearseek.train.record import HELD_OUT
+from clearseek.train.record import HELD_OUT, LOSS, MEASURED
 from clearseek.train.run import Run, is_imported, read_metrics
 from clearseek.train.transcript import RunRecord, check_transcript, hasher
 from clearseek.training_code import CHILDS_ROOTS, ROOTS, code_list, package_sources, trainers_code
@@ -37,10 +39,17 @@ class Made:
     """Seconds of training by the metrics, or 0 without metrics."""
     code: dict[str, Any]
     """List of the code that trained (:mod:`clearseek.training_code`)."""
+    lineage: Lineage = field(default_factory=lambda: Lineage(OURS))
+    """What the weights were made from."""
     provider: str = ""
     """Publisher and contact, or an empty string."""
     languages: str = ""
     """Languages of the data, or an empty string."""
+
+    @property
+    def loss(self) -> str:
+        """Name of the scalar that was minimised."""
+        return LOSS if LOSS in self.transcript.steps[-1].scalars else DIVERGENCE
 
 
 def gather(run: Run, data: Path, dtype: str, name: str) -> Made:
@@ -65,14 +74,14 @@ def gather(run: Run, data: Path, dtype: str, name: str) -> Made:
         )
     manifest = read_manifest(data)
     check_files(data, manifest)
-    if manifest.fingerprint != transcript.header["data_fingerprint"]:
+    if taught_fingerprint(manifest.fingerprint, run.read_teacher()) != transcript.header["data_fingerprint"]:
         raise UserError(f"{data}: not the data that the run's transcript names: give the right ones with --data")
     steps = tuple(checkpoint.steps(run.checkpoints))
     if not steps or steps[-1] != recipe.train.steps:
         raise UserError(f"{run.root}: the last step's checkpoint is missing: train again, or go on from an older one")
     return Made(
         name, recipe, transcript, manifest, dtype, _evaluate(run, recipe, data, manifest, transcript), steps,
-        _training_seconds(run.metrics, recipe), code,
+        _training_seconds(run.metrics, recipe, transcript), code,
     )  # fmt: skip
 
 
@@ -83,8 +92,11 @@ def _evaluate(run: Run, recipe: Recipe, data: Path, manifest: Manifest, transcri
     if found != transcript.steps[-1].weights_sha256:
         raise UserError(f"{run.checkpoints}: the last checkpoint's weights are not those of the transcript")
     del saved
-    if manifest.packs is not None:
-        return {}  # answers are measured in nats per token, which the transcript holds
+    if manifest.packs is not None or manifest.problems is not None:  # the transcript holds what was measured
+        last = transcript.steps[-1].scalars
+        measured = {name: value.hex() for name, value in sorted(last.items()) if name.startswith(MEASURED)}
+        counts = {"documents": manifest.heldout.documents, "bytes": manifest.heldout.bytes}
+        return {"measured": measured, **counts} if measured else {}
     model, _ = run.load_model()
     tokens = Stream(data, "heldout")
     if len(tokens) < 2:
@@ -103,8 +115,11 @@ def _evaluate(run: Run, recipe: Recipe, data: Path, manifest: Manifest, transcri
     }
 
 
-def _training_seconds(metrics: Path, recipe: Recipe) -> float:
+def _training_seconds(metrics: Path, recipe: Recipe, transcript: RunRecord) -> float:
     """Seconds of the steps, evaluations and checkpoints left out; 0 without metrics."""
-    tokens = recipe.train.batch_size * recipe.data.sequence_length
+    tokens = float(recipe.train.batch_size * recipe.data.sequence_length)
+    if recipe.parent is not None:  # steps of different sizes
+        before = (transcript.header["parent"]).get("tokens", 0)
+        tokens = (transcript.steps[-1].tokens - before) / len(transcript.steps)
     rates = [line["tokens_per_second"] for line in read_metrics(metrics) if line.get("tokens_per_second")]
     return len(rates) * tokens / median(rates) if rates else 0.0

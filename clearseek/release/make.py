@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 from clearseek.audit.audit import audit_release
 from clearseek.audit.render.exports import as_cyclonedx, as_spdx
+from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.evaluate.logits import as_json, prompt_logits
 from clearseek.files import atomic_folder, remove_unfinished
@@ -24,6 +27,8 @@ from clearseek.hub.write import DTYPES, export_hf, export_scales
 from clearseek.reading.source import Folder
 from clearseek.release import documents
 from clearseek.release.gather import Made, gather
+from clearseek.release.lineage import OURS, lineage_of
+from clearseek.release.problems import makes_problems, write_problems
 from clearseek.release.source_archive import environment_lock, source_archive
 from clearseek.signing import manifest as manifests
 from clearseek.signing.folder import sign_folder
@@ -33,6 +38,8 @@ from clearseek.train import checkpoint
 from clearseek.train.run import Run
 from clearseek.training_code import CODE
 
+ROLLOUTS: Final = "rollouts"
+"""Folder of a run with the completions that it learned from."""
 _GIT = b"""* -text
 *.safetensors filter=lfs diff=lfs merge=lfs -text
 *.bin filter=lfs diff=lfs merge=lfs -text
@@ -67,6 +74,9 @@ def make_release(
     provider: str = "",
     languages: str = "",
     say: Callable[[str], None] = lambda _: None,
+    base: str = "",
+    base_licence: str = "",
+    with_parent: bool = True,
 ) -> ReleaseSummary:
     """Write the release of a finished run.
 
@@ -80,19 +90,24 @@ def make_release(
         provider: Publisher and contact, for the card and the AI Act's summary.
         languages: Languages of the data, for that summary.
         say: Called with each stage in words.
+        base: Name on the hub of the model that this one was made from, ``owner/name``.
+        base_licence: That model's licence, where its folder does not say.
+        with_parent: Whether the release holds that model's weights, or names them by their hash alone.
 
     Raises:
         UserError: the run is unfinished or unsound, its data were changed, or `out` exists or lies in the run.
     """
-    out, folder = Path(out), run.data if data is None else Path(data)
-    if data is None and run.begun and not folder.is_dir():
-        raise UserError(f"{folder}: the run's data are not in its folder: say where they are with --data FOLDER")
-    _refuse_place(out, run, folder)
-    remove_unfinished(out)
-    say("checking the run and evaluating its last checkpoint")
-    archive, content = source_archive()  # with the list of its files that `gather` makes, before anything takes long
-    made = replace(gather(run, folder, dtype, name or out.name), provider=provider, languages=languages)
-    with atomic_folder(out) as place:
+    out = Path(out)
+    with ExitStack() as stack:
+        folder = _data(run, None if data is None else Path(data), stack)
+        _refuse_place(out, run, folder)
+        remove_unfinished(out)
+        say("checking the run and evaluating its last checkpoint")
+        archive, content = source_archive()  # with the list of its files that `gather` makes, before what takes long
+        made = replace(gather(run, folder, dtype, name or out.name), provider=provider, languages=languages)
+        lineage = lineage_of(made.recipe, made.transcript.header, base_licence, base, with_parent)
+        made = replace(made, lineage=lineage)
+        place = stack.enter_context(atomic_folder(out))
         say("writing weights and logits")
         _weights(run, place, made)
         _write_json(place / "evaluation" / "logits.json", as_json(prompt_logits(place)))
@@ -113,6 +128,19 @@ def make_release(
             sign_folder(place, key)
     size = sum(entry.size for entry in manifest.files)
     return ReleaseSummary(out, len(manifest.files), size, manifest.root, key.public.fingerprint if key else "")
+
+
+def _data(run: Run, data: Path | None, stack: ExitStack) -> Path:
+    """The folder of a run's data; of problems that are made while it trains, one that is made now and deleted later."""
+    if run.begun and makes_problems(recipe := run.read_recipe()):
+        if data is not None:
+            raise UserError("--data: [problems] are made, not read: leave the option out")
+        folder = Path(stack.enter_context(TemporaryDirectory())) / "data"
+        write_problems(recipe, Tokenizer.load(run.parent / "tokenizer.json"), folder)
+        return folder
+    if data is None and run.begun and not run.data.is_dir():
+        raise UserError(f"{run.data}: the run's data are not in its folder: say where they are with --data FOLDER")
+    return run.data if data is None else data
 
 
 def _refuse_place(out: Path, run: Run, data: Path) -> None:
@@ -149,17 +177,28 @@ def _training(run: Run, place: Path, made: Made) -> None:
         if problems := checkpoint.find_problems(source):
             raise UserError("\n".join(problems))
         _copy(source, place / "checkpoints" / source.name)
-    for folder in (run.parent, *(run.parent.iterdir() if run.parent.is_dir() else ())):
-        if folder.is_dir():
-            _copy(folder, place / "training" / folder.relative_to(run.root))
+    for folder in _beside(run, made.lineage.here):
+        _copy(folder, place / "training" / folder.relative_to(run.root))
     for picture in sorted(run.pictures.glob("*.png")) if run.pictures.is_dir() else ():
         _write(place / "pictures" / picture.name, picture.read_bytes())
 
 
+def _beside(run: Run, with_parent: bool) -> Iterator[Path]:
+    """Folders of what a run began with, and of what its teacher and the model itself wrote."""
+    for folder in (run.parent, run.teacher, run.root / ROLLOUTS):
+        if folder.is_dir():
+            yield folder
+            if with_parent or folder != run.parent:
+                yield from (each for each in sorted(folder.iterdir()) if each.is_dir())
+
+
 def _licences(place: Path, made: Made) -> None:
-    """Licence texts: Apache-2.0 for the model, and those of the sources for the data."""
-    texts = files("clearseek.licences") / "texts"
-    _write(place / "LICENSE", (texts / "Apache-2.0.txt").read_bytes())
+    """Licence texts: the model's, and those of the sources for the data."""
+    texts, lineage = files("clearseek.licences") / "texts", made.lineage
+    if lineage.licence == OURS:
+        _write(place / "LICENSE", (texts / f"{OURS}.txt").read_bytes())
+    elif lineage.text is not None:
+        _write(place / "LICENSE", lineage.text)
     for licence in made.data.licences:
         text = texts / f"{licence}.txt"
         if text.is_file():

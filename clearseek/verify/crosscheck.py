@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 from clearseek.audit import questions as ask
 from clearseek.audit.checks import content_summary
@@ -220,7 +220,7 @@ def _report(records: Records) -> Result:
     if len(rows) < 2:
         return False, "REPORT.md has no table of losses to compare", "REPORT.md"
     for step, loss, _ in rows:
-        if f"{float.fromhex(steps[int(step)]['loss']):.4f}" != loss:
+        if f"{float.fromhex(steps[int(step)][_loss(final)]):.4f}" != loss:
             return False, f"REPORT.md: the loss of step {step} is not the transcript's", TRANSCRIPT
     recipe, config = records.transcript[0]["recipe"], records.subject.config.value
     if config is not None:
@@ -231,15 +231,22 @@ def _report(records: Records) -> Result:
     if records.has(_METRICS):
         for line in records.source.read(_METRICS, LONGEST_RECORD).splitlines():
             entry = strict_json(line, _METRICS)
-            if entry["loss"] != float.fromhex(steps[entry["step"]]["loss"]):
+            if entry[_loss(final)] != float.fromhex(steps[entry["step"]][_loss(final)]):
                 return False, f"{_METRICS}: the loss of step {entry['step']} is not the transcript's", _METRICS
     return True, f"its {len(rows)} losses and the weights' hash are the transcript's", TRANSCRIPT
+
+
+def _loss(step: dict[str, Any]) -> str:
+    """Name of what a step minimised: distillation may have a divergence alone."""
+    return "loss" if "loss" in step else "divergence"
 
 
 def _evaluation(records: Records) -> Result:
     """The raw results add up to the stated figure, and the card states that one."""
     path = _HELD_OUT
     stated = records.json(path)
+    if "measured" in stated:
+        return _measured(records, stated["measured"])
     held_out = records.json(DATA_MANIFEST)["heldout"]
     bits = sum(float.fromhex(window["bits"]) for window in stated["windows"])
     tokens = sum(window["tokens"] for window in stated["windows"])
@@ -251,6 +258,20 @@ def _evaluation(records: Records) -> Result:
     if card is not None and f"{computed:.3f}" not in card.text:
         return False, f"the card does not state the {computed:.3f} bits per byte that {path} comes to", path
     return True, f"{len(stated['windows'])} windows come to the {computed:.3f} bits per byte of the card", path
+
+
+def _measured(records: Records, stated: dict[str, str]) -> Result:
+    """What a tuning measured after its last step is in the transcript's last line, and on the card."""
+    last = records.transcript[1][-1]["scalars"]
+    said = {name: text for name, text in last.items() if name.startswith("held_out_")}
+    if said != stated:
+        return False, f"{_HELD_OUT} has other figures than the transcript's last line", TRANSCRIPT
+    card = records.subject.card
+    for name, text in stated.items():
+        figure = f"{float.fromhex(text):.3f}"
+        if card is not None and figure not in card.text:
+            return False, f"the card does not state the {figure} of {name}", _HELD_OUT
+    return True, f"{amount(len(stated), 'figure')} are those of the transcript's last line, and of the card", TRANSCRIPT
 
 
 def _recipe(records: Records) -> Result:

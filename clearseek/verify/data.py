@@ -16,12 +16,14 @@ from typing import Any, Final
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Grade, Row
 from clearseek.data.decode import check_documents
-from clearseek.data.manifest import Manifest, check_files, read_manifest
+from clearseek.data.manifest import Manifest, check_files, read_manifest, taught_fingerprint
 from clearseek.data.shards import prepare_data
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
+from clearseek.posttrain import asked
 from clearseek.posttrain.conversations import prepare
 from clearseek.reading.evidence import Evidence
+from clearseek.release.problems import makes_problems, write_problems
 from clearseek.verify.replay import Release
 from clearseek.verify.rows import MachineError, attempted
 
@@ -38,16 +40,22 @@ def data_rows(release: Release, nonce: str, read_sources: bool) -> Iterator[Row]
     yield row
     if row.answer != "yes":
         return
-    yield attempted(ask.VERIFY_DOCUMENTS, lambda: _documents(release, nonce), _PLACE)
+    if not makes_problems(release.recipe):  # nothing was read
+        yield attempted(ask.VERIFY_DOCUMENTS, lambda: _documents(release, nonce), _PLACE)
     yield attempted(ask.VERIFY_DATA_REBUILT, lambda: _rebuilt(release, read_sources), _PLACE)
 
 
 def _named(release: Release) -> Row:
     manifest = read_manifest(release.data)
     check_files(release.data, manifest)
-    stated = release.transcript.header.get("data_fingerprint")
-    if stated != manifest.fingerprint:
-        reason = f"the transcript names {stated!r:.80}, and the data are {manifest.fingerprint}"
+    header, found = release.transcript.header, manifest.fingerprint
+    if release.recipe.distil is not None:
+        if asked.check(release.run) != header.get("teacher"):
+            reason = "training/teacher does not hold what the transcript says of the teacher"
+            return ask.VERIFY_DATA.no(Grade.CLAIMED, reason, Evidence("training/teacher/"))
+        found = taught_fingerprint(found, header.get("teacher"))
+    if (stated := header.get("data_fingerprint")) != found:
+        reason = f"the transcript names {stated!r:.80}, and the data are {found}"
         return ask.VERIFY_DATA.no(Grade.CLAIMED, reason, _PLACE)
     reason = f"{len(manifest.files)} files, fingerprint {manifest.fingerprint}"
     return ask.VERIFY_DATA.yes(Grade.CHECKED, reason, _PLACE)
@@ -77,7 +85,8 @@ def _chosen(nonce: str, tokens: int) -> Callable[[int], bool]:
 
 def _rebuilt(release: Release, read_sources: bool) -> Row:
     recipe = release.recipe
-    if recipe.data.source != "python-stdlib" and not read_sources:
+    generated = makes_problems(recipe) or (recipe.sft is not None and recipe.sft.demonstrations)
+    if recipe.data.source != "python-stdlib" and not generated and not read_sources:
         reason = (
             f"the source ({recipe.data.source}) is elsewhere; --read-sources reads files here that the recipe names"
         )
@@ -107,9 +116,12 @@ def _rebuilt(release: Release, read_sources: bool) -> Row:
 def _prepared(release: Release, out: Path) -> Manifest:
     """The data made again from their source; a fine-tuned model's with the tokenizer that it has from its parent."""
     recipe = release.recipe
+    if makes_problems(recipe):
+        return write_problems(recipe, Tokenizer.load(release.run.parent / "tokenizer.json"), out)
     if recipe.sft is not None:
         return prepare(recipe, Tokenizer.load(release.data / "tokenizer.json"), out)
-    return prepare_data(recipe.data, recipe.model.vocab_size, out)
+    given = {"tokenizer": str(release.data / "tokenizer.json")} if recipe.distil is not None else {}
+    return prepare_data(recipe.data.model_copy(update=given), recipe.model.vocab_size, out)
 
 
 def _differing(made: Manifest, theirs: Manifest) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +19,14 @@ from clearseek.files import sha256_file
 from clearseek.hub.config_json import fp8_scales
 from clearseek.hub.write import export_hf
 from clearseek.jsontext import strict_json
+from clearseek.posttrain.solved import PASS
 from clearseek.reading.evidence import Evidence
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.preflight import settle_numerics
+from clearseek.train.record import MEASURED
 from clearseek.train.run import model_of
-from clearseek.verify.replay import Release
+from clearseek.verify.replay import Release, Replay
 from clearseek.verify.rows import attempted
 
 _LOGITS: Final = "evaluation/logits.json"
@@ -83,16 +86,19 @@ def _logits(release: Release) -> Row:
     return ask.VERIFY_LOGITS.no(Grade.CLAIMED, reason, place)
 
 
-def evaluation_row(release: Release) -> Row:
-    """Row of the held-out bits of every window, from the published FP32 weights and tokens."""
+def evaluation_row(replay: Replay) -> Row:
+    """Row of the evaluation: the bits of every held-out window, or what the run itself measured, from the weights."""
+    release = replay.release
     if not (release.root / _HELD_OUT).is_file():
         return ask.VERIFY_EVALUATION.not_applicable(f"the release has no {_HELD_OUT}")
-    return attempted(ask.VERIFY_EVALUATION, lambda: _evaluation(release), Evidence(_HELD_OUT))
+    return attempted(ask.VERIFY_EVALUATION, lambda: _evaluation(replay), Evidence(_HELD_OUT))
 
 
-def _evaluation(release: Release) -> Row:
-    place = Evidence(_HELD_OUT)
+def _evaluation(replay: Replay) -> Row:
+    place, release = Evidence(_HELD_OUT), replay.release
     stated = strict_json((release.root / _HELD_OUT).read_bytes(), _HELD_OUT)
+    if "measured" in stated:
+        return _measured(replay, {name: float.fromhex(text) for name, text in stated["measured"].items()})
     problem, worst, score = _evaluate(release, stated)
     if problem is not None:
         return ask.VERIFY_EVALUATION.no(Grade.CLAIMED, problem, place)
@@ -100,6 +106,29 @@ def _evaluation(release: Release) -> Row:
         reason = f"a window's bits differ by up to {worst:.2g} of themselves"
         return ask.VERIFY_EVALUATION.unknown(Grade.PRESENT, f"{reason}: {_ROUNDED}", place)
     return ask.VERIFY_EVALUATION.yes(Grade.REEXECUTED, f"every window to the bit: {score:.4f} bits per byte", place)
+
+
+def _measured(replay: Replay, stated: dict[str, float]) -> Row:
+    """Row of what a tuning measures after its last step: answers' nats, or the share of problems that are solved."""
+    place, release = Evidence(_HELD_OUT), replay.release
+    last = release.steps[-1]
+    said = {name: value for name, value in release.record(last).scalars.items() if name.startswith(MEASURED)}
+    if said != stated:
+        return ask.VERIFY_EVALUATION.no(Grade.CLAIMED, "not the figures of the transcript's last line", place)
+    training = replay.at(last)
+    found = training.task.evaluate(training.model, last)
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(found.items()))
+    if found == stated:
+        return ask.VERIFY_EVALUATION.yes(Grade.REEXECUTED, f"every figure to the bit: {shown}", place)
+    low, high = (found.get(f"{PASS}_{end}", 0.0) for end in ("low", "high"))
+    for name in sorted(found.keys() | stated.keys()):
+        ours, theirs = found.get(name, inf), stated.get(name, inf)
+        near = low <= theirs <= high if name == PASS else abs(ours - theirs) <= _ROUNDING * abs(ours)
+        if not near and not name.startswith(f"{PASS}_"):
+            return ask.VERIFY_EVALUATION.no(
+                Grade.CLAIMED, f"{name} is {ours:.4f}, and the file says {theirs:.4f}", place
+            )
+    return ask.VERIFY_EVALUATION.unknown(Grade.PRESENT, f"{shown}: near what the file says, {_ROUNDED}", place)
 
 
 def _evaluate(release: Release, stated: dict[str, Any]) -> tuple[str | None, float, float]:

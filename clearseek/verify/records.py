@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from clearseek.data.manifest import Manifest, check_lists
+from clearseek.data.manifest import Manifest, check_lists, taught_fingerprint
 from clearseek.errors import UserError
 from clearseek.files import sha256_bytes
 from clearseek.jsontext import strict_json
@@ -94,7 +94,8 @@ class Records:
         needed = {"documents.jsonl", "tokenizer.json"} - {entry.name for entry in manifest.files}
         if needed or not manifest.train.shards:
             return False, f"{DATA_MANIFEST} does not list {', '.join(sorted(needed)) or 'any shard'}", DATA_MANIFEST
-        if self.transcript[0]["data_fingerprint"] != manifest.fingerprint:
+        teacher = self.transcript[0].get("teacher")
+        if self.transcript[0]["data_fingerprint"] != taught_fingerprint(manifest.fingerprint, teacher):
             return False, "the transcript was made with other data: another fingerprint", TRANSCRIPT
         if self.source.sizes.get("data/heldout.txt", manifest.heldout.bytes) != manifest.heldout.bytes:
             what = f"data/heldout.txt is not of the {manifest.heldout.bytes:,} bytes that are counted"

@@ -187,7 +187,7 @@ def _again(
         yield _with_code(logits_row(release), replay)
     if 3 in levels:
         say("evaluating again")
-        yield _with_code(evaluation_row(release), replay)
+        yield _with_code(evaluation_row(replay), replay)
     if 4 in levels:
         say("reading and making the data again")
         yield from data_rows(release, nonce, read_sources)
