@@ -58,6 +58,9 @@ class LowRank(nn.Module):
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         """Add the update of inputs [..., X] to the outputs [..., Y] of the frozen matrix, in place."""
+        if not torch.is_grad_enabled():  # a token by itself is written faster without the graph's bookkeeping
+            _add_update(y, x, self.lora_A, self.lora_B, self.scale)
+            return y
         out: Tensor = _Update.apply(y, x, self.lora_A, self.lora_B, self.scale)  # type: ignore[no-untyped-call]
         return out
 
@@ -75,11 +78,17 @@ def _stack(matrices: Tensor) -> Tensor:
     return matrices if matrices.ndim == 3 else matrices.unsqueeze(0)
 
 
+def _add_update(y: Tensor, x: Tensor, a_LX: Tensor, b_YL: Tensor, scale: float) -> Tensor:
+    """Add s B (A x) to y in place; returns s A x."""
+    low = F.linear(x, a_LX).mul_(scale)
+    y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b_YL.t())
+    return low
+
+
 class _Update(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, a_LX: Tensor, b_YL: Tensor, scale: float) -> Tensor:
-        low = F.linear(x, a_LX).mul_(scale)
-        y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b_YL.t())
+        low = _add_update(y, x, a_LX, b_YL, scale)
         ctx.mark_dirty(y)
         ctx.save_for_backward(x, low, a_LX, b_YL)
         ctx.scale = scale
