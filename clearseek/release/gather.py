@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,7 +39,7 @@ class Made:
     """Seconds of training by the metrics, or 0 without metrics."""
     code: dict[str, Any]
     """List of the code that trained (:mod:`clearseek.training_code`)."""
-    lineage: Lineage = Lineage(OURS)
+    lineage: Lineage = field(default_factory=lambda: Lineage(OURS))
     """What the weights were made from."""
     provider: str = ""
     """Publisher and contact, or an empty string."""
