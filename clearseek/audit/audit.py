@@ -110,5 +110,8 @@ def _facts(subject: Subject) -> dict[str, Any]:
         "parameters": counts and {name: getattr(counts, name) for name in _COUNTS},
         "counted": counted and {"total": counted.total, "activated": counted.activated, "by": counted.by},
         "elements": weights.dtype_census(subject.weights),
+        "bases": list(
+            dict.fromkeys(each.base for each in lineage.derived_models(subject) if each.model == subject.name)
+        )[:20],
     }
     return {name: value for name, value in facts.items() if value not in (None, "", [], {}, ())}

@@ -86,6 +86,8 @@ BARRIERS_HARDWARE = _impact("barriers.hardware", "One accelerator of 80 GB holds
 CLAIMS_PROTOCOL = _impact("claims.protocol", "An outsider could repeat the evaluation")
 LICENCE_UPSTREAM = _impact("licence.upstream", "What the licences of the bases ask of derived models is done")
 
+LINEAGE_PARENT = _technical("lineage.parent", "The weights that it was made from are named by their hash")
+DATA_COMPLETIONS = _definition("data.completions", "The completions that it learned from are published, with rewards")
 WEIGHTS_ORDER = _technical("weights.order", "The weights of checkpoints lie in the order of their steps")
 DATA_ORDER = _definition("data.order", "The order in which the data were used is published")
 DATA_OVERLAP = _impact("data.overlap", "The evaluation's data are not in the training data")
@@ -113,7 +115,7 @@ VERIFY_CODE = _impact("verify.code", "The training code that runs here is the re
 VERIFY_STEPS = _impact("verify.steps", "Steps {}, trained again, give the same bits")
 VERIFY_DRIFT = _impact("verify.drift", "Steps {}, trained again on another kind of machine, end within honest drift")
 
-OWN: Final = (WEIGHTS_ORDER, DATA_ORDER, DATA_OVERLAP, VERIFICATION_PARTIES)
+OWN: Final = (LINEAGE_PARENT, DATA_COMPLETIONS, WEIGHTS_ORDER, DATA_ORDER, DATA_OVERLAP, VERIFICATION_PARTIES)
 """Questions of records that only a ClearSeek release has; a verification answers them."""
 _ALL: Final = tuple(each for each in list(globals().values()) if isinstance(each, Question))
 QUESTIONS: Final = tuple(each for each in _ALL if not each.id.startswith("verify.") and each not in OWN)

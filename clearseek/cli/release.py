@@ -22,6 +22,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--languages", default="", metavar="TEXT", help="languages of the data, for that summary")
     parser.add_argument("--dtype", choices=("bf16", "fp32", "fp8"), default="bf16",
                         help="type of the final weights (default: bf16); checkpoints are FP32")  # fmt: skip
+    parser.add_argument("--base", default="", metavar="OWNER/NAME",
+                        help="name on the hub of the model that it was made from")  # fmt: skip
+    parser.add_argument("--base-licence", default="", metavar="ID",
+                        help="that model's licence, where its folder does not say")  # fmt: skip
+    parser.add_argument("--without-parent", action="store_true",
+                        help="name that model's weights by their hash, and leave them out")  # fmt: skip
     parser.add_argument("--key", type=Path, help="private key to sign with")
     parser.add_argument("--make-key", action="store_true", help="make that key first")
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to this repository of the Hugging Face hub")
@@ -48,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     with signing_key(arguments.key, arguments.make_key) as private:
         made = make_release(
             Run(arguments.run), arguments.out, arguments.data, private, arguments.dtype, arguments.name or "",
-            arguments.provider, arguments.languages, say,
+            arguments.provider, arguments.languages, say, arguments.base, arguments.base_licence,
+            not arguments.without_parent,
         )  # fmt: skip
     pushed = "" if arguments.push is None else f"{arguments.push}@{push(made.out, arguments.push, arguments.private)}"
     if arguments.json:

@@ -30,7 +30,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust", action="append", default=[], type=Path, metavar="KEY.pub",
                         help="count what this key signed in attestations/ as re-execution; repeatable")  # fmt: skip
     parser.add_argument("--read-sources", action="store_true",
-                        help="make the data again from the files on this machine that the recipe names")  # fmt: skip
+                        help="read files of this machine that the recipe names: its sources, its teacher")  # fmt: skip
+    parser.add_argument("--parent", type=Path, metavar="FOLDER",
+                        help="the model it was made from, where the release only names its weights")  # fmt: skip
     parser.add_argument("--sign", type=Path, metavar="KEY", help="add a statement of the result, signed with this key")
     parser.add_argument("--make-key", action="store_true", help="make the key of --sign first")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -64,7 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False, stderr=arguments.json)
     with signing_key(arguments.sign, arguments.make_key) as private:
         found = verify_release(
-            arguments.release, levels, nonce, arguments.segments, arguments.key, arguments.read_sources, say, trusted
+            arguments.release,
+            levels,
+            nonce,
+            arguments.segments,
+            arguments.key,
+            arguments.read_sources,
+            say,
+            trusted,
+            arguments.parent,
         )
     for row in found.rows:
         own = row.id.startswith("verify.")

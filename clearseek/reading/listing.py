@@ -59,6 +59,13 @@ def _counted(content: dict[str, Any], sizes: dict[str, int | None]) -> bool:
     if not isinstance(shards, list) or type(tokens) is not int or not isinstance(content.get("fingerprint"), str):
         return False
     held = [sizes.get(each) for each in shards if isinstance(each, str)]
+    packs = content.get("packs")
+    if isinstance(packs, dict):  # rows of conversations are filled up with padding
+        rows, row = packs.get("rows"), packs.get("row")
+        count = rows.get("train") if isinstance(rows, dict) else None
+        if type(count) is not int or type(row) is not int or count * row < tokens:
+            return False
+        tokens = count * row
     return tokens > 0 and width in (2, 4) and None not in held and sum(filter(None, held)) == tokens * width
 
 

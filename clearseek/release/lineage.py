@@ -1,8 +1,8 @@
 """What a child's release says of the model that it was made from: name, licence, and that licence's text.
 
 The parent's weights are named by their hash in the run's own records. Its licence stands in the parent's folder, as a
-card's metadata say, or is Apache-2.0 where ClearSeek trained it from a seed. Where neither can be read, it is unknown,
-and the release says so: a modified model stays under the licence of the one that it was made from.
+card's metadata say, or is Apache-2.0 where ClearSeek trained it from a seed. Where neither can be read, the release
+says that it is not known: a modified model stays under the licence of the one that it was made from.
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ from clearseek.train import checkpoint
 from clearseek.train.run import Run
 from clearseek.training_code import CODE
 
+CODE_LICENCE: Final = "LICENSE-CODE-AND-DOCUMENTS"
+"""Licence of code and documents, where the weights have another."""
 ROLLOUTS: Final = "rollouts"
 """Folder of a run with the completions that it learned from."""
 _GIT = b"""* -text
@@ -197,8 +199,10 @@ def _licences(place: Path, made: Made) -> None:
     texts, lineage = files("clearseek.licences") / "texts", made.lineage
     if lineage.licence == OURS:
         _write(place / "LICENSE", (texts / f"{OURS}.txt").read_bytes())
-    elif lineage.text is not None:
-        _write(place / "LICENSE", lineage.text)
+    else:  # the weights stay under their base's
+        _write(place / CODE_LICENCE, (texts / f"{OURS}.txt").read_bytes())
+        if lineage.text is not None:
+            _write(place / "LICENSE", lineage.text)
     for licence in made.data.licences:
         text = texts / f"{licence}.txt"
         if text.is_file():

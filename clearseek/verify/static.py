@@ -18,7 +18,7 @@ from clearseek.audit.evidence import Audit, Grade, Row
 from clearseek.reading.evidence import amount
 from clearseek.reading.source import Source
 from clearseek.reading.subject import Subject
-from clearseek.verify import attestations, crosscheck, overlap, trajectory
+from clearseek.verify import attestations, crosscheck, lineage, overlap, trajectory
 from clearseek.verify.attestations import Keys
 from clearseek.verify.records import TRANSCRIPT, Records
 
@@ -56,6 +56,7 @@ def _own(records: Records) -> Iterator[Row]:
     """Rows that only a ClearSeek release has."""
     if not records.ours:
         return
+    yield from lineage.rows(records)
     yield from trajectory.rows(records.subject)
     yield from overlap.rows(records.subject)
     if data_files(records.subject):
@@ -82,7 +83,8 @@ def static_row(found: Audit) -> Row:
 def _is_false(row: Row) -> bool:
     """Whether a row refutes a statement, which stays at E1, rather than says that evidence is missing, which is E0."""
     if row.dimension == "technical":
-        return row.answer in ("no", "partly") and row.id.split(".")[0] in _MAY_BE_FALSE
+        subject = row.question == ask.LINEAGE_PARENT or row.id.split(".")[0] in _MAY_BE_FALSE
+        return row.answer in ("no", "partly") and subject
     if row.dimension == "definition":
         return row.answer == "no" and row.grade == Grade.CLAIMED
     return row.answer == "no" and row.question in _FIGURES and bool(row.evidence)

@@ -68,6 +68,9 @@ def _known(audit: Audit) -> dict[str, Any]:
             for number, (path, digest) in enumerate(audit.files.items(), 1)
         ],
         "packages": _packages(audit),
+        "bases": [
+            {"ref": f"base-{number}", "name": str(name)} for number, name in enumerate(audit.facts.get("bases", ()), 1)
+        ],
         "licences": {what: row.facts_of(LicenceFact) for what, row in terms.items()},
         # no more than the publisher's word, or contradicted by something here
         "declared": {what for what, row in terms.items() if row.grade < Grade.PRESENT or row.answer == "unknown"},

@@ -1,0 +1,332 @@
+"""Children's releases: replayed to the bit, their completions checked draw by draw, and every forgery found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clearseek.audit.evidence import Grade, Row
+from clearseek.files import sha256_file
+from clearseek.posttrain.grpo import PolicyOptimisation
+from clearseek.posttrain.methods import method_of
+from clearseek.posttrain.questions import Questions
+from clearseek.posttrain.rollouts import Rollouts, seed_of
+from clearseek.release.make import make_release
+from clearseek.signing.manifest import MANIFEST, build
+from clearseek.train.chunks import hash_tensors
+from clearseek.train.run import Run
+from clearseek.train.session import train_recipe
+from clearseek.train.transcript import canonical
+from clearseek.verify import replay as replays
+from clearseek.verify.forced import check_draws
+from clearseek.verify.replay import Replay, open_release
+from clearseek.verify.run import verify_release
+from tests.posttrain.tiny import child, easy, parent
+from tests.releases import compared
+
+pytest.importorskip("cryptography", reason="signing needs the extra `release`")
+GRPO: dict[str, Any] = {"completions": 2, "max_tokens": 6, "evaluate_problems": 8}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rewarded() -> Iterator[None]:
+    """Rewards that untrained models earn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Questions, "reward", easy)
+        yield
+
+
+def released(folder: Path, name: str, options: dict[str, Any] | None = None, **tables: Any) -> Path:
+    base = Run(folder / "base") if (folder / "base").is_dir() else parent(folder / "base")
+    recipe, run = child(base, **tables), Run(folder / f"{name}-run")
+    train_recipe(recipe, run, method=method_of(recipe))
+    make_release(run, folder / name, **(options or {}))
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four steps, two with each round's completions; checkpoints in the middle of a round, too."""
+    folder = tmp_path_factory.mktemp("policy")
+    return released(
+        folder, "Policy", grpo=GRPO | {"updates": 2}, problems={"kind": "addition"},
+        train={"steps": 4, "checkpoint_every": 1},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def release(policy: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(policy, tmp_path / "Policy"))
+
+
+def rows(release: Path, *levels: int, **options: Any) -> dict[str, Row]:
+    return {row.id: row for row in verify_release(release, levels=levels, nonce="n", **options)}
+
+
+def answers(found: dict[str, Row]) -> dict[str, str]:
+    return {row.id: row.answer for row in found.values() if row.id.startswith("verify.")}
+
+
+# -- honest releases --------------------------------------------------------------------------------------------------
+
+
+def test_policy_optimisation_is_made_again_to_the_bit(policy: Path) -> None:
+    found = rows(policy, 0, 1, 2, 3, 4, 6)
+    assert answers(found) == dict.fromkeys(
+        ["verify.files", "verify.static", "verify.complete", "verify.final", "verify.logits", "verify.evaluation",
+         "verify.data", "verify.data_rebuilt", "verify.rollouts", "verify.code", "verify.steps.1-1",
+         "verify.steps.2-2", "verify.steps.3-3", "verify.steps.4-4"], "yes") | {"verify.parent": "unknown"}  # fmt: skip
+    assert found["verify.rollouts"].grade == found["verify.steps.2-2"].grade == Grade.REEXECUTED
+    assert "the draws of 2" in found["verify.rollouts"].reason and "0 undecided" in found["verify.rollouts"].reason
+    assert "which are here and have that hash" in found["verify.parent"].reason
+    assert {id: (found[id].answer, found[id].grade) for id in ("lineage.parent", "data.completions")} == {
+        "lineage.parent": ("yes", Grade.CHECKED),
+        "data.completions": ("yes", Grade.CHECKED),
+    }
+
+
+def test_every_row_of_the_definition_but_the_weights_licence_is_cross_checked(policy: Path) -> None:
+    audit = compared(policy)
+    below = {row.id: row.answer for row in audit.of("definition") if (row.answer, row.grade) != ("yes", Grade.CHECKED)}
+    assert below.keys() == {"licence.weights"}, "no record says under which licence the parent is"
+
+
+def test_fine_tuning_is_made_again_to_the_bit(tmp_path: Path) -> None:
+    out = released(
+        tmp_path, "Chatty", sft={"demonstrations": 20}, problems={"kind": "addition", "template": "chat"},
+        data={"sequence_length": 60, "held_out_fraction": 0.2}, train={"steps": 3},
+    )  # fmt: skip
+    found = rows(out, 0, 1, 2, 3, 4, 6)
+    assert {id for id, answer in answers(found).items() if answer != "yes"} == {"verify.parent"}
+    assert "verify.documents" in found and "verify.rollouts" not in found
+    assert found["data.training"].grade == Grade.CHECKED
+    assert "conversational" in (out / "README.md").read_text()
+
+
+def test_filters_and_narrow_types_are_checked_too(tmp_path: Path) -> None:
+    out = released(
+        tmp_path, "Narrow", grpo=GRPO | {"top_p": 0.8, "temperature": 1.3}, problems={"kind": "addition"},
+        train={"steps": 2, "precision": "bf16"},
+    )  # fmt: skip
+    assert rows(out, 4)["verify.rollouts"].answer == "yes"
+
+
+def test_weights_that_are_only_named_are_taken_from_where_they_are(tmp_path: Path) -> None:
+    out = released(
+        tmp_path, "Named", {"with_parent": False}, grpo=GRPO, problems={"kind": "addition"}, train={"steps": 2}
+    )
+    assert not (out / "training/parent/step-00000000").exists()
+    found = rows(out, 4, 6)
+    assert found["verify.parent"].grade == Grade.CLAIMED and "which are not here" in found["verify.parent"].reason
+    assert found["verify.steps.1-2"].answer == "unknown" and "--parent" in found["verify.steps.1-2"].reason
+    assert found["verify.rollouts"].answer == "unknown"
+    found = rows(out, 4, 6, parent=tmp_path / "base")
+    assert found["verify.steps.1-2"].answer == found["verify.rollouts"].answer == "yes"
+    other = rows(out, 6, parent=parent(tmp_path / "other", initializer_range=0.2).root)
+    assert other["verify.steps.1-2"].answer == "unknown" and "give its parent" in other["verify.steps.1-2"].reason
+
+
+def test_completions_that_were_not_kept_are_written_again_where_that_is_possible(tmp_path: Path) -> None:
+    out = released(
+        tmp_path, "Lost", grpo=GRPO | {"updates": 2, "keep_rollouts": False}, problems={"kind": "addition"},
+        train={"steps": 3, "checkpoint_every": 1},
+    )  # fmt: skip
+    found = rows(out, 4, 6)
+    assert found["verify.steps.1-1"].answer == found["verify.steps.3-3"].answer == "yes"
+    assert found["verify.steps.2-2"].answer == "unknown" and "round 0" in found["verify.steps.2-2"].reason
+
+
+# -- another kind of machine ------------------------------------------------------------------------------------------
+
+
+def test_elsewhere_completions_are_the_published_ones(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding moves the weights a little, so the policy draws otherwise here and there; it is not accused of it."""
+    monkeypatch.setattr(Replay, "differs", property(lambda self: ("cpu_capability AVX512 -> AVX2",)))
+    plain = Replay.train
+
+    def rounded(self: Replay, segment: Any, nudged: float = 0.0, given: bool = False) -> Any:
+        return plain(self, segment, nudged or 2.0**-21, given)
+
+    monkeypatch.setattr(Replay, "train", rounded)
+    found = rows(policy, 6)
+    assert {id: row.answer for id, row in found.items() if id.startswith("verify.drift")} == {
+        f"verify.drift.{step}-{step}": "yes" for step in (1, 2, 3, 4)
+    }
+
+
+def test_one_flipped_draw_does_not_drag_the_rest_along(policy: Path) -> None:
+    """Weights as another machine's rounding leaves them: all draws but those closer than rounding are the same."""
+    replay = Replay(open_release(policy))
+    task = replay.task
+    assert isinstance(task, PolicyOptimisation)
+    model = replay.at(0).model
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1 + 2.0**-22 * (2 * torch.randint(0, 2, weight.shape) - 1))
+    judged = check_draws(model, Rollouts.read(policy / "training/rollouts/round-00000000.safetensors"), task.drawing)
+    assert judged.wrong == [] and judged.undecided <= 0.001 * judged.draws
+
+
+# -- forgeries --------------------------------------------------------------------------------------------------------
+
+
+def forge(release: Path, change: Callable[[Rollouts], None], number: int = 0) -> None:
+    """Change a round, and mend every hash: its lines', the chain of lines, the manifest."""
+    file = release / f"training/rollouts/round-{number:08d}.safetensors"
+    rollouts = Rollouts.read(file)
+    old = sha256_file(file)
+    change(rollouts)
+    rollouts.write(file)
+    transcript = release / "training/transcript.jsonl"
+    lines = transcript.read_bytes().replace(old.encode(), sha256_file(file).encode()).splitlines()
+    written = [lines[0]]
+    for line in lines[1:]:
+        import hashlib
+
+        entry = json.loads(line) | {"prev": hashlib.sha256(written[-1]).hexdigest()}
+        written.append(canonical(entry))
+    transcript.write_bytes(b"\n".join(written) + b"\n")
+    (release / MANIFEST).write_bytes(build(release).to_bytes())
+
+
+def other_token(rollouts: Rollouts) -> None:
+    place = int(rollouts.prompt_N[0])
+    rollouts.token_T[place] = 7 if int(rollouts.token_T[place]) != 7 else 8
+
+
+def other_last_token(rollouts: Rollouts) -> None:
+    cut = next(k for k in range(len(rollouts)) if not rollouts.ended_N[k])
+    place = int(rollouts.length_N[: cut + 1].sum()) - 1
+    rollouts.token_T[place] = 9 if int(rollouts.token_T[place]) != 9 else 10
+    rollouts.reward_N[cut] = float(sum(rollouts.completions()[cut]) % 2)
+
+
+def other_reward(rollouts: Rollouts) -> None:
+    rollouts.reward_N[3] = 1 - rollouts.reward_N[3]
+
+
+def other_seed(rollouts: Rollouts) -> None:
+    rollouts.seed_N[2] = seed_of(1, 0, 2)
+
+
+def other_prompt(rollouts: Rollouts) -> None:
+    rollouts.token_T[1] += 1
+
+
+def other_problem(rollouts: Rollouts) -> None:
+    rollouts.problem_N[0] = 5
+
+
+def other_end(rollouts: Rollouts) -> None:
+    rollouts.ended_N[0] = 1 - rollouts.ended_N[0]
+
+
+def other_probability(rollouts: Rollouts) -> None:
+    rollouts.logp_C[1] -= 0.01
+
+
+def other_expert(rollouts: Rollouts) -> None:
+    route_K = rollouts.route_LTK[0, 3]
+    route_K[0] = next(e for e in range(8) if e not in route_K.tolist())
+
+
+FORGED: dict[str, tuple[Callable[[Rollouts], None], str]] = {
+    "a token": (other_token, "token"),
+    "the last token, its reward mended": (other_last_token, "and weights and noise give"),
+    "a reward": (other_reward, "completion 3 earns"),
+    "a seed": (other_seed, "was drawn with seed"),
+    "a prompt": (other_prompt, "has another prompt than its problem"),
+    "a problem's number": (other_problem, "is of problem 5"),
+    "an end": (other_end, "does not end where its tokens say"),
+    "a probability": (other_probability, "log-probability"),
+    "an expert": (other_expert, "and the router chooses"),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_each_forgery_is_found_with_every_hash_mended(release: Path, kind: str) -> None:
+    change, words = FORGED[kind]
+    forge(release, change)
+    found = rows(release, 0, 4)
+    assert found["verify.files"].answer == "yes"
+    row = found["verify.rollouts"]
+    assert row.answer == "no" and row.grade == Grade.CLAIMED
+    assert words in row.reason or kind == "a token"
+    assert "round 0" in row.reason
+
+
+def test_a_file_with_another_hash_than_its_line_is_found_without_pytorch(release: Path) -> None:
+    file = release / "training/rollouts/round-00000001.safetensors"
+    rollouts = Rollouts.read(file)
+    other_reward(rollouts)
+    rollouts.write(file)
+    (release / MANIFEST).write_bytes(build(release).to_bytes())
+    found = rows(release, 1, 4)
+    assert found["data.completions"].answer == found["verify.static"].answer == "no"
+    assert "not the completions whose hash the transcript has" in found["verify.rollouts"].reason
+
+
+@pytest.mark.parametrize("what", ["weights", "record", "tokenizer"])
+def test_another_parent_is_found(release: Path, what: str) -> None:
+    from clearseek.train import checkpoint
+
+    folder = release / "training/parent"
+    if what == "weights":
+        saved = checkpoint.load(checkpoint.find(folder, 0))
+        saved.tensors["weights"]["lm_head.weight"] = saved.tensors["weights"]["lm_head.weight"] + 1
+        checkpoint.save(folder, 0, saved.tensors, {}, keep=1)
+    elif what == "record":
+        record = json.loads((folder / "parent.json").read_text()) | {"name": "DeepSeek-V3"}
+        (folder / "parent.json").write_text(json.dumps(record))
+    else:
+        (folder / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes() + b" ")
+    (release / MANIFEST).write_bytes(build(release).to_bytes())
+    found = rows(release, 1, 2)
+    assert found["verify.parent"].answer == "no"
+    if what != "tokenizer":
+        assert found["lineage.parent"].answer == found["verify.static"].answer == "no"
+
+
+def test_nothing_is_written_into_a_release(policy: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in policy.rglob("*")}
+    rows(policy, 4, 6)
+    assert before == {path: path.stat().st_mtime_ns for path in policy.rglob("*")}
+
+
+def test_segments_in_the_middle_of_a_round_begin_with_its_published_completions(policy: Path) -> None:
+    replay = Replay(open_release(policy))
+    for segment in reversed(replays.every_segment(replay.release)):  # no earlier segment has written them
+        records, tensors = replay.train(segment)
+        stated = replay.release.record(segment.end)
+        assert records[-1] == stated
+        assert hash_tensors([*tensors["weights"].items(), *tensors["buffers"].items()]) == stated.weights_sha256
+
+
+# -- draws of their own -----------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32), st.sampled_from([0.5, 0.9, 1.0]))
+def test_a_set_that_top_p_leaves_is_known_from_others(seed: int, top_p: float) -> None:
+    import numpy as np
+
+    from clearseek.inference.request import Settings
+    from clearseek.inference.sampling import draw_rows
+    from clearseek.verify.forced import _may_keep
+
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (1, 40)).astype(np.float32)
+    drawn = draw_rows(logits, Settings(1, 1.0, top_p), np.array([3]), np.array([5]))
+    scaled = (logits[0] - logits[0].max()).astype(np.float64)
+    kept = np.arange(40) if drawn.kept is None else drawn.kept[0]
+    assert _may_keep(scaled, kept, top_p, 1e-6)
+    without = kept[kept != scaled.argmax()]
+    assert not len(without) or not _may_keep(scaled, without, top_p, 1e-6)
