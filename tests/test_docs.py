@@ -238,7 +238,11 @@ def generated(name: str) -> str:
             rows += [f"| `{each.id}` | {each.title} |" for each in QUESTIONS if each.dimension == dimension]
     elif name == "recipes":
         rows = ["| recipe | parameters | activated | tokens | what it is |", "|---|---|---|---|---|"]
-        for recipe in map(load_recipe, shipped_recipes()):
+        base = load_recipe("ladder-base").model.model_dump(mode="json")
+        for recipe in (load_recipe(name, (), lambda _: base) for name in shipped_recipes()):
+            if recipe.parent is not None:
+                rows.append(f"| `{recipe.name}` | of | `{recipe.parent.path}` | | {recipe.description} |")
+                continue
             count = count_parameters(recipe.model)
             tokens = recipe.train.steps * recipe.train.batch_size * recipe.data.sequence_length
             sizes = (count.total, count.activated_without_embedding, tokens)

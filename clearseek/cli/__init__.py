@@ -26,6 +26,7 @@ COMMANDS = {
     "quickstart": "From nothing to a trained, exported model, in minutes.",
     "recipes": "List the recipes that come with ClearSeek.",
     "train": "Train a recipe, or go on with a run.",
+    "ladder": "DeepSeek-R1's recipe in miniature: pre-training, cold start, reinforcement, rejection sampling.",
     "data": "Prepare a recipe's data: tokenizer, token shards, manifest.",
     "generate": "Write text with a trained model.",
     "chat": "Talk with a model in the terminal.",
@@ -51,6 +52,7 @@ EXAMPLES = """examples:
   clearseek train quickstart --set train.steps=50   change a setting
   clearseek train --resume runs/quickstart          go on, to the bit, where a run was stopped
   clearseek train --resume runs/quickstart --more-steps 200   a new run that goes on from a finished one
+  clearseek ladder                                  DeepSeek-R1's recipe in miniature, in runs/ladder
   clearseek generate runs/quickstart --prompt "def "
   clearseek chat my-model                           talk with a model
   clearseek serve my-model                          a page and an API at http://127.0.0.1:8000

@@ -52,8 +52,11 @@ class Recipe(Settings):
     problems: ProblemsConfig | None = None
     """Problems to learn from, instead of files."""
     sft: SftConfig | None = None
+    """Supervised fine-tuning: learn to write the assistant's part of conversations."""
     grpo: GrpoConfig | None = None
+    """Policy optimisation: make rewarded answers to problems likelier."""
     distil: DistilConfig | None = None
+    """Distillation: learn another model's distributions, or the texts that it writes."""
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of the weights."""
     experts: ExpertsConfig | None = None
@@ -123,6 +126,8 @@ class Recipe(Settings):
              '[problems] have no tokens to compare distributions over: use distil.form = "text" or "on-policy"'),
             (self.distil is not None and self.problems is not None and self.data.paths,
              "[distil] learns from [problems] or from data.paths: leave one out"),
+            (self.distil is not None and self.distil.correct and self.problems is None,
+             "distil.correct needs [problems]: only their answers can be checked"),
             (child and self.data.fim_rate, "data.fim_rate is for pre-training: leave it out"),
             (child and self.data.tokenizer is not None, "data.tokenizer: the tokenizer is the parent's: leave it out"),
             (self.sft is not None and self.data.text_field != "text",

@@ -180,6 +180,8 @@ class DistilConfig(Settings):
     """Longest text that teacher or student writes, in tokens."""
     texts: NonNegativeInt = 0
     """How many texts the teacher writes for `text`."""
+    correct: bool = False
+    """Whether `text` learns only what solves its problem, one text of each (rejection sampling, arXiv 2501.12948)."""
     model_name: str = ""
     """Name of the model at an endpoint; may be left out where there is only one."""
 
@@ -199,6 +201,7 @@ class DistilConfig(Settings):
             (not self.at_endpoint and self.model_name, "model_name goes with an endpoint's address as teacher"),
             (text and not self.texts, 'form = "text" needs texts, the number of texts that the teacher writes'),
             (not text and self.texts, f'texts goes with form = "text", not "{self.form}"'),
+            (not text and self.correct, f'correct goes with form = "text", not "{self.form}"'),
             (text and self.top_k, 'top_k compares distributions, and form = "text" has none: leave it out'),
             (text and self.hard, 'hard mixes in the plain loss, and form = "text" has no other: leave it out'),
             (self.form == "on-policy" and self.hard,

@@ -21,7 +21,16 @@ from clearseek.fp8.feed_forward import feed_forward_fp8
 from clearseek.fp8.linear import Fp8, Kind, QuantisedWeight
 from clearseek.model.lora import Frozen, FrozenFp8, FrozenWeight, LowRank, adapted_experts
 from clearseek.ops.dispatch import ALIGNMENT, DOCUMENT_ALIGNMENT, Layout, Routing, alignment_of, combine, lay_out
-from clearseek.ops.grouped import gradient_space, grouped_mm, grouped_mm_weight, parts, space_for
+from clearseek.ops.grouped import (
+    blocks,
+    gradient_space,
+    grouped_mm,
+    grouped_mm_weight,
+    parts,
+    products,
+    space_for,
+    weight_products,
+)
 from clearseek.ops.swiglu import weighted_swiglu, weighted_swiglu_backward
 
 
@@ -33,7 +42,7 @@ class _Experts(torch.autograd.Function):
         rows, width, hidden = layout.token_R.numel(), down_EDI.shape[2], x_TD.shape[1]
         weight_R1 = layout.weights(weight_TK, x_TD.dtype)
         inner_space, out_space = space_for(x_TD, rows, 2 * width), space_for(x_TD, rows, hidden)
-        for part in parts(layout.ends_G, rows, layout.expert_G):
+        for part in parts(layout.ends_G, rows):
             e, r = part.experts, part.rows
             x_RD = x_TD.index_select(0, layout.token_R[r])
             gate_up_RI2 = grouped_mm(x_RD, gate_up_EID[e].mT, part.ends_E, inner_space, r)
@@ -56,7 +65,7 @@ class _Experts(torch.autograd.Function):
         d_down_space = gradient_space(down_EDI) if for_down else None
         d_x_RD = d_gate_up_EID = d_down_EDI = None
         d_weight_R = x_TD.new_zeros(rows, dtype=torch.float32)
-        for part in parts(layout.ends_G, rows, layout.expert_G):
+        for part in parts(layout.ends_G, rows):
             e, r, ends = part.experts, part.rows, part.ends_E
             g_RD = g_TD.index_select(0, layout.token_R[r])
             if not (for_x or for_weight or for_gate_up):
@@ -74,6 +83,48 @@ class _Experts(torch.autograd.Function):
         d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k) if for_weight else None
         d_rows = d_x_RD if d_x_space is None else d_x_space
         d_x_TD = None if d_rows is None else combine(d_rows, layout.place_P, ctx.k)
+        return d_x_TD, d_weight_TK, d_gate_up_EID, d_down_EDI, None
+
+
+class _ExpertsByDocument(torch.autograd.Function):
+    """As :class:`_Experts`, for the many small blocks of packed documents.
+
+    Products go block by block, and all else over all rows at once; an expert's weights have one product for their
+    gradient, which is a sum over documents in any case.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_TD: Tensor, weight_TK: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, layout: Layout
+    ) -> Tensor:
+        these = blocks(layout.ends_G, layout.token_R.numel(), layout.expert_G)
+        weight_R1 = layout.weights(weight_TK, x_TD.dtype)[: these.rows]
+        x_RD = x_TD.index_select(0, layout.token_R[: these.rows])
+        gate_up_RI2 = products(x_RD, gate_up_EID.mT, these)
+        y_RD = products(weighted_swiglu(gate_up_RI2, weight_R1), down_EDI.mT, these)
+        ctx.save_for_backward(x_TD, weight_R1, gate_up_RI2, gate_up_EID, down_EDI, *layout)
+        ctx.k, ctx.these = weight_TK.shape[1], these
+        return combine(y_RD, layout.place_P, ctx.k)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, weight_R1, gate_up_RI2, gate_up_EID, down_EDI, *tensors = ctx.saved_tensors
+        for_x, for_weight, for_gate_up, for_down, _ = ctx.needs_input_grad
+        layout, these, experts = Layout(*tensors), ctx.these, len(down_EDI)
+        d_x_TD = d_weight_TK = d_gate_up_EID = d_down_EDI = None
+        token_R = layout.token_R[: these.rows]
+        g_RD = g_TD.index_select(0, token_R)
+        d_act_RI = products(g_RD, down_EDI, these)
+        act_RI, d_gate_up_RI2, d_weight_R = weighted_swiglu_backward(d_act_RI, gate_up_RI2, weight_R1)
+        if for_down:
+            d_down_EDI = weight_products(g_RD, act_RI, these, experts)
+        if for_gate_up:
+            d_gate_up_EID = weight_products(d_gate_up_RI2, x_TD.index_select(0, token_R), these, experts)
+        if for_weight:
+            d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)
+        if for_x:
+            d_x_TD = combine(products(d_gate_up_RI2, gate_up_EID, these), layout.place_P, ctx.k)
         return d_x_TD, d_weight_TK, d_gate_up_EID, d_down_EDI, None
 
 
@@ -105,7 +156,8 @@ class Experts(nn.Module):
             layout = lay_out(routing, ALIGNMENT, padding=len(x_TD))
             return feed_forward_fp8(x_TD, routing.weight_TK, layout, self.fp8, self.quantised, (gate_up,), down)
         layout = self._layout(x_TD, routing)
-        y: Tensor = _Experts.apply(x_TD, routing.weight_TK, gate_up, down, layout)  # type: ignore[no-untyped-call]
+        which = _Experts if layout.expert_G is None else _ExpertsByDocument
+        y: Tensor = which.apply(x_TD, routing.weight_TK, gate_up, down, layout)  # type: ignore[no-untyped-call]
         return y
 
     def _layout(self, x_TD: Tensor, routing: Routing) -> Layout:
@@ -126,5 +178,4 @@ class Experts(nn.Module):
             kinds: list[tuple[Kind, Kind]] = [("dispatch", "gradient"), ("activation", "combine_gradient")]
             frozen = [FrozenFp8(weight, fp8, kind) for weight, kind in zip(weights, kinds, strict=True)]
         adapters = self.gate_up_adapter, self.down_adapter
-        width = self.down_proj.shape[2]
-        return adapted_experts(x_TD, routing.weight_TK, layout, (frozen[0], frozen[1]), width, adapters)
+        return adapted_experts(x_TD, routing.weight_TK, layout, (frozen[0], frozen[1]), adapters)

@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from clearseek.fp8.backend import Weight
 from clearseek.fp8.linear import Fp8, Kind
 from clearseek.ops.dispatch import Layout, combine
-from clearseek.ops.grouped import Part, gradient_space, grouped_mm, grouped_mm_weight, parts, space_for
+from clearseek.ops.grouped import Blocks, blocks, parts, products, weight_products
 from clearseek.ops.swiglu import weighted_swiglu, weighted_swiglu_backward
 
 M = TypeVar("M", bound=nn.Module)
@@ -58,6 +58,9 @@ class LowRank(nn.Module):
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         """Add the update of inputs [..., X] to the outputs [..., Y] of the frozen matrix, in place."""
+        if not torch.is_grad_enabled():  # a token by itself is written faster without the graph's bookkeeping
+            _add_update(y, x, self.lora_A, self.lora_B, self.scale)
+            return y
         out: Tensor = _Update.apply(y, x, self.lora_A, self.lora_B, self.scale)  # type: ignore[no-untyped-call]
         return out
 
@@ -75,11 +78,17 @@ def _stack(matrices: Tensor) -> Tensor:
     return matrices if matrices.ndim == 3 else matrices.unsqueeze(0)
 
 
+def _add_update(y: Tensor, x: Tensor, a_LX: Tensor, b_YL: Tensor, scale: float) -> Tensor:
+    """Add s B (A x) to y in place; returns s A x."""
+    low = F.linear(x, a_LX).mul_(scale)
+    y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b_YL.t())
+    return low
+
+
 class _Update(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, a_LX: Tensor, b_YL: Tensor, scale: float) -> Tensor:
-        low = F.linear(x, a_LX).mul_(scale)
-        y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b_YL.t())
+        low = _add_update(y, x, a_LX, b_YL, scale)
         ctx.mark_dirty(y)
         ctx.save_for_backward(x, low, a_LX, b_YL)
         ctx.scale = scale
@@ -155,11 +164,11 @@ def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 class Frozen(Protocol):
     """A stack of frozen matrices [E, Y, X] as an operand."""
 
-    def times(self, x_RX: Tensor, part: Part, space_RY: Tensor | None, rows: slice) -> Tensor:
-        """The rows of a part times their experts' matrices, [R, Y], in `rows` of the space, if given."""
+    def times(self, x_RX: Tensor, these: Blocks) -> Tensor:
+        """Rows times their experts' matrices, [R, Y]."""
 
-    def back(self, g_RY: Tensor, part: Part, space_RX: Tensor | None, rows: slice) -> Tensor:
-        """Gradients of the outputs to gradients of the inputs, [R, X], in `rows` of the space, if given."""
+    def back(self, g_RY: Tensor, these: Blocks) -> Tensor:
+        """Gradients of the outputs to gradients of the inputs, [R, X]."""
 
 
 class FrozenWeight(NamedTuple):
@@ -167,11 +176,11 @@ class FrozenWeight(NamedTuple):
 
     weight_EYX: Tensor
 
-    def times(self, x_RX: Tensor, part: Part, space_RY: Tensor | None, rows: slice) -> Tensor:
-        return grouped_mm(x_RX, self.weight_EYX[part.experts].mT, part.ends_E, space_RY, rows)
+    def times(self, x_RX: Tensor, these: Blocks) -> Tensor:
+        return products(x_RX, self.weight_EYX.mT, these)
 
-    def back(self, g_RY: Tensor, part: Part, space_RX: Tensor | None, rows: slice) -> Tensor:
-        return grouped_mm(g_RY, self.weight_EYX[part.experts], part.ends_E, space_RX, rows)
+    def back(self, g_RY: Tensor, these: Blocks) -> Tensor:
+        return products(g_RY, self.weight_EYX, these)
 
 
 class FrozenFp8(NamedTuple):
@@ -182,21 +191,26 @@ class FrozenFp8(NamedTuple):
     kinds: tuple[Kind, Kind]
     """Kinds of inputs and of outputs' gradients."""
 
-    def times(self, x_RX: Tensor, part: Part, space_RY: Tensor | None, rows: slice) -> Tensor:
-        return self._product(x_RX, self.kinds[0], self.weight.forward, part, space_RY, rows)
+    def times(self, x_RX: Tensor, these: Blocks) -> Tensor:
+        return self._product(x_RX, self.kinds[0], self.weight.forward, these)
 
-    def back(self, g_RY: Tensor, part: Part, space_RX: Tensor | None, rows: slice) -> Tensor:
-        return self._product(g_RY, self.kinds[1], self.weight.backward, part, space_RX, rows)
+    def back(self, g_RY: Tensor, these: Blocks) -> Tensor:
+        return self._product(g_RY, self.kinds[1], self.weight.backward, these)
 
-    def _product(self, x: Tensor, kind: Kind, side: Any, part: Part, space: Tensor | None, rows: slice) -> Tensor:
+    def _product(self, x: Tensor, kind: Kind, side: Any, these: Blocks) -> Tensor:
         quantiser, products = self.fp8.backend.quantiser, self.fp8.backend.products
-        tiles = quantiser.tiles(x, self.fp8.power_of_two(kind))
-        y = products.grouped_mm(tiles, products.pick(side, part.experts), part.ends_E)
-        return y if space is None else space[rows].copy_(y)
+        found = [
+            products.grouped_mm(
+                quantiser.tiles(x[part.rows], self.fp8.power_of_two(kind)), products.pick(side, part.experts),
+                part.ends_E,
+            )
+            for part in parts(these.ends_E, these.rows)
+        ]  # fmt: skip
+        return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def adapted_experts(
-    x_TD: Tensor, weight_TK: Tensor, layout: Layout, frozen: tuple[Frozen, Frozen], width: int,
+    x_TD: Tensor, weight_TK: Tensor, layout: Layout, frozen: tuple[Frozen, Frozen],
     adapters: tuple[LowRank | None, LowRank | None],
 ) -> Tensor:  # fmt: skip
     """Weighted sum of each token's experts, [T, D], with adapters beside frozen gate|up and down projections.
@@ -206,48 +220,50 @@ def adapted_experts(
         weight_TK: Router weights.
         layout: Rows of the token-expert pairs.
         frozen: Operands of the gate|up projections [E, 2I, D] and of the down projections [E, D, I].
-        width: I.
         adapters: Their adapters; None for a projection without.
     """
     matrices = [m for each in adapters for m in ((None, None) if each is None else (each.lora_A, each.lora_B))]
     scales = [1.0 if each is None else each.scale for each in adapters]
-    y: Tensor = _AdaptedExperts.apply(x_TD, weight_TK, layout, frozen, width, scales, *matrices)  # type: ignore[no-untyped-call]
+    y: Tensor = _AdaptedExperts.apply(x_TD, weight_TK, layout, frozen, scales, *matrices)  # type: ignore[no-untyped-call]
     return y
 
 
 class _Low(NamedTuple):
-    """An adapter's matrices for grouped products: A times the scale, and B."""
+    """An adapter's matrices for grouped products, and its scale."""
 
     a_ELX: Tensor
     b_EYL: Tensor
+    scale: float
 
     @staticmethod
     def of(scale: float, a_ELX: Tensor | None, b_EYL: Tensor | None) -> _Low | None:
         """None without an adapter; a rank that grouped products do not take is padded with zeros."""
         if a_ELX is None or b_EYL is None:
             return None
-        missing = -a_ELX.shape[1] % _rank_step(a_ELX.device)
-        return _Low(F.pad(a_ELX * scale, (0, 0, 0, missing)), F.pad(b_EYL, (0, missing)) if missing else b_EYL)
+        if missing := -a_ELX.shape[1] % _rank_step(a_ELX.device):
+            return _Low(F.pad(a_ELX, (0, 0, 0, missing)), F.pad(b_EYL, (0, missing)), scale)
+        return _Low(a_ELX, b_EYL, scale)
 
-    def space(self, rows: int) -> Tensor | None:
-        """Memory for what passes through the low rank."""
-        return space_for(self.a_ELX, rows, self.a_ELX.shape[1])
-
-    def update(self, y_RY: Tensor, x_RX: Tensor, part: Part, space_RL: Tensor | None) -> Tensor:
-        """Add s B (A x) to the part's rows of y; returns s A x."""
-        e = part.experts
-        low_RL = grouped_mm(x_RX, self.a_ELX[e].mT, part.ends_E, space_RL, part.rows)
-        _add_product(y_RY, low_RL, self.b_EYL[e].mT, part)
+    def update(self, y_RY: Tensor, x_RX: Tensor, these: Blocks) -> Tensor:
+        """Add s B (A x) to y; returns s A x."""
+        low_RL = products(x_RX, self.a_ELX.mT, these).mul_(self.scale)
+        products(low_RL, self.b_EYL.mT, these, y_RY)
         return low_RL
 
-    def back(self, g_RY: Tensor, part: Part, d_x_RX: Tensor | None) -> Tensor:
-        """Add the gradient of the inputs to d_x; returns B^T g: the gradient of what A puts out, over s."""
-        e = part.experts
-        space_RL = space_for(g_RY, len(g_RY), self.b_EYL.shape[2])
-        d_low_RL = grouped_mm(g_RY, self.b_EYL[e], part.ends_E, space_RL, slice(None))
+    def back(self, g_RY: Tensor, these: Blocks, d_x_RX: Tensor | None) -> Tensor:
+        """Add the gradient of the inputs to d_x; returns s B^T g: the gradient of what A puts out."""
+        d_low_RL = products(g_RY, self.b_EYL, these).mul_(self.scale)
         if d_x_RX is not None:
-            _add_product(d_x_RX, d_low_RL, self.a_ELX[e], part)
+            products(d_low_RL, self.a_ELX, these, d_x_RX)
         return d_low_RL
+
+    def gradients(
+        self, g_RY: Tensor, low_RL: Tensor, d_low_RL: Tensor, x_RX: Tensor, these: Blocks, rank: int
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of A [E, L, X] and B [E, Y, L]."""
+        experts = len(self.a_ELX)
+        d_a_ELX, d_b_EYL = (weight_products(*pair, these, experts) for pair in ((d_low_RL, x_RX), (g_RY, low_RL)))
+        return d_a_ELX[:, :rank], d_b_EYL[..., :rank]
 
 
 def _rank_step(device: torch.device) -> int:
@@ -255,95 +271,56 @@ def _rank_step(device: torch.device) -> int:
     return 1 if device.type == "cpu" else 8
 
 
-def _add_product(y_RY: Tensor, x_RX: Tensor, w_EXY: Tensor, part: Part) -> None:
-    """Add the part's rows of x, times their experts' matrices, to y."""
-    if part.experts == slice(None):
-        y_RY.add_(F.grouped_mm(x_RX, w_EXY, offs=part.ends_E))
-    else:
-        y_RY.addmm_(x_RX, w_EXY[0])
-
-
-class _Gradients:
-    """Gradients of one adapter's A and B, summed over the parts; None without an adapter."""
-
-    def __init__(self, low: _Low | None) -> None:
-        self._spaces = (None, None) if low is None else (gradient_space(low.a_ELX), gradient_space(low.b_EYL))
-        self._found: tuple[Tensor, Tensor] | None = None
-
-    def add(self, g_RY: Tensor, low_RL: Tensor, d_low_RL: Tensor, x_RX: Tensor, part: Part) -> None:
-        """Take the gradients of a part's experts."""
-        pairs = ((d_low_RL, x_RX), (g_RY, low_RL))
-        d_a, d_b = (
-            grouped_mm_weight(left, right, part, space)
-            for (left, right), space in zip(pairs, self._spaces, strict=True)
-        )
-        self._found = d_a, d_b
-
-    def result(self, scale: float, rank: int) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of A [E, L, X] and B [E, Y, L]."""
-        if self._found is None:
-            return None, None
-        d_a_ELX, d_b_EYL = self._found
-        return d_a_ELX[:, :rank].mul_(scale), d_b_EYL[..., :rank]
-
-
 class _AdaptedExperts(torch.autograd.Function):
-    """As :class:`clearseek.model.experts._Experts`, without gradients of the frozen matrices."""
+    """As :class:`clearseek.model.experts._Experts`, without gradients of the frozen matrices.
+
+    Products go block by block, and all else over all rows at once: with few rows a block, each call costs more than
+    what it computes.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x_TD: Tensor, weight_TK: Tensor, layout: Layout, frozen: tuple[Frozen, Frozen], width: int,
+        ctx: Any, x_TD: Tensor, weight_TK: Tensor, layout: Layout, frozen: tuple[Frozen, Frozen],
         scales: list[float], *matrices: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        rows, (gate_up, down) = layout.token_R.numel(), frozen
-        weight_R1 = layout.weights(weight_TK, x_TD.dtype)
+        these, (gate_up, down) = blocks(layout.ends_G, layout.token_R.numel(), layout.expert_G), frozen
+        weight_R1 = layout.weights(weight_TK, x_TD.dtype)[: these.rows]
         inner, outer = _Low.of(scales[0], *matrices[:2]), _Low.of(scales[1], *matrices[2:])
-        gate_up_space, y_space = space_for(x_TD, rows, 2 * width), space_for(x_TD, rows, x_TD.shape[1])
-        low_spaces = [None if low is None else low.space(rows) for low in (inner, outer)]
-        lows: list[Tensor | None] = [None, None]
-        for part in parts(layout.ends_G, rows, layout.expert_G):
-            r = part.rows
-            x_RD = x_TD.index_select(0, layout.token_R[r])
-            gate_up_RI2 = gate_up.times(x_RD, part, gate_up_space, r)
-            if inner is not None:
-                lows[0] = inner.update(gate_up_RI2, x_RD, part, low_spaces[0])
-            act_RI = weighted_swiglu(gate_up_RI2, weight_R1[r])
-            y_RD = down.times(act_RI, part, y_space, r)
-            if outer is not None:
-                lows[1] = outer.update(y_RD, act_RI, part, low_spaces[1])
-        kept = [low if space is None else space for low, space in zip(lows, low_spaces, strict=True)]
-        kept_RI2 = gate_up_RI2 if gate_up_space is None else gate_up_space
-        pairs = [(None, None) if low is None else low for low in (inner, outer)]
-        ctx.save_for_backward(x_TD, weight_R1, kept_RI2, *kept, *(m for pair in pairs for m in pair), *layout)
-        ctx.frozen, ctx.scales, ctx.width, ctx.k = frozen, scales, width, weight_TK.shape[1]
+        x_RD = x_TD.index_select(0, layout.token_R[: these.rows])
+        gate_up_RI2 = gate_up.times(x_RD, these)
+        low_in = None if inner is None else inner.update(gate_up_RI2, x_RD, these)
+        act_RI = weighted_swiglu(gate_up_RI2, weight_R1)
+        y_RD = down.times(act_RI, these)
+        low_out = None if outer is None else outer.update(y_RD, act_RI, these)
+        pairs = [(None, None) if low is None else low[:2] for low in (inner, outer)]
+        ctx.save_for_backward(x_TD, weight_R1, gate_up_RI2, low_in, low_out, *pairs[0], *pairs[1], *layout)
+        ctx.frozen, ctx.scales, ctx.these, ctx.k = frozen, scales, these, weight_TK.shape[1]
         ctx.ranks = [0 if a is None else a.shape[1] for a in matrices[::2]]
-        return combine(y_RD if y_space is None else y_space, layout.place_P, ctx.k)
+        return combine(y_RD, layout.place_P, ctx.k)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weight_R1, gate_up_RI2, low_in, low_out, a_in, b_in, a_out, b_out, *tensors = ctx.saved_tensors
-        layout, (gate_up, down) = Layout(*tensors), ctx.frozen
-        inner, outer = (None if a is None else _Low(a, b) for a, b in ((a_in, b_in), (a_out, b_out)))
-        d_inner, d_outer = _Gradients(inner), _Gradients(outer)
-        rows, back_to_x = layout.token_R.numel(), ctx.needs_input_grad[0]
-        d_x_space, d_x_RD = space_for(x_TD, rows, x_TD.shape[1]) if back_to_x else None, None
-        d_weight_R = x_TD.new_zeros(rows, dtype=torch.float32)
-        for part in parts(layout.ends_G, rows, layout.expert_G):
-            r = part.rows
-            g_RD, x_RD = g_TD.index_select(0, layout.token_R[r]), x_TD.index_select(0, layout.token_R[r])
-            d_act_RI = down.back(g_RD, part, space_for(x_TD, len(g_RD), ctx.width), slice(None))
-            d_low_out = None if outer is None else outer.back(g_RD, part, d_act_RI)
-            act_RI, d_gate_up_RI2, d_weight_R[r] = weighted_swiglu_backward(d_act_RI, gate_up_RI2[r], weight_R1[r])
-            if d_low_out is not None:
-                d_outer.add(g_RD, low_out[r], d_low_out, act_RI, part)
-            if back_to_x:
-                d_x_RD = gate_up.back(d_gate_up_RI2, part, d_x_space, r)
-            if inner is not None:
-                d_low_in = inner.back(d_gate_up_RI2, part, d_x_RD)
-                d_inner.add(d_gate_up_RI2, low_in[r], d_low_in, x_RD, part)
+        layout, these, (gate_up, down) = Layout(*tensors), ctx.these, ctx.frozen
+        inner, outer = (
+            None if a is None else _Low(a, b, scale)
+            for a, b, scale in ((a_in, b_in, ctx.scales[0]), (a_out, b_out, ctx.scales[1]))
+        )
+        d_inner: tuple[Tensor | None, Tensor | None] = (None, None)
+        d_outer: tuple[Tensor | None, Tensor | None] = (None, None)
+        token_R = layout.token_R[: these.rows]
+        g_RD = g_TD.index_select(0, token_R)
+        d_act_RI = down.back(g_RD, these)
+        d_low_out = None if outer is None else outer.back(g_RD, these, d_act_RI)
+        act_RI, d_gate_up_RI2, d_weight_R = weighted_swiglu_backward(d_act_RI, gate_up_RI2, weight_R1)
+        if outer is not None and d_low_out is not None:
+            d_outer = outer.gradients(g_RD, low_out, d_low_out, act_RI, these, ctx.ranks[1])
+        d_x_RD = gate_up.back(d_gate_up_RI2, these) if ctx.needs_input_grad[0] else None
+        if inner is not None:
+            d_low_in = inner.back(d_gate_up_RI2, these, d_x_RD)
+            x_RD = x_TD.index_select(0, token_R)
+            d_inner = inner.gradients(d_gate_up_RI2, low_in, d_low_in, x_RD, these, ctx.ranks[0])
         d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)
-        d_x = d_x_RD if d_x_space is None else d_x_space
-        d_x_TD = None if d_x is None else combine(d_x, layout.place_P, ctx.k)
-        found = [g.result(*how) for g, *how in zip((d_inner, d_outer), ctx.scales, ctx.ranks, strict=True)]
-        return d_x_TD, d_weight_TK, None, None, None, None, *found[0], *found[1]
+        d_x_TD = None if d_x_RD is None else combine(d_x_RD, layout.place_P, ctx.k)
+        return d_x_TD, d_weight_TK, None, None, None, *d_inner, *d_outer

@@ -119,7 +119,8 @@ def lay_out(routing: Routing, alignment: int, padding: int = 0, by_document: boo
     sorted_R = (row_R - shift_G.index_select(0, group_R)).clamp_(max=pairs - 1)
     pair_R = order_P.index_select(0, sorted_R).masked_fill_(~filled_R, pairs)
     token_R = pair_R.div(k, rounding_mode="floor").masked_fill_(~filled_R, padding)
-    return Layout(row_P.index_select(0, order_P.argsort()), pair_R, token_R, ends_G.to(torch.int32), expert_G)
+    place_P = torch.empty_like(row_P).scatter_(0, order_P, row_P)  # each pair once: the order of writing is free
+    return Layout(place_P, pair_R, token_R, ends_G.to(torch.int32), expert_G)
 
 
 def combine(y_RD: Tensor, place_P: Tensor, k: int) -> Tensor:

@@ -156,6 +156,7 @@ def _ask_for_texts(recipe: Recipe, run: Run, material: Material, on_data: OnData
         "max_tokens": settings.max_tokens,
         "temperature": settings.temperature.hex(),
         "seed": recipe.data.seed,
+        **({"correct": True} if settings.correct else {}),
     }
     say(f"teacher: {record['name']} writes {settings.texts:,} texts of at most {settings.max_tokens} tokens")
     if not asked.begin(run, record):

@@ -26,7 +26,7 @@ from clearseek.inference.request import Settings
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.divergence import TopK, divergence
 from clearseek.ops.loss import cross_entropy
-from clearseek.posttrain.material import Documents, Material, ids_of, order
+from clearseek.posttrain.material import Documents, Exercises, Material, ids_of, order
 from clearseek.posttrain.rollouts import Rollouts, seed_of, write_completions
 from clearseek.posttrain.soft_labels import SoftLabels, likeliest
 from clearseek.posttrain.teacher import Teacher
@@ -143,7 +143,7 @@ class Texts(_Lesson):
         longest = recipe.data.sequence_length + 1
         self._rows: list[Row] = []
         self._numbers: list[int] = []
-        for line in read_texts(file):
+        for line in self._learnt(read_texts(file), file):
             prompt = ids_of(tokenizer, line["prompt"])
             text = tokenizer.encode(line["text"]) + [tokenizer.eos_id] * line["ended"]
             if text and len(prompt) < longest:
@@ -151,6 +151,17 @@ class Texts(_Lesson):
                 self._numbers.append(line["number"])
         if not self._rows:
             raise UserError(f"{file}: all texts are empty, so there is nothing to learn: ask another teacher")
+
+    def _learnt(self, lines: Sequence[Mapping[str, Any]], file: Path) -> Sequence[Mapping[str, Any]]:
+        """All texts, or those that solve their problem (rejection sampling, arXiv 2501.12948, section 2.3.3)."""
+        if not self.settings.correct:
+            return lines
+        assert isinstance(self.material, Exercises)
+        if not (right := self.material.solved(lines)):
+            raise UserError(
+                f"{file}: none of {len(lines):,} texts solves its problem: ask a better teacher, or for more"
+            )
+        return right
 
     def batch(self, step: int, model: DeepSeekModel) -> Batch:
         """The texts of a step, each epoch in an order of its own."""

@@ -7,8 +7,9 @@ per byte of held-out documents, as pre-training is, or by the held-out problems 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.problems import Problem
+from clearseek.posttrain.prompts import score
 from clearseek.posttrain.questions import questions_of
 from clearseek.posttrain.solved import PROBLEMS, measure
 from clearseek.train.pretrain import PreTraining
@@ -113,6 +115,16 @@ class Exercises:
         if self._template == "chat":
             return [[{"role": "user", "content": problem.question}] for problem in problems]
         return [self.questions.tokenizer.decode(self.questions.ids(problem)[1:]) for problem in problems]
+
+    def solved(self, lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Of a teacher's texts after :meth:`prompts` those that solve their problem, the first of each problem."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for line in lines:
+            problem = self.questions.problems.train(line["number"])
+            right = score(problem, line["text"], line["ended"], self._template).reward == 1.0
+            if right and problem.prompt not in found:
+                found[problem.prompt] = line
+        return list(found.values())
 
     def step(self, step: int) -> tuple[list[int], list[list[int]]]:
         """Problems of a step, each new."""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from clearseek.errors import UserError
 from clearseek.posttrain.experts import Chosen, Usage
+from clearseek.posttrain.samples import Shown, visible
 from clearseek.train.pictures import BLUE, MOST_LAYERS, ORANGE, clean, figure_in, smooth, spread
 from clearseek.train.record import StepRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_COMPLETIONS = 16
+"""Completions of a column in the picture of a ladder."""
 
 
 def expert_use(before: Usage, after: Usage, chosen: Chosen, out_png: Path) -> None:
@@ -70,41 +78,81 @@ def learning_curve(records: Sequence[StepRecord], measured: str, out_png: Path, 
     Raises:
         UserError: the file cannot be written.
     """
-    steps = [record.step for record in records]
-    names = [measured, f"{measured}_low", f"{measured}_high"]
-    points = (
-        [(0, [records[0].scalars[f"{name}_before"] for name in names])]
-        if f"{measured}_before" in records[0].scalars
-        else []
-    )
-    points += [
-        (record.step, [record.scalars[name] for name in names]) for record in records if measured in record.scalars
-    ]
     with figure_in(out_png, 8.0, 6.0) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        reward = np.array([record.scalars["reward"] for record in records])
-        above.plot(steps, reward, color=BLUE, alpha=0.35, linewidth=1, label="mean reward, each step")
-        above.plot(steps, smooth(reward), color=BLUE, linewidth=2, label="mean reward, smoothed")
-        if points:
-            x, figures = [step for step, _ in points], np.array([each for _, each in points])
-            errors = np.abs(figures[:, 1:] - figures[:, :1]).T
-            above.errorbar(
-                x,
-                figures[:, 0],
-                yerr=errors,
-                color=ORANGE,
-                marker="o",
-                markersize=5,
-                capsize=3,
-                label="held-out problems solved",
-            )
-        above.set_ylim(0.0, 1.02)
-        above.set_ylabel("share solved")
+        _rewards(above, records, measured)
         above.set_title(title or "Rewards", loc="left")
         above.legend(frameon=False)
-        below.plot(steps, [record.scalars["entropy"] for record in records], color=BLUE, linewidth=1.5)
+        below.plot([record.step for record in records], [record.scalars["entropy"] for record in records], color=BLUE,
+                   linewidth=1.5)  # fmt: skip
         below.set_ylabel("entropy\n(nats a token)")
         below.set_ylim(0.0, None)
         below.set_xlabel("step")
-        clean(above)
         clean(below)
+
+
+def _rewards(axes: Axes, records: Sequence[StepRecord], measured: str) -> None:
+    """Draw rewards and held-out problems solved; arguments are those of :func:`learning_curve`."""
+    steps, names = [record.step for record in records], [measured, f"{measured}_low", f"{measured}_high"]
+    first = records[0].scalars
+    points = [(0, [first[f"{name}_before"] for name in names])] if f"{measured}_before" in first else []
+    points += [
+        (record.step, [record.scalars[name] for name in names]) for record in records if measured in record.scalars
+    ]
+    reward = np.array([record.scalars["reward"] for record in records])
+    axes.plot(steps, reward, color=BLUE, alpha=0.35, linewidth=1, label="mean reward, each step")
+    axes.plot(steps, smooth(reward), color=BLUE, linewidth=2, label="mean reward, smoothed")
+    if points:
+        figures = np.array([each for _, each in points])
+        axes.errorbar([step for step, _ in points], figures[:, 0], yerr=np.abs(figures[:, 1:] - figures[:, :1]).T,
+                      color=ORANGE, marker="o", markersize=5, capsize=3, label="held-out problems solved")  # fmt: skip
+    axes.set_ylim(0.0, 1.02)
+    axes.set_ylabel("share solved")
+    clean(axes)
+
+
+class Column(NamedTuple):
+    """Completions of one time of a run."""
+
+    title: str
+    completions: Sequence[Shown]
+
+
+def ladder_picture(
+    records: Sequence[StepRecord], measured: str, shares: Mapping[str, Sequence[float]], columns: Sequence[Column],
+    out_png: Path,
+) -> None:  # fmt: skip
+    """Draw a ladder: the rewards of its reinforcement, what every rung solves, and completions at some times.
+
+    Args:
+        records: Steps of the reinforcement, in order; at least one.
+        measured: As for :func:`learning_curve`.
+        shares: Share of held-out problems that each rung solves, and the ends of its interval, by name in order.
+        columns: Completions, from left to right; at least one.
+        out_png: File to write.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with figure_in(out_png, 11.0, 7.5) as figure:
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2))[:, 0]
+        curve, bars = above.subplots(1, 2, width_ratios=(2, 1))
+        _rewards(curve, records, measured)
+        curve.set_xlabel("step of grpo")
+        curve.set_title("Reinforcement", loc="left")
+        curve.legend(frameon=False, loc="lower right")
+        figures = np.array([list(each) for each in shares.values()])
+        bars.bar(list(shares), figures[:, 0], color=BLUE, width=0.6)
+        bars.errorbar(list(shares), figures[:, 0], yerr=np.abs(figures[:, 1:] - figures[:, :1]).T, color="black",
+                      linestyle="", capsize=4)  # fmt: skip
+        bars.set_ylim(0.0, 1.02)
+        bars.set_title("Held-out problems solved, by rung", loc="left")
+        clean(bars)
+        for axes, column in zip(below.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+            axes.set_axis_off()
+            axes.set_title(column.title, loc="left")
+            for line, each in enumerate(column.completions[:MOST_COMPLETIONS]):
+                text = visible(each.prompt, 24) + visible(each.text, 24) + ("" if each.ended else "…")
+                axes.text(0.0, 1 - (line + 0.5) / MOST_COMPLETIONS, text, color=BLUE if each.reward else ORANGE,
+                          family="monospace", fontsize=9, va="center", parse_math=False)  # fmt: skip
+        below.supxlabel("completions of training problems at times of grpo (blue: right)", fontsize=10)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from clearseek.files import write_atomic
 from clearseek.posttrain.questions import Questions
@@ -25,34 +26,58 @@ def write_samples(rounds: Sequence[Path], questions: Questions, to: Path) -> Non
         questions: The problems.
         to: The file.
     """
-    chosen = dict.fromkeys(rounds[round(share * (len(rounds) - 1))] for share in SHARES)
     lines = ["# Completions", ""]
-    for file in chosen:
-        if file.is_file():
-            rollouts = Rollouts.read(file)
-            lines += [f"## Round {rounds.index(file)}: mean reward {float(rollouts.reward_N.mean()):.3f}", ""]
-            lines += [*_round(rollouts, questions), ""]
+    for number, rollouts in chosen_rounds(rounds):
+        lines += [f"## Round {number}: mean reward {float(rollouts.reward_N.mean()):.3f}", ""]
+        lines += [*table_of(rollouts, questions), ""]
     write_atomic(to, "\n".join(lines))
 
 
-def _round(rollouts: Rollouts, questions: Questions) -> Iterable[str]:
-    completions, seen = rollouts.completions(), dict[int, set[str]]()
-    yield "| problem | completion | reward |"
-    yield "|---|---|---|"
+def chosen_rounds(rounds: Sequence[Path]) -> Iterator[tuple[int, Rollouts]]:
+    """Numbers and records of the rounds at :data:`SHARES` of a run, of those whose files are still there."""
+    for number in dict.fromkeys(round(share * (len(rounds) - 1)) for share in SHARES):
+        if rounds[number].is_file():
+            yield number, Rollouts.read(rounds[number])
+
+
+class Shown(NamedTuple):
+    """A completion that is shown to people."""
+
+    prompt: str
+    """The problem's short form."""
+    text: str
+    ended: bool
+    reward: float
+
+
+def shown(rollouts: Rollouts, questions: Questions) -> Iterator[Shown]:
+    """Some completions of a round: of its first problems, different ones of each."""
+    seen = dict[int, set[str]]()
     for index, tokens, ended, reward in zip(
-        rollouts.problem_N.tolist(), completions, rollouts.ended_N.tolist(), rollouts.reward_N.tolist(), strict=True
-    ):
-        texts = seen.setdefault(index, set())
-        text = questions.text(tokens)
+        rollouts.problem_N.tolist(), rollouts.completions(), rollouts.ended_N.tolist(), rollouts.reward_N.tolist(),
+        strict=True,
+    ):  # fmt: skip
+        texts, text = seen.setdefault(index, set()), questions.text(tokens)
         if len(seen) > PROBLEMS or len(texts) >= PROBLEMS or text in texts:
             continue
         texts.add(text)
-        shown = _plain(text) + ("" if ended else " …")
-        yield f"| {_plain(questions.problems.train(index).prompt)} | {shown} | {reward:g} |"
+        yield Shown(questions.problems.train(index).prompt, text, bool(ended), reward)
 
 
-def _plain(text: str) -> str:
+def table_of(rollouts: Rollouts, questions: Questions) -> Iterator[str]:
+    """Lines of a table of :func:`shown`, in Markdown."""
+    yield "| problem | completion | reward |"
+    yield "|---|---|---|"
+    for each in shown(rollouts, questions):
+        yield f"| {_code(each.prompt)} | {_code(each.text)}{'' if each.ended else ' …'} | {each.reward:g} |"
+
+
+def visible(text: str, longest: int = _LONGEST) -> str:
+    """Text on one line, cut after so many characters; what does not print, and what ends a cell or code, as numbers."""
+    cut = text if len(text) <= longest else text[:longest] + "…"
+    return "".join(c if c.isprintable() and c not in "|`" else f"\\u{ord(c):04x}" for c in cut)
+
+
+def _code(text: str) -> str:
     """Text as code in a cell of a table."""
-    cut = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-    visible = "".join(c if c.isprintable() and c not in "|`" else f"\\u{ord(c):04x}" for c in cut)
-    return f"`{visible}`" if visible else "(nothing)"
+    return f"`{visible(text)}`" if text else "(nothing)"

@@ -25,7 +25,7 @@ from clearseek.posttrain.child import Child
 from clearseek.posttrain.conversations import prepare
 from clearseek.posttrain.parent import adopt
 from clearseek.train.pretrain import next_tokens_loss
-from clearseek.train.record import HELD_OUT_NATS, HELD_OUT_NATS_BEFORE
+from clearseek.train.record import HELD_OUT_NATS, HELD_OUT_NATS_BEFORE, LOSS
 from clearseek.train.run import Run
 from clearseek.train.session import OnData, Say
 from clearseek.train.task import Batch, Loss, Progress, Task
@@ -88,8 +88,15 @@ class FineTuning:
         return Batch(step, tokens_BX, weight_BX, counted, start_BX, valid_BX).to(model.head_weight.device)
 
     def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
-        """As in pre-training, over what is learnt."""
-        return next_tokens_loss(self.recipe, model, micro)
+        """As in pre-training, over what is learnt; an MTP module whose loss counts nothing is left out."""
+        train, end = self.recipe.train, self.recipe.data.sequence_length + 1
+        if train.mtp_loss_weight or train.mtp_loss_weight_final:
+            return next_tokens_loss(self.recipe, model, micro)
+        assert micro.start_BX is not None and micro.valid_BX is not None
+        every = micro.tokens_BX, micro.weight_BX, micro.start_BX, micro.valid_BX
+        tokens_BX, weight_BX, start_BX, valid_BX = (each[:, :end] for each in every)
+        losses = model.loss(tokens_BX, train.balance_loss_weight, None, weight_BX, start_BX, None, valid_BX)
+        return Loss(losses.total, {LOSS: losses.main}, losses.load_LE)
 
     def evaluate(self, model: DeepSeekModel, step: int, progress: Progress | None = None) -> dict[str, float]:
         """Nats per token of held-out answers: now and then of a fixed sample of rows, after the last step of all.

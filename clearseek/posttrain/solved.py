@@ -1,10 +1,10 @@
-"""How many held-out problems a model solves."""
+"""How many held-out problems a model solves, with one completion of each or with several."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clearseek.evaluate.statistics import wilson_interval
+from clearseek.evaluate.statistics import mean_pass_at_k, wilson_interval
 from clearseek.inference.request import Settings
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.problems import Problem
@@ -50,3 +50,27 @@ def measure(
         right += sum(questions.reward(p, each.tokens.tolist(), each.ended) == 1.0 for p, each in scored)
     low, high = wilson_interval(right, count)
     return {PASS: right / count, f"{PASS}_low": low, f"{PASS}_high": high}
+
+
+def pass_at(k: int) -> str:
+    """Name of the share of held-out problems that one of k completions solves."""
+    return f"held_out_pass_at_{k}"
+
+
+def measure_at_k(
+    model: DeepSeekModel, questions: Questions, problems: Sequence[Problem], k: int, max_tokens: int, seed: int
+) -> dict[str, float]:
+    """Share of problems that at least one of k completions at temperature 1 solves: pass@k without bias.
+
+    k completions of each problem are written, so that problems are solved or not, and the share has a binomial
+    interval. Other arguments are those of :func:`measure`, whose completions are others.
+    """
+    count, drawing = len(problems), Settings(max_tokens, stop_tokens=frozenset([questions.end]))
+    rows = [number for number in range(count) for _ in range(k)]
+    seeds = [seed_of(seed, EVALUATION, number, sample) for number in range(count) for sample in range(k)]
+    found = write_completions(model, [questions.ids(problem) for problem in problems], rows, seeds, drawing)
+    right = [0] * count
+    for number, each in zip(rows, found, strict=True):
+        right[number] += questions.reward(problems[number], each.tokens.tolist(), each.ended) == 1.0
+    low, high = wilson_interval(sum(map(bool, right)), count)
+    return {pass_at(k): mean_pass_at_k(k, right, k), f"{pass_at(k)}_low": low, f"{pass_at(k)}_high": high}

@@ -20,7 +20,7 @@ from clearseek.model.experts import Experts
 from clearseek.model.lora import LowRank, adapters_of, attach, detach
 from clearseek.ops.compiled import use_kernels
 from clearseek.ops.dispatch import Routing
-from clearseek.ops.grouped import Part
+from clearseek.ops.grouped import Blocks
 from tests.model.test_parity import BASE
 
 SMALL = ModelConfig(**(BASE | {"hidden_size": 12, "moe_intermediate_size": 10}))
@@ -109,9 +109,7 @@ def test_all_experts_at_once_as_on_a_gpu(which: tuple[str, ...], rank: int, monk
 
     grouped_mm = F.grouped_mm
     monkeypatch.setattr(F, "grouped_mm", spare_rows_are_nan)
-    monkeypatch.setattr(lora, "parts", lambda ends, rows, _: [Part(slice(None), slice(0, rows), ends)])
-    monkeypatch.setattr(lora, "space_for", lambda *_: None)
-    monkeypatch.setattr(lora, "gradient_space", lambda _: None)
+    monkeypatch.setattr(lora, "blocks", lambda ends, rows, _: Blocks(rows, None, [], ends))
     monkeypatch.setattr(lora, "_rank_step", lambda _: 8)
     at_once = experts(x, Routing.of(index, weight, 8))
     torch.testing.assert_close(at_once, by_expert, rtol=1e-5, atol=1e-5)

@@ -17,7 +17,9 @@ from clearseek.cli import main
 from clearseek.data.shards import prepare_data
 from clearseek.files import append
 from clearseek.posttrain import material, soft_labels, texts
+from clearseek.posttrain.material import Exercises
 from clearseek.posttrain.methods import method_of
+from clearseek.recipe import parse_recipe
 from clearseek.train.record import StepRecord
 from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
@@ -261,6 +263,40 @@ def test_kept_answers_are_those_of_the_running_teacher(tmp_path: Path, models: P
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jsd"])
+def test_the_loss_is_the_formulas(kind: str, tmp_path: Path, models: Path, corpus: Path) -> None:
+    """Of whole distributions by autograd: the divergence times temperature squared, the plain loss, MTP and balance."""
+    settings = {"divergence": kind, "beta": 0.3, "temperature": 1.7, "hard": 0.25}
+    weights = {"mtp_loss_weight": 0.2, "mtp_loss_weight_final": 0.2, "balance_loss_weight": 0.01}
+    run, file = Run(tmp_path / "run"), recipe(tmp_path, models, corpus, settings, train=weights | {"steps": 1})
+    assert main(["train", str(file), "--run", str(run.root)]) == 0
+    task = method_of(run.read_recipe()).task(run.read_recipe(), run, run.data)
+    student, teacher = Run(models / "small").load_model()[0].requires_grad_(True), Run(models / "big").load_model()[0]
+    batch = task.batch(1, student)
+    found = task.loss(student, batch)
+    plain = student.loss(batch.tokens_BX, 0.01, 0.0)
+    inputs_BS, targets_BS = batch.tokens_BX[:, :32], batch.tokens_BX[:, 1:33]
+    q_TV, p_TV = (each.logits(inputs_BS).flatten(0, 1).double() for each in (student, teacher))
+    nats = torch.nn.functional.cross_entropy(q_TV, targets_BS.flatten())
+    q_TV, p_TV = (q_TV / 1.7).log_softmax(-1), (p_TV / 1.7).log_softmax(-1)
+    if kind == "jsd":
+        m_TV = (0.3 * p_TV.exp() + 0.7 * q_TV.exp()).log()
+        each_TV = 0.3 * p_TV.exp() * (p_TV - m_TV) + 0.7 * q_TV.exp() * (q_TV - m_TV)
+    else:
+        each_TV = p_TV.exp() * (p_TV - q_TV) if kind == "forward" else q_TV.exp() * (q_TV - p_TV)
+    divergence = each_TV.sum(-1).mean()
+    bare, mtp = student.loss(batch.tokens_BX).total, student.loss(batch.tokens_BX, 0.0, 1.0).total
+    total = 0.75 * 1.7**2 * divergence + 0.25 * nats + 0.2 * (mtp - bare) + (plain.total - bare)
+    assert found.scalars["divergence"].item() == pytest.approx(divergence.item(), rel=1e-5)
+    assert found.scalars["loss"].item() == pytest.approx(nats.item(), rel=1e-5)
+    assert found.total.item() == pytest.approx(total.item(), rel=1e-5)
+    assert torch.equal(found.load_LE, plain.load_LE)
+    parameters = list(student.parameters())
+    gradients = (torch.autograd.grad(each, parameters) for each in (found.total, total))
+    for one, other in zip(*gradients, strict=True):
+        assert (one - other).norm() <= 1e-4 * other.norm() + 1e-8
+
+
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
@@ -358,3 +394,48 @@ def test_a_teacher_that_changed(tmp_path: Path, models: Path, corpus: Path, caps
     labels.write_bytes(content)
     assert main(["train", "--resume", str(tmp_path / "kept")]) != 0
     assert "teacher-00000.safetensors: changed file" in capsys.readouterr().err
+
+
+def test_only_right_answers_are_learnt_one_of_each_problem(models: Path, tmp_path: Path) -> None:
+    problems = {"kind": "addition", "digits": 1, "held_out_fraction": 0.5, "template": "r1-zero"}
+    raw = tiny().model_dump(mode="json")
+    raw |= {"parent": {"path": "x"}, "problems": problems, "data": {"sequence_length": 32}}
+    raw |= {"distil": {"teacher": "x", "form": "text", "texts": 9, "correct": True}}
+    exercises = Exercises(parse_recipe(raw, "student.toml"), models / "small")
+    answers = [int(exercises.questions.problems.train(number).answer) for number in range(200)]
+
+    def line(number: int, text: str, ended: bool = True) -> dict[str, Any]:
+        return {"number": number, "prompt": "", "text": f"<answer> {text} </answer>", "ended": ended}
+
+    assert exercises.solved([line(number, str(answer + 1)) for number, answer in enumerate(answers)]) == []
+    assert exercises.solved([line(0, f"0{answers[0]}"), line(1, str(answers[1]), ended=False)]) == []
+    right = [line(number, str(answer)) for number, answer in enumerate(answers)]
+    kept, prompts = exercises.solved(right), {exercises.questions.problems.train(n).prompt for n in range(200)}
+    assert len(kept) == len(prompts) < 100 and kept[0] == right[0]
+    assert exercises.solved([line(0, "x"), right[0], right[0]]) == [right[0]]
+
+
+@pytest.mark.parametrize(
+    ("distil", "message"),
+    [
+        ({"form": "text", "texts": 5}, r"distil.correct needs [problems]: only their answers can be checked"),
+        ({"form": "on-policy"}, 'correct goes with form = "text", not "on-policy"'),
+    ],
+)
+def test_right_answers_need_problems_and_texts(
+    distil: dict[str, Any], message: str, tmp_path: Path, models: Path, corpus: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = recipe(tmp_path, models, corpus, distil | {"correct": True})
+    assert main(["train", str(file), "--run", str(tmp_path / "run")]) == 2
+    assert message in capfd.readouterr().err
+
+
+def test_a_teacher_that_answers_nothing_right_is_named(
+    tmp_path: Path, models: Path, corpus: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    distil = {"form": "text", "texts": 5, "max_tokens": 4, "correct": True}
+    file = recipe(tmp_path, models, corpus, distil, problems={"kind": "addition"})
+    assert main(["train", str(file), "--run", str(tmp_path / "run")]) == 2
+    assert (
+        "texts.jsonl: none of 5 texts solves its problem: ask a better teacher, or for more" in capfd.readouterr().err
+    )
