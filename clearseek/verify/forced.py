@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -32,6 +31,7 @@ from clearseek.inference.request import Settings
 from clearseek.inference.sampling import draw_rows, noise
 from clearseek.model.router import Router
 from clearseek.model.transformer import DeepSeekModel
+from clearseek.posttrain.lora import merged_tensors
 from clearseek.posttrain.rollouts import Rollouts
 
 MARGIN: Final = {torch.float32: 2.0**-16, torch.bfloat16: 2.0**-6}
@@ -94,9 +94,7 @@ def check_draws(model: DeepSeekModel, rollouts: Rollouts, settings: Settings) ->
         rollouts: The record, whose prompts, seeds and lengths are right.
         settings: How it was drawn.
     """
-    kind = model.head_weight.dtype
-    if kind != torch.float32:  # the sampler keeps weights in BF16, and adds up in FP32
-        model = deepcopy(model).set_dtype(torch.float32).use_fp8(None)
+    kind, model = model.head_weight.dtype, _sampler(model)
     # PyTorch multiplies in BF16 on a GPU alone.
     exactness = kind if model.head_weight.is_cuda else torch.float32
     found = Judged(choices=int((rollouts.length_N - 1).sum()) * len(rollouts.route_LTK))
@@ -104,6 +102,14 @@ def check_draws(model: DeepSeekModel, rollouts: Rollouts, settings: Settings) ->
         states_BXD = _states(model, rows, _ROUTER[exactness], found)
         _judge(states_BXD, model.head_weight, rows, rollouts, settings, MARGIN[exactness], found)
     return found
+
+
+def _sampler(model: DeepSeekModel) -> DeepSeekModel:
+    """The model that completions were drawn from: adapters folded in, stored in the policy's type, computed in FP32."""
+    with torch.device("meta"):
+        found = DeepSeekModel(model.config)
+    found.load_state_dict({name: tensor.float() for name, tensor in merged_tensors(model).items()}, assign=True)
+    return found.requires_grad_(False)
 
 
 def _states(model: DeepSeekModel, rows: _Rows, margin: float, found: Judged) -> Tensor:

@@ -191,9 +191,9 @@ def _again(
     if 4 in levels:
         say("reading and making the data again")
         yield from data_rows(release, nonce, read_sources)
-        if release.recipe.grpo is not None:
-            say("checking the draws of every round whose weights are here")
-            yield _with_code(rollouts_row(replay), replay)
+    if release.recipe.grpo is not None and {4, 5, 6} & set(levels):  # elsewhere, segments learn from the published ones
+        say("checking the draws of every round whose weights are here")
+        yield _with_code(rollouts_row(replay), replay)
     if 5 in levels or 6 in levels:
         yield _code(replay)
         if price := replay.price(segments):

@@ -23,7 +23,7 @@ from tests.posttrain.tiny import child, parent
 from tests.releases import audited
 from tests.tiny import tiny
 
-GRPO: dict[str, Any] = {"completions": 4, "max_tokens": 4, "evaluate_problems": 6}
+GRPO: dict[str, Any] = {"completions": 4, "max_tokens": 4, "evaluate_problems": 12}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_mlcroissant_reads_the_problems(out: Path) -> None:
     croissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
     dataset = croissant.Dataset(jsonld=out / "data/croissant.json")
     assert not dataset.metadata.ctx.issues.errors
-    assert len(list(dataset.records("documents"))) == 4 * 2 + 6
+    assert len(list(dataset.records("documents"))) == 4 * 2 + 12
 
 
 def test_an_audit_says_unknown_where_the_parent_alone_could_tell(out: Path) -> None:
@@ -105,7 +105,7 @@ def test_problems_are_a_folder_that_is_made_again_the_same(run: Run, out: Path, 
     assert again == theirs
     entries = list(read_documents(tmp_path / "again"))
     assert [entry.id for entry in entries[:2]] == ["addition:0", "addition:1"]
-    assert entries[-1].id == "addition:held-out:5"
+    assert entries[-1].id == "addition:held-out:11"
     texts = {entry.sha256 for entry in entries if entry.split == "train"}
     assert not texts & {entry.sha256 for entry in entries if entry.split == "heldout"}
 

@@ -120,6 +120,49 @@ def test_filters_and_narrow_types_are_checked_too(tmp_path: Path) -> None:
     assert rows(out, 4)["verify.rollouts"].answer == "yes"
 
 
+@pytest.mark.parametrize("form", ["logits", "text", "on-policy"])
+def test_distillation_is_made_again_with_what_its_teacher_said(tmp_path: Path, corpus: Path, form: str) -> None:
+    base = parent(tmp_path / "base")
+    data = {"source": "files", "paths": [str(corpus / "*.txt")], "held_out_fraction": 0.2, "licence": "CC0-1.0",
+            "sequence_length": 32}  # fmt: skip
+    teacher = {"teacher": str(base.root), "form": form, "max_tokens": 4}
+    teacher |= {"top_k": 4} if form == "logits" else {"texts": 12} if form == "text" else {}
+    out = released(tmp_path, "Student", distil=teacher, data=data, train={"steps": 2})
+    found = rows(out, 0, 1, 2, 3, 4, 6)
+    undecided = {id for id, answer in answers(found).items() if answer == "unknown"}
+    assert undecided == {"verify.parent", "verify.data_rebuilt"} | (
+        {"verify.steps.1-2"} if form == "on-policy" else set()
+    )
+    assert not [id for id, answer in answers(found).items() if answer not in ("yes", "unknown")]
+    again = rows(out, 4, 6, read_sources=True)
+    assert again["verify.data_rebuilt"].answer == again["verify.steps.1-2"].answer == "yes"
+    if form == "logits":
+        labels = next(path for path in (out / "training/teacher").iterdir() if path.suffix != ".json")
+        labels.write_bytes(labels.read_bytes()[:-1] + bytes([labels.read_bytes()[-1] ^ 1]))
+        assert rows(out, 4)["verify.data"].answer == "no"
+
+
+@pytest.mark.parametrize("tables", [{"lora": {"rank": 2}}, {"train": {"precision": "bf16"}, "lora": {"rank": 2}}])
+def test_adapters_write_and_are_checked_folded_in(tmp_path: Path, tables: dict[str, Any]) -> None:
+    train = {"steps": 3, "checkpoint_every": 1} | tables.pop("train", {})
+    rates = {"learning_rate": 0.05}
+    out = released(
+        tmp_path, "Adapted", grpo=GRPO, problems={"kind": "addition"}, train=train, optimizer=rates, **tables
+    )
+    found = rows(out, 2, 4, 6)
+    assert {id for id, answer in answers(found).items() if answer != "yes"} == {"verify.parent"}
+
+
+def test_models_without_experts_and_of_v2_s_router_are_checked(tmp_path: Path) -> None:
+    for name, changes in (("dense", {"first_k_dense_replace": 2, "num_nextn_predict_layers": 0}),
+                          ("v2", {"scoring_func": "softmax", "topk_method": "greedy", "num_nextn_predict_layers": 0})):  # fmt: skip
+        folder = tmp_path / name
+        folder.mkdir()
+        parent(folder / "base", **changes)
+        out = released(folder, "Model", grpo=GRPO, problems={"kind": "addition"}, train={"steps": 2})
+        assert rows(out, 4)["verify.rollouts"].answer == "yes", name
+
+
 def test_weights_that_are_only_named_are_taken_from_where_they_are(tmp_path: Path) -> None:
     out = released(
         tmp_path, "Named", {"with_parent": False}, grpo=GRPO, problems={"kind": "addition"}, train={"steps": 2}
