@@ -2,11 +2,12 @@
 
 An audit reads; verification re-executes. Level 0 checks hashes and signature; 1 audits, and compares the rows with the
 release's own records; 2 computes logits of fixed prompts; 3 evaluates the published weights on the published data; 4
-reads the documents out of the tokens, and makes documents, tokenizer and tokens again from their sources where these
-are at hand; 5 trains segments again: from a published checkpoint, with the published data and recipe, the steps up to
-the next checkpoint, whose transcript lines and final state must be the published ones, byte for byte. The publisher
-cannot choose the segments: they follow from the manifest's root and a nonce that the verifier draws afterwards. Level 6
-trains all of them. Two things remain unproven: that no other run was tried before, and that the data are lawful.
+reads the documents out of the tokens, makes documents, tokenizer and tokens again from their sources where these are at
+hand, and recomputes the draws of completions that the model learned from; 5 trains segments again: from a published
+checkpoint, with the published data and recipe, the steps up to the next checkpoint, whose transcript lines and final
+state must be the published ones, byte for byte. The publisher cannot choose the segments: they follow from the
+manifest's root and a nonce that the verifier draws afterwards. Level 6 trains all of them. Two things remain unproven:
+that no other run was tried before, and that the data are lawful.
 
 Cheating in a share f of the steps is missed by s segments of equal length with probability (1 - f)^s.
 """
