@@ -774,7 +774,7 @@ def test_a_run_of_other_code_is_refused(tmp_path: Path, corpus: Path, monkeypatc
     """The source in the release would not be what trained it."""
     recipe = tiny(data={"paths": [str(corpus / "*.txt")]}, train={"steps": 1})
     train_recipe(recipe, Run(tmp_path / "run"))
-    monkeypatch.setattr("clearseek.release.gather.code_list", lambda files: {"sha256": "0" * 64})
+    monkeypatch.setattr("clearseek.release.gather.code_list", lambda files, roots: {"sha256": "0" * 64})
     with pytest.raises(UserError, match="trained by other code than this ClearSeek's"):
         make_release(Run(tmp_path / "run"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
