@@ -154,9 +154,8 @@ def test_adapters_write_and_are_checked_folded_in(tmp_path: Path, tables: dict[s
 
 
 def test_models_without_experts_and_of_v2_s_router_are_checked(tmp_path: Path) -> None:
-    dense = {"first_k_dense_replace": 2, "num_nextn_predict_layers": 0}
-    greedy = {"scoring_func": "softmax", "topk_method": "greedy", "num_nextn_predict_layers": 0}
-    for name, changes in (("dense", dense), ("v2", greedy)):
+    v2 = {"scoring_func": "softmax", "topk_method": "greedy", "num_nextn_predict_layers": 0}
+    for name, changes in (("dense", {"first_k_dense_replace": 2, "num_nextn_predict_layers": 0}), ("v2", v2)):
         folder = tmp_path / name
         folder.mkdir()
         parent(folder / "base", **changes)
