@@ -37,7 +37,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "data.sequence_length": 64, "data.held_out_fraction": 0.2, "train.steps": 3, "train.batch_size": 4,
     },
     "start": {"sft.demonstrations": 200, "optimizer.learning_rate": 1e-2, "train.steps": 60, "train.batch_size": 3},
-    "grpo": {"grpo.evaluate_problems": 16, "train.steps": 4, "train.batch_size": 64, "train.eval_every": 2},
+    "grpo": {
+        "grpo.evaluate_problems": 16, "grpo.advantage": "mean", "optimizer.learning_rate": 1e-3, "train.steps": 4,
+        "train.batch_size": 64, "train.eval_every": 2,
+    },
     "student": {"distil.texts": 500, "train.steps": 3, "train.batch_size": 4},
 }  # fmt: skip
 RUNGS = list(SETTINGS)
