@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from turns import Side, Turns, best, by_turns, check_equal, rates, table
+from turns import Side, Turns, add_options, best, by_turns, check_equal, rates, table
 
 RESULT = Path(__file__).parent / "results" / "grpo_speed.json"
 MODEL: dict[str, Any] = {
@@ -174,12 +174,8 @@ def compare(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", required=True, help="a Python that has TRL")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each side")
-    parser.add_argument("--repeat", type=int, default=7, help="turns that count")
+    add_options(parser, "TRL", "TRL", RESULT)
     parser.add_argument("--only", choices=CASES, nargs="*", default=list(CASES))
-    parser.add_argument("--kept-heap", action="store_true", help="TRL once more, with memory kept as ClearSeek has it")
-    parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     import torch
 

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from turns import Side, Turns, best, by_turns, rates, table
+from turns import Side, Turns, add_options, best, by_turns, rates, table
 
 RESULT = Path(__file__).parent / "results" / "lora_speed.json"
 MODEL: dict[str, Any] = {
@@ -186,11 +186,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", required=True, help="a Python that has PEFT and transformers")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each side")
-    parser.add_argument("--repeat", type=int, default=7, help="turns that count")
-    parser.add_argument("--kept-heap", action="store_true", help="PEFT once more, with memory kept as ClearSeek has it")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    add_options(parser, "PEFT", "PEFT and transformers", RESULT)
     arguments = parser.parse_args()
     import torch
 

@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from turns import Side, Turns, best, by_turns, check_equal, rates, table
+from turns import Side, Turns, add_options, best, by_turns, check_equal, rates, table
 
 RESULT = Path(__file__).parent / "results" / "sft_speed.json"
 OPTIMIZER = {"name": "adamw", "learning_rate": 1e-4, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0,
@@ -162,14 +162,10 @@ def main() -> None:
     parser.add_argument("--prompt", default="question", help="key of the question")
     parser.add_argument("--answer", default="answer", help="key of the answer")
     parser.add_argument("--strip", default="<<[^>]*>>", help="expression of what is taken out of answers; '' for none")
-    parser.add_argument("--peer-python", required=True, help="a Python that has TRL")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each side")
-    parser.add_argument("--repeat", type=int, default=7, help="turns that count")
+    add_options(parser, "TRL", "TRL", RESULT)
     parser.add_argument("--steps", type=int, default=4, help="optimiser steps of a turn")
     parser.add_argument("--length", type=int, default=512, help="tokens of a pack")
     parser.add_argument("--rows", type=int, default=4, help="packs of a step (4 x 512 tokens hold about 8 of gsm8k)")
-    parser.add_argument("--kept-heap", action="store_true", help="TRL once more, with memory kept as ClearSeek has it")
-    parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     import torch
 

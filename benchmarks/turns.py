@@ -7,6 +7,7 @@ peer's Python may have nothing of ours.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -19,6 +20,17 @@ from typing import Any
 
 KEPT_HEAP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 """Environment under which glibc keeps freed memory, as ClearSeek has it keep it."""
+
+
+def add_options(parser: argparse.ArgumentParser, peer: str, needs: str, result: Path) -> None:
+    """Add what every comparison by turns is asked: the peer's Python, threads, turns, and where the result goes."""
+    parser.add_argument("--peer-python", required=True, help=f"a Python that has {needs}")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each side")
+    parser.add_argument("--repeat", type=int, default=7, help="turns that count")
+    parser.add_argument(
+        "--kept-heap", action="store_true", help=f"{peer} once more, with memory kept as ClearSeek has it"
+    )
+    parser.add_argument("--out", type=Path, default=result)
 
 
 class Turns:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from clearseek.audit.audit import audit_release
 from clearseek.audit.evidence import Audit
@@ -138,3 +139,16 @@ def edit_json(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
+
+
+def valid_bills(folder: Path) -> Any:
+    """The objects of a release's SPDX bill, after it and the CycloneDX one were validated by their own projects."""
+    validation = pytest.importorskip("cyclonedx.validation.json", reason="cyclonedx-python-lib is not installed")
+    schema = pytest.importorskip("cyclonedx.schema")
+    spdx = pytest.importorskip("spdx_python_model", reason="spdx-python-model is not installed").v3_0_1
+    validator = validation.JsonStrictValidator(schema.SchemaVersion.V1_6)
+    assert validator.validate_str((folder / "bom.cdx.json").read_text()) is None
+    with (folder / "bom.spdx.json").open("rb") as file:
+        objects = spdx.SHACLObjectSet()
+        spdx.JSONLDDeserializer().read(file, objects)
+    return objects

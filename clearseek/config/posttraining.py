@@ -250,8 +250,8 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "train": _QUIET,
     },
 }
-"""Defaults of the common tables by method. A policy takes a twentieth of pre-training's rate under Muon: at 0.02 it is
-destroyed within 20 steps (docs/notebook.md)."""
+"""Defaults of the common tables by method. A policy takes 0.003 under Muon: at pre-training's 0.02 it was destroyed
+within 20 steps (docs/notebook.md)."""
 
 
 def with_defaults(raw: dict[str, Any]) -> dict[str, Any]:

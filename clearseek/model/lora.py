@@ -126,9 +126,7 @@ def adapters_of(model: nn.Module) -> Iterator[tuple[str, LowRank]]:
     """The model's adapters, each with the name of the parameter that it adapts, in the model's order."""
     for path, module in model.named_modules():
         if isinstance(module, LowRank):
-            owner, _, attribute = path.rpartition(".")
-            kind = attribute.removesuffix("adapter").removesuffix("_")
-            yield f"{owner}.{kind}_proj" if kind else f"{owner}.weight", module
+            yield _adapted(path), module
 
 
 @torch.no_grad()
@@ -149,9 +147,14 @@ def attach_as(model: nn.Module, tensors: Mapping[str, Tensor], alpha: float) -> 
     for name in tensors:
         path, _, last = name.rpartition(".")
         if last == "lora_A":
-            owner, _, attribute = path.rpartition(".")
-            kind = attribute.removesuffix("adapter").removesuffix("_")
-            attach(model, f"{owner}.{kind}_proj" if kind else f"{owner}.weight", tensors[name].shape[-2], alpha)
+            attach(model, _adapted(path), tensors[name].shape[-2], alpha)
+
+
+def _adapted(path: str) -> str:
+    """Name of the parameter that the adapter at a path belongs to; :func:`_place` goes the other way."""
+    owner, _, attribute = path.rpartition(".")
+    kind = attribute.removesuffix("adapter").removesuffix("_")
+    return f"{owner}.{kind}_proj" if kind else f"{owner}.weight"
 
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -13,6 +13,8 @@ from clearseek.errors import UserError
 from clearseek.posttrain.grpo import PASS, Grpo, PolicyOptimisation
 from clearseek.posttrain.questions import Questions
 from clearseek.posttrain.rollouts import Rollouts, seed_of
+from clearseek.train import checkpoint
+from clearseek.train.origin import origin_of
 from clearseek.train.preflight import preflight
 from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
@@ -29,16 +31,14 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return parent(tmp_path / "base")
 
 
-def task_of(base: Run, folder: Path, **grpo: Any) -> tuple[PolicyOptimisation, Training]:
-    """A task, and a training that begins from the parent's weights."""
-    recipe = child(base, grpo=GRPO | grpo, problems={"kind": "addition"})
+def task_of(base: Run, folder: Path, micro: int = 8, **grpo: Any) -> tuple[PolicyOptimisation, Training]:
+    """A task, and a training that begins from the parent's weights, by micro-batches of a size."""
+    recipe = child(base, grpo=GRPO | grpo, problems={"kind": "addition"}, train={"micro_batch_size": micro})
     run, method = Run(folder), Grpo()
     folder.mkdir()
     task = method.task(recipe, run, method.data(recipe, run, None, False, None, lambda line: None))
     assert isinstance(task, PolicyOptimisation)
     training = Training(recipe, task, preflight(recipe), method.trainable(recipe, run))
-    from clearseek.train.origin import origin_of
-
     origin_of(run).begin(training)
     return task, training
 
@@ -106,8 +106,6 @@ def test_replay_has_the_experts_and_log_probabilities_of_the_engine(base: Run, t
 
 
 def _state(base: Run, training: Training) -> dict[str, Any]:
-    from clearseek.train import checkpoint
-
     return dict(checkpoint.load(checkpoint.find(base.checkpoints, 0)).tensors)
 
 
@@ -140,13 +138,7 @@ def test_rewards_without_spread_end_the_run_with_advice(
 def test_micro_batches_change_nothing_but_roundings(base: Run, tmp_path: Path) -> None:
     found = []
     for size in (8, 2):
-        recipe = child(base, grpo=GRPO | {"beta": 0.1}, problems={"kind": "addition"}, train={"micro_batch_size": size})
-        run, method = Run(tmp_path / str(size)), Grpo()
-        task = method.task(recipe, run, method.data(recipe, run, None, False, None, lambda line: None))
-        training = Training(recipe, task, preflight(recipe), method.trainable(recipe, run))
-        from clearseek.train.origin import origin_of
-
-        origin_of(run).begin(training)
+        _, training = task_of(base, tmp_path / str(size), size, beta=0.1)
         found.append([training.advance()[0] for _ in range(2)])
     for one, other in zip(*found, strict=True):
         assert one.scalars["kl_reference"] == pytest.approx(other.scalars["kl_reference"], rel=1e-3, abs=1e-6)

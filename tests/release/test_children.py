@@ -20,7 +20,7 @@ from clearseek.release.problems import makes_problems, write_problems
 from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
 from tests.posttrain.tiny import child, parent
-from tests.releases import audited
+from tests.releases import audited, valid_bills
 from tests.tiny import tiny
 
 GRPO: dict[str, Any] = {"completions": 4, "max_tokens": 4, "evaluate_problems": 12}
@@ -71,14 +71,7 @@ def test_the_bills_are_valid_and_name_the_ancestor(out: Path) -> None:
     (relation,) = (each for each in graph if each.get("relationshipType") == "descendantOf")
     (base,) = (each for each in graph if each.get("spdxId") in relation["to"])
     assert base["name"] == "somebody/Base"
-    validation = pytest.importorskip("cyclonedx.validation.json", reason="cyclonedx-python-lib is not installed")
-    schema = pytest.importorskip("cyclonedx.schema")
-    spdx = pytest.importorskip("spdx_python_model", reason="spdx-python-model is not installed").v3_0_1
-    validator = validation.JsonStrictValidator(schema.SchemaVersion.V1_6)
-    assert validator.validate_str((out / "bom.cdx.json").read_text()) is None
-    with (out / "bom.spdx.json").open("rb") as file:
-        objects = spdx.SHACLObjectSet()
-        spdx.JSONLDDeserializer().read(file, objects)
+    objects = valid_bills(out)
     assert list(objects.foreach_type("ai_AIPackage"))
 
 

@@ -29,7 +29,7 @@ from clearseek.training_code import CODE, code_list, trainers_code
 from clearseek.verify.code import archived_sources
 from clearseek.verify.replay import Segment, choose_segments, open_release
 from clearseek.verify.run import verify_release
-from tests.releases import audited, compared, edit_json
+from tests.releases import audited, compared, edit_json, valid_bills
 from tests.tiny import tiny
 
 pytest.importorskip("cryptography", reason="signing needs the extra `release`")
@@ -109,14 +109,7 @@ def test_its_bills_list_every_file_and_package(made: Path) -> None:
 
 
 def test_the_bills_are_valid(made: Path) -> None:
-    validation = pytest.importorskip("cyclonedx.validation.json", reason="cyclonedx-python-lib is not installed")
-    schema = pytest.importorskip("cyclonedx.schema")
-    spdx = pytest.importorskip("spdx_python_model", reason="spdx-python-model is not installed").v3_0_1
-    validator = validation.JsonStrictValidator(schema.SchemaVersion.V1_6)
-    assert validator.validate_str((made / "bom.cdx.json").read_text()) is None
-    with (made / "bom.spdx.json").open("rb") as file:
-        objects = spdx.SHACLObjectSet()
-        spdx.JSONLDDeserializer().read(file, objects)
+    objects = valid_bills(made)
     (model,) = objects.foreach_type("ai_AIPackage")
     assert model.name == "Tiny"
 
