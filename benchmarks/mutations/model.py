@@ -105,7 +105,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("turn_S1P2.conj()", "turn_S1P2", "gradients are turned forward"),
         ("ctx.scale, out=", "1.0, out=", "the softmax scale left out of a gradient"),
     ],
-    "model/experts.py": [
+    "model/experts.py:_Experts.backward": [
+        ("d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)", "d_weight_R.index_select(0, layout.place_P).view(ctx.k, -1).t()", "router gradients of other pairs"),
+        ("return d_x_TD, d_weight_TK,", "return d_x_TD, d_weight_TK * 0,", "the router learns nothing from the experts"),
+    ],
+    "model/experts.py:_ExpertsByDocument.backward": [
         ("d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)", "d_weight_R.index_select(0, layout.place_P).view(ctx.k, -1).t()", "router gradients of other pairs"),
         ("return d_x_TD, d_weight_TK,", "return d_x_TD, d_weight_TK * 0,", "the router learns nothing from the experts"),
     ],

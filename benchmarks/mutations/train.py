@@ -138,10 +138,12 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("self._refuse_non_finite(step, scalars, norm)", "pass", "a NaN goes into the weights"),
         ("self.model.update_biases(load_LE, speed)", "self.model.update_biases(load_LE.flip(0), speed)", "biases of other layers"),
         ("learning_rate * factor", "learning_rate", "the rate shown is the peak's"),
-        ("load_LE.amax(1) /", "load_LE.amax() /", "every layer shows the busiest expert of all"),
         ("self.tokens + batch.counted", "self.tokens + batch.tokens_BX.numel()", "the look-ahead is counted"),
         ("step % train.hash_every == 0 or step == train.steps", "step % train.hash_every == 0", "the end is not hashed"),
         ("hash_tensors(self.optimizer.state().items())", "hash_tensors(self.optimizer.weights().items())", "the optimiser's hash is of the weights"),
+    ],
+    "train/step.py:_balance": [
+        ("load_LE.amax(1) /", "load_LE.amax() /", "every layer shows the busiest expert of all"),
     ],
     "train/step.py:Training.weights_hash": [
         (", *state[\"buffers\"].items()", "", "the weights' hash without biases"),
