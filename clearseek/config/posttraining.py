@@ -240,18 +240,19 @@ TABLES = ("parent", "problems", *METHODS, "lora", "experts")
 """Tables that a recipe for pre-training does not have, nor its record."""
 
 _QUIET = {"bias_update_speed": 0.0, "balance_loss_weight": 0.0, "mtp_loss_weight": 0.0, "mtp_loss_weight_final": 0.0}
-_WARM = [{"shape": "linear", "until": 0.05, "to": 1.0}, {"shape": "constant", "until": 1.0, "to": 1.0}]
+_EBB = [{"shape": "linear", "until": 0.02, "to": 1.0}, {"shape": "linear", "until": 1.0, "to": 0.05}]
 _FALL = [{"shape": "linear", "until": 0.05, "to": 1.0}, {"shape": "linear", "until": 1.0, "to": 0.1}]
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {"optimizer": {"weight_decay": 0.0, "schedule": _FALL}, "train": {"bias_update_speed": 0.0}},
     "distil": {"optimizer": {"weight_decay": 0.0, "schedule": _FALL}, "train": _QUIET},
     "grpo": {
-        "optimizer": {"learning_rate": 1e-3, "muon_learning_rate": 3e-3, "weight_decay": 0.0, "schedule": _WARM},
+        "optimizer": {"learning_rate": 1e-3, "muon_learning_rate": 3e-3, "weight_decay": 0.0, "schedule": _EBB},
         "train": _QUIET,
     },
 }
 """Defaults of the common tables by method. A policy takes 0.003 under Muon: at pre-training's 0.02 it was destroyed
-within 20 steps (docs/notebook.md)."""
+within 20 steps. Its rates fall from the start, since fewer groups have a spread as it learns, and an optimiser that
+divides by the gradient's size would make as long a step of what is then mostly noise (docs/notebook.md)."""
 
 
 def with_defaults(raw: dict[str, Any]) -> dict[str, Any]:
