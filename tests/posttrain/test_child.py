@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from clearseek.errors import UserError
+from clearseek.files import sha256_file
 from clearseek.posttrain.grpo import Grpo
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import weights_of
@@ -60,6 +61,9 @@ def test_only_the_chosen_experts_change(base: Run, tmp_path: Path, optimizer: st
             assert torch.equal(old, new) == (number not in experts), (name, number)
     assert 0 < len(chosen.layers["model.layers.1.mlp.experts"]) < 8
     assert (run.pictures / "experts-of-the-task.png").is_file()
+    for record in check_transcript(run.transcript).steps:  # neither choosing nor drawing has written any again
+        file = run.root / "rollouts" / f"round-{record.step - 1:08d}.safetensors"
+        assert sha256_file(file) == record.rollouts_sha256
     given = trained(base, tmp_path / "given", **tables | {"experts": chosen.model_dump(mode="json")})
     assert given.transcript.read_bytes() == run.transcript.read_bytes()
 
