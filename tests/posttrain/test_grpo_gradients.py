@@ -20,9 +20,7 @@ from tests.posttrain.test_grpo import task_of
 from tests.posttrain.tiny import easy, parent
 
 
-def drawn_logp(
-    model: DeepSeekModel, rollouts: Rollouts, temperature: float, keep_routing: bool = True
-) -> list[Tensor]:
+def drawn_logp(model: DeepSeekModel, rollouts: Rollouts, temperature: float, keep_routing: bool = True) -> list[Tensor]:
     """Log-probabilities of each completion's tokens, each sequence by itself, over what filters left."""
     kept_ends, first, found, at = rollouts.kept_ends_C.tolist(), 0, [], 0
     for prompt, length in zip(rollouts.prompt_N.tolist(), rollouts.length_N.tolist(), strict=True):
