@@ -23,7 +23,8 @@ def add(parser: argparse.ArgumentParser) -> None:
                         "adapters of a run with [lora], for PEFT over its parent's Hugging Face folder")  # fmt: skip
     parser.add_argument("--dtype", choices=sorted({each for some in DTYPES.values() for each in some}), metavar="TYPE",
                         help="stored type (default: bf16). hf: bf16, fp32 or fp8, which is DeepSeek-V3's, in blocks of "
-                        "128 x 128. gguf: bf16, f32, f16, q8_0 or q4_0, the last two in blocks of 32. peft: fp32")  # fmt: skip
+                        "128 x 128. gguf: bf16, f32, f16, q8_0 or q4_0, the last two in blocks of 32. "
+                        "peft: fp32")  # fmt: skip
     parser.add_argument("--step", type=int, help="checkpoint of a run (default: the newest)")
 
 

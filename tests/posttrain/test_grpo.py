@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,14 @@ def test_damaged_rollouts_are_refused(base: Run, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(UserError, match="damaged"):
         Rollouts.read(file)
+
+
+def test_what_filters_left_is_where_the_batch_is(base: Run, tmp_path: Path) -> None:
+    task, training = task_of(base, tmp_path / "run", top_p=0.8)
+    batch = task.batch(1, training.model)
+    rollouts = Rollouts.read(task.file_of(0))
+    kept = task._kept(rollouts, replace(batch, tokens_BX=batch.tokens_BX.to("meta")))
+    assert kept is not None and {each.device.type for each in kept} == {"meta"}
 
 
 def test_without_kept_rollouts_a_run_goes_on_in_the_middle_of_a_round(base: Run, tmp_path: Path) -> None:
