@@ -1,4 +1,4 @@
-"""``clearseek export``: a model as a Hugging Face folder, or as a GGUF file for llama.cpp."""
+"""``clearseek export``: a model as a Hugging Face folder or a GGUF file, or its adapters alone as PEFT's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clearseek.errors import UserError
 
-DTYPES = {"hf": ("bf16", "fp32", "fp8"), "gguf": ("bf16", "f32", "f16", "q8_0", "q4_0")}
+DTYPES = {"hf": ("bf16", "fp32", "fp8"), "gguf": ("bf16", "f32", "f16", "q8_0", "q4_0"), "peft": ("fp32",)}
 """Stored types of each format; the first is the default."""
 
 
@@ -19,10 +19,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a run folder; for GGUF also an exported folder or a release")
     parser.add_argument("out", type=Path, help="folder, or GGUF file, to make")
     parser.add_argument("--format", choices=DTYPES, default="hf",
-                        help="hf: config.json and safetensors (default); gguf: one file for llama.cpp")  # fmt: skip
+                        help="hf: config.json and safetensors (default); gguf: one file for llama.cpp; peft: the "
+                        "adapters of a run with [lora], for PEFT over its parent's Hugging Face folder")  # fmt: skip
     parser.add_argument("--dtype", choices=sorted({each for some in DTYPES.values() for each in some}), metavar="TYPE",
                         help="stored type (default: bf16). hf: bf16, fp32 or fp8, which is DeepSeek-V3's, in blocks of "
-                        "128 x 128. gguf: bf16, f32, f16, q8_0 or q4_0, the last two in blocks of 32")  # fmt: skip
+                        "128 x 128. gguf: bf16, f32, f16, q8_0 or q4_0, the last two in blocks of 32. "
+                        "peft: fp32")  # fmt: skip
     parser.add_argument("--step", type=int, help="checkpoint of a run (default: the newest)")
 
 
@@ -31,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     dtype = arguments.dtype or known[0]
     if dtype not in known:
         raise UserError(f"--dtype {dtype}: --format {arguments.format} stores {', '.join(known)}")
-    return (_gguf if arguments.format == "gguf" else _hf)(arguments, dtype)
+    return {"hf": _hf, "gguf": _gguf, "peft": _peft}[arguments.format](arguments, dtype)
 
 
 def _hf(arguments: argparse.Namespace, dtype: str) -> int:
@@ -69,4 +71,24 @@ def _gguf(arguments: argparse.Namespace, dtype: str) -> int:
         print(f"F16 instead of {dtype}, whose blocks of 32 their rows do not fill: {places(wide)}")
     findings = check_portability(config, own_tokenizer=False)
     print_findings(output(), [finding for finding in findings if finding.tool == "llama.cpp"])
+    return 0
+
+
+def _peft(arguments: argparse.Namespace, dtype: str) -> int:
+    from clearseek.posttrain.peft import export_peft
+    from clearseek.train.run import Run
+
+    folder = Run(arguments.model)
+    recipe = folder.read_recipe(record=True)
+    if recipe.lora is None or recipe.parent is None:
+        raise UserError(f"{folder.root}: has no adapters: --format peft is for runs with [lora]; use --format hf")
+    if recipe.train.bias_update_speed:
+        raise UserError(
+            f"{folder.root}: train.bias_update_speed = {recipe.train.bias_update_speed} moved the routers' balance "
+            "biases, which PEFT's format does not hold: use --format hf, which stores the whole model"
+        )
+    model, step = folder.load_model(arguments.step, merged=False)
+    base = Path(recipe.parent.path)
+    export_peft(model, arguments.out, str(base) if (base / "config.json").is_file() else None)
+    print(f"{arguments.out}: adapters of step {step} of {folder.root} as {dtype}, for PEFT over its parent, {base}")
     return 0

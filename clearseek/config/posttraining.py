@@ -123,9 +123,9 @@ class GrpoConfig(Settings):
     advantage: Literal["mean", "std"] = "mean"
     """Reward less the group's mean (Dr. GRPO, DeepSeek-V3.2), or that over the group's standard deviation (GRPO)."""
     clip_low: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
-    """How far below 1 the probability ratio counts."""
+    """How far below 1 the probability ratio counts; GSPO's ratio is a sequence's, and its paper has 0.0003."""
     clip_high: Annotated[float, Field(ge=0.0)] = 0.28
-    """How far above 1 the probability ratio counts (0.28 in DAPO)."""
+    """How far above 1 the probability ratio counts (0.28 in DAPO, 0.0004 in GSPO)."""
     beta: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of the KL divergence from the parent; 0 needs no second model."""
     unbiased_kl: bool = False
@@ -139,11 +139,11 @@ class GrpoConfig(Settings):
     entropy: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of a bonus for entropy, estimated from the drawn tokens."""
     patience: PositiveInt = 20
-    """Steps in a row without any spread of rewards in a group after which the run stops with advice."""
+    """Rounds in a row without any spread of rewards in a group after which the run stops with advice."""
     evaluate_problems: PositiveInt = 512
     """Held-out problems of an evaluation."""
     keep_rollouts: bool = True
-    """Whether the completions of every step are kept in the run folder, by which strangers can check them."""
+    """Whether the completions of every round are kept in the run folder, by which strangers can check them."""
 
     @model_validator(mode="after")
     def _consistent(self) -> GrpoConfig:

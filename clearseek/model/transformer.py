@@ -169,6 +169,7 @@ class DeepSeekModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.fp8: Fp8 | None = None
         self.model = Decoder(config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -213,6 +214,7 @@ class DeepSeekModel(nn.Module):
         Embedding, output head, router, norms, attention core and `eh_proj` do not change (DeepSeek-V3 report,
         section 3.3.1). Gradients of the FP8 products' weights are FP32. Returns the model.
         """
+        self.fp8 = fp8
         for module in self.modules():
             if isinstance(module, (Linear, Experts, MLP)):
                 module.fp8 = fp8

@@ -33,11 +33,15 @@ class Child:
         if experts is None or experts.layers is not None:
             return recipe
         model = _parent(recipe, run)
-        usage = measure_usage(model, _batches(recipe, task, model))
+        usage = measure_usage(model, self.batches(recipe, task, model, experts.batches))
         chosen = choose_experts(usage, experts.score, experts.share)
         layers = {name: numbers for name, numbers in chosen.layers.items() if not name.startswith(_left_out(recipe))}
         found = experts.model_copy(update={"layers": layers})
         return recipe.model_copy(update={"experts": found})
+
+    def batches(self, recipe: Recipe, task: Task, model: DeepSeekModel, count: int) -> Iterator[Batch]:
+        """The task's first batches, to see which experts it uses."""
+        return (task.batch(step, model) for step in range(1, min(count, recipe.train.steps) + 1))
 
     def trainable(self, recipe: Recipe, run: Run) -> Trainable:
         """What the recipe trains: adapters, some experts, or all parameters.
@@ -56,7 +60,8 @@ class Child:
             return
         task = self.task(recipe, run, folder)
         before, after = _parent(recipe, run), run.load_model()[0]
-        used, uses = (measure_usage(model, _batches(recipe, task, before)) for model in (before, after))
+        batches = list(self.batches(recipe, task, before, recipe.experts.batches))
+        used, uses = (measure_usage(model, batches) for model in (before, after))
         layers = {name: tuple(experts) for name, experts in (recipe.experts.layers or {}).items()}
         chosen = Chosen(layers, recipe.experts.score, recipe.experts.share, used.tokens)
         expert_use(used, uses, chosen, run.pictures / "experts-of-the-task.png")
@@ -83,9 +88,3 @@ def _parent(recipe: Recipe, run: Run) -> DeepSeekModel:
     """The model that a run begins with, in FP32."""
     saved = checkpoint.load(checkpoint.find(run.parent, 0), checkpoint.MODEL)
     return model_of(recipe, saved.tensors, torch.float32)
-
-
-def _batches(recipe: Recipe, task: Task, model: DeepSeekModel) -> Iterator[Batch]:
-    """The task's first batches."""
-    assert recipe.experts is not None
-    return (task.batch(step, model) for step in range(1, min(recipe.experts.batches, recipe.train.steps) + 1))

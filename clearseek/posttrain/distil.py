@@ -122,6 +122,7 @@ def _ask(recipe: Recipe, run: Run, folder: Path, on_data: OnData, say: Say) -> N
     record |= {
         "data_fingerprint": read_manifest(folder).fingerprint,
         "sequence_length": recipe.data.sequence_length,
+        "windows": _windows(recipe, folder),
         "top_k": settings.top_k,
         "temperature": settings.temperature.hex(),
     }
@@ -129,9 +130,14 @@ def _ask(recipe: Recipe, run: Run, folder: Path, on_data: OnData, say: Say) -> N
         asked.finish(run, _soft_labels(recipe, run, folder, teacher, on_data, say))
 
 
+def _windows(recipe: Recipe, folder: Path) -> int:
+    """Windows of an epoch: one fewer, perhaps, for a student that looks further ahead."""
+    length, lookahead = recipe.data.sequence_length, 1 + recipe.model.num_nextn_predict_layers
+    return Loader(folder, "train", length, 1, 0, lookahead).windows_per_epoch
+
+
 def _soft_labels(recipe: Recipe, run: Run, folder: Path, teacher: Teacher, on_data: OnData, say: Say) -> list[str]:
-    settings, length = _settings(recipe), recipe.data.sequence_length
-    windows = Loader(folder, "train", length, 1, 0, 1 + recipe.model.num_nextn_predict_layers).windows_per_epoch
+    settings, length, windows = _settings(recipe), recipe.data.sequence_length, _windows(recipe, folder)
     size = windows * window_bytes(length, settings.top_k, recipe.model.vocab_size)
     network = teacher.on(torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.float32)
     say(

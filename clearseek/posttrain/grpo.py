@@ -14,6 +14,7 @@ Shapes: B completions of a batch, X tokens of the longest, S = X - 1 inputs, T t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,19 @@ from clearseek.inference.request import Settings
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.loss import Kept, cross_entropy_of_tokens, token_losses
 from clearseek.posttrain.child import Child
-from clearseek.posttrain.losses import LossSettings, advantages, token_weights
+from clearseek.posttrain.losses import LossSettings, advantages, entropy_weights, token_weights
 from clearseek.posttrain.parent import adopt
 from clearseek.posttrain.pictures import learning_curve
 from clearseek.posttrain.questions import Questions, questions_of
 from clearseek.posttrain.rollouts import Rollouts, seed_of, settings_of, write_completions
-from clearseek.posttrain.samples import write_samples
+from clearseek.posttrain.samples import rounds_shown, write_samples
 from clearseek.posttrain.solved import PASS, measure
 from clearseek.train import checkpoint
 from clearseek.train.record import LOSS
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import OnData, Say
 from clearseek.train.task import Batch, Loss, Progress, Task
-from clearseek.train.transcript import check_transcript
+from clearseek.train.transcript import check_transcript, read_lines
 
 
 def loss_settings(grpo: GrpoConfig) -> LossSettings:
@@ -75,6 +76,13 @@ class Grpo(Child):
         questions = questions_of(recipe.problems, Tokenizer.load(folder / "tokenizer.json"))
         return PolicyOptimisation(recipe, run, questions)
 
+    def batches(self, recipe: Recipe, task: Task, model: DeepSeekModel, count: int) -> Iterator[Batch]:
+        """What a model writes in the first rounds, every completion of it; no file of the run is written."""
+        assert isinstance(task, PolicyOptimisation)
+        for number in range(min(count, task.rounds)):
+            rollouts = task.rollouts(number, model)
+            yield task._rows(1, rollouts, torch.arange(len(rollouts)), torch.zeros(len(rollouts.logp_C)))
+
     def draw(self, run: Run, folder: Path, title: str) -> None:
         """Draw rewards and expert loads, and write some completions down."""
         super().draw(run, folder, title)
@@ -82,8 +90,7 @@ class Grpo(Child):
         learning_curve(records, PASS, run.pictures / "rewards.png", title)
         task = self.task(run.read_recipe(), run, folder)
         assert isinstance(task, PolicyOptimisation)
-        rounds = range(-(-records[-1].step // task.grpo.updates))
-        write_samples([task.file_of(number) for number in rounds], task.questions, run.root / "completions.md")
+        write_samples([task.file_of(n) for n in range(task.rounds)], task.questions, run.root / "completions.md")
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,8 @@ class PolicyOptimisation:
     _round: _Round | None = None
     _reference: DeepSeekModel | None = None
     _without_spread: int = 0
+    _chosen_B: Tensor | None = None
+    """Numbers of the completions in the step's batch."""
     settings: LossSettings = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,6 +127,11 @@ class PolicyOptimisation:
         self.fingerprint: str = canonical_sha256(["rollouts-1", self.questions.fingerprint])
 
     # --- A round ------------------------------------------------------------------------------------------------------
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the whole run."""
+        return -(-self.recipe.train.steps // self.grpo.updates)
 
     def file_of(self, number: int) -> Path:
         """Where a round's record is."""
@@ -155,19 +169,36 @@ class PolicyOptimisation:
                 rollouts = self.rollouts(number, model)
                 rollouts.write(file)
                 if not self.grpo.keep_rollouts:
-                    self.file_of(number - 1).unlink(missing_ok=True)
+                    self._forget(number)
             advantage_N = advantages(
                 rollouts.reward_N, self.grpo.completions, "std" if self.grpo.advantage == "std" else "none"
             )
+            followed = self._round is not None and self._round.number == number - 1
+            before = self._without_spread if followed else self._flat_before(number)
             self._round = _Round(number, rollouts, advantage_N, rollouts.sha256(), _notes(rollouts, self.grpo))
-            self._count_spread(advantage_N)
+            self._without_spread = 0 if bool(advantage_N.any()) else before + 1
+            self._refuse_flat(self._round.notes["reward"])
         return self._round
 
-    def _count_spread(self, advantage_N: Tensor) -> None:
-        self._without_spread = 0 if bool(advantage_N.any()) else self._without_spread + 1
+    def _forget(self, number: int) -> None:
+        """Delete the records before a round, but of rounds that a checkpoint is in the middle of, or people see."""
+        ends = (divmod(step, self.grpo.updates) for step in checkpoint.steps(self.run.checkpoints))
+        kept = {number, *rounds_shown(self.rounds), *(begun for begun, updates in ends if updates)}
+        files = {self.file_of(earlier) for earlier in range(number)} - {self.file_of(each) for each in kept}
+        for file in files.intersection(self.file_of(0).parent.iterdir()):
+            file.unlink()
+
+    def _flat_before(self, number: int) -> int:
+        """Rounds in a row without spread before a round, by the transcript: a run that goes on counts as it did."""
+        flat, last = 0, number * self.grpo.updates
+        for line in read_lines(self.run.transcript) if self.run.transcript.exists() else ():
+            record = line.record
+            if record is not None and record.step <= last and (record.step - 1) % self.grpo.updates == 0:
+                flat = flat + 1 if record.scalars["groups_without_spread"] == 1 else 0
+        return flat
+
+    def _refuse_flat(self, mean: float) -> None:
         if self._without_spread >= self.grpo.patience:
-            assert self._round is not None
-            mean = self._round.notes["reward"]
             advice = (
                 "begin from a model that solves some of the problems (a cold start by [sft]), or take easier ones"
                 if mean < 0.5
@@ -189,16 +220,19 @@ class PolicyOptimisation:
         every = self._rows(step, rollouts, torch.arange(len(rollouts)), torch.zeros(len(rollouts.logp_C)))
         needs_forward = update > 0 or self.grpo.beta > 0
         logp_C = self._logp(model, every.to(device)) if needs_forward else rollouts.logp_C
-        reference_C = self._logp(self._parent(model), every.to(device)) if self.grpo.beta else None
+        reference_C = None
+        if self.grpo.beta:  # a policy of its own, so by its own experts
+            reference_C = self._logp(self._parent(model), replace(every, routing_LBSK=None).to(device))
         sequence_C = torch.arange(len(rollouts)).repeat_interleave(rollouts.drawn_n)
         weight_C, loss = token_weights(
             logp_C, rollouts.logp_C, current.advantage_N, sequence_C, self.settings, reference_C
         )
         if self.grpo.entropy:
-            weight_C = weight_C + self._for_entropy(rollouts.logp_C)
+            weight_C = weight_C + self.grpo.entropy * entropy_weights(logp_C, rollouts.logp_C)
         weighted_N = torch.zeros(len(rollouts)).index_add_(0, sequence_C, weight_C.abs()) > 0
         notes = current.notes | {name: value for name, value in loss.metrics.items() if needs_forward} | before
-        batch = self._rows(step, rollouts, self._chosen(weighted_N), weight_C)
+        self._chosen_B = self._chosen(weighted_N)
+        batch = self._rows(step, rollouts, self._chosen_B, weight_C)
         return replace(batch, scalars=notes, rollouts_sha256=current.file_sha256).to(device)
 
     def _chosen(self, weighted_N: Tensor) -> Tensor:
@@ -207,10 +241,6 @@ class PolicyOptimisation:
         micro = self.recipe.train.micro_batches
         count = max(micro, -(-int(weighted_N.sum()) // micro) * micro)
         return order_N[:count].sort().values
-
-    def _for_entropy(self, logp_C: Tensor) -> Tensor:
-        """Weights whose gradient raises the entropy: minus log p, less its mean, of each drawn token."""
-        return self.grpo.entropy * (logp_C.mean() - logp_C) / len(logp_C)
 
     def _rows(self, step: int, rollouts: Rollouts, chosen_B: Tensor, weight_C: Tensor) -> Batch:
         """Some completions as rows of a batch, each with its prompt, padded behind."""
@@ -246,14 +276,16 @@ class PolicyOptimisation:
         assert self._round is not None and micro.row_B is not None and micro.valid_BX is not None
         rollouts, device = self._round.rollouts, micro.tokens_BX.device
         states = model.states(micro.tokens_BX, False, None, None, micro.routing_LBSK, micro.valid_BX)
-        kept = self._kept(rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1] - 1)
+        kept = self._kept(rollouts, micro)
         target_T, weight_T = micro.tokens_BX[:, 1:].flatten(), micro.weight_BX[:, 1:].flatten()
         total, nats_T = cross_entropy_of_tokens(
             states.main_BSD.flatten(0, 1), model.head_weight, target_T, weight_T, self.grpo.temperature, kept
         )
-        drawn_T, old_C = self._drawn(rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1])
-        gap = (nats_T[drawn_T.to(device)] + old_C.to(device)).abs().sum() / len(rollouts.logp_C)
-        scalars = {LOSS: total.detach(), "probability_gap": gap}
+        scalars = {LOSS: total.detach()}
+        if (micro.step - 1) % self.grpo.updates == 0:  # later the trainer's policy is another one
+            drawn_T, old_C = self._drawn(rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1])
+            gap = (nats_T[drawn_T.to(device)] + old_C.to(device)).abs().sum()
+            scalars["probability_gap"] = gap / int(rollouts.drawn_n[self._chosen_B].sum())
         if not self.grpo.keep_routing and states.routings:
             scalars["routing_flips"] = self._flips(rollouts, micro, [each.index_TK for each in states.routings])
         return Loss(total, scalars, model.loads(states.routings))
@@ -266,27 +298,29 @@ class PolicyOptimisation:
         rows = rollouts.logp_C.split(rollouts.drawn_n.tolist())
         return drawn_BS.flatten(), torch.cat([rows[b] for b in row_B.tolist()])
 
-    def _kept(self, rollouts: Rollouts, row_B: Tensor, inputs: int) -> Kept | None:
-        """What filters left at each of the B * S next tokens that was drawn."""
+    def _kept(self, rollouts: Rollouts, micro: Batch) -> Kept | None:
+        """What filters left at each of the B * S next tokens that was drawn, on the batch's device."""
         if not len(rollouts.kept_ends_C) or not self.grpo.keep_sampling_mask:
             return None
-        drawn_T, _ = self._drawn(rollouts, row_B, inputs + 1)
+        assert micro.row_B is not None
+        row_B, device = micro.row_B.cpu(), micro.tokens_BX.device
+        drawn_T, _ = self._drawn(rollouts, row_B, micro.tokens_BX.shape[1])
         counts_C = rollouts.kept_ends_C.diff(prepend=torch.zeros(1, dtype=torch.int64))
         count_rows = counts_C.split(rollouts.drawn_n.tolist())
         chosen_C = torch.cat([count_rows[b] for b in row_B.tolist()])
         per_row = rollouts.kept_ids.long().split([int(each.sum()) for each in count_rows])
         counts_T = torch.zeros(len(drawn_T), dtype=torch.int64)
         counts_T[drawn_T] = chosen_C
-        return Kept(torch.cat([per_row[b] for b in row_B.tolist()]), counts_T.cumsum(0))
+        return Kept(torch.cat([per_row[b] for b in row_B.tolist()]).to(device), counts_T.cumsum(0).to(device))
 
     def _flips(self, rollouts: Rollouts, micro: Batch, index: list[Tensor]) -> Tensor:
-        """Share of the round's tokens and layers for which other experts were chosen than when it was written."""
+        """Share of the batch's tokens and layers for which other experts were chosen than when they were written."""
         assert micro.valid_BX is not None and micro.row_B is not None
         there_LBSK = self._routes(rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1] - 1).sort().values
         here_LBSK = torch.stack(index).view(there_LBSK.shape).cpu().sort().values
         read_BS = micro.valid_BX[:, 1:].cpu()
         flipped = (here_LBSK != there_LBSK).any(-1) & read_BS
-        whole = int((rollouts.length_N - 1).sum()) * len(index)
+        whole = int((rollouts.length_N - 1)[self._chosen_B].sum()) * len(index)
         return flipped.sum().float() / whole
 
     @torch.no_grad()
@@ -297,7 +331,7 @@ class PolicyOptimisation:
         for micro in every.split(self.recipe.train.micro_batches):
             assert micro.row_B is not None
             states = model.states(micro.tokens_BX, False, None, None, micro.routing_LBSK, micro.valid_BX)
-            kept = self._kept(self._round.rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1] - 1)
+            kept = self._kept(self._round.rollouts, micro)
             nats_T = token_losses(
                 states.main_BSD.flatten(0, 1), model.head_weight, micro.tokens_BX[:, 1:].flatten(),
                 self.grpo.temperature, kept,
@@ -307,11 +341,11 @@ class PolicyOptimisation:
         return torch.cat(found)
 
     def _parent(self, model: DeepSeekModel) -> DeepSeekModel:
-        """The model that the run began with, of the same type and on the same device."""
+        """The model that the run began with, computed as the policy is, on the same device."""
         if self._reference is None:
             saved = checkpoint.load(checkpoint.find(self.run.parent, 0), checkpoint.MODEL)
             reference = model_of(self.recipe, saved.tensors, model.head_weight.dtype)
-            self._reference = reference.to(model.head_weight.device)
+            self._reference = reference.to(model.head_weight.device).use_fp8(model.fp8)
         return self._reference
 
     # --- Evaluation ---------------------------------------------------------------------------------------------------

@@ -224,6 +224,20 @@ def token_weights(
     return -gradient_T, PolicyLoss(loss.detach(), metrics)
 
 
+def entropy_weights(logp_T: Tensor, old_T: Tensor) -> Tensor:
+    """Weights that give a weighted cross-entropy minus the gradient of the mean entropy of a token, FP32 [T].
+
+    The gradient of an entropy is the mean of -log p times log p's gradient over tokens drawn from p, whatever constant
+    is taken off the first factor. Tokens that an older policy drew count by their ratio.
+
+    Args:
+        logp_T: Log-probabilities in nats of the drawn tokens under the policy.
+        old_T: The same when they were sampled.
+    """
+    logp_T, old_T = logp_T.detach().float(), old_T.detach().float()
+    return (logp_T - old_T).exp() * (logp_T.mean() - logp_T) / len(logp_T)
+
+
 def advantages(reward_N: Tensor, group: int, scaling: Literal["none", "std"]) -> Tensor:
     """Advantages of completions within their group, FP32 [N].
 

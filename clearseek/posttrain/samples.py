@@ -35,9 +35,14 @@ def write_samples(rounds: Sequence[Path], questions: Questions, to: Path) -> Non
 
 def chosen_rounds(rounds: Sequence[Path]) -> Iterator[tuple[int, Rollouts]]:
     """Numbers and records of the rounds at :data:`SHARES` of a run, of those whose files are still there."""
-    for number in dict.fromkeys(round(share * (len(rounds) - 1)) for share in SHARES):
+    for number in rounds_shown(len(rounds)):
         if rounds[number].is_file():
             yield number, Rollouts.read(rounds[number])
+
+
+def rounds_shown(count: int) -> list[int]:
+    """Numbers of the rounds at :data:`SHARES` of a run of so many rounds, rising, each once."""
+    return list(dict.fromkeys(round(share * (count - 1)) for share in SHARES))
 
 
 class Shown(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a child's release says of the model that it was made from: name, licence, and that licence's text.
+"""What a child's release says of the models that it was made from: names, licence, and that licence's text.
 
 The parent's weights are named by their hash in the run's own records. Its licence stands in the parent's folder, as a
 card's metadata say, or is Apache-2.0 where ClearSeek trained it from a seed. Where neither can be read, the release
@@ -43,6 +43,10 @@ class Lineage:
     """What was done to the parent, in words."""
     here: bool = True
     """Whether the release holds the parent's weights."""
+    earlier: tuple[tuple[str, str], ...] = ()
+    """What the parent was made from, and so on, as far as the folders here say: name and SHA-256 of the weights."""
+    teacher: Mapping[str, Any] | None = None
+    """What the transcript says of the model that it learnt from; None without one."""
 
     @property
     def tag(self) -> str:
@@ -79,7 +83,23 @@ def lineage_of(
     parent = header.get("parent")
     named = parent.get("name", "") if isinstance(parent, dict) else ""
     method = next(words for name, words in METHODS.items() if getattr(recipe, name) is not None)
-    return Lineage(licence or found, text, parent, base or str(named), method, here)
+    return Lineage(
+        licence or found, text, parent, base or str(named), method, here, _earlier(Path(recipe.parent.path), 0),
+        header.get("teacher"),
+    )  # fmt: skip
+
+
+def _earlier(folder: Path, depth: int) -> tuple[tuple[str, str], ...]:
+    """Names and hashes of what the model in a run folder or a release was made from, the nearest first."""
+    runs = (Run(place) for place in (folder, folder / "training"))
+    run = next((each for each in runs if each.extends and each.recipe.is_file()), None)
+    if run is None or depth == _DEEPEST:
+        return ()
+    record, recipe = run.read_parent() or {}, run.read_recipe(record=True)
+    if recipe.parent is None:  # a longer run, which went on from its own kind
+        return ()
+    nearest = str(record.get("name", "")), str(record.get("weights_sha256", ""))
+    return (nearest, *_earlier(Path(recipe.parent.path), depth + 1))
 
 
 def _licence(folder: Path, depth: int) -> tuple[str, bytes | None]:

@@ -158,8 +158,12 @@ class Run:
         """Record the resolved recipe."""
         write_atomic(self.recipe, recipe_json(recipe) + "\n")
 
-    def load_model(self, step: int | None = None, dtype: torch.dtype | None = None) -> tuple[DeepSeekModel, int]:
+    def load_model(
+        self, step: int | None = None, dtype: torch.dtype | None = None, merged: bool = True
+    ) -> tuple[DeepSeekModel, int]:
         """The model of a checkpoint (the newest unless `step` says which), in FP32 unless `dtype` says what; its step.
+
+        Adapters that were trained are folded in, or with `merged` False stay beside the frozen matrices.
 
         Raises UserError where the run has no checkpoint, or a damaged one.
         """
@@ -170,7 +174,7 @@ class Run:
         recipe, path = self.read_recipe(record=True), self._checkpoint(step)
         saved = checkpoint.load(path, checkpoint.MODEL)
         try:
-            return model_of(recipe, saved.tensors, dtype or torch.float32), saved.step
+            return model_of(recipe, saved.tensors, dtype or torch.float32, merged), saved.step
         except (KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
@@ -195,8 +199,10 @@ def is_imported(run: Run) -> bool:
     return checkpoint.steps(run.checkpoints) == [0]
 
 
-def model_of(recipe: Recipe, tensors: dict[str, dict[str, torch.Tensor]], dtype: torch.dtype) -> DeepSeekModel:
-    """A model with the weights of a checkpoint, adapters folded in.
+def model_of(
+    recipe: Recipe, tensors: dict[str, dict[str, torch.Tensor]], dtype: torch.dtype, merged: bool = True
+) -> DeepSeekModel:
+    """A model with the weights of a checkpoint, adapters folded in unless `merged` is False.
 
     Raises KeyError or RuntimeError where they are of another model.
     """
@@ -210,7 +216,8 @@ def model_of(recipe: Recipe, tensors: dict[str, dict[str, torch.Tensor]], dtype:
         if recipe.lora is not None:
             attach_as(model, tensors["weights"], recipe.lora.alpha)
     model.load_state_dict({**tensors["weights"], **tensors["buffers"]}, assign=True)
-    return merge(model.set_dtype(dtype).requires_grad_(False))
+    model.set_dtype(dtype).requires_grad_(False)
+    return merge(model) if merged else model
 
 
 class Metrics:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from clearseek.cli import main
 from clearseek.errors import UserError
+from clearseek.files import sha256_file
 from clearseek.posttrain.grpo import Grpo
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import weights_of
+from clearseek.posttrain.peft import load_peft
 from clearseek.posttrain.questions import Questions
 from clearseek.train import checkpoint
 from clearseek.train.chunks import hash_tensors
@@ -60,6 +64,9 @@ def test_only_the_chosen_experts_change(base: Run, tmp_path: Path, optimizer: st
             assert torch.equal(old, new) == (number not in experts), (name, number)
     assert 0 < len(chosen.layers["model.layers.1.mlp.experts"]) < 8
     assert (run.pictures / "experts-of-the-task.png").is_file()
+    for record in check_transcript(run.transcript).steps:  # neither choosing nor drawing has written any again
+        file = run.root / "rollouts" / f"round-{record.step - 1:08d}.safetensors"
+        assert sha256_file(file) == record.rollouts_sha256
     given = trained(base, tmp_path / "given", **tables | {"experts": chosen.model_dump(mode="json")})
     assert given.transcript.read_bytes() == run.transcript.read_bytes()
 
@@ -79,6 +86,48 @@ def test_adapters_are_trained_alone_and_folded_in(base: Run, tmp_path: Path) -> 
     _, tensors, _ = weights_of(run.root)
     pairs = [pair for group in tensors.values() for pair in group.items()]
     assert read_header(grandchild.transcript)["parent"]["weights_sha256"] == hash_tensors(pairs)
+
+
+def test_adapters_of_a_run_are_exported_for_peft(base: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained(base, tmp_path / "run", lora={"rank": 2, "alpha": 4.0})
+    assert main(["export", str(run.root), str(tmp_path / "adapter"), "--format", "peft"]) == 0
+    model, _ = base.load_model(0)
+    load_peft(model, tmp_path / "adapter")
+    tokens = torch.randint(0, 275, (2, 20), generator=torch.Generator().manual_seed(0))
+    merged = run.load_model()[0].logits(tokens)
+    assert (model.logits(tokens) - merged).abs().max() < 1e-4 * merged.abs().max()
+    assert not torch.allclose(base.load_model(0)[0].logits(tokens), merged, atol=1e-3)
+    moved = trained(base, tmp_path / "moved", lora={"rank": 2}, train={"bias_update_speed": 0.1})
+    whole = trained(base, tmp_path / "whole")
+    for other, says in ((moved, "moved the routers' balance biases"), (whole, "has no adapters")):
+        assert main(["export", str(other.root), str(tmp_path / "no"), "--format", "peft"]) == 2
+        assert says in capsys.readouterr().err and not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+@pytest.mark.parametrize(
+    "tables", [{"lora": {"rank": 2}}, {"experts": {"share": 0.3, "batches": 2}, "optimizer": {"name": "muon"}}]
+)
+def test_narrow_training_rounds_what_is_frozen_once_and_resumes_to_the_bit(
+    tables: dict[str, Any], precision: str, base: Run, tmp_path: Path
+) -> None:
+    wide = parent(tmp_path / "wide", intermediate_size=128, moe_intermediate_size=128)
+    tables = tables | {"train": {"precision": precision, "steps": 4}}
+    run = trained(wide, tmp_path / "run", **tables)
+    chosen, before, after = run.read_recipe().experts, weights(wide), weights(run)
+    changed = 0
+    for name, tensor in before.items():
+        experts = (chosen.layers or {}).get(name.rpartition(".")[0], ()) if chosen is not None else ()
+        for number, (old, new) in enumerate(zip(tensor, after[name], strict=True)):
+            if number not in experts:
+                assert torch.equal(old.bfloat16().float(), new.float()), (name, number)
+            changed += number in experts and not torch.equal(old, new)
+    assert changed or chosen is None
+    again = Run(tmp_path / "again")
+    shutil.copytree(run.root, again.root)
+    recipe = again.read_recipe()
+    train_recipe(recipe, again, resume=True, from_step=2, method=method_of(recipe))
+    assert again.transcript.read_bytes() == run.transcript.read_bytes()
 
 
 def test_a_child_says_whose_it_is(base: Run, tmp_path: Path) -> None:

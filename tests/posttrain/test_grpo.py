@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from clearseek.posttrain.rollouts import Rollouts, seed_of
 from clearseek.train import checkpoint
 from clearseek.train.origin import origin_of
 from clearseek.train.preflight import preflight
+from clearseek.train.record import StepRecord
 from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
 from clearseek.train.step import Training
@@ -153,3 +155,55 @@ def test_damaged_rollouts_are_refused(base: Run, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(UserError, match="damaged"):
         Rollouts.read(file)
+
+
+def test_what_filters_left_is_where_the_batch_is(base: Run, tmp_path: Path) -> None:
+    task, training = task_of(base, tmp_path / "run", top_p=0.8)
+    batch = task.batch(1, training.model)
+    rollouts = Rollouts.read(task.file_of(0))
+    kept = task._kept(rollouts, replace(batch, tokens_BX=batch.tokens_BX.to("meta")))
+    assert kept is not None and {each.device.type for each in kept} == {"meta"}
+
+
+def test_without_kept_rollouts_a_run_goes_on_in_the_middle_of_a_round(base: Run, tmp_path: Path) -> None:
+    tables: dict[str, Any] = {"problems": {"kind": "addition"}, "train": {"steps": 40, "checkpoint_every": 8}}
+    recipe = child(base, grpo=GRPO | {"updates": 3, "keep_rollouts": False}, **tables)
+    first, killed = Run(tmp_path / "first"), Run(tmp_path / "killed")
+    train_recipe(recipe, first, method=Grpo())
+    kept = {int(file.stem[-8:]) for file in (first.root / "rollouts").iterdir()}
+    assert {0, 3, 6, 13} <= kept and len(kept) < 14
+    assert (first.root / "completions.md").read_text().count("## Round") == 4
+
+    class Killed(BaseException):
+        pass
+
+    def kill(record: StepRecord) -> None:
+        if record.step == 15:  # of round 4; the last checkpoint is in the middle of round 2
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_recipe(recipe, killed, method=Grpo(), on_step=kill)
+    train_recipe(killed.read_recipe(), killed, resume=True, method=Grpo())
+    assert killed.transcript.read_bytes() == first.transcript.read_bytes()
+
+
+def test_a_run_that_goes_on_loses_patience_where_it_would_have(
+    base: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Questions, "reward", lambda *given: 0.0)
+    recipe = child(base, grpo=GRPO | {"updates": 2, "patience": 3}, problems={"kind": "addition"})
+    run, steps = Run(tmp_path / "run"), list[int]()
+    with pytest.raises(UserError, match="3 rounds in which"):
+        train_recipe(recipe, run, method=Grpo(), on_step=lambda record: steps.append(record.step))
+    with pytest.raises(UserError, match="3 rounds in which"):
+        train_recipe(recipe, run, method=Grpo(), resume=True, on_step=lambda record: steps.append(record.step))
+    assert steps == [1, 2, 3, 4]
+
+
+def test_the_reference_is_computed_as_the_policy_is(base: Run, tmp_path: Path) -> None:
+    wide = parent(tmp_path / "wide", intermediate_size=128, moe_intermediate_size=128, hidden_size=128)
+    grpo, tables = GRPO | {"beta": 0.1, "keep_routing": False}, {"train": {"precision": "fp8", "steps": 2}}
+    run = Run(tmp_path / "run")
+    train_recipe(child(wide, grpo=grpo, problems={"kind": "addition"}, **tables), run, method=Grpo())
+    first, last = check_transcript(run.transcript).steps
+    assert first.scalars["kl_reference"] == 0 < last.scalars["kl_reference"]

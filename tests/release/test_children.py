@@ -133,6 +133,27 @@ def test_a_published_parent_s_card_says_its_licence(tmp_path: Path, card: str, l
     assert found.licence == licence or found.licence.lower().startswith(licence.lower()[:16])
 
 
+def test_all_generations_and_the_teacher_are_named(base: Run, run: Run, tmp_path: Path) -> None:
+    recipe = child(
+        run, parent={"path": str(run.root)}, problems={"kind": "addition"}, train={"steps": 2},
+        distil={"teacher": str(base.root), "form": "text", "texts": 4, "max_tokens": 4},
+    )  # fmt: skip
+    made = Run(tmp_path / "run")
+    train_recipe(recipe, made, method=method_of(recipe))
+    make_release(made, tmp_path / "Student")
+    card = (tmp_path / "Student/README.md").read_text()
+    stated = [json.loads((each.parent / "parent.json").read_text()) for each in (made, run)]
+    assert [each["name"] for each in stated] == ["child", "tiny"]
+    assert all(each["weights_sha256"] in card for each in stated)
+    teacher = json.loads((made.teacher / "teacher.json").read_text())
+    assert f"a teacher, {teacher['name']}: weights with the SHA-256 `{teacher['weights_sha256']}`" in card
+    assert "a teacher model answered" in (tmp_path / "Student/data/training-content-summary.md").read_text()
+    released = recipe.model_copy(
+        update={"parent": recipe.parent.model_copy(update={"path": str(tmp_path / "Student")})}
+    )  # type: ignore[union-attr]
+    assert [name for name, _ in lineage_of(released, {}).earlier] == ["child", "tiny"]
+
+
 def test_a_base_of_a_model_from_a_seed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--base"):
         lineage_of(tiny(), {}, base="somebody/Base")

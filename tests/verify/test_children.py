@@ -183,6 +183,8 @@ def test_completions_that_were_not_kept_are_written_again_where_that_is_possible
         tmp_path, "Lost", grpo=GRPO | {"updates": 2, "keep_rollouts": False}, problems={"kind": "addition"},
         train={"steps": 3, "checkpoint_every": 1},
     )  # fmt: skip
+    (out / "training/rollouts/round-00000000.safetensors").unlink()  # people were shown it, so it was there
+    (out / MANIFEST).write_bytes(build(out).to_bytes())
     found = rows(out, 4, 6)
     assert found["verify.steps.1-1"].answer == found["verify.steps.3-3"].answer == "yes"
     assert found["verify.steps.2-2"].answer == "unknown" and "round 0" in found["verify.steps.2-2"].reason

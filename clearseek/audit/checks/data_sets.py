@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Final, Literal
@@ -126,8 +126,8 @@ def _judged(
     paths = () if "://" in target else files.get(base, ()) or files.get(base + "/", ())
     if not paths and not _is_place(mention):
         return
-    own = bool(paths) or subject.is_own(target) is True
-    use, stage, hub = _use(mention, names, own), _stage(mention), _HUB.match(target)
+    own, unnamed = bool(paths) or subject.is_own(target) is True, _unnamed(mention, subject)
+    use, stage, hub = _use(mention, unnamed, names, own), _stage(unnamed), _HUB.match(target)
     if use == "trained" and "github.com" in target and subject.is_own(target) is False:
         use = "other"  # a program of others
     if use == "listed" and (below or not (own or mention.document is subject.card)):
@@ -175,7 +175,18 @@ def _is_place(mention: Mention) -> bool:
     return bool(_NAMES_DATA.search(f"{text} {mention.before[-40:]}" if coded else text))
 
 
-def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
+def _unnamed(mention: Mention, subject: Subject) -> Mention:
+    """A link whose words leave out the model's names, since a model that is called Tuned says nothing by it."""
+    names = sorted((name for name in subject.names if name), key=len, reverse=True)
+    if not names:
+        return mention
+    called = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)")
+    before, label, after = (called.sub("", each) for each in (mention.before, mention.label, mention.after))
+    headings = tuple(called.sub("", each) for each in mention.headings)
+    return replace(mention, before=before, label=label, after=after, headings=headings)
+
+
+def _use(mention: Mention, unnamed: Mention, names: frozenset[str], own: bool) -> Use:
     """What the words around a data set say that it is to this model."""
     text, before, target = mention.link.text, mention.before, mention.target
     name = f"{target.rpartition('/')[2]} {text}"
@@ -190,8 +201,8 @@ def _use(mention: Mention, names: frozenset[str], own: bool) -> Use:
     listed = any(_LISTED.match(each) for each in titles if each) or (own and _OURS.search(mention.sentence))
     cues = {kind: cue for kind, cue in CUES.items() if kind != "other" or not own or "://" not in target}
     done = own or _TOLD.search(mention.sentence)
-    cue = mention.nearest(cues, headings=False)
-    if not cue and not listed and (cue := mention.nearest(cues, headings=True)) == "trained" and not done:
+    cue = unnamed.nearest(cues, headings=False)
+    if not cue and not listed and (cue := unnamed.nearest(cues, headings=True)) == "trained" and not done:
         data = any(_NAMES_DATA.search(each) and CUES["trained"].search(each) for each in mention.headings)
         cue = "trained" if data else "other"  # a chapter on training may mention any data
     if cue == "trained":  # documents of tools speak of their users' data

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clearseek.audit.checks import data
-from clearseek.audit.checks.data_sets import is_evaluation_data
+from clearseek.audit.checks.data_sets import data_files, data_sets, is_evaluation_data
 from clearseek.reading.mentions import of_another
 from clearseek.reading.source import Folder
 from clearseek.reading.subject import Subject
@@ -44,6 +44,17 @@ def answer(folder: Path, text: str) -> str:
 )  # fmt: skip
 def test_the_nearest_words_decide(tmp_path: Path, text: str, expected: str) -> None:
     assert answer(tmp_path, text) == expected
+
+
+@pytest.mark.parametrize("name", ["Foo", "Tuned", "Foo-Pretrained", "Soup-SFT", "Fine-Tuned-Foo"])
+def test_a_model_s_name_says_nothing_of_what_a_link_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/foo.tar.gz").write_bytes(b"x" * 200_000)
+    text = f"# {name}\n\n## Model\n\n{name} is a model. All is here: [code](code).\n\n"
+    (tmp_path / "README.md").write_text(f"{text}{name} goes with [Bar]({HF}bar/bar).\n", encoding="utf-8")
+    subject = Subject(Folder(tmp_path), name)
+    assert [each.use for each in data_sets(subject)] == ["other", "other"]
+    assert data_files(subject) == ()
 
 
 @pytest.mark.parametrize(
