@@ -28,7 +28,7 @@ from clearseek.errors import UserError
 from clearseek.files import reading, sha256_bytes, write_atomic
 from clearseek.inference.batch import Completion, complete, pages_needed
 from clearseek.inference.model import forward_of
-from clearseek.inference.packed import pack
+from clearseek.inference.packed import Packed, pack
 from clearseek.inference.request import Settings
 from clearseek.inference.storage import Kind
 from clearseek.model.transformer import DeepSeekModel
@@ -156,16 +156,22 @@ def write_completions(
     model: DeepSeekModel, prompts: Sequence[Sequence[int]], prompt_N: Sequence[int], seeds: Sequence[int],
     settings: Settings,
 ) -> list[Completion]:  # fmt: skip
-    """Completions by the engine with a model's present weights and adapters: FP32 for FP32, and BF16 for other types.
+    """Completions by the engine with a model's present weights and adapters.
 
-    Arguments as for :func:`clearseek.inference.batch.complete`. The multi-token-prediction layer takes no part.
+    Arguments as for :func:`clearseek.inference.batch.complete`.
     """
-    kind: Kind = "F32" if model.head_weight.dtype == torch.float32 else "BF16"
-    config = model.config.model_copy(update={"num_nextn_predict_layers": 0})
     rows = min(MOST_ROWS, max(len(seeds), max(map(len, prompts))))
     longest = max(map(len, prompts)) + settings.max_tokens
     pages = pages_needed(prompts, rows, settings)
-    with torch.no_grad():
-        weights = merged_tensors(model)
-        forward = forward_of(pack(config, weights.__getitem__, kind), pages, rows, longest)
-        return complete(forward, prompts, prompt_N, seeds, settings)
+    return complete(forward_of(packed(model), pages, rows, longest), prompts, prompt_N, seeds, settings)
+
+
+@torch.no_grad()
+def packed(model: DeepSeekModel) -> Packed:
+    """What completions are drawn from: present weights and adapters, FP32 for FP32, and BF16 for other types.
+
+    The multi-token-prediction layer takes no part.
+    """
+    kind: Kind = "F32" if model.head_weight.dtype == torch.float32 else "BF16"
+    config = model.config.model_copy(update={"num_nextn_predict_layers": 0})
+    return pack(config, merged_tensors(model).__getitem__, kind)

@@ -20,7 +20,8 @@ from clearseek.posttrain.rollouts import Rollouts
 from clearseek.reading.evidence import Evidence, amount
 from clearseek.train import checkpoint
 from clearseek.verify.children import ROLLOUTS, published_round, round_file
-from clearseek.verify.forced import Judged, check_draws
+from clearseek.verify.draws import Judged
+from clearseek.verify.forced import check_draws
 from clearseek.verify.replay import Replay
 from clearseek.verify.rows import attempted
 

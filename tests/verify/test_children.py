@@ -363,7 +363,7 @@ def test_a_set_that_top_p_leaves_is_known_from_others(seed: int, top_p: float) -
 
     from clearseek.inference.request import Settings
     from clearseek.inference.sampling import draw_rows
-    from clearseek.verify.forced import _may_keep
+    from clearseek.verify.draws import _may_keep
 
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (1, 40)).astype(np.float32)
