@@ -35,13 +35,14 @@ from clearseek.machine import describe
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.grpo import PolicyOptimisation
 from clearseek.posttrain.methods import method_of
+from clearseek.posttrain.parent import dimensions
 from clearseek.posttrain.rollouts import Rollouts, seed_of, write_completions
 from clearseek.recipe import load_recipe
 from clearseek.train import checkpoint
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import train_recipe
-from clearseek.verify import forced
 from clearseek.verify.draws import Judged
+from clearseek.verify.forced import check_draws, judge_by_model
 from clearseek.verify.rollouts import _not_its_address
 
 RESULT = Path(__file__).parent / "results" / "rollout_check.json"
@@ -55,7 +56,7 @@ CASES: dict[str, tuple[list[str], int, list[str]]] = {
     "64 tokens": (COLUMNS, 250, [*COLUMNS, "grpo.max_tokens=64", "train.steps=5"]),
 }
 """Settings of the cold start, its steps, and settings of the policy optimisation."""
-WAYS = "engine", "model"
+WAYS = {"engine": check_draws, "model": judge_by_model}
 TRIALS = 50
 """Changed tokens, one at a time."""
 
@@ -64,7 +65,7 @@ def trained(folder: Path, rung: str, settings: list[str]) -> Run:
     """A run of the ladder, trained where it is not there yet."""
     run = Run(folder)
     if not (folder / "done").is_file():
-        recipe = load_recipe(f"ladder-{rung}", [*settings, "train.eval_every=0", "train.threads=1"])
+        recipe = load_recipe(f"ladder-{rung}", [*settings, "train.eval_every=0", "train.threads=1"], dimensions)
         train_recipe(recipe, run, method=method_of(recipe))
         (folder / "done").touch()
     return run
@@ -96,16 +97,6 @@ def opened(run: Run) -> tuple[PolicyOptimisation, Callable[[int], DeepSeekModel]
     return task, policy, range(recipe.train.steps)
 
 
-def check(model: DeepSeekModel, rollouts: Rollouts, settings: Settings, way: str) -> Judged:
-    """Every draw, by the engine or by the model."""
-    runs = forced.loops_run
-    forced.loops_run = runs if way == "engine" else lambda packed: False
-    try:
-        return forced.check_draws(model, rollouts, settings)
-    finally:
-        forced.loops_run = runs
-
-
 # -- what it costs ----------------------------------------------------------------------------------------------------
 
 
@@ -117,9 +108,12 @@ def seconds(work: Callable[[], object]) -> float:
 
 def cost(model: DeepSeekModel, rollouts: Rollouts, prompts: Any, settings: Settings, repeat: int) -> dict[str, Any]:
     """CPU seconds of writing again and of the two ways of checking, by turns."""
-    sides: dict[str, Callable[[], object]] = {"writing": lambda: write_completions(model, *prompts, settings)}
+    asked, prompt_N, seed_N = prompts
+    sides: dict[str, Callable[[], object]] = {
+        "writing": lambda: write_completions(model, asked, prompt_N, seed_N, settings)
+    }
     for way in WAYS:
-        sides[way] = lambda way=way: check(model, rollouts, settings, way)  # type: ignore[misc]
+        sides[way] = lambda way=way: WAYS[way](model, rollouts, settings)  # type: ignore[misc]
     for side in sides.values():
         side()
     turns: dict[str, list[float]] = {name: [] for name in sides}
@@ -139,7 +133,7 @@ def cost(model: DeepSeekModel, rollouts: Rollouts, prompts: Any, settings: Setti
 def nothing_shared(folder: Path, repeat: int) -> dict[str, Any]:
     """Completions of 64 tokens, each of a prompt of its own."""
     run, (task, _, _) = Run(folder / "base"), opened(Run(folder / "policy-64"))
-    saved = checkpoint.load(checkpoint.latest(run.checkpoints), checkpoint.MODEL)
+    saved = checkpoint.load(checkpoint.find(run.checkpoints, run.read_recipe().train.steps), checkpoint.MODEL)
     model = model_of(run.read_recipe(), saved.tensors, torch.float32)
     asked = [task.questions.ids(task.questions.problems.train(index)) for index in range(1024)]
     numbers, seeds = list(range(1024)), [seed_of(1, 0, k) for k in range(1024)]
@@ -157,7 +151,7 @@ def everything(run: Run, way: str) -> Judged:
     task, policy, rounds = opened(run)
     found = Judged()
     for number in rounds:
-        found.add(check(policy(number), Rollouts.read(task.file_of(number)), task.drawing, way))
+        found.add(WAYS[way](policy(number), Rollouts.read(task.file_of(number)), task.drawing))
     return found
 
 
@@ -173,7 +167,7 @@ def finds(run: Run) -> dict[str, Any]:
         position = int(rollouts.prompt_N[k]) + rng.randrange(int(rollouts.drawn_n[k]))
         place = int(rollouts.length_N[:k].sum()) + position
         rollouts.token_T[place] = (int(rollouts.token_T[place]) + 1 + rng.randrange(size - 1)) % size
-        wrong = check(model, rollouts, task.drawing, "engine").wrong
+        wrong = check_draws(model, rollouts, task.drawing).wrong
         drawn += bool(wrong)
         named = [each for each in wrong if not each.startswith(f"completion {k}, ")]
         exact += any(each.startswith(f"completion {k}, position {position}: token") for each in wrong) and not named
@@ -183,10 +177,10 @@ def finds(run: Run) -> dict[str, Any]:
     others = [seed_of(task.recipe.data.seed + 1, number, k) for k in range(len(seeds))]
     written = write_completions(model, prompts, prompt_N, others, task.drawing)
     lied = Rollouts.of([problems[k] for k in prompt_N], [prompts[k] for k in prompt_N], seeds, written)
-    wrong = check(model, lied, task.drawing, "engine").wrong
+    wrong = check_draws(model, lied, task.drawing).wrong
     return {
         "one token, trials": TRIALS, "found": drawn, "found by its place and no other completion accused": exact,
-        "one reward": _not_its_address(task, number, rollouts),
+        "one reward": _not_its_address(task, task.recipe.model, number, rollouts),
         "completions by another seed that state the right one, contradictions": len(wrong),
     }  # fmt: skip
 

@@ -12,6 +12,7 @@ from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.experts import Chosen, choose_experts, measure_usage
 from clearseek.posttrain.lora import add_lora
 from clearseek.posttrain.pictures import expert_use
+from clearseek.posttrain.rollouts import Writer
 from clearseek.train import checkpoint
 from clearseek.train.optimizer import Trained
 from clearseek.train.run import Run, model_of
@@ -86,6 +87,7 @@ def _parent(recipe: Recipe, run: Run) -> DeepSeekModel:
 
 
 def _batches(recipe: Recipe, task: Task, model: DeepSeekModel) -> Iterator[Batch]:
-    """The task's first batches."""
+    """The task's first batches, by a model whose own texts are no rounds of the run."""
     assert recipe.experts is not None
+    task = task.without_records() if isinstance(task, Writer) else task
     return (task.batch(step, model) for step in range(1, min(recipe.experts.batches, recipe.train.steps) + 1))

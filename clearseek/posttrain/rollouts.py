@@ -11,10 +11,12 @@ drawn, L layers with experts, K experts per token.
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -33,8 +35,11 @@ from clearseek.inference.request import Settings
 from clearseek.inference.storage import Kind
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.lora import merged_tensors
+from clearseek.train.run import Run
 
 Whole = NDArray[np.int64]
+ROUNDS = "rollouts"
+"""Folder of a run with the records of its rounds."""
 MOST_ROWS = 512
 """Most completions that get a token in one step of generation."""
 
@@ -145,6 +150,72 @@ class Rollouts:
             raise ValueError("a completion has no token")
         if len(ends) not in (0, drawn) or (len(ends) and int(ends[-1]) != len(self.kept_ids)):
             raise ValueError("what filters left is not of every draw")
+
+
+class Asked(NamedTuple):
+    """What a model writes in a round."""
+
+    problems: list[int]
+    """Numbers of the problems, or of the documents, whose beginnings are the prompts."""
+    prompts: list[list[int]]
+    prompt_N: list[int]
+    """Of each completion, the number of its prompt."""
+    seed_N: list[int]
+    """Of each completion, the seed of its draws."""
+
+
+def round_file(folder: Path, number: int) -> Path:
+    """Where the folder of a run has the record of a round."""
+    return folder / ROUNDS / f"round-{number:08d}.safetensors"
+
+
+class Writer:
+    """A task that learns from what the model itself writes, a round at a time.
+
+    A round is a function of weights, seed and number. Its record is in the run's folder before the first step that
+    learns from it: a run that is killed in between reads it again, or writes the same.
+    """
+
+    run: Run
+    drawing: Settings
+    """How completions are drawn."""
+    updates = 1
+    """Steps that learn from a round."""
+    kept = True
+    """Whether records are written into the run's folder."""
+    published: Callable[[int], Rollouts] | None = None
+    """Where the record of a round is from, instead of being written by the model."""
+
+    def asked(self, number: int) -> Asked:
+        """What is written in a round, from 0."""
+        raise NotImplementedError
+
+    def rewards(self, rollouts: Rollouts) -> Tensor:
+        """Rewards of completions, FP32 [N]: 0 where none are given."""
+        return torch.zeros(len(rollouts))
+
+    def file_of(self, number: int) -> Path:
+        """Where a round's record is."""
+        return round_file(self.run.root, number)
+
+    def rollouts(self, number: int, model: DeepSeekModel) -> Rollouts:
+        """Completions of a round by a model's present weights, with their rewards; they are kept."""
+        if self.published is not None:
+            made = self.published(number)
+        else:
+            problems, prompts, prompt_N, seed_N = self.asked(number)
+            found = write_completions(model, prompts, prompt_N, seed_N, self.drawing)
+            made = Rollouts.of([problems[k] for k in prompt_N], [prompts[k] for k in prompt_N], seed_N, found)
+            made.reward_N.copy_(self.rewards(made))
+        if self.kept:
+            made.write(self.file_of(number))
+        return made
+
+    def without_records(self) -> Self:
+        """The same task from its first round on, which writes nothing into the run's folder."""
+        other = copy.copy(self)
+        other.kept = False
+        return other
 
 
 def settings_of(grpo: GrpoConfig, end: int) -> Settings:

@@ -42,6 +42,11 @@ class Judged:
     wrong: list[str] = field(default_factory=list)
     """The first contradictions, in words."""
 
+    @staticmethod
+    def of(rollouts: Rollouts) -> Judged:
+        """Of a record of which no draw is judged yet."""
+        return Judged(choices=int((rollouts.length_N - 1).sum()) * len(rollouts.route_LTK))
+
     def add(self, other: Judged) -> None:
         """Count another pass with this one."""
         self.draws, self.undecided = self.draws + other.draws, self.undecided + other.undecided

@@ -41,7 +41,6 @@ _LOGITS: Final = 1 << 25
 """Logits that are held at once."""
 
 
-@torch.no_grad()
 def check_draws(model: DeepSeekModel, rollouts: Rollouts, settings: Settings) -> Judged:
     """Recompute every draw, log-probability and choice of experts of a record.
 
@@ -50,22 +49,23 @@ def check_draws(model: DeepSeekModel, rollouts: Rollouts, settings: Settings) ->
         rollouts: The record, whose prompts, seeds and lengths are right, and whose tokens and experts exist.
         settings: How it was drawn.
     """
-    found = Judged(choices=int((rollouts.length_N - 1).sum()) * len(rollouts.route_LTK))
     policy = packed(model)
     if loops_run(policy):
-        judge_by_engine(policy, rollouts, settings, found)
-    else:
-        _judge_by_model(model, rollouts, settings, found)
-    return found
+        return judge_by_engine(policy, rollouts, settings)
+    return judge_by_model(model, rollouts, settings)
 
 
-def _judge_by_model(model: DeepSeekModel, rollouts: Rollouts, settings: Settings, found: Judged) -> None:
+@torch.no_grad()
+def judge_by_model(model: DeepSeekModel, rollouts: Rollouts, settings: Settings) -> Judged:
+    """As :func:`check_draws`, by the model that is trained."""
+    found = Judged.of(rollouts)
     kind, model = model.head_weight.dtype, _sampler(model)
     # PyTorch multiplies in BF16 on a GPU alone.
     exactness = kind if model.head_weight.is_cuda else torch.float32
     for rows in _batches(rollouts):
         states_BXD = _states(model, rows, ROUTER[exactness], found)
         _judge(states_BXD, model.head_weight, rows, rollouts, settings, MARGIN[exactness], found)
+    return found
 
 
 class _Rows(NamedTuple):

@@ -51,13 +51,15 @@ class _Tree(NamedTuple):
     """Number of an input among those that are read, by branch and position."""
 
 
-def judge_by_engine(packed: Packed, rollouts: Rollouts, settings: Settings, found: Judged) -> None:
+def judge_by_engine(packed: Packed, rollouts: Rollouts, settings: Settings) -> Judged:
     """Judge all draws and choices of experts of a record."""
+    found = Judged.of(rollouts)
     parts, longest = [*_parts(rollouts)], int(rollouts.length_N.max())
     pages = max(len(part) * -(-int(rollouts.length_N[part].max()) // PAGE) for part in parts)
     loops = Loops(packed, pages, MOST_ROWS, longest)
     for part in parts:
         _Part(loops, rollouts, part, settings, found).read()
+    return found
 
 
 def _parts(rollouts: Rollouts) -> Iterator[Whole]:

@@ -12,8 +12,8 @@ from clearseek.inference.request import Settings
 from clearseek.kernels import launch
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.rollouts import Rollouts, write_completions
-from clearseek.verify import forced
 from clearseek.verify.draws import Judged
+from clearseek.verify.forced import check_draws, judge_by_model
 from clearseek.verify.prefixes import _tree
 from tests.inference.models import SMALL, model_of
 from tests.model.test_parity import CASES
@@ -36,10 +36,7 @@ def record(model: DeepSeekModel, settings: Settings, prompts: int = 5, group: in
 
 
 def judged(model: DeepSeekModel, rollouts: Rollouts, settings: Settings, engine: bool) -> Judged:
-    with pytest.MonkeyPatch.context() as patch:
-        if not engine:
-            patch.setattr(forced, "loops_run", lambda packed: False)
-        return forced.check_draws(model, rollouts, settings)
+    return (check_draws if engine else judge_by_model)(model, rollouts, settings)
 
 
 SETTINGS = {
