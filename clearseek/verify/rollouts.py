@@ -60,14 +60,14 @@ def _rollouts(replay: Replay, place: Evidence) -> Row:
         if judged.wrong:
             more = f"; {len(judged.wrong) - 1} more" if len(judged.wrong) > 1 else ""
             return question.no(Grade.CLAIMED, f"round {number}: {judged.wrong[0]}{more}", _file(replay, number))
-    return _found(len(release.stated_rounds), len(found), passed, judged, place)
+    right = "problems, prompts, seeds and rewards" if release.recipe.grpo is not None else "prompts and seeds"
+    reason = f"of {amount(len(release.stated_rounds), 'round')} {len(found):,} are here, with the hashes of the "
+    return _found(f"{reason}transcript, and their {right} are right", passed, judged, place)
 
 
-def _found(every: int, here: int, passed: int, judged: Judged, place: Evidence) -> Row:
+def _found(reason: str, passed: int, judged: Judged, place: Evidence) -> Row:
     """Row of completions without a contradiction."""
     question = ask.VERIFY_ROLLOUTS
-    reason = f"of {amount(every, 'round')} {here:,} are here, with the hashes of the transcript, and their problems, "
-    reason += "prompts, seeds and rewards are right"
     if not passed:
         reason += "; the weights of none are here, so no draw was made again"
         return question.unknown(Grade.CHECKED, reason, place)

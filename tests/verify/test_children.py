@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from clearseek.audit.evidence import Grade, Row
 from clearseek.files import sha256_file
-from clearseek.posttrain.grpo import PolicyOptimisation
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.questions import Questions
-from clearseek.posttrain.rollouts import Rollouts, seed_of
+from clearseek.posttrain.rollouts import Rollouts, Writer, seed_of
 from clearseek.release.make import make_release
 from clearseek.signing.manifest import MANIFEST, build
 from clearseek.train.chunks import hash_tensors
@@ -136,19 +135,65 @@ def test_distillation_is_made_again_with_what_its_teacher_said(tmp_path: Path, c
     assert not [id for id, answer in answers(found).items() if answer not in ("yes", "unknown")]
     again = rows(out, 4, 6, read_sources=True)
     assert again["verify.data_rebuilt"].answer == again["verify.steps.1-2"].answer == "yes"
+    if form == "on-policy":
+        assert found["data.completions"].answer == found["verify.rollouts"].answer == "yes"
     if form == "logits":
         labels = next(path for path in (out / "training/teacher").iterdir() if path.suffix != ".json")
         labels.write_bytes(labels.read_bytes()[:-1] + bytes([labels.read_bytes()[-1] ^ 1]))
         assert rows(out, 4)["verify.data"].answer == "no"
 
 
-@pytest.mark.parametrize("tables", [{"lora": {"rank": 2}}, {"train": {"precision": "bf16"}, "lora": {"rank": 2}}])
-def test_adapters_write_and_are_checked_folded_in(tmp_path: Path, tables: dict[str, Any]) -> None:
-    train = {"steps": 3, "checkpoint_every": 1} | tables.pop("train", {})
-    rates = {"learning_rate": 0.05}
-    out = released(
-        tmp_path, "Adapted", grpo=GRPO, problems={"kind": "addition"}, train=train, optimizer=rates, **tables
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps on what the student wrote."""
+    folder = tmp_path_factory.mktemp("student")
+    teacher = parent(folder / "teacher", initializer_range=0.2)
+    return released(
+        folder, "Student", distil={"teacher": str(teacher.root), "form": "on-policy", "max_tokens": 6},
+        problems={"kind": "addition"}, train={"steps": 2, "checkpoint_every": 1},
+    )  # fmt: skip
+
+
+def test_what_a_student_wrote_is_checked_without_its_teacher(student: Path, tmp_path: Path) -> None:
+    release = Path(shutil.copytree(student, tmp_path / "Student"))
+    teacher = student.parent / "teacher"
+    moved = teacher.rename(student.parent / "elsewhere")
+    try:
+        found = rows(release, 1, 4, 6, read_sources=True)
+    finally:
+        moved.rename(teacher)
+    assert found["verify.rollouts"].answer == found["data.completions"].answer == "yes"
+    assert (
+        "of 2 rounds 2 are here" in found["verify.rollouts"].reason and "rewards" not in found["verify.rollouts"].reason
     )
+    assert "the draws of 2" in found["verify.rollouts"].reason
+    assert found["verify.steps.1-1"].answer == "unknown" and str(teacher) in found["verify.steps.1-1"].reason
+    forge(release, lambda rollouts: rollouts.reward_N.fill_(1), 1)
+    assert "round 1: completion 0 earns 0" in rows(release, 4)["verify.rollouts"].reason
+    forge(release, lambda rollouts: rollouts.reward_N.fill_(0), 1)
+    forge(release, other_token, 1)
+    found = rows(release, 4)
+    assert found["verify.files"].answer == "yes" and found["verify.rollouts"].answer == "no"
+
+
+def test_elsewhere_a_student_learns_from_its_published_texts(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere(monkeypatch)
+    found = rows(student, 6, read_sources=True)
+    assert {id: row.answer for id, row in found.items() if id.startswith("verify.drift")} == {
+        "verify.drift.1-1": "yes", "verify.drift.2-2": "yes",
+    }  # fmt: skip
+
+
+NARROW: dict[str, Any] = {"train": {"precision": "bf16"}, "lora": {"rank": 2}}
+EXPERTS: dict[str, Any] = {"experts": {"share": 0.3, "batches": 2}}
+
+
+@pytest.mark.parametrize("tables", [{"lora": {"rank": 2}}, NARROW, EXPERTS])
+def test_adapters_write_and_are_checked_folded_in(tmp_path: Path, tables: dict[str, Any]) -> None:
+    """So is a model of which some experts are trained; what measures their use writes no rounds of the run."""
+    tables = {"optimizer": {"learning_rate": 0.05}, "train": {}} | tables
+    tables["train"] = {"steps": 3, "checkpoint_every": 1} | tables["train"]
+    out = released(tmp_path, "Adapted", grpo=GRPO, problems={"kind": "addition"}, **tables)
     found = rows(out, 2, 4, 6)
     assert {id for id, answer in answers(found).items() if answer != "yes"} == {"verify.parent"}
 
@@ -191,15 +236,20 @@ def test_completions_that_were_not_kept_are_written_again_where_that_is_possible
 # -- another kind of machine ------------------------------------------------------------------------------------------
 
 
-def test_elsewhere_completions_are_the_published_ones(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounding moves the weights a little, so the policy draws otherwise here and there; it is not accused of it."""
-    monkeypatch.setattr(Replay, "differs", property(lambda self: ("cpu_capability AVX512 -> AVX2",)))
+def elsewhere(patch: pytest.MonkeyPatch) -> None:
+    """This machine is another, which rounds the weights otherwise."""
+    patch.setattr(Replay, "differs", property(lambda self: ("cpu_capability AVX512 -> AVX2",)))
     plain = Replay.train
 
     def rounded(self: Replay, segment: Any, nudged: float = 0.0, given: bool = False) -> Any:
         return plain(self, segment, nudged or 2.0**-21, given)
 
-    monkeypatch.setattr(Replay, "train", rounded)
+    patch.setattr(Replay, "train", rounded)
+
+
+def test_elsewhere_completions_are_the_published_ones(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding moves the weights a little, so the policy draws otherwise here and there; it is not accused of it."""
+    elsewhere(monkeypatch)
     found = rows(policy, 6)
     assert {id: row.answer for id, row in found.items() if id.startswith("verify.drift")} == {
         f"verify.drift.{step}-{step}": "yes" for step in (1, 2, 3, 4)
@@ -210,7 +260,7 @@ def test_one_flipped_draw_does_not_drag_the_rest_along(policy: Path) -> None:
     """Weights as another machine's rounding leaves them: all draws but those closer than rounding are the same."""
     replay = Replay(open_release(policy))
     task = replay.task
-    assert isinstance(task, PolicyOptimisation)
+    assert isinstance(task, Writer)
     model = replay.at(0).model
     with torch.no_grad():
         for weight in model.parameters():
