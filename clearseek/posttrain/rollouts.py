@@ -43,6 +43,12 @@ ROUNDS = "rollouts"
 MOST_ROWS = 512
 """Most completions that get a token in one step of generation."""
 
+_TYPES = {
+    "token_T": torch.int32, "logp_C": torch.float32, "ended_N": torch.uint8, "reward_N": torch.float32,
+    "route_LTK": torch.int16, "kept_ids": torch.int32,
+}  # fmt: skip
+"""Types of a record's tensors that are not int64."""
+
 
 def seed_of(*address: int) -> int:
     """Seed of a completion's draws by its address: the recipe's seed, the round, the completion's number; 63 bits."""
@@ -139,16 +145,24 @@ class Rollouts:
 
     def _check(self) -> None:
         """Raise ValueError unless the parts fit each other."""
+        for name, tensor in self.tensors().items():
+            if tensor.dtype != _TYPES.get(name, torch.int64):
+                raise ValueError(f"{name} is of type {tensor.dtype}")
         count, drawn, whole = len(self.length_N), int(self.drawn_n.sum()), int(self.length_N.sum())
         sized = {self.problem_N: count, self.seed_N: count, self.prompt_N: count, self.ended_N: count}
         sized |= {self.reward_N: count, self.token_T: whole, self.logp_C: drawn}
-        wrong = any(tensor.shape != (size,) for tensor, size in sized.items())
+        wrong = any(tensor.shape != (size,) for tensor, size in sized.items()) or bool((self.length_N > whole).any())
         ends = self.kept_ends_C
         if wrong or self.route_LTK.ndim != 3 or self.route_LTK.shape[1] != whole or bool((self.prompt_N < 1).any()):
             raise ValueError("its parts have different lengths")
         if bool((self.drawn_n < 1).any()):
             raise ValueError("a completion has no token")
-        if len(ends) not in (0, drawn) or (len(ends) and int(ends[-1]) != len(self.kept_ids)):
+        if bool((self.ended_N > 1).any()):
+            raise ValueError("an end is neither 0 nor 1")
+        if bool(self.route_LTK[:, self.length_N.cumsum(0) - 1].any()):
+            raise ValueError("a last token, which was not read, has experts")
+        counts = ends.diff(prepend=torch.zeros(1, dtype=torch.int64))
+        if len(ends) not in (0, drawn) or bool((counts < 0).any()) or int(counts.sum()) != len(self.kept_ids):
             raise ValueError("what filters left is not of every draw")
 
 

@@ -119,7 +119,10 @@ def published_round(training: Run, number: int, stated: str | None) -> Rollouts:
         raise MachineError(f"{file.name}: the completions of round {number} are not in the release")
     if sha256_file(file) != stated:
         raise UserError(f"{file.name}: not the completions whose hash the transcript has")
-    return Rollouts.read(file)
+    rollouts = Rollouts.read(file)
+    if rollouts.sha256() != stated:
+        raise UserError(f"{file.name}: holds more than completions")
+    return rollouts
 
 
 # -- the parent -------------------------------------------------------------------------------------------------------

@@ -62,22 +62,23 @@ def _rollouts(replay: Replay, place: Evidence) -> Row:
             return question.no(Grade.CLAIMED, f"round {number}: {judged.wrong[0]}{more}", _file(replay, number))
     right = "problems, prompts, seeds and rewards" if release.recipe.grpo is not None else "prompts and seeds"
     reason = f"of {amount(len(release.stated_rounds), 'round')} {len(found):,} are here, with the hashes of the "
-    return _found(f"{reason}transcript, and their {right} are right", passed, judged, place)
+    reason += f"transcript, and their {right} are right"
+    return _found(reason, len(release.stated_rounds), len(found), passed, judged, place)
 
 
-def _found(reason: str, passed: int, judged: Judged, place: Evidence) -> Row:
-    """Row of completions without a contradiction."""
+def _found(reason: str, every: int, here: int, passed: int, judged: Judged, place: Evidence) -> Row:
+    """Row of completions without a contradiction; nothing is decided of rounds that are not here."""
     question = ask.VERIFY_ROLLOUTS
     if not passed:
         reason += "; the weights of none are here, so no draw was made again"
         return question.unknown(Grade.CHECKED, reason, place)
-    reason += f"; the draws of {passed:,}, {judged.draws:,} tokens, were made again in one pass each: "
+    reason += f"; the draws of {passed:,} of them, {judged.draws:,} tokens, were made again in one pass each: "
     reason += f"{judged.undecided:,} undecided"
     if judged.close:
         reason += f"; {judged.close:,} of {judged.choices:,} choices of experts are as close as rounding"
-    if judged.undecided > (1 - DECIDED) * judged.draws:
+    if here < every or judged.undecided > (1 - DECIDED) * judged.draws:
         return question.unknown(Grade.CHECKED, reason, place)
-    return question.yes(Grade.REEXECUTED, reason, place)
+    return question.yes(Grade.REEXECUTED if passed == every else Grade.CHECKED, reason, place)
 
 
 def _file(replay: Replay, number: int) -> Evidence:

@@ -12,12 +12,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from clearseek.audit.evidence import Grade, Row
 from clearseek.files import sha256_file
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.questions import Questions
-from clearseek.posttrain.rollouts import Rollouts, Writer, seed_of
+from clearseek.posttrain.rollouts import Rollouts, Writer, round_file, seed_of
 from clearseek.release.make import make_release
 from clearseek.signing.manifest import MANIFEST, build
 from clearseek.train.chunks import hash_tensors
@@ -27,6 +28,7 @@ from clearseek.train.transcript import canonical
 from clearseek.verify import replay as replays
 from clearseek.verify.forced import check_draws
 from clearseek.verify.replay import Replay, open_release
+from clearseek.verify.rollouts import rollouts_row
 from clearseek.verify.run import verify_release
 from tests.posttrain.tiny import child, easy, parent
 from tests.releases import compared
@@ -85,7 +87,9 @@ def test_policy_optimisation_is_made_again_to_the_bit(policy: Path) -> None:
          "verify.data", "verify.data_rebuilt", "verify.rollouts", "verify.code", "verify.steps.1-1",
          "verify.steps.2-2", "verify.steps.3-3", "verify.steps.4-4"], "yes") | {"verify.parent": "unknown"}  # fmt: skip
     assert found["verify.rollouts"].grade == found["verify.steps.2-2"].grade == Grade.REEXECUTED
-    assert "the draws of 2" in found["verify.rollouts"].reason and "0 undecided" in found["verify.rollouts"].reason
+    assert (
+        "the draws of 2 of them" in found["verify.rollouts"].reason and "0 undecided" in found["verify.rollouts"].reason
+    )
     assert "which are here and have that hash" in found["verify.parent"].reason
     assert {id: (found[id].answer, found[id].grade) for id in ("lineage.parent", "data.completions")} == {
         "lineage.parent": ("yes", Grade.CHECKED),
@@ -166,7 +170,7 @@ def test_what_a_student_wrote_is_checked_without_its_teacher(student: Path, tmp_
     assert (
         "of 2 rounds 2 are here" in found["verify.rollouts"].reason and "rewards" not in found["verify.rollouts"].reason
     )
-    assert "the draws of 2" in found["verify.rollouts"].reason
+    assert "the draws of 2 of them" in found["verify.rollouts"].reason
     assert found["verify.steps.1-1"].answer == "unknown" and str(teacher) in found["verify.steps.1-1"].reason
     forge(release, lambda rollouts: rollouts.reward_N.fill_(1), 1)
     assert "round 1: completion 0 earns 0" in rows(release, 4)["verify.rollouts"].reason
@@ -273,12 +277,21 @@ def test_one_flipped_draw_does_not_drag_the_rest_along(policy: Path) -> None:
 
 
 def forge(release: Path, change: Callable[[Rollouts], None], number: int = 0) -> None:
-    """Change a round, and mend every hash: its lines', the chain of lines, the manifest."""
-    file = release / f"training/rollouts/round-{number:08d}.safetensors"
-    rollouts = Rollouts.read(file)
+    """Change a round, and mend every hash."""
+
+    def rewrite(file: Path) -> None:
+        rollouts = Rollouts.read(file)
+        change(rollouts)
+        rollouts.write(file)
+
+    mend(release, rewrite, number)
+
+
+def mend(release: Path, change: Callable[[Path], None], number: int = 0) -> None:
+    """Change a round's file, and mend every hash: its lines', the chain of lines, the manifest."""
+    file = round_file(release / "training", number)
     old = sha256_file(file)
-    change(rollouts)
-    rollouts.write(file)
+    change(file)
     transcript = release / "training/transcript.jsonl"
     lines = transcript.read_bytes().replace(old.encode(), sha256_file(file).encode()).splitlines()
     written = [lines[0]]
@@ -355,6 +368,54 @@ def test_each_forgery_is_found_with_every_hash_mended(release: Path, kind: str) 
     assert row.answer == "no" and row.grade == Grade.CLAIMED
     assert words in row.reason or kind == "a token"
     assert "round 0" in row.reason
+
+
+RESHAPED: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "a wider type": (lambda t: t.update(token_T=t["token_T"].long()), "token_T is of type torch.int64"),
+    "fractions": (lambda t: t.update(problem_N=t["problem_N"].double()), "problem_N is of type torch.float64"),
+    "columns": (lambda t: t.update(reward_N=t["reward_N"][:, None]), "different lengths"),
+    "another end": (lambda t: t.update(ended_N=t["ended_N"] * 2), "an end is neither 0 nor 1"),
+    "no end": (lambda t: t.update(ended_N=t["ended_N"][:-1]), "different lengths"),
+    "experts of nothing": (
+        lambda t: t.update(route_LTK=t["route_LTK"].clamp(min=1)),
+        "which was not read, has experts",
+    ),
+    "filters of nothing": (lambda t: t.update(kept_ids=torch.ones(9, dtype=torch.int32)), "what filters left"),
+    "lengths that wrap": (lambda t: t["length_N"].add_(2**61) is t["prompt_N"].add_(2**61), "different lengths"),
+    "no rewards": (lambda t: t.pop("reward_N"), "damaged"),
+    "another tensor": (lambda t: t.update(notes=torch.zeros(1)), "damaged"),
+    "nothing": (lambda t: t.update({name: each.flatten()[:0] for name, each in t.items()}), "different lengths"),
+    "no number": (lambda t: t["reward_N"].fill_(torch.nan), "the record says nan"),
+}
+
+
+@pytest.mark.parametrize("kind", RESHAPED)
+def test_a_file_of_another_form_is_found(release: Path, kind: str) -> None:
+    change, words = RESHAPED[kind]
+
+    def reshape(file: Path) -> None:
+        tensors = load_file(file)
+        change(tensors)
+        save_file({name: each.contiguous() for name, each in tensors.items()}, file)
+
+    mend(release, reshape)
+    row = rollouts_row(Replay(open_release(release)))
+    assert row.answer == "no" and words in row.reason
+
+
+def test_a_file_that_holds_more_than_a_record_is_found(release: Path) -> None:
+    mend(release, lambda file: save_file(load_file(file), file, {"notes": "hidden"}))
+    row = rollouts_row(Replay(open_release(release)))
+    assert row.answer == "no" and "holds more than completions" in row.reason
+
+
+def test_rounds_that_are_missing_or_without_weights_are_not_vouched_for(release: Path) -> None:
+    shutil.rmtree(release / "checkpoints/step-00000002")
+    row = rollouts_row(Replay(open_release(release)))
+    assert (row.answer, row.grade) == ("yes", Grade.CHECKED) and "the draws of 1 of them" in row.reason
+    (release / "training/rollouts/round-00000001.safetensors").unlink()
+    row = rollouts_row(Replay(open_release(release)))
+    assert row.answer == "unknown" and "of 2 rounds 1 are here" in row.reason
 
 
 def test_a_file_with_another_hash_than_its_line_is_found_without_pytorch(release: Path) -> None:
