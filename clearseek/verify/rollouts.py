@@ -18,6 +18,7 @@ from clearseek.audit.evidence import Grade, Row
 from clearseek.config import ModelConfig
 from clearseek.posttrain.rollouts import ROUNDS, Rollouts, Writer, round_file
 from clearseek.reading.evidence import Evidence, amount
+from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.verify.children import published_round
 from clearseek.verify.draws import Judged
@@ -44,6 +45,8 @@ def _rollouts(replay: Replay, place: Evidence) -> Row:
     strange = [number for number in found if number not in release.stated_rounds]
     if strange:
         return question.no(Grade.CLAIMED, f"there was no round {strange[0]} by the transcript", place)
+    if other := [name for name in names if not _FILE.fullmatch(name) and not system_file(name)]:
+        return question.no(Grade.CLAIMED, f"{other[0]} is no round", place)
     if not found:
         return question.unknown(Grade.ABSENT, "the completions are not in the release", place)
     task = replay.task

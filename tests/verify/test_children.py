@@ -407,6 +407,8 @@ def test_a_file_that_holds_more_than_a_record_is_found(release: Path) -> None:
     mend(release, lambda file: save_file(load_file(file), file, {"notes": "hidden"}))
     row = rollouts_row(Replay(open_release(release)))
     assert row.answer == "no" and "holds more than completions" in row.reason
+    (release / "training/rollouts/notes.txt").touch()
+    assert rollouts_row(Replay(open_release(release))).reason == "notes.txt is no round"
 
 
 def test_rounds_that_are_missing_or_without_weights_are_not_vouched_for(release: Path) -> None:
