@@ -27,7 +27,6 @@ from clearseek.config import GrpoConfig, Recipe
 from clearseek.data.manifest import canonical_sha256
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
-from clearseek.inference.request import Settings
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.loss import Kept, cross_entropy_of_tokens, token_losses
 from clearseek.posttrain.child import Child
@@ -35,7 +34,7 @@ from clearseek.posttrain.losses import LossSettings, advantages, entropy_weights
 from clearseek.posttrain.parent import adopt
 from clearseek.posttrain.pictures import learning_curve
 from clearseek.posttrain.questions import Questions, questions_of
-from clearseek.posttrain.rollouts import Rollouts, seed_of, settings_of, write_completions
+from clearseek.posttrain.rollouts import Asked, Rollouts, Writer, seed_of, settings_of
 from clearseek.posttrain.samples import rounds_shown, write_samples
 from clearseek.posttrain.solved import PASS, measure
 from clearseek.train import checkpoint
@@ -79,9 +78,10 @@ class Grpo(Child):
     def batches(self, recipe: Recipe, task: Task, model: DeepSeekModel, count: int) -> Iterator[Batch]:
         """What a model writes in the first rounds, every completion of it; no file of the run is written."""
         assert isinstance(task, PolicyOptimisation)
+        writer = task.without_records()
         for number in range(min(count, task.rounds)):
-            rollouts = task.rollouts(number, model)
-            yield task._rows(1, rollouts, torch.arange(len(rollouts)), torch.zeros(len(rollouts.logp_C)))
+            rollouts = writer.rollouts(number, model)
+            yield writer._rows(1, rollouts, torch.arange(len(rollouts)), torch.zeros(len(rollouts.logp_C)))
 
     def draw(self, run: Run, folder: Path, title: str) -> None:
         """Draw rewards and expert loads, and write some completions down."""
@@ -105,7 +105,7 @@ class _Round:
 
 
 @dataclass(eq=False)
-class PolicyOptimisation:
+class PolicyOptimisation(Writer):
     """The task of a recipe with ``[grpo]``."""
 
     recipe: Recipe
@@ -123,7 +123,8 @@ class PolicyOptimisation:
         assert self.recipe.grpo is not None
         self.grpo: GrpoConfig = self.recipe.grpo
         self.settings = loss_settings(self.grpo)
-        self.drawing: Settings = settings_of(self.grpo, self.questions.end)
+        self.drawing = settings_of(self.grpo, self.questions.end)
+        self.updates = self.grpo.updates
         self.fingerprint: str = canonical_sha256(["rollouts-1", self.questions.fingerprint])
 
     # --- A round ------------------------------------------------------------------------------------------------------
@@ -133,25 +134,13 @@ class PolicyOptimisation:
         """Rounds of the whole run."""
         return -(-self.recipe.train.steps // self.grpo.updates)
 
-    def file_of(self, number: int) -> Path:
-        """Where a round's record is."""
-        return self.run.root / "rollouts" / f"round-{number:08d}.safetensors"
-
-    def asked(self, number: int) -> tuple[list[int], list[list[int]], list[int], list[int]]:
-        """Problems of a round, their prompts, the prompt's number of each completion, and the seeds of its draws."""
+    def asked(self, number: int) -> Asked:
+        """Problems of a round, each with a group of completions."""
         size, group = self.recipe.train.batch_size, self.grpo.completions
         problems = [number * (size // group) + k for k in range(size // group)]
         prompts = [self.questions.ids(self.questions.problems.train(index)) for index in problems]
         prompt_N = [k for k in range(len(problems)) for _ in range(group)]
-        return problems, prompts, prompt_N, [seed_of(self.recipe.data.seed, number, k) for k in range(size)]
-
-    def rollouts(self, number: int, model: DeepSeekModel) -> Rollouts:
-        """Completions of a round by a model's present weights, with their rewards."""
-        problems, prompts, prompt_N, seeds = self.asked(number)
-        found = write_completions(model, prompts, prompt_N, seeds, self.drawing)
-        made = Rollouts.of([problems[k] for k in prompt_N], [prompts[k] for k in prompt_N], seeds, found)
-        made.reward_N.copy_(self.rewards(made))
-        return made
+        return Asked(problems, prompts, prompt_N, [seed_of(self.recipe.data.seed, number, k) for k in range(size)])
 
     def rewards(self, rollouts: Rollouts) -> Tensor:
         """Rewards of completions of training problems, FP32 [N]."""
@@ -162,13 +151,11 @@ class PolicyOptimisation:
     def _enter(self, number: int, update: int, model: DeepSeekModel) -> _Round:
         """The round, written by the model at its first update, read again at a later one."""
         if self._round is None or self._round.number != number:
-            file = self.file_of(number)
             if update:
-                rollouts = Rollouts.read(file)
+                rollouts = Rollouts.read(self.file_of(number))
             else:
                 rollouts = self.rollouts(number, model)
-                rollouts.write(file)
-                if not self.grpo.keep_rollouts:
+                if self.kept and not self.grpo.keep_rollouts:
                     self._forget(number)
             advantage_N = advantages(
                 rollouts.reward_N, self.grpo.completions, "std" if self.grpo.advantage == "std" else "none"
