@@ -14,6 +14,8 @@ Shapes: B completions of a batch, X tokens of the longest, S = X - 1 inputs, T t
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from clearseek.posttrain.losses import LossSettings, advantages, token_weights
 from clearseek.posttrain.parent import adopt
 from clearseek.posttrain.pictures import learning_curve
 from clearseek.posttrain.questions import Questions, questions_of
+from clearseek.posttrain.rewards import Scored
 from clearseek.posttrain.rollouts import Rollouts, seed_of, settings_of, write_completions
 from clearseek.posttrain.samples import write_samples
 from clearseek.posttrain.solved import PASS, measure
@@ -43,6 +46,9 @@ from clearseek.train.run import Run, model_of
 from clearseek.train.session import OnData, Say
 from clearseek.train.task import Batch, Loss, Progress, Task
 from clearseek.train.transcript import check_transcript
+
+SPREADLESS = "groups_without_spread"
+"""Name of the share of groups whose completions all have the same reward."""
 
 
 def loss_settings(grpo: GrpoConfig) -> LossSettings:
@@ -71,8 +77,7 @@ class Grpo(Child):
 
     def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
         """Completions of the recipe's problems."""
-        assert recipe.problems is not None
-        questions = questions_of(recipe.problems, Tokenizer.load(folder / "tokenizer.json"))
+        questions = questions_of(recipe, Tokenizer.load(folder / "tokenizer.json"))
         return PolicyOptimisation(recipe, run, questions)
 
     def draw(self, run: Run, folder: Path, title: str) -> None:
@@ -107,7 +112,7 @@ class PolicyOptimisation:
     name = "grpo"
     _round: _Round | None = None
     _reference: DeepSeekModel | None = None
-    _without_spread: int = 0
+    _without_spread: int | None = None
     settings: LossSettings = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +121,8 @@ class PolicyOptimisation:
         self.settings = loss_settings(self.grpo)
         self.drawing: Settings = settings_of(self.grpo, self.questions.end)
         self.fingerprint: str = canonical_sha256(["rollouts-1", self.questions.fingerprint])
+        for problem in self.questions.held_out(self.grpo.evaluate_problems):  # too few, or too long: before any step
+            self.questions.ids(problem)
 
     # --- A round ------------------------------------------------------------------------------------------------------
 
@@ -133,17 +140,21 @@ class PolicyOptimisation:
 
     def rollouts(self, number: int, model: DeepSeekModel) -> Rollouts:
         """Completions of a round by a model's present weights, with their rewards."""
+        return self._written(number, model)[0]
+
+    def _written(self, number: int, model: DeepSeekModel) -> tuple[Rollouts, list[Scored]]:
         problems, prompts, prompt_N, seeds = self.asked(number)
         found = write_completions(model, prompts, prompt_N, seeds, self.drawing)
         made = Rollouts.of([problems[k] for k in prompt_N], [prompts[k] for k in prompt_N], seeds, found)
-        made.reward_N.copy_(self.rewards(made))
-        return made
+        scores = self.scores(made)
+        made.reward_N.copy_(rewards_of(scores))
+        return made, scores
 
-    def rewards(self, rollouts: Rollouts) -> Tensor:
-        """Rewards of completions of training problems, FP32 [N]."""
+    def scores(self, rollouts: Rollouts) -> list[Scored]:
+        """Rewards of completions of training problems, and why."""
         rows = zip(rollouts.problem_N.tolist(), rollouts.completions(), rollouts.ended_N.tolist(), strict=True)
         problems = {index: self.questions.problems.train(index) for index in set(rollouts.problem_N.tolist())}
-        return torch.tensor([self.questions.reward(problems[i], tokens, bool(ended)) for i, tokens, ended in rows])
+        return self.questions.scores([(problems[i], tokens, bool(ended)) for i, tokens, ended in rows])
 
     def _enter(self, number: int, update: int, model: DeepSeekModel) -> _Round:
         """The round, written by the model at its first update, read again at a later one."""
@@ -151,22 +162,27 @@ class PolicyOptimisation:
             file = self.file_of(number)
             if update:
                 rollouts = Rollouts.read(file)
+                scores = self.scores(rollouts)
             else:
-                rollouts = self.rollouts(number, model)
+                rollouts, scores = self._written(number, model)
                 rollouts.write(file)
                 if not self.grpo.keep_rollouts:
                     self.file_of(number - 1).unlink(missing_ok=True)
             advantage_N = advantages(
                 rollouts.reward_N, self.grpo.completions, "std" if self.grpo.advantage == "std" else "none"
             )
-            self._round = _Round(number, rollouts, advantage_N, rollouts.sha256(), _notes(rollouts, self.grpo))
-            self._count_spread(advantage_N)
+            notes = _notes(rollouts, scores, self.grpo)
+            self._round = _Round(number, rollouts, advantage_N, rollouts.sha256(), notes)
+            self._count_spread(number)
         return self._round
 
-    def _count_spread(self, advantage_N: Tensor) -> None:
-        self._without_spread = 0 if bool(advantage_N.any()) else self._without_spread + 1
+    def _count_spread(self, number: int) -> None:
+        """Count rounds in a row without spread, this one and those of the transcript; raise UserError for too many."""
+        assert self._round is not None
+        if self._without_spread is None:
+            self._without_spread = self._spreadless_before(number)
+        self._without_spread = self._without_spread + 1 if self._round.notes[SPREADLESS] == 1.0 else 0
         if self._without_spread >= self.grpo.patience:
-            assert self._round is not None
             mean = self._round.notes["reward"]
             advice = (
                 "begin from a model that solves some of the problems (a cold start by [sft]), or take easier ones"
@@ -177,6 +193,14 @@ class PolicyOptimisation:
                 f"{self.recipe.name}: {self.grpo.patience} rounds in which all completions of each problem had the "
                 f"same reward, {mean:.2f} on average: nothing can be learnt from them: {advice}"
             )
+
+    def _spreadless_before(self, number: int) -> int:
+        """Rounds in a row without spread before a round, by the transcript: a run that goes on counts on."""
+        if not number or not self.run.begun:
+            return 0
+        ends = {record.step: record.scalars for record in check_transcript(self.run.transcript).steps}
+        rounds = (ends.get(before * self.grpo.updates, {}) for before in range(number, 0, -1))
+        return sum(1 for _ in itertools.takewhile(lambda scalars: scalars.get(SPREADLESS) == 1.0, rounds))
 
     # --- A step -------------------------------------------------------------------------------------------------------
 
@@ -341,14 +365,20 @@ class PolicyOptimisation:
         return [f"problem {number}" for number in range(first, first + size)]
 
 
-def _notes(rollouts: Rollouts, grpo: GrpoConfig) -> dict[str, Any]:
+def rewards_of(scores: Sequence[Scored]) -> Tensor:
+    """Rewards alone, FP32 [N]."""
+    return torch.tensor([each.reward for each in scores])
+
+
+def _notes(rollouts: Rollouts, scores: Sequence[Scored], grpo: GrpoConfig) -> dict[str, Any]:
     """What is logged of a round."""
     reward_GC = rollouts.reward_N.double().view(-1, grpo.completions)
     return {
         "reward": float(reward_GC.mean()),
         "reward_spread": float(reward_GC.std(1, correction=0).mean()),
-        "groups_without_spread": float((reward_GC == reward_GC[:, :1]).all(1).double().mean()),
+        SPREADLESS: float((reward_GC == reward_GC[:, :1]).all(1).double().mean()),
         "entropy": float(-rollouts.logp_C.double().mean()),
         "length": float(rollouts.drawn_n.double().mean()),
         "truncated": float(1 - rollouts.ended_N.double().mean()),
+        "invalid": sum(each.note not in ("right", "wrong", "not ended") for each in scores) / len(scores),
     }

@@ -177,8 +177,7 @@ def measure_rung(out: Path, rung: Rung, recipes: Mapping[str, Recipe]) -> dict[s
 
 
 def _questions(run: Run, recipe: Recipe) -> Questions:
-    assert recipe.problems is not None
-    return questions_of(recipe.problems, Tokenizer.load(run.tokenizer))
+    return questions_of(recipe, Tokenizer.load(run.tokenizer))
 
 
 def read_log(out: Path) -> Log:

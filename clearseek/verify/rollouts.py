@@ -15,7 +15,7 @@ import torch
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Grade, Row
-from clearseek.posttrain.grpo import PolicyOptimisation
+from clearseek.posttrain.grpo import PolicyOptimisation, rewards_of
 from clearseek.posttrain.rollouts import Rollouts
 from clearseek.reading.evidence import Evidence, amount
 from clearseek.train import checkpoint
@@ -111,7 +111,7 @@ def _not_its_address(task: PolicyOptimisation, number: int, rollouts: Rollouts) 
 
 def _not_its_text(task: PolicyOptimisation, rollouts: Rollouts, prompts: list[list[int]]) -> str:
     """As :func:`_not_its_address`, of prompts, ends and rewards."""
-    end, rewards = task.questions.end, task.rewards(rollouts)
+    end, rewards = task.questions.end, rewards_of(task.scores(rollouts))
     written = zip(rollouts.token_T.split(rollouts.length_N.tolist()), rollouts.completions(), prompts, strict=True)
     for k, (tokens, drawn, prompt) in enumerate(written):
         if tokens[: int(rollouts.prompt_N[k])].tolist() != prompt:

@@ -26,7 +26,7 @@ GRPO: dict[str, Any] = {"completions": 4, "max_tokens": 6, "evaluate_problems": 
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(Questions, "reward", easy)
+    monkeypatch.setattr(Questions, "score", easy)
     return parent(tmp_path / "base")
 
 

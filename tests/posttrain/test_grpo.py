@@ -12,6 +12,7 @@ import torch
 from clearseek.errors import UserError
 from clearseek.posttrain.grpo import PASS, Grpo, PolicyOptimisation
 from clearseek.posttrain.questions import Questions
+from clearseek.posttrain.rewards import scored
 from clearseek.posttrain.rollouts import Rollouts, seed_of
 from clearseek.train import checkpoint
 from clearseek.train.origin import origin_of
@@ -27,7 +28,7 @@ GRPO: dict[str, Any] = {"completions": 4, "max_tokens": 6, "evaluate_problems": 
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(Questions, "reward", easy)
+    monkeypatch.setattr(Questions, "score", easy)
     return parent(tmp_path / "base")
 
 
@@ -126,7 +127,7 @@ def test_completions_follow_from_their_address(base: Run, tmp_path: Path) -> Non
 def test_rewards_without_spread_end_the_run_with_advice(
     base: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Questions, "reward", lambda *given: 0.0)
+    monkeypatch.setattr(Questions, "score", lambda *given: scored("wrong"))
     _, training = task_of(base, tmp_path / "run", patience=2)
     before = training.weights_hash()
     training.advance()

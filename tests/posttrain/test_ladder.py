@@ -16,6 +16,7 @@ import pytest
 
 from clearseek.cli import ladder as command
 from clearseek.cli import main
+from clearseek.config import ProblemsConfig
 from clearseek.data.tokenizer import SMALLEST_VOCABULARY, train
 from clearseek.errors import UserError
 from clearseek.evaluate.statistics import wilson_interval
@@ -239,7 +240,7 @@ def test_shipped_recipes_fit_each_other() -> None:
 
 def test_pass_at_k_counts_problems_that_one_of_k_completions_solves(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = train([], SMALLEST_VOCABULARY)
-    questions = Questions(tokenizer, Problems("addition"), "plain")
+    questions = Questions(tokenizer, Problems(ProblemsConfig(kind="addition")), "plain")
     asked: list[int] = []
     right = {(0, 2), (0, 3), (3, 0)}
 

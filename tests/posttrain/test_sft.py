@@ -31,7 +31,7 @@ from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.conversations import demonstrations
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import dimensions
-from clearseek.posttrain.questions import problems_of
+from clearseek.posttrain.problems import Problems
 from clearseek.posttrain.sft import FineTuning
 from clearseek.recipe import load_recipe
 from clearseek.train import checkpoint
@@ -335,7 +335,7 @@ def test_demonstrations_of_problems_are_learnt(parent: Run, tmp_path: Path, temp
     assert manifest.train.documents + manifest.heldout.documents == 150 and manifest.duplicates == 0
     assert manifest.source == "addition" and manifest.licences == {"Apache-2.0": 150}
     assert check_documents(run.data) == 150 and chats(run.root) == (template == "chat")
-    tokenizer, problems = Tokenizer.load(run.tokenizer), problems_of(ProblemsConfig(kind="addition"))
+    tokenizer, problems = Tokenizer.load(run.tokenizer), Problems(ProblemsConfig(kind="addition"))
     task, model = beginning(run, parent)
     for name, (tokens, weights) in zip(task.contents(1), conversations(task, task.batch(1, model)), strict=True):
         problem = problems.train(int(name.partition(":")[2]))
