@@ -121,7 +121,8 @@ class PolicyOptimisation:
         self.settings = loss_settings(self.grpo)
         self.drawing: Settings = settings_of(self.grpo, self.questions.end)
         self.fingerprint: str = canonical_sha256(["rollouts-1", self.questions.fingerprint])
-        for problem in self.questions.held_out(self.grpo.evaluate_problems):  # too few, or too long: before any step
+        held_out = self.questions.held_out(self.grpo.evaluate_problems)
+        for problem in (self.questions.problems.train(0), *held_out):  # too few or too long: said before any step
             self.questions.ids(problem)
 
     # --- A round ------------------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ class PolicyOptimisation:
             advice = (
                 "begin from a model that solves some of the problems (a cold start by [sft]), or take easier ones"
                 if mean < 0.5
-                else "the problems are solved: stop, or take harder ones"
+                else f"the problems are solved: begin anew with train.steps = {number * self.grpo.updates}, or harder ones"
             )
             raise UserError(
                 f"{self.recipe.name}: {self.grpo.patience} rounds in which all completions of each problem had the "
