@@ -122,7 +122,7 @@ def tokenizer_of(folder: Path, config: ModelConfig) -> Tokenizer:
         stated.add(read_manifest(run.data).tokenizer_sha256)
     if other := stated - {None, tokenizer.sha256}:
         raise UserError(
-            f"{tokenizer_file(folder)}: its SHA-256 is {tokenizer.sha256}, and the model was trained with the tokenizer "
+            f"{tokenizer_file(folder)}: its SHA-256 is {tokenizer.sha256}, and the model was trained with "
             f"{min(map(str, other))}: restore that file"
         )
     return tokenizer

@@ -190,7 +190,8 @@ class Problems:
                 return list(found.values())
             if index - len(found) > MOST_TRIES + 10 * count:
                 raise UserError(
-                    f"[problems]: only {len(found):,} held-out problems were found, not {count:,}: ask for fewer (grpo.evaluate_problems)"
+                    f"[problems]: only {len(found):,} held-out problems were found, not {count:,}: ask for fewer "
+                    "(grpo.evaluate_problems)"
                 )
             problem = self.held_out(index)
             found.setdefault(problem.prompt, problem)

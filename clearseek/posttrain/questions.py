@@ -47,8 +47,8 @@ class Questions:
         ids = prompt(self.tokenizer, problem, self.template)
         if self.room is not None and len(ids) > self.room:
             raise UserError(
-                f"[problems]: the prompt {problem.prompt!r:.60} has {len(ids):,} tokens, and data.sequence_length leaves "
-                f"{self.room:,} beside max_tokens: raise the one, or lower the other"
+                f"[problems]: the prompt {problem.prompt!r:.60} has {len(ids):,} tokens, and data.sequence_length "
+                f"leaves {self.room:,} beside max_tokens: raise the one, or lower the other"
             )
         return ids
 
