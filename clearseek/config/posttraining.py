@@ -47,8 +47,8 @@ class CheckConfig(Settings):
     def _consistent(self) -> CheckConfig:
         try:
             ast.parse(self.call, mode="eval")  # parsed, not run: a test that cannot be read fails every program
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ValueError(f"call = {self.call[:60]!r}: not a Python expression: {error}") from None
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise ValueError(f"call = {self.call[:60]!r}: not a Python expression") from None
         try:
             json.dumps(self.value, allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
@@ -61,10 +61,15 @@ class TaskConfig(Settings):
 
     prompt: Annotated[str, Field(min_length=1)]
     """What the program should do."""
-    tests: Annotated[tuple[CheckConfig, ...], Field(min_length=1, strict=False)]
+    tests: Annotated[tuple[CheckConfig, ...], List]
     """Calls with their values, which no prompt shows."""
     solution: str = ""
     """A program that passes, for demonstrations."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskConfig:
+        refuse((not self.tests, "tests = []: without a call every program would pass"))
+        return self
 
 
 class ProblemsConfig(Settings):

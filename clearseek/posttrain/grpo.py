@@ -185,10 +185,11 @@ class PolicyOptimisation:
         self._without_spread = self._without_spread + 1 if self._round.notes[SPREADLESS] == 1.0 else 0
         if self._without_spread >= self.grpo.patience:
             mean = self._round.notes["reward"]
+            enough = number * self.grpo.updates
             advice = (
                 "begin from a model that solves some of the problems (a cold start by [sft]), or take easier ones"
                 if mean < 0.5
-                else f"the problems are solved: begin anew with train.steps = {number * self.grpo.updates}, or harder ones"
+                else f"the problems are solved: train.steps = {enough} is enough, or take harder ones"
             )
             raise UserError(
                 f"{self.recipe.name}: {self.grpo.patience} rounds in which all completions of each problem had the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -341,6 +342,17 @@ def test_demonstrations_of_problems_are_learnt(parent: Run, tmp_path: Path, temp
         problem = problems.train(int(name.partition(":")[2]))
         assert not problems.is_held_out(problem)
         assert tokenizer.decode(tokens[weights > 0].tolist(), skip_control=True) == problem.solution
+
+
+def test_a_parent_with_another_tokenizer_is_refused(parent: Run, recipe_file: Path, tmp_path: Path) -> None:
+    shutil.copytree(parent.root, tmp_path / "base")
+    raw = json.loads(parent.tokenizer.read_bytes())
+    words = raw["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    Run(tmp_path / "base").tokenizer.write_text(json.dumps(raw), encoding="utf-8")
+    recipe = load_recipe(recipe_file, [f"parent.path={tmp_path / 'base'}"], dimensions)
+    with pytest.raises(UserError, match=r"base/tokenizer\.json: its SHA-256 is \w+, and the model was trained with "):
+        train_recipe(recipe, tmp_path / "run", method=method_of(recipe))
 
 
 def test_more_demonstrations_than_problems_are_refused(parent: Run, tmp_path: Path) -> None:
