@@ -205,7 +205,7 @@ def named(name: str) -> ladder.Rung:
         ),
         ("train.steps=1", "no rung 'train'"),
         ("x", "no rung 'x'"),
-        ("grpo.trian.steps=1", "unknown key trian"),
+        ("grpo.trian.steps=1", "rung grpo: .*unknown key trian"),
         ("student.distil . teacher=runs/x", "the ladder decides which model a rung begins with"),
         ("start.parent.path=runs/x", "the ladder decides"),
         ("start.problems.digits=3", r"the rungs start and grpo have different \[problems\]"),
@@ -222,10 +222,22 @@ def test_settings_are_checked_before_the_first_rung(override: str, message: str,
 
 
 def test_a_damaged_log_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for content in ("{", "[]", '{"base": 3}'):
+    wrong = (
+        "{",
+        "[]",
+        '{"base": 3}',
+        '{"base": {"seconds": "9"}}',
+        '{"base": {"seconds": 1e999}}',
+        '{"base": {"steps": null}}',
+    )
+    for content in wrong:
         (tmp_path / "ladder.json").write_text(content)
         assert main(["ladder", "--out", str(tmp_path)]) == 2
         assert f"{tmp_path / 'ladder.json'}" in capfd.readouterr().err
+    (tmp_path / "ladder.json").unlink()
+    (tmp_path / "ladder.json").mkdir()
+    assert main(["ladder", "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'ladder.json'}" in capfd.readouterr().err
 
 
 def test_shipped_recipes_fit_each_other() -> None:
