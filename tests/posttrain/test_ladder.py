@@ -24,10 +24,13 @@ from clearseek.inference.batch import Completion
 from clearseek.posttrain import ladder, solved
 from clearseek.posttrain.grpo import PolicyOptimisation
 from clearseek.posttrain.lessons import Texts
+from clearseek.posttrain.pictures import Column, ladder_picture
 from clearseek.posttrain.problems import Problems
 from clearseek.posttrain.questions import Questions
 from clearseek.posttrain.rollouts import seed_of
+from clearseek.posttrain.samples import Shown, visible
 from clearseek.train.pretrain import PreTraining
+from clearseek.train.record import StepRecord
 from clearseek.train.run import Run
 from clearseek.train.transcript import check_transcript, read_header
 
@@ -270,3 +273,12 @@ def test_pass_at_k_counts_problems_that_one_of_k_completions_solves(monkeypatch:
     low, high = wilson_interval(2, 5)
     assert found == {"held_out_pass_at_4": 0.4, "held_out_pass_at_4_low": low, "held_out_pass_at_4_high": high}
     assert len(set(asked)) == 20 and not set(asked) & {seed_of(3, solved.EVALUATION, number) for number in range(5)}
+
+
+def test_completions_of_any_characters_are_drawn_and_listed(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    hostile = ["$x_{", "\\frac", "漢字", "\u202eabc", "\x1b[31m", "a|b`c", "\ud800", "\0", "\U0001f642", "\r\n"]
+    column = Column("at 0 %", [Shown(text, text, True, 1.0) for text in hostile])
+    record = StepRecord(1, {"reward": 0.5, "entropy": 1.0}, 1.0, 1)
+    ladder_picture([record], "solved", {"a": [0.1, 0.0, 0.2]}, [column], tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG") and not recwarn.list
+    assert not [c for text in hostile for c in visible(text) if not c.isprintable() or c in "|`"]
