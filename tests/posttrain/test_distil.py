@@ -384,7 +384,7 @@ def test_problems_have_no_data(
     assert "[problems] have no tokens" in refused(capsys, file, "--run", str(tmp_path / "run"))
     both = {"source": "files", "paths": ["x"]}
     file = recipe(tmp_path, models, corpus, FORMS["text"], problems=problems, data=both)
-    assert "from [problems] or from data.paths" in refused(capsys, file, "--run", str(tmp_path / "run"))
+    assert "data.paths beside [problems]" in refused(capsys, file, "--run", str(tmp_path / "run"))
 
 
 def test_a_teacher_that_changed(tmp_path: Path, models: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:

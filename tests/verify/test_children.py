@@ -41,7 +41,7 @@ GRPO: dict[str, Any] = {"completions": 2, "max_tokens": 6, "evaluate_problems": 
 def rewarded() -> Iterator[None]:
     """Rewards that untrained models earn."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Questions, "reward", easy)
+        patch.setattr(Questions, "score", easy)
         yield
 
 
