@@ -13,7 +13,18 @@ from __future__ import annotations
 
 from numba import njit
 
-from clearseek.kernels.lanes import OPTIONS, call, copy, float_of, floats, integers, multiply_four, scale, share, transpose
+from clearseek.kernels.lanes import (
+    OPTIONS,
+    call,
+    copy,
+    float_of,
+    floats,
+    integers,
+    multiply_four,
+    scale,
+    share,
+    transpose,
+)
 
 
 @njit(**OPTIONS)
@@ -83,15 +94,21 @@ def backward(a):
 
 
 def gradients(a):
-    """Gradients of A, d_low^T x, and of B, g^T low."""
+    """Gradients of A, d_low^T x, and of B, g^T low; with `places`, row r of x is at line places[r] of it."""
     units, table, inputs, outputs, rank, width = a[2], a[3], a[4], a[5], a[6], a[7]
-    x, d_low, g, low, d_down, d_up = a[8], a[9], a[10], a[11], a[12], a[13]
-    lines = a[14] + 4 * call(a[0]) * a[15]
+    x, places, d_low, g, low, d_down, d_up = a[8], a[9], a[10], a[11], a[12], a[13], a[14]
+    lines, gathered = a[15] + 4 * call(a[0]) * a[16], a[17]
     start, end = share(a, units)
     for unit in range(start, end):
         entry = integers(table + 24 * unit)
         expert, first, rows = entry[0], entry[1], entry[2]
-        _multiply_transposed(d_low + 4 * first * width, width, rank, x + 4 * first * inputs, inputs, lines, rows)
+        source = x + 4 * first * inputs
+        if places != 0:
+            source = lines + 4 * gathered
+            for r in range(rows):
+                line = x + 4 * integers(places)[first + r] * inputs
+                copy(floats(line), floats(source + 4 * r * inputs), inputs)
+        _multiply_transposed(d_low + 4 * first * width, width, rank, source, inputs, lines, rows)
         copy(floats(lines), floats(d_down + 4 * expert * rank * inputs), rank * inputs)
         _multiply_transposed(low + 4 * first * width, width, rank, g + 4 * first * outputs, outputs, lines, rows)
         transpose(lines, outputs, d_up + 4 * expert * outputs * rank, rank, rank, outputs)

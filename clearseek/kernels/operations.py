@@ -4,7 +4,7 @@ Each function replaces hand-ordered passes in :mod:`clearseek.ops`, with the sam
 
 Shapes: T tokens, D channels, R rows, I width, B sequences, S positions, H heads, N = heads of several sequences,
 Q queries, C channels of a head, P rotary channels, X = key channels without position and V value channels,
-C tokens of a chunk of logits, V vocabulary; for adapters E experts, L rank, X inputs, Y outputs.
+C tokens of a chunk of logits, V vocabulary, K choices among E experts; for adapters L rank, X inputs, Y outputs.
 """
 
 from __future__ import annotations
@@ -82,6 +82,14 @@ def weighted_swiglu_backward(d_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Tenso
         *d_gate_up_RI2.chunk(2, dim=-1), weight_R1.contiguous(), act_RI, d_weight_R,
     )  # fmt: skip
     return act_RI, d_gate_up_RI2, d_weight_R
+
+
+def best(scores_TE: Tensor, k: int) -> Tensor:
+    """Places of each row's `k` largest numbers [T, k], in falling order, equal ones by their places."""
+    scores_TE = scores_TE.contiguous()
+    found_TK = scores_TE.new_empty(len(scores_TE), k, dtype=torch.int64)
+    launch("rows.best", *scores_TE.shape, k, scores_TE, found_TK)
+    return found_TK
 
 
 def _attention_work(kv_BSHX: Tensor, rope_BSP: Tensor, nope: int, factor: float) -> tuple[Any, ...]:
@@ -258,13 +266,15 @@ def low_rank_backward(
 
 
 def low_rank_gradients(
-    g_RY: Tensor, low_RL: Tensor, d_low_RL: Tensor, x_RX: Tensor, a_ELX: Tensor, b_EYL: Tensor,
+    g_RY: Tensor, low_RL: Tensor, d_low_RL: Tensor, x: Tensor, place_R: Tensor | None, a_ELX: Tensor, b_EYL: Tensor,
     rows_of: Mapping[int, int],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradients of A and B, zero for experts without rows."""
-    lines = -(-a_ELX.shape[1] // 4) * 4
-    work, scratch = _low_rank_work(a_ELX, b_EYL, rows_of, lines * max(a_ELX.shape[2], b_EYL.shape[1]))
+    """Gradients of A and B, zero for experts without rows; with places, row r of x is at line `place_R[r]` of it."""
+    (rank, inputs), outputs = a_ELX.shape[1:], b_EYL.shape[1]
+    lines = -(-rank // 4) * 4 * max(inputs, outputs)
+    gathered = 0 if place_R is None else inputs * max(rows_of.values(), default=0)
+    work, scratch = _low_rank_work(a_ELX, b_EYL, rows_of, lines + gathered)
     d_a_ELX, d_b_EYL = torch.zeros_like(a_ELX), torch.zeros_like(b_EYL)
-    assert all(each.is_contiguous() for each in (g_RY, low_RL, d_low_RL, x_RX))
-    launch("low_rank.gradients", *work, x_RX, d_low_RL, g_RY, low_RL, d_a_ELX, d_b_EYL, *scratch)
+    assert all(each.is_contiguous() for each in (g_RY, low_RL, d_low_RL, x))
+    launch("low_rank.gradients", *work, x, place_R, d_low_RL, g_RY, low_RL, d_a_ELX, d_b_EYL, *scratch, lines)
     return d_a_ELX, d_b_EYL

@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from clearseek.fp8.backend import Weight
 from clearseek.fp8.linear import Fp8, Kind
 from clearseek.kernels import operations
+from clearseek.ops.apply import apply
 from clearseek.ops.compiled import loops_take
 from clearseek.ops.dispatch import Layout, combine
 from clearseek.ops.grouped import Blocks, blocks, parts, products, weight_products
@@ -60,10 +61,7 @@ class LowRank(nn.Module):
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         """Add the update of inputs [..., X] to the outputs [..., Y] of the frozen matrix, in place."""
-        if not torch.is_grad_enabled():  # a token by itself is written faster without the graph's bookkeeping
-            _add_update(y, x, self.lora_A, self.lora_B, self.scale)
-            return y
-        out: Tensor = _Update.apply(y, x, self.lora_A, self.lora_B, self.scale)  # type: ignore[no-untyped-call]
+        out: Tensor = apply(_Update, y, x, self.lora_A, self.lora_B, self.scale)
         return out
 
     @torch.no_grad()
@@ -80,17 +78,11 @@ def _stack(matrices: Tensor) -> Tensor:
     return matrices if matrices.ndim == 3 else matrices.unsqueeze(0)
 
 
-def _add_update(y: Tensor, x: Tensor, a_LX: Tensor, b_YL: Tensor, scale: float) -> Tensor:
-    """Add s B (A x) to y in place; returns s A x."""
-    low = F.linear(x, a_LX).mul_(scale)
-    y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b_YL.t())
-    return low
-
-
 class _Update(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, a_LX: Tensor, b_YL: Tensor, scale: float) -> Tensor:
-        low = _add_update(y, x, a_LX, b_YL, scale)
+        low = F.linear(x, a_LX).mul_(scale)
+        y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b_YL.t())
         ctx.mark_dirty(y)
         ctx.save_for_backward(x, low, a_LX, b_YL)
         ctx.scale = scale
@@ -229,7 +221,7 @@ def adapted_experts(
     """
     matrices = [m for each in adapters for m in ((None, None) if each is None else (each.lora_A, each.lora_B))]
     scales = [1.0 if each is None else each.scale for each in adapters]
-    y: Tensor = _AdaptedExperts.apply(x_TD, weight_TK, layout, frozen, scales, *matrices)  # type: ignore[no-untyped-call]
+    y: Tensor = apply(_AdaptedExperts, x_TD, weight_TK, layout, frozen, scales, *matrices)
     return y
 
 
@@ -268,14 +260,15 @@ class _Low(NamedTuple):
         return d_low_RL
 
     def gradients(
-        self, g_RY: Tensor, low_RL: Tensor, d_low_RL: Tensor, x_RX: Tensor, these: Blocks, rank: int
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients of A [E, L, X] and B [E, Y, L]."""
+        self, g_RY: Tensor, low_RL: Tensor, d_low_RL: Tensor, x: Tensor, place_R: Tensor | None, these: Blocks,
+        rank: int,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Gradients of A [E, L, X] and B [E, Y, L]; row r of the inputs is row `place_R[r]` of x, by default row r."""
         if self._in_loops(g_RY):
             return operations.low_rank_gradients(
-                g_RY, low_RL, d_low_RL, x_RX, self.a_ELX, self.b_EYL, these.rows_of_experts()
+                g_RY, low_RL, d_low_RL, x, place_R, self.a_ELX, self.b_EYL, these.rows_of_experts()
             )
-        experts = len(self.a_ELX)
+        x_RX, experts = x if place_R is None else x.index_select(0, place_R), len(self.a_ELX)
         d_a_ELX, d_b_ELY = (weight_products(*pair, these, experts) for pair in ((d_low_RL, x_RX), (low_RL, g_RY)))
         return d_a_ELX[:, :rank], d_b_ELY[:, :rank].mT
 
@@ -333,12 +326,11 @@ class _AdaptedExperts(torch.autograd.Function):
         d_low_out = None if outer is None else outer.back(g_RD, these, d_act_RI)
         act_RI, d_gate_up_RI2, d_weight_R = weighted_swiglu_backward(d_act_RI, gate_up_RI2, weight_R1)
         if outer is not None and d_low_out is not None:
-            d_outer = outer.gradients(g_RD, low_out, d_low_out, act_RI, these, ctx.ranks[1])
+            d_outer = outer.gradients(g_RD, low_out, d_low_out, act_RI, None, these, ctx.ranks[1])
         d_x_RD = gate_up.back(d_gate_up_RI2, these) if ctx.needs_input_grad[0] else None
         if inner is not None:
             d_low_in = inner.back(d_gate_up_RI2, these, d_x_RD)
-            x_RD = x_TD.index_select(0, token_R)
-            d_inner = inner.gradients(d_gate_up_RI2, low_in, d_low_in, x_RD, these, ctx.ranks[0])
+            d_inner = inner.gradients(d_gate_up_RI2, low_in, d_low_in, x_TD, token_R, these, ctx.ranks[0])
         d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)
         d_x_TD = None if d_x_RD is None else combine(d_x_RD, layout.place_P, ctx.k)
         return d_x_TD, d_weight_TK, None, None, None, *d_inner, *d_outer
