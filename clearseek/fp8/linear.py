@@ -96,8 +96,10 @@ class Linear(nn.Linear):
         """``x @ weight.T`` for [..., K]; `kind` says which tensor `x` is."""
         if self.fp8 is not None:
             return linears(x, (self,), kind)[0]
-        y = super().forward(x)
-        return y if self.adapter is None else self.adapter(y, x)
+        if self.adapter is not None:
+            y: Tensor = self.adapter.beside(self.weight, x)
+            return y
+        return super().forward(x)
 
 
 def linears(x: Tensor, layers: tuple[Linear, ...], kind: Kind = "activation") -> tuple[Tensor, ...]:

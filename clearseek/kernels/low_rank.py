@@ -1,8 +1,8 @@
-"""Products of low-rank adapters of many experts, one expert after the other (numba compiles them).
+"""Products of the rows of many experts with small matrices of their own, expert by expert (numba compiles them).
 
 An expert has few rows and an adapter few columns, so that a library's call for each product takes longer than the
-product. Here an expert's small matrices are laid out once, in a core's nearest cache, and its rows pass through them
-four at a time. *A row's result depends on that row alone*, wherever it lies.
+product. Here an expert's adapter is laid out once, in a core's nearest cache, and its rows pass through it. *A row's
+result depends on that row alone*, wherever it lies.
 
 Rows of the experts lie one after the other; a table has the number, the first row and the rows of each expert that has
 some. Products with A (rank x inputs) have as many columns as the rank rounded up to a multiple of 16, the `width`;
@@ -20,39 +20,43 @@ from clearseek.kernels.lanes import (
     float_of,
     floats,
     integers,
-    multiply_four,
+    multiply_strip,
     scale,
     share,
     transpose,
 )
 
+_TOGETHER = 8
+"""Rows that pass through an adapter together, because their outputs are in the nearest cache then."""
+
 
 @njit(**OPTIONS)
-def _multiply(a, inner, a_row, b, columns, out, out_row, rows, more):
-    """Rows of a times b, `columns` wide, of which `inner` lines count; four rows at a time, the last ones singly."""
-    for r in range(0, rows - rows % 4, 4):
+def _add(a, a_row, inner, b, columns, out, rows):
+    """Add a few rows of a times b, whose `inner` lines are `columns` wide."""
+    for r in range(0, rows, _TOGETHER):
         for j in range(0, columns, 16):
-            multiply_four(
-                floats(a + 4 * r * a_row), a_row, 1, floats(b + 4 * j), columns, inner,
-                floats(out + 4 * (r * out_row + j)), out_row, more,
-            )  # fmt: skip
-    for r in range(rows - rows % 4, rows):
-        for j in range(0, columns, 16):  # the same row four times
-            multiply_four(
-                floats(a + 4 * r * a_row), 0, 1, floats(b + 4 * j), columns, inner,
-                floats(out + 4 * (r * out_row + j)), 0, more,
+            multiply_strip(
+                a + 4 * r * a_row, a_row, 1, b + 4 * j, columns, inner, out + 4 * (r * columns + j), columns,
+                min(_TOGETHER, rows - r), 1,
             )  # fmt: skip
 
 
 @njit(**OPTIONS)
-def _multiply_transposed(a, a_row, count, b, columns, out, rows):
-    """The first `count` columns of a, transposed, times b: lines of `columns` numbers, `count` rounded up to four."""
+def _multiply(a, a_row, a_inner, inner, b, columns, out, rows):
+    """Rows of a, or its columns, times b, whose `inner` lines are `columns` wide."""
     for j in range(0, columns, 16):
-        for i in range(0, count, 4):
-            multiply_four(
-                floats(a + 4 * i), 1, a_row, floats(b + 4 * j), columns, rows, floats(out + 4 * (i * columns + j)),
-                columns, 0,
-            )  # fmt: skip
+        multiply_strip(a, a_row, a_inner, b + 4 * j, columns, inner, out + 4 * j, columns, rows, 0)
+
+
+def products(a):
+    """y = x W."""
+    units, table, inner, columns, w, x, y = a[2], a[3], a[4], a[5], a[6], a[7], a[8]
+    start, end = share(a, units)
+    for unit in range(start, end):
+        entry = integers(table + 24 * unit)
+        expert, first, rows = entry[0], entry[1], entry[2]
+        matrix = w + 4 * expert * inner * columns
+        _multiply(x + 4 * first * inner, inner, 1, inner, matrix, columns, y + 4 * first * columns, rows)
 
 
 def update(a):
@@ -68,9 +72,9 @@ def update(a):
         transpose(down + 4 * expert * rank * inputs, inputs, down_t, width, rank, inputs)
         transpose(up + 4 * expert * outputs * rank, rank, up_t, outputs, outputs, rank)
         here = low + 4 * first * width
-        _multiply(x + 4 * first * inputs, inputs, inputs, down_t, width, here, width, rows, 0)
+        _multiply(x + 4 * first * inputs, inputs, 1, inputs, down_t, width, here, rows)
         scale(floats(here), factor, rows * width)
-        _multiply(here, rank, width, up_t, outputs, y + 4 * first * outputs, outputs, rows, 1)
+        _add(here, width, rank, up_t, outputs, y + 4 * first * outputs, rows)
 
 
 def backward(a):
@@ -86,11 +90,11 @@ def backward(a):
         for o in range(outputs):
             copy(floats(matrix + 4 * o * rank), floats(wide + 4 * o * width), rank)
         here = d_low + 4 * first * width
-        _multiply(g + 4 * first * outputs, outputs, outputs, wide, width, here, width, rows, 0)
+        _multiply(g + 4 * first * outputs, outputs, 1, outputs, wide, width, here, rows)
         scale(floats(here), factor, rows * width)
         if d_x != 0:
             lines = down + 4 * expert * rank * inputs
-            _multiply(here, rank, width, lines, inputs, d_x + 4 * first * inputs, inputs, rows, 1)
+            _add(here, width, rank, lines, inputs, d_x + 4 * first * inputs, rows)
 
 
 def gradients(a):
@@ -98,6 +102,7 @@ def gradients(a):
     units, table, inputs, outputs, rank, width = a[2], a[3], a[4], a[5], a[6], a[7]
     x, places, d_low, g, low, d_down, d_up = a[8], a[9], a[10], a[11], a[12], a[13], a[14]
     lines, gathered = a[15] + 4 * call(a[0]) * a[16], a[17]
+    whole = (rank + 3) // 4 * 4  # rows of a and b beyond the rank are zero
     start, end = share(a, units)
     for unit in range(start, end):
         entry = integers(table + 24 * unit)
@@ -108,7 +113,7 @@ def gradients(a):
             for r in range(rows):
                 line = x + 4 * integers(places)[first + r] * inputs
                 copy(floats(line), floats(source + 4 * r * inputs), inputs)
-        _multiply_transposed(d_low + 4 * first * width, width, rank, source, inputs, lines, rows)
+        _multiply(d_low + 4 * first * width, 1, width, rows, source, inputs, lines, whole)
         copy(floats(lines), floats(d_down + 4 * expert * rank * inputs), rank * inputs)
-        _multiply_transposed(low + 4 * first * width, width, rank, g + 4 * first * outputs, outputs, lines, rows)
+        _multiply(low + 4 * first * width, 1, width, rows, g + 4 * first * outputs, outputs, lines, whole)
         transpose(lines, outputs, d_up + 4 * expert * outputs * rank, rank, rank, outputs)

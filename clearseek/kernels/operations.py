@@ -226,16 +226,34 @@ def takes_low_rank(a_ELX: Tensor, b_EYL: Tensor) -> bool:
     return a_ELX.shape[2] % 16 == 0 and b_EYL.shape[1] % 16 == 0
 
 
+def takes_products(w_EKM: Tensor) -> bool:
+    """Whether :func:`products` takes these matrices."""
+    return w_EKM.is_contiguous() and w_EKM.shape[2] % 16 == 0
+
+
+def _table(rows_of: Mapping[int, int]) -> Tensor:
+    """Number, first row and rows of each expert that has some; its rows lie one after the other."""
+    starts = itertools.accumulate(rows_of.values(), initial=0)
+    entries = [[expert, start, rows] for (expert, rows), start in zip(rows_of.items(), starts, strict=False)]
+    return torch.tensor(entries, dtype=torch.int64, device="cpu")
+
+
+def products(x_RK: Tensor, w_EKM: Tensor, rows_of: Mapping[int, int]) -> Tensor:
+    """Each expert's rows of x times its matrix, [R, M]; `rows_of` has the rows of each expert that has some."""
+    x_RK = x_RK.contiguous()
+    y_RM = x_RK.new_empty(len(x_RK), w_EKM.shape[2])
+    launch("low_rank.products", len(rows_of), _table(rows_of), *w_EKM.shape[1:], w_EKM, x_RK, y_RM)
+    return y_RM
+
+
 def _low_rank_work(
     a_ELX: Tensor, b_EYL: Tensor, rows_of: Mapping[int, int], numbers: int
 ) -> tuple[list[Any], tuple[Tensor, int]]:
     """Number of pieces of work, table and sizes; the threads' scratch memory, zero, and its size for each thread."""
-    starts = itertools.accumulate(rows_of.values(), initial=0)
-    table = torch.tensor([[e, start, rows] for (e, rows), start in zip(rows_of.items(), starts, strict=False)])
     (rank, inputs), outputs = a_ELX.shape[1:], b_EYL.shape[1]
     assert a_ELX.is_contiguous() and b_EYL.is_contiguous()
     scratch = a_ELX.new_zeros(torch.get_num_threads(), numbers)
-    return [len(rows_of), table, inputs, outputs, rank, -(-rank // 16) * 16], (scratch, numbers)
+    return [len(rows_of), _table(rows_of), inputs, outputs, rank, -(-rank // 16) * 16], (scratch, numbers)
 
 
 def low_rank(
@@ -275,6 +293,7 @@ def low_rank_gradients(
     gathered = 0 if place_R is None else inputs * max(rows_of.values(), default=0)
     work, scratch = _low_rank_work(a_ELX, b_EYL, rows_of, lines + gathered)
     d_a_ELX, d_b_EYL = torch.zeros_like(a_ELX), torch.zeros_like(b_EYL)
-    assert all(each.is_contiguous() for each in (g_RY, low_RL, d_low_RL, x))
+    x = x.contiguous()
+    assert all(each.is_contiguous() for each in (g_RY, low_RL, d_low_RL))
     launch("low_rank.gradients", *work, x, place_R, d_low_RL, g_RY, low_RL, d_a_ELX, d_b_EYL, *scratch, lines)
     return d_a_ELX, d_b_EYL

@@ -61,7 +61,13 @@ class LowRank(nn.Module):
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         """Add the update of inputs [..., X] to the outputs [..., Y] of the frozen matrix, in place."""
-        out: Tensor = apply(_Update, y, x, self.lora_A, self.lora_B, self.scale)
+        out: Tensor = apply(_Update, y, None, x, self.lora_A, self.lora_B, self.scale)
+        return out
+
+    def beside(self, weight_YX: Tensor, x: Tensor) -> Tensor:
+        """Outputs [..., Y] of the frozen matrix and its update for inputs [..., X]."""
+        assert not weight_YX.requires_grad, "what has an adapter is frozen"
+        out: Tensor = apply(_Update, None, weight_YX, x, self.lora_A, self.lora_B, self.scale)
         return out
 
     @torch.no_grad()
@@ -79,23 +85,35 @@ def _stack(matrices: Tensor) -> Tensor:
 
 
 class _Update(torch.autograd.Function):
+    """Adds to given outputs in place, or to those of a frozen matrix, whose products are then part of this function."""
+
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, a_LX: Tensor, b_YL: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, y: Tensor | None, weight_YX: Tensor | None, x: Tensor, a_LX: Tensor, b_YL: Tensor, scale: float
+    ) -> Tensor:
         low = F.linear(x, a_LX).mul_(scale)
+        if y is not None:
+            ctx.mark_dirty(y)
+        elif weight_YX is not None:
+            y = F.linear(x, weight_YX)
         y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b_YL.t())
-        ctx.mark_dirty(y)
-        ctx.save_for_backward(x, low, a_LX, b_YL)
+        ctx.save_for_backward(x, low, weight_YX, a_LX, b_YL)
         ctx.scale = scale
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, low, a_LX, b_YL = ctx.saved_tensors
+        x, low, weight_YX, a_LX, b_YL = ctx.saved_tensors
         g_TY, x_TX, low_TL = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1]), low.view(-1, low.shape[-1])
         d_low_TL = torch.mm(g_TY, b_YL.t().contiguous().t()).mul_(ctx.scale)  # half the time of b_YL as it lies
-        d_x = torch.mm(d_low_TL, a_LX).view(x.shape) if ctx.needs_input_grad[1] else None
-        return g, d_x, d_low_TL.t() @ x_TX, (low_TL.t() @ g_TY).t(), None
+        d_x = None
+        if ctx.needs_input_grad[2]:
+            whole_TX = None if weight_YX is None else torch.mm(g_TY, weight_YX)
+            d_x_TX = torch.mm(d_low_TL, a_LX) if whole_TX is None else whole_TX.addmm_(d_low_TL, a_LX)
+            d_x = d_x_TX.view(x.shape)
+        d_y = g if ctx.needs_input_grad[0] else None
+        return d_y, None, d_x, d_low_TL.t() @ x_TX, (low_TL.t() @ g_TY).t(), None
 
 
 def attach(model: nn.Module, name: str, rank: int, alpha: float) -> LowRank:
