@@ -97,7 +97,7 @@ class Linear(nn.Linear):
         if self.fp8 is not None:
             return linears(x, (self,), kind)[0]
         if self.adapter is not None:
-            y: Tensor = self.adapter.beside(self.weight, x)
+            y: Tensor = self.adapter.beside(self.weight, x)  # type: ignore[operator]
             return y
         return super().forward(x)
 

@@ -78,10 +78,10 @@ def update(a):
 
 
 def backward(a):
-    """d_low = s B^T g, and d_x += A^T d_low where wanted."""
+    """d_low = s B^T g, and d_x += A^T d_low where wanted; with frozen weights W, d_x = W^T g + A^T d_low."""
     units, table, inputs, outputs, rank, width, factor = a[2], a[3], a[4], a[5], a[6], a[7], float_of(a[8])
     down, up, g, d_low, d_x = a[9], a[10], a[11], a[12], a[13]
-    wide = a[14] + 4 * call(a[0]) * a[15]
+    frozen, wide = a[14], a[15] + 4 * call(a[0]) * a[16]
     start, end = share(a, units)
     for unit in range(start, end):
         entry = integers(table + 24 * unit)
@@ -92,9 +92,13 @@ def backward(a):
         here = d_low + 4 * first * width
         _multiply(g + 4 * first * outputs, outputs, 1, outputs, wide, width, here, rows)
         scale(floats(here), factor, rows * width)
+        target = d_x + 4 * first * inputs
+        if frozen != 0:
+            block = frozen + 4 * expert * outputs * inputs
+            _multiply(g + 4 * first * outputs, outputs, 1, outputs, block, inputs, target, rows)
         if d_x != 0:
             lines = down + 4 * expert * rank * inputs
-            _add(here, width, rank, lines, inputs, d_x + 4 * first * inputs, rows)
+            _add(here, width, rank, lines, inputs, target, rows)
 
 
 def gradients(a):

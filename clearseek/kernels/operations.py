@@ -272,14 +272,18 @@ def low_rank(
 
 
 def low_rank_backward(
-    g_RY: Tensor, d_x_RX: Tensor | None, a_ELX: Tensor, b_EYL: Tensor, scale: float, rows_of: Mapping[int, int]
-) -> Tensor:
-    """Add the gradient of the inputs to d_x; returns s B^T g as :func:`low_rank` returns s A x."""
+    g_RY: Tensor, d_x_RX: Tensor | None, weight_EYX: Tensor | None, a_ELX: Tensor, b_EYL: Tensor, scale: float,
+    rows_of: Mapping[int, int],
+) -> Tensor:  # fmt: skip
+    """Add the gradient of the inputs to d_x; returns s B^T g as :func:`low_rank` returns s A x.
+
+    With the frozen weights, d_x holds nothing yet, and their part of it is computed, too.
+    """
     width = -(-a_ELX.shape[1] // 16) * 16
     work, scratch = _low_rank_work(a_ELX, b_EYL, rows_of, b_EYL.shape[1] * width)
     assert g_RY.is_contiguous() and (d_x_RX is None or d_x_RX.is_contiguous())
     d_low_RL = g_RY.new_empty(len(g_RY), width)
-    launch("low_rank.backward", *work, scale, a_ELX, b_EYL, g_RY, d_low_RL, d_x_RX, *scratch)
+    launch("low_rank.backward", *work, scale, a_ELX, b_EYL, g_RY, d_low_RL, d_x_RX, weight_EYX, *scratch)
     return d_low_RL
 
 

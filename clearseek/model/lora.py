@@ -92,14 +92,16 @@ class _Update(torch.autograd.Function):
         ctx: Any, y: Tensor | None, weight_YX: Tensor | None, x: Tensor, a_LX: Tensor, b_YL: Tensor, scale: float
     ) -> Tensor:
         low = F.linear(x, a_LX).mul_(scale)
-        if y is not None:
+        if weight_YX is not None:
+            out = F.linear(x, weight_YX)
+        else:
+            assert y is not None
             ctx.mark_dirty(y)
-        elif weight_YX is not None:
-            y = F.linear(x, weight_YX)
-        y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b_YL.t())
+            out = y
+        out.view(-1, out.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b_YL.t())
         ctx.save_for_backward(x, low, weight_YX, a_LX, b_YL)
         ctx.scale = scale
-        return y
+        return out
 
     @staticmethod
     @once_differentiable
@@ -267,15 +269,20 @@ class _Low(NamedTuple):
         products(low_RL, self.b_EYL.mT, these, y_RY)
         return low_RL
 
-    def back(self, g_RY: Tensor, these: Blocks, d_x_RX: Tensor | None) -> Tensor:
-        """Add the gradient of the inputs to d_x; returns s B^T g: the gradient of what A puts out."""
-        if self._in_loops(g_RY):
-            return operations.low_rank_backward(g_RY, d_x_RX, *self, these.rows_of_experts())
+    def back(self, g_RY: Tensor, these: Blocks, frozen: Frozen, for_x: bool) -> tuple[Tensor | None, Tensor]:
+        """Gradients of the inputs, if wanted, with the frozen matrices' part; and s B^T g, that of A's outputs."""
+        loops, weight_EYX, d_x_RX = self._in_loops(g_RY), None, None
+        if loops and for_x and isinstance(frozen, FrozenWeight) and operations.takes_products(frozen.weight_EYX):
+            weight_EYX, d_x_RX = frozen.weight_EYX, g_RY.new_empty(len(g_RY), self.a_ELX.shape[2])
+        elif for_x:
+            d_x_RX = frozen.back(g_RY, these)
+        if loops:
+            return d_x_RX, operations.low_rank_backward(g_RY, d_x_RX, weight_EYX, *self, these.rows_of_experts())
         # A product with matrices whose inner dimension is adjacent takes a CPU half the time.
         d_low_RL = products(g_RY, self.b_EYL.mT.contiguous().mT, these).mul_(self.scale)
         if d_x_RX is not None:
             products(d_low_RL, self.a_ELX, these, d_x_RX)
-        return d_low_RL
+        return d_x_RX, d_low_RL
 
     def gradients(
         self, g_RY: Tensor, low_RL: Tensor, d_low_RL: Tensor, x: Tensor, place_R: Tensor | None, these: Blocks,
@@ -340,14 +347,17 @@ class _AdaptedExperts(torch.autograd.Function):
         d_outer: tuple[Tensor | None, Tensor | None] = (None, None)
         token_R = layout.token_R[: these.rows]
         g_RD = g_TD.index_select(0, token_R)
-        d_act_RI = down.back(g_RD, these)
-        d_low_out = None if outer is None else outer.back(g_RD, these, d_act_RI)
+        if outer is None:
+            d_act_RI = down.back(g_RD, these)
+        else:
+            d_act_RI, d_low_out = outer.back(g_RD, these, down, True)
         act_RI, d_gate_up_RI2, d_weight_R = weighted_swiglu_backward(d_act_RI, gate_up_RI2, weight_R1)
-        if outer is not None and d_low_out is not None:
+        if outer is not None:
             d_outer = outer.gradients(g_RD, low_out, d_low_out, act_RI, None, these, ctx.ranks[1])
-        d_x_RD = gate_up.back(d_gate_up_RI2, these) if ctx.needs_input_grad[0] else None
-        if inner is not None:
-            d_low_in = inner.back(d_gate_up_RI2, these, d_x_RD)
+        if inner is None:
+            d_x_RD = gate_up.back(d_gate_up_RI2, these) if ctx.needs_input_grad[0] else None
+        else:
+            d_x_RD, d_low_in = inner.back(d_gate_up_RI2, these, gate_up, ctx.needs_input_grad[0])
             d_inner = inner.gradients(d_gate_up_RI2, low_in, d_low_in, x_TD, token_R, these, ctx.ranks[0])
         d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)
         d_x_TD = None if d_x_RD is None else combine(d_x_RD, layout.place_P, ctx.k)

@@ -26,5 +26,5 @@ class _NoContext:
 def apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
     """``function.apply(*inputs)``, or its forward alone where gradients are off."""
     if torch.is_grad_enabled():
-        return function.apply(*inputs)  # type: ignore[no-untyped-call]
+        return function.apply(*inputs)
     return function.forward(_NoContext(len(inputs)), *inputs)
