@@ -123,7 +123,8 @@ def measured(run: Path, problems: Changes, seed: int) -> dict[str, Any]:
 
     what = Run(run)
     config = ProblemsConfig.model_validate({"kind": "addition"} | problems["problems"])
-    questions, (model, _) = questions_of(config, Tokenizer.load(what.tokenizer)), what.load_model()
+    recipe = what.read_recipe().model_copy(update={"problems": config})
+    questions, (model, _) = questions_of(recipe, Tokenizer.load(what.tokenizer)), what.load_model()
     held_out, longest = questions.held_out(512), problems["max_tokens"]
     found = measure(model, questions, held_out, longest, seed)
     found |= measure_at_k(model, questions, held_out, SAMPLES, longest, seed)

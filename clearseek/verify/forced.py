@@ -41,27 +41,27 @@ _LOGITS: Final = 1 << 25
 """Logits that are held at once."""
 
 
-def check_draws(model: DeepSeekModel, rollouts: Rollouts, settings: Settings) -> Judged:
+def check_draws(model: DeepSeekModel, rollouts: Rollouts, settings: Settings, device: str = "cpu") -> Judged:
     """Recompute every draw, log-probability and choice of experts of a record.
 
     Args:
         model: The policy as it was when the record was made, in the type that it computed in.
         rollouts: The record, whose prompts, seeds and lengths are right, and whose tokens and experts exist.
         settings: How it was drawn.
+        device: Where it was drawn, ``cpu`` or ``cuda``: a GPU alone multiplies in BF16.
     """
     policy = packed(model)
-    if loops_run(policy):
-        return judge_by_engine(policy, rollouts, settings)
-    return judge_by_model(model, rollouts, settings)
+    if not loops_run(policy):
+        return judge_by_model(model, rollouts, settings, device)
+    return judge_by_engine(policy, rollouts, settings, model.head_weight.dtype if device == "cuda" else torch.float32)
 
 
 @torch.no_grad()
-def judge_by_model(model: DeepSeekModel, rollouts: Rollouts, settings: Settings) -> Judged:
+def judge_by_model(model: DeepSeekModel, rollouts: Rollouts, settings: Settings, device: str = "cpu") -> Judged:
     """As :func:`check_draws`, by the model that is trained."""
     found = Judged.of(rollouts)
     kind, model = model.head_weight.dtype, _sampler(model)
-    # PyTorch multiplies in BF16 on a GPU alone.
-    exactness = kind if model.head_weight.is_cuda else torch.float32
+    exactness = kind if device == "cuda" else torch.float32
     for rows in _batches(rollouts):
         states_BXD = _states(model, rows, ROUTER[exactness], found)
         _judge(states_BXD, model.head_weight, rows, rollouts, settings, MARGIN[exactness], found)

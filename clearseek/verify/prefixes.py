@@ -29,7 +29,7 @@ from clearseek.kernels import PAGE
 from clearseek.posttrain.rollouts import MOST_ROWS, Rollouts, Whole
 from clearseek.verify.draws import MARGIN, ROUTER, Draws, Judged, draws_of, judge
 
-_TOKENS: Final = 16_384
+_TOKENS: Final = 65_536
 """Tokens, padding and repetitions with them, whose prefixes are in the cache at once."""
 
 
@@ -51,14 +51,16 @@ class _Tree(NamedTuple):
     """Number of an input among those that are read, by branch and position."""
 
 
-def judge_by_engine(packed: Packed, rollouts: Rollouts, settings: Settings) -> Judged:
-    """Judge all draws and choices of experts of a record."""
+def judge_by_engine(
+    packed: Packed, rollouts: Rollouts, settings: Settings, exactness: torch.dtype = torch.float32
+) -> Judged:
+    """Judge all draws and choices of experts of a record, which was drawn by products of type `exactness`."""
     found = Judged.of(rollouts)
     parts, longest = [*_parts(rollouts)], int(rollouts.length_N.max())
     pages = max(len(part) * -(-int(rollouts.length_N[part].max()) // PAGE) for part in parts)
     loops = Loops(packed, pages, MOST_ROWS, longest)
     for part in parts:
-        _Part(loops, rollouts, part, settings, found).read()
+        _Part(loops, rollouts, part, settings, exactness, found).read()
     return found
 
 
@@ -121,8 +123,11 @@ def _levels(begin_N: Whole, owner_NS: Whole) -> Whole:
 class _Part:
     """Completions whose prefixes are in the cache at once."""
 
-    def __init__(self, loops: Loops, rollouts: Rollouts, part: Whole, settings: Settings, found: Judged) -> None:
+    def __init__(
+        self, loops: Loops, rollouts: Rollouts, part: Whole, settings: Settings, exactness: torch.dtype, found: Judged
+    ) -> None:
         self.loops, self.rollouts, self.settings, self.found = loops, rollouts, settings, found
+        self.margin, self.share = ROUTER[exactness], MARGIN[exactness]
         tree = self.tree = _tree(rollouts, part)
         length_N = rollouts.length_N.numpy()
         self.told_M = (length_N.cumsum() - length_N)[tree.number_N][tree.row_M] + tree.position_M
@@ -165,7 +170,7 @@ class _Part:
         wanted, state = np.unique(draws.state - start, return_inverse=True)
         row, position = tree.row_M[start:end], tree.position_M[start:end]
         rows = Rows(self.rollouts.token_T.numpy()[told].astype(np.int64), position, row, self.pages_NP, wanted)
-        logits, verdict_LM = self.loops.step_told(rows, self.rollouts.route_LTK.numpy()[:, told], ROUTER[torch.float32])
+        logits, verdict_LM = self.loops.step_told(rows, self.rollouts.route_LTK.numpy()[:, told], self.margin)
         self.found.close += int((verdict_LM == 1).sum())
         for layer, place in np.argwhere(verdict_LM == 2).tolist():
             told_K = self.rollouts.route_LTK[layer, told[place]].tolist()
@@ -176,4 +181,4 @@ class _Part:
         if len(wanted):
             logits_UV: NDArray[np.float32] = logits.numpy()
             draws = draws._replace(state=state)
-            judge(logits_UV, draws, self.rollouts, self.settings, MARGIN[torch.float32], self.found)
+            judge(logits_UV, draws, self.rollouts, self.settings, self.share, self.found)

@@ -58,7 +58,8 @@ def _rollouts(replay: Replay, place: Evidence) -> Row:
             return question.no(Grade.CLAIMED, f"round {number}: {wrong}", _file(replay, number))
         step = number * task.updates
         if step in release.steps and (step > release.begin or checkpoint.steps(replay.run.parent)):
-            judged.add(check_draws(replay.at(step).model, rollouts, task.drawing))
+            device = str(release.environment.get("device"))
+            judged.add(check_draws(replay.at(step).model, rollouts, task.drawing, device))
             passed += 1
         if judged.wrong:
             more = f"; {len(judged.wrong) - 1} more" if len(judged.wrong) > 1 else ""

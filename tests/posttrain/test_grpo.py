@@ -248,7 +248,7 @@ def test_without_kept_rollouts_a_run_goes_on_in_the_middle_of_a_round(base: Run,
 def test_a_run_that_goes_on_loses_patience_where_it_would_have(
     base: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Questions, "reward", lambda *given: 0.0)
+    monkeypatch.setattr(Questions, "score", lambda *given: scored("wrong"))
     recipe = child(base, grpo=GRPO | {"updates": 2, "patience": 3}, problems={"kind": "addition"})
     run, steps = Run(tmp_path / "run"), list[int]()
     with pytest.raises(UserError, match="3 rounds in which"):

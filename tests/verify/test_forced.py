@@ -108,6 +108,17 @@ def test_rounding_elsewhere_is_not_a_lie() -> None:
     assert all(way.undecided <= 0.001 * way.draws for way in ways)
 
 
+@pytest.mark.parametrize("engine", WAYS)
+def test_what_a_gpu_drew_in_bf16_is_not_accused_on_a_cpu(engine: bool) -> None:
+    model, settings = model_of(**SMALL).bfloat16(), Settings(24, 1.0)
+    rollouts = record(model, settings)
+    generator = torch.Generator().manual_seed(5)
+    for weight in model.parameters():
+        weight.mul_(1 + 2.0**-9 * torch.randn(weight.shape, generator=generator))
+    check = check_draws if engine else judge_by_model
+    assert check(model, rollouts, settings, "cuda").wrong == [] and check(model, rollouts, settings).wrong
+
+
 contents = st.lists(st.lists(st.integers(0, 1), min_size=2, max_size=6), min_size=1, max_size=12)
 
 
