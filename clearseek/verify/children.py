@@ -74,7 +74,8 @@ def refuse_absent_parent(run: Run) -> None:
 def task_of(recipe: Recipe, run: Run, data: Path, read_sources: bool) -> Task:
     """The task of a release's recipe, from its folders.
 
-    Raises MachineError where it needs what no release holds: a teacher, or the generators of another package.
+    Raises MachineError where it needs what no release holds: a teacher, the generators of another package, or
+    guards around programs.
     """
     distil, problems = recipe.distil, recipe.problems
     teacher = distil is not None and (distil.form == "on-policy" or (distil.form == "logits" and not distil.top_k))
@@ -86,7 +87,7 @@ def task_of(recipe: Recipe, run: Run, data: Path, read_sources: bool) -> Task:
     try:
         return method_of(recipe).task(recipe, run, run.parent if recipe.grpo is not None else data)
     except UserError as error:
-        if teacher or (problems is not None and problems.kind == "reasoning-gym"):
+        if teacher or (problems is not None and problems.kind in ("reasoning-gym", "code")):
             raise MachineError(str(error)) from None
         raise
 
