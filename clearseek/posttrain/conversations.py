@@ -9,7 +9,7 @@ assistant's message with ``"weight": 0`` (OpenAI's form) is read and not learnt.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,10 +205,10 @@ class _Lines:
     def _checked(self, messages: Any) -> list[Message]:
         """The messages with answers stripped. Raises UserError, beginning with ``messages``, for what is not learnt."""
         checked = conversation(messages)
+        _refuse_misplaced(checked, messages)
         answers = 0
         for index, (message, given) in enumerate(zip(checked, messages, strict=True)):
             where = f"messages[{index}]"
-            _refuse_misplaced(checked, index, given)
             weight = given.get("weight", 1)
             if type(weight) is not int or weight not in (0, 1) or (weight == 0 and message["role"] != "assistant"):
                 raise UserError(f"{where}.weight: {weight!r:.40}: use 0 or 1, in an assistant's message")
@@ -245,24 +245,25 @@ class _Lines:
         return learnt
 
 
-def _refuse_misplaced(checked: list[Message], index: int, given: Mapping[str, Any]) -> None:
+def _refuse_misplaced(checked: list[Message], given: Sequence[Mapping[str, Any]]) -> None:
     """Raise UserError for a message that the template would show at another place, or in part."""
-    where, role = f"messages[{index}]", checked[index]["role"]
-    if role == "system" and index:
-        second = any(message["role"] == "system" for message in checked[:index])
-        fault = "a second system message: join it with the first" if second else "a system message comes first"
-        raise UserError(f"{where}.role: {fault}")
-    if role == "tool":
-        before = next(message for message in reversed(checked[:index] or [{}]) if message.get("role") != "tool")
-        if not before.get("tool_calls"):
+    called = False
+    for index, (message, raw) in enumerate(zip(checked, given, strict=True)):
+        where, role = f"messages[{index}]", message["role"]
+        if role == "system" and index:
+            second = any(each["role"] == "system" for each in checked[:index])
+            fault = "a second system message: join it with the first" if second else "a system message comes first"
+            raise UserError(f"{where}.role: {fault}")
+        if role == "tool" and not called:
             raise UserError(
                 f"{where}.role: a tool's result without a call right before it: give the call, or leave it out"
             )
-    if "function_call" in given:
-        raise UserError(f"{where}.function_call: an old form: use tool_calls")
-    for key in ("tool_calls", "reasoning_content", "reasoning"):
-        if role != "assistant" and given.get(key):
-            raise UserError(f"{where}.{key}: only the assistant's messages have this: leave it out")
+        called = called if role == "tool" else "tool_calls" in message
+        if "function_call" in raw:
+            raise UserError(f"{where}.function_call: an old form: use tool_calls")
+        for key in ("tool_calls", "reasoning_content", "reasoning"):
+            if role != "assistant" and raw.get(key):
+                raise UserError(f"{where}.{key}: only the assistant's messages have this: leave it out")
 
 
 def _refuse_other_arguments(arguments: str, where: str) -> None:

@@ -38,6 +38,7 @@ from clearseek.posttrain.questions import Questions, questions_of
 from clearseek.posttrain.rewards import Scored
 from clearseek.posttrain.rollouts import Asked, Rollouts, Writer, seed_of, settings_of
 from clearseek.posttrain.samples import rounds_shown, write_samples
+from clearseek.posttrain.sandbox import refuse_unguarded
 from clearseek.posttrain.solved import PASS, measure
 from clearseek.train import checkpoint
 from clearseek.train.record import LOSS
@@ -76,6 +77,8 @@ class Grpo(Child):
 
     def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
         """Completions of the recipe's problems."""
+        if recipe.problems is not None and recipe.problems.tasks:
+            refuse_unguarded()  # before any step, not at the first reward
         questions = questions_of(recipe, Tokenizer.load(folder / "tokenizer.json"))
         return PolicyOptimisation(recipe, run, questions)
 

@@ -119,6 +119,11 @@ def run(code: str, calls: Sequence[Call], limits: Limits | None = None) -> Outco
     return _outcome(answer, note, status, expected, limits)
 
 
+def refuse_unguarded() -> None:
+    """Raise UserError, as :func:`run` does, where programs cannot be run."""
+    run("", [Call("0", 0)])
+
+
 def _watched(file: IO[bytes], folder: str, limits: Limits) -> tuple[bytes, str, int]:
     """What the process answered, why it was stopped (or ""), and its exit status."""
     command = [sys.executable, "-P", "-s", "-S", "-B", "-X", "utf8", str(_CELL)]

@@ -91,7 +91,7 @@ def task_of(recipe: Recipe, run: Run, data: Path, steps: bool, read_sources: boo
         return method_of(recipe).task(recipe, run, run.parent if recipe.grpo is not None else data)
     except UserError as error:
         teacher = distil is not None and (writes(recipe) or distil.form == "logits")
-        if teacher or (problems is not None and problems.kind == "reasoning-gym"):
+        if teacher or (problems is not None and problems.kind in ("reasoning-gym", "code")):
             raise MachineError(str(error)) from None
         raise
 

@@ -14,7 +14,7 @@ from clearseek.cli import main
 from clearseek.config import ProblemsConfig
 from clearseek.data.manifest import read_manifest
 from clearseek.data.tokenizer import SMALLEST_VOCABULARY, train
-from clearseek.posttrain import prompts
+from clearseek.posttrain import cell, prompts, sandbox
 from clearseek.posttrain.problems import Problems
 from clearseek.posttrain.prompts import score
 from clearseek.posttrain.questions import Questions
@@ -22,6 +22,8 @@ from clearseek.posttrain.rewards import Scored, scored
 from clearseek.recipe import load_recipe
 from clearseek.train.run import Run
 from clearseek.train.transcript import check_transcript
+from clearseek.verify.children import task_of
+from clearseek.verify.rows import MachineError
 from tests.posttrain.conftest import write_lines
 from tests.posttrain.test_rewards import HOSTILE
 from tests.posttrain.tiny import parent
@@ -202,3 +204,19 @@ def test_solutions_are_learnt(place: Path, capfd: pytest.CaptureFixture[str]) ->
     write_lines(place / "tasks.jsonl", [task(number, solution="") for number in range(30)])
     assert main(["train", "sft.toml", "--run", "other"]) == 2
     assert "has no solution to learn: add it to problems.file" in capfd.readouterr().err
+
+
+def test_a_machine_without_guards_is_told_before_a_step_and_blames_no_release(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "grpo.toml", "--run", "guarded"]) == 0
+    weak = place / "cell.py"
+    text = Path(cell.__file__).read_text(encoding="utf-8")
+    weak.write_text(text.replace('held += ["seccomp"]', "held += [][:0]  # "), encoding="utf-8")
+    monkeypatch.setattr(sandbox, "_CELL", weak)
+    assert main(["train", "grpo.toml", "--run", "run"]) == 2
+    assert "this kernel cannot confine a program" in capfd.readouterr().err
+    assert not Run("run").begun
+    run = Run("guarded")
+    with pytest.raises(MachineError, match="cannot confine a program"):
+        task_of(run.read_recipe(), run, run.data, read_sources=False)
