@@ -107,15 +107,16 @@ def recipe_of(folder: Path, settings: dict[str, Any]) -> Any:
     """Recipe and questions of a case, whose rewards have a spread."""
     from clearseek.config.posttraining import with_defaults
     from clearseek.data.tokenizer import Tokenizer
-    from clearseek.posttrain.problems import Problem
-    from clearseek.posttrain.questions import Questions, problems_of
+    from clearseek.posttrain.problems import Problem, Problems
+    from clearseek.posttrain.questions import Questions
+    from clearseek.posttrain.rewards import Scored, scored
     from clearseek.recipe import parse_recipe
 
     class Parity(Questions):
         """A reward that half of all completions earn."""
 
-        def reward(self, problem: Problem, tokens: Any, ended: bool) -> float:
-            return float(sum(map(int, tokens)) % 2)
+        def score(self, problem: Problem, tokens: Any, ended: bool) -> Scored:
+            return scored("right" if sum(map(int, tokens)) % 2 else "wrong")
 
     raw = {
         "name": "grpo", "parent": {"path": str(folder / "base")}, "model": MODEL, "optimizer": OPTIMIZER,
@@ -127,7 +128,7 @@ def recipe_of(folder: Path, settings: dict[str, Any]) -> Any:
     recipe = parse_recipe(with_defaults(raw), "grpo")
     assert recipe.problems is not None
     tokenizer = Tokenizer.load(folder / "base" / "tokenizer.json")
-    return recipe, Parity(tokenizer, problems_of(recipe.problems), recipe.problems.template)
+    return recipe, Parity(tokenizer, Problems(recipe.problems), recipe.problems.template)
 
 
 def compare(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]:

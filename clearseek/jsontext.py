@@ -17,7 +17,7 @@ def strict_json(raw: bytes, where: str) -> dict[str, Any]:
         content: dict[str, Any] = {}
         for name, value in pairs:
             if name in content:
-                raise UserError(f"{where}: the JSON key {name!r} appears twice: keep one")
+                raise UserError(f"{where}: the JSON key {name!r:.80} appears twice: keep one")
             content[name] = value
         return content
 
@@ -30,6 +30,11 @@ def strict_json(raw: bytes, where: str) -> dict[str, Any]:
             json.dumps(content, ensure_ascii=False).encode("utf-8")
     except UserError:
         raise
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise UserError(
+            f"{where}: not valid JSON: {half} is half of a surrogate pair: write whole characters"
+        ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not valid JSON: not UTF-8 (byte {error.start}): fetch it again") from None
     except RecursionError:

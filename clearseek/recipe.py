@@ -13,8 +13,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from clearseek.config import Recipe, Settings
-from clearseek.config.posttraining import with_defaults
+from clearseek.config.posttraining import METHODS, TaskConfig, with_defaults
 from clearseek.errors import OtherVersionError, UserError, nearest
+from clearseek.files import reading
+from clearseek.jsontext import strict_json
 
 
 class Retired(NamedTuple):
@@ -37,6 +39,9 @@ RETIRED = {
 USELESS = ("paths", "exclude", "text_field", "unusable")
 """Settings of data that `python-stdlib` does not read. A record may have them: earlier versions did not refuse all."""
 
+
+LONGEST_TASKS = 8 << 20
+"""Most bytes of a file of programs to write."""
 
 ModelOf = Callable[[Mapping[str, Any]], dict[str, Any]]
 """Gives the dimensions of the model that a recipe's table ``[parent]`` names."""
@@ -72,7 +77,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), model_of: Model
     changed = {".".join(_key(override)) for override in overrides}
     if changed & {"data.paths", "data.source"} and "data.licence" not in changed and isinstance(raw.get("data"), dict):
         raw["data"].pop("licence", None)  # the recipe's licence is that of its own texts
-    recipe = parse_recipe(_with_parent(raw, str(file), model_of), str(file), overrides)
+    recipe = parse_recipe(_with_tasks(_with_parent(raw, str(file), model_of), str(file)), str(file), overrides)
     for name in USELESS if recipe.data.source == "python-stdlib" else ():
         if getattr(recipe.data, name) != type(recipe.data).model_fields[name].default:
             where = _origin({"loc": ("data", name)}, overrides) or str(file)
@@ -84,6 +89,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), model_of: Model
 def _with_parent(raw: dict[str, Any], where: str, model_of: ModelOf | None) -> dict[str, Any]:
     """The tables with those that follow from ``[parent]``, where there is one."""
     parent = raw.get("parent")
+    if methods := [f"[{name}]" for name in METHODS if name in raw and "parent" not in raw]:
+        raise UserError(f"{where}: {' and '.join(methods)} without [parent]: say which model to begin with")
     if not isinstance(parent, dict) or not isinstance(parent.get("path"), str):
         return raw
     if "model" in raw:
@@ -91,6 +98,37 @@ def _with_parent(raw: dict[str, Any], where: str, model_of: ModelOf | None) -> d
     if model_of is None:
         raise UserError(f"{where}: it modifies another model, which clearseek train does")
     return with_defaults(raw) | {"model": model_of(parent)}
+
+
+def _with_tasks(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """The tables with the programs to write that ``problems.file`` names."""
+    problems = raw.get("problems")
+    if not isinstance(problems, dict) or not isinstance(problems.get("file"), str):
+        return raw
+    if problems.get("tasks"):
+        raise UserError(f"{where}: problems.file beside problems.tasks: leave one of them out")
+    return raw | {"problems": problems | {"tasks": _tasks(Path(problems["file"]))}}
+
+
+def _tasks(file: Path) -> list[dict[str, Any]]:
+    """Lines of a file of programs to write. Raises UserError, with file, line and key, for what is none."""
+    with reading(file):
+        content = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if len(content) > LONGEST_TASKS:
+        raise UserError(f"{file}: larger than {LONGEST_TASKS >> 20} MiB, and a recipe holds its tasks: choose fewer")
+    found = []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if line.strip():
+            task = strict_json(line.strip(), f"{file}:{number}")
+            try:
+                TaskConfig.model_validate(task)
+            except ValidationError as error:
+                faults = [_explain(entry, TaskConfig) for entry in error.errors(include_url=False)]
+                raise UserError("\n".join(f"{file}:{number}: {fault}" for fault in faults)) from None
+            found.append(task)
+    if not found:
+        raise UserError(f"{file}: no line with a task: give one JSON object a line, with prompt and tests")
+    return found
 
 
 def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = (), record: bool = False) -> Recipe:
@@ -107,6 +145,8 @@ def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = (), record: bo
         entries = entries + error.errors(include_url=False)
     if not entries:
         return recipe
+    if isinstance(tables, dict) and "parent" in tables:
+        entries = [entry for entry in entries if entry["loc"] != ("model",)] or entries  # [parent] is at fault
     start = " ".join((where, *(f"--set {override}" for override in overrides)))  # contradictions name no setting
     message = "\n".join(f"{_origin(entry, overrides) or start}: {_explain(entry)}" for entry in entries)
     raise OtherVersionError(message) if entries == retired else UserError(message)
@@ -188,11 +228,11 @@ def _origin(entry: Any, overrides: Sequence[str]) -> str | None:
     return None
 
 
-def _explain(entry: Any) -> str:
-    """One sentence for one pydantic error: the key, what is wrong, the nearest valid key."""
+def _explain(entry: Any, top: type[BaseModel] = Recipe) -> str:
+    """One sentence for one pydantic error of the settings `top`: the key, what is wrong, the nearest valid key."""
     location = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
-        group: type[BaseModel] = Recipe
+        group = top
         for part in entry["loc"][:-1]:
             field = group.model_fields.get(str(part))
             group = next(iter(_kinds(field) if field else ()), group)

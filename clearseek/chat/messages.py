@@ -51,13 +51,22 @@ def tool_list(tools: Any) -> list[Mapping[str, Any]]:
             raise UserError(f"tools[{index}]: give a function with a name")
         parameters = function.get("parameters") or {}
         description = _text(function.get("description"), f"tools[{index}].description")
-        found.append({"name": function["name"], "description": description, "parameters": as_json(parameters)})
+        found.append(
+            {
+                "name": function["name"],
+                "description": description,
+                "parameters": as_json(parameters, f"tools[{index}].parameters"),
+            }
+        )
     return found
 
 
-def as_json(value: Any) -> str:
-    """JSON text as the template writes it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def as_json(value: Any, where: str) -> str:
+    """JSON text as the template writes it. Raises UserError for a number above all that JSON has, such as 1e999."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise UserError(f"{where}: a number without end: give one that a computer can hold") from None
 
 
 def _calls_before(messages: Sequence[Message], end: int) -> list[str]:
@@ -90,7 +99,7 @@ def _message(message: Any, where: str) -> Message:
         raise UserError(f"{where}: give an object with role and content")
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise UserError(f"{where}.role: {role!r}: use system, user, assistant or tool")
+        raise UserError(f"{where}.role: {role!r:.60}: use system, user, assistant or tool")
     found: Message = {"role": ROLES[role], "content": _text(message.get("content"), f"{where}.content")}
     calls = message.get("tool_calls")
     if role == "assistant":
@@ -116,9 +125,12 @@ def _list(calls: Any, where: str) -> Sequence[Any]:
 
 def _call(call: Any, where: str) -> Mapping[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
         raise UserError(f"{where}: give a function with name and arguments")
-    inner = {"name": function["name"], "arguments": as_json(function.get("arguments") or {})}
+    inner = {
+        "name": function["name"],
+        "arguments": as_json(function.get("arguments") or {}, f"{where}.function.arguments"),
+    }
     return {"id": _id(call.get("id"), f"{where}.id"), "function": inner}
 
 
@@ -140,7 +152,7 @@ def _text(content: Any, where: str) -> str:
     for index, part in enumerate(content):
         kind = part.get("type", "text") if isinstance(part, Mapping) else None
         if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
-            raise UserError(f"{where}[{index}]: {kind or 'no part'}: this model reads text alone")
+            raise UserError(f"{where}[{index}]: {kind or 'no part'!s:.60}: this model reads text alone")
         pieces.append(_sound(part["text"], f"{where}[{index}].text"))
     return "".join(pieces)
 

@@ -8,6 +8,7 @@ error that names them all. Nothing is changed behind the user's back. :mod:`clea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -26,6 +27,7 @@ from clearseek.config.posttraining import (
 )
 from clearseek.config.settings import Settings, refuse
 from clearseek.config.training import DataConfig, Fp8Config, OptimizerConfig, Phase, TrainConfig
+from clearseek.errors import nearest
 
 __all__ = [
     "DataConfig", "DistilConfig", "ExpertsConfig", "Fp8Config", "GrpoConfig", "LoraConfig", "ModelConfig",
@@ -95,6 +97,17 @@ class Recipe(Settings):
         )  # fmt: skip
         return self
 
+    def _wrong_experts(self) -> Iterator[str]:
+        """What is wrong with the numbers of experts that the recipe lists."""
+        depth, most = self.model.num_hidden_layers + self.model.num_nextn_predict_layers, self.model.n_routed_experts
+        names = [f"model.layers.{layer}.mlp.experts" for layer in range(depth) if self.model.is_moe_layer(layer)]
+        listed = None if self.experts is None else self.experts.layers
+        for name, numbers in (listed or {}).items():
+            if name not in names:
+                yield f'experts.layers: "{name:.60}": no layer with experts{nearest(name, names)}'
+            elif list(numbers) != sorted(set(numbers)) or not 0 <= numbers[0] <= numbers[-1] < most:
+                yield f'experts.layers: "{name}": give numbers from 0 to {most - 1}, ascending, each once'
+
     def _wrong_tables(self) -> list[tuple[object, str]]:
         """Contradictions between the tables of post-training."""
         methods = [name for name in METHODS if getattr(self, name) is not None]
@@ -111,6 +124,11 @@ class Recipe(Settings):
             (self.lora is not None and self.experts is not None, "[lora] and [experts] exclude each other"),
             (grpo is not None and self.problems is None, "[grpo] needs [problems]"),
             (demonstrations and self.problems is None, "sft.demonstrations needs [problems]"),
+            (self.sft is not None and not demonstrations and self.problems is not None,
+             "[problems] beside [sft] needs sft.demonstrations, how many of them to learn from"),
+            (self.problems is not None and self.data.paths and (self.sft is None or demonstrations),
+             "data.paths beside [problems], which are not read from there: leave one out"),
+            *((True, fault) for fault in self._wrong_experts()),
             (self.sft is not None and not demonstrations and self.data.source != "jsonl",
              f'[sft] reads data.source = "jsonl", not "{self.data.source}", or sft.demonstrations of [problems]'),
             (grpo is not None and self.train.batch_size % grpo.completions,
@@ -124,8 +142,6 @@ class Recipe(Settings):
              "distil.prompt_tokens and distil.max_tokens are more than data.sequence_length together: lower one"),
             (self.distil is not None and self.problems is not None and self.distil.form == "logits",
              '[problems] have no tokens to compare distributions over: use distil.form = "text" or "on-policy"'),
-            (self.distil is not None and self.problems is not None and self.data.paths,
-             "[distil] learns from [problems] or from data.paths: leave one out"),
             (self.distil is not None and self.distil.correct and self.problems is None,
              "distil.correct needs [problems]: only their answers can be checked"),
             (child and self.data.fim_rate, "data.fim_rate is for pre-training: leave it out"),

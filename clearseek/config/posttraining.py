@@ -6,13 +6,16 @@ tables (:data:`DEFAULTS`) stand where the recipe says nothing, and the recorded 
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from clearseek.config.settings import (
     Fraction,
+    List,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -32,19 +35,69 @@ class ParentConfig(Settings):
     """SHA-256 of its weights, as a transcript states it; leave it out to take what is there, which is recorded."""
 
 
-class ProblemsConfig(Settings):
-    """Problems that are made by a generator, each addressed by the seed and its number."""
+class CheckConfig(Settings):
+    """A call of a program's function, and what it should return."""
 
-    kind: Literal["addition", "sums", "countdown", "reasoning-gym"]
-    """Kind of problem: two numbers to add, several numbers to add, a number to be made of others, or a data set."""
+    call: Annotated[str, Field(min_length=1, max_length=10_000)]
+    """Python expression over the program's names."""
+    value: JsonValue
+    """Its value as JSON has it: 1, 1.0 and true differ, and a tuple is a list."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CheckConfig:
+        try:
+            ast.parse(self.call, mode="eval")  # parsed, not run: a test that cannot be read fails every program
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise ValueError(f"call = {self.call[:60]!r}: not a Python expression") from None
+        try:
+            json.dumps(self.value, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            raise ValueError(f"value = {self.value!r:.60}: not a value that JSON can hold") from None
+        return self
+
+
+class TaskConfig(Settings):
+    """A program to write, and how it is checked."""
+
+    prompt: Annotated[str, Field(min_length=1)]
+    """What the program should do."""
+    tests: Annotated[tuple[CheckConfig, ...], List]
+    """Calls with their values, which no prompt shows."""
+    solution: str = ""
+    """A program that passes, for demonstrations."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskConfig:
+        refuse((not self.tests, "tests = []: without a call every program would pass"))
+        return self
+
+
+class ProblemsConfig(Settings):
+    """Problems with a checked answer, made by a generator or given in a file, each addressed by seed and number."""
+
+    kind: Literal["addition", "sums", "countdown", "reasoning-gym", "code"]
+    """Kind of problem: two numbers to add, several numbers to add, a number to be made of others, a data set of
+    reasoning-gym, or programs to write."""
     digits: Annotated[int, Field(ge=1, le=6)] = 2
-    """Digits of the largest numbers in `addition` and `sums`."""
+    """Digits of the numbers in `addition` and `sums`."""
     numbers: Annotated[int, Field(ge=2, le=6)] = 3
     """How many numbers a problem of `sums` or `countdown` has."""
     working: bool = False
     """Whether the demonstrations of `addition` write every column down before the answer."""
+    largest: Annotated[int, Field(ge=2, le=999)] = 25
+    """Largest of a `countdown`'s numbers; the smallest is 1."""
+    largest_target: Annotated[int, Field(ge=2, le=9999)] = 100
+    """Largest target of a `countdown`; the smallest is 1."""
     dataset: str | None = None
     """Name of a data set of reasoning-gym (extra `gym`), whose generators are used and whose scorers are not."""
+    options: dict[str, JsonValue] | None = None
+    """The data set's own settings."""
+    file: str | None = None
+    """JSON lines of programs to write, from the working directory; the recorded recipe holds them as `tasks`."""
+    tasks: Annotated[tuple[TaskConfig, ...], List] = ()
+    """Programs to write: `prompt`, `tests` (each with `call` and `value`), and a `solution` for demonstrations."""
+    seconds: Annotated[int, Field(ge=1, le=60)] = 2
+    """Processor time of a program that a model wrote; by the clock it has four times as much."""
     template: Literal["plain", "chat", "r1-zero"] = "plain"
     """How a problem becomes a prompt: its bare text, DeepSeek-V3.1's chat, or R1-Zero's (arXiv 2501.12948, table 1)."""
     seed: NonNegativeInt = 0
@@ -54,13 +107,30 @@ class ProblemsConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> ProblemsConfig:
-        gym = self.kind == "reasoning-gym"
+        own, fields = OF_KIND[self.kind], type(self).model_fields
+        foreign = {name: kinds for name, kinds in _KINDS_OF.items() if name not in own}
         refuse(
-            (gym and self.dataset is None, 'kind = "reasoning-gym" needs dataset, such as "basic_arithmetic"'),
-            (not gym and self.dataset is not None, f'dataset goes with kind = "reasoning-gym", not "{self.kind}"'),
-            (self.working and self.kind != "addition", f'working goes with kind = "addition", not "{self.kind}"'),
-        )
+            *((getattr(self, name) != fields[name].default, f'{name} goes with kind = {kinds}, not "{self.kind}"')
+              for name, kinds in foreign.items()),
+            (self.kind == "reasoning-gym" and self.dataset is None,
+             'kind = "reasoning-gym" needs dataset, such as "basic_arithmetic"'),
+            (self.kind == "code" and not self.tasks, 'kind = "code" needs file, JSON lines of programs to write'),
+        )  # fmt: skip
         return self
+
+
+OF_KIND: dict[str, tuple[str, ...]] = {
+    "addition": ("digits", "working"),
+    "sums": ("digits", "numbers"),
+    "countdown": ("numbers", "largest", "largest_target"),
+    "reasoning-gym": ("dataset", "options"),
+    "code": ("file", "tasks", "seconds"),
+}
+"""Settings of one kind of problem or of several; the other settings are of all kinds."""
+_KINDS_OF = {
+    name: " or ".join(f'"{kind}"' for kind, names in OF_KIND.items() if name in names)
+    for name in dict.fromkeys(name for names in OF_KIND.values() for name in names)
+}
 
 
 class SftConfig(Settings):
@@ -87,9 +157,15 @@ class SftConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> SftConfig:
+        fields, of_lines = (
+            type(self).model_fields,
+            ("messages", "tools", "prompt", "answer", "system", "strip", "thinking"),
+        )
+        given = [name for name in of_lines if getattr(self, name) != fields[name].default]
         refuse(
             ((self.prompt is None) != (self.answer is None), "prompt and answer go together: give both keys, or none"),
             (self.system is not None and self.prompt is None, "system goes with prompt and answer"),
+            (self.demonstrations and given, f"demonstrations are not read from lines: leave {', '.join(given)} out"),
             (self.strip is not None and _wrong_expression(self.strip),
              f"strip = {self.strip!r}: not a regular expression: {_wrong_expression(self.strip or '')}"),
         )  # fmt: skip
@@ -240,18 +316,19 @@ TABLES = ("parent", "problems", *METHODS, "lora", "experts")
 """Tables that a recipe for pre-training does not have, nor its record."""
 
 _QUIET = {"bias_update_speed": 0.0, "balance_loss_weight": 0.0, "mtp_loss_weight": 0.0, "mtp_loss_weight_final": 0.0}
-_WARM = [{"shape": "linear", "until": 0.05, "to": 1.0}, {"shape": "constant", "until": 1.0, "to": 1.0}]
+_EBB = [{"shape": "linear", "until": 0.02, "to": 1.0}, {"shape": "linear", "until": 1.0, "to": 0.05}]
 _FALL = [{"shape": "linear", "until": 0.05, "to": 1.0}, {"shape": "linear", "until": 1.0, "to": 0.1}]
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {"optimizer": {"weight_decay": 0.0, "schedule": _FALL}, "train": {"bias_update_speed": 0.0}},
     "distil": {"optimizer": {"weight_decay": 0.0, "schedule": _FALL}, "train": _QUIET},
     "grpo": {
-        "optimizer": {"learning_rate": 1e-3, "muon_learning_rate": 3e-3, "weight_decay": 0.0, "schedule": _WARM},
+        "optimizer": {"learning_rate": 1e-3, "muon_learning_rate": 3e-3, "weight_decay": 0.0, "schedule": _EBB},
         "train": _QUIET,
     },
 }
 """Defaults of the common tables by method. A policy takes 0.003 under Muon: at pre-training's 0.02 it was destroyed
-within 20 steps (docs/notebook.md)."""
+within 20 steps. Its rates fall from the start, since fewer groups have a spread as it learns, and an optimiser that
+divides by the gradient's size would make as long a step of what is then mostly noise (docs/notebook.md)."""
 
 
 def with_defaults(raw: dict[str, Any]) -> dict[str, Any]:

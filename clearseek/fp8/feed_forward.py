@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from clearseek.fp8.backend import Weight
 from clearseek.fp8.formats import Quantised
 from clearseek.fp8.linear import Fp8, Kind, QuantisedWeight
+from clearseek.ops.apply import apply
 from clearseek.ops.dispatch import Layout, combine
 from clearseek.ops.grouped import parts
 
@@ -44,7 +45,7 @@ def feed_forward_fp8(
     """
     groups = zip(quantised, (gate_up, (down,)), strict=True)
     operands = tuple(keeper.get(fp8, *parameters, stacked=layout is None) for keeper, parameters in groups)
-    y: Tensor = _FeedForward.apply(x_TD, weight_TK, layout, fp8, operands, *gate_up, down)  # type: ignore[no-untyped-call]
+    y: Tensor = apply(_FeedForward, x_TD, weight_TK, layout, fp8, operands, *gate_up, down)
     return y
 
 

@@ -24,6 +24,7 @@ from clearseek.config import Fp8Config
 from clearseek.fp8.backend import Backend, Weight
 from clearseek.fp8.formats import Quantised
 from clearseek.fp8.quantise import dequantise_e5m6, quantise_e5m6
+from clearseek.ops.apply import apply
 
 Kind = Literal["activation", "gradient", "weight", "attention_output", "dispatch", "combine_gradient"]
 POWER_OF_TWO_IN_V3 = frozenset({"attention_output", "dispatch", "combine_gradient"})
@@ -95,8 +96,10 @@ class Linear(nn.Linear):
         """``x @ weight.T`` for [..., K]; `kind` says which tensor `x` is."""
         if self.fp8 is not None:
             return linears(x, (self,), kind)[0]
-        y = super().forward(x)
-        return y if self.adapter is None else self.adapter(y, x)
+        if self.adapter is not None:
+            y: Tensor = self.adapter.beside(self.weight, x)  # type: ignore[operator]
+            return y
+        return super().forward(x)
 
 
 def linears(x: Tensor, layers: tuple[Linear, ...], kind: Kind = "activation") -> tuple[Tensor, ...]:
@@ -106,7 +109,7 @@ def linears(x: Tensor, layers: tuple[Linear, ...], kind: Kind = "activation") ->
         return tuple(layer(x) for layer in layers)
     weights = [layer.quantised.get(fp8, layer.weight) for layer in layers]
     x_TK = x.reshape(-1, x.shape[-1])
-    outputs = _Linears.apply(x_TK, fp8, kind, weights, *(layer.weight for layer in layers))  # type: ignore[no-untyped-call]
+    outputs = apply(_Linears, x_TK, fp8, kind, weights, *(layer.weight for layer in layers))
     pairs = zip(outputs, layers, strict=True)
     outputs = [y_TN if layer.adapter is None else layer.adapter(y_TN, x_TK) for y_TN, layer in pairs]
     return tuple(y_TN.view(*x.shape[:-1], -1) for y_TN in outputs)

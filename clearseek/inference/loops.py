@@ -43,8 +43,10 @@ class Loops:
         self.scale = softmax_scale(c)
         self._buffers()
         self.routing: list[Tensor] = []
+        self.verdicts: list[Tensor] = []
         self.calls = self._calls()
         self._visited = [chosen.numpy() for chosen in self.routing]
+        self._judged = [verdict.numpy() for verdict in self.verdicts]
         self.draft_calls = self._draft_calls()
         # the same memory, in the form that is quick for a few numbers
         given = (self.count, self.wanted_count, self.tokens, self.positions, self.places, self.lists, self.wanted)
@@ -75,6 +77,7 @@ class Loops:
         self.weights = torch.zeros(rows * k)
         self.pair_tokens, self.pairs = torch.zeros(rows * k, **whole), torch.zeros(rows * k, **whole)  # type: ignore[call-overload]
         self.ends = torch.zeros(c.n_routed_experts, **whole)  # type: ignore[call-overload]
+        self.margin = torch.zeros(1)
         self.routed_act = torch.zeros(rows * k, wide(c.moe_intermediate_size))
         self.parts = torch.zeros(rows * k, self.hidden)
         self.logits = torch.zeros(rows, self.model.head.values.shape[0])
@@ -203,12 +206,13 @@ class Loops:
             return calls
         chosen = torch.zeros(self.rows, c.num_experts_per_tok, dtype=torch.int64)
         self.routing.append(chosen)
+        self.verdicts.append(torch.zeros(self.rows, dtype=torch.int64))
         factor = c.routed_scaling_factor if c.topk_method == "noaux_tc" or not c.norm_topk_prob else 1.0
         route = Call(
             "decoder.route", 1, self.count, c.n_routed_experts, c.num_experts_per_tok, self.router,
             self.router.shape[1], layer.bias, int(c.scoring_func == "softmax"), c.n_group, c.topk_group,
             2 if c.topk_method == "noaux_tc" else 1, int(c.norm_topk_prob), float(factor), chosen, self.weights,
-            self.pair_tokens, self.pairs, self.ends,
+            self.pair_tokens, self.pairs, self.ends, self.margin, self.verdicts[-1],
         )  # fmt: skip
         routed = self._swiglu(
             layer.routed, self.pair_tokens, self.pairs, self.ends, self.weights, self.routed_act, self.parts
@@ -218,6 +222,22 @@ class Loops:
     def step(self, rows: Rows) -> Tensor:
         """Logits of the wanted rows, FP32 [wanted, V], until the next call; the tokens' latents are in the cache."""
         return self._run(rows, self.calls)
+
+    def step_told(self, rows: Rows, told_LTK: Whole, margin: float) -> tuple[Tensor, Whole]:
+        """As :meth:`step`, by experts that are told, which must exist.
+
+        The second result [layers with experts, T] is 0 where the router would choose the same ones, 1 where it might if
+        scores were others by `margin`, and else 2.
+        """
+        count = len(rows.tokens)
+        for chosen, told_TK in zip(self._visited, told_LTK, strict=True):
+            chosen[:count] = told_TK
+        self.margin.fill_(margin)
+        try:
+            logits = self._run(rows, self.calls)
+        finally:
+            self.margin.zero_()
+        return logits, np.array([verdict[:count] for verdict in self._judged])
 
     def draft(self, rows: Rows, sources: Whole) -> Tensor:
         """Logits of the token after the next, FP32 [wanted, V], by the multi-token-prediction layer.

@@ -129,28 +129,35 @@ class Draws(NamedTuple):
     """Tokens that filters left in each row; None where there are no filters."""
 
 
-def draw_rows(logits_RV: Logits, settings: Settings, seed_R: Whole, position_R: Whole) -> Draws:
+def draw_rows(
+    logits_UV: Logits, settings: Settings, seed_R: Whole, position_R: Whole, row_R: Whole | None = None
+) -> Draws:
     """Draw a token for each row, as :func:`pick` does with the row's own seed and position.
+
+    Where several draws have the same logits, `row_R` is the number in `logits_UV` of each draw's; those of a row side
+    by side share its exponentials.
 
     Raises UserError where logits are not finite.
     """
-    s, (rows, size) = settings, logits_RV.shape
+    s, rows, size = settings, len(seed_R), logits_UV.shape[1]
+    row_R = np.arange(rows) if row_R is None else row_R
+    assert not rows or 0 <= row_R.min() <= row_R.max() < len(logits_UV)
     if s.temperature == 0 or s.top_p < 1 or s.top_k or s.min_p or launch.unavailable() is not None:
         each = [
-            _draw_row(*row)
-            for row in zip(logits_RV, (replace(s, seed=int(n)) for n in seed_R), position_R, strict=True)
+            _draw_row(logits_UV[row], replace(s, seed=int(seed)), position)
+            for row, seed, position in zip(row_R, seed_R, position_R, strict=True)
         ]
         filtered = s.temperature == 0 or s.top_p < 1 or s.top_k or s.min_p
         tokens, logp = np.array([one[0] for one in each]), np.array([one[1] for one in each])
         return Draws(tokens, logp, [one[2] for one in each] if filtered else None)
-    logits_RV = np.ascontiguousarray(logits_RV)
     tokens, logp = np.empty(rows, dtype=np.int64), np.empty(rows)
     threads = torch.get_num_threads()
     scratch = np.empty((threads, 2, size))
     words = [
         np.ascontiguousarray(seed_R),
         np.ascontiguousarray(position_R),
-        logits_RV,
+        np.ascontiguousarray(row_R),
+        np.ascontiguousarray(logits_UV),
         size,
         float(s.temperature),
         scratch,

@@ -260,16 +260,50 @@ def _choose(scores, bias, experts, k, groups, kept, best, chosen):
         choice[e] = _LOWEST
 
 
+@njit(**OPTIONS)
+def _same(one, other, k):
+    """Whether two choices are the same experts, in any order."""
+    for i in range(k):
+        found = 0
+        for j in range(k):
+            if one[i] == other[j]:
+                found += 1
+        if found != 1:
+            return False
+    return True
+
+
+@njit(**OPTIONS)
+def _judge(scores, bias, experts, k, groups, kept, best, told, margin):
+    """0 if these experts would be chosen, 1 if they might be by scores that moved by `margin` at most, 2 if not.
+
+    The scores of the told experts are raised, and the others' lowered.
+    """
+    own = np.empty(k, np.int64)
+    _choose(scores, bias, experts, k, groups, kept, best, own)
+    if _same(own, told, k):
+        return 0
+    moved = np.empty(experts, np.float32)
+    for e in range(experts):
+        moved[e] = scores[e] - margin
+    for i in range(k):
+        moved[told[i]] = scores[told[i]] + margin
+    _choose(moved, bias, experts, k, groups, kept, best, own)
+    return 1 if _same(own, told, k) else 2
+
+
 def route(a):
     """Choose experts and weights of each token, and list each expert's tokens in rising order.
 
-    One thread does it: pairs of token and choice are counted, then sorted by expert.
+    One thread does it: pairs of token and choice are counted, then sorted by expert. With a margin that is not 0 the
+    experts are told in `chosen`, and are judged (:func:`_judge`).
     """
     if call(a[0]) != 0:
         return
     count, experts, k, logits, row, bias, softmax = integers(a[3])[0], a[4], a[5], a[6], a[7], a[8], a[9]
     groups, kept, best, normalise, factor = a[10], a[11], a[12], a[13], float_of(a[14])
     chosen, weights, tokens, pairs, ends = a[15], floats(a[16]), integers(a[17]), integers(a[18]), integers(a[19])
+    margin, verdicts = floats(a[20])[0], integers(a[21])
     for e in range(experts):
         ends[e] = 0
     for t in range(count):
@@ -280,7 +314,10 @@ def route(a):
         else:
             _sigmoids(scores, experts)
         own = integers(chosen + 8 * t * k)
-        _choose(scores, bias, experts, k, groups, kept, best, own)
+        if margin == _ZERO:
+            _choose(scores, bias, experts, k, groups, kept, best, own)
+        else:
+            verdicts[t] = _judge(scores, bias, experts, k, groups, kept, best, own, margin)
         total = np.float32(1e-20)
         for i in range(k):
             total += scores[own[i]]

@@ -159,33 +159,37 @@ def _log_probabilities(x, most, y, scratch, n):
 
 
 @njit(**EXACT)
-def _row(place, x, temperature, y, e, n):
-    """Token of a row of logits, and its log-probability; NaN where they are not finite."""
+def _scale(x, temperature, y, e, n):
+    """y = (x - largest) / temperature; the logarithm of the sum of e^y, or NaN where x is not finite."""
     most = x[0]
     for i in range(n):
         most = max(most, x[i])
     for i in range(n):
         y[i] = (np.float64(x[i]) - np.float64(most)) / temperature
-    token = _pick(place, 0, y, n)
     _exponentials(y, e, n)
     total = _sum(e, n)
     for i in range(n):
         if y[i] != y[i]:  # exp takes NaN for a small number
             total = np.nan
-    return token, y[token] - log(total) if total == total else np.nan
+    return log(total) if total == total else np.nan
 
 
 def rows(a):
-    """tokens[r], logp[r] = the draw of each row of logits, by its own seed and position."""
+    """tokens[r], logp[r] = a draw from row of[r] of the logits, by its own seed and position.
+
+    Draws from one row that stand side by side share its exponentials.
+    """
     start, end = share(a, a[2])
-    n, temperature = a[6], float64_of_bits(a[7])
-    scratch = a[8] + 16 * n * call(a[0])
+    of, n, temperature = integers(a[5]), a[7], float64_of_bits(a[8])
+    scratch = a[9] + 16 * n * call(a[0])
+    y, e, row, total = doubles(scratch), doubles(scratch + 8 * n), np.int64(-1), 0.0
     for r in range(start, end):
-        place = _place(integers(a[3])[r], integers(a[4])[r])
-        x = floats(a[5] + 4 * n * r)
-        token, logp = _row(place, x, temperature, doubles(scratch), doubles(scratch + 8 * n), n)
-        integers(a[9])[r] = token
-        doubles(a[10])[r] = logp
+        if of[r] != row:
+            row = of[r]
+            total = _scale(floats(a[6] + 4 * n * row), temperature, y, e, n)
+        token = _pick(_place(integers(a[3])[r], integers(a[4])[r]), 0, y, n)
+        integers(a[10])[r] = token
+        doubles(a[11])[r] = y[token] - total
 
 
 # --- What is launched, with one piece of work -------------------------------------------------------------------------

@@ -4,13 +4,13 @@ Each function replaces hand-ordered passes in :mod:`clearseek.ops`, with the sam
 
 Shapes: T tokens, D channels, R rows, I width, B sequences, S positions, H heads, N = heads of several sequences,
 Q queries, C channels of a head, P rotary channels, X = key channels without position and V value channels,
-C tokens of a chunk of logits, V vocabulary.
+C tokens of a chunk of logits, V vocabulary, K choices among E experts; for adapters L rank, X inputs, Y outputs.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -82,6 +82,14 @@ def weighted_swiglu_backward(d_RI: Tensor, gate_up_RI2: Tensor, weight_R1: Tenso
         *d_gate_up_RI2.chunk(2, dim=-1), weight_R1.contiguous(), act_RI, d_weight_R,
     )  # fmt: skip
     return act_RI, d_gate_up_RI2, d_weight_R
+
+
+def best(scores_TE: Tensor, k: int) -> Tensor:
+    """Places of each row's `k` largest numbers [T, k], in falling order, equal ones by their places."""
+    scores_TE = scores_TE.contiguous()
+    found_TK = scores_TE.new_empty(len(scores_TE), k, dtype=torch.int64)
+    launch("rows.best", *scores_TE.shape, k, scores_TE, found_TK)
+    return found_TK
 
 
 def _attention_work(kv_BSHX: Tensor, rope_BSP: Tensor, nope: int, factor: float) -> tuple[Any, ...]:
@@ -211,3 +219,85 @@ def orthogonalise(updates: Sequence[Tensor], coefficients: tuple[float, float, f
     scratch = updates[0].new_zeros(torch.get_num_threads(), floats)
     table = torch.tensor(entries, dtype=torch.int64, device="cpu")
     launch("newton_schulz.orthogonalise", len(entries), *coefficients, steps, table, scratch, floats)
+
+
+def takes_low_rank(a_ELX: Tensor, b_EYL: Tensor) -> bool:
+    """Whether the loops of adapters take matrices of these sizes."""
+    return a_ELX.shape[2] % 16 == 0 and b_EYL.shape[1] % 16 == 0
+
+
+def takes_products(w_EKM: Tensor) -> bool:
+    """Whether :func:`products` takes these matrices."""
+    return w_EKM.is_contiguous() and w_EKM.shape[2] % 16 == 0
+
+
+def _table(rows_of: Mapping[int, int]) -> Tensor:
+    """Number, first row and rows of each expert that has some; its rows lie one after the other."""
+    starts = itertools.accumulate(rows_of.values(), initial=0)
+    entries = [[expert, start, rows] for (expert, rows), start in zip(rows_of.items(), starts, strict=False)]
+    return torch.tensor(entries, dtype=torch.int64, device="cpu")
+
+
+def products(x_RK: Tensor, w_EKM: Tensor, rows_of: Mapping[int, int]) -> Tensor:
+    """Each expert's rows of x times its matrix, [R, M]; `rows_of` has the rows of each expert that has some."""
+    x_RK = x_RK.contiguous()
+    y_RM = x_RK.new_empty(len(x_RK), w_EKM.shape[2])
+    launch("low_rank.products", len(rows_of), _table(rows_of), *w_EKM.shape[1:], w_EKM, x_RK, y_RM)
+    return y_RM
+
+
+def _low_rank_work(
+    a_ELX: Tensor, b_EYL: Tensor, rows_of: Mapping[int, int], numbers: int
+) -> tuple[list[Any], tuple[Tensor, int]]:
+    """Number of pieces of work, table and sizes; the threads' scratch memory, zero, and its size for each thread."""
+    (rank, inputs), outputs = a_ELX.shape[1:], b_EYL.shape[1]
+    assert a_ELX.is_contiguous() and b_EYL.is_contiguous()
+    scratch = a_ELX.new_zeros(torch.get_num_threads(), numbers)
+    return [len(rows_of), _table(rows_of), inputs, outputs, rank, -(-rank // 16) * 16], (scratch, numbers)
+
+
+def low_rank(
+    y_RY: Tensor, x_RX: Tensor, a_ELX: Tensor, b_EYL: Tensor, scale: float, rows_of: Mapping[int, int]
+) -> Tensor:
+    """Add s B (A x) to y; returns s A x, [R, L] and zeros up to a multiple of 16 columns.
+
+    `rows_of` has the rows of each expert that has some, which lie one after the other.
+    """
+    width = -(-a_ELX.shape[1] // 16) * 16
+    work, scratch = _low_rank_work(a_ELX, b_EYL, rows_of, a_ELX.shape[2] * width + b_EYL[0].numel())
+    assert x_RX.is_contiguous() and y_RY.is_contiguous()
+    low_RL = x_RX.new_empty(len(x_RX), width)
+    launch("low_rank.update", *work, scale, a_ELX, b_EYL, x_RX, low_RL, y_RY, *scratch)
+    return low_RL
+
+
+def low_rank_backward(
+    g_RY: Tensor, d_x_RX: Tensor | None, weight_EYX: Tensor | None, a_ELX: Tensor, b_EYL: Tensor, scale: float,
+    rows_of: Mapping[int, int],
+) -> Tensor:  # fmt: skip
+    """Add the gradient of the inputs to d_x; returns s B^T g as :func:`low_rank` returns s A x.
+
+    With the frozen weights, d_x holds nothing yet, and their part of it is computed, too.
+    """
+    width = -(-a_ELX.shape[1] // 16) * 16
+    work, scratch = _low_rank_work(a_ELX, b_EYL, rows_of, b_EYL.shape[1] * width)
+    assert g_RY.is_contiguous() and (d_x_RX is None or d_x_RX.is_contiguous())
+    d_low_RL = g_RY.new_empty(len(g_RY), width)
+    launch("low_rank.backward", *work, scale, a_ELX, b_EYL, g_RY, d_low_RL, d_x_RX, weight_EYX, *scratch)
+    return d_low_RL
+
+
+def low_rank_gradients(
+    g_RY: Tensor, low_RL: Tensor, d_low_RL: Tensor, x: Tensor, place_R: Tensor | None, a_ELX: Tensor, b_EYL: Tensor,
+    rows_of: Mapping[int, int],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of A and B, zero for experts without rows; with places, row r of x is at line `place_R[r]` of it."""
+    (rank, inputs), outputs = a_ELX.shape[1:], b_EYL.shape[1]
+    lines = -(-rank // 4) * 4 * max(inputs, outputs)
+    gathered = 0 if place_R is None else inputs * max(rows_of.values(), default=0)
+    work, scratch = _low_rank_work(a_ELX, b_EYL, rows_of, lines + gathered)
+    d_a_ELX, d_b_EYL = torch.zeros_like(a_ELX), torch.zeros_like(b_EYL)
+    x = x.contiguous()
+    assert all(each.is_contiguous() for each in (g_RY, low_RL, d_low_RL))
+    launch("low_rank.gradients", *work, x, place_R, d_low_RL, g_RY, low_RL, d_a_ELX, d_b_EYL, *scratch, lines)
+    return d_a_ELX, d_b_EYL

@@ -167,3 +167,30 @@ def softmax_loss(a):
         _softmax(row, vocabulary)
         hit[r] = row[targets[r]]
         row[targets[r]] -= ONE
+
+
+# --- Choice -----------------------------------------------------------------------------------------------------------
+
+
+@njit(inline="always", **OPTIONS)
+def _above(x, y):
+    """Whether x comes before y in falling order, in which NaN is the largest."""
+    return x > y or (x != x and y == y)
+
+
+def best(a):
+    """Places of the k largest numbers of each row, in falling order, equal ones by their places."""
+    rows, n, k, x, out = a[2], a[3], a[4], a[5], a[6]
+    start, end = share(a, rows)
+    for r in range(start, end):
+        row, chosen = floats(x + 4 * r * n), integers(out + 8 * r * k)
+        count = 0
+        for i in range(n):
+            if count == k and not _above(row[i], row[chosen[k - 1]]):
+                continue
+            j = min(count, k - 1)
+            while j > 0 and _above(row[i], row[chosen[j - 1]]):
+                chosen[j] = chosen[j - 1]
+                j -= 1
+            chosen[j] = i
+            count = min(count + 1, k)

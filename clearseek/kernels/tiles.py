@@ -14,28 +14,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils, config
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from clearseek.kernels import BLOCK, TOGETHER
-from clearseek.kernels.lanes import LANES, OPTIONS
+from clearseek.kernels.lanes import LANES, MANY_REGISTERS, OPTIONS
 
 BYTES = (4, 2, 1)
 """Bytes of a stored weight. Kernels know its type by its place in `DTYPES` of :mod:`clearseek.inference.storage`."""
 
 
-def _many_registers() -> bool:
-    """Whether the code is for a processor with AVX-512: 32 registers of 16 numbers instead of 16 registers of 8."""
-    chosen = config.CPU_NAME  # type: ignore[attr-defined]
-    if chosen:
-        return "avx512" in f"{chosen} {config.CPU_FEATURES}"  # type: ignore[attr-defined]
-    return bool(llvm.get_host_cpu_features().get("avx512f", False))
-
-
-_ROWS, _MOST = (4, 4) if _many_registers() else (2, 3)
+_ROWS, _MOST = (4, 4) if MANY_REGISTERS else (2, 3)
 """Weight rows of a tile, and its most inputs: what registers hold."""
 _LINES = tuple(max(1, LANES * _ROWS * size // 64) for size in BYTES)
 """Cache lines of weights that a tile reads for 16 numbers of the inner dimension, by the type's place."""

@@ -20,6 +20,7 @@ from clearseek.config import ModelConfig
 from clearseek.fp8.feed_forward import feed_forward_fp8
 from clearseek.fp8.linear import Fp8, Kind, QuantisedWeight
 from clearseek.model.lora import Frozen, FrozenFp8, FrozenWeight, LowRank, adapted_experts
+from clearseek.ops.apply import apply
 from clearseek.ops.dispatch import ALIGNMENT, DOCUMENT_ALIGNMENT, Layout, Routing, alignment_of, combine, lay_out
 from clearseek.ops.grouped import (
     blocks,
@@ -157,7 +158,7 @@ class Experts(nn.Module):
             return feed_forward_fp8(x_TD, routing.weight_TK, layout, self.fp8, self.quantised, (gate_up,), down)
         layout = self._layout(x_TD, routing)
         which = _Experts if layout.expert_G is None else _ExpertsByDocument
-        y: Tensor = which.apply(x_TD, routing.weight_TK, gate_up, down, layout)  # type: ignore[no-untyped-call]
+        y: Tensor = apply(which, x_TD, routing.weight_TK, gate_up, down, layout)
         return y
 
     def _layout(self, x_TD: Tensor, routing: Routing) -> Layout:

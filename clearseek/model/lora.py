@@ -23,6 +23,9 @@ from torch.autograd.function import once_differentiable
 
 from clearseek.fp8.backend import Weight
 from clearseek.fp8.linear import Fp8, Kind
+from clearseek.kernels import operations
+from clearseek.ops.apply import apply
+from clearseek.ops.compiled import loops_take
 from clearseek.ops.dispatch import Layout, combine
 from clearseek.ops.grouped import Blocks, blocks, parts, products, weight_products
 from clearseek.ops.swiglu import weighted_swiglu, weighted_swiglu_backward
@@ -58,10 +61,13 @@ class LowRank(nn.Module):
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         """Add the update of inputs [..., X] to the outputs [..., Y] of the frozen matrix, in place."""
-        if not torch.is_grad_enabled():  # a token by itself is written faster without the graph's bookkeeping
-            _add_update(y, x, self.lora_A, self.lora_B, self.scale)
-            return y
-        out: Tensor = _Update.apply(y, x, self.lora_A, self.lora_B, self.scale)  # type: ignore[no-untyped-call]
+        out: Tensor = apply(_Update, y, None, x, self.lora_A, self.lora_B, self.scale)
+        return out
+
+    def beside(self, weight_YX: Tensor, x: Tensor) -> Tensor:
+        """Outputs [..., Y] of the frozen matrix and its update for inputs [..., X]."""
+        assert not weight_YX.requires_grad, "what has an adapter is frozen"
+        out: Tensor = apply(_Update, None, weight_YX, x, self.lora_A, self.lora_B, self.scale)
         return out
 
     @torch.no_grad()
@@ -78,30 +84,38 @@ def _stack(matrices: Tensor) -> Tensor:
     return matrices if matrices.ndim == 3 else matrices.unsqueeze(0)
 
 
-def _add_update(y: Tensor, x: Tensor, a_LX: Tensor, b_YL: Tensor, scale: float) -> Tensor:
-    """Add s B (A x) to y in place; returns s A x."""
-    low = F.linear(x, a_LX).mul_(scale)
-    y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b_YL.t())
-    return low
-
-
 class _Update(torch.autograd.Function):
+    """Adds to given outputs in place, or to those of a frozen matrix, whose products are then part of this function."""
+
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, a_LX: Tensor, b_YL: Tensor, scale: float) -> Tensor:
-        low = _add_update(y, x, a_LX, b_YL, scale)
-        ctx.mark_dirty(y)
-        ctx.save_for_backward(x, low, a_LX, b_YL)
+    def forward(
+        ctx: Any, y: Tensor | None, weight_YX: Tensor | None, x: Tensor, a_LX: Tensor, b_YL: Tensor, scale: float
+    ) -> Tensor:
+        low = F.linear(x, a_LX).mul_(scale)
+        if weight_YX is not None:
+            out = F.linear(x, weight_YX)
+        else:
+            assert y is not None
+            ctx.mark_dirty(y)
+            out = y
+        out.view(-1, out.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b_YL.t())
+        ctx.save_for_backward(x, low, weight_YX, a_LX, b_YL)
         ctx.scale = scale
-        return y
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, low, a_LX, b_YL = ctx.saved_tensors
+        x, low, weight_YX, a_LX, b_YL = ctx.saved_tensors
         g_TY, x_TX, low_TL = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1]), low.view(-1, low.shape[-1])
-        d_low_TL = torch.mm(g_TY, b_YL).mul_(ctx.scale)
-        d_x = torch.mm(d_low_TL, a_LX).view(x.shape) if ctx.needs_input_grad[1] else None
-        return g, d_x, d_low_TL.t() @ x_TX, g_TY.t() @ low_TL, None
+        d_low_TL = torch.mm(g_TY, b_YL.t().contiguous().t()).mul_(ctx.scale)  # half the time of b_YL as it lies
+        d_x = None
+        if ctx.needs_input_grad[2]:
+            whole_TX = None if weight_YX is None else torch.mm(g_TY, weight_YX)
+            d_x_TX = torch.mm(d_low_TL, a_LX) if whole_TX is None else whole_TX.addmm_(d_low_TL, a_LX)
+            d_x = d_x_TX.view(x.shape)
+        d_y = g if ctx.needs_input_grad[0] else None
+        return d_y, None, d_x, d_low_TL.t() @ x_TX, (low_TL.t() @ g_TY).t(), None
 
 
 def attach(model: nn.Module, name: str, rank: int, alpha: float) -> LowRank:
@@ -227,7 +241,7 @@ def adapted_experts(
     """
     matrices = [m for each in adapters for m in ((None, None) if each is None else (each.lora_A, each.lora_B))]
     scales = [1.0 if each is None else each.scale for each in adapters]
-    y: Tensor = _AdaptedExperts.apply(x_TD, weight_TK, layout, frozen, scales, *matrices)  # type: ignore[no-untyped-call]
+    y: Tensor = apply(_AdaptedExperts, x_TD, weight_TK, layout, frozen, scales, *matrices)
     return y
 
 
@@ -249,24 +263,43 @@ class _Low(NamedTuple):
 
     def update(self, y_RY: Tensor, x_RX: Tensor, these: Blocks) -> Tensor:
         """Add s B (A x) to y; returns s A x."""
+        if self._in_loops(x_RX):
+            return operations.low_rank(y_RY, x_RX, *self, these.rows_of_experts())
         low_RL = products(x_RX, self.a_ELX.mT, these).mul_(self.scale)
         products(low_RL, self.b_EYL.mT, these, y_RY)
         return low_RL
 
-    def back(self, g_RY: Tensor, these: Blocks, d_x_RX: Tensor | None) -> Tensor:
-        """Add the gradient of the inputs to d_x; returns s B^T g: the gradient of what A puts out."""
-        d_low_RL = products(g_RY, self.b_EYL, these).mul_(self.scale)
+    def back(self, g_RY: Tensor, these: Blocks, frozen: Frozen, for_x: bool) -> tuple[Tensor | None, Tensor]:
+        """Gradients of the inputs, if wanted, with the frozen matrices' part; and s B^T g, that of A's outputs."""
+        loops, weight_EYX, d_x_RX = self._in_loops(g_RY), None, None
+        if loops and for_x and isinstance(frozen, FrozenWeight) and operations.takes_products(frozen.weight_EYX):
+            weight_EYX, d_x_RX = frozen.weight_EYX, g_RY.new_empty(len(g_RY), self.a_ELX.shape[2])
+        elif for_x:
+            d_x_RX = frozen.back(g_RY, these)
+        if loops:
+            return d_x_RX, operations.low_rank_backward(g_RY, d_x_RX, weight_EYX, *self, these.rows_of_experts())
+        # A product with matrices whose inner dimension is adjacent takes a CPU half the time.
+        d_low_RL = products(g_RY, self.b_EYL.mT.contiguous().mT, these).mul_(self.scale)
         if d_x_RX is not None:
             products(d_low_RL, self.a_ELX, these, d_x_RX)
-        return d_low_RL
+        return d_x_RX, d_low_RL
 
     def gradients(
-        self, g_RY: Tensor, low_RL: Tensor, d_low_RL: Tensor, x_RX: Tensor, these: Blocks, rank: int
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients of A [E, L, X] and B [E, Y, L]."""
-        experts = len(self.a_ELX)
-        d_a_ELX, d_b_EYL = (weight_products(*pair, these, experts) for pair in ((d_low_RL, x_RX), (g_RY, low_RL)))
-        return d_a_ELX[:, :rank], d_b_EYL[..., :rank]
+        self, g_RY: Tensor, low_RL: Tensor, d_low_RL: Tensor, x: Tensor, place_R: Tensor | None, these: Blocks,
+        rank: int,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Gradients of A [E, L, X] and B [E, Y, L]; row r of the inputs is row `place_R[r]` of x, by default row r."""
+        if self._in_loops(g_RY):
+            return operations.low_rank_gradients(
+                g_RY, low_RL, d_low_RL, x, place_R, self.a_ELX, self.b_EYL, these.rows_of_experts()
+            )
+        x_RX, experts = x if place_R is None else x.index_select(0, place_R), len(self.a_ELX)
+        d_a_ELX, d_b_ELY = (weight_products(*pair, these, experts) for pair in ((d_low_RL, x_RX), (low_RL, g_RY)))
+        return d_a_ELX[:, :rank], d_b_ELY[:, :rank].mT
+
+    def _in_loops(self, rows: Tensor) -> bool:
+        """Whether numba's loops take these rows."""
+        return loops_take(rows) and operations.takes_low_rank(self.a_ELX, self.b_EYL)
 
 
 def _rank_step(device: torch.device) -> int:
@@ -314,16 +347,18 @@ class _AdaptedExperts(torch.autograd.Function):
         d_outer: tuple[Tensor | None, Tensor | None] = (None, None)
         token_R = layout.token_R[: these.rows]
         g_RD = g_TD.index_select(0, token_R)
-        d_act_RI = down.back(g_RD, these)
-        d_low_out = None if outer is None else outer.back(g_RD, these, d_act_RI)
+        if outer is None:
+            d_act_RI = down.back(g_RD, these)
+        else:
+            d_act_RI, d_low_out = outer.back(g_RD, these, down, True)
         act_RI, d_gate_up_RI2, d_weight_R = weighted_swiglu_backward(d_act_RI, gate_up_RI2, weight_R1)
-        if outer is not None and d_low_out is not None:
-            d_outer = outer.gradients(g_RD, low_out, d_low_out, act_RI, these, ctx.ranks[1])
-        d_x_RD = gate_up.back(d_gate_up_RI2, these) if ctx.needs_input_grad[0] else None
-        if inner is not None:
-            d_low_in = inner.back(d_gate_up_RI2, these, d_x_RD)
-            x_RD = x_TD.index_select(0, token_R)
-            d_inner = inner.gradients(d_gate_up_RI2, low_in, d_low_in, x_RD, these, ctx.ranks[0])
+        if outer is not None:
+            d_outer = outer.gradients(g_RD, low_out, d_low_out, act_RI, None, these, ctx.ranks[1])
+        if inner is None:
+            d_x_RD = gate_up.back(d_gate_up_RI2, these) if ctx.needs_input_grad[0] else None
+        else:
+            d_x_RD, d_low_in = inner.back(d_gate_up_RI2, these, gate_up, ctx.needs_input_grad[0])
+            d_inner = inner.gradients(d_gate_up_RI2, low_in, d_low_in, x_TD, token_R, these, ctx.ranks[0])
         d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)
         d_x_TD = None if d_x_RD is None else combine(d_x_RD, layout.place_P, ctx.k)
         return d_x_TD, d_weight_TK, None, None, None, *d_inner, *d_outer

@@ -21,11 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
+from clearseek.kernels import operations
+from clearseek.ops.compiled import loops_take
 from clearseek.ops.dispatch import Routing
 
 
 def _best(scores: Tensor, k: int) -> Tensor:
     """Indices of the `k` largest along the last dimension, ties to the lowest index on every device."""
+    if loops_take(scores):
+        return operations.best(scores, k)
     return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
 
 

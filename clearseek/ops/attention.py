@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from clearseek.ops.apply import apply
+
 BLOCK = 128
 """Smallest number of queries in a block; smaller products are slow."""
 MAX_BLOCKS = 4
@@ -37,8 +39,9 @@ def _probabilities(q_NQC: Tensor, k_NSC: Tensor, start_BQ: Tensor | None) -> Ten
         others_BQS = torch.arange(k_NSC.shape[1], device=k_NSC.device) < start_BQ.unsqueeze(-1)
         scores_NQS.unflatten(0, (len(start_BQ), -1)).masked_fill_(others_BQS.unsqueeze(1), float("-inf"))
     queries = q_NQC.shape[1]
-    hidden_QQ = torch.full((queries, queries), float("-inf"), dtype=q_NQC.dtype, device=q_NQC.device).triu_(1)
-    scores_NQS[:, :, -queries:] += hidden_QQ
+    if queries > 1:
+        hidden_QQ = torch.full((queries, queries), float("-inf"), dtype=q_NQC.dtype, device=q_NQC.device).triu_(1)
+        scores_NQS[:, :, -queries:] += hidden_QQ
     return scores_NQS.softmax(-1)
 
 
@@ -102,7 +105,7 @@ def causal_attention(q_BHQC: Tensor, k_BHSC: Tensor, v_BHSV: Tensor, start_BQ: T
     (:class:`clearseek.ops.rope.Places`), by default from key 0.
     """
     if q_BHQC.device.type == "cpu":
-        out: Tensor = _BlockedAttention.apply(q_BHQC, k_BHSC, v_BHSV, start_BQ)  # type: ignore[no-untyped-call]
+        out: Tensor = apply(_BlockedAttention, q_BHQC, k_BHSC, v_BHSV, start_BQ)
         return out
     queries, keys, values = q_BHQC.shape[2], k_BHSC.shape[2], v_BHSV.shape[3]
     v_BHSC = F.pad(v_BHSV, (0, q_BHQC.shape[3] - values))  # the flash kernel takes one width for all three

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from clearseek.ops.apply import apply
+
 
 class _Embedding(torch.autograd.Function):
     @staticmethod
@@ -41,5 +43,5 @@ class Embedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map token ids [...] to [..., D]."""
-        x: Tensor = _Embedding.apply(tokens, self.weight)  # type: ignore[no-untyped-call]
+        x: Tensor = apply(_Embedding, tokens, self.weight)
         return x

@@ -17,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clearseek.kernels import operations
+from clearseek.ops.compiled import loops_take
+
 
 class Part(NamedTuple):
     """Experts that are computed together, and their rows."""
@@ -80,6 +83,8 @@ def products(x_RK: Tensor, w_EKM: Tensor, these: Blocks, total_RM: Tensor | None
     if these.sizes is None:
         y_RM: Tensor = F.grouped_mm(x_RK, w_EKM, offs=these.ends_E)
         return y_RM if total_RM is None else total_RM.add_(y_RM)
+    if total_RM is None and loops_take(x_RK) and operations.takes_products(w_EKM):
+        return operations.products(x_RK[: these.rows], w_EKM, these.rows_of_experts())
     out_RM = x_RK.new_empty(these.rows, w_EKM.shape[2]) if total_RM is None else total_RM
     pieces = zip(x_RK.split(these.sizes), _matrices(w_EKM, these.experts), out_RM.split(these.sizes), strict=True)
     for x_rK, w_KM, out_rM in pieces:

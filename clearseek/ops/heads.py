@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from clearseek.ops.apply import apply
 from clearseek.ops.rope import rotate
 
 
@@ -73,7 +74,7 @@ def heads_of_queries(q_BSHC: Tensor, turn: Tensor, nope: int, scale: float) -> T
 
     `turn` holds rotations, complex64 [S, P / 2] or [B, S, P / 2]; the first `nope` channels have no position.
     """
-    q: Tensor = _Queries.apply(q_BSHC, turn, nope, scale)  # type: ignore[no-untyped-call]
+    q: Tensor = apply(_Queries, q_BSHC, turn, nope, scale)
     return q
 
 
@@ -82,5 +83,5 @@ def heads_of_keys_and_values(kv_BSHX: Tensor, rope_BSP: Tensor, nope: int) -> tu
 
     Expanded latents `kv_BSHX` [B, S, H, N + V] hold the key's `nope` channels, then the value's.
     """
-    k, v = _KeysAndValues.apply(kv_BSHX, rope_BSP, nope)  # type: ignore[no-untyped-call]
+    k, v = apply(_KeysAndValues, kv_BSHX, rope_BSP, nope)
     return k, v

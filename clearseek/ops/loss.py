@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from clearseek.kernels import operations
+from clearseek.ops.apply import apply
 from clearseek.ops.compiled import compiled_from
 
 CHUNK_ELEMENTS = 1 << 22
@@ -184,9 +185,7 @@ def through_head(
         scale: Factor on the gradients of the logits that `passes` returns, which is applied in FP32.
         passes: The loss of a chunk.
     """
-    if not torch.is_grad_enabled():
-        hidden_TD, head_VD = hidden_TD.detach(), head_VD.detach()  # no gradient is computed
-    both: tuple[Tensor, Tensor] = _ThroughHead.apply(hidden_TD, head_VD, weight_T, scale, passes)  # type: ignore[no-untyped-call]
+    both: tuple[Tensor, Tensor] = apply(_ThroughHead, hidden_TD, head_VD, weight_T, scale, passes)
     return both
 
 

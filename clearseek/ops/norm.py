@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from clearseek.kernels import operations
+from clearseek.ops.apply import apply
 from clearseek.ops.compiled import compiled_from
 
 BLOCK_ELEMENTS = 1 << 19
@@ -102,5 +103,5 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `x` [..., D]; same shape and dtype out, statistics in FP32."""
-        y: Tensor = _RMSNorm.apply(x.reshape(-1, x.shape[-1]), self.weight, self.eps)  # type: ignore[no-untyped-call]
+        y: Tensor = apply(_RMSNorm, x.reshape(-1, x.shape[-1]), self.weight, self.eps)
         return y.view(x.shape)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from clearseek.kernels import operations
+from clearseek.ops.apply import apply
 from clearseek.ops.compiled import compiled_from
 
 
@@ -100,5 +101,5 @@ class _SwiGLU(torch.autograd.Function):
 
 def swiglu(gate_RI: Tensor, up_RI: Tensor) -> Tensor:
     """silu(gate) * up, with gradients."""
-    y: Tensor = _SwiGLU.apply(gate_RI, up_RI)  # type: ignore[no-untyped-call]
+    y: Tensor = apply(_SwiGLU, gate_RI, up_RI)
     return y

@@ -12,6 +12,7 @@ from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.experts import Chosen, choose_experts, measure_usage
 from clearseek.posttrain.lora import add_lora
 from clearseek.posttrain.pictures import expert_use
+from clearseek.posttrain.rollouts import Writer
 from clearseek.train import checkpoint
 from clearseek.train.optimizer import Trained
 from clearseek.train.run import Run, model_of
@@ -40,7 +41,8 @@ class Child:
         return recipe.model_copy(update={"experts": found})
 
     def batches(self, recipe: Recipe, task: Task, model: DeepSeekModel, count: int) -> Iterator[Batch]:
-        """The task's first batches, to see which experts it uses."""
+        """The task's first batches, to see which experts it uses; what a model writes for them is not kept."""
+        task = task.without_records() if isinstance(task, Writer) else task
         return (task.batch(step, model) for step in range(1, min(count, recipe.train.steps) + 1))
 
     def trainable(self, recipe: Recipe, run: Run) -> Trainable:

@@ -52,7 +52,9 @@ def prepare(
     reading, source = Reading(), str(recipe.data.source)
     if recipe.sft.demonstrations:
         assert recipe.problems is not None
-        examples, source = demonstrations(recipe.problems, recipe.sft.demonstrations, tokenizer), recipe.problems.kind
+        licence = recipe.data.licence if recipe.problems.tasks else "Apache-2.0"
+        examples = demonstrations(recipe.problems, recipe.sft.demonstrations, tokenizer, licence)
+        source = recipe.problems.kind
     else:
         examples = read_conversations(recipe.data, recipe.sft, tokenizer, reading, base or Path.cwd())
     return prepare_packs(
@@ -61,24 +63,28 @@ def prepare(
     )  # fmt: skip
 
 
-def demonstrations(config: ProblemsConfig, count: int, tokenizer: Tokenizer) -> Iterator[Example]:
+def demonstrations(
+    config: ProblemsConfig, count: int, tokenizer: Tokenizer, licence: str = "Apache-2.0"
+) -> Iterator[Example]:
     """The first `count` different problems to train on, with their solutions, which alone are learnt.
 
-    They are made by ClearSeek's generators, so their licence is the code's. Raises UserError where there are not so
-    many.
+    What ClearSeek's generators make has the licence of the code. Raises UserError where there are not so many, or one
+    has no solution.
     """
+    from clearseek.posttrain.problems import Problems
     from clearseek.posttrain.prompts import demonstration
-    from clearseek.posttrain.questions import problems_of
 
-    problems, seen = problems_of(config), set[str]()
+    problems, seen = Problems(config), set[str]()
     for index in range(10_000 + 10 * count):
         if len(seen) == count:
             return
         problem = problems.train(index)
         if problem.prompt not in seen:
             seen.add(problem.prompt)
+            if not problem.solution:
+                raise UserError(f"[problems]: {problem.prompt!r:.60} has no solution to learn: add it to problems.file")
             rendered = demonstration(tokenizer, problem, config.template)
-            yield Example(f"{config.kind}:{index}", rendered.ids, rendered.written, config.kind, "Apache-2.0")
+            yield Example(f"{config.kind}:{index}", rendered.ids, rendered.written, config.kind, licence)
     raise UserError(f"sft.demonstrations = {count}: only {len(seen)} different problems were found: ask for fewer")
 
 
@@ -145,13 +151,14 @@ class _Lines:
         try:
             checked = self._checked(messages)
             found = render(self._tokenizer, checked, tools, self._sft.thinking, prompt=False)
+            written = self._weighted(checked, found.ids, found.written)
         except UserError as error:
             problem = re.sub(r"^messages\b", self._sft.messages.replace("\\", r"\\"), str(error))
             raise UnusableError("not conversations", f"{where}: {problem}") from None
         except RecursionError:
             raise UnusableError("not conversations", f"{where}: nested too deeply") from None
         self._reading.spelled += sum(len(_SPELLED.findall(text)) for text in _texts([checked, tools]))
-        return found.ids, self._weighted(checked, found.ids, found.written)
+        return found.ids, written
 
     def refuse_unused(self) -> None:
         """Raise UserError for a declared key or expression that no line had: it is hardly what was meant."""
@@ -198,41 +205,72 @@ class _Lines:
     def _checked(self, messages: Any) -> list[Message]:
         """The messages with answers stripped. Raises UserError, beginning with ``messages``, for what is not learnt."""
         checked = conversation(messages)
-        systems = [index for index, message in enumerate(checked) if message["role"] == "system"]
-        if len(systems) > 1:
-            raise UserError(f"messages[{systems[1]}].role: a second system message: join it with the first")
         answers = 0
         for index, (message, given) in enumerate(zip(checked, messages, strict=True)):
             where = f"messages[{index}]"
+            _refuse_misplaced(checked, index, given)
             weight = given.get("weight", 1)
             if type(weight) is not int or weight not in (0, 1) or (weight == 0 and message["role"] != "assistant"):
                 raise UserError(f"{where}.weight: {weight!r:.40}: use 0 or 1, in an assistant's message")
-            if "function_call" in given:
-                raise UserError(f"{where}.function_call: an old form: use tool_calls")
             if message["role"] != "assistant":
                 continue
             message["weight"] = weight
             if self._strip is not None:
                 message["content"], count = self._strip.subn("", message["content"])
                 self._stripped += count
-            thought = self._sft.thinking and message["reasoning_content"]
-            if not (message["content"] or message.get("tool_calls") or thought):
-                raise UserError(f"{where}.content: an answer without text (reasoning alone needs sft.thinking)")
+            for number, call in enumerate(message.get("tool_calls", ())):
+                _refuse_other_arguments(call["function"]["arguments"], f"{where}.tool_calls[{number}].function")
             answers += weight
         if not answers:
             raise UserError("messages: no answer to learn: give a message of the assistant")
         return checked
 
     def _weighted(self, checked: list[Message], ids: list[int], written: list[bool]) -> list[bool]:
-        """What is learnt: of the written tokens, those of messages with weight."""
-        weights = [message["weight"] for message in checked if message["role"] == "assistant"]
-        if all(weights):
-            return written
-        learnt, message = list(written), 0
+        """What is learnt: of the written tokens, those of messages with weight. Raises UserError for an empty answer.
+
+        Thoughts count as text only where the template writes them: in the last turn, with `sft.thinking`.
+        """
+        answers = [(index, message["weight"]) for index, message in enumerate(checked) if "weight" in message]
+        learnt, number, size = list(written), 0, 0
         for place, (token, own) in enumerate(zip(ids, written, strict=True)):
-            learnt[place] = own and bool(weights[min(message, len(weights) - 1)])
-            message += own and token == self._tokenizer.eos_id  # the token ends each of the assistant's messages
+            if not own:
+                continue
+            index, weight = answers[number]
+            learnt[place], size = bool(weight), size + 1
+            if token == self._tokenizer.eos_id:  # the token ends each of the assistant's messages
+                if size == 1:
+                    why = "reasoning alone is learnt in the last turn, with sft.thinking"
+                    raise UserError(f"messages[{index}].content: an answer without text ({why})")
+                number, size = number + 1, 0
         return learnt
+
+
+def _refuse_misplaced(checked: list[Message], index: int, given: Mapping[str, Any]) -> None:
+    """Raise UserError for a message that the template would show at another place, or in part."""
+    where, role = f"messages[{index}]", checked[index]["role"]
+    if role == "system" and index:
+        second = any(message["role"] == "system" for message in checked[:index])
+        fault = "a second system message: join it with the first" if second else "a system message comes first"
+        raise UserError(f"{where}.role: {fault}")
+    if role == "tool":
+        before = next(message for message in reversed(checked[:index] or [{}]) if message.get("role") != "tool")
+        if not before.get("tool_calls"):
+            raise UserError(
+                f"{where}.role: a tool's result without a call right before it: give the call, or leave it out"
+            )
+    if "function_call" in given:
+        raise UserError(f"{where}.function_call: an old form: use tool_calls")
+    for key in ("tool_calls", "reasoning_content", "reasoning"):
+        if role != "assistant" and given.get(key):
+            raise UserError(f"{where}.{key}: only the assistant's messages have this: leave it out")
+
+
+def _refuse_other_arguments(arguments: str, where: str) -> None:
+    """Raise UserError for arguments of a call that are no JSON object: a model would learn to write them."""
+    try:
+        strict_json(arguments.encode(), "")
+    except UserError as error:
+        raise UserError(f"{where}.arguments{error}: give a JSON object") from None
 
 
 def _listed(row: dict[str, Any]) -> str:

@@ -94,10 +94,15 @@ class Distil(Child):
                     f"{teacher.weights_sha256}, and then {record['weights_sha256']}: put it back"
                 )
         if settings.form == "on-policy":
-            assert teacher is not None
-            return OnPolicy(recipe, material, tokenizer, teacher, record)
+            return OnPolicy(recipe, run, material, tokenizer, teacher, record)
         labels = SoftLabels(run.teacher, list(record["files"])) if teacher is None else teacher
         return Logits(recipe, material, labels, record)
+
+
+def student(recipe: Recipe, run: Run, folder: Path) -> OnPolicy:
+    """The task of on-policy distillation without its teacher: what the student is asked, and no step."""
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    return OnPolicy(recipe, run, material_of(recipe, folder), tokenizer, None, asked.check(run))
 
 
 def _settings(recipe: Recipe) -> DistilConfig:

@@ -14,7 +14,8 @@ Shapes: B completions of a batch, X tokens of the longest, S = X - 1 inputs, T t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from clearseek.config import GrpoConfig, Recipe
 from clearseek.data.manifest import canonical_sha256
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
-from clearseek.inference.request import Settings
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.loss import Kept, cross_entropy_of_tokens, token_losses
 from clearseek.posttrain.child import Child
@@ -35,7 +35,8 @@ from clearseek.posttrain.losses import LossSettings, advantages, entropy_weights
 from clearseek.posttrain.parent import adopt
 from clearseek.posttrain.pictures import learning_curve
 from clearseek.posttrain.questions import Questions, questions_of
-from clearseek.posttrain.rollouts import Rollouts, seed_of, settings_of, write_completions
+from clearseek.posttrain.rewards import Scored
+from clearseek.posttrain.rollouts import Asked, Rollouts, Writer, seed_of, settings_of
 from clearseek.posttrain.samples import rounds_shown, write_samples
 from clearseek.posttrain.solved import PASS, measure
 from clearseek.train import checkpoint
@@ -43,7 +44,10 @@ from clearseek.train.record import LOSS
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import OnData, Say
 from clearseek.train.task import Batch, Loss, Progress, Task
-from clearseek.train.transcript import check_transcript, read_lines
+from clearseek.train.transcript import check_transcript
+
+SPREADLESS = "groups_without_spread"
+"""Name of the share of groups whose completions all have the same reward."""
 
 
 def loss_settings(grpo: GrpoConfig) -> LossSettings:
@@ -72,16 +76,16 @@ class Grpo(Child):
 
     def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
         """Completions of the recipe's problems."""
-        assert recipe.problems is not None
-        questions = questions_of(recipe.problems, Tokenizer.load(folder / "tokenizer.json"))
+        questions = questions_of(recipe, Tokenizer.load(folder / "tokenizer.json"))
         return PolicyOptimisation(recipe, run, questions)
 
     def batches(self, recipe: Recipe, task: Task, model: DeepSeekModel, count: int) -> Iterator[Batch]:
         """What a model writes in the first rounds, every completion of it; no file of the run is written."""
         assert isinstance(task, PolicyOptimisation)
+        writer = task.without_records()
         for number in range(min(count, task.rounds)):
-            rollouts = task.rollouts(number, model)
-            yield task._rows(1, rollouts, torch.arange(len(rollouts)), torch.zeros(len(rollouts.logp_C)))
+            rollouts = writer.rollouts(number, model)
+            yield writer._rows(1, rollouts, torch.arange(len(rollouts)), torch.zeros(len(rollouts.logp_C)))
 
     def draw(self, run: Run, folder: Path, title: str) -> None:
         """Draw rewards and expert loads, and write some completions down."""
@@ -105,7 +109,7 @@ class _Round:
 
 
 @dataclass(eq=False)
-class PolicyOptimisation:
+class PolicyOptimisation(Writer):
     """The task of a recipe with ``[grpo]``."""
 
     recipe: Recipe
@@ -114,7 +118,8 @@ class PolicyOptimisation:
     name = "grpo"
     _round: _Round | None = None
     _reference: DeepSeekModel | None = None
-    _without_spread: int = 0
+    _scored: tuple[Rollouts, list[Scored]] | None = None
+    _without_spread: int | None = None
     _chosen_B: Tensor | None = None
     """Numbers of the completions in the step's batch."""
     settings: LossSettings = field(init=False)
@@ -123,8 +128,12 @@ class PolicyOptimisation:
         assert self.recipe.grpo is not None
         self.grpo: GrpoConfig = self.recipe.grpo
         self.settings = loss_settings(self.grpo)
-        self.drawing: Settings = settings_of(self.grpo, self.questions.end)
+        self.drawing = settings_of(self.grpo, self.questions.end)
+        self.updates = self.grpo.updates
         self.fingerprint: str = canonical_sha256(["rollouts-1", self.questions.fingerprint])
+        held_out = self.questions.held_out(self.grpo.evaluate_problems)
+        for problem in (self.questions.problems.train(0), *held_out):  # too few or too long: said before any step
+            self.questions.ids(problem)
 
     # --- A round ------------------------------------------------------------------------------------------------------
 
@@ -133,51 +142,44 @@ class PolicyOptimisation:
         """Rounds of the whole run."""
         return -(-self.recipe.train.steps // self.grpo.updates)
 
-    def file_of(self, number: int) -> Path:
-        """Where a round's record is."""
-        return self.run.root / "rollouts" / f"round-{number:08d}.safetensors"
-
-    def asked(self, number: int) -> tuple[list[int], list[list[int]], list[int], list[int]]:
-        """Problems of a round, their prompts, the prompt's number of each completion, and the seeds of its draws."""
+    def asked(self, number: int) -> Asked:
+        """Problems of a round, each with a group of completions."""
         size, group = self.recipe.train.batch_size, self.grpo.completions
         problems = [number * (size // group) + k for k in range(size // group)]
         prompts = [self.questions.ids(self.questions.problems.train(index)) for index in problems]
         prompt_N = [k for k in range(len(problems)) for _ in range(group)]
-        return problems, prompts, prompt_N, [seed_of(self.recipe.data.seed, number, k) for k in range(size)]
-
-    def rollouts(self, number: int, model: DeepSeekModel) -> Rollouts:
-        """Completions of a round by a model's present weights, with their rewards."""
-        problems, prompts, prompt_N, seeds = self.asked(number)
-        found = write_completions(model, prompts, prompt_N, seeds, self.drawing)
-        made = Rollouts.of([problems[k] for k in prompt_N], [prompts[k] for k in prompt_N], seeds, found)
-        made.reward_N.copy_(self.rewards(made))
-        return made
+        return Asked(problems, prompts, prompt_N, [seed_of(self.recipe.data.seed, number, k) for k in range(size)])
 
     def rewards(self, rollouts: Rollouts) -> Tensor:
         """Rewards of completions of training problems, FP32 [N]."""
+        return torch.tensor([each.reward for each in self.scores(rollouts)])
+
+    def scores(self, rollouts: Rollouts) -> list[Scored]:
+        """Rewards of completions of training problems, and why; those of the last record are kept, since code takes
+        its time."""
+        if self._scored is not None and self._scored[0] is rollouts:
+            return self._scored[1]
         rows = zip(rollouts.problem_N.tolist(), rollouts.completions(), rollouts.ended_N.tolist(), strict=True)
         problems = {index: self.questions.problems.train(index) for index in set(rollouts.problem_N.tolist())}
-        return torch.tensor([self.questions.reward(problems[i], tokens, bool(ended)) for i, tokens, ended in rows])
+        scores = self.questions.scores([(problems[i], tokens, bool(ended)) for i, tokens, ended in rows])
+        self._scored = rollouts, scores
+        return scores
 
     def _enter(self, number: int, update: int, model: DeepSeekModel) -> _Round:
         """The round, written by the model at its first update, read again at a later one."""
         if self._round is None or self._round.number != number:
-            file = self.file_of(number)
             if update:
-                rollouts = Rollouts.read(file)
+                rollouts = Rollouts.read(self.file_of(number))
             else:
                 rollouts = self.rollouts(number, model)
-                rollouts.write(file)
-                if not self.grpo.keep_rollouts:
+                if self.kept and not self.grpo.keep_rollouts:
                     self._forget(number)
             advantage_N = advantages(
                 rollouts.reward_N, self.grpo.completions, "std" if self.grpo.advantage == "std" else "none"
             )
-            followed = self._round is not None and self._round.number == number - 1
-            before = self._without_spread if followed else self._flat_before(number)
-            self._round = _Round(number, rollouts, advantage_N, rollouts.sha256(), _notes(rollouts, self.grpo))
-            self._without_spread = 0 if bool(advantage_N.any()) else before + 1
-            self._refuse_flat(self._round.notes["reward"])
+            notes = _notes(rollouts, self.scores(rollouts), self.grpo)
+            self._round = _Round(number, rollouts, advantage_N, rollouts.sha256(), notes)
+            self._count_spread(number)
         return self._round
 
     def _forget(self, number: int) -> None:
@@ -188,26 +190,32 @@ class PolicyOptimisation:
         for file in files.intersection(self.file_of(0).parent.iterdir()):
             file.unlink()
 
-    def _flat_before(self, number: int) -> int:
-        """Rounds in a row without spread before a round, by the transcript: a run that goes on counts as it did."""
-        flat, last = 0, number * self.grpo.updates
-        for line in read_lines(self.run.transcript) if self.run.transcript.exists() else ():
-            record = line.record
-            if record is not None and record.step <= last and (record.step - 1) % self.grpo.updates == 0:
-                flat = flat + 1 if record.scalars["groups_without_spread"] == 1 else 0
-        return flat
-
-    def _refuse_flat(self, mean: float) -> None:
+    def _count_spread(self, number: int) -> None:
+        """Count rounds in a row without spread, this one and those of the transcript; raise UserError for too many."""
+        assert self._round is not None
+        if self._without_spread is None:
+            self._without_spread = self._spreadless_before(number)
+        self._without_spread = self._without_spread + 1 if self._round.notes[SPREADLESS] == 1.0 else 0
         if self._without_spread >= self.grpo.patience:
+            mean = self._round.notes["reward"]
+            enough = number * self.grpo.updates
             advice = (
                 "begin from a model that solves some of the problems (a cold start by [sft]), or take easier ones"
                 if mean < 0.5
-                else "the problems are solved: stop, or take harder ones"
+                else f"the problems are solved: train.steps = {enough} is enough, or take harder ones"
             )
             raise UserError(
                 f"{self.recipe.name}: {self.grpo.patience} rounds in which all completions of each problem had the "
                 f"same reward, {mean:.2f} on average: nothing can be learnt from them: {advice}"
             )
+
+    def _spreadless_before(self, number: int) -> int:
+        """Rounds in a row without spread before a round, by the transcript: a run that goes on counts on."""
+        if not number or not self.run.begun:
+            return 0
+        ends = {record.step: record.scalars for record in check_transcript(self.run.transcript).steps}
+        rounds = (ends.get(before * self.grpo.updates, {}) for before in range(number, 0, -1))
+        return sum(1 for _ in itertools.takewhile(lambda scalars: scalars.get(SPREADLESS) == 1.0, rounds))
 
     # --- A step -------------------------------------------------------------------------------------------------------
 
@@ -375,14 +383,15 @@ class PolicyOptimisation:
         return [f"problem {number}" for number in range(first, first + size)]
 
 
-def _notes(rollouts: Rollouts, grpo: GrpoConfig) -> dict[str, Any]:
+def _notes(rollouts: Rollouts, scores: Sequence[Scored], grpo: GrpoConfig) -> dict[str, Any]:
     """What is logged of a round."""
     reward_GC = rollouts.reward_N.double().view(-1, grpo.completions)
     return {
         "reward": float(reward_GC.mean()),
         "reward_spread": float(reward_GC.std(1, correction=0).mean()),
-        "groups_without_spread": float((reward_GC == reward_GC[:, :1]).all(1).double().mean()),
+        SPREADLESS: float((reward_GC == reward_GC[:, :1]).all(1).double().mean()),
         "entropy": float(-rollouts.logp_C.double().mean()),
         "length": float(rollouts.drawn_n.double().mean()),
         "truncated": float(1 - rollouts.ended_N.double().mean()),
+        "invalid": sum(each.note not in ("right", "wrong", "not ended") for each in scores) / len(scores),
     }

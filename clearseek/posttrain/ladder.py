@@ -18,6 +18,7 @@ module measures, pass@1 and pass@16 of each rung on the same held-out problems.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,12 +83,11 @@ def recipes_of(out: Path, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
         UserError: an unknown rung, what :func:`clearseek.recipe.load_recipe` refuses, or rungs with different problems.
     """
     changes = _by_rung(overrides)
-    base = load_recipe(RUNGS[0].recipe, changes[RUNGS[0].name])
+    base = _loaded(RUNGS[0], changes, None)
     dimensions = base.model.model_dump(mode="json")
     found = {RUNGS[0].name: base}
     for rung in RUNGS[1:]:
-        recipe = load_recipe(rung.recipe, changes[rung.name], lambda _: dimensions)
-        found[rung.name] = _placed(recipe, out, rung)
+        found[rung.name] = _placed(_loaded(rung, changes, dimensions), out, rung)
     problems = {name: recipe.problems for name, recipe in found.items() if recipe.problems is not None}
     for name, each in problems.items():
         if each != problems["grpo"]:
@@ -95,6 +95,14 @@ def recipes_of(out: Path, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
                 f"--set: the rungs {name} and grpo have different [problems]: set them alike in start, grpo and student"
             )
     return found
+
+
+def _loaded(rung: Rung, changes: Mapping[str, Sequence[str]], dimensions: dict[str, Any] | None) -> Recipe:
+    """A rung's recipe with its changes, and with a parent of these dimensions."""
+    try:
+        return load_recipe(rung.recipe, changes[rung.name], None if dimensions is None else lambda _: dimensions)
+    except UserError as error:
+        raise UserError("\n".join(f"rung {rung.name}: {line}" for line in str(error).split("\n"))) from None
 
 
 def _by_rung(overrides: Sequence[str]) -> dict[str, list[str]]:
@@ -177,20 +185,27 @@ def measure_rung(out: Path, rung: Rung, recipes: Mapping[str, Recipe]) -> dict[s
 
 
 def _questions(run: Run, recipe: Recipe) -> Questions:
-    assert recipe.problems is not None
-    return questions_of(recipe.problems, Tokenizer.load(run.tokenizer))
+    return questions_of(recipe, Tokenizer.load(run.tokenizer))
 
 
 def read_log(out: Path) -> Log:
     """What ``ladder.json`` says; nothing where there is no such file. Raises UserError where it is damaged."""
     file = out / LOG
     with reading(file):
-        if not file.is_file():
+        if not file.exists():
             return {}
         log = strict_json(file.read_bytes(), str(file))
-    if not all(isinstance(entry, dict) for entry in log.values()):
+    if not all(map(_is_entry, log.values())):
         raise UserError(f"{file}: damaged: delete it; the rungs are measured again")
     return log
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a value is what is known of a rung: an object, whose figures are numbers where it has them."""
+    if not isinstance(entry, dict):
+        return False
+    figures = [entry[name] for name in _NUMBERS if name in entry]
+    return all(type(each) in (int, float) and math.isfinite(each) for each in figures)
 
 
 def write_log(out: Path, log: Log) -> None:

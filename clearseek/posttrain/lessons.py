@@ -27,12 +27,13 @@ from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.divergence import TopK, divergence
 from clearseek.ops.loss import cross_entropy
 from clearseek.posttrain.material import Documents, Exercises, Material, ids_of, order
-from clearseek.posttrain.rollouts import Rollouts, seed_of, write_completions
+from clearseek.posttrain.rollouts import Asked, Writer, seed_of
 from clearseek.posttrain.soft_labels import SoftLabels, likeliest
 from clearseek.posttrain.teacher import Teacher
 from clearseek.posttrain.texts import read_texts
 from clearseek.train.pretrain import PreTraining, next_tokens_loss
 from clearseek.train.record import LOSS, MTP_LOSS
+from clearseek.train.run import Run
 from clearseek.train.schedule import value_at
 from clearseek.train.task import Batch, Loss, Progress
 
@@ -57,7 +58,7 @@ class _Soft(_Lesson):
     """Tasks that learn distributions: a teacher that is run in every step, or its soft labels."""
 
     def __init__(
-        self, recipe: Recipe, material: Material, teacher: Teacher | SoftLabels, record: Mapping[str, Any]
+        self, recipe: Recipe, material: Material, teacher: Teacher | SoftLabels | None, record: Mapping[str, Any]
     ) -> None:
         super().__init__(recipe, material, record)
         self.teacher = teacher
@@ -99,6 +100,7 @@ class _Soft(_Lesson):
             assert micro.row_B is not None
             said = self.teacher.rows(micro.row_B.cpu().numpy(), device)
         else:
+            assert self.teacher is not None
             network = self.teacher.on(device, head_VD.dtype)
             with torch.no_grad():
                 states_TE = network(micro.tokens_BX[:, :length]).flatten(0, 1)
@@ -180,32 +182,42 @@ class Texts(_Lesson):
         return next_tokens_loss(self.recipe, model, micro)
 
 
-class OnPolicy(_Soft):
+class OnPolicy(_Soft, Writer):
     """Learn a teacher's distributions over texts that the student writes in the step itself."""
 
     name = "distillation on-policy"
 
     def __init__(
-        self, recipe: Recipe, material: Material, tokenizer: Tokenizer, teacher: Teacher, record: Mapping[str, Any]
-    ) -> None:
+        self, recipe: Recipe, run: Run, material: Material, tokenizer: Tokenizer, teacher: Teacher | None,
+        record: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Without a teacher it takes no step, and knows what the student is asked."""
         super().__init__(recipe, material, teacher, record)
-        self._end = tokenizer.eos_id
+        s, self.run = self.settings, run
+        self.drawing = Settings(s.max_tokens, s.temperature, stop_tokens=frozenset({tokenizer.eos_id}))
+
+    def asked(self, number: int) -> Asked:
+        """The prompts of a step, which is one more than its round."""
+        step = number + 1
+        chosen, prompts = self.material.step(step)
+        numbers = list(range(len(prompts)))
+        return Asked(chosen, prompts, numbers, [seed_of(self.recipe.data.seed, step, k) for k in numbers])
 
     def batch(self, step: int, model: DeepSeekModel) -> Batch:
         """What the student writes after the prompts of a step."""
-        s, (chosen, prompts) = self.settings, self.material.step(step)
-        settings = Settings(s.max_tokens, s.temperature, stop_tokens=frozenset({self._end}))
-        numbers = range(len(prompts))
-        seeds = [seed_of(self.recipe.data.seed, step, number) for number in numbers]
-        written = write_completions(model, prompts, numbers, seeds, settings)
-        rows = [Row(prompt, each.tokens.tolist()) for prompt, each in zip(prompts, written, strict=True)]
+        written = self.rollouts(step - 1, model)
+        pieces = written.token_T.split(written.length_N.tolist())
+        rows = [
+            Row(tokens[:prompt].tolist(), tokens[prompt:].tolist())
+            for tokens, prompt in zip(pieces, written.prompt_N.tolist(), strict=True)
+        ]
         return replace(
             _padded(step, rows, model),
             scalars={
                 "length": sum(len(row.text) for row in rows) / len(rows),
-                "ended": sum(each.ended for each in written) / len(rows),
+                "ended": sum(written.ended_N.tolist()) / len(rows),
             },
-            rollouts_sha256=Rollouts.of(chosen, prompts, seeds, written).sha256(),
+            rollouts_sha256=written.sha256(),
         )
 
     def contents(self, step: int) -> list[str]:

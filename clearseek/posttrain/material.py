@@ -106,7 +106,7 @@ class Exercises:
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         assert recipe.problems is not None
         self.recipe, self._template = recipe, recipe.problems.template
-        self.questions = questions_of(recipe.problems, Tokenizer.load(folder / "tokenizer.json"))
+        self.questions = questions_of(recipe, Tokenizer.load(folder / "tokenizer.json"))
         self.fingerprint = self.questions.fingerprint
 
     def prompts(self, count: int) -> list[Prompt]:

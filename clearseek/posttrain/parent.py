@@ -108,8 +108,21 @@ def adopt(recipe: Recipe, run: Run) -> None:
 
 
 def tokenizer_of(folder: Path, config: ModelConfig) -> Tokenizer:
-    """The tokenizer of the model in a folder. Raises UserError for none, or one that the model does not fit."""
+    """The tokenizer of the model in a folder.
+
+    Raises UserError for none, one that the model does not fit, or another one than the folder says it was trained with.
+    """
+    from clearseek.data.manifest import read_manifest
     from clearseek.hub.tokenizer_files import load_tokenizer, refuse_without_tokenizer
 
     refuse_without_tokenizer(folder)
-    return load_tokenizer(tokenizer_file(folder), config)
+    tokenizer, run = load_tokenizer(tokenizer_file(folder), config), Run(folder)
+    stated = {(run.read_parent() or {}).get("tokenizer_sha256")}
+    if (run.data / "manifest.json").is_file():
+        stated.add(read_manifest(run.data).tokenizer_sha256)
+    if other := stated - {None, tokenizer.sha256}:
+        raise UserError(
+            f"{tokenizer_file(folder)}: its SHA-256 is {tokenizer.sha256}, and the model was trained with "
+            f"{min(map(str, other))}: restore that file"
+        )
+    return tokenizer

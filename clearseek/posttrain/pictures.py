@@ -152,7 +152,12 @@ def ladder_picture(
             axes.set_axis_off()
             axes.set_title(column.title, loc="left")
             for line, each in enumerate(column.completions[:MOST_COMPLETIONS]):
-                text = visible(each.prompt, 24) + visible(each.text, 24) + ("" if each.ended else "…")
+                text = _drawable(visible(each.prompt, 24) + visible(each.text, 24) + ("" if each.ended else "…"))
                 axes.text(0.0, 1 - (line + 0.5) / MOST_COMPLETIONS, text, color=BLUE if each.reward else ORANGE,
                           family="monospace", fontsize=9, va="center", parse_math=False)  # fmt: skip
         below.supxlabel("completions of training problems at times of grpo (blue: right)", fontsize=10)
+
+
+def _drawable(text: str) -> str:
+    """Text with what the pictures' font may lack as numbers."""
+    return "".join(c if c.isascii() or c == "…" else f"\\u{ord(c):04x}" for c in text)

@@ -17,15 +17,14 @@ import importlib.metadata
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import Field, ValidationError
 
-from clearseek.config import Settings
-from clearseek.errors import UserError, nearest
+from clearseek.config import ProblemsConfig
+from clearseek.errors import UserError
 
 GENERATOR = 1
 """Version of the generators; another one may give other problems for an address."""
@@ -36,8 +35,6 @@ MARKER = ";"
 _GYM_SIZE = 2**20
 """Problems of a reasoning-gym data set, each with its index as seed; some data sets list all beforehand."""
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
-
-Digits = Annotated[int, Field(ge=1, le=6)]
 
 
 @dataclass(frozen=True)
@@ -53,137 +50,128 @@ class Problem:
     solution: str
     """Demonstration: what a model should write, steps included."""
     answer: str
-    """Integer, or a countdown's target."""
+    """Integer, a countdown's target, or JSON of a program's tests: calls with their values."""
     marker: str = ""
     """Text after which the answer begins; empty where a solution is the answer alone."""
     numbers: tuple[int, ...] = ()
     """A countdown's numbers: the answer is an expression of them. Empty for other problems."""
+    seconds: int = 0
+    """Processor time of a program that is to be written; 0 for other problems."""
 
 
-class Addition(Settings):
-    """Two numbers of the same length are added."""
-
-    digits: Digits = 2
-    steps: bool = False
-    """Whether a solution writes the columns from the right first, each as digit+digit+carry=sum."""
-
-    def problem(self, draw: Draw) -> Problem | None:
-        first, second = _number(draw, self.digits), _number(draw, self.digits)
-        answer, question = str(first + second), f"What is {first}+{second}?"
-        solution = answer
-        if self.steps:
-            question += f" Write the columns from the right as digit+digit+carry=sum, then {MARKER} and the answer."
-            solution = columns(first, second) + MARKER + answer
-        name = "addition " + "+".join(map(str, sorted((first, second))))
-        return Problem(name, f"{first}+{second}=", question, solution, answer, MARKER if self.steps else "")
+def _addition(config: ProblemsConfig, draw: Draw) -> Problem:
+    """Two numbers of the same length are added; with `working` the columns are written first, from the right."""
+    first, second = _number(draw, config.digits), _number(draw, config.digits)
+    answer, question = str(first + second), f"What is {first}+{second}?"
+    solution = answer
+    if config.working:
+        question += f" Write the columns from the right as digit+digit+carry=sum, then {MARKER} and the answer."
+        solution = columns(first, second) + MARKER + answer
+    name = "addition " + "+".join(map(str, sorted((first, second))))
+    return Problem(name, f"{first}+{second}=", question, solution, answer, MARKER if config.working else "")
 
 
-class Sums(Settings):
+def _sums(config: ProblemsConfig, draw: Draw) -> Problem:
     """Several numbers of the same length are added."""
-
-    terms: Annotated[int, Field(ge=2, le=20)] = 3
-    digits: Digits = 2
-
-    def problem(self, draw: Draw) -> Problem | None:
-        numbers = [_number(draw, self.digits) for _ in range(self.terms)]
-        text, answer = "+".join(map(str, numbers)), str(sum(numbers))
-        name = "addition " + "+".join(map(str, sorted(numbers)))
-        return Problem(name, f"{text}=", f"What is {text}?", answer, answer)
+    numbers = [_number(draw, config.digits) for _ in range(config.numbers)]
+    text, answer = "+".join(map(str, numbers)), str(sum(numbers))
+    name = "addition " + "+".join(map(str, sorted(numbers)))
+    return Problem(name, f"{text}=", f"What is {text}?", answer, answer)
 
 
-class Countdown(Settings):
+def _countdown(config: ProblemsConfig, draw: Draw) -> Problem | None:
     """A target is reached from numbers, each used once, by + - * / and parentheses. It always can be."""
-
-    numbers: Annotated[int, Field(ge=2, le=6)] = 3
-    largest: Annotated[int, Field(ge=2, le=999)] = 25
-    """Largest of the numbers; the smallest is 1."""
-    largest_target: Annotated[int, Field(ge=2, le=9999)] = 100
-    """Largest target; the smallest is 1."""
-
-    def problem(self, draw: Draw) -> Problem | None:
-        numbers = [1 + draw(self.largest) for _ in range(self.numbers)]
-        parts = [_Part(number, str(number), 3) for number in numbers]
-        while len(parts) > 1:
-            left, right = (parts.pop(draw(len(parts))) for _ in range(2))
-            parts.append(_joined(left, right, draw))
-        ((target, solution, _),) = parts
-        if not 1 <= target <= self.largest_target:
-            return None
-        text, name = ",".join(map(str, numbers)), ",".join(map(str, sorted(numbers)))
-        question = f"Use each of the numbers {text} once, with + - * / and parentheses, to make {target}."
-        return Problem(
-            f"countdown {name}={target}", f"{text}={target}:", question, solution, str(target), "", tuple(numbers)
-        )
+    numbers = [1 + draw(config.largest) for _ in range(config.numbers)]
+    parts = [_Part(number, str(number), 3) for number in numbers]
+    while len(parts) > 1:
+        left, right = (parts.pop(draw(len(parts))) for _ in range(2))
+        parts.append(_joined(left, right, draw))
+    ((target, solution, _),) = parts
+    if not 1 <= target <= config.largest_target:
+        return None
+    text, name = ",".join(map(str, numbers)), ",".join(map(str, sorted(numbers)))
+    question = f"Use each of the numbers {text} once, with + - * / and parentheses, to make {target}."
+    return Problem(
+        f"countdown {name}={target}", f"{text}={target}:", question, solution, str(target), "", tuple(numbers)
+    )
 
 
-class ReasoningGym(Settings):
-    """Problems of a reasoning-gym data set whose answers are integers (extra `gym`). Its own scorers are not used:
-    some execute what they score, and some reward half an answer."""
+def _gym(config: ProblemsConfig, draw: Draw) -> Problem | None:
+    """A problem of a reasoning-gym data set, if its answer is an integer. Its own scorers are not used: some execute
+    what they score, and some reward half an answer."""
+    entry = _gym_entries(config)[draw(_GYM_SIZE)]
+    question, answer = str(entry["question"]), str(entry["answer"])
+    if not _INTEGER.fullmatch(answer):
+        return None
+    return Problem(f"{config.dataset} {question}", f"{question}\n", question, answer, answer)
 
-    dataset: str
-    """Name in reasoning-gym, such as ``"chain_sum"``."""
-    options: Mapping[str, Any] = {}
-    """The data set's own settings."""
 
-    def problem(self, draw: Draw) -> Problem | None:
-        entry = self.entries()[draw(_GYM_SIZE)]
-        question, answer = str(entry["question"]), str(entry["answer"])
-        if not _INTEGER.fullmatch(answer):
-            return None
-        return Problem(f"{self.dataset} {question}", f"{question}\n", question, answer, answer)
+def _code(config: ProblemsConfig, draw: Draw) -> Problem:
+    """A program to write, checked by calls that its prompt does not show."""
+    return _task(config, draw(len(config.tasks)))
 
-    def entries(self) -> Any:
-        """reasoning-gym's data set, whose problems are made when they are asked for.
 
-        Raises UserError without reasoning-gym, or for settings that it refuses.
-        """
-        return _gym_entries(self.dataset, json.dumps(self.options, sort_keys=True))
+def _task(config: ProblemsConfig, number: int) -> Problem:
+    task = config.tasks[number]
+    calls = json.dumps([[test.call, test.value] for test in task.tests], sort_keys=True)
+    return Problem(f"code {task.prompt}", task.prompt, task.prompt, task.solution, calls, seconds=config.seconds)
+
+
+def _gym_entries(config: ProblemsConfig) -> Any:
+    """reasoning-gym's data set, whose problems are made when they are asked for.
+
+    Raises UserError without reasoning-gym, or for settings that it refuses.
+    """
+    assert config.dataset is not None
+    return _gym_dataset(config.dataset, json.dumps(config.options or {}, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=8)
-def _gym_entries(dataset: str, options: str) -> Any:
+def _gym_dataset(dataset: str, options: str) -> Any:
     try:
         import reasoning_gym
-    except ImportError:
-        raise UserError("reasoning-gym is not installed: pip install 'clearseek[gym]'") from None
+    except ImportError as error:
+        raise UserError(
+            f"problems.dataset: reasoning-gym cannot be imported ({error}): pip install 'clearseek[gym]', which builds "
+            "pycosat and needs a C compiler for it"
+        ) from None
     try:
         return reasoning_gym.create_dataset(dataset, size=_GYM_SIZE, seed=0, **json.loads(options))
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f'reasoning-gym refuses dataset = "{dataset}" with these options: {error}') from None
 
 
-KINDS: dict[str, type[Addition | Sums | Countdown | ReasoningGym]] = {
-    "addition": Addition, "sums": Sums, "countdown": Countdown, "reasoning-gym": ReasoningGym,
+_MADE_BY: dict[str, Callable[[ProblemsConfig, Draw], Problem | None]] = {
+    "addition": _addition, "sums": _sums, "countdown": _countdown, "reasoning-gym": _gym, "code": _code,
 }  # fmt: skip
+
+
+def _deciding(config: ProblemsConfig) -> dict[str, Any]:
+    """Settings that decide a kind's problems, by names that stay: they are part of every problem's address."""
+    settings: dict[str, dict[str, Any]] = {
+        "addition": {"digits": config.digits, "steps": config.working},
+        "sums": {"digits": config.digits, "terms": config.numbers},
+        "countdown": {
+            "numbers": config.numbers, "largest": config.largest, "largest_target": config.largest_target,
+        },
+        "reasoning-gym": {"dataset": config.dataset, "options": config.options or {}},
+        "code": {"tasks": [task.model_dump(mode="json") for task in config.tasks], "seconds": config.seconds},
+    }  # fmt: skip
+    return settings[config.kind]
 
 
 class Problems:
     """All problems of a kind, each at an address, in two sets that share none."""
 
-    def __init__(
-        self, kind: str, settings: Mapping[str, Any] | None = None, seed: int = 0, held_out_share: float = 0.1
-    ) -> None:
-        """Problems of one of `KINDS` with its settings; `held_out_share` of them, between 0 and 1, are held out.
-
-        Raises UserError for an unknown kind or setting, or a value that a setting cannot have.
-        """
-        if kind not in KINDS:
-            raise UserError(f'kind = "{kind}": use one of {", ".join(KINDS)}{nearest(kind, KINDS)}')
-        if not 0 < held_out_share < 1:
-            raise UserError(f"held_out_share = {held_out_share}: use a number between 0 and 1")
-        if not 0 <= seed < 2**63:
-            raise UserError(f"seed = {seed}: use 0 to 2^63 - 1")
-        try:
-            self.settings = KINDS[kind].model_validate(dict(settings or {}))
-        except ValidationError as error:
-            raise UserError("\n".join(_explained(kind, entry) for entry in error.errors())) from None
-        self.kind, self.seed, self._share = kind, seed, held_out_share
-        what: dict[str, Any] = {"generator": GENERATOR, "kind": kind, "settings": self.settings.model_dump(mode="json")}
-        if isinstance(self.settings, ReasoningGym):
-            self.settings.entries()
+    def __init__(self, config: ProblemsConfig) -> None:
+        """The problems that a recipe's ``[problems]`` describes. Raises UserError for what reasoning-gym refuses."""
+        self.config = config
+        what: dict[str, Any] = {"generator": GENERATOR, "kind": config.kind, "settings": _deciding(config)}
+        if config.kind == "reasoning-gym":
+            _gym_entries(config)
             what["version"] = importlib.metadata.version("reasoning-gym")
         self._key = _hash(what)
-        self.fingerprint = _hash({**what, "seed": seed, "held_out_share": held_out_share.hex()})
+        self.fingerprint = _hash({**what, "seed": config.seed, "held_out_share": config.held_out_fraction.hex()})
         """SHA-256 (hex) of all that decides the problems: kind, settings, seed, share held out, generators' version."""
 
     def train(self, index: int) -> Problem:
@@ -201,24 +189,32 @@ class Problems:
             if len(found) == count:
                 return list(found.values())
             if index - len(found) > MOST_TRIES + 10 * count:
-                raise UserError(f"only {len(found)} held-out problems of this kind were found: ask for fewer")
+                raise UserError(
+                    f"[problems]: only {len(found):,} held-out problems were found, not {count:,}: ask for fewer "
+                    "(grpo.evaluate_problems)"
+                )
             problem = self.held_out(index)
             found.setdefault(problem.prompt, problem)
         raise AssertionError
 
+    def listed(self) -> list[Problem]:
+        """All problems of a kind that is given, not made: programs to write."""
+        return [_task(self.config, number) for number in range(len(self.config.tasks))]
+
     def is_held_out(self, problem: Problem) -> bool:
         """Whether a problem is for testing alone: by its name and the share, not by seed or kind."""
         first = hashlib.sha256(problem.name.encode()).digest()[:8]
-        return int.from_bytes(first, "big") < self._share * 2**64
+        return int.from_bytes(first, "big") < self.config.held_out_fraction * 2**64
 
     def _at(self, index: int, held_out: bool) -> Problem:
         assert 0 <= index < 2**63
         for attempt in range(MOST_TRIES):
-            problem = self.settings.problem(Draw(self._key, self.seed, index, attempt, held_out))
+            draw = Draw(self._key, self.config.seed, index, attempt, held_out)
+            problem = _MADE_BY[self.config.kind](self.config, draw)
             if problem is not None and self.is_held_out(problem) == held_out:
                 return problem
         side = "held out" if held_out else "to train on"
-        raise UserError(f"{self.kind}: no problem {side} in {MOST_TRIES} tries: too few exist with these settings")
+        raise UserError(f"[problems]: no problem {side} in {MOST_TRIES} tries: too few exist with these settings")
 
 
 class Draw:
@@ -280,10 +276,3 @@ def _number(draw: Draw, digits: int) -> int:
 
 def _hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _explained(kind: str, entry: Any) -> str:
-    key = ".".join(map(str, entry["loc"]))
-    if entry["type"] == "extra_forbidden":
-        return f"{key}: {kind} has no such setting{nearest(key, KINDS[kind].model_fields)}"
-    return f"{key} = {entry.get('input')!r}: {entry['msg']}"

@@ -8,18 +8,22 @@ chat      the question, as DeepSeek-V3.1's chat            solution
 r1-zero   R1-Zero's text (arXiv:2501.12948, table 1)       ``<think>…</think> <answer>…</answer>``
 ========= ================================================ ==========================================
 
+Where a program is asked for, the answer is the program, or has it as its one block between fences.
 A completion ends with the end-of-sequence token. Prompts end before ``<think>``: a policy writes the tag itself, as
 plain text, since R1-Zero's tags are words that a base model is told to use.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Literal
 
 from clearseek.chat.render import Rendered, render
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.posttrain.problems import Problem
 from clearseek.posttrain.rewards import LONGEST_COMPLETION, Scored, after, answer_tag, countdown, exact_integer, scored
+from clearseek.posttrain.sandbox import Call, Limits, code_reward
 
 Template = Literal["plain", "chat", "r1-zero"]
 
@@ -29,6 +33,9 @@ R1_ZERO = (
     "process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., <think> "
     "reasoning process here </think> <answer> answer here </answer>. User: {question} Assistant:"
 )
+
+
+_FENCED = re.compile(r"^```(?:python|py)?[ \t]*\n(.*?)^```[ \t]*$", re.M | re.S)
 
 
 def prompt(tokenizer: Tokenizer, problem: Problem, template: Template) -> list[int]:
@@ -65,9 +72,26 @@ def score(problem: Problem, completion: str, ended: bool, template: Template) ->
     if len(completion) > LONGEST_COMPLETION:
         return scored("too long")
     answer = answer_tag(completion) if template == "r1-zero" else after(completion, problem.marker)
+    if problem.seconds:
+        return program(answer, problem.answer, problem.seconds)
     if problem.numbers:
         return countdown(answer, problem.numbers, int(problem.answer))
     return exact_integer(answer, int(problem.answer))
+
+
+def program(answer: str | None, tests: str, seconds: int) -> Scored:
+    """Reward 1 for a program whose calls all return what they should, run in a process of its own.
+
+    Args:
+        answer: The program, or a text with the program as its one block between fences; None for no answer.
+        tests: JSON of calls with their values.
+        seconds: Processor time; by the clock four times as much.
+    """
+    blocks = [] if answer is None else _FENCED.findall(answer)
+    if answer is None or len(blocks) > 1:
+        return scored("no answer")
+    calls = [Call(*each) for each in json.loads(tests)]
+    return code_reward(blocks[0] if blocks else answer, calls, Limits(seconds=4.0 * seconds, cpu_seconds=seconds))
 
 
 def _thought_first(problem: Problem) -> str:

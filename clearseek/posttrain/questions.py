@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
-from clearseek.config import ProblemsConfig
+from clearseek.config import Recipe
+from clearseek.cores import default_threads
 from clearseek.data.manifest import canonical_sha256
 from clearseek.data.tokenizer import Tokenizer
+from clearseek.errors import UserError
 from clearseek.posttrain.problems import Problem, Problems
 from clearseek.posttrain.prompts import Template, prompt, score
+from clearseek.posttrain.rewards import Scored
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +24,8 @@ class Questions:
     tokenizer: Tokenizer
     problems: Problems
     template: Template
+    room: int | None = None
+    """Most tokens of a prompt: what completions leave of a sequence; None where they have no limit."""
 
     @property
     def end(self) -> int:
@@ -38,30 +43,44 @@ class Questions:
         return self.problems.held_out_set(count)
 
     def ids(self, problem: Problem) -> list[int]:
-        """Tokens of a problem's prompt."""
-        return prompt(self.tokenizer, problem, self.template)
+        """Tokens of a problem's prompt. Raises UserError where completions would not fit behind it."""
+        ids = prompt(self.tokenizer, problem, self.template)
+        if self.room is not None and len(ids) > self.room:
+            raise UserError(
+                f"[problems]: the prompt {problem.prompt!r:.60} has {len(ids):,} tokens, and data.sequence_length "
+                f"leaves {self.room:,} beside max_tokens: raise the one, or lower the other"
+            )
+        return ids
 
     def text(self, tokens: Sequence[int]) -> str:
         """Text of a completion, without the token that ended it."""
         own = tokens[:-1] if len(tokens) and tokens[-1] == self.end else tokens
         return self.tokenizer.decode([int(token) for token in own])
 
-    def reward(self, problem: Problem, tokens: Sequence[int], ended: bool) -> float:
-        """Reward of a completion, 0 to 1."""
-        return score(problem, self.text(tokens), ended, self.template).reward
+    def score(self, problem: Problem, tokens: Sequence[int], ended: bool) -> Scored:
+        """Reward of a completion, and why."""
+        return score(problem, self.text(tokens), ended, self.template)
+
+    def scores(self, completions: Sequence[tuple[Problem, Sequence[int], bool]]) -> list[Scored]:
+        """As :meth:`score` of many; equal programs are run once, and different ones at the same time."""
+        if not self.problems.config.tasks:
+            return [self.score(*each) for each in completions]
+        keys = [(problem.name, problem.answer, tuple(tokens), ended) for problem, tokens, ended in completions]
+        distinct = dict(zip(keys, completions, strict=True))
+        with ThreadPoolExecutor(default_threads()) as pool:
+            found = dict(zip(distinct, pool.map(lambda each: self.score(*each), distinct.values()), strict=True))
+        return [found[key] for key in keys]
 
 
-def questions_of(config: ProblemsConfig, tokenizer: Tokenizer) -> Questions:
-    """The problems that a recipe's ``[problems]`` describes. Raises UserError where no such problems exist."""
-    return Questions(tokenizer, problems_of(config), config.template)
+def questions_of(recipe: Recipe, tokenizer: Tokenizer) -> Questions:
+    """The problems that a recipe's ``[problems]`` describes.
 
-
-def problems_of(config: ProblemsConfig) -> Problems:
-    """The problems of a recipe's ``[problems]``, without a template."""
-    settings: dict[str, dict[str, Any]] = {
-        "addition": {"digits": config.digits, "steps": config.working},
-        "sums": {"digits": config.digits, "terms": config.numbers},
-        "countdown": {"numbers": config.numbers},
-        "reasoning-gym": {"dataset": config.dataset},
-    }
-    return Problems(config.kind, settings[config.kind], config.seed, config.held_out_fraction)
+    Raises UserError where no such problems exist, or a program's prompt is too long.
+    """
+    config, method = recipe.problems, recipe.grpo or recipe.distil
+    assert config is not None
+    room = None if method is None else recipe.data.sequence_length - method.max_tokens
+    questions = Questions(tokenizer, Problems(config), config.template, room)
+    for problem in questions.problems.listed():
+        questions.ids(problem)
+    return questions

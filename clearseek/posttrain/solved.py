@@ -46,8 +46,8 @@ def measure(
         seeds = [seed_of(seed, EVALUATION, number) for number in numbers]
         ids = [questions.ids(problem) for problem in part]
         found = write_completions(model, ids, range(len(ids)), seeds, drawing)
-        scored = zip(part, found, strict=True)
-        right += sum(questions.reward(p, each.tokens.tolist(), each.ended) == 1.0 for p, each in scored)
+        written = [(p, each.tokens.tolist(), each.ended) for p, each in zip(part, found, strict=True)]
+        right += sum(each.reward == 1.0 for each in questions.scores(written))
     low, high = wilson_interval(right, count)
     return {PASS: right / count, f"{PASS}_low": low, f"{PASS}_high": high}
 
@@ -70,7 +70,8 @@ def measure_at_k(
     seeds = [seed_of(seed, EVALUATION, number, sample) for number in range(count) for sample in range(k)]
     found = write_completions(model, [questions.ids(problem) for problem in problems], rows, seeds, drawing)
     right = [0] * count
-    for number, each in zip(rows, found, strict=True):
-        right[number] += questions.reward(problems[number], each.tokens.tolist(), each.ended) == 1.0
+    written = [(problems[number], each.tokens.tolist(), each.ended) for number, each in zip(rows, found, strict=True)]
+    for number, each in zip(rows, questions.scores(written), strict=True):
+        right[number] += each.reward == 1.0
     low, high = wilson_interval(sum(map(bool, right)), count)
     return {pass_at(k): mean_pass_at_k(k, right, k), f"{pass_at(k)}_low": low, f"{pass_at(k)}_high": high}

@@ -24,6 +24,7 @@ from clearseek.errors import UserError
 from clearseek.evaluate.logits import as_json, prompt_logits
 from clearseek.files import atomic_folder, remove_unfinished
 from clearseek.hub.write import DTYPES, export_hf, export_scales
+from clearseek.posttrain.rollouts import ROUNDS
 from clearseek.reading.source import Folder
 from clearseek.release import documents
 from clearseek.release.gather import Made, gather
@@ -40,8 +41,6 @@ from clearseek.training_code import CODE
 
 CODE_LICENCE: Final = "LICENSE-CODE-AND-DOCUMENTS"
 """Licence of code and documents, where the weights have another."""
-ROLLOUTS: Final = "rollouts"
-"""Folder of a run with the completions that it learned from."""
 _GIT = b"""* -text
 *.safetensors filter=lfs diff=lfs merge=lfs -text
 *.bin filter=lfs diff=lfs merge=lfs -text
@@ -187,7 +186,7 @@ def _training(run: Run, place: Path, made: Made) -> None:
 
 def _beside(run: Run, with_parent: bool) -> Iterator[Path]:
     """Folders of what a run began with, and of what its teacher and the model itself wrote."""
-    for folder in (run.parent, run.teacher, run.root / ROLLOUTS):
+    for folder in (run.parent, run.teacher, run.root / ROUNDS):
         if folder.is_dir():
             yield folder
             if with_parent or folder != run.parent:

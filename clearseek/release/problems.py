@@ -26,7 +26,7 @@ from clearseek.posttrain.questions import Questions, questions_of
 from clearseek.posttrain.solved import PROBLEMS
 
 LICENCE: Final = "Apache-2.0"
-"""Of what ClearSeek's generators make, and reasoning-gym's."""
+"""Of what ClearSeek's generators make, and reasoning-gym's; programs to write have the licence of `data.licence`."""
 
 
 def makes_problems(recipe: Recipe) -> bool:
@@ -43,9 +43,10 @@ def write_problems(recipe: Recipe, tokenizer: Tokenizer, out: Path) -> Manifest:
         out: The folder to make, which appears whole or not at all.
     """
     assert recipe.problems is not None
-    questions = questions_of(recipe.problems, tokenizer)
+    questions = questions_of(recipe, tokenizer)
     width = 2 if recipe.model.vocab_size <= 2**16 else 4
     listed: list[DocumentEntry] = []
+    licence = recipe.data.licence if recipe.problems.tasks else LICENCE
     with atomic_folder(out) as folder:
         tokenizer.save(folder / "tokenizer.json")
         for split in SPLITS:
@@ -55,7 +56,7 @@ def write_problems(recipe: Recipe, tokenizer: Tokenizer, out: Path) -> Manifest:
                     file.write(np.array(ids, dtype=f"<u{width}").tobytes())
                     text = tokenizer.decode(ids).encode()
                     listed.append(DocumentEntry(
-                        id=name, sha256=hashlib.sha256(text).hexdigest(), bytes=len(text), licence=LICENCE,
+                        id=name, sha256=hashlib.sha256(text).hexdigest(), bytes=len(text), licence=licence,
                         source=recipe.problems.kind, split=split, tokens=len(ids), fim=False,
                     ))  # fmt: skip
         lines = "".join(entry.model_dump_json() + "\n" for entry in listed)
@@ -81,7 +82,7 @@ def write_problems(recipe: Recipe, tokenizer: Tokenizer, out: Path) -> Manifest:
 def _asked(recipe: Recipe, questions: Questions, split: Split) -> Iterator[tuple[str, Problem]]:
     """Names and problems of a split, in the order in which they are asked."""
     train, grpo, distil = recipe.train, recipe.grpo, recipe.distil
-    kind = questions.problems.kind
+    kind = questions.problems.config.kind
     if split == "heldout":
         held_out = questions.held_out(grpo.evaluate_problems) if grpo is not None else _first(questions)
         yield from ((f"{kind}:held-out:{number}", problem) for number, problem in enumerate(held_out))

@@ -8,7 +8,6 @@ model wrote). Nothing is ever written into a release, so it works in a folder of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,11 +16,10 @@ from clearseek.audit.evidence import Grade, Row
 from clearseek.config import Recipe
 from clearseek.errors import UserError
 from clearseek.files import sha256_file
-from clearseek.model.transformer import DeepSeekModel
-from clearseek.posttrain.grpo import PolicyOptimisation
+from clearseek.posttrain.distil import student
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import weights_of
-from clearseek.posttrain.rollouts import Rollouts
+from clearseek.posttrain.rollouts import ROUNDS, Rollouts, round_file
 from clearseek.reading.evidence import Evidence
 from clearseek.train import checkpoint
 from clearseek.train.chunks import hash_tensors
@@ -29,7 +27,6 @@ from clearseek.train.run import Run
 from clearseek.train.task import Task
 from clearseek.verify.rows import MachineError
 
-ROLLOUTS: Final = "rollouts"
 _PLACE: Final = Evidence("training/parent/parent.json")
 
 
@@ -45,7 +42,7 @@ def working_run(training: Run, folder: Path, parent: Path | None) -> Run:
         UserError: `parent` holds other weights than the release names.
     """
     for path in sorted(training.root.iterdir()):
-        if path.name not in (ROLLOUTS, training.parent.name):
+        if path.name not in (ROUNDS, training.parent.name):
             (folder / path.name).symlink_to(path.resolve())
     run = Run(folder)
     run.parent.mkdir()
@@ -71,21 +68,29 @@ def refuse_absent_parent(run: Run) -> None:
         )
 
 
-def task_of(recipe: Recipe, run: Run, data: Path, read_sources: bool) -> Task:
-    """The task of a release's recipe, from its folders.
-
-    Raises MachineError where it needs what no release holds: a teacher, or the generators of another package.
-    """
-    distil, problems = recipe.distil, recipe.problems
-    teacher = distil is not None and (distil.form == "on-policy" or (distil.form == "logits" and not distil.top_k))
-    if teacher and not read_sources:
-        assert distil is not None
+def refuse_absent_teacher(recipe: Recipe, read_sources: bool) -> None:
+    """Raise MachineError where steps need a teacher that has to be run, and must not be read."""
+    distil = recipe.distil
+    if distil is not None and not read_sources and (writes(recipe) or (distil.form == "logits" and not distil.top_k)):
         raise MachineError(
             f"the teacher ({distil.teacher}) is elsewhere; --read-sources reads files here that the recipe names"
         )
+
+
+def task_of(recipe: Recipe, run: Run, data: Path, steps: bool, read_sources: bool) -> Task:
+    """The task of a release's recipe, from its folders.
+
+    Raises MachineError where it needs what no release holds: a teacher, or the generators of another package. Without
+    `steps`, a task that writes its own texts has no teacher.
+    """
+    distil, problems = recipe.distil, recipe.problems
+    if distil is not None and writes(recipe) and not steps:
+        return student(recipe, run, data)
+    refuse_absent_teacher(recipe, read_sources)
     try:
         return method_of(recipe).task(recipe, run, run.parent if recipe.grpo is not None else data)
     except UserError as error:
+        teacher = distil is not None and (writes(recipe) or distil.form == "logits")
         if teacher or (problems is not None and problems.kind == "reasoning-gym"):
             raise MachineError(str(error)) from None
         raise
@@ -94,15 +99,14 @@ def task_of(recipe: Recipe, run: Run, data: Path, read_sources: bool) -> Task:
 # -- completions ------------------------------------------------------------------------------------------------------
 
 
+def writes(recipe: Recipe) -> bool:
+    """Whether a run learns from what the model itself writes."""
+    return recipe.grpo is not None or (recipe.distil is not None and recipe.distil.form == "on-policy")
+
+
 def round_of(recipe: Recipe, step: int) -> tuple[int, int]:
-    """Number of the round that a step of policy optimisation learns from, and how many updates came before it."""
-    assert recipe.grpo is not None
-    return divmod(step - 1, recipe.grpo.updates)
-
-
-def round_file(training: Run, number: int) -> Path:
-    """Where a release has the completions of a round."""
-    return training.root / ROLLOUTS / f"round-{number:08d}.safetensors"
+    """Number of the round that a step learns from, and how many updates came before it."""
+    return divmod(step - 1, recipe.grpo.updates if recipe.grpo is not None else 1)
 
 
 def published_round(training: Run, number: int, stated: str | None) -> Rollouts:
@@ -110,26 +114,15 @@ def published_round(training: Run, number: int, stated: str | None) -> Rollouts:
 
     Raises MachineError where they are not in the release, UserError where they are others.
     """
-    file = round_file(training, number)
+    file = round_file(training.root, number)
     if not file.is_file():
         raise MachineError(f"{file.name}: the completions of round {number} are not in the release")
     if sha256_file(file) != stated:
         raise UserError(f"{file.name}: not the completions whose hash the transcript has")
-    return Rollouts.read(file)
-
-
-@dataclass
-class Given(PolicyOptimisation):
-    """Policy optimisation on completions that are published, instead of written again."""
-
-    training: Run = field(kw_only=True)
-    """The release's."""
-    stated: Mapping[int, str | None] = field(kw_only=True)
-    """Round -> hash that the transcript states."""
-
-    def rollouts(self, number: int, model: DeepSeekModel) -> Rollouts:
-        """The published completions of a round."""
-        return published_round(self.training, number, self.stated.get(number))
+    rollouts = Rollouts.read(file)
+    if rollouts.sha256() != stated:
+        raise UserError(f"{file.name}: holds more than completions")
+    return rollouts
 
 
 # -- the parent -------------------------------------------------------------------------------------------------------

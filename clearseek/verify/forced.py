@@ -1,12 +1,13 @@
 """Draws checked by one teacher-forced pass: what each drawn token should be, given all tokens before it.
 
 To write a completion again is to draw token after token, and on another kind of machine one draw that rounds the other
-way gives another completion. Read instead: prompt and completion go through the model at once, with the experts that
-the record names, and at each drawn position the largest sum of logit and noise must be the recorded token's. Every draw
-is judged by itself. A token that loses by less than rounding moves sums is *undecided*, and counted; so is a filter or
-a router that decided between numbers as close.
+way gives another completion. Read instead: prompt and completion go through the model, with the experts that the record
+names, and at each drawn position the largest sum of logit and noise must be the recorded token's
+(:mod:`clearseek.verify.draws`). A router that would choose others is judged in the same way: by less than rounding, or
+wrong.
 
-Sums are compared with a margin: a share (:data:`MARGIN`) of the largest logit, over the temperature.
+Where the compiled loops run, the engine reads, every prefix once (:mod:`clearseek.verify.prefixes`); elsewhere the
+model that is trained does, every prompt and every sequence once.
 
 Shapes: N completions, B different sequences of a batch, U prompts of P tokens, X drawn tokens of the longest, S = X - 1
 inputs after the prompt, T tokens that are read, C draws, V vocabulary, L layers with experts, K experts per token, E
@@ -15,55 +16,56 @@ experts, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from clearseek.inference.model import loops_run
 from clearseek.inference.request import Settings
-from clearseek.inference.sampling import draw_rows, noise
 from clearseek.model.router import Router
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.lora import merged_tensors
-from clearseek.posttrain.rollouts import Rollouts
+from clearseek.posttrain.rollouts import Rollouts, packed
+from clearseek.verify.draws import MARGIN, ROUTER, Judged, draws_of, judge
+from clearseek.verify.prefixes import judge_by_engine
 
-MARGIN: Final = {torch.float32: 2.0**-16, torch.bfloat16: 2.0**-6}
-"""Share of the largest logit, in size, by which rounding may move a logit: where the sampler multiplied in FP32, and in
-BF16. Engine and trainer differ by 2^-20 and less in FP32."""
-_ROUTER: Final = {torch.float32: 2.0**-14, torch.bfloat16: 2.0**-5}
-"""The same for a router's scores, which lie between 0 and 1."""
 _TOKENS: Final = 16_384
 """Tokens that are read at once."""
 _LOGITS: Final = 1 << 25
 """Logits that are held at once."""
 
 
-@dataclass
-class Judged:
-    """What a pass found."""
+def check_draws(model: DeepSeekModel, rollouts: Rollouts, settings: Settings) -> Judged:
+    """Recompute every draw, log-probability and choice of experts of a record.
 
-    draws: int = 0
-    undecided: int = 0
-    """Draws whose token, or whose filter, lost by no more than rounding."""
-    choices: int = 0
-    """Choices of experts."""
-    close: int = 0
-    """Choices of experts that are others here, by no more than rounding."""
-    wrong: list[str] = field(default_factory=list)
-    """The first contradictions, in words."""
+    Args:
+        model: The policy as it was when the record was made, in the type that it computed in.
+        rollouts: The record, whose prompts, seeds and lengths are right, and whose tokens and experts exist.
+        settings: How it was drawn.
+    """
+    policy = packed(model)
+    if loops_run(policy):
+        return judge_by_engine(policy, rollouts, settings)
+    return judge_by_model(model, rollouts, settings)
 
-    def add(self, other: Judged) -> None:
-        """Count another pass with this one."""
-        self.draws, self.undecided = self.draws + other.draws, self.undecided + other.undecided
-        self.choices, self.close = self.choices + other.choices, self.close + other.close
-        self.wrong += other.wrong
+
+@torch.no_grad()
+def judge_by_model(model: DeepSeekModel, rollouts: Rollouts, settings: Settings) -> Judged:
+    """As :func:`check_draws`, by the model that is trained."""
+    found = Judged.of(rollouts)
+    kind, model = model.head_weight.dtype, _sampler(model)
+    # PyTorch multiplies in BF16 on a GPU alone.
+    exactness = kind if model.head_weight.is_cuda else torch.float32
+    for rows in _batches(rollouts):
+        states_BXD = _states(model, rows, ROUTER[exactness], found)
+        _judge(states_BXD, model.head_weight, rows, rollouts, settings, MARGIN[exactness], found)
+    return found
 
 
 class _Rows(NamedTuple):
@@ -81,27 +83,6 @@ class _Rows(NamedTuple):
     """Which of the tokens after the prompts are read."""
     members: list[list[int]]
     """Of each sequence, its completions."""
-
-
-@torch.no_grad()
-def check_draws(model: DeepSeekModel, rollouts: Rollouts, settings: Settings) -> Judged:
-    """Recompute every draw, log-probability and choice of experts of a record.
-
-    Prompts are read once, as are equal completions of one.
-
-    Args:
-        model: The policy as it was when the record was made, in the type that it computed in.
-        rollouts: The record, whose prompts, seeds and lengths are right.
-        settings: How it was drawn.
-    """
-    kind, model = model.head_weight.dtype, _sampler(model)
-    # PyTorch multiplies in BF16 on a GPU alone.
-    exactness = kind if model.head_weight.is_cuda else torch.float32
-    found = Judged(choices=int((rollouts.length_N - 1).sum()) * len(rollouts.route_LTK))
-    for rows in _batches(rollouts):
-        states_BXD = _states(model, rows, _ROUTER[exactness], found)
-        _judge(states_BXD, model.head_weight, rows, rollouts, settings, MARGIN[exactness], found)
-    return found
 
 
 def _sampler(model: DeepSeekModel) -> DeepSeekModel:
@@ -186,43 +167,6 @@ def _rows(prompt: int, tokens: list[Tensor], routes: list[Tensor], members: list
     )
 
 
-# -- draws ------------------------------------------------------------------------------------------------------------
-
-
-class _Draws(NamedTuple):
-    """Draws of the completions that have some sequences: one completion's after the other's."""
-
-    state: NDArray[np.int64]
-    """Of each draw, the number of the hidden state that it was made from."""
-    completion: NDArray[np.int64]
-    seed: NDArray[np.int64]
-    position: NDArray[np.int64]
-    token: NDArray[np.int64]
-    record: NDArray[np.int64]
-    """Its number among the draws of the record."""
-
-
-def _draws(rows: _Rows, chosen: range, rollouts: Rollouts) -> _Draws:
-    """Draws of all completions that have some of the sequences."""
-    drawn_n, prompt = rollouts.drawn_n.numpy(), rows.prompts_UP.shape[1]
-    draw_begins, token_begins = (each.cumsum() - each for each in (drawn_n, rollouts.length_N.numpy()))
-    members = rows.members[chosen.start : chosen.stop]
-    number_M = np.concatenate([np.array(each) for each in members])
-    counts = drawn_n[[each[0] for each in members]]
-    state_M = np.repeat(counts.cumsum() - counts, [len(each) for each in members])
-    count_M = drawn_n[number_M]
-    completion = np.repeat(number_M, count_M)
-    within = np.arange(len(completion)) - np.repeat(count_M.cumsum() - count_M, count_M)
-    return _Draws(
-        state=np.repeat(state_M, count_M) + within,
-        completion=completion,
-        seed=rollouts.seed_N.numpy()[completion],
-        position=prompt + within,
-        token=rollouts.token_T.numpy()[token_begins[completion] + prompt + within].astype(np.int64),
-        record=draw_begins[completion] + within,
-    )
-
-
 def _parts(rows: _Rows, vocabulary: int) -> Iterator[range]:
     """Sequences side by side, as many as have room for the logits of all of their completions."""
     width, room, first, size = rows.drawn_BX.shape[1], max(1, _LOGITS // vocabulary), 0, 0
@@ -239,103 +183,16 @@ def _judge(
     found: Judged,
 ) -> None:  # fmt: skip
     """Judge the draws of all completions that have these sequences."""
-    said_C = rollouts.logp_C.double().numpy()
+    drawn_n = rollouts.drawn_n.numpy()
     for chosen in _parts(rows, len(head_VD)):
-        draws = _draws(rows, chosen, rollouts)
-        part = slice(chosen.start, chosen.stop)
+        part, members = slice(chosen.start, chosen.stop), rows.members[chosen.start : chosen.stop]
         drawn_BX = F.pad(rows.read_BS[part], (1, 0), value=True).to(states_BXD.device)
-        states_UD = states_BXD[part][drawn_BX]
-        logits_UV = F.linear(states_UD, head_VD).float().cpu().numpy()
-        once = len(draws.state) == len(logits_UV)  # then they are in this order
-        logits_CV, said = logits_UV if once else logits_UV[draws.state], said_C[draws.record]
-        ours = draw_rows(logits_CV, settings, draws.seed, draws.position)
-        suspect = (ours.tokens != draws.token) | ~(
-            np.abs(ours.logp - said) <= _tolerance(logits_UV, settings, share)[draws.state]
-        )
-        if ours.kept is not None or len(rollouts.kept_ends_C):
-            theirs = [_kept(rollouts, number) for number in draws.record.tolist()]
-            mine: Sequence[NDArray[np.int64] | None] = ours.kept or [None] * len(theirs)
-            suspect |= [not _alike(one, other) for one, other in zip(mine, theirs, strict=True)]
-        found.draws += len(suspect)
-        for c in np.flatnonzero(suspect).tolist():
-            draw = _Draw(
-                logits_CV[c], int(draws.seed[c]), int(draws.position[c]), int(draws.token[c]), float(said[c]),
-                _kept(rollouts, int(draws.record[c])),
-            )  # fmt: skip
-            _look(draw, settings, share, f"completion {draws.completion[c]}, position {draw.position}", found)
-
-
-def _tolerance(logits_CV: NDArray[np.float32], settings: Settings, share: float) -> NDArray[np.float64]:
-    """How far rounding may move sums of these logits, over the temperature."""
-    size_C = np.maximum(logits_CV.max(1), -logits_CV.min(1)).astype(np.float64)
-    found: NDArray[np.float64] = np.maximum(size_C, 1.0) * (share / settings.temperature)
-    return found
-
-
-def _kept(rollouts: Rollouts, draw: int) -> NDArray[np.int64] | None:
-    """What filters left at a draw by the record; None where it says nothing of filters."""
-    if not len(rollouts.kept_ends_C):
-        return None
-    first = int(rollouts.kept_ends_C[draw - 1]) if draw else 0
-    return rollouts.kept_ids[first : int(rollouts.kept_ends_C[draw])].long().numpy()
-
-
-def _alike(one: NDArray[np.int64] | None, other: NDArray[np.int64] | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return np.array_equal(one, np.sort(other))
-
-
-class _Draw(NamedTuple):
-    """A draw by the record, and its logits here."""
-
-    logits_V: NDArray[np.float32]
-    seed: int
-    position: int
-    token: int
-    logp: float
-    kept: NDArray[np.int64] | None
-
-
-def _look(draw: _Draw, settings: Settings, share: float, where: str, found: Judged) -> None:
-    """Judge a draw that is not exactly ours: undecided if rounding explains it."""
-    margin = float(_tolerance(draw.logits_V[None], settings, share)[0])
-    scaled_V = (draw.logits_V.astype(np.float64) - draw.logits_V.max()) / settings.temperature
-    if (draw.kept is None) != (settings.top_p >= 1) or (draw.kept is not None and not _is_set(draw, len(scaled_V))):
-        found.wrong.append(f"{where}: the record's tokens after top_p = {settings.top_p} are no such set")
-        return
-    kept = np.arange(len(scaled_V)) if draw.kept is None else np.sort(draw.kept)
-    if draw.kept is not None and not _may_keep(scaled_V, kept, settings.top_p, margin):
-        found.wrong.append(f"{where}: not the tokens that top_p = {settings.top_p} leaves")
-        return
-    sums = scaled_V[kept] + noise(draw.seed, draw.position, kept)
-    own = np.flatnonzero(kept == draw.token)
-    best = int(sums.argmax())
-    if not len(own) or sums[best] - sums[own[0]] > 2 * margin:
-        found.wrong.append(f"{where}: token {draw.token}, and weights and noise give {int(kept[best])}")
-        return
-    logp = scaled_V[draw.token] - np.log(np.exp(scaled_V[kept]).sum())
-    if not abs(logp - draw.logp) <= 2 * margin:
-        found.wrong.append(f"{where}: log-probability {draw.logp:.6f}, and the weights give {logp:.6f}")
-        return
-    found.undecided += 1
-
-
-def _is_set(draw: _Draw, size: int) -> bool:
-    kept = draw.kept
-    assert kept is not None
-    return len(kept) > 0 and len(np.unique(kept)) == len(kept) and bool(kept.min() >= 0) and bool(kept.max() < size)
-
-
-def _may_keep(scaled_V: NDArray[np.float64], kept: NDArray[np.int64], top_p: float, margin: float) -> bool:
-    """Whether these may be the fewest likeliest tokens that hold `top_p`, as far as rounding lets one see."""
-    p_V = np.exp(scaled_V)
-    p_V /= p_V.sum()
-    out = np.ones(len(p_V), dtype=bool)
-    out[kept] = False
-    ordered = not out.any() or bool(scaled_V[kept].min() >= scaled_V[out].max() - 2 * margin)
-    held, least = float(p_V[kept].sum()), float(p_V[kept].min())
-    return ordered and held >= top_p - 2 * margin and held - least <= top_p + 2 * margin
+        logits_UV = F.linear(states_BXD[part][drawn_BX], head_VD).float().cpu().numpy()
+        draws = draws_of(rollouts, np.concatenate([np.array(each) for each in members]))
+        counts = drawn_n[[each[0] for each in members]]
+        states = [np.tile(np.arange(end - n, end), len(each))
+                  for each, n, end in zip(members, counts, counts.cumsum(), strict=True)]  # fmt: skip
+        judge(logits_UV, draws.by_state(np.concatenate(states)), rollouts, settings, share, found)
 
 
 # -- experts ----------------------------------------------------------------------------------------------------------
@@ -360,8 +217,7 @@ def _watched(
                 found.close += 1
             else:
                 where = f"completion {owners[t // inputs]}, position {begin + t % inputs}"
-                told, own = (sorted(each[t].tolist()) for each in (told_TK, own_TK))
-                found.wrong.append(f"{where}: experts {told}, and the router chooses {own}")
+                found.wrong.append(f"{where}: experts {told_TK[t].tolist()}, and the router chooses others")
 
     handles = [layer.gate.register_forward_hook(compare) for layer in model.moe_layers]
     try:

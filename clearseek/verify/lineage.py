@@ -30,8 +30,9 @@ def rows(records: Records) -> Iterator[Row]:
         if not isinstance(recipe.get("parent"), dict):
             return
         yield _parent(records, header, recipe)
-        if isinstance(recipe.get("grpo"), dict):
-            yield _completions(records, steps, int(recipe["grpo"]["updates"]))
+        grpo, distil = recipe.get("grpo"), recipe.get("distil")
+        if isinstance(grpo, dict) or (isinstance(distil, dict) and distil.get("form") == "on-policy"):
+            yield _completions(records, steps, int(grpo["updates"]) if grpo else 1)
     except (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         return  # :mod:`clearseek.verify.crosscheck` says what is wrong with the transcript
 

@@ -7,6 +7,7 @@ again, so a publisher cannot prepare for them. What a model learns from its own 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import shutil
@@ -27,8 +28,8 @@ from clearseek.counts import flops_per_token
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.interrupts import stop_on_signal
 from clearseek.machine import pick_precision
-from clearseek.posttrain.grpo import PolicyOptimisation
 from clearseek.posttrain.methods import method_of
+from clearseek.posttrain.rollouts import Writer, round_file
 from clearseek.train import checkpoint
 from clearseek.train.header import differences
 from clearseek.train.origin import origin_of, restore
@@ -71,7 +72,7 @@ class Release:
     @cached_property
     def stated_rounds(self) -> dict[int, str | None]:
         """Round of completions -> the hash that its first line states; empty for runs that learn from no such."""
-        if self.recipe.grpo is None:
+        if not children.writes(self.recipe):
             return {}
         lines = ((children.round_of(self.recipe, line.step), line) for line in self.transcript.steps)
         return {number: line.rollouts_sha256 for (number, update), line in lines if update == 0}
@@ -195,7 +196,10 @@ class Replay:
         Raises:
             UserError: the recipe cannot be trained on this machine.
         """
-        training = self.at(segment.begin, given)
+        training = self.at(segment.begin)
+        if children.writes(self.release.recipe):
+            training.task = self._writer(given)
+            self._bring_round(segment.begin)
         if nudged:
             nudge(training.optimizer.masters, nudged)
             training.optimizer.round_into_model()
@@ -210,12 +214,9 @@ class Replay:
             records[-1] = replace(records[-1], scalars={**records[-1].scalars, **measured})
         return records, training.state()
 
-    def at(self, step: int, given: bool = False) -> Training:
+    def at(self, step: int) -> Training:
         """A training in the state that the run had after a step. Raises UserError as :meth:`train` does."""
         training = self._training = self._training or self._begin()
-        if self.release.recipe.grpo is not None:  # a task keeps its round, which another begin would write anew
-            training.task = self._task(given)
-            self._bring_round(step)
         self._go_to(training, step)
         return training
 
@@ -227,7 +228,7 @@ class Replay:
             setup = preflight(release.recipe, self._device(), release.environment)
         except UserError as error:
             raise MachineError(str(error)) from None
-        task = self._task(given=False)
+        task = self._task(steps=False)
         now = {"recipe": release.recipe.model_dump(mode="json"), "data_fingerprint": task.fingerprint}
         changes = differences({key: release.transcript.header.get(key) for key in now}, now)
         if changes:
@@ -241,24 +242,35 @@ class Replay:
         """Whether problems may be others here, by another version of what generates them."""
         recipe = self.release.recipe
         gym = recipe.problems is not None and recipe.problems.kind == "reasoning-gym"
-        return recipe.grpo is not None and (gym or bool(self.other_bits))
+        return children.writes(recipe) and recipe.problems is not None and (gym or bool(self.other_bits))
 
-    def _task(self, given: bool) -> Task:
+    def _task(self, steps: bool) -> Task:
         release = self.release
-        task = children.task_of(release.recipe, self.run, release.data, self.read_sources)
-        if not given:
-            return task
-        assert isinstance(task, PolicyOptimisation)
-        return children.Given(task.recipe, task.run, task.questions, training=release.run, stated=release.stated_rounds)
+        return children.task_of(release.recipe, self.run, release.data, steps, self.read_sources)
+
+    @cached_property
+    def _learner(self) -> Task:
+        """The task of a run that learns from what the model writes, before any round."""
+        return self._task(steps=True)
+
+    def _writer(self, given: bool) -> Task:
+        """A task of its own for a segment: it keeps its last round, which another begin would write anew."""
+        task, release = copy.copy(self._learner), self.release
+        assert isinstance(task, Writer)
+        if given:
+            task.published = lambda number: children.published_round(
+                release.run, number, release.stated_rounds.get(number)
+            )
+        return task
 
     def _bring_round(self, step: int) -> None:
         """Put the published completions of the round that a step is in the middle of where the task reads them."""
         number, update = children.round_of(self.release.recipe, step + 1)
         if update:
             children.published_round(self.release.run, number, self.release.stated_rounds.get(number))
-            kept = children.round_file(self.run, number)
+            kept = round_file(self.run.root, number)
             kept.parent.mkdir(exist_ok=True)
-            shutil.copyfile(children.round_file(self.release.run, number), kept)
+            shutil.copyfile(round_file(self.release.run.root, number), kept)
 
     def _go_to(self, training: Training, step: int) -> None:
         """Restore the state that the run had after a step."""

@@ -35,7 +35,7 @@ from clearseek.signing.tree import Tree, is_below, is_stray, visible
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.transcript import hasher
-from clearseek.verify.children import parent_row
+from clearseek.verify.children import parent_row, writes
 from clearseek.verify.data import data_rows
 from clearseek.verify.model import evaluation_row, final_row, logits_row
 from clearseek.verify.replay import Release, Replay, Segment, choose_segments, every_segment, open_release
@@ -192,7 +192,7 @@ def _again(
     if 4 in levels:
         say("reading and making the data again")
         yield from data_rows(release, nonce, read_sources)
-    if release.recipe.grpo is not None and {4, 5, 6} & set(levels):  # elsewhere, segments learn from the published ones
+    if writes(release.recipe) and {4, 5, 6} & set(levels):  # elsewhere, segments learn from the published ones
         say("checking the draws of every round whose weights are here")
         yield _with_code(rollouts_row(replay), replay)
     if 5 in levels or 6 in levels:

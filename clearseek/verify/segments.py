@@ -8,11 +8,13 @@ import torch
 
 from clearseek.audit import questions as ask
 from clearseek.audit.evidence import Grade, Question, Row
+from clearseek.posttrain.lessons import DIVERGENCE
 from clearseek.posttrain.solved import PASS
 from clearseek.reading.evidence import Evidence, amount
 from clearseek.train import checkpoint
 from clearseek.train.record import LOSS, StepRecord, encode
 from clearseek.train.transcript import hasher
+from clearseek.verify import children
 from clearseek.verify.drift import NUDGES, Distance, Outcome, distance, farthest, outcome
 from clearseek.verify.replay import Release, Replay, Segment
 from clearseek.verify.rows import attempted
@@ -104,11 +106,7 @@ def _elsewhere(
     recipe, release = replay.release.recipe, replay.release
     place = transcript_line(segment.end - release.begin)
     stated = [release.record(step) for step in range(segment.begin + 1, segment.end + 1)]
-    if recipe.distil is not None and recipe.distil.form == "on-policy":
-        question = ask.VERIFY_STEPS.of_steps(segment.begin + 1, segment.end)
-        reason = f"its texts are drawn anew, and the published ones are not kept to compare; first difference: {first}"
-        return question.unknown(Grade.PRESENT, reason, place)
-    if recipe.grpo is None:
+    if not children.writes(recipe):
         return _within_drift(replay, segment, outcome(records, tensors), stated, saved, first)
     if wrong := _other_share(records, stated):
         return ask.VERIFY_DRIFT.of_steps(segment.begin + 1, segment.end).no(Grade.CLAIMED, wrong, place)
@@ -129,8 +127,8 @@ def _other_share(records: list[StepRecord], stated: list[StepRecord]) -> str:
 
 
 def _losses(records: list[StepRecord]) -> list[StepRecord]:
-    """Records of policy optimisation without shares of tokens and of problems, which jump as single ones do."""
-    kept = (LOSS, "reward")
+    """Records without shares of tokens and of problems, which jump as single ones do."""
+    kept = (LOSS, DIVERGENCE, "reward")
     return [replace(each, scalars={k: v for k, v in each.scalars.items() if k in kept}) for each in records]
 
 
@@ -159,7 +157,7 @@ def _within_drift(
 
 def _nudged(replay: Replay, segment: Segment, size: float) -> Outcome:
     """Outcome from weights that differ in their last places."""
-    given = replay.release.recipe.grpo is not None
+    given = children.writes(replay.release.recipe)
     records, tensors = replay.train(segment, size, given)
     return outcome(_losses(records) if given else records, tensors)
 

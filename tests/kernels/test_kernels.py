@@ -181,6 +181,51 @@ def test_orthogonalise(shape: tuple[int, ...]) -> None:
         assert_close(result, exact, 1e-4)  # five steps that each multiply what rounding left
 
 
+@pytest.mark.parametrize(("rows", "count", "k"), [(300, 64, 6), (5, 8, 8), (7, 3, 1)])
+def test_best_is_a_stable_sort(rows: int, count: int, k: int) -> None:
+    draw = torch.Generator().manual_seed(3)
+    scores = torch.randint(0, 20, (rows, count), generator=draw) * 0.1
+    for special in (torch.nan, -torch.inf, -0.0):
+        scores[torch.rand(rows, count, generator=draw) < 0.1] = special
+    exact = scores.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    assert torch.equal(operations.best(scores, k), exact)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 9, 17])
+def test_adapters_of_experts(rank: int) -> None:
+    """Also rows by themselves and on several threads, by bits."""
+    rows_of, expert = {0: 13, 2: 8, 3: 1}, torch.tensor([0] * 13 + [2] * 8 + [3])
+    a, b, w = drawn(5, rank, 32, seed=1), drawn(5, 48, rank, seed=2), drawn(5, 48, 32, seed=3)
+    x, g, y = drawn(22, 32), drawn(22, 48, seed=4), drawn(22, 48, seed=5)
+    wide = [each.double().requires_grad_() for each in (x, a, b)]
+    low_exact = torch.einsum("rx,rlx->rl", wide[0], wide[1][expert])
+    y_exact = torch.einsum("rx,ryx->ry", wide[0], w.double()[expert])
+    y_exact = y_exact + 0.7 * torch.einsum("rl,ryl->ry", low_exact, wide[2][expert])
+    exact = torch.autograd.grad(y_exact, wide, g.double())
+
+    def all_of(threads: int) -> list[Tensor]:
+        torch.set_num_threads(threads)
+        out, d_x = y.clone(), torch.full_like(x, torch.nan)
+        low = operations.low_rank(out, x, a, b, 0.7, rows_of)
+        d_low = operations.low_rank_backward(g, d_x, w, a, b, 0.7, rows_of)
+        place = torch.arange(22).flip(0)
+        gradients = operations.low_rank_gradients(g, low, d_low, x.flip(0), place, a, b, rows_of)
+        return [out, d_x, *gradients, operations.products(g, w, rows_of)]
+
+    found = all_of(1)
+    frozen = torch.einsum("rx,ryx->ry", x.double(), w.double()[expert])
+    assert_close(found[0], y.double() + y_exact.detach() - frozen, 2e-6)
+    for mine, true in zip(found[1:4], exact, strict=True):
+        assert_close(mine, true, 2e-6)
+    assert_close(found[4], torch.einsum("ry,ryx->rx", g.double(), w.double()[expert]), 2e-6)
+    assert all(torch.equal(*pair) for pair in zip(found, all_of(3), strict=True))
+    for r in (0, 12, 17, 21):
+        alone, one = y[r : r + 1].clone(), {int(expert[r]): 1}
+        operations.low_rank(alone, x[r : r + 1], a, b, 0.7, one)
+        assert torch.equal(alone, found[0][r : r + 1])
+        assert torch.equal(operations.products(g[r : r + 1], w, one), found[4][r : r + 1])
+
+
 @pytest.mark.parametrize("target", [100, -100, 2_000_000_000])
 def test_tokens_outside_the_vocabulary_are_refused(target: int) -> None:
     with pytest.raises(IndexError, match="vocabulary's 100"):

@@ -24,6 +24,8 @@ from clearseek.ops.grouped import Blocks
 from tests.model.test_parity import BASE
 
 SMALL = ModelConfig(**(BASE | {"hidden_size": 12, "moe_intermediate_size": 10}))
+ALIGNED = ModelConfig(**(BASE | {"hidden_size": 48, "moe_intermediate_size": 16}))
+"""Sizes that numba's loops for adapters take."""
 KERNELS = ["torch", pytest.param("numba", marks=pytest.mark.skipif(launch.unavailable() is not None, reason="numba"))]
 
 
@@ -68,18 +70,18 @@ def gradients(out: Tensor, leaves: list[Tensor]) -> list[Tensor]:
 
 @pytest.mark.parametrize("kernels", KERNELS)
 @given(
-    tokens=st.integers(1, 40), rank=st.integers(1, 9), k=st.integers(1, 8), seed=st.integers(0, 2**16),
+    config=st.sampled_from([SMALL, ALIGNED]), tokens=st.integers(1, 40), rank=st.integers(1, 9), k=st.integers(1, 8), seed=st.integers(0, 2**16),
     which=st.sampled_from([("gate_up_proj",), ("down_proj",), ("gate_up_proj", "down_proj")]),
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)
 def test_experts_equal_a_loop_over_tokens(
-    kernels: Any, tokens: int, rank: int, k: int, seed: int, which: tuple[str, ...]
+    kernels: Any, config: ModelConfig, tokens: int, rank: int, k: int, seed: int, which: tuple[str, ...]
 ) -> None:
     use_kernels(kernels)
     generator = torch.Generator().manual_seed(seed)
-    experts = adapted(Experts(SMALL), which, rank, 3.0)
+    experts = adapted(Experts(config), which, rank, 3.0)
     index = torch.stack([torch.randperm(8, generator=generator)[:k] for _ in range(tokens)])
-    x = torch.randn(tokens, 12, generator=generator, requires_grad=True)
+    x = torch.randn(tokens, config.hidden_size, generator=generator, requires_grad=True)
     weight = torch.rand(tokens, k, generator=generator, requires_grad=True)
     leaves = [x, weight, *(p for _, each in adapters_of(experts) for p in each.parameters())]
     ours = experts(x, Routing.of(index, weight, 8))
@@ -151,15 +153,40 @@ def test_experts_without_tokens_have_no_gradient() -> None:
     assert experts.gate_up_proj.grad is None and experts.down_proj.grad is None
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("config", [SMALL, ALIGNED])
 @pytest.mark.parametrize("which", [("gate_up_proj", "down_proj"), ("down_proj",)])
-def test_frozen_inputs_cost_nothing_and_change_nothing(which: tuple[str, ...]) -> None:
+def test_frozen_inputs_cost_nothing_and_change_nothing(
+    which: tuple[str, ...], config: ModelConfig, kernels: Any
+) -> None:
     """In the first layer nothing before the experts learns, so that the input needs no gradient."""
-    experts = adapted(Experts(SMALL), which, 2, 4.0)
+    use_kernels(kernels)
+    experts = adapted(Experts(config), which, 2, 4.0)
     leaves = [p for _, each in adapters_of(experts) for p in each.parameters()]
-    index, weight, x = torch.tensor([[5, 2]] * 7), torch.rand(7, 2), torch.randn(7, 12)
+    index, weight, x = torch.tensor([[5, 2]] * 7), torch.rand(7, 2), torch.randn(7, config.hidden_size)
     with_x = gradients(experts(x.requires_grad_(), Routing.of(index, weight, 8)), leaves)
     without = gradients(experts(x.detach(), Routing.of(index, weight, 8)), leaves)
     assert all(torch.equal(a, b) for a, b in zip(with_x, without, strict=True))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_document_is_apart_from_another_in_the_same_experts(kernels: Any) -> None:
+    """No bit of its outputs or of its inputs' gradients depends on a neighbour of another length."""
+    use_kernels(kernels)
+    experts = adapted(Experts(ALIGNED), ("gate_up_proj", "down_proj"), 3, 3.0)
+    generator = torch.Generator().manual_seed(1)
+    x, index = torch.randn(11, 48, generator=generator), torch.randint(0, 4, (40, 2), generator=generator) * 2
+    index[:, 1] += 1
+    found = []
+    for before in (5, 29):
+        whole_x = torch.cat([torch.randn(before, 48, generator=generator), x]).requires_grad_()
+        choices = torch.cat([index[11 : 11 + before], index[:11]])
+        document = torch.tensor([0] * before + [1] * 11)
+        routing = Routing.of(choices, torch.full(choices.shape, 0.5), 8, document_T=document)
+        y = experts(whole_x, routing)[before:]
+        found.append((y, torch.autograd.grad(y.square().sum(), whole_x)[0][before:]))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("shape", [(5, 12), (2, 3, 12), (1, 1, 12)])
@@ -173,6 +200,16 @@ def test_linear_equals_the_whole_matrix(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
     for a, b in zip(gradients(ours, leaves), gradients(plain, leaves), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_writing_without_gradients_gives_the_same_bits() -> None:
+    layer = Linear(12, 20).requires_grad_(False)
+    layer.adapter = LowRank(layer.weight, 3, 6.0)
+    randomise(layer)
+    x = torch.randn(2, 3, 12)
+    with torch.no_grad():
+        found = layer(x)
+    assert torch.equal(found, layer(x)) and not found.requires_grad and layer(x).requires_grad
 
 
 def test_names_lead_to_adapters_and_back() -> None:

@@ -15,9 +15,10 @@ from clearseek.errors import UserError
 from clearseek.files import sha256_file
 from clearseek.posttrain.grpo import Grpo
 from clearseek.posttrain.methods import method_of
-from clearseek.posttrain.parent import weights_of
+from clearseek.posttrain.parent import dimensions, weights_of
 from clearseek.posttrain.peft import load_peft
 from clearseek.posttrain.questions import Questions
+from clearseek.recipe import load_recipe
 from clearseek.train import checkpoint
 from clearseek.train.chunks import hash_tensors
 from clearseek.train.run import Run
@@ -30,7 +31,7 @@ GRPO: dict[str, Any] = {"completions": 4, "max_tokens": 6, "evaluate_problems": 
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(Questions, "reward", easy)
+    monkeypatch.setattr(Questions, "score", easy)
     return parent(tmp_path / "base")
 
 
@@ -150,3 +151,56 @@ def test_a_parent_that_changed_is_refused(base: Run, tmp_path: Path) -> None:
     file.write_text(json.dumps(record | {"weights_sha256": "0" * 64}))
     with pytest.raises(UserError, match="not the weights that the run began with"):
         train_recipe(run.read_recipe(), run, resume=True, method=Grpo())
+
+
+LAYER = "model.layers.1.mlp.experts"
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        (
+            {"experts": {"layers": {"model.layers.9.mlp.experts": [0]}}},
+            "9.mlp.experts.: no layer with experts .did",
+        ),
+        ({"experts": {"layers": {"model.layers.0.mlp.experts": [0]}}}, "0.mlp.experts.: no layer with experts"),
+        ({"experts": {"layers": {LAYER: [8]}}}, f"{LAYER}.: give numbers from 0 to 7, ascending, each once"),
+        ({"experts": {"layers": {LAYER: [-1]}}}, "give numbers from 0 to 7"),
+        ({"experts": {"layers": {LAYER: [1, 1]}}}, "give numbers from 0 to 7"),
+        ({"experts": {"layers": {LAYER: [2, 1]}}}, "give numbers from 0 to 7"),
+        ({"data": {"source": "jsonl", "paths": ["x.jsonl"]}}, r"data\.paths beside \[problems\]"),
+        (
+            {"sft": {}, "grpo": None, "data": {"source": "jsonl", "paths": ["x"]}},
+            r"\[problems\] beside \[sft\] needs",
+        ),
+        ({"sft": {"demonstrations": 5, "prompt": "a", "answer": "b"}, "grpo": None}, "leave prompt, answer out"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(base: Run, tables: dict[str, Any], words: str) -> None:
+    every = {"grpo": GRPO, "problems": {"kind": "addition"}} | tables
+    with pytest.raises(UserError, match=words):
+        child(base, **{name: table for name, table in every.items() if table is not None})
+    child(base, grpo=GRPO, problems={"kind": "addition"}, experts={"layers": {LAYER: [0, 7]}})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "[sft]\n[train]\nsteps = 1\nbatch_size = 1\n",
+            r"r\.toml: \[sft\] without \[parent\]: say which model to begin with$",
+        ),
+        ("[grpo]\n[sft]\n[model]\n", r"r\.toml: \[sft\] and \[grpo\] without \[parent\]"),
+        (
+            'parent = "base"\n[train]\nsteps = 1\nbatch_size = 1\n',
+            r'r\.toml: parent = "base": must be a table of settings$',
+        ),
+        ("[parent]\npath = 3\n[train]\nsteps = 1\nbatch_size = 1\n", r"r\.toml: parent\.path = 3: [^\n]+$"),
+        ("[parent]\n[train]\nsteps = 1\nbatch_size = 1\n", r"r\.toml: parent\.path is missing$"),
+    ],
+)
+def test_what_is_wrong_with_a_parent_is_all_that_is_said(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "r.toml").write_text(f'name = "r"\n{text}', encoding="utf-8")
+    with pytest.raises(UserError, match=words) as refused:
+        load_recipe(tmp_path / "r.toml", (), dimensions)
+    assert "\n" not in str(refused.value)

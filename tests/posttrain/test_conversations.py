@@ -108,6 +108,15 @@ def test_texts_never_become_special_tokens(
     assert reading.spelled >= len(marks)
 
 
+ANSWER = {"role": "assistant", "content": "4"}
+RESULT = {"role": "tool", "tool_call_id": "c", "content": "4"}
+
+
+def called(arguments: Any, name: str = "f") -> dict[str, Any]:
+    call = {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
 BAD = [
     ('{"messages": [', "a.jsonl:2: not valid JSON"),
     ("[1, 2]", "a.jsonl:2: must be a JSON object"),
@@ -147,6 +156,33 @@ BAD = [
     ),
     ({"messages": [USER, {"role": "assistant", "tool_calls": [{"id": 1}]}]}, "a.jsonl:2: messages[1].tool_calls[0]"),
     ({"messages": [USER, {"role": "assistant", "content": "4"}], "tools": "f"}, "a.jsonl:2: tools: give a list"),
+    ({"messages": [USER, {"role": "system", "content": "b"}, ANSWER]}, "a.jsonl:2: messages[1].role: a system message"),
+    ({"messages": [USER, ANSWER, {"role": "system", "content": "b"}]}, "a.jsonl:2: messages[2].role: a system message"),
+    ({"messages": [RESULT, ANSWER]}, "a.jsonl:2: messages[0].role: a tool's result without a call"),
+    ({"messages": [USER, RESULT, ANSWER]}, "a.jsonl:2: messages[1].role: a tool's result without a call"),
+    ({"messages": [USER, called("{}"), USER, RESULT, ANSWER]}, "a.jsonl:2: messages[3].role: a tool's result without"),
+    ({"messages": [USER, called('{"a":')]}, "a.jsonl:2: messages[1].tool_calls[0].function.arguments: not valid JSON"),
+    (
+        {"messages": [USER, called("[1]")]},
+        "a.jsonl:2: messages[1].tool_calls[0].function.arguments: must be a JSON obj",
+    ),
+    ({"messages": [USER, called('{"a": NaN}')]}, "a.jsonl:2: messages[1].tool_calls[0].function.arguments: not valid"),
+    ({"messages": [USER, called(3)]}, "a.jsonl:2: messages[1].tool_calls[0].function.arguments: must be a JSON object"),
+    ({"messages": [USER, called("{}", name="")]}, "a.jsonl:2: messages[1].tool_calls[0]: give a function with name"),
+    (
+        json.dumps({"messages": [USER, called({"a": 0.5})]}).replace("0.5", "1e999"),
+        "a.jsonl:2: messages[1].tool_calls[0].function.arguments: a number without end",
+    ),
+    (
+        json.dumps({"messages": [USER, ANSWER], "tools": [{"name": "f", "parameters": {"a": 0.5}}]}).replace(
+            "0.5", "-1e999"
+        ),
+        "a.jsonl:2: tools[0].parameters: a number without end",
+    ),
+    ({"messages": [USER | {"tool_calls": [{}]}, ANSWER]}, "a.jsonl:2: messages[0].tool_calls: only the assistant's"),
+    ({"messages": [USER | {"reasoning_content": "so"}, ANSWER]}, "a.jsonl:2: messages[0].reasoning_content: only the"),
+    ({"messages": [{"role": "r" * 10_000, "content": "4"}]}, "a.jsonl:2: messages[0].role: 'rrr"),
+    (r'{"q": "\ud800", "a": "b"}', "a.jsonl:2: not valid JSON: '\\ud800' is half of a surrogate pair"),
 ]
 
 
@@ -157,9 +193,26 @@ def test_a_wrong_line_is_named(tmp_path: Path, tokenizer: Tokenizer, line: Any, 
         read(tmp_path, lines, tokenizer, **MAPPED)
     assert str(refused.value).startswith(problem), refused.value
     assert '(data.unusable = "skip" leaves out what is unusable)' in str(refused.value)
+    assert len(str(refused.value)) < 300
     reading = Reading()
     found = read(tmp_path, lines, tokenizer, reading, "skip", **MAPPED)
     assert [each.id for each in found] == ["a.jsonl:1", "a.jsonl:3"] and reading.unusable.total() == 1
+
+
+def test_an_answer_of_thoughts_that_the_template_leaves_out_is_empty(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    thought = {"role": "assistant", "reasoning_content": "so"}
+    (example,) = read(tmp_path, [{"messages": [USER, ANSWER, USER, thought]}], tokenizer, thinking=True)
+    assert learnt(example, tokenizer) == f"4{EOS}so</think>{EOS}"
+    with pytest.raises(
+        UserError, match=r"messages\[1\]\.content: an answer without text \(reasoning alone is learnt in "
+    ):
+        read(tmp_path, [{"messages": [USER, thought, USER, ANSWER]}], tokenizer, thinking=True)
+
+
+def test_results_of_calls_are_read(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    second = called("") | {"content": "again"}
+    (example,) = read(tmp_path, [{"messages": [USER, called({"a": [1.5]}), RESULT, second, RESULT, ANSWER]}], tokenizer)
+    assert '{"a": [1.5]}' in learnt(example, tokenizer) and learnt(example, tokenizer).endswith(f"{EOS}4{EOS}")
 
 
 def test_settings_that_fit_no_line_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:

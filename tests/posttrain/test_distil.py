@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from clearseek.cli import main
 from clearseek.data.shards import prepare_data
-from clearseek.files import append
+from clearseek.files import append, sha256_file
 from clearseek.posttrain import material, soft_labels, texts
 from clearseek.posttrain.material import Exercises
 from clearseek.posttrain.methods import method_of
@@ -128,6 +128,14 @@ def test_problems_are_answered(
         assert all(isinstance(prompt, list if template == "chat" else str) for prompt in prompts)
 
 
+def rounds_of(run: Path) -> list[str]:
+    """Hashes of the records of what a student wrote, which are those of the lines."""
+    found = [sha256_file(path) for path in sorted(run.glob("rollouts/*"))]
+    stated = [json.loads(line).get("rollouts_sha256") for line in (run / "transcript.jsonl").read_text().splitlines()]
+    assert found == [each for each in stated if each]
+    return found
+
+
 class StoppedError(Exception):
     """What ends a run in a test."""
 
@@ -156,6 +164,7 @@ def test_stopped_and_resumed_gives_the_same_bits(form: str, tmp_path: Path, mode
     for name in ("teacher.json", "texts.jsonl", "teacher-00000.safetensors"):
         if (whole / "teacher" / name).exists():
             assert (stopped / "teacher" / name).read_bytes() == (whole / "teacher" / name).read_bytes()
+    assert rounds_of(stopped) == rounds_of(whole) and bool(rounds_of(whole)) == (form == "on-policy")
 
 
 @pytest.mark.parametrize("form", ["top-k", "text"])
@@ -220,6 +229,7 @@ def test_killed_at_random_moments(
             break
     assert process.exitcode == 0 and kills
     assert lines_of(killed) == lines_of(whole)
+    assert rounds_of(killed) == rounds_of(whole)
 
 
 def test_other_questions_are_asked_anew(tmp_path: Path, models: Path, corpus: Path) -> None:
@@ -374,7 +384,7 @@ def test_problems_have_no_data(
     assert "[problems] have no tokens" in refused(capsys, file, "--run", str(tmp_path / "run"))
     both = {"source": "files", "paths": ["x"]}
     file = recipe(tmp_path, models, corpus, FORMS["text"], problems=problems, data=both)
-    assert "from [problems] or from data.paths" in refused(capsys, file, "--run", str(tmp_path / "run"))
+    assert "data.paths beside [problems]" in refused(capsys, file, "--run", str(tmp_path / "run"))
 
 
 def test_a_teacher_that_changed(tmp_path: Path, models: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import torch
 from clearseek.errors import UserError
 from clearseek.posttrain.grpo import PASS, Grpo, PolicyOptimisation
 from clearseek.posttrain.questions import Questions
+from clearseek.posttrain.rewards import scored
 from clearseek.posttrain.rollouts import Rollouts, seed_of
 from clearseek.train import checkpoint
 from clearseek.train.origin import origin_of
@@ -29,7 +30,7 @@ GRPO: dict[str, Any] = {"completions": 4, "max_tokens": 6, "evaluate_problems": 
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(Questions, "reward", easy)
+    monkeypatch.setattr(Questions, "score", easy)
     return parent(tmp_path / "base")
 
 
@@ -128,13 +129,70 @@ def test_completions_follow_from_their_address(base: Run, tmp_path: Path) -> Non
 def test_rewards_without_spread_end_the_run_with_advice(
     base: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Questions, "reward", lambda *given: 0.0)
+    monkeypatch.setattr(Questions, "score", lambda *given: scored("wrong"))
     _, training = task_of(base, tmp_path / "run", patience=2)
     before = training.weights_hash()
     training.advance()
     assert training.weights_hash() == before  # nothing was learnt from the first
     with pytest.raises(UserError, match=r"2 rounds in which .* 0\.00 on average: .* cold start"):
         training.advance()
+
+
+def test_a_run_that_goes_on_counts_rounds_without_spread_as_if_unbroken(
+    base: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Questions, "score", lambda *given: scored("right"))
+    recipe = child(base, grpo=GRPO | {"updates": 2, "patience": 3}, problems={"kind": "addition"},
+                   train={"steps": 20})  # fmt: skip
+    whole, broken = Run(tmp_path / "whole"), Run(tmp_path / "broken")
+    stopped = r"3 rounds in which .* 1\.00 on average: .*: train\.steps = 4 is enough, or take harder"
+    with pytest.raises(UserError, match=stopped):
+        train_recipe(recipe, whole, method=Grpo())
+    for step in (1, 4):  # in the middle of a round, and after one
+
+        def kill(record: StepRecord, last: int = step) -> None:
+            if record.step == last:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train_recipe(recipe, broken, resume=broken.begun, on_step=kill, method=Grpo())
+    for _ in range(2):
+        with pytest.raises(UserError, match=stopped):
+            train_recipe(recipe, broken, resume=True, method=Grpo())
+    assert [record.step for record in check_transcript(broken.transcript).steps] == [1, 2, 3, 4]
+    assert broken.transcript.read_bytes() == whole.transcript.read_bytes()
+
+
+def test_answers_of_another_form_are_counted(base: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, training = task_of(base, tmp_path / "run")
+    notes = iter([scored("not an integer"), scored("too long"), *[scored("wrong")] * 3, *[scored("not ended")] * 3])
+    monkeypatch.setattr(Questions, "score", lambda *given: next(notes))
+    assert task.batch(1, training.model).scalars["invalid"] == 2 / 8
+
+
+@pytest.mark.parametrize(
+    ("problems", "more", "words"),
+    [
+        ({}, {"data": {"sequence_length": 11}}, "has 7 tokens, and data.sequence_length leaves 5 beside max_tokens"),
+        ({"template": "r1-zero"}, {}, "leaves 34 beside max_tokens"),
+        (
+            {"digits": 1},
+            {"grpo": {"evaluate_problems": 90}},
+            r"\d+ held-out problems were found, not 90: ask for fewer",
+        ),
+        ({"held_out_fraction": 1 - 1e-12}, {}, "no problem to train on in 300 tries"),
+        ({"held_out_fraction": 1e-12}, {}, "no problem held out in 300 tries"),
+    ],
+)
+def test_problems_that_do_not_fit_are_refused_before_a_step(
+    base: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problems: Any, more: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr("clearseek.posttrain.problems.MOST_TRIES", 300)
+    tables = {"grpo": GRPO | more.get("grpo", {}), "data": more.get("data", {})}
+    recipe = child(base, problems={"kind": "addition"} | problems, **tables)
+    with pytest.raises(UserError, match=words):
+        train_recipe(recipe, tmp_path / "run", method=Grpo())
+    assert not Run(tmp_path / "run").begun
 
 
 def test_micro_batches_change_nothing_but_roundings(base: Run, tmp_path: Path) -> None:
@@ -190,7 +248,7 @@ def test_without_kept_rollouts_a_run_goes_on_in_the_middle_of_a_round(base: Run,
 def test_a_run_that_goes_on_loses_patience_where_it_would_have(
     base: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Questions, "reward", lambda *given: 0.0)
+    monkeypatch.setattr(Questions, "score", lambda *given: scored("wrong"))
     recipe = child(base, grpo=GRPO | {"updates": 2, "patience": 3}, problems={"kind": "addition"})
     run, steps = Run(tmp_path / "run"), list[int]()
     with pytest.raises(UserError, match="3 rounds in which"):

@@ -81,7 +81,7 @@ CASES: list[dict[str, Any]] = [
 def test_gradients_are_the_papers(
     settings: dict[str, Any], micro: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Questions, "reward", easy)
+    monkeypatch.setattr(Questions, "score", easy)
     base = parent(tmp_path / "base")
     task, training = task_of(base, tmp_path / "run", micro, updates=2, **settings)
     model, temperature = training.model, task.grpo.temperature
@@ -120,7 +120,7 @@ def test_gradients_are_the_papers(
 
 
 def test_the_reference_is_the_parent_with_its_own_experts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Questions, "reward", easy)
+    monkeypatch.setattr(Questions, "score", easy)
     base = parent(tmp_path / "base")
     task, training = task_of(base, tmp_path / "run", beta=0.1)
     model, draw = training.model, torch.Generator().manual_seed(0)

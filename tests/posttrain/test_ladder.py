@@ -16,6 +16,7 @@ import pytest
 
 from clearseek.cli import ladder as command
 from clearseek.cli import main
+from clearseek.config import ProblemsConfig
 from clearseek.data.tokenizer import SMALLEST_VOCABULARY, train
 from clearseek.errors import UserError
 from clearseek.evaluate.statistics import wilson_interval
@@ -23,10 +24,13 @@ from clearseek.inference.batch import Completion
 from clearseek.posttrain import ladder, solved
 from clearseek.posttrain.grpo import PolicyOptimisation
 from clearseek.posttrain.lessons import Texts
+from clearseek.posttrain.pictures import Column, ladder_picture
 from clearseek.posttrain.problems import Problems
 from clearseek.posttrain.questions import Questions
 from clearseek.posttrain.rollouts import seed_of
+from clearseek.posttrain.samples import Shown, visible
 from clearseek.train.pretrain import PreTraining
+from clearseek.train.record import StepRecord
 from clearseek.train.run import Run
 from clearseek.train.transcript import check_transcript, read_header
 
@@ -204,7 +208,7 @@ def named(name: str) -> ladder.Rung:
         ),
         ("train.steps=1", "no rung 'train'"),
         ("x", "no rung 'x'"),
-        ("grpo.trian.steps=1", "unknown key trian"),
+        ("grpo.trian.steps=1", "rung grpo: .*unknown key trian"),
         ("student.distil . teacher=runs/x", "the ladder decides which model a rung begins with"),
         ("start.parent.path=runs/x", "the ladder decides"),
         ("start.problems.digits=3", r"the rungs start and grpo have different \[problems\]"),
@@ -221,10 +225,22 @@ def test_settings_are_checked_before_the_first_rung(override: str, message: str,
 
 
 def test_a_damaged_log_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for content in ("{", "[]", '{"base": 3}'):
+    wrong = (
+        "{",
+        "[]",
+        '{"base": 3}',
+        '{"base": {"seconds": "9"}}',
+        '{"base": {"seconds": 1e999}}',
+        '{"base": {"steps": null}}',
+    )
+    for content in wrong:
         (tmp_path / "ladder.json").write_text(content)
         assert main(["ladder", "--out", str(tmp_path)]) == 2
         assert f"{tmp_path / 'ladder.json'}" in capfd.readouterr().err
+    (tmp_path / "ladder.json").unlink()
+    (tmp_path / "ladder.json").mkdir()
+    assert main(["ladder", "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'ladder.json'}" in capfd.readouterr().err
 
 
 def test_shipped_recipes_fit_each_other() -> None:
@@ -239,7 +255,7 @@ def test_shipped_recipes_fit_each_other() -> None:
 
 def test_pass_at_k_counts_problems_that_one_of_k_completions_solves(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = train([], SMALLEST_VOCABULARY)
-    questions = Questions(tokenizer, Problems("addition"), "plain")
+    questions = Questions(tokenizer, Problems(ProblemsConfig(kind="addition")), "plain")
     asked: list[int] = []
     right = {(0, 2), (0, 3), (3, 0)}
 
@@ -257,3 +273,12 @@ def test_pass_at_k_counts_problems_that_one_of_k_completions_solves(monkeypatch:
     low, high = wilson_interval(2, 5)
     assert found == {"held_out_pass_at_4": 0.4, "held_out_pass_at_4_low": low, "held_out_pass_at_4_high": high}
     assert len(set(asked)) == 20 and not set(asked) & {seed_of(3, solved.EVALUATION, number) for number in range(5)}
+
+
+def test_completions_of_any_characters_are_drawn_and_listed(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    hostile = ["$x_{", "\\frac", "漢字", "\u202eabc", "\x1b[31m", "a|b`c", "\ud800", "\0", "\U0001f642", "\r\n"]
+    column = Column("at 0 %", [Shown(text, text, True, 1.0) for text in hostile])
+    record = StepRecord(1, {"reward": 0.5, "entropy": 1.0}, 1.0, 1)
+    ladder_picture([record], "solved", {"a": [0.1, 0.0, 0.2]}, [column], tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG") and not recwarn.list
+    assert not [c for text in hostile for c in visible(text) if not c.isprintable() or c in "|`"]

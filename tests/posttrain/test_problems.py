@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clearseek.config import ProblemsConfig
 from clearseek.data.tokenizer import EOS, SMALLEST_VOCABULARY, Tokenizer, train
 from clearseek.errors import UserError
 from clearseek.posttrain.problems import GENERATOR, Draw, Problem, Problems, columns
 from clearseek.posttrain.prompts import Template, demonstration, prompt, score
 from clearseek.posttrain.rewards import right_form
 from tests.posttrain.test_rewards import HOSTILE
+from tests.posttrain.tiny import child, parent
 
 TEMPLATES: tuple[Template, ...] = ("plain", "chat", "r1-zero")
 EVERY: list[tuple[str, dict[str, Any]]] = [
     ("addition", {}),
     ("addition", {"digits": 1}),
-    ("addition", {"digits": 3, "steps": True}),
-    ("addition", {"digits": 6, "steps": True}),
-    ("sums", {"terms": 4, "digits": 2}),
+    ("addition", {"digits": 3, "working": True}),
+    ("addition", {"digits": 6, "working": True}),
+    ("sums", {"numbers": 4, "digits": 2}),
     ("countdown", {}),
     ("countdown", {"numbers": 2, "largest": 9, "largest_target": 20}),
     ("countdown", {"numbers": 6, "largest": 99, "largest_target": 999}),
 ]
 of_every_kind = pytest.mark.parametrize(("kind", "chosen"), EVERY)
+
+
+def problems_of(kind: Any, chosen: dict[str, Any] | None = None, seed: int = 0, share: float = 0.1) -> Problems:
+    return Problems(ProblemsConfig(kind=kind, seed=seed, held_out_fraction=share, **chosen or {}))
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +49,17 @@ def test_problems_of_this_version_stay_the_same() -> None:
         (which, index): (problem.prompt, problem.solution)
         for which in (0, 2, 4, 5)
         for index in (0, 1, 2**63 - 1)
-        for problem in [Problems(*EVERY[which], seed=1).train(index)]
+        for problem in [problems_of(*EVERY[which], seed=1).train(index)]
     }
     assert found == GOLDEN
-    assert Problems("addition", {"digits": 3}, seed=1).fingerprint == FINGERPRINT
+    assert problems_of("addition", {"digits": 3}, seed=1).fingerprint == FINGERPRINT
 
 
 @of_every_kind
-@given(seed=st.integers(0, 2**63 - 1), index=st.integers(0, 2**63 - 1))
+@given(seed=st.integers(0, 2**31 - 1), index=st.integers(0, 2**63 - 1))
 @settings(max_examples=40, deadline=None)
 def test_a_demonstration_is_right_in_every_template(kind: str, chosen: dict[str, Any], seed: int, index: int) -> None:
-    problems = Problems(kind, chosen, seed)
+    problems = problems_of(kind, chosen, seed)
     for problem in (problems.train(index), problems.held_out(index)):
         for template in ("plain", "chat"):
             assert score(problem, problem.solution, True, template).note == "right"
@@ -69,16 +76,16 @@ def test_a_demonstration_is_right_in_every_template(kind: str, chosen: dict[str,
 def test_sides_share_no_problem_under_any_seeds(
     kind: str, chosen: dict[str, Any], seeds: list[int], index: int
 ) -> None:
-    one, other = (Problems(kind, chosen, seed) for seed in seeds)
+    one, other = (problems_of(kind, chosen, seed) for seed in seeds)
     trained, tested = one.train(index), other.held_out(index)
     assert not other.is_held_out(trained) and one.is_held_out(tested)
     assert trained.name != tested.name and trained.prompt != tested.prompt
-    assert one.train(index) == Problems(kind, chosen, seeds[0]).train(index)
+    assert one.train(index) == problems_of(kind, chosen, seeds[0]).train(index)
 
 
 def test_two_digit_additions_are_split_whole() -> None:
     """All 8,100 fall on a side, a pair and its mirror image on the same one, and training reaches its whole side."""
-    problems = Problems("addition", {"digits": 2}, seed=3)
+    problems = problems_of("addition", {"digits": 2}, seed=3)
 
     def held(first: int, second: int) -> bool:
         name = "addition " + "+".join(map(str, sorted((first, second))))
@@ -95,9 +102,9 @@ def test_two_digit_additions_are_split_whole() -> None:
 
 
 def test_the_split_knows_no_seed_kind_or_steps() -> None:
-    plain = [Problems("addition", {"digits": 3}, seed=seed) for seed in range(3)]
-    written = Problems("addition", {"digits": 3, "steps": True}, seed=5)
-    pairs = Problems("sums", {"terms": 2, "digits": 3}, seed=5)
+    plain = [problems_of("addition", {"digits": 3}, seed=seed) for seed in range(3)]
+    written = problems_of("addition", {"digits": 3, "working": True}, seed=5)
+    pairs = problems_of("sums", {"numbers": 2, "digits": 3}, seed=5)
     for index in range(40):
         for problem in (plain[0].train(index), written.held_out(index), pairs.held_out(index)):
             sides = {problems.is_held_out(problem) for problems in (*plain, written, pairs)}
@@ -105,23 +112,26 @@ def test_the_split_knows_no_seed_kind_or_steps() -> None:
 
 
 def test_another_seed_index_or_setting_is_another_problem() -> None:
-    one = [Problems("addition", {"digits": 6}, seed=0).train(index).prompt for index in range(200)]
+    one = [problems_of("addition", {"digits": 6}, seed=0).train(index).prompt for index in range(200)]
     assert len(set(one)) == 200
-    others = [Problems("addition", {"digits": 6}, seed=1), Problems("addition", {"digits": 6, "steps": True}, seed=0)]
+    others = [
+        problems_of("addition", {"digits": 6}, seed=1),
+        problems_of("addition", {"digits": 6, "working": True}, seed=0),
+    ]
     for other in others:
         assert not set(one) & {other.train(index).prompt for index in range(200)}
-    assert not set(one) & {Problems("addition", {"digits": 6}).held_out(index).prompt for index in range(200)}
+    assert not set(one) & {problems_of("addition", {"digits": 6}).held_out(index).prompt for index in range(200)}
 
 
 def test_fingerprint_names_all_that_decides() -> None:
     found = {
-        Problems(kind, chosen, seed, share).fingerprint
+        problems_of(kind, chosen, seed, share).fingerprint
         for kind, chosen in EVERY
         for seed in (0, 1)
         for share in (0.1, 0.2)
     }
     assert len(found) == 4 * len(EVERY)
-    assert Problems("addition", {"digits": 2}).fingerprint == Problems("addition").fingerprint
+    assert problems_of("addition", {"digits": 2}).fingerprint == problems_of("addition").fingerprint
 
 
 @given(st.integers(0, 10**7), st.integers(0, 10**7))
@@ -137,7 +147,7 @@ def test_columns_add_up(first: int, second: int) -> None:
 
 
 def test_steps_are_scored_by_the_answer_after_them() -> None:
-    problem = Problems("addition", {"digits": 2, "steps": True}).train(0)
+    problem = problems_of("addition", {"digits": 2, "working": True}).train(0)
     steps, _, answer = problem.solution.partition(";")
     for completion, note in (
         (f"{steps};{answer}", "right"),
@@ -152,7 +162,7 @@ def test_steps_are_scored_by_the_answer_after_them() -> None:
 
 
 def test_countdown_problems_hold_their_bounds() -> None:
-    problems = Problems("countdown", {"numbers": 4, "largest": 7, "largest_target": 30}, seed=2)
+    problems = problems_of("countdown", {"numbers": 4, "largest": 7, "largest_target": 30}, seed=2)
     signs = ""
     for index in range(300):
         problem = problems.train(index)
@@ -166,7 +176,7 @@ def test_countdown_problems_hold_their_bounds() -> None:
 @of_every_kind
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_tokens(kind: str, chosen: dict[str, Any], template: Template, tokenizer: Tokenizer) -> None:
-    problem = Problems(kind, chosen).train(0)
+    problem = problems_of(kind, chosen).train(0)
     before, shown = prompt(tokenizer, problem, template), demonstration(tokenizer, problem, template)
     assert before[0] == tokenizer.bos_id and before.count(tokenizer.bos_id) == 1
     assert shown.ids[: len(before)] == before and shown.ids[-1] == tokenizer.eos_id
@@ -186,7 +196,7 @@ def test_tokens(kind: str, chosen: dict[str, Any], template: Template, tokenizer
 
 @of_every_kind
 def test_hostile_completions(kind: str, chosen: dict[str, Any]) -> None:
-    problem = Problems(kind, chosen).train(1)
+    problem = problems_of(kind, chosen).train(1)
     for text in HOSTILE:
         for template in TEMPLATES:
             for completion in (text, f"<answer>{text}</answer>", f";{text}", f"{problem.solution};{text}"):
@@ -205,38 +215,43 @@ def test_draws_are_even() -> None:
 @pytest.mark.parametrize(
     ("kind", "chosen", "words"),
     [
-        ("adition", {}, 'did you mean "addition"'),
-        ("addition", {"digit": 2}, 'did you mean "digits"'),
-        ("addition", {"digits": 7}, "digits = 7"),
-        ("addition", {"digits": "2"}, "digits = '2'"),
-        ("addition", {"digits": True}, "digits = True"),
-        ("sums", {"terms": 1}, "terms = 1"),
-        ("countdown", {"numbers": 3, "largest": 0}, "largest = 0"),
-        ("reasoning-gym", {}, "dataset"),
+        ("adition", {}, "problems.kind = \"adition\": input should be 'addition', "),
+        ("addition", {"digit": 2}, 'unknown key problems.digit .did you mean "digits"'),
+        ("addition", {"digits": 7}, "problems.digits = 7"),
+        ("addition", {"digits": "2"}, 'problems.digits = "2"'),
+        ("addition", {"digits": True}, "problems.digits = true"),
+        ("sums", {"numbers": 1}, "problems.numbers = 1"),
+        ("countdown", {"numbers": 3, "largest": 0}, "problems.largest = 0"),
+        ("countdown", {"digits": 1}, 'problems: digits goes with kind = "addition" or "sums", not "countdown"'),
+        ("addition", {"numbers": 4}, 'numbers goes with kind = "sums" or "countdown", not "addition"'),
+        ("sums", {"working": True}, 'working goes with kind = "addition", not "sums"'),
+        ("sums", {"largest_target": 7}, 'largest_target goes with kind = "countdown", not "sums"'),
+        ("addition", {"options": {}}, 'options goes with kind = "reasoning-gym"'),
+        ("addition", {"seconds": 3}, 'seconds goes with kind = "code"'),
+        ("reasoning-gym", {}, "needs dataset"),
+        ("code", {}, "needs file"),
+        ("addition", {"held_out_fraction": 1.0}, "held_out_fraction = 1.0"),
+        ("addition", {"held_out_fraction": float("nan")}, "held_out_fraction"),
+        ("addition", {"seed": -1}, "seed = -1"),
     ],
 )
-def test_refused_settings(kind: str, chosen: dict[str, Any], words: str) -> None:
+def test_refused_settings(kind: str, chosen: dict[str, Any], words: str, tmp_path: Path) -> None:
+    base = parent(tmp_path / "base")
     with pytest.raises(UserError, match=words):
-        Problems(kind, chosen)
+        child(base, problems={"kind": kind, **chosen}, grpo={})
 
 
-def test_refused_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for share in (0.0, 1.0, -1.0, float("nan")):
-        with pytest.raises(UserError, match="held_out_share"):
-            Problems("addition", held_out_share=share)
-    for seed in (-1, 2**63):
-        with pytest.raises(UserError, match="seed"):
-            Problems("addition", seed=seed)
+def test_too_few_problems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clearseek.posttrain.problems.MOST_TRIES", 300)
     with pytest.raises(UserError, match="too few exist"):
-        Problems("addition", {"digits": 1}, held_out_share=1e-9).held_out(0)
+        problems_of("addition", {"digits": 1}, share=1e-9).held_out(0)
     with pytest.raises(UserError, match="ask for fewer"):
-        Problems("addition", {"digits": 1}).held_out_set(90)
+        problems_of("addition", {"digits": 1}).held_out_set(90)
 
 
 def test_reasoning_gym() -> None:
     pytest.importorskip("reasoning_gym")
-    problems = Problems("reasoning-gym", {"dataset": "chain_sum", "options": {"max_terms": 3}}, seed=4)
+    problems = problems_of("reasoning-gym", {"dataset": "chain_sum", "options": {"max_terms": 3}}, seed=4)
     for index in range(30):
         problem = problems.train(index)
         assert problem == problems.train(index) and not problems.is_held_out(problem)
@@ -250,9 +265,9 @@ def test_reasoning_gym() -> None:
         ({"dataset": "chain_sum", "options": {"min_terms": -1}}, "min_terms"),
     ):
         with pytest.raises(UserError, match=words):
-            Problems("reasoning-gym", settings_)
+            problems_of("reasoning-gym", settings_)
     with pytest.raises(UserError, match="too few exist"):
-        Problems("reasoning-gym", {"dataset": "spell_backward"}).train(0)
+        problems_of("reasoning-gym", {"dataset": "spell_backward"}).train(0)
 
 
 FINGERPRINT = "d269db6f69415b5034799d46cf91d58fd36e89dbd5c700d3b2c252bfecc243e5"

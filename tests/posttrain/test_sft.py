@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.conversations import demonstrations
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import dimensions
-from clearseek.posttrain.questions import problems_of
+from clearseek.posttrain.problems import Problems
 from clearseek.posttrain.sft import FineTuning
 from clearseek.recipe import load_recipe
 from clearseek.train import checkpoint
@@ -335,12 +336,23 @@ def test_demonstrations_of_problems_are_learnt(parent: Run, tmp_path: Path, temp
     assert manifest.train.documents + manifest.heldout.documents == 150 and manifest.duplicates == 0
     assert manifest.source == "addition" and manifest.licences == {"Apache-2.0": 150}
     assert check_documents(run.data) == 150 and chats(run.root) == (template == "chat")
-    tokenizer, problems = Tokenizer.load(run.tokenizer), problems_of(ProblemsConfig(kind="addition"))
+    tokenizer, problems = Tokenizer.load(run.tokenizer), Problems(ProblemsConfig(kind="addition"))
     task, model = beginning(run, parent)
     for name, (tokens, weights) in zip(task.contents(1), conversations(task, task.batch(1, model)), strict=True):
         problem = problems.train(int(name.partition(":")[2]))
         assert not problems.is_held_out(problem)
         assert tokenizer.decode(tokens[weights > 0].tolist(), skip_control=True) == problem.solution
+
+
+def test_a_parent_with_another_tokenizer_is_refused(parent: Run, recipe_file: Path, tmp_path: Path) -> None:
+    shutil.copytree(parent.root, tmp_path / "base")
+    raw = json.loads(parent.tokenizer.read_bytes())
+    words = raw["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    Run(tmp_path / "base").tokenizer.write_text(json.dumps(raw), encoding="utf-8")
+    recipe = load_recipe(recipe_file, [f"parent.path={tmp_path / 'base'}"], dimensions)
+    with pytest.raises(UserError, match=r"base/tokenizer\.json: its SHA-256 is \w+, and the model was trained with "):
+        train_recipe(recipe, tmp_path / "run", method=method_of(recipe))
 
 
 def test_more_demonstrations_than_problems_are_refused(parent: Run, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from clearseek.data.tokenizer import train
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.problems import Problem
 from clearseek.posttrain.questions import Questions
+from clearseek.posttrain.rewards import Scored, scored
 from clearseek.recipe import parse_recipe
 from clearseek.train import checkpoint
 from clearseek.train.run import Run
@@ -46,6 +47,6 @@ def child(base: Run, **tables: Any) -> Recipe:
     return parse_recipe(with_defaults(raw | {k: raw.get(k, {}) | v for k, v in tables.items()}), "child.toml")
 
 
-def easy(self: Questions, problem: Problem, tokens: Sequence[int], ended: bool) -> float:
+def easy(self: Questions, problem: Problem, tokens: Sequence[int], ended: bool) -> Scored:
     """A reward that half of all completions earn."""
-    return float(sum(map(int, tokens)) % 2)
+    return scored("right" if sum(map(int, tokens)) % 2 else "wrong")

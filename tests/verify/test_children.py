@@ -12,13 +12,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from clearseek.audit.evidence import Grade, Row
 from clearseek.files import sha256_file
-from clearseek.posttrain.grpo import PolicyOptimisation
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.questions import Questions
-from clearseek.posttrain.rollouts import Rollouts, seed_of
+from clearseek.posttrain.rollouts import Rollouts, Writer, round_file, seed_of
 from clearseek.release.make import make_release
 from clearseek.signing.manifest import MANIFEST, build
 from clearseek.train.chunks import hash_tensors
@@ -28,6 +28,7 @@ from clearseek.train.transcript import canonical
 from clearseek.verify import replay as replays
 from clearseek.verify.forced import check_draws
 from clearseek.verify.replay import Replay, open_release
+from clearseek.verify.rollouts import rollouts_row
 from clearseek.verify.run import verify_release
 from tests.posttrain.tiny import child, easy, parent
 from tests.releases import compared
@@ -40,7 +41,7 @@ GRPO: dict[str, Any] = {"completions": 2, "max_tokens": 6, "evaluate_problems": 
 def rewarded() -> Iterator[None]:
     """Rewards that untrained models earn."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Questions, "reward", easy)
+        patch.setattr(Questions, "score", easy)
         yield
 
 
@@ -86,7 +87,9 @@ def test_policy_optimisation_is_made_again_to_the_bit(policy: Path) -> None:
          "verify.data", "verify.data_rebuilt", "verify.rollouts", "verify.code", "verify.steps.1-1",
          "verify.steps.2-2", "verify.steps.3-3", "verify.steps.4-4"], "yes") | {"verify.parent": "unknown"}  # fmt: skip
     assert found["verify.rollouts"].grade == found["verify.steps.2-2"].grade == Grade.REEXECUTED
-    assert "the draws of 2" in found["verify.rollouts"].reason and "0 undecided" in found["verify.rollouts"].reason
+    assert (
+        "the draws of 2 of them" in found["verify.rollouts"].reason and "0 undecided" in found["verify.rollouts"].reason
+    )
     assert "which are here and have that hash" in found["verify.parent"].reason
     assert {id: (found[id].answer, found[id].grade) for id in ("lineage.parent", "data.completions")} == {
         "lineage.parent": ("yes", Grade.CHECKED),
@@ -136,19 +139,65 @@ def test_distillation_is_made_again_with_what_its_teacher_said(tmp_path: Path, c
     assert not [id for id, answer in answers(found).items() if answer not in ("yes", "unknown")]
     again = rows(out, 4, 6, read_sources=True)
     assert again["verify.data_rebuilt"].answer == again["verify.steps.1-2"].answer == "yes"
+    if form == "on-policy":
+        assert found["data.completions"].answer == found["verify.rollouts"].answer == "yes"
     if form == "logits":
         labels = next(path for path in (out / "training/teacher").iterdir() if path.suffix != ".json")
         labels.write_bytes(labels.read_bytes()[:-1] + bytes([labels.read_bytes()[-1] ^ 1]))
         assert rows(out, 4)["verify.data"].answer == "no"
 
 
-@pytest.mark.parametrize("tables", [{"lora": {"rank": 2}}, {"train": {"precision": "bf16"}, "lora": {"rank": 2}}])
-def test_adapters_write_and_are_checked_folded_in(tmp_path: Path, tables: dict[str, Any]) -> None:
-    train = {"steps": 3, "checkpoint_every": 1} | tables.pop("train", {})
-    rates = {"learning_rate": 0.05}
-    out = released(
-        tmp_path, "Adapted", grpo=GRPO, problems={"kind": "addition"}, train=train, optimizer=rates, **tables
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps on what the student wrote."""
+    folder = tmp_path_factory.mktemp("student")
+    teacher = parent(folder / "teacher", initializer_range=0.2)
+    return released(
+        folder, "Student", distil={"teacher": str(teacher.root), "form": "on-policy", "max_tokens": 6},
+        problems={"kind": "addition"}, train={"steps": 2, "checkpoint_every": 1},
+    )  # fmt: skip
+
+
+def test_what_a_student_wrote_is_checked_without_its_teacher(student: Path, tmp_path: Path) -> None:
+    release = Path(shutil.copytree(student, tmp_path / "Student"))
+    teacher = student.parent / "teacher"
+    moved = teacher.rename(student.parent / "elsewhere")
+    try:
+        found = rows(release, 1, 4, 6, read_sources=True)
+    finally:
+        moved.rename(teacher)
+    assert found["verify.rollouts"].answer == found["data.completions"].answer == "yes"
+    assert (
+        "of 2 rounds 2 are here" in found["verify.rollouts"].reason and "rewards" not in found["verify.rollouts"].reason
     )
+    assert "the draws of 2 of them" in found["verify.rollouts"].reason
+    assert found["verify.steps.1-1"].answer == "unknown" and str(teacher) in found["verify.steps.1-1"].reason
+    forge(release, lambda rollouts: rollouts.reward_N.fill_(1), 1)
+    assert "round 1: completion 0 earns 0" in rows(release, 4)["verify.rollouts"].reason
+    forge(release, lambda rollouts: rollouts.reward_N.fill_(0), 1)
+    forge(release, other_token, 1)
+    found = rows(release, 4)
+    assert found["verify.files"].answer == "yes" and found["verify.rollouts"].answer == "no"
+
+
+def test_elsewhere_a_student_learns_from_its_published_texts(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere(monkeypatch)
+    found = rows(student, 6, read_sources=True)
+    assert {id: row.answer for id, row in found.items() if id.startswith("verify.drift")} == {
+        "verify.drift.1-1": "yes", "verify.drift.2-2": "yes",
+    }  # fmt: skip
+
+
+NARROW: dict[str, Any] = {"train": {"precision": "bf16"}, "lora": {"rank": 2}}
+EXPERTS: dict[str, Any] = {"experts": {"share": 0.3, "batches": 2}}
+
+
+@pytest.mark.parametrize("tables", [{"lora": {"rank": 2}}, NARROW, EXPERTS])
+def test_adapters_write_and_are_checked_folded_in(tmp_path: Path, tables: dict[str, Any]) -> None:
+    """So is a model of which some experts are trained; what measures their use writes no rounds of the run."""
+    tables = {"optimizer": {"learning_rate": 0.05}, "train": {}} | tables
+    tables["train"] = {"steps": 3, "checkpoint_every": 1} | tables["train"]
+    out = released(tmp_path, "Adapted", grpo=GRPO, problems={"kind": "addition"}, **tables)
     found = rows(out, 2, 4, 6)
     assert {id for id, answer in answers(found).items() if answer != "yes"} == {"verify.parent"}
 
@@ -193,15 +242,20 @@ def test_completions_that_were_not_kept_are_written_again_where_that_is_possible
 # -- another kind of machine ------------------------------------------------------------------------------------------
 
 
-def test_elsewhere_completions_are_the_published_ones(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounding moves the weights a little, so the policy draws otherwise here and there; it is not accused of it."""
-    monkeypatch.setattr(Replay, "differs", property(lambda self: ("cpu_capability AVX512 -> AVX2",)))
+def elsewhere(patch: pytest.MonkeyPatch) -> None:
+    """This machine is another, which rounds the weights otherwise."""
+    patch.setattr(Replay, "differs", property(lambda self: ("cpu_capability AVX512 -> AVX2",)))
     plain = Replay.train
 
     def rounded(self: Replay, segment: Any, nudged: float = 0.0, given: bool = False) -> Any:
         return plain(self, segment, nudged or 2.0**-21, given)
 
-    monkeypatch.setattr(Replay, "train", rounded)
+    patch.setattr(Replay, "train", rounded)
+
+
+def test_elsewhere_completions_are_the_published_ones(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding moves the weights a little, so the policy draws otherwise here and there; it is not accused of it."""
+    elsewhere(monkeypatch)
     found = rows(policy, 6)
     assert {id: row.answer for id, row in found.items() if id.startswith("verify.drift")} == {
         f"verify.drift.{step}-{step}": "yes" for step in (1, 2, 3, 4)
@@ -212,7 +266,7 @@ def test_one_flipped_draw_does_not_drag_the_rest_along(policy: Path) -> None:
     """Weights as another machine's rounding leaves them: all draws but those closer than rounding are the same."""
     replay = Replay(open_release(policy))
     task = replay.task
-    assert isinstance(task, PolicyOptimisation)
+    assert isinstance(task, Writer)
     model = replay.at(0).model
     with torch.no_grad():
         for weight in model.parameters():
@@ -225,12 +279,21 @@ def test_one_flipped_draw_does_not_drag_the_rest_along(policy: Path) -> None:
 
 
 def forge(release: Path, change: Callable[[Rollouts], None], number: int = 0) -> None:
-    """Change a round, and mend every hash: its lines', the chain of lines, the manifest."""
-    file = release / f"training/rollouts/round-{number:08d}.safetensors"
-    rollouts = Rollouts.read(file)
+    """Change a round, and mend every hash."""
+
+    def rewrite(file: Path) -> None:
+        rollouts = Rollouts.read(file)
+        change(rollouts)
+        rollouts.write(file)
+
+    mend(release, rewrite, number)
+
+
+def mend(release: Path, change: Callable[[Path], None], number: int = 0) -> None:
+    """Change a round's file, and mend every hash: its lines', the chain of lines, the manifest."""
+    file = round_file(release / "training", number)
     old = sha256_file(file)
-    change(rollouts)
-    rollouts.write(file)
+    change(file)
     transcript = release / "training/transcript.jsonl"
     lines = transcript.read_bytes().replace(old.encode(), sha256_file(file).encode()).splitlines()
     written = [lines[0]]
@@ -309,6 +372,56 @@ def test_each_forgery_is_found_with_every_hash_mended(release: Path, kind: str) 
     assert "round 0" in row.reason
 
 
+RESHAPED: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "a wider type": (lambda t: t.update(token_T=t["token_T"].long()), "token_T is of type torch.int64"),
+    "fractions": (lambda t: t.update(problem_N=t["problem_N"].double()), "problem_N is of type torch.float64"),
+    "columns": (lambda t: t.update(reward_N=t["reward_N"][:, None]), "different lengths"),
+    "another end": (lambda t: t.update(ended_N=t["ended_N"] * 2), "an end is neither 0 nor 1"),
+    "no end": (lambda t: t.update(ended_N=t["ended_N"][:-1]), "different lengths"),
+    "experts of nothing": (
+        lambda t: t.update(route_LTK=t["route_LTK"].clamp(min=1)),
+        "which was not read, has experts",
+    ),
+    "filters of nothing": (lambda t: t.update(kept_ids=torch.ones(9, dtype=torch.int32)), "what filters left"),
+    "lengths that wrap": (lambda t: t["length_N"].add_(2**61) is t["prompt_N"].add_(2**61), "different lengths"),
+    "no rewards": (lambda t: t.pop("reward_N"), "damaged"),
+    "another tensor": (lambda t: t.update(notes=torch.zeros(1)), "damaged"),
+    "nothing": (lambda t: t.update({name: each.flatten()[:0] for name, each in t.items()}), "different lengths"),
+    "no number": (lambda t: t["reward_N"].fill_(torch.nan), "the record says nan"),
+}
+
+
+@pytest.mark.parametrize("kind", RESHAPED)
+def test_a_file_of_another_form_is_found(release: Path, kind: str) -> None:
+    change, words = RESHAPED[kind]
+
+    def reshape(file: Path) -> None:
+        tensors = load_file(file)
+        change(tensors)
+        save_file({name: each.contiguous() for name, each in tensors.items()}, file)
+
+    mend(release, reshape)
+    row = rollouts_row(Replay(open_release(release)))
+    assert row.answer == "no" and words in row.reason
+
+
+def test_a_file_that_holds_more_than_a_record_is_found(release: Path) -> None:
+    mend(release, lambda file: save_file(load_file(file), file, {"notes": "hidden"}))
+    row = rollouts_row(Replay(open_release(release)))
+    assert row.answer == "no" and "holds more than completions" in row.reason
+    (release / "training/rollouts/notes.txt").touch()
+    assert rollouts_row(Replay(open_release(release))).reason == "notes.txt is no round"
+
+
+def test_rounds_that_are_missing_or_without_weights_are_not_vouched_for(release: Path) -> None:
+    shutil.rmtree(release / "checkpoints/step-00000002")
+    row = rollouts_row(Replay(open_release(release)))
+    assert (row.answer, row.grade) == ("yes", Grade.CHECKED) and "the draws of 1 of them" in row.reason
+    (release / "training/rollouts/round-00000001.safetensors").unlink()
+    row = rollouts_row(Replay(open_release(release)))
+    assert row.answer == "unknown" and "of 2 rounds 1 are here" in row.reason
+
+
 def test_a_file_with_another_hash_than_its_line_is_found_without_pytorch(release: Path) -> None:
     file = release / "training/rollouts/round-00000001.safetensors"
     rollouts = Rollouts.read(file)
@@ -365,7 +478,7 @@ def test_a_set_that_top_p_leaves_is_known_from_others(seed: int, top_p: float) -
 
     from clearseek.inference.request import Settings
     from clearseek.inference.sampling import draw_rows
-    from clearseek.verify.forced import _may_keep
+    from clearseek.verify.draws import _may_keep
 
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (1, 40)).astype(np.float32)
