@@ -53,7 +53,7 @@ def paper_loss(
             gain = ratio.detach().clamp(max=1 + g.clip_high) * a * new
         else:
             gain = torch.minimum(ratio * a, ratio.clamp(1 - g.clip_low, 1 + g.clip_high) * a)
-        if g.off_policy_threshold is not None and a < 0 and float((was - new).mean()) > g.off_policy_threshold:
+        if g.off_policy_threshold is not None and a < 0 and float((was - new).detach().mean()) > g.off_policy_threshold:
             gain = gain * 0.0
         if ref is not None:
             k3 = (ref[number] - new).exp() - (ref[number] - new) - 1
