@@ -70,7 +70,8 @@ def gradients(out: Tensor, leaves: list[Tensor]) -> list[Tensor]:
 
 @pytest.mark.parametrize("kernels", KERNELS)
 @given(
-    config=st.sampled_from([SMALL, ALIGNED]), tokens=st.integers(1, 40), rank=st.integers(1, 9), k=st.integers(1, 8), seed=st.integers(0, 2**16),
+    config=st.sampled_from([SMALL, ALIGNED]), tokens=st.integers(1, 40), rank=st.integers(1, 9),
+    k=st.integers(1, 8), seed=st.integers(0, 2**16),
     which=st.sampled_from([("gate_up_proj",), ("down_proj",), ("gate_up_proj", "down_proj")]),
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)
