@@ -26,26 +26,12 @@ from clearseek.kernels.lanes import (
     transpose,
 )
 
-_TOGETHER = 8
-"""Rows that pass through an adapter together, because their outputs are in the nearest cache then."""
-
 
 @njit(**OPTIONS)
-def _add(a, a_row, inner, b, columns, out, rows):
-    """Add a few rows of a times b, whose `inner` lines are `columns` wide."""
-    for r in range(0, rows, _TOGETHER):
-        for j in range(0, columns, 16):
-            multiply_strip(
-                a + 4 * r * a_row, a_row, 1, b + 4 * j, columns, inner, out + 4 * (r * columns + j), columns,
-                min(_TOGETHER, rows - r), 1,
-            )  # fmt: skip
-
-
-@njit(**OPTIONS)
-def _multiply(a, a_row, a_inner, inner, b, columns, out, rows):
-    """Rows of a, or its columns, times b, whose `inner` lines are `columns` wide."""
+def _multiply(a, a_row, a_inner, inner, b, columns, out, rows, more):
+    """Rows of a, or its columns, times b, whose `inner` lines are `columns` wide; with `more`, added to `out`."""
     for j in range(0, columns, 16):
-        multiply_strip(a, a_row, a_inner, b + 4 * j, columns, inner, out + 4 * j, columns, rows, 0)
+        multiply_strip(a, a_row, a_inner, b + 4 * j, columns, inner, out + 4 * j, columns, rows, more)
 
 
 def products(a):
@@ -56,7 +42,7 @@ def products(a):
         entry = integers(table + 24 * unit)
         expert, first, rows = entry[0], entry[1], entry[2]
         matrix = w + 4 * expert * inner * columns
-        _multiply(x + 4 * first * inner, inner, 1, inner, matrix, columns, y + 4 * first * columns, rows)
+        _multiply(x + 4 * first * inner, inner, 1, inner, matrix, columns, y + 4 * first * columns, rows, 0)
 
 
 def update(a):
@@ -72,9 +58,9 @@ def update(a):
         transpose(down + 4 * expert * rank * inputs, inputs, down_t, width, rank, inputs)
         transpose(up + 4 * expert * outputs * rank, rank, up_t, outputs, outputs, rank)
         here = low + 4 * first * width
-        _multiply(x + 4 * first * inputs, inputs, 1, inputs, down_t, width, here, rows)
+        _multiply(x + 4 * first * inputs, inputs, 1, inputs, down_t, width, here, rows, 0)
         scale(floats(here), factor, rows * width)
-        _add(here, width, rank, up_t, outputs, y + 4 * first * outputs, rows)
+        _multiply(here, width, 1, rank, up_t, outputs, y + 4 * first * outputs, rows, 1)
 
 
 def backward(a):
@@ -90,15 +76,15 @@ def backward(a):
         for o in range(outputs):
             copy(floats(matrix + 4 * o * rank), floats(wide + 4 * o * width), rank)
         here = d_low + 4 * first * width
-        _multiply(g + 4 * first * outputs, outputs, 1, outputs, wide, width, here, rows)
+        _multiply(g + 4 * first * outputs, outputs, 1, outputs, wide, width, here, rows, 0)
         scale(floats(here), factor, rows * width)
         target = d_x + 4 * first * inputs
         if frozen != 0:
             block = frozen + 4 * expert * outputs * inputs
-            _multiply(g + 4 * first * outputs, outputs, 1, outputs, block, inputs, target, rows)
+            _multiply(g + 4 * first * outputs, outputs, 1, outputs, block, inputs, target, rows, 0)
         if d_x != 0:
             lines = down + 4 * expert * rank * inputs
-            _add(here, width, rank, lines, inputs, target, rows)
+            _multiply(here, width, 1, rank, lines, inputs, target, rows, 1)
 
 
 def gradients(a):
@@ -117,7 +103,7 @@ def gradients(a):
             for r in range(rows):
                 line = x + 4 * integers(places)[first + r] * inputs
                 copy(floats(line), floats(source + 4 * r * inputs), inputs)
-        _multiply(d_low + 4 * first * width, 1, width, rows, source, inputs, lines, whole)
+        _multiply(d_low + 4 * first * width, 1, width, rows, source, inputs, lines, whole, 0)
         copy(floats(lines), floats(d_down + 4 * expert * rank * inputs), rank * inputs)
-        _multiply(low + 4 * first * width, 1, width, rows, g + 4 * first * outputs, outputs, lines, whole)
+        _multiply(low + 4 * first * width, 1, width, rows, g + 4 * first * outputs, outputs, lines, whole, 0)
         transpose(lines, outputs, d_up + 4 * expert * outputs * rank, rank, rank, outputs)
