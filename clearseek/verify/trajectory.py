@@ -29,6 +29,7 @@ _MOST_COMPARED: Final = 256
 _PIECE: Final = 4_096
 """Bytes that a sampled hash takes of a tensor at its beginning, its middle and its end."""
 _FINAL: Final = "the final weights"
+_RECIPE: Final = "training/recipe.json"
 
 
 def rows(subject: Subject) -> Iterator[Row]:
@@ -77,12 +78,19 @@ def _same_numbers(subject: Subject, held: dict[int, tuple[str, ...]]) -> list[li
 
 def _ordered(subject: Subject, held: dict[int, tuple[str, ...]]) -> Row:
     """Training moves away from where it was: the weights most like a checkpoint's are those of a step next to it."""
+    part = _trained_part(subject)
+    if part == "lora":  # what is frozen is the same in all; the parent has no adapters
+        held = {step: files for step, files in held.items() if _adapters(_tensors(subject, files))}
     if len(held) < 3:
         return ask.WEIGHTS_ORDER.not_applicable("there are not three checkpoints to put in order")
     chosen = list(held)[:: -(-len(held) // _MOST_CHECKPOINTS)]
     places = tuple(subject.source.whole(held[step][0]) for step in chosen)[:8]
+    if part == "experts":
+        return ask.WEIGHTS_ORDER.unknown(Grade.PRESENT, "only some experts were trained, and none is sampled", *places)
     try:
         tensors = [_tensors(subject, held[step]) for step in chosen]
+        if part == "lora":
+            tensors = [_adapters(each) for each in tensors]
         most = min(_MOST_MATRICES, subject.source.most_samples // len(chosen))
         names = matrices(*tensors, most=most) if most else []
         if not names:
@@ -105,6 +113,19 @@ def _ordered(subject: Subject, held: dict[int, tuple[str, ...]]) -> Row:
         found = "; ".join(f"step {chosen[one]} lies nearest to step {chosen[other]}" for one, other in astray[:4])
         return ask.WEIGHTS_ORDER.no(Grade.CLAIMED, f"{found} and to neither neighbour: {sampled}", *places)
     return ask.WEIGHTS_ORDER.yes(Grade.CHECKED, f"each lies nearest to a neighbour: {sampled}", *places)
+
+
+def _trained_part(subject: Subject) -> str:
+    """Table of the recipe that says that a part of the weights was trained, or an empty string."""
+    try:
+        recipe = subject.source.json(_RECIPE) if _RECIPE in subject.source.sizes else {}
+    except UserError:
+        return ""
+    return next((part for part in ("lora", "experts") if isinstance(recipe, dict) and recipe.get(part)), "")
+
+
+def _adapters(tensors: Tensors) -> Tensors:
+    return {name: place for name, place in tensors.items() if name.endswith((".lora_A", ".lora_B"))}
 
 
 def _tensors(subject: Subject, files: tuple[str, ...]) -> Tensors:

@@ -202,6 +202,22 @@ def test_adapters_write_and_are_checked_folded_in(tmp_path: Path, tables: dict[s
     assert {id for id, answer in answers(found).items() if answer != "yes"} == {"verify.parent"}
 
 
+@pytest.mark.parametrize(
+    "tables", [{"lora": {"rank": 2}}, {"lora": {"rank": 2, "targets": ["experts"]}}, {"experts": {"batches": 1}}]
+)
+def test_what_is_frozen_refutes_no_order_of_checkpoints(tmp_path: Path, tables: dict[str, Any]) -> None:
+    out = released(
+        tmp_path, "Part", sft={"demonstrations": 600}, problems={"kind": "addition"},
+        train={"steps": 6, "checkpoint_every": 2, "batch_size": 2}, **tables,
+    )  # fmt: skip
+    found = rows(out, 0, 1)
+    assert found["weights.trajectory"].answer == "yes"
+    assert found["weights.order"].answer == (
+        "yes" if "targets" not in tables.get("lora", {"targets": ()}) else "unknown"
+    )
+    assert found["verify.static"].answer == "yes", found["verify.static"].reason
+
+
 def test_models_without_experts_and_of_v2_s_router_are_checked(tmp_path: Path) -> None:
     v2 = {"scoring_func": "softmax", "topk_method": "greedy", "num_nextn_predict_layers": 0}
     for name, changes in (("dense", {"first_k_dense_replace": 2, "num_nextn_predict_layers": 0}), ("v2", v2)):
