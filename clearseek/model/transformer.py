@@ -26,7 +26,7 @@ from clearseek.model.experts import Experts
 from clearseek.model.router import Router
 from clearseek.ops.dispatch import Routing
 from clearseek.ops.embedding import Embedding
-from clearseek.ops.loss import Kept, cross_entropy, cross_entropy_of_tokens
+from clearseek.ops.loss import Kept, counted, cross_entropy, cross_entropy_of_tokens
 from clearseek.ops.norm import RMSNorm
 from clearseek.ops.rope import Places, places
 from clearseek.ops.swiglu import swiglu
@@ -341,15 +341,21 @@ class DeepSeekModel(nn.Module):
             weight_BX = _equal_weights(tokens_BX, length, valid_BX)
         weight_B = weight_BX[:, 1 : length + 1].sum(1) if balance_weight > 0 else None
         states = self.states(tokens_BX, depth > 0, weight_B, start_BX, routing_LBSK, valid_BX)
-        targets = tokens_BX[:, 1 : length + 1].flatten(), weight_BX[:, 1 : length + 1].flatten()
         head_VD, mtp = self.head_weight, None
-        main, tokens_T = cross_entropy_of_tokens(states.main_BSD.flatten(0, 1), head_VD, *targets, temperature, kept)
+        read = tokens_BX[:, 1 : length + 1].flatten(), weight_BX[:, 1 : length + 1].flatten()
+        given = states.main_BSD.flatten(0, 1), *read
+        some = (
+            valid_BX is not None and kept is None and not per_token
+        )  # else all tokens have a weight, or are asked for
+        given = counted(*given) if some else given
+        main, tokens_T = cross_entropy_of_tokens(given[0], head_VD, *given[1:], temperature, kept)
         total = main
         if states.mtp_BSD is not None and mtp_weight is not None:
             weight_BS, followed_BS = weight_BX[:, 2 : length + 2], _followed(2, length, start_BX, valid_BX)
             weight_BS = weight_BS if followed_BS is None else weight_BS * followed_BS
-            targets = tokens_BX[:, 2 : length + 2].flatten(), weight_BS.flatten()
-            mtp = cross_entropy(states.mtp_BSD.flatten(0, 1), head_VD, *targets)
+            given = states.mtp_BSD.flatten(0, 1), tokens_BX[:, 2 : length + 2].flatten(), weight_BS.flatten()
+            given = given if valid_BX is None else counted(*given)
+            mtp = cross_entropy(given[0], head_VD, *given[1:])
             total = total + mtp_weight * mtp
         for routing in states.routings:
             if routing.balance_loss is not None:

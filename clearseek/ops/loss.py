@@ -213,6 +213,18 @@ def cross_entropy_of_tokens(
     return through_head(hidden_TD, head_VD, weight_T, 1.0 / temperature, passes)
 
 
+def counted(hidden_TD: Tensor, target_T: Tensor, weight_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of the tokens with a weight, or of one token where none has any.
+
+    A token of weight 0 changes neither the loss nor a gradient, and costs as much in the head as any other.
+    """
+    row_C = weight_T.nonzero().squeeze(1)
+    if len(row_C) == len(weight_T):
+        return hidden_TD, target_T, weight_T
+    row_C = row_C if len(row_C) else row_C.new_zeros(1)
+    return hidden_TD[row_C], target_T[row_C], weight_T[row_C]
+
+
 def cross_entropy(
     hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor, weight_T: Tensor, temperature: float = 1.0,
     kept: Kept | None = None,

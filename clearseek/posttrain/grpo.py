@@ -287,42 +287,40 @@ class PolicyOptimisation(Writer):
         assert self._round is not None and micro.row_B is not None and micro.valid_BX is not None
         rollouts, device = self._round.rollouts, micro.tokens_BX.device
         states = model.states(micro.tokens_BX, False, None, None, micro.routing_LBSK, micro.valid_BX)
-        kept = self._kept(rollouts, micro)
-        target_T, weight_T = micro.tokens_BX[:, 1:].flatten(), micro.weight_BX[:, 1:].flatten()
-        total, nats_T = cross_entropy_of_tokens(
-            states.main_BSD.flatten(0, 1), model.head_weight, target_T, weight_T, self.grpo.temperature, kept
+        drawn_C, old_C = self._drawn(rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1])
+        drawn_C = drawn_C.to(device)  # the others have no weight
+        target_C, weight_C = (each_BX[:, 1:].flatten()[drawn_C] for each_BX in (micro.tokens_BX, micro.weight_BX))
+        hidden_CD, kept = states.main_BSD.flatten(0, 1)[drawn_C], self._kept(rollouts, micro)
+        total, nats_C = cross_entropy_of_tokens(
+            hidden_CD, model.head_weight, target_C, weight_C, self.grpo.temperature, kept
         )
         scalars = {LOSS: total.detach()}
         if (micro.step - 1) % self.grpo.updates == 0:  # later the trainer's policy is another one
-            drawn_T, old_C = self._drawn(rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1])
-            gap = (nats_T[drawn_T.to(device)] + old_C.to(device)).abs().sum()
+            gap = (nats_C + old_C.to(device)).abs().sum()
             scalars["probability_gap"] = gap / int(rollouts.drawn_n[self._chosen_B].sum())
         if not self.grpo.keep_routing and states.routings:
             scalars["routing_flips"] = self._flips(rollouts, micro, [each.index_TK for each in states.routings])
         return Loss(total, scalars, model.loads(states.routings))
 
     def _drawn(self, rollouts: Rollouts, row_B: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Which of the B * S next tokens were drawn, and log-probabilities of these when they were."""
+        """Places of the C drawn tokens among the B * S next ones, and their log-probabilities when they were drawn."""
         place_S = torch.arange(1, length)
         prompt_B1, length_B1 = rollouts.prompt_N[row_B].unsqueeze(1), rollouts.length_N[row_B].unsqueeze(1)
         drawn_BS = (place_S >= prompt_B1) & (place_S < length_B1)
         rows = rollouts.logp_C.split(rollouts.drawn_n.tolist())
-        return drawn_BS.flatten(), torch.cat([rows[b] for b in row_B.tolist()])
+        return drawn_BS.flatten().nonzero().squeeze(1), torch.cat([rows[b] for b in row_B.tolist()])
 
     def _kept(self, rollouts: Rollouts, micro: Batch) -> Kept | None:
-        """What filters left at each of the B * S next tokens that was drawn, on the batch's device."""
+        """What filters left at each drawn token, on the batch's device."""
         if not len(rollouts.kept_ends_C) or not self.grpo.keep_sampling_mask:
             return None
         assert micro.row_B is not None
-        row_B, device = micro.row_B.cpu(), micro.tokens_BX.device
-        drawn_T, _ = self._drawn(rollouts, row_B, micro.tokens_BX.shape[1])
+        rows, device = micro.row_B.tolist(), micro.tokens_BX.device
         counts_C = rollouts.kept_ends_C.diff(prepend=torch.zeros(1, dtype=torch.int64))
         count_rows = counts_C.split(rollouts.drawn_n.tolist())
-        chosen_C = torch.cat([count_rows[b] for b in row_B.tolist()])
-        per_row = rollouts.kept_ids.long().split([int(each.sum()) for each in count_rows])
-        counts_T = torch.zeros(len(drawn_T), dtype=torch.int64)
-        counts_T[drawn_T] = chosen_C
-        return Kept(torch.cat([per_row[b] for b in row_B.tolist()]).to(device), counts_T.cumsum(0).to(device))
+        id_rows = rollouts.kept_ids.long().split([int(each.sum()) for each in count_rows])
+        ends_C = torch.cat([count_rows[b] for b in rows]).cumsum(0)
+        return Kept(torch.cat([id_rows[b] for b in rows]).to(device), ends_C.to(device))
 
     def _flips(self, rollouts: Rollouts, micro: Batch, index: list[Tensor]) -> Tensor:
         """Share of the batch's tokens and layers for which other experts were chosen than when they were written."""
@@ -342,13 +340,12 @@ class PolicyOptimisation(Writer):
         for micro in every.split(self.recipe.train.micro_batches):
             assert micro.row_B is not None
             states = model.states(micro.tokens_BX, False, None, None, micro.routing_LBSK, micro.valid_BX)
+            drawn_C, _ = self._drawn(self._round.rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1])
+            drawn_C = drawn_C.to(micro.tokens_BX.device)
+            hidden_CD, target_C = states.main_BSD.flatten(0, 1)[drawn_C], micro.tokens_BX[:, 1:].flatten()[drawn_C]
             kept = self._kept(self._round.rollouts, micro)
-            nats_T = token_losses(
-                states.main_BSD.flatten(0, 1), model.head_weight, micro.tokens_BX[:, 1:].flatten(),
-                self.grpo.temperature, kept,
-            )  # fmt: skip
-            drawn_T, _ = self._drawn(self._round.rollouts, micro.row_B.cpu(), micro.tokens_BX.shape[1])
-            found.append(-nats_T[drawn_T.to(nats_T.device)].cpu())
+            nats_C = token_losses(hidden_CD, model.head_weight, target_C, self.grpo.temperature, kept)
+            found.append(-nats_C.cpu())
         return torch.cat(found)
 
     def _parent(self, model: DeepSeekModel) -> DeepSeekModel:
