@@ -159,7 +159,12 @@ def _toml(value: Any) -> str:
 AGAIN: Changes = {"problems.seed": 1}
 """Other problems than the demonstrations': where a start knows them by heart, its completions differ little."""
 COLUMNS: Changes = {"sft.demonstrations": 5000, "data.sequence_length": 160, "train.batch_size": 20}
-COLUMNS_GRPO: Changes = AGAIN | {"train.batch_size": 512, "train.steps": 350, "train.eval_every": 25}
+COLUMNS_GRPO: Changes = AGAIN | {
+    "grpo.temperature": 1.0,
+    "train.batch_size": 512,
+    "train.steps": 350,
+    "train.eval_every": 25,
+}
 FALLING = [{"shape": "linear", "until": 0.02, "to": 1.0}, {"shape": "linear", "until": 1.0, "to": 0.1}]
 
 

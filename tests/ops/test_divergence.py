@@ -83,7 +83,8 @@ def test_loss_and_gradients_are_autograds(
     assert found.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-7)
     for mine, exact in zip(ours, theirs, strict=True):
         assert mine.grad is not None and exact.grad is not None
-        assert (mine.grad - exact.grad).abs().max() <= 1e-5 * exact.grad.abs().max().clamp(min=1e-3)
+        # log-probabilities of 30 nats are rounded by 2e-6 each, and their differences cancel in a token's sum
+        assert (mine.grad - exact.grad).abs().max() <= 3e-5 * exact.grad.abs().max().clamp(min=1e-3)
 
 
 def test_a_student_like_its_teacher_has_nothing_to_learn() -> None:
