@@ -141,7 +141,9 @@ class Display:
         if measured := _measured(record):
             parts.append(f"held-out {measured}")
         parts += [f"grad {record.grad_norm:.3g}", f"lr {record.learning_rate:.2e}"]
-        parts += [f"{record.tokens_per_second:,.0f} tokens/s", f"MFU {record.mfu:.0%}"]
+        parts.append(f"{record.tokens_per_second:,.0f} tokens/s")
+        if record.mfu is not None:
+            parts.append(f"MFU {record.mfu:.0%}")
         if record.balance:
             parts.append(f"busiest expert {max(record.balance):.2f}x")
         return "  ".join([*parts, f"ETA {self._eta()}"])
@@ -156,7 +158,7 @@ class Display:
         rows = [
             ("loss", Text("   ".join(_losses(record)).removeprefix("loss "), style="bold")),
             ("held-out", Text(self._held_out or "not yet")),
-            ("speed", Text(f"{record.tokens_per_second:,.0f} tokens/s   MFU {record.mfu:.1%} of the measured peak")),
+            ("speed", Text(_speed(record))),
             ("gradient", Text(f"norm {record.grad_norm:.3g}   learning rate {record.learning_rate:.2e}")),
         ]
         if record.balance:
@@ -173,6 +175,12 @@ def _losses(record: StepRecord) -> list[str]:
     """Measurements of the task in the step, by short names."""
     pairs = ((name, value) for name, value in record.scalars.items() if not name.startswith(MEASURED))
     return [f"{_SHORT.get(name, name)} {value:.4f}" for name, value in pairs]
+
+
+def _speed(record: StepRecord) -> str:
+    """Tokens a second and, where it is known, the share of the peak."""
+    share = "" if record.mfu is None else f"   MFU {record.mfu:.1%} of the measured peak"
+    return f"{record.tokens_per_second:,.0f} tokens/s{share}"
 
 
 def _measured(record: StepRecord) -> str:

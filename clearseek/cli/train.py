@@ -106,6 +106,7 @@ def costs(recipe: Recipe) -> dict[str, Any]:
         recipe.model, recipe.optimizer.name, precision, recipe.train.held_sums, recipe.optimizer.moments
     )
     flops = flops_per_token(recipe.model, recipe.data.sequence_length)
+    known = recipe.parent is None  # a child's work depends on its packs, prompts and completions
     findings = check_portability(recipe.model, recipe.data.tokenizer is None)
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -115,9 +116,7 @@ def costs(recipe: Recipe) -> dict[str, Any]:
             "total_without_activations": memory.total,
             "partial_sums_in_one_process": memory.partial_sums,
         },
-        "flops_per_token": flops,
-        "tokens": recipe.tokens,
-        "total_flops": flops * recipe.tokens,
+        **({"flops_per_token": flops, "tokens": recipe.tokens, "total_flops": flops * recipe.tokens} if known else {}),
         "portability": [f"{each.severity}: {each.tool}: {each.message}" for each in findings],
     }
 
@@ -133,14 +132,18 @@ def print_costs(recipe: Recipe) -> None:
 
     console, found, count = output(), costs(recipe), count_parameters(recipe.model)
     memory = found["memory_bytes"]
+    most = "" if recipe.lora is None and recipe.experts is None else "less than "
+    work = "depends on the lengths of what is read and written"
+    if recipe.parent is None:
+        work = (f"{si(found['flops_per_token'], 'FLOP')} a token, {found['tokens']:,} tokens, "
+                f"{si(found['total_flops'], 'FLOP')}")  # fmt: skip
     rows = [
         *parameter_rows(count),
         ("embedding", f"{count.embedding:,}"),
-        ("memory", f"{amount(memory['total_without_activations'])} for weights, gradients and "
+        ("memory", f"{most}{amount(memory['total_without_activations'])} for weights, gradients and "
                    "optimiser state; activations come on top"),
         ("", f"{amount(memory['partial_sums_in_one_process'])} more while one process sums all its micro-batches"),
-        ("training", f"{si(found['flops_per_token'], 'FLOP')} a token, {found['tokens']:,} tokens, "
-                     f"{si(found['total_flops'], 'FLOP')}"),
+        ("training", work),
     ]  # fmt: skip
     print_rows(console, rows)
     print_findings(console, check_portability(recipe.model, recipe.data.tokenizer is None))

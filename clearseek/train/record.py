@@ -46,8 +46,9 @@ class StepRecord:
     """AdamW's rate in this step. Not in the transcript, as all that follows."""
     tokens_per_second: float = field(default=0.0, compare=False)
     """Tokens trained on per second."""
-    mfu: float = field(default=0.0, compare=False)
-    """Model FLOP/s over the machine's measured rate of matrix products: 0 to 1."""
+    mfu: float | None = field(default=None, compare=False)
+    """Model FLOP/s over the machine's measured rate of matrix products, 0 to 1; None for a child, whose prompts,
+    padding and completions cost work that its tokens do not count."""
     rollouts_sha256: str | None = None
     """Hash of the file of what the model wrote for the step, in the transcript where there is one."""
 

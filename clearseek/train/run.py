@@ -243,7 +243,7 @@ class Metrics:
             "grad_norm": record.grad_norm,
             "lr": record.learning_rate,
             "tokens_per_second": record.tokens_per_second,
-            "mfu": record.mfu,
+            **({} if record.mfu is None else {"mfu": record.mfu}),
             "balance": record.balance,
             "load": load_LE.tolist(),
         }

@@ -145,9 +145,15 @@ class Training:
             rollouts_sha256=batch.rollouts_sha256,
             learning_rate=self.recipe.optimizer.learning_rate * factor,
             tokens_per_second=batch.counted / seconds,
-            mfu=batch.counted * self._flops_per_token / seconds / max(self.setup.precision.rates.values()),
+            mfu=self._utilisation(batch.counted / seconds),
         )
         return record, load_LE
+
+    def _utilisation(self, tokens_per_second: float) -> float | None:
+        """Share of the measured peak, where every token that is read is trained on."""
+        if self.recipe.parent is not None:
+            return None
+        return tokens_per_second * self._flops_per_token / max(self.setup.precision.rates.values())
 
     def _gradients(self, batch: Batch) -> tuple[list[Tensor], dict[str, float], Tensor]:
         """FP32 gradients of a batch, its scalars, and tokens per expert."""

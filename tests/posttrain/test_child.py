@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from clearseek.cli import main
+from clearseek.cli.train import costs
 from clearseek.errors import UserError
 from clearseek.files import sha256_file
 from clearseek.posttrain.grpo import Grpo
@@ -21,7 +22,7 @@ from clearseek.posttrain.questions import Questions
 from clearseek.recipe import load_recipe
 from clearseek.train import checkpoint
 from clearseek.train.chunks import hash_tensors
-from clearseek.train.run import Run
+from clearseek.train.run import Run, read_metrics
 from clearseek.train.session import train_recipe
 from clearseek.train.transcript import check_transcript, read_header
 from tests.posttrain.tiny import child, easy, parent
@@ -204,3 +205,10 @@ def test_what_is_wrong_with_a_parent_is_all_that_is_said(tmp_path: Path, text: s
     with pytest.raises(UserError, match=words) as refused:
         load_recipe(tmp_path / "r.toml", (), dimensions)
     assert "\n" not in str(refused.value)
+
+
+def test_work_that_is_not_known_is_not_stated(base: Run, tmp_path: Path) -> None:
+    run = trained(base, tmp_path / "run", lora={"rank": 2})
+    assert "tokens_per_second" in (line := next(read_metrics(run.metrics))) and "mfu" not in line
+    found = costs(run.read_recipe())
+    assert "parameters" in found and not {"tokens", "flops_per_token", "total_flops"} & set(found)
