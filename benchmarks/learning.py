@@ -238,6 +238,33 @@ CASES: dict[str, Callable[[Ladder], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def draw(report: dict[str, Any], file: Path) -> None:
+    """Draw the shares solved along every policy's run, and what learning demonstrations gives beside them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [name for name in ("two-digits", "three-digits", "few", "countdown") if name in report]
+    figure, axes = pyplot.subplots(1, max(1, len(shown)), figsize=(3.4 * max(1, len(shown)), 3.2), squeeze=False)
+    for name, axis in zip(shown, axes[0], strict=True):
+        for seed, entry in report[name].items():
+            found = entry["found"]
+            policy = found.get("grpo") or found["grpo from 600"]
+            points = [(0, found["start"]["pass_at_1"][0])] if "start" in found else []
+            points += [(point["step"], point["pass_at_1"]) for point in policy["curve"]]
+            axis.plot(*zip(*points, strict=True), label=f"GRPO, {seed}")
+            if "sft by steps" in found:
+                best = max(each["pass_at_1"][0] for each in found["sft by steps"].values())
+                axis.axhline(best, color="grey", linestyle="--", label="best of all lengths of SFT")
+        axis.set(title=name.replace("-", " "), xlabel="steps of GRPO", ylim=(0, 1))
+        axis.legend(fontsize=7, loc="lower right")
+    axes[0][0].set_ylabel("held-out problems solved (pass@1)")
+    figure.tight_layout()
+    file.parent.mkdir(exist_ok=True)
+    figure.savefig(file, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all, unless said")
@@ -245,6 +272,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, required=True, help="where runs are kept, and found again")
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--picture", type=Path, help="where to draw the curves, such as docs/pictures/learning.png")
     arguments = parser.parse_args()
     wrong = [name for name in arguments.cases if name not in CASES]
     if wrong:
@@ -261,6 +289,8 @@ def main() -> None:
             entry = {"machine": describe() | {"threads": arguments.threads}, "found": found}
             report.setdefault(name, {})[f"seed {seed}"] = entry
             arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            if arguments.picture is not None:
+                draw(report, arguments.picture)
 
 
 if __name__ == "__main__":

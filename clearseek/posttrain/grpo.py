@@ -228,12 +228,13 @@ class PolicyOptimisation(Writer):
         before = self._start(step, model)
         current = self._enter(number, update, model)
         rollouts, device = current.rollouts, model.head_weight.device
-        every = self._rows(step, rollouts, torch.arange(len(rollouts)), torch.zeros(len(rollouts.logp_C)))
         needs_forward = update > 0 or self.grpo.beta > 0
-        logp_C = self._logp(model, every.to(device)) if needs_forward else rollouts.logp_C
-        reference_C = None
-        if self.grpo.beta:  # a policy of its own, so by its own experts
-            reference_C = self._logp(self._parent(model), replace(every, routing_LBSK=None).to(device))
+        logp_C, reference_C = rollouts.logp_C, None
+        if needs_forward:
+            every = self._rows(step, rollouts, torch.arange(len(rollouts)), torch.zeros(len(rollouts.logp_C)))
+            logp_C = self._logp(model, every.to(device))
+            if self.grpo.beta:  # a policy of its own, so by its own experts
+                reference_C = self._logp(self._parent(model), replace(every, routing_LBSK=None).to(device))
         sequence_C = torch.arange(len(rollouts)).repeat_interleave(rollouts.drawn_n)
         weight_C, loss = token_weights(
             logp_C, rollouts.logp_C, current.advantage_N, sequence_C, self.settings, reference_C

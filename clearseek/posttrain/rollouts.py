@@ -89,7 +89,11 @@ class Rollouts:
     ) -> Rollouts:
         """The record of completions, each with its problem, prompt and seed; rewards are 0."""
         tokens = [np.concatenate([prompt, each.tokens]) for prompt, each in zip(prompts, found, strict=True)]
-        routes = [np.pad(each.routes, ((0, 0), (0, 1), (0, 0))) for each in found]
+        ends = np.cumsum([len(each) for each in tokens])
+        layers, _, k = found[0].routes.shape
+        routes = np.zeros((layers, ends[-1], k), dtype=np.int16)
+        for each, end in zip(found, ends.tolist(), strict=True):
+            routes[:, end - 1 - each.routes.shape[1] : end - 1] = each.routes
         kept = [ids for each in found for ids in each.kept or ()]
         return Rollouts(
             problem_N=torch.tensor(problems),
@@ -100,7 +104,7 @@ class Rollouts:
             logp_C=torch.from_numpy(np.concatenate([each.logp for each in found])).float(),
             ended_N=torch.tensor([each.ended for each in found]).to(torch.uint8),
             reward_N=torch.zeros(len(found)),
-            route_LTK=torch.from_numpy(np.concatenate(routes, axis=1)).to(torch.int16),
+            route_LTK=torch.from_numpy(routes),
             kept_ids=torch.from_numpy(np.concatenate(kept) if kept else np.empty(0)).to(torch.int32),
             kept_ends_C=torch.from_numpy(np.cumsum([len(ids) for ids in kept], dtype=np.int64)),
         )
