@@ -197,7 +197,10 @@ def countdown(ladder: Ladder) -> dict[str, Any]:
     ladder.base()
     demonstrations = {"sft.demonstrations": 20_000, "train.batch_size": 20}
     start = ladder.start("countdown-start", COUNTDOWN, (200, 180, 220, 240), demonstrations, 0.1, 0.3)
-    changes = AGAIN | {"optimizer.muon_learning_rate": 2e-3, "train.steps": 800}
+    changes = AGAIN | {
+        "optimizer.muon_learning_rate": 2e-3, "train.steps": 450, "train.batch_size": 2048, "grpo.completions": 32,
+        "grpo.entropy": 0.05,
+    }  # fmt: skip
     return {"start": start, "grpo": ladder.policy("countdown-grpo", start["run"], COUNTDOWN, changes)}
 
 
