@@ -254,8 +254,8 @@ def draw(report: dict[str, Any], file: Path) -> None:
         for seed, entry in report[name].items():
             found = entry["found"]
             policy = found.get("grpo") or found["grpo from 600"]
-            points = [(0, found["start"]["pass_at_1"][0])] if "start" in found else []
-            points += [(point["step"], point["pass_at_1"]) for point in policy["curve"]]
+            start = found["start"] if "start" in found else found["sft by steps"]["600"]
+            points = [(0, start["pass_at_1"][0]), *((point["step"], point["pass_at_1"]) for point in policy["curve"])]
             axis.plot(*zip(*points, strict=True), label=f"GRPO, {seed}")
             if "sft by steps" in found:
                 best = max(each["pass_at_1"][0] for each in found["sft by steps"].values())
