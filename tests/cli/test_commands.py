@@ -352,8 +352,8 @@ def test_the_run_folder_has_the_recipes_name_by_default(
     cli: Cli, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli("train", work.recipe, "--data", work.data, "--set", "train.steps=1").code == 0
-    assert (tmp_path / "runs/tiny/transcript.jsonl").is_file()
+    assert cli("train", work.recipe, "--data", work.data, "--set", "train.steps=1", "--set", "name=other").code == 0
+    assert (tmp_path / "runs/other/transcript.jsonl").is_file()
 
 
 def test_from_an_older_checkpoint_to_the_same_end(cli: Cli, work: Work, tmp_path: Path) -> None:
