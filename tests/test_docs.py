@@ -182,7 +182,9 @@ def test_every_page_recipe_and_dependency_is_named() -> None:
 def test_every_setting_is_listed() -> None:
     page = prose("docs/recipes.md")
     for model in (config.Recipe, config.ModelConfig, config.RopeScaling, config.DataConfig, config.OptimizerConfig,
-                  config.Phase, config.TrainConfig, config.Fp8Config):  # fmt: skip
+                  config.Phase, config.TrainConfig, config.Fp8Config, config.ParentConfig, config.ProblemsConfig,
+                  config.SftConfig, config.GrpoConfig, config.DistilConfig, config.LoraConfig,
+                  config.ExpertsConfig):  # fmt: skip
         section = generated(model.__name__).strip()
         assert section in page, f"{model.__name__}: write the tables anew with: python -m tests.test_docs"
         for name, field in model.model_fields.items():
@@ -272,7 +274,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _explanation(key: str, field: FieldInfo) -> str:
-    text = (field.description or f"The table `[{key}]`, below.").replace("|", "\\|")
+    text = " ".join((field.description or f"The table `[{key}]`, below.").split()).replace("|", "\\|")
     if get_origin(field.annotation) is Literal:
         text += " One of " + ", ".join(f"`{json.dumps(choice)}`" for choice in get_args(field.annotation)) + "."
     return text

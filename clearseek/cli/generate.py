@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example:\n  clearseek generate runs/quickstart"
-    parser.add_argument("model", type=Path, help="a run folder or an exported folder")
+    parser.add_argument("model", type=Path, help="a run folder, an exported folder or a release")
     parser.add_argument("--prompt", default="", help="text to continue (default: none)")
     parser.add_argument("--max-tokens", type=int, default=200, help="most tokens to write (default: 200)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")

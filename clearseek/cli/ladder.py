@@ -33,9 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     out, quiet = arguments.out, arguments.json
     console = Console(stderr=True) if quiet else output()
     recipes, log = ladder.recipes_of(out, arguments.overrides), ladder.read_log(out)
-    for number, rung in enumerate(ladder.RUNGS, 1):
+    for rung in ladder.RUNGS:
         recipe, folder = recipes[rung.name], Run(out / rung.name)
-        console.print(f"rung {number} of {len(ladder.RUNGS)}: {recipe.description}", markup=False, soft_wrap=True)
+        console.print(f"{rung.name}: {recipe.description}", markup=False, soft_wrap=True)
         state = ladder.state_of(out, rung, recipes, log)
         if state == "done":
             console.print(f"{folder.root}: finished, kept", markup=False, soft_wrap=True)
@@ -55,6 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
         log[rung.name] = {"weights_sha256": ended["weights_sha256"], "steps": ended["steps"], "seconds": seconds}
         log[rung.name] |= measured
         ladder.write_log(out, log)
+        once, often = ladder.shares_of(log[rung.name])
+        console.print(
+            f"{rung.name}: held-out problems solved: {once} with one completion, {often} with one of {ladder.SAMPLES}",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
     ladder.write_report(out, recipes, log)
     if quiet:
         print_json({"out": str(out), "rungs": log, "report": str(out / ladder.REPORT)})

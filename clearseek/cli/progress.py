@@ -19,16 +19,22 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from clearseek.train.record import HELD_OUT, HELD_OUT_NATS, HELD_OUT_NATS_BEFORE, MEASURED, MTP_LOSS, StepRecord
+from clearseek.train.record import HELD_OUT, HELD_OUT_NATS, MEASURED, MTP_LOSS, StepRecord
 
 _REDRAW_SECONDS = 0.25
 _SHORT = {MTP_LOSS: "mtp"}
-_MEASURED = {
-    HELD_OUT: ("", " bits/byte"),
-    HELD_OUT_NATS: ("", " nats/token"),
-    HELD_OUT_NATS_BEFORE: ("before ", " nats/token"),
+_REWARDED = {
+    "reward": ("reward", ".3f"),
+    "groups_without_spread": ("no spread", ".0%"),
+    "entropy": ("entropy", ".3f"),
+    "length": ("length", ".1f"),
+    "truncated": ("cut off", ".0%"),
 }
-"""Words before and behind a figure of held-out data."""
+"""What is shown of a step that learns from rewards, whose loss says nothing of progress: words and format by name."""
+_UNITS = {HELD_OUT: "bits/byte", HELD_OUT_NATS: "nats/token"}
+"""Units of figures of held-out data that need no name."""
+_BEFORE = "_before"
+"""How names of the parent's figures end."""
 _ETA_WINDOW = 50  # steps that the remaining time is judged by
 _BLOCKS, _ASCII_BLOCKS = "▁▂▃▄▅▆▇█", ".:-=+*#@"
 
@@ -137,7 +143,7 @@ class Display:
         return duration((end - start) / (last - first) * (self._total - last))
 
     def _one_line(self, record: StepRecord) -> str:
-        parts = [f"step {record.step}/{self._total}", *_losses(record)]
+        parts = [f"step {record.step}/{self._total}", *(f"{name} {value}" for name, value in _figures(record))]
         if measured := _measured(record):
             parts.append(f"held-out {measured}")
         parts += [f"grad {record.grad_norm:.3g}", f"lr {record.learning_rate:.2e}"]
@@ -155,8 +161,9 @@ class Display:
         top.add_column(justify="right", no_wrap=True)
         bar = ProgressBar(total=self._total, completed=record.step)
         top.add_row(f"step {record.step}/{self._total}", bar, f"{record.step / self._total:4.0%}  ETA {self._eta()}")
+        (name, first), *others = _figures(record) or [("loss", "not measured")]
         rows = [
-            ("loss", Text("   ".join(_losses(record)).removeprefix("loss "), style="bold")),
+            (name, Text("   ".join([first, *(" ".join(each) for each in others)]), style="bold")),
             ("held-out", Text(self._held_out or "not yet")),
             ("speed", Text(_speed(record))),
             ("gradient", Text(f"norm {record.grad_norm:.3g}   learning rate {record.learning_rate:.2e}")),
@@ -171,10 +178,13 @@ class Display:
         return Panel(Group(top, grid), title=title, title_align="left", border_style="dim", width=width)
 
 
-def _losses(record: StepRecord) -> list[str]:
-    """Measurements of the task in the step, by short names."""
-    pairs = ((name, value) for name, value in record.scalars.items() if not name.startswith(MEASURED))
-    return [f"{_SHORT.get(name, name)} {value:.4f}" for name, value in pairs]
+def _figures(record: StepRecord) -> list[tuple[str, str]]:
+    """Measurements of the task in the step that people follow, by short names."""
+    found = record.scalars
+    if "reward" in found:
+        return [(words, format(found[name], form)) for name, (words, form) in _REWARDED.items() if name in found]
+    names = [name for name in found if not name.startswith(MEASURED)]
+    return [(_SHORT.get(name, name.replace("_", " ")), f"{found[name]:.4f}") for name in names]
 
 
 def _speed(record: StepRecord) -> str:
@@ -184,12 +194,20 @@ def _speed(record: StepRecord) -> str:
 
 
 def _measured(record: StepRecord) -> str:
-    """Figures of held-out data in the step, or an empty text."""
-    found = []
-    for name, value in record.scalars.items():
-        if name.startswith(MEASURED):
-            before, behind = _MEASURED.get(name, (name.removeprefix(MEASURED).replace("_", " ") + " ", ""))
-            found.append(f"{before}{value:.4f}{behind}")
+    """Figures of held-out data in the step, or an empty text; one with an interval is a share, in per cent."""
+    found, scalars = [], record.scalars
+    for name in scalars:
+        figure = name.removesuffix(_BEFORE)
+        behind = name[len(figure) :]
+        low, high = (scalars.get(f"{figure}_{end}{behind}") for end in ("low", "high"))
+        if not name.startswith(MEASURED) or figure.endswith(("_low", "_high")):
+            continue
+        unit, value = _UNITS.get(figure), f"{scalars[name]:.4f}"
+        if low is not None and high is not None:
+            value = f"{100 * scalars[name]:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+        words = [figure.removeprefix(MEASURED).replace("_at_", "@").replace("_", " ")] if unit is None else []
+        words += ["before"] * bool(behind)
+        found.append(" ".join([*words, value, *([unit] if unit else [])]))
     return ", ".join(found)
 
 

@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     _refuse_combinations(arguments)
     parent = None
     if arguments.resume is None:
-        folder = Run(arguments.run or Path("runs") / Path(arguments.recipe).stem)
         recipe = load_recipe(arguments.recipe, arguments.overrides, dimensions)
+        folder = Run(arguments.run or Path("runs") / recipe.name)
     elif arguments.more_steps is None:
         folder = Run(arguments.resume)
         recipe = folder.read_recipe()
@@ -66,8 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(ended)
     elif ended["finished"]:
+        talk = "chat" if recipe.conversational else "generate"
         print(f"a page for it, with clearseek[serve]: {command('serve', folder.root)}")
-        print(f"done: {folder.root}  weights {ended['weights_sha256'][:16]}  next: {command('generate', folder.root)}")
+        print(f"done: {folder.root}  weights {ended['weights_sha256'][:16]}  next: {command(talk, folder.root)}")
     else:
         elsewhere = ("--data", arguments.data) if arguments.data else ()
         where = " in the final evaluation" if ended["steps"] == recipe.train.steps else ""

@@ -132,7 +132,8 @@ class Recipe(Settings):
             (self.sft is not None and not demonstrations and self.data.source != "jsonl",
              f'[sft] reads data.source = "jsonl", not "{self.data.source}", or sft.demonstrations of [problems]'),
             (grpo is not None and self.train.batch_size % grpo.completions,
-             f"grpo.completions does not divide train.batch_size = {self.train.batch_size}, the completions of a step"),
+             f"train.batch_size = {self.train.batch_size}, the completions of a step, is no multiple of "
+             "grpo.completions"),
             (grpo is not None and grpo.max_tokens >= self.data.sequence_length,
              f"grpo.max_tokens leaves no room for a prompt in data.sequence_length = {self.data.sequence_length}"),
             (self.distil is not None and self.distil.top_k > self.model.vocab_size,

@@ -229,9 +229,13 @@ def rows(log: Log) -> list[tuple[str, ...]]:
     """The table of the rungs that were measured: a heading, then a row each."""
     found: list[tuple[str, ...]] = [("rung", "steps", "seconds", "pass@1", f"pass@{SAMPLES}")]
     for name, entry in ((rung.name, log[rung.name]) for rung in RUNGS if rung.name in log):
-        shares = (_share(entry, PASS), _share(entry, pass_at(SAMPLES)))
-        found.append((name, f"{entry['steps']:,}", f"{entry['seconds']:.0f}", *shares))
+        found.append((name, f"{entry['steps']:,}", f"{entry['seconds']:.0f}", *shares_of(entry)))
     return found
+
+
+def shares_of(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """What a measured rung solves with one completion and with :data:`SAMPLES`, in per cent with intervals."""
+    return _share(entry, PASS), _share(entry, pass_at(SAMPLES))
 
 
 def _share(entry: Mapping[str, Any], name: str) -> str:
@@ -253,6 +257,7 @@ def write_report(out: Path, recipes: Mapping[str, Recipe], log: Log) -> None:
     if answers is not None:
         written, kept = answers
         lines += [f"Of {written:,} answers by grpo the student learnt {kept:,}: right ones, one of each problem.", ""]
+    lines += ["Completions below are different answers to four training problems of a round.", ""]
     lines += [f"![rewards, shares solved and completions]({PICTURE})", ""]
     lines += [f"- **{rung.name}** {log[rung.name][_WEIGHTS]}: {recipes[rung.name].description}" for rung in RUNGS]
     questions, records = _questions(run, grpo), check_transcript(run.transcript).steps

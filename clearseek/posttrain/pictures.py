@@ -155,7 +155,7 @@ def ladder_picture(
                 text = _drawable(visible(each.prompt, 24) + visible(each.text, 24) + ("" if each.ended else "…"))
                 axes.text(0.0, 1 - (line + 0.5) / MOST_COMPLETIONS, text, color=BLUE if each.reward else ORANGE,
                           family="monospace", fontsize=9, va="center", parse_math=False)  # fmt: skip
-        below.supxlabel("completions of training problems at times of grpo (blue: right)", fontsize=10)
+        below.supxlabel("different answers to four training problems each (blue: right, orange: wrong)", fontsize=10)
 
 
 def _drawable(text: str) -> str:

@@ -214,7 +214,10 @@ class Problems:
             if problem is not None and self.is_held_out(problem) == held_out:
                 return problem
         side = "held out" if held_out else "to train on"
-        raise UserError(f"[problems]: no problem {side} in {MOST_TRIES} tries: too few exist with these settings")
+        raise UserError(
+            f"[problems]: no problem {side} in {MOST_TRIES} tries: too few exist with these settings: take more "
+            "digits, numbers or tasks, or another held_out_fraction"
+        )
 
 
 class Draw:

@@ -123,7 +123,8 @@ class Run:
         try:
             raw = json.loads(self.recipe.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{self.root}: not a run folder: it has no recipe.json: give a run's folder") from None
+            what = "not a run folder: it has no recipe.json" if self.root.is_dir() else "no such folder"
+            raise UserError(f"{self.root}: {what}: give a run's folder") from None
         except OSError as error:
             raise UserError(f"{self.recipe}: cannot read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:

@@ -112,6 +112,10 @@ def train_recipe(
         task = method.task(recipe, run, folder)
         recipe = method.resolved(recipe, run, task)
         trainer = Trainer(recipe, run, task, setup, resume, from_step, method.trainable(recipe, run))
+        if recipe.lora is not None or recipe.experts is not None:
+            count = sum(master.numel() for master in trainer.training.optimizer.masters)
+            where = "adapters" if recipe.experts is None else "the chosen experts"
+            say(f"trained: {count:,} parameters of {where}; the others are frozen")
         write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
         if trainer.training.step:
             say(f"going on after step {trainer.training.step} of {recipe.train.steps}")
@@ -180,7 +184,8 @@ def _say_how(recipe: Recipe, setup: Setup, say: Callable[[str], None]) -> None:
     """Tell the size of the run, and how this machine computes it."""
     steps, batch, length = recipe.train.steps, recipe.train.batch_size, recipe.data.sequence_length
     parameters = count_parameters(recipe.model).total
-    say(f"{recipe.name}: {parameters:,} parameters, {steps:,} steps of {batch:,} x {length:,} tokens")
+    size = f"{batch:,} x {length:,} tokens" if recipe.grpo is None else f"{batch:,} completions"
+    say(f"{recipe.name}: {parameters:,} parameters, {steps:,} steps of {size}")
     precision = setup.precision
     name = str(precision.dtype).removeprefix("torch.")
     if setup.fp8 is not None:

@@ -179,7 +179,7 @@ def test_every_example_parses() -> None:
         (["train", "quickstart", "--data", "gone"], "gone: no such data folder: make it with: clearseek data"),
         (["train", "quickstart", "--device", "abacus"], "--device abacus: use cpu or cuda"),
         (["train", "quickstart", "--device", "cuda:99"], "--device cuda:99: PyTorch finds "),
-        (["train", "--resume", "gone"], "gone: not a run folder: it has no recipe.json"),
+        (["train", "--resume", "gone"], "gone: no such folder: give a run's folder"),
         (["train", "--resume", "file"], "cannot read: Not a directory"),
         (["train", "v3-671b"], "v3-671b: weights, gradients, their sums and optimiser state alone take 19.9 TiB"),
         (["data", "quickstart"], "the following arguments are required: --out"),
@@ -192,7 +192,7 @@ def test_every_example_parses() -> None:
         (["generate", "gone", "--seed", "-1"], "seed = -1: use a whole number from 0"),
         (["generate", "gone", "--max-tokens", "0"], "--max-tokens 0: use a number from 1 up"),
         (["generate", "gone", "--prompt", "\udcff"], "--prompt: not UTF-8 text"),
-        (["export", "gone", "out"], "gone: not a run folder"),
+        (["export", "gone", "out"], "gone: no such folder"),
         (["import", "gone", "out"], "gone: no such folder: give a folder with config.json and safetensors"),
         (["import", "folder.toml", "file"], "file: exists and is not an empty folder"),
         (["import", "folder.toml", "full"], "full: exists and is not an empty folder"),
@@ -352,8 +352,8 @@ def test_the_run_folder_has_the_recipes_name_by_default(
     cli: Cli, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli("train", work.recipe, "--data", work.data, "--set", "train.steps=1").code == 0
-    assert (tmp_path / "runs/tiny/transcript.jsonl").is_file()
+    assert cli("train", work.recipe, "--data", work.data, "--set", "train.steps=1", "--set", "name=other").code == 0
+    assert (tmp_path / "runs/other/transcript.jsonl").is_file()
 
 
 def test_from_an_older_checkpoint_to_the_same_end(cli: Cli, work: Work, tmp_path: Path) -> None:

@@ -68,6 +68,39 @@ def test_every_figure_of_held_out_data_is_shown_with_its_unit() -> None:
     assert last == "step 3/3  held-out 2.5000 nats/token, pass 1 0.2500"
 
 
+REWARDED = {
+    "reward": 0.3125, "reward_spread": 0.4, "groups_without_spread": 0.1875, "entropy": 0.21, "length": 3.42,
+    "truncated": 0.02, "invalid": 0.1, "loss": -0.0012, "probability_gap": 2e-7,
+}  # fmt: skip
+PASSED = {"held_out_pass_at_1": 0.4, "held_out_pass_at_1_low": 0.358, "held_out_pass_at_1_high": 0.443}
+
+
+def test_a_step_that_learns_from_rewards_shows_what_people_follow() -> None:
+    """The loss says nothing of progress there; bounds of an interval stand behind the share that they are of."""
+    clock = Clock()
+    (display, out), (panel, drawn) = piped(clock, 2), terminal(clock)
+    before = {f"{name}_before": value / 2 for name, value in PASSED.items()}
+    for number, scalars in enumerate([REWARDED | before, REWARDED | PASSED], 1):
+        for each in (display, panel):
+            each.update(StepRecord(number, scalars, 0.75, 10, (), None, None, 1e-3, 4000.0))
+    first, last = out.getvalue().splitlines()
+    figures = "reward 0.312  no spread 19%  entropy 0.210  length 3.4  cut off 2%"
+    rest = "grad 0.75  lr 1.00e-03  4,000 tokens/s"
+    assert first == f"step 1/2  {figures}  held-out pass@1 before 20.0 % (17.9 to 22.1)  {rest}  ETA ..."
+    assert last == f"step 2/2  {figures}  held-out pass@1 40.0 % (35.8 to 44.3)  {rest}  ETA done"
+    panel.__exit__()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.getvalue())
+    assert "reward    0.312   no spread 19%" in text and "pass@1 40.0 % (35.8 to 44.3) (step 2)" in text
+    assert "loss" not in text and "_" not in text
+
+
+def test_other_figures_have_names_without_underscores() -> None:
+    clock = Clock()
+    display, out = piped(clock, 1)
+    display.update(StepRecord(1, {"divergence": 0.5, "some_share": 0.25}, 0.75, 10))
+    assert "  divergence 0.5000  some share 0.2500  " in out.getvalue()
+
+
 def test_a_line_has_every_number_and_is_plain() -> None:
     clock = Clock()
     display, out = piped(clock)

@@ -90,6 +90,20 @@ def test_adapters_are_trained_alone_and_folded_in(base: Run, tmp_path: Path) -> 
     assert read_header(grandchild.transcript)["parent"]["weights_sha256"] == hash_tensors(pairs)
 
 
+@pytest.mark.parametrize("tables", [{"lora": {"rank": 2, "targets": ["attention"]}}, {"experts": {"share": 0.3}}])
+def test_how_much_is_trained_is_said(base: Run, tmp_path: Path, tables: dict[str, Any]) -> None:
+    lines, run = list[str](), Run(tmp_path / "run")
+    recipe = child(base, grpo=GRPO, problems={"kind": "addition"}, **tables)
+    train_recipe(recipe, run, method=method_of(recipe), say=lines.append)
+    before, after = weights(base), weights(run)
+    mtp = f"model.layers.{recipe.model.num_hidden_layers}."  # its adapters take no part
+    count = sum(tensor.numel() for name, tensor in after.items() if name not in before and not name.startswith(mtp))
+    for name, tensor in before.items():
+        count += sum(old.numel() for old, new in zip(tensor, after[name], strict=True) if not torch.equal(old, new))
+    of = "adapters" if "lora" in tables else "the chosen experts"
+    assert f"trained: {count:,} parameters of {of}; the others are frozen" in lines
+
+
 def test_adapters_of_a_run_are_exported_for_peft(base: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = trained(base, tmp_path / "run", lora={"rank": 2, "alpha": 4.0})
     assert main(["export", str(run.root), str(tmp_path / "adapter"), "--format", "peft"]) == 0

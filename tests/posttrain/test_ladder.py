@@ -142,7 +142,10 @@ def test_interrupted_anywhere_and_run_again_gives_the_same_bits(
         patch.setattr(ladder, "measure_rung", interrupted)
         assert main(again) == 130
     assert main(again) == 0
-    assert "ladder/start: finished, kept" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "ladder/start: finished, kept" in said
+    once, often = ladder.shares_of(ladder.read_log(whole)["student"])
+    assert f"student: held-out problems solved: {once} with one completion, {often} with one of 16" in said
     assert transcripts(tmp_path / "ladder") == transcripts(whole)
     assert without_seconds(tmp_path / "ladder") == without_seconds(whole)
     assert (tmp_path / "ladder/ladder.png").read_bytes() == (whole / "ladder.png").read_bytes()

@@ -695,7 +695,7 @@ def test_a_consistent_forgery_is_found_by_training_again(release: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["release", "nowhere", "out"], "not a run folder"),
+        (["release", "nowhere", "out"], "nowhere: no such folder"),
         (["release", "nowhere", "out", "--make-key"], "--make-key goes with"),
         (["verify", "nowhere"], "no such folder"),
         (["verify", "{}", "--levels", "7"], "use numbers out of"),
