@@ -100,5 +100,6 @@ TESTS: dict[str, tuple[str, ...]] = {
     "evaluate/statistics.py": ("evaluate/test_statistics.py",),
     "inference/batch.py": ("inference/test_batch.py", "posttrain/test_rollouts.py"),
     "verify": RECORDS,
+    "verify/rollouts.py": ("verify/test_rollouts.py", *RECORDS),
 }
 """What a place starts with -> the test files that should notice, below `tests/`; the longest such name counts."""
