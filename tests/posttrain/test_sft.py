@@ -29,7 +29,6 @@ from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.hub.write import export_hf
 from clearseek.model.transformer import DeepSeekModel
-from clearseek.posttrain.conversations import demonstrations
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import dimensions
 from clearseek.posttrain.problems import Problems
@@ -386,12 +385,6 @@ def test_a_parent_with_another_tokenizer_is_refused(parent: Run, recipe_file: Pa
     recipe = load_recipe(recipe_file, [f"parent.path={tmp_path / 'base'}"], dimensions)
     with pytest.raises(UserError, match=r"base/tokenizer\.json: its SHA-256 is \w+, and the model was trained with "):
         train_recipe(recipe, tmp_path / "run", method=method_of(recipe))
-
-
-def test_more_demonstrations_than_problems_are_refused(parent: Run, tmp_path: Path) -> None:
-    tokenizer = Tokenizer.load(parent.tokenizer)
-    with pytest.raises(UserError, match=r"sft\.demonstrations = 200: only \d+ different problems"):
-        list(demonstrations(ProblemsConfig(kind="addition", digits=1), 200, tokenizer))
 
 
 def test_killed_while_data_are_prepared_it_begins_again(recipe_file: Path, tuned: Run, tmp_path: Path) -> None:
