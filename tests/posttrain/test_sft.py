@@ -303,9 +303,8 @@ def test_the_loss_is_transformers(tuned: Run, parent: Run, tmp_path: Path) -> No
     assert measured == pytest.approx(total / count, rel=1e-5)
 
 
-def test_a_sample_of_held_out_rows_is_spread_and_the_last_step_takes_all(
-    tuned: Run, parent: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sample_of_held_out_rows_is_spread(tuned: Run, parent: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last step measures all of them."""
     task, model = beginning(tuned, parent)
     assert task.held_out is not None
     rows, taken = task.held_out.windows_per_epoch, list[list[int]]()
