@@ -197,7 +197,10 @@ def countdown(ladder: Ladder) -> dict[str, Any]:
     ladder.base()
     demonstrations = {"sft.demonstrations": 20_000, "train.batch_size": 20}
     start = ladder.start("countdown-start", COUNTDOWN, (200, 180, 220, 240), demonstrations, 0.1, 0.3)
-    changes = AGAIN | {"optimizer.muon_learning_rate": 2e-3, "train.steps": 800}
+    changes = AGAIN | {
+        "optimizer.muon_learning_rate": 2e-3, "train.steps": 450, "train.batch_size": 2048, "grpo.completions": 32,
+        "grpo.entropy": 0.05,
+    }  # fmt: skip
     return {"start": start, "grpo": ladder.policy("countdown-grpo", start["run"], COUNTDOWN, changes)}
 
 
@@ -251,8 +254,8 @@ def draw(report: dict[str, Any], file: Path) -> None:
         for seed, entry in report[name].items():
             found = entry["found"]
             policy = found.get("grpo") or found["grpo from 600"]
-            points = [(0, found["start"]["pass_at_1"][0])] if "start" in found else []
-            points += [(point["step"], point["pass_at_1"]) for point in policy["curve"]]
+            start = found["start"] if "start" in found else found["sft by steps"]["600"]
+            points = [(0, start["pass_at_1"][0]), *((point["step"], point["pass_at_1"]) for point in policy["curve"])]
             axis.plot(*zip(*points, strict=True), label=f"GRPO, {seed}")
             if "sft by steps" in found:
                 best = max(each["pass_at_1"][0] for each in found["sft by steps"].values())

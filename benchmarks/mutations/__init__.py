@@ -6,9 +6,10 @@ once. Each fault is one that passes for right at a glance: a sign, an axis, an o
 
 from __future__ import annotations
 
-from mutations import data, fp8, hub, kernels, model, train
+from mutations import data, fp8, hub, kernels, model, posttrain, train
 
 FAULTS = train.FAULTS | model.FAULTS | kernels.FAULTS | fp8.FAULTS | data.FAULTS | hub.FAULTS
+FAULTS |= posttrain.FAULTS
 
 STEPS = ("train/test_reference.py",)
 FORWARD = (
@@ -28,6 +29,11 @@ IN_EIGHT_BITS = (
     "fp8/test_feed_forward.py",
     "model/test_fp8.py",
 )
+POLICY = ("posttrain/test_grpo_gradients.py", "posttrain/test_grpo.py", "posttrain/test_rollouts.py")
+FINE_TUNING = ("posttrain/test_conversations.py", "posttrain/test_sft.py")
+DISTILLATION = ("ops/test_divergence.py", "posttrain/test_teacher.py", "posttrain/test_distil.py")
+ADAPTERS = ("model/test_lora.py", "posttrain/test_lora.py", "posttrain/test_peft.py")
+RECORDS = ("verify/test_forced.py", "verify/test_children.py")
 CONVERT = ("hub/convert/test_run.py", "hub/convert/test_refusals.py", "hub/convert/test_resume.py")
 TESTS: dict[str, tuple[str, ...]] = {
     "train/schedule.py": ("train/test_schedule.py", *STEPS),
@@ -65,5 +71,35 @@ TESTS: dict[str, tuple[str, ...]] = {
     "hub/read.py": ("hub/test_write.py", "hub/test_fp8.py", "hub/test_foreign.py"),
     "evaluate": ("evaluate/test_bits.py", *STEPS),
     "inference": ("inference/test_sampler.py",),
+    "posttrain/losses.py": ("posttrain/test_losses.py", *POLICY),
+    "posttrain/grpo.py": POLICY,
+    "posttrain/grpo.py:_notes": ("posttrain/test_grpo.py",),
+    "posttrain/rollouts.py": (*POLICY[::-1], *RECORDS),
+    "posttrain/rewards.py": ("posttrain/test_rewards.py", "posttrain/test_problems.py"),
+    "posttrain/problems.py": ("posttrain/test_problems.py",),
+    "posttrain/prompts.py": ("posttrain/test_problems.py", *FINE_TUNING),
+    "posttrain/questions.py": ("posttrain/test_problems.py", "posttrain/test_code.py", "posttrain/test_grpo.py"),
+    "posttrain/solved.py": ("posttrain/test_solved.py", "posttrain/test_ladder.py", "posttrain/test_grpo.py"),
+    "posttrain/conversations.py": FINE_TUNING,
+    "posttrain/sft.py": FINE_TUNING,
+    "posttrain/lessons.py": ("posttrain/test_lessons.py", *DISTILLATION),
+    "posttrain/soft_labels.py": DISTILLATION,
+    "posttrain/distil.py": DISTILLATION,
+    "posttrain/material.py": ("posttrain/test_lessons.py", *DISTILLATION),
+    "posttrain/texts.py": ("posttrain/test_texts.py", *DISTILLATION),
+    "posttrain/lora.py": ADAPTERS,
+    "posttrain/peft.py": ADAPTERS[::-1],
+    "posttrain/experts.py": ("posttrain/test_experts.py",),
+    "posttrain/child.py": ("posttrain/test_child.py", "posttrain/test_experts.py"),
+    "posttrain/parent.py": ("posttrain/test_child.py", "posttrain/test_teacher.py"),
+    "data/packs.py": ("data/test_packs.py", *FINE_TUNING),
+    "ops/loss.py": ("ops/test_loss.py", *FORWARD, "model/test_fp8.py"),
+    "ops/divergence.py": ("ops/test_divergence.py", *FORWARD, "model/test_fp8.py"),
+    "model/lora.py": (*ADAPTERS, "posttrain/test_child.py"),
+    "kernels/low_rank.py": ("kernels/test_kernels.py", *ADAPTERS),
+    "evaluate/statistics.py": ("evaluate/test_statistics.py",),
+    "inference/batch.py": ("inference/test_batch.py", "posttrain/test_rollouts.py"),
+    "verify": RECORDS,
+    "verify/rollouts.py": ("verify/test_rollouts.py", *RECORDS),
 }
 """What a place starts with -> the test files that should notice, below `tests/`; the longest such name counts."""

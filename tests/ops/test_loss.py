@@ -16,7 +16,7 @@ from clearseek.kernels import launch
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops import loss as loss_module
 from clearseek.ops.compiled import Kernels, use_kernels
-from clearseek.ops.loss import Kept, cross_entropy, cross_entropy_of_tokens, token_losses
+from clearseek.ops.loss import Kept, counted, cross_entropy, cross_entropy_of_tokens, token_losses
 from tests.model.test_parity import BASE
 
 TOKENS, VOCABULARY = 150, 23
@@ -132,6 +132,20 @@ def test_a_gradient_that_nobody_wants_is_not_computed(
     with Watch(), torch.set_grad_enabled(frozen != "no_grad"):
         cross_entropy(hidden, head, torch.zeros(70, dtype=torch.int64), torch.ones(70))
     assert products == (2 if frozen in ("hidden", "head") else 1)
+
+
+@pytest.mark.parametrize("weights", [[0.0, -0.7, 0.3, 0.0, 1e-9], [0.0] * 5, [-1.0] * 5])
+def test_what_has_no_weight_is_left_out_and_what_has_a_negative_one_is_not(weights: list[float]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    hidden, head = torch.randn(5, 6, generator=draw), torch.randn(VOCABULARY, 6, generator=draw)
+    target, weight = torch.randint(0, VOCABULARY, (5,), generator=draw), torch.tensor(weights)
+    given = counted(hidden.requires_grad_(), target, weight)
+    assert len(given[0]) == max(1, sum(each != 0 for each in weights))
+    loss = cross_entropy(given[0], head, *given[1:])
+    exact = (F.cross_entropy(hidden @ head.T, target, reduction="none") * weight).sum()
+    found, expected = (torch.autograd.grad(each, hidden)[0] for each in (loss, exact))
+    torch.testing.assert_close(loss, exact)
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_models_loss_takes_temperature_and_kept_ids(kernels: Kernels) -> None:

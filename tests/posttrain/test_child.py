@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +14,9 @@ from clearseek.cli import main
 from clearseek.cli.train import costs
 from clearseek.errors import UserError
 from clearseek.files import sha256_file
+from clearseek.posttrain import child as posttrain_child
+from clearseek.posttrain.child import Child
+from clearseek.posttrain.experts import Usage
 from clearseek.posttrain.grpo import Grpo
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import dimensions, weights_of
@@ -71,6 +74,24 @@ def test_only_the_chosen_experts_change(base: Run, tmp_path: Path, optimizer: st
         assert sha256_file(file) == record.rollouts_sha256
     given = trained(base, tmp_path / "given", **tables | {"experts": chosen.model_dump(mode="json")})
     assert given.transcript.read_bytes() == run.transcript.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("score", "counts", "expected"), [("gate", 0.0, (0, 1)), ("token", 0.0, (2,)), ("gate", 0.3, (0, 1))]
+)
+def test_experts_are_chosen_by_the_recipe_s_score(
+    base: Run, monkeypatch: pytest.MonkeyPatch, score: str, counts: float, expected: tuple[int, ...]
+) -> None:
+    """By weights the first two hold the share, by counts the third; the MTP layer's where its loss counts alone."""
+    layers = ("model.layers.1.mlp.experts", "model.layers.2.mlp.experts")
+    gate_LE, token_LE = torch.zeros(2, 8, dtype=torch.float64), torch.zeros(2, 8, dtype=torch.int64)
+    gate_LE[:, :3], token_LE[:, :3] = torch.tensor([3.0, 2.0, 1.0]), torch.tensor([1, 1, 8])
+    monkeypatch.setattr(posttrain_child, "measure_usage", lambda *given: Usage(layers, gate_LE, token_LE, 10))
+    monkeypatch.setattr(posttrain_child, "_parent", lambda *given: None)
+    train = {"mtp_loss_weight": counts, "mtp_loss_weight_final": counts}
+    recipe = child(base, grpo=GRPO, problems={"kind": "addition"}, experts={"share": 0.8, "score": score}, train=train)
+    found = Child().resolved(recipe, base, cast("Any", None)).experts
+    assert found is not None and found.layers == dict.fromkeys(layers[: 2 if counts else 1], expected)
 
 
 def test_adapters_are_trained_alone_and_folded_in(base: Run, tmp_path: Path) -> None:

@@ -219,4 +219,4 @@ def test_a_machine_without_guards_is_told_before_a_step_and_blames_no_release(
     assert not Run("run").begun
     run = Run("guarded")
     with pytest.raises(MachineError, match="cannot confine a program"):
-        task_of(run.read_recipe(), run, run.data, read_sources=False)
+        task_of(run.read_recipe(), run, run.data, steps=True, read_sources=False)

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearseek.chat.render import render
-from clearseek.config import DataConfig, SftConfig
+from clearseek.config import DataConfig, ProblemsConfig, SftConfig
 from clearseek.data.packs import Example, Reading
 from clearseek.data.tokenizer import EOS, SPECIAL_TOKENS, Tokenizer
 from clearseek.errors import UserError
-from clearseek.posttrain.conversations import read_conversations
+from clearseek.posttrain.conversations import demonstrations, read_conversations
 from clearseek.train.run import Run
 from tests.posttrain.conftest import write_lines
 
@@ -237,3 +237,8 @@ def test_an_empty_file_is_refused(tmp_path: Path, tokenizer: Tokenizer, content:
     data = DataConfig(source="jsonl", paths=("a.jsonl",))
     with pytest.raises(UserError, match=r"a\.jsonl: no line with a conversation: the file is empty"):
         list(read_conversations(data, SftConfig(), tokenizer, Reading(), tmp_path))
+
+
+def test_more_demonstrations_than_problems_are_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match=r"sft\.demonstrations = 200: only \d+ different problems"):
+        list(demonstrations(ProblemsConfig(kind="addition", digits=1), 200, tokenizer))

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from clearseek.config import GrpoConfig
 from clearseek.errors import UserError
-from clearseek.posttrain.grpo import PASS, Grpo, PolicyOptimisation
+from clearseek.posttrain.grpo import PASS, Grpo, PolicyOptimisation, _notes
 from clearseek.posttrain.questions import Questions
 from clearseek.posttrain.rewards import scored
 from clearseek.posttrain.rollouts import Rollouts, seed_of
@@ -44,6 +45,27 @@ def task_of(base: Run, folder: Path, micro: int = 8, **grpo: Any) -> tuple[Polic
     training = Training(recipe, task, preflight(recipe), method.trainable(recipe, run))
     origin_of(run).begin(training)
     return task, training
+
+
+def test_what_is_logged_of_a_round() -> None:
+    """Of two groups of four, by hand: the spread is within a group, and lengths are of what was drawn."""
+    reward, drawn, ended = [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0], [1, 2, 3, 4, 1, 2, 3, 4], [1, 1, 0, 0, 1, 1, 1, 1]
+    count, whole = sum(drawn), sum(drawn) + 5 * 8
+    none = torch.zeros(8, dtype=torch.int64)
+    rollouts = Rollouts(
+        problem_N=none, seed_N=none, prompt_N=none + 5, length_N=torch.tensor(drawn) + 5,
+        token_T=torch.zeros(whole, dtype=torch.int32), logp_C=-torch.arange(1.0, count + 1),
+        ended_N=torch.tensor(ended), reward_N=torch.tensor(reward), route_LTK=torch.zeros(0, whole, 0),
+        kept_ids=none[:0], kept_ends_C=none[:0],
+    )  # fmt: skip
+    notes = [scored("right" if each else "wrong") for each in reward[:6]] + [scored("not ended"), scored("no answer")]
+    found = _notes(rollouts, notes, GrpoConfig(completions=4))
+    assert found == pytest.approx(
+        {
+            "reward": 5 / 8, "reward_spread": (3 / 16) ** 0.5 / 2, "groups_without_spread": 0.5,
+            "entropy": (count + 1) / 2, "length": count / 8, "truncated": 2 / 8, "invalid": 1 / 8,
+        }
+    )  # fmt: skip
 
 
 def test_two_runs_and_a_kill_in_any_place_give_the_same_bits(base: Run, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+
 import torch
 
 from clearseek.config import LoraConfig
@@ -9,8 +12,17 @@ from clearseek.inference.request import Settings
 from clearseek.model.lora import merge
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.lora import add_lora
-from clearseek.posttrain.rollouts import write_completions
+from clearseek.posttrain.rollouts import seed_of, write_completions
 from tests.tiny import tiny
+
+
+def test_every_address_has_a_seed_of_its_own() -> None:
+    """Addresses of one spelling without the gaps, too: 1, 23, 4 is not 12, 3, 4."""
+    assert seed_of(1, 23, 4) == int.from_bytes(hashlib.sha256(b"rollout 1 23 4").digest()[:8], "little") // 2
+    parts = (-1, 0, 1, 2, 11, 12, 112)
+    addresses = [address for size in (2, 3, 4) for address in itertools.product(parts, repeat=size)]
+    seeds = {seed_of(*address) for address in addresses}
+    assert len(seeds) == len(addresses) and all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_a_model_with_adapters_writes_with_them() -> None:

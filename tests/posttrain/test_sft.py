@@ -23,13 +23,12 @@ from clearseek.cli import main
 from clearseek.cli.serve import chats
 from clearseek.config import ProblemsConfig
 from clearseek.data.decode import check_documents
-from clearseek.data.loader import LEARNT
+from clearseek.data.loader import LEARNT, PADDING
 from clearseek.data.manifest import read_manifest
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.hub.write import export_hf
 from clearseek.model.transformer import DeepSeekModel
-from clearseek.posttrain.conversations import demonstrations
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import dimensions
 from clearseek.posttrain.problems import Problems
@@ -233,6 +232,23 @@ def test_packed_equals_separate(tuned: Run, parent: Run, mtp: float) -> None:
         assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, theirs.abs().max().item())
 
 
+def test_experts_are_balanced_by_all_tokens_but_padding(tuned: Run, parent: Run) -> None:
+    """Prompts count as answers do; loads are those of each conversation by itself."""
+    task, model = beginning(tuned, parent)
+    batch, length = task.batch(2, model), task.recipe.data.sequence_length
+    rows = task.packs.rows(task.packs.windows(1))
+    expected_LE = torch.zeros(1, 8, dtype=torch.int64)
+    for tokens, starts, mask in zip(batch.tokens_BX, rows.start_BX, rows.mask_BX, strict=True):
+        for first in np.unique(starts).tolist():
+            here = tokens[:length][starts[:length] == first]
+            if len(here) and mask[first] <= LEARNT:
+                states = model.states(torch.cat([here, here[-1:]]).unsqueeze(0), False)
+                expected_LE += torch.stack([each.index_TK.flatten().bincount(minlength=8) for each in states.routings])
+    with torch.no_grad():
+        found_LE = torch.stack([task.loss(model, micro).load_LE for micro in batch.split(2)]).sum(0)
+    assert (rows.mask_BX == PADDING).any() and torch.equal(found_LE[:1], expected_LE)
+
+
 def test_another_conversation_in_the_row_has_no_influence_at_all(tuned: Run, parent: Run) -> None:
     task, model = beginning(tuned, parent)
     batch = task.batch(1, model)
@@ -285,6 +301,21 @@ def test_the_loss_is_transformers(tuned: Run, parent: Run, tmp_path: Path) -> No
     total, count = nats(pairs)
     measured = check_transcript(tuned.transcript).steps[0].scalars["held_out_nats_before"]
     assert measured == pytest.approx(total / count, rel=1e-5)
+
+
+def test_a_sample_of_held_out_rows_is_spread(tuned: Run, parent: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last step measures all of them."""
+    task, model = beginning(tuned, parent)
+    assert task.held_out is not None
+    rows, taken = task.held_out.windows_per_epoch, list[list[int]]()
+
+    def nats(self: FineTuning, model: DeepSeekModel, rows: list[int] | range, progress: object) -> float:
+        taken.append(list(rows))
+        return 1.0
+
+    monkeypatch.setattr(FineTuning, "_nats", nats)
+    assert [bool(task.evaluate(model, step)) for step in range(1, 9)] == [False] * 3 + [True] + [False] * 3 + [True]
+    assert taken == [[0, rows - 1], list(range(rows))] and rows > 3
 
 
 # Bits
@@ -353,12 +384,6 @@ def test_a_parent_with_another_tokenizer_is_refused(parent: Run, recipe_file: Pa
     recipe = load_recipe(recipe_file, [f"parent.path={tmp_path / 'base'}"], dimensions)
     with pytest.raises(UserError, match=r"base/tokenizer\.json: its SHA-256 is \w+, and the model was trained with "):
         train_recipe(recipe, tmp_path / "run", method=method_of(recipe))
-
-
-def test_more_demonstrations_than_problems_are_refused(parent: Run, tmp_path: Path) -> None:
-    tokenizer = Tokenizer.load(parent.tokenizer)
-    with pytest.raises(UserError, match=r"sft\.demonstrations = 200: only \d+ different problems"):
-        list(demonstrations(ProblemsConfig(kind="addition", digits=1), 200, tokenizer))
 
 
 def test_killed_while_data_are_prepared_it_begins_again(recipe_file: Path, tuned: Run, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,24 @@ def test_engine_and_model_judge_experts_alike(case: str) -> None:
     ways = [judged(model, rollouts, settings, engine) for engine in (True, False)]
     experts = [sorted(each for each in way.wrong if "experts" in each) for way in ways]
     assert experts[0] == experts[1] and len(experts[0]) > 0
+
+
+@pytest.mark.parametrize("engine", WAYS)
+def test_an_expert_is_found_in_whichever_of_equal_completions(engine: bool) -> None:
+    """What completions share is read once only where they visited the same experts."""
+    model, settings = model_of(**SMALL), Settings(12, 0.001)
+    honest = record(model, settings, prompts=1, group=4)
+    assert len({tuple(each) for each in honest.completions()}) == 1
+    assert judged(model, honest, settings, engine).wrong == []
+    for number in range(4):
+        length = int(honest.length_N[number])
+        for place in (3, length - 2):
+            rollouts = replace(honest, route_LTK=honest.route_LTK.clone())
+            told_K = rollouts.route_LTK[0, number * length + place]
+            told_K[0] = next(e for e in range(model.config.n_routed_experts) if e not in told_K.tolist())
+            wrong = judged(model, rollouts, settings, engine).wrong
+            assert any(each.startswith(f"completion {number}, position {place}: experts") for each in wrong)
+            assert all(each.startswith(f"completion {number}, ") for each in wrong)
 
 
 @loops
