@@ -183,7 +183,7 @@ class Display:
 
 def _figures(record: StepRecord) -> list[tuple[str, str]]:
     """Measurements of the task in the step that people follow, by short names."""
-    found, figures = record.scalars, []
+    found, figures = record.scalars, list[tuple[str, str]]()
     for name in _REWARDED if "reward" in found else found:
         if name in found and not name.startswith(MEASURED):
             words, form = _WORDS.get(name, (name.replace("_", " "), ".4f"))
@@ -199,7 +199,7 @@ def _speed(record: StepRecord) -> str:
 
 def _measured(record: StepRecord) -> str:
     """Figures of held-out data in the step, or an empty text; one with an interval is a share, in per cent."""
-    found, scalars = [], record.scalars
+    found, scalars = list[str](), record.scalars
     for name in scalars:
         figure = name.removesuffix(_BEFORE)
         behind = name[len(figure) :]
