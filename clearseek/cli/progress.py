@@ -22,15 +22,18 @@ from rich.text import Text
 from clearseek.train.record import HELD_OUT, HELD_OUT_NATS, MEASURED, MTP_LOSS, StepRecord
 
 _REDRAW_SECONDS = 0.25
-_SHORT = {MTP_LOSS: "mtp"}
-_REWARDED = {
+_WORDS = {
+    MTP_LOSS: ("mtp", ".4f"),
     "reward": ("reward", ".3f"),
     "groups_without_spread": ("no spread", ".0%"),
     "entropy": ("entropy", ".3f"),
     "length": ("length", ".1f"),
     "truncated": ("cut off", ".0%"),
+    "ended": ("ended", ".0%"),
 }
-"""What is shown of a step that learns from rewards, whose loss says nothing of progress: words and format by name."""
+"""Words and formats of measurements by name; others have their names, and four places."""
+_REWARDED = ("reward", "groups_without_spread", "entropy", "length", "truncated")
+"""What is shown of a step that learns from rewards: its loss says nothing of progress."""
 _UNITS = {HELD_OUT: "bits/byte", HELD_OUT_NATS: "nats/token"}
 """Units of figures of held-out data that need no name."""
 _BEFORE = "_before"
@@ -180,11 +183,12 @@ class Display:
 
 def _figures(record: StepRecord) -> list[tuple[str, str]]:
     """Measurements of the task in the step that people follow, by short names."""
-    found = record.scalars
-    if "reward" in found:
-        return [(words, format(found[name], form)) for name, (words, form) in _REWARDED.items() if name in found]
-    names = [name for name in found if not name.startswith(MEASURED)]
-    return [(_SHORT.get(name, name.replace("_", " ")), f"{found[name]:.4f}") for name in names]
+    found, figures = record.scalars, list[tuple[str, str]]()
+    for name in _REWARDED if "reward" in found else found:
+        if name in found and not name.startswith(MEASURED):
+            words, form = _WORDS.get(name, (name.replace("_", " "), ".4f"))
+            figures.append((words, format(found[name], form)))
+    return figures
 
 
 def _speed(record: StepRecord) -> str:
@@ -195,7 +199,7 @@ def _speed(record: StepRecord) -> str:
 
 def _measured(record: StepRecord) -> str:
     """Figures of held-out data in the step, or an empty text; one with an interval is a share, in per cent."""
-    found, scalars = [], record.scalars
+    found, scalars = list[str](), record.scalars
     for name in scalars:
         figure = name.removesuffix(_BEFORE)
         behind = name[len(figure) :]

@@ -97,8 +97,8 @@ def test_a_step_that_learns_from_rewards_shows_what_people_follow() -> None:
 def test_other_figures_have_names_without_underscores() -> None:
     clock = Clock()
     display, out = piped(clock, 1)
-    display.update(StepRecord(1, {"divergence": 0.5, "some_share": 0.25}, 0.75, 10))
-    assert "  divergence 0.5000  some share 0.2500  " in out.getvalue()
+    display.update(StepRecord(1, {"divergence": 0.5, "length": 7.625, "ended": 0.125, "some_share": 0.25}, 0.75, 10))
+    assert "  divergence 0.5000  length 7.6  ended 12%  some share 0.2500  " in out.getvalue()
 
 
 def test_a_line_has_every_number_and_is_plain() -> None:

@@ -40,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "model.intermediate_size": 64, "model.moe_intermediate_size": 16, "data.source": "files",
         "data.sequence_length": 64, "data.held_out_fraction": 0.2, "train.steps": 3, "train.batch_size": 4,
     },
-    "start": {"sft.demonstrations": 200, "optimizer.learning_rate": 1e-2, "train.steps": 60, "train.batch_size": 3},
+    "start": {"sft.demonstrations": 200, "optimizer.learning_rate": 1e-2, "train.steps": 120, "train.batch_size": 3},
     "grpo": {
         "grpo.evaluate_problems": 16, "grpo.advantage": "mean", "optimizer.learning_rate": 1e-3, "train.steps": 4,
         "train.batch_size": 64, "train.eval_every": 2,
