@@ -202,6 +202,11 @@ def test_long_conversations_are_counted(
     assert (manifest.packs.cropped, manifest.packs.too_long, manifest.packs.longest) == (cropped, left_out, 40)
     assert f"{left_out} too long" in " ".join(manifest.pack_lines())
     assert check_documents(out) == kept
+    rows, by_id = all_rows(out, "train", 2), {example.id: example for example in examples}
+    for entry in (each for each in read_documents(out) if isinstance(each, PackedEntry)):
+        here, example = (entry.row, slice(entry.first, entry.first + entry.tokens)), by_id[entry.id]
+        assert rows.tokens_BX[here].tolist() == example.ids[:25], "the beginning is kept"
+        assert (rows.mask_BX[here] == LEARNT).tolist() == [False, *example.written[1:25]]
 
 
 def test_a_conversation_without_anything_to_learn_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_a_dry_run_has_the_parents_costs(recipe_file: Path, capsys: pytest.Captu
     assert main(["train", str(recipe_file), "--dry-run", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["recipe"]["sft"]["prompt"] == "question" and found["recipe"]["model"]["vocab_size"] == 300
-    assert found["tokens"] == 8 * 4 * 63
+    assert found["parameters"]["total"] > 0 and "tokens" not in found  # which depend on the packs
 
 
 # The loss
