@@ -247,3 +247,9 @@ def test_work_that_is_not_known_is_not_stated(base: Run, tmp_path: Path) -> None
     assert "tokens_per_second" in (line := next(read_metrics(run.metrics))) and "mfu" not in line
     found = costs(run.read_recipe())
     assert "parameters" in found and not {"tokens", "flops_per_token", "total_flops"} & set(found)
+
+
+def test_adapters_of_nothing_are_refused_before_data_are_prepared(base: Run) -> None:
+    recipe = child(base, grpo=GRPO, problems={"kind": "addition"}, lora={"targets": ["atention"]})
+    with pytest.raises(UserError, match=r"lora.targets: this model has no 'atention' \(did you mean \"attention\"\?\)"):
+        method_of(recipe)
