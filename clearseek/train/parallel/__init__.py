@@ -1,0 +1,1 @@
+"""Training on many processes, in the bits of one."""

@@ -1,0 +1,54 @@
+"""The processes that train one model together, and how they agree.
+
+What is agreed on is small: JSON values, errors, whether to stop. It goes as bytes of text, never as pickles. A group of
+one process is the identity, so the trainer has one path whether it is alone or not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from clearseek.errors import UserError
+
+T = TypeVar("T")
+
+
+class Group:
+    """A group of one process: nothing to agree on."""
+
+    rank: int = 0
+    """Number of this process."""
+    size: int = 1
+    """Number of processes."""
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes the run folder and speaks to the user."""
+        return self.rank == 0
+
+    def share(self, value: Any) -> Any:
+        """The main process's value, on all; a JSON value."""
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, on all, in the order of their numbers; JSON values."""
+        return [value]
+
+    def largest(self, number: int) -> int:
+        """The largest of all processes' numbers, on all."""
+        return number
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block on all processes; where it raises UserError on some, all raise that error."""
+        yield
+
+    def after_main(self, work: Callable[[], T]) -> T:
+        """Do work that may take long on the main process, and then again, with what it left, on the others."""
+        return work()
+
+
+ALONE = Group()
