@@ -82,3 +82,7 @@ class ParallelLayout:
     def pipeline(self, rank: int) -> list[int]:
         """Processes that run one copy of the whole model between them, in the order of their stages."""
         return list(range(self.copy(rank), self.devices, self.copies))
+
+
+SINGLE = ParallelLayout()
+"""One process."""
