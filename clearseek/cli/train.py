@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "examples:\n  clearseek train quickstart --set train.steps=50\n"
+        "example:\n  clearseek train quickstart --set train.steps=50\n"
         "  clearseek train small --processes 4\n"
         "  torchrun --nproc-per-node 4 -m clearseek train small --layout dp=4"
     )

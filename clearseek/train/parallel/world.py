@@ -183,9 +183,9 @@ class World(Group):
         try:
             self._pulse.heeded = True
             if fault is not None:
-                store.append(f"{key}/faults", json.dumps(fault) + "\n")
+                store.append(f"{key}/faults", json.dumps(fault) + "\n")  # type: ignore[attr-defined]
             if store.add(key, 1) == self.size:
-                store.set(f"{key}/all", store.get(f"{key}/faults") if store.check([f"{key}/faults"]) else b"")
+                store.set(f"{key}/all", store.get(f"{key}/faults").decode() if store.check([f"{key}/faults"]) else "")
             while not _waits(store, f"{key}/all"):
                 self._pulse.refuse_lost()
             found = store.get(f"{key}/all")
