@@ -43,10 +43,16 @@ def feed_forward_fp8(
         gate_up: The parameters of gate and up: one [E, 2I, D], or [I, D] twice.
         down: The parameter of down: [E, D, I] or [D, I].
     """
-    groups = zip(quantised, (gate_up, (down,)), strict=True)
-    operands = tuple(keeper.get(fp8, *parameters, stacked=layout is None) for keeper, parameters in groups)
-    y: Tensor = apply(_FeedForward, x_TD, weight_TK, layout, fp8, operands, *gate_up, down)
+    y: Tensor = apply(_FeedForward, x_TD, weight_TK, layout, fp8, tuple(quantised), *gate_up, down)
     return y
+
+
+def _operands(
+    fp8: Fp8, keepers: tuple[QuantisedWeight, QuantisedWeight], parameters: Sequence[Tensor], layout: Layout | None
+) -> tuple[Weight, Weight]:
+    """Gate and up together, and down."""
+    (gate_up, down), stacked = keepers, layout is None
+    return gate_up.get(fp8, *parameters[:-1], stacked=stacked), down.get(fp8, parameters[-1], stacked=stacked)
 
 
 def _kinds(layout: Layout | None) -> tuple[Kind, Kind]:
@@ -88,9 +94,10 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x_TD: Tensor, weight_TK: Tensor | None, layout: Layout | None, fp8: Fp8,
-        operands: tuple[Weight, Weight], *parameters: Tensor,
+        keepers: tuple[QuantisedWeight, QuantisedWeight], *parameters: Tensor,
     ) -> Tensor:  # fmt: skip
-        quantiser, products, (gate_up, down) = fp8.backend.quantiser, fp8.backend.products, operands
+        quantiser, products = fp8.backend.quantiser, fp8.backend.products
+        gate_up, down = _operands(fp8, keepers, parameters, layout)
         rows = len(x_TD) if layout is None else layout.token_R.numel()
         ends_E = torch.full((1,), rows, dtype=torch.int32, device=x_TD.device) if layout is None else layout.ends_G
         if layout is None or weight_TK is None:
@@ -109,8 +116,7 @@ class _FeedForward(torch.autograd.Function):
             kept += inner
         kept_x = x if any(ctx.needs_input_grad[5:-1]) else (None, None)
         ctx.save_for_backward(*kept_x, weight_R1, ends_E, *kept)
-        ctx.layout, ctx.fp8, ctx.operands = layout, fp8, operands
-        ctx.shapes = [parameter.shape for parameter in parameters]
+        ctx.layout, ctx.fp8, ctx.keepers, ctx.parameters = layout, fp8, keepers, parameters
         ctx.k = 0 if weight_TK is None else weight_TK.shape[1]
         assert y_RD is not None  # there is a token, so an expert has rows
         return y_RD if layout is None else combine(y_RD, layout.place_P, ctx.k)
@@ -121,13 +127,14 @@ class _FeedForward(torch.autograd.Function):
         data, scale, weight_R1, ends_E, *kept = ctx.saved_tensors
         x, fp8, layout = Quantised(data, scale), ctx.fp8, ctx.layout
         for_x, for_weight, _, _, _, *for_gate_up, for_down = ctx.needs_input_grad
-        quantiser, products, (gate_up, down) = fp8.backend.quantiser, fp8.backend.products, ctx.operands
+        quantiser, products = fp8.backend.quantiser, fp8.backend.products
+        gate_up, down = _operands(fp8, ctx.keepers, ctx.parameters, layout)
         rows = len(weight_R1)
         x_scales, g_scales = (fp8.power_of_two(kind) for kind in _kinds(layout))
         g = _padded(quantiser.tiles(g_TD.contiguous(), g_scales), layout)
         d_weight_R = torch.zeros(rows, dtype=torch.float32, device=g_TD.device)
         experts, hidden = len(ends_E), g_TD.shape[1]
-        width = ctx.shapes[-1][-1]
+        width = ctx.parameters[-1].shape[-1]
         d_x_RD: Tensor | None = None
         d_gate_up_EID: Tensor | None = None
         d_down_EDI: Tensor | None = None
@@ -149,7 +156,7 @@ class _FeedForward(torch.autograd.Function):
                 x_columns = quantiser.retile(_gather(x, layout, r), x_scales)
                 d_gate_up_e = products.grouped_mm_weight(columns, x_columns, part.ends_E)
                 d_gate_up_EID = _store(d_gate_up_EID, (experts, 2 * width, hidden), e, d_gate_up_e)
-        *gate_up_shapes, down_shape = ctx.shapes
+        *gate_up_shapes, down_shape = (parameter.shape for parameter in ctx.parameters)
         d_parameters: list[Tensor | None] = [None] * len(gate_up_shapes)
         if d_gate_up_EID is not None:
             d_parameters = list(d_gate_up_EID.view(len(gate_up_shapes), *gate_up_shapes[0]).unbind())
