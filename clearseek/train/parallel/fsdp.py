@@ -29,10 +29,13 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from clearseek.config import ModelConfig
+from clearseek.errors import UserError
 from clearseek.fp8.linear import Fp8, QuantisedWeight
 from clearseek.model.transformer import DeepSeekModel, drawn
+from clearseek.parts import Part, deal
 from clearseek.train.accumulate import TreeSum
-from clearseek.train.parallel.parts import Part
+from clearseek.train.parallel.work import LaneSums, SharedWork
+from clearseek.train.task import Batch, Task
 
 
 class TreeReduceScatter:
@@ -55,6 +58,69 @@ class TreeReduceScatter:
         output_tensor.copy_(tree.result()[0])
 
 
+class FsdpWork(SharedWork):
+    """The work of one of several processes that share the weights out, too."""
+
+    def _own_lanes(self) -> range:
+        lanes, copies = self.recipe.train.summed_lanes, self.layout.copies
+        if lanes % copies or copies & (copies - 1):
+            raise UserError(
+                f"train.lanes = {lanes} on {copies} processes that share the weights out: give a power of two of "
+                "processes, and a multiple of it as lanes"
+            )
+        return range(self.layout.copy(self.rank), lanes, copies)
+
+    def _build(self) -> DeepSeekModel:
+        setup, group = self.setup, dist.group.WORLD
+        assert group is not None
+        self._sharded = Sharded(self.recipe.model, group, setup.device, setup.precision.dtype, setup.fp8)
+        self._sharded.initialise(self.recipe.train.seed)
+        return self._sharded.model
+
+    def _parts(self, rank: int) -> list[Part]:
+        return self._sharded.parts(self.layout.copy(rank))
+
+    def _owned(self, rank: int) -> list[Part]:
+        whole = [Part.of(each.name, each.parameter.shape) for each in self.trained]
+        return deal([(part, self._unit(part)) for part in whole], self.layout.copies)[self.layout.copy(rank)]
+
+    def _weights(self) -> list[Tensor]:
+        return self._sharded.rows()
+
+    def _leaf(self, rank: int, part: Part) -> int:
+        return 0  # rows of several processes are joined, not added
+
+    def _lane_sums(self, task: Task, batch: Batch) -> LaneSums:
+        train, sums, turns, names = self.recipe.train, TreeSum(), list[Tensor](), list[str]()
+        run = train.micro_batches // train.summed_lanes
+        load_LE = torch.zeros((), dtype=torch.int64, device=self.setup.device)
+        for number, micro in enumerate(batch.split(run * len(self.lanes))):
+            self._sharded.last_of_lane((number + 1) % run == 0)
+            loss = task.loss(self.model, micro)
+            loss.total.backward()
+            names, values = list(loss.scalars), torch.stack(list(loss.scalars.values()))
+            load_LE = load_LE + loss.load_LE
+            if number % run:
+                turns[-1].add_(values)
+            else:
+                turns.append(values)
+            if (number + 1) % run == 0:
+                sums.push(self._sharded.take_gradients())
+        return LaneSums(sums.result(), torch.stack(turns), names, load_LE)
+
+    def _scalars(self, found: LaneSums) -> dict[str, float]:
+        assert found.scalars is not None
+        tree = TreeSum()
+        for turn in zip(*self.group.gather(found.scalars.tolist()), strict=True):
+            for values in turn:
+                tree.push([torch.tensor(values, dtype=torch.float32)])
+        return dict(zip(found.names, tree.result()[0].tolist(), strict=True))
+
+    def _round(self) -> None:
+        rounded = [master.to(self.setup.precision.dtype).float() for master in self.optimizer.masters]
+        self.exchange.spread(rounded, self._weights())
+
+
 class Sharded:
     """A model whose rows are dealt out among the processes of a group.
 
@@ -69,7 +135,7 @@ class Sharded:
     def __init__(
         self, config: ModelConfig, group: dist.ProcessGroup, device: torch.device, dtype: torch.dtype, fp8: Fp8 | None
     ) -> None:
-        self.group, self.rank, self.size = group, group.rank(), group.size()
+        self.dtype, self.rank, self.size = dtype, group.rank(), group.size()
         with torch.device("meta"):
             self.model = DeepSeekModel(config).use_fp8(fp8)
         _shard(self.model, DeviceMesh.from_group(group, device.type), dtype)
@@ -81,18 +147,20 @@ class Sharded:
         _widen_gradients(self.model)
         self.parameters: dict[str, nn.Parameter] = dict(self.model.named_parameters())
         """Parameters by name, as :class:`DTensor`: a process has its rows of each."""
-        self.parts = [self._part(name, parameter) for name, parameter in self.parameters.items()]
-        """What this process holds, in the order of the parameters."""
 
-    def _part(self, name: str, parameter: nn.Parameter) -> Part:
-        rows = self._rows(parameter)
-        columns = parameter[0].numel()
-        return Part(name, tuple(parameter.shape), rows.start * columns, rows.stop * columns)
+    def parts(self, copy: int) -> list[Part]:
+        """The rows that a copy holds, in the order of the parameters."""
+        found = []
+        for name, parameter in self.parameters.items():
+            rows = self._rows(parameter, copy)
+            found.append(Part.of(name, parameter.shape).rows(rows.start, rows.stop))
+        return found
 
-    def _rows(self, parameter: nn.Parameter) -> range:
-        """Rows of a parameter on this process: equally many on all, fewer or none on the last ones."""
-        height = -(-len(parameter) // self.size)
-        return range(min(self.rank * height, len(parameter)), min((self.rank + 1) * height, len(parameter)))
+    def _rows(self, parameter: nn.Parameter, copy: int) -> range:
+        """Rows of a parameter on a copy: equally many on all, fewer or none on the last ones."""
+        total = len(parameter)
+        height = -(-total // self.size)
+        return range(min(copy * height, total), min((copy + 1) * height, total))
 
     @torch.no_grad()
     def rows(self) -> list[Tensor]:
@@ -104,26 +172,21 @@ class Sharded:
         return [_local(parameter) for parameter in self.parameters.values()]
 
     @torch.no_grad()
-    def initialise(self, seed: int, dtype: torch.dtype) -> None:
-        """Give the rows their initial values, rounded to `dtype` (:meth:`DeepSeekModel.initialise`).
+    def initialise(self, seed: int) -> None:
+        """Give the rows their initial values, rounded (:meth:`DeepSeekModel.initialise`).
 
         One whole matrix is drawn at a time; of stacked experts, the own ones.
         """
         deviation = self.model.config.initializer_range
         for (name, parameter), local in zip(self.parameters.items(), self.rows(), strict=True):
-            rows = self._rows(parameter)
+            rows = self._rows(parameter, self.rank)
             if parameter.ndim == 1:
                 local.fill_(1.0)
             elif parameter.ndim == 2 and rows:
-                local.copy_(drawn(seed, name, 0, parameter.shape, deviation)[rows.start : rows.stop].to(dtype))
+                local.copy_(drawn(seed, name, 0, parameter.shape, deviation)[rows.start : rows.stop].to(self.dtype))
             elif parameter.ndim == 3:
                 for number, matrix in zip(rows, local, strict=True):
-                    matrix.copy_(drawn(seed, name, number, parameter.shape[1:], deviation).to(dtype))
-
-    def turns(self, lanes: int) -> range:
-        """The lanes that this process computes, one a turn."""
-        assert lanes % self.size == 0, (lanes, self.size)
-        return range(self.rank, lanes, self.size)
+                    matrix.copy_(drawn(seed, name, number, parameter.shape[1:], deviation).to(self.dtype))
 
     def last_of_lane(self, last: bool) -> None:
         """Say whether the next backward ends a lane, and deals its gradients out; else they wait on this process."""
@@ -136,12 +199,6 @@ class Sharded:
         for parameter in self.parameters.values():
             gradient, parameter.grad = parameter.grad, None
             found.append(torch.zeros_like(_local(parameter)) if gradient is None else _local(gradient))
-        return found
-
-    def gather(self, mine: Tensor) -> list[Tensor]:
-        """Every process's tensor, equally large on all."""
-        found = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(found, mine.contiguous(), group=self.group)
         return found
 
     @property
