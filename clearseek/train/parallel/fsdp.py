@@ -18,6 +18,7 @@ Shapes: W copies, N numbers of a group of parameters, C numbers of a copy's rows
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -61,8 +62,8 @@ class TreeReduceScatter:
 class FsdpWork(SharedWork):
     """The work of one of several processes that share the weights out, too."""
 
-    def _own_lanes(self) -> range:
-        lanes, copies = self.recipe.train.summed_lanes, self.layout.copies
+    def _own_lanes(self, lanes: int) -> range:
+        copies = self.layout.copies
         if lanes % copies or copies & (copies - 1):
             raise UserError(
                 f"train.lanes = {lanes} on {copies} processes that share the weights out: give a power of two of "
@@ -215,6 +216,7 @@ def _local(tensor: Tensor) -> Tensor:
 
 def _shard(model: DeepSeekModel, mesh: DeviceMesh, dtype: torch.dtype) -> None:
     """Make each layer a unit that is gathered by itself, and the model one of all that is in no layer."""
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)  # nothing writes to it
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for module in (*model.model.layers, model):
         fully_shard(module, mesh=mesh, mp_policy=policy)
