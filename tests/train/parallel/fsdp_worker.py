@@ -99,20 +99,26 @@ class Watch:
         self.most = max(self.most, sum(storage.nbytes() for storage in self._seen.values()))
 
 
-def together(case: str, group: dist.ProcessGroup, tree: bool) -> tuple[list[dict[str, Tensor]], Tensor, int]:
-    """What :func:`alone` returns, of this process's rows; the most bytes of parameters seen."""
+def together(case: str, group: dist.ProcessGroup, fault: str) -> tuple[list[dict[str, Tensor]], Tensor, int]:
+    """What :func:`alone` returns, of this process's rows; the most bytes of whole parameters seen.
+
+    Faults: ``stock`` adds as the library does, ``blocks`` gives a process lanes that are neighbours.
+    """
     from clearseek.train.parallel import fsdp
 
     config, dtype, fp8 = model_of(case)
     _, _, _, count, lanes = CASES[case]
     sharded = fsdp.Sharded(config, group, torch.device("cpu"), dtype, fp8)
     sharded.initialise(7)
-    if not tree:
+    if fault == "stock":
         with_stock_reduction(sharded.model)
     watch, found = Watch(sharded.model), []
+    own = range(sharded.rank, lanes, sharded.size)
+    if fault == "blocks":
+        own = range(sharded.rank * len(own), (sharded.rank + 1) * len(own))
     for step in range(STEPS):
         micros, run, sums = micro_batches(case, step), count // lanes, TreeSum()
-        for lane in range(sharded.rank, lanes, sharded.size):
+        for lane in own:
             for i in range(run):
                 sharded.last_of_lane(i == run - 1)
                 loss(sharded.model, micros[lane * run + i], step).backward()
@@ -143,8 +149,8 @@ def main() -> None:
     group = dist.group.WORLD
     assert group is not None
     for case in sys.argv[4:]:
-        name, _, stock = case.partition("/")
-        found, hidden, most = together(name, group, not stock)
+        name, _, fault = case.partition("/")
+        found, hidden, most = together(name, group, fault)
         tensors = {f"{step} {key}": value for step, each in enumerate(found) for key, value in each.items()}
         tensors |= {"logits": hidden, "most": torch.tensor(most)}
         save_file(tensors, folder / f"{case.replace('/', '-')} {rank}.safetensors")
