@@ -10,9 +10,9 @@ unpickled. Whoever wrote a checkpoint, one process reads it whole, and any proce
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from math import prod
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from safetensors.torch import load_file
 
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import atomic_folder, remove_folder, remove_leftovers
-from clearseek.train.checkpoint_files import StoredTensors, find_damage, whole, write_whole
+from clearseek.train.checkpoint_files import find_damage, whole, write_whole
 from clearseek.train.checkpoint_record import RECORD, File, Record, folder_name, read_record
 from clearseek.train.parallel.group import ALONE, Group
-from clearseek.train.parallel.parts import Part
+from clearseek.train.stored import Stored
 
 _FOLDER = re.compile(r"step-([0-9]{8,18})")
 MODEL = ("weights", "buffers")
@@ -99,10 +99,12 @@ def load(path: Path, groups: Collection[str] | None = None) -> Checkpoint:
     problems = find_problems(path, groups)
     if problems:
         raise UserError("\n".join([*problems, _alternative(path)]))
-    record = read_record(path)
+    record, tensors = read_record(path), dict[str, dict[str, torch.Tensor]]()
     try:
         if record.of_many:
-            tensors = _assembled(StoredTensors(path, record), groups)
+            stored = Stored(path, record, partial(_alternative, path), checked=True)
+            for group in stored if groups is None else [group for group in stored if group in groups]:
+                tensors[group] = {name: tensor.whole() for name, tensor in stored[group].items()}
         else:
             tensors = {Path(name).stem: load_file(path / name) for name in record.chosen(groups)}
     except SafetensorError as error:
@@ -110,62 +112,19 @@ def load(path: Path, groups: Collection[str] | None = None) -> Checkpoint:
     return Checkpoint(record.step, tensors, record.state)
 
 
-def _assembled(stored: StoredTensors, groups: Collection[str] | None) -> dict[str, dict[str, torch.Tensor]]:
-    """Whole tensors of pieces."""
-    return {
-        group: {
-            name: stored.read(group, Part(name, shape, 0, prod(shape))).view(shape)
-            for name, shape in stored.shapes(group).items()
-        }
-        for group in stored.groups
-        if groups is None or group in groups
-    }
-
-
-def load_parts(path: Path, wanted: Mapping[str, Iterable[Part]]) -> dict[str, dict[Part, torch.Tensor]]:
-    """Read parts of tensors from a checkpoint of any layout, after checking each file that they lie in.
-
-    Args:
-        path: The checkpoint's folder.
-        wanted: Group -> parts.
-
-    Returns:
-        Group -> part -> its elements, flat, on the CPU.
+def open_stored(path: Path) -> Stored:
+    """A checkpoint of which any part can be read, in any layout; a file is checked when it is first read from.
 
     Raises:
-        UserError: as :func:`load`, and where the checkpoint has no such tensor.
-        OtherVersionError: as :func:`load`.
+        UserError: the record is missing or damaged.
+        OtherVersionError: the checkpoint is of a format that this version does not know.
     """
     try:
-        stored = open_stored(path, wanted)
-        return {group: {part: stored.read(group, part) for part in parts} for group, parts in wanted.items()}
+        return Stored(path, read_record(path), partial(_alternative, path))
     except OtherVersionError:
         raise
     except UserError as error:
         raise UserError(f"{error}\n{_alternative(path)}") from None
-
-
-def open_stored(path: Path, wanted: Mapping[str, Iterable[Part]] | Collection[str]) -> StoredTensors:
-    """Tensors of a checkpoint, to be read piece by piece, after checking the files of what is wanted.
-
-    Args:
-        path: The checkpoint's folder.
-        wanted: Group -> parts, or groups of which all is wanted.
-
-    Raises:
-        UserError: a file is missing, cut short or altered, or the checkpoint has no such tensor.
-        OtherVersionError: the checkpoint is of a format that this version does not know.
-    """
-    stored = StoredTensors(path, read_record(path))
-    if isinstance(wanted, Mapping):
-        names = sorted(
-            {name for group, parts in wanted.items() for part in parts for name in stored.files(group, part)}
-        )
-    else:
-        names = stored.record.chosen(wanted)
-    if problems := find_damage(path, stored.record, names):
-        raise UserError("\n".join(problems))
-    return stored
 
 
 def newest(folder: Path, group: Group = ALONE, step: int | None = None) -> Path | None:

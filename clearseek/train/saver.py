@@ -11,7 +11,6 @@ A process that is alone has nobody to ask, and its thread does it all.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -122,18 +121,15 @@ class Saver:
         """After this process's job: learn how all others fared, and commit if they wrote their files."""
         job, self._job = self._job, None
         assert job is not None and self._save is not None
-        error = job.exception()
-        said = None if error is None else str(error) if isinstance(error, UserError) else repr(error)
-        files = None if error is not None else job.result()
-        entries = None if files is None else {name: file.entry() for name, file in files.items()}
-        reports = self.group.gather([platform.node(), said, entries])
-        if any(report[1] is not None for report in reports):
+        try:
+            with self.group.together():
+                files = job.result()
+        except BaseException:
             self._give_up()
-            if error is not None and (self.group.size == 1 or not isinstance(error, UserError)):
-                raise error
-            raise UserError(_message(reports))
-        if entries is not None:
-            every = {name: File.of(name, entry, True) for report in reports for name, entry in report[2].items()}
+            raise
+        if files is not None:
+            reports = self.group.gather({name: file.entry() for name, file in files.items()})
+            every = {name: File.of(name, entry, True) for report in reports for name, entry in report.items()}
             self._job = _in_background(partial(self._commit, self._save, every))
 
     def _write(self, save: _Save, staged: Mapping[str, Held]) -> _Files | None:
@@ -166,14 +162,6 @@ class Saver:
 
 class _GivenUpError(Exception):
     """A checkpoint will not be finished."""
-
-
-def _message(reports: list[Any]) -> str:
-    """What stopped a checkpoint of many processes: the first fault, and how many more there are."""
-    failed = [(rank, host, said) for rank, (host, said, _) in enumerate(reports) if said is not None]
-    rank, host, said = failed[0]
-    more = f" ({len(failed) - 1} more of the {len(reports)} processes failed too)" if len(failed) > 1 else ""
-    return f"process {rank} on {host}: {said}{more}. The older checkpoints are untouched"
 
 
 def _wait_for_folder(folder: Path) -> None:
