@@ -17,8 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from clearseek.errors import UserError
-
 Schedule = Literal["1f1b", "zbv", "dualpipev"]
 """Order of a pipeline's forwards and backwards. The last two fold the pipeline into a V: a process has two stages."""
 
@@ -77,8 +75,14 @@ class ParallelLayout:
 
     def expert_copies(self, rank: int) -> list[int]:
         """Processes of the stage that hold the same part of the experts."""
-        return [other for other in self.copies_of_stage(rank) if self.copy(other) % self.ep == self.copy(rank) % self.ep]
+        return [
+            other for other in self.copies_of_stage(rank) if self.copy(other) % self.ep == self.copy(rank) % self.ep
+        ]
 
     def pipeline(self, rank: int) -> list[int]:
         """Processes that run one copy of the whole model between them, in the order of their stages."""
         return list(range(self.copy(rank), self.devices, self.copies))
+
+
+SINGLE = ParallelLayout()
+"""One process."""
