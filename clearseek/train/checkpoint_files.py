@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from clearseek.files import sha256_file
+from clearseek.parts import Part
 from clearseek.train.checkpoint_record import RECORD, File, Piece, Record
-from clearseek.train.parallel.parts import Part
 
 Held = Sequence[tuple[Part, Tensor]]
 """What a process holds of a group: parts, each with a tensor of its elements, of any device and shape."""

@@ -21,7 +21,7 @@ from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import sha256_bytes, write_atomic
 from clearseek.hub.safetensors import DTYPE_BYTES
 from clearseek.jsontext import is_later
-from clearseek.train.parallel.parts import Part
+from clearseek.parts import Part
 
 RECORD = "checkpoint.json"
 FORMAT = "clearseek-checkpoint-2"

@@ -19,9 +19,9 @@ from torch import Tensor
 from clearseek.errors import UserError
 from clearseek.files import reading
 from clearseek.hub.safetensors import DTYPE_BYTES, Entry, read_header
+from clearseek.parts import Part
 from clearseek.train.checkpoint_files import DTYPES, find_damage
 from clearseek.train.checkpoint_record import RECORD, Piece, Record, group_of, tensors_of
-from clearseek.train.parallel.parts import Part
 
 
 class Stored(Mapping[str, Mapping[str, "LazyTensor"]]):
@@ -46,6 +46,11 @@ class Stored(Mapping[str, Mapping[str, "LazyTensor"]]):
     def step(self) -> int:
         """Steps taken when it was written."""
         return self._record.step
+
+    @property
+    def tensors(self) -> Stored:
+        """Group -> name -> tensor."""
+        return self
 
     @property
     def state(self) -> dict[str, Any]:
@@ -147,3 +152,15 @@ class LazyTensor:
         start, stop, _ = rows.indices(shape[0])
         row = prod(shape[1:])
         return self.cut(first + start * row, first + stop * row).view(stop - start, *shape[1:])
+
+
+def cut(tensor: Tensor | LazyTensor, part: Part) -> Tensor:
+    """A part of a tensor in memory or on the disk, flat; of a scalar, which has no parts, the scalar."""
+    if isinstance(tensor, LazyTensor):
+        return tensor.cut(part.start, part.stop) if tensor.shape else tensor.whole()
+    return tensor.reshape(-1)[part.start : part.stop] if tensor.ndim else tensor
+
+
+def in_memory(tensors: Mapping[str, Tensor] | Mapping[str, LazyTensor]) -> dict[str, Tensor]:
+    """Tensors by name, read where they are on the disk."""
+    return {name: each.whole() if isinstance(each, LazyTensor) else each for name, each in tensors.items()}

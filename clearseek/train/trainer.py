@@ -1,7 +1,8 @@
 """The training loop: steps into a run folder, so that a run can be stopped anywhere and goes on to the bit.
 
-After each step a line of transcript and one of metrics; now and then a checkpoint, from which alone a run goes on. The
-last step's line waits for the final evaluation, which may take long and be begun again: its checkpoint is saved before.
+After each step a line of transcript and one of metrics; now and then a checkpoint, from which alone a run goes on; it
+is written while the next steps are taken. The last step's line waits for the final evaluation, which may take long and
+be begun again: its checkpoint is saved before.
 Ctrl-C and SIGTERM finish the step, save, and end the run cleanly.
 """
 
@@ -24,6 +25,7 @@ from clearseek.train.origin import origin_of, restore
 from clearseek.train.preflight import Setup
 from clearseek.train.record import StepRecord, decode, encode
 from clearseek.train.run import Metrics, Run
+from clearseek.train.saver import Saver
 from clearseek.train.step import NotFiniteError, Training
 from clearseek.train.task import Progress, Task
 from clearseek.train.transcript import last_line
@@ -90,6 +92,7 @@ class Trainer:
             run.write_recipe(recipe)
             self.transcript = TranscriptWriter.open(run.transcript, header)
         self.metrics = Metrics(run.metrics, self.training.step)
+        self._saver = Saver(run.checkpoints, recipe.train.keep_checkpoints, self.training.group)
         self._stop = False
         self._unseen: BaseException | None = None
 
@@ -97,11 +100,12 @@ class Trainer:
         folder = self.run.checkpoints
         if not self.run.transcript.exists():
             raise UserError(f"{self.run.root}: no run was begun here: train a recipe with --run first")
-        path = checkpoint.latest(folder) if from_step is None else checkpoint.find(folder, from_step)
+        group = self.training.group
+        path = checkpoint.newest(folder, group, from_step)
         if path is None:
             return TranscriptWriter.resume(self.run.transcript, header, self.training.step)
         refuse_format_1(self.run.transcript)
-        saved = checkpoint.load(path)
+        saved = checkpoint.load(path) if group.size == 1 else checkpoint.open_stored(path)
         if saved.step == self.recipe.train.steps:  # where the line of that step is there too, nothing is left to do
             with suppress(UserError):  # a damaged last line is written again
                 if (end := last_line(self.run.transcript)).step == saved.step:
@@ -127,12 +131,14 @@ class Trainer:
             on_evaluation: Called while the final evaluation goes on.
         """
         train, began = self.recipe.train, time.perf_counter()
-        with closing(self.metrics), closing(self.transcript), stop_on_signal(self.stop):
+        with closing(self.metrics), closing(self.transcript), closing(self._saver), stop_on_signal(self.stop):
             while self.training.step < train.steps and not self._stop:
                 self._take_step(on_step)
+                self._saver.poll()
                 step = self.training.step
                 if step % train.checkpoint_every == 0 or step == train.steps or self._stop:
                     self._save()
+            self._saver.finish()
             if self._unseen is not None:
                 raise self._unseen
             if self._pending is not None:
@@ -148,6 +154,7 @@ class Trainer:
         try:
             record, load_LE = self.training.advance()
         except NotFiniteError as error:
+            self._saver.finish()
             last = checkpoint.latest(self.run.checkpoints)
             good = f"The last good checkpoint is {last}." if last else "There is no checkpoint yet."
             raise UserError(
@@ -193,9 +200,7 @@ class Trainer:
         state: dict[str, Any] = {"transcript_head": self.transcript.head, "tokens": training.tokens}
         if self._pending is not None:
             state["pending"] = encode(self._pending)
-        checkpoint.save(
-            self.run.checkpoints, training.step, training.state(), state, self.recipe.train.keep_checkpoints
-        )
+        self._saver.begin(training.step, training.work.held(), state)
 
 
 class _StoppedError(Exception):
