@@ -24,6 +24,7 @@ from clearseek.plan.layout import SINGLE, ParallelLayout
 from clearseek.train import checkpoint
 from clearseek.train.log import Log
 from clearseek.train.origin import origin_of, restore
+from clearseek.train.parallel.compare import refuse_differences
 from clearseek.train.parallel.group import ALONE, Group
 from clearseek.train.preflight import Setup
 from clearseek.train.record import StepRecord, decode, encode
@@ -91,6 +92,7 @@ class Trainer:
             "environment": setup.environment(),
             **origin.header(),
         }
+        refuse_differences(group, header)
         self._pending: StepRecord | None = None
         with group.together():
             transcript = self._resume(header, from_step) if resume else self._begin(header)

@@ -113,7 +113,7 @@ def count(group: World, folder: Path, action: str) -> int:
 def main(what: str, folder: Path, action: str) -> int:
     if (code := worker.begin()) is not None:
         return worker.exit_code(code)
-    group = join_world("dp=4", patience=5.0 if action == "stop" else 60.0)
+    group = join_world(patience=5.0 if action == "stop" else 60.0)
     assert isinstance(group, World)
     (folder / f"{group.rank}-{worker.restarts()}.pid").write_text(str(os.getpid()))
     worker.keep_log(folder, group.rank)

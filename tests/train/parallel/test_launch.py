@@ -123,11 +123,13 @@ def test_what_cannot_be_started_is_refused(monkeypatch: pytest.MonkeyPatch, caps
     assert main(["train", "quickstart", "--processes", "4", "--layout", "dp=2"]) == 2
     assert main(["train", "quickstart", "--processes", "0"]) == 2
     assert main(["train", "no-such-recipe", "--processes", "4"]) == 2
+    assert main(["train", "quickstart", "--layout", "dp=4"]) == 2
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert main(["train", "quickstart", "--processes", "4"]) == 2
-    layout, none, recipe, rank = capsys.readouterr().err.splitlines()
+    layout, none, recipe, alone, rank = capsys.readouterr().err.splitlines()
     assert "dp=2" in layout and "--processes 0" in none and "no-such-recipe" in recipe and "RANK is set" in rank
+    assert "dp = 4" in alone
 
 
 def test_more_processes_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,15 +59,9 @@ def test_what_differs_is_named_with_its_process(told: list[dict[str, Any]]) -> N
 
 def test_one_process_is_alone_and_agrees_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert join_world() is ALONE and join_world("dp=1") is ALONE
+    assert join_world() is ALONE
     assert ALONE.share(3) == ALONE.largest(3) == ALONE.after_main(lambda: 3) == 3
     assert ALONE.gather("x") == ["x"] and ALONE.numbers(1.0, 2.0) == [(1.0, 2.0)]
-
-
-def test_a_layout_for_another_number_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(UserError, match="dp=4 is for 4 processes, and 1 was started"):
-        join_world("dp=4")
 
 
 def test_a_rank_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
