@@ -43,7 +43,7 @@ def run_training(
             console.print(line, markup=False, soft_wrap=True)
 
         if (count := restarts()) and group.main:
-            say(f"a process was lost: all are started again, for the {count}. time")
+            say(f"a process was lost: all go on from the newest checkpoint (restart {count})")
         outcome = train_recipe(
             recipe, run, data, device, resume, from_step, parent,
             on_step=display.update, on_evaluation=display.evaluating, on_data=on_data, say=say,
