@@ -25,6 +25,7 @@ from clearseek.fp8.linear import Fp8, Kind, QuantisedWeight
 from clearseek.ops.apply import apply
 from clearseek.ops.dispatch import Layout, combine
 from clearseek.ops.grouped import parts
+from clearseek.ops.travel import Travel
 
 
 def feed_forward_fp8(
@@ -46,6 +47,27 @@ def feed_forward_fp8(
     groups = zip(quantised, (gate_up, (down,)), strict=True)
     operands = tuple(keeper.get(fp8, *parameters, stacked=layout is None) for keeper, parameters in groups)
     y: Tensor = apply(_FeedForward, x_TD, weight_TK, layout, fp8, operands, *gate_up, down)
+    return y
+
+
+def feed_forward_fp8_shared(
+    x_TD: Tensor, weight_TK: Tensor, travel: Travel, fp8: Fp8, quantised: Sequence[QuantisedWeight],
+    own: tuple[Tensor, Tensor], leaves: Sequence[tuple[Tensor, Tensor]],
+) -> Tensor:  # fmt: skip
+    """:func:`feed_forward_fp8` where the experts lie on several processes; eight bits and scales travel.
+
+    Args:
+        x_TD: Tokens of this process.
+        weight_TK: Router weights.
+        travel: Where the tokens go, in blocks of multiples of 128 with a token of padding.
+        fp8: Settings and backend.
+        quantised: Keepers of the operands of gate and up together, and of down.
+        own: Parameters [E, 2I, D] and [E, D, I] of this process's E experts.
+        leaves: What the gradients of each visit of `travel` go to: aliases of the parameters, or the parameters.
+    """
+    gate_up, down = (keeper.get(fp8, parameter) for keeper, parameter in zip(quantised, own, strict=True))
+    flat = [leaf for pair in leaves for leaf in pair]
+    y: Tensor = apply(_FeedForwardShared, x_TD, weight_TK, travel, fp8, (gate_up, down), *flat)
     return y
 
 
@@ -193,3 +215,67 @@ class _FeedForward(torch.autograd.Function):
             d_x_RD = None if d_x_RD is None else combine(d_x_RD, layout.place_P, ctx.k)
             d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k) if for_weight else None
         return d_x_RD, d_weight_TK, None, None, None, *d_parameters
+
+
+class _FeedForwardShared(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_TD: Tensor, weight_TK: Tensor, travel: Travel, fp8: Fp8, operands: tuple[Weight, Weight],
+        *leaves: Tensor,
+    ) -> Tensor:  # fmt: skip
+        x_TD_8 = fp8.backend.quantiser.tiles(x_TD, fp8.power_of_two("dispatch"))
+        weight_P1 = weight_TK.flatten().index_select(0, travel.order_P).unsqueeze(1)
+        *x_N, weight_N1 = travel.out(*_sent(x_TD_8, travel), weight_P1)
+        y_ND = x_TD.new_empty(len(weight_N1), x_TD.shape[1])
+        saved: list[Tensor] = []
+        for visit in travel.visits:
+            x = _arrived(x_N, x_TD_8.data.dtype, visit.rows)
+            rows = _Rows.of(x, weight_N1[visit.rows], visit.layout, x_TD.dtype)
+            kept = list[Tensor]()
+            if len(x.data):
+                y_RD, kept = _Products(fp8, operands).forward(rows, x_TD.shape[1])
+                torch.index_select(y_RD, 0, visit.layout.place_P, out=y_ND[visit.rows])
+            saved += [*rows.x, rows.weight_R1, *kept]
+            ctx.ends = [*getattr(ctx, "ends", ()), len(saved)]
+        ctx.save_for_backward(*saved)
+        ctx.travel, ctx.fp8, ctx.operands, ctx.width = travel, fp8, operands, leaves[1].shape[2]
+        return travel.combine(*travel.home(y_ND))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor | None, ...]:
+        travel: Travel = ctx.travel
+        fp8, hidden = ctx.fp8, g_TD.shape[1]
+        for_x, for_weight, _, _, _, *for_leaves = ctx.needs_input_grad
+        g_TD_8 = fp8.backend.quantiser.tiles(g_TD.contiguous(), fp8.power_of_two("combine_gradient"))
+        g_N = travel.out(*_sent(g_TD_8, travel))
+        d_x_ND = g_TD.new_zeros(len(g_N[0]), hidden)
+        d_weight_N1 = torch.zeros(len(d_x_ND), 1, dtype=torch.float32, device=g_TD.device)
+        d_leaves: list[Tensor | None] = []
+        for i, visit in enumerate(travel.visits):
+            data, scale, weight_R1, *kept = ctx.saved_tensors[([0, *ctx.ends])[i] : ctx.ends[i]]
+            d_gate_up = d_down = None
+            if kept:
+                rows = _Rows(Quantised(data, scale), visit.layout, weight_R1, visit.layout.ends_G)
+                g = _padded(_arrived(g_N, g_TD_8.data.dtype, visit.rows), visit.layout)
+                d_x_RD, d_weight_R, d_gate_up, d_down = _Products(fp8, ctx.operands).backward(
+                    g, rows, kept, hidden, ctx.width, for_x, *for_leaves[2 * i : 2 * i + 2]
+                )
+                if d_x_RD is not None:
+                    torch.index_select(d_x_RD, 0, visit.layout.place_P, out=d_x_ND[visit.rows])
+                d_weight_N1[visit.rows, 0] = d_weight_R.index_select(0, visit.layout.place_P)
+            d_leaves += [d_gate_up, d_down]
+        d_x_PD, d_weight_P1 = travel.home(d_x_ND, d_weight_N1)
+        d_x_TD = travel.combine(d_x_PD) if for_x else None
+        d_weight_TK = d_weight_P1.index_select(0, travel.place_P).view(-1, travel.k) if for_weight else None
+        return d_x_TD, d_weight_TK, None, None, None, *d_leaves
+
+
+def _sent(q: Quantised, travel: Travel) -> tuple[Tensor, Tensor]:
+    """The pairs' rows, as what can travel."""
+    return q.data.view(torch.uint8).index_select(0, travel.token_P), q.scale.index_select(0, travel.token_P)
+
+
+def _arrived(q_N: Sequence[Tensor], dtype: torch.dtype, rows: slice) -> Quantised:
+    """Some of the rows that have arrived."""
+    return Quantised(q_N[0][rows].view(dtype), q_N[1][rows])

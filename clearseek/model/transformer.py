@@ -191,11 +191,14 @@ class DeepSeekModel(nn.Module):
         Each matrix, also each of stacked experts, has its own CPU generator, seeded by `seed`, its name and its number.
         So a process that holds a part of the model draws that part alone.
         """
+        shared = [module for module in self.modules() if isinstance(module, Experts)]
+        firsts = {id(parameter): module.first for module in shared for parameter in module.parameters(recurse=False)}
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 parameter.fill_(1.0)
                 continue
-            for number, matrix in enumerate(parameter if parameter.ndim == 3 else parameter.unsqueeze(0)):
+            stack = parameter if parameter.ndim == 3 else parameter.unsqueeze(0)
+            for number, matrix in enumerate(stack, firsts.get(id(parameter), 0)):
                 drawn = torch.empty(matrix.shape, dtype=torch.float32)
                 generator = generator_of(seed, name, number)
                 matrix.copy_(drawn.normal_(0.0, self.config.initializer_range, generator=generator))

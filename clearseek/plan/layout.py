@@ -17,8 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from clearseek.errors import UserError
-
 Schedule = Literal["1f1b", "zbv", "dualpipev"]
 """Order of a pipeline's forwards and backwards. The last two fold the pipeline into a V: a process has two stages."""
 
