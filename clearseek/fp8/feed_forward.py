@@ -12,6 +12,7 @@ I expert width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +24,9 @@ from clearseek.fp8.backend import Weight
 from clearseek.fp8.formats import Quantised
 from clearseek.fp8.linear import Fp8, Kind, QuantisedWeight
 from clearseek.ops.apply import apply
+from clearseek.ops.deferred import Pieces, Product, collector, weight_gradient
 from clearseek.ops.dispatch import Layout, combine
-from clearseek.ops.grouped import parts
+from clearseek.ops.grouped import Part, parts
 
 
 def feed_forward_fp8(
@@ -126,15 +128,19 @@ class _Products(NamedTuple):
 
     def backward(
         self, g: Quantised, rows: _Rows, kept: Sequence[Tensor], hidden: int, width: int,
-        for_x: bool, for_gate_up: bool, for_down: bool,
-    ) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-        """Gradients of the rows [R, D], of their weights [R], of gate and up [E, 2I, D] and of down [E, D, I]."""
+        for_x: bool, for_gate_up: bool, for_down: bool, later: bool = False,
+    ) -> tuple[Tensor | None, Tensor, Pieces | None, Pieces | None]:  # fmt: skip
+        """Gradients of the rows [R, D], of their weights [R], of gate and up [E, 2I, D] and of down [E, D, I].
+
+        With `later`, the last two are computed when they are asked for.
+        """
         fp8, quantiser, products = self.fp8, self.fp8.backend.quantiser, self.fp8.backend.products
         gate_up, down = self.operands
         x_scales, g_scales = (fp8.power_of_two(kind) for kind in _kinds(rows.layout))
         count, experts = len(rows.weight_R1), len(rows.ends_E)
         d_weight_R = torch.zeros(count, dtype=torch.float32, device=rows.weight_R1.device)
-        d_x_RD = d_gate_up_EID = d_down_EDI = None
+        d_gate_up, d_down = (Pieces(later) if wanted else None for wanted in (for_gate_up, for_down))
+        d_x_RD = None
         for i, part in enumerate(parts(rows.ends_E, count)):
             e, r = part.experts, part.rows
             g_r = _gather(g, rows.layout, r)
@@ -146,14 +152,30 @@ class _Products(NamedTuple):
             if for_x:
                 d_x_r = products.grouped_mm(tiles, products.pick(gate_up.backward, e), part.ends_E)
                 d_x_RD = _store(d_x_RD, (count, hidden), r, d_x_r)
-            if for_down:
-                d_down_e = products.grouped_mm_weight(quantiser.retile(g_r, g_scales), act, part.ends_E)
-                d_down_EDI = _store(d_down_EDI, (experts, hidden, width), e, d_down_e)
-            if for_gate_up:
-                x_columns = quantiser.retile(_gather(rows.x, rows.layout, r), x_scales)
-                d_gate_up_e = products.grouped_mm_weight(columns, x_columns, part.ends_E)
-                d_gate_up_EID = _store(d_gate_up_EID, (experts, 2 * width, hidden), e, d_gate_up_e)
-        return d_x_RD, d_weight_R, d_gate_up_EID, d_down_EDI
+            if d_down is not None:
+                d_down.add(partial(self._d_down, part, (experts, hidden, width), g_r, g_scales, act))
+            if d_gate_up is not None:
+                d_gate_up.add(partial(self._d_gate_up, part, (experts, 2 * width, hidden), columns, rows, x_scales))
+        return d_x_RD, d_weight_R, d_gate_up, d_down
+
+    def _d_down(
+        self, part: Part, shape: tuple[int, ...], g_r: Quantised, g_scales: bool, act: Any, made: Tensor | None
+    ) -> Tensor:
+        backend = self.fp8.backend
+        d_down_e = backend.products.grouped_mm_weight(backend.quantiser.retile(g_r, g_scales), act, part.ends_E)
+        return _store(made, shape, part.experts, d_down_e)
+
+    def _d_gate_up(
+        self, part: Part, shape: tuple[int, ...], columns: Any, rows: _Rows, x_scales: bool, made: Tensor | None
+    ) -> Tensor:
+        backend = self.fp8.backend
+        x_columns = backend.quantiser.retile(_gather(rows.x, rows.layout, part.rows), x_scales)
+        return _store(made, shape, part.experts, backend.products.grouped_mm_weight(columns, x_columns, part.ends_E))
+
+
+def _part_of(whole: Pieces, shapes: Sequence[torch.Size], number: int) -> Tensor:
+    """One of the equally large weights whose gradients are one product."""
+    return whole().view(len(shapes), *shapes[0])[number]
 
 
 class _FeedForward(torch.autograd.Function):
@@ -169,6 +191,7 @@ class _FeedForward(torch.autograd.Function):
         ctx.save_for_backward(*kept_x, rows.weight_R1, rows.ends_E, *kept)
         ctx.layout, ctx.fp8, ctx.operands = layout, fp8, operands
         ctx.shapes = [parameter.shape for parameter in parameters]
+        ctx.weights, ctx.later = parameters, collector()
         ctx.k = 0 if weight_TK is None else weight_TK.shape[1]
         return y_RD if layout is None else combine(y_RD, layout.place_P, ctx.k)
 
@@ -181,13 +204,15 @@ class _FeedForward(torch.autograd.Function):
         *gate_up_shapes, down_shape = ctx.shapes
         rows = _Rows(Quantised(data, scale), layout, weight_R1, ends_E)
         g = _padded(fp8.backend.quantiser.tiles(g_TD.contiguous(), fp8.power_of_two(_kinds(layout)[1])), layout)
-        d_x_RD, d_weight_R, d_gate_up_EID, d_down_EDI = _Products(fp8, ctx.operands).backward(
-            g, rows, kept, g_TD.shape[1], down_shape[-1], for_x, any(for_gate_up), for_down
+        d_x_RD, d_weight_R, d_gate_up, d_down = _Products(fp8, ctx.operands).backward(
+            g, rows, kept, g_TD.shape[1], down_shape[-1], for_x, any(for_gate_up), for_down, ctx.later is not None
         )
-        d_parameters: list[Tensor | None] = [None] * len(gate_up_shapes)
-        if d_gate_up_EID is not None:
-            d_parameters = list(d_gate_up_EID.view(len(gate_up_shapes), *gate_up_shapes[0]).unbind())
-        d_parameters.append(None if d_down_EDI is None else d_down_EDI.view(down_shape))
+        of_weights: list[Product | None] = [None] * len(ctx.shapes)
+        if d_gate_up is not None:
+            of_weights[:-1] = [partial(_part_of, d_gate_up, gate_up_shapes, i) for i in range(len(gate_up_shapes))]
+        if d_down is not None:
+            of_weights[-1] = partial(_part_of, d_down, [down_shape], 0)
+        d_parameters = map(partial(weight_gradient, ctx.later), ctx.weights, of_weights)
         d_weight_TK = None
         if layout is not None:
             d_x_RD = None if d_x_RD is None else combine(d_x_RD, layout.place_P, ctx.k)
