@@ -45,10 +45,16 @@ def feed_forward_fp8(
         gate_up: The parameters of gate and up: one [E, 2I, D], or [I, D] twice.
         down: The parameter of down: [E, D, I] or [D, I].
     """
-    groups = zip(quantised, (gate_up, (down,)), strict=True)
-    operands = tuple(keeper.get(fp8, *parameters, stacked=layout is None) for keeper, parameters in groups)
-    y: Tensor = apply(_FeedForward, x_TD, weight_TK, layout, fp8, operands, *gate_up, down)
+    y: Tensor = apply(_FeedForward, x_TD, weight_TK, layout, fp8, tuple(quantised), *gate_up, down)
     return y
+
+
+def _operands(
+    fp8: Fp8, keepers: tuple[QuantisedWeight, QuantisedWeight], parameters: Sequence[Tensor], layout: Layout | None
+) -> tuple[Weight, Weight]:
+    """Gate and up together, and down."""
+    (gate_up, down), stacked = keepers, layout is None
+    return gate_up.get(fp8, *parameters[:-1], stacked=stacked), down.get(fp8, parameters[-1], stacked=stacked)
 
 
 def _kinds(layout: Layout | None) -> tuple[Kind, Kind]:
@@ -182,16 +188,14 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x_TD: Tensor, weight_TK: Tensor | None, layout: Layout | None, fp8: Fp8,
-        operands: tuple[Weight, Weight], *parameters: Tensor,
+        keepers: tuple[QuantisedWeight, QuantisedWeight], *parameters: Tensor,
     ) -> Tensor:  # fmt: skip
         x = fp8.backend.quantiser.tiles(x_TD, fp8.power_of_two(_kinds(layout)[0]))
         rows = _Rows.of(x, weight_TK, layout, x_TD.dtype)
-        y_RD, kept = _Products(fp8, operands).forward(rows, x_TD.shape[1])
+        y_RD, kept = _Products(fp8, _operands(fp8, keepers, parameters, layout)).forward(rows, x_TD.shape[1])
         kept_x = rows.x if any(ctx.needs_input_grad[5:-1]) else (None, None)
         ctx.save_for_backward(*kept_x, rows.weight_R1, rows.ends_E, *kept)
-        ctx.layout, ctx.fp8, ctx.operands = layout, fp8, operands
-        ctx.shapes = [parameter.shape for parameter in parameters]
-        ctx.weights, ctx.later = parameters, collector()
+        ctx.layout, ctx.fp8, ctx.keepers, ctx.parameters, ctx.later = layout, fp8, keepers, parameters, collector()
         ctx.k = 0 if weight_TK is None else weight_TK.shape[1]
         return y_RD if layout is None else combine(y_RD, layout.place_P, ctx.k)
 
@@ -201,18 +205,19 @@ class _FeedForward(torch.autograd.Function):
         data, scale, weight_R1, ends_E, *kept = ctx.saved_tensors
         fp8, layout = ctx.fp8, ctx.layout
         for_x, for_weight, _, _, _, *for_gate_up, for_down = ctx.needs_input_grad
-        *gate_up_shapes, down_shape = ctx.shapes
+        *gate_up_shapes, down_shape = (parameter.shape for parameter in ctx.parameters)
         rows = _Rows(Quantised(data, scale), layout, weight_R1, ends_E)
         g = _padded(fp8.backend.quantiser.tiles(g_TD.contiguous(), fp8.power_of_two(_kinds(layout)[1])), layout)
-        d_x_RD, d_weight_R, d_gate_up, d_down = _Products(fp8, ctx.operands).backward(
+        products = _Products(fp8, _operands(fp8, ctx.keepers, ctx.parameters, layout))
+        d_x_RD, d_weight_R, d_gate_up, d_down = products.backward(
             g, rows, kept, g_TD.shape[1], down_shape[-1], for_x, any(for_gate_up), for_down, ctx.later is not None
         )
-        of_weights: list[Product | None] = [None] * len(ctx.shapes)
+        of_weights: list[Product | None] = [None] * len(ctx.parameters)
         if d_gate_up is not None:
             of_weights[:-1] = [partial(_part_of, d_gate_up, gate_up_shapes, i) for i in range(len(gate_up_shapes))]
         if d_down is not None:
             of_weights[-1] = partial(_part_of, d_down, [down_shape], 0)
-        d_parameters = map(partial(weight_gradient, ctx.later), ctx.weights, of_weights)
+        d_parameters = map(partial(weight_gradient, ctx.later), ctx.parameters, of_weights)
         d_weight_TK = None
         if layout is not None:
             d_x_RD = None if d_x_RD is None else combine(d_x_RD, layout.place_P, ctx.k)

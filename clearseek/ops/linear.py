@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from clearseek.ops.apply import apply
 from clearseek.ops.deferred import WeightGradients, collector, weight_gradient
 
 
@@ -41,7 +42,7 @@ def linear(x: Tensor, weight_NK: Tensor, dtype: torch.dtype | None = None) -> Te
     """``x @ weight.T`` for [..., K], in `dtype`; by default both have one type."""
     later = collector()
     dtype = weight_NK.dtype if dtype is None else dtype
-    if later is None or not torch.is_grad_enabled():
+    if later is None:
         return F.linear(x.to(dtype), weight_NK.to(dtype))
-    y: Tensor = _Linear.apply(x, weight_NK, dtype, later)
+    y: Tensor = apply(_Linear, x, weight_NK, dtype, later)
     return y
