@@ -156,8 +156,11 @@ class Experts(nn.Module):
         self.fp8: Fp8 | None = None
         self.quantised = QuantisedWeight(), QuantisedWeight()
         self.group: ExpertGroup | None = None
+        """Processes among which the experts are shared out."""
         self.first = 0
+        """Number of the first expert here."""
         self.leaves: list[tuple[Tensor, Tensor]] = []
+        """Of each source, what takes its gradients (see :meth:`share_out`)."""
         self.register_module("gate_up_adapter", None)
         self.register_module("down_adapter", None)
 
