@@ -1,11 +1,11 @@
 """A layer's experts on several processes, and the sums of their gradients.
 
 Expert parallelism spreads the experts of a layer over neighbouring copies of the model: each process holds an equal run
-of them, and computes its own tokens with everybody's (:mod:`clearseek.ops.travel`). So an owner's gradient is a sum over
-the tokens of all copies in its group, its *sources*, and one process's bits ask for the order of lanes: in exact mode a
-process keeps one sum for each source, as if each were a copy with a gradient of its own, and adds them last, as the next
-levels of the tree of :mod:`clearseek.train.accumulate`. That takes as much memory as one process needs for all experts
-of the layer. In merged mode there is one sum, in another order.
+of them, and computes everybody's tokens with them (:mod:`clearseek.ops.travel`). An owner's gradient is thus a sum over
+the tokens of all copies in its group, its *sources*, and one process sums those in the order of its lanes. In exact
+mode a process keeps a sum for each source, as if each were a copy with gradients of its own, and adds them last, which
+are the next levels of the tree of :mod:`clearseek.train.accumulate`. That takes as much memory as one process needs for
+all experts of the layer. In merged mode there is one sum, in another order.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class Sources:
     def __init__(self, model: DeepSeekModel, trained: Sequence[Trained]) -> None:
         leaves: dict[int, list[Tensor]] = {}
         for module in model.modules():
-            if isinstance(module, Experts):
-                for parameter, aliases in zip((module.gate_up_proj, module.down_proj), zip(*module.leaves), strict=False):
-                    leaves[id(parameter)] = list(aliases)
+            if isinstance(module, Experts) and module.leaves:
+                gate_up, down = map(list, zip(*module.leaves, strict=True))
+                leaves |= {id(module.gate_up_proj): gate_up, id(module.down_proj): down}
         self._trained = [(each, leaves.get(id(each.parameter), [])) for each in trained]
 
     def take(self) -> list[Tensor]:
