@@ -75,8 +75,14 @@ class ParallelLayout:
 
     def expert_copies(self, rank: int) -> list[int]:
         """Processes of the stage that hold the same part of the experts."""
-        return [other for other in self.copies_of_stage(rank) if self.copy(other) % self.ep == self.copy(rank) % self.ep]
+        return [
+            other for other in self.copies_of_stage(rank) if self.copy(other) % self.ep == self.copy(rank) % self.ep
+        ]
 
     def pipeline(self, rank: int) -> list[int]:
         """Processes that run one copy of the whole model between them, in the order of their stages."""
         return list(range(self.copy(rank), self.devices, self.copies))
+
+
+SINGLE = ParallelLayout()
+"""One process."""
