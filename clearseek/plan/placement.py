@@ -15,78 +15,20 @@ estimate: what must be kept from forward to backward for each token, times the m
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
-from math import isqrt
 from typing import Literal, NamedTuple
 
 from clearseek.config import ModelConfig, Recipe
 from clearseek.counts import TrainingMemory, training_memory
-from clearseek.errors import UserError
-from clearseek.tensors import TensorSpec, memory_tensors
+from clearseek.plan.layout import ParallelLayout, layouts
+from clearseek.plan.stages import held_tensors
+from clearseek.tensors import TensorSpec
 
 Recompute = Literal["none", "selective", "full"]
 """Work that backward repeats: nothing; norms, MLA's up-projections and SwiGLU, as V3 does; or all but each layer's
 input."""
 USABLE = 0.9
 """Share of device memory that a plan fills: the rest is for the allocator, communication buffers and the runtime."""
-
-
-@dataclass(frozen=True, slots=True)
-class ParallelLayout:
-    """Degrees of parallelism."""
-
-    dp: int = 1
-    """Copies of the model, each with its share of a batch."""
-    ep: int = 1
-    """Copies that a layer's experts are spread over."""
-    pp: int = 1
-    """Pipeline stages."""
-
-    @property
-    def devices(self) -> int:
-        """Number of devices."""
-        return self.dp * self.pp
-
-    def __str__(self) -> str:
-        return f"dp={self.dp},ep={self.ep},pp={self.pp}"
-
-
-def parse_layout(text: str, devices: int | None) -> ParallelLayout:
-    """Read ``dp=128,ep=64,pp=16``. A degree left out is 1, but dp follows from the number of devices where given."""
-    degrees: dict[str, int] = {}
-    for part in text.split(","):
-        name, separator, number = (piece.strip() for piece in part.partition("="))
-        if name not in ("dp", "ep", "pp") or not separator:
-            raise UserError(f"--layout {text}: write it as dp=128,ep=64,pp=16")
-        if not (number.isascii() and number.isdecimal() and int(number) > 0):
-            raise UserError(f"--layout {text}: {name} is a number from 1 up")
-        if name in degrees:
-            raise UserError(f"--layout {text}: {name} appears twice")
-        degrees[name] = int(number)
-    pp = degrees.get("pp", 1)
-    if devices is not None and "dp" not in degrees:
-        if devices % pp:
-            raise UserError(f"--layout {text}: pp = {pp} does not divide --gpus {devices}")
-        degrees["dp"] = devices // pp
-    layout = ParallelLayout(**degrees)
-    if devices is not None and layout.devices != devices:
-        raise UserError(f"--layout {text}: dp x pp = {layout.devices} devices, but --gpus is {devices}")
-    return layout
-
-
-def check_layout(layout: ParallelLayout, recipe: Recipe) -> None:
-    """Raise UserError that names every degree that does not divide what it must."""
-    dp, ep, pp = layout.dp, layout.ep, layout.pp
-    experts, layers, batch = recipe.model.n_routed_experts, recipe.model.num_hidden_layers, recipe.train.batch_size
-    checks = (
-        (dp % ep, f"ep = {ep} does not divide dp = {dp}"),
-        (experts % ep, f"ep = {ep} does not divide the {experts} routed experts"),
-        (pp > layers, f"pp = {pp} is more than the {layers} layers"),
-        (batch % dp, f"dp = {dp} does not divide train.batch_size = {batch}"),
-    )
-    if wrong := [message for broken, message in checks if broken]:
-        raise UserError(f"--layout {layout}: {'; '.join(wrong)}")
 
 
 class DeviceMemory(NamedTuple):
@@ -154,10 +96,7 @@ class Placement:
     def _count_stages(self, pp: int, sums: int) -> list[tuple[TrainingMemory, TrainingMemory, tuple[int, ...]]]:
         """For every stage: memory of the experts, memory of all else, and the layers."""
         model, optimizer = self.recipe.model, self.recipe.optimizer
-        first = _first_layers(model.num_hidden_layers, pp)
-        held: list[list[TensorSpec]] = [[] for _ in range(pp)]
-        for spec in memory_tensors(model):
-            held[_stage(spec, first, model)].append(spec)
+        held = [held_tensors(model, ParallelLayout(pp=pp), stage) for stage in range(pp)]
 
         def count(specs: list[TensorSpec]) -> TrainingMemory:
             precision = precision_of(self.recipe)
@@ -177,38 +116,14 @@ class Placement:
 
         None where no layout divides. Plain means few stages, then few ways of spreading experts.
         """
-        layouts = [layout for layout in self._layouts() if layout.devices == devices]
-        fits = (layout for layout in layouts if self.memory(layout).total <= budget)
-        return next(fits, None) or min(layouts, key=lambda layout: self.memory(layout).total, default=None)
+        found = [layout for layout in layouts(self.recipe) if layout.devices == devices]
+        fits = (layout for layout in found if self.memory(layout).total <= budget)
+        return next(fits, None) or min(found, key=lambda layout: self.memory(layout).total, default=None)
 
     def least(self, budget: float) -> ParallelLayout | None:
         """The layout with the fewest devices that fits; None where none does."""
-        layouts = sorted(self._layouts(), key=lambda layout: layout.devices)
-        return next((layout for layout in layouts if self.memory(layout).total <= budget), None)
-
-    def _layouts(self) -> Iterator[ParallelLayout]:
-        """Every layout whose degrees divide what they must, the plainest first."""
-        model = self.recipe.model
-        copies, ways = _divisors(self.recipe.train.batch_size), _divisors(model.n_routed_experts)
-        for pp in range(1, model.num_hidden_layers + 1):
-            yield from (ParallelLayout(dp, ep, pp) for ep in ways for dp in copies if dp % ep == 0)
-
-
-def _divisors(number: int) -> list[int]:
-    small = [each for each in range(1, isqrt(number) + 1) if number % each == 0]
-    return sorted({*small, *(number // each for each in small)})
-
-
-def _first_layers(layers: int, pp: int) -> list[int]:
-    """The first layer of every stage; stages differ by one layer at most, and the earlier ones have more."""
-    short, more = divmod(layers, pp)
-    return [stage * short + min(stage, more) for stage in range(pp)]
-
-
-def _stage(spec: TensorSpec, first: list[int], model: ModelConfig) -> int:
-    if spec.layer is None:
-        return 0 if spec.kind == "embedding" else len(first) - 1
-    return sum(start <= spec.layer for start in first) - 1  # the MTP layer comes after the last one
+        found = sorted(layouts(self.recipe), key=lambda layout: layout.devices)
+        return next((layout for layout in found if self.memory(layout).total <= budget), None)
 
 
 def activation_bytes(model: ModelConfig, layer: int, precision: Precision, recompute: Recompute) -> int:

@@ -13,7 +13,8 @@ from clearseek.cli.plan import dollars, hours, print_plan, print_validation
 from clearseek.counts import training_memory
 from clearseek.errors import UserError
 from clearseek.plan.calibration import validate
-from clearseek.plan.placement import ParallelLayout, Placement, activation_bytes
+from clearseek.plan.layout import ParallelLayout
+from clearseek.plan.placement import Placement, activation_bytes
 from clearseek.plan.plan import Options, Plan, make_plan
 from clearseek.recipe import load_recipe
 
@@ -153,8 +154,8 @@ def test_cautions() -> None:
         (Options(layout="dp"), "--layout dp: write it as"),
         (Options(layout="dp=0"), "dp is a number from 1 up"),
         (Options(layout="dp=128,ep=60,pp=16"), "ep = 60 does not divide dp = 128; ep = 60 does not divide the 256"),
-        (Options(layout="dp=7,pp=62"), "pp = 62 is more than the 61 layers; dp = 7 does not divide train.batch_size"),
-        (Options(layout="dp=4,pp=4", devices=8), "dp x pp = 16 devices, but --gpus is 8"),
+        (Options(layout="dp=7,pp=62"), "pp = 62 is more than the 61 layers; train.lanes = 128 is not dp = 7"),
+        (Options(layout="dp=4,pp=4", devices=8), "dp x pp = 16 processes, but --gpus is 8"),
         (Options(layout="pp=15", devices=2048), "pp = 15 does not divide --gpus 2048"),
     ],
 )
