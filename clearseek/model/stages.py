@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from clearseek.model.transformer import DeepSeekModel, Losses, MTPLayer, States
+from clearseek.model.layers import MTPLayer
+from clearseek.model.transformer import DeepSeekModel, Losses, States
 from clearseek.ops.dispatch import Routing
 from clearseek.ops.rope import places
 

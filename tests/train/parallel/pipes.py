@@ -10,9 +10,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import FileStore
 
 from clearseek.config import ModelConfig
 from clearseek.fp8.linear import Fp8
+from clearseek.model.layers import MoE
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.plan.layout import ParallelLayout, parse_layout
 from clearseek.train.accumulate import LaneSum
@@ -23,13 +25,13 @@ from clearseek.train.task import Batch
 from tests.tiny import tiny
 
 SEQUENCES, LENGTH = 2, 32
+FIRST = 1
+"""First layer with experts."""
 WEIGHTS = Weights(balance=0.01, mtp=0.3)
 MODEL: dict[str, Any] = {
     "num_hidden_layers": 4,
-    "hidden_size": 128,
     "intermediate_size": 128,
     "moe_intermediate_size": 128,
-    "n_shared_experts": 1,
 }
 
 
@@ -57,7 +59,7 @@ def micros_of(count: int, mtp: bool = True) -> list[Batch]:
 
 def alone(model: DeepSeekModel, micros: list[Batch]) -> dict[str, Tensor]:
     """Gradients of a lane as one process computes them, with its scalars and loads."""
-    sums, loads = LaneSum(len(micros), 1), []
+    sums, loads = LaneSum(len(micros), 1), list[Tensor]()
     for micro in micros:
         losses = model.loss(micro.tokens_BX, WEIGHTS.balance, WEIGHTS.mtp, micro.weight_BX)
         losses.total.backward()
@@ -67,36 +69,42 @@ def alone(model: DeepSeekModel, micros: list[Batch]) -> dict[str, Tensor]:
         sums.push([*(g for g in gradients if g is not None), torch.stack(scalars)])
         model.zero_grad(set_to_none=True)
         loads.append(losses.load_LE)
-    *gradients, scalars = sums.result()
-    return {n: g for (n, _), g in zip(model.named_parameters(), gradients, strict=True)} | {
-        "scalars": scalars,
-        "load": torch.stack(loads).sum(0),
+    *totals, values = sums.result()
+    return {n: g for (n, _), g in zip(model.named_parameters(), totals, strict=True)} | {
+        "scalars": values,
+        **{f"load of layer {i}": load for i, load in enumerate(torch.stack(loads).sum(0), FIRST)},
     }
 
 
-def in_stages(text: str, precision: str, count: int, **changes: Any) -> tuple[Pipeline, DeepSeekModel, LaneResult]:
-    """Run a lane on this process's stages; every process of the world calls this."""
+def in_stages(
+    text: str, precision: str, count: int, lanes: int = 1, **changes: Any
+) -> tuple[DeepSeekModel, LaneResult]:
+    """Run lanes of equal micro-batches on this process's stages, and return the last one's sums."""
     layout = parse_layout(text)
-    place = dist.get_rank()
+    groups = [dist.new_group(layout.pipeline(copy)) for copy in range(layout.copies)]
+    rank = dist.get_rank()
+    group, place = groups[layout.copy(rank)], layout.stage(rank)
     model = model_of(precision, layout, place, **changes)
-    pipeline = Pipeline(model, list(model.named_parameters()), layout, place, None, count, (SEQUENCES, LENGTH))
+    pipeline = Pipeline(model, list(model.named_parameters()), layout, place, group, count, (SEQUENCES, LENGTH))
     mtp = model.config.num_nextn_predict_layers > 0
-    pipeline.run(micros_of(count, mtp), WEIGHTS)  # a second lane begins anew
-    return pipeline, model, pipeline.run(micros_of(count, mtp), WEIGHTS)
+    for _ in range(lanes - 1):
+        pipeline.run(micros_of(count, mtp), WEIGHTS)
+    return model, pipeline.run(micros_of(count, mtp), WEIGHTS)
 
 
 def main(folder: str, rank: str, world: str, cases: str) -> None:
     """A process: run the cases, and write hashes of what it has."""
     torch.set_num_threads(1)
-    store = dist.FileStore(str(Path(folder) / "store"), int(world))
+    store = FileStore(str(Path(folder) / "store"), int(world))
     dist.init_process_group("gloo", store=store, rank=int(rank), world_size=int(world))
     found = []
     for case in json.loads(cases):
-        _, model, result = in_stages(**case)
+        model, result = in_stages(**case)
         tensors = dict(zip((n for n, _ in model.named_parameters()), result.gradients, strict=True))
         if result.scalars is not None:
             tensors["scalars"] = result.scalars
-        tensors |= {f"load {i}": load for i, load in enumerate(result.load_LE)}
+        layers = [i for i, layer in enumerate(model.model.layers) if isinstance(getattr(layer, "mlp", None), MoE)]
+        tensors |= {f"load of layer {i}": load for i, load in zip(layers, result.load_LE, strict=True)}
         found.append({name: hash_tensors([(name, tensor)]) for name, tensor in tensors.items()})
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
