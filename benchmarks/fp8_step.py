@@ -26,7 +26,7 @@ from clearseek.recipe import load_recipe
 from clearseek.train.chunks import gradient_norm
 from clearseek.train.optimizer import MasterOptimizer
 from clearseek.train.preflight import settle_numerics
-from clearseek.train.step import everything
+from clearseek.train.work import everything
 
 RESULTS = Path(__file__).parent / "results"
 VARIANTS = {

@@ -141,7 +141,7 @@ def _train(bench: Bench, recipe: Any, precision: str, micro: int) -> dict[str, A
     """Some steps; the first ones, in which kernels are built, do not count."""
     from clearseek.counts import flops_per_token
     from clearseek.train.optimizer import MasterOptimizer
-    from clearseek.train.step import everything
+    from clearseek.train.work import everything
 
     held = 0
     if bench.cuda:

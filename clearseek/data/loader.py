@@ -15,6 +15,7 @@ Shapes: B batch, S sequence length, A look-ahead.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -155,7 +156,7 @@ class Loader:
                 f"{sequence_length} + {lookahead}: lower data.sequence_length, or add text"
             )
 
-    def batch(self, step: int, rows: range | None = None) -> Ints:
+    def batch(self, step: int, rows: Sequence[int] | None = None) -> Ints:
         """Token ids of step `step` (from 0), [B, S + A]; with `rows`, only those rows are read.
 
         Inputs are ``[:, :S]``, the targets of depth d are ``[:, d : d + S]``. Raises UserError where an id is outside
@@ -196,7 +197,7 @@ class Loader:
         """Compare the SHA-256 of every file with the manifest. Raises UserError naming a changed shard."""
         check_files(self._folder, self.manifest)
 
-    def windows(self, step: int, rows: range | None = None) -> Ints:
+    def windows(self, step: int, rows: Sequence[int] | None = None) -> Ints:
         """Windows of the stream in the batch, [B]: samples step * B and on, each in its epoch's order."""
         assert step >= 0
         samples_B = step * self.batch_size + np.array(range(self.batch_size) if rows is None else rows, dtype=np.int64)

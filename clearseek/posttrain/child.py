@@ -17,8 +17,8 @@ from clearseek.train import checkpoint
 from clearseek.train.optimizer import Trained
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import draw_loads
-from clearseek.train.step import Trainable, everything
 from clearseek.train.task import Batch, Task
+from clearseek.train.work import Trainable, everything
 
 
 class Child:

@@ -16,8 +16,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 16
-"""Elements."""
+from clearseek.parts import CHUNK
 
 
 def chunks(tensor: Tensor) -> Sequence[Tensor]:
@@ -26,13 +25,23 @@ def chunks(tensor: Tensor) -> Sequence[Tensor]:
     return parts
 
 
-def gradient_norm(gradients: Iterable[Tensor]) -> float:
-    """Global L2 norm: each chunk's norm in FP32, and their squares added in FP64, in order."""
+def chunk_norms(gradients: Iterable[Tensor]) -> Tensor:
+    """L2 norm of each chunk, FP32 [chunks]."""
     parts = [chunk for gradient in gradients for chunk in chunks(gradient)]
+    return torch.stack(torch._foreach_norm(parts)) if parts else torch.zeros(0)
+
+
+def total_norm(norms: Iterable[float]) -> float:
+    """Norm of the whole: the chunks' squares added in FP64, in order."""
     total = 0.0
-    for norm in torch.stack(torch._foreach_norm(parts)).tolist():
+    for norm in norms:
         total += norm * norm
     return math.sqrt(total)
+
+
+def gradient_norm(gradients: Iterable[Tensor]) -> float:
+    """Global L2 norm: each chunk's norm in FP32, and their squares added in FP64, in order."""
+    return total_norm(chunk_norms(gradients).tolist())
 
 
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -44,8 +53,18 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for described, tensor in _in_order(tensors):
         digest.update(described)
-        digest.update(b"".join(hashlib.sha256(_bytes(chunk)).digest() for chunk in chunks(tensor)))
+        digest.update(chunk_digests(tensor))
     return digest.hexdigest()
+
+
+def chunk_digests(tensor: Tensor) -> bytes:
+    """SHA-256 of each chunk's little-endian bytes, one after the other."""
+    return b"".join(hashlib.sha256(_bytes(chunk)).digest() for chunk in chunks(tensor))
+
+
+def describe(name: str, dtype: torch.dtype, shape: Sequence[int]) -> str:
+    """The line that stands for a tensor in a hash, before its contents."""
+    return json.dumps([name, str(dtype).removeprefix("torch."), list(shape)], separators=(",", ":")) + "\n"
 
 
 def flat_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -63,8 +82,7 @@ def _in_order(tensors: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[bytes, Te
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         assert name != previous, f"two tensors are called {name}"
         previous = name
-        described = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
-        yield json.dumps(described, separators=(",", ":")).encode() + b"\n", tensor
+        yield describe(name, tensor.dtype, tensor.shape).encode(), tensor
 
 
 def _bytes(flat: Tensor) -> memoryview:

@@ -15,7 +15,7 @@ step, well above BF16's half unit of 0.2 %.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -111,39 +111,42 @@ class AdamW(Groups):
             state["exp_avg_sq"].copy_(wide_sq)
 
 
-def _is_muon_matrix(name: str, parameter: Tensor) -> bool:
+def matrix_of(name: str, shape: Sequence[int], config: OptimizerConfig) -> tuple[int, int] | None:
+    """Rows and columns of a parameter's matrices where Muon has them, else None.
+
+    Gate and up projections share a tensor [E, 2I, D] but are two matrices each.
+    """
     outside = ("embed_tokens.weight", "lm_head.weight", "mlp.gate.weight", ".lora_A", ".lora_B")
-    return parameter.ndim >= 2 and not name.endswith(outside)
+    if config.name != "muon" or len(shape) < 2 or name.endswith(outside):
+        return None
+    return (shape[-2] // 2 if name.endswith("experts.gate_up_proj") else shape[-2]), shape[-1]
 
 
-def _as_matrices(name: str, stacked: Tensor) -> Tensor:
-    """Gate and up projections share a tensor [E, 2I, D] but are two matrices each: [2E, I, D]."""
-    if not name.endswith("experts.gate_up_proj"):
-        return stacked
-    experts, rows, columns = stacked.shape
-    return stacked.view(2 * experts, rows // 2, columns)
-
-
-class MasterOptimizer:
-    """Optimiser over FP32 masters of a model's parameters.
+class Updates:
+    """AdamW or Muon over FP32 masters, each of a whole parameter or of a run of whole matrices or chunks of one.
 
     Args:
-        trained: What to train, in a fixed order: all parameters of a model, or some, or rows of them.
+        names: Of the parameters.
+        shapes: Of the parameters; matrices have weight decay, vectors have none.
+        masters: FP32, contiguous.
         config: Which optimiser, and its settings.
+        computes_in: Type that the model computes in, and Muon's products with it.
     """
 
-    def __init__(self, trained: Iterable[Trained], config: OptimizerConfig) -> None:
-        self.config, self.trained = config, list(trained)
-        self.names = [each.name for each in self.trained]
-        self.masters = [each.of(each.parameter.detach()).float() for each in self.trained]  # FP32: the model's own
+    def __init__(
+        self, names: Sequence[str], shapes: Sequence[Sequence[int]], masters: Sequence[Tensor], config: OptimizerConfig,
+        computes_in: torch.dtype,
+    ) -> None:  # fmt: skip
+        self.config, self.names, self.masters = config, list(names), list(masters)
         muon: list[Tensor] = []
         decayed: list[Tensor] = []
         plain: list[Tensor] = []
         self._views: list[Tensor] = []
-        for name, master in zip(self.names, self.masters, strict=True):
-            use_muon = config.name == "muon" and _is_muon_matrix(name, master)
-            view = _as_matrices(name, master) if use_muon else master
-            (muon if use_muon else decayed if master.ndim > 1 else plain).append(view)
+        for name, shape, master in zip(names, shapes, masters, strict=True):
+            matrix = matrix_of(name, shape, config)
+            one = matrix is None or (master.ndim == 2 and master.shape == matrix)
+            view = master if matrix is None or one else master.view(-1, *matrix)
+            (muon if matrix is not None else decayed if len(shape) > 1 else plain).append(view)
             self._views.append(view)
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self._muon_ids = {id(view) for view in muon}
@@ -154,13 +157,12 @@ class MasterOptimizer:
             betas=config.betas,
             eps=config.eps,
         )
-        computes_in = self.trained[0].parameter.dtype
         rates = config.muon_learning_rate, computes_in, config.momentum, config.weight_decay
         self._muon = Muon(muon, *rates) if muon else None
 
     @torch.no_grad()
     def step(self, gradients: list[Tensor], norm: float, multiplier: float) -> None:
-        """Clip, update the masters, round them into the model.
+        """Clip, and update the masters.
 
         Args:
             gradients: FP32, of what is trained, in its order; they are scaled in place.
@@ -168,7 +170,7 @@ class MasterOptimizer:
             multiplier: The schedule's factor on the learning rates.
         """
         factor = self.config.grad_clip / (norm + 1e-6)
-        if factor < 1.0:
+        if factor < 1.0 and gradients:  # a process may own nothing of a small model
             torch._foreach_mul_(gradients, factor)
         for view, gradient in zip(self._views, gradients, strict=True):
             view.grad = gradient.view(view.shape)
@@ -179,6 +181,48 @@ class MasterOptimizer:
                 optimizer.step()
         for view in self._views:
             view.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimisers' own tensors, by ``parameter.slot``; empty before the first step."""
+        tensors: dict[str, Tensor] = {}
+        for index, (name, master, view) in enumerate(zip(self.names, self.masters, self._views, strict=True)):
+            for slot, value in self._owner(index).state[view].items():
+                tensors[f"{name}.{slot}"] = value.view(master.shape) if value.ndim else value
+        return tensors
+
+    def slots(self, index: int) -> tuple[str, ...]:
+        """Names of the state of a master that has been updated."""
+        return ("momentum_buffer",) if self._owner(index) is self._muon else ("step", "exp_avg", "exp_avg_sq")
+
+    @torch.no_grad()
+    def load_state(self, index: int, values: Mapping[str, Tensor]) -> None:
+        """Restore the state of a master, by slot; the tensors become the optimiser's own."""
+        view = self._views[index]
+        self._owner(index).state[view] = {slot: _placed(value, view) for slot, value in values.items()}
+
+    def _owner(self, index: int) -> AdamW | Muon:
+        view, muon = self._views[index], self._muon
+        return muon if muon is not None and id(view) in self._muon_ids else self._adamw
+
+
+class MasterOptimizer(Updates):
+    """Optimiser over FP32 masters of a model's parameters.
+
+    Args:
+        trained: What to train, in a fixed order: all parameters of a model, or some, or rows of them.
+        config: Which optimiser, and its settings.
+    """
+
+    def __init__(self, trained: Iterable[Trained], config: OptimizerConfig) -> None:
+        self.trained = list(trained)
+        masters = [each.of(each.parameter.detach()).float() for each in self.trained]  # FP32: the model's own
+        names, shapes = [each.name for each in self.trained], [each.parameter.shape for each in self.trained]
+        super().__init__(names, shapes, masters, config, self.trained[0].parameter.dtype)
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor], norm: float, multiplier: float) -> None:
+        """Clip, update the masters, round them into the model; arguments as of :meth:`Updates.step`."""
+        super().step(gradients, norm, multiplier)
         self.round_into_model()
 
     @torch.no_grad()
@@ -221,23 +265,14 @@ class MasterOptimizer:
         """The FP32 gradients of what is trained, taken from the parameters."""
         return [each.take_gradient() for each in self.trained]
 
-    def state(self) -> dict[str, Tensor]:
-        """The optimisers' own tensors, by ``parameter.slot``; empty before the first step."""
-        tensors: dict[str, Tensor] = {}
-        for name, master, view in zip(self.names, self.masters, self._views, strict=True):
-            for slot, value in self._owner(view).state[view].items():
-                tensors[f"{name}.{slot}"] = value.view(master.shape) if value.ndim else value
-        return tensors
-
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`weights` and :meth:`state` returned, and round the masters into the model.
 
         Raises UserError if they are of another model or optimiser.
         """
-        for each, master, view in zip(self.trained, self.masters, self._views, strict=True):
-            name, owner = each.name, self._owner(view)
-            slots = ("momentum_buffer",) if owner is self._muon else ("step", "exp_avg", "exp_avg_sq")
+        for index, (each, master) in enumerate(zip(self.trained, self.masters, strict=True)):
+            name, slots = each.name, self.slots(index)
             missing = [key for key in (name,) if key not in weights] + [
                 key for slot in slots if (key := f"{name}.{slot}") not in state
             ]
@@ -248,13 +283,8 @@ class MasterOptimizer:
             master.copy_(each.of(weights[name].to(master.device)))
             if each.rows is not None:
                 each.parameter.copy_(weights[name])
-            values = {slot: state[f"{name}.{slot}"] for slot in slots}
-            owner.state[view] = {slot: _placed(v, view) for slot, v in values.items()}
+            self.load_state(index, {slot: state[f"{name}.{slot}"] for slot in slots})
         self.round_into_model()
-
-    def _owner(self, view: Tensor) -> AdamW | Muon:
-        muon = self._muon
-        return muon if muon is not None and id(view) in self._muon_ids else self._adamw
 
 
 def _placed(value: Tensor, view: Tensor) -> Tensor:

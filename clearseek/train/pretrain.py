@@ -6,6 +6,7 @@ alike, and the model is measured in bits per byte of held-out text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,9 @@ class PreTraining:
         held_out = Stream(data, "heldout")
         self.held_out = held_out if len(held_out) > 1 else None
 
-    def batch(self, step: int, model: DeepSeekModel) -> Batch:
-        """The windows of a step, every token with the same weight."""
-        tokens_BX = torch.from_numpy(self.loader.batch(step - 1))
+    def batch(self, step: int, model: DeepSeekModel, rows: Sequence[int] | None = None) -> Batch:
+        """The windows of a step or `rows` of them, every token with the same weight."""
+        tokens_BX = torch.from_numpy(self.loader.batch(step - 1, rows))
         counted = self.recipe.train.batch_size * self.recipe.data.sequence_length
         weight_BX = torch.full(tokens_BX.shape, 1.0 / counted, dtype=torch.float32)
         return Batch(step, tokens_BX, weight_BX, counted).to(model.head_weight.device)

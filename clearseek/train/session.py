@@ -27,10 +27,10 @@ from clearseek.train.pictures import expert_load, loss_curve
 from clearseek.train.preflight import Setup, preflight
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.run import TEACHER, Loads, Run, is_imported
-from clearseek.train.step import Trainable, everything
 from clearseek.train.task import Progress, Task
 from clearseek.train.trainer import OnStep, Outcome, Trainer
 from clearseek.train.transcript import last_line, read_header, read_lines
+from clearseek.train.work import Trainable, everything
 from clearseek.training_code import code_here
 
 OnData = Callable[[str, int, int], None]

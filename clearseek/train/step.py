@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from clearseek.config import Recipe
@@ -21,29 +20,18 @@ from clearseek.counts import flops_per_token
 from clearseek.errors import UserError
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import use_kernels
-from clearseek.train.accumulate import LaneSum
-from clearseek.train.chunks import gradient_norm, hash_tensors
-from clearseek.train.optimizer import MasterOptimizer, Trained
+from clearseek.plan.layout import SINGLE, ParallelLayout
+from clearseek.train.optimizer import Updates
+from clearseek.train.parallel.group import ALONE, Group
 from clearseek.train.preflight import Setup
 from clearseek.train.record import StepRecord
 from clearseek.train.schedule import multiplier, value_at
-from clearseek.train.task import Batch, Task
+from clearseek.train.task import Task
+from clearseek.train.work import State, Trainable, Work, everything
 
 
 class NotFiniteError(UserError):
     """Loss or gradients are infinite, or no numbers."""
-
-
-ADAPTED = (".lora_A", ".lora_B")
-"""Ends of the names of parameters that are added to a model, and that its parent does not have."""
-
-Trainable = Callable[[DeepSeekModel], list[Trained]]
-"""Which parameters of a model, or rows of them, the optimiser has; the others stay as they are."""
-
-
-def everything(model: DeepSeekModel) -> list[Trained]:
-    """All parameters."""
-    return [Trained(name, parameter) for name, parameter in model.named_parameters()]
 
 
 class Training:
@@ -54,65 +42,65 @@ class Training:
         task: What to train on.
         setup: How to compute here.
         trainable: What is trained.
+        group: The processes that train.
+        layout: How they share the work.
     """
 
-    def __init__(self, recipe: Recipe, task: Task, setup: Setup, trainable: Trainable = everything) -> None:
+    def __init__(
+        self, recipe: Recipe, task: Task, setup: Setup, trainable: Trainable = everything, group: Group = ALONE,
+        layout: ParallelLayout = SINGLE,
+    ) -> None:  # fmt: skip
         self.recipe, self.task, self.setup, self._trainable = recipe, task, setup, trainable
+        self.group, self._layout = group, layout
         self._flops_per_token = flops_per_token(recipe.model, recipe.data.sequence_length)
         self.begin()
 
     def begin(self) -> None:
         """Go to the state before the first step, which follows from the recipe's seed."""
         use_kernels(self.setup.kernels)
-        self.model = DeepSeekModel(self.recipe.model)
-        self.model.initialise(self.recipe.train.seed)
-        self.model.to(self.setup.device).set_dtype(self.setup.precision.dtype).use_fp8(self.setup.fp8)
-        trained = self._trainable(self.model)
-        self.model.requires_grad_(False)
-        for each in trained:
-            each.parameter.requires_grad_(True)
-        self.optimizer = MasterOptimizer(trained, self.recipe.optimizer)
+        self.work = self._work()
         self.step, self.tokens = 0, 0
 
-    def adopt(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def _work(self) -> Work:
+        if self.group.size == 1:
+            return Work(self.recipe, self.setup, self._trainable)
+        from clearseek.train.parallel.work import SharedWork
+
+        return SharedWork(self.recipe, self.setup, self._trainable, self.group, self._layout)
+
+    @property
+    def model(self) -> DeepSeekModel:
+        """The model, or what this process has of it."""
+        return self.work.model
+
+    @property
+    def optimizer(self) -> Updates:
+        """The optimiser, of what this process has."""
+        return self.work.optimizer
+
+    def adopt(self, state: State) -> None:
         """Take over another model's weights and balance biases; what the other does not have (adapters) stays.
 
         Raises KeyError or RuntimeError where the other has other dimensions.
         """
-        theirs = state["weights"]
-        frozen = self._frozen()
-        own = {name for name in (*self.optimizer.names, *frozen) if name not in theirs and name.endswith(ADAPTED)}
-        self.optimizer.adopt(theirs, own)
-        for name in frozen.keys() - own:
-            frozen[name].copy_(theirs[name])
-        for name, buffer in self.model.named_buffers():
-            buffer.copy_(state["buffers"][name])
+        self.work.adopt(state)
 
-    def load(self, step: int, tokens: int, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def load(self, step: int, tokens: int, state: State) -> None:
         """Go to the state after a step, as :meth:`state` gave it.
 
         Raises UserError, KeyError or RuntimeError where it is of another model or optimiser.
         """
         use_kernels(self.setup.kernels)
-        self.optimizer.load(state["weights"], state["optimizer"])
-        for name, tensor in self._frozen().items():
-            tensor.copy_(state["weights"][name])
-        for name, buffer in self.model.named_buffers():
-            buffer.copy_(state["buffers"][name])
+        self.work.load(state)
         self.step, self.tokens = step, tokens
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Group -> name -> tensor: FP32 weights (of what is not trained, as they are), balance biases, optimiser."""
-        return {
-            "weights": self.optimizer.weights() | self._frozen(),
-            "buffers": dict(self.model.named_buffers()),
-            "optimizer": self.optimizer.state(),
-        }
+        return self.work.state()
 
     def weights_hash(self) -> str:
         """SHA-256 of weights and balance biases."""
-        state = self.state()
-        return hash_tensors([*state["weights"].items(), *state["buffers"].items()])
+        return self.work.hash("weights", "buffers")
 
     def advance(self) -> tuple[StepRecord, Tensor]:
         """Take the next step; its record, and tokens per expert [L, E].
@@ -121,27 +109,27 @@ class Training:
         """
         train, started, step = self.recipe.train, time.perf_counter(), self.step + 1
         use_kernels(self.setup.kernels)  # a callback may have chosen others for a model of its own
-        batch = self.task.batch(step, self.model)
-        gradients, scalars, load_LE = self._gradients(batch)
+        batch = self.work.batch(self.task, step)
+        gradients, scalars, load_LE = self.work.sums(self.task, batch)
         scalars |= batch.scalars
-        norm = gradient_norm(gradients)
+        norm = self.work.norm(gradients)
         self._refuse_non_finite(step, scalars, norm)
         factor = multiplier(self.recipe.optimizer.schedule, step, train.steps)
-        self.optimizer.step(gradients, norm, factor)
+        self.work.update(gradients, norm, factor)
         if self.recipe.model.topk_method == "noaux_tc":
             speed = value_at(step, train.steps, train.bias_update_until, train.bias_update_speed, 0.0)
-            self.model.update_biases(load_LE, speed)
+            self.work.update_biases(load_LE, speed)
         seconds = time.perf_counter() - started
         self.step, self.tokens = step, self.tokens + batch.counted
         hashed = step % train.hash_every == 0 or step == train.steps
         record = StepRecord(
             step=step,
-            scalars=scalars if step == train.steps else scalars | self.task.evaluate(self.model, step),
+            scalars=scalars if step == train.steps else scalars | self.work.evaluate(self.task, step),
             grad_norm=norm,
             tokens=self.tokens,
             balance=_balance(load_LE),
             weights_sha256=self.weights_hash() if hashed else None,
-            optimizer_sha256=hash_tensors(self.optimizer.state().items()) if hashed else None,
+            optimizer_sha256=self.work.hash("optimizer") if hashed else None,
             rollouts_sha256=batch.rollouts_sha256,
             learning_rate=self.recipe.optimizer.learning_rate * factor,
             tokens_per_second=batch.counted / seconds,
@@ -155,20 +143,6 @@ class Training:
             return None
         return tokens_per_second * self._flops_per_token / max(self.setup.precision.rates.values())
 
-    def _gradients(self, batch: Batch) -> tuple[list[Tensor], dict[str, float], Tensor]:
-        """FP32 gradients of a batch, its scalars, and tokens per expert."""
-        train = self.recipe.train
-        sums, names = LaneSum(train.micro_batches, train.summed_lanes), list[str]()
-        load_LE = torch.zeros((), dtype=torch.int64, device=self.setup.device)
-        for micro in batch.split(train.micro_batches):
-            loss = self.task.loss(self.model, micro)
-            loss.total.backward()
-            names = list(loss.scalars)
-            sums.push([*self.optimizer.take_gradients(), torch.stack(list(loss.scalars.values()))])
-            load_LE = load_LE + loss.load_LE
-        *gradients, values = sums.result()
-        return gradients, dict(zip(names, values.tolist(), strict=True)), load_LE.cpu()
-
     def _refuse_non_finite(self, step: int, scalars: Mapping[str, float], norm: float) -> None:
         if all(map(math.isfinite, [*scalars.values(), norm])):
             return
@@ -179,10 +153,6 @@ class Training:
             f"step {step}: {found}: not finite, so training stopped before the weights were touched. The batch held "
             f"{shown}."
         )
-
-    def _frozen(self) -> dict[str, Tensor]:
-        trained = set(self.optimizer.names)
-        return {name: p.detach() for name, p in self.model.named_parameters() if name not in trained}
 
 
 def _balance(load_LE: Tensor) -> tuple[float, ...]:

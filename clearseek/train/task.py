@@ -53,16 +53,20 @@ class Batch:
         assert len(self.tokens_BX) % count == 0, (len(self.tokens_BX), count)
         size = len(self.tokens_BX) // count
         for first in range(0, len(self.tokens_BX), size):
-            rows = slice(first, first + size)
-            yield replace(
-                self,
-                tokens_BX=self.tokens_BX[rows],
-                weight_BX=self.weight_BX[rows],
-                start_BX=None if self.start_BX is None else self.start_BX[rows],
-                valid_BX=None if self.valid_BX is None else self.valid_BX[rows],
-                routing_LBSK=None if self.routing_LBSK is None else self.routing_LBSK[:, rows],
-                row_B=None if self.row_B is None else self.row_B[rows],
-            )
+            yield self.select(range(first, first + size))
+
+    def select(self, rows: range) -> Batch:
+        """Some of the sequences, one after the other."""
+        part = slice(rows.start, rows.stop, rows.step)
+        return replace(
+            self,
+            tokens_BX=self.tokens_BX[part],
+            weight_BX=self.weight_BX[part],
+            start_BX=None if self.start_BX is None else self.start_BX[part],
+            valid_BX=None if self.valid_BX is None else self.valid_BX[part],
+            routing_LBSK=None if self.routing_LBSK is None else self.routing_LBSK[:, part],
+            row_B=None if self.row_B is None else self.row_B[part],
+        )
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""

@@ -24,9 +24,10 @@ from clearseek.train.origin import origin_of, restore
 from clearseek.train.preflight import Setup
 from clearseek.train.record import StepRecord, decode, encode
 from clearseek.train.run import Metrics, Run
-from clearseek.train.step import NotFiniteError, Trainable, Training, everything
+from clearseek.train.step import NotFiniteError, Training
 from clearseek.train.task import Progress, Task
 from clearseek.train.transcript import last_line
+from clearseek.train.work import Trainable, everything
 from clearseek.train.writer import TranscriptWriter, refuse_format_1
 from clearseek.training_code import code_here
 

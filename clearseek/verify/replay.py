@@ -201,8 +201,8 @@ class Replay:
             training.task = self._writer(given)
             self._bring_round(segment.begin)
         if nudged:
-            nudge(training.optimizer.masters, nudged)
-            training.optimizer.round_into_model()
+            nudge(training.work.masters.masters, nudged)
+            training.work.masters.round_into_model()
         records, stopped = list[StepRecord](), Event()
         with stop_on_signal(stopped.set):
             while training.step < segment.end:

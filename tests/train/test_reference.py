@@ -75,7 +75,7 @@ class Comparison:
 
     def __init__(self, trainer: Trainer, data: Path) -> None:
         self.trainer, self.data = trainer, data
-        self.reference = Training(trainer.recipe, trainer.training.optimizer.weights())
+        self.reference = Training(trainer.recipe, trainer.training.work.masters.weights())
         self.clipped: set[bool] = set()
         self.evaluated: list[int] = []
 
@@ -104,7 +104,7 @@ class Comparison:
         assert bits == pytest.approx(bits_per_byte(self.reference.model, self.data, 32, sample), rel=2e-6)
 
     def compare_weights(self) -> None:
-        ours = per_matrix(self.trainer.training.optimizer.weights())
+        ours = per_matrix(self.trainer.training.work.masters.weights())
         model = per_matrix(dict(self.trainer.training.model.named_parameters()))
         for name, weight in self.reference.model.weights.items():
             assert (ours[name] - weight).abs().max() <= 2e-6, name

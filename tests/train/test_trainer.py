@@ -174,7 +174,7 @@ def test_weights_and_batches_each_follow_their_own_seed(tmp_path: Path, data: Pa
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
         return torch.empty(*shape).normal_(0.0, 0.05, generator=generator)
 
-    weights = trainer.training.optimizer.weights()
+    weights = trainer.training.work.masters.weights()
     assert torch.equal(weights["model.embed_tokens.weight"], drawn("model.embed_tokens.weight", 0, 300, 32))
     experts = "model.layers.1.mlp.experts.gate_up_proj"
     assert torch.equal(weights[experts], torch.stack([drawn(experts, e, 32, 32) for e in range(8)]))
@@ -226,7 +226,7 @@ def test_weights_are_hashed_now_and_then_and_at_the_end(tmp_path: Path, data: Pa
 def test_the_hash_of_the_weights_covers_every_tensor(tmp_path: Path, data: Path) -> None:
     trainer = trainer_of(tiny(), tmp_path, data)
     known = {trainer.training.weights_hash()}
-    tensors = [*trainer.training.optimizer.weights().values(), *trainer.training.model.buffers()]
+    tensors = [*trainer.training.work.masters.weights().values(), *trainer.training.model.buffers()]
     assert len(tensors) == len(trainer.training.model.state_dict())
     for tensor in tensors:
         tensor.view(-1)[-1] += 1.0

@@ -6,12 +6,9 @@ one process is the identity, so the trainer has one path whether it is alone or 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
-
-from clearseek.errors import UserError
 
 T = TypeVar("T")
 

@@ -1,0 +1,265 @@
+"""A step's work on many processes, in the bits of one: data parallel with a sharded optimiser (ZeRO-1).
+
+Every copy computes the gradients of its own lanes; the sums go to the owners of their elements, which update the
+masters and send the new weights back (:mod:`clearseek.train.parallel.exchange`). That is DeepSeek-V3's way of data
+parallelism (report, section 3.2). What is taken over all weights, norm and hashes, is taken chunk by chunk by the
+owners, and put together in the order that one process has.
+
+Shapes: L layers with experts, E experts.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clearseek.config import Recipe
+from clearseek.errors import UserError
+from clearseek.parts import CHUNK, Part, deal, unit
+from clearseek.plan.layout import ParallelLayout
+from clearseek.train.accumulate import LaneSum, TreeSum, block
+from clearseek.train.chunks import chunk_digests, chunk_norms, describe, total_norm
+from clearseek.train.optimizer import Updates, matrix_of
+from clearseek.train.parallel.exchange import Exchange
+from clearseek.train.parallel.group import Group
+from clearseek.train.preflight import Setup
+from clearseek.train.pretrain import PreTraining
+from clearseek.train.task import Batch, Task
+from clearseek.train.work import ADAPTED, State, Sums, Trainable, Work
+
+
+class LaneSums(NamedTuple):
+    """What the micro-batches of this process give, summed in the order of its lanes."""
+
+    gradients: list[Tensor]
+    """FP32, of the parts that are held."""
+    scalars: Tensor | None
+    """FP32 [N]; None where the loss is computed by other processes."""
+    names: list[str]
+    """Names of the scalars."""
+    load_LE: Tensor
+    """Tokens per expert of all layers, int64; zero in those of other processes."""
+
+
+class SharedWork(Work):
+    """The work of one of several processes; see :class:`clearseek.train.work.Work`.
+
+    Raises UserError: the layout does not divide what it must.
+    """
+
+    def __init__(
+        self, recipe: Recipe, setup: Setup, trainable: Trainable, group: Group, layout: ParallelLayout
+    ) -> None:
+        self.group, self.layout, self.rank = group, layout, group.rank
+        self.lanes = block(recipe.train.summed_lanes, layout.copy(group.rank), layout.copies)
+        super().__init__(recipe, setup, trainable)
+
+    def _optimizer(self) -> Updates:
+        if any(each.rows is not None for each in self.trained):
+            raise UserError(f"{self.recipe.name}: chosen experts are trained by one process: leave out --processes")
+        copies = self.layout.copies_of_stage(self.rank)
+        held = {rank: self._parts(rank) for rank in copies}
+        self.exchange = Exchange(self.rank, held, {rank: self._owned(rank) for rank in copies}, self._leaf)
+        self._number = self._numbers()
+        owned, matrix_type = self.exchange.owned, self.setup.precision.dtype
+        masters = [each.float() for each in self.exchange.fetch(self._weights())]
+        names, shapes = [part.name for part in owned], [part.shape for part in owned]
+        return Updates(names, shapes, masters, self.recipe.optimizer, matrix_type)
+
+    # --- Who has what -------------------------------------------------------------------------------------------------
+
+    def _parts(self, rank: int) -> list[Part]:
+        """What a process of this one's stage holds of the trained tensors."""
+        return [Part.of(each.name, each.parameter.shape) for each in self.trained]
+
+    def _weights(self) -> list[Tensor]:
+        """The tensors of this process's parts, in the model's type; written to after each step."""
+        return [each.parameter.detach() for each in self.trained]
+
+    def _owned(self, rank: int) -> list[Part]:
+        """What a process of this one's stage updates."""
+        parts = self._parts(rank)
+        dense = [part for part in parts if not self._spread_over_experts(part)]
+        experts = [part for part in parts if self._spread_over_experts(part)]
+        layout = self.layout
+        mine = deal([(part, self._unit(part)) for part in dense], layout.copies)[layout.copy(rank)]
+        if experts:
+            alike = layout.expert_copies(rank)
+            mine += deal([(part, self._unit(part)) for part in experts], len(alike))[alike.index(rank)]
+        return mine
+
+    def _unit(self, part: Part) -> int:
+        matrix = matrix_of(part.name, part.shape, self.recipe.optimizer)
+        return unit(part.shape, None if matrix is None else matrix[0] * matrix[1])
+
+    def _spread_over_experts(self, part: Part) -> bool:
+        return self.layout.ep > 1 and ".mlp.experts." in part.name
+
+    def _leaf(self, rank: int, part: Part) -> int:
+        """Place of a process's sum of a part among those that are added."""
+        copy = self.layout.copy(rank)
+        return copy // self.layout.ep if self._spread_over_experts(part) else copy
+
+    def _numbers(self) -> NDArray[np.int64]:
+        """Order of the chunks of all processes' owned parts, one process after the other, in that of one process."""
+        owned = [(part.name, part.start, part.stop) for part in self.exchange.owned]
+        place = {name: number for number, name in enumerate(self._names())}
+        first: list[tuple[int, int]] = []
+        for theirs in self.group.gather(owned):
+            first += [(place[name], start + at) for name, start, stop in theirs for at in range(0, stop - start, CHUNK)]
+        return np.lexsort(np.array(first, dtype=np.int64).T[::-1])
+
+    def _names(self) -> list[str]:
+        """All trained parameters in the order of one process."""
+        return [each.name for each in self.trained]
+
+    # --- A step -------------------------------------------------------------------------------------------------------
+
+    def rows(self) -> range:
+        """Rows of a step's batch that this process computes."""
+        train = self.recipe.train
+        each = train.batch_size // train.summed_lanes
+        return range(self.lanes.start * each, self.lanes.stop * each)
+
+    def batch(self, task: Task, step: int) -> Batch:
+        """This process's rows of a step's batch."""
+        if isinstance(task, PreTraining):
+            return task.batch(step, self.model, self.rows())
+        return task.batch(step, self.model).select(self.rows())
+
+    def sums(self, task: Task, batch: Batch) -> Sums:
+        """This process's own share of the gradients of a step; the scalars and loads of the whole step."""
+        found = self._lane_sums(task, batch)
+        gradients = self.exchange.reduce(found.gradients)
+        load_LE = found.load_LE.to(self.setup.device)
+        dist.all_reduce(load_LE)
+        return Sums(gradients, self._scalars(found), load_LE.cpu())
+
+    def _lane_sums(self, task: Task, batch: Batch) -> LaneSums:
+        train = self.recipe.train
+        count = train.micro_batches // self.layout.copies
+        sums, names = LaneSum(count, len(self.lanes)), list[str]()
+        load_LE = torch.zeros((), dtype=torch.int64, device=self.setup.device)
+        for micro in batch.split(count):
+            loss = task.loss(self.model, micro)
+            loss.total.backward()
+            names = list(loss.scalars)
+            values = torch.stack(list(loss.scalars.values()))
+            sums.push([*(each.take_gradient() for each in self.trained), values])
+            load_LE = load_LE + loss.load_LE
+        *gradients, values = sums.result()
+        return LaneSums(gradients, values, names, load_LE)
+
+    def _scalars(self, found: LaneSums) -> dict[str, float]:
+        mine = {} if found.scalars is None else dict(zip(found.names, found.scalars.tolist(), strict=True))
+        tree = TreeSum()
+        everyone = [each for each in self.group.gather(mine) if each]  # stages one after the other, copies in order
+        for each in everyone:
+            tree.push([torch.tensor(list(each.values()), dtype=torch.float32)])
+        return dict(zip(everyone[0], tree.result()[0].tolist(), strict=True))
+
+    def norm(self, gradients: list[Tensor]) -> float:
+        """Global L2 norm of all processes' gradients."""
+        mine = chunk_norms(gradients)
+        everyone = _gather_vectors(mine, self.setup.device)
+        return total_norm(everyone[self._number].tolist())
+
+    def update(self, gradients: list[Tensor], norm: float, multiplier: float) -> None:
+        """Clip, update the masters, round them into the weights of all processes."""
+        self.optimizer.step(gradients, norm, multiplier)
+        self._round()
+
+    def _round(self) -> None:
+        dtype = self.setup.precision.dtype
+        self.exchange.spread([master.to(dtype) for master in self.optimizer.masters], self._weights())
+
+    # --- The state between two steps ----------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        raise NotImplementedError("no process has the whole state")
+
+    def held(self) -> dict[str, list[tuple[Part, Tensor]]]:
+        """What this process has of the state, by group, and writes into checkpoints; nothing is held twice."""
+        owned, first = self.exchange.owned, self.layout.copy(self.rank) == 0
+        optimizer = []
+        state = self.optimizer.state()
+        for part in owned:
+            for slot in self.optimizer.slots(self.optimizer.names.index(part.name)) if state else ():
+                name, value = f"{part.name}.{slot}", state[f"{part.name}.{slot}"]
+                if value.ndim:
+                    optimizer.append((part._replace(name=name), value))
+                elif part.start == 0:
+                    optimizer.append((Part.of(name, ()), value))
+        weights = list(zip(owned, self.optimizer.masters, strict=True))
+        whole = {"weights": self.frozen(), "buffers": dict(self.model.named_buffers())} if first else {}
+        alone = {group: [(Part.of(n, t.shape), t) for n, t in named.items()] for group, named in whole.items()}
+        return {
+            "weights": weights + alone.get("weights", []), "buffers": alone.get("buffers", []), "optimizer": optimizer,
+        }  # fmt: skip
+
+    def hash(self, *groups: str) -> str:
+        """SHA-256 of all tensors of some groups of the state, with the bits of one process."""
+        held = self.held()
+        mine = []
+        for part, tensor in (pair for group in groups for pair in held[group]):
+            digests = base64.b64encode(chunk_digests(tensor)).decode()
+            mine.append((part.name, part.start, describe(part.name, tensor.dtype, part.shape), digests))
+        digest, before = hashlib.sha256(), None
+        for name, _, described, digests in sorted(tuple(each) for theirs in self.group.gather(mine) for each in theirs):
+            digest.update(b"" if name == before else described.encode())
+            digest.update(base64.b64decode(digests))
+            before = name
+        return digest.hexdigest()
+
+    def load(self, state: State) -> None:
+        """Go to a state. Raises UserError, KeyError or RuntimeError where it is of another model or optimiser."""
+        weights, slots = state["weights"], state["optimizer"]
+        for number, (part, master) in enumerate(zip(self.exchange.owned, self.optimizer.masters, strict=True)):
+            keys = [f"{part.name}.{slot}" for slot in self.optimizer.slots(number)]
+            missing = [key for key in keys if key not in slots] + [part.name] * (part.name not in weights)
+            if missing or tuple(weights[part.name].shape) != part.shape:
+                wrong = (missing or [part.name])[0]
+                raise UserError(f"the checkpoint does not fit the recipe: {wrong} is missing or misshapen")
+            master.copy_(_cut(weights[part.name], part))
+            values = {key.rpartition(".")[2]: _cut(slots[key], part).clone() for key in keys}
+            self.optimizer.load_state(number, values)
+        for name, tensor in self.frozen().items():
+            tensor.copy_(weights[name])
+        self._load_buffers(state["buffers"])
+        self._round()
+
+    def adopt(self, state: State) -> None:
+        """Take over another model's weights and balance biases; what the other does not have (adapters) stays."""
+        theirs, frozen = state["weights"], self.frozen()
+        for part, master in zip(self.exchange.owned, self.optimizer.masters, strict=True):
+            if part.name in theirs or not part.name.endswith(ADAPTED):
+                master.copy_(_cut(theirs[part.name], part))
+        for name, tensor in frozen.items():
+            if name in theirs or not name.endswith(ADAPTED):
+                tensor.copy_(theirs[name])
+        self._load_buffers(state["buffers"])
+        self._round()
+
+
+def _cut(tensor: Tensor, part: Part) -> Tensor:
+    """A part of a whole tensor, flat; a scalar is itself."""
+    return tensor.reshape(-1)[part.start : part.stop] if tensor.ndim else tensor
+
+
+def _gather_vectors(mine: Tensor, device: torch.device) -> NDArray[np.float32]:
+    """Every process's FP32 vector, one after the other."""
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([len(mine)], device=device))
+    lengths = [int(size) for size in sizes]
+    padded = torch.zeros(max(lengths), dtype=torch.float32, device=device)
+    padded[: len(mine)] = mine
+    vectors = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(vectors, padded)
+    return torch.cat([vector[:length] for vector, length in zip(vectors, lengths, strict=True)]).cpu().numpy()
