@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from clearseek.model.layers import MTPLayer
 from clearseek.model.transformer import DeepSeekModel, Losses, States
 from clearseek.ops.dispatch import Routing
-from clearseek.ops.rope import places
+from clearseek.ops.rope import Places, places
 
 
 class Made(NamedTuple):
@@ -81,10 +81,7 @@ class Stage(nn.Module):
             hidden_BSD = net.embed_tokens(tokens_BX[:, :length])
             ahead_BSD = net.embed_tokens(tokens_BX[:, 1 : length + 1]) if depth else None
         assert hidden_BSD is not None
-        routings: list[Routing] = []
-        for number in self.layers:
-            hidden_BSD, routing = net.layers[number](hidden_BSD, at, None, weight_B)
-            routings += [] if routing is None else [routing]
+        hidden_BSD, routings = self._through(hidden_BSD, at, weight_B)
         if not self.last:
             return Made(hidden_BSD, ahead_BSD, _balance(routings, balance_weight), None, routings)
         main_BSD, mtp_BSD = net.norm(hidden_BSD), None
@@ -96,6 +93,20 @@ class Stage(nn.Module):
         states = States(main_BSD, mtp_BSD, routings)
         losses = self.of.losses(states, tokens_BX, weight_BX, balance_weight, mtp_weight)
         return Made(main_BSD, None, None, losses, routings)
+
+    def predict(self, tokens_BS: Tensor, hidden_BSD: Tensor | None) -> Tensor:
+        """Hidden states behind the stage's layers, in the last stage behind the norm too, as the model alone has."""
+        at = places(self.of.config, 0, tokens_BS.shape[1], tokens_BS.device)
+        hidden_BSD = self.of.model.embed_tokens(tokens_BS) if hidden_BSD is None else hidden_BSD
+        hidden_BSD, _ = self._through(hidden_BSD, at, None)
+        return self.of.model.norm(hidden_BSD) if self.last else hidden_BSD
+
+    def _through(self, hidden_BSD: Tensor, at: Places, weight_B: Tensor | None) -> tuple[Tensor, list[Routing]]:
+        routings: list[Routing] = []
+        for number in self.layers:
+            hidden_BSD, routing = self.of.model.layers[number](hidden_BSD, at, None, weight_B)
+            routings += [] if routing is None else [routing]
+        return hidden_BSD, routings
 
 
 def _balance(routings: list[Routing], weight: float) -> Tensor | None:

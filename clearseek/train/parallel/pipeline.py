@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleDualPipeV, ScheduleZBVZeroBubble
 
 from clearseek.config import ModelConfig
+from clearseek.evaluate.bits import target_nats
 from clearseek.model.stages import Made, Stage
 from clearseek.model.transformer import DeepSeekModel, Held
 from clearseek.ops.deferred import WeightGradients, collecting
@@ -79,10 +80,12 @@ class Pipeline:
 
     def __init__(
         self, model: DeepSeekModel, leaves: Sequence[tuple[str, Tensor]], layout: ParallelLayout, place: int,
-        group: dist.ProcessGroup | None, length: int, shape: tuple[int, int],
+        group: dist.ProcessGroup, length: int, shape: tuple[int, int],
     ) -> None:  # fmt: skip
         self._lane = _Lane(layout.folded)
         self._leaves, self._length = [leaf for _, leaf in leaves], length
+        self._model, self._group = model, group
+        self._last = dist.get_global_rank(group, 0 if layout.folded else layout.pp - 1)
         cuts = stage_layers(model.config, layout)
         self._stages = []
         for number in stages_of(layout, place):
@@ -115,6 +118,18 @@ class Pipeline:
             torch.cat([stage.load_LE for stage in self._stages]),
         )
 
+    @torch.no_grad()
+    def nats(self, input_BS: Tensor, target_BS: Tensor) -> float:
+        """Summed cross-entropy of the targets that are not negative, on every process of the pipeline."""
+        nats = torch.zeros((), dtype=torch.float64, device=self._model.device)
+        tokens_BS, hidden_BSD = input_BS.to(self._model.device), None
+        for stage in self._stages:
+            hidden_BSD = stage.predict(tokens_BS, hidden_BSD)
+            if stage.is_last:
+                nats.fill_(target_nats(self._model, hidden_BSD, target_BS))
+        dist.broadcast(nats, self._last, group=self._group)
+        return nats.item()
+
 
 def _loss(output: Tensor, _: Tensor) -> Tensor:
     """The last stage's output is the loss."""
@@ -138,7 +153,7 @@ class _Stage(PipelineStage):
     """A stage as PyTorch's schedules drive it: they call the two methods that are overridden, and `dw_builder`."""
 
     def __init__(
-        self, stage: Stage, number: int, count: int, group: dist.ProcessGroup | None, shape: tuple[int, int],
+        self, stage: Stage, number: int, count: int, group: dist.ProcessGroup, shape: tuple[int, int],
         leaves: Sequence[Tensor], lane: _Lane,
     ) -> None:  # fmt: skip
         config, dtype = stage.of.config, next(stage.of.parameters()).dtype
@@ -159,6 +174,26 @@ class _Stage(PipelineStage):
         self._later: dict[int, WeightGradients | None] = {}
         self._balance: dict[int, Tensor | None] = {}
         self._early: dict[int, list[Tensor | None]] = {}
+
+    def predict(self, tokens_BS: Tensor, hidden_BSD: Tensor | None) -> Tensor:
+        """Hidden states behind the stage, from the stage before, and to the next where it is another process's."""
+        if not self.is_first and not self._here(self.stage_index - 1):
+            shape, like = (*tokens_BS.shape, self._stage.of.config.hidden_size), next(self._stage.of.parameters())
+            hidden_BSD = like.new_empty(shape, requires_grad=False)
+            dist.recv(hidden_BSD, self._peer(self.stage_index - 1), group=self.group)
+        hidden_BSD = self._stage.predict(tokens_BS, None if self.is_first else hidden_BSD)
+        if not self.is_last and not self._here(self.stage_index + 1):
+            dist.send(hidden_BSD, self._peer(self.stage_index + 1), group=self.group)
+        return hidden_BSD
+
+    def _here(self, number: int) -> bool:
+        """Whether another stage is this process's too."""
+        return self.stage_index_to_group_rank[number] == self.group_rank
+
+    def _peer(self, number: int) -> int:
+        """The process of another stage."""
+        assert self.group is not None
+        return dist.get_global_rank(self.group, self.stage_index_to_group_rank[number])
 
     def result(self) -> list[tuple[Tensor, Tensor]]:
         """The leaves and their gradients."""
