@@ -48,13 +48,17 @@ class Stage(nn.Module):
     def __init__(self, model: DeepSeekModel, layers: range, first: bool, last: bool) -> None:
         super().__init__()
         self.of, self.layers, self.first, self.last = model, layers, first, last
+        main, depth = model.config.num_hidden_layers, model.config.num_nextn_predict_layers
+        self._all = [*layers, *(range(main, main + depth) if last else ())]
+
+    @property
+    def expert_layers(self) -> list[int]:
+        """The stage's layers with experts."""
+        return [layer for layer in self._all if self.of.config.is_moe_layer(layer)]
 
     def own(self) -> set[str]:
         """Names of the parameters that the stage has."""
-        config = self.of.config
-        main, total = config.num_hidden_layers, config.num_hidden_layers + config.num_nextn_predict_layers
-        layers = [*self.layers, *(range(main, total) if self.last else ())]
-        starts = [f"model.layers.{layer}." for layer in layers]
+        starts = [f"model.layers.{layer}." for layer in self._all]
         starts += ["model.embed_tokens."] * self.first + ["model.norm.", "lm_head."] * self.last
         return {name for name, _ in self.of.named_parameters() if name.startswith(tuple(starts))}
 

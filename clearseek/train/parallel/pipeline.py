@@ -169,7 +169,8 @@ class _Stage(PipelineStage):
 
     def begin(self, count: int) -> None:
         """Begin a lane of so many micro-batches."""
-        self.load_LE = self._stage.of.loads([])[:0]
+        stage, experts = self._stage, self._stage.of.config.n_routed_experts
+        self.load_LE = torch.zeros(len(stage.expert_layers), experts, dtype=torch.int64, device=stage.of.device)
         self._sum, self._next = LaneSum(count, 1), 0
         self._later: dict[int, WeightGradients | None] = {}
         self._balance: dict[int, Tensor | None] = {}
@@ -209,10 +210,8 @@ class _Stage(PipelineStage):
         micro = lane.micros[k]
         with collecting(self._later[k]):
             made: Made = self._stage(micro.tokens_BX, micro.weight_BX, hidden_BSD, ahead_BSD, *lane.weights)
-        loads = [routing.counted_E for routing in made.routings]
-        if loads:
-            load_LE = torch.stack(loads)
-            self.load_LE = self.load_LE + load_LE if len(self.load_LE) else load_LE
+        for load_E, routing in zip(self.load_LE, made.routings, strict=True):
+            load_E += routing.counted_E
         self._balance[k] = made.balance
         if made.losses is not None:
             scalars = [made.losses.main] + ([] if made.losses.mtp is None else [made.losses.mtp])
