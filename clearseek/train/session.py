@@ -140,7 +140,7 @@ def train_recipe(
             if group.main:
                 write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
         keep_log(run.root, group.rank)
-        outcome = trainer.train(on_step, on_evaluation)
+        outcome = trainer.train(on_step, on_evaluation, say)
         with group.together():
             if outcome.finished and group.main:
                 method.draw(run, folder, recipe.name)
