@@ -62,7 +62,7 @@ def test_torchrun_and_clearseek_read_the_command(name: str) -> None:
     assert job.module and job.training_script == "clearseek" and job.rdzv_backend == "c10d" and job.max_restarts >= 3
     assert job.rdzv_endpoint.endswith(":29400") and job.rdzv_id
     train = build_parser().parse_args(job.training_script_args)
-    assert (train.command, train.go_on, train.device) == ("train", True, "cuda") and train.run is not None
+    assert (train.command, train.go_on, train.device) == ("train", True, "cuda")
     layout = parse_layout(train.layout, int(job.nnodes) * int(job.nproc_per_node))
     check_layout(layout, load_recipe(train.recipe))
 
