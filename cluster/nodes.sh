@@ -3,8 +3,9 @@
 #
 #   NODES=4 PER_NODE=8 ./nodes.sh node0.example
 #
-# The run folder is runs/v2-lite-16b. (Python's argparse takes --run for torchrun's own --run-path, unless -- comes first:
-# torchrun ... -m -- clearseek train ... --run FOLDER.) When a process is lost, all go on from the newest checkpoint. When this script is lost, call it again on that machine.
+# The run folder is runs/v2-lite-16b. When a process is lost, all go on from the newest checkpoint. When this script is lost,
+# call it again on that machine. Another folder is --run, behind a -- that keeps torchrun from reading it as its own
+# --run-path: torchrun ... -m -- clearseek train ... --run FOLDER
 set -euo pipefail
 HEAD=${1:?the address of the first machine}
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # a machine that comes back finds the others: each start has a store of its own

@@ -42,7 +42,7 @@ def container() -> dict[str, Any]:
 
 def in_shell(text: str) -> list[str]:
     """Words of the call of torchrun in a script."""
-    (call,) = re.findall(r"torchrun (.*?)(?: &)?$", text.replace("\\\n", " "), re.M)
+    (call,) = re.findall(r"^(?:exec |srun .*? )torchrun (.*?)(?: &)?$", text.replace("\\\n", " "), re.M)
     return shlex.split(re.sub(r"\$(?:\{(.+?)\}|(\w+))", lambda found: VALUES[found[1] or found[2]], call))
 
 
