@@ -27,6 +27,7 @@ from clearseek.ops.apply import apply
 from clearseek.ops.deferred import Pieces, Product, collector, weight_gradient
 from clearseek.ops.dispatch import Layout, combine
 from clearseek.ops.grouped import Part, parts
+from clearseek.ops.travel import Travel
 
 
 def feed_forward_fp8(
@@ -46,6 +47,26 @@ def feed_forward_fp8(
         down: The parameter of down: [E, D, I] or [D, I].
     """
     y: Tensor = apply(_FeedForward, x_TD, weight_TK, layout, fp8, tuple(quantised), *gate_up, down)
+    return y
+
+
+def feed_forward_fp8_shared(
+    x_TD: Tensor, weight_TK: Tensor, travel: Travel, fp8: Fp8, quantised: Sequence[QuantisedWeight],
+    own: tuple[Tensor, Tensor], leaves: Sequence[tuple[Tensor, Tensor]],
+) -> Tensor:  # fmt: skip
+    """:func:`feed_forward_fp8` where the experts lie on several processes; eight bits and scales travel.
+
+    Args:
+        x_TD: Tokens of this process.
+        weight_TK: Router weights.
+        travel: Where the tokens go, in blocks of multiples of 128 with a token of padding.
+        fp8: Settings and backend.
+        quantised: Keepers of the operands of gate and up together, and of down.
+        own: Parameters [E, 2I, D] and [E, D, I] of this process's E experts.
+        leaves: What the gradients of each visit of `travel` go to: aliases of the parameters, or the parameters.
+    """
+    flat = [leaf for pair in leaves for leaf in pair]
+    y: Tensor = apply(_FeedForwardShared, x_TD, weight_TK, travel, fp8, tuple(quantised), own, *flat)
     return y
 
 
@@ -223,3 +244,70 @@ class _FeedForward(torch.autograd.Function):
             d_x_RD = None if d_x_RD is None else combine(d_x_RD, layout.place_P, ctx.k)
             d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k) if for_weight else None
         return d_x_RD, d_weight_TK, None, None, None, *d_parameters
+
+
+class _FeedForwardShared(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_TD: Tensor, weight_TK: Tensor, travel: Travel, fp8: Fp8,
+        keepers: tuple[QuantisedWeight, QuantisedWeight], own: tuple[Tensor, Tensor], *leaves: Tensor,
+    ) -> Tensor:  # fmt: skip
+        x = fp8.backend.quantiser.tiles(x_TD, fp8.power_of_two("dispatch"))
+        weight_P1 = weight_TK.flatten().index_select(0, travel.order_P).unsqueeze(1)
+        *x_N, weight_N1 = travel.out(*_sent(x, travel), weight_P1)
+        y_ND, saved, ends = x_TD.new_empty(len(weight_N1), x_TD.shape[1]), list[Tensor](), [0]
+        for visit in travel.visits:
+            if visit.rows.stop > visit.rows.start:
+                arrived = _arrived(x_N, x.data.dtype, visit.rows)
+                rows = _Rows.of(arrived, weight_N1[visit.rows], visit.layout, x_TD.dtype)
+                operands = _operands(fp8, keepers, own, visit.layout)
+                y_RD, kept = _Products(fp8, operands).forward(rows, x_TD.shape[1])
+                torch.index_select(y_RD, 0, visit.layout.place_P, out=y_ND[visit.rows])
+                saved += [*rows.x, rows.weight_R1, *kept]
+            ends.append(len(saved))
+        ctx.save_for_backward(*saved)
+        ctx.travel, ctx.fp8, ctx.keepers, ctx.own, ctx.later = travel, fp8, keepers, own, collector()
+        ctx.leaves, ctx.saved = leaves, list(map(slice, ends, ends[1:]))
+        return travel.combine(*travel.home(y_ND))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_TD: Tensor) -> tuple[Tensor | None, ...]:
+        travel: Travel = ctx.travel
+        fp8, hidden, width, saved = ctx.fp8, g_TD.shape[1], ctx.own[1].shape[2], ctx.saved_tensors
+        for_x, for_weight, _, _, _, _, *for_leaves = ctx.needs_input_grad
+        g = fp8.backend.quantiser.tiles(g_TD.contiguous(), fp8.power_of_two("combine_gradient"))
+        g_N = travel.out(*_sent(g, travel))
+        d_x_ND = g_TD.new_zeros(len(g_N[0]), hidden)
+        d_weight_N1 = torch.zeros(len(d_x_ND), 1, dtype=torch.float32, device=g_TD.device)
+        of_leaves: list[Pieces | None] = []
+        for i, visit in enumerate(travel.visits):
+            d_gate_up = d_down = None
+            if visit.rows.stop > visit.rows.start:
+                data, scale, weight_R1, *kept = saved[ctx.saved[i]]
+                rows = _Rows(Quantised(data, scale), visit.layout, weight_R1, visit.layout.ends_G)
+                arrived = _padded(_arrived(g_N, g.data.dtype, visit.rows), visit.layout)
+                products = _Products(fp8, _operands(fp8, ctx.keepers, ctx.own, visit.layout))
+                for_gate_up, for_down = for_leaves[2 * i : 2 * i + 2]
+                d_x_RD, d_weight_R, d_gate_up, d_down = products.backward(
+                    arrived, rows, kept, hidden, width, for_x, for_gate_up, for_down, ctx.later is not None
+                )
+                if d_x_RD is not None:
+                    torch.index_select(d_x_RD, 0, visit.layout.place_P, out=d_x_ND[visit.rows])
+                d_weight_N1[visit.rows, 0] = d_weight_R.index_select(0, visit.layout.place_P)
+            of_leaves += [d_gate_up, d_down]
+        d_x_PD, d_weight_P1 = travel.home(d_x_ND, d_weight_N1)
+        d_x_TD = travel.combine(d_x_PD) if for_x else None
+        d_weight_TK = d_weight_P1.index_select(0, travel.place_P).view(-1, travel.k) if for_weight else None
+        d_leaves = map(partial(weight_gradient, ctx.later), ctx.leaves, of_leaves)
+        return d_x_TD, d_weight_TK, None, None, None, None, *d_leaves
+
+
+def _sent(q: Quantised, travel: Travel) -> tuple[Tensor, Tensor]:
+    """The pairs' rows, as what can travel."""
+    return q.data.view(torch.uint8).index_select(0, travel.token_P), q.scale.index_select(0, travel.token_P)
+
+
+def _arrived(q_N: Sequence[Tensor], dtype: torch.dtype, rows: slice) -> Quantised:
+    """Some of the rows that have arrived."""
+    return Quantised(q_N[0][rows].view(dtype), q_N[1][rows])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from clearseek.config import ModelConfig
-from clearseek.fp8.feed_forward import feed_forward_fp8
+from clearseek.fp8.feed_forward import feed_forward_fp8, feed_forward_fp8_shared
 from clearseek.fp8.linear import Fp8, Kind, QuantisedWeight
 from clearseek.model.lora import Frozen, FrozenFp8, FrozenWeight, LowRank, adapted_experts
 from clearseek.ops.apply import apply
@@ -36,6 +36,7 @@ from clearseek.ops.grouped import (
     weight_products,
 )
 from clearseek.ops.swiglu import weighted_swiglu, weighted_swiglu_backward
+from clearseek.ops.travel import ExpertGroup, Travel, to_owners, to_sources
 
 
 class _Experts(torch.autograd.Function):
@@ -154,12 +155,35 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
         self.fp8: Fp8 | None = None
         self.quantised = QuantisedWeight(), QuantisedWeight()
+        self.group: ExpertGroup | None = None
+        """Processes among which the experts are shared out."""
+        self.first = 0
+        """Number of the first expert here."""
+        self.leaves: list[tuple[Tensor, Tensor]] = []
+        """Of each source, what takes its gradients (see :meth:`share_out`)."""
         self.register_module("gate_up_adapter", None)
         self.register_module("down_adapter", None)
+
+    def share_out(self, group: ExpertGroup) -> None:
+        """Keep this process's experts alone: those from :attr:`first` on, which is their number in the whole layer.
+
+        In exact mode :attr:`leaves` then holds, for every source, an alias of each parameter that takes the gradient of
+        that source's tokens; the parameters themselves get none.
+        """
+        assert self.group is None and len(self.down_proj) % group.parts == 0, (len(self.down_proj), group.parts)
+        count = len(self.down_proj) // group.parts
+        self.group, self.first = group, group.part * count
+        own = slice(self.first, self.first + count)
+        self.gate_up_proj = nn.Parameter(self.gate_up_proj.detach()[own].clone())
+        self.down_proj = nn.Parameter(self.down_proj.detach()[own].clone())
+        sources = group.parts if group.exact else 0
+        self.leaves = [(self.gate_up_proj.detach(), self.down_proj.detach()) for _ in range(sources)]
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Weighted sum of each token's experts: [T, D]."""
         gate_up, down = self.gate_up_proj, self.down_proj
+        if self.group is not None:
+            return self._shared(x_TD, routing, self.group)
         if self.gate_up_adapter is not None or self.down_adapter is not None:
             return self._adapted(x_TD, routing)
         if self.fp8 is not None:
@@ -169,6 +193,32 @@ class Experts(nn.Module):
         which = _Experts if layout.expert_G is None else _ExpertsByDocument
         y: Tensor = apply(which, x_TD, routing.weight_TK, gate_up, down, layout)
         return y
+
+    def _shared(self, x_TD: Tensor, routing: Routing, group: ExpertGroup) -> Tensor:
+        """As on one process, with the rows of other processes' tokens among those that are computed here."""
+        assert self.gate_up_adapter is None and self.down_adapter is None, "adapters are of one process"
+        assert routing.document_T is None or x_TD.device.type != "cpu", "packed documents are of one process"
+        own = self.gate_up_proj, self.down_proj
+        leaves = self._leaves() or [own] * (group.parts if group.exact else 1)
+        if self.fp8 is not None:
+            travel = Travel(routing, group, ALIGNMENT, zero_padding=True)
+            return feed_forward_fp8_shared(x_TD, routing.weight_TK, travel, self.fp8, self.quantised, own, leaves)
+        travel = Travel(routing, group, alignment_of(routing.order_P.numel(), routing.load_E.numel(), x_TD.device))
+        x_ND, weight_N1 = to_owners(x_TD, routing.weight_TK, travel)
+        y_ND = [x_ND[:0]]  # also a process that nothing arrives at takes part in the backward
+        for visit, leaf in zip(travel.visits, leaves, strict=True):
+            if visit.rows.stop > visit.rows.start:
+                y_ND.append(apply(_Experts, x_ND[visit.rows], weight_N1[visit.rows], *leaf, visit.layout))
+        return to_sources(torch.cat(y_ND), travel)
+
+    def _leaves(self) -> list[tuple[Tensor, Tensor]]:
+        """The leaves, as aliases of what the parameters are now."""
+        for pair in self.leaves if torch.is_grad_enabled() else ():
+            for leaf, parameter in zip(pair, (self.gate_up_proj, self.down_proj), strict=True):
+                if not leaf.is_set_to(parameter):
+                    leaf.data = parameter.data
+                leaf.requires_grad_(parameter.requires_grad).grad_dtype = parameter.grad_dtype
+        return self.leaves
 
     def _layout(self, x_TD: Tensor, routing: Routing) -> Layout:
         """Rows of the pairs; on a CPU no document shares a block with another."""

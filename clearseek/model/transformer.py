@@ -132,11 +132,14 @@ class DeepSeekModel(nn.Module):
 
         Each matrix, also each of stacked experts, is drawn by itself (:func:`drawn`).
         """
+        shared = [module for module in self.modules() if isinstance(module, Experts)]
+        firsts = {id(parameter): module.first for module in shared for parameter in module.parameters(recurse=False)}
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 parameter.fill_(1.0)
                 continue
-            for number, matrix in enumerate(parameter if parameter.ndim == 3 else parameter.unsqueeze(0)):
+            stack = parameter if parameter.ndim == 3 else parameter.unsqueeze(0)
+            for number, matrix in enumerate(stack, firsts.get(id(parameter), 0)):
                 matrix.copy_(drawn(seed, name, number, matrix.shape, self.config.initializer_range))
         for buffer in self.buffers():
             buffer.zero_()

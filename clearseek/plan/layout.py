@@ -165,6 +165,8 @@ def conflicts(layout: ParallelLayout, recipe: Recipe) -> list[str]:
         (fsdp > 1 and (dp, ep, pp) != (1, 1, 1), "fsdp stands alone, without dp, ep and pp"),
         (dp % ep and fsdp == 1, f"ep = {ep} does not divide dp = {dp}"),
         (experts % ep, f"ep = {ep} does not divide the {experts} routed experts"),
+        (dp % ep == 0 and ep != dp and ep & (ep - 1) and recipe.train.expert_gradients == "exact",
+         f'ep = {ep} is neither a power of two nor dp = {dp}, as train.expert_gradients = "exact" needs it'),
         (depth > layers, f"pp = {pp} is more than the {layers} layers" if not layout.folded else
          f"pp = {pp} with schedule = {layout.schedule} has {depth} stages, which are more than the {layers} layers"),
         (layout.folded and pp == 1, f"schedule = {layout.schedule} needs pp from 2 up"),
@@ -176,6 +178,7 @@ def conflicts(layout: ParallelLayout, recipe: Recipe) -> list[str]:
          "two stages"),
         (pp > 1 and recipe.parent is not None, "pp is for pre-training, not for a recipe with [parent]"),
         (recipe.lora is not None and max(ep, pp, fsdp) > 1, "[lora] goes with dp only"),
+        (recipe.distil is not None and fsdp > 1, "[distil] goes with dp and ep only"),
         (recipe.experts is not None and layout.devices > 1, "[experts] trains on one process"),
         (_writes(recipe) and layout.devices > 1, f"{_writes(recipe)} trains on one process: the model in training "
          "writes its own texts"),

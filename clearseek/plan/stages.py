@@ -9,8 +9,8 @@ and head lie together, and nothing is sent for the MTP layer (DeepSeek-V3 report
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from functools import lru_cache
+from itertools import chain, pairwise
 
 from clearseek.config import ModelConfig
 from clearseek.plan.layout import ParallelLayout
@@ -25,32 +25,46 @@ def stage_layers(model: ModelConfig, layout: ParallelLayout) -> list[range]:
     return [range(low, high) for low, high in pairwise(first)]
 
 
+def layers_of(model: ModelConfig, layout: ParallelLayout, stage: int) -> list[int]:
+    """The layers of a stage, the MTP layer with the last one."""
+    cuts = stage_layers(model, layout)
+    mtp = range(model.num_hidden_layers, model.num_hidden_layers + model.num_nextn_predict_layers)
+    return [*cuts[stage], *(mtp if stage == len(cuts) - 1 else ())]
+
+
 def stages_of(layout: ParallelLayout, process: int) -> tuple[int, ...]:
     """Numbers of the stages that the process at a place in the pipeline has, ascending."""
     return (process, 2 * layout.pp - 1 - process) if layout.folded else (process,)
 
 
-def parameters(model: ModelConfig) -> Iterator[TensorSpec]:
+def parameters(model: ModelConfig) -> list[TensorSpec]:
     """The tensors of the model in memory in the order of its modules, in which training deals them out."""
-
-    def place(spec: TensorSpec) -> tuple[int, int, bool]:
-        if spec.layer is None:
-            return {"embedding": 0, "norm": 2, "head": 3}[spec.kind], 0, False
-        joins = spec.mtp and spec.name.split(".")[3] in ("enorm", "hnorm", "eh_proj", "shared_head")
-        return 1, spec.layer, joins
-
-    yield from sorted(memory_tensors(model), key=place)
+    first, layers, last = _in_order(model)
+    return [*first, *chain.from_iterable(layers), *last]
 
 
 def held_tensors(model: ModelConfig, layout: ParallelLayout, process: int) -> list[TensorSpec]:
     """The tensors of a process's stages, in the order of parameters."""
-    cuts, own = stage_layers(model, layout), stages_of(layout, process)
-    layers = {layer for stage in own for layer in cuts[stage]}
-    last = len(cuts) - 1 in own
+    first, layers, last = _in_order(model)
+    found: list[TensorSpec] = []
+    for stage in stages_of(layout, process):
+        found += first if stage == 0 else ()
+        numbers = layers_of(model, layout, stage)
+        found += chain.from_iterable(layers[number] for number in numbers)
+        found += last if numbers and numbers[-1] == len(layers) - 1 else ()
+    return found
 
-    def holds(spec: TensorSpec) -> bool:
-        if spec.kind == "embedding":
-            return 0 in own
-        return last if spec.layer is None or spec.mtp else spec.layer in layers
 
-    return [spec for spec in parameters(model) if holds(spec)]
+@lru_cache(maxsize=8)
+def _in_order(model: ModelConfig) -> tuple[list[TensorSpec], list[list[TensorSpec]], list[TensorSpec]]:
+    """Tensors before the layers, of each layer, the MTP layer last, and after the layers."""
+    layers: list[list[TensorSpec]] = [[] for _ in range(model.num_hidden_layers + model.num_nextn_predict_layers)]
+    first, joins, last = list[TensorSpec](), list[TensorSpec](), list[TensorSpec]()
+    for spec in memory_tensors(model):
+        if spec.layer is None:
+            (first if spec.kind == "embedding" else last).append(spec)
+        elif spec.mtp and spec.name.split(".")[3] in ("enorm", "hnorm", "eh_proj"):
+            joins.append(spec)
+        else:
+            layers[spec.layer] += [*joins, spec] if spec.name.endswith("shared_head.norm.weight") else [spec]
+    return first, layers, last

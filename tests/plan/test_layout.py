@@ -70,6 +70,8 @@ def test_other_text_is_refused(text: str, processes: int | None, said: str) -> N
         (ParallelLayout(pp=2, schedule="dualpipev"), SHARED, None),
         (ParallelLayout(fsdp=8), SHARED, None),
         (ParallelLayout(4, 3), SHARED, ("ep = 3 does not divide dp = 4", "ep = 3 does not divide the 8")),
+        (ParallelLayout(6, 3), tiny(model={"n_routed_experts": 9}, train={"batch_size": 12, "micro_batch_size": 1}),
+         ("ep = 3 is neither a power of two nor dp = 6", "train.lanes = 4 (left out) is not dp = 6")),
         (ParallelLayout(pp=5), SHARED, ("pp = 5 is more than the 4 layers", "1f1b with pp = 5 needs 5 micro-batches")),
         (ParallelLayout(pp=3, schedule="zbv"), SHARED, ("has 6 stages, which are more than the 4 layers",)),
         (ParallelLayout(schedule="zbv"), SHARED, ("schedule = zbv needs pp from 2 up",)),
