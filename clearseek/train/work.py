@@ -77,6 +77,7 @@ class Work:
         model = DeepSeekModel(self.recipe.model, self._held())
         model.initialise(self.recipe.train.seed)
         model.to(self.setup.device).set_dtype(self.setup.precision.dtype).use_fp8(self.setup.fp8)
+        model.use_recompute(self.recipe.train.recompute == "selective")
         return model
 
     # --- A step -------------------------------------------------------------------------------------------------------
