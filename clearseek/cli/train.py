@@ -86,7 +86,7 @@ def _dry_run(arguments: argparse.Namespace) -> int:
 
 def _launch(arguments: argparse.Namespace) -> int:
     """Start the same command in several processes."""
-    from clearseek.plan.placement import parse_layout
+    from clearseek.plan.layout import parse_layout
     from clearseek.train.parallel.launch import crowd_warning, launch, refuse_processes
 
     refuse_processes(arguments.processes)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clearseek.config import Recipe
-from clearseek.model.transformer import DeepSeekModel
+from clearseek.model.transformer import DeepSeekModel, Held
 from clearseek.parts import Part
 from clearseek.train.accumulate import LaneSum
 from clearseek.train.chunks import gradient_norm, hash_tensors
@@ -69,8 +69,12 @@ class Work:
         assert isinstance(self.optimizer, MasterOptimizer)
         return self.optimizer
 
+    def _held(self) -> Held | None:
+        """The part of the model that is built; None for all of it."""
+        return None
+
     def _build(self) -> DeepSeekModel:
-        model = DeepSeekModel(self.recipe.model)
+        model = DeepSeekModel(self.recipe.model, self._held())
         model.initialise(self.recipe.train.seed)
         model.to(self.setup.device).set_dtype(self.setup.precision.dtype).use_fp8(self.setup.fp8)
         return model
