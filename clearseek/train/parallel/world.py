@@ -27,7 +27,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
 from clearseek.errors import LostError, UserError, one_line
-from clearseek.plan.placement import parse_layout
+from clearseek.plan.layout import parse_layout
 from clearseek.train.parallel import worker
 from clearseek.train.parallel.group import ALONE, Group
 from clearseek.train.parallel.pulse import Pulse, leave
