@@ -60,6 +60,9 @@ class Work:
             each.parameter.requires_grad_(True)
         self.optimizer = self._optimizer()
 
+    computed: float = 0.0
+    """Seconds of the last step in which this process, one of several, computed its gradients."""
+
     def _optimizer(self) -> Updates:
         return MasterOptimizer(self.trained, self.recipe.optimizer)
 
