@@ -113,10 +113,21 @@ class MTPLayer(DecoderLayer):
         self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
         self.shared_head = nn.ModuleDict({"norm": RMSNorm(config.hidden_size, config.rms_norm_eps)})
 
-    def join(self, embedding_BSD: Tensor, hidden_BSD: Tensor) -> Tensor:
-        """Input of the layer: embeddings of tokens i+1 and final hidden states of tokens i, [B, S, D]."""
-        x: Tensor = self.eh_proj(torch.cat([self.enorm(embedding_BSD), self.hnorm(hidden_BSD)], dim=-1))
-        return x
+    def forward(  # type: ignore[override]
+        self, embedding_BSD: Tensor, hidden_BSD: Tensor, places: Places, weight_B: Tensor | None = None,
+        index_TK: Tensor | None = None, valid_T: Tensor | None = None,
+    ) -> tuple[Tensor, Routing | None]:  # fmt: skip
+        """Return the module's hidden states behind its norm, [B, S, D], and its routing.
+
+        Args:
+            embedding_BSD: Embeddings of tokens i+1.
+            hidden_BSD: Final hidden states of tokens i.
+            places: Positions of tokens i.
+            weight_B: As for :class:`Router`, like the arguments after it.
+        """
+        x_BSD = self.eh_proj(torch.cat([self.enorm(embedding_BSD), self.hnorm(hidden_BSD)], dim=-1))
+        x_BSD, routing = super().forward(x_BSD, places, None, weight_B, index_TK, valid_T)
+        return self.shared_head["norm"](x_BSD), routing
 
 
 class Decoder(nn.Module):
@@ -163,6 +174,14 @@ def generator_of(seed: int, name: str, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
+def drawn(seed: int, name: str, number: int, shape: Sequence[int], deviation: float) -> Tensor:
+    """Initial values of matrix `number` of parameter `name`, FP32 on the CPU.
+
+    Each matrix has its own generator, so a process that holds a part of the model draws that part alone.
+    """
+    return torch.empty(*shape, dtype=torch.float32).normal_(0.0, deviation, generator=generator_of(seed, name, number))
+
+
 class DeepSeekModel(nn.Module):
     """A causal language model of DeepSeek-V2's or V3's architecture."""
 
@@ -188,17 +207,14 @@ class DeepSeekModel(nn.Module):
     def initialise(self, seed: int) -> None:
         """Draw matrices from N(0, initializer_range), set norms to one and biases to zero (report, section 4.2).
 
-        Each matrix, also each of stacked experts, has its own CPU generator, seeded by `seed`, its name and its number.
-        So a process that holds a part of the model draws that part alone.
+        Each matrix, also each of stacked experts, is drawn by itself (:func:`drawn`).
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 parameter.fill_(1.0)
                 continue
             for number, matrix in enumerate(parameter if parameter.ndim == 3 else parameter.unsqueeze(0)):
-                drawn = torch.empty(matrix.shape, dtype=torch.float32)
-                generator = generator_of(seed, name, number)
-                matrix.copy_(drawn.normal_(0.0, self.config.initializer_range, generator=generator))
+                matrix.copy_(drawn(seed, name, number, matrix.shape, self.config.initializer_range))
         for buffer in self.buffers():
             buffer.zero_()
 
@@ -289,16 +305,17 @@ class DeepSeekModel(nn.Module):
         if not depth:
             return States(main_BSD, None, routings)
         layer: MTPLayer = self.model.layers[self.config.num_hidden_layers]  # type: ignore[assignment]
-        joined_BSD = layer.join(self.model.embed_tokens(tokens_BX[:, 1 : length + 1]), main_BSD)
         followed_BS = _followed(1, length, start_BX, valid_BX)
         valid_T = None if followed_BS is None else followed_BS.flatten()
         if valid_T is not None and at.document_T is not None:
             # A document's last input is joined with another's first token, which must change nothing either.
             changes_T = torch.stack([at.document_T, valid_T.long()]).diff().any(0)
             at = at._replace(document_T=F.pad(changes_T, (1, 0)).cumsum(0))
-        mtp_BSD, routing = layer(joined_BSD, at, None, weight_B, replayed[-1] if replayed else None, valid_T)
+        embedding_BSD = self.model.embed_tokens(tokens_BX[:, 1 : length + 1])
+        index_TK = replayed[-1] if replayed else None
+        mtp_BSD, routing = layer(embedding_BSD, main_BSD, at, weight_B, index_TK, valid_T)
         routings += [routing] if routing is not None else []
-        return States(main_BSD, layer.shared_head["norm"](mtp_BSD), routings)
+        return States(main_BSD, mtp_BSD, routings)
 
     def loads(self, routings: list[Routing]) -> Tensor:
         """Tokens per expert in every layer with experts [L, E], int64, without padding; 0 where no layer was run."""

@@ -64,6 +64,10 @@ class Training:
     def _work(self) -> Work:
         if self.group.size == 1:
             return Work(self.recipe, self.setup, self._trainable)
+        if self._layout.fsdp > 1:
+            from clearseek.train.parallel.fsdp import FsdpWork
+
+            return FsdpWork(self.recipe, self.setup, self._trainable, self.group, self._layout)
         from clearseek.train.parallel.work import SharedWork
 
         return SharedWork(self.recipe, self.setup, self._trainable, self.group, self._layout)

@@ -98,9 +98,8 @@ def mtp_logits(model: DeepSeekModel, tokens: Tensor) -> Tensor:
     layer = model.model.layers[model.config.num_hidden_layers]
     assert isinstance(layer, MTPLayer)
     hidden = model(tokens[:-1].unsqueeze(0))
-    joined = layer.join(model.model.embed_tokens(tokens[1:].unsqueeze(0)), hidden)
     at = places(model.config, 0, len(tokens) - 1, torch.device("cpu"))
-    own: Tensor = layer.shared_head["norm"](layer(joined, at)[0]) @ model.head_weight.T
+    own: Tensor = layer(model.model.embed_tokens(tokens[1:].unsqueeze(0)), hidden, at)[0] @ model.head_weight.T
     return own[0]
 
 

@@ -159,7 +159,7 @@ def test_going_back_gives_up_the_checkpoints_after_it(tmp_path: Path, data: Path
     whole, _ = run(tiny(), tmp_path, data)
     gone_back = trainer_of(tiny(), tmp_path, data, resume=True, from_step=6)
     assert checkpoint.steps(tmp_path / "checkpoints")[-1] == gone_back.training.step == 6
-    gone_back.transcript.close()
+    gone_back.log.close()
     assert run(tiny(), tmp_path, data, resume=True)[0].weights_sha256 == whole.weights_sha256
 
 

@@ -58,8 +58,12 @@ class SharedWork(Work):
         self, recipe: Recipe, setup: Setup, trainable: Trainable, group: Group, layout: ParallelLayout
     ) -> None:
         self.group, self.layout, self.rank = group, layout, group.rank
-        self.lanes = block(recipe.train.summed_lanes, layout.copy(group.rank), layout.copies)
+        self.lanes = self._own_lanes(recipe.train.summed_lanes)
         super().__init__(recipe, setup, trainable)
+
+    def _own_lanes(self, lanes: int) -> range:
+        """The lanes of a step that this process computes."""
+        return block(lanes, self.layout.copy(self.rank), self.layout.copies)
 
     def _optimizer(self) -> Updates:
         if any(each.rows is not None for each in self.trained):
@@ -122,11 +126,11 @@ class SharedWork(Work):
 
     # --- A step -------------------------------------------------------------------------------------------------------
 
-    def rows(self) -> range:
+    def rows(self) -> list[int]:
         """Rows of a step's batch that this process computes."""
         train = self.recipe.train
         each = train.batch_size // train.summed_lanes
-        return range(self.lanes.start * each, self.lanes.stop * each)
+        return [row for lane in self.lanes for row in range(lane * each, (lane + 1) * each)]
 
     def batch(self, task: Task, step: int) -> Batch:
         """This process's rows of a step's batch."""
