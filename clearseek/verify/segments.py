@@ -85,7 +85,7 @@ def _first_difference(
             return reason, transcript_line(record.step - replay.release.begin)
     if tensor is None:
         return None
-    return after, Evidence(f"checkpoints/step-{segment.end:08d}/{tensor[0]}.safetensors")
+    return after, Evidence(f"checkpoints/step-{segment.end:08d}/", " ".join(tensor))
 
 
 def _first_tensor(tensors: dict[str, dict[str, torch.Tensor]], saved: checkpoint.Checkpoint) -> tuple[str, str] | None:
