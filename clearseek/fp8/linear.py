@@ -13,7 +13,9 @@ Shapes: T tokens, K inputs, N outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -25,6 +27,8 @@ from clearseek.fp8.backend import Backend, Weight
 from clearseek.fp8.formats import Quantised
 from clearseek.fp8.quantise import dequantise_e5m6, quantise_e5m6
 from clearseek.ops.apply import apply
+from clearseek.ops.deferred import Product, collector, weight_gradient
+from clearseek.ops.linear import linear
 
 Kind = Literal["activation", "gradient", "weight", "attention_output", "dispatch", "combine_gradient"]
 POWER_OF_TWO_IN_V3 = frozenset({"attention_output", "dispatch", "combine_gradient"})
@@ -107,7 +111,7 @@ class Linear(nn.Linear):
         if self.adapter is not None:
             y: Tensor = self.adapter.beside(self.weight, x)  # type: ignore[operator]
             return y
-        return super().forward(x)
+        return linear(x, self.weight)
 
 
 def linears(x: Tensor, layers: tuple[Linear, ...], kind: Kind = "activation") -> tuple[Tensor, ...]:
@@ -132,7 +136,7 @@ class _Linears(torch.autograd.Function):
         if any(ctx.needs_input_grad[4:]):
             ctx.save_for_backward(*(quantise_e5m6(x_TK) if kind == "attention_output" else x))
         ctx.fp8, ctx.kind, ctx.inputs = fp8, kind, x_TK.shape[1]
-        ctx.keepers, ctx.parameters = keepers, parameters_NK
+        ctx.keepers, ctx.parameters, ctx.later = keepers, parameters_NK, collector()
         pairs = zip(keepers, parameters_NK, strict=True)
         return tuple(fp8.backend.products.mm(x, keeper.get(fp8, weight_NK).forward) for keeper, weight_NK in pairs)
 
@@ -142,13 +146,14 @@ class _Linears(torch.autograd.Function):
         fp8: Fp8 = ctx.fp8
         quantiser, products = fp8.backend.quantiser, fp8.backend.products
         for_x, _, _, _, *for_parameters = ctx.needs_input_grad
-        x = _Linears.columns(ctx) if any(for_parameters) else None
+        x = cache(partial(_columns, fp8, ctx.kind, ctx.inputs, ctx.saved_tensors))  # made once for all layers
         dx_TK: Tensor | None = None
         d_parameters: list[Tensor | None] = []
         power_of_two = fp8.power_of_two("gradient")
         each = zip(gradients_TN, ctx.keepers, ctx.parameters, for_parameters, strict=True)
         for g_TN, keeper, weight_NK, for_parameter in each:
             g_TN = g_TN.contiguous()
+            product: Product | None = None
             if for_x and for_parameter:
                 tiles, columns = quantiser.gradient(g_TN, power_of_two)
             elif for_x:
@@ -158,14 +163,19 @@ class _Linears(torch.autograd.Function):
             if for_x:
                 part_TK = products.mm(tiles, keeper.get(fp8, weight_NK).backward)
                 dx_TK = part_TK if dx_TK is None else dx_TK.add_(part_TK)
-            d_parameters.append(products.mm_weight(columns, x) if for_parameter else None)
+            if for_parameter:
+                product = partial(_weight_product, fp8, columns, x)
+            d_parameters.append(weight_gradient(ctx.later, weight_NK, product))
         return dx_TK, None, None, None, *d_parameters
 
-    @staticmethod
-    def columns(ctx: Any) -> Any:
-        """The input as operand of the weight gradients."""
-        fp8: Fp8 = ctx.fp8
-        kept, power_of_two = Quantised(*ctx.saved_tensors), fp8.power_of_two(ctx.kind)
-        if ctx.kind == "attention_output":
-            return fp8.backend.quantiser.columns(dequantise_e5m6(kept, ctx.inputs, fp8.backend.dtype), power_of_two)
-        return fp8.backend.quantiser.retile(kept, power_of_two)
+
+def _columns(fp8: Fp8, kind: Kind, inputs: int, saved: tuple[Tensor, Tensor]) -> Any:
+    """The kept input as operand of the weight gradients."""
+    kept, power_of_two = Quantised(*saved), fp8.power_of_two(kind)
+    if kind == "attention_output":
+        return fp8.backend.quantiser.columns(dequantise_e5m6(kept, inputs, fp8.backend.dtype), power_of_two)
+    return fp8.backend.quantiser.retile(kept, power_of_two)
+
+
+def _weight_product(fp8: Fp8, columns: Any, x: Callable[[], Any]) -> Tensor:
+    return fp8.backend.products.mm_weight(columns, x())

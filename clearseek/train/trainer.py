@@ -1,7 +1,8 @@
 """The training loop: steps into a run folder, so that a run can be stopped anywhere and goes on to the bit.
 
-After each step a line of transcript and one of metrics; now and then a checkpoint, from which alone a run goes on. The
-last step's line waits for the final evaluation, which may take long and be begun again: its checkpoint is saved before.
+After each step a line of transcript and one of metrics; now and then a checkpoint, from which alone a run goes on; it
+is written while the next steps are taken. The last step's line waits for the final evaluation, which may take long and
+be begun again: its checkpoint is saved before.
 Ctrl-C and SIGTERM finish the step, save, and end the run cleanly.
 """
 
@@ -27,6 +28,7 @@ from clearseek.train.parallel.group import ALONE, Group
 from clearseek.train.preflight import Setup
 from clearseek.train.record import StepRecord, decode, encode
 from clearseek.train.run import Run
+from clearseek.train.saver import Saver
 from clearseek.train.step import NotFiniteError, Training
 from clearseek.train.task import Progress, Task
 from clearseek.train.transcript import last_line
@@ -93,6 +95,7 @@ class Trainer:
         with group.together():
             transcript = self._resume(header, from_step) if resume else self._begin(header)
         self.log = Log(run, self.training.step, transcript)
+        self._saver = Saver(run.checkpoints, recipe.train.keep_checkpoints, group)
         self._asked_to_stop = self._stop = False
         self._unseen: BaseException | None = None
 
@@ -107,12 +110,11 @@ class Trainer:
         folder, main = self.run.checkpoints, self.group.main
         if not self.run.transcript.exists():
             raise UserError(f"{self.run.root}: no run was begun here: train a recipe with --run first")
-        step = self.group.share(_step_of(folder, from_step) if main else None)  # a disk may show others another one
-        if step is None:
+        path = checkpoint.newest(folder, self.group, from_step)
+        if path is None:
             return TranscriptWriter.resume(self.run.transcript, header, self.training.step) if main else None
         refuse_format_1(self.run.transcript)
-        path = checkpoint.find(folder, step)
-        saved = checkpoint.load(path)
+        saved = checkpoint.load(path) if self.group.size == 1 else checkpoint.open_stored(path)
         if saved.step == self.recipe.train.steps:  # where the line of that step is there too, nothing is left to do
             with suppress(UserError):  # a damaged last line is written again
                 if (end := last_line(self.run.transcript)).step == saved.step:
@@ -141,14 +143,16 @@ class Trainer:
             on_evaluation: Called while the final evaluation goes on.
         """
         train, began = self.recipe.train, time.perf_counter()
-        with closing(self.log), stop_on_signal(self.stop):
+        with closing(self.log), closing(self._saver), stop_on_signal(self.stop):
             self._agree()
             while self.training.step < train.steps and not self._stop:
                 self._take_step(on_step)
                 self._agree()
+                self._saver.poll()
                 step = self.training.step
                 if step % train.checkpoint_every == 0 or step == train.steps or self._stop:
                     self._save()
+            self._saver.finish()
             if self._unseen is not None:
                 raise self._unseen
             if self._pending is not None:
@@ -168,6 +172,7 @@ class Trainer:
         try:
             record, load_LE = self.training.advance()
         except NotFiniteError as error:
+            self._saver.finish()
             last = checkpoint.latest(self.run.checkpoints)
             good = f"The last good checkpoint is {last}." if last else "There is no checkpoint yet."
             raise UserError(
@@ -214,23 +219,11 @@ class Trainer:
         state: dict[str, Any] = {"transcript_head": self.log.head, "tokens": training.tokens}
         if self._pending is not None:
             state["pending"] = encode(self._pending)
-        if self.group.size > 1:
-            return
-        checkpoint.save(
-            self.run.checkpoints, training.step, training.state(), state, self.recipe.train.keep_checkpoints
-        )
+        self._saver.begin(training.step, training.work.held(), state)
 
 
 class _StoppedError(Exception):
     """The final evaluation was asked to stop."""
-
-
-def _step_of(folder: Path, wanted: int | None) -> int | None:
-    """Step of the checkpoint to go on from; None where there is none yet."""
-    if wanted is not None:
-        checkpoint.find(folder, wanted)
-        return wanted
-    return next(reversed(checkpoint.steps(folder)), None)
 
 
 def _pending(path: Path, state: dict[str, Any], step: int) -> StepRecord | None:
