@@ -191,6 +191,8 @@ class DeepSeekModel(nn.Module):
         Each matrix, also each of stacked experts, has its own CPU generator, seeded by `seed`, its name and its number.
         So a process that holds a part of the model draws that part alone.
         """
+        if self.model.norm.weight.is_meta:  # a model without memory has nothing to draw
+            return
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 parameter.fill_(1.0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,9 +65,8 @@ class SharedWork(Work):
     def _optimizer(self) -> Updates:
         if any(each.rows is not None for each in self.trained):
             raise UserError(f"{self.recipe.name}: chosen experts are trained by one process: leave out --processes")
-        copies = self.layout.copies_of_stage(self.rank)
-        held = {rank: self._parts(rank) for rank in copies}
-        self.exchange = Exchange(self.rank, held, {rank: self._owned(rank) for rank in copies}, self._leaf)
+        held = {rank: self._parts(rank) for rank in self.layout.copies_of_stage(self.rank)}
+        self.exchange = Exchange(self.rank, held, self._dealt(held), self._leaf)
         self._number = self._numbers()
         owned, matrix_type = self.exchange.owned, self.setup.precision.dtype
         masters = [each.float() for each in self.exchange.fetch(self._weights())]
@@ -83,17 +83,20 @@ class SharedWork(Work):
         """The tensors of this process's parts, in the model's type; written to after each step."""
         return [each.parameter.detach() for each in self.trained]
 
-    def _owned(self, rank: int) -> list[Part]:
-        """What a process of this one's stage updates."""
-        parts = self._parts(rank)
-        dense = [part for part in parts if not self._spread_over_experts(part)]
-        experts = [part for part in parts if self._spread_over_experts(part)]
-        layout = self.layout
-        mine = deal([(part, self._unit(part)) for part in dense], layout.copies)[layout.copy(rank)]
-        if experts:
+    def _dealt(self, held: Mapping[int, Sequence[Part]]) -> dict[int, list[Part]]:
+        """What each process of this one's stage updates, of what each holds."""
+        copies, layout = list(held), self.layout
+
+        def parts(rank: int, experts: bool) -> list[tuple[Part, int]]:
+            some = [part for part in held[rank] if self._spread_over_experts(part) == experts]
+            return [(part, self._unit(part)) for part in some]
+
+        owned = dict(zip(copies, deal(parts(copies[0], False), len(copies)), strict=True))
+        for rank in copies[: layout.ep if layout.ep > 1 else 0]:
             alike = layout.expert_copies(rank)
-            mine += deal([(part, self._unit(part)) for part in experts], len(alike))[alike.index(rank)]
-        return mine
+            for owner, more in zip(alike, deal(parts(rank, True), len(alike)), strict=True):
+                owned[owner] += more
+        return owned
 
     def _unit(self, part: Part) -> int:
         matrix = matrix_of(part.name, part.shape, self.recipe.optimizer)
@@ -152,10 +155,14 @@ class SharedWork(Work):
             loss.total.backward()
             names = list(loss.scalars)
             values = torch.stack(list(loss.scalars.values()))
-            sums.push([*(each.take_gradient() for each in self.trained), values])
+            sums.push([*self._taken(), values])
             load_LE = load_LE + loss.load_LE
         *gradients, values = sums.result()
         return LaneSums(gradients, values, names, load_LE)
+
+    def _taken(self) -> list[Tensor]:
+        """The FP32 gradients of a micro-batch, which the parameters no longer have."""
+        return [each.take_gradient() for each in self.trained]
 
     def _scalars(self, found: LaneSums) -> dict[str, float]:
         mine = {} if found.scalars is None else dict(zip(found.names, found.scalars.tolist(), strict=True))
