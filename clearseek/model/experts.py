@@ -10,6 +10,7 @@ Shapes: T tokens, K experts per token, R rows (pairs and padding), E experts, D 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +18,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from clearseek.config import ModelConfig
-from clearseek.fp8.feed_forward import feed_forward_fp8
+from clearseek.fp8.feed_forward import feed_forward_fp8, feed_forward_fp8_shared
 from clearseek.fp8.linear import Fp8, Kind, QuantisedWeight
 from clearseek.model.lora import Frozen, FrozenFp8, FrozenWeight, LowRank, adapted_experts
 from clearseek.ops.apply import apply
+from clearseek.ops.deferred import Pieces, collector, weight_gradient
 from clearseek.ops.dispatch import ALIGNMENT, DOCUMENT_ALIGNMENT, Layout, Routing, alignment_of, combine, lay_out
 from clearseek.ops.grouped import (
+    Part,
     blocks,
     gradient_space,
     grouped_mm,
@@ -33,6 +36,7 @@ from clearseek.ops.grouped import (
     weight_products,
 )
 from clearseek.ops.swiglu import weighted_swiglu, weighted_swiglu_backward
+from clearseek.ops.travel import ExpertGroup, Travel, to_owners, to_sources
 
 
 class _Experts(torch.autograd.Function):
@@ -51,7 +55,7 @@ class _Experts(torch.autograd.Function):
             y_RD = grouped_mm(act_RI, down_EDI[e].mT, part.ends_E, out_space, r)
         kept_RI2 = gate_up_RI2 if inner_space is None else inner_space
         ctx.save_for_backward(x_TD, weight_R1, kept_RI2, gate_up_EID, down_EDI, *layout)
-        ctx.k = weight_TK.shape[1]
+        ctx.k, ctx.weights, ctx.later = weight_TK.shape[1], (gate_up_EID, down_EDI), collector()
         return combine(y_RD if out_space is None else out_space, layout.place_P, ctx.k)
 
     @staticmethod
@@ -62,9 +66,8 @@ class _Experts(torch.autograd.Function):
         layout = Layout(*tensors)
         rows, width = layout.token_R.numel(), down_EDI.shape[2]
         d_x_space = space_for(x_TD, rows, x_TD.shape[1]) if for_x else None
-        d_gate_up_space = gradient_space(gate_up_EID) if for_gate_up else None
-        d_down_space = gradient_space(down_EDI) if for_down else None
-        d_x_RD = d_gate_up_EID = d_down_EDI = None
+        d_gate_up, d_down = (Pieces(ctx.later is not None) if wanted else None for wanted in (for_gate_up, for_down))
+        d_x_RD = None
         d_weight_R = x_TD.new_zeros(rows, dtype=torch.float32)
         for part in parts(layout.ends_G, rows):
             e, r, ends = part.experts, part.rows, part.ends_E
@@ -74,17 +77,23 @@ class _Experts(torch.autograd.Function):
             else:
                 d_act_RI = grouped_mm(g_RD, down_EDI[e], ends, space_for(x_TD, len(g_RD), width), slice(None))
                 act_RI, d_gate_up_RI2, d_weight_R[r] = weighted_swiglu_backward(d_act_RI, gate_up_RI2[r], weight_R1[r])
-            if for_down:
-                d_down_EDI = grouped_mm_weight(g_RD, act_RI, part, d_down_space)
-            if for_gate_up:
+            if d_down is not None:
+                d_down.add(partial(_add_product, down_EDI, g_RD, act_RI, part))
+            if d_gate_up is not None:
                 x_RD = x_TD.index_select(0, layout.token_R[r])
-                d_gate_up_EID = grouped_mm_weight(d_gate_up_RI2, x_RD, part, d_gate_up_space)
+                d_gate_up.add(partial(_add_product, gate_up_EID, d_gate_up_RI2, x_RD, part))
             if for_x:
                 d_x_RD = grouped_mm(d_gate_up_RI2, gate_up_EID[e], ends, d_x_space, r)
         d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k) if for_weight else None
         d_rows = d_x_RD if d_x_space is None else d_x_space
         d_x_TD = None if d_rows is None else combine(d_rows, layout.place_P, ctx.k)
-        return d_x_TD, d_weight_TK, d_gate_up_EID, d_down_EDI, None
+        d_weights = map(partial(weight_gradient, ctx.later), ctx.weights, (d_gate_up, d_down))
+        return d_x_TD, d_weight_TK, *d_weights, None
+
+
+def _add_product(like_EMK: Tensor, g_RM: Tensor, x_RK: Tensor, part: Part, made_EMK: Tensor | None) -> Tensor:
+    """The gradient of experts' weights with the product of one part."""
+    return grouped_mm_weight(g_RM, x_RK, part, gradient_space(like_EMK) if made_EMK is None else made_EMK)
 
 
 class _ExpertsByDocument(torch.autograd.Function):
@@ -104,7 +113,7 @@ class _ExpertsByDocument(torch.autograd.Function):
         gate_up_RI2 = products(x_RD, gate_up_EID.mT, these)
         y_RD = products(weighted_swiglu(gate_up_RI2, weight_R1), down_EDI.mT, these)
         ctx.save_for_backward(x_TD, weight_R1, gate_up_RI2, gate_up_EID, down_EDI, *layout)
-        ctx.k, ctx.these = weight_TK.shape[1], these
+        ctx.k, ctx.these, ctx.weights, ctx.later = weight_TK.shape[1], these, (gate_up_EID, down_EDI), collector()
         return combine(y_RD, layout.place_P, ctx.k)
 
     @staticmethod
@@ -113,20 +122,21 @@ class _ExpertsByDocument(torch.autograd.Function):
         x_TD, weight_R1, gate_up_RI2, gate_up_EID, down_EDI, *tensors = ctx.saved_tensors
         for_x, for_weight, for_gate_up, for_down, _ = ctx.needs_input_grad
         layout, these, experts = Layout(*tensors), ctx.these, len(down_EDI)
-        d_x_TD = d_weight_TK = d_gate_up_EID = d_down_EDI = None
+        d_x_TD = d_weight_TK = d_gate_up = d_down = None
         token_R = layout.token_R[: these.rows]
         g_RD = g_TD.index_select(0, token_R)
         d_act_RI = products(g_RD, down_EDI, these)
         act_RI, d_gate_up_RI2, d_weight_R = weighted_swiglu_backward(d_act_RI, gate_up_RI2, weight_R1)
         if for_down:
-            d_down_EDI = weight_products(g_RD, act_RI, these, experts)
+            d_down = partial(weight_products, g_RD, act_RI, these, experts)
         if for_gate_up:
-            d_gate_up_EID = weight_products(d_gate_up_RI2, x_TD.index_select(0, token_R), these, experts)
+            d_gate_up = partial(weight_products, d_gate_up_RI2, x_TD.index_select(0, token_R), these, experts)
         if for_weight:
             d_weight_TK = d_weight_R.index_select(0, layout.place_P).view(-1, ctx.k)
         if for_x:
             d_x_TD = combine(products(d_gate_up_RI2, gate_up_EID, these), layout.place_P, ctx.k)
-        return d_x_TD, d_weight_TK, d_gate_up_EID, d_down_EDI, None
+        d_weights = map(partial(weight_gradient, ctx.later), ctx.weights, (d_gate_up, d_down))
+        return d_x_TD, d_weight_TK, *d_weights, None
 
 
 class Experts(nn.Module):
@@ -145,12 +155,35 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
         self.fp8: Fp8 | None = None
         self.quantised = QuantisedWeight(), QuantisedWeight()
+        self.group: ExpertGroup | None = None
+        """Processes among which the experts are shared out."""
+        self.first = 0
+        """Number of the first expert here."""
+        self.leaves: list[tuple[Tensor, Tensor]] = []
+        """Of each source, what takes its gradients (see :meth:`share_out`)."""
         self.register_module("gate_up_adapter", None)
         self.register_module("down_adapter", None)
+
+    def share_out(self, group: ExpertGroup) -> None:
+        """Keep this process's experts alone: those from :attr:`first` on, which is their number in the whole layer.
+
+        In exact mode :attr:`leaves` then holds, for every source, an alias of each parameter that takes the gradient of
+        that source's tokens; the parameters themselves get none.
+        """
+        assert self.group is None and len(self.down_proj) % group.parts == 0, (len(self.down_proj), group.parts)
+        count = len(self.down_proj) // group.parts
+        self.group, self.first = group, group.part * count
+        own = slice(self.first, self.first + count)
+        self.gate_up_proj = nn.Parameter(self.gate_up_proj.detach()[own].clone())
+        self.down_proj = nn.Parameter(self.down_proj.detach()[own].clone())
+        sources = group.parts if group.exact else 0
+        self.leaves = [(self.gate_up_proj.detach(), self.down_proj.detach()) for _ in range(sources)]
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Weighted sum of each token's experts: [T, D]."""
         gate_up, down = self.gate_up_proj, self.down_proj
+        if self.group is not None:
+            return self._shared(x_TD, routing, self.group)
         if self.gate_up_adapter is not None or self.down_adapter is not None:
             return self._adapted(x_TD, routing)
         if self.fp8 is not None:
@@ -160,6 +193,32 @@ class Experts(nn.Module):
         which = _Experts if layout.expert_G is None else _ExpertsByDocument
         y: Tensor = apply(which, x_TD, routing.weight_TK, gate_up, down, layout)
         return y
+
+    def _shared(self, x_TD: Tensor, routing: Routing, group: ExpertGroup) -> Tensor:
+        """As on one process, with the rows of other processes' tokens among those that are computed here."""
+        assert self.gate_up_adapter is None and self.down_adapter is None, "adapters are of one process"
+        assert routing.document_T is None or x_TD.device.type != "cpu", "packed documents are of one process"
+        own = self.gate_up_proj, self.down_proj
+        leaves = self._leaves() or [own] * (group.parts if group.exact else 1)
+        if self.fp8 is not None:
+            travel = Travel(routing, group, ALIGNMENT, zero_padding=True)
+            return feed_forward_fp8_shared(x_TD, routing.weight_TK, travel, self.fp8, self.quantised, own, leaves)
+        travel = Travel(routing, group, alignment_of(routing.order_P.numel(), routing.load_E.numel(), x_TD.device))
+        x_ND, weight_N1 = to_owners(x_TD, routing.weight_TK, travel)
+        y_ND = [x_ND[:0]]  # also a process that nothing arrives at takes part in the backward
+        for visit, leaf in zip(travel.visits, leaves, strict=True):
+            if visit.rows.stop > visit.rows.start:
+                y_ND.append(apply(_Experts, x_ND[visit.rows], weight_N1[visit.rows], *leaf, visit.layout))
+        return to_sources(torch.cat(y_ND), travel)
+
+    def _leaves(self) -> list[tuple[Tensor, Tensor]]:
+        """The leaves, as aliases of what the parameters are now."""
+        for pair in self.leaves if torch.is_grad_enabled() else ():
+            for leaf, parameter in zip(pair, (self.gate_up_proj, self.down_proj), strict=True):
+                if not leaf.is_set_to(parameter):
+                    leaf.data = parameter.data
+                leaf.requires_grad_(parameter.requires_grad).grad_dtype = parameter.grad_dtype
+        return self.leaves
 
     def _layout(self, x_TD: Tensor, routing: Routing) -> Layout:
         """Rows of the pairs; on a CPU no document shares a block with another."""

@@ -17,13 +17,13 @@ token, P = T * K pairs.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
 from clearseek.kernels import operations
 from clearseek.ops.compiled import loops_take
 from clearseek.ops.dispatch import Routing
+from clearseek.ops.linear import linear
 
 
 def _best(scores: Tensor, k: int) -> Tensor:
@@ -108,7 +108,7 @@ class Router(nn.Module):
 
     def scores(self, x_TD: Tensor) -> Tensor:
         """Scores of all experts for each token, FP32 [T, E]."""
-        logits_TE = F.linear(x_TD.float(), self.weight.float())
+        logits_TE = linear(x_TD, self.weight, torch.float32)
         return logits_TE.sigmoid() if self.config.scoring_func == "sigmoid" else logits_TE.softmax(-1)
 
     def choose(self, scores_TE: Tensor) -> Tensor:

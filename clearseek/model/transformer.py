@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,116 +19,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
-from clearseek.fp8.feed_forward import feed_forward_fp8
-from clearseek.fp8.linear import Fp8, Linear, QuantisedWeight, linears
-from clearseek.model.attention import LatentCache, MultiHeadLatentAttention
+from clearseek.fp8.linear import Fp8, Linear
+from clearseek.model.attention import LatentCache
 from clearseek.model.experts import Experts
-from clearseek.model.router import Router
+from clearseek.model.layers import MLP, DecoderLayer, MoE, MTPLayer
 from clearseek.ops.dispatch import Routing
 from clearseek.ops.embedding import Embedding
 from clearseek.ops.loss import Kept, counted, cross_entropy, cross_entropy_of_tokens
 from clearseek.ops.norm import RMSNorm
 from clearseek.ops.rope import Places, places
-from clearseek.ops.swiglu import swiglu
 
 
-class MLP(nn.Module):
-    """SwiGLU: ``down(silu(gate(x)) * up(x))``."""
+class Held(NamedTuple):
+    """The part of a model that a process holds, where layers are spread over several."""
 
-    def __init__(self, hidden: int, width: int) -> None:
-        super().__init__()
-        self.gate_proj = Linear(hidden, width)
-        self.up_proj = Linear(hidden, width)
-        self.down_proj = Linear(width, hidden)
-        self.fp8: Fp8 | None = None
-        self.quantised = QuantisedWeight(), QuantisedWeight()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [..., D] to [..., D]."""
-        adapted = any(each.adapter is not None for each in (self.gate_proj, self.up_proj, self.down_proj))
-        if self.fp8 is None or adapted:
-            y: Tensor = self.down_proj(swiglu(*linears(x, (self.gate_proj, self.up_proj))))
-            return y
-        x_TD, gate_up = x.reshape(-1, x.shape[-1]), (self.gate_proj.weight, self.up_proj.weight)
-        y_TD = feed_forward_fp8(x_TD, None, None, self.fp8, self.quantised, gate_up, self.down_proj.weight)
-        return y_TD.view(x.shape)
-
-
-class MoE(nn.Module):
-    """Shared experts for every token, plus each token's routed experts (DeepSeek-V3 report, equation 12)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gate = Router(config)
-        self.experts = Experts(config)
-        self.shared_experts = MLP(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
-
-    def forward(
-        self, x_BSD: Tensor, weight_B: Tensor | None = None, index_TK: Tensor | None = None,
-        valid_T: Tensor | None = None, document_T: Tensor | None = None,
-    ) -> tuple[Tensor, Routing]:  # fmt: skip
-        """Return the layer's output [B, S, D] and its routing; arguments as for :class:`Router`."""
-        x_TD = x_BSD.flatten(0, 1)
-        routing: Routing = self.gate(x_TD, weight_B, index_TK, valid_T, document_T)
-        y_TD = self.experts(x_TD, routing) + self.shared_experts(x_TD)
-        return y_TD.view(x_BSD.shape), routing
-
-
-class DecoderLayer(nn.Module):
-    """Attention and feed-forward, each behind a norm and added to the residual stream."""
-
-    def __init__(self, config: ModelConfig, index: int) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = MultiHeadLatentAttention(config)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        moe = config.is_moe_layer(index)
-        self.mlp: MoE | MLP = MoE(config) if moe else MLP(config.hidden_size, config.intermediate_size)
-
-    def forward(
-        self, x_BSD: Tensor, places: Places, cache: LatentCache | None = None, weight_B: Tensor | None = None,
-        index_TK: Tensor | None = None, valid_T: Tensor | None = None,
-    ) -> tuple[Tensor, Routing | None]:  # fmt: skip
-        """Return the residual stream [B, S, D] and, for a layer with experts, its routing."""
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), places, cache)
-        h_BSD = self.post_attention_layernorm(x_BSD)
-        if isinstance(self.mlp, MLP):
-            return x_BSD + self.mlp(h_BSD), None
-        y_BSD, routing = self.mlp(h_BSD, weight_B, index_TK, valid_T, places.document_T)
-        return x_BSD + y_BSD, routing
-
-
-class MTPLayer(DecoderLayer):
-    """Multi-token prediction: one more layer that predicts the token after next (DeepSeek-V3 report, section 2.2).
-
-    At position i the module joins the embedding of token i+1 with the main model's final hidden state, in the order of
-    the *released weights*, ``eh_proj([enorm(embedding); hnorm(hidden)])`` (the report's equation 21 has the other
-    order), runs a full decoder layer and its own norm, and shares embedding and output head with the main model.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, config.num_hidden_layers)
-        self.enorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.hnorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
-        self.shared_head = nn.ModuleDict({"norm": RMSNorm(config.hidden_size, config.rms_norm_eps)})
-
-    def join(self, embedding_BSD: Tensor, hidden_BSD: Tensor) -> Tensor:
-        """Input of the layer: embeddings of tokens i+1 and final hidden states of tokens i, [B, S, D]."""
-        x: Tensor = self.eh_proj(torch.cat([self.enorm(embedding_BSD), self.hnorm(hidden_BSD)], dim=-1))
-        return x
+    layers: Collection[int]
+    """Numbers of layers, the MTP module's after the last layer's."""
+    embedding: bool
+    head: bool
+    """Whether the final norm and the output head are held."""
 
 
 class Decoder(nn.Module):
-    """Embedding, layers and final norm: Hugging Face's ``model.``."""
+    """Embedding, layers and final norm: Hugging Face's ``model.``. What is not held has no parameters."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, held: Held | None = None) -> None:
         super().__init__()
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        layers: list[nn.Module] = [DecoderLayer(config, i) for i in range(config.num_hidden_layers)]
-        layers += [MTPLayer(config) for _ in range(config.num_nextn_predict_layers)]
+        main = config.num_hidden_layers
+        total = main + config.num_nextn_predict_layers
+        held = held or Held(range(total), embedding=True, head=True)
+        if held.embedding:
+            self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        layers = [
+            (DecoderLayer(config, i) if i < main else MTPLayer(config)) if i in held.layers else nn.Identity()
+            for i in range(total)
+        ]
         self.layers = nn.ModuleList(layers)
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        if held.head:
+            self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class States(NamedTuple):
@@ -163,15 +91,23 @@ def generator_of(seed: int, name: str, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
-class DeepSeekModel(nn.Module):
-    """A causal language model of DeepSeek-V2's or V3's architecture."""
+def drawn(seed: int, name: str, number: int, shape: Sequence[int], deviation: float) -> Tensor:
+    """Initial values of matrix `number` of parameter `name`, FP32 on the CPU.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Each matrix has its own generator, so a process that holds a part of the model draws that part alone.
+    """
+    return torch.empty(*shape, dtype=torch.float32).normal_(0.0, deviation, generator=generator_of(seed, name, number))
+
+
+class DeepSeekModel(nn.Module):
+    """A causal language model of DeepSeek-V2's or V3's architecture, or the part of one that is `held`."""
+
+    def __init__(self, config: ModelConfig, held: Held | None = None) -> None:
         super().__init__()
         self.config = config
         self.fp8: Fp8 | None = None
-        self.model = Decoder(config)
-        if not config.tie_word_embeddings:
+        self.model = Decoder(config, held)
+        if not config.tie_word_embeddings and (held is None or held.head):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
@@ -182,25 +118,31 @@ class DeepSeekModel(nn.Module):
     @property
     def moe_layers(self) -> list[MoE]:
         """The feed-forwards with experts, in the order of layers, the MTP module's last."""
-        return [layer.mlp for layer in self.model.layers if isinstance(layer.mlp, MoE)]
+        layers = (layer for layer in self.model.layers if isinstance(layer, DecoderLayer))
+        return [layer.mlp for layer in layers if isinstance(layer.mlp, MoE)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.parameters()).device
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
         """Draw matrices from N(0, initializer_range), set norms to one and biases to zero (report, section 4.2).
 
-        Each matrix, also each of stacked experts, has its own CPU generator, seeded by `seed`, its name and its number.
-        So a process that holds a part of the model draws that part alone.
+        Each matrix, also each of stacked experts, is drawn by itself (:func:`drawn`).
         """
-        if self.model.norm.weight.is_meta:  # a model without memory has nothing to draw
+        if any(parameter.is_meta for parameter in self.parameters()):  # without memory there is nothing to draw
             return
+        shared = [module for module in self.modules() if isinstance(module, Experts)]
+        firsts = {id(parameter): module.first for module in shared for parameter in module.parameters(recurse=False)}
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 parameter.fill_(1.0)
                 continue
-            for number, matrix in enumerate(parameter if parameter.ndim == 3 else parameter.unsqueeze(0)):
-                drawn = torch.empty(matrix.shape, dtype=torch.float32)
-                generator = generator_of(seed, name, number)
-                matrix.copy_(drawn.normal_(0.0, self.config.initializer_range, generator=generator))
+            stack = parameter if parameter.ndim == 3 else parameter.unsqueeze(0)
+            for number, matrix in enumerate(stack, firsts.get(id(parameter), 0)):
+                matrix.copy_(drawn(seed, name, number, matrix.shape, self.config.initializer_range))
         for buffer in self.buffers():
             buffer.zero_()
 
@@ -291,22 +233,23 @@ class DeepSeekModel(nn.Module):
         if not depth:
             return States(main_BSD, None, routings)
         layer: MTPLayer = self.model.layers[self.config.num_hidden_layers]  # type: ignore[assignment]
-        joined_BSD = layer.join(self.model.embed_tokens(tokens_BX[:, 1 : length + 1]), main_BSD)
         followed_BS = _followed(1, length, start_BX, valid_BX)
         valid_T = None if followed_BS is None else followed_BS.flatten()
         if valid_T is not None and at.document_T is not None:
             # A document's last input is joined with another's first token, which must change nothing either.
             changes_T = torch.stack([at.document_T, valid_T.long()]).diff().any(0)
             at = at._replace(document_T=F.pad(changes_T, (1, 0)).cumsum(0))
-        mtp_BSD, routing = layer(joined_BSD, at, None, weight_B, replayed[-1] if replayed else None, valid_T)
+        embedding_BSD = self.model.embed_tokens(tokens_BX[:, 1 : length + 1])
+        index_TK = replayed[-1] if replayed else None
+        mtp_BSD, routing = layer(embedding_BSD, main_BSD, at, weight_B, index_TK, valid_T)
         routings += [routing] if routing is not None else []
-        return States(main_BSD, layer.shared_head["norm"](mtp_BSD), routings)
+        return States(main_BSD, mtp_BSD, routings)
 
     def loads(self, routings: list[Routing]) -> Tensor:
         """Tokens per expert in every layer with experts [L, E], int64, without padding; 0 where no layer was run."""
         layers = len(self.moe_layers)
         load_LE = torch.zeros(
-            layers, self.config.n_routed_experts if layers else 0, dtype=torch.int64, device=self.head_weight.device
+            layers, self.config.n_routed_experts if layers else 0, dtype=torch.int64, device=self.device
         )
         for load_E, routing in zip(load_LE, routings, strict=False):
             load_E.copy_(routing.counted_E)
@@ -343,7 +286,17 @@ class DeepSeekModel(nn.Module):
             weight_BX = _equal_weights(tokens_BX, length, valid_BX)
         weight_B = weight_BX[:, 1 : length + 1].sum(1) if balance_weight > 0 else None
         states = self.states(tokens_BX, depth > 0, weight_B, start_BX, routing_LBSK, valid_BX)
-        head_VD, mtp = self.head_weight, None
+        return self.losses(
+            states, tokens_BX, weight_BX, balance_weight, mtp_weight, start_BX, valid_BX, temperature, kept, per_token
+        )
+
+    def losses(
+        self, states: States, tokens_BX: Tensor, weight_BX: Tensor, balance_weight: float, mtp_weight: float | None,
+        start_BX: Tensor | None = None, valid_BX: Tensor | None = None, temperature: float = 1.0,
+        kept: Kept | None = None, per_token: bool = False,
+    ) -> Losses:  # fmt: skip
+        """Losses of a batch whose hidden states are known; arguments as for :meth:`loss`."""
+        length, head_VD, mtp = states.main_BSD.shape[1], self.head_weight, None
         read = tokens_BX[:, 1 : length + 1].flatten(), weight_BX[:, 1 : length + 1].flatten()
         given = states.main_BSD.flatten(0, 1), *read
         some = (

@@ -85,6 +85,21 @@ def test_a_changed_weight_is_quantised_anew_and_an_unchanged_one_is_not() -> Non
     assert one.quantised.get(fp8, one.weight) is not operands
 
 
+def test_operands_that_are_not_kept_follow_values_that_change_behind_the_version() -> None:
+    """FSDP2 frees a parameter's memory after its forward, and fills it again for its backward."""
+    fp8, x = choose(Fp8Config(), CPU), torch.randn(128, 128).bfloat16().requires_grad_()
+    one, other = layer(128, 64, fp8), layer(128, 64, fp8)
+    one.quantised.kept = False
+    y = one(x)
+    with torch.autograd._unsafe_preserve_version_counter(one.weight), torch.no_grad():
+        one.weight.copy_(other.weight)
+    y.sum().backward()
+    found, x.grad = x.grad, None
+    other(x).sum().backward()
+    assert found is not None and x.grad is not None and torch.equal(found, x.grad)
+    assert torch.equal(one(x), other(x)) and one.quantised._weight is None
+
+
 def test_a_replaced_weight_is_quantised_anew_wherever_it_lies() -> None:
     """Freed and allocated again, a storage often has the address that the old one had."""
     fp8, x = choose(Fp8Config(), CPU), torch.randn(4, 128).bfloat16()

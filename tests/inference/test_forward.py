@@ -16,7 +16,8 @@ from clearseek.inference.loops import Loops
 from clearseek.inference.model import pages_for
 from clearseek.inference.storage import Kind, Store, wide
 from clearseek.kernels import PAGE
-from clearseek.model.transformer import DeepSeekModel, MTPLayer
+from clearseek.model.layers import MTPLayer
+from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.rope import places
 from tests.inference.models import FORWARDS, model_of, packed
 from tests.model.test_parity import CASES
@@ -98,9 +99,8 @@ def mtp_logits(model: DeepSeekModel, tokens: Tensor) -> Tensor:
     layer = model.model.layers[model.config.num_hidden_layers]
     assert isinstance(layer, MTPLayer)
     hidden = model(tokens[:-1].unsqueeze(0))
-    joined = layer.join(model.model.embed_tokens(tokens[1:].unsqueeze(0)), hidden)
     at = places(model.config, 0, len(tokens) - 1, torch.device("cpu"))
-    own: Tensor = layer.shared_head["norm"](layer(joined, at)[0]) @ model.head_weight.T
+    own: Tensor = layer(model.model.embed_tokens(tokens[1:].unsqueeze(0)), hidden, at)[0] @ model.head_weight.T
     return own[0]
 
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from clearseek.config import ModelConfig
-from clearseek.model.transformer import DeepSeekModel, MTPLayer
+from clearseek.model.layers import DecoderLayer, MTPLayer
+from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.rope import places
 from clearseek.recipe import load_recipe
 from clearseek.tensors import memory_tensors
@@ -80,7 +81,8 @@ def test_mtp_joins_embedding_first_then_hidden_and_predicts_the_token_after_next
     with torch.no_grad():
         hidden = model(tokens[:, :12])
         joined = torch.cat([layer.enorm(model.model.embed_tokens(tokens[:, 1:13])), layer.hnorm(hidden)], dim=-1)
-        x, _ = layer(joined @ layer.eh_proj.weight.t(), places(model.config, 0, 12, torch.device("cpu")))
+        at = places(model.config, 0, 12, torch.device("cpu"))
+        x, _ = DecoderLayer.forward(layer, joined @ layer.eh_proj.weight.t(), at)
         logits = layer.shared_head["norm"](x) @ model.head_weight.t()
         expected = F.cross_entropy(logits.flatten(0, 1), tokens[:, 2:14].flatten())
     assert losses.mtp is not None

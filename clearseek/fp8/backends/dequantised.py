@@ -85,7 +85,7 @@ def _tiles(x_MK: Tensor, power_of_two: bool) -> Quantised:
     rows, columns = x_MK.shape
     if x_MK.dtype not in _INTEGERS or columns % TILE or not power_of_two:
         return quantise_tiles(x_MK, power_of_two)
-    x_MGT = x_MK.view(rows, -1, TILE)
+    x_MGT = x_MK.view(rows, columns // TILE, TILE)
     scale_MG = scale_of(_largest(x_MGT, -1), True)
     data_MGT = (x_MGT * _inverse(scale_MG, x_MK.dtype).unsqueeze(-1)).to(E4M3)
     return Quantised(data_MGT.view(rows, columns), scale_MG)
