@@ -40,16 +40,19 @@ def usable_cores() -> int:
     return max(1, math.ceil(min(cores, cpu_quota())))
 
 
-def default_threads() -> int:
-    """PyTorch's own number of threads, or fewer where the process may not use as many cores.
+def default_threads(processes: int = 1) -> int:
+    """PyTorch's own number of threads, or fewer where the process may not use as many cores, or shares them.
 
     A number that the user chose by OMP_NUM_THREADS or MKL_NUM_THREADS stays.
+
+    Args:
+        processes: Processes of this kind on the machine.
     """
     import torch
 
     threads = torch.get_num_threads()
     chosen = any(map(os.environ.get, ("OMP_NUM_THREADS", "MKL_NUM_THREADS")))
-    return threads if chosen else min(threads, usable_cores())
+    return threads if chosen else max(1, min(threads, usable_cores()) // processes)
 
 
 def cpu_quota(root: Path = Path("/")) -> float:

@@ -19,6 +19,10 @@ class OtherVersionError(UserError):
     """A file's format is one that another version of ClearSeek reads."""
 
 
+class LostError(Exception):
+    """Contact with another process of the same run was lost: the run can go on from its newest checkpoint."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return ``' (did you mean "x"?)'`` for the closest of `valid` names, or an empty string when none is close."""
     matches = get_close_matches(name, list(valid), n=1, cutoff=0.6)

@@ -18,9 +18,9 @@ from textwrap import fill
 from types import ModuleType
 
 import clearseek
-from clearseek.cli.exits import INTERRUPTED, READER_GONE, USER_ERROR
+from clearseek.cli.exits import INTERRUPTED, LOST, READER_GONE, USER_ERROR
 from clearseek.cli.terminal import open_output
-from clearseek.errors import UserError, nearest, one_line
+from clearseek.errors import LostError, UserError, nearest, one_line
 
 COMMANDS = {
     "quickstart": "From nothing to a trained, exported model, in minutes.",
@@ -113,12 +113,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments, unknown = build_parser().parse_known_args(argv)
         if unknown:
             raise UserError(f"unrecognized arguments: {' '.join(unknown)} (see clearseek {arguments.command} --help)")
+        arguments.words = list(sys.argv[1:] if argv is None else argv)
         _refuse_windows()
         code = int(_module(arguments.command).run(arguments))
         print(end="", flush=True)  # a fault of standard output raises here, not at exit
         return code
     except UserError as error:
         problem = str(error)
+    except LostError as error:
+        print(f"clearseek: {one_line(str(error))}", file=sys.stderr)
+        return LOST
     except KeyboardInterrupt:
         print("clearseek: interrupted", file=sys.stderr)
         return INTERRUPTED

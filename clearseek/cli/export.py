@@ -40,17 +40,22 @@ def _hf(arguments: argparse.Namespace, dtype: str) -> int:
     from clearseek.cli.report import output, print_findings
     from clearseek.data.tokenizer import Tokenizer, trained_here
     from clearseek.hub.portability import check_portability
-    from clearseek.hub.write import DTYPES, export_hf, export_scales
+    from clearseek.hub.write import DTYPES, Weights, export_hf, export_scales
     from clearseek.train.run import Run
 
     if arguments.out.suffix == ".gguf":
         raise UserError(f"{arguments.out}: names a GGUF file, and --format hf makes a folder: add --format gguf")
     folder = Run(arguments.model)
     recipe = folder.read_recipe(record=True)
-    model, step = folder.load_model(arguments.step)
+    weights: Weights
+    if recipe.lora is None:  # read piece by piece, however large
+        weights, step = folder.open_weights(arguments.step)
+    else:
+        model, step = folder.load_model(arguments.step)
+        weights = model.state_dict()
     scales = export_scales(recipe)
     export_hf(
-        model.state_dict(), recipe.model, folder.tokenizer, arguments.out, DTYPES[dtype], scales=scales,
+        weights, recipe.model, folder.tokenizer, arguments.out, DTYPES[dtype], scales=scales,
         conversational=recipe.conversational,
     )  # fmt: skip
     print(f"{arguments.out}: step {step} of {folder.root} as {dtype}, a Hugging Face folder")

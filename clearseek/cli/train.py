@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearseek.cli.exits import INTERRUPTED
+from clearseek.cli.exits import INTERRUPTED, USER_ERROR
 from clearseek.cli.options import RECIPE, add_overrides
 from clearseek.errors import UserError
 from clearseek.program import command
+from clearseek.train.parallel import worker
+from clearseek.train.parallel.group import ALONE, Group
 
 if TYPE_CHECKING:
     from clearseek.config import Recipe
+    from clearseek.train.run import Run
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "example:\n  clearseek train quickstart --set train.steps=50"
+    parser.epilog = (
+        "examples:\n  clearseek train quickstart --set train.steps=50\n"
+        "  clearseek train small --processes 4\n"
+        "  torchrun --nproc-per-node 4 -m clearseek train small --layout dp=4"
+    )
     parser.add_argument("recipe", nargs="?", help=RECIPE)
     parser.add_argument("--run", type=Path, help="run folder to make (default: runs/NAME)")
     parser.add_argument("--data", type=Path, help="data folder made by 'clearseek data' (default: RUN/data)")
@@ -25,6 +34,25 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--more-steps", type=int, metavar="N",
                         help="with --resume: train a finished run N steps longer, as a new run (--run; default: "
                         "RUN-STEPS)")  # fmt: skip
+    parser.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="go on with the run where it has begun: for jobs that are started again",
+    )
+    parser.add_argument("--processes", type=int, metavar="N", help="train in N processes on this machine")
+    parser.add_argument(
+        "--layout",
+        metavar="DEGREES",
+        help="how the processes share the work, such as dp=4 or dp=16,ep=8,pp=2 (default: dp)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=20.0,
+        metavar="SECONDS",
+        help="without a sign of life for so long, a process counts as lost (default: 20)",
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its costs, and stop")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -32,12 +60,69 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    _refuse_combinations(arguments)
+    if arguments.dry_run:
+        return _dry_run(arguments)
+    if arguments.processes is not None and worker.STARTED_BY not in os.environ:
+        return _launch(arguments)
+    if not worker.in_job():
+        return _train(arguments, ALONE)
+    if (code := worker.begin()) is not None:
+        return code
+    return _train_together(arguments)
+
+
+def _dry_run(arguments: argparse.Namespace) -> int:
+    """Print what the recipe would cost."""
     from clearseek.cli.report import print_json
+
+    recipe, _, _ = _asked(arguments)
+    if arguments.json:
+        print_json(costs(recipe))
+    else:
+        print_costs(recipe)
+    return 0
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    """Start the same command in several processes."""
+    from clearseek.plan.layout import parse_layout
+    from clearseek.train.parallel.launch import crowd_warning, launch, refuse_processes
+
+    refuse_processes(arguments.processes)
+    if arguments.layout is not None:
+        parse_layout(arguments.layout, arguments.processes)
+    _asked(arguments)  # what is wrong with the recipe is said before processes are started
+    if warning := crowd_warning(arguments.processes):
+        print(f"clearseek: {warning}", file=sys.stderr)
+    return launch(arguments.processes, "clearseek.cli.worker", arguments.words)
+
+
+def _train_together(arguments: argparse.Namespace) -> int:
+    """Train as one of several processes."""
+    from clearseek.train.parallel.world import join_world
+
+    group = join_world(arguments.layout, arguments.device, arguments.patience)
+    try:
+        with group.together():
+            code = _train(arguments, group)
+    except BaseException as error:
+        group.close(error)
+        if isinstance(error, UserError):
+            worker.record_end(USER_ERROR)
+        raise
+    group.close()
+    if code:
+        worker.record_end(code)
+    return code
+
+
+def _asked(arguments: argparse.Namespace) -> tuple[Recipe, Run, Run | None]:
+    """The recipe to train, the run folder, and the finished run that it begins from, where it does."""
     from clearseek.posttrain.parent import dimensions
     from clearseek.recipe import load_recipe
     from clearseek.train.run import Run
 
-    _refuse_combinations(arguments)
     parent = None
     if arguments.resume is None:
         recipe = load_recipe(arguments.recipe, arguments.overrides, dimensions)
@@ -51,19 +136,24 @@ def run(arguments: argparse.Namespace) -> int:
         parent = Run(arguments.resume)
         recipe = longer_recipe(parent, arguments.more_steps)
         folder = Run(arguments.run or Path(f"{parent.root}-{recipe.train.steps}"))
-    if arguments.dry_run:
-        if arguments.json:
-            print_json(costs(recipe))
-        else:
-            print_costs(recipe)
-        return 0
+    return recipe, folder, parent
+
+
+def _train(arguments: argparse.Namespace, group: Group) -> int:
+    """Train, and say how it ended."""
+    from clearseek.cli.report import print_json
     from clearseek.cli.watch import run_training
 
+    with group.together():
+        recipe, folder, parent = _asked(arguments)
     resume = arguments.resume is not None and parent is None
     ended = run_training(
-        recipe, folder, arguments.data, arguments.device, resume, arguments.from_step, arguments.json, parent
-    )
-    if arguments.json:
+        recipe, folder, arguments.data, arguments.device, resume, arguments.from_step, arguments.json, parent,
+        arguments.go_on or group.largest(worker.restarts()) > 0, group,
+    )  # fmt: skip
+    if not group.main:
+        pass
+    elif arguments.json:
         print_json(ended)
     elif ended["finished"]:
         talk = "chat" if recipe.conversational else "generate"
@@ -72,7 +162,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         elsewhere = ("--data", arguments.data) if arguments.data else ()
         where = " in the final evaluation" if ended["steps"] == recipe.train.steps else ""
-        again = command("train", "--resume", folder.root, *elsewhere)
+        many = ("--processes", str(group.size)) if worker.STARTED_BY in os.environ else ()
+        again = command("train", "--resume", folder.root, *elsewhere, *many)
         print(f"stopped after step {ended['steps']}{where}, saved; go on with: {again}")
     return 0 if ended["finished"] else INTERRUPTED
 
@@ -82,6 +173,8 @@ def _refuse_combinations(arguments: argparse.Namespace) -> None:
     resume, more = arguments.resume is not None, arguments.more_steps is not None
     if resume == (arguments.recipe is not None):
         raise UserError("give either a recipe to train or --resume RUN (see clearseek train --help)")
+    if resume and arguments.go_on:
+        raise UserError("--continue goes with a recipe: --resume RUN goes on anyway")
     if not resume and (more or arguments.from_step is not None):
         raise UserError(f"{'--more-steps' if more else '--from-step'} goes with --resume RUN")
     if more and (arguments.from_step is not None or arguments.overrides):

@@ -10,13 +10,16 @@ from rich.console import Console
 
 from clearseek.cli.progress import DataProgress, Display
 from clearseek.config import Recipe
+from clearseek.train.parallel.group import ALONE, Group
+from clearseek.train.parallel.worker import restarts
 from clearseek.train.record import HELD_OUT, MEASURED
 from clearseek.train.run import Run
 
 
 def run_training(
     recipe: Recipe, run: Run, data: Path | None = None, device: str = "cpu", resume: bool = False,
-    from_step: int | None = None, quiet: bool = False, parent: Run | None = None,
+    from_step: int | None = None, quiet: bool = False, parent: Run | None = None, go_on: bool = False,
+    group: Group = ALONE,
 ) -> dict[str, Any]:  # fmt: skip
     """Train with a display (on standard error if `quiet`); the outcome, as JSON values.
 
@@ -27,6 +30,8 @@ def run_training(
     from clearseek.train.session import train_recipe
 
     console = Console(stderr=True) if quiet else Console(highlight=False)
+    if not group.main:  # its output is its log; the main process draws for all
+        quiet = True
     with (
         closing(DataProgress(Console(stderr=True), quiet)) as on_data,
         Display(recipe.train.steps, recipe.name, console=console) as display,
@@ -36,10 +41,12 @@ def run_training(
             on_data.close()
             console.print(line, markup=False, soft_wrap=True)
 
+        if (count := restarts()) and group.main:
+            say(f"a process was lost: all are started again, for the {count}. time")
         outcome = train_recipe(
             recipe, run, data, device, resume, from_step, parent,
             on_step=display.update, on_evaluation=display.evaluating, on_data=on_data, say=say,
-            method=method_of(recipe),
+            method=method_of(recipe), go_on=go_on, group=group,
         )  # fmt: skip
     measured = {name: value for name, value in outcome.scalars.items() if name.startswith(MEASURED)}
     return {

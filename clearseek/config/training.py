@@ -113,7 +113,7 @@ class TrainConfig(Settings):
     lanes: PositiveInt | None = None
     """Equal runs of micro-batches, added by a fixed tree; leave out for the largest of 8, 4, 2, 1 that divides them."""
     expert_gradients: Literal["exact", "merged"] = "exact"
-    """Experts on several processes: gradients in one process's order, or summed as they come (less memory, other bits)."""
+    """Experts on several processes: gradients in one process's order, or merged (less memory, other bits)."""
     precision: Literal["auto", "bf16", "fp32", "fp8"] = "auto"
     """Type of weights and activations in matrix products; `auto` is BF16 where this processor is faster in it."""
     kernels: Literal["auto", "torch", "numba", "compile"] = "auto"

@@ -14,11 +14,13 @@ import gzip
 import lzma
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.loss import token_losses
@@ -31,9 +33,26 @@ class Tokens(Protocol):
     def __getitem__(self, part: slice, /) -> NDArray[Any]: ...
 
 
+Nats = Callable[[Tensor, Tensor], float]
+"""Summed cross-entropy of the targets [B, S] that are not negative, from inputs [B, S]; both int64, on the CPU."""
+
+
 @torch.no_grad()
+def nats_of(model: DeepSeekModel, input_BS: Tensor, target_BS: Tensor) -> float:
+    """:data:`Nats` of a model."""
+    return target_nats(model, model(input_BS.to(model.device)), target_BS)
+
+
+def target_nats(model: DeepSeekModel, hidden_BSD: Tensor, target_BS: Tensor) -> float:
+    """Summed cross-entropy of the targets that are not negative, from final hidden states."""
+    target_T = target_BS.to(model.device).flatten()
+    counted = (target_T >= 0).nonzero().squeeze(1)
+    losses = token_losses(hidden_BSD.flatten(0, 1)[counted], model.head_weight, target_T[counted])
+    return losses.double().sum().item()
+
+
 def held_out_bits(
-    model: DeepSeekModel,
+    model: DeepSeekModel | Nats,
     tokens: Tokens,
     window: int,
     batch: int = 32,
@@ -43,7 +62,7 @@ def held_out_bits(
     """Total cross-entropy of a token stream.
 
     Args:
-        model: The model.
+        model: The model, or what stands for it.
         tokens: Token ids, read window by window; all but the first are predicted.
         window: Tokens the model sees at once.
         batch: Windows per forward pass.
@@ -55,7 +74,7 @@ def held_out_bits(
     """
     stride = max(1, window // 2)
     chosen = range(window_count(len(tokens), window)) if windows is None else windows
-    device = model.head_weight.device
+    of = partial(nats_of, model) if isinstance(model, DeepSeekModel) else model
     nats, predicted, told = 0.0, 0, progress or (lambda done, total: None)
     told(0, len(chosen))
     for first in range(0, len(chosen), batch):
@@ -68,18 +87,14 @@ def held_out_bits(
             inputs[row, : len(piece) - 1] = piece[:-1]
             fresh = 0 if index == 0 else window - stride
             targets[row, fresh : len(piece) - 1] = piece[1 + fresh :]
-        hidden = model(torch.from_numpy(inputs).to(device)).flatten(0, 1)
-        target = torch.from_numpy(targets).to(device).flatten()
-        counted = (target >= 0).nonzero().squeeze(1)
-        losses = token_losses(hidden.index_select(0, counted), model.head_weight, target.index_select(0, counted))
-        nats += losses.double().sum().item()
-        predicted += counted.numel()
+        nats += of(torch.from_numpy(inputs), torch.from_numpy(targets))
+        predicted += int((targets >= 0).sum())
         told(first + len(part), len(chosen))
     return nats / math.log(2), predicted
 
 
 def bits_per_byte(
-    model: DeepSeekModel, tokens: Tokens, size: int, window: int, windows: Sequence[int] | None = None,
+    model: DeepSeekModel | Nats, tokens: Tokens, size: int, window: int, windows: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> float:  # fmt: skip
     """Bits per byte of a token stream of `size` bytes, from some of its windows or all; see :func:`held_out_bits`."""

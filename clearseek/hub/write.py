@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, islice
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from clearseek.chat.render import template
@@ -27,12 +25,14 @@ from clearseek.counts import count_parameters
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.files import atomic_folder
+from clearseek.fp8.formats import TILE
 from clearseek.hub.block_fp8 import encode
 from clearseek.hub.config_json import Scales, hf_config, quantization_config
 from clearseek.hub.folder import INDEX
+from clearseek.hub.safetensors import DTYPE_BYTES, build_header
 from clearseek.hub.tokenizer_files import generation_config, special_ids, tokenizer_config
 from clearseek.templates import render
-from clearseek.tensors import FP8_KINDS, SCALE_SUFFIX, TensorSpec, memory_tensors, scale_shape, tensors
+from clearseek.tensors import FP8_KINDS, SCALE_SUFFIX, StoredTensor, TensorSpec, memory_tensors, scale_shape, tensors
 
 EXPORT_MARK = "<!-- Written by ClearSeek: the next export to this folder replaces it. -->"
 _EXPORTED = re.compile(
@@ -47,6 +47,24 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": E4M3}
 _NAMES = {torch.bfloat16: ("bfloat16", "bfloat16"), torch.float32: ("float32", "float32"),
           E4M3: ("bfloat16", "FP8 (E4M3, blocks of 128 x 128) and bfloat16")}  # fmt: skip
 """Names of a type in config.json and in README.md."""
+_WIDE = {"BF16": torch.bfloat16, "F32": torch.float32}
+_PIECE_ELEMENTS = 1 << 22
+"""Elements of a tensor that are in memory at once, as far as blocks of rows allow."""
+
+
+class Rows(Protocol):
+    """A tensor, or what reads one by rows."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Sizes."""
+
+    def __getitem__(self, index: tuple[int | slice, ...], /) -> Tensor:
+        """Rows of the tensor, or of one of those that it is a stack of."""
+
+
+Weights = Mapping[str, Tensor] | Mapping[str, Rows]
+"""A model's tensors by name."""
 
 
 def export_scales(recipe: Recipe) -> Scales:
@@ -56,7 +74,7 @@ def export_scales(recipe: Recipe) -> Scales:
 
 
 def export_hf(
-    state: Mapping[str, Tensor],
+    state: Weights,
     config: ModelConfig,
     tokenizer_file: str | Path,
     out: str | Path,
@@ -68,11 +86,11 @@ def export_hf(
 ) -> None:
     """Write a folder that transformers, vLLM and SGLang load without remote code.
 
-    The folder appears whole or not at all. Memory beyond `state` stays near one shard.
+    The folder appears whole or not at all. Memory beyond `state` stays below some 200 MB, whatever the model's size.
 
     Args:
         state: The model under the names of :func:`~clearseek.tensors.memory_tensors`, on any device and of any floating
-            type. It may load lazily: tensors are read in model order.
+            type. It may load lazily: tensors are read in model order, and only some rows of one are asked for at once.
         config: The dimensions of `state`.
         tokenizer_file: The tokenizer.json that the model was trained with; copied byte for byte.
         out: The folder to write: absent, empty, or an earlier export, which is replaced.
@@ -142,7 +160,7 @@ def check_names(where: str, found: set[str], expected: set[str], remark: str = "
 
 
 def _write_weights(
-    folder: Path, state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype, shard_bytes: int, scales: Scales
+    folder: Path, state: Weights, config: ModelConfig, dtype: torch.dtype, shard_bytes: int, scales: Scales
 ) -> None:
     shards: list[list[TensorSpec]] = [[]]
     room = shard_bytes
@@ -153,53 +171,78 @@ def _write_weights(
             room = shard_bytes
         shards[-1].append(spec)
         room -= size
-    stream = _checkpoint_tensors(state, config)
+    sources = _sources(state, config)
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        content: dict[str, Tensor] = {}
-        for spec, part in islice(stream, len(shard)):
-            content |= _stored(spec, part, dtype, scales)
-        try:
-            (folder / name).touch()  # to learn the mode of a new file here; the library's files are for the owner only
-            mode = (folder / name).stat().st_mode
-            save_file(content, folder / name, metadata={"format": "pt"})  # several keys would be in random order
-            (folder / name).chmod(mode)
-        except SafetensorError as error:
-            raise UserError(f"{folder / name}: cannot write the weights: {error}") from None
-        weight_map |= dict.fromkeys(content, name)
+        stored = [each for spec in shard for each in _stored_as(spec, dtype)]
+        weight_map |= {each.name: name for each in stored}
+        # in the order of safetensors' own writer, whose metadata of several keys would be in a random one
+        stored.sort(key=lambda each: (-DTYPE_BYTES[each.dtype], each.name))
+        header = build_header(stored, {"format": "pt"})
+        places = {entry.name: entry.begin for entry in header.entries}
+        with (folder / name).open("wb") as file:
+            file.write(header.raw)
+            for source in islice(sources, len(shard)):
+                for part, content in _pieces(*source, dtype, scales):
+                    file.seek(places[part])
+                    places[part] += file.write(content)
     if len(shards) > 1:
         total = sum(_stored_bytes(spec, dtype) for spec in tensors(config))
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _stored(spec: TensorSpec, part: Tensor, dtype: torch.dtype, scales: Scales) -> dict[str, Tensor]:
-    """A tensor as it is stored, on the CPU: a copy, since views of one stack share memory, or its codes and scales."""
-    wide = torch.bfloat16 if dtype == E4M3 else dtype
-    whole = part.to("cpu", torch.float32 if spec.dtype == "F32" else wide, copy=True).contiguous()
-    if dtype != E4M3 or spec.kind not in FP8_KINDS:
-        return {spec.name: whole}
-    made = encode(whole, scales == "power-of-two", spec.name)
-    return {spec.name: made.codes.view(E4M3), spec.name + SCALE_SUFFIX: made.scale}
+def _stored_as(spec: TensorSpec, dtype: torch.dtype) -> list[StoredTensor]:
+    """A tensor as it is stored: itself, or its codes and scales."""
+    if _in_eight_bits(spec, dtype):
+        scale = StoredTensor(spec.name + SCALE_SUFFIX, "F32", scale_shape(spec.shape))
+        return [StoredTensor(spec.name, "F8_E4M3", spec.shape), scale]
+    return [StoredTensor(spec.name, "F32" if dtype == torch.float32 else spec.dtype, spec.shape)]
+
+
+def _pieces(
+    spec: TensorSpec, stored: Rows, first: int, lead: tuple[int, ...], dtype: torch.dtype, scales: Scales
+) -> Iterator[tuple[str, memoryview]]:
+    """Yield a tensor as it is stored, or its codes and scales, some rows at a time: the name, and the next bytes."""
+    high = max(TILE, _PIECE_ELEMENTS // prod(spec.shape[1:]) // TILE * TILE)
+    for start in range(0, spec.shape[0], high):
+        stop = min(start + high, spec.shape[0])
+        rows = stored[(*lead, slice(first + start, first + stop))].detach()
+        if not _in_eight_bits(spec, dtype):
+            yield spec.name, _bytes(rows.to("cpu", _WIDE[_stored_as(spec, dtype)[0].dtype]))
+        else:
+            made = encode(rows.to("cpu", torch.bfloat16).contiguous(), scales == "power-of-two", spec.name)
+            yield spec.name, _bytes(made.codes)
+            yield spec.name + SCALE_SUFFIX, _bytes(made.scale)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _in_eight_bits(spec: TensorSpec, dtype: torch.dtype) -> bool:
+    return dtype == E4M3 and spec.kind in FP8_KINDS
 
 
 def _stored_bytes(spec: TensorSpec, dtype: torch.dtype) -> int:
-    if dtype == E4M3 and spec.kind in FP8_KINDS:
-        return spec.size + 4 * prod(scale_shape(spec.shape))
-    return spec.size * (4 if spec.dtype == "F32" or dtype == torch.float32 else 2)
+    return sum(prod(each.shape) * DTYPE_BYTES[each.dtype] for each in _stored_as(spec, dtype))
 
 
-def _checkpoint_tensors(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[TensorSpec, Tensor]]:
-    """Yield the checkpoint's tensors as views of memory tensors, each of which is read once."""
+def _sources(state: Weights, config: ModelConfig) -> Iterator[tuple[TensorSpec, Rows, int, tuple[int, ...]]]:
+    """Yield the checkpoint's tensors with where they are in memory, in order, each memory tensor asked for once.
+
+    Yields:
+        The tensor, the memory tensor, the first row in that, and numbers (of experts) that choose what the row is of.
+    """
     shapes = {spec.name: spec.shape for spec in memory_tensors(config)}
-    name, stored = "", torch.empty(0)
-    for spec in tensors(config):
-        source, index = place_of(spec, config)
-        if source != name:
-            name, stored = source, state[source].detach()
-            if tuple(stored.shape) != shapes[name]:
-                raise UserError(f"{name} has shape {list(stored.shape)}, but its configuration says {shapes[name]}")
-        yield spec, stored[index]
+    for name, specs in groupby(tensors(config), lambda spec: place_of(spec, config)[0]):
+        stored = state[name]
+        if tuple(stored.shape) != shapes[name]:
+            raise UserError(f"{name} has shape {list(stored.shape)}, but its configuration says {shapes[name]}")
+        for spec in specs:
+            index = place_of(spec, config)[1]
+            first = next((each.start for each in index if isinstance(each, slice)), 0)
+            yield spec, stored, first, tuple(each for each in index if isinstance(each, int))
 
 
 def place_of(spec: TensorSpec, config: ModelConfig) -> tuple[str, tuple[Any, ...]]:

@@ -19,117 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
-from clearseek.fp8.feed_forward import feed_forward_fp8
-from clearseek.fp8.linear import Fp8, Linear, QuantisedWeight, linears
-from clearseek.model.attention import LatentCache, MultiHeadLatentAttention
+from clearseek.fp8.linear import Fp8, Linear
+from clearseek.model.attention import LatentCache
 from clearseek.model.experts import Experts
-from clearseek.model.router import Router
+from clearseek.model.layers import MLP, DecoderLayer, MoE, MTPLayer
 from clearseek.ops.dispatch import Routing
 from clearseek.ops.embedding import Embedding
-from clearseek.ops.linear import linear
 from clearseek.ops.loss import Kept, counted, cross_entropy, cross_entropy_of_tokens
 from clearseek.ops.norm import RMSNorm
 from clearseek.ops.rope import Places, places
-from clearseek.ops.swiglu import swiglu
-
-
-class MLP(nn.Module):
-    """SwiGLU: ``down(silu(gate(x)) * up(x))``."""
-
-    def __init__(self, hidden: int, width: int) -> None:
-        super().__init__()
-        self.gate_proj = Linear(hidden, width)
-        self.up_proj = Linear(hidden, width)
-        self.down_proj = Linear(width, hidden)
-        self.fp8: Fp8 | None = None
-        self.quantised = QuantisedWeight(), QuantisedWeight()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [..., D] to [..., D]."""
-        adapted = any(each.adapter is not None for each in (self.gate_proj, self.up_proj, self.down_proj))
-        if self.fp8 is None or adapted:
-            y: Tensor = self.down_proj(swiglu(*linears(x, (self.gate_proj, self.up_proj))))
-            return y
-        x_TD, gate_up = x.reshape(-1, x.shape[-1]), (self.gate_proj.weight, self.up_proj.weight)
-        y_TD = feed_forward_fp8(x_TD, None, None, self.fp8, self.quantised, gate_up, self.down_proj.weight)
-        return y_TD.view(x.shape)
-
-
-class MoE(nn.Module):
-    """Shared experts for every token, plus each token's routed experts (DeepSeek-V3 report, equation 12)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gate = Router(config)
-        self.experts = Experts(config)
-        self.shared_experts = MLP(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
-
-    def forward(
-        self, x_BSD: Tensor, weight_B: Tensor | None = None, index_TK: Tensor | None = None,
-        valid_T: Tensor | None = None, document_T: Tensor | None = None,
-    ) -> tuple[Tensor, Routing]:  # fmt: skip
-        """Return the layer's output [B, S, D] and its routing; arguments as for :class:`Router`."""
-        x_TD = x_BSD.flatten(0, 1)
-        routing: Routing = self.gate(x_TD, weight_B, index_TK, valid_T, document_T)
-        y_TD = self.experts(x_TD, routing) + self.shared_experts(x_TD)
-        return y_TD.view(x_BSD.shape), routing
-
-
-class DecoderLayer(nn.Module):
-    """Attention and feed-forward, each behind a norm and added to the residual stream."""
-
-    def __init__(self, config: ModelConfig, index: int) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = MultiHeadLatentAttention(config)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        moe = config.is_moe_layer(index)
-        self.mlp: MoE | MLP = MoE(config) if moe else MLP(config.hidden_size, config.intermediate_size)
-
-    def forward(
-        self, x_BSD: Tensor, places: Places, cache: LatentCache | None = None, weight_B: Tensor | None = None,
-        index_TK: Tensor | None = None, valid_T: Tensor | None = None,
-    ) -> tuple[Tensor, Routing | None]:  # fmt: skip
-        """Return the residual stream [B, S, D] and, for a layer with experts, its routing."""
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), places, cache)
-        h_BSD = self.post_attention_layernorm(x_BSD)
-        if isinstance(self.mlp, MLP):
-            return x_BSD + self.mlp(h_BSD), None
-        y_BSD, routing = self.mlp(h_BSD, weight_B, index_TK, valid_T, places.document_T)
-        return x_BSD + y_BSD, routing
-
-
-class MTPLayer(DecoderLayer):
-    """Multi-token prediction: one more layer that predicts the token after next (DeepSeek-V3 report, section 2.2).
-
-    At position i the module joins the embedding of token i+1 with the main model's final hidden state, in the order of
-    the *released weights*, ``eh_proj([enorm(embedding); hnorm(hidden)])`` (the report's equation 21 has the other
-    order), runs a full decoder layer and its own norm, and shares embedding and output head with the main model.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, config.num_hidden_layers)
-        self.enorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.hnorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
-        self.shared_head = nn.ModuleDict({"norm": RMSNorm(config.hidden_size, config.rms_norm_eps)})
-
-    def forward(  # type: ignore[override]
-        self, embedding_BSD: Tensor, hidden_BSD: Tensor, places: Places, weight_B: Tensor | None = None,
-        index_TK: Tensor | None = None, valid_T: Tensor | None = None,
-    ) -> tuple[Tensor, Routing | None]:  # fmt: skip
-        """Return the module's hidden states behind its norm, [B, S, D], and its routing.
-
-        Args:
-            embedding_BSD: Embeddings of tokens i+1.
-            hidden_BSD: Final hidden states of tokens i.
-            places: Positions of tokens i.
-            weight_B: As for :class:`Router`, like the arguments after it.
-        """
-        joined_BSX = torch.cat([self.enorm(embedding_BSD), self.hnorm(hidden_BSD)], dim=-1)
-        x_BSD = linear(joined_BSX, self.eh_proj.weight)
-        x_BSD, routing = super().forward(x_BSD, places, None, weight_B, index_TK, valid_T)
-        return self.shared_head["norm"](x_BSD), routing
 
 
 class Held(NamedTuple):

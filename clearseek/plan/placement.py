@@ -1,92 +1,27 @@
-"""Memory of each device when a model is spread over many.
+"""Memory of each device when a model is spread over many, and the layouts for which it suffices.
 
-Three ways of spreading, as DeepSeek-V3 was trained (report, section 3.2), and no tensor parallelism:
-
-* **pipeline** (pp): consecutive layers lie on consecutive stages; the embedding on the first, head and MTP on the last.
-* **data** (dp): every stage exists `dp` times, each copy with its own sequences. Master weights and optimiser state are
-  cut into `dp` parts (ZeRO-1); weights and FP32 gradients are not.
-* **expert** (ep): the routed experts of a layer are spread over `ep` of those copies.
-
-So there are ``dp x pp`` devices, and ``ep`` divides ``dp``. DeepSeek-V3 had pp=16, ep=64, dp=128: 2,048. The fullest
-device decides. Bytes of weights and states are exact (:func:`clearseek.counts.training_memory`); activations are an
-estimate: what must be kept from forward to backward for each token, times the micro-batches that are under way.
+The fullest device decides. Bytes of weights and states are exact (:mod:`clearseek.plan.states`); activations are an
+estimate: what must be kept from forward to backward for each token, times the micro-batches that are under way, and
+under FSDP the layers that are whole while they are computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict
 from functools import cache
-from math import isqrt
 from typing import Literal, NamedTuple
 
 from clearseek.config import ModelConfig, Recipe
-from clearseek.counts import TrainingMemory, training_memory
-from clearseek.errors import UserError
-from clearseek.tensors import TensorSpec, memory_tensors
+from clearseek.plan.layout import ParallelLayout, Schedule, layouts
+from clearseek.plan.stages import layers_of, stages_of
+from clearseek.plan.states import Stage
+from clearseek.tensors import memory_tensors
 
 Recompute = Literal["none", "selective", "full"]
 """Work that backward repeats: nothing; norms, MLA's up-projections and SwiGLU, as V3 does; or all but each layer's
 input."""
 USABLE = 0.9
 """Share of device memory that a plan fills: the rest is for the allocator, communication buffers and the runtime."""
-
-
-@dataclass(frozen=True, slots=True)
-class ParallelLayout:
-    """Degrees of parallelism."""
-
-    dp: int = 1
-    """Copies of the model, each with its share of a batch."""
-    ep: int = 1
-    """Copies that a layer's experts are spread over."""
-    pp: int = 1
-    """Pipeline stages."""
-
-    @property
-    def devices(self) -> int:
-        """Number of devices."""
-        return self.dp * self.pp
-
-    def __str__(self) -> str:
-        return f"dp={self.dp},ep={self.ep},pp={self.pp}"
-
-
-def parse_layout(text: str, devices: int | None) -> ParallelLayout:
-    """Read ``dp=128,ep=64,pp=16``. A degree left out is 1, but dp follows from the number of devices where given."""
-    degrees: dict[str, int] = {}
-    for part in text.split(","):
-        name, separator, number = (piece.strip() for piece in part.partition("="))
-        if name not in ("dp", "ep", "pp") or not separator:
-            raise UserError(f"--layout {text}: write it as dp=128,ep=64,pp=16")
-        if not (number.isascii() and number.isdecimal() and int(number) > 0):
-            raise UserError(f"--layout {text}: {name} is a number from 1 up")
-        if name in degrees:
-            raise UserError(f"--layout {text}: {name} appears twice")
-        degrees[name] = int(number)
-    pp = degrees.get("pp", 1)
-    if devices is not None and "dp" not in degrees:
-        if devices % pp:
-            raise UserError(f"--layout {text}: pp = {pp} does not divide --gpus {devices}")
-        degrees["dp"] = devices // pp
-    layout = ParallelLayout(**degrees)
-    if devices is not None and layout.devices != devices:
-        raise UserError(f"--layout {text}: dp x pp = {layout.devices} devices, but --gpus is {devices}")
-    return layout
-
-
-def check_layout(layout: ParallelLayout, recipe: Recipe) -> None:
-    """Raise UserError that names every degree that does not divide what it must."""
-    dp, ep, pp = layout.dp, layout.ep, layout.pp
-    experts, layers, batch = recipe.model.n_routed_experts, recipe.model.num_hidden_layers, recipe.train.batch_size
-    checks = (
-        (dp % ep, f"ep = {ep} does not divide dp = {dp}"),
-        (experts % ep, f"ep = {ep} does not divide the {experts} routed experts"),
-        (pp > layers, f"pp = {pp} is more than the {layers} layers"),
-        (batch % dp, f"dp = {dp} does not divide train.batch_size = {batch}"),
-    )
-    if wrong := [message for broken, message in checks if broken]:
-        raise UserError(f"--layout {layout}: {'; '.join(wrong)}")
 
 
 class DeviceMemory(NamedTuple):
@@ -118,97 +53,84 @@ class Placement:
     def __init__(self, recipe: Recipe, recompute: Recompute | None = None) -> None:
         self.recipe = recipe
         self._recompute = recompute
-        self._stages = cache(self._count_stages)
+        self._stages = cache(self._make_stages)
+        self._kept = cache(self._activations)
+        self._processes = cache(self._count)
 
     def recompute(self, layout: ParallelLayout) -> Recompute:
         """The choice given; else nothing on one device, as ClearSeek trains, and V3's selection on more."""
         return self._recompute or ("none" if layout.devices == 1 else "selective")
 
+    def process(self, layout: ParallelLayout, rank: int) -> DeviceMemory:
+        """Bytes on one process."""
+        return self._processes(layout)[layout.stage(rank)][layout.copy(rank)]
+
+    def fullest(self, layout: ParallelLayout) -> int:
+        """The first of the processes that hold most."""
+        return max(range(layout.devices), key=lambda rank: self.process(layout, rank).total)
+
     def memory(self, layout: ParallelLayout) -> DeviceMemory:
         """Bytes on the fullest device."""
-        return max(self._devices(layout), key=lambda device: device.total)
+        return self.process(layout, self.fullest(layout))
 
-    def _devices(self, layout: ParallelLayout) -> Iterator[DeviceMemory]:
-        train, model = self.recipe.train, self.recipe.model
-        sequences = train.batch_size // layout.dp
-        together = min(train.micro_batch_size or sequences, sequences)
-        tokens = together * self.recipe.data.sequence_length
-        precision, recompute = precision_of(self.recipe), self.recompute(layout)
-        # Only a single process holds the sums of several lanes.
-        sums = train.held_sums if layout.devices == 1 else 0
-        for stage, (experts, rest, layers) in enumerate(self._stages(layout.pp, sums)):
-            # Forward and backward alternate: the first stage waits longest for its first gradient.
-            under_way = min(layout.pp - stage, -(-sequences // together))
-            kept = sum(activation_bytes(model, layer, precision, recompute) for layer in layers)
-            once = 0
-            if recompute == "full":  # the activations of one layer exist while its backward runs
-                once = tokens * max((activation_bytes(model, each, precision, "none") for each in layers), default=0)
-            yield DeviceMemory(
-                weights=experts.weights // layout.ep + rest.weights,
-                master_weights=(experts.master_weights + rest.master_weights) // layout.dp,
-                gradients=(experts.gradients + experts.partial_sums) // layout.ep + rest.gradients + rest.partial_sums,
-                optimizer=(experts.optimizer + rest.optimizer) // layout.dp,
-                activations=kept * tokens * under_way + once,
-            )
-
-    def _count_stages(self, pp: int, sums: int) -> list[tuple[TrainingMemory, TrainingMemory, tuple[int, ...]]]:
-        """For every stage: memory of the experts, memory of all else, and the layers."""
-        model, optimizer = self.recipe.model, self.recipe.optimizer
-        first = _first_layers(model.num_hidden_layers, pp)
-        held: list[list[TensorSpec]] = [[] for _ in range(pp)]
-        for spec in memory_tensors(model):
-            held[_stage(spec, first, model)].append(spec)
-
-        def count(specs: list[TensorSpec]) -> TrainingMemory:
-            precision = precision_of(self.recipe)
-            return training_memory(model, optimizer.name, precision, sums, optimizer.moments, specs)
-
+    def _count(self, layout: ParallelLayout) -> list[list[DeviceMemory]]:
+        """Bytes on every process: on each copy of each stage."""
         return [
-            (
-                count([spec for spec in specs if spec.kind == "expert"]),
-                count([spec for spec in specs if spec.kind != "expert"]),
-                tuple(sorted({spec.layer for spec in specs if spec.layer is not None})),
-            )
-            for specs in held
+            [DeviceMemory(*states, kept) for states in stage.states(layout)] for stage, kept in self._places(layout)
         ]
+
+    def _places(self, layout: ParallelLayout) -> list[tuple[Stage, int]]:
+        """The tensors at each place in the pipeline, and the bytes of activations."""
+        gathered = self._gathered() if layout.fsdp > 1 else 0
+        kept = self._kept(layout.pp, layout.schedule, self.recompute(layout))
+        stages = self._stages(layout.pp, layout.schedule)
+        return [(stage, each + gathered) for stage, each in zip(stages, kept, strict=True)]
+
+    def _make_stages(self, pp: int, schedule: Schedule) -> list[Stage]:
+        return [Stage(self.recipe, ParallelLayout(pp=pp, schedule=schedule), place) for place in range(pp)]
+
+    def _activations(self, pp: int, schedule: Schedule, recompute: Recompute) -> list[int]:
+        """Bytes at each place of a pipeline, an estimate."""
+        train, model, precision = self.recipe.train, self.recipe.model, precision_of(self.recipe)
+        tokens = (train.micro_batch_size or train.batch_size) * self.recipe.data.sequence_length
+        length, layout = train.micro_batches // train.summed_lanes, ParallelLayout(pp=pp, schedule=schedule)
+        found = []
+        for place in range(pp):
+            layers = [layer for stage in stages_of(layout, place) for layer in layers_of(model, layout, stage)]
+            # Forward and backward alternate: the first stage waits longest for its first gradient.
+            waiting = {"1f1b": pp - place, "zbv": pp, "dualpipev": pp + 1}[schedule]
+            kept = sum(activation_bytes(model, layer, precision, recompute) for layer in layers) * min(waiting, length)
+            if recompute == "full":  # the activations of one layer exist while its backward runs
+                kept += max((activation_bytes(model, each, precision, "none") for each in layers), default=0)
+            found.append(tokens * kept)
+        return found
+
+    def _gathered(self) -> int:
+        """Bytes of the weights that FSDP makes whole: those outside the layers, and two layers at a time."""
+        sizes: dict[int | None, int] = defaultdict(int)
+        for spec in memory_tensors(self.recipe.model):
+            sizes[spec.layer] += spec.size * (4 if self.recipe.train.precision == "fp32" else 2)
+        return sizes.pop(None) + sum(sorted(sizes.values())[-2:])
 
     def best(self, devices: int, budget: float) -> ParallelLayout | None:
         """The plainest layout over so many devices that fits, else the one that takes least memory.
 
         None where no layout divides. Plain means few stages, then few ways of spreading experts.
         """
-        layouts = [layout for layout in self._layouts() if layout.devices == devices]
-        fits = (layout for layout in layouts if self.memory(layout).total <= budget)
-        return next(fits, None) or min(layouts, key=lambda layout: self.memory(layout).total, default=None)
+        found = [layout for layout in layouts(self.recipe) if layout.devices == devices]
+        return self._first(found, budget) or min(found, key=self._at_least, default=None)
 
     def least(self, budget: float) -> ParallelLayout | None:
         """The layout with the fewest devices that fits; None where none does."""
-        layouts = sorted(self._layouts(), key=lambda layout: layout.devices)
-        return next((layout for layout in layouts if self.memory(layout).total <= budget), None)
+        return self._first(sorted(layouts(self.recipe), key=lambda layout: layout.devices), budget)
 
-    def _layouts(self) -> Iterator[ParallelLayout]:
-        """Every layout whose degrees divide what they must, the plainest first."""
-        model = self.recipe.model
-        copies, ways = _divisors(self.recipe.train.batch_size), _divisors(model.n_routed_experts)
-        for pp in range(1, model.num_hidden_layers + 1):
-            yield from (ParallelLayout(dp, ep, pp) for ep in ways for dp in copies if dp % ep == 0)
+    def _first(self, found: list[ParallelLayout], budget: float) -> ParallelLayout | None:
+        fits = (layout for layout in found if self._at_least(layout) <= budget)
+        return next((layout for layout in fits if self.memory(layout).total <= budget), None)
 
-
-def _divisors(number: int) -> list[int]:
-    small = [each for each in range(1, isqrt(number) + 1) if number % each == 0]
-    return sorted({*small, *(number // each for each in small)})
-
-
-def _first_layers(layers: int, pp: int) -> list[int]:
-    """The first layer of every stage; stages differ by one layer at most, and the earlier ones have more."""
-    short, more = divmod(layers, pp)
-    return [stage * short + min(stage, more) for stage in range(pp)]
-
-
-def _stage(spec: TensorSpec, first: list[int], model: ModelConfig) -> int:
-    if spec.layer is None:
-        return 0 if spec.kind == "embedding" else len(first) - 1
-    return sum(start <= spec.layer for start in first) - 1  # the MTP layer comes after the last one
+    def _at_least(self, layout: ParallelLayout) -> int:
+        """Bytes on the fullest device if masters and optimiser state could be dealt out evenly."""
+        return max(stage.even(layout).total + kept for stage, kept in self._places(layout))
 
 
 def activation_bytes(model: ModelConfig, layer: int, precision: Precision, recompute: Recompute) -> int:

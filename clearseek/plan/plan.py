@@ -19,16 +19,8 @@ from clearseek.errors import UserError
 from clearseek.plan.calibration import Constant, calibrate
 from clearseek.plan.formulas import DOLLARS_PER_HOUR, Cost, compute_class, cost, gpu_hours, price, six_nd
 from clearseek.plan.hardware import Hardware, find_hardware
-from clearseek.plan.placement import (
-    USABLE,
-    DeviceMemory,
-    ParallelLayout,
-    Placement,
-    Recompute,
-    check_layout,
-    parse_layout,
-    precision_of,
-)
+from clearseek.plan.layout import ParallelLayout, check_layout, parse_layout
+from clearseek.plan.placement import USABLE, DeviceMemory, Placement, Recompute, precision_of
 from clearseek.plan.published import PublishedRun, match
 
 SMALL = 1e9
@@ -279,7 +271,7 @@ def _memory(recipe: Recipe, options: Options, hardware: Hardware, run: Published
         if layout is None:
             raise UserError(
                 f"--gpus {devices}: no number of pipeline stages up to {recipe.model.num_hidden_layers} splits them "
-                f"into copies whose number divides train.batch_size = {recipe.train.batch_size}"
+                f"into copies that train.lanes = {recipe.train.summed_lanes} allows (lanes are copies x 1, 2, 4, ...)"
             )
     else:
         layout = placement.least(usable)

@@ -187,7 +187,9 @@ class PolicyOptimisation(Writer):
 
     def _forget(self, number: int) -> None:
         """Delete the records before a round, but of rounds that a checkpoint is in the middle of, or people see."""
-        ends = (divmod(step, self.grpo.updates) for step in checkpoint.steps(self.run.checkpoints))
+        every, step = self.recipe.train.checkpoint_every, number * self.grpo.updates
+        steps = [*checkpoint.steps(self.run.checkpoints), step // every * every]  # the last may still be written
+        ends = (divmod(step, self.grpo.updates) for step in steps)
         kept = {number, *rounds_shown(self.rounds), *(begun for begun, updates in ends if updates)}
         files = {self.file_of(earlier) for earlier in range(number)} - {self.file_of(each) for each in kept}
         for file in files.intersection(self.file_of(0).parent.iterdir()):

@@ -36,7 +36,7 @@ class SignatureError(UserError):
 def sign_statement(statement: Mapping[str, Any], key: PrivateKey) -> bytes:
     """A bundle, as JSON, that holds an in-toto statement and its signature. Raises UserError if it is no statement."""
     payload = json.dumps(statement, indent=2, allow_nan=False).encode("ascii")
-    _checked(payload, "the statement")
+    read_statement(payload, "the statement")
     bundle = {
         "mediaType": BUNDLE_TYPE,
         "verificationMaterial": {"publicKey": {"hint": key.public.fingerprint}, "tlogEntries": []},
@@ -71,7 +71,7 @@ def verify_statement(bundle: bytes, key: PublicKey, where: str = "the bundle") -
         raise SignatureError(f"{where}: signed with another key: it names {hint[:64]}, and yours is {key.fingerprint}")
     if not key.fits(signature, encoding(payload)):
         raise SignatureError(f"{where}: the signature does not fit: other content, or not by the key {key.fingerprint}")
-    return _checked(payload, where)
+    return read_statement(payload, where)
 
 
 def encoding(payload: bytes) -> bytes:
@@ -113,8 +113,8 @@ def _base64(value: Any, where: str) -> bytes:
     raise UserError(f"{where} must be text in base64")
 
 
-def _checked(payload: bytes, where: str) -> dict[str, Any]:
-    """An in-toto statement with the parts that everyone needs."""
+def read_statement(payload: bytes, where: str) -> dict[str, Any]:
+    """An in-toto statement with the parts that everyone needs, which nobody signed. Raises UserError."""
     statement = strict_json(payload, where)
     if statement.get("_type") != STATEMENT_TYPE:
         raise UserError(f"{where}: not an in-toto statement of version 1: its _type must be {STATEMENT_TYPE}")

@@ -11,6 +11,7 @@ from clearseek.train import checkpoint
 from clearseek.train.chunks import hash_tensors
 from clearseek.train.run import Run
 from clearseek.train.step import Training
+from clearseek.train.stored import Stored
 from clearseek.train.transcript import hasher
 
 
@@ -100,7 +101,7 @@ def origin_of(run: Run) -> Seed | Parent | Child:
     return Parent(run, record) if "optimizer_sha256" in record else Child(run, record)
 
 
-def restore(training: Training, path: Path, saved: checkpoint.Checkpoint, tokens: int) -> None:
+def restore(training: Training, path: Path, saved: checkpoint.Checkpoint | Stored, tokens: int) -> None:
     """Go to a checkpoint's state. Raises UserError where it is of another model or optimiser."""
     try:
         training.load(saved.step, tokens, saved.tensors)

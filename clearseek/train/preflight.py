@@ -1,7 +1,7 @@
 """What is asked before the first step: can this recipe run here, and how will it compute?
 
 Every question is asked once and answered by one object. `auto` is decided by measuring, and timings vary: a run that is
-resumed or trained again takes what its record says that it began with.
+resumed or trained again takes what its record says that it began with. Of several processes the main one decides.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ from clearseek.fp8.backends.choose import choose
 from clearseek.fp8.linear import Fp8
 from clearseek.machine import Precision, bit_environment, describe, find_device, keep_heap, pick_precision
 from clearseek.ops.compiled import Kernels, choose_kernels, kernels_environment, use_kernels
+from clearseek.train.parallel.group import ALONE, Group
+from clearseek.train.parallel.worker import local_processes
+
+MOST_THREADS = 1024
+"""Most threads that a record may ask for, as of a recipe."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +48,36 @@ class Setup:
         return found
 
 
-def preflight(recipe: Recipe, device: str = "cpu", recorded: Mapping[str, Any] | None = None) -> Setup:
+def preflight(
+    recipe: Recipe, device: str = "cpu", recorded: Mapping[str, Any] | None = None, group: Group = ALONE
+) -> Setup:
     """Settle how a recipe runs here, for the whole process.
 
     Args:
         recipe: What to do.
         device: ``cpu`` or ``cuda``.
         recorded: The environment that the run began with, where it goes on or is done again.
+        group: Processes that train together.
 
     Raises:
         UserError: the device is not there, the model does not fit in it, or it cannot do what the recipe asks for.
     """
+    found: list[Setup] = []
+    with group.together():
+        if group.main:
+            found.append(_preflight(recipe, device, recorded))
+    decided = group.share(found[0].environment() if group.main else None)
+    with group.together():
+        if not group.main:
+            found.append(_preflight(recipe, device, decided))
+    return found[0]
+
+
+def _preflight(recipe: Recipe, device: str, recorded: Mapping[str, Any] | None) -> Setup:
+    """Settle how a recipe runs in this process."""
     refuse_device(recipe, device)
-    settle_numerics(recipe.train.threads, device)
     began = recorded or {}
+    settle_numerics(recipe.train.threads or _threads(began.get("threads")), device)
     choice = recipe.train.precision
     if recorded is not None and choice in ("auto", "fp8"):
         choice = "bf16" if began.get("precision") == "bfloat16" else "fp32"
@@ -78,7 +99,7 @@ def settle_numerics(threads: int | None, device: str) -> None:
     Kernels are PyTorch's own until a run chooses others: an evaluation means the same whatever ran before it.
     """
     use_kernels("torch")
-    threads = threads or default_threads()
+    threads = threads or default_threads(local_processes())
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     if device != "cpu":
@@ -87,6 +108,11 @@ def settle_numerics(threads: int | None, device: str) -> None:
     # On a CPU every kernel we use is deterministic; filling fresh memory with NaN would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     keep_heap()
+
+
+def _threads(recorded: Any) -> int | None:
+    """A number of threads from a record; None where it has none that can be."""
+    return recorded if type(recorded) is int and 0 < recorded <= MOST_THREADS else None
 
 
 def refuse_device(recipe: Recipe, device: str) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from clearseek.config import Recipe
 from clearseek.data.loader import Loader, Stream
-from clearseek.evaluate.bits import bits_per_byte, window_count
+from clearseek.evaluate.bits import Nats, bits_per_byte, window_count
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.train.record import HELD_OUT, LOSS, MTP_LOSS
 from clearseek.train.schedule import value_at
@@ -44,13 +44,13 @@ class PreTraining:
         tokens_BX = torch.from_numpy(self.loader.batch(step - 1, rows))
         counted = self.recipe.train.batch_size * self.recipe.data.sequence_length
         weight_BX = torch.full(tokens_BX.shape, 1.0 / counted, dtype=torch.float32)
-        return Batch(step, tokens_BX, weight_BX, counted).to(model.head_weight.device)
+        return Batch(step, tokens_BX, weight_BX, counted).to(model.device)
 
     def loss(self, model: DeepSeekModel, micro: Batch) -> Loss:
         """Cross-entropy, the MTP module's times lambda, and the sequence-wise balance loss times alpha."""
         return next_tokens_loss(self.recipe, model, micro)
 
-    def evaluate(self, model: DeepSeekModel, step: int, progress: Progress | None = None) -> dict[str, float]:
+    def evaluate(self, model: DeepSeekModel | Nats, step: int, progress: Progress | None = None) -> dict[str, float]:
         """Bits per byte of held-out text: now and then of a fixed sample of windows, after the last step of all."""
         train, length = self.recipe.train, self.recipe.data.sequence_length
         if self.held_out is None or (step != train.steps and (not train.eval_every or step % train.eval_every)):
@@ -67,13 +67,18 @@ class PreTraining:
         return self.loader.documents(step - 1)
 
 
+def loss_weights(recipe: Recipe, step: int) -> tuple[float, float]:
+    """Factors of the balance loss and of the MTP module's loss in a step."""
+    train = recipe.train
+    until, first, final = train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight_final
+    return train.balance_loss_weight, value_at(step, train.steps, until, first, final)
+
+
 def next_tokens_loss(recipe: Recipe, model: DeepSeekModel, micro: Batch) -> Loss:
     """Cross-entropy, the MTP module's times lambda, and the sequence-wise balance loss times alpha."""
-    train = recipe.train
-    mtp_weight = value_at(micro.step, train.steps, train.mtp_switch, train.mtp_loss_weight, train.mtp_loss_weight_final)
+    balance_weight, mtp_weight = loss_weights(recipe, micro.step)
     losses = model.loss(
-        micro.tokens_BX, train.balance_loss_weight, mtp_weight, micro.weight_BX, micro.start_BX, micro.routing_LBSK,
-        micro.valid_BX,
-    )  # fmt: skip
+        micro.tokens_BX, balance_weight, mtp_weight, micro.weight_BX, micro.start_BX, micro.routing_LBSK, micro.valid_BX
+    )
     scalars = {LOSS: losses.main} | ({} if losses.mtp is None else {MTP_LOSS: losses.mtp})
     return Loss(losses.total, scalars, losses.load_LE)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # a path and a recipe need none of it
 
     from clearseek.model.transformer import DeepSeekModel
     from clearseek.train.record import StepRecord
+    from clearseek.train.stored import LazyTensor
 
 PARENT = "parent.json"
 """In the parent's folder: step, hashes of weights and optimiser, and of the transcript's last line."""
@@ -181,6 +182,16 @@ class Run:
             raise UserError(
                 f"{path}: not of the model that {self.recipe} describes: restore that file. {reason}"
             ) from None
+
+    def open_weights(self, step: int | None = None) -> tuple[dict[str, LazyTensor], int]:
+        """The tensors of a model without adapters, read from a checkpoint as they are asked for, and its step.
+
+        Raises UserError as :meth:`load_model`.
+        """
+        from clearseek.train import checkpoint
+
+        stored = checkpoint.open_stored(self._checkpoint(step))
+        return {name: each for group in checkpoint.MODEL for name, each in stored[group].items()}, stored.step
 
     def _checkpoint(self, step: int | None) -> Path:
         from clearseek.train import checkpoint

@@ -23,10 +23,14 @@ from clearseek.program import command
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.extend import adopt
+from clearseek.train.parallel.compare import refuse_differences
+from clearseek.train.parallel.group import ALONE, Group
+from clearseek.train.parallel.worker import LOGS, keep_log
 from clearseek.train.pictures import expert_load, loss_curve
 from clearseek.train.preflight import Setup, preflight
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.run import TEACHER, Loads, Run, is_imported
+from clearseek.train.step import Training
 from clearseek.train.task import Progress, Task
 from clearseek.train.trainer import OnStep, Outcome, Trainer
 from clearseek.train.transcript import last_line, read_header, read_lines
@@ -71,6 +75,8 @@ def train_recipe(
     on_data: OnData | None = None,
     say: Say = lambda _: None,
     method: Method | None = None,
+    go_on: bool = False,
+    group: Group = ALONE,
 ) -> Outcome:
     """Train: prepare the data if need be, take the steps, and draw the pictures when the run is complete.
 
@@ -87,42 +93,54 @@ def train_recipe(
         on_data: Called with a stage of the preparation of data, what is done of it, and its size.
         say: Called with each line that people want to read before the first step.
         method: What is done around the steps; pre-training by default.
+        go_on: Go on with the run where it has begun, as with `resume`, and begin it where not.
+        group: Processes that train together; the main one writes.
 
     Raises:
         UserError: the run folder holds something else, the data do not fit the model, the model does not fit the
             machine, or what :class:`Trainer` refuses.
     """
     run, data = run if isinstance(run, Run) else Run(run), None if data is None else Path(data)
-    method = method or PreTrain()
-    code_here(recipe.parent is not None)  # before the data, which may take long: what was imported is what trains
-    _refuse_foreign(run, resume)
-    if data is not None and not data.is_dir():
-        raise UserError(f"{data}: no such data folder: make it with: {command('data', 'RECIPE', '--out', data)}")
-    recorded = read_header(run.transcript).get("environment", {}) if resume and run.begun else None
-    setup = preflight(recipe, device, recorded)  # what cannot run is refused before any data are made
-    _refuse_full_disk(recipe, run)
-    with exclusively(run):
-        resume = _clear(run, resume, say)
-        if parent is not None:
-            adopt(parent, run, with_data=data is None)
-        folder = method.data(recipe, run, data, resume, on_data, say)
-        if from_step is not None:
-            checkpoint.find(run.checkpoints, from_step)
-        _say_how(recipe, setup, say)
-        task = method.task(recipe, run, folder)
-        recipe = method.resolved(recipe, run, task)
-        trainer = Trainer(recipe, run, task, setup, resume, from_step, method.trainable(recipe, run))
-        if recipe.lora is not None or recipe.experts is not None:
-            count = sum(master.numel() for master in trainer.training.optimizer.masters)
-            where = "adapters" if recipe.experts is None else "the chosen experts"
-            say(f"trained: {count:,} parameters of {where}; the others are frozen")
-        write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
-        if trainer.training.step:
-            say(f"going on after step {trainer.training.step} of {recipe.train.steps}")
+    method, device = method or PreTrain(), group.place(device)
+    with group.together():
+        code = code_here(recipe.parent is not None)  # before the data, which may take long: what was imported trains
+        if group.main:
+            resume = resume or (go_on and run.begun)
+            _refuse_foreign(run, resume)
+        if data is not None and not data.is_dir():
+            raise UserError(f"{data}: no such data folder: make it with: {command('data', 'RECIPE', '--out', data)}")
+    recorded = read_header(run.transcript).get("environment", {}) if group.main and resume and run.begun else None
+    resume, recorded = group.share([resume, recorded])
+    refuse_differences(
+        group, {"code_sha256": code, "torch": torch.__version__, "recipe": recipe.model_dump(mode="json")}
+    )
+    setup = preflight(recipe, device, recorded, group)  # what cannot run is refused before any data are made
+    with ExitStack() as stack:
+        with group.together():
+            if group.main:
+                _refuse_full_disk(recipe, run)
+                stack.enter_context(exclusively(run))
+                resume = _clear(run, resume, say)
+                if parent is not None:
+                    adopt(parent, run, with_data=data is None)
+        resume = group.share(resume)
+        folder = group.after_main(lambda: method.data(recipe, run, data, resume or not group.main, on_data, say))
+        with group.together():
+            if from_step is not None:
+                checkpoint.find(run.checkpoints, from_step)
+            _say_how(recipe, setup, say)
+            task = method.task(recipe, run, folder)
+            recipe = method.resolved(recipe, run, task)
+            trainer = Trainer(recipe, run, task, setup, resume, from_step, method.trainable(recipe, run))
+            _say_what(recipe, trainer.training, say)
+            if group.main:
+                write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
+        keep_log(run.root, group.rank)
         outcome = trainer.train(on_step, on_evaluation)
-        if outcome.finished:
-            method.draw(run, folder, recipe.name)
-    last = last_line(run.transcript).record
+        with group.together():
+            if outcome.finished and group.main:
+                method.draw(run, folder, recipe.name)
+    last = last_line(run.transcript).record if group.main else None
     return outcome if last is None else replace(outcome, scalars=last.scalars)
 
 
@@ -178,6 +196,16 @@ class PreTrain:
     def draw(self, run: Run, folder: Path, title: str) -> None:
         """Write the loss curve and the expert-load heat map."""
         draw_pictures(run, folder, title)
+
+
+def _say_what(recipe: Recipe, training: Training, say: Say) -> None:
+    """Tell what is trained, where that is not all, and after which step."""
+    if recipe.lora is not None or recipe.experts is not None:
+        count = sum(master.numel() for master in training.optimizer.masters)
+        where = "adapters" if recipe.experts is None else "the chosen experts"
+        say(f"trained: {count:,} parameters of {where}; the others are frozen")
+    if training.step:
+        say(f"going on after step {training.step} of {recipe.train.steps}")
 
 
 def _say_how(recipe: Recipe, setup: Setup, say: Callable[[str], None]) -> None:
@@ -300,7 +328,7 @@ def _refuse_foreign(run: Run, resume: bool) -> None:
     if run.begun:
         raise UserError(f"{run.root}: holds a run already: --resume it, or choose another folder with --run")
     # what a kill before the first step leaves
-    expected = {run.data.name, run.recipe.name, run.metrics.name, run.transcript.name}
+    expected = {run.data.name, run.recipe.name, run.metrics.name, run.transcript.name, LOGS}
     expected |= {run.parent.name} if run.extends else set()
     expected |= {run.teacher.name} if (run.teacher / TEACHER).is_file() else set()
     names = sorted(path.name for path in run.root.iterdir()) if run.root.exists() else []

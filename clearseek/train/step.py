@@ -64,9 +64,12 @@ class Training:
     def _work(self) -> Work:
         if self.group.size == 1:
             return Work(self.recipe, self.setup, self._trainable)
+        from clearseek.train.parallel.fsdp import FsdpWork
+        from clearseek.train.parallel.staged import StagedWork
         from clearseek.train.parallel.work import SharedWork
 
-        return SharedWork(self.recipe, self.setup, self._trainable, self.group, self._layout)
+        which = FsdpWork if self._layout.fsdp > 1 else StagedWork if self._layout.pp > 1 else SharedWork
+        return which(self.recipe, self.setup, self._trainable, self.group, self._layout)
 
     @property
     def model(self) -> DeepSeekModel:

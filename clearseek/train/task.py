@@ -11,7 +11,7 @@ E experts, K experts per token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -55,9 +55,9 @@ class Batch:
         for first in range(0, len(self.tokens_BX), size):
             yield self.select(range(first, first + size))
 
-    def select(self, rows: range) -> Batch:
+    def select(self, rows: Sequence[int]) -> Batch:
         """Some of the sequences, one after the other."""
-        part = slice(rows.start, rows.stop, rows.step)
+        part = slice(rows.start, rows.stop, rows.step) if isinstance(rows, range) else list(rows)
         return replace(
             self,
             tokens_BX=self.tokens_BX[part],

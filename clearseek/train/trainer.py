@@ -1,7 +1,8 @@
 """The training loop: steps into a run folder, so that a run can be stopped anywhere and goes on to the bit.
 
-After each step a line of transcript and one of metrics; now and then a checkpoint, from which alone a run goes on. The
-last step's line waits for the final evaluation, which may take long and be begun again: its checkpoint is saved before.
+After each step a line of transcript and one of metrics; now and then a checkpoint, from which alone a run goes on; it
+is written while the next steps are taken. The last step's line waits for the final evaluation, which may take long and
+be begun again: its checkpoint is saved before.
 Ctrl-C and SIGTERM finish the step, save, and end the run cleanly.
 """
 
@@ -19,11 +20,15 @@ from clearseek.cores import sharing_cores
 from clearseek.errors import UserError
 from clearseek.interrupts import stop_on_signal
 from clearseek.ops.compiled import use_kernels
+from clearseek.plan.layout import SINGLE, ParallelLayout
 from clearseek.train import checkpoint
+from clearseek.train.log import Log
 from clearseek.train.origin import origin_of, restore
+from clearseek.train.parallel.group import ALONE, Group
 from clearseek.train.preflight import Setup
 from clearseek.train.record import StepRecord, decode, encode
-from clearseek.train.run import Metrics, Run
+from clearseek.train.run import Run
+from clearseek.train.saver import Saver
 from clearseek.train.step import NotFiniteError, Training
 from clearseek.train.task import Progress, Task
 from clearseek.train.transcript import last_line
@@ -62,19 +67,22 @@ class Trainer:
         resume: Go on from a checkpoint instead of starting; the recipe must be the one the run was begun with.
         from_step: With `resume`, the checkpoint to go on from; the newest by default.
         trainable: What is trained.
+        group: The processes that train; the main one writes.
+        layout: How they share the work.
 
     Raises:
         UserError: the run folder is in use or of another recipe, a checkpoint is damaged, ...
     """
 
     def __init__(
-        self, recipe: Recipe, run: Run, task: Task, setup: Setup, resume: bool = False,
-        from_step: int | None = None, trainable: Trainable = everything,
+        self, recipe: Recipe, run: Run, task: Task, setup: Setup, resume: bool = False, from_step: int | None = None,
+        trainable: Trainable = everything, group: Group = ALONE, layout: ParallelLayout = SINGLE,
     ) -> None:  # fmt: skip
-        self.recipe, self.run = recipe, run
-        self.training = Training(recipe, task, setup, trainable)
-        origin = origin_of(run)
-        origin.begin(self.training)
+        self.recipe, self.run, self.group = recipe, run, group
+        self.training = Training(recipe, task, setup, trainable, group, layout)
+        with group.together():
+            origin = origin_of(run)
+            origin.begin(self.training)
         header: dict[str, Any] = {
             "recipe": recipe.model_dump(mode="json"),
             "task": task.name,
@@ -84,24 +92,29 @@ class Trainer:
             **origin.header(),
         }
         self._pending: StepRecord | None = None
-        if resume:
-            self.transcript = self._resume(header, from_step)
-        else:
-            run.write_recipe(recipe)
-            self.transcript = TranscriptWriter.open(run.transcript, header)
-        self.metrics = Metrics(run.metrics, self.training.step)
-        self._stop = False
+        with group.together():
+            transcript = self._resume(header, from_step) if resume else self._begin(header)
+        self.log = Log(run, self.training.step, transcript)
+        self._saver = Saver(run.checkpoints, recipe.train.keep_checkpoints, group)
+        self._asked_to_stop = self._stop = False
         self._unseen: BaseException | None = None
 
-    def _resume(self, header: dict[str, Any], from_step: int | None) -> TranscriptWriter:
-        folder = self.run.checkpoints
+    def _begin(self, header: dict[str, Any]) -> TranscriptWriter | None:
+        if not self.group.main:
+            return None
+        self.run.write_recipe(self.recipe)
+        return TranscriptWriter.open(self.run.transcript, header)
+
+    def _resume(self, header: dict[str, Any], from_step: int | None) -> TranscriptWriter | None:
+        """Go to a checkpoint's state, the same on all processes, and to its line of the transcript."""
+        folder, main = self.run.checkpoints, self.group.main
         if not self.run.transcript.exists():
             raise UserError(f"{self.run.root}: no run was begun here: train a recipe with --run first")
-        path = checkpoint.latest(folder) if from_step is None else checkpoint.find(folder, from_step)
+        path = checkpoint.newest(folder, self.group, from_step)
         if path is None:
-            return TranscriptWriter.resume(self.run.transcript, header, self.training.step)
+            return TranscriptWriter.resume(self.run.transcript, header, self.training.step) if main else None
         refuse_format_1(self.run.transcript)
-        saved = checkpoint.load(path)
+        saved = checkpoint.load(path) if self.group.size == 1 else checkpoint.open_stored(path)
         if saved.step == self.recipe.train.steps:  # where the line of that step is there too, nothing is left to do
             with suppress(UserError):  # a damaged last line is written again
                 if (end := last_line(self.run.transcript)).step == saved.step:
@@ -110,11 +123,14 @@ class Trainer:
         tokens = saved.state.get("tokens")
         if not isinstance(head, str) or type(tokens) is not int:
             raise UserError(f"{path}: does not say after which line of the transcript it was made")
-        before = saved.step if pending is None else saved.step - 1
         restore(self.training, path, saved, tokens)  # before lines are cut off: what does not fit costs none
-        transcript = TranscriptWriter.resume(self.run.transcript, header, before, head, pending)
-        checkpoint.discard_after(folder, saved.step)
-        self._pending = pending if transcript.step == before else None
+        before = saved.step if pending is None else saved.step - 1
+        transcript = None
+        if main:
+            transcript = TranscriptWriter.resume(self.run.transcript, header, before, head, pending)
+            checkpoint.discard_after(folder, saved.step)
+        waits = self.group.share(transcript is not None and transcript.step == before)
+        self._pending = pending if waits else None
         return transcript
 
     @sharing_cores()
@@ -127,12 +143,16 @@ class Trainer:
             on_evaluation: Called while the final evaluation goes on.
         """
         train, began = self.recipe.train, time.perf_counter()
-        with closing(self.metrics), closing(self.transcript), stop_on_signal(self.stop):
+        with closing(self.log), closing(self._saver), stop_on_signal(self.stop):
+            self._agree()
             while self.training.step < train.steps and not self._stop:
                 self._take_step(on_step)
+                self._agree()
+                self._saver.poll()
                 step = self.training.step
                 if step % train.checkpoint_every == 0 or step == train.steps or self._stop:
                     self._save()
+            self._saver.finish()
             if self._unseen is not None:
                 raise self._unseen
             if self._pending is not None:
@@ -142,12 +162,17 @@ class Trainer:
 
     def stop(self) -> None:
         """End the run after the current step, with a checkpoint, or in a final evaluation, which is begun again."""
-        self._stop = True
+        self._asked_to_stop = True
+
+    def _agree(self) -> None:
+        """Stop where any process was asked to: once a step, since the others would wait for it."""
+        self._stop = bool(self.group.largest(int(self._asked_to_stop)))
 
     def _take_step(self, on_step: OnStep | None) -> None:
         try:
             record, load_LE = self.training.advance()
         except NotFiniteError as error:
+            self._saver.finish()
             last = checkpoint.latest(self.run.checkpoints)
             good = f"The last good checkpoint is {last}." if last else "There is no checkpoint yet."
             raise UserError(
@@ -157,8 +182,8 @@ class Trainer:
         if record.step == self.recipe.train.steps:
             self._pending = record
         else:
-            self.transcript.append(record)
-        self.metrics.append(record, load_LE)
+            self.log.append(record)
+        self.log.measure(record, load_LE)
         try:
             if on_step is not None:
                 on_step(record)
@@ -170,6 +195,7 @@ class Trainer:
         """Evaluate, and write the last step's line, which waited for it."""
 
         def progress(done: int, total: int) -> None:
+            self._agree()
             if self._stop:
                 raise _StoppedError
             if on_evaluation is not None:
@@ -178,24 +204,22 @@ class Trainer:
         training = self.training
         try:
             use_kernels(training.setup.kernels)  # as in a step
-            measured = training.task.evaluate(training.model, pending.step, progress)
+            measured = training.work.evaluate(training.task, pending.step, progress)
         except _StoppedError:
             return
         record = replace(pending, scalars={**pending.scalars, **measured})
-        self.transcript.append(record)
+        self.log.append(record)
         self._pending = None
         if on_step is not None and measured:
             on_step(record)
 
     def _save(self) -> None:
-        self.transcript.sync()
+        self.log.sync()
         training = self.training
-        state: dict[str, Any] = {"transcript_head": self.transcript.head, "tokens": training.tokens}
+        state: dict[str, Any] = {"transcript_head": self.log.head, "tokens": training.tokens}
         if self._pending is not None:
             state["pending"] = encode(self._pending)
-        checkpoint.save(
-            self.run.checkpoints, training.step, training.state(), state, self.recipe.train.keep_checkpoints
-        )
+        self._saver.begin(training.step, training.work.held(), state)
 
 
 class _StoppedError(Exception):

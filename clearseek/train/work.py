@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 
 from clearseek.config import Recipe
-from clearseek.model.transformer import DeepSeekModel
+from clearseek.model.transformer import DeepSeekModel, Held
 from clearseek.parts import Part
 from clearseek.train.accumulate import LaneSum
 from clearseek.train.chunks import gradient_norm, hash_tensors
 from clearseek.train.optimizer import MasterOptimizer, Trained, Updates
 from clearseek.train.preflight import Setup
+from clearseek.train.stored import LazyTensor, Stored, cut, in_memory
 from clearseek.train.task import Batch, Task
 
 ADAPTED = (".lora_A", ".lora_B")
 """Ends of the names of parameters that are added to a model, and that its parent does not have."""
 
-State = Mapping[str, Mapping[str, Tensor]]
-"""Group (weights, buffers, optimizer) -> name -> whole tensor."""
+State = Mapping[str, Mapping[str, Tensor]] | Stored
+"""Group (weights, buffers, optimizer) -> name -> whole tensor, in memory or (for one of many processes) on the disk."""
 Trainable = Callable[[DeepSeekModel], list[Trained]]
 """Which parameters of a model, or rows of them, the optimiser has; the others stay as they are."""
 
@@ -68,8 +69,12 @@ class Work:
         assert isinstance(self.optimizer, MasterOptimizer)
         return self.optimizer
 
+    def _held(self) -> Held | None:
+        """The part of the model that is built; None for all of it."""
+        return None
+
     def _build(self) -> DeepSeekModel:
-        model = DeepSeekModel(self.recipe.model)
+        model = DeepSeekModel(self.recipe.model, self._held())
         self._share_out(model)
         model.initialise(self.recipe.train.seed)
         model.to(self.setup.device).set_dtype(self.setup.precision.dtype).use_fp8(self.setup.fp8)
@@ -136,9 +141,10 @@ class Work:
 
     def load(self, state: State) -> None:
         """Go to a state. Raises UserError, KeyError or RuntimeError where it is of another model or optimiser."""
-        self.masters.load(state["weights"], state["optimizer"])
+        weights = in_memory(state["weights"])
+        self.masters.load(weights, in_memory(state["optimizer"]))
         for name, tensor in self.frozen().items():
-            tensor.copy_(state["weights"][name])
+            tensor.copy_(weights[name])
         self._load_buffers(state["buffers"])
 
     def adopt(self, state: State) -> None:
@@ -146,7 +152,7 @@ class Work:
 
         Raises KeyError or RuntimeError where the other has other dimensions.
         """
-        theirs, frozen = state["weights"], self.frozen()
+        theirs, frozen = in_memory(state["weights"]), self.frozen()
         own = {name for name in (*self.optimizer.names, *frozen) if name not in theirs and name.endswith(ADAPTED)}
         self.masters.adopt(theirs, own)
         for name in frozen.keys() - own:
@@ -158,6 +164,6 @@ class Work:
         trained = {each.name for each in self.trained}
         return {name: p.detach() for name, p in self.model.named_parameters() if name not in trained}
 
-    def _load_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+    def _load_buffers(self, buffers: Mapping[str, Tensor] | Mapping[str, LazyTensor]) -> None:
         for name, buffer in self.model.named_buffers():
-            buffer.copy_(buffers[name])
+            buffer.copy_(cut(buffers[name], Part.of(name, buffer.shape)).view(buffer.shape))

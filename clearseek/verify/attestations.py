@@ -143,12 +143,16 @@ def _read(subject: Subject, file: str, keys: dict[str, tuple[PublicKey, bool]], 
 
 
 def _coverage(value: Any) -> str:
-    """``10 of 600 steps``, as the statement has it."""
+    """``10 of 600 steps``, as the statement has it; of joined parts also whether anybody signed them."""
     try:
-        steps = value[0]["annotations"]["steps"]
-        return f"{int(steps['trained']):,} of {int(steps['of']):,} steps"
+        said = value[0]["annotations"]
+        steps = f"{int(said['steps']['trained']):,} of {int(said['steps']['of']):,} steps"
+        if "joined" not in said:
+            return steps
+        keys = [part["key"] for part in said["joined"]]
     except (LookupError, TypeError, ValueError):
         return ""
+    return f"{steps} in {len(keys):,} parts" + ", which nobody signed" * (None in keys)
 
 
 def _keys(subject: Subject, trusted: Keys) -> dict[str, tuple[PublicKey, bool]]:
@@ -194,9 +198,14 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _machine(value: Any) -> str:
-    """What kind of machine it was done on: processor, accelerators, system."""
+    """What kind of machine it was done on: processor, accelerators, system; of joined parts, all their kinds."""
     if not isinstance(value, dict):
         return ""
+    if isinstance(machines := value.get("machines"), list):
+        parts = (each.get("environment") for each in machines[:_MOST] if isinstance(each, dict))
+        return "; ".join(
+            sorted({_machine(each) for each in parts if isinstance(each, dict) and "machines" not in each})
+        )
     return " ".join(str(value.get(key, ""))[:200] for key in ("processor", "gpus", "system"))
 
 

@@ -95,6 +95,14 @@ class Segment:
     begin: int
     end: int
 
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return self.end - self.begin
+
+    def __str__(self) -> str:
+        return f"{self.begin + 1}-{self.end}"
+
 
 def open_release(root: Path) -> Release:
     """Read what re-execution needs. Raises UserError where that is missing or unsound."""
@@ -127,7 +135,7 @@ def choose_segments(release: Release, root: str, nonce: str, count: int) -> tupl
 
     def draw(index: int) -> float:
         digest = hashlib.sha256(f"{root} {nonce} {index}".encode()).digest()
-        return -math.log((int.from_bytes(digest[:6]) + 1) / 2**48) / (every[index].end - every[index].begin)
+        return -math.log((int.from_bytes(digest[:6]) + 1) / 2**48) / every[index].steps
 
     chosen = sorted(range(len(every)), key=lambda index: (draw(index), index))[:count]
     return tuple(every[index] for index in sorted(chosen))
@@ -299,7 +307,7 @@ class Replay:
         found = pick_precision("bf16")
         if not found.emulated:
             return ""
-        steps = sum(segment.end - segment.begin for segment in segments)
+        steps = sum(segment.steps for segment in segments)
         length = recipe.data.sequence_length
         operations = steps * recipe.train.batch_size * length * flops_per_token(recipe.model, length)
         hours = operations / found.rates["bf16"] / 3600

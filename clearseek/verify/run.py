@@ -6,8 +6,9 @@ reads the documents out of the tokens, makes documents, tokenizer and tokens aga
 hand, and recomputes the draws of completions that the model learned from; 5 trains segments again: from a published
 checkpoint, with the published data and recipe, the steps up to the next checkpoint, whose transcript lines and final
 state must be the published ones, byte for byte. The publisher cannot choose the segments: they follow from the
-manifest's root and a nonce that the verifier draws afterwards. Level 6 trains all of them. Two things remain unproven:
-that no other run was tried before, and that the data are lawful.
+manifest's root and a nonce that the verifier draws afterwards. Level 6 trains all of them, by parts on several machines
+where one is too slow (:mod:`clearseek.verify.parts`). Two things remain unproven: that no other run was tried before,
+and that the data are lawful.
 
 Cheating in a share f of the steps is missed by s segments of equal length with probability (1 - f)^s.
 """
@@ -35,9 +36,11 @@ from clearseek.signing.tree import Tree, is_below, is_stray, visible
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
 from clearseek.train.transcript import hasher
+from clearseek.training_code import code_here
 from clearseek.verify.children import parent_row, writes
 from clearseek.verify.data import data_rows
 from clearseek.verify.model import evaluation_row, final_row, logits_row
+from clearseek.verify.parts import Part, divide
 from clearseek.verify.replay import Release, Replay, Segment, choose_segments, every_segment, open_release
 from clearseek.verify.rollouts import rollouts_row
 from clearseek.verify.rows import attempted
@@ -45,6 +48,18 @@ from clearseek.verify.segments import segment_row, transcript_line
 from clearseek.verify.static import compared_rows, static_audit, static_row
 
 LEVELS = (0, 1, 2, 3, 4, 5, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of a re-execution, and what has to be the same of all parts."""
+
+    part: Part
+    segments: tuple[Segment, ...]
+    transcript: str
+    """SHA-256 of the transcript's last line, or an empty string where the run could not be read."""
+    code: str
+    """SHA-256 of the list of the code that trained here."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,8 @@ class Verified:
     """Number of segments trained again, and of all segments."""
     steps: tuple[int, int] = (0, 0)
     """Number of steps trained again, and of all steps."""
+    share: Share | None = None
+    """The part of the re-execution that this was, where it was one."""
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -79,6 +96,7 @@ def verify_release(
     say: Callable[[str], None] = lambda _: None,
     trusted: tuple[PublicKey, ...] = (),
     parent: str | Path | None = None,
+    part: Part | None = None,
 ) -> Verified:
     """Verify a release.
 
@@ -92,40 +110,26 @@ def verify_release(
         say: Called with each stage in words.
         trusted: Keys of others whose signed verifications count as re-execution.
         parent: Folder of the model that the release was made from, where the release only names its weights.
+        part: Part of level 6 to do; only the last part does levels 1 to 4, and what needs the whole run.
 
     Raises:
         UserError: `root` is not a release, or `public_key` not a key. Every fault of a release is a row instead.
     """
     root = Path(root)
-    manifest = _manifest(root)
+    manifest = read_manifest(root)
     key = None if public_key is None else load_public_key(Path(public_key))
+    own = frozenset(levels) if part is None or part.last else frozenset(levels) & {0, 6}
     say("hashing every file")
     rows, tree, intact = _files(root, manifest, key)
-    if 1 in levels:
-        source = Folder(root)
-        listed = {entry.path: entry.sha256 for entry in manifest.files}
-        source.hashes.update(listed if intact else hash_files(source.root, source.tree.files))
-        found = static_audit(source, trusted, intact)
-        rows += (static_row(found), *compared_rows(found))
-    every: tuple[Segment, ...] = ()
-    chosen: tuple[Segment, ...] = ()
-    if {2, 3, 4, 5, 6} & set(levels) and not tree.problems:  # links that lead outside and FIFOs are never opened
-        try:
-            release = open_release(root)
-        except OtherVersionError as error:
-            rows.append(ask.VERIFY_TRANSCRIPT.unknown(Grade.PRESENT, str(error)))
-        except UserError as error:
-            rows.append(ask.VERIFY_TRANSCRIPT.no(Grade.CLAIMED, str(error)))
-        else:
-            every = every_segment(release)
-            if 6 in levels:
-                chosen = every
-            elif 5 in levels:
-                chosen = choose_segments(release, manifest.root, nonce, segments)
-            given = None if parent is None else Path(parent)
-            rows += _again(release, levels, nonce, read_sources, given, chosen, say)
+    if 1 in own:
+        rows += _audit(root, manifest, trusted, intact)
+    again = _Again()
+    if {2, 3, 4, 5, 6} & own and not tree.problems:  # links that lead outside and FIFOs are never opened
+        where = None if parent is None else Path(parent)
+        again = _made_again(_Asked(root, manifest.root, own, nonce, segments, read_sources, where, part), say)
+        rows += again.rows
     decided = {row.id.rpartition(".")[2] for row in rows if row.answer != "unknown" and _is_training(row)}
-    trained = tuple(segment for segment in chosen if f"{segment.begin + 1}-{segment.end}" in decided)
+    trained = tuple(segment for segment in again.chosen if str(segment) in decided)
     return Verified(
         rows=tuple(rows),
         manifest_sha256=sha256_bytes(manifest.to_bytes()),
@@ -133,12 +137,13 @@ def verify_release(
         levels=levels,
         nonce=nonce,
         key="" if key is None else key.fingerprint,
-        segments=(len(trained), len(every)),
-        steps=(_steps(trained), _steps(every)),
+        segments=(len(trained), len(again.every)),
+        steps=(_steps(trained), _steps(again.every)),
+        share=None if part is None else Share(part, again.chosen, again.transcript, again.code),
     )
 
 
-def _manifest(root: Path) -> manifests.Manifest:
+def read_manifest(root: Path) -> manifests.Manifest:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder: give the folder of a release")
     if not (root / manifests.MANIFEST).is_file():
@@ -154,7 +159,7 @@ def _is_training(row: Row) -> bool:
 
 
 def _steps(segments: tuple[Segment, ...]) -> int:
-    return sum(segment.end - segment.begin for segment in segments)
+    return sum(segment.steps for segment in segments)
 
 
 def _files(root: Path, manifest: manifests.Manifest, key: PublicKey | None) -> tuple[list[Row], Tree, bool]:
@@ -170,18 +175,83 @@ def _files(root: Path, manifest: manifests.Manifest, key: PublicKey | None) -> t
     return rows, tree, not differences
 
 
-def _again(
-    release: Release, levels: tuple[int, ...], nonce: str, read_sources: bool, parent: Path | None,
-    segments: tuple[Segment, ...], say: Callable[[str], None],
-) -> Iterator[Row]:  # fmt: skip
+def _audit(root: Path, manifest: manifests.Manifest, trusted: tuple[PublicKey, ...], intact: bool) -> list[Row]:
+    """Rows of level 1."""
+    source = Folder(root)
+    listed = {entry.path: entry.sha256 for entry in manifest.files}
+    source.hashes.update(listed if intact else hash_files(source.root, source.tree.files))
+    found = static_audit(source, trusted, intact)
+    return [static_row(found), *compared_rows(found)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What of a release to make again; fields as arguments of :func:`verify_release`."""
+
+    root: Path
+    merkle_root: str
+    levels: frozenset[int]
+    nonce: str
+    segments: int
+    read_sources: bool
+    parent: Path | None
+    part: Part | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """What was made again."""
+
+    rows: tuple[Row, ...] = ()
+    every: tuple[Segment, ...] = ()
+    """All segments of the run."""
+    chosen: tuple[Segment, ...] = ()
+    """Segments to train again."""
+    transcript: str = ""
+    code: str = ""
+
+
+def _made_again(asked: _Asked, say: Callable[[str], None]) -> _Again:
     """Rows of what is computed again."""
+    try:
+        release = open_release(asked.root)
+    except OtherVersionError as error:
+        return _Again((ask.VERIFY_TRANSCRIPT.unknown(Grade.PRESENT, str(error)),))
+    except UserError as error:
+        return _Again((ask.VERIFY_TRANSCRIPT.no(Grade.CLAIMED, str(error)),))
+    every, part, chosen = every_segment(release), asked.part, tuple[Segment, ...]()
+    if part is not None:
+        chosen = divide(every, part.of)[part.number - 1]
+        say(_told(part, chosen, len(every)))
+    elif 6 in asked.levels:
+        chosen = every
+    elif 5 in asked.levels:
+        chosen = choose_segments(release, asked.merkle_root, asked.nonce, asked.segments)
+    replay = Replay(release, asked.read_sources, asked.parent)
+    rows = list(_undivided(replay, asked.levels, asked.nonce, say)) if part is None or part.last else []
+    if {5, 6} & asked.levels:
+        rows += _trained(replay, chosen, say)
+    code = code_here(release.recipe.parent is not None)
+    return _Again(tuple(rows), every, chosen, release.transcript.head, code)
+
+
+def _told(part: Part, chosen: tuple[Segment, ...], every: int) -> str:
+    """What a part has to do, in words."""
+    if not chosen:
+        return f"part {part}: no segment is left to train, for the run has {every:,}"
+    steps = ", ".join(map(str, chosen[:8])) + ", ..." * (len(chosen) > 8)
+    return f"part {part}: {len(chosen)} of {amount(every, 'segment')}, steps {steps}"
+
+
+def _undivided(replay: Replay, levels: frozenset[int], nonce: str, say: Callable[[str], None]) -> Iterator[Row]:
+    """Rows of what is compared and computed again of the whole run."""
+    release = replay.release
     yield attempted(ask.VERIFY_COMPLETE, lambda: _complete(release), transcript_line(0))
     if release.begin:
         yield attempted(ask.VERIFY_PARENT, lambda: _parent(release), transcript_line(0))
     elif release.recipe.parent is not None:
         child = (release.run, release.transcript.header, release.recipe)
         yield attempted(ask.VERIFY_PARENT, lambda: parent_row(*child), transcript_line(0))
-    replay = Replay(release, read_sources, parent)
     if 2 in levels:
         say("comparing the final weights with the last checkpoint")
         yield _with_code(final_row(release), replay)
@@ -191,17 +261,20 @@ def _again(
         yield _with_code(evaluation_row(replay), replay)
     if 4 in levels:
         say("reading and making the data again")
-        yield from data_rows(release, nonce, read_sources)
-    if writes(release.recipe) and {4, 5, 6} & set(levels):  # elsewhere, segments learn from the published ones
+        yield from data_rows(release, nonce, replay.read_sources)
+    if writes(release.recipe) and {4, 5, 6} & levels:  # elsewhere, segments learn from the published ones
         say("checking the draws of every round whose weights are here")
         yield _with_code(rollouts_row(replay), replay)
-    if 5 in levels or 6 in levels:
-        yield _code(replay)
-        if price := replay.price(segments):
-            say(price)
-        for segment in segments:
-            say(f"training steps {segment.begin + 1} to {segment.end} again")
-            yield segment_row(replay, segment)
+
+
+def _trained(replay: Replay, segments: tuple[Segment, ...], say: Callable[[str], None]) -> Iterator[Row]:
+    """Rows of segments trained again."""
+    yield _code(replay)
+    if price := replay.price(segments):
+        say(price)
+    for segment in segments:
+        say(f"training steps {segment.begin + 1} to {segment.end} again")
+        yield segment_row(replay, segment)
 
 
 def _hashes(root: Path, manifest: manifests.Manifest, differences: manifests.Differences, tree: Tree) -> Row:

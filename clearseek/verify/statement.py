@@ -7,80 +7,120 @@ for a verified run.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 import clearseek
 from clearseek.audit.evidence import Row
-from clearseek.audit.questions import VERIFY_DRIFT
+from clearseek.audit.questions import VERIFY_DRIFT, VERIFY_STEPS
 from clearseek.signing import manifest as manifests
+from clearseek.signing.dsse import STATEMENT_TYPE
+from clearseek.verify.attestations import RESULT
 from clearseek.verify.run import Verified
 
 Verdict = Literal["PASSED", "WARNED", "FAILED"]
-
-
+NAME: Final = "clearseek verify"
+_REASON: Final = 400
+"""Letters of a reason in a part's statement."""
 _FAILED, _OPEN = ("no", "partly"), ("unknown", "not applicable")
 """Answers of rows that failed, and of undecided rows."""
 
 
-def verified(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    """The rows of the verification itself: ``verify.static`` speaks for those of the audit."""
-    return tuple(row for row in rows if row.id.startswith("verify."))
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came out of each test, by the rows' ids."""
+
+    passed: tuple[str, ...]
+    failed: tuple[str, ...]
+    undecided: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """in-toto's result: WARNED where a row is undecided, or decided only within a band of drift."""
+        if self.failed:
+            return "FAILED"
+        return "WARNED" if self.undecided or any(map(VERIFY_DRIFT.covers, self.passed)) else "PASSED"
+
+    @property
+    def undone(self) -> bool:
+        """Whether training was asked for and could not be done."""
+        return any(map(VERIFY_STEPS.covers, self.undecided))
+
+    @property
+    def every(self) -> tuple[str, ...]:
+        """All ids."""
+        return (*self.passed, *self.failed, *self.undecided)
+
+    def __str__(self) -> str:
+        text = f"{self.verdict}: {len(self.passed)} of {len(self.every)}"
+        counts = {"failed": len(self.failed), "undecided": len(self.undecided)}
+        return text + "".join(f"; {count} {name}" for name, count in counts.items() if count)
 
 
-def verdict(rows: tuple[Row, ...]) -> Verdict:
-    """in-toto's result: WARNED where a row is undecided, or decided only within a band of drift."""
-    rows = verified(rows)
-    if _ids(rows, *_FAILED):
-        return "FAILED"
-    return "WARNED" if _ids(rows, *_OPEN) or any(VERIFY_DRIFT.covers(row.id) for row in rows) else "PASSED"
-
-
-def _ids(rows: tuple[Row, ...], *answers: str) -> list[str]:
-    return [row.id for row in rows if row.answer in answers]
+def result_of(rows: Iterable[Row]) -> Result:
+    """Answers of the rows of the verification itself: ``verify.static`` speaks for those of the audit."""
+    own = [row for row in rows if row.id.startswith("verify.")]
+    passed, failed, undecided = (
+        tuple(row.id for row in own if row.answer in answers) for answers in (("yes",), _FAILED, _OPEN)
+    )
+    return Result(passed, failed, undecided)
 
 
 def as_statement(found: Verified, environment: dict[str, Any]) -> dict[str, Any]:
-    """The statement, ready to be signed."""
-    rows = verified(found.rows)
+    """The statement of a verification, ready to be signed."""
+    annotations: dict[str, Any] = {
+        "version": clearseek.__version__,
+        "levels": list(found.levels),
+        "nonce": found.nonce,
+        "merkleRoot": found.merkle_root,
+        "publisherKey": found.key or None,
+        "segments": {"trained": found.segments[0], "of": found.segments[1]},
+        "steps": {"trained": found.steps[0], "of": found.steps[1]},
+    }
+    if found.share is not None:
+        annotations["part"] = {
+            "number": found.share.part.number,
+            "of": found.share.part.of,
+            "segments": [[each.begin, each.end] for each in found.share.segments],
+            "transcript": found.share.transcript,
+            "code": found.share.code,
+            "reasons": {
+                row.id: row.reason[:_REASON]
+                for row in found.rows
+                if row.id.startswith("verify.") and (row.answer != "yes" or VERIFY_DRIFT.covers(row.id))
+            },
+        }
+    return statement_of(found.manifest_sha256, result_of(found.rows), annotations, environment)
+
+
+def statement_of(
+    manifest_sha256: str, found: Result, annotations: dict[str, Any], environment: dict[str, Any]
+) -> dict[str, Any]:
+    """An in-toto statement of what came out of tests."""
     return {
-        "_type": "https://in-toto.io/Statement/v1",
-        "subject": [{"name": manifests.MANIFEST, "digest": {"sha256": found.manifest_sha256}}],
-        "predicateType": "https://in-toto.io/attestation/test-result/v0.1",
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": manifests.MANIFEST, "digest": {"sha256": manifest_sha256}}],
+        "predicateType": RESULT,
         "predicate": {
-            "result": verdict(rows),
-            "configuration": [
-                {
-                    "name": "clearseek verify",
-                    "annotations": {
-                        "version": clearseek.__version__,
-                        "levels": list(found.levels),
-                        "nonce": found.nonce,
-                        "merkleRoot": found.merkle_root,
-                        "publisherKey": found.key or None,
-                        "segments": {"trained": found.segments[0], "of": found.segments[1]},
-                        "steps": {"trained": found.steps[0], "of": found.steps[1]},
-                    },
-                }
-            ],
-            "passedTests": _ids(rows, "yes"),
-            "failedTests": _ids(rows, *_FAILED),
-            "warnedTests": _ids(rows, *_OPEN),
+            "result": found.verdict,
+            "configuration": [{"name": NAME, "annotations": annotations}],
+            "passedTests": list(found.passed),
+            "failedTests": list(found.failed),
+            "warnedTests": list(found.undecided),
             "environment": environment,
         },
     }
 
 
-def summary(found: Verified) -> str:
-    """The verdict, with the number of rows that passed, failed and are undecided."""
-    rows = verified(found.rows)
-    text = f"{verdict(rows)}: {len(_ids(rows, 'yes'))} of {len(rows)}"
-    counts = {"failed": len(_ids(rows, *_FAILED)), "undecided": len(_ids(rows, *_OPEN))}
-    return text + "".join(f"; {count} {name}" for name, count in counts.items() if count)
+def coverage(segments: tuple[int, int], steps: tuple[int, int]) -> str:
+    """Share of the training that was done again, in words.
 
-
-def coverage(found: Verified) -> str:
-    """Share of the training that was done again, in words."""
-    (segments, every), (steps, total) = found.segments, found.steps
-    if not segments:
+    Args:
+        segments: Number trained again, and of all.
+        steps: As `segments`.
+    """
+    if not segments[0]:
         return "no step of the training was done again"
-    return f"{segments} of {every} segments trained again, {steps:,} of {total:,} steps ({steps / total:.1%})"
+    share = steps[0] / steps[1]
+    return f"{segments[0]} of {segments[1]} segments trained again, {steps[0]:,} of {steps[1]:,} steps ({share:.1%})"

@@ -16,7 +16,8 @@ from clearseek.inference.loops import Loops
 from clearseek.inference.model import pages_for
 from clearseek.inference.storage import Kind, Store, wide
 from clearseek.kernels import PAGE
-from clearseek.model.transformer import DeepSeekModel, MTPLayer
+from clearseek.model.layers import MTPLayer
+from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.rope import places
 from tests.inference.models import FORWARDS, model_of, packed
 from tests.model.test_parity import CASES

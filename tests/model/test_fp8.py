@@ -12,7 +12,8 @@ from clearseek.fp8.backends.choose import choose
 from clearseek.fp8.linear import Linear
 from clearseek.fp8.quantise import quantise_e5m6
 from clearseek.model.experts import Experts
-from clearseek.model.transformer import MLP, DeepSeekModel
+from clearseek.model.layers import MLP
+from clearseek.model.transformer import DeepSeekModel
 from tests.model.test_parity import BASE
 
 CPU = torch.device("cpu")

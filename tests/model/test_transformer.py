@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from clearseek.config import ModelConfig
-from clearseek.model.transformer import DecoderLayer, DeepSeekModel, MTPLayer
+from clearseek.model.layers import DecoderLayer, MTPLayer
+from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.rope import places
 from clearseek.recipe import load_recipe
 from clearseek.tensors import memory_tensors

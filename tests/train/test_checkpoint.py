@@ -17,7 +17,9 @@ import pytest
 import torch
 
 from clearseek.errors import OtherVersionError, UserError
+from clearseek.files import sha256_bytes
 from clearseek.train import checkpoint
+from clearseek.train.checkpoint_record import canonical
 
 STATE = {"tokens": 123, "loss": 0.1 + 0.2, "rng": [1, 2, 3], "nested": {"a": None}}
 
@@ -238,7 +240,7 @@ def forge(path: Path, change: dict[str, object]) -> None:
     """Other content of a record, under a hash that fits."""
     record = json.loads((path / "checkpoint.json").read_text())["checkpoint"] | change
     record = {key: value for key, value in record.items() if value is not None}
-    document = {"checkpoint": record, "sha256": checkpoint.sha256_bytes(checkpoint._canonical(record))}
+    document = {"checkpoint": record, "sha256": sha256_bytes(canonical(record))}
     (path / "checkpoint.json").write_text(json.dumps(document))
 
 
@@ -264,7 +266,7 @@ def test_a_forged_record_is_refused(tmp_path: Path, change: dict[str, object], w
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("clearseek-checkpoint-3", OtherVersionError, "format clearseek-checkpoint-3: .* reads clearseek-checkpoint-2"),
+        ("clearseek-checkpoint-4", OtherVersionError, "format clearseek-checkpoint-4: .* reads clearseek-checkpoint-3"),
         ("clearseek-checkpoint-1", UserError, "altered: its format"),
         ("x", UserError, "altered: its format, 'x', is none of ClearSeek's"),
         (7, UserError, "altered: its format"),
@@ -286,7 +288,7 @@ def test_a_later_format_names_itself_and_another_is_altered(
 def test_a_file_that_is_no_safetensors_is_one_error(tmp_path: Path) -> None:
     path = saved(tmp_path, 1)
     (path / "model.safetensors").write_bytes(b"no tensors")
-    entry = {"size": 10, "sha256": checkpoint.sha256_bytes(b"no tensors")}
+    entry = {"size": 10, "sha256": sha256_bytes(b"no tensors")}
     forge(path, {"files": {"model.safetensors": entry}})
     with pytest.raises(UserError, match="no sound safetensors file"):
         checkpoint.load(path)

@@ -32,6 +32,7 @@ from clearseek.verify.rollouts import rollouts_row
 from clearseek.verify.run import verify_release
 from tests.posttrain.tiny import child, easy, parent
 from tests.releases import compared
+from tests.verify.test_parts import joined, spoken
 
 pytest.importorskip("cryptography", reason="signing needs the extra `release`")
 GRPO: dict[str, Any] = {"completions": 2, "max_tokens": 6, "evaluate_problems": 8}
@@ -97,6 +98,17 @@ def test_policy_optimisation_is_made_again_to_the_bit(policy: Path) -> None:
     }
 
 
+def in_parts(release: Path, folder: Path, count: int, **options: Any) -> dict[str, str]:
+    """Answers of the parts of level 6, joined."""
+    result = joined(release, folder, spoken(release, count, **options)).result
+    groups = {"yes": result.passed, "no": result.failed, "unknown": result.undecided}
+    return {id: answer for answer, ids in groups.items() for id in ids}
+
+
+def test_policy_optimisation_is_made_again_in_parts(policy: Path, tmp_path: Path) -> None:
+    assert in_parts(policy, tmp_path, 3) == answers(rows(policy, 0, 6))
+
+
 def test_every_row_of_the_definition_but_the_weights_licence_is_cross_checked(policy: Path) -> None:
     audit = compared(policy)
     below = {row.id: row.answer for row in audit.of("definition") if (row.answer, row.grade) != ("yes", Grade.CHECKED)}
@@ -111,6 +123,7 @@ def test_fine_tuning_is_made_again_to_the_bit(tmp_path: Path) -> None:
     found = rows(out, 0, 1, 2, 3, 4, 6)
     assert {id for id, answer in answers(found).items() if answer != "yes"} == {"verify.parent"}
     assert "verify.documents" in found and "verify.rollouts" not in found
+    assert in_parts(out, tmp_path, 2) == {id: answer for id, answer in answers(found).items() if id in rows(out, 0, 6)}
     assert found["data.training"].grade == Grade.CHECKED
     assert "conversational" in (out / "README.md").read_text()
 
@@ -156,6 +169,13 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder, "Student", distil={"teacher": str(teacher.root), "form": "on-policy", "max_tokens": 6},
         problems={"kind": "addition"}, train={"steps": 2, "checkpoint_every": 1},
     )  # fmt: skip
+
+
+def test_a_student_is_made_again_in_parts(student: Path, tmp_path: Path) -> None:
+    assert in_parts(student, tmp_path, 3, read_sources=True) == answers(rows(student, 0, 6, read_sources=True))
+    found = in_parts(student, tmp_path, 2)
+    assert found["verify.steps.1-1"] == "unknown", "the teacher is elsewhere"
+    assert found["verify.rollouts"] == "yes"
 
 
 def test_what_a_student_wrote_is_checked_without_its_teacher(student: Path, tmp_path: Path) -> None:

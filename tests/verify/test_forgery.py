@@ -25,7 +25,7 @@ from clearseek.train.session import train_recipe
 from clearseek.train.step import Training
 from clearseek.verify.replay import choose_segments, open_release
 from clearseek.verify.run import verify_release
-from clearseek.verify.statement import verdict
+from clearseek.verify.statement import result_of
 from tests.release.test_make import (
     TAMPERED,
     other_archive,
@@ -238,7 +238,7 @@ def test_within_the_band_is_no_full_pass(release: Path) -> None:
     rewrite_lines(release, other_machine)
     found = [row for row in verify_release(release, (6,)) if row.id == "verify.drift.4-6"]
     assert found[0].answer == "yes"
-    assert verdict(tuple(found)) == "WARNED"
+    assert result_of(found).verdict == "WARNED"
 
 
 def test_a_tensor_more_than_training_gives_is_found(release: Path) -> None:
@@ -302,7 +302,7 @@ def test_code_that_was_not_run_is_said_to_be(release: Path, made: Path) -> None:
     row = next(row for row in found if row.id == "verify.code")
     assert row.answer == "unknown"
     assert "train/trainer.py" in row.reason
-    assert verdict(found.rows) == "WARNED"
+    assert result_of(found.rows).verdict == "WARNED"
     assert next(row for row in found if row.id == "verify.steps.1-3").grade == Grade.REEXECUTED
 
 

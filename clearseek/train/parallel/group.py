@@ -20,11 +20,20 @@ class Group:
     """Number of this process."""
     size: int = 1
     """Number of processes."""
+    hosts: list[str]
+    """Every process's host."""
+
+    def __init__(self) -> None:
+        self.hosts = [""]
 
     @property
     def main(self) -> bool:
         """Whether this process writes the run folder and speaks to the user."""
         return self.rank == 0
+
+    def place(self, device: str) -> str:
+        """This process's device, where the command names a kind of devices."""
+        return device
 
     def share(self, value: Any) -> Any:
         """The main process's value, on all; a JSON value."""
@@ -38,14 +47,21 @@ class Group:
         """The largest of all processes' numbers, on all."""
         return number
 
+    def numbers(self, *mine: float) -> list[tuple[float, ...]]:
+        """Every process's numbers, equally many, on all: one small collective, as cheap as `largest`."""
+        return [mine]
+
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Run a block on all processes; where it raises UserError on some, all raise that error."""
+        """Run a block on all processes; where it raises an error on some, all raise that error when all are done."""
         yield
 
     def after_main(self, work: Callable[[], T]) -> T:
         """Do work that may take long on the main process, and then again, with what it left, on the others."""
         return work()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave the group, because of an error or at the end."""
 
 
 ALONE = Group()

@@ -33,6 +33,7 @@ from clearseek.train.parallel.experts import Sources, is_spread, part_of_experts
 from clearseek.train.parallel.group import Group
 from clearseek.train.preflight import Setup
 from clearseek.train.pretrain import PreTraining
+from clearseek.train.stored import cut
 from clearseek.train.task import Batch, Task
 from clearseek.train.work import ADAPTED, State, Sums, Trainable, Work
 
@@ -60,13 +61,17 @@ class SharedWork(Work):
         self, recipe: Recipe, setup: Setup, trainable: Trainable, group: Group, layout: ParallelLayout
     ) -> None:
         self.group, self.layout, self.rank = group, layout, group.rank
-        self.lanes = block(recipe.train.summed_lanes, layout.copy(group.rank), layout.copies)
+        self.lanes = self._own_lanes(recipe.train.summed_lanes)
         super().__init__(recipe, setup, trainable)
         self.sources = Sources(self.model, self.trained)
 
     def _share_out(self, model: DeepSeekModel) -> None:
         if self.layout.ep > 1:
             share_out_experts(model, self.layout, self.rank, self.recipe.train.expert_gradients == "exact")
+
+    def _own_lanes(self, lanes: int) -> range:
+        """The lanes of a step that this process computes."""
+        return block(lanes, self.layout.copy(self.rank), self.layout.copies)
 
     def _optimizer(self) -> Updates:
         if any(each.rows is not None for each in self.trained):
@@ -128,11 +133,11 @@ class SharedWork(Work):
 
     # --- A step -------------------------------------------------------------------------------------------------------
 
-    def rows(self) -> range:
+    def rows(self) -> list[int]:
         """Rows of a step's batch that this process computes."""
         train = self.recipe.train
         each = train.batch_size // train.summed_lanes
-        return range(self.lanes.start * each, self.lanes.stop * each)
+        return [row for lane in self.lanes for row in range(lane * each, (lane + 1) * each)]
 
     def batch(self, task: Task, step: int) -> Batch:
         """This process's rows of a step's batch."""
@@ -149,6 +154,10 @@ class SharedWork(Work):
         return Sums(gradients, self._scalars(found), load_LE.cpu())
 
     def _lane_sums(self, task: Task, batch: Batch) -> LaneSums:
+        if self.layout.ep > 1 and not isinstance(task, PreTraining):
+            raise UserError(
+                f"{self.recipe.name}: {task.name} needs all experts on each process: leave ep out of --layout"
+            )
         train = self.recipe.train
         count = train.micro_batches // self.layout.copies
         sums, names = LaneSum(count, len(self.lanes)), list[str]()
@@ -226,6 +235,11 @@ class SharedWork(Work):
 
     def load(self, state: State) -> None:
         """Go to a state. Raises UserError, KeyError or RuntimeError where it is of another model or optimiser."""
+        with self.group.together():
+            self._read(state)
+        self._round()
+
+    def _read(self, state: State) -> None:
         weights, slots = state["weights"], state["optimizer"]
         for number, (part, master) in enumerate(zip(self.exchange.owned, self.optimizer.masters, strict=True)):
             keys = [f"{part.name}.{slot}" for slot in self.optimizer.slots(number)]
@@ -233,30 +247,28 @@ class SharedWork(Work):
             if missing or tuple(weights[part.name].shape) != part.shape:
                 wrong = (missing or [part.name])[0]
                 raise UserError(f"the checkpoint does not fit the recipe: {wrong} is missing or misshapen")
-            master.copy_(_cut(weights[part.name], part))
-            values = {key.rpartition(".")[2]: _cut(slots[key], part).clone() for key in keys}
+            master.copy_(cut(weights[part.name], part))
+            values = {key.rpartition(".")[2]: cut(slots[key], part).clone() for key in keys}
             self.optimizer.load_state(number, values)
         for name, tensor in self.frozen().items():
-            tensor.copy_(weights[name])
+            tensor.copy_(cut(weights[name], Part.of(name, tensor.shape)).view(tensor.shape))
         self._load_buffers(state["buffers"])
-        self._round()
 
     def adopt(self, state: State) -> None:
         """Take over another model's weights and balance biases; what the other does not have (adapters) stays."""
+        with self.group.together():
+            self._take(state)
+        self._round()
+
+    def _take(self, state: State) -> None:
         theirs, frozen = state["weights"], self.frozen()
         for part, master in zip(self.exchange.owned, self.optimizer.masters, strict=True):
             if part.name in theirs or not part.name.endswith(ADAPTED):
-                master.copy_(_cut(theirs[part.name], part))
+                master.copy_(cut(theirs[part.name], part))
         for name, tensor in frozen.items():
             if name in theirs or not name.endswith(ADAPTED):
-                tensor.copy_(theirs[name])
+                tensor.copy_(cut(theirs[name], Part.of(name, tensor.shape)).view(tensor.shape))
         self._load_buffers(state["buffers"])
-        self._round()
-
-
-def _cut(tensor: Tensor, part: Part) -> Tensor:
-    """A part of a whole tensor, flat; a scalar is itself."""
-    return tensor.reshape(-1)[part.start : part.stop] if tensor.ndim else tensor
 
 
 def _gather_vectors(mine: Tensor, device: torch.device) -> NDArray[np.float32]:

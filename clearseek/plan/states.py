@@ -1,0 +1,148 @@
+"""Bytes that each process of a layout holds between and in its steps, without activations: exact, as training has them.
+
+* **weights** in the type of products: all tensors of the process's stages, of the experts its part. Under FP8 the
+  operands as well, both ways, with their scales. FSDP holds its rows in FP32.
+* **master weights**, FP32, and **optimiser state** of what the process owns (ZeRO-1), dealt out by
+  :func:`clearseek.parts.deal`. A single process in FP32 needs no weights beside its masters.
+* **gradients**: FP32 sets of what the process holds, by its lanes (:func:`gradient_sets`). In the exact mode of expert
+  parallelism the sets of an expert are kept for every source of its tokens, as many as `ep`.
+
+``clearseek train RECIPE --dry-run --layout ...`` counts the same in a model without memory; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple
+
+from clearseek.config import Recipe, TrainConfig
+from clearseek.counts import MUON_KINDS
+from clearseek.parts import Part, deal, unit
+from clearseek.plan.layout import ParallelLayout
+from clearseek.plan.stages import held_tensors
+from clearseek.tensors import FP8_KINDS, TensorSpec, scale_shape
+
+
+class States(NamedTuple):
+    """Bytes on one process."""
+
+    weights: int
+    master_weights: int
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of all of these."""
+        return sum(self)
+
+
+def lanes_each(train: TrainConfig, layout: ParallelLayout) -> int:
+    """Lanes that a process computes."""
+    return train.summed_lanes // layout.copies
+
+
+def gradient_sets(train: TrainConfig, layout: ParallelLayout) -> int:
+    """FP32 sets of gradients that a process holds at once: that of a micro-batch, and partial sums.
+
+    In the tree of ``n`` lanes there are ``log2(n)`` beside it, and one more where a lane has several micro-batches.
+    """
+    return lanes_each(train, layout).bit_length() + (train.micro_batches > train.summed_lanes)
+
+
+def expert_sources(recipe: Recipe, layout: ParallelLayout) -> int:
+    """Sets of sums that a process keeps apart for its experts: one for each source of tokens in the exact mode."""
+    return layout.ep if recipe.train.expert_gradients == "exact" else 1
+
+
+class Stage:
+    """The tensors of the process at a place in the pipeline, as a recipe trains them."""
+
+    def __init__(self, recipe: Recipe, layout: ParallelLayout, process: int) -> None:
+        self.recipe = recipe
+        specs = held_tensors(recipe.model, layout, process)
+        self.trained = [spec for spec in specs if spec.kind != "router_bias"]
+        muon = recipe.optimizer.name == "muon"
+        self._muon = {spec.name for spec in self.trained if muon and spec.kind in MUON_KINDS}
+        self._biases = sum(spec.size for spec in specs if spec.kind == "router_bias")
+        dense, experts = ([spec for spec in self.trained if (spec.kind == "expert") == each] for each in (False, True))
+        self.dense, self.experts = (sum(spec.size for spec in some) for some in (dense, experts))
+        """Elements."""
+        eight = recipe.train.precision == "fp8"
+        self._operands = [sum(_operands(spec) for spec in some if eight) for some in (dense, experts)]
+
+        self._all = self._owned([Part.of(spec.name, spec.shape) for spec in self.trained])
+
+    def states(self, layout: ParallelLayout) -> list[States]:
+        """Bytes on each copy."""
+        weights, gradients = self._weights(layout), self._gradients(layout)
+        dealt = map(self._owned, shares(self.trained, layout, self.recipe.optimizer.name == "muon"))
+        return [States(weights, masters, gradients, kept) for masters, kept in dealt]
+
+    def even(self, layout: ParallelLayout) -> States:
+        """Bytes on each copy if what is owned could be dealt out evenly."""
+        masters, kept = (size // layout.copies for size in self._all)
+        return States(self._weights(layout), masters, self._gradients(layout), kept)
+
+    def _owned(self, parts: Sequence[Part]) -> tuple[int, int]:
+        """Bytes of the masters of some parts, and of their optimiser state."""
+        moments = 8 if self.recipe.optimizer.moments == "fp32" else 4
+        kept = (4 * part.size if part.name in self._muon else moments * part.size + 4 for part in parts)  # + step count
+        return 4 * (sum(part.size for part in parts) + self._biases), sum(kept)
+
+    def _weights(self, layout: ParallelLayout) -> int:
+        if layout.fsdp > 1:
+            return 4 * self._rows(layout.fsdp)
+        wide = self.recipe.train.precision == "fp32"
+        if wide and layout.devices == 1:
+            return 0
+        both = (
+            (4 if wide else 2) * self.dense + self._operands[0],
+            (4 if wide else 2) * self.experts + self._operands[1],
+        )
+        return both[0] + both[1] // layout.ep
+
+    def _gradients(self, layout: ParallelLayout) -> int:
+        train = self.recipe.train
+        sets = gradient_sets(train, layout)
+        if layout.fsdp > 1:  # within a lane of several micro-batches FSDP keeps whole gradients
+            several = train.micro_batches > train.summed_lanes
+            return 4 * (self._rows(layout.fsdp) * (sets - several) + (self.dense + self.experts) * several)
+        return 4 * sets * (self.dense + self.experts // layout.ep * expert_sources(self.recipe, layout))
+
+    def _rows(self, ways: int) -> int:
+        """Elements of the rows that FSDP gives each process, padded to as many for all."""
+        return sum(-(-spec.shape[0] // ways) * prod(spec.shape[1:]) for spec in self.trained)
+
+
+def shares(specs: Sequence[TensorSpec], layout: ParallelLayout, muon: bool = False) -> list[list[Part]]:
+    """What each copy of a stage owns of its tensors: masters and optimiser state."""
+    apart = layout.ep > 1
+
+    def parts(kinds: bool, number: int = 0, ways: int = 1) -> list[tuple[Part, int]]:
+        some = [spec for spec in specs if (apart and spec.kind == "expert") == kinds]
+        rows = [(spec.shape[0] // ways * number, spec.shape[0] // ways * (number + 1)) for spec in some]
+        return [
+            (Part.of(spec.name, spec.shape).rows(*each), _unit(spec, muon))
+            for spec, each in zip(some, rows, strict=True)
+        ]
+
+    dealt = deal(parts(False), layout.copies)
+    for number in range(layout.ep if apart else 0):
+        for owner, more in enumerate(deal(parts(True, number, layout.ep), layout.copies // layout.ep)):
+            dealt[owner * layout.ep + number] += more
+    return dealt
+
+
+def _operands(spec: TensorSpec) -> int:
+    """Bytes of a matrix's, or a stack's, FP8 operands, as it is and transposed: elements and scales."""
+    if spec.kind not in FP8_KINDS:
+        return 0
+    blocks = prod(spec.shape[:-2]) * prod(scale_shape(spec.shape[-2:]))
+    return 2 * (spec.size + 4 * blocks)
+
+
+def _unit(spec: TensorSpec, muon: bool) -> int:
+    halves = 2 if spec.name.endswith("gate_up_proj") else 1  # gate and up are a matrix each
+    return unit(spec.shape, prod(spec.shape[-2:]) // halves if muon and spec.kind in MUON_KINDS else None)

@@ -1,0 +1,175 @@
+"""Starting the processes of a run on this machine, by torchrun's own launcher.
+
+``torchrun`` would do the same from the shell, and does across machines. Here it runs inside the command: its agent
+starts N processes, starts all again when one is lost, and passes signals on. It speaks only when nobody else can.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import clearseek
+from clearseek.cores import usable_cores
+from clearseek.errors import UserError
+from clearseek.train.parallel import worker
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+RESTARTS = 3
+"""How often lost processes are replaced."""
+_SAVING = 24 * 3600
+"""Seconds that processes may take to save and end after a signal; a second Ctrl-C ends them at once."""
+_INTERRUPTED = 130
+
+
+def refuse_processes(processes: int) -> None:
+    """Raise UserError for a number of processes that cannot be started here as asked."""
+    if worker.in_job():
+        raise UserError(
+            "--processes under torchrun (RANK is set): torchrun starts the processes: leave --processes out, or unset "
+            "RANK and WORLD_SIZE"
+        )
+    if processes < 1:
+        raise UserError(f"--processes {processes}: give a number from 1")
+
+
+def crowd_warning(processes: int) -> str | None:
+    """What to say where there are more processes than cores."""
+    cores = usable_cores()
+    if processes <= cores:
+        return None
+    return f"{processes} processes on {cores} {'core' if cores == 1 else 'cores'}: they will wait for each other"
+
+
+def launch(processes: int, module: str, arguments: Sequence[str], restarts: int = RESTARTS) -> int:
+    """Run a module in several processes until it ends, and return its exit code.
+
+    Args:
+        processes: How many.
+        module: Module to run as ``python -m`` does; it calls :func:`worker.begin` and :func:`worker.record_end`.
+        arguments: Its arguments.
+        restarts: How often lost processes are replaced.
+
+    Raises:
+        UserError: processes were lost more often than that.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logs = Path(tempfile.mkdtemp(prefix="clearseek-"))
+    known = {field.name for field in fields(LaunchConfig)}
+    settings: dict[str, Any] = {
+        "min_nodes": 1, "max_nodes": 1, "nproc_per_node": processes, "run_id": uuid.uuid4().hex,
+        "rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1",
+        "max_restarts": restarts, "monitor_interval": 0.1, "logs_specs": DefaultLogsSpecs(log_dir=str(logs)),
+        "signals_to_handle": "SIGQUIT", "shutdown_timeout": _SAVING,
+    }  # fmt: skip
+    config = LaunchConfig(**{name: value for name, value in settings.items() if name in known})
+    command = ["-P", "-m", module, *arguments]
+    code: int | None = 0
+    logging.disable()  # torchelastic's account of each process: what matters is said below
+    try:
+        with _environment(_workers_environment()), _signals(SignalException, logs):
+            elastic_launch(config, sys.executable)(*command)
+    except SignalException:
+        code = _INTERRUPTED
+    except ChildFailedError as failed:
+        code = None
+        failures: Mapping[int, ProcessFailure] = failed.failures
+    finally:
+        logging.disable(logging.NOTSET)
+        notes = [worker.read_end(file) for file in logs.glob(f"*/{worker.END}")]
+        shutil.rmtree(logs, ignore_errors=True)
+    if notes and notes[0] is not None:
+        return notes[0]
+    if code is None:
+        raise UserError(_loss(failures, restarts))
+    return code
+
+
+def _workers_environment() -> dict[str, str]:
+    """Environment variables of the processes, beside torchelastic's."""
+    package = str(Path(clearseek.__file__).parents[1])
+    loopback = "lo" if sys.platform == "linux" else "lo0"
+    return {
+        worker.STARTED_BY: str(os.getpid()),
+        # The code of this process, whatever lies in the working directory.
+        "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")])),
+        # A new store for every start: the agent's still has the keys of lost processes.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", loopback),
+    }
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _signals(exception: type[Exception], logs: Path) -> Iterator[None]:
+    """Have the first signal raise torchelastic's exception, by which its agent passes it on once and waits.
+
+    A second Ctrl-C ends this process at once, and the system the others with it.
+    """
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise exception("asked to end", signal.Signals(number))
+        if number == signal.SIGINT:
+            print("clearseek: interrupted", file=sys.stderr, flush=True)
+            shutil.rmtree(logs, ignore_errors=True)
+            os._exit(_INTERRUPTED)
+
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        wanted.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _loss(failures: Mapping[int, ProcessFailure], restarts: int) -> str:
+    """What to say where processes were lost too often."""
+    told = (-signal.SIGTERM, worker.LOST)  # ended because another one was lost
+    ranks = sorted(failures, key=lambda rank: (failures[rank].exitcode in told, failures[rank].timestamp))
+    first = failures[ranks[0]]
+    how = f"exit code {first.exitcode}"
+    if first.exitcode < 0:
+        name = signal.Signals(-first.exitcode).name
+        how = f"signal {-first.exitcode} ({name}{', perhaps for want of memory' * (name == 'SIGKILL')})"
+    return (
+        f"process {ranks[0]} ended by {how}; processes were lost {restarts + 1} times, and are not started again. "
+        f"{worker.log_name(ranks[0])} in the run's folder may say more; what was saved is kept: go on with --resume"
+    )
