@@ -40,9 +40,8 @@ class StagedWork(SharedWork):
         super().__init__(recipe, setup, trainable, group, layout)
         pipelines = [dist.new_group(layout.pipeline(copy)) for copy in range(layout.copies)]
         train, model = recipe.train, recipe.model
-        leaves = [(each.name, each.parameter) for each in self.trained]
         self.pipeline = Pipeline(
-            self.model, leaves, layout, layout.stage(self.rank), pipelines[layout.copy(self.rank)],
+            self.model, self.sources.leaves(), layout, layout.stage(self.rank), pipelines[layout.copy(self.rank)],
             train.micro_batches // train.summed_lanes,
             (train.batch_size // train.micro_batches, recipe.data.sequence_length),
         )  # fmt: skip
@@ -67,7 +66,7 @@ class StagedWork(SharedWork):
             load_LE[self._own_loads()] += found.load_LE.cpu()
         sums = lanes.result()
         scalars = sums.pop() if found.scalars is not None else None
-        return LaneSums(sums, scalars, [LOSS, MTP_LOSS], load_LE)
+        return LaneSums(self.sources.add(sums), scalars, [LOSS, MTP_LOSS], load_LE)
 
     def _own_loads(self) -> list[int]:
         """Places of this process's layers with experts among those of the whole model."""
