@@ -78,4 +78,4 @@ class StagedWork(SharedWork):
 
     def evaluate(self, task: Task, step: int, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
         assert isinstance(task, PreTraining)
-        return task.evaluate(self.pipeline.nats, step, progress)
+        return task.evaluate(self.pipeline, step, progress)
