@@ -132,6 +132,8 @@ class DeepSeekModel(nn.Module):
 
         Each matrix, also each of stacked experts, is drawn by itself (:func:`drawn`).
         """
+        if any(parameter.is_meta for parameter in self.parameters()):  # without memory there is nothing to draw
+            return
         shared = [module for module in self.modules() if isinstance(module, Experts)]
         firsts = {id(parameter): module.first for module in shared for parameter in module.parameters(recurse=False)}
         for name, parameter in self.named_parameters():

@@ -38,9 +38,9 @@ class StagedWork(SharedWork):
     ) -> None:
         super().__init__(recipe, setup, trainable, group, layout)
         train, model = recipe.train, recipe.model
-        leaves = [(each.name, each.parameter) for each in self.trained]
         self.pipeline = Pipeline(
-            self.model, leaves, layout, layout.stage(self.rank), group.process_group(layout.pipeline(self.rank)),
+            self.model, self.sources.leaves(), layout, layout.stage(self.rank),
+            group.process_group(layout.pipeline(self.rank)),
             train.micro_batches // train.summed_lanes,
             (train.batch_size // train.micro_batches, recipe.data.sequence_length),
         )  # fmt: skip
@@ -65,7 +65,7 @@ class StagedWork(SharedWork):
             load_LE[self._own_loads()] += found.load_LE.cpu()
         sums = lanes.result()
         scalars = sums.pop() if found.scalars is not None else None
-        return LaneSums(sums, scalars, [LOSS, MTP_LOSS], load_LE)
+        return LaneSums(self.sources.add(sums), scalars, [LOSS, MTP_LOSS], load_LE)
 
     def _own_loads(self) -> list[int]:
         """Places of this process's layers with experts among those of the whole model."""
