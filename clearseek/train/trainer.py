@@ -20,7 +20,7 @@ from clearseek.cores import sharing_cores
 from clearseek.errors import UserError
 from clearseek.interrupts import stop_on_signal
 from clearseek.ops.compiled import use_kernels
-from clearseek.plan.layout import SINGLE, ParallelLayout
+from clearseek.plan.layout import SINGLE, ParallelLayout, decides_bits
 from clearseek.train import checkpoint
 from clearseek.train.log import Log
 from clearseek.train.origin import origin_of, restore
@@ -89,7 +89,7 @@ class Trainer:
             "task": task.name,
             "data_fingerprint": task.fingerprint,
             "code_sha256": code_here(recipe.parent is not None),
-            "environment": setup.environment(),
+            "environment": setup.environment() | decides_bits(layout, recipe),
             **origin.header(),
         }
         refuse_differences(group, header)
