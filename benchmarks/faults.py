@@ -1,16 +1,17 @@
 """Faults of a run on several processes: does it notice, go on by itself, and end in the bits of an undisturbed run?
 
-Two series, each beside a run on one process that nothing happens to. *hosts*: 20 random faults of a run on four machines,
-which are network namespaces (root; :mod:`hosts`): a worker or an agent killed, a worker stopped for a minute, a link down
-for a minute. *counts*: a run that goes on 4, 2, 1 and 8 processes in turn, killed 20 times at random moments, be it a
-process or the launcher, in a step or in a save. ``python benchmarks/faults.py`` prints what it sees and writes
-``benchmarks/results/faults.json``.
+Two series, each beside a run on one process that nothing happens to. *hosts*: 20 random faults of a run on four
+machines, which are network namespaces (root; :mod:`hosts`): a worker or an agent killed, a worker stopped for a minute,
+a link down for a minute. *counts*: a run that goes on 4, 2, 1 and 8 processes in turn, killed 20 times at random
+moments, be it a process or the launcher, in a step or in a save. ``python benchmarks/faults.py`` prints what it sees
+and writes ``benchmarks/results/faults.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
 import subprocess
@@ -86,38 +87,43 @@ def four_hosts(recipe: Path, run: Path, count: int, dice: random.Random) -> list
 def many_counts(recipe: Path, run: Path, count: int, dice: random.Random) -> list[dict[str, Any]]:
     """Kills of a run that goes on with other numbers of processes."""
     seen: list[dict[str, Any]] = []
-    while len(seen) < count:
-        processes = COUNTS[len(seen) * len(COUNTS) // count]
+    job: subprocess.Popen[bytes] | None = None
+    for processes in COUNTS:
         job = _start(recipe, run, processes)
-        kills = 1 if processes == 1 else dice.randint(1, 3)  # a launcher starts lost processes again three times
-        for _ in range(kills):
-            begun = step(run)
-            wait(lambda begun=begun: step(run) > begun + 1, 900)  # type: ignore[misc]
-            saving = dice.random() < 0.4
-            if saving:
-                wait(lambda: any(run.glob("checkpoints/.*")) or step(run) % 5 == 0, 900)
-            time.sleep(dice.uniform(0, 0.05 if saving else 1.0))
-            workers = _children(job.pid)
-            whole = processes == 1 or not workers or dice.random() < 0.25
-            at, rank = step(run), dice.randrange(len(workers) or 1)
-            (job.send_signal if whole else _killer(workers[rank]))(signal.SIGKILL)
-            seen.append(
-                {"processes": processes, "killed": "launcher" if whole else f"process {rank}", "after_step": at}
-            )
+        for _ in range(count // len(COUNTS)):
+            if job.poll() is not None:  # the launcher gave up after three losses
+                job = _start(recipe, run, processes)
+            seen.append(_kill(job, run, processes, dice))
             show(seen[-1])
-            if whole or len(seen) == count:
-                break
-        if len(seen) < count and COUNTS[len(seen) * len(COUNTS) // count] != processes and not whole:
-            job.send_signal(signal.SIGTERM)  # on to another number of processes
-        elif not whole and len(seen) < count:
-            job.kill()
-        if len(seen) < count or whole:
+            if seen[-1]["killed"] == "launcher":
+                job.wait(900)
+                job = _start(recipe, run, processes)
+        if processes != COUNTS[-1]:
+            job.terminate()  # saves, and leaves the rest to another number of processes
             job.wait(900)
-            wait(lambda: not any(map(lives, workers)), 60)
-    if job.poll() is not None:
+    while job is not None and job.wait(1800) != 0:
         job = _start(recipe, run, COUNTS[-1])
-    assert job.wait(1800) == 0
     return seen
+
+
+def _kill(job: subprocess.Popen[bytes], run: Path, processes: int, dice: random.Random) -> dict[str, Any]:
+    """Kill a process of a job, or its launcher, after some steps or in a save."""
+    begun, saving = step(run), dice.random() < 0.4
+    wait(lambda: step(run) > begun + 1, 900)
+    if saving:
+        wait(lambda: any(run.glob("checkpoints/.*")) or job.poll() is not None, 900)
+    time.sleep(dice.uniform(0, 0.05 if saving else 1.0))
+    workers = _children(job.pid)
+    whole = processes == 1 or not workers or dice.random() < 0.25
+    rank = 0 if whole else dice.randrange(len(workers))
+    at = step(run)
+    os.kill(job.pid if whole else workers[rank], signal.SIGKILL)
+    if whole:
+        wait(lambda: not any(map(lives, workers)), 60)
+    return {
+        "processes": processes, "killed": "launcher" if whole else f"process {rank}", "after_step": at,
+        "saving": saving,
+    }  # fmt: skip
 
 
 def _start(recipe: Path, run: Path, processes: int) -> subprocess.Popen[bytes]:
@@ -135,12 +141,6 @@ def _children(process: int) -> list[int]:
         variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
         found |= {int(each[5:]): int(child) for each in variables if each.startswith(b"RANK=")}
     return [found[rank] for rank in sorted(found)]
-
-
-def _killer(process: int) -> Any:
-    import os
-
-    return lambda number: os.kill(process, number)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Thread, Timer
 from typing import Any
@@ -269,19 +270,19 @@ class Faults:
 
     def _do(self, what: str, host: Host) -> Thread:
         """Do it, and undo it after a while."""
-        undo: Callable[[], None] = lambda: None
+        worker, seconds = host.worker, 0.0
+        undo: Callable[[], None] = partial(host.link, up=True)
         if what == "worker killed":
-            _signal(host.worker, signal.SIGKILL)
+            _signal(worker, signal.SIGKILL)
         elif what == "agent killed":
             _signal(host.agent, signal.SIGKILL)
         elif what == "worker stopped":
-            process = host.worker
-            _signal(process, signal.SIGSTOP)
-            undo = lambda: _signal(process, signal.SIGCONT)  # noqa: E731
+            _signal(worker, signal.SIGSTOP)
+            undo, seconds = partial(_signal, worker, signal.SIGCONT), OUTAGE
         else:
             host.link(up=False)
-            undo = lambda: host.link(up=True)  # noqa: E731
-        timer = Timer(OUTAGE if what in FAULTS[2:] else 0, undo)
+            seconds = OUTAGE
+        timer = Timer(seconds, undo)
         timer.start()
         return timer
 
