@@ -17,8 +17,8 @@ from benchmarks.layouts import recipe_of
 from clearseek.plan.layout import ParallelLayout
 from clearseek.recipe import parse_recipe
 from clearseek.train.parallel.exchange import Exchange, TwoLevels, own
-from clearseek.train.parallel.world import join_world
 from clearseek.train.parallel.work import SharedWork
+from clearseek.train.parallel.world import join_world
 from clearseek.train.preflight import preflight
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.step import Training
