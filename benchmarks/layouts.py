@@ -83,7 +83,7 @@ def train(folder: Path, family: str, kind: str, layout: str) -> dict[str, str]:
     from clearseek.train.transcript import last_line
 
     if "world" not in WORLDS:
-        WORLDS["world"] = join_world(layout or None)
+        WORLDS["world"] = join_world()
     group = WORLDS["world"]
     recipe = recipe_of(kind, family)
     run = Run(folder / "runs" / f"{family} {kind} {layout}".replace("/", "-"))
