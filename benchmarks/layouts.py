@@ -80,7 +80,9 @@ def train(folder: Path, family: str, kind: str, layout: str) -> dict[str, str]:
     from clearseek.train.trainer import Trainer
     from clearseek.train.transcript import last_line
 
-    group = WORLDS.setdefault("world", join_world(layout or None))
+    if "world" not in WORLDS:
+        WORLDS["world"] = join_world(layout or None)
+    group = WORLDS["world"]
     recipe = recipe_of(kind, family)
     run = Run(folder / "runs" / f"{family} {kind} {layout}".replace("/", "-"))
     task = PreTraining(recipe, folder / "data")

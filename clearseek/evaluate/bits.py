@@ -15,7 +15,7 @@ import lzma
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,26 +33,30 @@ class Tokens(Protocol):
     def __getitem__(self, part: slice, /) -> NDArray[Any]: ...
 
 
-Nats = Callable[[Tensor, Tensor], float]
-"""Summed cross-entropy of the targets [B, S] that are not negative, from inputs [B, S]; both int64, on the CPU."""
+@runtime_checkable
+class Spread(Protocol):
+    """A model of which this process has a part; all processes that have parts call alike."""
+
+    def nats(self, input_BS: Tensor, target_BS: Tensor, /) -> float:
+        """Summed cross-entropy of the targets that are not negative; both int64, on the CPU."""
 
 
 @torch.no_grad()
 def nats_of(model: DeepSeekModel, input_BS: Tensor, target_BS: Tensor) -> float:
-    """:data:`Nats` of a model."""
-    return target_nats(model, model(input_BS.to(model.device)), target_BS)
+    """Summed cross-entropy of the targets that are not negative; both int64, on the CPU."""
+    return target_nats(model, model(input_BS.to(model.head_weight.device)), target_BS)
 
 
 def target_nats(model: DeepSeekModel, hidden_BSD: Tensor, target_BS: Tensor) -> float:
     """Summed cross-entropy of the targets that are not negative, from final hidden states."""
-    target_T = target_BS.to(model.device).flatten()
+    target_T = target_BS.to(hidden_BSD.device).flatten()
     counted = (target_T >= 0).nonzero().squeeze(1)
     losses = token_losses(hidden_BSD.flatten(0, 1)[counted], model.head_weight, target_T[counted])
     return losses.double().sum().item()
 
 
 def held_out_bits(
-    model: DeepSeekModel | Nats,
+    model: DeepSeekModel | Spread,
     tokens: Tokens,
     window: int,
     batch: int = 32,
@@ -62,7 +66,7 @@ def held_out_bits(
     """Total cross-entropy of a token stream.
 
     Args:
-        model: The model, or what stands for it.
+        model: The model, or a part of it.
         tokens: Token ids, read window by window; all but the first are predicted.
         window: Tokens the model sees at once.
         batch: Windows per forward pass.
@@ -74,7 +78,7 @@ def held_out_bits(
     """
     stride = max(1, window // 2)
     chosen = range(window_count(len(tokens), window)) if windows is None else windows
-    of = partial(nats_of, model) if isinstance(model, DeepSeekModel) else model
+    of = model.nats if isinstance(model, Spread) else partial(nats_of, model)
     nats, predicted, told = 0.0, 0, progress or (lambda done, total: None)
     told(0, len(chosen))
     for first in range(0, len(chosen), batch):
@@ -94,7 +98,7 @@ def held_out_bits(
 
 
 def bits_per_byte(
-    model: DeepSeekModel | Nats, tokens: Tokens, size: int, window: int, windows: Sequence[int] | None = None,
+    model: DeepSeekModel | Spread, tokens: Tokens, size: int, window: int, windows: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> float:  # fmt: skip
     """Bits per byte of a token stream of `size` bytes, from some of its windows or all; see :func:`held_out_bits`."""

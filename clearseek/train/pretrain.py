@@ -14,7 +14,7 @@ import torch
 
 from clearseek.config import Recipe
 from clearseek.data.loader import Loader, Stream
-from clearseek.evaluate.bits import Nats, bits_per_byte, window_count
+from clearseek.evaluate.bits import Spread, bits_per_byte, window_count
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.train.record import HELD_OUT, LOSS, MTP_LOSS
 from clearseek.train.schedule import value_at
@@ -50,7 +50,7 @@ class PreTraining:
         """Cross-entropy, the MTP module's times lambda, and the sequence-wise balance loss times alpha."""
         return next_tokens_loss(self.recipe, model, micro)
 
-    def evaluate(self, model: DeepSeekModel | Nats, step: int, progress: Progress | None = None) -> dict[str, float]:
+    def evaluate(self, model: DeepSeekModel | Spread, step: int, progress: Progress | None = None) -> dict[str, float]:
         """Bits per byte of held-out text: now and then of a fixed sample of windows, after the last step of all."""
         train, length = self.recipe.train, self.recipe.data.sequence_length
         if self.held_out is None or (step != train.steps and (not train.eval_every or step % train.eval_every)):

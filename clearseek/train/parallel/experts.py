@@ -25,35 +25,41 @@ from clearseek.train.accumulate import TreeSum
 from clearseek.train.optimizer import Trained
 
 
-def share_out_experts(
-    model: DeepSeekModel, layout: ParallelLayout, rank: int, processes: dist.ProcessGroup, exact: bool
-) -> None:
-    """Leave a process the experts that it owns, before the model is initialised or moved.
+def share_out_experts(model: DeepSeekModel, layout: ParallelLayout, rank: int, exact: bool) -> None:
+    """Leave a process the experts that it holds of a model, or of some layers, before that is initialised or moved.
 
     Args:
-        model: The model, or some of its layers.
-        layout: Who holds what.
+        model: The model.
+        layout: Who holds what; all its processes call this.
         rank: This process.
-        processes: Those of the layout's :meth:`~ParallelLayout.expert_group` of this process.
         exact: Whether gradients of every source are apart, or merged.
     """
+    members = layout.expert_group(rank)
+    everyone = members == list(range(dist.get_world_size()))
+    processes = dist.group.WORLD if everyone else dist.new_group(members, use_local_synchronization=True)
+    assert processes is not None
     group = ExpertGroup(processes, layout.expert_part(rank), layout.ep, exact)
     for module in model.modules():
         if isinstance(module, Experts):
             module.share_out(group)
 
 
-def is_spread(name: str) -> bool:
-    """Whether a tensor of this name is a stack of routed experts."""
-    return ".mlp.experts." in name
+def is_spread(name: str, layout: ParallelLayout) -> bool:
+    """Whether a tensor of this name is a stack of routed experts, which a process has some of."""
+    return layout.ep > 1 and ".mlp.experts." in name
 
 
-def part_of_experts(part: Part, layout: ParallelLayout, rank: int) -> Part:
+def whole_shape(name: str, held: Sequence[int], layout: ParallelLayout) -> tuple[int, ...]:
+    """Shape of a whole tensor, from that of what a process holds."""
+    return (held[0] * layout.ep, *held[1:]) if is_spread(name, layout) else tuple(held)
+
+
+def part_of_experts(whole: Part, layout: ParallelLayout, rank: int) -> Part:
     """What a process holds of a whole tensor: its own experts of a stack, and all of any other tensor."""
-    if layout.ep == 1 or not is_spread(part.name):
-        return part
-    count, number = part.shape[0] // layout.ep, layout.expert_part(rank)
-    return part.rows(number * count, (number + 1) * count)
+    if not is_spread(whole.name, layout):
+        return whole
+    count, number = whole.shape[0] // layout.ep, layout.expert_part(rank)
+    return whole.rows(number * count, (number + 1) * count)
 
 
 class Sources:
@@ -71,6 +77,10 @@ class Sources:
                 gate_up, down = map(list, zip(*module.leaves, strict=True))
                 leaves |= {id(module.gate_up_proj): gate_up, id(module.down_proj): down}
         self._trained = [(each, leaves.get(id(each.parameter), [])) for each in trained]
+
+    def leaves(self) -> list[tuple[str, Tensor]]:
+        """Name and leaf of everything that has a gradient, in the order of :meth:`take`."""
+        return [(each.name, leaf) for each, leaves in self._trained for leaf in leaves or [each.parameter]]
 
     def take(self) -> list[Tensor]:
         """FP32 gradients of a micro-batch, taken from the model: of each trained tensor one, or one for each source."""

@@ -19,7 +19,7 @@ Shapes: W copies, N numbers of a group of parameters, C numbers of a copy's rows
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -82,8 +82,11 @@ class FsdpWork(SharedWork):
         return self._sharded.parts(self.layout.copy(rank))
 
     def _owned(self, rank: int) -> list[Part]:
+        return self._dealt(dict.fromkeys(self.layout.copies_of_stage(rank), ()))[rank]
+
+    def _dealt(self, held: Mapping[int, Sequence[Part]]) -> dict[int, list[Part]]:
         whole = [Part.of(each.name, each.parameter.shape) for each in self.trained]
-        return deal([(part, self._unit(part)) for part in whole], self.layout.copies)[self.layout.copy(rank)]
+        return dict(zip(held, deal([(part, self._unit(part)) for part in whole], len(held)), strict=True))
 
     def _weights(self) -> list[Tensor]:
         return self._sharded.rows()
@@ -106,8 +109,11 @@ class FsdpWork(SharedWork):
             else:
                 turns.append(values)
             if (number + 1) % run == 0:
-                sums.push(self._sharded.take_gradients())
+                sums.push(self._taken())
         return LaneSums(sums.result(), torch.stack(turns), names, load_LE)
+
+    def _taken(self) -> list[Tensor]:
+        return self._sharded.take_gradients()
 
     def _scalars(self, found: LaneSums) -> dict[str, float]:
         assert found.scalars is not None
@@ -139,13 +145,15 @@ class Sharded:
         self.dtype, self.rank, self.size = dtype, group.rank(), group.size()
         with torch.device("meta"):
             self.model = DeepSeekModel(config).use_fp8(fp8)
-        _shard(self.model, DeviceMesh.from_group(group, device.type), dtype)
+        meta = device.type == "meta"
+        _shard(self.model, DeviceMesh.from_group(group, "cpu" if meta else device.type), dtype)
         self.model.to_empty(device=device)
         with torch.no_grad():
             for buffer in self.model.buffers():
                 buffer.zero_()
         _keep_no_operands(self.model)
-        _widen_gradients(self.model)
+        if not meta:  # which nothing can be gathered on
+            _widen_gradients(self.model)
         self.parameters: dict[str, nn.Parameter] = dict(self.model.named_parameters())
         """Parameters by name, as :class:`DTensor`: a process has its rows of each."""
 
@@ -176,11 +184,13 @@ class Sharded:
     def initialise(self, seed: int) -> None:
         """Give the rows their initial values, rounded (:meth:`DeepSeekModel.initialise`).
 
-        One whole matrix is drawn at a time; of stacked experts, the own ones.
+        One whole matrix is drawn at a time; of stacked experts, the own ones. Nothing is drawn on the meta device.
         """
         deviation = self.model.config.initializer_range
         for (name, parameter), local in zip(self.parameters.items(), self.rows(), strict=True):
             rows = self._rows(parameter, self.rank)
+            if local.is_meta:
+                continue
             if parameter.ndim == 1:
                 local.fill_(1.0)
             elif parameter.ndim == 2 and rows:

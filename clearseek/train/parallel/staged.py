@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from clearseek.config import Recipe
@@ -38,11 +37,10 @@ class StagedWork(SharedWork):
         self, recipe: Recipe, setup: Setup, trainable: Trainable, group: Group, layout: ParallelLayout
     ) -> None:
         super().__init__(recipe, setup, trainable, group, layout)
-        pipelines = [dist.new_group(layout.pipeline(copy)) for copy in range(layout.copies)]
         train, model = recipe.train, recipe.model
-        leaves = [(each.name, each.parameter) for each in self.trained]
         self.pipeline = Pipeline(
-            self.model, leaves, layout, layout.stage(self.rank), pipelines[layout.copy(self.rank)],
+            self.model, self.sources.leaves(), layout, layout.stage(self.rank),
+            group.process_group(layout.pipeline(self.rank)),
             train.micro_batches // train.summed_lanes,
             (train.batch_size // train.micro_batches, recipe.data.sequence_length),
         )  # fmt: skip
@@ -67,7 +65,7 @@ class StagedWork(SharedWork):
             load_LE[self._own_loads()] += found.load_LE.cpu()
         sums = lanes.result()
         scalars = sums.pop() if found.scalars is not None else None
-        return LaneSums(sums, scalars, [LOSS, MTP_LOSS], load_LE)
+        return LaneSums(self.sources.add(sums), scalars, [LOSS, MTP_LOSS], load_LE)
 
     def _own_loads(self) -> list[int]:
         """Places of this process's layers with experts among those of the whole model."""
@@ -79,4 +77,4 @@ class StagedWork(SharedWork):
 
     def evaluate(self, task: Task, step: int, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
         assert isinstance(task, PreTraining)
-        return task.evaluate(self.pipeline.nats, step, progress)
+        return task.evaluate(self.pipeline, step, progress)

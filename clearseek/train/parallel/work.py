@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,12 +24,14 @@ from torch import Tensor
 
 from clearseek.config import Recipe
 from clearseek.errors import UserError
+from clearseek.model.transformer import DeepSeekModel
 from clearseek.parts import CHUNK, Part, deal, unit
 from clearseek.plan.layout import ParallelLayout
 from clearseek.train.accumulate import LaneSum, TreeSum, block
 from clearseek.train.chunks import chunk_digests, chunk_norms, describe, total_norm
 from clearseek.train.optimizer import Updates, matrix_of
 from clearseek.train.parallel.exchange import Exchange
+from clearseek.train.parallel.experts import Sources, is_spread, part_of_experts, share_out_experts, whole_shape
 from clearseek.train.parallel.group import Group
 from clearseek.train.preflight import Setup
 from clearseek.train.pretrain import PreTraining
@@ -61,6 +65,11 @@ class SharedWork(Work):
         self.group, self.layout, self.rank = group, layout, group.rank
         self.lanes = self._own_lanes(recipe.train.summed_lanes)
         super().__init__(recipe, setup, trainable)
+        self.sources = Sources(self.model, self.trained)
+
+    def _share_out(self, model: DeepSeekModel) -> None:
+        if self.layout.ep > 1:
+            share_out_experts(model, self.layout, self.rank, self.recipe.train.expert_gradients == "exact")
 
     def _own_lanes(self, lanes: int) -> range:
         """The lanes of a step that this process computes."""
@@ -69,9 +78,8 @@ class SharedWork(Work):
     def _optimizer(self) -> Updates:
         if any(each.rows is not None for each in self.trained):
             raise UserError(f"{self.recipe.name}: chosen experts are trained by one process: leave out --processes")
-        copies = self.layout.copies_of_stage(self.rank)
-        held = {rank: self._parts(rank) for rank in copies}
-        self.exchange = Exchange(self.rank, held, {rank: self._owned(rank) for rank in copies}, self._leaf)
+        held = {rank: self._parts(rank) for rank in self.layout.copies_of_stage(self.rank)}
+        self.exchange = Exchange(self.rank, held, self._dealt(held), self._leaf)
         self._number = self._numbers()
         owned, matrix_type = self.exchange.owned, self.setup.precision.dtype
         masters = [each.float() for each in self.exchange.fetch(self._weights())]
@@ -82,35 +90,37 @@ class SharedWork(Work):
 
     def _parts(self, rank: int) -> list[Part]:
         """What a process of this one's stage holds of the trained tensors."""
-        return [Part.of(each.name, each.parameter.shape) for each in self.trained]
+        shapes = [whole_shape(each.name, each.parameter.shape, self.layout) for each in self.trained]
+        wholes = [Part.of(each.name, shape) for each, shape in zip(self.trained, shapes, strict=True)]
+        return [part_of_experts(whole, self.layout, rank) for whole in wholes]
 
     def _weights(self) -> list[Tensor]:
         """The tensors of this process's parts, in the model's type; written to after each step."""
         return [each.parameter.detach() for each in self.trained]
 
-    def _owned(self, rank: int) -> list[Part]:
-        """What a process of this one's stage updates."""
-        parts = self._parts(rank)
-        dense = [part for part in parts if not self._spread_over_experts(part)]
-        experts = [part for part in parts if self._spread_over_experts(part)]
-        layout = self.layout
-        mine = deal([(part, self._unit(part)) for part in dense], layout.copies)[layout.copy(rank)]
-        if experts:
+    def _dealt(self, held: Mapping[int, Sequence[Part]]) -> dict[int, list[Part]]:
+        """What each process of this one's stage updates, of what each holds."""
+        copies, layout = list(held), self.layout
+
+        def parts(rank: int, experts: bool) -> list[tuple[Part, int]]:
+            some = [part for part in held[rank] if is_spread(part.name, layout) == experts]
+            return [(part, self._unit(part)) for part in some]
+
+        owned = dict(zip(copies, deal(parts(copies[0], False), len(copies)), strict=True))
+        for rank in copies[: layout.ep if layout.ep > 1 else 0]:
             alike = layout.expert_copies(rank)
-            mine += deal([(part, self._unit(part)) for part in experts], len(alike))[alike.index(rank)]
-        return mine
+            for owner, more in zip(alike, deal(parts(rank, True), len(alike)), strict=True):
+                owned[owner] += more
+        return owned
 
     def _unit(self, part: Part) -> int:
         matrix = matrix_of(part.name, part.shape, self.recipe.optimizer)
         return unit(part.shape, None if matrix is None else matrix[0] * matrix[1])
 
-    def _spread_over_experts(self, part: Part) -> bool:
-        return self.layout.ep > 1 and ".mlp.experts." in part.name
-
     def _leaf(self, rank: int, part: Part) -> int:
         """Place of a process's sum of a part among those that are added."""
         copy = self.layout.copy(rank)
-        return copy // self.layout.ep if self._spread_over_experts(part) else copy
+        return copy // self.layout.ep if is_spread(part.name, self.layout) else copy
 
     def _numbers(self) -> NDArray[np.int64]:
         """Order of the chunks of all processes' owned parts, one process after the other, in that of one process."""
@@ -141,13 +151,19 @@ class SharedWork(Work):
 
     def sums(self, task: Task, batch: Batch) -> Sums:
         """This process's own share of the gradients of a step; the scalars and loads of the whole step."""
+        began = time.perf_counter()
         found = self._lane_sums(task, batch)
+        self.computed = time.perf_counter() - began
         gradients = self.exchange.reduce(found.gradients)
         load_LE = found.load_LE.to(self.setup.device)
         dist.all_reduce(load_LE)
         return Sums(gradients, self._scalars(found), load_LE.cpu())
 
     def _lane_sums(self, task: Task, batch: Batch) -> LaneSums:
+        if self.layout.ep > 1 and not isinstance(task, PreTraining):
+            raise UserError(
+                f"{self.recipe.name}: {task.name} needs all experts on each process: leave ep out of --layout"
+            )
         train = self.recipe.train
         count = train.micro_batches // self.layout.copies
         sums, names = LaneSum(count, len(self.lanes)), list[str]()
@@ -157,10 +173,14 @@ class SharedWork(Work):
             loss.total.backward()
             names = list(loss.scalars)
             values = torch.stack(list(loss.scalars.values()))
-            sums.push([*(each.take_gradient() for each in self.trained), values])
+            sums.push([*self._taken(), values])
             load_LE = load_LE + loss.load_LE
         *gradients, values = sums.result()
-        return LaneSums(gradients, values, names, load_LE)
+        return LaneSums(self.sources.add(gradients), values, names, load_LE)
+
+    def _taken(self) -> list[Tensor]:
+        """The FP32 gradients of a micro-batch, which the model no longer has: of experts in exact mode by source."""
+        return self.sources.take()
 
     def _scalars(self, found: LaneSums) -> dict[str, float]:
         mine = {} if found.scalars is None else dict(zip(found.names, found.scalars.tolist(), strict=True))

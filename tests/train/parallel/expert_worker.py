@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -126,20 +125,9 @@ def model_of(kind: str, layout: ParallelLayout | None = None, rank: int = 0, exa
     """The model, or what a process has of it."""
     fp8, model = fp8_of(kind), DeepSeekModel(ModelConfig(**MODEL))
     if layout is not None:
-        group = next(g for part, g in _groups(layout).items() if rank in part)
-        share_out_experts(model, layout, rank, group, exact)
+        share_out_experts(model, layout, rank, exact)
     model.initialise(5)
     return model.set_dtype(KINDS[kind][0]).use_fp8(fp8)
-
-
-_made: dict[str, dict[tuple[int, ...], Any]] = {}
-
-
-def _groups(layout: ParallelLayout) -> dict[tuple[int, ...], Any]:
-    if str(layout) not in _made:
-        members = sorted({tuple(layout.expert_group(rank)) for rank in range(SIZE)})
-        _made[str(layout)] = {each: dist.new_group(list(each)) for each in members}
-    return _made[str(layout)]
 
 
 def lane_sums(kind: str, model: DeepSeekModel, sources: range) -> dict[str, Tensor]:

@@ -97,7 +97,7 @@ def test_a_model_has_the_gradients_of_one_process(found: dict[str, list[dict[str
 
 def _reduced(name: str, sums: list[Tensor], layout: ParallelLayout) -> Tensor:
     """The whole gradient, from the sums that the processes hold."""
-    if not is_spread(name):
+    if not is_spread(name, layout):
         return _tree(sums)
     copies = [layout.expert_copies(part) for part in range(layout.ep)]
     return torch.cat([_tree([sums[rank] for rank in ranks]) for ranks in copies])
