@@ -18,7 +18,7 @@ FLOORS = (
     ("errors", "jsontext", "program", "sysfiles", "interrupts", "locks", "templates"),
     ("files", "filetypes", "training_code"),
     ("cores", "machine", "config", "recipe"),
-    ("tensors",),
+    ("tensors", "parts"),
     ("counts",),
     ("licences",),
     ("kernels",),
@@ -44,6 +44,7 @@ FLOORS = (
 """From the ground up. Rooms of one floor may use each other, but in no circle."""
 WITHOUT_TORCH = (
     "tensors",
+    "parts",
     "counts",
     "licences",
     "plan",

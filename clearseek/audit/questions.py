@@ -113,7 +113,7 @@ VERIFY_ROLLOUTS = _impact(
 )
 VERIFY_CODE = _impact("verify.code", "The training code that runs here is the release's")
 VERIFY_STEPS = _impact("verify.steps", "Steps {}, trained again, give the same bits")
-VERIFY_DRIFT = _impact("verify.drift", "Steps {}, trained again on another kind of machine, end within honest drift")
+VERIFY_DRIFT = _impact("verify.drift", "Steps {}, trained again where other bits are expected, end within honest drift")
 
 OWN: Final = (LINEAGE_PARENT, DATA_COMPLETIONS, WEIGHTS_ORDER, DATA_ORDER, DATA_OVERLAP, VERIFICATION_PARTIES)
 """Questions of records that only a ClearSeek release has; a verification answers them."""

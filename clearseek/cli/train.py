@@ -17,12 +17,13 @@ from clearseek.train.parallel.group import ALONE, Group
 
 if TYPE_CHECKING:
     from clearseek.config import Recipe
+    from clearseek.plan.layout import ParallelLayout
     from clearseek.train.run import Run
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "examples:\n  clearseek train quickstart --set train.steps=50\n"
+        "example:\n  clearseek train quickstart --set train.steps=50\n"
         "  clearseek train small --processes 4\n"
         "  torchrun --nproc-per-node 4 -m clearseek train small --layout dp=4"
     )
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _dry_run(arguments)
     if arguments.processes is not None and worker.STARTED_BY not in os.environ:
-        return _launch(arguments)
+        return _launch(arguments)  # which starts this command again
     if not worker.in_job():
         return _train(arguments, ALONE)
     if (code := worker.begin()) is not None:
@@ -86,13 +87,11 @@ def _dry_run(arguments: argparse.Namespace) -> int:
 
 def _launch(arguments: argparse.Namespace) -> int:
     """Start the same command in several processes."""
-    from clearseek.plan.layout import parse_layout
     from clearseek.train.parallel.launch import crowd_warning, launch, refuse_processes
 
     refuse_processes(arguments.processes)
-    if arguments.layout is not None:
-        parse_layout(arguments.layout, arguments.processes)
-    _asked(arguments)  # what is wrong with the recipe is said before processes are started
+    recipe, _, _ = _asked(arguments)  # what is wrong is said before processes are started
+    _layout(arguments, arguments.processes, recipe)
     if warning := crowd_warning(arguments.processes):
         print(f"clearseek: {warning}", file=sys.stderr)
     return launch(arguments.processes, "clearseek.cli.worker", arguments.words)
@@ -102,7 +101,7 @@ def _train_together(arguments: argparse.Namespace) -> int:
     """Train as one of several processes."""
     from clearseek.train.parallel.world import join_world
 
-    group = join_world(arguments.layout, arguments.device, arguments.patience)
+    group = join_world(arguments.device, arguments.patience)
     try:
         with group.together():
             code = _train(arguments, group)
@@ -115,6 +114,18 @@ def _train_together(arguments: argparse.Namespace) -> int:
     if code:
         worker.record_end(code)
     return code
+
+
+def _layout(arguments: argparse.Namespace, processes: int, recipe: Recipe) -> ParallelLayout:
+    """How the processes share the work. Raises UserError where they cannot."""
+    from clearseek.plan.layout import ParallelLayout, check_layout, parse_layout
+
+    layout = ParallelLayout(dp=processes)
+    if arguments.layout is not None:
+        layout = parse_layout(arguments.layout, processes, "WORLD_SIZE" if worker.in_job() else "--processes")
+    if processes > 1:
+        check_layout(layout, recipe)
+    return layout
 
 
 def _asked(arguments: argparse.Namespace) -> tuple[Recipe, Run, Run | None]:
@@ -146,10 +157,11 @@ def _train(arguments: argparse.Namespace, group: Group) -> int:
 
     with group.together():
         recipe, folder, parent = _asked(arguments)
+        layout = _layout(arguments, group.size, recipe)
     resume = arguments.resume is not None and parent is None
     ended = run_training(
         recipe, folder, arguments.data, arguments.device, resume, arguments.from_step, arguments.json, parent,
-        arguments.go_on or group.largest(worker.restarts()) > 0, group,
+        arguments.go_on or group.largest(worker.restarts()) > 0, group, layout,
     )  # fmt: skip
     if not group.main:
         pass

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from clearseek.cli.progress import DataProgress, Display
 from clearseek.config import Recipe
+from clearseek.plan.layout import SINGLE, ParallelLayout
 from clearseek.train.parallel.group import ALONE, Group
 from clearseek.train.parallel.worker import restarts
 from clearseek.train.record import HELD_OUT, MEASURED
@@ -19,7 +20,7 @@ from clearseek.train.run import Run
 def run_training(
     recipe: Recipe, run: Run, data: Path | None = None, device: str = "cpu", resume: bool = False,
     from_step: int | None = None, quiet: bool = False, parent: Run | None = None, go_on: bool = False,
-    group: Group = ALONE,
+    group: Group = ALONE, layout: ParallelLayout = SINGLE,
 ) -> dict[str, Any]:  # fmt: skip
     """Train with a display (on standard error if `quiet`); the outcome, as JSON values.
 
@@ -42,11 +43,11 @@ def run_training(
             console.print(line, markup=False, soft_wrap=True)
 
         if (count := restarts()) and group.main:
-            say(f"a process was lost: all are started again, for the {count}. time")
+            say(f"a process was lost: all go on from the newest checkpoint (restart {count})")
         outcome = train_recipe(
             recipe, run, data, device, resume, from_step, parent,
             on_step=display.update, on_evaluation=display.evaluating, on_data=on_data, say=say,
-            method=method_of(recipe), go_on=go_on, group=group,
+            method=method_of(recipe), go_on=go_on, group=group, layout=layout,
         )  # fmt: skip
     measured = {name: value for name, value in outcome.scalars.items() if name.startswith(MEASURED)}
     return {

@@ -116,6 +116,8 @@ class TrainConfig(Settings):
     """Experts on several processes: gradients in one process's order, or merged (less memory, other bits)."""
     precision: Literal["auto", "bf16", "fp32", "fp8"] = "auto"
     """Type of weights and activations in matrix products; `auto` is BF16 where this processor is faster in it."""
+    recompute: Literal["none", "selective"] = "none"
+    """What the backward computes again to save memory: nothing, or norms, MLA's up-projections, SwiGLU (same bits)."""
     kernels: Literal["auto", "torch", "numba", "compile"] = "auto"
     """Norms, attention, Muon by PyTorch, numba (FP32 on CPUs, extra `cpu`; `auto` takes it) or compiler: other bits."""
     seed: NonNegativeInt = 0

@@ -12,6 +12,7 @@ R latent rank.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from clearseek.ops.attention import causal_attention
 from clearseek.ops.compiled import loops_take
 from clearseek.ops.heads import heads_of_keys_and_values, heads_of_queries
 from clearseek.ops.norm import RMSNorm
+from clearseek.ops.recompute import through
 from clearseek.ops.rope import Places, rotate, softmax_scale
 
 
@@ -66,35 +68,45 @@ class MultiHeadLatentAttention(nn.Module):
         self.kv_b_proj = Linear(c.kv_lora_rank, expanded)
         self.o_proj = Linear(c.num_attention_heads * c.v_head_dim, c.hidden_size)
         self.softmax_scale = softmax_scale(config)
+        self.recompute = False
+        """Whether the backward expands queries, keys and values again instead of keeping them."""
 
     def forward(self, x_BSD: Tensor, places: Places, cache: LatentCache | None = None) -> Tensor:
         """Attend causally from normalised hidden states of S new positions: [B, S, D].
 
         `cache` is the layer's past, which is extended; None in training.
         """
-        c = self.config
-        batch, length, _ = x_BSD.shape
-        seen, heads, nope = length, c.num_attention_heads, c.qk_nope_head_dim
-        first = self.q_proj if c.q_lora_rank is None else self.q_a_proj
-        q_BSX, latent_rope_BSX = linears(x_BSD, (first, self.kv_a_proj_with_mqa))
-        if c.q_lora_rank is not None:
-            q_BSX = self.q_b_proj(self.q_a_layernorm(q_BSX))
-        q_BSHC = q_BSX.view(batch, length, heads, -1)
-
-        latent_BSR, rope_BSP = latent_rope_BSX.split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
-        latent_BSR = self.kv_a_layernorm(latent_BSR)
-        rope_BSP = rotate(rope_BSP, places.turn).to(x_BSD.dtype)
-        if cache is not None:
-            latent_BSR, rope_BSP = cache.extend(latent_BSR, rope_BSP)
-            seen = cache.length
-        kv_BSHX = self.kv_b_proj(latent_BSR).view(batch, seen, heads, nope + c.v_head_dim)
-        if cache is None and loops_take(q_BSHC):
-            out_BSHV = latent_attention(
-                q_BSHC, kv_BSHX, rope_BSP, places.turn, places.start_BS, nope, self.softmax_scale
-            )
-        else:
-            q_BHSC = heads_of_queries(q_BSHC, places.turn, nope, self.softmax_scale)
-            k_BHSC, v_BHSV = heads_of_keys_and_values(kv_BSHX, rope_BSP, nope)
-            out_BSHV = causal_attention(q_BHSC, k_BHSC, v_BHSV, places.start_BS)
+        first = self.q_proj if self.config.q_lora_rank is None else self.q_a_proj
+        inputs = linears(x_BSD, (first, self.kv_a_proj_with_mqa))
+        fused = cache is None and loops_take(inputs[0])
+        expand, attend = partial(self._expand, places, cache, fused), partial(self._attend, places, fused)
+        out_BSHV = through(expand, attend, inputs, self.recompute)
         y: Tensor = self.o_proj(out_BSHV.flatten(-2), "attention_output")
         return y
+
+    def _expand(
+        self, places: Places, cache: LatentCache | None, fused: bool, q_BSX: Tensor, latent_rope_BSX: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values per head; where they are laid out later, queries, keys with values, rotary keys."""
+        c = self.config
+        heads, nope = c.num_attention_heads, c.qk_nope_head_dim
+        if c.q_lora_rank is not None:
+            q_BSX = self.q_b_proj(self.q_a_layernorm(q_BSX))
+        q_BSHC = q_BSX.unflatten(-1, (heads, -1))
+        latent_BSR, rope_BSP = latent_rope_BSX.split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
+        latent_BSR = self.kv_a_layernorm(latent_BSR)
+        rope_BSP = rotate(rope_BSP, places.turn).to(q_BSX.dtype)
+        if cache is not None:
+            latent_BSR, rope_BSP = cache.extend(latent_BSR, rope_BSP)
+        kv_BSHX = self.kv_b_proj(latent_BSR).unflatten(-1, (heads, nope + c.v_head_dim))
+        if fused:
+            return q_BSHC, kv_BSHX, rope_BSP
+        q_BHSC = heads_of_queries(q_BSHC, places.turn, nope, self.softmax_scale)
+        return q_BHSC, *heads_of_keys_and_values(kv_BSHX, rope_BSP, nope)
+
+    def _attend(self, places: Places, fused: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The attention core on what :meth:`_expand` gives."""
+        if not fused:
+            return causal_attention(q, k, v, places.start_BS)
+        nope = self.config.qk_nope_head_dim
+        return latent_attention(q, k, v, places.turn, places.start_BS, nope, self.softmax_scale)

@@ -7,6 +7,9 @@ Shapes: B sequences, S positions, T = B * S tokens, D hidden.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +22,7 @@ from clearseek.model.router import Router
 from clearseek.ops.dispatch import Routing
 from clearseek.ops.linear import linear
 from clearseek.ops.norm import RMSNorm
+from clearseek.ops.recompute import through
 from clearseek.ops.rope import Places
 from clearseek.ops.swiglu import swiglu
 
@@ -33,12 +37,15 @@ class MLP(nn.Module):
         self.down_proj = Linear(width, hidden)
         self.fp8: Fp8 | None = None
         self.quantised = QuantisedWeight(), QuantisedWeight()
+        self.recompute = False
+        """Whether the backward computes the activation again instead of keeping it; with FP8 it does always."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., D] to [..., D]."""
         adapted = any(each.adapter is not None for each in (self.gate_proj, self.up_proj, self.down_proj))
         if self.fp8 is None or adapted:
-            y: Tensor = self.down_proj(swiglu(*linears(x, (self.gate_proj, self.up_proj))))
+            inputs = linears(x, (self.gate_proj, self.up_proj))
+            y: Tensor = through(lambda *both: (swiglu(*both),), self.down_proj, inputs, self.recompute)
             return y
         x_TD, gate_up = x.reshape(-1, x.shape[-1]), (self.gate_proj.weight, self.up_proj.weight)
         y_TD = feed_forward_fp8(x_TD, None, None, self.fp8, self.quantised, gate_up, self.down_proj.weight)
@@ -75,18 +82,26 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         moe = config.is_moe_layer(index)
         self.mlp: MoE | MLP = MoE(config) if moe else MLP(config.hidden_size, config.intermediate_size)
+        self.recompute = False
+        """Whether the backward computes the norms' outputs again instead of keeping them."""
 
     def forward(
         self, x_BSD: Tensor, places: Places, cache: LatentCache | None = None, weight_B: Tensor | None = None,
         index_TK: Tensor | None = None, valid_T: Tensor | None = None,
     ) -> tuple[Tensor, Routing | None]:  # fmt: skip
         """Return the residual stream [B, S, D] and, for a layer with experts, its routing."""
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), places, cache)
-        h_BSD = self.post_attention_layernorm(x_BSD)
+        attend = partial(self.self_attn, places=places, cache=cache)
+        x_BSD = x_BSD + through(_one(self.input_layernorm), attend, (x_BSD,), self.recompute)
         if isinstance(self.mlp, MLP):
-            return x_BSD + self.mlp(h_BSD), None
-        y_BSD, routing = self.mlp(h_BSD, weight_B, index_TK, valid_T, places.document_T)
+            return x_BSD + through(_one(self.post_attention_layernorm), self.mlp, (x_BSD,), self.recompute), None
+        rest = {"weight_B": weight_B, "index_TK": index_TK, "valid_T": valid_T, "document_T": places.document_T}
+        feed = partial(self.mlp, **rest)
+        y_BSD, routing = through(_one(self.post_attention_layernorm), feed, (x_BSD,), self.recompute)
         return x_BSD + y_BSD, routing
+
+
+def _one(norm: RMSNorm) -> Callable[[Tensor], tuple[Tensor]]:
+    return lambda x: (norm(x),)
 
 
 class MTPLayer(DecoderLayer):
@@ -116,7 +131,10 @@ class MTPLayer(DecoderLayer):
             places: Positions of tokens i.
             weight_B: As for :class:`Router`, like the arguments after it.
         """
-        joined_BSX = torch.cat([self.enorm(embedding_BSD), self.hnorm(hidden_BSD)], dim=-1)
-        x_BSD = linear(joined_BSX, self.eh_proj.weight)
+        project = partial(linear, weight_NK=self.eh_proj.weight)
+        x_BSD = through(self._join, project, (embedding_BSD, hidden_BSD), self.recompute)
         x_BSD, routing = super().forward(x_BSD, places, None, weight_B, index_TK, valid_T)
         return self.shared_head["norm"](x_BSD), routing
+
+    def _join(self, embedding_BSD: Tensor, hidden_BSD: Tensor) -> tuple[Tensor]:
+        return (torch.cat([self.enorm(embedding_BSD), self.hnorm(hidden_BSD)], dim=-1),)

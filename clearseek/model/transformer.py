@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from clearseek.config import ModelConfig
 from clearseek.fp8.linear import Fp8, Linear
-from clearseek.model.attention import LatentCache
+from clearseek.model.attention import LatentCache, MultiHeadLatentAttention
 from clearseek.model.experts import Experts
 from clearseek.model.layers import MLP, DecoderLayer, MoE, MTPLayer
 from clearseek.ops.dispatch import Routing
@@ -164,6 +164,16 @@ class DeepSeekModel(nn.Module):
                 module.fp8 = fp8
                 for parameter in module.parameters(recurse=False):
                     parameter.grad_dtype = None if fp8 is None else torch.float32
+        return self
+
+    def use_recompute(self, recompute: bool) -> DeepSeekModel:
+        """Compute norms, MLA's up-projections and SwiGLU again in the backward, instead of keeping their results.
+
+        In FP8 products keep norms' outputs as eight-bit tiles, which are not computed again. Returns the model.
+        """
+        for module in self.modules():
+            if isinstance(module, (DecoderLayer, MultiHeadLatentAttention, MLP)):
+                module.recompute = recompute and not (self.fp8 and isinstance(module, DecoderLayer))
         return self
 
     def _run(

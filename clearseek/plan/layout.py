@@ -141,6 +141,11 @@ def parse_layout(text: str, processes: int | None = None, named: str = "--gpus")
     return layout
 
 
+def decides_bits(layout: ParallelLayout, recipe: Recipe) -> dict[str, Any]:
+    """What of a layout decides bits, for the header of a transcript: over how many processes experts are merged."""
+    return {"ep": layout.ep} if layout.ep > 1 and recipe.train.expert_gradients == "merged" else {}
+
+
 def check_layout(layout: ParallelLayout, recipe: Recipe) -> None:
     """Raise UserError that names all that forbids a layout, and the nearest layouts that work."""
     wrong = conflicts(layout, recipe)

@@ -19,6 +19,7 @@ from clearseek.data.shards import prepare_data
 from clearseek.errors import UserError
 from clearseek.files import amount, remove_folder, remove_leftovers, write_atomic, writing
 from clearseek.locks import exclusive
+from clearseek.plan.layout import SINGLE, ParallelLayout
 from clearseek.program import command
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
@@ -77,6 +78,7 @@ def train_recipe(
     method: Method | None = None,
     go_on: bool = False,
     group: Group = ALONE,
+    layout: ParallelLayout = SINGLE,
 ) -> Outcome:
     """Train: prepare the data if need be, take the steps, and draw the pictures when the run is complete.
 
@@ -95,6 +97,7 @@ def train_recipe(
         method: What is done around the steps; pre-training by default.
         go_on: Go on with the run where it has begun, as with `resume`, and begin it where not.
         group: Processes that train together; the main one writes.
+        layout: How they share the work.
 
     Raises:
         UserError: the run folder holds something else, the data do not fit the model, the model does not fit the
@@ -131,12 +134,13 @@ def train_recipe(
             _say_how(recipe, setup, say)
             task = method.task(recipe, run, folder)
             recipe = method.resolved(recipe, run, task)
-            trainer = Trainer(recipe, run, task, setup, resume, from_step, method.trainable(recipe, run))
+            trained = method.trainable(recipe, run)
+            trainer = Trainer(recipe, run, task, setup, resume, from_step, trained, group, layout)
             _say_what(recipe, trainer.training, say)
             if group.main:
                 write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
         keep_log(run.root, group.rank)
-        outcome = trainer.train(on_step, on_evaluation)
+        outcome = trainer.train(on_step, on_evaluation, say)
         with group.together():
             if outcome.finished and group.main:
                 method.draw(run, folder, recipe.name)

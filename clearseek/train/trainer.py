@@ -20,10 +20,11 @@ from clearseek.cores import sharing_cores
 from clearseek.errors import UserError
 from clearseek.interrupts import stop_on_signal
 from clearseek.ops.compiled import use_kernels
-from clearseek.plan.layout import SINGLE, ParallelLayout
+from clearseek.plan.layout import SINGLE, ParallelLayout, decides_bits
 from clearseek.train import checkpoint
 from clearseek.train.log import Log
 from clearseek.train.origin import origin_of, restore
+from clearseek.train.parallel.compare import Pace, refuse_differences
 from clearseek.train.parallel.group import ALONE, Group
 from clearseek.train.preflight import Setup
 from clearseek.train.record import StepRecord, decode, encode
@@ -88,15 +89,17 @@ class Trainer:
             "task": task.name,
             "data_fingerprint": task.fingerprint,
             "code_sha256": code_here(recipe.parent is not None),
-            "environment": setup.environment(),
+            "environment": setup.environment() | decides_bits(layout, recipe),
             **origin.header(),
         }
+        refuse_differences(group, header)
         self._pending: StepRecord | None = None
         with group.together():
             transcript = self._resume(header, from_step) if resume else self._begin(header)
         self.log = Log(run, self.training.step, transcript)
         self._saver = Saver(run.checkpoints, recipe.train.keep_checkpoints, group)
         self._asked_to_stop = self._stop = False
+        self._pace = Pace(group, [layout.copies_of_stage(stage * layout.copies) for stage in range(layout.pp)])
         self._unseen: BaseException | None = None
 
     def _begin(self, header: dict[str, Any]) -> TranscriptWriter | None:
@@ -134,20 +137,25 @@ class Trainer:
         return transcript
 
     @sharing_cores()
-    def train(self, on_step: OnStep | None = None, on_evaluation: Progress | None = None) -> Outcome:
+    def train(
+        self, on_step: OnStep | None = None, on_evaluation: Progress | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Outcome:  # fmt: skip
         """Take the remaining steps, and evaluate after the last.
 
         Args:
             on_step: Called with the record of every step. Where it raises OSError or SystemExit (a terminal that is
                 gone), the run is saved first.
             on_evaluation: Called while the final evaluation goes on.
+            say: Called with what people should know of the processes.
         """
         train, began = self.recipe.train, time.perf_counter()
         with closing(self.log), closing(self._saver), stop_on_signal(self.stop):
             self._agree()
             while self.training.step < train.steps and not self._stop:
                 self._take_step(on_step)
-                self._agree()
+                if slow := self._pace.note(self._agree()):
+                    say(slow)
                 self._saver.poll()
                 step = self.training.step
                 if step % train.checkpoint_every == 0 or step == train.steps or self._stop:
@@ -164,9 +172,14 @@ class Trainer:
         """End the run after the current step, with a checkpoint, or in a final evaluation, which is begun again."""
         self._asked_to_stop = True
 
-    def _agree(self) -> None:
-        """Stop where any process was asked to: once a step, since the others would wait for it."""
-        self._stop = bool(self.group.largest(int(self._asked_to_stop)))
+    def _agree(self) -> list[float]:
+        """Stop where any process was asked to: once a step, since the others would wait for it.
+
+        Returns the seconds that each process computed in the last step.
+        """
+        told = self.group.numbers(float(self._asked_to_stop), self.training.work.computed)
+        self._stop = any(asked for asked, _ in told)
+        return [seconds for _, seconds in told]
 
     def _take_step(self, on_step: OnStep | None) -> None:
         try:

@@ -60,6 +60,9 @@ class Work:
             each.parameter.requires_grad_(True)
         self.optimizer = self._optimizer()
 
+    computed: float = 0.0
+    """Seconds of the last step in which this process, one of several, computed its gradients."""
+
     def _optimizer(self) -> Updates:
         return MasterOptimizer(self.trained, self.recipe.optimizer)
 
@@ -78,6 +81,7 @@ class Work:
         self._share_out(model)
         model.initialise(self.recipe.train.seed)
         model.to(self.setup.device).set_dtype(self.setup.precision.dtype).use_fp8(self.setup.fp8)
+        model.use_recompute(self.recipe.train.recompute == "selective")
         return model
 
     def _share_out(self, model: DeepSeekModel) -> None:

@@ -164,12 +164,23 @@ class Replay:
         if self._training is None:
             return ()
         here, began = self._training.setup.environment(), self.release.environment
-        keys = sorted((here.keys() | began.keys()) - {"world_size"})  # a key of format 1
+        keys = sorted((here.keys() | began.keys()) - {"world_size", "ep"})  # a key of format 1, and `other_order`'s
         return tuple(
             f"{key} {_short(began.get(key))} -> {_short(here.get(key))}"
             for key in keys
             if began.get(key) != here.get(key)
         )
+
+    @property
+    def other_order(self) -> str:
+        """Why one process adds in another order than the run did, in words, or an empty string.
+
+        Merged expert gradients are one product over the rows of all sources: which rows one product has depends on the
+        number of processes, so one process cannot give its bits (``train.expert_gradients``).
+        """
+        if (merged := self.release.environment.get("ep")) is None:
+            return ""
+        return f"gradients of experts were merged over {merged!s:.20} processes, and one adds them in another order"
 
     @property
     def task(self) -> Task:
@@ -295,6 +306,14 @@ class Replay:
             if release.recipe.parent is not None:
                 children.refuse_absent_parent(self.run)
             origin_of(self.run).begin(training)
+
+    @property
+    def other(self) -> str:
+        """Why equal bits are not expected here, in words, or an empty string."""
+        reasons = [f"this machine differs: {', '.join(self.differs)}"] if self.differs else []
+        reasons += [self.other_order] if self.other_order else []
+        reasons += [f"this ClearSeek is not the release's: {self.other_bits}"] if self.other_bits else []
+        return " and ".join(reasons)
 
     def price(self, segments: tuple[Segment, ...]) -> str:
         """Least time to train these segments where this machine emulates the run's type, in words; else empty.

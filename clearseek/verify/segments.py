@@ -1,4 +1,8 @@
-"""Rows of segments trained again: the same bits, or on another kind of machine the same within drift."""
+"""Rows of segments trained again: the same bits, or the same within drift where other bits are expected.
+
+Other bits are expected of another kind of machine, of other code, and of one process where the run merged the gradients
+of experts over several.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,7 @@ def _segment(question: Question, replay: Replay, segment: Segment, place: Eviden
         return question.no(Grade.CLAIMED, forged, place)
     records, tensors = replay.train(segment)
     found = _first_difference(replay, segment, records, tensors, saved)
-    if found is not None and (replay.differs or replay.other_bits):
+    if found is not None and replay.other:
         return _elsewhere(replay, segment, records, tensors, saved, found[0])
     if found is not None:
         return question.no(Grade.CLAIMED, *found)
@@ -81,7 +85,7 @@ def _first_difference(
             return reason, transcript_line(record.step - replay.release.begin)
     if tensor is None:
         return None
-    return after, Evidence(f"checkpoints/step-{segment.end:08d}/{tensor[0]}.safetensors")
+    return after, Evidence(f"checkpoints/step-{segment.end:08d}/", " ".join(tensor))
 
 
 def _first_tensor(tensors: dict[str, dict[str, torch.Tensor]], saved: checkpoint.Checkpoint) -> tuple[str, str] | None:
@@ -98,7 +102,7 @@ def _elsewhere(
     replay: Replay, segment: Segment, records: list[StepRecord], tensors: dict[str, dict[str, torch.Tensor]],
     saved: checkpoint.Checkpoint, first: str,
 ) -> Row:  # fmt: skip
-    """Row of a segment with other bits, on another kind of machine or by other code.
+    """Row of a segment with other bits where other bits are expected.
 
     Where a model learns from what it writes, one draw that rounds the other way changes all that comes after it. So it
     learns from the published completions, whose draws :mod:`clearseek.verify.rollouts` checks one by one.
@@ -135,7 +139,7 @@ def _losses(records: list[StepRecord]) -> list[StepRecord]:
 def _within_drift(
     replay: Replay, segment: Segment, ours: Outcome, stated: list[StepRecord], saved: checkpoint.Checkpoint, first: str
 ) -> Row:
-    """Row of a segment on another kind of machine: the distance to the published run against the drift here."""
+    """Row of a segment with other bits: the distance to the published run against the drift here."""
     question = ask.VERIFY_DRIFT.of_steps(segment.begin + 1, segment.end)
     place = transcript_line(segment.end - replay.release.begin)
     published = outcome(stated, saved.tensors)
@@ -143,11 +147,8 @@ def _within_drift(
     if away.groups.get("weights") == 0 and any(away.groups.values()):
         return question.no(Grade.CLAIMED, f"the weights are ours, and the rest of the state is not: {first}", place)
     drift = farthest([distance(ours, _nudged(replay, segment, size)) for size in NUDGES])
-    differs = f"this machine differs: {', '.join(replay.differs)}" if replay.differs else ""
-    if replay.other_bits:
-        differs += f"{' and ' * bool(differs)}this ClearSeek is not the release's: {replay.other_bits}"
     reason = (
-        f"equal bits are not expected, for {differs}; first difference: {first}; the published run is "
+        f"equal bits are not expected, for {replay.other}; first difference: {first}; the published run is "
         f"{_shown(away)} away from ours, and runs changed in their last places {_shown(drift)}"
     )
     if away.within(drift, _slack(replay, ours)):

@@ -11,6 +11,7 @@ from clearseek.plan.layout import (
     ParallelLayout,
     check_layout,
     conflicts,
+    decides_bits,
     layouts,
     nearest_layouts,
     parse_layout,
@@ -135,3 +136,10 @@ def test_every_process_has_one_place(dp: int, ep: int, pp: int) -> None:
         assert layout.copies_of_stage(rank)[layout.copy(rank)] == rank == layout.pipeline(rank)[layout.stage(rank)]
         assert layout.expert_group(rank)[layout.expert_part(rank)] == rank
         assert layout.expert_copies(rank)[layout.copy(rank) // layout.ep] == rank
+
+
+def test_merged_experts_alone_decide_bits() -> None:
+    layout = ParallelLayout(dp=4, ep=2, pp=2)
+    assert decides_bits(layout, tiny()) == {}
+    assert decides_bits(layout, tiny(train={"expert_gradients": "merged"})) == {"ep": 2}
+    assert decides_bits(ParallelLayout(dp=4), tiny(train={"expert_gradients": "merged"})) == {}

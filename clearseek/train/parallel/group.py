@@ -6,9 +6,12 @@ one process is the identity, so the trainer has one path whether it is alone or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
 
 T = TypeVar("T")
 
@@ -42,6 +45,10 @@ class Group:
     def gather(self, value: Any) -> list[Any]:
         """Every process's value, on all, in the order of their numbers; JSON values."""
         return [value]
+
+    def process_group(self, ranks: Sequence[int]) -> dist.ProcessGroup:
+        """The group of some processes for collectives; its members ask for their groups in one order."""
+        raise AssertionError("one process needs no collectives")
 
     def largest(self, number: int) -> int:
         """The largest of all processes' numbers, on all."""

@@ -41,12 +41,12 @@ class Pulse:
         hosts: Every process's host.
         patience: Seconds without a sign of life after which a process counts as lost.
         fault: Text of a fault that another process told, None where there is none; given the connection.
-        end: Ends this process, given a text, empty where it was told already, and whether it is of a fault, not a loss.
+        end: Ends this process, given a text (empty where it was told already), and for a fault the connection.
     """
 
     def __init__(
         self, connect: Callable[[], Store], rank: int, hosts: list[str], patience: float,
-        fault: Callable[[Store], str | None], end: Callable[[str, bool], None],
+        fault: Callable[[Store], str | None], end: Callable[[str, Store | None], None],
     ) -> None:  # fmt: skip
         self._rank, self._hosts, self._patience, self._fault, self._end = rank, hosts, patience, fault, end
         self.lost: str | None = None
@@ -98,7 +98,7 @@ class Pulse:
                 fault = None if self.heeded else self._fault(store)
                 fault_since = None if fault is None else fault_since or began
                 if fault is not None and fault_since is not None and began - fault_since > GRACE:
-                    self._end(fault, True)
+                    self._end(fault, store)
                 self._stop.wait(PERIOD)
             store.set(f"alive/{self._rank}", _DONE if self.lost is None else str(count))
             if self.lost is not None:
@@ -119,7 +119,7 @@ class Pulse:
                 self.lost = f"process 0, which keeps the processes together, did not answer for {self._patience:.0f} s"
             if self.lost is not None:
                 if not self._stop.wait(GRACE):
-                    self._end("" if self.heeded else self.lost, False)
+                    self._end("" if self.heeded else self.lost, None)
                 return
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from clearseek.config import Recipe
@@ -38,10 +37,10 @@ class StagedWork(SharedWork):
         self, recipe: Recipe, setup: Setup, trainable: Trainable, group: Group, layout: ParallelLayout
     ) -> None:
         super().__init__(recipe, setup, trainable, group, layout)
-        pipelines = [dist.new_group(layout.pipeline(copy)) for copy in range(layout.copies)]
         train, model = recipe.train, recipe.model
         self.pipeline = Pipeline(
-            self.model, self.sources.leaves(), layout, layout.stage(self.rank), pipelines[layout.copy(self.rank)],
+            self.model, self.sources.leaves(), layout, layout.stage(self.rank),
+            group.process_group(layout.pipeline(self.rank)),
             train.micro_batches // train.summed_lanes,
             (train.batch_size // train.micro_batches, recipe.data.sequence_length),
         )  # fmt: skip

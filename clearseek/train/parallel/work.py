@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -150,7 +151,9 @@ class SharedWork(Work):
 
     def sums(self, task: Task, batch: Batch) -> Sums:
         """This process's own share of the gradients of a step; the scalars and loads of the whole step."""
+        began = time.perf_counter()
         found = self._lane_sums(task, batch)
+        self.computed = time.perf_counter() - began
         gradients = self.exchange.reduce(found.gradients)
         load_LE = found.load_LE.to(self.setup.device)
         dist.all_reduce(load_LE)

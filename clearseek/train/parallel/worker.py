@@ -37,6 +37,11 @@ def in_job() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def processes() -> int:
+    """Processes of the job."""
+    return int(os.environ["WORLD_SIZE"]) if in_job() else 1
+
+
 def restarts() -> int:
     """How often the processes of this machine have been started again."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") or 0)

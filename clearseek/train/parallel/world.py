@@ -27,7 +27,6 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
 from clearseek.errors import LostError, UserError, one_line
-from clearseek.plan.placement import parse_layout
 from clearseek.train.parallel import worker
 from clearseek.train.parallel.group import ALONE, Group
 from clearseek.train.parallel.pulse import Pulse, leave
@@ -183,9 +182,8 @@ class World(Group):
         try:
             self._pulse.heeded = True
             if fault is not None:
-                store.append(f"{key}/faults", json.dumps(fault) + "\n")
-            if store.add(key, 1) == self.size:
-                store.set(f"{key}/all", store.get(f"{key}/faults") if store.check([f"{key}/faults"]) else b"")
+                store.append(f"{key}/faults", json.dumps(fault) + "\n")  # type: ignore[attr-defined]
+            self._come(store)
             while not _waits(store, f"{key}/all"):
                 self._pulse.refuse_lost()
             found = store.get(f"{key}/all")
@@ -197,6 +195,12 @@ class World(Group):
         self._meeting += 1
         self._pulse.heeded = False
         return [json.loads(line) for line in found.splitlines()]
+
+    def _come(self, store: Store) -> None:
+        """Come to the meeting; the last one closes it."""
+        key = f"meeting/{self._meeting}"
+        if store.add(key, 1) == self.size:
+            store.set(f"{key}/all", store.get(f"{key}/faults").decode() if store.check([f"{key}/faults"]) else "")
 
     def _tell(self, error: Exception) -> dict[str, Any]:
         """An error as a JSON value."""
@@ -253,35 +257,31 @@ class World(Group):
         self._pulse.tell(text)
         return LostError(self._pulse.lost or text)
 
-    def _end(self, text: str, fault: bool) -> None:
-        """End this process, whose main thread waits for what will not come."""
+    def _end(self, text: str, store: Store | None) -> None:
+        """End this process, whose main thread waits for what will not come: on a loss, or with a `store` on a fault."""
         if self.main and text:
             show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
             print(f"{show_cursor}clearseek: {one_line(text)}", file=sys.stderr, flush=True)
-        code = worker.USER_ERROR if fault else worker.LOST
-        if fault:
+        code = worker.LOST
+        if store is not None:
+            code = worker.USER_ERROR
             worker.record_end(code)
+            with suppress(RuntimeError):
+                self._come(store)  # those who are at the meeting wait for this process
         leave(worker.exit_code(code))
 
 
-def join_world(layout: str | None = None, device: str = "cpu", patience: float = PATIENCE) -> Group:
+def join_world(device: str = "cpu", patience: float = PATIENCE) -> Group:
     """The group that this process was started in: of `torchrun`, or of one process.
 
     Args:
-        layout: How the processes share the work, such as ``dp=4,pp=2``; its number of processes is checked.
         device: ``cpu`` or ``cuda``.
         patience: Seconds without a sign of life after which a process counts as lost.
 
     Raises:
-        UserError: the layout is for another number of processes, or some of them did not come.
+        UserError: some of the processes did not come.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
-    if layout is not None and (devices := parse_layout(layout, None).devices) != size:
-        raise UserError(
-            f"--layout {layout} is for {devices} processes, and {size} {'was' if size == 1 else 'were'} started: give "
-            f"--processes {devices}, or a layout for {size}"
-        )
-    return ALONE if size == 1 else World(device, patience)
+    return World(device, patience) if worker.processes() > 1 else ALONE
 
 
 def _store() -> tuple[Store, Callable[[], Store]]:

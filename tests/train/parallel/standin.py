@@ -12,23 +12,30 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from clearseek.errors import LostError, UserError
+from clearseek.errors import LostError, OtherVersionError, UserError
 from clearseek.interrupts import stop_on_signal
 from clearseek.train.parallel import worker
-from clearseek.train.parallel.group import Group
+from clearseek.train.parallel.compare import refuse_differences
 from clearseek.train.parallel.world import World, join_world
 
 
-def messages(group: Group) -> object:
+def tour(group: World) -> dict[str, object]:
     """What comes out of every way of telling each other."""
-    shared = group.share({"from": group.rank, "text": "é" * 1000})
-    gathered = group.gather([group.rank, "x" * group.rank])
     order: list[int] = []
-    done = group.after_main(lambda: order.append(group.rank) or group.rank)
-    return [shared, gathered, group.largest(group.rank * 10), group.numbers(group.rank / 3, 1.0), done]
+    return {
+        "share": group.share({"from": group.rank, "text": "é" * 1000}),
+        "gather": group.gather([group.rank, "x" * group.rank]),
+        "largest": group.largest(group.rank * 10),
+        "numbers": group.numbers(group.rank / 3, 1.0),
+        "after_main": group.after_main(lambda: order.append(group.rank) or group.rank),
+        "sums": sums(group),
+        "errors": [raised(group, how) for how in ("one", "all", "defect", "own class", "none")],
+        "compare": [compared(group, key) for key in ("environment.threads", None)],
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+    }
 
 
-def sums(group: World) -> object:
+def sums(group: World) -> list[int]:
     """Sums over groups of processes, which are made once."""
     pair = [group.rank // 2 * 2, group.rank // 2 * 2 + 1]
     found = []
@@ -39,19 +46,40 @@ def sums(group: World) -> object:
     return found
 
 
+def raised(group: World, how: str) -> str | None:
+    """The error that a block ends with on this process, after an inner block and an outer one."""
+    try:
+        with group.together(), group.together():
+            fail(group, how)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def compared(group: World, key: str | None) -> str | None:
+    """What is said where process 2 has another value."""
+    header = {"code_sha256": "ab", "environment": {"threads": 2 if group.rank == 2 and key else 1}}
+    try:
+        refuse_differences(group, header)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def fail(group: World, how: str) -> None:
-    """Errors on some processes."""
-    with group.together():
-        if how == "one" and group.rank == 2:
-            raise UserError("a full disk")
-        if how == "all":
-            raise UserError("wrong everywhere")
-        if how == "defect" and group.rank == 3:
-            raise KeyError("what")
-        if how == "inside":  # the others wait for numbers of the one that failed
-            if group.rank == 1:
-                raise UserError("no such file")
-            group.largest(3)
+    """An error on some processes."""
+    if how == "one" and group.rank == 2:
+        raise UserError("a full disk")
+    if how == "all":
+        raise UserError("wrong everywhere")
+    if how == "own class" and group.rank == 0:
+        raise OtherVersionError("another version")
+    if how == "defect" and group.rank == 3:
+        raise KeyError("what")
+    if how == "inside":  # the others wait for numbers of the one that failed
+        if group.rank == 1:
+            raise UserError("no such file")
+        group.largest(3)
 
 
 def count(group: World, folder: Path, action: str) -> int:
@@ -85,7 +113,7 @@ def count(group: World, folder: Path, action: str) -> int:
 def main(what: str, folder: Path, action: str) -> int:
     if (code := worker.begin()) is not None:
         return worker.exit_code(code)
-    group = join_world("dp=4", patience=3.0)
+    group = join_world(patience=5.0 if action == "stop" else 60.0)
     assert isinstance(group, World)
     (folder / f"{group.rank}-{worker.restarts()}.pid").write_text(str(os.getpid()))
     worker.keep_log(folder, group.rank)
@@ -98,15 +126,14 @@ def main(what: str, folder: Path, action: str) -> int:
             elif what == "fail":
                 fail(group, action)
             else:
-                result = {"messages": messages, "sums": sums}[what](group)
-                (folder / f"{group.rank}.json").write_text(json.dumps(result))
+                (folder / f"{group.rank}.json").write_text(json.dumps(tour(group)))
     except UserError as error:
         print(f"standin: {error}", file=sys.stderr)
         code = worker.USER_ERROR
     except LostError as error:
         print(f"standin: {error}", file=sys.stderr)
         return worker.LOST
-    group.close()
+    group.close()  # in peace also after an error that all have
     if code:
         worker.record_end(code)
     return worker.exit_code(code)

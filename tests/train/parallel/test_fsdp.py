@@ -13,9 +13,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from clearseek.config import Recipe
+from clearseek.data.shards import prepare_data
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.train.preflight import settle_numerics
-from tests.train.parallel.fsdp_worker import CASES, STEPS, alone, model_of
+from clearseek.train.run import Run
+from clearseek.train.transcript import last_line
+from tests.tiny import tiny, trainer_of
+from tests.train.parallel.fsdp_worker import CASES, STEPS, WIDE, alone, model_of
+from tests.train.parallel.runs import train_together
+from tests.train.test_golden import corpus
 
 QUICK = ("bf16", "fp32/stock", "fp32/blocks")
 PARAMETERS = [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
@@ -90,3 +97,42 @@ def test_no_process_ever_holds_the_whole_model(case: str, found: Callable[[str],
     whole_model, rest, padding = sum(sizes.values()), sum(sizes.values()) - sum(layers), 1.02
     for each in found(case):
         assert rest + min(layers) < int(each["most"]) <= padding * (rest + sum(sorted(layers)[-2:])) < whole_model
+
+
+RUNS = ("fp32 muon", "bf16 adamw", "fp8 adamw", "fp32 adamw", "bf16 muon", "fp8 muon")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    corpus(folder)
+    recipe = run_recipe(RUNS[0])
+    prepare_data(recipe.data, recipe.model.vocab_size, folder / "data", base=folder)
+    return folder / "data"
+
+
+def run_recipe(kind: str) -> Recipe:
+    precision, optimizer = kind.split()
+    return tiny(
+        model={"vocab_size": 301} | (WIDE if precision == "fp8" else {}),
+        data={"paths": ["*.txt"]},
+        optimizer={"name": optimizer},
+        train={
+            "steps": 4, "batch_size": 16, "micro_batch_size": 1, "lanes": 8, "precision": precision, "hash_every": 1,
+            "eval_every": 2, "checkpoint_every": 2, "kernels": "torch",
+        },
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_whole_run_has_the_bits_of_one_process(kind: str, data: Path, tmp_path: Path) -> None:
+    """Also where it goes on with another number of processes, and at last with one."""
+    recipe = run_recipe(kind)
+    assert trainer_of(recipe, tmp_path / "one", data).train().finished
+    expected = Run(tmp_path / "one").transcript.read_bytes()
+    train_together(recipe, tmp_path / "four", data, "fsdp=4", stop_after=2)
+    assert last_line(Run(tmp_path / "four").transcript).step == 2
+    train_together(recipe, tmp_path / "four", data, "fsdp=2", resume=True, stop_after=3)
+    assert trainer_of(recipe, tmp_path / "four", data, resume=True).train().finished
+    assert Run(tmp_path / "four").transcript.read_bytes() == expected
