@@ -161,7 +161,6 @@ def exclusively(run: Run, patience: float = 0.0) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             with writing(run.root):
-                run.root.mkdir(parents=True, exist_ok=True)
                 deadline = time.monotonic() + patience
                 while not _entered(stack, run, last=time.monotonic() >= deadline):
                     time.sleep(1)
@@ -174,6 +173,7 @@ def exclusively(run: Run, patience: float = 0.0) -> Iterator[None]:
 
 def _entered(stack: ExitStack, run: Run, last: bool) -> bool:
     """Whether the run's lock is ours now. Raises UserError where it is not, at the `last` attempt."""
+    run.root.mkdir(parents=True, exist_ok=True)
     try:
         stack.enter_context(exclusive(run.root / ".lock", str(run.root)))
     except UserError:

@@ -132,7 +132,7 @@ def test_what_cannot_be_started_is_refused(monkeypatch: pytest.MonkeyPatch, caps
     assert main(["train", "quickstart", "--processes", "4"]) == 2
     layout, none, recipe, alone, rank = capsys.readouterr().err.splitlines()
     assert "dp=2" in layout and "--processes 0" in none and "no-such-recipe" in recipe and "RANK is set" in rank
-    assert "dp = 4" in alone
+    assert "--layout dp=4" in alone
 
 
 def test_more_processes_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
