@@ -32,6 +32,7 @@ from clearseek.ops.compiled import use_kernels
 from clearseek.plan.layout import ParallelLayout
 from clearseek.plan.placement import Placement, precision_of
 from clearseek.plan.states import States
+from clearseek.plan.traffic import NODE
 from clearseek.train.accumulate import LaneSum, TreeSum
 from clearseek.train.parallel.fsdp import FsdpWork
 from clearseek.train.parallel.group import ALONE, Group
@@ -76,6 +77,7 @@ class _FakeGroup(Group):
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
+        self.hosts = [f"machine {number // NODE}" for number in range(size)]
 
     def process_group(self, ranks: Sequence[int]) -> dist.ProcessGroup:
         """A fake group of some of the processes."""
