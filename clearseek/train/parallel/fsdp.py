@@ -81,9 +81,6 @@ class FsdpWork(SharedWork):
     def _parts(self, rank: int) -> list[Part]:
         return self._sharded.parts(self.layout.copy(rank))
 
-    def _owned(self, rank: int) -> list[Part]:
-        return self._dealt(dict.fromkeys(self.layout.copies_of_stage(rank), ()))[rank]
-
     def _dealt(self, held: Mapping[int, Sequence[Part]]) -> dict[int, list[Part]]:
         whole = [Part.of(each.name, each.parameter.shape) for each in self.trained]
         return dict(zip(held, deal([(part, self._unit(part)) for part in whole], len(held)), strict=True))
