@@ -64,7 +64,9 @@ def prepare(folder: Path) -> None:
     text = folder / "text"
     text.mkdir()
     for part in range(4):
-        lines = (f"{number} squared is {number * number}; {number} + {part} = {number + part}." for number in range(600))
+        lines = (
+            f"{number} squared is {number * number}; {number} + {part} = {number + part}." for number in range(600)
+        )
         (text / f"{part}.txt").write_text("\n".join(lines))
     data = recipe_of("adamw/fp32", "lanes").data.model_copy(update={"paths": (str(text / "*.txt"),)})
     prepare_data(data, 512, folder / "data")
@@ -81,7 +83,7 @@ def train(folder: Path, family: str, kind: str, layout: str) -> dict[str, str]:
     from clearseek.train.transcript import last_line
 
     if "world" not in WORLDS:
-        WORLDS["world"] = join_world(layout or None)
+        WORLDS["world"] = join_world()
     group = WORLDS["world"]
     recipe = recipe_of(kind, family)
     run = Run(folder / "runs" / f"{family} {kind} {layout}".replace("/", "-"))
@@ -156,7 +158,10 @@ def compare(folder: Path, kinds: list[str], families: list[str], layouts: list[s
             same = hashes == alone[family, kind]
             rows.append({"family": family, "kind": kind, "layout": layout or "one process", "processes": size,
                          "same": same, **hashes, "seconds": round(seconds, 1)})  # fmt: skip
-            print(f"{kind:10} {layout or 'one process':32} {hashes['head'][:16]} {'same' if same else 'OTHER'}", flush=True)
+            print(
+                f"{kind:10} {layout or 'one process':32} {hashes['head'][:16]} {'same' if same else 'OTHER'}",
+                flush=True,
+            )
         for job in some:
             if job not in done:
                 rows.append({"family": job[0], "kind": job[1], "layout": job[2], "processes": size, "same": None})

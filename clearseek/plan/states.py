@@ -4,8 +4,9 @@
   operands as well, both ways, with their scales. FSDP holds its rows in FP32.
 * **master weights**, FP32, and **optimiser state** of what the process owns (ZeRO-1), dealt out by
   :func:`clearseek.parts.deal`. A single process in FP32 needs no weights beside its masters.
-* **gradients**: FP32 sets of what the process holds, by its lanes (:func:`gradient_sets`). In the exact mode of expert
-  parallelism the sets of an expert are kept for every source of its tokens, as many as `ep`.
+* **gradients** of what the process holds: a micro-batch's, in FP32 or in a pipeline in the type that products give
+  them in, and partial sums by the lanes of the process (:func:`partial_sums`). In the exact mode of expert parallelism
+  an expert has a set for every source of its tokens, as many as `ep`.
 
 ``clearseek train RECIPE --dry-run --layout ...`` counts the same in a model without memory; a test holds the two equal.
 """
@@ -43,12 +44,12 @@ def lanes_each(train: TrainConfig, layout: ParallelLayout) -> int:
     return train.summed_lanes // layout.copies
 
 
-def gradient_sets(train: TrainConfig, layout: ParallelLayout) -> int:
-    """FP32 sets of gradients that a process holds at once: that of a micro-batch, and partial sums.
+def partial_sums(train: TrainConfig, layout: ParallelLayout) -> int:
+    """FP32 sets of gradients that a process holds at once beside those of a micro-batch.
 
-    In the tree of ``n`` lanes there are ``log2(n)`` beside it, and one more where a lane has several micro-batches.
+    In the tree of ``n`` lanes there are ``log2(n)``, and one more where a lane has several micro-batches.
     """
-    return lanes_each(train, layout).bit_length() + (train.micro_batches > train.summed_lanes)
+    return lanes_each(train, layout).bit_length() - 1 + (train.micro_batches > train.summed_lanes)
 
 
 def expert_sources(recipe: Recipe, layout: ParallelLayout) -> int:
@@ -69,7 +70,11 @@ class Stage:
         dense, experts = ([spec for spec in self.trained if (spec.kind == "expert") == each] for each in (False, True))
         self.dense, self.experts = (sum(spec.size for spec in some) for some in (dense, experts))
         """Elements."""
-        eight = recipe.train.precision == "fp8"
+        eight, fp32 = recipe.train.precision == "fp8", recipe.train.precision == "fp32"
+        self._wide = [
+            sum(spec.size for spec in some if fp32 or (eight and spec.kind in FP8_KINDS)) for some in (dense, experts)
+        ]
+        """Elements whose gradients come in FP32."""
         self._operands = [sum(_operands(spec) for spec in some if eight) for some in (dense, experts)]
 
         self._all = self._owned([Part.of(spec.name, spec.shape) for spec in self.trained])
@@ -105,11 +110,16 @@ class Stage:
 
     def _gradients(self, layout: ParallelLayout) -> int:
         train = self.recipe.train
-        sets = gradient_sets(train, layout)
+        sums, several = partial_sums(train, layout), train.micro_batches > train.summed_lanes
         if layout.fsdp > 1:  # within a lane of several micro-batches FSDP keeps whole gradients
-            several = train.micro_batches > train.summed_lanes
-            return 4 * (self._rows(layout.fsdp) * (sets - several) + (self.dense + self.experts) * several)
-        return 4 * sets * (self.dense + self.experts // layout.ep * expert_sources(self.recipe, layout))
+            return 4 * (self._rows(layout.fsdp) * (sums + 1 - several) + (self.dense + self.experts) * several)
+        spread = expert_sources(self.recipe, layout), layout.ep
+        wide = self._wide if layout.pp > 1 else (self.dense, self.experts)  # a pipeline adds gradients as they come
+        found = 0
+        for elements, fp32, (sources, ways) in zip((self.dense, self.experts), wide, ((1, 1), spread), strict=True):
+            bytes_ = fp32 * 4 * (sums + 1) + (elements - fp32) * (4 * max(1, sums) + 2)
+            found += bytes_ // ways * sources
+        return found
 
     def _rows(self, ways: int) -> int:
         """Elements of the rows that FSDP gives each process, padded to as many for all."""

@@ -85,7 +85,7 @@ def _write(file: Path, tensors: Mapping[str, Tensor], note: dict[str, str] | Non
         save_file(ready, file, note)
     except SafetensorError as error:
         if code := re.search(r"os error (\d+)", str(error)):
-            raise OSError(int(code[1]), os.strerror(int(code[1])), str(file)) from error
+            raise OSError(int(code[1]), str(error)) from error
         raise
     # safetensors makes files that only their owner can read; give them the folder's reach.
     file.chmod(file.parent.stat().st_mode & 0o666)

@@ -10,7 +10,7 @@ from clearseek.parts import CHUNK, Part
 from clearseek.plan.layout import SINGLE, ParallelLayout
 from clearseek.plan.placement import Placement
 from clearseek.plan.stages import held_tensors, parameters
-from clearseek.plan.states import gradient_sets, shares
+from clearseek.plan.states import partial_sums, shares
 from clearseek.recipe import load_recipe
 from clearseek.tensors import TensorSpec
 
@@ -73,9 +73,9 @@ def test_shares_are_nearly_even() -> None:
 
 def test_sets_of_gradients_follow_from_lanes() -> None:
     train = load_recipe("v2-lite-16b", ["train.batch_size=64", "train.lanes=8"]).train
-    assert [gradient_sets(train, ParallelLayout(dp)) for dp in (1, 2, 4, 8)] == [5, 4, 3, 2]
+    assert [partial_sums(train, ParallelLayout(dp)) for dp in (1, 2, 4, 8)] == [4, 3, 2, 1]
     one = load_recipe("v2-lite-16b", ["train.batch_size=8", "train.lanes=8"]).train
-    assert [gradient_sets(one, ParallelLayout(dp)) for dp in (1, 2, 4, 8)] == [4, 3, 2, 1]
+    assert [partial_sums(one, ParallelLayout(dp)) for dp in (1, 2, 4, 8)] == [3, 2, 1, 0]
 
 
 def test_exact_experts_hold_a_set_for_every_source() -> None:
@@ -85,7 +85,8 @@ def test_exact_experts_hold_a_set_for_every_source() -> None:
         for mode in ("exact", "merged")
     )
     experts = sum(spec.size for spec in held_tensors(LITE.model, layout, 1) if spec.kind == "expert") // 8
-    assert exact.gradients - merged.gradients == 4 * experts * 7 * gradient_sets(LITE.train, layout)
+    sums = partial_sums(LITE.train, layout)
+    assert exact.gradients - merged.gradients == (4 * sums + 2) * experts * 7
     assert exact._replace(gradients=0) == merged._replace(gradients=0)
 
 

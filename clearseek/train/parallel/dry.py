@@ -17,21 +17,25 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clearseek.config import Recipe
+from clearseek.fp8.backend import Weight
 from clearseek.fp8.backends.reference import reference
-from clearseek.fp8.formats import Quantised
 from clearseek.fp8.linear import Fp8, Linear
 from clearseek.machine import Precision
+from clearseek.model.attention import MultiHeadLatentAttention
 from clearseek.model.experts import Experts
-from clearseek.model.transformer import MLP
+from clearseek.model.layers import MLP
 from clearseek.ops.compiled import use_kernels
 from clearseek.plan.layout import ParallelLayout
 from clearseek.plan.placement import Placement, precision_of
 from clearseek.plan.states import States
-from clearseek.train.accumulate import LaneSum
+from clearseek.train.accumulate import LaneSum, TreeSum
+from clearseek.train.parallel.fsdp import FsdpWork
 from clearseek.train.parallel.group import ALONE, Group
+from clearseek.train.parallel.staged import StagedWork
 from clearseek.train.parallel.work import SharedWork
 from clearseek.train.preflight import Setup
 from clearseek.train.step import Training
@@ -107,60 +111,80 @@ def _work(recipe: Recipe, layout: ParallelLayout, group: Group) -> Work:
 def _count(work: Work) -> States:
     model, optimizer = work.model, work.optimizer
     masters = [*optimizer.masters, *model.buffers()]
-    weights = _bytes({*model.parameters()} - {*masters}) + _operand_bytes(model)
+    mine = {id(master) for master in masters}
+    weights = _bytes(each for each in model.parameters() if id(each) not in mine)
+    if not isinstance(work, FsdpWork):  # it keeps none
+        weights += _operand_bytes(model)
     gradients = _gradients(work)
     optimizer.step([torch.zeros_like(master) for master in optimizer.masters], 1.0, 1.0)
     return States(weights, _bytes(masters), gradients, _bytes(optimizer.state().values()))
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
+    """Bytes of the tensors' memory on this process."""
+    return sum(_local(tensor).untyped_storage().nbytes() for tensor in tensors)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return local
 
 
 def _operand_bytes(model: nn.Module) -> int:
     """Bytes of the FP8 operands that the first forward makes, where a backend stores both ways."""
-    total = 0
+    operands: list[Weight] = []
     for module in model.modules():
         fp8: Fp8 | None = getattr(module, "fp8", None)
         if fp8 is None:
             continue
-        if isinstance(module, Linear):
-            operands = [module.quantised.get(fp8, module.weight)]
-        elif isinstance(module, MLP):
-            halves = module.gate_proj.weight, module.up_proj.weight
-            pairs = zip(module.quantised, (halves, (module.down_proj.weight,)), strict=True)
-            operands = [keeper.get(fp8, *matrices, stacked=True) for keeper, matrices in pairs]
+        if isinstance(module, MLP):
+            gate_up, down = module.quantised
+            operands.append(gate_up.get(fp8, module.gate_proj.weight, module.up_proj.weight, stacked=True))
+            operands.append(down.get(fp8, module.down_proj.weight, stacked=True))
         elif isinstance(module, Experts):
-            stacks = zip(module.quantised, (module.gate_up_proj, module.down_proj), strict=True)
-            operands = [keeper.get(fp8, stack) for keeper, stack in stacks]
-        else:
-            operands = []
-        sides: list[Quantised] = [side for weight in operands for side in weight]
-        total += sum(side.data.nbytes + side.scale.nbytes for side in sides)
-    return total
+            pairs = zip(module.quantised, (module.gate_up_proj, module.down_proj), strict=True)
+            operands += [keeper.get(fp8, stack) for keeper, stack in pairs]
+    for module in model.modules():
+        if isinstance(module, MultiHeadLatentAttention):
+            projections = [child for child in module.children() if isinstance(child, Linear)]
+            operands += [each.quantised.get(each.fp8, each.weight) for each in projections if each.fp8 is not None]
+    return sum(side.data.nbytes + side.scale.nbytes for weight in operands for side in weight)
 
 
 def _gradients(work: Work) -> int:
     """Most bytes of gradients at a time while the micro-batches of a step are summed, two of each lane."""
     train = work.recipe.train
-    shared = isinstance(work, SharedWork)
-    lanes = len(work.lanes) if shared else train.summed_lanes
-    taken = work._taken if shared else work.masters.take_gradients
-    count = lanes * min(2, train.micro_batches // train.summed_lanes)
-    with _Live() as live:
+    several = train.micro_batches > train.summed_lanes
+    lanes = len(work.lanes) if isinstance(work, SharedWork) else train.summed_lanes
+    if isinstance(work, FsdpWork):
+        sizes = [torch.Size([_bytes([row]) // 4]) for row in work._weights()]
+        types = [torch.float32] * len(sizes)
+        sums: LaneSum | TreeSum = TreeSum()
+        count, whole = lanes, 4 * several * sum(each.parameter.numel() for each in work.trained)
+    else:
+        trained = {each.name: each.parameter for each in work.trained}
+        # In exact mode the experts of a process have an alias for each source.
+        names = [name for name, _ in work.sources.leaves()] if isinstance(work, SharedWork) else [*trained]
+        sizes = [trained[name].shape for name in names]
+        types = [torch.float32] * len(sizes)
+        if isinstance(work, StagedWork):  # elsewhere they are widened one by one while they are taken from the model
+            types = [trained[name].grad_dtype or trained[name].dtype for name in names]
+        count, whole = lanes * (1 + several), 0
         sums = LaneSum(count, lanes)
+    with _Live() as live:
         for _ in range(count):
-            sums.push(taken())
+            sums.push([torch.empty(size, dtype=dtype) for size, dtype in zip(sizes, types, strict=True)])
         sums.result()
-    return live.most
+    most: int = live.most
+    return most + whole
 
 
 class _Live(TorchDispatchMode):
     """Bytes of the tensors that operations make, as long as these live."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.most = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most: int = 0
         self._now, self._known = 0, set[int]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

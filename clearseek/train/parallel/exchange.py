@@ -4,8 +4,11 @@ A reduce-scatter in a fixed order: every process sends each owner its own sum of
 the owner adds what it gets as the top of the tree of :mod:`clearseek.train.accumulate`, by explicit additions. That is
 as many bytes as a ring's reduce-scatter, and the bits of one process; a ring's own additions, and those of any
 all-reduce, run in an order that depends on the number of processes (and ``tensor.sum(0)`` is a running sum). Megatron's
-``reduce_scatter_with_fp32_accumulation`` sends in the same way. Since blocks of neighbouring processes are subtrees, a
-machine could add its own processes' sums first, with the same bits.
+``reduce_scatter_with_fp32_accumulation`` sends in the same way.
+
+Blocks of neighbouring processes are subtrees. So the processes of one machine may add their sums first, each for an
+equal share of all elements, and send only those to other machines (:class:`TwoLevels`): the same bits, and a machine's
+network carries as much as for one process.
 """
 
 from __future__ import annotations
@@ -66,13 +69,14 @@ class Exchange:
         for other, found in self._takes.items():
             for number, piece in enumerate(found):
                 self._leaves[piece.owned][leaf(other, piece.part)].append((other, number))
+        self._own = all(_covers(held[rank], owned[rank]) for rank in owned)
         self.sent = 0
         """Bytes sent to other processes so far."""
 
     @torch.no_grad()
-    def reduce(self, held: Sequence[Tensor]) -> list[Tensor]:
+    def reduce(self, held: Sequence[Tensor], device: torch.device) -> list[Tensor]:
         """Sums over all processes of what this one owns, flat, from the sums that each has; FP32."""
-        found = self._collect(held, held[0], self._gives, self._takes)
+        found = self._collect(held, torch.empty(0, device=device), self._gives, self._takes)
         sums: list[Tensor] = [torch.empty(0)] * len(self.owned)
         alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, leaves in enumerate(self._leaves):
@@ -87,19 +91,21 @@ class Exchange:
 
     @torch.no_grad()
     def fetch(self, held: Sequence[Tensor]) -> list[Tensor]:
-        """What this process owns of tensors that all holders have alike, flat, in their type."""
-        needed = {}
-        for number, leaves in enumerate(self._leaves):
-            sources = next((each for each in leaves.values() if all(at[0] == self._rank for at in each)), None)
-            needed[number] = sources or leaves[min(leaves)]
+        """What this process owns of tensors that all holders have alike, flat copies in their type."""
+        if self._own:  # the same on all processes
+            return own(self.held, self.owned, held)
         found = self._collect(held, held[0], self._gives, self._takes)
-        return [_joined([found[at] for at in needed[number]]).clone() for number in range(len(self.owned))]
+        firsts = [leaves[min(leaves)] for leaves in self._leaves]
+        return [_joined([found[at] for at in first]).clone() for first in firsts]
 
     @torch.no_grad()
     def spread(self, owned: Sequence[Tensor], held: Sequence[Tensor]) -> None:
         """Write owners' new values, in the type of the weights, into the weights of all holders; the last `held` is
         written to."""
         flat = [each.view(-1) for each in held]
+        if not held:
+            assert not self.owned
+            return
         found = self._collect(owned, held[0], self._takes, self._gives, back=True)
         for other, common in self._gives.items():
             for number, piece in enumerate(common):
@@ -143,6 +149,81 @@ class Exchange:
             parts = message.split([piece.part.size for piece in into[other]])
             found |= {(other, number): part for number, part in enumerate(parts)}
         return found
+
+
+class TwoLevels:
+    """The exchange among whole copies on several machines, first within each machine, then across; see the module.
+
+    Args:
+        rank: This process.
+        held: What each process holds; all hold the same.
+        owned: What each process updates.
+        each: Processes of a machine, a power of two, which are neighbours in `held`.
+    """
+
+    def __init__(
+        self, rank: int, held: Mapping[int, Sequence[Part]], owned: Mapping[int, Sequence[Part]], each: int
+    ) -> None:
+        ranks = list(held)
+        place = {other: divmod(number, each) for number, other in enumerate(ranks)}
+        machine, number = place[rank]
+        together, alike = ranks[machine * each : (machine + 1) * each], ranks[number::each]
+
+        def between(other: int) -> list[Part]:
+            """What a process sums up for itself and its likes on other machines."""
+            return [part for owner in ranks[place[other][1] :: each] for part in owned[owner]]
+
+        self.held, self.owned, self._between = held[rank], owned[rank], between(rank)
+        self.within = Exchange(
+            rank, {other: held[other] for other in together}, {other: between(other) for other in together},
+            lambda other, _: place[other][1],
+        )  # fmt: skip
+        self.across = Exchange(
+            rank, dict.fromkeys(alike, self._between), {other: owned[other] for other in alike},
+            lambda other, _: place[other][0],
+        )  # fmt: skip
+
+    @property
+    def sent(self) -> int:
+        """Bytes sent to other processes so far."""
+        return self.within.sent + self.across.sent
+
+    def reduce(self, held: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+        """As :meth:`Exchange.reduce`."""
+        return self.across.reduce(self.within.reduce(held, device), device)
+
+    def fetch(self, held: Sequence[Tensor]) -> list[Tensor]:
+        """As :meth:`Exchange.fetch`."""
+        return own(self.held, self.owned, held)
+
+    def spread(self, owned: Sequence[Tensor], held: Sequence[Tensor]) -> None:
+        """As :meth:`Exchange.spread`."""
+        between = [held[0].new_empty(part.size) for part in self._between]
+        self.across.spread(owned, between)
+        self.within.spread(between, held)
+
+
+def own(held: Sequence[Part], owned: Sequence[Part], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What a process owns of the tensors that it holds itself, flat copies."""
+    return [
+        tensors[piece.held].reshape(-1)[piece.part.start - held[piece.held].start :][: piece.part.size].clone()
+        for piece in pieces(held, owned)
+    ]
+
+
+def machines(hosts: Sequence[str]) -> int | None:
+    """Processes of each machine, given the hosts of all; None unless there are several machines with a power of two of
+    neighbouring processes each, and more than one."""
+    each = next((number for number, host in enumerate(hosts) if host != hosts[0]), 0)
+    blocks = [hosts[first : first + each] for first in range(0, len(hosts), each)] if each > 1 else []
+    apart = len({block[0] for block in blocks}) == len(blocks)
+    equal = all(len(block) == each and len(set(block)) == 1 for block in blocks)
+    return each if blocks and apart and equal and not each & (each - 1) else None
+
+
+def _covers(held: Sequence[Part], owned: Sequence[Part]) -> bool:
+    found = pieces(held, owned)
+    return [piece.part for piece in found] == list(owned)
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:

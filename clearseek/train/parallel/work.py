@@ -30,7 +30,7 @@ from clearseek.plan.layout import ParallelLayout
 from clearseek.train.accumulate import LaneSum, TreeSum, block
 from clearseek.train.chunks import chunk_digests, chunk_norms, describe, total_norm
 from clearseek.train.optimizer import Updates, matrix_of
-from clearseek.train.parallel.exchange import Exchange
+from clearseek.train.parallel.exchange import Exchange, TwoLevels, machines
 from clearseek.train.parallel.experts import Sources, is_spread, part_of_experts, share_out_experts, whole_shape
 from clearseek.train.parallel.group import Group
 from clearseek.train.preflight import Setup
@@ -79,12 +79,18 @@ class SharedWork(Work):
         if any(each.rows is not None for each in self.trained):
             raise UserError(f"{self.recipe.name}: chosen experts are trained by one process: leave out --processes")
         held = {rank: self._parts(rank) for rank in self.layout.copies_of_stage(self.rank)}
-        self.exchange = Exchange(self.rank, held, self._dealt(held), self._leaf)
+        self.exchange = self._exchange_of(held)
         self._number = self._numbers()
         owned, matrix_type = self.exchange.owned, self.setup.precision.dtype
         masters = [each.float() for each in self.exchange.fetch(self._weights())]
         names, shapes = [part.name for part in owned], [part.shape for part in owned]
         return Updates(names, shapes, masters, self.recipe.optimizer, matrix_type)
+
+    def _exchange_of(self, held: Mapping[int, Sequence[Part]]) -> Exchange | TwoLevels:
+        owned, each = self._dealt(held), machines([self.group.hosts[rank] for rank in held])
+        if each is not None and self.layout.ep == 1 and self.layout.fsdp == 1:
+            return TwoLevels(self.rank, held, owned, each)
+        return Exchange(self.rank, held, owned, self._leaf)
 
     # --- Who has what -------------------------------------------------------------------------------------------------
 
@@ -154,7 +160,7 @@ class SharedWork(Work):
         began = time.perf_counter()
         found = self._lane_sums(task, batch)
         self.computed = time.perf_counter() - began
-        gradients = self.exchange.reduce(found.gradients)
+        gradients = self.exchange.reduce(found.gradients, self.setup.device)
         load_LE = found.load_LE.to(self.setup.device)
         dist.all_reduce(load_LE)
         return Sums(gradients, self._scalars(found), load_LE.cpu())
