@@ -40,7 +40,7 @@ JOIN_SECONDS = 300.0
 _SKEW = timedelta(minutes=30)
 """How long a collective waits for a living process: it may be evaluating, or have a slower processor."""
 _POLL = timedelta(seconds=1)
-_BROKEN = re.compile(r"gloo|nccl|connection (?:closed|reset|refused)|broken pipe|socket|store", re.I)
+_BROKEN = re.compile(r"\bgloo\b|nccl|connection (?:closed|reset|refused)|broken pipe|tcpstore", re.I)
 """What errors of torch.distributed say when another process is gone."""
 _DEVICE = re.compile(r"CUDA error|cuBLAS|CUDNN_STATUS", re.I)
 """What errors of a GPU say, after which a new process may succeed."""
