@@ -40,7 +40,7 @@ def recipe_of(kind: str, family: str) -> Any:
     from clearseek.recipe import parse_recipe
 
     optimizer, precision = kind.split("/")
-    kernels = "numba" if precision == "numba" else "torch"
+    kernels, precision = ("numba", "fp32") if precision == "numba" else ("torch", precision)
     return parse_recipe(
         {
             "name": "layouts",
@@ -54,7 +54,7 @@ def recipe_of(kind: str, family: str) -> Any:
             "data": {"source": "files", "paths": ["*.txt"], "sequence_length": 64, "licence": "CC0-1.0",
                      "held_out_fraction": 0.02},
             "optimizer": {"name": optimizer, "learning_rate": 3e-3, "muon_learning_rate": 3e-3},
-            "train": {"steps": 3, "micro_batch_size": 1, "precision": "fp32" if precision == "numba" else precision, "hash_every": 1, "threads": 1,
+            "train": {"steps": 3, "micro_batch_size": 1, "precision": precision, "hash_every": 1, "threads": 1,
                       "checkpoint_every": 100, "kernels": kernels, **_BATCH[family]},
         },
         "layouts",
