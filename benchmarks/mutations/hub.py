@@ -8,9 +8,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "hub/write.py": [
         ("slice(0, width) if match", "slice(width, 2 * width) if not match", "one half for gate and up"),
         ("if match[\"projection\"] == \"gate\" else", "if match[\"projection\"] == \"up\" else", "gate and up swapped"),
-        ("torch.float32 if spec.dtype == \"F32\" else wide", "wide", "routers' biases in BF16"),
+        ("\"F32\" if dtype == torch.float32 else spec.dtype", "\"F32\" if dtype == torch.float32 else \"BF16\"", "routers' biases in BF16"),
+        ("slice(first + start, first + stop)", "slice(start, stop)", "up projections are gate projections"),
+        ("places[part] += file.write(content)", "file.write(content)", "later rows are written over earlier ones"),
         ("expert, width = int(match[\"expert\"]),", "expert, width = config.n_routed_experts - 1 - int(match[\"expert\"]),", "experts from the last to the first, both ways"),
-        ("(4 if spec.dtype == \"F32\" or dtype == torch.float32 else 2)", "2", "FP32 is counted at two bytes"),
+        ("prod(each.shape) * DTYPE_BYTES[each.dtype]", "prod(each.shape) * 2", "FP32 is counted at two bytes"),
     ],
     "hub/block_fp8.py": [
         ("mul_(256.0)", "mul_(128.0)", "a power of two"),

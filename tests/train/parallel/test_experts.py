@@ -7,19 +7,26 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from clearseek.data.shards import prepare_data
 from clearseek.kernels import launch
 from clearseek.ops.compiled import use_kernels
 from clearseek.parts import Part
 from clearseek.plan.layout import ParallelLayout
 from clearseek.train.accumulate import TreeSum
 from clearseek.train.parallel.experts import is_spread, part_of_experts
-from tests.train.parallel.expert_worker import KINDS, SIZE, TOKENS, lane_sums, layer_alone, logits, model_of
+from clearseek.train.run import Run
+from clearseek.train.transcript import last_line
+from tests.tiny import tiny, trainer_of
+from tests.train.parallel.expert_worker import KINDS, MODEL, SIZE, TOKENS, lane_sums, layer_alone, logits, model_of
+from tests.train.parallel.runs import train_together
+from tests.train.test_golden import corpus
 
 LAYERS = [f"{kind}/{tokens}/exact" for kind in KINDS for tokens in TOKENS]
 MODELS = [f"{kind}/{ep}/exact" for kind in ("fp32", "bf16", "fp8") for ep in (2, 4)]
@@ -147,3 +154,27 @@ def test_a_merged_model_has_gradients_close_to_those_of_one_process(
     for name, expected in lane_sums("fp32", model_of("fp32"), range(SIZE)).items():
         if name != "load":
             _close(_reduced(name, [ours[name] for ours in found["fp32/4/merged"]], layout), expected, "fp32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fp8 muon"])
+def test_a_whole_run_has_the_bits_of_one_process(kind: str, tmp_path: Path) -> None:
+    """Also where it goes on with its experts in other processes, and at last with all in one; evaluations included."""
+    precision, optimizer = kind.split()
+    recipe = tiny(
+        model=MODEL,
+        data={"paths": ["*.txt"]},
+        optimizer={"name": optimizer},
+        train={
+            "steps": 4, "batch_size": 16, "micro_batch_size": 2, "lanes": 4, "precision": precision, "hash_every": 1,
+            "eval_every": 2, "checkpoint_every": 2,
+        },
+    )  # fmt: skip
+    corpus(tmp_path)
+    prepare_data(recipe.data, recipe.model.vocab_size, tmp_path / "data", base=tmp_path)
+    assert trainer_of(recipe, tmp_path / "one", tmp_path / "data").train().finished
+    train_together(recipe, tmp_path / "four", tmp_path / "data", "dp=4,ep=4", stop_after=2)
+    assert last_line(Run(tmp_path / "four").transcript).step == 2
+    train_together(recipe, tmp_path / "four", tmp_path / "data", "dp=4,ep=2", resume=True, stop_after=3)
+    assert trainer_of(recipe, tmp_path / "four", tmp_path / "data", resume=True).train().finished
+    assert Run(tmp_path / "four").transcript.read_bytes() == Run(tmp_path / "one").transcript.read_bytes()
