@@ -19,7 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-KINDS = [f"{optimizer}/{precision}" for optimizer in ("adamw", "muon") for precision in ("fp32", "bf16", "fp8")]
+KINDS = [
+    f"{optimizer}/{precision}" for optimizer in ("adamw", "muon") for precision in ("fp32", "bf16", "fp8", "numba")
+]
+"""Optimiser and precision; `numba` is FP32 with the compiled loops."""
 LAYOUTS: dict[str, list[str]] = {
     "lanes": ["dp=2", "dp=4", "dp=8", "dp=2,ep=2", "dp=4,ep=2", "dp=4,ep=4", "dp=8,ep=4", "fsdp=2", "fsdp=4", "fsdp=8"],
     "stages": [
@@ -37,6 +40,7 @@ def recipe_of(kind: str, family: str) -> Any:
     from clearseek.recipe import parse_recipe
 
     optimizer, precision = kind.split("/")
+    kernels, precision = ("numba", "fp32") if precision == "numba" else ("torch", precision)
     return parse_recipe(
         {
             "name": "layouts",
@@ -51,7 +55,7 @@ def recipe_of(kind: str, family: str) -> Any:
                      "held_out_fraction": 0.02},
             "optimizer": {"name": optimizer, "learning_rate": 3e-3, "muon_learning_rate": 3e-3},
             "train": {"steps": 3, "micro_batch_size": 1, "precision": precision, "hash_every": 1, "threads": 1,
-                      "checkpoint_every": 100, "kernels": "torch", **_BATCH[family]},
+                      "checkpoint_every": 100, "kernels": kernels, **_BATCH[family]},
         },
         "layouts",
     )  # fmt: skip

@@ -25,10 +25,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--published", action="store_true", help="instead: published runs beside what is predicted")
     parser.add_argument("--hardware", help="device, such as h100 (default: that of the model's published run, or h100)")
     parser.add_argument("--gpus", type=int, metavar="N", help="devices (default: as published, or the least that fit)")
-    parser.add_argument("--layout", metavar="DEGREES", help="data, expert and pipeline parallel: dp=128,ep=64,pp=16")
+    parser.add_argument("--layout", metavar="DEGREES",
+                        help="how devices share the work: dp=128,ep=64,pp=16, pp=4,schedule=zbv, fsdp=8")  # fmt: skip
     parser.add_argument("--recompute", choices=("none", "selective", "full"),
-                        help="what backward computes anew (default: none on one device, else selective, as "
-                        "V3)")  # fmt: skip
+                        help="what backward computes anew (default: the recipe's)")  # fmt: skip
     parser.add_argument("--utilisation", type=number, help="share of the BF16 peak (default: fitted on published runs)")
     parser.add_argument("--tokens", type=number, help="tokens, such as 14.8e12 (default: the recipe's steps)")
     parser.add_argument("--price", type=number, default=2.0, help="dollars a device hour (default: 2)")
@@ -148,6 +148,33 @@ def _memory(plan: Plan) -> Rows:
         if memory.least:
             least = f"the least that does: {memory.least.devices:,} devices ({memory.least})"
         rows.append(("", f"does not fit; {least}"))
+        rows += [("", f"it would with {setting}: {size / 1e9:,.1f} GB") for setting, size in memory.cures]
+    return [*rows, *_sharing(plan)]
+
+
+def _sharing(plan: Plan) -> Rows:
+    """Rows of what sharing the work out costs, where there is anything to share."""
+    from clearseek.plan.traffic import ACROSS, INSIDE, NODE
+
+    memory, costs = plan.memory, plan.memory.costs
+    if memory.layout.devices == 1:
+        return []
+    lanes = f"{costs.lanes:,} lane{'s' * (costs.lanes != 1)} of {costs.micro_batches:,} micro-batches"
+    sums = f"{costs.partial_sums} FP32 set{'s' * (costs.partial_sums != 1)} of sums beside a micro-batch's gradients"
+    sent = [f"{name} {each.inside / 1e9:,.1f} + {each.across / 1e9:,.1f}"
+            for name, each in costs.traffic._asdict().items() if sum(each)]  # fmt: skip
+    rows = [
+        ("each process", f"{lanes}: {sums}"),
+        ("sends a step", f"GB inside a machine of {NODE} and across: {', '.join(sent)}"),
+        ("", f"{costs.traffic.seconds:,.2f} s at {INSIDE / 1e9:.0f} and {ACROSS / 1e9:.0f} GB/s, DeepSeek's rates, if "
+             "nothing is hidden behind work"),
+    ]  # fmt: skip
+    if memory.layout.pp > 1:
+        rows.append(("idles", f"{costs.bubble:.1%} of a step, while the pipeline fills and drains "
+                              f"({memory.layout.schedule})"))  # fmt: skip
+    for place, each in enumerate(memory.others):
+        rows.append(("" if place else "or", f"{each.layout}: {each.memory / 1e9:,.1f} GB, idles {each.bubble:.1%}, "
+                                             f"{each.traffic.seconds:,.2f} s of sending"))  # fmt: skip
     return rows
 
 

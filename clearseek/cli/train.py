@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clearseek.cli.exits import INTERRUPTED, USER_ERROR
 from clearseek.cli.options import RECIPE, add_overrides
@@ -55,7 +55,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="without a sign of life for so long, a process counts as lost (default: 20)",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its costs, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its costs, and stop; "
+                        "with --layout also what each process would hold")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_overrides(parser)
 
@@ -74,14 +75,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _dry_run(arguments: argparse.Namespace) -> int:
-    """Print what the recipe would cost."""
+    """Print what the recipe would cost, and with a layout what each process would hold."""
+    from clearseek.cli.costs import costs, print_costs
     from clearseek.cli.report import print_json
 
     recipe, _, _ = _asked(arguments)
+    layout = None
+    if arguments.layout is not None or arguments.processes is not None:
+        layout = _layout(arguments, arguments.processes, recipe)
     if arguments.json:
-        print_json(costs(recipe))
+        print_json(costs(recipe, layout))
     else:
-        print_costs(recipe)
+        print_costs(recipe, layout)
     return 0
 
 
@@ -116,14 +121,14 @@ def _train_together(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _layout(arguments: argparse.Namespace, processes: int, recipe: Recipe) -> ParallelLayout:
+def _layout(arguments: argparse.Namespace, processes: int | None, recipe: Recipe) -> ParallelLayout:
     """How the processes share the work. Raises UserError where they cannot."""
     from clearseek.plan.layout import ParallelLayout, check_layout, parse_layout
 
-    layout = ParallelLayout(dp=processes)
+    layout = ParallelLayout(dp=processes or 1)
     if arguments.layout is not None:
         layout = parse_layout(arguments.layout, processes, "WORLD_SIZE" if worker.in_job() else "--processes")
-    if processes > 1:
+    if layout.devices > 1:
         check_layout(layout, recipe)
     return layout
 
@@ -197,68 +202,3 @@ def _refuse_combinations(arguments: argparse.Namespace) -> None:
             "--resume goes on with the run's own recipe and folder: leave out --set and --run; to train a finished run "
             f"longer: {longer}"
         )
-
-
-def costs(recipe: Recipe) -> dict[str, Any]:
-    """Costs of a recipe, as JSON values."""
-    from dataclasses import asdict
-
-    from clearseek.counts import count_parameters, flops_per_token, training_memory
-    from clearseek.hub.portability import check_portability
-
-    parameters = asdict(count_parameters(recipe.model))
-    precision = "bf16" if recipe.train.precision == "auto" else recipe.train.precision
-    memory = training_memory(
-        recipe.model, recipe.optimizer.name, precision, recipe.train.held_sums, recipe.optimizer.moments
-    )
-    flops = flops_per_token(recipe.model, recipe.data.sequence_length)
-    known = recipe.parent is None  # a child's work depends on its packs, prompts and completions
-    findings = check_portability(recipe.model, recipe.data.tokenizer is None)
-    return {
-        "recipe": recipe.model_dump(mode="json"),
-        "parameters": {name: parameters[name] for name in parameters if name not in ("checkpoint", "head")},
-        "memory_bytes": {
-            **{name: size for name, size in asdict(memory).items() if name != "partial_sums"},
-            "total_without_activations": memory.total,
-            "partial_sums_in_one_process": memory.partial_sums,
-        },
-        **({"flops_per_token": flops, "tokens": recipe.tokens, "total_flops": flops * recipe.tokens} if known else {}),
-        "portability": [f"{each.severity}: {each.tool}: {each.message}" for each in findings],
-    }
-
-
-def print_costs(recipe: Recipe) -> None:
-    """Print the costs of a recipe, then the recipe with every setting."""
-    import json
-
-    from clearseek.cli.report import output, parameter_rows, print_findings, print_rows, si
-    from clearseek.counts import count_parameters
-    from clearseek.files import amount
-    from clearseek.hub.portability import check_portability
-
-    console, found, count = output(), costs(recipe), count_parameters(recipe.model)
-    memory = found["memory_bytes"]
-    most = "" if recipe.lora is None and recipe.experts is None else "less than "
-    work = "depends on the lengths of what is read and written"
-    if recipe.parent is None:
-        work = (f"{si(found['flops_per_token'], 'FLOP')} a token, {found['tokens']:,} tokens, "
-                f"{si(found['total_flops'], 'FLOP')}")  # fmt: skip
-    rows = [
-        *parameter_rows(count),
-        ("embedding", f"{count.embedding:,}"),
-        ("memory", f"{most}{amount(memory['total_without_activations'])} for weights, gradients and "
-                   "optimiser state; activations come on top"),
-        ("", f"{amount(memory['partial_sums_in_one_process'])} more while one process sums all its micro-batches"),
-        ("training", work),
-    ]  # fmt: skip
-    print_rows(console, rows)
-    print_findings(console, check_portability(recipe.model, recipe.data.tokenizer is None))
-    console.print("\nThe recipe, resolved:", style="bold")
-    for table, settings in found["recipe"].items():
-        if not isinstance(settings, dict):
-            console.print(f"{table} = {json.dumps(settings)}", markup=False, soft_wrap=True)
-            continue
-        console.print(f"\n[{table}]", markup=False, style="bold")
-        for key, value in settings.items():
-            text = f"{key} = {json.dumps(value)}" if value is not None else f"# {key} is not set"
-            console.print(text, markup=False, soft_wrap=True)

@@ -52,14 +52,11 @@ class Placement:
 
     def __init__(self, recipe: Recipe, recompute: Recompute | None = None) -> None:
         self.recipe = recipe
-        self._recompute = recompute
+        self.recompute: Recompute = recompute or recipe.train.recompute
+        """The choice given, else the recipe's."""
         self._stages = cache(self._make_stages)
         self._kept = cache(self._activations)
         self._processes = cache(self._count)
-
-    def recompute(self, layout: ParallelLayout) -> Recompute:
-        """The choice given; else nothing on one device, as ClearSeek trains, and V3's selection on more."""
-        return self._recompute or ("none" if layout.devices == 1 else "selective")
 
     def process(self, layout: ParallelLayout, rank: int) -> DeviceMemory:
         """Bytes on one process."""
@@ -82,7 +79,7 @@ class Placement:
     def _places(self, layout: ParallelLayout) -> list[tuple[Stage, int]]:
         """The tensors at each place in the pipeline, and the bytes of activations."""
         gathered = self._gathered() if layout.fsdp > 1 else 0
-        kept = self._kept(layout.pp, layout.schedule, self.recompute(layout))
+        kept = self._kept(layout.pp, layout.schedule, self.recompute)
         stages = self._stages(layout.pp, layout.schedule)
         return [(stage, each + gathered) for stage, each in zip(stages, kept, strict=True)]
 
@@ -125,8 +122,12 @@ class Placement:
         return self._first(sorted(layouts(self.recipe), key=lambda layout: layout.devices), budget)
 
     def _first(self, found: list[ParallelLayout], budget: float) -> ParallelLayout | None:
-        fits = (layout for layout in found if self._at_least(layout) <= budget)
+        fits = (layout for layout in found if self.may_fit(layout, budget))
         return next((layout for layout in fits if self.memory(layout).total <= budget), None)
+
+    def may_fit(self, layout: ParallelLayout, budget: float) -> bool:
+        """Whether a layout would fit if masters and optimiser state could be dealt out evenly: quick to tell."""
+        return all(stage.even(layout).total + kept <= budget for stage, kept in self._places(layout))
 
     def _at_least(self, layout: ParallelLayout) -> int:
         """Bytes on the fullest device if masters and optimiser state could be dealt out evenly."""

@@ -21,6 +21,7 @@ from clearseek.plan.formulas import DOLLARS_PER_HOUR, Cost, compute_class, cost,
 from clearseek.plan.hardware import Hardware, find_hardware
 from clearseek.plan.layout import ParallelLayout, check_layout, parse_layout
 from clearseek.plan.placement import USABLE, DeviceMemory, Placement, Recompute, precision_of
+from clearseek.plan.propose import Proposal, cures, describe, others
 from clearseek.plan.published import PublishedRun, match
 
 SMALL = 1e9
@@ -51,7 +52,7 @@ class Options:
     layout: str | None = None
     """Degrees of parallelism, such as ``dp=128,ep=64,pp=16`` (default: the plainest that fits)."""
     recompute: Recompute | None = None
-    """Work that backward repeats (default: nothing on one device, V3's selection on more)."""
+    """Work that backward repeats (default: the recipe's)."""
     kg_per_kwh: float | None = None
     """CO2e of a kWh from the grid (default: emissions are not estimated)."""
 
@@ -85,6 +86,12 @@ class MemoryPlan:
     """Bytes of a device that a plan fills."""
     least: ParallelLayout | None
     """Layout with the fewest devices that fits, where `layout` does not; None where `layout` fits or nothing does."""
+    costs: Proposal
+    """What the layout costs beside the arithmetic."""
+    others: tuple[Proposal, ...]
+    """Other layouts on as many devices that fit."""
+    cures: tuple[tuple[str, int], ...]
+    """Settings with each of which `layout` would fit, where it does not, and bytes on the fullest device then."""
 
     @property
     def fits(self) -> bool:
@@ -207,7 +214,9 @@ class Plan:
                 "usable_bytes": memory.usable,
                 "fits": memory.fits,
                 "least": None if memory.least is None else {**asdict(memory.least), "devices": memory.least.devices},
+                "fits_with": dict(memory.cures),
             },
+            "parallel": {**memory.costs.as_json(), "others": [each.as_json() for each in memory.others]},
             "published": None if self.published is None else self.published.as_json(),
         }
 
@@ -228,7 +237,7 @@ def make_plan(recipe: Recipe, options: Options = Options()) -> Plan:
     constant = None if options.utilisation else calibrate(hardware.architecture, precision, without=run)
     used = options.utilisation or (constant.value if constant else 1.0)
     hours = gpu_hours(rough, hardware.bf16, used)
-    memory = _memory(recipe, options, hardware, run)
+    memory = _memory(recipe, options, hardware, run, hours * 3600 * recipe.tokens / tokens / recipe.train.steps)
     ends = (constant.highest, constant.lowest) if constant else None
     return Plan(
         name=recipe.name,
@@ -257,7 +266,8 @@ def _compare(
     return Comparison(run, used, gpu_hours(flops, run.hardware.bf16, used), options.dollars_per_hour)
 
 
-def _memory(recipe: Recipe, options: Options, hardware: Hardware, run: PublishedRun | None) -> MemoryPlan:
+def _memory(recipe: Recipe, options: Options, hardware: Hardware, run: PublishedRun | None, work: float) -> MemoryPlan:
+    """The layout, given or found; `work` is the seconds of a step's arithmetic on one device."""
     placement = Placement(recipe, options.recompute)
     usable = int(USABLE * hardware.memory)
     published = run.devices if run and options.layout is None else None
@@ -281,5 +291,9 @@ def _memory(recipe: Recipe, options: Options, hardware: Hardware, run: Published
                 "recipe: lower train.micro_batch_size, or add --recompute full"
             )
     memory = placement.memory(layout)
-    least = None if memory.total <= usable else placement.least(usable)
-    return MemoryPlan(layout, placement.recompute(layout), memory, usable, least)
+    fits = memory.total <= usable
+    least = None if fits else placement.least(usable)
+    more = others(placement, layout, usable, work / layout.devices) if layout.devices > 1 else []
+    settings = [] if fits else cures(recipe, placement, layout, usable)
+    shown = describe(placement, layout)
+    return MemoryPlan(layout, placement.recompute, memory, usable, least, shown, tuple(more), tuple(settings))

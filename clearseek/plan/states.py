@@ -98,7 +98,7 @@ class Stage:
 
     def _weights(self, layout: ParallelLayout) -> int:
         if layout.fsdp > 1:
-            return 4 * self._rows(layout.fsdp)
+            return 4 * self.rows(layout.fsdp)
         wide = self.recipe.train.precision == "fp32"
         if wide and layout.devices == 1:
             return 0
@@ -112,7 +112,7 @@ class Stage:
         train = self.recipe.train
         sums, several = partial_sums(train, layout), train.micro_batches > train.summed_lanes
         if layout.fsdp > 1:  # within a lane of several micro-batches FSDP keeps whole gradients
-            return 4 * (self._rows(layout.fsdp) * (sums + 1 - several) + (self.dense + self.experts) * several)
+            return 4 * (self.rows(layout.fsdp) * (sums + 1 - several) + (self.dense + self.experts) * several)
         spread = expert_sources(self.recipe, layout), layout.ep
         wide = self._wide if layout.pp > 1 else (self.dense, self.experts)  # a pipeline adds gradients as they come
         found = 0
@@ -121,7 +121,7 @@ class Stage:
             found += bytes_ // ways * sources
         return found
 
-    def _rows(self, ways: int) -> int:
+    def rows(self, ways: int) -> int:
         """Elements of the rows that FSDP gives each process, padded to as many for all."""
         return sum(-(-spec.shape[0] // ways) * prod(spec.shape[1:]) for spec in self.trained)
 

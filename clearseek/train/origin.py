@@ -56,10 +56,17 @@ class Parent:
         path = checkpoint.find(self.run.parent, self.step)
         recipe = training.recipe
         before = self.step * recipe.train.batch_size * recipe.data.sequence_length  # ClearSeek 0.1 recorded no tokens
-        restore(training, path, checkpoint.load(path), self.record.get("tokens", before))
-        state = training.state()
-        weights = [*state["weights"].items(), *state["buffers"].items()]
-        if hasher(2 if "tokens" in self.record else 1)(weights) != self.record["weights_sha256"]:
+        alone = training.group.size == 1
+        saved = checkpoint.load(path) if alone else checkpoint.open_stored(path)
+        restore(training, path, saved, self.record.get("tokens", before))
+        if "tokens" in self.record:
+            found = training.weights_hash()
+        elif alone:
+            state = training.state()
+            found = hasher(1)([*state["weights"].items(), *state["buffers"].items()])
+        else:
+            raise UserError(f"{self.run.root}: it goes on from a run of ClearSeek 0.1: leave out --processes")
+        if found != self.record["weights_sha256"]:
             raise UserError(f"{path}: not the weights that the run began with: restore it from a copy")
 
 

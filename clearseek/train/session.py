@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -41,6 +42,8 @@ from clearseek.training_code import code_here
 OnData = Callable[[str, int, int], None]
 """Called with a stage of the preparation of data, what is done of it, and its size."""
 Say = Callable[[str], None]
+ENDING = 60.0
+"""Seconds that a job that is started again waits for its processes of before, which may not have noticed yet."""
 
 
 class Method(Protocol):
@@ -122,7 +125,7 @@ def train_recipe(
         with group.together():
             if group.main:
                 _refuse_full_disk(recipe, run)
-                stack.enter_context(exclusively(run))
+                stack.enter_context(exclusively(run, ENDING if go_on else 0.0))
                 resume = _clear(run, resume, say)
                 if parent is not None:
                     adopt(parent, run, with_data=data is None)
@@ -149,8 +152,8 @@ def train_recipe(
 
 
 @contextmanager
-def exclusively(run: Run) -> Iterator[None]:
-    """Keep every other process from writing the run. Raises UserError where one does, or may.
+def exclusively(run: Run, patience: float = 0.0) -> Iterator[None]:
+    """Keep every other process from writing the run. Raises UserError where one does, or may, for `patience` seconds.
 
     Folders that had to be made for the lock are gone again if nothing else came into them.
     """
@@ -158,13 +161,26 @@ def exclusively(run: Run) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             with writing(run.root):
-                run.root.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(exclusive(run.root / ".lock", str(run.root)))
+                deadline = time.monotonic() + patience
+                while not _entered(stack, run, last=time.monotonic() >= deadline):
+                    time.sleep(1)
             yield
     finally:
         with suppress(OSError):
             for folder in new:
                 folder.rmdir()
+
+
+def _entered(stack: ExitStack, run: Run, last: bool) -> bool:
+    """Whether the run's lock is ours now. Raises UserError where it is not, at the `last` attempt."""
+    run.root.mkdir(parents=True, exist_ok=True)
+    try:
+        stack.enter_context(exclusive(run.root / ".lock", str(run.root)))
+    except UserError:
+        if last:
+            raise
+        return False
+    return True
 
 
 class PreTrain:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from clearseek.cli import quickstart, report, train
+from clearseek.cli import costs, quickstart, report
 from clearseek.recipe import load_recipe
 
 
@@ -35,7 +35,7 @@ def piped() -> tuple[Console, io.StringIO]:
 
 def test_piped_lines_are_whole_and_plain(capsys: pytest.CaptureFixture[str]) -> None:
     """However narrow rich takes a pipe to be."""
-    train.print_costs(load_recipe("v3-671b"))
+    costs.print_costs(load_recipe("v3-671b"))
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert "\x1b" not in out

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from clearseek.cli import main
-from clearseek.cli.train import costs
+from clearseek.cli.costs import costs
 from clearseek.errors import UserError
 from clearseek.files import sha256_file
 from clearseek.posttrain import child as posttrain_child

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -32,6 +32,7 @@ from clearseek.ops.compiled import use_kernels
 from clearseek.plan.layout import ParallelLayout
 from clearseek.plan.placement import Placement, precision_of
 from clearseek.plan.states import States
+from clearseek.plan.traffic import NODE
 from clearseek.train.accumulate import LaneSum, TreeSum
 from clearseek.train.parallel.fsdp import FsdpWork
 from clearseek.train.parallel.group import ALONE, Group
@@ -76,6 +77,11 @@ class _FakeGroup(Group):
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
+        self.hosts = [f"machine {number // NODE}" for number in range(size)]
+
+    def process_group(self, ranks: Sequence[int]) -> dist.ProcessGroup:
+        """A fake group of some of the processes."""
+        return cast(dist.ProcessGroup, dist.new_group(list(ranks)))
 
 
 @contextmanager
@@ -111,8 +117,8 @@ def _work(recipe: Recipe, layout: ParallelLayout, group: Group) -> Work:
 def _count(work: Work) -> States:
     model, optimizer = work.model, work.optimizer
     masters = [*optimizer.masters, *model.buffers()]
-    mine = {id(master) for master in masters}
-    weights = _bytes(each for each in model.parameters() if id(each) not in mine)
+    same = {_memory(master) for master in masters}  # in FP32 a single process has one set of both
+    weights = _bytes(each for each in model.parameters() if _memory(each) not in same)
     if not isinstance(work, FsdpWork):  # it keeps none
         weights += _operand_bytes(model)
     gradients = _gradients(work)
@@ -123,6 +129,11 @@ def _count(work: Work) -> States:
 def _bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of the tensors' memory on this process."""
     return sum(_local(tensor).untyped_storage().nbytes() for tensor in tensors)
+
+
+def _memory(tensor: Tensor) -> int:
+    """Which memory a tensor is in."""
+    return int(_local(tensor).untyped_storage()._cdata)
 
 
 def _local(tensor: Tensor) -> Tensor:

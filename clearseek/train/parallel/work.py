@@ -135,7 +135,7 @@ class SharedWork(Work):
         first: list[tuple[int, int]] = []
         for theirs in self.group.gather(owned):
             first += [(place[name], start + at) for name, start, stop in theirs for at in range(0, stop - start, CHUNK)]
-        return np.lexsort(np.array(first, dtype=np.int64).T[::-1])
+        return np.lexsort(np.array(first, dtype=np.int64).reshape(-1, 2).T[::-1])
 
     def _names(self) -> list[str]:
         """All trained parameters in the order of one process."""

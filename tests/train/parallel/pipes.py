@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,3 @@ def main(folder: str, rank: str, world: str, cases: str) -> None:
         found.append({name: hash_tensors([(name, tensor)]) for name, tensor in tensors.items()})
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import pytest
 from clearseek.cli import exits, main
 from clearseek.errors import UserError
 from clearseek.train.parallel import launch, worker
+from clearseek.train.run import Run
+from clearseek.train.session import exclusively
 from tests.train.parallel.jobs import STANDIN, end, environment, living, start
 
 
@@ -129,7 +132,7 @@ def test_what_cannot_be_started_is_refused(monkeypatch: pytest.MonkeyPatch, caps
     assert main(["train", "quickstart", "--processes", "4"]) == 2
     layout, none, recipe, alone, rank = capsys.readouterr().err.splitlines()
     assert "dp=2" in layout and "--processes 0" in none and "no-such-recipe" in recipe and "RANK is set" in rank
-    assert "dp = 4" in alone
+    assert "--layout dp=4" in alone
 
 
 def test_more_processes_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +170,23 @@ def test_the_end_of_a_job_is_noted_once(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_exit_codes_are_the_command_lines() -> None:
     assert (worker.USER_ERROR, worker.LOST) == (exits.USER_ERROR, exits.LOST)
+
+
+def test_a_job_that_is_started_again_waits_for_its_processes_of_before(tmp_path: Path) -> None:
+    run, held = Run(tmp_path / "run"), threading.Event()
+
+    def before() -> None:
+        with exclusively(run):
+            held.set()
+            time.sleep(1.5)
+
+    thread = threading.Thread(target=before)
+    thread.start()
+    assert held.wait(10)
+    with pytest.raises(UserError, match="another process is writing"), exclusively(run):
+        pass
+    with exclusively(run, patience=30.0):
+        thread.join()
 
 
 def test_going_on_by_itself_is_for_recipes() -> None:
