@@ -168,7 +168,7 @@ def _weights(run: Run, place: Path, made: Made) -> None:
 
 
 def _training(run: Run, place: Path, made: Made) -> None:
-    """Recipe, transcript, software and checkpoints."""
+    """Recipe, transcript, software and checkpoints, which are of the same form whoever trained."""
     for path in (run.recipe, run.transcript, run.metrics):
         if path.is_file():
             _write(place / "training" / path.name, path.read_bytes())
@@ -179,7 +179,9 @@ def _training(run: Run, place: Path, made: Made) -> None:
         source = checkpoint.find(run.checkpoints, step)
         if problems := checkpoint.find_problems(source):
             raise UserError("\n".join(problems))
-        _copy(source, place / "checkpoints" / source.name)
+        target = place / "checkpoints" / source.name
+        if not checkpoint.consolidate(source, target):
+            _copy(source, target)
     for folder in _beside(run, made.lineage.here):
         _copy(folder, place / "training" / folder.relative_to(run.root))
     for picture in sorted(run.pictures.glob("*.png")) if run.pictures.is_dir() else ():
