@@ -166,7 +166,9 @@ def conflicts(layout: ParallelLayout, recipe: Recipe) -> list[str]:
     each = lanes // layout.copies
     length, depth = train.micro_batches // lanes, pp * (1 + layout.folded)
     least = {"1f1b": pp, "zbv": 1, "dualpipev": depth}[layout.schedule]  # what torch's schedules take
-    checks: tuple[tuple[Any, str], ...] = (
+    unequal = dp > 1 and (lanes % dp or each & (each - 1))
+    no_turns = fsdp > 1 and (lanes % fsdp or fsdp & (fsdp - 1))
+    checks: tuple[tuple[Any, Any], ...] = (
         (fsdp > 1 and (dp, ep, pp) != (1, 1, 1), "fsdp stands alone, without dp, ep and pp"),
         (dp % ep and fsdp == 1, f"ep = {ep} does not divide dp = {dp}"),
         (experts % ep, f"ep = {ep} does not divide the {experts} routed experts"),
@@ -175,15 +177,15 @@ def conflicts(layout: ParallelLayout, recipe: Recipe) -> list[str]:
         (depth > layers, f"pp = {pp} is more than the {layers} layers" if not layout.folded else
          f"pp = {pp} with schedule = {layout.schedule} has {depth} stages, which are more than the {layers} layers"),
         (layout.folded and pp == 1, f"schedule = {layout.schedule} needs pp from 2 up"),
-        (dp > 1 and (lanes % dp or each & (each - 1)), _lanes(recipe, "dp", dp)),
-        (fsdp > 1 and (lanes % fsdp or fsdp & (fsdp - 1)), _lanes(recipe, "fsdp", fsdp)),
+        (unequal, unequal and _lanes(recipe, "dp", dp)),
+        (no_turns, no_turns and _lanes(recipe, "fsdp", fsdp)),
         (pp > 1 and length < least, f"{layout.schedule} with pp = {pp} needs {least} micro-batches a lane, and here "
          f"are {length} (train.batch_size / train.micro_batch_size / train.lanes)"),
         (pp > 1 and model.tie_word_embeddings, "pp does not go with model.tie_word_embeddings: the tensor would lie on "
          "two stages"),
-        (pp > 1 and recipe.parent is not None, "pp is for pre-training, not for a recipe with [parent]"),
+        (max(ep, pp) > 1 and recipe.parent is not None, "ep and pp do not go with [parent]: they are for pre-training"),
         (recipe.lora is not None and max(ep, pp, fsdp) > 1, "[lora] goes with dp only"),
-        (recipe.distil is not None and fsdp > 1, "[distil] goes with dp and ep only"),
+        (recipe.distil is not None and fsdp > 1, "[distil] goes with dp only"),
         (recipe.experts is not None and layout.devices > 1, "[experts] trains on one process"),
         (_writes(recipe) and layout.devices > 1, f"{_writes(recipe)} trains on one process: the model in training "
          "writes its own texts"),

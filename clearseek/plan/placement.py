@@ -115,17 +115,21 @@ class Placement:
         None where no layout divides. Plain means few stages, then few ways of spreading experts.
         """
         found = [layout for layout in layouts(self.recipe) if layout.devices == devices]
-        return self._first(found, budget) or min(found, key=self.at_least, default=None)
+        return self._first(found, budget) or min(found, key=self._at_least, default=None)
 
     def least(self, budget: float) -> ParallelLayout | None:
         """The layout with the fewest devices that fits; None where none does."""
         return self._first(sorted(layouts(self.recipe), key=lambda layout: layout.devices), budget)
 
     def _first(self, found: list[ParallelLayout], budget: float) -> ParallelLayout | None:
-        fits = (layout for layout in found if self.at_least(layout) <= budget)
+        fits = (layout for layout in found if self.may_fit(layout, budget))
         return next((layout for layout in fits if self.memory(layout).total <= budget), None)
 
-    def at_least(self, layout: ParallelLayout) -> int:
+    def may_fit(self, layout: ParallelLayout, budget: float) -> bool:
+        """Whether a layout would fit if masters and optimiser state could be dealt out evenly: quick to tell."""
+        return all(stage.even(layout).total + kept <= budget for stage, kept in self._places(layout))
+
+    def _at_least(self, layout: ParallelLayout) -> int:
         """Bytes on the fullest device if masters and optimiser state could be dealt out evenly."""
         return max(stage.even(layout).total + kept for stage, kept in self._places(layout))
 

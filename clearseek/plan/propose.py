@@ -77,7 +77,7 @@ def others(placement: Placement, layout: ParallelLayout, budget: float, work: fl
     """
     recipe = placement.recipe
     found = {each for schedule in get_args(Schedule) for each in layouts(recipe, schedule)} - {layout}
-    fits = [each for each in found if each.devices == layout.devices and placement.at_least(each) <= budget]
+    fits = [each for each in found if each.devices == layout.devices and placement.may_fit(each, budget)]
 
     def lost(each: ParallelLayout) -> tuple[float, str]:
         idle = bubble(recipe, each)

@@ -36,6 +36,8 @@ from clearseek.signing.folder import sign_folder
 from clearseek.signing.keys import PrivateKey
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
+from clearseek.train.checkpoint_record import RECORD, read_record
+from clearseek.train.consolidate import consolidate
 from clearseek.train.run import Run
 from clearseek.training_code import CODE
 
@@ -222,7 +224,10 @@ def _bills(place: Path, made: Made) -> dict[str, str]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a folder of plain files, without those that an operating system left."""
+    """Copy a folder of plain files, without those that an operating system left; a checkpoint as of one process."""
+    if (source / RECORD).is_file() and read_record(source).of_many:
+        consolidate(source, target)
+        return
     target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.is_file() and not system_file(path.name):
