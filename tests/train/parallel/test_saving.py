@@ -127,8 +127,9 @@ def test_twenty_kills_leave_only_whole_checkpoints(tmp_path: Path, processes: Fo
         out = tmp_path / str(number)
         out.mkdir()
         with started(processes, _save_until_killed, folder, out) as group:
+            until = time.monotonic() + 120
             while len([*out.glob("*.ready")]) < SIZE or (number % 2 == 0 and _newest(folder) <= before):
-                assert all(each.is_alive() for each in group)
+                assert all(each.is_alive() for each in group) and time.monotonic() < until
                 time.sleep(0.005)
             time.sleep(chance.uniform(0, 0.1))
             os.kill(group[chance.randrange(SIZE)].pid or 0, signal.SIGKILL)
