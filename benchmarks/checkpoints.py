@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 RESULT = Path(__file__).parent / "results" / "checkpoints.json"
-EVERY, PROCESSES = 50, 8
+EVERY, STEPS, PROCESSES = 50, 65, 8
 MODEL: dict[str, Any] = {
     "vocab_size": 512, "hidden_size": 128, "num_hidden_layers": 8, "num_attention_heads": 4, "q_lora_rank": 32,
     "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 32, "intermediate_size": 256,
@@ -41,7 +42,7 @@ def recipe_of(steps: int = EVERY, **model: int) -> Any:
             "data": {"source": "files", "paths": ["*.txt"], "sequence_length": 64, "licence": "CC0-1.0",
                      "held_out_fraction": 0.02},
             "optimizer": {"name": "adamw", "learning_rate": 1e-3},
-            "train": {"steps": steps, "batch_size": 32, "micro_batch_size": 8, "lanes": 4, "precision": "fp32",
+            "train": {"steps": steps, "batch_size": 16, "micro_batch_size": 4, "lanes": 4, "precision": "fp32",
                       "threads": 1, "checkpoint_every": EVERY, "hash_every": 1000, "kernels": "torch"},
         },
         "checkpoints",
@@ -61,7 +62,7 @@ def data_of(folder: Path) -> None:
 
 
 def train(folder: Path) -> None:
-    """One process of a run: time its waits for the checkpoint of step 50; the steps after it are half of all."""
+    """One process of a run: time its waits for the checkpoint of step 50; it is written during the steps after it."""
     from clearseek.plan.layout import SINGLE, parse_layout
     from clearseek.train.parallel.world import World, join_world
     from clearseek.train.preflight import preflight
@@ -75,12 +76,12 @@ def train(folder: Path) -> None:
         setattr(Saver, name, partial_of(getattr(Saver, name), waited, name))
     size = int(os.environ.get("WORLD_SIZE", "1"))
     text = f"dp={size}"
-    group, recipe = join_world(text), recipe_of(2 * EVERY)
+    group, recipe = join_world(text), recipe_of(STEPS)
     layout = SINGLE if size == 1 else parse_layout(text)
     seconds = list[float]()
     task = PreTraining(recipe, folder / "data")
     trainer = Trainer(recipe, Run(folder / f"run {size}"), task, preflight(recipe, "cpu"), group=group, layout=layout)
-    trainer.train(lambda record: seconds.append(time.perf_counter()) if record.step < 2 * EVERY else None)
+    trainer.train(lambda record: seconds.append(time.perf_counter()) if record.step < STEPS else None)
     if group.main:
         steps = seconds[-1] - seconds[0]
         print(json.dumps({"steps": len(seconds) - 1, "seconds": steps, "waited": waited}))
@@ -94,7 +95,7 @@ def partial_of(function: Any, waited: dict[str, float], name: str) -> Any:
     def timed(self: Any, *arguments: Any) -> None:
         began = time.perf_counter()
         function(self, *arguments)
-        if not arguments or arguments[0] < 2 * EVERY:
+        if not arguments or arguments[0] < STEPS:
             waited[name] += time.perf_counter() - began
 
     return timed
@@ -122,8 +123,8 @@ def stall(folder: Path) -> dict[str, Any]:
     return found
 
 
-def export(folder: Path, experts: int) -> dict[str, Any]:
-    """Peak memory of the export of a checkpoint that eight processes wrote."""
+def write(folder: Path, experts: int) -> None:
+    """A checkpoint of eight processes, with random weights."""
     import torch
 
     from clearseek.parts import Part
@@ -154,11 +155,19 @@ def export(folder: Path, experts: int) -> dict[str, Any]:
         for group, some in held.items():
             files |= write_pieces(path, group, rank, PROCESSES, some)
     Record(1, files, {}).write(path)
-    found: dict[str, Any] = {"bytes of weights": size}
+    (folder / "size").write_text(str(size))
+
+
+def export(folder: Path, experts: int) -> dict[str, Any]:
+    """Peak memory of the export of a checkpoint that eight processes wrote."""
+    writer = multiprocessing.get_context("spawn").Process(target=write, args=(folder, experts))  # its memory is its own
+    writer.start()
+    writer.join()
+    found: dict[str, Any] = {"bytes of weights": int((folder / "size").read_text())}
     for dtype in ("bf16", "fp8"):
         began = time.perf_counter()
         child = subprocess.Popen(
-            [sys.executable, "-m", "clearseek", "export", str(run.root), str(folder / dtype), "--dtype", dtype]
+            [sys.executable, "-m", "clearseek", "export", str(folder / "run"), str(folder / dtype), "--dtype", dtype]
         )
         _, status, usage = os.wait4(child.pid, 0)
         assert not status

@@ -112,8 +112,10 @@ def _train_together(arguments: argparse.Namespace) -> int:
             code = _train(arguments, group)
     except BaseException as error:
         group.close(error)
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | OSError):
             worker.record_end(USER_ERROR)
+        elif isinstance(error, KeyboardInterrupt):
+            worker.record_end(INTERRUPTED)
         raise
     group.close()
     if code:

@@ -183,9 +183,9 @@ def conflicts(layout: ParallelLayout, recipe: Recipe) -> list[str]:
          f"are {length} (train.batch_size / train.micro_batch_size / train.lanes)"),
         (pp > 1 and model.tie_word_embeddings, "pp does not go with model.tie_word_embeddings: the tensor would lie on "
          "two stages"),
-        (pp > 1 and recipe.parent is not None, "pp is for pre-training, not for a recipe with [parent]"),
+        (max(ep, pp) > 1 and recipe.parent is not None, "ep and pp do not go with [parent]: they are for pre-training"),
         (recipe.lora is not None and max(ep, pp, fsdp) > 1, "[lora] goes with dp only"),
-        (recipe.distil is not None and fsdp > 1, "[distil] goes with dp and ep only"),
+        (recipe.distil is not None and fsdp > 1, "[distil] goes with dp only"),
         (recipe.experts is not None and layout.devices > 1, "[experts] trains on one process"),
         (_writes(recipe) and layout.devices > 1, f"{_writes(recipe)} trains on one process: the model in training "
          "writes its own texts"),

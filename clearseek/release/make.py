@@ -36,6 +36,8 @@ from clearseek.signing.folder import sign_folder
 from clearseek.signing.keys import PrivateKey
 from clearseek.sysfiles import system_file
 from clearseek.train import checkpoint
+from clearseek.train.checkpoint_record import RECORD, read_record
+from clearseek.train.consolidate import consolidate
 from clearseek.train.run import Run
 from clearseek.training_code import CODE
 
@@ -166,7 +168,7 @@ def _weights(run: Run, place: Path, made: Made) -> None:
 
 
 def _training(run: Run, place: Path, made: Made) -> None:
-    """Recipe, transcript, software and checkpoints."""
+    """Recipe, transcript, software and checkpoints, which are of the same form whoever trained."""
     for path in (run.recipe, run.transcript, run.metrics):
         if path.is_file():
             _write(place / "training" / path.name, path.read_bytes())
@@ -177,7 +179,9 @@ def _training(run: Run, place: Path, made: Made) -> None:
         source = checkpoint.find(run.checkpoints, step)
         if problems := checkpoint.find_problems(source):
             raise UserError("\n".join(problems))
-        _copy(source, place / "checkpoints" / source.name)
+        target = place / "checkpoints" / source.name
+        if not checkpoint.consolidate(source, target):
+            _copy(source, target)
     for folder in _beside(run, made.lineage.here):
         _copy(folder, place / "training" / folder.relative_to(run.root))
     for picture in sorted(run.pictures.glob("*.png")) if run.pictures.is_dir() else ():
@@ -222,7 +226,10 @@ def _bills(place: Path, made: Made) -> dict[str, str]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a folder of plain files, without those that an operating system left."""
+    """Copy a folder of plain files, without those that an operating system left; a checkpoint as of one process."""
+    if (source / RECORD).is_file() and read_record(source).of_many:
+        consolidate(source, target)
+        return
     target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.is_file() and not system_file(path.name):

@@ -60,7 +60,8 @@ def adopt(parent: Run, run: Run, with_data: bool) -> None:
         "data_fingerprint": end.header["data_fingerprint"],
     }
     with atomic_folder(run.parent, replace=True) as folder:
-        _link(path, folder / path.name)
+        if not checkpoint.consolidate(path, folder / path.name):
+            _link(path, folder / path.name)
         shutil.copyfile(parent.transcript, folder / parent.transcript.name)
         write_atomic(folder / PARENT, json.dumps(record, indent=1) + "\n")
     if with_data and not run.data.exists():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -108,18 +108,7 @@ def train_recipe(
     """
     run, data = run if isinstance(run, Run) else Run(run), None if data is None else Path(data)
     method, device = method or PreTrain(), group.place(device)
-    with group.together():
-        code = code_here(recipe.parent is not None)  # before the data, which may take long: what was imported trains
-        if group.main:
-            resume = resume or (go_on and run.begun)
-            _refuse_foreign(run, resume)
-        if data is not None and not data.is_dir():
-            raise UserError(f"{data}: no such data folder: make it with: {command('data', 'RECIPE', '--out', data)}")
-    recorded = read_header(run.transcript).get("environment", {}) if group.main and resume and run.begun else None
-    resume, recorded = group.share([resume, recorded])
-    refuse_differences(
-        group, {"code_sha256": code, "torch": torch.__version__, "recipe": recipe.model_dump(mode="json")}
-    )
+    resume, recorded = _looked(recipe, run, data, resume, go_on, group)
     setup = preflight(recipe, device, recorded, group)  # what cannot run is refused before any data are made
     with ExitStack() as stack:
         with group.together():
@@ -149,6 +138,26 @@ def train_recipe(
                 method.draw(run, folder, recipe.name)
     last = last_line(run.transcript).record if group.main else None
     return outcome if last is None else replace(outcome, scalars=last.scalars)
+
+
+def _looked(
+    recipe: Recipe, run: Run, data: Path | None, resume: bool, go_on: bool, group: Group
+) -> tuple[bool, dict[str, Any] | None]:
+    """Refuse what can be seen to be wrong, touching nothing; whether to resume, and the environment of the run then."""
+    with group.together():
+        code = code_here(recipe.parent is not None)  # before the data, which may take long: what was imported trains
+        recorded = None
+        if group.main:
+            resume = resume or (go_on and run.begun)
+            _refuse_foreign(run, resume)
+            recorded = read_header(run.transcript).get("environment", {}) if resume and run.begun else None
+        if data is not None and not data.is_dir():
+            raise UserError(f"{data}: no such data folder: make it with: {command('data', 'RECIPE', '--out', data)}")
+    refuse_differences(
+        group, {"code_sha256": code, "torch": torch.__version__, "recipe": recipe.model_dump(mode="json")}
+    )
+    resume, recorded = group.share([resume, recorded])
+    return resume, recorded
 
 
 @contextmanager

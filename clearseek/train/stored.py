@@ -17,11 +17,15 @@ import torch
 from torch import Tensor
 
 from clearseek.errors import UserError
-from clearseek.files import reading
-from clearseek.hub.safetensors import DTYPE_BYTES, Entry, read_header
+from clearseek.files import reading, sha256_file
+from clearseek.hub.safetensors import DTYPE_BYTES, Entry, build_header, read_header
 from clearseek.parts import Part
+from clearseek.tensors import StoredTensor
 from clearseek.train.checkpoint_files import DTYPES, find_damage
-from clearseek.train.checkpoint_record import RECORD, Piece, Record, group_of, tensors_of
+from clearseek.train.checkpoint_record import RECORD, File, Piece, Record, group_of, tensors_of
+
+_AT_ONCE = 1 << 22
+"""Elements."""
 
 
 class Stored(Mapping[str, Mapping[str, "LazyTensor"]]):
@@ -48,6 +52,11 @@ class Stored(Mapping[str, Mapping[str, "LazyTensor"]]):
         return self._record.step
 
     @property
+    def of_many(self) -> bool:
+        """Whether many processes wrote it."""
+        return self._record.of_many
+
+    @property
     def tensors(self) -> Stored:
         """Group -> name -> tensor."""
         return self
@@ -70,6 +79,22 @@ class Stored(Mapping[str, Mapping[str, "LazyTensor"]]):
             pieces = self._pieces(group).items()
             self._groups[group] = {name: LazyTensor(self, found[0].part.shape, tuple(found)) for name, found in pieces}
         return self._groups[group]
+
+    def write_whole(self, folder: Path) -> None:
+        """Write the checkpoint that a process alone would have written, byte for byte, some elements at a time."""
+        files: dict[str, File] = {}
+        for group, tensors in self.items():
+            listed = [StoredTensor(name, each.pieces[0].dtype, each.shape) for name, each in tensors.items()]
+            listed.sort(key=lambda each: (-DTYPE_BYTES[each.dtype], each.name))  # as safetensors' own writer does
+            header, name = build_header(listed, None), f"{group}.safetensors"
+            with (folder / name).open("wb") as file:
+                file.write(header.raw)
+                for entry in header.entries:
+                    for start in range(0, prod(entry.shape), _AT_ONCE):
+                        part = tensors[entry.name].cut(start, min(start + _AT_ONCE, prod(entry.shape)))
+                        file.write(part.view(torch.uint8).numpy().data)
+            files[name] = File((folder / name).stat().st_size, sha256_file(folder / name), None)
+        Record(self.step, files, self.state).write(folder)
 
     def _pieces(self, group: str) -> dict[str, list[Piece]]:
         if self._record.of_many:

@@ -106,6 +106,18 @@ def test_a_model_that_writes_its_own_texts_trains_on_one_process() -> None:
         check_layout(ParallelLayout(2), recipe)
 
 
+def test_experts_and_stages_are_for_pre_training() -> None:
+    data = {"source": "jsonl", "paths": ["x"], "sequence_length": 32}
+    recipe = parse_recipe({**TINY, "parent": {"path": "p"}, "sft": {}, "data": data}, "tiny.toml")
+    recipe = recipe.model_copy(update={"train": SHARED.train})
+    check_layout(ParallelLayout(2), recipe)
+    for layout in (ParallelLayout(2, 2), ParallelLayout(pp=2)):
+        with pytest.raises(
+            UserError, match=r"ep and pp do not go with \[parent\]: .*: on 2 processes these work: dp=2"
+        ):
+            check_layout(layout, recipe)
+
+
 def test_the_nearest_layouts_that_work_are_named() -> None:
     with pytest.raises(UserError, match="on 2,048 processes these work: dp=128,ep=64,pp=16 or dp=128,ep=32,pp=16"):
         check_layout(ParallelLayout(128, 60, 16), V3)

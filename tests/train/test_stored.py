@@ -64,6 +64,15 @@ def test_one_process_reads_whole_tensors(sets: dict[str, Path], source: str) -> 
     assert checkpoint.find_problems(sets[source]) == []
 
 
+@pytest.mark.parametrize("source", NAMES)
+def test_a_release_has_the_bytes_of_one_process(sets: dict[str, Path], source: str, tmp_path: Path) -> None:
+    path, alone = sets[source], checkpoint.save(tmp_path / "alone", 7, some_tensors(), {"step": 7}, keep=1)
+    assert checkpoint.consolidate(path, tmp_path / "again" / path.name) == (source != "dp=1")
+    for file in (tmp_path / "again" / path.name if source != "dp=1" else path).iterdir():
+        assert file.read_bytes() == (alone / file.name).read_bytes()
+    assert len([*path.iterdir()]) >= len([*alone.iterdir()]) == 4
+
+
 def test_a_process_reads_no_file_but_those_of_its_parts(tmp_path: Path) -> None:
     tensors = some_tensors()
     path = write(tmp_path, 1, tensors, dealt(4, tensors))

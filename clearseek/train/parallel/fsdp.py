@@ -76,7 +76,7 @@ class FsdpWork(SharedWork):
         assert group is not None
         self._sharded = Sharded(self.recipe.model, group, setup.device, setup.precision.dtype, setup.fp8)
         self._sharded.initialise(self.recipe.train.seed)
-        return self._sharded.model
+        return self._sharded.model.use_recompute(self.recipe.train.recompute == "selective")
 
     def _parts(self, rank: int) -> list[Part]:
         return self._sharded.parts(self.layout.copy(rank))

@@ -17,6 +17,7 @@ Shapes: B sequences, S positions, D hidden, L layers with experts of this proces
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -93,6 +94,8 @@ class Pipeline:
             own = stage.own()
             mine = [leaf for name, leaf in leaves if name in own]
             self._stages.append(_Stage(stage, number, len(cuts), group, shape, mine, self._lane))
+        # A lost process would make each of the others print its whole schedule.
+        logging.getLogger("torch.distributed.pipelining").setLevel(logging.CRITICAL)
         options: dict[str, Any] = {"n_microbatches": length, "loss_fn": _loss, "scale_grads": False}
         self._schedule: Schedule1F1B | ScheduleZBVZeroBubble | ScheduleDualPipeV
         if layout.schedule == "1f1b":

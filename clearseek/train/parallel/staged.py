@@ -65,7 +65,8 @@ class StagedWork(SharedWork):
             load_LE[self._own_loads()] += found.load_LE.cpu()
         sums = lanes.result()
         scalars = sums.pop() if found.scalars is not None else None
-        return LaneSums(self.sources.add(sums), scalars, [LOSS, MTP_LOSS], load_LE)
+        names = [LOSS, MTP_LOSS][: 0 if scalars is None else len(scalars)]
+        return LaneSums(self.sources.add(sums), scalars, names, load_LE)
 
     def _own_loads(self) -> list[int]:
         """Places of this process's layers with experts among those of the whole model."""

@@ -29,7 +29,7 @@ from torch.distributed.rendezvous import rendezvous
 from clearseek.errors import LostError, UserError, one_line
 from clearseek.train.parallel import worker
 from clearseek.train.parallel.group import ALONE, Group
-from clearseek.train.parallel.pulse import Pulse, leave
+from clearseek.train.parallel.pulse import GRACE, Pulse, leave
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ JOIN_SECONDS = 300.0
 _SKEW = timedelta(minutes=30)
 """How long a collective waits for a living process: it may be evaluating, or have a slower processor."""
 _POLL = timedelta(seconds=1)
-_BROKEN = re.compile(r"gloo|nccl|connection (?:closed|reset|refused)|broken pipe|socket|store", re.I)
+_BROKEN = re.compile(r"\bgloo\b|nccl|connection (?:closed|reset|refused)|broken pipe|tcpstore", re.I)
 """What errors of torch.distributed say when another process is gone."""
 _DEVICE = re.compile(r"CUDA error|cuBLAS|CUDNN_STATUS", re.I)
 """What errors of a GPU say, after which a new process may succeed."""
@@ -83,7 +83,16 @@ class World(Group):
             self._pulse.tell(f"{self.name(self.rank)} was interrupted or failed")
         elif self._pulse.lost is None:
             self._pulse.close()
+            self._leave(self._store, PATIENCE)
             dist.destroy_process_group()
+
+    def _leave(self, store: Store, seconds: float) -> None:
+        """Tell that this process is done. The main one, which may keep the store, waits for the others to be."""
+        with suppress(RuntimeError):
+            deadline, left = time.monotonic() + seconds, store.add("left", 1)
+            while self.main and left < self.size and time.monotonic() < deadline:
+                time.sleep(0.05)
+                left = store.add("left", 0)
 
     def process_group(self, ranks: Sequence[int]) -> dist.ProcessGroup:
         """The group of some processes for collectives; its members ask for their groups in one order."""
@@ -268,6 +277,7 @@ class World(Group):
             worker.record_end(code)
             with suppress(RuntimeError):
                 self._come(store)  # those who are at the meeting wait for this process
+                self._leave(store, GRACE)
         leave(worker.exit_code(code))
 
 
