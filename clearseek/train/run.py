@@ -4,6 +4,7 @@ recipe.json        every setting, resolved
 data/              token shards, tokenizer, manifest (or elsewhere, as given)
 transcript.jsonl   what happened, hash-chained: the same bytes in every identical run
 metrics.jsonl      speed and expert loads per step: differs from run to run
+sessions.jsonl     which processes took which steps, where there were several; ranks/ has what they said
 checkpoints/       everything needed to go on
 parent/            what a run that goes on from another one began with
 teacher/           what a run that learns from another model asked of it
@@ -80,6 +81,11 @@ class Run:
     def metrics(self) -> Path:
         """Speed and expert loads, one JSON line a step."""
         return self.root / "metrics.jsonl"
+
+    @property
+    def sessions(self) -> Path:
+        """Which processes took which steps, where there were several."""
+        return self.root / "sessions.jsonl"
 
     @property
     def checkpoints(self) -> Path:

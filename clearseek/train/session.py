@@ -27,6 +27,7 @@ from clearseek.train import checkpoint
 from clearseek.train.extend import adopt
 from clearseek.train.parallel.compare import refuse_differences
 from clearseek.train.parallel.group import ALONE, Group
+from clearseek.train.parallel.promise import promise, record_session
 from clearseek.train.parallel.worker import LOGS, keep_log
 from clearseek.train.pictures import expert_load, loss_curve
 from clearseek.train.preflight import Setup, preflight
@@ -129,6 +130,10 @@ def train_recipe(
             trained = method.trainable(recipe, run)
             trainer = Trainer(recipe, run, task, setup, resume, from_step, trained, group, layout)
             _say_what(recipe, trainer.training, say)
+            promised = promise(recipe, layout)
+            if group.size > 1:
+                say(f"{group.size} processes, {layout}: promised: {promised}")
+            record_session(run, trainer.training.step, group, layout, promised)
             if group.main:
                 write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
         keep_log(run.root, group.rank)

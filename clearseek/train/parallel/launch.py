@@ -37,7 +37,7 @@ _INTERRUPTED = 130
 
 def refuse_processes(processes: int) -> None:
     """Raise UserError for a number of processes that cannot be started here as asked."""
-    if worker.in_job():
+    if worker.in_job() or "RANK" in os.environ:
         raise UserError(
             "--processes under torchrun (RANK is set): torchrun starts the processes: leave --processes out, or unset "
             "RANK and WORLD_SIZE"
