@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from clearseek.config import ModelConfig
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
+from clearseek.hub import write
 from clearseek.hub.read import import_hf
 from clearseek.hub.write import INDEX, export_hf
 from clearseek.tensors import tensors
@@ -278,3 +279,15 @@ def test_import_names_the_wrong_file(tmp_path: Path) -> None:
     refused(r"config\.json: must be a JSON object")
     (out / "config.json").unlink()
     refused(r"config\.json: cannot read")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_a_tensor_written_in_pieces_is_the_same(
+    tmp_path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, file = random_state(MTP), tokenizer_file(tmp_path)
+    export_hf(state, MTP, file, tmp_path / "whole", dtype)
+    monkeypatch.setattr(write, "_PIECE_ELEMENTS", 1)  # 128 rows at once
+    export_hf(state, MTP, file, tmp_path / "pieces", dtype)
+    assert all((tmp_path / "whole" / name).read_bytes() == (tmp_path / "pieces" / name).read_bytes()
+               for name in ("model.safetensors", "config.json"))  # fmt: skip

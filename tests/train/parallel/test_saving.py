@@ -20,7 +20,7 @@ import torch
 
 from clearseek.errors import UserError
 from clearseek.parts import Part
-from clearseek.train import checkpoint
+from clearseek.train import checkpoint, checkpoint_files
 from clearseek.train.checkpoint_files import Held
 from clearseek.train.parallel.group import Group
 from clearseek.train.parallel.world import World, join_world
@@ -102,6 +102,28 @@ def _see_other_disks(rank: int, port: int, folder: Path, out: Path) -> None:
     group.close()
 
 
+def _go_on_beside_a_slow_disk(rank: int, port: int, folder: Path, out: Path) -> None:
+    group = _join(rank, port)
+    from clearseek.train import saver
+
+    write, steps = checkpoint_files.write_pieces, list[int]()
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(1.0 if rank == 2 else 0.0)
+        return write(*arguments)
+
+    saver.write_pieces = slow  # type: ignore[attr-defined]
+    ours = Saver(folder, 2, group)
+    ours.begin(1, held(group, 1), {"step": 1} if group.main else {})
+    for step in range(20):
+        steps.append(sum(group.gather(step)))  # as steps of training, before the disk is done
+        ours.poll()
+    ours.finish()
+    (out / f"{rank}.json").write_text(json.dumps(steps))
+    ours.close()
+    group.close()
+
+
 @contextmanager
 def started(
     processes: ForkServerContext, work: Callable[[int, int, Path, Path], Any], *folders: Path
@@ -145,6 +167,16 @@ def test_twenty_kills_leave_only_whole_checkpoints(tmp_path: Path, processes: Fo
 
 def _newest(folder: Path) -> int:
     return max(checkpoint.steps(folder), default=0)
+
+
+def test_steps_go_on_beside_a_slow_disk(tmp_path: Path, processes: ForkServerContext) -> None:
+    folder = tmp_path / "checkpoints"
+    with started(processes, _go_on_beside_a_slow_disk, folder, tmp_path) as group:
+        for each in group:
+            each.join(60)
+        assert [each.exitcode for each in group] == [0] * SIZE
+    assert json.loads((tmp_path / "0.json").read_text()) == [4 * step for step in range(20)]
+    check(folder, 1)
 
 
 def test_one_full_disk_is_one_error_that_names_the_process(tmp_path: Path, processes: ForkServerContext) -> None:
