@@ -259,6 +259,15 @@ def _memory() -> int:
     return total
 
 
+def free_memory() -> float:
+    """Bytes of memory that can be had without swapping, as Linux says; infinite where nothing says."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return float("inf")
+
+
 def peak_memory() -> int:
     """Most memory this process has held so far, in bytes (0 where the system does not say)."""
     try:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from clearseek.train.run import Run
 
 
+LEAST_PATIENCE = 5.0
+"""Seconds: shorter than that, a process that waits for its disk would count as lost."""
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  clearseek train quickstart --set train.steps=50\n"
@@ -112,7 +116,7 @@ def _train_together(arguments: argparse.Namespace) -> int:
             code = _train(arguments, group)
     except BaseException as error:
         group.close(error)
-        if isinstance(error, UserError | OSError):
+        if isinstance(error, UserError | OSError | SystemExit):
             worker.record_end(USER_ERROR)
         elif isinstance(error, KeyboardInterrupt):
             worker.record_end(INTERRUPTED)
@@ -166,9 +170,11 @@ def _train(arguments: argparse.Namespace, group: Group) -> int:
         recipe, folder, parent = _asked(arguments)
         layout = _layout(arguments, group.size, recipe)
     resume = arguments.resume is not None and parent is None
+    restarted = group.largest(worker.restarts()) > 0
+    from_step = None if restarted else arguments.from_step  # the first start has gone back to it
     ended = run_training(
-        recipe, folder, arguments.data, arguments.device, resume, arguments.from_step, arguments.json, parent,
-        arguments.go_on or group.largest(worker.restarts()) > 0, group, layout,
+        recipe, folder, arguments.data, arguments.device, resume, from_step, arguments.json, parent,
+        arguments.go_on or restarted, group, layout,
     )  # fmt: skip
     if not group.main:
         pass
@@ -192,6 +198,8 @@ def _refuse_combinations(arguments: argparse.Namespace) -> None:
     resume, more = arguments.resume is not None, arguments.more_steps is not None
     if resume == (arguments.recipe is not None):
         raise UserError("give either a recipe to train or --resume RUN (see clearseek train --help)")
+    if not LEAST_PATIENCE <= arguments.patience < float("inf"):
+        raise UserError(f"--patience {arguments.patience:g}: give a number of seconds from {LEAST_PATIENCE:g} up")
     if resume and arguments.go_on:
         raise UserError("--continue goes with a recipe: --resume RUN goes on anyway")
     if not resume and (more or arguments.from_step is not None):

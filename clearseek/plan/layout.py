@@ -142,8 +142,9 @@ def parse_layout(text: str, processes: int | None = None, named: str = "--gpus")
 
 
 def decides_bits(layout: ParallelLayout, recipe: Recipe) -> dict[str, Any]:
-    """What of a layout decides bits, for the header of a transcript: over how many processes experts are merged."""
-    return {"ep": layout.ep} if layout.ep > 1 and recipe.train.expert_gradients == "merged" else {}
+    """What of a layout decides bits, for the header of a transcript: which lanes' experts are merged."""
+    merged = layout.ep > 1 and recipe.train.expert_gradients == "merged"
+    return {"ep": layout.ep, "dp": layout.dp} if merged else {}
 
 
 def check_layout(layout: ParallelLayout, recipe: Recipe) -> None:

@@ -180,8 +180,7 @@ def _training(run: Run, place: Path, made: Made) -> None:
         if problems := checkpoint.find_problems(source):
             raise UserError("\n".join(problems))
         target = place / "checkpoints" / source.name
-        if not checkpoint.consolidate(source, target):
-            _copy(source, target)
+        _copy(source, target)
     for folder in _beside(run, made.lineage.here):
         _copy(folder, place / "training" / folder.relative_to(run.root))
     for picture in sorted(run.pictures.glob("*.png")) if run.pictures.is_dir() else ():

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from clearseek.errors import OtherVersionError, UserError
-from clearseek.files import atomic_folder, remove_folder, remove_leftovers, writing
+from clearseek.files import atomic_folder, remove_folder, remove_leftovers
 from clearseek.train.checkpoint_files import find_damage, whole, write_whole
 from clearseek.train.checkpoint_record import RECORD, File, Record, folder_name, read_record
 from clearseek.train.parallel.group import ALONE, Group
@@ -125,21 +125,6 @@ def open_stored(path: Path) -> Stored:
         raise
     except UserError as error:
         raise UserError(f"{error}\n{_alternative(path)}") from None
-
-
-def consolidate(source: Path, target: Path) -> bool:
-    """Write a checkpoint of many processes to a new folder as one process would have written it.
-
-    Returns whether there was anything to do: that of one process is to be copied as it is.
-
-    Raises UserError and OtherVersionError as :func:`load`.
-    """
-    stored = open_stored(source)
-    if stored.of_many:
-        target.mkdir(parents=True)
-        with writing(target):
-            stored.write_whole(target)
-    return stored.of_many
 
 
 def newest(folder: Path, group: Group = ALONE, step: int | None = None) -> Path | None:

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import clearseek
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import sha256_bytes, write_atomic
-from clearseek.hub.safetensors import DTYPE_BYTES
 from clearseek.jsontext import is_later
 from clearseek.parts import Part
 
@@ -31,6 +30,8 @@ FORMAT_OF_MANY = "clearseek-checkpoint-3"
 """Of many processes."""
 _FILES = {FORMAT: re.compile(r"[a-z]+\.safetensors"), FORMAT_OF_MANY: re.compile(r"[a-z]+-[0-9]{5,9}\.safetensors")}
 _MOST_ELEMENTS = 2**60
+HELD_TYPES = ("F64", "I64", "F32", "I32", "BF16", "F16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
+"""Types that a checkpoint may hold, by safetensors' names, in the order in which it writes tensors."""
 
 
 class Piece(NamedTuple):
@@ -158,7 +159,7 @@ def _parse(file: Path, raw: Mapping[str, Any]) -> Record:
 
 def _pieces(file: str, raw: Mapping[str, Any]) -> Iterator[Piece]:
     for name, (dtype, shape, start, stop) in raw.items():
-        if dtype not in DTYPE_BYTES or not isinstance(shape, list):
+        if dtype not in HELD_TYPES or not isinstance(shape, list):
             raise TypeError(name)
         numbers = [start, stop, *shape]
         if not all(type(number) is int and 0 <= number < _MOST_ELEMENTS for number in numbers):

@@ -18,13 +18,11 @@ from clearseek.files import sha256_file, writing
 from clearseek.hub.safetensors import build_header
 from clearseek.tensors import StoredTensor
 from clearseek.train import checkpoint
-from clearseek.train.checkpoint_record import File, Record
+from clearseek.train.checkpoint_record import HELD_TYPES, File, Record
 from clearseek.train.stored import LazyTensor
 
 _BLOCK: Final = 1 << 24
 """Elements that are copied at once."""
-_WIDEST_FIRST: Final = ("F64", "I64", "F32", "I32", "BF16", "F16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
-"""Types in the order that safetensors writes tensors in, those of one type by name."""
 
 
 def consolidate(source: Path, out: Path) -> None:
@@ -50,7 +48,7 @@ def consolidate(source: Path, out: Path) -> None:
 
 def _write(file: Path, tensors: Mapping[str, LazyTensor]) -> None:
     specs = [StoredTensor(name, tensor.pieces[0].dtype, tensor.shape) for name, tensor in tensors.items()]
-    specs.sort(key=lambda spec: (_WIDEST_FIRST.index(spec.dtype), spec.name))
+    specs.sort(key=lambda spec: (HELD_TYPES.index(spec.dtype), spec.name))
     with file.open("wb") as written:
         written.write(build_header(specs, None).raw)
         for spec in specs:

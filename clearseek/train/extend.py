@@ -41,6 +41,7 @@ def adopt(parent: Run, run: Run, with_data: bool) -> None:
     """
     from clearseek.train import checkpoint
     from clearseek.train.chunks import hash_tensors
+    from clearseek.train.consolidate import consolidate
 
     if with_data and not parent.data.is_dir():
         raise UserError(f"{parent.data}: the run's data are not in its folder: say where they are with --data FOLDER")
@@ -60,7 +61,9 @@ def adopt(parent: Run, run: Run, with_data: bool) -> None:
         "data_fingerprint": end.header["data_fingerprint"],
     }
     with atomic_folder(run.parent, replace=True) as folder:
-        if not checkpoint.consolidate(path, folder / path.name):
+        if checkpoint.open_stored(path).of_many:
+            consolidate(path, folder / path.name)
+        else:
             _link(path, folder / path.name)
         shutil.copyfile(parent.transcript, folder / parent.transcript.name)
         write_atomic(folder / PARENT, json.dumps(record, indent=1) + "\n")

@@ -1,10 +1,11 @@
 """Saving checkpoints while training goes on, by one process or by many.
 
-The state is copied (staged), and that is all that training waits for: a thread of each process writes its part into the
-folder that the main process has opened under a temporary name, hashes it and forces it to the disk. Between steps the
-processes ask each other whether all have done so. Then the main process's thread writes the record and gives the folder
-its name; only after that are older checkpoints deleted. So a kill of any process, at any moment, leaves the old set or
-the new one, and a disk that is full for one process costs that checkpoint alone.
+The state is copied (staged), and that is all that training waits for, where memory has room for a copy: a thread of
+each process writes its part into the folder that the main process has opened under a temporary name, hashes it and
+forces it to the disk. Between steps the processes ask each other whether all have done so. Then the main process's
+thread writes the record and gives the folder its name; only after that are older checkpoints deleted. So a kill of any
+process, at any moment, leaves the old set or the new one, and a disk that is full for one process costs that checkpoint
+alone.
 
 A process that is alone has nobody to ask, and its thread does it all.
 """
@@ -26,6 +27,7 @@ import torch
 
 from clearseek.errors import UserError
 from clearseek.files import atomic_folder, remove_leftovers, writing
+from clearseek.machine import free_memory
 from clearseek.train import checkpoint
 from clearseek.train.checkpoint_files import Held, write_pieces, write_whole
 from clearseek.train.checkpoint_record import File, Record, check_pieces, folder_name
@@ -91,7 +93,10 @@ class Saver:
                 temporary = self._open.enter_context(atomic_folder(path, replace=True, size=size))
         temporary = self.folder / self.group.share(temporary.name)
         self._save = _Save(step, path, temporary, size, state)
-        self._job = _in_background(partial(self._write, self._save, stage(held)))
+        if size > free_memory():  # no room for a copy: training waits until it is written
+            self._job = _now(partial(self._write, self._save, held))
+        else:
+            self._job = _in_background(partial(self._write, self._save, stage(held)))
 
     def poll(self) -> None:
         """Between two steps: go on where all processes are done; waits for nothing.
@@ -176,18 +181,25 @@ def _wait_for_folder(folder: Path) -> None:
         time.sleep(0.05)
 
 
+def _now(work: Callable[[], _Files | None]) -> Future[_Files | None]:
+    """Run, and keep what came of it."""
+    future: Future[_Files | None] = Future()
+    _run(work, future)
+    return future
+
+
 def _in_background(work: Callable[[], _Files | None]) -> Future[_Files | None]:
     """Run in a thread that does not keep the process alive."""
     future: Future[_Files | None] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, name="checkpoint", daemon=True).start()
+    Thread(target=_run, args=(work, future), name="checkpoint", daemon=True).start()
     return future
+
+
+def _run(work: Callable[[], _Files | None], future: Future[_Files | None]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def stage(held: Mapping[str, Held]) -> dict[str, Held]:

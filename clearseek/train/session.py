@@ -235,7 +235,7 @@ class PreTrain:
 def _say_what(recipe: Recipe, training: Training, say: Say) -> None:
     """Tell what is trained, where that is not all, and after which step."""
     if recipe.lora is not None or recipe.experts is not None:
-        count = sum(master.numel() for master in training.optimizer.masters)
+        count = sum(each.of(each.parameter).numel() for each in training.work.trained)
         where = "adapters" if recipe.experts is None else "the chosen experts"
         say(f"trained: {count:,} parameters of {where}; the others are frozen")
     if training.step:

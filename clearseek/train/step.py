@@ -144,7 +144,8 @@ class Training:
         """Share of the measured peak, where every token that is read is trained on."""
         if self.recipe.parent is not None:
             return None
-        return tokens_per_second * self._flops_per_token / max(self.setup.precision.rates.values())
+        peak = max(self.setup.precision.rates.values()) * self.group.size
+        return tokens_per_second * self._flops_per_token / peak
 
     def _refuse_non_finite(self, step: int, scalars: Mapping[str, float], norm: float) -> None:
         if all(map(math.isfinite, [*scalars.values(), norm])):

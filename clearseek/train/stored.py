@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from clearseek.errors import UserError
-from clearseek.files import reading, sha256_file
-from clearseek.hub.safetensors import DTYPE_BYTES, Entry, build_header, read_header
+from clearseek.files import reading
+from clearseek.hub.safetensors import DTYPE_BYTES, Entry, read_header
 from clearseek.parts import Part
-from clearseek.tensors import StoredTensor
 from clearseek.train.checkpoint_files import DTYPES, find_damage
-from clearseek.train.checkpoint_record import RECORD, File, Piece, Record, group_of, tensors_of
+from clearseek.train.checkpoint_record import RECORD, Piece, Record, group_of, tensors_of
 
 _AT_ONCE = 1 << 22
 """Elements."""
@@ -80,22 +79,6 @@ class Stored(Mapping[str, Mapping[str, "LazyTensor"]]):
             self._groups[group] = {name: LazyTensor(self, found[0].part.shape, tuple(found)) for name, found in pieces}
         return self._groups[group]
 
-    def write_whole(self, folder: Path) -> None:
-        """Write the checkpoint that a process alone would have written, byte for byte, some elements at a time."""
-        files: dict[str, File] = {}
-        for group, tensors in self.items():
-            listed = [StoredTensor(name, each.pieces[0].dtype, each.shape) for name, each in tensors.items()]
-            listed.sort(key=lambda each: (-DTYPE_BYTES[each.dtype], each.name))  # as safetensors' own writer does
-            header, name = build_header(listed, None), f"{group}.safetensors"
-            with (folder / name).open("wb") as file:
-                file.write(header.raw)
-                for entry in header.entries:
-                    for start in range(0, prod(entry.shape), _AT_ONCE):
-                        part = tensors[entry.name].cut(start, min(start + _AT_ONCE, prod(entry.shape)))
-                        file.write(part.view(torch.uint8).numpy().data)
-            files[name] = File((folder / name).stat().st_size, sha256_file(folder / name), None)
-        Record(self.step, files, self.state).write(folder)
-
     def _pieces(self, group: str) -> dict[str, list[Piece]]:
         if self._record.of_many:
             return tensors_of(self._record.files, group)
@@ -145,6 +128,7 @@ class LazyTensor:
 
     def cut(self, start: int, stop: int) -> Tensor:
         """Elements of its flat form, on the CPU. Raises UserError where a file is damaged."""
+        assert 0 <= start <= stop <= prod(self.shape), (start, stop, self.shape)
         from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorProperties, TensorStorageMetadata
         from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
@@ -180,10 +164,12 @@ class LazyTensor:
 
 
 def cut(tensor: Tensor | LazyTensor, part: Part) -> Tensor:
-    """A part of a tensor in memory or on the disk, flat; of a scalar, which has no parts, the scalar."""
+    """A part of a tensor in memory or on the disk, flat. Raises RuntimeError where the tensor has another shape."""
+    if tuple(tensor.shape) != part.shape:
+        raise RuntimeError(f"{part.name} has the shape {list(tensor.shape)} instead of {list(part.shape)}")
     if isinstance(tensor, LazyTensor):
-        return tensor.cut(part.start, part.stop) if tensor.shape else tensor.whole()
-    return tensor.reshape(-1)[part.start : part.stop] if tensor.ndim else tensor
+        return tensor.cut(part.start, part.stop)
+    return tensor.reshape(-1)[part.start : part.stop]
 
 
 def in_memory(tensors: Mapping[str, Tensor] | Mapping[str, LazyTensor]) -> dict[str, Tensor]:

@@ -153,5 +153,5 @@ def test_every_process_has_one_place(dp: int, ep: int, pp: int) -> None:
 def test_merged_experts_alone_decide_bits() -> None:
     layout = ParallelLayout(dp=4, ep=2, pp=2)
     assert decides_bits(layout, tiny()) == {}
-    assert decides_bits(layout, tiny(train={"expert_gradients": "merged"})) == {"ep": 2}
+    assert decides_bits(layout, tiny(train={"expert_gradients": "merged"})) == {"ep": 2, "dp": layout.dp}
     assert decides_bits(ParallelLayout(dp=4), tiny(train={"expert_gradients": "merged"})) == {}

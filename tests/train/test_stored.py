@@ -18,9 +18,11 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from clearseek.errors import UserError
 from clearseek.files import sha256_bytes, sha256_file
+from clearseek.parts import Part
 from clearseek.train import checkpoint
 from clearseek.train.checkpoint_record import canonical
 from clearseek.train.chunks import hash_tensors
+from clearseek.train.consolidate import consolidate
 from clearseek.train.stored import cut
 from tests.train.cuts import GROUPS, Tensors, anyhow, dealt, layouts, some_tensors, write
 
@@ -67,8 +69,9 @@ def test_one_process_reads_whole_tensors(sets: dict[str, Path], source: str) -> 
 @pytest.mark.parametrize("source", NAMES)
 def test_a_release_has_the_bytes_of_one_process(sets: dict[str, Path], source: str, tmp_path: Path) -> None:
     path, alone = sets[source], checkpoint.save(tmp_path / "alone", 7, some_tensors(), {"step": 7}, keep=1)
-    assert checkpoint.consolidate(path, tmp_path / "again" / path.name) == (source != "dp=1")
-    for file in (tmp_path / "again" / path.name if source != "dp=1" else path).iterdir():
+    again = tmp_path / "again" / path.name
+    consolidate(path, again)
+    for file in again.iterdir():
         assert file.read_bytes() == (alone / file.name).read_bytes()
     assert len([*path.iterdir()]) >= len([*alone.iterdir()]) == 4
 
@@ -254,3 +257,13 @@ def test_any_forged_record_is_one_error_or_the_same_tensors(
         assert str(path) in str(error)
         return
     assert hash_of(loaded.tensors) == hash_of(tensors)
+
+
+def test_a_tensor_of_another_shape_is_no_part(sets: dict[str, Path]) -> None:
+    """Else the memory behind it would be trained on."""
+    weights = checkpoint.open_stored(sets["dp=1"])["weights"]
+    name, tensor = next(iter(weights.items()))
+    longer = Part.of(name, (2 * tensor.shape[0], *tensor.shape[1:]))
+    for each in (tensor, tensor.whole()):
+        with pytest.raises(RuntimeError, match="has the shape"):
+            cut(each, longer)

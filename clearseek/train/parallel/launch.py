@@ -75,7 +75,9 @@ def launch(processes: int, module: str, arguments: Sequence[str], restarts: int 
     known = {field.name for field in fields(LaunchConfig)}
     settings: dict[str, Any] = {
         "min_nodes": 1, "max_nodes": 1, "nproc_per_node": processes, "run_id": uuid.uuid4().hex,
-        "rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1",
+        # Its agents meet in a file that only this user reads: they unpickle what they find, and a port is anybody's.
+        "rdzv_backend": "c10d", "rdzv_endpoint": str(logs / "store"), "rdzv_configs": {"store_type": "file"},
+        "local_addr": "127.0.0.1",
         "max_restarts": restarts, "monitor_interval": 0.1, "logs_specs": DefaultLogsSpecs(log_dir=str(logs)),
         "signals_to_handle": "SIGQUIT", "shutdown_timeout": _SAVING,
     }  # fmt: skip

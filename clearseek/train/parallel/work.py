@@ -35,7 +35,7 @@ from clearseek.train.parallel.experts import Sources, is_spread, part_of_experts
 from clearseek.train.parallel.group import Group
 from clearseek.train.preflight import Setup
 from clearseek.train.pretrain import PreTraining
-from clearseek.train.stored import cut
+from clearseek.train.stored import LazyTensor, cut
 from clearseek.train.task import Batch, Task
 from clearseek.train.work import ADAPTED, State, Sums, Trainable, Work
 
@@ -264,7 +264,7 @@ class SharedWork(Work):
                 wrong = (missing or [part.name])[0]
                 raise UserError(f"the checkpoint does not fit the recipe: {wrong} is missing or misshapen")
             master.copy_(cut(weights[part.name], part))
-            values = {key.rpartition(".")[2]: cut(slots[key], part).clone() for key in keys}
+            values = {key.rpartition(".")[2]: _slot(slots[key], key, part) for key in keys}
             self.optimizer.load_state(number, values)
         for name, tensor in self.frozen().items():
             tensor.copy_(cut(weights[name], Part.of(name, tensor.shape)).view(tensor.shape))
@@ -297,3 +297,10 @@ def _gather_vectors(mine: Tensor, device: torch.device) -> NDArray[np.float32]:
     vectors = [torch.empty_like(padded) for _ in lengths]
     dist.all_gather(vectors, padded)
     return torch.cat([vector[:length] for vector, length in zip(vectors, lengths, strict=True)]).cpu().numpy()
+
+
+def _slot(tensor: Tensor | LazyTensor, key: str, part: Part) -> Tensor:
+    """A part of an optimiser's tensor; AdamW's count of steps is a scalar for all of a parameter."""
+    if key.endswith(".step"):
+        return cut(tensor, Part.of(key, ())).view(()).clone()
+    return cut(tensor, part).clone()

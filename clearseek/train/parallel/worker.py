@@ -21,6 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from clearseek.errors import UserError
+
 USER_ERROR, LOST = 2, 75
 """Exit codes, as in :mod:`clearseek.cli.exits`."""
 LOGS = "ranks"
@@ -39,17 +41,25 @@ def in_job() -> bool:
 
 def processes() -> int:
     """Processes of the job."""
-    return int(os.environ["WORLD_SIZE"]) if in_job() else 1
+    return number("WORLD_SIZE", 1) if in_job() else 1
+
+
+def number(name: str, default: int) -> int:
+    """A number of the environment, as torchrun sets them. Raises UserError where it is none."""
+    text = os.environ.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal()):
+        raise UserError(f"{name}={text[:50]} is no number: torchrun sets it; unset it, or start with torchrun")
+    return int(text)
 
 
 def restarts() -> int:
     """How often the processes of this machine have been started again."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") or 0)
+    return number("TORCHELASTIC_RESTART_COUNT", 0)
 
 
 def local_processes() -> int:
     """Processes of the job on this machine."""
-    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)) if in_job() else 1
+    return max(1, number("LOCAL_WORLD_SIZE", 1)) if in_job() else 1
 
 
 def begin() -> int | None:

@@ -60,11 +60,13 @@ class World(Group):
 
     def __init__(self, device: str = "cpu", patience: float = PATIENCE) -> None:
         super().__init__()
-        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.rank, self.size = worker.number("RANK", 0), worker.number("WORLD_SIZE", 1)
+        if self.rank >= self.size:
+            raise UserError(f"RANK={self.rank} with WORLD_SIZE={self.size}: ranks are 0 to {self.size - 1}")
         self.host = socket.gethostname()
         self._store, connect = _store()
         self._gather_round()
-        self.device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}" if device == "cuda" else device
+        self.device = f"cuda:{worker.number('LOCAL_RANK', 0)}" if device == "cuda" else device
         """Device of this process, such as ``cuda:3``."""
         with_gpus = device == "cuda" and int(self.device[5:]) < torch.cuda.device_count()
         if with_gpus:

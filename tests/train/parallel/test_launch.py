@@ -130,7 +130,11 @@ def test_what_cannot_be_started_is_refused(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert main(["train", "quickstart", "--processes", "4"]) == 2
-    layout, none, recipe, alone, rank = capsys.readouterr().err.splitlines()
+    monkeypatch.delenv("WORLD_SIZE")
+    assert main(["train", "quickstart", "--processes", "4"]) == 2
+    assert main(["train", "quickstart", "--processes", "4", "--patience", "nan"]) == 2
+    layout, none, recipe, alone, rank, half, patience = capsys.readouterr().err.splitlines()
+    assert "RANK is set" in half and "--patience nan" in patience
     assert "dp=2" in layout and "--processes 0" in none and "no-such-recipe" in recipe and "RANK is set" in rank
     assert "--layout dp=4" in alone
 
@@ -195,3 +199,9 @@ def test_going_on_by_itself_is_for_recipes() -> None:
         from clearseek.cli.train import _refuse_combinations
 
         _refuse_combinations(build_parser().parse_args(["train", "--resume", "runs/x", "--continue"]))
+
+
+def test_what_is_no_number_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(UserError, match="WORLD_SIZE=many is no number"):
+        worker.number("WORLD_SIZE", 1)
