@@ -28,8 +28,8 @@ LEAST_PATIENCE = 5.0
 def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  clearseek train quickstart --set train.steps=50\n"
-        "  clearseek train small --processes 4\n"
-        "  torchrun --nproc-per-node 4 -m clearseek train small --layout dp=4"
+        "  clearseek train quickstart --processes 2\n"
+        "  torchrun --nproc-per-node 2 -m clearseek train quickstart"
     )
     parser.add_argument("recipe", nargs="?", help=RECIPE)
     parser.add_argument("--run", type=Path, help="run folder to make (default: runs/NAME)")
@@ -187,8 +187,9 @@ def _train(arguments: argparse.Namespace, group: Group) -> int:
     else:
         elsewhere = ("--data", arguments.data) if arguments.data else ()
         where = " in the final evaluation" if ended["steps"] == recipe.train.steps else ""
-        many = ("--processes", str(group.size)) if worker.STARTED_BY in os.environ else ()
-        again = command("train", "--resume", folder.root, *elsewhere, *many)
+        many = ("--processes", str(group.size)) if group.size > 1 else ()
+        shared = ("--layout", str(layout)) if str(layout) != str(type(layout)(dp=group.size)) else ()
+        again = command("train", "--resume", folder.root, *elsewhere, *many, *shared)
         print(f"stopped after step {ended['steps']}{where}, saved; go on with: {again}")
     return 0 if ended["finished"] else INTERRUPTED
 

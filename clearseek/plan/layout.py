@@ -137,7 +137,10 @@ def parse_layout(text: str, processes: int | None = None, named: str = "--gpus")
     layout = ParallelLayout(**degrees, schedule=schedule[0] if schedule else "1f1b")
     if processes is not None and layout.devices != processes:
         product = " x ".join(["dp"] * ("dp" in degrees) + ["fsdp"] * ("fsdp" in degrees) + ["pp"])
-        raise UserError(f"--layout {text}: {product} = {layout.devices} processes, but {named} is {processes}")
+        raise UserError(
+            f"--layout {text}: {product} = {layout.devices} processes, but {named} is {processes}: give "
+            f"{layout.devices}, or another layout"
+        )
     return layout
 
 
@@ -209,8 +212,11 @@ def _lanes(recipe: Recipe, name: str, copies: int) -> str:
     if name == "fsdp" and copies & (copies - 1):
         return f"fsdp = {copies} is no power of two, or the order of its sums would depend on it"
     fits = [copies << power for power in range(micro_batches.bit_length()) if micro_batches % (copies << power) == 0]
-    cure = f"train.lanes = {fits[0]} does, with other bits" if fits else (
-        f"the {micro_batches} micro-batches of a step allow no such number")  # fmt: skip
+    if fits:
+        cure = f"train.lanes = {fits[0]} does, with other bits"
+    else:
+        number = f"{micro_batches} micro-batch" + ("" if micro_batches == 1 else "es")
+        cure = f"the {number} of a step allow no such number, and a smaller train.micro_batch_size makes more of them"
     times = "1, 2, 4, ..." if name == "dp" else "a whole number"
     return f"{said} is not {name} = {copies} times {times}; {cure}"
 

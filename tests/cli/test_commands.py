@@ -181,7 +181,7 @@ def test_every_example_parses() -> None:
         (["train", "quickstart", "--device", "cuda:99"], "--device cuda:99: PyTorch finds "),
         (["train", "--resume", "gone"], "gone: no such folder: give a run's folder"),
         (["train", "--resume", "file"], "cannot read: Not a directory"),
-        (["train", "v3-671b"], "v3-671b: weights, gradients, their sums and optimiser state alone take 19.9 TiB"),
+        (["train", "v3-671b"], "v3-671b: weights, gradients, their sums and optimiser state alone take 29.8 TiB"),
         (["data", "quickstart"], "the following arguments are required: --out"),
         (["data", "shakespeare", "--out", "d"], "tinyshakespeare.txt: data.paths names no file"),
         (["generate", "gone"], "gone: no such folder"),
