@@ -2,7 +2,7 @@
 
 * ``order``: 4 processes, 2,048 tokens a micro-batch, a step with the tree beside the same step with ``dist.all_reduce``
   over the same gradients (and ZeRO-1's all-gather), by turns in the same processes; bytes that a process sends.
-* ``sets``: memory of the gradients of one process with 1, 2, 4 and 8 lanes, seen by PyTorch's profiler of memory.
+* ``sets``: memory of the gradients of one process with 1, 2, 4 and 8 lanes, counted by storages.
 * ``threads``: 2 processes of one thread beside one process of two threads, by turns.
 
     PYTHONPATH=. python benchmarks/parallel.py --out benchmarks/results/parallel.json
@@ -114,7 +114,7 @@ def sets(folder: Path, lanes: int) -> dict[str, Any]:
     """One process: bytes of partial sums at their most, with so many lanes."""
     import torch
 
-    from clearseek.train.accumulate import LaneSum, TreeSum
+    from clearseek.train.accumulate import LaneSum
     from clearseek.train.parallel.group import ALONE
 
     run = training(folder, recipe(lanes, 2, layers=2), ALONE)
@@ -127,7 +127,6 @@ def sets(folder: Path, lanes: int) -> dict[str, Any]:
         most[0] = max(most[0], sum(taken.values()))
         push(self, tensors)
 
-    assert TreeSum is not None
     LaneSum.push = watching  # type: ignore[method-assign]
     run.advance()
     parameters = sum(each.numel() for each in run.model.parameters())

@@ -130,10 +130,7 @@ def train_recipe(
             trained = method.trainable(recipe, run)
             trainer = Trainer(recipe, run, task, setup, resume, from_step, trained, group, layout)
             _say_what(recipe, trainer.training, say)
-            promised = promise(recipe, layout)
-            if group.size > 1:
-                say(f"{group.size} processes, {layout}: promised: {promised}")
-            record_session(run, trainer.training.step, group, layout, promised)
+            _promise(recipe, run, trainer.training.step, group, layout, say)
             if group.main:
                 write_atomic(run.tokenizer, (folder / "tokenizer.json").read_bytes())
         keep_log(run.root, group.rank)
@@ -143,6 +140,14 @@ def train_recipe(
                 method.draw(run, folder, recipe.name)
     last = last_line(run.transcript).record if group.main else None
     return outcome if last is None else replace(outcome, scalars=last.scalars)
+
+
+def _promise(recipe: Recipe, run: Run, after: int, group: Group, layout: ParallelLayout, say: Say) -> None:
+    """Tell what is promised of the bits, and record who trains from here on."""
+    promised = promise(recipe, layout)
+    if group.size > 1:
+        say(f"{group.size} processes, {layout}: promised: {promised}")
+    record_session(run, after, group, layout, promised)
 
 
 def _looked(
