@@ -22,9 +22,10 @@ PACKAGE = Path(clearseek.__file__).parent
 PRINTING = {
     ("audit/render/text.py", "_print_row"),
     ("audit/verdict.py", "_told"),
-    ("cli/verify.py", "run"),
+    ("cli/verify.py", "_print_rows"),
+    ("verify/statement.py", "as_statement"),
 }
-"""Functions that print a reason, and read nothing in it; `clearseek.audit.evidence` itself may read it anywhere."""
+"""Functions that print a reason or pass it on whole, and read nothing in it; `clearseek.audit.evidence` itself may read it anywhere."""
 ASKED = Question("a.b", "impact", "It is so")
 
 
