@@ -25,7 +25,10 @@ PRINTING = {
     ("cli/verify.py", "_print_rows"),
     ("verify/statement.py", "as_statement"),
 }
-"""Functions that print a reason or pass it on whole, and read nothing in it; `clearseek.audit.evidence` itself may read it anywhere."""
+"""Functions that print a reason or pass it on as it is, and read nothing in it.
+
+`clearseek.audit.evidence` itself may read it anywhere.
+"""
 ASKED = Question("a.b", "impact", "It is so")
 
 
