@@ -64,11 +64,11 @@ def data_of(folder: Path) -> None:
 def train(folder: Path) -> None:
     """One process of a run: time its waits for the checkpoint of step 50; it is written during the steps after it."""
     from clearseek.plan.layout import SINGLE, parse_layout
+    from clearseek.train.checkpoints.saver import Saver
     from clearseek.train.parallel.world import World, join_world
     from clearseek.train.preflight import preflight
     from clearseek.train.pretrain import PreTraining
     from clearseek.train.run import Run
-    from clearseek.train.saver import Saver
     from clearseek.train.trainer import Trainer
 
     waited: dict[str, float] = {"begin": 0.0, "poll": 0.0}
@@ -129,8 +129,8 @@ def write(folder: Path, experts: int) -> None:
 
     from clearseek.parts import Part
     from clearseek.tensors import memory_tensors
-    from clearseek.train.checkpoint_files import write_pieces
-    from clearseek.train.checkpoint_record import File, Record, folder_name
+    from clearseek.train.checkpoints.files import write_pieces
+    from clearseek.train.checkpoints.record import File, Record, folder_name
     from clearseek.train.run import Run
 
     data_of(folder)

@@ -46,7 +46,7 @@ def prepare(folder: Path) -> int:
     from clearseek.hub.write import export_hf
     from clearseek.model.transformer import DeepSeekModel
     from clearseek.recipe import parse_recipe
-    from clearseek.train import checkpoint
+    from clearseek.train.checkpoints import checkpoint
     from clearseek.train.run import Run
 
     recipe = parse_recipe(

@@ -38,7 +38,7 @@ from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import dimensions
 from clearseek.posttrain.rollouts import Rollouts, seed_of, write_completions
 from clearseek.recipe import load_recipe
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import train_recipe
 from clearseek.verify.draws import Judged

@@ -167,28 +167,28 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "evaluate/bits.py:per_byte": [
         ("bits / predicted * (len(tokens) - 1) / size", "bits / size", "bits per byte of a sample over all bytes"),
     ],
-    "train/checkpoint.py": [
+    "train/checkpoints/checkpoint.py": [
         ("for old in steps(folder)[:-keep]:", "for old in steps(folder)[:keep]:", "the oldest are kept"),
         ("    discard_after(folder, step)\n    for old", "    for old", "later checkpoints outlive a save"),
     ],
-    "train/checkpoint_files.py": [
+    "train/checkpoints/files.py": [
         ("if actual > expected.size or sha256_file(file) != expected.sha256", "if actual > expected.size", "the hash of a checkpoint is not checked"),
         ("tensor = tensor.clone()", "continue", "a tensor that shares memory is left out"),
         ("tensor = tensor.detach().cpu().contiguous()", "tensor = tensor.detach().cpu().bfloat16().to(tensor.dtype).contiguous()", "saved with BF16's digits"),
         ("if part.name not in each), None)", "), None)", "one of two pieces of a tensor is lost"),
         ("{\"saved_offsets\": [part.start]}", "{\"saved_offsets\": [0]}", "the note of a piece's place is wrong"),
     ],
-    "train/checkpoint_record.py": [
+    "train/checkpoints/record.py": [
         ("if sha256_bytes(canonical(raw)) != digest", "if False", "the record of a checkpoint is not checked"),
         ("if part.start != end or", "if part.start < end or", "gaps between pieces pass"),
         ("            if end != prod(first.part.shape):", "            if False:", "the end of a tensor may be missing"),
     ],
-    "train/stored.py": [
+    "train/checkpoints/stored.py": [
         ("first * DTYPE_BYTES[piece.dtype]", "first", "elements are counted as bytes"),
         ("first += number * prod(shape)", "first += number", "experts of a stack mistaken"),
         ("if not self._checked and", "if False and", "files are read unchecked"),
     ],
-    "train/saver.py": [
+    "train/checkpoints/saver.py": [
         ("copy_(tensor, True))", "copy_(tensor, True) if tensor.is_cuda else tensor)", "the state goes on changing while it is written"),
         ("        self.finish()\n        size =", "        size =", "two checkpoints are written at once"),
         ("if self._job is not None and not self.group.largest(not self._job.done()):", "if self._job is not None and self._job.done():", "processes go on without each other"),

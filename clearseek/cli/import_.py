@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     from clearseek.files import atomic_folder, write_atomic
     from clearseek.hub.read import import_hf
     from clearseek.hub.tokenizer_files import load_tokenizer, refuse_without_tokenizer
-    from clearseek.train import checkpoint
+    from clearseek.train.checkpoints import checkpoint
     from clearseek.train.run import Run
 
     out: Path = arguments.run

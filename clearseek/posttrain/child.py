@@ -13,7 +13,7 @@ from clearseek.posttrain.experts import Chosen, choose_experts, measure_usage
 from clearseek.posttrain.lora import add_lora
 from clearseek.posttrain.pictures import expert_use
 from clearseek.posttrain.rollouts import Writer
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.optimizer import Trained
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import draw_loads

@@ -40,7 +40,7 @@ from clearseek.posttrain.rollouts import Asked, Rollouts, Writer, seed_of, setti
 from clearseek.posttrain.samples import rounds_shown, write_samples
 from clearseek.posttrain.sandbox import refuse_unguarded
 from clearseek.posttrain.solved import PASS, measure
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.record import LOSS
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import OnData, Say

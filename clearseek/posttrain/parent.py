@@ -61,7 +61,7 @@ def weights_of(folder: Path) -> tuple[ModelConfig, dict[str, dict[str, Tensor]],
         buffers = {name: t for name, t in tensors.items() if name.endswith("e_score_correction_bias")}
         weights = {name: t.float() for name, t in tensors.items() if name not in buffers}
         return config, {"weights": weights, "buffers": buffers}, {"name": folder.resolve().name}
-    from clearseek.train import checkpoint
+    from clearseek.train.checkpoints import checkpoint
     from clearseek.train.transcript import last_line
 
     run = Run(folder)
@@ -83,7 +83,7 @@ def adopt(recipe: Recipe, run: Run) -> None:
 
     Raises UserError where its weights are not those that the recipe names, or its dimensions not the recipe's.
     """
-    from clearseek.train import checkpoint
+    from clearseek.train.checkpoints import checkpoint
     from clearseek.train.chunks import hash_tensors
 
     assert recipe.parent is not None

@@ -15,7 +15,7 @@ from clearseek.evaluate.bits import compressed_bits_per_byte, every_window, per_
 from clearseek.posttrain.lessons import DIVERGENCE
 from clearseek.program import command
 from clearseek.release.lineage import OURS, Lineage
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.preflight import settle_numerics
 from clearseek.train.record import HELD_OUT, LOSS, MEASURED
 from clearseek.train.run import Run, is_imported, read_metrics

@@ -35,9 +35,9 @@ from clearseek.signing import manifest as manifests
 from clearseek.signing.folder import sign_folder
 from clearseek.signing.keys import PrivateKey
 from clearseek.sysfiles import system_file
-from clearseek.train import checkpoint
-from clearseek.train.checkpoint_record import RECORD, read_record
-from clearseek.train.consolidate import consolidate
+from clearseek.train.checkpoints import checkpoint
+from clearseek.train.checkpoints.consolidate import consolidate
+from clearseek.train.checkpoints.record import RECORD, read_record
 from clearseek.train.run import Run
 from clearseek.training_code import CODE
 

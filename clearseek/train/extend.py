@@ -39,9 +39,9 @@ def adopt(parent: Run, run: Run, with_data: bool) -> None:
 
     Files are hard links where the file system has them: nothing changes a checkpoint or a shard in place.
     """
-    from clearseek.train import checkpoint
+    from clearseek.train.checkpoints import checkpoint
+    from clearseek.train.checkpoints.consolidate import consolidate
     from clearseek.train.chunks import hash_tensors
-    from clearseek.train.consolidate import consolidate
 
     if with_data and not parent.data.is_dir():
         raise UserError(f"{parent.data}: the run's data are not in its folder: say where they are with --data FOLDER")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from clearseek.errors import UserError
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
+from clearseek.train.checkpoints.stored import Stored
 from clearseek.train.chunks import hash_tensors
 from clearseek.train.run import Run
 from clearseek.train.step import Training
-from clearseek.train.stored import Stored
 from clearseek.train.transcript import hasher
 
 

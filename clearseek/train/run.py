@@ -33,8 +33,8 @@ if TYPE_CHECKING:  # a path and a recipe need none of it
     import torch
 
     from clearseek.model.transformer import DeepSeekModel
+    from clearseek.train.checkpoints.stored import LazyTensor
     from clearseek.train.record import StepRecord
-    from clearseek.train.stored import LazyTensor
 
 PARENT = "parent.json"
 """In the parent's folder: step, hashes of weights and optimiser, and of the transcript's last line."""
@@ -177,7 +177,7 @@ class Run:
         """
         import torch
 
-        from clearseek.train import checkpoint
+        from clearseek.train.checkpoints import checkpoint
 
         recipe, path = self.read_recipe(record=True), self._checkpoint(step)
         saved = checkpoint.load(path, checkpoint.MODEL)
@@ -194,13 +194,13 @@ class Run:
 
         Raises UserError as :meth:`load_model`.
         """
-        from clearseek.train import checkpoint
+        from clearseek.train.checkpoints import checkpoint
 
         stored = checkpoint.open_stored(self._checkpoint(step))
         return {name: each for group in checkpoint.MODEL for name, each in stored[group].items()}, stored.step
 
     def _checkpoint(self, step: int | None) -> Path:
-        from clearseek.train import checkpoint
+        from clearseek.train.checkpoints import checkpoint
 
         path = checkpoint.latest(self.checkpoints) if step is None else checkpoint.find(self.checkpoints, step)
         if path is None:
@@ -212,7 +212,7 @@ def is_imported(run: Run) -> bool:
     """Whether a run folder was made from somebody else's weights, without training."""
     if run.transcript.exists():
         return False
-    from clearseek.train import checkpoint
+    from clearseek.train.checkpoints import checkpoint
 
     return checkpoint.steps(run.checkpoints) == [0]
 

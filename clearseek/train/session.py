@@ -23,7 +23,7 @@ from clearseek.locks import exclusive
 from clearseek.plan.layout import SINGLE, ParallelLayout
 from clearseek.program import command
 from clearseek.sysfiles import system_file
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.extend import adopt
 from clearseek.train.parallel.compare import refuse_differences
 from clearseek.train.parallel.group import ALONE, Group

@@ -21,7 +21,8 @@ from clearseek.errors import UserError
 from clearseek.interrupts import stop_on_signal
 from clearseek.ops.compiled import use_kernels
 from clearseek.plan.layout import SINGLE, ParallelLayout, decides_bits
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
+from clearseek.train.checkpoints.saver import Saver
 from clearseek.train.log import Log
 from clearseek.train.origin import origin_of, restore
 from clearseek.train.parallel.compare import Pace, refuse_differences
@@ -29,7 +30,6 @@ from clearseek.train.parallel.group import ALONE, Group
 from clearseek.train.preflight import Setup
 from clearseek.train.record import StepRecord, decode, encode
 from clearseek.train.run import Run
-from clearseek.train.saver import Saver
 from clearseek.train.step import NotFiniteError, Training
 from clearseek.train.task import Progress, Task
 from clearseek.train.transcript import last_line

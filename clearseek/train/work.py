@@ -18,10 +18,10 @@ from clearseek.config import Recipe
 from clearseek.model.transformer import DeepSeekModel, Held
 from clearseek.parts import Part
 from clearseek.train.accumulate import LaneSum
+from clearseek.train.checkpoints.stored import LazyTensor, Stored, cut, in_memory
 from clearseek.train.chunks import gradient_norm, hash_tensors
 from clearseek.train.optimizer import MasterOptimizer, Trained, Updates
 from clearseek.train.preflight import Setup
-from clearseek.train.stored import LazyTensor, Stored, cut, in_memory
 from clearseek.train.task import Batch, Task
 
 ADAPTED = (".lora_A", ".lora_B")

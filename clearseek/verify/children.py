@@ -21,7 +21,7 @@ from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import weights_of
 from clearseek.posttrain.rollouts import ROUNDS, Rollouts, round_file
 from clearseek.reading.evidence import Evidence
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.chunks import hash_tensors
 from clearseek.train.run import Run
 from clearseek.train.task import Task

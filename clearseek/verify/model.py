@@ -22,7 +22,7 @@ from clearseek.jsontext import strict_json
 from clearseek.posttrain.solved import PASS
 from clearseek.reading.evidence import Evidence
 from clearseek.sysfiles import system_file
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.preflight import settle_numerics
 from clearseek.train.record import MEASURED
 from clearseek.train.run import model_of

@@ -30,7 +30,7 @@ from clearseek.interrupts import stop_on_signal
 from clearseek.machine import pick_precision
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.rollouts import Writer, round_file
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.header import differences
 from clearseek.train.origin import origin_of, restore
 from clearseek.train.preflight import preflight

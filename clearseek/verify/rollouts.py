@@ -19,7 +19,7 @@ from clearseek.config import ModelConfig
 from clearseek.posttrain.rollouts import ROUNDS, Rollouts, Writer, round_file
 from clearseek.reading.evidence import Evidence, amount
 from clearseek.sysfiles import system_file
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.verify.children import published_round
 from clearseek.verify.draws import Judged
 from clearseek.verify.forced import check_draws

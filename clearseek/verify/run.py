@@ -34,7 +34,7 @@ from clearseek.signing.hashing import hash_files
 from clearseek.signing.keys import PublicKey, load_public_key
 from clearseek.signing.tree import Tree, is_below, is_stray, visible
 from clearseek.sysfiles import system_file
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.transcript import hasher
 from clearseek.training_code import code_here
 from clearseek.verify.children import parent_row, writes

@@ -15,7 +15,7 @@ from clearseek.audit.evidence import Grade, Question, Row
 from clearseek.posttrain.lessons import DIVERGENCE
 from clearseek.posttrain.solved import PASS
 from clearseek.reading.evidence import Evidence, amount
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.record import LOSS, StepRecord, encode
 from clearseek.train.transcript import hasher
 from clearseek.verify import children

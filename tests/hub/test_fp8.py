@@ -20,7 +20,7 @@ from clearseek.hub.safetensors import read_header
 from clearseek.hub.write import INDEX, export_hf
 from clearseek.recipe import parse_recipe
 from clearseek.tensors import fp8_tensors
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.run import Run
 from tests.hub import checkpoints
 from tests.hub.checkpoints import assert_same, read

@@ -23,7 +23,7 @@ from clearseek.posttrain.parent import dimensions, weights_of
 from clearseek.posttrain.peft import load_peft
 from clearseek.posttrain.questions import Questions
 from clearseek.recipe import load_recipe
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.chunks import hash_tensors
 from clearseek.train.run import Run, read_metrics
 from clearseek.train.session import train_recipe

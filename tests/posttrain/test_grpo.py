@@ -16,7 +16,7 @@ from clearseek.posttrain.grpo import PASS, Grpo, PolicyOptimisation, _notes
 from clearseek.posttrain.questions import Questions
 from clearseek.posttrain.rewards import scored
 from clearseek.posttrain.rollouts import Rollouts, seed_of
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.origin import origin_of
 from clearseek.train.preflight import preflight
 from clearseek.train.record import StepRecord

@@ -34,7 +34,7 @@ from clearseek.posttrain.parent import dimensions
 from clearseek.posttrain.problems import Problems
 from clearseek.posttrain.sft import FineTuning
 from clearseek.recipe import load_recipe
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.run import Run, model_of
 from clearseek.train.session import train_recipe
 from clearseek.train.task import Batch

@@ -14,7 +14,7 @@ from clearseek.posttrain.problems import Problem
 from clearseek.posttrain.questions import Questions
 from clearseek.posttrain.rewards import Scored, scored
 from clearseek.recipe import parse_recipe
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.run import Run
 from tests.tiny import TINY
 

@@ -12,7 +12,7 @@ import torch
 
 from clearseek.config import Recipe
 from clearseek.errors import UserError
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.extend import adopt, longer_recipe
 from clearseek.train.record import StepRecord
 from clearseek.train.run import Run, read_metrics

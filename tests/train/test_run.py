@@ -10,7 +10,7 @@ import torch
 
 from clearseek.errors import UserError
 from clearseek.model.transformer import DeepSeekModel
-from clearseek.train import checkpoint
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.record import StepRecord
 from clearseek.train.run import Loads, Metrics, Run, is_imported, read_metrics
 from tests.tiny import tiny

@@ -24,8 +24,8 @@ from clearseek.evaluate import bits
 from clearseek.kernels import launch
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import use_kernels
-from clearseek.train import checkpoint
 from clearseek.train.accumulate import LaneSum, TreeSum, block
+from clearseek.train.checkpoints import checkpoint
 from clearseek.train.chunks import gradient_norm, hash_tensors
 from clearseek.train.optimizer import Trained
 from clearseek.train.preflight import preflight

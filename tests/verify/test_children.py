@@ -471,7 +471,7 @@ def test_a_file_with_another_hash_than_its_line_is_found_without_pytorch(release
 
 @pytest.mark.parametrize("what", ["weights", "record", "tokenizer"])
 def test_another_parent_is_found(release: Path, what: str) -> None:
-    from clearseek.train import checkpoint
+    from clearseek.train.checkpoints import checkpoint
 
     folder = release / "training/parent"
     if what == "weights":

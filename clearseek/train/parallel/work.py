@@ -28,6 +28,7 @@ from clearseek.model.transformer import DeepSeekModel
 from clearseek.parts import CHUNK, Part, deal, unit
 from clearseek.plan.layout import ParallelLayout
 from clearseek.train.accumulate import LaneSum, TreeSum, block
+from clearseek.train.checkpoints.stored import LazyTensor, cut
 from clearseek.train.chunks import chunk_digests, chunk_norms, describe, total_norm
 from clearseek.train.optimizer import Updates, matrix_of
 from clearseek.train.parallel.exchange import Exchange, TwoLevels, machines
@@ -35,7 +36,6 @@ from clearseek.train.parallel.experts import Sources, is_spread, part_of_experts
 from clearseek.train.parallel.group import Group
 from clearseek.train.preflight import Setup
 from clearseek.train.pretrain import PreTraining
-from clearseek.train.stored import LazyTensor, cut
 from clearseek.train.task import Batch, Task
 from clearseek.train.work import ADAPTED, State, Sums, Trainable, Work
 

@@ -20,11 +20,11 @@ import torch
 
 from clearseek.errors import UserError
 from clearseek.parts import Part
-from clearseek.train import checkpoint, checkpoint_files
-from clearseek.train.checkpoint_files import Held
+from clearseek.train.checkpoints import checkpoint, files
+from clearseek.train.checkpoints.files import Held
+from clearseek.train.checkpoints.saver import Saver
 from clearseek.train.parallel.group import Group
 from clearseek.train.parallel.world import World, join_world
-from clearseek.train.saver import Saver
 
 SIZE, ELEMENTS = 4, 60_000
 
@@ -87,7 +87,7 @@ def _fail_on_one(rank: int, port: int, folder: Path, out: Path) -> None:
 
 def _see_other_disks(rank: int, port: int, folder: Path, out: Path) -> None:
     group = _join(rank, port)
-    from clearseek.train import saver
+    from clearseek.train.checkpoints import saver
 
     saver._PATIENCE = 0.2
     ours = Saver(folder / str(rank) if rank == 3 else folder, 2, group)
@@ -104,9 +104,9 @@ def _see_other_disks(rank: int, port: int, folder: Path, out: Path) -> None:
 
 def _go_on_beside_a_slow_disk(rank: int, port: int, folder: Path, out: Path) -> None:
     group = _join(rank, port)
-    from clearseek.train import saver
+    from clearseek.train.checkpoints import saver
 
-    write, steps = checkpoint_files.write_pieces, list[int]()
+    write, steps = files.write_pieces, list[int]()
 
     def slow(*arguments: Any) -> Any:
         time.sleep(1.0 if rank == 2 else 0.0)

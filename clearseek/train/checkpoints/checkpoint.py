@@ -22,10 +22,10 @@ from safetensors.torch import load_file
 
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import atomic_folder, remove_folder, remove_leftovers
-from clearseek.train.checkpoint_files import find_damage, whole, write_whole
-from clearseek.train.checkpoint_record import RECORD, File, Record, folder_name, read_record
+from clearseek.train.checkpoints.files import find_damage, whole, write_whole
+from clearseek.train.checkpoints.record import RECORD, File, Record, folder_name, read_record
+from clearseek.train.checkpoints.stored import Stored
 from clearseek.train.parallel.group import ALONE, Group
-from clearseek.train.stored import Stored
 
 _FOLDER = re.compile(r"step-([0-9]{8,18})")
 MODEL = ("weights", "buffers")

@@ -19,12 +19,12 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from clearseek.errors import UserError
 from clearseek.files import sha256_bytes, sha256_file
 from clearseek.parts import Part
-from clearseek.train import checkpoint
-from clearseek.train.checkpoint_record import canonical
+from clearseek.train.checkpoints import checkpoint
+from clearseek.train.checkpoints.consolidate import consolidate
+from clearseek.train.checkpoints.record import canonical
+from clearseek.train.checkpoints.stored import cut
 from clearseek.train.chunks import hash_tensors
-from clearseek.train.consolidate import consolidate
-from clearseek.train.stored import cut
-from tests.train.cuts import GROUPS, Tensors, anyhow, dealt, layouts, some_tensors, write
+from tests.train.checkpoints.cuts import GROUPS, Tensors, anyhow, dealt, layouts, some_tensors, write
 
 
 @pytest.fixture(scope="module")

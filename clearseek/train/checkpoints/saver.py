@@ -28,9 +28,9 @@ import torch
 from clearseek.errors import UserError
 from clearseek.files import atomic_folder, remove_leftovers, writing
 from clearseek.machine import free_memory
-from clearseek.train import checkpoint
-from clearseek.train.checkpoint_files import Held, write_pieces, write_whole
-from clearseek.train.checkpoint_record import File, Record, check_pieces, folder_name
+from clearseek.train.checkpoints import checkpoint
+from clearseek.train.checkpoints.files import Held, write_pieces, write_whole
+from clearseek.train.checkpoints.record import File, Record, check_pieces, folder_name
 from clearseek.train.parallel.group import ALONE, Group
 
 _PATIENCE = 10.0

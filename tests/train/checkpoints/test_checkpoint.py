@@ -18,8 +18,8 @@ import torch
 
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import sha256_bytes
-from clearseek.train import checkpoint
-from clearseek.train.checkpoint_record import canonical
+from clearseek.train.checkpoints import checkpoint
+from clearseek.train.checkpoints.record import canonical
 
 STATE = {"tokens": 123, "loss": 0.1 + 0.2, "rng": [1, 2, 3], "nested": {"a": None}}
 

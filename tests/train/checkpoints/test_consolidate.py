@@ -9,9 +9,9 @@ import torch
 
 from clearseek.errors import UserError
 from clearseek.parts import Part
-from clearseek.train import checkpoint, consolidate
-from clearseek.train.checkpoint_files import write_pieces
-from clearseek.train.checkpoint_record import File, Record
+from clearseek.train.checkpoints import checkpoint, consolidate
+from clearseek.train.checkpoints.files import write_pieces
+from clearseek.train.checkpoints.record import File, Record
 
 STATE = {"tokens": 7, "transcript_head": "ab"}
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from clearseek.parts import Part, deal
-from clearseek.train.checkpoint_files import write_pieces, write_whole
-from clearseek.train.checkpoint_record import File, Record, folder_name
+from clearseek.train.checkpoints.files import write_pieces, write_whole
+from clearseek.train.checkpoints.record import File, Record, folder_name
 
 GROUPS = ("weights", "buffers", "optimizer")
 EXPERTS, LAYERS, UNIT = 8, 4, 64

@@ -20,8 +20,8 @@ from clearseek.errors import UserError
 from clearseek.files import reading
 from clearseek.hub.safetensors import DTYPE_BYTES, Entry, read_header
 from clearseek.parts import Part
-from clearseek.train.checkpoint_files import DTYPES, find_damage
-from clearseek.train.checkpoint_record import RECORD, Piece, Record, group_of, tensors_of
+from clearseek.train.checkpoints.files import DTYPES, find_damage
+from clearseek.train.checkpoints.record import RECORD, Piece, Record, group_of, tensors_of
 
 _AT_ONCE = 1 << 22
 """Elements."""

@@ -17,9 +17,9 @@ import torch
 from clearseek.files import sha256_file, writing
 from clearseek.hub.safetensors import build_header
 from clearseek.tensors import StoredTensor
-from clearseek.train import checkpoint
-from clearseek.train.checkpoint_record import HELD_TYPES, File, Record
-from clearseek.train.stored import LazyTensor
+from clearseek.train.checkpoints import checkpoint
+from clearseek.train.checkpoints.record import HELD_TYPES, File, Record
+from clearseek.train.checkpoints.stored import LazyTensor
 
 _BLOCK: Final = 1 << 24
 """Elements that are copied at once."""

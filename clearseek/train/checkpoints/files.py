@@ -22,7 +22,7 @@ from torch import Tensor
 
 from clearseek.files import sha256_file
 from clearseek.parts import Part
-from clearseek.train.checkpoint_record import RECORD, File, Piece, Record
+from clearseek.train.checkpoints.record import RECORD, File, Piece, Record
 
 Held = Sequence[tuple[Part, Tensor]]
 """What a process holds of a group: parts, each with a tensor of its elements, of any device and shape."""

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from clearseek.errors import UserError
-from clearseek.train import checkpoint, checkpoint_files, saver
-from clearseek.train.checkpoint_files import Held, whole
-from clearseek.train.saver import Saver
+from clearseek.train.checkpoints import checkpoint, files, saver
+from clearseek.train.checkpoints.files import Held, whole
+from clearseek.train.checkpoints.saver import Saver
 
 
 def held(value: float, size: int = 8) -> dict[str, Held]:
@@ -34,7 +34,7 @@ def value_of(folder: Path, step: int) -> float:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
     """A disk on which nothing can be written until the event is set."""
-    event, write = Event(), checkpoint_files.write_whole
+    event, write = Event(), files.write_whole
 
     def slow(*arguments: Any) -> Any:
         assert event.wait(30)

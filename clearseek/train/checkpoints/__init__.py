@@ -1,0 +1,1 @@
+"""Checkpoints of a run: saved by one process or many, loaded by any number."""
