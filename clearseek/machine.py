@@ -260,12 +260,17 @@ def _memory() -> int:
 
 
 def free_memory() -> float:
-    """Bytes of memory that can be had without swapping, as Linux says; infinite where nothing says."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, IndexError, StopIteration):
-        return float("inf")
+    """Bytes of memory that can be had without swapping, as Linux says of the machine and of the container; infinite
+    where nothing says."""
+    free = float("inf")
+    with suppress(OSError, ValueError):
+        free = 1024.0 * int(_first(r"^MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text(encoding="ascii")) or "")
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+        cached = _first(r"^inactive_file (\d+)", (group / "memory.stat").read_text(encoding="ascii")) or "0"
+        free = min(free, max(0, limit - used + int(cached)))
+    return free
 
 
 def peak_memory() -> int:

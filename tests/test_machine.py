@@ -79,6 +79,20 @@ def test_other_systems_are_described_too(monkeypatch: pytest.MonkeyPatch) -> Non
     assert machine.bit_environment(torch.float32, "cpu")["instruction_sets"] == []
 
 
+@pytest.mark.parametrize(
+    ("limit", "cached", "free"), [("max", "0", 8192), ("4096", "0", 2048), ("4096", "1024", 3072), ("1024", "0", 0)]
+)
+def test_memory_that_is_free_is_that_of_the_container(
+    limit: str, cached: str, free: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {
+        "meminfo": "MemTotal: 99 kB\nMemAvailable:  8 kB\n", "memory.max": limit + "\n", "memory.current": "2048\n",
+        "memory.stat": f"anon 1\ninactive_file {cached}\n",
+    }  # fmt: skip
+    monkeypatch.setattr(machine.Path, "read_text", lambda path, encoding: texts[path.name])
+    assert machine.free_memory() == free
+
+
 def test_rate_is_flops_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """At an imagined 1 TFLOP/s, the measurement says 1 TFLOP/s."""
     monkeypatch.setattr(machine, "_time_matmul", lambda a: 2 * len(a) ** 3 / 1e12)

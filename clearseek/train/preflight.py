@@ -7,7 +7,7 @@ resumed or trained again takes what its record says that it began with. Of sever
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from clearseek.fp8.backends.choose import choose
 from clearseek.fp8.linear import Fp8
 from clearseek.machine import Precision, bit_environment, describe, find_device, keep_heap, pick_precision
 from clearseek.ops.compiled import Kernels, choose_kernels, kernels_environment, use_kernels
+from clearseek.plan.layout import SINGLE, ParallelLayout, check_layout
+from clearseek.plan.states import Stage
 from clearseek.train.parallel.group import ALONE, Group
 from clearseek.train.parallel.worker import local_processes
 
@@ -49,8 +51,9 @@ class Setup:
 
 
 def preflight(
-    recipe: Recipe, device: str = "cpu", recorded: Mapping[str, Any] | None = None, group: Group = ALONE
-) -> Setup:
+    recipe: Recipe, device: str = "cpu", recorded: Mapping[str, Any] | None = None, group: Group = ALONE,
+    layout: ParallelLayout = SINGLE,
+) -> Setup:  # fmt: skip
     """Settle how a recipe runs here, for the whole process.
 
     Args:
@@ -58,11 +61,15 @@ def preflight(
         device: ``cpu`` or ``cuda``.
         recorded: The environment that the run began with, where it goes on or is done again.
         group: Processes that train together.
+        layout: How they share the work.
 
     Raises:
-        UserError: the device is not there, the model does not fit in it, or it cannot do what the recipe asks for.
+        UserError: the device is not there, what a process has of the model does not fit in it, or it cannot do what
+            the recipe asks for.
     """
     found: list[Setup] = []
+    with group.together():
+        refuse_device(recipe, device, group, layout)
     with group.together():
         if group.main:
             found.append(_preflight(recipe, device, recorded))
@@ -75,7 +82,6 @@ def preflight(
 
 def _preflight(recipe: Recipe, device: str, recorded: Mapping[str, Any] | None) -> Setup:
     """Settle how a recipe runs in this process."""
-    refuse_device(recipe, device)
     began = recorded or {}
     settle_numerics(recipe.train.threads or _threads(began.get("threads")), device)
     choice = recipe.train.precision
@@ -115,17 +121,50 @@ def _threads(recorded: Any) -> int | None:
     return recorded if type(recorded) is int and 0 < recorded <= MOST_THREADS else None
 
 
-def refuse_device(recipe: Recipe, device: str) -> None:
-    """Refuse a device that is not there, or that the model cannot fit in."""
+def refuse_device(recipe: Recipe, device: str, group: Group = ALONE, layout: ParallelLayout = SINGLE) -> None:
+    """Refuse a device that is not there, or that what this process has of the model cannot fit in.
+
+    Processes of one machine share its memory, where they do not compute on a GPU each.
+    """
     kind = find_device(device)
     machine = describe()
-    have = machine["memory"] if kind.type == "cpu" else machine["gpus"][kind.index or 0]["memory"]
+    on_gpu = kind.type == "cuda"
+    have = machine["gpus"][kind.index or 0]["memory"] if on_gpu else machine["memory"]
+    if group.size == 1:
+        need, what, cure = (
+            _alone(recipe),
+            "weights",
+            "train a smaller model (see clearseek recipes), or on a larger one",
+        )
+    else:
+        check_layout(layout, recipe)
+        here = [rank for rank in range(group.size) if group.hosts[rank] == group.hosts[group.rank]]
+        need = _shared(recipe, layout, [group.rank] if on_gpu else here)
+        several = len(here) > 1 and not on_gpu
+        what = f"the weights of {len(here)} processes" if several else f"process {group.rank}'s weights"
+        cure = "share the model out among more machines (clearseek plan proposes how), or train a smaller one"
+    if need > have:
+        raise UserError(
+            f"{recipe.name}: {what}, gradients, their sums and optimiser state alone take {amount(need)}, "
+            f"and {'this GPU' if on_gpu else 'this machine'} has {amount(have)}: {cure}"
+        )
+
+
+def _alone(recipe: Recipe) -> int:
+    """Bytes of one process that has the whole model."""
     optimizer, sums = recipe.optimizer, recipe.train.held_sums
     precision = "fp32" if recipe.train.precision == "auto" else recipe.train.precision
     memory = training_memory(recipe.model, optimizer.name, precision, sums, optimizer.moments)
-    need = memory.total + memory.partial_sums
-    if need > have:
-        raise UserError(
-            f"{recipe.name}: weights, gradients, their sums and optimiser state alone take {amount(need)}, "
-            f"and this machine has {amount(have)}: train a smaller model (see clearseek recipes), or on a larger one"
-        )
+    return memory.total + memory.partial_sums
+
+
+def _shared(recipe: Recipe, layout: ParallelLayout, ranks: Sequence[int]) -> int:
+    """Bytes of some processes together."""
+    stages: dict[int, list[int]] = {}
+    for rank in ranks:
+        stages.setdefault(rank // layout.copies, []).append(rank % layout.copies)
+    return sum(
+        sum(states[copy].total for copy in copies)
+        for stage, copies in stages.items()
+        for states in [Stage(recipe, layout, stage * layout.copies).states(layout)]
+    )

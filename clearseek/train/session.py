@@ -110,7 +110,7 @@ def train_recipe(
     run, data = run if isinstance(run, Run) else Run(run), None if data is None else Path(data)
     method, device = method or PreTrain(), group.place(device)
     resume, recorded = _looked(recipe, run, data, resume, go_on, group)
-    setup = preflight(recipe, device, recorded, group)  # what cannot run is refused before any data are made
+    setup = preflight(recipe, device, recorded, group, layout)  # what cannot run is refused before any data are made
     with ExitStack() as stack:
         with group.together():
             if group.main:

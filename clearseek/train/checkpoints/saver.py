@@ -93,7 +93,8 @@ class Saver:
                 temporary = self._open.enter_context(atomic_folder(path, replace=True, size=size))
         temporary = self.folder / self.group.share(temporary.name)
         self._save = _Save(step, path, temporary, size, state)
-        if size > free_memory():  # no room for a copy: training waits until it is written
+        here = self.group.hosts.count(self.group.hosts[self.group.rank])  # who copies at the same time
+        if size * here > free_memory():  # no room for copies: training waits until it is written
             self._job = _now(partial(self._write, self._save, held))
         else:
             self._job = _in_background(partial(self._write, self._save, stage(held)))

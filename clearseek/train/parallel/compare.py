@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 from clearseek.errors import UserError
@@ -57,7 +57,7 @@ class Pace:
         """Note the seconds that each process computed in a step; what to say of a slow one, once for each."""
         said = []
         for ranks in self._peers:
-            middle = median(seconds[rank] for rank in ranks)
+            middle = median_low(seconds[rank] for rank in ranks)  # of two, the quick one
             for rank in ranks:
                 self._slow[rank] = self._slow[rank] + 1 if seconds[rank] > SLOW * middle else 0
                 if self._slow[rank] == STEPS and rank not in self._named:

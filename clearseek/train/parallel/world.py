@@ -63,6 +63,8 @@ class World(Group):
         self.rank, self.size = worker.number("RANK", 0), worker.number("WORLD_SIZE", 1)
         if self.rank >= self.size:
             raise UserError(f"RANK={self.rank} with WORLD_SIZE={self.size}: ranks are 0 to {self.size - 1}")
+        if device.startswith("cuda:") and self.size > 1:
+            raise UserError(f"--device {device}: each of {self.size} processes takes a GPU of its own: use cuda")
         self.host = socket.gethostname()
         self._store, connect = _store()
         self._gather_round()

@@ -82,7 +82,16 @@ def test_a_straggler_is_named_once_after_three_steps() -> None:
     pace, slow, even = Pace(four()), [1.0, 1.1, 0.9, 2.5], [1.0, 1.1, 0.9, 1.9]
     said = [pace.note(seconds) for seconds in (slow, slow, even, slow, slow, slow, slow, slow)]
     assert said[:5] == [None] * 5 and said[6:] == [None] * 2
-    assert said[5] is not None and said[5].startswith("process 3 (d) takes 2.4 times as long")
+    assert said[5] is not None and said[5].startswith("process 3 (d) takes 2.5 times as long")
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_slow_half_is_named_too(size: int) -> None:
+    group = four()
+    group.size = size
+    pace, seconds = Pace(group), [1.0] * (size // 2) + [100.0] * (size // 2)
+    said = [pace.note(seconds) for _ in range(3)][-1]
+    assert said is not None and said.count("takes 100.0 times as long") == size // 2
 
 
 def test_processes_are_compared_with_those_of_equal_work() -> None:
