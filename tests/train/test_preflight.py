@@ -1,0 +1,51 @@
+"""What is refused before the first step: devices that a process's share of a model does not fit in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from clearseek.errors import UserError
+from clearseek.plan.layout import parse_layout
+from clearseek.recipe import load_recipe
+from clearseek.train import preflight
+from clearseek.train.parallel.group import Group
+
+LITE = load_recipe("v2-lite-16b", ["train.expert_gradients=merged"])
+
+
+def machine_with(monkeypatch: pytest.MonkeyPatch, **found: Any) -> None:
+    monkeypatch.setattr(preflight, "describe", lambda: found)
+    monkeypatch.setattr(preflight, "find_device", torch.device)
+
+
+def group_of(size: int, machines: int = 1) -> Group:
+    group = Group()
+    group.size, group.hosts = size, [f"host{rank * machines // size}" for rank in range(size)]
+    return group
+
+
+def test_a_model_that_fits_no_gpu_trains_on_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, gpus = parse_layout("dp=16,ep=8,pp=2"), [{"memory": 80 << 30}] * 8
+    machine_with(monkeypatch, memory=1 << 40, gpus=gpus)
+    preflight.refuse_device(LITE, "cuda:0", group_of(32, 4), layout)
+    with pytest.raises(UserError, match="weights, gradients, their sums"):
+        preflight.refuse_device(LITE, "cuda:0")
+    with pytest.raises(UserError, match=r"process 0's weights.* and this GPU has 80\.0 GiB: share the model out"):
+        preflight.refuse_device(LITE, "cuda:0", group_of(2), parse_layout("dp=2"))
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = parse_layout("dp=2")
+    machine_with(monkeypatch, memory=800 << 30, gpus=[])
+    preflight.refuse_device(LITE, "cpu", group_of(2, machines=2), layout)
+    with pytest.raises(UserError, match=r"the weights of 2 processes.* and this machine has 800"):
+        preflight.refuse_device(LITE, "cpu", group_of(2), layout)
+
+
+def test_a_layout_that_the_recipe_does_not_allow_is_named_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_with(monkeypatch, memory=1 << 50, gpus=[])
+    with pytest.raises(UserError, match="ep = 5 does not divide"):
+        preflight.refuse_device(LITE, "cpu", group_of(5), parse_layout("dp=5,ep=5"))
