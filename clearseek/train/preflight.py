@@ -131,11 +131,8 @@ def refuse_device(recipe: Recipe, device: str, group: Group = ALONE, layout: Par
     on_gpu = kind.type == "cuda"
     have = machine["gpus"][kind.index or 0]["memory"] if on_gpu else machine["memory"]
     if group.size == 1:
-        need, what, cure = (
-            _alone(recipe),
-            "weights",
-            "train a smaller model (see clearseek recipes), or on a larger one",
-        )
+        need, what = _alone(recipe), "weights"
+        cure = "train a smaller model (see clearseek recipes), or on a larger one"
     else:
         check_layout(layout, recipe)
         here = [rank for rank in range(group.size) if group.hosts[rank] == group.hosts[group.rank]]

@@ -21,6 +21,7 @@ from clearseek.errors import UserError
 from clearseek.train.checkpoints import checkpoint, files, saver
 from clearseek.train.checkpoints.files import Held, whole
 from clearseek.train.checkpoints.saver import Saver
+from clearseek.train.parallel.group import Group
 
 
 def held(value: float, size: int = 8) -> dict[str, Held]:
@@ -122,6 +123,20 @@ def test_a_run_that_fails_keeps_what_it_had_begun_to_save(tmp_path: Path) -> Non
     ours.begin(1, held(1.0), {})
     ours.close()
     assert value_of(tmp_path, 1) == 1.0
+
+
+@pytest.mark.parametrize(("processes", "copies"), [(1, 1), (2, 0)])
+def test_a_copy_is_made_where_memory_has_room_for_those_of_all_processes_here(
+    processes: int, copies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, made = Group(), list[Any]()
+    group.size, group.hosts = processes, ["here"] * processes
+    monkeypatch.setattr(saver, "free_memory", lambda: 50.0)  # a state has 32 bytes
+    monkeypatch.setattr(saver, "stage", lambda held: made.append(held) or held)
+    monkeypatch.setattr(saver, "write_pieces", files.write_whole)
+    ours = Saver(tmp_path, keep=1, group=group)
+    ours.begin(1, held(1.0), {})
+    assert len(made) == copies
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_at_once(tmp_path: Path) -> None:
