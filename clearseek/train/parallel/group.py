@@ -46,6 +46,10 @@ class Group:
         """Every process's value, on all, in the order of their numbers; JSON values."""
         return [value]
 
+    def collect(self, value: Any) -> list[Any] | None:
+        """As :meth:`gather` on the main process, and None on the others."""
+        return [value]
+
     def process_group(self, ranks: Sequence[int]) -> dist.ProcessGroup:
         """The group of some processes for collectives; its members ask for their groups in one order."""
         raise AssertionError("one process needs no collectives")

@@ -10,8 +10,6 @@ Shapes: L layers with experts, E experts.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -29,11 +27,12 @@ from clearseek.parts import CHUNK, Part, deal, unit
 from clearseek.plan.layout import ParallelLayout
 from clearseek.train.accumulate import LaneSum, TreeSum, block
 from clearseek.train.checkpoints.stored import LazyTensor, cut
-from clearseek.train.chunks import chunk_digests, chunk_norms, describe, total_norm
+from clearseek.train.chunks import chunk_norms, total_norm
 from clearseek.train.optimizer import Updates, matrix_of
 from clearseek.train.parallel.exchange import Exchange, TwoLevels, machines
 from clearseek.train.parallel.experts import Sources, is_spread, part_of_experts, share_out_experts, whole_shape
 from clearseek.train.parallel.group import Group
+from clearseek.train.parallel.hashes import hash_parts
 from clearseek.train.preflight import Setup
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.task import Batch, Task
@@ -238,16 +237,7 @@ class SharedWork(Work):
     def hash(self, *groups: str) -> str:
         """SHA-256 of all tensors of some groups of the state, with the bits of one process."""
         held = self.held()
-        mine = []
-        for part, tensor in (pair for group in groups for pair in held[group]):
-            digests = base64.b64encode(chunk_digests(tensor)).decode()
-            mine.append((part.name, part.start, describe(part.name, tensor.dtype, part.shape), digests))
-        digest, before = hashlib.sha256(), None
-        for name, _, described, digests in sorted(tuple(each) for theirs in self.group.gather(mine) for each in theirs):
-            digest.update(b"" if name == before else described.encode())
-            digest.update(base64.b64decode(digests))
-            before = name
-        return digest.hexdigest()
+        return hash_parts(self.group, [pair for group in groups for pair in held[group]])
 
     def load(self, state: State) -> None:
         """Go to a state. Raises UserError, KeyError or RuntimeError where it is of another model or optimiser."""

@@ -129,7 +129,15 @@ class World(Group):
         sizes = [int(size) for (size,) in self.numbers(len(content))]
         found = [torch.empty(max(sizes), dtype=torch.uint8) for _ in sizes]
         dist.all_gather(found, _bytes(content, max(sizes)), group=self._control)
-        return [json.loads(data[:size].numpy().tobytes()) for data, size in zip(found, sizes, strict=True)]
+        return _values(found, sizes)
+
+    def collect(self, value: Any) -> list[Any] | None:
+        """As :meth:`gather` on the main process, and None on the others."""
+        content = json.dumps(value).encode()
+        sizes = [int(size) for (size,) in self.numbers(len(content))]
+        found = [torch.empty(max(sizes), dtype=torch.uint8) for _ in sizes] if self.main else None
+        dist.gather(_bytes(content, max(sizes)), found, 0, group=self._control)
+        return None if found is None else _values(found, sizes)
 
     def largest(self, number: int) -> int:
         """The largest of all processes' numbers, on all."""
@@ -342,6 +350,11 @@ def _waits(store: Store, key: str) -> bool:
     except dist.DistStoreError:
         return False
     return True
+
+
+def _values(found: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[Any]:
+    """JSON values of messages that zeros may follow."""
+    return [json.loads(data[:size].numpy().tobytes()) for data, size in zip(found, sizes, strict=True)]
 
 
 def _bytes(content: bytes, size: int) -> torch.Tensor:

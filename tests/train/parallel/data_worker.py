@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks.layouts import recipe_of
 from clearseek.plan.layout import ParallelLayout
 from clearseek.recipe import parse_recipe
+from clearseek.train.parallel import hashes
 from clearseek.train.parallel.exchange import Exchange, TwoLevels, own
 from clearseek.train.parallel.work import SharedWork
 from clearseek.train.parallel.world import join_world
@@ -77,6 +78,7 @@ def train(folder: Path, case: str, group: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     world = join_world()
+    hashes.PIECE = 64  # of a few chunks: several messages for each part
     for wanted in sys.argv[2:]:
         found = train(Path(sys.argv[1]), wanted, world)
         reports = world.gather(found)

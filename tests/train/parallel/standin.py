@@ -25,6 +25,7 @@ def tour(group: World) -> dict[str, object]:
     return {
         "share": group.share({"from": group.rank, "text": "é" * 1000}),
         "gather": group.gather([group.rank, "x" * group.rank]),
+        "collect": group.collect("x" * group.rank),
         "largest": group.largest(group.rank * 10),
         "numbers": group.numbers(group.rank / 3, 1.0),
         "after_main": group.after_main(lambda: order.append(group.rank) or group.rank),

@@ -30,6 +30,7 @@ def test_values_go_to_all_processes_in_their_order(told: list[dict[str, Any]]) -
     for rank, found in enumerate(told):
         assert found["share"] == {"from": 0, "text": "é" * 1000}
         assert found["gather"] == [[0, ""], [1, "x"], [2, "xx"], [3, "xxx"]]
+        assert found["collect"] == (None if rank else ["", "x", "xx", "xxx"])
         assert found["largest"] == 30
         assert found["numbers"] == [[other / 3, 1.0] for other in range(4)]
         assert found["after_main"] == rank
@@ -61,7 +62,7 @@ def test_one_process_is_alone_and_agrees_with_itself(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("RANK", raising=False)
     assert join_world() is ALONE
     assert ALONE.share(3) == ALONE.largest(3) == ALONE.after_main(lambda: 3) == 3
-    assert ALONE.gather("x") == ["x"] and ALONE.numbers(1.0, 2.0) == [(1.0, 2.0)]
+    assert ALONE.gather("x") == ALONE.collect("x") == ["x"] and ALONE.numbers(1.0, 2.0) == [(1.0, 2.0)]
 
 
 def test_a_rank_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
