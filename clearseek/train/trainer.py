@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +162,12 @@ class Trainer:
                 if step % train.checkpoint_every == 0 or step == train.steps or self._stop:
                     self._save()
             self._saver.finish()
-            if self._unseen is not None:
-                raise self._unseen
             if self._pending is not None:
                 self._evaluate_at_end(self._pending, on_step, on_evaluation)
-        finished = self.training.step == train.steps and self._pending is None
-        return Outcome(self.training.step, finished, self.training.weights_hash(), time.perf_counter() - began)
+        finished, weights = self.training.step == train.steps and self._pending is None, self.training.weights_hash()
+        if self._unseen is not None:  # after all that the other processes need this one for
+            raise self._unseen
+        return Outcome(self.training.step, finished, weights, time.perf_counter() - began)
 
     def stop(self) -> None:
         """End the run after the current step, with a checkpoint, or in a final evaluation, which is begun again."""
@@ -197,10 +198,14 @@ class Trainer:
         else:
             self.log.append(record)
         self.log.measure(record, load_LE)
+        if on_step is not None:
+            self._show(partial(on_step, record))
+
+    def _show(self, what: Callable[[], None]) -> None:
+        """Tell a step or the progress of an evaluation. Where nobody sees it any more, end as :meth:`stop` does."""
         try:
-            if on_step is not None:
-                on_step(record)
-        except (OSError, SystemExit) as gone:  # the terminal, or who read a pipe: stop, but save first
+            what()
+        except (OSError, SystemExit) as gone:  # the terminal, or who read a pipe: save first
             self._unseen = gone
             self.stop()
 
@@ -212,7 +217,7 @@ class Trainer:
             if self._stop:
                 raise _StoppedError
             if on_evaluation is not None:
-                on_evaluation(done, total)
+                self._show(partial(on_evaluation, done, total))
 
         training = self.training
         try:
@@ -224,7 +229,7 @@ class Trainer:
         self.log.append(record)
         self._pending = None
         if on_step is not None and measured:
-            on_step(record)
+            self._show(partial(on_step, record))
 
     def _save(self) -> None:
         self.log.sync()

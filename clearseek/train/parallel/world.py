@@ -157,10 +157,10 @@ class World(Group):
 
         Raises LostError where one of them is gone.
         """
-        error: Exception | None = None
+        error: Exception | SystemExit | None = None
         try:
             yield
-        except Exception as raised:
+        except (Exception, SystemExit) as raised:
             if _agreed in getattr(raised, "__notes__", ()):
                 raise
             error = raised
@@ -223,13 +223,15 @@ class World(Group):
         if store.add(key, 1) == self.size:
             store.set(f"{key}/all", store.get(f"{key}/faults").decode() if store.check([f"{key}/faults"]) else "")
 
-    def _tell(self, error: Exception) -> dict[str, Any]:
+    def _tell(self, error: Exception | SystemExit) -> dict[str, Any]:
         """An error as a JSON value."""
-        mended = isinstance(error, UserError | OSError)
+        mended = isinstance(error, UserError | OSError | SystemExit)
         text = str(error) if mended else f"{type(error).__name__}: {error}{_where(error)}"
+        if isinstance(error, SystemExit):
+            text = "its output is no longer read"  # rich's end where who read a pipe is gone
         return {"rank": self.rank, "text": text, "mended": mended}
 
-    def _fault(self, faults: list[dict[str, Any]], own: Exception | None) -> Exception:
+    def _fault(self, faults: list[dict[str, Any]], own: Exception | SystemExit | None) -> Exception | SystemExit:
         """The error to raise of those that processes told: the first process's."""
         first = min(faults, key=lambda fault: int(fault["rank"]))
         everywhere = len(faults) == self.size and len({fault["text"] for fault in faults}) == 1
@@ -253,13 +255,13 @@ class World(Group):
             return None
         return str(self._fault([json.loads(line) for line in store.get(key).splitlines()], None))
 
-    def _is_loss(self, error: Exception) -> bool:
+    def _is_loss(self, error: BaseException) -> bool:
         """Whether an error is one of those that follow when another process, or a device, is gone."""
         if isinstance(error, LostError | dist.DistError):
             return True
         return isinstance(error, RuntimeError) and bool(_BROKEN.search(str(error)) or _DEVICE.search(str(error)))
 
-    def _raise_told(self, error: Exception) -> None:
+    def _raise_told(self, error: BaseException) -> None:
         """Raise what another process told before it went, or that it is lost."""
         told = None
         with suppress(RuntimeError):  # the store may be gone too
@@ -270,7 +272,7 @@ class World(Group):
         found.add_note(_agreed)
         raise found from None
 
-    def _lost(self, error: Exception) -> LostError:
+    def _lost(self, error: BaseException) -> LostError:
         """Tell all that contact was lost."""
         text = self._pulse.lost or f"{self.name(self.rank)} lost contact with another one"
         if _DEVICE.search(str(error)):
@@ -332,7 +334,7 @@ def _store() -> tuple[Store, Callable[[], Store]]:
     return prefixed(store), lambda: prefixed(TCPStore(address, int(port), None, False, wait))
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     """File and line where an error arose."""
     frames = traceback.extract_tb(error.__traceback__)
     return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""

@@ -15,6 +15,7 @@ from clearseek.recipe import parse_recipe, recipe_json
 from clearseek.train.parallel.world import join_world
 from clearseek.train.preflight import preflight
 from clearseek.train.pretrain import PreTraining
+from clearseek.train.record import StepRecord
 from clearseek.train.run import Run
 from clearseek.train.trainer import Trainer
 
@@ -23,11 +24,20 @@ def train_together(
     recipe: Recipe, folder: Path, data: Path, layout: str, resume: bool = False, stop_after: int | None = None
 ) -> None:
     """Train in as many processes as the layout has; with `stop_after`, until that step."""
+    ended = run_together(recipe, folder, data, layout, resume, stop_after)
+    assert not any(code for code, _ in ended), "\n".join(errors for _, errors in ended)
+
+
+def run_together(
+    recipe: Recipe, folder: Path, data: Path, layout: str, resume: bool = False, stop_after: int | None = None,
+    fault: str = "",
+) -> list[tuple[int, str]]:  # fmt: skip
+    """Exit code and errors of each process; a `fault` such as ``shown 1 3`` happens on process 1 at step 3."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     size = parse_layout(layout).devices
-    words = [recipe_json(recipe), str(folder), str(data), layout, "resume" * resume, str(stop_after or "")]
+    words = [recipe_json(recipe), str(folder), str(data), layout, "resume" * resume, str(stop_after or ""), fault]
     environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
     workers = [
         subprocess.Popen(
@@ -41,20 +51,30 @@ def train_together(
     finally:
         for worker in workers:
             worker.kill()
-    assert not any(worker.returncode for worker in workers), "\n".join(errors)
+    return [(worker.returncode, error) for worker, error in zip(workers, errors, strict=True)]
 
 
 def main() -> None:
     """One of the processes."""
-    recipe, folder, data, layout, resume, stop_after = sys.argv[1:]
-    group = join_world(layout)
+    recipe, folder, data, layout, resume, stop_after, fault = sys.argv[1:]
+    what, where, when = fault.split() if fault else ("", "", "")
+    group = join_world()
+    gone = SystemExit(1) if what == "reader" else OSError(28, "No space left on device", "a log")
+
+    def on_step(record: StepRecord) -> None:
+        if str(record.step) == stop_after:
+            trainer.stop()
+        if (where, when) == (str(group.rank), str(record.step)):
+            raise gone
+
     try:
-        parsed = parse_recipe(json.loads(recipe), "recipe")
-        task, setup = PreTraining(parsed, Path(data)), preflight(parsed)
-        trainer = Trainer(
-            parsed, Run(folder), task, setup, bool(resume), group=group, layout=parse_layout(layout, group.size)
-        )
-        trainer.train(lambda record: trainer.stop() if str(record.step) == stop_after else None)
+        with group.together():
+            parsed = parse_recipe(json.loads(recipe), "recipe")
+            task, setup = PreTraining(parsed, Path(data)), preflight(parsed)
+            trainer = Trainer(
+                parsed, Run(folder), task, setup, bool(resume), group=group, layout=parse_layout(layout, group.size)
+            )
+            trainer.train(on_step)
     except BaseException as error:
         group.close(error)
         raise
