@@ -35,10 +35,14 @@ class Tokens(Protocol):
 
 @runtime_checkable
 class Spread(Protocol):
-    """A model of which this process has a part; all processes that have parts call alike."""
+    """A model that several processes have, or have parts of; all call alike."""
 
-    def nats(self, input_BS: Tensor, target_BS: Tensor, /) -> float:
-        """Summed cross-entropy of the targets that are not negative; both int64, on the CPU."""
+    @property
+    def at_once(self) -> int:
+        """Batches that are computed side by side."""
+
+    def nats(self, batch: Callable[[int], tuple[Tensor, Tensor]], count: int, /) -> list[float]:
+        """Summed cross-entropy of each of at most `at_once` batches, given inputs and targets of each by its number."""
 
 
 @torch.no_grad()
@@ -76,25 +80,41 @@ def held_out_bits(
     Returns:
         Bits, and tokens predicted.
     """
-    stride = max(1, window // 2)
     chosen = range(window_count(len(tokens), window)) if windows is None else windows
-    of = model.nats if isinstance(model, Spread) else partial(nats_of, model)
-    nats, predicted, told = 0.0, 0, progress or (lambda done, total: None)
+    batches = [chosen[first : first + batch] for first in range(0, len(chosen), batch)]
+    at_once = model.at_once if isinstance(model, Spread) else 1
+    nats, done, told = 0.0, 0, progress or (lambda done, total: None)
     told(0, len(chosen))
-    for first in range(0, len(chosen), batch):
-        part = chosen[first : first + batch]
-        inputs = np.zeros((len(part), window), dtype=np.int64)
-        targets = np.full((len(part), window), -1, dtype=np.int64)
-        for row, index in enumerate(part):
-            start = index * stride
-            piece = np.asarray(tokens[start : start + window + 1], dtype=np.int64)
-            inputs[row, : len(piece) - 1] = piece[:-1]
-            fresh = 0 if index == 0 else window - stride
-            targets[row, fresh : len(piece) - 1] = piece[1 + fresh :]
-        nats += of(torch.from_numpy(inputs), torch.from_numpy(targets))
-        predicted += int((targets >= 0).sum())
-        told(first + len(part), len(chosen))
-    return nats / math.log(2), predicted
+    for first in range(0, len(batches), at_once):
+        these = batches[first : first + at_once]
+        batch_of = partial(_batch, tokens, window, these)
+        found = model.nats(batch_of, len(these)) if isinstance(model, Spread) else [nats_of(model, *batch_of(0))]
+        for each in found:
+            nats += each
+        done += sum(map(len, these))
+        told(done, len(chosen))
+    return nats / math.log(2), sum(_fresh(index, len(tokens), window)[1] for index in chosen)
+
+
+def _batch(tokens: Tokens, window: int, batches: Sequence[Sequence[int]], number: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of the windows of a batch, [windows, window]; targets that do not count are -1."""
+    chosen = batches[number]
+    inputs = np.zeros((len(chosen), window), dtype=np.int64)
+    targets = np.full((len(chosen), window), -1, dtype=np.int64)
+    for row, index in enumerate(chosen):
+        start = index * max(1, window // 2)
+        piece = np.asarray(tokens[start : start + window + 1], dtype=np.int64)
+        inputs[row, : len(piece) - 1] = piece[:-1]
+        fresh, _ = _fresh(index, len(tokens), window)
+        targets[row, fresh : len(piece) - 1] = piece[1 + fresh :]
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def _fresh(index: int, tokens: int, window: int) -> tuple[int, int]:
+    """First position of a window that counts, and how many do."""
+    stride = max(1, window // 2)
+    first = 0 if index == 0 else window - stride
+    return first, max(0, min(window, tokens - 1 - index * stride) - first)
 
 
 def bits_per_byte(

@@ -9,8 +9,6 @@ Shapes: L layers with experts, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -76,6 +74,5 @@ class StagedWork(SharedWork):
     def update_biases(self, load_LE: Tensor, speed: float) -> None:
         super().update_biases(load_LE[self._own_loads()], speed)
 
-    def evaluate(self, task: Task, step: int, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
-        assert isinstance(task, PreTraining)
-        return task.evaluate(self.pipeline, step, progress)
+    def _nats(self, input_BS: Tensor, target_BS: Tensor) -> float:
+        return self.pipeline.nats(input_BS, target_BS)

@@ -11,7 +11,7 @@ Shapes: L layers with experts, E experts.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from clearseek.config import Recipe
 from clearseek.errors import UserError
+from clearseek.evaluate.bits import nats_of
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.parts import CHUNK, Part, deal, unit
 from clearseek.plan.layout import ParallelLayout
@@ -29,6 +30,7 @@ from clearseek.train.accumulate import LaneSum, TreeSum, block
 from clearseek.train.checkpoints.stored import LazyTensor, cut
 from clearseek.train.chunks import chunk_norms, total_norm
 from clearseek.train.optimizer import Updates, matrix_of
+from clearseek.train.parallel.evaluation import Shared
 from clearseek.train.parallel.exchange import Exchange, TwoLevels, machines
 from clearseek.train.parallel.experts import Sources, is_spread, part_of_experts, share_out_experts, whole_shape
 from clearseek.train.parallel.group import Group
@@ -209,6 +211,17 @@ class SharedWork(Work):
     def _round(self) -> None:
         dtype = self.setup.precision.dtype
         self.exchange.spread([master.to(dtype) for master in self.optimizer.masters], self._weights())
+
+    def evaluate(self, task: Task, step: int, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
+        """As one process measures; copies share held-out windows, and compute all of what other tasks measure by."""
+        if not isinstance(task, PreTraining):
+            return super().evaluate(task, step, progress)
+        exact = self.recipe.train.expert_gradients == "exact"
+        return task.evaluate(Shared(self._nats, self.group, self.layout, exact), step, progress)
+
+    def _nats(self, input_BS: Tensor, target_BS: Tensor) -> float:
+        """What a batch of an evaluation costs, computed by this process's copy of the model."""
+        return nats_of(self.model, input_BS, target_BS)
 
     # --- The state between two steps ----------------------------------------------------------------------------------
 

@@ -16,12 +16,12 @@ from benchmarks.layouts import prepare
 from tests.train.parallel.data_worker import CASES, STEPS
 
 
-def start(folder: Path, size: int, *cases: str) -> dict[str, Any]:
+def start(folder: Path, size: int, *cases: str, module: str = "tests.train.parallel.data_worker") -> dict[str, Any]:
     """What every process found of each case."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "tests.train.parallel.data_worker", str(folder), *cases]
+    command = [sys.executable, "-m", module, str(folder), *cases]
     plain = os.environ | {"OMP_NUM_THREADS": "1"}
     ranks = [
         {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
