@@ -24,7 +24,7 @@ from clearseek.train.work import Trainable, everything
 class Child:
     """Base of the methods of post-training."""
 
-    def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
+    def task(self, recipe: Recipe, run: Run, folder: Path, checked: bool = False) -> Task:
         """What the run trains on."""
         raise NotImplementedError
 

@@ -79,9 +79,9 @@ class Distil(Child):
             )
         return folder
 
-    def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
+    def task(self, recipe: Recipe, run: Run, folder: Path, checked: bool = False) -> Task:
         """What the form of distillation trains on."""
-        settings, record, material = _settings(recipe), asked.check(run), material_of(recipe, folder)
+        settings, record, material = _settings(recipe), asked.check(run), material_of(recipe, folder, checked)
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
         if settings.form == "text":
             return Texts(recipe, material, tokenizer, run.teacher / TEXTS, record)

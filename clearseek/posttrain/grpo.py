@@ -75,7 +75,7 @@ class Grpo(Child):
         adopt(recipe, run)
         return run.parent
 
-    def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
+    def task(self, recipe: Recipe, run: Run, folder: Path, checked: bool = False) -> Task:
         """Completions of the recipe's problems."""
         if recipe.problems is not None and recipe.problems.tasks:
             refuse_unguarded()  # before any step, not at the first reward

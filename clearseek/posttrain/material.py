@@ -71,10 +71,10 @@ class Documents:
     Raises UserError where the folder is no data folder, or has no document to train on.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, checked: bool = False) -> None:
         assert recipe.distil is not None
         self.recipe, self._tokens = recipe, recipe.distil.prompt_tokens
-        self.plain = PreTraining(recipe, folder)
+        self.plain = PreTraining(recipe, folder, checked)
         self.fingerprint = self.plain.fingerprint
         self.evaluate = self.plain.evaluate
         self._tokenizer, self._stream = Tokenizer.load(folder / "tokenizer.json"), Stream(folder, "train")
@@ -148,6 +148,6 @@ class Exercises:
         return list({problem.prompt: problem for problem in every}.values())
 
 
-def material_of(recipe: Recipe, folder: Path) -> Material:
+def material_of(recipe: Recipe, folder: Path, checked: bool = False) -> Material:
     """What a recipe's lessons are about, with the folder of documents, or of the tokenizer alone."""
-    return Documents(recipe, folder) if recipe.problems is None else Exercises(recipe, folder)
+    return Documents(recipe, folder, checked) if recipe.problems is None else Exercises(recipe, folder)

@@ -24,17 +24,20 @@ from clearseek.train.task import Batch, Loss, Progress
 class PreTraining:
     """The task of a recipe's `data`, with the data folder that they became.
 
+    Its files are compared with their hashes, unless another process of this machine does that (`checked`).
+
     Raises UserError: the folder is missing, altered, or of other documents than its manifest says.
     """
 
     name = "pre-training"
 
-    def __init__(self, recipe: Recipe, data: str | Path) -> None:
+    def __init__(self, recipe: Recipe, data: str | Path, checked: bool = False) -> None:
         self.recipe, data = recipe, Path(data)
         lookahead = 1 + recipe.model.num_nextn_predict_layers
         length, size = recipe.data.sequence_length, recipe.train.batch_size
         self.loader = Loader(data, "train", length, size, recipe.data.seed, lookahead)
-        self.loader.check_hashes()
+        if not checked:
+            self.loader.check_hashes()
         self.fingerprint = self.loader.fingerprint
         held_out = Stream(data, "heldout")
         self.held_out = held_out if len(held_out) > 1 else None

@@ -53,8 +53,8 @@ class Method(Protocol):
     def data(self, recipe: Recipe, run: Run, data: Path | None, resume: bool, on_data: OnData | None, say: Say) -> Path:
         """Folder of what the run trains on, made where it is missing; its ``tokenizer.json`` is the model's."""
 
-    def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
-        """What the run trains on."""
+    def task(self, recipe: Recipe, run: Run, folder: Path, checked: bool = False) -> Task:
+        """What the run trains on. Where its files are not `checked` already, they are compared with their hashes."""
 
     def resolved(self, recipe: Recipe, run: Run, task: Task) -> Recipe:
         """The recipe with what is settled before the first step, as it is recorded."""
@@ -125,7 +125,8 @@ def train_recipe(
             if from_step is not None:
                 checkpoint.find(run.checkpoints, from_step)
             _say_how(recipe, setup, say)
-            task = method.task(recipe, run, folder)
+            task = method.task(recipe, run, folder, checked=not group.first_here)
+        with group.together():
             recipe = method.resolved(recipe, run, task)
             trained = method.trainable(recipe, run)
             trainer = Trainer(recipe, run, task, setup, resume, from_step, trained, group, layout)
@@ -220,9 +221,9 @@ class PreTrain:
         refuse_other_data(recipe, folder, given=data is not None and not resume)
         return folder
 
-    def task(self, recipe: Recipe, run: Run, folder: Path) -> Task:
+    def task(self, recipe: Recipe, run: Run, folder: Path, checked: bool = False) -> Task:
         """Next-token prediction of the folder's stream of tokens."""
-        return PreTraining(recipe, folder)
+        return PreTraining(recipe, folder, checked)
 
     def resolved(self, recipe: Recipe, run: Run, task: Task) -> Recipe:
         """The recipe as it is."""

@@ -34,6 +34,11 @@ class Group:
         """Whether this process writes the run folder and speaks to the user."""
         return self.rank == 0
 
+    @property
+    def first_here(self) -> bool:
+        """Whether this is the first process of its machine, which checks the machine's files for all of them."""
+        return True
+
     def place(self, device: str) -> str:
         """This process's device, where the command names a kind of devices."""
         return device

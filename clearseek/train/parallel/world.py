@@ -110,6 +110,11 @@ class World(Group):
             self._groups[chosen] = made
         return self._groups[chosen]
 
+    @property
+    def first_here(self) -> bool:
+        """Whether this is the first process of its machine, as the launcher says; where it does not, every one is."""
+        return worker.number("LOCAL_RANK", 0) == 0
+
     def place(self, device: str) -> str:
         """The GPU of this process, such as ``cuda:3``; or the processor."""
         return self.device if device == "cuda" else device
