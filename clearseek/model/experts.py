@@ -161,6 +161,8 @@ class Experts(nn.Module):
         """Number of the first expert here."""
         self.leaves: list[tuple[Tensor, Tensor]] = []
         """Of each source, what takes its gradients (see :meth:`share_out`)."""
+        self.arrived = 0, 0
+        """Rows that the last tokens of all processes brought here, and those that they would bring if evenly routed."""
         self.register_module("gate_up_adapter", None)
         self.register_module("down_adapter", None)
 
@@ -200,10 +202,12 @@ class Experts(nn.Module):
         assert routing.document_T is None or x_TD.device.type != "cpu", "packed documents are of one process"
         own = self.gate_up_proj, self.down_proj
         leaves = self._leaves() or [own] * (group.parts if group.exact else 1)
+        pairs, experts = routing.order_P.numel(), routing.load_E.numel()
+        alignment = ALIGNMENT if self.fp8 is not None else alignment_of(pairs, experts, x_TD.device)
+        travel = Travel(routing, group, alignment, zero_padding=self.fp8 is not None)
+        self.arrived = travel.arrived, pairs
         if self.fp8 is not None:
-            travel = Travel(routing, group, ALIGNMENT, zero_padding=True)
             return feed_forward_fp8_shared(x_TD, routing.weight_TK, travel, self.fp8, self.quantised, own, leaves)
-        travel = Travel(routing, group, alignment_of(routing.order_P.numel(), routing.load_E.numel(), x_TD.device))
         x_ND, weight_N1 = to_owners(x_TD, routing.weight_TK, travel)
         y_ND = [x_ND[:0]]  # also a process that nothing arrives at takes part in the backward
         for visit, leaf in zip(travel.visits, leaves, strict=True):

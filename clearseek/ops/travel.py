@@ -75,6 +75,11 @@ class Travel:
         self._arrived = [sum(counts) for counts, _ in arrived]
         self.visits = self._apart(arrived) if group.exact else self._merged(arrived)
 
+    @property
+    def arrived(self) -> int:
+        """Rows that are computed here."""
+        return sum(self._arrived)
+
     def _agree(self, load_SE: Tensor, alignment: int) -> tuple[list[int], list[tuple[list[int], int]]]:
         """Rows for each part; of each source its rows for every expert here, and its alignment."""
         sent = torch.cat([load_SE, load_SE.new_full((len(load_SE), 1), alignment)], dim=1)

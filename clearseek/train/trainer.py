@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from clearseek.plan.layout import SINGLE, ParallelLayout, decides_bits
 from clearseek.train.checkpoints import checkpoint
 from clearseek.train.checkpoints.saver import Saver
 from clearseek.train.log import Log
+from clearseek.train.memory import explained
 from clearseek.train.origin import origin_of, restore
 from clearseek.train.parallel.compare import Pace, refuse_differences
 from clearseek.train.parallel.group import ALONE, Group
@@ -154,7 +155,8 @@ class Trainer:
         with closing(self.log), closing(self._saver), stop_on_signal(self.stop):
             self._agree()
             while self.training.step < train.steps and not self._stop:
-                self._take_step(on_step)
+                with self._memory_explained(f"step {self.training.step + 1}"):
+                    self._take_step(on_step)
                 if slow := self._pace.note(self._agree()):
                     say(slow)
                 self._saver.poll()
@@ -163,7 +165,8 @@ class Trainer:
                     self._save()
             self._saver.finish()
             if self._pending is not None:
-                self._evaluate_at_end(self._pending, on_step, on_evaluation)
+                with self._memory_explained("the evaluation after the last step"):
+                    self._evaluate_at_end(self._pending, on_step, on_evaluation)
         finished, weights = self.training.step == train.steps and self._pending is None, self.training.weights_hash()
         if self._unseen is not None:  # after all that the other processes need this one for
             raise self._unseen
@@ -187,11 +190,9 @@ class Trainer:
             record, load_LE = self.training.advance()
         except NotFiniteError as error:
             self._saver.finish()
-            last = checkpoint.latest(self.run.checkpoints)
-            good = f"The last good checkpoint is {last}." if last else "There is no checkpoint yet."
             raise UserError(
-                f"{error} {good} Start a new run with a lower optimizer.learning_rate (or muon_learning_rate) or a "
-                "longer warm-up, or look at these documents."
+                f"{error} {self._saved()} Start a new run with a lower optimizer.learning_rate (or muon_learning_rate) "
+                "or a longer warm-up, or look at these documents."
             ) from None
         if record.step == self.recipe.train.steps:
             self._pending = record
@@ -200,6 +201,16 @@ class Trainer:
         self.log.measure(record, load_LE)
         if on_step is not None:
             self._show(partial(on_step, record))
+
+    def _saved(self) -> str:
+        """What is kept of the run where it cannot go on."""
+        if self.group.size == 1:  # others may not come to finish what they save
+            self._saver.finish()
+        last = checkpoint.latest(self.run.checkpoints)
+        return f"The last good checkpoint is {last}." if last else "There is no checkpoint yet."
+
+    def _memory_explained(self, where: str) -> AbstractContextManager[None]:
+        return explained(self.training.model, where, self._saved)
 
     def _show(self, what: Callable[[], None]) -> None:
         """Tell a step or the progress of an evaluation. Where nobody sees it any more, end as :meth:`stop` does."""

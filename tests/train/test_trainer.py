@@ -111,7 +111,7 @@ def test_the_final_evaluation_may_be_cut_off(
         outcome = trainer.train(on_evaluation=lambda done, total: os.kill(os.getpid(), signal.SIGTERM))
         assert (outcome.steps, outcome.finished, outcome.weights_sha256) == (8, False, whole.weights_sha256)
     else:
-        with pytest.raises(MemoryError):
+        with pytest.raises(UserError, match="the evaluation after the last step: out of memory"):
             trainer.train(on_evaluation=killed)
     assert check_transcript(tmp_path / "parts/transcript.jsonl").steps[-1].step == 7
     assert checkpoint.steps(tmp_path / "parts/checkpoints")[-1] == 8
