@@ -10,9 +10,11 @@ from clearseek.errors import UserError
 from clearseek.train.checkpoints import checkpoint
 from clearseek.train.checkpoints.stored import Stored
 from clearseek.train.chunks import hash_tensors
+from clearseek.train.parallel.group import Group
 from clearseek.train.run import Run
 from clearseek.train.step import Training
 from clearseek.train.transcript import hasher
+from clearseek.train.work import State
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,26 @@ class Child:
         """Go to the parent's weights. Raises UserError where they were changed, or are of other dimensions."""
         training.begin()
         path = checkpoint.find(self.run.parent, 0)
-        saved = checkpoint.load(path, checkpoint.MODEL).tensors
-        weights = [pair for group in checkpoint.MODEL for pair in saved.get(group, {}).items()]
-        if hash_tensors(weights) != self.record["weights_sha256"]:
+        saved, found = _read(path, training.group)
+        if found != self.record["weights_sha256"]:
             raise UserError(f"{path}: not the weights that the run began with: restore it from a copy")
         try:
             training.adopt(saved)
         except (KeyError, RuntimeError) as error:
             raise UserError(f"{path}: does not fit the recipe: {error!r:.200}") from None
+
+
+def _read(path: Path, group: Group) -> tuple[State, str]:
+    """A model on the disk, and its hash. Of several processes each hashes its share, and reads what it holds later."""
+    if group.size == 1:
+        saved = checkpoint.load(path, checkpoint.MODEL).tensors
+        return saved, hash_tensors(pair for name in checkpoint.MODEL for pair in saved.get(name, {}).items())
+    from clearseek.train.parallel.hashes import hash_stored
+
+    stored = checkpoint.open_stored(path, checked=True)
+    return stored, hash_stored(
+        group, {n: t for name in checkpoint.MODEL if name in stored for n, t in stored[name].items()}
+    )
 
 
 def origin_of(run: Run) -> Seed | Parent | Child:

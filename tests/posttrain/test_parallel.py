@@ -1,4 +1,4 @@
-"""Fine-tuning on several processes ends in the bits of one, as pre-training does."""
+"""Fine-tuning on several processes ends in the bits of one, as pre-training does; its parent is read in parts."""
 
 from __future__ import annotations
 
@@ -29,3 +29,16 @@ def test_fine_tuning_has_one_transcript(recipe_file: Path, tmp_path: Path) -> No
     alone = train(recipe_file, tmp_path / "alone")
     for layout in ("dp=4", "fsdp=4"):
         assert train(recipe_file, tmp_path / layout, "--processes", "4", "--layout", layout) == alone, layout
+
+
+def test_the_parent_is_read_in_parts_and_another_is_refused(recipe_file: Path, tmp_path: Path) -> None:
+    alone, run = train(recipe_file, tmp_path / "alone"), tmp_path / "two"
+    assert train(recipe_file, run, "--processes", "2") == alone
+    weights = next((run / "parent/step-00000000").glob("weights*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + bytes([weights.read_bytes()[-1] ^ 1]))
+    refused = subprocess.run(
+        [sys.executable, "-m", "clearseek", "train", "--resume", str(run), "--processes", "2"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert "not the weights that the run began with" in refused.stderr.splitlines()[-1]

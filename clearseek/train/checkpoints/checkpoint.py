@@ -112,15 +112,19 @@ def load(path: Path, groups: Collection[str] | None = None) -> Checkpoint:
     return Checkpoint(record.step, tensors, record.state)
 
 
-def open_stored(path: Path) -> Stored:
-    """A checkpoint of which any part can be read, in any layout; a file is checked when it is first read from.
+def open_stored(path: Path, checked: bool = False) -> Stored:
+    """A checkpoint of which any part can be read, in any layout.
+
+    Args:
+        path: The checkpoint's folder.
+        checked: Whether its contents are checked otherwise; else each file is when it is first read from.
 
     Raises:
         UserError: the record is missing or damaged.
         OtherVersionError: the checkpoint is of a format that this version does not know.
     """
     try:
-        return Stored(path, read_record(path), partial(_alternative, path))
+        return Stored(path, read_record(path), partial(_alternative, path), checked)
     except OtherVersionError:
         raise
     except UserError as error:

@@ -126,6 +126,11 @@ class LazyTensor:
     pieces: tuple[Piece, ...]
     """In their order."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of its elements."""
+        return DTYPES[self.pieces[0].dtype]
+
     def cut(self, start: int, stop: int) -> Tensor:
         """Elements of its flat form, on the CPU. Raises UserError where a file is damaged."""
         assert 0 <= start <= stop <= prod(self.shape), (start, stop, self.shape)
@@ -135,7 +140,7 @@ class LazyTensor:
         def chunk(start: int, stop: int) -> ChunkStorageMetadata:
             return ChunkStorageMetadata(torch.Size([start]), torch.Size([stop - start]))
 
-        name, dtype = self.pieces[0].part.name, DTYPES[self.pieces[0].dtype]
+        name, dtype = self.pieces[0].part.name, self.dtype
         chunks = [chunk(piece.part.start, piece.part.stop) for piece in self.pieces]
         stored = TensorStorageMetadata(TensorProperties(dtype), torch.Size([prod(self.shape)]), chunks)
         out = torch.empty(stop - start, dtype=dtype)
