@@ -1,4 +1,4 @@
-"""Do the tests find faults? Plants the ones of `mutations.py`, one at a time, and runs the tests that should notice.
+"""Do the tests find faults? Plants the ones of `mutations/`, one at a time, and runs the tests that should notice.
 
 ``python benchmarks/mutate.py`` copies the tree to a temporary folder for each fault, replaces one text by another
 there and runs the tests that should notice, up to the first failure. Faults go in a shuffled order, always the same, so
@@ -40,7 +40,10 @@ WANTED = 0.95
 CPU_SECONDS = 400
 DESCRIBE = "import json, clearseek.machine as m; print(json.dumps(m.describe()))"
 """Elsewhere: this process must not import what its children import with a fault in it."""
-COPIED = ("clearseek", "tests", "recipes", "docs", "pyproject.toml", "README.md", "Makefile", "LICENSE", "CHANGELOG.md")
+COPIED = (
+    "clearseek", "tests", "recipes", "docs", "benchmarks", "cluster", "pyproject.toml", "README.md", "Makefile", "LICENSE",
+    "CHANGELOG.md",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
