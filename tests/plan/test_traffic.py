@@ -97,9 +97,12 @@ def test_other_layouts_that_fit_are_proposed() -> None:
     found = others(placement, DEEPSEEK, budget, work=15.0)
     assert 0 < len(found) <= 3 and DEEPSEEK not in [each.layout for each in found]
     assert all(each.layout.devices == 2048 and each.memory <= budget for each in found)
+    lost = [15.0 * each.bubble / (1 - each.bubble) + each.traffic.seconds for each in found]
+    assert lost == sorted(lost)
     shown = describe(placement, DEEPSEEK)
     assert (shown.lanes, shown.micro_batches, shown.partial_sums) == (1, 120, 1)
     assert shown.memory == placement.memory(DEEPSEEK).total
+    assert shown.traffic == traffic(V3, DEEPSEEK, 1024)  # of the ninth stage of 16
 
 
 def test_settings_with_which_a_layout_fits_are_named() -> None:

@@ -180,6 +180,15 @@ def test_a_machine_that_lost_a_file_fails_and_nothing_is_refused(
     assert found.segments == (2, 3)
 
 
+def test_what_one_part_left_undecided_is_undecided(made: Path, parts: list[Statement], tmp_path: Path) -> None:
+    other = json.loads(json.dumps(parts))
+    predicate = other[1]["predicate"]
+    predicate["passedTests"].remove("verify.files")
+    predicate |= {"warnedTests": ["verify.files"], "result": "WARNED"}
+    found = joined(made, tmp_path, other).result
+    assert found.undecided == ("verify.files",) and "verify.files" not in found.passed and found.verdict == "WARNED"
+
+
 @pytest.mark.slow
 def test_a_band_in_one_part_is_a_band_in_all(made: Path, tmp_path: Path) -> None:
     release = Path(shutil.copytree(made, tmp_path / "Tiny"))
@@ -322,6 +331,19 @@ def _hashes_left_out(parts: list[Statement]) -> None:
     parts[1]["predicate"]["passedTests"].remove("verify.files")
 
 
+def _code_left_out(parts: list[Statement]) -> None:
+    parts[1]["predicate"]["passedTests"].remove("verify.code")
+
+
+def _nothing_read(parts: list[Statement]) -> None:
+    annotations(parts[1])["part"]["transcript"] = ""
+
+
+def _other_transcript_in_all(parts: list[Statement]) -> None:
+    for each in parts:
+        annotations(each)["part"]["transcript"] = "0" * 64
+
+
 def _passed_after_all(parts: list[Statement]) -> None:
     parts[1]["predicate"]["failedTests"] = ["verify.steps.4-6"]
     parts[1]["predicate"]["passedTests"].remove("verify.steps.4-6")
@@ -372,6 +394,8 @@ def _other_kind(parts: list[Statement]) -> None:
         (_other_count, "the number of parts is 4, and 3"), (_other_levels, "the levels"),
         (_other_segments, "other segments than part 2 of 3"), (_other_steps, "not of the steps of part 2 of 3"),
         (_steps_left_out, "not of the steps of part 2 of 3"), (_hashes_left_out, "does not say whether"),
+        (_code_left_out, "by what code it trained"), (_nothing_read, "another transcript ()"),
+        (_other_transcript_in_all, "than this release's"),
         (_passed_after_all, "does not follow from its tests"), (_passed_and_failed, "does not follow from its tests"),
         (_whole, "a whole verification, not of a part"), (_twice, "part 1 is here twice"),
         (_one_less, "1 part of 3 missing: 2"), (_beyond, "part 4 of 3"),

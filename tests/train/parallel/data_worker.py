@@ -60,7 +60,10 @@ def gone_on(folder: Path, group: Group) -> Training:
     saver.finish()
     saver.close()
     training = begun(folder, "gone on", ParallelLayout(fsdp=group.size), group)
-    training.load(1, first.tokens, checkpoint.open_stored(checkpoint.find(folder / "checkpoints", 1)).tensors)
+    stored = checkpoint.open_stored(checkpoint.find(folder / "checkpoints", 1)).tensors
+    training.adopt(stored)
+    assert training.weights_hash() == first.weights_hash()
+    training.load(1, first.tokens, stored)
     return training
 
 

@@ -21,13 +21,12 @@ from clearseek.train.parallel.world import World, join_world
 
 def tour(group: World) -> dict[str, object]:
     """What comes out of every way of telling each other."""
-    order: list[int] = []
     return {
         "share": group.share({"from": group.rank, "text": "é" * 1000}),
         "gather": group.gather([group.rank, "x" * group.rank]),
         "largest": group.largest(group.rank * 10),
         "numbers": group.numbers(group.rank / 3, 1.0),
-        "after_main": group.after_main(lambda: order.append(group.rank) or group.rank),
+        "after_main": group.after_main(lambda: [group.rank, time.monotonic()]),
         "sums": sums(group),
         "errors": [raised(group, how) for how in ("one", "all", "defect", "own class", "none")],
         "compare": [compared(group, key) for key in ("environment.threads", None)],
