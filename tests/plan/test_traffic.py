@@ -33,6 +33,7 @@ def test_rows_travel_twice_and_states_along_the_pipeline() -> None:
     out, back = 7168 + 4 * 56, 2 * 7168  # a row in FP8 with its scales, and its result in BF16
     assert sum(sent.experts) == tokens * 8 * 4 // 64 * 63 * 2 * (out + back)
     assert sent.experts.inside * 8 == sent.experts.across  # 7 of the 63 others are in the same machine
+    assert traffic(V3, DEEPSEEK, 1024 + 12).experts == sent.experts  # also of the one in the middle of a machine
     assert sent.pipeline == Bytes(0, 2 * 2 * tokens * 7168 * 2)  # hidden states and embeddings, forth and back
     folded = traffic(V3, ParallelLayout(128, 64, 16, schedule="zbv"), 1024).pipeline
     assert folded == sent.pipeline  # twice the stages, and no embeddings
