@@ -115,8 +115,9 @@ def main(what: str, folder: Path, action: str) -> int:
     group = join_world(patience=5.0 if action == "stop" else 60.0)
     assert isinstance(group, World)
     (folder / f"{group.rank}-{worker.restarts()}.pid").write_text(str(os.getpid()))
+    print("printed", end=" ")
     worker.keep_log(folder, group.rank)
-    print("printed by", group.rank)
+    print("by", group.rank)
     code = 0
     try:
         with group.together():
