@@ -158,6 +158,7 @@ def test_a_forged_checkpoint_is_found_by_the_parts_that_end_and_begin_with_it(ma
     found = joined(release, tmp_path, spoken(release, 3))
     assert [piece.result.verdict for piece in found.pieces] == ["PASSED", "FAILED", "FAILED"]
     assert found.result.failed == ("verify.steps.4-6", "verify.steps.7-8")
+    assert (found.segments, found.steps) == ((3, 3), (8, 8))  # those that failed were trained again, too
 
 
 def test_a_release_that_cannot_be_read_fails_in_parts_as_it_does_whole(made: Path, tmp_path: Path) -> None:
