@@ -1,4 +1,4 @@
-"""Do the tests find faults? Plants the ones of `mutations.py`, one at a time, and runs the tests that should notice.
+"""Do the tests find faults? Plants the ones of `mutations/`, one at a time, and runs the tests that should notice.
 
 ``python benchmarks/mutate.py`` copies the tree to a temporary folder for each fault, replaces one text by another
 there and runs the tests that should notice, up to the first failure. Faults go in a shuffled order, always the same, so
@@ -27,7 +27,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,10 @@ WANTED = 0.95
 CPU_SECONDS = 400
 DESCRIBE = "import json, clearseek.machine as m; print(json.dumps(m.describe()))"
 """Elsewhere: this process must not import what its children import with a fault in it."""
-COPIED = ("clearseek", "tests", "recipes", "docs", "pyproject.toml", "README.md", "Makefile", "LICENSE", "CHANGELOG.md")
+COPIED = (
+    "clearseek", "tests", "recipes", "docs", "benchmarks", "cluster", "pyproject.toml", "README.md", "Makefile",
+    "LICENSE", "CHANGELOG.md",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,32 @@ def planted(fault: Fault, root: Path = ROOT) -> tuple[Path, str]:
     return path, changed
 
 
+def stale() -> list[str]:
+    """What of the table does not fit the code: texts that are not there once, and tests that do not exist."""
+    wrong = []
+    for fault in faults():
+        try:
+            planted(fault)
+            missing = [test for test in tests_of(fault) if not (ROOT / "tests" / test).exists()]
+        except (ValueError, SyntaxError, OSError) as error:
+            wrong.append(f"{fault.place}: {error}")
+        else:
+            wrong += [f"{fault.place}: there is no tests/{test}" for test in missing]
+    return wrong + [f"TESTS: there is no {place}" for place in TESTS if not _exists(place)]
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+def _exists(place: str) -> bool:
+    return (ROOT / "clearseek" / place.partition(":")[0]).exists()
+
+
 def _span(text: str, function: str) -> tuple[int, int]:
     """Where a function stands in a file: ``name`` or ``Class.name``."""
-    body: list[ast.stmt] = ast.parse(text).body
+    body: list[ast.stmt] = _parsed(text).body
     node: Any = None
     for name in function.split("."):
         found = [each for each in body if getattr(each, "name", None) == name]
@@ -244,14 +270,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only see whether the table fits the code")
     options = parser.parse_args()
     table = faults()
-    stale = []
-    for fault in table:
-        try:
-            planted(fault)
-        except (ValueError, SyntaxError, OSError) as error:
-            stale.append(f"{fault.place}: {error}")
-    if stale:
-        raise SystemExit("The table does not fit the code:\n" + "\n".join(stale))
+    if wrong := stale():
+        raise SystemExit("The table does not fit the code:\n" + "\n".join(wrong))
     print(f"{len(table)} faults")
     if options.check:
         return 0

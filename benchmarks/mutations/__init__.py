@@ -6,10 +6,13 @@ once. Each fault is one that passes for right at a glance: a sign, an axis, an o
 
 from __future__ import annotations
 
-from mutations import data, fp8, hub, kernels, model, posttrain, train
+from mutations import data, fp8, hub, kernels, model, parallel, posttrain, train
 
-FAULTS = train.FAULTS | model.FAULTS | kernels.FAULTS | fp8.FAULTS | data.FAULTS | hub.FAULTS
-FAULTS |= posttrain.FAULTS
+FAULTS: dict[str, list[tuple[str, str, str]]] = {}
+"""Place -> faults there: the text, what instead, and what it is."""
+for table in (train, model, kernels, fp8, data, hub, posttrain, parallel):
+    for place, rows in table.FAULTS.items():
+        FAULTS[place] = [*FAULTS.get(place, ()), *rows]
 
 STEPS = ("train/test_reference.py",)
 FORWARD = (
@@ -34,6 +37,7 @@ FINE_TUNING = ("posttrain/test_conversations.py", "posttrain/test_sft.py")
 DISTILLATION = ("ops/test_divergence.py", "posttrain/test_teacher.py", "posttrain/test_distil.py")
 ADAPTERS = ("model/test_lora.py", "posttrain/test_lora.py", "posttrain/test_peft.py")
 RECORDS = ("verify/test_forced.py", "verify/test_children.py")
+MANY = "train/parallel/"
 CONVERT = ("hub/convert/test_run.py", "hub/convert/test_refusals.py", "hub/convert/test_resume.py")
 TESTS: dict[str, tuple[str, ...]] = {
     "train/schedule.py": ("train/test_schedule.py", *STEPS),
@@ -105,5 +109,30 @@ TESTS: dict[str, tuple[str, ...]] = {
     "inference/batch.py": ("inference/test_batch.py", "posttrain/test_rollouts.py"),
     "verify": RECORDS,
     "verify/rollouts.py": ("verify/test_rollouts.py", *RECORDS),
+    "verify/parts.py": ("verify/test_parts.py",),
+    "verify/join.py": ("verify/test_parts.py",),
+    "train/parallel/hashes.py": (f"{MANY}test_work.py",),
+    "train/parallel/work.py": (f"{MANY}test_work.py",),
+    "train/parallel/work.py:SharedWork.held": (f"{MANY}test_pipeline.py", f"{MANY}test_work.py"),
+    "train/parallel/exchange.py": (f"{MANY}test_exchange.py", f"{MANY}test_work.py"),
+    "train/parallel/fsdp.py": (f"{MANY}test_work.py", f"{MANY}test_fsdp.py", f"{MANY}test_dry.py"),
+    "train/parallel/pipeline.py": (f"{MANY}test_pipeline.py", f"{MANY}test_idle.py"),
+    "train/parallel/staged.py": (f"{MANY}test_pipeline.py",),
+    "train/parallel/experts.py": (f"{MANY}test_experts.py", f"{MANY}test_work.py"),
+    "train/parallel/compare.py": (f"{MANY}test_world.py",),
+    "train/parallel/promise.py": (f"{MANY}test_promise.py",),
+    "train/parallel/pulse.py": (f"{MANY}test_pulse.py", f"{MANY}test_launch.py"),
+    "train/parallel/worker.py": (f"{MANY}test_launch.py", f"{MANY}test_world.py"),
+    "train/parallel/world.py": (f"{MANY}test_world.py", f"{MANY}test_launch.py"),
+    "model/stages.py": (f"{MANY}test_pipeline.py",),
+    "ops/deferred.py": ("ops/test_deferred.py", "model/test_recompute.py"),
+    "ops/travel.py": (f"{MANY}test_experts.py",),
+    "ops/recompute.py": ("model/test_recompute.py",),
+    "parts.py": (f"{MANY}test_exchange.py", "plan/test_states.py", "train/checkpoints/test_stored.py"),
+    "plan/layout.py": ("plan/test_layout.py",),
+    "plan/stages.py": ("plan/test_stages.py", f"{MANY}test_pipeline.py"),
+    "plan/states.py": ("plan/test_states.py", f"{MANY}test_dry.py"),
+    "plan/traffic.py": ("plan/test_traffic.py",),
+    "plan/propose.py": ("plan/test_traffic.py", "plan/test_plan.py"),
 }
 """What a place starts with -> the test files that should notice, below `tests/`; the longest such name counts."""

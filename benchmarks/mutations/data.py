@@ -60,7 +60,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "evaluate/bits.py": [
         ("nats / math.log(2)", "nats", "nats for bits"),
-        ("fresh = 0 if index == 0 else window - stride", "fresh = 0", "tokens are counted twice"),
+        ("first = 0 if index == 0 else window - stride", "first = 0", "tokens are counted twice"),
         ("piece[1 + fresh :]", "piece[fresh:-1]", "the present token is predicted"),
         ("losses.double().sum()", "losses.mean()", "a mean over windows of unequal size"),
         ("1 + -(-(tokens - 1 - window) // stride)", "1 + (tokens - 1 - window) // stride", "the last partial window"),

@@ -46,7 +46,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("or columns % TILE or not power_of_two", "or not power_of_two", "partial tiles in the fast way"),
     ],
     "fp8/linear.py": [
-        ("versions != self._versions", "False", "quantised weights of the step before"),
+        ("versions == self._versions", "True", "quantised weights of the step before"),
         ("dx_TK = part_TK if dx_TK is None else dx_TK.add_(part_TK)", "dx_TK = part_TK", "the gradient of the last layer alone"),
         ("power_of_two = fp8.power_of_two(\"gradient\")", "power_of_two = True", "the gradient's scales always powers of two"),
         ("quantise_e5m6(x_TK) if kind == \"attention_output\" else x", "quantise_e5m6(x_TK * 1.0625) if kind == \"attention_output\" else x", "another input is kept than was used"),
@@ -54,7 +54,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "fp8/feed_forward.py": [
         ("(\"activation\", \"gradient\") if layout is None else (\"dispatch\", \"combine_gradient\")", "(\"activation\", \"gradient\")", "V3's rounded scales for experts left out"),
         ("kept[2 * i : 2 * i + 2]", "kept[2 * i : 2 * i + 2]) if i else Quantised(*kept[-2:]", "another expert's activations"),
-        ("experts, 2 * width, hidden), e, d_gate_up_e", "experts, 2 * width, hidden), e, d_gate_up_e * 0.5", "half of a gradient"),
+        ("backend.products.grouped_mm_weight(columns, x_columns, part.ends_E)", "backend.products.grouped_mm_weight(columns, x_columns, part.ends_E) * 0.5", "half of a gradient"),
     ],
     "fp8/linear.py:Fp8.power_of_two": [
         ("kind in POWER_OF_TWO_IN_V3", "kind not in POWER_OF_TWO_IN_V3", "V3's powers of two where it had none"),

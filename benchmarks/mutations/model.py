@@ -6,7 +6,7 @@ from __future__ import annotations
 
 FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "model/router.py": [
-        ("F.linear(x_TD.float(), self.weight.float())", "F.linear(x_TD, self.weight).float()", "router logits in BF16"),
+        ("linear(x_TD, self.weight, torch.float32)", "linear(x_TD, self.weight).float()", "router logits in BF16"),
         ("weight_TK = scores_TE.gather(1, index_TK)", "weight_TK = (choice_TE if c.n_group == 1 else scores_TE).gather(1, index_TK)", "weights with the bias in them"),
         ("+ 1e-20)", "+ 1e-2)", "an epsilon that is felt"),
         ("weight_TK = weight_TK * c.routed_scaling_factor", "pass", "routed scale left out"),
@@ -27,7 +27,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("scores_TE + self.e_score_correction_bias if c.topk_method == \"noaux_tc\" else scores_TE", "scores_TE", "the bias is ignored"),
         ("torch.sign(load_E.mean() - load_E)", "torch.sign(load_E.median() - load_E)", "the median load for the mean"),
     ],
-    "model/transformer.py:DeepSeekModel.loss": [
+    "model/transformer.py:DeepSeekModel.losses": [
         ("tokens_BX[:, 2 : length + 2].flatten(), weight_BS", "tokens_BX[:, 1 : length + 1].flatten(), weight_BS", "MTP predicts the next token"),
         ("total = total + mtp_weight * mtp", "total = total + mtp", "MTP's weight left out"),
         ("total = total + balance_weight * routing.balance_loss", "total = total + routing.balance_loss", "balance weight left out"),
@@ -36,21 +36,23 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "model/transformer.py:DeepSeekModel.states": [
         ("routings += [routing] if routing is not None else []", "", "MTP's loads left out"),
-        ("layer.shared_head[\"norm\"](mtp_BSD)", "self.model.norm(mtp_BSD)", "the main norm for MTP"),
-        ("layer(joined_BSD, at, None, weight_B, replayed", "layer(joined_BSD, at, None, None, replayed", "MTP has no balance loss"),
-        ("length + 1]), main_BSD)", "length + 1]), main_BSD.detach())", "MTP does not teach the main model"),
+        ("main_BSD, at, weight_B, index_TK", "main_BSD, at, None, index_TK", "MTP has no balance loss"),
+        ("layer(embedding_BSD, main_BSD, at", "layer(embedding_BSD, main_BSD.detach(), at", "MTP does not teach the main model"),
         ("at = at._replace(document_T=F.pad(changes_T, (1, 0)).cumsum(0))", "pass", "the next document changes bits of MTP"),
     ],
     "model/transformer.py": [
-        ("torch.cat([self.enorm(embedding_BSD), self.hnorm(hidden_BSD)]", "torch.cat([self.hnorm(hidden_BSD), self.enorm(embedding_BSD)]", "MTP's halves swapped"),
         ("start = caches[0].length if caches else 0", "start = 0", "every token is at the beginning"),
-        ("self.experts(x_TD, routing) + self.shared_experts(x_TD)", "self.experts(x_TD, routing)", "no shared experts"),
-        ("config.moe_intermediate_size * config.n_shared_experts", "config.moe_intermediate_size", "one shared expert, however many"),
         ("parameter.fill_(1.0)", "parameter.zero_()", "norms begin at zero"),
-        ("generator=generator)", "generator=torch.Generator().manual_seed(seed))", "all matrices begin alike"),
-        ("self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)", "self.input_layernorm = RMSNorm(config.hidden_size)", "a norm's epsilon not the config's"),
+        ("generator=generator_of(seed, name, number)", "generator=torch.Generator().manual_seed(seed)", "all matrices begin alike"),
         ("zip(self.moe_layers, load_LE, strict=True)", "zip(self.moe_layers, load_LE.roll(1, 0), strict=True)", "loads of another layer"),
         ("parameter.grad_dtype = None if fp8 is None else torch.float32", "pass", "weight gradients of FP8 in BF16"),
+    ],
+    "model/layers.py": [
+        ("torch.cat([self.enorm(embedding_BSD), self.hnorm(hidden_BSD)]", "torch.cat([self.hnorm(hidden_BSD), self.enorm(embedding_BSD)]", "MTP's halves swapped"),
+        ("self.experts(x_TD, routing) + self.shared_experts(x_TD)", "self.experts(x_TD, routing)", "no shared experts"),
+        ("config.moe_intermediate_size * config.n_shared_experts", "config.moe_intermediate_size", "one shared expert, however many"),
+        ("self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)", "self.input_layernorm = RMSNorm(config.hidden_size)", "a norm's epsilon not the config's"),
+        ("return self.shared_head[\"norm\"](x_BSD), routing", "return self.hnorm(x_BSD), routing", "another norm for MTP's own"),
     ],
     "ops/embedding.py": [
         ("dtype=torch.float32, device=g.device)", "dtype=g.dtype, device=g.device)", "embedding gradients summed in BF16"),
@@ -58,9 +60,9 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "model/attention.py": [
         ("self.kv_a_layernorm(latent_BSR)", "latent_BSR", "the latent is not normalised"),
-        ("rope_BSP = rotate(rope_BSP, places.turn).to(x_BSD.dtype)", "rope_BSP = rope_BSP.to(x_BSD.dtype)", "the shared key is not turned"),
+        ("rope_BSP = rotate(rope_BSP, places.turn).to(q_BSX.dtype)", "rope_BSP = rope_BSP.to(q_BSX.dtype)", "the shared key is not turned"),
         ("torch.cat([self.rope_BSP, rope_BSP], dim=1)", "torch.cat([rope_BSP, self.rope_BSP], dim=1)", "cached keys in the wrong order"),
-        ("seen = cache.length", "seen = cache.length - length", "a cache without the new positions"),
+        ("        self.latent_BSR, self.rope_BSP = latent_BSR, rope_BSP\n", "        if self.latent_BSR is None:\n            self.latent_BSR, self.rope_BSP = latent_BSR, rope_BSP\n", "a cache without the new positions"),
         ("self.q_b_proj(self.q_a_layernorm(q_BSX))", "self.q_b_proj(q_BSX)", "compressed queries are not normalised"),
     ],
     "ops/rope.py": [
@@ -140,8 +142,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "model/transformer.py:DeepSeekModel.initialise": [
         ("self.config.initializer_range", "0.02", "a spread that is not the recipe's"),
     ],
-    "model/transformer.py:DecoderLayer.forward": [
-        ("return x_BSD + y_BSD, routing", "return h_BSD + y_BSD, routing", "the residual after the norm"),
+    "model/layers.py:DecoderLayer.forward": [
+        ("return x_BSD + y_BSD, routing", "return self.post_attention_layernorm(x_BSD) + y_BSD, routing", "the residual after the norm"),
     ],
     "config/model.py:RopeScaling": [
         ("/ self.growth(self.mscale_all_dim)", "", "YaRN's multiplier not divided"),

@@ -24,37 +24,39 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("start + (phase.to - start) * progress", "phase.to * progress", "linear from zero"),
         ("phase.to + (start - phase.to)", "(start - phase.to)", "the cosine falls to zero"),
     ],
-    "train/optimizer.py:_is_muon_matrix": [
-        (", \"mlp.gate.weight\"", "", "Muon on the router"),
+    "train/optimizer.py:matrix_of": [
+        ("\"mlp.gate.weight\", ", "", "Muon on the router"),
         ("\"lm_head.weight\", ", "", "Muon on the output head"),
         ("\"embed_tokens.weight\", ", "", "Muon on the embedding"),
-        ("parameter.ndim >= 2", "parameter.ndim == 2", "AdamW on the experts"),
+        ("len(shape) < 2", "len(shape) != 2", "AdamW on the experts"),
+        ("(shape[-2] // 2 if name.endswith(\"experts.gate_up_proj\") else shape[-2])", "shape[-2]", "gate and up orthogonalised as one matrix"),
     ],
-    "train/optimizer.py:_as_matrices": [
-        ("stacked.view(2 * experts, rows // 2, columns)", "stacked", "gate and up orthogonalised as one matrix"),
-    ],
-    "train/optimizer.py:MasterOptimizer.__init__": [
-        ("decayed if master.ndim > 1 else plain", "decayed", "weight decay on norms"),
+    "train/optimizer.py:Updates.__init__": [
+        ("decayed if len(shape) > 1 else plain", "decayed", "weight decay on norms"),
         ("{\"params\": plain, \"weight_decay\": 0.0}", "{\"params\": plain}", "PyTorch's default decay on norms"),
         ("betas=config.betas", "betas=config.betas[::-1]", "AdamW's decays swapped"),
         ("eps=config.eps", "eps=1e-8", "epsilon not the recipe's"),
         ("config.momentum, config.weight_decay", "config.weight_decay, config.momentum", "Muon's arguments swapped"),
         ("computes_in, config.momentum, config.weight_decay", "computes_in", "Muon's defaults instead of the recipe's"),
-        ("computes_in = self.trained[0].parameter.dtype", "computes_in = torch.bfloat16", "Muon in BF16, whatever the model"),
+        ("config.muon_learning_rate, computes_in", "config.muon_learning_rate, torch.bfloat16", "Muon in BF16, whatever the model"),
     ],
-    "train/optimizer.py:MasterOptimizer.step": [
-        ("if factor < 1.0:", "if True:", "clipping scales small gradients up"),
+    "train/optimizer.py:Updates.step": [
+        ("if factor < 1.0 and gradients:", "if gradients:", "clipping scales small gradients up"),
         ("self.config.grad_clip / (norm + 1e-6)", "1.0 / (norm + 1e-6)", "the recipe's limit is ignored"),
         ("group[\"lr\"] = rate * multiplier", "group[\"lr\"] = rate", "the schedule is ignored"),
         ("(self._muon, self.config.muon_learning_rate)", "(self._muon, self.config.learning_rate)", "Muon takes AdamW's rate"),
-        ("        self.round_into_model()\n", "", "the model never sees new weights"),
         ("torch._foreach_mul_(gradients, factor)", "torch._foreach_mul_(gradients[1:], factor)", "one tensor's gradient is not clipped"),
+    ],
+    "train/optimizer.py:MasterOptimizer.step": [
+        ("        self.round_into_model()\n", "", "the model never sees new weights"),
+    ],
+    "train/optimizer.py:Updates.load_state": [
+        ("_placed(value, view)", "_placed(value if value.ndim else value * 0, view)", "AdamW counts its steps from zero after a resume"),
     ],
     "train/optimizer.py:MasterOptimizer.load": [
         ("        self.round_into_model()\n", "", "a restored model keeps its fresh weights"),
         ("master.copy_(each.of(weights[name].to(master.device)))", "pass", "masters are not restored"),
         ("each.parameter.copy_(weights[name])", "pass", "rows that are not trained are not restored"),
-        ("_placed(v, view)", "_placed(v if v.ndim else v * 0, view)", "AdamW counts its steps from zero after a resume"),
     ],
     "train/muon.py": [
         ("3.4445", "3.4", "another polynomial"),
@@ -94,30 +96,36 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("if self._done % self._length == 0:", "if self._done % self._length == 1:", "lanes begin one too late"),
         ("[tensor.float() for tensor in tensors]", "list(tensors)", "running sums in BF16"),
     ],
-    "train/chunks.py:gradient_norm": [
+    "train/chunks.py:total_norm": [
         ("total += norm * norm", "total += norm", "norms added instead of their squares"),
         ("math.sqrt(total)", "total", "the norm's square"),
     ],
     "train/chunks.py:_in_order": [
         ("sorted(tensors, key=lambda pair: pair[0])", "tensors", "a hash that depends on the order"),
-        ("list(tensor.shape)]", "tensor.numel()]", "a hash that does not see shapes"),
     ],
     "train/record.py": [
         ("name: value.hex() for name, value in record.scalars.items()", "name: float(f\"{value:.7g}\").hex() for name, value in record.scalars.items()", "floats with seven digits"),
     ],
+    "train/chunks.py:describe": [
+        ("list(shape)]", "math.prod(shape)]", "a hash that does not see shapes"),
+    ],
     "train/chunks.py:hash_tensors": [
         ("digest.update(described)", "pass", "names and shapes are not hashed"),
+    ],
+    "train/chunks.py:chunk_digests": [
         ("for chunk in chunks(tensor)", "for chunk in chunks(tensor)[:1]", "the first chunk alone is hashed"),
     ],
     "train/pretrain.py:PreTraining.batch": [
-        ("self.loader.batch(step - 1)", "self.loader.batch(step)", "the first batch is left out"),
+        ("self.loader.batch(step - 1, rows)", "self.loader.batch(step, rows)", "the first batch is left out"),
         ("1.0 / counted", "1.0 / self.recipe.train.batch_size", "a mean over sequences, not tokens"),
     ],
-    "train/pretrain.py:next_tokens_loss": [
+    "train/pretrain.py:loss_weights": [
         ("train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_loss_weight, train.mtp_loss_weight", "MTP's weight never switches"),
         ("train.mtp_loss_weight, train.mtp_loss_weight_final", "train.mtp_loss_weight_final, train.mtp_loss_weight", "MTP's weights swapped"),
-        ("train.balance_loss_weight, mtp_weight", "0.0, mtp_weight", "the balance loss is ignored"),
-        ("train.balance_loss_weight, mtp_weight", "mtp_weight, train.balance_loss_weight", "loss weights swapped"),
+        ("return train.balance_loss_weight,", "return 0.0,", "the balance loss is ignored"),
+        ("train.balance_loss_weight, value_at(step, train.steps, until, first, final)", "value_at(step, train.steps, until, first, final), train.balance_loss_weight", "loss weights swapped"),
+    ],
+    "train/pretrain.py:next_tokens_loss": [
         ("mtp_weight, micro.weight_BX", "mtp_weight, None", "every micro-batch counts as a whole step"),
     ],
     "train/pretrain.py:PreTraining.evaluate": [
@@ -125,10 +133,12 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("if step != train.steps:", "if True:", "the last evaluation is a sample"),
     ],
     "train/task.py:Batch.split": [
-        ("rows = slice(first, first + size)", "rows = slice(0, size)", "the first micro-batch, again and again"),
-        ("weight_BX=self.weight_BX[rows]", "weight_BX=self.weight_BX[:size]", "weights of other sequences"),
+        ("range(first, first + size)", "range(size)", "the first micro-batch, again and again"),
     ],
-    "train/step.py:Training._gradients": [
+    "train/task.py:Batch.select": [
+        ("weight_BX=self.weight_BX[part]", "weight_BX=self.weight_BX[: len(self.weight_BX[part])]", "weights of other sequences"),
+    ],
+    "train/work.py:Work.sums": [
         ("load_LE = load_LE + loss.load_LE", "load_LE = loss.load_LE", "loads of the last micro-batch alone"),
     ],
     "train/step.py:Training.advance": [
@@ -136,26 +146,30 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("train.bias_update_until,", "train.mtp_switch,", "bias updates stop at another switch"),
         ("schedule, step, train.steps)", "schedule, max(self.step, 1), train.steps)", "the rate of the step before"),
         ("self._refuse_non_finite(step, scalars, norm)", "pass", "a NaN goes into the weights"),
-        ("self.model.update_biases(load_LE, speed)", "self.model.update_biases(load_LE.flip(0), speed)", "biases of other layers"),
+        ("self.work.update_biases(load_LE, speed)", "self.work.update_biases(load_LE.flip(0), speed)", "biases of other layers"),
         ("learning_rate * factor", "learning_rate", "the rate shown is the peak's"),
         ("self.tokens + batch.counted", "self.tokens + batch.tokens_BX.numel()", "the look-ahead is counted"),
         ("step % train.hash_every == 0 or step == train.steps", "step % train.hash_every == 0", "the end is not hashed"),
-        ("hash_tensors(self.optimizer.state().items())", "hash_tensors(self.optimizer.weights().items())", "the optimiser's hash is of the weights"),
+        ("self.work.hash(\"optimizer\")", "self.work.hash(\"weights\")", "the optimiser's hash is of the weights"),
     ],
     "train/step.py:_balance": [
         ("load_LE.amax(1) /", "load_LE.amax() /", "every layer shows the busiest expert of all"),
     ],
     "train/step.py:Training.weights_hash": [
-        (", *state[\"buffers\"].items()", "", "the weights' hash without biases"),
+        (", \"buffers\"", "", "the weights' hash without biases"),
     ],
-    "train/step.py:Training.state": [
+    "train/work.py:Work.state": [
         ("\"buffers\": dict(self.model.named_buffers())", "\"buffers\": {n: torch.zeros_like(b) for n, b in self.model.named_buffers()}", "biases are not saved"),
-        ("self.optimizer.weights() | self._frozen()", "self.optimizer.weights()", "what is not trained is not saved"),
+        ("self.masters.weights() | self.frozen()", "self.masters.weights()", "what is not trained is not saved"),
+    ],
+    "train/work.py:Work._load_buffers": [
+        ("            buffer.copy_(cut(buffers[name], Part.of(name, buffer.shape)).view(buffer.shape))", "            pass", "biases are not restored"),
     ],
     "train/step.py:Training.load": [
-        ("            buffer.copy_(state[\"buffers\"][name])", "            pass", "biases are not restored"),
         ("self.step, self.tokens = step, tokens", "self.step, self.tokens = step - 1, tokens", "a step is done twice"),
-        ("            tensor.copy_(state[\"weights\"][name])", "            pass", "what is not trained is not restored"),
+    ],
+    "train/work.py:Work.load": [
+        ("            tensor.copy_(weights[name])", "            pass", "what is not trained is not restored"),
     ],
     "train/optimizer.py:Trained.take_gradient": [
         ("gradient, self.parameter.grad = self.parameter.grad, None", "gradient = self.parameter.grad", "gradients of the step before stay"),
@@ -216,9 +230,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "train/pretrain.py:PreTraining.__init__": [
         ("recipe.data.seed, lookahead", "recipe.train.seed, lookahead", "the batches' order follows the weights' seed"),
     ],
-    "train/step.py:Training.begin": [
+    "train/work.py:Work._build": [
         ("initialise(self.recipe.train.seed)", "initialise(0)", "the weights' seed is ignored"),
-        ("self._trainable(self.model)", "everything(self.model)", "what is not to be trained is"),
+    ],
+    "train/work.py:Work.__init__": [
+        ("trainable(self.model)", "everything(self.model)", "what is not to be trained is"),
     ],
     "train/origin.py:Parent.begin": [
         ("!= self.record[\"weights_sha256\"]", "== \"\"", "another parent's weights"),

@@ -39,9 +39,9 @@ def gradients(model: DeepSeekModel, later: WeightGradients | None) -> dict[str, 
     with collecting(later):
         loss = model.loss(tokens, 0.01, 0.3).total
     loss.backward()
-    if later is not None:
-        later.run()
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None} | {"loss": loss.detach()}
+    waited = 0 if later is None else later.run()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return found | {"loss": loss.detach(), "waited": torch.tensor(waited)}
 
 
 @pytest.mark.parametrize("kernels", ["torch", "numba"])
@@ -51,10 +51,10 @@ def test_bits_do_not_change(precision: str, kernels: Kernels) -> None:
         pytest.skip("numba's loops are for FP32")
     model = model_of(precision)
     use_kernels(kernels)
-    expected = gradients(model, None)
-    assert len(expected) == 1 + len(list(model.parameters()))
+    kept = [gradients(model, later) for later in (None, WeightGradients())]
+    assert len(kept[0]) == 2 + len(list(model.parameters())) and kept[0]["waited"] == 0 < kept[1]["waited"]
     model.use_recompute(True)
-    for later in (None, WeightGradients()):
+    for expected, later in zip(kept, (None, WeightGradients()), strict=True):
         found = gradients(model, later)
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():

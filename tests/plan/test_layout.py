@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,6 +118,24 @@ def test_experts_and_stages_are_for_pre_training() -> None:
             UserError, match=r"ep and pp do not go with \[parent\]: .*: on 2 processes these work: dp=2"
         ):
             check_layout(layout, recipe)
+
+
+@pytest.mark.parametrize(
+    ("tables", "dp", "said"),
+    [
+        ({"sft": {}, "lora": {}}, True, r"\[lora\] goes with dp only"),
+        ({"distil": {"teacher": "t"}}, True, r"\[distil\] goes with dp only"),
+        ({"sft": {}, "experts": {}}, False, r"\[experts\] trains on one process"),
+    ],
+)
+def test_what_modifies_a_model_takes_few_layouts(tables: dict[str, Any], dp: bool, said: str) -> None:
+    data = {"sequence_length": 32} | ({"source": "jsonl", "paths": ["x"]} if "sft" in tables else {"paths": ["x"]})
+    recipe = parse_recipe({**TINY, "parent": {"path": "p"}, "data": data, **tables}, "tiny.toml")
+    recipe = recipe.model_copy(update={"train": SHARED.train})
+    check_layout(SINGLE, recipe)
+    with pytest.raises(UserError, match=said):
+        check_layout(ParallelLayout(fsdp=2), recipe)
+    assert (not conflicts(ParallelLayout(2), recipe)) == dp
 
 
 def test_the_nearest_layouts_that_work_are_named() -> None:

@@ -10,7 +10,7 @@ from clearseek.parts import CHUNK, Part
 from clearseek.plan.layout import SINGLE, ParallelLayout
 from clearseek.plan.placement import Placement
 from clearseek.plan.stages import held_tensors, parameters
-from clearseek.plan.states import partial_sums, shares
+from clearseek.plan.states import Stage, partial_sums, shares
 from clearseek.recipe import load_recipe
 from clearseek.tensors import TensorSpec
 
@@ -105,3 +105,5 @@ def test_fsdp_shares_out_weights_and_gradients() -> None:
     whole = training_memory(LITE.model, "adamw", "bf16")
     assert few.weights == pytest.approx(whole.master_weights / 8, rel=0.01)
     assert many.weights < few.weights / 7.9 and many.total < few.total / 4
+    stage = Stage(LITE, ParallelLayout(), 0)
+    assert 7 * stage.rows(7) > stage.dense + stage.experts > 7 * stage.rows(8)  # padded to as many rows on each

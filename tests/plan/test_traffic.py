@@ -33,6 +33,7 @@ def test_rows_travel_twice_and_states_along_the_pipeline() -> None:
     out, back = 7168 + 4 * 56, 2 * 7168  # a row in FP8 with its scales, and its result in BF16
     assert sum(sent.experts) == tokens * 8 * 4 // 64 * 63 * 2 * (out + back)
     assert sent.experts.inside * 8 == sent.experts.across  # 7 of the 63 others are in the same machine
+    assert traffic(V3, DEEPSEEK, 1024 + 12).experts == sent.experts  # also of the one in the middle of a machine
     assert sent.pipeline == Bytes(0, 2 * 2 * tokens * 7168 * 2)  # hidden states and embeddings, forth and back
     folded = traffic(V3, ParallelLayout(128, 64, 16, schedule="zbv"), 1024).pipeline
     assert folded == sent.pipeline  # twice the stages, and no embeddings
@@ -97,9 +98,12 @@ def test_other_layouts_that_fit_are_proposed() -> None:
     found = others(placement, DEEPSEEK, budget, work=15.0)
     assert 0 < len(found) <= 3 and DEEPSEEK not in [each.layout for each in found]
     assert all(each.layout.devices == 2048 and each.memory <= budget for each in found)
+    lost = [15.0 * each.bubble / (1 - each.bubble) + each.traffic.seconds for each in found]
+    assert lost == sorted(lost)
     shown = describe(placement, DEEPSEEK)
     assert (shown.lanes, shown.micro_batches, shown.partial_sums) == (1, 120, 1)
     assert shown.memory == placement.memory(DEEPSEEK).total
+    assert shown.traffic == traffic(V3, DEEPSEEK, 1024)  # of the ninth stage of 16
 
 
 def test_settings_with_which_a_layout_fits_are_named() -> None:

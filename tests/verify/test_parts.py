@@ -158,6 +158,7 @@ def test_a_forged_checkpoint_is_found_by_the_parts_that_end_and_begin_with_it(ma
     found = joined(release, tmp_path, spoken(release, 3))
     assert [piece.result.verdict for piece in found.pieces] == ["PASSED", "FAILED", "FAILED"]
     assert found.result.failed == ("verify.steps.4-6", "verify.steps.7-8")
+    assert (found.segments, found.steps) == ((3, 3), (8, 8))  # those that failed were trained again, too
 
 
 def test_a_release_that_cannot_be_read_fails_in_parts_as_it_does_whole(made: Path, tmp_path: Path) -> None:
@@ -178,6 +179,15 @@ def test_a_machine_that_lost_a_file_fails_and_nothing_is_refused(
     found = joined(made, tmp_path, [parts[0], lost, parts[2]])
     assert found.result.failed == ("verify.files", "verify.transcript")
     assert found.segments == (2, 3)
+
+
+def test_what_one_part_left_undecided_is_undecided(made: Path, parts: list[Statement], tmp_path: Path) -> None:
+    other = json.loads(json.dumps(parts))
+    predicate = other[1]["predicate"]
+    predicate["passedTests"].remove("verify.files")
+    predicate |= {"warnedTests": ["verify.files"], "result": "WARNED"}
+    found = joined(made, tmp_path, other).result
+    assert found.undecided == ("verify.files",) and "verify.files" not in found.passed and found.verdict == "WARNED"
 
 
 @pytest.mark.slow
@@ -322,6 +332,19 @@ def _hashes_left_out(parts: list[Statement]) -> None:
     parts[1]["predicate"]["passedTests"].remove("verify.files")
 
 
+def _code_left_out(parts: list[Statement]) -> None:
+    parts[1]["predicate"]["passedTests"].remove("verify.code")
+
+
+def _nothing_read(parts: list[Statement]) -> None:
+    annotations(parts[1])["part"]["transcript"] = ""
+
+
+def _other_transcript_in_all(parts: list[Statement]) -> None:
+    for each in parts:
+        annotations(each)["part"]["transcript"] = "0" * 64
+
+
 def _passed_after_all(parts: list[Statement]) -> None:
     parts[1]["predicate"]["failedTests"] = ["verify.steps.4-6"]
     parts[1]["predicate"]["passedTests"].remove("verify.steps.4-6")
@@ -372,6 +395,8 @@ def _other_kind(parts: list[Statement]) -> None:
         (_other_count, "the number of parts is 4, and 3"), (_other_levels, "the levels"),
         (_other_segments, "other segments than part 2 of 3"), (_other_steps, "not of the steps of part 2 of 3"),
         (_steps_left_out, "not of the steps of part 2 of 3"), (_hashes_left_out, "does not say whether"),
+        (_code_left_out, "by what code it trained"), (_nothing_read, "another transcript ()"),
+        (_other_transcript_in_all, "than this release's"),
         (_passed_after_all, "does not follow from its tests"), (_passed_and_failed, "does not follow from its tests"),
         (_whole, "a whole verification, not of a part"), (_twice, "part 1 is here twice"),
         (_one_less, "1 part of 3 missing: 2"), (_beyond, "part 4 of 3"),

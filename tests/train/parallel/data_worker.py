@@ -16,8 +16,11 @@ from torch import Tensor
 from benchmarks.layouts import recipe_of
 from clearseek.plan.layout import ParallelLayout
 from clearseek.recipe import parse_recipe
+from clearseek.train.checkpoints import checkpoint
+from clearseek.train.checkpoints.saver import Saver
 from clearseek.train.parallel import hashes
 from clearseek.train.parallel.exchange import Exchange, TwoLevels, own
+from clearseek.train.parallel.group import Group
 from clearseek.train.parallel.work import SharedWork
 from clearseek.train.parallel.world import join_world
 from clearseek.train.preflight import preflight
@@ -26,7 +29,7 @@ from clearseek.train.step import Training
 from clearseek.train.work import Work
 
 STEPS = 2
-CASES = ("plain", "muon", "two machines", "all_reduce", "off a chunk", "lanes swapped")
+CASES = ("plain", "muon", "two machines", "gone on", "all_reduce", "off a chunk", "lanes swapped")
 
 
 def recipe(case: str) -> Any:
@@ -43,6 +46,28 @@ def all_reduced(exchange: Exchange, held: Sequence[Tensor], device: torch.device
     return own(exchange.held, exchange.owned, held)
 
 
+def begun(folder: Path, case: str, layout: ParallelLayout, group: Group) -> Training:
+    """A run before its first step."""
+    asked = recipe(case)
+    return Training(asked, PreTraining(asked, folder / "data"), preflight(asked), group=group, layout=layout)
+
+
+def gone_on(folder: Path, group: Group) -> Training:
+    """A run whose first step was taken with experts shared out, in a process that now shares out all weights."""
+    first = begun(folder, "gone on", ParallelLayout(dp=group.size, ep=2), group)
+    first.advance()
+    saver = Saver(folder / "checkpoints", 1, group)
+    saver.begin(1, first.work.held(), {"step": 1} if group.main else {})
+    saver.finish()
+    saver.close()
+    training = begun(folder, "gone on", ParallelLayout(fsdp=group.size), group)
+    stored = checkpoint.open_stored(checkpoint.find(folder / "checkpoints", 1)).tensors
+    training.adopt(stored)
+    assert training.weights_hash() == first.weights_hash()
+    training.load(1, first.tokens, stored)
+    return training
+
+
 def train(folder: Path, case: str, group: Any) -> dict[str, Any]:
     """Hashes after the last step, its norm, and bytes that this process sent."""
     real = Exchange.reduce, SharedWork._unit, SharedWork._own_lanes, group.hosts
@@ -56,10 +81,9 @@ def train(folder: Path, case: str, group: Any) -> dict[str, Any]:
         order = {0: 0, 1: 2, 2: 1, 3: 3}
         SharedWork._own_lanes = lambda self, lanes: range(2 * order[self.rank], 2 * order[self.rank] + 2)  # type: ignore
     try:
-        asked = recipe(case)
-        layout = ParallelLayout(dp=group.size)
-        training = Training(asked, PreTraining(asked, folder / "data"), preflight(asked), group=group, layout=layout)
-        for _ in range(STEPS):
+        alike = ParallelLayout(dp=group.size)
+        training = gone_on(folder, group) if case == "gone on" else begun(folder, case, alike, group)
+        for _ in range(STEPS - training.step):
             record, _ = training.advance()
         work, sent = training.work, {}
         if isinstance(work, SharedWork):

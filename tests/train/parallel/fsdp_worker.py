@@ -110,6 +110,8 @@ def together(case: str, group: dist.ProcessGroup, fault: str) -> tuple[list[dict
     _, _, _, count, lanes = CASES[case]
     sharded = fsdp.Sharded(config, group, torch.device("cpu"), dtype, fp8)
     sharded.initialise(7)
+    attention, experts = sharded.model.model.layers[1].self_attn, sharded.model.moe_layers[0].experts
+    assert not any(each.kept for each in (attention.o_proj.quantised, *experts.quantised))
     if fault == "stock":
         with_stock_reduction(sharded.model)
     sharded.model.use_recompute(case in ("bf16", "fp8"))  # which changes no bits

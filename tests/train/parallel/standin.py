@@ -21,14 +21,13 @@ from clearseek.train.parallel.world import World, join_world
 
 def tour(group: World) -> dict[str, object]:
     """What comes out of every way of telling each other."""
-    order: list[int] = []
     return {
         "share": group.share({"from": group.rank, "text": "é" * 1000}),
         "gather": group.gather([group.rank, "x" * group.rank]),
         "collect": group.collect("x" * group.rank),
         "largest": group.largest(group.rank * 10),
         "numbers": group.numbers(group.rank / 3, 1.0),
-        "after_main": group.after_main(lambda: order.append(group.rank) or group.rank),
+        "after_main": group.after_main(lambda: [group.rank, time.monotonic()]),
         "sums": sums(group),
         "errors": [raised(group, how) for how in ("one", "all", "defect", "own class", "none")],
         "compare": [compared(group, key) for key in ("environment.threads", None)],
@@ -117,8 +116,9 @@ def main(what: str, folder: Path, action: str) -> int:
     group = join_world(patience=5.0 if action == "stop" else 60.0)
     assert isinstance(group, World)
     (folder / f"{group.rank}-{worker.restarts()}.pid").write_text(str(os.getpid()))
+    print("printed", end=" ")
     worker.keep_log(folder, group.rank)
-    print("printed by", group.rank)
+    print("by", group.rank)
     code = 0
     try:
         with group.together():

@@ -56,7 +56,7 @@ def four(data: Path) -> dict[str, Any]:
     return start(data, 4, *CASES)
 
 
-@pytest.mark.parametrize("case", ["plain", "muon", "two machines"])
+@pytest.mark.parametrize("case", ["plain", "muon", "two machines", "gone on"])
 def test_four_processes_have_the_bits_of_one(case: str, alone: dict[str, Any], four: dict[str, Any]) -> None:
     expected = alone["muon" if case == "muon" else "plain"]
     assert expected["alone"] and not any(found["alone"] for found in four[case])
