@@ -96,9 +96,9 @@ def _dry_run(arguments: argparse.Namespace) -> int:
 
 def _launch(arguments: argparse.Namespace) -> int:
     """Start the same command in several processes."""
-    from clearseek.train.parallel.launch import crowd_warning, launch, refuse_processes
+    from clearseek.train.parallel.launch import crowd_warning, launch, refuse_inside
 
-    refuse_processes(arguments.processes)
+    refuse_inside()
     recipe, _, _ = _asked(arguments)  # what is wrong is said before processes are started
     _layout(arguments, arguments.processes, recipe)
     if warning := crowd_warning(arguments.processes):
@@ -199,6 +199,8 @@ def _refuse_combinations(arguments: argparse.Namespace) -> None:
     resume, more = arguments.resume is not None, arguments.more_steps is not None
     if resume == (arguments.recipe is not None):
         raise UserError("give either a recipe to train or --resume RUN (see clearseek train --help)")
+    if arguments.processes is not None and arguments.processes < 1:
+        raise UserError(f"--processes {arguments.processes}: give a number from 1")
     if not LEAST_PATIENCE <= arguments.patience < float("inf"):
         raise UserError(f"--patience {arguments.patience:g}: give a number of seconds from {LEAST_PATIENCE:g} up")
     if resume and arguments.go_on:

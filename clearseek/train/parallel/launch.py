@@ -35,15 +35,13 @@ _SAVING = 24 * 3600
 _INTERRUPTED = 130
 
 
-def refuse_processes(processes: int) -> None:
-    """Raise UserError for a number of processes that cannot be started here as asked."""
+def refuse_inside() -> None:
+    """Raise UserError in a process that a launcher has started: it is one of several already."""
     if worker.in_job() or "RANK" in os.environ:
         raise UserError(
             "--processes under torchrun (RANK is set): torchrun starts the processes: leave --processes out, or unset "
             "RANK and WORLD_SIZE"
         )
-    if processes < 1:
-        raise UserError(f"--processes {processes}: give a number from 1")
 
 
 def crowd_warning(processes: int) -> str | None:
