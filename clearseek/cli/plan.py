@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def print_plan(plan: Plan, memory_first: bool = False) -> None:
-    """Print the cost of a recipe, and the cost that its makers published; memory first where a layout is asked about."""
+    """Print the cost of a recipe, memory first where that was asked for, and the cost that its makers published."""
     from clearseek.cli.report import output, parameter_rows, print_rows
     from clearseek.plan.formulas import price
     from clearseek.plan.plan import LEFT_OUT
@@ -173,16 +173,16 @@ def _sharing(plan: Plan) -> Rows:
     rows = [
         ("each process", f"{lanes}: {sums}"),
         ("sends a step", f"{unit_name} inside a machine of {NODE} and across: {', '.join(sent)}"),
-        ("", f"{_seconds(costs.traffic.seconds)} at {INSIDE / 1e9:.0f} and {ACROSS / 1e9:.0f} GB/s, DeepSeek's rates, if "
-             "nothing is hidden behind work"),
+        ("", f"{_seconds(costs.traffic.seconds)} at {INSIDE / 1e9:.0f} and {ACROSS / 1e9:.0f} GB/s, DeepSeek's rates, "
+             "if nothing is hidden behind work"),
     ]  # fmt: skip
     if memory.layout.pp > 1:
         rows.append(("idles", f"{costs.bubble:.1%} of a step, while the pipeline fills and drains "
                               f"({memory.layout.schedule})"))  # fmt: skip
     for place, each in enumerate(memory.others):
         scale, unit_name = unit(each.memory)
-        rows.append(("" if place else "or", f"{each.layout}: {each.memory / scale:,.1f} {unit_name}, idles "
-                                            f"{each.bubble:.1%}, {_seconds(each.traffic.seconds)} of sending"))  # fmt: skip
+        takes = f"{each.layout}: {each.memory / scale:,.1f} {unit_name}, idles {each.bubble:.1%}"
+        rows.append(("" if place else "or", f"{takes}, {_seconds(each.traffic.seconds)} of sending"))
     return rows
 
 

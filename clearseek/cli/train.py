@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from clearseek.cli.exits import INTERRUPTED, USER_ERROR
 from clearseek.cli.options import RECIPE, add_overrides
-from clearseek.errors import UserError
+from clearseek.errors import UserError, one_line
 from clearseek.program import command
 from clearseek.train.parallel import worker
 from clearseek.train.parallel.group import ALONE, Group
@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _dry_run(arguments)
     if arguments.processes is not None and worker.STARTED_BY not in os.environ:
         return _launch(arguments)  # which starts this command again
+    worker.refuse_half()
     if not worker.in_job():
         return _train(arguments, ALONE)
     if (code := worker.begin()) is not None:
@@ -108,9 +109,17 @@ def _launch(arguments: argparse.Namespace) -> int:
 
 def _train_together(arguments: argparse.Namespace) -> int:
     """Train as one of several processes."""
+    from clearseek.train.parallel.launch import crowd_warning
     from clearseek.train.parallel.world import join_world
 
-    group = join_world(arguments.device, arguments.patience)
+    try:
+        group = join_world(arguments.device, arguments.patience)
+    except UserError as error:
+        if not worker.heard():  # and process 0 may not run at all
+            worker.say_here(one_line(str(error)))
+        raise
+    if group.main and worker.STARTED_BY not in os.environ and (warning := crowd_warning(worker.local_processes())):
+        print(f"clearseek: {warning}", file=sys.stderr)
     try:
         with group.together():
             code = _train(arguments, group)

@@ -78,9 +78,11 @@ def test_other_text_is_refused(text: str, processes: int | None, said: str) -> N
         (ParallelLayout(pp=5), SHARED, ("pp = 5 is more than the 4 layers", "1f1b with pp = 5 needs 5 micro-batches")),
         (ParallelLayout(pp=3, schedule="zbv"), SHARED, ("has 6 stages, which are more than the 4 layers",)),
         (ParallelLayout(schedule="zbv"), SHARED, ("schedule = zbv needs pp from 2 up",)),
-        (ParallelLayout(16), SHARED, ("train.lanes = 8 is not dp = 16 times 1, 2, 4, ...; train.lanes = 16 would do, with other bits",)),
+        (ParallelLayout(16), SHARED,
+         ("train.lanes = 8 is not dp = 16 times 1, 2, 4, ...; train.lanes = 16 would do, with other bits",)),
         (ParallelLayout(dp=3), SHARED, ("no number of lanes of train.batch_size = 64 would do",)),
-        (ParallelLayout(fsdp=16), SHARED, ("is not fsdp = 16 times a whole number; train.lanes = 16 would do, with other bits",)),
+        (ParallelLayout(fsdp=16), SHARED,
+         ("is not fsdp = 16 times a whole number; train.lanes = 16 would do, with other bits",)),
         (ParallelLayout(2, 2, 2), ONE_EACH,
          ("1f1b with pp = 2 needs 2 micro-batches a lane, and a lane has 1 (8 in a step, train.lanes = 8 (left out)); "
           "train.lanes = 2 would do, with other bits: on 4 processes these work: dp=2,ep=2,pp=2,schedule=zbv",)),
