@@ -29,7 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  clearseek train quickstart --set train.steps=50\n"
         "  clearseek train quickstart --processes 2\n"
-        "  torchrun --nproc-per-node 2 -m clearseek train quickstart"
+        "  torchrun --nproc-per-node 2 --max-restarts 3 -m -- clearseek train quickstart"
     )
     parser.add_argument("recipe", nargs="?", help=RECIPE)
     parser.add_argument("--run", type=Path, help="run folder to make (default: runs/NAME)")

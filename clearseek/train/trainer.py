@@ -160,6 +160,8 @@ class Trainer:
                 step = self.training.step
                 if step % train.checkpoint_every == 0 or step == train.steps or self._stop:
                     self._save()
+                    for remark in self._saver.remarks():
+                        say(remark)
             self._saver.finish()
             if self._unseen is not None:
                 raise self._unseen

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clearseek.errors import UserError
+from clearseek.files import writing
 
 USER_ERROR, LOST = 2, 75
 """Exit codes, as in :mod:`clearseek.cli.exits`."""
@@ -110,14 +111,15 @@ def keep_log(root: Path, rank: int) -> None:
     if not _spoken:
         return
     path = root / log_name(rank)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before = _spoken.pop()
-    with path.open("ab") as log:
-        log.write(f"# process {rank}, pid {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
-        before.seek(0)
-        shutil.copyfileobj(before, log)
-        log.flush()
-        _print_to(log)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = _spoken.pop()
+        with path.open("ab") as log:
+            log.write(f"# process {rank}, pid {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+            before.seek(0)
+            shutil.copyfileobj(before, log)
+            log.flush()
+            _print_to(log)
     before.close()
 
 

@@ -228,6 +228,8 @@ class World(Group):
         """An error as a JSON value."""
         mended = isinstance(error, UserError | OSError)
         text = str(error) if mended else f"{type(error).__name__}: {error}{_where(error)}"
+        if isinstance(error, OSError) and error.filename is not None:
+            text = f"{error.filename}: {error.strerror}"
         return {"rank": self.rank, "text": text, "mended": mended}
 
     def _fault(self, faults: list[dict[str, Any]], own: Exception | None) -> Exception:

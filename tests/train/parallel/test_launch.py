@@ -145,6 +145,37 @@ def test_what_cannot_be_started_is_refused(monkeypatch: pytest.MonkeyPatch, caps
     assert "--layout dp=4" in alone
 
 
+def test_half_of_a_jobs_environment_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for there, missing in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
+        monkeypatch.delenv(missing, raising=False)
+        monkeypatch.setenv(there, "1")
+        assert main(["train", "quickstart"]) == 2
+        assert f"{there} is set without {missing}: start with torchrun" in capsys.readouterr().err
+
+
+def test_who_waits_says_for_whom(tmp_path: Path) -> None:
+    """Also a process whose output goes to its log."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    code = (
+        "from clearseek.cli import main; from clearseek.train.parallel import world; world.WAITING = 0.0;"
+        "world.JOIN_SECONDS = 6.0; raise SystemExit(main(['train', 'quickstart', '--run', 'run']))"
+    )
+    for rank, said in (("0", "waiting for 1 of 2 processes at {}: 1"), ("1", "waiting for process 0 at {}")):
+        variables = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        variables["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # before torch is loaded, which is before the command here
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment(**variables), cwd=tmp_path, capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+        first, last = done.stderr.splitlines()
+        assert done.returncode == 2 and first == f"clearseek: {said.format(f'127.0.0.1:{port}')}"
+        assert ("missing: 1" if rank == "0" else "no connection to process 0") in last
+    assert not (tmp_path / "run").exists()
+
+
 def test_more_processes_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "usable_cores", lambda: 2)
     assert launch.crowd_warning(2) is None
