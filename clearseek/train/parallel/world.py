@@ -333,9 +333,11 @@ def _store() -> tuple[Store, Callable[[], Store]]:
                 f"port {port} of {address} is in use: choose another with torchrun's --rdzv-endpoint HOST:PORT or "
                 "--master-port"
             ) from None
+        text = one_line(str(error))[:200]
+        why = f"within {JOIN_SECONDS:.0f} s" if "timed out" in text else f"({text})"
         raise UserError(
-            f"no connection to process 0 at {address}:{port} ({one_line(str(error))[:200]}): is that address "
-            "reachable from here, and process 0 running?"
+            f"no connection to process 0 at {address}:{port} {why}: is that address reachable from here, and process 0 "
+            "running?"
         ) from None
 
 
@@ -350,11 +352,11 @@ def _tcp_store(address: str, port: int, keeps: bool) -> TCPStore:
             return TCPStore(address, port, None, keeps, _TRY, wait_for_workers=False, multi_tenant=keeps)
         except dist.DistError:
             now = time.monotonic()
-            if keeps or now - began > JOIN_SECONDS:
-                raise
-            if said == began and now - began > WAITING:
+            if not keeps and said == began and now - began > WAITING:
                 said = now
                 worker.say_here(f"waiting for process 0 at {address}:{port}")
+            if keeps or now - began > JOIN_SECONDS:
+                raise
 
 
 def _where(error: Exception) -> str:
