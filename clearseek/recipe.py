@@ -147,6 +147,7 @@ def parse_recipe(raw: Any, where: str, overrides: Sequence[str] = (), record: bo
         return recipe
     if isinstance(tables, dict) and "parent" in tables:
         entries = [entry for entry in entries if entry["loc"] != ("model",)] or entries  # [parent] is at fault
+    entries = sorted(entries, key=lambda entry: entry["type"] == "missing")  # after the misspelt key, its cause
     start = " ".join((where, *(f"--set {override}" for override in overrides)))  # contradictions name no setting
     message = "\n".join(f"{_origin(entry, overrides) or start}: {_explain(entry)}" for entry in entries)
     raise OtherVersionError(message) if entries == retired else UserError(message)

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from clearseek.cli.report import output, parameter_rows, print_columns, print_findings, print_rows, si
+from clearseek.cli.report import output, parameter_rows, print_columns, print_findings, print_rows, si, unit
 from clearseek.counts import count_parameters, flops_per_token, training_memory
 from clearseek.files import amount
 from clearseek.hub.portability import check_portability
@@ -77,6 +77,9 @@ def print_costs(recipe: Recipe, layout: ParallelLayout | None = None) -> None:
     if recipe.parent is None:
         work = (f"{si(found['flops_per_token'], 'FLOP')} a token, {found['tokens']:,} tokens, "
                 f"{si(found['total_flops'], 'FLOP')}")  # fmt: skip
+    if layout is not None:
+        _print_processes(console, found["processes"])
+        console.print()
     rows = [
         *parameter_rows(count),
         ("embedding", f"{count.embedding:,}"),
@@ -87,8 +90,6 @@ def print_costs(recipe: Recipe, layout: ParallelLayout | None = None) -> None:
     ]  # fmt: skip
     print_rows(console, rows)
     print_findings(console, check_portability(recipe.model, recipe.data.tokenizer is None))
-    if layout is not None:
-        _print_processes(console, found["processes"])
     console.print("\nThe recipe, resolved:", style="bold")
     for table, settings in found["recipe"].items():
         if not isinstance(settings, dict):
@@ -103,24 +104,22 @@ def print_costs(recipe: Recipe, layout: ParallelLayout | None = None) -> None:
 def _print_processes(console: Console, found: dict[str, Any]) -> None:
     """Print what processes hold by the plan, and as they were built."""
     count, made = found["count"], found["built"]
-    title = (
-        f"\n{found['layout']}: of {count:,} process{'es' * (count != 1)}, the fullest and the emptiest of each stage"
-    )
+    title = f"{found['layout']}: of {count:,} process{'es' * (count != 1)}, the fullest and the emptiest of each stage"
     console.print(f"{title}, built without memory:", style="bold", markup=False, soft_wrap=True)
-    parts = ("weights", "master_weights", "gradients", "optimizer")
+    parts, fullest = ("weights", "master_weights", "gradients", "optimizer"), found["fullest_bytes"]
+    scale, name = unit(fullest["total"])
     rows: list[tuple[str, ...]] = [
-        ("process", "stage", "weights GB", "masters", "gradients", "optimiser", "planned bytes", "built bytes")
+        ("process", "stage", f"weights {name}", "masters", "gradients", "optimiser", "planned bytes", "built bytes")
     ]
     for each in made:
         planned, built = each["planned_bytes"], each["built_bytes"]
         differs = "" if planned == built else "  differs"
         rows.append((
-            f"{each['process']}", f"{each['stage']}", *(f"{planned[part] / 1e9:,.2f}" for part in parts),
+            f"{each['process']}", f"{each['stage']}", *(f"{planned[part] / scale:,.2f}" for part in parts),
             f"{planned['total']:,}", f"{built['total']:,}{differs}",
         ))  # fmt: skip
     print_columns(console, rows, right=range(len(rows[0])))
-    fullest = found["fullest_bytes"]
     said = "equal to the byte" if found["equal"] else "not equal, which is a fault of ClearSeek: please report it"
     console.print(f"plan and processes are {said}; with activations, an estimate of "
-                  f"{fullest['activations'] / 1e9:,.1f} GB, the fullest takes {fullest['total'] / 1e9:,.1f} GB",
-                  markup=False, soft_wrap=True)  # fmt: skip
+                  f"{fullest['activations'] / scale:,.1f} {name}, the fullest takes "
+                  f"{fullest['total'] / scale:,.1f} {name}", markup=False, soft_wrap=True)  # fmt: skip

@@ -63,17 +63,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(made.as_json())
     else:
-        print_plan(made)
+        print_plan(made, memory_first=arguments.layout is not None)
     return 0
 
 
-def print_plan(plan: Plan) -> None:
-    """Print the cost of a recipe, and the cost that its makers published."""
+def print_plan(plan: Plan, memory_first: bool = False) -> None:
+    """Print the cost of a recipe, memory first where that was asked for, and the cost that its makers published."""
     from clearseek.cli.report import output, parameter_rows, print_rows
     from clearseek.plan.formulas import price
     from clearseek.plan.plan import LEFT_OUT
 
-    console, rows = output(), [*parameter_rows(plan.count), *_work(plan), *_cost(plan), *_memory(plan)]
+    console, parts = output(), [[*_work(plan), *_cost(plan)], _memory(plan)]
+    rows = [*parameter_rows(plan.count), *(row for part in (parts[::-1] if memory_first else parts) for row in part)]
     rows += [("" if line else "leaves out", text) for line, text in enumerate(LEFT_OUT)]
     print_rows(console, rows)
     if plan.published is None:
@@ -134,13 +135,16 @@ def _cost(plan: Plan) -> Rows:
 
 
 def _memory(plan: Plan) -> Rows:
+    from clearseek.cli.report import unit
+
     memory, device = plan.memory, plan.memory.device
+    scale, unit_name = unit(device.total)
     where = f"the fullest of {_count(memory.layout.devices)} ({memory.layout})"
-    head = f"{device.total / 1e9:,.1f} GB on {where}"
+    head = f"{device.total / scale:,.1f} {unit_name} on {where}"
     names = ("weights", "master weights", "gradients", "optimiser", "activations")
     rows = [
         ("memory", f"{head}, {memory.usable / 1e9:,.1f} GB usable"),
-        ("", ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in zip(names, device, strict=True))),
+        ("", ", ".join(f"{name} {size / scale:,.1f}" for name, size in zip(names, device, strict=True))),
         ("", f"recomputed in the backward pass: {memory.recompute} (activations are an estimate)"),
     ]
     if not memory.fits:
@@ -154,27 +158,31 @@ def _memory(plan: Plan) -> Rows:
 
 def _sharing(plan: Plan) -> Rows:
     """Rows of what sharing the work out costs, where there is anything to share."""
+    from clearseek.cli.report import unit
     from clearseek.plan.traffic import ACROSS, INSIDE, NODE
 
     memory, costs = plan.memory, plan.memory.costs
     if memory.layout.devices == 1:
         return []
-    lanes = f"{costs.lanes:,} lane{'s' * (costs.lanes != 1)} of {costs.micro_batches:,} micro-batches"
+    lanes = f"{costs.lanes:,} lane{'s' * (costs.lanes != 1)} of {costs.micro_batches:,} "
+    lanes += f"micro-batch{'es' * (costs.micro_batches != 1)}"
     sums = f"{costs.partial_sums} FP32 set{'s' * (costs.partial_sums != 1)} of sums beside a micro-batch's gradients"
-    sent = [f"{name} {each.inside / 1e9:,.1f} + {each.across / 1e9:,.1f}"
-            for name, each in costs.traffic._asdict().items() if sum(each)]  # fmt: skip
+    traffic = {name: each for name, each in costs.traffic._asdict().items() if sum(each)}
+    scale, unit_name = unit(max(max(each) for each in traffic.values()))
+    sent = [f"{name} {each.inside / scale:,.1f} + {each.across / scale:,.1f}" for name, each in traffic.items()]
     rows = [
         ("each process", f"{lanes}: {sums}"),
-        ("sends a step", f"GB inside a machine of {NODE} and across: {', '.join(sent)}"),
-        ("", f"{costs.traffic.seconds:,.2f} s at {INSIDE / 1e9:.0f} and {ACROSS / 1e9:.0f} GB/s, DeepSeek's rates, if "
-             "nothing is hidden behind work"),
+        ("sends a step", f"{unit_name} inside a machine of {NODE} and across: {', '.join(sent)}"),
+        ("", f"{_seconds(costs.traffic.seconds)} at {INSIDE / 1e9:.0f} and {ACROSS / 1e9:.0f} GB/s, DeepSeek's rates, "
+             "if nothing is hidden behind work"),
     ]  # fmt: skip
     if memory.layout.pp > 1:
         rows.append(("idles", f"{costs.bubble:.1%} of a step, while the pipeline fills and drains "
                               f"({memory.layout.schedule})"))  # fmt: skip
     for place, each in enumerate(memory.others):
-        rows.append(("" if place else "or", f"{each.layout}: {each.memory / 1e9:,.1f} GB, idles {each.bubble:.1%}, "
-                                             f"{each.traffic.seconds:,.2f} s of sending"))  # fmt: skip
+        scale, unit_name = unit(each.memory)
+        takes = f"{each.layout}: {each.memory / scale:,.1f} {unit_name}, idles {each.bubble:.1%}"
+        rows.append(("" if place else "or", f"{takes}, {_seconds(each.traffic.seconds)} of sending"))
     return rows
 
 
@@ -225,4 +233,8 @@ def _days(days: float) -> str:
     for unit, name in ((1, "days"), (24, "hours"), (1440, "minutes")):
         if days * unit >= 1:
             return f"{days * unit:,.1f} {name}"
-    return f"{days * 86400:.1f} seconds"
+    return f"{days * 86400:.1f} seconds" if days * 86400 >= 0.1 else "less than 0.1 seconds"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.2f} s" if value >= 0.01 else "less than 0.01 s"

@@ -50,6 +50,14 @@ def si(value: float, unit: str = "") -> str:
     return f"{value:.4g} {unit}".rstrip()
 
 
+def unit(size: float) -> tuple[float, str]:
+    """The decimal unit that fits a number of bytes, for a table of which it is the largest: its bytes and its name.
+
+    Memory of devices is sold in GB, so that is the largest unit.
+    """
+    return next(((scale, name) for scale, name in ((1e9, "GB"), (1e6, "MB")) if size >= scale), (1e3, "kB"))
+
+
 def parameter_rows(count: ParameterCount) -> Rows:
     """Rows of a model's parameters, and of the activated ones by each way of counting."""
     return [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from clearseek.cli.exits import INTERRUPTED, USER_ERROR
 from clearseek.cli.options import RECIPE, add_overrides
-from clearseek.errors import UserError
+from clearseek.errors import UserError, one_line
 from clearseek.program import command
 from clearseek.train.parallel import worker
 from clearseek.train.parallel.group import ALONE, Group
@@ -29,7 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  clearseek train quickstart --set train.steps=50\n"
         "  clearseek train quickstart --processes 2\n"
-        "  torchrun --nproc-per-node 2 -m clearseek train quickstart"
+        "  torchrun --nproc-per-node 2 --max-restarts 3 -m -- clearseek train quickstart"
     )
     parser.add_argument("recipe", nargs="?", help=RECIPE)
     parser.add_argument("--run", type=Path, help="run folder to make (default: runs/NAME)")
@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _dry_run(arguments)
     if arguments.processes is not None and worker.STARTED_BY not in os.environ:
         return _launch(arguments)  # which starts this command again
+    worker.refuse_half()
     if not worker.in_job():
         return _train(arguments, ALONE)
     if (code := worker.begin()) is not None:
@@ -96,9 +97,9 @@ def _dry_run(arguments: argparse.Namespace) -> int:
 
 def _launch(arguments: argparse.Namespace) -> int:
     """Start the same command in several processes."""
-    from clearseek.train.parallel.launch import crowd_warning, launch, refuse_processes
+    from clearseek.train.parallel.launch import crowd_warning, launch, refuse_inside
 
-    refuse_processes(arguments.processes)
+    refuse_inside()
     recipe, _, _ = _asked(arguments)  # what is wrong is said before processes are started
     _layout(arguments, arguments.processes, recipe)
     if warning := crowd_warning(arguments.processes):
@@ -108,9 +109,17 @@ def _launch(arguments: argparse.Namespace) -> int:
 
 def _train_together(arguments: argparse.Namespace) -> int:
     """Train as one of several processes."""
+    from clearseek.train.parallel.launch import crowd_warning
     from clearseek.train.parallel.world import join_world
 
-    group = join_world(arguments.device, arguments.patience)
+    try:
+        group = join_world(arguments.device, arguments.patience)
+    except UserError as error:
+        if not worker.heard():  # and process 0 may not run at all
+            worker.say_here(one_line(str(error)))
+        raise
+    if group.main and worker.STARTED_BY not in os.environ and (warning := crowd_warning(worker.local_processes())):
+        print(f"clearseek: {warning}", file=sys.stderr)
     try:
         with group.together():
             code = _train(arguments, group)
@@ -199,6 +208,8 @@ def _refuse_combinations(arguments: argparse.Namespace) -> None:
     resume, more = arguments.resume is not None, arguments.more_steps is not None
     if resume == (arguments.recipe is not None):
         raise UserError("give either a recipe to train or --resume RUN (see clearseek train --help)")
+    if arguments.processes is not None and arguments.processes < 1:
+        raise UserError(f"--processes {arguments.processes}: give a number from 1")
     if not LEAST_PATIENCE <= arguments.patience < float("inf"):
         raise UserError(f"--patience {arguments.patience:g}: give a number of seconds from {LEAST_PATIENCE:g} up")
     if resume and arguments.go_on:

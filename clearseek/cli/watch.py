@@ -12,7 +12,6 @@ from clearseek.cli.progress import DataProgress, Display
 from clearseek.config import Recipe
 from clearseek.plan.layout import SINGLE, ParallelLayout
 from clearseek.train.parallel.group import ALONE, Group
-from clearseek.train.parallel.worker import restarts
 from clearseek.train.record import HELD_OUT, MEASURED
 from clearseek.train.run import Run
 
@@ -42,8 +41,6 @@ def run_training(
             on_data.close()
             console.print(line, markup=False, soft_wrap=True)
 
-        if (count := restarts()) and group.main:
-            say(f"a process was lost: all go on from the newest checkpoint (restart {count})")
         outcome = train_recipe(
             recipe, run, data, device, resume, from_step, parent,
             on_step=display.update, on_evaluation=display.evaluating, on_data=on_data, say=say,

@@ -172,6 +172,8 @@ def conflicts(layout: ParallelLayout, recipe: Recipe) -> list[str]:
     least = {"1f1b": pp, "zbv": 1, "dualpipev": depth}[layout.schedule]  # what torch's schedules take
     unequal = dp > 1 and (lanes % dp or each & (each - 1))
     no_turns = fsdp > 1 and (lanes % fsdp or fsdp & (fsdp - 1))
+    short = pp > 1 and length < least
+    cure = _lanes_cure(recipe, layout, least if pp > 1 else 1) if unequal or no_turns or short else ""
     checks: tuple[tuple[Any, Any], ...] = (
         (fsdp > 1 and (dp, ep, pp) != (1, 1, 1), "fsdp stands alone, without dp, ep and pp"),
         (dp % ep and fsdp == 1, f"ep = {ep} does not divide dp = {dp}"),
@@ -181,10 +183,11 @@ def conflicts(layout: ParallelLayout, recipe: Recipe) -> list[str]:
         (depth > layers, f"pp = {pp} is more than the {layers} layers" if not layout.folded else
          f"pp = {pp} with schedule = {layout.schedule} has {depth} stages, which are more than the {layers} layers"),
         (layout.folded and pp == 1, f"schedule = {layout.schedule} needs pp from 2 up"),
-        (unequal, unequal and _lanes(recipe, "dp", dp)),
-        (no_turns, no_turns and _lanes(recipe, "fsdp", fsdp)),
-        (pp > 1 and length < least, f"{layout.schedule} with pp = {pp} needs {least} micro-batches a lane, and here "
-         f"are {length} (train.batch_size / train.micro_batch_size / train.lanes)"),
+        (unequal, unequal and f"{_lanes(recipe)} is not dp = {dp} times 1, 2, 4, ...{cure}"),
+        (no_turns, no_turns and (f"fsdp = {fsdp} is no power of two, or the order of its sums would depend on it"
+         if fsdp & (fsdp - 1) else f"{_lanes(recipe)} is not fsdp = {fsdp} times a whole number{cure}")),
+        (short, f"{layout.schedule} with pp = {pp} needs {least} micro-batches a lane, and a lane has {length} "
+         f"({train.micro_batches} in a step, {_lanes(recipe)}){cure * (not unequal)}"),
         (pp > 1 and model.tie_word_embeddings, "pp does not go with model.tie_word_embeddings: the tensor would lie on "
          "two stages"),
         (max(ep, pp) > 1 and recipe.parent is not None, "ep and pp do not go with [parent]: they are for pre-training"),
@@ -204,21 +207,31 @@ def _writes(recipe: Recipe) -> str | None:
     return 'distil.form = "on-policy"' if recipe.distil is not None and recipe.distil.form == "on-policy" else None
 
 
-def _lanes(recipe: Recipe, name: str, copies: int) -> str:
-    """Why a number of copies does not fit the lanes, and which number of lanes would."""
+def _lanes(recipe: Recipe) -> str:
+    """The setting of lanes."""
+    return f"train.lanes = {recipe.train.summed_lanes}" + (" (left out)" if recipe.train.lanes is None else "")
+
+
+def _lanes_cure(recipe: Recipe, layout: ParallelLayout, least: int) -> str:
+    """Which number of lanes, if need be of smaller micro-batches, would fit a layout; the end of a sentence.
+
+    Args:
+        recipe: What is to be trained.
+        layout: How.
+        least: Micro-batches that a lane must have.
+    """
     train = recipe.train
-    lanes, micro_batches = train.summed_lanes, train.micro_batches
-    said = f"train.lanes = {lanes}" + (" (left out)" if train.lanes is None else "")
-    if name == "fsdp" and copies & (copies - 1):
-        return f"fsdp = {copies} is no power of two, or the order of its sums would depend on it"
-    fits = [copies << power for power in range(micro_batches.bit_length()) if micro_batches % (copies << power) == 0]
-    if fits:
-        cure = f"train.lanes = {fits[0]} does, with other bits"
-    else:
-        number = f"{micro_batches} micro-batch" + ("" if micro_batches == 1 else "es")
-        cure = f"the {number} of a step allow no such number, and a smaller train.micro_batch_size makes more of them"
-    times = "1, 2, 4, ..." if name == "dp" else "a whole number"
-    return f"{said} is not {name} = {copies} times {times}; {cure}"
+    for size in reversed(divisors(train.batch_size)):
+        micro_batches = train.batch_size // size
+        if micro_batches < train.micro_batches:
+            continue
+        for lanes in divisors(micro_batches):
+            each, rest = divmod(lanes, layout.copies)
+            even = layout.fsdp > 1 or each & (each - 1) == 0
+            if not rest and even and micro_batches // lanes >= least:
+                smaller = f"train.micro_batch_size = {size} and " if micro_batches > train.micro_batches else ""
+                return f"; {smaller}train.lanes = {lanes} would do, with other bits"
+    return f"; no number of lanes of train.batch_size = {train.batch_size} would do"
 
 
 def layouts(recipe: Recipe, schedule: Schedule = "1f1b", sharded: bool = False) -> Iterator[ParallelLayout]:
@@ -245,17 +258,20 @@ def nearest_layouts(layout: ParallelLayout, recipe: Recipe) -> list[ParallelLayo
 
     None but one process works where this is empty.
     """
-    working = [*layouts(recipe, layout.schedule, sharded=layout.fsdp > 1)]
-    working = [each for each in working if each.devices > 1] or [
-        each for sharded in (False, True) for each in layouts(recipe, sharded=sharded) if each.devices > 1
-    ]
+    staged = {each: None for schedule in get_args(Schedule) for each in layouts(recipe, schedule)}  # each once
+    sharded = dict.fromkeys(layouts(recipe, sharded=True))
+    first, second = (sharded, staged) if layout.fsdp > 1 else (staged, sharded)
+    working = [each for each in first if each.devices > 1] or [each for each in second if each.devices > 1]
     count = min((each.devices for each in working), key=lambda n: abs(log2(n / layout.devices)), default=None)
 
-    def distance(other: ParallelLayout) -> float:
+    def distance(other: ParallelLayout) -> tuple[float, bool]:
         pairs = ((layout.dp, other.dp), (layout.ep, other.ep), (layout.pp, other.pp), (layout.fsdp, other.fsdp))
-        return sum(abs(log2(one / two)) for one, two in pairs)
+        return sum(abs(log2(one / two)) for one, two in pairs), other.schedule != layout.schedule
 
-    return sorted((each for each in working if each.devices == count), key=distance)[:_SHOWN]
+    best: dict[tuple[int, ...], ParallelLayout] = {}  # of the same degrees one schedule
+    for each in sorted((each for each in working if each.devices == count), key=distance):
+        best.setdefault((each.dp, each.ep, each.pp, each.fsdp), each)
+    return list(best.values())[:_SHOWN]
 
 
 def divisors(number: int) -> list[int]:

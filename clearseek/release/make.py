@@ -114,7 +114,7 @@ def make_release(
         say("writing weights and logits")
         _weights(run, place, made)
         _write_json(place / "evaluation" / "logits.json", as_json(prompt_logits(place)))
-        say(f"copying {len(made.steps)} checkpoints and the data")
+        say(f"copying {len(made.steps)} checkpoint{'s' * (len(made.steps) != 1)} and the data")
         _training(run, place, made)
         _copy(folder, place / "data")
         _write(place / "code" / archive, content)

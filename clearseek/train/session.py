@@ -28,7 +28,7 @@ from clearseek.train.extend import adopt
 from clearseek.train.parallel.compare import refuse_differences
 from clearseek.train.parallel.group import ALONE, Group
 from clearseek.train.parallel.promise import promise, record_session
-from clearseek.train.parallel.worker import LOGS, keep_log
+from clearseek.train.parallel.worker import LOGS, keep_log, restarts
 from clearseek.train.pictures import expert_load, loss_curve
 from clearseek.train.preflight import Setup, preflight
 from clearseek.train.pretrain import PreTraining
@@ -244,8 +244,11 @@ def _say_what(recipe: Recipe, training: Training, say: Say) -> None:
         count = sum(each.of(each.parameter).numel() for each in training.work.trained)
         where = "adapters" if recipe.experts is None else "the chosen experts"
         say(f"trained: {count:,} parameters of {where}; the others are frozen")
-    if training.step:
-        say(f"going on after step {training.step} of {recipe.train.steps}")
+    count = restarts()
+    if training.step or count:
+        lost = f"restart {count} after a process was lost: " if count else ""
+        where = f"after step {training.step} of {recipe.train.steps}" if training.step else "from the beginning"
+        say(f"{lost}going on {where}")
 
 
 def _say_how(recipe: Recipe, setup: Setup, say: Callable[[str], None]) -> None:

@@ -163,6 +163,8 @@ class Trainer:
                 step = self.training.step
                 if step % train.checkpoint_every == 0 or step == train.steps or self._stop:
                     self._save()
+                    for remark in self._saver.remarks():
+                        say(remark)
             self._saver.finish()
             if self._pending is not None:
                 with self._memory_explained("the evaluation after the last step"):

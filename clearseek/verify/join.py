@@ -112,7 +112,8 @@ class Piece:
         read = self.environment.get
         gpus = read("gpus")
         names = [each.get("name") for each in gpus if isinstance(each, dict)] if isinstance(gpus, list) else []
-        words = [read("processor"), *names, read("system"), f"PyTorch {read('torch')}", f"{read('threads')} threads"]
+        threads = f"{read('threads')} thread{'s' * (read('threads') != 1)}"
+        words = [read("processor"), *names, read("system"), f"PyTorch {read('torch')}", threads]
         return ", ".join(str(word)[:100] for word in words if word)
 
 

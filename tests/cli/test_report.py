@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from clearseek.cli import costs, quickstart, report
+from clearseek.cli import costs, main, quickstart, report
 from clearseek.recipe import load_recipe
 
 
@@ -26,6 +26,25 @@ from clearseek.recipe import load_recipe
 def test_numbers_have_a_prefix(value: float, shown: str) -> None:
     assert report.si(value, "FLOP") == shown
     assert report.si(5) == "5"
+
+
+def test_bytes_of_a_table_have_one_unit() -> None:
+    assert [report.unit(size)[1] for size in (0, 999_999, 1_000_000, 999_999_999, 1e9, 1e15)] == [
+        "kB", "kB", "MB", "MB", "GB", "GB",
+    ]  # fmt: skip
+
+
+def test_a_layout_that_is_asked_about_is_answered_first(capsys: pytest.CaptureFixture[str]) -> None:
+    """And without a zero where the model is small."""
+    words = ["quickstart", "--set", "train.micro_batch_size=1"]
+    assert main(["train", *words, "--dry-run", "--processes", "2"]) == 0
+    first, table, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("dp=2,ep=1,pp=1: of 2 processes") and "weights MB" in table
+    assert main(["plan", *words, "--layout", "dp=2"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("memory  ") < shown.index("tokens  ") and " 0.0 GB" not in shown and " 0.00 s" not in shown
+    assert main(["train", "quickstart", "--dry-run", "--processes", "0"]) == 2
+    assert "--processes 0: give a number from 1" in capsys.readouterr().err
 
 
 def piped() -> tuple[Console, io.StringIO]:

@@ -25,6 +25,8 @@ from tests.tiny import TINY, tiny
 V3 = load_recipe("v3-671b")
 SHARED = tiny(model={"num_hidden_layers": 4}, train={"batch_size": 64, "micro_batch_size": 2, "lanes": 8})
 """32 micro-batches in 8 lanes of 4."""
+ONE_EACH = tiny(model={"num_hidden_layers": 4}, train={"batch_size": 16, "micro_batch_size": 2})
+"""8 micro-batches, each a lane of its own."""
 PROBLEMS = {"parent": {"path": "p"}, "grpo": {"completions": 2, "max_tokens": 8}, "problems": {"kind": "sums"}}
 
 
@@ -78,9 +80,17 @@ def test_other_text_is_refused(text: str, processes: int | None, said: str) -> N
         (ParallelLayout(pp=5), SHARED, ("pp = 5 is more than the 4 layers", "1f1b with pp = 5 needs 5 micro-batches")),
         (ParallelLayout(pp=3, schedule="zbv"), SHARED, ("has 6 stages, which are more than the 4 layers",)),
         (ParallelLayout(schedule="zbv"), SHARED, ("schedule = zbv needs pp from 2 up",)),
-        (ParallelLayout(16), SHARED, ("train.lanes = 8 is not dp = 16 times 1, 2, 4, ...; train.lanes = 16 does",)),
-        (ParallelLayout(dp=3), SHARED, ("the 32 micro-batches of a step allow no such number",)),
-        (ParallelLayout(fsdp=16), SHARED, ("is not fsdp = 16 times a whole number; train.lanes = 16 does",)),
+        (ParallelLayout(16), SHARED,
+         ("train.lanes = 8 is not dp = 16 times 1, 2, 4, ...; train.lanes = 16 would do, with other bits",)),
+        (ParallelLayout(dp=3), SHARED, ("no number of lanes of train.batch_size = 64 would do",)),
+        (ParallelLayout(fsdp=16), SHARED,
+         ("is not fsdp = 16 times a whole number; train.lanes = 16 would do, with other bits",)),
+        (ParallelLayout(2, 2, 2), ONE_EACH,
+         ("1f1b with pp = 2 needs 2 micro-batches a lane, and a lane has 1 (8 in a step, train.lanes = 8 (left out)); "
+          "train.lanes = 2 would do, with other bits: on 4 processes these work: dp=2,ep=2,pp=2,schedule=zbv",)),
+        (ParallelLayout(8, 1, 2), ONE_EACH, ("; train.micro_batch_size = 1 and train.lanes = 8 would do",)),
+        (ParallelLayout(16, 1, 2), ONE_EACH, ("no number of lanes of train.batch_size = 16 would do; 1f1b",
+         "train.lanes = 8 (left out)): on 16 processes these work")),
         (ParallelLayout(fsdp=2, pp=2), SHARED, ("fsdp stands alone",)),
         (ParallelLayout(2), tiny(train={"batch_size": 8}), ("train.lanes = 1 (left out) is not dp = 2",)),
         (ParallelLayout(2), tiny(train={"micro_batch_size": 2, "lanes": 4}), None),
@@ -143,7 +153,8 @@ def test_the_nearest_layouts_that_work_are_named() -> None:
         check_layout(ParallelLayout(128, 60, 16), V3)
     with pytest.raises(UserError, match="on 8 processes these work: fsdp=8"):
         check_layout(ParallelLayout(fsdp=9), SHARED)
-    assert nearest_layouts(ParallelLayout(pp=3, schedule="zbv"), SHARED)[0].schedule == "zbv"
+    assert nearest_layouts(ParallelLayout(pp=3, schedule="zbv"), SHARED)[0] == ParallelLayout(pp=3)
+    assert nearest_layouts(ParallelLayout(2, pp=2, schedule="dualpipev"), ONE_EACH)[0].schedule == "zbv"
     for layout in nearest_layouts(ParallelLayout(3, 3, 9), SHARED):
         check_layout(layout, SHARED)
 

@@ -204,5 +204,5 @@ def _alternative(path: Path) -> str:
     for step in reversed(steps(path.parent)):
         other = find(path.parent, step)
         if other != path and not find_problems(other):
-            return f"The checkpoint of step {step} is intact: resume from it with --from-step {step}"
-    return "No other checkpoint of this run is intact: restore the folder from a copy, or start the run again"
+            return f"the checkpoint of step {step} is intact: resume from it with --from-step {step}"
+    return "no other checkpoint of this run is intact: restore the folder from a copy, or start the run again"

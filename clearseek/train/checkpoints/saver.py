@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from clearseek.errors import UserError
-from clearseek.files import atomic_folder, remove_leftovers, writing
+from clearseek.files import amount, atomic_folder, remove_leftovers, writing
 from clearseek.machine import free_memory
 from clearseek.train.checkpoints import checkpoint
 from clearseek.train.checkpoints.files import Held, write_pieces, write_whole
@@ -69,6 +69,8 @@ class Saver:
         """What this process's thread does: it writes files, and then on the main process commits (None)."""
         self._open = ExitStack()
         """The main process's unfinished folder, which a normal end gives its name and an exception removes."""
+        self._remarks: list[str] = []
+        self._crowded = False
 
     def begin(self, step: int, held: Mapping[str, Held], state: dict[str, Any]) -> None:
         """Begin to save; the one before is finished first. When this returns, the tensors may change.
@@ -95,6 +97,10 @@ class Saver:
         self._save = _Save(step, path, temporary, size, state)
         here = self.group.hosts.count(self.group.hosts[self.group.rank])  # who copies at the same time
         if size * here > free_memory():  # no room for copies: training waits until it is written
+            if not self._crowded:
+                room = f"no room in memory for a copy of {amount(size * here)}"
+                self._remarks.append(f"{room}: training waits while a checkpoint is written")
+            self._crowded = True
             self._job = _now(partial(self._write, self._save, held))
         else:
             self._job = _in_background(partial(self._write, self._save, stage(held)))
@@ -106,6 +112,11 @@ class Saver:
         """
         if self._job is not None and not self.group.largest(not self._job.done()):
             self._advance()
+
+    def remarks(self) -> list[str]:
+        """What people should know of how it is saved, each said once."""
+        said, self._remarks = self._remarks, []
+        return said
 
     def finish(self) -> None:
         """Wait until the checkpoint in the making is saved. Raises UserError as :meth:`poll`."""

@@ -35,7 +35,7 @@ def refuse_differences(group: Group, what: dict[str, Any]) -> None:
         f"the processes would not give the bits of one run. What differs, process 0 ({group.hosts[0]}) -> other:\n  "
         + "\n  ".join(lines[:_SHOWN])
         + more
-        + "\nInstall the same ClearSeek and PyTorch everywhere, on processors of one kind, with the same data"
+        + "\ninstall the same ClearSeek and PyTorch everywhere, on processors of one kind, with the same data"
     )
 
 

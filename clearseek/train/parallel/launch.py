@@ -1,7 +1,8 @@
 """Starting the processes of a run on this machine, by torchrun's own launcher.
 
 ``torchrun`` would do the same from the shell, and does across machines. Here it runs inside the command: its agent
-starts N processes, starts all again when one is lost, and passes signals on. It speaks only when nobody else can.
+starts N processes, starts all again when one is lost, and passes signals on. It says how a process ended that could not
+say so itself.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -26,6 +29,7 @@ from clearseek.errors import UserError
 from clearseek.train.parallel import worker
 
 if TYPE_CHECKING:
+    from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 RESTARTS = 3
@@ -35,15 +39,13 @@ _SAVING = 24 * 3600
 _INTERRUPTED = 130
 
 
-def refuse_processes(processes: int) -> None:
-    """Raise UserError for a number of processes that cannot be started here as asked."""
+def refuse_inside() -> None:
+    """Raise UserError in a process that a launcher has started: it is one of several already."""
     if worker.in_job() or "RANK" in os.environ:
         raise UserError(
             "--processes under torchrun (RANK is set): torchrun starts the processes: leave --processes out, or unset "
             "RANK and WORLD_SIZE"
         )
-    if processes < 1:
-        raise UserError(f"--processes {processes}: give a number from 1")
 
 
 def crowd_warning(processes: int) -> str | None:
@@ -86,7 +88,7 @@ def launch(processes: int, module: str, arguments: Sequence[str], restarts: int 
     code: int | None = 0
     logging.disable()  # torchelastic's account of each process: what matters is said below
     try:
-        with _environment(_workers_environment()), _signals(SignalException, logs):
+        with _environment(_workers_environment()), _signals(SignalException, logs), _telling(logs, restarts):
             elastic_launch(config, sys.executable)(*command)
     except SignalException:
         code = _INTERRUPTED
@@ -95,10 +97,10 @@ def launch(processes: int, module: str, arguments: Sequence[str], restarts: int 
         failures: Mapping[int, ProcessFailure] = failed.failures
     finally:
         logging.disable(logging.NOTSET)
-        notes = [worker.read_end(file) for file in logs.glob(f"*/{worker.END}")]
+        note = _note(logs)
         shutil.rmtree(logs, ignore_errors=True)
-    if notes and notes[0] is not None:
-        return notes[0]
+    if note is not None:
+        return note
     if code is None:
         raise UserError(_loss(failures, restarts))
     return code
@@ -162,16 +164,57 @@ def _signals(exception: type[Exception], logs: Path) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def _telling(logs: Path, restarts: int) -> Iterator[None]:
+    """Have torchelastic's agent say, for a block, which process was lost and how, before it starts all again."""
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+
+    launcher: Any = import_module("torch.distributed.launcher.api")
+
+    class Agent(LocalElasticAgent):
+        lost = 0
+
+        def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+            result: RunResult = super()._monitor_workers(worker_group)
+            if result.is_failed() and _note(logs) is None and self.lost < restarts:
+                self.lost += 1
+                ends = "".join(f"{each}: " for each in _ends(result.failures))
+                print(f"clearseek: {ends}all processes start again (restart {self.lost} of {restarts})",
+                      file=sys.stderr, flush=True)  # fmt: skip
+            return result
+
+    launcher.LocalElasticAgent = Agent
+    try:
+        yield
+    finally:
+        launcher.LocalElasticAgent = LocalElasticAgent
+
+
+def _note(logs: Path) -> int | None:
+    """The exit code that a process noted when the job ended for good; None where none did."""
+    return next((worker.read_end(file) for file in logs.glob(f"*/{worker.END}")), None)
+
+
+def _ends(failures: Mapping[int, ProcessFailure]) -> list[str]:
+    """How processes ended that did not end because another one was lost, the first of them first."""
+    told = (-signal.SIGTERM, worker.LOST)
+    first = sorted(failures, key=lambda rank: failures[rank].timestamp)
+    return [_end(rank, failures[rank].exitcode) for rank in first if failures[rank].exitcode not in told]
+
+
+def _end(rank: int, code: int) -> str:
+    """How a process ended."""
+    how = f"ended with exit code {code}"
+    if code < 0:
+        name = signal.Signals(-code).name
+        how = f"was killed by signal {-code} ({name}{', perhaps for want of memory' * (name == 'SIGKILL')})"
+    return f"process {rank} ({socket.gethostname()}) {how}"
+
+
 def _loss(failures: Mapping[int, ProcessFailure], restarts: int) -> str:
     """What to say where processes were lost too often."""
-    told = (-signal.SIGTERM, worker.LOST)  # ended because another one was lost
-    ranks = sorted(failures, key=lambda rank: (failures[rank].exitcode in told, failures[rank].timestamp))
-    first = failures[ranks[0]]
-    how = f"exit code {first.exitcode}"
-    if first.exitcode < 0:
-        name = signal.Signals(-first.exitcode).name
-        how = f"signal {-first.exitcode} ({name}{', perhaps for want of memory' * (name == 'SIGKILL')})"
+    ends = "; ".join([*_ends(failures), f"processes were lost {restarts + 1} times, and are not started again"])
     return (
-        f"process {ranks[0]} ended by {how}; processes were lost {restarts + 1} times, and are not started again. "
-        f"{worker.log_name(ranks[0])} in the run's folder may say more; what was saved is kept: go on with --resume"
+        f"{ends}. {worker.LOGS}/ in the run's folder has what the processes but the first one said; where a checkpoint "
+        "was saved, go on with --resume"
     )

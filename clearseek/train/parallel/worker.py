@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clearseek.errors import UserError
+from clearseek.files import writing
 
 USER_ERROR, LOST = 2, 75
 """Exit codes, as in :mod:`clearseek.cli.exits`."""
@@ -32,11 +33,22 @@ STARTED_BY = "CLEARSEEK_LAUNCHER"
 _PR_SET_PDEATHSIG = 1
 _spoken: list[BinaryIO] = []
 """The temporary file that takes what this process prints, until :func:`keep_log`."""
+_heard: list[int] = []
+"""Standard error as it was before."""
 
 
 def in_job() -> bool:
     """Whether a launcher started this process as one of several, or may start it again."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def refuse_half() -> None:
+    """Raise UserError where a process is told its number but not how many there are, or the reverse."""
+    names = ("RANK", "WORLD_SIZE")
+    there = [name for name in names if name in os.environ]
+    if len(there) == 1:
+        (missing,) = set(names) - set(there)
+        raise UserError(f"{there[0]} is set without {missing}: start with torchrun, which sets both, or unset it")
 
 
 def processes() -> int:
@@ -71,9 +83,22 @@ def begin() -> int | None:
         del os.environ["OMP_NUM_THREADS"]  # torchrun's default, which would decide bits: train.threads is for that
     _die_with_launcher()
     if os.environ["RANK"] != "0" and not _spoken:
+        _heard.append(os.dup(2))
         _spoken.append(tempfile.TemporaryFile())  # noqa: SIM115
         _print_to(_spoken[0])
     return None
+
+
+def heard() -> bool:
+    """Whether what this process prints is seen."""
+    return not _heard
+
+
+def say_here(text: str) -> None:
+    """Print on standard error from one process of each machine, also where others than the main one keep quiet."""
+    if number("LOCAL_RANK", 0) == 0:
+        sys.stderr.flush()
+        os.write(_heard[0] if _heard else 2, f"clearseek: {text}\n".encode(errors="replace"))
 
 
 def log_name(rank: int) -> str:
@@ -86,14 +111,15 @@ def keep_log(root: Path, rank: int) -> None:
     if not _spoken:
         return
     path = root / log_name(rank)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before = _spoken.pop()
-    with path.open("ab") as log:
-        log.write(f"# process {rank}, pid {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
-        before.seek(0)
-        shutil.copyfileobj(before, log)
-        log.flush()
-        _print_to(log)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = _spoken.pop()
+        with path.open("ab") as log:
+            log.write(f"# process {rank}, pid {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+            before.seek(0)
+            shutil.copyfileobj(before, log)
+            log.flush()
+            _print_to(log)
     before.close()
 
 

@@ -24,7 +24,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
-from torch.distributed.rendezvous import rendezvous
 
 from clearseek.errors import LostError, UserError, one_line
 from clearseek.train.parallel import worker
@@ -37,9 +36,11 @@ PATIENCE = 20.0
 """Seconds without a sign of life after which a process counts as lost."""
 JOIN_SECONDS = 300.0
 """Seconds that processes wait for each other at the start: the first import of PyTorch on a cold disk takes long."""
+WAITING, AGAIN = 10.0, 60.0
+"""Seconds after which it is said for whom a process waits at the start, and said again."""
 _SKEW = timedelta(minutes=30)
 """How long a collective waits for a living process: it may be evaluating, or have a slower processor."""
-_POLL = timedelta(seconds=1)
+_POLL, _TRY = timedelta(seconds=1), timedelta(seconds=4)
 _BROKEN = re.compile(r"\bgloo\b|nccl|connection (?:closed|reset|refused)|broken pipe|tcpstore", re.I)
 """What errors of torch.distributed say when another process is gone."""
 _DEVICE = re.compile(r"CUDA error|cuBLAS|CUDNN_STATUS", re.I)
@@ -193,14 +194,22 @@ class World(Group):
         store.set(f"here/{self.rank}", self.host)
         if store.add("here", 1) == self.size:
             store.set("all", "")
-        deadline = time.monotonic() + JOIN_SECONDS
+        deadline, say = time.monotonic() + JOIN_SECONDS, time.monotonic() + WAITING
         while not _waits(store, "all"):
-            if time.monotonic() > deadline:
-                missing = [rank for rank in range(self.size) if not store.check([f"here/{rank}"])]
+            now = time.monotonic()
+            if now <= min(deadline, say):
+                continue
+            missing = [rank for rank in range(self.size) if not store.check([f"here/{rank}"])]
+            names = ", ".join(map(str, missing[:20])) + ", ..." * (len(missing) > 20)
+            if now > deadline:
                 raise UserError(
                     f"{self.size - len(missing)} of {self.size} processes came within {JOIN_SECONDS:.0f} s; missing: "
-                    f"{', '.join(map(str, missing[:20]))}: start the same command on every node, with the same address"
+                    f"{names}: start the same command on every node, with the same address"
                 )
+            say = now + AGAIN
+            if self.main and missing:
+                address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+                worker.say_here(f"waiting for {len(missing)} of {self.size} processes at {address}: {names}")
 
     def _meet(self, fault: dict[str, Any] | None) -> list[dict[str, Any]]:
         """Wait for all processes, however long they take; the faults that they bring."""
@@ -234,6 +243,8 @@ class World(Group):
         text = str(error) if mended else f"{type(error).__name__}: {error}{_where(error)}"
         if isinstance(error, SystemExit):
             text = "its output is no longer read"  # rich's end where who read a pipe is gone
+        if isinstance(error, OSError) and error.filename is not None:
+            text = f"{error.filename}: {error.strerror}"
         return {"rank": self.rank, "text": text, "mended": mended}
 
     def _fault(self, faults: list[dict[str, Any]], own: Exception | SystemExit | None) -> Exception | SystemExit:
@@ -316,27 +327,51 @@ def join_world(device: str = "cpu", patience: float = PATIENCE) -> Group:
 def _store() -> tuple[Store, Callable[[], Store]]:
     """The job's store, and what makes another connection to it."""
     address, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
-    if not address or not port.isdecimal():
-        raise UserError("RANK is set without MASTER_ADDR and MASTER_PORT: start with torchrun, or unset RANK")
+    if not address or not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise UserError(
+            f'RANK is set, and MASTER_ADDR = "{address}", MASTER_PORT = "{port}" are no address: start '
+            "with torchrun, which sets them, or unset RANK"
+        )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if _agents_store() else "0"
+    keeps = worker.number("RANK", 0) == 0 and not _agents_store()
 
-    def prefixed(store: Store) -> Store:
+    def connect(keeps: bool = False) -> Store:
+        store = _tcp_store(address, int(port), keeps)
+        store.set_timeout(timedelta(seconds=JOIN_SECONDS))
         return PrefixStore(f"clearseek/{attempt}", store)
 
-    wait = timedelta(seconds=JOIN_SECONDS)
     try:
-        store, _, _ = next(rendezvous("env://", timeout=wait))
+        return connect(keeps), connect
     except (dist.DistError, RuntimeError, OSError) as error:
         if "EADDRINUSE" in str(error) or "address already in use" in str(error):
             raise UserError(
                 f"port {port} of {address} is in use: choose another with torchrun's --rdzv-endpoint HOST:PORT or "
                 "--master-port"
             ) from None
+        text = one_line(str(error))[:200]
+        why = f"within {JOIN_SECONDS:.0f} s" if "timed out" in text else f"({text})"
         raise UserError(
-            f"no connection to process 0 at {address}:{port} ({one_line(str(error))[:200]}): is that address "
-            "reachable from here, and process 0 running?"
+            f"no connection to process 0 at {address}:{port} {why}: is that address reachable from here, and process 0 "
+            "running?"
         ) from None
-    return prefixed(store), lambda: prefixed(TCPStore(address, int(port), None, False, wait))
+
+
+def _tcp_store(address: str, port: int, keeps: bool) -> TCPStore:
+    """The store that listens at an address, or in the process that `keeps` it a new one.
+
+    A try is short, for a signal is heeded only between two.
+    """
+    began = said = time.monotonic()
+    while True:
+        try:
+            return TCPStore(address, port, None, keeps, _TRY, wait_for_workers=False, multi_tenant=keeps)
+        except dist.DistError:
+            now = time.monotonic()
+            if not keeps and said == began and now - began > WAITING:
+                said = now
+                worker.say_here(f"waiting for process 0 at {address}:{port}")
+            if keeps or now - began > JOIN_SECONDS:
+                raise
 
 
 def _where(error: BaseException) -> str:

@@ -175,7 +175,7 @@ def test_altered_state_is_found(tmp_path: Path) -> None:
 def test_a_record_of_any_other_kind(tmp_path: Path, text: str) -> None:
     path = saved(tmp_path, 1)
     (path / "checkpoint.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match="No other checkpoint of this run is intact"):
+    with pytest.raises(UserError, match="no other checkpoint of this run is intact"):
         checkpoint.load(path)
 
 

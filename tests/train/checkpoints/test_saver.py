@@ -56,6 +56,16 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+def test_want_of_memory_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saver, "free_memory", lambda: 10)
+    ours = Saver(tmp_path, keep=2)
+    ours.begin(1, held(1.0), {})
+    assert ours.remarks() == ["no room in memory for a copy of 32 bytes: training waits while a checkpoint is written"]
+    ours.begin(2, held(2.0), {})
+    ours.finish()
+    assert not ours.remarks() and value_of(tmp_path, 2) == 2.0
+
+
 def test_the_state_when_saving_began_is_saved(tmp_path: Path, gate: Event) -> None:
     ours, state = Saver(tmp_path, keep=2), held(1.0)
     ours.begin(1, state, {"tokens": 5})

@@ -34,7 +34,12 @@ def wait_for_step(folder: Path) -> None:
 def test_a_lost_process_brings_all_back_where_they_were(tmp_path: Path) -> None:
     code, out, err = end(start("count", tmp_path, "kill"))
     assert code == 0 and out == "printed by 0\n" * 2
-    assert err.splitlines() == [f"standin: process 0 ({socket.gethostname()}) lost contact with another one"]
+    host = socket.gethostname()
+    assert sorted(err.splitlines()) == [
+        f"clearseek: process 2 ({host}) was killed by signal 9 (SIGKILL, perhaps for want of memory): all processes "
+        "start again (restart 1 of 3)",
+        f"standin: process 0 ({host}) lost contact with another one",
+    ]
     assert [line[:3] for line in steps(tmp_path)] == [[n, 4 * n, int(n > 4)] for n in range(1, 13)]
     assert not living(tmp_path)
 
@@ -89,8 +94,9 @@ def test_a_stopped_process_counts_as_lost(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_processes_that_are_lost_again_and_again_are_given_up(tmp_path: Path) -> None:
     code, _, err = end(start("count", tmp_path, "always"))
-    last = err.splitlines()[-1]
-    assert code == 2 and "process 2 ended by signal 9 (SIGKILL" in last and "ranks/00002.log" in last
+    *_, last = err.splitlines()
+    assert code == 2 and "was killed by signal 9 (SIGKILL" in last and "processes were lost 4 times" in last
+    assert err.count("all processes start again") == 3
 
 
 @pytest.mark.slow
@@ -137,6 +143,37 @@ def test_what_cannot_be_started_is_refused(monkeypatch: pytest.MonkeyPatch, caps
     assert "RANK is set" in half and "--patience nan" in patience
     assert "dp=2" in layout and "--processes 0" in none and "no-such-recipe" in recipe and "RANK is set" in rank
     assert "--layout dp=4" in alone
+
+
+def test_half_of_a_jobs_environment_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for there, missing in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
+        monkeypatch.delenv(missing, raising=False)
+        monkeypatch.setenv(there, "1")
+        assert main(["train", "quickstart"]) == 2
+        assert f"{there} is set without {missing}: start with torchrun" in capsys.readouterr().err
+
+
+def test_who_waits_says_for_whom(tmp_path: Path) -> None:
+    """Also a process whose output goes to its log."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    code = (
+        "from clearseek.cli import main; from clearseek.train.parallel import world; world.WAITING = 0.0;"
+        "world.JOIN_SECONDS = 6.0; raise SystemExit(main(['train', 'quickstart', '--run', 'run']))"
+    )
+    for rank, said in (("0", "waiting for 1 of 2 processes at {}: 1"), ("1", "waiting for process 0 at {}")):
+        variables = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        variables["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # before torch is loaded, which is before the command here
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment(**variables), cwd=tmp_path, capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+        first, last = done.stderr.splitlines()
+        assert done.returncode == 2 and first == f"clearseek: {said.format(f'127.0.0.1:{port}')}"
+        assert ("missing: 1" if rank == "0" else "no connection to process 0") in last
+    assert not (tmp_path / "run").exists()
 
 
 def test_more_processes_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
