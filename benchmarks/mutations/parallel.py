@@ -83,7 +83,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "train/parallel/worker.py": [
         ("file.open(\"x\")", "file.open(\"w\")", "the last process to end decides"),
         ("return 0 if STARTED_BY in os.environ and ended() is not None else code", "return code", "an error that a user must mend is tried again"),
-        ("        before.seek(0)\n", "", "what was printed before the run folder was known is lost"),
+        ("            before.seek(0)\n", "", "what was printed before the run folder was known is lost"),
     ],
     "train/parallel/world.py": [
         ("len(faults) == self.size and ", "", "one process's error is called everybody's"),
