@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 CHUNK = 1 << 16
 """Elements of a chunk."""
+BUCKET = 1 << 22
+"""Elements that a process receives at most at a time of others' gradients or weights, and sends: 16 MiB in FP32."""
 
 
 class Part(NamedTuple):
@@ -89,6 +91,28 @@ def deal(parts: Sequence[tuple[Part, int]], owners: int) -> list[list[Part]]:
                 dealt[owner].append(part._replace(start=start, stop=stop))
         first += part.size
     return dealt
+
+
+def exchange_room(held: Sequence[Part], owned: Sequence[Part], in_place: bool = True) -> int:
+    """Most elements that the exchange of gradients takes beside those that a process holds when it begins.
+
+    That is a bucket of what is received and one of what is sent, or a copy of what a process owns of the tensor that is
+    let go; and memory for sums of parts that this process does not hold all of.
+
+    Args:
+        held: What the process computes gradients of, one part of each tensor.
+        owned: What it adds up.
+        in_place: Whether a gradient's memory is its own, so that sums are made in it.
+    """
+    wholes = {part.name: part for part in held if in_place}
+    apart, cut = 0, dict[str, int]()
+    for part in owned:
+        if part.name not in wholes or wholes[part.name].common(part) != part:
+            apart += part.size
+        elif wholes[part.name] != part:
+            cut[part.name] = cut.get(part.name, 0) + part.size
+    bucket = min(BUCKET, sum(part.size for part in held))
+    return apart + max(2 * bucket, max(cut.values(), default=0))
 
 
 def _units(part: Part, size: int) -> Part:

@@ -9,18 +9,24 @@ all-reduce, run in an order that depends on the number of processes (and ``tenso
 Blocks of neighbouring processes are subtrees. So the processes of one machine may add their sums first, each for an
 equal share of all elements, and send only those to other machines (:class:`TwoLevels`): the same bits, and a machine's
 network carries as much as for one process.
+
+All this goes in rounds, of which each moves a bounded number of elements (:data:`clearseek.parts.BUCKET`). A gradient
+is let go as soon as its last element is sent, and an owner adds in the memory of its own gradient. So the exchange
+takes hardly more memory than the gradients do (:func:`clearseek.parts.exchange_room`).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from clearseek import parts
 from clearseek.parts import Part
 from clearseek.train.accumulate import TreeSum
 
@@ -48,6 +54,64 @@ def pieces(held: Sequence[Part], owned: Sequence[Part]) -> list[Piece]:
     ]
 
 
+class Sum(NamedTuple):
+    """What an owner adds up in a round: elements of one of its parts."""
+
+    part: Part
+    leaves: list[list[tuple[int, int]]]
+    """In the tree's order: (process, number of the piece among those that it sends) of all that makes up a leaf."""
+
+
+class Round(NamedTuple):
+    """What a process sends and receives at a time."""
+
+    gives: dict[int, list[Piece]]
+    """By owner, itself included: what this process holds."""
+    takes: dict[int, list[Piece]]
+    """By holder, itself included: what this process owns."""
+    sums: dict[int, Sum]
+    """By number of the owned part."""
+    last: list[int]
+    """Numbers of held parts that no later round gives anything of."""
+
+
+def windows(owned: Mapping[int, Sequence[Part]], holders: Mapping[str, int]) -> Iterator[dict[int, dict[int, Part]]]:
+    """Elements that each owner gets in each round, by the numbers of its parts; the same on all processes.
+
+    Tensors with equally many holders go together, so that no process receives more than a bucket. Owners begin at
+    different places of what they own: where each element has one holder, not all ask the same one at a time.
+
+    Args:
+        owned: What each process owns.
+        holders: How many processes hold each element of a tensor, by its name.
+    """
+    for count in sorted(set(holders.values())):
+        runs = {}
+        for place, (owner, theirs) in enumerate(owned.items()):
+            some = {number: part for number, part in enumerate(theirs) if holders[part.name] == count}
+            found = list(_cut(some, max(1, parts.BUCKET // count)))
+            first = place * len(found) // len(owned)
+            runs[owner] = found[first:] + found[:first]
+        for number in range(max(map(len, runs.values()))):
+            yield {owner: found[number] for owner, found in runs.items() if number < len(found)}
+
+
+def _cut(some: Mapping[int, Part], size: int) -> Iterator[dict[int, Part]]:
+    """Parts by number, cut into runs of `size` elements in all."""
+    window, room = dict[int, Part](), size
+    for number, part in some.items():
+        start = part.start
+        while start < part.stop:
+            stop = min(part.stop, start + room)
+            window[number] = part._replace(start=start, stop=stop)
+            start, room = stop, room - (stop - start)
+            if not room:
+                yield window
+                window, room = {}, size
+    if window:
+        yield window
+
+
 class Exchange:
     """The exchange among the copies of a stage.
 
@@ -63,67 +127,116 @@ class Exchange:
         leaf: Callable[[int, Part], int],
     ) -> None:  # fmt: skip
         self.held, self.owned, self._rank = held[rank], owned[rank], rank
-        self._gives = {other: pieces(self.held, owned[other]) for other in owned}
-        self._takes = {other: pieces(held[other], self.owned) for other in held}
-        self._leaves: list[dict[int, list[tuple[int, int]]]] = [defaultdict(list) for _ in self.owned]
-        for other, found in self._takes.items():
-            for number, piece in enumerate(found):
-                self._leaves[piece.owned][leaf(other, piece.part)].append((other, number))
+        self._all, self._leaf = (held, owned), leaf
         self._own = all(_covers(held[rank], owned[rank]) for rank in owned)
+        self._inside = {
+            piece.owned: piece.held
+            for piece in pieces(self.held, self.owned)
+            if piece.part == self.owned[piece.owned]
+        }  # fmt: skip
         self.sent = 0
         """Bytes sent to other processes so far."""
 
+    @cached_property
+    def _rounds(self) -> list[Round]:
+        held, owned = self._all
+        all_held, all_owned = (_by_name(each.values()) for each in (held, owned))
+        holders = {name: all_held[name] // size for name, size in all_owned.items()}
+        gives = {other: _by_part(pieces(self.held, theirs)) for other, theirs in owned.items()}
+        takes = {other: _by_part(pieces(theirs, self.owned)) for other, theirs in held.items()}
+        rounds, seen = list[Round](), set[int]()
+        for found in windows(owned, holders):
+            mine = found.get(self._rank, {})
+            out = {other: _within(gives[other], window) for other, window in found.items()}
+            into = {other: _within(theirs, mine) for other, theirs in takes.items()}
+            rounds.append(Round(out, into, self._sums(mine, into), []))
+        for each in reversed(rounds):
+            given = {piece.held for common in each.gives.values() for piece in common}
+            each.last.extend(sorted(given - seen))
+            seen |= given
+        return rounds
+
+    def _sums(self, mine: Mapping[int, Part], takes: Mapping[int, Sequence[Piece]]) -> dict[int, Sum]:
+        leaves: dict[int, dict[int, list[tuple[int, int]]]] = {number: defaultdict(list) for number in mine}
+        for other, found in takes.items():
+            for number, piece in enumerate(found):
+                leaves[piece.owned][self._leaf(other, piece.part)].append((other, number))
+        return {
+            number: Sum(part, [leaves[number][leaf] for leaf in sorted(leaves[number])])
+            for number, part in mine.items()
+        }  # fmt: skip
+
     @torch.no_grad()
-    def reduce(self, held: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-        """Sums over all processes of what this one owns, flat, from the sums that each has; FP32."""
-        found = self._collect(held, torch.empty(0, device=device), self._gives, self._takes)
+    def reduce(self, held: list[Tensor], device: torch.device) -> list[Tensor]:
+        """Sums over all processes of what this one owns, flat, from the sums that each has; FP32.
+
+        The list `held` is emptied on the way, and its tensors are summed into: the caller must hold no other reference
+        to what is to be let go.
+        """
+        _flatten(held)
         sums: list[Tensor] = [torch.empty(0)] * len(self.owned)
-        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for number, leaves in enumerate(self._leaves):
-            alike[tuple(sorted(leaves))].append(number)
-        for order, numbers in alike.items():
-            tree = TreeSum()
-            for leaf in order:
-                tree.push([_joined([found[at] for at in self._leaves[number][leaf]]) for number in numbers])
-            for number, total in zip(numbers, tree.result(), strict=True):
-                sums[number] = total
+        for number, part in enumerate(self.owned):
+            if number in self._inside:
+                sums[number] = _elements(held[self._inside[number]], self.held[self._inside[number]], part)
+            else:
+                sums[number] = torch.empty(part.size, device=device)
+        for each in self._rounds:
+            found = self._collect(held, torch.empty(0, device=device), each.gives, each.takes)
+            for number, (part, leaves) in each.sums.items():
+                tree = TreeSum()
+                for leaf in leaves:
+                    tree.push([_joined([found[at] for at in leaf])])
+                _elements(sums[number], self.owned[number], part).copy_(tree.result()[0])
+            found.clear()
+            self._let_go(each.last, held, sums)
+        held.clear()
         return sums
+
+    def _let_go(self, numbers: Sequence[int], held: list[Tensor], sums: list[Tensor]) -> None:
+        """Drop held tensors that are sent, all but the sums that were made in them."""
+        for number, inside in self._inside.items():
+            if inside in numbers and self.owned[number] != self.held[inside]:
+                sums[number] = sums[number].clone()
+        for number in numbers:
+            held[number] = torch.empty(0)
 
     @torch.no_grad()
     def fetch(self, held: Sequence[Tensor]) -> list[Tensor]:
         """What this process owns of tensors that all holders have alike, flat copies in their type."""
         if self._own:  # the same on all processes
             return own(self.held, self.owned, held)
-        found = self._collect(held, held[0], self._gives, self._takes)
-        firsts = [leaves[min(leaves)] for leaves in self._leaves]
-        return [_joined([found[at] for at in first]).clone() for first in firsts]
+        flat = [each.reshape(-1) for each in held]
+        owned = [held[0].new_empty(part.size) for part in self.owned]
+        for each in self._rounds:
+            found = self._collect(flat, held[0], each.gives, each.takes)
+            for number, (part, leaves) in each.sums.items():
+                _elements(owned[number], self.owned[number], part).copy_(_joined([found[at] for at in leaves[0]]))
+        return owned
 
     @torch.no_grad()
     def spread(self, owned: Sequence[Tensor], held: Sequence[Tensor]) -> None:
         """Write owners' new values, in the type of the weights, into the weights of all holders; the last `held` is
         written to."""
-        flat = [each.view(-1) for each in held]
         if not held:
             assert not self.owned
             return
-        found = self._collect(owned, held[0], self._takes, self._gives, back=True)
-        for other, common in self._gives.items():
-            for number, piece in enumerate(common):
-                start = self.held[piece.held].start
-                flat[piece.held][piece.part.start - start : piece.part.stop - start] = found[other, number]
+        flat, mine = [each.view(-1) for each in held], [each.reshape(-1) for each in owned]
+        for each in self._rounds:
+            found = self._collect(mine, held[0], each.takes, each.gives, back=True)
+            for (other, number), values in found.items():
+                piece = each.gives[other][number]
+                _elements(flat[piece.held], self.held[piece.held], piece.part).copy_(values)
 
     def _collect(
-        self, tensors: Sequence[Tensor], like: Tensor, out: Mapping[int, list[Piece]],
-        into: Mapping[int, list[Piece]], back: bool = False,
+        self, flat: Sequence[Tensor], like: Tensor, out: Mapping[int, list[Piece]], into: Mapping[int, list[Piece]],
+        back: bool = False,
     ) -> dict[tuple[int, int], Tensor]:  # fmt: skip
         """Send every process its pieces and receive ours: (process, number of the piece) -> elements."""
         mine = self.owned if back else self.held
-        flat = [each.reshape(-1) for each in tensors]
 
         def cut(piece: Piece) -> Tensor:
             number = piece.owned if back else piece.held
-            start = mine[number].start
-            return flat[number][piece.part.start - start : piece.part.stop - start]
+            return _elements(flat[number], mine[number], piece.part)
 
         operations: list[dist.P2POp] = []
         messages: dict[tuple[Piece, ...], Tensor] = {}  # new weights are the same for many processes
@@ -146,8 +259,8 @@ class Exchange:
         for number, piece in enumerate(into.get(self._rank, ())):
             found[self._rank, number] = cut(piece)
         for other, message in received.items():
-            parts = message.split([piece.part.size for piece in into[other]])
-            found |= {(other, number): part for number, part in enumerate(parts)}
+            split = message.split([piece.part.size for piece in into[other]])
+            found |= {(other, number): each for number, each in enumerate(split)}
         return found
 
 
@@ -188,7 +301,7 @@ class TwoLevels:
         """Bytes sent to other processes so far."""
         return self.within.sent + self.across.sent
 
-    def reduce(self, held: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    def reduce(self, held: list[Tensor], device: torch.device) -> list[Tensor]:
         """As :meth:`Exchange.reduce`."""
         return self.across.reduce(self.within.reduce(held, device), device)
 
@@ -224,6 +337,42 @@ def machines(hosts: Sequence[str]) -> int | None:
 def _covers(held: Sequence[Part], owned: Sequence[Part]) -> bool:
     found = pieces(held, owned)
     return [piece.part for piece in found] == list(owned)
+
+
+def _by_name(everyone: Iterable[Sequence[Part]]) -> Counter[str]:
+    """Elements of each tensor that processes have in all."""
+    elements = Counter[str]()
+    for part in (part for theirs in everyone for part in theirs):
+        elements[part.name] += part.size
+    return elements
+
+
+def _by_part(found: Sequence[Piece]) -> dict[int, list[Piece]]:
+    """Pieces by the number of the owned part."""
+    by_part: dict[int, list[Piece]] = defaultdict(list)
+    for piece in found:
+        by_part[piece.owned].append(piece)
+    return by_part
+
+
+def _within(by_part: Mapping[int, Sequence[Piece]], window: Mapping[int, Part]) -> list[Piece]:
+    """What of some pieces is in a window."""
+    return [
+        piece._replace(part=common)
+        for number, part in window.items()
+        for piece in by_part.get(number, ())
+        if (common := piece.part.common(part)) is not None
+    ]
+
+
+def _elements(flat: Tensor, whole: Part, part: Part) -> Tensor:
+    """A part of what a flat tensor has."""
+    return flat[part.start - whole.start : part.stop - whole.start]
+
+
+def _flatten(tensors: list[Tensor]) -> None:
+    for number, each in enumerate(tensors):
+        tensors[number] = each.reshape(-1)
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:
