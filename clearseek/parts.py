@@ -93,26 +93,33 @@ def deal(parts: Sequence[tuple[Part, int]], owners: int) -> list[list[Part]]:
     return dealt
 
 
-def exchange_room(held: Sequence[Part], owned: Sequence[Part], in_place: bool = True) -> int:
-    """Most elements that the exchange of gradients takes beside those that a process holds when it begins.
+def exchange_room(
+    held: Sequence[Part], owned: Sequence[Sequence[Part]], owners: int, in_place: bool = True
+) -> list[int]:
+    """Most elements that each owner's exchange of gradients takes beside those that it holds when it begins.
 
-    That is a bucket of what is received and one of what is sent, or a copy of what a process owns of the tensor that is
-    let go; and memory for sums of parts that this process does not hold all of.
+    That is what it receives and what it sends at a time, or a copy of what it owns of a tensor that is let go; and
+    memory for sums of parts that it does not hold all of.
 
     Args:
-        held: What the process computes gradients of, one part of each tensor.
-        owned: What it adds up.
+        held: What all of these owners compute gradients of, one part of each tensor.
+        owned: What each of them adds up.
+        owners: Processes of the exchange.
         in_place: Whether a gradient's memory is its own, so that sums are made in it.
     """
-    wholes = {part.name: part for part in held if in_place}
-    apart, cut = 0, dict[str, int]()
-    for part in owned:
-        if part.name not in wholes or wholes[part.name].common(part) != part:
-            apart += part.size
-        elif wholes[part.name] != part:
-            cut[part.name] = cut.get(part.name, 0) + part.size
-    bucket = min(BUCKET, sum(part.size for part in held))
-    return apart + max(2 * bucket, max(cut.values(), default=0))
+    wholes, elements = {part.name: part for part in held if in_place}, sum(part.size for part in held)
+    found = []
+    for parts in owned:
+        apart, cut, own = 0, dict[str, int](), sum(part.size for part in parts)
+        for part in parts:
+            whole = wholes.get(part.name)
+            if whole is None or not whole.start <= part.start <= part.stop <= whole.stop:
+                apart += part.size
+            elif whole != part:
+                cut[part.name] = cut.get(part.name, 0) + part.size
+        sent = min(BUCKET, elements - (own - apart)) + min(BUCKET, (owners - 1) * own)
+        found.append(apart + max(sent, max(cut.values(), default=0)))
+    return found
 
 
 def _units(part: Part, size: int) -> Part:

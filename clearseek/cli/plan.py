@@ -159,7 +159,8 @@ def _memory(plan: Plan) -> Rows:
 def _sharing(plan: Plan) -> Rows:
     """Rows of what sharing the work out costs, where there is anything to share."""
     from clearseek.cli.report import unit
-    from clearseek.plan.traffic import ACROSS, INSIDE, NODE
+    from clearseek.plan.states import NODE
+    from clearseek.plan.traffic import ACROSS, INSIDE
 
     memory, costs = plan.memory, plan.memory.costs
     if memory.layout.devices == 1:

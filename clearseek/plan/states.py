@@ -6,7 +6,8 @@
   :func:`clearseek.parts.deal`. A single process in FP32 needs no weights beside its masters.
 * **gradients** of what the process holds: a micro-batch's, in FP32 or in a pipeline in the type that products give
   them in, and partial sums by the lanes of the process (:func:`partial_sums`). In the exact mode of expert parallelism
-  an expert has a set for every source of its tokens, as many as `ep`.
+  an expert has a set for every source of its tokens, as many as `ep`. With few lanes their exchange may take more: one
+  set, and what moves at a time (:func:`clearseek.parts.exchange_room`).
 
 ``clearseek train RECIPE --dry-run --layout ...`` counts the same in a model without memory; a test holds the two equal.
 """
@@ -19,10 +20,13 @@ from typing import NamedTuple
 
 from clearseek.config import Recipe, TrainConfig
 from clearseek.counts import MUON_KINDS
-from clearseek.parts import Part, deal, unit
+from clearseek.parts import Part, deal, exchange_room, unit
 from clearseek.plan.layout import ParallelLayout
 from clearseek.plan.stages import held_tensors
 from clearseek.tensors import FP8_KINDS, TensorSpec, scale_shape
+
+NODE = 8
+"""Devices of a machine."""
 
 
 class States(NamedTuple):
@@ -81,12 +85,16 @@ class Stage:
 
     def states(self, layout: ParallelLayout) -> list[States]:
         """Bytes on each copy."""
-        weights, gradients = self._weights(layout), self._gradients(layout)
-        dealt = map(self._owned, shares(self.trained, layout, self.recipe.optimizer.name == "muon"))
-        return [States(weights, masters, gradients, kept) for masters, kept in dealt]
+        weights, summed = self._weights(layout), self._gradients(layout)
+        dealt = shares(self.trained, layout, self.recipe.optimizer.name == "muon")
+        found = []
+        for parts, exchanged in zip(dealt, self._exchanged(layout, dealt), strict=True):
+            masters, kept = self._owned(parts)
+            found.append(States(weights, masters, max(summed, exchanged), kept))
+        return found
 
     def even(self, layout: ParallelLayout) -> States:
-        """Bytes on each copy if what is owned could be dealt out evenly."""
+        """Bytes on each copy, or a little less, if what is owned could be dealt out evenly."""
         masters, kept = (size // layout.copies for size in self._all)
         return States(self._weights(layout), masters, self._gradients(layout), kept)
 
@@ -121,6 +129,27 @@ class Stage:
             found += bytes_ // ways * sources
         return found
 
+    def _exchanged(self, layout: ParallelLayout, dealt: Sequence[Sequence[Part]]) -> list[int]:
+        """Bytes of gradients on each copy while these go to their owners."""
+        if layout.devices == 1:
+            return [0]
+        if layout.fsdp > 1:
+            rows = self.rows(layout.fsdp)
+            rooms = [
+                exchange_room(_held(self.trained, layout, copy), [parts], layout.copies, in_place=False)[0]
+                for copy, parts in enumerate(dealt)
+            ]
+            return [4 * (rows + room) for room in rooms]
+        elements, found = self.dense + self.experts // layout.ep, [0] * layout.copies
+        if adds_by_machine(layout):  # first, each for all alike
+            added = [[part for each in dealt[place::NODE] for part in each] for place in range(NODE)]
+            rooms = exchange_room(_held(self.trained, layout, 0), added, NODE)
+            return [4 * (elements + rooms[copy % NODE]) for copy in range(layout.copies)]
+        for number in range(layout.ep):
+            rooms = exchange_room(_held(self.trained, layout, number), dealt[number :: layout.ep], layout.copies)
+            found[number :: layout.ep] = [4 * (elements + room) for room in rooms]
+        return found
+
     def rows(self, ways: int) -> int:
         """Elements of the rows that FSDP gives each process, padded to as many for all."""
         return sum(-(-spec.shape[0] // ways) * prod(spec.shape[1:]) for spec in self.trained)
@@ -143,6 +172,22 @@ def shares(specs: Sequence[TensorSpec], layout: ParallelLayout, muon: bool = Fal
         for owner, more in enumerate(deal(parts(True, number, layout.ep), layout.copies // layout.ep)):
             dealt[owner * layout.ep + number] += more
     return dealt
+
+
+def adds_by_machine(layout: ParallelLayout) -> bool:
+    """Whether the processes of a machine add their gradients first, and only then those of several machines."""
+    return layout.fsdp == layout.ep == 1 and layout.copies > NODE and layout.copies % NODE == 0
+
+
+def _held(specs: Sequence[TensorSpec], layout: ParallelLayout, number: int) -> list[Part]:
+    """What a copy with one part of the experts, or under FSDP a copy, computes gradients of."""
+    found = []
+    for spec in specs:
+        ways = layout.fsdp * (layout.ep if spec.kind == "expert" else 1)
+        height = -(-spec.shape[0] // ways)
+        first, last = (min(spec.shape[0], place * height) for place in ((number, number + 1) if ways > 1 else (0, 1)))
+        found.append(Part.of(spec.name, spec.shape).rows(first, last))
+    return found
 
 
 def _operands(spec: TensorSpec) -> int:

@@ -22,10 +22,8 @@ from typing import NamedTuple
 from clearseek.config import Recipe
 from clearseek.plan.layout import ParallelLayout, Schedule
 from clearseek.plan.stages import layers_of, stages_of
-from clearseek.plan.states import Stage
+from clearseek.plan.states import NODE, Stage, adds_by_machine
 
-NODE = 8
-"""Devices of a machine."""
 INSIDE, ACROSS = 160e9, 50e9
 """Bytes a second that a device sends inside a machine (NVLink) and between machines (InfiniBand)."""
 IDLE: dict[Schedule, int] = {"1f1b": 6, "zbv": 1, "dualpipev": 2}
@@ -101,7 +99,7 @@ def _states(recipe: Recipe, layout: ParallelLayout, rank: int, stage: Stage) -> 
         rows, train = stage.rows(layout.fsdp), recipe.train
         turns, each = train.summed_lanes // layout.copies, train.micro_batches // train.summed_lanes
         return _link(rank, copies, 4 * rows * turns), _link(rank, copies, wide * rows * 2 * turns * each)
-    if layout.ep == 1 and layout.copies > NODE and layout.copies % NODE == 0:  # machines add their own sums first
+    if adds_by_machine(layout):
         machines, size = layout.copies // NODE, (stage.dense + stage.experts) / NODE
         one = Bytes(round(size * (NODE - 1)), round(size / machines * (machines - 1)))
         return Bytes().plus(one, 4), Bytes().plus(one, wide)

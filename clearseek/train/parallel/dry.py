@@ -29,11 +29,12 @@ from clearseek.model.attention import MultiHeadLatentAttention
 from clearseek.model.experts import Experts
 from clearseek.model.layers import MLP
 from clearseek.ops.compiled import use_kernels
+from clearseek.parts import exchange_room
 from clearseek.plan.layout import ParallelLayout
 from clearseek.plan.placement import Placement, precision_of
-from clearseek.plan.states import States
-from clearseek.plan.traffic import NODE
+from clearseek.plan.states import NODE, States
 from clearseek.train.accumulate import LaneSum, TreeSum
+from clearseek.train.parallel.exchange import TwoLevels
 from clearseek.train.parallel.fsdp import FsdpWork
 from clearseek.train.parallel.group import ALONE, Group
 from clearseek.train.parallel.staged import StagedWork
@@ -187,7 +188,18 @@ def _gradients(work: Work) -> int:
             sums.push([torch.empty(size, dtype=dtype) for size, dtype in zip(sizes, types, strict=True)])
         sums.result()
     most: int = live.most
-    return most + whole
+    return max(most + whole, _exchanged(work))
+
+
+def _exchanged(work: Work) -> int:
+    """Bytes of gradients while these go to their owners."""
+    if not isinstance(work, SharedWork):
+        return 0
+    first = work.exchange.within if isinstance(work.exchange, TwoLevels) else work.exchange
+    rows = work._weights() if isinstance(work, FsdpWork) else []
+    elements = sum(_bytes([row]) // 4 for row in rows) or sum(part.size for part in first.held)
+    [room] = exchange_room(first.held, [first.owned], first.owners, in_place=not rows)
+    return 4 * (elements + room)
 
 
 class _Live(TorchDispatchMode):

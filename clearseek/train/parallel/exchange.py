@@ -127,6 +127,8 @@ class Exchange:
         leaf: Callable[[int, Part], int],
     ) -> None:  # fmt: skip
         self.held, self.owned, self._rank = held[rank], owned[rank], rank
+        self.owners = len(owned)
+        """Processes that take part."""
         self._all, self._leaf = (held, owned), leaf
         self._own = all(_covers(held[rank], owned[rank]) for rank in owned)
         self._inside = {
