@@ -196,10 +196,10 @@ class Exchange:
 
     def _let_go(self, numbers: Sequence[int], held: list[Tensor], sums: list[Tensor]) -> None:
         """Drop held tensors that are sent, all but the sums that were made in them."""
-        for number, inside in self._inside.items():
-            if inside in numbers and self.owned[number] != self.held[inside]:
-                sums[number] = sums[number].clone()
         for number in numbers:
+            for owned, inside in self._inside.items():
+                if inside == number and self.owned[owned] != self.held[inside]:
+                    sums[owned] = sums[owned].clone()
             held[number] = torch.empty(0)
 
     @torch.no_grad()

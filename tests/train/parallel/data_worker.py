@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.layouts import recipe_of
+from clearseek import parts
 from clearseek.plan.layout import ParallelLayout
 from clearseek.recipe import parse_recipe
 from clearseek.train.checkpoints import checkpoint
@@ -102,6 +103,7 @@ def train(folder: Path, case: str, group: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     world = join_world()
+    parts.BUCKET = 40_000  # elements: several rounds
     hashes.PIECE = 64  # of a few chunks: several messages for each part
     for wanted in sys.argv[2:]:
         found = train(Path(sys.argv[1]), wanted, world)

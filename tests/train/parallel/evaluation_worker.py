@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.layouts import recipe_of
+from clearseek import parts
 from clearseek.plan.layout import parse_layout
 from clearseek.recipe import parse_recipe
 from clearseek.train.parallel.work import SharedWork
@@ -42,6 +43,7 @@ def measure(folder: Path, case: str, group: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     world = join_world()
+    parts.BUCKET = 40_000  # elements: several rounds
     for wanted in sys.argv[2:]:
         reports = world.gather(measure(Path(sys.argv[1]), wanted, world))
         if world.main:

@@ -1,8 +1,13 @@
-"""Which process has what: dealing, and what holders and owners have in common. Exchanges themselves: test_work.py."""
+"""Who has what: dealing, what holders and owners have in common, rounds; and exchanges by themselves.
+
+Exchanges within training steps: test_work.py.
+"""
 
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +15,8 @@ from hypothesis import strategies as st
 
 from clearseek.parts import CHUNK, Part, deal, unit
 from clearseek.train.parallel.exchange import machines, pieces
+from tests.train.parallel.exchange_worker import BUCKETS, CASES
+from tests.train.parallel.test_work import start
 
 SHAPES = st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=3), min_size=1, max_size=6)
 
@@ -64,3 +71,30 @@ def test_holders_and_owners_have_every_element_in_common_once(held: list[int], o
 )  # fmt: skip
 def test_machines_have_equal_blocks_of_neighbours(hosts: str, each: int | None) -> None:
     assert machines(hosts) == each
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder: Path = tmp_path_factory.mktemp("exchange")
+    return start(folder, 4, *CASES, module="tests.train.parallel.exchange_worker")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_rounds_give_the_sums_of_the_tree_and_everybodys_weights(case: str, bucket: int, four: dict[str, Any]) -> None:
+    for process in four[f"{case} {bucket}"]:
+        assert process["sums"] and process["weights"] and process["emptied"] and process["aligned"]
+        assert (process["rounds"] > 4) == (bucket < 100_000)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_as_many_bytes_in_many_rounds_as_in_one(case: str, four: dict[str, Any]) -> None:
+    small, whole = (sum(process["sent"] for process in four[f"{case} {bucket}"]) for bucket in BUCKETS)
+    assert small == whole
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sums_take_no_more_memory_than_is_counted(case: str, four: dict[str, Any]) -> None:
+    """Beside the gradients: two buckets, or a copy of what is owned of one tensor; the plan counts the same."""
+    for process in four[f"{case} {BUCKETS[0]}"]:
+        assert process["taken"] <= process["room"] + 4096  # what is empty takes 64 bytes
