@@ -97,8 +97,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("[tensor.float() for tensor in tensors]", "list(tensors)", "running sums in BF16"),
     ],
     "train/chunks.py:total_norm": [
-        ("total += norm * norm", "total += norm", "norms added instead of their squares"),
-        ("math.sqrt(total)", "total", "the norm's square"),
+        ("squares *= squares", "pass", "norms added instead of their squares"),
+        ("math.sqrt(squares[-1])", "squares[-1]", "the norm's square"),
     ],
     "train/chunks.py:_in_order": [
         ("sorted(tensors, key=lambda pair: pair[0])", "tensors", "a hash that depends on the order"),

@@ -13,7 +13,9 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clearseek.parts import CHUNK
@@ -31,17 +33,17 @@ def chunk_norms(gradients: Iterable[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(parts)) if parts else torch.zeros(0)
 
 
-def total_norm(norms: Iterable[float]) -> float:
-    """Norm of the whole: the chunks' squares added in FP64, in order."""
-    total = 0.0
-    for norm in norms:
-        total += norm * norm
-    return math.sqrt(total)
+def total_norm(norms: NDArray[np.float32]) -> float:
+    """Norm of the whole: the chunks' squares added in FP64, one after the other."""
+    squares = norms.astype(np.float64)
+    squares *= squares
+    np.add.accumulate(squares, out=squares)  # a running sum, where `sum` would add in pairs
+    return math.sqrt(squares[-1]) if len(squares) else 0.0
 
 
 def gradient_norm(gradients: Iterable[Tensor]) -> float:
     """Global L2 norm: each chunk's norm in FP32, and their squares added in FP64, in order."""
-    return total_norm(chunk_norms(gradients).tolist())
+    return total_norm(chunk_norms(gradients).cpu().numpy())
 
 
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clearseek.train.chunks import CHUNK, chunks, flat_hash, gradient_norm, hash_tensors
+from clearseek.train.chunks import CHUNK, chunks, flat_hash, gradient_norm, hash_tensors, total_norm
 
 
 def drawn(*sizes: int) -> list[torch.Tensor]:
@@ -37,6 +37,17 @@ def test_the_norm_does_not_depend_on_how_chunks_are_shared_out(cuts: list[int]) 
 def test_the_norm_of_what_is_not_finite_is_not() -> None:
     assert math.isnan(gradient_norm([torch.tensor([1.0, math.nan])]))
     assert gradient_norm([torch.tensor([1.0, math.inf])]) == math.inf
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 9, 127, 128, 129, 1000, 100_003])
+def test_squares_are_added_one_after_the_other(count: int) -> None:
+    """Not in pairs, nor in several sums side by side: the bits are those of a loop."""
+    norms = np.random.default_rng(count).lognormal(0, 5, count).astype(np.float32)
+    total = 0.0
+    for norm in norms.tolist():
+        total += norm * norm
+    assert total_norm(norms) == math.sqrt(total)
+    assert count < 1000 or math.sqrt(float((norms.astype(np.float64) ** 2).sum())) != math.sqrt(total)
 
 
 def test_chunks_are_views_in_order() -> None:

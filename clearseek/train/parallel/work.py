@@ -81,7 +81,7 @@ class SharedWork(Work):
             raise UserError(f"{self.recipe.name}: chosen experts are trained by one process: leave out --processes")
         held = {rank: self._parts(rank) for rank in self.layout.copies_of_stage(self.rank)}
         self.exchange = self._exchange_of(held)
-        self._number = self._numbers()
+        self._chunks, self._number = self._order()
         owned, matrix_type = self.exchange.owned, self.setup.precision.dtype
         masters = [each.float() for each in self.exchange.fetch(self._weights())]
         names, shapes = [part.name for part in owned], [part.shape for part in owned]
@@ -129,14 +129,21 @@ class SharedWork(Work):
         copy = self.layout.copy(rank)
         return copy // self.layout.ep if is_spread(part.name, self.layout) else copy
 
-    def _numbers(self) -> NDArray[np.int64]:
-        """Order of the chunks of all processes' owned parts, one process after the other, in that of one process."""
+    def _order(self) -> tuple[list[int], NDArray[np.int64]]:
+        """Chunks that each process owns, and the order of all in one process, by their places one process after the
+        other."""
         owned = [(part.name, part.start, part.stop) for part in self.exchange.owned]
         place = {name: number for number, name in enumerate(self._names())}
-        first: list[tuple[int, int]] = []
+        counts, runs, first = list[int](), list[tuple[int, int, int, int]](), 0
         for theirs in self.group.gather(owned):
-            first += [(place[name], start + at) for name, start, stop in theirs for at in range(0, stop - start, CHUNK)]
-        return np.lexsort(np.array(first, dtype=np.int64).reshape(-1, 2).T[::-1])
+            before = first
+            for name, start, stop in theirs:
+                count = -(-(stop - start) // CHUNK)
+                runs.append((place[name], start, first, count))
+                first += count
+            counts.append(first - before)
+        order = [np.arange(first, first + count) for _, _, first, count in sorted(runs)]
+        return counts, np.concatenate([np.arange(0), *order])
 
     def _names(self) -> list[str]:
         """All trained parameters in the order of one process."""
@@ -200,8 +207,8 @@ class SharedWork(Work):
     def norm(self, gradients: list[Tensor]) -> float:
         """Global L2 norm of all processes' gradients."""
         mine = chunk_norms(gradients)
-        everyone = _gather_vectors(mine, self.setup.device)
-        return total_norm(everyone[self._number].tolist())
+        everyone = _gather_vectors(mine, self._chunks, self.setup.device)
+        return total_norm(everyone[self._number])
 
     def update(self, gradients: list[Tensor], norm: float, multiplier: float) -> None:
         """Clip, update the masters, round them into the weights of all processes."""
@@ -290,11 +297,8 @@ class SharedWork(Work):
         self._load_buffers(state["buffers"])
 
 
-def _gather_vectors(mine: Tensor, device: torch.device) -> NDArray[np.float32]:
-    """Every process's FP32 vector, one after the other."""
-    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([len(mine)], device=device))
-    lengths = [int(size) for size in sizes]
+def _gather_vectors(mine: Tensor, lengths: list[int], device: torch.device) -> NDArray[np.float32]:
+    """Every process's FP32 vector, of known lengths, one after the other."""
     padded = torch.zeros(max(lengths), dtype=torch.float32, device=device)
     padded[: len(mine)] = mine
     vectors = [torch.empty_like(padded) for _ in lengths]

@@ -72,7 +72,9 @@ def exchange(case: str, rank: int, size: int) -> dict[str, Any]:
     weights = [torch.zeros(part.size, dtype=torch.bfloat16) for part in held[rank]]
     ours.spread([each.bfloat16() for each in got], weights)
     return {
-        "sums": all(torch.equal(each, _cut(sums[part.name], part)) for each, part in zip(got, owned[rank], strict=True)),
+        "sums": all(
+            torch.equal(each, _cut(sums[part.name], part)) for each, part in zip(got, owned[rank], strict=True)
+        ),
         "weights": all(
             torch.equal(each, _cut(sums[part.name], part).bfloat16())
             for each, part in zip(weights, held[rank], strict=True)
