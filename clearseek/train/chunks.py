@@ -20,6 +20,9 @@ from torch import Tensor
 
 from clearseek.parts import CHUNK
 
+ALIGNED = 16
+"""Bytes that a GPU's vector loads begin at a multiple of."""
+
 
 def chunks(tensor: Tensor) -> Sequence[Tensor]:
     """The chunks of a tensor, views where it is contiguous; the last may be shorter."""
@@ -28,8 +31,12 @@ def chunks(tensor: Tensor) -> Sequence[Tensor]:
 
 
 def chunk_norms(gradients: Iterable[Tensor]) -> Tensor:
-    """L2 norm of each chunk, FP32 [chunks]."""
-    parts = [chunk for gradient in gradients for chunk in chunks(gradient)]
+    """L2 norm of each chunk, FP32 [chunks].
+
+    Views that begin anywhere in a memory are copied: a GPU adds what is not aligned to 16 bytes in another order.
+    """
+    aligned = (each.clone() if each.data_ptr() % ALIGNED else each for each in gradients)
+    parts = [chunk for gradient in aligned for chunk in chunks(gradient)]
     return torch.stack(torch._foreach_norm(parts)) if parts else torch.zeros(0)
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clearseek.train.chunks import CHUNK, chunks, flat_hash, gradient_norm, hash_tensors, total_norm
+from clearseek.train.chunks import CHUNK, chunk_norms, chunks, flat_hash, gradient_norm, hash_tensors, total_norm
 
 
 def drawn(*sizes: int) -> list[torch.Tensor]:
@@ -48,6 +48,19 @@ def test_squares_are_added_one_after_the_other(count: int) -> None:
         total += norm * norm
     assert total_norm(norms) == math.sqrt(total)
     assert count < 1000 or math.sqrt(float((norms.astype(np.float64) ** 2).sum())) != math.sqrt(total)
+
+
+def test_norms_are_taken_of_aligned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[list[torch.Tensor]] = []
+    real = torch._foreach_norm
+    monkeypatch.setattr(torch, "_foreach_norm", lambda parts: (taken.append(parts), real(parts))[1])
+    memory = drawn(2 * CHUNK + 40)[0]
+    views = [memory[first : first + CHUNK + 9] for first in range(5)]
+    assert len({view.data_ptr() % 16 for view in views}) == 4
+    found = [chunk_norms([view]) for view in views]
+    assert all(part.data_ptr() % 16 == 0 for parts in taken for part in parts)
+    assert all(torch.equal(each, chunk_norms([view.clone()])) for each, view in zip(found, views, strict=True))
+    assert taken[0][0].data_ptr() == memory.data_ptr()  # no copy of what is aligned
 
 
 def test_chunks_are_views_in_order() -> None:
