@@ -2,7 +2,8 @@
 
 * ``order``: 4 processes, 2,048 tokens a micro-batch, a step with the tree beside the same step with ``dist.all_reduce``
   over the same gradients (and ZeRO-1's all-gather), by turns in the same processes; bytes that a process sends.
-* ``sets``: memory of the gradients of one process with 1, 2, 4 and 8 lanes, counted by storages.
+* ``sets``: memory that a step takes beside what is held between steps, in FP32 sets of gradients: one process with 1, 2,
+  4 and 8 lanes, four processes with 1 and 2 each. Measured as the most of a process's memory, with few tokens.
 * ``threads``: 2 processes of one thread beside one process of two threads, by turns.
 
     PYTHONPATH=. python benchmarks/parallel.py --out benchmarks/results/parallel.json
@@ -11,8 +12,11 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -66,7 +70,7 @@ def order(folder: Path, steps: int) -> dict[str, Any]:
     run = training(folder, recipe(4, 1), group)
     tree = Exchange.reduce
 
-    def all_reduce(exchange: Exchange, held: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    def all_reduce(exchange: Exchange, held: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
         flat = torch.cat([each.reshape(-1) for each in held])
         dist.all_reduce(flat)
         sums = [part.view(each.shape) for part, each in zip(flat.split([e.numel() for e in held]), held, strict=True)]
@@ -110,27 +114,41 @@ def order(folder: Path, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def resident(field: str) -> int:
+    """Bytes of this process's memory: now (VmRSS), or at most since the mark was taken back (VmHWM)."""
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found[1])
+
+
 def sets(folder: Path, lanes: int) -> dict[str, Any]:
-    """One process: bytes of partial sums at their most, with so many lanes."""
-    import torch
+    """This process, or those that it is one of: memory of a step with so many lanes on each."""
+    from clearseek.plan.layout import ParallelLayout
+    from clearseek.plan.states import Stage
+    from clearseek.recipe import parse_recipe
+    from clearseek.train.parallel.world import join_world
 
-    from clearseek.train.accumulate import LaneSum
-    from clearseek.train.parallel.group import ALONE
-
-    run = training(folder, recipe(lanes, 2, layers=2), ALONE)
-    most, push = [0], LaneSum.push
-
-    def watching(self: LaneSum, tensors: Sequence[torch.Tensor]) -> None:
-        held = [each for tree in (self._lanes,) for each in tree._stack]
-        taken = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for some in held for t in some}
-        taken |= {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*self._lane, *tensors)}
-        most[0] = max(most[0], sum(taken.values()))
-        push(self, tensors)
-
-    LaneSum.push = watching  # type: ignore[method-assign]
+    group = join_world()
+    raw = recipe(lanes * group.size, 1).model_dump(mode="json")
+    raw["model"] |= {"hidden_size": 512, "intermediate_size": 1024, "moe_intermediate_size": 512}
+    raw["data"] |= {"sequence_length": 16}
+    raw["train"] |= {"micro_batch_size": 1, "batch_size": lanes * group.size}
+    asked, layout = parse_recipe(raw, "parallel"), ParallelLayout(dp=group.size)
+    run = training(folder, asked, group)
+    for _ in range(2):
+        run.advance()
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
     run.advance()
-    parameters = sum(each.numel() for each in run.model.parameters())
-    return {"lanes": lanes, "sets": most[0] / (4 * parameters), "bound": (lanes).bit_length()}
+    taken = group.gather(resident("VmHWM") - before)
+    one = 4 * sum(each.numel() for each in run.model.parameters())
+    planned = Stage(asked, layout, 0).states(layout)[group.rank].gradients
+    found = {"processes": group.size, "lanes_each": lanes, "set_bytes": one, "sets": [each / one for each in taken],
+             "planned_sets": [each / one for each in group.gather(planned)], "log2_plus_1": lanes.bit_length()}  # fmt: skip
+    group.close()
+    return found
 
 
 def timed_steps(folder: Path, threads: int, steps: int) -> dict[str, Any]:
@@ -220,7 +238,8 @@ def main() -> None:
         if "order" in arguments.only:
             found["order"] = result(start(4, place, "order", str(arguments.steps)))
         if "sets" in arguments.only:
-            found["sets"] = [result(start(1, place, "sets", str(lanes))) for lanes in (1, 2, 4, 8)]
+            jobs = [(1, lanes) for lanes in (1, 2, 4, 8)] + [(4, 1), (4, 2)]
+            found["sets"] = [result(start(size, place, "sets", str(lanes))) for size, lanes in jobs]
         if "threads" in arguments.only:
             found["threads"] = by_turns(Path(place), arguments.steps)
     print(json.dumps(found, indent=1))

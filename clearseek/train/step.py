@@ -53,13 +53,18 @@ class Training:
         self.recipe, self.task, self.setup, self._trainable = recipe, task, setup, trainable
         self.group, self._layout = group, layout
         self._flops_per_token = flops_per_token(recipe.model, recipe.data.sequence_length)
+        self._fresh = False
         self.begin()
 
     def begin(self) -> None:
-        """Go to the state before the first step, which follows from the recipe's seed."""
+        """Go to the state before the first step, which follows from the recipe's seed.
+
+        A model that has not left that state is not built again.
+        """
         use_kernels(self.setup.kernels)
-        self.work = self._work()
-        self.step, self.tokens = 0, 0
+        if not self._fresh:
+            self.work = self._work()
+            self.step, self.tokens, self._fresh = 0, 0, True
 
     def _work(self) -> Work:
         if self.group.size == 1:
@@ -86,6 +91,7 @@ class Training:
 
         Raises KeyError or RuntimeError where the other has other dimensions.
         """
+        self._fresh = False
         self.work.adopt(state)
 
     def load(self, step: int, tokens: int, state: State) -> None:
@@ -94,6 +100,7 @@ class Training:
         Raises UserError, KeyError or RuntimeError where it is of another model or optimiser.
         """
         use_kernels(self.setup.kernels)
+        self._fresh = False
         self.work.load(state)
         self.step, self.tokens = step, tokens
 
@@ -118,6 +125,7 @@ class Training:
         norm = self.work.norm(gradients)
         self._refuse_non_finite(step, scalars, norm)
         factor = multiplier(self.recipe.optimizer.schedule, step, train.steps)
+        self._fresh = False
         self.work.update(gradients, norm, factor)
         if self.recipe.model.topk_method == "noaux_tc":
             speed = value_at(step, train.steps, train.bias_update_until, train.bias_update_speed, 0.0)

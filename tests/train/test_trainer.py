@@ -36,6 +36,7 @@ from clearseek.train.step import Training
 from clearseek.train.task import Batch, Loss, Progress
 from clearseek.train.trainer import Outcome, Trainer
 from clearseek.train.transcript import check_transcript
+from clearseek.train.work import Work
 from clearseek.training_code import code_hash, package_sources, trainers_code
 from tests.tiny import tiny, trainer_of
 
@@ -290,6 +291,20 @@ def test_any_number_of_processes_would_have_these_gradients(
     together = whole.result()
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(together, kept, strict=True))
     assert gradient_norm(together) == record.grad_norm
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_builds_its_model_once(resume: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, built, build = tiny(train={"steps": 2, "checkpoint_every": 1}), list[int](), Work._build
+    if resume:
+        trainer = trainer_of(recipe, tmp_path / "run", data)
+        trainer.train(lambda record: trainer.stop())
+    monkeypatch.setattr(Work, "_build", lambda work: (built.append(1), build(work))[1])
+    training = trainer_of(recipe, tmp_path / "run", data, resume=resume).training
+    assert len(built) == 1
+    training.advance()
+    training.begin()
+    assert len(built) == 2 and training.step == 0
 
 
 def without_experts(model: DeepSeekModel) -> list[Trained]:
