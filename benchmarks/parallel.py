@@ -1,9 +1,10 @@
 """What the fixed order costs on one machine: bytes sent, a step's time, memory of gradient sets, processes for threads.
 
-* ``order``: 4 processes, 2,048 tokens a micro-batch, a step with the tree beside the same step with ``dist.all_reduce``
-  over the same gradients (and ZeRO-1's all-gather), by turns in the same processes; bytes that a process sends.
-* ``sets``: memory that a step takes beside what is held between steps, in FP32 sets of gradients: one process with 1, 2,
-  4 and 8 lanes, four processes with 1 and 2 each. Measured as the most of a process's memory, with few tokens.
+* ``order``: 4 processes, 2,048 tokens a micro-batch, a step with the tree beside the same step with
+  ``dist.all_reduce`` over the same gradients (and ZeRO-1's all-gather), by turns in the same processes; bytes that a
+  process sends.
+* ``sets``: memory that a step takes beside what is held between steps, in FP32 sets of gradients: one process with
+  1, 2, 4 and 8 lanes, four processes with 1 and 2 each. It is the most of a process's memory, with few tokens.
 * ``threads``: 2 processes of one thread beside one process of two threads, by turns.
 
     PYTHONPATH=. python benchmarks/parallel.py --out benchmarks/results/parallel.json
@@ -22,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -145,10 +145,12 @@ def sets(folder: Path, lanes: int) -> dict[str, Any]:
     taken = group.gather(resident("VmHWM") - before)
     one = 4 * sum(each.numel() for each in run.model.parameters())
     planned = Stage(asked, layout, 0).states(layout)[group.rank].gradients
-    found = {"processes": group.size, "lanes_each": lanes, "set_bytes": one, "sets": [each / one for each in taken],
-             "planned_sets": [each / one for each in group.gather(planned)], "log2_plus_1": lanes.bit_length()}  # fmt: skip
+    counted = group.gather(planned)
     group.close()
-    return found
+    return {
+        "processes": group.size, "lanes_each": lanes, "log2_plus_1": lanes.bit_length(), "set_bytes": one,
+        "sets": [each / one for each in taken], "planned_sets": [each / one for each in counted],
+    }  # fmt: skip
 
 
 def timed_steps(folder: Path, threads: int, steps: int) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 CHUNK = 1 << 16
 """Elements of a chunk."""
-BUCKET = 1 << 22
-"""Elements that a process receives at most at a time of others' gradients or weights, and sends: 16 MiB in FP32."""
+BUCKET = 1 << 23
+"""Elements that a process receives at most at a time of others' gradients or weights, and sends: 32 MiB in FP32."""
 
 
 class Part(NamedTuple):

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -188,7 +189,7 @@ class Exchange:
                 tree = TreeSum()
                 for leaf in leaves:
                     tree.push([_joined([found[at] for at in leaf])])
-                _elements(sums[number], self.owned[number], part).copy_(tree.result()[0])
+                _write(_elements(sums[number], self.owned[number], part), tree.result()[0])
             found.clear()
             self._let_go(each.last, held, sums)
         held.clear()
@@ -223,17 +224,25 @@ class Exchange:
             assert not self.owned
             return
         flat, mine = [each.view(-1) for each in held], [each.reshape(-1) for each in owned]
+
+        def place(piece: Piece) -> Tensor:
+            return _elements(flat[piece.held], self.held[piece.held], piece.part)
+
         for each in self._rounds:
-            found = self._collect(mine, held[0], each.takes, each.gives, back=True)
+            places = {other: place(common[0]) for other, common in each.gives.items() if len(common) == 1}
+            found = self._collect(mine, held[0], each.takes, each.gives, places, back=True)
             for (other, number), values in found.items():
-                piece = each.gives[other][number]
-                _elements(flat[piece.held], self.held[piece.held], piece.part).copy_(values)
+                if other not in places or other == self._rank:
+                    place(each.gives[other][number]).copy_(values)
 
     def _collect(
         self, flat: Sequence[Tensor], like: Tensor, out: Mapping[int, list[Piece]], into: Mapping[int, list[Piece]],
-        back: bool = False,
+        places: Mapping[int, Tensor] = MappingProxyType({}), back: bool = False,
     ) -> dict[tuple[int, int], Tensor]:  # fmt: skip
-        """Send every process its pieces and receive ours: (process, number of the piece) -> elements."""
+        """Send every process its pieces and receive ours: (process, number of the piece) -> elements.
+
+        What comes from some processes is received in `places`, the rest in memory of its own.
+        """
         mine = self.owned if back else self.held
 
         def cut(piece: Piece) -> Tensor:
@@ -247,7 +256,7 @@ class Exchange:
             if other == self._rank:
                 continue
             if size := sum(piece.part.size for piece in into.get(other, ())):
-                received[other] = like.new_empty(size)
+                received[other] = places[other] if other in places else like.new_empty(size)
                 operations.append(dist.P2POp(dist.irecv, received[other], other))
             if common := out.get(other, []):
                 key = tuple(common)
@@ -370,6 +379,11 @@ def _within(by_part: Mapping[int, Sequence[Piece]], window: Mapping[int, Part]) 
 def _elements(flat: Tensor, whole: Part, part: Part) -> Tensor:
     """A part of what a flat tensor has."""
     return flat[part.start - whole.start : part.stop - whole.start]
+
+
+def _write(place: Tensor, total: Tensor) -> None:
+    if place.data_ptr() != total.data_ptr():  # a process of the first lanes has added there
+        place.copy_(total)
 
 
 def _flatten(tensors: list[Tensor]) -> None:
