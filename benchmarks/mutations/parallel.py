@@ -29,8 +29,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("return cut(tensor, part).clone()", "return cut(tensor, part._replace(start=0, stop=part.size)).clone()", "every owner reads the first elements of optimiser state"),
     ],
     "train/parallel/exchange.py:Exchange": [
-        ("tuple(sorted(leaves))", "tuple(sorted(leaves, key=lambda leaf: leaf != self._rank))", "a process adds its own sum first"),
-        ("start = self.held[piece.held].start", "start = 0", "new weights go as many rows too far as a process does not hold"),
+        ("for leaf in sorted(leaves[number])", "for leaf in sorted(leaves[number], key=lambda leaf: leaf != self._rank)", "a process adds its own sum first"),
+        ("_elements(flat[piece.held], self.held[piece.held], piece.part)", "_elements(flat[piece.held], self.held[piece.held]._replace(start=0), piece.part)", "new weights go as many rows too far as a process does not hold"),
         ("messages[key].numel() * messages[key].element_size()", "messages[key].numel()", "elements are counted for bytes"),
     ],
     "train/parallel/exchange.py:TwoLevels": [
