@@ -127,7 +127,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("bit_length() - 1 + (train.micro_batches > train.summed_lanes)", "bit_length() - 1", "a lane's running sum is not counted"),
         ("2 * (spec.size + 4 * blocks)", "2 * (spec.size + blocks)", "scales are counted at a byte"),
         ("moments * part.size + 4 for", "moments * part.size for", "counts of steps are not counted"),
-        ("-(-spec.shape[0] // ways)", "spec.shape[0] // ways", "the last rows of FSDP"),
+        ("sum(-(-spec.shape[0] // ways)", "sum((spec.shape[0] // ways)", "the last rows of FSDP"),
     ],
     "plan/traffic.py": [
         ("4 * rows * turns", "4 * rows", "gradients travel once a step, not once a turn"),

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clearseek.errors import UserError
-from clearseek.files import writing
 
 USER_ERROR, LOST = 2, 75
 """Exit codes, as in :mod:`clearseek.cli.exits`."""
@@ -110,6 +109,8 @@ def keep_log(root: Path, rank: int) -> None:
     """From now on, print to the log in the run folder; what was printed before comes first."""
     if not _spoken:
         return
+    from clearseek.files import writing
+
     path = root / log_name(rank)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
