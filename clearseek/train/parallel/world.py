@@ -66,7 +66,7 @@ class World(Group):
             raise UserError(f"RANK={self.rank} with WORLD_SIZE={self.size}: ranks are 0 to {self.size - 1}")
         if device.startswith("cuda:") and self.size > 1:
             raise UserError(f"--device {device}: each of {self.size} processes takes a GPU of its own: use cuda")
-        self.host = socket.gethostname()
+        self.host, self.agent = socket.gethostname(), worker.number("GROUP_RANK", 0)
         self._store, connect = _store()
         self._gather_round()
         self.device = f"cuda:{worker.number('LOCAL_RANK', 0)}" if device == "cuda" else device

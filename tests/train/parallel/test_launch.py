@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -207,6 +208,22 @@ def test_the_end_of_a_job_is_noted_once(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert worker.exit_code(2) == 0
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/dev/null")
     assert worker.ended() is None
+
+
+def test_torchrun_ends_with_a_job_that_ended_for_good(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(worker.os, "kill", lambda process, number: told.append((process, number)))
+    (tmp_path / "attempt_1/0").mkdir(parents=True)
+    (tmp_path / worker.END).write_text("2")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "attempt_1/0/error.json"))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert worker.begin() == 2 and not told
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert worker.begin() == 2 and told == [(os.getppid(), signal.SIGTERM)]
+    monkeypatch.setenv(worker.STARTED_BY, "1")  # the launcher of --processes reads the note
+    assert worker.begin() == 2 and len(told) == 1
 
 
 def test_exit_codes_are_the_command_lines() -> None:
