@@ -62,6 +62,19 @@ def test_a_signal_ends_all_after_a_step(tmp_path: Path, number: signal.Signals) 
     assert (code, err) == (130, "") and len(steps(tmp_path)) < 30 and not living(tmp_path)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's tables of sockets")
+def test_no_port_is_open_to_other_machines(tmp_path: Path) -> None:
+    job = start("count", tmp_path, "wait", processes=2)
+    wait_for_step(tmp_path)
+    sockets = {file.readlink().name for process in (job.pid, *living(tmp_path))
+               for file in Path(f"/proc/{process}/fd").iterdir() if file.is_symlink()}  # fmt: skip
+    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()]
+    listening = [row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+    job.terminate()
+    end(job)
+    assert listening and set(listening) == {"0100007F"}  # 127.0.0.1
+
+
 def test_nobody_outlives_a_killed_launcher(tmp_path: Path) -> None:
     job = start("count", tmp_path, "wait")
     wait_for_step(tmp_path)
