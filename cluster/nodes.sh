@@ -12,4 +12,5 @@ export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # a machine that comes back finds th
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600   # seconds to save in after SIGTERM or Ctrl-C
 exec torchrun --nnodes "${NODES:-4}" --nproc-per-node "${PER_NODE:-8}" --max-restarts 100 \
   --rdzv-backend c10d --rdzv-endpoint "$HEAD:29400" --rdzv-id "${RUN_ID:-clearseek}" \
-  -m clearseek train v2-lite-16b --layout dp=16,ep=8,pp=2 --device cuda --continue
+  -m clearseek train v2-lite-16b --set train.expert_gradients=merged --layout dp=16,ep=8,pp=2 \
+  --device cuda --continue

@@ -14,7 +14,9 @@ import yaml
 from torch.distributed.run import get_args_parser
 
 from clearseek.cli import build_parser
+from clearseek.plan.hardware import find_hardware
 from clearseek.plan.layout import check_layout, parse_layout
+from clearseek.plan.placement import USABLE, Placement
 from clearseek.recipe import load_recipe
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
@@ -64,7 +66,9 @@ def test_torchrun_and_clearseek_read_the_command(name: str) -> None:
     train = build_parser().parse_args(job.training_script_args)
     assert (train.command, train.go_on, train.device) == ("train", True, "cuda")
     layout = parse_layout(train.layout, int(job.nnodes) * int(job.nproc_per_node))
-    check_layout(layout, load_recipe(train.recipe))
+    recipe = load_recipe(train.recipe, train.overrides)
+    check_layout(layout, recipe)
+    assert Placement(recipe).memory(layout).total <= USABLE * find_hardware("h100").memory
 
 
 @pytest.mark.parametrize("script", ["nodes.sh", "slurm.sbatch"])
