@@ -6,6 +6,8 @@
 # The run folder is runs/v2-lite-16b. When a process is lost, all go on from the newest checkpoint. When this script is lost,
 # call it again on that machine. Another folder is --run, behind a -- that keeps torchrun from reading it as its own
 # --run-path: torchrun ... -m -- clearseek train ... --run FOLDER
+#
+# On a private network only: torchrun's launchers run what anybody who reaches port 29400 of the first machine gives them.
 set -euo pipefail
 HEAD=${1:?the address of the first machine}
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # a machine that comes back finds the others: each start has a store of its own

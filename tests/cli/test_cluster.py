@@ -38,7 +38,7 @@ def skypilot() -> dict[str, Any]:
 
 
 def container() -> dict[str, Any]:
-    found: dict[str, Any] = kubernetes()[1]["spec"]["template"]["spec"]["containers"][0]
+    found: dict[str, Any] = kubernetes()[2]["spec"]["template"]["spec"]["containers"][0]
     return found
 
 
@@ -118,7 +118,7 @@ def test_the_slurm_script_queues_what_was_cut_off(tmp_path: Path, code: int, ask
 
 
 def test_kubernetes_finds_its_first_pod() -> None:
-    service, job = kubernetes()
+    service, _, job = kubernetes()
     name, own, spec = service["metadata"]["name"], job["metadata"]["name"], job["spec"]
     assert service["spec"]["clusterIP"] == "None" and service["spec"]["selector"] == {"job-name": own}
     assert spec["template"]["spec"]["subdomain"] == name and spec["completionMode"] == "Indexed"
@@ -127,3 +127,11 @@ def test_kubernetes_finds_its_first_pod() -> None:
     assert container()["resources"]["limits"]["nvidia.com/gpu"] == 8
     mounted = {mount["name"] for mount in container()["volumeMounts"]}
     assert mounted == {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
+
+
+def test_kubernetes_lets_nobody_else_in() -> None:
+    _, policy, job = kubernetes()
+    own = {"matchLabels": {"job-name": job["metadata"]["name"]}}
+    assert policy["kind"] == "NetworkPolicy" and policy["spec"] == {
+        "podSelector": own, "policyTypes": ["Ingress"], "ingress": [{"from": [{"podSelector": own}]}],
+    }  # fmt: skip
