@@ -109,7 +109,7 @@ def _launch(arguments: argparse.Namespace) -> int:
 
 def _train_together(arguments: argparse.Namespace) -> int:
     """Train as one of several processes."""
-    from clearseek.train.parallel.launch import crowd_warning
+    from clearseek.train.parallel.launch import crowd_warning, grace_warning
     from clearseek.train.parallel.world import join_world
 
     try:
@@ -118,7 +118,8 @@ def _train_together(arguments: argparse.Namespace) -> int:
         if not worker.heard():  # and process 0 may not run at all
             worker.say_here(one_line(str(error)))
         raise
-    if group.main and worker.STARTED_BY not in os.environ and (warning := crowd_warning(worker.local_processes())):
+    crowd = None if worker.STARTED_BY in os.environ else crowd_warning(worker.local_processes())
+    for warning in filter(None, (crowd, grace_warning())) if group.main and worker.restarts() == 0 else ():
         print(f"clearseek: {warning}", file=sys.stderr)
     try:
         with group.together():
@@ -194,7 +195,7 @@ def _train(arguments: argparse.Namespace, group: Group) -> int:
         print(f"a page for it, with clearseek[serve]: {command('serve', folder.root)}")
         print(f"done: {folder.root}  weights {ended['weights_sha256'][:16]}  next: {command(talk, folder.root)}")
     elif not ended["asked"]:
-        print(f"stopped after step {ended['steps']}, saved: another machine was asked to stop; when it is back, all go on")
+        print(f"stopped after step {ended['steps']}, saved: another machine was told to; all go on when it is back")
     else:
         elsewhere = ("--data", arguments.data) if arguments.data else ()
         where = " in the final evaluation" if ended["steps"] == recipe.train.steps else ""

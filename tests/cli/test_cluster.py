@@ -108,13 +108,18 @@ def torchrun(folder: Path, code: int, note: int | None) -> str:
     leave = f"echo -n {note} > $logs/7_x/clearseek-ended" if note is not None else ":"
     find = 'while [ "$1" != --log-dir ]; do shift; done; logs=$2; mkdir -p $logs/7_x'
     wait = f"trap 'told=1' TERM; touch {folder}/began; sleep 0.5 & sleep=$!; wait $sleep || wait $sleep"
-    return f"{find}; {wait}; {leave}; [ -n \"$told\" ] && echo told >> {folder}/said; exit {code}"
+    return f'{find}; {wait}; {leave}; [ -n "$told" ] && echo told >> {folder}/said; exit {code}'
 
 
 @pytest.mark.parametrize(
     ("code", "note", "asked", "queued"),
-    [(1, None, True, True), (0, None, True, False), (1, None, False, False), (1, 130, False, True),
-     (1, 2, True, False)],
+    [
+        (1, None, True, True),
+        (0, None, True, False),
+        (1, None, False, False),
+        (1, 130, False, True),
+        (1, 2, True, False),
+    ],
 )
 def test_the_slurm_script_queues_what_was_cut_off(
     tmp_path: Path, code: int, note: int | None, asked: bool, queued: bool

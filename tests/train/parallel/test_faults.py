@@ -20,6 +20,7 @@ def test_a_run_survives_what_happens_to_machines(tmp_path: Path) -> None:
     expected = machines.undisturbed(recipe, tmp_path / "one")
     with machines.hosts(recipe, run) as four:
         faults = machines.Faults(four, run)
-        for number, what in enumerate(("worker killed", "agent told to stop", "link down")):  # benchmarks/faults.py has all, twenty times
+        some = ("worker killed", "agent told to stop", "link down")  # benchmarks/faults.py has all, twenty times
+        for number, what in enumerate(some):
             assert faults.happen(what, number, dice)["noticed"] <= 30
         assert faults.finish() == expected

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.launcher.api import LaunchConfig
 
 from clearseek.cli import exits, main
 from clearseek.errors import UserError
@@ -194,6 +195,18 @@ def test_more_processes_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(launch, "usable_cores", lambda: 2)
     assert launch.crowd_warning(2) is None
     assert launch.crowd_warning(4) == "4 processes on 2 cores: they will wait for each other"
+
+
+def test_a_pytorch_that_does_not_wait_for_a_save_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    known = dict(LaunchConfig.__dataclass_fields__)
+    known.setdefault("shutdown_timeout", known["max_restarts"])
+    monkeypatch.setattr(LaunchConfig, "__dataclass_fields__", known)
+    assert launch.grace_warning() is None
+    del known["shutdown_timeout"]
+    assert "30 s after Ctrl-C or SIGTERM" in (launch.grace_warning() or "")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # nobody waits, and nobody kills
+    assert launch.grace_warning() is None
 
 
 def test_torchruns_single_thread_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
