@@ -1,10 +1,10 @@
 """Faults of a run on several processes: does it notice, go on by itself, and end in the bits of an undisturbed run?
 
 Two series, each beside a run on one process that nothing happens to. *hosts*: 20 random faults of a run on four
-machines, which are network namespaces (root; :mod:`hosts`): a worker or an agent killed, a worker stopped for a minute,
-a link down for a minute. *counts*: a run that goes on 4, 2, 1 and 8 processes in turn, killed 20 times at random
-moments, be it a process or the launcher, in a step or in a save. ``python benchmarks/faults.py`` prints what it sees
-and writes ``benchmarks/results/faults.json``.
+machines, which are network namespaces (root; :mod:`hosts`): a worker or an agent killed, an agent told to stop (as in a
+machine that is drained), a worker stopped for a minute, a link down for a minute. *counts*: a run that goes on 4, 2, 1
+and 8 processes in turn, killed 20 times at random moments, be it a process or the launcher, in a step or in a save.
+``python benchmarks/faults.py`` prints what it sees and writes ``benchmarks/results/faults.json``.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ HOSTS = 4
 PORT = 29400
 OUTAGE = 60.0
 """Seconds that a process is stopped, or a link down."""
-FAULTS = ("worker killed", "agent killed", "worker stopped", "link down")
+FAULTS = ("worker killed", "agent killed", "agent told to stop", "worker stopped", "link down")
 RECIPE = """name = "faults"
 [model]
 vocab_size = 300
@@ -276,6 +276,8 @@ class Faults:
             _signal(worker, signal.SIGKILL)
         elif what == "agent killed":
             _signal(host.agent, signal.SIGKILL)
+        elif what == "agent told to stop":
+            _signal(host.agent, signal.SIGTERM)
         elif what == "worker stopped":
             _signal(worker, signal.SIGSTOP)
             undo, seconds = partial(_signal, worker, signal.SIGCONT), OUTAGE

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clearseek.cli.exits import INTERRUPTED, USER_ERROR
+from clearseek.cli.exits import INTERRUPTED, LOST, USER_ERROR
 from clearseek.cli.options import RECIPE, add_overrides
 from clearseek.errors import UserError, one_line
 from clearseek.program import command
@@ -109,7 +109,7 @@ def _launch(arguments: argparse.Namespace) -> int:
 
 def _train_together(arguments: argparse.Namespace) -> int:
     """Train as one of several processes."""
-    from clearseek.train.parallel.launch import crowd_warning
+    from clearseek.train.parallel.launch import crowd_warning, grace_warning
     from clearseek.train.parallel.world import join_world
 
     try:
@@ -118,7 +118,8 @@ def _train_together(arguments: argparse.Namespace) -> int:
         if not worker.heard():  # and process 0 may not run at all
             worker.say_here(one_line(str(error)))
         raise
-    if group.main and worker.STARTED_BY not in os.environ and (warning := crowd_warning(worker.local_processes())):
+    crowd = None if worker.STARTED_BY in os.environ else crowd_warning(worker.local_processes())
+    for warning in filter(None, (crowd, grace_warning())) if group.main and worker.restarts() == 0 else ():
         print(f"clearseek: {warning}", file=sys.stderr)
     try:
         with group.together():
@@ -131,7 +132,7 @@ def _train_together(arguments: argparse.Namespace) -> int:
             worker.record_end(INTERRUPTED)
         raise
     group.close()
-    if code:
+    if code not in (0, LOST):
         worker.record_end(code)
     return code
 
@@ -193,6 +194,8 @@ def _train(arguments: argparse.Namespace, group: Group) -> int:
         talk = "chat" if recipe.conversational else "generate"
         print(f"a page for it, with clearseek[serve]: {command('serve', folder.root)}")
         print(f"done: {folder.root}  weights {ended['weights_sha256'][:16]}  next: {command(talk, folder.root)}")
+    elif not ended["asked"]:
+        print(f"stopped after step {ended['steps']}, saved: another machine was told to; all go on when it is back")
     else:
         elsewhere = ("--data", arguments.data) if arguments.data else ()
         where = " in the final evaluation" if ended["steps"] == recipe.train.steps else ""
@@ -200,7 +203,9 @@ def _train(arguments: argparse.Namespace, group: Group) -> int:
         shared = ("--layout", str(layout)) if str(layout) != str(type(layout)(dp=group.size)) else ()
         again = command("train", "--resume", folder.root, *elsewhere, *many, *shared)
         print(f"stopped after step {ended['steps']}{where}, saved; go on with: {again}")
-    return 0 if ended["finished"] else INTERRUPTED
+    if ended["finished"]:
+        return 0
+    return INTERRUPTED if ended["asked"] else LOST  # after which a launcher waits for the machine that was asked
 
 
 def _refuse_combinations(arguments: argparse.Namespace) -> None:

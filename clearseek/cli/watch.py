@@ -23,6 +23,7 @@ def run_training(
 ) -> dict[str, Any]:  # fmt: skip
     """Train with a display (on standard error if `quiet`); the outcome, as JSON values.
 
+    `asked` is in it where the run is not finished: whether this machine was asked to stop, and not only another one.
     What was measured on held-out data is in it by name: `held_out_bpb` of pre-training, None where nothing was held
     out.
     """
@@ -52,6 +53,7 @@ def run_training(
         "finished": outcome.finished,
         "weights_sha256": outcome.weights_sha256,
         "seconds": outcome.seconds,
+        **({} if outcome.finished else {"asked": outcome.asked}),
         **({HELD_OUT: None} if recipe.parent is None else {}),
         **measured,
     }

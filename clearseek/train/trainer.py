@@ -55,6 +55,8 @@ class Outcome:
     """SHA-256 of the FP32 weights and balance biases."""
     seconds: float
     """Time that this process trained, evaluations and checkpoints included."""
+    asked: bool = True
+    """Where it is not finished: whether a process of this machine was asked to stop, and not only of another."""
     scalars: Mapping[str, float] = field(default_factory=dict)
     """What the last step of the transcript measured, by name, such as `loss` and `held_out_bpb`."""
 
@@ -100,7 +102,7 @@ class Trainer:
             transcript = self._resume(header, from_step) if resume else self._begin(header)
         self.log = Log(run, self.training.step, transcript)
         self._saver = Saver(run.checkpoints, recipe.train.keep_checkpoints, group)
-        self._asked_to_stop = self._stop = False
+        self._asked_to_stop = self._stop = self._asked_here = False
         self._pace = Pace(group, [layout.copies_of_stage(stage * layout.copies) for stage in range(layout.pp)])
         self._unseen: BaseException | None = None
 
@@ -169,10 +171,13 @@ class Trainer:
             if self._pending is not None:
                 with self._memory_explained("the evaluation after the last step"):
                     self._evaluate_at_end(self._pending, on_step, on_evaluation)
-        finished, weights = self.training.step == train.steps and self._pending is None, self.training.weights_hash()
+            finished = self.training.step == train.steps and self._pending is None
+            if not finished:
+                self._agree()  # once more: a signal to all machines reaches some of them while the first ones save
+        weights = self.training.weights_hash()
         if self._unseen is not None:  # after all that the other processes need this one for
             raise self._unseen
-        return Outcome(self.training.step, finished, weights, time.perf_counter() - began)
+        return Outcome(self.training.step, finished, weights, time.perf_counter() - began, self._asked_here)
 
     def stop(self) -> None:
         """End the run after the current step, with a checkpoint, or in a final evaluation, which is begun again."""
@@ -183,9 +188,11 @@ class Trainer:
 
         Returns the seconds that each process computed in the last step.
         """
-        told = self.group.numbers(float(self._asked_to_stop), self.training.work.computed)
-        self._stop = any(asked for asked, _ in told)
-        return [seconds for _, seconds in told]
+        here = self.group.agent
+        told = self.group.numbers(float(self._asked_to_stop), self.training.work.computed, here)
+        self._stop = any(asked for asked, _, _ in told)
+        self._asked_here = any(asked for asked, _, agent in told if agent == here)
+        return [seconds for _, seconds, _ in told]
 
     def _take_step(self, on_step: OnStep | None) -> None:
         try:

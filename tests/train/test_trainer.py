@@ -28,6 +28,7 @@ from clearseek.train.accumulate import LaneSum, TreeSum, block
 from clearseek.train.checkpoints import checkpoint
 from clearseek.train.chunks import gradient_norm, hash_tensors
 from clearseek.train.optimizer import Trained
+from clearseek.train.parallel.group import Group
 from clearseek.train.preflight import preflight
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.record import LOSS, StepRecord
@@ -67,6 +68,29 @@ def interrupted(recipe: Recipe, folder: Path, data: Path, after: int, device: st
     outcome = trainer_of(recipe, folder, data, device, task=Interrupting(recipe, data, after)).train()
     assert outcome.steps == after and not outcome.finished
     assert checkpoint.steps(folder / "checkpoints")[-1] == after
+
+
+class Neighbour(Group):
+    """A group with one process more, of machine 1, which is asked to stop from some agreement on."""
+
+    def __init__(self, agreement: int) -> None:
+        super().__init__()
+        self.left = agreement
+
+    def numbers(self, *mine: float) -> list[tuple[float, ...]]:
+        self.left -= 1
+        return [mine, (float(self.left < 0), 0.0, 1.0)]
+
+
+@pytest.mark.parametrize(("agreement", "here", "asked"), [(3, None, False), (3, 3, True), (9, 3, True)])
+def test_a_stop_says_whether_this_machine_was_asked(
+    agreement: int, here: int | None, asked: bool, tmp_path: Path, data: Path
+) -> None:
+    task = Interrupting(tiny(), data, here) if here else None
+    trainer = trainer_of(tiny(), tmp_path / "run", data, task=task)
+    trainer.group = Neighbour(agreement)
+    outcome = trainer.train()
+    assert (outcome.steps, outcome.finished, outcome.asked) == (3, False, asked)
 
 
 def test_two_runs_give_the_same_transcript_to_the_byte(tmp_path: Path, data: Path) -> None:

@@ -25,6 +25,8 @@ class Group:
     """Number of processes."""
     hosts: list[str]
     """Every process's host."""
+    agent: int = 0
+    """Number of the launcher that starts this process again, one on each machine."""
 
     def __init__(self) -> None:
         self.hosts = [""]

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 RESTARTS = 3
 """How often lost processes are replaced."""
 _SAVING = 24 * 3600
-"""Seconds that processes may take to save and end after a signal; a second Ctrl-C ends them at once."""
+"""Seconds that processes may take to save and end after a signal; a second Ctrl-C ends them at once.
+
+PyTorch before 2.12 takes no such number, and 30: :func:`grace_warning` says it.
+"""
 _INTERRUPTED = 130
 
 
@@ -54,6 +57,18 @@ def crowd_warning(processes: int) -> str | None:
     if processes <= cores:
         return None
     return f"{processes} processes on {cores} {'core' if cores == 1 else 'cores'}: they will wait for each other"
+
+
+def grace_warning() -> str | None:
+    """What to say where torchrun, or the launcher here, cannot be told how long processes may take to save."""
+    from torch.distributed.launcher.api import LaunchConfig
+
+    if "TORCHELASTIC_RUN_ID" not in os.environ or "shutdown_timeout" in LaunchConfig.__dataclass_fields__:
+        return None
+    return (
+        "this PyTorch kills the processes 30 s after Ctrl-C or SIGTERM, whether they have saved or not; PyTorch 2.12 "
+        "waits (with torchrun: TORCH_ELASTIC_SHUTDOWN_TIMEOUT)"
+    )
 
 
 def launch(processes: int, module: str, arguments: Sequence[str], restarts: int = RESTARTS) -> int:
@@ -116,7 +131,8 @@ def _workers_environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")])),
         # A new store for every start: the agent's still has the keys of lost processes.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", loopback),
+        # Nothing is to be reached from other machines.
+        **{name: os.environ.get(name, loopback) for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")},
     }
 
 

@@ -3,7 +3,7 @@
 What the other processes print goes to ``RUN/ranks/00003.log``; until the run folder is known to be ours, to a temporary
 file. torchelastic starts all processes again when one ends with another exit code than 0. An error that the user must
 mend would come back each time: so the first process to end for good leaves a note beside torchelastic's logs, and
-processes that are started again end at once. Nothing here loads PyTorch.
+processes that are started again end at once, and torchrun with them. Nothing here loads PyTorch.
 """
 
 from __future__ import annotations
@@ -74,8 +74,10 @@ def local_processes() -> int:
 
 
 def begin() -> int | None:
-    """Settle in as a process of a job; the exit code where the job has ended for good."""
+    """Settle in as a process of a job; the exit code where the job has ended for good, on this machine at least."""
     if (code := ended()) is not None:
+        if "TORCHELASTIC_RUN_ID" in os.environ and STARTED_BY not in os.environ and number("LOCAL_RANK", 0) == 0:
+            os.kill(os.getppid(), signal.SIGTERM)  # torchrun, which would start us again until --max-restarts
         return code
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings of connections that break off: one error says it
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1" and local_processes() > 1:
@@ -125,7 +127,7 @@ def keep_log(root: Path, rank: int) -> None:
 
 
 def record_end(code: int) -> None:
-    """Note that the job has ended for good: started again, its processes would end in the same way."""
+    """Note that the job has ended for good on this machine: its processes, started again, would end in the same way."""
     file = _end_file()
     if file is not None:
         with suppress(OSError), file.open("x") as note:

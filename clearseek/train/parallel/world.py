@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 PATIENCE = 20.0
 """Seconds without a sign of life after which a process counts as lost."""
+LOOPBACK = "127.0.0.1"
+"""Address of a job on one machine: its ports are not to be reached from others."""
 JOIN_SECONDS = 300.0
 """Seconds that processes wait for each other at the start: the first import of PyTorch on a cold disk takes long."""
 WAITING, AGAIN = 10.0, 60.0
@@ -66,7 +68,7 @@ class World(Group):
             raise UserError(f"RANK={self.rank} with WORLD_SIZE={self.size}: ranks are 0 to {self.size - 1}")
         if device.startswith("cuda:") and self.size > 1:
             raise UserError(f"--device {device}: each of {self.size} processes takes a GPU of its own: use cuda")
-        self.host = socket.gethostname()
+        self.host, self.agent = socket.gethostname(), worker.number("GROUP_RANK", 0)
         self._store, connect = _store()
         self._gather_round()
         self.device = f"cuda:{worker.number('LOCAL_RANK', 0)}" if device == "cuda" else device
@@ -343,7 +345,7 @@ def _store() -> tuple[Store, Callable[[], Store]]:
     try:
         return connect(keeps), connect
     except (dist.DistError, RuntimeError, OSError) as error:
-        if "EADDRINUSE" in str(error) or "address already in use" in str(error):
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
             raise UserError(
                 f"port {port} of {address} is in use: choose another with torchrun's --rdzv-endpoint HOST:PORT or "
                 "--master-port"
@@ -362,9 +364,13 @@ def _tcp_store(address: str, port: int, keeps: bool) -> TCPStore:
     A try is short, for a signal is heeded only between two.
     """
     began = said = time.monotonic()
+    listening = None
+    if keeps and address == LOOPBACK:  # the store itself would listen on all addresses
+        listening = socket.create_server((address, port)).detach()
     while True:
         try:
-            return TCPStore(address, port, None, keeps, _TRY, wait_for_workers=False, multi_tenant=keeps)
+            return TCPStore(address, port, None, keeps, _TRY, wait_for_workers=False, multi_tenant=keeps,
+                            master_listen_fd=listening)  # fmt: skip
         except dist.DistError:
             now = time.monotonic()
             if not keeps and said == began and now - began > WAITING:

@@ -16,10 +16,11 @@ import hosts as machines
 def test_a_run_survives_what_happens_to_machines(tmp_path: Path) -> None:
     if reason := machines.why_not():
         pytest.skip(reason)
-    recipe, run, dice = machines.prepare(tmp_path, steps=40), tmp_path / "run", random.Random(2)
+    recipe, run, dice = machines.prepare(tmp_path, steps=48), tmp_path / "run", random.Random(2)
     expected = machines.undisturbed(recipe, tmp_path / "one")
     with machines.hosts(recipe, run) as four:
         faults = machines.Faults(four, run)
-        for number, what in enumerate(("worker killed", "link down")):  # benchmarks/faults.py has all, twenty times
+        some = ("worker killed", "agent told to stop", "link down")  # benchmarks/faults.py has all, twenty times
+        for number, what in enumerate(some):
             assert faults.happen(what, number, dice)["noticed"] <= 30
         assert faults.finish() == expected

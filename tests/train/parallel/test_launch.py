@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.launcher.api import LaunchConfig
 
 from clearseek.cli import exits, main
 from clearseek.errors import UserError
@@ -59,6 +61,19 @@ def test_a_signal_ends_all_after_a_step(tmp_path: Path, number: signal.Signals) 
     job.send_signal(number)
     code, _, err = end(job)
     assert (code, err) == (130, "") and len(steps(tmp_path)) < 30 and not living(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's tables of sockets")
+def test_no_port_is_open_to_other_machines(tmp_path: Path) -> None:
+    job = start("count", tmp_path, "wait", processes=2)
+    wait_for_step(tmp_path)
+    sockets = {file.readlink().name for process in (job.pid, *living(tmp_path))
+               for file in Path(f"/proc/{process}/fd").iterdir() if file.is_symlink()}  # fmt: skip
+    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()]
+    listening = [row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+    job.terminate()
+    end(job)
+    assert listening and set(listening) == {"0100007F"}  # 127.0.0.1
 
 
 def test_nobody_outlives_a_killed_launcher(tmp_path: Path) -> None:
@@ -182,6 +197,18 @@ def test_more_processes_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch
     assert launch.crowd_warning(4) == "4 processes on 2 cores: they will wait for each other"
 
 
+def test_a_pytorch_that_does_not_wait_for_a_save_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    known = dict(LaunchConfig.__dataclass_fields__)
+    known.setdefault("shutdown_timeout", known["max_restarts"])
+    monkeypatch.setattr(LaunchConfig, "__dataclass_fields__", known)
+    assert launch.grace_warning() is None
+    del known["shutdown_timeout"]
+    assert "30 s after Ctrl-C or SIGTERM" in (launch.grace_warning() or "")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # nobody waits, and nobody kills
+    assert launch.grace_warning() is None
+
+
 def test_torchruns_single_thread_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_die_with_launcher", lambda: None)
     monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -207,6 +234,22 @@ def test_the_end_of_a_job_is_noted_once(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert worker.exit_code(2) == 0
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/dev/null")
     assert worker.ended() is None
+
+
+def test_torchrun_ends_with_a_job_that_ended_for_good(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(worker.os, "kill", lambda process, number: told.append((process, number)))
+    (tmp_path / "attempt_1/0").mkdir(parents=True)
+    (tmp_path / worker.END).write_text("2")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "attempt_1/0/error.json"))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert worker.begin() == 2 and not told
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert worker.begin() == 2 and told == [(os.getppid(), signal.SIGTERM)]
+    monkeypatch.setenv(worker.STARTED_BY, "1")  # the launcher of --processes reads the note
+    assert worker.begin() == 2 and len(told) == 1
 
 
 def test_exit_codes_are_the_command_lines() -> None:
