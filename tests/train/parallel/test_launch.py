@@ -175,8 +175,9 @@ def test_who_waits_says_for_whom(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     code = (
-        "from clearseek.cli import main; from clearseek.train.parallel import world; world.WAITING = 0.0;"
-        "world.JOIN_SECONDS = 6.0; raise SystemExit(main(['train', 'quickstart', '--run', 'run']))"
+        "from clearseek.cli import main; from clearseek.train.parallel import store, world;"
+        "world.WAITING = store.WAITING = 0.0; world.JOIN_SECONDS = store.JOIN_SECONDS = 6.0;"
+        "raise SystemExit(main(['train', 'quickstart', '--run', 'run']))"
     )
     for rank, said in (("0", "waiting for 1 of 2 processes at {}: 1"), ("1", "waiting for process 0 at {}")):
         variables = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
