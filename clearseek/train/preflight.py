@@ -163,5 +163,5 @@ def _shared(recipe: Recipe, layout: ParallelLayout, ranks: Sequence[int]) -> int
     return sum(
         sum(states[copy].total for copy in copies)
         for stage, copies in stages.items()
-        for states in [Stage(recipe, layout, stage * layout.copies).states(layout)]
+        for states in [Stage(recipe, layout, stage).states(layout)]
     )

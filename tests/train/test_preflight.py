@@ -21,16 +21,17 @@ def machine_with(monkeypatch: pytest.MonkeyPatch, **found: Any) -> None:
     monkeypatch.setattr(preflight, "find_device", torch.device)
 
 
-def group_of(size: int, machines: int = 1) -> Group:
+def group_of(size: int, machines: int = 1, rank: int = 0) -> Group:
     group = Group()
-    group.size, group.hosts = size, [f"host{rank * machines // size}" for rank in range(size)]
+    group.rank, group.size, group.hosts = rank, size, [f"host{rank * machines // size}" for rank in range(size)]
     return group
 
 
 def test_a_model_that_fits_no_gpu_trains_on_many(monkeypatch: pytest.MonkeyPatch) -> None:
     layout, gpus = parse_layout("dp=16,ep=8,pp=2"), [{"memory": 80 << 30}] * 8
     machine_with(monkeypatch, memory=1 << 40, gpus=gpus)
-    preflight.refuse_device(LITE, "cuda:0", group_of(32, 4), layout)
+    for rank in (0, 15, 16, 31):
+        preflight.refuse_device(LITE, "cuda:0", group_of(32, 4, rank), layout)
     with pytest.raises(UserError, match="weights, gradients, their sums"):
         preflight.refuse_device(LITE, "cuda:0")
     with pytest.raises(UserError, match=r"process 0's weights.* and this GPU has 80\.0 GiB: share the model out"):
@@ -49,3 +50,11 @@ def test_a_layout_that_the_recipe_does_not_allow_is_named_first(monkeypatch: pyt
     machine_with(monkeypatch, memory=1 << 50, gpus=[])
     with pytest.raises(UserError, match="ep = 5 does not divide"):
         preflight.refuse_device(LITE, "cpu", group_of(5), parse_layout("dp=5,ep=5"))
+
+
+def test_every_stage_of_a_machine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_with(monkeypatch, memory=1 << 40, gpus=[])
+    preflight.refuse_device(LITE, "cpu", group_of(8), parse_layout("dp=2,ep=2,pp=4,schedule=zbv"))
+    whole = preflight._shared(LITE, parse_layout("dp=2,ep=2,pp=4,schedule=zbv"), range(8))
+    parts = [preflight._shared(LITE, parse_layout("dp=2,ep=2,pp=4,schedule=zbv"), [rank]) for rank in range(8)]
+    assert sum(parts) == whole and min(parts) > whole / 16
