@@ -218,6 +218,14 @@ def by_turns(folder: Path, steps: int) -> dict[str, Any]:
     return {"two_processes": pair, "two_threads": one, "median_seconds": medians, "ratio": medians[0] / medians[1]}
 
 
+def _share(lanes: int, seconds: float, peak: float) -> float:
+    """What of the machine's measured rate of FP32 products a step of so many micro-batches gets."""
+    from clearseek.counts import flops_per_token
+
+    asked = recipe(lanes, 1)
+    return flops_per_token(asked.model, asked.data.sequence_length) * lanes * TOKENS / seconds / peak
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
@@ -232,18 +240,22 @@ def main() -> None:
         return
     import torch
 
-    from clearseek.machine import describe
+    from clearseek.machine import describe, measure_matmul_rates
 
     found: dict[str, Any] = {"machine": describe(), "torch": torch.__version__, "load": os.getloadavg()}
+    [peak] = measure_matmul_rates([torch.float32], seconds=1.0)
+    found["peak_flops"] = peak
     with TemporaryDirectory() as place:
         prepare(Path(place))
         if "order" in arguments.only:
             found["order"] = result(start(4, place, "order", str(arguments.steps)))
+            found["order"]["share_of_peak"] = _share(4, found["order"]["median_seconds"]["tree"], peak)
         if "sets" in arguments.only:
             jobs = [(1, lanes) for lanes in (1, 2, 4, 8)] + [(4, 1), (4, 2)]
             found["sets"] = [result(start(size, place, "sets", str(lanes))) for size, lanes in jobs]
         if "threads" in arguments.only:
             found["threads"] = by_turns(Path(place), arguments.steps)
+            found["threads"]["share_of_peak"] = [_share(2, each, peak) for each in found["threads"]["median_seconds"]]
     print(json.dumps(found, indent=1))
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -19,6 +19,8 @@ CHUNK = 1 << 16
 """Elements of a chunk."""
 BUCKET = 1 << 23
 """Elements that a process receives at most at a time of others' gradients or weights, and sends: 32 MiB in FP32."""
+_LEAST, _SHARE = 1 << 21, 16
+"""Elements of the smallest bucket, and what share of a small model's gradients one is at most."""
 
 
 class Part(NamedTuple):
@@ -93,8 +95,13 @@ def deal(parts: Sequence[tuple[Part, int]], owners: int) -> list[list[Part]]:
     return dealt
 
 
+def bucket(elements: int) -> int:
+    """Elements that move at a time where processes share so many."""
+    return min(BUCKET, max(_LEAST, elements // _SHARE))
+
+
 def exchange_room(
-    held: Sequence[Part], owned: Sequence[Sequence[Part]], owners: int, in_place: bool = True
+    held: Sequence[Part], owned: Sequence[Sequence[Part]], owners: int, total: int, in_place: bool = True
 ) -> list[int]:
     """Most elements that each owner's exchange of gradients takes beside those that it holds when it begins.
 
@@ -105,6 +112,7 @@ def exchange_room(
         held: What all of these owners compute gradients of, one part of each tensor.
         owned: What each of them adds up.
         owners: Processes of the exchange.
+        total: Elements that all of them own.
         in_place: Whether a gradient's memory is its own, so that sums are made in it.
     """
     wholes, elements = {part.name: part for part in held if in_place}, sum(part.size for part in held)
@@ -117,7 +125,7 @@ def exchange_room(
                 apart += part.size
             elif whole != part:
                 cut[part.name] = cut.get(part.name, 0) + part.size
-        sent = min(BUCKET, elements - (own - apart)) + min(BUCKET, (owners - 1) * own)
+        sent = min(bucket(total), elements - (own - apart)) + min(bucket(total), (owners - 1) * own)
         found.append(apart + max(sent, max(cut.values(), default=0)))
     return found
 

@@ -133,20 +133,21 @@ class Stage:
         """Bytes of gradients on each copy while these go to their owners."""
         if layout.devices == 1:
             return [0]
+        total = self.dense + self.experts
         if layout.fsdp > 1:
             rows = self.rows(layout.fsdp)
             rooms = [
-                exchange_room(_held(self.trained, layout, copy), [parts], layout.copies, in_place=False)[0]
+                exchange_room(_held(self.trained, layout, copy), [parts], layout.copies, total, in_place=False)[0]
                 for copy, parts in enumerate(dealt)
             ]
             return [4 * (rows + room) for room in rooms]
         elements, found = self.dense + self.experts // layout.ep, [0] * layout.copies
         if adds_by_machine(layout):  # first, each for all alike
             added = [[part for each in dealt[place::NODE] for part in each] for place in range(NODE)]
-            rooms = exchange_room(_held(self.trained, layout, 0), added, NODE)
+            rooms = exchange_room(_held(self.trained, layout, 0), added, NODE, total)
             return [4 * (elements + rooms[copy % NODE]) for copy in range(layout.copies)]
         for number in range(layout.ep):
-            rooms = exchange_room(_held(self.trained, layout, number), dealt[number :: layout.ep], layout.copies)
+            rooms = exchange_room(_held(self.trained, layout, number), dealt[number :: layout.ep], layout.copies, total)
             found[number :: layout.ep] = [4 * (elements + room) for room in rooms]
         return found
 

@@ -198,7 +198,7 @@ def _exchanged(work: Work) -> int:
     first = work.exchange.within if isinstance(work.exchange, TwoLevels) else work.exchange
     rows = work._weights() if isinstance(work, FsdpWork) else []
     elements = sum(_bytes([row]) // 4 for row in rows) or sum(part.size for part in first.held)
-    [room] = exchange_room(first.held, [first.owned], first.owners, in_place=not rows)
+    [room] = exchange_room(first.held, [first.owned], first.owners, first.total, in_place=not rows)
     return 4 * (elements + room)
 
 

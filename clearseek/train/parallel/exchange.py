@@ -10,7 +10,7 @@ Blocks of neighbouring processes are subtrees. So the processes of one machine m
 equal share of all elements, and send only those to other machines (:class:`TwoLevels`): the same bits, and a machine's
 network carries as much as for one process.
 
-All this goes in rounds, of which each moves a bounded number of elements (:data:`clearseek.parts.BUCKET`). A gradient
+All this goes in rounds, of which each moves a bounded number of elements (:func:`clearseek.parts.bucket`). A gradient
 is let go as soon as its last element is sent, and an owner adds in the memory of its own gradient. So the exchange
 takes hardly more memory than the gradients do (:func:`clearseek.parts.exchange_room`).
 """
@@ -86,11 +86,12 @@ def windows(owned: Mapping[int, Sequence[Part]], holders: Mapping[str, int]) -> 
         owned: What each process owns.
         holders: How many processes hold each element of a tensor, by its name.
     """
+    size = parts.bucket(sum(part.size for theirs in owned.values() for part in theirs))
     for count in sorted(set(holders.values())):
         runs = {}
         for place, (owner, theirs) in enumerate(owned.items()):
             some = {number: part for number, part in enumerate(theirs) if holders[part.name] == count}
-            found = list(_cut(some, max(1, parts.BUCKET // count)))
+            found = list(_cut(some, max(1, size // count)))
             first = place * len(found) // len(owned)
             runs[owner] = found[first:] + found[:first]
         for number in range(max(map(len, runs.values()))):
@@ -130,6 +131,8 @@ class Exchange:
         self.held, self.owned, self._rank = held[rank], owned[rank], rank
         self.owners = len(owned)
         """Processes that take part."""
+        self.total = sum(part.size for theirs in owned.values() for part in theirs)
+        """Elements that all of them own."""
         self._all, self._leaf = (held, owned), leaf
         self._own = all(_covers(held[rank], owned[rank]) for rank in owned)
         self._inside = {

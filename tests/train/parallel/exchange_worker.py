@@ -68,7 +68,7 @@ def exchange(case: str, rank: int, size: int) -> dict[str, Any]:
 
     taken = most(run) - 4 * sum(part.size for part in held[rank])
     first = ours.within if isinstance(ours, TwoLevels) else ours
-    [room] = exchange_room(first.held, [first.owned], first.owners, in_place=not rows)
+    [room] = exchange_room(first.held, [first.owned], first.owners, first.total, in_place=not rows)
     weights = [torch.zeros(part.size, dtype=torch.bfloat16) for part in held[rank]]
     ours.spread([each.bfloat16() for each in got], weights)
     return {
