@@ -76,7 +76,9 @@ class Round(NamedTuple):
     """Numbers of held parts that no later round gives anything of."""
 
 
-def windows(owned: Mapping[int, Sequence[Part]], holders: Mapping[str, int]) -> Iterator[dict[int, dict[int, Part]]]:
+def windows(
+    owned: Mapping[int, Sequence[Part]], holders: Mapping[str, int], size: int
+) -> Iterator[dict[int, dict[int, Part]]]:
     """Elements that each owner gets in each round, by the numbers of its parts; the same on all processes.
 
     Tensors with equally many holders go together, so that no process receives more than a bucket. Owners begin at
@@ -85,8 +87,8 @@ def windows(owned: Mapping[int, Sequence[Part]], holders: Mapping[str, int]) -> 
     Args:
         owned: What each process owns.
         holders: How many processes hold each element of a tensor, by its name.
+        size: Elements of a bucket.
     """
-    size = parts.bucket(sum(part.size for theirs in owned.values() for part in theirs))
     for count in sorted(set(holders.values())):
         runs = {}
         for place, (owner, theirs) in enumerate(owned.items()):
@@ -151,7 +153,7 @@ class Exchange:
         gives = {other: _by_part(pieces(self.held, theirs)) for other, theirs in owned.items()}
         takes = {other: _by_part(pieces(theirs, self.owned)) for other, theirs in held.items()}
         rounds, seen = list[Round](), set[int]()
-        for found in windows(owned, holders):
+        for found in windows(owned, holders, parts.bucket(self.total)):
             mine = found.get(self._rank, {})
             out = {other: _within(gives[other], window) for other, window in found.items()}
             into = {other: _within(theirs, mine) for other, theirs in takes.items()}

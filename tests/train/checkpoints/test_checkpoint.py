@@ -6,10 +6,8 @@ import hashlib
 import json
 import multiprocessing
 import os
-import random
 import resource
 import signal
-import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from clearseek.errors import OtherVersionError, UserError
 from clearseek.files import sha256_bytes
 from clearseek.train.checkpoints import checkpoint
 from clearseek.train.checkpoints.record import canonical
+from tests.train.checkpoints.harm import flip_a_bit, steps_left
 
 STATE = {"tokens": 123, "loss": 0.1 + 0.2, "rng": [1, 2, 3], "nested": {"a": None}}
 
@@ -134,12 +133,6 @@ def test_find_names_the_steps_there_are(tmp_path: Path) -> None:
         checkpoint.find(tmp_path / "absent", 3)
 
 
-def flip_a_bit(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[len(data) * 3 // 4] ^= 1
-    file.write_bytes(data)
-
-
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "checkpoint.json"])
 @pytest.mark.parametrize(
     ("damage", "says"),
@@ -200,19 +193,8 @@ def _save_with_limit(folder: str, result: multiprocessing.SimpleQueue[str]) -> N
 
 
 def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(tmp_path: Path, processes: ForkServerContext) -> None:
-    chance = random.Random(0)
     done = 0
-    for _ in range(10):
-        writer = processes.Process(target=_save_until_killed, args=(str(tmp_path),))
-        writer.start()
-        while len(checkpoint.steps(tmp_path)) < 2 and writer.is_alive():
-            time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.05))
-        assert writer.pid is not None
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.join()
-        steps = checkpoint.steps(tmp_path)
-        assert len(steps) in (1, 2, 3)  # the third: killed between the rename and the pruning
+    for steps in steps_left(_save_until_killed, tmp_path, processes):
         for step in steps:
             loaded = checkpoint.load(checkpoint.find(tmp_path, step))
             assert loaded.state == {"step": step}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from clearseek.train.checkpoints import checkpoint, files, saver
 from clearseek.train.checkpoints.files import Held, whole
 from clearseek.train.checkpoints.saver import Saver
 from clearseek.train.parallel.group import Group
+from tests.train.checkpoints.harm import steps_left
 
 
 def held(value: float, size: int = 8) -> dict[str, Held]:
@@ -164,18 +163,7 @@ def _save_until_killed(folder: str) -> None:
 
 
 def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(tmp_path: Path, processes: ForkServerContext) -> None:
-    chance = random.Random(0)
-    for _ in range(10):
-        writer = processes.Process(target=_save_until_killed, args=(str(tmp_path),))
-        writer.start()
-        while len(checkpoint.steps(tmp_path)) < 2 and writer.is_alive():
-            time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.05))
-        assert writer.pid is not None
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.join()
-        steps = checkpoint.steps(tmp_path)
-        assert len(steps) in (1, 2, 3)  # the third: killed between the rename and the pruning
+    for steps in steps_left(_save_until_killed, tmp_path, processes):
         for step in steps:
             loaded = checkpoint.load(checkpoint.find(tmp_path, step))
             assert loaded.state == {"step": step} and loaded.tensors["weights"]["w"].eq(step).all()

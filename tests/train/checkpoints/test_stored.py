@@ -25,6 +25,7 @@ from clearseek.train.checkpoints.record import canonical
 from clearseek.train.checkpoints.stored import cut
 from clearseek.train.chunks import hash_tensors
 from tests.train.checkpoints.cuts import GROUPS, Tensors, anyhow, dealt, layouts, some_tensors, write
+from tests.train.checkpoints.harm import flip_a_bit
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +110,6 @@ def test_pytorchs_own_reader_reads_the_files(tmp_path: Path) -> None:
     load(found, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
     for group in ("weights", "optimizer"):
         assert all(torch.equal(found[name], each.view(-1)) for name, each in tensors[group].items())
-
-
-def flip_a_bit(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[len(data) * 3 // 4] ^= 1
-    file.write_bytes(data)
 
 
 @pytest.mark.parametrize("name", ["weights-00001.safetensors", "optimizer-00003.safetensors", "checkpoint.json"])

@@ -169,12 +169,16 @@ def _newest(folder: Path) -> int:
     return max(checkpoint.steps(folder), default=0)
 
 
+def end_well(group: list[Any]) -> None:
+    for each in group:
+        each.join(60)
+    assert [each.exitcode for each in group] == [0] * SIZE
+
+
 def test_steps_go_on_beside_a_slow_disk(tmp_path: Path, processes: ForkServerContext) -> None:
     folder = tmp_path / "checkpoints"
     with started(processes, _go_on_beside_a_slow_disk, folder, tmp_path) as group:
-        for each in group:
-            each.join(60)
-        assert [each.exitcode for each in group] == [0] * SIZE
+        end_well(group)
     assert json.loads((tmp_path / "0.json").read_text()) == [4 * step for step in range(20)]
     check(folder, 1)
 
@@ -182,9 +186,7 @@ def test_steps_go_on_beside_a_slow_disk(tmp_path: Path, processes: ForkServerCon
 def test_one_full_disk_is_one_error_that_names_the_process(tmp_path: Path, processes: ForkServerContext) -> None:
     folder = tmp_path / "checkpoints"
     with started(processes, _fail_on_one, folder, tmp_path) as group:
-        for each in group:
-            each.join(60)
-        assert [each.exitcode for each in group] == [0] * SIZE
+        end_well(group)
     said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(SIZE)]
     assert all(len(one) == 1 and "exceed the largest file" in one[0] for one in said)
     assert all(f"process 2 ({socket.gethostname()})" in one[0] for one in said[:2] + said[3:])
