@@ -1,19 +1,44 @@
-"""What a count of right answers says: pass@k without bias, and intervals for a share.
+"""What a score says: pass@k without bias, and intervals for a share of right answers.
 
 *pass@k* is the chance that at least one of k samples is right. Taking ``1 - (1 - share)^k`` of a measured share is too
 low on average; drawing k of the n samples without putting any back is not (Chen et al., 2021, arXiv:2107.03374,
 section 2.1).
 
-*Intervals.* Wilson's (1927) is the set of shares that a test by the normal distribution would not refuse: right on
-average, and sensible at 0 and 1, unlike the share plus or minus twice its standard error. Clopper and Pearson's (1934)
-comes from the binomial distribution itself and holds its confidence for every share, at the price of being wider.
+*One sample of each question.* Wilson's (1927) interval is the set of shares that a test by the normal distribution
+would not refuse: right on average, and sensible at 0 and 1, unlike the share plus or minus twice its standard error.
+Clopper and Pearson's (1934) comes from the binomial distribution itself and holds its confidence for every share, at
+the price of being wider.
+
+*Several samples of each question* can answer two questions, whose intervals differ several times in width:
+
+- :func:`fixed_questions`: how far would the score move if the same questions were asked again? Only sampling moves it.
+- :func:`sampled_questions`: how well does the model do on questions *like* these? The questions are a sample too, and
+  the samples of one question are alike (Miller, 2024, arXiv:2411.00640, section 2.2).
+
+Below some 300 questions the normal approximation is too narrow (Bowyer et al., 2025, arXiv:2503.01747): what is not
+exact here goes through Wilson's interval with an *effective* number of trials, after Korn and Graubard (1998).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+_ALIKE = np.linspace(0.01, 0.99, 30)
+"""Correlations of two samples of a question that are considered, none to full."""
+
+
+class Interval(NamedTuple):
+    """Bounds of a share, both within it."""
+
+    low: float
+    high: float
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -34,31 +59,119 @@ def mean_pass_at_k(samples: int, right: Sequence[int], k: int) -> float:
     return fmean(pass_at_k(samples, each, k) for each in right) if right else math.nan
 
 
-def wilson_interval(right: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(right: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
     """Wilson's interval for the share of right ones; (0, 1) for no trials.
 
     Raises ValueError unless 0 <= right <= trials and 0 < confidence < 1.
     """
-    _check(right, trials, confidence)
-    if not trials:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share, scale = right / trials, 1 + z * z / trials
-    middle = (share + z * z / (2 * trials)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return (max(0.0, middle - half) if right else 0.0), (min(1.0, middle + half) if right < trials else 1.0)
+    return _binomial(right, trials, confidence, "wilson")
 
 
-def exact_interval(right: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+def exact_interval(right: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
     """Clopper and Pearson's interval for the share of right ones; (0, 1) for no trials.
 
     Raises ValueError unless 0 <= right <= trials and 0 < confidence < 1.
     """
+    return _binomial(right, trials, confidence, "exact")
+
+
+def fixed_questions(right: Sequence[int], samples: int, confidence: float = CONFIDENCE) -> Interval:
+    """Interval for the mean share of right samples, had these same questions been sampled without end.
+
+    With one sample a question nothing tells sampling from questions, and the interval is Wilson's: too wide if anything.
+
+    Args:
+        right: Right samples of each question.
+        samples: Samples of each question.
+        confidence: Wanted chance that such an interval holds the true value.
+
+    Raises ValueError where a count does not fit, or confidence is not between 0 and 1.
+    """
+    x_Q = _shares(right, samples, confidence)
+    if not len(x_Q):
+        return Interval(0.0, 1.0)
+    mean, trials = float(x_Q.mean()), len(x_Q) * samples
+    if samples == 1:
+        return _effective(mean, trials, confidence)
+    # Without bias for each question; pulled to the binomial's by a sample of either kind, so that 4 of 4 is not certain.
+    p_Q = (x_Q * samples + mean) / (samples + 1)
+    variance = float((p_Q * (1 - p_Q)).mean()) * samples / (samples - 1) / trials
+    variance = min(variance, mean * (1 - mean) / trials) if 0 < mean < 1 else 0.0
+    return _effective(mean, mean * (1 - mean) / variance if variance > 0 else trials, confidence)
+
+
+def sampled_questions(right: Sequence[int], samples: int, confidence: float = CONFIDENCE) -> Interval:
+    """Interval for the mean share of right samples over all questions that these were drawn from.
+
+    The number of effective trials lies between that of questions and that of samples, by how alike a question's samples
+    are. Two estimates of that are made, and the smaller one is used: from the spread of the questions' shares (Korn and
+    Graubard, 1998), which takes no model and few questions mislead, and from a beta-binomial likelihood.
+
+    Args:
+        right: Right samples of each question.
+        samples: Samples of each question.
+        confidence: Wanted chance that such an interval holds the true value.
+
+    Raises ValueError where a count does not fit, or confidence is not between 0 and 1.
+    """
+    from scipy import stats
+
+    x_Q = _shares(right, samples, confidence)
+    questions = len(x_Q)
+    if questions < 2:
+        return Interval(0.0, 1.0)
+    mean = float(x_Q.mean())
+    if samples == 1:
+        return _effective(mean, questions, confidence)
+    spread = float(x_Q.var(ddof=1)) / questions
+    by_spread = min(mean * (1 - mean) / spread, questions * samples) if spread else questions
+    tail = 0.5 + confidence / 2
+    by_spread *= float(stats.norm.ppf(tail) / stats.t.ppf(tail, questions - 1)) ** 2
+    by_model = questions * samples / (1 + (samples - 1) * _likeness(right, samples))
+    return _effective(mean, min(by_spread, by_model), confidence)
+
+
+def _likeness(right: Sequence[int], samples: int) -> float:
+    """Mean correlation of two samples of a question, by the beta-binomial likelihood at the mean share."""
+    from scipy.special import betaln
+
+    counts = np.bincount(np.asarray(right), minlength=samples + 1)
+    share = (sum(right) + 0.5) / (len(right) * samples + 1)
+    size = 1 / _ALIKE - 1
+    a, b, told = share * size, (1 - share) * size, np.zeros(len(size))
+    for k in counts.nonzero()[0]:
+        told += counts[k] * (betaln(a + k, b + samples - k) - betaln(a, b))
+    told -= 0.5 * np.log(_ALIKE)  # the prior: questions of most sets are less alike than not
+    weight = np.exp(told - told.max())
+    return float((weight * _ALIKE).sum() / weight.sum())
+
+
+def _shares(right: Sequence[int], samples: int, confidence: float) -> NDArray[np.float64]:
+    for each in right:
+        _check(each, samples, confidence)
+    _check(0, samples, confidence)
+    return np.asarray(right, dtype=np.float64) / max(samples, 1)
+
+
+def _binomial(right: int, trials: int, confidence: float, method: str) -> Interval:
+    from scipy.stats import binomtest
+
     _check(right, trials, confidence)
-    tail = (1 - confidence) / 2
-    low = _share_with_tail(right, trials, tail) if right else 0.0
-    high = 1 - _share_with_tail(trials - right, trials, tail) if right < trials else 1.0
-    return low, high
+    if not trials:
+        return Interval(0.0, 1.0)
+    found = binomtest(right, trials).proportion_ci(confidence, method=method)
+    return Interval(float(found.low), float(found.high))
+
+
+def _effective(mean: float, trials: float, confidence: float) -> Interval:
+    """Wilson's interval, whose number of trials need not be whole."""
+    from scipy.stats import norm
+
+    z = float(norm.ppf(0.5 + confidence / 2))
+    scale = 1 + z * z / trials
+    middle = (mean + z * z / (2 * trials)) / scale
+    half = z / scale * math.sqrt(mean * (1 - mean) / trials + z * z / (4 * trials * trials))
+    return Interval(max(0.0, middle - half) if mean else 0.0, min(1.0, middle + half) if mean < 1 else 1.0)
 
 
 def _check(right: int, trials: int, confidence: float) -> None:
@@ -66,47 +179,3 @@ def _check(right: int, trials: int, confidence: float) -> None:
         raise ValueError(f"{right} right of {trials} trials")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence}: use a number between 0 and 1")
-
-
-def _share_with_tail(right: int, trials: int, tail: float) -> float:
-    """The share at which so many right ones or more have the chance `tail`, by halving an interval."""
-    low, high = 0.0, 1.0
-    while True:
-        middle = (low + high) / 2
-        if middle in (low, high):
-            return middle
-        if _at_least(right, trials, middle) < tail:
-            low = middle
-        else:
-            high = middle
-
-
-def _at_least(right: int, trials: int, share: float) -> float:
-    """Chance of `right` or more of `trials`, `right` at least 1: the regularised incomplete beta function."""
-    a, b = float(right), float(trials - right + 1)
-    if share <= 0 or share >= 1:
-        return float(share >= 1)
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(share) + b * math.log1p(-share)
-    )
-    if share < (a + 1) / (a + b + 2):  # where the fraction converges fast
-        return front * _beta_fraction(a, b, share) / a
-    return 1 - front * _beta_fraction(b, a, 1 - share) / b
-
-
-def _beta_fraction(a: float, b: float, x: float) -> float:
-    """Continued fraction of the incomplete beta function (NIST Digital Library 8.17.22), by Lentz's method."""
-    tiny = 1e-300
-    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1) or tiny)
-    value, m = d, 0
-    while True:
-        m += 1
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d = 1 / (1 + term * d or tiny)
-            c = 1 + term / c or tiny
-            step = c * d
-            value *= step
-        if abs(step - 1) < 1e-14:
-            return value
