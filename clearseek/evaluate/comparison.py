@@ -40,7 +40,10 @@ class Comparison:
     """Chance of a difference as large, were the models equally good; Holm's where there are several tasks."""
     test: str
     smallest: float
-    """Smallest difference that this test, with so many questions, would have seen with a chance of 80 %."""
+    """Smallest difference that this test, with so many questions, would have seen with a chance of 80 %; infinite where
+    it sees none."""
+    factor: float
+    """How many times as many questions would show the difference that was seen, were it true; infinite for none."""
     confidence: float = CONFIDENCE
 
     @property
@@ -55,11 +58,6 @@ class Comparison:
             return "cannot be told apart"
         return "better" if self.difference > 0 else "worse"
 
-    @property
-    def factor(self) -> float:
-        """How many times as many questions would show the difference that was seen, were it true; infinite for none."""
-        return (self.smallest / self.difference) ** 2 if self.difference else math.inf
-
     def sentence(self, unit: float = 100.0, name: str = "points") -> str:
         """One honest sentence about the first model."""
         seen = f"{abs(self.difference) * unit:.1f} {name}"
@@ -69,9 +67,9 @@ class Comparison:
             return f"{self.verdict}: by {seen} {with_n} ({low:+.1f} to {high:+.1f}, p = {told_p(self.p)})"
         told = f"cannot be told apart {with_n}"
         if not self.difference:
-            return f"{told}: the scores are equal, and only {self.smallest * unit:.1f} {name} would have been seen"
-        times = math.ceil(max(self.factor, 1.0) * 10) / 10
-        return f"{told}: {seen} apart; {times:,.4g} times as many would be needed"
+            seen = f"only {self.smallest * unit:.1f} {name}" if math.isfinite(self.smallest) else "no difference at all"
+            return f"{told}: the scores are equal, and {seen} would have been seen"
+        return f"{told}: {seen} apart; {math.ceil(self.factor * 10) / 10:,.4g} times as many would be needed"
 
 
 def told_p(p: float) -> str:
@@ -104,12 +102,15 @@ def compare(
     binary = samples == 1 and set(np.unique(np.concatenate([a, b]))) <= {0.0, 1.0}
     if binary:
         p, test = mcnemar(int((d > 0).sum()), int((d < 0).sum())), "McNemar's exact test"
-        smallest = _smallest_binary(len(d), float((d != 0).mean()), 1 - confidence)
+        discordant = float((d != 0).mean())
+        smallest = _smallest_binary(len(d), discordant, 1 - confidence)
+        factor = _questions_for(abs(float(d.mean())), len(d), discordant, 1 - confidence) / len(d)
     else:
         p, test = paired_permutation(d, seed), "paired permutation test"
         smallest = _smallest_mean(d, 1 - confidence, seed)
+        factor = (smallest / float(d.mean())) ** 2 if d.mean() else math.inf
     interval = difference_interval(d, confidence, seed)
-    return Comparison(len(d), float(a.mean()), float(b.mean()), interval, p, test, smallest, confidence)
+    return Comparison(len(d), float(a.mean()), float(b.mean()), interval, p, test, smallest, factor, confidence)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -158,7 +159,7 @@ def difference_interval(
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p-values of several tasks, such that one below 5 % by chance alone is seen in 5 % of all comparisons (Holm, 1979)."""
+    """p-values of several tasks: one below 5 % by chance alone is seen in 5 % of all comparisons (Holm, 1979)."""
     adjusted, largest, left = dict[str, float](), 0.0, len(p_values)
     for name, p in sorted(p_values.items(), key=lambda each: each[1]):
         largest = max(largest, min(1.0, p * left))
@@ -174,10 +175,10 @@ def _smallest_binary(questions: int, discordant: float, level: float) -> float:
     from scipy.stats import binom
 
     share = max(discordant, 1 / questions)
-    n_N = np.arange(questions + 1)
+    n_N = np.arange(int(binom.ppf(1e-9, questions, share)), int(binom.isf(1e-9, questions, share)) + 1)
+    n_N = n_N if len(n_N) <= 400 else np.unique(np.linspace(n_N[0], n_N[-1], 400).astype(int))
     weight_N = binom.pmf(n_N, questions, share)
-    n_N = n_N[weight_N > 1e-9]
-    weight_N = weight_N[weight_N > 1e-9]
+    weight_N /= weight_N.sum()
     # Largest count of the rarer kind at which the test still refuses; -1 for none.
     most_N = binom.ppf(level / 2, n_N, 0.5) - (binom.cdf(binom.ppf(level / 2, n_N, 0.5), n_N, 0.5) > level / 2)
 
@@ -196,17 +197,30 @@ def _smallest_binary(questions: int, discordant: float, level: float) -> float:
 
 
 def _more_discordant(questions: int, level: float, share: float) -> float:
-    """Smallest difference seen where one model alone is ever right; 1 where even that on all questions is not."""
+    """Smallest difference seen where one model alone is ever right; infinite where even on all questions none is."""
     from scipy.stats import binom
 
     needed = next((n for n in range(1, questions + 1) if 2 * 0.5**n <= level), questions + 1)
     low, high = share, 1.0
     if needed > questions:
-        return 1.0
+        return math.inf
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if binom.sf(needed - 1, questions, middle) < POWER else (low, middle)
     return high
+
+
+def _questions_for(difference: float, questions: int, discordant: float, level: float) -> float:
+    """Questions with which McNemar's exact test has its power for a difference; infinite for none."""
+    if not difference:
+        return math.inf
+    few, many = questions, questions
+    while _smallest_binary(many, discordant, level) > difference and many < 10**7:
+        few, many = many, 2 * many
+    while many - few > max(1, many // 200):
+        middle = (few + many) // 2
+        few, many = (middle, many) if _smallest_binary(middle, discordant, level) > difference else (few, middle)
+    return many
 
 
 def _smallest_mean(d: NDArray[np.float64], level: float, seed: int) -> float:

@@ -78,7 +78,7 @@ def exact_interval(right: int, trials: int, confidence: float = CONFIDENCE) -> I
 def fixed_questions(right: Sequence[int], samples: int, confidence: float = CONFIDENCE) -> Interval:
     """Interval for the mean share of right samples, had these same questions been sampled without end.
 
-    With one sample a question nothing tells sampling from questions, and the interval is Wilson's: too wide if anything.
+    With one sample a question nothing tells sampling from questions; the interval is Wilson's, too wide if anything.
 
     Args:
         right: Right samples of each question.
@@ -93,7 +93,7 @@ def fixed_questions(right: Sequence[int], samples: int, confidence: float = CONF
     mean, trials = float(x_Q.mean()), len(x_Q) * samples
     if samples == 1:
         return _effective(mean, trials, confidence)
-    # Without bias for each question; pulled to the binomial's by a sample of either kind, so that 4 of 4 is not certain.
+    # Of each question without bias, and pulled to the mean by one sample, so that 4 of 4 is not certain.
     p_Q = (x_Q * samples + mean) / (samples + 1)
     variance = float((p_Q * (1 - p_Q)).mean()) * samples / (samples - 1) / trials
     variance = min(variance, mean * (1 - mean) / trials) if 0 < mean < 1 else 0.0
@@ -124,7 +124,8 @@ def sampled_questions(right: Sequence[int], samples: int, confidence: float = CO
     if samples == 1:
         return _effective(mean, questions, confidence)
     spread = float(x_Q.var(ddof=1)) / questions
-    by_spread = min(mean * (1 - mean) / spread, questions * samples) if spread else questions
+    most = questions * samples if 0 < mean < 1 else questions
+    by_spread = min(mean * (1 - mean) / spread, most) if spread else most
     tail = 0.5 + confidence / 2
     by_spread *= float(stats.norm.ppf(tail) / stats.t.ppf(tail, questions - 1)) ** 2
     by_model = questions * samples / (1 + (samples - 1) * _likeness(right, samples))
