@@ -107,9 +107,9 @@ def recipe_of(folder: Path, settings: dict[str, Any]) -> Any:
     """Recipe and questions of a case, whose rewards have a spread."""
     from clearseek.config.posttraining import with_defaults
     from clearseek.data.tokenizer import Tokenizer
-    from clearseek.posttrain.problems import Problem, Problems
-    from clearseek.posttrain.questions import Questions
-    from clearseek.posttrain.rewards import Scored, scored
+    from clearseek.problems.problems import Problem, Problems
+    from clearseek.problems.questions import Questions
+    from clearseek.problems.rewards import Scored, scored
     from clearseek.recipe import parse_recipe
 
     class Parity(Questions):

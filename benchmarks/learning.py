@@ -117,8 +117,8 @@ def measured(run: Path, problems: Changes, seed: int) -> dict[str, Any]:
     """A run's share of held-out problems with one completion and with 16, each with its interval."""
     from clearseek.config.posttraining import ProblemsConfig
     from clearseek.data.tokenizer import Tokenizer
-    from clearseek.posttrain.questions import questions_of
     from clearseek.posttrain.solved import PASS, measure, measure_at_k, pass_at
+    from clearseek.problems.questions import questions_of
     from clearseek.train.run import Run
 
     what = Run(run)

@@ -43,22 +43,22 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "posttrain/rollouts.py": [
         ("\" \".join(map(str, address))", "\"\".join(map(str, address))", "addresses that share a seed"),
     ],
-    "posttrain/rewards.py": [
+    "problems/rewards.py": [
         ("answer if found and marker not in answer else None", "completion.rpartition(marker)[2] if found else None", "the last of many answers counts"),
         ("Counter(token for token in tokens if token[0].isdigit()) != Counter(map(str, numbers))", "{token for token in tokens if token[0].isdigit()} != set(map(str, numbers))", "a number twice"),
     ],
-    "posttrain/rewards.py:exact_integer": [
+    "problems/rewards.py:exact_integer": [
         ("    if not _INTEGER.fullmatch(answer):\n        return scored(\"not an integer\")\n    return scored(\"right\" if answer == str(truth) else \"wrong\")",
          "    if not re.fullmatch(\"-?[0-9]+\", answer):\n        return scored(\"not an integer\")\n    return scored(\"right\" if int(answer) == truth else \"wrong\")", "leading zeros accepted"),
     ],
-    "posttrain/problems.py": [
+    "problems/problems.py": [
         ("hashlib.sha256(problem.name.encode())", "hashlib.sha256(f\"{self.config.seed} {problem.name}\".encode())", "held out under one seed alone"),
         ("found.setdefault(problem.prompt, problem)", "found.setdefault(str(index), problem)", "a problem held out twice"),
     ],
-    "posttrain/prompts.py": [
+    "problems/prompts.py": [
         ("if not ended:", "if not ended and template != \"plain\":", "reward for completions that were cut off"),
     ],
-    "posttrain/questions.py": [
+    "problems/questions.py": [
         ("problem.answer, tuple(tokens), ended) for", "problem.answer, tuple(tokens)) for", "programs that were cut off have the reward of those that ended"),
     ],
     "posttrain/solved.py": [
@@ -169,7 +169,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("(rank + 3) // 4 * 4", "rank // 4 * 4", "the last rows of a rank that is no multiple of 4"),
     ],
     "evaluate/statistics.py": [
-        ("inv_cdf(0.5 + confidence / 2)", "inv_cdf(confidence)", "z of one side"),
+        ("z = float(norm.ppf(0.5 + confidence / 2))", "z = float(norm.ppf(confidence))", "z of one side"),
+        ("min(by_spread, by_model)", "most", "questions as a sample, whose samples count as independent"),
         ("(every - math.comb(samples - right, k)) / every", "1 - (1 - right / samples) ** k", "pass@k with its bias"),
     ],
     "inference/batch.py": [

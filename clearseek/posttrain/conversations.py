@@ -71,8 +71,8 @@ def demonstrations(
     What ClearSeek's generators make has the licence of the code. Raises UserError where there are not so many, or one
     has no solution.
     """
-    from clearseek.posttrain.problems import Problems
-    from clearseek.posttrain.prompts import demonstration
+    from clearseek.problems.problems import Problems
+    from clearseek.problems.prompts import demonstration
 
     problems, seen = Problems(config), set[str]()
     for index in range(10_000 + 10 * count):

@@ -34,12 +34,12 @@ from clearseek.posttrain.child import Child
 from clearseek.posttrain.losses import LossSettings, advantages, entropy_weights, token_weights
 from clearseek.posttrain.parent import adopt
 from clearseek.posttrain.pictures import learning_curve
-from clearseek.posttrain.questions import Questions, questions_of
-from clearseek.posttrain.rewards import Scored
 from clearseek.posttrain.rollouts import Asked, Rollouts, Writer, seed_of, settings_of
 from clearseek.posttrain.samples import rounds_shown, write_samples
-from clearseek.posttrain.sandbox import refuse_unguarded
 from clearseek.posttrain.solved import PASS, measure
+from clearseek.problems.questions import Questions, questions_of
+from clearseek.problems.rewards import Scored
+from clearseek.problems.sandbox import refuse_unguarded
 from clearseek.train.checkpoints import checkpoint
 from clearseek.train.record import LOSS
 from clearseek.train.run import Run, model_of

@@ -33,10 +33,10 @@ from clearseek.jsontext import strict_json
 from clearseek.posttrain.grpo import PolicyOptimisation
 from clearseek.posttrain.material import Exercises
 from clearseek.posttrain.pictures import Column, ladder_picture
-from clearseek.posttrain.questions import Questions, questions_of
 from clearseek.posttrain.samples import chosen_rounds, shown, table_of
 from clearseek.posttrain.solved import PASS, measure, measure_at_k, pass_at
 from clearseek.posttrain.texts import TEXTS, read_texts
+from clearseek.problems.questions import Questions, questions_of
 from clearseek.recipe import load_recipe
 from clearseek.train.run import Run
 from clearseek.train.transcript import check_transcript, last_line

@@ -20,10 +20,10 @@ from clearseek.data.manifest import canonical_sha256
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.model.transformer import DeepSeekModel
-from clearseek.posttrain.problems import Problem
-from clearseek.posttrain.prompts import score
-from clearseek.posttrain.questions import questions_of
 from clearseek.posttrain.solved import PROBLEMS, measure
+from clearseek.problems.problems import Problem
+from clearseek.problems.prompts import score
+from clearseek.problems.questions import questions_of
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.task import Progress
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clearseek.files import write_atomic
-from clearseek.posttrain.questions import Questions
 from clearseek.posttrain.rollouts import Rollouts
+from clearseek.problems.questions import Questions
 
 SHARES = (0.0, 0.25, 0.5, 1.0)
 """Shares of a run whose completions are shown."""

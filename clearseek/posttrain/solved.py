@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from clearseek.evaluate.statistics import mean_pass_at_k, wilson_interval
 from clearseek.inference.request import Settings
 from clearseek.model.transformer import DeepSeekModel
-from clearseek.posttrain.problems import Problem
-from clearseek.posttrain.questions import Questions
 from clearseek.posttrain.rollouts import seed_of, write_completions
+from clearseek.problems.problems import Problem
+from clearseek.problems.questions import Questions
 from clearseek.train.task import Progress
 
 PASS = "held_out_pass_at_1"

@@ -2,7 +2,7 @@
 
 A teacher that shows only text teaches by it: it goes on from the first tokens of documents, or answers problems, and
 the student learns what it wrote. The teacher is a model that our engine runs, whose text follows from weights, prompt,
-seed and number, or an endpoint (:mod:`clearseek.posttrain.endpoint`), which promises nothing. Texts cost time or money,
+seed and number, or an endpoint (:mod:`clearseek.endpoint`), which promises nothing. Texts cost time or money,
 so each is kept when it comes: a run that was killed asks only for those that are missing.
 """
 
@@ -20,17 +20,18 @@ import torch
 from clearseek.config import DistilConfig
 from clearseek.cores import sharing_cores
 from clearseek.data.manifest import canonical_sha256
+from clearseek.endpoint import Endpoint, Named, Written
 from clearseek.errors import UserError
 from clearseek.files import append, reading, writing
 from clearseek.inference.request import Settings
 from clearseek.model.transformer import DeepSeekModel
-from clearseek.posttrain.endpoint import Endpoint, Written
 from clearseek.posttrain.material import Prompt, ids_of
 from clearseek.posttrain.parent import tokenizer_file, weights_of
 from clearseek.posttrain.rollouts import write_completions
 from clearseek.train.chunks import hash_tensors
 
 TEXTS = "texts.jsonl"
+TEACHER = Named("distil.teacher", "distil.model_name", "CLEARSEEK_TEACHER_KEY")
 _AT_ONCE = 64
 """Texts that are written at once, and kept together."""
 _REQUESTS = 4
@@ -54,7 +55,7 @@ def writer_of(settings: DistilConfig) -> Writer:
 
 class _Remote:
     def __init__(self, settings: DistilConfig) -> None:
-        self._settings, self._endpoint = settings, Endpoint(settings.teacher, settings.model_name)
+        self._settings, self._endpoint = settings, Endpoint(settings.teacher, settings.model_name, TEACHER)
 
     def record(self) -> dict[str, str]:
         return {"name": self._endpoint.model, "address": self._endpoint.address}

@@ -21,9 +21,9 @@ from clearseek.data.manifest import FORMAT, SPLITS, DocumentEntry, FileEntry, Ma
 from clearseek.data.manifest import canonical_sha256 as canonical
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.files import atomic_folder, sha256_file
-from clearseek.posttrain.problems import Problem
-from clearseek.posttrain.questions import Questions, questions_of
 from clearseek.posttrain.solved import PROBLEMS
+from clearseek.problems.problems import Problem
+from clearseek.problems.questions import Questions, questions_of
 
 LICENCE: Final = "Apache-2.0"
 """Of what ClearSeek's generators make, and reasoning-gym's; programs to write have the licence of `data.licence`."""

@@ -21,7 +21,7 @@ from clearseek.posttrain.grpo import Grpo
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import dimensions, weights_of
 from clearseek.posttrain.peft import load_peft
-from clearseek.posttrain.questions import Questions
+from clearseek.problems.questions import Questions
 from clearseek.recipe import load_recipe
 from clearseek.train.checkpoints import checkpoint
 from clearseek.train.chunks import hash_tensors

@@ -14,19 +14,19 @@ from clearseek.cli import main
 from clearseek.config import ProblemsConfig
 from clearseek.data.manifest import read_manifest
 from clearseek.data.tokenizer import SMALLEST_VOCABULARY, train
-from clearseek.posttrain import cell, prompts, sandbox
-from clearseek.posttrain.problems import Problems
-from clearseek.posttrain.prompts import score
-from clearseek.posttrain.questions import Questions
-from clearseek.posttrain.rewards import Scored, scored
+from clearseek.problems import cell, prompts, sandbox
+from clearseek.problems.problems import Problems
+from clearseek.problems.prompts import score
+from clearseek.problems.questions import Questions
+from clearseek.problems.rewards import Scored, scored
 from clearseek.recipe import load_recipe
 from clearseek.train.run import Run
 from clearseek.train.transcript import check_transcript
 from clearseek.verify.children import task_of
 from clearseek.verify.rows import MachineError
 from tests.posttrain.conftest import write_lines
-from tests.posttrain.test_rewards import HOSTILE
 from tests.posttrain.tiny import parent
+from tests.problems.test_rewards import HOSTILE
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="the kernel's guards"

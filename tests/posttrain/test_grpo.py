@@ -13,9 +13,9 @@ import torch
 from clearseek.config import GrpoConfig
 from clearseek.errors import UserError
 from clearseek.posttrain.grpo import PASS, Grpo, PolicyOptimisation, _notes
-from clearseek.posttrain.questions import Questions
-from clearseek.posttrain.rewards import scored
 from clearseek.posttrain.rollouts import Rollouts, seed_of
+from clearseek.problems.questions import Questions
+from clearseek.problems.rewards import scored
 from clearseek.train.checkpoints import checkpoint
 from clearseek.train.origin import origin_of
 from clearseek.train.preflight import preflight
@@ -209,7 +209,7 @@ def test_answers_of_another_form_are_counted(base: Run, tmp_path: Path, monkeypa
 def test_problems_that_do_not_fit_are_refused_before_a_step(
     base: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problems: Any, more: dict[str, Any], words: str
 ) -> None:
-    monkeypatch.setattr("clearseek.posttrain.problems.MOST_TRIES", 300)
+    monkeypatch.setattr("clearseek.problems.problems.MOST_TRIES", 300)
     tables = {"grpo": GRPO | more.get("grpo", {}), "data": more.get("data", {})}
     recipe = child(base, problems={"kind": "addition"} | problems, **tables)
     with pytest.raises(UserError, match=words):

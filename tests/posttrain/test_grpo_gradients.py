@@ -13,8 +13,8 @@ from torch import Tensor
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.grpo import PolicyOptimisation
 from clearseek.posttrain.losses import entropy_weights
-from clearseek.posttrain.questions import Questions
 from clearseek.posttrain.rollouts import Rollouts
+from clearseek.problems.questions import Questions
 from clearseek.train.run import Run
 from tests.posttrain.test_grpo import task_of
 from tests.posttrain.tiny import easy, parent

@@ -25,10 +25,10 @@ from clearseek.posttrain import ladder, solved
 from clearseek.posttrain.grpo import PolicyOptimisation
 from clearseek.posttrain.lessons import Texts
 from clearseek.posttrain.pictures import Column, ladder_picture
-from clearseek.posttrain.problems import Problems
-from clearseek.posttrain.questions import Questions
 from clearseek.posttrain.rollouts import seed_of
 from clearseek.posttrain.samples import Shown, visible
+from clearseek.problems.problems import Problems
+from clearseek.problems.questions import Questions
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.record import StepRecord
 from clearseek.train.run import Run

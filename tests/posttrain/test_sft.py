@@ -31,8 +31,8 @@ from clearseek.hub.write import export_hf
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import dimensions
-from clearseek.posttrain.problems import Problems
 from clearseek.posttrain.sft import FineTuning
+from clearseek.problems.problems import Problems
 from clearseek.recipe import load_recipe
 from clearseek.train.checkpoints import checkpoint
 from clearseek.train.run import Run, model_of

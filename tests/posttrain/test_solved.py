@@ -12,9 +12,9 @@ from clearseek.data.tokenizer import SMALLEST_VOCABULARY, train
 from clearseek.evaluate.statistics import wilson_interval
 from clearseek.inference.batch import Completion
 from clearseek.posttrain import solved
-from clearseek.posttrain.problems import Problems
-from clearseek.posttrain.questions import Questions
 from clearseek.posttrain.rollouts import seed_of
+from clearseek.problems.problems import Problems
+from clearseek.problems.questions import Questions
 
 
 def test_an_evaluation_is_the_same_whether_its_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

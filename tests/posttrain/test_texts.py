@@ -11,10 +11,10 @@ import pytest
 
 from clearseek.config import DistilConfig
 from clearseek.data.tokenizer import Tokenizer
+from clearseek.endpoint import Written
 from clearseek.inference.batch import Completion
 from clearseek.inference.request import Settings
 from clearseek.posttrain import texts
-from clearseek.posttrain.endpoint import Written
 from clearseek.posttrain.texts import write_texts, writer_of
 from tests.posttrain.tiny import parent
 

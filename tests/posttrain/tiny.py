@@ -10,9 +10,9 @@ from clearseek.config import Recipe
 from clearseek.config.posttraining import with_defaults
 from clearseek.data.tokenizer import train
 from clearseek.model.transformer import DeepSeekModel
-from clearseek.posttrain.problems import Problem
-from clearseek.posttrain.questions import Questions
-from clearseek.posttrain.rewards import Scored, scored
+from clearseek.problems.problems import Problem
+from clearseek.problems.questions import Questions
+from clearseek.problems.rewards import Scored, scored
 from clearseek.recipe import parse_recipe
 from clearseek.train.checkpoints import checkpoint
 from clearseek.train.run import Run

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from clearseek.audit.evidence import Grade, Row
 from clearseek.files import sha256_file
 from clearseek.posttrain.methods import method_of
-from clearseek.posttrain.questions import Questions
 from clearseek.posttrain.rollouts import Rollouts, Writer, round_file, seed_of
+from clearseek.problems.questions import Questions
 from clearseek.release.make import make_release
 from clearseek.signing.manifest import MANIFEST, build
 from clearseek.train.chunks import hash_tensors

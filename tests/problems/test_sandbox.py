@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from clearseek.errors import UserError
-from clearseek.posttrain import cell, sandbox
-from clearseek.posttrain.rewards import Scored
-from clearseek.posttrain.sandbox import LONGEST_CODE, Call, Limits, code_reward, run
+from clearseek.problems import cell, sandbox
+from clearseek.problems.rewards import Scored
+from clearseek.problems.sandbox import LONGEST_CODE, Call, Limits, code_reward, run
 
 confined = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="the kernel's guards"
@@ -233,7 +233,7 @@ def test_no_process_and_no_folder_is_left(tmp_path: Path, monkeypatch: pytest.Mo
 @confined
 def test_the_program_dies_with_the_process_that_started_it() -> None:
     code = (
-        "from clearseek.posttrain.sandbox import *\nimport subprocess, clearseek.posttrain.sandbox as s\n"
+        "from clearseek.problems.sandbox import *\nimport subprocess, clearseek.problems.sandbox as s\n"
         "class Told(subprocess.Popen):\n"
         "  def __init__(self, *a, **k):\n    super().__init__(*a, **k)\n    print(self.pid, flush=True)\n"
         "s.subprocess.Popen = Told\nrun('while True: pass', [Call('1', 1)], Limits(seconds=99, cpu_seconds=60))"
@@ -268,7 +268,7 @@ def test_without_a_kernel_s_guard_python_refuses(name: str, tmp_path: Path) -> N
     victim.write_text("text")
     code = REFUSED[name].format(victim=str(victim), outside=str(outside))
     start = (
-        f"import sys\nsys.path.append({str(Path(cell.__file__).parents[2])!r})\nimport clearseek.posttrain.cell as c\n"
+        f"import sys\nsys.path.append({str(Path(cell.__file__).parents[2])!r})\nimport clearseek.problems.cell as c\n"
     )
     script = f"{start}import math, json\nc._refuse_in_python()\nimport fractions\ntry:\n"
     script += "".join(f"  {line}\n" for line in code.splitlines()) + "except PermissionError: print('refused')"

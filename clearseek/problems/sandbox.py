@@ -4,7 +4,7 @@ The tests are calls with their results. The process gets the calls; results come
 so the program sees no expected value and no verdict that it could write itself: leaving early, replacing functions of
 the library or printing "passed" gains nothing. A program gets 1 if every call returns what it should, else 0.
 
-**What this protects against**, on Linux on x86-64 and arm64 (guards in :mod:`clearseek.posttrain.cell`): the program
+**What this protects against**, on Linux on x86-64 and arm64 (guards in :mod:`clearseek.problems.cell`): the program
 opens no connection, starts no process or thread, signals no process, and writes, renames or removes no file. With
 Landlock (Linux 5.13) it reads Python's library alone; without, what the user may read. It has limits on memory, on time
 of the processor and of the clock, on open files and on output; it begins in an empty folder, with no variables of the
@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from clearseek.errors import UserError, one_line
-from clearseek.posttrain.rewards import Scored
+from clearseek.problems.rewards import Scored
 
 LONGEST_CODE = 1 << 16
 """Characters of a program; a longer one is not run."""
@@ -190,7 +190,7 @@ def _outcome(answer: bytes, note: str, status: int, expected: Sequence[str], lim
     if "seccomp" not in guards and not limits.unconfined:
         raise UserError(
             "this kernel cannot confine a program that a model wrote: run code rewards on Linux on x86-64 or arm64 "
-            "with seccomp, or set unconfined = true after reading clearseek/posttrain/sandbox.py"
+            "with seccomp, or set unconfined = true after reading clearseek/problems/sandbox.py"
         )
     if note:
         return Outcome(note, "", guards)

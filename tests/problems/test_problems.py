@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from clearseek.config import ProblemsConfig
 from clearseek.data.tokenizer import EOS, SMALLEST_VOCABULARY, Tokenizer, train
 from clearseek.errors import UserError
-from clearseek.posttrain.problems import GENERATOR, Draw, Problem, Problems, columns
-from clearseek.posttrain.prompts import Template, demonstration, prompt, score
-from clearseek.posttrain.rewards import right_form
-from tests.posttrain.test_rewards import HOSTILE
+from clearseek.problems.problems import GENERATOR, Draw, Problem, Problems, columns
+from clearseek.problems.prompts import Template, demonstration, prompt, score
+from clearseek.problems.rewards import right_form
 from tests.posttrain.tiny import child, parent
+from tests.problems.test_rewards import HOSTILE
 
 TEMPLATES: tuple[Template, ...] = ("plain", "chat", "r1-zero")
 EVERY: list[tuple[str, dict[str, Any]]] = [
@@ -242,7 +242,7 @@ def test_refused_settings(kind: str, chosen: dict[str, Any], words: str, tmp_pat
 
 
 def test_too_few_problems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clearseek.posttrain.problems.MOST_TRIES", 300)
+    monkeypatch.setattr("clearseek.problems.problems.MOST_TRIES", 300)
     with pytest.raises(UserError, match="too few exist"):
         problems_of("addition", {"digits": 1}, share=1e-9).held_out(0)
     with pytest.raises(UserError, match="ask for fewer"):

@@ -12,9 +12,9 @@ from clearseek.cores import default_threads
 from clearseek.data.manifest import canonical_sha256
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
-from clearseek.posttrain.problems import Problem, Problems
-from clearseek.posttrain.prompts import Template, prompt, score
-from clearseek.posttrain.rewards import Scored
+from clearseek.problems.problems import Problem, Problems
+from clearseek.problems.prompts import Template, prompt, score
+from clearseek.problems.rewards import Scored
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The program that :mod:`clearseek.posttrain.sandbox` starts: it gives up its rights, then runs what a model wrote.
+"""The program that :mod:`clearseek.problems.sandbox` starts: it gives up its rights, then runs what a model wrote.
 
 It is started by its path, imports the standard library alone, and reads one JSON object from its standard input: the
 code, the calls to make, and the limits. It answers on its standard output in lines of JSON: first the guards that hold,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clearseek.posttrain.rewards import (
+from clearseek.problems.rewards import (
     DEEPEST,
     LONGEST_COMPLETION,
     Scored,

@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from clearseek import endpoint
+from clearseek.endpoint import Endpoint, Named, Written
 from clearseek.errors import UserError
-from clearseek.posttrain import endpoint
-from clearseek.posttrain.endpoint import KEY, Endpoint
+
+KEY = "A_KEY_OF_THE_TESTS"
+NAMED = Named("the endpoint", "its model", KEY)
 
 TEXT = {"choices": [{"text": "a text", "finish_reason": "stop"}]}
 
@@ -71,20 +74,21 @@ def fake(*answers: tuple[int, bytes, dict[str, str]]) -> Iterator[Fake]:
         server.server_close()
 
 
-def written(url: str, **settings: Any) -> endpoint.Written:
-    settings = {"model": "m", "key": "", "sleep": lambda seconds: None, "seconds": 5.0} | settings
+def written(url: str, **settings: Any) -> Written:
+    settings = {"model": "m", "named": NAMED, "sleep": lambda seconds: None, "seconds": 5.0} | settings
     return Endpoint(url, **settings).write("once", 5, 0.5, 7)
 
 
-def test_what_is_asked() -> None:
+def test_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, "secret")
     with fake(answer()) as server:
-        found = written(server.url + "/", key="secret")
+        found = written(server.url + "/")
         assert (found.text, found.ended) == ("a text", True)
         path, headers, body = server.asked[0]
         assert path == "/v1/completions" and headers["Authorization"] == "Bearer secret"
         assert body == {"model": "m", "prompt": "once", "max_tokens": 5, "temperature": 0.5, "seed": 7, "n": 1}
     with fake(answer({"choices": [{"message": {"content": "hi"}, "finish_reason": "length"}]})) as server:
-        found = Endpoint(server.url, "m", key="").write([{"role": "user", "content": "x"}], 5, 1.0, 7)
+        found = Endpoint(server.url, "m", NAMED).write([{"role": "user", "content": "x"}], 5, 1.0, 7)
         assert (found.text, found.ended) == ("hi", False)
         assert server.asked[0][0] == "/v1/chat/completions" and server.asked[0][2]["messages"][0]["content"] == "x"
 
@@ -93,7 +97,7 @@ def test_the_only_model_is_taken() -> None:
     with fake(answer({"data": [{"id": "only"}]}), answer()) as server:
         assert written(server.url, model="").text == "a text" and server.asked[1][2]["model"] == "only"
     for data in ([{"id": "a"}, {"id": "b"}], [], "x", [{"id": 3}], [7]):
-        with fake(answer({"data": data})) as server, pytest.raises(UserError, match=r"distil\.model_name"):
+        with fake(answer({"data": data})) as server, pytest.raises(UserError, match="say which by its model"):
             written(server.url, model="")
 
 
@@ -135,10 +139,13 @@ def test_what_does_not_pass_is_an_error_that_says_what() -> None:
         (answer({"choices": [{"text": "a", "finish_reason": 3}]}), "text that is none"),
     ],
 )
-def test_answers_that_are_refused(given: tuple[int, bytes, dict[str, str]], told: str) -> None:
+def test_answers_that_are_refused(
+    given: tuple[int, bytes, dict[str, str]], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, "secret")
     with fake(given) as server:
         with pytest.raises(UserError, match=told) as error:
-            written(server.url, key="secret")
+            written(server.url)
         assert len(server.asked) == 1 and "secret" not in str(error.value)
 
 
@@ -162,34 +169,37 @@ def test_a_long_and_a_slow_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://example.org/v1", "in clear text: use https"),
     ],
 )
-def test_addresses_that_are_refused(address: str, told: str) -> None:
+def test_addresses_that_are_refused(address: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, "secretkey")
     with pytest.raises(UserError, match=told) as error:
-        Endpoint(address, "m", key="secretkey")
+        Endpoint(address, "m", NAMED)
     assert "secretkey" not in str(error.value)
 
 
-def test_a_key_with_line_ends_is_refused() -> None:
+def test_a_key_with_line_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, "a\r\nHost: b")
     with pytest.raises(UserError, match="characters that no key has"):
-        Endpoint("https://example.org/v1", "m", key="a\r\nHost: b")
+        Endpoint("https://example.org/v1", "m", NAMED)
 
 
 def test_our_own_server_teaches(tmp_path: Path, corpus: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A student learns from `clearseek serve`, whose texts do not change when they are asked for again."""
     from clearseek.cli import main
+    from clearseek.posttrain.texts import TEACHER
     from clearseek.train.session import train_recipe
     from clearseek.train.transcript import read_header
     from tests.posttrain.test_distil import lines_of, recipe
     from tests.serve.served import serving, tiny_model
     from tests.tiny import tiny
 
-    monkeypatch.setenv(KEY, "a-key")
+    monkeypatch.setenv(TEACHER.key, "a-key")
     train_recipe(tiny(train={"steps": 1}), tmp_path / "small", data)
     with serving(tiny_model(), keys=["a-key"]) as served:
         settings = {"form": "text", "teacher": served.url + "/v1", "texts": 9, "max_tokens": 8, "prompt_tokens": 4}
         file = recipe(tmp_path, tmp_path, corpus, settings)
         for name in ("one", "two"):
             assert main(["train", str(file), "--run", str(tmp_path / name)]) == 0
-        monkeypatch.setenv(KEY, "another")
+        monkeypatch.setenv(TEACHER.key, "another")
         assert main(["train", str(file), "--run", str(tmp_path / "three")]) != 0
     assert lines_of(tmp_path / "one") == lines_of(tmp_path / "two")
     teacher = read_header(tmp_path / "one" / "transcript.jsonl")["teacher"]

@@ -21,9 +21,9 @@ from typing import Literal
 
 from clearseek.chat.render import Rendered, render
 from clearseek.data.tokenizer import Tokenizer
-from clearseek.posttrain.problems import Problem
-from clearseek.posttrain.rewards import LONGEST_COMPLETION, Scored, after, answer_tag, countdown, exact_integer, scored
-from clearseek.posttrain.sandbox import Call, Limits, code_reward
+from clearseek.problems.problems import Problem
+from clearseek.problems.rewards import LONGEST_COMPLETION, Scored, after, answer_tag, countdown, exact_integer, scored
+from clearseek.problems.sandbox import Call, Limits, code_reward
 
 Template = Literal["plain", "chat", "r1-zero"]
 
@@ -65,7 +65,7 @@ def score(problem: Problem, completion: str, ended: bool, template: Template) ->
         completion: Text after the prompt, without the end-of-sequence token.
         ended: Whether the model ended the completion itself; one that was cut gets 0.
         template: Form of the prompt. In ``"r1-zero"`` the answer is what the one pair of answer tags holds; its form
-            has a reward of its own, :func:`clearseek.posttrain.rewards.right_form`.
+            has a reward of its own, :func:`clearseek.problems.rewards.right_form`.
     """
     if not ended:
         return scored("not ended")

@@ -15,14 +15,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from clearseek.errors import UserError
 from clearseek.jsontext import strict_json
 
-KEY: Final = "CLEARSEEK_TEACHER_KEY"
-"""Environment variable of the endpoint's API key."""
 SECONDS: Final = 300.0
 """Most seconds of a request."""
 TRIES: Final = 6
@@ -32,13 +31,23 @@ _LATER: Final = (408, 409, 429)
 _LONGEST_WAIT: Final = 60.0
 
 
+@dataclass(frozen=True)
+class Named:
+    """What errors call the settings of an endpoint."""
+
+    address: str
+    model: str
+    key: str
+    """Environment variable of the API key."""
+
+
 class Endpoint:
     """An OpenAI-compatible endpoint.
 
     Args:
         address: Its base, such as ``http://127.0.0.1:8000/v1``.
         model: Name of the model there, or an empty string for the only one.
-        key: The API key; that of :data:`KEY` by default.
+        named: Names of these settings; the API key is in the environment under one of them.
         seconds: Most seconds of a request.
         tries: How often a request is sent at most.
         sleep: Waits for some seconds; replaced in tests.
@@ -48,25 +57,26 @@ class Endpoint:
     """
 
     def __init__(
-        self, address: str, model: str = "", *, key: str | None = None, seconds: float = SECONDS, tries: int = TRIES,
+        self, address: str, model: str, named: Named, *, seconds: float = SECONDS, tries: int = TRIES,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         try:
             parts = urlsplit(address)
             host, _ = parts.hostname, parts.port
         except ValueError as error:
-            raise UserError(f"distil.teacher = {address!r:.200}: not an address: {error}") from None
+            raise UserError(f"{named.address} = {address!r:.200}: not an address: {error}") from None
         if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-            raise UserError(f"distil.teacher = {address!r:.200}: not an address such as http://127.0.0.1:8000/v1")
+            raise UserError(f"{named.address} = {address!r:.200}: not an address such as http://127.0.0.1:8000/v1")
         if parts.username is not None or parts.password is not None:
-            raise UserError(f"distil.teacher: the address holds a name or password: give a key by {KEY} instead")
-        self.address, self._seconds, self._tries, self._sleep = address.rstrip("/"), seconds, tries, sleep
+            raise UserError(f"{named.address}: the address holds a name or password: give a key by {named.key} instead")
+        self.address, self._named = address.rstrip("/"), named
+        self._seconds, self._tries, self._sleep = seconds, tries, sleep
         here = _is_here(host)
-        self._key = os.environ.get(KEY, "") if key is None else key
+        self._key = os.environ.get(named.key, "")
         if self._key and parts.scheme == "http" and not here:
-            raise UserError(f"{self.address}: the key of {KEY} would go over the network in clear text: use https")
+            raise UserError(f"{self.address}: {named.key} would go over the network in clear text: use https")
         if any(not 32 < ord(each) < 127 for each in self._key):
-            raise UserError(f"{KEY}: the key has characters that no key has, such as spaces or line ends")
+            raise UserError(f"{named.key}: the key has characters that no key has, such as spaces or line ends")
         handlers = [_NoRedirect(), *([urllib.request.ProxyHandler({})] if here else [])]
         self._opener = urllib.request.build_opener(*handlers)
         self.model = model or self._only_model()
@@ -98,7 +108,9 @@ class Endpoint:
         names = [each.get("id") for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
         if len(names) != 1 or not isinstance(names[0], str):
             shown = ", ".join(str(name) for name in names[:8]) or "none"
-            raise UserError(f"{self.address}: it has several models or none ({shown}): say which as distil.model_name")
+            raise UserError(
+                f"{self.address}: it has several models or none ({shown}): say which by {self._named.model}"
+            )
         return names[0]
 
     def _send(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
@@ -136,7 +148,7 @@ class Endpoint:
                 said = _said(error)
             if error.code in _LATER or error.code >= 500:
                 raise _LaterError(f"status {error.code}{said}", _seconds(error.headers.get("Retry-After"))) from None
-            cure = f": set {KEY}" if error.code in (401, 403) else ""
+            cure = f": set {self._named.key}" if error.code in (401, 403) else ""
             raise UserError(f"{where}: refused with status {error.code}{said}{cure}") from None
         except TimeoutError:
             raise _LaterError(f"no answer within {self._seconds:g} s") from None

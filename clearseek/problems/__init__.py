@@ -1,0 +1,1 @@
+"""Problems with answers that a program can check: generators, prompts, strict rewards, and a cell for code."""
